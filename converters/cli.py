@@ -1,0 +1,17 @@
+"""Commands that the host side adds to `edge`: a table, read through the `edge.commands` group."""
+
+from __future__ import annotations
+
+from edge.cli import Command
+
+COMMANDS: dict[str, Command] = {
+    "plan": Command(
+        "converters.plan_command:plan", "What fits a board, how fast, how good, and why.", "convert"
+    ),
+    "build": Command(
+        "converters.build_command:build", "A 4-bit artifact sized to a board, in a bundle.", "host"
+    ),
+    "imatrix": Command(
+        "converters.imatrix_command:imatrix", "Weigh a model's activations over a text.", "host"
+    ),
+}

@@ -1,0 +1,111 @@
+"""`ModelSpec`: one model, wherever it came from, described and readable row by row.
+
+A spec holds GGUF names and metadata, and tensors that are read lazily from the mapped source. What
+the recipe decides (the quantized types, `general.file_type`) is not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGUFValueType
+
+from device_profiles.shape import ModelShape
+
+RowReader = Callable[[int, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class KeyValue:
+    """One GGUF metadata entry. `item_type` is set when `value_type` is ARRAY."""
+
+    key: str
+    value: Any
+    value_type: GGUFValueType
+    item_type: GGUFValueType | None = None
+
+
+@dataclass(frozen=True)
+class TargetTensor:
+    """One tensor of the artifact-to-be.
+
+    `name` is the GGUF name (`blk.0.attn_q.weight`); `shape` is row-major, so its last entry is the
+    row length (ggml's ne[0]) and the product of the others is the number of rows. `source_type` is
+    the ggml type name of what `read` returns: `F32`, `F16`, `BF16` (as uint16), or any ggml type
+    name for a GGUF source (rows as raw uint8 blocks). `read(start, stop)` returns those rows as a
+    2-D array, copying no more than it must; permutations, stacking of experts and small arithmetic
+    (Gemma's norm + 1) are inside it. `keep` names a type that every recipe must leave this tensor
+    in (`F32` for norms, biases and routers, as upstream's converter stores them), or is None.
+    `origin` names the source tensors, for error messages.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    source_type: str
+    read: RowReader
+    keep: str | None = None
+    origin: str = ""
+
+    @property
+    def n_per_row(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def n_rows(self) -> int:
+        rows = 1
+        for extent in self.shape[:-1]:
+            rows *= extent
+        return rows
+
+    @property
+    def n_elements(self) -> int:
+        return self.n_rows * self.n_per_row
+
+
+@dataclass(frozen=True)
+class SourceIdentity:
+    """Where a model came from: for the manifest, the bundle's card and resuming.
+
+    `files` maps each source file's name to its size in bytes. `fingerprint` is the sha256 over
+    names, sizes and headers (not over all the weights: that would double the reading).
+    """
+
+    kind: str  # "hf-directory", "hub", "gguf"
+    location: str
+    files: Mapping[str, int]
+    fingerprint: str
+    license: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model, ready to be planned for and converted.
+
+    `metadata` is in writing order, tokenizer and chat template included, without
+    `general.file_type` and `general.quantization_version`, which the writer adds.
+    `tokenizer_dir` is the directory with the source's own tokenizer files, when there is one: what
+    the written vocabulary is verified against.
+    """
+
+    name: str
+    family: str
+    shape: ModelShape
+    metadata: tuple[KeyValue, ...]
+    tensors: tuple[TargetTensor, ...]
+    source: SourceIdentity
+    chat_template: str | None = None
+    tokenizer_dir: Path | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def arch(self) -> str:
+        return self.shape.arch
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of one metadata key."""
+        return next((kv.value for kv in self.metadata if kv.key == key), default)

@@ -1,0 +1,1 @@
+"""Boards as data, and what a model costs on them. Standard library only."""

@@ -1,0 +1,17 @@
+"""edgekit on the board: run, chat with, measure and report on a 4-bit language model.
+
+Importing this package loads the standard library only; `edge --help` adds click.
+"""
+
+from __future__ import annotations
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("edgekit")
+        except PackageNotFoundError:  # a source tree that was never installed
+            return "0+unknown"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,360 @@
+"""The bundle: one directory that leaves the host, holding a model and everything decided about it.
+
+    manifest.json        what it is: model, source, recipe, plan, checks; sizes and sha256 of files
+    model.gguf           the artifact (role "model"); further files: template, licence, model card
+    SHA256SUMS           the same hashes for `sha256sum -c`, manifest included
+
+The bundle's id is the sha256 of `manifest.json`, so that one name stands for every byte. Reading
+one trusts nothing: paths are relative and plain, there are no links and no unknown files, sizes are
+checked before hashes, and hashes before use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.atomic import fsync_directory, write_atomic
+from edge.errors import InputError, IntegrityError, UnsafeInputError
+from edge.types import Plan
+from edge.units import format_bytes, printable
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+ROLES = ("model", "template", "license", "card", "prefix")
+
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+MAX_FILES = 1000
+_CHUNK = 1 << 20
+# Plain relative POSIX names: nothing hidden, nothing a shell or a FAT card would stumble over.
+_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """One file of a bundle: relative name, role, size in bytes, lower-case hex sha256."""
+
+    name: str
+    role: str
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. `manifest` is the parsed JSON; the typed fields are taken from it."""
+
+    path: Path
+    id: str
+    manifest: Mapping[str, Any]
+    plan: Plan
+    files: tuple[BundleFile, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["model"]["name"])
+
+    @property
+    def model_path(self) -> Path:
+        return self.path / self.model_file.name
+
+    @property
+    def model_file(self) -> BundleFile:
+        return next(file for file in self.files if file.role == "model")
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(file.n_bytes for file in self.files)
+
+
+def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """Hex sha256 of a file, read in chunks; `progress` is told the bytes of each chunk."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            if progress:
+                progress(len(chunk))
+    return digest.hexdigest()
+
+
+def seal_bundle(
+    directory: Path, manifest: Mapping[str, Any], roles: Mapping[str, str], hashes: Mapping[str, str]
+) -> str:
+    """Write `manifest.json` and `SHA256SUMS` over the files already in `directory`.
+
+    `roles` maps each file's relative name to its role; `hashes` may hold sha256 sums known from
+    writing (others are computed). Files are fsynced. Returns the bundle id.
+    """
+    files = {}
+    for name in sorted(roles):
+        check_name(name)
+        path = directory / name
+        digest = hashes.get(name) or sha256_file(path)
+        files[name] = {"role": roles[name], "n_bytes": path.stat().st_size, "sha256": digest}
+    document = {"kind": "edgekit-bundle", "schema": SCHEMA, **manifest, "files": files}
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(directory / MANIFEST, text.encode())
+    bundle_id = hashlib.sha256(text.encode()).hexdigest()
+    sums = [f"{files[name]['sha256']}  {name}" for name in files] + [f"{bundle_id}  {MANIFEST}"]
+    write_atomic(directory / SUMS, ("\n".join(sums) + "\n").encode())
+    for name in files:
+        with (directory / name).open("rb") as file:
+            os.fsync(file.fileno())
+    fsync_directory(directory)
+    return bundle_id
+
+
+def open_bundle(
+    path: str | Path, *, verify: bool | None = None, progress: Progress | None = None
+) -> Bundle:
+    """Open a bundle directory and check it.
+
+    Names, links, unknown files and sizes are always checked. Hashes: `verify=True` reads every
+    byte; `None` reads those files that have changed since they were last verified here (by size,
+    inode, mtime and ctime); `False` reads none. `progress(done, total)` counts hashed bytes.
+
+    Raises InputError when it is no bundle, UnsafeInputError when it breaks a rule, IntegrityError
+    when a size or hash differs.
+    """
+    root = Path(path)
+    if root.is_file() and tarfile.is_tarfile(root):
+        raise InputError(
+            f"{root} is a packed bundle; it has to be unpacked before use",
+            next_step=f"edge bundle unpack {root} -o {root.with_suffix('')}",
+        )
+    if not (root / MANIFEST).is_file():
+        raise InputError(
+            f"{root} is not a bundle: there is no {MANIFEST} in it"
+            if root.exists()
+            else f"there is no bundle at {root}",
+            next_step="edge build MODEL --device BOARD -o OUT makes one",
+        )
+    text = read_limited(root / MANIFEST, MAX_MANIFEST_BYTES)
+    bundle = parse_manifest(text, root)
+    check_tree(root, bundle.files)
+    check_sums(root, bundle)
+    if verify is not False:
+        from edge.verified import VerifiedFiles
+
+        verify_files(bundle, VerifiedFiles() if verify is None else None, progress)
+    return bundle
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """A whole small file. Raises UnsafeInputError when it is larger than `limit` or a link."""
+    info = path.lstat()
+    if not stat.S_ISREG(info.st_mode):
+        raise UnsafeInputError(f"{path} is not a regular file")
+    if info.st_size > limit:
+        raise UnsafeInputError(f"{path} has {info.st_size} bytes; {limit} is the most it may have")
+    return path.read_bytes()
+
+
+def parse_manifest(text: bytes, root: Path) -> Bundle:
+    """Parse and check a manifest. Raises InputError or UnsafeInputError with the offending entry."""
+    try:
+        document = json.loads(text, object_pairs_hook=refuse_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{root / MANIFEST}: not valid JSON: {error}") from None
+    if not isinstance(document, dict) or document.get("kind") != "edgekit-bundle":
+        raise InputError(f"{root / MANIFEST}: this is not an edgekit bundle's manifest")
+    if document.get("schema") != SCHEMA:
+        raise InputError(
+            f"{root / MANIFEST}: bundle schema {document.get('schema')!r}, this edgekit reads {SCHEMA}",
+            next_step="use the edgekit version that built it, or build it again",
+        )
+    for key, kind in (("model", dict), ("plan", dict), ("recipe", dict), ("files", dict)):
+        if not isinstance(document.get(key), kind):
+            raise InputError(f"{root / MANIFEST}: entry {key!r} is missing or not an object")
+    if not isinstance(document["model"].get("name"), str):
+        raise InputError(f"{root / MANIFEST}: entry 'model.name' is missing or not a string")
+    files = tuple(parse_file(name, entry) for name, entry in document["files"].items())
+    if len(files) > MAX_FILES:
+        raise UnsafeInputError(f"{root / MANIFEST}: {len(files)} files; {MAX_FILES} is the most")
+    if sum(file.role == "model" for file in files) != 1:
+        raise InputError(f"{root / MANIFEST}: exactly one file must have the role 'model'")
+    plan = Plan.from_dict(document["plan"])
+    return Bundle(root, hashlib.sha256(text).hexdigest(), document, plan, files)
+
+
+def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key appears twice in one object")
+    return found
+
+
+def check_name(name: str) -> None:
+    """Raise UnsafeInputError unless `name` is a plain relative path inside the bundle."""
+    if len(name) > 255 or not _NAME.match(name) or name in (MANIFEST, SUMS):
+        raise UnsafeInputError(f"bundle file name {printable(name)!r} is not allowed")
+
+
+def parse_file(name: str, entry: Any) -> BundleFile:
+    check_name(name)
+    if not isinstance(entry, dict) or set(entry) != {"role", "n_bytes", "sha256"}:
+        raise InputError(f"bundle file {name}: expected role, n_bytes and sha256, got {entry!r:.200}")
+    role, n_bytes, digest = entry["role"], entry["n_bytes"], entry["sha256"]
+    if role not in ROLES:
+        raise InputError(f"bundle file {name}: unknown role {role!r}; known: {', '.join(ROLES)}")
+    if not isinstance(n_bytes, int) or isinstance(n_bytes, bool) or n_bytes < 0:
+        raise InputError(f"bundle file {name}: n_bytes must be a count, got {n_bytes!r}")
+    if not isinstance(digest, str) or not _SHA256.match(digest):
+        raise InputError(f"bundle file {name}: sha256 must be 64 hex digits, got {digest!r:.80}")
+    return BundleFile(name, role, n_bytes, digest)
+
+
+def check_tree(root: Path, files: tuple[BundleFile, ...]) -> None:
+    """The directory holds exactly the listed files, all regular, all of the stated size."""
+    expected = {file.name: file for file in files}
+    parents = {str(parent) for name in expected for parent in Path(name).parents}
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=False):
+        relative = Path(folder).relative_to(root)
+        for name in folders + names:
+            shown = (relative / name).as_posix()
+            info = (Path(folder) / name).lstat()
+            if stat.S_ISDIR(info.st_mode) and shown in parents:
+                continue
+            if shown in (MANIFEST, SUMS) and stat.S_ISREG(info.st_mode):
+                continue
+            if shown not in expected or not stat.S_ISREG(info.st_mode):
+                what = "a link" if stat.S_ISLNK(info.st_mode) else "not listed in the manifest"
+                raise UnsafeInputError(f"{root}: {printable(shown)} is {what}")
+            if info.st_size != expected[shown].n_bytes:
+                raise IntegrityError(
+                    f"{root}: {shown} has {info.st_size} bytes, the manifest says "
+                    f"{expected[shown].n_bytes}",
+                    next_step="copy or build the bundle again",
+                )
+            seen.add(shown)
+    if missing := sorted(set(expected) - seen):
+        raise IntegrityError(f"{root}: {missing[0]} is missing", next_step="copy the bundle again")
+
+
+def check_sums(root: Path, bundle: Bundle) -> None:
+    """SHA256SUMS repeats the manifest; a bundle whose two lists differ was edited."""
+    expected = {file.sha256 + "  " + file.name for file in bundle.files}
+    expected.add(f"{bundle.id}  {MANIFEST}")
+    if not (root / SUMS).is_file():
+        raise IntegrityError(f"{root}: {SUMS} is missing", next_step="copy the bundle again")
+    got = set(read_limited(root / SUMS, MAX_MANIFEST_BYTES).decode("utf-8", "replace").splitlines())
+    if got != expected:
+        raise IntegrityError(
+            f"{root}: {MANIFEST} and {SUMS} do not agree: one of them was edited",
+            next_step="copy or build the bundle again",
+        )
+
+
+def verify_files(bundle: Bundle, remembered: Any, progress: Progress | None) -> None:
+    """Hash every file (but those that `remembered` knows unchanged) against the manifest."""
+    todo = [
+        file
+        for file in bundle.files
+        if remembered is None or not remembered.knows(bundle.path / file.name, file.sha256)
+    ]
+    total, done = sum(file.n_bytes for file in todo), 0
+
+    def count(n_bytes: int) -> None:
+        nonlocal done
+        done += n_bytes
+        if progress:
+            progress(done, total)
+
+    for file in todo:
+        digest = sha256_file(bundle.path / file.name, count)
+        if digest != file.sha256:
+            raise IntegrityError(
+                f"{bundle.path / file.name}: sha256 is {digest[:16]}…, the manifest says "
+                f"{file.sha256[:16]}…: it was edited or damaged",
+                next_step="copy or build the bundle again",
+            )
+        if remembered is not None:
+            remembered.add(bundle.path / file.name, file.sha256)
+    if remembered is not None and todo:
+        remembered.save()
+
+
+def pack_bundle(directory: Path, tar_path: Path) -> int:
+    """Pack a verified bundle into an uncompressed tar, the same bytes for the same bundle.
+
+    Returns the tar's size in bytes. Raises InputError when the output exists.
+    """
+    bundle = open_bundle(directory)
+    if tar_path.exists():
+        raise InputError(f"{tar_path} exists", next_step="remove it, or choose another -o")
+    partial = tar_path.with_name(tar_path.name + ".partial")
+    # GNU format: model files over 8 GiB fit, and headers stay the same everywhere.
+    with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as archive:
+        for name in (MANIFEST, SUMS, *sorted(file.name for file in bundle.files)):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode, entry.mtime = (directory / name).stat().st_size, 0o644, 0
+            with (directory / name).open("rb") as file:
+                archive.addfile(entry, file)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.rename(tar_path)
+    fsync_directory(tar_path.parent)
+    return tar_path.stat().st_size
+
+
+def unpack_bundle(tar_path: Path, directory: Path) -> Bundle:
+    """Unpack a packed bundle beside `directory`, verify every byte, then rename it into place.
+
+    Only regular files with allowed names are taken, and never more bytes than the tar has. Raises
+    UnsafeInputError otherwise, InputError when `directory` exists.
+    """
+    if directory.exists():
+        raise InputError(f"{directory} exists", next_step="remove it, or choose another -o")
+    partial = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        try:
+            extract_plain_files(tar_path, partial)
+        except (tarfile.TarError, EOFError) as error:
+            raise InputError(f"{tar_path}: not a packed bundle, or cut short: {error}") from None
+        open_bundle(partial, verify=True)
+        partial.rename(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    fsync_directory(directory.parent)
+    return open_bundle(directory, verify=False)
+
+
+def extract_plain_files(tar_path: Path, directory: Path) -> None:
+    size, taken = tar_path.stat().st_size, 0
+    with tarfile.open(tar_path, "r:") as archive:
+        for count, entry in enumerate(archive):
+            if entry.name not in (MANIFEST, SUMS):
+                check_name(entry.name)
+            if not entry.isreg() or entry.issparse():
+                raise UnsafeInputError(f"{tar_path}: {printable(entry.name)} is not a plain file")
+            taken += entry.size
+            if taken > size or count > MAX_FILES:
+                raise UnsafeInputError(
+                    f"{tar_path}: holds more than its {format_bytes(size)} can hold"
+                )
+            target = directory / entry.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source = archive.extractfile(entry)
+            assert source is not None
+            with target.open("xb") as file:
+                shutil.copyfileobj(source, file, _CHUNK)
+                file.flush()
+                os.fsync(file.fileno())

@@ -1,0 +1,97 @@
+"""`edge bundle show|verify|pack|unpack`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from edge.bundle import Bundle, open_bundle, pack_bundle, unpack_bundle
+from edge.units import format_bytes, printable
+
+
+@contextmanager
+def hashing_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr that appears only on a terminal and only while there is work."""
+    bar, last = None, 0
+
+    def update(done: int, total: int) -> None:
+        nonlocal bar, last
+        if bar is None:
+            bar = click.progressbar(length=total, label=label, file=click.get_text_stream("stderr"))
+            bar.__enter__()
+        bar.update(done - last)
+        last = done
+
+    try:
+        yield update
+    finally:
+        if bar is not None:
+            bar.__exit__(None, None, None)
+
+
+@click.group()
+def bundle() -> None:
+    """Show, verify, pack or unpack a bundle."""
+
+
+@bundle.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="The manifest and id as JSON.")
+def show(path: Path, as_json: bool) -> None:
+    """What is in a bundle (sizes and structure checked; hashes with `verify`)."""
+    opened = open_bundle(path, verify=False)
+    if as_json:
+        click.echo(json.dumps({"id": opened.id, **opened.manifest}))
+        return
+    for line in describe(opened):
+        click.echo(line)
+
+
+def describe(opened: Bundle) -> list[str]:
+    """The bundle in a few lines for a person."""
+    model, plan = opened.manifest["model"], opened.plan
+    lines = [
+        f"{printable(opened.name)}  {plan.recipe} for {plan.device}  ({opened.id[:12]})",
+        f"  model    {printable(str(model.get('arch')))}, licence "
+        f"{printable(str(model.get('license') or 'not stated'))}",
+        f"  plan     context {plan.n_ctx}, KV {plan.kv_type}, {plan.n_threads} threads; "
+        f"peak {format_bytes(plan.peak_bytes)} of {format_bytes(plan.budget_bytes)}",
+    ]
+    lines += [f"  file     {f.name}  {format_bytes(f.n_bytes)}  {f.role}" for f in opened.files]
+    return lines
+
+
+@bundle.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+def verify(path: Path, as_json: bool) -> None:
+    """Read every byte of a bundle and compare it with the manifest."""
+    with hashing_bar("verifying") as progress:
+        opened = open_bundle(path, verify=True, progress=progress)
+    if as_json:
+        click.echo(json.dumps({"id": opened.id, "ok": True, "n_bytes": opened.n_bytes}))
+    else:
+        click.echo(f"{path}: {len(opened.files)} files, {format_bytes(opened.n_bytes)}, all as listed")
+
+
+@bundle.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: PATH.tar")
+def pack(path: Path, output: Path | None) -> None:
+    """Pack a bundle into one uncompressed tar."""
+    target = output or path.with_name(path.name + ".tar")
+    n_bytes = pack_bundle(path, target)
+    click.echo(f"{target}: {format_bytes(n_bytes)}")
+
+
+@bundle.command()
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+def unpack(path: Path, output: Path) -> None:
+    """Unpack and verify a packed bundle."""
+    opened = unpack_bundle(path, output)
+    click.echo(f"{output}: {printable(opened.name)}, every byte verified")

@@ -1,0 +1,169 @@
+"""The `edge` command: a table of commands, each imported only when it is called.
+
+`edge --help` reads the table alone, so it stays fast with every engine installed. Host packages add
+commands through the `edge.commands` entry-point group: each entry names a table like `COMMANDS`.
+This is also the only place that prints an error and turns it into an exit code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import click
+
+from edge.errors import EdgeError, EngineMissingError, UsageError
+from edge.units import did_you_mean, printable
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line of the table: where the click command lives, what `--help` says of it, and the pip
+    extra that brings what it imports (None: nothing beyond the base installation).
+    """
+
+    target: str  # "module:attribute"
+    help: str
+    extra: str | None = None
+
+
+COMMANDS: dict[str, Command] = {
+    "chat": Command("edge.chat:chat", "Talk to a bundle, offline."),
+    "run": Command("edge.run:run", "Answer one prompt; reads pipes, writes text or JSON."),
+    "bench": Command("edge.bench.command:bench", "Measure memory, TTFT and tokens/s."),
+    "report": Command("edge.report.command:report", "Turn stored results into a report."),
+    "devices": Command("edge.devices_command:devices", "List the boards we know, and what is known."),
+    "bundle": Command("edge.bundle_command:bundle", "Show, verify, pack or unpack a bundle."),
+}
+
+# The order in `--help`: the way a model travels. Commands from elsewhere come after.
+ORDER = ("devices", "plan", "build", "bundle", "run", "chat", "bench", "report")
+
+
+def load_table() -> dict[str, Command]:
+    """Our commands and those that installed packages add through `edge.commands`."""
+    from importlib.metadata import entry_points
+
+    table = dict(COMMANDS)
+    for entry in entry_points(group="edge.commands"):
+        table.update(entry.load())
+    rank = {name: i for i, name in enumerate(ORDER)}
+    return dict(sorted(table.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
+
+
+class TableGroup(click.Group):
+    """A click group whose commands come from the table and are imported when called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._table(ctx))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        table = self._table(ctx)
+        if cmd_name not in table:
+            known = ", ".join(table)
+            raise UsageError(
+                f"there is no command {cmd_name!r}.{did_you_mean(cmd_name, table)}",
+                next_step=f"commands: {known}",
+            )
+        return import_command(cmd_name, table[cmd_name])
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in self._table(ctx).items()])
+
+    @staticmethod
+    def _table(ctx: click.Context) -> dict[str, Command]:
+        table: dict[str, Command] = ctx.find_root().meta.setdefault("edge.table", None) or load_table()
+        ctx.find_root().meta["edge.table"] = table
+        return table
+
+
+def import_command(name: str, entry: Command) -> click.Command:
+    """Import one command. Raises EngineMissingError with the pip line when its extra is missing."""
+    module_name, _, attribute = entry.target.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        ours = (error.name or "").split(".")[0] in ("edge", "converters", "device_profiles")
+        if ours or entry.extra is None:
+            raise
+        raise EngineMissingError(
+            f"`edge {name}` needs the Python package {error.name!r}, which is not installed",
+            next_step=f"pip install 'edgekit[{entry.extra}]'",
+        ) from None
+    command: click.Command = getattr(module, attribute)
+    return command
+
+
+@click.group(
+    cls=TableGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with: edge devices, edge plan MODEL, edge build MODEL --device BOARD -o OUT.",
+)
+@click.version_option(package_name="edgekit", prog_name="edge")
+def edge() -> None:
+    """From a language model to a board in your hand: plan, build, chat, measure. Offline."""
+
+
+@contextmanager
+def errors_to_exit_code(as_json: bool) -> Iterator[None]:
+    """Print an error as one line (and as JSON for machines) and leave with its exit code.
+
+    Set EDGE_TRACEBACK=1 to see where an error came from.
+    """
+    try:
+        yield
+    except click.exceptions.Exit as leaving:
+        sys.exit(leaving.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader has gone (`edge … | head`). Python would complain again while flushing stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if os.environ.get("EDGE_TRACEBACK"):
+            raise
+        code, next_step = describe_error(error)
+        message = printable(str(error) or type(error).__name__, limit=2000)
+        if as_json:
+            record = {"error": type(error).__name__, "message": message, "next_step": next_step}
+            click.echo(json.dumps(record))
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+        if next_step:
+            click.echo(f"  next: {next_step}", err=True)
+        sys.exit(code)
+
+
+def describe_error(error: Exception) -> tuple[int, str | None]:
+    """Exit code and next step for any exception that reaches the command line."""
+    from device_profiles.profile import ProfileError
+
+    if isinstance(error, EdgeError):
+        return error.exit_code, error.next_step
+    if isinstance(error, ProfileError):
+        return 3, None
+    if isinstance(error, OSError):
+        return 3, None
+    return 1, "this is a bug of edgekit; EDGE_TRACEBACK=1 shows where, please report it"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the `edge` command. Never returns: exits with 0 or an error's code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with errors_to_exit_code(as_json="--json" in arguments):
+        edge.main(args=arguments, prog_name="edge", standalone_mode=False)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Every error edgekit raises on purpose, in one tree.
+
+    EdgeError                       exit code
+    ├── UsageError                  2   the command line, or a combination of options, is wrong
+    ├── InputError                  3   a file, checkpoint, profile or prompt is not what it should be
+    │   ├── UnsafeInputError        3   ... and looks hostile: bounds, traversal, pickles, template escape
+    │   └── UnsupportedModelError   3   ... or is fine, but of a kind we do not convert or run
+    ├── DoesNotFitError             4   memory or disk: says by how many bytes and what would fit
+    ├── EngineMissingError          5   an engine or an extra is not installed: says the pip line
+    ├── EngineError                 5   an engine is there and failed
+    ├── DeviceUnreachableError      6   a board cannot be reached
+    ├── IntegrityError              7   a hash, size or signature does not match
+    └── DeadlineError               8   the time allowed cannot be met
+
+A message says what was got, what was expected and what to do next. Library code raises; only
+`edge.cli.main` prints, and maps an error to its exit code. Leaf classes also subclass the builtin
+a caller would naturally catch.
+"""
+
+from __future__ import annotations
+
+
+class EdgeError(Exception):
+    """Base of all errors that edgekit raises on purpose.
+
+    `next_step` is one sentence or command that gets the user further; it is printed on a line of
+    its own below the message.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, next_step: str | None = None) -> None:
+        super().__init__(message)
+        self.next_step = next_step
+
+
+class UsageError(EdgeError, ValueError):
+    exit_code = 2
+
+
+class InputError(EdgeError, ValueError):
+    exit_code = 3
+
+
+class UnsafeInputError(InputError):
+    """The input breaks a safety rule; nothing of it was used."""
+
+
+class UnsupportedModelError(InputError):
+    """The input is well-formed, but of a family or format that we do not handle."""
+
+
+class DoesNotFitError(EdgeError, MemoryError):
+    """Memory or disk falls short. `shortfall_bytes` says by how much, where it is known."""
+
+    exit_code = 4
+
+    def __init__(
+        self, message: str, *, shortfall_bytes: int | None = None, next_step: str | None = None
+    ) -> None:
+        super().__init__(message, next_step=next_step)
+        self.shortfall_bytes = shortfall_bytes
+
+
+class EngineMissingError(EdgeError, ImportError):
+    exit_code = 5
+
+
+class EngineError(EdgeError, RuntimeError):
+    exit_code = 5
+
+
+class DeviceUnreachableError(EdgeError, ConnectionError):
+    exit_code = 6
+
+
+class IntegrityError(EdgeError, ValueError):
+    exit_code = 7
+
+
+class DeadlineError(EdgeError, TimeoutError):
+    exit_code = 8

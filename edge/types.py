@@ -1,0 +1,256 @@
+"""The values that cross rooms: messages, generation settings, token events, traces, plans.
+
+A leaf module of frozen dataclasses that validate themselves; everybody imports it and it imports
+nobody. Times are monotonic nanoseconds (`t_ns`), sizes are bytes, `None` means not measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from edge.errors import InputError, UsageError
+from edge.units import did_you_mean
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "context", "aborted"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ("system", "user", "assistant"):
+            raise InputError(f"unknown role {self.role!r}; known: system, user, assistant")
+
+    def to_dict(self) -> dict[str, str]:
+        return {"role": self.role, "content": self.content}
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How tokens are chosen and when to stop. `temperature` 0 is greedy; -1 for `max_tokens` means
+    up to the end of the context. `ignore_eos` serves benchmarks that need an exact token count.
+    """
+
+    max_tokens: int = -1
+    temperature: float = 0.0
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_tokens == 0 or self.max_tokens < -1:
+            raise UsageError(f"max_tokens must be -1 (no limit) or more than 0, got {self.max_tokens}")
+        for name, low, high in (
+            ("temperature", 0.0, 10.0),
+            ("top_p", 0.0, 1.0),
+            ("min_p", 0.0, 1.0),
+            ("repeat_penalty", 0.1, 10.0),
+        ):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and low <= value <= high):
+                raise UsageError(f"{name} must be between {low:g} and {high:g}, got {value}")
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One generated token. `text` may be empty while a character is still incomplete; `t_ns` is
+    stamped when the token is known. The last event of a stream carries `finish_reason`; that event
+    has `token_id` None when the stream ended without another token (stop token, abort).
+    """
+
+    token_id: int | None
+    text: str
+    t_ns: int
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True)
+class StreamStart:
+    """What a stream did before its first token, for traces: tokens reused from the KV cache,
+    tokens prefilled, and the time at which the prompt had been handed over and was processed.
+    """
+
+    n_prompt: int
+    n_reused: int
+    t_start_ns: int
+    t_prefill_end_ns: int
+
+
+@dataclass(frozen=True)
+class MemorySample:
+    """One look at a process's memory, in bytes; None where the kernel does not tell."""
+
+    t_ns: int
+    rss_bytes: int | None = None
+    anon_bytes: int | None = None
+    file_bytes: int | None = None
+    pss_bytes: int | None = None
+    swap_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class HeatSample:
+    """Temperature in °C, clock of the fastest core in Hz, throttle bits (vcgencmd's), at one time."""
+
+    t_ns: int
+    temp_c: float | None = None
+    clock_hz: float | None = None
+    throttled: int | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What happened in one request, as raw timestamps. Every figure derives from it."""
+
+    request_start_ns: int
+    n_prompt: int
+    n_reused: int
+    prefill_end_ns: int | None
+    events: tuple[TokenEvent, ...]
+    request_end_ns: int
+    memory: tuple[MemorySample, ...] = ()
+    heat: tuple[HeatSample, ...] = ()
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided for one model on one board, and what it is predicted to cost.
+
+    `memory` maps a kind to bytes: `weights_mapped`, `weights_repacked`, `kv_cache`,
+    `compute_buffers`, `output_buffer`, `engine_and_interpreter`. Predicted times are None where
+    no constant for the board exists.
+    """
+
+    engine: str
+    recipe: str
+    device: str
+    n_ctx: int
+    kv_type: str
+    n_threads: int
+    n_batch: int
+    n_ubatch: int
+    use_mmap: bool
+    repack: bool
+    artifact_bytes: int
+    memory: Mapping[str, int]
+    budget_bytes: int
+    decode_tps: float | None = None
+    prefill_tps: float | None = None
+    error_bound: float | None = None
+    basis: str = "from specifications"
+    reasons: tuple[str, ...] = ()
+    rejected: tuple[str, ...] = ()
+
+    @property
+    def peak_bytes(self) -> int:
+        """Everything that is resident at once at the worst moment, mapped weights included."""
+        return sum(self.memory.values())
+
+    @property
+    def anonymous_bytes(self) -> int:
+        """What the kernel cannot drop: everything but the mapped weights."""
+        return self.peak_bytes - self.memory.get("weights_mapped", 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        data = dataclasses.asdict(self)
+        data["memory"] = dict(self.memory)
+        data["reasons"], data["rejected"] = list(self.reasons), list(self.rejected)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """Inverse of `to_dict`. Raises InputError on unknown or missing keys."""
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        for key in data:
+            if key not in known:
+                raise InputError(f"plan: unknown key {key!r}.{did_you_mean(key, known)}")
+        try:
+            values = {k: tuple(v) if k in ("reasons", "rejected") else v for k, v in data.items()}
+            return cls(**values)
+        except TypeError as error:
+            raise InputError(f"plan: {error}") from None
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What ran: engine name and version, kernel features, and the settings in force."""
+
+    name: str
+    version: str
+    build: str
+    n_ctx: int
+    n_threads: int
+    n_batch: int
+    kv_type: str
+    quant: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """The only road to a token: chat, server, benchmark and health gate all take `stream`."""
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that the allocated context holds."""
+
+    def count(self, text: str) -> int:
+        """Tokens of plain text, special tokens in it not parsed."""
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """Token ids of text; `special` parses special tokens written out in it. No BOS added."""
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+
+    def render(self, messages: Sequence[Message], *, generate: bool = True) -> list[int]:
+        """Token ids of a conversation through the model's chat template, ready for `stream`."""
+
+    def stream(
+        self,
+        tokens: Sequence[int],
+        config: GenerationConfig,
+        stop: Callable[[], bool] | None = None,
+    ) -> Iterator[TokenEvent]:
+        """Generate after `tokens`. The KV cache of the longest common prefix with the previous
+        call is reused. `stop` is honoured within 50 ms, during prefill too.
+
+        Raises InputError if `tokens` is empty or does not leave room for one token in the context.
+        """
+
+    @property
+    def last_start(self) -> StreamStart | None:
+        """How the latest stream began; None before its first token is out."""
+
+    def save_prefix(self, path: Path) -> int:
+        """Write the KV state of the tokens now in the cache; returns their number."""
+
+    def restore_prefix(self, path: Path) -> int:
+        """Load a state that `save_prefix` wrote; returns the number of tokens now in the cache.
+
+        Raises IntegrityError if it belongs to another model, engine build or context.
+        """
+
+    def reset(self) -> None:
+        """Forget the KV cache, so that the next stream starts cold."""
+
+    def describe(self) -> EngineInfo:
+        """Versions, kernel features and settings in force."""
+
+    def close(self) -> None:
+        """Free the engine's memory. Calling it twice is fine."""

@@ -1,0 +1,42 @@
+"""Shared by all tests: nothing touches the user's home, and missing upstream is never silent in CI."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches and settings go to a fresh folder for every test."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("EDGEKIT_CACHE", str(home / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    missing = None
+    if item.get_closest_marker("oracle"):
+        unset = [v for v in ("EDGEKIT_LLAMA_CPP", "EDGEKIT_ORACLE_PYTHON") if not os.environ.get(v)]
+        missing = f"{' and '.join(unset)} not set: run scripts/test" if unset else None
+    if item.get_closest_marker("engine") and importlib.util.find_spec("llama_cpp") is None:
+        missing = "llama-cpp-python is not installed: pip install 'edgekit[llama]'"
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"CI must run this test: {missing}", pytrace=False)
+    if missing:
+        pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def llama_cpp_tree() -> Path:
+    """Upstream's source tree, for oracle tests."""
+    return Path(os.environ["EDGEKIT_LLAMA_CPP"])
+
+
+@pytest.fixture(scope="session")
+def oracle_python() -> Path:
+    """The interpreter that upstream's converter runs in."""
+    return Path(os.environ["EDGEKIT_ORACLE_PYTHON"])

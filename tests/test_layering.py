@@ -1,0 +1,135 @@
+"""The house rules of CONTRIBUTING.md, checked: who may import whom, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STDLIB = set(sys.stdlib_module_names)
+
+# Module-level third-party imports that each room may have.
+ALLOWED = {
+    "device_profiles": {"tomli"},
+    "edge": {"click", "psutil", "device_profiles"},
+    "converters": {
+        *("click", "psutil", "numpy", "gguf", "tokenizers", "sentencepiece", "huggingface_hub"),
+        *("yaml", "tqdm", "jinja2", "edge", "device_profiles"),
+    },
+}
+# What may be imported nowhere outside these files, not even inside a function.
+NEVER_IN_EDGE = {"converters", "torch", "transformers", "gguf", "tokenizers", "sentencepiece"}
+# Rooms of edge in the order in which they may know each other; earlier never imports later.
+ORDER = (
+    ("errors", "units"),
+    ("types", "atomic"),
+    ("gguf", "safetensors", "verified", "bundle", "template", "probe"),
+    ("engines", "deadline"),
+    ("session",),
+    ("chat", "run", "bench", "report", "devices_command", "bundle_command"),
+    ("cli",),
+)
+LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
+
+
+def python_files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(tree: ast.AST, *, module_level: bool) -> set[str]:
+    """Dotted names imported in a file; at module level only, TYPE_CHECKING blocks left out."""
+    names: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                names.update(alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and child.level == 0 and child.module:
+                names.add(child.module)
+            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                continue
+            elif module_level and isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            else:
+                visit(child)
+
+    visit(tree)
+    return names
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_module_level_imports_stay_in_their_room(package: str) -> None:
+    wrong = []
+    for path in python_files(package):
+        for name in imported(ast.parse(path.read_text()), module_level=True):
+            top = name.split(".")[0]
+            training = "sample" in path.parts and top in {"torch", "safetensors"}
+            if top not in STDLIB | ALLOWED[package] | {package} and not training:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong, wrong
+
+
+def test_edge_never_imports_the_host_side() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in python_files("edge")
+        for name in imported(ast.parse(path.read_text()), module_level=False)
+        if name.split(".")[0] in NEVER_IN_EDGE
+    ]
+    assert not wrong, wrong
+
+
+def test_rooms_of_edge_import_downwards_only() -> None:
+    wrong = []
+    for path in python_files("edge"):
+        room = path.relative_to(ROOT / "edge").parts[0].removesuffix(".py")
+        if room in ("__init__", "__main__"):
+            continue
+        assert room in LEVEL, f"edge/{room} has no place in the order above: give it one"
+        for name in imported(ast.parse(path.read_text()), module_level=False):
+            parts = name.split(".")
+            if parts[0] == "edge" and len(parts) > 1 and LEVEL[parts[1]] > LEVEL[room]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong, wrong
+
+
+def test_report_reads_stored_results_and_never_an_engine() -> None:
+    for path in python_files("edge/report"):
+        names = imported(ast.parse(path.read_text()), module_level=False)
+        assert not {name for name in names if name.startswith("edge.engines")}, path
+
+
+@pytest.mark.parametrize(
+    ("code", "extra"),
+    [("import edge", set()), ("import edge.cli; edge.cli.load_table()", {"click", "converters"})],
+)
+def test_importing_stays_light(code: str, extra: set[str]) -> None:
+    """In a fresh interpreter, without site packages' own start-up imports being blamed on us."""
+    script = (
+        "import sys; before = set(sys.modules)\n"
+        f"{code}\n"
+        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    loaded = {name for name in output.split() if name not in STDLIB and not name.startswith("_")}
+    assert loaded <= {"edge", "device_profiles", *extra}, loaded
+
+
+def test_help_imports_no_command() -> None:
+    script = (
+        "import sys\nfrom edge.cli import edge\n"
+        "edge.main(['--help'], standalone_mode=False)\n"
+        "print('LOADED', *sorted(m for m in sys.modules if m.startswith(('edge', 'converters'))))"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    loaded = set(output.split("LOADED", 1)[1].split())
+    assert loaded <= {"edge", "edge.cli", "edge.errors", "edge.units", "converters", "converters.cli"}
+    assert "build" in output and "chat" in output
