@@ -1,0 +1,155 @@
+"""Figures from a trace, and statistics over repetitions. Pure functions; a broken trace is refused.
+
+    prefill_tps = (n_prompt − n_reused) / prefill_s
+    decode_tps  = (n_out − 1) / (t_last − t_first)     the first token belongs to the prefill
+    ttft_s      = t_first − request start               tokenization and sampling included
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from edge.errors import InputError
+from edge.types import MemorySample, Trace
+
+NS = 1e-9
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Figures of one request. Times in seconds, rates in tokens per second, memory in bytes."""
+
+    n_prompt: int
+    n_reused: int
+    n_out: int
+    ttft_s: float | None
+    prefill_s: float | None
+    prefill_tps: float | None
+    decode_tps: float | None
+    tpot_s: float | None
+    itl_p50_s: float | None
+    itl_p95_s: float | None
+    itl_max_s: float | None
+    end_to_end_s: float
+    peak_anon_bytes: int | None
+    peak_file_bytes: int | None
+    peak_rss_bytes: int | None
+    peak_pss_bytes: int | None
+    swap_grown_bytes: int | None
+    deadline_met: bool | None
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One figure over repetitions. `stdev` is the sample's, None below two repetitions."""
+
+    n: int
+    median: float
+    mean: float
+    minimum: float
+    maximum: float
+    p10: float
+    p90: float
+    stdev: float | None
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        return asdict(self)
+
+
+def check_trace(trace: Trace) -> None:
+    """Raise InputError when the clock of a trace goes backwards or its counts cannot be."""
+    times = [trace.request_start_ns]
+    if trace.prefill_end_ns is not None:
+        times.append(trace.prefill_end_ns)
+    times += [event.t_ns for event in trace.events]
+    times.append(trace.request_end_ns)
+    for before, after in zip(times, times[1:], strict=False):
+        if after < before:
+            raise InputError(
+                f"trace refused: its clock goes backwards by {before - after} ns; "
+                "a result needs monotonic timestamps"
+            )
+    if not 0 <= trace.n_reused <= trace.n_prompt:
+        raise InputError(f"trace refused: {trace.n_reused} of {trace.n_prompt} prompt tokens reused")
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """Linear-interpolated quantile (type 7 of Hyndman and Fan, numpy's default), 0 ≤ q ≤ 1.
+
+    Raises ValueError on an empty sequence.
+    """
+    if not values:
+        raise ValueError("no values")
+    ordered = sorted(values)
+    position = q * (len(ordered) - 1)
+    low = math.floor(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Statistics over repetitions, or None when there is nothing to describe."""
+    if not values:
+        return None
+    return Spread(
+        n=len(values),
+        median=statistics.median(values),
+        mean=statistics.fmean(values),
+        minimum=min(values),
+        maximum=max(values),
+        p10=quantile(values, 0.1),
+        p90=quantile(values, 0.9),
+        stdev=statistics.stdev(values) if len(values) > 1 else None,
+    )
+
+
+def peak(samples: Sequence[MemorySample], field: str) -> int | None:
+    """Largest value of one kind of memory, None where it was never measured."""
+    values = [v for v in (getattr(sample, field) for sample in samples) if v is not None]
+    return max(values) if values else None
+
+
+def measure(trace: Trace) -> Metrics:
+    """All figures of one request. Raises InputError when the trace is broken (see `check_trace`)."""
+    check_trace(trace)
+    tokens = [event.t_ns for event in trace.events if event.token_id is not None]
+    gaps = [(after - before) * NS for before, after in zip(tokens, tokens[1:], strict=False)]
+    decode_s = sum(gaps)
+    prefill_s = None
+    if trace.prefill_end_ns is not None:
+        prefill_s = (trace.prefill_end_ns - trace.request_start_ns) * NS
+    n_new = trace.n_prompt - trace.n_reused
+    swaps = [s.swap_bytes for s in trace.memory if s.swap_bytes is not None]
+    end_to_end_s = (trace.request_end_ns - trace.request_start_ns) * NS
+    return Metrics(
+        n_prompt=trace.n_prompt,
+        n_reused=trace.n_reused,
+        n_out=len(tokens),
+        ttft_s=(tokens[0] - trace.request_start_ns) * NS if tokens else None,
+        prefill_s=prefill_s,
+        prefill_tps=n_new / prefill_s if prefill_s and n_new else None,
+        decode_tps=len(gaps) / decode_s if decode_s else None,
+        tpot_s=decode_s / len(gaps) if gaps else None,
+        itl_p50_s=quantile(gaps, 0.5) if gaps else None,
+        itl_p95_s=quantile(gaps, 0.95) if gaps else None,
+        itl_max_s=max(gaps) if gaps else None,
+        end_to_end_s=end_to_end_s,
+        peak_anon_bytes=peak(trace.memory, "anon_bytes"),
+        peak_file_bytes=peak(trace.memory, "file_bytes"),
+        peak_rss_bytes=peak(trace.memory, "rss_bytes"),
+        peak_pss_bytes=peak(trace.memory, "pss_bytes"),
+        swap_grown_bytes=swaps[-1] - swaps[0] if swaps else None,
+        deadline_met=None if trace.deadline_s is None else end_to_end_s <= trace.deadline_s,
+    )
+
+
+def drift(values: Sequence[float]) -> float | None:
+    """Median of the second half over that of the first, minus 1; None below four repetitions."""
+    if len(values) < 4:
+        return None
+    half = len(values) // 2
+    first, second = statistics.median(values[:half]), statistics.median(values[-half:])
+    return second / first - 1 if first else None

@@ -1,0 +1,188 @@
+"""Run tests through `Engine.stream` and keep raw traces.
+
+Every test runs once as a warm-up that is dropped; then all tests take turns, repetition by
+repetition, so that heat and drift fall on all of them alike.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edge.bench.conditions import Conditions, disturbances, read_conditions
+from edge.bench.metrics import Metrics, Spread, measure, spread
+from edge.bench.sampler import Sampler, read_memory
+from edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
+from edge.types import Engine, GenerationConfig, HeatSample, MemorySample, Message, TokenEvent, Trace
+
+Progress = Callable[[int, int, str], None]
+
+# Rates that a test is judged by, in the order of preference.
+_RATE = {"prefill": "prefill_tps", "decode": "decode_tps", "end-to-end": "end_to_end_s", "load": "load_s"}
+
+
+@dataclass
+class TestRun:
+    """All repetitions of one test: traces (not for loads), figures, and what disturbed it."""
+
+    test: Test
+    prompt_sha256: str | None = None
+    traces: list[Trace] = field(default_factory=list)
+    figures: list[dict[str, float | int | None]] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, dict[str, Any] | None]:
+        """Spread of every figure over the repetitions in which it was measured."""
+        names = list(dict.fromkeys(name for figures in self.figures for name in figures))
+        found: dict[str, Spread | None] = {
+            name: spread([f[name] for f in self.figures if f.get(name) is not None])  # type: ignore[misc]
+            for name in names
+        }
+        return {name: value.to_dict() if value else None for name, value in found.items()}
+
+    def rates(self) -> list[float]:
+        name = _RATE[self.test.kind]
+        return [float(f[name]) for f in self.figures if f.get(name) is not None]  # type: ignore[arg-type]
+
+
+def run_tests(
+    engine: Engine, tests: Sequence[Test], *, repeats: int, progress: Progress | None = None
+) -> list[TestRun]:
+    """Run every test `repeats` times, interleaved, after one warm-up each.
+
+    Raises EngineError when the engine fails; results so far are lost with it, on purpose.
+    """
+    longest = max(max(t.n_prompt, t.n_depth) for t in tests) + 1
+    tokens = fixed_tokens(engine, longest)
+    runs = [TestRun(test, prompt_hash(tokens[: prompt_length(test)])) for test in tests]
+    total, done = len(tests) * (repeats + 1), 0
+    before = read_conditions()
+    with Sampler() as sampler:
+        for repetition in range(repeats + 1):
+            for run in runs:
+                if progress:
+                    progress(done, total, run.test.label)
+                trace = run_once(engine, run.test, tokens)
+                done += 1
+                if repetition == 0:
+                    continue
+                run.traces.append(trace)
+    if progress:
+        progress(total, total, "")
+    after = read_conditions()
+    for run in runs:
+        finish(run, sampler, before, after)
+    return runs
+
+
+def prompt_length(test: Test) -> int:
+    """Prompt tokens: what is prefilled, or the depth; decode at depth 0 needs one token to start."""
+    return max(test.n_prompt, test.n_depth, 1)
+
+
+def run_once(engine: Engine, test: Test, tokens: Sequence[int]) -> Trace:
+    if test.kind == "end-to-end":
+        return run_conversation(engine, test)
+    prompt = tokens[: prompt_length(test)]
+    if test.kind == "prefill":
+        engine.reset()
+        config = GenerationConfig(max_tokens=1, ignore_eos=True)
+    else:
+        # One more than is counted: the first token's time belongs to the prefill.
+        config = GenerationConfig(max_tokens=test.n_gen + 1, ignore_eos=True)
+    return record(engine, prompt, config, time.monotonic_ns())
+
+
+def run_conversation(engine: Engine, test: Test) -> Trace:
+    """As a user meets it: template, tokenization, sampling and detokenizing inside the clock."""
+    engine.reset()
+    start_ns = time.monotonic_ns()
+    prompt = engine.render([Message("user", fixed_text(test.n_prompt // 3))])
+    config = GenerationConfig(max_tokens=test.n_gen, ignore_eos=True, temperature=0.7, seed=1)
+    return record(engine, prompt, config, start_ns)
+
+
+def record(engine: Engine, prompt: Sequence[int], config: GenerationConfig, start_ns: int) -> Trace:
+    events: list[TokenEvent] = list(engine.stream(prompt, config))
+    end_ns = time.monotonic_ns()
+    started = engine.last_start
+    return Trace(
+        request_start_ns=start_ns,
+        n_prompt=len(prompt),
+        n_reused=started.n_reused if started else 0,
+        prefill_end_ns=started.t_prefill_end_ns if started else None,
+        events=tuple(events),
+        request_end_ns=end_ns,
+    )
+
+
+def finish(run: TestRun, sampler: Sampler, before: Conditions, after: Conditions) -> None:
+    """Attach memory and heat to the traces and derive the figures."""
+    heat: list[HeatSample] = []
+    for i, trace in enumerate(run.traces):
+        memory = sampler.between(trace.request_start_ns, trace.request_end_ns)
+        spell = sampler.heat_between(trace.request_start_ns, trace.request_end_ns)
+        heat += spell
+        values = {**asdict(trace), "events": trace.events, "memory": memory, "heat": spell}
+        run.traces[i] = Trace(**values)
+        run.figures.append(numbers(measure(run.traces[i])))
+    run.flags = disturbances(before, after, heat, run.rates())
+
+
+def numbers(metrics: Metrics) -> dict[str, float | int | None]:
+    return {k: v for k, v in asdict(metrics).items() if not isinstance(v, bool)}
+
+
+def measure_load(
+    open_engine: Callable[[], Engine], model_path: Path, *, repeats: int, cold: bool
+) -> TestRun:
+    """Open and close the engine `repeats` times, timing the open and the first token after it.
+
+    Cold means that the kernel was asked to drop the file from the page cache (posix_fadvise
+    DONTNEED, which needs no rights but cannot drop pages that another process maps).
+    """
+    run = TestRun(Test("load", 0, 0, 0))
+    before = read_conditions()
+    for _ in range(repeats):
+        dropped = drop_page_cache(model_path) if cold else False
+        start_ns = time.monotonic_ns()
+        engine = open_engine()
+        try:
+            loaded_ns = time.monotonic_ns()
+            config = GenerationConfig(max_tokens=1, ignore_eos=True)
+            first = next(iter(engine.stream(fixed_tokens(engine, 8), config)))
+            memory: MemorySample = read_memory()
+        finally:
+            engine.close()
+        run.figures.append(
+            {
+                "load_s": (loaded_ns - start_ns) * 1e-9,
+                "load_to_first_token_s": (first.t_ns - start_ns) * 1e-9,
+                "peak_anon_bytes": memory.anon_bytes,
+                "peak_rss_bytes": memory.rss_bytes,
+            }
+        )
+        if cold and not dropped:
+            run.flags = ["page cache could not be dropped: the cold figure is a warm one"]
+            return run
+    run.flags = disturbances(before, read_conditions(), (), [])
+    return run
+
+
+def drop_page_cache(path: Path) -> bool:
+    """Ask the kernel to forget a file's clean pages. False where it cannot be asked."""
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True

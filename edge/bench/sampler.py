@@ -1,0 +1,121 @@
+"""Memory, heat and clocks of this process over time, read in a background thread.
+
+Kernel files: `/proc/self/status` (RssAnon, RssFile, VmSwap; proc(5)), `/proc/self/smaps_rollup`
+(Pss; walks every page table, so it is read less often), `/sys/class/thermal` and cpufreq. Where a
+file is missing the field stays None. On other systems psutil gives the resident set alone.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from edge.types import HeatSample, MemorySample
+
+_STATUS_KEYS = {
+    "VmRSS": "rss_bytes",
+    "RssAnon": "anon_bytes",
+    "RssFile": "file_bytes",
+    "VmSwap": "swap_bytes",
+}
+_KB_LINE = re.compile(r"^(\w+):\s+(\d+) kB", re.MULTILINE)
+
+
+def parse_status(text: str) -> dict[str, int]:
+    """`/proc/<pid>/status` → bytes by our field names; absent lines stay absent."""
+    found = dict(_KB_LINE.findall(text))
+    return {field: int(found[key]) * 1024 for key, field in _STATUS_KEYS.items() if key in found}
+
+
+def parse_pss(text: str) -> int | None:
+    """Proportional set size in bytes from `/proc/<pid>/smaps_rollup`."""
+    found = dict(_KB_LINE.findall(text))
+    return int(found["Pss"]) * 1024 if "Pss" in found else None
+
+
+def _read(path: str | Path) -> str | None:
+    try:
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def read_memory(*, with_pss: bool = True) -> MemorySample:
+    """One look at this process's memory."""
+    t_ns = time.monotonic_ns()
+    status = _read("/proc/self/status")
+    if status is None:
+        return MemorySample(t_ns, rss_bytes=psutil.Process().memory_info().rss)
+    rollup = _read("/proc/self/smaps_rollup") if with_pss else None
+    return MemorySample(t_ns, pss_bytes=parse_pss(rollup) if rollup else None, **parse_status(status))
+
+
+def read_heat() -> HeatSample:
+    """Hottest thermal zone, fastest core's clock, the Raspberry Pi firmware's throttle bits."""
+    zones = [_read(path) for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
+    temps = [int(z) / 1000 for z in zones if z and z.strip().lstrip("-").isdigit()]
+    clocks = [
+        int(text) * 1000
+        for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
+        if (text := _read(path)) and text.strip().isdigit()
+    ]
+    # The firmware's own file; the vcgencmd program reads the same bits.
+    throttled = _read("/sys/devices/platform/soc/soc:firmware/get_throttled")
+    return HeatSample(
+        time.monotonic_ns(),
+        temp_c=max(temps) if temps else None,
+        clock_hz=float(max(clocks)) if clocks else None,
+        throttled=int(throttled, 16) if throttled else None,
+    )
+
+
+class Sampler:
+    """Collects samples while it is entered: memory every `interval_s`, PSS and heat every second.
+
+    Reading `/proc/self/status` takes about 30 µs, so that the default costs under 0.1 % of a core.
+    """
+
+    def __init__(self, interval_s: float = 0.05) -> None:
+        self._interval_s = interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+        self.memory: list[MemorySample] = []
+        self.heat: list[HeatSample] = []
+
+    def _run(self) -> None:
+        next_slow = 0.0
+        while True:
+            slow = time.monotonic() >= next_slow
+            self.memory.append(read_memory(with_pss=slow))
+            if slow:
+                self.heat.append(read_heat())
+                next_slow = time.monotonic() + 1
+            if self._stop.wait(self._interval_s):
+                self.memory.append(read_memory())
+                return
+
+    def between(self, start_ns: int, end_ns: int) -> tuple[MemorySample, ...]:
+        """Memory samples of one span of time."""
+        return tuple(s for s in list(self.memory) if start_ns <= s.t_ns <= end_ns)
+
+    def heat_between(self, start_ns: int, end_ns: int) -> tuple[HeatSample, ...]:
+        """Heat samples of one span of time."""
+        return tuple(s for s in list(self.heat) if start_ns <= s.t_ns <= end_ns)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join()

@@ -1,0 +1,112 @@
+"""Results as JSON Lines: one line per test, versioned, with everything needed to repeat it.
+
+The schema is described in `docs/result-schema.md`. Readers refuse lines of another version and say
+which line is broken; a line cut short by a power cut is the only damage that is skipped, with a note.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.errors import InputError
+from edge.units import printable
+
+SCHEMA = 1
+KIND = "edgekit-result"
+REQUIRED = ("run_id", "time", "kit", "engine", "artifact", "machine", "settings", "test", "metrics")
+MAX_LINE_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Results:
+    """Records read from one or more files, and notes about what could not be read."""
+
+    records: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+
+def data_directory() -> Path:
+    """Where results are kept: the user's data folder (XDG_DATA_HOME), edgekit/results."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
+    return Path(base) / "edgekit/results"
+
+
+def append_results(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Append records as whole lines, fsynced. Raises ValueError on NaN or infinity in a record."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        json.dumps({"kind": KIND, "schema": SCHEMA, **record}, allow_nan=False, sort_keys=True)
+        for record in records
+    ]
+    with path.open("a", encoding="utf-8") as file:
+        if file.tell() and not ends_with_newline(path):
+            file.write("\n")  # a run was cut off here: its half line stays alone
+        file.write("".join(line + "\n" for line in lines))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def read_results(paths: Iterable[Path]) -> Results:
+    """Read and check result files. Raises InputError that names file, line and what is wrong."""
+    records, notes = [], []
+    for path in paths:
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise InputError(f"cannot read results: {error}") from None
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            if len(line) > MAX_LINE_BYTES:
+                raise InputError(f"{where}: a line of {len(line)} bytes is no result")
+            try:
+                record = json.loads(line, parse_constant=_refuse_constant)
+            except (ValueError, RecursionError) as error:
+                if number == len(lines) or (number == len(lines) - 1 and not lines[-1]):
+                    notes.append(f"{where}: the last line is cut short and was left out")
+                    continue
+                raise InputError(f"{where}: not JSON: {error}") from None
+            records.append(check_record(record, where))
+    return Results(tuple(records), tuple(notes))
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a figure")
+
+
+def check_record(record: Any, where: str) -> dict[str, Any]:
+    """A record with the right kind, version and entries. Raises InputError otherwise."""
+    if not isinstance(record, dict) or record.get("kind") != KIND:
+        raise InputError(f"{where}: not an edgekit result")
+    if record.get("schema") != SCHEMA:
+        raise InputError(
+            f"{where}: result schema {record.get('schema')!r}, this edgekit reads {SCHEMA}",
+            next_step="report it with the edgekit version that made it",
+        )
+    for key in REQUIRED:
+        if key not in record:
+            raise InputError(f"{where}: entry {key!r} is missing")
+    for key in REQUIRED[2:]:
+        if not isinstance(record[key], dict):
+            raise InputError(f"{where}: entry {key!r} must be an object, got {printable(str(record[key]))}")
+    for name, figure in record["metrics"].items():
+        if not isinstance(figure, (dict, type(None))):
+            raise InputError(f"{where}: metric {name!r} must be an object or null")
+        for value in (figure or {}).values():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (number and math.isfinite(value)):
+                raise InputError(f"{where}: metric {name!r} holds {value!r}, which is no figure")
+    return record

@@ -1,0 +1,1 @@
+"""Reports from stored results. Nothing here opens an engine or measures anything."""
