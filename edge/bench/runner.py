@@ -117,6 +117,8 @@ def record(engine: Engine, prompt: Sequence[int], config: GenerationConfig, star
         prefill_end_ns=started.t_prefill_end_ns if started else None,
         events=tuple(events),
         request_end_ns=end_ns,
+        # Outside the clock: even a request shorter than the sampling interval has one look.
+        memory=(read_memory(),),
     )
 
 
@@ -124,7 +126,7 @@ def finish(run: TestRun, sampler: Sampler, before: Conditions, after: Conditions
     """Attach memory and heat to the traces and derive the figures."""
     heat: list[HeatSample] = []
     for i, trace in enumerate(run.traces):
-        memory = sampler.between(trace.request_start_ns, trace.request_end_ns)
+        memory = sampler.between(trace.request_start_ns, trace.request_end_ns) + trace.memory
         spell = sampler.heat_between(trace.request_start_ns, trace.request_end_ns)
         heat += spell
         values = {**asdict(trace), "events": trace.events, "memory": memory, "heat": spell}
@@ -145,7 +147,7 @@ def measure_load(
     Cold means that the kernel was asked to drop the file from the page cache (posix_fadvise
     DONTNEED, which needs no rights but cannot drop pages that another process maps).
     """
-    run = TestRun(Test("load", 0, 0, 0))
+    run = TestRun(Test("load", 0, 0, 0, "cold" if cold else "warm"))
     before = read_conditions()
     for _ in range(repeats):
         dropped = drop_page_cache(model_path) if cold else False

@@ -30,13 +30,14 @@ QUICK_DEPTHS = (0, 256)
 class Test:
     """One line of the result table. `n_prompt` tokens are processed (and timed in prefill and
     end-to-end tests), `n_depth` tokens are in the context before decode starts, `n_gen` tokens are
-    generated.
+    generated. `page_cache` is set for loads only.
     """
 
     kind: Kind
     n_prompt: int
     n_depth: int
     n_gen: int
+    page_cache: Literal["cold", "warm"] | None = None
 
     @property
     def label(self) -> str:
@@ -45,7 +46,7 @@ class Test:
         if self.kind == "decode":
             return f"decode {self.n_gen} at depth {self.n_depth}"
         if self.kind == "load":
-            return "load"
+            return f"load {self.page_cache}"
         return f"end-to-end {self.n_prompt}+{self.n_gen}"
 
 

@@ -1,0 +1,311 @@
+"""Plan, convert, verify, bundle: a model becomes one bundle per board, from one reading.
+
+Everything is made in `OUT.partial/` beside the output and renamed at the end. A killed build leaves
+that folder; the same command continues in it.
+
+    OUT.partial/artifacts/<recipe>.gguf     one per recipe, however many boards share it
+    OUT.partial/bundles/<device>/           sealed bundles
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from converters.imatrix import Imatrix, read_imatrix
+from converters.plan import PlanOptions, make_plan
+from converters.quantize import Artifact, write_many
+from converters.recipes import Recipe, load_recipe
+from converters.source.spec import ModelSpec
+from converters.verify import check_artifact, check_vocabulary
+from device_profiles.profile import DeviceProfile
+from edge import __version__
+from edge.atomic import fsync_directory, write_atomic
+from edge.bundle import Bundle, open_bundle, seal_bundle, sha256_file
+from edge.errors import InputError, UsageError
+from edge.types import Plan
+
+MODEL_FILE = "model.gguf"
+# Copied into the bundle when the checkpoint has them, under the role on the right.
+COMPANIONS = {
+    **dict.fromkeys(("LICENSE", "LICENSE.txt", "LICENSE.md", "COPYING", "NOTICE"), "license"),
+    "README.md": "card",
+}
+MAX_COMPANION_BYTES = 1024 * 1024
+
+
+class Reporter(Protocol):
+    """Where a build says what it is doing."""
+
+    def stage(self, text: str) -> None:
+        """A new step begins."""
+
+    def progress(self, done: int, total: int) -> None:
+        """How far the step is; `done` grows to `total`."""
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build. `imatrix` is upstream's imatrix file, or a text to compute one from."""
+
+    spec: ModelSpec
+    devices: tuple[DeviceProfile, ...]
+    output: Path
+    options: PlanOptions = field(default_factory=PlanOptions)
+    imatrix: Path | None = None
+    overwrite: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """One finished bundle."""
+
+    bundle: Bundle
+    artifact: Artifact
+
+
+def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
+    """Build one bundle per device. With one device the bundle is at `output`, else at
+    `output/<device>`.
+
+    Raises UsageError when the output exists, DoesNotFitError when a board or the disk is too small
+    (before the first byte), IntegrityError when the result fails its checks; nothing is left at
+    `output` then.
+    """
+    check_output(request)
+    reporter.stage("planning")
+    plans = {d.id: make_plan(request.spec, d, request.options) for d in request.devices}
+    reporter.stage("checking the tokenizer")
+    vocabulary = check_vocabulary(request.spec)
+    work = request.output.with_name(request.output.name + ".partial")
+    with exclusive(work):
+        recipes = {plan.recipe: load_recipe(plan.recipe) for plan in plans.values()}
+        imatrix = obtain_imatrix(request, work / "artifacts", reporter)
+        artifacts = make_artifacts(request, recipes, imatrix, work / "artifacts", reporter)
+        reporter.stage("checking the result")
+        checks = {
+            recipe: {**vocabulary, **check_artifact(artifact.path, request.spec)}
+            for recipe, artifact in artifacts.items()
+        }
+        reporter.stage("sealing")
+        bundles = work / "bundles"
+        shutil.rmtree(bundles, ignore_errors=True)
+        for device, plan in plans.items():
+            artifact = artifacts[plan.recipe]
+            manifest = make_manifest(
+                request.spec, plan, recipes[plan.recipe], artifact, checks[plan.recipe], imatrix
+            )
+            seal(request.spec, artifact, manifest, bundles / device)
+        publish(bundles, request)
+        shutil.rmtree(work)
+    single = len(plans) == 1
+    return [
+        Built(
+            open_bundle(request.output if single else request.output / device, verify=False),
+            artifacts[plan.recipe],
+        )
+        for device, plan in plans.items()
+    ]
+
+
+def check_output(request: BuildRequest) -> None:
+    ids = [device.id for device in request.devices]
+    if len(set(ids)) != len(ids):
+        raise UsageError(f"a device is named twice: {', '.join(ids)}")
+    if request.output.exists() and not request.overwrite:
+        raise UsageError(
+            f"{request.output} exists", next_step="choose another -o, or replace it with --force"
+        )
+    parent = request.output.absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"there is no folder {parent}", next_step=f"mkdir -p {parent}")
+
+
+@contextlib.contextmanager
+def exclusive(work: Path) -> Iterator[None]:
+    """Only one build at a time in one work folder."""
+    work.mkdir(exist_ok=True)
+    lock = (work / ".lock").open("w")
+    try:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # Windows: two builds at once are the user's own doing
+        except OSError:
+            raise UsageError(
+                f"another build is writing {work}", next_step="wait for it, or choose another -o"
+            ) from None
+        yield
+    finally:
+        lock.close()
+
+
+def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> Imatrix | None:
+    """Read the given imatrix file, or compute one from the given text through the engine."""
+    if request.imatrix is None:
+        return None
+    if not looks_like_text(request.imatrix):
+        return read_imatrix(request.imatrix)
+    from converters.imatrix import compute
+
+    folder.mkdir(exist_ok=True)
+    # Activations come from the unquantized model: an F16 file that is removed afterwards.
+    full, result = folder / "imatrix-source.gguf", folder / "imatrix.gguf"
+    reporter.stage("writing the F16 model that activations are measured on")
+    write_many(
+        request.spec, [(load_recipe("f16"), full)], threads=request.threads, overwrite=True,
+        progress=reporter.progress,
+    )  # fmt: skip
+    reporter.stage("weighing activations")
+    result.unlink(missing_ok=True)
+    try:
+        compute(full, request.imatrix, result, progress=reporter.progress)
+    finally:
+        full.unlink(missing_ok=True)
+    return read_imatrix(result)
+
+
+def looks_like_text(path: Path) -> bool:
+    """A calibration text rather than an imatrix file: no zero byte near its start."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise InputError(f"cannot read the imatrix: {error}") from None
+    return b"\0" not in head and not head.startswith(b"GGUF")
+
+
+def make_artifacts(
+    request: BuildRequest,
+    recipes: Mapping[str, Recipe],
+    imatrix: Imatrix | None,
+    folder: Path,
+    reporter: Reporter,
+) -> dict[str, Artifact]:
+    """One GGUF per recipe, written in one pass; whole ones of an interrupted build are kept."""
+    folder.mkdir(exist_ok=True)
+    identity = json.dumps(
+        [request.spec.source.fingerprint, imatrix_identity(imatrix), __version__], sort_keys=True
+    )
+    found = {recipe: finished(folder / f"{recipe}.gguf", identity) for recipe in recipes}
+    jobs = [(recipes[r], folder / f"{r}.gguf") for r, artifact in found.items() if artifact is None]
+    if jobs:
+        reporter.stage("quantizing to " + ", ".join(recipe.id for recipe, _ in jobs))
+        for artifact in write_many(
+            request.spec,
+            jobs,
+            imatrix=imatrix,
+            threads=request.threads,
+            progress=reporter.progress,
+            overwrite=True,
+        ):
+            found[artifact.recipe] = artifact
+            record = {**vars(artifact), "path": artifact.path.name, "types": dict(artifact.types)}
+            write_atomic(
+                artifact.path.with_suffix(".json"),
+                json.dumps({"identity": identity, "artifact": record}).encode(),
+            )
+    return {recipe: artifact for recipe, artifact in found.items() if artifact is not None}
+
+
+def imatrix_identity(imatrix: Imatrix | None) -> str | None:
+    return None if imatrix is None else imatrix.digest
+
+
+def finished(path: Path, identity: str) -> Artifact | None:
+    """An artifact that an earlier run of the same build completed, verified by its hash."""
+    try:
+        stored = json.loads(path.with_suffix(".json").read_bytes())
+        if stored["identity"] != identity or sha256_file(path) != stored["artifact"]["sha256"]:
+            return None
+        return Artifact(**{**stored["artifact"], "path": path})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def make_manifest(
+    spec: ModelSpec,
+    plan: Plan,
+    recipe: Recipe,
+    artifact: Artifact,
+    checks: Mapping[str, Any],
+    imatrix: Imatrix | None,
+) -> dict[str, Any]:
+    """The manifest's entries but for the files, which `seal_bundle` adds. No times, no paths of
+    this machine: the same inputs give the same bundle id.
+    """
+    from converters.tool_versions import tool_versions
+
+    location = spec.source.location
+    return {
+        "model": {
+            "name": spec.name,
+            "family": spec.family,
+            "arch": spec.arch,
+            "license": spec.source.license,
+            "n_params": spec.shape.n_params,
+            "n_ctx_train": spec.shape.n_ctx_train,
+            "source": {
+                "kind": spec.source.kind,
+                "location": location if spec.source.kind == "hub" else Path(location).name,
+                "revision": spec.source.revision,
+                "files": dict(spec.source.files),
+                "fingerprint": spec.source.fingerprint,
+            },
+            "notes": list(spec.notes),
+        },
+        "recipe": {
+            "id": recipe.id,
+            "bpw": round(artifact.bpw, 4),
+            "tensor_types": dict(artifact.types),
+            "imatrix": imatrix_identity(imatrix),
+        },
+        "plan": plan.to_dict(),
+        "checks": dict(checks),
+        "tools": tool_versions(),
+    }
+
+
+def seal(spec: ModelSpec, artifact: Artifact, manifest: Mapping[str, Any], directory: Path) -> None:
+    """Assemble one bundle directory."""
+    directory.mkdir(parents=True)
+    # Boards with the same recipe share the bytes on disk; a plain copy where links cannot be made.
+    try:
+        os.link(artifact.path, directory / MODEL_FILE)
+    except OSError:
+        shutil.copyfile(artifact.path, directory / MODEL_FILE)
+    roles = {MODEL_FILE: "model"}
+    if spec.chat_template:
+        (directory / "chat_template.jinja").write_text(spec.chat_template, encoding="utf-8")
+        roles["chat_template.jinja"] = "template"
+    if spec.tokenizer_dir:
+        for name, role in COMPANIONS.items():
+            source = spec.tokenizer_dir / name
+            if source.is_file() and source.stat().st_size <= MAX_COMPANION_BYTES:
+                shutil.copyfile(source, directory / name)
+                roles[name] = role
+    seal_bundle(directory, manifest, roles, {MODEL_FILE: artifact.sha256})
+
+
+def publish(bundles: Path, request: BuildRequest) -> None:
+    """Rename the finished bundles into place; an old output is put aside first and removed last."""
+    output = request.output
+    finished_at = bundles if len(request.devices) > 1 else bundles / request.devices[0].id
+    fsync_directory(bundles)
+    aside = output.with_name(output.name + ".old")
+    if output.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        output.rename(aside)
+    finished_at.rename(output)
+    fsync_directory(output.absolute().parent)
+    if aside.exists():
+        shutil.rmtree(aside)

@@ -1,0 +1,99 @@
+"""`edge build`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from converters.build import BuildRequest, Built, build
+from converters.plan import PREFERENCES, PlanOptions
+from converters.plan_command import load_devices
+from converters.progress import TerminalReporter
+from converters.recipes import list_recipes
+from converters.source.resolve import open_model
+from edge.units import format_bytes, printable
+
+
+@click.command(name="build")
+@click.argument("model")
+@click.option(
+    "-d", "--device", "devices", multiple=True, required=True, metavar="BOARD[,BOARD…]",
+    help="Board id (see `edge devices`), this-machine; several share one reading of the model.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path),
+    help="Bundle to make; with several boards, the folder that gets one bundle each.",
+)  # fmt: skip
+@click.option("--recipe", help=f"Fix the recipe: {', '.join(r.id for r in list_recipes())}.")
+@click.option("--ctx", "n_ctx", type=int, help="Fix the context length in tokens.")
+@click.option("--kv-type", help="Fix the KV cache's type: f16, q8_0, …")
+@click.option("--prefer", type=click.Choice(PREFERENCES), default="balanced", show_default=True)
+@click.option(
+    "--imatrix", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Importance matrix: upstream's file, or a text to compute one from.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="Converting threads; default: all cores.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per bundle on stdout.")
+def build_command(
+    model: str,
+    devices: tuple[str, ...],
+    output: Path,
+    recipe: str | None,
+    n_ctx: int | None,
+    kv_type: str | None,
+    prefer: str,
+    imatrix: Path | None,
+    threads: int | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Make a 4-bit artifact of MODEL sized to a board, in a verified bundle.
+
+    MODEL is a Hugging Face directory, a hub repo id (owner/name), a .gguf file, or `sample`.
+    """
+    options = PlanOptions(
+        recipe=recipe,
+        n_ctx=n_ctx,
+        kv_type=kv_type,
+        prefer=prefer,  # type: ignore[arg-type]  # click checked the choice
+        has_imatrix=imatrix is not None,
+    )
+    with TerminalReporter(quiet=as_json) as reporter:
+        reporter.stage(f"reading {printable(model)}")
+        profiles = tuple(load_devices(devices))
+        spec = open_model(model, progress=reporter.progress)
+        request = BuildRequest(spec, profiles, output, options, imatrix, force, threads)
+        built = build(request, reporter)
+    for done in built:
+        click.echo(json.dumps(as_record(done)) if as_json else summary(done))
+
+
+def as_record(done: Built) -> dict[str, object]:
+    """One bundle as a JSON-able object."""
+    bundle, artifact = done.bundle, done.artifact
+    return {
+        "bundle": str(bundle.path),
+        "id": bundle.id,
+        "device": bundle.plan.device,
+        "recipe": bundle.plan.recipe,
+        "n_bytes": artifact.nbytes,
+        "bpw": artifact.bpw,
+        "sha256": artifact.sha256,
+        "seconds": artifact.seconds,
+        "n_ctx": bundle.plan.n_ctx,
+        "peak_bytes": bundle.plan.peak_bytes,
+    }
+
+
+def summary(done: Built) -> str:
+    """One bundle in two lines for a person."""
+    bundle, artifact, plan = done.bundle, done.artifact, done.bundle.plan
+    return (
+        f"{bundle.path}  {printable(bundle.name)} as {plan.recipe} for {plan.device}: "
+        f"{format_bytes(artifact.nbytes)}, {artifact.bpw:.2f} bits per weight\n"
+        f"  context {plan.n_ctx}, peak {format_bytes(plan.peak_bytes)} of "
+        f"{format_bytes(plan.budget_bytes)}; next: edge chat {bundle.path}"
+    )

@@ -1,0 +1,140 @@
+"""`edge bench`: measure a bundle (or a GGUF file) on this machine and store the results."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from contextlib import closing
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+
+import click
+
+from edge.bench.record import Subject, make_records
+from edge.bench.runner import TestRun, measure_load, run_tests
+from edge.bench.sampler import read_memory
+from edge.bench.store import append_results, data_directory, read_results
+from edge.bench.workloads import make_tests
+from edge.engines import open_engine
+from edge.engines.target import OpenModel, open_model
+from edge.gguf import read_header
+from edge.report.markdown import render
+from edge.terminal import ProgressLine
+from edge.units import format_bytes, format_seconds, printable
+
+MIN_REPEATS = 5
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Append results to this file.")
+@click.option("--quick", is_flag=True, help="Short prompts and answers: under a minute for a small model.")
+@click.option("--repeats", type=click.IntRange(min=1), default=MIN_REPEATS, show_default=True)
+@click.option("--gen", "n_gen", type=click.IntRange(min=2), help="Tokens generated per decode test.")
+@click.option("--threads", "n_threads", type=click.IntRange(min=1), help="[default: the plan's]")
+@click.option("--ctx", "n_ctx", type=click.IntRange(min=64), help="[default: the plan's]")
+@click.option("--kv-type", help="Type of the KV cache. [default: the plan's]")
+@click.option("--json", "as_json", is_flag=True, help="The result lines on stdout instead of a report.")
+def bench(
+    model: Path,
+    output: Path | None,
+    quick: bool,
+    repeats: int,
+    n_gen: int | None,
+    n_threads: int | None,
+    n_ctx: int | None,
+    kv_type: str | None,
+    as_json: bool,
+) -> None:
+    """Measure MODEL (a bundle or a .gguf file): memory, TTFT, prefill and decode, cold and warm load.
+
+    Every test has a warm-up that is dropped and at least five repetitions, taken in turns. Results
+    are stored with their raw timestamps; `edge report` renders them.
+    """
+    baseline = read_memory()
+    line = ProgressLine("loading")
+    opened = open_model(model, progress=line, n_threads=n_threads, n_ctx=n_ctx, kv_type=kv_type)
+    line.close()
+    model_path = opened.bundle.model_path if opened.bundle else opened.path
+    with closing(opened.engine) as engine:
+        info = engine.describe()
+        tests = make_tests(engine.n_ctx, quick=quick, n_gen=n_gen)
+        bar = TestProgress()
+        runs = run_tests(engine, tests, repeats=repeats, progress=bar)
+        bar.close()
+    runs += load_runs(opened, model_path, repeats=min(repeats, MIN_REPEATS))
+    repeat = command_line(model, quick, repeats, n_gen, n_threads, n_ctx, kv_type)
+    records = make_records(runs, subject_of(opened, model_path), info, repeat, asdict(baseline))
+    stamp = datetime.now(timezone.utc).strftime("%Y-%m")
+    path = output or data_directory() / f"{stamp}.jsonl"
+    append_results(path, records)
+    if as_json:
+        for record in records:
+            click.echo(json.dumps({k: v for k, v in record.items() if k != "traces"}))
+        return
+    stored = [r for r in read_results([path]).records if r["run_id"] == records[0]["run_id"]]
+    click.echo(render(stored), nl=False)
+    click.echo(f"stored in {path} ({format_bytes(path.stat().st_size)})", err=True)
+
+
+def load_runs(opened: OpenModel, model_path: Path, *, repeats: int) -> list[TestRun]:
+    """Cold and warm loads, each from a closed engine."""
+    engine_name = opened.plan.engine if opened.plan else "llama_cpp"
+    runs = []
+    for cold in (True, False):
+        run = measure_load(
+            lambda: open_engine(engine_name, model_path, opened.settings),
+            model_path,
+            repeats=repeats,
+            cold=cold,
+        )
+        runs.append(run)
+    return runs
+
+
+def subject_of(opened: OpenModel, model_path: Path) -> Subject:
+    header = read_header(model_path)
+    bundle = opened.bundle
+    return Subject(
+        name=printable(opened.name),
+        sha256=bundle.model_file.sha256 if bundle else None,
+        n_bytes=model_path.stat().st_size,
+        bundle_id=bundle.id if bundle else None,
+        arch=header.arch,
+        license=bundle.manifest["model"].get("license") if bundle else None,
+        plan=opened.plan,
+    )
+
+
+def command_line(model: Path, quick: bool, repeats: int, *options: object) -> str:
+    """The command that repeats this run, without folders of this machine."""
+    names = ("--gen", "--threads", "--ctx", "--kv-type")
+    words = ["edge", "bench", model.name, *(["--quick"] if quick else [])]
+    words += ["--repeats", str(repeats)] if repeats != MIN_REPEATS else []
+    for name, value in zip(names, options, strict=True):
+        words += [name, str(value)] if value is not None else []
+    return shlex.join(words)
+
+
+class TestProgress:
+    """One line on a terminal: which test runs, how far, how long to go."""
+
+    def __init__(self) -> None:
+        self._start = datetime.now(timezone.utc)
+        self._stream = sys.stderr
+        self._live = self._stream.isatty()
+
+    def __call__(self, done: int, total: int, label: str) -> None:
+        if not self._live:
+            return
+        elapsed = (datetime.now(timezone.utc) - self._start).total_seconds()
+        left = format_seconds(elapsed / done * (total - done)) if done else "–"
+        self._stream.write(f"\r\x1b[Kmeasuring {done}/{total}  {label}  {left} to go")
+        self._stream.flush()
+
+    def close(self) -> None:
+        if self._live:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
