@@ -34,7 +34,9 @@ from edge.units import format_bytes, printable
     "--imatrix", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Importance matrix: upstream's file, or a text to compute one from.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="Converting threads; default: all cores.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Converting threads; default: all cores."
+)
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per bundle on stdout.")
 def build_command(

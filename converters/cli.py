@@ -9,7 +9,9 @@ COMMANDS: dict[str, Command] = {
         "converters.plan_command:plan", "What fits a board, how fast, how good, and why.", "convert"
     ),
     "build": Command(
-        "converters.build_command:build_command", "A 4-bit artifact sized to a board, in a bundle.", "host"
+        "converters.build_command:build_command",
+        "A 4-bit artifact sized to a board, in a bundle.",
+        "host",
     ),
     "imatrix": Command(
         "converters.imatrix_command:imatrix", "Weigh a model's activations over a text.", "host"

@@ -13,12 +13,14 @@ from tqdm import tqdm
 class TerminalReporter:
     """Stages on stderr, and a bar under the running one; quiet lines where there is no terminal.
 
-        with TerminalReporter() as reporter:
-            reporter.stage("quantizing")
-            reporter.progress(1, 2)
+    with TerminalReporter() as reporter:
+        reporter.stage("quantizing")
+        reporter.progress(1, 2)
     """
 
-    def __init__(self, *, quiet: bool = False, unit: str = "", stream: TextIO | None = None) -> None:
+    def __init__(
+        self, *, quiet: bool = False, unit: str = "", stream: TextIO | None = None
+    ) -> None:
         self._stream = stream or sys.stderr
         self._quiet = quiet
         self._unit = unit

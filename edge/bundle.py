@@ -92,7 +92,10 @@ def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> st
 
 
 def seal_bundle(
-    directory: Path, manifest: Mapping[str, Any], roles: Mapping[str, str], hashes: Mapping[str, str]
+    directory: Path,
+    manifest: Mapping[str, Any],
+    roles: Mapping[str, str],
+    hashes: Mapping[str, str],
 ) -> str:
     """Write `manifest.json` and `SHA256SUMS` over the files already in `directory`.
 
@@ -106,7 +109,9 @@ def seal_bundle(
         digest = hashes.get(name) or sha256_file(path)
         files[name] = {"role": roles[name], "n_bytes": path.stat().st_size, "sha256": digest}
     document = {"kind": "edgekit-bundle", "schema": SCHEMA, **manifest, "files": files}
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    text = (
+        json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    )
     write_atomic(directory / MANIFEST, text.encode())
     bundle_id = hashlib.sha256(text.encode()).hexdigest()
     sums = [f"{files[name]['sha256']}  {name}" for name in files] + [f"{bundle_id}  {MANIFEST}"]
@@ -165,7 +170,7 @@ def read_limited(path: Path, limit: int) -> bytes:
 
 
 def parse_manifest(text: bytes, root: Path) -> Bundle:
-    """Parse and check a manifest. Raises InputError or UnsafeInputError with the offending entry."""
+    """Parse and check a manifest. Raises InputError or UnsafeInputError naming the entry."""
     try:
         document = json.loads(text, object_pairs_hook=refuse_duplicates)
     except (ValueError, RecursionError) as error:
@@ -174,7 +179,8 @@ def parse_manifest(text: bytes, root: Path) -> Bundle:
         raise InputError(f"{root / MANIFEST}: this is not an edgekit bundle's manifest")
     if document.get("schema") != SCHEMA:
         raise InputError(
-            f"{root / MANIFEST}: bundle schema {document.get('schema')!r}, this edgekit reads {SCHEMA}",
+            f"{root / MANIFEST}: bundle schema {document.get('schema')!r}, "
+            f"this edgekit reads {SCHEMA}",
             next_step="use the edgekit version that built it, or build it again",
         )
     for key, kind in (("model", dict), ("plan", dict), ("recipe", dict), ("files", dict)):
@@ -207,7 +213,9 @@ def check_name(name: str) -> None:
 def parse_file(name: str, entry: Any) -> BundleFile:
     check_name(name)
     if not isinstance(entry, dict) or set(entry) != {"role", "n_bytes", "sha256"}:
-        raise InputError(f"bundle file {name}: expected role, n_bytes and sha256, got {entry!r:.200}")
+        raise InputError(
+            f"bundle file {name}: expected role, n_bytes and sha256, got {entry!r:.200}"
+        )
     role, n_bytes, digest = entry["role"], entry["n_bytes"], entry["sha256"]
     if role not in ROLES:
         raise InputError(f"bundle file {name}: unknown role {role!r}; known: {', '.join(ROLES)}")

@@ -76,7 +76,9 @@ def verify(path: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"id": opened.id, "ok": True, "n_bytes": opened.n_bytes}))
     else:
-        click.echo(f"{path}: {len(opened.files)} files, {format_bytes(opened.n_bytes)}, all as listed")
+        click.echo(
+            f"{path}: {len(opened.files)} files, {format_bytes(opened.n_bytes)}, all as listed"
+        )
 
 
 @bundle.command()

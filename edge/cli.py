@@ -37,7 +37,9 @@ COMMANDS: dict[str, Command] = {
     "run": Command("edge.run:run", "Answer one prompt; reads pipes, writes text or JSON."),
     "bench": Command("edge.bench.command:bench", "Measure memory, TTFT and tokens/s."),
     "report": Command("edge.report.command:report", "Turn stored results into a report."),
-    "devices": Command("edge.devices_command:devices", "List the boards we know, and what is known."),
+    "devices": Command(
+        "edge.devices_command:devices", "List the boards we know, and what is known."
+    ),
     "bundle": Command("edge.bundle_command:bundle", "Show, verify, pack or unpack a bundle."),
 }
 
@@ -78,7 +80,9 @@ class TableGroup(click.Group):
 
     @staticmethod
     def _table(ctx: click.Context) -> dict[str, Command]:
-        table: dict[str, Command] = ctx.find_root().meta.setdefault("edge.table", None) or load_table()
+        table: dict[str, Command] = (
+            ctx.find_root().meta.setdefault("edge.table", None) or load_table()
+        )
         ctx.find_root().meta["edge.table"] = table
         return table
 

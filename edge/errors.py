@@ -1,9 +1,9 @@
 """Every error edgekit raises on purpose, in one tree.
 
     EdgeError                       exit code
-    ├── UsageError                  2   the command line, or a combination of options, is wrong
-    ├── InputError                  3   a file, checkpoint, profile or prompt is not what it should be
-    │   ├── UnsafeInputError        3   ... and looks hostile: bounds, traversal, pickles, template escape
+    ├── UsageError                  2   the command line or a combination of options is wrong
+    ├── InputError                  3   a file, checkpoint or prompt is not what it should be
+    │   ├── UnsafeInputError        3   ... and looks hostile: bounds, paths, pickles, escapes
     │   └── UnsupportedModelError   3   ... or is fine, but of a kind we do not convert or run
     ├── DoesNotFitError             4   memory or disk: says by how many bytes and what would fit
     ├── EngineMissingError          5   an engine or an extra is not installed: says the pip line

@@ -53,7 +53,9 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         if self.max_tokens == 0 or self.max_tokens < -1:
-            raise UsageError(f"max_tokens must be -1 (no limit) or more than 0, got {self.max_tokens}")
+            raise UsageError(
+                f"max_tokens must be -1 (no limit) or more than 0, got {self.max_tokens}"
+            )
         for name, low, high in (
             ("temperature", 0.0, 10.0),
             ("top_p", 0.0, 1.0),
@@ -104,7 +106,7 @@ class MemorySample:
 
 @dataclass(frozen=True)
 class HeatSample:
-    """Temperature in °C, clock of the fastest core in Hz, throttle bits (vcgencmd's), at one time."""
+    """Temperature in °C, clock of the fastest core in Hz, throttle bits (vcgencmd's)."""
 
     t_ns: int
     temp_c: float | None = None
@@ -180,8 +182,8 @@ class Plan:
             if key not in known:
                 raise InputError(f"plan: unknown key {key!r}.{did_you_mean(key, known)}")
         try:
-            values = {k: tuple(v) if k in ("reasons", "rejected") else v for k, v in data.items()}
-            return cls(**values)
+            sequences = {key: tuple(data[key]) for key in ("reasons", "rejected") if key in data}
+            return cls(**{**data, **sequences})
         except TypeError as error:
             raise InputError(f"plan: {error}") from None
 

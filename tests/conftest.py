@@ -1,4 +1,4 @@
-"""Shared by all tests: nothing touches the user's home, and missing upstream is never silent in CI."""
+"""Shared by all tests: nothing touches the user's home, and nothing is skipped in CI in silence."""
 
 from __future__ import annotations
 

@@ -14,7 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bundle import MANIFEST, SUMS, check_name, open_bundle, pack_bundle, seal_bundle, unpack_bundle
+from edge.bundle import (
+    MANIFEST,
+    SUMS,
+    check_name,
+    open_bundle,
+    pack_bundle,
+    seal_bundle,
+    unpack_bundle,
+)
 from edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
 from edge.types import Plan
 

@@ -4,12 +4,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.units import did_you_mean, format_bytes, format_seconds, parse_bytes, parse_seconds, printable
+from edge.units import (
+    did_you_mean,
+    format_bytes,
+    format_seconds,
+    parse_bytes,
+    parse_seconds,
+    printable,
+)
 
 
 @pytest.mark.parametrize(
     ("text", "n_bytes"),
-    [("512", 512), ("1k", 1024), ("1KiB", 1024), ("1kB", 1000), ("1.5 GiB", 1610612736), ("2gb", 2 * 10**9)],
+    [
+        ("512", 512),
+        ("1k", 1024),
+        ("1KiB", 1024),
+        ("1kB", 1000),
+        ("1.5 GiB", 1610612736),
+        ("2gb", 2 * 10**9),
+    ],
 )
 def test_parse_bytes(text: str, n_bytes: int) -> None:
     assert parse_bytes(text) == n_bytes
@@ -21,7 +35,9 @@ def test_parse_bytes_refuses(text: str) -> None:
         parse_bytes(text)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("2s", 2), ("500ms", 0.5), ("1.5", 1.5), ("2 min", 120)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2s", 2), ("500ms", 0.5), ("1.5", 1.5), ("2 min", 120)]
+)
 def test_parse_seconds(text: str, seconds: float) -> None:
     assert parse_seconds(text) == seconds
 
@@ -47,5 +63,8 @@ def test_printable_holds_no_control_character(text: str) -> None:
 
 
 def test_did_you_mean() -> None:
-    assert did_you_mean("raspbery-pi-5", ["raspberry-pi-5", "jetson"]) == " Did you mean 'raspberry-pi-5'?"
+    assert (
+        did_you_mean("raspbery-pi-5", ["raspberry-pi-5", "jetson"])
+        == " Did you mean 'raspberry-pi-5'?"
+    )
     assert did_you_mean("zzz", ["raspberry-pi-5"]) == ""

@@ -29,14 +29,22 @@ MIN_REPEATS = 5
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Append results to this file.")
-@click.option("--quick", is_flag=True, help="Short prompts and answers: under a minute for a small model.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Append results to this file."
+)
+@click.option(
+    "--quick", is_flag=True, help="Short prompts and answers: under a minute for a small model."
+)
 @click.option("--repeats", type=click.IntRange(min=1), default=MIN_REPEATS, show_default=True)
-@click.option("--gen", "n_gen", type=click.IntRange(min=2), help="Tokens generated per decode test.")
+@click.option(
+    "--gen", "n_gen", type=click.IntRange(min=2), help="Tokens generated per decode test."
+)
 @click.option("--threads", "n_threads", type=click.IntRange(min=1), help="[default: the plan's]")
 @click.option("--ctx", "n_ctx", type=click.IntRange(min=64), help="[default: the plan's]")
 @click.option("--kv-type", help="Type of the KV cache. [default: the plan's]")
-@click.option("--json", "as_json", is_flag=True, help="The result lines on stdout instead of a report.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="The result lines on stdout instead of a report."
+)
 def bench(
     model: Path,
     output: Path | None,
@@ -48,7 +56,7 @@ def bench(
     kv_type: str | None,
     as_json: bool,
 ) -> None:
-    """Measure MODEL (a bundle or a .gguf file): memory, TTFT, prefill and decode, cold and warm load.
+    """Measure MODEL (a bundle or a .gguf file): memory, TTFT, prefill, decode, load.
 
     Every test has a warm-up that is dropped and at least five repetitions, taken in turns. Results
     are stored with their raw timestamps; `edge report` renders them.

@@ -25,7 +25,7 @@ THROTTLE_NOW = 0xF
 
 @dataclass(frozen=True)
 class Conditions:
-    """Counters at one moment: seconds of CPU time by everybody, by us, stolen; bytes swapped out."""
+    """Counters at one moment: CPU seconds by everybody, by us, stolen; bytes swapped out."""
 
     wall_s: float
     busy_s: float
@@ -44,7 +44,9 @@ def read_conditions() -> Conditions:
         swap_out: int | None = psutil.swap_memory().sout
     except (OSError, RuntimeError):
         swap_out = None
-    return Conditions(total, total - idle, own.user + own.system, getattr(times, "steal", 0.0), swap_out)
+    return Conditions(
+        total, total - idle, own.user + own.system, getattr(times, "steal", 0.0), swap_out
+    )
 
 
 def disturbances(
@@ -127,4 +129,7 @@ def _first_line(path: str) -> str | None:
 
 def conditions_dict(conditions: Conditions) -> dict[str, Any]:
     """For the result record."""
-    return {**asdict(conditions), "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
+    return {
+        **asdict(conditions),
+        "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }

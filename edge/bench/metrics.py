@@ -1,8 +1,8 @@
 """Figures from a trace, and statistics over repetitions. Pure functions; a broken trace is refused.
 
-    prefill_tps = (n_prompt − n_reused) / prefill_s
-    decode_tps  = (n_out − 1) / (t_last − t_first)     the first token belongs to the prefill
-    ttft_s      = t_first − request start               tokenization and sampling included
+prefill_tps = (n_prompt − n_reused) / prefill_s
+decode_tps  = (n_out − 1) / (t_last − t_first)     the first token belongs to the prefill
+ttft_s      = t_first − request start               tokenization and sampling included
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 from edge.errors import InputError
 from edge.types import MemorySample, Trace
@@ -66,14 +67,16 @@ def check_trace(trace: Trace) -> None:
         times.append(trace.prefill_end_ns)
     times += [event.t_ns for event in trace.events]
     times.append(trace.request_end_ns)
-    for before, after in zip(times, times[1:], strict=False):
+    for before, after in pairwise(times):
         if after < before:
             raise InputError(
                 f"trace refused: its clock goes backwards by {before - after} ns; "
                 "a result needs monotonic timestamps"
             )
     if not 0 <= trace.n_reused <= trace.n_prompt:
-        raise InputError(f"trace refused: {trace.n_reused} of {trace.n_prompt} prompt tokens reused")
+        raise InputError(
+            f"trace refused: {trace.n_reused} of {trace.n_prompt} prompt tokens reused"
+        )
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -113,10 +116,10 @@ def peak(samples: Sequence[MemorySample], field: str) -> int | None:
 
 
 def measure(trace: Trace) -> Metrics:
-    """All figures of one request. Raises InputError when the trace is broken (see `check_trace`)."""
+    """All figures of one request. Raises InputError when the trace is broken."""
     check_trace(trace)
     tokens = [event.t_ns for event in trace.events if event.token_id is not None]
-    gaps = [(after - before) * NS for before, after in zip(tokens, tokens[1:], strict=False)]
+    gaps = [(after - before) * NS for before, after in pairwise(tokens)]
     decode_s = sum(gaps)
     prefill_s = None
     if trace.prefill_end_ns is not None:

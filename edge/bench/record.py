@@ -28,9 +28,13 @@ class Subject:
 
 
 def make_records(
-    runs: list[TestRun], subject: Subject, engine: EngineInfo, repeat_command: str, baseline: Mapping[str, Any]
+    runs: list[TestRun],
+    subject: Subject,
+    engine: EngineInfo,
+    repeat_command: str,
+    baseline: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """One record per run, sharing a run id, time and machine facts. Pure but for clock and machine."""
+    """One record per run, all with the same run id, time and machine facts."""
     shared: dict[str, Any] = {
         "run_id": uuid.uuid4().hex,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),

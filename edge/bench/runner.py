@@ -17,12 +17,25 @@ from edge.bench.conditions import Conditions, disturbances, read_conditions
 from edge.bench.metrics import Metrics, Spread, measure, spread
 from edge.bench.sampler import Sampler, read_memory
 from edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
-from edge.types import Engine, GenerationConfig, HeatSample, MemorySample, Message, TokenEvent, Trace
+from edge.types import (
+    Engine,
+    GenerationConfig,
+    HeatSample,
+    MemorySample,
+    Message,
+    TokenEvent,
+    Trace,
+)
 
 Progress = Callable[[int, int, str], None]
 
 # Rates that a test is judged by, in the order of preference.
-_RATE = {"prefill": "prefill_tps", "decode": "decode_tps", "end-to-end": "end_to_end_s", "load": "load_s"}
+_RATE = {
+    "prefill": "prefill_tps",
+    "decode": "decode_tps",
+    "end-to-end": "end_to_end_s",
+    "load": "load_s",
+}
 
 
 @dataclass
@@ -80,7 +93,7 @@ def run_tests(
 
 
 def prompt_length(test: Test) -> int:
-    """Prompt tokens: what is prefilled, or the depth; decode at depth 0 needs one token to start."""
+    """Prompt tokens: what is prefilled, or the depth; decode needs one to start from."""
     return max(test.n_prompt, test.n_depth, 1)
 
 

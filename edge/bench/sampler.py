@@ -52,7 +52,9 @@ def read_memory(*, with_pss: bool = True) -> MemorySample:
     if status is None:
         return MemorySample(t_ns, rss_bytes=psutil.Process().memory_info().rss)
     rollup = _read("/proc/self/smaps_rollup") if with_pss else None
-    return MemorySample(t_ns, pss_bytes=parse_pss(rollup) if rollup else None, **parse_status(status))
+    return MemorySample(
+        t_ns, pss_bytes=parse_pss(rollup) if rollup else None, **parse_status(status)
+    )
 
 
 def read_heat() -> HeatSample:

@@ -1,7 +1,8 @@
 """Results as JSON Lines: one line per test, versioned, with everything needed to repeat it.
 
 The schema is described in `docs/result-schema.md`. Readers refuse lines of another version and say
-which line is broken; a line cut short by a power cut is the only damage that is skipped, with a note.
+which line is broken; a line cut short by a power cut is the only damage that is skipped, with
+a note.
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
             raise InputError(f"{where}: entry {key!r} is missing")
     for key in REQUIRED[2:]:
         if not isinstance(record[key], dict):
-            raise InputError(f"{where}: entry {key!r} must be an object, got {printable(str(record[key]))}")
+            raise InputError(
+                f"{where}: entry {key!r} must be an object, got {printable(str(record[key]))}"
+            )
     for name, figure in record["metrics"].items():
         if not isinstance(figure, (dict, type(None))):
             raise InputError(f"{where}: metric {name!r} must be an object or null")

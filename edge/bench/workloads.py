@@ -66,7 +66,9 @@ def make_tests(n_ctx: int, *, quick: bool = False, n_gen: int | None = None) -> 
     if 64 + n_gen < n_ctx:
         tests.append(Test("end-to-end", 64, 0, n_gen))
     if not tests:
-        raise UsageError(f"a context of {n_ctx} tokens is too short for any test", next_step="--ctx 512")
+        raise UsageError(
+            f"a context of {n_ctx} tokens is too short for any test", next_step="--ctx 512"
+        )
     return tests
 
 
@@ -74,7 +76,8 @@ def fixed_text(n_words: int) -> str:
     """The same pseudo-random words on every machine."""
     words = random.Random(SEED)
     return " ".join(
-        "".join(words.choice(_SYLLABLES) for _ in range(words.randint(1, 3))) for _ in range(n_words)
+        "".join(words.choice(_SYLLABLES) for _ in range(words.randint(1, 3)))
+        for _ in range(n_words)
     )
 
 

@@ -15,11 +15,11 @@ from edge.report.markdown import render
 
 @click.command()
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here, not to the screen.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here.")
 @click.option("--last", is_flag=True, help="Only the newest run.")
 @click.option("--json", "as_json", is_flag=True, help="The records, without raw traces, as JSON.")
 def report(results: tuple[Path, ...], output: Path | None, last: bool, as_json: bool) -> None:
-    """Turn stored results into a report (Markdown). Without RESULTS: all that `edge bench` stored."""
+    """Render stored results as Markdown. Without RESULTS: all that `edge bench` stored."""
     paths = list(results) or sorted(data_directory().glob("*.jsonl"))
     if not paths:
         raise InputError("no results are stored yet", next_step="edge bench BUNDLE")

@@ -1,4 +1,4 @@
-"""What a report says, as data: the verdict, the five figures, the rows. Pure functions of records."""
+"""What a report says, as data: verdict, five figures, rows. Pure functions of records."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def peak(run: Run, name: str) -> int | None:
     values = [
         figure["maximum"]
         for record in run.records
-        if isinstance(figure := record["metrics"].get(name), dict) and figure.get("maximum") is not None
+        if isinstance(figure := record["metrics"].get(name), dict)
+        and figure.get("maximum") is not None
     ]
     return int(max(values)) if values else None
 
@@ -75,7 +76,7 @@ def longest_prefill(run: Run) -> Record | None:
 
 
 def verdict(run: Run) -> str:
-    """One sentence: how long a 200-token question with a 100-token answer takes, and what limits."""
+    """One sentence: how long a 200-token question takes to answer, and what limits."""
     decode = median(best_decode(run), "decode_tps")
     prefill = median(longest_prefill(run), "prefill_tps")
     name, where = run.head["artifact"]["name"], machine_name(run)
@@ -98,7 +99,7 @@ def machine_name(run: Run) -> str:
 def key_figures(run: Run) -> list[tuple[str, str]]:
     """The five figures that matter, each with its text."""
     decode, prefill = best_decode(run), longest_prefill(run)
-    talk = (run.tests("end-to-end") or [None])[0]
+    talk = next(iter(run.tests("end-to-end")), None)
     loads = run.tests("load")
     return [
         ("decode", f"{spread_text(decode, 'decode_tps')} tokens/s" if decode else "–"),
@@ -118,7 +119,11 @@ def predicted_rows(run: Run) -> list[tuple[str, str, str, str]]:
         return []
     pairs = [
         ("decode, tokens/s", promised.get("decode_tps"), median(best_decode(run), "decode_tps")),
-        ("prefill, tokens/s", promised.get("prefill_tps"), median(longest_prefill(run), "prefill_tps")),
+        (
+            "prefill, tokens/s",
+            promised.get("prefill_tps"),
+            median(longest_prefill(run), "prefill_tps"),
+        ),
         ("anonymous memory, bytes", promised.get("anonymous_bytes"), peak(run, "peak_anon_bytes")),
     ]
     return [

@@ -42,7 +42,12 @@ def render(records: Sequence[Record], notes: Sequence[str] = ()) -> str:
 def render_run(run: Run) -> list[str]:
     head = run.head
     artifact, machine, settings = head["artifact"], head["machine"], head["settings"]
-    lines = [f"# {escape(artifact['name'])} on {escape(machine_name(run))}", "", escape(verdict(run), limit=500), ""]
+    lines = [
+        f"# {escape(artifact['name'])} on {escape(machine_name(run))}",
+        "",
+        escape(verdict(run), limit=500),
+        "",
+    ]
     lines += table(("figure", "value"), key_figures(run))
     lines += ["", "## Speed", ""]
     lines += table(
@@ -67,15 +72,15 @@ def render_run(run: Run) -> list[str]:
         f"{settings.get('n_threads')} threads, context {settings.get('n_ctx')}, "
         f"KV {escape(settings.get('kv_type'))}, batch {settings.get('n_batch')}",
         f"- artifact: {format_bytes(artifact.get('n_bytes'))}, sha256 "
-        f"`{escape(str(artifact.get('sha256'))[:16])}`; edgekit {escape(head['kit'].get('version'))}; "
-        f"{escape(head['time'])}",
+        f"`{escape(str(artifact.get('sha256'))[:16])}`",
+        f"- edgekit {escape(head['kit'].get('version'))}, {escape(head['time'])}",
         f"- repeat: `{printable(str(head.get('repeat', '–'))).replace('`', '')}`",
     ]
     return lines
 
 
 def speed_rows(run: Run) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for record in run.records:
         kind = record["test"]["kind"]
         if kind == "load":

@@ -53,7 +53,16 @@ def test_bench_stores_what_report_renders(model: Path, tmp_path: Path) -> None:
 
 
 def test_json_is_one_object_per_line(model: Path, tmp_path: Path) -> None:
-    arguments = [str(model), "-o", str(tmp_path / "r.jsonl"), "--quick", "--gen", "4", "--repeats", "1"]
+    arguments = [
+        str(model),
+        "-o",
+        str(tmp_path / "r.jsonl"),
+        "--quick",
+        "--gen",
+        "4",
+        "--repeats",
+        "1",
+    ]
     done = CliRunner().invoke(bench, [*arguments, "--json"], catch_exceptions=False)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert {line["test"]["kind"] for line in lines} >= {"prefill", "decode", "load"}

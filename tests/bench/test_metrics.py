@@ -12,7 +12,11 @@ SECOND = 10**9
 
 
 def trace(
-    token_times_s: list[float], *, prefill_end_s: float | None = 0.5, n_prompt: int = 100, n_reused: int = 0
+    token_times_s: list[float],
+    *,
+    prefill_end_s: float | None = 0.5,
+    n_prompt: int = 100,
+    n_reused: int = 0,
 ) -> Trace:
     events = [TokenEvent(7, "x", int(t * SECOND)) for t in token_times_s]
     events.append(TokenEvent(None, "", int(max([0.5, *token_times_s]) * SECOND), "length"))
@@ -52,7 +56,11 @@ def test_what_was_not_measured_is_none() -> None:
 
 def test_memory_peaks_ignore_samples_without_the_field() -> None:
     base = trace([0.6])
-    memory = (MemorySample(0, anon_bytes=5), MemorySample(1, rss_bytes=9), MemorySample(2, anon_bytes=7))
+    memory = (
+        MemorySample(0, anon_bytes=5),
+        MemorySample(1, rss_bytes=9),
+        MemorySample(2, anon_bytes=7),
+    )
     found = measure(Trace(**{**base.__dict__, "memory": memory}))
     assert (found.peak_anon_bytes, found.peak_rss_bytes, found.peak_pss_bytes) == (7, 9, None)
 

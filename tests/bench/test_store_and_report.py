@@ -43,7 +43,13 @@ def record(kind: str = "decode", name: str = "tiny", **changes: Any) -> dict[str
         "predicted": None,
         "baseline": {"rss_bytes": 30 * 2**20},
         "repeat": "edge bench X",
-        "test": {"kind": kind, "label": f"{kind} 128", "n_prompt": 128, "n_depth": 0, "n_repeats": 5},
+        "test": {
+            "kind": kind,
+            "label": f"{kind} 128",
+            "n_prompt": 128,
+            "n_depth": 0,
+            "n_repeats": 5,
+        },
         "metrics": metrics,
         "flags": [],
         "traces": [],
@@ -84,7 +90,9 @@ def test_a_cut_last_line_is_noted_and_later_lines_survive(tmp_path: Path) -> Non
 )
 def test_broken_records_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = tmp_path / "r.jsonl"
-    path.write_text(json.dumps({"kind": "edgekit-result", "schema": 1, **record(), **change}) + "\n")
+    path.write_text(
+        json.dumps({"kind": "edgekit-result", "schema": 1, **record(), **change}) + "\n"
+    )
     with pytest.raises(InputError, match=message):
         read_results([path])
 
@@ -120,7 +128,9 @@ def test_a_hostile_model_name_stays_text() -> None:
 
 def test_report_command_reads_the_store_and_says_when_it_is_empty(tmp_path: Path) -> None:
     result = CliRunner().invoke(report, [])
-    assert isinstance(result.exception, InputError) and "edge bench" in (result.exception.next_step or "")
+    assert isinstance(result.exception, InputError) and "edge bench" in (
+        result.exception.next_step or ""
+    )
     append_results(tmp_path / "r.jsonl", [record(), record(run_id="r2", time="2026-02-01")])
     result = CliRunner().invoke(report, [str(tmp_path / "r.jsonl"), "--last", "--json"])
     shown = json.loads(result.output)
@@ -129,14 +139,20 @@ def test_report_command_reads_the_store_and_says_when_it_is_empty(tmp_path: Path
 
 def test_proc_parsers() -> None:
     # Lines as proc(5) documents them, values from a Linux 6.1 machine.
-    status = "Name:\tpython3\nVmRSS:\t   11288 kB\nRssAnon:\t    5092 kB\nRssFile:\t    6196 kB\nVmSwap:\t       0 kB\n"
+    status = (
+        "Name:\tpython3\nVmRSS:\t   11288 kB\nRssAnon:\t    5092 kB\n"
+        "RssFile:\t    6196 kB\nVmSwap:\t       0 kB\n"
+    )
     assert parse_status(status) == {
         "rss_bytes": 11288 * 1024,
         "anon_bytes": 5092 * 1024,
         "file_bytes": 6196 * 1024,
         "swap_bytes": 0,
     }
-    assert parse_pss("55d0-7ffd ---p 00000000 00:00 0 [rollup]\nRss: 884 kB\nPss: 385 kB\n") == 385 * 1024
+    assert (
+        parse_pss("55d0-7ffd ---p 00000000 00:00 0 [rollup]\nRss: 884 kB\nPss: 385 kB\n")
+        == 385 * 1024
+    )
     assert parse_pss("Rss: 884 kB\n") is None
 
 
@@ -159,4 +175,6 @@ def test_disturbances_are_said_in_words() -> None:
     joined = "; ".join(flags)
     for word in ("shared CPU", "steal", "swapped out 4096", "throttled", "drift"):
         assert word in joined
-    assert disturbances(before, Conditions(10.0 * cores, 2.0, 2.0, 0, 0), [], [10, 10, 10, 10]) == []
+    assert (
+        disturbances(before, Conditions(10.0 * cores, 2.0, 2.0, 0, 0), [], [10, 10, 10, 10]) == []
+    )

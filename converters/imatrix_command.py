@@ -1,0 +1,48 @@
+"""`edge imatrix`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from converters.imatrix import compute
+from converters.progress import TerminalReporter
+from edge.errors import UsageError
+from edge.units import printable
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("text", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
+@click.option("--chunk", "n_ctx", type=click.IntRange(min=16), default=512, show_default=True,
+              help="Tokens per chunk.")  # fmt: skip
+@click.option("--max-chunks", type=click.IntRange(min=1), help="Stop after so many chunks.")
+@click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+def imatrix(
+    model: Path,
+    text: Path,
+    output: Path,
+    n_ctx: int,
+    max_chunks: int | None,
+    threads: int | None,
+    force: bool,
+) -> None:
+    """Weigh MODEL's activations over TEXT and write upstream's imatrix file.
+
+    MODEL is a GGUF file, best unquantized (`edge build … --recipe f16`); TEXT is UTF-8. Use the
+    result with `edge build … --imatrix`; or give the text itself to `--imatrix` there.
+    """
+    if output.exists():
+        if not force:
+            raise UsageError(f"{output} exists", next_step="choose another -o, or add --force")
+        output.unlink()
+    with TerminalReporter() as reporter:
+        reporter.stage("weighing activations")
+        matrix = compute(
+            model, text, output, n_ctx=n_ctx, max_chunks=max_chunks, threads=threads,
+            progress=reporter.progress,
+        )  # fmt: skip
+    click.echo(f"{output}: {len(matrix.entries)} matrices over {printable(text.name)}")

@@ -1,0 +1,81 @@
+"""Engines behind one protocol (`edge.types.Engine`): a table, and the door to them.
+
+    engine = open_engine("llama_cpp", Path("model.gguf"))
+    for event in engine.stream(engine.tokenize("Once upon"), GenerationConfig(max_tokens=16)):
+        print(event.text, end="")
+
+The table is data: listing engines and saying which are missing imports none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.engines.settings import EngineSettings
+from edge.errors import EngineMissingError, UsageError
+from edge.types import Engine, Plan
+from edge.units import did_you_mean
+
+__all__ = ["ENGINES", "EngineEntry", "EngineSettings", "is_installed", "open_engine"]
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """One row: the class as `module:Class`, file suffixes it loads, the package that must be
+    importable, and the extra of edgekit that installs it.
+    """
+
+    target: str
+    formats: tuple[str, ...]
+    package: str
+    extra: str
+
+    @property
+    def pip_line(self) -> str:
+        return f"pip install 'edgekit[{self.extra}]'"
+
+
+ENGINES: dict[str, EngineEntry] = {
+    "llama_cpp": EngineEntry(
+        "edge.engines.llama_cpp:LlamaCppEngine", (".gguf",), "llama_cpp", "llama"
+    ),
+}
+
+
+def is_installed(name: str) -> bool:
+    """Whether the engine's package can be found; nothing of it is imported."""
+    return importlib.util.find_spec(ENGINES[name].package) is not None
+
+
+def open_engine(
+    name: str,
+    model_path: Path | str,
+    settings: EngineSettings | Plan | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Engine:
+    """Open `model_path` in the engine called `name`. `progress(done, total)` is called while the
+    weights load.
+
+    Raises UsageError for an unknown engine, EngineMissingError if its package is not installed,
+    InputError or UnsafeInputError for a file it cannot load, DoesNotFitError if memory is short.
+    """
+    entry = ENGINES.get(name)
+    if entry is None:
+        raise UsageError(
+            f"unknown engine {name!r}; known: {', '.join(ENGINES)}.{did_you_mean(name, ENGINES)}"
+        )
+    if not is_installed(name):
+        raise EngineMissingError(f"the engine {name} is not installed", next_step=entry.pip_line)
+    if isinstance(settings, Plan):
+        settings = EngineSettings.from_plan(settings)
+    module_name, class_name = entry.target.split(":")
+    engine_class = getattr(importlib.import_module(module_name), class_name)
+    engine: Engine = engine_class.open(
+        Path(model_path), settings or EngineSettings(), progress=progress
+    )
+    return engine

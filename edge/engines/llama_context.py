@@ -1,0 +1,220 @@
+"""A loaded model and its context, opened, driven and freed; and the tokens whose KV it holds.
+
+Knows nothing of threads or streams: `edge.engines.llama_cpp` holds a lock around every call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge.engines import llama_library as library
+from edge.engines.settings import EngineSettings, default_threads
+from edge.errors import UnsupportedModelError
+from edge.units import printable
+
+_SEQ = 0  # the only sequence we use
+_FLASH = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
+_LOAD_PLAIN, _LOAD_MMAP = 0, 1  # enum llama_load_mode
+_NO_VOCAB = 0  # LLAMA_VOCAB_TYPE_NONE
+
+# What llama_decode returns (llama.h).
+OK, NO_SLOT, ABORTED = 0, 1, 2
+
+
+class LlamaContext:
+    """One model, one context, one sequence. `cached` are the tokens it holds, in order."""
+
+    def __init__(self, lib: Any, model: Any, handle: Any) -> None:
+        self._lib = lib
+        self.model = model
+        self.handle = handle
+        self.cached: list[int] = []
+        self.n_batch = int(lib.llama_n_batch(handle))
+        self.abort = library.AbortFlag(lib)
+        self.abort.attach(lib, handle)
+        self._decode = lib.llama_decode
+        self._memory = lib.llama_get_memory(handle)
+        self._n_swa = int(lib.llama_model_n_swa(model))
+        self._tokens = (lib.llama_token * self.n_batch)()
+        # Positions, sequence and "output only the last" are the library's defaults for NULL.
+        self._batch = lib.llama_batch(0, self._tokens, None, None, None, None, None)
+
+    @classmethod
+    def open(
+        cls,
+        lib: Any,
+        path: Path,
+        n_ctx: int,
+        settings: EngineSettings,
+        progress: Callable[[int, int], None] | None,
+    ) -> LlamaContext:
+        """Load `path`, whose header must have been checked. Raises EngineError with the library's
+        own words, UnsupportedModelError for models that do not generate token by token.
+        """
+        model = _load_model(lib, path, settings, progress)
+        try:
+            refuse_unsuitable(lib, model, path)
+            return cls(lib, model, _make_context(lib, model, path, n_ctx, settings))
+        except BaseException:
+            lib.llama_model_free(model)
+            raise
+
+    def free(self) -> None:
+        self._lib.llama_free(self.handle)
+        self._lib.llama_model_free(self.model)
+        self.handle = self.model = self._memory = None
+        self.cached = []
+        library.give_back_memory()
+
+    # ---- evaluation ---------------------------------------------------------------------------
+
+    def evaluate(self, chunk: Sequence[int]) -> int:
+        """Evaluate at most `n_batch` tokens behind the cached ones and wait until it is done.
+        Returns OK, or llama_decode's code, and then nothing of the chunk is cached.
+        """
+        n = len(chunk)
+        self._tokens[:n] = chunk
+        self._batch.n_tokens = n
+        code = int(self._decode(self.handle, self._batch))
+        if code == OK:
+            # A GPU may not be done yet; whoever measures a chunk needs its true time.
+            self._lib.llama_synchronize(self.handle)
+            self.cached.extend(chunk)
+        else:
+            self._forget_failed_step()
+        return code
+
+    def evaluate_one(self, token: int) -> int:
+        """`evaluate` for one token, without what only a chunk needs."""
+        self._tokens[0] = token
+        self._batch.n_tokens = 1
+        code = int(self._decode(self.handle, self._batch))
+        if code == OK:
+            self.cached.append(token)
+        else:
+            self._forget_failed_step()
+        return code
+
+    def _forget_failed_step(self) -> None:
+        """Parts of a failed step may be in the memory. Attention's KV is cut off; what a recurrent
+        layer has mixed into its state cannot be, so `truncate` there starts over.
+        """
+        keep = len(self.cached)
+        self.cached.append(-1)  # stands for what the step may have left behind
+        self.truncate(keep)
+
+    # ---- cache --------------------------------------------------------------------------------
+
+    def keep_prefix(self, prompt: Sequence[int]) -> int:
+        """Cut the cache to its common prefix with `prompt`; returns how many tokens stay.
+
+        The prompt's last token is never kept: its logits are needed, so it is evaluated again.
+        """
+        keep = 0
+        for have, want in zip(self.cached, prompt[:-1], strict=False):
+            if have != want:
+                break
+            keep += 1
+        self.truncate(keep)
+        return len(self.cached)
+
+    def truncate(self, keep: int) -> None:
+        """Keep the first `keep` cached tokens, or none where the memory cannot be cut there:
+        recurrent states have no past, sliding windows have forgotten theirs.
+        """
+        if 0 < keep < len(self.cached):
+            cut = self._lib.llama_memory_seq_rm(self._memory, _SEQ, keep, -1)
+            first = self._lib.llama_memory_seq_pos_min(self._memory, _SEQ)
+            if not cut or first < 0 or (self._n_swa and first > max(0, keep - self._n_swa)):
+                keep = 0
+        if keep == 0:
+            self._lib.llama_memory_clear(self._memory, False)
+        del self.cached[keep:]
+
+    def save(self, file_name: bytes) -> int:
+        """Write the cached tokens and their state; returns bytes written, 0 if it failed."""
+        tokens = (self._lib.llama_token * len(self.cached))(*self.cached)
+        return int(
+            self._lib.llama_state_seq_save_file(self.handle, file_name, _SEQ, tokens, len(tokens))
+        )
+
+    def load(self, file_name: bytes, n_tokens: int) -> bool:
+        """Replace the cache by a checked state of `n_tokens`. False, and an empty cache, if the
+        library does not take it.
+        """
+        tokens = (self._lib.llama_token * n_tokens)()
+        count = ctypes.c_size_t(0)
+        self.truncate(0)
+        loaded = self._lib.llama_state_seq_load_file(
+            self.handle, file_name, _SEQ, tokens, n_tokens, ctypes.byref(count)
+        )
+        if not loaded or count.value != n_tokens:
+            self._lib.llama_memory_clear(self._memory, True)
+            return False
+        self.cached = list(tokens)
+        return True
+
+
+def _load_model(
+    lib: Any, path: Path, settings: EngineSettings, progress: Callable[[int, int], None] | None
+) -> Any:
+    params = lib.llama_model_default_params()
+    params.load_mode = _LOAD_MMAP if settings.use_mmap else _LOAD_PLAIN
+    params.use_extra_bufts = settings.repack
+    if progress is not None:
+        report = progress
+
+        def on_progress(share: float, _user_data: object) -> bool:
+            report(round(share * 1000), 1000)
+            return True
+
+        params.progress_callback = lib.llama_progress_callback(on_progress)
+    model = lib.llama_model_load_from_file(os.fsencode(path), params)
+    if not model and "unknown model architecture" in library.log_tail():
+        raise UnsupportedModelError(
+            f"{printable(str(path))}: this llama.cpp does not know its architecture",
+            next_step=f"a newer engine may: {library.PIP_LINE} -U",
+        )
+    if not model:
+        raise library.engine_error(f"llama.cpp could not load {printable(str(path))}")
+    return model
+
+
+def refuse_unsuitable(lib: Any, model: Any, path: Path) -> None:
+    """Raise UnsupportedModelError for models that this engine cannot ask for a next token."""
+    if not lib.llama_model_has_decoder(model) or lib.llama_model_has_encoder(model):
+        reason = "has an encoder; only decoder models generate text here"
+    elif lib.llama_model_is_diffusion(model):
+        reason = "is a diffusion model, which has no next token"
+    elif lib.llama_vocab_type(lib.llama_model_get_vocab(model)) == _NO_VOCAB:
+        reason = "holds no vocabulary"
+    else:
+        return
+    raise UnsupportedModelError(f"{printable(str(path))} {reason}")
+
+
+def _make_context(lib: Any, model: Any, path: Path, n_ctx: int, settings: EngineSettings) -> Any:
+    params = lib.llama_context_default_params()
+    params.n_ctx = n_ctx
+    params.n_batch = min(settings.n_batch, n_ctx)
+    params.n_ubatch = min(settings.n_ubatch, params.n_batch)
+    # We read the logits of one token only. Left at n_batch, buffers for n_ubatch x n_vocab logits
+    # would be reserved: 300 MiB for a vocabulary of 150,000.
+    params.n_outputs_max = 1
+    params.n_seq_max = 1
+    params.n_threads = settings.n_threads or default_threads()
+    params.n_threads_batch = settings.n_threads_batch or params.n_threads
+    params.flash_attn_type = _FLASH[settings.flash_attn]
+    params.type_k = params.type_v = getattr(lib, f"GGML_TYPE_{settings.kv_type.upper()}")
+    params.swa_full = settings.swa_full
+    params.no_perf = True
+    handle = lib.llama_init_from_model(model, params)
+    if not handle:
+        raise library.engine_error(
+            f"llama.cpp could not make a context of {n_ctx} tokens for {printable(path.name)}"
+        )
+    return handle

@@ -1,0 +1,447 @@
+"""llama.cpp on its C interface: what `edge.types.Engine` promises, with little between.
+
+Per token, Python makes four native calls (decode, sample, end of generation?, piece) on buffers
+that exist already. Everything else happens once per stream.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from edge.engines import llama_library as library
+from edge.engines.abort import ChunkSizer, StopWatcher
+from edge.engines.fit import available_bytes, check_fits, estimate_bytes
+from edge.engines.kv_state import check_state, fingerprint, write_state
+from edge.engines.llama_context import ABORTED, NO_SLOT, OK, LlamaContext
+from edge.engines.llama_sampler import Sampler
+from edge.engines.llama_vocab import Vocab
+from edge.engines.settings import DEFAULT_N_CTX, EngineSettings
+from edge.engines.text_stream import TextStream
+from edge.errors import (
+    EngineError,
+    InputError,
+    UnsafeInputError,
+    UnsupportedModelError,
+    UsageError,
+)
+from edge.gguf import GgufHeader, read_header
+from edge.types import (
+    EngineInfo,
+    FinishReason,
+    GenerationConfig,
+    Message,
+    StreamStart,
+    TokenEvent,
+)
+
+NAME = "llama_cpp"
+
+
+class LlamaCppEngine:
+    """One model and one context. Calls may come from any thread, one at a time; `close` may come
+    while a stream runs on another thread: the stream then ends.
+    """
+
+    def __init__(
+        self,
+        lib: Any,
+        context: LlamaContext,
+        path: Path,
+        header: GgufHeader,
+        settings: EngineSettings,
+        n_ctx: int,
+    ) -> None:
+        self._lib, self._path, self._header, self._settings = lib, path, header, settings
+        self._context: LlamaContext | None = context
+        self._lock = threading.Lock()  # held during native calls on the context
+        self._vocab_lock = threading.Lock()  # the same for the vocabulary: `count` need not wait
+        self._abort = context.abort
+        # The library rounds up; what was asked for is the limit.
+        self._n_ctx = min(n_ctx, int(lib.llama_n_ctx(context.handle)))
+        self._vocab = Vocab(lib, lib.llama_model_get_vocab(context.model))
+        # A GPU looks at the abort flag between steps only.
+        n_nodes = 1 if lib.llama_supports_gpu_offload() else count_nodes(header)
+        self._chunks = ChunkSizer(context.n_batch, n_nodes, settings.prefill_chunk)
+        self._stream_id = 0
+        self._last_start: StreamStart | None = None
+        self._fingerprint: str | None = None
+
+    # ---- open and close -----------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        settings: EngineSettings,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> LlamaCppEngine:
+        """Check the file, check the memory, load. See `edge.engines.open_engine` for errors."""
+        header = read_header(path)
+        if header.split_count > 1:
+            raise UnsupportedModelError(
+                f"{path}: one part of a model in {header.split_count} files",
+                next_step="edge build makes one file of it",
+            )
+        check_layers(path, header)
+        n_ctx = choose_n_ctx(header, settings)
+        if settings.check_memory:
+            need = settings.need_bytes or estimate_bytes(path, header, n_ctx, settings)
+            check_fits(need, available_bytes(), path.name)
+        lib = library.load_library()
+        library.silence(lib)
+        library.clear_log()
+        context = LlamaContext.open(lib, path, n_ctx, settings, progress)
+        return cls(lib, context, path, header, settings, n_ctx)
+
+    def close(self) -> None:
+        """Free the engine's memory. Calling it twice, or during a stream, is fine."""
+        self._abort.set()  # a running graph ends at its next node
+        with self._lock, self._vocab_lock:
+            if self._context is not None:
+                self._context.free()
+                self._context = None
+
+    def __enter__(self) -> LlamaCppEngine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_abort"):
+            self.close()
+
+    def _open_context(self) -> LlamaContext:
+        if self._context is None:
+            raise EngineError("the engine is closed")
+        return self._context
+
+    # ---- text ---------------------------------------------------------------------------------
+
+    @property
+    def n_ctx(self) -> int:
+        return self._n_ctx
+
+    @property
+    def header(self) -> GgufHeader:
+        """The checked header of the file that was loaded."""
+        return self._header
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the model says how a conversation is written; `render` needs it."""
+        return bool(self._header.text("tokenizer.chat_template"))
+
+    def count(self, text: str) -> int:
+        return len(self.tokenize(text))
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        with self._vocab_lock:
+            self._open_context()
+            return self._vocab.tokenize(text, special=special)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        with self._vocab_lock:
+            self._open_context()
+            return self._vocab.detokenize(tokens)
+
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of a plain text to be continued, beginning-of-text token included where the
+        vocabulary asks for it.
+        """
+        return self._vocab.with_bos(self.tokenize(text))
+
+    def render(self, messages: Sequence[Message], *, generate: bool = True) -> list[int]:
+        """Raises UnsupportedModelError if the model has no chat template."""
+        from edge.template import render  # brings jinja2: only who chats pays for it
+
+        self._open_context()
+        template = self._header.text("tokenizer.chat_template")
+        if not template:
+            raise UnsupportedModelError(
+                f"{self._path.name} has no chat template: it is a base model, which continues text",
+                next_step="edge run --raw MODEL PROMPT",
+            )
+        text = render(
+            template,
+            [message.to_dict() for message in messages],
+            bos_token=self._vocab.bos_text,
+            eos_token=self._vocab.eos_text,
+            add_generation_prompt=generate,
+        )
+        # Most templates write BOS themselves: `with_bos` adds it only where it is not there.
+        return self._vocab.with_bos(self.tokenize(text, special=True))
+
+    # ---- generation ---------------------------------------------------------------------------
+
+    def stream(
+        self,
+        tokens: Sequence[int],
+        config: GenerationConfig,
+        stop: Callable[[], bool] | None = None,
+    ) -> Iterator[TokenEvent]:
+        """As the protocol says. `stop` is called from a second thread too. A stream that is not
+        finished when another one starts raises EngineError when it is asked to go on.
+        """
+        t_start_ns = time.monotonic_ns()
+        prompt = list(tokens)
+        self._check_prompt(prompt)
+        return self._generate(prompt, config, stop, t_start_ns)
+
+    @property
+    def last_start(self) -> StreamStart | None:
+        return self._last_start
+
+    def _generate(
+        self,
+        prompt: list[int],
+        config: GenerationConfig,
+        stop: Callable[[], bool] | None,
+        t_start_ns: int,
+    ) -> Iterator[TokenEvent]:
+        stream_id = self._begin()
+        vocab, text, n_out = self._vocab, TextStream(config.stop), 0
+        with (
+            Sampler(self._lib, config, vocab.n_tokens, prompt) as sampler,
+            StopWatcher(stop, self._abort.set) as watcher,
+        ):
+            with self._lock:
+                n_reused = self._claimed(stream_id).keep_prefix(prompt)
+            if not self._prefill(stream_id, prompt, watcher):
+                yield _last(text, "aborted")
+                return
+            t_prefill_ns = time.monotonic_ns()
+            self._last_start = StreamStart(len(prompt), n_reused, t_start_ns, t_prefill_ns)
+            while True:
+                with self._lock:
+                    context = self._claimed(stream_id)
+                    token = sampler.sample(context.handle)
+                    t_ns = time.monotonic_ns()
+                    ended = not config.ignore_eos and vocab.is_eog(token)
+                    piece = vocab.piece(token)
+                    n_cached = len(context.cached)
+                if ended:
+                    yield TokenEvent(None, text.flush(), t_ns, "stop")
+                    return
+                n_out += 1
+                shown = text.push(piece)
+                finish: FinishReason | None = None
+                if text.stopped:
+                    finish = "stop"
+                elif n_out == config.max_tokens:
+                    finish = "length"
+                elif n_cached >= self._n_ctx:
+                    finish = "context"
+                if finish is not None:
+                    yield TokenEvent(token, shown + text.flush(), t_ns, finish)
+                    return
+                yield TokenEvent(token, shown, t_ns)
+                if watcher.stopped() or not self._step(stream_id, token, watcher):
+                    yield _last(text, "aborted")
+                    return
+
+    def feed(self, tokens: Sequence[int], stop: Callable[[], bool] | None = None) -> bool:
+        """Evaluate `tokens` behind what the cache holds and sample nothing: warms a prefix up, and
+        is decode alone for benchmarks. False if `stop` ended it.
+
+        Raises InputError if they are none or leave the context.
+        """
+        have = self._open_context().cached
+        prompt = [*have, *tokens]
+        if not tokens or len(prompt) > self._n_ctx:
+            raise InputError(
+                f"cannot evaluate {len(tokens)} tokens behind {len(have)}: "
+                f"the context holds {self._n_ctx}"
+            )
+        self._check_ids(tokens)
+        stream_id = self._begin()
+        with StopWatcher(stop, self._abort.set) as watcher:
+            return self._prefill(stream_id, prompt, watcher)
+
+    def _check_prompt(self, prompt: list[int]) -> None:
+        self._open_context()
+        if not prompt:
+            raise InputError("there is nothing to continue: the prompt has no tokens")
+        if len(prompt) >= self._n_ctx:
+            raise InputError(
+                f"the prompt has {len(prompt)} tokens and the context holds {self._n_ctx}, "
+                "one of which must stay free for the answer",
+                next_step="shorten the prompt, or open the model with a larger --ctx",
+            )
+        self._check_ids(prompt)
+
+    def _check_ids(self, tokens: Sequence[int]) -> None:
+        if min(tokens) < 0 or max(tokens) >= self._vocab.n_tokens:
+            raise InputError(
+                f"token ids from {min(tokens)} to {max(tokens)}; "
+                f"the vocabulary has 0 to {self._vocab.n_tokens - 1}"
+            )
+
+    def _begin(self) -> int:
+        """Claim the context for a new stream; an older, unfinished one loses it."""
+        with self._lock:
+            self._open_context()
+            self._stream_id += 1
+            self._last_start = None
+            self._abort.clear()
+            return self._stream_id
+
+    def _claimed(self, stream_id: int) -> LlamaContext:
+        """The context, if this stream still owns it. The lock must be held."""
+        if self._context is None:
+            raise EngineError("the engine was closed before this stream ended")
+        if stream_id != self._stream_id:
+            raise EngineError("another stream was started on this engine before this one ended")
+        return self._context
+
+    def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
+        """Evaluate what of `prompt` is not cached yet, in steps. False if stopped on the way."""
+        done = 0
+        while True:
+            if watcher.stopped():
+                return False
+            with self._lock:
+                context = self._claimed(stream_id)
+                done = len(context.cached)
+                chunk = prompt[done : done + self._chunks.next_size(interruptible=watcher.active)]
+                t_ns = time.monotonic_ns()
+                code = context.evaluate(chunk)
+            if code != OK:
+                return self._stopped_or_raise(code, len(chunk), watcher)
+            self._chunks.measured(len(chunk), (time.monotonic_ns() - t_ns) / 1e9)
+            if done + len(chunk) == len(prompt):
+                return True
+
+    def _step(self, stream_id: int, token: int, watcher: StopWatcher) -> bool:
+        """Evaluate one generated token. False if stopped meanwhile."""
+        with self._lock:
+            code = self._claimed(stream_id).evaluate_one(token)
+        return code == OK or self._stopped_or_raise(code, 1, watcher)
+
+    def _stopped_or_raise(self, code: int, n_tokens: int, watcher: StopWatcher) -> bool:
+        if code == ABORTED:
+            if watcher.error is not None:
+                raise watcher.error
+            return False
+        reason = "found no room in the KV cache" if code == NO_SLOT else f"failed (code {code})"
+        raise library.engine_error(f"llama.cpp {reason} while evaluating {n_tokens} tokens")
+
+    # ---- state --------------------------------------------------------------------------------
+
+    def save_prefix(self, path: Path) -> int:
+        with self._lock:
+            context = self._open_context()
+            n_tokens = len(context.cached)
+            if not n_tokens:
+                raise InputError("there is nothing to save: the KV cache is empty")
+            write_state(Path(path), self._identity(), n_tokens, context.save)
+            return n_tokens
+
+    def restore_prefix(self, path: Path) -> int:
+        with self._lock:
+            context = self._open_context()
+            n_tokens = check_state(Path(path), self._identity(), self._n_ctx)
+            if not context.load(os.fsencode(path), n_tokens):
+                raise library.engine_error(f"llama.cpp could not load the state in {path}")
+            return n_tokens
+
+    def _identity(self) -> dict[str, Any]:
+        """What a saved state belongs to."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self._path, self._header.data_offset)
+        return {
+            "model": self._fingerprint,
+            "engine": NAME,
+            "build": self._build(),
+            "n_ctx": self._n_ctx,
+            "kv_type": self._settings.kv_type,
+            "flash_attn": self._settings.flash_attn,
+            "swa_full": self._settings.swa_full,
+        }
+
+    def reset(self) -> None:
+        with self._lock:
+            self._open_context().truncate(0)
+
+    def _build(self) -> str:
+        """The library's own version; the package's stands beside it, for it is the finer one."""
+        return f"{self._lib.llama_version().decode('utf-8', 'replace')}/{library.version()}"
+
+    def describe(self) -> EngineInfo:
+        lib, context = self._lib, self._open_context()
+        return EngineInfo(
+            name=NAME,
+            version=library.version(),
+            build=self._build(),
+            n_ctx=self._n_ctx,
+            n_threads=int(lib.llama_n_threads(context.handle)),
+            n_batch=context.n_batch,
+            kv_type=self._settings.kv_type,
+            quant=lib.llama_ftype_name(lib.llama_model_ftype(context.model)).decode(),
+            details={
+                "arch": self._header.arch,
+                "n_params": int(lib.llama_model_n_params(context.model)),
+                "model_bytes": int(lib.llama_model_size(context.model)),
+                "n_ctx_train": int(lib.llama_model_n_ctx_train(context.model)),
+                "n_ctx_allocated": int(lib.llama_n_ctx(context.handle)),
+                "n_threads_batch": int(lib.llama_n_threads_batch(context.handle)),
+                "n_ubatch": int(lib.llama_n_ubatch(context.handle)),
+                "use_mmap": self._settings.use_mmap,
+                "repack": self._settings.repack,
+                "flash_attn": self._settings.flash_attn,
+                "gpu_offload": bool(lib.llama_supports_gpu_offload()),
+                "cpu_features": library.cpu_features(lib),
+            },
+        )
+
+
+def _last(text: TextStream, reason: FinishReason) -> TokenEvent:
+    return TokenEvent(None, text.flush(), time.monotonic_ns(), reason)
+
+
+def check_layers(path: Path, header: GgufHeader) -> None:
+    """Every layer has tensors. Raises UnsafeInputError where the header claims otherwise: the
+    library believes it, and aborts the process for none or allocates for two thousand million.
+    """
+    n_layer = header.integer(f"{header.arch}.block_count")
+    if n_layer is not None and not 1 <= n_layer <= len(header.tensors):
+        raise UnsafeInputError(
+            f"{path}: claims {n_layer} layers and has {len(header.tensors)} tensors",
+            next_step="download or convert the file again",
+        )
+
+
+def count_nodes(header: GgufHeader) -> int:
+    """How many times the widest matrix product of a layer fits into the whole graph: what a step
+    takes, divided by this, is what its longest node takes. At most three per layer, which leaves
+    attention at great depth some room. The output matrix does not count: one token goes through it.
+    """
+    sizes = [tensor.n_elements for tensor in header.tensors if tensor.name.startswith("blk.")]
+    n_layer = header.integer(f"{header.arch}.block_count") or 1
+    return max(1, min(sum(sizes) // max(sizes, default=1), 3 * n_layer))
+
+
+def choose_n_ctx(header: GgufHeader, settings: EngineSettings) -> int:
+    """The context to allocate. Raises UsageError for one beyond the trained length."""
+    trained = header.integer(f"{header.arch}.context_length")
+    if settings.n_ctx is None:
+        return min(trained or DEFAULT_N_CTX, DEFAULT_N_CTX)
+    if trained and settings.n_ctx > trained:
+        raise UsageError(
+            f"a context of {settings.n_ctx} tokens was asked for; the model was trained with "
+            f"{trained} and gets unreliable beyond",
+            next_step=f"--ctx {trained}",
+        )
+    return settings.n_ctx

@@ -1,0 +1,177 @@
+"""The llama.cpp shared library as llama-cpp-python ships it: bindings, log, a native abort flag.
+
+Only `llama_cpp.llama_cpp`, the file of ctypes declarations, is taken. The package's `__init__`
+would add numpy, jinja2, a disk cache and more: 30 MiB and 0.3 s that a board need not spend.
+Taking the declarations from the installed package keeps the structs those of the library beside it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import importlib.util
+import os
+import sys
+import types
+from collections import deque
+from typing import Any
+
+from edge.errors import EngineError, EngineMissingError
+
+PACKAGE = "llama_cpp"
+PIP_LINE = "pip install 'edgekit[llama]'"
+
+_LOG_LINES = 200
+_LOG_LEVEL_WARN = 3  # enum ggml_log_level (ggml.h): debug 1, info 2, warn 3, error 4, cont 5
+_LOG_LEVEL_CONT = 5
+#: What the library last said, newest last: (level, line). Shared by all engines of the process,
+#: because the library has one logger.
+_log: deque[tuple[int, str]] = deque(maxlen=_LOG_LINES)
+# Called at least with every symbol we use that is newer than the structs' present layout.
+_NEWEST_SYMBOLS = ("llama_version", "llama_model_n_swa", "llama_vocab_is_eog")
+
+
+@functools.cache
+def load_library() -> Any:
+    """The module of declarations, with the library loaded, initialized and silenced.
+
+    Raises EngineMissingError if the package or its library is absent, EngineError if too old.
+    """
+    module = _import_declarations()
+    missing = [name for name in _NEWEST_SYMBOLS if not hasattr(module, name)]
+    if missing or not hasattr(module.llama_model_params, "load_mode"):
+        raise EngineError(
+            "the installed llama-cpp-python is too old for edgekit", next_step=f"{PIP_LINE} -U"
+        )
+    silence(module)
+    module.llama_backend_init()
+    return module
+
+
+def _import_declarations() -> Any:
+    name = f"{PACKAGE}.{PACKAGE}"
+    if PACKAGE in sys.modules:  # somebody has paid for the whole package already
+        return importlib.import_module(name)
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.submodule_search_locations is None:
+        raise EngineMissingError("llama-cpp-python is not installed", next_step=PIP_LINE)
+    # A bare package in place of the real one while the declarations load; taken out again after,
+    # so that `import llama_cpp` by anybody else still gets the real thing.
+    bare = types.ModuleType(PACKAGE)
+    bare.__path__ = list(spec.submodule_search_locations)
+    bare.__spec__ = spec
+    before = set(sys.modules)
+    sys.modules[PACKAGE] = bare
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        raise EngineMissingError(
+            f"llama-cpp-python is installed but its library does not load: {error}",
+            next_step=f"{PIP_LINE} --force-reinstall --no-cache-dir",
+        ) from error
+    finally:
+        for added in set(sys.modules) - before:
+            if added == PACKAGE or added.startswith(f"{PACKAGE}."):
+                del sys.modules[added]
+
+
+def version() -> str:
+    """Version of the installed llama-cpp-python."""
+    from importlib.metadata import version as installed
+
+    return installed("llama-cpp-python")
+
+
+def cpu_features(module: Any) -> list[str]:
+    """Names of the kernels' features that are on (`NEON`, `DOTPROD`, `AVX2` …)."""
+    text = module.llama_print_system_info().decode("utf-8", "replace")
+    pairs = [part.rpartition(":")[2].split("=") for part in text.split("|")]
+    return [pair[0].strip() for pair in pairs if len(pair) == 2 and pair[1].strip() == "1"]
+
+
+# ---- log --------------------------------------------------------------------------------------
+
+
+def silence(module: Any) -> None:
+    """Send the library's log to the ring. Called again at every open: the package's own wrapper,
+    where somebody imports it, takes the logger over.
+    """
+    callback, address = _log_callback(module)
+    module.llama_log_set(callback, address)
+
+
+@functools.cache
+def _log_callback(module: Any) -> tuple[Any, ctypes.c_void_p]:
+    def write(level: int, text: bytes | None, _user_data: object) -> None:
+        line = (text or b"").decode("utf-8", "replace").rstrip("\n")
+        if level == _LOG_LEVEL_CONT and _log:
+            level, start = _log.pop()
+            line = start + line
+        if line:
+            _log.append((level, line))
+
+    return module.llama_log_callback(write), ctypes.c_void_p(0)
+
+
+def log_tail(n_lines: int = 4) -> str:
+    """The newest warnings and errors of the library, one line each; `` where there were none."""
+    bad = [line for level, line in _log if level >= _LOG_LEVEL_WARN]
+    return "\n".join(bad[-n_lines:])
+
+
+def log_lines() -> list[str]:
+    """Everything in the ring, oldest first."""
+    return [line for _, line in _log]
+
+
+def clear_log() -> None:
+    _log.clear()
+
+
+def engine_error(message: str, *, next_step: str | None = None) -> EngineError:
+    """An EngineError with what the library had to say about it."""
+    tail = log_tail()
+    said = f"; llama.cpp said: {tail}" if tail else ""
+    return EngineError(message + said, next_step=next_step)
+
+
+# ---- C library ---------------------------------------------------------------------------------
+
+
+def give_back_memory() -> None:
+    """Return freed heap to the system. glibc keeps freed blocks of up to 32 MiB for later, which
+    after closing a model is memory that a board lacks elsewhere.
+    """
+    if os.name == "posix" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+
+
+# ---- abort ------------------------------------------------------------------------------------
+
+
+class AbortFlag:
+    """A flag that a running graph reads without entering Python.
+
+    llama.cpp calls its abort callback after every node of the graph (ggml-cpu.c). A Python callback
+    would take the interpreter lock some hundred times per token. `strlen` is a C function with a
+    fitting signature: over a two-byte buffer it returns 0 (go on) or 1 (abort).
+    """
+
+    def __init__(self, module: Any) -> None:
+        libc = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
+        self._buffer = ctypes.create_string_buffer(2)
+        self._callback = ctypes.cast(libc.strlen, module.ggml_abort_callback)
+        self._address = ctypes.c_void_p(ctypes.addressof(self._buffer))
+
+    def attach(self, module: Any, context: Any) -> None:
+        module.llama_set_abort_callback(context, self._callback, self._address)
+
+    def set(self) -> None:
+        self._buffer[0] = b"\x01"
+
+    def clear(self) -> None:
+        self._buffer[0] = b"\x00"
+
+    def is_set(self) -> bool:
+        return self._buffer[0] != b"\x00"

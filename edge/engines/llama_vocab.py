@@ -1,0 +1,94 @@
+"""A loaded model's vocabulary: text to token ids and back."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+from edge.errors import InputError
+
+_MAX_TEXT_BYTES = 2**31 - 1  # the C interface counts in int32
+
+
+class Vocab:
+    """Thin layer over llama_vocab; lives as long as its model."""
+
+    def __init__(self, lib: Any, vocab: Any) -> None:
+        self._lib = lib
+        self._vocab = vocab
+        self._is_eog = lib.llama_vocab_is_eog
+        self._to_piece = lib.llama_token_to_piece
+        self._piece_buffer = ctypes.create_string_buffer(256)
+        self.n_tokens = int(lib.llama_vocab_n_tokens(vocab))
+        self.bos = int(lib.llama_vocab_bos(vocab))
+        self.bos_text = self._text(self.bos)
+        self.eos_text = self._text(int(lib.llama_vocab_eos(vocab)))
+        self.add_bos = bool(lib.llama_vocab_get_add_bos(vocab)) and self.bos >= 0
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Ids of `text`, nothing added around it. Raises InputError for text that is not Unicode
+        (lone surrogates) or longer than 2 GiB.
+        """
+        if not text:
+            return []
+        try:
+            data = text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"the text is not valid Unicode at character {error.start}") from None
+        if len(data) > _MAX_TEXT_BYTES:
+            raise InputError(f"the text has {len(data)} bytes; the limit is {_MAX_TEXT_BYTES}")
+        room = len(data) + 8
+        tokens = (self._lib.llama_token * room)()
+        n = self._lib.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
+        if n < 0 and -n > room:  # a normalizer may lengthen the text
+            room = -n
+            tokens = (self._lib.llama_token * room)()
+            n = self._lib.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
+        if n < 0:
+            raise InputError(f"the text of {len(data)} bytes cannot be tokenized")
+        return list(tokens[:n])
+
+    def with_bos(self, tokens: list[int]) -> list[int]:
+        """`tokens` with the beginning-of-text token in front, where the vocabulary asks for it and
+        it is not there already.
+        """
+        if self.add_bos and tokens[:1] != [self.bos]:
+            return [self.bos, *tokens]
+        return tokens
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Text of `tokens` without special tokens; bytes that are no UTF-8 become U+FFFD."""
+        ids = list(tokens)
+        bad = next((t for t in ids if not 0 <= t < self.n_tokens), None)
+        if bad is not None:
+            raise InputError(f"token {bad} is not in the vocabulary of {self.n_tokens}")
+        array = (self._lib.llama_token * len(ids))(*ids)
+        room = 16 * len(ids) + 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            n = self._lib.llama_detokenize(self._vocab, array, len(ids), buffer, room, False, False)
+            if n >= 0:
+                return buffer.raw[:n].decode("utf-8", "replace")
+            room = -n
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a generated token stands for; b"" for special tokens."""
+        n = self._to_piece(
+            self._vocab, token, self._piece_buffer, len(self._piece_buffer), 0, False
+        )
+        if n < 0:
+            self._piece_buffer = ctypes.create_string_buffer(-n)
+            n = self._to_piece(self._vocab, token, self._piece_buffer, -n, 0, False)
+        return self._piece_buffer.raw[:n]
+
+    def is_eog(self, token: int) -> bool:
+        """Whether the token ends a generation (end of text, of turn, of message …)."""
+        return bool(self._is_eog(self._vocab, token))
+
+    def _text(self, token: int) -> str:
+        """How a special token is written; `` for none (-1)."""
+        if token < 0:
+            return ""
+        raw: bytes | None = self._lib.llama_vocab_get_text(self._vocab, token)
+        return (raw or b"").decode("utf-8", "replace")

@@ -1,0 +1,109 @@
+"""What an engine is opened with, whichever engine it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psutil
+
+from edge.errors import UsageError
+from edge.types import Plan
+from edge.units import did_you_mean
+
+FlashAttention = Literal["auto", "on", "off"]
+
+#: Context taken when nobody asks for one: long enough for a chat, small enough for a board.
+DEFAULT_N_CTX = 4096
+
+KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+
+
+def default_threads() -> int:
+    """Physical cores that this process may use: decode is bound by memory, and a second thread of
+    one core only waits for the first. At least 1.
+    """
+    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        physical = min(physical, len(os.sched_getaffinity(0)))
+    return max(1, physical)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Settings of one open engine. None means: the engine's or the model's own default.
+
+    `n_ctx`            tokens of context; None: the trained length, at most `DEFAULT_N_CTX`
+    `n_threads`        threads for decode; `n_threads_batch` for prefill (None: the same)
+    `n_batch`          most tokens handed over at once in prefill; `n_ubatch` computed at once
+    `kv_type`          type of the KV cache, one of `KV_TYPES`
+    `use_mmap`         map the weights instead of reading them into anonymous memory
+    `repack`           let the engine keep 4-bit weights in its CPU's fastest layout (more memory)
+    `flash_attn`       fused attention; quantized KV types need it
+    `swa_full`         keep the whole context for sliding-window layers too: more memory, but any
+                       prefix can be reused
+    `prefill_chunk`    fixed tokens per prefill step; None adapts it, so that a stop is honoured
+                       in time, at the price of results that may differ in the last bits
+    `need_bytes`       memory that was predicted (Plan.peak_bytes); None: estimated from the header
+    `check_memory`     refuse before loading when the memory free now is less than that
+    """
+
+    n_ctx: int | None = None
+    n_threads: int | None = None
+    n_threads_batch: int | None = None
+    n_batch: int = 512
+    n_ubatch: int = 512
+    kv_type: str = "f16"
+    use_mmap: bool = True
+    repack: bool = True
+    flash_attn: FlashAttention = "auto"
+    swa_full: bool = False
+    prefill_chunk: int | None = None
+    need_bytes: int | None = None
+    check_memory: bool = True
+
+    def __post_init__(self) -> None:
+        for name in (
+            "n_ctx",
+            "n_threads",
+            "n_threads_batch",
+            "n_batch",
+            "n_ubatch",
+            "prefill_chunk",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be 1 or more, got {value}")
+        if self.kv_type not in KV_TYPES:
+            raise UsageError(
+                f"unknown KV cache type {self.kv_type!r}; known: {', '.join(KV_TYPES)}."
+                f"{did_you_mean(self.kv_type, KV_TYPES)}"
+            )
+        if self.flash_attn not in ("auto", "on", "off"):
+            raise UsageError(f"flash_attn must be auto, on or off, got {self.flash_attn!r}")
+
+    @classmethod
+    def from_plan(cls, plan: Plan) -> EngineSettings:
+        """The settings that a plan decided on."""
+        return cls(
+            n_ctx=plan.n_ctx,
+            n_threads=plan.n_threads,
+            n_batch=plan.n_batch,
+            n_ubatch=plan.n_ubatch,
+            kv_type=plan.kv_type,
+            use_mmap=plan.use_mmap,
+            repack=plan.repack,
+            need_bytes=plan.peak_bytes,
+        )
+
+    def replace(self, **changes: Any) -> EngineSettings:
+        """A copy with some fields changed; changes that are None are left out.
+
+        A changed context invalidates the prediction of memory, so that it is made again.
+        """
+        given = {key: value for key, value in changes.items() if value is not None}
+        if given.keys() & {"n_ctx", "kv_type", "n_ubatch"} and "need_bytes" not in given:
+            given["need_bytes"] = None
+        return dataclasses.replace(self, **given)

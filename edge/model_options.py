@@ -1,0 +1,78 @@
+"""Command-line options that `chat` and `run` share, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from edge.engines.settings import KV_TYPES
+from edge.engines.target import OpenModel, open_model
+from edge.terminal import ProgressLine
+from edge.types import GenerationConfig
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_DEFAULT = GenerationConfig()
+_ENGINE_OPTIONS = (
+    click.option("--threads", "n_threads", type=int, help="Threads. [default: the plan's]"),
+    click.option("--ctx", "n_ctx", type=int, help="Tokens of context. [default: the plan's]"),
+    click.option("--kv-type", type=click.Choice(KV_TYPES), help="Type of the KV cache."),
+    click.option("--no-memory-check", is_flag=True, help="Load even if memory looks too short."),
+)
+_GENERATION_OPTIONS = (
+    click.option(
+        "--temperature",
+        type=float,
+        default=_DEFAULT.temperature,
+        show_default=True,
+        help="0 always takes the likeliest token; higher is more varied.",
+    ),
+    click.option("--top-k", type=int, default=_DEFAULT.top_k, show_default=True),
+    click.option("--top-p", type=float, default=_DEFAULT.top_p, show_default=True),
+    click.option("--min-p", type=float, default=_DEFAULT.min_p, show_default=True),
+    click.option(
+        "--repeat-penalty", type=float, default=_DEFAULT.repeat_penalty, show_default=True
+    ),
+    click.option("--seed", type=int, default=_DEFAULT.seed, show_default=True, help="-1: random."),
+    click.option("--max-tokens", type=int, default=-1, help="Longest answer. [default: no limit]"),
+    click.option("--stop", multiple=True, help="Text that ends an answer; may be repeated."),
+)
+
+
+def model_options(command: _F) -> _F:
+    """Add the options of both groups to a click command."""
+    for option in reversed(_GENERATION_OPTIONS + _ENGINE_OPTIONS):
+        command = option(command)
+    return command
+
+
+def open_with_progress(path: str, options: dict[str, Any]) -> OpenModel:
+    """Open the model that the command line names, drawing progress where it takes time."""
+    line = ProgressLine("loading")
+    try:
+        return open_model(
+            path,
+            progress=line,
+            n_threads=options["n_threads"],
+            n_ctx=options["n_ctx"],
+            kv_type=options["kv_type"],
+            check_memory=False if options["no_memory_check"] else None,
+        )
+    finally:
+        line.close()
+
+
+def generation_config(options: dict[str, Any]) -> GenerationConfig:
+    """Raises UsageError for values out of range."""
+    return GenerationConfig(
+        max_tokens=options["max_tokens"],
+        temperature=options["temperature"],
+        top_k=options["top_k"],
+        top_p=options["top_p"],
+        min_p=options["min_p"],
+        repeat_penalty=options["repeat_penalty"],
+        seed=options["seed"],
+        stop=tuple(options["stop"]),
+    )

@@ -1,0 +1,163 @@
+"""RAM that a process may really use: /proc/meminfo and the cgroup limits (v1 and v2) over it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+_MEMINFO = re.compile(r"^(\w+(?:\(\w+\))?):\s+(\d+)\s*kB", re.MULTILINE)
+# cgroup v1 writes "no limit" as the largest page-aligned signed 64-bit number.
+_NO_LIMIT = 1 << 60
+
+
+@dataclass(frozen=True)
+class CgroupMount:
+    """A mounted memory controller: `version` 1 or 2, where it is mounted, and which part of the
+    hierarchy (`root`) shows there.
+    """
+
+    version: int
+    mount_point: str
+    root: str
+
+
+@dataclass(frozen=True)
+class MemoryLimit:
+    """One cgroup's limit and what is used of it, droppable page cache left out; None: unknown."""
+
+    limit_bytes: int
+    used_bytes: int | None
+
+
+def parse_meminfo(text: str) -> dict[str, int]:
+    """Field → bytes (`MemTotal`, `MemAvailable`, …). Lines without a size are left out."""
+    return {name: int(kib) * 1024 for name, kib in _MEMINFO.findall(text)}
+
+
+def available_bytes(meminfo: dict[str, int]) -> int | None:
+    """What can be used without swapping. Kernels before 3.14 lack MemAvailable: free pages and the
+    page cache stand in for it.
+    """
+    if "MemAvailable" in meminfo:
+        return meminfo["MemAvailable"]
+    if "MemFree" not in meminfo:
+        return None
+    return meminfo["MemFree"] + meminfo.get("Cached", 0)
+
+
+def parse_cgroup_mounts(mountinfo: str) -> tuple[CgroupMount, ...]:
+    """Memory controllers in /proc/self/mountinfo (format: proc(5))."""
+    mounts = []
+    for line in mountinfo.splitlines():
+        left, dash, right = line.partition(" - ")
+        fields, kind = left.split(), right.split()
+        if not dash or len(fields) < 5 or not kind:
+            continue
+        options = kind[-1].split(",")
+        if kind[0] == "cgroup2":
+            mounts.append(CgroupMount(2, fields[4], fields[3]))
+        elif kind[0] == "cgroup" and "memory" in options:
+            mounts.append(CgroupMount(1, fields[4], fields[3]))
+    return tuple(mounts)
+
+
+def parse_cgroup_path(text: str, version: int) -> str | None:
+    """This process's path in the memory hierarchy, from /proc/self/cgroup."""
+    for line in text.splitlines():
+        parts = line.split(":", 2)
+        if len(parts) != 3:
+            continue
+        hierarchy, controllers, path = parts
+        if version == 2 and hierarchy == "0" and not controllers:
+            return path
+        if version == 1 and "memory" in controllers.split(","):
+            return path
+    return None
+
+
+def cgroup_folders(mount: CgroupMount, path: str) -> tuple[str, ...]:
+    """The process's own folder and all above it up to the mount point: every limit on the way
+    counts. In a container, the path may begin outside what is mounted; then only the mount point
+    is left.
+    """
+    if path == mount.root or path.startswith(mount.root.rstrip("/") + "/"):
+        inside = path[len(mount.root.rstrip("/")) :].strip("/")
+    else:
+        inside = ""
+    folders = [mount.mount_point]
+    for part in PurePosixPath(inside).parts:
+        if part == "..":
+            break
+        folders.append(f"{folders[-1]}/{part}")
+    return tuple(reversed(folders))
+
+
+def parse_limit(text: str) -> int | None:
+    """`memory.max` or `memory.limit_in_bytes`; None means no limit."""
+    text = text.strip()
+    if not text.isdigit() or int(text) >= _NO_LIMIT:
+        return None
+    return int(text)
+
+
+def parse_droppable(memory_stat: str) -> int:
+    """Page cache that the kernel drops under pressure (`inactive_file`), bytes."""
+    fields = dict(line.split()[:2] for line in memory_stat.splitlines() if len(line.split()) >= 2)
+    text = fields.get("total_inactive_file", fields.get("inactive_file", "0"))
+    return int(text) if text.isdigit() else 0
+
+
+def read_limits(root: Path = Path("/")) -> tuple[MemoryLimit, ...]:
+    """All cgroup memory limits that hold for this process, innermost first."""
+    mountinfo = read_text(root / "proc/self/mountinfo")
+    own = read_text(root / "proc/self/cgroup")
+    found = []
+    for mount in parse_cgroup_mounts(mountinfo or ""):
+        path = parse_cgroup_path(own or "", mount.version)
+        if path is None:
+            continue
+        for folder in cgroup_folders(mount, path):
+            limit = _read_limit(root / folder.lstrip("/"), mount.version)
+            if limit is not None:
+                found.append(limit)
+    return tuple(found)
+
+
+def _read_limit(folder: Path, version: int) -> MemoryLimit | None:
+    names = (
+        ("memory.max", "memory.current")
+        if version == 2
+        else (
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+        )
+    )
+    limit = parse_limit(read_text(folder / names[0]) or "")
+    if limit is None:
+        return None
+    used = parse_limit(read_text(folder / names[1]) or "")
+    if used is not None:
+        used = max(0, used - parse_droppable(read_text(folder / "memory.stat") or ""))
+    return MemoryLimit(limit, used)
+
+
+def usable_memory(
+    meminfo: dict[str, int], limits: Iterable[MemoryLimit]
+) -> tuple[int | None, int | None]:
+    """(RAM in all, free now) in bytes, each the smallest of the machine's and every limit's."""
+    total, free = meminfo.get("MemTotal"), available_bytes(meminfo)
+    for limit in limits:
+        total = limit.limit_bytes if total is None else min(total, limit.limit_bytes)
+        left = limit.limit_bytes - (limit.used_bytes or 0)
+        free = left if free is None else min(free, left)
+    return total, None if free is None else max(0, free)
+
+
+def read_text(path: Path) -> str | None:
+    """A small system file as text, None when it is not there or not readable."""
+    try:
+        return path.read_bytes()[: 1 << 20].decode("utf-8", "replace")
+    except OSError:
+        return None

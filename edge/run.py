@@ -1,0 +1,152 @@
+"""`edge run`: one prompt, one answer, made for pipes.
+
+    edge run BUNDLE "How warm is the board?"
+    journalctl -n 50 | edge run BUNDLE --system "Summarize this log in one line."
+    edge run BUNDLE "dim the lights" --json | jq .text
+
+Exit code 0 for an answer, however it ended; 130 if Ctrl-C stopped it; errors as everywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge.errors import InputError
+from edge.interrupt import Interrupt
+from edge.model_options import generation_config, model_options, open_with_progress
+from edge.session import summarize
+from edge.terminal import terminal_safe, write_text
+from edge.types import Engine, Message, Trace
+
+MAX_PROMPT_BYTES = 4 * 1024**2  # far beyond any context
+SCHEMA = 1
+
+
+@click.command(short_help="Answer one prompt; reads pipes, writes text or JSON.")
+@click.argument("bundle", type=click.Path())
+@click.argument("prompt", required=False)
+@model_options
+@click.option("--system", help="System prompt.")
+@click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON line instead of the text.")
+def run(
+    bundle: str, prompt: str | None, system: str | None, raw: bool, as_json: bool, **options: Any
+) -> None:
+    """Answer PROMPT with BUNDLE (a bundle directory or a .gguf file).
+
+    Without PROMPT, or with "-", the prompt is read from standard input.
+    """
+    config = generation_config(options)
+    text = read_prompt(prompt)
+    started_s = time.monotonic()
+    opened = open_with_progress(bundle, options)
+    load_s = time.monotonic() - started_s
+    with closing(opened.engine), Interrupt() as interrupt:
+        engine = opened.engine
+        request_ns = time.monotonic_ns()
+        tokens = prompt_tokens(engine, text, system, raw)
+        events = []
+        # A terminal gets escape sequences shown as text; a pipe or file gets the exact answer.
+        safe = terminal_safe if sys.stdout.isatty() else str
+        for event in engine.stream(tokens, config, interrupt):
+            events.append(event)
+            if event.text and not as_json:
+                write_text(safe(event.text))
+        start = engine.last_start
+        trace = Trace(
+            request_start_ns=request_ns,
+            n_prompt=len(tokens),
+            n_reused=start.n_reused if start else 0,
+            prefill_end_ns=start.t_prefill_end_ns if start else None,
+            events=tuple(events),
+            request_end_ns=time.monotonic_ns(),
+        )
+        if as_json:
+            record = to_record(trace, opened.name, engine, load_s)
+            click.echo(json.dumps(record, ensure_ascii=False))
+        elif events and not (events[-1].text or "").endswith("\n"):
+            write_text("\n")
+        if interrupt.stopped:
+            raise click.Abort  # exit code 130, as everywhere
+
+
+def read_prompt(prompt: str | None) -> str:
+    """The prompt from the command line or from standard input. Raises InputError if it is empty,
+    not UTF-8 or longer than MAX_PROMPT_BYTES.
+    """
+    if prompt is None or prompt == "-":
+        if prompt is None and sys.stdin.isatty():
+            raise InputError(
+                "there is no prompt", next_step='edge run BUNDLE "PROMPT", or pipe one in'
+            )
+        data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+        if len(data) > MAX_PROMPT_BYTES:
+            raise InputError(f"the prompt is longer than {MAX_PROMPT_BYTES} bytes")
+        try:
+            prompt = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"standard input is not UTF-8 (byte {error.start})") from None
+    if not prompt.strip():
+        raise InputError("the prompt is empty")
+    return prompt
+
+
+def prompt_tokens(engine: Engine, text: str, system: str | None, raw: bool) -> list[int]:
+    """Tokens of a prompt: as a chat turn if the model has a template, else as text to continue.
+
+    Raises InputError for a system prompt that a plain text has no place for.
+    """
+    if raw or not getattr(engine, "has_template", True):
+        if system:
+            raise InputError("--system needs a model with a chat template, and no --raw")
+        plain = getattr(engine, "prompt", engine.tokenize)
+        tokens: list[int] = plain(text)
+        return tokens
+    messages = [Message("system", system)] if system else []
+    return engine.render([*messages, Message("user", text)])
+
+
+def to_record(trace: Trace, model: str, engine: Engine, load_s: float) -> dict[str, Any]:
+    """One answer as plain data. Times in seconds, null for what was not measured."""
+    answer = summarize(trace)
+    info = engine.describe()
+    return {
+        "schema": SCHEMA,
+        "kind": "edgekit-run",
+        "model": model,
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+        "n_prompt": answer.n_prompt,
+        "n_out": answer.n_out,
+        "load_s": load_s,
+        "ttft_s": answer.ttft_s,
+        "prefill_tps": answer.prefill_tps,
+        "decode_tps": answer.decode_tps,
+        "total_s": answer.total_s,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "engine": {"name": info.name, "version": info.version, "n_threads": info.n_threads,
+                   "n_ctx": info.n_ctx, "quant": info.quant, "kv_type": info.kv_type},
+    }  # fmt: skip
+
+
+def peak_rss_bytes() -> int | None:
+    """Largest resident set of this process so far, mapped weights included; None where unknown."""
+    try:
+        # Not getrusage where there is a choice: on Linux it counts what the parent held at fork.
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,278 @@
+"""A conversation over an engine: history, trimming at the context's edge, save and load.
+
+    session = Session(engine, system="You are brief.")
+    for event in session.ask("How warm is the board?"):
+        print(event.text, end="", flush=True)
+    print(session.last_answer.decode_tps)
+
+Each question renders the whole conversation; the engine finds the longest prefix it still holds in
+its KV cache, so that normally only the new turn is computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.atomic import write_atomic
+from edge.errors import EdgeError, InputError
+from edge.types import Engine, FinishReason, GenerationConfig, Message, TokenEvent, Trace
+
+SCHEMA = 1
+KIND = "edgekit-session"
+MAX_SESSION_BYTES = 64 * 1024**2
+_MAX_MESSAGES = 100_000
+
+#: Share of the context kept free for the answer when `max_tokens` does not say how long it may be.
+_ANSWER_SHARE = 4
+#: After trimming, at most this much of the room is in use: the next turns then fit, and reuse the
+#: KV cache, instead of moving the conversation's beginning at every turn.
+_TRIM_TO = 0.75
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one question came to. Times in seconds; None where there was nothing to measure.
+
+    `prefill_tps` counts the tokens computed, not those reused. `n_dropped` counts messages that
+    were forgotten to make room.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    n_prompt: int
+    n_reused: int
+    n_out: int
+    n_dropped: int
+    ttft_s: float | None
+    prefill_tps: float | None
+    decode_tps: float | None
+    total_s: float
+
+
+class Session:
+    """One conversation. Not for two threads at once."""
+
+    def __init__(self, engine: Engine, *, system: str | None = None) -> None:
+        self.engine = engine
+        self.system = system or None
+        self.messages: list[Message] = []
+        self.last_answer: Answer | None = None
+        self.last_trace: Trace | None = None
+
+    def ask(
+        self,
+        text: str,
+        config: GenerationConfig | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Iterator[TokenEvent]:
+        """Stream the answer to `text`. The turn enters the history when the stream ends, stopped
+        half-way or not; if it ends in an error, or before the first token, the history stays as it
+        was.
+
+        Raises InputError if the question alone, with the system prompt, fills the context.
+        """
+        config = config or GenerationConfig()
+        request_ns = time.monotonic_ns()
+        asked = [*self.messages, Message("user", text)]
+        kept, tokens = self._fit(asked, config)
+        events: list[TokenEvent] = []
+        try:
+            for event in self.engine.stream(tokens, config, stop):
+                events.append(event)
+                yield event
+        except GeneratorExit:  # the caller has heard enough: keep what was said so far
+            self._finish(asked, kept, tokens, events, request_ns)
+            raise
+        self._finish(asked, kept, tokens, events, request_ns)
+
+    def _finish(
+        self,
+        asked: list[Message],
+        kept: list[Message],
+        tokens: list[int],
+        events: list[TokenEvent],
+        request_ns: int,
+    ) -> None:
+        start = self.engine.last_start
+        trace = Trace(
+            request_start_ns=request_ns,
+            n_prompt=len(tokens),
+            n_reused=start.n_reused if start else 0,
+            prefill_end_ns=start.t_prefill_end_ns if start else None,
+            events=tuple(events),
+            request_end_ns=time.monotonic_ns(),
+        )
+        answer = summarize(trace, n_dropped=len(asked) - len(kept))
+        if answer.n_out or answer.finish_reason != "aborted":
+            self.messages = [*kept, Message("assistant", answer.text)]
+        self.last_trace, self.last_answer = trace, answer
+
+    # ---- trimming -----------------------------------------------------------------------------
+
+    def _fit(
+        self, messages: list[Message], config: GenerationConfig
+    ) -> tuple[list[Message], list[int]]:
+        """The newest part of `messages` that leaves room for an answer, and its tokens. Whole turns
+        are dropped, oldest first; the system prompt and the last message always stay.
+        """
+        n_ctx = self.engine.n_ctx
+        tokens = self._render(messages)
+        room = n_ctx - self._reserved(config)
+        if len(tokens) <= room:
+            return messages, tokens
+        target = int(room * _TRIM_TO)
+        while len(tokens) > target and (shorter := _without_oldest_turn(messages)):
+            messages = shorter
+            tokens = self._render(messages)
+        if len(tokens) >= n_ctx:
+            raise InputError(
+                f"the question takes {len(tokens)} tokens with the system prompt, and the context "
+                f"holds {n_ctx}",
+                next_step="ask in fewer words, or open the model with a larger --ctx",
+            )
+        return messages, tokens
+
+    def _reserved(self, config: GenerationConfig) -> int:
+        share = max(1, self.engine.n_ctx // _ANSWER_SHARE)
+        return share if config.max_tokens < 0 else min(config.max_tokens, share)
+
+    def _render(self, messages: list[Message]) -> list[int]:
+        system = [Message("system", self.system)] if self.system else []
+        return self.engine.render([*system, *messages])
+
+    # ---- reset, save, load --------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forget the conversation; the system prompt stays."""
+        self.messages = []
+        self.last_answer = self.last_trace = None
+        self.engine.reset()
+
+    def save(self, path: Path | str, *, state: bool = False) -> None:
+        """Write the conversation as JSON, whole or not at all; with `state` also the engine's KV
+        state beside it (`state_path`), so that a later load need not compute it again.
+        """
+        path = Path(path)
+        document = {
+            "kind": KIND,
+            "schema": SCHEMA,
+            "system": self.system,
+            "messages": [message.to_dict() for message in self.messages],
+        }
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        if path.exists():
+            try:
+                parse_session(_read(path), str(path))
+            except InputError:
+                raise InputError(
+                    f"{path} exists and is not a saved session; it is left alone",
+                    next_step="choose another name",
+                ) from None
+        try:
+            write_atomic(path, text.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise InputError(f"cannot save to {path}: {error.strerror or error}") from None
+        if state and self.messages:
+            self.engine.save_prefix(state_path(path))
+
+    def load(self, path: Path | str) -> str:
+        """Replace the conversation with a saved one. A KV state beside it is taken if it fits this
+        engine; a sentence that says what became of it is returned.
+
+        Raises InputError if the file is not a session; the present conversation then stays.
+        """
+        path = Path(path)
+        system, messages = parse_session(_read(path), str(path))
+        self.engine.reset()
+        self.system, self.messages = system, messages
+        self.last_answer = self.last_trace = None
+        if not state_path(path).exists():
+            return "no saved state beside it: the next answer reads the conversation again"
+        try:
+            n_tokens = self.engine.restore_prefix(state_path(path))
+        except EdgeError as error:
+            return f"its state was not taken ({error}); the next answer reads it all again"
+        return f"{n_tokens} tokens restored"
+
+
+def state_path(session_path: Path) -> Path:
+    """Where the KV state of a saved session lies."""
+    return session_path.with_name(session_path.name + ".kv")
+
+
+def _without_oldest_turn(messages: list[Message]) -> list[Message] | None:
+    """`messages` without what comes before the second user message; None if there is none."""
+    for i, message in enumerate(messages[1:], start=1):
+        if message.role == "user":
+            return messages[i:]
+    return None
+
+
+def summarize(trace: Trace, *, n_dropped: int = 0) -> Answer:
+    """An Answer from a request's raw timestamps; the formulas are those of the benchmark."""
+    times = [event.t_ns for event in trace.events if event.token_id is not None]
+    last = trace.events[-1] if trace.events else None
+    computed = trace.n_prompt - trace.n_reused
+    prefill_ns = (trace.prefill_end_ns or 0) - trace.request_start_ns
+    decode_ns = times[-1] - times[0] if times else 0
+    return Answer(
+        text="".join(event.text for event in trace.events),
+        finish_reason=(last.finish_reason if last else None) or "aborted",
+        n_prompt=trace.n_prompt,
+        n_reused=trace.n_reused,
+        n_out=len(times),
+        n_dropped=n_dropped,
+        ttft_s=(times[0] - trace.request_start_ns) / 1e9 if times else None,
+        prefill_tps=computed * 1e9 / prefill_ns if prefill_ns > 0 else None,
+        decode_tps=(len(times) - 1) * 1e9 / decode_ns if decode_ns > 0 else None,
+        total_s=(trace.request_end_ns - trace.request_start_ns) / 1e9,
+    )
+
+
+def answer_to_dict(answer: Answer) -> dict[str, Any]:
+    """Plain data, for JSON."""
+    return dataclasses.asdict(answer)
+
+
+def _read(path: Path) -> bytes:
+    from edge.filekind import open_regular
+
+    file, size = open_regular(path)
+    with file:
+        if size > MAX_SESSION_BYTES:
+            raise InputError(f"{path}: {size} bytes; the limit is {MAX_SESSION_BYTES}")
+        return file.read(MAX_SESSION_BYTES)
+
+
+def parse_session(data: bytes, name: str) -> tuple[str | None, list[Message]]:
+    """System prompt and messages of a saved session. Raises InputError if it is none."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InputError(f"{name}: not a saved session (no JSON)") from None
+    if not isinstance(document, dict) or document.get("kind") != KIND:
+        raise InputError(f"{name}: not a saved session of edgekit")
+    if document.get("schema") != SCHEMA:
+        raise InputError(
+            f"{name}: session schema {document.get('schema')!r:.20}, this version reads {SCHEMA}"
+        )
+    system, items = document.get("system"), document.get("messages")
+    if not (system is None or isinstance(system, str)) or not isinstance(items, list):
+        raise InputError(f"{name}: expected a system text and a list of messages")
+    if len(items) > _MAX_MESSAGES:
+        raise InputError(f"{name}: {len(items)} messages; the limit is {_MAX_MESSAGES}")
+    messages = []
+    for i, item in enumerate(items):
+        if not isinstance(item, dict) or set(item) != {"role", "content"}:
+            raise InputError(f"{name}: message {i}: expected role and content, got {item!r:.80}")
+        role, content = item["role"], item["content"]
+        if role not in ("user", "assistant") or not isinstance(content, str):
+            raise InputError(f"{name}: message {i}: expected a text of user or assistant")
+        messages.append(Message(role, content))
+    return system, messages

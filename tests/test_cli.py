@@ -1,0 +1,87 @@
+"""The command line as a user meets it: one clear line, the right exit code, machines served too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edge.cli import COMMANDS, import_command, load_table, main
+from edge.errors import DoesNotFitError, EngineMissingError, InputError
+
+
+def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    captured = capsys.readouterr()
+    return int(left.value.code or 0), captured.out, captured.err
+
+
+def test_every_command_in_the_table_exists_and_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    table = load_table()
+    assert {"plan", "build"} <= set(table), "the host's commands come through the entry point"
+    for name, entry in table.items():
+        command = import_command(name, entry)
+        assert command.help, name
+        code, out, _ = run([name, "--help"], capsys)
+        assert code == 0 and "Usage: edge" in out
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, _, err = run(["bild"], capsys)
+    assert code == 2 and "Did you mean 'build'?" in err
+
+
+def test_a_mistyped_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(["bundle", "show", "--jsno", "x"], capsys)
+    assert code == 2 and "--jsno" in err
+
+
+def test_errors_are_one_line_and_one_next_step(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(["bundle", "show", "/nowhere"], capsys)
+    assert (code, out) == (3, "")
+    assert err.splitlines() == [
+        "error: there is no bundle at /nowhere",
+        "  next: edge build MODEL --device BOARD -o OUT makes one",
+    ]
+
+
+def test_machines_get_the_error_as_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["bundle", "verify", "/nowhere", "--json"], capsys)
+    record = json.loads(out)
+    assert code == 3 and record["error"] == "InputError" and "edge build" in record["next_step"]
+
+
+def test_an_unknown_device_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(["devices", "show", "raspbery-pi-5-8gb"], capsys)
+    assert code == 3 and "raspberry-pi-5-8gb" in err
+
+
+def test_control_characters_in_a_path_do_not_reach_the_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    _, _, err = run(["bundle", "show", str(tmp_path / "a\x1b[2Jb")], capsys)
+    assert "\x1b[2J" not in err and "\\x1b" in err
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'gguf'", name="gguf")
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(EngineMissingError) as caught:
+        import_command("build", load_table()["build"])
+    assert "pip install 'edgekit[" in (caught.value.next_step or "")
+
+
+def test_every_error_has_its_documented_exit_code() -> None:
+    assert InputError("x").exit_code == 3
+    assert DoesNotFitError("x", shortfall_bytes=5).shortfall_bytes == 5
+    assert isinstance(DoesNotFitError("x"), MemoryError)
+    assert isinstance(EngineMissingError("x"), ImportError)
+    assert "chat" in COMMANDS
