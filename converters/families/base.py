@@ -59,3 +59,6 @@ class Family(Protocol):
         """All target tensors, in upstream converter's order. Raises InputError for source tensors
         that are missing, unknown or of the wrong shape.
         """
+
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """Sentences for the user about what of the checkpoint is not in the artifact."""

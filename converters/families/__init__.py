@@ -1,0 +1,1 @@
+"""Model families: tensor names, permutations, metadata and quirks, one family per file."""

@@ -1,0 +1,166 @@
+"""A family's rules applied to a checkpoint, and the check that nothing is lost.
+
+The checkpoint is walked in file order, the order in which upstream's converter writes. A tensor
+that no rule knows, a missing one, or one of another shape is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from converters.families.base import Checkpoint, SourceTensor
+from converters.families.layout import (
+    ExpertStack,
+    Rule,
+    Shape,
+    matrix,
+    stack_reader,
+    target_tensor,
+)
+from converters.source.spec import TargetTensor
+from edge.errors import InputError
+from edge.units import printable
+
+LayerRules = Callable[[int], Mapping[str, Rule]]
+
+# Buffers that old checkpoints carry and that nobody reads (upstream: conversion/base.py,
+# `prepare_tensors`).
+_BUFFERS = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+
+
+def assemble(
+    checkpoint: Checkpoint,
+    *,
+    family: str,
+    n_layer: int,
+    outer: Mapping[str, Rule],
+    layer: LayerRules,
+    experts: Callable[[int], Sequence[ExpertStack]] = lambda index: (),
+    n_expert: int = 0,
+    first: Sequence[TargetTensor] = (),
+    layer_prefix: str = "model.layers.",
+    rename: Callable[[str], str | None] = lambda name: name,
+) -> list[TargetTensor]:
+    """All target tensors, `first` before the rest, in the checkpoint's order.
+
+    `outer` holds rules by full source name, `layer(i)` those of layer `i` by the name after
+    `layer_prefix` and the number, `experts(i)` its stacks of experts. `rename` maps a source name
+    to the one the rules use, or to None to drop it (a vision tower). Stacks of experts appear where
+    the layer's last expert tensor stands, in the order given, as upstream writes them.
+
+    Raises InputError that names the tensors which are unknown, missing or of the wrong shape.
+    """
+    made = list(first)
+    numbered = re.compile(re.escape(layer_prefix) + r"(\d+)\.(.+)")
+    rules = [layer(i) for i in range(n_layer)]
+    pools = [_ExpertPool(i, experts(i), n_expert) for i in range(n_layer)]
+    seen: set[str] = set()
+    unknown: list[str] = []
+    for name in checkpoint.names():
+        known_as = rename(name)
+        if known_as is None or known_as.endswith(_BUFFERS):
+            continue
+        match = numbered.fullmatch(known_as)
+        if match and int(match[1]) < n_layer:
+            index, inner = int(match[1]), match[2]
+            rule, prefix = rules[index].get(inner), f"blk.{index}."
+            if rule is None and pools[index].wants(inner):
+                made += pools[index].add(inner, checkpoint.tensor(name))
+                continue
+        else:
+            rule, prefix = outer.get(known_as), ""
+        if rule is None:
+            unknown.append(name)
+            continue
+        seen.add(known_as)
+        source = checkpoint.tensor(name)
+        check_shape(source, rule.shape)
+        made += rule.build(prefix + rule.target, source)
+    _refuse_unknown(unknown, family, n_layer)
+    _refuse_missing(seen, outer, rules, pools, layer_prefix, family)
+    return made
+
+
+class _ExpertPool:
+    """Collects one layer's expert tensors until all are there."""
+
+    def __init__(self, index: int, stacks: Sequence[ExpertStack], n_expert: int) -> None:
+        self._index, self._stacks, self._n_expert = index, stacks, n_expert
+        self._waiting = {stack.source.format(e): stack for stack in stacks for e in range(n_expert)}
+        self._got: dict[str, SourceTensor] = {}
+
+    def wants(self, inner: str) -> bool:
+        return inner in self._waiting
+
+    def add(self, inner: str, source: SourceTensor) -> list[TargetTensor]:
+        check_shape(source, self._waiting[inner].shape)
+        self._got[inner] = source
+        if len(self._got) < len(self._waiting):
+            return []
+        return [self._stack(stack) for stack in self._stacks]
+
+    def missing(self) -> list[str]:
+        return [inner for inner in self._waiting if inner not in self._got]
+
+    def _stack(self, stack: ExpertStack) -> TargetTensor:
+        sources = [self._got[stack.source.format(e)] for e in range(self._n_expert)]
+        for source in sources:
+            if source.dtype != sources[0].dtype:
+                raise InputError(
+                    f"experts of one layer differ in type: {sources[0].name} is "
+                    f"{sources[0].dtype}, {source.name} is {source.dtype}"
+                )
+        return target_tensor(
+            f"blk.{self._index}.{stack.target}",
+            (self._n_expert, *stack.shape),
+            sources[0].dtype,
+            stack_reader([matrix(source) for source in sources]),
+            f"{sources[0].name} and {self._n_expert - 1} more experts",
+        )
+
+
+def check_shape(source: SourceTensor, expected: Shape) -> None:
+    """Raises InputError when a source tensor is not of the shape that config.json implies."""
+    if source.shape != expected:
+        raise InputError(
+            f"tensor {printable(source.name)} has shape {list(source.shape)}, but config.json "
+            f"implies {list(expected)}",
+            next_step="check that config.json belongs to these weights",
+        )
+
+
+def _refuse_unknown(unknown: Sequence[str], family: str, n_layer: int) -> None:
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise InputError(
+            f"tensor {printable(unknown[0])}{more} is unknown to family {family} with {n_layer} "
+            "layers; leaving it out would silently change the model",
+            next_step="check model_type and num_hidden_layers in config.json; adapters must be "
+            "merged into the weights first",
+        )
+
+
+def _refuse_missing(
+    seen: set[str],
+    outer: Mapping[str, Rule],
+    rules: Sequence[Mapping[str, Rule]],
+    pools: Sequence[_ExpertPool],
+    layer_prefix: str,
+    family: str,
+) -> None:
+    missing = [name for name, rule in outer.items() if not rule.optional and name not in seen]
+    for index, layer in enumerate(rules):
+        prefix = f"{layer_prefix}{index}."
+        missing += [
+            prefix + inner
+            for inner, rule in layer.items()
+            if not rule.optional and prefix + inner not in seen
+        ]
+        missing += [prefix + inner for inner in pools[index].missing()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(
+            f"tensor {missing[0]}{more} is missing from the checkpoint (family {family})",
+            next_step="download the checkpoint again; every file that the index names is needed",
+        )

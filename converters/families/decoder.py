@@ -1,0 +1,283 @@
+"""`DecoderFamily`: what nearly all decoder-only families share; a family overrides what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from converters.families import settings
+from converters.families.assembly import assemble
+from converters.families.base import Checkpoint
+from converters.families.layout import ExpertStack, Rule, copy
+from converters.families.rope import global_rope, rope_metadata, rope_parameters
+from converters.families.settings import Config, float32, uint32
+from converters.source.spec import KeyValue, TargetTensor
+from device_profiles.shape import LayerShape, ModelShape
+from edge.errors import InputError, UnsupportedModelError
+
+# Far above every published model; more is a damaged file, and would cost time before it is noticed.
+MOST_LAYERS = 4096
+MOST_EXPERTS = 4096
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """The sizes that a decoder's tensors are built of, checked."""
+
+    n_layer: int
+    n_embd: int
+    n_ff: int
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    n_vocab: int
+    n_ctx: int
+
+    @property
+    def q_rows(self) -> int:
+        return self.n_head * self.head_dim
+
+    @property
+    def kv_rows(self) -> int:
+        return self.n_head_kv * self.head_dim
+
+
+class DecoderFamily:
+    """A decoder-only transformer with Hugging Face's usual tensor names.
+
+    Class data: `arch` (GGUF architecture), `defaults` (what the family's configuration class in
+    transformers assumes for an absent key, as far as the conversion depends on it).
+    """
+
+    arch: ClassVar[str]
+    defaults: ClassVar[Mapping[str, Any]] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0}
+
+    # -- hooks -----------------------------------------------------------------------------------
+
+    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """The configuration that all other hooks see."""
+        return settings.with_defaults(checkpoint.config, self.defaults)
+
+    def head_dim(self, config: Config) -> int:
+        """Size of a head: `head_dim`, else hidden size over heads."""
+        given = settings.optional_int(config, "head_dim")
+        if given is not None:
+            return given
+        n_embd = settings.require_int(config, "hidden_size")
+        n_head = settings.require_int(config, "num_attention_heads")
+        return n_embd // n_head
+
+    def writes_head_dim(self, config: Config) -> bool:
+        """Whether `attention.key_length` is written: upstream does so when transformers'
+        configuration object has a `head_dim`, given or filled in.
+        """
+        return config.get("head_dim") is not None
+
+    def tied(self, config: Config) -> bool:
+        """Whether the output head may be absent because it is the embedding."""
+        return settings.optional_bool(config, "tie_word_embeddings", False)
+
+    def window(self, config: Config, layer: int) -> int | None:
+        """Tokens of KV cache that a layer keeps; None for the whole context."""
+        return None
+
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, Rule]:
+        """Rules of one layer by the name after `model.layers.N.`."""
+        raise NotImplementedError
+
+    def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, Rule]:
+        """Rules of tensors outside the layers by full name."""
+        return {
+            "model.embed_tokens.weight": copy("token_embd.weight", dims.n_vocab, dims.n_embd),
+            "model.norm.weight": copy("output_norm.weight", dims.n_embd),
+            "lm_head.weight": copy(
+                "output.weight", dims.n_vocab, dims.n_embd, optional=self.tied(config)
+            ),
+        }
+
+    def expert_stacks(self, config: Config, dims: Dimensions, layer: int) -> Sequence[ExpertStack]:
+        """Experts of one layer stored as one tensor each, in the order in which upstream writes the
+        stacks.
+        """
+        return ()
+
+    def extra_tensors(self, config: Config, dims: Dimensions) -> list[TargetTensor]:
+        """Tensors made from the configuration; they are written first."""
+        if str(global_rope(rope_parameters(config)).get("rope_type")).lower() == "llama3":
+            raise UnsupportedModelError(
+                f"config.json: rope_type llama3 is not run by the engine for {self.arch}"
+            )
+        return []
+
+    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
+        """Entries after the common ones."""
+        return []
+
+    def rename(self, name: str) -> str | None:
+        """The name that rules use for a source tensor; None drops it."""
+        return name
+
+    # -- the Family protocol -----------------------------------------------------------------------
+
+    def dimensions(self, config: Config) -> Dimensions:
+        """Raises InputError for a missing or impossible size."""
+        n_head = settings.require_int(config, "num_attention_heads")
+        dims = Dimensions(
+            n_layer=settings.require_int(config, "num_hidden_layers", most=MOST_LAYERS),
+            n_embd=settings.require_int(config, "hidden_size"),
+            n_ff=settings.require_int(config, "intermediate_size"),
+            n_head=n_head,
+            n_head_kv=settings.optional_int(config, "num_key_value_heads") or n_head,
+            head_dim=self.head_dim(config),
+            n_vocab=settings.require_int(config, "vocab_size"),
+            n_ctx=settings.require_int(config, "max_position_embeddings"),
+        )
+        if dims.n_head % dims.n_head_kv:
+            raise InputError(
+                f"config.json: {dims.n_head} query heads cannot share {dims.n_head_kv} "
+                "key-value heads evenly"
+            )
+        return dims
+
+    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
+        """`<arch>.*` entries in the order of upstream's conversion/base.py,
+        `TextModel.set_gguf_parameters`, then the family's own.
+        """
+        config = self.config(checkpoint)
+        dims = self.dimensions(config)
+        entries = [
+            uint32(f"{self.arch}.block_count", dims.n_layer),
+            uint32(f"{self.arch}.context_length", dims.n_ctx),
+            uint32(f"{self.arch}.embedding_length", dims.n_embd),
+            uint32(f"{self.arch}.feed_forward_length", dims.n_ff),
+            uint32(f"{self.arch}.attention.head_count", dims.n_head),
+            uint32(f"{self.arch}.attention.head_count_kv", dims.n_head_kv),
+            *rope_metadata(self.arch, rope_parameters(config)),
+            *self._norm_entries(config),
+            *self._expert_entries(config),
+        ]
+        if self.writes_head_dim(config):
+            entries += [
+                uint32(f"{self.arch}.attention.key_length", dims.head_dim),
+                uint32(f"{self.arch}.attention.value_length", dims.head_dim),
+            ]
+        return entries + self.extra_metadata(config, dims)
+
+    def tensors(self, checkpoint: Checkpoint) -> list[TargetTensor]:
+        """All target tensors in upstream's order; see `assembly.assemble` for what is refused."""
+        config = self.config(checkpoint)
+        dims = self.dimensions(config)
+        return assemble(
+            checkpoint,
+            family=self.arch,
+            n_layer=dims.n_layer,
+            outer=self.outer_rules(config, dims),
+            layer=lambda index: self.layer_rules(config, dims, index),
+            experts=lambda index: self.expert_stacks(config, dims, index),
+            n_expert=self.n_expert(config),
+            first=self.extra_tensors(config, dims),
+            rename=self.rename,
+        )
+
+    def shape(self, checkpoint: Checkpoint) -> ModelShape:
+        """The model's shape, parameters counted from the tensors themselves."""
+        config = self.config(checkpoint)
+        dims = self.dimensions(config)
+        tensors = self.tensors(checkpoint)
+        tied = all(tensor.name != "output.weight" for tensor in tensors)
+        n_expert, n_used = self.n_expert(config), self.n_expert_used(config)
+        return ModelShape(
+            arch=self.arch,
+            n_layer=dims.n_layer,
+            n_embd=dims.n_embd,
+            n_head=dims.n_head,
+            n_ff=dims.n_ff,
+            n_vocab=dims.n_vocab,
+            n_ctx_train=dims.n_ctx,
+            layers=tuple(self.layer_shape(config, dims, i) for i in range(dims.n_layer)),
+            n_params=sum(tensor.n_elements for tensor in tensors),
+            n_params_active=active_parameters(tensors, n_expert, n_used, dims.n_embd),
+            n_expert=n_expert,
+            n_expert_used=n_used,
+            tied_embeddings=tied,
+        )
+
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """What was left out: the parts of a multimodal checkpoint that `rename` drops, and sliding
+        windows that the engine does not have for this architecture.
+        """
+        notes = []
+        left_out = sum(self.rename(name) is None for name in checkpoint.names())
+        if left_out:
+            notes.append(
+                f"text only: {left_out} tensors of other modalities (vision, audio) are left out"
+            )
+        config = self.config(checkpoint)
+        window = self.unused_window(config)
+        if window is not None and window < settings.require_int(config, "max_position_embeddings"):
+            notes.append(
+                f"trained with a sliding window of {window} tokens; the engine attends to the "
+                f"whole context, so answers can differ from the original's beyond {window} tokens"
+            )
+        return notes
+
+    def unused_window(self, config: Config) -> int | None:
+        """The sliding window of a model that the engine runs with full attention, else None."""
+        return None
+
+    def layer_shape(self, config: Config, dims: Dimensions, layer: int) -> LayerShape:
+        """One layer's state; recurrent layers override it."""
+        return LayerShape(
+            dims.n_head_kv, dims.head_dim, dims.head_dim, window=self.window(config, layer)
+        )
+
+    def n_expert(self, config: Config) -> int:
+        """Experts per layer; 0 for a dense model."""
+        for key in ("num_local_experts", "num_experts"):
+            if config.get(key) is not None:
+                return settings.require_int(config, key, least=0, most=MOST_EXPERTS)
+        return 0
+
+    def n_expert_used(self, config: Config) -> int:
+        """Experts that one token uses; 0 for a dense model."""
+        if config.get("num_experts_per_tok") is None:
+            return 0
+        return settings.require_int(config, "num_experts_per_tok", least=0)
+
+    def _norm_entries(self, config: Config) -> list[KeyValue]:
+        entries = []
+        for key, name in (
+            ("rms_norm_eps", "layer_norm_rms_epsilon"),
+            ("layer_norm_eps", "layer_norm_epsilon"),
+        ):
+            value = settings.optional_float(config, key)
+            if value is not None:
+                entries.append(float32(f"{self.arch}.attention.{name}", value))
+        return entries
+
+    def _expert_entries(self, config: Config) -> list[KeyValue]:
+        entries = []
+        if any(config.get(key) is not None for key in ("num_local_experts", "num_experts")):
+            entries.append(uint32(f"{self.arch}.expert_count", self.n_expert(config)))
+        if config.get("num_experts_per_tok") is not None:
+            entries.append(uint32(f"{self.arch}.expert_used_count", self.n_expert_used(config)))
+        return entries
+
+
+def active_parameters(
+    tensors: Sequence[TargetTensor], n_expert: int, n_used: int, n_embd: int
+) -> int:
+    """Parameters that one token reads: the used share of stacked experts, and one row of the
+    embedding unless it is the output head too.
+    """
+    tied = all(tensor.name != "output.weight" for tensor in tensors)
+    total = 0
+    for tensor in tensors:
+        if "_exps." in tensor.name and n_expert:
+            total += tensor.n_elements // n_expert * n_used
+        elif tensor.name == "token_embd.weight" and not tied:
+            total += n_embd
+        else:
+            total += tensor.n_elements
+    return total

@@ -1,0 +1,253 @@
+"""From source tensors to target tensors: rules and lazy readers.
+
+A family declares, for every tensor name its checkpoints use, a `Rule`: the GGUF name, the shape
+that the configuration implies, and how rows are read. Nothing is read here: rows come when a
+`TargetTensor.read` is called.
+
+Neighbours: `assembly` applies the rules to a checkpoint, `settings` reads `config.json` and makes
+metadata entries, `rope` knows rotary embeddings, `decoder` is the base class of most families.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from converters.families.base import SourceTensor
+from converters.source.spec import RowReader, TargetTensor
+from edge.errors import InputError
+
+Shape = tuple[int, ...]
+Builder = Callable[[str, SourceTensor], list[TargetTensor]]
+
+# Weights that the engine reads as float32 only, whatever the recipe, besides norms, biases and
+# vectors: the list in upstream's conversion/base.py, `prepare_tensors`, as far as our families
+# have them.
+_F32_WEIGHTS = re.compile(
+    r"^blk\.\d+\.(ffn_gate_inp|ffn_gate_inp_shexp|shortconv\.conv|ssm_conv1d)\.weight$"
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What becomes of one source tensor.
+
+    `target` is the GGUF name, in a layer without its `blk.N.`; `shape` is the source shape that
+    the configuration implies; `build` makes the target tensors from the full target name and the
+    source. An `optional` tensor may be absent.
+    """
+
+    target: str
+    shape: Shape
+    build: Builder
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class ExpertStack:
+    """One weight of all experts of a layer, stored as one tensor per expert.
+
+    `source` is the name within the layer with `{}` for the expert's number. The stack has shape
+    `(n_expert, *shape)`.
+    """
+
+    source: str
+    target: str
+    shape: Shape
+
+
+# Parts of a multimodal checkpoint that are not the language model.
+_OTHER_MODALITY = re.compile(
+    r"^(model\.)?(vision_tower|vision_model|visual|audio_tower|multi_modal_projector|"
+    r"multimodal_projector|mm_projector|embed_vision|embed_audio)\."
+)
+
+
+def language_model_only(name: str) -> str | None:
+    """`rename` for multimodal checkpoints: drops vision and audio parts and strips
+    `language_model.` (upstream: conversion/base.py, `filter_tensors`).
+    """
+    if _OTHER_MODALITY.match(name):
+        return None
+    return name.replace("language_model.", "", 1)
+
+
+# -- rules ---------------------------------------------------------------------------------------
+
+
+def copy(target: str, *shape: int, optional: bool = False) -> Rule:
+    """The tensor as it is."""
+
+    def build(name: str, source: SourceTensor) -> list[TargetTensor]:
+        return [from_rows(name, source.shape, source, matrix(source))]
+
+    return Rule(target, shape, build, optional)
+
+
+def interleaved(target: str, *shape: int, n_head: int, optional: bool = False) -> Rule:
+    """Rows of a query or key projection, reordered for interleaved rotary embeddings.
+
+    Hugging Face rotates element `j` of a head with `j + d/2`; ggml's `LLAMA` rope rotates `2j` with
+    `2j + 1`. So output row `2j + s` of a head is source row `s·d/2 + j` (upstream:
+    conversion/llama.py, `permute`). A bias is reordered within its one row.
+    """
+
+    def build(name: str, source: SourceTensor) -> list[TargetTensor]:
+        order = interleaved_order(shape[0], n_head)
+        if len(shape) == 1:
+            vector = source.data[order].reshape(1, -1)
+            return [from_rows(name, shape, source, vector)]
+        rows = matrix(source)
+
+        def read(start: int, stop: int) -> np.ndarray:
+            chosen: np.ndarray = rows[order[start:stop]]
+            return chosen
+
+        return [target_tensor(name, shape, source.dtype, read, source.name)]
+
+    return Rule(target, shape, build, optional)
+
+
+def split(targets: Sequence[tuple[str, int]], *shape: int, optional: bool = False) -> Rule:
+    """Consecutive row ranges of one tensor as tensors of their own: `targets` is (name, rows) along
+    the second-to-last axis, for example gate and up of a fused `gate_up_proj`.
+    """
+    if sum(count for _, count in targets) != shape[-2]:
+        raise ValueError(f"split of {shape} into {targets} does not add up")
+    prefix_end = targets[0][0]
+
+    def build(name: str, source: SourceTensor) -> list[TargetTensor]:
+        prefix = name.removesuffix(prefix_end)
+        stack = source.data.reshape(-1, shape[-2], shape[-1])
+        made, first = [], 0
+        for part, count in targets:
+            block = stack[:, first : first + count, :]
+            part_shape = (*shape[:-2], count, shape[-1])
+            read = stack_reader([block[i] for i in range(len(block))])
+            made.append(
+                target_tensor(
+                    prefix + part, part_shape, source.dtype, read, f"{source.name} rows {first}.."
+                )
+            )
+            first += count
+        return made
+
+    return Rule(targets[0][0], shape, build, optional)
+
+
+def reshaped(target: str, *shape: int, to: Shape, optional: bool = False) -> Rule:
+    """The same values in another shape (LFM2 drops the middle axis of its convolutions)."""
+    if math.prod(shape) != math.prod(to):
+        raise ValueError(f"cannot reshape {shape} to {to}")
+
+    def build(name: str, source: SourceTensor) -> list[TargetTensor]:
+        return [from_rows(name, to, source, source.data.reshape(-1, to[-1]))]
+
+    return Rule(target, shape, build, optional)
+
+
+def computed(
+    target: str,
+    *shape: int,
+    function: Callable[[np.ndarray], np.ndarray],
+    optional: bool = False,
+) -> Rule:
+    """`function` of the values as float32, row block by row block (Gemma's norm weight + 1)."""
+
+    def build(name: str, source: SourceTensor) -> list[TargetTensor]:
+        rows = matrix(source)
+
+        def read(start: int, stop: int) -> np.ndarray:
+            return function(to_f32(rows[start:stop], source.dtype)).astype(np.float32, copy=False)
+
+        return [target_tensor(name, shape, "F32", read, source.name)]
+
+    return Rule(target, shape, build, optional)
+
+
+def ignored(*shape: int) -> Rule:
+    """A tensor that the artifact does not need; it may be absent."""
+    return Rule("", shape, lambda name, source: [], optional=True)
+
+
+# -- readers -------------------------------------------------------------------------------------
+
+
+def target_tensor(
+    name: str, shape: Shape, source_type: str, read: RowReader, origin: str
+) -> TargetTensor:
+    """A target tensor with `keep` set by upstream's rule for its name and dimensions."""
+    return TargetTensor(name, shape, source_type, read, keep_type(name, len(shape)), origin)
+
+
+def from_rows(name: str, shape: Shape, source: SourceTensor, rows: np.ndarray) -> TargetTensor:
+    """A target tensor that reads from a ready 2-D view of its source."""
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return rows[start:stop]
+
+    return target_tensor(name, shape, source.dtype, read, source.name)
+
+
+def constant(name: str, values: np.ndarray, origin: str) -> TargetTensor:
+    """A float32 tensor made from the configuration (rope factors)."""
+    data = np.ascontiguousarray(values, dtype=np.float32)
+    rows = data.reshape(-1, data.shape[-1])
+    return target_tensor(name, data.shape, "F32", lambda start, stop: rows[start:stop], origin)
+
+
+def keep_type(name: str, n_dims: int) -> str | None:
+    """`F32` for tensors that upstream's converter always stores so (conversion/base.py,
+    `prepare_tensors`): vectors, norms, whatever is not a `.weight`, routers, short convolutions.
+    """
+    always = (
+        n_dims <= 1
+        or name.endswith("_norm.weight")
+        or not name.endswith(".weight")
+        or _F32_WEIGHTS.match(name) is not None
+    )
+    return "F32" if always else None
+
+
+def to_f32(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Values of a `BF16` (uint16), `F16` or `F32` array as float32, exactly."""
+    if dtype == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32, copy=False)
+
+
+def interleaved_order(n_rows: int, n_head: int) -> np.ndarray:
+    """Source row of each output row of `interleaved`: int64 of length `n_rows`."""
+    if n_head <= 0 or n_rows % (2 * n_head):
+        raise InputError(
+            f"{n_rows} query or key rows do not divide into {n_head} heads of an even size; "
+            "rotary embeddings need pairs"
+        )
+    order: np.ndarray = np.arange(n_rows).reshape(n_head, 2, n_rows // n_head // 2)
+    flat: np.ndarray = order.swapaxes(1, 2).reshape(-1)
+    return flat
+
+
+def matrix(source: SourceTensor) -> np.ndarray:
+    """The source's data as a 2-D view of rows; a vector is one row."""
+    return source.data.reshape(-1, source.shape[-1])
+
+
+def stack_reader(blocks: Sequence[np.ndarray]) -> RowReader:
+    """Reads rows over equally tall 2-D blocks laid end to end; copies only across a seam."""
+    height = blocks[0].shape[0]
+
+    def read(start: int, stop: int) -> np.ndarray:
+        parts = [blocks[0][:0]] if start >= stop else []
+        while start < stop:
+            block, row = divmod(start, height)
+            count = min(stop - start, height - row)
+            parts.append(blocks[block][row : row + count])
+            start += count
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return read

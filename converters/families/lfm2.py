@@ -1,0 +1,220 @@
+"""LFM2, dense and mixture of experts. Upstream: conversion/lfm2.py, `LFM2Model` and `LFM2MoeModel`;
+engine: src/models/lfm2.cpp, lfm2moe.cpp.
+
+Quirks: most layers are short convolutions, told by a key-value head count of 0 in a per-layer list;
+a convolution keeps the last `conv_L_cache - 1` hidden vectors instead of a KV cache; its weight
+loses the middle axis and stays float32. The feed-forward size in `config.json` may be one to be
+adjusted by a rule. The final norm goes by the name of an embedding norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gguf import ExpertGatingFuncType, GGUFValueType
+
+from converters.families import settings
+from converters.families.base import Checkpoint
+from converters.families.decoder import DecoderFamily, Dimensions
+from converters.families.layout import ExpertStack, Rule, copy, reshaped
+from converters.families.settings import Config, array, shown, uint32
+from converters.source.spec import KeyValue
+from device_profiles.shape import LayerShape
+from edge.errors import UnsupportedModelError
+
+
+class Lfm2(DecoderFamily):
+    """`Lfm2ForCausalLM`."""
+
+    arch = "lfm2"
+    defaults = {  # noqa: RUF012 - ClassVar in the base
+        "vocab_size": 65536,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 128000,
+        "norm_eps": 1e-5,
+        "rope_theta": 1000000.0,
+        "tie_word_embeddings": True,
+        "conv_L_cache": 3,
+        "block_auto_adjust_ff_dim": True,
+        "block_ffn_dim_multiplier": 1.0,
+        "block_multiple_of": 256,
+    }
+
+    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """With the older spellings (`theta`, `tie_embedding`) under the newer names."""
+        config = super().config(checkpoint)
+        for old, new in (("theta", "rope_theta"), ("tie_embedding", "tie_word_embeddings")):
+            if old in checkpoint.config:
+                config[new] = checkpoint.config[old]
+        config["rms_norm_eps"] = config["norm_eps"]
+        if settings.optional_bool(config, "conv_bias", False):
+            raise UnsupportedModelError(
+                "config.json: conv_bias is true; the engine's LFM2 has no biases in convolutions"
+            )
+        return config
+
+    def dimensions(self, config: Config) -> Dimensions:
+        sizes = {**config, "intermediate_size": self._feed_forward(config)}
+        return super().dimensions(sizes)
+
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, Rule]:
+        attends = attention_layers(config)[layer]
+        return {
+            **(_attention_rules(dims) if attends else _convolution_rules(config, dims)),
+            **self._feed_forward_rules(config, dims, layer),
+            "operator_norm.weight": copy("attn_norm.weight", dims.n_embd),
+            "ffn_norm.weight": copy("ffn_norm.weight", dims.n_embd),
+        }
+
+    def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, Rule]:
+        rules = super().outer_rules(config, dims)
+        del rules["model.norm.weight"]
+        norm = copy("token_embd_norm.weight", dims.n_embd)
+        return {**rules, "model.embedding_norm.weight": norm}
+
+    def layer_shape(self, config: Config, dims: Dimensions, layer: int) -> LayerShape:
+        if attention_layers(config)[layer]:
+            return super().layer_shape(config, dims, layer)
+        state = dims.n_embd * (_kernel(config) - 1)
+        return LayerShape(0, dims.head_dim, dims.head_dim, state_values=state)
+
+    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
+        """The usual entries, with the key-value heads as a list over the layers."""
+        config = self.config(checkpoint)
+        n_head_kv = self.dimensions(config).n_head_kv
+        heads = [n_head_kv if attends else 0 for attends in attention_layers(config)]
+        key = f"{self.arch}.attention.head_count_kv"
+        per_layer = array(key, heads, GGUFValueType.INT32)
+        return [per_layer if entry.key == key else entry for entry in super().metadata(checkpoint)]
+
+    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
+        return [
+            uint32(f"{self.arch}.vocab_size", dims.n_vocab),
+            uint32(f"{self.arch}.shortconv.l_cache", _kernel(config)),
+        ]
+
+    def _feed_forward(self, config: Config) -> int:
+        """Two thirds of the given size, times a multiplier, rounded up to a multiple, when
+        `block_auto_adjust_ff_dim` is set (conversion/lfm2.py, `_add_feed_forward_length`).
+        """
+        given = "intermediate_size" if config.get("block_ff_dim") is None else "block_ff_dim"
+        n_ff = settings.require_int(config, given)
+        if not settings.optional_bool(config, "block_auto_adjust_ff_dim", True):
+            return n_ff
+        n_ff = int(2 * n_ff / 3)
+        multiplier = settings.optional_float(config, "block_ffn_dim_multiplier")
+        if multiplier is not None:
+            n_ff = int(multiplier * n_ff)
+        multiple = settings.require_int(config, "block_multiple_of")
+        return multiple * -(-n_ff // multiple)
+
+    def _feed_forward_rules(self, config: Config, dims: Dimensions, layer: int) -> dict[str, Rule]:
+        return {
+            "feed_forward.w1.weight": copy("ffn_gate.weight", dims.n_ff, dims.n_embd),
+            "feed_forward.w2.weight": copy("ffn_down.weight", dims.n_embd, dims.n_ff),
+            "feed_forward.w3.weight": copy("ffn_up.weight", dims.n_ff, dims.n_embd),
+        }
+
+
+class Lfm2Moe(Lfm2):
+    """`Lfm2MoeForCausalLM`: dense layers first, then layers with experts and a biased router."""
+
+    arch = "lfm2moe"
+    defaults = {  # noqa: RUF012 - ClassVar in the base
+        **Lfm2.defaults,
+        "block_auto_adjust_ff_dim": False,
+        "num_dense_layers": 2,
+        "num_experts": 32,
+        "num_experts_per_tok": 4,
+    }
+
+    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        config = super().config(checkpoint)
+        for key in ("norm_topk_prob", "use_expert_bias"):
+            if not settings.optional_bool(config, key, True):
+                raise UnsupportedModelError(
+                    f"config.json: {key} is false, but the engine's LFM2-MoE computes as if it "
+                    "were true"
+                )
+        if settings.optional_float(config, "routed_scaling_factor", 1.0) != 1.0:
+            raise UnsupportedModelError(
+                "config.json: routed_scaling_factor is not 1, and the engine applies none"
+            )
+        return config
+
+    def expert_stacks(self, config: Config, dims: Dimensions, layer: int) -> Sequence[ExpertStack]:
+        if layer < self._n_dense(config):
+            return ()
+        n_ff = settings.require_int(config, "moe_intermediate_size")
+        inward, outward = (n_ff, dims.n_embd), (dims.n_embd, n_ff)
+        return (
+            ExpertStack("feed_forward.experts.{}.w1.weight", "ffn_gate_exps.weight", inward),
+            ExpertStack("feed_forward.experts.{}.w2.weight", "ffn_down_exps.weight", outward),
+            ExpertStack("feed_forward.experts.{}.w3.weight", "ffn_up_exps.weight", inward),
+        )
+
+    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
+        n_ff = settings.require_int(config, "moe_intermediate_size")
+        return [
+            uint32(f"{self.arch}.expert_feed_forward_length", n_ff),
+            uint32(f"{self.arch}.leading_dense_block_count", self._n_dense(config)),
+            uint32(f"{self.arch}.expert_gating_func", int(ExpertGatingFuncType.SIGMOID)),
+            *super().extra_metadata(config, dims),
+        ]
+
+    def _feed_forward_rules(self, config: Config, dims: Dimensions, layer: int) -> dict[str, Rule]:
+        if layer < self._n_dense(config):
+            return super()._feed_forward_rules(config, dims, layer)
+        n_expert = self.n_expert(config)
+        return {
+            "feed_forward.gate.weight": copy("ffn_gate_inp.weight", n_expert, dims.n_embd),
+            "feed_forward.expert_bias": copy("exp_probs_b.bias", n_expert),
+        }
+
+    def _n_dense(self, config: Config) -> int:
+        return settings.require_int(config, "num_dense_layers", least=0)
+
+
+def attention_layers(config: Config) -> list[bool]:
+    """For each layer whether it attends (else it convolves): `layer_types`, or the older list of
+    indices `full_attn_idxs`; all layers attend where neither is given.
+    """
+    n_layer = settings.require_int(config, "num_hidden_layers")
+    kinds = settings.optional_list(config, "layer_types", n_layer)
+    if kinds is None:
+        indices = settings.optional_list(config, "full_attn_idxs")
+        return [indices is None or index in indices for index in range(n_layer)]
+    for kind in kinds:
+        if kind not in ("conv", "full_attention"):
+            raise UnsupportedModelError(
+                f"config.json: layer_types has {shown(kind)}; known here: conv, full_attention"
+            )
+    return [kind == "full_attention" for kind in kinds]
+
+
+def _kernel(config: Config) -> int:
+    """Tokens that a convolution looks at, its own included."""
+    return settings.require_int(config, "conv_L_cache", least=2)
+
+
+def _attention_rules(dims: Dimensions) -> dict[str, Rule]:
+    return {
+        "self_attn.q_proj.weight": copy("attn_q.weight", dims.q_rows, dims.n_embd),
+        "self_attn.k_proj.weight": copy("attn_k.weight", dims.kv_rows, dims.n_embd),
+        "self_attn.v_proj.weight": copy("attn_v.weight", dims.kv_rows, dims.n_embd),
+        "self_attn.out_proj.weight": copy("attn_output.weight", dims.n_embd, dims.q_rows),
+        "self_attn.q_layernorm.weight": copy("attn_q_norm.weight", dims.head_dim),
+        "self_attn.k_layernorm.weight": copy("attn_k_norm.weight", dims.head_dim),
+    }
+
+
+def _convolution_rules(config: Config, dims: Dimensions) -> dict[str, Rule]:
+    n_embd, kernel = dims.n_embd, _kernel(config)
+    return {
+        "conv.conv.weight": reshaped(
+            "shortconv.conv.weight", n_embd, 1, kernel, to=(n_embd, kernel)
+        ),
+        "conv.in_proj.weight": copy("shortconv.in_proj.weight", 3 * n_embd, n_embd),
+        "conv.out_proj.weight": copy("shortconv.out_proj.weight", n_embd, n_embd),
+    }

@@ -1,0 +1,137 @@
+"""Phi-3, Phi-3.5 and Phi-4-mini. Upstream: conversion/phi.py, `Phi3MiniModel`; engine:
+src/models/phi3.cpp.
+
+Quirks: query, key and value are one tensor and stay so, gate and up too (under the name `ffn_up`);
+part of a head may be rotated; long-context models carry two sets of rope divisors, which become
+tensors, and a factor on attention. Upstream writes the sliding window, 0 for none, but the engine
+does not use it, so every layer keeps the whole context.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from converters.families import settings
+from converters.families.base import Checkpoint
+from converters.families.decoder import DecoderFamily, Dimensions
+from converters.families.layout import Rule, constant, copy
+from converters.families.llama import norm_rules
+from converters.families.rope import global_rope, rope_parameters
+from converters.families.settings import Config, float32, shown, uint32
+from converters.source.spec import KeyValue, TargetTensor
+from edge.errors import InputError, UnsupportedModelError
+
+# transformers reads the two older names as `longrope` for this family (Phi3Config,
+# `_rope_scaling_adjustment`).
+_LONGROPE = ("longrope", "su", "yarn")
+
+
+class Phi3(DecoderFamily):
+    """`Phi3ForCausalLM`."""
+
+    arch = "phi3"
+    defaults = {  # noqa: RUF012 - ClassVar in the base
+        "vocab_size": 32064,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "max_position_embeddings": 4096,
+        "original_max_position_embeddings": 4096,
+        "partial_rotary_factor": 1.0,
+    }
+
+    def head_dim(self, config: Config) -> int:
+        """Always hidden size over heads: the engine knows no other size for this family."""
+        return settings.require_int(config, "hidden_size") // settings.require_int(
+            config, "num_attention_heads"
+        )
+
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, Rule]:
+        qkv_rows = dims.q_rows + 2 * dims.kv_rows
+        return {
+            "self_attn.qkv_proj.weight": copy("attn_qkv.weight", qkv_rows, dims.n_embd),
+            "self_attn.o_proj.weight": copy("attn_output.weight", dims.n_embd, dims.q_rows),
+            "mlp.gate_up_proj.weight": copy("ffn_up.weight", 2 * dims.n_ff, dims.n_embd),
+            "mlp.down_proj.weight": copy("ffn_down.weight", dims.n_embd, dims.n_ff),
+            **norm_rules(dims),
+        }
+
+    def extra_tensors(self, config: Config, dims: Dimensions) -> list[TargetTensor]:
+        factors = _long_and_short(config, dims)
+        if factors is None:
+            return []
+        return [
+            constant(f"rope_factors_{kind}.weight", values, f"rope scaling, {kind}_factor")
+            for kind, values in zip(("long", "short"), factors, strict=True)
+        ]
+
+    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
+        """In the order of upstream's own `set_gguf_parameters`. The factor on attention comes
+        first: upstream adds it while it makes the tensors, before everything else.
+        """
+        config = self.config(checkpoint)
+        dims = self.dimensions(config)
+        arch, rope = self.arch, rope_parameters(config)
+        original = settings.require_int(rope, "original_max_position_embeddings")
+        theta = settings.require_float(global_rope(rope), "rope_theta")
+        window = settings.optional_int(config, "sliding_window") or 0
+        entries = []
+        if _long_and_short(config, dims) is not None:
+            factor = _attention_factor(dims.n_ctx, original)
+            entries.append(float32(f"{arch}.rope.scaling.attn_factor", factor))
+        return [
+            *entries,
+            uint32(f"{arch}.context_length", dims.n_ctx),
+            uint32(f"{arch}.rope.scaling.original_context_length", original),
+            uint32(f"{arch}.embedding_length", dims.n_embd),
+            uint32(f"{arch}.feed_forward_length", dims.n_ff),
+            uint32(f"{arch}.block_count", dims.n_layer),
+            uint32(f"{arch}.attention.head_count", dims.n_head),
+            uint32(f"{arch}.attention.head_count_kv", dims.n_head_kv),
+            *self._norm_entries(config),
+            uint32(f"{arch}.rope.dimension_count", _rotated(rope, dims)),
+            float32(f"{arch}.rope.freq_base", theta),
+            uint32(f"{arch}.attention.sliding_window", window),
+        ]
+
+
+def _rotated(rope: Mapping[str, Any], dims: Dimensions) -> int:
+    """How many values of a head are rotated."""
+    part = settings.optional_float(rope, "partial_rotary_factor", 1.0) or 1.0
+    return int(part * dims.n_embd) // dims.n_head
+
+
+def _long_and_short(config: Config, dims: Dimensions) -> tuple[np.ndarray, np.ndarray] | None:
+    """The divisors for contexts beyond and within the original one, each float32 of half the
+    rotated values; None without scaling. Raises InputError for lists of another length.
+    """
+    rope = rope_parameters(config)
+    kind = rope.get("rope_type")
+    if kind in (None, "default"):
+        return None
+    if kind not in _LONGROPE:
+        raise UnsupportedModelError(
+            f"config.json: Phi-3 with rope scaling {shown(kind)} is unknown; known: longrope"
+        )
+    expected = _rotated(rope, dims) // 2
+    found = []
+    for key in ("long_factor", "short_factor"):
+        values = settings.optional_list(rope, key, expected)
+        if values is None:
+            raise InputError(f"config.json: rope scaling {shown(kind)} has no {key}")
+        numbers = [isinstance(v, int | float) and math.isfinite(v) and v > 0 for v in values]
+        if not all(numbers):
+            raise InputError(f"config.json: {key} holds something else than positive numbers")
+        found.append(np.array(values, dtype=np.float32))
+    return found[0], found[1]
+
+
+def _attention_factor(n_ctx: int, original: int) -> float:
+    """LongRoPE's factor on attention: sqrt(1 + ln(scale) / ln(original)) for a stretched context
+    (conversion/phi.py, `generate_extra_tensors`; arXiv 2402.13753).
+    """
+    scale = n_ctx / original
+    return math.sqrt(1 + math.log(scale) / math.log(original)) if scale > 1.0 else 1.0

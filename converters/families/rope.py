@@ -1,0 +1,150 @@
+"""Rotary embeddings: the configuration's many spellings, metadata, and Llama 3's factors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from converters.families.layout import constant
+from converters.families.settings import (
+    Config,
+    float32,
+    optional_float,
+    optional_mapping,
+    require_float,
+    require_int,
+    string,
+    uint32,
+)
+from converters.source.spec import KeyValue, TargetTensor
+from edge.errors import UnsupportedModelError
+from edge.units import printable
+
+_THETA = ("global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta")
+# No scaling, or `llama3`, which becomes a tensor (`llama3_factors`). `dynamic` changes nothing up
+# to the trained context; the engine has no equivalent beyond, and upstream writes nothing either.
+_WRITTEN_ELSEWHERE = (None, "default", "llama3", "dynamic")
+_LOCAL_THETA = ("local_rope_theta", "rope_local_theta", "swa_rope_theta", "rope_local_base_freq")
+
+
+def rope_parameters(config: Config) -> dict[str, Any]:
+    """One mapping from the spellings of transformers 4 (`rope_theta`, `rope_scaling` with `type`)
+    and 5 (`rope_parameters`, possibly one per kind of attention). Same reading as upstream's
+    conversion/base.py, `TextModel.__init__`.
+    """
+    given = optional_mapping(config, "rope_parameters")
+    if given is None and "rope_parameters" not in config:
+        given = optional_mapping(config, "rope_scaling")
+    params: dict[str, Any] = dict(given or {})
+    if "full_attention" in params or "sliding_attention" in params:
+        return params
+    local = _first(config, _LOCAL_THETA)
+    if local is not None:
+        params["sliding_attention"] = {"rope_theta": local}
+    theta = _first(config, _THETA)
+    if theta is not None:
+        params.setdefault("rope_theta", theta)
+    if params.get("type") is not None:
+        params.setdefault("rope_type", params["type"])
+    for key in ("partial_rotary_factor", "original_max_position_embeddings"):
+        if config.get(key) is not None:
+            params.setdefault(key, config[key])
+    return params
+
+
+def global_rope(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters of full-attention layers."""
+    inner = params.get("full_attention")
+    return inner if isinstance(inner, dict) else params
+
+
+def rope_metadata(arch: str, params: Mapping[str, Any]) -> list[KeyValue]:
+    """`<arch>.rope.scaling.*` and `<arch>.rope.freq_base*`, in upstream's order."""
+    full = global_rope(params)
+    entries = _scaling(arch, full)
+    theta = optional_float(full, "rope_theta")
+    if theta is not None:
+        entries.append(float32(f"{arch}.rope.freq_base", theta))
+    sliding = params.get("sliding_attention")
+    local = optional_float(sliding, "rope_theta") if isinstance(sliding, dict) else None
+    if local is not None:
+        entries.append(float32(f"{arch}.rope.freq_base_swa", local))
+    return entries
+
+
+def _scaling(arch: str, full: Mapping[str, Any]) -> list[KeyValue]:
+    kind, scaling = full.get("rope_type"), f"{arch}.rope.scaling"
+    if kind in ("su", "longrope"):
+        return [string(f"{scaling}.type", "longrope")]
+    if kind in _WRITTEN_ELSEWHERE:
+        return []
+    if kind not in ("linear", "yarn"):
+        raise UnsupportedModelError(
+            f"config.json: rope_type {printable(repr(kind), 60)} is not one that the engine runs; "
+            "known: default, linear, yarn, longrope, llama3"
+        )
+    factor = float32(f"{scaling}.factor", require_float(full, "factor"))
+    if kind == "linear":
+        return [string(f"{scaling}.type", "linear"), factor]
+    entries = [
+        string(f"{scaling}.type", "yarn"),
+        factor,
+        uint32(
+            f"{scaling}.original_context_length",
+            require_int(full, "original_max_position_embeddings"),
+        ),
+    ]
+    attention = "attention_factor" if "attention_factor" in full else "attn_factor"
+    for key, name in (
+        ("extrapolation_factor", "yarn_ext_factor"),
+        (attention, "yarn_attn_factor"),
+        ("beta_fast", "yarn_beta_fast"),
+        ("beta_slow", "yarn_beta_slow"),
+    ):
+        value = optional_float(full, key)
+        if value is not None:
+            entries.append(float32(f"{scaling}.{name}", value))
+    return entries
+
+
+def llama3_factors(params: Mapping[str, Any], head_dim: int) -> np.ndarray | None:
+    """Divisors of the rotary frequencies for Llama 3.1's long context: float32 of `head_dim / 2`,
+    or None when the scaling is of another kind.
+
+    Wavelengths shorter than `original / high_freq_factor` stay, longer than
+    `original / low_freq_factor` are stretched by `factor`, those between are interpolated
+    (conversion/llama.py, `generate_extra_tensors`; transformers' `_compute_llama3_parameters`).
+    Computed in float32 as upstream does, so that the bytes agree.
+    """
+    full = global_rope(params)
+    if str(full.get("rope_type", "")).lower() != "llama3":
+        return None
+    f32 = np.float32
+    base = require_float(full, "rope_theta") if "rope_theta" in full else 10000.0
+    factor = optional_float(full, "factor", 8.0) or 8.0
+    low = optional_float(full, "low_freq_factor", 1.0) or 1.0
+    high = optional_float(full, "high_freq_factor", 4.0) or 4.0
+    original = optional_float(full, "original_max_position_embeddings", 8192.0) or 8192.0
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / f32(head_dim)
+    frequencies = f32(1.0) / np.power(f32(base), exponents)
+    wavelengths = f32(2 * math.pi) / frequencies
+    factors = np.ones(len(frequencies), dtype=np.float32)
+    factors[wavelengths > f32(original / low)] = factor
+    between = (wavelengths >= f32(original / high)) & (wavelengths <= f32(original / low))
+    smooth = (f32(original) / wavelengths - f32(low)) / f32(high - low)
+    blended = f32(1.0) / ((f32(1.0) - smooth) / f32(factor) + smooth)
+    factors[between] = blended[between]
+    return factors
+
+
+def llama3_rope_freqs(params: Mapping[str, Any], head_dim: int) -> list[TargetTensor]:
+    """The `rope_freqs.weight` tensor of `llama3_factors`, or an empty list."""
+    factors = llama3_factors(params, head_dim)
+    return [] if factors is None else [constant("rope_freqs.weight", factors, "rope_scaling")]
+
+
+def _first(config: Config, keys: tuple[str, ...]) -> Any:
+    return next((config[key] for key in keys if key in config), None)

@@ -1,0 +1,15 @@
+"""Exact size of an artifact before it exists."""
+
+from __future__ import annotations
+
+from converters.imatrix.matrix import Imatrix
+from converters.recipes.assign import assign_types
+from converters.recipes.recipe import Recipe
+from converters.source.spec import ModelSpec
+from converters.target.gguf import file_layout
+
+
+def artifact_bytes(spec: ModelSpec, recipe: Recipe, *, imatrix: Imatrix | None = None) -> int:
+    """Bytes of the GGUF file that `write_gguf` makes, header and padding included. Exact."""
+    typed = assign_types(spec, recipe, has_imatrix=imatrix is not None)
+    return file_layout(spec, recipe, typed, imatrix).nbytes

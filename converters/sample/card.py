@@ -1,0 +1,128 @@
+"""The model card, written from the code's own facts so that it cannot drift from them.
+
+    python -m converters.sample.card      write model/README.md again from model/results.json
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import MODEL_DIR, results
+from .chat_format import render_prompt
+from .generator import DEFAULT_SYSTEM, KEY_ORDER
+from .grammar import plain
+from .grammar.pools import ALL_FORMS
+from .shape import Config
+
+_CARD = """---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+tags: [edgekit, sample, home-assistant, llama]
+---
+
+# edgekit sample model
+
+A {n_millions} million parameter Llama that turns a request into one line of JSON, and answers a few
+dozen plain questions about itself. It ships inside edgekit so that the first run needs no
+download, and so that the loss from a 4-bit recipe can be measured as a task with right and wrong
+answers. It is a sample, not a general assistant: it knows nothing outside the lists below.
+
+Licence: Apache-2.0, weights included. All training data comes from
+`converters/sample/generator.py`; no text was taken from elsewhere.
+
+## What it does
+
+    everything downstairs off at 11 pm
+        {{"do":"all.set","room":"downstairs","state":"off","at":"23:00"}}
+    set a pasta timer for twenty minutes
+        {{"do":"timer.set","name":"pasta","in_s":1200}}
+    how hot is the board?
+        {{"do":"board.get","what":"temperature"}}
+    do you need the internet?
+        No, I run entirely on this board and need no internet.
+
+`do` is one of: {verbs}.
+
+Fields appear in this order, and only when they were said: {keys}. `in_s` is a delay or a length in
+seconds; `at` is HH:MM on the 24 hour clock, and a bare "8" means 08:00; `day` is a word such as
+`tomorrow` or `monday`; `level` is 0 to 100; `temp_c` is in degrees Celsius. Names (people, labels,
+texts) are copied as typed. {n_topics} topics get a plain sentence instead. Requests that need the
+internet (weather, news, web, shopping, mail, routes) get `{{"do":"unsupported","topic":...}}`.
+The answer is a proposal: a program that acts on it must check it, locks and power above all.
+
+## Results
+
+Exact match of the whole answer, greedy decoding, on held-out examples
+(`converters/sample/task.py`). Held-out means: wordings and combinations of slot
+values that training never shows, chosen by hash. "unseen names" are real words that never occur
+in training and have to be copied. "new words" are held-out wordings with a word that training
+never shows for that action (the rule is in `grammar/pools.py`): a model that knows no other text
+can only guess there, so they are not part of the first and third column. Decisions, this rule
+among them, were made on a separate dev split; the held-out split was scored once the weights were
+final.
+
+{begin}
+{table}
+{end}
+
+Read these numbers for what they are: one author wrote the train and the held-out wordings, so they
+share a style, and the score says little about requests of a kind that the grammar does not have.
+
+## Shape
+
+LlamaForCausalLM, F16: {layers} layers, hidden {hidden}, feed-forward {inner}, {heads} query and
+{kv_heads} key-value heads of {head_dim}, vocabulary {vocab}, context {context}, tied
+embeddings. Every matrix row is a multiple of 256, so all K-quants apply. The tokenizer is
+byte-level BPE with the `qwen2` split pattern; digits are single tokens.
+
+Prompt (the template adds the system message when there is none; nothing goes before it):
+
+{prompt}
+
+## Training
+
+`python -m converters.sample.train --out DIR`, then
+`python -m converters.sample.export --run DIR`: {n_steps} steps, {train_minutes} minutes
+on one core of a shared x86 server processor, no GPU. Loss on the assistant's tokens only; Muon
+for matrices, AdamW for embeddings and norms. About half of the names in training are invented, so
+that copying is learnt as a skill. The second half of the steps has more wordings and more copying,
+written after the dev split had shown what was missing.
+
+## Known limits
+
+- English only, and only the requests above. Anything else is forced into the nearest one.
+- One request per message. "Lights off and heating on" gives one command, or a wrong one.
+- It remembers a name that was told in the same chat, and nothing else from earlier turns.
+- Long or unusual names may lose letters when copied; see the "unseen names" column.
+"""
+
+
+def card_text(found: dict[str, Any]) -> str:
+    """The whole card for the results in `found`."""
+    shape = Config()
+    training = found["training"]
+    prompt = render_prompt([{"role": "user", "content": "turn on the kitchen lights"}])
+    assert DEFAULT_SYSTEM in prompt
+    verbs = list(dict.fromkeys(form.do for form in ALL_FORMS))
+    return _CARD.format(
+        n_millions=f"{training['n_parameters'] / 1e6:.1f}", n_steps=training["n_steps"],
+        train_minutes=round(training["train_s"] / 60),
+        verbs=", ".join(f"`{verb}`" for verb in verbs),
+        keys=", ".join(f"`{key}`" for key in KEY_ORDER), n_topics=len(plain.TOPICS),
+        begin=results.BEGIN, table=results.table(found), end=results.END,
+        layers=shape.num_hidden_layers, hidden=shape.hidden_size, inner=shape.intermediate_size,
+        heads=shape.num_attention_heads, kv_heads=shape.num_key_value_heads,
+        head_dim=shape.head_dim, vocab=shape.vocab_size, context=shape.max_position_embeddings,
+        prompt="\n".join(f"    {line}" for line in prompt.splitlines()),
+    )
+
+
+def main() -> None:
+    """Write the card of the shipped model again."""
+    results.write_text(MODEL_DIR / "README.md", card_text(results.load()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""A GGUF file of any architecture → `ModelSpec`: checked by our own linter, then mapped.
+
+Metadata is copied, less what only holds for the old file; tensors are offered in the type that
+they are stored in, rows of quantized types as raw blocks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGUFValueType
+
+from converters.families.layout import keep_type
+from converters.source.fingerprint import map_file, update_with_file
+from converters.source.general import model_license
+from converters.source.gguf_shape import shape_from_header
+from converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
+from edge.errors import InputError, UnsupportedModelError
+from edge.ggml_types import row_bytes
+from edge.gguf import GgufHeader, GgufTensor, read_header
+from edge.units import printable
+
+# True of the old file only: the writer says them anew, and an imatrix that shaped other bits is
+# not the one that shapes ours.
+_NOT_COPIED = ("general.file_type", "general.quantization_version", "split.", "quantize.imatrix.")
+_SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+_PLAIN: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")
+}  # fmt: skip
+
+
+def open_gguf(path: Path) -> ModelSpec:
+    """Describe the model in a GGUF file; for a split model any part's path will do.
+
+    Raises InputError and UnsafeInputError as `edge.gguf.read_header` does, InputError for a split
+    model with parts that are absent or do not belong together, UnsupportedModelError for a GGUF
+    that is not a language model.
+    """
+    paths = _parts(path)
+    headers = [read_header(part, arrays="full") for part in paths]
+    first = headers[0]
+    _refuse_other_kinds(first, path)
+    _check_parts(paths, headers)
+    maps = [map_file(p, h.file_size) for p, h in zip(paths, headers, strict=True)]
+    tensors: dict[str, TargetTensor] = {}
+    digest = hashlib.sha256()
+    for part, header, mapped in zip(paths, headers, maps, strict=True):
+        update_with_file(digest, part.name, mapped, header.data_offset)
+        for entry in header.tensors:
+            if entry.name in tensors:
+                raise InputError(f"{part}: tensor {printable(entry.name)} is in two parts")
+            tensors[entry.name] = _tensor(entry, header, mapped, part.name)
+    if not tensors:
+        raise InputError(
+            f"{path}: no tensors; it holds a vocabulary only",
+            next_step="give the model's own GGUF file",
+        )
+    metadata = _metadata(first)
+    return ModelSpec(
+        name=first.text("general.name") or _stem(path),
+        family=first.arch,
+        shape=shape_from_header(first, tuple(tensors.values())),
+        metadata=metadata,
+        tensors=tuple(tensors.values()),
+        source=SourceIdentity(
+            kind="gguf",
+            location=str(path),
+            files={p.name: h.file_size for p, h in zip(paths, headers, strict=True)},
+            fingerprint=digest.hexdigest(),
+            license=model_license(metadata),
+        ),
+        chat_template=first.text("tokenizer.chat_template"),
+        notes=_notes(headers),
+    )
+
+
+def _parts(path: Path) -> list[Path]:
+    """All files of the model that `path` belongs to. Raises InputError when one is absent."""
+    match = _SPLIT.fullmatch(path.name)
+    if match is None:
+        return [path]
+    stem, total = match[1], int(match[3])
+    parts = [path.with_name(f"{stem}-{i:05d}-of-{total:05d}.gguf") for i in range(1, total + 1)]
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing or not parts:
+        raise InputError(
+            f"{path}: part {missing[0] if missing else path.name} of the split model is missing "
+            f"({total} are needed)",
+            next_step="download all parts into one directory",
+        )
+    return parts
+
+
+def _check_parts(paths: list[Path], headers: list[GgufHeader]) -> None:
+    count = headers[0].split_count
+    if count != len(paths):
+        raise InputError(
+            f"{paths[0]}: the file says that it is one of {count} parts, its name says "
+            f"{len(paths)}",
+            next_step="give the parts the names that they were published under",
+        )
+    for index, (path, header) in enumerate(zip(paths, headers, strict=True)):
+        number = header.integer("split.no") or 0
+        if count > 1 and (number != index or header.split_count != count):
+            raise InputError(
+                f"{path}: says that it is part {number + 1} of {header.split_count}, expected "
+                f"part {index + 1} of {count}"
+            )
+    expected = headers[0].integer("split.tensors.count")
+    found = sum(len(header.tensors) for header in headers)
+    if count > 1 and expected is not None and expected != found:
+        raise InputError(f"{paths[0]}: {found} tensors in all parts, {expected} announced")
+
+
+def _refuse_other_kinds(header: GgufHeader, path: Path) -> None:
+    kind = header.text("general.type") or "model"
+    if kind != "model" or header.arch == "clip":
+        what = kind if kind != "model" else "vision encoder"
+        raise UnsupportedModelError(
+            f"{path}: a GGUF of kind {printable(what)}, not a language model",
+            next_step="give the language model's own GGUF file",
+        )
+
+
+def _tensor(entry: GgufTensor, header: GgufHeader, mapped: mmap.mmap, file: str) -> TargetTensor:
+    shape = tuple(reversed(entry.dims))
+    start = header.data_offset + entry.offset
+    plain = _PLAIN.get(entry.type_name)
+    if plain is not None:
+        count, width = entry.nbytes // plain.itemsize, shape[-1]
+    else:
+        count, width = entry.nbytes, row_bytes(entry.type_name, shape[-1])
+    rows = np.frombuffer(mapped, plain or np.dtype("u1"), count, start).reshape(-1, width)
+    # llama-quantize leaves these as they are (src/llama-quant.cpp, `tensor_allows_quantization`).
+    n_dims = len(shape) - next((i for i, extent in enumerate(shape) if extent > 1), len(shape) - 1)
+    keep = entry.type_name if keep_type(entry.name, n_dims) else None
+    return TargetTensor(
+        name=entry.name,
+        shape=shape,
+        source_type=entry.type_name,
+        read=lambda first, stop: rows[first:stop],
+        keep=keep,
+        origin=f"{entry.name} in {file}",
+    )
+
+
+def _metadata(header: GgufHeader) -> tuple[KeyValue, ...]:
+    entries = []
+    for key, value in header.kv.items():
+        if key.startswith(_NOT_COPIED):
+            continue
+        kind = header.kv_types[key]
+        item = None if kind.item_type is None else GGUFValueType(kind.item_type)
+        entries.append(KeyValue(key, value, GGUFValueType(kind.value_type), item))
+    return tuple(entries)
+
+
+def _notes(headers: list[GgufHeader]) -> tuple[str, ...]:
+    stored = Counter[str]()
+    for header in headers:
+        for entry in header.tensors:
+            stored[entry.type_name] += entry.n_elements
+    notes = [note for header in headers for note in header.notes]
+    main = stored.most_common(1)[0][0]
+    if main not in _PLAIN:
+        notes.append(
+            f"the source is already quantized (mostly {main}): quality is lost twice; a BF16, F16 "
+            "or F32 GGUF, or the checkpoint itself, is better"
+        )
+    return tuple(notes)
+
+
+def _stem(path: Path) -> str:
+    match = _SPLIT.fullmatch(path.name)
+    return match[1] if match else path.stem

@@ -1,0 +1,118 @@
+"""A Hugging Face model directory → `ModelSpec`. Neither torch nor transformers is needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from converters.families.registry import family_for, model_type
+from converters.source.checkpoint import SafetensorsCheckpoint
+from converters.source.documents import read_json_object
+from converters.source.general import general_metadata, model_license
+from converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
+from edge.errors import InputError
+
+# Small files that shape the artifact, beside config.json; their content counts for the identity.
+_DOCUMENTS = (
+    "config.json",
+    "generation_config.json",
+    "README.md",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+def open_directory(
+    directory: Path,
+    *,
+    kind: str = "hf-directory",
+    location: str | None = None,
+    model_id: str | None = None,
+    revision: str | None = None,
+) -> ModelSpec:
+    """Describe the model in a directory; tensors stay on disk until they are read.
+
+    The keyword arguments are for directories that came from a hub. Raises InputError (and its
+    kinds) for whatever keeps the checkpoint from being converted.
+    """
+    config = read_json_object(_config_path(directory))
+    family = family_for(config)
+    checkpoint = SafetensorsCheckpoint(directory, config)
+    tensors = family.tensors(checkpoint)
+    shape = family.shape(checkpoint)
+    general, notes = general_metadata(directory, family.arch, tensors, model_id=model_id)
+    tokenizer = _tokenizer_entries(directory, config, family.arch, tensors)
+    return ModelSpec(
+        name=_value(general, "general.name"),
+        family=model_type(config),
+        shape=shape,
+        metadata=(*general, *family.metadata(checkpoint), *tokenizer),
+        tensors=tuple(tensors),
+        source=_identity(
+            checkpoint, kind, location or str(directory), model_license(general), revision
+        ),
+        chat_template=_value(tokenizer, "tokenizer.chat_template"),
+        tokenizer_dir=directory,
+        notes=(*notes, *family.notes(checkpoint)),
+    )
+
+
+def _config_path(directory: Path) -> Path:
+    path = directory / "config.json"
+    if not path.is_file():
+        raise InputError(
+            f"{directory}: no config.json, so this is not a Hugging Face model directory",
+            next_step="give the directory that holds config.json and model.safetensors, or a "
+            ".gguf file",
+        )
+    return path
+
+
+def _tokenizer_entries(
+    directory: Path, config: Mapping[str, Any], arch: str, tensors: list[TargetTensor]
+) -> list[KeyValue]:
+    """`tokenizer.*` entries, chat template included, checked against the embedding's rows."""
+    from converters import tokenizers
+
+    tokenizer = tokenizers.load(directory, config, prefer=arch)
+    embedding = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")
+    if tokenizer.n_tokens != embedding.n_rows:
+        raise InputError(
+            f"the tokenizer has {tokenizer.n_tokens} tokens, but {embedding.origin} has "
+            f"{embedding.n_rows} rows",
+            next_step="use the tokenizer files that belong to this checkpoint",
+        )
+    return list(tokenizer.metadata())
+
+
+def _value(entries: list[KeyValue], key: str) -> Any:
+    return next((entry.value for entry in entries if entry.key == key), None)
+
+
+def _identity(
+    checkpoint: SafetensorsCheckpoint,
+    kind: str,
+    location: str,
+    license_name: str | None,
+    revision: str | None,
+) -> SourceIdentity:
+    files = checkpoint.files()
+    digest = hashlib.sha256()
+    checkpoint.update_fingerprint(digest)
+    for name in _DOCUMENTS:
+        path = checkpoint.directory / name
+        if path.is_file():
+            data = path.read_bytes()
+            files[name] = len(data)
+            digest.update(f"{name}\0{len(data)}\0".encode() + data)
+    return SourceIdentity(kind, location, files, digest.hexdigest(), license_name, revision)

@@ -1,0 +1,334 @@
+"""A repository on a model hub → a local directory → `ModelSpec`.
+
+Only what a conversion needs is fetched: safetensors, JSON, tokenizer, templates, the card. Files
+come through `huggingface_hub` (HF_ENDPOINT, HF_TOKEN and its stored log-in are honoured). A copy
+in its own cache is used when it is complete. Otherwise files go to our cache, because the package
+has stopped keeping unfinished files (1.x deletes them), and a checkpoint is one large file on a
+slow line: there an unfinished file is `NAME.part` and continues where it ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converters.source.checkpoint import pickle_advice
+from converters.source.spec import ModelSpec
+from edge.atomic import write_atomic
+from edge.errors import DoesNotFitError, InputError, IntegrityError, UnsafeInputError
+from edge.units import format_bytes, printable
+from edge.verified import cache_directory
+
+Progress = Callable[[int, int], None]
+
+DEFAULT_ENDPOINT = "https://huggingface.co"
+_TIMEOUT_S = 20
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,200}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_DOCUMENTS = (".json", ".model", ".jinja", ".txt")
+_NOT_OURS = ("consolidated", "adapter_", "pytorch_model", "tf_model", "flax_model", "optimizer")
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of a repository; `sha256` is known for large files only."""
+
+    name: str
+    size: int
+    sha256: str | None
+
+
+def open_repository(ref: str, *, progress: Progress | None = None) -> ModelSpec:
+    """Fetch `owner/name[@revision]` where it is not here yet, and describe it.
+
+    Raises InputError when the hub cannot be reached or does not give the repository out,
+    DoesNotFitError when the disk is too small, IntegrityError when a file arrives damaged.
+    """
+    from converters.source.hf import open_directory
+
+    repo_id, _, revision = ref.partition("@")
+    directory, commit = fetch(repo_id, revision or "main", progress=progress)
+    return open_directory(
+        directory, kind="hub", location=repo_id, model_id=repo_id, revision=commit
+    )
+
+
+def fetch(
+    repo_id: str, revision: str = "main", *, progress: Progress | None = None
+) -> tuple[Path, str]:
+    """The local directory of a repository's conversion files, and its commit. Complete earlier
+    downloads are found without the network too.
+    """
+    home = cache_directory() / "hub" / repo_id.replace("/", "--")
+    note = home / "refs" / re.sub(r"[^\w.-]", "_", revision)
+    try:
+        commit, siblings = _list_repository(repo_id, revision)
+    except _Unreachable as error:
+        known = note.read_text().strip() if note.is_file() else revision
+        directory = home / known
+        if _COMMIT.fullmatch(known) and (directory / ".complete").is_file():
+            return directory, known
+        if (found := _in_hub_cache(repo_id, revision, ("config.json",))) is not None:
+            return found, found.name
+        raise InputError(
+            f"{repo_id}: no such directory here, and the hub cannot be reached ({error})",
+            next_step=f"on a machine with network: hf download {repo_id} --local-dir DIR, then "
+            "give edge that directory",
+        ) from None
+    files = choose_files(repo_id, siblings)
+    cached = _in_hub_cache(repo_id, commit, [file.name for file in files])
+    if cached is not None:
+        return cached, commit
+    directory = home / commit
+    _download(repo_id, commit, files, directory, progress)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(note, commit.encode())
+    return directory, commit
+
+
+def choose_files(repo_id: str, siblings: Sequence[RemoteFile]) -> list[RemoteFile]:
+    """The files that a conversion needs, small ones first. Raises InputError when the repository
+    holds no safetensors, with what it holds instead.
+    """
+    plain = [file for file in siblings if _PLAIN_NAME.fullmatch(file.name)]
+    ours = [file for file in plain if not file.name.startswith(_NOT_OURS)]
+    weights = [file for file in ours if file.name.endswith(".safetensors")]
+    weights = [file for file in weights if file.name.startswith("model")] or weights
+    if not weights:
+        _refuse_without_weights(repo_id, [file.name for file in plain])
+    documents = [f for f in ours if f.name.endswith(_DOCUMENTS) or f.name == "README.md"]
+    return sorted(documents + weights, key=lambda file: (file.size, file.name))
+
+
+class _Unreachable(Exception):
+    """The hub does not answer, or is not to be asked."""
+
+
+def _list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
+        raise _Unreachable("HF_HUB_OFFLINE is set")
+    try:
+        info = HfApi(endpoint=_endpoint(), token=_token()).model_info(
+            repo_id, revision=revision, files_metadata=True, timeout=_TIMEOUT_S
+        )
+    except GatedRepoError:
+        raise InputError(
+            f"{repo_id}: the owner gives it out on request only",
+            next_step=f"accept the licence at {_endpoint()}/{repo_id}, then log in: hf auth login, "
+            "or set HF_TOKEN",
+        ) from None
+    except RevisionNotFoundError:
+        raise InputError(f"{repo_id}: no revision {printable(revision)!r}") from None
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"{repo_id}: no such directory here, and no such repository on {_endpoint()} (or a "
+            "private one)",
+            next_step="check the name; for a private one log in: hf auth login, or set HF_TOKEN",
+        ) from None
+    except OfflineModeIsEnabled:
+        raise _Unreachable("offline mode is on") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        raise _Unreachable(f"HTTP status {status}") from None
+    except _transport_errors() as error:
+        raise _Unreachable(_first_line(error)) from None
+    if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
+        raise UnsafeInputError(f"{repo_id}: the hub names an impossible commit {info.sha!r}")
+    return info.sha, [_remote_file(sibling) for sibling in info.siblings or ()]
+
+
+def _remote_file(sibling: Any) -> RemoteFile:
+    lfs = sibling.lfs
+    return RemoteFile(sibling.rfilename, sibling.size or 0, lfs.sha256 if lfs else None)
+
+
+def _in_hub_cache(repo_id: str, revision: str, names: Sequence[str]) -> Path | None:
+    """A snapshot in huggingface_hub's own cache that has all these files, or None."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        found = snapshot_download(
+            repo_id,
+            revision=revision,
+            cache_dir=os.environ.get("HF_HUB_CACHE"),
+            allow_patterns=list(names),
+            local_files_only=True,
+        )
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        return None
+    directory = Path(str(found))
+    return directory if all((directory / name).is_file() for name in names) else None
+
+
+def _download(
+    repo_id: str,
+    commit: str,
+    files: Sequence[RemoteFile],
+    directory: Path,
+    progress: Progress | None,
+) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    total = sum(file.size for file in files)
+    _require_space(repo_id, files, directory)
+    done = 0
+    for file in files:
+        target = directory / file.name
+        if not target.is_file() or target.stat().st_size != file.size:
+            _download_file(repo_id, commit, file, target, _offset(progress, done, total))
+        done += file.size
+        if progress:
+            progress(done, total)
+    write_atomic(directory / ".complete", b"")
+
+
+def _download_file(
+    repo_id: str, commit: str, file: RemoteFile, target: Path, advance: Callable[[int], None]
+) -> None:
+    """One file through `NAME.part`: continued, checked, renamed."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        disable_progress_bars,
+    )
+
+    part = target.with_name(file.name + ".part")
+    disable_progress_bars("huggingface_hub.http_get")
+    have = part.stat().st_size if part.is_file() else 0
+    if have > file.size:
+        part.unlink()
+        have = 0
+    with part.open("ab") as raw:
+        try:
+            http_get(
+                hf_hub_url(repo_id, file.name, revision=commit, endpoint=_endpoint()),
+                _CountedFile(raw, advance),  # type: ignore[arg-type]
+                resume_size=have,
+                headers=build_hf_headers(token=_token(), library_name="edgekit"),
+                expected_size=file.size,
+                displayed_filename=file.name,
+            )
+        except _transport_errors() as error:
+            raise InputError(
+                f"{repo_id}: the download of {file.name} broke off at "
+                f"{format_bytes(raw.tell())} of {format_bytes(file.size)}: {_first_line(error)}",
+                next_step="run the same command again; it continues where this one ended",
+            ) from None
+        raw.flush()
+        os.fsync(raw.fileno())
+    size = part.stat().st_size
+    if size != file.size or (file.sha256 and _sha256(part) != file.sha256):
+        part.unlink()
+        raise IntegrityError(
+            f"{repo_id}: {file.name} arrived damaged ({size} bytes of {file.size}, or a wrong "
+            "sha256); it was removed",
+            next_step="run the same command again",
+        )
+    os.replace(part, target)
+
+
+class _CountedFile:
+    """A file opened for appending that reports its length after every write."""
+
+    def __init__(self, raw: Any, advance: Callable[[int], None]) -> None:
+        self._raw, self._advance = raw, advance
+
+    def write(self, data: bytes) -> int:
+        written: int = self._raw.write(data)
+        self._advance(self._raw.tell())
+        return written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+
+def _offset(progress: Progress | None, done: int, total: int) -> Callable[[int], None]:
+    def advance(file_bytes: int) -> None:
+        if progress:
+            progress(done + file_bytes, total)
+
+    return advance
+
+
+def _require_space(repo_id: str, files: Sequence[RemoteFile], directory: Path) -> None:
+    needed = sum(file.size - _bytes_here(directory, file) for file in files)
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise DoesNotFitError(
+            f"{repo_id}: {format_bytes(needed)} to download, {format_bytes(free)} free in "
+            f"{directory}",
+            shortfall_bytes=needed - free,
+            next_step="make room, or set EDGEKIT_CACHE to a directory on a larger disk",
+        )
+
+
+def _bytes_here(directory: Path, file: RemoteFile) -> int:
+    """How much of a file is on disk already, whole or in part."""
+    for name in (file.name, file.name + ".part"):
+        path = directory / name
+        if path.is_file():
+            return min(path.stat().st_size, file.size)
+    return 0
+
+
+def _refuse_without_weights(repo_id: str, names: Sequence[str]) -> None:
+    ggufs = [name for name in names if name.endswith(".gguf")]
+    if ggufs:
+        raise InputError(
+            f"{repo_id}: holds GGUF files ({', '.join(ggufs[:3])}{', …' if ggufs[3:] else ''}), "
+            "not a checkpoint",
+            next_step=f"hf download {repo_id} {ggufs[0]} --local-dir ., then give edge that file",
+        )
+    if any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in names):
+        raise UnsafeInputError(
+            f"{repo_id}: the weights are Python pickles, which can run code when they are opened; "
+            "edgekit never opens them",
+            next_step=pickle_advice(repo_id, repo_id.partition("/")[2] + "-safetensors"),
+        )
+    raise InputError(f"{repo_id}: no safetensors in the repository")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+
+
+def _token() -> str | None:
+    return os.environ.get("HF_TOKEN") or None
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """What a broken line raises: httpx's errors under huggingface_hub 1.x, else OSError's kin."""
+    try:
+        import httpx
+    except ImportError:
+        return (OSError,)
+    return (httpx.HTTPError, OSError)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return printable(lines[0]) if lines else type(error).__name__

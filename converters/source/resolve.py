@@ -1,0 +1,81 @@
+"""What the user wrote → a `ModelSpec`: a directory, a GGUF file, or a repository on a hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from converters.source.checkpoint import pickle_advice
+from converters.source.spec import ModelSpec
+from edge.errors import InputError, UnsafeInputError
+from edge.units import did_you_mean, printable
+
+Progress = Callable[[int, int], None]
+
+# Hub names: letters, digits, `-`, `_`, `.`, at most 96 characters each
+# (huggingface_hub's `validate_repo_id`).
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,128})?")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpec:
+    """Open a model wherever it is. `ref` is a Hugging Face directory, a `.gguf` file, or
+    `owner/name[@revision]` on the hub; an existing path wins over a repository of the same name.
+    `progress` receives (bytes done, bytes in all) while a repository is downloaded.
+
+    Raises InputError that says what was expected instead.
+    """
+    path = Path(ref).expanduser()
+    if path.is_dir():
+        from converters.source.hf import open_directory
+
+        return open_directory(path)
+    if path.is_file():
+        return _open_file(path)
+    if isinstance(ref, str) and _looks_like_repo(ref):
+        from converters.source.hub import open_repository
+
+        return open_repository(ref, progress=progress)
+    raise _not_found(str(ref), path)
+
+
+def _open_file(path: Path) -> ModelSpec:
+    name = path.name.lower()
+    if name.endswith(".gguf"):
+        from converters.source.gguf import open_gguf
+
+        return open_gguf(path)
+    if name.endswith(_PICKLES):
+        raise UnsafeInputError(
+            f"{path}: a Python pickle, which can run code when it is opened; edgekit never opens "
+            "one",
+            next_step=pickle_advice(str(path.parent)),
+        )
+    if name.endswith((".safetensors", ".json")):
+        raise InputError(
+            f"{path}: one file of a checkpoint; config.json and the tokenizer are needed too",
+            next_step=f"give the directory: {path.parent}",
+        )
+    raise InputError(
+        f"{path}: neither a Hugging Face directory nor a .gguf file",
+        next_step="give a directory with config.json and safetensors, a .gguf file, or owner/name",
+    )
+
+
+def _looks_like_repo(ref: str) -> bool:
+    """Whether the text can only be a hub name: two parts, and no file ending."""
+    return _REPO_ID.fullmatch(ref) is not None and not ref.lower().endswith(
+        (".gguf", ".safetensors", ".json", *_PICKLES)
+    )
+
+
+def _not_found(ref: str, path: Path) -> InputError:
+    hint = ""
+    if path.parent.is_dir():
+        hint = did_you_mean(path.name, (p.name for p in path.parent.iterdir()))
+    return InputError(
+        f"{printable(ref)}: no such file or directory, and not a repository id.{hint}",
+        next_step="give a directory with config.json and safetensors, a .gguf file, or owner/name "
+        "of a model on the hub",
+    )

@@ -1,0 +1,1 @@
+"""Writers of artifacts, one format per file."""

@@ -1,0 +1,186 @@
+"""tokenizer.json with a BPE model → vocabulary: byte-level (GPT-2, Llama 3, Qwen, …), and BPE over
+SentencePiece pieces with byte fallback (fast Llama 2, Mistral, Gemma tokenizers).
+
+Which tokens are control, user-defined or padding follows upstream's conversion/base.py
+(`get_vocab_base`) and gguf-py/gguf/vocab.py (`LlamaHfVocab`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from converters.tokenizers import reference
+from converters.tokenizers.files import AddedToken, TokenizerFiles
+from converters.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, pad_text
+from edge.errors import InputError, UnsupportedModelError
+from edge.units import printable
+
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+# U+2581, which SentencePiece writes for a space.
+SPACE_MARK = "▁"
+# A space inside a merge would read as the separator; GPT-2's byte map writes it as this.
+_ENCODED_SPACE = chr(ord(" ") + 256)
+
+
+def base_vocab(files: TokenizerFiles) -> dict[str, int]:
+    """`model.vocab` of tokenizer.json, text → id. Raises InputError when it is not that."""
+    kind = files.model.get("type") or ("BPE" if "merges" in files.model else None)
+    if kind != "BPE":
+        raise UnsupportedModelError(
+            f"tokenizer.json holds a {printable(str(kind))} model; BPE is what this part converts",
+            next_step="put the checkpoint's tokenizer.model beside it, or come in through a GGUF",
+        )
+    vocab = files.model.get("vocab")
+    if not isinstance(vocab, dict) or not all(
+        type(token_id) is int and token_id >= 0 for token_id in vocab.values()
+    ):
+        raise InputError("tokenizer.json: model.vocab is not a map from text to ids")
+    if len(set(vocab.values())) != len(vocab):
+        raise InputError("tokenizer.json: model.vocab gives one id to two tokens")
+    return vocab
+
+
+def merge_lines(files: TokenizerFiles) -> list[str]:
+    """`model.merges` as GGUF lines `left right`, from either way in which they are written; from
+    merges.txt where tokenizer.json has none.
+    """
+    merges = files.model.get("merges") or []
+    if not merges:
+        return _read_merges_txt(files)
+    lines = []
+    for number, merge in enumerate(merges):
+        if isinstance(merge, str):
+            pair = merge.split(" ")
+        else:
+            pair = [str(part).replace(" ", _ENCODED_SPACE) for part in merge]
+        if len(pair) != 2 or not all(pair):
+            raise InputError(
+                f"tokenizer.json: merge {number} is {printable(str(merge))}, expected two parts"
+            )
+        lines.append(f"{pair[0]} {pair[1]}")
+    return lines
+
+
+def load_byte_level(files: TokenizerFiles, pre: str) -> Vocabulary:
+    """The vocabulary of a byte-level BPE tokenizer.json, padded to the embedding's rows."""
+    vocab = base_vocab(files)
+    added = files.added_tokens(vocab)
+    encoder = reference.hugging_face(files)
+    texts, n_vocab = _rows(files, vocab, added)
+    tokens, types = [], []
+    for token_id in range(n_vocab):
+        text = texts.get(token_id)
+        if text is None:
+            tokens.append(pad_text(token_id))
+            types.append(TokenType.UNUSED)
+            continue
+        token = added.get(token_id)
+        if token is None:
+            tokens.append(text)
+            types.append(TokenType.NORMAL)
+            continue
+        if not token.normalized:
+            # The engine looks for the text as it reads after normalizing and decoding.
+            ids = encoder.encode(text, add_special_tokens=False).ids
+            decoded = encoder.decode(ids, skip_special_tokens=False)
+            # Decoding reads a lone "ø" as half a character; several tokens would become one text.
+            text = text if "\ufffd" in decoded else decoded
+        if token.special or looks_special(text):
+            types.append(TokenType.CONTROL)
+        else:
+            text = text.replace(SPACE_MARK, " ")
+            types.append(TokenType.USER_DEFINED)
+        tokens.append(text)
+    merges = merge_lines(files)
+    if not merges:
+        raise InputError("tokenizer.json has no merges", next_step="add merges.txt beside it")
+    return Vocabulary("bpe", "gpt2", pre, tokens, types, merges=merges)
+
+
+def load_byte_fallback(files: TokenizerFiles) -> Vocabulary:
+    """The vocabulary of a SentencePiece-style BPE tokenizer.json.
+
+    The engine merges by score, tokenizer.json by merge rank. Scores are set to minus the rank of
+    the token that a merge yields, which is what SentencePiece itself stores for BPE models, so the
+    same ids come out. (Upstream writes -1000 for all, and the engine then splits differently.)
+    """
+    vocab = base_vocab(files)
+    added = files.added_tokens(vocab)
+    texts, n_vocab = _rows(files, vocab, added)
+    scores_by_text = _scores(vocab, merge_lines(files))
+    tokens, types, scores = [], [], []
+    unknown = files.model.get("unk_token")
+    for token_id in range(n_vocab):
+        text = texts.get(token_id)
+        token = added.get(token_id)
+        score = -1000.0
+        if text is None:
+            text, kind = pad_text(token_id), TokenType.UNUSED
+        elif _BYTE_TOKEN.fullmatch(text):
+            kind, score = TokenType.BYTE, 0.0
+        elif token is None:
+            kind, score = TokenType.NORMAL, scores_by_text[text]
+        elif text == unknown:
+            kind, score = TokenType.UNKNOWN, 0.0
+        elif token.special or looks_special(text):
+            kind = TokenType.CONTROL
+        else:
+            text, kind = text.replace(SPACE_MARK, " "), TokenType.USER_DEFINED
+        tokens.append(text)
+        types.append(kind)
+        scores.append(score)
+    return Vocabulary("spm", "llama", "default", tokens, types, scores=scores)
+
+
+def is_byte_fallback(files: TokenizerFiles) -> bool:
+    """Whether tokenizer.json holds SentencePiece-style BPE (`byte_fallback`), not byte-level."""
+    return bool(files.model.get("byte_fallback", False))
+
+
+def _rows(
+    files: TokenizerFiles, vocab: Mapping[str, int], added: Mapping[int, AddedToken]
+) -> tuple[dict[int, str], int]:
+    """Texts by id, and how many ids there are: the embedding's rows, where config.json says."""
+    texts = {token_id: text for text, token_id in vocab.items()}
+    texts.update((token_id, token.content) for token_id, token in added.items())
+    highest = max(texts, default=-1)
+    n_vocab = files.declared_vocab_size
+    if n_vocab is None:
+        if len(texts) != highest + 1:
+            raise InputError(
+                f"token ids run to {highest}, but only {len(texts)} of them exist, and config.json "
+                "has no vocab_size that says how many the embedding has",
+                next_step="add vocab_size to config.json",
+            )
+        return texts, highest + 1
+    if highest >= n_vocab:
+        raise InputError(
+            f"the tokenizer has token {printable(texts[highest])!r} with id {highest}, but the "
+            f"embedding has only {n_vocab} rows",
+            next_step="resize the model's embedding to the tokenizer, or use the tokenizer that "
+            "belongs to this checkpoint",
+        )
+    return texts, n_vocab
+
+
+def _scores(vocab: Mapping[str, int], merges: Sequence[str]) -> dict[str, float]:
+    scores: dict[str, float] = {}
+    for line in merges:
+        scores.setdefault(line.replace(" ", ""), -float(len(scores)))
+    for text in sorted(vocab, key=vocab.__getitem__):
+        scores.setdefault(text, -float(len(scores)))
+    return scores
+
+
+def _read_merges_txt(files: TokenizerFiles) -> list[str]:
+    path = files.directory / "merges.txt"
+    if not path.is_file():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text") from None
+    if lines and lines[0].startswith("#"):
+        lines = lines[1:]
+    return [line for line in map(str.strip, lines) if len(line.split()) == 2]

@@ -1,0 +1,265 @@
+"""The tokenizer files of a checkpoint directory, read once and bounded, nothing unpickled.
+
+`TokenizerFiles` is what the rest of the package works on: parsed JSON (or an empty mapping where a
+file is absent), and the added tokens of all files laid over each other the way transformers does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edge.errors import InputError, UnsafeInputError
+from edge.units import format_bytes, printable
+
+# The largest tokenizer.json in the wild (262,144 tokens, 500,000 merges) is 33 MB.
+_MAX_JSON_BYTES = 256 * 1024**2
+_MAX_TEMPLATE_BYTES = 4 * 1024**2
+# Token roles that GGUF and transformers both know, in the order in which upstream writes them
+# (gguf-py/gguf/vocab.py, SpecialVocab).
+SPECIAL_ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """One entry of `added_tokens`: text that is cut out before the model's own splitting."""
+
+    id: int
+    content: str
+    special: bool = False
+    normalized: bool = True
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+
+
+def read_json(path: Path, *, max_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]:
+    """A JSON object from a file of at most `max_bytes`; `{}` when the file does not exist.
+
+    Raises InputError naming the file when it is not a JSON object, UnsafeInputError when too large.
+    """
+    if not path.is_file():
+        return {}
+    n_bytes = path.stat().st_size
+    if n_bytes > max_bytes:
+        raise UnsafeInputError(
+            f"{path.name} is {format_bytes(n_bytes)}; more than {format_bytes(max_bytes)} is not "
+            "a tokenizer file"
+        )
+    try:
+        value = json.loads(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not valid JSON: {printable(str(error))}",
+            next_step="download the checkpoint's tokenizer files again",
+        ) from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+    return value
+
+
+def token_text(entry: Any) -> str | None:
+    """The text of a `bos_token`-like entry, which is a string or an AddedToken object."""
+    if isinstance(entry, Mapping):
+        entry = entry.get("content")
+    return entry if isinstance(entry, str) and entry else None
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A checkpoint directory as tokenizers see it. `config` is the parsed `config.json`."""
+
+    directory: Path
+    config: Mapping[str, Any]
+
+    @cached_property
+    def tokenizer_json(self) -> dict[str, Any]:
+        return read_json(self.directory / "tokenizer.json")
+
+    @cached_property
+    def tokenizer_config(self) -> dict[str, Any]:
+        return read_json(self.directory / "tokenizer_config.json")
+
+    @cached_property
+    def generation_config(self) -> dict[str, Any]:
+        return read_json(self.directory / "generation_config.json")
+
+    @property
+    def sentencepiece_model(self) -> Path | None:
+        """`tokenizer.model`, when it is there."""
+        path = self.directory / "tokenizer.model"
+        return path if path.is_file() else None
+
+    @property
+    def model(self) -> Mapping[str, Any]:
+        """The `model` object of tokenizer.json."""
+        return _mapping(self.tokenizer_json.get("model"), "tokenizer.json: model")
+
+    @cached_property
+    def declared_vocab_size(self) -> int | None:
+        """`vocab_size` of config.json (or of its text_config): the rows of the embedding."""
+        for config in (self.config, self.config.get("text_config") or {}):
+            size = config.get("vocab_size")
+            if isinstance(size, int) and not isinstance(size, bool):
+                if size <= 0:
+                    raise InputError(f"config.json: vocab_size is {size}, expected more than 0")
+                return size
+        return None
+
+    @cached_property
+    def json_added_tokens(self) -> list[AddedToken]:
+        """`added_tokens` of tokenizer.json, in file order."""
+        entries = self.tokenizer_json.get("added_tokens") or []
+        if not isinstance(entries, list):
+            raise InputError("tokenizer.json: added_tokens is not a list")
+        return [_added_token(e, e.get("id"), "tokenizer.json") for e in map(dict, entries)]
+
+    @cached_property
+    def config_added_tokens(self) -> list[AddedToken]:
+        """`added_tokens_decoder` of tokenizer_config.json, in file order."""
+        decoder = _mapping(
+            self.tokenizer_config.get("added_tokens_decoder"),
+            "tokenizer_config.json: added_tokens_decoder",
+        )
+        return [_added_token(e, key, "tokenizer_config.json") for key, e in decoder.items()]
+
+    @cached_property
+    def legacy_added_tokens(self) -> dict[str, int]:
+        """added_tokens.json: text → id (written by slow tokenizers)."""
+        entries = read_json(self.directory / "added_tokens.json")
+        for text, token_id in entries.items():
+            if not isinstance(token_id, int) or token_id < 0:
+                raise InputError(
+                    f"added_tokens.json: {printable(text)!r} has id {token_id!r}, expected 0 or "
+                    "more"
+                )
+        return entries
+
+    def special_texts(self) -> dict[str, str]:
+        """Role → token text from tokenizer_config.json, and from special_tokens_map.json where the
+        former has no added_tokens_decoder (transformers reads the map only then).
+        """
+        texts: dict[str, str] = {}
+        sources = [self.tokenizer_config]
+        if "added_tokens_decoder" not in self.tokenizer_config:
+            sources.append(read_json(self.directory / "special_tokens_map.json"))
+        for source in sources:
+            for role in SPECIAL_ROLES:
+                text = token_text(source.get(f"{role}_token"))
+                if text is not None:
+                    texts.setdefault(role, text)
+        return texts
+
+    def added_tokens(self, vocab: Mapping[str, int]) -> dict[int, AddedToken]:
+        """All added tokens by id, over a base `vocab`: tokenizer.json's, flags overridden and new
+        ones added by tokenizer_config.json, then special roles that name a token of the base
+        vocabulary (transformers makes those added, special tokens on load).
+
+        Raises InputError when two texts claim one id or one text claims two.
+        """
+        by_id: dict[int, AddedToken] = {}
+        by_text: dict[str, int] = {}
+        base_text = {token_id: text for text, token_id in vocab.items()}
+        for token in (*self.json_added_tokens, *self.config_added_tokens):
+            known = by_text.get(token.content, vocab.get(token.content))
+            if known is not None and known != token.id:
+                raise InputError(
+                    f"token {printable(token.content)!r} has id {known} in tokenizer.json and id "
+                    f"{token.id} in its added tokens",
+                    next_step="save the tokenizer again with transformers, or fix the ids",
+                )
+            other = by_id[token.id].content if token.id in by_id else base_text.get(token.id)
+            if other is not None and other != token.content:
+                raise InputError(
+                    f"id {token.id} is claimed by two tokens: {printable(other)!r} and "
+                    f"{printable(token.content)!r}",
+                    next_step="save the tokenizer again with transformers, or fix the ids",
+                )
+            by_id[token.id] = token
+            by_text[token.content] = token.id
+        for text in self.special_texts().values():
+            if text in by_text:
+                token = by_id[by_text[text]]
+                by_id[token.id] = replace(token, special=True)
+            elif text in vocab:
+                token = AddedToken(vocab[text], text, special=True, normalized=False)
+                by_id[token.id] = token
+                by_text[text] = token.id
+        return by_id
+
+    def chat_template(self) -> str | list[dict[str, str]] | None:
+        """The chat template(s), from tokenizer_config.json, else chat_template.jinja (with
+        additional_chat_templates/*.jinja), else chat_template.json; as upstream's SpecialVocab.
+        """
+        template: Any = None
+        jinja = self.directory / "chat_template.jinja"
+        legacy = self.directory / "chat_template.json"
+        if "chat_template" in self.tokenizer_config:
+            template = self.tokenizer_config["chat_template"]
+        elif jinja.is_file():
+            template = _read_text(jinja)
+            extra = sorted((self.directory / "additional_chat_templates").glob("*.jinja"))
+            if extra:
+                template = [{"name": "default", "template": template}]
+                template += [{"name": p.stem, "template": _read_text(p)} for p in extra]
+        elif legacy.is_file():
+            template = read_json(legacy, max_bytes=_MAX_TEMPLATE_BYTES).get("chat_template")
+        if template is None or isinstance(template, str):
+            return template
+        if isinstance(template, list) and all(
+            isinstance(t, dict)
+            and isinstance(t.get("name"), str)
+            and isinstance(t.get("template"), str)
+            for t in template
+        ):
+            return template
+        raise InputError(
+            "the chat template is neither text nor a list of named templates",
+            next_step="correct chat_template in tokenizer_config.json",
+        )
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InputError(f"{where} holds a {type(value).__name__}, expected an object")
+    return value
+
+
+def _added_token(entry: Any, token_id: Any, where: str) -> AddedToken:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("content"), str):
+        raise InputError(f"{where}: added token {token_id!r} has no text")
+    try:
+        number = int(token_id)
+    except (TypeError, ValueError):
+        number = -1
+    if number < 0:
+        raise InputError(
+            f"{where}: added token {printable(entry['content'])!r} has id {token_id!r}, expected "
+            "0 or more"
+        )
+    return AddedToken(
+        id=number,
+        content=entry["content"],
+        special=bool(entry.get("special", False)),
+        normalized=bool(entry.get("normalized", not entry.get("special", False))),
+        lstrip=bool(entry.get("lstrip", False)),
+        rstrip=bool(entry.get("rstrip", False)),
+        single_word=bool(entry.get("single_word", False)),
+    )
+
+
+def _read_text(path: Path) -> str:
+    if path.stat().st_size > _MAX_TEMPLATE_BYTES:
+        raise UnsafeInputError(
+            f"{path.name} is larger than {format_bytes(_MAX_TEMPLATE_BYTES)}, which is no template"
+        )
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text") from None

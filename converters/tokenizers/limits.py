@@ -1,0 +1,101 @@
+"""Where the engine is known to differ from every checkpoint of a kind, whoever converts it.
+
+A difference in ids is a refusal, except on texts that one of these limits explains; they are
+derived from the tokenizer's definition, never from the outcome, and each is reported to the user.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from converters.tokenizers.files import AddedToken, TokenizerFiles
+from converters.tokenizers.pretokenizer import flatten
+
+# Pre-tokenizers whose patterns the engine approximates (llama.cpp src/llama-vocab.cpp).
+_CASED_PATTERNS = frozenset({"gpt-4o", "llama4", "tekken", "kanana2", "talkie", "minimax-m2"})
+_SPACE_PATTERNS = frozenset({"deepseek-llm", "deepseek-coder"})
+
+
+@dataclass(frozen=True)
+class Limit:
+    """`applies(text)` says whether the engine may differ on a text. `instead(text)`, where there
+    is one, is the text on which it has to agree all the same.
+    """
+
+    explanation: str
+    applies: Callable[[str], bool]
+    instead: Callable[[str], str] | None = None
+
+
+def limits_of(files: TokenizerFiles, pre: str, added: Iterable[AddedToken]) -> list[Limit]:
+    """The limits that hold for one checkpoint, converted with pre-tokenizer `pre`."""
+    found = []
+    added = tuple(added)
+    normalizers = flatten(files.tokenizer_json.get("normalizer"), "normalizers")
+    if any(step.get("type") == "NFC" for step in normalizers):
+        found.append(
+            Limit(
+                "the engine does not bring text into Unicode form NFC; decomposed letters become "
+                "other tokens than in the checkpoint",
+                lambda text: not unicodedata.is_normalized("NFC", text),
+                lambda text: unicodedata.normalize("NFC", text),
+            )
+        )
+    if pre in _CASED_PATTERNS:
+        found.append(
+            Limit(
+                f"the engine's {pre!r} pattern ignores combining marks and the case of letters "
+                "outside ASCII",
+                lambda text: any(map(_marked_or_cased, text)),
+            )
+        )
+    if pre in _SPACE_PATTERNS:
+        found.append(
+            Limit(
+                f"the engine's {pre!r} pattern treats spaces outside ASCII differently",
+                lambda text: any(not c.isascii() and c.isspace() for c in text),
+            )
+        )
+    stripping = [token for token in added if token.lstrip or token.rstrip]
+    if stripping:
+        found.append(
+            Limit(
+                "the engine keeps whitespace around special tokens that the checkpoint strips "
+                '(it strips only for models whose name contains "phi-3")',
+                lambda text: any(_strips(token, text) for token in stripping),
+            )
+        )
+    if _prefix_only_first(files):
+        found.append(
+            Limit(
+                "the engine puts a space after every special token, the checkpoint only before "
+                "the first word",
+                lambda text: any(token.content in text for token in added),
+            )
+        )
+    return found
+
+
+def _marked_or_cased(char: str) -> bool:
+    category = unicodedata.category(char)
+    return category[0] == "M" or (not char.isascii() and category in ("Lu", "Ll", "Lt", "Lm", "Lo"))
+
+
+def _strips(token: AddedToken, text: str) -> bool:
+    before, found, _ = text.partition(token.content)
+    if not found:
+        return False
+    parts = text.split(token.content)
+    right = token.rstrip and any(part[:1].isspace() for part in parts[1:])
+    left = token.lstrip and any(part[-1:].isspace() for part in (before, *parts[:-1]))
+    return right or left
+
+
+def _prefix_only_first(files: TokenizerFiles) -> bool:
+    steps = flatten(files.tokenizer_json.get("pre_tokenizer"), "pretokenizers")
+    return any(
+        step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") == "first"
+        for step in steps
+    )

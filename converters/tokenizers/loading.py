@@ -1,0 +1,183 @@
+"""Which file a family's vocabulary is read from, and what is written besides it.
+
+The rules of upstream's `set_vocab` methods (conversion/{llama,qwen,gemma,phi}.py) as data, keyed by
+GGUF architecture; architectures without an entry read tokenizer.json alone, as upstream's base
+class does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from gguf import GGUFValueType, Keys
+
+from converters.source.spec import KeyValue
+from converters.tokenizers import bpe, pretokenizer, reference, spm
+from converters.tokenizers.files import TokenizerFiles
+from converters.tokenizers.pretypes import PRE_TYPES
+from converters.tokenizers.special import (
+    SpecialTokens,
+    declare_unknown_ends,
+    end_of_turn_ids,
+    read_special_tokens,
+)
+from converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary
+from edge.errors import InputError, UnsupportedModelError
+
+Source = Literal["spm", "json"]
+
+
+@dataclass(frozen=True)
+class VocabRules:
+    """`order`: files that are tried. `prefix_space`: what `add_space_prefix` says: `config` copies
+    tokenizer_config.json's add_prefix_space (written first, as upstream does), `never` writes
+    false for SentencePiece vocabularies. `pre` names a pre-tokenizer to take among equals.
+    """
+
+    order: tuple[Source, ...] = ("spm", "json")
+    prefix_space: Literal["config", "never"] | None = None
+    phi3: bool = False
+    llama_extras: bool = False
+    pre: str | None = None
+
+
+_LLAMA = VocabRules(prefix_space="config", llama_extras=True)
+_GEMMA = VocabRules(prefix_space="never")
+_JSON_ONLY = VocabRules(order=("json",))
+RULES: dict[str, VocabRules] = {
+    "llama": _LLAMA,
+    "mistral3": _LLAMA,
+    "granite": _LLAMA,
+    "smollm3": _LLAMA,
+    "qwen2": VocabRules(),
+    "qwen3": VocabRules(),
+    "gemma": _GEMMA,
+    "gemma2": _GEMMA,
+    "gemma3": _GEMMA,
+    "phi3": VocabRules(phi3=True),
+    "qwen2moe": _JSON_ONLY,
+    "qwen3moe": _JSON_ONLY,
+    "olmo2": _JSON_ONLY,
+    "lfm2": VocabRules(order=("json",), pre="lfm2"),
+}
+
+
+def load_tokenizer(
+    directory: Path,
+    config: Mapping[str, Any],
+    arch: str | None = None,
+    *,
+    pre: str | None = None,
+) -> LoadedTokenizer:
+    """See `converters.tokenizers.load`. `pre` overrides the pre-tokenizer that is recognised."""
+    files = TokenizerFiles(directory, config)
+    rules = RULES.get(arch or "", VocabRules())
+    source = _choose_source(files, rules)
+    if source == "spm":
+        vocabulary = spm.load_sentence_piece(files, with_tokenizer_json=rules.phi3)
+    elif bpe.is_byte_fallback(files):
+        vocabulary = bpe.load_byte_fallback(files)
+    else:
+        vocabulary = _load_byte_level(files, pre, rules.pre)
+    ids = {text: token_id for token_id, text in enumerate(vocabulary.tokens)}
+    n_vocab = len(ids) if vocabulary.kind == "spm" else None
+    special = read_special_tokens(files, ids, n_vocab=n_vocab)
+    _check_ends(files, special, vocabulary)
+    _check_starts(files, special, vocabulary)
+    return LoadedTokenizer(
+        vocabulary,
+        special=special.metadata() + _trailing(files, rules, vocabulary),
+        leading=_leading(files, rules),
+    )
+
+
+def _load_byte_level(files: TokenizerFiles, pre: str | None, prefer: str | None) -> Vocabulary:
+    """The vocabulary with the pre-tokenizer given, recognised, or else found by trying."""
+    if pre is not None:
+        return bpe.load_byte_level(files, pre)
+    splitting = pretokenizer.describe(files.tokenizer_json)
+    vocab = bpe.base_vocab(files)
+    texts = {*vocab, *(token.content for token in files.added_tokens(vocab).values())}
+    names = pretokenizer.candidate_names(
+        splitting,
+        ignore_merges=bool(files.model.get("ignore_merges", False)),
+        vocab=texts,
+        prefer=prefer,
+    )
+    vocabulary = bpe.load_byte_level(files, names[0])
+    if pretokenizer.recognised(splitting):
+        return vocabulary
+    from converters.tokenizers.identify import identify_pre
+
+    found = identify_pre(files, names, lambda name: replace(vocabulary, pre=name))
+    return replace(vocabulary, pre=found)
+
+
+def _choose_source(files: TokenizerFiles, rules: VocabRules) -> Source:
+    if rules.phi3 and files.tokenizer_config.get("tokenizer_class") == "GPT2Tokenizer":
+        return "json"
+    for source in rules.order:
+        if source == "spm" and files.sentencepiece_model is not None:
+            return "spm"
+        if source == "json" and files.tokenizer_json:
+            return "json"
+    if (files.directory / "tekken.json").is_file():
+        raise UnsupportedModelError(
+            f"{files.directory} has only tekken.json",
+            next_step="download the Hugging Face form of the checkpoint, with tokenizer.json",
+        )
+    raise InputError(
+        f"{files.directory} has no tokenizer: looked for tokenizer.json and tokenizer.model",
+        next_step="copy the checkpoint's tokenizer files beside its config.json",
+    )
+
+
+def _leading(files: TokenizerFiles, rules: VocabRules) -> list[KeyValue]:
+    value = files.tokenizer_config.get("add_prefix_space")
+    if rules.prefix_space != "config" or not isinstance(value, bool):
+        return []
+    return [KeyValue(Keys.Tokenizer.ADD_PREFIX, value, GGUFValueType.BOOL)]
+
+
+def _trailing(files: TokenizerFiles, rules: VocabRules, vocabulary: Vocabulary) -> list[KeyValue]:
+    entries = []
+    size = files.declared_vocab_size or 32000
+    if rules.llama_extras and size == 32016:
+        # CodeLlama's end of an infill (conversion/llama.py).
+        entries.append(KeyValue(Keys.Tokenizer.EOT_ID, 32010, GGUFValueType.UINT32))
+    if rules.llama_extras and size == 49152:
+        # Granite's small models (conversion/llama.py).
+        entries.append(KeyValue(Keys.Tokenizer.ADD_BOS, False, GGUFValueType.BOOL))
+    if rules.prefix_space == "never" and vocabulary.model == "llama":
+        entries.append(KeyValue(Keys.Tokenizer.ADD_PREFIX, False, GGUFValueType.BOOL))
+    return entries
+
+
+def _check_ends(files: TokenizerFiles, special: SpecialTokens, vocabulary: Vocabulary) -> None:
+    declare_unknown_ends(special, end_of_turn_ids(files), list(vocabulary.tokens))
+    if "eos" not in special.ids:
+        # Without one the engine takes token 11 (BPE) or 2 (SentencePiece), whatever they are.
+        raise InputError(
+            "no end-of-sequence token: neither tokenizer_config.json nor config.json names one",
+            next_step='set "eos_token" in tokenizer_config.json or "eos_token_id" in config.json',
+        )
+
+
+def _check_starts(files: TokenizerFiles, special: SpecialTokens, vocabulary: Vocabulary) -> None:
+    """Say that no BOS is added where the engine would add one and the checkpoint does not."""
+    by_default = vocabulary.kind == "spm" or any(
+        pre.adds_bos for pre in PRE_TYPES if pre.name == vocabulary.pre
+    )
+    if by_default and "bos" not in special.add and files.tokenizer_json:
+        encoder = reference.hugging_face(files)
+        plain = encoder.encode("x", add_special_tokens=False).ids
+        if encoder.encode("x", add_special_tokens=True).ids == plain:
+            special.add["bos"] = False
+    if special.add.get("bos", by_default) and "bos" not in special.ids and vocabulary.kind == "bpe":
+        raise InputError(
+            "a BOS token is to be added to every text, but none is named",
+            next_step='set "bos_token" in tokenizer_config.json',
+        )

@@ -1,0 +1,155 @@
+"""The checkpoint's own tokenizer, as the reference that a written vocabulary is held against.
+
+`tokenizers` runs tokenizer.json, `sentencepiece` runs tokenizer.model; neither imports torch or
+transformers, and nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from converters.tokenizers.files import AddedToken, TokenizerFiles
+from edge.errors import InputError
+from edge.units import printable
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Reference:
+    """`encode(text)` gives ids with special tokens written in the text recognised and none added;
+    `encode_batch` the same for many texts; `encode_whole` with the special tokens that the
+    checkpoint puts around a text, None where its files do not say. `decode` is the way back.
+    `added` are the tokens that are cut out first, `source` names the file.
+    """
+
+    encode: Callable[[str], list[int]]
+    encode_batch: Callable[[Sequence[str]], list[list[int]]]
+    encode_whole: Callable[[str], list[int]] | None
+    decode: Callable[[Sequence[int]], str]
+    added: tuple[AddedToken, ...]
+    source: str
+
+
+def hugging_face(files: TokenizerFiles) -> Tokenizer:
+    """tokenizer.json in the `tokenizers` package, with the tokens that only tokenizer_config.json
+    declares added the way transformers adds them.
+    """
+    import tokenizers
+
+    path = files.directory / "tokenizer.json"
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises bare Exception
+        raise InputError(
+            f"{path} cannot be loaded: {printable(str(error))}",
+            next_step="download the checkpoint's tokenizer files again",
+        ) from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    vocab = tokenizer.get_vocab(with_added_tokens=False)
+    for token in sorted(files.added_tokens(vocab).values(), key=lambda t: t.id):
+        entry = tokenizers.AddedToken(
+            token.content,
+            single_word=token.single_word,
+            lstrip=token.lstrip,
+            rstrip=token.rstrip,
+            normalized=token.normalized,
+            special=token.special,
+        )
+        add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
+        add([entry])
+        if tokenizer.token_to_id(token.content) != token.id:
+            raise InputError(
+                f"added token {printable(token.content)!r} is declared with id {token.id}, but the "
+                f"ids before it end so that it becomes {tokenizer.token_to_id(token.content)}",
+                next_step="save the tokenizer again with transformers, so that no id is left out",
+            )
+    return tokenizer
+
+
+def sentence_piece(files: TokenizerFiles) -> SentencePieceProcessor:
+    """tokenizer.model in the `sentencepiece` package."""
+    from sentencepiece import SentencePieceProcessor
+
+    path = files.sentencepiece_model
+    if path is None:
+        raise InputError(f"{files.directory} has no tokenizer.model")
+    processor = SentencePieceProcessor()
+    try:
+        processor.LoadFromFile(str(path))
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"{path} is not a SentencePiece model: {printable(str(error))}",
+            next_step="download the checkpoint's tokenizer files again",
+        ) from None
+    return processor
+
+
+def load_reference(files: TokenizerFiles) -> Reference:
+    """The checkpoint's tokenizer: tokenizer.json where it exists, else tokenizer.model."""
+    if files.tokenizer_json:
+        return _from_tokenizer_json(files)
+    return _from_sentence_piece(files)
+
+
+def _from_tokenizer_json(files: TokenizerFiles) -> Reference:
+    tokenizer = hugging_face(files)
+    added = tuple(files.added_tokens(tokenizer.get_vocab(with_added_tokens=False)).values())
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(texts: Sequence[str]) -> list[list[int]]:
+        return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def encode_whole(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=True).ids)
+
+    def decode(ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    # Llama's and Gemma's tokenizer classes add BOS by a flag that tokenizer.json knows nothing of.
+    post = json.dumps(files.tokenizer_json.get("post_processor"))
+    by_flag = files.tokenizer_config.get("add_bos_token") and "TemplateProcessing" not in post
+    whole = None if by_flag else encode_whole
+    return Reference(encode, encode_batch, whole, decode, added, "tokenizer.json")
+
+
+def _from_sentence_piece(files: TokenizerFiles) -> Reference:
+    processor = sentence_piece(files)
+    pieces = {processor.IdToPiece(i): i for i in range(processor.vocab_size())}
+    added = dict(files.added_tokens(pieces))
+    for text, token_id in files.legacy_added_tokens.items():
+        added.setdefault(token_id, AddedToken(token_id, text, special=False, normalized=False))
+    by_text = {token.content: token.id for token in added.values()}
+    for token_id in range(processor.vocab_size()):
+        if processor.IsControl(token_id):
+            by_text.setdefault(processor.IdToPiece(token_id), token_id)
+    # Longest first, so that "<|end|>" is not cut out of "<|end|>x".
+    cut = sorted(by_text, key=len, reverse=True)
+    pattern = re.compile("(" + "|".join(map(re.escape, cut)) + ")") if cut else None
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = []
+        for part in pattern.split(text) if pattern else [text]:
+            if part in by_text:
+                ids.append(by_text[part])
+            elif part:
+                ids += processor.EncodeAsIds(part)
+        return ids
+
+    def encode_batch(texts: Sequence[str]) -> list[list[int]]:
+        return [encode(text) for text in texts]
+
+    def decode(ids: Sequence[int]) -> str:
+        return str(processor.DecodeIds(list(ids)))
+
+    source = "tokenizer.model"
+    return Reference(encode, encode_batch, None, decode, tuple(added.values()), source)

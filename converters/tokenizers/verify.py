@@ -1,0 +1,183 @@
+"""Verify a written vocabulary by what it does: the engine's ids against the checkpoint's own.
+
+    write_vocab_only(tokenizer, arch, path)
+    report = verify_vocabulary(path, checkpoint_directory)
+
+Works on a vocab-only file and on the full model alike, in seconds: no tensor is read. Covered:
+ids on the torture corpus with special tokens in it, the tokens that are put around a text, the
+round trip back to bytes, end-of-turn tokens, the chat template. Not covered: named templates other
+than the default, and what `limits` of the report says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from converters.tokenizers import turns
+from converters.tokenizers.corpus import torture_corpus
+from converters.tokenizers.engine_vocab import EngineVocab, open_vocab
+from converters.tokenizers.files import TokenizerFiles, read_json
+from converters.tokenizers.limits import Limit, limits_of
+from converters.tokenizers.reference import Reference, load_reference
+from converters.tokenizers.special import end_of_turn_ids
+from edge.errors import IntegrityError
+from edge.units import printable
+
+_SHOWN_IDS = 24
+_WHOLE_TEXTS = ("", "Hello world", " x", "Привет\n")
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was compared and found equal. `limits` are sentences about what the engine does
+    otherwise than the checkpoint, each with the number of texts on which it did.
+    """
+
+    source: str
+    pre: str
+    n_texts: int
+    n_tokens: int
+    eog_ids: tuple[int, ...]
+    turn_end: str | None
+    limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One text on which the engine's ids are not the checkpoint's."""
+
+    text: str
+    engine: Sequence[int]
+    checkpoint: Sequence[int]
+
+    def __str__(self) -> str:
+        pairs = enumerate(zip(self.engine, self.checkpoint, strict=False))
+        shorter = min(len(self.engine), len(self.checkpoint))
+        at = next((n for n, (a, b) in pairs if a != b), shorter)
+        return (
+            f"text {printable(self.text)!r} differs from id {at} on: the engine gives "
+            f"{_shown(self.engine, at)}, the checkpoint's tokenizer {_shown(self.checkpoint, at)}"
+        )
+
+
+def verify_vocabulary(
+    gguf_path: Path, directory: Path, config: Mapping[str, Any] | None = None
+) -> VerifyReport:
+    """Hold the vocabulary in `gguf_path` against the tokenizer files in `directory`.
+
+    `config` is the parsed config.json, read from the directory when None. Raises IntegrityError on
+    the first difference, with the text and both id lists; InputError for a checkpoint whose files
+    are at odds with themselves; EngineMissingError without llama-cpp-python.
+    """
+    files = TokenizerFiles(
+        directory, read_json(directory / "config.json") if config is None else config
+    )
+    reference = load_reference(files)
+    with open_vocab(gguf_path) as engine:
+        pre = engine.metadata("tokenizer.ggml.pre") or ""
+        limits = limits_of(files, pre, reference.added)
+        texts = torture_corpus([token.content for token in reference.added])
+        excused = compare(engine, reference, texts, limits)
+        _check_rows(engine, files)
+        _check_whole(engine, reference)
+        _check_round_trip(engine, reference)
+        template = turns.check_template(files, engine)
+        tail = turns.turn_end(template, files) if template is not None else None
+        end = turns.check_stops(engine, end_of_turn_ids(files), tail)
+        return VerifyReport(
+            source=reference.source,
+            pre=pre,
+            n_texts=len(texts),
+            n_tokens=engine.n_tokens,
+            eog_ids=tuple(engine.eog_ids()),
+            turn_end=end,
+            limits=tuple(
+                f"{limit.explanation} ({n} of {len(texts)} texts)" for limit, n in excused if n
+            ),
+        )
+
+
+def differences(
+    engine: EngineVocab, reference: Reference, texts: Sequence[str]
+) -> Iterator[Difference]:
+    """Texts on which the engine's ids are not the checkpoint's, in order."""
+    for text, ids in zip(texts, reference.encode_batch(texts), strict=True):
+        got = engine.encode(text)
+        if got != ids:
+            yield Difference(text, got, ids)
+
+
+def compare(
+    engine: EngineVocab, reference: Reference, texts: Sequence[str], limits: Sequence[Limit]
+) -> list[tuple[Limit, int]]:
+    """How many texts each limit excused. Raises IntegrityError on a difference that none does."""
+    excused = dict.fromkeys(range(len(limits)), 0)
+    for found in differences(engine, reference, texts):
+        number = next((n for n, limit in enumerate(limits) if limit.applies(found.text)), None)
+        if number is None:
+            raise _refusal(found)
+        instead = limits[number].instead
+        if instead is not None:
+            got = engine.encode(instead(found.text))
+            if got != list(found.checkpoint):
+                raise _refusal(Difference(found.text, got, found.checkpoint))
+        excused[number] += 1
+    return [(limits[number], n) for number, n in excused.items()]
+
+
+def _refusal(found: Difference) -> IntegrityError:
+    return IntegrityError(
+        f"the converted vocabulary splits text differently than the checkpoint: {found}",
+        next_step="report the model; until then, convert it with upstream's converter at your own "
+        "risk and come in through the GGUF",
+    )
+
+
+def _check_rows(engine: EngineVocab, files: TokenizerFiles) -> None:
+    rows = files.declared_vocab_size
+    if rows is not None and engine.n_tokens != rows:
+        raise IntegrityError(
+            f"the file has {engine.n_tokens} tokens, config.json says vocab_size {rows}"
+        )
+
+
+def _check_whole(engine: EngineVocab, reference: Reference) -> None:
+    """Tokens that are put around a text: the engine's choice against the checkpoint's."""
+    if reference.encode_whole is None:
+        return
+    for text in _WHOLE_TEXTS:
+        got, expected = engine.encode(text, add_special=True), reference.encode_whole(text)
+        if got != expected:
+            raise IntegrityError(
+                "special tokens around a text differ from the checkpoint: "
+                f"{Difference(text, got, expected)}",
+                next_step="make add_bos_token and add_eos_token in tokenizer_config.json agree "
+                "with the post_processor of tokenizer.json",
+            )
+
+
+def _check_round_trip(engine: EngineVocab, reference: Reference) -> None:
+    """The bytes of a text's tokens are the text's, but for a space that may be put before it; where
+    the vocabulary cannot spell a text, they are what the checkpoint makes of the same tokens.
+    """
+    for text in torture_corpus():
+        ids = engine.encode(text)
+        data = engine.decode(ids)
+        if data.lstrip(b" ") == text.encode("utf-8").lstrip(b" "):
+            continue
+        got, expected = data.decode("utf-8", "replace"), reference.decode(ids)
+        if got.lstrip(" ") != expected.lstrip(" "):
+            raise IntegrityError(
+                f"text {printable(text)!r} does not come back from its tokens {_shown(ids, 0)}: "
+                f"got {printable(got)!r}, the checkpoint's tokenizer gives {printable(expected)!r}"
+            )
+
+
+def _shown(ids: Sequence[int], at: int) -> str:
+    start = max(0, at - 4)
+    shown = ", ".join(map(str, ids[start : start + _SHOWN_IDS]))
+    before = "…, " if start else ""
+    return f"[{before}{shown}{', …' if start + _SHOWN_IDS < len(ids) else ''}]"

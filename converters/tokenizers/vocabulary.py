@@ -1,0 +1,144 @@
+"""The vocabulary as every source yields it: texts, types, scores, merges; and its GGUF form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal
+
+from gguf import GGUFValueType, Keys
+
+from converters.source.spec import KeyValue
+from edge.errors import InputError
+from edge.units import printable
+
+Kind = Literal["bpe", "spm"]
+
+
+class TokenType(IntEnum):
+    """GGUF's token types, same values as llama.cpp's `llama_token_type`."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens by id. `model` is `tokenizer.ggml.model` and decides the engine's algorithm; `pre` is
+    the pre-tokenizer's name. `scores` is None for byte-level BPE, `merges` None for SentencePiece.
+    """
+
+    kind: Kind
+    model: str
+    pre: str
+    tokens: Sequence[str]
+    types: Sequence[int]
+    scores: Sequence[float] | None = None
+    merges: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        check_tokens(self.tokens)
+        if len(self.types) != len(self.tokens):
+            raise InputError(f"{len(self.types)} token types for {len(self.tokens)} tokens")
+        if self.scores is not None and len(self.scores) != len(self.tokens):
+            raise InputError(f"{len(self.scores)} token scores for {len(self.tokens)} tokens")
+
+    def metadata(self) -> list[KeyValue]:
+        """Entries in upstream's order: model, pre, tokens, scores, types, merges."""
+        array, string = GGUFValueType.ARRAY, GGUFValueType.STRING
+        entries = [KeyValue(Keys.Tokenizer.MODEL, self.model, string)]
+        if self.pre:
+            entries.append(KeyValue(Keys.Tokenizer.PRE, self.pre, string))
+        entries.append(KeyValue(Keys.Tokenizer.LIST, list(self.tokens), array, string))
+        if self.scores is not None:
+            entries.append(
+                KeyValue(Keys.Tokenizer.SCORES, list(self.scores), array, GGUFValueType.FLOAT32)
+            )
+        entries.append(
+            KeyValue(
+                Keys.Tokenizer.TOKEN_TYPE, [int(t) for t in self.types], array, GGUFValueType.INT32
+            )
+        )
+        if self.merges:
+            entries.append(KeyValue(Keys.Tokenizer.MERGES, list(self.merges), array, string))
+        return entries
+
+
+@dataclass(frozen=True)
+class LoadedTokenizer:
+    """A vocabulary with its special tokens: what `converters.tokenizers.load` returns."""
+
+    vocabulary: Vocabulary
+    special: Sequence[KeyValue]
+    leading: Sequence[KeyValue] = field(default=())
+
+    @property
+    def kind(self) -> Kind:
+        return self.vocabulary.kind
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.vocabulary.tokens)
+
+    def metadata(self) -> list[KeyValue]:
+        """All `tokenizer.*` entries, in writing order; a later entry for a key already written
+        replaces its value and keeps its place, as upstream's writer does.
+        """
+        entries = {}
+        for entry in (*self.leading, *self.vocabulary.metadata(), *self.special):
+            entries[entry.key] = entry
+        return list(entries.values())
+
+
+def check_tokens(tokens: Sequence[str]) -> None:
+    """Raise InputError for what the engine aborts on or GGUF cannot hold: two ids with one text,
+    and text that is not Unicode (half of a surrogate pair).
+    """
+    if not tokens:
+        raise InputError("the tokenizer has no tokens")
+    seen: dict[str, int] = {}
+    for token_id, text in enumerate(tokens):
+        # An empty text is stored as is; the engine renames it to this.
+        text = text or f"[EMPTY_{token_id}]"
+        other = seen.setdefault(text, token_id)
+        if other != token_id:
+            raise InputError(
+                f"tokens {other} and {token_id} have the same text {printable(text)!r}; the engine "
+                "needs one id per text",
+                next_step="remove one of them from the tokenizer's files",
+            )
+    try:
+        "".join(tokens).encode("utf-8")
+    except UnicodeEncodeError:
+        bad = next(i for i, t in enumerate(tokens) if not _is_unicode(t))
+        raise InputError(f"the text of token {bad} is not valid Unicode") from None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def pad_text(token_id: int) -> str:
+    """Text of an id that no token claims, as upstream writes it."""
+    return f"[PAD{token_id}]"
+
+
+def looks_special(text: str) -> bool:
+    """Whether a token that a checkpoint forgot to mark as special is one, by its text: upstream's
+    list (conversion/base.py, `does_token_look_special`), so that it is never shown to a user.
+    """
+    return (
+        text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")
+        or (text.startswith("<|") and text.endswith("|>"))
+        or (text.startswith("<｜") and text.endswith("｜>"))
+        or (text.startswith("<unused") and text.endswith(">"))
+    )

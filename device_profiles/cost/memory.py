@@ -1,0 +1,175 @@
+"""Bytes that a run takes, by kind. Pure functions of a model's shape and the engine's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+
+from device_profiles.cost.kernels import is_repacked
+from device_profiles.shape import ModelShape
+
+# KV cache type → (values per block, bytes per block). Source: ggml/src/ggml-common.h.
+KV_BLOCK: dict[str, tuple[int, int]] = {
+    "f32": (1, 4),
+    "f16": (1, 2),
+    "bf16": (1, 2),
+    "q8_0": (32, 34),
+    "q5_1": (32, 24),
+    "q5_0": (32, 22),
+    "q4_1": (32, 20),
+    "q4_0": (32, 18),
+    "iq4_nl": (32, 18),
+}
+
+# Anonymous memory of the process without model and vocabulary. Measured on Linux x86-64 with Python
+# 3.11 and the engine's libraries of llama-cpp-python 0.3.36: 15 MiB for Python, our runtime and the
+# libraries, 7 MiB for click and jinja2; the rest is graph metadata, threads and the session.
+ENGINE_BASE_BYTES = 24 * 1024**2
+# Vocabulary in the engine, per entry and per BPE merge (src/llama-vocab.cpp: two hash maps,
+# strings, ranks). Measured as the growth of anonymous memory over six vocabularies of 32,000 to
+# 262,000 entries and up to 515,000 merges (ggml-vocab-*.gguf): 152 bytes for an entry without
+# merges, 117 to 187 for a merge.
+VOCAB_ENTRY_BYTES = 152
+VOCAB_MERGE_BYTES = 145
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of the artifact: `n_rows` is the number of rows of one matrix (ggml's ne[1]) and
+    `n_matrices` how many are stacked (experts), so that all rows are their product.
+    """
+
+    name: str
+    ggml_type: str
+    n_per_row: int
+    n_rows: int
+    n_matrices: int
+    n_bytes: int
+
+    @property
+    def n_elements(self) -> int:
+        return self.n_per_row * self.n_rows * self.n_matrices
+
+
+@dataclass(frozen=True)
+class WeightBytes:
+    """Where the weights are: `mapped` from the file while loading, `repacked` copies in anonymous
+    memory, `repacked_source` the part of the mapping that is not read again afterwards, and
+    `largest_repacked` the staging buffer that loading without a mapping needs.
+    """
+
+    mapped: int
+    repacked: int
+    repacked_source: int
+    largest_repacked: int
+
+
+def pad(n: int, to: int) -> int:
+    """`n` rounded up to a multiple of `to`."""
+    return -(-n // to) * to
+
+
+def is_matmul_weight(name: str) -> bool:
+    """Whether a GGUF tensor is multiplied (and so may be repacked), by its name.
+
+    The token embedding is only looked up; norms, biases and 1-D factors are added or scaled.
+    Source: src/llama-arch.cpp, LLM_TENSOR_INFOS.
+    """
+    if not name.endswith(".weight") or "norm" in name:
+        return False
+    base = name.split(".")[-2]
+    return base not in (
+        "token_embd",
+        "position_embd",
+        "token_types",
+        "rope_freqs",
+        "shortconv_conv",
+        "rope_factors_long",
+        "rope_factors_short",
+        "ssm_conv1d",
+        "per_layer_token_embd",
+    )
+
+
+def weight_bytes(
+    tensors: Iterable[StoredTensor], artifact_bytes: int, isa: Set[str], *, tied: bool
+) -> WeightBytes:
+    """Weights in memory. A tied head is loaded a second time as the output matrix, so that its
+    repacked copy stands beside the mapped embedding. Source: src/llama-model-loader.cpp
+    (create_tensor, "tensor is duplicated"), src/llama-model.cpp (make_cpu_buft_list).
+    """
+    repacked = source = largest = 0
+    for tensor in tensors:
+        is_head = tied and tensor.name == "token_embd.weight"
+        if not (is_head or is_matmul_weight(tensor.name)):
+            continue
+        if tensor.n_rows > 1 and is_repacked(tensor.ggml_type, tensor.n_rows, isa):
+            repacked += tensor.n_bytes
+            source += 0 if is_head else tensor.n_bytes
+            largest = max(largest, tensor.n_bytes)
+    return WeightBytes(artifact_bytes, repacked, source, largest)
+
+
+def kv_cells(n_ctx: int, window: int | None, n_ubatch: int, *, swa_full: bool = False) -> int:
+    """Tokens that one layer's cache holds. The context is padded to 256; a sliding-window layer
+    keeps its window and one micro-batch, padded to 256, unless `swa_full`.
+
+    Source: src/llama-context.cpp (n_ctx), src/llama-kv-cache-iswa.cpp (size_swa).
+    """
+    n_ctx = pad(n_ctx, 256)
+    if window is None or swa_full:
+        return n_ctx
+    return pad(min(n_ctx, window + n_ubatch), 256)
+
+
+def row_bytes(n_values: int, kv_type: str) -> int:
+    """Bytes of one token's K or V of one layer. Raises ValueError if blocks do not divide it."""
+    block, size = KV_BLOCK[kv_type]
+    if n_values % block:
+        raise ValueError(f"KV type {kv_type} stores blocks of {block}, rows here have {n_values}")
+    return n_values // block * size
+
+
+def kv_bytes(
+    shape: ModelShape, n_ctx: int, kv_type: str, n_ubatch: int = 512, *, swa_full: bool = False
+) -> int:
+    """KV cache and recurrent states of one sequence, in bytes.
+
+    Attention layers: cells × n_head_kv × (head_dim_k + head_dim_v) in `kv_type`
+    (src/llama-kv-cache.cpp, ggml_new_tensor_3d of cache_k/cache_v). Recurrent layers: float32
+    states of fixed size (src/llama-memory-recurrent.cpp).
+    """
+    total = 0
+    for layer in shape.layers:
+        if layer.n_head_kv:
+            cells = kv_cells(n_ctx, layer.window, n_ubatch, swa_full=swa_full)
+            total += cells * row_bytes(layer.n_head_kv * layer.head_dim_k, kv_type)
+            total += cells * row_bytes(layer.n_head_kv * layer.head_dim_v, kv_type)
+        total += 4 * layer.state_values
+    return total
+
+
+def kv_bytes_read(shape: ModelShape, depth: int, kv_type: str) -> int:
+    """Bytes of KV cache and states that one decoded token reads at a context depth of `depth`."""
+    total = 0
+    for layer in shape.layers:
+        if layer.n_head_kv:
+            cells = depth if layer.window is None else min(depth, layer.window)
+            values = layer.n_head_kv * (layer.head_dim_k + layer.head_dim_v)
+            block, size = KV_BLOCK[kv_type]
+            total += cells * values * size // block
+        total += 4 * layer.state_values
+    return total
+
+
+def output_bytes(shape: ModelShape, n_outputs: int = 1) -> int:
+    """Logits handed to the sampler, float32 (src/llama-context.cpp, output_reserve), and the
+    sampler's candidate array of 12 bytes per token (include/llama.h, llama_token_data).
+    """
+    return shape.n_vocab * (4 * n_outputs + 12)
+
+
+def engine_bytes(shape: ModelShape, n_merges: int = 0) -> int:
+    """Interpreter, engine and vocabulary: what is there whatever the context."""
+    vocabulary = VOCAB_ENTRY_BYTES * shape.n_vocab + VOCAB_MERGE_BYTES * n_merges
+    return ENGINE_BASE_BYTES + vocabulary
