@@ -18,6 +18,7 @@ from converters.plan import (
     plan_of,
 )
 from converters.plan_text import candidate_lines, plan_lines
+from converters.recipe_weights import WeighingScale
 from converters.source.spec import ModelSpec
 from device_profiles.catalog import THIS_MACHINE, find_profile
 from device_profiles.profile import DeviceProfile
@@ -86,9 +87,10 @@ def plan(
     options = PlanOptions(recipe, n_ctx, kv_type, n_threads, n_ubatch, prefer)
     profiles = load_devices(devices or (THIS_MACHINE,))
     spec = open_model(model)
+    scale = WeighingScale(spec)
     refused: list[DoesNotFitError] = []
     for number, profile in enumerate(profiles):
-        planner = Planner(spec, profile, options)
+        planner = Planner(spec, profile, options, scale=scale)
         if not as_json and number:
             click.echo()
         try:

@@ -10,7 +10,7 @@ from device_profiles.cost.speed import used_clusters
 from edge.units import format_bytes
 
 if TYPE_CHECKING:
-    from converters.plan import Candidate, Planner
+    from converters.planner import Candidate, Planner
 
 # A hint is worth its line from this gain in prefill on, at no more than this loss of perplexity.
 _WORTH_A_HINT = 1.4

@@ -60,9 +60,15 @@ class WeighingScale:
         self._has_imatrix = has_imatrix
         self._alignment = int(spec.get("general.alignment", _DEFAULT_ALIGNMENT))
         self._header_bytes: int | None = None
+        self._weighed: dict[str, RecipeWeights] = {}
 
     def weigh(self, recipe: Recipe) -> RecipeWeights:
         """Exact bytes. Raises UnsupportedModelError for tensors that no recipe can hold."""
+        if recipe.id not in self._weighed:
+            self._weighed[recipe.id] = self._weigh(recipe)
+        return self._weighed[recipe.id]
+
+    def _weigh(self, recipe: Recipe) -> RecipeWeights:
         typed = assign_types(self._spec, recipe, has_imatrix=self._has_imatrix)
         data = sum(pad(entry.nbytes, self._alignment) for entry in typed)
         if self._header_bytes is None:

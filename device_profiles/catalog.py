@@ -70,10 +70,13 @@ def find_profile(name: str) -> DeviceProfile:
     direct = _HERE / "boards" / f"{wanted}.toml"
     if wanted.replace("-", "").isalnum() and direct.is_file():
         return load_profile(direct)
+    for path in sorted((_HERE / "boards").glob("*.toml")):
+        # Parsing all boards to find one takes longer than planning does.
+        if f'"{wanted}"' in path.read_text(encoding="utf-8"):
+            profile = load_profile(path)
+            if wanted in profile.aliases:
+                return profile
     profiles = all_profiles()
-    for profile in profiles.values():
-        if wanted in profile.aliases:
-            return profile
     names = [THIS_MACHINE, *profiles, *(a for p in profiles.values() for a in p.aliases)]
     raise ProfileError(
         f"unknown device {name!r}.{suggest(wanted, names)} `edge devices` lists all of them."

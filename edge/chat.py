@@ -49,6 +49,9 @@ def chat(bundle: str, system: str | None, load_path: str | None, **options: Any)
     with closing(opened.engine):
         session = Session(opened.engine, system=system)
         room = ChatRoom(session, config, LineReader())
+        # A model without a chat template, or with one that takes no system prompt, says so now and
+        # not after the first question; and what rendering imports is there by then.
+        session.render_check()
         if load_path:
             room.say(session.load(Path(load_path).expanduser()))
         info = opened.engine.describe()

@@ -23,7 +23,7 @@ from edge.interrupt import Interrupt
 from edge.model_options import generation_config, model_options, open_with_progress
 from edge.session import summarize
 from edge.terminal import terminal_safe, write_text
-from edge.types import Engine, Message, Trace
+from edge.types import Engine, Message, StreamStart, Trace
 
 MAX_PROMPT_BYTES = 4 * 1024**2  # far beyond any context
 SCHEMA = 1
@@ -69,7 +69,7 @@ def run(
             request_end_ns=time.monotonic_ns(),
         )
         if as_json:
-            record = to_record(trace, opened.name, engine, load_s)
+            record = to_record(trace, start, opened.name, engine, load_s)
             click.echo(json.dumps(record, ensure_ascii=False))
         elif events and not (events[-1].text or "").endswith("\n"):
             write_text("\n")
@@ -113,9 +113,11 @@ def prompt_tokens(engine: Engine, text: str, system: str | None, raw: bool) -> l
     return engine.render([*messages, Message("user", text)])
 
 
-def to_record(trace: Trace, model: str, engine: Engine, load_s: float) -> dict[str, Any]:
+def to_record(
+    trace: Trace, start: StreamStart | None, model: str, engine: Engine, load_s: float
+) -> dict[str, Any]:
     """One answer as plain data. Times in seconds, null for what was not measured."""
-    answer = summarize(trace)
+    answer = summarize(trace, start)
     info = engine.describe()
     return {
         "schema": SCHEMA,

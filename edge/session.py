@@ -21,7 +21,15 @@ from typing import Any
 
 from edge.atomic import write_atomic
 from edge.errors import EdgeError, InputError
-from edge.types import Engine, FinishReason, GenerationConfig, Message, TokenEvent, Trace
+from edge.types import (
+    Engine,
+    FinishReason,
+    GenerationConfig,
+    Message,
+    StreamStart,
+    TokenEvent,
+    Trace,
+)
 
 SCHEMA = 1
 KIND = "edgekit-session"
@@ -91,6 +99,12 @@ class Session:
             raise
         self._finish(asked, kept, tokens, events, request_ns)
 
+    def render_check(self) -> None:
+        """Raise now what rendering a first question would raise: no chat template, or one that
+        takes no system prompt.
+        """
+        self._render([Message("user", "hello")])
+
     def _finish(
         self,
         asked: list[Message],
@@ -108,7 +122,7 @@ class Session:
             events=tuple(events),
             request_end_ns=time.monotonic_ns(),
         )
-        answer = summarize(trace, n_dropped=len(asked) - len(kept))
+        answer = summarize(trace, start, n_dropped=len(asked) - len(kept))
         if answer.n_out or answer.finish_reason != "aborted":
             self.messages = [*kept, Message("assistant", answer.text)]
         self.last_trace, self.last_answer = trace, answer
@@ -214,12 +228,14 @@ def _without_oldest_turn(messages: list[Message]) -> list[Message] | None:
     return None
 
 
-def summarize(trace: Trace, *, n_dropped: int = 0) -> Answer:
-    """An Answer from a request's raw timestamps; the formulas are those of the benchmark."""
+def summarize(trace: Trace, start: StreamStart | None, *, n_dropped: int = 0) -> Answer:
+    """An Answer from a request's raw timestamps. TTFT counts everything since the request, template
+    and tokenizer included; the prefill rate counts from the engine's own `start`.
+    """
     times = [event.t_ns for event in trace.events if event.token_id is not None]
     last = trace.events[-1] if trace.events else None
     computed = trace.n_prompt - trace.n_reused
-    prefill_ns = (trace.prefill_end_ns or 0) - trace.request_start_ns
+    prefill_ns = start.t_prefill_end_ns - start.t_start_ns if start else 0
     decode_ns = times[-1] - times[0] if times else 0
     return Answer(
         text="".join(event.text for event in trace.events),

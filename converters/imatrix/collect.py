@@ -68,8 +68,8 @@ def compute(
     Raises UsageError for a text shorter than two chunks, InputError for a model or text that cannot
     be read or activations that are not finite, EngineMissingError without the engine.
     """
-    if n_ctx < 2 * _MIN_ROWS:
-        raise UsageError(f"n_ctx must be at least {2 * _MIN_ROWS}, got {n_ctx}")
+    if n_ctx < _MIN_ROWS:
+        raise UsageError(f"n_ctx must be at least {_MIN_ROWS}, got {n_ctx}")
     read_header(model)  # refuse a hostile file before native code sees it
     try:
         content = text.read_text(encoding="utf-8")

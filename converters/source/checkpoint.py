@@ -24,6 +24,10 @@ from edge.safetensors import SafetensorsHeader, read_header
 from edge.units import printable
 
 INDEX = "model.safetensors.index.json"
+ADAPTER = "this is an adapter (LoRA), not a model"
+ADAPTER_ADVICE = (
+    "merge it into its base model first: peft's merge_and_unload(), then save_pretrained()"
+)
 _DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -196,11 +200,7 @@ def _refuse_without_weights(directory: Path) -> None:
     names = sorted(p.name for p in directory.iterdir())
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if "adapter_config.json" in names:
-        raise UnsupportedModelError(
-            f"{directory}: this is an adapter (LoRA), not a model",
-            next_step="merge it into its base model first: peft's merge_and_unload(), then "
-            "save_pretrained()",
-        )
+        raise UnsupportedModelError(f"{directory}: {ADAPTER}", next_step=ADAPTER_ADVICE)
     if pickles:
         raise UnsafeInputError(
             f"{directory}: the weights are Python pickles ({pickles[0]}), which can run code when "

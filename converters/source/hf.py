@@ -70,10 +70,12 @@ def open_directory(
 def _config_path(directory: Path) -> Path:
     path = directory / "config.json"
     if not path.is_file():
+        gguf = min(directory.glob("*.gguf"), default=None)
         raise InputError(
             f"{directory}: no config.json, so this is not a Hugging Face model directory",
-            next_step="give the directory that holds config.json and model.safetensors, or a "
-            ".gguf file",
+            next_step=f"give edge the GGUF file itself: {gguf}"
+            if gguf
+            else "give the directory that holds config.json and model.safetensors, or a .gguf file",
         )
     return path
 

@@ -18,10 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.source.checkpoint import pickle_advice
+from converters.source.checkpoint import ADAPTER, ADAPTER_ADVICE, pickle_advice
 from converters.source.spec import ModelSpec
 from edge.atomic import write_atomic
-from edge.errors import DoesNotFitError, InputError, IntegrityError, UnsafeInputError
+from edge.errors import (
+    DoesNotFitError,
+    InputError,
+    IntegrityError,
+    UnsafeInputError,
+    UnsupportedModelError,
+)
 from edge.units import format_bytes, printable
 from edge.verified import cache_directory
 
@@ -288,6 +294,8 @@ def _bytes_here(directory: Path, file: RemoteFile) -> int:
 
 
 def _refuse_without_weights(repo_id: str, names: Sequence[str]) -> None:
+    if "adapter_config.json" in names:
+        raise UnsupportedModelError(f"{repo_id}: {ADAPTER}", next_step=ADAPTER_ADVICE)
     ggufs = [name for name in names if name.endswith(".gguf")]
     if ggufs:
         raise InputError(

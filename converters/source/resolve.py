@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from converters.sample import MODEL_DIR
 from converters.source.checkpoint import pickle_advice
 from converters.source.spec import ModelSpec
 from edge.errors import InputError, UnsafeInputError
@@ -16,17 +17,21 @@ Progress = Callable[[int, int], None]
 # Hub names: letters, digits, `-`, `_`, `.`, at most 96 characters each
 # (huggingface_hub's `validate_repo_id`).
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,128})?")
+# The embedded model, by name: a first run needs no download.
+SAMPLE = "sample"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpec:
     """Open a model wherever it is. `ref` is a Hugging Face directory, a `.gguf` file, or
-    `owner/name[@revision]` on the hub; an existing path wins over a repository of the same name.
+    `owner/name[@revision]` on the hub, or `sample`, the embedded model; an existing path wins over a repository of the same name.
     `progress` receives (bytes done, bytes in all) while a repository is downloaded.
 
     Raises InputError that says what was expected instead.
     """
     path = Path(ref).expanduser()
+    if str(ref) == SAMPLE and not path.exists():
+        path = MODEL_DIR
     if path.is_dir():
         from converters.source.hf import open_directory
 

@@ -67,12 +67,12 @@ def limits_of(files: TokenizerFiles, pre: str, added: Iterable[AddedToken]) -> l
                 lambda text: any(_strips(token, text) for token in stripping),
             )
         )
-    if _prefix_only_first(files):
+    if _prefix_where_missing(files):
         found.append(
             Limit(
-                "the engine puts a space after every special token, the checkpoint only before "
-                "the first word",
-                lambda text: any(token.content in text for token in added),
+                "the engine puts a space before a text and after every special token, the "
+                "checkpoint only before the first word, where none stands already",
+                lambda text: text.startswith(" ") or any(t.content in text for t in added),
             )
         )
     return found
@@ -93,9 +93,12 @@ def _strips(token: AddedToken, text: str) -> bool:
     return right or left
 
 
-def _prefix_only_first(files: TokenizerFiles) -> bool:
+def _prefix_where_missing(files: TokenizerFiles) -> bool:
+    """Whether tokenizer.json has a Metaspace step, which unlike SentencePiece and the engine adds
+    no second space to a text that starts with one.
+    """
     steps = flatten(files.tokenizer_json.get("pre_tokenizer"), "pretokenizers")
     return any(
-        step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") == "first"
+        step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never"
         for step in steps
     )

@@ -6,9 +6,11 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-POLL_S = 0.005
+#: How often the watcher asks while native calls are long; and while they are so short that asking
+#: between them is enough. Waking a thread costs a small model's token a few per cent.
+_POLL_S, _IDLE_POLL_S = 0.010, 0.040
 #: What one node of a graph may take, so that poll + node stay well below 50 ms.
-_NODE_BUDGET_S = 0.025
+_NODE_BUDGET_S = 0.020
 _FIRST_CHUNK = 8
 _TILE = 64  # below, matrix products lose up to half their speed (measured, x86-64 AVX-512)
 
@@ -23,6 +25,7 @@ class StopWatcher:
         self._stop = stop
         self._on_stop = on_stop
         self._done = threading.Event()
+        self._poll_s = _POLL_S
         self._thread: threading.Thread | None = None
         self.error: BaseException | None = None
 
@@ -53,10 +56,14 @@ class StopWatcher:
             raise self.error
         return self._stop is not None and self._stop()
 
+    def expect(self, call_s: float) -> None:
+        """Say how long the next native call will take: rarely woken, the watcher is cheaper."""
+        self._poll_s = _POLL_S if call_s > _POLL_S else _IDLE_POLL_S
+
     def _watch(self) -> None:
         assert self._stop is not None
         try:
-            while not self._done.wait(POLL_S):
+            while not self._done.wait(self._poll_s):
                 if self._stop():
                     self._on_stop()
                     return

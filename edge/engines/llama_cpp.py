@@ -222,13 +222,13 @@ class LlamaCppEngine:
             if not self._prefill(stream_id, prompt, watcher):
                 yield _last(text, "aborted")
                 return
-            t_prefill_ns = time.monotonic_ns()
+            t_ns = t_prefill_ns = time.monotonic_ns()
             self._last_start = StreamStart(len(prompt), n_reused, t_start_ns, t_prefill_ns)
             while True:
                 with self._lock:
                     context = self._claimed(stream_id)
                     token = sampler.sample(context.handle)
-                    t_ns = time.monotonic_ns()
+                    t_before_ns, t_ns = t_ns, time.monotonic_ns()
                     ended = not config.ignore_eos and vocab.is_eog(token)
                     piece = vocab.piece(token)
                     n_cached = len(context.cached)
@@ -248,6 +248,8 @@ class LlamaCppEngine:
                     yield TokenEvent(token, shown + text.flush(), t_ns, finish)
                     return
                 yield TokenEvent(token, shown, t_ns)
+                if n_out > 1:
+                    watcher.expect((t_ns - t_before_ns) / 1e9)
                 if watcher.stopped() or not self._step(stream_id, token, watcher):
                     yield _last(text, "aborted")
                     return

@@ -21,7 +21,14 @@ from edge.probe.memory import parse_meminfo, read_limits, read_text, usable_memo
 _BOARD_FAMILIES = (
     ("Raspberry Pi Zero 2 W", "raspberry-pi-zero-2-w"),
     ("Raspberry Pi 4 Model B", "raspberry-pi-4b-"),
+    ("Raspberry Pi 400", "raspberry-pi-400"),
+    ("Raspberry Pi Compute Module 4", "raspberry-pi-cm4-"),
     ("Raspberry Pi 5 Model B", "raspberry-pi-5-"),
+    ("Raspberry Pi 500", "raspberry-pi-500"),
+    ("Raspberry Pi Compute Module 5", "raspberry-pi-cm5-"),
+    ("Orange Pi 5", "orange-pi-5-"),
+    ("Xunlong Orange Pi 5", "orange-pi-5-"),
+    ("Radxa ROCK 5B", "rock-5b-"),
     ("NVIDIA Jetson Orin Nano", "jetson-orin-nano-"),
 )
 

@@ -11,6 +11,19 @@ from tests.families.checkpoints import Case
 from tests.families.oracle import convert_upstream
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that wait for one slow fixture in one process under pytest-xdist, so that no
+    fixture is made twice and no process waits for another's.
+    """
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("oracle"):
+            shared = "converted" in getattr(item, "fixturenames", ())
+            item.add_marker(
+                pytest.mark.xdist_group("families-converted" if shared else item.path.stem)
+            )
+
+
 @pytest.fixture(scope="session")
 def converted(
     request: pytest.FixtureRequest,

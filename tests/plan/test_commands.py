@@ -35,7 +35,7 @@ def test_text_shows_plan_memory_speed_and_reasons() -> None:
     out = run("tiny", "-d", "pi5", "--explain")
     for part in ("Raspberry Pi 5, 8 GB", "q4_k_m", "context 8192", "KV cache", "█", "decode"):
         assert part in out, part
-    assert "from specifications" in out and "±" in out
+    assert "measured on this SoC" in out and "±" in out
     assert "▸ q4_k_m" in out
     assert "edge-llm-memory-wall" in out  # the source of the bandwidth, with --explain
     assert "\x1b" not in out  # a model's name cannot drive the terminal
@@ -44,7 +44,7 @@ def test_text_shows_plan_memory_speed_and_reasons() -> None:
 def test_no_device_means_this_machine() -> None:
     record = json.loads(run("tiny", "--json", "--ctx", "512"))
     assert record["device"] == "this-machine"
-    assert record["plan"]["basis"] in ("measured here", "from specifications")
+    assert record["plan"]["basis"] in ("measured here", "measured on this SoC")
 
 
 def test_json_is_one_object_per_board() -> None:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from converters.plan import PREFERENCES, Planner, PlanOptions, Prefer, candidates, make_plan
 from converters.recipe_weights import PERPLEXITY_ADDED, WeighingScale
 from converters.recipes import artifact_bytes, list_recipes, load_recipe
-from device_profiles.catalog import find_profile
-from device_profiles.profile import DeviceProfile
-from edge.errors import DoesNotFitError, InputError, UsageError
+from device_profiles.catalog import all_profiles, find_profile
+from device_profiles.profile import DeviceProfile, EngineSupport
+from edge.errors import DoesNotFitError, EngineError, InputError, UsageError
 from edge.types import Plan
 from tests.plan.models import Dims, make_spec
 
@@ -143,6 +143,34 @@ def test_a_context_beyond_training_is_refused_with_the_number() -> None:
 def test_nonsense_wishes_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         PlanOptions(**wrong)  # type: ignore[arg-type]
+
+
+def test_more_threads_than_cores_are_refused() -> None:
+    with pytest.raises(UsageError, match="which has 4 cores"):
+        make_plan(SMALL_SPEC, PI5, PlanOptions(n_threads=5))
+
+
+def test_a_cache_type_that_heads_do_not_divide_into_is_refused() -> None:
+    spec = make_spec(SMALL.replace(head_dim=80))
+    with pytest.raises(InputError, match="blocks of 32 values, this model's heads have 80"):
+        make_plan(spec, PI5, PlanOptions(kv_type="q8_0"))
+    cramped = with_free(PI5, make_plan(spec, PI5).peak_bytes - 1)
+    assert make_plan(spec, cramped).kv_type == "f16"
+
+
+def test_an_engine_known_not_to_run_is_refused() -> None:
+    broken = replace(PI5, engines=(EngineSupport("llama_cpp", False, "tried", "dies"),))
+    with pytest.raises(EngineError, match=r"does not run on Raspberry Pi 5.*dies.*tried"):
+        make_plan(SMALL_SPEC, broken)
+
+
+def test_sixty_boards_take_little_time() -> None:
+    spec, boards = make_spec(QWEN), list(all_profiles().values())
+    scale, start = WeighingScale(spec), time.perf_counter()
+    for _ in range(-(-60 // len(boards))):
+        for board in boards:
+            Planner(spec, board, PlanOptions(), scale=scale).highest_fitting()
+    assert time.perf_counter() - start < 6.0  # 2 s on an idle machine
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest() -> None:

@@ -210,7 +210,10 @@ def test_an_empty_tree_is_no_machine(tmp_path: Path) -> None:
         ("Raspberry Pi Zero 2 W Rev 1.0", 416, "raspberry-pi-zero-2-w"),
         ("Raspberry Pi 5 Model B Rev 1.1", 16000, "raspberry-pi-5-16gb"),
         ("Raspberry Pi 5 Model B Rev 1.1", 30000, None),
-        ("Radxa ROCK 5B", 8000, None),
+        ("Radxa ROCK 5B", 7900, "rock-5b-8gb"),
+        ("Raspberry Pi Compute Module 4 Rev 1.1", 3794, "raspberry-pi-cm4-4gb"),
+        ("Raspberry Pi 400 Rev 1.0", 3794, "raspberry-pi-400"),
+        ("ASUS Tinker Board 3N", 3794, None),
         (None, 8000, None),
     ],
 )

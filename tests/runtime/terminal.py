@@ -59,6 +59,14 @@ class Terminal:
         """Ctrl-C, through the terminal's line discipline as a user's would come."""
         self.type("\x03")
 
+    def interrupt_prompt(self) -> None:
+        """Ctrl-C at a prompt that has been there for a moment. CPython's readline shows its prompt
+        before it waits for input, and misses a signal in between (no person is that fast).
+        """
+        self.expect("> ")
+        self.quiet_for(0.5)
+        self.interrupt()
+
     def expect(self, text: str) -> str:
         deadline = time.monotonic() + self._timeout_s
         while text not in self._unread:

@@ -48,23 +48,21 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(models: Models) -> None:
         terminal.type("/stats\n")
         stats = terminal.expect("memory")
         assert "ended by aborted" in stats and "tokens/s" in stats
-        terminal.expect("> ")
-        terminal.interrupt()
+        terminal.interrupt_prompt()
         terminal.expect("Ctrl-C again")
-        terminal.expect("> ")
-        terminal.interrupt()
+        terminal.interrupt_prompt()
         assert terminal.exit_code() == 0
 
 
 def test_a_single_ctrl_c_at_the_prompt_does_not_leave(models: Models) -> None:
     with chat_on(models.scripted) as terminal:
+        terminal.quiet_for(0.5)
         terminal.interrupt()
         terminal.expect("Ctrl-C again")
         terminal.expect("> ")
         terminal.type("hello\n")
         terminal.expect(CHAT_REPLY)
-        terminal.expect("> ")
-        terminal.interrupt()
+        terminal.interrupt_prompt()
         terminal.expect("Ctrl-C again")
         terminal.type("/exit\n")
         assert terminal.exit_code() == 0
@@ -163,6 +161,12 @@ def test_through_pipes_an_error_ends_it_with_its_code(models: Models) -> None:
 def test_no_input_at_all(models: Models) -> None:
     result = piped(models.scripted, b"")
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+
+
+def test_a_base_model_is_refused_before_the_first_question(tmp_path: Path) -> None:
+    base = tiny_gguf.random_llama(tmp_path / "base.gguf", template=None)
+    result = piped(base, b"hello\n")
+    assert result.returncode == 3 and b"--raw" in result.stderr and result.stdout == b""
 
 
 def test_max_tokens_and_stop(models: Models) -> None:

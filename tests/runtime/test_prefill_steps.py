@@ -24,11 +24,11 @@ def test_steps_follow_the_speed() -> None:
     first = chunks.next_size(interruptible=True)
     assert first <= 8
     chunks.measured(first, first * 0.2)  # five tokens a second: a Pi Zero
-    assert chunks.next_size(interruptible=True) == 4  # 48 x 25 ms / 0.2 s = 6, power of two below
+    assert chunks.next_size(interruptible=True) == 4  # 48 x 20 ms / 0.2 s = 4.8, power of two below
     chunks.measured(4, 4 * 0.001)
     assert chunks.next_size(interruptible=True) == 512
     chunks.measured(512, 512 * 0.005)
-    assert chunks.next_size(interruptible=True) == 192  # 240, whole tiles
+    assert chunks.next_size(interruptible=True) == 192  # 192: whole tiles of 64
     chunks.measured(192, 192 * 0.01)
     assert chunks.next_size(interruptible=True) == 64
 

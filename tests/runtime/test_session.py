@@ -10,7 +10,7 @@ import pytest
 
 from edge.errors import InputError
 from edge.session import Session, state_path, summarize
-from edge.types import Engine, GenerationConfig, Message, TokenEvent, Trace
+from edge.types import Engine, GenerationConfig, Message, StreamStart, TokenEvent, Trace
 
 from .conftest import CHAT_REPLY, Models, opened
 
@@ -186,7 +186,9 @@ def test_summary_formulas() -> None:
         events=(*events, TokenEvent(None, "", 7 * 10**9, "stop")),
         request_end_ns=8 * 10**9,
     )
-    answer = summarize(trace)
-    assert (answer.ttft_s, answer.prefill_tps, answer.total_s) == (2.0, 20.0, 7.0)
+    start = StreamStart(30, 10, t_start_ns=15 * 10**8, t_prefill_end_ns=2 * 10**9)
+    answer = summarize(trace, start)
+    assert (answer.ttft_s, answer.prefill_tps, answer.total_s) == (2.0, 40.0, 7.0)
+    assert summarize(trace, None).prefill_tps is None
     assert answer.decode_tps == pytest.approx(2 / 3)
     assert (answer.n_out, answer.text, answer.finish_reason) == (3, "aaa", "stop")

@@ -9,7 +9,13 @@ import pytest
 
 from converters.source.hub import RemoteFile, choose_files
 from converters.source.resolve import open_model
-from edge.errors import DoesNotFitError, InputError, IntegrityError, UnsafeInputError
+from edge.errors import (
+    DoesNotFitError,
+    InputError,
+    IntegrityError,
+    UnsafeInputError,
+    UnsupportedModelError,
+)
 from tests.source.hub_server import COMMIT, REPOSITORY, Hub, serve
 
 SHARD = "model-00002-of-00003.safetensors"
@@ -155,6 +161,8 @@ def test_repositories_without_safetensors_say_what_they_hold() -> None:
         choose_files("a/b", files("m-Q4_0.gguf", "README.md"))
     with pytest.raises(UnsafeInputError, match="pickles"):
         choose_files("a/b", files("pytorch_model.bin", "config.json"))
+    with pytest.raises(UnsupportedModelError, match="adapter"):
+        choose_files("a/b", files("adapter_config.json", "adapter_model.safetensors"))
     with pytest.raises(InputError, match="no safetensors"):
         choose_files("a/b", files("config.json"))
 

@@ -44,6 +44,13 @@ def test_one_file_of_a_checkpoint_points_to_its_directory(tmp_path: Path, name: 
     assert str(tmp_path) in str(caught.value.next_step)
 
 
+def test_a_directory_with_a_gguf_points_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match=r"no config\.json") as caught:
+        open_model(tmp_path)
+    assert str(tmp_path / "m.gguf") in str(caught.value.next_step)
+
+
 def test_other_files(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"x")
     with pytest.raises(InputError, match="neither"):

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.tokenizers.rebuild import CONTROL, USER_DEFINED, Rebuilt, read_fields
+from tests.tokenizers.rebuild import ADDED_FLAGS, CONTROL, USER_DEFINED, Rebuilt, read_fields
 
 
 def rebuild_gemma_fast(vocab_gguf: Path, out_dir: Path) -> Rebuilt:
@@ -16,7 +16,7 @@ def rebuild_gemma_fast(vocab_gguf: Path, out_dir: Path) -> Rebuilt:
     fields = read_fields(vocab_gguf)
     tokens, types = fields["tokens"], fields["token_type"]
     added = [
-        {"id": i, "content": text, "special": True, "normalized": False}
+        {"id": i, "content": text, **ADDED_FLAGS}
         for i, (text, kind) in enumerate(zip(tokens, types, strict=True))
         if kind in (CONTROL, USER_DEFINED)
     ]

@@ -18,6 +18,13 @@ from typing import Any
 from tests.tokenizers.flavours import FLAVOURS, Flavour
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+ADDED_FLAGS = {
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "special": True,
+}
 _ADDED_TYPES = (UNKNOWN, CONTROL, USER_DEFINED)
 
 

@@ -19,6 +19,7 @@ from converters.tokenizers.vocab_file import write_vocab_only
 from edge.errors import EngineError, InputError, IntegrityError, UnsupportedModelError
 
 from .conftest import CHATML, Checkpoint, train_byte_level, train_sentence_piece
+from .rebuild import ADDED_FLAGS
 
 pytestmark = pytest.mark.engine
 
@@ -157,10 +158,7 @@ def test_prefix_space_only_before_the_first_word_is_a_named_limit(
         for k in range(1, len(text))
         if text[:k] in vocab and text[k:] in vocab
     ]
-    added = [
-        {"id": i, "content": t, "special": True, "normalized": False}
-        for i, t in enumerate(("<unk>", "<s>", "</s>"))
-    ]
+    added = [{"id": i, "content": t, **ADDED_FLAGS} for i, t in enumerate(("<unk>", "<s>", "</s>"))]
     metaspace = {"type": "Metaspace", "replacement": "▁", "split": False}
     sentence_piece.write(
         "tokenizer.json",
@@ -184,7 +182,7 @@ def test_prefix_space_only_before_the_first_word_is_a_named_limit(
     report = verified(sentence_piece)
     assert report.source == "tokenizer.json"
     assert len(report.limits) == 1
-    assert "space after every special token" in report.limits[0]
+    assert "after every special token" in report.limits[0]
 
 
 def test_missing_end_of_turn_is_caught(byte_level: Checkpoint) -> None:

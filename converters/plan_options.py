@@ -1,0 +1,45 @@
+"""What a user may fix about a plan, and what is left to choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from device_profiles.cost.memory import KV_BLOCK
+from edge.errors import UsageError
+from edge.units import did_you_mean
+
+Prefer = Literal["balanced", "quality", "speed", "memory"]
+PREFERENCES: tuple[Prefer, ...] = ("balanced", "quality", "speed", "memory")
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What the user has fixed; None leaves the choice to the plan.
+
+    `has_imatrix` is whether the build will weigh activations, which changes some recipes' types.
+    """
+
+    recipe: str | None = None
+    n_ctx: int | None = None
+    kv_type: str | None = None
+    n_threads: int | None = None
+    n_ubatch: int | None = None
+    prefer: Prefer = "balanced"
+    has_imatrix: bool = False
+
+    def __post_init__(self) -> None:
+        if self.prefer not in PREFERENCES:
+            raise UsageError(
+                f"unknown preference {self.prefer!r}; known: {', '.join(PREFERENCES)}."
+                f"{did_you_mean(self.prefer, PREFERENCES)}"
+            )
+        if self.kv_type is not None and self.kv_type not in KV_BLOCK:
+            raise UsageError(
+                f"unknown KV cache type {self.kv_type!r}; known: {', '.join(KV_BLOCK)}."
+                f"{did_you_mean(self.kv_type, KV_BLOCK)}"
+            )
+        for name, low in (("n_ctx", 64), ("n_threads", 1), ("n_ubatch", 1)):
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise UsageError(f"{name} must be {low} or more, got {value}")
