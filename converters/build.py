@@ -10,6 +10,7 @@ that folder; the same command continues in it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -99,6 +100,8 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
         shutil.rmtree(bundles, ignore_errors=True)
         for device, plan in plans.items():
             artifact = artifacts[plan.recipe]
+            # An imatrix names itself in the file: a few bytes that no plan can know beforehand.
+            plan = dataclasses.replace(plan, artifact_bytes=artifact.nbytes)
             manifest = make_manifest(
                 request.spec, plan, recipes[plan.recipe], artifact, checks[plan.recipe], imatrix
             )

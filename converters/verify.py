@@ -11,10 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from converters.recipes import load_recipe
 from converters.source.spec import ModelSpec
-from converters.target.gguf import file_layout
 from converters.tokenizers.verify import verify_vocabulary
+from converters.tokenizers.vocab_file import write_vocab_entries
 from edge.engines import EngineSettings, open_engine
 from edge.errors import DoesNotFitError, IntegrityError
 from edge.gguf import read_header
@@ -34,7 +33,7 @@ def check_vocabulary(spec: ModelSpec) -> dict[str, Any]:
         return {"vocabulary": "copied from the source GGUF"}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vocabulary.gguf"
-        path.write_bytes(file_layout(spec, load_recipe("f16"), ()).header)
+        write_vocab_entries(spec.metadata, path)
         report = verify_vocabulary(path, spec.tokenizer_dir)
     return {"vocabulary": asdict(report)}
 

@@ -122,18 +122,12 @@ def errors_to_exit_code(as_json: bool) -> Iterator[None]:
     """
     try:
         yield
-    except click.exceptions.Exit as leaving:
-        sys.exit(leaving.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader has gone (`edge … | head`). Python would complain again while flushing stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except Exception as error:
         if os.environ.get("EDGE_TRACEBACK"):
             raise
@@ -165,8 +159,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `edge` command. Never returns: exits with 0 or an error's code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     with errors_to_exit_code(as_json="--json" in arguments):
-        edge.main(args=arguments, prog_name="edge", standalone_mode=False)
-    sys.exit(0)
+        # Without standalone mode click returns an exit code that a command raised. A reader that
+        # has gone (`edge … | head`) is click's own business: it leaves with 1, silently.
+        code = edge.main(args=arguments, prog_name="edge", standalone_mode=False)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpec:
-    """Open a model wherever it is. `ref` is a Hugging Face directory, a `.gguf` file, or
-    `owner/name[@revision]` on the hub, or `sample`, the embedded model; an existing path wins over a repository of the same name.
-    `progress` receives (bytes done, bytes in all) while a repository is downloaded.
+    """Open a model wherever it is. `ref` is a Hugging Face directory, a `.gguf` file,
+    `owner/name[@revision]` on the hub, or `sample`, the embedded model; an existing path wins over
+    a name. `progress` receives (bytes done, bytes in all) while a repository is downloaded.
 
     Raises InputError that says what was expected instead.
     """

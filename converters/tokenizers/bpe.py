@@ -144,8 +144,12 @@ def _rows(
     """Texts by id, and how many ids there are: the embedding's rows, where config.json says."""
     texts = {token_id: text for text, token_id in vocab.items()}
     texts.update((token_id, token.content) for token_id, token in added.items())
-    highest = max(texts, default=-1)
     n_vocab = files.declared_vocab_size
+    if n_vocab is not None:
+        for token in added.values():
+            if files.is_spare(token, n_vocab):
+                del texts[token.id]
+    highest = max(texts, default=-1)
     if n_vocab is None:
         if len(texts) != highest + 1:
             raise InputError(

@@ -191,6 +191,15 @@ class TokenizerFiles:
                 by_text[text] = token.id
         return by_id
 
+    def is_spare(self, token: AddedToken, n_vocab: int) -> bool:
+        """Whether an added token past the embedding's `n_vocab` rows can be left out: a special
+        token that no role and no template uses, as `<image_soft_token>` in Gemma 3's text models.
+        """
+        if token.id < n_vocab or not token.special:
+            return False
+        used = json.dumps(self.chat_template(), ensure_ascii=False)
+        return token.content not in used and token.content not in self.special_texts().values()
+
     def chat_template(self) -> str | list[dict[str, str]] | None:
         """The chat template(s), from tokenizer_config.json, else chat_template.jinja (with
         additional_chat_templates/*.jinja), else chat_template.json; as upstream's SpecialVocab.

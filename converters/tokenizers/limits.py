@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from converters.tokenizers.files import AddedToken, TokenizerFiles
 from converters.tokenizers.pretokenizer import flatten
+from edge.units import printable
 
 # Pre-tokenizers whose patterns the engine approximates (llama.cpp src/llama-vocab.cpp).
 _CASED_PATTERNS = frozenset({"gpt-4o", "llama4", "tekken", "kanana2", "talkie", "minimax-m2"})
@@ -56,6 +57,16 @@ def limits_of(files: TokenizerFiles, pre: str, added: Iterable[AddedToken]) -> l
             Limit(
                 f"the engine's {pre!r} pattern treats spaces outside ASCII differently",
                 lambda text: any(not c.isascii() and c.isspace() for c in text),
+            )
+        )
+    rows = files.declared_vocab_size
+    spare = [t for t in added if rows is not None and files.is_spare(t, rows)]
+    if spare:
+        found.append(
+            Limit(
+                "special tokens past the embedding's rows are left out: "
+                + ", ".join(printable(token.content) for token in spare[:5]),
+                lambda text: any(token.content in text for token in spare),
             )
         )
     stripping = [token for token in added if token.lstrip or token.rstrip]

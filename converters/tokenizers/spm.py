@@ -7,6 +7,7 @@ conversion/base.py (`_create_vocab_sentencepiece`), and conversion/phi.py for Ph
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from converters.tokenizers import reference
 from converters.tokenizers.bpe import SPACE_MARK
@@ -53,6 +54,8 @@ def load_sentence_piece(files: TokenizerFiles, *, with_tokenizer_json: bool = Fa
         else:
             types[token_id] = TokenType.NORMAL
     for token, kind in added:
+        if files.is_spare(replace(token, special=kind is TokenType.CONTROL), n_vocab):
+            continue
         if token.id >= n_vocab:
             raise InputError(
                 f"added token {printable(token.content)!r} has id {token.id}, but the embedding "

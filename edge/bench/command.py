@@ -15,14 +15,15 @@ import click
 from edge.bench.record import Subject, make_records
 from edge.bench.runner import TestRun, measure_load, run_tests
 from edge.bench.sampler import read_memory
-from edge.bench.store import append_results, data_directory, read_results
+from edge.bench.store import append_results, data_directory
 from edge.bench.workloads import make_tests
 from edge.engines import open_engine
 from edge.engines.target import OpenModel, open_model
 from edge.gguf import read_header
-from edge.report.markdown import render
+from edge.report.figures import group_runs
+from edge.report.terminal import run_lines
 from edge.terminal import ProgressLine
-from edge.units import format_bytes, format_seconds, printable
+from edge.units import format_seconds, printable
 
 MIN_REPEATS = 5
 
@@ -42,6 +43,7 @@ MIN_REPEATS = 5
 @click.option("--threads", "n_threads", type=click.IntRange(min=1), help="[default: the plan's]")
 @click.option("--ctx", "n_ctx", type=click.IntRange(min=64), help="[default: the plan's]")
 @click.option("--kv-type", help="Type of the KV cache. [default: the plan's]")
+@click.option("--no-memory-check", is_flag=True, help="Load even if memory looks too short.")
 @click.option(
     "--json", "as_json", is_flag=True, help="The result lines on stdout instead of a report."
 )
@@ -54,6 +56,7 @@ def bench(
     n_threads: int | None,
     n_ctx: int | None,
     kv_type: str | None,
+    no_memory_check: bool,
     as_json: bool,
 ) -> None:
     """Measure MODEL (a bundle or a .gguf file): memory, TTFT, prefill, decode, load.
@@ -63,7 +66,14 @@ def bench(
     """
     baseline = read_memory()
     line = ProgressLine("loading")
-    opened = open_model(model, progress=line, n_threads=n_threads, n_ctx=n_ctx, kv_type=kv_type)
+    opened = open_model(
+        model,
+        progress=line,
+        n_threads=n_threads,
+        n_ctx=n_ctx,
+        kv_type=kv_type,
+        check_memory=False if no_memory_check else None,
+    )
     line.close()
     model_path = opened.bundle.model_path if opened.bundle else opened.path
     with closing(opened.engine) as engine:
@@ -82,9 +92,10 @@ def bench(
         for record in records:
             click.echo(json.dumps({k: v for k, v in record.items() if k != "traces"}))
         return
-    stored = [r for r in read_results([path]).records if r["run_id"] == records[0]["run_id"]]
-    click.echo(render(stored), nl=False)
-    click.echo(f"stored in {path} ({format_bytes(path.stat().st_size)})", err=True)
+    run = group_runs(records)[0]
+    click.echo("\n".join(run_lines(run)))
+    where = f"edge report {path}" if output else "edge report --last"
+    click.echo(f"\nstored in {path}; next: {where}", err=True)
 
 
 def load_runs(opened: OpenModel, model_path: Path, *, repeats: int) -> list[TestRun]:

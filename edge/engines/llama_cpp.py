@@ -18,6 +18,7 @@ from edge.engines import llama_library as library
 from edge.engines.abort import ChunkSizer, StopWatcher
 from edge.engines.fit import available_bytes, check_fits, estimate_bytes
 from edge.engines.kv_state import check_state, fingerprint, write_state
+from edge.engines.llama_checks import check_layers, check_tokens_unique
 from edge.engines.llama_context import ABORTED, NO_SLOT, OK, LlamaContext
 from edge.engines.llama_sampler import Sampler
 from edge.engines.llama_vocab import Vocab
@@ -26,7 +27,6 @@ from edge.engines.text_stream import TextStream
 from edge.errors import (
     EngineError,
     InputError,
-    UnsafeInputError,
     UnsupportedModelError,
     UsageError,
 )
@@ -90,6 +90,8 @@ class LlamaCppEngine:
                 next_step="edge build makes one file of it",
             )
         check_layers(path, header)
+        if settings.check_vocabulary:
+            check_tokens_unique(path)
         n_ctx = choose_n_ctx(header, settings)
         if settings.check_memory:
             need = settings.need_bytes or estimate_bytes(path, header, n_ctx, settings)
@@ -411,18 +413,6 @@ class LlamaCppEngine:
 
 def _last(text: TextStream, reason: FinishReason) -> TokenEvent:
     return TokenEvent(None, text.flush(), time.monotonic_ns(), reason)
-
-
-def check_layers(path: Path, header: GgufHeader) -> None:
-    """Every layer has tensors. Raises UnsafeInputError where the header claims otherwise: the
-    library believes it, and aborts the process for none or allocates for two thousand million.
-    """
-    n_layer = header.integer(f"{header.arch}.block_count")
-    if n_layer is not None and not 1 <= n_layer <= len(header.tensors):
-        raise UnsafeInputError(
-            f"{path}: claims {n_layer} layers and has {len(header.tensors)} tensors",
-            next_step="download or convert the file again",
-        )
 
 
 def count_nodes(header: GgufHeader) -> int:

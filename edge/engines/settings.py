@@ -21,14 +21,18 @@ DEFAULT_N_CTX = 4096
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 
+def usable_cpus() -> int:
+    """CPUs that this process may run on, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def default_threads() -> int:
     """Physical cores that this process may use: decode is bound by memory, and a second thread of
     one core only waits for the first. At least 1.
     """
-    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
-        physical = min(physical, len(os.sched_getaffinity(0)))
-    return max(1, physical)
+    return min(psutil.cpu_count(logical=False) or usable_cpus(), usable_cpus())
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class EngineSettings:
                        in time, at the price of results that may differ in the last bits
     `need_bytes`       memory that was predicted (Plan.peak_bytes); None: estimated from the header
     `check_memory`     refuse before loading when the memory free now is less than that
+    `check_vocabulary` look for what would make the native loader abort; a bundle's model was
+                       looked at when it was built, and is known by its hash
     """
 
     n_ctx: int | None = None
@@ -63,6 +69,7 @@ class EngineSettings:
     prefill_chunk: int | None = None
     need_bytes: int | None = None
     check_memory: bool = True
+    check_vocabulary: bool = True
 
     def __post_init__(self) -> None:
         for name in (
@@ -89,7 +96,8 @@ class EngineSettings:
         """The settings that a plan decided on."""
         return cls(
             n_ctx=plan.n_ctx,
-            n_threads=plan.n_threads,
+            # A bundle tried elsewhere than planned for: threads without a core only wait.
+            n_threads=min(plan.n_threads, usable_cpus()),
             n_batch=plan.n_batch,
             n_ubatch=plan.n_ubatch,
             kv_type=plan.kv_type,

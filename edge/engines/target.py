@@ -46,7 +46,9 @@ def open_model(
     path = Path(path)
     if path.is_dir():
         bundle = open_bundle(path, progress=progress)
-        settings = EngineSettings.from_plan(bundle.plan).replace(**overrides)
+        settings = EngineSettings.from_plan(bundle.plan).replace(
+            check_vocabulary=False, **overrides
+        )
         name, model_path, engine_name = bundle.name, bundle.model_path, bundle.plan.engine
     else:
         if not path.exists():

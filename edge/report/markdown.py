@@ -22,7 +22,8 @@ from edge.units import format_bytes, format_seconds, printable
 
 def escape(text: object, limit: int = 120) -> str:
     """Untrusted text (a model's name) as one harmless Markdown cell."""
-    return re.sub(r"([\\`*_{}\[\]<>|#!~])", r"\\\1", printable(str(text), limit))
+    # An underscore inside a word (Q4_K) emphasises nothing; anywhere else it may.
+    return re.sub(r"([\\`*{}\[\]<>|#!~]|(?<!\w)_|_(?!\w))", r"\\\1", printable(str(text), limit))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -61,9 +62,9 @@ def render_run(run: Run) -> list[str]:
     if rows := predicted_rows(run):
         lines += ["", "## Predicted and measured", ""]
         lines += table(("figure", "plan", "measured", "ratio"), rows)
-    flags = sorted({str(flag) for record in run.records for flag in record.get("flags", [])})
     lines += ["", "## Conditions", ""]
-    lines += [f"- flagged: {escape(flag)}" for flag in flags] or ["- nothing was flagged"]
+    lines += [f"- flagged: {escape(flag, 300)}" for flag in flag_lines(run)]
+    lines += [] if flag_lines(run) else ["- nothing was flagged"]
     facts = [machine.get(key) for key in ("cpu", "os", "kernel", "arch")]
     cores, ram = machine.get("n_cores"), format_bytes(machine.get("ram_bytes"))
     lines += [
@@ -77,6 +78,18 @@ def render_run(run: Run) -> list[str]:
         f"- repeat: `{printable(str(head.get('repeat', '–'))).replace('`', '')}`",
     ]
     return lines
+
+
+def flag_lines(run: Run) -> list[str]:
+    """Every flag once, with the tests that it fell on."""
+    tests: dict[str, list[str]] = {}
+    for record in run.records:
+        for flag in record.get("flags", []):
+            tests.setdefault(str(flag), []).append(str(record["test"].get("label", "?")))
+    return [
+        flag if len(labels) == len(run.records) else f"{flag} ({', '.join(labels)})"
+        for flag, labels in tests.items()
+    ]
 
 
 def speed_rows(run: Run) -> list[tuple[str, ...]]:
@@ -113,7 +126,7 @@ def memory_rows(run: Run) -> list[tuple[str, str]]:
 def load_rows(loads: Sequence[Record]) -> list[tuple[str, ...]]:
     return [
         (
-            escape(record["test"].get("page_cache", "–")),
+            escape(record["test"].get("page_cache") or "–"),
             format_seconds(median(record, "load_s")),
             format_seconds(median(record, "load_to_first_token_s")),
         )

@@ -124,6 +124,7 @@ def test_a_hostile_model_name_stays_text() -> None:
     text = render([record(name="<script>alert(1)</script>|x\x1b[2J")])
     assert "<script>" not in text and "\x1b" not in text
     assert escape("a|b") == "a\\|b"
+    assert escape("Q4_K") == "Q4_K" and escape("_x_") == "\\_x\\_"
 
 
 def test_report_command_reads_the_store_and_says_when_it_is_empty(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from edge.errors import (
     UsageError,
 )
 from edge.types import Engine, GenerationConfig, Message, TokenEvent
+from tests.runtime import tiny_gguf
 
 from .conftest import CHAT_REPLY, REPLY, Models, opened
 from .tiny_gguf import BOS, IM_END, IM_START
@@ -426,6 +427,21 @@ def refuse_native(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the native library was reached")
 
     monkeypatch.setattr(llama_library, "load_library", reached)
+
+
+def test_a_token_that_appears_twice_is_refused_before_native_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """llama.cpp asserts that texts are unique, which would end this process."""
+    path = tmp_path / "twice.gguf"
+    tiny_gguf.random_llama(path)
+    data = path.read_bytes()
+    assert data.count(tiny_gguf.SPECIALS[0].encode()) >= 1
+    twice = data.replace(b"<|pad|>", b"<|bos|>")
+    path.write_bytes(twice)
+    refuse_native(monkeypatch)
+    with pytest.raises(UnsafeInputError, match="twice"):
+        open_engine("llama_cpp", path)
 
 
 def test_hostile_file_never_reaches_native_code(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge.engines import ENGINES, EngineSettings, is_installed, open_engine
+from edge.engines.settings import usable_cpus
 from edge.errors import EngineMissingError, UsageError
 from edge.types import Plan
 
@@ -35,11 +37,17 @@ def test_missing_package_gives_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_settings_follow_the_plan_and_overrides() -> None:
     settings = EngineSettings.from_plan(PLAN)
+    assert settings.n_threads == min(3, usable_cpus())
     assert (settings.n_ctx, settings.kv_type, settings.n_ubatch) == (2048, "q8_0", 128)
     assert settings.need_bytes == 15 and settings.repack is False
     assert settings.replace(n_threads=1, n_ctx=None).need_bytes == 15
     changed = settings.replace(n_ctx=512)
     assert changed.n_ctx == 512 and changed.need_bytes is None, "the prediction was for 2048"
+
+
+def test_a_plan_for_more_cores_than_there_are_is_run_with_those_there_are() -> None:
+    many = dataclasses.replace(PLAN, n_threads=4096)
+    assert EngineSettings.from_plan(many).n_threads == usable_cpus()
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def byte_level(tmp_path: Path) -> Checkpoint:
 
 @pytest.fixture
 def sentence_piece(tmp_path: Path) -> Checkpoint:
-    return train_sentence_piece(tmp_path / "checkpoint")
+    return train_sentence_piece(tmp_path / "pieces")
 
 
 @pytest.fixture(scope="session")

@@ -185,6 +185,19 @@ def test_prefix_space_only_before_the_first_word_is_a_named_limit(
     assert "after every special token" in report.limits[0]
 
 
+def test_special_token_past_the_rows_that_nobody_uses_is_left_out(
+    sentence_piece: Checkpoint, byte_level: Checkpoint
+) -> None:
+    """Gemma 3's text models come with `<image_soft_token>` one past the embedding."""
+    for checkpoint in (sentence_piece, byte_level):
+        rows = checkpoint.config["vocab_size"]
+        decoder = {str(rows): {"content": "<image_soft_token>", "special": True}}
+        checkpoint.change("tokenizer_config.json", added_tokens_decoder=decoder)
+        report = verified(checkpoint)
+        assert report.n_tokens == rows
+        assert "<image_soft_token>" in report.limits[0]
+
+
 def test_missing_end_of_turn_is_caught(byte_level: Checkpoint) -> None:
     """A template that ends turns with a token the engine does not stop at."""
     byte_level.change(

@@ -60,7 +60,9 @@ def test_pieces_past_the_embedding(sentence_piece: Checkpoint) -> None:
 
 def test_added_token_past_the_embedding(sentence_piece: Checkpoint) -> None:
     decoder = {"420": {"content": "<|x|>", "special": True}}
-    sentence_piece.change("tokenizer_config.json", added_tokens_decoder=decoder)
+    sentence_piece.change(
+        "tokenizer_config.json", added_tokens_decoder=decoder, chat_template="<|x|>"
+    )
     with pytest.raises(InputError, match=r"added token '<\|x\|>' has id 420"):
         load(sentence_piece.directory, sentence_piece.config)
 

@@ -1,0 +1,39 @@
+"""What a well-formed GGUF can still claim that makes the native loader abort the whole process.
+
+The linter (`edge.gguf`) knows the format; these rules are llama.cpp's own, found by feeding it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from edge.errors import UnsafeInputError
+from edge.gguf import GgufHeader, read_header
+from edge.units import printable
+
+
+def check_layers(path: Path, header: GgufHeader) -> None:
+    """Every layer has tensors. Raises UnsafeInputError where the header claims otherwise: the
+    library believes it, and aborts the process for none or allocates for two thousand million.
+    """
+    n_layer = header.integer(f"{header.arch}.block_count")
+    if n_layer is not None and not 1 <= n_layer <= len(header.tensors):
+        raise UnsafeInputError(
+            f"{path}: claims {n_layer} layers and has {len(header.tensors)} tensors",
+            next_step="download or convert the file again",
+        )
+
+
+def check_tokens_unique(path: Path) -> None:
+    """No token text appears twice. Raises UnsafeInputError otherwise: the library asserts it
+    (`llama-vocab.cpp`, `id_to_token.size() == token_to_id.size()`), which ends the process.
+    """
+    tokens = read_header(path, arrays="full").get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, (list, tuple)) or len(set(tokens)) == len(tokens):
+        return
+    twice = next(text for text, n in Counter(tokens).items() if n > 1)
+    raise UnsafeInputError(
+        f"{path}: the token {printable(str(twice))!r} is in its vocabulary twice",
+        next_step="download or convert the file again",
+    )
