@@ -17,7 +17,8 @@ from .generator import LESSONS, conversation
 SHORT_ROWS = (16, 256)
 LONG_ROWS = (4, 1024)
 LONG_EVERY = 12
-SECOND_LESSON_FROM_STEP = 800
+# A lesson starts at its step.
+LESSON_STEPS = (0, 800, 1450)
 _TURNS = (1, 1, 2, 3, 4, 5, 6)
 
 
@@ -26,7 +27,7 @@ def encode_conversation(tokenizer: Tokenizer, rng: random.Random,
     """Token ids of one conversation, and which of them the model has to say itself."""
     ids: list[int] = []
     said: list[bool] = []
-    lesson = LESSONS[step >= SECOND_LESSON_FROM_STEP]
+    lesson = LESSONS[sum(step >= first for first in LESSON_STEPS) - 1]
     for message in conversation(rng, n_turns, lesson):
         part = tokenizer.encode(render_message(message), add_special_tokens=False).ids
         head = 0

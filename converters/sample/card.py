@@ -87,14 +87,20 @@ Prompt (the template adds the system message when there is none; nothing goes be
 `python -m converters.sample.export --run DIR`: {n_steps} steps, {train_minutes} minutes
 on one core of a shared x86 server processor, no GPU. Loss on the assistant's tokens only; Muon
 for matrices, AdamW for embeddings and norms. About half of the names in training are invented, so
-that copying is learnt as a skill. The second half of the steps has more wordings and more copying,
-written after the dev split had shown what was missing.
+that copying is learnt as a skill. Three lessons follow one another (`generator.LESSONS`); the
+second and third, with more wordings and more copying, were written after the dev split had shown
+what was missing. The shipped weights come from a run in two parts: the learning rate fell to zero
+at step 1450, then the run was continued to the end at 0.4 of the peak rate and down again. A run in
+one go gives a model of the same kind, not the same bits.
 
 ## Known limits
 
 - English only, and only the requests above. Anything else is forced into the nearest one.
+- Rare pairs of number and unit are sometimes wrong (times with "quarter to", hours as words), so a
+  program should repeat what it understood before it acts.
 - One request per message. "Lights off and heating on" gives one command, or a wrong one.
-- It remembers a name that was told in the same chat, and nothing else from earlier turns.
+- It can repeat the user's name if it was told in the same chat, and uses nothing else from earlier
+  turns.
 - Long or unusual names may lose letters when copied; see the "unseen names" column.
 """
 

@@ -95,6 +95,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     examples = task.dev(args.limit) if args.split == "dev" else task.held_out(args.limit)
+    if args.limit is None:
+        examples += task.new_words(args.split)
     if args.history:
         examples = task.with_history(examples, args.history)
     started = time.monotonic()

@@ -63,11 +63,14 @@ _QUESTION = _words(
 
 
 # Training begins with the first lesson; the second asks for more copying, from the sentence and
-# from earlier turns, once copying as such is there, and has more wordings.
+# from earlier turns, once copying as such is there, and has more wordings. The third makes names
+# from all words, because a word that was never copied cannot be copied.
 LESSONS = (
     Lesson(),
     Lesson(pseudo_share=0.6, compound_share=0.3, extra_wordings=True, name_share=0.05,
            name_share_known=0.2, tell_share=0.7, tell_share_known=0.2),
+    Lesson(pseudo_share=0.6, compound_share=0.4, extra_wordings=True, all_words=True,
+           name_share=0.05, name_share_known=0.2, tell_share=0.7, tell_share_known=0.2),
 )
 
 

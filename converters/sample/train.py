@@ -121,7 +121,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="train the embedded sample model on one CPU core")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
-    parser.add_argument("--steps", type=int, default=1450)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--save-every-s", type=float, default=120.0)
     args = parser.parse_args()

@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -329,12 +330,19 @@ def _token() -> str | None:
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
-    """What a broken line raises: httpx's errors under huggingface_hub 1.x, else OSError's kin."""
-    try:
-        import httpx
-    except ImportError:
-        return (OSError,)
-    return (httpx.HTTPError, OSError)
+    """What a broken line raises: errors of the HTTP library that huggingface_hub speaks through
+    (httpx2 from 2.x, httpx in 1.x, requests before), or OSError's kin.
+    """
+    found: list[type[Exception]] = [OSError]
+    for library, error in (
+        ("httpx2", "HTTPError"),
+        ("httpx", "HTTPError"),
+        ("requests", "RequestException"),
+    ):
+        # Only a library that the hub has loaded can be the one that raised.
+        if library in sys.modules:
+            found.append(getattr(sys.modules[library], error))
+    return tuple(found)
 
 
 def _first_line(error: BaseException) -> str:

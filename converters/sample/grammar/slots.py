@@ -13,6 +13,8 @@ from functools import cache
 from typing import Any
 
 from . import words as w
+from .pattern import expand
+from .pools import ALL_FORMS, extra_wordings, form_wordings
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -39,6 +41,8 @@ class Lesson:
     pseudo_share: float = 0.45
     compound_share: float = 0.0
     extra_wordings: bool = False
+    # Compounds from the words of all training wordings, so that every word can also be copied.
+    all_words: bool = False
     # Turns about the user's own name, before and after it was told; the rest ask for it.
     name_share: float = 0.04
     name_share_known: float = 0.04
@@ -68,6 +72,16 @@ def seen_words() -> tuple[str, ...]:
 
 
 @cache
+def training_words() -> tuple[str, ...]:
+    """The words of every training wording and of the slot lists, three letters or more."""
+    found = set(seen_words())
+    for index in range(len(ALL_FORMS)):
+        for wording in (*form_wordings(index, "train"), *extra_wordings(index)):
+            found |= {word for reading in expand(wording) for word in reading.split()}
+    return tuple(sorted(word for word in found if len(word) >= 3 and word.isalpha()))
+
+
+@cache
 def unseen_words() -> frozenset[str]:
     """Words that training must never contain, not even by an accident of invention."""
     lists = (w.UNSEEN_ROOMS, w.UNSEEN_DEVICES, w.UNSEEN_PERSONS, w.UNSEEN_LABELS,
@@ -76,10 +90,10 @@ def unseen_words() -> frozenset[str]:
     return frozenset(parts - set(seen_words()) - {"the"})
 
 
-def compound_word(rng: random.Random) -> str:
+def compound_word(rng: random.Random, source: tuple[str, ...]) -> str:
     """Two real words written as one, as in 'greenhouse': its parts are known, the whole is not."""
     while True:
-        first, second = rng.choice(seen_words()), rng.choice(seen_words())
+        first, second = rng.choice(source), rng.choice(source)
         word = first + second
         if len(word) <= 13 and word not in unseen_words():
             return word
@@ -118,7 +132,8 @@ def _name(draw: Draw, seen: tuple[str, ...], unseen: tuple[str, ...], two: float
     if draw.allow_pseudo and draw.rng.random() < draw.lesson.pseudo_share:
         compound = draw.lesson.compound_share
         if compound and draw.rng.random() < compound:
-            word = compound_word(draw.rng)
+            source = training_words() if draw.lesson.all_words else seen_words()
+            word = compound_word(draw.rng, source)
         else:
             word = pseudo_word(draw.rng)
         if draw.rng.random() < two:
