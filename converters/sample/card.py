@@ -83,15 +83,15 @@ Prompt (the template adds the system message when there is none; nothing goes be
 
 ## Training
 
-`python -m converters.sample.train --out DIR`, then
-`python -m converters.sample.export --run DIR`: {n_steps} steps, {train_minutes} minutes
-on one core of a shared x86 server processor, no GPU. Loss on the assistant's tokens only; Muon
-for matrices, AdamW for embeddings and norms. About half of the names in training are invented, so
+`python -m converters.sample.train --out DIR`, then `python -m converters.sample.export --run
+DIR`: {n_steps} steps, {train_minutes} minutes by the clock on one core that other work shared
+(about 42 at the speed it had alone), no GPU. Loss on the assistant's tokens only; Muon for
+matrices, AdamW for embeddings and norms. About half of the names in training are invented, so
 that copying is learnt as a skill. Three lessons follow one another (`generator.LESSONS`); the
 second and third, with more wordings and more copying, were written after the dev split had shown
 what was missing. The shipped weights come from a run in two parts: the learning rate fell to zero
-at step 1450, then the run was continued to the end at 0.4 of the peak rate and down again. A run in
-one go gives a model of the same kind, not the same bits.
+at step 1450, then the run was continued to the end at 0.4 of the peak rate and down again. A run
+in one go gives a model of the same kind, not the same bits.
 
 ## Known limits
 

@@ -1,4 +1,4 @@
-"""Train the sample model on one CPU core, from nothing, in under an hour.
+"""Train the sample model on one CPU core, from nothing, in about an hour.
 
     python -m converters.sample.train --out /tmp/sample-train
     python -m converters.sample.export --run /tmp/sample-train
