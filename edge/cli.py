@@ -8,12 +8,11 @@ This is also the only place that prints an error and turns it into an exit code.
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import click
 
@@ -21,8 +20,7 @@ from edge.errors import EdgeError, EngineMissingError, UsageError
 from edge.units import did_you_mean, printable
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One line of the table: where the click command lives, what `--help` says of it, and the pip
     extra that brings what it imports (None: nothing beyond the base installation).
     """
@@ -40,11 +38,12 @@ COMMANDS: dict[str, Command] = {
     "devices": Command(
         "edge.devices_command:devices", "List the boards we know, and what is known."
     ),
+    "probe": Command("edge.probe.command:probe", "Measure this board, or one behind ssh or adb."),
     "bundle": Command("edge.bundle_command:bundle", "Show, verify, pack or unpack a bundle."),
 }
 
 # The order in `--help`: the way a model travels. Commands from elsewhere come after.
-ORDER = ("devices", "plan", "build", "bundle", "run", "chat", "bench", "report")
+ORDER = ("devices", "probe", "plan", "build", "bundle", "run", "chat", "bench", "report")
 
 
 def load_table() -> dict[str, Command]:
@@ -134,6 +133,8 @@ def errors_to_exit_code(as_json: bool) -> Iterator[None]:
         code, next_step = describe_error(error)
         message = printable(str(error) or type(error).__name__, limit=2000)
         if as_json:
+            import json
+
             record = {"error": type(error).__name__, "message": message, "next_step": next_step}
             click.echo(json.dumps(record))
         click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)

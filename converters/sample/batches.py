@@ -22,8 +22,9 @@ LESSON_STEPS = (0, 800, 1450)
 _TURNS = (1, 1, 2, 3, 4, 5, 6)
 
 
-def encode_conversation(tokenizer: Tokenizer, rng: random.Random,
-                        n_turns: int, step: int) -> tuple[list[int], list[bool]]:
+def encode_conversation(
+    tokenizer: Tokenizer, rng: random.Random, n_turns: int, step: int
+) -> tuple[list[int], list[bool]]:
     """Token ids of one conversation, and which of them the model has to say itself."""
     ids: list[int] = []
     said: list[bool] = []

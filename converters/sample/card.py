@@ -1,6 +1,6 @@
 """The model card, written from the code's own facts so that it cannot drift from them.
 
-    python -m converters.sample.card      write model/README.md again from model/results.json
+python -m converters.sample.card      write model/README.md again from model/results.json
 """
 
 from __future__ import annotations
@@ -113,14 +113,23 @@ def card_text(found: dict[str, Any]) -> str:
     assert DEFAULT_SYSTEM in prompt
     verbs = list(dict.fromkeys(form.do for form in ALL_FORMS))
     return _CARD.format(
-        n_millions=f"{training['n_parameters'] / 1e6:.1f}", n_steps=training["n_steps"],
+        n_millions=f"{training['n_parameters'] / 1e6:.1f}",
+        n_steps=training["n_steps"],
         train_minutes=round(training["train_s"] / 60),
         verbs=", ".join(f"`{verb}`" for verb in verbs),
-        keys=", ".join(f"`{key}`" for key in KEY_ORDER), n_topics=len(plain.TOPICS),
-        begin=results.BEGIN, table=results.table(found), end=results.END,
-        layers=shape.num_hidden_layers, hidden=shape.hidden_size, inner=shape.intermediate_size,
-        heads=shape.num_attention_heads, kv_heads=shape.num_key_value_heads,
-        head_dim=shape.head_dim, vocab=shape.vocab_size, context=shape.max_position_embeddings,
+        keys=", ".join(f"`{key}`" for key in KEY_ORDER),
+        n_topics=len(plain.TOPICS),
+        begin=results.BEGIN,
+        table=results.table(found),
+        end=results.END,
+        layers=shape.num_hidden_layers,
+        hidden=shape.hidden_size,
+        inner=shape.intermediate_size,
+        heads=shape.num_attention_heads,
+        kv_heads=shape.num_key_value_heads,
+        head_dim=shape.head_dim,
+        vocab=shape.vocab_size,
+        context=shape.max_position_embeddings,
         prompt="\n".join(f"    {line}" for line in prompt.splitlines()),
     )
 

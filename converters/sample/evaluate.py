@@ -39,11 +39,14 @@ def load_model(folder: Path) -> tuple[SampleModel, Tokenizer]:
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
-def answer_all(model: SampleModel, tokenizer: Tokenizer, examples: Sequence[Example],
-               batch_size: int = 64) -> list[str]:
+def answer_all(
+    model: SampleModel, tokenizer: Tokenizer, examples: Sequence[Example], batch_size: int = 64
+) -> list[str]:
     """Greedy answers, in the order of `examples`."""
-    prompts = [tokenizer.encode(render_prompt(list(e.messages)), add_special_tokens=False).ids
-               for e in examples]
+    prompts = [
+        tokenizer.encode(render_prompt(list(e.messages)), add_special_tokens=False).ids
+        for e in examples
+    ]
     by_length: dict[int, list[int]] = defaultdict(list)
     for n, prompt in enumerate(prompts):
         by_length[len(prompt)].append(n)
@@ -102,10 +105,20 @@ def main() -> None:
     started = time.monotonic()
     found = score_model(args.model, examples)
     for miss in found.misses[:: max(1, len(found.misses) // args.misses)] if args.misses else ():
-        print(f"{miss.example.messages[-1]['content']}\n  want {miss.example.expected}\n"
-              f"  got  {miss.got}")
-    print(json.dumps({"split": args.split, "history": args.history, **found.to_dict(),
-                      "eval_s": round(time.monotonic() - started, 1)}))
+        print(
+            f"{miss.example.messages[-1]['content']}\n  want {miss.example.expected}\n"
+            f"  got  {miss.got}"
+        )
+    print(
+        json.dumps(
+            {
+                "split": args.split,
+                "history": args.history,
+                **found.to_dict(),
+                "eval_s": round(time.monotonic() - started, 1),
+            }
+        )
+    )
     if args.write:
         if args.split != "held" or args.history or args.limit:
             parser.error("--write records the full held-out result: use --split held alone")

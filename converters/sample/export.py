@@ -27,14 +27,28 @@ F16_MAX = 65504.0
 def tokenizer_config() -> dict[str, Any]:
     """`tokenizer_config.json`: special tokens, template, no beginning-of-text token."""
     return {
-        "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 1024,
-        "add_bos_token": False, "add_eos_token": False, "bos_token": None, "unk_token": None,
-        "eos_token": IM_END, "pad_token": END_OF_TEXT, "additional_special_tokens": [IM_START],
-        "clean_up_tokenization_spaces": False, "chat_template": CHAT_TEMPLATE,
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": 1024,
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "bos_token": None,
+        "unk_token": None,
+        "eos_token": IM_END,
+        "pad_token": END_OF_TEXT,
+        "additional_special_tokens": [IM_START],
+        "clean_up_tokenization_spaces": False,
+        "chat_template": CHAT_TEMPLATE,
         "added_tokens_decoder": {
-            str(n): {"content": token, "lstrip": False, "normalized": False, "rstrip": False,
-                     "single_word": False, "special": True}
-            for n, token in enumerate(SPECIAL_TOKENS)},
+            str(n): {
+                "content": token,
+                "lstrip": False,
+                "normalized": False,
+                "rstrip": False,
+                "single_word": False,
+                "special": True,
+            }
+            for n, token in enumerate(SPECIAL_TOKENS)
+        },
     }
 
 
@@ -67,9 +81,15 @@ def export(run: Path, target: Path = MODEL_DIR) -> None:
     _write_json(scratch / "tokenizer_config.json", tokenizer_config())
     (scratch / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     # New weights make old scores untrue: the table starts empty again.
-    found: dict[str, Any] = {"schema": 1, "recipes": {}, "training": {
-        "n_steps": saved["step"], "train_s": round(saved["train_s"]),
-        "n_parameters": sum(weight.numel() for weight in weights.values())}}
+    found: dict[str, Any] = {
+        "schema": 1,
+        "recipes": {},
+        "training": {
+            "n_steps": saved["step"],
+            "train_s": round(saved["train_s"]),
+            "n_parameters": sum(weight.numel() for weight in weights.values()),
+        },
+    }
     results.save(found, scratch)
     (scratch / "README.md").write_text(card_text(found), encoding="utf-8")
 

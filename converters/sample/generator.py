@@ -37,14 +37,40 @@ Message = dict[str, str]
 
 DEFAULT_SYSTEM = "You are the home assistant of edgekit."
 SYSTEM_PROMPTS = (
-    "Answer within 2 seconds.", "Be brief.", "You are a helpful assistant.", "Answer in one line.",
-    "You run on a small board.", "You are a home assistant. Answer with JSON.",
-    "Reply at once.", "You are a voice assistant for a flat.", "Answer within 500 ms.",
+    "Answer within 2 seconds.",
+    "Be brief.",
+    "You are a helpful assistant.",
+    "Answer in one line.",
+    "You run on a small board.",
+    "You are a home assistant. Answer with JSON.",
+    "Reply at once.",
+    "You are a voice assistant for a flat.",
+    "Answer within 500 ms.",
 )
 
 # The one order in which an answer names its fields; exact match depends on it.
-KEY_ORDER = ("do", "what", "room", "device", "door", "person", "name", "item", "text", "state",
-             "level", "temp_c", "color", "speed", "step", "action", "topic", "in_s", "day", "at")
+KEY_ORDER = (
+    "do",
+    "what",
+    "room",
+    "device",
+    "door",
+    "person",
+    "name",
+    "item",
+    "text",
+    "state",
+    "level",
+    "temp_c",
+    "color",
+    "speed",
+    "step",
+    "action",
+    "topic",
+    "in_s",
+    "day",
+    "at",
+)
 
 
 def _words(text: str) -> frozenset[str]:
@@ -67,10 +93,25 @@ _QUESTION = _words(
 # from all words, because a word that was never copied cannot be copied.
 LESSONS = (
     Lesson(),
-    Lesson(pseudo_share=0.6, compound_share=0.3, extra_wordings=True, name_share=0.05,
-           name_share_known=0.2, tell_share=0.7, tell_share_known=0.2),
-    Lesson(pseudo_share=0.6, compound_share=0.4, extra_wordings=True, all_words=True,
-           name_share=0.05, name_share_known=0.2, tell_share=0.7, tell_share_known=0.2),
+    Lesson(
+        pseudo_share=0.6,
+        compound_share=0.3,
+        extra_wordings=True,
+        name_share=0.05,
+        name_share_known=0.2,
+        tell_share=0.7,
+        tell_share_known=0.2,
+    ),
+    Lesson(
+        pseudo_share=0.6,
+        compound_share=0.4,
+        extra_wordings=True,
+        all_words=True,
+        name_share=0.05,
+        name_share_known=0.2,
+        tell_share=0.7,
+        tell_share_known=0.2,
+    ),
 )
 
 
@@ -117,8 +158,9 @@ def form_pool(index: int, split: Split, kind: Kind, lesson: Lesson = LESSONS[0])
     return pool
 
 
-def topic_pool(index: int, split: Split, kind: Kind,
-               lesson: Lesson = LESSONS[0]) -> tuple[str, ...]:
+def topic_pool(
+    index: int, split: Split, kind: Kind, lesson: Lesson = LESSONS[0]
+) -> tuple[str, ...]:
     """The wordings of a plain topic that may make an example of this kind; can be empty."""
     pool = topic_wordings(index, split)
     if split == "train":
@@ -127,8 +169,13 @@ def topic_pool(index: int, split: Split, kind: Kind,
     return tuple(text for text in pool if topic_has_new_word(index, text) == wants_new)
 
 
-def command_sample(index: int, split: Split, rng: random.Random, kind: Kind = "command",
-                   lesson: Lesson = LESSONS[0]) -> Sample:
+def command_sample(
+    index: int,
+    split: Split,
+    rng: random.Random,
+    kind: Kind = "command",
+    lesson: Lesson = LESSONS[0],
+) -> Sample:
     """One request of form `index`; draws again until the combination belongs to `split`."""
     form = ALL_FORMS[index]
     unseen = kind == "unseen-name"
@@ -156,15 +203,18 @@ def command_sample(index: int, split: Split, rng: random.Random, kind: Kind = "c
     return Sample(text, canonical(fields), kind, wording, draw.fields)
 
 
-def plain_sample(index: int, split: Split, rng: random.Random, kind: Kind = "plain",
-                 lesson: Lesson = LESSONS[0]) -> Sample:
+def plain_sample(
+    index: int, split: Split, rng: random.Random, kind: Kind = "plain", lesson: Lesson = LESSONS[0]
+) -> Sample:
     """One plain question of topic `index`."""
     wording = rng.choice(topic_pool(index, split, kind, lesson))
     pieces = [Piece(part, False) for part in sample(wording, rng)]
     first = wording.split(" ")[0]
     if rng.random() < 0.15:
-        pieces = [Piece(rng.choice(("hey, ", "ok, ", "so, ", "hi, ", "assistant, ")), False),
-                  *pieces]
+        pieces = [
+            Piece(rng.choice(("hey, ", "ok, ", "so, ", "hi, ", "assistant, ")), False),
+            *pieces,
+        ]
     text = render(pieces, first in _QUESTION, shout=True, rng=rng)
     return Sample(text, plain.TOPICS[index].answer, kind, wording, {})
 

@@ -31,8 +31,9 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):  # type: ignore[misc]
     """For two-dimensional weights; the step is scaled by sqrt(rows / columns) when tall."""
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95,
-                 weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()  # type: ignore[untyped-decorator]

@@ -30,8 +30,9 @@ class RMSNorm(nn.Module):  # type: ignore[misc]
 def rope_table(config: Config) -> tuple[Tensor, Tensor]:
     """Cosines and sines for every position, in the rotate-half layout."""
     steps = torch.arange(0, config.head_dim, 2).float() / config.head_dim
-    angles = torch.outer(torch.arange(config.max_position_embeddings).float(),
-                         config.rope_theta ** -steps)
+    angles = torch.outer(
+        torch.arange(config.max_position_embeddings).float(), config.rope_theta**-steps
+    )
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
 
@@ -55,8 +56,9 @@ class Attention(nn.Module):  # type: ignore[misc]
         self.v_proj = nn.Linear(size, config.num_key_value_heads * dim, bias=False)
         self.o_proj = nn.Linear(config.num_attention_heads * dim, size, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor,
-                cache: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, cache: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         batch, time, _ = x.shape
         c = self.config
         q = self.q_proj(x).view(batch, time, c.num_attention_heads, c.head_dim).transpose(1, 2)
@@ -67,8 +69,11 @@ class Attention(nn.Module):  # type: ignore[misc]
             k, v = torch.cat((cache[0], k), dim=2), torch.cat((cache[1], v), dim=2)
         groups = c.num_attention_heads // c.num_key_value_heads
         y = functional.scaled_dot_product_attention(
-            q, k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1),
-            is_causal=time > 1)
+            q,
+            k.repeat_interleave(groups, dim=1),
+            v.repeat_interleave(groups, dim=1),
+            is_causal=time > 1,
+        )
         return self.o_proj(y.transpose(1, 2).reshape(batch, time, -1)), (k, v)
 
 
@@ -95,8 +100,14 @@ class Layer(nn.Module):  # type: ignore[misc]
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: tuple[Tensor, Tensor] | None,
-                keep: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache: tuple[Tensor, Tensor] | None,
+        keep: Tensor | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         y, kv = self.self_attn(self.input_layernorm(x), cos, sin, cache)
         x = x + y
         if keep is not None:
@@ -130,8 +141,9 @@ class SampleModel(nn.Module):  # type: ignore[misc]
                 residual = name.endswith(("o_proj.weight", "down_proj.weight"))
                 nn.init.normal_(weight, std=out_scale if residual else 0.02)
 
-    def hidden(self, tokens: Tensor, cache: Cache | None = None,
-               keep: Tensor | None = None) -> tuple[Tensor, Cache]:
+    def hidden(
+        self, tokens: Tensor, cache: Cache | None = None, keep: Tensor | None = None
+    ) -> tuple[Tensor, Cache]:
         """Normed hidden states of (batch, time) tokens, and the grown key-value cache.
 
         With `keep`, a mask over the positions, only those leave the last layer: training needs

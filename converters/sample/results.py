@@ -37,8 +37,9 @@ def save(found: dict[str, Any], model_dir: Path = MODEL_DIR) -> None:
     write_text(model_dir / "results.json", text)
 
 
-def update(recipe: str, score: TaskScore, file_bytes: int, engine: str,
-           model_dir: Path = MODEL_DIR) -> None:
+def update(
+    recipe: str, score: TaskScore, file_bytes: int, engine: str, model_dir: Path = MODEL_DIR
+) -> None:
     """Record one recipe's held-out score and redraw the card's table."""
     if not score.n_asked:
         raise ValueError(f"score for recipe {recipe!r} is empty; ask at least one example")
@@ -56,15 +57,19 @@ def table(found: dict[str, Any]) -> str:
     """Markdown table of all recipes, largest file first."""
     if not found["recipes"]:
         return "Not measured yet."
-    head = ("| recipe | file (MiB) | commands | unseen names | plain questions | new words "
-            "| asked | engine |\n|---|---|---|---|---|---|---|---|")
+    head = (
+        "| recipe | file (MiB) | commands | unseen names | plain questions | new words "
+        "| asked | engine |\n|---|---|---|---|---|---|---|---|"
+    )
     rows = sorted(found["recipes"].items(), key=lambda item: (-item[1]["file_bytes"], item[0]))
     lines = []
     for recipe, row in rows:
         cells = [_percent(row["exact"].get(kind)) for kind in KINDS]
         n_asked = sum(row["n_asked"].values())
-        lines.append(f"| {recipe} | {row['file_bytes'] / 2**20:.2f} | {' | '.join(cells)} "
-                     f"| {n_asked} | {row['engine']} |")
+        lines.append(
+            f"| {recipe} | {row['file_bytes'] / 2**20:.2f} | {' | '.join(cells)} "
+            f"| {n_asked} | {row['engine']} |"
+        )
     return "\n".join([head, *lines])
 
 

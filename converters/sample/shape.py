@@ -24,9 +24,19 @@ class Config:
     def to_hf(self) -> dict[str, Any]:
         """`config.json` for transformers' LlamaForCausalLM."""
         return {
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", **asdict(self),
-            "hidden_act": "silu", "tie_word_embeddings": True, "attention_bias": False,
-            "mlp_bias": False, "attention_dropout": 0.0, "bos_token_id": None, "eos_token_id": 2,
-            "pad_token_id": 0, "rope_scaling": None, "initializer_range": 0.02,
-            "torch_dtype": "float16", "use_cache": True,
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            **asdict(self),
+            "hidden_act": "silu",
+            "tie_word_embeddings": True,
+            "attention_bias": False,
+            "mlp_bias": False,
+            "attention_dropout": 0.0,
+            "bos_token_id": None,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+            "rope_scaling": None,
+            "initializer_range": 0.02,
+            "torch_dtype": "float16",
+            "use_cache": True,
         }

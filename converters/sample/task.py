@@ -70,7 +70,8 @@ class TaskScore:
     def to_dict(self) -> dict[str, Any]:
         """Counts and accuracies, ready for JSON."""
         return {
-            "n_asked": dict(self.n_asked), "n_exact": dict(self.n_exact),
+            "n_asked": dict(self.n_asked),
+            "n_exact": dict(self.n_exact),
             "exact": {k: self.accuracy(k) for k in KINDS if self.n_asked.get(k)},
             "exact_all": self.accuracy(),
         }
@@ -101,8 +102,9 @@ def with_history(examples: Sequence[Example], n_turns: int, seed: int = 5) -> li
             turn = g.any_sample("train", rng)
             past.append({"role": "user", "content": turn.text})
             past.append({"role": "assistant", "content": turn.answer})
-        grown.append(Example((*past, *example.messages), example.expected, example.kind,
-                             example.wording))
+        grown.append(
+            Example((*past, *example.messages), example.expected, example.kind, example.wording)
+        )
     return grown
 
 

@@ -28,10 +28,12 @@ _SPACE = "Ġ"
 
 
 def _pre_tokenizer() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    return pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
 
 
 def _word_counts(seed: int, n_conversations: int) -> Counter[str]:
@@ -56,8 +58,9 @@ def train_tokenizer(seed: int = 17, n_conversations: int = 20000) -> Tokenizer:
 
     scratch = Tokenizer(models.BPE())
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=len(alphabet) + N_WORD_MERGES, show_progress=False,
-                                  initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(alphabet) + N_WORD_MERGES, show_progress=False, initial_alphabet=alphabet
+    )
 
     def words() -> Iterator[str]:
         for word, count in sorted(bare.items()):
@@ -68,8 +71,11 @@ def train_tokenizer(seed: int = 17, n_conversations: int = 20000) -> Tokenizer:
     learnt = _learnt_merges(scratch)
     pieces = set(alphabet) | {left + right for left, right in learnt}
     n_spaced = VOCAB_SIZE - len(alphabet) - len(SPECIAL_TOKENS) - len(learnt)
-    spaced = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-              if word.startswith(_SPACE) and len(word) > 1 and word[1:] in pieces][:n_spaced]
+    spaced = [
+        word
+        for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        if word.startswith(_SPACE) and len(word) > 1 and word[1:] in pieces
+    ][:n_spaced]
     merges = learnt + [(_SPACE, word[1:]) for word in spaced]
     vocab = {token: n for n, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
     for left, right in merges:
@@ -80,12 +86,14 @@ def train_tokenizer(seed: int = 17, n_conversations: int = 20000) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.pre_tokenizer = _pre_tokenizer()
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)
-                                  for token in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    )
     return tokenizer
 
 
 def _learnt_merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" "))
-            for merge in merges]
+    return [
+        tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in merges
+    ]

@@ -58,12 +58,24 @@ def load_tokenizer(out: Path, seed: int) -> Tokenizer:
     return Tokenizer.from_file(str(path))
 
 
-def save_checkpoint(path: Path, model: SampleModel, optimizers: list[torch.optim.Optimizer],
-                    step: int, train_s: float) -> None:
+def save_checkpoint(
+    path: Path,
+    model: SampleModel,
+    optimizers: list[torch.optim.Optimizer],
+    step: int,
+    train_s: float,
+) -> None:
     """Write beside and rename, so that a kill never leaves half a file."""
     scratch = path.with_suffix(".tmp")
-    torch.save({"model": model.state_dict(), "step": step, "train_s": train_s,
-                "optimizers": [o.state_dict() for o in optimizers]}, scratch)
+    torch.save(
+        {
+            "model": model.state_dict(),
+            "step": step,
+            "train_s": train_s,
+            "optimizers": [o.state_dict() for o in optimizers],
+        },
+        scratch,
+    )
     scratch.replace(path)
 
 
@@ -106,10 +118,13 @@ def train(out: Path, n_steps: int, seed: int, save_every_s: float) -> None:
         now = time.monotonic()
         if (step + 1) % 25 == 0:
             rate_s = (now - started) / (step + 1 - first_step)
-            line = {"step": step + 1, "loss": round(sum(losses) / len(losses), 4),
-                    "tokens_per_s": round(n_tokens / (now - started)),
-                    "train_s": round(before_s + now - started),
-                    "eta_s": round(rate_s * (n_steps - step - 1))}
+            line = {
+                "step": step + 1,
+                "loss": round(sum(losses) / len(losses), 4),
+                "tokens_per_s": round(n_tokens / (now - started)),
+                "train_s": round(before_s + now - started),
+                "eta_s": round(rate_s * (n_steps - step - 1)),
+            }
             print(json.dumps(line), flush=True)
             losses.clear()
         if now - last_save > save_every_s or step + 1 == n_steps:

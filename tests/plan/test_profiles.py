@@ -48,7 +48,9 @@ def test_issue_boards_are_there() -> None:
 def test_every_fact_of_a_shipped_board_has_a_source(board: str) -> None:
     profile = load_profile(BOARDS / f"{board}.toml")
     texts = [(BOARDS / f"{board}.toml").read_text()]
-    facts = {"memory.ram_mib", "memory.reserved_mib", "memory.sustained_gb_per_s"}
+    facts = {"memory.ram_mib", "memory.reserved_mib"}
+    if profile.memory.bandwidth_sustained is not None:  # nobody has measured some boards
+        facts.add("memory.sustained_gb_per_s")
     for i in range(len(profile.clusters)):
         facts |= {f"cpu.{i}.{key}" for key in ("core", "count", "clock_mhz", "isa")}
     for table in ("storage.read_mb_per_s", "heat.sustained_share", "power.idle_w", "power.load_w"):
@@ -79,7 +81,7 @@ def test_isa_is_what_all_cores_have(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("ram_mib = 4096", "ram_gb = 4", "unknown key.*Did you mean 'ram_mib'"),
-        ("ram_mib = 4096", "ram_mib = -4096", "ram_mib: expected a whole number from 128"),
+        ("ram_mib = 4096", "ram_mib = -4096", "ram_mib: expected a whole number from 16"),
         ("ram_mib = 4096", "ram_mib = 4096.5", "expected a whole number"),
         ("ram_mib = 4096", 'ram_mib = "4 GB"', "expected a whole number"),
         ("ram_mib = 4096", "ram_mib = true", "expected a whole number"),
@@ -155,7 +157,7 @@ def test_boards_are_found_by_id_and_alias(name: str) -> None:
     assert find_profile(name).id == "raspberry-pi-5-8gb"
 
 
-@pytest.mark.parametrize("name", ["raspberry-pi-5-8g", "../../etc/passwd", "", "jetson nano"])
+@pytest.mark.parametrize("name", ["raspberry-pi-5-8g", "../../etc/passwd", "", "jetson pico"])
 def test_an_unknown_board_is_refused(name: str) -> None:
     with pytest.raises(ProfileError, match="unknown device"):
         find_profile(name)

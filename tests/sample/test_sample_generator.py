@@ -34,14 +34,22 @@ def test_same_seed_gives_the_same_samples():
 
 
 def test_samples_do_not_depend_on_the_hash_seed():
-    code = ("import random; from converters.sample import generator as g\n"
-            "rng = random.Random(3)\n"
-            "print([g.conversation(rng, 3) for _ in range(100)])")
+    code = (
+        "import random; from converters.sample import generator as g\n"
+        "rng = random.Random(3)\n"
+        "print([g.conversation(rng, 3) for _ in range(100)])"
+    )
     outputs = set()
     for hash_seed in ("1", "2"):
         env = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        done = subprocess.run([sys.executable, "-c", code], cwd=REPO, env=env, check=True,
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=REPO,
+            env=env,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         outputs.add(done.stdout)
     assert len(outputs) == 1
 
@@ -101,7 +109,7 @@ def test_a_name_is_remembered_only_when_it_was_told():
         for message in messages:
             text = message["content"]
             if text.startswith("Nice to meet you, "):
-                known, told = text[len("Nice to meet you, "):-1], told + 1
+                known, told = text[len("Nice to meet you, ") : -1], told + 1
             if text.startswith("Your name is "):
                 assert text == f"Your name is {known}."
                 asked += 1
@@ -115,21 +123,40 @@ def test_unknown_fields_are_refused():
         g.canonical({"do": "light.set", "rom": "kitchen"})
 
 
-@pytest.mark.parametrize(("surface_form", "value"), [
-    ("half past seven", "07:30"), ("quarter to 9", "08:45"), ("11 pm", "23:00"),
-    ("12 am", "00:00"), ("12pm", "12:00"), ("midnight", "00:00"), ("8 o'clock", "08:00"),
-    ("6 in the evening", "18:00"), ("7:15 am", "07:15"), ("20:30", "20:30"), ("8", "08:00"),
-])
+@pytest.mark.parametrize(
+    ("surface_form", "value"),
+    [
+        ("half past seven", "07:30"),
+        ("quarter to 9", "08:45"),
+        ("11 pm", "23:00"),
+        ("12 am", "00:00"),
+        ("12pm", "12:00"),
+        ("midnight", "00:00"),
+        ("8 o'clock", "08:00"),
+        ("6 in the evening", "18:00"),
+        ("7:15 am", "07:15"),
+        ("20:30", "20:30"),
+        ("8", "08:00"),
+    ],
+)
 def test_clock_surfaces_mean_what_people_mean(surface_form, value):
     rng = random.Random(0)
     drawn = dict(slots.clock(rng) for _ in range(60000))
     assert drawn[surface_form] == value
 
 
-@pytest.mark.parametrize(("surface_form", "seconds"), [
-    ("ten minutes", 600), ("half an hour", 1800), ("an hour and a half", 5400),
-    ("90 seconds", 90), ("2 hours", 7200), ("1 hour and 20 minutes", 4800), ("1 minute", 60),
-])
+@pytest.mark.parametrize(
+    ("surface_form", "seconds"),
+    [
+        ("ten minutes", 600),
+        ("half an hour", 1800),
+        ("an hour and a half", 5400),
+        ("90 seconds", 90),
+        ("2 hours", 7200),
+        ("1 hour and 20 minutes", 4800),
+        ("1 minute", 60),
+    ],
+)
 def test_duration_surfaces_mean_what_people_mean(surface_form, seconds):
     rng = random.Random(0)
     drawn = dict(slots.duration(rng) for _ in range(60000))

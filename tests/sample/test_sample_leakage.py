@@ -70,8 +70,12 @@ def test_no_reading_has_two_meanings():
 
 
 def test_examples_come_from_wordings_of_their_split():
-    for examples, split in ((task.held_out(), "held"), (task.new_words(), "held"),
-                            (task.dev(), "dev"), (task.new_words("dev"), "dev")):
+    for examples, split in (
+        (task.held_out(), "held"),
+        (task.new_words(), "held"),
+        (task.dev(), "dev"),
+        (task.new_words("dev"), "dev"),
+    ):
         own = {wording for s, _, wording in all_wordings() if s == split}
         assert {example.wording for example in examples} <= own
 
@@ -83,8 +87,9 @@ def test_no_held_out_sentence_is_a_training_sentence(train_samples):
 
 
 def test_dev_and_held_out_share_no_sentence():
-    texts = [{bare(e.messages[-1]["content"]) for e in part}
-             for part in (task.dev(), task.held_out())]
+    texts = [
+        {bare(e.messages[-1]["content"]) for e in part} for part in (task.dev(), task.held_out())
+    ]
     assert not texts[0] & texts[1]
 
 
@@ -100,18 +105,29 @@ def test_combinations_of_two_or_more_values_belong_to_one_split(train_samples):
 
 
 def test_unseen_names_never_occur_in_training(train_samples):
-    said = {word for sample in train_samples
-            for word in re.findall(r"[a-z0-9']+", f"{sample.text} {sample.answer}".lower())}
+    said = {
+        word
+        for sample in train_samples
+        for word in re.findall(r"[a-z0-9']+", f"{sample.text} {sample.answer}".lower())
+    }
     assert not said & unseen_words()
-    in_wordings = {word for _, _, wording in all_wordings()
-                   for word in re.findall(r"[a-z]+", wording.lower())}
+    in_wordings = {
+        word for _, _, wording in all_wordings() for word in re.findall(r"[a-z]+", wording.lower())
+    }
     assert not in_wordings & unseen_words()
 
 
 def test_every_unseen_name_has_a_word_of_its_own():
-    for names in (words.UNSEEN_ROOMS, words.UNSEEN_DEVICES, words.UNSEEN_PERSONS,
-                  words.UNSEEN_LABELS, words.UNSEEN_SCENES, words.UNSEEN_ITEMS,
-                  words.UNSEEN_MEDIA, words.UNSEEN_OBJECTS):
+    for names in (
+        words.UNSEEN_ROOMS,
+        words.UNSEEN_DEVICES,
+        words.UNSEEN_PERSONS,
+        words.UNSEEN_LABELS,
+        words.UNSEEN_SCENES,
+        words.UNSEEN_ITEMS,
+        words.UNSEEN_MEDIA,
+        words.UNSEEN_OBJECTS,
+    ):
         for name in names:
             assert set(name.split()) & unseen_words(), name
 
@@ -120,8 +136,9 @@ def test_unseen_examples_contain_an_unseen_word():
     examples = [e for e in task.held_out() if e.kind == "unseen-name"]
     assert len(examples) > 200
     for example in examples:
-        assert set(re.findall(r"[a-z0-9]+", example.messages[-1]["content"].lower())) & \
-            unseen_words()
+        assert (
+            set(re.findall(r"[a-z0-9]+", example.messages[-1]["content"].lower())) & unseen_words()
+        )
 
 
 def test_wordings_are_dealt_by_hash_not_by_order():
@@ -154,9 +171,10 @@ def test_the_line_between_known_and_new_words_is_mechanical():
 
 
 def test_most_held_out_wordings_are_scored_as_commands_or_plain():
-    parts = [(pools.form_wordings, pools.form_has_new_word, len(pools.ALL_FORMS)),
-             (pools.topic_wordings, pools.topic_has_new_word, len(plain.TOPICS))]
+    parts = [
+        (pools.form_wordings, pools.form_has_new_word, len(pools.ALL_FORMS)),
+        (pools.topic_wordings, pools.topic_has_new_word, len(plain.TOPICS)),
+    ]
     for wordings, has_new_word, n in parts:
-        held = [has_new_word(index, text) for index in range(n)
-                for text in wordings(index, "held")]
+        held = [has_new_word(index, text) for index in range(n) for text in wordings(index, "held")]
         assert sum(held) < 0.25 * len(held)

@@ -13,8 +13,16 @@ from converters.sample.card import card_text
 from converters.sample.chat_format import CHAT_TEMPLATE, SPECIAL_TOKENS, render_prompt
 from converters.sample.shape import Config
 
-FILES = {"README.md", "chat_template.jinja", "config.json", "generation_config.json",
-         "model.safetensors", "results.json", "tokenizer.json", "tokenizer_config.json"}
+FILES = {
+    "README.md",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "results.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -78,7 +86,7 @@ def test_pre_tokenizer_is_the_one_the_engine_knows_as_qwen2():
 def test_any_bytes_survive_the_tokenizer():
     tokenizers = pytest.importorskip("tokenizers")
     tokenizer = tokenizers.Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
-    for text in ("21.5 °C", "Grüße, 你好 🙂", "a\r\n\tb  c", "{\"do\":\"x\"}", "I'll"):
+    for text in ("21.5 °C", "Grüße, 你好 🙂", "a\r\n\tb  c", '{"do":"x"}', "I'll"):
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         assert tokenizer.decode(ids) == text
     every_byte = "".join(map(chr, range(256)))
@@ -96,12 +104,18 @@ def test_rare_names_are_cut_alike_in_request_and_answer():
     assert [piece.removeprefix("Ġ") for piece in request[start : start + len(cut)]] == cut
 
 
-@pytest.mark.parametrize("messages", [
-    [{"role": "user", "content": "hi"}],
-    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "{{ 1 }} <x>"}],
-    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},
-     {"role": "user", "content": "c"}],
-])
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": "hi"}],
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "{{ 1 }} <x>"}],
+        [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c"},
+        ],
+    ],
+)
 def test_template_and_plain_rendering_agree(messages):
     jinja2 = pytest.importorskip("jinja2")
     template = jinja2.Template(CHAT_TEMPLATE)

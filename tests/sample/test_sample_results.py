@@ -7,8 +7,10 @@ import pytest
 from converters.sample import results
 from converters.sample.task import TaskScore
 
-SCORE = TaskScore({"command": 200, "unseen-name": 50, "plain": 40},
-                  {"command": 190, "unseen-name": 40, "plain": 36})
+SCORE = TaskScore(
+    {"command": 200, "unseen-name": 50, "plain": 40},
+    {"command": 190, "unseen-name": 40, "plain": 36},
+)
 CARD = f"# card\n\nbefore\n{results.BEGIN}\nold\n{results.END}\nafter\n"
 
 

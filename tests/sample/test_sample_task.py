@@ -90,9 +90,12 @@ def test_history_keeps_the_request_last():
 
 
 def test_the_task_needs_no_heavy_package():
-    code = ("import sys, converters.sample.task, converters.sample.results\n"
-            "heavy = {'torch', 'transformers', 'tokenizers', 'numpy', 'safetensors'}\n"
-            "print(sorted(heavy & set(sys.modules)))")
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, check=True,
-                          capture_output=True, text=True)
+    code = (
+        "import sys, converters.sample.task, converters.sample.results\n"
+        "heavy = {'torch', 'transformers', 'tokenizers', 'numpy', 'safetensors'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, check=True, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "[]"

@@ -14,7 +14,9 @@ def _no(topic: str, text: str) -> Form:
 
 
 BOARD_FORMS: tuple[Form, ...] = (
-    _get("temperature", """
+    _get(
+        "temperature",
+        """
         how (warm|hot) is the board
         how (warm|hot) are you
         (what is|what's) the (board|cpu|chip|processor) temperature
@@ -28,8 +30,11 @@ BOARD_FORMS: tuple[Form, ...] = (
         show the temperature of the (board|cpu)
         check the (board|cpu) temperature
         read the temperature sensor of the (board|cpu)
-        how many degrees does the (board|cpu|chip) have"""),
-    _get("memory", """
+        how many degrees does the (board|cpu|chip) have""",
+    ),
+    _get(
+        "memory",
+        """
         (what is|what's) the free memory
         how much (memory|ram) is (free|left|used)
         how much free (memory|ram) is there
@@ -44,8 +49,11 @@ BOARD_FORMS: tuple[Form, ...] = (
         are you running out of (memory|ram)
         how full is the (memory|ram)
         tell me how much (memory|ram) is free
-        tell me the (memory|ram) usage"""),
-    _get("disk", """
+        tell me the (memory|ram) usage""",
+    ),
+    _get(
+        "disk",
+        """
         how much disk space is (free|left)
         how much (space|storage) is (free|left)
         how full is the (disk|card|sd card)
@@ -59,8 +67,11 @@ BOARD_FORMS: tuple[Form, ...] = (
         check the (disk|storage|sd card)
         how much room is on the (disk|card|sd card)
         are you running out of (disk space|storage)
-        tell me the disk usage"""),
-    _get("cpu_load", """
+        tell me the disk usage""",
+    ),
+    _get(
+        "cpu_load",
+        """
         how busy is the (cpu|processor|board)
         how busy are you
         (what is|what's) the (cpu|processor|system) load
@@ -74,8 +85,11 @@ BOARD_FORMS: tuple[Form, ...] = (
         is the (cpu|processor|board) busy
         what is the load on the (cpu|board)
         tell me the (cpu|system) load
-        are you busy"""),
-    _get("uptime", """
+        are you busy""",
+    ),
+    _get(
+        "uptime",
+        """
         how long have you been (running|on|up)
         how long has the board been (running|on|up)
         (what is|what's) the uptime
@@ -87,8 +101,11 @@ BOARD_FORMS: tuple[Form, ...] = (
         since when are you (running|on|up)
         since when is the board (running|on|up)
         tell me the uptime
-        check the uptime"""),
-    _get("address", """
+        check the uptime""",
+    ),
+    _get(
+        "address",
+        """
         (what is|what's) your (ip|address|ip address|network address)
         (what is|what's) the (ip|ip address|network address) [of the board]
         (ip|network) address
@@ -100,8 +117,11 @@ BOARD_FORMS: tuple[Form, ...] = (
         which address does the board have
         i need (your|the) (ip|ip address|network address)
         under which address can i reach the board
-        my ip"""),
-    Form("clock.get", _lines("""
+        my ip""",
+    ),
+    Form(
+        "clock.get",
+        _lines("""
         what time is it
         (what is|what's) the time
         tell me the time
@@ -112,8 +132,13 @@ BOARD_FORMS: tuple[Form, ...] = (
         current time
         what does the clock say
         give me the time
-        show [me] the time"""), {"what": "time"}, weight=0.6),
-    Form("clock.get", _lines("""
+        show [me] the time"""),
+        {"what": "time"},
+        weight=0.6,
+    ),
+    Form(
+        "clock.get",
+        _lines("""
         what day is (it|today)
         (what is|what's) the date [today]
         which day is it [today]
@@ -124,8 +149,13 @@ BOARD_FORMS: tuple[Form, ...] = (
         do you know the date
         current date
         give me the date
-        show [me] the date"""), {"what": "date"}, weight=0.6),
-    Form("board.power", _lines("""
+        show [me] the date"""),
+        {"what": "date"},
+        weight=0.6,
+    ),
+    Form(
+        "board.power",
+        _lines("""
         (reboot|restart)
         (reboot|restart) the (board|system|machine)
         (reboot|restart) yourself
@@ -135,9 +165,14 @@ BOARD_FORMS: tuple[Form, ...] = (
         start the (board|system) again
         make the (board|system) (reboot|restart)
         boot again
-        perform a (reboot|restart) [of the board]"""), {"action": "reboot"}, timed=True,
-         weight=0.8),
-    Form("board.power", _lines("""
+        perform a (reboot|restart) [of the board]"""),
+        {"action": "reboot"},
+        timed=True,
+        weight=0.8,
+    ),
+    Form(
+        "board.power",
+        _lines("""
         shut down
         shut down the (board|system|machine)
         shut the (board|system|machine) down
@@ -152,8 +187,14 @@ BOARD_FORMS: tuple[Form, ...] = (
         the (board|system) should shut down
         do a shutdown
         i want you to shut down
-        halt the (board|system)"""), {"action": "shutdown"}, timed=True, weight=0.8),
-    _no("weather", """
+        halt the (board|system)"""),
+        {"action": "shutdown"},
+        timed=True,
+        weight=0.8,
+    ),
+    _no(
+        "weather",
+        """
         (what is|what's) the weather [like]
         (what is|what's) the weather in {place}
         how is the weather [in {place}]
@@ -166,8 +207,11 @@ BOARD_FORMS: tuple[Form, ...] = (
         how cold will it get in {place}
         tell me the weather for tomorrow
         weather in {place}
-        will the sun shine (today|tomorrow)"""),
-    _no("news", """
+        will the sun shine (today|tomorrow)""",
+    ),
+    _no(
+        "news",
+        """
         (what is|what's) in the news
         tell me the news
         read [me] the news
@@ -179,8 +223,11 @@ BOARD_FORMS: tuple[Form, ...] = (
         show [me] the latest news
         what happened in {place} today
         give me the headlines
-        what is going on in {place}"""),
-    _no("web", """
+        what is going on in {place}""",
+    ),
+    _no(
+        "web",
+        """
         search the (web|internet) for {place}
         look up {place} on the (web|internet)
         google {place}
@@ -190,8 +237,11 @@ BOARD_FORMS: tuple[Form, ...] = (
         open the website of {place}
         show me the website of {place}
         do a web search for {place}
-        look for {place} online"""),
-    _no("shopping", """
+        look for {place} online""",
+    ),
+    _no(
+        "shopping",
+        """
         order a pizza
         order {place} online
         buy me {place} online
@@ -201,8 +251,11 @@ BOARD_FORMS: tuple[Form, ...] = (
         book a (table|hotel|room) in {place}
         book a flight to {place}
         buy a ticket to {place}
-        reserve a (table|hotel) in {place}"""),
-    _no("mail", """
+        reserve a (table|hotel) in {place}""",
+    ),
+    _no(
+        "mail",
+        """
         (read|check|show) my (mail|mails|email|emails)
         do i have (mail|new mail|new emails)
         send an email to {place}
@@ -212,8 +265,11 @@ BOARD_FORMS: tuple[Form, ...] = (
         open my (mail|inbox)
         what is in my inbox
         answer the last email
-        delete my emails"""),
-    _no("route", """
+        delete my emails""",
+    ),
+    _no(
+        "route",
+        """
         how do i get to {place}
         how far is it to {place}
         show me the way to {place}
@@ -224,5 +280,6 @@ BOARD_FORMS: tuple[Form, ...] = (
         navigate to {place}
         when is the next (bus|train) [to {place}]
         how long does it take to get to {place}
-        which (bus|train) goes to {place}"""),
+        which (bus|train) goes to {place}""",
+    ),
 )

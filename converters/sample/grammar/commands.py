@@ -27,7 +27,9 @@ def _lines(text: str) -> tuple[str, ...]:
 
 
 FORMS: tuple[Form, ...] = (
-    Form("light.set", _lines("""
+    Form(
+        "light.set",
+        _lines("""
         (turn|switch) {onoff} the {room} (lights|light)
         (turn|switch) the {room} (lights|light|lamp) {onoff}
         (turn|switch) {onoff} the (lights|light|lamp) in the {room}
@@ -49,8 +51,13 @@ FORMS: tuple[Form, ...] = (
         (lights|light) in the {room} {onoff}
         {room}: (lights|light) {onoff}
         for the {room}, (lights|light) {onoff}
-        have the {room} (lights|light) {onoff}"""), timed=True, weight=2.2),
-    Form("light.set", _lines("""
+        have the {room} (lights|light) {onoff}"""),
+        timed=True,
+        weight=2.2,
+    ),
+    Form(
+        "light.set",
+        _lines("""
         (set|dim|bring) the {room} (lights|light) to {level}
         (set|dim|change) the (lights|light|lamp) in the {room} to {level}
         (put|turn) the {room} (lights|light) (at|to) {level}
@@ -70,8 +77,13 @@ FORMS: tuple[Form, ...] = (
         change the {room} (light|lamp) brightness to {level}
         dim to {level} in the {room}
         turn the (lights|lamp) in the {room} (up|down) to {level}
-        {level} light in the {room}"""), timed=True, weight=2.2),
-    Form("light.set", _lines("""
+        {level} light in the {room}"""),
+        timed=True,
+        weight=2.2,
+    ),
+    Form(
+        "light.set",
+        _lines("""
         make the {room} (lights|light) {color}
         (set|turn|change) the {room} (lights|light|lamp) to {color}
         (set|turn|change) the (lights|light) in the {room} to {color}
@@ -83,8 +95,12 @@ FORMS: tuple[Form, ...] = (
         in the {room}, make the (lights|light) {color}
         turn the {room} {color}
         change the color of the {room} (lights|lamp) to {color}
-        color the {room} {color}"""), timed=True),
-    Form("light.set", _lines("""
+        color the {room} {color}"""),
+        timed=True,
+    ),
+    Form(
+        "light.set",
+        _lines("""
         (turn|switch) {onoff} all [the] lights
         (turn|switch) all [the] lights {onoff}
         all lights {onoff}
@@ -93,8 +109,14 @@ FORMS: tuple[Form, ...] = (
         (turn|switch) {onoff} the lights everywhere
         (turn|switch) {onoff} every light in the house
         the whole house, lights {onoff}
-        i want all [the] lights {onoff}"""), {"room": "all"}, timed=True, weight=0.7),
-    Form("light.set", _lines("""
+        i want all [the] lights {onoff}"""),
+        {"room": "all"},
+        timed=True,
+        weight=0.7,
+    ),
+    Form(
+        "light.set",
+        _lines("""
         (turn|switch) {onoff} the (lights|lights that are) {floor}
         (turn|switch) the lights {floor} {onoff}
         (turn|switch) the {floor} lights {onoff}
@@ -103,8 +125,13 @@ FORMS: tuple[Form, ...] = (
         lights {onoff} {floor}
         all lights {floor} {onoff}
         the lights {floor} should be {onoff}
-        i want the lights {floor} {onoff}"""), timed=True, weight=0.8),
-    Form("all.set", _lines("""
+        i want the lights {floor} {onoff}"""),
+        timed=True,
+        weight=0.8,
+    ),
+    Form(
+        "all.set",
+        _lines("""
         (turn|switch) {onoff} everything {floor}
         (turn|switch) everything {floor} {onoff}
         everything {floor} {onoff}
@@ -113,8 +140,13 @@ FORMS: tuple[Form, ...] = (
         (power|shut) {onoff} everything {floor}
         {floor}, (turn|switch) everything {onoff}
         i want everything {floor} {onoff}
-        everything {floor} should be {onoff}"""), timed=True, weight=0.8),
-    Form("all.set", _lines("""
+        everything {floor} should be {onoff}"""),
+        timed=True,
+        weight=0.8,
+    ),
+    Form(
+        "all.set",
+        _lines("""
         (turn|switch) {onoff} everything in the {room}
         (turn|switch) everything in the {room} {onoff}
         everything in the {room} {onoff}
@@ -123,8 +155,12 @@ FORMS: tuple[Form, ...] = (
         in the {room}, (turn|switch) everything {onoff}
         i want everything in the {room} {onoff}
         everything in the {room} should be {onoff}
-        all devices in the {room} {onoff}"""), timed=True),
-    Form("plug.set", _lines("""
+        all devices in the {room} {onoff}"""),
+        timed=True,
+    ),
+    Form(
+        "plug.set",
+        _lines("""
         (turn|switch) {onoff} the {device}
         (turn|switch) the {device} {onoff}
         {device} {onoff}
@@ -142,8 +178,13 @@ FORMS: tuple[Form, ...] = (
         plug {device} {onoff}
         {onoff} with the {device}
         have the {device} {onoff}
-        set the {device} to {onoff}"""), timed=True, weight=1.8),
-    Form("heat.set", _lines("""
+        set the {device} to {onoff}"""),
+        timed=True,
+        weight=1.8,
+    ),
+    Form(
+        "heat.set",
+        _lines("""
         (set|turn) the heating in the {room} to {temp}
         (set|heat|warm) the {room} to {temp}
         set the {room} (heating|temperature|thermostat) to {temp}
@@ -160,8 +201,13 @@ FORMS: tuple[Form, ...] = (
         change the temperature in the {room} to {temp}
         put the thermostat in the {room} (at|to) {temp}
         warm up the {room} to {temp}
-        keep the {room} at {temp}"""), timed=True, weight=1.5),
-    Form("heat.set", _lines("""
+        keep the {room} at {temp}"""),
+        timed=True,
+        weight=1.5,
+    ),
+    Form(
+        "heat.set",
+        _lines("""
         (turn|switch) {onoff} the heating in the {room}
         (turn|switch) the heating in the {room} {onoff}
         (turn|switch) the {room} heating {onoff}
@@ -172,8 +218,12 @@ FORMS: tuple[Form, ...] = (
         the heating in the {room} should be {onoff}
         i want the {room} heating {onoff}
         in the {room}, (turn|switch) the heating {onoff}
-        put the heating in the {room} {onoff}"""), timed=True),
-    Form("heat.get", _lines("""
+        put the heating in the {room} {onoff}"""),
+        timed=True,
+    ),
+    Form(
+        "heat.get",
+        _lines("""
         how warm is it in the {room}
         how cold is it in the {room}
         (what is|what's) the temperature in the {room}
@@ -187,8 +237,12 @@ FORMS: tuple[Form, ...] = (
         check the {room} temperature
         which temperature does the {room} have
         read the thermometer in the {room}
-        show the temperature of the {room}"""), weight=1.2),
-    Form("blind.set", _lines("""
+        show the temperature of the {room}"""),
+        weight=1.2,
+    ),
+    Form(
+        "blind.set",
+        _lines("""
         (open|raise|pull up|roll up) the {room} (blinds|blind|shutters)
         (open|raise) the (blinds|shutters) in the {room}
         {room} (blinds|shutters) (open|up)
@@ -199,8 +253,13 @@ FORMS: tuple[Form, ...] = (
         (pull|roll|move) the {room} (blinds|shutters) up
         (blinds|shutters) in the {room} up
         get the {room} (blinds|shutters) up
-        let the light into the {room}"""), {"state": "open"}, timed=True),
-    Form("blind.set", _lines("""
+        let the light into the {room}"""),
+        {"state": "open"},
+        timed=True,
+    ),
+    Form(
+        "blind.set",
+        _lines("""
         (close|lower|pull down|roll down) the {room} (blinds|blind|shutters)
         (close|lower) the (blinds|shutters) in the {room}
         {room} (blinds|shutters) (closed|down)
@@ -211,8 +270,13 @@ FORMS: tuple[Form, ...] = (
         (pull|roll|move) the {room} (blinds|shutters) down
         (blinds|shutters) in the {room} down
         get the {room} (blinds|shutters) down
-        shut the {room} (blinds|shutters)"""), {"state": "closed"}, timed=True),
-    Form("blind.set", _lines("""
+        shut the {room} (blinds|shutters)"""),
+        {"state": "closed"},
+        timed=True,
+    ),
+    Form(
+        "blind.set",
+        _lines("""
         (set|move|bring) the {room} (blinds|shutters) to {level}
         (set|move) the (blinds|shutters) in the {room} to {level}
         open the {room} (blinds|shutters) to {level}
@@ -222,8 +286,12 @@ FORMS: tuple[Form, ...] = (
         i want the {room} (blinds|shutters) at {level}
         in the {room}, set the (blinds|shutters) to {level}
         (blinds|shutters) in the {room} to {level}
-        change the (blinds|shutters) in the {room} to {level}"""), timed=True),
-    Form("fan.set", _lines("""
+        change the (blinds|shutters) in the {room} to {level}"""),
+        timed=True,
+    ),
+    Form(
+        "fan.set",
+        _lines("""
         (turn|switch) {onoff} the {room} fan
         (turn|switch) the {room} fan {onoff}
         (turn|switch) {onoff} the fan in the {room}
@@ -234,8 +302,12 @@ FORMS: tuple[Form, ...] = (
         i want the fan in the {room} {onoff}
         in the {room}, (turn|switch) the fan {onoff}
         fan in the {room} {onoff}
-        put the {room} fan {onoff}"""), timed=True),
-    Form("fan.set", _lines("""
+        put the {room} fan {onoff}"""),
+        timed=True,
+    ),
+    Form(
+        "fan.set",
+        _lines("""
         (set|turn|put) the {room} fan to {speed}
         (set|turn|put) the fan in the {room} to {speed}
         {room} fan [to|on] {speed}
@@ -247,8 +319,12 @@ FORMS: tuple[Form, ...] = (
         change the speed of the {room} fan to {speed}
         set the fan speed in the {room} to {speed}
         {speed} speed for the {room} fan
-        run the fan in the {room} at {speed} speed"""), timed=True),
-    Form("media.play", _lines("""
+        run the fan in the {room} at {speed} speed"""),
+        timed=True,
+    ),
+    Form(
+        "media.play",
+        _lines("""
         play {media} in the {room}
         play some {media} in the {room}
         put on {media} in the {room}
@@ -263,8 +339,13 @@ FORMS: tuple[Form, ...] = (
         start playing {media} in the {room}
         the {room} should play {media}
         can we have {media} in the {room}
-        play {media} on the {room} speaker"""), timed=True, weight=1.5),
-    Form("media.play", _lines("""
+        play {media} on the {room} speaker"""),
+        timed=True,
+        weight=1.5,
+    ),
+    Form(
+        "media.play",
+        _lines("""
         play {media}
         play some {media}
         put on {media}
@@ -276,8 +357,13 @@ FORMS: tuple[Form, ...] = (
         can we listen to {media}
         stream {media}
         let us hear some {media}
-        i feel like (hearing|listening to) {media}"""), timed=True, weight=1.2),
-    Form("media.stop", _lines("""
+        i feel like (hearing|listening to) {media}"""),
+        timed=True,
+        weight=1.2,
+    ),
+    Form(
+        "media.stop",
+        _lines("""
         stop the music
         stop playing
         (turn|switch) off the music
@@ -288,8 +374,12 @@ FORMS: tuple[Form, ...] = (
         be quiet and stop the music
         stop the (song|player|playback)
         quit playing music
-        i do not want any more music"""), weight=0.6),
-    Form("media.stop", _lines("""
+        i do not want any more music"""),
+        weight=0.6,
+    ),
+    Form(
+        "media.stop",
+        _lines("""
         stop the music in the {room}
         (turn|switch) off the music in the {room}
         (turn|switch) the music off in the {room}
@@ -298,8 +388,13 @@ FORMS: tuple[Form, ...] = (
         music off in the {room}
         in the {room}, stop the music
         end the music in the {room}
-        stop playing in the {room}"""), timed=True, weight=0.7),
-    Form("media.pause", _lines("""
+        stop playing in the {room}"""),
+        timed=True,
+        weight=0.7,
+    ),
+    Form(
+        "media.pause",
+        _lines("""
         pause
         pause the (music|song|playback|player)
         hold the music
@@ -308,8 +403,12 @@ FORMS: tuple[Form, ...] = (
         take a break with the music
         music on pause
         put the (music|song) on pause
-        halt the music"""), weight=0.5),
-    Form("media.next", _lines("""
+        halt the music"""),
+        weight=0.5,
+    ),
+    Form(
+        "media.next",
+        _lines("""
         next (song|track|one)
         skip this (song|track|one)
         skip
@@ -319,8 +418,12 @@ FORMS: tuple[Form, ...] = (
         another (song|track)
         jump to the next (song|track)
         skip to the next (song|one)
-        play something else"""), weight=0.5),
-    Form("volume.set", _lines("""
+        play something else"""),
+        weight=0.5,
+    ),
+    Form(
+        "volume.set",
+        _lines("""
         (set|turn|put) the volume to {level}
         volume [to|at] {level}
         {level} volume
@@ -333,8 +436,13 @@ FORMS: tuple[Form, ...] = (
         set the loudness to {level}
         sound (to|at) {level}
         set the sound to {level}
-        put the speaker to {level}"""), timed=True, weight=1.2),
-    Form("volume.step", _lines("""
+        put the speaker to {level}"""),
+        timed=True,
+        weight=1.2,
+    ),
+    Form(
+        "volume.step",
+        _lines("""
         louder
         (turn|make) it (louder|up)
         turn up the (volume|music|sound)
@@ -346,8 +454,13 @@ FORMS: tuple[Form, ...] = (
         i can not hear it
         increase the volume
         more volume
-        it is too quiet"""), {"step": "up"}, weight=0.6),
-    Form("volume.step", _lines("""
+        it is too quiet"""),
+        {"step": "up"},
+        weight=0.6,
+    ),
+    Form(
+        "volume.step",
+        _lines("""
         quieter
         (turn|make) it (quieter|down)
         turn down the (volume|music|sound)
@@ -359,8 +472,13 @@ FORMS: tuple[Form, ...] = (
         it is too loud
         decrease the volume
         less volume
-        not so loud"""), {"step": "down"}, weight=0.6),
-    Form("timer.set", _lines("""
+        not so loud"""),
+        {"step": "down"},
+        weight=0.6,
+    ),
+    Form(
+        "timer.set",
+        _lines("""
         set a timer for {duration}
         (start|make|create) a timer (for|of) {duration}
         timer for {duration}
@@ -378,8 +496,12 @@ FORMS: tuple[Form, ...] = (
         time {duration}
         put a timer on for {duration}
         new timer, {duration}
-        ring in {duration}"""), weight=1.5),
-    Form("timer.set", _lines("""
+        ring in {duration}"""),
+        weight=1.5,
+    ),
+    Form(
+        "timer.set",
+        _lines("""
         set a timer for {duration} called {label}
         set a timer called {label} for {duration}
         set a {label} timer for {duration}
@@ -398,8 +520,12 @@ FORMS: tuple[Form, ...] = (
         give me a timer of {duration} for the {label}
         time the {label} for {duration}
         new timer named {label}, {duration}
-        the {label} needs {duration}"""), weight=2.0),
-    Form("timer.cancel", _lines("""
+        the {label} needs {duration}"""),
+        weight=2.0,
+    ),
+    Form(
+        "timer.cancel",
+        _lines("""
         (cancel|stop|delete|remove) the {label} timer
         (cancel|stop|delete) the timer called {label}
         (cancel|stop) the timer named {label}
@@ -410,8 +536,11 @@ FORMS: tuple[Form, ...] = (
         turn off the {label} timer
         i do not need the {label} timer any more
         forget the {label} timer
-        no more {label} timer""")),
-    Form("timer.get", _lines("""
+        no more {label} timer"""),
+    ),
+    Form(
+        "timer.get",
+        _lines("""
         how much time is left
         how long is left on the timer
         how long will the timer run
@@ -421,8 +550,12 @@ FORMS: tuple[Form, ...] = (
         check the timer
         when is the timer done
         show me the timer
-        is the timer done"""), weight=0.6),
-    Form("alarm.set", _lines("""
+        is the timer done"""),
+        weight=0.6,
+    ),
+    Form(
+        "alarm.set",
+        _lines("""
         set an alarm (for|at) {clock}
         set the alarm (for|to) {clock}
         wake me [up] at {clock}
@@ -437,8 +570,12 @@ FORMS: tuple[Form, ...] = (
         ring the alarm at {clock}
         wake up call at {clock}
         i must be up at {clock}
-        put the alarm (at|to) {clock}"""), weight=1.3),
-    Form("alarm.set", _lines("""
+        put the alarm (at|to) {clock}"""),
+        weight=1.3,
+    ),
+    Form(
+        "alarm.set",
+        _lines("""
         set an alarm {day} at {clock}
         set the alarm for {clock} {day}
         wake me [up] {moment}
@@ -451,8 +588,12 @@ FORMS: tuple[Form, ...] = (
         get me up {day} at {clock}
         {day}, wake me at {clock}
         ring the alarm {day} at {clock}
-        put the alarm {day} at {clock}"""), weight=1.3),
-    Form("alarm.cancel", _lines("""
+        put the alarm {day} at {clock}"""),
+        weight=1.3,
+    ),
+    Form(
+        "alarm.cancel",
+        _lines("""
         (cancel|delete|remove) (the|my) alarm
         (turn|switch) off (the|my) alarm
         (turn|switch) (the|my) alarm off
@@ -462,8 +603,12 @@ FORMS: tuple[Form, ...] = (
         alarm off
         forget the alarm
         do not wake me up
-        clear the alarm"""), weight=0.6),
-    Form("reminder.add", _lines("""
+        clear the alarm"""),
+        weight=0.6,
+    ),
+    Form(
+        "reminder.add",
+        _lines("""
         remind me to {task} {when}
         remind me {when} to {task}
         {when} remind me to {task}
@@ -483,8 +628,12 @@ FORMS: tuple[Form, ...] = (
         i must not forget to {task} {when}
         help me remember to {task} {when}
         new reminder {when}, {task}
-        note {when}: {task}"""), weight=2.5),
-    Form("reminder.add", _lines("""
+        note {when}: {task}"""),
+        weight=2.5,
+    ),
+    Form(
+        "reminder.add",
+        _lines("""
         remind me {day} to {task}
         remind me to {task} {day}
         {day} remind me to {task}
@@ -496,8 +645,12 @@ FORMS: tuple[Form, ...] = (
         reminder {day}: {task}
         reminder: {task} {day}
         help me remember to {task} {day}
-        tell me {day} to {task}"""), weight=1.2),
-    Form("list.add", _lines("""
+        tell me {day} to {task}"""),
+        weight=1.2,
+    ),
+    Form(
+        "list.add",
+        _lines("""
         (add|put) {item} (to|on) the [shopping] list
         (add|put) {item} (to|on) my [shopping] list
         we need {item}
@@ -513,8 +666,12 @@ FORMS: tuple[Form, ...] = (
         buy {item}
         put {item} down for shopping
         do not forget {item} when shopping
-        i have to get {item} at the shop"""), weight=1.4),
-    Form("list.get", _lines("""
+        i have to get {item} at the shop"""),
+        weight=1.4,
+    ),
+    Form(
+        "list.get",
+        _lines("""
         (what is|what's) on the [shopping] list
         read [me] the [shopping] list
         show [me] the [shopping] list
@@ -523,8 +680,12 @@ FORMS: tuple[Form, ...] = (
         tell me the shopping list
         [my] shopping list
         what is on my shopping list
-        what do we need from the shop"""), weight=0.5),
-    Form("scene.set", _lines("""
+        what do we need from the shop"""),
+        weight=0.5,
+    ),
+    Form(
+        "scene.set",
+        _lines("""
         (start|set|activate) the {scene} scene
         (start|set|activate) the scene {scene}
         {scene} scene
@@ -539,8 +700,13 @@ FORMS: tuple[Form, ...] = (
         make it {scene} mode
         go to the {scene} scene
         load the scene {scene}
-        it is time for the {scene} scene"""), timed=True, weight=1.3),
-    Form("lock.set", _lines("""
+        it is time for the {scene} scene"""),
+        timed=True,
+        weight=1.3,
+    ),
+    Form(
+        "lock.set",
+        _lines("""
         lock the {door}
         lock up the {door}
         {door} locked
@@ -550,8 +716,13 @@ FORMS: tuple[Form, ...] = (
         please lock the {door} for me
         get the {door} locked
         put the lock on the {door}
-        secure the {door}"""), {"state": "locked"}, timed=True),
-    Form("lock.set", _lines("""
+        secure the {door}"""),
+        {"state": "locked"},
+        timed=True,
+    ),
+    Form(
+        "lock.set",
+        _lines("""
         unlock the {door}
         take the lock off the {door}
         {door} unlocked
@@ -560,8 +731,13 @@ FORMS: tuple[Form, ...] = (
         please unlock the {door} for me
         get the {door} unlocked
         make sure the {door} is unlocked
-        undo the lock of the {door}"""), {"state": "unlocked"}, timed=True),
-    Form("lock.get", _lines("""
+        undo the lock of the {door}"""),
+        {"state": "unlocked"},
+        timed=True,
+    ),
+    Form(
+        "lock.get",
+        _lines("""
         is the {door} locked
         is the {door} open
         is the {door} closed
@@ -574,8 +750,12 @@ FORMS: tuple[Form, ...] = (
         tell me if the {door} is locked
         what about the {door}
         have i locked the {door}
-        did anyone open the {door}"""), weight=1.0),
-    Form("intercom.say", _lines("""
+        did anyone open the {door}"""),
+        weight=1.0,
+    ),
+    Form(
+        "intercom.say",
+        _lines("""
         announce in the {room} that {news}
         announce that {news} in the {room}
         say in the {room} that {news}
@@ -587,8 +767,13 @@ FORMS: tuple[Form, ...] = (
         announcement for the {room}: {news}
         announce to the {room}: {news}
         in the {room}, announce that {news}
-        inform the {room} that {news}"""), timed=False, weight=1.3),
-    Form("intercom.say", _lines("""
+        inform the {room} that {news}"""),
+        timed=False,
+        weight=1.3,
+    ),
+    Form(
+        "intercom.say",
+        _lines("""
         tell {person} that {news}
         tell {person}: {news}
         let {person} know that {news}
@@ -600,8 +785,13 @@ FORMS: tuple[Form, ...] = (
         say to {person} that {news}
         inform {person} that {news}
         {person} should know that {news}
-        give {person} the message that {news}"""), timed=False, weight=1.5),
-    Form("intercom.call", _lines("""
+        give {person} the message that {news}"""),
+        timed=False,
+        weight=1.5,
+    ),
+    Form(
+        "intercom.call",
+        _lines("""
         call {person}
         call {person} on the intercom
         ring {person}
@@ -613,5 +803,8 @@ FORMS: tuple[Form, ...] = (
         can i (talk|speak) to {person}
         let me (talk|speak) to {person}
         make a call to {person}
-        put me through to {person}"""), timed=False, weight=1.0),
+        put me through to {person}"""),
+        timed=False,
+        weight=1.0,
+    ),
 )

@@ -73,8 +73,9 @@ def slots_of(wording: str) -> list[str]:
 
 @cache
 def _words(wording: str) -> frozenset[str]:
-    return frozenset(word for reading in expand(wording)
-                     for word in re.findall(r"\{\w+\}|[\w'-]+", reading))
+    return frozenset(
+        word for reading in expand(wording) for word in re.findall(r"\{\w+\}|[\w'-]+", reading)
+    )
 
 
 def _action(index: int) -> str:
@@ -95,9 +96,15 @@ def _action_words() -> dict[str, set[str]]:
 
 @cache
 def _topic_words() -> list[set[str]]:
-    return [set().union(*(_words(wording) for wording in
-                          (*topic_wordings(index, "train"), *extra_topic_wordings(index))))
-            for index in range(len(plain.TOPICS))]
+    return [
+        set().union(
+            *(
+                _words(wording)
+                for wording in (*topic_wordings(index, "train"), *extra_topic_wordings(index))
+            )
+        )
+        for index in range(len(plain.TOPICS))
+    ]
 
 
 @cache

@@ -25,12 +25,8 @@ _ONSETS = _words(
     "b br c ch cl cr d dr f fl fr g gl gr h j k kl kr l m n p pl pr qu r s sc sh sk sl sm sn "
     "sp st str sw t th tr v w wh y z"
 )
-_NUCLEI = _words(
-    "a e i o u ai ea ee ie oo ou au y io ia"
-)
-_CODAS = ("", "", "", *_words(
-    "b ck d g l ll m n nd ng nt p r rd rk rn s sh ss st t th x ve le"
-))
+_NUCLEI = _words("a e i o u ai ea ee ie oo ou au y io ia")
+_CODAS = ("", "", "", *_words("b ck d g l ll m n nd ng nt p r rd rk rn s sh ss st t th x ve le"))
 _LETTERS = "eeeaaaiioootttnnnrrrssslllcdmpuubghfvwykxjzq"
 
 
@@ -65,8 +61,25 @@ class Draw:
 @cache
 def seen_words() -> tuple[str, ...]:
     """Real words of training, longest first cut into fragments to build invented ones."""
-    lists = (w.ROOMS, w.DEVICES, w.PERSONS, w.LABELS, w.SCENES, w.ITEMS, w.MEDIA, w.VERBS,
-             w.OBJECTS, w.TASKS, w.NEWS, w.ADJECTIVES, w.PLACES, w.COLORS, w.DAYS, w.ONES, w.TENS)
+    lists = (
+        w.ROOMS,
+        w.DEVICES,
+        w.PERSONS,
+        w.LABELS,
+        w.SCENES,
+        w.ITEMS,
+        w.MEDIA,
+        w.VERBS,
+        w.OBJECTS,
+        w.TASKS,
+        w.NEWS,
+        w.ADJECTIVES,
+        w.PLACES,
+        w.COLORS,
+        w.DAYS,
+        w.ONES,
+        w.TENS,
+    )
     found = {part for names in lists for name in names for part in name.split()}
     return tuple(sorted(word for word in found if len(word) >= 3 and word.isalpha()))
 
@@ -84,8 +97,16 @@ def training_words() -> tuple[str, ...]:
 @cache
 def unseen_words() -> frozenset[str]:
     """Words that training must never contain, not even by an accident of invention."""
-    lists = (w.UNSEEN_ROOMS, w.UNSEEN_DEVICES, w.UNSEEN_PERSONS, w.UNSEEN_LABELS,
-             w.UNSEEN_SCENES, w.UNSEEN_ITEMS, w.UNSEEN_MEDIA, w.UNSEEN_OBJECTS)
+    lists = (
+        w.UNSEEN_ROOMS,
+        w.UNSEEN_DEVICES,
+        w.UNSEEN_PERSONS,
+        w.UNSEEN_LABELS,
+        w.UNSEEN_SCENES,
+        w.UNSEEN_ITEMS,
+        w.UNSEEN_MEDIA,
+        w.UNSEEN_OBJECTS,
+    )
     parts = {part for names in lists for name in names for part in name.split()}
     return frozenset(parts - set(seen_words()) - {"the"})
 
@@ -105,11 +126,13 @@ def pseudo_word(rng: random.Random) -> str:
         kind = rng.random()
         if kind < 0.45:
             n_syllables = rng.choice((1, 2, 2, 2, 3))
-            word = "".join(rng.choice(_ONSETS) + rng.choice(_NUCLEI) + rng.choice(_CODAS)
-                           for _ in range(n_syllables))
+            word = "".join(
+                rng.choice(_ONSETS) + rng.choice(_NUCLEI) + rng.choice(_CODAS)
+                for _ in range(n_syllables)
+            )
         elif kind < 0.85:
             first, second = rng.choice(seen_words()), rng.choice(seen_words())
-            word = first[: rng.randint(1, 5)] + second[-rng.randint(2, 5):]
+            word = first[: rng.randint(1, 5)] + second[-rng.randint(2, 5) :]
             if rng.random() < 0.3:
                 word += rng.choice(_NUCLEI)
         else:
@@ -119,10 +142,12 @@ def pseudo_word(rng: random.Random) -> str:
 
 
 # Invented words must not turn into words that steer the meaning of a sentence.
-_RESERVED = frozenset(_words(
-    "the and off out all for now per not one two six ten am pm set low fan door light lights "
-    "lamp high room open lock list timer alarm play stop"
-))
+_RESERVED = frozenset(
+    _words(
+        "the and off out all for now per not one two six ten am pm set low fan door light lights "
+        "lamp high room open lock list timer alarm play stop"
+    )
+)
 
 
 def _name(draw: Draw, seen: tuple[str, ...], unseen: tuple[str, ...], two: float = 0.15) -> str:
@@ -137,8 +162,9 @@ def _name(draw: Draw, seen: tuple[str, ...], unseen: tuple[str, ...], two: float
         else:
             word = pseudo_word(draw.rng)
         if draw.rng.random() < two:
-            other = pseudo_word(draw.rng) if draw.rng.random() < 0.5 else draw.rng.choice(
-                seen_words())
+            other = (
+                pseudo_word(draw.rng) if draw.rng.random() < 0.5 else draw.rng.choice(seen_words())
+            )
             word = f"{word} {other}" if draw.rng.random() < 0.7 else f"{other} {word}"
         return word
     return draw.rng.choice(seen)
@@ -261,8 +287,15 @@ def _place(draw: Draw) -> str:
     return draw.rng.choice(w.PLACES)
 
 
-_SPECIAL_LEVELS = (("half", 50), ("full", 100), ("a quarter", 25), ("maximum", 100),
-                   ("three quarters", 75), ("the maximum", 100), ("a third", 33))
+_SPECIAL_LEVELS = (
+    ("half", 50),
+    ("full", 100),
+    ("a quarter", 25),
+    ("maximum", 100),
+    ("three quarters", 75),
+    ("the maximum", 100),
+    ("a third", 33),
+)
 
 
 def _level(draw: Draw) -> str:
@@ -288,14 +321,22 @@ def _temp(draw: Draw) -> str:
         return f"{value}.5" + rng.choice((" degrees", "", " °C"))
     draw.fields["temp_c"] = value
     number = _number(rng, value)
-    return number + rng.choice((" degrees", " degrees", "", "" if number.isalpha() else "°C",
-                                " degrees celsius"))
+    return number + rng.choice(
+        (" degrees", " degrees", "", "" if number.isalpha() else "°C", " degrees celsius")
+    )
 
 
 _SPECIAL_DURATIONS = (
-    ("half an hour", 1800), ("an hour", 3600), ("a minute", 60), ("an hour and a half", 5400),
-    ("a quarter of an hour", 900), ("one and a half hours", 5400), ("two and a half hours", 9000),
-    ("three quarters of an hour", 2700), ("half a minute", 30), ("two minutes and a half", 150),
+    ("half an hour", 1800),
+    ("an hour", 3600),
+    ("a minute", 60),
+    ("an hour and a half", 5400),
+    ("a quarter of an hour", 900),
+    ("one and a half hours", 5400),
+    ("two and a half hours", 9000),
+    ("three quarters of an hour", 2700),
+    ("half a minute", 30),
+    ("two minutes and a half", 150),
 )
 
 
@@ -346,8 +387,16 @@ def clock(rng: random.Random) -> tuple[str, str]:
     if kind < 0.92:
         hour = rng.randint(1, 12)
         word = _number(rng, hour)
-        phrase, minutes = rng.choice((("half past", 30), ("quarter past", 15), ("quarter to", -15),
-                                      ("ten past", 10), ("ten to", -10), ("five past", 5)))
+        phrase, minutes = rng.choice(
+            (
+                ("half past", 30),
+                ("quarter past", 15),
+                ("quarter to", -15),
+                ("ten past", 10),
+                ("ten to", -10),
+                ("five past", 5),
+            )
+        )
         total = hour * 60 + minutes
         return f"{phrase} {word}", f"{total // 60 % 24:02d}:{total % 60:02d}"
     word = _number(rng, hour)
@@ -376,8 +425,12 @@ def _moment(draw: Draw) -> str:
     if draw.rng.random() < 0.5:
         return at
     day = _day(draw)
-    if day == "tomorrow" and "morning" not in at and draw.fields["at"] < "12" \
-            and draw.rng.random() < 0.2:
+    if (
+        day == "tomorrow"
+        and "morning" not in at
+        and draw.fields["at"] < "12"
+        and draw.rng.random() < 0.2
+    ):
         day = "tomorrow morning"
     return f"{day} {at}" if draw.rng.random() < 0.7 else f"{at} {day}"
 
@@ -386,16 +439,35 @@ def _when(draw: Draw) -> str:
     if draw.rng.random() < 0.5:
         return _moment(draw)
     surface = _duration(draw)
-    return draw.rng.choice((f"in {surface}", f"in {surface}", f"after {surface}",
-                            f"{surface} from now"))
+    return draw.rng.choice(
+        (f"in {surface}", f"in {surface}", f"after {surface}", f"{surface} from now")
+    )
 
 
 SLOTS = {
-    "room": _room, "device": _device, "person": _person, "label": _label, "scene": _scene,
-    "item": _item, "media": _media, "task": _task, "news": _news, "door": _door,
-    "floor": _floor, "onoff": _onoff, "color": _color, "speed": _speed, "place": _place,
-    "level": _level, "temp": _temp, "duration": _duration, "clock": _clock, "day": _day,
-    "moment": _moment, "when": _when,
+    "room": _room,
+    "device": _device,
+    "person": _person,
+    "label": _label,
+    "scene": _scene,
+    "item": _item,
+    "media": _media,
+    "task": _task,
+    "news": _news,
+    "door": _door,
+    "floor": _floor,
+    "onoff": _onoff,
+    "color": _color,
+    "speed": _speed,
+    "place": _place,
+    "level": _level,
+    "temp": _temp,
+    "duration": _duration,
+    "clock": _clock,
+    "day": _day,
+    "moment": _moment,
+    "when": _when,
 }
-OPEN_SLOTS = frozenset(("room", "device", "person", "label", "scene", "item", "media", "task",
-                        "news"))
+OPEN_SLOTS = frozenset(
+    ("room", "device", "person", "label", "scene", "item", "media", "task", "news")
+)

@@ -29,8 +29,11 @@ def wordings_of(wordings: Sequence[str], split: Split, salt: str = "") -> tuple[
     ranked = sorted(wordings, key=lambda text: _rank(salt + text))
     n_held = max(1, round(0.15 * len(ranked)))
     n_dev = max(1, round(0.10 * len(ranked)))
-    parts = {"held": ranked[:n_held], "dev": ranked[n_held : n_held + n_dev],
-             "train": ranked[n_held + n_dev :]}
+    parts = {
+        "held": ranked[:n_held],
+        "dev": ranked[n_held : n_held + n_dev],
+        "train": ranked[n_held + n_dev :],
+    }
     chosen = set(parts[split])
     return tuple(text for text in wordings if text in chosen)
 

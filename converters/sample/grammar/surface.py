@@ -10,15 +10,46 @@ import random
 from dataclasses import dataclass
 
 PREFIXES = (
-    "please ", "could you ", "can you ", "hey, ", "ok, ", "hi, ", "would you ", "assistant, ",
-    "could you please ", "can you please ", "now ", "so, ", "hey assistant, ", "hello, ",
-    "ok now ", "computer, ",
+    "please ",
+    "could you ",
+    "can you ",
+    "hey, ",
+    "ok, ",
+    "hi, ",
+    "would you ",
+    "assistant, ",
+    "could you please ",
+    "can you please ",
+    "now ",
+    "so, ",
+    "hey assistant, ",
+    "hello, ",
+    "ok now ",
+    "computer, ",
 )
-SUFFIXES = (" please", ", please", " now", " thanks", ", thanks", " for me", ", ok?",
-            " if you can", ", thank you")
+SUFFIXES = (
+    " please",
+    ", please",
+    " now",
+    " thanks",
+    ", thanks",
+    " for me",
+    ", ok?",
+    " if you can",
+    ", thank you",
+)
 # Verbs at the start make a request that "could you" fits; anything else gets a call only.
-CALLS = ("hey, ", "ok, ", "hi, ", "so, ", "hey assistant, ", "assistant, ", "hello, ",
-         "computer, ", "please, ")
+CALLS = (
+    "hey, ",
+    "ok, ",
+    "hi, ",
+    "so, ",
+    "hey assistant, ",
+    "assistant, ",
+    "hello, ",
+    "computer, ",
+    "please, ",
+)
 
 
 @dataclass(frozen=True)
@@ -40,8 +71,13 @@ def _typo(word: str, rng: random.Random) -> str:
 
 
 def _with_typo(pieces: list[Piece], rng: random.Random) -> list[Piece]:
-    spots = [(n, k) for n, piece in enumerate(pieces) if not piece.fixed
-             for k, word in enumerate(piece.text.split(" ")) if len(word) >= 5 and word.isalpha()]
+    spots = [
+        (n, k)
+        for n, piece in enumerate(pieces)
+        if not piece.fixed
+        for k, word in enumerate(piece.text.split(" "))
+        if len(word) >= 5 and word.isalpha()
+    ]
     if not spots:
         return pieces
     n, k = rng.choice(spots)
