@@ -189,7 +189,7 @@ TOPICS: tuple[Topic, ...] = (
         what does the word edgekit mean""",
     ),
     _t(
-        "The edgekit project trained me on one processor core in less than an hour.",
+        "The edgekit project trained me on a single processor core.",
         """
         who made you
         who built you
@@ -223,7 +223,8 @@ TOPICS: tuple[Topic, ...] = (
         how many (parameters|weights) is that""",
     ),
     _t(
-        "4-bit means that each weight is stored in about four bits, so the model is small and fast.",
+        "4-bit means that each weight is stored in about four bits, "
+        "so the model is small and fast.",
         """
         what does 4-bit mean
         what does 4 bit mean
