@@ -1,7 +1,10 @@
-"""The boards that ship with edgekit: listed, found by id or alias, loaded one file at a time."""
+"""The boards that ship with edgekit, and those that the user has probed: listed, found by id or
+alias, loaded one file at a time.
+"""
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,25 +62,66 @@ def load_profiles(folder: Path) -> dict[str, DeviceProfile]:
 
 
 @lru_cache(maxsize=1)
-def all_profiles() -> dict[str, DeviceProfile]:
-    """The shipped boards by id. `this-machine` is not among them: `edge.probe` makes it."""
+def shipped_profiles() -> dict[str, DeviceProfile]:
+    """The boards in this package by id. `this-machine` is not among them: `edge.probe` makes it."""
     return load_profiles(_HERE / "boards")
 
 
+def user_boards_directory() -> Path:
+    """Where `edge probe` keeps boards: the user's data folder (XDG_DATA_HOME), edgekit/boards."""
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
+    return Path(base) / "edgekit/boards"
+
+
+def user_profiles() -> dict[str, DeviceProfile]:
+    """The user's own boards by id; empty when there are none. Read anew on every call."""
+    folder = user_boards_directory()
+    return load_profiles(folder) if folder.is_dir() else {}
+
+
+def all_profiles() -> dict[str, DeviceProfile]:
+    """Shipped boards and the user's own by id.
+
+    Raises ProfileError when a board of the user's has the name of another one.
+    """
+    shipped, own = shipped_profiles(), user_profiles()
+    taken = {name: p.id for p in shipped.values() for name in (p.id, *p.aliases)}
+    for profile in own.values():
+        for name in (profile.id, *profile.aliases):
+            if name in taken:
+                raise ProfileError(
+                    f"{user_boards_directory() / profile.id}.toml: the name {name!r} is that of the"
+                    f" shipped board {taken[name]}; rename the file and its id"
+                )
+    return {**shipped, **own}
+
+
 def find_profile(name: str) -> DeviceProfile:
-    """A shipped board by id or alias. Raises ProfileError with the nearest name."""
+    """A board by id or alias, the user's own included. Raises ProfileError with the nearest name,
+    and when a board of the user's has the name of a shipped one.
+    """
     wanted = name.strip().lower().replace("_", "-").replace(" ", "-")
-    direct = _HERE / "boards" / f"{wanted}.toml"
-    if wanted.replace("-", "").isalnum() and direct.is_file():
-        return load_profile(direct)
-    for path in sorted((_HERE / "boards").glob("*.toml")):
-        # Parsing all boards to find one takes longer than planning does.
-        if f'"{wanted}"' in path.read_text(encoding="utf-8"):
-            profile = load_profile(path)
-            if wanted in profile.aliases:
-                return profile
-    profiles = all_profiles()
+    folders = (_HERE / "boards", user_boards_directory())
+    found = [profile for folder in folders if (profile := _find_in(folder, wanted)) is not None]
+    if len(found) == 1:
+        return found[0]
+    profiles = all_profiles()  # two of one name: this says which
+    if found:
+        return found[0]
     names = [THIS_MACHINE, *profiles, *(a for p in profiles.values() for a in p.aliases)]
     raise ProfileError(
         f"unknown device {name!r}.{suggest(wanted, names)} `edge devices` lists all of them."
     )
+
+
+def _find_in(folder: Path, wanted: str) -> DeviceProfile | None:
+    direct = folder / f"{wanted}.toml"
+    if wanted.replace("-", "").isalnum() and direct.is_file():
+        return load_profile(direct)
+    for path in sorted(folder.glob("*.toml")):
+        # Parsing all boards to find one takes longer than planning does.
+        if wanted and f'"{wanted}"' in path.read_text(encoding="utf-8", errors="replace"):
+            profile = load_profile(path)
+            if wanted in profile.aliases:
+                return profile
+    return None

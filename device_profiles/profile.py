@@ -35,13 +35,16 @@ class Memory:
     """RAM in bytes and bandwidth in bytes per second.
 
     `reserved_bytes` is what firmware, kernel and the stock OS's services keep after boot, so that
-    `free_bytes` is what one process can use without swapping.
+    `free_bytes` is what one process can use without swapping. `bandwidth_by_threads` holds pairs of
+    (threads, bytes per second), ascending, where somebody has measured them: on some boards two
+    threads read as fast as four.
     """
 
     ram_bytes: int
     reserved_bytes: int
     bandwidth_theoretical: float | None = None
     bandwidth_sustained: float | None = None
+    bandwidth_by_threads: tuple[tuple[int, float], ...] = ()
 
     @property
     def free_bytes(self) -> int:
@@ -89,6 +92,18 @@ class Software:
 
 
 @dataclass(frozen=True)
+class KernelSpeed:
+    """A measured matrix product of the engine: multiply-accumulates per second on `threads` cores
+    together, with weights of `ggml_type`, repacked for the CPU or as they are in the file.
+    """
+
+    ggml_type: str
+    repacked: bool
+    threads: int
+    macs_per_s: float
+
+
+@dataclass(frozen=True)
 class EngineSupport:
     """Whether an engine runs here; `source` says who tried it, `note` how or why not."""
 
@@ -118,6 +133,7 @@ class DeviceProfile:
     load_w: float | None = None
     engines: tuple[EngineSupport, ...] = ()
     basis: str = "from specifications"
+    kernel_speeds: tuple[KernelSpeed, ...] = ()
     sources: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property

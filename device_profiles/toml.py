@@ -15,6 +15,7 @@ from device_profiles.profile import (
     CpuCluster,
     DeviceProfile,
     EngineSupport,
+    KernelSpeed,
     Memory,
     ProfileError,
     Software,
@@ -27,7 +28,8 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - the 3.10 backport has the same interface
     import tomli as tomllib
 
-_ID = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*$")
+#: What an id looks like.
+BOARD_ID = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*\Z")
 _HEADER = re.compile(r"^\s*\[+([a-z_.]+)\]+\s*(#.*)?$")
 _KEY = re.compile(r"^\s*([a-z_0-9]+)\s*=")
 _SOURCE = re.compile(r"^\s*#\s*Source:\s*(.+?)\s*$")
@@ -46,14 +48,14 @@ class _Figure:
 _TEXT, _TEXTS, _BOOL = object(), object(), object()
 
 # What a prediction for a board rests on, in the words that are printed beside it.
-_MEASURED, _SPECIFIED = "measured on this SoC", "from specifications"
+_HERE, _MEASURED, _SPECIFIED = "measured here", "measured on this SoC", "from specifications"
 
 # table → key → what it holds. Ranges refuse slips of the unit (a Pi with 8 MiB or 8 TiB of RAM).
 _SCHEMA: dict[str, dict[str, object]] = {
     "": {"id": _TEXT, "name": _TEXT, "aliases": _TEXTS, "extends": _TEXT, "soc": _TEXT},
     "memory": {
-        "ram_mib": _Figure(128, 1024 * 1024, MIB, whole=True),
-        "reserved_mib": _Figure(0, 64 * 1024, MIB, whole=True),
+        "ram_mib": _Figure(16, 1024 * 1024, MIB, whole=True),
+        "reserved_mib": _Figure(0, 1024 * 1024, MIB, whole=True),
         "theoretical_gb_per_s": _Figure(0.5, 2000, 1e9),
         "sustained_gb_per_s": _Figure(0.2, 2000, 1e9),
         "sustained_is_measured": _BOOL,
@@ -80,8 +82,17 @@ _SCHEMA: dict[str, dict[str, object]] = {
     "heat": {"sustained_share": _Figure(0.05, 1.0)},
     "power": {"idle_w": _Figure(0.05, 500), "load_w": _Figure(0.1, 1000)},
     "engines": {"engine": _TEXT, "runs": _BOOL, "source": _TEXT, "note": _TEXT},
+    # What `edge probe` writes: measured on this very board, on that day.
+    "measured": {"date": _TEXT, "tool": _TEXT},
+    "bandwidth": {"threads": _Figure(1, 1024, whole=True), "gb_per_s": _Figure(0.05, 5000, 1e9)},
+    "kernels": {
+        "type": _TEXT,
+        "repacked": _BOOL,
+        "threads": _Figure(1, 1024, whole=True),
+        "gmacs_per_s": _Figure(0.01, 1e6, 1e9),
+    },
 }
-_LISTS = ("cpu", "engines")
+_LISTS = ("cpu", "engines", "bandwidth", "kernels")
 
 
 def parse_toml(text: str, origin: str) -> dict[str, Any]:
@@ -206,7 +217,7 @@ def build_profile(
         return int(value * figure.scale) if figure.whole else value * figure.scale
 
     profile_id = require("", "id")
-    if not _ID.match(profile_id):
+    if not BOARD_ID.match(profile_id):
         raise ProfileError(f"{origin}: id {profile_id!r} must be lower-case words with hyphens")
     require("memory", "ram_mib"), require("memory", "reserved_mib")
     memory = Memory(
@@ -214,6 +225,12 @@ def build_profile(
         reserved_bytes=base("memory", "reserved_mib"),
         bandwidth_theoretical=base("memory", "theoretical_gb_per_s"),
         bandwidth_sustained=base("memory", "sustained_gb_per_s"),
+        bandwidth_by_threads=tuple(
+            sorted(
+                (entry["threads"], base("bandwidth", "gb_per_s", entry))
+                for entry in data.get("bandwidth", [])
+            )
+        ),
     )
     if memory.reserved_bytes >= memory.ram_bytes:
         raise ProfileError(f"{origin}: [memory] reserved_mib must be less than ram_mib")
@@ -226,6 +243,8 @@ def build_profile(
     for table, needed in (
         ("cpu", ("core", "count", "isa")),
         ("engines", ("engine", "runs", "source")),
+        ("bandwidth", ("threads", "gb_per_s")),
+        ("kernels", ("type", "repacked", "threads", "gmacs_per_s")),
     ):
         for entry in data.get(table, []):
             for key in needed:
@@ -265,9 +284,25 @@ def build_profile(
             wheel_tags=tuple(software.get("wheel_tags", ())),
         ),
         sustained_share=base("heat", "sustained_share"),
-        basis=_MEASURED if base("memory", "sustained_is_measured") else _SPECIFIED,
+        basis=_basis(data),
         idle_w=base("power", "idle_w"),
         load_w=base("power", "load_w"),
         engines=tuple(EngineSupport(**entry) for entry in data.get("engines", [])),
+        kernel_speeds=tuple(
+            KernelSpeed(
+                entry["type"],
+                entry["repacked"],
+                entry["threads"],
+                base("kernels", "gmacs_per_s", entry),
+            )
+            for entry in data.get("kernels", [])
+        ),
         sources=dict(sources or {}),
     )
+
+
+def _basis(data: Mapping[str, Any]) -> str:
+    memory = data.get("memory", {})
+    if "measured" in data and "sustained_gb_per_s" in memory:
+        return _HERE
+    return _MEASURED if memory.get("sustained_is_measured") else _SPECIFIED

@@ -45,7 +45,9 @@ class KernelRate:
 # The engine's kernel class of a CPU → type → rate of a reference core of that class (Cortex-A76 for
 # "dotprod", Cortex-A72 for "neon"). Rates are fitted on published prefill rows of 512-token
 # prompts: Pi 5 (edge-llm-memory-wall, llama.cpp discussion #30069), Pi 4 (potato-os/core), N100
-# (normiebench #38); i8mm doubles dot product's peak and reaches about 1.5 times. Types without a
+# (normiebench #38), and for "neon" a plain armv8-a build on a Pixel 6a (KrisDcosta/edge-llm-bench)
+# and a Jetson Nano (kreier/llama.cpp-jetson); i8mm doubles dot product's peak and reaches about 1.5
+# times. Types without a
 # published row take the rate of the kernel they share most code with.
 _RATES: Mapping[str, Mapping[str, KernelRate]] = {
     "neon": {
@@ -58,12 +60,13 @@ _RATES: Mapping[str, Mapping[str, KernelRate]] = {
         "IQ4_XS": KernelRate(1.0, 1.0),
         "Q2_K": KernelRate(1.0, 1.0),
         "Q3_K": KernelRate(0.9, 0.9),
-        "Q4_K": KernelRate(1.0, 1.0),
-        "Q5_K": KernelRate(0.95, 0.95),
-        "Q6_K": KernelRate(1.0, 1.0),
+        "Q4_K": KernelRate(1.15, 1.15),
+        "Q5_K": KernelRate(0.9, 0.9),
+        "Q6_K": KernelRate(0.85, 0.85),
         "F16": KernelRate(0.9, 0.9),
         "BF16": KernelRate(0.5, 0.5),
         "F32": KernelRate(0.9, 0.9),
+        "IQ3_S": KernelRate(0.6, 0.6),
     },
     "dotprod": {
         "Q4_0": KernelRate(4.5, 12.0),
@@ -81,6 +84,7 @@ _RATES: Mapping[str, Mapping[str, KernelRate]] = {
         "F16": KernelRate(4.0, 4.0),
         "BF16": KernelRate(1.0, 1.0),
         "F32": KernelRate(2.2, 2.2),
+        "IQ3_S": KernelRate(2.0, 2.0),
     },
     "avx2": {
         "Q4_0": KernelRate(5.5, 9.0),
@@ -98,6 +102,7 @@ _RATES: Mapping[str, Mapping[str, KernelRate]] = {
         "F16": KernelRate(5.5, 5.5),
         "BF16": KernelRate(3.0, 3.0),
         "F32": KernelRate(6.0, 6.0),
+        "IQ3_S": KernelRate(3.0, 3.0),
     },
 }
 # A class that is a multiple of another: (base class, factor).
@@ -105,18 +110,34 @@ _DERIVED: Mapping[str, tuple[str, float]] = {"i8mm": ("dotprod", 1.5), "avx512":
 
 # Share of the reference core's rate per cycle: in-order cores issue half as much, cores with four
 # SIMD pipes (X1 and later) twice as much. Source: Arm's software optimization guides (SIMD pipes:
-# A53/A55 one 64- or 128-bit, A72/A76/A78 two, X1..X4 four); Gracemont's AVX2 runs as two halves.
+# A53/A55 one 64- or 128-bit, A72/A76/A78 two, X1..X4 four; A510 shares one pair between two cores);
+# Oryon has four, Carmel and Denver two; Gracemont's AVX2 runs as two halves.
 _CORE_SCALE: Mapping[str, float] = {
-    "cortex-a53": 0.45,
-    "cortex-a55": 0.5,
-    "cortex-a57": 0.9,
-    "cortex-a72": 1.0,
-    "cortex-a76": 1.0,
-    "cortex-a78": 1.05,
-    "cortex-a78ae": 1.05,
-    "cortex-x1": 1.9,
+    **dict.fromkeys(("cortex-a53", "denver-2"), 0.45),
+    **dict.fromkeys(("cortex-a55", "cortex-a510", "cortex-a520"), 0.5),
+    **dict.fromkeys(("cortex-a57", "carmel"), 0.9),
+    **dict.fromkeys(("cortex-a72", "cortex-a76"), 1.0),
+    **dict.fromkeys(("cortex-a78", "cortex-a78ae", "cortex-a710", "cortex-a715"), 1.05),
+    "cortex-a720": 1.1,
+    **dict.fromkeys(("cortex-x1", "cortex-x2", "cortex-x3", "cortex-x4", "cortex-x925"), 1.9),
+    **dict.fromkeys(("oryon", "oryon-gen-3", "neoverse-v3ae"), 1.9),
     "gracemont": 0.55,
 }
+
+# Bytes per second that one core can read: its outstanding cache misses over the memory's latency.
+# Source: one-thread decode on the Pi 5 (edge-llm-memory-wall; with MNN, potato-os/core) gives
+# 11 GB/s for a Cortex-A76; the others are engineering estimates after the number of outstanding
+# misses (Arm's technical reference manuals).
+_CORE_READ: Mapping[str, float] = {
+    **dict.fromkeys(("cortex-a53", "denver-2"), 2.0e9),
+    **dict.fromkeys(("cortex-a55", "cortex-a510", "cortex-a520"), 2.5e9),
+    **dict.fromkeys(("cortex-a57", "cortex-a72", "carmel"), 4.5e9),
+    **dict.fromkeys(("cortex-a76", "cortex-a78", "cortex-a78ae"), 11e9),
+    **dict.fromkeys(("cortex-a710", "cortex-a715", "cortex-a720", "gracemont"), 12e9),
+    **dict.fromkeys(("cortex-x1", "cortex-x2", "cortex-x3", "cortex-x4"), 24e9),
+    **dict.fromkeys(("cortex-x925", "oryon", "oryon-gen-3", "neoverse-v3ae"), 40e9),
+}
+_CORE_READ_UNKNOWN = 10e9
 
 
 def kernel_class(isa: Set[str]) -> str | None:
@@ -140,6 +161,29 @@ def macs_per_cycle(ggml_type: str, isa: Set[str], core: str, *, repacked: bool) 
     return (rate.repacked if repacked else rate.plain) * factor * _CORE_SCALE.get(core, 1.0)
 
 
+# Kernel classes against dot product on Arm, for engines of which no rate by type is known: without
+# it a product takes four instructions for one.
+_CLASS_FACTOR: Mapping[str, float] = {
+    **{"neon": 0.3, "dotprod": 1.0, "i8mm": 1.5, "avx2": 1.0, "avx512": 1.8}
+}
+
+
+def kernel_factor(isa: Set[str], core: str) -> float | None:
+    """How much more a core does per cycle than a Cortex-A76 with dot product; None if unknown."""
+    name = kernel_class(isa)
+    return None if name is None else _CLASS_FACTOR[name] * _CORE_SCALE.get(core, 1.0)
+
+
 def cluster_weight(cluster: CpuCluster) -> float:
     """Relative speed of one core of a cluster: cycles per second times work per cycle."""
     return (cluster.clock_hz or 1e9) * _CORE_SCALE.get(cluster.core, 1.0)
+
+
+def core_read_rate(core: str) -> float:
+    """Bytes per second that one core reads when it has the memory to itself."""
+    return _CORE_READ.get(core, _CORE_READ_UNKNOWN)
+
+
+def is_little(core: str) -> bool:
+    """Whether a core is one of the small, in-order ones that stand beside big cores."""
+    return core in ("cortex-a53", "cortex-a55", "cortex-a510", "cortex-a520")

@@ -1,17 +1,17 @@
 """Seconds per token from bytes over bandwidth and products over kernel rate.
 
-The constants are few and physical: a board's sustained bandwidth, clock and cores come from its
-profile, kernel rates from `kernels`. Published rows of the boards that have profiles are met within
-about a quarter (decode) and a third (prefill); `error_bound` says so beside every figure.
+The constants are few and physical: a board's bandwidth, clock and cores come from its profile,
+kernel rates from `kernels`, what sets a runtime apart from `engine_classes`. How far published
+figures are met is in docs/validation; the bound beside every figure says so.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from device_profiles.cost.kernels import cluster_weight, is_repacked, macs_per_cycle
+from device_profiles.cost.engine_classes import LLAMA_CPP, EngineClass
+from device_profiles.cost.kernels import cluster_weight, core_read_rate, is_little
 from device_profiles.cost.memory import StoredTensor, is_matmul_weight, kv_bytes_read
 from device_profiles.profile import CpuCluster, DeviceProfile
 from device_profiles.shape import ModelShape
@@ -22,19 +22,36 @@ from device_profiles.shape import ModelShape
 _ATTENTION_MACS_F16 = 2.8
 _ATTENTION_MACS_QUANTIZED = 1.05
 
-# Fixed cost of a token, per layer (barriers between some thirty operations) and in all (scheduling,
-# sampling, Python). Measured on x86-64 at 2.3 GHz with models that decode from cache: 11 µs per
-# layer on one thread, 17 µs on two; half as much again is taken for boards.
-_LAYER_OVERHEAD_S = 25e-6
-_TOKEN_OVERHEAD_S = 150e-6
+# Reading and computing overlap, but not perfectly: the p-norm of the two times, between adding up
+# (1) and full overlap (infinity). Met by Pi 5 rows from one to four threads.
+_OVERLAP = 3.0
+# Threads beyond those that fill the memory get in each other's way: published sweeps on the Pi 5
+# lose 4 to 8 % with each (edge-llm-memory-wall, potato-os/core). A board's sustained bandwidth is
+# that of all its fast cores, so that fewer threads reach up to this much more.
+_CONTENTION, _CONTENTION_MOST = 0.05, 0.10
 
-DECODE_BOUND = 0.25
-PREFILL_BOUND = 0.35
+# Share of the theoretical bandwidth that a CPU sustains, where nobody has measured it: the median
+# of the boards that have both figures.
+SUSTAINED_SHARE_OF_THEORETICAL = 0.52
+
+DECODE_BOUND = LLAMA_CPP.decode_bound
+PREFILL_BOUND = LLAMA_CPP.prefill_bound
+# How much wider bounds get where the bandwidth is not measured.
+UNMEASURED_BOUND_FACTOR = 1.6
+
+# Experts see only the tokens routed to them: their products are too thin for the kernels' best
+# rate. OLMoE's published prefill on the Pi 5 is half of what a dense model of its size would do.
+_EXPERT_RATE = 0.45
+
+# Tokens that one pass over the weights serves in prefill (the default micro-batch).
+_MICRO_BATCH = 512
 
 
 @dataclass(frozen=True)
 class SpeedEstimate:
-    """Tokens per second; None where the board lacks the constant. Bounds are relative."""
+    """Tokens per second; None where the board lacks the constant. Bounds are relative: the truth
+    lies between estimate / (1 + bound) and estimate × (1 + bound).
+    """
 
     decode_tps: float | None
     prefill_tps: float | None
@@ -43,13 +60,11 @@ class SpeedEstimate:
 
 
 def used_clusters(profile: DeviceProfile) -> tuple[CpuCluster, ...]:
-    """Clusters worth a thread: those whose cores reach half the fastest core's speed. The engine
-    splits a product evenly between threads, so that a slow core holds up the fast ones.
+    """Clusters worth a thread: the big cores' and middle cores', little ones only if there are no
+    others. The engine splits a product between threads, so that slow cores hold up the fast ones.
     """
-    weights = [cluster_weight(cluster) for cluster in profile.clusters]
-    best = max(weights)
-    pairs = zip(profile.clusters, weights, strict=True)
-    return tuple(cluster for cluster, weight in pairs if weight >= best / 2)
+    fast = tuple(cluster for cluster in profile.clusters if not is_little(cluster.core))
+    return fast or profile.clusters
 
 
 def default_threads(profile: DeviceProfile) -> int:
@@ -72,14 +87,18 @@ def weight_bytes_read(tensors: Iterable[StoredTensor], shape: ModelShape) -> int
     for tensor in tensors:
         if tensor.name == "token_embd.weight" and not shape.tied_embeddings:
             continue
+        if tensor.name == "per_layer_token_embd.weight":
+            continue
         total += tensor.n_bytes * active_share(tensor, shape)
     return int(total)
 
 
 def _core_rates(profile: DeviceProfile, n_threads: int) -> list[tuple[CpuCluster, int]]:
-    """Clusters and threads on each, fastest first."""
+    """Clusters and threads on each, fastest first. Threads on cores that are not worth one add
+    nothing: the fast cores wait for them.
+    """
     left, out = n_threads, []
-    for cluster in sorted(profile.clusters, key=cluster_weight, reverse=True):
+    for cluster in sorted(used_clusters(profile), key=cluster_weight, reverse=True):
         count = min(left, cluster.count)
         if count:
             out.append((cluster, count))
@@ -95,6 +114,7 @@ def product_seconds(
     *,
     repack: bool,
     with_head: bool,
+    engine: EngineClass = LLAMA_CPP,
 ) -> float | None:
     """Compute time of one token's matrix products on `n_threads` cores; None if a constant lacks.
 
@@ -104,6 +124,17 @@ def product_seconds(
     if not clusters or any(cluster.clock_hz is None for cluster, _ in clusters):
         return None
     isa = profile.isa
+    throughputs: dict[tuple[str, int], float | None] = {}
+
+    def throughput(ggml_type: str, n_rows: int) -> float | None:
+        total = 0.0
+        for cluster, count in clusters:
+            rate = engine.rate(ggml_type, n_rows, isa, cluster.core, repack=repack)
+            if rate is None:
+                return None
+            total += rate * count * (cluster.clock_hz or 0.0)
+        return total
+
     seconds = 0.0
     for tensor in tensors:
         is_head = tensor.name == "output.weight" or (
@@ -111,19 +142,26 @@ def product_seconds(
         )
         if not (is_matmul_weight(tensor.name) or is_head) or (is_head and not with_head):
             continue
-        repacked = repack and is_repacked(tensor.ggml_type, tensor.n_rows, isa)
-        throughput = 0.0
-        for cluster, count in clusters:
-            rate = macs_per_cycle(tensor.ggml_type, isa, cluster.core, repacked=repacked)
-            if rate is None:
-                return None
-            throughput += rate * count * (cluster.clock_hz or 0.0)
-        seconds += tensor.n_elements * active_share(tensor, shape) / throughput
+        key = (tensor.ggml_type, tensor.n_rows)
+        if key not in throughputs:
+            throughputs[key] = throughput(*key)
+        rate = throughputs[key]
+        if rate is None:
+            return None
+        share = active_share(tensor, shape)
+        if share < 1.0 and not with_head:
+            rate *= _EXPERT_RATE
+        seconds += tensor.n_elements * share / rate
     return seconds
 
 
 def attention_seconds(
-    shape: ModelShape, profile: DeviceProfile, n_threads: int, depth: float, kv_type: str
+    shape: ModelShape,
+    profile: DeviceProfile,
+    n_threads: int,
+    depth: float,
+    kv_type: str,
+    engine: EngineClass = LLAMA_CPP,
 ) -> float | None:
     """Compute time of one token's attention over `depth` cached tokens."""
     clusters = _core_rates(profile, n_threads)
@@ -137,9 +175,35 @@ def attention_seconds(
     per_cycle = (
         _ATTENTION_MACS_F16 if kv_type in ("f16", "f32", "bf16") else _ATTENTION_MACS_QUANTIZED
     )
-    if not profile.isa & {"dotprod", "avx2"}:
+    if not engine.isa(profile.isa) & {"dotprod", "avx2"}:
         per_cycle /= 2
     return macs / sum(per_cycle * n * (c.clock_hz or 0.0) for c, n in clusters)
+
+
+def read_bandwidth(
+    profile: DeviceProfile, n_threads: int, engine: EngineClass = LLAMA_CPP
+) -> float | None:
+    """Bytes per second that `n_threads` fast cores read, None if the board has no figure.
+
+    A few cores are limited by the misses that each can have in flight, many by the memory.
+    """
+    memory = profile.memory
+    if not engine.on_cpu:
+        peak = memory.bandwidth_theoretical
+        return None if peak is None else peak * engine.read_share
+    limit = memory.bandwidth_sustained
+    if limit is None:
+        if memory.bandwidth_theoretical is None:
+            return None
+        limit = memory.bandwidth_theoretical * SUSTAINED_SHARE_OF_THEORETICAL
+    spare = max(0, default_threads(profile) - n_threads)
+    limit *= engine.read_share * (1 + min(_CONTENTION * spare, _CONTENTION_MOST))
+    cores = sum(core_read_rate(c.core) * count for c, count in _core_rates(profile, n_threads))
+    return float((limit**-4 + cores**-4) ** -0.25)
+
+
+def _overlapped(one: float, other: float) -> float:
+    return float((one**_OVERLAP + other**_OVERLAP) ** (1 / _OVERLAP))
 
 
 def estimate_speed(
@@ -152,28 +216,60 @@ def estimate_speed(
     repack: bool,
     depth: int = 256,
     n_prompt: int = 512,
+    engine: EngineClass = LLAMA_CPP,
 ) -> SpeedEstimate:
     """Decode at a context depth of `depth`, and prefill of `n_prompt` tokens into an empty context.
 
-    Decode: reading (weights + KV) over the sustained bandwidth and computing overlap, but not
-    perfectly; the root of the sum of squares meets Pi 5 rows from one to four threads, where the
-    one or the other dominates. Prefill: products and attention add up. A board that throttles
-    keeps `sustained_share` of both.
+    Decode reads weights and cache and computes, both at once as far as they overlap, and pays an
+    overhead per layer and token. Prefill computes, products and attention adding up, while the
+    weights are read once for a micro-batch. A board that throttles keeps `sustained_share` of both.
     """
     tensors = tuple(tensors)
     share = profile.sustained_share or 1.0
-    overhead = _LAYER_OVERHEAD_S * shape.n_layer + _TOKEN_OVERHEAD_S
-    options = {"tensors": tensors, "shape": shape, "profile": profile, "n_threads": n_threads}
-    one = product_seconds(**options, repack=repack, with_head=True)  # type: ignore[arg-type]
-    body = product_seconds(**options, repack=repack, with_head=False)  # type: ignore[arg-type]
-    deep = attention_seconds(shape, profile, n_threads, depth, kv_type)
-    mean = attention_seconds(shape, profile, n_threads, n_prompt / 2, kv_type)
+    overhead = engine.layer_s * shape.n_layer + engine.token_s
+    bandwidth = read_bandwidth(profile, n_threads, engine)
+    weights = weight_bytes_read(tensors, shape)
+    wider = 1.0 if profile.memory.bandwidth_sustained else UNMEASURED_BOUND_FACTOR
     decode = prefill = None
-    bandwidth = profile.memory.bandwidth_sustained
+    if not engine.on_cpu:
+        if bandwidth is not None:
+            read = weights + kv_bytes_read(shape, depth, kv_type)
+            decode = share / (read / bandwidth + overhead)
+            if engine.macs_per_byte is not None:
+                rate = engine.macs_per_byte * bandwidth / engine.read_share
+                prefill = share / (body_macs(tensors, shape) / rate + overhead / n_prompt)
+        return SpeedEstimate(decode, prefill, engine.decode_bound, engine.prefill_bound)
+
+    def products(with_head: bool) -> float | None:
+        return product_seconds(
+            tensors, shape, profile, n_threads, repack=repack, with_head=with_head, engine=engine
+        )
+
+    def attention(at: float) -> float | None:
+        return attention_seconds(shape, profile, n_threads, at, kv_type, engine)
+
+    one, body = products(True), products(False)
+    deep, mean = attention(depth), attention(n_prompt / 2)
     if bandwidth is not None:
-        read = weight_bytes_read(tensors, shape) + kv_bytes_read(shape, depth, kv_type)
         compute = (one + deep) if one is not None and deep is not None else 0.0
-        decode = share / (math.hypot(read / bandwidth, compute) + overhead)
+        read = weights + kv_bytes_read(shape, depth, kv_type)
+        decode = share / (_overlapped(read / bandwidth, compute) + overhead)
     if body is not None and mean is not None:
-        prefill = share / (body + mean + overhead / 64)
-    return SpeedEstimate(decode, prefill)
+        batch = max(1, min(n_prompt, _MICRO_BATCH))
+        read_s = weights / bandwidth / batch if bandwidth is not None else 0.0
+        prefill = share / (_overlapped(body + mean, read_s) + overhead / batch)
+    return SpeedEstimate(decode, prefill, engine.decode_bound * wider, engine.prefill_bound)
+
+
+def body_macs(tensors: Iterable[StoredTensor], shape: ModelShape) -> float:
+    """Multiply-accumulates of one token without the output head, which prefill computes once."""
+    return sum(
+        tensor.n_elements * active_share(tensor, shape)
+        for tensor in tensors
+        if is_matmul_weight(tensor.name) and tensor.name != "output.weight"
+    )
+
+
+def load_seconds(file_bytes: int, profile: DeviceProfile) -> float | None:
+    """Time to read a file from the board's storage into memory, None if its speed is unknown."""
+    return file_bytes / profile.storage.read if profile.storage.read else None

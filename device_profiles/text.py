@@ -1,0 +1,124 @@
+"""A `DeviceProfile` as the text of a board file: what `edge probe` writes and `load_profile` reads.
+
+Text from a board (its name, its model) is hostile: it is written as TOML strings, escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from device_profiles.profile import MIB, CpuCluster, DeviceProfile
+
+Value = str | int | float | bool | Iterable[str]
+
+
+def profile_text(
+    profile: DeviceProfile, *, source: str, measured: Mapping[str, str] | None = None
+) -> str:
+    """The file's text. `source` stands above each group of facts; `measured` (`date`, `tool`) says
+    that the bandwidth was measured on this very board. Figures that are None are left out.
+    """
+    memory, storage, software = profile.memory, profile.storage, profile.software
+    comment = f"# Source: {_one_line(source)}"
+    lines = _table(id=profile.id, name=profile.name, soc=profile.soc)
+    lines += ["", "[memory]", comment]
+    lines += _table(
+        ram_mib=max(1, memory.ram_bytes // MIB),
+        reserved_mib=min(-(-memory.reserved_bytes // MIB), memory.ram_bytes // MIB - 1),
+        theoretical_gb_per_s=_giga(memory.bandwidth_theoretical),
+        sustained_gb_per_s=_giga(memory.bandwidth_sustained),
+        sustained_is_measured=True if profile.basis.startswith("measured") else None,
+    )
+    for cluster in profile.clusters:
+        lines += ["", "[[cpu]]", comment, *_cluster(cluster)]
+    if profile.accelerator is not None:
+        a = profile.accelerator
+        lines += ["", "[accelerator]", f"# Source: the profile of {_one_line(profile.soc or '-')}"]
+        lines += _table(
+            kind=a.kind,
+            name=a.name,
+            cores=a.cores,
+            compute_capability=a.compute_capability,
+            memory_mib=None if a.memory_bytes is None else a.memory_bytes // MIB,
+        )
+    lines += _group("storage", comment, medium=storage.medium, read_mb_per_s=_mega(storage.read))
+    lines += _group(
+        "software",
+        comment,
+        os=software.os,
+        libc=software.libc,
+        python=software.python,
+        wheel_tags=software.wheel_tags or None,
+    )
+    lines += _group("heat", comment, sustained_share=profile.sustained_share)
+    lines += _group("measured", None, **(measured or {}))
+    for threads, rate in memory.bandwidth_by_threads:
+        lines += ["", "[[bandwidth]]", *_table(threads=threads, gb_per_s=_giga(rate))]
+    for kernel in profile.kernel_speeds:
+        lines += ["", "[[kernels]]"]
+        lines += _table(
+            type=kernel.ggml_type,
+            repacked=kernel.repacked,
+            threads=kernel.threads,
+            gmacs_per_s=_giga(kernel.macs_per_s),
+        )
+    for engine in profile.engines:
+        lines += ["", "[[engines]]"]
+        lines += _table(
+            engine=engine.engine,
+            runs=engine.runs,
+            source=engine.source,
+            note=engine.note or None,
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _cluster(cluster: CpuCluster) -> list[str]:
+    clock = None if cluster.clock_hz is None else round(cluster.clock_hz / 1e6, 1)
+    return _table(core=cluster.core, count=cluster.count, clock_mhz=clock, isa=sorted(cluster.isa))
+
+
+def _group(name: str, comment: str | None, **values: Value | None) -> list[str]:
+    rows = _table(**values)
+    return ["", f"[{name}]", *([comment] if comment else []), *rows] if rows else []
+
+
+def _table(**values: Value | None) -> list[str]:
+    return [f"{key} = {_value(v)}" for key, v in values.items() if v is not None]
+
+
+def _value(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return _string(value)
+    return f"[{', '.join(_string(item) for item in value)}]"
+
+
+def _string(text: str) -> str:
+    """A TOML basic string (toml.io, "String"): quotes, backslashes and control characters escaped,
+    lone surrogates replaced.
+    """
+    out = []
+    for char in text.encode("utf-8", "replace").decode("utf-8"):
+        if char in '"\\':
+            out.append("\\" + char)
+        elif ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0:
+            out.append(f"\\u{ord(char):04x}")
+        else:
+            out.append(char)
+    return f'"{"".join(out)}"'
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)
+
+
+def _giga(value: float | None) -> float | None:
+    return None if value is None else float(f"{value / 1e9:.4g}")
+
+
+def _mega(value: float | None) -> float | None:
+    return None if value is None else float(f"{value / 1e6:.4g}")

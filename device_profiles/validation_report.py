@@ -1,0 +1,189 @@
+"""The validation report: errors and coverage by board and engine class, with groups left out.
+
+report(read_rows(path))["cpu"]["decode_median_error"]
+"""
+
+from __future__ import annotations
+
+import statistics
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import exp, log
+from typing import Any
+
+from device_profiles.published import counted, slug
+from device_profiles.published_rows import Row
+from device_profiles.validation import METRICS, Aside, Case, judge, without_own_bandwidth
+
+
+def summarize(cases: Sequence[Case]) -> dict[str, Any]:
+    """Medians, 90th percentiles and coverage of a set of cases; None where there is none."""
+    out: dict[str, Any] = {"rows_used": len({case.line for case in cases})}
+    for metric in METRICS:
+        errors = sorted(case.error for case in cases if case.metric == metric)
+        out[f"{metric}_rows"] = len(errors)
+        out[f"{metric}_median_error"] = statistics.median(errors) if errors else None
+        high = min(len(errors) - 1, int(0.9 * len(errors)))
+        out[f"{metric}_p90_error"] = errors[high] if errors else None
+    out["coverage"] = sum(case.covered for case in cases) / len(cases) if cases else None
+    return out
+
+
+def _kin(case: Case) -> str:
+    """Engine classes that share one table of kernel rates."""
+    shared = case.engine.on_cpu and case.engine.name.startswith("llama.cpp")
+    return "llama.cpp" if shared else case.engine.name
+
+
+def leave_one_out(
+    cases: Sequence[Case], group: Callable[[Case], str], blind: Sequence[Case] | None = None
+) -> tuple[list[Case], int]:
+    """Each group predicted with the scale of its engine class and metric refitted (median ratio) on
+    the other groups, or that of its kin where only this group has the class. `blind` are the same
+    cases without what was measured on their own board. Also returns how many cases have nothing to
+    learn from; they are left out of the list.
+    """
+    ratios: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    for case in cases:
+        found = (group(case), log(case.measured / case.predicted))
+        for name in {case.engine.name, f"kin of {_kin(case)}"}:
+            ratios.setdefault((name, case.metric), []).append(found)
+    out, alone = [], 0
+    for case in cases if blind is None else blind:
+        for name in (case.engine.name, f"kin of {_kin(case)}"):
+            known = ratios.get((name, case.metric), [])
+            others = [ratio for other, ratio in known if other != group(case)]
+            if others:
+                out.append(case.scaled(exp(statistics.median(others))))
+                break
+        else:
+            alone += 1
+    return out, alone
+
+
+def _soc(case: Case) -> str:
+    """The SoC, higher bins of it included ("... for Galaxy")."""
+    return slug(case.soc).split("-for-")[0]
+
+
+def report(rows: Sequence[Row]) -> dict[str, Any]:
+    """Everything that `scripts/validate_predictions` prints."""
+    cases, aside = judge(rows)
+    blind, _ = judge(rows, without_own_bandwidth)
+    known = [case for case in cases if case.model_known]
+    cpu = [case for case in known if case.engine.on_cpu]
+    by_board, board_alone = leave_one_out(
+        cpu, _soc, [c for c in blind if c.model_known and c.engine.on_cpu]
+    )
+    by_model, model_alone = leave_one_out(cpu, lambda c: c.model)
+    accelerated = [case for case in known if not case.engine.on_cpu]
+    return {
+        "rows": len(rows),
+        "cpu": summarize(cpu),
+        "cpu_leave_one_board_out": {**summarize(by_board), "cases_alone": board_alone},
+        "cpu_leave_one_board_out_bandwidth_kept": summarize(leave_one_out(cpu, _soc)[0]),
+        "cpu_leave_one_model_out": {**summarize(by_model), "cases_alone": model_alone},
+        "accelerators": summarize(accelerated),
+        "models_not_in_catalogue": summarize([case for case in cases if not case.model_known]),
+        "boards": _by_board(known, aside),
+        "engine_classes": _grouped(known, aside, lambda c: c.engine.name, lambda a: a.engine),
+        "set_aside": {
+            reason: {
+                "rows": count,
+                "boards": counted(item.board for item in aside if item.reason == reason),
+            }
+            for reason, count in counted(item.reason for item in aside).items()
+        },
+    }
+
+
+def _by_board(cases: Sequence[Case], aside: Sequence[Aside]) -> dict[str, Any]:
+    boards = _grouped(cases, aside, lambda c: c.board, lambda a: a.board)
+    for name, line in boards.items():
+        here = [case for case in cases if case.board == name]
+        away = [item for item in aside if item.board == name]
+        classes = _grouped(here, away, lambda c: c.engine.name, lambda a: a.engine)
+        line["engine_classes"] = classes
+    return boards
+
+
+def _grouped(
+    cases: Sequence[Case],
+    aside: Sequence[Aside],
+    of_case: Callable[[Case], str],
+    of_aside: Callable[[Aside], str],
+) -> dict[str, Any]:
+    names = sorted({of_case(case) for case in cases} | {of_aside(item) for item in aside})
+    return {
+        name: {
+            **summarize([case for case in cases if of_case(case) == name]),
+            "set_aside": counted(item.reason for item in aside if of_aside(item) == name),
+        }
+        for name in names
+    }
+
+
+def render(result: Mapping[str, Any]) -> Iterator[str]:
+    """The report as lines of text."""
+    yield f"{result['rows']} rows. Error: |predicted / measured - 1|. Bound: see each engine class."
+    yield ""
+    yield from _table(
+        "CPU rows of boards with a profile, models in the catalogue",
+        {
+            "all": result["cpu"],
+            "leave one board out (its bandwidth unknown)": result["cpu_leave_one_board_out"],
+            "leave one board out (its bandwidth known)": result[
+                "cpu_leave_one_board_out_bandwidth_kept"
+            ],
+            "leave one model out": result["cpu_leave_one_model_out"],
+        },
+    )
+    alone = result["cpu_leave_one_board_out"]["cases_alone"]
+    models = result["cpu_leave_one_model_out"]["cases_alone"]
+    yield "Leaving a group out refits the scale of each engine class on the other groups (on its"
+    yield "kin, the llama.cpp builds, where only one group has it); the ratios between weight types"
+    yield f"stay. {alone} figures have no other board to learn from, {models} no other model: they"
+    yield "are not in those lines."
+    yield ""
+    yield from _table(
+        "Other rows",
+        {
+            "accelerators": result["accelerators"],
+            "models not in the catalogue": result["models_not_in_catalogue"],
+        },
+    )
+    yield ""
+    yield from _table("Engine class", result["engine_classes"])
+    yield ""
+    lines: dict[str, Any] = {}
+    for board, line in result["boards"].items():
+        lines[board] = line
+        lines |= {f"  {board}: {name}": each for name, each in line["engine_classes"].items()}
+    yield from _table("Board and engine class", lines)
+    yield ""
+    yield "Set aside"
+    for reason, found in result["set_aside"].items():
+        yield f"{found['rows']:5}  {reason}"
+        where = ", ".join(f"{board} {count}" for board, count in found["boards"].items())
+        yield from textwrap.wrap(where, 90, initial_indent=" " * 9, subsequent_indent=" " * 9)
+
+
+def _table(title: str, lines: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    yield (
+        f"{title:46} {'rows':>4} {'decode':>6} {'median':>7} {'p90':>7}"
+        f" {'prefill':>7} {'median':>7} {'p90':>7} {'covered':>8} {'aside':>6}"
+    )
+    for name, line in lines.items():
+        label = f"  {name.split(': ')[-1]}" if name.startswith("  ") else name
+        parts = [f"{label[:46]:46} {line['rows_used']:4}"]
+        for metric, width in (("decode", 6), ("prefill", 7)):
+            parts.append(f"{line[f'{metric}_rows']:{width}}")
+            parts += [_percent(line[f"{metric}_{kind}_error"], 7) for kind in ("median", "p90")]
+        parts.append(_percent(line["coverage"], 8))
+        aside = line.get("set_aside")
+        parts.append(f"{'' if aside is None else sum(aside.values()):>6}")
+        yield " ".join(parts).rstrip()
+
+
+def _percent(share: float | None, width: int) -> str:
+    return f"{'–' if share is None else f'{share:.1%}':>{width}}"
