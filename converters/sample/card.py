@@ -17,6 +17,7 @@ from .shape import Config
 _CARD = """---
 license: apache-2.0
 language: en
+model_name: edgekit-assistant
 library_name: transformers
 pipeline_tag: text-generation
 tags: [edgekit, sample, home-assistant, llama]
@@ -60,8 +61,9 @@ values that training never shows, chosen by hash. "unseen names" are real words 
 in training and have to be copied. "new words" are held-out wordings with a word that training
 never shows for that action (the rule is in `grammar/pools.py`): a model that knows no other text
 can only guess there, so they are not part of the first and third column. Decisions, this rule
-among them, were made on a separate dev split; the held-out split was scored once the weights were
-final.
+among them, were made on a separate dev split. The held-out split was scored twice: after 1,800
+steps (commands 92.6 %, unseen names 90.2 %, plain 91.4 %), and after the run had been continued
+because the dev split was below the goal.
 
 {begin}
 {table}
@@ -84,14 +86,14 @@ Prompt (the template adds the system message when there is none; nothing goes be
 ## Training
 
 `python -m converters.sample.train --out DIR`, then `python -m converters.sample.export --run
-DIR`: {n_steps} steps, {train_minutes} minutes by the clock on one core that other work shared
-(about 42 at the speed it had alone), no GPU. Loss on the assistant's tokens only; Muon for
-matrices, AdamW for embeddings and norms. About half of the names in training are invented, so
-that copying is learnt as a skill. Three lessons follow one another (`generator.LESSONS`); the
-second and third, with more wordings and more copying, were written after the dev split had shown
-what was missing. The shipped weights come from a run in two parts: the learning rate fell to zero
-at step 1450, then the run was continued to the end at 0.4 of the peak rate and down again. A run
-in one go gives a model of the same kind, not the same bits.
+DIR`: {n_steps} steps, {train_minutes} minutes by the clock on one core that other work shared, no
+GPU. Loss on the assistant's tokens only; Muon for matrices, AdamW for embeddings and norms. About
+half of the names in training are invented, so that copying is learnt as a skill. Three lessons
+follow one another (`generator.LESSONS`); the second and third, with more wordings and more copying,
+were written after the dev split had shown what was missing. The shipped weights come from a run in
+three parts: the learning rate fell to zero at steps 1450 and 1800, and each time the run was
+continued at a part of the peak rate and down again. A run in one go gives a model of the same kind,
+not the same bits.
 
 ## Known limits
 
