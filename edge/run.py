@@ -60,14 +60,7 @@ def run(
             if event.text and not as_json:
                 write_text(safe(event.text))
         start = engine.last_start
-        trace = Trace(
-            request_start_ns=request_ns,
-            n_prompt=len(tokens),
-            n_reused=start.n_reused if start else 0,
-            prefill_end_ns=start.t_prefill_end_ns if start else None,
-            events=tuple(events),
-            request_end_ns=time.monotonic_ns(),
-        )
+        trace = Trace.of_stream(request_ns, tokens, events, start)
         if as_json:
             record = to_record(trace, start, opened.name, engine, load_s)
             click.echo(json.dumps(record, ensure_ascii=False))

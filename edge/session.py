@@ -114,14 +114,7 @@ class Session:
         request_ns: int,
     ) -> None:
         start = self.engine.last_start
-        trace = Trace(
-            request_start_ns=request_ns,
-            n_prompt=len(tokens),
-            n_reused=start.n_reused if start else 0,
-            prefill_end_ns=start.t_prefill_end_ns if start else None,
-            events=tuple(events),
-            request_end_ns=time.monotonic_ns(),
-        )
+        trace = Trace.of_stream(request_ns, tokens, events, start)
         answer = summarize(trace, start, n_dropped=len(asked) - len(kept))
         if answer.n_out or answer.finish_reason != "aborted":
             self.messages = [*kept, Message("assistant", answer.text)]

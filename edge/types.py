@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +128,24 @@ class Trace:
     memory: tuple[MemorySample, ...] = ()
     heat: tuple[HeatSample, ...] = ()
     deadline_s: float | None = None
+
+    @classmethod
+    def of_stream(
+        cls,
+        request_start_ns: int,
+        prompt: Sequence[int],
+        events: Sequence[TokenEvent],
+        start: StreamStart | None,
+    ) -> Trace:
+        """The trace of a stream that has just ended; `start` is `Engine.last_start`."""
+        return cls(
+            request_start_ns=request_start_ns,
+            n_prompt=len(prompt),
+            n_reused=start.n_reused if start else 0,
+            prefill_end_ns=start.t_prefill_end_ns if start else None,
+            events=tuple(events),
+            request_end_ns=time.monotonic_ns(),
+        )
 
 
 @dataclass(frozen=True)

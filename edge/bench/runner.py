@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,18 +121,9 @@ def run_conversation(engine: Engine, test: Test) -> Trace:
 
 def record(engine: Engine, prompt: Sequence[int], config: GenerationConfig, start_ns: int) -> Trace:
     events: list[TokenEvent] = list(engine.stream(prompt, config))
-    end_ns = time.monotonic_ns()
-    started = engine.last_start
-    return Trace(
-        request_start_ns=start_ns,
-        n_prompt=len(prompt),
-        n_reused=started.n_reused if started else 0,
-        prefill_end_ns=started.t_prefill_end_ns if started else None,
-        events=tuple(events),
-        request_end_ns=end_ns,
-        # Outside the clock: even a request shorter than the sampling interval has one look.
-        memory=(read_memory(),),
-    )
+    trace = Trace.of_stream(start_ns, prompt, events, engine.last_start)
+    # Outside the clock: even a request shorter than the sampling interval has one look.
+    return replace(trace, memory=(read_memory(),))
 
 
 def finish(run: TestRun, sampler: Sampler, before: Conditions, after: Conditions) -> None:
@@ -142,8 +133,7 @@ def finish(run: TestRun, sampler: Sampler, before: Conditions, after: Conditions
         memory = sampler.between(trace.request_start_ns, trace.request_end_ns) + trace.memory
         spell = sampler.heat_between(trace.request_start_ns, trace.request_end_ns)
         heat += spell
-        values = {**asdict(trace), "events": trace.events, "memory": memory, "heat": spell}
-        run.traces[i] = Trace(**values)
+        run.traces[i] = replace(trace, memory=memory, heat=spell)
         run.figures.append(numbers(measure(run.traces[i])))
     run.flags = disturbances(before, after, heat, run.rates())
 
