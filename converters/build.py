@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from converters.imatrix import Imatrix, read_imatrix
 from converters.plan import PlanOptions, make_plan
+from converters.plan_learned import read_learned
 from converters.quantize import Artifact, write_many
 from converters.recipes import Recipe, load_recipe
 from converters.source.spec import ModelSpec
@@ -82,7 +83,11 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     """
     check_output(request)
     reporter.stage("planning")
-    plans = {d.id: make_plan(request.spec, d, request.options) for d in request.devices}
+    learned = read_learned()
+    plans = {
+        d.id: make_plan(request.spec, d, request.options, learned=learned)
+        for d in request.devices
+    }
     reporter.stage("checking the tokenizer")
     vocabulary = check_vocabulary(request.spec)
     work = request.output.with_name(request.output.name + ".partial")

@@ -5,6 +5,7 @@ plan = make_plan(spec, find_profile("raspberry-pi-5-8gb"), PlanOptions(n_ctx=409
 
 from __future__ import annotations
 
+from converters.plan_learned import Learned
 from converters.plan_options import PREFERENCES, PlanOptions, Prefer
 from converters.plan_reasons import explain_choice
 from converters.planner import ENGINE, Candidate, Planner
@@ -44,13 +45,20 @@ def list_candidates(planner: Planner) -> tuple[Candidate, ...]:
     return tuple(found.values())
 
 
-def make_plan(spec: ModelSpec, profile: DeviceProfile, options: PlanOptions | None = None) -> Plan:
-    """The plan for one model on one board.
+def make_plan(
+    spec: ModelSpec,
+    profile: DeviceProfile,
+    options: PlanOptions | None = None,
+    *,
+    learned: Learned | None = None,
+) -> Plan:
+    """The plan for one model on one board; `learned` results stand in for estimates.
 
-    Raises DoesNotFitError (shortfall in bytes, nearest change that fits), InputError for a context
-    beyond the trained one, UsageError for an unknown recipe.
+    Raises DoesNotFitError (shortfall in bytes, nearest change that fits), DeadlineError when it
+    fits but not in the time asked for, InputError for a context beyond the trained one, UsageError
+    for an unknown recipe.
     """
-    planner = Planner(spec, profile, options or PlanOptions())
+    planner = Planner(spec, profile, options or PlanOptions(), learned=learned)
     return plan_of(planner, planner.choose())
 
 
@@ -74,7 +82,7 @@ def plan_of(planner: Planner, chosen: Candidate) -> Plan:
         decode_tps=chosen.speed.decode_tps,
         prefill_tps=chosen.speed.prefill_tps,
         error_bound=chosen.speed.decode_bound if chosen.speed.decode_tps else None,
-        basis=planner.profile.basis,
+        basis="measured here" if chosen.measured else planner.profile.basis,
         reasons=tuple(reasons),
         rejected=tuple(rejected),
     )

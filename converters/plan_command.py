@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 from typing import Any
 
 import click
@@ -17,14 +18,16 @@ from converters.plan import (
     list_candidates,
     plan_of,
 )
+from converters.plan_boards import board_lines, board_record, board_rows
+from converters.plan_front import dominated_by
+from converters.plan_learned import Learned, read_learned
 from converters.plan_text import candidate_lines, plan_lines
-from converters.recipe_weights import WeighingScale
+from converters.recipe_weights import AS_IS, WeighingScale
 from converters.source.spec import ModelSpec
-from device_profiles.catalog import THIS_MACHINE, find_profile
+from device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
 from device_profiles.profile import DeviceProfile
-from edge.errors import DoesNotFitError, UsageError
-from edge.types import Plan
-from edge.units import printable
+from edge.errors import DeadlineError, DoesNotFitError, EdgeError, UsageError
+from edge.units import parse_seconds, printable
 
 
 def load_devices(names: Iterable[str]) -> list[DeviceProfile]:
@@ -52,50 +55,106 @@ def this_machine() -> DeviceProfile:
     return probe_this_machine()
 
 
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """`2s`, `500ms`, `1.5min` on the command line."""
+    try:
+        return None if value is None else parse_seconds(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @click.command(name="plan")
-@click.argument("model")
+@click.argument("model", required=False)
 @click.option(
     "-d", "--device", "devices", multiple=True, metavar="BOARD[,BOARD…]",
     help="Board id or alias (see `edge devices`); default: this-machine.",
 )  # fmt: skip
+@click.option("--any-device", is_flag=True, help="Which of all boards reach it.")
 @click.option("--recipe", help="Fix the recipe, for example q4_0 or q4_k_m.")
+@click.option("--as-is", is_flag=True, help="Run a .gguf file as it stands, convert nothing.")
 @click.option("--ctx", "n_ctx", type=int, help="Fix the context length in tokens.")
 @click.option("--kv-type", help="Fix the KV cache's type: f16, q8_0, …")
 @click.option("--threads", "n_threads", type=int, help="Fix the number of threads.")
 @click.option("--ubatch", "n_ubatch", type=int, help="Fix the micro-batch of prefill, in tokens.")
 @click.option("--prefer", type=click.Choice(PREFERENCES), default="balanced", show_default=True)
-@click.option("--explain", is_flag=True, help="Say where every figure comes from.")
+@click.option("--min-tps", type=float, help="Demand so many tokens per second while answering.")
+@click.option(
+    "--max-ttft", callback=_seconds, metavar="TIME",
+    help="Demand the first token within 2s, 500ms, …",
+)  # fmt: skip
+@click.option(
+    "--prompt", "n_prompt", type=int, default=256, show_default=True,
+    help="Length of the question that --max-ttft is about, in tokens.",
+)  # fmt: skip
+@click.option(
+    "--for", "n_users", type=int, default=1, metavar="USERS", help="Users at once. [default: 1]"
+)
+@click.option("--explain", is_flag=True, help="Every term, and where it comes from.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per board, one per line.")
 def plan(
-    model: str,
+    model: str | None,
     devices: tuple[str, ...],
+    any_device: bool,
     recipe: str | None,
+    as_is: bool,
     n_ctx: int | None,
     kv_type: str | None,
     n_threads: int | None,
     n_ubatch: int | None,
     prefer: Prefer,
+    min_tps: float | None,
+    max_ttft: float | None,
+    n_prompt: int,
+    n_users: int,
     explain: bool,
     as_json: bool,
 ) -> None:
     """What of MODEL fits a board: recipe, context, memory, speed, and why.
 
     MODEL is a Hugging Face directory, a hub repo id (owner/name), a .gguf file, or `sample`.
+    Without MODEL: which sizes of model the board can hold, and how fast.
     """
+    if as_is and recipe:
+        raise UsageError("--as-is converts nothing, --recipe asks for a conversion")
+    options = PlanOptions(
+        AS_IS if as_is else recipe, n_ctx, kv_type, n_threads, n_ubatch, prefer,
+        min_tps=min_tps, max_ttft_s=max_ttft, n_prompt=n_prompt, n_users=n_users,
+    )  # fmt: skip
+    if any_device and devices:
+        raise UsageError("--any-device looks at all boards, --device names some")
+    if model is None:
+        if any_device or as_is:
+            raise UsageError("name a MODEL", next_step="edge plan MODEL --any-device")
+        _echo_sizes(load_devices(devices or (THIS_MACHINE,)), options, as_json)
+        return
     from converters.source.resolve import open_model
 
-    options = PlanOptions(recipe, n_ctx, kv_type, n_threads, n_ubatch, prefer)
+    if any_device:
+        _echo_boards(open_model(model), options, as_json)
+        return
     profiles = load_devices(devices or (THIS_MACHINE,))
     spec = open_model(model)
-    scale = WeighingScale(spec)
-    refused: list[DoesNotFitError] = []
+    _echo_plans(spec, profiles, options, explain=explain, as_json=as_json)
+
+
+def _echo_plans(
+    spec: ModelSpec,
+    profiles: list[DeviceProfile],
+    options: PlanOptions,
+    *,
+    explain: bool,
+    as_json: bool,
+) -> None:
+    """A plan for each board. The refusal of a single one is raised; of several, it is shown."""
+    scale, learned = WeighingScale(spec), _learned()
+    refused: list[EdgeError] = []
     for number, profile in enumerate(profiles):
-        planner = Planner(spec, profile, options, scale=scale)
+        planner = Planner(spec, profile, options, scale=scale, learned=learned)
         if not as_json and number:
             click.echo()
         try:
-            chosen = plan_of(planner, planner.choose())
-        except DoesNotFitError as error:
+            chosen = planner.choose()
+        except (DoesNotFitError, DeadlineError) as error:
             refused.append(error)
             if len(profiles) > 1:
                 _echo_refusal(spec, profile, error, as_json)
@@ -107,22 +166,61 @@ def plan(
     if len(profiles) == 1 and refused:
         raise refused[0]
     if refused:
-        raise DoesNotFitError(f"{len(refused)} of {len(profiles)} boards cannot hold this model")
+        kind = DoesNotFitError if isinstance(refused[0], DoesNotFitError) else DeadlineError
+        raise kind(f"{len(refused)} of {len(profiles)} boards will not do for this model")
 
 
-def _echo_plan(spec: ModelSpec, planner: Planner, chosen: Plan, explain: bool) -> None:
-    for line in plan_lines(planner, chosen, name=spec.name, explain=explain):
+def _learned() -> Learned:
+    learned = read_learned()
+    for note in learned.notes:
+        click.echo(f"note: {printable(note)}", err=True)
+    return learned
+
+
+def _echo_sizes(profiles: list[DeviceProfile], options: PlanOptions, as_json: bool) -> None:
+    from converters.plan_sizes import size_lines, size_record, size_rows
+
+    for number, profile in enumerate(profiles):
+        rows = size_rows(profile, options)
+        if as_json:
+            click.echo(json.dumps(size_record(profile, rows, options)))
+            continue
+        click.echo("\n".join(([""] if number else []) + size_lines(profile, rows, options)))
+
+
+def _echo_boards(spec: ModelSpec, options: PlanOptions, as_json: bool) -> None:
+    rows = board_rows(spec, all_profiles().values(), options, learned=_learned())
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(board_record(row, options)))
+    else:
+        click.echo("\n".join(board_lines(spec, rows, options)))
+    if not any(row.chosen for row in rows):
+        raise DoesNotFitError("no board that we know will do", next_step="ask for less")
+
+
+def _echo_plan(spec: ModelSpec, planner: Planner, chosen: Candidate, explain: bool) -> None:
+    for line in plan_lines(
+        planner, chosen, plan_of(planner, chosen), name=spec.name, explain=explain
+    ):
         click.echo(line)
-    rows = list_candidates(planner)
+    rows = _rows(spec, planner)
     if len(rows) > 1:
         click.echo()
         for line in candidate_lines(planner, chosen, rows):
             click.echo(line)
 
 
-def _echo_refusal(
-    spec: ModelSpec, profile: DeviceProfile, error: DoesNotFitError, as_json: bool
-) -> None:
+def _rows(spec: ModelSpec, planner: Planner) -> list[Candidate]:
+    """Every recipe looked at, and the file as it stands where there is one."""
+    rows = list(list_candidates(planner))
+    if spec.source.kind == "gguf" and planner.options.recipe is None:
+        as_is = planner.with_options(replace(planner.options, recipe=AS_IS))
+        rows += list_candidates(as_is)
+    return rows
+
+
+def _echo_refusal(spec: ModelSpec, profile: DeviceProfile, error: EdgeError, as_json: bool) -> None:
     if not as_json:
         click.echo(f"{printable(spec.name)} on {profile.name}\n\n  does not fit: {error}")
         if error.next_step:
@@ -132,23 +230,36 @@ def _echo_refusal(
         "device": profile.id,
         "error": type(error).__name__,
         "message": str(error),
-        "shortfall_bytes": error.shortfall_bytes,
+        "shortfall_bytes": getattr(error, "shortfall_bytes", None),
         "next_step": error.next_step,
     }
     click.echo(json.dumps(record))
 
 
-def plan_record(spec: ModelSpec, planner: Planner, chosen: Plan) -> dict[str, Any]:
+def plan_record(spec: ModelSpec, planner: Planner, chosen: Candidate) -> dict[str, Any]:
     """The plan and its candidates as one JSON-able object."""
+    made, options = plan_of(planner, chosen), planner.options
+    rows = _rows(spec, planner)
     return {
         "model": spec.name,
         "device": planner.profile.id,
-        "plan": {**chosen.to_dict(), "peak_bytes": chosen.peak_bytes},
-        "candidates": [_candidate_record(planner, row) for row in list_candidates(planner)],
+        "plan": {**made.to_dict(), "peak_bytes": made.peak_bytes},
+        "n_users": options.n_users,
+        "user_tps": chosen.user_tps(options.n_users),
+        "n_prompt": options.n_prompt,
+        "ttft_s": chosen.ttft_s(options.n_prompt, options.n_users),
+        "decode_bound": chosen.speed.decode_bound,
+        "prefill_bound": chosen.speed.prefill_bound,
+        "predicted": {
+            "decode_tps": chosen.predicted.decode_tps,
+            "prefill_tps": chosen.predicted.prefill_tps,
+        },
+        "measured": None if chosen.measured is None else asdict(chosen.measured),
+        "candidates": [_candidate_record(planner, row, rows) for row in rows],
     }
 
 
-def _candidate_record(planner: Planner, row: Candidate) -> dict[str, Any]:
+def _candidate_record(planner: Planner, row: Candidate, rows: list[Candidate]) -> dict[str, Any]:
     added = row.weights.perplexity_added
     return {
         "recipe": row.recipe,
@@ -156,11 +267,15 @@ def _candidate_record(planner: Planner, row: Candidate) -> dict[str, Any]:
         "artifact_bytes": row.weights.artifact_bytes,
         "n_ctx": row.n_ctx,
         "kv_type": row.kv_type,
+        "n_threads": row.n_threads,
         "n_ubatch": row.n_ubatch,
         "use_mmap": row.use_mmap,
         "repack": row.repack,
         "peak_bytes": row.peak_bytes,
         "fits": planner.fits(row),
+        "in_time": planner.in_time(row),
+        "on_pareto_front": dominated_by(row, rows) is None,
         "decode_tps": row.speed.decode_tps,
         "prefill_tps": row.speed.prefill_tps,
+        "measured": row.measured is not None,
     }

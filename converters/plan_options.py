@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,9 @@ class PlanOptions:
     """What the user has fixed; None leaves the choice to the plan.
 
     `has_imatrix` is whether the build will weigh activations, which changes some recipes' types.
+    `min_tps` and `max_ttft_s` are promises that every user must get: tokens per second while
+    answering, and seconds from a question of `n_prompt` tokens to the first token. With `n_users`
+    above one, each has a context of `n_ctx` of its own, and they are served in turns.
     """
 
     recipe: str | None = None
@@ -27,6 +31,10 @@ class PlanOptions:
     n_ubatch: int | None = None
     prefer: Prefer = "balanced"
     has_imatrix: bool = False
+    min_tps: float | None = None
+    max_ttft_s: float | None = None
+    n_prompt: int = 256
+    n_users: int = 1
 
     def __post_init__(self) -> None:
         if self.prefer not in PREFERENCES:
@@ -39,7 +47,22 @@ class PlanOptions:
                 f"unknown KV cache type {self.kv_type!r}; known: {', '.join(KV_BLOCK)}."
                 f"{did_you_mean(self.kv_type, KV_BLOCK)}"
             )
-        for name, low in (("n_ctx", 64), ("n_threads", 1), ("n_ubatch", 1)):
+        for name, low in (
+            ("n_ctx", 64),
+            ("n_threads", 1),
+            ("n_ubatch", 1),
+            ("n_prompt", 1),
+            ("n_users", 1),
+        ):
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UsageError(f"{name} must be {low} or more, got {value}")
+        for name in ("min_tps", "max_ttft_s"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise UsageError(f"{name} must be more than zero, got {value}")
+
+    @property
+    def has_deadline(self) -> bool:
+        """Whether a speed is demanded, so that a plan must keep it."""
+        return self.min_tps is not None or self.max_ttft_s is not None

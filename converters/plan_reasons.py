@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from converters.recipe_weights import AS_IS
 from device_profiles.cost.kernels import kernel_class
 from device_profiles.cost.speed import used_clusters
 from edge.units import format_bytes
@@ -21,6 +22,9 @@ def explain_choice(planner: Planner, chosen: Candidate) -> tuple[list[str], list
     """(reasons for the plan, what was rejected and why), one sentence each."""
     reasons = [
         _recipe_reason(planner, chosen),
+        *_over_others(planner, chosen),
+        _measured_reason(chosen),
+        _users_reason(planner, chosen),
         _context_reason(planner, chosen),
         _kv_reason(planner, chosen),
         _thread_reason(planner, chosen),
@@ -36,6 +40,8 @@ def explain_choice(planner: Planner, chosen: Candidate) -> tuple[list[str], list
 
 
 def _recipe_reason(planner: Planner, chosen: Candidate) -> str:
+    if chosen.recipe == AS_IS:
+        return f"{chosen.weights.recipe.name}: nothing is converted"
     bits = f"{chosen.recipe}: {chosen.weights.bits_per_weight:.2f} bits per weight"
     if planner.options.recipe:
         return f"{bits}, as asked"
@@ -76,7 +82,12 @@ def _kv_reason(planner: Planner, chosen: Candidate) -> str:
 def _thread_reason(planner: Planner, chosen: Candidate) -> str:
     if planner.options.n_threads:
         return f"{chosen.n_threads} threads, as asked"
+    if chosen.measured and chosen.n_threads == chosen.measured.n_threads:
+        return f"{chosen.n_threads} threads, as in the run that was measured"
     clusters = used_clusters(planner.profile)
+    n_worth = sum(cluster.count for cluster in clusters)
+    if chosen.n_threads < n_worth:
+        return f"{chosen.n_threads} threads of {n_worth} worth using: more answer no sooner"
     cores = " and ".join(f"{c.count}x {c.core}" for c in clusters)
     if len(clusters) == len(planner.profile.clusters):
         return f"{chosen.n_threads} threads: {cores}"
@@ -103,6 +114,65 @@ def _loading_reason(planner: Planner, chosen: Candidate) -> str:
     )
 
 
+def _over_others(planner: Planner, chosen: Candidate) -> list[str]:
+    """Why this recipe and not its neighbours in quality: `q4_0 over q4_k_m: ...`."""
+    if planner.options.recipe:
+        return []
+    added = chosen.weights.perplexity_added
+    better = [w for w in planner.weights if w.perplexity_added < added]
+    worse = [w for w in planner.weights if w.perplexity_added > added]
+    out = []
+    for weights in (
+        max(better, key=lambda w: w.perplexity_added, default=None),
+        min(worse, key=lambda w: w.perplexity_added, default=None),
+    ):
+        if weights is None:
+            continue
+        other = planner.best(weights, chosen.n_ctx)
+        loss = weights.perplexity_added - added
+        if not planner.fits(other):
+            over = format_bytes(other.peak_bytes - planner.budget_bytes)
+            out.append(f"{chosen.recipe} over {other.recipe}: that one is {over} too much")
+            continue
+        said = [f"{abs(loss):.2f} {'less' if loss > 0 else 'more'} perplexity lost"]
+        for name, ours, theirs in (
+            ("prefills", chosen.speed.prefill_tps, other.speed.prefill_tps),
+            ("decodes", chosen.speed.decode_tps, other.speed.decode_tps),
+        ):
+            if ours and theirs and abs(ours / theirs - 1) >= 0.02:
+                said.append(f"{name} {ours / theirs:.2f}x as fast")
+        more = chosen.peak_bytes - other.peak_bytes
+        if abs(more) >= 0.01 * other.peak_bytes:
+            said.append(f"{format_bytes(abs(more))} {'more' if more > 0 else 'less'} at the peak")
+        out.append(f"{chosen.recipe} over {other.recipe}: {', '.join(said)}")
+    return out
+
+
+def _measured_reason(chosen: Candidate) -> str:
+    """Measured beside predicted, where a result of this board and recipe is stored."""
+    if chosen.measured is None:
+        return ""
+    pairs = []
+    for name, got, said in (
+        ("decode", chosen.measured.decode_tps, chosen.predicted.decode_tps),
+        ("prefill", chosen.measured.prefill_tps, chosen.predicted.prefill_tps),
+    ):
+        if got and said:
+            pairs.append(f"{name} {got:.1f} (predicted {said:.1f}, {got / said - 1:+.0%})")
+    return f"measured here on {chosen.measured.time[:10]}: {', '.join(pairs)}" if pairs else ""
+
+
+def _users_reason(planner: Planner, chosen: Candidate) -> str:
+    n = planner.options.n_users
+    if n == 1:
+        return ""
+    cache = format_bytes(chosen.memory["kv_cache"])
+    return (
+        f"{n} users: {n} caches of {chosen.n_ctx} tokens, {cache} in all; they are served in turns,"
+        " so that speeds are the least that each gets"
+    )
+
+
 def _faster_reason(planner: Planner, chosen: Candidate) -> str:
     """A recipe that prefills much faster for little quality, as a hint; empty if there is none."""
     best, best_gain = None, _WORTH_A_HINT
@@ -125,7 +195,9 @@ def _faster_reason(planner: Planner, chosen: Candidate) -> str:
 
 def _rejected(planner: Planner, chosen: Candidate) -> list[str]:
     """One line for each more preferred recipe or longer context that does not fit."""
-    out = []
+    out: list[str] = []
+    if chosen.recipe == AS_IS:
+        return out
     rungs = planner.rungs()
     place = next(
         (i for i, (w, n) in enumerate(rungs) if w is chosen.weights and n == chosen.n_ctx), 0

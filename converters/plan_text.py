@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from converters.plan import Candidate, Planner
-from device_profiles.cost.speed import DECODE_BOUND, PREFILL_BOUND
+from converters.plan_front import dominated_by
+from device_profiles.cost.memory import kv_bytes_read
+from device_profiles.cost.speed import weight_bytes_read
 from edge.types import Plan
-from edge.units import format_bytes, printable
+from edge.units import format_bytes, format_seconds, printable
 
 _BAR_WIDTH = 24
 _KINDS = {
@@ -22,8 +24,23 @@ _KINDS = {
 }
 
 
-def plan_lines(planner: Planner, plan: Plan, *, name: str, explain: bool) -> list[str]:
-    """The chosen plan. `explain` adds the constants that the speeds come from."""
+# Where each kind of memory is computed; the formulas' own sources stand there.
+_FORMULAS = {
+    "weights_mapped": "the file's size",
+    "weights_copied": "the file less what is repacked (cost/memory.py, weight_bytes)",
+    "weights_repacked": "matrices that the kernel lays out anew (cost/kernels.py, is_repacked)",
+    "load_staging": "the largest repacked matrix, once more while it is read",
+    "kv_cache": "cells x heads x head size x 2, for each layer (cost/memory.py, kv_bytes)",
+    "compute_buffers": "the engine's graph laid out (cost/compute_buffer.py, cost/arena.py)",
+    "output_buffer": "vocabulary x (4 bytes of logits + 12 of the sampler), for each user",
+    "engine_and_interpreter": "measured, plus the vocabulary's strings and ranks",
+}
+
+
+def plan_lines(
+    planner: Planner, chosen: Candidate, plan: Plan, *, name: str, explain: bool
+) -> list[str]:
+    """The chosen plan. `explain` adds every term and the constants that the speeds come from."""
     share = plan.peak_bytes / max(plan.budget_bytes, 1)
     lines = [
         f"{printable(name)} on {planner.profile.name}",
@@ -32,7 +49,8 @@ def plan_lines(planner: Planner, plan: Plan, *, name: str, explain: bool) -> lis
         f" {plan.kv_type} cache, {plan.n_threads} threads",
         f"  peak {format_bytes(plan.peak_bytes)} of {format_bytes(plan.budget_bytes)} free"
         f" ({share:.0%}), {format_bytes(plan.anonymous_bytes)} of it cannot be dropped",
-        f"  {speed_text(plan)}",
+        f"  {speed_text(chosen, plan)}",
+        *answer_lines(planner, chosen),
         "",
     ]
     lines += memory_lines(plan)
@@ -42,20 +60,34 @@ def plan_lines(planner: Planner, plan: Plan, *, name: str, explain: bool) -> lis
         lines.append("  wanted more, but:")
         lines += [f"    {reason}" for reason in plan.rejected]
     if explain:
-        lines += ["", *explain_lines(planner, plan)]
+        lines += ["", *explain_lines(planner, chosen)]
     return lines
 
 
-def speed_text(plan: Plan) -> str:
-    """Predicted speeds with their bound and basis, or why there are none."""
-    if plan.decode_tps is None and plan.prefill_tps is None:
+def speed_text(chosen: Candidate, plan: Plan) -> str:
+    """Speeds with their bound and basis, or why there are none."""
+    speed = chosen.speed
+    if speed.decode_tps is None and speed.prefill_tps is None:
         return "no speed predicted: the board's memory bandwidth and kernels are not known"
     parts = []
-    if plan.decode_tps is not None:
-        parts.append(f"decode {_rate(plan.decode_tps)} tokens/s ±{DECODE_BOUND:.0%}")
-    if plan.prefill_tps is not None:
-        parts.append(f"prefill {_rate(plan.prefill_tps)} ±{PREFILL_BOUND:.0%}")
+    if speed.decode_tps is not None:
+        parts.append(f"decode {_rate(speed.decode_tps)} tokens/s ±{speed.decode_bound:.0%}")
+    if speed.prefill_tps is not None:
+        parts.append(f"prefill {_rate(speed.prefill_tps)} ±{speed.prefill_bound:.0%}")
     return f"{', '.join(parts)}, {plan.basis}"
+
+
+def answer_lines(planner: Planner, chosen: Candidate) -> list[str]:
+    """What a user waits for, where the speeds are known."""
+    options = planner.options
+    ttft = chosen.ttft_s(options.n_prompt, options.n_users)
+    if ttft is None:
+        return []
+    text = f"  first token {format_seconds(ttft)} after a question of {options.n_prompt} tokens"
+    if options.n_users > 1:
+        rate = _rate(chosen.user_tps(options.n_users))
+        text += f", then {rate} tokens/s for each of {options.n_users} users, at the least"
+    return [text]
 
 
 def memory_lines(plan: Plan) -> list[str]:
@@ -70,33 +102,57 @@ def memory_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def candidate_lines(planner: Planner, chosen: Plan, rows: Sequence[Candidate]) -> list[str]:
-    """Table of every recipe looked at, the chosen one marked."""
+def candidate_lines(planner: Planner, chosen: Candidate, rows: Sequence[Candidate]) -> list[str]:
+    """Table of the recipes that no other one beats in everything, the chosen one marked; the beaten
+    ones below it, each with the one that is better.
+    """
+    beaten = {id(row): dominated_by(row, rows) for row in rows}
     lines = [
         "  recipe    bits/w   ppl+     file      context  KV     peak       decode  prefill",
     ]
     for row in rows:
-        mark = "▸" if row.recipe == chosen.recipe and row.n_ctx == chosen.n_ctx else " "
+        is_chosen = row.recipe == chosen.recipe and row.n_ctx == chosen.n_ctx
+        if beaten[id(row)] is not None and not is_chosen:
+            continue
         added = row.weights.perplexity_added
+        loss = f"{added:.2f}" if added != float("inf") else "–"
         over = row.peak_bytes - planner.budget_bytes
-        note = "" if over <= 0 else f"  {format_bytes(over)} too much"
+        notes = [f"{format_bytes(over)} too much"] if over > 0 else []
+        notes += ["measured"] if row.measured else []
+        notes += ["too slow"] if over <= 0 and not planner.in_time(row) else []
         lines.append(
-            f"{mark} {row.recipe:<9} {row.weights.bits_per_weight:>6.2f}"
-            f" {added:>6.2f} {format_bytes(row.weights.artifact_bytes):>10}"
+            f"{'▸' if is_chosen else ' '} {row.recipe:<9} {row.weights.bits_per_weight:>6.2f}"
+            f" {loss:>6} {format_bytes(row.weights.artifact_bytes):>10}"
             f" {row.n_ctx:>9}  {row.kv_type:<5} {format_bytes(row.peak_bytes):>9}"
-            f" {_rate(row.speed.decode_tps):>9} {_rate(row.speed.prefill_tps):>8}{note}"
+            f" {_rate(row.speed.decode_tps):>9} {_rate(row.speed.prefill_tps):>8}"
+            f"  {', '.join(notes)}".rstrip()
         )
+    left_out = [f"{row.recipe} (by {better.recipe})" for row in rows if (better := beaten[id(row)])]
+    if left_out:
+        lines.append(f"  beaten in everything: {', '.join(left_out)}")
     return lines
 
 
-def explain_lines(planner: Planner, plan: Plan) -> list[str]:
-    """The constants behind the figures, with the source of each where the profile names one."""
-    profile = planner.profile
-    bandwidth = profile.memory.bandwidth_sustained
-    lines = ["  where the figures come from:"]
-    if bandwidth is not None:
+def explain_lines(planner: Planner, chosen: Candidate) -> list[str]:
+    """Every term of the memory and of the speed, and the constants with the source of each."""
+    profile, shape = planner.profile, planner.shape
+    memory = profile.memory
+    lines = ["  memory, term by term:"]
+    for kind, n_bytes in chosen.memory.items():
+        lines.append(f"    {n_bytes:>14,} {kind}: {_FORMULAS.get(kind, '')}")
+    lines.append(f"    {chosen.peak_bytes:>14,} in all, while loading")
+    lines.append("  speed:")
+    weights = weight_bytes_read(chosen.weights.tensors, shape)
+    cache = kv_bytes_read(shape, 256, chosen.kv_type)
+    lines.append(f"    {weights:>14,} bytes of weights read for each token")
+    lines.append(f"    {cache:>14,} bytes of cache read for each token at a depth of 256")
+    if chosen.predicted.decode_tps:
+        rate = (weights + cache) * chosen.predicted.decode_tps / 1e9
+        lines.append(f"    predicted decode moves {rate:.1f} GB/s on {chosen.n_threads} threads")
+    if memory.bandwidth_sustained is not None:
         source = profile.sources.get("memory.sustained_gb_per_s", profile.basis)
-        lines.append(f"    bandwidth {bandwidth / 1e9:.1f} GB/s sustained [{source}]")
+        rate = memory.bandwidth_sustained / 1e9
+        lines.append(f"    bandwidth {rate:.1f} GB/s sustained [{source}]")
     for i, cluster in enumerate(profile.clusters):
         clock = f" at {cluster.clock_hz / 1e9:.1f} GHz" if cluster.clock_hz else ""
         source = profile.sources.get(f"cpu.{i}.clock_mhz", profile.basis)
@@ -104,10 +160,10 @@ def explain_lines(planner: Planner, plan: Plan) -> list[str]:
         lines.append(f"    {cluster.count}x {cluster.core}{clock}, {flags} [{source}]")
     reserved = profile.sources.get("memory.reserved_mib", "what is free right now")
     lines.append(
-        f"    RAM {format_bytes(profile.ram_bytes)}, of which the system keeps"
-        f" {format_bytes(profile.memory.reserved_bytes)} [{reserved}]"
+        f"  RAM {format_bytes(profile.ram_bytes)}, of which the system keeps"
+        f" {format_bytes(memory.reserved_bytes)} [{reserved}]"
     )
-    lines.append("    formulas: device_profiles/cost/*.py, each with its source")
+    lines.append("  formulas: device_profiles/cost/*.py, each with its source")
     return lines
 
 

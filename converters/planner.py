@@ -11,9 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from converters.plan_candidate import Candidate, better_known
+from converters.plan_deadline import refuse_deadline
+from converters.plan_learned import Learned, Measured
 from converters.plan_options import PlanOptions
 from converters.plan_reasons import nearest_changes
-from converters.recipe_weights import RecipeWeights, WeighingScale
+from converters.recipe_weights import AS_IS, RecipeWeights, WeighingScale, weigh_as_is
 from converters.recipes import Recipe, list_recipes, load_recipe
 from converters.source.spec import ModelSpec
 from device_profiles.cost.compute_buffer import compute_bytes, read_features
@@ -31,6 +34,8 @@ from device_profiles.shape import ModelShape
 from edge.errors import DoesNotFitError, EngineError, InputError, UsageError
 from edge.units import format_bytes
 
+__all__ = ["ENGINE", "Candidate", "Planner"]
+
 #: The engine that GGUF artifacts are planned for.
 ENGINE = "llama_cpp"
 
@@ -46,29 +51,6 @@ _LONGEST_CONTEXT = {"balanced": 8192, "quality": 8192, "speed": 8192, "memory": 
 _BALANCED = ("q4_k_m", "q4_k_s", "iq4_nl", "iq4_xs", "q4_1", "q4_0", "q3_k_m")
 _ACCEPTABLE_PERPLEXITY = 0.5
 _UBATCHES = (512, 256, 128, 64)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One evaluated combination. `memory` is by kind as in `Plan.memory`; `speed` at depth 256."""
-
-    weights: RecipeWeights
-    n_ctx: int
-    kv_type: str
-    n_threads: int
-    n_ubatch: int
-    use_mmap: bool
-    repack: bool
-    memory: dict[str, int]
-    speed: SpeedEstimate
-
-    @property
-    def recipe(self) -> str:
-        return self.weights.recipe.id
-
-    @property
-    def peak_bytes(self) -> int:
-        return sum(self.memory.values())
 
 
 @dataclass(frozen=True)
@@ -91,9 +73,15 @@ class Planner:
         options: PlanOptions,
         *,
         scale: WeighingScale | None = None,
+        learned: Learned | None = None,
     ) -> None:
-        """`scale` weighs the model for several boards at once; it must be of the same `spec`."""
+        """`scale` weighs the model for several boards at once; it must be of the same `spec`.
+        `learned` are stored results, which replace estimates.
+        """
         self._spec = spec
+        self.learned = learned or Learned(())
+        self._threads: int | None = options.n_threads
+        self._measured_of: dict[str, Measured | None] = {}
         self.shape: ModelShape = spec.shape
         self.profile = profile
         self.options = options
@@ -103,7 +91,10 @@ class Planner:
         self._check_engine()
         self._check_wishes()
         self._scale = scale or WeighingScale(spec, has_imatrix=options.has_imatrix)
-        self.weights = [self._scale.weigh(recipe) for recipe in self._wanted_recipes()]
+        if options.recipe == AS_IS:
+            self.weights = [weigh_as_is(spec)]
+        else:
+            self.weights = [self._scale.weigh(recipe) for recipe in self._wanted_recipes()]
         self.features = read_features(self.weights[0].tensors)
         self.n_merges = len(spec.get("tokenizer.ggml.merges", ()))
 
@@ -172,8 +163,14 @@ class Planner:
         return (added, weights.artifact_bytes, self._answer_seconds(weights))
 
     def _answer_seconds(self, weights: RecipeWeights) -> float:
-        """Time of a typical answer, 256 tokens in and 128 out; bytes where speed is unknown."""
-        speed = self.evaluate(weights, _CONTEXT_STEPS[0], next(self.ways())).speed
+        """Time of a typical answer, 256 tokens in and 128 out; bytes where speed is unknown.
+
+        Measured figures count here only when there is one for every recipe: one recipe's result
+        beside another's estimate would compare the estimate's error.
+        """
+        candidate = self.evaluate(weights, _CONTEXT_STEPS[0], next(self.ways()))
+        all_measured = all(self._measured(other) for other in self.weights)
+        speed = candidate.speed if all_measured else candidate.predicted
         if not speed.decode_tps or not speed.prefill_tps:
             return float(weights.artifact_bytes)
         return 256 / speed.prefill_tps + 128 / speed.decode_tps
@@ -216,8 +213,10 @@ class Planner:
 
     def evaluate(self, weights: RecipeWeights, n_ctx: int, way: _Way) -> Candidate:
         """Memory by kind and speed of one combination."""
-        shape, profile = self.shape, self.profile
-        n_threads = self.options.n_threads or default_threads(profile)
+        shape, measured = self.shape, self._measured(weights)
+        n_threads = self.n_threads
+        if measured and not self.options.n_threads and measured.n_threads:
+            n_threads = min(measured.n_threads, self.profile.n_cores)  # what the result is of
         n_ubatch = min(way.n_ubatch, n_ctx)
         split = self._weight_bytes(weights, way.repack)
         memory = {"weights_mapped": split.mapped, "weights_repacked": split.repacked}
@@ -230,9 +229,9 @@ class Planner:
         memory["kv_cache"], memory["compute_buffers"] = self._context_bytes(
             n_ctx, n_ubatch, n_threads, way.kv_type
         )
-        memory["output_buffer"] = output_bytes(shape)
+        memory["output_buffer"] = output_bytes(shape, self.options.n_users)
         memory["engine_and_interpreter"] = engine_bytes(shape, self.n_merges)
-        speed = self._speed(weights, way.kv_type, n_threads, way.repack)
+        predicted = self._speed(weights, way.kv_type, n_threads, way.repack)
         return Candidate(
             weights,
             n_ctx,
@@ -242,20 +241,47 @@ class Planner:
             way.use_mmap,
             way.repack,
             memory,
-            speed,
+            better_known(predicted, measured),
+            predicted,
+            measured,
         )
 
     def _context_bytes(
         self, n_ctx: int, n_ubatch: int, n_threads: int, kv_type: str
     ) -> tuple[int, int]:
-        """(KV cache, compute buffers)."""
+        """(KV cache of all users, compute buffers). A batch attends user by user, each to a cache
+        of `n_ctx`: the buffers do not grow with the users (src/llama-kv-cache.cpp, n_stream).
+        """
         key = (n_ctx, n_ubatch, n_threads, kv_type)
         if key not in self._context_bytes_of:
             self._context_bytes_of[key] = (
-                kv_bytes(self.shape, n_ctx, kv_type, n_ubatch),
+                self.options.n_users * kv_bytes(self.shape, n_ctx, kv_type, n_ubatch),
                 compute_bytes(self.shape, self.features, n_ctx, n_ubatch, n_threads, kv_type),
             )
         return self._context_bytes_of[key]
+
+    @property
+    def n_threads(self) -> int:
+        """Threads that answer soonest, of those worth waking; more do not always read faster."""
+        if self._threads is None:
+            most = default_threads(self.profile)
+            weights = self.weights[0]
+            times = {}
+            for n in range(1, most + 1):
+                speed = self._speed(weights, "f16", n, True)
+                if speed.decode_tps and speed.prefill_tps:
+                    times[n] = 256 / speed.prefill_tps + 128 / speed.decode_tps
+            self._threads = min(times, key=lambda n: times[n]) if times else most
+        return self._threads
+
+    def _measured(self, weights: RecipeWeights) -> Measured | None:
+        name = weights.recipe.id
+        if name not in self._measured_of:
+            found = self.learned.find(self.profile, name, self.shape.arch, weights.artifact_bytes)
+            wanted = self.options.n_threads
+            fitting = found is not None and wanted in (None, found.n_threads)
+            self._measured_of[name] = found if fitting else None
+        return self._measured_of[name]
 
     def _weight_bytes(self, weights: RecipeWeights, repack: bool) -> WeightBytes:
         key = (weights.recipe.id, repack)
@@ -289,27 +315,51 @@ class Planner:
         return min(found, key=lambda candidate: candidate.peak_bytes)
 
     def best(self, weights: RecipeWeights, n_ctx: int) -> Candidate:
-        """The first way that fits the budget, or the leanest one when none does."""
+        """The first way that fits the budget and keeps the deadlines; the first that fits, when
+        none keeps them; the leanest one, when none fits.
+        """
+        first: Candidate | None = None
         for way in self.ways():
             candidate = self.evaluate(weights, n_ctx, way)
             if candidate.peak_bytes <= self.budget_bytes:
-                return candidate
-        return self.leanest(weights, n_ctx)
+                if self.in_time(candidate):
+                    return candidate
+                first = first or candidate
+        return first or self.leanest(weights, n_ctx)
+
+    def in_time(self, candidate: Candidate) -> bool:
+        """Whether every user gets the speed demanded; an unknown speed promises nothing."""
+        options = self.options
+        if options.min_tps is not None:
+            rate = candidate.user_tps(options.n_users)
+            if rate is None or rate < options.min_tps:
+                return False
+        if options.max_ttft_s is not None:
+            seconds = candidate.ttft_s(options.n_prompt, options.n_users)
+            return seconds is not None and seconds <= options.max_ttft_s
+        return True
 
     def fits(self, candidate: Candidate) -> bool:
         return candidate.peak_bytes <= self.budget_bytes
 
     def with_options(self, options: PlanOptions) -> Planner:
         """The same model and board with other wishes."""
-        return Planner(self._spec, self.profile, options, scale=self._scale)
+        return Planner(self._spec, self.profile, options, scale=self._scale, learned=self.learned)
 
     def highest_fitting(self) -> Candidate | None:
-        """The highest rung that fits, None when none does."""
+        """The highest rung that fits and is in time, None when none is. With a deadline, recipes
+        that lose more quality but run faster are looked at too, once none on the ladder will do.
+        """
         for weights, n_ctx in reversed(self.rungs()):
             candidate = self.best(weights, n_ctx)
-            if self.fits(candidate):
+            if self.fits(candidate) and self.in_time(candidate):
                 return candidate
-        return None
+        if not self.options.has_deadline:
+            return None
+        n_ctx = self.rungs()[0][1]
+        others = [self.best(weights, n_ctx) for weights in self.weights]
+        fast = [c for c in others if self.fits(c) and self.in_time(c)]
+        return min(fast, key=lambda c: c.weights.perplexity_added, default=None)
 
     def choose(self) -> Candidate:
         """The highest rung that fits. Raises DoesNotFitError with the exact shortfall."""
@@ -317,6 +367,7 @@ class Planner:
         if chosen is not None:
             return chosen
         rungs = self.rungs()
+        refuse_deadline(self, rungs[0][1])
         leanest = min((self.leanest(w, n) for w, n in rungs), key=lambda c: c.peak_bytes)
         shortfall = leanest.peak_bytes - self.budget_bytes
         raise DoesNotFitError(

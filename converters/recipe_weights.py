@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from converters.recipes import Recipe, artifact_bytes, assign_types
 from converters.source.spec import ModelSpec
 from device_profiles.cost.memory import StoredTensor, pad
+from edge.errors import UsageError
+from edge.ggml_types import row_bytes
 
 # What every tensor's data is padded to unless `general.alignment` says otherwise (docs/gguf.md).
 _DEFAULT_ALIGNMENT = 32
+
+#: Stands for a recipe where a GGUF file is run as it stands.
+AS_IS = "as-is"
 
 # Perplexity added to Llama-3-8B's by each recipe, lower is better: the order in which quality is
 # preferred. Source: the table in tools/quantize/quantize.cpp of llama.cpp. It has no figure for the
@@ -87,3 +93,33 @@ class WeighingScale:
             for entry in typed
         )
         return RecipeWeights(recipe, self._header_bytes + data, tensors)
+
+
+def weigh_as_is(spec: ModelSpec) -> RecipeWeights:
+    """A GGUF file as it stands, nothing converted: sizes and types from its header.
+
+    Raises UsageError for another kind of source.
+    """
+    if spec.source.kind != "gguf":
+        raise UsageError("only a .gguf file can be run as it is", next_step="leave out --as-is")
+    stored = []
+    types = Counter[str]()
+    for tensor in spec.tensors:
+        rows = tensor.shape[-2] if len(tensor.shape) > 1 else 1
+        n_bytes = tensor.n_rows * row_bytes(tensor.source_type, tensor.n_per_row)
+        types[tensor.source_type] += n_bytes
+        stored.append(
+            StoredTensor(
+                name=tensor.name,
+                ggml_type=tensor.source_type,
+                n_per_row=tensor.n_per_row,
+                n_rows=rows,
+                n_matrices=tensor.n_rows // max(rows, 1),
+                n_bytes=n_bytes,
+            )
+        )
+    main = types.most_common(1)[0][0]
+    recipe = Recipe(
+        AS_IS, f"as it is, mostly {main}", -1, main, "the file as it stands", output=main
+    )
+    return RecipeWeights(recipe, sum(spec.source.files.values()), tuple(stored))

@@ -13,27 +13,37 @@ Value = str | int | float | bool | Iterable[str]
 
 
 def profile_text(
-    profile: DeviceProfile, *, source: str, measured: Mapping[str, str] | None = None
+    profile: DeviceProfile,
+    *,
+    source: str,
+    borrowed: str | None = None,
+    measured: Mapping[str, str] | None = None,
 ) -> str:
-    """The file's text. `source` stands above each group of facts; `measured` (`date`, `tool`) says
-    that the bandwidth was measured on this very board. Figures that are None are left out.
+    """The file's text. `source` stands above what was read on the board, `borrowed` above what no
+    reading tells and the profile of a known board does; `measured` (`date`, `tool`) says that the
+    bandwidth was measured on this very board. Figures that are None are left out.
     """
     memory, storage, software = profile.memory, profile.storage, profile.software
     comment = f"# Source: {_one_line(source)}"
+    known = f"# Source: {_one_line(borrowed)}" if borrowed else comment
+    rates = _table(
+        theoretical_gb_per_s=_giga(memory.bandwidth_theoretical),
+        sustained_gb_per_s=None if measured else _giga(memory.bandwidth_sustained),
+    )
     lines = _table(id=profile.id, name=profile.name, soc=profile.soc)
     lines += ["", "[memory]", comment]
     lines += _table(
         ram_mib=max(1, memory.ram_bytes // MIB),
         reserved_mib=min(-(-memory.reserved_bytes // MIB), memory.ram_bytes // MIB - 1),
-        theoretical_gb_per_s=_giga(memory.bandwidth_theoretical),
-        sustained_gb_per_s=_giga(memory.bandwidth_sustained),
+        sustained_gb_per_s=_giga(memory.bandwidth_sustained) if measured else None,
         sustained_is_measured=True if profile.basis.startswith("measured") else None,
     )
+    lines += [known, *rates] if rates else []
     for cluster in profile.clusters:
         lines += ["", "[[cpu]]", comment, *_cluster(cluster)]
     if profile.accelerator is not None:
         a = profile.accelerator
-        lines += ["", "[accelerator]", f"# Source: the profile of {_one_line(profile.soc or '-')}"]
+        lines += ["", "[accelerator]", known]
         lines += _table(
             kind=a.kind,
             name=a.name,
@@ -50,7 +60,8 @@ def profile_text(
         python=software.python,
         wheel_tags=software.wheel_tags or None,
     )
-    lines += _group("heat", comment, sustained_share=profile.sustained_share)
+    lines += _group("heat", known, sustained_share=profile.sustained_share)
+    lines += _group("power", known, idle_w=profile.idle_w, load_w=profile.load_w)
     lines += _group("measured", None, **(measured or {}))
     for threads, rate in memory.bandwidth_by_threads:
         lines += ["", "[[bandwidth]]", *_table(threads=threads, gb_per_s=_giga(rate))]

@@ -3,27 +3,56 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import click
 
 from device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
-from device_profiles.profile import DeviceProfile
-from edge.units import format_bytes
+from device_profiles.profile import ISA_FLAGS, DeviceProfile
+from device_profiles.record import profile_record
+from edge.errors import UsageError
+from edge.units import did_you_mean, format_bytes, parse_bytes
 
 
 @click.group(invoke_without_command=True)
+@click.option("--like", metavar="TEXT", help="Only boards with TEXT in id, name, SoC or cores.")
+@click.option("--min-ram", metavar="SIZE", help="Only boards with at least 4G, 512MiB, … of RAM.")
+@click.option("--isa", multiple=True, metavar="FLAG", help="Only boards whose cores all have FLAG.")
+@click.option("--runs", metavar="ENGINE", help="Only boards that ENGINE is known to run on.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per board, one per line.")
 @click.pass_context
-def devices(ctx: click.Context, as_json: bool) -> None:
+def devices(
+    ctx: click.Context,
+    like: str | None,
+    min_ram: str | None,
+    isa: tuple[str, ...],
+    runs: str | None,
+    as_json: bool,
+) -> None:
     """List the boards that have a profile. `this-machine` is probed when it is named."""
     if ctx.invoked_subcommand is not None:
         return
-    profiles = list(all_profiles().values())
+    try:
+        least = parse_bytes(min_ram) if min_ram else 0
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    for flag in isa:
+        if flag not in ISA_FLAGS:
+            raise UsageError(f"unknown ISA flag {flag!r}.{did_you_mean(flag, ISA_FLAGS)}")
+    profiles = [
+        profile
+        for profile in all_profiles().values()
+        if profile.ram_bytes >= least
+        and profile.isa >= set(isa)
+        and (like is None or like.lower() in _words(profile))
+        and (runs is None or ((e := profile.engine_support(runs)) is not None and e.runs))
+    ]
     if as_json:
         for profile in profiles:
             click.echo(json.dumps(profile_record(profile)))
         return
+    if not profiles:
+        raise UsageError("no board is like that", next_step="edge devices lists all of them")
     width = max(len(profile.id) for profile in profiles)
     click.echo(f"{'board':<{width}}  {'RAM':>9}  {'free':>9}  {'GB/s':>5}  cores")
     for profile in profiles:
@@ -33,6 +62,49 @@ def devices(ctx: click.Context, as_json: bool) -> None:
             f"  {_gigabytes(profile.memory.bandwidth_sustained):>5}  {_cores(profile)}"
         )
     click.echo(f"{THIS_MACHINE:<{width}}  probed when it is named")
+
+
+def _words(profile: DeviceProfile) -> str:
+    """What `--like` looks through."""
+    words = (profile.id, profile.name, profile.soc or "", *profile.aliases, _cores(profile))
+    return " ".join(words).lower()
+
+
+@devices.command()
+@click.argument("names", nargs=-1, required=True, metavar="DEVICE DEVICE…")
+def compare(names: tuple[str, ...]) -> None:
+    """Boards side by side, one line for each fact."""
+    for line in compare_lines([_find(name) for name in names]):
+        click.echo(line)
+
+
+def compare_lines(profiles: Sequence[DeviceProfile]) -> list[str]:
+    """A table with a column for each board; a dash where nobody knows."""
+
+    def rate(value: float | None, unit: float, text: str) -> str:
+        return "–" if value is None else f"{value / unit:.1f} {text}"
+
+    rows: list[tuple[str, Callable[[DeviceProfile], str]]] = [
+        ("", lambda p: p.id),
+        ("RAM", lambda p: format_bytes(p.ram_bytes)),
+        ("free for a model", lambda p: format_bytes(p.free_ram_bytes)),
+        ("bandwidth, peak", lambda p: rate(p.memory.bandwidth_theoretical, 1e9, "GB/s")),
+        ("bandwidth, kept", lambda p: rate(p.memory.bandwidth_sustained, 1e9, "GB/s")),
+        ("cores", _cores),
+        ("instructions", lambda p: " ".join(sorted(p.isa)) or "–"),
+        ("accelerator", lambda p: p.accelerator.name if p.accelerator else "–"),
+        ("storage reads", lambda p: rate(p.storage.read, 1e6, "MB/s")),
+        ("kept under heat", lambda p: f"{p.sustained_share:.0%}" if p.sustained_share else "–"),
+        ("busy", lambda p: rate(p.load_w, 1, "W")),
+        ("figures", lambda p: p.basis),
+    ]
+    table = [(label, [show(profile) for profile in profiles]) for label, show in rows]
+    widths = [max(len(cells[i]) for _, cells in table) for i in range(len(profiles))]
+    return [
+        f"{label:<17} "
+        + "  ".join(f"{c:<{w}}" for c, w in zip(cells, widths, strict=True)).rstrip()
+        for label, cells in table
+    ]
 
 
 @devices.command()
@@ -69,6 +141,10 @@ def profile_lines(profile: DeviceProfile) -> list[str]:
         ("bandwidth, kept", profile.memory.bandwidth_sustained, "memory.sustained_gb_per_s"),
     ):
         rows.append((label, f"{_gigabytes(bandwidth)} GB/s" if bandwidth else "not known", fact))
+    if profile.memory.bandwidth_by_threads:
+        pairs = profile.memory.bandwidth_by_threads
+        text = ", ".join(f"{n}: {rate / 1e9:.1f}" for n, rate in pairs)
+        rows.append(("  by threads", f"{text} GB/s", None))
     for i, cluster in enumerate(profile.clusters):
         clock = f" at {cluster.clock_hz / 1e9:.2f} GHz" if cluster.clock_hz else ""
         rows.append(("cores", f"{cluster.count}x {cluster.core}{clock}", f"cpu.{i}.core"))
@@ -100,45 +176,6 @@ def profile_lines(profile: DeviceProfile) -> list[str]:
         note = f": {engine.note}" if engine.note else ""
         lines.append(f"  {engine.engine:<17} {verdict}{note}  [{engine.source}]")
     return lines
-
-
-def profile_record(profile: DeviceProfile) -> dict[str, Any]:
-    """The profile as a JSON-able object, base units in the names."""
-    return {
-        "id": profile.id,
-        "name": profile.name,
-        "aliases": list(profile.aliases),
-        "soc": profile.soc,
-        "basis": profile.basis,
-        "ram_bytes": profile.ram_bytes,
-        "reserved_bytes": profile.memory.reserved_bytes,
-        "free_ram_bytes": profile.free_ram_bytes,
-        "bandwidth_theoretical_bytes_per_s": profile.memory.bandwidth_theoretical,
-        "bandwidth_sustained_bytes_per_s": profile.memory.bandwidth_sustained,
-        "clusters": [
-            {
-                "core": cluster.core,
-                "count": cluster.count,
-                "clock_hz": cluster.clock_hz,
-                "isa": sorted(cluster.isa),
-            }
-            for cluster in profile.clusters
-        ],
-        "accelerator": profile.accelerator.name if profile.accelerator else None,
-        "storage_read_bytes_per_s": profile.storage.read,
-        "storage_write_bytes_per_s": profile.storage.write,
-        "os": profile.software.os,
-        "libc": profile.software.libc,
-        "python": profile.software.python,
-        "sustained_share": profile.sustained_share,
-        "idle_w": profile.idle_w,
-        "load_w": profile.load_w,
-        "engines": [
-            {"engine": e.engine, "runs": e.runs, "note": e.note, "source": e.source}
-            for e in profile.engines
-        ],
-        "sources": dict(profile.sources),
-    }
 
 
 def _gigabytes(value: float | None) -> str:

@@ -24,7 +24,9 @@ KV_BLOCK: dict[str, tuple[int, int]] = {
 # Anonymous memory of the process without model and vocabulary. Measured on Linux x86-64 with Python
 # 3.11 and the engine's libraries of llama-cpp-python 0.3.36: 15 MiB for Python, our runtime and the
 # libraries, 7 MiB for click and jinja2; the rest is graph metadata, threads and the session.
-ENGINE_BASE_BYTES = 24 * 1024**2
+ENGINE_BASE_BYTES = 22 * 1024**2
+# Resident pages of program files: Python, the engine's libraries, the C library. Measured as above.
+PROGRAM_FILE_BYTES = int(16.5 * 1024**2)
 # Vocabulary in the engine, per entry and per BPE merge (src/llama-vocab.cpp: two hash maps,
 # strings, ranks). Measured as the growth of anonymous memory over six vocabularies of 32,000 to
 # 262,000 entries and up to 515,000 merges (ggml-vocab-*.gguf): 152 bytes for an entry without
@@ -55,13 +57,39 @@ class StoredTensor:
 class WeightBytes:
     """Where the weights are: `mapped` from the file while loading, `repacked` copies in anonymous
     memory, `repacked_source` the part of the mapping that is not read again afterwards, and
-    `largest_repacked` the staging buffer that loading without a mapping needs.
+    `largest_repacked` the staging buffer that loading without a mapping needs. `kept_mapped` of the
+    mapping stay when the model is loaded; `tensors` is the file without its header.
     """
 
     mapped: int
     repacked: int
     repacked_source: int
     largest_repacked: int
+    kept_mapped: int
+    tensors: int
+
+
+@dataclass(frozen=True)
+class MemoryPhases:
+    """Bytes of a process: while the model is loading, at most, and with the context full.
+
+    `anonymous` counts what only this process has; `total` what is resident, files included, of
+    which the kernel may drop and read again what is short. `terms` are the parts of both.
+    """
+
+    loading_anonymous: int
+    loading_total: int
+    running_anonymous: int
+    running_total: int
+    terms: dict[str, int]
+
+    @property
+    def peak_anonymous(self) -> int:
+        return max(self.loading_anonymous, self.running_anonymous)
+
+    @property
+    def peak_total(self) -> int:
+        return max(self.loading_total, self.running_total)
 
 
 def pad(n: int, to: int) -> int:
@@ -98,16 +126,67 @@ def weight_bytes(
     repacked copy stands beside the mapped embedding. Source: src/llama-model-loader.cpp
     (create_tensor, "tensor is duplicated"), src/llama-model.cpp (make_cpu_buft_list).
     """
-    repacked = source = largest = 0
+    repacked = source = largest = total = 0
+    # Before the first and behind the last tensor that stays mapped, the mapping is given up.
+    leading = trailing = 0
+    any_kept = False
     for tensor in tensors:
+        total += tensor.n_bytes
         is_head = tied and tensor.name == "token_embd.weight"
-        if not (is_head or is_matmul_weight(tensor.name)):
-            continue
-        if tensor.n_rows > 1 and is_repacked(tensor.ggml_type, tensor.n_rows, isa):
+        matmul = is_head or is_matmul_weight(tensor.name)
+        moves = matmul and tensor.n_rows > 1 and is_repacked(tensor.ggml_type, tensor.n_rows, isa)
+        if moves:
             repacked += tensor.n_bytes
             source += 0 if is_head else tensor.n_bytes
             largest = max(largest, tensor.n_bytes)
-    return WeightBytes(artifact_bytes, repacked, source, largest)
+        if not moves or is_head:
+            any_kept, trailing = True, 0
+        elif any_kept:
+            trailing += tensor.n_bytes
+        else:
+            leading += tensor.n_bytes
+    kept = total - leading - trailing
+    return WeightBytes(artifact_bytes, repacked, source, largest, kept, total)
+
+
+def memory_phases(
+    weights: WeightBytes,
+    *,
+    use_mmap: bool,
+    kv_cache: int,
+    compute: int,
+    output: int,
+    engine: int,
+) -> MemoryPhases:
+    """The two phases of a run. Weights come first, and a tensor's staging is gone when the next one
+    is read; then what lies before and behind all mapped tensors is unmapped, and the KV cache is
+    made and zeroed. Compute buffers take pages as they are written to, in the first micro-batches
+    (src/llama-model-loader.cpp, load_all_data; src/llama-kv-cache.cpp).
+    """
+    copied = 0 if use_mmap else weights.tensors - weights.repacked_source
+    staging = 0 if use_mmap else weights.largest_repacked
+    context = kv_cache + compute + output
+    anonymous = engine + copied + weights.repacked
+    mapped = weights.mapped if use_mmap else 0
+    kept = weights.kept_mapped if use_mmap else 0
+    return MemoryPhases(
+        loading_anonymous=anonymous + max(staging, kv_cache),
+        loading_total=anonymous + max(staging + mapped, kv_cache + kept) + PROGRAM_FILE_BYTES,
+        running_anonymous=anonymous + context,
+        running_total=anonymous + context + kept + PROGRAM_FILE_BYTES,
+        terms={
+            "weights_mapped": mapped,
+            "weights_kept_mapped": kept,
+            "weights_copied": copied,
+            "weights_repacked": weights.repacked,
+            "load_staging": staging,
+            "kv_cache": kv_cache,
+            "compute_buffers": compute,
+            "output_buffer": output,
+            "engine_and_interpreter": engine,
+            "program_files": PROGRAM_FILE_BYTES,
+        },
+    )
 
 
 def kv_cells(n_ctx: int, window: int | None, n_ubatch: int, *, swa_full: bool = False) -> int:
@@ -169,7 +248,12 @@ def output_bytes(shape: ModelShape, n_outputs: int = 1) -> int:
     return shape.n_vocab * (4 * n_outputs + 12)
 
 
-def engine_bytes(shape: ModelShape, n_merges: int = 0) -> int:
+def engine_anonymous_bytes(shape: ModelShape, n_merges: int = 0) -> int:
     """Interpreter, engine and vocabulary: what is there whatever the context."""
     vocabulary = VOCAB_ENTRY_BYTES * shape.n_vocab + VOCAB_MERGE_BYTES * n_merges
     return ENGINE_BASE_BYTES + vocabulary
+
+
+def engine_bytes(shape: ModelShape, n_merges: int = 0) -> int:
+    """As `engine_anonymous_bytes`, with the resident pages of program files."""
+    return engine_anonymous_bytes(shape, n_merges) + PROGRAM_FILE_BYTES

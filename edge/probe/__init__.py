@@ -1,6 +1,9 @@
-"""What board is this: pure parsers over /proc and /sys text, and thin readers around them.
+"""What board is this: pure parsers over /proc and /sys text, thin readers around them, and timings.
 
-    from edge.probe.machine import probe_this_machine
+    from edge.probe.machine import probe_this_machine, read_report
 
-A sensor or figure that is not there is None, never 0.
+`system` is where text comes from (this machine, a captured tree, a board behind ssh or adb);
+`cpu`, `memory`, `sensors`, `storage`, `identity` parse it; `machine` puts a profile together;
+`measure` and `kernels` time what this machine really does. A sensor or figure that is not there is
+None, never 0.
 """

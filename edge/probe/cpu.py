@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -33,6 +35,8 @@ _FLAGS = {
     "avx512_bf16": "avx512_bf16", "amx_int8": "amx_int8",
 }  # fmt: skip
 
+_INDEX = re.compile(r"[0-9]{1,4}")
+
 
 @dataclass(frozen=True)
 class CpuCore:
@@ -52,14 +56,13 @@ def parse_cpuinfo(text: str) -> tuple[CpuCore, ...]:
     whose cores get no `neon` flag: the engine's 64-bit kernels cannot run under them.
     """
     cores = []
-    shared: dict[str, str] = {}
     for block in text.replace("\r\n", "\n").split("\n\n"):
-        fields = dict(shared)
+        fields: dict[str, str] = {}
         for line in block.splitlines():
             key, colon, value = line.partition(":")
             if colon:
                 fields[key.strip().lower()] = value.strip()
-        if "processor" not in fields or not fields["processor"].isdigit():
+        if not _INDEX.fullmatch(fields.get("processor", "")):
             continue
         cores.append(_parse_core(fields))
     return tuple(cores)
@@ -92,7 +95,7 @@ def _megahertz(text: str | None) -> float | None:
         value = float(text or "")
     except ValueError:
         return None
-    return value * 1e6 if value > 0 else None
+    return value * 1e6 if 0 < value < 1e6 and math.isfinite(value) else None
 
 
 def cpuinfo_model(text: str) -> str | None:

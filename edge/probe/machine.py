@@ -1,140 +1,221 @@
-"""This machine as a `DeviceProfile`: parsers applied to what Linux shows, psutil elsewhere."""
+"""A system as a `DeviceProfile`: parsers applied to what Linux shows, psutil where it is no Linux.
+
+report = read_report(LocalSystem())      # everything that can be read, nothing measured
+profile = probe_this_machine()           # the profile alone, bandwidth measured quickly
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import psutil
 
-from device_profiles.catalog import THIS_MACHINE, all_profiles
+from device_profiles.catalog import THIS_MACHINE, user_profiles
 from device_profiles.cost.speed import default_threads
-from device_profiles.profile import CpuCluster, DeviceProfile, Memory, Software
+from device_profiles.profile import CpuCluster, DeviceProfile, Memory, Software, Storage
 from edge.probe.bandwidth import measure_copy_bandwidth
-from edge.probe.cpu import cpuinfo_model, group_clusters, parse_cpuinfo
-from edge.probe.memory import parse_meminfo, read_limits, read_text, usable_memory
-
-# How a device tree names boards that have a profile; the RAM decides between a family's sizes.
-_BOARD_FAMILIES = (
-    ("Raspberry Pi Zero 2 W", "raspberry-pi-zero-2-w"),
-    ("Raspberry Pi 4 Model B", "raspberry-pi-4b-"),
-    ("Raspberry Pi 400", "raspberry-pi-400"),
-    ("Raspberry Pi Compute Module 4", "raspberry-pi-cm4-"),
-    ("Raspberry Pi 5 Model B", "raspberry-pi-5-"),
-    ("Raspberry Pi 500", "raspberry-pi-500"),
-    ("Raspberry Pi Compute Module 5", "raspberry-pi-cm5-"),
-    ("Orange Pi 5", "orange-pi-5-"),
-    ("Xunlong Orange Pi 5", "orange-pi-5-"),
-    ("Radxa ROCK 5B", "rock-5b-"),
-    ("NVIDIA Jetson Orin Nano", "jetson-orin-nano-"),
+from edge.probe.cpu import group_clusters, parse_cpuinfo
+from edge.probe.identity import (
+    AndroidFacts,
+    android_facts,
+    match_board,
+    parse_getprop,
+    read_board_model,
 )
+from edge.probe.memory import parse_meminfo, read_limits, usable_memory
+from edge.probe.sensors import HeatSensor, PowerSensor, parse_throttled, read_heat, read_power
+from edge.probe.storage import storage_medium
+from edge.probe.system import LocalSystem, System, parse_index_list, read_number
+
+_PRETTY_NAME = re.compile(r'^PRETTY_NAME="?([^"\n]{1,200})"?$', re.MULTILINE)
+_VERSION = re.compile(r"\b(\d{1,3}(?:\.\d{1,4}){1,3})\b")
 
 
 @dataclass(frozen=True)
-class HeatSensor:
-    """A temperature sensor: its kernel name, its file, and what it read (None: no answer)."""
-
-    name: str
-    path: str
-    temp_c: float | None
-
-
-def read_board_model(root: Path = Path("/")) -> str | None:
-    """The board's name from the device tree or /proc/cpuinfo; None on PCs and in most VMs."""
-    text = read_text(root / "proc/device-tree/model")
-    if text is None:
-        return cpuinfo_model(read_text(root / "proc/cpuinfo") or "")
-    return text.strip("\0 \n") or None
-
-
-def match_board(model: str | None, ram_bytes: int) -> DeviceProfile | None:
-    """The shipped profile of this board: same family, nearest RAM size not below what is seen.
-
-    MemTotal is less than what is soldered (firmware and kernel keep some), so the smallest profile
-    that holds it is meant. None for boards without a profile.
+class ProbeReport:
+    """What a probe read. `profile` is for planning; the rest is for people. `n_cores_present` and
+    `n_cores_online` are logical processors, None where the kernel does not tell; `limit_bytes` is
+    the smallest cgroup limit, None without any; `throttled` the firmware's bits.
     """
-    family = next(
-        (prefix for name, prefix in _BOARD_FAMILIES if model and model.startswith(name)), None
-    )
-    if family is None:
-        return None
-    sizes = [p for p in all_profiles().values() if p.id.startswith(family)]
-    fitting = [profile for profile in sizes if profile.ram_bytes >= ram_bytes]
-    return min(fitting, key=lambda p: p.ram_bytes, default=None)
+
+    profile: DeviceProfile
+    matched: str | None
+    n_cores_present: int | None
+    n_cores_online: int | None
+    limit_bytes: int | None
+    heat: tuple[HeatSensor, ...]
+    throttled: int | None
+    power: tuple[PowerSensor, ...]
+    hostname: str | None
+    android: AndroidFacts | None
+
+    @property
+    def n_cores_offline(self) -> int | None:
+        if self.n_cores_present is None or self.n_cores_online is None:
+            return None
+        return max(0, self.n_cores_present - self.n_cores_online)
 
 
-def read_max_clocks(root: Path = Path("/")) -> dict[int, float]:
+def read_max_clocks(system: System) -> dict[int, float]:
     """Processor index → highest clock in Hz, from cpufreq; empty where the kernel has none."""
     clocks = {}
-    for folder in (root / "sys/devices/system/cpu").glob("cpu[0-9]*"):
-        text = (read_text(folder / "cpufreq/cpuinfo_max_freq") or "").strip()
-        if text.isdigit() and int(text) > 0:
-            clocks[int(folder.name[3:])] = int(text) * 1e3
+    for path in system.glob("/sys/devices/system/cpu/cpu*/cpufreq/cpuinfo_max_freq"):
+        index, kilohertz = re.search(r"/cpu(\d{1,4})/", path), read_number(system, path)
+        if index and kilohertz is not None and 0 < kilohertz < 10**8:
+            clocks[int(index[1])] = kilohertz * 1e3
     return clocks
 
 
-def read_heat_sensors(root: Path = Path("/")) -> tuple[HeatSensor, ...]:
-    """Thermal zones that the kernel lists, in order."""
-    sensors = []
-    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        name = (read_text(zone / "type") or "").strip() or zone.name
-        text = (read_text(zone / "temp") or "").strip()
-        millidegrees = int(text) if text.lstrip("-").isdigit() else None
-        temp_c = None if millidegrees is None else millidegrees / 1000
-        sensors.append(HeatSensor(name, str(zone / "temp"), temp_c))
-    return tuple(sensors)
+def read_machine(system: System, usable: frozenset[int] | None = None) -> DeviceProfile | None:
+    """The profile of a Linux or Android system; None when it shows no CPU or memory.
 
-
-def read_machine(
-    root: Path = Path("/"), usable: frozenset[int] | None = None
-) -> DeviceProfile | None:
-    """The profile of the Linux system under `root`; None when it shows no CPU or memory there.
-
-    `usable` are the processors that this process may run on (None: all). Bandwidth is not measured.
+    `usable` are the processors that this process may run on (None: all that are online).
     """
-    cpuinfo = read_text(root / "proc/cpuinfo") or ""
-    clusters = group_clusters(parse_cpuinfo(cpuinfo), read_max_clocks(root), usable)
-    meminfo = parse_meminfo(read_text(root / "proc/meminfo") or "")
-    total, free = usable_memory(meminfo, read_limits(root))
-    if not clusters or total is None or free is None:
+    online = parse_index_list(system.read("/sys/devices/system/cpu/online"))
+    if online is not None:
+        usable = online if usable is None else usable & online
+    cores = parse_cpuinfo(system.read("/proc/cpuinfo") or "")
+    clusters = group_clusters(cores, read_max_clocks(system), usable)
+    meminfo = parse_meminfo(system.read("/proc/meminfo") or "")
+    total, free = usable_memory(meminfo, read_limits(system))
+    if not clusters or not total or free is None:
         return None
-    model = read_board_model(root)
+    model = read_board_model(system)
     known = match_board(model, meminfo.get("MemTotal", total))
     name = model or _host_name(clusters)
     memory = Memory(total, max(0, total - free))
+    storage = Storage(medium=storage_medium(system))
+    software = _software(system)
     if known is None:
-        return DeviceProfile(THIS_MACHINE, name, memory, clusters)
-    memory = replace(
-        memory,
-        bandwidth_theoretical=known.memory.bandwidth_theoretical,
-        bandwidth_sustained=known.memory.bandwidth_sustained,
+        return DeviceProfile(
+            THIS_MACHINE, name, memory, clusters, storage=storage, software=software
+        )
+    memory = replace(known.memory, ram_bytes=memory.ram_bytes, reserved_bytes=memory.reserved_bytes)
+    return replace(
+        known,
+        id=THIS_MACHINE,
+        name=name,
+        aliases=(),
+        memory=memory,
+        clusters=_with_known_clocks(clusters, known.clusters),
+        storage=storage if storage.medium else known.storage,
+        software=replace(software, wheel_tags=known.software.wheel_tags),
     )
-    return replace(known, id=THIS_MACHINE, name=name, aliases=(), memory=memory, clusters=clusters)
+
+
+def read_report(system: System, usable: frozenset[int] | None = None) -> ProbeReport | None:
+    """Everything that can be read without measuring; None when the system shows no CPU or memory.
+
+    The profile's identity is `this-machine`, whatever the system; who writes it gives it a name.
+    """
+    profile = read_machine(system, usable)
+    if profile is None:
+        return None
+    meminfo = parse_meminfo(system.read("/proc/meminfo") or "")
+    limits = [limit.limit_bytes for limit in read_limits(system)]
+    matched = match_board(read_board_model(system), meminfo.get("MemTotal", profile.ram_bytes))
+    present = parse_index_list(system.read("/sys/devices/system/cpu/present"))
+    online = parse_index_list(system.read("/sys/devices/system/cpu/online"))
+    return ProbeReport(
+        profile=profile,
+        matched=matched.id if matched else None,
+        n_cores_present=len(present) if present else None,
+        n_cores_online=len(online) if online else None,
+        limit_bytes=min(limits, default=None),
+        heat=read_heat(system),
+        throttled=parse_throttled(system.output("throttled")),
+        power=read_power(system),
+        hostname=(system.output("hostname") or "").strip() or None,
+        android=android_facts(parse_getprop(system.output("getprop"))),
+    )
+
+
+def usable_processors() -> frozenset[int] | None:
+    """Processors that this process may run on (taskset, cpuset); None where nothing tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return None
+
+
+def report_this_machine() -> ProbeReport:
+    """This machine as free as it is right now, nothing measured. psutil stands in without /proc."""
+    if sys.platform.startswith(("linux", "android")):
+        report = read_report(LocalSystem(), usable_processors())
+        if report is not None:
+            return report
+    profile = replace(_portable_profile(), software=_own_software())
+    return ProbeReport(profile, None, None, None, None, (), None, (), platform.node() or None, None)
 
 
 def probe_this_machine(*, measure: bool = True) -> DeviceProfile:
-    """This machine, as free as it is right now. `measure` times memory for some 0.1 s where no
-    published figure exists; without it the bandwidth stays None and no speed is predicted.
+    """This machine, as free as it is right now.
+
+    Bandwidth is what `edge probe` has measured here, else the published figure of a known board,
+    else timed for some 0.1 s; with `measure` off it may stay None and no speed is predicted.
     """
-    usable = None
-    if hasattr(os, "sched_getaffinity"):
-        usable = frozenset(os.sched_getaffinity(0))
-    profile = read_machine(usable=usable) if sys.platform.startswith("linux") else None
-    if profile is None:
-        profile = _portable_profile()
-    libc = " ".join(platform.libc_ver()).strip() or None
-    software = Software(
-        os=platform.platform(terse=True), libc=libc, python=platform.python_version()
-    )
-    profile = replace(profile, software=software)
+    report = report_this_machine()
+    profile = replace(report.profile, software=_own_software())
+    earlier = user_profiles().get(profile_name(report))
+    if earlier is not None and earlier.clusters == profile.clusters:
+        memory = replace(
+            profile.memory,
+            bandwidth_sustained=earlier.memory.bandwidth_sustained,
+            bandwidth_by_threads=earlier.memory.bandwidth_by_threads,
+        )
+        return replace(
+            profile,
+            memory=memory,
+            storage=earlier.storage,
+            kernel_speeds=earlier.kernel_speeds,
+            basis=earlier.basis,
+        )
     if profile.memory.bandwidth_sustained is None and measure:
         bandwidth = measure_copy_bandwidth(default_threads(profile))
         memory = replace(profile.memory, bandwidth_sustained=bandwidth)
         profile = replace(profile, memory=memory, basis="measured here")
     return profile
+
+
+def profile_name(report: ProbeReport) -> str:
+    """The id under which a probed board is kept unless the user names it: its host name, else its
+    model, in lower-case words with hyphens.
+    """
+    for text in (report.hostname, report.profile.name):
+        slug = re.sub(r"[^a-z0-9]+", "-", (text or "").lower()).strip("-")[:60].strip("-")
+        if slug and slug not in ("localhost", THIS_MACHINE):
+            return slug
+    return "my-board"
+
+
+def _software(system: System) -> Software:
+    android = android_facts(parse_getprop(system.output("getprop")))
+    pretty = _PRETTY_NAME.search(system.read("/etc/os-release") or "")
+    name = pretty[1].strip() if pretty else None
+    if android is not None and android.release:
+        name = f"Android {android.release}"
+    python = _VERSION.search(system.output("python") or "")
+    libc = " ".join((system.output("libc") or "").split()) or None
+    return Software(os=name, libc="bionic" if android else libc, python=python and python[1])
+
+
+def _own_software() -> Software:
+    libc = " ".join(platform.libc_ver()).strip() or None
+    return Software(platform.platform(terse=True), libc, platform.python_version())
+
+
+def _with_known_clocks(
+    seen: tuple[CpuCluster, ...], known: tuple[CpuCluster, ...]
+) -> tuple[CpuCluster, ...]:
+    """Clusters as seen; a clock that the kernel does not tell is the board's published one."""
+    published = {cluster.core: cluster.clock_hz for cluster in known}
+    return tuple(
+        cluster if cluster.clock_hz else replace(cluster, clock_hz=published.get(cluster.core))
+        for cluster in seen
+    )
 
 
 def _portable_profile() -> DeviceProfile:

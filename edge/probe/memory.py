@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
-_MEMINFO = re.compile(r"^(\w+(?:\(\w+\))?):\s+(\d+)\s*kB", re.MULTILINE)
+from edge.probe.system import System, parse_number
+
+_MEMINFO = re.compile(r"^(\w+(?:\(\w+\))?):\s+([0-9]{1,15})\s*kB", re.MULTILINE)
 # cgroup v1 writes "no limit" as the largest page-aligned signed 64-bit number.
 _NO_LIMIT = 1 << 60
 
@@ -96,50 +98,45 @@ def cgroup_folders(mount: CgroupMount, path: str) -> tuple[str, ...]:
 
 def parse_limit(text: str) -> int | None:
     """`memory.max` or `memory.limit_in_bytes`; None means no limit."""
-    text = text.strip()
-    if not text.isdigit() or int(text) >= _NO_LIMIT:
-        return None
-    return int(text)
+    value = parse_number(text)
+    return value if value is not None and 0 <= value < _NO_LIMIT else None
 
 
 def parse_droppable(memory_stat: str) -> int:
     """Page cache that the kernel drops under pressure (`inactive_file`), bytes."""
     fields = dict(line.split()[:2] for line in memory_stat.splitlines() if len(line.split()) >= 2)
-    text = fields.get("total_inactive_file", fields.get("inactive_file", "0"))
-    return int(text) if text.isdigit() else 0
+    text = fields.get("total_inactive_file", fields.get("inactive_file"))
+    return max(0, parse_number(text) or 0)
 
 
-def read_limits(root: Path = Path("/")) -> tuple[MemoryLimit, ...]:
-    """All cgroup memory limits that hold for this process, innermost first."""
-    mountinfo = read_text(root / "proc/self/mountinfo")
-    own = read_text(root / "proc/self/cgroup")
+def read_limits(system: System) -> tuple[MemoryLimit, ...]:
+    """All cgroup memory limits that hold for the reading process, innermost first."""
+    mountinfo = system.read("/proc/self/mountinfo")
+    own = system.read("/proc/self/cgroup")
     found = []
     for mount in parse_cgroup_mounts(mountinfo or ""):
         path = parse_cgroup_path(own or "", mount.version)
         if path is None:
             continue
         for folder in cgroup_folders(mount, path):
-            limit = _read_limit(root / folder.lstrip("/"), mount.version)
+            limit = _read_limit(system, folder, mount.version)
             if limit is not None:
                 found.append(limit)
     return tuple(found)
 
 
-def _read_limit(folder: Path, version: int) -> MemoryLimit | None:
-    names = (
+def _read_limit(system: System, folder: str, version: int) -> MemoryLimit | None:
+    limit_name, used_name = (
         ("memory.max", "memory.current")
         if version == 2
-        else (
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-        )
+        else ("memory.limit_in_bytes", "memory.usage_in_bytes")
     )
-    limit = parse_limit(read_text(folder / names[0]) or "")
+    limit = parse_limit(system.read(f"{folder}/{limit_name}") or "")
     if limit is None:
         return None
-    used = parse_limit(read_text(folder / names[1]) or "")
+    used = parse_limit(system.read(f"{folder}/{used_name}") or "")
     if used is not None:
-        used = max(0, used - parse_droppable(read_text(folder / "memory.stat") or ""))
+        used = max(0, used - parse_droppable(system.read(f"{folder}/memory.stat") or ""))
     return MemoryLimit(limit, used)
 
 
@@ -153,11 +150,3 @@ def usable_memory(
         left = limit.limit_bytes - (limit.used_bytes or 0)
         free = left if free is None else min(free, left)
     return total, None if free is None else max(0, free)
-
-
-def read_text(path: Path) -> str | None:
-    """A small system file as text, None when it is not there or not readable."""
-    try:
-        return path.read_bytes()[: 1 << 20].decode("utf-8", "replace")
-    except OSError:
-        return None

@@ -118,3 +118,26 @@ def test_devices_show_explains_with_sources() -> None:
 def test_devices_show_probes_this_machine() -> None:
     out = CliRunner().invoke(devices, ["show", "this-machine"]).output
     assert "free for a model" in out
+
+
+def listed(*args: str) -> set[str]:
+    lines = CliRunner().invoke(devices, [*args, "--json"], catch_exceptions=False).output
+    return {json.loads(line)["id"] for line in lines.splitlines()}
+
+
+def test_devices_are_filtered() -> None:
+    assert "raspberry-pi-5-8gb" in listed("--like", "cortex-a76")
+    assert "raspberry-pi-4b-8gb" not in listed("--like", "cortex-a76")
+    assert listed("--min-ram", "16G") <= listed("--min-ram", "8G") < listed()
+    assert all("pi-4" not in board for board in listed("--isa", "dotprod", "--like", "raspberry"))
+    assert "raspberry-pi-4b-4gb" not in listed("--runs", "litert_lm")
+    for wrong in (["--min-ram", "much"], ["--isa", "dot-prod"], ["--like", "no such board"]):
+        assert isinstance(CliRunner().invoke(devices, wrong).exception, UsageError)
+
+
+def test_devices_are_compared_side_by_side() -> None:
+    args = ["compare", "pi5", "pi4"]
+    lines = CliRunner().invoke(devices, args, catch_exceptions=False).output.splitlines()
+    assert lines[0].split() == ["raspberry-pi-5-8gb", "raspberry-pi-4b-4gb"]
+    cores = next(line for line in lines if line.startswith("cores"))
+    assert "4x cortex-a76" in cores and "4x cortex-a72" in cores

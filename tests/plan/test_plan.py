@@ -178,6 +178,11 @@ def test_an_unknown_recipe_is_refused_with_the_nearest() -> None:
         make_plan(SMALL_SPEC, PI5, PlanOptions("q4_kk_m"))
 
 
+def answer_s(prefill_tps: float | None, decode_tps: float | None) -> float:
+    assert prefill_tps and decode_tps
+    return 256 / prefill_tps + 128 / decode_tps
+
+
 def test_preferences_mean_what_they_say() -> None:
     plans = {p: make_plan(SMALL_SPEC, PI5, PlanOptions(prefer=p)) for p in get_args(Prefer)}
     assert plans["quality"].recipe in ("f16", "bf16")
@@ -186,7 +191,7 @@ def test_preferences_mean_what_they_say() -> None:
     rows = candidates(SMALL_SPEC, PI5, PlanOptions(prefer="quality", n_ctx=512))
     for row in rows:
         if row.weights.perplexity_added <= 0.5:
-            assert (row.speed.decode_tps or 0) <= (plans["speed"].decode_tps or 0) * 1.001
+            assert (row.speed.decode_tps or 0) <= (plans["speed"].decode_tps or 0) * 1.01
 
 
 def test_the_nearest_change_really_fits() -> None:

@@ -9,12 +9,8 @@ import pytest
 import edge.probe.machine as machine
 from edge.probe.bandwidth import measure_copy_bandwidth
 from edge.probe.cpu import group_clusters, parse_cpuinfo
-from edge.probe.machine import (
-    match_board,
-    probe_this_machine,
-    read_heat_sensors,
-    read_machine,
-)
+from edge.probe.identity import match_board
+from edge.probe.machine import probe_this_machine, read_machine
 from edge.probe.memory import (
     CgroupMount,
     available_bytes,
@@ -24,6 +20,8 @@ from edge.probe.memory import (
     parse_limit,
     parse_meminfo,
 )
+from edge.probe.sensors import read_heat
+from edge.probe.system import LocalSystem
 
 FIXTURES = Path(__file__).parent / "fixtures"
 X86 = """processor\t: {i}
@@ -154,7 +152,7 @@ def pi5_tree(root: Path) -> Path:
 
 
 def test_a_known_board_brings_its_published_bandwidth(tmp_path: Path) -> None:
-    profile = read_machine(pi5_tree(tmp_path))
+    profile = read_machine(LocalSystem(pi5_tree(tmp_path)))
     assert profile is not None
     assert profile.id == "this-machine"
     assert profile.name == "Raspberry Pi 5 Model B Rev 1.0"
@@ -166,10 +164,10 @@ def test_a_known_board_brings_its_published_bandwidth(tmp_path: Path) -> None:
 
 
 def test_missing_sensors_are_none_never_zero(tmp_path: Path) -> None:
-    first, second = read_heat_sensors(pi5_tree(tmp_path))
+    first, second = read_heat(LocalSystem(pi5_tree(tmp_path)))
     assert (first.name, first.temp_c) == ("cpu-thermal", 48.85)
     assert (second.name, second.temp_c) == ("broken", None)
-    assert read_heat_sensors(tmp_path / "nowhere") == ()
+    assert read_heat(LocalSystem(tmp_path / "nowhere")) == ()
 
 
 def test_a_v2_limit_below_ram_counts(tmp_path: Path) -> None:
@@ -180,7 +178,7 @@ def test_a_v2_limit_below_ram_counts(tmp_path: Path) -> None:
     put(root, "sys/fs/cgroup/box/memory.current", f"{200 * 2**20}\n")
     put(root, "sys/fs/cgroup/box/memory.stat", f"anon 1\ninactive_file {80 * 2**20}\n")
     put(root, "sys/fs/cgroup/box/inner/memory.max", "max\n")
-    profile = read_machine(root)
+    profile = read_machine(LocalSystem(root))
     assert profile is not None
     assert profile.ram_bytes == 512 * 2**20
     assert profile.free_ram_bytes == (512 - 200 + 80) * 2**20
@@ -193,13 +191,13 @@ def test_a_v1_limit_below_ram_counts(tmp_path: Path) -> None:
     put(root, "proc/self/cgroup", "4:memory:/docker/x\n")
     put(root, "sys/fs/cgroup/memory/memory.limit_in_bytes", f"{300 * 2**20}\n")
     put(root, "sys/fs/cgroup/memory/memory.usage_in_bytes", f"{400 * 2**20}\n")
-    profile = read_machine(root)
+    profile = read_machine(LocalSystem(root))
     assert profile is not None
     assert (profile.ram_bytes, profile.free_ram_bytes) == (300 * 2**20, 0)
 
 
 def test_an_empty_tree_is_no_machine(tmp_path: Path) -> None:
-    assert read_machine(tmp_path) is None
+    assert read_machine(LocalSystem(tmp_path)) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,20 @@
+"""Speeds in a table: what each user gets, with the bound of each figure."""
+
+from __future__ import annotations
+
+from converters.plan_options import PlanOptions
+from converters.planner import Candidate
+from edge.units import format_seconds
+
+
+def speed_cells(chosen: Candidate, options: PlanOptions) -> str:
+    """Decode in tokens/s and time to the first token, each with its bound; dashes where unknown."""
+    rate = chosen.user_tps(options.n_users)
+    ttft = chosen.ttft_s(options.n_prompt, options.n_users)
+    decode, first = "–", "–"
+    if rate is not None:
+        figure = f"{rate:.1f}" if rate < 100 else f"{rate:.0f}"
+        decode = f"{figure} ±{chosen.speed.decode_bound:.0%}"
+    if ttft is not None:
+        first = f"{format_seconds(ttft)} ±{chosen.speed.prefill_bound:.0%}"
+    return f"{decode:>11}  {first:>16}"

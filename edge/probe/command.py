@@ -1,0 +1,203 @@
+"""`edge probe`: what board is this, measured, as a profile that `--device` finds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import click
+
+from device_profiles.catalog import THIS_MACHINE, shipped_profiles, user_boards_directory
+from device_profiles.profile import DeviceProfile
+from device_profiles.record import profile_record
+from device_profiles.text import profile_text
+from device_profiles.toml import BOARD_ID
+from edge import __version__
+from edge.atomic import write_atomic
+from edge.errors import InputError, UsageError
+from edge.probe.machine import ProbeReport, profile_name, read_report, report_this_machine
+from edge.probe.measure import Measurements, measure_machine, measured_profile
+from edge.probe.remote import capture, parse_target
+from edge.probe.sensors import describe_throttled
+from edge.terminal import ProgressLine
+from edge.units import format_bytes, printable
+
+
+@click.command()
+@click.argument("target", required=False, metavar="[ssh://USER@HOST | adb://SERIAL]")
+@click.option("-n", "--name", help="Id of the profile. [default: the board's host name]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the profile here. [default: where --device finds it by its id]",
+)  # fmt: skip
+@click.option("--quick", is_flag=True, help="Measure for some 5 seconds instead of 25.")
+@click.option("--no-measure", is_flag=True, help="Read only, measure nothing.")
+@click.option("--no-write", is_flag=True, help="Show only, write no profile.")
+@click.option("--json", "as_json", is_flag=True, help="What was found as one JSON object.")
+def probe(
+    target: str | None,
+    name: str | None,
+    output: Path | None,
+    quick: bool,
+    no_measure: bool,
+    no_write: bool,
+    as_json: bool,
+) -> None:
+    """Identify this board (or one behind ssh or adb), measure it, and keep a profile of it.
+
+    Behind ssh or adb the board is read by a small shell script and nothing is measured: run
+    `edge probe` on the board itself for that. No password is ever asked for.
+    """
+    found: Measurements | None = None
+    if target is None:
+        report = report_this_machine()
+        profile = report.profile
+        if not no_measure:
+            line = ProgressLine("measuring")
+            found = measure_machine(profile, quick=quick, progress=line)
+            line.close()
+            profile = measured_profile(profile, found)
+    else:
+        place = parse_target(target)
+        remote = read_report(capture(place))
+        if remote is None:
+            raise InputError(
+                f"{place} shows neither cores nor memory under /proc; is it Linux or Android?"
+            )
+        report, profile = remote, remote.profile
+    profile = replace(profile, id=board_id(name, output, report), aliases=())
+    path = None if no_write else output or user_boards_directory() / f"{profile.id}.toml"
+    if path is not None:
+        write_profile(path, profile, measured=found is not None, matched=report.matched)
+    if as_json:
+        click.echo(json.dumps(report_record(report, profile, found, path)))
+        return
+    for text in report_lines(report, profile, found):
+        click.echo(text)
+    if path is not None:
+        click.echo(f"  kept as {path}")
+        if output is None:
+            click.echo(f"  next: edge plan MODEL --device {profile.id}")
+
+
+def board_id(name: str | None, output: Path | None, report: ProbeReport) -> str:
+    """The profile's id: what the user wrote, else the output file's name, else the host's.
+
+    Raises UsageError for an id that a file cannot have or that a shipped board has.
+    """
+    wanted = name or (output.stem if output else profile_name(report))
+    if not BOARD_ID.match(wanted) or wanted == THIS_MACHINE:
+        raise UsageError(
+            f"{printable(wanted)!r} is no id of a board: lower-case words with hyphens",
+            next_step="choose one with --name, for example --name kitchen-pi",
+        )
+    taken = {n: p.id for p in shipped_profiles().values() for n in (p.id, *p.aliases)}
+    if wanted in taken and output is None:
+        raise UsageError(
+            f"{wanted!r} is the name of a shipped board ({taken[wanted]})",
+            next_step=f"choose another with --name, for example --name my-{wanted}",
+        )
+    return wanted
+
+
+def write_profile(
+    path: Path, profile: DeviceProfile, *, measured: bool, matched: str | None = None
+) -> None:
+    """The profile as a board file, whole or not at all. `matched` is the shipped board that it took
+    the rest from.
+    """
+    today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    tool = f"edgekit {__version__}, edge probe"
+    marks = {"date": today, "tool": tool} if measured else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    borrowed = f"edgekit's profile of {matched}" if matched else None
+    text = profile_text(profile, source=f"{tool}, {today}", borrowed=borrowed, measured=marks)
+    write_atomic(path, text.encode())
+
+
+def report_lines(
+    report: ProbeReport, profile: DeviceProfile, found: Measurements | None
+) -> list[str]:
+    """What was found, for people. A sensor that is not there is a dash."""
+    lines = [f"{printable(profile.name)} ({profile.id})"]
+    rows: list[tuple[str, str]] = []
+    if report.matched:
+        rows.append(("known board", report.matched))
+    for cluster in profile.clusters:
+        clock = f" at {cluster.clock_hz / 1e9:.2f} GHz" if cluster.clock_hz else ""
+        flags = " ".join(sorted(cluster.isa)) or "no known flags"
+        rows.append(("cores", f"{cluster.count}x {printable(cluster.core)}{clock}: {flags}"))
+    if report.n_cores_offline:
+        rows.append(("  offline", f"{report.n_cores_offline} of {report.n_cores_present}"))
+    free = format_bytes(profile.free_ram_bytes)
+    rows.append(("RAM", f"{format_bytes(profile.ram_bytes)}, {free} free for a model now"))
+    if report.limit_bytes is not None and report.limit_bytes <= profile.ram_bytes:
+        rows.append(("  limit", f"a cgroup allows {format_bytes(report.limit_bytes)}"))
+    rows.append(("storage", _storage(profile)))
+    temps = [s for s in report.heat if s.temp_c is not None]
+    heat = ", ".join(f"{printable(s.name)} {s.temp_c:.1f} °C" for s in temps[:4])
+    rows.append(("heat", heat or "–"))
+    bits = report.throttled
+    rows.append(
+        ("throttling", "–" if bits is None else ", ".join(describe_throttled(bits)) or "none")
+    )
+    power = [
+        f"{printable(s.name)} ({s.kind}) {'–' if s.power_w is None else f'{s.power_w:.2f} W'}"
+        for s in report.power
+    ]
+    rows.append(("power", ", ".join(power) or "–"))
+    if found is not None:
+        rows += measured_rows(found)
+    elif profile.memory.bandwidth_sustained:
+        rate = profile.memory.bandwidth_sustained / 1e9
+        rows.append(("bandwidth", f"{rate:.1f} GB/s, {profile.basis}"))
+    return lines + [f"  {label:<12} {value}" for label, value in rows]
+
+
+def measured_rows(found: Measurements) -> list[tuple[str, str]]:
+    """Bandwidth by threads, kernels and notes."""
+    how = "4-bit decode of the engine" if found.method == "engine" else "copies of memory"
+    rates = [f"{n}: {rate / 1e9:.1f}" for n, rate in sorted(found.bandwidth_by_threads.items())]
+    rows = [("bandwidth", f"{', '.join(rates)} GB/s by threads ({how})")]
+    for kernel in found.kernels:
+        layout = "repacked" if kernel.repacked else "as stored"
+        rate = f"{kernel.macs_per_s / 1e9:.1f} G products/s on {kernel.threads} threads"
+        rows.append(("prefill", f"{kernel.ggml_type} {layout}: {rate}"))
+    return rows + [("note", note) for note in found.notes]
+
+
+def _storage(profile: DeviceProfile) -> str:
+    speed = profile.storage.read
+    rate = f"reads {speed / 1e6:.0f} MB/s" if speed is not None else "speed not known"
+    return f"{profile.storage.medium or 'unknown medium'}, {rate}"
+
+
+def report_record(
+    report: ProbeReport, profile: DeviceProfile, found: Measurements | None, path: Path | None
+) -> dict[str, Any]:
+    """Everything as one JSON-able object, base units in the names, null where nothing answers."""
+    return {
+        "profile": profile_record(profile),
+        "path": str(path) if path else None,
+        "matched": report.matched,
+        "hostname": report.hostname,
+        "n_cores_present": report.n_cores_present,
+        "n_cores_online": report.n_cores_online,
+        "cgroup_limit_bytes": report.limit_bytes,
+        "heat": [{"name": s.name, "path": s.path, "temp_c": s.temp_c} for s in report.heat],
+        "throttled": report.throttled,
+        "throttled_means": describe_throttled(report.throttled),
+        "power": [
+            {"kind": s.kind, "name": s.name, "path": s.path, "power_w": s.power_w}
+            for s in report.power
+        ],
+        "android": None if report.android is None else vars(report.android),
+        "engine_isa": None
+        if found is None or found.engine_isa is None
+        else sorted(found.engine_isa),
+        "bandwidth_method": found.method if found else None,
+        "notes": found.notes if found else [],
+    }

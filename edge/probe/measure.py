@@ -1,0 +1,194 @@
+"""What a probe measures on the machine it runs on, within a time budget: bandwidth by thread count,
+the engine's 4-bit kernels, storage. The findings turn a `DeviceProfile` into a measured one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from device_profiles.cost.speed import default_threads
+from device_profiles.profile import DeviceProfile, KernelSpeed
+from edge.probe.bandwidth import measure_copy_bandwidth
+from edge.probe.kernels import library_folder
+from edge.probe.storage import measure_read_speed
+from edge.probe.system import LocalSystem, System
+
+Progress = Callable[[int, int], None]
+
+_CACHE_SIZE = re.compile(r"^(\d{1,9})([KM])$")
+_LEAST_WEIGHTS, _MOST_WEIGHTS = 48 << 20, 512 << 20
+_LIMIT_S = 28.0  # of the 30 s that a probe may take
+
+
+@dataclass
+class Measurements:
+    """Findings; what could not be measured is None or empty, and `notes` says why.
+
+    `bandwidth_by_threads` is in bytes per second. `method` is `engine` (4-bit products of the
+    installed engine) or `copy` (copies of a block, without an engine).
+    """
+
+    bandwidth_by_threads: dict[int, float] = field(default_factory=dict)
+    kernels: list[KernelSpeed] = field(default_factory=list)
+    storage_read: float | None = None
+    engine_isa: frozenset[str] | None = None
+    method: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def measure_machine(
+    profile: DeviceProfile,
+    *,
+    quick: bool = False,
+    progress: Progress | None = None,
+    engine_folder: Path | None = None,
+) -> Measurements:
+    """Measure this machine, in less than 30 s (`quick`: some 5 s). `profile` says how many threads
+    are worth trying and how much memory may be taken.
+    """
+    found = Measurements()
+    counts = thread_counts(default_threads(profile), quick=quick)
+    folder = engine_folder or library_folder()
+    steps = len(counts) + 6 + 2
+    done = 0
+
+    def step(n: int = 1) -> None:
+        nonlocal done
+        done = min(done + n, steps)
+        if progress:
+            progress(done, steps)
+
+    if folder is None:
+        found.notes.append("no engine is installed: memory was timed by copying, kernels were not")
+    else:
+        weight_bytes = _weight_bytes(profile, LocalSystem(), quick=quick)
+        budget_s = 0.15 if quick else min(0.6, 12 / (len(counts) + 6))
+        command = [str(folder), ",".join(map(str, counts)), str(weight_bytes), f"{budget_s:.3f}"]
+        _run_kernels(command, found, step)
+    if not found.bandwidth_by_threads:
+        for n_threads in counts:
+            found.bandwidth_by_threads[n_threads] = measure_copy_bandwidth(
+                n_threads, block_bytes=_copy_block(profile), seconds=0.1 if quick else 0.4
+            )
+            step()
+        found.method = "copy"
+    found.storage_read = measure_read_speed(seconds=0.5 if quick else 2.0)
+    if found.storage_read is None:
+        found.notes.append("storage was not timed: no large file that could be read past the cache")
+    step(steps)
+    return found
+
+
+def measured_profile(profile: DeviceProfile, found: Measurements) -> DeviceProfile:
+    """The profile with what was measured in place of what was published or unknown."""
+    memory = profile.memory
+    rates = found.bandwidth_by_threads
+    if rates:
+        best = max(rates.values())
+        theoretical = memory.bandwidth_theoretical
+        memory = replace(
+            memory,
+            bandwidth_sustained=best,
+            bandwidth_by_threads=tuple(sorted(rates.items())),
+            # Caches can beat a data sheet; a file that says so would be refused.
+            bandwidth_theoretical=theoretical if best <= (theoretical or 0) else None,
+        )
+    storage = profile.storage
+    if found.storage_read is not None:
+        storage = replace(storage, read=found.storage_read)
+    return replace(
+        profile,
+        memory=memory,
+        storage=storage,
+        kernel_speeds=tuple(found.kernels),
+        basis="measured here" if rates else profile.basis,
+    )
+
+
+def thread_counts(n_threads: int, *, quick: bool) -> list[int]:
+    """Counts worth timing up to `n_threads`: every one up to 4, then the even ones."""
+    if quick:
+        return sorted({1, max(1, n_threads // 2), n_threads})
+    return sorted({*range(1, min(n_threads, 4) + 1), *range(6, min(n_threads, 16), 2), n_threads})
+
+
+def last_level_cache(system: System) -> int | None:
+    """Bytes of the largest cache that the kernel lists; None where it lists none."""
+    sizes = []
+    for path in system.glob("/sys/devices/system/cpu/cpu*/cache/index*/size"):
+        match = _CACHE_SIZE.match((system.read(path) or "").strip())
+        if match:
+            sizes.append(int(match[1]) << (10 if match[2] == "K" else 20))
+    return max(sizes, default=None)
+
+
+def _weight_bytes(profile: DeviceProfile, system: System, *, quick: bool) -> int:
+    """Enough to defeat the caches, little enough to leave the board its memory."""
+    wanted = max(_LEAST_WEIGHTS, 4 * (last_level_cache(system) or 0))
+    most = min(_MOST_WEIGHTS // 4 if quick else _MOST_WEIGHTS, profile.free_ram_bytes // 4)
+    return max(1 << 20, min(wanted, most))
+
+
+def _copy_block(profile: DeviceProfile) -> int:
+    return max(4 << 20, min(128 << 20, profile.free_ram_bytes // 8))
+
+
+def _run_kernels(command: Sequence[str], found: Measurements, step: Callable[[], None]) -> None:
+    """Time the engine in a process of its own, taking its findings as they come."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge.probe.kernels", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout is not None
+    deadline, pending = time.monotonic() + _LIMIT_S, b""
+    with selectors.DefaultSelector() as selector, process.stdout as output:
+        selector.register(output, selectors.EVENT_READ)
+        while (left := deadline - time.monotonic()) > 0:
+            if not selector.select(left):
+                break
+            chunk = os.read(output.fileno(), 65536)
+            if not chunk:
+                break
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                _keep(json.loads(line), found)
+                step()
+    if time.monotonic() >= deadline:
+        process.kill()
+        found.notes.append(f"timing the engine's kernels took more than {_LIMIT_S:.0f} s; cut off")
+    code = process.wait()
+    if code == -signal.SIGILL:
+        found.notes.append(
+            "the installed engine dies with an illegal instruction: it was built for another CPU"
+        )
+    elif code not in (0, -signal.SIGKILL):
+        found.notes.append(f"the engine's kernels could not be timed (exit {code})")
+
+
+def _keep(finding: dict[str, object], found: Measurements) -> None:
+    match finding:
+        case {"threads": int(threads), "bytes_per_s": float(rate)}:
+            found.bandwidth_by_threads[threads] = rate
+            found.method = "engine"
+        case {
+            "type": str(kind),
+            "repacked": bool(repacked),
+            "threads": int(threads),
+            "macs_per_s": float(rate),
+        }:
+            found.kernels.append(KernelSpeed(kind, repacked, threads, rate))
+        case {"isa": list(flags)}:
+            found.engine_isa = frozenset(str(flag) for flag in flags)
