@@ -85,8 +85,7 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     reporter.stage("planning")
     learned = read_learned()
     plans = {
-        d.id: make_plan(request.spec, d, request.options, learned=learned)
-        for d in request.devices
+        d.id: make_plan(request.spec, d, request.options, learned=learned) for d in request.devices
     }
     reporter.stage("checking the tokenizer")
     vocabulary = check_vocabulary(request.spec)

@@ -97,9 +97,7 @@ def compute(
                 progress(index + 1, n_chunks)
     if not collector.sums:
         raise EngineError(f"the engine multiplied no weight matrix of {model} that we know of")
-    write_imatrix(
-        out, collector.sums, datasets=[text.name], n_chunks=n_chunks, chunk_size=n_ctx
-    )
+    write_imatrix(out, collector.sums, datasets=[text.name], n_chunks=n_chunks, chunk_size=n_ctx)
     return read_imatrix(out)
 
 

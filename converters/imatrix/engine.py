@@ -33,9 +33,7 @@ def _silence(llama: Any) -> Any:
 
 
 @contextmanager
-def opened(
-    llama: Any, path: Path, n_ctx: int, threads: int | None, callback: Any
-) -> Iterator[Any]:
+def opened(llama: Any, path: Path, n_ctx: int, threads: int | None, callback: Any) -> Iterator[Any]:
     """A context that calls back for every node; all of it is freed on the way out."""
     llama.llama_log_set(_silence(llama), None)
     llama.llama_backend_init()

@@ -204,9 +204,7 @@ def _open_files(
     return files
 
 
-def _fingerprint(
-    spec: ModelSpec, plan: Job, imatrix: Imatrix | None, kernels: Kernels
-) -> str:
+def _fingerprint(spec: ModelSpec, plan: Job, imatrix: Imatrix | None, kernels: Kernels) -> str:
     """What the bytes depend on. The header covers metadata, shapes, types and offsets."""
     parts = {
         "header": hashlib.sha256(plan.layout.header).hexdigest(),

@@ -76,9 +76,7 @@ def test_same_file_as_upstream_with_whole_blocks(
 
 @pytest.mark.parametrize("recipe_id", QUANTIZED)
 @pytest.mark.parametrize("model", NARROW)
-def test_same_file_as_upstream_over_many_layers(
-    model: str, recipe_id: str, tmp_path: Path
-) -> None:
+def test_same_file_as_upstream_over_many_layers(model: str, recipe_id: str, tmp_path: Path) -> None:
     compare(NARROW[model], recipe_id, tmp_path)
 
 
@@ -90,17 +88,13 @@ def test_same_file_as_upstream_with_imatrix(model: str, recipe_id: str, tmp_path
 
 @pytest.mark.parametrize("recipe_id", QUANTIZED)
 @pytest.mark.parametrize("model", ["llama-32-layers", "qwen3moe-6"])
-def test_imatrix_changes_rules_as_upstream_does(
-    model: str, recipe_id: str, tmp_path: Path
-) -> None:
+def test_imatrix_changes_rules_as_upstream_does(model: str, recipe_id: str, tmp_path: Path) -> None:
     compare(NARROW[model], recipe_id, tmp_path, with_imatrix=True)
 
 
 @pytest.mark.parametrize("recipe_id", QUANTIZED + FLOAT)
 @pytest.mark.parametrize("stored", ["q8_0", "q4_k_m", "q3_k_m", "iq4_xs", "f16"])
-def test_requantizing_a_gguf_equals_upstream(
-    stored: str, recipe_id: str, tmp_path: Path
-) -> None:
+def test_requantizing_a_gguf_equals_upstream(stored: str, recipe_id: str, tmp_path: Path) -> None:
     spec = make_spec(Dims(n_layer=1, n_vocab=288, n_ff=256, n_head_kv=2))
     source = write_gguf(spec, load_recipe(stored), tmp_path / "source.gguf").path
     recipe = load_recipe(recipe_id)

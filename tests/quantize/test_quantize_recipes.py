@@ -67,9 +67,7 @@ def test_kept_tensors_are_kept_by_every_recipe() -> None:
 
 def test_an_expert_outside_every_block_is_refused() -> None:
     spec = make_spec(Dims("qwen3moe", n_layer=1, n_expert=3, n_ff=64))
-    odd = tuple(
-        dataclasses.replace(t, name=t.name.replace("blk.0", "blk.7")) for t in spec.tensors
-    )
+    odd = tuple(dataclasses.replace(t, name=t.name.replace("blk.0", "blk.7")) for t in spec.tensors)
     with pytest.raises(UnsupportedModelError, match=r"blk\.7\.ffn.*none of the model's 1 blocks"):
         assign_types(dataclasses.replace(spec, tensors=odd), load_recipe("q4_k_m"))
 
