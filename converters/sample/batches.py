@@ -13,13 +13,19 @@ from torch import Tensor
 
 from .chat_format import END_OF_TEXT, render_message
 from .generator import LESSONS, conversation
+from .grammar.slots import Lesson
 
 SHORT_ROWS = (16, 256)
 LONG_ROWS = (4, 1024)
 LONG_EVERY = 12
 # A lesson starts at its step.
-LESSON_STEPS = (0, 800, 1450)
+LESSON_STEPS = (0, 800, 1450, 3250)
 _TURNS = (1, 1, 2, 3, 4, 5, 6)
+
+
+def lesson_at(step: int) -> Lesson:
+    """The lesson that a step belongs to."""
+    return LESSONS[sum(step >= first for first in LESSON_STEPS) - 1]
 
 
 def encode_conversation(
@@ -28,7 +34,7 @@ def encode_conversation(
     """Token ids of one conversation, and which of them the model has to say itself."""
     ids: list[int] = []
     said: list[bool] = []
-    lesson = LESSONS[sum(step >= first for first in LESSON_STEPS) - 1]
+    lesson = lesson_at(step)
     for message in conversation(rng, n_turns, lesson):
         part = tokenizer.encode(render_message(message), add_special_tokens=False).ids
         head = 0

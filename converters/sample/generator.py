@@ -112,6 +112,19 @@ LESSONS = (
         tell_share=0.7,
         tell_share_known=0.2,
     ),
+    Lesson(
+        pseudo_share=0.6,
+        compound_share=0.4,
+        extra_wordings=True,
+        all_words=True,
+        name_share=0.05,
+        name_share_known=0.2,
+        tell_share=0.7,
+        tell_share_known=0.2,
+        typo_share=0.15,
+        shout_share=0.08,
+        dropout=0.1,
+    ),
 )
 
 
@@ -199,7 +212,9 @@ def command_sample(
     question = first in _QUESTION
     imperative = first in _IMPERATIVE and ":" not in wording
     pieces = polite(pieces, imperative, rng)
-    text = render(pieces, question, shout=draw.open_slots == 0, rng=rng)
+    text = render(
+        pieces, question, draw.open_slots == 0, rng, lesson.typo_share, lesson.shout_share
+    )
     return Sample(text, canonical(fields), kind, wording, draw.fields)
 
 
@@ -215,7 +230,7 @@ def plain_sample(
             Piece(rng.choice(("hey, ", "ok, ", "so, ", "hi, ", "assistant, ")), False),
             *pieces,
         ]
-    text = render(pieces, first in _QUESTION, shout=True, rng=rng)
+    text = render(pieces, first in _QUESTION, True, rng, lesson.typo_share, lesson.shout_share)
     return Sample(text, plain.TOPICS[index].answer, kind, wording, {})
 
 

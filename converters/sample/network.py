@@ -99,6 +99,7 @@ class Layer(nn.Module):  # type: ignore[misc]
         self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
+        self.dropout = 0.0  # set by the lesson; without effect in `eval`
 
     def forward(
         self,
@@ -109,10 +110,11 @@ class Layer(nn.Module):  # type: ignore[misc]
         keep: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         y, kv = self.self_attn(self.input_layernorm(x), cos, sin, cache)
-        x = x + y
+        x = x + functional.dropout(y, self.dropout, self.training)
         if keep is not None:
             x = x[keep]
-        return x + self.mlp(self.post_attention_layernorm(x)), kv
+        z = self.mlp(self.post_attention_layernorm(x))
+        return x + functional.dropout(z, self.dropout, self.training), kv
 
 
 class Body(nn.Module):  # type: ignore[misc]

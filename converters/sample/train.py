@@ -21,7 +21,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
 
-from .batches import batch
+from .batches import batch, lesson_at
 from .muon import Muon
 from .network import SampleModel
 from .shape import Config
@@ -79,10 +79,10 @@ def save_checkpoint(
     scratch.replace(path)
 
 
-def train(out: Path, n_steps: int, seed: int, save_every_s: float) -> None:
+def train(out: Path, n_steps: int, seed: int, save_every_s: float, n_threads: int = 1) -> None:
     """Train or go on training in `out` until `n_steps` are done."""
     out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
+    torch.set_num_threads(n_threads)
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(out, seed)
     model = SampleModel(Config())
@@ -105,6 +105,8 @@ def train(out: Path, n_steps: int, seed: int, save_every_s: float) -> None:
         for optimizer, rates in zip(optimizers, peaks, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
+        for layer in model.model.layers:
+            layer.dropout = lesson_at(step).dropout
         inputs, targets, mask = batch(tokenizer, seed, step)
         hidden, _ = model.hidden(inputs, keep=mask)
         loss = functional.cross_entropy(model.logits(hidden), targets[mask])
@@ -134,13 +136,14 @@ def train(out: Path, n_steps: int, seed: int, save_every_s: float) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="train the embedded sample model on one CPU core")
+    parser = argparse.ArgumentParser(description="train the embedded sample model on a CPU")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints")
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=3750)
     parser.add_argument("--seed", type=int, default=17)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save-every-s", type=float, default=120.0)
     args = parser.parse_args()
-    train(args.out, args.steps, args.seed, args.save_every_s)
+    train(args.out, args.steps, args.seed, args.save_every_s, args.threads)
 
 
 if __name__ == "__main__":

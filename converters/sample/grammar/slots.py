@@ -44,6 +44,10 @@ class Lesson:
     name_share_known: float = 0.04
     tell_share: float = 0.5
     tell_share_known: float = 0.5
+    # Noise, more of it than the splits that are scored have; and the network's dropout meanwhile.
+    typo_share: float = 0.05
+    shout_share: float = 0.03
+    dropout: float = 0.0
 
 
 @dataclass

@@ -96,13 +96,20 @@ def polite(pieces: list[Piece], imperative: bool, rng: random.Random) -> list[Pi
     return pieces
 
 
-def render(pieces: list[Piece], question: bool, shout: bool, rng: random.Random) -> str:
+def render(
+    pieces: list[Piece],
+    question: bool,
+    shout: bool,
+    rng: random.Random,
+    typo_share: float = 0.05,
+    shout_share: float = 0.03,
+) -> str:
     """Final text of a sentence; `shout` allows capitals throughout."""
-    if rng.random() < 0.05:
+    if rng.random() < typo_share:
         pieces = _with_typo(pieces, rng)
     text = tidy_pieces(pieces)
     style = rng.random()
-    if shout and style < 0.03:
+    if shout and style < shout_share:
         text = text.upper()
     elif style < 0.4 and pieces and not pieces[0].fixed:
         text = text[:1].upper() + text[1:]

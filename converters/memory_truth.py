@@ -1,0 +1,263 @@
+"""Predicted memory beside that of a real run, in a fresh process, with the context full."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Set
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converters.recipe_weights import WeighingScale
+from converters.recipes import load_recipe
+from converters.source.spec import ModelSpec
+from device_profiles.cost.compute_buffer import compute_bytes, read_features
+from device_profiles.cost.memory import (
+    MemoryPhases,
+    engine_anonymous_bytes,
+    kv_bytes,
+    memory_phases,
+    output_bytes,
+    weight_bytes,
+)
+
+if TYPE_CHECKING:
+    from converters.memory_force import ControlGroup
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One run: a model of `memory_truth_models.CONFIGS`, a recipe, and engine settings."""
+
+    model: str
+    recipe: str
+    n_ctx: int
+    kv_type: str = "f16"
+    n_ubatch: int = 512
+    use_mmap: bool = True
+    repack: bool = True
+    n_threads: int = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bytes of one process. `anonymous` is RssAnon, `total` all that is resident, mapped files
+    included; `loading` is the peak until the model was open, `running` the figure with the context
+    full. `peak_total` is the kernel's own high-water mark.
+    """
+
+    loading_anonymous: int
+    loading_total: int
+    running_anonymous: int
+    running_total: int
+    peak_anonymous: int
+    peak_total: int
+    n_filled: int
+    seconds: float
+    stages: dict[str, dict[str, int]]
+    read_bytes: int = 0
+
+
+def predict(spec: ModelSpec, combination: Combination, isa: Set[str]) -> MemoryPhases:
+    """What the planner's terms say for this run."""
+    c, shape = combination, spec.shape
+    weights = WeighingScale(spec).weigh(load_recipe(c.recipe))
+    split = weight_bytes(
+        weights.tensors,
+        weights.artifact_bytes,
+        isa if c.repack else frozenset[str](),
+        tied=shape.tied_embeddings,
+    )
+    features = read_features(weights.tensors)
+    return memory_phases(
+        split,
+        use_mmap=c.use_mmap,
+        kv_cache=kv_bytes(shape, c.n_ctx, c.kv_type, c.n_ubatch),
+        compute=compute_bytes(shape, features, c.n_ctx, c.n_ubatch, c.n_threads, c.kv_type),
+        output=output_bytes(shape),
+        engine=engine_anonymous_bytes(shape, len(spec.get("tokenizer.ggml.merges", ()))),
+    )
+
+
+# What `edge run` imports, then a full context, then tokens sampled as in a chat.
+_CHILD = r"""
+import json, random, sys
+import click, jinja2
+import edge.cli, edge.run, edge.chat, edge.session, edge.template
+from edge.engines import EngineSettings, open_engine
+from edge.types import GenerationConfig
+
+def stage(name):
+    print("stage:", name, flush=True)
+    sys.stdin.readline()
+
+path, n_vocab, settings = json.loads(sys.argv[1])
+stage("imported")
+engine = open_engine("llama_cpp", path, EngineSettings(**settings))
+stage("open")
+draw = random.Random(0)
+n_fill = engine.n_ctx - 8
+engine.feed([draw.randrange(n_vocab - 1) for _ in range(n_fill)])
+stage("full")
+config = GenerationConfig(max_tokens=4, temperature=0.8, seed=1, ignore_eos=True)
+prompt = list(engine._context.cached) + [1]
+for event in engine.stream(prompt, config):
+    pass
+stage(f"answered {len(engine._context.cached)}")
+"""
+
+_FIELDS = ("RssAnon", "RssFile", "RssShmem", "VmHWM", "VmRSS")
+
+
+class RunFailedError(Exception):
+    """A run that died, or did not end in time (`alive`); until then it had read `read_bytes` from
+    storage.
+    """
+
+    def __init__(self, message: str, read_bytes: int, *, alive: bool = False) -> None:
+        super().__init__(message)
+        self.read_bytes, self.alive = read_bytes, alive
+
+
+def measure(
+    path: Path,
+    n_vocab: int,
+    combination: Combination,
+    *,
+    group: ControlGroup | None = None,
+    limit_s: float = 600.0,
+) -> Measured:
+    """Run the file in a fresh process, in a control group if given, and sample its memory.
+
+    Raises RunFailedError with the process's last words when it dies or takes longer than `limit_s`.
+    """
+    c, begin = combination, time.monotonic()
+    settings = {
+        "n_ctx": c.n_ctx,
+        "n_threads": c.n_threads,
+        "n_batch": c.n_ubatch,
+        "n_ubatch": c.n_ubatch,
+        "kv_type": c.kv_type,
+        "use_mmap": c.use_mmap,
+        "repack": c.repack,
+        "check_memory": False,
+        "check_vocabulary": False,  # as for a bundle, whose model was looked at when it was built
+    }
+
+    def join_group() -> None:
+        if group is not None:
+            (group.path / "cgroup.procs").write_text(str(os.getpid()))
+
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, json.dumps([str(path), n_vocab, settings])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=join_group,
+        cwd=Path(__file__).parents[1],
+    )
+    try:
+        return _follow(child, begin, limit_s)
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        for stream in (child.stdin, child.stdout, child.stderr):
+            assert stream is not None
+            stream.close()
+
+
+def _follow(child: subprocess.Popen[str], begin: float, limit_s: float) -> Measured:
+    assert child.stdin and child.stdout and child.stderr
+    os.set_blocking(child.stdout.fileno(), False)
+    stages: dict[str, dict[str, int]] = {}
+    peaks: dict[str, int] = dict.fromkeys(("anonymous", "total"), 0)
+    n_filled, read_bytes, loading, last = 0, 0, {}, {}
+    while True:
+        line = child.stdout.readline()
+        try:
+            now = read_status(child.pid)
+            read_bytes = storage_reads(child.pid)
+        except (OSError, KeyError):  # gone, or about to be
+            now = {}
+        if now:
+            last = now
+            peaks["anonymous"] = max(peaks["anonymous"], now["RssAnon"])
+            peaks["total"] = max(peaks["total"], now["VmRSS"])
+        if line.startswith("stage: "):  # the library prints too
+            _, name, *rest = line.split()
+            stages[name] = last
+            if name == "open":
+                loading = {**peaks, "total": max(peaks["total"], last["VmHWM"])}
+            if rest:
+                n_filled = int(rest[0])
+                break
+            child.stdin.write("\n")
+            child.stdin.flush()
+        elif line:
+            continue
+        elif child.poll() is not None:
+            raise RunFailedError(
+                f"the run ended with {child.returncode} after stage"
+                f" {list(stages)[-1:]}: {child.stderr.read()[-2000:]}",
+                read_bytes,
+            )
+        elif time.monotonic() - begin > limit_s:
+            message = f"not done after {limit_s:.0f} s, stages {list(stages)}"
+            raise RunFailedError(message, read_bytes, alive=True)
+        else:
+            time.sleep(0.01)
+    running = stages["answered"]
+    return Measured(
+        loading_anonymous=loading["anonymous"],
+        loading_total=loading["total"],
+        running_anonymous=running["RssAnon"],
+        running_total=running["VmRSS"],
+        peak_anonymous=peaks["anonymous"],
+        peak_total=max(peaks["total"], running["VmHWM"]),
+        n_filled=n_filled,
+        seconds=round(time.monotonic() - begin, 1),
+        stages=stages,
+        read_bytes=read_bytes,
+    )
+
+
+def storage_reads(pid: int) -> int:
+    """Bytes that a process made storage deliver."""
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return int(dict(line.split(": ") for line in lines)["read_bytes"])
+
+
+def read_status(pid: int) -> dict[str, int]:
+    """Bytes by kind, of /proc/<pid>/status."""
+    found: dict[str, int] = {}
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key in _FIELDS:
+            found[key] = int(value.split()[0]) * 1024
+    return {key: found[key] for key in _FIELDS}
+
+
+def row(combination: Combination, predicted: MemoryPhases, measured: Measured) -> dict[str, Any]:
+    """One row of the table, errors as shares of what was measured."""
+    pairs: dict[str, tuple[int, int]] = {
+        "peak_anonymous": (predicted.peak_anonymous, measured.peak_anonymous),
+        "peak_total": (predicted.peak_total, measured.peak_total),
+        "loading_anonymous": (predicted.loading_anonymous, measured.loading_anonymous),
+        "loading_total": (predicted.loading_total, measured.loading_total),
+        "running_anonymous": (predicted.running_anonymous, measured.running_anonymous),
+        "running_total": (predicted.running_total, measured.running_total),
+    }
+    return {
+        **asdict(combination),
+        "predicted": {key: pair[0] for key, pair in pairs.items()},
+        "measured": {key: pair[1] for key, pair in pairs.items()},
+        "error": {key: round(a / b - 1, 4) for key, (a, b) in pairs.items()},
+        "run": asdict(measured),
+        "terms": predicted.terms,
+    }
