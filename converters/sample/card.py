@@ -61,9 +61,9 @@ values that training never shows, chosen by hash. "unseen names" are real words 
 in training and have to be copied. "new words" are held-out wordings with a word that training
 never shows for that action (the rule is in `grammar/pools.py`): a model that knows no other text
 can only guess there, so they are not part of the first and third column. Decisions, this rule
-among them, were made on a separate dev split. The held-out split was scored
-twice: after 1,800 steps (commands 92.6 %, unseen names 90.2 %, plain 91.4 %), and once the weights
-were final. What was changed in between was decided on the dev split.
+among them, were made on a separate dev split. The held-out split was
+scored twice: after 1,800 steps (commands 92.6 %, unseen names 90.2 %, plain 91.4 %), and once the
+weights were final. What was changed in between was decided on the dev split.
 
 {begin}
 {table}
@@ -86,16 +86,15 @@ Prompt (the template adds the system message when there is none; nothing goes be
 ## Training
 
 `python -m converters.sample.train --out DIR`, then `python -m converters.sample.export --run
-DIR`: {n_steps} steps, {train_minutes} minutes by the clock on one core, at the end two, that other
-work shared; no GPU. Loss on the assistant's tokens only; Muon for matrices, AdamW for embeddings and
-norms. About half of the names in training are invented, so that copying is learnt as a skill. Four
-lessons follow one another (`generator.LESSONS`), each written after the dev split had shown what was
-missing: more copying, more wordings, and last more noise and dropout, which brought the most for
-wordings that training never shows. The shipped weights come from a run in several parts: the
-learning rate fell to zero at steps 1450, 1800, 3250 and 3750, and was raised to a part of its peak
-each time; the weights of steps 1800 and 3250 were averaged before the fourth lesson, and the result
-of its first part with them once more. A run in one go gives a model of the same kind, not the same
-bits.
+DIR`: {n_steps} steps, {train_minutes} minutes by the clock on one core, at the end two, that
+other work shared; no GPU. Loss on the assistant's tokens only; Muon for matrices, AdamW for
+embeddings and norms. About half of the names in training are invented, so that copying is learnt
+as a skill. Four lessons follow one another (`generator.LESSONS`), each written after the dev split
+had shown what was missing: more copying, more wordings, and last more noise and dropout, which
+brought the most for wordings that training never shows. The shipped weights come from a run in
+several parts: the learning rate fell to zero at steps 1450, 1800, 3250, 3750 and 4150, and was
+raised to a part of its peak in between; weights were averaged (`converters.sample.average`) at
+steps 3250, 3750 and at the end. A run in one go gives a model of the same kind, not the same bits.
 
 ## Known limits
 
