@@ -44,7 +44,9 @@ def encode_conversation(
         mine = message["role"] == "assistant"
         ids += part
         said += [mine and head <= n < len(part) - 1 for n in range(len(part))]
-    ids.append(tokenizer.token_to_id(END_OF_TEXT))
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    assert end is not None, "the tokenizer of this run has no end-of-text token"
+    ids.append(end)
     said.append(False)
     return ids, said
 
