@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from .grammar import plain
@@ -90,41 +90,23 @@ _QUESTION = _words(
 
 # Training begins with the first lesson; the second asks for more copying, from the sentence and
 # from earlier turns, once copying as such is there, and has more wordings. The third makes names
-# from all words, because a word that was never copied cannot be copied.
+# from all words, because a word that was never copied cannot be copied. The fourth adds noise and
+# dropout, for wordings that training never shows.
+_MORE_COPYING = Lesson(
+    pseudo_share=0.6,
+    compound_share=0.3,
+    extra_wordings=True,
+    name_share=0.05,
+    name_share_known=0.2,
+    tell_share=0.7,
+    tell_share_known=0.2,
+)
+_ALL_WORDS = replace(_MORE_COPYING, compound_share=0.4, all_words=True)
 LESSONS = (
     Lesson(),
-    Lesson(
-        pseudo_share=0.6,
-        compound_share=0.3,
-        extra_wordings=True,
-        name_share=0.05,
-        name_share_known=0.2,
-        tell_share=0.7,
-        tell_share_known=0.2,
-    ),
-    Lesson(
-        pseudo_share=0.6,
-        compound_share=0.4,
-        extra_wordings=True,
-        all_words=True,
-        name_share=0.05,
-        name_share_known=0.2,
-        tell_share=0.7,
-        tell_share_known=0.2,
-    ),
-    Lesson(
-        pseudo_share=0.6,
-        compound_share=0.4,
-        extra_wordings=True,
-        all_words=True,
-        name_share=0.05,
-        name_share_known=0.2,
-        tell_share=0.7,
-        tell_share_known=0.2,
-        typo_share=0.15,
-        shout_share=0.08,
-        dropout=0.1,
-    ),
+    _MORE_COPYING,
+    _ALL_WORDS,
+    replace(_ALL_WORDS, typo_share=0.15, shout_share=0.08, dropout=0.1),
 )
 
 

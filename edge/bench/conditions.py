@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +124,3 @@ def _first_line(path: str) -> str | None:
         return Path(path).read_text().splitlines()[0].strip()
     except (OSError, UnicodeDecodeError, IndexError):
         return None
-
-
-def conditions_dict(conditions: Conditions) -> dict[str, Any]:
-    """For the result record."""
-    return {
-        **asdict(conditions),
-        "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }
