@@ -31,7 +31,8 @@ from edge.units import format_bytes, printable
 SCHEMA = 1
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
-ROLES = ("model", "template", "license", "card", "prefix")
+# "model" is the file the engine is given; "part" a file that belongs to it (external data of ONNX).
+ROLES = ("model", "part", "tokenizer", "template", "license", "card", "prefix")
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_FILES = 1000

@@ -96,12 +96,10 @@ def prompt_tokens(engine: Engine, text: str, system: str | None, raw: bool) -> l
 
     Raises InputError for a system prompt that a plain text has no place for.
     """
-    if raw or not getattr(engine, "has_template", True):
+    if raw or not engine.has_template:
         if system:
             raise InputError("--system needs a model with a chat template, and no --raw")
-        plain = getattr(engine, "prompt", engine.tokenize)
-        tokens: list[int] = plain(text)
-        return tokens
+        return engine.prompt(text)
     messages = [Message("system", system)] if system else []
     return engine.render([*messages, Message("user", text)])
 

@@ -239,6 +239,15 @@ class Engine(Protocol):
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
 
+    @property
+    def has_template(self) -> bool:
+        """Whether the model says how a conversation is written; `render` needs it."""
+
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of a plain text to be continued, with the beginning-of-text token where the
+        vocabulary asks for one.
+        """
+
     def render(self, messages: Sequence[Message], *, generate: bool = True) -> list[int]:
         """Token ids of a conversation through the model's chat template, ready for `stream`."""
 
@@ -275,3 +284,18 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the engine's memory. Calling it twice is fine."""
+
+
+@runtime_checkable
+class LogitsEngine(Protocol):
+    """What a quality card needs beside `Engine`: whole distributions, not samples of them."""
+
+    def logits(
+        self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
+    ) -> Any:
+        """Next-token logits after every prefix of `tokens`, computed from an empty cache by the
+        kernels that `stream` uses: a float32 numpy array [len(tokens), n_vocab], where n_vocab is
+        the size of the vocabulary without padding. The cache is empty afterwards.
+
+        Raises InputError if `tokens` is empty or longer than the context.
+        """

@@ -25,13 +25,13 @@ __all__ = ["ENGINES", "EngineEntry", "EngineSettings", "is_installed", "open_eng
 
 @dataclass(frozen=True)
 class EngineEntry:
-    """One row: the class as `module:Class`, file suffixes it loads, the package that must be
-    importable, and the extra of edgekit that installs it.
+    """One row: the class as `module:Class`, file suffixes it loads, the packages of which one must
+    be importable, and the extra of edgekit that installs it.
     """
 
     target: str
     formats: tuple[str, ...]
-    package: str
+    packages: tuple[str, ...]
     extra: str
 
     @property
@@ -41,14 +41,26 @@ class EngineEntry:
 
 ENGINES: dict[str, EngineEntry] = {
     "llama_cpp": EngineEntry(
-        "edge.engines.llama_cpp:LlamaCppEngine", (".gguf",), "llama_cpp", "llama"
+        "edge.engines.llama_cpp:LlamaCppEngine", (".gguf",), ("llama_cpp",), "llama"
+    ),
+    "litert": EngineEntry(
+        "edge.engines.litert:LiteRtLmEngine", (".litertlm",), ("litert_lm",), "litert"
+    ),
+    "tflite": EngineEntry(
+        "edge.engines.tflite:TfliteEngine",
+        (".tflite",),
+        ("ai_edge_litert", "tflite_runtime"),
+        "tflite",
+    ),
+    "onnx": EngineEntry(
+        "edge.engines.onnx:OnnxEngine", (".onnx",), ("onnxruntime_genai",), "onnx"
     ),
 }
 
 
 def is_installed(name: str) -> bool:
-    """Whether the engine's package can be found; nothing of it is imported."""
-    return importlib.util.find_spec(ENGINES[name].package) is not None
+    """Whether a package of the engine can be found; nothing of it is imported."""
+    return any(importlib.util.find_spec(package) for package in ENGINES[name].packages)
 
 
 def open_engine(
