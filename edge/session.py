@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.atomic import write_atomic
+from edge.deadline.shape import without_oldest_turn
 from edge.errors import EdgeError, InputError
 from edge.types import (
     Engine,
@@ -88,24 +89,24 @@ class Session:
         config = config or GenerationConfig()
         request_ns = time.monotonic_ns()
         asked = [*self.messages, Message("user", text)]
-        kept, tokens = self._fit(asked, config)
+        kept, tokens = self.fit(asked, config)
         events: list[TokenEvent] = []
         try:
             for event in self.engine.stream(tokens, config, stop):
                 events.append(event)
                 yield event
         except GeneratorExit:  # the caller has heard enough: keep what was said so far
-            self._finish(asked, kept, tokens, events, request_ns)
+            self.finish(asked, kept, tokens, events, request_ns)
             raise
-        self._finish(asked, kept, tokens, events, request_ns)
+        self.finish(asked, kept, tokens, events, request_ns)
 
     def render_check(self) -> None:
         """Raise now what rendering a first question would raise: no chat template, or one that
         takes no system prompt.
         """
-        self._render([Message("user", "hello")])
+        self.render([Message("user", "hello")])
 
-    def _finish(
+    def finish(
         self,
         asked: list[Message],
         kept: list[Message],
@@ -113,6 +114,9 @@ class Session:
         events: list[TokenEvent],
         request_ns: int,
     ) -> None:
+        """Take the turn that `asked` ends with into the history, as `kept` and answered by
+        `events`; an answer stopped before its first token leaves the history as it was.
+        """
         start = self.engine.last_start
         trace = Trace.of_stream(request_ns, tokens, events, start)
         answer = summarize(trace, start, n_dropped=len(asked) - len(kept))
@@ -122,21 +126,21 @@ class Session:
 
     # ---- trimming -----------------------------------------------------------------------------
 
-    def _fit(
+    def fit(
         self, messages: list[Message], config: GenerationConfig
     ) -> tuple[list[Message], list[int]]:
         """The newest part of `messages` that leaves room for an answer, and its tokens. Whole turns
         are dropped, oldest first; the system prompt and the last message always stay.
         """
         n_ctx = self.engine.n_ctx
-        tokens = self._render(messages)
+        tokens = self.render(messages)
         room = n_ctx - self._reserved(config)
         if len(tokens) <= room:
             return messages, tokens
         target = int(room * _TRIM_TO)
-        while len(tokens) > target and (shorter := _without_oldest_turn(messages)):
-            messages = shorter
-            tokens = self._render(messages)
+        while len(tokens) > target and (shorter := without_oldest_turn(messages)):
+            messages = list(shorter)
+            tokens = self.render(messages)
         if len(tokens) >= n_ctx:
             raise InputError(
                 f"the question takes {len(tokens)} tokens with the system prompt, and the context "
@@ -149,7 +153,8 @@ class Session:
         share = max(1, self.engine.n_ctx // _ANSWER_SHARE)
         return share if config.max_tokens < 0 else min(config.max_tokens, share)
 
-    def _render(self, messages: list[Message]) -> list[int]:
+    def render(self, messages: list[Message]) -> list[int]:
+        """Token ids of `messages` behind the system prompt."""
         system = [Message("system", self.system)] if self.system else []
         return self.engine.render([*system, *messages])
 
@@ -211,14 +216,6 @@ class Session:
 def state_path(session_path: Path) -> Path:
     """Where the KV state of a saved session lies."""
     return session_path.with_name(session_path.name + ".kv")
-
-
-def _without_oldest_turn(messages: list[Message]) -> list[Message] | None:
-    """`messages` without what comes before the second user message; None if there is none."""
-    for i, message in enumerate(messages[1:], start=1):
-        if message.role == "user":
-            return messages[i:]
-    return None
 
 
 def summarize(trace: Trace, start: StreamStart | None, *, n_dropped: int = 0) -> Answer:

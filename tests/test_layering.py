@@ -31,6 +31,7 @@ ORDER = (
     ("template", "template_limits", "template_lint", "template_sandbox"),
     ("engines", "deadline"),
     ("session",),
+    ("timed_session",),
     ("model_options", "chat", "run", "bench", "report", "devices_command", "bundle_command"),
     ("cli",),
 )

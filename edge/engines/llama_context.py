@@ -39,6 +39,9 @@ class LlamaContext:
         self._decode = lib.llama_decode
         self._memory = lib.llama_get_memory(handle)
         self._n_swa = int(lib.llama_model_n_swa(model))
+        self._recurrent = bool(
+            lib.llama_model_is_recurrent(model) or lib.llama_model_is_hybrid(model)
+        )
         self._tokens = (lib.llama_token * self.n_batch)()
         # Positions, sequence and "output only the last" are the library's defaults for NULL.
         self._batch = lib.llama_batch(0, self._tokens, None, None, None, None, None)
@@ -114,13 +117,32 @@ class LlamaContext:
 
         The prompt's last token is never kept: its logits are needed, so it is evaluated again.
         """
+        self.truncate(self._common(prompt[:-1]))
+        return len(self.cached)
+
+    def reusable(self, prompt: Sequence[int]) -> int:
+        """What `keep_prefix` would return, with nothing changed."""
+        keep = self._common(prompt[:-1])
+        return keep if self._can_cut(keep) else 0
+
+    def _common(self, tokens: Sequence[int]) -> int:
         keep = 0
-        for have, want in zip(self.cached, prompt[:-1], strict=False):
+        for have, want in zip(self.cached, tokens, strict=False):
             if have != want:
                 break
             keep += 1
-        self.truncate(keep)
-        return len(self.cached)
+        return keep
+
+    def _can_cut(self, keep: int) -> bool:
+        """Whether the memory can be cut down to its first `keep` tokens. Recurrent states have no
+        past; a sliding window has forgotten what lies further back than itself.
+        """
+        if keep in (0, len(self.cached)):
+            return True
+        if self._recurrent:
+            return False
+        first = self._lib.llama_memory_seq_pos_min(self._memory, _SEQ)
+        return first >= 0 and not (self._n_swa and first > max(0, keep - self._n_swa))
 
     def truncate(self, keep: int) -> None:
         """Keep the first `keep` cached tokens, or none where the memory cannot be cut there:

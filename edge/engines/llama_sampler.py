@@ -51,7 +51,7 @@ class Sampler:
     def _add(self, stage: Any) -> None:
         self._lib.llama_sampler_chain_add(self._chain, stage)  # the chain owns it now
 
-    def sample(self, context: Any) -> int:
+    def sample(self, context: Any, _pressure: float = 0.0) -> int:
         """Draw from the logits of the last token evaluated, and accept the draw."""
         return int(self._sample(self._chain, context, -1))
 

@@ -24,6 +24,8 @@ class Vocab:
         self.bos = int(lib.llama_vocab_bos(vocab))
         self.bos_text = self._text(self.bos)
         self.eos_text = self._text(int(lib.llama_vocab_eos(vocab)))
+        ends = (int(lib.llama_vocab_eos(vocab)), int(lib.llama_vocab_eot(vocab)))
+        self.end_tokens = tuple(sorted({token for token in ends if token >= 0}))
         self.add_bos = bool(lib.llama_vocab_get_add_bos(vocab)) and self.bos >= 0
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:

@@ -1,0 +1,60 @@
+"""What became of a request with a budget: met or missed, where the time went, what was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from edge.units import format_seconds
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """One thing done to keep the budget. `cost` says in words what the answer may lose by it,
+    `gain_s` the seconds of prefill it was predicted to save.
+    """
+
+    kind: str
+    cost: str
+    gain_s: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.cost}, saves about {format_seconds(self.gain_s)}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Times in seconds since the request was received. `met` is whether the whole answer, and its
+    first token, came within the budget with at least one token. `n_possible` is the number of
+    tokens that the time would have allowed at the speed that was met (None without a limit).
+    `shortened`: the answer was ended for time; `whole_sentence`: it ends where a sentence does.
+    """
+
+    within_s: float | None
+    first_within_s: float | None
+    met: bool
+    total_s: float
+    first_s: float | None
+    seconds: Mapping[str, float]
+    predicted_prefill_s: tuple[float, float, float]
+    adjustments: tuple[Adjustment, ...] = ()
+    shortened: bool = False
+    whole_sentence: bool = True
+    n_out: int = 0
+    n_possible: int | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "seconds": dict(self.seconds)}
+
+    def line(self) -> str:
+        """One line for a terminal."""
+        words = ["met" if self.met else "MISSED"]
+        limit = self.within_s if self.within_s is not None else self.first_within_s
+        words.append(f"{format_seconds(self.total_s)} of {format_seconds(limit)}")
+        words += [f"{name} {format_seconds(s)}" for name, s in self.seconds.items() if s >= 5e-4]
+        if self.shortened:
+            words.append(f"shortened to {self.n_out} of {self.n_possible} tokens possible")
+        return ", ".join(words)

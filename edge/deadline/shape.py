@@ -1,0 +1,142 @@
+"""Choose the version of a conversation whose prefill fits into the time there is for it.
+
+In this order, each step only if the one before was not enough: everything (what the KV cache holds
+costs nothing), without the oldest turns, and with sentences of a long last message left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edge.deadline.outcome import Adjustment
+from edge.deadline.shorten import Piece, select, split
+from edge.deadline.time_model import Span, TimeModel
+from edge.types import Message
+
+#: A message of fewer tokens is never shortened: there is nothing in it to choose from.
+MIN_LONG_TOKENS = 64
+# Shortening is tried with at most so many sizes; each renders and tokenizes the conversation.
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Version:
+    """One way to ask: its messages, token ids, how many of them are cached, and the seconds that
+    evaluating the others takes.
+    """
+
+    messages: tuple[Message, ...]
+    tokens: tuple[int, ...]
+    n_reused: int
+    prefill: Span
+    adjustments: tuple[Adjustment, ...] = ()
+
+    @property
+    def n_new(self) -> int:
+        return len(self.tokens) - self.n_reused
+
+
+@dataclass(frozen=True)
+class Shaper:
+    """What versions are made with: `render` gives a conversation's token ids, `count` a text's
+    tokens, `reusable` how many leading tokens the cache holds. `cold`: nothing was computed yet.
+    """
+
+    render: Callable[[list[Message]], list[int]]
+    count: Callable[[str], int]
+    reusable: Callable[[Sequence[int]], int]
+    times: TimeModel
+    cold: bool = False
+
+    def version(
+        self, messages: Sequence[Message], adjustments: tuple[Adjustment, ...] = ()
+    ) -> Version:
+        """The version with exactly these messages."""
+        tokens = self.render(list(messages))
+        n_reused = min(self.reusable(tokens), len(tokens) - 1)
+        prefill = self.times.prefill(len(tokens) - n_reused, n_reused, cold=self.cold)
+        return Version(tuple(messages), tuple(tokens), n_reused, prefill, adjustments)
+
+    def fitting(self, full: Version, allowed_s: float) -> Version:
+        """The fullest version whose prefill stays within `allowed_s` seconds at its high bound; the
+        quickest there is, where none does.
+        """
+        best = full
+        messages: tuple[Message, ...] | None = full.messages
+        n_dropped = 0
+        while best.prefill.high > allowed_s:
+            messages = without_oldest_turn(messages)
+            if messages is None:
+                break
+            n_dropped += 1
+            turns = "turn" if n_dropped == 1 else "turns"
+            found = self._adjusted(
+                full, messages, full.adjustments, "dropped", f"{n_dropped} old {turns} forgotten"
+            )
+            # Without its beginning a conversation loses what is cached of it: it may get slower.
+            if found.prefill.high < best.prefill.high:
+                best = found
+        if best.prefill.high > allowed_s:
+            best = self.shortened(best, allowed_s) or best
+        return best
+
+    def shortened(self, full: Version, allowed_s: float) -> Version | None:
+        """`full` with sentences of its last message left out until it fits; the quickest found
+        where none fits; None if there is nothing to leave out.
+        """
+        last = full.messages[-1]
+        pieces = split(last.content)
+        sizes = [self.count(piece.text) for piece in pieces]
+        total = sum(sizes)
+        if total < MIN_LONG_TOKENS or all(piece.is_request for piece in pieces):
+            return None
+        frame = len(full.tokens) - full.n_reused - total
+        budget = self.times.prefill_tokens(allowed_s, full.n_reused, cold=self.cold) - frame
+        best: Version | None = None
+        for _ in range(_TRIES):
+            found = self._selected(full, pieces, sizes, budget)
+            if found is None:
+                break
+            if best is None or found.prefill.high < best.prefill.high:
+                best = found
+            if found.prefill.high <= allowed_s:
+                return found
+            budget = int(budget * 0.85) - 4
+        # Nothing fits: the request alone is the quickest that can be asked.
+        request = sum(s for s, piece in zip(sizes, pieces, strict=True) if piece.is_request)
+        shortest = self._selected(full, pieces, sizes, request)
+        candidates = [v for v in (best, shortest) if v is not None]
+        return min(candidates, key=lambda v: v.prefill.high, default=None)
+
+    def _selected(
+        self, full: Version, pieces: list[Piece], sizes: list[int], budget: int
+    ) -> Version | None:
+        text = select(pieces, sizes, budget)
+        if text is None:
+            return None
+        kept = self.count(text)
+        messages = (*full.messages[:-1], dataclasses.replace(full.messages[-1], content=text))
+        cost = f"{kept} of {sum(sizes)} tokens of the message kept, the most relevant sentences"
+        return self._adjusted(full, messages, full.adjustments, "selected", cost)
+
+    def _adjusted(
+        self,
+        full: Version,
+        messages: tuple[Message, ...],
+        before: tuple[Adjustment, ...],
+        kind: str,
+        cost: str,
+    ) -> Version:
+        found = self.version(messages)
+        gain = full.prefill.mid - found.prefill.mid
+        return dataclasses.replace(found, adjustments=(*before, Adjustment(kind, cost, gain)))
+
+
+def without_oldest_turn(messages: Sequence[Message] | None) -> tuple[Message, ...] | None:
+    """`messages` without what comes before the second user message; None if there is none."""
+    for i, message in enumerate(messages or ()):
+        if i and message.role == "user":
+            return tuple((messages or ())[i:])
+    return None
