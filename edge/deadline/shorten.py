@@ -119,6 +119,8 @@ def terms(text: str) -> list[str]:
     for word in _TERM.findall(text.lower()):
         if _CJK.search(word):
             found += list(word)
+        elif word[0].isdigit():
+            found.append(word)
         elif len(word) > 2:
             found.append(word[: max(4, len(word) - 3)] if len(word) > 6 else word.rstrip("s"))
     return found

@@ -21,7 +21,7 @@ def sentence_ends(text: str) -> list[int]:
     """
     ends = {match.end() for match in _CJK_END.finditer(text)}
     for match in _END.finditer(text):
-        if match.group().startswith("."):
+        if match.group() == ".":
             word = _WORD.search(text[: match.start()])
             before = word.group().lower() if word else ""
             is_list_number = before.isdigit() and _starts_line(text, match.start())
