@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from edge.interrupt import Interrupt
 from edge.model_options import generation_config, model_options, open_with_progress
 from edge.session import summarize
 from edge.terminal import terminal_safe, write_text
-from edge.types import Engine, Message, StreamStart, Trace
+from edge.timed_open import TimedModel, budget_options, parse_budget
+from edge.types import Engine, Message, StreamStart, TokenEvent, Trace
 
 MAX_PROMPT_BYTES = 4 * 1024**2  # far beyond any context
 SCHEMA = 1
@@ -33,6 +35,7 @@ SCHEMA = 1
 @click.argument("bundle", type=click.Path())
 @click.argument("prompt", required=False)
 @model_options
+@budget_options
 @click.option("--system", help="System prompt.")
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON line instead of the text.")
@@ -43,6 +46,7 @@ def run(
 
     Without PROMPT, or with "-", the prompt is read from standard input.
     """
+    budget = parse_budget(options)
     config = generation_config(options)
     text = read_prompt(prompt)
     started_s = time.monotonic()
@@ -50,24 +54,49 @@ def run(
     load_s = time.monotonic() - started_s
     with closing(opened.engine), Interrupt() as interrupt:
         engine = opened.engine
-        request_ns = time.monotonic_ns()
-        tokens = prompt_tokens(engine, text, system, raw)
-        events = []
-        # A terminal gets escape sequences shown as text; a pipe or file gets the exact answer.
-        safe = terminal_safe if sys.stdout.isatty() else str
-        for event in engine.stream(tokens, config, interrupt):
-            events.append(event)
-            if event.text and not as_json:
-                write_text(safe(event.text))
+        timed = None
+        if budget is None:
+            request_ns = time.monotonic_ns()
+            tokens = prompt_tokens(engine, text, system, raw)
+            stream = engine.stream(tokens, config, interrupt)
+        else:
+            plain = is_plain(engine, system, raw)
+            timed = TimedModel(opened, system=system, raw=plain)
+            stream = timed.session.ask_within(text, budget, config, interrupt)
+        events = write_stream(stream, quiet=as_json)
         start = engine.last_start
-        trace = Trace.of_stream(request_ns, tokens, events, start)
+        if timed is None:
+            trace = Trace.of_stream(request_ns, tokens, events, start)
+        else:
+            timed.save()
+            assert timed.session.last_trace is not None
+            trace = timed.session.last_trace
+        outcome = timed.session.last_outcome if timed else None
         if as_json:
             record = to_record(trace, start, opened.name, engine, load_s)
+            if outcome is not None:
+                record["deadline"] = outcome.to_dict()
             click.echo(json.dumps(record, ensure_ascii=False))
-        elif events and not (events[-1].text or "").endswith("\n"):
-            write_text("\n")
+        elif outcome is not None:
+            click.echo(outcome.line(), err=True)
+            for adjustment in outcome.adjustments:
+                click.echo(f"  {adjustment}", err=True)
         if interrupt.stopped:
             raise click.Abort  # exit code 130, as everywhere
+
+
+def write_stream(stream: Iterator[TokenEvent], *, quiet: bool) -> list[TokenEvent]:
+    """Write the text of a stream as it comes, with a newline at its end; returns its events."""
+    # A terminal gets escape sequences shown as text; a pipe or file gets the exact answer.
+    safe = terminal_safe if sys.stdout.isatty() else str
+    events = []
+    for event in stream:
+        events.append(event)
+        if event.text and not quiet:
+            write_text(safe(event.text))
+    if events and not quiet and not (events[-1].text or "").endswith("\n"):
+        write_text("\n")
+    return events
 
 
 def read_prompt(prompt: str | None) -> str:
@@ -96,12 +125,18 @@ def prompt_tokens(engine: Engine, text: str, system: str | None, raw: bool) -> l
 
     Raises InputError for a system prompt that a plain text has no place for.
     """
-    if raw or not engine.has_template:
-        if system:
-            raise InputError("--system needs a model with a chat template, and no --raw")
+    if is_plain(engine, system, raw):
         return engine.prompt(text)
     messages = [Message("system", system)] if system else []
     return engine.render([*messages, Message("user", text)])
+
+
+def is_plain(engine: Engine, system: str | None, raw: bool) -> bool:
+    """Whether a prompt is plain text to continue. Raises InputError for a system prompt then."""
+    plain = raw or not engine.has_template
+    if plain and system:
+        raise InputError("--system needs a model with a chat template, and no --raw")
+    return plain
 
 
 def to_record(

@@ -65,7 +65,8 @@ class _Run:
 class TimedSession(Session):
     """One conversation with budgets. Not for two threads at once.
 
-    `times` is shared with whoever stores it. `cold` says that nothing was computed since loading.
+    `times` is shared with whoever stores it. `raw`: messages are plain text to be continued, for
+    models without a chat template. `cold` says that nothing was computed since loading.
     """
 
     def __init__(
@@ -74,12 +75,14 @@ class TimedSession(Session):
         times: TimeModel,
         *,
         system: str | None = None,
+        raw: bool = False,
         cold: bool = True,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         super().__init__(engine, system=system)
         self.times = times
         self.last_outcome: Outcome | None = None
+        self._raw = raw
         self._cold = cold
         self._clock = clock
         details = engine.describe().details
@@ -113,6 +116,11 @@ class TimedSession(Session):
             self._end(run, budget, asked)
             raise
         self._end(run, budget, asked)
+
+    def render(self, messages: list[Message]) -> list[int]:
+        if self._raw:
+            return self.engine.prompt("\n".join(message.content for message in messages))
+        return super().render(messages)
 
     # ---- before -------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ from edge.deadline.soft_end import SentenceHold, is_whole, sentence_ends
 )
 def test_sentences_end_where_a_reader_would_say(text: str, sentences: list[str]) -> None:
     starts = [0, *sentence_ends(text)]
-    found = [text[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+    found = [text[a:b] for a, b in pairwise(starts)]
     assert found == sentences
 
 

@@ -1,0 +1,112 @@
+"""Put a budget around an opened model: its time model from the store, the plan or a short trial."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from edge.deadline.budget import Budget, OnMiss
+from edge.deadline.store import TimeStore
+from edge.deadline.time_model import Prior, TimeModel
+from edge.engines.target import OpenModel
+from edge.timed_session import TimedSession
+from edge.types import Engine, GenerationConfig
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+# What is assumed before anything is known: a small board. The trial corrects it at once.
+_UNKNOWN = Prior(prefill_tps=40.0, decode_tps=8.0, bound=1.0)
+_TRIAL_TEXT = "The quick brown fox jumps over the lazy dog and runs on through the night. "
+_TRIAL_PROMPT, _TRIAL_LONG, _TRIAL_TOKENS = 16, 96, 8
+# A trial takes no longer than this, however slow the board is.
+_TRIAL_S = 3.0
+
+_OPTIONS = (
+    click.option("--within", help="Time for the whole answer, for example 2s or 500ms."),
+    click.option("--first-within", help="Time to its first word."),
+    click.option(
+        "--on-miss",
+        type=click.Choice(["refuse", "best"]),
+        default="refuse",
+        show_default=True,
+        help="When no version of a question fits the time: refuse at once, or give what it allows.",
+    ),
+)
+
+
+def budget_options(command: _F) -> _F:
+    """Add --within, --first-within and --on-miss to a click command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def parse_budget(options: dict[str, Any]) -> Budget | None:
+    """The budget that the options name, None if they name none. Takes its options out of the
+    dictionary. Raises UsageError for anything that is not a time.
+    """
+    on_miss: OnMiss = options.pop("on_miss")
+    return Budget.parse(options.pop("within"), options.pop("first_within"), on_miss=on_miss)
+
+
+class TimedModel:
+    """A session with budgets and the file that its time model is kept in."""
+
+    def __init__(self, opened: OpenModel, *, system: str | None = None, raw: bool = False) -> None:
+        """Without a stored time model a short trial measures this board (it also reads the weights
+        from storage, so that the first question finds them in memory).
+        """
+        self._info = opened.engine.describe()
+        self._store = TimeStore(model_identity(opened), self._info)
+        is_known = self._store.is_known
+        times = self._store.load(prior_of(opened))
+        if not is_known:
+            try_out(opened.engine, times)
+        self.session = TimedSession(opened.engine, times, system=system, raw=raw, cold=is_known)
+
+    def save(self) -> None:
+        """Keep what was learned."""
+        self._store.save(self.session.times, self._info)
+
+
+def model_identity(opened: OpenModel) -> str:
+    """The bundle's id, or a plain file's name and size."""
+    if opened.bundle is not None:
+        return opened.bundle.id
+    return f"{opened.path.name} {opened.path.stat().st_size}"
+
+
+def prior_of(opened: OpenModel) -> Prior:
+    """What the plan predicted, where there is one with times."""
+    plan = opened.plan
+    if plan is None or plan.decode_tps is None or plan.prefill_tps is None:
+        return _UNKNOWN
+    bound = max(plan.error_bound or 0.0, 0.3)
+    return Prior(plan.prefill_tps, plan.decode_tps, bound=bound)
+
+
+def try_out(engine: Engine, times: TimeModel) -> None:
+    """Teach `times` with a short and a longer prefill and a few tokens, for a few seconds at most.
+    The first of them is cold and not counted.
+    """
+    text = _TRIAL_TEXT * 12
+    tokens = engine.tokenize(text)
+    config = GenerationConfig(max_tokens=_TRIAL_TOKENS, ignore_eos=True)
+    end_s = time.monotonic() + _TRIAL_S
+    lengths = [_TRIAL_PROMPT, _TRIAL_PROMPT, min(_TRIAL_LONG, engine.n_ctx // 4)]
+    for i, n in enumerate(lengths):
+        engine.reset()
+        began_ns = time.monotonic_ns()
+        events = list(engine.stream(tokens[:n], config, lambda: time.monotonic() > end_s))
+        start = engine.last_start
+        times_ns = [event.t_ns for event in events if event.token_id is not None]
+        if start is None or not times_ns:
+            break
+        seconds = (start.t_prefill_end_ns - began_ns) / 1e9
+        times.observe_prefill(n, 0, seconds, cold=i == 0)
+        if i and len(times_ns) > 1:
+            times.observe_decode(len(times_ns) - 1, n, (times_ns[-1] - times_ns[0]) / 1e9)
+    engine.reset()
