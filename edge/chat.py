@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from typing import Any
 import click
 import psutil
 
+from edge.deadline import Budget, Outcome
 from edge.errors import EdgeError, InputError, UsageError
 from edge.interrupt import Interrupt
 from edge.model_options import generation_config, model_options, open_with_progress
 from edge.session import Session, state_path
 from edge.terminal import terminal_safe, write_text
-from edge.types import GenerationConfig
+from edge.timed_open import TimedModel, budget_options, parse_budget
+from edge.types import GenerationConfig, TokenEvent
 from edge.units import did_you_mean, format_bytes, format_seconds, printable
 
 _FENCE = '"""'
@@ -40,15 +42,18 @@ End a line with \\ to go on in the next, or write a block between two lines of \
 @click.command(short_help="Talk to a bundle, offline.")
 @click.argument("bundle", type=click.Path())
 @model_options
+@budget_options
 @click.option("--system", help="System prompt.")
 @click.option("--load", "load_path", type=click.Path(), help="Go on with a saved conversation.")
 def chat(bundle: str, system: str | None, load_path: str | None, **options: Any) -> None:
     """Talk to BUNDLE (a bundle directory or a .gguf file). /help lists what can be typed."""
+    budget = parse_budget(options)
     config = generation_config(options)
     opened = open_with_progress(bundle, options)
     with closing(opened.engine):
-        session = Session(opened.engine, system=system)
-        room = ChatRoom(session, config, LineReader())
+        timed = TimedModel(opened, system=system) if budget else None
+        session = timed.session if timed else Session(opened.engine, system=system)
+        room = ChatRoom(session, config, LineReader(), timed, budget)
         # A model without a chat template, or with one that takes no system prompt, says so now and
         # not after the first question; and what rendering imports is there by then.
         session.render_check()
@@ -112,10 +117,20 @@ class LineReader:
 class ChatRoom:
     """The loop: read a message, obey or answer it."""
 
-    def __init__(self, session: Session, config: GenerationConfig, reader: LineReader) -> None:
+    def __init__(
+        self,
+        session: Session,
+        config: GenerationConfig,
+        reader: LineReader,
+        timed: TimedModel | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        """With `timed` and a `budget`, `session` is the timed one and keeps the budget."""
         self.session = session
         self.config = config
         self.reader = reader
+        self.timed = timed
+        self.budget = budget
         self._commands: dict[str, Callable[[str], None]] = {
             "help": lambda _: self.say(_HELP, always=True),
             "reset": self._reset,
@@ -183,13 +198,16 @@ class ChatRoom:
         safe = terminal_safe if sys.stdout.isatty() else str
         ended = True
         with Interrupt() as interrupt:
-            for event in self.session.ask(text, self.config, interrupt):
+            for event in self._stream(text, interrupt):
                 if event.text:
                     write_text(safe(event.text))
                     ended = event.text.endswith("\n")
         answer = self.session.last_answer
         if not ended or (answer is not None and not answer.n_out):
             write_text("\n")
+        if self.timed is not None:
+            self.timed.save()
+            self._tell_outcome(self.timed.session.last_outcome)
         if answer is None:
             return
         if answer.finish_reason == "aborted":
@@ -198,6 +216,21 @@ class ChatRoom:
             self.say("(the context is full: the answer was cut)")
         if answer.n_dropped:
             self.say(f"({answer.n_dropped} old messages were forgotten to make room)")
+
+    def _stream(self, text: str, interrupt: Callable[[], bool]) -> Iterator[TokenEvent]:
+        if self.timed is not None and self.budget is not None:
+            return self.timed.session.ask_within(text, self.budget, self.config, interrupt)
+        return self.session.ask(text, self.config, interrupt)
+
+    def _tell_outcome(self, outcome: Outcome | None) -> None:
+        """What was done to keep the budget, and whether it was kept; silent when nothing was."""
+        if outcome is None:
+            return
+        for adjustment in outcome.adjustments:
+            if adjustment.kind != "reused":
+                self.say(f"({adjustment})")
+        if outcome.shortened or not outcome.met:
+            self.say(f"({outcome.line()})")
 
     # ---- commands -----------------------------------------------------------------------------
 
@@ -221,7 +254,10 @@ class ChatRoom:
         self.say(f"({len(self.session.messages)} messages loaded; {printable(became)})")
 
     def _stats(self, _argument: str) -> None:
-        self.say("\n".join(stats_lines(self.session)), always=True)
+        lines = stats_lines(self.session)
+        if self.timed is not None and (outcome := self.timed.session.last_outcome) is not None:
+            lines.append(f"budget   {outcome.line()}")
+        self.say("\n".join(lines), always=True)
 
 
 def stats_lines(session: Session) -> list[str]:
