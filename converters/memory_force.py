@@ -4,32 +4,28 @@ free, the plan must run with its context full; the next bigger one, refused, mus
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.memory_truth import Combination, RunFailedError, measure
-from converters.memory_truth_models import CONFIGS, hollow_spec, write_hollow
-from converters.plan import Candidate, Planner, PlanOptions
-from device_profiles.catalog import find_profile
+from converters.memory_force_boards import BoardClass, PlannedRun, board_classes, small_boards
+from converters.memory_truth import RunFailedError, measure
+from converters.memory_truth_models import hollow_spec, write_hollow
+from converters.recipes import load_recipe
 from device_profiles.cost.memory import PROGRAM_FILE_BYTES
-from edge.errors import DoesNotFitError, EdgeError
+from edge.errors import EdgeError
+from edge.probe.machine import probe_this_machine
 from edge.units import MIB
 
-#: Boards and the models planned for them.
-PROOFS = (
-    ("raspberry-pi-zero-2-w", "smollm2-360m"),
-    ("raspberry-pi-3b-plus", "qwen3-0.6b"),
-    ("raspberry-pi-zero-2-w", "smollm2-135m"),
-    ("raspberry-pi-4b-1gb", "smollm2-360m"),
-)
-# A run that read more than this many times its file from storage has lost pages that it needed.
-_THRASH = 2.0
-_REFUSED_SECONDS = 40.0
-_PLANNED_SECONDS = 300.0
+# A run that read more than this many times its file from storage has lost pages that it needed,
+# again and again: opening reads it once, and once more if the cache takes the place of its pages.
+_THRASH = 3.0
+_REFUSED_SECONDS = 300.0
+_PLANNED_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -76,88 +72,124 @@ def run_force(
     upstream: Path | None,
     only: str,
     *,
-    seconds: float = 1e9,
+    seconds: float = math.inf,
+    earlier: Sequence[Mapping[str, Any]] = (),
     done: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Every proof whose board or model contains `only`, none begun after `seconds`; `done` is
+    """A proof for every class with a board whose name contains `only`, none begun after `seconds`.
+    Those that are among `earlier` ones, of the same plans and limits, are not made again; `done` is
     called with all of them so far after each.
     """
-    begin, found = time.monotonic(), []
-    for board, model in PROOFS:
-        if only in f"{board} {model}" and time.monotonic() - begin < seconds:
-            found.append(prove(work, upstream, board, model))
-            if done is not None:
-                done(found)
+    here = probe_this_machine(measure=False)
+    begin, found = time.monotonic(), list[dict[str, Any]]()
+    for group in board_classes(small_boards(), here, upstream):
+        if not any(only in board for board in group.boards):
+            continue
+        steps = _steps(group, earlier)
+        if any(step.made is None for step in steps) and time.monotonic() - begin > seconds:
+            continue
+        planned, refused = (
+            step.made or _run(work, upstream, step.run, step.limit_bytes, step.seconds)
+            for step in steps
+        )
+        found.append(
+            {
+                "name": group.name,
+                "boards": group.boards,
+                "free_bytes": [group.smallest.free_bytes, group.largest.free_bytes],
+                "planned": planned,
+                "refused": refused,
+                "held": planned["outcome"] == "runs"
+                and refused["outcome"] in ("killed", "thrashes"),
+            }
+        )
+        if done is not None:
+            done(found)
     return found
 
 
-def prove(work: Path, upstream: Path | None, board: str, model: str) -> dict[str, Any]:
-    """One board and model: the plan, and the next bigger rung of its ladder or, where the plan is
-    the highest, the next bigger model.
-    """
-    profile = find_profile(board)
-    planner = Planner(hollow_spec(model, upstream), profile, PlanOptions())
-    chosen = planner.choose()
-    planned = _run(work, upstream, model, chosen, planner.budget_bytes, _PLANNED_SECONDS)
-    bigger_model, bigger = _next_bigger(upstream, board, model, planner, chosen)
-    refused = _run(work, upstream, bigger_model, bigger, planner.budget_bytes, _REFUSED_SECONDS)
+def board_entries(proofs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What each board is left with and the proof that stands for it, by board."""
     return {
-        "board": board,
-        "limit_bytes": planner.budget_bytes - PROGRAM_FILE_BYTES,
-        "planned": planned,
-        "refused": refused,
-        "held": planned["outcome"] == "runs" and refused["outcome"] != "runs",
+        board: {"proof": proof["name"], "held": proof["held"]}
+        for proof in proofs
+        for board in proof["boards"]
     }
 
 
-def _next_bigger(
-    upstream: Path | None, board: str, model: str, planner: Planner, chosen: Candidate
-) -> tuple[str, Candidate]:
-    rungs = planner.rungs()
-    for weights, n_ctx in rungs[_place(planner, chosen) + 1 :]:
-        leanest = planner.leanest(weights, n_ctx)
-        if not planner.fits(leanest):
-            return model, leanest
-    order = sorted(CONFIGS, key=lambda name: hollow_spec(name).shape.n_params)
-    for name in order[order.index(model) + 1 :]:
-        other = Planner(hollow_spec(name, upstream), find_profile(board), PlanOptions())
-        try:
-            other.choose()
-        except DoesNotFitError:
-            weights, n_ctx = other.rungs()[0]
-            return name, other.leanest(weights, n_ctx)
-    raise EdgeError(f"{board} holds every model that we have")
+@dataclass(frozen=True)
+class _Step:
+    """One run of a proof, and an earlier one that shows as much."""
+
+    run: PlannedRun
+    limit_bytes: int
+    seconds: float
+    made: Mapping[str, Any] | None
 
 
-def _place(planner: Planner, chosen: Candidate) -> int:
-    rungs = [(weights.recipe.id, n_ctx) for weights, n_ctx in planner.rungs()]
-    return rungs.index((chosen.recipe, chosen.n_ctx))
+def _steps(group: BoardClass, earlier: Sequence[Mapping[str, Any]]) -> tuple[_Step, _Step]:
+    """The planned run within the least that any board of a class leaves free, and the refused one
+    within the most. Less than that are both limits by the pages of programs, which are in the
+    cache already and charged to nobody here, and by what this machine's kernels repack less than
+    the board's.
+    """
+    small, large = group.smallest, group.largest
+    within = small.free_bytes - PROGRAM_FILE_BYTES - small.planned.missing_here
+    beyond = large.free_bytes - PROGRAM_FILE_BYTES - large.refused.missing_here
+    made = _made_before(small.planned, [p["planned"] for p in earlier], most=within)
+    refused = _made_before(large.refused, [p["refused"] for p in earlier], least=beyond)
+    return (
+        _Step(small.planned, within, _PLANNED_SECONDS, made),
+        _Step(large.refused, beyond, _REFUSED_SECONDS, refused),
+    )
+
+
+def _made_before(
+    run: PlannedRun,
+    earlier: Sequence[Mapping[str, Any]],
+    *,
+    least: float = 0,
+    most: float = math.inf,
+) -> Mapping[str, Any] | None:
+    """An earlier run of the same settings within a limit from `least` to `most`, that came out as
+    it should: what runs in less runs, and what dies in more dies.
+    """
+    wanted = {key: v for key, v in asdict(run.combination).items() if key != "n_threads"}
+    for made in earlier:
+        right = (
+            made["outcome"] == "runs"
+            if least == 0
+            else made["outcome"] == "killed" or _has_thrashed(made)
+        )
+        same = all(made.get(key) == value for key, value in wanted.items())
+        if same and right and least <= made["limit_bytes"] <= most:
+            return made
+    return None
+
+
+def _has_thrashed(run: Mapping[str, Any]) -> bool:
+    return bool(run["read_bytes"] > _THRASH * run["file_bytes"])
 
 
 def _run(
-    work: Path,
-    upstream: Path | None,
-    model: str,
-    candidate: Candidate,
-    budget_bytes: int,
-    seconds: float,
+    work: Path, upstream: Path | None, run: PlannedRun, limit: int, seconds: float
 ) -> dict[str, Any]:
-    c, spec = candidate, hollow_spec(model, upstream)
-    path = work / f"{model}-{c.recipe}.gguf"
-    # A board whose cores have no repacked kernels gets none here either.
-    repack = c.repack and c.memory.get("weights_repacked", 0) > 0
-    combination = Combination(
-        model, c.recipe, c.n_ctx, c.kv_type, c.n_ubatch, c.use_mmap, repack
-    )  # fmt: skip
-    # Pages of programs are in the cache already and charged to nobody here.
-    limit = budget_bytes - PROGRAM_FILE_BYTES
+    c = run.combination
+    spec, path = hollow_spec(c.model, upstream), work / f"{c.model}-{c.recipe}.gguf"
     group = ControlGroup.make(limit)
     begin, measured, outcome, said = time.monotonic(), None, "runs", ""
     try:
-        n_bytes = write_hollow(spec, c.weights.recipe, path)
+        n_bytes = write_hollow(spec, load_recipe(c.recipe), path)
         _drop_cached(path)
         try:
-            measured = measure(path, spec.shape.n_vocab, combination, group=group, limit_s=seconds)
+            measured = measure(
+                path,
+                spec.shape,
+                c,
+                group=group,
+                limit_s=seconds,
+                limit_read_bytes=_THRASH * n_bytes,
+            )
             read_bytes = measured.read_bytes
         except RunFailedError as error:
             outcome, said = "unfinished" if error.alive else "killed", str(error)[:200]
@@ -165,17 +197,11 @@ def _run(
     finally:
         path.unlink(missing_ok=True)
         group.remove()
-    if outcome != "killed" and read_bytes > _THRASH * n_bytes:
-        outcome = "thrashes"
-    return {
-        "model": model,
-        "recipe": c.recipe,
-        "n_ctx": c.n_ctx,
-        "kv_type": c.kv_type,
-        "n_ubatch": c.n_ubatch,
-        "use_mmap": c.use_mmap,
-        "repack": repack,
-        "predicted_bytes": c.peak_bytes,
+    result: dict[str, Any] = {
+        **asdict(c),
+        "limit_bytes": limit,
+        "predicted_bytes": run.bytes_there,
+        "predicted_here_bytes": run.bytes_here,
         "measured_bytes": measured.peak_total if measured else None,
         "n_filled": measured.n_filled if measured else None,
         "file_bytes": n_bytes,
@@ -184,6 +210,9 @@ def _run(
         "said": said,
         "seconds": round(time.monotonic() - begin, 1),
     }
+    if outcome != "killed" and _has_thrashed(result):
+        result["outcome"] = "thrashes"
+    return result
 
 
 def _drop_cached(path: Path) -> None:
@@ -193,21 +222,33 @@ def _drop_cached(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def force_lines(proofs: list[dict[str, Any]]) -> list[str]:
+def force_lines(proofs: Sequence[Mapping[str, Any]]) -> list[str]:
     """The proofs in words; read: what storage delivered, the file once if nothing was lost."""
     lines = []
     for proof in proofs:
         verdict = "holds" if proof["held"] else "DOES NOT HOLD"
-        lines.append(f"{proof['board']}: {proof['limit_bytes'] / MIB:.0f} MiB, {verdict}")
-        for kind in ("planned", "refused"):
-            run = proof[kind]
-            measured = run["measured_bytes"]
-            lines.append(
-                f"  {kind}: {run['model']} {run['recipe']} ctx {run['n_ctx']} {run['kv_type']}"
-                f" batch {run['n_ubatch']}, predicted {run['predicted_bytes'] / MIB:.0f} MiB,"
-                f" resident {'-' if measured is None else round(measured / MIB)} MiB,"
-                f" file {run['file_bytes'] / MIB:.0f} MiB, read {run['read_bytes'] / MIB:.0f} MiB,"
-                f" {run['seconds']:.0f} s:"
-                f" {run['outcome']}"
-            )
+        free = " to ".join(str(n) for n in sorted({n // MIB for n in proof["free_bytes"]}))
+        lines.append(f"{', '.join(proof['boards'])}: {free} MiB free, {verdict}")
+        lines += [_run_line(kind, proof[kind]) for kind in ("planned", "refused")]
     return lines
+
+
+def _run_line(kind: str, run: Mapping[str, Any]) -> str:
+    load = ("map" if run["use_mmap"] else "read") + ("+repack" if run["repack"] else "")
+    measured = run["measured_bytes"]
+    sizes = {
+        "limit": run["limit_bytes"],
+        "predicted": run["predicted_here_bytes"],
+        "resident": measured,
+        "file": run["file_bytes"],
+        "read": run["read_bytes"],
+    }
+    text = ", ".join(f"{key} {n / MIB:.0f}" for key, n in sizes.items() if n is not None)
+    filled = f", {run['n_filled']} tokens in it" if run["n_filled"] else ""
+    if run["n_filled"] and run["n_computed"]:
+        filled += f", the last {run['n_computed']} computed"
+    return (
+        f"  {kind}: {run['model']} {run['recipe']} ctx {run['n_ctx']} {run['kv_type']}"
+        f" batch {run['n_ubatch']} {load}{filled}; MiB: {text}; {run['seconds']:.0f} s:"
+        f" {run['outcome']}"
+    )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converters.memory_fill import CachePart, lengthen_state
 from converters.recipe_weights import WeighingScale
 from converters.recipes import load_recipe
 from converters.source.spec import ModelSpec
@@ -24,6 +28,7 @@ from device_profiles.cost.memory import (
     output_bytes,
     weight_bytes,
 )
+from device_profiles.shape import ModelShape
 
 if TYPE_CHECKING:
     from converters.memory_force import ControlGroup
@@ -31,7 +36,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Combination:
-    """One run: a model of `memory_truth_models.CONFIGS`, a recipe, and engine settings."""
+    """One run: a model of `memory_truth_models.CONFIGS`, a recipe, and engine settings. With
+    `n_computed`, only so many tokens at the end of the context are computed; the cells before are
+    filled from a saved state (`converters.memory_fill`).
+    """
 
     model: str
     recipe: str
@@ -41,6 +49,7 @@ class Combination:
     use_mmap: bool = True
     repack: bool = True
     n_threads: int = 1
+    n_computed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,7 @@ def predict(spec: ModelSpec, combination: Combination, isa: Set[str]) -> MemoryP
 
 # What `edge run` imports, then a full context, then tokens sampled as in a chat.
 _CHILD = r"""
-import json, random, sys
+import json, os, random, sys
 import click, jinja2
 import edge.cli, edge.run, edge.chat, edge.session, edge.template
 from edge.engines import EngineSettings, open_engine
@@ -93,14 +102,24 @@ from edge.types import GenerationConfig
 
 def stage(name):
     print("stage:", name, flush=True)
-    sys.stdin.readline()
+    if not sys.stdin.readline():
+        sys.exit("nobody listens")
 
-path, n_vocab, settings = json.loads(sys.argv[1])
+path, n_vocab, n_computed, settings = json.loads(sys.argv[1])
 stage("imported")
 engine = open_engine("llama_cpp", path, EngineSettings(**settings))
 stage("open")
 draw = random.Random(0)
 n_fill = engine.n_ctx - 8
+if n_computed is not None:
+    from edge.engines.llama_library import give_back_memory
+    engine.feed([draw.randrange(n_vocab - 1) for _ in range(64)])
+    assert engine._context.save(os.fsencode(path + ".state"))
+    stage("saved")
+    assert engine._context.load(os.fsencode(path + ".state"), n_fill - n_computed)
+    give_back_memory()
+    stage("restored")
+    n_fill = n_computed
 engine.feed([draw.randrange(n_vocab - 1) for _ in range(n_fill)])
 stage("full")
 config = GenerationConfig(max_tokens=4, temperature=0.8, seed=1, ignore_eos=True)
@@ -110,12 +129,13 @@ for event in engine.stream(prompt, config):
 stage(f"answered {len(engine._context.cached)}")
 """
 
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _FIELDS = ("RssAnon", "RssFile", "RssShmem", "VmHWM", "VmRSS")
 
 
 class RunFailedError(Exception):
-    """A run that died, or did not end in time (`alive`); until then it had read `read_bytes` from
-    storage.
+    """A run that died, or was stopped for its time or its reads (`alive`); until then it had read
+    `read_bytes` from storage.
     """
 
     def __init__(self, message: str, read_bytes: int, *, alive: bool = False) -> None:
@@ -125,15 +145,17 @@ class RunFailedError(Exception):
 
 def measure(
     path: Path,
-    n_vocab: int,
+    shape: ModelShape,
     combination: Combination,
     *,
     group: ControlGroup | None = None,
     limit_s: float = 600.0,
+    limit_read_bytes: float = math.inf,
 ) -> Measured:
     """Run the file in a fresh process, in a control group if given, and sample its memory.
 
-    Raises RunFailedError with the process's last words when it dies or takes longer than `limit_s`.
+    Raises RunFailedError with the process's last words when it dies, takes longer than `limit_s` or
+    reads more than `limit_read_bytes` from storage.
     """
     c, begin = combination, time.monotonic()
     settings = {
@@ -148,12 +170,17 @@ def measure(
         "check_vocabulary": False,  # as for a bundle, whose model was looked at when it was built
     }
 
+    arguments = [str(path), shape.n_vocab, c.n_computed, settings]
+    state = path.with_name(path.name + ".state")
+    libc = ctypes.CDLL(None)
+
     def join_group() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # it must not go on alone
         if group is not None:
             (group.path / "cgroup.procs").write_text(str(os.getpid()))
 
     child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, json.dumps([str(path), n_vocab, settings])],
+        [sys.executable, "-c", _CHILD, json.dumps(arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -162,8 +189,9 @@ def measure(
         cwd=Path(__file__).parents[1],
     )
     try:
-        return _follow(child, begin, limit_s)
+        return _follow(child, begin, limit_s, limit_read_bytes, lambda: _lengthen(state, shape, c))
     finally:
+        state.unlink(missing_ok=True)
         if child.poll() is None:
             child.kill()
         child.wait()
@@ -172,7 +200,13 @@ def measure(
             stream.close()
 
 
-def _follow(child: subprocess.Popen[str], begin: float, limit_s: float) -> Measured:
+def _follow(
+    child: subprocess.Popen[str],
+    begin: float,
+    limit_s: float,
+    limit_read_bytes: float,
+    lengthen: Callable[[], None],
+) -> Measured:
     assert child.stdin and child.stdout and child.stderr
     os.set_blocking(child.stdout.fileno(), False)
     stages: dict[str, dict[str, int]] = {}
@@ -194,6 +228,11 @@ def _follow(child: subprocess.Popen[str], begin: float, limit_s: float) -> Measu
             stages[name] = last
             if name == "open":
                 loading = {**peaks, "total": max(peaks["total"], last["VmHWM"])}
+            elif name == "saved":
+                lengthen()
+            elif name == "restored":  # what restoring took is no part of a run
+                peaks = dict(loading)
+                Path(f"/proc/{child.pid}/clear_refs").write_text("5")  # resets VmHWM
             if rest:
                 n_filled = int(rest[0])
                 break
@@ -207,6 +246,9 @@ def _follow(child: subprocess.Popen[str], begin: float, limit_s: float) -> Measu
                 f" {list(stages)[-1:]}: {child.stderr.read()[-2000:]}",
                 read_bytes,
             )
+        elif read_bytes > limit_read_bytes:
+            message = f"stopped after reading {read_bytes} bytes, stages {list(stages)}"
+            raise RunFailedError(message, read_bytes, alive=True)
         elif time.monotonic() - begin > limit_s:
             message = f"not done after {limit_s:.0f} s, stages {list(stages)}"
             raise RunFailedError(message, read_bytes, alive=True)
@@ -225,6 +267,20 @@ def _follow(child: subprocess.Popen[str], begin: float, limit_s: float) -> Measu
         stages=stages,
         read_bytes=read_bytes,
     )
+
+
+def _lengthen(state: Path, shape: ModelShape, combination: Combination) -> None:
+    """Make the saved state one of all tokens before those that are computed."""
+    c = combination
+    assert c.n_computed is not None
+    windows = {layer.window for layer in shape.layers if layer.n_head_kv}
+    parts: list[CachePart] = ["full"]
+    parts += ["window"] if windows - {None} else []
+    parts += ["states"] if any(layer.state_values for layer in shape.layers) else []
+    longer = state.with_suffix(".longer")
+    n_window = max((w for w in windows if w), default=0)
+    lengthen_state(state, longer, tuple(parts), c.n_ctx - 8 - c.n_computed, n_window)
+    longer.replace(state)
 
 
 def storage_reads(pid: int) -> int:

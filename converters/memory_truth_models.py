@@ -67,9 +67,9 @@ _GRANITE_MOE = {
     "logits_scaling": 6.0,
 }
 
-#: Published sizes, `config.json` of: HuggingFaceTB/SmolLM2-*, Qwen/Qwen2.5-*, Qwen/Qwen3-0.6B,
+#: Published sizes, `config.json` of: HuggingFaceTB/SmolLM2-*, Qwen/Qwen2.5-*, Qwen/Qwen3-*,
 #: google/gemma-3-*, LiquidAI/LFM2-*, ibm-granite/granite-3.1-1b-a400m-base, TinyLlama-1.1B,
-#: meta-llama/Llama-3.2-*, allenai/OLMo-2-0425-1B.
+#: meta-llama/Llama-3.*, allenai/OLMo-2-0425-1B.
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "smollm2-135m": _config("llama", 30, 576, 9, 3, 1536, 49152),
     "smollm2-360m": _config("llama", 32, 960, 15, 5, 2560, 49152),
@@ -77,6 +77,11 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "qwen2.5-1.5b": _config("qwen2", 28, 1536, 12, 2, 8960, 151936),
     "qwen2.5-3b": _config("qwen2", 36, 2048, 16, 2, 11008, 151936),
     "qwen3-0.6b": _config("qwen3", 28, 1024, 16, 8, 3072, 151936, head_dim=128),
+    "qwen3-1.7b": _config("qwen3", 28, 2048, 16, 8, 6144, 151936, head_dim=128),
+    "qwen3-4b": _config("qwen3", 36, 2560, 32, 8, 9728, 151936, head_dim=128),
+    "qwen3-8b": _config(
+        "qwen3", 36, 4096, 32, 8, 12288, 151936, head_dim=128, tie_word_embeddings=False
+    ),
     "gemma-3-270m": _config("gemma3_text", 18, 640, 4, 1, 2048, 262144, **_GEMMA3),
     "gemma-3-1b": _config("gemma3_text", 26, 1152, 4, 1, 6912, 262144, **_GEMMA3),
     "lfm2-350m": _config("lfm2", 16, 1024, 16, 8, 6656, 65536, **_LFM2),
@@ -87,6 +92,9 @@ CONFIGS: Mapping[str, Mapping[str, Any]] = {
     ),
     "llama-3.2-1b": _config("llama", 16, 2048, 32, 8, 8192, 128256),
     "llama-3.2-3b": _config("llama", 28, 3072, 24, 8, 8192, 128256),
+    "llama-3.1-8b": _config(
+        "llama", 32, 4096, 32, 8, 14336, 128256, tie_word_embeddings=False
+    ),
     "olmo-2-1b": _config("olmo2", 16, 2048, 16, 16, 8192, 100352, tie_word_embeddings=False),
 }  # fmt: skip
 

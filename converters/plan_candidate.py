@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from converters.plan_learned import Measured
 from converters.recipe_weights import RecipeWeights
+from device_profiles.cost.memory import MemoryPhases
 from device_profiles.cost.speed import SpeedEstimate
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One evaluated combination. `memory` is by kind as in `Plan.memory`; `speed` at depth 256.
+    """One evaluated combination. `phases` are its bytes; `speed` is at depth 256.
 
     `speed` is what was measured on the board where `measured` is set, else the estimate;
     `predicted` is always the estimate.
@@ -24,7 +25,7 @@ class Candidate:
     n_ubatch: int
     use_mmap: bool
     repack: bool
-    memory: dict[str, int]
+    phases: MemoryPhases
     speed: SpeedEstimate
     predicted: SpeedEstimate
     measured: Measured | None = None
@@ -34,8 +35,19 @@ class Candidate:
         return self.weights.recipe.id
 
     @property
+    def memory(self) -> dict[str, int]:
+        """Bytes by kind, as in `Plan.memory`: what a phase never has is left out."""
+        kinds = dict(self.phases.terms)
+        del kinds["weights_kept_mapped"]
+        kinds["engine_and_interpreter"] += kinds.pop("program_files")
+        loading = ("weights_mapped",) if self.use_mmap else ("weights_copied", "load_staging")
+        unused = {"weights_mapped", "weights_copied", "load_staging"} - set(loading)
+        return {kind: n_bytes for kind, n_bytes in kinds.items() if kind not in unused}
+
+    @property
     def peak_bytes(self) -> int:
-        return sum(self.memory.values())
+        """Resident at the worst moment: loading and running follow each other."""
+        return self.phases.peak_total
 
     def user_tps(self, n_users: int) -> float | None:
         """Tokens per second that each of `n_users` gets at the least, all of them answering: served

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from converters.plan import Candidate, Planner
+from converters.plan_accelerators import accelerator_lines
+from converters.plan_cells import bound_text
 from converters.plan_front import dominated_by
 from device_profiles.cost.memory import kv_bytes_read
-from device_profiles.cost.speed import weight_bytes_read
+from device_profiles.cost.speed import load_seconds, weight_bytes_read
+from device_profiles.profile import DeviceProfile
 from edge.types import Plan
 from edge.units import format_bytes, format_seconds, printable
 
@@ -21,6 +24,7 @@ _KINDS = {
     "compute_buffers": "scratch of the largest batch",
     "output_buffer": "logits and sampler",
     "engine_and_interpreter": "engine and Python",
+    "margin": "page tables and margin",
 }
 
 
@@ -34,6 +38,7 @@ _FORMULAS = {
     "compute_buffers": "the engine's graph laid out (cost/compute_buffer.py, cost/arena.py)",
     "output_buffer": "vocabulary x (4 bytes of logits + 12 of the sampler), for each user",
     "engine_and_interpreter": "measured, plus the vocabulary's strings and ranks",
+    "margin": "1/128 of the larger phase (cost/memory.py, margin_bytes)",
 }
 
 
@@ -49,8 +54,10 @@ def plan_lines(
         f" {plan.kv_type} cache, {plan.n_threads} threads",
         f"  peak {format_bytes(plan.peak_bytes)} of {format_bytes(plan.budget_bytes)} free"
         f" ({share:.0%}), {format_bytes(plan.anonymous_bytes)} of it cannot be dropped",
-        f"  {speed_text(chosen, plan)}",
+        f"  {speed_text(chosen, planner.profile.basis)}",
         *answer_lines(planner, chosen),
+        *accelerator_lines(planner, chosen),
+        *board_lines(planner.profile, plan),
         "",
     ]
     lines += memory_lines(plan)
@@ -64,17 +71,24 @@ def plan_lines(
     return lines
 
 
-def speed_text(chosen: Candidate, plan: Plan) -> str:
+def speed_text(chosen: Candidate, profile_basis: str) -> str:
     """Speeds with their bound and basis, or why there are none."""
     speed = chosen.speed
     if speed.decode_tps is None and speed.prefill_tps is None:
         return "no speed predicted: the board's memory bandwidth and kernels are not known"
-    parts = []
-    if speed.decode_tps is not None:
-        parts.append(f"decode {_rate(speed.decode_tps)} tokens/s ±{speed.decode_bound:.0%}")
-    if speed.prefill_tps is not None:
-        parts.append(f"prefill {_rate(speed.prefill_tps)} ±{speed.prefill_bound:.0%}")
-    return f"{', '.join(parts)}, {plan.basis}"
+    measured = chosen.measured
+    figures = (
+        ("decode", speed.decode_tps, speed.decode_bound, measured and measured.decode_tps),
+        ("prefill", speed.prefill_tps, speed.prefill_bound, measured and measured.prefill_tps),
+    )
+    parts, bases = [], []
+    for name, rate, bound, is_measured in figures:
+        if rate is not None:
+            parts.append(f"{name} {_rate(rate)} tokens/s {bound_text(bound)}")
+            bases.append("measured here" if is_measured else profile_basis)
+    if len(set(bases)) == 1:
+        return f"{', '.join(parts)}, {bases[0]}"
+    return ", ".join(f"{part} {basis}" for part, basis in zip(parts, bases, strict=True))
 
 
 def answer_lines(planner: Planner, chosen: Candidate) -> list[str]:
@@ -88,6 +102,23 @@ def answer_lines(planner: Planner, chosen: Candidate) -> list[str]:
         rate = _rate(chosen.user_tps(options.n_users))
         text += f", then {rate} tokens/s for each of {options.n_users} users, at the least"
     return [text]
+
+
+def board_lines(profile: DeviceProfile, plan: Plan) -> list[str]:
+    """What the board's storage and cooling do to the figures, where that is known."""
+    lines = []
+    seconds = load_seconds(plan.artifact_bytes, profile)
+    if seconds is not None and profile.storage.read is not None:
+        medium, rate = profile.storage.medium or "storage", profile.storage.read / 1e6
+        lines.append(
+            f"  loads in {format_seconds(seconds)} or more when nothing is cached:"
+            f" {printable(medium)} reads {rate:.0f} MB/s"
+        )
+    if profile.sustained_share is not None and profile.sustained_share < 1:
+        lines.append(
+            f"  speeds are those kept under heat, {profile.sustained_share:.0%} of a cool start's"
+        )
+    return lines
 
 
 def memory_lines(plan: Plan) -> list[str]:
@@ -127,6 +158,11 @@ def candidate_lines(planner: Planner, chosen: Candidate, rows: Sequence[Candidat
             f" {_rate(row.speed.decode_tps):>9} {_rate(row.speed.prefill_tps):>8}"
             f"  {', '.join(notes)}".rstrip()
         )
+    speed = chosen.speed
+    lines.append(
+        f"  tokens/s, decode {bound_text(speed.decode_bound)} and prefill"
+        f" {bound_text(speed.prefill_bound)}, {basis_of(planner, chosen)}"
+    )
     left_out = [f"{row.recipe} (by {better.recipe})" for row in rows if (better := beaten[id(row)])]
     if left_out:
         lines.append(f"  beaten in everything: {', '.join(left_out)}")
@@ -140,7 +176,9 @@ def explain_lines(planner: Planner, chosen: Candidate) -> list[str]:
     lines = ["  memory, term by term:"]
     for kind, n_bytes in chosen.memory.items():
         lines.append(f"    {n_bytes:>14,} {kind}: {_FORMULAS.get(kind, '')}")
-    lines.append(f"    {chosen.peak_bytes:>14,} in all, while loading")
+    phases = chosen.phases
+    lines.append(f"    {phases.loading_total:>14,} at most while loading, with the margin")
+    lines.append(f"    {phases.running_total:>14,} with the context full, with the margin")
     lines.append("  speed:")
     weights = weight_bytes_read(chosen.weights.tensors, shape)
     cache = kv_bytes_read(shape, 256, chosen.kv_type)
@@ -165,6 +203,11 @@ def explain_lines(planner: Planner, chosen: Candidate) -> list[str]:
     )
     lines.append("  formulas: device_profiles/cost/*.py, each with its source")
     return lines
+
+
+def basis_of(planner: Planner, chosen: Candidate) -> str:
+    """What a candidate's speeds rest on."""
+    return "measured here" if chosen.measured else planner.profile.basis
 
 
 def _rate(value: float | None) -> str:

@@ -20,11 +20,13 @@ from converters.recipe_weights import AS_IS, RecipeWeights, WeighingScale, weigh
 from converters.recipes import Recipe, list_recipes, load_recipe
 from converters.source.spec import ModelSpec
 from device_profiles.cost.compute_buffer import compute_bytes, read_features
+from device_profiles.cost.graph_table import graph_fits_table
 from device_profiles.cost.memory import (
     KV_BLOCK,
     WeightBytes,
-    engine_bytes,
+    engine_anonymous_bytes,
     kv_bytes,
+    memory_phases,
     output_bytes,
     weight_bytes,
 )
@@ -81,6 +83,7 @@ class Planner:
         self._spec = spec
         self.learned = learned or Learned(())
         self._threads: int | None = options.n_threads
+        self._lean_kv_types: list[str] | None = None
         self._measured_of: dict[str, Measured | None] = {}
         self.shape: ModelShape = spec.shape
         self.profile = profile
@@ -129,6 +132,17 @@ class Planner:
                 f" heads have {min(self._head_dims())}",
                 next_step="use --kv-type f16",
             )
+        if kv_type is not None and not self._opens_with(kv_type):
+            raise InputError(
+                f"a {kv_type} cache makes this model's graph larger than the engine's table of"
+                " nodes, and the engine aborts",
+                next_step="use --kv-type f16",
+            )
+
+    def _opens_with(self, kv_type: str) -> bool:
+        names = [tensor.name for tensor in self._spec.tensors]
+        shape, head_dim = self.shape, max(self._head_dims(), default=0)
+        return graph_fits_table(shape.arch, names, shape.n_expert_used, kv_type, head_dim)
 
     def _head_dims(self) -> list[int]:
         return [d for x in self.shape.layers if x.n_head_kv for d in (x.head_dim_k, x.head_dim_v)]
@@ -205,9 +219,12 @@ class Planner:
                     yield _Way(kv_type, n_ubatch, use_mmap, repack)
 
     def lean_kv_types(self) -> list[str]:
-        """Cache types smaller than f16 that this model's heads allow."""
-        heads = self._head_dims()
-        return ["q8_0"] if heads and all(d % KV_BLOCK["q8_0"][0] == 0 for d in heads) else []
+        """Cache types smaller than f16 that this model's heads and the engine allow."""
+        if self._lean_kv_types is None:
+            heads = self._head_dims()
+            whole = bool(heads) and all(d % KV_BLOCK["q8_0"][0] == 0 for d in heads)
+            self._lean_kv_types = ["q8_0"] if whole and self._opens_with("q8_0") else []
+        return self._lean_kv_types
 
     # -- what it costs ---------------------------------------------------------------------------
 
@@ -219,18 +236,15 @@ class Planner:
             n_threads = min(measured.n_threads, self.profile.n_cores)  # what the result is of
         n_ubatch = min(way.n_ubatch, n_ctx)
         split = self._weight_bytes(weights, way.repack)
-        memory = {"weights_mapped": split.mapped, "weights_repacked": split.repacked}
-        if not way.use_mmap:
-            memory = {
-                "weights_copied": split.mapped - split.repacked_source,
-                "weights_repacked": split.repacked,
-                "load_staging": split.largest_repacked,
-            }
-        memory["kv_cache"], memory["compute_buffers"] = self._context_bytes(
-            n_ctx, n_ubatch, n_threads, way.kv_type
-        )
-        memory["output_buffer"] = output_bytes(shape, self.options.n_users)
-        memory["engine_and_interpreter"] = engine_bytes(shape, self.n_merges)
+        kv_cache, compute = self._context_bytes(n_ctx, n_ubatch, n_threads, way.kv_type)
+        phases = memory_phases(
+            split,
+            use_mmap=way.use_mmap,
+            kv_cache=kv_cache,
+            compute=compute,
+            output=output_bytes(shape, self.options.n_users),
+            engine=engine_anonymous_bytes(shape, self.n_merges),
+        ).with_margin()
         predicted = self._speed(weights, way.kv_type, n_threads, way.repack)
         return Candidate(
             weights,
@@ -240,7 +254,7 @@ class Planner:
             n_ubatch,
             way.use_mmap,
             way.repack,
-            memory,
+            phases,
             better_known(predicted, measured),
             predicted,
             measured,

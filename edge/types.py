@@ -18,7 +18,7 @@ from edge.errors import InputError, UsageError
 from edge.units import did_you_mean
 
 Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "context", "aborted"]
+FinishReason = Literal["stop", "length", "context", "aborted", "deadline"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class Message:
 class GenerationConfig:
     """How tokens are chosen and when to stop. `temperature` 0 is greedy; -1 for `max_tokens` means
     up to the end of the context. `ignore_eos` serves benchmarks that need an exact token count.
+
+    `pressure`, asked before each token, says how urgently the answer should end: at 0 not at all,
+    towards 1 tokens that end a sentence or the turn are favoured more and more, from 1 on nothing
+    else is taken. Engines that cannot do this (`describe().details["can_close"]`) ignore it.
     """
 
     max_tokens: int = -1
@@ -51,6 +55,7 @@ class GenerationConfig:
     seed: int = 0
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    pressure: Callable[[], float] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.max_tokens == 0 or self.max_tokens < -1:
@@ -153,8 +158,10 @@ class Plan:
     """What was decided for one model on one board, and what it is predicted to cost.
 
     `memory` maps a kind to bytes: `weights_mapped`, `weights_repacked`, `kv_cache`,
-    `compute_buffers`, `output_buffer`, `engine_and_interpreter`. Predicted times are None where
-    no constant for the board exists.
+    `compute_buffers`, `output_buffer`, `engine_and_interpreter`, `margin`. They are not all there
+    at once: `loading_bytes` are needed at most until the model is ready, `running_bytes` with the
+    context full; at most `peak_anonymous_bytes` are in no file. Predicted times are None where no
+    constant for the board exists.
     """
 
     engine: str
@@ -176,16 +183,25 @@ class Plan:
     basis: str = "from specifications"
     reasons: tuple[str, ...] = ()
     rejected: tuple[str, ...] = ()
+    loading_bytes: int | None = None
+    running_bytes: int | None = None
+    peak_anonymous_bytes: int | None = None
 
     @property
     def peak_bytes(self) -> int:
-        """Everything that is resident at once at the worst moment, mapped weights included."""
-        return sum(self.memory.values())
+        """Everything that is resident at once at the worst moment, mapped weights included. Where
+        the phases are not known, all kinds of memory together.
+        """
+        if self.loading_bytes is None or self.running_bytes is None:
+            return sum(self.memory.values())
+        return max(self.loading_bytes, self.running_bytes)
 
     @property
     def anonymous_bytes(self) -> int:
-        """What the kernel cannot drop: everything but the mapped weights."""
-        return self.peak_bytes - self.memory.get("weights_mapped", 0)
+        """What the kernel cannot drop: everything but what is mapped from files."""
+        if self.peak_anonymous_bytes is None:
+            return self.peak_bytes - self.memory.get("weights_mapped", 0)
+        return self.peak_anonymous_bytes
 
     def to_dict(self) -> dict[str, Any]:
         data = dataclasses.asdict(self)
@@ -275,6 +291,9 @@ class Engine(Protocol):
 
         Raises IntegrityError if it belongs to another model, engine build or context.
         """
+
+    def reusable(self, tokens: Sequence[int]) -> int:
+        """How many leading `tokens` a stream of them would find in the KV cache."""
 
     def reset(self) -> None:
         """Forget the KV cache, so that the next stream starts cold."""

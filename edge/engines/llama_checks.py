@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from edge.errors import UnsafeInputError
+from device_profiles.cost.graph_table import graph_fits_table
+from edge.errors import UnsafeInputError, UnsupportedModelError
 from edge.gguf import GgufHeader, read_header
 from edge.units import printable
 
@@ -23,6 +24,26 @@ def check_layers(path: Path, header: GgufHeader) -> None:
             f"{path}: claims {n_layer} layers and has {len(header.tensors)} tensors",
             next_step="download or convert the file again",
         )
+
+
+def check_graph(path: Path, header: GgufHeader, kv_type: str) -> None:
+    """The engine's table of graph nodes holds this model's graph. Raises UnsupportedModelError
+    otherwise: the library aborts the process when the table is full.
+    """
+    arch = header.arch
+    names = [tensor.name for tensor in header.tensors]
+    used = header.integer(f"{arch}.expert_used_count") or 0
+    heads = header.integer(f"{arch}.attention.head_count")
+    width = header.integer(f"{arch}.embedding_length") or 0
+    head_dim = header.integer(f"{arch}.attention.key_length") or width // max(heads or 1, 1)
+    if graph_fits_table(arch, names, used, kv_type, head_dim):
+        return
+    plain = kv_type != "f16" and graph_fits_table(arch, names, used, "f16", head_dim)
+    raise UnsupportedModelError(
+        f"{printable(str(path))}: with a {kv_type} KV cache its graph has more nodes than the"
+        " engine's table holds, and the engine would abort",
+        next_step="use --kv-type f16" if plain else "a newer llama.cpp may hold it",
+    )
 
 
 def check_tokens_unique(path: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_real_run_takes_what_was_predicted(tmp_path: Path, combination: Combin
     path = tmp_path / "model.gguf"
     write_hollow(spec, load_recipe(combination.recipe), path)
     predicted = predict(spec, combination, probe_this_machine(measure=False).isa)
-    measured = measure(path, spec.shape.n_vocab, combination)
+    measured = measure(path, spec.shape, combination)
     assert measured.n_filled >= combination.n_ctx - 4
     assert predicted.peak_anonymous == pytest.approx(measured.peak_anonymous, rel=0.06)
     assert predicted.peak_total == pytest.approx(measured.peak_total, rel=0.06)

@@ -1,0 +1,197 @@
+"""Which plan is proved by force for which board: every board of at most 8 GiB, and the runs that
+stand for it.
+
+Boards that leave nearly the same memory free get the same plan. One proof then stands for all of
+them: the plan is run within what the smallest leaves free, and the next bigger plan, which all of
+them refuse, within what the largest does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from converters.memory_truth import Combination, predict
+from converters.memory_truth_models import CONFIGS, hollow_spec
+from converters.plan import Candidate, Planner, PlanOptions
+from converters.source.spec import ModelSpec
+from device_profiles.catalog import shipped_profiles
+from device_profiles.profile import DeviceProfile
+from edge.errors import EdgeError
+from edge.units import GIB, MIB
+
+LARGEST_RAM_BYTES = 8 * GIB
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What boards are tried with from `least_free_mib` on: a model of true size, and what its user
+    asks for. Unless `computed_whole`, the context is filled from a saved state, and a whole
+    micro-batch is computed behind it: filling it token by token takes hours for a large model.
+    """
+
+    least_free_mib: int
+    model: str
+    options: PlanOptions
+    computed_whole: bool = False
+
+
+SUBJECTS: Sequence[Subject] = (
+    Subject(0, "smollm2-360m", PlanOptions(), computed_whole=True),
+    Subject(600, "qwen3-0.6b", PlanOptions()),
+    Subject(1500, "qwen3-1.7b", PlanOptions()),
+    Subject(2100, "llama-3.2-3b", PlanOptions()),
+    Subject(3300, "qwen3-4b", PlanOptions(n_ctx=4096, prefer="quality")),
+    Subject(4700, "llama-3.1-8b", PlanOptions(n_ctx=4096, n_ubatch=128, prefer="quality")),
+)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What to run for a board: `bytes_there` are predicted for it, `bytes_here` for the kernels of
+    the machine that stands in, which may repack fewer matrices.
+    """
+
+    combination: Combination
+    bytes_there: int
+    bytes_here: int
+
+    @property
+    def missing_here(self) -> int:
+        """Bytes that the run takes on its board and not here."""
+        return self.bytes_there - self.bytes_here
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the planner says of one board: this runs, and that does not."""
+
+    board: str
+    free_bytes: int
+    planned: PlannedRun
+    refused: PlannedRun
+
+    @property
+    def plans(self) -> tuple[Combination, Combination]:
+        return self.planned.combination, self.refused.combination
+
+
+@dataclass(frozen=True)
+class BoardClass:
+    """Boards of which the planner says the same, by what they leave free."""
+
+    claims: tuple[Claim, ...]
+
+    @property
+    def name(self) -> str:
+        return self.claims[0].board
+
+    @property
+    def boards(self) -> list[str]:
+        return [claim.board for claim in self.claims]
+
+    @property
+    def smallest(self) -> Claim:
+        return self.claims[0]
+
+    @property
+    def largest(self) -> Claim:
+        return self.claims[-1]
+
+
+def small_boards() -> list[DeviceProfile]:
+    """Boards of at most 8 GiB on which the engine runs."""
+    found = [p for p in shipped_profiles().values() if p.ram_bytes <= LARGEST_RAM_BYTES]
+    supports = {p.id: p.engine_support("llama_cpp") for p in found}
+    return [p for p in found if (support := supports[p.id]) is None or support.runs]
+
+
+def subject_of(profile: DeviceProfile) -> Subject:
+    """What a board is tried with."""
+    return [s for s in SUBJECTS if s.least_free_mib * MIB <= profile.free_ram_bytes][-1]
+
+
+def board_classes(
+    profiles: Iterable[DeviceProfile], here: DeviceProfile, upstream: Path | None
+) -> list[BoardClass]:
+    """Boards grouped by what is claimed of them, those with the least memory first."""
+    groups: dict[tuple[Any, ...], list[Claim]] = {}
+    for profile in sorted(profiles, key=lambda p: (p.free_ram_bytes, p.id)):
+        claim = claim_of(profile, here, upstream)
+        groups.setdefault(claim.plans, []).append(claim)
+    return [BoardClass(tuple(claims)) for claims in groups.values()]
+
+
+def claim_of(profile: DeviceProfile, here: DeviceProfile, upstream: Path | None) -> Claim:
+    """The plan for a board and its subject, and the next bigger one that cannot fit: higher on the
+    ladder of recipes and contexts or, where the plan is the highest, the next model in size.
+    """
+    subject = subject_of(profile)
+    planner = Planner(_spec(subject.model, upstream), profile, subject.options)
+    chosen = planner.choose()
+    bigger_model, bigger = _next_bigger(upstream, subject.model, planner, chosen)
+    n_computed = None if subject.computed_whole else chosen.n_ubatch
+    return Claim(
+        profile.id,
+        planner.budget_bytes,
+        _run_of(subject.model, chosen, n_computed, here, upstream),
+        _run_of(bigger_model, bigger, None, here, upstream),
+    )
+
+
+def _next_bigger(
+    upstream: Path | None, model: str, planner: Planner, chosen: Candidate
+) -> tuple[str, Candidate]:
+    rungs = planner.rungs()
+    place = [(w.recipe.id, n) for w, n in rungs].index((chosen.recipe, chosen.n_ctx))
+    for weights, n_ctx in rungs[place + 1 :]:
+        leanest = planner.leanest(weights, n_ctx)
+        if _cannot_fit(planner, leanest):
+            return model, leanest
+    order = sorted(CONFIGS, key=lambda name: _spec(name, upstream).shape.n_params)
+    for name in order[order.index(model) + 1 :]:
+        other = Planner(_spec(name, upstream), planner.profile, planner.options)
+        leanest = other.leanest(*other.rungs()[0])
+        if _cannot_fit(other, leanest):
+            return name, leanest
+    raise EdgeError(f"{planner.profile.id} holds every model that there is a shape of")
+
+
+def _cannot_fit(planner: Planner, candidate: Candidate) -> bool:
+    """Whether it is too large without the margin too. What is refused for the margin alone may run:
+    that much the prediction does not know.
+    """
+    return candidate.peak_bytes - candidate.memory["margin"] > planner.budget_bytes
+
+
+def _run_of(
+    model: str,
+    candidate: Candidate,
+    n_computed: int | None,
+    here: DeviceProfile,
+    upstream: Path | None,
+) -> PlannedRun:
+    c = candidate
+    # A board whose cores have no repacked kernels for these types gets none here either.
+    repack = c.repack and c.memory["weights_repacked"] > 0
+    combination = Combination(
+        model,
+        c.recipe,
+        c.n_ctx,
+        c.kv_type,
+        c.n_ubatch,
+        c.use_mmap,
+        repack,
+        n_threads=2,
+        n_computed=n_computed,
+    )
+    here_bytes = predict(_spec(model, upstream), combination, here.isa).with_margin().peak_total
+    return PlannedRun(combination, c.peak_bytes, here_bytes)
+
+
+@lru_cache(maxsize=32)
+def _spec(model: str, upstream: Path | None) -> ModelSpec:
+    return hollow_spec(model, upstream)
