@@ -18,6 +18,7 @@ from converters.plan import (
     list_candidates,
     plan_of,
 )
+from converters.plan_accelerators import accelerator_record
 from converters.plan_boards import board_lines, board_record, board_rows
 from converters.plan_front import dominated_by
 from converters.plan_learned import Learned, read_learned
@@ -25,6 +26,7 @@ from converters.plan_text import candidate_lines, plan_lines
 from converters.recipe_weights import AS_IS, WeighingScale
 from converters.source.spec import ModelSpec
 from device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
+from device_profiles.cost.speed import load_seconds
 from device_profiles.profile import DeviceProfile
 from edge.errors import DeadlineError, DoesNotFitError, EdgeError, UsageError
 from edge.units import parse_seconds, printable
@@ -248,9 +250,13 @@ def plan_record(spec: ModelSpec, planner: Planner, chosen: Candidate) -> dict[st
         "user_tps": chosen.user_tps(options.n_users),
         "n_prompt": options.n_prompt,
         "ttft_s": chosen.ttft_s(options.n_prompt, options.n_users),
+        "load_s": load_seconds(made.artifact_bytes, planner.profile),
+        "sustained_share": planner.profile.sustained_share,
+        "accelerator": accelerator_record(planner, chosen),
         "decode_bound": chosen.speed.decode_bound,
         "prefill_bound": chosen.speed.prefill_bound,
         "predicted": {
+            "basis": planner.profile.basis,
             "decode_tps": chosen.predicted.decode_tps,
             "prefill_tps": chosen.predicted.prefill_tps,
         },

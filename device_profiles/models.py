@@ -169,12 +169,19 @@ def _by_key() -> dict[str, KnownModel]:
 
 
 # Words that say how a model was trained on or packed, not what it is made of.
-_DECORATION = re.compile(r"\b(instruct|chat|it|base|moe|sparse|gguf|hf|preview|text|latest)\b")
+_DECORATION = re.compile(
+    r"\b(?:instruct|chat|it|base|moe|sparse|gguf|hf|preview|text|latest|qat|quantized|litert|lm|mlx"
+    r"|onnx|awq|gptq|int4|int8|fp16|bf16|f16|4bit|8bit|2507|thinking|meta|model|imatrix|ud"
+    r"|i?q\d(?:_[a-z0-9]+)*|w\d+a\d+)\b"
+)
 
 
 def _key(name: str) -> str:
     text = re.sub(r"\([^)]*\)|\[[^]]*\]", " ", name.lower())
-    text = _DECORATION.sub(" ", re.sub(r"[^a-z0-9.]+", " ", text))
+    text = text.rpartition("/")[2].removesuffix(".gguf")
+    # What joins the parts of a quantization's name is kept until the decoration is gone.
+    text = _DECORATION.sub(" ", re.sub(r"[^a-z0-9._]+", " ", text))
+    text = _DECORATION.sub(" ", text.replace("_", " "))
     return re.sub(r"[^a-z0-9.]", "", text).strip(".")
 
 

@@ -30,6 +30,10 @@ class ProfileError(ValueError):
     """A profile file or a device name is not what it should be. The command maps it to exit 3."""
 
 
+# What a profile's speeds rest on where nobody has measured them.
+FROM_SPECIFICATIONS = "from specifications"
+
+
 @dataclass(frozen=True)
 class Memory:
     """RAM in bytes and bandwidth in bytes per second.
@@ -132,7 +136,7 @@ class DeviceProfile:
     idle_w: float | None = None
     load_w: float | None = None
     engines: tuple[EngineSupport, ...] = ()
-    basis: str = "from specifications"
+    basis: str = FROM_SPECIFICATIONS
     kernel_speeds: tuple[KernelSpeed, ...] = ()
     sources: dict[str, str] = field(default_factory=dict, compare=False)
 

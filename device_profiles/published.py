@@ -6,15 +6,13 @@ columns, and by `published_sources.toml` for whole sources.
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from device_profiles.catalog import all_profiles
 from device_profiles.cost.engine_classes import ENGINE_CLASSES, EngineClass
 from device_profiles.cost.quants import known_quants
 from device_profiles.profile import DeviceProfile
@@ -77,11 +75,30 @@ def _is_old_cuda(profile: DeviceProfile) -> bool:
     return bool(capability and float(capability) < 7.0)
 
 
+def accelerator_kind(row: Row) -> str:
+    """`cpu`, `gpu`, `cuda` or `npu` as the row states it; empty where it states none, or several at
+    once.
+    """
+    text = row.accelerator.lower()
+    kinds = {kind for kind, pattern in _ACCELERATORS if re.search(pattern, text)}
+    if kinds == {"cuda", "gpu"}:
+        return "cuda"
+    return kinds.pop() if len(kinds) == 1 else ""
+
+
+_ACCELERATORS = (
+    ("cpu", r"\bcpu\b"),
+    ("cuda", r"cuda"),
+    ("npu", r"npu|hexagon|htp|\bdsp\b|tpu"),
+    ("gpu", r"gpu|vulkan|opencl|metal|adreno|mali"),
+)
+
+
 def engine_class(row: Row, profile: DeviceProfile | None) -> EngineClass | None:
     """The engine class of a row on a board (None: unknown), None when its accelerator or runtime is
     not stated.
     """
-    runtime, accelerator = row.runtime.lower(), row.accelerator.lower()
+    runtime, accelerator = row.runtime.lower(), accelerator_kind(row)
     is_llama = re.search(_LLAMA_RUNTIMES, runtime) is not None
     if accelerator == "cpu":
         for pattern, name in _CPU_RUNTIMES:
@@ -121,35 +138,47 @@ class Quant:
     kv_type: str = "f16"
 
 
-_FLOAT_NAMES = {"FP16": "F16", "FP32": "F32", "HALF": "F16"}
-_SHORT = {"Q8": "Q8_0", "Q4": "Q4_0", "Q40": "Q4_0", "Q80": "Q8_0", "Q5": "Q5_0"}
+_SAME = {
+    **{"FP16": "F16", "FP32": "F32", "HALF": "F16", "FLOAT16": "F16", "FLOAT32": "F32"},
+    **{"Q8": "Q8_0", "Q4": "Q4_0", "Q40": "Q4_0", "Q80": "Q8_0", "Q5": "Q5_0", "Q6": "Q6_K"},
+    # Mixtures of others around the same types (bartowski's, Unsloth's): the nearest of llama.cpp's.
+    **{"Q2_K_S": "Q2_K", "Q2_K_L": "Q2_K", "Q2_K_XL": "Q2_K", "Q3_K_XL": "Q3_K_L"},
+    **{"Q4_K_L": "Q4_K_M", "Q4_K_XL": "Q4_K_M", "Q5_K_L": "Q5_K_M", "Q5_K_XL": "Q5_K_M"},
+    **{"Q6_K_L": "Q6_K", "Q6_K_XL": "Q6_K", "Q8_K_XL": "Q8_0", "IQ3_XS": "IQ3_S", "IQ2_M": "IQ2_S"},
+    **{"IQ4_NL_4_4": "IQ4_NL", "MXFP4_MOE": "MXFP4"},
+}
+# Everybody's names for integers of so many bits, tried in turn.
+_INTEGERS = (
+    ("I4", r"2/4/8|MIXED"),
+    ("I2", r"\bW2|INT2|\b2[- ]?BIT"),
+    ("I4", r"\bW4|INT4|\b4[- ]?BIT|CQ4|\bQ4|\bI4\b|AWQ|GPTQ|HQQ|\bNF4|NVFP4|UINT4"),
+    ("I8", r"\bW8|INT8|\b8[- ]?BIT|\bFP8|\bI8\b"),
+)
 
 
 def read_quant(row: Row) -> Quant | None:
     """What the quant column means, None if it says nothing or something unknown."""
     text = row.quant.upper()
-    kv = re.search(r"\bKV (F16|Q8_0|Q4_0)\b", text)
+    kv = re.search(r"\bKV[ _=-](F16|Q8_0|Q4_0)\b", text)
     kv_type = kv[1].lower() if kv else "f16"
-    text = re.sub(r"\([^)]*\)", " ", text).strip() or text
+    bare = re.sub(r"\([^)]*\)", " ", text).strip() or text
     ollama = "ollama" in row.runtime.lower()
-    if not text:  # ollama's default tags; Q4_0 until 2024
+    if not bare:  # ollama's default tags; Q4_0 until 2024
         return Quant("Q4_0" if _is_old(row) else "Q4_K_M", kv_type) if ollama else None
-    if re.search(r"Q4_0_[48]_[48]", text):
+    if re.search(r"Q4_0_[48]_[48]", bare):
         return Quant("Q4_0", kv_type)
-    for word in re.findall(r"[A-Z0-9_]+", text):
-        name = _FLOAT_NAMES.get(word, _SHORT.get(word, word))
+    for word in re.findall(r"[A-Z0-9_]+", bare.replace("-", " ")):
+        name = _SAME.get(word, word)
         if re.fullmatch(r"Q[2-5]_K", name) and name not in known_quants():
             name += "_M"
-        if name in known_quants():
+        if name in known_quants() and name not in ("I2", "I4", "I8"):
             return Quant(name, kv_type)
-    if re.search(r"2/4/8|MIXED", text):
-        return Quant("I4", kv_type)
-    if re.search(r"W2|INT2|2-BIT", text):
-        return Quant("I2", kv_type)
-    if re.search(r"W4|INT4|4-BIT|CQ4|\bQ4", text):
-        return Quant("Q4_0" if re.search(_LLAMA_RUNTIMES, row.runtime.lower()) else "I4", kv_type)
-    if re.search(r"W8|INT8|8-BIT", text):
-        return Quant("I8", kv_type)
+    is_llama = re.search(_LLAMA_RUNTIMES, row.runtime.lower()) is not None
+    for part in (bare, text):
+        for name, pattern in _INTEGERS:
+            if re.search(pattern, part):
+                llama = {"I4": "Q4_0", "I8": "Q8_0"}.get(name, name) if is_llama else name
+                return Quant(llama, kv_type)
     return None
 
 
@@ -157,50 +186,6 @@ def slug(text: str) -> str:
     """Lower-case words with hyphens, what stands in brackets left out, "+" spelled out."""
     text = re.sub(r"\([^)]*\)", " ", text.lower()).replace("+", "-plus-")
     return re.sub(r"[^a-z0-9]+", "-", text).strip("-")
-
-
-def bare_id(profile: DeviceProfile) -> str:
-    """A board's id without its RAM size: what rows of several sizes are counted under."""
-    return re.sub(r"-\d+gb$", "", profile.id)
-
-
-@dataclass
-class _Boards:
-    by_name: dict[str, list[DeviceProfile]] = field(default_factory=dict)
-    by_soc: dict[str, list[DeviceProfile]] = field(default_factory=dict)
-
-
-@lru_cache(maxsize=1)
-def _boards() -> _Boards:
-    boards = _Boards()
-    for profile in all_profiles().values():
-        if profile.id.startswith("phone-"):
-            continue  # a class, not a board that anybody measured
-        name = slug(profile.name.split(",")[0])
-        names = {bare_id(profile), name, name.removeprefix("nvidia-"), *profile.aliases}
-        for known in names:
-            boards.by_name.setdefault(known, []).append(profile)
-        if profile.soc:
-            boards.by_soc.setdefault(slug(profile.soc), []).append(profile)
-    return boards
-
-
-def find_board(row: Row) -> DeviceProfile | None:
-    """The profile of a row's device: by its name, else any board with the SoC; of several, the one
-    with the nearest RAM (the largest if the row does not say).
-    """
-    boards, name = _boards(), slug(row.device)
-    bare = re.sub(r"-\d+gb$", "", name)
-    found = (
-        boards.by_name.get(name)
-        or boards.by_name.get(bare)
-        or boards.by_name.get(bare.removesuffix("-plus"))
-    )
-    found = found or boards.by_soc.get(slug(row.soc))
-    if not found:
-        return None
-    ram = row.number("ram_gb") or math.inf
-    return min(found, key=lambda p: (abs(min(ram, 1e6) - p.ram_bytes / 2**30), p.id))
 
 
 def stated_clocks(profile: DeviceProfile, row: Row) -> DeviceProfile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,10 @@ NUMBERS = (
     *("prefill_tps", "decode_tps", "peak_mem_gb"),
 )
 COLUMNS = (*TEXTS, *NUMBERS)
+# Columns in billions (parameters, bytes), in which people write the unit all the same.
+_SIZED = ("ram_gb", "params_b", "model_size_gb")
+_UNITS = {"gb": 1.0, "b": 1.0, "gib": 1.073741824, "mb": 1e-3, "m": 1e-3, "mib": 1.048576e-3}
+_UNIT = re.compile(r"(?<=[\d.])\s*(gb|gib|mb|mib|b|m)$")
 _LARGEST = 1e7  # beyond any figure of these columns
 _LONGEST_TEXT = 500
 _NOT_USED = ("peak_mem_gb",)
@@ -38,6 +43,12 @@ class Row:
     def number(self, column: str) -> float | None:
         """A figure of the row, None where blank."""
         return self.numbers.get(column)
+
+    @property
+    def content(self) -> tuple[object, ...]:
+        """Everything but the line number: rows alike in it are one row written twice."""
+        texts = tuple(getattr(self, name).lower() for name in TEXTS)
+        return texts + tuple(self.numbers.get(name) for name in NUMBERS)
 
     @property
     def text(self) -> str:
@@ -69,7 +80,7 @@ def _row(line: int, header: list[str], cells: list[str]) -> Row:
     numbers: dict[str, float | None] = {}
     for name in NUMBERS:
         text = values.get(name, "")
-        numbers[name] = number = _number(text)
+        numbers[name] = number = _number(text, sized=name in _SIZED)
         nothing_generated = name == "gen_tokens" and _is_zero(text)
         if text and number is None and name not in _NOT_USED and not nothing_generated:
             broken = broken or f"{name} is {text[:40]!r}"
@@ -77,9 +88,10 @@ def _row(line: int, header: list[str], cells: list[str]) -> Row:
     return Row(line, **texts, numbers=numbers, broken=broken)
 
 
-def _number(text: str) -> float | None:
+def _number(text: str, *, sized: bool) -> float | None:
+    unit = _UNIT.search(text.lower()) if sized else None
     try:
-        number = float(text)
+        number = float(text[: unit.start()] if unit else text) * (_UNITS[unit[1]] if unit else 1)
     except ValueError:
         return None
     return number if 0 < number < _LARGEST else None

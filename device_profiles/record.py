@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from device_profiles.engine_rules import engine_verdicts
 from device_profiles.profile import DeviceProfile
 
 
@@ -53,7 +54,7 @@ def profile_record(profile: DeviceProfile) -> dict[str, Any]:
         "load_w": profile.load_w,
         "engines": [
             {"engine": e.engine, "runs": e.runs, "note": e.note, "source": e.source}
-            for e in profile.engines
+            for e in engine_verdicts(profile)
         ],
         "sources": dict(profile.sources),
     }

@@ -16,19 +16,19 @@ from functools import lru_cache
 from device_profiles.cost.engine_classes import FIXED_THREADS, EngineClass
 from device_profiles.cost.memory import StoredTensor
 from device_profiles.cost.quants import model_tensors
-from device_profiles.cost.speed import SpeedEstimate, default_threads, estimate_speed
+from device_profiles.cost.speed import SpeedEstimate, default_threads, estimate_speed, is_unusual
 from device_profiles.models import KnownModel, find_model, similar_model
 from device_profiles.profile import DeviceProfile
 from device_profiles.published import (
     Quant,
+    accelerator_kind,
     active_params_b,
-    bare_id,
     engine_class,
-    find_board,
     read_quant,
     stated_clocks,
     whole_row_reasons,
 )
+from device_profiles.published_boards import bare_id, find_board
 from device_profiles.published_rows import Row
 from device_profiles.shape import ModelShape
 
@@ -55,6 +55,7 @@ class Case:
     measured: float
     predicted: float
     bound: float
+    unusual: bool = False
 
     @property
     def error(self) -> float:
@@ -98,8 +99,10 @@ def judge(
     """Every figure of the rows as a case or as set aside. `adapt` may change the boards first."""
     cases: list[Case] = []
     aside: list[Aside] = []
+    seen: set[tuple[object, ...]] = set()
     for row in rows:
-        subject = _subject(row)
+        subject = _subject(row, again=row.content in seen)
+        seen.add(row.content)
         if isinstance(subject, Aside):
             aside.append(subject)
             continue
@@ -120,15 +123,18 @@ def judge(
             soc = subject.profile.soc or board
             model = subject.model.name
             cases.append(
-                Case(row.line, metric, board, soc, engine, model, known, measured, predicted, bound)
-            )
+                Case(
+                    row.line, metric, board, soc, engine, model, known, measured, predicted, bound,
+                    is_unusual(*_weights(subject.model, subject.quant.name)),
+                )
+            )  # fmt: skip
     return cases, aside
 
 
-def _subject(row: Row) -> _Subject | Aside:
+def _subject(row: Row, *, again: bool) -> _Subject | Aside:
     profile = find_board(row)
     engine = engine_class(row, profile)
-    label = engine.name if engine else f"unknown ({row.accelerator.lower() or 'not stated'})"[:40]
+    label = engine.name if engine else f"unknown ({accelerator_kind(row) or 'not stated'})"
     board = bare_id(profile) if profile else "without a profile"
 
     def aside(reason: str) -> Aside:
@@ -136,20 +142,23 @@ def _subject(row: Row) -> _Subject | Aside:
 
     for reason in whole_row_reasons(row):
         return aside(reason)
+    if again:
+        return aside("the same as an earlier row")
     if profile is None:
         return aside("no profile of this board")
     if engine is None:
-        return aside("accelerator or runtime not stated")
+        known = accelerator_kind(row) and row.runtime
+        return aside(
+            f"no engine class for the runtime {row.runtime[:40]!r}"
+            if known
+            else "accelerator or runtime not stated"
+        )
     quant = read_quant(row)
     if quant is None:
         return aside("quantization not stated or not known")
-    model = find_model(row.model)
+    model = _find_model(row)
     if model is None:
-        size = re.search(r"(\d+(?:\.\d+)?) ?b\b", row.model.lower())
-        params = active_params_b(row) or row.number("params_b") or (float(size[1]) if size else 0)
-        if not 0.01 <= params <= 2000:
-            return aside("model not in the catalogue and its size not given")
-        model = similar_model(params)
+        return aside("model not in the catalogue and its size not given")
     subject = _Subject(
         row, engine, stated_clocks(profile, row), model, quant, default_threads(profile)
     )
@@ -164,6 +173,18 @@ def _subject(row: Row) -> _Subject | Aside:
     if decode is not None and decode < 0.1:
         return aside("decode below 0.1 tokens/s: pages are read again from storage")
     return subject
+
+
+def _find_model(row: Row) -> KnownModel | None:
+    """The model by its name, by its name and the size beside it, or a stand-in of that size."""
+    given = row.number("params_b")
+    model = find_model(row.model) or (find_model(f"{row.model} {given:g}b") if given else None)
+    if model is not None:
+        return model
+    size = re.search(r"(\d+(?:\.\d+)?) ?([bm])\b", row.model.lower())
+    stated = float(size[1]) / (1000 if size[2] == "m" else 1) if size else 0.0
+    params = active_params_b(row) or given or stated
+    return similar_model(params) if 0.01 <= params <= 2000 else None
 
 
 def _ram(subject: _Subject) -> float:

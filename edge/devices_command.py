@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
+from device_profiles.engine_rules import engine_verdicts
 from device_profiles.profile import ISA_FLAGS, DeviceProfile
 from device_profiles.record import profile_record
 from edge.errors import UsageError
@@ -171,8 +172,9 @@ def profile_lines(profile: DeviceProfile) -> list[str]:
     for label, value, key in rows:
         source = f"  [{sources[key]}]" if key in sources else ""
         lines.append(f"  {label:<17} {value}{source}")
-    for engine in profile.engines:
-        verdict = "runs" if engine.runs else "does not run"
+    for engine in engine_verdicts(profile):
+        by_rule = engine.source.startswith("rule")
+        verdict = ("should run" if by_rule else "runs") if engine.runs else "does not run"
         note = f": {engine.note}" if engine.note else ""
         lines.append(f"  {engine.engine:<17} {verdict}{note}  [{engine.source}]")
     return lines

@@ -20,6 +20,8 @@ BITS: Mapping[str, float] = {
     **{"Q4_0": 4.5, "Q4_1": 5, "Q5_0": 5.5, "Q5_1": 6, "Q8_0": 8.5, "IQ4_NL": 4.5, "MXFP4": 4.25},
     **{"Q2_K": 2.625, "Q3_K": 3.4375, "Q4_K": 4.5, "Q5_K": 5.5, "Q6_K": 6.5625, "IQ4_XS": 4.25},
     **{"IQ3_S": 3.4375, "IQ3_XXS": 3.0625, "IQ2_S": 2.5625, "IQ2_XS": 2.3125, "IQ2_XXS": 2.0625},
+    # Ternary: two of ggml, and bitnet.cpp's (2 bits, one scale for a matrix).
+    **{"TQ1_0": 1.6875, "TQ2_0": 2.0625, "I2_S": 2.0},
 }
 
 # A row that 256 does not divide is stored in blocks of 32 instead.
@@ -69,6 +71,13 @@ _MIXES: Mapping[str, tuple[str, Mapping[str, _Shares]]] = {
         name: (name, {"head": (("Q6_K", 1),)})
         for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS", "IQ3_S", "IQ3_XXS")
     },
+    **{
+        name: (name, {"v": (("Q4_K", 1),), "down": (("Q3_K", 1),), "head": (("Q6_K", 1),)})
+        for name in ("IQ2_S", "IQ2_XS", "IQ2_XXS")
+    },
+    # Experts only; the rest stays at 8 bits (ggml-org's gpt-oss files).
+    "MXFP4": ("MXFP4", {role: (("Q8_0", 1),) for role in ("q", "k", "v", "o", "head")}),
+    **{name: (name, {"head": (("Q6_K", 1),)}) for name in ("TQ1_0", "TQ2_0", "I2_S")},
     **{name: (name, {}) for name in ("Q6_K", "Q8_0", "F16", "BF16", "F32", "I8")},
     # Other engines' 4- and 2-bit schemes keep the head at 8 bits.
     **{name: (name, {"head": (("I8", 1),)}) for name in ("I4", "I2")},

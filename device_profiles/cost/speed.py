@@ -10,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from device_profiles.cost.engine_classes import LLAMA_CPP, EngineClass
-from device_profiles.cost.kernels import cluster_weight, core_read_rate, is_little
+from device_profiles.cost.engine_classes import LLAMA_CPP, Bounds, EngineClass
+from device_profiles.cost.kernels import cluster_weight, core_read_rate, is_little, is_repacked
+from device_profiles.cost.measured_rates import (
+    measured_bandwidth,
+    measured_throughput,
+    with_implied_clocks,
+)
 from device_profiles.cost.memory import StoredTensor, is_matmul_weight, kv_bytes_read
-from device_profiles.profile import CpuCluster, DeviceProfile
+from device_profiles.profile import FROM_SPECIFICATIONS, CpuCluster, DeviceProfile
 from device_profiles.shape import ModelShape
 
 # Multiply-accumulates per cycle and core in attention against the cache. Fitted on the growth of
@@ -34,14 +39,17 @@ _CONTENTION, _CONTENTION_MOST = 0.05, 0.10
 # of the boards that have both figures.
 SUSTAINED_SHARE_OF_THEORETICAL = 0.52
 
-DECODE_BOUND = LLAMA_CPP.decode_bound
-PREFILL_BOUND = LLAMA_CPP.prefill_bound
-# How much wider bounds get where the bandwidth is not measured.
-UNMEASURED_BOUND_FACTOR = 1.6
+# How much wider the bound of decode gets where its bandwidth is not measured: the ratio of the 90th
+# percentiles of the errors with and without it (docs/validation).
+UNMEASURED_BOUND_FACTOR = 1.15
 
 # Experts see only the tokens routed to them: their products are too thin for the kernels' best
 # rate. OLMoE's published prefill on the Pi 5 is half of what a dense model of its size would do.
 _EXPERT_RATE = 0.45
+
+# The smallest model of the published rows (SmolLM-135M at 4 bits) reads 75 MB for a token. Below it
+# what a token costs beside its products counts most, and no row is a basis: a factor of two.
+_LEAST_PUBLISHED_BYTES, _TINY_BOUND = 60_000_000, 1.0
 
 # Tokens that one pass over the weights serves in prefill (the default micro-batch).
 _MICRO_BATCH = 512
@@ -55,8 +63,8 @@ class SpeedEstimate:
 
     decode_tps: float | None
     prefill_tps: float | None
-    decode_bound: float = DECODE_BOUND
-    prefill_bound: float = PREFILL_BOUND
+    decode_bound: float = LLAMA_CPP.bounds().decode
+    prefill_bound: float = LLAMA_CPP.bounds().prefill
 
 
 def used_clusters(profile: DeviceProfile) -> tuple[CpuCluster, ...]:
@@ -120,13 +128,24 @@ def product_seconds(
 
     `with_head` counts the output head: decode computes it for each token, prefill for the last.
     """
-    clusters = _core_rates(profile, n_threads)
-    if not clusters or any(cluster.clock_hz is None for cluster, _ in clusters):
-        return None
-    isa = profile.isa
+    clusters, isa = _core_rates(profile, n_threads), profile.isa
     throughputs: dict[tuple[str, int], float | None] = {}
+    fastest = clusters[0][0].core if clusters else ""
 
     def throughput(ggml_type: str, n_rows: int) -> float | None:
+        if engine is LLAMA_CPP and profile.kernel_speeds:
+            found = measured_throughput(
+                profile.kernel_speeds,
+                ggml_type,
+                repacked=repack and is_repacked(ggml_type, n_rows, isa),
+                relative=lambda name: engine.rate(name, n_rows, isa, fastest, repack=repack),
+                cores=lambda n: sum(cluster_weight(c) * k for c, k in _core_rates(profile, n)),
+                n_threads=n_threads,
+            )
+            if found is not None:
+                return found
+        if not clusters or any(cluster.clock_hz is None for cluster, _ in clusters):
+            return None
         total = 0.0
         for cluster, count in clusters:
             rate = engine.rate(ggml_type, n_rows, isa, cluster.core, repack=repack)
@@ -191,6 +210,9 @@ def read_bandwidth(
     if not engine.on_cpu:
         peak = memory.bandwidth_theoretical
         return None if peak is None else peak * engine.read_share
+    measured = measured_bandwidth(memory, n_threads)
+    if measured is not None:
+        return measured * engine.read_share
     limit = memory.bandwidth_sustained
     if limit is None:
         if memory.bandwidth_theoretical is None:
@@ -200,6 +222,13 @@ def read_bandwidth(
     limit *= engine.read_share * (1 + min(_CONTENTION * spare, _CONTENTION_MOST))
     cores = sum(core_read_rate(c.core) * count for c, count in _core_rates(profile, n_threads))
     return float((limit**-4 + cores**-4) ** -0.25)
+
+
+def is_unusual(tensors: Iterable[StoredTensor], shape: ModelShape) -> bool:
+    """Whether a model has per-layer embeddings or layers that keep a state instead of a cache."""
+    return any(layer.n_head_kv == 0 for layer in shape.layers) or any(
+        tensor.name == "per_layer_token_embd.weight" for tensor in tensors
+    )
 
 
 def _overlapped(one: float, other: float) -> float:
@@ -224,12 +253,19 @@ def estimate_speed(
     overhead per layer and token. Prefill computes, products and attention adding up, while the
     weights are read once for a micro-batch. A board that throttles keeps `sustained_share` of both.
     """
-    tensors = tuple(tensors)
+    tensors, profile = tuple(tensors), with_implied_clocks(profile)
     share = profile.sustained_share or 1.0
     overhead = engine.layer_s * shape.n_layer + engine.token_s
     bandwidth = read_bandwidth(profile, n_threads, engine)
     weights = weight_bytes_read(tensors, shape)
-    wider = 1.0 if profile.memory.bandwidth_sustained else UNMEASURED_BOUND_FACTOR
+    bounds = engine.bounds(unusual=is_unusual(tensors, shape))
+    memory = profile.memory
+    # Copies of memory, timed where no engine is installed, only stand in for what decode reads.
+    copied = bool(memory.bandwidth_by_threads) and not profile.kernel_speeds
+    estimated = profile.basis == FROM_SPECIFICATIONS or not memory.bandwidth_sustained
+    wider = UNMEASURED_BOUND_FACTOR if copied or estimated else 1.0
+    if weights < _LEAST_PUBLISHED_BYTES:
+        bounds = Bounds(*(max(bound, _TINY_BOUND) for bound in (bounds.decode, bounds.prefill)))
     decode = prefill = None
     if not engine.on_cpu:
         if bandwidth is not None:
@@ -238,7 +274,7 @@ def estimate_speed(
             if engine.macs_per_byte is not None:
                 rate = engine.macs_per_byte * bandwidth / engine.read_share
                 prefill = share / (body_macs(tensors, shape) / rate + overhead / n_prompt)
-        return SpeedEstimate(decode, prefill, engine.decode_bound, engine.prefill_bound)
+        return SpeedEstimate(decode, prefill, bounds.decode, bounds.prefill)
 
     def products(with_head: bool) -> float | None:
         return product_seconds(
@@ -258,7 +294,7 @@ def estimate_speed(
         batch = max(1, min(n_prompt, _MICRO_BATCH))
         read_s = weights / bandwidth / batch if bandwidth is not None else 0.0
         prefill = share / (_overlapped(body + mean, read_s) + overhead / batch)
-    return SpeedEstimate(decode, prefill, engine.decode_bound * wider, engine.prefill_bound)
+    return SpeedEstimate(decode, prefill, bounds.decode * wider, bounds.prefill)
 
 
 def body_macs(tensors: Iterable[StoredTensor], shape: ModelShape) -> float:

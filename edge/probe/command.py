@@ -21,6 +21,7 @@ from edge.errors import InputError, UsageError
 from edge.probe.machine import ProbeReport, profile_name, read_report, report_this_machine
 from edge.probe.measure import Measurements, measure_machine, measured_profile
 from edge.probe.remote import capture, parse_target
+from edge.probe.remote_measure import measure_remote
 from edge.probe.sensors import describe_throttled
 from edge.terminal import ProgressLine
 from edge.units import format_bytes, printable
@@ -48,8 +49,9 @@ def probe(
 ) -> None:
     """Identify this board (or one behind ssh or adb), measure it, and keep a profile of it.
 
-    Behind ssh or adb the board is read by a small shell script and nothing is measured: run
-    `edge probe` on the board itself for that. No password is ever asked for.
+    Behind ssh or adb the board is read by a small shell script. Behind ssh it is measured too,
+    where it has a Python: our code goes there for that time and is removed again. No password is
+    ever asked for.
     """
     found: Measurements | None = None
     if target is None:
@@ -68,10 +70,16 @@ def probe(
                 f"{place} shows neither cores nor memory under /proc; is it Linux or Android?"
             )
         report, profile = remote, remote.profile
+        if not no_measure:
+            line = ProgressLine("measuring there")
+            found = measure_remote(place, profile, quick=quick, progress=line)
+            line.close()
+            profile = measured_profile(profile, found)
     profile = replace(profile, id=board_id(name, output, report), aliases=())
     path = None if no_write else output or user_boards_directory() / f"{profile.id}.toml"
+    measured = found is not None and (found.method is not None or found.storage_read is not None)
     if path is not None:
-        write_profile(path, profile, measured=found is not None, matched=report.matched)
+        write_profile(path, profile, measured=measured, matched=report.matched)
     if as_json:
         click.echo(json.dumps(report_record(report, profile, found, path)))
         return
@@ -159,12 +167,17 @@ def report_lines(
 
 def measured_rows(found: Measurements) -> list[tuple[str, str]]:
     """Bandwidth by threads, kernels and notes."""
-    how = "4-bit decode of the engine" if found.method == "engine" else "copies of memory"
+    how = (
+        "4-bit decode of the engine"
+        if found.method == "engine"
+        else "copies of memory, a stand-in for what decode reads"
+    )
     rates = [f"{n}: {rate / 1e9:.1f}" for n, rate in sorted(found.bandwidth_by_threads.items())]
-    rows = [("bandwidth", f"{', '.join(rates)} GB/s by threads ({how})")]
+    rows = [("bandwidth", f"{', '.join(rates)} GB/s by threads ({how})")] if rates else []
     for kernel in found.kernels:
         layout = "repacked" if kernel.repacked else "as stored"
-        rate = f"{kernel.macs_per_s / 1e9:.1f} G products/s on {kernel.threads} threads"
+        plural = "" if kernel.threads == 1 else "s"
+        rate = f"{kernel.macs_per_s / 1e9:.1f} G products/s on {kernel.threads} thread{plural}"
         rows.append(("prefill", f"{kernel.ggml_type} {layout}: {rate}"))
     return rows + [("note", note) for note in found.notes]
 

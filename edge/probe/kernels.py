@@ -27,6 +27,9 @@ _BLOCKS: dict[str, tuple[int, int, bytes]] = {
     "Q4_0": (2, 32, _HALF + bytes(range(7, 23))),
     "Q8_0": (8, 32, _HALF + bytes(range(32))),
     "Q4_K": (12, 256, _HALF + _HALF + bytes([17] * 12) + bytes(range(128))),
+    # What llama-quantize puts in place of Q4_K where 256 does not divide a row, and in Q4_K_M.
+    "Q5_0": (6, 32, _HALF + bytes([85] * 4) + bytes(range(7, 23))),
+    "Q6_K": (14, 256, bytes(range(192)) + bytes([3] * 16) + _HALF),
 }
 _F32 = 0
 _N_EMBD = 4096

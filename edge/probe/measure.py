@@ -27,6 +27,8 @@ Progress = Callable[[int, int], None]
 
 _CACHE_SIZE = re.compile(r"^(\d{1,9})([KM])$")
 _LEAST_WEIGHTS, _MOST_WEIGHTS = 48 << 20, 512 << 20
+_PRODUCTS = 10  # kernels timed at the most: five types, as stored and repacked
+_BUSY = 0.5  # runnable processes per core
 _LIMIT_S = 28.0  # of the 30 s that a probe may take
 
 
@@ -59,7 +61,7 @@ def measure_machine(
     found = Measurements()
     counts = thread_counts(default_threads(profile), quick=quick)
     folder = engine_folder or library_folder()
-    steps = len(counts) + 6 + 2
+    steps = len(counts) + _PRODUCTS + 2
     done = 0
 
     def step(n: int = 1) -> None:
@@ -68,11 +70,12 @@ def measure_machine(
         if progress:
             progress(done, steps)
 
+    found.notes += busy_note(profile.n_cores)
     if folder is None:
         found.notes.append("no engine is installed: memory was timed by copying, kernels were not")
     else:
         weight_bytes = _weight_bytes(profile, LocalSystem(), quick=quick)
-        budget_s = 0.15 if quick else min(0.6, 12 / (len(counts) + 6))
+        budget_s = 0.15 if quick else min(0.6, 12 / (len(counts) + _PRODUCTS))
         command = [str(folder), ",".join(map(str, counts)), str(weight_bytes), f"{budget_s:.3f}"]
         _run_kernels(command, found, step)
     if not found.bandwidth_by_threads:
@@ -87,6 +90,20 @@ def measure_machine(
         found.notes.append("storage was not timed: no large file that could be read past the cache")
     step(steps)
     return found
+
+
+def busy_note(n_cores: int) -> list[str]:
+    """A warning when others keep the cores busy: what is timed then is less than the board can."""
+    try:
+        load = os.getloadavg()[0]
+    except (OSError, AttributeError):  # no such thing on this system
+        return []
+    if load < _BUSY * n_cores:
+        return []
+    return [
+        f"the machine was busy (load {load:.1f} on {n_cores} cores): figures are too low; probe"
+        " again when it is idle"
+    ]
 
 
 def measured_profile(profile: DeviceProfile, found: Measurements) -> DeviceProfile:

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 import device_profiles.catalog as catalog
 from device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile, load_profiles
+from device_profiles.engine_rules import ENGINES, engine_verdicts
 from device_profiles.profile import DeviceProfile
 from device_profiles.toml import parse_sources, parse_toml
 from edge.devices_command import devices
@@ -219,6 +220,42 @@ def test_litert_lm_is_refused_on_armv8_0(board: str) -> None:
     support = find_profile(board).engine_support("litert_lm")
     assert support is not None and not support.runs
     assert "LiteRT-LM#1847" in support.source
+
+
+@every_board
+def test_every_engine_gets_the_verdict_that_its_builds_allow(board: str) -> None:
+    profile = profile_of(board)
+    verdicts = {entry.engine: entry for entry in engine_verdicts(profile)}
+    assert len(verdicts) == len(engine_verdicts(profile)), "one verdict for each engine"
+    is_arm, python = "neon" in profile.isa, profile.software.python
+    if is_arm and "lse" not in profile.isa:
+        assert not verdicts["litert_lm"].runs, "litert-lm aborts on Armv8.0 cores"
+    if python is not None and (profile.software.libc or "").startswith("glibc"):
+        assert set(ENGINES) <= set(verdicts)
+        minor = int(python.split(".")[1])
+        tried = profile.engine_support("onnxruntime_genai")
+        assert verdicts["onnxruntime_genai"].runs == (tried.runs if tried else minor >= 11)
+        assert not (tried and tried.runs and minor < 11), "onnxruntime-genai has no such wheel"
+    out = CliRunner().invoke(devices, ["show", board]).output
+    for engine, entry in verdicts.items():
+        line = next(line for line in out.splitlines() if line.split()[:1] == [engine])
+        assert ("does not run" in line) != entry.runs and entry.source in line
+
+
+@pytest.mark.parametrize(
+    ("board", "engine", "runs", "word"),
+    [
+        ("raspberry-pi-4b-4gb", "litert_lm", False, "1847"),
+        ("raspberry-pi-5-8gb", "litert_lm", True, "potato-os"),
+        ("orange-pi-5-8gb", "onnxruntime_genai", True, "rule"),
+        ("jetson-orin-nano-8gb", "onnxruntime_genai", False, "cp311"),
+        ("jetson-agx-xavier-32gb", "litert", False, "Python 3.10"),
+        ("n100-8gb", "litert_lm", True, "rule"),
+    ],
+)
+def test_verdicts_say_what_they_rest_on(board: str, engine: str, runs: bool, word: str) -> None:
+    [found] = [e for e in engine_verdicts(find_profile(board)) if e.engine == engine]
+    assert found.runs == runs and word in f"{found.note} {found.source}"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from converters.plan import PREFERENCES, Planner, PlanOptions, Prefer, candidate
 from converters.recipe_weights import PERPLEXITY_ADDED, WeighingScale
 from converters.recipes import artifact_bytes, list_recipes, load_recipe
 from device_profiles.catalog import all_profiles, find_profile
+from device_profiles.cost.memory import PROGRAM_FILE_BYTES
 from device_profiles.profile import DeviceProfile, EngineSupport
 from edge.errors import DoesNotFitError, EngineError, InputError, UsageError
 from edge.types import Plan
@@ -166,11 +167,11 @@ def test_an_engine_known_not_to_run_is_refused() -> None:
 
 def test_sixty_boards_take_little_time() -> None:
     spec, boards = make_spec(QWEN), list(all_profiles().values())
-    scale, start = WeighingScale(spec), time.perf_counter()
+    scale, start = WeighingScale(spec), time.process_time()
     for _ in range(-(-60 // len(boards))):
         for board in boards:
             Planner(spec, board, PlanOptions(), scale=scale).highest_fitting()
-    assert time.perf_counter() - start < 6.0  # 2 s on an idle machine
+    assert time.process_time() - start < 4.0  # 2 s on an idle machine
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest() -> None:
@@ -209,7 +210,8 @@ def test_the_nearest_change_really_fits() -> None:
 def test_a_board_without_dot_product_repacks_nothing() -> None:
     plan = make_plan(SMALL_SPEC, PI4, PlanOptions("q4_0"))
     assert plan.memory["weights_repacked"] == 0
-    assert plan.peak_bytes - plan.anonymous_bytes == plan.artifact_bytes
+    mapped = plan.peak_bytes - plan.anonymous_bytes - PROGRAM_FILE_BYTES
+    assert 0.9 * plan.artifact_bytes < mapped <= plan.artifact_bytes
 
 
 def test_repacking_with_a_mapping_counts_twice_and_gives_way_when_ram_is_short() -> None:
@@ -221,9 +223,25 @@ def test_repacking_with_a_mapping_counts_twice_and_gives_way_when_ram_is_short()
     assert not lean.use_mmap and lean.repack
     assert lean.memory["weights_copied"] + lean.memory["weights_repacked"] <= lean.artifact_bytes
     assert any("in memory twice" in reason for reason in lean.reasons)
-    spare = lean.peak_bytes - lean.memory["load_staging"]
+    spare = lean.peak_bytes - 1
     leanest = make_plan(SMALL_SPEC, with_free(PI5, spare), PlanOptions("q4_0", 512))
     assert leanest.peak_bytes <= spare
+
+
+def test_the_peak_is_the_larger_phase_not_their_sum() -> None:
+    planner = Planner(SMALL_SPEC, PI5, PlanOptions("q4_0", 512))
+    for way in planner.ways():
+        found = planner.evaluate(planner.weights[0], 512, way)
+        phases, memory = found.phases, found.memory
+        assert found.peak_bytes == max(phases.loading_total, phases.running_total)
+        assert found.peak_bytes < sum(memory.values())
+        if not way.use_mmap:  # nothing is there twice but the matrix being repacked
+            weights = memory["weights_copied"] + memory["weights_repacked"]
+            assert weights <= found.weights.artifact_bytes
+            assert phases.loading_total >= weights + memory["load_staging"]
+    made = make_plan(SMALL_SPEC, PI5, PlanOptions("q4_0", 512))
+    assert made.loading_bytes and made.running_bytes
+    assert Plan.from_dict(made.to_dict()) == made
 
 
 def test_planning_names_what_it_turned_down() -> None:

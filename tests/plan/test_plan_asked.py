@@ -283,7 +283,9 @@ def test_explain_shows_every_term() -> None:
     made = make_plan(LARGE, PI5)
     for kind, n_bytes in made.memory.items():
         assert f"{n_bytes:,} {kind}" in out
-    assert f"{made.peak_bytes:,} in all" in out and "bytes of weights read" in out
+    assert f"{made.loading_bytes:,} at most while loading" in out
+    assert f"{made.running_bytes:,} with the context full" in out
+    assert "bytes of weights read" in out
 
 
 @pytest.mark.usefixtures("_models")

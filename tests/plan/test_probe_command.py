@@ -8,6 +8,8 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,7 +35,9 @@ from edge.errors import DeviceUnreachableError, InputError, UsageError
 from edge.probe.command import probe
 from edge.probe.machine import probe_this_machine, read_report, report_this_machine
 from edge.probe.measure import Measurements, measure_machine, measured_profile, thread_counts
+from edge.probe.measure_here import findings_record
 from edge.probe.remote import Target, capture, parse_target, ssh_command
+from edge.probe.remote_measure import measure_remote, parse_findings
 from edge.probe.storage import measure_read_speed
 from edge.probe.system import CapturedSystem, LocalSystem, parse_dump
 
@@ -135,7 +139,7 @@ def test_a_quick_probe_is_kept_and_used_by_plans() -> None:
     kept = find_profile("bench-box")
     assert kept.basis == "measured here"
     assert kept.memory.bandwidth_by_threads and kept.memory.bandwidth_sustained
-    assert {kernel.ggml_type for kernel in kept.kernel_speeds} == {"Q4_0", "Q4_K", "Q8_0"}
+    assert {kernel.ggml_type for kernel in kept.kernel_speeds} == {"Q4_0", "Q4_K", "Q5_0", "Q6_K", "Q8_0"}
     assert all(kernel.macs_per_s > 1e8 for kernel in kept.kernel_speeds)
 
 
@@ -309,6 +313,8 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
     for name in ("host", "user"):
         keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)]
         subprocess.run(keygen, check=True)
+    programs = tmp_path / "bin"
+    programs.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -316,6 +322,7 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host\nUsePAM no\n"
         f"AuthorizedKeysFile {tmp_path}/user.pub\nStrictModes no\nPidFile none\n"
         "PasswordAuthentication no\nPermitRootLogin prohibit-password\n"
+        f"SetEnv PATH={programs}:/usr/local/bin:/usr/bin:/bin\n"
     )
     key = (tmp_path / "host.pub").read_text()
     (tmp_path / "known").write_text(f"[127.0.0.1]:{port} {key}")
@@ -323,8 +330,6 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
         f"UserKnownHostsFile {tmp_path}/known\nIdentityFile {tmp_path}/user\nIdentitiesOnly yes\n"
         "GlobalKnownHostsFile /dev/null\n"
     )
-    programs = tmp_path / "bin"
-    programs.mkdir()
     (programs / "ssh").write_text(f'#!/bin/sh\nexec {client} -F {tmp_path}/config "$@"\n')
     (programs / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
@@ -349,12 +354,81 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
 
 @pytest.mark.slow
 def test_a_board_behind_ssh_is_read_and_kept(sshd: Target) -> None:
-    out = run(str(sshd), "--name", "far-pi")
+    out = run(str(sshd), "--name", "far-pi", "--no-measure")
     assert "kept as" in out
     here, far = report_this_machine().profile, find_profile("far-pi")
     assert [(c.core, c.isa) for c in far.clusters] == [(c.core, c.isa) for c in here.clusters]
     assert far.ram_bytes == pytest.approx(here.ram_bytes, abs=2**20)
     assert far.basis == "from specifications"  # nothing was measured
+
+
+@pytest.mark.slow
+def test_a_board_behind_ssh_is_measured_there_and_left_as_it_was(
+    sshd: Target, tmp_path: Path
+) -> None:
+    before = set(Path(tempfile.gettempdir()).glob("tmp.*"))
+    start = time.monotonic()
+    out = run(str(sshd), "--name", "far-pi", "--quick")
+    assert time.monotonic() - start < 45
+    assert "GB/s by threads" in out and "measured on the board itself, by Python 3" in out
+    far = find_profile("far-pi")
+    assert far.basis == "measured here" and far.memory.bandwidth_by_threads
+    assert not set(Path(tempfile.gettempdir()).glob("tmp.*")) - before
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_the_python_of_the_edge_command_is_taken_for_its_engine(
+    sshd: Target, tmp_path: Path
+) -> None:
+    # A directory that the daemon puts on PATH stands in for the account's ~/.local/bin.
+    (tmp_path / "bin" / "edge").write_text(f"#!{sys.executable}\n")
+    (tmp_path / "bin" / "edge").chmod(0o755)
+    record = json.loads(run(str(sshd), "--quick", "--no-write", "--json"))
+    assert record["bandwidth_method"] == "engine"
+    assert {kernel["type"] for kernel in record["profile"]["kernel_speeds"]} >= {"Q4_0", "Q8_0"}
+
+
+def test_a_board_without_python_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target("ssh", "board", None, None)
+    fake = tmp_path / "ssh"
+    for code, why in ((80, "no Python 3.10"), (81, "no room"), (255, "exit 255")):
+        fake.write_text(f"#!/bin/sh\ncat >/dev/null\necho hello\nexit {code}\n")
+        fake.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        found = measure_remote(target, find_profile("raspberry-pi-5-8gb"))
+        assert found.method is None and why in found.notes[0]
+    found = measure_remote(Target("adb", "R58"), find_profile("raspberry-pi-5-8gb"))
+    assert found.method is None and "no Python" in found.notes[0]
+
+
+def test_findings_travel_whole() -> None:
+    sent = Measurements(
+        {1: 3e9, 4: 5e9}, [KernelSpeed("Q4_0", True, 4, 33e9)], 1e8, frozenset(["neon"]), "engine",
+        ["a note"],
+    )  # fmt: skip
+    got = parse_findings(json.dumps(findings_record(sent)))
+    assert replace(got, notes=[]) == replace(sent, notes=[])
+    assert got.notes[0].startswith("measured on the board itself") and got.notes[1] == "a note"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=12,
+)
+KEYS = ("bandwidth_by_threads", "kernels", "storage_read", "engine_isa", "method", "notes")
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), json_values) | json_values)
+@settings(max_examples=150, deadline=None)
+def test_no_answer_of_a_board_is_believed_blindly(answer: object) -> None:
+    found = parse_findings(json.dumps(answer))
+    profile = measured_profile(find_profile("raspberry-pi-5-8gb"), found)
+    assert all(0 < rate < 1e15 for _, rate in profile.memory.bandwidth_by_threads)
+    assert all(note.isprintable() for note in found.notes)
 
 
 @pytest.mark.slow

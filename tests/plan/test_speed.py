@@ -101,9 +101,16 @@ def test_bandwidth_can_peak_below_all_threads() -> None:
 
 @pytest.mark.parametrize("engine", ENGINE_CLASSES.values(), ids=lambda e: e.name)
 def test_every_engine_class_states_positive_bounds(engine: EngineClass) -> None:
-    assert engine.decode_bound > 0 and engine.prefill_bound > 0
+    usual, unusual = engine.bounds(), engine.bounds(unusual=True)
+    assert 0 < usual.decode <= unusual.decode and 0 < usual.prefill <= unusual.prefill
     got = estimate("llama-3.2-3b", "Q4_0", PI5, engine)
-    assert tps(got.decode_tps) > 0 and got.decode_bound >= engine.decode_bound
+    assert tps(got.decode_tps) > 0 and got.decode_bound >= usual.decode
+
+
+def test_what_is_not_modelled_widens_the_bound() -> None:
+    usual, unusual = (estimate(name, "Q4_0", PI5) for name in ("llama-3.2-3b", "gemma-4-e2b"))
+    assert unusual.decode_bound > usual.decode_bound
+    assert estimate("lfm2-1.2b", "Q4_0", PI5).prefill_bound > usual.prefill_bound
 
 
 def test_an_unmeasured_bandwidth_widens_the_bound() -> None:

@@ -1,0 +1,87 @@
+"""What a probe has measured on a board, in place of what kernels and data sheets would say.
+
+`edge probe` times 4-bit decode by thread count and a few prefill products (`DeviceProfile.memory`,
+`DeviceProfile.kernel_speeds`). Types that it did not time keep their ratio to one that it did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from statistics import median
+
+from device_profiles.cost.kernels import macs_per_cycle
+from device_profiles.profile import DeviceProfile, KernelSpeed, Memory
+
+
+def measured_bandwidth(memory: Memory, n_threads: int) -> float | None:
+    """Bytes per second at `n_threads`, between two measured counts in proportion, beyond the last
+    one as there; None where nothing is measured.
+    """
+    pairs = memory.bandwidth_by_threads
+    if not pairs:
+        return None
+    for (few, slow), (many, fast) in pairwise(pairs):
+        if few <= n_threads <= many:
+            return slow + (fast - slow) * (n_threads - few) / (many - few)
+    first, last = pairs[0], pairs[-1]
+    return first[1] * n_threads / first[0] if n_threads < first[0] else last[1]
+
+
+def with_implied_clocks(profile: DeviceProfile) -> DeviceProfile:
+    """The profile with clocks that the kernel does not tell (virtual machines) taken from the
+    measured products: the clock at which the kernel table would give them.
+    """
+    kernels = profile.kernel_speeds
+    if not kernels or all(cluster.clock_hz is not None for cluster in profile.clusters):
+        return profile
+    clocks = []
+    for kernel in kernels:
+        per_cycle, left = 0.0, kernel.threads
+        for cluster in profile.clusters:
+            n = min(left, cluster.count)
+            rate = macs_per_cycle(
+                kernel.ggml_type, profile.isa, cluster.core, repacked=kernel.repacked
+            )
+            per_cycle, left = per_cycle + n * (rate or 0.0), left - n
+        if per_cycle:
+            clocks.append(kernel.macs_per_s / per_cycle)
+    if not clocks:
+        return profile
+    implied = median(clocks)
+    clusters = tuple(replace(c, clock_hz=c.clock_hz or implied) for c in profile.clusters)
+    return replace(profile, clusters=clusters)
+
+
+def measured_throughput(
+    kernels: Sequence[KernelSpeed],
+    ggml_type: str,
+    *,
+    repacked: bool,
+    relative: Callable[[str], float | None],
+    cores: Callable[[int], float],
+    n_threads: int,
+) -> float | None:
+    """Multiply-accumulates per second of a large product on `n_threads`, None where no kernel of
+    the same layout is measured.
+
+    `relative` is a type's rate as the kernel table has it: ratios of two types are taken from
+    there. `cores` weighs a number of threads by the speed of the cores that they run on.
+    """
+    known = [kernel for kernel in kernels if kernel.repacked == repacked]
+    if not known:
+        return None
+
+    def distance(kernel: KernelSpeed) -> tuple[bool, bool, int]:
+        alike = kernel.ggml_type.endswith("_K") == ggml_type.endswith("_K")
+        return (kernel.ggml_type != ggml_type, not alike, abs(kernel.threads - n_threads))
+
+    nearest = min(known, key=distance)
+    factor = cores(n_threads) / cores(nearest.threads)
+    if nearest.ggml_type != ggml_type:
+        ours, theirs = relative(ggml_type), relative(nearest.ggml_type)
+        if ours is None or not theirs:
+            return None
+        factor *= ours / theirs
+    return nearest.macs_per_s * factor

@@ -1,0 +1,76 @@
+"""Whether an engine's published builds run on a board, from its instructions, libc and Python.
+
+What somebody has tried (`DeviceProfile.engines`) comes first; these rules speak where nobody has.
+Versions are those that were looked at: litert-lm-api 0.18.1, ai-edge-litert 2.3.0,
+onnxruntime-genai 0.18.0, llama-cpp-python 0.3.36.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from device_profiles.profile import DeviceProfile, EngineSupport
+
+#: Engines that the kit runs, as `DeviceProfile.engines` names them.
+ENGINES = ("llama_cpp", "litert_lm", "litert", "onnxruntime_genai")
+_OWN_PYTHON = (3, 10)
+_RULE = "rule, not tried here"
+
+
+def engine_verdicts(profile: DeviceProfile) -> tuple[EngineSupport, ...]:
+    """What is known of each engine here: tried ones as the profile has them, then what follows from
+    rules. An engine of which nothing can be said is left out.
+    """
+    tried = {entry.engine for entry in profile.engines}
+    return profile.engines + tuple(e for e in _by_rule(profile) if e.engine not in tried)
+
+
+def _by_rule(profile: DeviceProfile) -> Iterator[EngineSupport]:
+    isa, software = profile.isa, profile.software
+    is_arm = "neon" in isa
+    if not is_arm and not isa & {"sse42", "avx2"}:
+        return  # nothing is published for anything else
+    if is_arm and "lse" not in isa:
+        yield EngineSupport(
+            "litert_lm", False, "google-ai-edge/LiteRT-LM#1847; tried under qemu-user, cortex-a72",
+            "built with the LSE atomics of Armv8.1, which these cores lack: it aborts",
+        )  # fmt: skip
+    glibc, python = _version(software.libc, r"glibc (\d+)\.(\d+)"), _version(software.python)
+    if glibc is None or python is None:
+        return  # Android, macOS: no wheels to judge by
+    yield _wheel("llama_cpp", "", glibc, python, (2, 17), _OWN_PYTHON)
+    if not is_arm or "lse" in isa:
+        yield _wheel("litert_lm", "manylinux_2_27, any Python 3", glibc, python, (2, 27))
+    yield _wheel("litert", "wheels from Python 3.10 on", glibc, python, (2, 27), (3, 10))
+    # PyPI has no cp310 wheel of it for aarch64, and x86-64 boards come with 3.11 and later.
+    yield _wheel("onnxruntime_genai", "wheels cp311 and later", glibc, python, (2, 28), (3, 11))
+
+
+def _wheel(
+    engine: str,
+    what: str,
+    glibc: tuple[int, int],
+    python: tuple[int, int],
+    least_glibc: tuple[int, int],
+    least_python: tuple[int, int] = _OWN_PYTHON,
+) -> EngineSupport:
+    """A verdict on a wheel that needs so much of libc and Python."""
+    lacks = [
+        f"{name} {'.'.join(map(str, least))}"
+        for name, has, least in (
+            ("glibc", glibc, least_glibc),
+            ("Python", python, max(least_python, _OWN_PYTHON)),
+        )
+        if has < least
+    ]
+    if lacks:
+        need = f"needs {' and '.join(lacks)}, the stock system has less"
+        return EngineSupport(engine, False, _RULE, f"{what}: {need}" if what else need)
+    note = what or "compiled for the board's instructions, or dispatching at run time"
+    return EngineSupport(engine, True, _RULE, note)
+
+
+def _version(text: str | None, pattern: str = r"(\d+)\.(\d+)") -> tuple[int, int] | None:
+    found = re.search(pattern, text or "")
+    return (int(found[1]), int(found[2])) if found else None

@@ -1,0 +1,180 @@
+"""Measure a board behind ssh: our own pure-Python package goes over, runs there, and is removed.
+
+The board needs a Python of at least 3.10; where the `edge` command is on its PATH, the Python that
+it runs with is taken, since that one has the engine whose kernels can be timed. Nothing is
+installed or left behind. What comes back is a stranger's word and is checked figure by figure.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import secrets
+import shlex
+import subprocess
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import device_profiles
+import edge
+from device_profiles.profile import ISA_FLAGS, DeviceProfile, KernelSpeed
+from edge.probe.measure import Measurements
+from edge.probe.remote import Target, ssh_command
+from edge.units import printable
+
+Progress = Callable[[int, int], None]
+
+_TOTAL_S = 60
+_MAX_LINE = 65536
+_MAX_LINES = 1000
+_NO_PYTHON, _NO_ROOM = 80, 81
+
+# The archive comes on stdin. `exec` would skip the removal.
+_SCRIPT = """
+d=$(mktemp -d) || exit 81
+trap 'rm -rf "$d"' EXIT
+trap 'exit 82' HUP INT TERM
+cat > "$d/probe.zip" || exit 81
+p=
+e=$(command -v edge 2>/dev/null) && p=$(head -n 1 "$e" 2>/dev/null | sed -n 's/^#! *//p')
+for c in "$p" python3 python; do
+  [ -n "$c" ] || continue
+  "$c" -c 'import sys; sys.exit(sys.version_info < (3, 10))' </dev/null >/dev/null 2>&1 || continue
+  PYTHONDONTWRITEBYTECODE=1 "$c" "$d/probe.zip" @MARK@ @ASKED@ </dev/null
+  exit $?
+done
+exit 80
+"""
+_MAIN = "import sys\nfrom edge.probe.measure_here import main\nmain(sys.argv[1:])\n"
+
+
+def package_archive() -> bytes:
+    """Our two pure-Python packages as a zip file that Python runs."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("__main__.py", _MAIN)
+        for package, folders in ((edge, ("", "probe")), (device_profiles, ("", "cost"))):
+            root = Path(package.__file__ or "").parent
+            for folder in folders:
+                for path in sorted((root / folder).glob("*.py")):
+                    archive.write(path, f"{root.name}/{path.relative_to(root).as_posix()}")
+    return buffer.getvalue()
+
+
+def measure_remote(
+    target: Target, profile: DeviceProfile, *, quick: bool = False, progress: Progress | None = None
+) -> Measurements:
+    """Measure the board behind `target`, which `profile` describes. What cannot be measured is None
+    or empty and `notes` says why; a board without a usable Python is no error.
+    """
+    if target.scheme != "ssh":
+        return Measurements(notes=["nothing was measured: a phone's shell has no Python"])
+    mark = secrets.token_hex(16)
+    script = _SCRIPT.replace("@MARK@", mark).replace("@ASKED@", shlex.quote(_asked(profile, quick)))
+    command = [*ssh_command(target)[:-2], f"sh -c {shlex.quote(script)}"]
+    lines: list[str] = []
+    with tempfile.TemporaryFile() as archive:
+        archive.write(package_archive())
+        archive.seek(0)
+        process = subprocess.Popen(
+            command, stdin=archive, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        timer = threading.Timer(_TOTAL_S, process.kill)
+        timer.start()
+        try:
+            assert process.stdout is not None
+            while len(lines) < _MAX_LINES and (raw := process.stdout.readline(_MAX_LINE)):
+                line = raw.decode("utf-8", "replace").rstrip("\n")
+                lines.append(line)
+                _show(line, mark, progress)
+        finally:
+            timer.cancel()
+            process.kill()
+            code = process.wait()
+    found = next((line for line in lines if line.startswith(f"{mark} found ")), None)
+    if found is not None:
+        return parse_findings(found.partition(" found ")[2])
+    return Measurements(notes=[f"nothing was measured: {_why(code)}"])
+
+
+def _asked(profile: DeviceProfile, quick: bool) -> str:
+    clusters = [
+        {"core": c.core, "count": c.count, "clock_hz": c.clock_hz, "isa": sorted(c.isa)}
+        for c in profile.clusters
+    ]
+    free = profile.free_ram_bytes
+    return json.dumps(
+        {"clusters": clusters, "ram_bytes": profile.ram_bytes, "free_bytes": free, "quick": quick}
+    )
+
+
+def _show(line: str, mark: str, progress: Progress | None) -> None:
+    words = line.split()
+    if progress is None or words[:2] != [mark, "progress"] or len(words) != 4:
+        return
+    if all(word.isascii() and word.isdigit() and len(word) < 6 for word in words[2:]):
+        progress(int(words[2]), int(words[3]))
+
+
+def _why(code: int) -> str:
+    if code == _NO_PYTHON:
+        return "the board has no Python 3.10 or later"
+    if code == _NO_ROOM:
+        return "the board has no room for a temporary file"
+    if code < 0:
+        return f"it took more than {_TOTAL_S} s"
+    return f"measuring on the board failed (exit {code})"
+
+
+def parse_findings(text: str) -> Measurements:
+    """What the board says it measured; anything that is no plausible figure is left out."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        return Measurements(notes=["nothing was measured: the board's answer is no JSON object"])
+    found = Measurements(method=data["method"] if data.get("method") in _METHODS else None)
+    for pair in _items(data, "bandwidth_by_threads"):
+        match pair:
+            case [int(threads), int() | float() as rate] if _is_rate(rate) and 0 < threads <= 1024:
+                found.bandwidth_by_threads[threads] = float(rate)
+    for item in _items(data, "kernels"):
+        match item:
+            case [str(kind), bool(repacked), int(threads), int() | float() as rate] if (
+                kind in _KINDS and _is_rate(rate) and 0 < threads <= 1024
+            ):
+                found.kernels.append(KernelSpeed(kind, repacked, threads, float(rate)))
+    read = data.get("storage_read")
+    if isinstance(read, int | float) and _is_rate(read):
+        found.storage_read = float(read)
+    if isinstance(data.get("engine_isa"), list):
+        found.engine_isa = frozenset(f for f in _items(data, "engine_isa") if _is_flag(f))
+    python = data.get("python")
+    who = f"Python {printable(python)[:20]}" if isinstance(python, str) else "its Python"
+    found.notes.append(f"measured on the board itself, by {who}; nothing was left there")
+    found.notes += [printable(n)[:300] for n in _items(data, "notes") if isinstance(n, str)][:20]
+    return found
+
+
+_METHODS = ("engine", "copy")
+_KINDS = ("Q4_0", "Q5_0", "Q8_0", "Q4_K", "Q6_K")
+_LARGEST_RATE = 1e15
+
+
+def _items(data: Mapping[str, Any], name: str) -> list[Any]:
+    value = data.get(name)
+    return value[:200] if isinstance(value, list) else []
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, str) and value in ISA_FLAGS
+
+
+def _is_rate(value: float) -> bool:
+    return not isinstance(value, bool) and math.isfinite(value) and 0 < value < _LARGEST_RATE
