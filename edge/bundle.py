@@ -32,7 +32,11 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 # "model" is the file the engine is given; "part" a file that belongs to it (external data of ONNX).
-ROLES = ("model", "part", "tokenizer", "template", "license", "card", "prefix")
+# "wheel" to "tool" are what an offline bundle adds for the board: see converters/offline.
+ROLES = (
+    *("model", "part", "tokenizer", "template", "license", "card", "prefix"),
+    *("wheel", "launcher", "unit", "tool"),
+)
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_FILES = 1000

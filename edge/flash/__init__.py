@@ -1,0 +1,8 @@
+"""Bundles onto boards: one protocol, `edge.flash.board.Board`, over a folder, ssh and adb.
+
+    edge flash BUNDLE dir:/media/card            edge flash BUNDLE ssh://pi@kitchen/opt/edgekit
+    edge flash BUNDLE adb://SERIAL               edge rollback TARGET
+
+What becomes of the files once they are there (releases, the switch, the health gate) is the room
+`edge.slots`.
+"""

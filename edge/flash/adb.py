@@ -1,0 +1,219 @@
+"""`adb://SERIAL/path`: a phone or board behind Debian's (or Google's) `adb`.
+
+adb pushes whole files, keeps nothing of one that was cut short, and checks nothing. So a file goes
+in parts, each pushed under a name of its own and appended on the device; the length of what is
+there says which part is next, and the device's own sha256 says whether all is well.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.errors import DeviceUnreachableError, EdgeError, UsageError
+from edge.flash.board import Progress
+from edge.flash.session import Done, Session
+from edge.flash.shell_files import ShellFiles, capture_system, shell_error
+from edge.flash.target import FlashTarget
+from edge.probe.system import CapturedSystem
+from edge.slots.faults import fault_point
+from edge.units import MIB, printable
+
+PART_BYTES = 64 * MIB
+#: dd moves whole blocks of this size; parts begin at multiples of it.
+_BLOCK = 1 * MIB
+_START_S, _PART_S = 60, 1800
+_LINE = re.compile(r"^(\S+)\s+(device|offline|unauthorized|recovery|sideload|bootloader|host|"
+                   r"authorizing|connecting|no permissions)\b(.*)$")  # fmt: skip
+_NETWORK_SERIAL = re.compile(r".+:\d+")
+_TROUBLE = ("device offline", "device unauthorized", "device still", "no devices", "not found",
+            "protocol fault", "closed", "cannot connect", "failed to")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Device:
+    """One line of `adb devices -l`."""
+
+    serial: str
+    state: str
+    details: str
+
+    def __str__(self) -> str:
+        model = re.search(r"model:(\S+)", self.details)
+        return f"{self.serial} ({self.state}{', ' + model[1] if model else ''})"
+
+
+def parse_devices(text: str) -> list[Device]:
+    """`adb devices -l` → devices; lines that are none are left out."""
+    lines = (_LINE.match(line.strip()) for line in text.splitlines())
+    return [Device(m[1], m[2], m[3].strip()) for m in lines if m]
+
+
+def choose_device(devices: list[Device], serial: str | None) -> Device:
+    """The device that is meant, ready to be used.
+
+    Raises UsageError when there are several and none is named, DeviceUnreachableError when it is
+    missing, offline or has not allowed this computer.
+    """
+    shown = ", ".join(printable(str(device), 80) for device in devices) or "none"
+    if serial is None:
+        if len(devices) > 1:
+            raise UsageError(
+                f"several devices are connected: {shown}",
+                next_step=f"name one: adb://{devices[0].serial}",
+            )
+        found = devices[0] if devices else None
+    else:
+        found = next((device for device in devices if device.serial == serial), None)
+    if found is None:
+        raise DeviceUnreachableError(
+            f"no device {printable(serial)!r}; connected: {shown}"
+            if serial
+            else "no device is connected",
+            next_step="allow USB debugging on it (Settings, Developer options) and plug it in",
+        )
+    steps = {
+        "unauthorized": "unlock it and answer “Allow USB debugging?” with yes",
+        "authorizing": "unlock it and answer “Allow USB debugging?” with yes",
+        "offline": "unplug it and plug it in again, or: adb reconnect",
+        "no permissions": "give this user the USB device: apt install android-sdk-platform-tools-"
+        "common, then adb kill-server",
+    }
+    if found.state != "device":
+        raise DeviceUnreachableError(
+            f"{found.serial} is {found.state}",
+            next_step=steps.get(found.state, "start Android on it: adb reboot"),
+        )
+    return found
+
+
+class AdbChannel:
+    """Commands through `adb shell`."""
+
+    def __init__(self, target: FlashTarget) -> None:
+        self.place = str(target)
+        if shutil.which("adb") is None:
+            raise DeviceUnreachableError(
+                "adb is not installed",
+                next_step="apt install adb, and allow USB debugging on the phone",
+            )
+        wanted = target.board.host if target.board else None
+        devices = self._devices()
+        if wanted and _NETWORK_SERIAL.fullmatch(wanted) and wanted not in {
+            device.serial for device in devices
+        }:  # fmt: skip
+            self._adb("connect", wanted)
+            devices = self._devices()
+        self.serial = choose_device(devices, wanted).serial
+        if target.board is None:
+            self.place = f"adb://{self.serial}{target.folder}"
+
+    def _adb(self, *arguments: str) -> Done:
+        try:
+            got = subprocess.run(
+                ["adb", *arguments], capture_output=True, timeout=_START_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise DeviceUnreachableError(
+                f"adb {arguments[0]} did not answer within {_START_S} s",
+                next_step="adb kill-server, then try again",
+            ) from None
+        return Done(got.returncode, got.stdout, got.stderr.decode("utf-8", "replace"))
+
+    def _devices(self) -> list[Device]:
+        done = self._adb("devices", "-l")
+        if done.rc != 0:
+            raise DeviceUnreachableError(
+                f"adb does not start: {printable(done.err.strip())}",
+                next_step="adb start-server shows why",
+            )
+        return parse_devices(done.out.decode("utf-8", "replace"))
+
+    def argv(self, script: str) -> list[str]:
+        return ["adb", "-s", self.serial, "shell", "-T", f"exec sh -c {shlex.quote(script)}"]
+
+    def lost(self, done: Done) -> EdgeError | None:
+        said = done.err.strip().splitlines()
+        last = said[-1] if said else ""
+        if not last.startswith(("error:", "adb:")) or not any(t in last for t in _TROUBLE):
+            return None
+        return DeviceUnreachableError(
+            f"{self.place} was lost: {printable(last)}",
+            next_step="adb devices must list it as `device`; then run the same command again",
+        )
+
+
+class AdbBoard:
+    """A device behind adb."""
+
+    is_running = True
+
+    def __init__(self, target: FlashTarget, *, part_bytes: int = PART_BYTES) -> None:
+        self._channel = AdbChannel(target)
+        self.place = self._channel.place
+        self._part_bytes = part_bytes
+        self._session = Session(self._channel)
+        self.files = ShellFiles(self._session, target.folder)
+
+    def resume_from(self, n_there: int) -> int:
+        return n_there // _BLOCK * _BLOCK
+
+    def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
+        size, sent = source.stat().st_size, 0
+        pushed = f"{part}.push"
+        with source.open("rb") as file, tempfile.TemporaryDirectory(prefix="edge-adb-") as folder:
+            slice_path = Path(folder) / "part"
+            while True:
+                fault_point()
+                file.seek(offset)
+                data = file.read(min(self._part_bytes, size - offset))
+                slice_path.write_bytes(data)
+                self._push(slice_path, f"{self.files.root}/{pushed}")
+                self._append(pushed, part, offset)
+                offset, sent = offset + len(data), sent + len(data)
+                progress(len(data))
+                if offset >= size:
+                    return sent
+
+    def _push(self, source: Path, target: str) -> None:
+        got = subprocess.run(
+            ["adb", "-s", self._channel.serial, "push", str(source), target],
+            capture_output=True, stdin=subprocess.DEVNULL, timeout=_PART_S, check=False,
+        )  # fmt: skip
+        if got.returncode != 0:
+            said = (got.stderr or got.stdout).decode("utf-8", "replace")
+            done = Done(got.returncode, b"", said)
+            raise self._channel.lost(done) or shell_error(self.place, said, done.rc)
+
+    def _append(self, pushed: str, part: str, offset: int) -> None:
+        root = self.files.root
+        a, b = shlex.quote(f"{root}/{pushed}"), shlex.quote(f"{root}/{part}")
+        if offset == 0:
+            self.files.do(f"flush {a}", f"mv -f {a} {b}")
+            return
+        self.files.do(
+            f"dd if={a} of={b} bs={_BLOCK} seek={offset // _BLOCK} conv=notrunc 2>/dev/null",
+            f"flush {b}",
+            f"rm -f {a}",
+            timeout_s=_PART_S,
+        )
+
+    def can_patch(self) -> bool:
+        return False
+
+    def patch(self, source: Path, part: str, progress: Progress) -> int:
+        raise NotImplementedError("adb has no rsync")
+
+    def execute(self, script: str, *, timeout_s: float) -> Done:
+        return self._session.run(script, timeout_s=timeout_s)
+
+    def capture(self) -> CapturedSystem | None:
+        return capture_system(self._session)
+
+    def close(self) -> None:
+        self._session.close()

@@ -1,0 +1,160 @@
+"""`edge flash` and `edge rollback`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge.bundle import open_bundle
+from edge.bundle_command import hashing_bar
+from edge.errors import UsageError
+from edge.flash.checks import check_board
+from edge.flash.flash import FlashOptions, FlashReport, flash
+from edge.flash.progress import TerminalReporter
+from edge.flash.rehearsal import rehearse
+from edge.flash.target import SHAPES, connect, parse_flash_target
+from edge.slots.health import MIN_SPEED
+from edge.slots.store import Slots
+from edge.units import format_bytes, format_seconds, printable
+
+
+def transport_options(command: Any) -> Any:
+    """Options of the connection that flash, rollback and slots share."""
+    for option in (
+        click.option(
+            "--ssh-config", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+            help="Instead of ~/.ssh/config (as ssh -F).",
+        ),
+        click.option(
+            "--wait", "wait_s", type=click.FloatRange(min=0), default=0, show_default=True,
+            help="Seconds to wait for another flash of the same board.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command("flash", short_help="Put a bundle on a board: folder, ssh or adb; reversible.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("target", required=False)
+@click.option(
+    "--inventory", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Flash all boards of this TOML file instead of one TARGET.",
+)  # fmt: skip
+@click.option("--force", is_flag=True, help="Flash a board that is not the one planned for.")
+@click.option("--no-rehearse", is_flag=True, help="Do not run the bundle under emulation first.")
+@click.option("--no-gate", is_flag=True, help="Verify hashes, but do not load the model there.")
+@click.option(
+    "--min-speed", type=click.FloatRange(0, 1), default=MIN_SPEED, show_default=True,
+    help="Share of the planned tokens/s that the health gate asks for.",
+)  # fmt: skip
+@click.option(
+    "--drop-previous", is_flag=True,
+    help="Give up the release that could be rolled back to, if space needs it.",
+)  # fmt: skip
+@transport_options
+@click.option("--json", "as_json", is_flag=True, help="What was done as one JSON object.")
+def flash_command(
+    bundle: Path,
+    target: str | None,
+    inventory: Path | None,
+    force: bool,
+    no_rehearse: bool,
+    no_gate: bool,
+    min_speed: float,
+    drop_previous: bool,
+    wait_s: float,
+    ssh_config: Path | None,
+    as_json: bool,
+) -> None:
+    """Put BUNDLE on the board at TARGET and make it current.
+
+    TARGET: dir:/path (a mounted card), ssh://user@host[:port]/path, adb://serial/path.
+
+    The new release is sent beside the old one, verified and tried there; only then it becomes
+    current. Whatever happens, the board keeps a whole release. An interrupted flash goes on where
+    it stopped. `edge rollback TARGET` goes back.
+    """
+    if (target is None) == (inventory is None):
+        raise UsageError(f"give one TARGET ({SHAPES}) or --inventory FILE")
+    options = FlashOptions(
+        wait_s=wait_s, gate=not no_gate, min_speed=min_speed, drop_previous=drop_previous
+    )
+    place = None if target is None else parse_flash_target(target)
+    with hashing_bar("verifying the bundle") as bar:
+        opened = open_bundle(bundle, progress=bar)
+    reporter = TerminalReporter(quiet=as_json)
+    rehearsed = None if no_rehearse else rehearse(opened, reporter)
+    if inventory is not None:
+        from edge.flash.fleet_command import flash_fleet
+
+        passed = [
+            *(["--force"] if force else []),
+            *(["--no-gate"] if no_gate else []),
+            *(["--drop-previous"] if drop_previous else []),
+            *(["--ssh-config", str(ssh_config)] if ssh_config else []),
+            *("--min-speed", str(min_speed), "--wait", str(wait_s)),
+        ]
+        flash_fleet(opened, inventory, passed, as_json=as_json)
+        return
+    assert place is not None
+    board = connect(place, ssh_config=ssh_config)
+    try:
+        notes = check_board(board, opened, force=force)
+        report = flash(opened, board, options, reporter)
+    finally:
+        reporter.close()
+        board.close()
+    report.notes[:0] = [*notes, *([rehearsed] if rehearsed else [])]
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+        return
+    for line in describe(report):
+        click.echo(line)
+
+
+def describe(report: FlashReport) -> list[str]:
+    """A flash in a few lines for a person."""
+    what = "is current" if report.switched else "was current already"
+    rate = report.n_sent / report.send_s if report.send_s > 0 else 0
+    lines = [
+        f"{report.target}: {printable(report.name)} ({report.bundle[:12]}) {what}",
+        f"  sent     {format_bytes(report.n_sent)} in {format_seconds(report.send_s)} "
+        f"({format_bytes(int(rate))}/s), {format_bytes(report.n_reused)} were there",
+    ]
+    if health := report.health:
+        speed = "–" if health.decode_tps is None else f"{health.decode_tps:.1f} tokens/s"
+        lines.append(
+            f"  health   {speed}, {format_bytes(health.peak_rss_bytes)}, answers "
+            f"“{printable(health.text.strip(), 60)}”"
+        )
+    if report.previous and report.switched:
+        lines.append(f"  before   {report.previous[:12]}; edge rollback TARGET goes back to it")
+    return lines + [f"  note     {note}" for note in report.notes]
+
+
+@click.command("rollback", short_help="Go back to the release that a board had before.")
+@click.argument("target")
+@click.option("--to", metavar="ID", help="This release (the beginning of its id) instead.")
+@transport_options
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def rollback_command(
+    target: str, to: str | None, wait_s: float, ssh_config: Path | None, as_json: bool
+) -> None:
+    """Make the previous release on the board at TARGET current again, after verifying it."""
+    board = connect(parse_flash_target(target), ssh_config=ssh_config)
+    try:
+        slots = Slots(board.files)
+        with slots.locked(wait_s):
+            before, after = slots.rollback(to)
+    finally:
+        board.close()
+    if as_json:
+        click.echo(json.dumps({"target": board.place, "before": before, "current": after}))
+        return
+    click.echo(f"{board.place}: {after[:12]} is current again")
+    if before is not None and before != after:
+        click.echo(f"  before   {before[:12]}; edge rollback TARGET --to {before[:12]} undoes this")

@@ -1,0 +1,58 @@
+"""`dir:PATH`: a mounted card, a network share, or the board's own disk."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from edge.errors import InputError
+from edge.flash.board import Progress
+from edge.flash.session import Done
+from edge.probe.system import CapturedSystem
+from edge.slots.files import LocalFiles
+
+_BLOCK = 1 << 20
+
+
+class DirectoryBoard:
+    """A folder of this machine. Nothing is run in it but the health gate's reading of the model."""
+
+    is_running = False
+
+    def __init__(self, path: Path) -> None:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is not a folder", next_step="give a folder: dir:/media/card")
+        if not path.absolute().parent.is_dir():
+            raise InputError(
+                f"there is no folder {path.absolute().parent}",
+                next_step="mount the card or share first, then give a path inside it",
+            )
+        self.place = f"dir:{path}"
+        self.files = LocalFiles(path)
+
+    def resume_from(self, n_there: int) -> int:
+        # The last block may have been cut short in the middle of a write.
+        return max(0, n_there - 1) // _BLOCK * _BLOCK
+
+    def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
+        self.files.copy_into(source, part, offset, progress)
+        return source.stat().st_size - offset
+
+    def can_patch(self) -> bool:
+        return False
+
+    def patch(self, source: Path, part: str, progress: Progress) -> int:
+        raise NotImplementedError("a local copy is as fast as reading both sides")
+
+    def execute(self, script: str, *, timeout_s: float) -> Done:
+        got = subprocess.run(
+            ["sh", "-c", script], capture_output=True, timeout=timeout_s, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        return Done(got.returncode, got.stdout, got.stderr.decode("utf-8", "replace"))
+
+    def capture(self) -> CapturedSystem | None:
+        return None
+
+    def close(self) -> None:
+        """Nothing is open."""

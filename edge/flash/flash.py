@@ -1,0 +1,204 @@
+"""One bundle onto one board: bring, verify, try, switch; or leave everything as it was.
+
+    with connect(parse_flash_target("ssh://pi@kitchen/opt/edgekit")) as board: ...
+    report = flash(open_bundle("bundle"), board, FlashOptions(), reporter)
+
+The order is what makes a power cut harmless: the new release becomes visible under its name when
+every byte of it was read back and flushed, it is tried where it lies, and only then `current` is
+switched, by one rename.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from edge.bundle import Bundle
+from edge.errors import EdgeError, EngineError
+from edge.flash.board import Board
+from edge.flash.gate import Verdict, engine_bytes, install_engine, try_release
+from edge.flash.transfer import Reporter, Sent, bring, plan_transfer, wanted_files
+from edge.slots import layout
+from edge.slots.health import MIN_SPEED, Health
+from edge.slots.store import Slots
+from edge.units import MIB, format_bytes
+
+#: Directories, journals, the state file.
+SLACK_BYTES = 4 * MIB
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class FlashOptions:
+    """`min_speed` is the share of the planned decode speed that must be reached, 0 to accept any.
+    `gate` off: hashes are verified, nothing is loaded.
+    """
+
+    wait_s: float = 0
+    gate: bool = True
+    min_speed: float = MIN_SPEED
+    drop_previous: bool = False
+
+
+@dataclass
+class FlashReport:
+    """What a flash did. Bytes and seconds; `health` is None where nothing could be tried."""
+
+    target: str
+    bundle: str
+    name: str
+    previous: str | None = None
+    n_bytes: int = 0
+    n_sent: int = 0
+    n_reused: int = 0
+    how: dict[str, str] = field(default_factory=dict)
+    send_s: float = 0.0
+    total_s: float = 0.0
+    switched: bool = False
+    health: Health | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        record = dataclasses.asdict(self)
+        record["health"] = self.health.to_dict() if self.health else None
+        return {"kind": "edgekit-flash", "schema": SCHEMA, **record}
+
+
+def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporter) -> FlashReport:
+    """Put an opened and verified bundle on a board and make it current.
+
+    Raises UsageError when another flash holds the board, DoesNotFitError when space is short,
+    IntegrityError when bytes arrive damaged, EngineError when the health gate refuses the release,
+    DeviceUnreachableError when the connection breaks. The release that was current then still is;
+    the same call again goes on where it stopped.
+    """
+    started_s = time.monotonic()
+    slots = Slots(board.files)
+    report = FlashReport(board.place, bundle.id, bundle.name, n_bytes=bundle.n_bytes)
+    with slots.locked(options.wait_s):
+        tidy(slots, bundle)
+        report.previous = slots.current()
+        transfer(bundle, board, slots, options, reporter, report)
+        facts = {
+            "name": bundle.name,
+            "recipe": bundle.plan.recipe,
+            "device": bundle.plan.device,
+            # The host's clock: a board without a battery wakes up in 1970.
+            "flashed_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        }
+        slots.note(bundle.id, **facts)
+        install_engine(board, bundle, reporter)
+        if options.gate:
+            reporter.stage("trying it")
+            gate(slots, bundle, try_release(board, bundle, options.min_speed, reporter), report)
+        if report.previous != bundle.id:
+            reporter.stage("switching")
+            slots.activate(bundle.id)
+            report.switched = True
+            if options.gate:
+                confirm(board, slots, bundle, report, reporter)
+    report.total_s = time.monotonic() - started_s
+    return report
+
+
+def tidy(slots: Slots, bundle: Bundle) -> None:
+    """Remove what interrupted runs of other bundles have left."""
+    slots.sweep(keep_incoming=bundle.id)
+    wanted = {sha256 for _, sha256 in wanted_files(bundle).values()}
+    parts = slots.files.entries(layout.PARTS)
+    slots.files.remove([f"{layout.PARTS}/{name}" for name in parts if name not in wanted])
+
+
+def transfer(
+    bundle: Bundle,
+    board: Board,
+    slots: Slots,
+    options: FlashOptions,
+    reporter: Reporter,
+    report: FlashReport,
+) -> None:
+    """Make `releases/<id>/bundle` whole, sending as little as possible."""
+    files = slots.files
+    folder = layout.bundle_folder(bundle.id)
+    present = bundle.id in slots.present()
+    if present:
+        reporter.stage("verifying what is there")
+        wrong = slots.damage(folder, bundle)
+        if not wrong:
+            report.n_reused = bundle.n_bytes
+            report.notes.append("the release was on the board already; nothing was sent")
+            return
+        # File by file over the damaged ones: at no moment is it worse than it was.
+        reporter.say(f"{len(wrong)} damaged files of this release are sent again")
+        wanted = wanted_files(bundle)
+        files.remove([f"{folder}/{name}" for name in wrong if name not in wanted])
+    else:
+        folder = f"{layout.incoming_folder(bundle.id)}/bundle"
+    plan = plan_transfer(board, slots, bundle, folder)
+    need = plan.n_new_bytes + SLACK_BYTES
+    if board.is_running:
+        need += engine_bytes(bundle)
+    slots.make_room(need, (bundle.id,), drop_previous=options.drop_previous, say=reporter.say)
+    reporter.stage(f"sending {format_bytes(plan.n_new_bytes)}")
+    began_s = time.monotonic()
+    sent: Sent = bring(board, bundle, plan, folder, reporter)
+    report.send_s = time.monotonic() - began_s
+    report.n_sent, report.n_reused, report.how = sent.n_sent, sent.n_reused, sent.how
+    if not present:
+        files.make_folder(layout.RELEASES)
+        files.sync([layout.incoming_folder(bundle.id)])
+        files.rename(layout.incoming_folder(bundle.id), layout.release_folder(bundle.id))
+    files.remove([layout.INCOMING])
+
+
+def gate(slots: Slots, bundle: Bundle, verdict: Verdict, report: FlashReport) -> None:
+    """Keep what was measured; raise EngineError when the release must not be used."""
+    report.health = verdict.health
+    report.notes += verdict.notes
+    slots.note(
+        bundle.id,
+        health=verdict.health.to_dict() if verdict.health else None,
+        failures=verdict.failures,
+    )
+    if verdict.failures:
+        current = slots.current()
+        kept = "nothing is current on the board yet"
+        if current == bundle.id:
+            kept = "it was current before this flash and still is; edge rollback goes back"
+        elif current:
+            kept = f"{current[:12]} stays current"
+        raise EngineError(
+            f"{report.target}: release {bundle.id[:12]} failed its health gate: "
+            + "; ".join(verdict.failures)
+            + f". {kept[0].upper()}{kept[1:]}",
+            next_step=verdict.next_step,
+        )
+
+
+def confirm(
+    board: Board, slots: Slots, bundle: Bundle, report: FlashReport, reporter: Reporter
+) -> None:
+    """Ask once more through `current`, as whatever runs on the board will find it; switch back
+    when that fails.
+    """
+    try:
+        current = slots.current()
+        verdict = try_release(board, bundle, 0, reporter, quick=True)
+        failures = verdict.failures if current == bundle.id else ["current names something else"]
+    except EdgeError as error:
+        failures = [str(error)]
+    if not failures:
+        return
+    back = report.previous
+    if back is not None:
+        slots.switch_back(back)
+        report.switched = False
+    raise EngineError(
+        f"{report.target}: release {bundle.id[:12]} did not answer after the switch: "
+        + "; ".join(failures)
+        + (f". Switched back to {back[:12]}" if back else ". There is no earlier release"),
+        next_step="edge rehearse BUNDLE shows what happens on such a board",
+    )

@@ -1,0 +1,143 @@
+"""The health gate, run where the release lies: in its own environment, else with the board's own
+`edge`, else (a mounted card) with this machine's engine, which cannot tell speed or memory.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+import zipfile
+from dataclasses import dataclass, field, replace
+
+from edge.bundle import Bundle
+from edge.errors import EngineError, InputError
+from edge.flash.board import Board
+from edge.flash.session import Done
+from edge.flash.transfer import Reporter
+from edge.slots import layout
+from edge.slots.health import Health, judge, parse_health
+from edge.units import printable
+
+INSTALL_SCRIPT = "board/install.sh"
+_INSTALL_S, _TRY_S = 900, 900
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`failures` keep the release from being used; `notes` say what could not be checked."""
+
+    health: Health | None = None
+    failures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    next_step: str = "edge rehearse BUNDLE --device BOARD shows the same without the board"
+
+
+def carries_engine(bundle: Bundle) -> bool:
+    """Whether the bundle brings its own engine (`edge build --with-engine`)."""
+    return any(file.name == INSTALL_SCRIPT for file in bundle.files)
+
+
+def engine_bytes(bundle: Bundle) -> int:
+    """What the bundle's wheels take once they are unpacked."""
+    total = 0
+    for file in bundle.files:
+        if file.role == "wheel":
+            with zipfile.ZipFile(bundle.path / file.name) as wheel:
+                total += sum(entry.file_size for entry in wheel.infolist())
+    return total
+
+
+def install_engine(board: Board, bundle: Bundle, reporter: Reporter) -> None:
+    """Make the release's own environment. The installer makes it beside and renames it, and does
+    nothing when it is there already.
+
+    Raises EngineError with the installer's last words.
+    """
+    if not carries_engine(bundle) or not board.is_running:
+        return
+    reporter.stage("installing the engine")
+    root = board.files.root
+    script = shlex.quote(f"{root}/{layout.bundle_folder(bundle.id)}/{INSTALL_SCRIPT}")
+    env = shlex.quote(f"{root}/{layout.env_folder(bundle.id)}")
+    done = board.execute(f"sh {script} {env} && sync", timeout_s=_INSTALL_S)
+    if done.rc != 0:
+        raise EngineError(
+            f"{board.place}: the engine does not install there: {_last_words(done)}",
+            next_step="edge rehearse BUNDLE --device BOARD shows the same without the board",
+        )
+
+
+def try_release(
+    board: Board, bundle: Bundle, min_speed: float, reporter: Reporter, *, quick: bool = False
+) -> Verdict:
+    """Load the release on the board and ask it the fixed question. `quick` goes through `current`,
+    with few tokens and without reading every byte again.
+    """
+    edge = find_edge(board, bundle)
+    if edge is None:
+        note = (
+            "there is no edge on the board and none in the bundle: hashes were verified, but "
+            "nothing was loaded; edge build --with-engine brings an engine along"
+        )
+        return Verdict(notes=[note])
+    root = board.files.root
+    folder = layout.CURRENT if quick else layout.release_folder(bundle.id)
+    if quick and board.files.pointer() != layout.release_folder(bundle.id):
+        folder = layout.release_folder(bundle.id)  # a pointer file is no folder
+    command = f"{edge} slots check {shlex.quote(f'{root}/{folder}/bundle')} --json"
+    if quick:
+        command += " --quick"
+    done = board.execute(command, timeout_s=_TRY_S)
+    if (health := read_report(done)) is None:
+        return Verdict(failures=[how_it_died(done)])
+    notes = []
+    if not board.is_running:
+        health = replace(health, decode_tps=None, peak_rss_bytes=None)
+        notes = ["tried with this machine's engine: speed and memory are the board's to tell"]
+        if health.error is not None and health.error_kind == "EngineMissingError":
+            return Verdict(notes=["hashes were verified; this machine has no engine to load it"])
+    elif bundle.plan.decode_tps is None:
+        notes = ["the plan predicts no speed for this board, so that none was asked for"]
+    return Verdict(health, judge(health, bundle.plan, min_speed=min_speed), notes)
+
+
+def find_edge(board: Board, bundle: Bundle) -> str | None:
+    """The command that runs edgekit for this release, quoted for sh; None where there is none."""
+    if not board.is_running:
+        return f"{shlex.quote(sys.executable)} -m edge"
+    env = layout.env_folder(bundle.id)
+    if "edge" in board.files.entries(f"{env}/bin"):
+        return shlex.quote(f"{board.files.root}/{env}/bin/edge")
+    done = board.execute("command -v edge", timeout_s=60)
+    path = done.out.decode("utf-8", "replace").strip()
+    return shlex.quote(path) if done.rc == 0 and path.startswith("/") else None
+
+
+def read_report(done: Done) -> Health | None:
+    """The health report that a check printed as its last line; None when it printed none."""
+    lines = done.out.decode("utf-8", "replace").strip().splitlines()
+    try:
+        return parse_health(json.loads(lines[-1])) if lines else None
+    except (ValueError, InputError, RecursionError):
+        return None
+
+
+def how_it_died(done: Done) -> str:
+    """Why a check left without a report."""
+    number = -done.rc if done.rc < 0 else done.rc - 128
+    names = {s.value: s.name for s in signal.Signals}
+    if number in names:
+        what = {
+            "SIGILL": "its engine uses instructions that this processor lacks",
+            "SIGKILL": "killed, most likely for lack of memory",
+            "SIGSEGV": "its engine crashed",
+        }.get(names[number], "it was killed")
+        return f"the engine died of {names[number]}: {what}"
+    return f"the check left with {done.rc}: {_last_words(done)}"
+
+
+def _last_words(done: Done) -> str:
+    lines = (done.err or done.out.decode("utf-8", "replace")).strip().splitlines()
+    return printable(lines[-1]) if lines else f"no message, exit code {done.rc}"

@@ -1,0 +1,122 @@
+"""Boards of a fleet as data.
+
+parallel = 8                     # at once; optional
+max_failures = 1                 # after more than that nothing new is begun; optional
+
+[boards.kitchen]
+target = "ssh://pi@kitchen/opt/edgekit"
+canary = true                    # flashed first, alone; without any, the first board is
+
+[boards.hall]
+target = "adb://R58A00"
+bundle = "bundles/phone"         # another one than on the command line; beside this file
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+from edge.errors import InputError
+from edge.flash.target import parse_flash_target
+from edge.units import did_you_mean, printable
+
+MAX_BOARDS = 1000
+DEFAULT_PARALLEL = 8
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_KEYS = {"parallel": int, "max_failures": int, "boards": dict}
+_BOARD_KEYS = {"target": str, "canary": bool, "bundle": str}
+
+
+@dataclass(frozen=True)
+class FleetBoard:
+    """One board; `bundle` None is the one on the command line."""
+
+    name: str
+    target: str
+    canary: bool = False
+    bundle: Path | None = None
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """`max_failures` boards may fail before nothing new is begun."""
+
+    boards: tuple[FleetBoard, ...]
+    parallel: int = DEFAULT_PARALLEL
+    max_failures: int = 0
+    source: Path = field(default_factory=Path)
+
+    def waves(self) -> list[list[FleetBoard]]:
+        """Canaries first, then groups of at most `parallel`."""
+        canaries = [board for board in self.boards if board.canary] or list(self.boards[:1])
+        rest = [board for board in self.boards if board not in canaries]
+        groups = [rest[i : i + self.parallel] for i in range(0, len(rest), self.parallel)]
+        return [canaries, *groups]
+
+
+def read_inventory(path: Path) -> Inventory:
+    """Read a fleet. Raises InputError that names the file and the entry."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: {error}") from None
+    return parse_inventory(document, path)
+
+
+def parse_inventory(document: Mapping[str, Any], path: Path) -> Inventory:
+    """The inventory in a parsed TOML document. Raises InputError."""
+    _check_keys(document, _KEYS, str(path))
+    boards = document.get("boards") or {}
+    if not 0 < len(boards) <= MAX_BOARDS:
+        raise InputError(
+            f"{path}: {len(boards)} boards; expected 1 to {MAX_BOARDS}",
+            next_step='[boards.kitchen]\ntarget = "ssh://pi@kitchen/opt/edgekit"',
+        )
+    parallel, failures = document.get("parallel", DEFAULT_PARALLEL), document.get("max_failures", 0)
+    if not 1 <= parallel <= 256 or failures < 0:
+        raise InputError(f"{path}: parallel must be 1 to 256 and max_failures at least 0")
+    found = tuple(_board(name, entry, path) for name, entry in boards.items())
+    targets = [board.target for board in found]
+    if twice := next((t for t in targets if targets.count(t) > 1), None):
+        raise InputError(f"{path}: two boards have the target {printable(twice)}")
+    return Inventory(found, parallel, failures, path)
+
+
+def _board(name: str, entry: Any, path: Path) -> FleetBoard:
+    where = f"{path}: boards.{printable(name, 80)}"
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{where}: a name has letters, digits, dots, hyphens and underscores")
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: expected a table with target = …")
+    _check_keys(entry, _BOARD_KEYS, where)
+    if "target" not in entry:
+        raise InputError(f"{where}: there is no target")
+    try:
+        parse_flash_target(entry["target"])
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+    bundle = path.parent / entry["bundle"] if "bundle" in entry else None
+    return FleetBoard(name, entry["target"], entry.get("canary", False), bundle)
+
+
+def _check_keys(table: Mapping[str, Any], known: Mapping[str, type], where: str) -> None:
+    for key, value in table.items():
+        if key not in known:
+            raise InputError(f"{where}: unknown key {printable(key)!r}.{did_you_mean(key, known)}")
+        if type(value) is not known[key]:
+            raise InputError(
+                f"{where}: {key} must be {_WORDS[known[key]]}, got {printable(repr(value), 80)}"
+            )
+
+
+_WORDS = {int: "a whole number", dict: "a table", str: "a text", bool: "true or false"}

@@ -1,0 +1,55 @@
+"""The rehearsal before a flash, where the host's packages bring one.
+
+It lives on the host side, which the board's half never imports: the command is looked up in the
+table of commands that installed packages add, and run as a process.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+from edge.bundle import Bundle
+from edge.errors import EngineError
+from edge.flash.gate import carries_engine
+from edge.flash.transfer import Reporter
+from edge.units import printable
+
+
+def rehearse(bundle: Bundle, reporter: Reporter) -> str | None:
+    """Rehearse a bundle that carries an engine; a note for the report, or None when there was
+    nothing to rehearse.
+
+    Raises EngineError with what the rehearsal found.
+    """
+    if not carries_engine(bundle):
+        return None
+    if not is_available():
+        return "not rehearsed: the host's packages are not installed (pip install 'edgekit[host]')"
+    reporter.stage(f"rehearsing on an emulated {bundle.plan.device}")
+    command = [sys.executable, "-m", "edge", "rehearse", str(bundle.path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    try:
+        record = json.loads(lines[-1]) if lines else {}
+    except ValueError:
+        record = {}
+    if done.returncode != 0:
+        said = str(record.get("message") or done.stderr.strip() or "no message")
+        raise EngineError(
+            f"the rehearsal of {bundle.path} failed: {printable(said, 600)}",
+            next_step=record.get("next_step") or "--no-rehearse flashes all the same",
+        )
+    return "rehearsed"
+
+
+def is_available() -> bool:
+    """Whether an installed package adds the command, and its module is there."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="edge.commands"):
+        if command := entry.load().get("rehearse"):
+            return importlib.util.find_spec(command.target.partition(":")[0]) is not None
+    return False

@@ -1,0 +1,338 @@
+"""A board's files through nothing but a shell on it.
+
+The board needs sh, coreutils (busybox and toybox do) and one of sha256sum or openssl. Scripts are
+lists of steps, each of which changes at most one thing, so that a test can cut the power between
+any two of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shlex
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+from edge.errors import DeviceUnreachableError, DoesNotFitError, EdgeError, InputError
+from edge.flash.session import Done, Session
+from edge.probe.remote import SCRIPT
+from edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
+from edge.slots.faults import die, steps_before_cut
+from edge.slots.files import Entry, Kind, lock_refused
+from edge.slots.layout import CURRENT, LOCK
+from edge.units import printable
+
+#: A lock whose owner has sent nothing for so long is given up by the board itself.
+LOCK_SILENCE_S, HEARTBEAT_S = 60, 15
+_HELD, _BUSY = b"held\n", 75
+
+#: What every script begins with. `sync FILE` flushes one file (coreutils 8.24), elsewhere all.
+PRELUDE = r"""
+export LC_ALL=C
+umask 022
+flush() { sync "$@" 2>/dev/null || sync; }
+digest() {
+  if command -v openssl >/dev/null 2>&1; then
+    h=$(openssl dgst -sha256 -r < "$1" 2>/dev/null) && [ -n "$h" ] && { echo "${h%% *}"; return; }
+  fi
+  h=$(sha256sum < "$1" 2>/dev/null) || h=-
+  echo "${h%% *}"
+}
+"""
+
+
+def capture_system(session: Session) -> CapturedSystem:
+    """Everything that a probe can use, as text, read by one small script."""
+    mark = secrets.token_hex(16)
+    done = session.run(SCRIPT.replace("@MARK@", mark), timeout_s=120)
+    if done.rc != 0:
+        raise shell_error(session.place, done.err, done.rc)
+    return parse_dump(done.out[:MAX_DUMP_BYTES].decode("utf-8", "replace"), mark)
+
+
+def shell_error(place: str, said: str, rc: int) -> EdgeError:
+    """What a failed script said, as an error with a next step."""
+    lines = [line for line in said.strip().splitlines() if line.strip()]
+    text = printable(lines[-1]) if lines else f"a command left with {rc}"
+    if "No space left" in said or "Disk quota" in said:
+        return DoesNotFitError(
+            f"{place} is full: {text}; the release that was current still is",
+            next_step="free some space there (edge slots lists the releases), then flash again",
+        )
+    if "Read-only file system" in said:
+        return InputError(
+            f"{place} is read-only: {text}", next_step="mount it writable: mount -o remount,rw …"
+        )
+    if "Permission denied" in said or "not permitted" in said:
+        return InputError(
+            f"{place} cannot be written by this user: {text}",
+            next_step="choose a folder that belongs to the user, or chown it there",
+        )
+    return InputError(f"{place}: {text}", next_step="flash again: what is there is kept")
+
+
+class ShellFiles:
+    """`BoardFiles` through a session."""
+
+    def __init__(self, session: Session, root: str) -> None:
+        self.session = session
+        self._root = root
+        self._holder: subprocess.Popen[bytes] | None = None
+
+    @property
+    def root(self) -> str:
+        return self._root
+
+    def _quoted(self, path: str) -> str:
+        return shlex.quote(f"{self._root}/{path}" if path else self._root)
+
+    def do(self, *steps: str, timeout_s: float = 120) -> None:
+        """Run steps that change something; each must succeed."""
+        self._still_mine()
+        cut = steps_before_cut(len(steps))
+        if cut is not None:
+            steps = (*steps[:cut], "kill -9 $$")
+        script = PRELUDE + "set -e\n" + "\n".join(steps) + "\n"
+        try:
+            done = self.session.run(script, timeout_s=timeout_s)
+        finally:
+            if cut is not None:
+                die()
+        if done.rc != 0:
+            raise shell_error(self.session.place, done.err, done.rc)
+
+    def ask(self, script: str, *, timeout_s: float = 120) -> str:
+        """Run a script that changes nothing; its output. Raises InputError when it fails."""
+        done = self.session.run(PRELUDE + script, timeout_s=timeout_s)
+        if done.rc != 0:
+            raise shell_error(self.session.place, done.err, done.rc)
+        return done.out.decode("utf-8", "replace")
+
+    def resolve(self) -> None:
+        """Make the root absolute: ssh logs in to a home folder that only the board knows."""
+        if not self._root.startswith("/"):
+            self._root = f"{self.ask('pwd -P').strip()}/{self._root}"
+
+    def prepare(self) -> None:
+        self.do(f"mkdir -p {self._quoted('')}")
+
+    def entries(self, folder: str) -> dict[str, Entry]:
+        found = self._find(folder, "-maxdepth 1")
+        return {name: entry for name, entry in found.items() if "/" not in name}
+
+    def tree(self, folder: str) -> dict[str, Entry]:
+        return self._find(folder, "")
+
+    def _find(self, folder: str, depth: str) -> dict[str, Entry]:
+        text = self.ask(
+            f"cd {self._quoted(folder)} 2>/dev/null || exit 0\n"
+            f"find . {depth} -exec stat -c '%f %s %n' {{}} +"
+        )
+        found = {}
+        for line in text.splitlines():
+            mode, _, rest = line.partition(" ")
+            size, _, name = rest.partition(" ")
+            if name == ".":
+                continue
+            try:
+                kind = _KINDS.get(int(mode, 16) & 0o170000, "other")
+                found[name.removeprefix("./")] = Entry(kind, int(size))
+            except ValueError:
+                found[line] = Entry("other", 0)  # a name with a line break: never one of ours
+        return found
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        at = self._quoted(path)
+        done = self.session.run(
+            f"[ -f {at} ] && [ ! -L {at} ] || exit 9\nhead -c {limit + 1} < {at}"
+        )
+        if done.rc == 9 or len(done.out) > limit:
+            return None
+        if done.rc != 0:
+            raise shell_error(self.session.place, done.err, done.rc)
+        return done.out
+
+    def write(self, path: str, data: bytes) -> None:
+        folder, _, name = path.rpartition("/")
+        beside = self._quoted(f"{folder}/.{name}.new" if folder else f".{name}.new")
+        self.do(
+            f"printf %s {shlex.quote(data.decode())} > {beside}",
+            f"flush {beside}",
+            f"mv -f {beside} {self._quoted(path)}",
+            f"flush {self._quoted(folder)}",
+        )
+
+    def make_folder(self, path: str) -> None:
+        self.do(f"mkdir -p {self._quoted(path)}")
+
+    def rename(self, source: str, target: str) -> None:
+        folders = {self._quoted(p.rpartition("/")[0]) for p in (source, target)}
+        self.do(
+            f"[ ! -d {self._quoted(target)} ]",  # mv would put it inside
+            f"mv -f {self._quoted(source)} {self._quoted(target)}",
+            f"flush {' '.join(sorted(folders))}",
+        )
+
+    def remove(self, paths: Sequence[str]) -> None:
+        if paths:
+            self.do(f"rm -rf {' '.join(self._quoted(p) for p in paths)}", timeout_s=600)
+
+    def link(self, source: str, target: str) -> None:
+        a, b = self._quoted(source), self._quoted(target)
+        self.do(f"rm -f {b}", f"ln {a} {b} 2>/dev/null || cp {a} {b}", f"flush {b}", timeout_s=1800)
+
+    def copy(self, source: str, target: str) -> None:
+        a, b = self._quoted(source), self._quoted(target)
+        self.do(f"cp --reflink=auto {a} {b} 2>/dev/null || cp {a} {b}", timeout_s=3600)
+
+    def sync(self, paths: Sequence[str]) -> None:
+        self.do(f"flush {' '.join(self._quoted(p) for p in paths)}", timeout_s=1800)
+
+    def digests(self, paths: Sequence[str]) -> dict[str, str | None]:
+        script = "\n".join(f"digest {self._quoted(path)}" for path in paths)
+        got = self.ask(script, timeout_s=3600).split()
+        if len(got) != len(paths):
+            raise InputError(f"{self.session.place} has neither sha256sum nor openssl")
+        return {path: None if sha == "-" else sha for path, sha in zip(paths, got, strict=True)}
+
+    def free_bytes(self) -> int:
+        text = self.ask(f"df -Pk {self._quoted('')}")
+        fields = [line for line in text.splitlines() if "%" in line][-1].partition("%")[0].split()
+        return int(fields[-2]) * 1024
+
+    def used_bytes(self, paths: Sequence[str]) -> dict[str, int]:
+        # One tree per du: a file that two of them share is counted in both.
+        script = "\n".join(
+            f"n=$(du -sk {self._quoted(p)} 2>/dev/null) || n=0; echo ${{n%%[!0-9]*}}" for p in paths
+        )
+        got = self.ask(script).split()
+        return {path: int(n) * 1024 for path, n in zip(paths, got, strict=True)}
+
+    def pointer(self) -> str | None:
+        at = self._quoted(CURRENT)
+        script = (
+            f"if [ -L {at} ]; then readlink {at}\n"
+            f"elif [ -f {at} ]; then head -c 1024 < {at}; else exit 9; fi"
+        )
+        done = self.session.run(script)
+        return None if done.rc else done.out.decode("utf-8", "replace")
+
+    def point(self, target: str) -> None:
+        at, new = self._quoted(CURRENT), self._quoted(f".{CURRENT}.new")
+        text = shlex.quote(target)
+        self.do(
+            f"rm -rf {new}",
+            f"ln -s {text} {new} 2>/dev/null || printf '%s\\n' {text} > {new}",
+            f"flush {self._quoted('')}",
+            # A plain mv onto a link to a folder would move into that folder.
+            f"mv -T -f {new} {at} 2>/dev/null || {{ [ ! -d {at} ] && "
+            f"rm -f {new} && printf '%s\\n' {text} > {new} && flush {new} && mv -f {new} {at}; }}",
+            f"flush {self._quoted('')}",
+        )
+
+    # ---- the lock -----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def lock(self, wait_s: float) -> Iterator[None]:
+        end_s = time.monotonic() + wait_s
+        while (holder := self._try_lock()) is None:
+            if time.monotonic() >= end_s:
+                raise lock_refused(self.session.place, wait_s)
+            time.sleep(0.5)
+        stop = threading.Event()
+        beat = threading.Thread(target=_heartbeat, args=(holder, stop), daemon=True)
+        beat.start()
+        self._holder = holder
+        try:
+            yield
+        finally:
+            self._holder = None
+            stop.set()
+            beat.join()
+            _end(holder)
+
+    def _try_lock(self) -> subprocess.Popen[bytes] | None:
+        holder = subprocess.Popen(
+            self.session.channel.argv(lock_script(self._quoted(""))),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert holder.stdout is not None and holder.stderr is not None
+        # EOF comes when it refuses or the connection breaks.
+        if holder.stdout.readline() == _HELD:
+            return holder
+        err = holder.stderr.read().decode("utf-8", "replace")
+        _end(holder)
+        done = Done(holder.returncode, b"", err)
+        if holder.returncode == _BUSY:
+            return None
+        raise self.session.channel.lost(done) or shell_error(self.session.place, err, done.rc)
+
+    def _still_mine(self) -> None:
+        if self._holder is not None and self._holder.poll() is not None:
+            raise DeviceUnreachableError(
+                f"the connection to {self.session.place} was lost; the release that was current "
+                "still is",
+                next_step="run the same command again: it goes on where it stopped",
+            )
+
+
+def lock_script(root: str) -> str:
+    """Takes the lock, says `held`, and keeps it until its standard input ends or falls silent.
+    `flock` where there is one, else a folder that names its owner.
+    """
+    return f"""
+cd {root} || exit 70
+if command -v flock >/dev/null 2>&1; then
+  exec 9>>{LOCK} || exit 71
+  flock -n 9 || exit {_BUSY}
+else
+  me="$$ $(cat /proc/sys/kernel/random/boot_id 2>/dev/null)"
+  until mkdir {LOCK}.d 2>/dev/null; do
+    [ -d {LOCK}.d ] || exit 71
+    was=$(cat {LOCK}.d/owner 2>/dev/null) || {{ sleep 1; was=$(cat {LOCK}.d/owner 2>/dev/null); }}
+    [ "${{was#* }}" = "${{me#* }}" ] && kill -0 "${{was%% *}}" 2>/dev/null && exit {_BUSY}
+    rm -rf {LOCK}.d
+  done
+  trap 'rm -rf {LOCK}.d' EXIT
+  trap 'exit 1' HUP INT TERM PIPE
+  echo "$me" > {LOCK}.d/owner
+fi
+echo held
+if timeout 1 true 2>/dev/null; then
+  while timeout {LOCK_SILENCE_S} sh -c 'IFS= read -r beat'; do :; done
+else
+  cat >/dev/null
+fi
+exit 0
+"""
+
+
+def _heartbeat(holder: subprocess.Popen[bytes], stop: threading.Event) -> None:
+    assert holder.stdin is not None
+    while not stop.wait(HEARTBEAT_S):
+        try:
+            holder.stdin.write(b"\n")
+            holder.stdin.flush()
+        except (OSError, ValueError):
+            return
+
+
+def _end(holder: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        if holder.stdin is not None:
+            holder.stdin.close()
+    try:
+        holder.wait(10)
+    except subprocess.TimeoutExpired:
+        holder.kill()
+        holder.wait()
+    for stream in (holder.stdout, holder.stderr):
+        if stream is not None:
+            stream.close()
+
+
+_KINDS: dict[int, Kind] = {0o100000: "file", 0o040000: "folder", 0o120000: "link"}

@@ -1,0 +1,110 @@
+"""`edge slots`: the releases on a board, and whether one of them works."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from edge.errors import EngineError
+from edge.flash.target import connect, parse_flash_target
+from edge.slots.health import check_release, judge
+from edge.slots.store import Slots
+from edge.terminal import ProgressLine
+from edge.units import format_bytes, printable
+
+
+@click.group()
+def slots() -> None:
+    """Show, verify or remove the releases on a board; check one on the board itself."""
+
+
+@slots.command("list")
+@click.argument("target")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per release.")
+def list_command(target: str, as_json: bool) -> None:
+    """List the releases at TARGET (dir:, ssh:// or adb://), the current one first."""
+    board = connect(parse_flash_target(target))
+    try:
+        found, free = Slots(board.files).releases(), board.files.free_bytes()
+    finally:
+        board.close()
+    if as_json:
+        for release in found:
+            click.echo(json.dumps(release.to_dict()))
+        return
+    for release in found:
+        facts = release.facts
+        name = printable(str(facts.get("name", "?")), 40)
+        detail = f"{facts.get('recipe', '?')} for {facts.get('device', '?')}"
+        when = printable(str(facts.get("flashed_at", "")), 30)
+        click.echo(
+            f"{release.id[:12]}  {release.role:<8}  {format_bytes(release.n_bytes):>9}  {name}  "
+            f"{printable(detail, 60)}  {when}"
+        )
+    click.echo(f"{len(found)} releases; {format_bytes(free)} free", err=True)
+
+
+@slots.command("verify")
+@click.argument("target")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def verify_command(target: str, as_json: bool) -> None:
+    """Read every byte of the current release at TARGET and compare it with its manifest."""
+    board = connect(parse_flash_target(target))
+    try:
+        store = Slots(board.files)
+        current = store.current()
+        if current is None:
+            raise EngineError(f"{board.place} has no current release", next_step="edge flash")
+        bundle = store.verify(current)
+    finally:
+        board.close()
+    if as_json:
+        click.echo(json.dumps({"target": board.place, "current": current, "ok": True}))
+    else:
+        click.echo(
+            f"{board.place}: {printable(bundle.name)} ({current[:12]}), "
+            f"{format_bytes(bundle.n_bytes)}, every byte as built"
+        )
+
+
+@slots.command("remove")
+@click.argument("target")
+@click.argument("release")
+def remove_command(target: str, release: str) -> None:
+    """Remove a RELEASE (the beginning of its id) at TARGET; the current one stays."""
+    board = connect(parse_flash_target(target))
+    try:
+        store = Slots(board.files)
+        with store.locked():
+            found = store.find(release)
+            store.remove([found])
+    finally:
+        board.close()
+    click.echo(f"{board.place}: {found[:12]} removed")
+
+
+@slots.command("check")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--quick", is_flag=True, help="Hash only what was not hashed here before.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def check_command(bundle: Path, quick: bool, as_json: bool) -> None:
+    """Load the BUNDLE on this machine, ask it a fixed question, and judge the answer.
+
+    This is what the health gate of `edge flash` runs on the board.
+    """
+    line = ProgressLine("verifying")
+    try:
+        health = check_release(bundle, quick=quick, progress=line)
+    finally:
+        line.close()
+    if as_json:
+        click.echo(json.dumps(health.to_dict()))
+        return
+    from edge.bundle import open_bundle
+
+    failures = [health.error] if health.error else judge(health, open_bundle(bundle).plan)
+    if failures:
+        raise EngineError(f"{bundle}: " + "; ".join(failures))
+    click.echo(f"{bundle}: healthy; answers “{printable(health.text.strip(), 80)}”")

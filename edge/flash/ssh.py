@@ -1,0 +1,233 @@
+"""`ssh://user@host:port/path`: the user's own OpenSSH, so that keys, agents, jump hosts and
+~/.ssh/config work as they are set up. It never asks for anything, and host keys are always checked.
+
+One connection carries everything: the first command opens a master, which leaves by itself some
+seconds after its last use, so that a killed sender leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cached_property
+from pathlib import Path
+
+from edge.errors import DeviceUnreachableError, EdgeError, InputError
+from edge.flash.board import Progress
+from edge.flash.session import Done, Session
+from edge.flash.shell_files import ShellFiles, capture_system, shell_error
+from edge.flash.stream import BLOCK, send_stream
+from edge.flash.target import FlashTarget
+from edge.probe.system import CapturedSystem
+from edge.units import printable
+
+_CONNECT_S, _ALIVE_S, _ALIVE_COUNT, _PERSIST_S = 10, 10, 3, 15
+_RSYNC_SILENCE_S = 60
+_RSYNC_LEAST = (3, 1)
+_PERCENT = re.compile(rb"\s(\d{1,3})%")
+
+
+class SshChannel:
+    """OpenSSH with a shared connection. `config` stands in for the user's own ~/.ssh/config."""
+
+    def __init__(self, target: FlashTarget, config: Path | None = None) -> None:
+        assert target.board is not None
+        self._target = target.board
+        self.place = str(target)
+        if shutil.which("ssh") is None:
+            raise DeviceUnreachableError(
+                "ssh is not installed", next_step="apt install openssh-client"
+            )
+        # Under /tmp: the path of a socket has about a hundred bytes, and a long TMPDIR eats them.
+        base = "/tmp" if Path("/tmp").is_dir() else None
+        self._folder = Path(tempfile.mkdtemp(prefix="edge-ssh-", dir=base))
+        self._config = ["-F", str(config)] if config else []
+
+    @property
+    def address(self) -> str:
+        return f"[{self._target.host}]" if ":" in self._target.host else self._target.host
+
+    def options(self) -> list[str]:
+        """Options that ssh, sftp and rsync's ssh share, port and user among them."""
+        options = {
+            "BatchMode": "yes",
+            "ConnectTimeout": str(_CONNECT_S),
+            "ServerAliveInterval": str(_ALIVE_S),
+            "ServerAliveCountMax": str(_ALIVE_COUNT),
+            "ControlMaster": "auto",
+            "ControlPath": str(self._folder / "control"),
+            "ControlPersist": str(_PERSIST_S),
+            "Compression": "no",
+        }
+        if self._target.port is not None:
+            options["Port"] = str(self._target.port)
+        if self._target.user is not None:
+            options["User"] = self._target.user
+        return self._config + [part for k, v in options.items() for part in ("-o", f"{k}={v}")]
+
+    def argv(self, script: str) -> list[str]:
+        command = f"exec sh -c {shlex.quote(script)}"
+        return ["ssh", "-T", *self.options(), "--", self._target.host, command]
+
+    def connect(self) -> None:
+        """Open the master. Its errors go through a file: a master in the background keeps them
+        open, and a pipe would never end.
+
+        Raises DeviceUnreachableError with what ssh said and what to do about it.
+        """
+        with (self._folder / "errors").open("w+b") as errors:
+            try:
+                code = subprocess.run(
+                    self.argv("exit 0"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                    stderr=errors, timeout=_CONNECT_S * 6, check=False,
+                ).returncode  # fmt: skip
+            except subprocess.TimeoutExpired:
+                code = 255
+            errors.seek(0)
+            said = errors.read(65536).decode("utf-8", "replace")
+        if code != 0:
+            raise self._unreachable(said, code)
+
+    def lost(self, done: Done) -> EdgeError | None:
+        return self._unreachable(done.err, 255) if done.rc == 255 else None
+
+    def _unreachable(self, said: str, code: int) -> DeviceUnreachableError:
+        lines = [line.strip() for line in said.splitlines() if line.strip(" @\r")]
+        why = printable(lines[-1]) if lines else f"ssh left with {code}"
+        name = f"{self._target.user}@{self.address}" if self._target.user else self.address
+        port = f" -p {self._target.port}" if self._target.port else ""
+        step = f"`ssh{port} {name} true` must work without asking for anything"
+        if "IDENTIFICATION HAS CHANGED" in said:
+            why = "its host key is not the one that was known: another machine, or set up anew"
+            entry = f"[{self._target.host}]:{self._target.port}" if port else self._target.host
+            step = f"only if you know why it changed: ssh-keygen -R '{entry}', then ssh to it once"
+        elif "Host key verification failed" in said or "host key is known" in said:
+            why = "its host key is not known yet"
+            step = f"`ssh{port} {name}` once, and compare the fingerprint it shows"
+        elif "Permission denied" in said:
+            why = f"it takes none of your keys ({why}); edgekit never asks for a password"
+            step = f"ssh-copy-id{port} {name}"
+        elif "Could not resolve" in said:
+            step = "check the name; does `getent hosts` find it?"
+        elif "refused" in said:
+            step = "is sshd running there, and is this its port?"
+        elif code != 255:
+            why = f"a login there runs no commands ({why}, exit code {code})"
+        return DeviceUnreachableError(f"{self.place} cannot be reached: {why}", next_step=step)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            if (self._folder / "control").exists():
+                subprocess.run(
+                    ["ssh", *self.options(), "-O", "exit", "--", self._target.host],
+                    capture_output=True, timeout=10, check=False,
+                )  # fmt: skip
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class SshBoard:
+    """A board behind OpenSSH."""
+
+    is_running = True
+
+    def __init__(self, target: FlashTarget, *, config: Path | None = None) -> None:
+        self._channel = SshChannel(target, config)
+        self.place = str(target)
+        try:
+            self._channel.connect()
+            self._session = Session(self._channel)
+            self.files = ShellFiles(self._session, target.folder)
+            self.files.resolve()
+        except BaseException:
+            self._channel.close()
+            raise
+
+    def resume_from(self, n_there: int) -> int:
+        return max(0, n_there - 1) // BLOCK * BLOCK
+
+    def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
+        return send_stream(self._channel, source, f"{self.files.root}/{part}", offset, progress)
+
+    # ---- rsync: only what differs --------------------------------------------------------------
+
+    def can_patch(self) -> bool:
+        return self._rsync
+
+    @cached_property
+    def _rsync(self) -> bool:
+        if shutil.which("rsync") is None:
+            return False
+        here = subprocess.run(["rsync", "--version"], capture_output=True, check=False).stdout
+        there = self._session.run("rsync --version 2>/dev/null; exit 0").out
+        return all(is_rsync(text) for text in (here, there))
+
+    def patch(self, source: Path, part: str, progress: Progress) -> int:
+        shell = shlex.join(["ssh", "-T", *self._channel.options()])
+        # A receiver that a dead sender left behind must end before the next one begins.
+        lock = shlex.quote(f"{self.files.root}/.receive.lock")
+        there = (
+            "sh -c 'if flock -w 0 /dev/null true 2>/dev/null; "
+            f'then exec flock -w {2 * _RSYNC_SILENCE_S} "$0" rsync "$@"; '
+            f'else exec rsync "$@"; fi\' {lock}'
+        )
+        command = [
+            *("rsync", "--inplace", "--no-whole-file", "--protect-args", "--stats"),
+            *("--info=progress2", "--no-human-readable", f"--timeout={_RSYNC_SILENCE_S}"),
+            *("--rsync-path", there, "-e", shell, "--", str(source.absolute())),
+            f"{self._channel.address}:{self.files.root}/{part}",
+        ]
+        size, done = source.stat().st_size, 0
+        tail = b""
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_plain_environment()
+        ) as process:
+            assert process.stdout is not None and process.stderr is not None
+            while chunk := os.read(process.stdout.fileno(), 65536):
+                tail = (tail + chunk)[-4096:]
+                if found := _PERCENT.findall(chunk):
+                    now = size * int(found[-1]) // 100
+                    progress(now - done)
+                    done = now
+            said = process.stderr.read().decode("utf-8", "replace")
+        if process.returncode != 0:
+            raise self._rsync_error(process.returncode, said)
+        self.files.sync([part])
+        return rsync_traffic(tail.decode("utf-8", "replace"))
+
+    def _rsync_error(self, code: int, said: str) -> EdgeError:
+        if code in (10, 12, 30, 35, 255) and "No space left" not in said:
+            return self._channel.lost(Done(255, b"", said)) or InputError(said)
+        return shell_error(self.place, said, code)
+
+    def execute(self, script: str, *, timeout_s: float) -> Done:
+        return self._session.run(script, timeout_s=timeout_s)
+
+    def capture(self) -> CapturedSystem | None:
+        return capture_system(self._session)
+
+    def close(self) -> None:
+        self._session.close()
+        self._channel.close()
+
+
+def is_rsync(text: bytes) -> bool:
+    """Whether `rsync --version` shows the real one, new enough. macOS ships openrsync, which knows
+    neither --protect-args nor --info.
+    """
+    found = re.match(rb"rsync\s+version v?(\d+)\.(\d+)", text)
+    return found is not None and (int(found[1]), int(found[2])) >= _RSYNC_LEAST
+
+
+def rsync_traffic(stats: str) -> int:
+    """Bytes that crossed the connection in both directions, from rsync's --stats."""
+    found = re.findall(r"Total bytes (?:sent|received): ([\d,.]+)", stats)
+    return sum(int(re.sub(r"[,.]", "", number)) for number in found)
+
+
+def _plain_environment() -> dict[str, str]:
+    return {**os.environ, "LC_ALL": "C"}

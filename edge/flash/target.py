@@ -1,0 +1,94 @@
+"""The text that names a board and a folder on it, taken apart.
+
+dir:/media/card                       ssh://user@host:22/opt/edgekit
+adb://SERIAL/data/local/tmp/edgekit   adb://  (the one device that is connected)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from edge.errors import UsageError
+from edge.flash.board import Board
+from edge.probe.remote import Target, parse_target
+from edge.units import did_you_mean, printable
+
+SCHEMES = ("dir", "ssh", "adb")
+SHAPES = "dir:/path, ssh://user@host[:port]/path or adb://serial/path"
+#: Relative to where ssh logs in.
+SSH_FOLDER = "edgekit"
+#: The only place on a phone where its shell user may keep programs and run them.
+ADB_FOLDER = "/data/local/tmp/edgekit"
+
+
+@dataclass(frozen=True)
+class FlashTarget:
+    """`scheme` and `folder`; for ssh and adb also where the board is (None: the only device)."""
+
+    scheme: str
+    folder: str
+    board: Target | None = None
+
+    def __str__(self) -> str:
+        if self.scheme == "dir":
+            return f"dir:{self.folder}"
+        path = self.folder if self.folder.startswith("/") else f"/~/{self.folder}"
+        return f"{self.board or 'adb://'}{path}"
+
+
+def parse_flash_target(text: str) -> FlashTarget:
+    """Take a target apart. `ssh://host/~/x` is relative to the login folder; %20 and the like are
+    decoded in ssh and adb targets.
+
+    Raises UsageError that shows the shapes.
+    """
+    if not text.isprintable() or not text:
+        raise UsageError(f"not a target: {printable(text)!r}; expected {SHAPES}")
+    scheme, colon, rest = text.partition(":")
+    if not colon or scheme not in SCHEMES:
+        if text.startswith(("/", "./", "../", "~")):
+            raise UsageError(f"not a target: {printable(text)!r}", next_step=f"write dir:{text}")
+        raise UsageError(
+            f"not a target: {printable(text)!r}; expected {SHAPES}.{did_you_mean(scheme, SCHEMES)}"
+        )
+    if scheme == "dir":
+        if not rest:
+            raise UsageError("dir: needs a path", next_step="for example dir:/media/card/edgekit")
+        return FlashTarget("dir", str(Path(rest).expanduser()))
+    if not rest.startswith("//"):
+        raise UsageError(f"not a target: {printable(text)!r}; expected {SHAPES}")
+    place, slash, path = rest[2:].partition("/")
+    folder = unquote(slash + path).rstrip("/")
+    if not folder.isprintable():
+        raise UsageError(f"{printable(text)}: the path has control characters in it")
+    if folder == "" and path:
+        raise UsageError(f"{printable(text)}: / itself is no place for releases")
+    if scheme == "adb":
+        if folder and not folder.startswith("/"):
+            folder = f"/{folder}"
+        return FlashTarget(
+            "adb", folder or ADB_FOLDER, parse_target(f"adb://{place}") if place else None
+        )
+    if folder.startswith("/~/"):
+        folder = folder.removeprefix("/~/") or SSH_FOLDER
+    return FlashTarget("ssh", folder or SSH_FOLDER, parse_target(f"ssh://{place}"))
+
+
+def connect(target: FlashTarget, *, ssh_config: Path | None = None) -> Board:
+    """Open the way to a board. `ssh_config` stands in for the user's ~/.ssh/config.
+
+    Raises DeviceUnreachableError with the next step when it cannot be reached.
+    """
+    if target.scheme == "dir":
+        from edge.flash.directory import DirectoryBoard
+
+        return DirectoryBoard(Path(target.folder))
+    if target.scheme == "adb":
+        from edge.flash.adb import AdbBoard
+
+        return AdbBoard(target)
+    from edge.flash.ssh import SshBoard
+
+    return SshBoard(target, config=ssh_config)

@@ -1,0 +1,240 @@
+"""What has to cross to the board, and sending it: nothing twice, nothing visible half written.
+
+Files come together in `incoming/<id>/bundle`, each by a rename after its hash was checked there.
+What another release on the board already has is linked, a changed model is patched from the old
+one where rsync can, everything else is sent and resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from edge.bundle import MANIFEST, SUMS, Bundle, sha256_file
+from edge.errors import EdgeError, IntegrityError
+from edge.flash.board import Board
+from edge.slots import layout
+from edge.slots.store import Slots
+from edge.units import MIB
+
+How = Literal["there", "link", "patch", "send"]
+#: Below this a patch costs more round trips than it saves bytes.
+PATCH_LEAST_BYTES = 4 * MIB
+
+
+class Reporter(Protocol):
+    """Where a flash says what it is doing."""
+
+    def stage(self, text: str) -> None:
+        """A new step begins."""
+
+    def progress(self, done: int, total: int) -> None:
+        """How far the step is, in bytes."""
+
+    def say(self, text: str) -> None:
+        """Something worth knowing."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file to be brought. `source` is a file on the board that is linked or patched."""
+
+    name: str
+    n_bytes: int
+    sha256: str
+    how: How
+    source: str | None = None
+    n_parts: int = 0  # bytes of it that an interrupted run has left
+
+
+@dataclass(frozen=True)
+class TransferPlan:
+    items: tuple[Item, ...]
+
+    @property
+    def n_new_bytes(self) -> int:
+        """Bytes that will be written on the board (a link costs nothing)."""
+        return sum(max(0, i.n_bytes - i.n_parts) for i in self.items if i.how in ("patch", "send"))
+
+
+@dataclass
+class Sent:
+    """What a transfer came to, in bytes. `n_sent` crossed the connection, both ways counted for
+    patches; `n_reused` were on the board already.
+    """
+
+    n_sent: int = 0
+    n_reused: int = 0
+    how: dict[str, str] = field(default_factory=dict)
+
+
+def plan_items(
+    wanted: Mapping[str, tuple[int, str]],
+    arrived: Mapping[str, int],
+    on_board: Mapping[str, str],
+    basis: Mapping[str, str],
+    parts: Mapping[str, int],
+) -> TransferPlan:
+    """Decide for every file. Pure.
+
+    `wanted`: name → (bytes, sha256). `arrived`: name → bytes of what lies in incoming under its
+    final name. `on_board`: sha256 → path of a file that should have it. `basis`: name → path of an
+    older file to patch from. `parts`: sha256 → bytes that an interrupted run has left.
+    """
+    items = []
+    for name, (n_bytes, sha256) in wanted.items():
+        how: How = "send"
+        source = None
+        if arrived.get(name) == n_bytes:
+            how = "there"
+        elif sha256 in on_board:
+            how, source = "link", on_board[sha256]
+        elif name in basis and n_bytes >= PATCH_LEAST_BYTES:
+            how, source = "patch", basis[name]
+        items.append(Item(name, n_bytes, sha256, how, source, min(parts.get(sha256, 0), n_bytes)))
+    return TransferPlan(tuple(items))
+
+
+def wanted_files(bundle: Bundle) -> dict[str, tuple[int, str]]:
+    """Every file of a bundle, the two that describe it last: name → (bytes, sha256)."""
+    wanted = {file.name: (file.n_bytes, file.sha256) for file in bundle.files}
+    for name in (SUMS, MANIFEST):
+        path = bundle.path / name
+        wanted[name] = (path.stat().st_size, sha256_file(path))
+    return wanted
+
+
+def plan_transfer(board: Board, slots: Slots, bundle: Bundle, folder: str) -> TransferPlan:
+    """Look at what the board has and decide what to bring into `folder`."""
+    current, state = slots.current(), slots.state()
+    order = [i for i in (current, *reversed(state.history)) if i]
+    present = slots.present()
+    releases = [i for i in dict.fromkeys([*order, *present]) if i in present and i != bundle.id]
+    on_board: dict[str, str] = {}
+    basis: dict[str, str] = {}
+    for release_id in releases:
+        try:
+            old = slots.bundle(release_id)
+        except EdgeError:
+            continue  # damaged: it is no source of anything
+        place = layout.bundle_folder(release_id)
+        sizes = slots.files.tree(place)
+        for file in old.files:
+            if (entry := sizes.get(file.name)) is None or entry.n_bytes != file.n_bytes:
+                continue
+            on_board.setdefault(file.sha256, f"{place}/{file.name}")
+            for new in bundle.files:
+                if new.name == file.name or new.role == file.role == "model":
+                    basis.setdefault(new.name, f"{place}/{file.name}")
+    incoming = slots.files.tree(folder)
+    parts = slots.files.entries(layout.PARTS)
+    return plan_items(
+        wanted_files(bundle),
+        {name: entry.n_bytes for name, entry in incoming.items() if entry.kind == "file"},
+        on_board,
+        basis if board.can_patch() else {},
+        {name: entry.n_bytes for name, entry in parts.items() if entry.kind == "file"},
+    )
+
+
+def bring(
+    board: Board, bundle: Bundle, plan: TransferPlan, folder: str, reporter: Reporter
+) -> Sent:
+    """Bring every file of the plan into `folder`, each under its final name only when its hash was
+    read back from the board. What is already there is verified too.
+
+    Raises IntegrityError when a file arrives damaged twice, DoesNotFitError when the disk is full.
+    """
+    files, sent = board.files, Sent()
+    names = [item.name for item in plan.items]
+    for made in _folders(folder, names):
+        files.make_folder(made)
+    files.make_folder(layout.PARTS)
+    total = sum(item.n_bytes for item in plan.items if item.how in ("patch", "send"))
+    bar = _Bar(reporter, total)
+    there = [item for item in plan.items if item.how == "there"]
+    fine = files.digests([f"{folder}/{item.name}" for item in there]) if there else {}
+    for item in plan.items:
+        target = f"{folder}/{item.name}"
+        if item.how == "there" and fine[target] == item.sha256:
+            sent.n_reused += item.n_bytes
+            sent.how[item.name] = "there"
+        elif not (item.how == "link" and _link(board, item, target, sent)):
+            _bring_bytes(board, bundle.path / item.name, item, target, sent, bar)
+    files.sync(_folders(folder, names))
+    return sent
+
+
+def _link(board: Board, item: Item, target: str, sent: Sent) -> bool:
+    """Link a file that the board has; False when it turns out not to be what its manifest said."""
+    part = layout.part_file(item.sha256)
+    assert item.source is not None
+    if board.files.digests([item.source])[item.source] != item.sha256:
+        return False
+    board.files.remove([part])
+    board.files.link(item.source, part)
+    board.files.rename(part, target)
+    sent.n_reused += item.n_bytes
+    sent.how[item.name] = "link"
+    return True
+
+
+def _bring_bytes(
+    board: Board, source: Path, item: Item, target: str, sent: Sent, bar: _Bar
+) -> None:
+    files, part = board.files, layout.part_file(item.sha256)
+    for attempt in (1, 2):
+        start = bar.done
+        n_there = files.entries(layout.PARTS).get(item.sha256)
+        offset = board.resume_from(n_there.n_bytes) if n_there and attempt == 1 else 0
+        crossed, how = 0, "sent"
+        if attempt == 1 and item.how == "patch" and item.source is not None:
+            if n_there is None:
+                copy = f"{part}.copy"
+                files.remove([copy])
+                files.copy(item.source, copy)
+                files.rename(copy, part)
+            crossed, how = board.patch(source, part, bar.add), "patched"
+        elif offset < item.n_bytes or item.n_bytes == 0:
+            if offset:
+                how = "resumed"
+            bar.add(offset)
+            crossed = board.send(source, part, offset, bar.add)
+        bar.settle(start, item.n_bytes)
+        sent.n_sent += crossed
+        sent.n_reused += max(0, item.n_bytes - crossed)
+        sent.how[item.name] = how
+        if files.digests([part])[part] == item.sha256:
+            files.rename(part, target)
+            return
+        # What an earlier run had left was damaged, or a cable is: once more, from the start.
+        files.remove([part])
+        bar.settle(start, 0)
+    raise IntegrityError(
+        f"{item.name} arrived at {board.place} with other bytes than were sent, twice",
+        next_step="check the card (F3, badblocks) and the cable; has the bundle been edited?",
+    )
+
+
+def _folders(folder: str, names: Sequence[str]) -> list[str]:
+    """`folder` and every folder below it that the names need."""
+    below = {f"{folder}/{n.rpartition('/')[0]}" for n in names if "/" in n}
+    return sorted({folder, *below})
+
+
+class _Bar:
+    """Bytes of all files together."""
+
+    def __init__(self, reporter: Reporter, total: int) -> None:
+        self._tell: Callable[[int, int], None] = reporter.progress
+        self._total, self.done = total, 0
+
+    def add(self, n_bytes: int) -> None:
+        self.done += n_bytes
+        self._tell(min(self.done, self._total), self._total)
+
+    def settle(self, start: int, n_bytes: int) -> None:
+        self.done = start + n_bytes
+        self._tell(min(self.done, self._total), self._total)

@@ -1,0 +1,206 @@
+"""The health gate: does this release really work here?
+
+Measured on the board itself, in a process of its own: every byte is hashed, the model is loaded,
+a fixed question is answered. `judge` then compares with what was planned. It is a pure function, so
+that a board can report and a host can decide.
+
+    edge slots check ROOT/releases/ID/bundle --json
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.errors import EdgeError, InputError
+from edge.types import Engine, GenerationConfig, LogitsEngine, Plan, Trace
+
+PROMPT = "Say in one short sentence what you can do for me."
+MAX_TOKENS = 32
+#: Share of the planned decode speed that must be reached, and of the planned memory that may be
+#: used on top. Half: a board that is hot or busy is slower, a board that swaps is far slower.
+MIN_SPEED = 0.5
+MEMORY_SLACK = 0.10
+#: Share of the host's choices that the board must make too, given the same text before them. Real
+#: kernels differ in the last bits and turn near ties; broken ones agree on almost nothing.
+MIN_AGREEMENT = 0.75
+
+KIND = "edgekit-health"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Health:
+    """What was measured. `error` is why it could not be, with everything after it None.
+
+    `agreement` is the share of a reference answer's tokens that this board would choose too; None
+    without a reference or with an engine that has no logits.
+    """
+
+    error: str | None = None
+    error_kind: str | None = None
+    text: str = ""
+    n_out: int = 0
+    load_s: float | None = None
+    ttft_s: float | None = None
+    decode_tps: float | None = None
+    peak_rss_bytes: int | None = None
+    agreement: float | None = None
+    engine: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": KIND, "schema": SCHEMA, **vars(self)}
+
+
+def parse_health(document: Any) -> Health:
+    """Inverse of `Health.to_dict`, for what a board has sent. Raises InputError for the rest."""
+    if not isinstance(document, dict) or document.get("kind") != KIND:
+        raise InputError("the board's answer is no health report")
+    texts, figures = ("error", "error_kind", "text", "engine"), set(Health.__dataclass_fields__)
+    known: dict[str, Any] = {
+        key: value for key in texts if isinstance(value := document.get(key), str)
+    }
+    for key in figures - set(texts):
+        value = document.get(key)
+        if isinstance(value, (int, float)) and math.isfinite(value):
+            known[key] = value
+    return Health(**known)
+
+
+def check_release(
+    bundle_path: Path,
+    *,
+    reference: Sequence[int] = (),
+    quick: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Health:
+    """Verify every byte of a bundle (`quick`: those not verified before), load it as planned, ask
+    the fixed question, then time a longer answer. `reference` is a host's greedy answer as token
+    ids. Never raises for a release that does not work.
+    """
+    from edge.bundle import open_bundle
+    from edge.engines import EngineSettings, open_engine
+    from edge.probe.machine import usable_processors
+
+    try:
+        bundle = open_bundle(bundle_path, verify=None if quick else True, progress=progress)
+        started_s = time.monotonic()
+        settings = EngineSettings.from_plan(bundle.plan)
+        if (cores := len(usable_processors() or ())) and cores < bundle.plan.n_threads:
+            settings = settings.replace(n_threads=cores)  # spinning threads would judge themselves
+        engine = open_engine(bundle.plan.engine, bundle.model_path, settings)
+        load_s = time.monotonic() - started_s
+        with closing(engine):
+            return _ask(engine, load_s, reference, quick)
+    except (EdgeError, OSError, MemoryError) as error:
+        return Health(error=str(error) or type(error).__name__, error_kind=type(error).__name__)
+
+
+def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -> Health:
+    from edge.run import peak_rss_bytes, prompt_tokens
+    from edge.session import Answer, summarize
+
+    def answer(config: GenerationConfig) -> Answer:
+        request_ns = time.monotonic_ns()
+        tokens = prompt_tokens(engine, PROMPT, None, raw=False)
+        events = list(engine.stream(tokens, config))
+        start = engine.last_start
+        return summarize(Trace.of_stream(request_ns, tokens, events, start), start)
+
+    said = answer(GenerationConfig(max_tokens=MAX_TOKENS))
+    # An answer may be two words long; speed takes more.
+    timed = said if quick else answer(GenerationConfig(max_tokens=MAX_TOKENS, ignore_eos=True))
+    info = engine.describe()
+    peak_bytes = peak_rss_bytes()
+    agreement = None
+    if reference and isinstance(engine, LogitsEngine):
+        agreement = _agreement(engine, prompt_tokens(engine, PROMPT, None, raw=False), reference)
+    return Health(
+        text=said.text,
+        n_out=said.n_out,
+        load_s=load_s,
+        ttft_s=said.ttft_s,
+        decode_tps=timed.decode_tps,
+        peak_rss_bytes=peak_bytes,
+        agreement=agreement,
+        engine=f"{info.name} {info.version}",
+    )
+
+
+def _agreement(engine: LogitsEngine, prompt: Sequence[int], reference: Sequence[int]) -> float:
+    """Share of `reference` that this engine would choose too, each time after the reference's own
+    earlier tokens, so that one near tie does not carry on.
+    """
+    logits = engine.logits([*prompt, *reference[:-1]])[len(prompt) - 1 :]
+    chosen = logits.argmax(axis=1).tolist()
+    n_same = sum(bool(a == b) for a, b in zip(chosen, reference, strict=True))
+    return n_same / len(reference)
+
+
+def reference_answer(bundle_path: Path) -> list[int] | None:
+    """The greedy answer of this machine as token ids; None where it has no such engine."""
+    from edge.engines import is_installed
+    from edge.engines.target import open_model
+    from edge.run import prompt_tokens
+
+    opened = None
+    try:
+        opened = open_model(bundle_path) if is_installed("llama_cpp") else None
+        if opened is None or opened.plan is None or opened.plan.engine != "llama_cpp":
+            return None
+        tokens = prompt_tokens(opened.engine, PROMPT, None, raw=False)
+        config = GenerationConfig(max_tokens=MAX_TOKENS)
+        events = list(opened.engine.stream(tokens, config))
+        return [event.token_id for event in events if event.token_id is not None]
+    except EdgeError:
+        return None
+    finally:
+        if opened is not None:
+            opened.engine.close()
+
+
+def judge(
+    health: Health, plan: Plan | Mapping[str, Any], *, min_speed: float = MIN_SPEED
+) -> list[str]:
+    """Everything that keeps a release from being used, in sentences; empty when it may be."""
+    plan = plan if isinstance(plan, Plan) else Plan.from_dict(plan)
+    if health.error is not None:
+        return [health.error]
+    failures = _nonsense(health)
+    if health.agreement is not None and health.agreement < MIN_AGREEMENT:
+        failures.append(
+            f"it chooses the host's tokens in only {health.agreement:.0%} of places; "
+            f"{MIN_AGREEMENT:.0%} is the least: its engine computes something else"
+        )
+    least_tps = (plan.decode_tps or 0) * min_speed
+    if health.decode_tps is not None and health.decode_tps < least_tps:
+        failures.append(
+            f"{health.decode_tps:.1f} tokens/s; {least_tps:.1f} is the least ({min_speed:.0%} of "
+            f"the {plan.decode_tps:.1f} planned)"
+        )
+    most = int(plan.peak_bytes * (1 + MEMORY_SLACK))
+    if health.peak_rss_bytes is not None and health.peak_rss_bytes > most:
+        failures.append(
+            f"it takes {health.peak_rss_bytes} bytes of memory; {most} is the most (the plan and "
+            f"{MEMORY_SLACK:.0%})"
+        )
+    return failures
+
+
+def _nonsense(health: Health) -> list[str]:
+    """What no working model answers, whatever it was trained on."""
+    text = health.text.strip()
+    if health.n_out < 1 or not text:
+        return ["it answered nothing"]
+    broken = sum(c == "\N{REPLACEMENT CHARACTER}" or not (c.isprintable() or c.isspace())
+                 for c in text)  # fmt: skip
+    if broken * 4 > len(text):
+        return [f"its answer is no text: {text[:40]!r}"]
+    if len(text) >= 24 and len(set(text)) <= 2:
+        return [f"its answer is one character over and over: {text[:24]!r}"]
+    return []

@@ -1,0 +1,293 @@
+"""Releases over any `BoardFiles`: look, verify, switch, go back, make room.
+
+    slots = Slots(LocalFiles(Path("/opt/edgekit")))
+    with slots.locked():
+        slots.activate(release_id)
+
+After a power cut at any point `current` names a release that was whole when it was switched to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edge.bundle import MANIFEST, MAX_MANIFEST_BYTES, SUMS, Bundle, parse_manifest
+from edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
+from edge.slots import layout
+from edge.slots.files import BoardFiles
+from edge.slots.layout import SlotState, bundle_folder, is_release_id, release_folder
+from edge.units import format_bytes, printable
+
+
+@dataclass(frozen=True)
+class Release:
+    """One release on the board. `n_bytes` is what removing it would free; `role` is `current`,
+    `previous`, `older` or `untried` (never switched to).
+    """
+
+    id: str
+    role: str
+    n_bytes: int
+    facts: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"id": self.id, "role": self.role, "n_bytes": self.n_bytes, **self.facts}
+
+
+class Slots:
+    """The releases below one root."""
+
+    def __init__(self, files: BoardFiles) -> None:
+        self.files = files
+
+    @contextmanager
+    def locked(self, wait_s: float = 0) -> Iterator[None]:
+        """Alone on the board, its root there and ours.
+
+        Raises UsageError when somebody else holds it, or when the root holds something else.
+        """
+        self.files.prepare()
+        self._refuse_foreign_root()
+        with self.files.lock(wait_s):
+            yield
+
+    def _refuse_foreign_root(self) -> None:
+        names = self.files.entries("")
+        ours = layout.STATE in names or not ({layout.RELEASES, layout.CURRENT} & set(names))
+        if not ours:
+            raise UsageError(
+                f"{self.files.root} has a {layout.RELEASES}/ or {layout.CURRENT} that edgekit did "
+                f"not make (there is no {layout.STATE})",
+                next_step="choose another folder on the board",
+            )
+
+    # ---- looking ------------------------------------------------------------------------------
+
+    def state(self) -> SlotState:
+        data = self.files.read(layout.STATE, layout.MAX_STATE_BYTES)
+        return layout.parse_state(data) or SlotState()
+
+    def present(self) -> list[str]:
+        """Ids of the releases that are there, whole or damaged."""
+        entries = self.files.entries(layout.RELEASES)
+        return sorted(n for n, e in entries.items() if e.kind == "folder" and is_release_id(n))
+
+    def current(self) -> str | None:
+        """The release that runs; None when nothing was flashed yet, or `current` names nothing."""
+        release_id = layout.parse_pointer(self.files.pointer())
+        return release_id if release_id in self.present() else None
+
+    def previous(self) -> str | None:
+        return layout.previous_release(self.state().history, self.current(), self.present())
+
+    def releases(self) -> list[Release]:
+        """Everything on the board, current first, then the newest."""
+        state, present, current = self.state(), self.present(), self.current()
+        previous = layout.previous_release(state.history, current, present)
+        sizes = self.files.used_bytes([release_folder(i) for i in present])
+
+        def role(release_id: str) -> str:
+            if release_id == current:
+                return "current"
+            if release_id == previous:
+                return "previous"
+            return "older" if release_id in state.history else "untried"
+
+        newest_last = layout.collectable(state.history, present, [current])
+        order = [*([current] if current else []), *reversed(newest_last)]
+        return [
+            Release(i, role(i), sizes[release_folder(i)], dict(state.releases.get(i, {})))
+            for i in order
+        ]
+
+    def bundle(self, release_id: str) -> Bundle:
+        """A release's manifest, checked against its id; its files are not looked at.
+
+        Raises IntegrityError when the manifest is not the one that the id stands for.
+        """
+        folder = bundle_folder(release_id)
+        return self.read_bundle(folder, release_id)
+
+    def read_bundle(self, folder: str, release_id: str) -> Bundle:
+        text = self.files.read(f"{folder}/{MANIFEST}", MAX_MANIFEST_BYTES)
+        if text is None or hashlib.sha256(text).hexdigest() != release_id:
+            raise IntegrityError(
+                f"{self.files.root}/{folder}: {MANIFEST} "
+                + ("is missing" if text is None else "was edited or damaged"),
+                next_step="flash the bundle again: only what is damaged is sent",
+            )
+        return parse_manifest(text, Path(folder))
+
+    def damage(self, folder: str, bundle: Bundle) -> list[str]:
+        """What is wrong with a bundle's files in `folder`, read from the medium: names of missing,
+        foreign and differing files. Empty when every byte is as the manifest says.
+        """
+        expected = {**{file.name: file.sha256 for file in bundle.files}, MANIFEST: bundle.id}
+        tree = self.files.tree(folder)
+        parents = {str(parent) for name in expected for parent in PurePosixPath(name).parents}
+        wrong = [
+            name
+            for name, entry in tree.items()
+            if entry.kind != ("folder" if name in parents else "file")
+            or name not in {*parents, *expected, SUMS}
+        ]
+        digests = self.files.digests([f"{folder}/{name}" for name in expected])
+        wrong += [name for name, sha in expected.items() if digests[f"{folder}/{name}"] != sha]
+        sums = self.files.read(f"{folder}/{SUMS}", MAX_MANIFEST_BYTES) or b""
+        if set(sums.decode("utf-8", "replace").splitlines()) != {
+            f"{sha}  {name}" for name, sha in expected.items()
+        }:
+            wrong.append(SUMS)
+        return sorted(set(wrong))
+
+    def verify(self, release_id: str) -> Bundle:
+        """Read every byte of a release. Raises IntegrityError naming what differs."""
+        bundle = self.bundle(release_id)
+        if wrong := self.damage(bundle_folder(release_id), bundle):
+            raise IntegrityError(
+                f"release {release_id[:12]} on {self.files.root}: {printable(wrong[0])} is not "
+                f"what the manifest says"
+                + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""),
+                next_step="flash the bundle again: only what is damaged is sent",
+            )
+        return bundle
+
+    # ---- changing -----------------------------------------------------------------------------
+
+    def note(self, release_id: str, **facts: Any) -> None:
+        """Remember something about a release."""
+        self.files.write(layout.STATE, self.state().with_release(release_id, **facts).to_bytes())
+
+    def activate(self, release_id: str) -> str | None:
+        """Switch to a release, by one rename; returns the one that was current before.
+
+        Raises InputError when it is not there.
+        """
+        before = self.current()
+        if release_id not in self.present():
+            raise InputError(f"release {release_id[:12]} is not on {self.files.root}")
+        if before == release_id:
+            return before
+        self.files.write(layout.STATE, self.state().activating(release_id).to_bytes())
+        self.files.point(release_folder(release_id))
+        if self.current() != release_id:
+            raise IntegrityError(f"{self.files.root}: the switch to {release_id[:12]} did not hold")
+        return before
+
+    def switch_back(self, release_id: str) -> None:
+        """Point at an earlier release again; the history stays, so that the one left behind counts
+        as rolled back from.
+        """
+        self.files.point(release_folder(release_id))
+
+    def rollback(self, to: str | None = None) -> tuple[str | None, str]:
+        """Switch to the previous release, or to `to` (an id or its beginning), after verifying it.
+        Returns the ids before and after.
+
+        Raises InputError when there is none, IntegrityError when its files are damaged.
+        """
+        current = self.current()
+        target = self.find(to) if to else self.previous()
+        if target is None:
+            raise InputError(
+                f"{self.files.root} has no earlier release to go back to",
+                next_step="edge slots lists what is there; edge flash puts another one",
+            )
+        self.verify(target)
+        if target != current:
+            state = self.state()
+            if target not in state.history:
+                self.files.write(layout.STATE, state.activating(target).to_bytes())
+            self.switch_back(target)
+        return current, target
+
+    def find(self, beginning: str) -> str:
+        """The one release whose id begins so. Raises InputError for none and for several."""
+        found = [i for i in self.present() if i.startswith(beginning.lower())]
+        if len(found) != 1:
+            raise InputError(
+                f"{len(found)} releases on {self.files.root} begin with {printable(beginning)!r}",
+                next_step="edge slots lists the releases",
+            )
+        return found[0]
+
+    def sweep(self, keep_incoming: str | None = None) -> None:
+        """Remove what interrupted runs left: half-removed releases, and incoming files of other
+        bundles than `keep_incoming`. Parts stay: their names say what they will be.
+        """
+        gone = [n for n in self.files.entries("") if n.startswith(layout.TRASH)]
+        gone += [
+            f"{layout.INCOMING}/{name}"
+            for name, entry in self.files.entries(layout.INCOMING).items()
+            if entry.kind == "folder" and is_release_id(name) and name != keep_incoming
+        ]
+        if gone:
+            self.files.remove(gone)
+
+    def remove(self, release_ids: Sequence[str]) -> None:
+        """Remove releases; none of them may be current."""
+        current = self.current()
+        for release_id in release_ids:
+            if release_id == current:
+                raise UsageError(f"release {release_id[:12]} is current and stays")
+            trash = f"{layout.TRASH}{release_id}"
+            self.files.remove([trash])
+            self.files.rename(release_folder(release_id), trash)
+            self.files.remove([trash])
+        if release_ids:
+            self.files.write(layout.STATE, self.state().without(release_ids).to_bytes())
+
+    def make_room(
+        self,
+        needed: int,
+        keep: Sequence[str] = (),
+        *,
+        drop_previous: bool = False,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """Remove the oldest releases, one by one, until `needed` bytes are free. The current one,
+        the previous one (unless `drop_previous`) and those in `keep` stay.
+
+        Raises DoesNotFitError with what is needed, what is free and what could be freed; nothing
+        is removed when it would not be enough.
+        """
+        free = self.files.free_bytes()
+        if free >= needed:
+            return
+        current, previous = self.current(), self.previous()
+        kept = {current, *keep} | (set() if drop_previous else {previous})
+        order = layout.collectable(self.state().history, self.present(), kept)
+        spare = [previous] if previous and previous in kept and previous not in keep else []
+        sizes = self.files.used_bytes([release_folder(i) for i in (*order, *spare)])
+        could = sum(sizes[release_folder(i)] for i in order)
+        if free + could < needed:
+            more = sum(sizes[release_folder(i)] for i in spare)
+            raise no_room(self.files.root, needed, free, could, more)
+        for release_id in order:
+            if free >= needed:
+                break
+            if say:
+                say(f"removing release {release_id[:12]} to make room")
+            self.remove([release_id])
+            free = self.files.free_bytes()
+        if free < needed:
+            raise no_room(self.files.root, needed, free, 0, 0)
+
+
+def no_room(root: str, needed: int, free: int, could: int, previous: int) -> EdgeError:
+    """The three figures that decide, and the fourth that the user may choose to use."""
+    message = (
+        f"{root} has too little space: {format_bytes(needed)} needed, {format_bytes(free)} "
+        f"available, {format_bytes(could)} could be freed by removing older releases"
+    )
+    if previous and free + could + previous >= needed:
+        message += f" and {format_bytes(previous)} more by giving up the previous one"
+        step = "--drop-previous gives it up; there is then nothing to roll back to"
+    else:
+        step = "free some space there, or choose a smaller recipe"
+    return DoesNotFitError(message, shortfall_bytes=needed - free - could, next_step=step)

@@ -1,0 +1,266 @@
+"""The device side of adb over TCP, enough of it for Debian's real `adb` to talk to.
+
+    python adb_peer.py PORT ROOT [--secure] [RUNNER...]
+
+Commands run as `RUNNER sh -c …`; files of the sync service lie below ROOT. With a runner such as
+`chroot ROOT` a whole arm64 system answers, without one commands run here (ROOT is then `/`).
+Messages as in AOSP's `packages/modules/adb/protocol.txt`, services as in `SERVICES.TXT` and
+`SYNC.TXT`. `--secure` asks for a key that it never accepts: the device stays unauthorized.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import queue
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+MAX_DATA = 256 * 1024
+VERSION = 0x01000001
+BANNER = (
+    b"device::ro.product.name=edge;ro.product.model=Peer;ro.product.device=peer;"
+    b"features=shell_v2,cmd,fixed_push_mkdir"
+)
+STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN = 0, 1, 2, 3, 4
+
+
+class Connection:
+    """One host. Each OPEN starts a thread."""
+
+    def __init__(self, link: socket.socket, root: Path, runner: list[str], secure: bool) -> None:
+        self.link, self.root, self.runner, self.secure = link, root, runner, secure
+        self._sending = threading.Lock()
+        self._streams: dict[int, Stream] = {}
+        self._next = 1
+
+    def send(self, command: bytes, first: int, second: int, data: bytes = b"") -> None:
+        magic = struct.unpack("<I", command)[0] ^ 0xFFFFFFFF
+        head = struct.pack(
+            "<4sIIIII", command, first, second, len(data), sum(data) & 0xFFFFFFFF, magic
+        )
+        with self._sending:
+            self.link.sendall(head + data)
+
+    def _exactly(self, n_bytes: int) -> bytes:
+        data = bytearray()
+        while len(data) < n_bytes:
+            chunk = self.link.recv(n_bytes - len(data))
+            if not chunk:
+                raise EOFError
+            data += chunk
+        return bytes(data)
+
+    def serve(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                command, first, second, size, _, _ = struct.unpack("<4sIIIII", self._exactly(24))
+                self._take(command, first, second, self._exactly(size))
+        for stream in list(self._streams.values()):
+            stream.hang_up()
+
+    def _take(self, command: bytes, first: int, second: int, data: bytes) -> None:
+        if command == b"CNXN" and self.secure:
+            self.send(b"AUTH", 1, 0, bytes(20))
+        elif command == b"CNXN":
+            self.send(b"CNXN", VERSION, MAX_DATA, BANNER + b"\0")
+        elif command == b"OPEN":
+            stream = Stream(self, self._next, first)
+            self._streams[self._next] = stream
+            self._next += 1
+            self.send(b"OKAY", stream.ours, first)
+            service = data.rstrip(b"\0").decode()
+            threading.Thread(target=stream.serve, args=(service,), daemon=True).start()
+        elif command == b"WRTE":
+            if found := self._streams.get(second):
+                found.incoming.put(data)
+                self.send(b"OKAY", second, first)
+            else:
+                self.send(b"CLSE", 0, first)
+        elif command == b"OKAY" and (found := self._streams.get(second)):
+            found.acknowledged.set()
+        elif command == b"CLSE" and (found := self._streams.pop(second, None)):
+            found.hang_up()
+
+    def forget(self, ours: int, theirs: int) -> None:
+        if self._streams.pop(ours, None) is not None:
+            with contextlib.suppress(OSError):
+                self.send(b"CLSE", ours, theirs)
+
+
+class Stream:
+    """One service in use."""
+
+    def __init__(self, connection: Connection, ours: int, theirs: int) -> None:
+        self.connection, self.ours, self.theirs = connection, ours, theirs
+        self.incoming: queue.Queue[bytes | None] = queue.Queue()
+        self.acknowledged = threading.Event()
+        self._buffer = b""
+        self._closed = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def hang_up(self) -> None:
+        """The host has gone: what runs for it goes too, as adbd does it."""
+        self._closed.set()
+        self.incoming.put(None)
+        self.acknowledged.set()
+        process = self._process
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, 1)
+
+    def write(self, data: bytes) -> None:
+        for at in range(0, len(data), MAX_DATA):
+            if self._closed.is_set():
+                return
+            self.acknowledged.clear()
+            self.connection.send(b"WRTE", self.ours, self.theirs, data[at : at + MAX_DATA])
+            self.acknowledged.wait()
+
+    def read(self, n_bytes: int) -> bytes:
+        while len(self._buffer) < n_bytes:
+            chunk = self.incoming.get()
+            if chunk is None:
+                raise EOFError
+            self._buffer += chunk
+        data, self._buffer = self._buffer[:n_bytes], self._buffer[n_bytes:]
+        return data
+
+    def serve(self, service: str) -> None:
+        kind, _, rest = service.partition(":")
+        with contextlib.suppress(EOFError, OSError):
+            if kind.startswith("shell,v2"):
+                self._shell(rest)
+            elif kind == "sync":
+                self._sync()
+        self.connection.forget(self.ours, self.theirs)
+
+    # ---- shell protocol, version 2 ------------------------------------------------------------
+
+    def _shell(self, command: str) -> None:
+        self._process = process = subprocess.Popen(
+            [*self.connection.runner, "sh", "-c", command],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True, bufsize=0,
+        )  # fmt: skip
+        pumps = [
+            threading.Thread(target=self._pump, args=(process.stdout, STDOUT), daemon=True),
+            threading.Thread(target=self._pump, args=(process.stderr, STDERR), daemon=True),
+        ]
+        threading.Thread(target=self._feed, args=(process,), daemon=True).start()
+        for pump in pumps:
+            pump.start()
+        for pump in pumps:
+            pump.join()
+        code = process.wait()
+        self.write(struct.pack("<BIB", EXIT, 1, code if code >= 0 else 128 - code))
+
+    def _pump(self, source, kind: int) -> None:  # type: ignore[no-untyped-def]
+        lock = self.__dict__.setdefault("_packets", threading.Lock())
+        while chunk := source.read(32768):
+            with lock:
+                self.write(struct.pack("<BI", kind, len(chunk)) + chunk)
+
+    def _feed(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                kind, size = struct.unpack("<BI", self.read(5))
+                data = self.read(size)
+                if kind == STDIN:
+                    process.stdin.write(data)
+                elif kind == CLOSE_STDIN:
+                    break
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+
+    # ---- sync protocol, version 1 -------------------------------------------------------------
+
+    def _sync(self) -> None:
+        while True:
+            request, size = struct.unpack("<4sI", self.read(8))
+            if request == b"QUIT":
+                return
+            text = self.read(size).decode()
+            if request == b"STAT":
+                self.write(struct.pack("<4sIII", b"STAT", *self._stat(text)))
+            elif request == b"SEND":
+                self._receive(text)
+            else:
+                self._fail("this peer only takes files")
+
+    def _at(self, path: str) -> Path:
+        return self.connection.root / path.lstrip("/")
+
+    def _stat(self, path: str) -> tuple[int, int, int]:
+        try:
+            info = self._at(path).stat()
+        except OSError:
+            return (0, 0, 0)
+        return (info.st_mode, info.st_size & 0xFFFFFFFF, int(info.st_mtime) & 0xFFFFFFFF)
+
+    def _fail(self, text: str) -> None:
+        self.write(struct.pack("<4sI", b"FAIL", len(text)) + text.encode())
+
+    def _receive(self, text: str) -> None:
+        name, _, mode = text.rpartition(",")
+        path, error, whole = self._at(name), None, False
+        try:
+            path.unlink(missing_ok=True)
+            file = path.open("wb")
+        except OSError as problem:
+            error, file = str(problem), None
+        try:
+            while True:
+                kind, size = struct.unpack("<4sI", self.read(8))
+                if kind == b"DONE":
+                    whole = True
+                    break
+                data = self.read(size)
+                try:
+                    if file is not None and error is None:
+                        file.write(data)
+                except OSError as problem:
+                    error = problem.strerror
+        finally:
+            if file is not None:
+                try:
+                    file.close()
+                except OSError as problem:
+                    error = problem.strerror
+                if not whole or error:  # adbd keeps nothing of what was cut short
+                    path.unlink(missing_ok=True)
+        if error is not None:
+            self._fail(error)
+            return
+        path.chmod(stat.S_IMODE(int(mode)) | 0o600)
+        self.write(struct.pack("<4sI", b"OKAY", 0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--secure", action="store_true")
+    parser.add_argument("runner", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("127.0.0.1", options.port))
+    server.listen()
+    print(server.getsockname()[1], flush=True)
+    while True:
+        link, _ = server.accept()
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = Connection(link, options.root, options.runner, options.secure)
+        threading.Thread(target=connection.serve, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
