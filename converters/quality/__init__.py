@@ -1,0 +1,11 @@
+"""The quality card: how far an artifact's next-token distributions are from its source's.
+
+    divergence.py    the formulas, pure
+    texts.py         what is read: named texts, and the sample model's own domain
+    reference.py     the source's log-probabilities, computed once and cached
+    bounds.py        how far each recipe may be from its source
+    card.py          all of it for one artifact, as the manifest keeps it
+
+The same tokens, windows and formula serve every format, so that formats can be compared. See
+docs/quality.md.
+"""

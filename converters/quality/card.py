@@ -1,0 +1,135 @@
+"""The quality card of one artifact, as `manifest["quality"]` keeps it.
+
+    {"reference": {"kind": "source checkpoint", "type": "F32", "engine": "llama_cpp 0.3.36", …},
+     "engine": {"name": "llama_cpp", "version": "0.3.36", "kv_type": "f16"},
+     "texts": [{"name": …, "sha256": …, "window": 512, "n_tokens": 4096, "n_scored": 2040,
+                "kld_mean": …, "kld_mean_stderr": …, "kld_p99": …, "top1_agree": …, "ppl": …, …}],
+     "task": {"name": …, "n_asked": 240, "exact": 0.95},          the sample model only
+     "kld_mean_bound": 0.4, "within_bounds": true}
+
+or `{"not_measured": "why"}`. Figures have four significant digits: what is beyond depends on the
+host's kernels, and the same inputs should give the same bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from converters.quality.bounds import bound_of
+from converters.quality.divergence import Divergence, Estimate, Tally
+from converters.quality.reference import Progress, Reference
+from edge.engines import EngineSettings, open_engine
+from edge.errors import DoesNotFitError, EngineError
+from edge.types import Engine, LogitsEngine
+
+_DIGITS = 4
+#: Requests of the sample model's task that an artifact is asked: every sixth of the dev split.
+N_TASK = 240
+TASK = "edgekit-sample-dev"
+
+Card = dict[str, Any]
+
+
+def not_measured(why: str) -> Card:
+    """The card of an artifact whose quality nobody measured, and why."""
+    return {"not_measured": why}
+
+
+def measure_card(
+    model: Path,
+    engine_name: str,
+    settings: EngineSettings,
+    recipe_id: str,
+    references: Sequence[Reference],
+    *,
+    is_sample: bool = False,
+    progress: Progress | None = None,
+) -> Card:
+    """Open `model` in the engine that will run it and compare it with its source on every text.
+
+    The context is that of the references' windows, or of the task where one follows. A model too
+    large for this host's memory gets a card that says so. Raises EngineError for an engine that
+    cannot give distributions.
+    """
+    window = max(reference.window for reference in references)
+    settings = replace(settings, need_bytes=None, n_ctx=max(window, 512 if is_sample else window))
+    try:
+        engine = open_engine(engine_name, model, settings)
+    except DoesNotFitError as error:
+        return not_measured(f"too large for the host: {error}")
+    with closing(engine):
+        if not isinstance(engine, LogitsEngine):
+            raise EngineError(f"the engine {engine_name} gives no distributions to compare")
+        texts = []
+        total, done = sum(len(r.tokens) for r in references), 0
+
+        for reference in references:
+
+            def report(part: int, whole: int, done: int = done) -> None:
+                if progress is not None:
+                    progress(done + part, total)
+
+            texts.append(measure_text(engine, reference, report))
+            done += len(reference.tokens)
+        info = engine.describe()
+        card: Card = {
+            "reference": references[0].about,
+            "engine": {"name": info.name, "version": info.version, "kv_type": info.kv_type},
+            "texts": texts,
+        }
+        if is_sample:
+            card["task"] = measure_task(engine)
+    bound = bound_of(recipe_id)
+    if bound is not None:
+        card["kld_mean_bound"] = bound.kld_mean
+        card["within_bounds"] = texts[0]["kld_mean"] <= bound.kld_mean
+    return card
+
+
+def measure_text(
+    engine: LogitsEngine, reference: Reference, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """One text's row of the card; `progress` counts tokens."""
+    tally, total = Tally(reference.n_vocab), len(reference.tokens)
+    first, done = reference.window // 2, 0
+    for tokens, log_probs, following in reference.parts():
+        logits = engine.logits(tokens)
+        tally.add(log_probs, logits[first : first + len(following)], following)
+        done += len(tokens)
+        progress(done, total)
+    return as_row(reference, tally.result())
+
+
+def as_row(reference: Reference, found: Divergence) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": reference.text.name,
+        "sha256": reference.text.sha256,
+        "window": reference.window,
+        "n_tokens": len(reference.tokens),
+        "n_scored": found.n_scored,
+    }
+    for name, value in vars(found).items():
+        if isinstance(value, Estimate):
+            row[name], row[f"{name}_stderr"] = rounded(value.value), rounded(value.stderr)
+        elif name != "n_scored":
+            row[name] = rounded(value)
+    return row
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def measure_task(engine: Engine) -> dict[str, Any]:
+    """Exact answers of the sample model to a fixed part of its dev requests."""
+    from converters.sample import task
+    from converters.sample.score import answer
+
+    found = task.score(task.dev(N_TASK), lambda messages: answer(engine, messages))
+    accuracy = found.accuracy()
+    assert accuracy is not None
+    return {"name": TASK, "n_asked": sum(found.n_asked.values()), "exact": rounded(accuracy)}

@@ -1,0 +1,138 @@
+"""How far one model's next-token distributions are from another's: formulas, and nothing else.
+
+Over the scored positions i, with P the reference's distribution, Q the artifact's, x the token that
+really follows:
+
+    kld_i = Σ_v P(v) · (ln P(v) − ln Q(v))          nats, ≥ 0; 0 where they agree
+    nll_i = −ln Q(x)                                perplexity = exp(mean nll)
+    same_i = arg max P = arg max Q                  top-1 agreement = mean
+
+A window is evaluated from an empty cache and scored in its second half, where every position has
+at least half a window of context: positions ⌊n/2⌋ … n−2 of n tokens, as `llama-perplexity
+--kl-divergence` does (tools/perplexity/perplexity.cpp of llama.cpp). Logits beyond `n_vocab` are
+padding of the embedding matrix; they are cut off before the softmax, on both sides.
+
+Standard errors are those of the mean over positions, sample variance / n. Neighbouring positions
+are not independent, so that the true error is somewhat larger.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge.errors import IntegrityError
+
+# Rows at once in float64: 16 rows of 150,000 are 19 MB.
+_ROWS = 16
+
+
+def windows(n_tokens: int, size: int) -> Iterator[slice]:
+    """Consecutive whole windows; what is left at the end is not read."""
+    for start in range(0, n_tokens - size + 1, size):
+        yield slice(start, start + size)
+
+
+def scored(size: int) -> slice:
+    """The positions of a window that are scored."""
+    return slice(size // 2, size - 1)
+
+
+def log_softmax(logits: np.ndarray, n_vocab: int) -> np.ndarray:
+    """Log-probabilities of rows of logits in float64, `[n, n_vocab]`; columns beyond are cut off.
+
+    Raises IntegrityError for too few columns or values that are not finite.
+    """
+    if logits.ndim != 2 or logits.shape[1] < n_vocab:
+        raise IntegrityError(
+            f"the engine gave logits of shape {list(logits.shape)}; expected {n_vocab} columns"
+        )
+    rows = logits[:, :n_vocab].astype(np.float64)
+    if not np.isfinite(rows).all():
+        raise IntegrityError("the engine computed logits that are not finite")
+    rows -= rows.max(axis=1, keepdims=True)
+    rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    return rows
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its standard error."""
+
+    value: float
+    stderr: float
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """What the scored positions of one text say. `ppl` is the artifact's, `ppl_reference` the
+    source's; `ppl_ratio` is exp(mean(nll − nll_reference)), whose error is that of the pairs.
+    """
+
+    n_scored: int
+    kld_mean: Estimate
+    kld_p99: float
+    kld_max: float
+    top1_agree: Estimate
+    ppl: Estimate
+    ppl_reference: Estimate
+    ppl_ratio: Estimate
+
+
+class Tally:
+    """Collects positions; `result` is their `Divergence`."""
+
+    def __init__(self, n_vocab: int) -> None:
+        self._n_vocab = n_vocab
+        self._kld: list[np.ndarray] = []
+        self._nll: list[np.ndarray] = []
+        self._nll_reference: list[np.ndarray] = []
+        self._same: list[np.ndarray] = []
+
+    def add(self, reference: np.ndarray, logits: np.ndarray, next_tokens: Sequence[int]) -> None:
+        """`reference` are log-probabilities `[n, n_vocab]` of the source, `logits` the artifact's
+        `[n, ≥ n_vocab]`, `next_tokens` the `n` tokens that follow in the text.
+        """
+        if not len(reference) == len(logits) == len(next_tokens):
+            raise ValueError(f"{len(reference)}, {len(logits)} and {len(next_tokens)} positions")
+        for start in range(0, len(next_tokens), _ROWS):
+            part = slice(start, start + _ROWS)
+            # Stored values are rounded; the softmax makes them a distribution again.
+            p = log_softmax(reference[part], self._n_vocab)
+            q = log_softmax(logits[part], self._n_vocab)
+            rows, tokens = np.arange(len(p)), np.asarray(next_tokens[part])
+            self._kld.append(np.einsum("ij,ij->i", np.exp(p), p - q))
+            self._nll.append(-q[rows, tokens])
+            self._nll_reference.append(-p[rows, tokens])
+            self._same.append(p.argmax(axis=1) == q.argmax(axis=1))
+
+    def result(self) -> Divergence:
+        """Raises ValueError if nothing was added."""
+        kld, nll = np.concatenate(self._kld), np.concatenate(self._nll)
+        nll_reference, same = np.concatenate(self._nll_reference), np.concatenate(self._same)
+        return Divergence(
+            n_scored=len(kld),
+            kld_mean=mean_of(kld),
+            kld_p99=float(np.quantile(kld, 0.99)),
+            kld_max=float(kld.max()),
+            top1_agree=mean_of(same.astype(np.float64)),
+            ppl=exponential(mean_of(nll)),
+            ppl_reference=exponential(mean_of(nll_reference)),
+            ppl_ratio=exponential(mean_of(nll - nll_reference)),
+        )
+
+
+def mean_of(values: np.ndarray) -> Estimate:
+    """Mean and standard error; the error of a single value is 0."""
+    n = len(values)
+    spread = float(values.std(ddof=1)) if n > 1 else 0.0
+    return Estimate(float(values.mean()), spread / math.sqrt(n))
+
+
+def exponential(log: Estimate) -> Estimate:
+    """exp of an estimate, its error by the derivative."""
+    value = math.exp(log.value)
+    return Estimate(value, value * log.stderr)

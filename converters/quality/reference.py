@@ -1,0 +1,251 @@
+"""The source's own log-probabilities on a text: computed once, kept in the cache, mapped.
+
+They come from the source's weights unquantized: an F32 GGUF of the checkpoint through llama.cpp,
+whose logits are proved equal to transformers' family by family (tests/families/test_logits.py), so
+that no torch is needed. F32, because ggml rounds activations too where weights are stored in F16 or
+BF16. A GGUF source is its own reference, as it stands.
+
+    CACHE/quality/<key>.npy      log-probabilities [n_scored, n_vocab], float32 or float16
+    CACHE/quality/<key>.json     what they are of, and the tokens that were read
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converters.quality.divergence import log_softmax, scored, windows
+from converters.quality.texts import QualityText
+from converters.quantize import write_many
+from converters.recipes import Recipe
+from converters.source.spec import ModelSpec
+from edge.atomic import write_atomic
+from edge.engines import EngineSettings, is_installed, open_engine
+from edge.errors import EngineMissingError, UsageError
+from edge.types import Engine, LogitsEngine
+from edge.verified import cache_directory
+
+Progress = Callable[[int, int], None]
+
+#: Tokens in a window, half of which are scored; fewer where the model or the plan has less context.
+WINDOW = 512
+#: Tokens that are read: as many as the arithmetic of 4·10¹² multiply-adds pays for, within limits.
+_MULTIPLY_ADDS, _FEWEST_TOKENS, _MOST_TOKENS = 4e12, 1024, 4096
+#: Above it, float16 is stored: it moves a mean divergence by less than 10⁻⁵.
+_FLOAT32_BYTES = 256 * 1024 * 1024
+_CACHE_BYTES = 4 * 1024 * 1024 * 1024
+_FORMULA = 1  # raised when the same inputs would give other figures
+
+# Not among the named recipes: nobody runs it, it is measured against.
+FULL = Recipe("f32", "F32", 0, "F32", "Single precision: what artifacts are measured against.")
+# GGUF's token type of padding rows (gguf-py, TokenType.UNUSED).
+_UNUSED = 5
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One text's tokens and the source's log-probabilities at the scored positions.
+
+    `log_probs` is mapped, `[n_scored, n_vocab]`, windows in order; `tokens` are whole windows.
+    """
+
+    text: QualityText
+    tokens: tuple[int, ...]
+    window: int
+    n_vocab: int
+    log_probs: np.ndarray
+    about: dict[str, Any]
+
+    def parts(self) -> Iterator[tuple[list[int], np.ndarray, list[int]]]:
+        """For every window: its tokens, the source's log-probabilities, the tokens that follow."""
+        positions, row = scored(self.window), 0
+        for window in windows(len(self.tokens), self.window):
+            tokens = list(self.tokens[window])
+            following = tokens[positions.start + 1 : positions.stop + 1]
+            yield tokens, self.log_probs[row : row + len(following)], following
+            row += len(following)
+
+
+def read_references(
+    spec: ModelSpec,
+    texts: Sequence[QualityText],
+    window: int,
+    work: Path,
+    *,
+    threads: int | None = None,
+    stage: Callable[[str], None] = lambda text: None,
+    progress: Progress | None = None,
+) -> list[Reference]:
+    """References for all texts, from the cache or computed now; `work` is a folder on a disk with
+    room for the source in F32.
+
+    Raises DoesNotFitError when the source does not fit this host's memory or disk, EngineMissing-
+    Error without llama.cpp, UsageError for a text shorter than a window.
+    """
+    if not is_installed("llama_cpp"):
+        raise EngineMissingError(
+            "measuring quality needs llama.cpp on the host",
+            next_step="pip install 'edgekit[host]', or build with --no-quality",
+        )
+    keys = [cache_key(spec, text, window) for text in texts]
+    found = [load(key, text) for key, text in zip(keys, texts, strict=True)]
+    if all(found):
+        return [reference for reference in found if reference]
+    with full_model(spec, work, threads, stage, progress) as path:
+        stage("reading the quality text with the source model")
+        settings = EngineSettings(n_ctx=window, kv_type="f32", n_threads=threads, repack=False)
+        with closing(open_engine("llama_cpp", path, settings)) as engine:
+            for i, (key, text) in enumerate(zip(keys, texts, strict=True)):
+                if found[i] is None:
+                    compute(spec, engine, text, window, key, progress)
+                    found[i] = load(key, text)
+    prune(keys)
+    return [reference for reference in found if reference]
+
+
+def cache_key(spec: ModelSpec, text: QualityText, window: int) -> str:
+    from converters.tool_versions import tool_versions
+
+    parts = [
+        _FORMULA, spec.source.fingerprint, text.sha256, window, n_tokens_wanted(spec),
+        tool_versions()["llama-cpp-python"],
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def n_tokens_wanted(spec: ModelSpec) -> int:
+    """How much of a text is read: less of it with a larger model."""
+    affordable = int(_MULTIPLY_ADDS / max(1, spec.shape.n_params))
+    return max(_FEWEST_TOKENS, min(_MOST_TOKENS, affordable))
+
+
+def n_vocab_of(spec: ModelSpec) -> int:
+    """Tokens of the vocabulary, without those that only pad the embedding matrix."""
+    tokens = spec.get("tokenizer.ggml.tokens", ())
+    types = spec.get("tokenizer.ggml.token_type", ())
+    n = len(tokens)
+    while n and len(types) >= n and types[n - 1] == _UNUSED and str(tokens[n - 1]).startswith("[PAD"):
+        n -= 1
+    return n
+
+
+@contextmanager
+def full_model(
+    spec: ModelSpec,
+    work: Path,
+    threads: int | None,
+    stage: Callable[[str], None],
+    progress: Progress | None,
+) -> Iterator[Path]:
+    """The unquantized model as a GGUF file that is removed afterwards; a GGUF source as it is."""
+    if spec.source.kind == "gguf" and len(spec.source.files) == 1:
+        yield Path(spec.source.location)
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / "quality-source.gguf"
+    stage("writing the F32 model that quality is measured against")
+    write_many(spec, [(FULL, path)], threads=threads, overwrite=True, progress=progress)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def compute(
+    spec: ModelSpec,
+    engine: Engine,
+    text: QualityText,
+    window: int,
+    key: str,
+    progress: Progress | None,
+) -> None:
+    """Evaluate a text and store its log-probabilities under `key`."""
+    assert isinstance(engine, LogitsEngine)
+    tokens = text.tokens(engine)
+    starts_with_bos = bool(text.content) and len(tokens) > engine.count(text.content)
+    parts = list(windows(min(len(tokens), n_tokens_wanted(spec)), window))
+    if not parts:
+        raise UsageError(
+            f"the quality text {text.name} has {len(tokens)} tokens; at least {window} are needed",
+            next_step="give a longer text, or leave out --quality-text",
+        )
+    n_vocab, positions = n_vocab_of(spec), scored(window)
+    n_scored = len(parts) * (positions.stop - positions.start)
+    large = n_scored * n_vocab * 4 > _FLOAT32_BYTES
+    folder = cache_directory() / "quality"
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{key}.{os.getpid()}.partial.npy"
+    try:
+        stored = np.lib.format.open_memmap(
+            partial, "w+", np.float16 if large else np.float32, (n_scored, n_vocab)
+        )
+        row, read = 0, []
+        for i, part in enumerate(parts):
+            piece = tokens[part]
+            if starts_with_bos:
+                piece[0] = tokens[0]  # every window begins as a text does
+            logits = engine.logits(piece, _within(progress, i, len(parts)))
+            for start in range(positions.start, positions.stop, 16):
+                rows = slice(start, min(start + 16, positions.stop))
+                stored[row : row + rows.stop - start] = log_softmax(logits[rows], n_vocab)
+                row += rows.stop - start
+            read += piece
+        stored.flush()
+        del stored
+        info = engine.describe()
+        about = {
+            "kind": "source GGUF" if spec.source.kind == "gguf" else "source checkpoint",
+            "type": info.quant,
+            "engine": f"{info.name} {info.version}",
+            "fingerprint": spec.source.fingerprint,
+        }
+        record = {"about": about, "window": window, "n_vocab": n_vocab, "tokens": read}
+        os.replace(partial, folder / f"{key}.npy")
+        write_atomic(folder / f"{key}.json", json.dumps(record).encode())
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _within(progress: Progress | None, done: int, total: int) -> Progress | None:
+    """Progress of one of several equal parts."""
+    if progress is None:
+        return None
+    report = progress
+    return lambda part, whole: report(round((done + part / max(1, whole)) * 1000), total * 1000)
+
+
+def load(key: str, text: QualityText) -> Reference | None:
+    """A stored reference; None where there is none, or a damaged one."""
+    folder = cache_directory() / "quality"
+    try:
+        record = json.loads((folder / f"{key}.json").read_bytes())
+        log_probs = np.load(folder / f"{key}.npy", mmap_mode="r", allow_pickle=False)
+        tokens, window = tuple(record["tokens"]), int(record["window"])
+        positions = scored(window)
+        n_scored = len(tokens) // window * (positions.stop - positions.start)
+        if log_probs.shape != (n_scored, record["n_vocab"]):
+            return None
+        os.utime(folder / f"{key}.json")  # the newest are kept
+        return Reference(text, tokens, window, record["n_vocab"], log_probs, record["about"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def prune(keep: Sequence[str]) -> None:
+    """Remove the references that were not used for longest, until the rest fits the cache."""
+    folder, total = cache_directory() / "quality", 0
+    records = sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for record in records:
+        data = record.with_suffix(".npy")
+        total += data.stat().st_size if data.exists() else 0
+        if total > _CACHE_BYTES and record.stem not in keep:
+            record.unlink(missing_ok=True)
+            data.unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""What is read for a quality card: the named text, a user's own, and the sample model's domain."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.sample import MODEL_DIR
+from converters.source.spec import ModelSpec
+from edge.errors import InputError, UsageError
+from edge.types import Engine, Message
+from edge.units import format_bytes, printable
+
+#: Our own words, Apache-2.0 like the rest: prose, dialogue, a table, code, three other languages.
+DEFAULT_TEXT = "edgekit-reference-text-1"
+#: Requests and answers of the sample model's world, in wordings that training does not show.
+SAMPLE_TEXT = "edgekit-sample-conversations-1"
+
+_MAX_TEXT_BYTES = 16 * 1024 * 1024
+# The dev split is for decisions; training, calibration and the final score never see this seed.
+_SAMPLE_SEED, _SAMPLE_CONVERSATIONS, _SAMPLE_TURNS = 7700, 60, 4
+
+
+@dataclass(frozen=True)
+class QualityText:
+    """A named text. `conversations` are read through the chat template, `content` is read plainly;
+    one of them is empty. `sha256` is of the content, or of the conversations as JSON.
+    """
+
+    name: str
+    sha256: str
+    content: str = ""
+    conversations: tuple[tuple[Message, ...], ...] = ()
+
+    def tokens(self, engine: Engine) -> list[int]:
+        """Token ids in the model's vocabulary; the first is BOS where the vocabulary asks for it.
+
+        Raises UsageError when conversations are read and the model has no template.
+        """
+        if self.content:
+            return engine.prompt(self.content)
+        rendered = [engine.render(list(talk), generate=False) for talk in self.conversations]
+        return [token for tokens in rendered for token in tokens]
+
+
+def texts_for(spec: ModelSpec, own: Path | None = None) -> tuple[QualityText, ...]:
+    """What an artifact of this model is measured on: a file of the user's in place of the named
+    text, and for the embedded sample model its own domain besides.
+
+    Raises InputError for a file that is not UTF-8 text, UsageError for an empty one.
+    """
+    first = default_text() if own is None else read_text(own)
+    return (first, sample_text()) if is_sample(spec) else (first,)
+
+
+def is_sample(spec: ModelSpec) -> bool:
+    """Whether the model is the embedded sample, whose domain and task are known."""
+    return spec.tokenizer_dir is not None and spec.tokenizer_dir.resolve() == MODEL_DIR.resolve()
+
+
+def default_text() -> QualityText:
+    content = (Path(__file__).parent / "text.txt").read_text(encoding="utf-8")
+    return QualityText(DEFAULT_TEXT, _sha256(content), content)
+
+
+def read_text(path: Path) -> QualityText:
+    """A user's text, named by its file name."""
+    try:
+        if (size := path.stat().st_size) > _MAX_TEXT_BYTES:
+            raise UsageError(
+                f"the quality text {path} has {format_bytes(size)}; "
+                f"{format_bytes(_MAX_TEXT_BYTES)} is the most that is read"
+            )
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the quality text {path} cannot be read as UTF-8: {error}") from None
+    if not content.strip():
+        raise UsageError(f"the quality text {path} is empty")
+    return QualityText(printable(path.name), _sha256(content), content)
+
+
+def sample_text() -> QualityText:
+    """Conversations of the sample model's world, the same on every machine."""
+    from converters.sample.generator import any_sample
+
+    rng = random.Random(_SAMPLE_SEED)
+    talks = []
+    for _ in range(_SAMPLE_CONVERSATIONS):
+        turns: list[Message] = []
+        for _ in range(_SAMPLE_TURNS):
+            asked = any_sample("dev", rng)
+            turns += [Message("user", asked.text), Message("assistant", asked.answer)]
+        talks.append(tuple(turns))
+    written = json.dumps([[turn.to_dict() for turn in talk] for talk in talks], ensure_ascii=False)
+    return QualityText(SAMPLE_TEXT, _sha256(written), conversations=tuple(talks))
+
+
+def _sha256(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()
