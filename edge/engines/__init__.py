@@ -52,9 +52,7 @@ ENGINES: dict[str, EngineEntry] = {
         ("ai_edge_litert", "tflite_runtime"),
         "tflite",
     ),
-    "onnx": EngineEntry(
-        "edge.engines.onnx:OnnxEngine", (".onnx",), ("onnxruntime_genai",), "onnx"
-    ),
+    "onnx": EngineEntry("edge.engines.onnx:OnnxEngine", (".onnx",), ("onnxruntime_genai",), "onnx"),
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from edge.engines.llama_vocab import Vocab
 from edge.errors import EngineError
@@ -27,7 +28,16 @@ ENDINGS = (
     "।",
 )
 # What is added to their logits, by pressure: a nudge, a push, and at 1 nothing else is left.
-_LEVELS = ((0.0, 1.0), (0.34, 3.0), (0.67, 6.0), (1.0, 1e4))
+LEVELS = ((0.0, 1.0), (0.34, 3.0), (0.67, 6.0), (1.0, 1e4))
+
+
+class Vocabulary(Protocol):
+    """What finding the closing tokens takes, whatever engine the vocabulary is of."""
+
+    @property
+    def end_tokens(self) -> Sequence[int]: ...
+    def tokenize(self, text: str, *, special: bool) -> list[int]: ...
+    def piece(self, token: int) -> bytes: ...
 
 
 class Closer:
@@ -47,7 +57,7 @@ class Closer:
 
     def sample(self, context: Any, pressure: float) -> int:
         """The likeliest token under `pressure` (more than 0) after the last token evaluated."""
-        bias = max(bias for start, bias in _LEVELS if pressure >= start)
+        bias = max(bias for start, bias in LEVELS if pressure >= start)
         chain = self._chains.get(bias) or self._make(bias)
         return int(self._lib.llama_sampler_sample(chain, context, -1))
 
@@ -78,7 +88,7 @@ class Closer:
         self._chains = {}
 
 
-def closing_tokens(vocab: Vocab) -> list[int]:
+def closing_tokens(vocab: Vocabulary) -> list[int]:
     """Ids of the tokens that end a turn, and of those that stand for an ending on their own."""
     found = set(vocab.end_tokens)
     for text in ENDINGS:

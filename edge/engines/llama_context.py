@@ -61,7 +61,7 @@ class LlamaContext:
         model = _load_model(lib, path, settings, progress)
         try:
             refuse_unsuitable(lib, model, path)
-            return cls(lib, model, _make_context(lib, model, path, n_ctx, settings))
+            return cls(lib, model, make_context(lib, model, path.name, n_ctx, settings))
         except BaseException:
             lib.llama_model_free(model)
             raise
@@ -219,14 +219,19 @@ def refuse_unsuitable(lib: Any, model: Any, path: Path) -> None:
     raise UnsupportedModelError(f"{printable(str(path))} {reason}")
 
 
-def _make_context(lib: Any, model: Any, path: Path, n_ctx: int, settings: EngineSettings) -> Any:
+def make_context(
+    lib: Any, model: Any, name: str, n_ctx: int, settings: EngineSettings, *, n_outputs: int = 1
+) -> Any:
+    """A context of the library on `model`, which must outlive it; room for the logits of
+    `n_outputs` tokens of one step. Raises EngineError with the library's own words.
+    """
     params = lib.llama_context_default_params()
     params.n_ctx = n_ctx
     params.n_batch = min(settings.n_batch, n_ctx)
     params.n_ubatch = min(settings.n_ubatch, params.n_batch)
     # We read the logits of one token only. Left at n_batch, buffers for n_ubatch x n_vocab logits
     # would be reserved: 300 MiB for a vocabulary of 150,000.
-    params.n_outputs_max = 1
+    params.n_outputs_max = n_outputs
     params.n_seq_max = 1
     params.n_threads = settings.n_threads or default_threads()
     params.n_threads_batch = settings.n_threads_batch or params.n_threads
@@ -237,6 +242,6 @@ def _make_context(lib: Any, model: Any, path: Path, n_ctx: int, settings: Engine
     handle = lib.llama_init_from_model(model, params)
     if not handle:
         raise library.engine_error(
-            f"llama.cpp could not make a context of {n_ctx} tokens for {printable(path.name)}"
+            f"llama.cpp could not make a context of {n_ctx} tokens for {printable(name)}"
         )
     return handle

@@ -18,7 +18,8 @@ from edge.engines import llama_library as library
 from edge.engines.abort import ChunkSizer, StopWatcher
 from edge.engines.fit import available_bytes, check_fits, estimate_bytes
 from edge.engines.kv_state import check_state, fingerprint, write_state
-from edge.engines.llama_checks import check_layers, check_tokens_unique
+from edge.engines.llama_checks import check_graph, check_layers, check_tokens_unique
+from edge.engines.llama_closing import Closer
 from edge.engines.llama_context import ABORTED, NO_SLOT, OK, LlamaContext
 from edge.engines.llama_sampler import Sampler
 from edge.engines.llama_vocab import Vocab
@@ -90,6 +91,7 @@ class LlamaCppEngine:
                 next_step="edge build makes one file of it",
             )
         check_layers(path, header)
+        check_graph(path, header, settings.kv_type)
         if settings.check_vocabulary:
             check_tokens_unique(path)
         n_ctx = choose_n_ctx(header, settings)
@@ -217,6 +219,7 @@ class LlamaCppEngine:
         vocab, text, n_out = self._vocab, TextStream(config.stop), 0
         with (
             Sampler(self._lib, config, vocab.n_tokens, prompt) as sampler,
+            Closer(self._lib, vocab) as closer,
             StopWatcher(stop, self._abort.set) as watcher,
         ):
             with self._lock:
@@ -229,7 +232,9 @@ class LlamaCppEngine:
             while True:
                 with self._lock:
                     context = self._claimed(stream_id)
-                    token = sampler.sample(context.handle)
+                    pressure = config.pressure() if config.pressure else 0.0
+                    chosen_by = closer if pressure > 0 and closer.can_close else sampler
+                    token = chosen_by.sample(context.handle, pressure)
                     t_before_ns, t_ns = t_ns, time.monotonic_ns()
                     ended = not config.ignore_eos and vocab.is_eog(token)
                     piece = vocab.piece(token)
@@ -342,6 +347,33 @@ class LlamaCppEngine:
         reason = "found no room in the KV cache" if code == NO_SLOT else f"failed (code {code})"
         raise library.engine_error(f"llama.cpp {reason} while evaluating {n_tokens} tokens")
 
+    # ---- logits -------------------------------------------------------------------------------
+
+    def logits(
+        self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
+    ) -> Any:
+        """As `edge.types.LogitsEngine` says; takes memory for a second context meanwhile."""
+        from edge.engines.llama_logits import logits_of  # brings numpy
+
+        ids = list(tokens)
+        self._open_context()
+        if not ids or len(ids) > self._n_ctx:
+            raise InputError(f"logits of {len(ids)} tokens; the context holds 1 to {self._n_ctx}")
+        self._check_ids(ids)
+        stream_id = self._begin()
+        with self._lock:
+            context = self._claimed(stream_id)
+            context.truncate(0)
+            return logits_of(
+                self._lib,
+                context.model,
+                self._path.name,
+                ids,
+                self._settings,
+                self._abort,
+                progress,
+            )
+
     # ---- state --------------------------------------------------------------------------------
 
     def save_prefix(self, path: Path) -> int:
@@ -375,6 +407,10 @@ class LlamaCppEngine:
             "swa_full": self._settings.swa_full,
         }
 
+    def reusable(self, tokens: Sequence[int]) -> int:
+        with self._lock:
+            return self._open_context().reusable(tokens)
+
     def reset(self) -> None:
         with self._lock:
             self._open_context().truncate(0)
@@ -405,6 +441,9 @@ class LlamaCppEngine:
                 "use_mmap": self._settings.use_mmap,
                 "repack": self._settings.repack,
                 "flash_attn": self._settings.flash_attn,
+                "can_close": bool(self._vocab.end_tokens),
+                "can_abort_prefill": True,
+                "can_save_prefix": True,
                 "gpu_offload": bool(lib.llama_supports_gpu_offload()),
                 "cpu_features": library.cpu_features(lib),
             },

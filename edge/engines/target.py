@@ -1,4 +1,4 @@
-"""What a user names on the command line, opened: a bundle, or a plain GGUF file."""
+"""What a user names on the command line, opened: a bundle, or a plain model file of any format."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from edge.bundle import Bundle, open_bundle
-from edge.engines import EngineSettings, open_engine
+from edge.engines import ENGINES, EngineSettings, open_engine
 from edge.errors import InputError
+from edge.filekind import open_regular
 from edge.types import Engine, Plan
 
 
@@ -38,8 +39,8 @@ def open_model(
     progress: Callable[[int, int], None] | None = None,
     **overrides: Any,
 ) -> OpenModel:
-    """Open a bundle directory with the settings of its plan, or a `.gguf` file with defaults;
-    `overrides` are fields of EngineSettings (None: not overridden).
+    """Open a bundle directory with the settings of its plan, or a model file with defaults in the
+    engine of its format; `overrides` are fields of EngineSettings (None: not overridden).
 
     Raises what `open_bundle` and `open_engine` raise; InputError if the path is neither.
     """
@@ -54,10 +55,36 @@ def open_model(
         if not path.exists():
             raise InputError(
                 f"there is nothing at {path}",
-                next_step="give a bundle directory (edge build makes one) or a .gguf file",
+                next_step="give a bundle directory (edge build makes one) or a model file: "
+                f"{', '.join(known_suffixes())}",
             )
         bundle = None
         settings = EngineSettings().replace(**overrides)
-        name, model_path, engine_name = path.stem, path, "llama_cpp"
+        name, model_path, engine_name = path.stem, path, engine_of(path)
     engine = open_engine(engine_name, model_path, settings, progress=progress)
     return OpenModel(name, path, engine, settings, bundle)
+
+
+# First bytes that tell a format, whatever the file is called. ONNX (protobuf) has none.
+_MAGICS = ((0, b"GGUF", "llama_cpp"), (0, b"LITERTLM", "litert"), (4, b"TFL3", "tflite"))
+
+
+def engine_of(path: Path) -> str:
+    """Name of the engine that loads a model file: by its first bytes, then by its suffix. A file of
+    no known kind is left to llama_cpp, whose linter says what it is instead.
+
+    Raises InputError if it cannot be read.
+    """
+    file, _ = open_regular(path)
+    with file:
+        head = file.read(16)
+    for offset, magic, engine in _MAGICS:
+        if head[offset : offset + len(magic)] == magic:
+            return engine
+    suffix = path.suffix.lower()
+    return next((name for name, row in ENGINES.items() if suffix in row.formats), "llama_cpp")
+
+
+def known_suffixes() -> list[str]:
+    """Suffixes of the files that some engine loads."""
+    return [suffix for row in ENGINES.values() for suffix in row.formats]

@@ -17,6 +17,12 @@ from .conftest import CHAT_REPLY, Models, opened
 pytestmark = pytest.mark.engine
 
 
+@pytest.fixture
+def models(engine_models: Models) -> Models:
+    """In the format of the engine under test."""
+    return engine_models
+
+
 def say(session: Session, text: str, **config: object) -> str:
     events = session.ask(text, GenerationConfig(**config))  # type: ignore[arg-type]
     return "".join(event.text for event in events)

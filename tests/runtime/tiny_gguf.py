@@ -101,6 +101,15 @@ def scripted_llama(
     template: str | None = TEMPLATE,
 ) -> Path:
     """After token `t` the likeliest is `successors[t]`; after all others, PAD."""
+    tensors = scripted_tensors(successors)
+    writer = start(path, "llama", n_ctx=n_ctx, add_bos=add_bos, template=template)
+    attention_keys(writer, tensors["token_embd.weight"].shape[1], 2, 64)
+    finish(writer, tensors)
+    return path
+
+
+def scripted_tensors(successors: Mapping[int, int]) -> dict[str, F32]:
+    """Weights of `scripted_llama`."""
     n_embd, n_layer, n_ff = 288, 2, 64
     rng = np.random.default_rng(1)
     tensors = llama_tensors(rng, n_embd, n_layer, n_ff)
@@ -114,10 +123,7 @@ def scripted_llama(
     for token in range(N_VOCAB):
         output[successors.get(token, PAD)] += embedding[token]
     tensors["output.weight"] = output
-    writer = start(path, "llama", n_ctx=n_ctx, add_bos=add_bos, template=template)
-    attention_keys(writer, n_embd, n_layer, n_ff)
-    finish(writer, tensors)
-    return path
+    return tensors
 
 
 def script(text: str, *, after: int, then: int) -> dict[int, int]:

@@ -1,0 +1,251 @@
+"""A Hugging Face `tokenizer.json` on the board: text to token ids and, token by token, back.
+
+The ids come from the `tokenizers` library. Bytes of single tokens come from the file's own decoder
+description, so that a character spread over several tokens can be put together while it streams.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edge.errors import EngineMissingError, InputError, UnsafeInputError, UnsupportedModelError
+from edge.units import printable
+
+MAX_TOKENIZER_BYTES = 64 * 1024 * 1024  # the largest in use have 34 MB
+_PIP_LINE = "pip install 'tokenizers>=0.20'"
+
+
+class HfTokenizer:
+    """Ids, bytes and special tokens of one vocabulary. Calls may come from any thread."""
+
+    def __init__(
+        self,
+        data: bytes,
+        *,
+        name: str,
+        bos: int | str | None = None,
+        add_bos: bool | None = None,
+        eog: Iterable[int] = (),
+        eos_text: str = "",
+        template: str | None = None,
+    ) -> None:
+        """Read `tokenizer.json` from `data`; `name` stands for it in messages. `bos` is an id, or
+        how the token is written; `add_bos` None: as the file's own post-processor does.
+
+        Raises InputError or UnsafeInputError for one that is broken, EngineMissingError without
+        the tokenizers package.
+        """
+        if len(data) > MAX_TOKENIZER_BYTES:
+            raise UnsafeInputError(f"{name}: {len(data)} bytes; {MAX_TOKENIZER_BYTES} is the most")
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise EngineMissingError(
+                f"the tokenizer of {name} needs the package tokenizers", next_step=_PIP_LINE
+            ) from error
+        try:
+            self._document: dict[str, Any] = json.loads(data)
+            self._tokenizer: Any = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise InputError(f"{name}: not a tokenizer: {printable(str(error))}") from None
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._literal = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
+        self._literal.no_truncation()
+        self._literal.no_padding()
+        self._literal.encode_special_tokens = True  # "<|im_end|>" typed by a user is text
+        self._name = name
+        self.n_tokens: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        self._special = {
+            int(entry["id"])
+            for entry in self._document.get("added_tokens", ())
+            if entry.get("special")
+        }
+        self._to_bytes = _byte_decoder(self._document.get("decoder"), name)
+        self._pieces: dict[int, bytes] = {}
+        self.bos: int | None = self._tokenizer.token_to_id(bos) if isinstance(bos, str) else bos
+        self.bos_text: str = (
+            self._tokenizer.id_to_token(self.bos) or "" if self.bos is not None else ""
+        )
+        if add_bos is None:
+            add_bos = self._tokenizer.encode("a").ids[:1] == [self.bos]
+        self.add_bos = add_bos and self.bos is not None
+        self.eos_text = eos_text
+        self.eog = frozenset(eog)
+        self.template = template
+
+    @classmethod
+    def from_directory(cls, folder: Path) -> HfTokenizer:
+        """From a directory with `tokenizer.json` and, as far as they are there, what a checkpoint
+        has beside it: `tokenizer_config.json`, `generation_config.json`, `chat_template.jinja`.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise InputError(
+                f"{folder} has no tokenizer.json, without which the model knows no text",
+                next_step="open the bundle that edge build made, or put the checkpoint's "
+                "tokenizer.json beside the model",
+            )
+        config = _json_object(folder / "tokenizer_config.json")
+        generation = _json_object(folder / "generation_config.json")
+        data = read_small(path)
+        ids = _ids_by_text(data)
+        bos_text, eos_text = (
+            _token_text(config.get("bos_token")),
+            _token_text(config.get("eos_token")),
+        )
+        eog = {ids[eos_text]} if eos_text in ids else set()
+        listed = generation.get("eos_token_id")
+        for token in listed if isinstance(listed, list) else [listed]:
+            if isinstance(token, int):
+                eog.add(token)
+        bos = bos_text or generation.get("bos_token_id")
+        said = config.get("add_bos_token")
+        template_path = folder / "chat_template.jinja"
+        template = config.get("chat_template")
+        if template_path.is_file():
+            template = read_small(template_path).decode("utf-8", "replace")
+        return cls(
+            data,
+            name=path.name,
+            bos=bos if isinstance(bos, (int, str)) else None,
+            add_bos=said if isinstance(said, bool) else None,
+            eog=eog,
+            eos_text=eos_text,
+            template=template if isinstance(template, str) else None,
+        )
+
+    # ---- text to ids ----------------------------------------------------------------------------
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Ids of `text`, nothing added around it. Raises InputError for text not Unicode."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"the text is not valid Unicode at character {error.start}") from None
+        tokenizer = self._tokenizer if special else self._literal
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def with_bos(self, tokens: list[int]) -> list[int]:
+        """`tokens` with the beginning-of-text token in front, where the model asks for it and it is
+        not there already.
+        """
+        if self.add_bos and self.bos is not None and tokens[:1] != [self.bos]:
+            return [self.bos, *tokens]
+        return tokens
+
+    # ---- ids to text ----------------------------------------------------------------------------
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Text of `tokens` without special tokens; bytes that are no UTF-8 become U+FFFD."""
+        bad = next((t for t in tokens if not 0 <= t < self.n_tokens), None)
+        if bad is not None:
+            raise InputError(f"token {bad} is not in the vocabulary of {self.n_tokens}")
+        return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; b"" for special tokens and for ids without one."""
+        known = self._pieces.get(token)
+        if known is None:
+            text = None if token in self._special else self._tokenizer.id_to_token(token)
+            known = self._pieces[token] = self._to_bytes(text) if text is not None else b""
+        return known
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """Ids of the tokens that end a generation."""
+        return sorted(self.eog)
+
+    def is_eog(self, token: int) -> bool:
+        """Whether the token ends a generation."""
+        return token in self.eog
+
+
+# ---- the decoder --------------------------------------------------------------------------------
+
+
+def _byte_decoder(decoder: Any, name: str) -> Callable[[str], bytes]:
+    """How one token's text becomes bytes, from the `decoder` entry of a tokenizer.json."""
+    kinds = [step.get("type") for step in _steps(decoder)]
+    if "ByteLevel" in kinds:
+        byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
+
+        def byte_level(text: str) -> bytes:
+            # Added tokens are plain text, and may hold characters that stand for no byte.
+            if all(c in byte_of for c in text):
+                return bytes(byte_of[c] for c in text)
+            return text.encode("utf-8")
+
+        return byte_level
+    if "ByteFallback" in kinds or "Metaspace" in kinds:
+        space = next(
+            (s["replacement"] for s in _steps(decoder) if s.get("type") == "Metaspace"), "▁"
+        )
+
+        def sentence_piece(text: str) -> bytes:
+            if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
+                return bytes([int(text[3:5], 16)])
+            return text.replace(space, " ").encode("utf-8")
+
+        return sentence_piece
+    raise UnsupportedModelError(
+        f"{name}: a decoder of {', '.join(map(str, kinds)) or 'no'} steps; known are ByteLevel, "
+        "ByteFallback and Metaspace"
+    )
+
+
+def _steps(decoder: Any) -> list[dict[str, Any]]:
+    if not isinstance(decoder, dict):
+        return []
+    if decoder.get("type") == "Sequence":
+        return [step for step in decoder.get("decoders", ()) if isinstance(step, dict)]
+    return [decoder]
+
+
+def _byte_characters() -> list[str]:
+    """GPT-2's printable stand-in for each byte (upstream: transformers, `bytes_to_unicode`)."""
+    kept = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    names = {b: chr(b) for b in kept}
+    for i, b in enumerate(b for b in range(256) if b not in names):
+        names[b] = chr(256 + i)
+    return [names[b] for b in range(256)]
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def read_small(path: Path) -> bytes:
+    """A whole file of a tokenizer. Raises like `edge.bundle.read_limited`."""
+    from edge.bundle import read_limited
+
+    return read_limited(path, MAX_TOKENIZER_BYTES)
+
+
+def _json_object(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        document = json.loads(read_small(path))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: expected a JSON object")
+    return document
+
+
+def _token_text(entry: Any) -> str:
+    """How a special token is written in a tokenizer_config.json: a string, or an object of one."""
+    if isinstance(entry, dict):
+        entry = entry.get("content")
+    return entry if isinstance(entry, str) else ""
+
+
+def _ids_by_text(data: bytes) -> dict[str, int]:
+    try:
+        entries = json.loads(data)["added_tokens"]
+        return {str(entry["content"]): int(entry["id"]) for entry in entries}
+    except (ValueError, KeyError, TypeError):
+        return {}  # the constructor says what is wrong with it

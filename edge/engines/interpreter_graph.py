@@ -1,0 +1,118 @@
+"""Signatures on `tflite_runtime`'s interpreter: the small wheel for old boards (2.14, Python 3.11
+at most), whose interpreter gives every signature tensors of its own.
+
+Handing a whole KV cache from one call's outputs to the next one's inputs is what makes naive loops
+slow. Only the positions that a step wrote differ, so only those are copied, from view to view.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from edge.engines.kv_axis import position_axis, position_index
+from edge.engines.native_stderr import captured_stderr
+from edge.engines.runtime_errors import load_error
+from edge.errors import EngineError, EngineMissingError
+from edge.units import printable
+
+_KV_PREFIX = "kv_cache_"
+_PIP_LINE = "pip install tflite-runtime==2.14.0 'numpy<2'  # Python 3.11 or older"
+
+
+class InterpreterGraph:
+    """See `edge.engines.signature_decoder.Graph`. The KV cache of `decode`'s inputs is the one that
+    counts; a prefill signature's is brought up to date before it runs.
+    """
+
+    can_cancel = False
+
+    def __init__(self, interpreter: Any) -> None:
+        self._interpreter = interpreter
+        self._native = native = interpreter._interpreter
+        self.inputs: dict[str, dict[str, Any]] = {}
+        self.outputs: dict[str, dict[str, Any]] = {}
+        self._subgraphs: dict[str, int] = {}
+        self._current: dict[str, int] = {}  # leading positions of its KV inputs that are right
+        for name, tensors in interpreter._get_full_signature_list().items():
+            subgraph = native.GetSubgraphIndexFromSignature(name)
+            native.AllocateTensors(subgraph)
+            self._subgraphs[name], self._current[name] = subgraph, 0
+            for key, views in (("inputs", self.inputs), ("outputs", self.outputs)):
+                views[name] = {
+                    tensor_name: native.tensor(native, index, subgraph)
+                    for tensor_name, index in tensors[key].items()
+                }
+            for view in self.inputs[name].values():
+                view[...] = 0
+        self._axes = self._kv_axes()
+
+    @classmethod
+    def open(cls, path: Path, n_threads: int, version: str) -> InterpreterGraph:
+        """Raises UnsupportedModelError for an operator that the runtime lacks, EngineError for what
+        it does not load otherwise.
+        """
+        try:
+            interpreter = importlib.import_module("tflite_runtime.interpreter").Interpreter
+        except (ImportError, AttributeError) as error:
+            # Compiled for numpy 1: with numpy 2 its import fails in one of several ways.
+            raise EngineMissingError(
+                f"tflite-runtime is installed but does not load: {printable(str(error))}",
+                next_step=_PIP_LINE,
+            ) from error
+        reason = ""
+        with captured_stderr() as captured:
+            try:
+                return cls(interpreter(model_path=str(path), num_threads=n_threads))
+            except (ValueError, RuntimeError) as error:
+                reason = str(error)
+        raise load_error(path.name, f"tflite-runtime {version}", reason, captured.errors)
+
+    def _kv_axes(self) -> dict[str, int]:
+        """For each KV tensor the axis that counts positions."""
+        decode = self.inputs.get("decode", {})
+        if "mask" not in decode:
+            return {}
+        n_ctx = decode["mask"].shape[-1]
+        return {
+            name: position_axis(name, view, n_ctx)
+            for name, view in decode.items()
+            if name.startswith(_KV_PREFIX)
+        }
+
+    def run(self, signature: str, start: int, n: int) -> bool:
+        """Run one signature, which writes the positions from `start` to `start + n`."""
+        inputs, outputs = self.inputs[signature], self.outputs[signature]
+        master, old = self.inputs["decode"], self._current
+        for name in old:
+            old[name] = min(old[name], start)
+        if signature != "decode":
+            have = old[signature]
+            for name, axis in self._axes.items():
+                where = position_index(axis, have, start)
+                inputs[name][where] = master[name][where]
+            old[signature] = start
+        try:
+            self._native.Invoke(self._subgraphs[signature])
+        except (ValueError, RuntimeError) as error:
+            raise EngineError(f"tflite-runtime failed: {printable(str(error))}") from None
+        for name, axis in self._axes.items():
+            where = position_index(axis, start, start + n)
+            master[name][where] = outputs[name][where]
+        return True
+
+    def kv_replaced(self) -> None:
+        """The KV cache was written from outside."""
+        self._current = dict.fromkeys(self._current, 0)
+
+    def cancel(self) -> None:
+        """This runtime cannot be interrupted."""
+
+    def allow(self) -> None:
+        """See `cancel`."""
+
+    def close(self) -> None:
+        """Free everything. The views must not be used afterwards."""
+        self.inputs, self.outputs = {}, {}
+        self._interpreter = self._native = None

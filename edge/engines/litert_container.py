@@ -1,0 +1,294 @@
+"""The `.litertlm` container, read with every offset checked: where the model lies in the file, its
+tokenizer, and what LiteRT-LM is told about it.
+
+    "LITERTLM" | version 3 x u32 | 0 u32 | end of header u64 | header (FlatBuffer) | sections
+
+The header lists sections by kind and by offset (upstream: `litertlm_header_schema.fbs`); the model
+is one of them, a plain TFLite file. LlmMetadata is a protobuf message (`llm_metadata.proto`), of
+which four fields are read.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.errors import InputError, UnsafeInputError, UnsupportedModelError
+from edge.filekind import HEAD_BYTES, foreign, open_regular
+
+MAGIC = b"LITERTLM"
+_PREFIX = struct.Struct("<8sIIIIQ")
+_MAX_HEADER_BYTES = 1 << 20
+_MAX_SECTIONS = 64
+_MAX_METADATA_BYTES = 4 << 20
+_MAX_TOKENIZER_BYTES = 64 << 20
+
+# AnySectionDataType.
+MODEL, SP_TOKENIZER, METADATA, HF_TOKENIZER, OUTSIDE_WEIGHTS = 3, 4, 5, 6, 7
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the file: its kind, its place in bytes, and its labels (`model_type` …)."""
+
+    kind: int
+    offset: int
+    n_bytes: int
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Container:
+    """What a `.litertlm` file says about itself. `start` is an id, or how the token is written."""
+
+    path: Path
+    version: tuple[int, int, int]
+    sections: tuple[Section, ...]
+    header_bytes: int
+    start: int | str | None
+    stop_ids: tuple[int, ...]
+    stop_texts: tuple[str, ...]
+    template: str | None
+    max_tokens: int | None
+
+    @property
+    def model(self) -> Section:
+        """The section with the decoder."""
+        return next(s for s in self.sections if _is_decoder(s))
+
+    def tokenizer_json(self) -> bytes | None:
+        """The Hugging Face tokenizer inside; None if there is another kind."""
+        section = next((s for s in self.sections if s.kind == HF_TOKENIZER), None)
+        if section is None:
+            return None
+        data = _read(self.path, section.offset, section.n_bytes)
+        (size,) = struct.unpack_from("<Q", data)
+        if size > _MAX_TOKENIZER_BYTES:
+            raise UnsafeInputError(f"{self.path}: its tokenizer claims {size} bytes")
+        unpacker = zlib.decompressobj()
+        try:
+            text = unpacker.decompress(data[8:], size + 1)
+        except zlib.error as error:
+            raise InputError(f"{self.path}: its tokenizer is damaged: {error}") from None
+        if len(text) != size:
+            raise InputError(f"{self.path}: its tokenizer has {len(text)} bytes, not {size}")
+        return text
+
+
+def read_container(path: Path) -> Container:
+    """Read and check the header and the metadata; tensor data is not touched.
+
+    Raises InputError for what is no `.litertlm` or is cut short, UnsafeInputError for one that
+    points outside itself, UnsupportedModelError for one without a decoder.
+    """
+    file, size = open_regular(path)
+    with file:
+        head = file.read(HEAD_BYTES)
+        if not head.startswith(MAGIC):
+            kind = foreign(head)
+            raise InputError(
+                f"{path}: expected a LiteRT-LM file, got {kind.name if kind else 'something else'}",
+                next_step=kind.next_step if kind else None,
+            )
+        if len(head) < _PREFIX.size:
+            raise InputError(f"{path}: cut short: it has {size} bytes")
+        _, major, minor, patch, _, end = _PREFIX.unpack_from(head)
+        if major != 1:
+            raise UnsupportedModelError(f"{path}: container version {major}; known is 1")
+        if not _PREFIX.size < end <= min(size, _MAX_HEADER_BYTES):
+            raise UnsafeInputError(f"{path}: its header claims to end at {end}, the file at {size}")
+        file.seek(_PREFIX.size)
+        header = file.read(end - _PREFIX.size)
+    try:
+        sections = tuple(_sections(header))
+    except (struct.error, IndexError, UnicodeDecodeError, ValueError) as error:
+        raise UnsafeInputError(f"{path}: its header is damaged: {error}") from None
+    for section in sections:
+        if not end <= section.offset <= section.offset + section.n_bytes <= size:
+            raise InputError(
+                f"{path}: a section lies at {section.offset} with {section.n_bytes} bytes, "
+                f"the file has {size}: cut short, or edited",
+                next_step="copy or build it again",
+            )
+    if not any(map(_is_decoder, sections)):
+        raise UnsupportedModelError(f"{path}: holds no decoder (tf_lite_prefill_decode)")
+    if any(section.kind == OUTSIDE_WEIGHTS for section in sections):
+        raise UnsupportedModelError(f"{path}: keeps weights outside its model section")
+    metadata = next((s for s in sections if s.kind == METADATA), None)
+    found = _metadata(path, metadata)
+    return Container(path, (major, minor, patch), sections, end, *found)
+
+
+def _is_decoder(section: Section) -> bool:
+    name = section.labels.get("model_type", "")
+    return section.kind == MODEL and name in ("", "tf_lite_prefill_decode")
+
+
+def _read(path: Path, offset: int, n_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read(n_bytes)
+    if len(data) != n_bytes:
+        raise InputError(f"{path}: cut short at {offset + len(data)}")
+    return data
+
+
+# ---- FlatBuffer header --------------------------------------------------------------------------
+
+
+def _u32(data: bytes, at: int) -> int:
+    if at < 0:
+        raise ValueError("an offset before its beginning")
+    return int(struct.unpack_from("<I", data, at)[0])
+
+
+def _field(data: bytes, table: int, index: int) -> int | None:
+    """Where field `index` of `table` lies; None if it has its default."""
+    vtable = table - struct.unpack_from("<i", data, table)[0]
+    if not 0 <= vtable <= len(data) - 4:
+        raise ValueError("a vtable outside")
+    size = struct.unpack_from("<H", data, vtable)[0]
+    slot = 4 + 2 * index
+    if slot + 2 > size:
+        return None
+    offset = struct.unpack_from("<H", data, vtable + slot)[0]
+    return table + offset if offset else None
+
+
+def _table(data: bytes, at: int) -> int:
+    return at + _u32(data, at)
+
+
+def _vector(data: bytes, at: int | None, limit: int) -> list[int]:
+    """The tables of a vector of tables."""
+    if at is None:
+        return []
+    start = _table(data, at)
+    count = _u32(data, start)
+    if count > limit:
+        raise ValueError(f"{count} entries in a list")
+    return [_table(data, start + 4 + 4 * i) for i in range(count)]
+
+
+def _string(data: bytes, at: int | None) -> str:
+    if at is None:
+        return ""
+    start = _table(data, at)
+    length = _u32(data, start)
+    if start + 4 + length > len(data):
+        raise ValueError("a text that leaves the header")
+    return data[start + 4 : start + 4 + length].decode("utf-8")
+
+
+def _sections(header: bytes) -> Iterator[Section]:
+    root = _table(header, 0)
+    at = _field(header, root, 1)
+    if at is None:
+        return
+    for entry in _vector(header, _field(header, _table(header, at), 0), _MAX_SECTIONS):
+        begin, end, kind = (_field(header, entry, i) for i in (1, 2, 3))
+        first = struct.unpack_from("<Q", header, begin)[0] if begin is not None else 0
+        last = struct.unpack_from("<Q", header, end)[0] if end is not None else 0
+        if last < first:
+            raise ValueError(f"a section from {first} to {last}")
+        labels = {}
+        for item in _vector(header, _field(header, entry, 0), _MAX_SECTIONS):
+            kind_at, value = _field(header, item, 1), _field(header, item, 2)
+            if kind_at is not None and value is not None and header[kind_at] == _STRING_VALUE:
+                labels[_string(header, _field(header, item, 0))] = _string(
+                    header, _field(header, _table(header, value), 0)
+                )
+        yield Section(header[kind] if kind is not None else 0, first, last - first, labels)
+
+
+_STRING_VALUE = 9  # VData.StringValue
+
+
+# ---- protobuf metadata --------------------------------------------------------------------------
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Field numbers and values of a protobuf message: varints as int, all else as bytes."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+            yield key >> 3, value
+            continue
+        if kind == 2:
+            size, at = _varint(data, at)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f"wire type {kind}")
+        if at + size > len(data):
+            raise ValueError("a field that leaves its message")
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("an endless number")
+
+
+def _token(data: bytes) -> tuple[tuple[int, ...], str | None]:
+    """A TokenUnion: ids, or a text."""
+    for number, value in _fields(data):
+        if number == 1 and isinstance(value, bytes):
+            ids: list[int] = []
+            for inner, packed in _fields(value):
+                if inner == 1 and isinstance(packed, int):
+                    ids.append(packed)
+                elif inner == 1 and isinstance(packed, bytes):
+                    at = 0
+                    while at < len(packed):
+                        one, at = _varint(packed, at)
+                        ids.append(one)
+            return tuple(ids), None
+        if number == 2 and isinstance(value, bytes):
+            return (), value.decode("utf-8")
+    return (), None
+
+
+def _metadata(
+    path: Path, section: Section | None
+) -> tuple[int | str | None, tuple[int, ...], tuple[str, ...], str | None, int | None]:
+    if section is None:
+        return None, (), (), None, None
+    if section.n_bytes > _MAX_METADATA_BYTES:
+        raise UnsafeInputError(f"{path}: {section.n_bytes} bytes of metadata")
+    start: int | str | None = None
+    stop_ids: list[int] = []
+    stop_texts: list[str] = []
+    template: str | None = None
+    max_tokens: int | None = None
+    try:
+        for number, value in _fields(_read(path, section.offset, section.n_bytes)):
+            if number == 1 and isinstance(value, bytes):
+                ids, text = _token(value)
+                start = ids[0] if len(ids) == 1 else text
+            elif number == 2 and isinstance(value, bytes):
+                ids, text = _token(value)
+                if len(ids) == 1:
+                    stop_ids.append(ids[0])
+                if text:
+                    stop_texts.append(text)
+            elif number == 5 and isinstance(value, int):
+                max_tokens = value
+            elif number == 7 and isinstance(value, bytes):
+                template = value.decode("utf-8")
+    except (ValueError, IndexError) as error:
+        raise InputError(f"{path}: its metadata is damaged: {error}") from None
+    return start, tuple(stop_ids), tuple(stop_texts), template, max_tokens

@@ -1,0 +1,242 @@
+"""A compiled LiteRT model whose tensors live in memory that Python sees, and whose KV cache is
+never copied: one buffer per KV tensor serves every signature, as input and output at once.
+
+    graph = LitertGraph.open(lib, weights, n_threads=4, cache_path=None)
+    graph.inputs["decode"]["tokens"][...] = 5
+    graph.run("decode")
+    graph.outputs["decode"]["logits"]
+
+The update of a cache is in place then: the runtime's DYNAMIC_UPDATE_SLICE leaves the copy out where
+source and target are one (upstream: `tflite/kernels/dynamic_update_slice.cc`), which is how
+LiteRT-LM runs on CPUs too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edge.engines import litert_library as library
+from edge.engines.native_stderr import captured_stderr
+from edge.engines.runtime_errors import damaged, load_error
+from edge.errors import EngineError, UnsupportedModelError
+
+_KV_PREFIX = "kv_cache_"
+
+
+class Weights:
+    """A part of a file, mapped: where the runtime finds the model. Closed after the graph."""
+
+    def __init__(self, path: Path, offset: int, n_bytes: int) -> None:
+        import mmap
+
+        start = offset - offset % mmap.ALLOCATIONGRANULARITY
+        with path.open("rb") as file:
+            # Copy-on-write, because ctypes only takes addresses of writable memory.
+            self._map = mmap.mmap(
+                file.fileno(), offset - start + n_bytes, access=mmap.ACCESS_COPY, offset=start
+            )
+        self._first = ctypes.c_char.from_buffer(self._map, offset - start)
+        self.address = ctypes.addressof(self._first)
+        self.n_bytes = n_bytes
+
+    def close(self) -> None:
+        del self._first
+        self._map.close()
+
+
+class LitertGraph:
+    """Signatures of one model. `inputs` and `outputs` map a signature's name and a tensor's name to
+    a numpy view of the tensor; a KV tensor is the same view everywhere.
+    """
+
+    can_cancel = True
+
+    def __init__(self, lib: Any, weights: Weights) -> None:
+        self._lib, self._weights = lib, weights
+        self._environment = self._model = self._options = self._compiled = ctypes.c_void_p()
+        self._buffers: list[ctypes.c_void_p] = []
+        self._calls: dict[str, tuple[Any, ...]] = {}
+        self.inputs: dict[str, dict[str, Any]] = {}
+        self.outputs: dict[str, dict[str, Any]] = {}
+        self.cancel_flag = library.CancelFlag()
+
+    @classmethod
+    def open(
+        cls,
+        lib: Any,
+        weights: Weights,
+        *,
+        name: str,
+        runtime: str,
+        n_threads: int,
+        cache_path: Path | None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> LitertGraph:
+        """Compile the model in `weights`. `name` and `runtime` are for messages. `cache_path` is a
+        file for weights in the layout of the kernels: written at the first opening, mapped at the
+        next.
+
+        Raises InputError for a damaged model, UnsupportedModelError for an operator that the runtime
+        lacks, EngineError if it does not take the model otherwise.
+        """
+        graph = cls(lib, weights)
+        report = progress or (lambda done, total: None)
+        try:
+            graph._environment = library.environment(lib)
+            report(1, 4)
+            status, graph._model = library.try_create(
+                lib,
+                "LiteRtCreateModelFromBuffer",
+                graph._environment,
+                weights.address,
+                weights.n_bytes,
+            )
+            if status != library.OK:
+                raise damaged(name, library.status_text(status))
+            report(2, 4)
+            graph._options = library.cpu_options(lib, n_threads, cache_path)
+            with captured_stderr() as captured:
+                arguments = (graph._environment, graph._model, graph._options)
+                status, graph._compiled = library.try_create(
+                    lib, "LiteRtCreateCompiledModel", *arguments
+                )
+            if status != library.OK:
+                reason = library.status_text(status)
+                raise load_error(name, runtime, reason, captured.errors)
+            report(3, 4)
+            graph.can_cancel = graph.cancel_flag.attach(lib, graph._compiled)
+            graph._make_buffers()
+            report(4, 4)
+        except BaseException:
+            graph.close()
+            raise
+        return graph
+
+    # ---- buffers ------------------------------------------------------------------------------
+
+    def _make_buffers(self) -> None:
+        count = ctypes.c_size_t()
+        self._check(self._lib.LiteRtGetNumModelSignatures(self._model, ctypes.byref(count)))
+        shared: dict[str, tuple[ctypes.c_void_p, Any]] = {}
+        for index in range(count.value):
+            signature = library.create(self._lib, "LiteRtGetModelSignature", self._model, index)
+            text = ctypes.c_char_p()
+            self._check(self._lib.LiteRtGetSignatureKey(signature, ctypes.byref(text)))
+            name = (text.value or b"").decode("utf-8", "replace")
+            arguments: list[Any] = [self._compiled, index]
+            for direction, views in (("Input", self.inputs), ("Output", self.outputs)):
+                tensors = self._tensors(signature, direction)
+                handles = (ctypes.c_void_p * len(tensors))()
+                views[name] = {}
+                for i, (tensor_name, kind) in enumerate(tensors):
+                    if tensor_name.startswith(_KV_PREFIX):
+                        if tensor_name not in shared:
+                            shared[tensor_name] = self._buffer(kind)
+                        handle, view = shared[tensor_name]
+                        if view.shape != kind.shape:
+                            raise UnsupportedModelError(
+                                f"{tensor_name} has the shape {view.shape} in one signature and "
+                                f"{kind.shape} in {name}"
+                            )
+                    else:
+                        handle, view = self._buffer(kind)
+                    handles[i] = handle
+                    views[name][tensor_name] = view
+                arguments += [len(tensors), handles]
+            self._calls[name] = tuple(arguments)
+
+    def _tensors(
+        self, signature: ctypes.c_void_p, direction: str
+    ) -> list[tuple[str, library.TensorType]]:
+        lib, count = self._lib, ctypes.c_size_t()
+        self._check(
+            getattr(lib, f"LiteRtGetNumSignature{direction}s")(signature, ctypes.byref(count))
+        )
+        found = []
+        for i in range(count.value):
+            text, kind = ctypes.c_char_p(), library.TensorType()
+            get_name = getattr(lib, f"LiteRtGetSignature{direction}Name")
+            self._check(get_name(signature, i, ctypes.byref(text)))
+            tensor = library.create(
+                lib, f"LiteRtGetSignature{direction}TensorByIndex", signature, i
+            )
+            self._check(lib.LiteRtGetRankedTensorType(tensor, ctypes.byref(kind)))
+            found.append(((text.value or b"").decode("utf-8", "replace"), kind))
+        return found
+
+    def _buffer(self, kind: library.TensorType) -> tuple[ctypes.c_void_p, Any]:
+        """A new zeroed buffer of the runtime and a numpy view of it."""
+        import numpy as np
+
+        dtype = library.ELEMENT_TYPES.get(kind.element_type)
+        shape = kind.shape
+        if dtype is None or any(size < 1 for size in shape):
+            raise UnsupportedModelError(
+                f"a tensor of element type {kind.element_type} and shape {shape} at the border of "
+                "a signature"
+            )
+        n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        handle = library.create(
+            self._lib,
+            "LiteRtCreateManagedTensorBuffer",
+            self._environment,
+            library.HOST_MEMORY,
+            ctypes.byref(kind),
+            n_bytes,
+        )
+        self._buffers.append(handle)
+        address = library.create(self._lib, "LiteRtGetTensorBufferHostMemory", handle)
+        memory = (ctypes.c_uint8 * n_bytes).from_address(address.value or 0)
+        view = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
+        view[...] = 0
+        return handle, view
+
+    def _check(self, status: int) -> None:
+        if status != library.OK:
+            raise EngineError(f"LiteRT failed: {library.status_text(status)}")
+
+    # ---- running ------------------------------------------------------------------------------
+
+    def run(self, signature: str, start: int = 0, n: int = 0) -> bool:
+        """Run one signature on what its inputs hold. False if it was cancelled on the way: the KV
+        cache then holds parts of the step, at the step's own positions only (`start` and `n` are
+        for graphs that must copy them).
+        """
+        status = self._lib.LiteRtRunCompiledModel(*self._calls[signature])
+        # The runtime of today calls a cancelled run a failed one.
+        if status != library.OK and self.cancel_flag.is_set():
+            return False
+        self._check(status)
+        return True
+
+    def kv_replaced(self) -> None:
+        """Nothing to do: there is one KV cache."""
+
+    def cancel(self) -> None:
+        """End the run in progress at its next node, from any thread; and those after it."""
+        self.cancel_flag.set()
+
+    def allow(self) -> None:
+        """Take `cancel` back."""
+        self.cancel_flag.clear()
+
+    def close(self) -> None:
+        """Free everything. The views must not be used afterwards."""
+        lib = self._lib
+        self.inputs, self.outputs, self._calls = {}, {}, {}
+        if self._compiled:
+            lib.LiteRtDestroyCompiledModel(self._compiled)
+        for handle in self._buffers:
+            lib.LiteRtDestroyTensorBuffer(handle)
+        if self._options:
+            lib.LiteRtDestroyOptions(self._options)
+        if self._model:
+            lib.LiteRtDestroyModel(self._model)
+        if self._environment:
+            lib.LiteRtDestroyEnvironment(self._environment)
+        self._buffers = []
+        self._environment = self._model = self._options = self._compiled = ctypes.c_void_p()
+        self._weights.close()

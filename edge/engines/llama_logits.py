@@ -1,0 +1,61 @@
+"""Whole distributions out of llama.cpp: logits after every token of a text, for quality cards."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from edge.engines import llama_library as library
+from edge.engines.llama_context import ABORTED, OK, make_context
+from edge.engines.settings import EngineSettings
+from edge.errors import EngineError
+
+# Logits of so many tokens exist at once in the library, beside the array that is returned.
+_OUTPUT_BYTES = 64 << 20
+
+
+def logits_of(
+    lib: Any,
+    model: Any,
+    name: str,
+    tokens: Sequence[int],
+    settings: EngineSettings,
+    abort: library.AbortFlag,
+    progress: Callable[[int, int], None] | None,
+) -> Any:
+    """float32 [len(tokens), n_vocab] (numpy), in a context of its own on the loaded `model`: the
+    one that chats has room for the logits of one token only.
+
+    Raises EngineError if the library fails or `abort` is set meanwhile.
+    """
+    import numpy as np
+
+    n_vocab = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model)))
+    step = max(1, min(settings.n_ubatch, _OUTPUT_BYTES // (4 * n_vocab), len(tokens)))
+    settings = settings.replace(n_batch=step, n_ubatch=step)
+    found = np.empty((len(tokens), n_vocab), np.float32)
+    handle = make_context(lib, model, name, len(tokens), settings, n_outputs=step)
+    batch = lib.llama_batch_init(step, 0, 1)
+    try:
+        abort.attach(lib, handle)
+        for start in range(0, len(tokens), step):
+            chunk = tokens[start : start + step]
+            batch.n_tokens = len(chunk)
+            for i, token in enumerate(chunk):
+                batch.token[i], batch.pos[i] = token, start + i
+                batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
+            code = int(lib.llama_decode(handle, batch))
+            if code == ABORTED:
+                raise EngineError("the engine was closed before its logits were known")
+            if code != OK:
+                raise library.engine_error(f"llama.cpp failed (code {code}) on {len(chunk)} tokens")
+            rows = ctypes.cast(lib.llama_get_logits(handle), ctypes.POINTER(ctypes.c_float))
+            shape = (len(chunk), n_vocab)
+            found[start : start + len(chunk)] = np.ctypeslib.as_array(rows, shape)
+            if progress is not None:
+                progress(start + len(chunk), len(tokens))
+    finally:
+        lib.llama_batch_free(batch)
+        lib.llama_free(handle)
+    return found

@@ -1,0 +1,42 @@
+"""What a TFLite runtime says when it does not take a model, turned into a sentence that helps."""
+
+from __future__ import annotations
+
+import re
+
+from edge.errors import EngineError, InputError, UnsupportedModelError
+from edge.units import printable
+
+#: Operators newer than tflite-runtime 2.14 that exports are known to hold (schema.fbs).
+OPERATORS = {206: "STABLEHLO_COMPOSITE", 207: "STABLEHLO_SHIFT_LEFT", 209: "STABLEHLO_CASE"}
+
+
+def damaged(name: str, reason: str) -> InputError:
+    """The runtime's own check of the file's structure failed."""
+    return InputError(
+        f"{name}: its TFLite model is damaged or edited: {printable(reason)[:200]}",
+        next_step="copy or build it again",
+    )
+
+
+def load_error(
+    name: str, runtime: str, reason: str, said: str
+) -> UnsupportedModelError | EngineError:
+    """What went wrong when `runtime` (name and version) refused a model, from its own words."""
+    words = printable(" ".join(f"{reason} {said}".split()))[:400]
+    number = re.search(r"builtin_code out of range: (\d+)", words)
+    named = re.search(r"op for builtin opcode '(\w+)'(?: version '(\d+)')?", words)
+    custom = re.search(r"[Uu]nresolved custom op: ([\w:]+)|custom op(?:eration)? '?([\w:]+)", words)
+    if number:
+        operator = OPERATORS.get(int(number[1]), f"number {number[1]}")
+    elif named:
+        operator = named[1] + (f" version {named[2]}" if named[2] else "")
+    elif custom:
+        operator = f"custom operator {custom[1] or custom[2]}"
+    else:
+        return EngineError(f"{name}: {runtime} does not load it: {words or 'it says no reason'}")
+    return UnsupportedModelError(
+        f"{name}: {runtime} has no operator {operator}",
+        next_step="edge build MODEL --format tflite --device BOARD writes a file for the runtime "
+        "of that board; or install a newer one: pip install ai-edge-litert",
+    )

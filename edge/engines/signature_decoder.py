@@ -1,0 +1,202 @@
+"""A language model as TFLite signatures (`decode`, `prefill_128` …): tokens in, logits out, and the
+tokens whose KV it holds. Knows nothing of threads, text or sampling.
+
+Inputs as litert-torch exports them: `tokens` [1, n], `input_pos` [n], `mask` [1, 1, n, n_ctx]
+(added to the scores: 0 or very negative; or bool), `kv_cache_k_i` [1, heads, n_ctx, dim] and
+`kv_cache_v_i` [1, heads, dim, n_ctx]. Prefill gives no logits, so a prompt's last token goes
+through decode.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from edge.engines.kv_axis import position_axis, position_index
+from edge.engines.prefill_steps import StepChooser
+from edge.errors import UnsupportedModelError
+
+_DECODE = "decode"
+_PREFILL = re.compile(r"^prefill(_\d+)?$")
+_KV = re.compile(r"^kv_cache_([kv])_(\d+)$")
+_KNOWN = ("tokens", "input_pos", "mask")
+
+
+class Graph(Protocol):
+    """Compiled signatures over tensors that numpy can see. After `run`, KV that one signature wrote
+    is what the next one reads.
+    """
+
+    inputs: dict[str, dict[str, Any]]
+    outputs: dict[str, dict[str, Any]]
+    can_cancel: bool
+
+    def run(self, signature: str, start: int, n: int) -> bool:
+        """Run a step that writes the `n` positions from `start` on. False if cancelled on the way:
+        some of these positions are written then, and no others.
+        """
+
+    def kv_replaced(self) -> None:
+        """The KV cache of `inputs["decode"]` was written by the caller."""
+
+    def cancel(self) -> None:
+        """End the run in progress and those after it, where `can_cancel`; from any thread."""
+
+    def allow(self) -> None:
+        """Take `cancel` back."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+class SignatureDecoder:
+    """`cached` are the tokens that the KV cache holds, in order."""
+
+    def __init__(self, graph: Graph, name: str, prefill_chunk: int | None = None) -> None:
+        """Raises UnsupportedModelError for signatures that are not those of a decoder."""
+        import numpy as np
+
+        self._np = np
+        self.graph = graph
+        self.cached: list[int] = []
+        check_signatures(graph, name)
+        decode = graph.inputs[_DECODE]
+        self.n_ctx = int(decode["mask"].shape[-1])
+        self.n_logits = int(graph.outputs[_DECODE]["logits"].shape[-1])
+        self.kv = {key: view for key, view in decode.items() if _KV.match(key)}
+        self._prefills = {
+            int(inputs["tokens"].shape[-1]): key
+            for key, inputs in graph.inputs.items()
+            if _PREFILL.match(key)
+        }
+        self.steps = StepChooser(tuple(self._prefills), largest=prefill_chunk)
+        self._positions = np.arange(self.n_ctx, dtype=np.int32)
+        self._allowed, self._denied = _mask_values(np, decode["mask"].dtype, name)
+        for inputs in graph.inputs.values():
+            inputs["mask"][...] = self._denied
+        self._decode_inputs = decode
+        self._n_open = 0  # positions that decode's mask allows
+        self._logits = graph.outputs[_DECODE]["logits"].reshape(-1)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Exported prefill lengths."""
+        return tuple(sorted(self._prefills))
+
+    @property
+    def logits(self) -> Any:
+        """float32 [n_logits] after the last token; a view that the next step overwrites."""
+        return self._logits
+
+    def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool:
+        """Evaluate a first part of `tokens` behind the cached ones, as much as one step takes.
+        False if it was cancelled, and then nothing of it is cached.
+        """
+        done = len(self.cached)
+        n = self.steps.next_length(len(tokens), self.n_ctx - done, budget_s=budget_s)
+        started = time.monotonic()
+        if n == 1:
+            ok = self.decode(tokens[0])
+        else:
+            taken = tokens[:n]
+            ok = self._prefill(self._prefills[n], n, done, taken)
+        if ok:
+            self.steps.measured(n, time.monotonic() - started)
+        return ok
+
+    def _prefill(self, signature: str, n: int, done: int, tokens: Sequence[int]) -> bool:
+        inputs, positions = self.graph.inputs[signature], self._positions
+        ids = inputs["tokens"].reshape(-1)
+        ids[: len(tokens)] = tokens
+        # What is left over of a step computes something too: it must be finite, and is overwritten
+        # before anything may look at it.
+        ids[len(tokens) :] = 0
+        inputs["input_pos"][...] = positions[done : done + n]
+        visible = positions[None, :] <= positions[done : done + n, None]
+        inputs["mask"][...] = self._np.where(visible, self._allowed, self._denied)
+        if not self.graph.run(signature, done, n):
+            return False
+        self.cached.extend(tokens)
+        return True
+
+    def decode(self, token: int) -> bool:
+        """Evaluate one token; `logits` are those after it. False if cancelled."""
+        inputs, done = self._decode_inputs, len(self.cached)
+        inputs["tokens"][...] = token
+        inputs["input_pos"][...] = done
+        if self._n_open != done + 1:
+            mask = inputs["mask"].reshape(-1)
+            mask[self._n_open : done + 1] = self._allowed
+            mask[done + 1 : self._n_open] = self._denied
+            self._n_open = done + 1
+        if not self.graph.run(_DECODE, done, 1):
+            return False
+        self.cached.append(token)
+        return True
+
+    # ---- cache --------------------------------------------------------------------------------
+
+    def keep_prefix(self, prompt: Sequence[int]) -> int:
+        """Cut the cache to its common prefix with `prompt`; returns how many tokens stay. The
+        prompt's last token is never kept: its logits are needed.
+        """
+        keep = self.common(prompt[:-1])
+        self.truncate(keep)
+        return keep
+
+    def common(self, tokens: Sequence[int]) -> int:
+        """How many leading `tokens` are cached."""
+        keep = 0
+        for have, want in zip(self.cached, tokens, strict=False):
+            if have != want:
+                break
+            keep += 1
+        return keep
+
+    def truncate(self, keep: int) -> None:
+        """Keep the first `keep` cached tokens: what lies behind is masked, and overwritten."""
+        del self.cached[keep:]
+
+    def kv_slices(self, n_tokens: int) -> list[Any]:
+        """Views of the first `n_tokens` positions of every KV tensor, sorted by name."""
+        return [
+            view[position_index(position_axis(key, view, self.n_ctx), 0, n_tokens)]
+            for key, view in sorted(self.kv.items())
+        ]
+
+
+def check_signatures(graph: Graph, name: str) -> None:
+    """Raise UnsupportedModelError, naming what is missing or unknown, unless `graph` has the
+    signatures of a decoder-only language model.
+    """
+    known = ", ".join(graph.inputs) or "none"
+    if _DECODE not in graph.inputs or "logits" not in graph.outputs[_DECODE]:
+        raise UnsupportedModelError(
+            f"{name}: no signature decode with logits, so it is not a language model that this "
+            f"engine knows; its signatures: {known}",
+            next_step="edge bench measures any network",
+        )
+    for signature, inputs in graph.inputs.items():
+        if signature != _DECODE and not _PREFILL.match(signature):
+            continue
+        missing = [key for key in _KNOWN if key not in inputs]
+        strange = [key for key in inputs if key not in _KNOWN and not _KV.match(key)]
+        if missing or strange:
+            raise UnsupportedModelError(
+                f"{name}: signature {signature} "
+                + (f"lacks {', '.join(missing)}" if missing else f"wants {', '.join(strange)}")
+                + ", which is not how a decoder-only text model is exported",
+                next_step="build it as GGUF: edge build MODEL --format gguf",
+            )
+
+
+def _mask_values(np: Any, dtype: Any, name: str) -> tuple[Any, Any]:
+    """What the mask holds where a position may be seen, and where not."""
+    if dtype == np.bool_:
+        return np.True_, np.False_
+    if np.issubdtype(dtype, np.floating):
+        # Not -inf: a row of nothing else would become NaN (LiteRT-LM's value too).
+        return dtype.type(0), dtype.type(-0.7 * float(np.finfo(dtype).max))
+    raise UnsupportedModelError(f"{name}: an attention mask of type {dtype}")
