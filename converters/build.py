@@ -14,10 +14,10 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from converters.imatrix import Imatrix, read_imatrix
 from converters.plan import PlanOptions, make_plan
@@ -32,6 +32,9 @@ from edge.atomic import fsync_directory, write_atomic
 from edge.bundle import Bundle, open_bundle, seal_bundle, sha256_file
 from edge.errors import InputError, UsageError
 from edge.types import Plan
+
+if TYPE_CHECKING:
+    from converters.offline import OfflineParts
 
 MODEL_FILE = "model.gguf"
 # Copied into the bundle when the checkpoint has them, under the role on the right.
@@ -54,7 +57,10 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What to build. `imatrix` is upstream's imatrix file, or a text to compute one from."""
+    """What to build. `imatrix` is upstream's imatrix file, or a text to compute one from.
+    `with_engine` adds what each board needs to run its bundle offline; `python` is the board's
+    Python where it is not the profile's.
+    """
 
     spec: ModelSpec
     devices: tuple[DeviceProfile, ...]
@@ -63,6 +69,8 @@ class BuildRequest:
     imatrix: Path | None = None
     overwrite: bool = False
     threads: int | None = None
+    with_engine: bool = False
+    python: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     plans = {
         d.id: make_plan(request.spec, d, request.options, learned=learned) for d in request.devices
     }
+    adders = {device.id: adding_engine(request, device, reporter) for device in request.devices}
     reporter.stage("checking the tokenizer")
     vocabulary = check_vocabulary(request.spec)
     work = request.output.with_name(request.output.name + ".partial")
@@ -109,7 +118,7 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             manifest = make_manifest(
                 request.spec, plan, recipes[plan.recipe], artifact, checks[plan.recipe], imatrix
             )
-            seal(request.spec, artifact, manifest, bundles / device)
+            seal(request.spec, plan, artifact, manifest, bundles / device, adders[device])
         publish(bundles, request)
         shutil.rmtree(work)
     single = len(plans) == 1
@@ -282,7 +291,31 @@ def make_manifest(
     }
 
 
-def seal(spec: ModelSpec, artifact: Artifact, manifest: Mapping[str, Any], directory: Path) -> None:
+def adding_engine(
+    request: BuildRequest, device: DeviceProfile, reporter: Reporter
+) -> Callable[[Path, Plan], OfflineParts] | None:
+    """What puts the board's engine into a bundle folder; None when none was asked for.
+
+    Raises UsageError now, before anything is quantized, for a board that no engine is built for.
+    """
+    if not request.with_engine:
+        return None
+    from converters.offline import add_engine, check_board
+
+    check_board(device, request.python)
+    return lambda directory, plan: add_engine(
+        directory, plan, device, reporter, name=request.spec.name, python=request.python
+    )
+
+
+def seal(
+    spec: ModelSpec,
+    plan: Plan,
+    artifact: Artifact,
+    manifest: Mapping[str, Any],
+    directory: Path,
+    add_engine: Callable[[Path, Plan], OfflineParts] | None = None,
+) -> None:
     """Assemble one bundle directory."""
     directory.mkdir(parents=True)
     # Boards with the same recipe share the bytes on disk; a plain copy where links cannot be made.
@@ -300,6 +333,10 @@ def seal(spec: ModelSpec, artifact: Artifact, manifest: Mapping[str, Any], direc
             if source.is_file() and source.stat().st_size <= MAX_COMPANION_BYTES:
                 shutil.copyfile(source, directory / name)
                 roles[name] = role
+    if add_engine:
+        parts = add_engine(directory, plan)
+        roles |= parts.roles
+        manifest = {**manifest, "board": parts.manifest}
     seal_bundle(directory, manifest, roles, {MODEL_FILE: artifact.sha256})
 
 

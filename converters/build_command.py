@@ -37,6 +37,11 @@ from edge.units import format_bytes, printable
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Converting threads; default: all cores."
 )
+@click.option(
+    "--with-engine", is_flag=True,
+    help="Add the engine, compiled for the board, and all it needs to run there offline.",
+)  # fmt: skip
+@click.option("--python", metavar="3.X", help="Python on the board, where it is not the profile's.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per bundle on stdout.")
 def build_command(
@@ -49,6 +54,8 @@ def build_command(
     prefer: str,
     imatrix: Path | None,
     threads: int | None,
+    with_engine: bool,
+    python: str | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -67,7 +74,9 @@ def build_command(
         reporter.stage(f"reading {printable(model)}")
         profiles = tuple(load_devices(devices))
         spec = open_model(model, progress=reporter.progress)
-        request = BuildRequest(spec, profiles, output, options, imatrix, force, threads)
+        request = BuildRequest(
+            spec, profiles, output, options, imatrix, force, threads, with_engine, python
+        )
         built = build(request, reporter)
     for done in built:
         click.echo(json.dumps(as_record(done)) if as_json else summary(done))

@@ -16,4 +16,12 @@ COMMANDS: dict[str, Command] = {
     "imatrix": Command(
         "converters.imatrix_command:imatrix", "Weigh a model's activations over a text.", "host"
     ),
+    "engine": Command(
+        "converters.board_engine.command:engine", "Engines compiled for boards.", "host"
+    ),
+    "rehearse": Command(
+        "converters.rehearse.command:rehearse_command",
+        "Install and run a bundle as its board would, emulated.",
+        "host",
+    ),
 }

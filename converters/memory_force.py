@@ -5,6 +5,7 @@ free, the plan must run with its context full; the next bigger one, refused, mus
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -134,14 +135,20 @@ def _steps(group: BoardClass, earlier: Sequence[Mapping[str, Any]]) -> tuple[_St
     the board's.
     """
     small, large = group.smallest, group.largest
-    within = small.free_bytes - PROGRAM_FILE_BYTES - small.planned.missing_here
-    beyond = large.free_bytes - PROGRAM_FILE_BYTES - large.refused.missing_here
+    within = _limit(small.free_bytes, small.planned)
+    beyond = _limit(large.free_bytes, large.refused)
     made = _made_before(small.planned, [p["planned"] for p in earlier], most=within)
     refused = _made_before(large.refused, [p["refused"] for p in earlier], least=beyond)
     return (
         _Step(small.planned, within, _PLANNED_SECONDS, made),
         _Step(large.refused, beyond, _REFUSED_SECONDS, refused),
     )
+
+
+def _limit(free_bytes: int, run: PlannedRun) -> int:
+    """Whole pages, as the kernel counts."""
+    limit = free_bytes - PROGRAM_FILE_BYTES - run.missing_here
+    return limit - limit % mmap.PAGESIZE
 
 
 def _made_before(

@@ -185,7 +185,7 @@ def _run_of(
         c.n_ubatch,
         c.use_mmap,
         repack,
-        n_threads=2,
+        n_threads=1,
         n_computed=n_computed,
     )
     here_bytes = predict(_spec(model, upstream), combination, here.isa).with_margin().peak_total

@@ -73,12 +73,13 @@ def accelerator_lines(planner: Planner, chosen: Candidate) -> list[str]:
     if found is None or found.speed.decode_tps is None:
         return []
     speed = found.speed
-    prefill = "prefill: no published row to go by"
+    prefill = "no published row says how fast it prefills"
     if speed.prefill_tps is not None:
-        prefill = f"prefill {speed.prefill_tps:.0f} {bound_text(speed.prefill_bound)}"
+        rate = f"{speed.prefill_tps:.0f} tokens/s {bound_text(speed.prefill_bound)}"
+        prefill = f"prefill {rate}"
     return [
-        f"  on its {found.what}, not planned here: decode {speed.decode_tps:.1f} tokens/s"
-        f" {bound_text(speed.decode_bound)}, {prefill}, from published rows of such boards"
+        f"  not planned here, on its {found.what}: decode {speed.decode_tps:.1f} tokens/s"
+        f" {bound_text(speed.decode_bound)}; {prefill}"
     ]
 
 

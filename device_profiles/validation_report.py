@@ -50,13 +50,21 @@ def leave_one_out(
         found = (group(case), log(case.measured / case.predicted))
         for name in {case.engine.name, f"kin of {_kin(case)}"}:
             ratios.setdefault((name, case.metric), []).append(found)
+    scales: dict[tuple[str, str, str], float | None] = {}
+
+    def scale(name: str, metric: str, left_out: str) -> float | None:
+        if (name, metric, left_out) not in scales:
+            known = ratios.get((name, metric), [])
+            others = [ratio for other, ratio in known if other != left_out]
+            scales[name, metric, left_out] = exp(statistics.median(others)) if others else None
+        return scales[name, metric, left_out]
+
     out, alone = [], 0
     for case in cases if blind is None else blind:
         for name in (case.engine.name, f"kin of {_kin(case)}"):
-            known = ratios.get((name, case.metric), [])
-            others = [ratio for other, ratio in known if other != group(case)]
-            if others:
-                out.append(case.scaled(exp(statistics.median(others))))
+            factor = scale(name, case.metric, group(case))
+            if factor is not None:
+                out.append(case.scaled(factor))
                 break
         else:
             alone += 1

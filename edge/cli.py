@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import click
 
+from edge.entry_points import load_entry_points
 from edge.errors import EdgeError, EngineMissingError, UsageError
 from edge.units import did_you_mean, printable
 
@@ -39,20 +40,28 @@ COMMANDS: dict[str, Command] = {
         "edge.devices_command:devices", "List the boards we know, and what is known."
     ),
     "probe": Command("edge.probe.command:probe", "Measure this board, or one behind ssh or adb."),
+    "flash": Command(
+        "edge.flash.command:flash_command", "Put a bundle on a board: folder, ssh or adb."
+    ),
+    "rollback": Command(
+        "edge.flash.command:rollback_command", "Go back to the release a board had before."
+    ),
+    "slots": Command("edge.flash.slots_command:slots", "Show and verify the releases on a board."),
     "bundle": Command("edge.bundle_command:bundle", "Show, verify, pack or unpack a bundle."),
 }
 
 # The order in `--help`: the way a model travels. Commands from elsewhere come after.
-ORDER = ("devices", "probe", "plan", "build", "bundle", "run", "chat", "bench", "report")
+ORDER = (
+    *("devices", "probe", "plan", "build", "bundle", "rehearse"),
+    *("flash", "slots", "rollback", "run", "chat", "bench", "report"),
+)
 
 
 def load_table() -> dict[str, Command]:
     """Our commands and those that installed packages add through `edge.commands`."""
-    from importlib.metadata import entry_points
-
     table = dict(COMMANDS)
-    for entry in entry_points(group="edge.commands"):
-        table.update(entry.load())
+    for added in load_entry_points("edge.commands"):
+        table.update(added)
     rank = {name: i for i, name in enumerate(ORDER)}
     return dict(sorted(table.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
 

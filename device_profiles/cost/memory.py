@@ -105,7 +105,7 @@ class MemoryPhases:
 
 def margin_bytes(n_bytes: int) -> int:
     """What must be free beyond `n_bytes` predicted: 1/128. Page tables take 1/512, predictions of
-    the total are up to 0.3 % too little (docs/validation/memory.txt), and the last pages cannot all
+    the total are up to 0.4 % too little (docs/validation/memory.txt), and the last pages cannot all
     be used: weights that the next token needs are evicted first. A run with 0.3 % to spare read its
     weights 3.6 times over, the same with 0.6 % once.
     """

@@ -46,7 +46,7 @@ class InterpreterGraph:
                 }
             for view in self.inputs[name].values():
                 view[...] = 0
-        self._axes = self._kv_axes()
+        self._axes: dict[str, int] | None = None
 
     @classmethod
     def open(cls, path: Path, n_threads: int, version: str) -> InterpreterGraph:
@@ -71,9 +71,7 @@ class InterpreterGraph:
 
     def _kv_axes(self) -> dict[str, int]:
         """For each KV tensor the axis that counts positions."""
-        decode = self.inputs.get("decode", {})
-        if "mask" not in decode:
-            return {}
+        decode = self.inputs["decode"]
         n_ctx = decode["mask"].shape[-1]
         return {
             name: position_axis(name, view, n_ctx)
@@ -83,6 +81,8 @@ class InterpreterGraph:
 
     def run(self, signature: str, start: int, n: int) -> bool:
         """Run one signature, which writes the positions from `start` to `start + n`."""
+        if self._axes is None:
+            self._axes = self._kv_axes()
         inputs, outputs = self.inputs[signature], self.outputs[signature]
         master, old = self.inputs["decode"], self._current
         for name in old:

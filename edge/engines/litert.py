@@ -22,6 +22,7 @@ from edge.engines.litert_graph import LitertGraph, Weights
 from edge.engines.settings import EngineSettings, default_threads
 from edge.engines.signature_decoder import SignatureDecoder
 from edge.engines.step_engine import Identity, StepEngine
+from edge.engines.tflite_check import check_tflite
 from edge.engines.weight_cache import weight_cache
 from edge.errors import UnsupportedModelError
 
@@ -47,6 +48,7 @@ class LiteRtLmEngine(StepEngine):
         tokenizer = load_tokenizer(container)
         library.check_cpu()
         section = container.model
+        check_tflite(path, section.offset, section.n_bytes)
         if settings.check_memory:
             check_fits(
                 settings.need_bytes or estimate_bytes(section.n_bytes),

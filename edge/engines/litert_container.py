@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.engines.flatbuffer import FlatBufferError, Table
 from edge.errors import InputError, UnsafeInputError, UnsupportedModelError
 from edge.filekind import HEAD_BYTES, foreign, open_regular
 
@@ -28,6 +29,7 @@ _MAX_TOKENIZER_BYTES = 64 << 20
 
 # AnySectionDataType.
 MODEL, SP_TOKENIZER, METADATA, HF_TOKENIZER, OUTSIDE_WEIGHTS = 3, 4, 5, 6, 7
+_STRING_VALUE = 9  # VData.StringValue
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class Container:
         if section is None:
             return None
         data = _read(self.path, section.offset, section.n_bytes)
+        if len(data) < 8:
+            raise InputError(f"{self.path}: its tokenizer has {len(data)} bytes")
         (size,) = struct.unpack_from("<Q", data)
         if size > _MAX_TOKENIZER_BYTES:
             raise UnsafeInputError(f"{self.path}: its tokenizer claims {size} bytes")
@@ -104,7 +108,7 @@ def read_container(path: Path) -> Container:
         header = file.read(end - _PREFIX.size)
     try:
         sections = tuple(_sections(header))
-    except (struct.error, IndexError, UnicodeDecodeError, ValueError) as error:
+    except FlatBufferError as error:
         raise UnsafeInputError(f"{path}: its header is damaged: {error}") from None
     for section in sections:
         if not end <= section.offset <= section.offset + section.n_bytes <= size:
@@ -139,72 +143,20 @@ def _read(path: Path, offset: int, n_bytes: int) -> bytes:
 # ---- FlatBuffer header --------------------------------------------------------------------------
 
 
-def _u32(data: bytes, at: int) -> int:
-    if at < 0:
-        raise ValueError("an offset before its beginning")
-    return int(struct.unpack_from("<I", data, at)[0])
-
-
-def _field(data: bytes, table: int, index: int) -> int | None:
-    """Where field `index` of `table` lies; None if it has its default."""
-    vtable = table - struct.unpack_from("<i", data, table)[0]
-    if not 0 <= vtable <= len(data) - 4:
-        raise ValueError("a vtable outside")
-    size = struct.unpack_from("<H", data, vtable)[0]
-    slot = 4 + 2 * index
-    if slot + 2 > size:
-        return None
-    offset = struct.unpack_from("<H", data, vtable + slot)[0]
-    return table + offset if offset else None
-
-
-def _table(data: bytes, at: int) -> int:
-    return at + _u32(data, at)
-
-
-def _vector(data: bytes, at: int | None, limit: int) -> list[int]:
-    """The tables of a vector of tables."""
-    if at is None:
-        return []
-    start = _table(data, at)
-    count = _u32(data, start)
-    if count > limit:
-        raise ValueError(f"{count} entries in a list")
-    return [_table(data, start + 4 + 4 * i) for i in range(count)]
-
-
-def _string(data: bytes, at: int | None) -> str:
-    if at is None:
-        return ""
-    start = _table(data, at)
-    length = _u32(data, start)
-    if start + 4 + length > len(data):
-        raise ValueError("a text that leaves the header")
-    return data[start + 4 : start + 4 + length].decode("utf-8")
-
-
 def _sections(header: bytes) -> Iterator[Section]:
-    root = _table(header, 0)
-    at = _field(header, root, 1)
-    if at is None:
+    listed = Table.root(header).table(1)
+    if listed is None:
         return
-    for entry in _vector(header, _field(header, _table(header, at), 0), _MAX_SECTIONS):
-        begin, end, kind = (_field(header, entry, i) for i in (1, 2, 3))
-        first = struct.unpack_from("<Q", header, begin)[0] if begin is not None else 0
-        last = struct.unpack_from("<Q", header, end)[0] if end is not None else 0
+    for entry in listed.tables(0, _MAX_SECTIONS):
+        first, last = entry.number(1, "Q"), entry.number(2, "Q")
         if last < first:
-            raise ValueError(f"a section from {first} to {last}")
+            raise FlatBufferError(f"a section from {first} to {last}")
         labels = {}
-        for item in _vector(header, _field(header, entry, 0), _MAX_SECTIONS):
-            kind_at, value = _field(header, item, 1), _field(header, item, 2)
-            if kind_at is not None and value is not None and header[kind_at] == _STRING_VALUE:
-                labels[_string(header, _field(header, item, 0))] = _string(
-                    header, _field(header, _table(header, value), 0)
-                )
-        yield Section(header[kind] if kind is not None else 0, first, last - first, labels)
-
-
-_STRING_VALUE = 9  # VData.StringValue
+        for item in entry.tables(0, _MAX_SECTIONS):
+            value = item.table(2)
+            if value is not None and item.number(1, "B") == _STRING_VALUE:
+                labels[item.text(0)] = value.text(0)
+        yield Section(entry.number(3, "B"), first, last - first, labels)
 
 
 # ---- protobuf metadata --------------------------------------------------------------------------

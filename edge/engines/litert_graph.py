@@ -79,8 +79,8 @@ class LitertGraph:
         file for weights in the layout of the kernels: written at the first opening, mapped at the
         next.
 
-        Raises InputError for a damaged model, UnsupportedModelError for an operator that the runtime
-        lacks, EngineError if it does not take the model otherwise.
+        Raises InputError for a damaged model, UnsupportedModelError for an operator that the
+        runtime lacks, EngineError if it does not take the model otherwise.
         """
         graph = cls(lib, weights)
         report = progress or (lambda done, total: None)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 
+from edge.engines.tflite_operators import operator_name
 from edge.errors import EngineError, InputError, UnsupportedModelError
 from edge.units import printable
-
-#: Operators newer than tflite-runtime 2.14 that exports are known to hold (schema.fbs).
-OPERATORS = {206: "STABLEHLO_COMPOSITE", 207: "STABLEHLO_SHIFT_LEFT", 209: "STABLEHLO_CASE"}
 
 
 def damaged(name: str, reason: str) -> InputError:
@@ -28,7 +26,7 @@ def load_error(
     named = re.search(r"op for builtin opcode '(\w+)'(?: version '(\d+)')?", words)
     custom = re.search(r"[Uu]nresolved custom op: ([\w:]+)|custom op(?:eration)? '?([\w:]+)", words)
     if number:
-        operator = OPERATORS.get(int(number[1]), f"number {number[1]}")
+        operator = operator_name(int(number[1]))
     elif named:
         operator = named[1] + (f" version {named[2]}" if named[2] else "")
     elif custom:

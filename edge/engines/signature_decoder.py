@@ -178,18 +178,50 @@ def check_signatures(graph: Graph, name: str) -> None:
             f"engine knows; its signatures: {known}",
             next_step="edge bench measures any network",
         )
-    for signature, inputs in graph.inputs.items():
-        if signature != _DECODE and not _PREFILL.match(signature):
-            continue
+    for signature in (_DECODE, *filter(_PREFILL.match, graph.inputs)):
+        inputs = graph.inputs[signature]
         missing = [key for key in _KNOWN if key not in inputs]
         strange = [key for key in inputs if key not in _KNOWN and not _KV.match(key)]
         if missing or strange:
-            raise UnsupportedModelError(
+            raise _not_a_decoder(
                 f"{name}: signature {signature} "
                 + (f"lacks {', '.join(missing)}" if missing else f"wants {', '.join(strange)}")
-                + ", which is not how a decoder-only text model is exported",
-                next_step="build it as GGUF: edge build MODEL --format gguf",
             )
+        n_ctx = graph.inputs[_DECODE]["mask"].shape[-1]
+        n = inputs["tokens"].size
+        if inputs["input_pos"].size != n or inputs["mask"].shape[-2:] != (n, n_ctx):
+            raise _not_a_decoder(
+                f"{name}: signature {signature} takes {n} tokens with {inputs['input_pos'].size} "
+                f"positions and a mask of {inputs['mask'].shape}"
+            )
+        _check_kv(graph, signature, n_ctx, name)
+    logits = graph.outputs[_DECODE]["logits"]
+    if graph.inputs[_DECODE]["tokens"].size != 1 or str(logits.dtype) != "float32":
+        raise _not_a_decoder(
+            f"{name}: signature decode takes {graph.inputs[_DECODE]['tokens'].size} tokens and "
+            f"gives logits of {logits.dtype}"
+        )
+
+
+def _check_kv(graph: Graph, signature: str, n_ctx: int, name: str) -> None:
+    """Every signature reads and writes the same KV tensors, all as long as the context."""
+    wanted = {k: v.shape for k, v in graph.inputs[_DECODE].items() if _KV.match(k)}
+    for views in (graph.inputs[signature], graph.outputs[signature]):
+        found = {k: v.shape for k, v in views.items() if _KV.match(k)}
+        if found != wanted or not wanted:
+            raise _not_a_decoder(f"{name}: signature {signature} has KV tensors of its own")
+    short = [f"{k} {shape}" for k, shape in wanted.items() if n_ctx not in shape[-2:]]
+    if short:
+        raise _not_a_decoder(
+            f"{name}: {short[0]} is not as long as the context of {n_ctx} (a ring buffer?)"
+        )
+
+
+def _not_a_decoder(reason: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{reason}, which is not how a decoder-only text model is exported",
+        next_step="build it as GGUF: edge build MODEL --format gguf",
+    )
 
 
 def _mask_values(np: Any, dtype: Any, name: str) -> tuple[Any, Any]:

@@ -25,9 +25,9 @@ from edge.engines.litert_graph import LitertGraph, Weights
 from edge.engines.settings import EngineSettings, default_threads
 from edge.engines.signature_decoder import Graph, SignatureDecoder
 from edge.engines.step_engine import Identity, StepEngine
+from edge.engines.tflite_check import check_tflite
 from edge.engines.weight_cache import weight_cache
-from edge.errors import EngineMissingError, InputError
-from edge.filekind import HEAD_BYTES, foreign, open_regular
+from edge.errors import EngineMissingError
 
 NAME = "tflite"
 PACKAGES = ("ai_edge_litert", "tflite_runtime")
@@ -48,7 +48,7 @@ class TfliteEngine(StepEngine):
         """Check the file and the memory, load. `package` is one of `PACKAGES`; None takes the first
         that is installed. See `edge.engines.open_engine` for errors.
         """
-        n_bytes = check_file(path)
+        n_bytes = check_tflite(path).n_bytes
         tokenizer = HfTokenizer.from_directory(path.parent)
         package = package or next((p for p in PACKAGES if importlib.util.find_spec(p)), None)
         if package is None:
@@ -95,17 +95,3 @@ class TfliteEngine(StepEngine):
         except BaseException:
             graph.close()
             raise
-
-
-def check_file(path: Path) -> int:
-    """Size of a file that says it is TFLite. Raises InputError with what it is instead."""
-    file, size = open_regular(path)
-    with file:
-        head = file.read(HEAD_BYTES)
-    if head[4:8] != b"TFL3":
-        kind = foreign(head)
-        raise InputError(
-            f"{path}: expected a TFLite file, got {kind.name if kind else 'something else'}",
-            next_step=kind.next_step if kind else None,
-        )
-    return size

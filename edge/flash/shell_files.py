@@ -8,6 +8,8 @@ any two of them.
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import secrets
 import shlex
 import subprocess
@@ -158,7 +160,8 @@ class ShellFiles:
         folder, _, name = path.rpartition("/")
         beside = self._quoted(f"{folder}/.{name}.new" if folder else f".{name}.new")
         self.do(
-            f"printf %s {shlex.quote(data.decode())} > {beside}",
+            # Through cat: the printf of some shells does not say why a disk takes no more.
+            f"printf %s {shlex.quote(data.decode())} | cat > {beside}",
             f"flush {beside}",
             f"mv -f {beside} {self._quoted(path)}",
             f"flush {self._quoted(folder)}",
@@ -198,7 +201,10 @@ class ShellFiles:
         return {path: None if sha == "-" else sha for path, sha in zip(paths, got, strict=True)}
 
     def free_bytes(self) -> int:
-        text = self.ask(f"df -Pk {self._quoted('')}")
+        root = self._quoted("")
+        text = self.ask(f"stat -f -c '%a %S' {root} 2>/dev/null || df -Pk {root}")
+        if numbers := re.fullmatch(r"(\d+) (\d+)\s*", text):
+            return int(numbers[1]) * int(numbers[2])
         fields = [line for line in text.splitlines() if "%" in line][-1].partition("%")[0].split()
         return int(fields[-2]) * 1024
 
@@ -217,20 +223,35 @@ class ShellFiles:
             f"elif [ -f {at} ]; then head -c 1024 < {at}; else exit 9; fi"
         )
         done = self.session.run(script)
-        return None if done.rc else done.out.decode("utf-8", "replace")
+        return None if done.rc else done.out.decode("utf-8", "replace").strip()
 
     def point(self, target: str) -> None:
-        at, new = self._quoted(CURRENT), self._quoted(f".{CURRENT}.new")
+        at, new, root = self._quoted(CURRENT), self._quoted(f".{CURRENT}.new"), self._quoted("")
         text = shlex.quote(target)
-        self.do(
-            f"rm -rf {new}",
-            f"ln -s {text} {new} 2>/dev/null || printf '%s\\n' {text} > {new}",
-            f"flush {self._quoted('')}",
-            # A plain mv onto a link to a folder would move into that folder.
-            f"mv -T -f {new} {at} 2>/dev/null || {{ [ ! -d {at} ] && "
-            f"rm -f {new} && printf '%s\\n' {text} > {new} && flush {new} && mv -f {new} {at}; }}",
-            f"flush {self._quoted('')}",
+        if self._links_can_be_switched:
+            steps = [f"rm -rf {new}", f"ln -s {text} {new}", f"mv -T -f {new} {at}"]
+        else:
+            steps = [
+                f"[ ! -L {at} ] || {{ echo '{CURRENT} is a link, which mv here cannot replace' >&2; "
+                "exit 1; }",
+                f"printf '%s\\n' {text} > {new}",
+                f"flush {new}",
+                f"mv -f {new} {at}",
+            ]
+        self.do(*steps, f"flush {root}")
+
+    @functools.cached_property
+    def _links_can_be_switched(self) -> bool:
+        """Whether links exist there, and `mv -T` renames one over another. A plain mv moves into
+        the folder that the old one names, and toybox's -T refuses it (0.8.9).
+        """
+        scratch = self._quoted(".edge-links")
+        text = self.ask(
+            f"rm -rf {scratch}; mkdir {scratch} && cd {scratch} && mkdir d && ln -s d a 2>/dev/null "
+            "&& ln -s d b && mv -T -f b a 2>/dev/null && [ -L a ] && [ ! -e d/b ] && echo yes\n"
+            f"rm -rf {scratch}"
         )
+        return text.strip() == "yes"
 
     # ---- the lock -----------------------------------------------------------------------------
 

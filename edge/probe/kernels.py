@@ -63,7 +63,7 @@ class Ggml:
 
     def __init__(self, folder: Path) -> None:
         base = ctypes.CDLL(str(folder / _library("ggml-base")))
-        cpu = ctypes.CDLL(str(folder / _library("ggml-cpu")))
+        cpu = ctypes.CDLL(str(cpu_library(folder)))
         pointer, integer = ctypes.c_void_p, ctypes.c_int
 
         def bind(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
@@ -224,9 +224,25 @@ def library_folder() -> Path | None:
     spec = importlib.util.find_spec("llama_cpp")
     for place in (spec.submodule_search_locations or ()) if spec else ():
         folder = Path(place) / "lib"
-        if (folder / _library("ggml-cpu")).is_file() and (folder / _library("ggml-base")).is_file():
+        if cpu_library(folder) and (folder / _library("ggml-base")).is_file():
             return folder
     return None
+
+
+def cpu_library(folder: Path) -> Path | None:
+    """The kernels: one library, or of several variants the one that scores highest on this CPU, as
+    the engine chooses (ggml/src/ggml-backend-reg.cpp, ggml_backend_load_best). None without any.
+    """
+    if (plain := folder / _library("ggml-cpu")).is_file():
+        return plain
+    scores: dict[Path, int] = {}
+    for path in sorted(folder.glob(_library("ggml-cpu-*"))):
+        try:
+            scores[path] = ctypes.CDLL(str(path)).ggml_backend_score()
+        except (OSError, AttributeError):
+            continue
+    best = max(scores, key=lambda path: scores[path], default=None)
+    return best if best and scores[best] > 0 else None
 
 
 def _library(name: str) -> str:

@@ -174,8 +174,13 @@ def probe_this_machine(*, measure: bool = True) -> DeviceProfile:
             basis=earlier.basis,
         )
     if profile.memory.bandwidth_sustained is None and measure:
-        bandwidth = measure_copy_bandwidth(default_threads(profile))
-        memory = replace(profile.memory, bandwidth_sustained=bandwidth)
+        n_threads = default_threads(profile)
+        bandwidth = measure_copy_bandwidth(n_threads)
+        memory = replace(
+            profile.memory,
+            bandwidth_sustained=bandwidth,
+            bandwidth_by_threads=((n_threads, bandwidth),),
+        )
         profile = replace(profile, memory=memory, basis="measured here")
     return profile
 

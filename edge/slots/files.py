@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+import psutil
+
 from edge.atomic import fsync_directory
 from edge.bundle import sha256_file
 from edge.errors import DoesNotFitError, EdgeError, InputError, UsageError
@@ -284,7 +286,7 @@ class LocalFiles:
             if path.is_symlink():
                 return os.readlink(path)
             data = self.read(CURRENT, 1024)
-            return None if data is None else data.decode("utf-8", "replace")
+            return None if data is None else data.decode("utf-8", "replace").strip()
 
     def point(self, target: str) -> None:
         beside = self._at(f".{CURRENT}.new")
@@ -324,9 +326,27 @@ class LocalFiles:
                     time.sleep(0.2)
                 except OSError as error:
                     raise board_error(error, f"locking {self.root}") from None
-            yield
+            with self._lock_folder(wait_s):
+                yield
         finally:
             os.close(handle)
+
+    @contextlib.contextmanager
+    def _lock_folder(self, wait_s: float) -> Iterator[None]:
+        """The other lock, that of boards without `flock`: see `edge.flash.shell_files`."""
+        folder = self._at(f"{LOCK}.d")
+        boot = _boot_id()
+        with self._errors():
+            if (was := self.read(f"{LOCK}.d/owner", 200)) is not None:
+                pid, _, when = was.decode("utf-8", "replace").strip().partition(" ")
+                if when == boot and pid.isdecimal() and psutil.pid_exists(int(pid)):
+                    raise lock_refused(self.root, wait_s)
+            folder.mkdir(exist_ok=True)
+            (folder / "owner").write_text(f"{os.getpid()} {boot}\n")
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -334,6 +354,13 @@ class LocalFiles:
             yield
         except OSError as error:
             raise board_error(error, self.root) from error
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _entry(path: Path) -> Entry:

@@ -29,6 +29,10 @@ PUBLISHED = {
     "qwen2.5-1.5b": 1543.7,
     "qwen2.5-3b": 3085.9,
     "qwen3-0.6b": 596.0,
+    "qwen3-1.7b": 1720.6,
+    "qwen3-4b": 4022.5,
+    "qwen3-8b": 8190.7,
+    "llama-3.1-8b": 8030.3,
     "gemma-3-270m": 268.1,
     "gemma-3-1b": 999.9,
     "lfm2-350m": 354.5,
@@ -43,7 +47,8 @@ COMBINATIONS = [
     Combination("smollm2-135m", "q4_0", 512, n_ubatch=256),
     Combination("smollm2-135m", "q4_0", 512, "q8_0", n_ubatch=128, use_mmap=False),
     Combination("smollm2-135m", "q4_0", 256, repack=False),
-    Combination("gemma-3-270m", "q4_0", 1024),
+    Combination("gemma-3-270m", "q4_0", 2048, n_ubatch=128, n_computed=128),
+    Combination("lfm2-350m", "q4_0", 1024, n_ubatch=64, n_computed=64),
 ]
 
 

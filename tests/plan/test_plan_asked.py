@@ -15,25 +15,84 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import converters.source.resolve as resolve
-from converters.plan import Planner, PlanOptions, candidates, make_plan
+from converters.plan import Planner, PlanOptions, candidates, make_plan, plan_of
+from converters.plan_accelerators import accelerator_lines, accelerator_record
 from converters.plan_boards import board_rows
+from converters.plan_cells import bound_text
 from converters.plan_command import plan
 from converters.plan_front import dominated_by, dominates, front, qualities
-from converters.plan_learned import Learned, read_learned
+from converters.plan_learned import Learned, Measured, read_learned
 from converters.plan_sizes import hollow_spec, size_rows
+from converters.plan_text import board_lines, speed_text
 from converters.recipe_weights import AS_IS, weigh_as_is
 from converters.source.gguf import open_gguf
 from device_profiles.catalog import all_profiles, find_profile
 from device_profiles.models import known_models
+from device_profiles.profile import Storage
 from edge.bench.conditions import machine_facts
 from edge.bench.store import append_results, data_directory
 from edge.errors import DeadlineError, DoesNotFitError, InputError, UsageError
 from edge.probe.machine import probe_this_machine
+from edge.units import format_seconds
 from tests.plan.models import Dims, make_spec, write_hollow_gguf
 
 PI5, PI4 = find_profile("raspberry-pi-5-8gb"), find_profile("raspberry-pi-4b-4gb")
 SMALL = make_spec(Dims(n_embd=512, n_head=8, n_ff=1536, n_layer=8, n_vocab=8192))
 LARGE = make_spec(Dims(n_embd=3072, n_head=24, n_ff=8192, n_layer=28, n_vocab=128256, tied=True))
+
+
+# -- what is said beside the plan ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("board", "engine", "has_prefill"),
+    [
+        ("jetson-orin-nano-8gb", "llama.cpp-cuda", True),
+        ("jetson-nano-4gb", "llama.cpp-cuda-old", True),
+        ("rock-4d-8gb", "rkllm-npu", False),
+        ("snapdragon-8-elite-reference", "qnn-npu", False),
+    ],
+)
+def test_an_accelerator_is_told_with_its_own_wide_bound(
+    board: str, engine: str, has_prefill: bool
+) -> None:
+    planner = Planner(LARGE, find_profile(board), PlanOptions(n_ctx=1024, recipe="q4_0"))
+    chosen = planner.leanest(planner.weights[0], 1024)
+    record = accelerator_record(planner, chosen)
+    assert record is not None and record["engine_class"] == engine
+    assert record["decode_tps"] > 0 and record["decode_bound"] >= 0.75
+    assert (record["prefill_tps"] is not None) == has_prefill
+    assert (record["prefill_bound"] is not None) == has_prefill
+    [line] = accelerator_lines(planner, chosen)
+    assert ("no published row" in line) != has_prefill
+
+
+def test_a_board_without_an_accelerator_says_nothing_of_one() -> None:
+    planner = Planner(SMALL, PI5, PlanOptions())
+    assert accelerator_record(planner, planner.choose()) is None
+    assert accelerator_lines(planner, planner.choose()) == []
+
+
+def test_loading_and_heat_are_told_where_they_are_known() -> None:
+    planner = Planner(SMALL, PI5, PlanOptions())
+    chosen = planner.choose()
+    load, heat = board_lines(PI5, plan_of(planner, chosen))
+    seconds = chosen.weights.artifact_bytes / (PI5.storage.read or 0)
+    assert format_seconds(seconds) in load and "microSD reads 90 MB/s" in load
+    assert "95% of a cool start's" in heat
+    unknown = replace(PI5, storage=Storage(), sustained_share=None)
+    assert board_lines(unknown, plan_of(planner, chosen)) == []
+
+
+def test_each_figure_says_what_it_rests_on() -> None:
+    planner = Planner(LARGE, PI5, PlanOptions(n_ctx=1024, recipe="q4_0"))
+    chosen = planner.leanest(planner.weights[0], 1024)
+    assert speed_text(chosen, PI5.basis).endswith(", measured on this SoC")
+    half = Measured(9.0, None, None, 4, 0.03, "2026-11-22")
+    mixed = replace(chosen, measured=half, speed=replace(chosen.speed, decode_tps=9.0))
+    text = speed_text(mixed, PI5.basis)
+    assert "decode 9.0" in text.split("measured here")[0] and text.endswith("measured on this SoC")
+    assert bound_text(0.35) == "±35%" and bound_text(1.5) == "×/÷2.5"
 
 
 # -- time asked for --------------------------------------------------------------------------------

@@ -92,7 +92,8 @@ def test_sentencepiece_style_pieces(folder: Path, tmp_path: Path) -> None:
         ],
     }
     vocab = {"▁hello": 0, "<0xC3>": 1, "<0xA9>": 2, "é": 3, "<unk>": 4}
-    model = {"type": "BPE", "vocab": vocab, "merges": [], "byte_fallback": True, "unk_token": "<unk>"}  # fmt: skip
+    model = {"type": "BPE", "vocab": vocab, "merges": []}
+    model |= {"byte_fallback": True, "unk_token": "<unk>"}
     home = edited(
         folder, tmp_path / "a",
         tokenizer={"decoder": decoder, "model": model, "added_tokens": [], "pre_tokenizer": None,

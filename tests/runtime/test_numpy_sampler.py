@@ -16,7 +16,8 @@ LOGITS = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=40).map(
 
 
 def draws(logits: np.ndarray, n: int = 400, **settings: float) -> list[int]:
-    config = GenerationConfig(**{"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0} | settings)  # type: ignore[arg-type]  # fmt: skip
+    plain = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    config = GenerationConfig(**plain | settings)  # type: ignore[arg-type]
     sampler = NumpySampler(config, [])
     return [sampler.sample(logits) for _ in range(n)]
 

@@ -1,0 +1,67 @@
+"""One CMake configuration and one ninja run behind a progress bar; no path of ours gets in."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from converters.board_engine.toolchain import Toolchain
+from edge.errors import EngineError
+
+_STEP = re.compile(r"^\[(\d+)/(\d+)\]")
+_TAIL_LINES = 60
+
+Progress = Callable[[int, int], None]
+
+
+def configure(source: Path, build: Path, toolchain: Toolchain, flags: Sequence[str]) -> None:
+    """Run CMake over `source` into `build`. Raises EngineError with the end of its output."""
+    build.mkdir(parents=True, exist_ok=True)
+    (build / "toolchain.cmake").write_text(toolchain.cmake_file())
+    # __FILE__ in assertions would otherwise carry this machine's paths into the library.
+    mapped = f"-ffile-prefix-map={source}=llama.cpp -ffile-prefix-map={build}=build"
+    _run(
+        [
+            "cmake", "-G", "Ninja", "-S", str(source), "-B", str(build), *flags,
+            f"-DCMAKE_TOOLCHAIN_FILE={build / 'toolchain.cmake'}",
+            f"-DCMAKE_C_FLAGS={mapped}", f"-DCMAKE_CXX_FLAGS={mapped}",
+        ],
+        None,
+    )  # fmt: skip
+
+
+def compile_targets(build: Path, targets: Sequence[str], jobs: int, progress: Progress) -> None:
+    """Run ninja. Raises EngineError with the end of its output."""
+    _run(["ninja", "-C", str(build), f"-j{jobs}", *targets], progress)
+
+
+def _run(command: list[str], progress: Progress | None) -> None:
+    environment = {
+        # Neither the user's compiler flags nor their locale belong in a build.
+        **{k: v for k, v in os.environ.items() if not k.endswith("FLAGS")},
+        "LC_ALL": "C",
+        "SOURCE_DATE_EPOCH": "315532800",  # 1980-01-01, should anything ask for the time
+        "NINJA_STATUS": "[%f/%t] ",
+    }  # fmt: skip
+    tail: list[str] = []
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace",
+    ) as process:  # fmt: skip
+        assert process.stdout
+        try:
+            for line in process.stdout:
+                tail = [*tail[-_TAIL_LINES:], line]
+                if progress and (step := _STEP.match(line)):
+                    progress(int(step[1]), int(step[2]))
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        raise EngineError(
+            f"{command[0]} failed ({process.returncode}):\n{''.join(tail)[-4000:]}",
+            next_step="the last lines above name the file; is the cross compiler complete?",
+        )

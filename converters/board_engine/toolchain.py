@@ -1,0 +1,72 @@
+"""The cross toolchain: what must be installed, which compiler it is, and CMake's view of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.errors import EngineMissingError
+
+PREFIX = "aarch64-linux-gnu"
+APT_PACKAGES = ("gcc-aarch64-linux-gnu", "g++-aarch64-linux-gnu", "cmake", "ninja-build")
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A cross toolchain: `<prefix>-gcc`, `-g++`, `-strip`, `-readelf`; and cmake and ninja.
+
+    `version` is the compiler's own first line; it belongs to what a build's bytes depend on.
+    """
+
+    prefix: str
+    version: str
+
+    def tool(self, name: str) -> str:
+        return f"{self.prefix}-{name}"
+
+    def cmake_file(self) -> str:
+        """The toolchain file: look for programs on the host, for everything else never there."""
+        return (
+            "set(CMAKE_SYSTEM_NAME Linux)\n"
+            "set(CMAKE_SYSTEM_PROCESSOR aarch64)\n"
+            f"set(CMAKE_C_COMPILER {self.tool('gcc')})\n"
+            f"set(CMAKE_CXX_COMPILER {self.tool('g++')})\n"
+            f"set(CMAKE_FIND_ROOT_PATH /usr/{self.prefix})\n"
+            "set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)\n"
+            "set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)\n"
+            "set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE ONLY)\n"
+            "set(CMAKE_FIND_ROOT_PATH_MODE_PACKAGE ONLY)\n"
+        )
+
+
+def find_toolchain() -> Toolchain:
+    """The installed cross toolchain; EDGEKIT_CROSS names another prefix than aarch64-linux-gnu.
+
+    Raises EngineMissingError naming what is missing and how to install it.
+    """
+    prefix = os.environ.get("EDGEKIT_CROSS") or PREFIX
+    needed = [f"{prefix}-{name}" for name in ("gcc", "g++", "strip", "readelf")]
+    missing = [tool for tool in (*needed, "cmake", "ninja") if not shutil.which(tool)]
+    if missing:
+        raise EngineMissingError(
+            f"compiling the engine for a board needs {', '.join(missing)}, not found here",
+            next_step=f"sudo apt-get install -y {' '.join(APT_PACKAGES)}",
+        )
+    version = subprocess.run(
+        [f"{prefix}-g++", "--version"], capture_output=True, text=True, check=True
+    )
+    return Toolchain(prefix, version.stdout.splitlines()[0])
+
+
+def strip(toolchain: Toolchain, path: Path) -> bytes:
+    """The bytes of an ELF file without symbols that loading it does not need."""
+    stripped = path.with_name(path.name + ".stripped")
+    subprocess.run(
+        [toolchain.tool("strip"), "--strip-unneeded", "-o", str(stripped), str(path)], check=True
+    )
+    data = stripped.read_bytes()
+    stripped.unlink()
+    return data

@@ -1,0 +1,100 @@
+"""Our own wheel for the board: `edge` and `device_profiles`, without the host's side."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import device_profiles
+import edge
+from converters.board_engine.wheel_file import wheel_name, write_wheel
+from edge.errors import EngineMissingError
+
+# Only this build of the name `edgekit` lacks the converters; the tag tells the two apart.
+_BUILD = "1board"
+_EXTRA = re.compile(r"""\s*;.*\bextra\s*==\s*["']([^"']+)["']""")
+_SKIPPED = ("__pycache__",)
+
+
+@dataclass(frozen=True)
+class OwnWheel:
+    """File name, bytes, and what has to be beside it on the board: requirement strings."""
+
+    name: str
+    data: bytes
+    requirements: tuple[str, ...]
+
+
+def own_wheel(extra: str) -> OwnWheel:
+    """The board's wheel of this very edgekit, with what the engine extra `extra` requires.
+
+    Raises EngineMissingError when edgekit is not installed with its metadata, or in a version that
+    does not know the extra.
+    """
+    try:
+        distribution = importlib.metadata.distribution("edgekit")
+    except importlib.metadata.PackageNotFoundError:
+        raise EngineMissingError(
+            "edgekit's own metadata is not installed", next_step="pip install -e ."
+        ) from None
+    base, extras = split_requirements(distribution.requires or [])
+    if extra not in extras:
+        raise EngineMissingError(
+            f"the installed edgekit does not know the extra {extra!r}",
+            next_step="install it again: pip install -e '.[host]'",
+        )
+    version = edge.__version__
+    requirements = (*base, *extras[extra])
+    metadata = (
+        f"Metadata-Version: 2.4\nName: edgekit\nVersion: {version}\n"
+        "Summary: The board's side of edgekit: chat, run, bench, probe.\n"
+        "License-Expression: Apache-2.0\nLicense-File: LICENSE\nRequires-Python: >=3.10\n"
+        + "".join(f"Requires-Dist: {text}\n" for text in requirements)
+    )
+    files = package_files(Path(edge.__file__).parent)
+    files |= package_files(Path(device_profiles.__file__).parent)
+    info = {
+        "entry_points.txt": b"[console_scripts]\nedge = edge.cli:main\n",
+        "licenses/LICENSE": read_license(distribution),
+    }
+    data = write_wheel(
+        "edgekit", version, "py3-none-any", metadata, files, dist_info=info, build=_BUILD
+    )
+    name = wheel_name("edgekit", version, "py3-none-any", _BUILD)
+    return OwnWheel(name, data, requirements)
+
+
+def split_requirements(requires: list[str]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Requirements without an extra, and those of each extra with that marker taken off."""
+    base: list[str] = []
+    extras: dict[str, list[str]] = {}
+    for text in requires:
+        if match := _EXTRA.search(text):
+            extras.setdefault(match[1], []).append(text[: match.start()].strip())
+        else:
+            base.append(text)
+    return tuple(base), {name: tuple(found) for name, found in extras.items()}
+
+
+def package_files(package: Path) -> dict[str, bytes]:
+    """A package's files, by path in the wheel."""
+    return {
+        path.relative_to(package.parent).as_posix(): path.read_bytes()
+        for path in sorted(package.rglob("*"))
+        if path.is_file() and not any(part in _SKIPPED for part in path.parts)
+    }
+
+
+def read_license(distribution: importlib.metadata.Distribution) -> bytes:
+    """Our licence's text, from the installed metadata or from the checkout."""
+    text = distribution.read_text("licenses/LICENSE")
+    if text is not None:
+        return text.encode()
+    path = Path(edge.__file__).parent.parent / "LICENSE"
+    if not path.is_file():
+        raise EngineMissingError(
+            "the licence file of edgekit is not installed", next_step="pip install -e ."
+        )
+    return path.read_bytes()

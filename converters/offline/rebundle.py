@@ -1,0 +1,73 @@
+"""A finished bundle, once more with what its board needs to run it offline."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from converters.board_engine import ALL_VARIANTS
+from converters.board_engine.build import Reporter
+from converters.offline.parts import add_engine
+from device_profiles.profile import DeviceProfile
+from edge.atomic import fsync_directory
+from edge.bundle import Bundle, open_bundle, seal_bundle
+from edge.errors import UsageError
+
+# What add_engine writes; an old one is replaced by the new.
+_OURS = ("wheel", "launcher", "unit", "tool")
+
+
+def bundle_with_engine(
+    path: Path,
+    output: Path,
+    device: DeviceProfile,
+    reporter: Reporter,
+    *,
+    python: str | None = None,
+    variant: str = ALL_VARIANTS,
+    jobs: int | None = None,
+) -> Bundle:
+    """Write the bundle at `path` to `output` with wheels, installer and unit for `device`.
+
+    The model is linked, not copied, where the file system can. An engine that is already in it is
+    replaced. Raises UsageError when `output` exists, and as `open_bundle` and `add_engine` do.
+    """
+    if output.exists():
+        raise UsageError(f"{output} exists", next_step="remove it, or choose another -o")
+    source = open_bundle(path)
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        roles, hashes = {}, {}
+        for file in source.files:
+            if file.role in _OURS:
+                continue
+            link_or_copy(source.path / file.name, partial / file.name)
+            roles[file.name], hashes[file.name] = file.role, file.sha256
+        parts = add_engine(
+            partial, source.plan, device, reporter, name=source.name, python=python,
+            variant=variant, jobs=jobs,
+        )  # fmt: skip
+        for name in parts.roles:
+            hashes.pop(name, None)
+        reporter.stage("sealing")
+        kept = {k: v for k, v in source.manifest.items() if k not in ("kind", "schema", "files")}
+        manifest: dict[str, Any] = {**kept, "board": parts.manifest}
+        seal_bundle(partial, manifest, {**roles, **parts.roles}, hashes)
+        partial.rename(output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    fsync_directory(output.absolute().parent)
+    return open_bundle(output)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,197 @@
+"""Blocks of weights to 4 or 8 bits, as ONNX Runtime's MatMulNBits stores them.
+
+A row of K weights is cut into blocks along K. Of each block, w ≈ scale · (q − zero), with q and zero
+unsigned integers of `bits` bits; a symmetric block has zero = 2^(bits−1), which is not stored.
+Layout: the operator's description, docs/ContribOperators.md of onnxruntime, `MatMulNBits`.
+
+The plain way takes the scale from the block's extremes. `search` tries narrower ranges too, refits
+the scale by least squares, and keeps what leaves the least (weighted) square error, counted with
+the scale as it will be stored: in half precision, half the bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+_CHUNK = 1 << 21  # weights worked on at once: bounds the memory of the search
+#: Ranges tried, as shares of the block's own. Beyond these no block of a trained model was better.
+_SHARES = np.linspace(1.0, 0.66, 13, dtype=np.float32)
+_TINY = np.float32(6.2e-5)  # smallest normal half-precision number
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A quantized matrix of N rows: `codes` [N, n_blocks, block·bits/8] uint8, `scales`
+    [N, n_blocks] float16 or float32, `zeros` [N, ceil(n_blocks·bits/8)] uint8 or None.
+    """
+
+    codes: Array
+    scales: Array
+    zeros: Array | None
+    bits: int
+    block: int
+    n_columns: int
+
+    @property
+    def nbytes(self) -> int:
+        return sum(int(a.nbytes) for a in (self.codes, self.scales, self.zeros) if a is not None)
+
+
+def quantize(
+    weights: Array,
+    *,
+    bits: int,
+    block: int,
+    symmetric: bool,
+    search: bool,
+    half_scales: bool = True,
+    importance: Array | None = None,
+) -> Blocks:
+    """Quantize float32 `weights` [N, K]. `importance` [K] weighs the square errors of the columns.
+
+    Raises ValueError for bits other than 4 and 8, or a block that is no power of two from 16.
+    """
+    if bits not in (4, 8) or block < 16 or block & (block - 1):
+        raise ValueError(f"expected 4 or 8 bits and a block of 16, 32, …; got {bits} and {block}")
+    n_rows, n_columns = weights.shape
+    n_blocks = -(-n_columns // block)
+    padding = n_blocks * block - n_columns
+    weigh = np.ones(n_columns, np.float32) if importance is None else importance
+    weigh = np.pad(weigh.astype(np.float32), (0, padding)).reshape(1, n_blocks, block)
+    codes = np.empty((n_rows, n_blocks, block * bits // 8), np.uint8)
+    scales = np.empty((n_rows, n_blocks), np.float16 if half_scales else np.float32)
+    zeros = None if symmetric else np.empty((n_rows, n_blocks), np.uint8)
+    step = max(1, _CHUNK // max(1, n_blocks * block))
+    for start in range(0, n_rows, step):
+        rows = slice(start, min(start + step, n_rows))
+        part = np.ascontiguousarray(weights[rows], dtype=np.float32)
+        part = np.pad(part, ((0, 0), (0, padding))).reshape(-1, n_blocks, block)
+        choose = _symmetric if symmetric else _asymmetric
+        scale, zero = choose(part, weigh, bits, _SHARES if search else _SHARES[:1], half_scales)
+        codes[rows] = _pack(_round(part, scale, zero, bits), bits)
+        scales[rows] = scale[..., 0]
+        if zeros is not None:
+            zeros[rows] = zero[..., 0]
+    return Blocks(codes, scales, _pack_zeros(zeros, bits), bits, block, n_columns)
+
+
+def dequantize(blocks: Blocks) -> Array:
+    """float32 [N, K] as the runtime computes with it."""
+    n_rows, n_blocks = blocks.scales.shape
+    codes = _unpack(blocks.codes, blocks.bits)
+    middle = np.float32(1 << (blocks.bits - 1))
+    zeros: Array | np.float32 = middle
+    if blocks.zeros is not None:
+        zeros = _unpack(blocks.zeros, blocks.bits)[:, :n_blocks].astype(np.float32)[..., None]
+    values = (codes.astype(np.float32) - zeros) * blocks.scales.astype(np.float32)[..., None]
+    return values.reshape(n_rows, -1)[:, : blocks.n_columns]
+
+
+def _stored(scale: Array, half: bool) -> Array:
+    """The scale as it will be read back, and never 0: a block of zeros needs no scale."""
+    scale = np.where(np.abs(scale) < _TINY, _TINY, scale)
+    if not half:
+        return scale.astype(np.float32)
+    return np.clip(scale, -65504, 65504).astype(np.float16).astype(np.float32)
+
+
+def _symmetric(x: Array, weigh: Array, bits: int, shares: Array, half: bool) -> tuple[Array, Array]:
+    """Scale and zero [rows, blocks, 1]. The extreme of a block may lie at either end of the codes:
+    with 4 bits they reach from −8 to 7, so the sign of the scale is part of the choice.
+    """
+    middle = np.float32(1 << (bits - 1))
+    extreme = np.take_along_axis(x, np.abs(x).argmax(axis=-1)[..., None], axis=-1)
+    zero = np.full_like(extreme, middle)
+    signs = (-1.0, 1.0) if len(shares) > 1 and bits == 4 else (-1.0,)
+    candidates = [
+        extreme * np.float32(sign * share / (middle if sign < 0 else middle - 1))
+        for share in shares
+        for sign in signs
+    ]
+    return _best(x, weigh, bits, [(scale, zero) for scale in candidates], half), zero
+
+
+def _asymmetric(
+    x: Array, weigh: Array, bits: int, shares: Array, half: bool
+) -> tuple[Array, Array]:
+    """Scale and zero [rows, blocks, 1]. 0 stays exactly representable."""
+    top = np.float32((1 << bits) - 1)
+    low = np.minimum(x.min(axis=-1, keepdims=True), 0)
+    high = np.maximum(x.max(axis=-1, keepdims=True), 0)
+    best_error = best_scale = best_zero = None
+    for share in shares:
+        first = _stored((high - low) * np.float32(share) / top, half)
+        zero = np.clip(np.rint(-low * np.float32(share) / first), 0, top)
+        scale, error = _refit(x, weigh, bits, first, zero, half, refit=len(shares) > 1)
+        if best_error is None or best_scale is None or best_zero is None:
+            best_error, best_scale, best_zero = error, scale, zero
+        else:
+            better = error < best_error
+            best_error = np.where(better, error, best_error)
+            best_scale = np.where(better, scale, best_scale)
+            best_zero = np.where(better, zero, best_zero)
+    assert best_scale is not None and best_zero is not None
+    return best_scale, best_zero
+
+
+def _best(
+    x: Array, weigh: Array, bits: int, candidates: list[tuple[Array, Array]], half: bool
+) -> Array:
+    best_error = best_scale = None
+    for first, zero in candidates:
+        scale, error = _refit(
+            x, weigh, bits, _stored(first, half), zero, half, refit=len(candidates) > 1
+        )
+        if best_error is None or best_scale is None:
+            best_error, best_scale = error, scale
+        else:
+            best_scale = np.where(error < best_error, scale, best_scale)
+            best_error = np.minimum(error, best_error)
+    assert best_scale is not None
+    return best_scale
+
+
+def _refit(
+    x: Array, weigh: Array, bits: int, scale: Array, zero: Array, half: bool, *, refit: bool
+) -> tuple[Array, Array]:
+    """The least-squares scale for the codes that `scale` gives, and the weighted square error.
+
+    With the codes d = q − zero held, Σ weigh·(x − s·d)² is least at s = Σ weigh·x·d / Σ weigh·d².
+    """
+    if refit:
+        steps = _round(x, scale, zero, bits) - zero
+        weighed = steps * weigh
+        square = (weighed * steps).sum(axis=-1, keepdims=True)
+        fitted = (weighed * x).sum(axis=-1, keepdims=True) / np.maximum(square, 1e-12)
+        scale = np.where(square > 0, _stored(fitted, half), scale)
+    left = x - (_round(x, scale, zero, bits) - zero) * scale
+    return scale, (left * left * weigh).sum(axis=-1, keepdims=True)
+
+
+def _round(x: Array, scale: Array, zero: Array, bits: int) -> Array:
+    return np.clip(np.rint(x / scale) + zero, 0, (1 << bits) - 1)
+
+
+def _pack(codes: Array, bits: int) -> Array:
+    """Codes [..., n] to bytes; of two 4-bit codes the first lies in the low half."""
+    codes = codes.astype(np.uint8)
+    return codes if bits == 8 else codes[..., 0::2] | (codes[..., 1::2] << 4)
+
+
+def _unpack(data: Array, bits: int) -> Array:
+    if bits == 8:
+        return data
+    return np.stack((data & 15, data >> 4), axis=-1).reshape(*data.shape[:-1], -1)
+
+
+def _pack_zeros(zeros: Array | None, bits: int) -> Array | None:
+    if zeros is None or bits == 8:
+        return zeros
+    if zeros.shape[1] % 2:
+        zeros = np.pad(zeros, ((0, 0), (0, 1)))
+    return _pack(zeros, bits)

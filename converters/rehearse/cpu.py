@@ -1,0 +1,141 @@
+"""Which CPU the emulator plays for a board, and what the kernel's files would say of it.
+
+qemu-user knows a handful of Arm cores. A board whose core is among them gets exactly that one; any
+other gets the most capable one all of whose instructions the board has too, so that what passes
+here cannot die of SIGILL there. What the board could do beyond that stays untried, and is said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from device_profiles.profile import DeviceProfile
+from edge.errors import UsageError
+
+_ARMV8 = frozenset({"neon"})
+_ARMV82 = _ARMV8 | {"fp16", "dotprod", "lse"}
+_ARMV86 = _ARMV82 | {"i8mm", "bf16"}
+_ARMV9 = _ARMV86 | {"sve", "sve2"}
+
+
+@dataclass(frozen=True)
+class EmulatedCpu:
+    """A model that qemu can play: its name for `-cpu`, its instructions in the profiles' words, and
+    MIDR part number (0x41 is Arm's implementer id).
+    """
+
+    name: str
+    isa: frozenset[str]
+    part: int
+
+    @property
+    def model(self) -> str:
+        """The name without options: what `qemu -cpu help` lists."""
+        return self.name.partition(",")[0]
+
+
+# Instructions after each core's technical reference manual; the first with equal instructions wins.
+# Models that an older qemu does not know are simply not offered by it.
+CPUS = (
+    EmulatedCpu("cortex-a53", _ARMV8, 0xD03),
+    EmulatedCpu("cortex-a72", _ARMV8, 0xD08),
+    EmulatedCpu("cortex-a57", _ARMV8, 0xD07),
+    EmulatedCpu("cortex-a35", _ARMV8, 0xD04),
+    EmulatedCpu("cortex-a55", _ARMV82, 0xD05),
+    EmulatedCpu("cortex-a76", _ARMV82, 0xD0B),
+    EmulatedCpu("neoverse-n1", _ARMV82, 0xD0C),
+    EmulatedCpu("cortex-a710", _ARMV9, 0xD47),
+    EmulatedCpu("neoverse-n2", _ARMV9, 0xD49),
+    # Everything that qemu has; SME left out because no board in the list has it.
+    EmulatedCpu("max,sve=off,sme=off", _ARMV86, 0x051),
+    EmulatedCpu("max,sme=off", _ARMV9, 0x051),
+)
+
+# What the kernel calls these in /proc/cpuinfo, in its order (arch/arm64/kernel/cpuinfo.c).
+_KERNEL_WORDS = (
+    ("fp asimd evtstrm aes pmull sha1 sha2 crc32", None),
+    ("atomics", "lse"),
+    ("fphp asimdhp", "fp16"),
+    ("cpuid", None),
+    ("asimdrdm lrcpc dcpop asimddp", "dotprod"),
+    ("sve", "sve"),
+    ("sve2", "sve2"),
+    ("i8mm", "i8mm"),
+    ("bf16", "bf16"),
+)
+
+
+@dataclass(frozen=True)
+class CpuChoice:
+    """The CPU played for a board; `exact` if it is the board's own core type. `untried` are the
+    board's instructions that the emulated core lacks.
+    """
+
+    cpu: EmulatedCpu
+    exact: bool
+    untried: frozenset[str]
+
+    def describe(self, board_core: str) -> str:
+        """One line for a person."""
+        if self.exact:
+            return f"{self.cpu.name}, the board's own core"
+        rest = f"; untried: {', '.join(sorted(self.untried))}" if self.untried else ""
+        return f"{self.cpu.name}, the nearest that qemu knows to {board_core}{rest}"
+
+
+def known_models(help_text: str) -> frozenset[str]:
+    """Model names in the output of `qemu-aarch64 -cpu help`."""
+    return frozenset(re.findall(r"^\s+([a-z0-9][a-z0-9-]*)\s*$", help_text, re.MULTILINE))
+
+
+def choose_cpu(device: DeviceProfile, models: Iterable[str]) -> CpuChoice:
+    """The CPU to emulate for `device`, out of qemu's `models`.
+
+    The board's weakest cluster decides: a program may land on any core. Raises UsageError when the
+    board is no 64-bit Arm.
+    """
+    if "neon" not in device.isa:
+        raise UsageError(
+            f"{device.name} is not a 64-bit Arm board, and only those are rehearsed",
+            next_step="on the board's own kind of machine: edge run BUNDLE",
+        )
+    offered = [cpu for cpu in CPUS if cpu.model in set(models)]
+    weakest = min(device.clusters, key=lambda cluster: len(cluster.isa))
+    for cpu in offered:
+        if cpu.name == weakest.core and cpu.isa <= device.isa:
+            return CpuChoice(cpu, True, device.isa - cpu.isa)
+    fitting = [cpu for cpu in offered if cpu.isa <= device.isa]
+    if not fitting:
+        raise UsageError(
+            f"this qemu knows no CPU that fits {device.name}", next_step="install qemu 7 or later"
+        )
+    best = max(fitting, key=lambda cpu: len(cpu.isa))  # the first of equals
+    return CpuChoice(best, False, device.isa - best.isa)
+
+
+def cpuinfo(cpu: EmulatedCpu, n_cores: int) -> str:
+    """/proc/cpuinfo of a board with `n_cores` of `cpu`. Libraries trust it: it must never claim
+    more than the emulated core can do.
+    """
+    features = " ".join(words for words, flag in _KERNEL_WORDS if flag is None or flag in cpu.isa)
+    return "".join(
+        f"processor\t: {i}\nBogoMIPS\t: 108.00\nFeatures\t: {features}\n"
+        "CPU implementer\t: 0x41\nCPU architecture: 8\nCPU variant\t: 0x0\n"
+        f"CPU part\t: 0x{cpu.part:03x}\nCPU revision\t: 0\n\n"
+        for i in range(n_cores)
+    )
+
+
+def write_sysfs(root: Path, n_cores: int) -> None:
+    """The part of /sys that engines read, for a board with `n_cores`: tcmalloc aborts without it,
+    and onnxruntime crashes on the host's.
+    """
+    cpus = root / "devices/system/cpu"
+    cpus.mkdir(parents=True)
+    for name in ("possible", "present", "online"):
+        (cpus / name).write_text(f"0-{n_cores - 1}\n" if n_cores > 1 else "0\n")
+    for i in range(n_cores):
+        (cpus / f"cpu{i}").mkdir()

@@ -1,0 +1,77 @@
+"""What a rehearsal needs before anything runs: the bundle's copy, and the board's own files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from converters.board_engine.build import Reporter
+from converters.offline.target import BoardPython, board_python
+from converters.rehearse.cpu import EmulatedCpu, cpuinfo, write_sysfs
+from converters.rehearse.limits import MemoryLimit
+from converters.rehearse.sandbox import Sandbox
+from device_profiles.profile import DeviceProfile
+from edge.bundle import Bundle
+from edge.errors import UsageError
+from edge.units import KIB
+
+
+def check_bundle(bundle: Bundle) -> None:
+    if not any(file.role == "launcher" for file in bundle.files):
+        raise UsageError(
+            f"there is no engine in {bundle.path}: nothing to install on a board",
+            next_step=f"edge engine add {bundle.path} -o OUT, or edge build … --with-engine",
+        )
+
+
+def bundle_python(bundle: Bundle, device: DeviceProfile) -> BoardPython:
+    """The Python that the bundle's wheels are for: what it says itself, else the board's."""
+    said = bundle.manifest.get("board")
+    python = said.get("python") if isinstance(said, dict) else None
+    return board_python(device, python if isinstance(python, str) else None)
+
+
+def copy_bundle(bundle: Bundle, target: Path, reporter: Reporter) -> None:
+    """The bundle as the board receives it. Big files are linked where the file system can."""
+    for name in [*(file.name for file in bundle.files), "manifest.json", "SHA256SUMS"]:
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(bundle.path / name, path)
+        except OSError:
+            shutil.copyfile(bundle.path / name, path)
+    if hasattr(os, "posix_fadvise"):
+        # Pages that this machine has read already are charged to nobody; the board has none yet.
+        for file in bundle.files:
+            handle = os.open(target / file.name, os.O_RDONLY)
+            try:
+                os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(handle)
+
+
+def write_fakes(fakes: Path, cpu: EmulatedCpu, device: DeviceProfile, free_bytes: int) -> None:
+    """The board's /proc/cpuinfo, /proc/meminfo and /sys, as the engine will read them."""
+    fakes.mkdir(parents=True)
+    (fakes / "cpuinfo").write_text(cpuinfo(cpu, device.n_cores))
+    fields = {"MemTotal": device.ram_bytes, "MemFree": free_bytes, "MemAvailable": free_bytes,
+              "Buffers": 0, "Cached": 0, "SwapCached": 0, "Active": 0, "Inactive": 0,
+              "SwapTotal": 0, "SwapFree": 0, "Shmem": 0, "Slab": 0, "SReclaimable": 0}  # fmt: skip
+    lines = [f"{name + ':':<16}{value // KIB:>8} kB\n" for name, value in fields.items()]
+    (fakes / "meminfo").write_text("".join(lines))
+    write_sysfs(fakes / "sys", device.n_cores)
+
+
+def weakest_core(device: DeviceProfile) -> str:
+    return min(device.clusters, key=lambda cluster: len(cluster.isa)).core
+
+
+def notes_of(sandbox: Sandbox, limit: MemoryLimit) -> tuple[str, ...]:
+    """What this machine could not do."""
+    notes = []
+    if not sandbox.can_start_programs:
+        notes.append("install.sh itself was not run, only what it starts: no proot, no binfmt")
+    if not limit.enforced:
+        notes.append("the memory limit was not enforced (no rights for a cgroup), only compared")
+    return tuple(notes)

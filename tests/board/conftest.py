@@ -1,0 +1,95 @@
+"""The engine for the board, compiled once per machine; bundles with it; the arm64 root.
+
+Everything here lives in the real cache folder: the first run compiles (four minutes on two cores),
+later ones find it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from converters.board_engine import BuiltEngine, build_wheel
+from converters.build import BuildRequest, build
+from converters.offline import bundle_with_engine
+from converters.source.resolve import open_model
+from device_profiles.catalog import find_profile
+from edge.bundle import Bundle
+from edge.verified import cache_directory
+
+# Read before any test gives itself an empty cache.
+REAL_CACHE = cache_directory()
+
+CROSS = ("aarch64-linux-gnu-g++", "cmake", "ninja")
+EMULATION = ("qemu-aarch64-static", "proot", "mmdebstrap")
+APT = (
+    "gcc-aarch64-linux-gnu g++-aarch64-linux-gnu cmake ninja-build "
+    "qemu-user-static proot mmdebstrap"
+)
+
+
+class Quiet:
+    """A reporter for tests; says nothing."""
+
+    def stage(self, text: str) -> None:
+        pass
+
+    def progress(self, done: int, total: int) -> None:
+        pass
+
+
+def require(*programs: str) -> None:
+    """Skip where a program is missing; fail in CI, where it must be there."""
+    missing = [name for name in programs if not shutil.which(name)]
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"CI must have {', '.join(missing)}: apt-get install {APT}", pytrace=False)
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: apt-get install {APT}")
+
+
+@pytest.fixture(autouse=True)
+def _shared_cache(_own_home: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes minutes to make is shared by all runs on this machine."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(REAL_CACHE))
+
+
+@pytest.fixture(scope="session")
+def cross_tools() -> None:
+    require(*CROSS)
+
+
+@pytest.fixture(scope="session")
+def wheel(cross_tools: None) -> BuiltEngine:
+    """The wheel with every kernel variant."""
+    return build_wheel(reporter=Quiet())
+
+
+def sample_bundle(folder: Path, device: str, *, with_engine: bool = True) -> Bundle:
+    """The sample model, built for a board."""
+    request = BuildRequest(
+        open_model("sample"), (find_profile(device),), folder / device, with_engine=with_engine
+    )
+    return build(request, Quiet())[0].bundle
+
+
+@pytest.fixture(scope="session")
+def pi4_bundle(wheel: BuiltEngine, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The sample model for a Raspberry Pi 4, with everything it needs there."""
+    return sample_bundle(tmp_path_factory.mktemp("pi4"), "raspberry-pi-4b-4gb")
+
+
+@pytest.fixture(scope="session")
+def rebundled(
+    pi4_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Bundle]:
+    """The same model with another engine or for another board: `rebundled(device, **options)`."""
+
+    def make(device: str, **options: str) -> Bundle:
+        output = tmp_path_factory.mktemp("rebundled") / "bundle"
+        return bundle_with_engine(pi4_bundle.path, output, find_profile(device), Quiet(), **options)
+
+    return make

@@ -1,0 +1,74 @@
+"""Cargo and boards for the flash tests. All that need servers run on one worker and share them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .boards import AdbBoard, FolderBoard, SshBoard, edge_command, missing_tools
+from .cargo import make_bundle, variant
+
+
+def need(kind: str) -> None:
+    """Skip with a reason what this machine cannot do; in CI fail."""
+    if missing := missing_tools(kind):
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must run this test: {missing}", pytrace=False)
+        pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two bundles of the sample model: the same files, another id."""
+    folder = tmp_path_factory.mktemp("cargo")
+    command = edge_command("build", "sample", "--device", "raspberry-pi-4b-4gb", "--recipe", "q4_0")
+    done = subprocess.run([*command, "-o", str(folder / "a")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "a", variant(folder / "a", folder / "b", name="another name")
+
+
+@pytest.fixture
+def cargo(tmp_path: Path) -> tuple[Path, Path]:
+    """Two small bundles that share one file; their models are no models."""
+    shared = {"data/weights.bin": b"shared" * 5000, "README.md": b""}
+    return (
+        make_bundle(tmp_path / "cargo/a", {"model.gguf": b"old " * 30_000, **shared}),
+        make_bundle(tmp_path / "cargo/b", {"model.gguf": b"new " * 40_000, **shared}),
+    )
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshBoard]:
+    need("ssh")
+    folder = tmp_path_factory.mktemp("ssh")
+    with SshBoard(folder / "sshd", folder / "root") as board:
+        yield board
+
+
+@pytest.fixture(scope="session")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdbBoard]:
+    need("adb")
+    folder = tmp_path_factory.mktemp("adb")
+    with AdbBoard(folder / "adb", folder / "root") as board:
+        yield board
+
+
+@pytest.fixture(params=["dir", "ssh", "adb"])
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> FolderBoard | SshBoard | AdbBoard:
+    """A board of each kind with an empty root whose name has a space and an umlaut."""
+    names = {"ssh": "sshd", "adb": "device"}
+    board = (
+        FolderBoard(tmp_path)
+        if request.param == "dir"
+        else request.getfixturevalue(names[request.param])
+    )
+    board.root = tmp_path / "böard with ' space"
+    for name, value in board.env.items():
+        monkeypatch.setenv(name, value)
+    return board  # type: ignore[no-any-return]
