@@ -42,10 +42,10 @@ class Subject:
 SUBJECTS: Sequence[Subject] = (
     Subject(0, "smollm2-360m", PlanOptions(), computed_whole=True),
     Subject(600, "qwen3-0.6b", PlanOptions()),
-    Subject(1500, "qwen3-1.7b", PlanOptions()),
-    Subject(2100, "llama-3.2-3b", PlanOptions()),
-    Subject(3300, "qwen3-4b", PlanOptions(n_ctx=4096, prefer="quality")),
-    Subject(4700, "llama-3.1-8b", PlanOptions(n_ctx=4096, n_ubatch=128, prefer="quality")),
+    Subject(1500, "qwen3-1.7b", PlanOptions(n_ubatch=64)),
+    Subject(2100, "llama-3.2-3b", PlanOptions(n_ubatch=64)),
+    Subject(3300, "qwen3-4b", PlanOptions(n_ctx=4096, n_ubatch=64, prefer="quality")),
+    Subject(4700, "llama-3.1-8b", PlanOptions(n_ctx=4096, n_ubatch=64, prefer="quality")),
 )
 
 

@@ -18,8 +18,6 @@ from converters.plan import (
     list_candidates,
     plan_of,
 )
-from converters.plan_accelerators import accelerator_record
-from converters.plan_boards import board_lines, board_record, board_rows
 from converters.plan_front import dominated_by
 from converters.plan_learned import Learned, read_learned
 from converters.plan_text import candidate_lines, plan_lines
@@ -191,6 +189,8 @@ def _echo_sizes(profiles: list[DeviceProfile], options: PlanOptions, as_json: bo
 
 
 def _echo_boards(spec: ModelSpec, options: PlanOptions, as_json: bool) -> None:
+    from converters.plan_boards import board_lines, board_record, board_rows
+
     rows = board_rows(spec, all_profiles().values(), options, learned=_learned())
     if as_json:
         for row in rows:
@@ -240,6 +240,8 @@ def _echo_refusal(spec: ModelSpec, profile: DeviceProfile, error: EdgeError, as_
 
 def plan_record(spec: ModelSpec, planner: Planner, chosen: Candidate) -> dict[str, Any]:
     """The plan and its candidates as one JSON-able object."""
+    from converters.plan_accelerators import accelerator_record
+
     made, options = plan_of(planner, chosen), planner.options
     rows = _rows(spec, planner)
     return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from converters.plan import Candidate, Planner
-from converters.plan_accelerators import accelerator_lines
 from converters.plan_cells import bound_text
 from converters.plan_front import dominated_by
 from device_profiles.cost.memory import kv_bytes_read
@@ -56,7 +55,7 @@ def plan_lines(
         f" ({share:.0%}), {format_bytes(plan.anonymous_bytes)} of it cannot be dropped",
         f"  {speed_text(chosen, planner.profile.basis)}",
         *answer_lines(planner, chosen),
-        *accelerator_lines(planner, chosen),
+        *_accelerator_lines(planner, chosen),
         *board_lines(planner.profile, plan),
         "",
     ]
@@ -102,6 +101,14 @@ def answer_lines(planner: Planner, chosen: Candidate) -> list[str]:
         rate = _rate(chosen.user_tps(options.n_users))
         text += f", then {rate} tokens/s for each of {options.n_users} users, at the least"
     return [text]
+
+
+def _accelerator_lines(planner: Planner, chosen: Candidate) -> list[str]:
+    if planner.profile.accelerator is None:
+        return []
+    from converters.plan_accelerators import accelerator_lines  # most boards have none
+
+    return accelerator_lines(planner, chosen)
 
 
 def board_lines(profile: DeviceProfile, plan: Plan) -> list[str]:

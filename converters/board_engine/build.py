@@ -22,6 +22,8 @@ from edge.atomic import write_atomic
 #: Counted up when packing changes, so that old wheels are not taken for new ones.
 PACKING = 1
 TOOLS = ("llama-bench", "llama-completion")
+#: For every arm64 core, and for cores with dot products.
+TOOL_PAIR = ("armv8.0", "armv8.2-dotprod")
 
 
 class Reporter(Protocol):
@@ -82,33 +84,60 @@ def build_tools(
 ) -> BuiltEngine:
     """Static `llama-bench` and `llama-completion` for arm64: for phones, which have no Python.
 
-    A static program cannot choose its kernels when it runs: build `armv8.0` and `armv8.2-dotprod`
-    and let the phone's cpuinfo (`asimddp`) decide. Raises as `build_wheel`.
+    A static program cannot choose its kernels when it runs, so phones get a pair (TOOL_PAIR) and
+    their cpuinfo (`asimddp`) decides. The pair is built together: all but the kernels is the same.
+    Raises as `build_wheel`.
     """
     reporter = reporter or _Silent()
-    march = v.single_variant(variant).march
-    flags = (*v.COMMON_FLAGS, *v.STATIC_FLAGS, f"-DGGML_CPU_ARM_ARCH={march}")
+    v.single_variant(variant)
     toolchain = find_toolchain()
-    key = key_of([VERSION, SDIST_SHA256, "tools", flags, TOOLS, toolchain.version, PACKING])
-    if found := load_engine(key):
+    wanted = TOOL_PAIR if variant in TOOL_PAIR else (variant,)
+    keys = {name: tools_key(name, toolchain) for name in wanted}
+    if found := load_engine(keys[variant]):
         return found
-    with building(key, reporter.stage) as work:
-        if found := load_engine(key):
-            return found
-        started = time.monotonic()
-        source, kernels = prepare(work, toolchain, variant, reporter)
-        reporter.stage(f"compiling static tools for arm64 ({variant})")
-        compile_source(source, work / "build", toolchain, flags, TOOLS, jobs, reporter)
-        partial = fresh_folder(work)
-        files = {}
-        for name in TOOLS:
-            data = strip(toolchain, work / "build/bin" / name)
-            write_atomic(partial / name, data, mode=0o755)
-            files[name] = hashlib.sha256(data).hexdigest()
-        seconds = round(time.monotonic() - started, 1)
-        built = BuiltEngine("tools", VERSION, variant, key, partial, files, kernels,
-                            toolchain.version, seconds)  # fmt: skip
-        return save_engine(built, partial)
+    with building(f"tools-{keys[wanted[0]]}", reporter.stage) as work:
+        source, _ = prepare(work, toolchain, variant, reporter)
+        for name, key in keys.items():
+            if load_engine(key) is None:
+                compile_tools(name, key, work, source, toolchain, jobs, reporter)
+    found = load_engine(keys[variant])
+    assert found is not None
+    return found
+
+
+def tools_flags(variant: str) -> tuple[str, ...]:
+    march = v.single_variant(variant).march
+    return (*v.COMMON_FLAGS, *v.STATIC_FLAGS, f"-DGGML_CPU_ARM_ARCH={march}")
+
+
+def tools_key(variant: str, toolchain: Toolchain) -> str:
+    flags = tools_flags(variant)
+    return key_of([VERSION, SDIST_SHA256, "tools", flags, TOOLS, toolchain.version, PACKING])
+
+
+def compile_tools(
+    variant: str,
+    key: str,
+    work: Path,
+    source: Path,
+    toolchain: Toolchain,
+    jobs: int | None,
+    reporter: Reporter,
+) -> BuiltEngine:
+    """Compile and store the tools of one variant, in the build folder of its pair."""
+    started = time.monotonic()
+    reporter.stage(f"compiling static tools for arm64 ({variant})")
+    compile_source(source, work / "build", toolchain, tools_flags(variant), TOOLS, jobs, reporter)
+    partial = fresh_folder(work)
+    files = {}
+    for name in TOOLS:
+        data = strip(toolchain, work / "build/bin" / name)
+        write_atomic(partial / name, data, mode=0o755)
+        files[name] = hashlib.sha256(data).hexdigest()
+    seconds = round(time.monotonic() - started, 1)
+    built = BuiltEngine("tools", VERSION, variant, key, partial, files, (variant,),
+                        toolchain.version, seconds)  # fmt: skip
+    return save_engine(built, partial)
 
 
 def prepare(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.board_engine import ALL_VARIANTS, build_tools, build_wheel
-from converters.board_engine.build import Reporter
+from converters.board_engine.build import TOOL_PAIR, Reporter
 from converters.board_engine.store import key_of
 from converters.offline.own_wheel import own_wheel
 from converters.offline.target import BoardPython, board_python
@@ -25,8 +25,6 @@ from edge.verified import cache_directory
 BOARD_FILES = ("install.sh", "install.py")
 #: Beside the engine and what it requires: logits and speed probes need numpy.
 EXTRA_REQUIREMENTS = ("numpy>=1.26",)
-#: Static tools come in a version for every arm64 core, and one for cores with dot products.
-TOOL_VARIANTS = ("armv8.0", "armv8.2-dotprod")
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def add_tools(directory: Path, plan: Plan, reporter: Reporter, jobs: int | None)
             next_step="edge build with a GGUF recipe",
         )
     roles = {}
-    for variant in TOOL_VARIANTS:
+    for variant in TOOL_PAIR:
         for path in build_tools(variant, jobs=jobs, reporter=reporter).paths:
             target = f"tools/{variant}/{path.name}"
             place(path, directory / target)
@@ -130,7 +128,7 @@ def add_tools(directory: Path, plan: Plan, reporter: Reporter, jobs: int | None)
             roles[target] = "tool"
     write_text(directory / "licenses/third-party.txt", TOOLS_LICENSE)
     roles["licenses/third-party.txt"] = "license"
-    return OfflineParts(roles, {"machine": "aarch64", "tools": list(TOOL_VARIANTS)})
+    return OfflineParts(roles, {"machine": "aarch64", "tools": list(TOOL_PAIR)})
 
 
 TOOLS_LICENSE = "Static programs in tools/: llama.cpp, MIT; GNU C library, LGPL-2.1-or-later.\n"

@@ -27,7 +27,7 @@ import numpy as np
 from edge.errors import IntegrityError
 
 # Rows at once in float64: 16 rows of 150,000 are 19 MB.
-_ROWS = 16
+ROWS = 16
 
 
 def windows(n_tokens: int, size: int) -> Iterator[slice]:
@@ -36,9 +36,9 @@ def windows(n_tokens: int, size: int) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def scored(size: int) -> slice:
+def scored(size: int) -> range:
     """The positions of a window that are scored."""
-    return slice(size // 2, size - 1)
+    return range(size // 2, size - 1)
 
 
 def log_softmax(logits: np.ndarray, n_vocab: int) -> np.ndarray:
@@ -98,8 +98,8 @@ class Tally:
         """
         if not len(reference) == len(logits) == len(next_tokens):
             raise ValueError(f"{len(reference)}, {len(logits)} and {len(next_tokens)} positions")
-        for start in range(0, len(next_tokens), _ROWS):
-            part = slice(start, start + _ROWS)
+        for start in range(0, len(next_tokens), ROWS):
+            part = slice(start, start + ROWS)
             # Stored values are rounded; the softmax makes them a distribution again.
             p = log_softmax(reference[part], self._n_vocab)
             q = log_softmax(logits[part], self._n_vocab)

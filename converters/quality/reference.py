@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.quality.divergence import log_softmax, scored, windows
+from converters.quality.divergence import ROWS, log_softmax, scored, windows
 from converters.quality.texts import QualityText
 from converters.quantize import write_many
 from converters.recipes import Recipe
@@ -54,24 +54,26 @@ _UNUSED = 5
 class Reference:
     """One text's tokens and the source's log-probabilities at the scored positions.
 
-    `log_probs` is mapped, `[n_scored, n_vocab]`, windows in order; `tokens` are whole windows.
+    `tokens` are whole windows, `positions` those of each window that are scored, `log_probs` is
+    mapped, `[n_scored, n_vocab]`, in that order.
     """
 
     text: QualityText
     tokens: tuple[int, ...]
     window: int
+    positions: tuple[tuple[int, ...], ...]
     n_vocab: int
     log_probs: np.ndarray
     about: dict[str, Any]
 
-    def parts(self) -> Iterator[tuple[list[int], np.ndarray, list[int]]]:
-        """For every window: its tokens, the source's log-probabilities, the tokens that follow."""
-        positions, row = scored(self.window), 0
-        for window in windows(len(self.tokens), self.window):
-            tokens = list(self.tokens[window])
-            following = tokens[positions.start + 1 : positions.stop + 1]
-            yield tokens, self.log_probs[row : row + len(following)], following
-            row += len(following)
+    def parts(self) -> Iterator[tuple[list[int], tuple[int, ...], np.ndarray]]:
+        """For every window: its tokens, the scored positions, the source's log-probabilities."""
+        row = 0
+        for window, positions in zip(
+            windows(len(self.tokens), self.window), self.positions, strict=True
+        ):
+            yield list(self.tokens[window]), positions, self.log_probs[row : row + len(positions)]
+            row += len(positions)
 
 
 def read_references(
@@ -169,7 +171,7 @@ def compute(
 ) -> None:
     """Evaluate a text and store its log-probabilities under `key`."""
     assert isinstance(engine, LogitsEngine)
-    tokens = text.tokens(engine)
+    tokens, counts = text.tokens(engine)
     starts_with_bos = bool(text.content) and len(tokens) > engine.count(text.content)
     parts = list(windows(min(len(tokens), n_tokens_wanted(spec)), window))
     if not parts:
@@ -177,8 +179,9 @@ def compute(
             f"the quality text {text.name} has {len(tokens)} tokens; at least {window} are needed",
             next_step="give a longer text, or leave out --quality-text",
         )
-    n_vocab, positions = n_vocab_of(spec), scored(window)
-    n_scored = len(parts) * (positions.stop - positions.start)
+    n_vocab = n_vocab_of(spec)
+    positions = [[i for i in scored(window) if counts[part.start + i + 1]] for part in parts]
+    n_scored = sum(map(len, positions))
     large = n_scored * n_vocab * 4 > _FLOAT32_BYTES
     folder = cache_directory() / "quality"
     folder.mkdir(parents=True, exist_ok=True)
@@ -187,16 +190,16 @@ def compute(
         stored = np.lib.format.open_memmap(
             partial, "w+", np.float16 if large else np.float32, (n_scored, n_vocab)
         )
-        row, read = 0, []
+        row, read = 0, list[int]()
         for i, part in enumerate(parts):
             piece = tokens[part]
             if starts_with_bos:
                 piece[0] = tokens[0]  # every window begins as a text does
             logits = engine.logits(piece, _within(progress, i, len(parts)))
-            for start in range(positions.start, positions.stop, 16):
-                rows = slice(start, min(start + 16, positions.stop))
-                stored[row : row + rows.stop - start] = log_softmax(logits[rows], n_vocab)
-                row += rows.stop - start
+            for start in range(0, len(positions[i]), ROWS):
+                rows = positions[i][start : start + ROWS]
+                stored[row : row + len(rows)] = log_softmax(logits[rows], n_vocab)
+                row += len(rows)
             read += piece
         stored.flush()
         del stored
@@ -207,7 +210,13 @@ def compute(
             "engine": f"{info.name} {info.version}",
             "fingerprint": spec.source.fingerprint,
         }
-        record = {"about": about, "window": window, "n_vocab": n_vocab, "tokens": read}
+        record = {
+            "about": about,
+            "window": window,
+            "n_vocab": n_vocab,
+            "tokens": read,
+            "positions": positions,
+        }
         os.replace(partial, folder / f"{key}.npy")
         write_atomic(folder / f"{key}.json", json.dumps(record).encode())
     finally:
@@ -229,12 +238,13 @@ def load(key: str, text: QualityText) -> Reference | None:
         record = json.loads((folder / f"{key}.json").read_bytes())
         log_probs = np.load(folder / f"{key}.npy", mmap_mode="r", allow_pickle=False)
         tokens, window = tuple(record["tokens"]), int(record["window"])
-        positions = scored(window)
-        n_scored = len(tokens) // window * (positions.stop - positions.start)
-        if log_probs.shape != (n_scored, record["n_vocab"]):
+        positions = tuple(tuple(found) for found in record["positions"])
+        if log_probs.shape != (sum(map(len, positions)), record["n_vocab"]):
             return None
         os.utime(folder / f"{key}.json")  # the newest are kept
-        return Reference(text, tokens, window, record["n_vocab"], log_probs, record["about"])
+        return Reference(
+            text, tokens, window, positions, record["n_vocab"], log_probs, record["about"]
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -21,13 +21,16 @@ SAMPLE_TEXT = "edgekit-sample-conversations-1"
 
 _MAX_TEXT_BYTES = 16 * 1024 * 1024
 # The dev split is for decisions; training, calibration and the final score never see this seed.
-_SAMPLE_SEED, _SAMPLE_CONVERSATIONS, _SAMPLE_TURNS = 7700, 60, 4
+_SAMPLE_SEED, _SAMPLE_CONVERSATIONS, _SAMPLE_TURNS = 7700, 40, 4
 
 
 @dataclass(frozen=True)
 class QualityText:
     """A named text. `conversations` are read through the chat template, `content` is read plainly;
     one of them is empty. `sha256` is of the content, or of the conversations as JSON.
+
+    Of conversations only the answers count: a model that was trained on answers alone has nothing
+    to say about the questions.
     """
 
     name: str
@@ -35,25 +38,41 @@ class QualityText:
     content: str = ""
     conversations: tuple[tuple[Message, ...], ...] = ()
 
-    def tokens(self, engine: Engine) -> list[int]:
-        """Token ids in the model's vocabulary; the first is BOS where the vocabulary asks for it.
+    def tokens(self, engine: Engine) -> tuple[list[int], list[bool]]:
+        """Token ids in the model's vocabulary, the first BOS where the vocabulary asks for it, and
+        for each whether its prediction counts.
 
-        Raises UsageError when conversations are read and the model has no template.
+        Raises UnsupportedModelError when conversations are read and the model has no template.
         """
         if self.content:
-            return engine.prompt(self.content)
-        rendered = [engine.render(list(talk), generate=False) for talk in self.conversations]
-        return [token for tokens in rendered for token in tokens]
+            tokens = engine.prompt(self.content)
+            return tokens, [True] * len(tokens)
+        all_tokens: list[int] = []
+        counts: list[bool] = []
+        for talk in self.conversations:
+            tokens, counted = engine.render(list(talk), generate=False), 0
+            for i, turn in enumerate(talk):
+                if turn.role == "assistant":
+                    asked = len(engine.render(list(talk[:i])))
+                    # The answer and the token that ends it; what templates add after that is
+                    # never generated.
+                    n_answer = engine.count(turn.content) + 1
+                    counts += [False] * (asked - counted) + [True] * n_answer
+                    counted = asked + n_answer
+            counts += [False] * (len(tokens) - counted)
+            all_tokens += tokens
+        return all_tokens, counts
 
 
 def texts_for(spec: ModelSpec, own: Path | None = None) -> tuple[QualityText, ...]:
-    """What an artifact of this model is measured on: a file of the user's in place of the named
-    text, and for the embedded sample model its own domain besides.
+    """What an artifact of this model is measured on, the text that its bound is about first: the
+    named text, or a file of the user's; for the embedded sample model, which knows no prose, its own
+    domain before either.
 
     Raises InputError for a file that is not UTF-8 text, UsageError for an empty one.
     """
     first = default_text() if own is None else read_text(own)
-    return (first, sample_text()) if is_sample(spec) else (first,)
+    return (sample_text(), first) if is_sample(spec) else (first,)
 
 
 def is_sample(spec: ModelSpec) -> bool:

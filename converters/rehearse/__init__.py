@@ -4,7 +4,8 @@ found = rehearse(open_bundle("out"), find_profile("raspberry-pi-4b-4gb"))
 found.ok, found.text, found.agreement, found.memory, found.problem
 """
 
-from converters.rehearse.rehearsal import Options, rehearse
+from converters.rehearse.options import Options
+from converters.rehearse.rehearsal import rehearse
 from converters.rehearse.result import Problem, Rehearsal
 
 __all__ = ["Options", "Problem", "Rehearsal", "rehearse"]

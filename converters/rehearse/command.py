@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from converters.progress import TerminalReporter
-from converters.rehearse.rehearsal import MIN_AGREEMENT, PROMPT, Options, rehearse
+from converters.rehearse.options import MIN_AGREEMENT, PROMPT, Options
+from converters.rehearse.rehearsal import rehearse
 from converters.rehearse.result import Rehearsal
 from edge.units import format_bytes, format_seconds, parse_bytes, printable
 

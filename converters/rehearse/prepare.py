@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from converters.board_engine.build import Reporter
+from converters.board_engine.build import TOOL_PAIR
 from converters.offline.target import BoardPython, board_python
 from converters.rehearse.cpu import EmulatedCpu, cpuinfo, write_sysfs
 from converters.rehearse.limits import MemoryLimit
@@ -18,7 +18,7 @@ from edge.units import KIB
 
 
 def check_bundle(bundle: Bundle) -> None:
-    if not any(file.role == "launcher" for file in bundle.files):
+    if not any(file.role in ("launcher", "tool") for file in bundle.files):
         raise UsageError(
             f"there is no engine in {bundle.path}: nothing to install on a board",
             next_step=f"edge engine add {bundle.path} -o OUT, or edge build … --with-engine",
@@ -32,7 +32,22 @@ def bundle_python(bundle: Bundle, device: DeviceProfile) -> BoardPython:
     return board_python(device, python if isinstance(python, str) else None)
 
 
-def copy_bundle(bundle: Bundle, target: Path, reporter: Reporter) -> None:
+def tool_variant(bundle: Bundle, cpu: EmulatedCpu) -> str | None:
+    """Which of a phone bundle's static tools the phone would choose; None for a bundle of wheels."""
+    if any(file.role == "launcher" for file in bundle.files):
+        return None
+    return TOOL_PAIR["dotprod" in cpu.isa]
+
+
+def work_parent(bundle: Bundle) -> Path | None:
+    """Where to work: beside the bundle, so that a big model is linked and not copied; None (the
+    system's temporary folder) where that cannot be. proot cannot take a path with a colon.
+    """
+    parent = bundle.path.absolute().parent
+    return parent if os.access(parent, os.W_OK) and ":" not in str(parent) else None
+
+
+def copy_bundle(bundle: Bundle, target: Path) -> None:
     """The bundle as the board receives it. Big files are linked where the file system can."""
     for name in [*(file.name for file in bundle.files), "manifest.json", "SHA256SUMS"]:
         path = target / name
@@ -70,7 +85,9 @@ def weakest_core(device: DeviceProfile) -> str:
 def notes_of(sandbox: Sandbox, limit: MemoryLimit) -> tuple[str, ...]:
     """What this machine could not do."""
     notes = []
-    if not sandbox.can_start_programs:
+    if sandbox.is_for_tools:
+        notes.append("a static program tells its text only: tokens were not compared one by one")
+    elif not sandbox.can_start_programs:
         notes.append("install.sh itself was not run, only what it starts: no proot, no binfmt")
     if not limit.enforced:
         notes.append("the memory limit was not enforced (no rights for a cgroup), only compared")

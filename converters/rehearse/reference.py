@@ -31,6 +31,7 @@ class Reference:
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
     text: str
+    has_template: bool
     logits: Any | None
 
 
@@ -62,7 +63,7 @@ def host_reference(bundle: Bundle, text: str, n_tokens: int, n_threads: int) -> 
         if isinstance(engine, LogitsEngine):
             logits = engine.logits([*prompt, *answer])[len(prompt) - 1 : -1]
         shown = "".join(event.text for event in events)
-        return Reference(tuple(prompt), answer, shown, logits)
+        return Reference(tuple(prompt), answer, shown, engine.has_template, logits)
     finally:
         engine.close()
 

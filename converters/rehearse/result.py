@@ -79,4 +79,7 @@ class Rehearsal:
         data["seconds"] = {name: round(value, 2) for name, value in self.seconds.items()}
         if self.agreement:
             data["agreement"]["share"] = self.agreement.share
-        return {"schema": 1, "kind": "edgekit-rehearsal", "ok": self.ok, **data}
+        record = {"schema": 1, "kind": "edgekit-rehearsal", "ok": self.ok, **data}
+        if self.problem:  # under the keys that every command's error has
+            record |= {"message": self.problem.message, "next_step": self.problem.next_step}
+        return record

@@ -60,6 +60,11 @@ class Sandbox:
     cpu: str
 
     @property
+    def is_for_tools(self) -> bool:
+        """Whether there is no system inside, only static programs."""
+        return not (self.root / "usr").exists()
+
+    @property
     def can_start_programs(self) -> bool:
         """Whether what runs inside may start other programs."""
         return self.how != "qemu"
@@ -84,7 +89,9 @@ class Sandbox:
                      "-b", f"{self.work}:{self.work}"]  # fmt: skip
             return ["proot", "-q", self.qemu, "-r", str(self.root), *binds, "-w", "/", *argv]
         view = make_view(self.root, self.fakes)
-        return [self.qemu, "-L", str(view), str(view / argv[0].lstrip("/")), *argv[1:]]
+        own = Path(argv[0]).is_relative_to(self.work)
+        program = argv[0] if own else str(view / argv[0].lstrip("/"))
+        return [self.qemu, "-L", str(view), program, *argv[1:]]
 
     def environment(self) -> dict[str, str]:
         """The whole environment inside: nothing of the host's reaches the rehearsal."""
@@ -174,6 +181,14 @@ def open_sandbox(root: Path, work: Path, fakes: Path, cpu: str, how: How | None 
         f"arm64 programs cannot be run here ({'; '.join(said)})",
         next_step="sudo apt-get install -y qemu-user-static proot, or rehearse on another machine",
     )
+
+
+def tool_sandbox(work: Path, fakes: Path, cpu: str) -> Sandbox:
+    """A sandbox without a system, for static programs: the emulator alone."""
+    empty = fakes / "empty"
+    for folder in (empty, work / "home", work / "tmp"):
+        folder.mkdir(exist_ok=True)
+    return Sandbox("qemu", find_qemu(), empty, work, fakes, cpu)
 
 
 def try_sandbox(sandbox: Sandbox) -> str | None:

@@ -51,6 +51,10 @@ _EXPERT_RATE = 0.45
 # what a token costs beside its products counts most, and no row is a basis: a factor of two.
 _LEAST_PUBLISHED_BYTES, _TINY_BOUND = 60_000_000, 1.0
 
+# Threads on the little cores help where the engine hands out small pieces, and hold all others up
+# where it splits evenly: neither is modelled, so that bounds get wider. An engineering estimate.
+_CROWDED_FACTOR = 1.6
+
 # Tokens that one pass over the weights serves in prefill (the default micro-batch).
 _MICRO_BATCH = 512
 
@@ -258,14 +262,7 @@ def estimate_speed(
     overhead = engine.layer_s * shape.n_layer + engine.token_s
     bandwidth = read_bandwidth(profile, n_threads, engine)
     weights = weight_bytes_read(tensors, shape)
-    bounds = engine.bounds(unusual=is_unusual(tensors, shape))
-    memory = profile.memory
-    # Copies of memory, timed where no engine is installed, only stand in for what decode reads.
-    copied = bool(memory.bandwidth_by_threads) and not profile.kernel_speeds
-    estimated = profile.basis == FROM_SPECIFICATIONS or not memory.bandwidth_sustained
-    wider = UNMEASURED_BOUND_FACTOR if copied or estimated else 1.0
-    if weights < _LEAST_PUBLISHED_BYTES:
-        bounds = Bounds(*(max(bound, _TINY_BOUND) for bound in (bounds.decode, bounds.prefill)))
+    bounds = _bounds(engine, profile, n_threads, weights, unusual=is_unusual(tensors, shape))
     decode = prefill = None
     if not engine.on_cpu:
         if bandwidth is not None:
@@ -294,7 +291,28 @@ def estimate_speed(
         batch = max(1, min(n_prompt, _MICRO_BATCH))
         read_s = weights / bandwidth / batch if bandwidth is not None else 0.0
         prefill = share / (_overlapped(body + mean, read_s) + overhead / batch)
-    return SpeedEstimate(decode, prefill, bounds.decode * wider, bounds.prefill)
+    return SpeedEstimate(decode, prefill, bounds.decode, bounds.prefill)
+
+
+def _bounds(
+    engine: EngineClass, profile: DeviceProfile, n_threads: int, weights: int, *, unusual: bool
+) -> Bounds:
+    """The engine's bounds, wider by what is not known here: the bandwidth of decode, models smaller
+    than any that was published, threads on slow cores.
+    """
+    decode, prefill = engine.bounds(unusual=unusual).decode, engine.bounds(unusual=unusual).prefill
+    if weights < _LEAST_PUBLISHED_BYTES:
+        decode, prefill = max(decode, _TINY_BOUND), max(prefill, _TINY_BOUND)
+    if not engine.on_cpu:
+        return Bounds(decode, prefill)
+    if n_threads > default_threads(profile):
+        decode, prefill = decode * _CROWDED_FACTOR, prefill * _CROWDED_FACTOR
+    memory = profile.memory
+    # Copies of memory, timed where no engine is installed, only stand in for what decode reads.
+    copied = bool(memory.bandwidth_by_threads) and not profile.kernel_speeds
+    if copied or profile.basis == FROM_SPECIFICATIONS or not memory.bandwidth_sustained:
+        decode *= UNMEASURED_BOUND_FACTOR
+    return Bounds(decode, prefill)
 
 
 def body_macs(tensors: Iterable[StoredTensor], shape: ModelShape) -> float:

@@ -87,6 +87,11 @@ class ChunkSizer:
         self._fixed = fixed
         self._s_per_token: float | None = None
 
+    @property
+    def largest(self) -> int:
+        """Most tokens that a step may take."""
+        return self._largest if self._fixed is None else min(self._fixed, self._largest)
+
     def next_size(self, *, interruptible: bool) -> int:
         """Tokens of the next step; all there is room for if nobody can ask to stop."""
         if self._fixed is not None:

@@ -11,13 +11,12 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from edge.engines.kv_axis import position_axis, position_index
+from edge.engines.kv_axis import is_kv, position_axis, position_index, state_names
 from edge.engines.native_stderr import captured_stderr
 from edge.engines.runtime_errors import load_error
 from edge.errors import EngineError, EngineMissingError
 from edge.units import printable
 
-_KV_PREFIX = "kv_cache_"
 _PIP_LINE = "pip install tflite-runtime==2.14.0 'numpy<2'  # Python 3.11 or older"
 
 
@@ -74,9 +73,7 @@ class InterpreterGraph:
         decode = self.inputs["decode"]
         n_ctx = decode["mask"].shape[-1]
         return {
-            name: position_axis(name, view, n_ctx)
-            for name, view in decode.items()
-            if name.startswith(_KV_PREFIX)
+            name: position_axis(name, view, n_ctx) for name, view in decode.items() if is_kv(name)
         }
 
     def run(self, signature: str, start: int, n: int) -> bool:
@@ -85,6 +82,7 @@ class InterpreterGraph:
             self._axes = self._kv_axes()
         inputs, outputs = self.inputs[signature], self.outputs[signature]
         master, old = self.inputs["decode"], self._current
+        states = state_names(inputs, outputs)
         for name in old:
             old[name] = min(old[name], start)
         if signature != "decode":
@@ -93,6 +91,8 @@ class InterpreterGraph:
                 where = position_index(axis, have, start)
                 inputs[name][where] = master[name][where]
             old[signature] = start
+            for name in states:
+                inputs[name][...] = master[name]
         try:
             self._native.Invoke(self._subgraphs[signature])
         except (ValueError, RuntimeError) as error:
@@ -100,6 +100,8 @@ class InterpreterGraph:
         for name, axis in self._axes.items():
             where = position_index(axis, start, start + n)
             master[name][where] = outputs[name][where]
+        for name in states:
+            master[name][...] = outputs[name]
         return True
 
     def kv_replaced(self) -> None:

@@ -1,8 +1,26 @@
-"""Where the positions of a KV tensor lie."""
+"""Which tensors of a signature are memory, and where their positions lie.
+
+The KV cache of attention has a place per position. Other memory (a convolution's last inputs, in
+LFM2) has none: it is an input and an output of one name, and is replaced as a whole by each step.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
+
+_KV = re.compile(r"^kv_cache_([kv])_(\d+)$")
+
+
+def is_kv(name: str) -> bool:
+    """Whether a tensor of this name is a KV cache."""
+    return _KV.match(name) is not None
+
+
+def state_names(inputs: Iterable[str], outputs: Iterable[str]) -> list[str]:
+    """Names of memory without positions, sorted."""
+    return sorted(name for name in set(inputs) & set(outputs) if not is_kv(name))
 
 
 def position_axis(name: str, view: Any, n_ctx: int) -> int:

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from edge.engines import litert_library as library
+from edge.engines.kv_axis import is_kv, state_names
 from edge.engines.native_stderr import captured_stderr
 from edge.engines.runtime_errors import damaged, load_error
 from edge.errors import EngineError, UnsupportedModelError
-
-_KV_PREFIX = "kv_cache_"
 
 
 class Weights:
@@ -59,6 +58,7 @@ class LitertGraph:
         self._environment = self._model = self._options = self._compiled = ctypes.c_void_p()
         self._buffers: list[ctypes.c_void_p] = []
         self._calls: dict[str, tuple[Any, ...]] = {}
+        self._states: dict[str, list[tuple[Any, Any]]] = {}  # old and new view of each
         self.inputs: dict[str, dict[str, Any]] = {}
         self.outputs: dict[str, dict[str, Any]] = {}
         self.cancel_flag = library.CancelFlag()
@@ -126,16 +126,21 @@ class LitertGraph:
             text = ctypes.c_char_p()
             self._check(self._lib.LiteRtGetSignatureKey(signature, ctypes.byref(text)))
             name = (text.value or b"").decode("utf-8", "replace")
+            tensors = {side: self._tensors(signature, side) for side in ("Input", "Output")}
+            names = [{tensor_name for tensor_name, _ in found} for found in tensors.values()]
+            states = state_names(*names)
             arguments: list[Any] = [self._compiled, index]
-            for direction, views in (("Input", self.inputs), ("Output", self.outputs)):
-                tensors = self._tensors(signature, direction)
-                handles = (ctypes.c_void_p * len(tensors))()
+            for side, views in (("Input", self.inputs), ("Output", self.outputs)):
+                handles = (ctypes.c_void_p * len(tensors[side]))()
                 views[name] = {}
-                for i, (tensor_name, kind) in enumerate(tensors):
-                    if tensor_name.startswith(_KV_PREFIX):
-                        if tensor_name not in shared:
-                            shared[tensor_name] = self._buffer(kind)
-                        handle, view = shared[tensor_name]
+                for i, (tensor_name, kind) in enumerate(tensors[side]):
+                    # Memory is one buffer for all signatures; one with positions, which a step adds
+                    # to, even for input and output.
+                    key = tensor_name if is_kv(tensor_name) else f"{side} {tensor_name}"
+                    if is_kv(tensor_name) or tensor_name in states:
+                        if key not in shared:
+                            shared[key] = self._buffer(kind)
+                        handle, view = shared[key]
                         if view.shape != kind.shape:
                             raise UnsupportedModelError(
                                 f"{tensor_name} has the shape {view.shape} in one signature and "
@@ -145,8 +150,11 @@ class LitertGraph:
                         handle, view = self._buffer(kind)
                     handles[i] = handle
                     views[name][tensor_name] = view
-                arguments += [len(tensors), handles]
+                arguments += [len(handles), handles]
             self._calls[name] = tuple(arguments)
+            self._states[name] = [
+                (self.inputs[name][state], self.outputs[name][state]) for state in states
+            ]
 
     def _tensors(
         self, signature: ctypes.c_void_p, direction: str
@@ -210,6 +218,8 @@ class LitertGraph:
         if status != library.OK and self.cancel_flag.is_set():
             return False
         self._check(status)
+        for old, new in self._states[signature]:
+            old[...] = new
         return True
 
     def kv_replaced(self) -> None:
@@ -226,7 +236,7 @@ class LitertGraph:
     def close(self) -> None:
         """Free everything. The views must not be used afterwards."""
         lib = self._lib
-        self.inputs, self.outputs, self._calls = {}, {}, {}
+        self.inputs, self.outputs, self._calls, self._states = {}, {}, {}, {}
         if self._compiled:
             lib.LiteRtDestroyCompiledModel(self._compiled)
         for handle in self._buffers:

@@ -36,11 +36,13 @@ class StepChooser:
             unit = unit or seconds / (1 + known / _TOKENS_PER_DECODE)
         return (unit or 1.0) * (1 + length / _TOKENS_PER_DECODE)
 
-    def next_length(self, n_left: int, room: int, *, budget_s: float | None = None) -> int:
+    def next_length(
+        self, n_left: int, room: int, *, budget_s: float | None = None, whole: bool = False
+    ) -> int:
         """Length of the step to run now, 1 for a single token. `n_left` tokens of the prompt remain
         (at least one), `room` positions are free behind those cached: a step writes all of its
         positions, full or not. With `budget_s` a step may take no longer than that, where there is
-        a choice; a length not measured yet is then tried smallest first.
+        a choice; a length not measured yet is then tried smallest first. `whole`: only full steps.
         """
         fits = [n for n in self._lengths if n <= room]
         if budget_s is not None:
@@ -52,5 +54,5 @@ class StepChooser:
                 quick.append(larger[0])
             fits = quick or fits[:1]
         full = [n for n in fits if n <= n_left]
-        partial = [n for n in fits if n > n_left][:1]
+        partial = [] if whole else [n for n in fits if n > n_left][:1]
         return min([1, *full, *partial], key=lambda n: (self.expected_s(n) / min(n, n_left), -n))

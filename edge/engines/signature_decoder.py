@@ -3,8 +3,8 @@ tokens whose KV it holds. Knows nothing of threads, text or sampling.
 
 Inputs as litert-torch exports them: `tokens` [1, n], `input_pos` [n], `mask` [1, 1, n, n_ctx]
 (added to the scores: 0 or very negative; or bool), `kv_cache_k_i` [1, heads, n_ctx, dim] and
-`kv_cache_v_i` [1, heads, dim, n_ctx]. Prefill gives no logits, so a prompt's last token goes
-through decode.
+`kv_cache_v_i` [1, heads, dim, n_ctx]; memory without positions is `kv_cache_c_i`, of any shape.
+Prefill gives no logits, so a prompt's last token goes through decode.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from edge.engines.kv_axis import position_axis, position_index
+from edge.engines.kv_axis import is_kv, position_axis, position_index, state_names
 from edge.engines.prefill_steps import StepChooser
 from edge.errors import UnsupportedModelError
 
 _DECODE = "decode"
 _PREFILL = re.compile(r"^prefill(_\d+)?$")
-_KV = re.compile(r"^kv_cache_([kv])_(\d+)$")
 _KNOWN = ("tokens", "input_pos", "mask")
 
 
@@ -35,7 +34,8 @@ class Graph(Protocol):
 
     def run(self, signature: str, start: int, n: int) -> bool:
         """Run a step that writes the `n` positions from `start` on. False if cancelled on the way:
-        some of these positions are written then, and no others.
+        some of these positions are written then, and no others; memory without positions is as it
+        was before.
         """
 
     def kv_replaced(self) -> None:
@@ -65,7 +65,7 @@ class SignatureDecoder:
         decode = graph.inputs[_DECODE]
         self.n_ctx = int(decode["mask"].shape[-1])
         self.n_logits = int(graph.outputs[_DECODE]["logits"].shape[-1])
-        self.kv = {key: view for key, view in decode.items() if _KV.match(key)}
+        self.kv = {key: view for key, view in decode.items() if is_kv(key)}
         self._prefills = {
             int(inputs["tokens"].shape[-1]): key
             for key, inputs in graph.inputs.items()
@@ -74,9 +74,10 @@ class SignatureDecoder:
         self.steps = StepChooser(tuple(self._prefills), largest=prefill_chunk)
         self._positions = np.arange(self.n_ctx, dtype=np.int32)
         self._allowed, self._denied = _mask_values(np, decode["mask"].dtype, name)
-        for inputs in graph.inputs.values():
-            inputs["mask"][...] = self._denied
+        for signature in (_DECODE, *self._prefills.values()):
+            graph.inputs[signature]["mask"][...] = self._denied
         self._decode_inputs = decode
+        self._states = [decode[key] for key in state_names(decode, graph.outputs[_DECODE])]
         self._n_open = 0  # positions that decode's mask allows
         self._logits = graph.outputs[_DECODE]["logits"].reshape(-1)
 
@@ -95,7 +96,9 @@ class SignatureDecoder:
         False if it was cancelled, and then nothing of it is cached.
         """
         done = len(self.cached)
-        n = self.steps.next_length(len(tokens), self.n_ctx - done, budget_s=budget_s)
+        n = self.steps.next_length(
+            len(tokens), self.n_ctx - done, budget_s=budget_s, whole=bool(self._states)
+        )
         started = time.monotonic()
         if n == 1:
             ok = self.decode(tokens[0])
@@ -142,29 +145,42 @@ class SignatureDecoder:
         """Cut the cache to its common prefix with `prompt`; returns how many tokens stay. The
         prompt's last token is never kept: its logits are needed.
         """
-        keep = self.common(prompt[:-1])
+        keep = self.reusable(prompt)
         self.truncate(keep)
         return keep
 
-    def common(self, tokens: Sequence[int]) -> int:
-        """How many leading `tokens` are cached."""
+    def reusable(self, prompt: Sequence[int]) -> int:
+        """What `keep_prefix` would return, with nothing changed."""
         keep = 0
-        for have, want in zip(self.cached, tokens, strict=False):
+        for have, want in zip(self.cached, prompt[:-1], strict=False):
             if have != want:
                 break
             keep += 1
-        return keep
+        return 0 if self._states and keep < len(self.cached) else keep
 
     def truncate(self, keep: int) -> None:
-        """Keep the first `keep` cached tokens: what lies behind is masked, and overwritten."""
+        """Keep the first `keep` cached tokens: what lies behind is masked, and overwritten. Memory
+        without positions has no past: cut anywhere, it starts over.
+        """
+        if self._states and keep < len(self.cached):
+            keep = 0
+            for view in self._states:
+                view[...] = 0
         del self.cached[keep:]
 
+    def kv_replaced(self) -> None:
+        """The caller wrote into `kv_slices`."""
+        self.graph.kv_replaced()
+
     def kv_slices(self, n_tokens: int) -> list[Any]:
-        """Views of the first `n_tokens` positions of every KV tensor, sorted by name."""
-        return [
+        """Views of the first `n_tokens` positions of every KV tensor, sorted by name, and of the
+        memory that has no positions.
+        """
+        slices = [
             view[position_index(position_axis(key, view, self.n_ctx), 0, n_tokens)]
             for key, view in sorted(self.kv.items())
         ]
+        return slices + self._states
 
 
 def check_signatures(graph: Graph, name: str) -> None:
@@ -181,7 +197,8 @@ def check_signatures(graph: Graph, name: str) -> None:
     for signature in (_DECODE, *filter(_PREFILL.match, graph.inputs)):
         inputs = graph.inputs[signature]
         missing = [key for key in _KNOWN if key not in inputs]
-        strange = [key for key in inputs if key not in _KNOWN and not _KV.match(key)]
+        memory = state_names(inputs, graph.outputs[signature])
+        strange = [k for k in inputs if k not in _KNOWN and not is_kv(k) and k not in memory]
         if missing or strange:
             raise _not_a_decoder(
                 f"{name}: signature {signature} "
@@ -204,10 +221,13 @@ def check_signatures(graph: Graph, name: str) -> None:
 
 
 def _check_kv(graph: Graph, signature: str, n_ctx: int, name: str) -> None:
-    """Every signature reads and writes the same KV tensors, all as long as the context."""
-    wanted = {k: v.shape for k, v in graph.inputs[_DECODE].items() if _KV.match(k)}
+    """Every signature has the same memory; KV tensors are as long as the context."""
+    memory = [state_names(graph.inputs[key], graph.outputs[key]) for key in (_DECODE, signature)]
+    if memory[0] != memory[1]:
+        raise _not_a_decoder(f"{name}: signature {signature} has memory of its own")
+    wanted = {k: v.shape for k, v in graph.inputs[_DECODE].items() if is_kv(k)}
     for views in (graph.inputs[signature], graph.outputs[signature]):
-        found = {k: v.shape for k, v in views.items() if _KV.match(k)}
+        found = {k: v.shape for k, v in views.items() if is_kv(k)}
         if found != wanted or not wanted:
             raise _not_a_decoder(f"{name}: signature {signature} has KV tensors of its own")
     short = [f"{k} {shape}" for k, shape in wanted.items() if n_ctx not in shape[-2:]]

@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from edge.engines.abort import StopWatcher
 from edge.engines.hf_tokenizer import HfTokenizer
 from edge.engines.kv_state import check_state, write_state
 from edge.engines.numpy_sampler import NumpyCloser, NumpySampler
 from edge.engines.settings import EngineSettings
-from edge.engines.signature_decoder import SignatureDecoder
 from edge.engines.text_stream import TextStream
 from edge.errors import EngineError, InputError, UnsupportedModelError, UsageError
 from edge.types import (
@@ -33,6 +32,56 @@ from edge.types import (
 
 #: What a step that cannot be cancelled may take, so that a stop is honoured within 50 ms.
 _STEP_BUDGET_S = 0.040
+
+
+class Runner(Protocol):
+    """What runs a decoder's steps. `can_cancel`: a step in progress can be ended from outside."""
+
+    @property
+    def can_cancel(self) -> bool: ...
+    def cancel(self) -> None:
+        """End the step in progress and those after it, where `can_cancel`; from any thread."""
+
+    def allow(self) -> None:
+        """Take `cancel` back."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+class Decoder(Protocol):
+    """Tokens in, logits out. `cached` are the tokens that the KV cache holds, in order; `logits` is
+    float32 [n_logits] after the last one, a view that the next step overwrites. See
+    `signature_decoder.SignatureDecoder` for the methods.
+    """
+
+    cached: list[int]
+
+    @property
+    def graph(self) -> Runner: ...
+    @property
+    def n_ctx(self) -> int: ...
+    @property
+    def n_logits(self) -> int: ...
+    @property
+    def lengths(self) -> tuple[int, ...]: ...
+    @property
+    def logits(self) -> Any: ...
+    def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool: ...
+    def decode(self, token: int) -> bool: ...
+    def keep_prefix(self, prompt: Sequence[int]) -> int: ...
+    def reusable(self, prompt: Sequence[int]) -> int: ...
+    def truncate(self, keep: int) -> None: ...
+
+
+@runtime_checkable
+class SavableDecoder(Decoder, Protocol):
+    """A decoder whose memory can be read and written; `kv` are its KV tensors by name."""
+
+    @property
+    def kv(self) -> dict[str, Any]: ...
+    def kv_slices(self, n_tokens: int) -> list[Any]: ...
+    def kv_replaced(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -55,7 +104,7 @@ class StepEngine:
 
     def __init__(
         self,
-        decoder: SignatureDecoder,
+        decoder: Decoder,
         tokenizer: HfTokenizer,
         identity: Identity,
         settings: EngineSettings,
@@ -65,7 +114,7 @@ class StepEngine:
         tokenizer knows ids that the model does not.
         """
         self._graph = decoder.graph
-        self._decoder: SignatureDecoder | None = decoder
+        self._decoder: Decoder | None = decoder
         self._tokenizer, self._identity, self._settings = tokenizer, identity, settings
         self._n_threads = n_threads
         self._lock = threading.Lock()  # held while the graph runs
@@ -107,7 +156,13 @@ class StepEngine:
         if hasattr(self, "_last_start"):
             self.close()
 
-    def _open_decoder(self) -> SignatureDecoder:
+    def _savable(self) -> SavableDecoder:
+        decoder = self._open_decoder()
+        if not isinstance(decoder, SavableDecoder):
+            raise UnsupportedModelError(f"the engine {self._identity.name} cannot save a KV state")
+        return decoder
+
+    def _open_decoder(self) -> Decoder:
         if self._decoder is None:
             raise EngineError("the engine is closed")
         return self._decoder
@@ -280,7 +335,7 @@ class StepEngine:
             self._graph.allow()
             return self._stream_id
 
-    def _claimed(self, stream_id: int) -> SignatureDecoder:
+    def _claimed(self, stream_id: int) -> Decoder:
         """The decoder, if this stream still owns it. The lock must be held."""
         if self._decoder is None:
             raise EngineError("the engine was closed before this stream ended")
@@ -355,7 +410,7 @@ class StepEngine:
     def save_prefix(self, path: Path) -> int:
         """The tokens as int32, then the used part of every KV tensor in order of name."""
         with self._lock:
-            decoder = self._open_decoder()
+            decoder = self._savable()
             cached = list(decoder.cached)
             if not cached:
                 raise InputError("there is nothing to save: the KV cache is empty")
@@ -374,7 +429,7 @@ class StepEngine:
         import numpy as np
 
         with self._lock:
-            decoder = self._open_decoder()
+            decoder = self._savable()
             n_tokens = check_state(Path(path), self._state_identity(), self._n_ctx)
             decoder.truncate(0)
             views = decoder.kv_slices(n_tokens)
@@ -383,7 +438,7 @@ class StepEngine:
                 for view in views:
                     data = file.read(view.nbytes)
                     view[...] = np.frombuffer(data, view.dtype).reshape(view.shape)
-            self._graph.kv_replaced()
+            decoder.kv_replaced()
             decoder.cached = list(tokens)
             return n_tokens
 
@@ -399,13 +454,13 @@ class StepEngine:
         }
 
     def _kv_type(self) -> str:
-        types = {str(view.dtype) for view in self._open_decoder().kv.values()}
+        types = {str(view.dtype) for view in self._savable().kv.values()}
         names = {"float32": "f32", "float16": "f16", "int8": "i8"}
         return "/".join(sorted(names.get(kind, kind) for kind in types))
 
     def reusable(self, tokens: Sequence[int]) -> int:
         with self._lock:
-            return self._open_decoder().common(tokens[:-1])
+            return self._open_decoder().reusable(tokens)
 
     def reset(self) -> None:
         with self._lock:

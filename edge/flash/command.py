@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -12,6 +11,7 @@ from edge.bundle import open_bundle
 from edge.bundle_command import hashing_bar
 from edge.errors import UsageError
 from edge.flash.checks import check_board
+from edge.flash.connection_options import ssh_config_option, wait_option
 from edge.flash.flash import FlashOptions, FlashReport, flash
 from edge.flash.progress import TerminalReporter
 from edge.flash.rehearsal import rehearse
@@ -19,22 +19,6 @@ from edge.flash.target import SHAPES, connect, parse_flash_target
 from edge.slots.health import MIN_SPEED
 from edge.slots.store import Slots
 from edge.units import format_bytes, format_seconds, printable
-
-
-def transport_options(command: Any) -> Any:
-    """Options of the connection that flash, rollback and slots share."""
-    for option in (
-        click.option(
-            "--ssh-config", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-            help="Instead of ~/.ssh/config (as ssh -F).",
-        ),
-        click.option(
-            "--wait", "wait_s", type=click.FloatRange(min=0), default=0, show_default=True,
-            help="Seconds to wait for another flash of the same board.",
-        ),
-    ):  # fmt: skip
-        command = option(command)
-    return command
 
 
 @click.command("flash", short_help="Put a bundle on a board: folder, ssh or adb; reversible.")
@@ -55,7 +39,12 @@ def transport_options(command: Any) -> Any:
     "--drop-previous", is_flag=True,
     help="Give up the release that could be rolled back to, if space needs it.",
 )  # fmt: skip
-@transport_options
+@click.option(
+    "--via", type=click.Choice(["auto", "rsync", "sftp", "stream"]), default="auto",
+    help="How ssh sends files. [default: rsync where it saves bytes, else a stream]",
+)  # fmt: skip
+@ssh_config_option
+@wait_option
 @click.option("--json", "as_json", is_flag=True, help="What was done as one JSON object.")
 def flash_command(
     bundle: Path,
@@ -67,6 +56,7 @@ def flash_command(
     min_speed: float,
     drop_previous: bool,
     wait_s: float,
+    via: str,
     ssh_config: Path | None,
     as_json: bool,
 ) -> None:
@@ -96,12 +86,12 @@ def flash_command(
             *(["--no-gate"] if no_gate else []),
             *(["--drop-previous"] if drop_previous else []),
             *(["--ssh-config", str(ssh_config)] if ssh_config else []),
-            *("--min-speed", str(min_speed), "--wait", str(wait_s)),
+            *("--min-speed", str(min_speed), "--wait", str(wait_s), "--via", via),
         ]
         flash_fleet(opened, inventory, passed, as_json=as_json)
         return
     assert place is not None
-    board = connect(place, ssh_config=ssh_config)
+    board = connect(place, ssh_config=ssh_config, via=via)
     try:
         notes = check_board(board, opened, force=force)
         report = flash(opened, board, options, reporter)
@@ -139,7 +129,8 @@ def describe(report: FlashReport) -> list[str]:
 @click.command("rollback", short_help="Go back to the release that a board had before.")
 @click.argument("target")
 @click.option("--to", metavar="ID", help="This release (the beginning of its id) instead.")
-@transport_options
+@ssh_config_option
+@wait_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def rollback_command(
     target: str, to: str | None, wait_s: float, ssh_config: Path | None, as_json: bool

@@ -232,8 +232,7 @@ class ShellFiles:
             steps = [f"rm -rf {new}", f"ln -s {text} {new}", f"mv -T -f {new} {at}"]
         else:
             steps = [
-                f"[ ! -L {at} ] || {{ echo '{CURRENT} is a link, which mv here cannot replace' >&2; "
-                "exit 1; }",
+                f"[ ! -L {at} ] || {{ echo 'mv here cannot switch a link' >&2; exit 1; }}",
                 f"printf '%s\\n' {text} > {new}",
                 f"flush {new}",
                 f"mv -f {new} {at}",
@@ -247,8 +246,9 @@ class ShellFiles:
         """
         scratch = self._quoted(".edge-links")
         text = self.ask(
-            f"rm -rf {scratch}; mkdir {scratch} && cd {scratch} && mkdir d && ln -s d a 2>/dev/null "
-            "&& ln -s d b && mv -T -f b a 2>/dev/null && [ -L a ] && [ ! -e d/b ] && echo yes\n"
+            f"rm -rf {scratch}; mkdir {scratch} && cd {scratch} && mkdir d && "
+            "ln -s d a 2>/dev/null && ln -s d b && mv -T -f b a 2>/dev/null && "
+            "[ -L a ] && [ ! -e d/b ] && echo yes\n"
             f"rm -rf {scratch}"
         )
         return text.strip() == "yes"

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from edge.errors import EngineError
+from edge.flash.connection_options import ssh_config_option
 from edge.flash.target import connect, parse_flash_target
 from edge.slots.health import check_release, judge
 from edge.slots.store import Slots
@@ -22,10 +23,11 @@ def slots() -> None:
 
 @slots.command("list")
 @click.argument("target")
+@ssh_config_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per release.")
-def list_command(target: str, as_json: bool) -> None:
+def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
     """List the releases at TARGET (dir:, ssh:// or adb://), the current one first."""
-    board = connect(parse_flash_target(target))
+    board = connect(parse_flash_target(target), ssh_config=ssh_config)
     try:
         found, free = Slots(board.files).releases(), board.files.free_bytes()
     finally:
@@ -48,10 +50,11 @@ def list_command(target: str, as_json: bool) -> None:
 
 @slots.command("verify")
 @click.argument("target")
+@ssh_config_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def verify_command(target: str, as_json: bool) -> None:
+def verify_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
     """Read every byte of the current release at TARGET and compare it with its manifest."""
-    board = connect(parse_flash_target(target))
+    board = connect(parse_flash_target(target), ssh_config=ssh_config)
     try:
         store = Slots(board.files)
         current = store.current()
@@ -72,9 +75,10 @@ def verify_command(target: str, as_json: bool) -> None:
 @slots.command("remove")
 @click.argument("target")
 @click.argument("release")
-def remove_command(target: str, release: str) -> None:
+@ssh_config_option
+def remove_command(target: str, release: str, ssh_config: Path | None) -> None:
     """Remove a RELEASE (the beginning of its id) at TARGET; the current one stays."""
-    board = connect(parse_flash_target(target))
+    board = connect(parse_flash_target(target), ssh_config=ssh_config)
     try:
         store = Slots(board.files)
         with store.locked():

@@ -24,10 +24,13 @@ from edge.flash.shell_files import ShellFiles, capture_system, shell_error
 from edge.flash.stream import BLOCK, send_stream
 from edge.flash.target import FlashTarget
 from edge.probe.system import CapturedSystem
+from edge.slots.layout import PARTS
 from edge.units import printable
 
 _CONNECT_S, _ALIVE_S, _ALIVE_COUNT, _PERSIST_S = 10, 10, 3, 15
-_RSYNC_SILENCE_S = 60
+_RSYNC_SILENCE_S, _SFTP_LOOK_S = 60, 1
+#: How files are sent: patched by rsync where there is something similar, else streamed into dd.
+VIA = ("auto", "rsync", "sftp", "stream")
 _RSYNC_LEAST = (3, 1)
 _PERCENT = re.compile(rb"\s(\d{1,3})%")
 
@@ -135,7 +138,10 @@ class SshBoard:
 
     is_running = True
 
-    def __init__(self, target: FlashTarget, *, config: Path | None = None) -> None:
+    def __init__(
+        self, target: FlashTarget, *, config: Path | None = None, via: str = "auto"
+    ) -> None:
+        self._via = via
         self._channel = SshChannel(target, config)
         self.place = str(target)
         try:
@@ -151,12 +157,52 @@ class SshBoard:
         return max(0, n_there - 1) // BLOCK * BLOCK
 
     def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
+        if self._via == "sftp":
+            return self._send_sftp(source, part, offset, progress)
         return send_stream(self._channel, source, f"{self.files.root}/{part}", offset, progress)
+
+    def _send_sftp(self, source: Path, part: str, offset: int, progress: Progress) -> int:
+        """Through the sftp subsystem. `reput` writes only what is missing, and never truncates, so
+        that a forgotten sender does no harm.
+        """
+        size, path = source.stat().st_size, f"{self.files.root}/{part}"
+        there = shlex.quote(path)
+        if offset:
+            block = f"dd if=/dev/null of={there} bs={BLOCK} seek={offset // BLOCK} 2>/dev/null"
+            self.files.do(block)  # cuts the last block off, which may be half written
+        else:
+            self.files.do(f": > {there}")
+        if size == offset:
+            return 0
+        command = ["sftp", "-q", "-b", "-", *self._channel.options(), "--", self._channel.address]
+        batch = f"reput {sftp_quoted(str(source.absolute()))} {sftp_quoted(path)}\n"
+        seen = offset
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdin is not None and process.stderr is not None
+            process.stdin.write(batch.encode())
+            process.stdin.close()
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_SFTP_LOOK_S)
+                    break
+                now = self.files.entries(PARTS).get(part.rpartition("/")[2])
+                n_there = now.n_bytes if now else seen
+                progress(n_there - seen)
+                seen = n_there
+            said = process.stderr.read().decode("utf-8", "replace")
+        if process.returncode != 0:
+            lost = self._channel.lost(Done(255 if "onnection" in said else 1, b"", said))
+            raise lost or shell_error(self.place, said, process.returncode)
+        self.files.sync([part])
+        progress(size - seen)
+        return size - offset
 
     # ---- rsync: only what differs --------------------------------------------------------------
 
     def can_patch(self) -> bool:
-        return self._rsync
+        return self._via in ("auto", "rsync") and self._rsync
 
     @cached_property
     def _rsync(self) -> bool:
@@ -213,6 +259,11 @@ class SshBoard:
     def close(self) -> None:
         self._session.close()
         self._channel.close()
+
+
+def sftp_quoted(path: str) -> str:
+    """A path in an sftp batch file; within quotes nothing is a pattern."""
+    return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def is_rsync(text: bytes) -> bool:

@@ -76,8 +76,8 @@ def parse_flash_target(text: str) -> FlashTarget:
     return FlashTarget("ssh", folder or SSH_FOLDER, parse_target(f"ssh://{place}"))
 
 
-def connect(target: FlashTarget, *, ssh_config: Path | None = None) -> Board:
-    """Open the way to a board. `ssh_config` stands in for the user's ~/.ssh/config.
+def connect(target: FlashTarget, *, ssh_config: Path | None = None, via: str = "auto") -> Board:
+    """Open the way to a board. `ssh_config` stands in for the user's ~/.ssh/config; `via` is how ssh sends.
 
     Raises DeviceUnreachableError with the next step when it cannot be reached.
     """
@@ -91,4 +91,4 @@ def connect(target: FlashTarget, *, ssh_config: Path | None = None) -> Board:
         return AdbBoard(target)
     from edge.flash.ssh import SshBoard
 
-    return SshBoard(target, config=ssh_config)
+    return SshBoard(target, config=ssh_config, via=via)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import os
 import shutil
 import stat
@@ -307,46 +308,33 @@ class LocalFiles:
 
     @contextlib.contextmanager
     def lock(self, wait_s: float) -> Iterator[None]:
-        try:
-            import fcntl
-        except ImportError:  # Windows: two flashes of one card at once are the user's own doing
-            yield
+        if importlib.util.find_spec("fcntl") is None:
+            yield  # Windows: two flashes of one card at once are the user's own doing
             return
         with self._errors():
             handle = os.open(self._at(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        folder = self._at(f"{LOCK}.d")
         try:
             end_s = time.monotonic() + wait_s
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= end_s:
-                        raise lock_refused(self.root, wait_s) from None
-                    time.sleep(0.2)
-                except OSError as error:
-                    raise board_error(error, f"locking {self.root}") from None
-            with self._lock_folder(wait_s):
+            while not (_try_flock(handle, self.root) and not self._folder_is_locked()):
+                if time.monotonic() >= end_s:
+                    raise lock_refused(self.root, wait_s)
+                time.sleep(0.2)
+            with self._errors():
+                folder.mkdir(exist_ok=True)
+                (folder / "owner").write_text(f"{os.getpid()} {_boot_id()}\n")
+            try:
                 yield
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(handle)
 
-    @contextlib.contextmanager
-    def _lock_folder(self, wait_s: float) -> Iterator[None]:
+    def _folder_is_locked(self) -> bool:
         """The other lock, that of boards without `flock`: see `edge.flash.shell_files`."""
-        folder = self._at(f"{LOCK}.d")
-        boot = _boot_id()
-        with self._errors():
-            if (was := self.read(f"{LOCK}.d/owner", 200)) is not None:
-                pid, _, when = was.decode("utf-8", "replace").strip().partition(" ")
-                if when == boot and pid.isdecimal() and psutil.pid_exists(int(pid)):
-                    raise lock_refused(self.root, wait_s)
-            folder.mkdir(exist_ok=True)
-            (folder / "owner").write_text(f"{os.getpid()} {boot}\n")
-        try:
-            yield
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        owner = (self.read(f"{LOCK}.d/owner", 200) or b"").decode("utf-8", "replace").strip()
+        pid, _, boot = owner.partition(" ")
+        return boot == _boot_id() and pid.isdecimal() and psutil.pid_exists(int(pid))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -354,6 +342,18 @@ class LocalFiles:
             yield
         except OSError as error:
             raise board_error(error, self.root) from error
+
+
+def _try_flock(handle: int, place: str) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise board_error(error, f"locking {place}") from None
+    return True
 
 
 def _boot_id() -> str:

@@ -70,6 +70,7 @@ def wheel(cross_tools: None) -> BuiltEngine:
 
 def sample_bundle(folder: Path, device: str, *, with_engine: bool = True) -> Bundle:
     """The sample model, built for a board."""
+    folder.mkdir(exist_ok=True)
     request = BuildRequest(
         open_model("sample"), (find_profile(device),), folder / device, with_engine=with_engine
     )

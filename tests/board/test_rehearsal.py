@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import converters.rehearse.rehearsal as rehearsal_module
+from converters.board_engine import BuiltEngine
 from converters.build import BuildRequest, build
 from converters.offline import BoardPython, add_engine
 from converters.rehearse import Options, rehearse
@@ -26,7 +27,7 @@ from edge.bundle import Bundle, open_bundle
 from edge.errors import EngineMissingError, UsageError
 from edge.units import MIB
 
-from .conftest import EMULATION, Quiet, require
+from .conftest import EMULATION, Quiet, require, sample_bundle
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
 
@@ -176,9 +177,12 @@ def test_nothing_to_emulate_with(
 # ---- bundles with an engine ---------------------------------------------------------------------
 
 
-def test_the_same_build_gives_the_same_bundle(pi4_bundle: Bundle, tmp_path: Path) -> None:
-    request = BuildRequest(open_model("sample"), (PI4,), tmp_path / "again", with_engine=True)
-    assert build(request, Quiet())[0].bundle.id == pi4_bundle.id
+def test_the_same_build_gives_the_same_bundle(wheel: BuiltEngine, tmp_path: Path) -> None:
+    first, second = (
+        sample_bundle(tmp_path / name, "raspberry-pi-4b-4gb") for name in ("first", "second")
+    )
+    assert {f.name: f.sha256 for f in first.files} == {f.name: f.sha256 for f in second.files}
+    assert first.id == second.id
 
 
 def test_putting_an_engine_in_again_changes_neither_bundle(

@@ -23,7 +23,7 @@ TARGET = "releases/" + "a" * 64
 
 
 class PipeChannel:
-    """A channel to a shell of this machine; `around` are words before `sh` (another user, busybox)."""
+    """A channel to a shell of this machine; `around` are words before `sh`: another user."""
 
     place = "pipe"
 
@@ -62,6 +62,7 @@ def channel_with(tools: str, folder: Path) -> PipeChannel:
 
 
 which = shutil.which
+TOOLS_WITHOUT_FLOCK = ("sh", "cat", "mkdir", "rm", "kill", "sleep", "timeout", "true", "head")
 
 
 @pytest.fixture(params=["local", *TOOLS])

@@ -20,10 +20,22 @@ def test_a_state_reads_back_the_same() -> None:
     assert parse_state(state.to_bytes()) == state
 
 
-@given(st.one_of(st.binary(max_size=80), st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-).map(lambda value: json.dumps({"kind": layout.KIND, "history": value, "releases": value}).encode())))  # fmt: skip
+texts = st.text(max_size=8)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | texts | st.sampled_from(IDS),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+)
+
+
+def state_file(history: object, releases: object) -> bytes:
+    document = {"kind": layout.KIND, "history": history, "releases": releases}
+    return json.dumps(document).encode()
+
+
+@given(
+    st.binary(max_size=80)
+    | st.builds(state_file, values, st.dictionaries(texts | st.sampled_from(IDS), values))
+)
 def test_no_state_file_crashes_and_no_foreign_id_comes_out_of_one(data: bytes) -> None:
     state = parse_state(data)
     if state is not None:

@@ -107,6 +107,13 @@ def test_every_engine_class_states_positive_bounds(engine: EngineClass) -> None:
     assert tps(got.decode_tps) > 0 and got.decode_bound >= usual.decode
 
 
+def test_threads_on_little_cores_widen_the_bound() -> None:
+    board = find_profile("orange-pi-5-8gb")
+    few, many = (estimate("llama-3.2-3b", "Q4_0", board, n_threads=n) for n in (4, 8))
+    assert many.decode_tps == few.decode_tps and many.decode_bound > few.decode_bound
+    assert many.prefill_bound > few.prefill_bound
+
+
 def test_what_is_not_modelled_widens_the_bound() -> None:
     usual, unusual = (estimate(name, "Q4_0", PI5) for name in ("llama-3.2-3b", "gemma-4-e2b"))
     assert unusual.decode_bound > usual.decode_bound

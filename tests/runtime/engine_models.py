@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 
 from converters.environments import find_tool_python
-from edge.engines.litert_container import read_container
 
 from . import tiny_gguf, tiny_hf
 from .tiny_gguf import F32
@@ -86,7 +85,7 @@ def gguf_models(folder: Path) -> Models:
 #: Name -> how it is exported. Floats where answers are compared with the reference.
 _EXPORTS: dict[str, dict[str, Any]] = {
     "random": {"prefill": [8, 64], "n_ctx": 1024, "recipe": "none"},
-    "scripted": {"prefill": [32], "n_ctx": 1024, "recipe": "dynamic_wi8_afp32"},
+    "scripted": {"prefill": [32], "n_ctx": 1024, "recipe": "none"},
     "heavy": {"prefill": [256], "n_ctx": 4096, "recipe": "dynamic_wi8_afp32"},
 }
 
@@ -107,10 +106,11 @@ def litert_models(folder: Path, cache: Path) -> Models:
             jobs.append((made[name], job))
     if jobs:
         export(job for _, job in jobs)
-        for target, job in jobs:
-            partial = target.with_name(f".{target.name}.{os.getpid()}")
-            shutil.copy(Path(job["out"]) / "model.litertlm", partial)
-            partial.replace(target)
+        for target, job in jobs:  # the .litertlm last: it stands for both
+            for suffix, name in ((".tflite", "plain.tflite"), (".litertlm", "model.litertlm")):
+                partial = target.with_name(f".{target.stem}.{os.getpid()}")
+                shutil.copy(Path(job["out"]) / name, partial)
+                partial.replace(target.with_suffix(suffix))
     return Models(**made)
 
 
@@ -141,15 +141,12 @@ def _content_key(checkpoint: Path, job: Mapping[str, Any]) -> str:
 def tflite_models(folder: Path, litert: Models) -> Models:
     """The same decoders as plain `.tflite`, each in a folder with its tokenizer."""
     made = {}
-    for name in ("random", "scripted", "heavy"):
-        container = read_container(getattr(litert, name))
+    for name in _EXPORTS:
         home = folder / name
         home.mkdir()
         tiny_hf.write_tokenizer(home)
-        with container.path.open("rb") as file:
-            file.seek(container.model.offset)
-            (home / "model.tflite").write_bytes(file.read(container.model.n_bytes))
-        made[name] = home / "model.tflite"
+        source: Path = getattr(litert, name)
+        made[name] = Path(shutil.copy(source.with_suffix(".tflite"), home / "model.tflite"))
     return Models(**made)
 
 

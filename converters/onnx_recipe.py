@@ -1,0 +1,145 @@
+"""How an ONNX artifact is stored: recipes as named data, `converters/recipes/onnx/*.toml`.
+
+    bits, block      of most matrices; bits 32 leaves everything in floats
+    symmetric        zero in the middle, not stored; else a zero point per block
+    search           look for the scale with the least square error (`onnx_worker.rounding`)
+    [head]           the output matrix, and the embedding where the two are tied
+    [embedding]      the embedding where it is a matrix of its own
+    [[rules]]        match = "*/mlp/down_proj/MatMul": nodes that are stored otherwise
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.errors import InputError, UsageError
+from edge.units import did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the 3.10 backport has the same interface
+    import tomli as tomllib  # type: ignore[import-not-found]
+
+_FOLDER = Path(__file__).with_name("recipes") / "onnx"
+_SCHEME = {"bits": int, "block": int, "symmetric": bool, "search": bool}
+BLOCKS = (16, 32, 64, 128, 256)
+#: MatMulNBits computes with int8 activations (4) or floats (1): docs/ContribOperators.md.
+INT8_ACTIVATIONS, FLOAT_ACTIVATIONS = 4, 1
+
+
+@dataclass(frozen=True)
+class OnnxScheme:
+    """How one matrix is stored; `bits` 32 means floats."""
+
+    bits: int
+    block: int = 32
+    symmetric: bool = True
+    search: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8, 32):
+            raise InputError(f"bits: expected 4, 8 or 32, got {self.bits}")
+        if self.block not in BLOCKS:
+            raise InputError(f"block: expected one of {', '.join(map(str, BLOCKS))}, got {self.block}")
+
+    @property
+    def bpw(self) -> float:
+        """Bits per weight, scales in half precision and zero points included."""
+        if self.bits == 32:
+            return 32.0
+        return self.bits + (16 + (0 if self.symmetric else self.bits)) / self.block
+
+
+@dataclass(frozen=True)
+class OnnxRecipe:
+    """One named way to store a model as ONNX. `rules` name nodes by pattern, the first match
+    decides.
+    """
+
+    id: str
+    about: str
+    default: OnnxScheme
+    head: OnnxScheme
+    embedding: OnnxScheme
+    rules: tuple[tuple[str, OnnxScheme], ...] = ()
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.default.bits < 32
+
+    def to_worker(self, *, accuracy_level: int = INT8_ACTIVATIONS) -> dict[str, Any] | None:
+        """As `converters.onnx_worker.graph.Recipe.from_dict` takes it; None for floats."""
+        if not self.is_quantized:
+            return None
+        return {
+            "default": vars(self.default),
+            "head": vars(self.head),
+            "embedding": vars(self.embedding),
+            "rules": [(match, vars(scheme)) for match, scheme in self.rules],
+            "half_scales": True,
+            "accuracy_level": accuracy_level,
+        }
+
+
+@functools.cache
+def load_onnx_recipe(recipe_id: str) -> OnnxRecipe:
+    """The recipe of that id; `-` and `_`, upper and lower case mean the same, and the prefix
+    `onnx_` may be left out. Raises UsageError, with the nearest known id, when there is none.
+    """
+    wanted = recipe_id.strip().lower().replace("-", "_")
+    files = _files()
+    found = wanted if wanted in files else f"onnx_{wanted}"
+    if found not in files:
+        raise UsageError(
+            f"unknown ONNX recipe {recipe_id!r}; known: {', '.join(files)}."
+            f"{did_you_mean(wanted, files)}"
+        )
+    return parse_onnx_recipe(files[found].read_text(encoding="utf-8"), found)
+
+
+def list_onnx_recipes() -> tuple[OnnxRecipe, ...]:
+    """All recipes, most bits first."""
+    found = [load_onnx_recipe(name) for name in _files()]
+    return tuple(sorted(found, key=lambda r: (-r.default.bpw, -r.head.bpw, r.id)))
+
+
+@functools.cache
+def _files() -> Mapping[str, Path]:
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.toml"))}
+
+
+def parse_onnx_recipe(text: str, recipe_id: str) -> OnnxRecipe:
+    """A recipe from the text of its file. Raises InputError naming the file and the key."""
+    try:
+        data = tomllib.loads(text)
+        if data.pop("id", None) != recipe_id:
+            raise InputError(f"id must be {recipe_id!r}, the file's name")
+        about = str(data.pop("about", ""))
+        rules = data.pop("rules", [])
+        sections = {key: data.pop(key, None) for key in ("head", "embedding")}
+        default = _scheme(data)
+        matches = []
+        for rule in rules:
+            match = rule.pop("match", None)
+            if not isinstance(match, str):
+                raise InputError(f"rules: match must be a pattern, got {match!r}")
+            matches.append((match, _scheme({**vars(default), **rule})))
+        head = _scheme({**vars(default), **(sections["head"] or {})})
+        embedding = _scheme({**vars(head), **(sections["embedding"] or {})})
+        return OnnxRecipe(recipe_id, about, default, head, embedding, tuple(matches))
+    except (InputError, tomllib.TOMLDecodeError, TypeError) as error:
+        raise InputError(f"recipe onnx/{recipe_id}.toml: {error}") from None
+
+
+def _scheme(values: Mapping[str, Any]) -> OnnxScheme:
+    for key, value in values.items():
+        if key not in _SCHEME:
+            raise InputError(f"unknown key {key!r}.{did_you_mean(key, _SCHEME)}")
+        if type(value) is not _SCHEME[key]:
+            raise InputError(f"{key}: expected {_SCHEME[key].__name__}, got {value!r}")
+    return OnnxScheme(**values)

@@ -1,0 +1,128 @@
+"""onnxruntime-genai's C library, found in the wheel that ships it and called through ctypes.
+
+The Python package holds the interpreter's lock while a graph runs, so that nobody could stop it,
+and copies more than is needed. Its C interface (`src/ort_genai_c.h` of onnxruntime-genai, here as of
+0.18) does neither.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import os
+import sys
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from edge.errors import EngineError, EngineMissingError
+
+PACKAGE = "onnxruntime_genai"
+PIP_LINE = "pip install 'edgekit[onnx]'"
+_NAMES = {"win32": "onnxruntime-genai.dll", "darwin": "libonnxruntime-genai.dylib"}
+_RUNTIMES = {"win32": "onnxruntime.dll", "darwin": "libonnxruntime*.dylib"}
+
+_P, _S, _OUT = ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p)
+# Name: argument types. All of these return an OgaResult*, null where all went well.
+_CALLS: dict[str, tuple[Any, ...]] = {
+    "OgaCreateConfig": (_S, _OUT),
+    "OgaConfigOverlay": (_P, _S),
+    "OgaCreateModelFromConfig": (_P, _OUT),
+    "OgaCreateGeneratorParams": (_P, _OUT),
+    "OgaGeneratorParamsSetSearchNumber": (_P, _S, ctypes.c_double),
+    "OgaGeneratorParamsSetSearchBool": (_P, _S, ctypes.c_bool),
+    "OgaCreateGenerator": (_P, _P, _OUT),
+    "OgaGenerator_AppendTokens": (_P, ctypes.POINTER(ctypes.c_int32), ctypes.c_size_t),
+    "OgaGenerator_RewindTo": (_P, ctypes.c_size_t),
+    "OgaGenerator_SetRuntimeOption": (_P, _S, _S),
+    "OgaGenerator_GetLogits": (_P, _OUT),
+    "OgaTensorGetData": (_P, _OUT),
+    "OgaSetLogBool": (_S, ctypes.c_bool),
+}
+_DESTROYERS = ("Config", "Model", "GeneratorParams", "Generator", "Tensor", "Result")
+
+
+@functools.cache
+def load_library() -> Any:
+    """The library with its functions declared, quiet and without telemetry.
+
+    Raises EngineMissingError if a package or its library is absent, EngineError if it is too old.
+    """
+    home, runtime = _folder(PACKAGE), _folder("onnxruntime")
+    library = home / _NAMES.get(sys.platform, "libonnxruntime-genai.so")
+    pattern = _RUNTIMES.get(sys.platform, "libonnxruntime.so*")
+    found = sorted((runtime / "capi").glob(pattern))
+    # Looked for here: the library ends the process when it does not find the runtime.
+    if not library.is_file() or not found:
+        raise EngineMissingError(
+            f"onnxruntime-genai is installed without {library.name if found else pattern}",
+            next_step=f"{PIP_LINE} --force-reinstall --no-cache-dir",
+        )
+    os.environ["ORT_LIB_PATH"] = str(found[0])
+    try:
+        ctypes.CDLL(str(found[0]))
+        lib = ctypes.CDLL(str(library))
+        for name, arguments in _CALLS.items():
+            function = getattr(lib, name)
+            function.argtypes, function.restype = arguments, ctypes.c_void_p
+        for kind in _DESTROYERS:
+            function = getattr(lib, f"OgaDestroy{kind}")
+            function.argtypes, function.restype = (_P,), None
+        lib.OgaResultGetError.argtypes, lib.OgaResultGetError.restype = (_P,), ctypes.c_char_p
+    except OSError as error:
+        raise EngineMissingError(
+            f"onnxruntime-genai is installed but its library does not load: {error}",
+            next_step=f"{PIP_LINE} --force-reinstall --no-cache-dir",
+        ) from error
+    except AttributeError as error:
+        raise EngineError(
+            f"the installed onnxruntime-genai {version()} does not suit edgekit: {error}",
+            next_step=f"{PIP_LINE} -U",
+        ) from None
+    if hasattr(lib, "OgaSetTelemetryEnabled"):
+        lib.OgaSetTelemetryEnabled.argtypes, lib.OgaSetTelemetryEnabled.restype = (
+            (ctypes.c_bool,),
+            None,
+        )
+        lib.OgaSetTelemetryEnabled(False)
+    check(lib, lib.OgaSetLogBool(b"enabled", False))
+    return lib
+
+
+def _folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise EngineMissingError(f"{package} is not installed", next_step=PIP_LINE)
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def version() -> str:
+    """`0.18.0`, of the installed onnxruntime-genai."""
+    return _installed("onnxruntime-genai")
+
+
+def runtime_version() -> str:
+    """`1.31.1`, of the onnxruntime below it."""
+    return _installed("onnxruntime")
+
+
+def _installed(distribution: str) -> str:
+    try:
+        return installed(distribution)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+class GenaiError(EngineError):
+    """What the library says; turned into one of ours by who knows what was tried."""
+
+
+def check(lib: Any, result: int | None) -> None:
+    """Raise GenaiError with the library's words if a call failed."""
+    if not result:
+        return
+    words = (lib.OgaResultGetError(result) or b"").decode("utf-8", "replace")
+    lib.OgaDestroyResult(result)
+    raise GenaiError(words)
