@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from converters.imatrix import Imatrix, read_imatrix
 from converters.plan import PlanOptions, make_plan
 from converters.plan_learned import read_learned
+from converters.planner import ENGINE
+from converters.quality.building import QualityOptions, measure_cards
 from converters.quantize import Artifact, write_many
 from converters.recipes import Recipe, load_recipe
 from converters.source.spec import ModelSpec
@@ -71,6 +73,7 @@ class BuildRequest:
     threads: int | None = None
     with_engine: bool = False
     python: str | None = None
+    quality: QualityOptions = field(default_factory=QualityOptions)
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,16 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             recipe: {**vocabulary, **check_artifact(artifact.path, request.spec)}
             for recipe, artifact in artifacts.items()
         }
+        cards = measure_cards(
+            request.spec,
+            list(plans.values()),
+            {(ENGINE, recipe): artifact.path for recipe, artifact in artifacts.items()},
+            request.quality,
+            work / "artifacts",
+            threads=request.threads,
+            stage=reporter.stage,
+            progress=reporter.progress,
+        )
         reporter.stage("sealing")
         bundles = work / "bundles"
         shutil.rmtree(bundles, ignore_errors=True)
@@ -117,7 +130,7 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             plan = dataclasses.replace(plan, artifact_bytes=artifact.nbytes)
             manifest = make_manifest(
                 request.spec, plan, recipes[plan.recipe], artifact, checks[plan.recipe], imatrix
-            )
+            ) | {"quality": cards[plan.engine, plan.recipe, plan.kv_type]}
             seal(request.spec, plan, artifact, manifest, bundles / device, adders[device])
         publish(bundles, request)
         shutil.rmtree(work)

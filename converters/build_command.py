@@ -11,8 +11,10 @@ from converters.build import BuildRequest, Built, build
 from converters.plan import PREFERENCES, PlanOptions
 from converters.plan_command import load_devices
 from converters.progress import TerminalReporter
+from converters.quality.building import QualityOptions
 from converters.recipes import list_recipes
 from converters.source.resolve import open_model
+from edge.quality_text import quality_lines
 from edge.units import format_bytes, printable
 
 
@@ -42,6 +44,12 @@ from edge.units import format_bytes, printable
     help="Add the engine, compiled for the board, and all it needs to run there offline.",
 )  # fmt: skip
 @click.option("--python", metavar="3.X", help="Python on the board, where it is not the profile's.")
+@click.option("--no-quality", is_flag=True, help="Do not measure how far it is from its source.")
+@click.option("--accept-quality", is_flag=True, help="Keep it, however far it is.")
+@click.option(
+    "--quality-text", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Text to measure on; default: one that comes with the kit.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per bundle on stdout.")
 def build_command(
@@ -56,6 +64,9 @@ def build_command(
     threads: int | None,
     with_engine: bool,
     python: str | None,
+    no_quality: bool,
+    accept_quality: bool,
+    quality_text: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -70,12 +81,13 @@ def build_command(
         prefer=prefer,  # type: ignore[arg-type]  # click checked the choice
         has_imatrix=imatrix is not None,
     )
+    quality = QualityOptions(not no_quality, accept_quality, quality_text)
     with TerminalReporter(quiet=as_json) as reporter:
         reporter.stage(f"reading {printable(model)}")
         profiles = tuple(load_devices(devices))
         spec = open_model(model, progress=reporter.progress)
         request = BuildRequest(
-            spec, profiles, output, options, imatrix, force, threads, with_engine, python
+            spec, profiles, output, options, imatrix, force, threads, with_engine, python, quality
         )
         built = build(request, reporter)
     for done in built:
@@ -96,15 +108,18 @@ def as_record(done: Built) -> dict[str, object]:
         "seconds": artifact.seconds,
         "n_ctx": bundle.plan.n_ctx,
         "peak_bytes": bundle.plan.peak_bytes,
+        "quality": bundle.manifest["quality"],
     }
 
 
 def summary(done: Built) -> str:
-    """One bundle in two lines for a person."""
+    """One bundle in four lines for a person."""
     bundle, artifact, plan = done.bundle, done.artifact, done.bundle.plan
     return (
         f"{bundle.path}  {printable(bundle.name)} as {plan.recipe} for {plan.device}: "
         f"{format_bytes(artifact.nbytes)}, {artifact.bpw:.2f} bits per weight\n"
         f"  context {plan.n_ctx}, peak {format_bytes(plan.peak_bytes)} of "
-        f"{format_bytes(plan.budget_bytes)}; next: edge chat {bundle.path}"
+        f"{format_bytes(plan.budget_bytes)}\n"
+        f"  quality: {quality_lines(bundle.manifest)[0]}\n"
+        f"  next: edge chat {bundle.path}"
     )

@@ -1,10 +1,10 @@
 """Weight types of TFLite models by name: what a recipe may ask for. Standard library only.
 
-    int8       one scale per row            8 bits + 12 bytes per row
-    int8-t     one scale for the matrix     what tflite-runtime 2.14 can look embeddings up in
-    int4       one scale per row
-    int4-b32   one bfloat16 scale per 32 values (also 64, 128): 4.5, 4.25, 4.125 bits
-    f32        as it is
+int8       one scale per row            8 bits + 12 bytes per row
+int8-t     one scale for the matrix     what tflite-runtime 2.14 can look embeddings up in
+int4       one scale per row
+int4-b32   one bfloat16 scale per 32 values (also 64, 128): 4.5, 4.25, 4.125 bits
+f32        as it is
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import Any
 from converters.memory_truth import Combination, predict
 from converters.memory_truth_models import CONFIGS, hollow_spec
 from converters.plan import Candidate, Planner, PlanOptions
+from converters.recipe_weights import WeighingScale
 from converters.source.spec import ModelSpec
 from device_profiles.catalog import shipped_profiles
 from device_profiles.profile import DeviceProfile
@@ -30,22 +31,25 @@ LARGEST_RAM_BYTES = 8 * GIB
 class Subject:
     """What boards are tried with from `least_free_mib` on: a model of true size, and what its user
     asks for. Unless `computed_whole`, the context is filled from a saved state, and a whole
-    micro-batch is computed behind it: filling it token by token takes hours for a large model.
+    micro-batch is computed behind it: filling it token by token takes hours for a large model. Of
+    the refused plan `n_refused` tokens are, all of them where it is None.
     """
 
     least_free_mib: int
     model: str
     options: PlanOptions
     computed_whole: bool = False
+    n_refused: int | None = 4
 
 
 SUBJECTS: Sequence[Subject] = (
-    Subject(0, "smollm2-360m", PlanOptions(), computed_whole=True),
-    Subject(600, "qwen3-0.6b", PlanOptions()),
+    Subject(0, "smollm2-360m", PlanOptions(), computed_whole=True, n_refused=None),
+    Subject(600, "qwen3-0.6b", PlanOptions(), n_refused=None),
     Subject(1500, "qwen3-1.7b", PlanOptions(n_ubatch=64)),
     Subject(2100, "llama-3.2-3b", PlanOptions(n_ubatch=64)),
     Subject(3300, "qwen3-4b", PlanOptions(n_ctx=4096, n_ubatch=64, prefer="quality")),
     Subject(4700, "llama-3.1-8b", PlanOptions(n_ctx=4096, n_ubatch=64, prefer="quality")),
+    Subject(6000, "llama-3.1-8b", PlanOptions(n_ctx=4096, n_ubatch=16, prefer="quality")),
 )
 
 
@@ -130,7 +134,7 @@ def claim_of(profile: DeviceProfile, here: DeviceProfile, upstream: Path | None)
     ladder of recipes and contexts or, where the plan is the highest, the next model in size.
     """
     subject = subject_of(profile)
-    planner = Planner(_spec(subject.model, upstream), profile, subject.options)
+    planner = _planner(subject.model, profile, subject.options, upstream)
     chosen = planner.choose()
     bigger_model, bigger = _next_bigger(upstream, subject.model, planner, chosen)
     n_computed = None if subject.computed_whole else chosen.n_ubatch
@@ -138,7 +142,7 @@ def claim_of(profile: DeviceProfile, here: DeviceProfile, upstream: Path | None)
         profile.id,
         planner.budget_bytes,
         _run_of(subject.model, chosen, n_computed, here, upstream),
-        _run_of(bigger_model, bigger, None, here, upstream),
+        _run_of(bigger_model, bigger, subject.n_refused, here, upstream),
     )
 
 
@@ -153,7 +157,7 @@ def _next_bigger(
             return model, leanest
     order = sorted(CONFIGS, key=lambda name: _spec(name, upstream).shape.n_params)
     for name in order[order.index(model) + 1 :]:
-        other = Planner(_spec(name, upstream), planner.profile, planner.options)
+        other = _planner(name, planner.profile, planner.options, upstream)
         leanest = other.leanest(*other.rungs()[0])
         if _cannot_fit(other, leanest):
             return name, leanest
@@ -190,6 +194,17 @@ def _run_of(
     )
     here_bytes = predict(_spec(model, upstream), combination, here.isa).with_margin().peak_total
     return PlannedRun(combination, c.peak_bytes, here_bytes)
+
+
+def _planner(
+    model: str, profile: DeviceProfile, options: PlanOptions, upstream: Path | None
+) -> Planner:
+    return Planner(_spec(model, upstream), profile, options, scale=_scale(model, upstream))
+
+
+@lru_cache(maxsize=32)
+def _scale(model: str, upstream: Path | None) -> WeighingScale:
+    return WeighingScale(_spec(model, upstream))
 
 
 @lru_cache(maxsize=32)

@@ -113,7 +113,7 @@ draw = random.Random(0)
 n_fill = engine.n_ctx - 8
 if n_computed is not None:
     from edge.engines.llama_library import give_back_memory
-    engine.feed([draw.randrange(n_vocab - 1) for _ in range(8)])
+    engine.feed([draw.randrange(n_vocab - 1) for _ in range(2)])
     assert engine._context.save(os.fsencode(path + ".state"))
     stage("saved")
     assert engine._context.load(os.fsencode(path + ".state"), n_fill - n_computed)

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from edge.bundle import Bundle, open_bundle, pack_bundle, unpack_bundle
+from edge.quality_text import quality_lines
 from edge.units import format_bytes, printable
 
 
@@ -62,6 +63,7 @@ def describe(opened: Bundle) -> list[str]:
         f"  plan     context {plan.n_ctx}, KV {plan.kv_type}, {plan.n_threads} threads; "
         f"peak {format_bytes(plan.peak_bytes)} of {format_bytes(plan.budget_bytes)}",
     ]
+    lines += [f"  quality  {line}" for line in quality_lines(opened.manifest)]
     lines += [f"  file     {f.name}  {format_bytes(f.n_bytes)}  {f.role}" for f in opened.files]
     return lines
 

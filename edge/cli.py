@@ -35,6 +35,7 @@ COMMANDS: dict[str, Command] = {
     "chat": Command("edge.chat:chat", "Talk to a bundle, offline."),
     "run": Command("edge.run:run", "Answer one prompt; reads pipes, writes text or JSON."),
     "bench": Command("edge.bench.command:bench", "Measure memory, TTFT and tokens/s."),
+    "race": Command("edge.race.command:race", "Which engine wins on this machine, and when."),
     "report": Command("edge.report.command:report", "Turn stored results into a report."),
     "devices": Command(
         "edge.devices_command:devices", "List the boards we know, and what is known."
@@ -53,7 +54,7 @@ COMMANDS: dict[str, Command] = {
 # The order in `--help`: the way a model travels. Commands from elsewhere come after.
 ORDER = (
     *("devices", "probe", "plan", "build", "bundle", "rehearse"),
-    *("flash", "slots", "rollback", "run", "chat", "bench", "report"),
+    *("flash", "slots", "rollback", "run", "chat", "bench", "race", "report"),
 )
 
 

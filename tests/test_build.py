@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from converters.build_command import build_command
+from converters.quality.bounds import Bound
 from converters.sample import MODEL_DIR
 from edge.bundle import open_bundle
 from edge.cli import main
@@ -25,9 +26,10 @@ from edge.run import run
 pytestmark = pytest.mark.engine
 
 
-def build(*arguments: str | Path) -> str:
+def build(*arguments: str | Path, quality: bool = False) -> str:
     """Run the command in this process; exceptions come through. Returns its stdout."""
-    result = CliRunner().invoke(build_command, [str(a) for a in arguments], catch_exceptions=False)
+    words = [str(a) for a in arguments] + ["--threads", "1"] + ([] if quality else ["--no-quality"])
+    result = CliRunner().invoke(build_command, words, catch_exceptions=False)
     assert result.exit_code == 0
     return result.stdout
 
@@ -35,7 +37,7 @@ def build(*arguments: str | Path) -> str:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("built") / "pi5"
-    build("sample", "--device", "raspberry-pi-5-8gb", "-o", path)
+    build("sample", "--device", "raspberry-pi-5-8gb", "-o", path, quality=True)
     return path
 
 
@@ -47,6 +49,9 @@ def test_the_bundle_holds_what_was_decided(bundle: Path) -> None:
     assert model["arch"] == "llama" and model["license"] == "apache-2.0"
     assert checks["vocabulary"]["n_texts"] > 300
     assert checks["engine"]["n_tokens"] == 8
+    quality = opened.manifest["quality"]
+    assert quality["within_bounds"] and quality["texts"][0]["top1_agree"] > 0.99
+    assert quality["task"]["exact"] > 0.85, "the sample answers its commands"
     assert str(MODEL_DIR) not in json.dumps(opened.manifest), "no path of this machine leaves it"
     assert not list(bundle.parent.glob("*.partial"))
 
@@ -60,7 +65,7 @@ def test_the_bundle_answers(bundle: Path) -> None:
 
 
 def test_the_same_inputs_give_the_same_bundle(bundle: Path, tmp_path: Path) -> None:
-    build("sample", "--device", "raspberry-pi-5-8gb", "-o", tmp_path / "again")
+    build("sample", "--device", "raspberry-pi-5-8gb", "-o", tmp_path / "again", quality=True)
     assert open_bundle(tmp_path / "again").id == open_bundle(bundle).id
 
 
@@ -71,6 +76,29 @@ def test_several_boards_share_one_reading_and_equal_artifacts(tmp_path: Path) ->
     assert first.read_bytes() == second.read_bytes()
     assert first.stat().st_ino == second.stat().st_ino, "linked, not written twice"
     assert open_bundle(out / "jetson-orin-nano-8gb").plan.device == "jetson-orin-nano-8gb"
+
+
+def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    build("sample", "-d", "raspberry-pi-5-8gb", "-o", tmp_path / "out")
+    assert open_bundle(tmp_path / "out").manifest["quality"] == {
+        "not_measured": "left out with --no-quality"
+    }
+
+
+def test_a_broken_conversion_is_refused_unless_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No recipe of ours is that bad: the bound is moved instead."""
+    monkeypatch.setattr("converters.quality.card.bound_of", lambda recipe: Bound(1e-9))
+    text = tmp_path / "own.txt"
+    text.write_text("switch the kitchen lights off and set a timer for ten minutes, please. " * 200)
+    words = ("sample", "-d", "raspberry-pi-5-8gb", "--quality-text", text, "-o", tmp_path / "out")
+    with pytest.raises(IntegrityError, match="too far from its source"):
+        build(*words, quality=True)
+    assert not (tmp_path / "out").exists()
+    build(*words, "--accept-quality", quality=True)
+    quality = open_bundle(tmp_path / "out").manifest["quality"]
+    assert quality["within_bounds"] is False and quality["texts"][1]["name"] == "own.txt"
 
 
 def test_an_existing_output_is_kept_unless_forced(bundle: Path) -> None:
@@ -200,7 +228,7 @@ def test_a_killed_build_leaves_nothing_at_the_output_and_continues(
     out = tmp_path / "out"
     command = [
         *(sys.executable, "-m", "edge", "build", "sample"),
-        *("-d", "raspberry-pi-5-8gb", "-o", str(out)),
+        *("-d", "raspberry-pi-5-8gb", "-o", str(out), "--threads", "1"),
     ]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     for step in range(10):

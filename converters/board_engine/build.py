@@ -22,6 +22,8 @@ from edge.atomic import write_atomic
 #: Counted up when packing changes, so that old wheels are not taken for new ones.
 PACKING = 1
 TOOLS = ("llama-bench", "llama-completion")
+#: Beside the tools; a wheel has it inside.
+LICENSE = "LICENSE.llama.cpp"
 #: For every arm64 core, and for cores with dot products.
 TOOL_PAIR = ("armv8.0", "armv8.2-dotprod")
 
@@ -134,6 +136,9 @@ def compile_tools(
         data = strip(toolchain, work / "build/bin" / name)
         write_atomic(partial / name, data, mode=0o755)
         files[name] = hashlib.sha256(data).hexdigest()
+    license = (source / "vendor/llama.cpp/LICENSE").read_bytes()
+    write_atomic(partial / LICENSE, license)
+    files[LICENSE] = hashlib.sha256(license).hexdigest()
     seconds = round(time.monotonic() - started, 1)
     built = BuiltEngine("tools", VERSION, variant, key, partial, files, (variant,),
                         toolchain.version, seconds)  # fmt: skip

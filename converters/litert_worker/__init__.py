@@ -1,1 +1,1 @@
-"""What runs inside the pinned LiteRT environment: no edgekit is installed there (see `worker.py`)."""
+"""What runs inside the pinned LiteRT environment, where no edgekit is installed: `worker.py`."""

@@ -2,11 +2,15 @@
 
 The flatbuffer is packed twice: first with scales that are not known yet, to learn where its end is
 (its layout depends on sizes only), then for real. Between the two every constant is quantized and
-written behind it, where `Buffer.offset` and `Buffer.size` point. Nothing but one matrix is in memory.
+written behind it, so that no more than one matrix is in memory. What finds it there is either
+`Buffer.offset` and `Buffer.size`, or the offset of the vector `Buffer.data`, set by hand: offsets of
+a flatbuffer may lead anywhere ahead. Runtimes of 2023 know the second way only (they take the first
+for empty buffers and compute zeros); files over 2 GiB can have the first only.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +23,15 @@ from ai_edge_litert import schema_py_generated as schema
 from converters.litert_types import WeightType
 from converters.litert_worker.quantize import Quantized
 from converters.litert_worker.skeleton import FIRST_TAG
-from edge.errors import EngineError, UnsupportedModelError
+from edge.errors import DoesNotFitError, EngineError, UnsupportedModelError
+from edge.units import format_bytes
 
 IDENTIFIER = b"TFL3"
 ALIGNMENT = 64
 _OPERATORS = {
-    value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)
+    value: str(name)
+    for name, value in vars(schema.BuiltinOperator).items()
+    if isinstance(value, int)
 }
 _ROLES = {"FULLY_CONNECTED": "linear", "EMBEDDING_LOOKUP": "embedding", "GATHER": "embedding"}
 _TFLITE_TYPES = {4: schema.TensorType.INT4, 8: schema.TensorType.INT8}
@@ -114,18 +121,29 @@ def assemble(
     quantize: Callable[[Constant], Quantized],
     output: Path,
     *,
+    inline: bool,
     progress: Callable[[int, int], None],
 ) -> None:
-    """Write `model` with `constants` in place of its tags to `output`. `model` is changed."""
-    slots = [_Slot(model, constant) for constant in constants]
+    """Write `model` with `constants` in place of its tags to `output`. `model` is changed.
+
+    `inline` makes constants vectors of the flatbuffer. Raises DoesNotFitError when that takes more
+    than the 2 GiB that a flatbuffer may have.
+    """
+    slots = [_Slot(model, constant, inline) for constant in constants]
     new = _drop_unused_buffers(model)
     for slot in slots:
-        slot.data_buffer = new[slot.data_buffer]
-        slot.scales_buffer = new.get(slot.scales_buffer, -1)
+        slot.renumber(new)
     position = 0
     for slot in slots:
-        position = slot.place_at(model, position)
+        position = slot.place_at(position)
     head_size = _aligned(len(_pack(model)))
+    if inline and head_size + position >= _MAX_FLATBUFFER:
+        raise DoesNotFitError(
+            f"a plain .tflite of {format_bytes(head_size + position)} is not possible; the format "
+            f"ends at {format_bytes(_MAX_FLATBUFFER)}",
+            shortfall_bytes=head_size + position - _MAX_FLATBUFFER,
+            next_step="make a .litertlm, or choose a recipe with fewer bits",
+        )
     for slot in slots:
         slot.move(model, head_size)
     total = sum(c.shape[0] * c.shape[1] for c in constants)
@@ -133,11 +151,14 @@ def assemble(
     with output.open("wb") as file:
         for slot, constant in zip(slots, constants, strict=True):
             progress(done, total)
-            slot.write(model, file, quantize(constant))
+            slot.write(file, quantize(constant))
             done += constant.shape[0] * constant.shape[1]
         head = _pack(model)
         if _aligned(len(head)) != head_size:
             raise EngineError(f"the header took {len(head)} bytes; {head_size} were set aside")
+        if inline:
+            for slot in slots:
+                slot.link(head)
         file.truncate(max(file.tell(), head_size))
         file.seek(0)
         file.write(head)
@@ -145,22 +166,26 @@ def assemble(
 
 
 class _Slot:
-    """The buffers and tensors of one constant."""
+    """The buffers and tensors of one constant. `pieces` are its parts in the file: buffer, size in
+    bytes and, once placed, where its first byte is.
+    """
 
-    def __init__(self, model: Any, constant: Constant) -> None:
-        self.constant, kind = constant, constant.kind
+    def __init__(self, model: Any, constant: Constant, inline: bool) -> None:
+        self.constant, self.inline, kind = constant, inline, constant.kind
         rows, n = constant.shape
-        self.data_size = kind.data_bytes(rows * n)
-        self.scales_size = 2 * rows * (n // kind.block_size) if kind.block_size else 0
-        self.data_buffer = _new_buffer(model)
-        self.scales_buffer = _new_buffer(model) if kind.block_size else -1
+        self.data = _Piece(_new_buffer(model, inline), kind.data_bytes(rows * n))
+        self.pieces = [self.data]
+        if kind.block_size:
+            self.pieces.append(
+                _Piece(_new_buffer(model, inline), 2 * rows * (n // kind.block_size))
+            )
         self.quantizations: list[Any] = []
         for g, i in constant.places:
             graph = model.subgraphs[g]
             tensor = graph.tensors[i]
             tensor.shape = [rows, n]
             tensor.shapeSignature = None
-            tensor.buffer = self.data_buffer
+            tensor.buffer = self.data.buffer
             tensor.type = _TFLITE_TYPES[kind.bits]
             tensor.quantization = quantization = schema.QuantizationParametersT()
             if kind.block_size:
@@ -168,7 +193,7 @@ class _Slot:
                 scales.name = tensor.name + b"_scales"
                 scales.shape = [rows, n // kind.block_size]
                 scales.type = schema.TensorType.FLOAT16
-                scales.buffer = self.scales_buffer
+                scales.buffer = self.pieces[1].buffer
                 graph.tensors.append(scales)
                 details = schema.BlockwiseQuantizationT()
                 details.scales = len(graph.tensors) - 1
@@ -183,48 +208,73 @@ class _Slot:
             quantization.quantizedDimension = 0
             self.quantizations.append(quantization)
 
-    def place_at(self, model: Any, position: int) -> int:
-        """Reserve room from `position`; returns where the next constant may begin."""
-        self._set(model, self.data_buffer, position, self.data_size)
-        position = _aligned(position + self.data_size)
-        if self.scales_size:
-            self._set(model, self.scales_buffer, position, self.scales_size)
-            position = _aligned(position + self.scales_size)
+    def renumber(self, new: Mapping[int, int]) -> None:
+        for piece in self.pieces:
+            piece.buffer = new[piece.buffer]
+
+    def place_at(self, position: int) -> int:
+        """Reserve room behind the head; returns where the next constant may begin."""
+        for piece in self.pieces:
+            # A vector's length comes right before its bytes.
+            piece.at = _aligned(position + _LENGTH.size)
+            position = piece.at + piece.size
         return position
 
-    def move(self, model: Any, by: int) -> None:
-        for buffer in (self.data_buffer, self.scales_buffer):
-            if buffer >= 0:
-                model.buffers[buffer].offset += by - _FAR
+    def move(self, model: Any, head_size: int) -> None:
+        """The head is that long: everything now has its place in the file."""
+        for piece in self.pieces:
+            piece.at += head_size
+            if not self.inline:
+                model.buffers[piece.buffer].offset = piece.at
+                model.buffers[piece.buffer].size = piece.size
 
-    @staticmethod
-    def _set(model: Any, buffer: int, position: int, size: int) -> None:
-        # Far away at first: an offset of 0 or 1 would be left out and the header shrink.
-        model.buffers[buffer].offset = position + _FAR
-        model.buffers[buffer].size = size
+    def link(self, head: bytearray) -> None:
+        """Point the vectors of a packed head at the bytes behind it."""
+        root = schema.Model.GetRootAs(head, 0)
+        for piece in self.pieces:
+            table = root.Buffers(piece.buffer)._tab
+            field = table.Pos + table.Offset(_DATA_FIELD)
+            _LENGTH.pack_into(head, field, piece.at - _LENGTH.size - field)
 
-    def write(self, model: Any, file: Any, quantized: Quantized) -> None:
-        if quantized.data.nbytes != self.data_size:
+    def write(self, file: Any, quantized: Quantized) -> None:
+        if quantized.data.nbytes != self.data.size:
             raise EngineError(f"{self.constant.source}: {quantized.data.nbytes} bytes quantized")
-        file.seek(model.buffers[self.data_buffer].offset)
-        file.write(quantized.data)
-        if self.scales_size:
-            file.seek(model.buffers[self.scales_buffer].offset)
-            file.write(quantized.scales.astype(np.float16))
-        else:
-            scales = quantized.scales.ravel()
-            if self.constant.kind.per_tensor:
-                scales = scales[:1]
-            for quantization in self.quantizations:
-                quantization.scale = scales.astype(np.float32)
+        self._write_piece(file, self.data, quantized.data)
+        scales = quantized.scales.ravel()
+        if self.constant.kind.block_size:
+            self._write_piece(file, self.pieces[1], scales.astype(np.float16))
+            return
+        if self.constant.kind.per_tensor:
+            scales = scales[:1]
+        for quantization in self.quantizations:
+            quantization.scale = scales.astype(np.float32)
+
+    def _write_piece(self, file: Any, piece: _Piece, data: np.ndarray) -> None:
+        file.seek(piece.at - _LENGTH.size)
+        file.write(_LENGTH.pack(piece.size if self.inline else 0))
+        file.write(data)
 
 
+@dataclass
+class _Piece:
+    buffer: int
+    size: int
+    at: int = 0
+
+
+_LENGTH = struct.Struct("<I")
+_DATA_FIELD = 4  # vtable offset of Buffer.data in schema.fbs
+_MAX_FLATBUFFER = 1 << 31
 _FAR = 1 << 40
 
 
-def _new_buffer(model: Any) -> int:
+def _new_buffer(model: Any, inline: bool) -> int:
+    """A buffer whose true place is set later; what it has until then takes as much of the head."""
     buffer = schema.BufferT()
-    buffer.offset = _FAR
+    if inline:
+        buffer.data = np.zeros(1, np.uint8)
+    else:
+        buffer.offset = buffer.size = _FAR
     model.buffers.append(buffer)
     return len(model.buffers) - 1
 
@@ -233,10 +283,10 @@ def _aligned(position: int) -> int:
     return (position + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
-def _pack(model: Any) -> bytes:
+def _pack(model: Any) -> bytearray:
     builder = flatbuffers.Builder(1 << 20)
     builder.Finish(model.Pack(builder), IDENTIFIER)
-    return bytes(builder.Output())
+    return bytearray(builder.Output())
 
 
 def _drop_unused_buffers(model: Any) -> dict[int, int]:

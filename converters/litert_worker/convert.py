@@ -1,8 +1,8 @@
 """One conversion from request to file: runs in the pinned environment, started by `target/tflite`.
 
 Request: checkpoint (directory), output (file), work (directory), flavour, prefill_lengths,
-cache_length, threads, types {role: weight type}, rules, scales, tokenizer, start_token, stop_tokens,
-chat_template, identity.
+cache_length, threads, recipe, calibration {text, conversations}, calibration_shape, start_token,
+stop_tokens, chat_template, identity.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from typing import Any
 
 import torch
 import transformers
-from litert_torch.generative.export_hf.core import export_lib  # noqa: F401  (registers attention)
+from litert_torch.generative.export_hf.core import export_lib  # noqa: F401 registers attention
 from litert_torch.generative.export_hf.model_ext import patches
 
+from converters.litert_recipe import LitertRecipe
 from converters.litert_types import WEIGHT_TYPES
 from converters.litert_worker.assemble import Constant, assemble, find_uses, read_graph
+from converters.litert_worker.calibrate import quantize_by_activations
 from converters.litert_worker.graph import export_graph
 from converters.litert_worker.package import write_litertlm
+from converters.litert_worker.plain import inline_composites, shorten_names
 from converters.litert_worker.quantize import Quantized, quantize_matrix
 from converters.litert_worker.skeleton import build_skeleton
 from converters.litert_worker.weights import Weights
 from converters.worker_child import Report
+from edge.errors import UnsupportedModelError
 
 
 def run(request: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -45,30 +49,41 @@ def run(request: dict[str, Any], report: Report) -> dict[str, Any]:
     )
     source.model = skeleton.model = None
     gc.collect()
-    report.say("quantizing")
+    recipe = LitertRecipe.from_dict(request["recipe"])
+    plain = request["flavour"] == "tflite"
     model = read_graph(graph_path)
-    constants = plan_constants(find_uses(model, skeleton.tags), skeleton.tags, weights, request)
+    if plain:
+        inline_composites(model)
+    shorten_names(model)
+    constants = plan_constants(model, skeleton.tags, weights, recipe, config, plain=plain)
+    rounded: dict[str, Quantized] = {}
+    if recipe.gptq:
+        report.say("rounding by calibration text")
+        rounded = _rounded(directory, weights, constants, request, report)
+        gc.collect()
+    report.say("quantizing")
 
     def quantize(constant: Constant) -> Quantized:
+        if (found := rounded.pop(constant.source, None)) is not None:
+            return found
         result = quantize_matrix(
             lambda a, b: weights.rows(constant.source, a, b),
             constant.shape,
             constant.kind,
-            request["scales"],
+            recipe.scales,
         )
         weights.close()
         return result
 
     output = Path(request["output"])
-    plain = request["flavour"] == "tflite"
     tflite = output if plain else work / "model.tflite"
-    assemble(model, constants, quantize, tflite, progress=report.progress)
+    assemble(model, constants, quantize, tflite, inline=plain, progress=report.progress)
     if not plain:
         report.say("packing")
         write_litertlm(
             output,
             tflite,
-            Path(request["tokenizer"]),
+            _tokenizer_file(directory, tokenizer, work),
             source=source,
             config=export_config,
             start_token=request["start_token"],
@@ -77,11 +92,14 @@ def run(request: dict[str, Any], report: Report) -> dict[str, Any]:
             cache_length=request["cache_length"],
             identity=request["identity"],
         )
-    return {"types": _count(constants)}
+    counted = _count(constants)
+    n_bytes = sum(c.kind.total_bytes(*c.shape) for c in constants)
+    return {"types": counted, "bpw": 8 * n_bytes / sum(counted.values())}
 
 
 def load_config(directory: Path) -> Any:
     config = transformers.AutoConfig.from_pretrained(directory, dtype=torch.float32)
+    part: Any
     for part in (config, getattr(config, "text_config", None)):
         if hasattr(part, "allow_global_per_layer_attribute_access"):
             part.allow_global_per_layer_attribute_access = True
@@ -90,31 +108,63 @@ def load_config(directory: Path) -> Any:
 
 
 def plan_constants(
-    uses: Any, tags: dict[int, str], weights: Weights, request: dict[str, Any]
+    model: Any,
+    tags: dict[int, str],
+    weights: Weights,
+    recipe: LitertRecipe,
+    config: Any,
+    *,
+    plain: bool,
 ) -> list[Constant]:
-    """Every matrix with the type that the recipe gives it; one that is embedding and head at once is
-    stored once where both want the same type.
+    """Every matrix of the graph with the type that the recipe gives it; one that is embedding and
+    head at once is stored once where both want the same type.
     """
+    n_layers = getattr(config, "text_config", config).num_hidden_layers
     constants = []
-    for use in uses.values():
+    for use in find_uses(model, tags).values():
         source = tags[use.tag]
         shape = weights.shape(source)
         by_type: dict[str, list[tuple[int, int]]] = {}
         for g, i, role in use.places:
-            name = weight_type(request, source, role, "embedding" in use.roles)
+            name = recipe.type_of(
+                source,
+                role,
+                tied="embedding" in use.roles,
+                n_layers=n_layers,
+                n_per_row=shape[1],
+            )
+            if plain and role == "embedding":
+                # The only kind that tflite-runtime 2.14 looks up: int4 is refused, and int8 per row
+                # runs and silently gives zeros.
+                name = "int8-t"
             by_type.setdefault(name, []).append((g, i))
         for name, places in by_type.items():
-            constants.append(Constant(source, shape, WEIGHT_TYPES[name], tuple(places)))
+            constants.append(
+                Constant(source, (shape[0], shape[1]), WEIGHT_TYPES[name], tuple(places))
+            )
     return constants
 
 
-def weight_type(request: dict[str, Any], source: str, role: str, tied: bool) -> str:
-    types = request["types"]
-    if role == "embedding":
-        return types["embedding"]
-    if tied or source.startswith("lm_head") or source.endswith("lm_head.weight"):
-        return types["head"]
-    return types["linear"]
+def _rounded(
+    directory: Path,
+    weights: Weights,
+    constants: list[Constant],
+    request: dict[str, Any],
+    report: Report,
+) -> dict[str, Quantized]:
+    """The layers' 4-bit matrices, rounded by the calibration text."""
+    config = load_config(directory)
+    config._attn_implementation = "eager"
+    types = {c.source: c.kind.name for c in constants if c.kind.bits == 4}
+    with patches.get_patch_context(config.model_type):
+        skeleton = build_skeleton(directory, config, weights)
+    return quantize_by_activations(
+        skeleton,
+        weights,
+        _calibration_tokens(request, transformers.AutoTokenizer.from_pretrained(directory)),
+        types.get,
+        progress=report.progress,
+    )
 
 
 def _count(constants: list[Constant]) -> dict[str, int]:
@@ -123,3 +173,38 @@ def _count(constants: list[Constant]) -> dict[str, int]:
     for c in constants:
         counted[c.kind.name] = counted.get(c.kind.name, 0) + c.shape[0] * c.shape[1]
     return counted
+
+
+def _tokenizer_file(directory: Path, tokenizer: Any, work: Path) -> Path:
+    """`tokenizer.json`: the checkpoint's own, else what transformers makes of its other files."""
+    own = directory / "tokenizer.json"
+    if own.is_file():
+        return own
+    made = work / "tokenizer"
+    tokenizer.save_pretrained(made, legacy_format=False)
+    if not (made / "tokenizer.json").is_file():
+        raise UnsupportedModelError(
+            "the checkpoint has no tokenizer.json and transformers cannot make one",
+            next_step="add the tokenizer.json of the model's repository",
+        )
+    return made / "tokenizer.json"
+
+
+def _calibration_tokens(request: dict[str, Any], tokenizer: Any) -> torch.Tensor:
+    """Token ids [texts, length]: conversations through the template where there is one."""
+    given, (count, length) = request["calibration"], request["calibration_shape"]
+    if given["text"]:
+        tokens = tokenizer.encode(given["text"])
+    else:
+        tokens = []
+        for talk in given["conversations"]:
+            if request["chat_template"]:
+                tokenizer.chat_template = request["chat_template"]
+                text = tokenizer.apply_chat_template(talk, tokenize=False)
+            else:
+                text = "\n".join(turn["content"] for turn in talk) + "\n\n"
+            tokens += tokenizer.encode(text, add_special_tokens=False)
+    count = min(count, len(tokens) // length)
+    if count < 1:
+        length, count = len(tokens), 1
+    return torch.tensor(tokens[: count * length]).reshape(count, length)

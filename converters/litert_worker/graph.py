@@ -21,7 +21,6 @@ from litert_torch.backend import inline_consts, lowerings
 from litert_torch.backend.lowerings import utils as lowering_utils
 from litert_torch.generative.export_hf.core import (
     export_lib,
-    exportable_module,
     exportable_module_config,
 )
 from litert_torch.generative.export_hf.core.mu import mu_pass_lib
@@ -79,8 +78,8 @@ def export_graph(
 
 
 def _shrink_tags(module: Any) -> None:
-    """Make every splat matrix [rows, n] one of [rows / g, n / g], g their common divisor: the writer
-    spells constants out. What uses them only checks that rows and columns stay in proportion, and
+    """Make every splat matrix [rows, n] one of [rows / g, n / g], g their common divisor: the
+    writer spells constants out. What uses them only checks that rows and columns stay in proportion, and
     `assemble.py` puts the true shape back.
     """
     operation = getattr(module, "operation", module)

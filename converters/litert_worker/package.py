@@ -1,14 +1,13 @@
 """The .litertlm container: graph, tokenizer, what stops an answer, chat template, state buffers.
 
-Metadata messages are LiteRT-LM's own (litert_lm_builder.runtime.proto). Two habits of litert-torch's
-packer are not followed: stop strings with punctuation glued in front (ids say it exactly), and a
+Metadata messages are LiteRT-LM's own (litert_lm_builder.runtime.proto). Two habits of the packer in
+litert-torch are not followed: stop strings with punctuation glued in front (ids say it exactly), and a
 start token for every tokenizer that names one, whether or not it begins its texts with it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,8 @@ def write_litertlm(
     cache_length: int,
     identity: str,
 ) -> None:
-    """Pack everything into `output`. The same input gives the same bytes: `identity` takes the place
-    of the random id that the packer would write.
+    """Pack everything into `output`. The same input gives the same bytes: `identity` takes the
+    place of the random id that the packer would write.
     """
     work = output.parent
     metadata = llm_metadata_pb2.LlmMetadata()
@@ -79,21 +78,9 @@ def write_litertlm(
 
 
 def _text(key: str, value: str) -> Any:
-    return litert_lm_builder.Metadata(
-        key=key, value=value, dtype=litert_lm_builder.DType.STRING
-    )
+    return litert_lm_builder.Metadata(key=key, value=value, dtype=litert_lm_builder.DType.STRING)
 
 
 def _uuid(identity: str) -> str:
     digest = hashlib.sha256(identity.encode()).hexdigest()
     return "-".join((digest[:8], digest[8:12], digest[12:16], digest[16:20], digest[20:32]))
-
-
-def describe(metadata: Any) -> str:
-    """For messages: what was written, as one line of JSON."""
-    return json.dumps(
-        {
-            "start": list(metadata.start_token.token_ids.ids),
-            "stop": [list(t.token_ids.ids) for t in metadata.stop_tokens],
-        }
-    )

@@ -1,7 +1,7 @@
 """Matrices to TFLite's weight types: int8 and int4 per row, int4 per block of a row.
 
-Symmetric, as XNNPACK's kernels want them: w ≈ scale · q, no zero points, scales positive. A row is an
-output of a FULLY_CONNECTED or an entry of an EMBEDDING_LOOKUP. Formats, as ai-edge-quantizer 0.9
+Symmetric, as XNNPACK's kernels want them: w ≈ scale · q, no zero points, scales positive. A row is
+an output of a FULLY_CONNECTED or an entry of an EMBEDDING_LOOKUP. Formats, as ai-edge-quantizer 0.9
 writes them (transformations/quantize_tensor.py): two 4-bit values per byte, the first in the low
 half; scales of blocks are float16 numbers with no more than bfloat16's 7 bits of mantissa.
 """

@@ -84,9 +84,7 @@ def _parameters_without_memory() -> Iterator[None]:
     def on_meta(module: torch.nn.Module, name: str, parameter: Any) -> None:
         register(module, name, parameter)
         if parameter is not None:
-            module._parameters[name] = torch.nn.Parameter(
-                parameter.to("meta"), requires_grad=False
-            )
+            module._parameters[name] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
 
     torch.nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
     try:

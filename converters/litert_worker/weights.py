@@ -30,7 +30,7 @@ class Weights:
             self._where = {
                 name: shard.name
                 for shard in sorted(directory.glob("model*.safetensors"))
-                for name in self._open(shard.name).keys()
+                for name in self._open(shard.name).keys()  # noqa: SIM118 not a dict
             }
         if not self._where:
             raise InputError(f"{directory}: the checkpoint has no tensors")

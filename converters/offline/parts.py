@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.board_engine import ALL_VARIANTS, build_tools, build_wheel
-from converters.board_engine.build import TOOL_PAIR, Reporter
+from converters.board_engine.build import LICENSE, TOOL_PAIR, Reporter
 from converters.board_engine.store import key_of
 from converters.offline.own_wheel import own_wheel
 from converters.offline.target import BoardPython, board_python
@@ -122,16 +122,21 @@ def add_tools(directory: Path, plan: Plan, reporter: Reporter, jobs: int | None)
     roles = {}
     for variant in TOOL_PAIR:
         for path in build_tools(variant, jobs=jobs, reporter=reporter).paths:
-            target = f"tools/{variant}/{path.name}"
+            is_license = path.name == LICENSE
+            target = f"licenses/{path.name}" if is_license else f"tools/{variant}/{path.name}"
             place(path, directory / target)
-            (directory / target).chmod(0o755)
-            roles[target] = "tool"
+            (directory / target).chmod(0o644 if is_license else 0o755)
+            roles[target] = "license" if is_license else "tool"
     write_text(directory / "licenses/third-party.txt", TOOLS_LICENSE)
     roles["licenses/third-party.txt"] = "license"
     return OfflineParts(roles, {"machine": "aarch64", "tools": list(TOOL_PAIR)})
 
 
-TOOLS_LICENSE = "Static programs in tools/: llama.cpp, MIT; GNU C library, LGPL-2.1-or-later.\n"
+TOOLS_LICENSE = """\
+Static programs in tools/: llama.cpp (MIT, see LICENSE.llama.cpp), with GCC's run-time libraries
+(GPL-3.0-or-later with the run-time exception) and the GNU C library (LGPL-2.1-or-later) linked in.
+`edge engine build --tools` compiles them again from source, with another C library if you wish.
+"""
 
 
 def license_table(wheels: Sequence[Wheel]) -> str:

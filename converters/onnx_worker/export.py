@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.onnx_worker.graph import Recipe, quantize_graph, shorten_rope
+from converters.onnx_worker.upstream import bridge
 from edge.errors import UnsupportedModelError
 
 MODEL_FILE = "model.onnx"
@@ -28,6 +29,7 @@ def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
     Returns `counts` (weights by kind of storage) and `nodes`.
     """
     builder = _import_builder()
+    bridge(builder)
     options = _options(request)
     result: dict[str, Any] = {}
     report.say("reading the checkpoint into a graph")

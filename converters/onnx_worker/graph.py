@@ -8,6 +8,7 @@ are stored in half precision, with a Cast in front that the runtime folds away w
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,9 +100,8 @@ def shorten_rope(model: ir.Model, n_ctx: int) -> None:
     """Keep the first `n_ctx` rows of the rotary tables, which the builder makes for the whole
     trained context.
     """
-    for name in ("cos_cache", "sin_cache"):
-        value = model.graph.initializers.get(name)
-        if value is None or value.const_value is None:
+    for name, value in model.graph.initializers.items():
+        if not re.fullmatch(r"(cos|sin)_cache(_global|_local)?", name) or value.const_value is None:
             continue
         table = value.const_value
         if len(table.shape) == 2 and int(table.shape[0]) > n_ctx:
@@ -180,7 +180,9 @@ def _replace_matmul(graph: ir.Graph, node: ir.Node, kept: _Stored, accuracy_leve
 def _substitute(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> None:
     """Put `new` in the place of `old`; the last one's output takes over the name."""
     output, name = new[-1].outputs[0], old.outputs[0].name
-    output.dtype, output.shape = old.outputs[0].dtype, old.outputs[0].shape
+    if old.outputs[0].dtype is not None:
+        output.dtype = old.outputs[0].dtype
+    output.shape = old.outputs[0].shape
     ir.convenience.replace_nodes_and_values(graph, old, [old], list(new), old.outputs, [output])
     output.name = name
 

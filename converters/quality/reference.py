@@ -133,8 +133,10 @@ def n_vocab_of(spec: ModelSpec) -> int:
     """Tokens of the vocabulary, without those that only pad the embedding matrix."""
     tokens = spec.get("tokenizer.ggml.tokens", ())
     types = spec.get("tokenizer.ggml.token_type", ())
+    if len(types) < len(tokens):
+        return len(tokens)
     n = len(tokens)
-    while n and len(types) >= n and types[n - 1] == _UNUSED and str(tokens[n - 1]).startswith("[PAD"):
+    while n and types[n - 1] == _UNUSED and str(tokens[n - 1]).startswith("[PAD"):
         n -= 1
     return n
 

@@ -65,9 +65,9 @@ class QualityText:
 
 
 def texts_for(spec: ModelSpec, own: Path | None = None) -> tuple[QualityText, ...]:
-    """What an artifact of this model is measured on, the text that its bound is about first: the
-    named text, or a file of the user's; for the embedded sample model, which knows no prose, its own
-    domain before either.
+    """What an artifact of this model is measured on; its bound is about the first: the named text,
+    or a file of the user's; for the embedded sample model, which knows no prose, its own domain
+    before either.
 
     Raises InputError for a file that is not UTF-8 text, UsageError for an empty one.
     """

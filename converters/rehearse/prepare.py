@@ -33,7 +33,7 @@ def bundle_python(bundle: Bundle, device: DeviceProfile) -> BoardPython:
 
 
 def tool_variant(bundle: Bundle, cpu: EmulatedCpu) -> str | None:
-    """Which of a phone bundle's static tools the phone would choose; None for a bundle of wheels."""
+    """Which static tools of its bundle a phone would choose; None for a bundle of wheels."""
     if any(file.role == "launcher" for file in bundle.files):
         return None
     return TOOL_PAIR["dotprod" in cpu.isa]
@@ -41,10 +41,13 @@ def tool_variant(bundle: Bundle, cpu: EmulatedCpu) -> str | None:
 
 def work_parent(bundle: Bundle) -> Path | None:
     """Where to work: beside the bundle, so that a big model is linked and not copied; None (the
-    system's temporary folder) where that cannot be. proot cannot take a path with a colon.
+    system's temporary folder) where that cannot be: no right to write, or a card mounted noexec.
+    proot cannot take a path with a colon.
     """
     parent = bundle.path.absolute().parent
-    return parent if os.access(parent, os.W_OK) and ":" not in str(parent) else None
+    noexec = os.statvfs(parent).f_flag & getattr(os, "ST_NOEXEC", 0)
+    fits = os.access(parent, os.W_OK) and not noexec and ":" not in str(parent)
+    return parent if fits else None
 
 
 def copy_bundle(bundle: Bundle, target: Path) -> None:

@@ -9,16 +9,21 @@ from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import click
 
+from edge.bench.network import is_network, measure_network, network_records
+from edge.bench.network_inputs import parse_shapes
 from edge.bench.record import Subject, make_records
 from edge.bench.runner import TestRun, measure_load, run_tests
 from edge.bench.sampler import read_memory
 from edge.bench.store import append_results, data_directory
 from edge.bench.workloads import make_tests
 from edge.engines import open_engine
-from edge.engines.target import OpenModel, open_model
+from edge.engines.settings import default_threads
+from edge.engines.target import OpenModel, engine_of, open_model
+from edge.errors import UsageError
 from edge.gguf import read_header
 from edge.report.figures import group_runs
 from edge.report.terminal import run_lines
@@ -26,6 +31,8 @@ from edge.terminal import ProgressLine
 from edge.units import format_seconds, printable
 
 MIN_REPEATS = 5
+# Inferences of a network per repetition that is asked for: a hundred by default.
+N_PER_REPEAT, N_PER_REPEAT_QUICK = 20, 4
 
 
 @click.command()
@@ -43,6 +50,10 @@ MIN_REPEATS = 5
 @click.option("--threads", "n_threads", type=click.IntRange(min=1), help="[default: the plan's]")
 @click.option("--ctx", "n_ctx", type=click.IntRange(min=64), help="[default: the plan's]")
 @click.option("--kv-type", help="Type of the KV cache. [default: the plan's]")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
+    help="Shape of an input whose dimensions are open (networks other than language models).",
+)  # fmt: skip
 @click.option("--no-memory-check", is_flag=True, help="Load even if memory looks too short.")
 @click.option(
     "--json", "as_json", is_flag=True, help="The result lines on stdout instead of a report."
@@ -56,15 +67,41 @@ def bench(
     n_threads: int | None,
     n_ctx: int | None,
     kv_type: str | None,
+    shapes: tuple[str, ...],
     no_memory_check: bool,
     as_json: bool,
 ) -> None:
-    """Measure MODEL (a bundle or a .gguf file): memory, TTFT, prefill, decode, load.
+    """Measure MODEL (a bundle or a model file): memory, TTFT, prefill, decode, load.
+
+    Any other network (.onnx, .tflite: vision, speech) is measured as such: latency, memory, load,
+    with inputs made from its signature.
 
     Every test has a warm-up that is dropped and at least five repetitions, taken in turns. Results
     are stored with their raw timestamps; `edge report` renders them.
     """
     baseline = read_memory()
+    if is_network(model):
+        bar = TestProgress()
+        n_threads = n_threads or default_threads()
+        measured = measure_network(
+            model,
+            n_threads=n_threads,
+            n_runs=repeats * (N_PER_REPEAT_QUICK if quick else N_PER_REPEAT),
+            shapes=parse_shapes(shapes),
+            check_memory=not no_memory_check,
+            progress=bar,
+        )
+        bar.close()
+        repeat = command_line(model, quick, repeats, n_gen, n_threads, n_ctx, kv_type)
+        words = " ".join(f"--shape {shlex.quote(shape)}" for shape in shapes)
+        store(
+            network_records(measured, model, f"{repeat} {words}".strip(), asdict(baseline)),
+            output,
+            as_json,
+        )
+        return
+    if shapes:
+        raise UsageError("--shape is for networks other than language models")
     line = ProgressLine("loading")
     opened = open_model(
         model,
@@ -82,9 +119,14 @@ def bench(
         bar = TestProgress()
         runs = run_tests(engine, tests, repeats=repeats, progress=bar)
         bar.close()
-    runs += load_runs(opened, model_path, repeats=min(repeats, MIN_REPEATS))
+    runs += load_runs(info.name, opened, model_path, repeats=min(repeats, MIN_REPEATS))
     repeat = command_line(model, quick, repeats, n_gen, n_threads, n_ctx, kv_type)
     records = make_records(runs, subject_of(opened, model_path), info, repeat, asdict(baseline))
+    store(records, output, as_json)
+
+
+def store(records: list[dict[str, Any]], output: Path | None, as_json: bool) -> None:
+    """Append the records of one run to the results and show them."""
     stamp = datetime.now(timezone.utc).strftime("%Y-%m")
     path = output or data_directory() / f"{stamp}.jsonl"
     append_results(path, records)
@@ -98,9 +140,10 @@ def bench(
     click.echo(f"\nstored in {path}; next: {where}", err=True)
 
 
-def load_runs(opened: OpenModel, model_path: Path, *, repeats: int) -> list[TestRun]:
+def load_runs(
+    engine_name: str, opened: OpenModel, model_path: Path, *, repeats: int
+) -> list[TestRun]:
     """Cold and warm loads, each from a closed engine."""
-    engine_name = opened.plan.engine if opened.plan else "llama_cpp"
     runs = []
     for cold in (True, False):
         run = measure_load(
@@ -114,16 +157,19 @@ def load_runs(opened: OpenModel, model_path: Path, *, repeats: int) -> list[Test
 
 
 def subject_of(opened: OpenModel, model_path: Path) -> Subject:
-    header = read_header(model_path)
     bundle = opened.bundle
+    arch = bundle.manifest["model"].get("arch") if bundle else None
+    if arch is None and engine_of(model_path) == "llama_cpp":
+        arch = read_header(model_path).arch
     return Subject(
         name=printable(opened.name),
         sha256=bundle.model_file.sha256 if bundle else None,
         n_bytes=model_path.stat().st_size,
         bundle_id=bundle.id if bundle else None,
-        arch=header.arch,
+        arch=arch,
         license=bundle.manifest["model"].get("license") if bundle else None,
         plan=opened.plan,
+        quality=bundle.manifest.get("quality") if bundle else None,
     )
 
 

@@ -12,6 +12,9 @@ from typing import Any
 import psutil
 
 from edge.bench.metrics import drift
+from edge.probe.identity import match_board
+from edge.probe.memory import read_limits
+from edge.probe.system import LocalSystem
 from edge.types import HeatSample
 
 # A share of one core's time that others may take before a run counts as disturbed.
@@ -83,12 +86,17 @@ def disturbances(
 def machine_facts() -> dict[str, Any]:
     """What a reader needs to know of the machine; None where it cannot be told."""
     governor = _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    model, ram_bytes = board_model(), psutil.virtual_memory().total
+    limits = [limit.limit_bytes for limit in read_limits(LocalSystem())]
+    profile = match_board(model, ram_bytes)
     return {
-        "model": board_model(),
+        "model": model,
+        "profile": profile.id if profile else None,
         "cpu": cpu_name(),
         "n_cores": psutil.cpu_count(logical=False),
         "n_threads": psutil.cpu_count(),
-        "ram_bytes": psutil.virtual_memory().total,
+        "ram_bytes": ram_bytes,
+        "memory_limit_bytes": min(limits, default=None),
         "arch": platform.machine(),
         "os": os_name(),
         "kernel": platform.release(),

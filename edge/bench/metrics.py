@@ -60,6 +60,33 @@ class Spread:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class LoadTrace:
+    """One opening of an engine and its first token, as raw monotonic nanoseconds."""
+
+    start_ns: int
+    loaded_ns: int
+    first_token_ns: int
+    memory: tuple[MemorySample, ...] = ()
+
+
+def measure_load(trace: LoadTrace) -> dict[str, float | int | None]:
+    """Figures of one load. Raises InputError when its clock goes backwards."""
+    if not trace.start_ns <= trace.loaded_ns <= trace.first_token_ns:
+        raise InputError("trace refused: the clock of a load goes backwards")
+    return {
+        "load_s": (trace.loaded_ns - trace.start_ns) * NS,
+        "load_to_first_token_s": (trace.first_token_ns - trace.start_ns) * NS,
+        "peak_anon_bytes": peak(trace.memory, "anon_bytes"),
+        "peak_rss_bytes": peak(trace.memory, "rss_bytes"),
+    }
+
+
+def numbers(metrics: Metrics) -> dict[str, float | int | None]:
+    """The figures of one request that have a spread: all but the yes-or-no ones."""
+    return {k: v for k, v in asdict(metrics).items() if not isinstance(v, bool)}
+
+
 def check_trace(trace: Trace) -> None:
     """Raise InputError when the clock of a trace goes backwards or its counts cannot be."""
     times = [trace.request_start_ns]

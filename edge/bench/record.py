@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from edge import __version__
 from edge.bench.conditions import machine_facts
+from edge.bench.kit import kit_facts
 from edge.bench.runner import TestRun
-from edge.types import EngineInfo, Plan, Trace
+from edge.bench.trace_rows import compact_load, compact_trace
+from edge.types import EngineInfo, Plan
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Subject:
     arch: str | None = None
     license: str | None = None
     plan: Plan | None = None
+    quality: Mapping[str, Any] | None = None
 
 
 def make_records(
@@ -34,11 +37,16 @@ def make_records(
     repeat_command: str,
     baseline: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """One record per run, all with the same run id, time and machine facts."""
+    """One record per test, all with the same run id, time and machine facts."""
+    origin_ns = min(
+        [t.request_start_ns for run in runs for t in run.traces]
+        + [t.start_ns for run in runs for t in run.loads],
+        default=0,
+    )
     shared: dict[str, Any] = {
         "run_id": uuid.uuid4().hex,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "kit": {"version": __version__},
+        "kit": kit_facts(),
         "engine": {**asdict(engine), "details": dict(engine.details)},
         "artifact": {
             key: getattr(subject, key)
@@ -54,6 +62,7 @@ def make_records(
             "recipe": subject.plan.recipe if subject.plan else None,
         },
         "predicted": predicted(subject.plan),
+        "quality": quality_card(subject.quality),
         "baseline": dict(baseline),
         "repeat": repeat_command,
     }
@@ -68,10 +77,14 @@ def make_records(
             },
             "metrics": run.metrics(),
             "flags": run.flags,
-            "traces": [compact_trace(trace) for trace in run.traces],
+            "traces": [
+                *(compact_trace(trace, origin_ns) for trace in run.traces),
+                *(compact_load(trace, origin_ns) for trace in run.loads),
+            ],
             "figures": run.figures,
+            "part": {"index": index, "of": len(runs)},
         }
-        for run in runs
+        for index, run in enumerate(runs)
     ]
 
 
@@ -85,23 +98,18 @@ def predicted(plan: Plan | None) -> dict[str, Any] | None:
         "prefill_tps": plan.prefill_tps,
         "peak_bytes": plan.peak_bytes,
         "anonymous_bytes": plan.anonymous_bytes,
+        "budget_bytes": plan.budget_bytes,
         "error_bound": plan.error_bound,
         "basis": plan.basis,
     }
 
 
-def compact_trace(trace: Trace) -> dict[str, Any]:
-    """A trace as numbers relative to its start: token times in ns, memory as rows."""
-    start = trace.request_start_ns
-    return {
-        "n_prompt": trace.n_prompt,
-        "n_reused": trace.n_reused,
-        "prefill_end_ns": None if trace.prefill_end_ns is None else trace.prefill_end_ns - start,
-        "token_t_ns": [e.t_ns - start for e in trace.events if e.token_id is not None],
-        "end_ns": trace.request_end_ns - start,
-        "memory": [
-            [m.t_ns - start, m.rss_bytes, m.anon_bytes, m.file_bytes, m.pss_bytes, m.swap_bytes]
-            for m in trace.memory
-        ],
-        "heat": [[h.t_ns - start, h.temp_c, h.clock_hz, h.throttled] for h in trace.heat],
-    }
+# A card is a page of figures; what is larger is no card.
+MAX_CARD_BYTES = 64 * 1024
+
+
+def quality_card(card: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The bundle's quality card, to stand beside size and speed; None without one."""
+    if not isinstance(card, Mapping) or len(json.dumps(card)) > MAX_CARD_BYTES:
+        return None
+    return dict(card)

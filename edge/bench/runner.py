@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edge.bench.conditions import Conditions, disturbances, read_conditions
-from edge.bench.metrics import Metrics, Spread, measure, spread
+from edge.bench.metrics import LoadTrace, Spread, measure, numbers, spread
+from edge.bench.metrics import measure_load as load_figures
 from edge.bench.sampler import Sampler, read_memory
 from edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
 from edge.types import (
@@ -29,7 +30,7 @@ from edge.types import (
 
 Progress = Callable[[int, int, str], None]
 
-# Rates that a test is judged by, in the order of preference.
+# The figure that a test is judged by.
 _RATE = {
     "prefill": "prefill_tps",
     "decode": "decode_tps",
@@ -40,11 +41,12 @@ _RATE = {
 
 @dataclass
 class TestRun:
-    """All repetitions of one test: traces (not for loads), figures, and what disturbed it."""
+    """All repetitions of one test: raw traces, figures, and what disturbed it."""
 
     test: Test
     prompt_sha256: str | None = None
     traces: list[Trace] = field(default_factory=list)
+    loads: list[LoadTrace] = field(default_factory=list)
     figures: list[dict[str, float | int | None]] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
 
@@ -58,8 +60,10 @@ class TestRun:
         return {name: value.to_dict() if value else None for name, value in found.items()}
 
     def rates(self) -> list[float]:
+        """One figure per repetition of which more is better: a rate, or one over a time."""
         name = _RATE[self.test.kind]
-        return [float(f[name]) for f in self.figures if f.get(name) is not None]  # type: ignore[arg-type]
+        values = [float(value) for f in self.figures if (value := f.get(name)) is not None]
+        return [1 / value for value in values if value] if name.endswith("_s") else values
 
 
 def run_tests(
@@ -138,10 +142,6 @@ def finish(run: TestRun, sampler: Sampler, before: Conditions, after: Conditions
     run.flags = disturbances(before, after, heat, run.rates())
 
 
-def numbers(metrics: Metrics) -> dict[str, float | int | None]:
-    return {k: v for k, v in asdict(metrics).items() if not isinstance(v, bool)}
-
-
 def measure_load(
     open_engine: Callable[[], Engine], model_path: Path, *, repeats: int, cold: bool
 ) -> TestRun:
@@ -163,14 +163,9 @@ def measure_load(
             memory: MemorySample = read_memory()
         finally:
             engine.close()
-        run.figures.append(
-            {
-                "load_s": (loaded_ns - start_ns) * 1e-9,
-                "load_to_first_token_s": (first.t_ns - start_ns) * 1e-9,
-                "peak_anon_bytes": memory.anon_bytes,
-                "peak_rss_bytes": memory.rss_bytes,
-            }
-        )
+        trace = LoadTrace(start_ns, loaded_ns, first.t_ns, (memory,))
+        run.loads.append(trace)
+        run.figures.append(load_figures(trace))
         if cold and not dropped:
             run.flags = ["page cache could not be dropped: the cold figure is a warm one"]
             return run

@@ -1,8 +1,8 @@
 """Results as JSON Lines: one line per test, versioned, with everything needed to repeat it.
 
-The schema is described in `docs/result-schema.md`. Readers refuse lines of another version and say
-which line is broken; a line cut short by a power cut is the only damage that is skipped, with
-a note.
+The schema is described in `docs/result-schema.md`. Readers refuse lines of a version that they do
+not know and say which line is broken; a line cut short by a power cut is the only damage that is
+skipped, with a note.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.bench.seal import sealed
+from edge.bench.trace_rows import check_clock
 from edge.errors import InputError
 from edge.units import printable
 
-SCHEMA = 1
+SCHEMA = 2
+READS = (1, 2)  # 1: no digest, no times between traces, loads without a trace
 KIND = "edgekit-result"
 REQUIRED = ("run_id", "time", "kit", "engine", "artifact", "machine", "settings", "test", "metrics")
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -42,7 +45,9 @@ def append_results(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Append records as whole lines, fsynced. Raises ValueError on NaN or infinity in a record."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
-        json.dumps({"kind": KIND, "schema": SCHEMA, **record}, allow_nan=False, sort_keys=True)
+        json.dumps(
+            sealed({"kind": KIND, "schema": SCHEMA, **record}), allow_nan=False, sort_keys=True
+        )
         for record in records
     ]
     with path.open("a", encoding="utf-8") as file:
@@ -92,9 +97,10 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
     """A record with the right kind, version and entries. Raises InputError otherwise."""
     if not isinstance(record, dict) or record.get("kind") != KIND:
         raise InputError(f"{where}: not an edgekit result")
-    if record.get("schema") != SCHEMA:
+    if record.get("schema") not in READS:
         raise InputError(
-            f"{where}: result schema {record.get('schema')!r}, this edgekit reads {SCHEMA}",
+            f"{where}: result schema {printable(repr(record.get('schema')), 40)}, this edgekit "
+            f"reads {' and '.join(map(str, READS))}",
             next_step="report it with the edgekit version that made it",
         )
     for key in REQUIRED:
@@ -112,4 +118,18 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if value is not None and not (number and math.isfinite(value)):
                 raise InputError(f"{where}: metric {name!r} holds {value!r}, which is no figure")
+    check_traces(record.get("traces", []), where)
     return record
+
+
+def check_traces(traces: Any, where: str) -> None:
+    """Raise InputError where a trace is no object or its clock goes backwards."""
+    if not isinstance(traces, list):
+        raise InputError(f"{where}: entry 'traces' must be a list")
+    for number, trace in enumerate(traces, 1):
+        if not isinstance(trace, dict):
+            raise InputError(f"{where}: trace {number} must be an object")
+        try:
+            check_clock(trace)
+        except InputError as error:
+            raise InputError(f"{where}: trace {number}: {error}") from None

@@ -55,6 +55,7 @@ class LitertGraph:
 
     def __init__(self, lib: Any, weights: Weights) -> None:
         self._lib, self._weights = lib, weights
+        self._run = lib.LiteRtRunCompiledModel
         self._environment = self._model = self._options = self._compiled = ctypes.c_void_p()
         self._buffers: list[ctypes.c_void_p] = []
         self._calls: dict[str, tuple[Any, ...]] = {}
@@ -213,7 +214,7 @@ class LitertGraph:
         cache then holds parts of the step, at the step's own positions only (`start` and `n` are
         for graphs that must copy them).
         """
-        status = self._lib.LiteRtRunCompiledModel(*self._calls[signature])
+        status = self._run(*self._calls[signature])
         # The runtime of today calls a cancelled run a failed one.
         if status != library.OK and self.cancel_flag.is_set():
             return False

@@ -28,7 +28,7 @@ _MODEL = (
 _DECODER = (
     "session_options", "run_options", "filename", "head_size", "hidden_size", "inputs", "outputs",
     "num_attention_heads", "num_hidden_layers", "num_key_value_heads", "sliding_window",
-    "layer_types",
+    "layer_types", "conv_cache_size",
 )  # fmt: skip
 _SESSION = (
     "log_id", "provider_options", "intra_op_num_threads", "inter_op_num_threads",

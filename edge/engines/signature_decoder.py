@@ -76,7 +76,8 @@ class SignatureDecoder:
         self._allowed, self._denied = _mask_values(np, decode["mask"].dtype, name)
         for signature in (_DECODE, *self._prefills.values()):
             graph.inputs[signature]["mask"][...] = self._denied
-        self._decode_inputs = decode
+        # Flat views: setting an element of one is what a token costs in Python.
+        self._token, self._position, self._mask = (decode[key].reshape(-1) for key in _KNOWN)
         self._states = [decode[key] for key in state_names(decode, graph.outputs[_DECODE])]
         self._n_open = 0  # positions that decode's mask allows
         self._logits = graph.outputs[_DECODE]["logits"].reshape(-1)
@@ -126,14 +127,15 @@ class SignatureDecoder:
 
     def decode(self, token: int) -> bool:
         """Evaluate one token; `logits` are those after it. False if cancelled."""
-        inputs, done = self._decode_inputs, len(self.cached)
-        inputs["tokens"][...] = token
-        inputs["input_pos"][...] = done
-        if self._n_open != done + 1:
-            mask = inputs["mask"].reshape(-1)
-            mask[self._n_open : done + 1] = self._allowed
-            mask[done + 1 : self._n_open] = self._denied
-            self._n_open = done + 1
+        done = len(self.cached)
+        self._token[0] = token
+        self._position[0] = done
+        if self._n_open == done:  # the usual case: one more position may be seen
+            self._mask[done] = self._allowed
+        else:
+            self._mask[self._n_open : done + 1] = self._allowed
+            self._mask[done + 1 : self._n_open] = self._denied
+        self._n_open = done + 1
         if not self.graph.run(_DECODE, done, 1):
             return False
         self.cached.append(token)

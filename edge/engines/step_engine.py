@@ -4,6 +4,7 @@ us: streaming, stopping, sampling, the prefix cache, saved prefixes, logits.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
 import threading
@@ -507,7 +508,5 @@ def choose_n_ctx(exported: int, wanted: int | None, name: str) -> int:
 
 def give_back_memory() -> None:
     """Return freed heap to the system, as `llama_library.give_back_memory` does."""
-    import ctypes
-
     if os.name == "posix" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)

@@ -128,19 +128,21 @@ class ShellFiles:
         return self._find(folder, "")
 
     def _find(self, folder: str, depth: str) -> dict[str, Entry]:
+        # Absolute names: under an emulator that translates paths, relative ones may go astray.
+        top = f"{self._root}/{folder}" if folder else self._root
+        at = shlex.quote(top)
         text = self.ask(
-            f"cd {self._quoted(folder)} 2>/dev/null || exit 0\n"
-            f"find . {depth} -exec stat -c '%f %s %n' {{}} +"
+            f"[ -d {at} ] || exit 0\nfind {at} {depth} -exec stat -c '%f %s %n' {{}} +"
         )
         found = {}
         for line in text.splitlines():
             mode, _, rest = line.partition(" ")
             size, _, name = rest.partition(" ")
-            if name == ".":
+            if name == top:
                 continue
             try:
                 kind = _KINDS.get(int(mode, 16) & 0o170000, "other")
-                found[name.removeprefix("./")] = Entry(kind, int(size))
+                found[name.removeprefix(f"{top}/")] = Entry(kind, int(size))
             except ValueError:
                 found[line] = Entry("other", 0)  # a name with a line break: never one of ours
         return found

@@ -77,7 +77,7 @@ def parse_flash_target(text: str) -> FlashTarget:
 
 
 def connect(target: FlashTarget, *, ssh_config: Path | None = None, via: str = "auto") -> Board:
-    """Open the way to a board. `ssh_config` stands in for the user's ~/.ssh/config; `via` is how ssh sends.
+    """Open the way to a board. `ssh_config` stands in for ~/.ssh/config; `via` is how ssh sends.
 
     Raises DeviceUnreachableError with the next step when it cannot be reached.
     """

@@ -1,41 +1,158 @@
-"""`edge report`: Markdown or JSON from stored results."""
+"""`edge report`: stored results as a page, Markdown, JSON or one picture; or checked."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import click
 
 from edge.atomic import write_atomic
 from edge.bench.store import data_directory, read_results
-from edge.errors import InputError
+from edge.errors import InputError, IntegrityError, UsageError
+from edge.report.figures import Record, group_runs, key_figures, page_title, verdict
 from edge.report.markdown import render
+from edge.report.verify import verify_run
+from edge.units import parse_seconds, printable
+
+Format = Literal["md", "html", "json", "png"]
+_BY_SUFFIX: dict[str, Format] = {
+    ".html": "html",
+    ".htm": "html",
+    ".json": "json",
+    ".png": "png",
+    ".md": "md",
+}
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg]
+    """`5s`, `500ms`, `2min` on the command line."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        try:
+            return parse_seconds(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 @click.command()
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here.")
+@click.option(
+    "--format",
+    "wanted",
+    type=click.Choice(["md", "html", "json", "png"]),
+    help="[default: by the output's suffix, else md]",
+)
 @click.option("--last", is_flag=True, help="Only the newest run.")
-@click.option("--json", "as_json", is_flag=True, help="The records, without raw traces, as JSON.")
-def report(results: tuple[Path, ...], output: Path | None, last: bool, as_json: bool) -> None:
-    """Render stored results as Markdown. Without RESULTS: all that `edge bench` stored."""
+@click.option("--within", type=Seconds(), help="Draw answer times against this budget: 5s, 800ms.")
+@click.option("--verify", is_flag=True, help="Derive every figure again from the raw traces.")
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def report(
+    results: tuple[Path, ...],
+    output: Path | None,
+    wanted: Format | None,
+    last: bool,
+    within: float | None,
+    verify: bool,
+    as_json: bool,
+) -> None:
+    """Render stored results: a page to share (-o report.html), Markdown, JSON, one picture.
+
+    Without RESULTS: all that `edge bench` stored. --verify prints what was checked and leaves with
+    7 when a result is not as it was measured.
+    """
+    records, notes = chosen_records(results, last=last)
+    if verify:
+        check(records, as_json=as_json)
+        return
+    kind = "json" if as_json else wanted or format_of(output)
+    data = rendered(records, notes, kind, within)
+    if output is None:
+        if kind == "png":
+            raise UsageError("a picture needs a file", next_step="-o report.png")
+        click.echo(data.decode(), nl=False)
+        return
+    write_atomic(output, data)
+    n_runs = len({r["run_id"] for r in records})
+    click.echo(f"{output}: {n_runs} run(s), {len(data) / 1000:,.0f} kB", err=True)
+
+
+def chosen_records(
+    results: Sequence[Path], *, last: bool
+) -> tuple[Sequence[Record], tuple[str, ...]]:
+    """Records of the named files, or of the store. Raises InputError when there are none."""
     paths = list(results) or sorted(data_directory().glob("*.jsonl"))
     if not paths:
         raise InputError("no results are stored yet", next_step="edge bench BUNDLE")
     found = read_results(paths)
-    records = list(found.records)
-    if not records:
+    if not found.records:
         raise InputError(f"there is no result in {paths[0]}", next_step="edge bench BUNDLE")
-    if last:
-        newest = max(records, key=lambda r: str(r["time"]))["run_id"]
-        records = [r for r in records if r["run_id"] == newest]
+    if not last:
+        return found.records, found.notes
+    newest = max(found.records, key=lambda r: str(r["time"]))["run_id"]
+    return [r for r in found.records if r["run_id"] == newest], found.notes
+
+
+def format_of(output: Path | None) -> Format:
+    return _BY_SUFFIX.get(output.suffix.lower(), "md") if output else "md"
+
+
+def rendered(
+    records: Sequence[Record], notes: Sequence[str], kind: Format, within_s: float | None = None
+) -> bytes:
+    """The report in one of its formats. Raises EngineMissingError without the extra it needs."""
+    if kind == "json":
+        plain = [{k: v for k, v in r.items() if k != "traces"} for r in records]
+        return (json.dumps(plain) + "\n").encode()
+    if kind == "html":
+        from edge.report.page import render_page
+
+        return render_page(records, notes, within_s).encode()
+    if kind == "png":
+        return picture(records, within_s)
+    return render(records, notes).encode()
+
+
+def picture(records: Sequence[Record], within_s: float | None) -> bytes:
+    """The newest run's charts on one sheet."""
+    from edge.report.chart import Chart
+    from edge.report.draw import draw_png
+    from edge.report.run_charts import run_charts
+
+    run = group_runs(records)[-1]
+    lines = [printable(verdict(run), 200)]
+    lines += [" · ".join(f"{name} {text}" for name, text in key_figures(run))]
+    charts = [chart for chart in run_charts(run, within_s) if isinstance(chart, Chart)]
+    return draw_png(charts, printable(page_title([run])), lines)
+
+
+def check(records: Sequence[Record], *, as_json: bool) -> None:
+    """Print what was checked, run by run. Raises IntegrityError when something does not hold."""
+    verdicts = [(run, verify_run(run)) for run in group_runs(records)]
     if as_json:
-        text = json.dumps([{k: v for k, v in r.items() if k != "traces"} for r in records]) + "\n"
+        for run, found in verdicts:
+            line = {
+                "run_id": run.run_id,
+                "tests": found.n_records,
+                "figures": found.n_figures,
+                "problems": found.problems,
+                "unchecked": found.gaps,
+            }
+            click.echo(json.dumps(line))
     else:
-        text = render(records, found.notes)
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        write_atomic(output, text.encode())
-        click.echo(f"{output}: {len({r['run_id'] for r in records})} run(s)", err=True)
+        for run, found in verdicts:
+            click.echo(f"{printable(run.run_id[:12])}  {printable(page_title([run]), 80)}")
+            click.echo(f"  {found.text}")
+            for text in (*found.problems, *found.gaps):
+                click.echo(f"  - {text}")
+    broken = sum(bool(found.problems) for _, found in verdicts)
+    if broken:
+        raise IntegrityError(
+            f"{broken} of {len(verdicts)} run(s) are not as they were measured",
+            next_step="measure again with edge bench, or ask for the unchanged file",
+        )

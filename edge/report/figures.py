@@ -27,11 +27,11 @@ class Run:
 
 
 def group_runs(records: Sequence[Record]) -> list[Run]:
-    """Records by run id, oldest first."""
-    grouped: dict[str, list[Record]] = {}
+    """Records by run id, oldest first. Two machines under one run id are two runs."""
+    grouped: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        grouped.setdefault(str(record["run_id"]), []).append(record)
-    runs = [Run(run_id, tuple(found)) for run_id, found in grouped.items()]
+        grouped.setdefault((str(record["run_id"]), *machine_key(record)), []).append(record)
+    runs = [Run(key[0], tuple(found)) for key, found in grouped.items()]
     return sorted(runs, key=lambda run: str(run.head["time"]))
 
 
@@ -77,6 +77,10 @@ def longest_prefill(run: Run) -> Record | None:
 
 def verdict(run: Run) -> str:
     """One sentence: how long a 200-token question takes to answer, and what limits."""
+    from edge.report.network_rows import is_network_run, network_verdict
+
+    if is_network_run(run):
+        return network_verdict(run)
     decode = median(best_decode(run), "decode_tps")
     prefill = median(longest_prefill(run), "prefill_tps")
     name, where = run.head["artifact"]["name"], machine_name(run)
@@ -87,8 +91,30 @@ def verdict(run: Run) -> str:
     limit = "prefill" if prefill_s > decode_s else "decode"
     return (
         f"{name} ({quant}) answers a 200-token question with 100 tokens in "
-        f"{format_seconds(prefill_s + decode_s)} on {where}; {limit} takes the larger part."
+        f"{format_seconds(prefill_s + decode_s)} on {where}; {limit} takes the larger part"
+        f"{memory_clause(run)}."
     )
+
+
+# Below half of what there is, memory decides nothing; above 90 % it decides everything.
+ROOMY, TIGHT = 0.5, 0.9
+
+
+def memory_clause(run: Run) -> str:
+    """What memory means for this run, or nothing where it was not measured."""
+    used, limit = peak(run, "peak_anon_bytes"), memory_limit(run)
+    if used is None or limit is None:
+        return ""
+    share = used / limit
+    kind = "no limit" if share < ROOMY else "tight" if share < TIGHT else "at its limit"
+    return f", memory is {kind} ({format_bytes(used)} of {format_bytes(limit)})"
+
+
+def memory_limit(run: Run) -> int | None:
+    """What the machine gave the process: its RAM, or a smaller cgroup limit; None if not stored."""
+    machine = run.head["machine"]
+    known = [machine.get("ram_bytes"), machine.get("memory_limit_bytes")]
+    return min((int(n) for n in known if isinstance(n, (int, float)) and n > 0), default=None)
 
 
 def machine_name(run: Run) -> str:
@@ -96,18 +122,105 @@ def machine_name(run: Run) -> str:
     return str(machine.get("model") or machine.get("cpu") or machine.get("arch") or "this machine")
 
 
-def key_figures(run: Run) -> list[tuple[str, str]]:
-    """The five figures that matter, each with its text."""
+def page_title(runs: Sequence[Run]) -> str:
+    newest = runs[-1]
+    title = f"{newest.head['artifact']['name']} on {machine_name(newest)}"
+    return title if len(runs) == 1 else f"{title} and {len(runs) - 1} more"
+
+
+# What makes two machines two, whatever they are called.
+IDENTITY = ("model", "cpu", "n_cores", "ram_bytes", "arch")
+
+
+def machine_key(record: Record) -> tuple[str, ...]:
+    return tuple(str(record["machine"].get(key)) for key in IDENTITY)
+
+
+def run_labels(runs: Sequence[Run]) -> list[str]:
+    """A short label per run that tells it from the others: artifact and what differs between them
+    (quantization, engine, machine), and where two still look alike, memory size or run id.
+    """
+    parts = [
+        (
+            str(run.head["artifact"]["name"]),
+            str(run.head["engine"].get("quant") or "?"),
+            str(run.head["engine"].get("name") or "?"),
+            machine_name(run),
+            format_bytes(memory_limit(run)),
+            f"{run.head['machine'].get('n_cores') or '?'} cores",
+            f"{run.head['settings'].get('n_threads') or '?'} threads",
+            f"context {run.head['settings'].get('n_ctx') or '?'}",
+            str(run.head["time"])[:16].replace("T", " "),
+            f"run {run.run_id[:6]}",
+        )
+        for run in runs
+    ]
+    labels = [column[0] for column in parts]
+    for i in range(1, len(parts[0]) if parts else 0):
+        if len(set(labels)) == len(labels):
+            break
+        if len({column[i] for column in parts}) > 1:
+            labels = [f"{label}, {column[i]}" for label, column in zip(labels, parts, strict=True)]
+    return labels
+
+
+def name_clashes(runs: Sequence[Run]) -> list[str]:
+    """One note per board name that stands for machines that are not alike."""
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for run in runs:
+        found.setdefault(machine_name(run), set()).add(machine_key(run.head))
+    return [
+        f"{len(keys)} different machines are called {name!r}: their results are kept apart"
+        for name, keys in found.items()
+        if len(keys) > 1
+    ]
+
+
+def interval_text(record: Record | None, name: str, decimals: int = 1) -> str:
+    """`p10–p90`, or nothing below two repetitions."""
+    figure = (record or {}).get("metrics", {}).get(name)
+    if not isinstance(figure, dict) or figure.get("median") is None or (figure.get("n") or 0) < 2:
+        return ""
+    return f"{figure['p10']:.{decimals}f}–{figure['p90']:.{decimals}f}"
+
+
+def key_figure_parts(run: Run) -> list[tuple[str, str, str]]:
+    """The five figures that matter: (name, text, the middle 80 % of the repetitions or nothing)."""
     decode, prefill = best_decode(run), longest_prefill(run)
     talk = next(iter(run.tests("end-to-end")), None)
     loads = run.tests("load")
+
+    def rate(record: Record | None, name: str) -> tuple[str, str]:
+        value, interval = median(record, name), interval_text(record, name)
+        return ("–", "") if value is None else (f"{value:.1f} tokens/s", interval)
+
     return [
-        ("decode", f"{spread_text(decode, 'decode_tps')} tokens/s" if decode else "–"),
-        ("prefill", f"{spread_text(prefill, 'prefill_tps')} tokens/s" if prefill else "–"),
-        ("time to first token (end to end)", format_seconds(median(talk, "ttft_s"))),
-        ("peak anonymous memory", format_bytes(peak(run, "peak_anon_bytes"))),
-        ("load", format_seconds(median(loads[0], "load_s")) if loads else "–"),
+        ("decode", *rate(decode, "decode_tps")),
+        ("prefill", *rate(prefill, "prefill_tps")),
+        ("time to first token (end to end)", format_seconds(median(talk, "ttft_s")), ""),
+        ("peak anonymous memory", format_bytes(peak(run, "peak_anon_bytes")), ""),
+        ("load", format_seconds(median(loads[0], "load_s")) if loads else "–", ""),
     ]
+
+
+def key_figures(run: Run) -> list[tuple[str, str]]:
+    """The five figures that matter, each with its text."""
+    from edge.report.network_rows import is_network_run, network_figures
+
+    if is_network_run(run):
+        return network_figures(run)
+    return [
+        (name, f"{text} ({interval})" if interval else text)
+        for name, text, interval in key_figure_parts(run)
+    ]
+
+
+def prediction_holds(run: Run) -> bool:
+    """Whether the plan was made for the machine that measured: a bundle for a Pi may have been
+    tried on a laptop.
+    """
+    device = (run.head.get("predicted") or {}).get("device")
+    return device is not None and device in ("this-machine", run.head["machine"].get("profile"))
 
 
 def predicted_rows(run: Run) -> list[tuple[str, str, str, str]]:
@@ -115,7 +228,7 @@ def predicted_rows(run: Run) -> list[tuple[str, str, str, str]]:
     made for the machine that measured; empty otherwise.
     """
     promised = run.head.get("predicted")
-    if not promised or promised.get("device") != "this-machine":
+    if not promised or not prediction_holds(run):
         return []
     pairs = [
         ("decode, tokens/s", promised.get("decode_tps"), median(best_decode(run), "decode_tps")),

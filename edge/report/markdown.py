@@ -11,13 +11,13 @@ from edge.report.figures import (
     group_runs,
     key_figures,
     machine_name,
-    median,
-    peak,
+    name_clashes,
     predicted_rows,
-    spread_text,
     verdict,
 )
-from edge.units import format_bytes, format_seconds, printable
+from edge.report.network_rows import LATENCY_HEADER, is_network_run, latency_row
+from edge.report.rows import SPEED_HEADER, flag_lines, load_rows, memory_rows, speed_rows
+from edge.units import format_bytes, printable
 
 
 def escape(text: object, limit: int = 120) -> str:
@@ -28,14 +28,16 @@ def escape(text: object, limit: int = 120) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+    return lines + ["| " + " | ".join(map(escape, row)) + " |" for row in rows]
 
 
 def render(records: Sequence[Record], notes: Sequence[str] = ()) -> str:
     """All runs, oldest first. Raises nothing on figures that are missing: they print as `–`."""
     lines: list[str] = []
-    for run in group_runs(records):
+    runs = group_runs(records)
+    for run in runs:
         lines += [*render_run(run), ""]
+    notes = [*name_clashes(runs), *notes]
     lines += [f"> note: {escape(note)}" for note in notes]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -51,9 +53,10 @@ def render_run(run: Run) -> list[str]:
     ]
     lines += table(("figure", "value"), key_figures(run))
     lines += ["", "## Speed", ""]
-    lines += table(
-        ("test", "tokens/s, median (p10–p90)", "TTFT", "slowest token", "repeats"), speed_rows(run)
-    )
+    if is_network_run(run):
+        lines += table(LATENCY_HEADER, [latency_row(r) for r in run.records])
+    else:
+        lines += table(SPEED_HEADER, speed_rows(run))
     lines += ["", "## Memory", ""]
     lines += table(("kind", "peak"), memory_rows(run))
     if loads := run.tests("load"):
@@ -78,57 +81,3 @@ def render_run(run: Run) -> list[str]:
         f"- repeat: `{printable(str(head.get('repeat', '–'))).replace('`', '')}`",
     ]
     return lines
-
-
-def flag_lines(run: Run) -> list[str]:
-    """Every flag once, with the tests that it fell on."""
-    tests: dict[str, list[str]] = {}
-    for record in run.records:
-        for flag in record.get("flags", []):
-            tests.setdefault(str(flag), []).append(str(record["test"].get("label", "?")))
-    return [
-        flag if len(labels) == len(run.records) else f"{flag} ({', '.join(labels)})"
-        for flag, labels in tests.items()
-    ]
-
-
-def speed_rows(run: Run) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    for record in run.records:
-        kind = record["test"]["kind"]
-        if kind == "load":
-            continue
-        rate = "prefill_tps" if kind == "prefill" else "decode_tps"
-        rows.append(
-            (
-                escape(record["test"]["label"]),
-                spread_text(record, rate),
-                format_seconds(median(record, "ttft_s")),
-                format_seconds(median(record, "itl_max_s")),
-                str(record["test"].get("n_repeats", "–")),
-            )
-        )
-    return rows
-
-
-def memory_rows(run: Run) -> list[tuple[str, str]]:
-    baseline = run.head.get("baseline") or {}
-    return [
-        ("anonymous (what a board dies of)", format_bytes(peak(run, "peak_anon_bytes"))),
-        ("file pages (mapped weights, can be dropped)", format_bytes(peak(run, "peak_file_bytes"))),
-        ("PSS", format_bytes(peak(run, "peak_pss_bytes"))),
-        ("RSS", format_bytes(peak(run, "peak_rss_bytes"))),
-        ("swap grown by", format_bytes(peak(run, "swap_grown_bytes"))),
-        ("RSS before the engine was opened", format_bytes(baseline.get("rss_bytes"))),
-    ]
-
-
-def load_rows(loads: Sequence[Record]) -> list[tuple[str, ...]]:
-    return [
-        (
-            escape(record["test"].get("page_cache") or "–"),
-            format_seconds(median(record, "load_s")),
-            format_seconds(median(record, "load_to_first_token_s")),
-        )
-        for record in loads
-    ]

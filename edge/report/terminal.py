@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edge.report.figures import Run, key_figures, median, spread_text, verdict
-from edge.report.markdown import flag_lines
+from edge.report.network_rows import is_network_run, network_lines
+from edge.report.rows import flag_lines
 from edge.units import format_seconds, printable
 
 
 def run_lines(run: Run) -> list[str]:
     """Verdict, one line per test, the figures that matter, what was flagged."""
+    flags = [f"flagged: {printable(flag, 300)}" for flag in flag_lines(run)]
+    if is_network_run(run):
+        return [*network_lines(run), *(["", *flags] if flags else [])]
     rows = [("test", "tokens/s (p10–p90)", "TTFT", "slowest token")]
     for record in run.records:
         kind = record["test"]["kind"]
@@ -26,7 +30,6 @@ def run_lines(run: Run) -> list[str]:
         )
     figures = [(name, text) for name, text in key_figures(run) if "tokens/s" not in text]
     lines = [printable(verdict(run), 400), "", *aligned(rows), "", *aligned(figures)]
-    flags = [f"flagged: {printable(flag, 300)}" for flag in flag_lines(run)]
     return [*lines, *(["", *flags] if flags else [])]
 
 

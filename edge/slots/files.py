@@ -142,7 +142,9 @@ class LocalFiles:
     def prepare(self) -> None:
         with self._errors():
             fault_point()
-            self._root.mkdir(parents=True, exist_ok=True)
+            if not self._root.is_dir():
+                self._root.mkdir(parents=True)
+                fsync_directory(self._root.parent)
 
     def entries(self, folder: str) -> dict[str, Entry]:
         with self._errors():

@@ -57,12 +57,14 @@ class Slots:
             yield
 
     def _refuse_foreign_root(self) -> None:
-        names = self.files.entries("")
-        ours = layout.STATE in names or not ({layout.RELEASES, layout.CURRENT} & set(names))
-        if not ours:
+        if layout.STATE in self.files.entries(""):
+            return
+        pointer = self.files.pointer()
+        strangers = [n for n in self.files.entries(layout.RELEASES) if not is_release_id(n)]
+        if strangers or (pointer is not None and layout.parse_pointer(pointer) is None):
             raise UsageError(
                 f"{self.files.root} has a {layout.RELEASES}/ or {layout.CURRENT} that edgekit did "
-                f"not make (there is no {layout.STATE})",
+                "not make",
                 next_step="choose another folder on the board",
             )
 

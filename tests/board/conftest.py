@@ -16,6 +16,7 @@ import pytest
 from converters.board_engine import BuiltEngine, build_wheel
 from converters.build import BuildRequest, build
 from converters.offline import bundle_with_engine
+from converters.quality.building import QualityOptions
 from converters.source.resolve import open_model
 from device_profiles.catalog import find_profile
 from edge.bundle import Bundle
@@ -72,8 +73,9 @@ def sample_bundle(folder: Path, device: str, *, with_engine: bool = True) -> Bun
     """The sample model, built for a board."""
     folder.mkdir(exist_ok=True)
     request = BuildRequest(
-        open_model("sample"), (find_profile(device),), folder / device, with_engine=with_engine
-    )
+        open_model("sample"), (find_profile(device),), folder / device, with_engine=with_engine,
+        quality=QualityOptions(enabled=False),
+    )  # fmt: skip
     return build(request, Quiet())[0].bundle
 
 

@@ -17,7 +17,7 @@ from converters.board_engine import BuiltEngine
 from converters.build import BuildRequest, build
 from converters.offline import BoardPython, add_engine
 from converters.rehearse import Options, rehearse
-from converters.rehearse.command import rehearse_command
+from converters.rehearse.command import rehearse_command, text_of
 from converters.rehearse.limits import make_cgroup, remove_cgroup
 from converters.rehearse.root import SYSTEMS, board_root, choose_system
 from converters.rehearse.sandbox import BINFMT, binfmt_works
@@ -84,6 +84,7 @@ def test_pi_4_through_proot(pi4_bundle: Bundle, root: Path) -> None:
     assert found.memory and 10 * MIB < found.memory.guest_anonymous < found.memory.guest < 100 * MIB
     assert found.memory.emulator > 10 * MIB
     assert json.loads(json.dumps(found.to_dict()))["ok"] is True
+    assert "16 of 16 the same" in text_of(found) and "ready for the board" in text_of(found)
     # The board's own steps: 8 s of them emulated on a quiet machine.
     assert found.seconds["installing"] < 120
 
@@ -112,9 +113,11 @@ def test_pi_zero_2_with_the_emulator_alone(pi4_bundle: Bundle, root: Path) -> No
 
 def test_a_wheel_for_newer_cores_is_caught(rebundled: Callable[..., Bundle], root: Path) -> None:
     wrong = rebundled("raspberry-pi-4b-4gb", variant="armv8.2-dotprod")
-    done = CliRunner().invoke(rehearse_command, [str(wrong.path), "--how", "qemu"])
-    assert done.exception and "illegal instruction on cortex-a72" in str(done.exception)
-    assert "not ready for the board" in done.output
+    done = CliRunner().invoke(rehearse_command, [str(wrong.path), "--how", "qemu", "--json"])
+    record = json.loads(done.stdout)
+    assert done.exit_code == 5 and not record["ok"]
+    assert record["problem"]["kind"] == "illegal-instruction"
+    assert "illegal instruction on cortex-a72" in record["message"] and record["next_step"]
 
 
 def test_wheels_of_another_python_are_caught(rebundled: Callable[..., Bundle], root: Path) -> None:
@@ -158,8 +161,7 @@ def test_killed_at_the_limit(
 
 
 def test_a_bundle_without_an_engine(tmp_path: Path) -> None:
-    request = BuildRequest(open_model("sample"), (PI4,), tmp_path / "plain")
-    plain = build(request, Quiet())[0].bundle
+    plain = sample_bundle(tmp_path, PI4.id, with_engine=False)
     with pytest.raises(UsageError, match="no engine in") as caught:
         rehearse(plain, PI4)
     assert "edge engine add" in str(caught.value.next_step)
@@ -218,3 +220,17 @@ def test_an_unknown_engine_in_the_plan(pi4_bundle: Bundle, tmp_path: Path) -> No
 def test_systems() -> None:
     for system in SYSTEMS:
         assert choose_system(BoardPython(system.python, system.glibc)) is system
+
+
+@pytest.mark.skipif(
+    not os.environ.get("EDGEKIT_TEST_PHONE_TOOLS"),
+    reason="compiles static tools for minutes; EDGEKIT_TEST_PHONE_TOOLS=1 runs it",
+)
+def test_a_phone_gets_static_tools(rebundled: Callable[..., Bundle], emulation: None) -> None:
+    bundle = rebundled("galaxy-s23")
+    roles = {file.name: file.role for file in bundle.files}
+    assert roles["tools/armv8.2-dotprod/llama-completion"] == "tool"
+    assert roles["licenses/LICENSE.llama.cpp"] == "license"
+    found = rehearse(bundle, find_profile("galaxy-s23"), Options(), Quiet())
+    assert found.ok and found.text and "light.set" in found.text
+    assert found.engine == "static llama.cpp, armv8.2-dotprod"

@@ -1,6 +1,6 @@
 """The device side of adb over TCP, enough of it for Debian's real `adb` to talk to.
 
-    python adb_peer.py PORT ROOT [--secure] [RUNNER...]
+    python adb_peer.py [--secure] PORT ROOT [RUNNER...]
 
 Commands run as `RUNNER sh -c …`; files of the sync service lie below ROOT. With a runner such as
 `chroot ROOT` a whole arm64 system answers, without one commands run here (ROOT is then `/`).
@@ -66,8 +66,10 @@ class Connection:
             stream.hang_up()
 
     def _take(self, command: bytes, first: int, second: int, data: bytes) -> None:
-        if command == b"CNXN" and self.secure:
-            self.send(b"AUTH", 1, 0, bytes(20))
+        if self.secure:
+            # Neither a signature (2) is accepted nor the public key (3): nobody answers the dialog.
+            if command == b"CNXN" or (command == b"AUTH" and first == 2):
+                self.send(b"AUTH", 1, 0, os.urandom(20))
         elif command == b"CNXN":
             self.send(b"CNXN", VERSION, MAX_DATA, BANNER + b"\0")
         elif command == b"OPEN":

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -115,8 +115,20 @@ class SshBoard:
 class AdbBoard:
     """Debian's adb with a server of its own, and our device side behind a cable."""
 
-    def __init__(self, folder: Path, root: Path, *peer_options: str) -> None:
-        self.root, self._folder, self._peer_options = root, folder, peer_options
+    def __init__(
+        self,
+        folder: Path,
+        root: Path,
+        *,
+        secure: bool = False,
+        device_root: Path = Path("/"),
+        runner: Sequence[str] = (),
+    ) -> None:
+        self.root = root
+        self._peer_command = [
+            sys.executable, str(HERE / "adb_peer.py"), *(["--secure"] if secure else []),
+        ]  # fmt: skip
+        self._system = [str(device_root), *runner]
         (folder / "home").mkdir(parents=True, exist_ok=True)
         self.env = {
             "ANDROID_ADB_SERVER_PORT": str(free_port()),
@@ -144,10 +156,10 @@ class AdbBoard:
         )  # fmt: skip
 
     def _start_peer(self) -> None:
-        command = [sys.executable, str(HERE / "adb_peer.py"), str(self._port), "/"]
+        command = [*self._peer_command, str(self._port), *self._system]
         path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
         self._peer = subprocess.Popen(
-            [*command, *self._peer_options], env={**os.environ, "PATH": path},
+            command, env={**os.environ, "PATH": path},
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
         wait_for_port(self._port)

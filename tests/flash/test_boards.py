@@ -207,7 +207,7 @@ def test_a_full_disk_at_every_size(tmp_path: Path) -> None:
     from .test_transfer import QUICK, Quiet
 
     outcomes = set()
-    for size_kib in range(320, 1400, 60):
+    for size_kib in range(200, 1400, 80):
         card = tmp_path / f"card{size_kib}"
         card.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", f"size={size_kib}k", "tmpfs", str(card)]

@@ -132,10 +132,14 @@ def test_a_lost_state_file_loses_no_release(slots: Slots, tmp_path: Path) -> Non
 
 def test_a_folder_with_something_else_in_it_is_left_alone(slots: Slots) -> None:
     root = Path(slots.files.root)
-    (root / "releases").mkdir(parents=True)
+    (root / "releases/2024-01-01").mkdir(parents=True)
     with pytest.raises(UsageError, match="edgekit did not make"), slots.locked():
         pass
     assert os.listdir(root) == ["releases"]
+    shutil.rmtree(root / "releases")
+    os.symlink("app-v3", root / "current")
+    with pytest.raises(UsageError, match="edgekit did not make"), slots.locked():
+        pass
 
 
 def test_a_current_that_points_nowhere_is_no_release(slots: Slots) -> None:

@@ -87,19 +87,23 @@ _EXPORTS: dict[str, dict[str, Any]] = {
     "random": {"prefill": [8, 64], "n_ctx": 1024, "recipe": "none"},
     "scripted": {"prefill": [32], "n_ctx": 1024, "recipe": "none"},
     "heavy": {"prefill": [256], "n_ctx": 4096, "recipe": "dynamic_wi8_afp32"},
+    "recurrent": {"prefill": [16], "n_ctx": 1024, "recipe": "none"},
 }
 
 
 def litert_models(folder: Path, cache: Path) -> Models:
     """`.litertlm` files."""
-    checkpoints = {
-        "random": (random_tensors(), 1024),
-        "scripted": (tiny_gguf.scripted_tensors(successors()), 1024),
-        "heavy": (heavy_tensors(), 4096),
-    }
+    sources = [
+        tiny_hf.write_llama(folder / "random", random_tensors(), n_ctx=1024),
+        tiny_hf.write_llama(
+            folder / "scripted", tiny_gguf.scripted_tensors(successors()), n_ctx=1024
+        ),
+        tiny_hf.write_llama(folder / "heavy", heavy_tensors(), n_ctx=4096),
+        tiny_hf.write_lfm2(folder / "recurrent", n_ctx=1024),
+    ]
     jobs, made = [], {}
-    for name, (tensors, n_ctx) in checkpoints.items():
-        source = tiny_hf.write_llama(folder / name, tensors, n_ctx=n_ctx)
+    for source in sources:
+        name = source.name
         job = {"checkpoint": str(source), "out": str(folder / f"{name}-out"), **_EXPORTS[name]}
         made[name] = cache / f"{name}-{_content_key(source, _EXPORTS[name])}.litertlm"
         if not made[name].is_file():
@@ -150,6 +154,23 @@ def tflite_models(folder: Path, litert: Models) -> Models:
     return Models(**made)
 
 
+def onnx_models(folder: Path, cache: Path) -> Models:
+    """Folders for onnxruntime-genai. Floats where answers are compared with the reference."""
+    from tests.onnx import tiny_models
+
+    return Models(
+        **tiny_models.models(
+            folder,
+            cache,
+            {
+                "random": (random_tensors(), 1024, "onnx_f32"),
+                "scripted": (tiny_gguf.scripted_tensors(successors()), 1024, "onnx_f32"),
+                "heavy": (heavy_tensors(), 4096, "onnx_int8"),
+            },
+        )
+    )
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """One process at a time, so that two test workers do not export the same models."""
@@ -183,4 +204,7 @@ class ModelShelf:
                 return litert_models(self.new_folder("litert"), self.cache)
         if engine == "tflite":
             return tflite_models(self.new_folder("tflite"), self["litert"])
+        if engine == "onnx":
+            with alone(self.cache):
+                return onnx_models(self.new_folder("onnx"), self.cache)
         raise KeyError(f"no tiny models in the format of {engine}")

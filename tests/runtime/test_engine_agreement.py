@@ -33,21 +33,21 @@ def prompt_of(engine: Engine) -> list[int]:
 def expected_answers() -> list[tuple[list[int], list[int], list[float]]]:
     """Prompts, what the reference says to them, and by how much each of its tokens leads."""
     tokens = list(TEXT.encode())
-    prompts = [[BOS, *tokens[at : at + 12]] for at in range(0, 60, 5)]
-    return [(prompt, *reference.greedy(random_tensors(), prompt, 24)) for prompt in prompts]
+    prompts = [[BOS, *tokens[at : at + 12]] for at in range(0, 40, 5)]
+    return [(prompt, *reference.greedy(random_tensors(), prompt, 16)) for prompt in prompts]
 
 
 def test_greedy_tokens_are_the_references_as_long_as_its_margin_allows(
     random_engine: Engine,
 ) -> None:
-    config, n_sure = GenerationConfig(max_tokens=24, ignore_eos=True), 0
+    config, n_sure = GenerationConfig(max_tokens=16, ignore_eos=True), 0
     for prompt, expected, margins in expected_answers():
         said = [event.token_id for event in random_engine.stream(prompt, config)]
         doubt = 2 * tolerance(random_engine)
         sure = next((i for i, lead in enumerate(margins) if lead < doubt), len(margins))
         assert said[:sure] == expected[:sure]
         n_sure += sure
-    assert n_sure >= 48, "the reference hesitates so early that this shows nothing"
+    assert n_sure >= 32, "the reference hesitates so early that this shows nothing"
 
 
 def test_logits_are_the_references(random_engine: Engine) -> None:

@@ -74,6 +74,64 @@ def write_llama(folder: Path, tensors: Mapping[str, F32], *, n_ctx: int) -> Path
     return folder
 
 
+def write_lfm2(folder: Path, *, n_ctx: int) -> Path:
+    """An LFM2 of one convolution and one attention layer, random: part of its memory has no
+    positions and cannot be cut back (upstream: transformers' `modeling_lfm2.py`).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    n_embd, n_ff, dim = 64, 96, 16
+    rng = np.random.default_rng(4)
+
+    def normal(*shape: int) -> F32:
+        return rng.standard_normal(shape).astype(np.float32) / np.sqrt(shape[-1]) * 1.5
+
+    tensors = {
+        "model.embed_tokens.weight": normal(N_VOCAB, n_embd),
+        "model.embedding_norm.weight": np.ones(n_embd, np.float32),
+        "model.layers.0.conv.conv.weight": normal(n_embd, 1, 3),
+        "model.layers.0.conv.in_proj.weight": normal(3 * n_embd, n_embd),
+        "model.layers.0.conv.out_proj.weight": normal(n_embd, n_embd),
+    }
+    attention = "model.layers.1.self_attn."
+    for name, heads in (("q", N_HEAD), ("k", N_HEAD_KV), ("v", N_HEAD_KV)):
+        tensors[f"{attention}{name}_proj.weight"] = normal(heads * dim, n_embd)
+    tensors[attention + "out_proj.weight"] = normal(n_embd, n_embd)
+    for name in ("q", "k"):
+        tensors[f"{attention}{name}_layernorm.weight"] = np.ones(dim, np.float32)
+    for layer in ("model.layers.0.", "model.layers.1."):
+        tensors[layer + "feed_forward.w1.weight"] = normal(n_ff, n_embd)
+        tensors[layer + "feed_forward.w2.weight"] = normal(n_embd, n_ff)
+        tensors[layer + "feed_forward.w3.weight"] = normal(n_ff, n_embd)
+        tensors[layer + "ffn_norm.weight"] = np.ones(n_embd, np.float32)
+        tensors[layer + "operator_norm.weight"] = np.ones(n_embd, np.float32)
+    config = {
+        "architectures": ["Lfm2ForCausalLM"],
+        "model_type": "lfm2",
+        "vocab_size": N_VOCAB,
+        "hidden_size": n_embd,
+        "intermediate_size": n_ff,
+        "block_auto_adjust_ff_dim": False,
+        "num_hidden_layers": 2,
+        "num_attention_heads": N_HEAD,
+        "num_key_value_heads": N_HEAD_KV,
+        "layer_types": ["conv", "full_attention"],
+        "conv_L_cache": 3,
+        "conv_bias": False,
+        "norm_eps": RMS_EPS,
+        "max_position_embeddings": n_ctx,
+        "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"},
+        "tie_word_embeddings": True,
+        "bos_token_id": BOS,
+        "eos_token_id": IM_END,
+        "pad_token_id": PAD,
+        "dtype": "float32",
+    }
+    write_json(folder / "config.json", config)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_tokenizer(folder)
+    return folder
+
+
 def hf_name(name: str) -> str:
     if name in _OTHER_NAMES:
         return _OTHER_NAMES[name]

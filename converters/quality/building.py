@@ -1,0 +1,78 @@
+"""Quality cards within a build: one per artifact and KV cache type, however many boards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.quality.bounds import check_bounds
+from converters.quality.card import Card, measure_card, not_measured
+from converters.quality.reference import WINDOW, Progress, Reference, read_references
+from converters.quality.texts import is_sample, texts_for
+from converters.source.spec import ModelSpec
+from edge.engines import EngineSettings, is_installed
+from edge.errors import DoesNotFitError
+from edge.types import Plan
+
+__all__ = ["QualityOptions", "measure_cards"]
+
+
+@dataclass(frozen=True)
+class QualityOptions:
+    """`enabled`: measure at all. `accept`: keep an artifact that is too far from its source.
+    `text`: a file of the user's in place of the named text.
+    """
+
+    enabled: bool = True
+    accept: bool = False
+    text: Path | None = None
+
+
+def measure_cards(
+    spec: ModelSpec,
+    plans: Sequence[Plan],
+    models: Mapping[tuple[str, str], Path],
+    options: QualityOptions,
+    work: Path,
+    *,
+    threads: int | None,
+    stage: Callable[[str], None],
+    progress: Progress,
+) -> dict[tuple[str, str, str], Card]:
+    """Cards by (engine, recipe, KV type), which is all of a plan that figures depend on; `models`
+    are the artifacts by (engine, recipe).
+
+    Raises IntegrityError for an artifact further from its source than its recipe allows.
+    """
+    wanted = {(plan.engine, plan.recipe, plan.kv_type): plan for plan in plans}
+    why = None if options.enabled else "left out with --no-quality"
+    references: Sequence[Reference] = ()
+    if why is None:
+        n_ctx = min(WINDOW, spec.shape.n_ctx_train, *(plan.n_ctx for plan in plans))
+        try:
+            references = read_references(
+                spec, texts_for(spec, options.text), n_ctx, work,
+                threads=threads, stage=stage, progress=progress,
+            )  # fmt: skip
+        except DoesNotFitError as error:
+            why = f"the source model is too large for the host: {error}"
+    cards = {}
+    for (engine, recipe, kv_type), plan in wanted.items():
+        key = (engine, recipe, kv_type)
+        if why is not None or not is_installed(engine):
+            cards[key] = not_measured(why or f"the engine {engine} is not installed on the host")
+            continue
+        stage(f"measuring the quality of {recipe}")
+        cards[key] = measure_card(
+            models[engine, recipe],
+            engine,
+            # As planned for the board, but for what the host has: threads, and memory to repack in.
+            EngineSettings.from_plan(plan).replace(n_threads=threads, repack=False),
+            recipe,
+            references,
+            is_sample=is_sample(spec),
+            progress=progress,
+        )
+        check_bounds(cards[key], recipe, accept=options.accept)
+    return cards

@@ -1,0 +1,31 @@
+"""Families that LiteRT can be made of, by `model_type` in `config.json`. The table with what each
+one needed, and every hole and whose it is, is in docs/formats.md; tests/litert keeps it true.
+"""
+
+from __future__ import annotations
+
+from edge.errors import UnsupportedModelError
+from edge.units import did_you_mean, printable
+
+#: `model_type` → what people call it.
+FAMILIES = {
+    "llama": "Llama",
+    "qwen2": "Qwen2",
+    "qwen3": "Qwen3",
+    "gemma3_text": "Gemma 3",
+    "phi3": "Phi-3",
+    "smollm3": "SmolLM3",
+    "granite": "Granite",
+    "lfm2": "LFM2",
+}
+
+
+def check_family(model_type: str) -> None:
+    """Raises UnsupportedModelError that names those that are supported, and offers GGUF."""
+    if model_type in FAMILIES:
+        return
+    raise UnsupportedModelError(
+        f"LiteRT cannot be made of {printable(model_type)!r} models."
+        f"{did_you_mean(model_type, FAMILIES)} It can of: {', '.join(FAMILIES.values())}",
+        next_step="build a GGUF: --format gguf",
+    )

@@ -1,0 +1,186 @@
+"""`edge bench` of any network: vision, speech, anything with a signature. The same result store and
+schema as a language model's, tests of kind `inference`, so that both stand in one report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.bench.conditions import disturbances, read_conditions
+from edge.bench.metrics import peak, quantile, spread
+from edge.bench.network_inputs import make_values, resolve_shapes, shape_text
+from edge.bench.network_runtime import Network, open_network
+from edge.bench.record import Subject, make_records
+from edge.bench.sampler import Sampler, read_memory
+from edge.bench.workloads import Test
+from edge.bundle import sha256_file
+from edge.engines.onnx_check import CONFIG as GENAI_CONFIG
+from edge.types import EngineInfo, TokenEvent, Trace
+
+KIND = "inference"
+N_WARMUP = 3
+MIN_RUNS = 20
+_MAX_S = 60.0  # of one test; a slow board gets fewer repetitions, at least MIN_RUNS
+_LATENCY_QUANTILES = {"latency_p50_s": 0.5, "latency_p90_s": 0.9, "latency_p95_s": 0.95,
+                      "latency_p99_s": 0.99}  # fmt: skip
+_PEAKS = {"peak_anon_bytes": "anon_bytes", "peak_file_bytes": "file_bytes",
+          "peak_rss_bytes": "rss_bytes", "peak_pss_bytes": "pss_bytes"}  # fmt: skip
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class NetworkRun:
+    """One measured network: latencies in seconds in the order in which they were taken."""
+
+    network: Network
+    shapes: Mapping[str, tuple[int, ...]]
+    latencies_s: tuple[float, ...]
+    load_s: float
+    trace: Trace
+    flags: tuple[str, ...]
+
+
+def is_network(path: Path) -> bool:
+    """Whether a file is measured as a network: `.onnx` without the configuration of a language
+    model beside it, `.tflite` without a tokenizer beside it.
+    """
+    if not path.is_file():
+        return False
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        return not (path.parent / GENAI_CONFIG).is_file()
+    return suffix == ".tflite" and not (path.parent / "tokenizer.json").is_file()
+
+
+def measure_network(
+    path: Path,
+    *,
+    n_threads: int,
+    n_runs: int,
+    shapes: Mapping[str, tuple[int, ...]],
+    check_memory: bool = True,
+    progress: Progress | None = None,
+) -> NetworkRun:
+    """Load `path`, run it `N_WARMUP` times unmeasured and `n_runs` times measured.
+
+    Raises what `open_network`, `resolve_shapes` and a run raise.
+    """
+    started = time.monotonic()
+    network = open_network(path, n_threads, check_memory=check_memory)
+    with closing(network):
+        load_s = time.monotonic() - started
+        resolved = resolve_shapes(network.inputs, shapes)
+        network.prepare(make_values(network.inputs, resolved))
+        before, ends, latencies = read_conditions(), list[int](), list[float]()
+        with Sampler() as sampler:
+            for _ in range(N_WARMUP):
+                network.run()
+            start_ns = time.monotonic_ns()
+            deadline = time.monotonic() + _MAX_S
+            for done in range(n_runs):
+                if done >= MIN_RUNS and time.monotonic() > deadline:
+                    break
+                if progress is not None:
+                    progress(done, n_runs, KIND)
+                t_ns = time.perf_counter_ns()
+                network.run()
+                latencies.append((time.perf_counter_ns() - t_ns) / 1e9)
+                ends.append(time.monotonic_ns())
+            end_ns = time.monotonic_ns()
+        after = read_conditions()
+    heat = sampler.heat_between(start_ns, end_ns)
+    trace = Trace(
+        request_start_ns=start_ns,
+        n_prompt=0,
+        n_reused=0,
+        prefill_end_ns=None,
+        events=tuple(TokenEvent(0, "", t) for t in ends),
+        request_end_ns=end_ns,
+        memory=sampler.between(start_ns, end_ns) or (read_memory(),),
+        heat=heat,
+    )
+    flags = disturbances(before, after, heat, [1 / s for s in latencies if s > 0])
+    return NetworkRun(network, resolved, tuple(latencies), load_s, trace, tuple(flags))
+
+
+def network_records(
+    run: NetworkRun, path: Path, repeat_command: str, baseline: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The result record of a run, as `edge.bench.store` keeps it."""
+    info = run.network.info
+    engine = EngineInfo(
+        name=info.name,
+        version=info.version,
+        build=f"{info.name}/{info.version}",
+        n_ctx=0,
+        n_threads=info.n_threads,
+        n_batch=1,
+        kv_type="none",
+        quant=info.quant,
+        details={
+            "providers": list(info.providers),
+            "operators": dict(sorted(info.operators.items())),
+            "inputs": {
+                spec.name: {"dtype": spec.dtype, "shape": list(run.shapes[spec.name])}
+                for spec in run.network.inputs
+            },
+        },
+    )
+    subject = Subject(
+        name=path.stem, sha256=sha256_file(path), n_bytes=file_bytes(path), arch="network"
+    )
+    return make_records([_InferenceRun(run)], subject, engine, repeat_command, baseline)  # type: ignore[list-item]
+
+
+def file_bytes(path: Path) -> int:
+    """Bytes of the network: the file and, for ONNX, the files of its external data."""
+    if path.suffix.lower() != ".onnx":
+        return path.stat().st_size
+    from edge.onnx_file import read_onnx
+
+    return sum(part.stat().st_size for part in read_onnx(path).files)
+
+
+@dataclass(frozen=True)
+class _InferenceTest(Test):
+    """A test whose label says what goes in."""
+
+    inputs: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"inference {self.inputs}"
+
+
+class _InferenceRun:
+    """A `TestRun` of one network, as `make_records` reads it."""
+
+    def __init__(self, run: NetworkRun) -> None:
+        shown = ", ".join(shape_text(shape) for shape in list(run.shapes.values())[:3])
+        more = "" if len(run.shapes) <= 3 else f" and {len(run.shapes) - 3} more"
+        self.test = _InferenceTest(KIND, 0, 0, 0, inputs=shown + more)  # type: ignore[arg-type]
+        self.traces, self.loads = [run.trace], list[Any]()
+        self.flags = list(run.flags)
+        self.figures = [{"latency_s": seconds} for seconds in run.latencies_s]
+        signature = repr([(s.name, s.dtype, run.shapes[s.name]) for s in run.network.inputs])
+        self.prompt_sha256 = hashlib.sha256(signature.encode()).hexdigest()
+        self._run = run
+
+    def metrics(self) -> dict[str, dict[str, Any] | None]:
+        latencies = list(self._run.latencies_s)
+        found: dict[str, Sequence[float]] = {"latency_s": latencies}
+        found |= {name: [quantile(latencies, q)] for name, q in _LATENCY_QUANTILES.items()}
+        found["load_s"] = [self._run.load_s]
+        for name, field in _PEAKS.items():
+            value = peak(self._run.trace.memory, field)
+            if value is not None:
+                found[name] = [value]
+        spreads = {name: spread(values) for name, values in found.items()}
+        return {name: value.to_dict() if value else None for name, value in spreads.items()}

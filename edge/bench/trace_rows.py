@@ -1,0 +1,152 @@
+"""Traces as they are stored: numbers relative to the request's start, and back again.
+
+`expand_trace(compact_trace(t, origin))` measures exactly like `t`: all times are whole nanoseconds.
+What is read is checked, because a stored trace may have been written by anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from edge.bench.metrics import LoadTrace
+from edge.errors import InputError
+from edge.types import HeatSample, MemorySample, TokenEvent, Trace
+
+# Columns of a stored memory row after its time.
+MEMORY_FIELDS = ("rss_bytes", "anon_bytes", "file_bytes", "pss_bytes", "swap_bytes")
+# A day in nanoseconds: no request of a benchmark is longer, and floats hold such times exactly.
+MAX_NS = 86_400 * 10**9
+
+
+def compact_trace(trace: Trace, origin_ns: int = 0) -> dict[str, Any]:
+    """A trace as numbers. `start_ns` is the request's start since `origin_ns` (the start of the
+    run); every other time is relative to it.
+    """
+    start = trace.request_start_ns
+    return {
+        "start_ns": start - origin_ns,
+        "n_prompt": trace.n_prompt,
+        "n_reused": trace.n_reused,
+        "prefill_end_ns": None if trace.prefill_end_ns is None else trace.prefill_end_ns - start,
+        "token_t_ns": [e.t_ns - start for e in trace.events if e.token_id is not None],
+        "end_ns": trace.request_end_ns - start,
+        "deadline_s": trace.deadline_s,
+        "memory": [memory_row(sample, start) for sample in trace.memory],
+        "heat": [[h.t_ns - start, h.temp_c, h.clock_hz, h.throttled] for h in trace.heat],
+    }
+
+
+def compact_load(trace: LoadTrace, origin_ns: int = 0) -> dict[str, Any]:
+    start = trace.start_ns
+    return {
+        "start_ns": start - origin_ns,
+        "loaded_ns": trace.loaded_ns - start,
+        "first_token_ns": trace.first_token_ns - start,
+        "memory": [memory_row(sample, start) for sample in trace.memory],
+    }
+
+
+def memory_row(sample: MemorySample, start_ns: int) -> list[int | None]:
+    return [sample.t_ns - start_ns, *(getattr(sample, name) for name in MEMORY_FIELDS)]
+
+
+def expand_trace(stored: Mapping[str, Any]) -> Trace:
+    """A stored request as a Trace that starts at 0. Raises InputError on anything out of place."""
+    tokens = _times(stored.get("token_t_ns"), "token_t_ns")
+    prefill_end = stored.get("prefill_end_ns")
+    return Trace(
+        request_start_ns=0,
+        n_prompt=_count(stored.get("n_prompt"), "n_prompt"),
+        n_reused=_count(stored.get("n_reused"), "n_reused"),
+        prefill_end_ns=None if prefill_end is None else _time(prefill_end, "prefill_end_ns"),
+        events=tuple(TokenEvent(0, "", t) for t in tokens),
+        request_end_ns=_time(stored.get("end_ns"), "end_ns"),
+        memory=expand_memory(stored.get("memory", [])),
+        heat=expand_heat(stored.get("heat", [])),
+        deadline_s=stored.get("deadline_s"),
+    )
+
+
+def expand_load(stored: Mapping[str, Any]) -> LoadTrace:
+    return LoadTrace(
+        start_ns=0,
+        loaded_ns=_time(stored.get("loaded_ns"), "loaded_ns"),
+        first_token_ns=_time(stored.get("first_token_ns"), "first_token_ns"),
+        memory=expand_memory(stored.get("memory", [])),
+    )
+
+
+def expand_memory(rows: Any) -> tuple[MemorySample, ...]:
+    samples = []
+    for row in _rows(rows, "memory", 1 + len(MEMORY_FIELDS)):
+        values = [None if v is None else _count(v, "memory") for v in row[1:]]
+        samples.append(MemorySample(_sample_time(row[0]), *values))
+    return tuple(samples)
+
+
+def expand_heat(rows: Any) -> tuple[HeatSample, ...]:
+    samples = []
+    for t_ns, temp_c, clock_hz, throttled in _rows(rows, "heat", 4):
+        for value in (temp_c, clock_hz, throttled):
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, (int, float))
+            ):
+                raise InputError(f"trace refused: a heat sample holds {str(value)[:40]!r}")
+        samples.append(HeatSample(_sample_time(t_ns), temp_c, clock_hz, throttled))
+    return tuple(samples)
+
+
+def check_clock(stored: Mapping[str, Any]) -> None:
+    """Raise InputError where the times of a stored request or load are not in order."""
+    if "loaded_ns" in stored:
+        names = ("loaded_ns", "first_token_ns")
+        times = [0, *(_time(stored.get(name), name) for name in names)]
+    else:
+        prefill_end = stored.get("prefill_end_ns")
+        times = [0] if prefill_end is None else [0, _time(prefill_end, "prefill_end_ns")]
+        times += _times(stored.get("token_t_ns", []), "token_t_ns")
+        times.append(_time(stored.get("end_ns"), "end_ns"))
+    for before, after in pairwise(times):
+        if after < before:
+            raise InputError(
+                f"trace refused: its clock goes backwards by {before - after} ns; "
+                "a result needs monotonic timestamps"
+            )
+
+
+def _rows(value: Any, name: str, width: int) -> Sequence[Sequence[Any]]:
+    if not isinstance(value, list) or not all(
+        isinstance(row, list) and len(row) == width for row in value
+    ):
+        raise InputError(f"trace refused: {name!r} must be rows of {width} values")
+    return value
+
+
+def _time(value: Any, name: str) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_NS:
+        raise InputError(
+            f"trace refused: {name!r} must be nanoseconds since the request's start, "
+            f"got {str(value)[:40]!r}"
+        )
+    return value
+
+
+def _times(value: Any, name: str) -> list[int]:
+    if not isinstance(value, list):
+        raise InputError(f"trace refused: {name!r} must be a list")
+    return [_time(t, name) for t in value]
+
+
+def _sample_time(value: Any) -> int:
+    """Like `_time`, but a sample may lie shortly before its request."""
+    if type(value) is not int or abs(value) > MAX_NS:
+        raise InputError(f"trace refused: a sample at {str(value)[:40]!r} ns")
+    return value
+
+
+def _count(value: Any, name: str) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise InputError(f"trace refused: {name!r} must be a count, got {str(value)[:40]!r}")
+    return value

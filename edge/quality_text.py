@@ -1,0 +1,54 @@
+"""A bundle's quality card in plain lines. What it holds and how it is measured: docs/quality.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edge.units import printable
+
+NOT_STATED = "not measured: the bundle has no quality card"
+
+
+def quality_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """One line per text, the most telling first, then the task; or one that says why not. A card
+    is untrusted: entries that are not what they should be are left out.
+    """
+    card = manifest.get("quality")
+    if not isinstance(card, dict):
+        return [NOT_STATED]
+    if "not_measured" in card:
+        return [f"not measured: {printable(str(card['not_measured']))}"]
+    texts = card.get("texts")
+    rows = [row for row in texts if isinstance(row, dict)] if isinstance(texts, list) else []
+    lines = [line for row in rows if (line := text_line(row))]
+    if not lines:
+        return [NOT_STATED]
+    if card.get("within_bounds") is False:
+        lines[0] += f"; beyond the {card.get('kld_mean_bound')} expected of this recipe, accepted"
+    task = card.get("task")
+    if isinstance(task, dict) and (exact := _number(task, "exact")) is not None:
+        lines.append(
+            f"{exact:.1%} of {printable(str(task.get('n_asked')), 20)} requests answered exactly"
+            f" ({printable(str(task.get('name')), 60)})"
+        )
+    return lines
+
+
+def text_line(row: Mapping[str, Any]) -> str | None:
+    """`divergence 0.0123 ± 0.0004 …` for one text, None where figures are missing."""
+    mean, error, p99 = (_number(row, k) for k in ("kld_mean", "kld_mean_stderr", "kld_p99"))
+    same, ppl, source = (_number(row, k) for k in ("top1_agree", "ppl", "ppl_reference"))
+    if mean is None or error is None or p99 is None or same is None or ppl is None:
+        return None
+    against = f" (source {source:.4g})" if source is not None else ""
+    return (
+        f"divergence {mean:.3g} ± {error:.1g} nats, p99 {p99:.2g}; same top token {same:.1%}; "
+        f"perplexity {ppl:.4g}{against}; {printable(str(row.get('name')), 60)}, "
+        f"{printable(str(row.get('n_scored')), 20)} tokens"
+    )
+
+
+def _number(row: Mapping[str, Any], key: str) -> float | None:
+    value = row.get(key)
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -1,0 +1,133 @@
+"""One turn of one entrant, in a process of its own: `python -m edge.race.child`.
+
+A job comes as one JSON object on stdin, answers leave as JSON lines on stdout. What native code
+prints to stdout goes to stderr instead.
+
+    {"task": "measure", "engine": …, "model": …, "settings": {…}, "tests": [{…}]}
+        → {"load": {…}, "info": {…}, "baseline": {…}}, then {"trace": {…}, "flags": […]} per test
+    {"task": "answer", …, "n_gen": 48}      → {"prompts": […], "answers": […]}   token ids, greedy
+    {"task": "follow", …, "prompts": […], "answers": […]}
+        → {"predicted": […]}                the entrant's own choice after every token of an answer
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from edge.bench.conditions import disturbances, read_conditions
+from edge.bench.metrics import LoadTrace
+from edge.bench.runner import prompt_length, run_once
+from edge.bench.sampler import Sampler, read_memory
+from edge.bench.trace_rows import compact_load, compact_trace
+from edge.bench.workloads import Test, fixed_tokens, prompt_hash
+from edge.engines import EngineSettings, open_engine
+from edge.errors import EdgeError
+from edge.types import Engine, GenerationConfig, LogitsEngine, Message
+
+Job = Mapping[str, Any]
+Answer = dict[str, Any]
+
+#: What everybody is asked; a model without a chat template continues them.
+QUESTIONS = (
+    "Hello, who are you?",
+    "Turn on the lights in the kitchen and set a timer for ten minutes.",
+    "Why is the sky blue? Answer in two sentences.",
+)
+
+
+def run_job(job: Job) -> Iterator[Answer]:
+    """The answers to one job, as they become known."""
+    baseline = read_memory()
+    settings = EngineSettings(**job["settings"])
+    start_ns = time.monotonic_ns()
+    engine = open_engine(job["engine"], Path(job["model"]), settings)
+    loaded_ns = time.monotonic_ns()
+    with closing(engine):
+        if job["task"] == "measure":
+            config = GenerationConfig(max_tokens=1, ignore_eos=True)
+            first = next(iter(engine.stream(fixed_tokens(engine, 8), config)))
+            load = LoadTrace(start_ns, loaded_ns, first.t_ns, (read_memory(),))
+            yield {
+                "load": compact_load(load),
+                "info": asdict(engine.describe()),
+                "baseline": asdict(baseline),
+            }
+            yield from measure(engine, [Test(**test) for test in job["tests"]])
+        elif job["task"] == "answer":
+            yield answer(engine, job["n_gen"])
+        else:
+            yield {"predicted": follow(engine, job["prompts"], job["answers"])}
+
+
+def measure(engine: Engine, tests: Sequence[Test]) -> Iterator[Answer]:
+    """Every test once, after a warm-up that is dropped."""
+    tokens = fixed_tokens(engine, max(prompt_length(test) for test in tests) + 1)
+    run_once(engine, Test("prefill", min(32, len(tokens) - 1), 0, 0), tokens)
+    run_once(engine, Test("decode", 0, 0, 4), tokens)
+    with Sampler() as sampler:
+        for test in tests:
+            before = read_conditions()
+            trace = run_once(engine, test, tokens)
+            memory = sampler.between(trace.request_start_ns, trace.request_end_ns) + trace.memory
+            heat = sampler.heat_between(trace.request_start_ns, trace.request_end_ns)
+            yield {
+                "trace": compact_trace(replace(trace, memory=memory, heat=heat)),
+                "flags": disturbances(before, read_conditions(), heat, []),
+                "prompt_sha256": prompt_hash(tokens[: prompt_length(test)]),
+            }
+
+
+def answer(engine: Engine, n_gen: int) -> Answer:
+    """Greedy answers to the questions, as token ids."""
+    prompts, answers = [], []
+    config = GenerationConfig(max_tokens=n_gen, ignore_eos=True)
+    for question in QUESTIONS:
+        chat = engine.has_template
+        tokens = engine.render([Message("user", question)]) if chat else engine.prompt(question)
+        prompts.append(tokens)
+        answers.append([e.token_id for e in engine.stream(tokens, config)])
+    return {"prompts": prompts, "answers": answers}
+
+
+def follow(
+    engine: Engine, prompts: Sequence[list[int]], answers: Sequence[list[int]]
+) -> list[list[int]]:
+    """What this engine would have said at each step of somebody else's answers."""
+    found = []
+    for prompt, said in zip(prompts, answers, strict=True):
+        if isinstance(engine, LogitsEngine):
+            logits = engine.logits([*prompt, *said[:-1]])
+            found.append([int(row.argmax()) for row in logits[len(prompt) - 1 :]])
+        else:
+            config = GenerationConfig(max_tokens=1, ignore_eos=True)
+            chosen = []
+            for i in range(len(said)):
+                event = next(iter(engine.stream([*prompt, *said[:i]], config)))
+                chosen.append(-1 if event.token_id is None else event.token_id)
+            found.append(chosen)
+    return found
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    try:
+        for found in run_job(json.loads(sys.stdin.readline())):
+            print(json.dumps(found), file=answers, flush=True)
+    except EdgeError as error:
+        failure = {"type": type(error).__name__, "message": str(error)}
+        print(json.dumps({"error": {**failure, "next_step": error.next_step}}), file=answers)
+        answers.flush()
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

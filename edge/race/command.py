@@ -1,0 +1,184 @@
+"""`edge race`: measure bundles of one model against each other on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge.bench.command import TestProgress
+from edge.bench.record import Subject, make_records
+from edge.bench.store import append_results, data_directory
+from edge.bench.workloads import Test
+from edge.bundle import Bundle, open_bundle
+from edge.errors import UsageError
+from edge.race.agreement import Agreement, check_agreement, compare_answers
+from edge.race.entrants import Entrant, make_entrants
+from edge.race.text import median, pace_of, peak_anonymous, race_lines
+from edge.race.turns import Course, run_race
+from edge.race.verdict import Lead, leads, sentence
+from edge.types import EngineInfo
+from edge.units import printable
+
+PREFILL = (16, 128, 512, 2048)
+DEPTHS = (0, 512, 2048)
+QUICK_PREFILL, QUICK_DEPTHS = (16, 128), (0, 128)
+ROUNDS, N_GEN = 5, 32
+
+OPTIONS = (
+    click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS, show_default=True),
+    click.option("--threads", "n_threads", help="For example 1,2,4. [default: 1, half, all cores]"),
+    click.option("--ctx", "n_ctx", type=click.IntRange(min=64), help="[default: the plans']"),
+    click.option("--quick", is_flag=True, help="Short prompts and two rounds."),
+    click.option("--any-answers", is_flag=True, help="Race even if their answers differ."),
+    click.option(
+        "--output", "-o", type=click.Path(path_type=Path), help="Append the results to this file."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
+)
+
+
+def race_options(command: Any) -> Any:
+    """The options of a race, for every command that ends in one."""
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command(name="race")
+@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
+@race_options
+def race(bundles: tuple[Path, ...], **options: Any) -> None:
+    """Measure BUNDLES of one model in turns: which engine and how many threads win here, and for
+    which prompts.
+
+    Each engine runs in a process of its own. The results are stored, and `edge plan` uses them.
+    """
+    hold_race([open_bundle(path) for path in bundles], **options)
+
+
+def hold_race(
+    bundles: Sequence[Bundle],
+    *,
+    rounds: int,
+    n_threads: str | None,
+    n_ctx: int | None,
+    quick: bool,
+    any_answers: bool,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Race, print and store. See the command for the errors."""
+    entrants = make_entrants(bundles, parse_threads(n_threads))
+    n_ctx = n_ctx or min(bundle.plan.n_ctx for bundle in bundles)
+    tests = race_tests(n_ctx, quick=quick)
+    agreements = compare_answers(entrants, n_ctx)
+    if not any_answers:
+        check_agreement(entrants[0], agreements)
+    bar = TestProgress()
+    courses = run_race(
+        entrants, tests, n_ctx, rounds=min(2, rounds) if quick else rounds, progress=bar
+    )
+    bar.close()
+    longest = max(test.n_prompt for test in tests)
+    found = leads([pace_of(course) for course in courses], longest)
+    stamp = datetime.now(timezone.utc).strftime("%Y-%m")
+    path = output or data_directory() / f"{stamp}.jsonl"
+    append_results(path, records_of(courses, found))
+    if as_json:
+        click.echo(json.dumps(as_record(courses, found, agreements)))
+        return
+    click.echo("\n".join(race_lines(courses, tests, found, agreements)))
+    click.echo(f"\nstored in {path}; edge plan uses it", err=True)
+
+
+def parse_threads(text: str | None) -> list[int]:
+    """`1,2,4` → numbers. Raises UsageError."""
+    if text is None:
+        return []
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--threads is {printable(text)!r}; expected numbers such as 1,2,4")
+    return [int(part) for part in parts]
+
+
+def race_tests(n_ctx: int, *, quick: bool = False) -> list[Test]:
+    """What a context of `n_ctx` tokens has room for. Raises UsageError when that is nothing."""
+    n_gen = N_GEN // 2 if quick else N_GEN
+    lengths = [n for n in (QUICK_PREFILL if quick else PREFILL) if n + 1 <= n_ctx]
+    depths = [n for n in (QUICK_DEPTHS if quick else DEPTHS) if n + n_gen + 1 <= n_ctx]
+    if not lengths or not depths:
+        raise UsageError(f"a context of {n_ctx} tokens is too short to race", next_step="--ctx 512")
+    return [Test("prefill", n, 0, 0) for n in lengths] + [
+        Test("decode", 0, depth, n_gen) for depth in depths
+    ]
+
+
+def records_of(courses: Sequence[Course], found: Sequence[Lead]) -> list[dict[str, Any]]:
+    """Result records, slowest entrant first: a plan takes the newest, which then is the best."""
+    order = sorted(courses, key=lambda course: -pace_of(course).seconds(128))
+    start, records = datetime.now(timezone.utc), []
+    for number, course in enumerate(order):
+        time = (start + timedelta(seconds=number)).isoformat(timespec="seconds")
+        info = EngineInfo(**course.info)
+        words = ["edge", "race", course.entrant.bundle.path.name, "…"]
+        made = make_records(
+            [*course.runs, course.loads], subject_of(course.entrant), info, " ".join(words),
+            course.baseline,
+        )  # fmt: skip
+        records += [{**record, "time": time, "race": sentence(found)} for record in made]
+    return records
+
+
+def subject_of(entrant: Entrant) -> Subject:
+    bundle = entrant.bundle
+    model = bundle.manifest["model"]
+    return Subject(
+        name=printable(bundle.name),
+        sha256=bundle.model_file.sha256,
+        n_bytes=bundle.model_file.n_bytes,
+        bundle_id=bundle.id,
+        arch=model.get("arch"),
+        license=model.get("license"),
+        plan=bundle.plan,
+        quality=bundle.manifest.get("quality"),
+    )
+
+
+def as_record(
+    courses: Sequence[Course], found: Sequence[Lead], agreements: Sequence[Agreement]
+) -> dict[str, Any]:
+    """The race as one JSON-able object."""
+    return {
+        "verdict": sentence(found),
+        "leads": [asdict(lead) for lead in found],
+        "agreement": [
+            {"engine": r.entrant.engine, "recipe": r.entrant.recipe, "share": r.share}
+            for r in agreements
+        ],
+        "entrants": [
+            {
+                "engine": c.entrant.engine,
+                "recipe": c.entrant.recipe,
+                "n_threads": c.entrant.n_threads,
+                "bundle": str(c.entrant.bundle.path),
+                "n_bytes": c.entrant.bundle.n_bytes,
+                "load_s": median(c.loads.metrics(), "load_s"),
+                "peak_anon_bytes": peak_anonymous(c),
+                "tests": {
+                    run.test.label: {
+                        name: run.metrics().get(name)
+                        for name in ("prefill_tps", "decode_tps", "ttft_s")
+                    }
+                    for run in c.runs
+                },
+                "flags": sorted({flag for run in c.runs for flag in run.flags}),
+            }
+            for c in courses
+        ],
+    }

@@ -1,0 +1,121 @@
+"""Turns: one entrant, one process, one job; then the next."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import edge.errors
+from edge.bench.metrics import drift, measure, measure_load, numbers
+from edge.bench.runner import TestRun
+from edge.bench.trace_rows import expand_load, expand_trace
+from edge.bench.workloads import Test
+from edge.engines.settings import EngineSettings
+from edge.errors import EdgeError, EngineError
+from edge.race.entrants import Entrant
+from edge.units import printable
+
+Progress = Callable[[int, int, str], None]
+
+MAX_DRIFT = 0.05
+_TAIL_LINES = 8
+
+
+@dataclass
+class Course:
+    """What one entrant has shown so far: runs by test, loads, and the engine's own description."""
+
+    entrant: Entrant
+    runs: list[TestRun]
+    loads: TestRun = field(default_factory=lambda: TestRun(Test("load", 0, 0, 0, "warm")))
+    info: dict[str, Any] = field(default_factory=dict)
+    baseline: dict[str, Any] = field(default_factory=dict)
+
+    def run_of(self, test: Test) -> TestRun:
+        return next(run for run in self.runs if run.test == test)
+
+
+def run_race(
+    entrants: Sequence[Entrant],
+    tests: Sequence[Test],
+    n_ctx: int,
+    *,
+    rounds: int,
+    progress: Progress | None = None,
+) -> list[Course]:
+    """Every entrant takes one turn per round, the order reversed in every other round.
+
+    Raises EngineError, with the last lines that it printed, when an engine's process dies, and
+    whatever error the engine raised there.
+    """
+    courses = [Course(entrant, [TestRun(test) for test in tests]) for entrant in entrants]
+    total, done = len(courses) * rounds, 0
+    for number in range(rounds):
+        for course in courses if number % 2 == 0 else reversed(courses):
+            if progress:
+                progress(done, total, course.entrant.label)
+            take_turn(course, tests, n_ctx)
+            done += 1
+    if progress:
+        progress(total, total, "")
+    for course in courses:
+        for run in course.runs:
+            change = drift(run.rates())
+            if change is not None and abs(change) > MAX_DRIFT:
+                run.flags.append(f"drift: the second half ran {change:+.0%}")
+    return courses
+
+
+def take_turn(course: Course, tests: Sequence[Test], n_ctx: int) -> None:
+    answers = ask(
+        course.entrant, n_ctx, {"task": "measure", "tests": [asdict(test) for test in tests]}
+    )
+    opened = answers[0]
+    course.info, course.baseline = opened["info"], opened["baseline"]
+    load = expand_load(opened["load"])
+    course.loads.loads.append(load)
+    course.loads.figures.append(measure_load(load))
+    for run, found in zip(course.runs, answers[1:], strict=True):
+        trace = expand_trace(found["trace"])
+        run.traces.append(trace)
+        run.figures.append(numbers(measure(trace)))
+        run.prompt_sha256 = found["prompt_sha256"]
+        run.flags += [flag for flag in found["flags"] if flag not in run.flags]
+
+
+def ask(entrant: Entrant, n_ctx: int, job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Do one job in a new process and wait for all its answers."""
+    settings = EngineSettings.from_plan(entrant.bundle.plan).replace(
+        n_threads=entrant.n_threads, n_ctx=n_ctx, check_vocabulary=False
+    )
+    request = {
+        **job,
+        "engine": entrant.engine,
+        "model": str(entrant.bundle.model_path.absolute()),
+        "settings": asdict(settings),
+    }
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.run(
+            [sys.executable, "-m", "edge.race.child"],
+            input=json.dumps(request) + "\n",
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            check=False,
+        )
+        answers = [json.loads(line) for line in process.stdout.splitlines()]
+        if answers and (error := answers[-1].get("error")):
+            kind = getattr(edge.errors, error["type"], EngineError)
+            assert issubclass(kind, EdgeError)
+            raise kind(f"{entrant.label}: {error['message']}", next_step=error["next_step"])
+        if process.returncode:
+            said.seek(0)
+            lines = said.read().decode("utf-8", "replace").splitlines()[-_TAIL_LINES:]
+            tail = "; ".join(printable(line) for line in lines)
+            raise EngineError(f"{entrant.label} ended with code {process.returncode}: {tail}")
+    return answers

@@ -1,0 +1,96 @@
+"""A chart as data: what is drawn, what it says in words, and the same figures as a table.
+
+Nothing here draws. `edge.report.draw` turns a chart into SVG, `edge.report.page` puts the table
+below it for readers who see no picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Style = Literal["line", "points", "area", "steps"]
+
+# More points than this are not visible at a chart's width; see `thin`.
+MAX_POINTS = 400
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one colour. `low` and `high` bound each point, None where there is no interval."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    style: Style = "line"
+    low: tuple[float | None, ...] | None = None
+    high: tuple[float | None, ...] | None = None
+    labels: tuple[str, ...] | None = None  # beside each point
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A line across the panel, drawn in scale where it is near the data, else named at the edge."""
+
+    value: float
+    label: str
+    axis: Literal["x", "y"] = "y"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes; panels of a chart share their x axis."""
+
+    y_label: str
+    series: tuple[Series, ...]
+    limit: Limit | None = None
+    y_from_zero: bool = True
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Horizontal bars, one per row, each with its label above and its value at its end."""
+
+    x_label: str
+    rows: tuple[tuple[str, float, str], ...]
+    band: tuple[float, float] | None = None  # the range that was promised
+    mark: float | None = None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """`summary` is the text alternative: one or two sentences that say what the picture shows."""
+
+    key: str
+    title: str
+    summary: str
+    x_label: str
+    panels: tuple[Panel | Bars, ...]
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A chart that cannot be drawn, and why."""
+
+    title: str
+    reason: str
+
+
+def thin(
+    x: Sequence[float], y: Sequence[float], most: int = MAX_POINTS
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """At most `most` of the points: of each stretch its lowest and its highest, in their order, so
+    that no peak is lost.
+    """
+    if len(x) <= most:
+        return tuple(x), tuple(y)
+    stretch = -(-len(x) // max(1, most // 2))
+    kept: list[int] = []
+    for start in range(0, len(x), stretch):
+        span = range(start, min(start + stretch, len(x)))
+        kept += sorted({min(span, key=y.__getitem__), max(span, key=y.__getitem__)})
+    return tuple(x[i] for i in kept), tuple(y[i] for i in kept)

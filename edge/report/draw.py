@@ -1,0 +1,317 @@
+"""Charts drawn by matplotlib, as SVG that follows the page's colours, or as pixels.
+
+matplotlib is imported inside functions and used without pyplot: no window, no global state. Colours
+are drawn as place-holders and replaced by CSS variables: one SVG serves light, dark and print.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+from xml.etree import ElementTree
+
+from edge.errors import EngineMissingError
+from edge.report.chart import Bars, Chart, Limit, Panel, Series
+
+EXTRA = "report"
+SVG = "http://www.w3.org/2000/svg"
+XLINK = "http://www.w3.org/1999/xlink"
+
+# Place-holder colour → (CSS variable of the page, colour on paper). None of them occurs otherwise.
+COLOURS = {
+    "#11110a": ("--ink", "#1b1f24"),
+    "#11110b": ("--muted", "#57606a"),
+    "#11110c": ("--grid", "#d8dee4"),
+    "#11110d": ("--band", "#e6edf5"),
+    "#111101": ("--s1", "#0a58a8"),
+    "#111102": ("--s2", "#b3470b"),
+    "#111103": ("--s3", "#1a7037"),
+    "#111104": ("--s4", "#7a3fd0"),
+    "#111105": ("--s5", "#b0123f"),
+}
+INK, MUTED, GRID, BAND = "#11110a", "#11110b", "#11110c", "#11110d"
+SERIES = tuple(f"#11110{i}" for i in range(1, 6))
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v")
+
+# A limit this much above the data is named at the edge: in scale it would flatten everything.
+FAR = 3.0
+WIDTH_IN = 4.4
+MAX_LABEL = 44
+PNG_CHARS = 118
+LEGEND_CHARS = 54  # what one line of a legend holds
+
+
+def style() -> AbstractContextManager[None]:
+    """matplotlib's settings for our charts. Raises EngineMissingError without the extra."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        raise EngineMissingError(
+            "charts need the Python package 'matplotlib', which is not installed",
+            next_step=f"pip install 'edgekit[{EXTRA}]', or --format md",
+        ) from None
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",  # text stays text: searchable, selectable, in the page's font
+        "svg.hashsalt": "edgekit",  # the same results give the same bytes
+        "text.parse_math": False,  # a $ in a model's name is a $
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "text.color": INK,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.7,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "lines.linewidth": 1.6,
+        "lines.markersize": 5,
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+    }
+    context: AbstractContextManager[None] = matplotlib.rc_context(settings)
+    return context
+
+
+def height_in(chart: Chart) -> float:
+    total = 0.0
+    for i, panel in enumerate(chart.panels):
+        if isinstance(panel, Bars):
+            total += 0.75 + 0.5 * len(panel.rows)
+        else:
+            total += 2.75 if i == 0 else 1.25
+    return total
+
+
+def draw_svg(chart: Chart) -> str:
+    """The chart as one `<svg role="img">` with title and description, ids unique to the chart."""
+    with style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(WIDTH_IN, height_in(chart)), layout="constrained")
+        draw_into(figure, chart)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return accessible(buffer.getvalue(), chart)
+
+
+def draw_png(charts: Sequence[Chart], heading: str, lines: Sequence[str]) -> bytes:
+    """All charts on one sheet of paper, two in a row, below a heading and some lines of text."""
+    with style():
+        import matplotlib
+        from matplotlib.figure import Figure
+
+        matplotlib.rcParams.update({"savefig.facecolor": "white"})
+        rows = [charts[i : i + 2] for i in range(0, len(charts), 2)]
+        heights = [max(height_in(c) for c in row) + 0.35 for row in rows]
+        lines = [part for line in lines for part in textwrap.wrap(line, PNG_CHARS)]
+        text_in = 0.55 + 0.2 * len(lines)
+        figure: Any = Figure(figsize=(2 * WIDTH_IN, text_in + sum(heights)), layout="constrained")
+        parts = figure.subfigures(1 + len(rows), 1, height_ratios=[text_in, *heights])
+        parts = list(parts) if rows else [parts]
+        parts[0].text(0.01, 0.95, heading[:110], va="top", fontsize=13, weight="bold")
+        below = 1 - 0.42 / text_in
+        parts[0].text(0.01, below, "\n".join(lines), va="top", fontsize=9)
+        for part, row in zip(parts[1:], rows, strict=True):
+            for place, chart in zip(part.subfigures(1, 2).flat, row, strict=False):
+                place.suptitle(chart.title, fontsize=10, weight="bold")
+                draw_into(place, chart)
+        on_paper(figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def draw_into(figure: Any, chart: Chart) -> None:
+    """Draw a chart's panels below one another into a matplotlib figure or subfigure."""
+    heights = [2.75 if i == 0 else 1.25 for i in range(len(chart.panels))]
+    if any(isinstance(p, Bars) for p in chart.panels):
+        heights = [0.75 + 0.5 * len(p.rows) if isinstance(p, Bars) else 2.75 for p in chart.panels]
+        share = False
+    else:
+        share = True
+    axes = figure.subplots(len(chart.panels), 1, height_ratios=heights, squeeze=False, sharex=share)
+    for place, panel in zip(axes[:, 0], chart.panels, strict=True):
+        if isinstance(panel, Bars):
+            draw_bars(place, panel)
+        else:
+            draw_panel(place, panel)
+    if share:
+        axes[-1, 0].set_xlabel(chart.x_label)
+
+
+def draw_panel(axes: Any, panel: Panel) -> None:
+    for i, series in enumerate(panel.series):
+        draw_series(axes, series, i)
+    axes.set_ylabel(panel.y_label)
+    if panel.y_from_zero:
+        axes.set_ylim(bottom=0, top=max(1e-9, axes.get_ylim()[1]))
+    if panel.limit is not None:
+        draw_limit(axes, panel.limit, panel.series)
+    if len(panel.series) > 1:
+        longest = max(len(series.name[:MAX_LABEL]) for series in panel.series)
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9, handlelength=1.8,
+            ncols=max(1, min(3, LEGEND_CHARS // (longest + 6))), borderaxespad=0.2,
+            columnspacing=1.0,
+        )  # fmt: skip
+
+
+def draw_series(axes: Any, series: Series, index: int) -> None:
+    colour = SERIES[index % len(SERIES)]
+    few = len(series.x) <= 30
+    look = {"color": colour, "label": series.name[:MAX_LABEL]}
+    if series.style == "points":
+        axes.plot(series.x, series.y, MARKERS[index % 5], **look, alpha=1 if few else 0.6)
+    elif series.style == "steps":
+        axes.plot(series.x, series.y, **look, drawstyle="steps-post")
+    else:
+        marker = MARKERS[index % 5] if few else None
+        axes.plot(series.x, series.y, **look, linestyle=DASHES[index % 5], marker=marker)
+    for x, y, low, high in zip(
+        series.x, series.y, series.low or (), series.high or (), strict=False
+    ):
+        if low is not None and high is not None:
+            bounds = [[max(0.0, y - low)], [max(0.0, high - y)]]
+            axes.errorbar(x, y, bounds, color=colour, capsize=3, linewidth=1.1)
+    for x, y, label in zip(series.x, series.y, series.labels or (), strict=False):
+        axes.annotate(
+            label[:MAX_LABEL], (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8.5
+        )
+
+
+def draw_limit(axes: Any, limit: Limit, series: Sequence[Series]) -> None:
+    """A line in scale, or a note at the edge where the limit is far beyond the data."""
+    largest = max((max(s.x if limit.axis == "x" else s.y, default=0.0) for s in series), default=0)
+    colour = SERIES[4]
+    if largest > 0 and limit.value > FAR * largest:
+        times = limit.value / largest
+        label = f"{limit.label}, {times:,.0f} times the peak ↑"
+        if limit.axis == "x":
+            label = f"{limit.label} → ({times:,.0f} times the slowest)"
+        axes.text(
+            0.99, 0.03 if limit.axis == "x" else 0.97, label, transform=axes.transAxes, ha="right",
+            va="bottom" if limit.axis == "x" else "top", color=colour, fontsize=9,
+        )  # fmt: skip
+        if limit.axis == "y":
+            axes.set_ylim(top=axes.get_ylim()[1] * 1.2)
+    elif limit.axis == "x":
+        axes.axvline(limit.value, color=colour, linestyle="--", linewidth=1.2)
+        axes.set_xlim(right=max(axes.get_xlim()[1], limit.value * 1.05))
+        axes.text(
+            limit.value, 0.03, f"{limit.label} ", transform=axes.get_xaxis_transform(),
+            ha="right", va="bottom", color=colour, fontsize=9,
+        )  # fmt: skip
+    else:
+        axes.axhline(limit.value, color=colour, linestyle="--", linewidth=1.2)
+        axes.set_ylim(top=max(axes.get_ylim()[1], limit.value * 1.15))
+        axes.text(
+            0.99, limit.value, limit.label, transform=axes.get_yaxis_transform(),
+            ha="right", va="bottom", color=colour, fontsize=9,
+        )  # fmt: skip
+
+
+def draw_bars(axes: Any, bars: Bars) -> None:
+    """Labels stand above the bars: names may be long and a phone narrow."""
+    largest = max((value for _, value, _ in bars.rows), default=1.0)
+    edge = max(largest, (bars.band or (0, 0))[1], bars.mark or 0) * 1.22 or 1.0
+    if bars.band:
+        axes.axvspan(*bars.band, color=BAND, zorder=0)
+    if bars.mark is not None:
+        axes.axvline(bars.mark, color=MUTED, linestyle="--", linewidth=1.1)
+    for i, (label, value, text) in enumerate(bars.rows):
+        axes.barh(-i, value, height=0.36, color=SERIES[0])
+        axes.text(0, -i + 0.25, label[:MAX_LABEL], va="bottom", fontsize=9.5)
+        axes.text(value + edge * 0.012, -i, text, va="center", fontsize=9.5)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(0, edge)
+    axes.set_ylim(-len(bars.rows) + 0.6, 0.75)
+    axes.set_xlabel(bars.x_label)
+
+
+def on_paper(figure: Any) -> None:
+    """Place-holders replaced by real colours, for pixels."""
+    import matplotlib.colors
+
+    real = {matplotlib.colors.to_rgb(k): paper for k, (_, paper) in COLOURS.items()}
+
+    def repaint(artist: Any) -> None:
+        for name in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
+            getter, setter = getattr(artist, f"get_{name}", None), f"set_{name}"
+            if getter is None or not hasattr(artist, setter):
+                continue
+            value = getter()
+            try:
+                rgba = matplotlib.colors.to_rgba_array(value)
+            except (TypeError, ValueError):
+                continue
+            if len(rgba) == 1 and rgba[0][3] and tuple(rgba[0][:3]) in real:
+                getattr(artist, setter)(matplotlib.colors.to_rgba(real[tuple(rgba[0][:3])]))
+
+    figure.canvas.draw()  # ticks exist only now
+    for artist in figure.findobj(include_self=False):
+        repaint(artist)
+
+
+_PLACEHOLDER = re.compile("|".join(COLOURS))
+_FONT = re.compile(r"(font(?:-family)?:)([^;]*)")
+
+
+def accessible(svg: str, chart: Chart) -> str:
+    """matplotlib's SVG made fit for a page: scalable, named, described, coloured by CSS variables,
+    its ids prefixed by the chart's key.
+    """
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", XLINK)
+    root = ElementTree.fromstring(svg)
+    for child in list(root):
+        if child.tag == f"{{{SVG}}}metadata":
+            root.remove(child)
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    used = set(re.findall(r"url\(#([^)]+)\)", svg)) | set(re.findall(r'href="#([^"]+)"', svg))
+    for element in root.iter():
+        own = element.attrib.pop("id", None)
+        if own in used:
+            element.set("id", f"{chart.key}-{own}")
+        for name, value in list(element.attrib.items()):
+            if name == f"{{{XLINK}}}href":
+                del element.attrib[name]  # SVG 2 knows the plain name
+                element.set("href", value.replace("#", f"#{chart.key}-", 1))
+            elif "url(#" in value:
+                element.set(name, value.replace("url(#", f"url(#{chart.key}-"))
+        if "style" in element.attrib:
+            element.set("style", page_style(element.attrib["style"]))
+    root.set("role", "img")
+    root.set("aria-labelledby", f"{chart.key}-title {chart.key}-desc")
+    for tag, text in (("desc", chart.summary), ("title", chart.title)):
+        label = ElementTree.Element(f"{{{SVG}}}{tag}", {"id": f"{chart.key}-{tag}"})
+        label.text = text
+        root.insert(0, label)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def page_style(text: str) -> str:
+    """An element's style with the page's colours and font."""
+    text = _PLACEHOLDER.sub(lambda m: f"var({COLOURS[m[0]][0]})", text)
+
+    def font(match: re.Match[str]) -> str:
+        if match[1] == "font:":
+            size = re.search(r"[\d.]+px", match[2])
+            return f"font-size: {size[0]}" if size else ""
+        return "font-family: inherit"
+
+    return _FONT.sub(font, text)

@@ -1,0 +1,65 @@
+"""What a report says of a network that is no language model: latency, not tokens per second."""
+
+from __future__ import annotations
+
+from edge.report.figures import Record, Run, machine_name, median, peak
+from edge.units import format_bytes, format_seconds
+
+
+def latency_text(seconds: float | None) -> str:
+    """`12.3 ms`, `430 µs`: a small network is faster than a hundredth of a millisecond."""
+    if seconds is not None and seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} µs"
+    return format_seconds(seconds)
+
+
+def is_network_run(run: Run) -> bool:
+    """Whether every test of a run is an inference."""
+    return all(record["test"].get("kind") == "inference" for record in run.records)
+
+
+def network_verdict(run: Run) -> str:
+    """One sentence: how long one inference takes, and how many fit into a second."""
+    record = run.records[0]
+    latency = median(record, "latency_s")
+    name, where = run.head["artifact"]["name"], machine_name(run)
+    if not latency:
+        return f"{name} on {where}: not enough was measured for a verdict."
+    engine = run.head["engine"]
+    return (
+        f"{name} takes {latency_text(latency)} per inference on {where} "
+        f"({1 / latency:.1f} per second, {engine.get('name')} {engine.get('version')}, "
+        f"{run.head['settings'].get('n_threads')} threads)."
+    )
+
+
+def latency_row(record: Record) -> tuple[str, str, str, str]:
+    """(test, p50, p95, p99)."""
+    figures = ("latency_p50_s", "latency_p95_s", "latency_p99_s")
+    label = str(record["test"].get("label", "inference"))
+    p50, p95, p99 = (latency_text(median(record, name)) for name in figures)
+    return label, p50, p95, p99
+
+
+LATENCY_HEADER = ("test", "p50", "p95", "p99")
+
+
+def network_figures(run: Run) -> list[tuple[str, str]]:
+    """The figures that matter, each with its text."""
+    record = run.records[0]
+    providers = (run.head["engine"].get("details") or {}).get("providers") or ()
+    return [
+        ("latency, median", latency_text(median(record, "latency_s"))),
+        ("load", format_seconds(median(record, "load_s"))),
+        ("peak anonymous memory", format_bytes(peak(run, "peak_anon_bytes"))),
+        ("file", format_bytes(run.head["artifact"].get("n_bytes"))),
+        ("providers", ", ".join(map(str, providers)) or "–"),
+    ]
+
+
+def network_lines(run: Run) -> list[str]:
+    """A run for a terminal."""
+    from edge.report.terminal import aligned
+
+    rows = [LATENCY_HEADER, *(latency_row(record) for record in run.records)]
+    return [network_verdict(run), "", *aligned(rows), "", *aligned(network_figures(run))]

@@ -1,0 +1,202 @@
+"""A report as one self-contained HTML page: no script, no request, light, dark, phone and print.
+
+The page is filled in by jinja2 with escaping on: every string of a result is untrusted. Only the
+SVG that `edge.report.draw` made is inserted as it is. A policy in the page's head forbids scripts
+and all loading, in case something slips through anyway.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from typing import Any
+
+from edge.errors import EngineMissingError
+from edge.report.chart import Chart, Missing
+from edge.report.draw import EXTRA, draw_svg
+from edge.report.figures import (
+    Record,
+    Run,
+    group_runs,
+    key_figure_parts,
+    machine_name,
+    name_clashes,
+    page_title,
+    run_labels,
+    verdict,
+)
+from edge.report.fleet_charts import (
+    COLUMNS,
+    fleet_rows,
+    heat_shares,
+    quality_against_size,
+    side_by_side,
+)
+from edge.report.network_rows import (
+    LATENCY_HEADER,
+    is_network_run,
+    latency_row,
+    network_figures,
+    network_verdict,
+)
+from edge.report.rows import SPEED_HEADER, flag_lines, load_rows, memory_rows, speed_rows
+from edge.report.run_charts import run_charts
+from edge.report.verify import verify_run
+from edge.units import format_bytes, printable
+
+# A page is for reading: the newest runs in full, more as rows, all of them in --format json.
+MAX_DETAILED = 6
+MAX_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Picture:
+    chart: Chart
+    svg: Any  # markupsafe.Markup
+
+
+def render_page(
+    records: Sequence[Record], notes: Sequence[str] = (), within_s: float | None = None
+) -> str:
+    """The whole page. Raises InputError on a broken trace, EngineMissingError without the extra."""
+    try:
+        import jinja2
+        import markupsafe
+    except ModuleNotFoundError as error:
+        raise EngineMissingError(
+            f"the page needs the Python package {error.name!r}, which is not installed",
+            next_step=f"pip install 'edgekit[{EXTRA}]', or --format md",
+        ) from None
+    runs = group_runs(records)
+    labels = run_labels(runs)
+    detailed = list(zip(runs, labels, strict=True))[-MAX_DETAILED:][::-1]
+    rows = list(zip(fleet_rows(runs), heat_shares(runs), strict=True))[-MAX_ROWS:][::-1]
+    overview = [side_by_side(runs)] if len(runs) > 1 else []
+    overview.append(quality_against_size(runs))
+    drawn, missing = pictures(overview, "all", markupsafe.Markup)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["plain"] = lambda text, limit=300: printable(str(text), limit)
+    template = environment.from_string(_file("page.html.j2"))
+    sections = [
+        section(run, label, number, within_s, markupsafe.Markup)
+        for number, (run, label) in enumerate(detailed, 1)
+    ]
+    page = template.render(
+        css=markupsafe.Markup(_file("page.css")),
+        title=page_title(runs),
+        sections=sections,
+        overview=drawn,
+        overview_missing=missing,
+        columns=[heading for heading, _, _, _ in COLUMNS],
+        rows=[heated(cells, shares) for cells, shares in rows],
+        n_runs=len(runs),
+        n_rows=len(rows),
+        n_detailed=len(sections),
+        notes=[*name_clashes(runs), *notes],
+    )
+    return without_surrogates(page)
+
+
+def heated(
+    cells: Sequence[str], shares: Sequence[float | None]
+) -> tuple[str, list[tuple[str, int | None]]]:
+    """(label, [(text, step of the heat map from 0, far from the best, to 5, the best)])."""
+    steps = [None if s is None else max(0, min(5, int(s * 5 + 1e-9))) for s in shares]
+    return cells[0], list(zip(cells[1:], steps, strict=True))
+
+
+def without_surrogates(text: str) -> str:
+    """Lone surrogates (JSON may hold them, UTF-8 may not) as question marks."""
+    return re.sub("[\ud800-\udfff]", "?", text)
+
+
+def _file(name: str) -> str:
+    return resources.files("edge.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def pictures(
+    charts: Sequence[Chart | Missing], prefix: str, markup: Any
+) -> tuple[list[Picture], list[Missing]]:
+    """Charts drawn with ids of their own, and those that are missing."""
+    drawn, missing = [], []
+    for chart in charts:
+        if isinstance(chart, Missing):
+            missing.append(chart)
+        else:
+            named = replace(
+                chart,
+                key=f"{prefix}-{chart.key}",
+                title=printable(chart.title),
+                summary=printable(chart.summary, 600),
+            )
+            drawn.append(Picture(named, markup(draw_svg(named))))
+    return drawn, missing
+
+
+def section(
+    run: Run, label: str, number: int, within_s: float | None, markup: Any
+) -> dict[str, Any]:
+    """Everything the template shows of one run."""
+    drawn, missing = pictures(run_charts(run, within_s), f"run{number}", markup)
+    network = is_network_run(run)
+    parts = [(*pair, "") for pair in network_figures(run)] if network else key_figure_parts(run)
+    return {
+        "id": f"run{number}",
+        "label": label,
+        "verdict": network_verdict(run) if network else verdict(run),
+        "figures": parts,
+        "repeat": str(run.head.get("repeat") or "–"),
+        "pictures": drawn,
+        "missing": missing,
+        "speed_header": LATENCY_HEADER if network else SPEED_HEADER,
+        "speed": [latency_row(r) for r in run.records] if network else speed_rows(run),
+        "memory": memory_rows(run),
+        "loads": load_rows(run.tests("load")),
+        "flags": flag_lines(run),
+        "facts": provenance(run),
+        "check": verify_run(run),
+        "imported": run.head.get("imported"),
+    }
+
+
+def provenance(run: Run) -> list[tuple[str, str]]:
+    """What a reader needs to repeat or to doubt the run."""
+    head = run.head
+    artifact, engine, machine = head["artifact"], head["engine"], head["machine"]
+    settings, kit = head["settings"], head["kit"]
+    cores, threads = machine.get("n_cores"), settings.get("n_threads")
+    commit = str(kit.get("commit") or "")[:12]
+    facts = [
+        ("artifact", f"{artifact['name']}, {format_bytes(artifact.get('n_bytes'))}"),
+        ("artifact SHA-256", artifact.get("sha256")),
+        ("bundle", artifact.get("bundle_id")),
+        ("quantization", engine.get("quant")),
+        ("engine", _joined(engine.get("name"), engine.get("version"), engine.get("build"))),
+        (
+            "settings",
+            f"{threads} threads, context {settings.get('n_ctx')}, "
+            f"KV {settings.get('kv_type')}, batch {settings.get('n_batch')}",
+        ),
+        ("machine", _joined(machine_name(run), machine.get("cpu"), machine.get("arch"))),
+        ("cores, memory", f"{cores or '–'}, {format_bytes(machine.get('ram_bytes'))}"),
+        ("system", _joined(machine.get("os"), machine.get("kernel"))),
+        ("governor", machine.get("governor")),
+        ("planned for", head.get("board")),
+        (
+            "edgekit",
+            _joined(
+                kit.get("version"), commit, "changed since the commit" if kit.get("changed") else ""
+            ),
+        ),
+        ("measured", head["time"]),
+        ("run", run.run_id),
+    ]
+    return [(name, str(value)) for name, value in facts if value not in (None, "")]
+
+
+def _joined(*parts: Any) -> str:
+    return ", ".join(str(part) for part in dict.fromkeys(parts) if part)

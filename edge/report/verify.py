@@ -1,0 +1,139 @@
+"""Does a stored result hold? Its digest, and every figure derived again from the raw trace."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edge.bench.metrics import measure, measure_load, numbers, spread
+from edge.bench.seal import DIGEST, digest_of
+from edge.bench.trace_rows import expand_load, expand_trace
+from edge.errors import InputError
+from edge.report.figures import Record, Run
+from edge.units import printable
+
+# A spread is summed in floating point, whose last bit differs between Python versions; the figures
+# themselves come from whole nanoseconds and must be equal to the last bit.
+SPREAD_TOLERANCE = 1e-12
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What checking found: `problems` break trust, `gaps` could not be checked."""
+
+    n_records: int
+    n_figures: int
+    problems: tuple[str, ...]
+    gaps: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        if self.problems:
+            return f"{len(self.problems)} problem(s): these results are not as they were measured"
+        checked = f"{self.n_figures:,} figures of {self.n_records} tests derived again, all equal"
+        return checked if not self.gaps else f"{checked}; {len(self.gaps)} could not be checked"
+
+
+def verify_run(run: Run) -> Verdict:
+    """Check every record of a run, and that none is missing."""
+    problems: list[str] = []
+    gaps: list[str] = []
+    n_figures = 0
+    for record in run.records:
+        where = f"run {run.run_id[:6]}, {record['test'].get('label', '?')}"
+        count, wrong, unchecked = verify_record(record)
+        n_figures += count
+        problems += [f"{where}: {text}" for text in wrong]
+        gaps += [f"{where}: {text}" for text in unchecked]
+    problems += [f"run {run.run_id[:6]}: {text}" for text in missing_parts(run.records)]
+    clean = tuple(printable(text, 400) for text in problems)
+    return Verdict(len(run.records), n_figures, clean, tuple(printable(g, 400) for g in gaps))
+
+
+def verify_record(record: Record) -> tuple[int, list[str], list[str]]:
+    """(figures compared, what is wrong, what could not be checked) of one record."""
+    wrong, gaps = [], []
+    if record.get("schema") == 1:
+        gaps.append("schema 1 has no digest")
+    elif record.get(DIGEST) != digest_of(record):
+        wrong.append("edited: the digest does not match")
+    if record.get("imported"):
+        gaps.append("imported from another tool, which keeps no raw trace")
+        return 0, wrong, gaps
+    traces = record.get("traces") or []
+    figures = record.get("figures")
+    if not traces:
+        gaps.append("no raw trace is stored")
+        return 0, wrong, gaps
+    if not isinstance(figures, list) or len(figures) != len(traces):
+        wrong.append("the number of repetitions does not match the number of traces")
+        return 0, wrong, gaps
+    count = 0
+    derived = []
+    for number, (trace, stored) in enumerate(zip(traces, figures, strict=True), 1):
+        try:
+            again = derive(trace)
+        except InputError as error:
+            wrong.append(str(error))
+            continue
+        derived.append(again)
+        for name, value in again.items():
+            count += 1
+            got = stored.get(name) if isinstance(stored, Mapping) else None
+            if got != value:
+                wrong.append(f"repetition {number}: {name} is {got!r}, the trace says {value!r}")
+    if len(derived) == len(traces):
+        wrong += compare_spreads(record["metrics"], derived)
+        count += len(record["metrics"])
+    return count, wrong, gaps
+
+
+def derive(trace: Mapping[str, Any]) -> dict[str, float | int | None]:
+    """Figures of a stored trace, by the same functions as `edge bench`."""
+    if "loaded_ns" in trace:
+        return measure_load(expand_load(trace))
+    return numbers(measure(expand_trace(trace)))
+
+
+def compare_spreads(
+    stored: Mapping[str, Any], derived: Sequence[Mapping[str, float | int | None]]
+) -> list[str]:
+    """What is wrong with stored medians and ranges, one line per figure."""
+    wrong = []
+    for name in dict.fromkeys([*stored, *(key for figures in derived for key in figures)]):
+        values = [v for figures in derived if (v := figures.get(name)) is not None]
+        again = spread(values)
+        expected: dict[str, Any] = again.to_dict() if again else {}
+        got = stored.get(name) or {}
+        for part in dict.fromkeys([*expected, *got]):
+            if not _same(got.get(part), expected.get(part)):
+                wrong.append(
+                    f"{name}: {part} is {got.get(part)!r}, the trace says {expected.get(part)!r}"
+                )
+                break
+    return wrong
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is None or b is None:
+        return a is b
+    return math.isclose(a, b, rel_tol=SPREAD_TOLERANCE, abs_tol=0.0)
+
+
+def missing_parts(records: Sequence[Record]) -> list[str]:
+    """Tests that a run had and its records no longer have; schema 1 cannot tell."""
+    parts = [r["part"] for r in records if isinstance(r.get("part"), dict)]
+    if not parts:
+        return []
+    total = max(int(p.get("of") or 0) for p in parts)
+    indexes = [p.get("index") for p in parts]
+    wrong = []
+    lost = sorted(set(range(min(total, 10_000))) - {i for i in indexes if isinstance(i, int)})
+    if lost:
+        numbers_text = ", ".join(str(i + 1) for i in lost[:10])
+        wrong.append(f"{len(lost)} of {total} tests are missing (number {numbers_text})")
+    if len(indexes) != len(set(map(str, indexes))):
+        wrong.append("a test is there twice")
+    return wrong
