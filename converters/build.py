@@ -14,20 +14,22 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from converters.build_jobs import Job, make_jobs
+from converters.formats.convert import FormatArtifact, convert
+from converters.formats.table import GGUF
 from converters.imatrix import Imatrix, read_imatrix
-from converters.plan import PlanOptions, make_plan
+from converters.plan import PlanOptions
 from converters.plan_learned import read_learned
-from converters.planner import ENGINE
 from converters.quality.building import QualityOptions, measure_cards
 from converters.quantize import Artifact, write_many
 from converters.recipes import Recipe, load_recipe
 from converters.source.spec import ModelSpec
-from converters.verify import check_artifact, check_vocabulary
+from converters.verify import check_artifact, check_in_engine, check_vocabulary
 from device_profiles.profile import DeviceProfile
 from edge import __version__
 from edge.atomic import fsync_directory, write_atomic
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from converters.offline import OfflineParts
 
 MODEL_FILE = "model.gguf"
+AnyArtifact = Artifact | FormatArtifact
 # Copied into the bundle when the checkpoint has them, under the role on the right.
 COMPANIONS = {
     **dict.fromkeys(("LICENSE", "LICENSE.txt", "LICENSE.md", "COPYING", "NOTICE"), "license"),
@@ -61,7 +64,7 @@ class Reporter(Protocol):
 class BuildRequest:
     """What to build. `imatrix` is upstream's imatrix file, or a text to compute one from.
     `with_engine` adds what each board needs to run its bundle offline; `python` is the board's
-    Python where it is not the profile's.
+    Python where it is not the profile's. `formats` are of `converters.formats.table`.
     """
 
     spec: ModelSpec
@@ -74,6 +77,7 @@ class BuildRequest:
     with_engine: bool = False
     python: str | None = None
     quality: QualityOptions = field(default_factory=QualityOptions)
+    formats: tuple[str, ...] = (GGUF,)
 
 
 @dataclass(frozen=True)
@@ -81,40 +85,39 @@ class Built:
     """One finished bundle."""
 
     bundle: Bundle
-    artifact: Artifact
+    artifact: AnyArtifact
 
 
 def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
-    """Build one bundle per device. With one device the bundle is at `output`, else at
-    `output/<device>`.
+    """Build one bundle per device and format. A single one is at `output`, several are below it
+    (`converters.build_jobs.job_name`).
 
-    Raises UsageError when the output exists, DoesNotFitError when a board or the disk is too small
-    (before the first byte), IntegrityError when the result fails its checks; nothing is left at
-    `output` then.
+    Raises UsageError when the output exists, DoesNotFitError when a board, the host's memory or the
+    disk is too small (before the first byte), UnsupportedModelError for a family that a format
+    cannot hold, IntegrityError when a result fails its checks or is too far from its source;
+    nothing is left at `output` then.
     """
     check_output(request)
     reporter.stage("planning")
-    learned = read_learned()
-    plans = {
-        d.id: make_plan(request.spec, d, request.options, learned=learned) for d in request.devices
-    }
-    adders = {device.id: adding_engine(request, device, reporter) for device in request.devices}
+    jobs = make_jobs(
+        request.spec, request.devices, request.formats, request.options, read_learned()
+    )
+    adders = {job.name: adding_engine(request, job.device, reporter) for job in jobs}
     reporter.stage("checking the tokenizer")
     vocabulary = check_vocabulary(request.spec)
     work = request.output.with_name(request.output.name + ".partial")
     with exclusive(work):
-        recipes = {plan.recipe: load_recipe(plan.recipe) for plan in plans.values()}
         imatrix = obtain_imatrix(request, work / "artifacts", reporter)
-        artifacts = make_artifacts(request, recipes, imatrix, work / "artifacts", reporter)
+        artifacts = make_all_artifacts(request, jobs, imatrix, work / "artifacts", reporter)
         reporter.stage("checking the result")
         checks = {
-            recipe: {**vocabulary, **check_artifact(artifact.path, request.spec)}
-            for recipe, artifact in artifacts.items()
+            job.name: {**vocabulary, **check_job(artifacts[job.name], job, request.spec)}
+            for job in one_each(jobs, artifacts)
         }
         cards = measure_cards(
             request.spec,
-            list(plans.values()),
-            {(ENGINE, recipe): artifact.path for recipe, artifact in artifacts.items()},
+            [job.plan for job in jobs],
+            {(job.plan.engine, job.plan.recipe): artifacts[job.name].path for job in jobs},
             request.quality,
             work / "artifacts",
             threads=request.threads,
@@ -124,24 +127,67 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
         reporter.stage("sealing")
         bundles = work / "bundles"
         shutil.rmtree(bundles, ignore_errors=True)
-        for device, plan in plans.items():
-            artifact = artifacts[plan.recipe]
+        for job in jobs:
+            artifact = artifacts[job.name]
             # An imatrix names itself in the file: a few bytes that no plan can know beforehand.
-            plan = dataclasses.replace(plan, artifact_bytes=artifact.nbytes)
+            plan = dataclasses.replace(job.plan, artifact_bytes=artifact.nbytes)
+            twin = next(j.name for j in jobs if artifacts[j.name] is artifact)
             manifest = make_manifest(
-                request.spec, plan, recipes[plan.recipe], artifact, checks[plan.recipe], imatrix
+                request.spec, plan, artifact, checks[twin], None if job.converted else imatrix
             ) | {"quality": cards[plan.engine, plan.recipe, plan.kv_type]}
-            seal(request.spec, plan, artifact, manifest, bundles / device, adders[device])
-        publish(bundles, request)
+            seal(
+                request.spec, plan, artifact, manifest, bundles / (job.name or "bundle"),
+                adders[job.name],
+            )  # fmt: skip
+        publish(bundles, request, single=len(jobs) == 1)
         shutil.rmtree(work)
-    single = len(plans) == 1
     return [
-        Built(
-            open_bundle(request.output if single else request.output / device, verify=False),
-            artifacts[plan.recipe],
-        )
-        for device, plan in plans.items()
+        Built(open_bundle(request.output / job.name, verify=False), artifacts[job.name])
+        for job in jobs
     ]
+
+
+def one_each(jobs: Sequence[Job], artifacts: Mapping[str, AnyArtifact]) -> list[Job]:
+    """The first job of every artifact: boards with equal plans share one."""
+    first: dict[Path, Job] = {}
+    for job in jobs:
+        first.setdefault(artifacts[job.name].path, job)
+    return list(first.values())
+
+
+def check_job(artifact: AnyArtifact, job: Job, spec: ModelSpec) -> dict[str, Any]:
+    """The checks of a written artifact in the engine that will run it."""
+    if job.converted:
+        return check_in_engine(artifact.path, job.plan, spec)
+    return check_artifact(artifact.path, spec)
+
+
+def make_all_artifacts(
+    request: BuildRequest,
+    jobs: Sequence[Job],
+    imatrix: Imatrix | None,
+    folder: Path,
+    reporter: Reporter,
+) -> dict[str, AnyArtifact]:
+    """The artifact of every job, by the job's name: all GGUFs in one pass over the source, other
+    formats one by one in their converters' environments.
+    """
+    recipes = {job.plan.recipe: load_recipe(job.plan.recipe) for job in jobs if not job.converted}
+    made = make_artifacts(request, recipes, imatrix, folder, reporter)
+    converted: dict[str, FormatArtifact] = {}
+    found: dict[str, AnyArtifact] = {}
+    for job in jobs:
+        if not job.converted:
+            found[job.name] = made[job.plan.recipe]
+            continue
+        if job.key not in converted:
+            reporter.stage(f"converting to {job.target.id}")
+            converted[job.key] = convert(
+                request.spec, job.plan, job.target, job.device, folder / job.key,
+                threads=request.threads, stage=reporter.stage, progress=reporter.progress,
+            )  # fmt: skip
+        found[job.name] = converted[job.key]
+    return found
 
 
 def check_output(request: BuildRequest) -> None:
@@ -264,8 +310,7 @@ def finished(path: Path, identity: str) -> Artifact | None:
 def make_manifest(
     spec: ModelSpec,
     plan: Plan,
-    recipe: Recipe,
-    artifact: Artifact,
+    artifact: AnyArtifact,
     checks: Mapping[str, Any],
     imatrix: Imatrix | None,
 ) -> dict[str, Any]:
@@ -293,7 +338,7 @@ def make_manifest(
             "notes": list(spec.notes),
         },
         "recipe": {
-            "id": recipe.id,
+            "id": plan.recipe,
             "bpw": round(artifact.bpw, 4),
             "tensor_types": dict(artifact.types),
             "imatrix": imatrix_identity(imatrix),
@@ -324,20 +369,26 @@ def adding_engine(
 def seal(
     spec: ModelSpec,
     plan: Plan,
-    artifact: Artifact,
+    artifact: AnyArtifact,
     manifest: Mapping[str, Any],
     directory: Path,
     add_engine: Callable[[Path, Plan], OfflineParts] | None = None,
 ) -> None:
     """Assemble one bundle directory."""
     directory.mkdir(parents=True)
-    # Boards with the same recipe share the bytes on disk; a plain copy where links cannot be made.
-    try:
-        os.link(artifact.path, directory / MODEL_FILE)
-    except OSError:
-        shutil.copyfile(artifact.path, directory / MODEL_FILE)
-    roles = {MODEL_FILE: "model"}
-    if spec.chat_template:
+    if isinstance(artifact, FormatArtifact):
+        sources = {name: artifact.folder / name for name in artifact.files}
+        roles, hashes = dict(artifact.files), dict(artifact.hashes)
+    else:
+        sources, roles = {MODEL_FILE: artifact.path}, {MODEL_FILE: "model"}
+        hashes = {MODEL_FILE: artifact.sha256}
+    for name, path in sources.items():
+        # Boards with the same recipe share the bytes on disk; a plain copy where links cannot be.
+        try:
+            os.link(path, directory / name)
+        except OSError:
+            shutil.copyfile(path, directory / name)
+    if spec.chat_template and "chat_template.jinja" not in roles:
         (directory / "chat_template.jinja").write_text(spec.chat_template, encoding="utf-8")
         roles["chat_template.jinja"] = "template"
     if spec.tokenizer_dir:
@@ -350,13 +401,13 @@ def seal(
         parts = add_engine(directory, plan)
         roles |= parts.roles
         manifest = {**manifest, "board": parts.manifest}
-    seal_bundle(directory, manifest, roles, {MODEL_FILE: artifact.sha256})
+    seal_bundle(directory, manifest, roles, hashes)
 
 
-def publish(bundles: Path, request: BuildRequest) -> None:
+def publish(bundles: Path, request: BuildRequest, *, single: bool) -> None:
     """Rename the finished bundles into place; an old output is put aside first and removed last."""
     output = request.output
-    finished_at = bundles if len(request.devices) > 1 else bundles / request.devices[0].id
+    finished_at = bundles / "bundle" if single else bundles
     fsync_directory(bundles)
     aside = output.with_name(output.name + ".old")
     if output.exists():

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from converters.build import BuildRequest, Built, build
+from converters.formats.table import FORMATS, GGUF, parse_formats
 from converters.plan import PREFERENCES, PlanOptions
 from converters.plan_command import load_devices
 from converters.progress import TerminalReporter
@@ -27,6 +28,10 @@ from edge.units import format_bytes, printable
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path),
     help="Bundle to make; with several boards, the folder that gets one bundle each.",
+)  # fmt: skip
+@click.option(
+    "--format", "formats", default=GGUF, show_default=True, metavar="FORMAT[,FORMAT…]",
+    help=f"{', '.join(FORMATS)}, or auto: what answers first on the board and loses no more.",
 )  # fmt: skip
 @click.option("--recipe", help=f"Fix the recipe: {', '.join(r.id for r in list_recipes())}.")
 @click.option("--ctx", "n_ctx", type=int, help="Fix the context length in tokens.")
@@ -56,6 +61,7 @@ def build_command(
     model: str,
     devices: tuple[str, ...],
     output: Path,
+    formats: str,
     recipe: str | None,
     n_ctx: int | None,
     kv_type: str | None,
@@ -87,8 +93,9 @@ def build_command(
         profiles = tuple(load_devices(devices))
         spec = open_model(model, progress=reporter.progress)
         request = BuildRequest(
-            spec, profiles, output, options, imatrix, force, threads, with_engine, python, quality
-        )
+            spec, profiles, output, options, imatrix, force, threads, with_engine, python,
+            quality, parse_formats(formats),
+        )  # fmt: skip
         built = build(request, reporter)
     for done in built:
         click.echo(json.dumps(as_record(done)) if as_json else summary(done))
@@ -101,6 +108,7 @@ def as_record(done: Built) -> dict[str, object]:
         "bundle": str(bundle.path),
         "id": bundle.id,
         "device": bundle.plan.device,
+        "engine": bundle.plan.engine,
         "recipe": bundle.plan.recipe,
         "n_bytes": artifact.nbytes,
         "bpw": artifact.bpw,

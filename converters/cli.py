@@ -13,6 +13,11 @@ COMMANDS: dict[str, Command] = {
         "A 4-bit artifact sized to a board, in a bundle.",
         "host",
     ),
+    "race": Command(
+        "converters.race_command:race_command",
+        "Which engine wins on this machine, and when.",
+        "host",
+    ),
     "imatrix": Command(
         "converters.imatrix_command:imatrix", "Weigh a model's activations over a text.", "host"
     ),

@@ -31,22 +31,25 @@ LARGEST_RAM_BYTES = 8 * GIB
 class Subject:
     """What boards are tried with from `least_free_mib` on: a model of true size, and what its user
     asks for. Unless `computed_whole`, the context is filled from a saved state, and a whole
-    micro-batch is computed behind it: filling it token by token takes hours for a large model. Of
-    the refused plan `n_refused` tokens are, all of them where it is None.
+    micro-batch is computed behind it: filling it token by token takes hours for a large model.
+
+    A refused plan whose weights are mapped reads the missing part again for every token, and takes
+    long to show it; of large models it is run `with_weights_read`, and dies while it loads.
     """
 
     least_free_mib: int
     model: str
     options: PlanOptions
     computed_whole: bool = False
-    n_refused: int | None = 4
+    with_weights_read: bool = True
 
 
 SUBJECTS: Sequence[Subject] = (
-    Subject(0, "smollm2-360m", PlanOptions(), computed_whole=True, n_refused=None),
-    Subject(600, "qwen3-0.6b", PlanOptions(), n_refused=None),
-    Subject(1500, "qwen3-1.7b", PlanOptions(n_ubatch=64)),
-    Subject(2100, "llama-3.2-3b", PlanOptions(n_ubatch=64)),
+    Subject(0, "smollm2-360m", PlanOptions(), computed_whole=True, with_weights_read=False),
+    Subject(600, "qwen3-0.6b", PlanOptions(), with_weights_read=False),
+    Subject(1500, "qwen3-1.7b", PlanOptions(n_ubatch=64), with_weights_read=False),
+    Subject(2100, "llama-3.2-3b", PlanOptions(n_ubatch=64), with_weights_read=False),
+    Subject(2500, "llama-3.2-3b", PlanOptions(n_ubatch=64)),
     Subject(3300, "qwen3-4b", PlanOptions(n_ctx=4096, n_ubatch=64, prefer="quality")),
     Subject(4700, "llama-3.1-8b", PlanOptions(n_ctx=4096, n_ubatch=64, prefer="quality")),
     Subject(6000, "llama-3.1-8b", PlanOptions(n_ctx=4096, n_ubatch=16, prefer="quality")),
@@ -136,31 +139,31 @@ def claim_of(profile: DeviceProfile, here: DeviceProfile, upstream: Path | None)
     subject = subject_of(profile)
     planner = _planner(subject.model, profile, subject.options, upstream)
     chosen = planner.choose()
-    bigger_model, bigger = _next_bigger(upstream, subject.model, planner, chosen)
+    bigger_model, bigger = _next_bigger(upstream, subject, planner, chosen)
     n_computed = None if subject.computed_whole else chosen.n_ubatch
     return Claim(
         profile.id,
         planner.budget_bytes,
         _run_of(subject.model, chosen, n_computed, here, upstream),
-        _run_of(bigger_model, bigger, subject.n_refused, here, upstream),
+        _run_of(bigger_model, bigger, None, here, upstream),
     )
 
 
 def _next_bigger(
-    upstream: Path | None, model: str, planner: Planner, chosen: Candidate
+    upstream: Path | None, subject: Subject, planner: Planner, chosen: Candidate
 ) -> tuple[str, Candidate]:
     rungs = planner.rungs()
     place = [(w.recipe.id, n) for w, n in rungs].index((chosen.recipe, chosen.n_ctx))
     for weights, n_ctx in rungs[place + 1 :]:
         leanest = planner.leanest(weights, n_ctx)
         if _cannot_fit(planner, leanest):
-            return model, leanest
+            return subject.model, _refused_way(planner, leanest, subject)
     order = sorted(CONFIGS, key=lambda name: _spec(name, upstream).shape.n_params)
-    for name in order[order.index(model) + 1 :]:
+    for name in order[order.index(subject.model) + 1 :]:
         other = _planner(name, planner.profile, planner.options, upstream)
         leanest = other.leanest(*other.rungs()[0])
         if _cannot_fit(other, leanest):
-            return name, leanest
+            return name, _refused_way(other, leanest, subject)
     raise EdgeError(f"{planner.profile.id} holds every model that there is a shape of")
 
 
@@ -169,6 +172,15 @@ def _cannot_fit(planner: Planner, candidate: Candidate) -> bool:
     that much the prediction does not know.
     """
     return candidate.peak_bytes - candidate.memory["margin"] > planner.budget_bytes
+
+
+def _refused_way(planner: Planner, leanest: Candidate, subject: Subject) -> Candidate:
+    """The leanest way to run what cannot fit, or the leanest with its weights read."""
+    if not subject.with_weights_read:
+        return leanest
+    ways = [way for way in planner.ways() if not way.use_mmap]
+    found = (planner.evaluate(leanest.weights, leanest.n_ctx, way) for way in ways)
+    return min(found, key=lambda candidate: candidate.peak_bytes)
 
 
 def _run_of(

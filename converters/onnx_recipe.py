@@ -1,11 +1,11 @@
 """How an ONNX artifact is stored: recipes as named data, `converters/recipes/onnx/*.toml`.
 
-    bits, block      of most matrices; bits 32 leaves everything in floats
-    symmetric        zero in the middle, not stored; else a zero point per block
-    search           look for the scale with the least square error (`onnx_worker.rounding`)
-    [head]           the output matrix, and the embedding where the two are tied
-    [embedding]      the embedding where it is a matrix of its own
-    [[rules]]        match = "*/mlp/down_proj/MatMul": nodes that are stored otherwise
+bits, block      of most matrices; bits 32 leaves everything in floats
+symmetric        zero in the middle, not stored; else a zero point per block
+search           look for the scale with the least square error (`onnx_worker.rounding`)
+[head]           the output matrix, and the embedding where the two are tied
+[embedding]      the embedding where it is a matrix of its own
+[[rules]]        match = "*/mlp/down_proj/MatMul": nodes that are stored otherwise
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class OnnxScheme:
         if self.bits not in (4, 8, 32):
             raise InputError(f"bits: expected 4, 8 or 32, got {self.bits}")
         if self.block not in BLOCKS:
-            raise InputError(f"block: expected one of {', '.join(map(str, BLOCKS))}, got {self.block}")
+            raise InputError(
+                f"block: expected one of {', '.join(map(str, BLOCKS))}, got {self.block}"
+            )
 
     @property
     def bpw(self) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from converters.formats.table import FORMATS, GGUF, parse_formats
 from converters.plan import (
     PREFERENCES,
     Candidate,
@@ -70,6 +71,10 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     help="Board id or alias (see `edge devices`); default: this-machine.",
 )  # fmt: skip
 @click.option("--any-device", is_flag=True, help="Which of all boards reach it.")
+@click.option(
+    "--format", "formats", default=GGUF, show_default=True, metavar="FORMAT[,FORMAT…]",
+    help=f"{', '.join(FORMATS)}, or auto: compare all.",
+)  # fmt: skip
 @click.option("--recipe", help="Fix the recipe, for example q4_0 or q4_k_m.")
 @click.option("--as-is", is_flag=True, help="Run a .gguf file as it stands, convert nothing.")
 @click.option("--ctx", "n_ctx", type=int, help="Fix the context length in tokens.")
@@ -95,6 +100,7 @@ def plan(
     model: str | None,
     devices: tuple[str, ...],
     any_device: bool,
+    formats: str,
     recipe: str | None,
     as_is: bool,
     n_ctx: int | None,
@@ -134,6 +140,11 @@ def plan(
         return
     profiles = load_devices(devices or (THIS_MACHINE,))
     spec = open_model(model)
+    if (wanted := parse_formats(formats)) != (GGUF,):
+        from converters.plan_formats import echo_format_plans
+
+        echo_format_plans(spec, profiles, wanted, options, _learned(), as_json=as_json)
+        return
     _echo_plans(spec, profiles, options, explain=explain, as_json=as_json)
 
 

@@ -7,6 +7,7 @@ The vocabulary is compared by behaviour with the source's own tokenizer (see
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from typing import Any
 from converters.source.spec import ModelSpec
 from converters.tokenizers.verify import verify_vocabulary
 from converters.tokenizers.vocab_file import write_vocab_entries
-from edge.engines import EngineSettings, open_engine
+from edge.engines import EngineSettings, is_installed, open_engine
+from edge.engines.settings import usable_cpus
 from edge.errors import DoesNotFitError, IntegrityError
 from edge.gguf import read_header
-from edge.types import GenerationConfig
+from edge.types import GenerationConfig, Plan
 
 N_TRIAL_TOKENS = 8
 _TRIAL_CONTEXT = 256
+_TRIAL_TEXTS = ("Hello world", " 12 345,6 \n\n\tif x:", "naïve café – 東京 🙂", "don't I'LL we've")
 
 
 def check_vocabulary(spec: ModelSpec) -> dict[str, Any]:
@@ -54,11 +57,51 @@ def check_artifact(path: Path, spec: ModelSpec) -> dict[str, Any]:
     settings = EngineSettings(
         n_ctx=min(_TRIAL_CONTEXT, spec.shape.n_ctx_train), n_batch=64, n_ubatch=64, repack=False
     )
+    return try_out(path, "llama_cpp", settings)
+
+
+def check_in_engine(path: Path, plan: Plan, spec: ModelSpec) -> dict[str, Any]:
+    """Load a converted artifact in the engine of its plan, compare what its tokenizer makes of some
+    texts with the source's, and generate from it.
+
+    Raises IntegrityError when it generates nothing or reads otherwise, EngineError when the engine
+    refuses it. An engine that the host lacks, or a model too large for it, is said in the result.
+    """
+    if not is_installed(plan.engine):
+        return {"engine": f"not test-run: {plan.engine} is not installed on the host"}
+    settings = EngineSettings.from_plan(plan).replace(n_threads=usable_cpus(), need_bytes=None)
+    return try_out(path, plan.engine, settings, expected=expected_ids(spec))
+
+
+def expected_ids(spec: ModelSpec) -> dict[str, list[int]]:
+    """What the source's own tokenizer makes of the trial texts; nothing without tokenizer.json."""
+    path = None if spec.tokenizer_dir is None else spec.tokenizer_dir / "tokenizer.json"
+    if path is None or not path.is_file():
+        return {}
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    return {text: tokenizer.encode(text, add_special_tokens=False).ids for text in _TRIAL_TEXTS}
+
+
+def try_out(
+    path: Path,
+    engine_name: str,
+    settings: EngineSettings,
+    *,
+    expected: Mapping[str, list[int]] | None = None,
+) -> dict[str, Any]:
+    """Open, compare token ids with `expected`, generate a few tokens."""
     try:
-        engine = open_engine("llama_cpp", path, settings)
+        engine = open_engine(engine_name, path, settings)
     except DoesNotFitError as error:
         return {"engine": f"not test-run on the host: {error}"}
     try:
+        for text, ids in (expected or {}).items():
+            if (got := engine.tokenize(text)) != ids:
+                raise IntegrityError(
+                    f"{path.name}: {engine_name} reads {text!r} as {got}, the source as {ids}"
+                )
         prompt = engine.tokenize("Hello") or [0]
         config = GenerationConfig(max_tokens=N_TRIAL_TOKENS, ignore_eos=True)
         events = list(engine.stream(prompt, config))

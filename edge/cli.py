@@ -36,7 +36,10 @@ COMMANDS: dict[str, Command] = {
     "run": Command("edge.run:run", "Answer one prompt; reads pipes, writes text or JSON."),
     "bench": Command("edge.bench.command:bench", "Measure memory, TTFT and tokens/s."),
     "race": Command("edge.race.command:race", "Which engine wins on this machine, and when."),
-    "report": Command("edge.report.command:report", "Turn stored results into a report."),
+    "report": Command("edge.report.command:report", "Turn stored results into a page to share."),
+    "compare": Command(
+        "edge.report.compare_command:compare_command", "Runs against a first one, with intervals."
+    ),
     "devices": Command(
         "edge.devices_command:devices", "List the boards we know, and what is known."
     ),

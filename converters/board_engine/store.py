@@ -131,5 +131,7 @@ def building(key: str, say: Callable[[str], None]) -> Iterator[Path]:
             pass  # Windows has no cross toolchain for this anyway
         work = store / f".{key}.work"
         work.mkdir(exist_ok=True)
-        yield work
-        shutil.rmtree(work, ignore_errors=True)
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)

@@ -63,8 +63,8 @@ def convert(
     stage: Callable[[str], None],
     progress: Callable[[int, int], None],
 ) -> FormatArtifact:
-    """Make the artifact of `plan` in the new folder `folder`; a whole one of an earlier, interrupted
-    build of the same inputs is kept.
+    """Make the artifact of `plan` in the new folder `folder`; one that an interrupted build of
+    the same inputs has finished is kept.
 
     Raises what the converters raise: UnsupportedModelError, DoesNotFitError, EngineMissingError.
     """

@@ -31,7 +31,7 @@ PREFILL_LENGTHS = (16, 128, 512)
 _CONTEXT_STEPS = (4096, 2048, 1024, 512)
 
 # Source: one shape (Qwen2-0.5B), one machine (x86-64, AVX-512 VNNI, 2 threads), tokens/s against
-# llama.cpp Q4_0 of the same run: prefill 105 / 275, decode 38 / 58.6. No published row; wide bounds.
+# llama.cpp Q4_0 of the same run: prefill 105 / 275, decode 38 / 58.6. There is no published row.
 ONNX_CLASS = EngineClass(
     "onnxruntime-genai", 0.6, kernel_scale=0.4, isa_limit=frozenset(
         {"neon", "fp16", "dotprod", "i8mm", "avx2", "avx512", "avx512_vnni"}
@@ -67,13 +67,13 @@ def check_supported(spec: ModelSpec, profile: DeviceProfile, target: Format) -> 
         support = profile.engine_support(name)
         if support is not None and not support.runs:
             raise EngineError(
-                f"{target.id}: {name} does not run on {profile.name}: {support.note} "
+                f"{name} does not run on {profile.name}: {support.note} "
                 f"[{support.source}]",
                 next_step="use --format gguf",
             )
     if target.id == "litertlm" and "neon" in profile.isa and "lse" not in profile.isa:
         raise EngineError(
-            f"litertlm: LiteRT-LM's library needs LSE atomics (Armv8.1), which {profile.name} "
+            f"LiteRT-LM's library needs LSE atomics (Armv8.1), which {profile.name} "
             "does not have",
             next_step="use --format tflite or --format gguf",
         )

@@ -3,13 +3,14 @@
 The flatbuffer is packed twice: first with scales that are not known yet, to learn where its end is
 (its layout depends on sizes only), then for real. Between the two every constant is quantized and
 written behind it, so that no more than one matrix is in memory. What finds it there is either
-`Buffer.offset` and `Buffer.size`, or the offset of the vector `Buffer.data`, set by hand: offsets of
-a flatbuffer may lead anywhere ahead. Runtimes of 2023 know the second way only (they take the first
-for empty buffers and compute zeros); files over 2 GiB can have the first only.
+`Buffer.offset` and `Buffer.size`, or the offset of the vector `Buffer.data`, set by hand: offsets
+of a flatbuffer may lead anywhere ahead. Runtimes of 2023 know the second way only; files over 2 GiB
+can have the first only.
 """
 
 from __future__ import annotations
 
+import copy
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -107,6 +108,19 @@ def find_uses(model: Any, tags: Mapping[int, str]) -> dict[int, Use]:
                 if place not in use.places:
                     use.places.append(place)
     return uses
+
+
+def own_tensor(model: Any, g: int, i: int, role: str) -> int:
+    """Give the operators of one role a tensor of their own beside tensor `i` of subgraph `g`, so
+    that the two can have different types; returns its number.
+    """
+    graph = model.subgraphs[g]
+    graph.tensors.append(copy.copy(graph.tensors[i]))
+    new = len(graph.tensors) - 1
+    for operator in graph.operators:
+        if _ROLES.get(operator_name(model, operator)) == role:
+            operator.inputs = [new if int(k) == i else int(k) for k in operator.inputs]
+    return new
 
 
 def _first_float(buffer: Any, tensor: Any) -> float | None:

@@ -18,7 +18,13 @@ from litert_torch.generative.export_hf.model_ext import patches
 
 from converters.litert_recipe import LitertRecipe
 from converters.litert_types import WEIGHT_TYPES
-from converters.litert_worker.assemble import Constant, assemble, find_uses, read_graph
+from converters.litert_worker.assemble import (
+    Constant,
+    assemble,
+    find_uses,
+    own_tensor,
+    read_graph,
+)
 from converters.litert_worker.calibrate import quantize_by_activations
 from converters.litert_worker.graph import export_graph
 from converters.litert_worker.package import write_litertlm
@@ -124,20 +130,26 @@ def plan_constants(
     for use in find_uses(model, tags).values():
         source = tags[use.tag]
         shape = weights.shape(source)
-        by_type: dict[str, list[tuple[int, int]]] = {}
-        for g, i, role in use.places:
-            name = recipe.type_of(
+        types = {
+            role: recipe.type_of(
                 source,
                 role,
                 tied="embedding" in use.roles,
                 n_layers=n_layers,
                 n_per_row=shape[1],
             )
-            if plain and role == "embedding":
-                # The only kind that tflite-runtime 2.14 looks up: int4 is refused, and int8 per row
-                # runs and silently gives zeros.
-                name = "int8-t"
-            by_type.setdefault(name, []).append((g, i))
+            for role in use.roles
+        }
+        if plain and "embedding" in types:
+            # The only kind that tflite-runtime 2.14 looks up: int4 is refused, and int8 per row runs
+            # and silently gives zeros.
+            types["embedding"] = "int8-t"
+        by_type: dict[str, list[tuple[int, int]]] = {}
+        for g, i, role in use.places:
+            shared = (g, i, "linear") in use.places and (g, i, "embedding") in use.places
+            if role == "embedding" and shared and len(set(types.values())) > 1:
+                i = own_tensor(model, g, i, role)
+            by_type.setdefault(types[role], []).append((g, i))
         for name, places in by_type.items():
             constants.append(
                 Constant(source, (shape[0], shape[1]), WEIGHT_TYPES[name], tuple(places))

@@ -1,7 +1,7 @@
 """Weights of any ONNX network to 8 or 4 bits. Activations stay floats, so no calibration is needed.
 
-    MatMul, Gemm           MatMulNBits, blocks of 32 (4 bits: scales searched)
-    Conv, LSTM, GRU …      int8 per output channel, DequantizeLinear in front
+MatMul, Gemm           MatMulNBits, blocks of 32 (4 bits: scales searched)
+Conv, LSTM, GRU …      int8 per output channel, DequantizeLinear in front
 """
 
 from __future__ import annotations
@@ -170,13 +170,15 @@ def _errors(source: Path, target: Path, request: Mapping[str, Any]) -> dict[str,
     kinds = {"float": "float32", "double": "float64"}
     inputs = [
         InputSpec(
-            i.name, kinds.get(kind := i.type.removeprefix("tensor(").removesuffix(")"), kind),
+            i.name,
+            kinds.get(kind := i.type.removeprefix("tensor(").removesuffix(")"), kind),
             tuple(i.shape),
-        )  # fmt: skip
+        )
         for i in sessions[0].get_inputs()
     ]
     shapes = resolve_shapes(inputs, {k: tuple(v) for k, v in request["shapes"].items()})
     feeds = make_values(inputs, shapes)
     names = [output.name for output in sessions[0].get_outputs()]
     reference, got = (session.run(names, feeds) for session in sessions)
-    return compare_outputs(names, reference, got)
+    found: dict[str, Any] = compare_outputs(names, reference, got)
+    return found

@@ -69,7 +69,7 @@ def quantize_graph(
     progress: Progress | None = None,
     importance: Mapping[str, Any] | None = None,
 ) -> dict[str, int]:
-    """Quantize `model` in place. Returns how many weights each kind of storage holds (`int4_b32`)."""
+    """Quantize `model` in place. Returns the weights by kind of storage (`int4_b32`)."""
     graph = model.graph
     matrices = [node for node in graph if _matrix(node) is not None]
     total = sum(_n_weights(node) for node in matrices)
@@ -209,9 +209,13 @@ def _replace_embedding(
             graph,
             source.name,
             quantize(
-                np.asarray(source.const_value.numpy()), bits=scheme.bits, block=scheme.block,
-                symmetric=scheme.symmetric, search=scheme.search, half_scales=recipe.half_scales,
-            ),  # fmt: skip
+                np.asarray(source.const_value.numpy()),
+                bits=scheme.bits,
+                block=scheme.block,
+                symmetric=scheme.symmetric,
+                search=scheme.search,
+                half_scales=recipe.half_scales,
+            ),
         )
         _count(counts, scheme, int(np.prod(source.const_value.shape)))
     _substitute(graph, node, _gather(graph, node, kept))

@@ -1,7 +1,7 @@
 """Blocks of weights to 4 or 8 bits, as ONNX Runtime's MatMulNBits stores them.
 
-A row of K weights is cut into blocks along K. Of each block, w ≈ scale · (q − zero), with q and zero
-unsigned integers of `bits` bits; a symmetric block has zero = 2^(bits−1), which is not stored.
+A row of K weights is cut into blocks along K. Of each block, w ≈ scale · (q − zero), with q and
+zero unsigned integers of `bits` bits; a symmetric block has zero = 2^(bits−1), which is not stored.
 Layout: the operator's description, docs/ContribOperators.md of onnxruntime, `MatMulNBits`.
 
 The plain way takes the scale from the block's extremes. `search` tries narrower ranges too, refits
@@ -182,14 +182,16 @@ def _error(x: Array, weigh: Array, bits: int, scale: Array, zero: Array) -> Arra
     left *= left
     if weigh.size > 1:
         left *= weigh
-    return left.sum(axis=-1, keepdims=True)
+    error: Array = left.sum(axis=-1, keepdims=True)
+    return error
 
 
 def _round(x: Array, scale: Array, zero: Array, bits: int) -> Array:
-    codes = x * (np.float32(1) / scale)
+    codes: Array = x * (np.float32(1) / scale)
     np.rint(codes, out=codes)
     codes += zero
-    return np.clip(codes, 0, (1 << bits) - 1, out=codes)
+    np.clip(codes, 0, (1 << bits) - 1, out=codes)
+    return codes
 
 
 def _pack(codes: Array, bits: int) -> Array:

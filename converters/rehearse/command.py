@@ -118,7 +118,8 @@ def text_of(found: Rehearsal) -> str:
             f"  memory     {format_bytes(found.memory.guest)}, "
             f"{format_bytes(found.memory.guest_anonymous)} of it anonymous; planned "
             f"{format_bytes(found.planned_bytes)}, free on the board "
-            f"{format_bytes(found.limit_bytes)} ({found.limit_how})\n"
+            f"{format_bytes(found.limit_bytes)} "
+            f"({'not enforced' if found.limit_how == 'none' else found.limit_how})\n"
             f"             the emulator's own {format_bytes(found.memory.emulator)} not counted"
         )
     lines += [f"  note       {note}" for note in found.notes]

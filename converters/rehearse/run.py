@@ -84,12 +84,13 @@ class Run:
                     features = event.get("details", {}).get("cpu_features") or ()
                     self._add(engine=f"{event.get('engine')} {event.get('version')}",
                               kernels=tuple(map(str, features)))  # fmt: skip
-                case "prompt" if tuple(event["ids"]) != reference.prompt:
+                case "prompt" if event.get("ids") != list(reference.prompt):
                     self._fail("wrong-answers", "the board turns the prompt into other tokens")
                 case "answer":
-                    self._add(text=event["text"])
+                    self._add(text=str(event.get("text", "")))
                 case "token":
-                    chosen.append(int(event["id"]))
+                    token = event.get("id")
+                    chosen.append(token if isinstance(token, int) else -1)
                     self._reporter.progress(len(chosen), len(reference.answer))
                 case "failed":
                     failure.update(event)

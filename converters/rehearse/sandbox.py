@@ -80,7 +80,9 @@ class Sandbox:
         """The command that runs `argv` inside. `argv[0]` is an absolute path in the root."""
         if self.how == "binfmt":
             places = (str(self.root), str(self.work), str(self.fakes))
-            return ["unshare", "--mount", "/bin/sh", "-euc", _ENTER, "sh", *places, *argv]
+            # No network either: nothing that an offline board needs may come from one.
+            spaces = ["--mount", "--net", "--ipc", "--uts"]
+            return ["unshare", *spaces, "/bin/sh", "-euc", _ENTER, "sh", *places, *argv]
         if self.how == "proot":
             binds = ["-b", "/dev", "-b", "/proc", "-b", f"{self.fakes / 'cpuinfo'}:/proc/cpuinfo",
                      "-b", f"{self.fakes / 'meminfo'}:/proc/meminfo", "-b",

@@ -1,4 +1,4 @@
-"""Checkpoint → a folder for onnxruntime-genai: `model.onnx`, its data, `genai_config.json`, tokenizer.
+"""Checkpoint → a folder for onnxruntime-genai: `model.onnx`, data, `genai_config.json`, tokenizer.
 
 The graph is upstream's (onnxruntime-genai's model builder, in its own pinned environment), the
 quantization ours (`converters.onnx_worker`): the builder rounds to the extremes of each block.

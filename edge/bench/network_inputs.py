@@ -120,8 +120,8 @@ def shape_text(shape: Sequence[int | str | None]) -> str:
 
 
 def make_values(inputs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]]) -> Any:
-    """numpy arrays by input name: floats from 0 to 1, bytes of a picture for uint8, 0 and 1 for other
-    integers (valid in every table of more than one row), ones for masks and lengths.
+    """numpy arrays by input name: floats from 0 to 1, bytes of a picture for uint8, 0 and 1 for
+    other integers (valid in every table of more than one row), ones for masks and lengths.
 
     Raises UnsupportedModelError for an element type that numpy does not have.
     """

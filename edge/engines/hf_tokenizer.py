@@ -7,6 +7,7 @@ description, so that a character spread over several tokens can be put together 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,24 +48,23 @@ class HfTokenizer:
                 f"the tokenizer of {name} needs the package tokenizers", next_step=_PIP_LINE
             ) from error
         try:
-            self._document: dict[str, Any] = json.loads(data)
+            # One copy, and no look at the JSON in Python: 150,000 entries take 60 MB as it is.
             self._tokenizer: Any = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+            added = self._tokenizer.get_added_tokens_decoder()
+            decoder = self._tokenizer.decoder
+            decoder_steps = json.loads(decoder.__getstate__()) if decoder is not None else None
         except Exception as error:  # tokenizers raises plain Exception
             raise InputError(f"{name}: not a tokenizer: {printable(str(error))}") from None
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._literal = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
-        self._literal.no_truncation()
-        self._literal.no_padding()
-        self._literal.encode_special_tokens = True  # "<|im_end|>" typed by a user is text
+        self._lock = threading.Lock()  # whether special tokens are parsed is a switch on it
         self._name = name
-        self.n_tokens: int = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-        self._special = {
-            int(entry["id"])
-            for entry in self._document.get("added_tokens", ())
-            if entry.get("special")
-        }
-        self._to_bytes = _byte_decoder(self._document.get("decoder"), name)
+        self.n_tokens = max(
+            int(self._tokenizer.get_vocab_size(with_added_tokens=False)),
+            1 + max(added, default=-1),
+        )
+        self._special = {token for token, entry in added.items() if entry.special}
+        self._to_bytes = _byte_decoder(decoder_steps, name)
         self._pieces: dict[int, bytes] = {}
         self.bos: int | None = self._tokenizer.token_to_id(bos) if isinstance(bos, str) else bos
         self.bos_text: str = (
@@ -74,7 +74,8 @@ class HfTokenizer:
             add_bos = self._tokenizer.encode("a").ids[:1] == [self.bos]
         self.add_bos = add_bos and self.bos is not None
         self.eos_text = eos_text
-        self.eog = frozenset(eog)
+        end = self._tokenizer.token_to_id(eos_text) if eos_text else None
+        self.eog = frozenset(eog) | ({end} if end is not None else set())
         self.template = template
 
     @classmethod
@@ -92,12 +93,11 @@ class HfTokenizer:
         config = _json_object(folder / "tokenizer_config.json")
         generation = _json_object(folder / "generation_config.json")
         data = read_small(path)
-        ids = _ids_by_text(data)
         bos_text, eos_text = (
             _token_text(config.get("bos_token")),
             _token_text(config.get("eos_token")),
         )
-        eog = {ids[eos_text]} if eos_text in ids else set()
+        eog: set[int] = set()
         listed = generation.get("eos_token_id")
         for token in listed if isinstance(listed, list) else [listed]:
             if isinstance(token, int):
@@ -126,8 +126,9 @@ class HfTokenizer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(f"the text is not valid Unicode at character {error.start}") from None
-        tokenizer = self._tokenizer if special else self._literal
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        with self._lock:
+            self._tokenizer.encode_special_tokens = not special
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def with_bos(self, tokens: list[int]) -> list[int]:
         """`tokens` with the beginning-of-text token in front, where the model asks for it and it is
@@ -241,11 +242,3 @@ def _token_text(entry: Any) -> str:
     if isinstance(entry, dict):
         entry = entry.get("content")
     return entry if isinstance(entry, str) else ""
-
-
-def _ids_by_text(data: bytes) -> dict[str, int]:
-    try:
-        entries = json.loads(data)["added_tokens"]
-        return {str(entry["content"]): int(entry["id"]) for entry in entries}
-    except (ValueError, KeyError, TypeError):
-        return {}  # the constructor says what is wrong with it

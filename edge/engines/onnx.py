@@ -1,6 +1,6 @@
-"""The engine `onnx`: a folder that onnxruntime-genai's model builder, or `edge build --format onnx`,
-wrote. The path is that of `model.onnx`; beside it lie its data, `genai_config.json` and the
-tokenizer.
+"""The engine `onnx`: a folder that onnxruntime-genai's model builder wrote, or
+`edge build --format onnx`. The path is that of `model.onnx`; beside it lie its data,
+`genai_config.json` and the tokenizer.
 """
 
 from __future__ import annotations

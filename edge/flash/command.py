@@ -16,7 +16,7 @@ from edge.flash.flash import FlashOptions, FlashReport, flash
 from edge.flash.progress import TerminalReporter
 from edge.flash.rehearsal import rehearse
 from edge.flash.target import SHAPES, connect, parse_flash_target
-from edge.slots.health import MIN_SPEED
+from edge.slots.health import MAX_MEMORY, MIN_SPEED
 from edge.slots.store import Slots
 from edge.units import format_bytes, format_seconds, printable
 
@@ -34,6 +34,10 @@ from edge.units import format_bytes, format_seconds, printable
 @click.option(
     "--min-speed", type=click.FloatRange(0, 1), default=MIN_SPEED, show_default=True,
     help="Share of the planned tokens/s that the health gate asks for.",
+)  # fmt: skip
+@click.option(
+    "--max-memory", type=click.FloatRange(0), default=MAX_MEMORY, show_default=True,
+    help="Share of the planned memory that it allows. 0: any.",
 )  # fmt: skip
 @click.option(
     "--drop-previous", is_flag=True,
@@ -54,6 +58,7 @@ def flash_command(
     no_rehearse: bool,
     no_gate: bool,
     min_speed: float,
+    max_memory: float,
     drop_previous: bool,
     wait_s: float,
     via: str,
@@ -71,7 +76,11 @@ def flash_command(
     if (target is None) == (inventory is None):
         raise UsageError(f"give one TARGET ({SHAPES}) or --inventory FILE")
     options = FlashOptions(
-        wait_s=wait_s, gate=not no_gate, min_speed=min_speed, drop_previous=drop_previous
+        wait_s=wait_s,
+        gate=not no_gate,
+        min_speed=min_speed,
+        max_memory=max_memory,
+        drop_previous=drop_previous,
     )
     place = None if target is None else parse_flash_target(target)
     with hashing_bar("verifying the bundle") as bar:
@@ -86,7 +95,16 @@ def flash_command(
             *(["--no-gate"] if no_gate else []),
             *(["--drop-previous"] if drop_previous else []),
             *(["--ssh-config", str(ssh_config)] if ssh_config else []),
-            *("--min-speed", str(min_speed), "--wait", str(wait_s), "--via", via),
+            *(
+                "--min-speed",
+                str(min_speed),
+                "--max-memory",
+                str(max_memory),
+                "--wait",
+                str(wait_s),
+                "--via",
+                via,
+            ),
         ]
         flash_fleet(opened, inventory, passed, as_json=as_json)
         return

@@ -22,7 +22,7 @@ from edge.flash.board import Board
 from edge.flash.gate import Verdict, engine_bytes, install_engine, try_release
 from edge.flash.transfer import Reporter, Sent, bring, plan_transfer, wanted_files
 from edge.slots import layout
-from edge.slots.health import MIN_SPEED, Health
+from edge.slots.health import MAX_MEMORY, MIN_SPEED, Health
 from edge.slots.store import Slots
 from edge.units import MIB, format_bytes
 
@@ -33,13 +33,14 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class FlashOptions:
-    """`min_speed` is the share of the planned decode speed that must be reached, 0 to accept any.
-    `gate` off: hashes are verified, nothing is loaded.
+    """`min_speed` and `max_memory` are shares of what was planned, 0 to accept anything; `gate` off
+    verifies hashes and loads nothing.
     """
 
     wait_s: float = 0
     gate: bool = True
     min_speed: float = MIN_SPEED
+    max_memory: float = MAX_MEMORY
     drop_previous: bool = False
 
 
@@ -93,13 +94,14 @@ def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporte
         install_engine(board, bundle, reporter)
         if options.gate:
             reporter.stage("trying it")
-            gate(slots, bundle, try_release(board, bundle, options.min_speed, reporter), report)
+            verdict = try_release(board, bundle, options.min_speed, options.max_memory)
+            gate(slots, bundle, verdict, report)
         if report.previous != bundle.id:
             reporter.stage("switching")
             slots.activate(bundle.id)
             report.switched = True
             if options.gate:
-                confirm(board, slots, bundle, report, reporter)
+                confirm(board, slots, bundle, report)
     report.total_s = time.monotonic() - started_s
     return report
 
@@ -178,15 +180,13 @@ def gate(slots: Slots, bundle: Bundle, verdict: Verdict, report: FlashReport) ->
         )
 
 
-def confirm(
-    board: Board, slots: Slots, bundle: Bundle, report: FlashReport, reporter: Reporter
-) -> None:
+def confirm(board: Board, slots: Slots, bundle: Bundle, report: FlashReport) -> None:
     """Ask once more through `current`, as whatever runs on the board will find it; switch back
     when that fails.
     """
     try:
         current = slots.current()
-        verdict = try_release(board, bundle, 0, reporter, quick=True)
+        verdict = try_release(board, bundle, 0, 0, quick=True)
         failures = verdict.failures if current == bundle.id else ["current names something else"]
     except EdgeError as error:
         failures = [str(error)]

@@ -70,7 +70,7 @@ def install_engine(board: Board, bundle: Bundle, reporter: Reporter) -> None:
 
 
 def try_release(
-    board: Board, bundle: Bundle, min_speed: float, reporter: Reporter, *, quick: bool = False
+    board: Board, bundle: Bundle, min_speed: float, max_memory: float, *, quick: bool = False
 ) -> Verdict:
     """Load the release on the board and ask it the fixed question. `quick` goes through `current`,
     with few tokens and without reading every byte again.
@@ -100,7 +100,8 @@ def try_release(
             return Verdict(notes=["hashes were verified; this machine has no engine to load it"])
     elif bundle.plan.decode_tps is None:
         notes = ["the plan predicts no speed for this board, so that none was asked for"]
-    return Verdict(health, judge(health, bundle.plan, min_speed=min_speed), notes)
+    failures = judge(health, bundle.plan, min_speed=min_speed, max_memory=max_memory)
+    return Verdict(health, failures, notes)
 
 
 def find_edge(board: Board, bundle: Bundle) -> str | None:

@@ -131,9 +131,7 @@ class ShellFiles:
         # Absolute names: under an emulator that translates paths, relative ones may go astray.
         top = f"{self._root}/{folder}" if folder else self._root
         at = shlex.quote(top)
-        text = self.ask(
-            f"[ -d {at} ] || exit 0\nfind {at} {depth} -exec stat -c '%f %s %n' {{}} +"
-        )
+        text = self.ask(f"[ -d {at} ] || exit 0\nfind {at} {depth} -exec stat -c '%f %s %n' {{}} +")
         found = {}
         for line in text.splitlines():
             mode, _, rest = line.partition(" ")

@@ -102,6 +102,22 @@ def fleet_rows(runs: Sequence[Run]) -> tuple[tuple[str, ...], ...]:
     )
 
 
+def fleet_verdict(runs: Sequence[Run]) -> str:
+    """One sentence over several runs: the fastest and the smallest of them."""
+    labels, said = run_labels(runs), []
+    for figure, text, most, words in (
+        (decode_of, "{:,.1f} tokens/s", True, "decodes fastest"),
+        (memory_of, None, False, "needs the least memory"),
+    ):
+        known = [(value, i) for i, run in enumerate(runs) if (value := figure(run)) is not None]
+        if known:
+            value, i = max(known) if most else min(known)
+            shown = text.format(value) if text else format_bytes(int(value))
+            said.append(f"{labels[i]} {words} ({shown})")
+    what = " and ".join(said) or "no figure is common to them"
+    return f"Of {len(runs)} runs, {what}."
+
+
 def heat_shares(runs: Sequence[Run]) -> list[tuple[float | None, ...]]:
     """How good each cell of `fleet_rows` is, 1 for the best of its column; None where it was not
     measured. A rate is its share of the best; a time or size is the best's share of it.

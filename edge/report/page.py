@@ -30,6 +30,7 @@ from edge.report.figures import (
 from edge.report.fleet_charts import (
     COLUMNS,
     fleet_rows,
+    fleet_verdict,
     heat_shares,
     quality_against_size,
     side_by_side,
@@ -88,6 +89,7 @@ def render_page(
     page = template.render(
         css=markupsafe.Markup(_file("page.css")),
         title=page_title(runs),
+        fleet_verdict=fleet_verdict(runs),
         sections=sections,
         overview=drawn,
         overview_missing=missing,

@@ -227,7 +227,8 @@ def speed_windows(run: Run) -> dict[str, list[tuple[float, float]]]:
 def speed_over_time(run: Run) -> Chart | Missing:
     title = "Speed, temperature and clock over the run"
     windows = speed_windows(run)
-    drifts = [d for points in windows.values() if (d := drift([rate for _, rate in points]))]
+    found = [drift([rate for _, rate in points]) for points in windows.values()]
+    drifts = [change for change in found if change is not None]
     if not drifts:
         return Missing(title, "there are fewer than four spells of decoding of one kind")
     times = [t for points in windows.values() for t, _ in points]

@@ -19,13 +19,14 @@ from typing import Any
 
 from edge.errors import EdgeError, InputError
 from edge.types import Engine, GenerationConfig, LogitsEngine, Plan, Trace
+from edge.units import format_bytes
 
 PROMPT = "Say in one short sentence what you can do for me."
 MAX_TOKENS = 32
 #: Share of the planned decode speed that must be reached, and of the planned memory that may be
-#: used on top. Half: a board that is hot or busy is slower, a board that swaps is far slower.
+#: used. Half: a board that is hot or busy is slower, a board that swaps is far slower.
 MIN_SPEED = 0.5
-MEMORY_SLACK = 0.10
+MAX_MEMORY = 1.1
 #: Share of the host's choices that the board must make too, given the same text before them. Real
 #: kernels differ in the last bits and turn near ties; broken ones agree on almost nothing.
 MIN_AGREEMENT = 0.75
@@ -165,9 +166,15 @@ def reference_answer(bundle_path: Path) -> list[int] | None:
 
 
 def judge(
-    health: Health, plan: Plan | Mapping[str, Any], *, min_speed: float = MIN_SPEED
+    health: Health,
+    plan: Plan | Mapping[str, Any],
+    *,
+    min_speed: float = MIN_SPEED,
+    max_memory: float = MAX_MEMORY,
 ) -> list[str]:
-    """Everything that keeps a release from being used, in sentences; empty when it may be."""
+    """Everything that keeps a release from being used, in sentences; empty when it may be.
+    `min_speed` and `max_memory` are shares of what was planned; 0 asks for nothing.
+    """
     plan = plan if isinstance(plan, Plan) else Plan.from_dict(plan)
     if health.error is not None:
         return [health.error]
@@ -183,11 +190,11 @@ def judge(
             f"{health.decode_tps:.1f} tokens/s; {least_tps:.1f} is the least ({min_speed:.0%} of "
             f"the {plan.decode_tps:.1f} planned)"
         )
-    most = int(plan.peak_bytes * (1 + MEMORY_SLACK))
-    if health.peak_rss_bytes is not None and health.peak_rss_bytes > most:
+    most = int(plan.peak_bytes * max_memory)
+    if most and health.peak_rss_bytes is not None and health.peak_rss_bytes > most:
         failures.append(
-            f"it takes {health.peak_rss_bytes} bytes of memory; {most} is the most (the plan and "
-            f"{MEMORY_SLACK:.0%})"
+            f"it takes {format_bytes(health.peak_rss_bytes)} of memory; {format_bytes(most)} is "
+            f"the most ({max_memory:.0%} of the {format_bytes(plan.peak_bytes)} planned)"
         )
     return failures
 

@@ -81,7 +81,7 @@ def test_a_cut_last_line_is_noted_and_later_lines_survive(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 2}, "result schema 2"),
+        ({"schema": 3}, "result schema 3"),
         ({"kind": "other"}, "not an edgekit result"),
         ({"metrics": {"decode_tps": {"median": "fast"}}}, "is no figure"),
         ({"metrics": {"decode_tps": 3}}, "must be an object"),

@@ -25,7 +25,7 @@ PLANNED = replace(PLAN, decode_tps=20.0)
     [
         (GOOD, None),
         (replace(GOOD, decode_tps=9.9), "9.9 tokens/s; 10.0 is the least"),
-        (replace(GOOD, peak_rss_bytes=71 << 20), "bytes of memory"),
+        (replace(GOOD, peak_rss_bytes=71 << 20), "71.0 MiB of memory; 70.4 MiB is the most"),
         (replace(GOOD, peak_rss_bytes=70 << 20), None),
         (replace(GOOD, text="  \n", n_out=3), "answered nothing"),
         (replace(GOOD, n_out=0), "answered nothing"),

@@ -44,9 +44,7 @@ def converted(checkpoint: Path, cache: Path, recipe: str, n_ctx: int | None = No
     if not (home / target.MODEL_FILE).is_file():
         need_builder()
         partial = cache / f".{home.name}.{os.getpid()}"
-        target.convert_onnx(
-            checkpoint, partial, load_onnx_recipe(recipe), n_ctx=n_ctx, threads=1
-        )
+        target.convert_onnx(checkpoint, partial, load_onnx_recipe(recipe), n_ctx=n_ctx, threads=1)
         shutil.rmtree(home, ignore_errors=True)
         partial.rename(home)
     return home / target.MODEL_FILE

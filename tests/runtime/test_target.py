@@ -11,7 +11,7 @@ import pytest
 
 from edge.bundle import seal_bundle
 from edge.engines import open_engine
-from edge.engines.target import open_model
+from edge.engines.target import engine_of, open_model
 from edge.errors import (
     DoesNotFitError,
     EngineError,
@@ -19,10 +19,11 @@ from edge.errors import (
     UnsafeInputError,
     UnsupportedModelError,
 )
-from edge.types import GenerationConfig, Plan
+from edge.types import GenerationConfig, Message, Plan
 
 from . import tiny_gguf
 from .conftest import Models
+from .engine_models import CHAT_REPLY, ModelShelf
 
 pytestmark = pytest.mark.engine
 
@@ -76,6 +77,58 @@ def test_plain_file_gets_defaults(models: Models) -> None:
 def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         open_model(tmp_path / "absent")
+
+
+# ---- other formats ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["litert", "tflite"])
+def test_a_file_opens_in_the_engine_of_its_format(
+    model_shelf: ModelShelf, tmp_path: Path, engine: str
+) -> None:
+    source = model_shelf[engine].random
+    opened = open_model(source, n_threads=1)
+    assert opened.engine.describe().name == engine
+    opened.engine.close()
+    folder = tmp_path / "renamed"
+    shutil.copytree(source.parent, folder, ignore=shutil.ignore_patterns("*.litertlm", ".*"))
+    odd = Path(shutil.copy(source, folder / "model.bin"))
+    assert engine_of(odd) == engine, "the first bytes decide, not the name"
+
+
+def test_a_file_of_no_known_kind_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"\x08\x0a")
+    assert engine_of(path) == "onnx"
+    page = tmp_path / "model.litertlm.html"
+    page.write_bytes(b"<!doctype html><html>")
+    with pytest.raises(InputError, match="web page"):
+        open_model(page)
+
+
+@pytest.mark.parametrize("engine", ["litert", "tflite"])
+def test_a_bundle_of_another_format_opens_as_planned(
+    model_shelf: ModelShelf, tmp_path: Path, engine: str
+) -> None:
+    source = model_shelf[engine].scripted
+    folder = tmp_path / "b"
+    folder.mkdir()
+    name = f"model{source.suffix}"
+    shutil.copy(source, folder / name)
+    roles = {name: "model"}
+    if engine == "tflite":
+        for path in source.parent.glob("*.json"):
+            shutil.copy(path, folder / path.name)
+            roles[path.name] = "tokenizer"
+    plan = dataclasses.replace(PLAN, engine=engine, kv_type="f32")
+    manifest = {"model": {"name": "tiny"}, "plan": plan.to_dict(), "recipe": {"id": "f32"}}
+    seal_bundle(folder, manifest, roles, {})
+    opened = open_model(folder)
+    assert (opened.engine.describe().name, opened.engine.n_ctx) == (engine, 512)
+    tokens = opened.engine.render([Message("user", "hello")])
+    events = list(opened.engine.stream(tokens, GenerationConfig()))
+    assert "".join(event.text for event in events) == CHAT_REPLY
+    opened.engine.close()
 
 
 # ---- what passes the linter and not the engine --------------------------------------------------
@@ -133,8 +186,6 @@ def test_split_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_template_says_so(tmp_path: Path) -> None:
-    from edge.types import Message
-
     path = tiny_gguf.random_llama(tmp_path / "base.gguf", template=None)
     engine = open_engine("llama_cpp", path)
     with pytest.raises(UnsupportedModelError, match="template"):

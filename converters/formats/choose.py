@@ -1,0 +1,119 @@
+"""`auto`: the format that answers first on this board, among those that lose no more quality.
+
+An answer of `N_ANSWER` tokens to a prompt of the plan's length is timed with each format's plan.
+Formats whose recipe was measured to diverge from the source more than `MOST_DIVERGENCE` times what
+GGUF's Q4_0 does, on the same model and text, are not considered; nor is a gain below `MARGIN`, for
+which a GGUF is kept: it maps its weights, and everything reads it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.formats.plan import format_of_engine
+from converters.formats.table import GGUF
+from edge.errors import InputError
+from edge.types import Plan
+from edge.units import format_seconds
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the 3.10 backport has the same interface
+    import tomli as tomllib  # type: ignore[import-not-found]
+
+N_ANSWER = 64
+MOST_DIVERGENCE = 1.5
+MARGIN = 1.15
+_YARDSTICK = "q4_0"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of `measured.toml`: a recipe on one model. Speeds are of the machine that the file
+    names, None where they were not measured.
+    """
+
+    model: str
+    format: str
+    recipe: str
+    n_bytes: int
+    kld_mean: float
+    top1_agree: float
+    prefill_tps: float | None = None
+    decode_tps: float | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The plan taken, and why, in plain words."""
+
+    plan: Plan
+    reasons: tuple[str, ...]
+
+
+@functools.cache
+def measured_rows() -> tuple[Measured, ...]:
+    """All rows. Raises InputError for a file that is not what it should be."""
+    text = (Path(__file__).parent / "measured.toml").read_text(encoding="utf-8")
+    try:
+        return tuple(Measured(**row) for row in tomllib.loads(text).get("rows", ()))
+    except (tomllib.TOMLDecodeError, TypeError) as error:
+        raise InputError(f"measured.toml: {error}") from None
+
+
+def divergence_ratio(recipe: str, rows: tuple[Measured, ...] | None = None) -> float | None:
+    """How many times Q4_0's divergence a recipe has: the worst over the models on which both were
+    measured; None where that is none.
+    """
+    rows = measured_rows() if rows is None else rows
+    found = {row.model: row.kld_mean for row in rows if row.recipe == recipe}
+    yard = {row.model: row.kld_mean for row in rows if row.recipe == _YARDSTICK}
+    ratios = [found[model] / yard[model] for model in found if yard.get(model)]
+    return max(ratios, default=None)
+
+
+def answer_seconds(plan: Plan, n_prompt: int) -> float | None:
+    """Prefill of the prompt and decode of an answer; None where the plan knows no speed."""
+    if not plan.prefill_tps or not plan.decode_tps:
+        return None
+    return n_prompt / plan.prefill_tps + N_ANSWER / plan.decode_tps
+
+
+def choose_format(plans: Mapping[str, Plan], n_prompt: int, refused: Mapping[str, str]) -> Choice:
+    """One of `plans` (by format; GGUF is among them). `refused` are the formats that cannot be
+    made for the board, and why.
+    """
+    base = plans[GGUF]
+    reasons = [f"{name} is out: {why}" for name, why in refused.items()]
+    base_s = answer_seconds(base, n_prompt)
+    question = f"a prompt of {n_prompt} tokens answered with {N_ANSWER}"
+    if base_s is None:
+        return Choice(base, (*reasons, "gguf: no speed is known for this board to compare by"))
+    best, best_s = base, base_s
+    for name, plan in plans.items():
+        seconds, ratio = answer_seconds(plan, n_prompt), divergence_ratio(plan.recipe)
+        if name == GGUF or seconds is None:
+            continue
+        if ratio is None or ratio > MOST_DIVERGENCE:
+            said = "was not measured" if ratio is None else f"is {ratio:.1f} times Q4_0's"
+            reasons.append(f"{name} is out: the divergence of {plan.recipe} {said}")
+        elif seconds < best_s:
+            best, best_s = plan, seconds
+    name = format_of_engine(best.engine).id
+    if best is base or base_s / best_s < MARGIN:
+        others = min(
+            (s for n, p in plans.items() if n != GGUF and (s := answer_seconds(p, n_prompt))),
+            default=None,
+        )
+        against = f", the next format in {format_seconds(others)}" if others else ""
+        return Choice(base, (*reasons, f"gguf: {question} in {format_seconds(base_s)}{against}"))
+    ratio = divergence_ratio(best.recipe)
+    reasons.append(
+        f"{name}: {question} in {format_seconds(best_s)} instead of {format_seconds(base_s)} with "
+        f"gguf; divergence {ratio:.2f} times Q4_0's where both were measured"
+    )
+    return Choice(best, tuple(reasons))

@@ -1,0 +1,108 @@
+"""`edge race` on a host: as on a board, and a MODEL is built in every format first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from converters.build import BuildRequest, build
+from converters.build_jobs import plan_any
+from converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
+from converters.plan import PlanOptions
+from converters.plan_command import load_devices
+from converters.plan_learned import Learned
+from converters.progress import TerminalReporter
+from converters.source.resolve import open_model
+from converters.source.spec import ModelSpec
+from device_profiles.catalog import THIS_MACHINE
+from device_profiles.profile import DeviceProfile
+from edge.bundle import MANIFEST, Bundle, open_bundle
+from edge.engines import ENGINES, is_installed
+from edge.errors import EdgeError, UsageError
+from edge.race.command import hold_race, race_options
+from edge.units import printable
+from edge.verified import cache_directory
+
+
+@click.command(name="race")
+@click.argument("models", nargs=-1, required=True, metavar="BUNDLE… | MODEL")
+@click.option("-d", "--device", help="With MODEL: only this-machine can race here.")
+@click.option(
+    "--format", "formats", default=",".join(FORMATS), show_default=True,
+    help="With MODEL: the formats that race.",
+)  # fmt: skip
+@click.option(
+    "--recipe", "gguf_recipe", default="q4_0", show_default=True,
+    help="With MODEL: recipe of the GGUF; the other formats take their own 4-bit recipe.",
+)  # fmt: skip
+@race_options
+def race_command(
+    models: tuple[str, ...], device: str | None, formats: str, gguf_recipe: str, **options: Any
+) -> None:
+    """Measure bundles of one model in turns: which engine and how many threads win here, and for
+    which prompts. Given a MODEL (directory, hub id, .gguf, `sample`), what is missing is built
+    first, once, and kept in the cache.
+
+    Each engine runs in a process of its own. The results are stored, and `edge plan` uses them.
+    """
+    if device not in (None, THIS_MACHINE):
+        raise UsageError(
+            f"{device} cannot race here: a race measures the machine that it runs on",
+            next_step="build the bundles (edge build --format …), bring them to the board (edge "
+            "flash), and run edge race there",
+        )
+    if all((Path(name) / MANIFEST).is_file() for name in models):
+        hold_race([open_bundle(name) for name in models], **options)
+        return
+    if len(models) > 1:
+        raise UsageError("give bundles, or one MODEL", next_step="edge race --help")
+    hold_race(build_entrants(models[0], formats, gguf_recipe, quiet=options["as_json"]), **options)
+
+
+def build_entrants(model: str, formats: str, gguf_recipe: str, *, quiet: bool) -> list[Bundle]:
+    """One bundle per format that this machine can run, from the cache or built now. Formats that
+    cannot be made are named and left out.
+
+    Raises UsageError when nothing is left to race.
+    """
+    with TerminalReporter(quiet=quiet) as reporter:
+        reporter.stage(f"reading {printable(model)}")
+        spec = open_model(model, progress=reporter.progress)
+        (device,) = load_devices([THIS_MACHINE])
+        bundles = []
+        for name in parse_formats(formats):
+            if name == AUTO:
+                raise UsageError("a race is what decides: name formats instead of auto")
+            options = PlanOptions(recipe=gguf_recipe if name == GGUF else None)
+            engine = FORMATS[name].engine
+            try:
+                if not is_installed(engine):
+                    raise UsageError(f"{engine} is not installed: {ENGINES[engine].pip_line}")
+                bundles.append(entrant_bundle(spec, device, name, options, reporter))
+            except EdgeError as error:
+                reporter.stage(f"{name} stays out: {error}")
+    if not bundles:
+        raise UsageError("no format of this model can race here", next_step="edge build --help")
+    return bundles
+
+
+def entrant_bundle(
+    spec: ModelSpec,
+    device: DeviceProfile,
+    format_id: str,
+    options: PlanOptions,
+    reporter: TerminalReporter,
+) -> Bundle:
+    """A bundle for this machine: the one in the cache if it is of this source and recipe."""
+    plan = plan_any(spec, device, format_id, options, Learned(()))
+    folder = cache_directory() / "race" / spec.source.fingerprint[:16]
+    path = folder / f"{format_id}-{plan.recipe}-{plan.n_ctx}"
+    try:
+        return open_bundle(path)
+    except EdgeError:
+        folder.mkdir(parents=True, exist_ok=True)
+    request = BuildRequest(spec, (device,), path, options, overwrite=True, formats=(format_id,))
+    (built,) = build(request, reporter)
+    return built.bundle

@@ -1,0 +1,242 @@
+"""Runs against a first one: ratios with intervals, and when there is nothing to see, saying so.
+
+Tests are paired by what was run (kind, prompt, depth, tokens generated). A figure's ratio is the
+geometric mean of its tests' ratios of medians. The interval is the 2.5 to 97.5 % range of a seeded
+bootstrap (Efron and Tibshirani 1993, chapters 13 and 16) that draws, with replacement, first the runs
+of a side and then their repetitions: several runs of one set-up tell what one run cannot, how much
+changes between runs.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edge.bench.metrics import quantile
+from edge.errors import InputError
+from edge.report.figures import Record, Run, machine_key, machine_name
+from edge.units import printable
+
+SEED = 20260101
+N_DRAWS = 2000
+# Below this many repetitions a bootstrap says nothing.
+MIN_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that runs are compared by: its name on the command line, where it is stored."""
+
+    name: str
+    kind: str
+    metric: str
+    more_is_better: bool
+    label: str
+
+
+FIGURES = (
+    Figure("decode", "decode", "decode_tps", True, "decode, tokens/s"),
+    Figure("prefill", "prefill", "prefill_tps", True, "prefill, tokens/s"),
+    Figure("ttft", "end-to-end", "ttft_s", False, "time to first token"),
+    Figure("answer", "end-to-end", "end_to_end_s", False, "whole answer"),
+    Figure("latency", "inference", "latency_s", False, "latency per inference"),
+    Figure("load", "load", "load_s", False, "load"),
+    Figure("memory", "", "peak_anon_bytes", False, "anonymous memory"),
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One set-up: the runs of it, newest last, under one label."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def head(self) -> Record:
+        return self.runs[-1].head
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """`figure` of one side over that of the first. `low` and `high` are None without enough
+    repetitions; `n` repetitions on the two sides.
+    """
+
+    figure: Figure
+    value: float
+    low: float | None
+    high: float | None
+    n: tuple[int, int]
+    n_tests: int
+
+    @property
+    def seen(self) -> bool | None:
+        """Whether there is a difference: the interval leaves out 1. None without an interval."""
+        if self.low is None or self.high is None:
+            return None
+        return not self.low <= 1 <= self.high
+
+    @property
+    def verdict(self) -> str:
+        if self.seen is None:
+            return "too few repetitions to tell"
+        if not self.seen:
+            return "no difference seen"
+        better = (self.value > 1) == self.figure.more_is_better
+        return "better" if better else "worse"
+
+
+# ---- what is alike -------------------------------------------------------------------------------
+
+
+def dimensions(run: Run) -> dict[str, Any]:
+    """What a run is of, by the dimensions in which two runs may differ."""
+    head = run.head
+    artifact, engine, settings = head["artifact"], head["engine"], head["settings"]
+    prompts = {
+        test_key(record): record["test"].get("prompt_sha256")
+        for record in run.records
+        if record["test"].get("prompt_sha256")
+    }
+    return {
+        "machine": machine_key(head),
+        "artifact": (artifact.get("sha256") or (artifact.get("name"), artifact.get("n_bytes"))),
+        "engine": (engine.get("name"), engine.get("version"), engine.get("build")),
+        "settings": tuple(
+            settings.get(key) for key in ("n_ctx", "n_threads", "n_batch", "kv_type")
+        ),
+        "prompts": prompts,
+        "tool": (head.get("imported") or {}).get("tool"),
+    }
+
+
+def shown(run: Run, dimension: str) -> str:
+    head = run.head
+    engine, settings = head["engine"], head["settings"]
+    text = {
+        "machine": machine_name(run),
+        "artifact": f"{head['artifact'].get('name')} {engine.get('quant')}",
+        "engine": f"{engine.get('name')} {engine.get('version')}",
+        "settings": f"context {settings.get('n_ctx')}, {settings.get('n_threads')} threads, "
+        f"batch {settings.get('n_batch')}, KV {settings.get('kv_type')}",
+        "prompts": "its own prompts",
+        "tool": (head.get("imported") or {}).get("tool") or "edge bench",
+    }[dimension]
+    return printable(str(text), 80)
+
+
+def differences(a: Run, b: Run) -> list[str]:
+    """The dimensions in which two runs differ."""
+    one, two = dimensions(a), dimensions(b)
+    found = [key for key in ("machine", "artifact", "engine", "tool") if one[key] != two[key]]
+    settings = [one["settings"], two["settings"]]
+    if "machine" in found:  # another board has other cores: its threads follow from it
+        settings = [(values[0], *values[2:]) for values in settings]
+    if settings[0] != settings[1]:
+        found.append("settings")
+    common = one["prompts"].keys() & two["prompts"].keys()
+    if any(one["prompts"][key] != two["prompts"][key] for key in common):
+        found.append("prompts")
+    return found
+
+
+def check_alike(first: Side, other: Side) -> None:
+    """Raise InputError when two sides differ in more than one dimension, or were asked different
+    things: their ratio would mix causes.
+    """
+    found = differences(first.runs[-1], other.runs[-1])
+    if len(found) <= 1 and "prompts" not in found:
+        return
+    said = "; ".join(
+        f"{name}: {shown(first.runs[-1], name)} against {shown(other.runs[-1], name)}"
+        for name in found
+    )
+    raise InputError(
+        f"these runs differ in {' and '.join(found)}, so a ratio would have no one cause ({said})",
+        next_step="--unlike compares them all the same",
+    )
+
+
+# ---- ratios --------------------------------------------------------------------------------------
+
+TestKey = tuple[Any, ...]
+
+
+def test_key(record: Record) -> TestKey:
+    """What makes two tests one: kind and exact sizes, and what goes into a network."""
+    test = record["test"]
+    label = test.get("label") if test.get("kind") == "inference" else None
+    return (
+        *(test.get(key) for key in ("kind", "n_prompt", "n_depth", "n_gen", "page_cache")),
+        label,
+    )
+
+
+def samples(side: Side, figure: Figure) -> dict[TestKey, list[list[float]]]:
+    """Test → per run its repetitions of a figure. Without stored repetitions (imported results)
+    the median stands alone.
+    """
+    found: dict[TestKey, list[list[float]]] = {}
+    for run in side.runs:
+        for record in run.records:
+            if figure.kind and record["test"].get("kind") != figure.kind:
+                continue
+            values = repetitions(record, figure.metric)
+            if values:
+                found.setdefault(test_key(record), []).append(values)
+    return found
+
+
+def repetitions(record: Record, metric: str) -> list[float]:
+    """Positive repetitions of one figure, or its median where they are not stored."""
+    stored = record.get("figures") or []
+    values = [figures.get(metric) for figures in stored if isinstance(figures, Mapping)]
+    known = [float(v) for v in values if isinstance(v, (int, float)) and v > 0]
+    if known:
+        return known
+    figure = record["metrics"].get(metric) or {}
+    median = figure.get("median")
+    return [float(median)] if isinstance(median, (int, float)) and median > 0 else []
+
+
+def ratio(first: Side, other: Side, figure: Figure, *, n_draws: int = N_DRAWS) -> Ratio | None:
+    """One figure's ratio, None where the sides have no test of it in common."""
+    a, b = samples(first, figure), samples(other, figure)
+    pairs = [(a[key], b[key]) for key in a if key in b]
+    if not pairs:
+        return None
+    value = _mean_ratio([(_pooled(x), _pooled(y)) for x, y in pairs])
+    n = (min(len(_pooled(x)) for x, _ in pairs), min(len(_pooled(y)) for _, y in pairs))
+    low = high = None
+    if min(n) >= MIN_REPEATS:
+        draw = random.Random(SEED)
+        drawn = [
+            _mean_ratio([(_resampled(x, draw), _resampled(y, draw)) for x, y in pairs])
+            for _ in range(n_draws)
+        ]
+        low, high = quantile(drawn, 0.025), quantile(drawn, 0.975)
+    return Ratio(figure, value, low, high, n, len(pairs))
+
+
+def _pooled(runs: Sequence[Sequence[float]]) -> list[float]:
+    return [value for run in runs for value in run]
+
+
+def _resampled(runs: Sequence[Sequence[float]], draw: random.Random) -> list[float]:
+    chosen = draw.choices(runs, k=len(runs)) if len(runs) > 1 else runs
+    return [value for run in chosen for value in draw.choices(run, k=len(run))]
+
+
+def _mean_ratio(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
+    logs = [math.log(statistics.median(b) / statistics.median(a)) for a, b in pairs]
+    return math.exp(statistics.fmean(logs))
+
+
+def compare(first: Side, other: Side) -> list[Ratio]:
+    """All figures that both sides have, in the order of FIGURES."""
+    return [found for figure in FIGURES if (found := ratio(first, other, figure)) is not None]

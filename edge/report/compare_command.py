@@ -1,0 +1,159 @@
+"""`edge compare`: boards, engines, recipes or versions against a first one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from edge.bench.store import read_results
+from edge.errors import InputError, UsageError
+from edge.report.compare import Ratio, Side, check_alike, compare, differences
+from edge.report.figures import Run, group_runs, run_labels
+from edge.report.fleet_charts import COLUMNS, fleet_rows, heat_shares
+from edge.report.gate import parse_gate
+from edge.report.terminal import aligned
+from edge.units import printable
+
+_FAILED = 1
+
+
+@click.command("compare")
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--unlike", is_flag=True, help="Compare runs that differ in more than one thing.")
+@click.option(
+    "--fail-if", "conditions", multiple=True, metavar="COND",
+    help="Leave with 1 when it holds: 'decode<0.95x', 'memory>1.1x'. Repeatable.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Ratios as JSON.")
+@click.pass_context
+def compare_command(
+    ctx: click.Context,
+    results: tuple[Path, ...],
+    unlike: bool,
+    conditions: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Compare result files with the first of them, each by its newest set-up.
+
+    All runs of that set-up in a file count. A ratio has a 95 % interval; one that holds 1 is "no
+    difference seen". A single file is shown as a fleet: every run, and how near it is to the best.
+    """
+    gates = [parse_gate(text) for text in conditions]
+    if len(results) == 1:
+        if gates:
+            raise UsageError("--fail-if needs two result files", next_step="edge compare A B")
+        runs = group_runs(read_results(results).records)
+        if not runs:
+            raise InputError(f"there is no result in {results[0]}")
+        click.echo(json.dumps(fleet_data(runs)) if as_json else "\n".join(fleet_lines(runs)))
+        return
+    sides = read_sides(results)
+    if not unlike:
+        for side in sides[1:]:
+            check_alike(sides[0], side)
+    found = [(side, compare(sides[0], side)) for side in sides[1:]]
+    if not any(ratios for _, ratios in found):
+        raise InputError(
+            "the runs have no test in common",
+            next_step="measure both with the same edge bench command",
+        )
+    failed = [(side, gate) for side, ratios in found for gate in gates if gate.fails(ratios)]
+    if as_json:
+        click.echo(json.dumps([pair_data(sides[0], side, ratios) for side, ratios in found]))
+    else:
+        click.echo("\n".join(pair_lines(sides, found)))
+    for side, gate in failed:
+        click.echo(f"failed: {gate.text} holds for {printable(side.label)}", err=True)
+    if failed:
+        ctx.exit(_FAILED)
+
+
+def read_sides(paths: Sequence[Path]) -> list[Side]:
+    """One side per file: its newest run and all others of the same set-up. Raises InputError."""
+    chosen = []
+    for path in paths:
+        runs = group_runs(read_results([path]).records)
+        if not runs:
+            raise InputError(f"there is no result in {path}", next_step="edge bench BUNDLE -o FILE")
+        newest = runs[-1]
+        chosen.append([run for run in runs if not differences(newest, run)])
+    labels = run_labels([runs[-1] for runs in chosen])
+    return [Side(label, tuple(runs)) for label, runs in zip(labels, chosen, strict=True)]
+
+
+def pair_lines(sides: Sequence[Side], found: Sequence[tuple[Side, list[Ratio]]]) -> list[str]:
+    first = sides[0]
+    lines = [f"against {printable(first.label)} ({counted(first)})"]
+    for side, ratios in found:
+        lines += ["", f"{printable(side.label)} ({counted(side)})"]
+        rows = [("", "ratio", "95 % interval", "", "tests")]
+        rows += [
+            (r.figure.label, f"{r.value:.3f}x", interval(r), r.verdict, str(r.n_tests))
+            for r in ratios
+        ]
+        lines += aligned(rows) if ratios else ["  no test in common"]
+    if all(len(side.runs) == 1 for side in sides):
+        lines += ["", "one run each: what changes between runs (heat, other load) is not in it"]
+    return lines
+
+
+def counted(side: Side) -> str:
+    n = len(side.runs)
+    return f"{n} run{'s' if n > 1 else ''}"
+
+
+def interval(found: Ratio) -> str:
+    if found.low is None or found.high is None:
+        return "–"
+    return f"{found.low:.3f}–{found.high:.3f}"
+
+
+def pair_data(first: Side, side: Side, ratios: Sequence[Ratio]) -> dict[str, object]:
+    return {
+        "first": first.label,
+        "other": side.label,
+        "runs": [len(first.runs), len(side.runs)],
+        "ratios": {
+            r.figure.name: {
+                "ratio": r.value,
+                "low": r.low,
+                "high": r.high,
+                "seen": r.seen,
+                "verdict": r.verdict,
+                "repetitions": list(r.n),
+            }
+            for r in ratios
+        },
+    }
+
+
+def fleet_lines(runs: Sequence[Run]) -> list[str]:
+    """Every run with its figures, and each figure's share of the best as a bar of four steps."""
+    rows = [("run", *(heading for heading, _, _, _ in COLUMNS))]
+    for cells, shares in zip(fleet_rows(runs), heat_shares(runs), strict=True):
+        marked = [
+            f"{cell} {bar(share)}".rstrip() for cell, share in zip(cells[1:], shares, strict=True)
+        ]
+        rows.append((printable(cells[0], 60), *marked))
+    return [*aligned(rows), "", "  a full bar is the best of its column"]
+
+
+def bar(share: float | None) -> str:
+    if share is None:
+        return ""
+    full = max(0, min(4, round(share * 4)))
+    return "█" * full + "·" * (4 - full)
+
+
+def fleet_data(runs: Sequence[Run]) -> list[dict[str, object]]:
+    return [
+        {
+            "run_id": run.run_id,
+            "label": label,
+            **{heading: figure(run) for heading, figure, _, _ in COLUMNS},
+        }
+        for label, run in zip(run_labels(runs), runs, strict=True)
+    ]

@@ -1,0 +1,94 @@
+"""Wheels for a board's Python: fetched by pip, kept with their hashes, checked when used again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from converters.board_engine.wheel_file import wheel_name, write_wheel
+from converters.offline.target import BoardPython
+from converters.offline.wheelhouse import describe, fetch_wheels, load_wheelhouse
+from edge.errors import EngineMissingError, InputError
+
+BOARD = BoardPython((3, 11), (2, 36))
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
+    (tmp_path / "links").mkdir()
+
+
+def make_wheel(folder: Path, name: str, tag: str, extra: str = "") -> Path:
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nLicense: MIT\n{extra}"
+    path = folder / wheel_name(name, "1.0", tag)
+    path.write_bytes(write_wheel(name, "1.0", tag, metadata, {f"{name}.py": b"x = 1\n"}))
+    return path
+
+
+def test_a_wheel_and_what_it_requires(tmp_path: Path) -> None:
+    native = make_wheel(tmp_path / "links", "fast", "cp311-cp311-manylinux_2_28_aarch64")
+    make_wheel(tmp_path / "links", "fast", "cp311-cp311-manylinux_2_28_x86_64")
+    make_wheel(tmp_path / "links", "fast", "cp310-cp310-manylinux_2_28_aarch64")
+    local = make_wheel(tmp_path, "engine", "py3-none-manylinux_2_34_aarch64", "Requires-Dist: fast")
+    said: list[str] = []
+    wheels = fetch_wheels(["engine==1.0"], [local], BOARD, said.append)
+    assert {wheel.path.name for wheel in wheels} == {local.name, native.name}
+    assert [wheel.license for wheel in wheels] == ["MIT", "MIT"]
+    assert said
+
+    # Again: from the cache, with the index gone.
+    native.unlink()
+    said.clear()
+    assert fetch_wheels(["engine==1.0"], [local], BOARD, said.append) == wheels
+    assert not said
+
+
+def test_a_damaged_wheelhouse_is_fetched_again(tmp_path: Path) -> None:
+    make_wheel(tmp_path / "links", "fast", "py3-none-any")
+    wheel = fetch_wheels(["fast"], [], BOARD, print)[0]
+    wheel.path.write_bytes(b"PK")
+    assert load_wheelhouse(wheel.path.parent) is None
+    assert fetch_wheels(["fast"], [], BOARD, print) == [wheel]
+    assert wheel.path.stat().st_size > 100
+    record = json.loads((wheel.path.parent / "wheelhouse.json").read_text())
+    assert record[0]["sha256"] == wheel.sha256
+
+
+@pytest.mark.parametrize(
+    "tag",
+    ["py3-none-manylinux_2_38_aarch64", "cp312-cp312-manylinux_2_17_aarch64", "py3-none-win_arm64"],
+)
+def test_no_wheel_for_the_board(tmp_path: Path, tag: str) -> None:
+    make_wheel(tmp_path / "links", "fast", tag)
+    with pytest.raises(EngineMissingError, match="fast") as caught:
+        fetch_wheels(["fast"], [], BOARD, print)
+    assert caught.value.next_step
+    assert not list((tmp_path / "cache/wheelhouse").glob("[!.]*"))
+
+
+def test_what_is_no_wheel(tmp_path: Path) -> None:
+    path = tmp_path / "x-1-py3-none-any.whl"
+    path.write_bytes(b"not a zip")
+    with pytest.raises(InputError, match="is not a wheel"):
+        describe(path)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "license"),
+    [
+        ("License-Expression: BSD-3-Clause\n", "BSD-3-Clause"),
+        ("License: Apache 2.0\n", "Apache 2.0"),
+        ("Classifier: License :: OSI Approved :: MIT License\n", "MIT License"),
+        ("", "see the wheel"),
+    ],
+)
+def test_declared_licences(tmp_path: Path, metadata: str, license: str) -> None:
+    path = tmp_path / "x-1-py3-none-any.whl"
+    text = f"Metadata-Version: 2.4\nName: x\nVersion: 1\n{metadata}"
+    path.write_bytes(write_wheel("x", "1", "py3-none-any", text, {}))
+    assert describe(path).license == license

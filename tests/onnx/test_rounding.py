@@ -1,0 +1,88 @@
+"""Blocks of 4 and 8 bits: exact layout, least error, no surprise at the edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from converters.onnx_recipe import list_onnx_recipes, load_onnx_recipe, parse_onnx_recipe
+from converters.onnx_worker.rounding import dequantize, quantize
+from edge.errors import InputError, UsageError
+
+
+def weights(rows: int, columns: int, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_t(5, (rows, columns)) * 0.02).astype(np.float32)
+
+
+def relative(got: np.ndarray, want: np.ndarray) -> float:
+    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_search_never_does_worse_than_the_extremes(symmetric: bool) -> None:
+    w = weights(64, 256)
+    plain = quantize(w, bits=4, block=32, symmetric=symmetric, search=False)
+    better = quantize(w, bits=4, block=32, symmetric=symmetric, search=True)
+    blocks = (64, 8, 32)
+    error = [((dequantize(b) - w).reshape(blocks) ** 2).sum(-1) for b in (plain, better)]
+    assert (error[1] <= error[0] * (1 + 1e-5)).all()
+    assert error[1].sum() < 0.97 * error[0].sum()
+    assert plain.nbytes == better.nbytes
+
+
+def test_layout_is_low_half_first() -> None:
+    w = np.zeros((1, 32), np.float32)
+    w[0, :3] = (-0.8, 0.7, 0.1)  # symmetric: scale 0.1, middle 8
+    found = quantize(w, bits=4, block=32, symmetric=True, search=False)
+    assert found.codes.shape == (1, 1, 16) and found.zeros is None
+    assert list(found.codes[0, 0, :2]) == [0 | 15 << 4, 9 | 8 << 4]
+
+
+@given(
+    st.integers(1, 5), st.integers(1, 100), st.sampled_from([4, 8]),
+    st.sampled_from([16, 32, 64]), st.booleans(), st.booleans(), st.integers(0, 99),
+)  # fmt: skip
+def test_every_shape_comes_back(
+    rows: int, columns: int, bits: int, block: int, symmetric: bool, search: bool, seed: int
+) -> None:
+    w = weights(rows, columns, seed)
+    found = quantize(w, bits=bits, block=block, symmetric=symmetric, search=search)
+    back = dequantize(found)
+    assert back.shape == w.shape and np.isfinite(back).all()
+    step = np.abs(found.scales.astype(np.float32)).max()
+    assert np.abs(back - w).max() <= 4 * step + 1e-6
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9, 3.0, -3.0, 1e5])
+def test_constant_blocks(value: float) -> None:
+    w = np.full((2, 32), value, np.float32)
+    for symmetric in (True, False):
+        back = dequantize(quantize(w, bits=4, block=32, symmetric=symmetric, search=True))
+        assert np.allclose(back, w, rtol=2e-3, atol=1e-4)
+
+
+def test_importance_moves_the_error_to_columns_that_matter_less() -> None:
+    w, weigh = weights(64, 128), np.ones(128, np.float32)
+    weigh[::4] = 100
+    plain = dequantize(quantize(w, bits=4, block=32, symmetric=False, search=True))
+    moved = dequantize(
+        quantize(w, bits=4, block=32, symmetric=False, search=True, importance=weigh)
+    )
+    assert relative(moved[:, ::4], w[:, ::4]) < relative(plain[:, ::4], w[:, ::4])
+
+
+def test_recipes_are_data_that_is_checked() -> None:
+    assert [r.id for r in list_onnx_recipes()] == [
+        "onnx_f32", "onnx_int8", "onnx_int4_best", "onnx_int4_b32", "onnx_int4_rtn",
+    ]  # fmt: skip
+    assert load_onnx_recipe("INT4-B32").default.bpw == 4.625
+    with pytest.raises(UsageError, match="onnx_int4_best"):
+        load_onnx_recipe("onnx_int4_bset")
+    with pytest.raises(InputError, match="bits"):
+        parse_onnx_recipe('id = "x"\nbits = 5', "x")
+    with pytest.raises(InputError, match="search"):
+        parse_onnx_recipe('id = "x"\nbits = 4\nserach = true', "x")
+    rules = 'id = "x"\nbits = 4\n[[rules]]\nmatch = "*/down_proj/MatMul"\nbits = 8'
+    assert parse_onnx_recipe(rules, "x").rules[0][1].bits == 8

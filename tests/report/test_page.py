@@ -1,0 +1,197 @@
+"""The page as text: what it says, what it escapes, what it leaves out and how large it may get."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from edge.bench.store import read_results
+from edge.bench.workloads import Test as BenchTest
+from edge.errors import EngineMissingError
+from edge.report.chart import Chart, Missing, thin
+from edge.report.command import report
+from edge.report.figures import group_runs, run_labels
+from edge.report.page import render_page
+from edge.report.run_charts import decode_against_depth, memory_over_time, run_charts
+from tests.report.stored import PI5, plan, records, request, run_of, some_runs, stored
+
+HOSTILE = "</title><script>fetch('http://x.invalid')</script><img src=x onerror=alert(1)> $\\frac{"
+CARD = {"texts": [{"name": "held-out", "kld_mean": 0.012, "kld_mean_stderr": 0.001}]}
+
+
+def page_of(path: Path, **options: Any) -> str:
+    found = read_results([path])
+    return render_page(found.records, found.notes, **options)
+
+
+def test_the_page_says_what_was_measured_and_what_was_not(tmp_path: Path) -> None:
+    page = page_of(stored(tmp_path))
+    assert "qwen3-0.6b (Q4_K - Medium) answers a 200-token question" in page
+    assert "memory is no limit (41.0 MiB of 7.87 GiB)" in page
+    assert page.count('role="img"') == 7
+    assert "Quality against size: no bundle here carries a quality card" in page
+    assert "drift: a little (end-to-end 64+32)" in page
+    assert "figures of 6 tests derived again, all equal" in page
+
+
+def test_the_page_loads_nothing(tmp_path: Path) -> None:
+    page = page_of(stored(tmp_path))
+    assert "<script" not in page and "default-src 'none'" in page
+    links = set(re.findall(r"""(?:href|src)=["']([^"']*)""", page))
+    assert all(link.startswith("#") or link == "data:," for link in links), links
+    assert "@import" not in page and "url(http" not in page
+    assert len(page.encode()) < 2_000_000
+
+
+def test_ids_are_unique_and_every_picture_is_named(tmp_path: Path) -> None:
+    first, second = records(time="2026-01-01T00:00:00"), records(time="2026-01-02T00:00:00")
+    page = page_of(stored(tmp_path, first, second))
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    for names in re.findall(r'aria-labelledby="([^"]+)"', page):
+        assert set(names.split()) <= set(ids)
+    for target in re.findall(r'(?:href="#|url\(#)([^")]+)', page):
+        assert target in ids
+
+
+@pytest.mark.parametrize("where", ["name", "quant", "engine", "model", "flag"])
+def test_hostile_text_stays_text(tmp_path: Path, where: str) -> None:
+    machine = {**PI5, "model": HOSTILE} if where == "model" else PI5
+    run = records(
+        machine=machine,
+        **{key: HOSTILE for key in ("name", "quant", "engine") if key == where},  # type: ignore[arg-type]
+    )
+    if where == "flag":
+        run[0]["flags"] = [HOSTILE]
+    other = records(time="2026-01-02T00:00:00", quality=CARD)
+    page = page_of(stored(tmp_path, run, other))
+    assert "<script" not in page and "<img" not in page
+    assert "&lt;script" in page
+
+
+def test_hostile_escapes_and_surrogates_can_be_written(tmp_path: Path) -> None:
+    page = page_of(stored(tmp_path, records(name="\ud800\x1b[2J\u202e x")))
+    assert "\x1b" not in page and "\u202e" not in page
+    page.encode()
+
+
+def test_one_repetition_shows_no_interval(tmp_path: Path) -> None:
+    path = stored(tmp_path, records(some_runs(repeats=1)))
+    run = group_runs(read_results([path]).records)[0]
+    chart = decode_against_depth(run)
+    assert isinstance(chart, Chart)
+    series = chart.panels[0].series[0]  # type: ignore[union-attr]
+    assert series.low == (None, None) and series.high == (None, None)
+    assert chart.note == "One repetition: there is no interval to show."
+    assert "<small>" not in page_of(path)
+
+
+def test_zero_repetitions_are_a_dash(tmp_path: Path) -> None:
+    path = stored(tmp_path, records([run_of(BenchTest("decode", 0, 0, 32), [])]))
+    run = group_runs(read_results([path]).records)[0]
+    assert all(isinstance(chart, Missing) for chart in run_charts(run)[:4])
+    page = page_of(path)
+    assert "not enough was measured for a verdict" in page and "<dd>–</dd>" in page
+
+
+def test_two_boards_under_one_name_are_kept_apart(tmp_path: Path) -> None:
+    one = records(run_id="same", time="2026-01-01T00:00:00")
+    two = records(run_id="same", time="2026-01-01T00:00:00", machine={**PI5, "ram_bytes": 2**32})
+    path = stored(tmp_path, one, two)
+    runs = group_runs(read_results([path]).records)
+    assert len(runs) == 2 and len(set(run_labels(runs))) == 2
+    page = page_of(path)
+    assert "2 different machines are called" in page and "4.00 GiB" in page
+
+
+def test_a_plan_for_another_board_is_not_compared(tmp_path: Path) -> None:
+    other = records(subject_plan=plan(device="jetson-orin-nano-8gb"))
+    page = page_of(stored(tmp_path, other))
+    assert "the plan was made for jetson-orin-nano-8gb, not this machine" in page
+
+
+def test_quality_cards_and_engines_stand_side_by_side(tmp_path: Path) -> None:
+    path = stored(
+        tmp_path,
+        records(quality=CARD, time="2026-01-01T00:00:00", n_bytes=400 * 2**20),
+        records(engine="litert", quant="int4", time="2026-01-02T00:00:00"),
+    )
+    page = page_of(path)
+    assert "Nearest to its source is q4_k_m" in page and "Side by side" in page
+    assert "qwen3-0.6b, int4" in page and "Of 2 runs, " in page
+
+
+def test_the_budget_is_drawn_and_counted(tmp_path: Path) -> None:
+    page = page_of(stored(tmp_path), within_s=2.3)
+    assert re.search(r"\d of 5 met the budget of 2.30 s", page)
+
+
+def test_a_limit_near_the_data_is_drawn_in_scale(tmp_path: Path) -> None:
+    small = {**PI5, "memory_limit_bytes": 100 * 2**20}
+    near = page_of(stored(tmp_path, records(machine=small)))
+    assert "limit 100.0 MiB</text>" in near
+    assert "limit 7.87 GiB, " in page_of(stored(tmp_path, name="far.jsonl"))
+
+
+def test_a_hundred_thousand_rows_make_a_small_page_soon(tmp_path: Path) -> None:
+    """Speed is asserted loosely (a busy machine), size exactly."""
+    long = request(0, n_prompt=1, prefill_ms=1, n_out=100_000, step_ms=5, n_memory=100_000)
+    path = stored(tmp_path, records([run_of(BenchTest("decode", 0, 0, 99_999), [long, long])]))
+    before = time.process_time()
+    page = page_of(path)
+    assert time.process_time() - before < 20
+    assert len(page.encode()) < 500_000
+
+
+def test_many_runs_are_summed_up(tmp_path: Path) -> None:
+    one = request(0, n_prompt=1, prefill_ms=1, n_out=9, step_ms=9)
+    base = records([run_of(BenchTest("decode", 0, 0, 8), [one])])[0]
+    many = [
+        {**base, "run_id": f"{i:08x}", "time": f"2026-01-01T{i // 60:02}:{i % 60:02}:00"}
+        for i in range(2000)
+    ]
+    page = page_of(stored(tmp_path, many))
+    assert "2000 runs side by side" in page and "The newest 200 of 2000 runs" in page
+    assert len(page.encode()) < 2_000_000
+
+
+def test_thinning_keeps_peaks() -> None:
+    y = [0.0] * 10_000
+    y[7777], y[3333] = 9.0, -4.0
+    _, kept = thin(range(10_000), y)
+    assert len(kept) <= 400 and max(kept) == 9 and min(kept) == -4
+
+
+def test_memory_without_samples_is_not_measured(tmp_path: Path) -> None:
+    run = records()
+    for record in run:
+        for trace in record["traces"]:
+            trace["memory"] = []
+    found = memory_over_time(group_runs(run)[0])
+    assert isinstance(found, Missing)
+
+
+def test_formats_follow_the_suffix(tmp_path: Path) -> None:
+    path = stored(tmp_path)
+    starts = {"html": b"<!doctype", "png": b"\x89PNG", "json": b"[", "md": b"#"}
+    for suffix, magic in starts.items():
+        out = tmp_path / f"report.{suffix}"
+        done = CliRunner().invoke(report, [str(path), "-o", str(out)], catch_exceptions=False)
+        assert done.exit_code == 0
+        assert out.read_bytes().lstrip().startswith(magic), suffix
+
+
+def test_without_the_extra_the_error_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stored(tmp_path)
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    result = CliRunner().invoke(report, [str(path), "-o", str(tmp_path / "r.html")])
+    assert isinstance(result.exception, EngineMissingError)
+    assert "edgekit[report]" in (result.exception.next_step or "")
+    assert CliRunner().invoke(report, [str(path)]).exit_code == 0  # Markdown needs nothing
