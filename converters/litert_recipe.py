@@ -94,6 +94,12 @@ class LitertRecipe:
         _one_of("scales", self.scales, SCALES)
         for flavour in self.flavours:
             _one_of("flavours", flavour, FLAVOURS)
+        if "tflite" in self.flavours:
+            for key in ("linear", "head"):
+                _plain(key, getattr(self, key), ("int4", "int8-t"))
+            _plain("embedding", self.embedding, ("int8-t",))
+            for rule in self.rules:
+                _plain("a rule's type", rule.type, ("int4", "int8-t"))
 
     def type_of(self, source: str, role: str, *, tied: bool, n_layers: int, n_per_row: int) -> str:
         """The weight type of one matrix. `role` is `embedding` or `linear`; `tied` says that the
@@ -164,6 +170,11 @@ def load_recipe(recipe_id: str) -> LitertRecipe:
     return recipes[recipe_id]
 
 
+def recipes_for(flavour: str) -> tuple[str, ...]:
+    """Ids of the recipes that make this kind of file."""
+    return tuple(r.id for r in load_recipes().values() if flavour in r.flavours)
+
+
 def parse_recipe(recipe_id: str, text: str) -> LitertRecipe:
     """Raises InputError for syntax, unknown keys and unknown values."""
     try:
@@ -180,6 +191,14 @@ def parse_recipe(recipe_id: str, text: str) -> LitertRecipe:
         return LitertRecipe(id=recipe_id, rules=rules, **data)
     except (KeyError, TypeError) as error:
         raise InputError(f"recipe {recipe_id}: {error}") from None
+
+
+def _plain(key: str, value: str, possible: tuple[str, ...]) -> None:
+    """What tflite-runtime 2.14 really computes, tried: with int8 per row, a FULLY_CONNECTED or an
+    EMBEDDING_LOOKUP runs and silently gives zeros; blocks and int4 lookups are refused at load.
+    """
+    if value not in possible:
+        raise InputError(f"{key} is {value!r}; tflite-runtime computes {', '.join(possible)} only")
 
 
 def _one_of(key: str, value: str, known: Any) -> None:

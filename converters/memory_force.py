@@ -109,6 +109,13 @@ def run_force(
     return found
 
 
+def result_of(proofs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What is kept: the proofs, which of them stands for each board, and the boards without one."""
+    boards = board_entries(proofs)
+    unproved = [p.id for p in small_boards() if p.id not in boards]
+    return {"boards": boards, "unproved": unproved, "proofs": list(proofs)}
+
+
 def board_entries(proofs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """What each board is left with and the proof that stands for it, by board."""
     return {

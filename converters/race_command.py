@@ -14,6 +14,7 @@ from converters.plan import PlanOptions
 from converters.plan_command import load_devices
 from converters.plan_learned import Learned
 from converters.progress import TerminalReporter
+from converters.quality.building import QualityOptions
 from converters.source.resolve import open_model
 from converters.source.spec import ModelSpec
 from device_profiles.catalog import THIS_MACHINE
@@ -37,9 +38,15 @@ from edge.verified import cache_directory
     "--recipe", "gguf_recipe", default="q4_0", show_default=True,
     help="With MODEL: recipe of the GGUF; the other formats take their own 4-bit recipe.",
 )  # fmt: skip
+@click.option("--no-quality", is_flag=True, help="With MODEL: build without quality cards.")
 @race_options
 def race_command(
-    models: tuple[str, ...], device: str | None, formats: str, gguf_recipe: str, **options: Any
+    models: tuple[str, ...],
+    device: str | None,
+    formats: str,
+    gguf_recipe: str,
+    no_quality: bool,
+    **options: Any,
 ) -> None:
     """Measure bundles of one model in turns: which engine and how many threads win here, and for
     which prompts. Given a MODEL (directory, hub id, .gguf, `sample`), what is missing is built
@@ -58,10 +65,14 @@ def race_command(
         return
     if len(models) > 1:
         raise UsageError("give bundles, or one MODEL", next_step="edge race --help")
-    hold_race(build_entrants(models[0], formats, gguf_recipe, quiet=options["as_json"]), **options)
+    quality = QualityOptions(enabled=not no_quality)
+    bundles = build_entrants(models[0], formats, gguf_recipe, quality, quiet=options["as_json"])
+    hold_race(bundles, **options)
 
 
-def build_entrants(model: str, formats: str, gguf_recipe: str, *, quiet: bool) -> list[Bundle]:
+def build_entrants(
+    model: str, formats: str, gguf_recipe: str, quality: QualityOptions, *, quiet: bool
+) -> list[Bundle]:
     """One bundle per format that this machine can run, from the cache or built now. Formats that
     cannot be made are named and left out.
 
@@ -80,7 +91,7 @@ def build_entrants(model: str, formats: str, gguf_recipe: str, *, quiet: bool) -
             try:
                 if not is_installed(engine):
                     raise UsageError(f"{engine} is not installed: {ENGINES[engine].pip_line}")
-                bundles.append(entrant_bundle(spec, device, name, options, reporter))
+                bundles.append(entrant_bundle(spec, device, name, options, quality, reporter))
             except EdgeError as error:
                 reporter.stage(f"{name} stays out: {error}")
     if not bundles:
@@ -93,6 +104,7 @@ def entrant_bundle(
     device: DeviceProfile,
     format_id: str,
     options: PlanOptions,
+    quality: QualityOptions,
     reporter: TerminalReporter,
 ) -> Bundle:
     """A bundle for this machine: the one in the cache if it is of this source and recipe."""
@@ -103,6 +115,8 @@ def entrant_bundle(
         return open_bundle(path)
     except EdgeError:
         folder.mkdir(parents=True, exist_ok=True)
-    request = BuildRequest(spec, (device,), path, options, overwrite=True, formats=(format_id,))
+    request = BuildRequest(
+        spec, (device,), path, options, overwrite=True, quality=quality, formats=(format_id,)
+    )
     (built,) = build(request, reporter)
     return built.bundle

@@ -54,9 +54,8 @@ def run_worker(
     EngineError with the last lines that it printed when it died otherwise.
     """
     with tempfile.TemporaryDirectory(prefix="edgekit-worker-") as folder:
-        root = Path(__file__).resolve().parent.parent
         for package in _PACKAGES:
-            (Path(folder) / package).symlink_to(root / package, target_is_directory=True)
+            (Path(folder) / package).symlink_to(_root() / package, target_is_directory=True)
         with (Path(folder) / "output.log").open("w+b") as log:
             answer, code = _talk(
                 [str(python), "-m", "converters.worker_child", module],
@@ -70,6 +69,11 @@ def run_worker(
             if "result" in answer and code == 0:
                 return dict(answer["result"])
             raise _failure(answer, code, _tail(log), module, memory_limit)
+
+
+def _root() -> Path:
+    """The folder that our packages are in."""
+    return Path(__file__).resolve().parent.parent
 
 
 def _environment(threads: int | None) -> dict[str, str]:

@@ -33,8 +33,8 @@ _YARDSTICK = "q4_0"
 
 @dataclass(frozen=True)
 class Measured:
-    """One row of `measured.toml`: a recipe on one model. Speeds are of the machine that the file
-    names, None where they were not measured.
+    """One row of `measured.toml`: a recipe on one model. `n_bytes` is the artifact's, divergence in
+    nats per token on the named text; prefill is of 128 tokens, decode from an empty context.
     """
 
     model: str
@@ -42,9 +42,11 @@ class Measured:
     recipe: str
     n_bytes: int
     kld_mean: float
+    kld_mean_stderr: float
     top1_agree: float
-    prefill_tps: float | None = None
-    decode_tps: float | None = None
+    prefill_tps: float
+    decode_tps: float
+    machine: str
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ FORMATS: Mapping[str, Format] = {
             "litert-lm", "LiteRT-LM: fast prefill on CPUs with dot products; needs Armv8.1 atomics",
         ),
         Format(
-            "tflite", "tflite", "model.tflite", "litert_int4_c",
+            "tflite", "tflite", "model.tflite", "tflite_int4",
             ("litert", "tflite", "tflite_runtime"), "litert-lm",
             "tflite-runtime or ai-edge-litert: the smallest installation, old boards too",
         ),

@@ -61,7 +61,7 @@ def run(request: dict[str, Any], report: Report) -> dict[str, Any]:
     if plain:
         inline_composites(model)
     shorten_names(model)
-    constants = plan_constants(model, skeleton.tags, weights, recipe, config, plain=plain)
+    constants = plan_constants(model, skeleton.tags, weights, recipe, config)
     rounded: dict[str, Quantized] = {}
     if recipe.gptq:
         report.say("rounding by calibration text")
@@ -119,8 +119,6 @@ def plan_constants(
     weights: Weights,
     recipe: LitertRecipe,
     config: Any,
-    *,
-    plain: bool,
 ) -> list[Constant]:
     """Every matrix of the graph with the type that the recipe gives it; one that is embedding and
     head at once is stored once where both want the same type.
@@ -140,10 +138,6 @@ def plan_constants(
             )
             for role in use.roles
         }
-        if plain and "embedding" in types:
-            # The only kind that tflite-runtime 2.14 looks up: int4 is refused, and int8 per row runs
-            # and silently gives zeros.
-            types["embedding"] = "int8-t"
         by_type: dict[str, list[tuple[int, int]]] = {}
         for g, i, role in use.places:
             shared = (g, i, "linear") in use.places and (g, i, "embedding") in use.places

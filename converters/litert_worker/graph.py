@@ -79,8 +79,8 @@ def export_graph(
 
 def _shrink_tags(module: Any) -> None:
     """Make every splat matrix [rows, n] one of [rows / g, n / g], g their common divisor: the
-    writer spells constants out. What uses them only checks that rows and columns stay in proportion,
-    and `assemble.py` puts the true shape back.
+    writer spells constants out. What uses them only checks that rows and columns stay in
+    proportion, and `assemble.py` puts the true shape back.
     """
     operation = getattr(module, "operation", module)
     with operation.context, ir.Location.unknown():

@@ -115,8 +115,9 @@ def make_view(root: Path, fakes: Path) -> Path:
     view = fakes / "view"
     if not view.is_dir():
         view.mkdir()
+        # Not the root's home, mnt and so on: our own files may lie below those names on the host.
         for entry in root.iterdir():
-            if entry.name not in ("proc", "sys", "dev", "tmp", "opt"):
+            if entry.name in ("bin", "sbin", "lib", "lib64", "usr", "etc"):
                 (view / entry.name).symlink_to(entry)
         (view / "proc").mkdir()
         for name in ("cpuinfo", "meminfo"):

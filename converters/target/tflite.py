@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from converters.environments import run_worker, tool_python
-from converters.litert_recipe import LitertRecipe
+from converters.litert_recipe import LitertRecipe, recipes_for
 from converters.litert_types import WEIGHT_TYPES
 from converters.source.spec import ModelSpec
 from converters.target.tflite_families import check_family
@@ -155,7 +155,7 @@ def check_request(
     if flavour not in recipe.flavours:
         raise UsageError(
             f"recipe {recipe.id} makes {', '.join(recipe.flavours)}, not {flavour}",
-            next_step="tflite-runtime has no blockwise kernels: litert_int4_c, litert_int8",
+            next_step=f"recipes for {flavour}: " + ", ".join(recipes_for(flavour)),
         )
     if not prefill_lengths or min(prefill_lengths) < 1:
         raise UsageError(f"prefill lengths are {list(prefill_lengths)}; at least one is needed")

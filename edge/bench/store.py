@@ -66,26 +66,38 @@ def ends_with_newline(path: Path) -> bool:
 
 def read_results(paths: Iterable[Path]) -> Results:
     """Read and check result files. Raises InputError that names file, line and what is wrong."""
+    found = [parse_results(path, read_file(path)) for path in paths]
+    return Results(
+        tuple(record for results in found for record in results.records),
+        tuple(note for results in found for note in results.notes),
+    )
+
+
+def read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read results: {error}") from None
+
+
+def parse_results(path: Path, data: bytes) -> Results:
+    """The records in a file's bytes, checked. Raises InputError."""
     records, notes = [], []
-    for path in paths:
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        if len(line) > MAX_LINE_BYTES:
+            raise InputError(f"{where}: a line of {len(line)} bytes is no result")
         try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise InputError(f"cannot read results: {error}") from None
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
+            record = json.loads(line, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            if number == len(lines) or (number == len(lines) - 1 and not lines[-1]):
+                notes.append(f"{where}: the last line is cut short and was left out")
                 continue
-            where = f"{path}:{number}"
-            if len(line) > MAX_LINE_BYTES:
-                raise InputError(f"{where}: a line of {len(line)} bytes is no result")
-            try:
-                record = json.loads(line, parse_constant=_refuse_constant)
-            except (ValueError, RecursionError) as error:
-                if number == len(lines) or (number == len(lines) - 1 and not lines[-1]):
-                    notes.append(f"{where}: the last line is cut short and was left out")
-                    continue
-                raise InputError(f"{where}: not JSON: {error}") from None
-            records.append(check_record(record, where))
+            raise InputError(f"{where}: not JSON: {error}") from None
+        records.append(check_record(record, where))
     return Results(tuple(records), tuple(notes))
 
 

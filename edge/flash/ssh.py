@@ -27,7 +27,7 @@ from edge.probe.system import CapturedSystem
 from edge.slots.layout import PARTS
 from edge.units import printable
 
-_CONNECT_S, _ALIVE_S, _ALIVE_COUNT, _PERSIST_S = 10, 10, 3, 15
+_CONNECT_S, _LOGIN_S, _ALIVE_S, _ALIVE_COUNT, _PERSIST_S = 10, 60, 10, 3, 15
 _RSYNC_SILENCE_S, _SFTP_LOOK_S = 60, 1
 #: How files are sent: patched by rsync where there is something similar, else streamed into dd.
 VIA = ("auto", "rsync", "sftp", "stream")
@@ -87,10 +87,13 @@ class SshChannel:
             try:
                 code = subprocess.run(
                     self.argv("exit 0"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                    stderr=errors, timeout=_CONNECT_S * 6, check=False,
+                    stderr=errors, timeout=_LOGIN_S, check=False,
                 ).returncode  # fmt: skip
             except subprocess.TimeoutExpired:
-                code = 255
+                raise DeviceUnreachableError(
+                    f"{self.place} did not let us in within {_LOGIN_S} s",
+                    next_step="look whether the board is on and reachable, then run it again",
+                ) from None
             errors.seek(0)
             said = errors.read(65536).decode("utf-8", "replace")
         if code != 0:

@@ -5,25 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import click
 
 from edge.atomic import write_atomic
-from edge.bench.store import data_directory, read_results
+from edge.bench.importers import read_all
+from edge.bench.store import data_directory
 from edge.errors import InputError, IntegrityError, UsageError
+from edge.report.exports import to_csv, to_llama_bench
 from edge.report.figures import Record, group_runs, key_figures, page_title, verdict
 from edge.report.markdown import render
 from edge.report.verify import verify_run
 from edge.units import parse_seconds, printable
 
-Format = Literal["md", "html", "json", "png"]
+Format = Literal["md", "html", "json", "png", "csv", "llama-bench"]
 _BY_SUFFIX: dict[str, Format] = {
     ".html": "html",
     ".htm": "html",
     ".json": "json",
     ".png": "png",
     ".md": "md",
+    ".csv": "csv",
 }
 
 
@@ -45,7 +48,7 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--format",
     "wanted",
-    type=click.Choice(["md", "html", "json", "png"]),
+    type=click.Choice(get_args(Format)),
     help="[default: by the output's suffix, else md]",
 )
 @click.option("--last", is_flag=True, help="Only the newest run.")
@@ -63,7 +66,9 @@ def report(
 ) -> None:
     """Render stored results: a page to share (-o report.html), Markdown, JSON, one picture.
 
-    Without RESULTS: all that `edge bench` stored. --verify prints what was checked and leaves with
+    Without RESULTS: all that `edge bench` stored. Results of llama-bench, litert-lm benchmark,
+    ExecuTorch, onnxruntime-genai, Ollama and MLPerf LoadGen are read too, marked with what they did
+    not measure. --verify prints what was checked and leaves with
     7 when a result is not as it was measured.
     """
     records, notes = chosen_records(results, last=last)
@@ -89,7 +94,7 @@ def chosen_records(
     paths = list(results) or sorted(data_directory().glob("*.jsonl"))
     if not paths:
         raise InputError("no results are stored yet", next_step="edge bench BUNDLE")
-    found = read_results(paths)
+    found = read_all(paths)
     if not found.records:
         raise InputError(f"there is no result in {paths[0]}", next_step="edge bench BUNDLE")
     if not last:
@@ -109,6 +114,10 @@ def rendered(
     if kind == "json":
         plain = [{k: v for k, v in r.items() if k != "traces"} for r in records]
         return (json.dumps(plain) + "\n").encode()
+    if kind == "csv":
+        return to_csv(records).encode()
+    if kind == "llama-bench":
+        return to_llama_bench(records).encode()
     if kind == "html":
         from edge.report.page import render_page
 

@@ -2,9 +2,9 @@
 
 Tests are paired by what was run (kind, prompt, depth, tokens generated). A figure's ratio is the
 geometric mean of its tests' ratios of medians. The interval is the 2.5 to 97.5 % range of a seeded
-bootstrap (Efron and Tibshirani 1993, chapters 13 and 16) that draws, with replacement, first the runs
-of a side and then their repetitions: several runs of one set-up tell what one run cannot, how much
-changes between runs.
+bootstrap (Efron and Tibshirani 1993, chapters 13 and 16) that draws, with replacement, first the
+runs of a side and then their repetitions: several runs of one set-up tell what one run cannot, how
+much changes between runs.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from edge.bench.store import read_results
+from edge.bench.importers import read_all
 from edge.errors import InputError, UsageError
 from edge.report.compare import Ratio, Side, check_alike, compare, differences
 from edge.report.figures import Run, group_runs, run_labels
@@ -45,7 +45,7 @@ def compare_command(
     if len(results) == 1:
         if gates:
             raise UsageError("--fail-if needs two result files", next_step="edge compare A B")
-        runs = group_runs(read_results(results).records)
+        runs = group_runs(read_all(list(results)).records)
         if not runs:
             raise InputError(f"there is no result in {results[0]}")
         click.echo(json.dumps(fleet_data(runs)) if as_json else "\n".join(fleet_lines(runs)))
@@ -75,7 +75,7 @@ def read_sides(paths: Sequence[Path]) -> list[Side]:
     """One side per file: its newest run and all others of the same set-up. Raises InputError."""
     chosen = []
     for path in paths:
-        runs = group_runs(read_results([path]).records)
+        runs = group_runs(read_all([path]).records)
         if not runs:
             raise InputError(f"there is no result in {path}", next_step="edge bench BUNDLE -o FILE")
         newest = runs[-1]

@@ -119,7 +119,18 @@ def memory_limit(run: Run) -> int | None:
 
 def machine_name(run: Run) -> str:
     machine = run.head["machine"]
-    return str(machine.get("model") or machine.get("cpu") or machine.get("arch") or "this machine")
+    known = machine.get("model") or machine.get("cpu") or machine.get("arch")
+    return str(known or "an unnamed machine")
+
+
+def imported_note(run: Run) -> str | None:
+    """What another tool's results lack, in one sentence; None for our own."""
+    origin = run.head.get("imported")
+    if not isinstance(origin, dict):
+        return None
+    absent = origin.get("not_measured")
+    what = ", ".join(map(str, absent)) if isinstance(absent, list) and absent else "nothing known"
+    return f"Imported from {origin.get('tool')}, which did not measure: {what}."
 
 
 def page_title(runs: Sequence[Run]) -> str:

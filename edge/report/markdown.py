@@ -9,6 +9,7 @@ from edge.report.figures import (
     Record,
     Run,
     group_runs,
+    imported_note,
     key_figures,
     machine_name,
     name_clashes,
@@ -67,7 +68,10 @@ def render_run(run: Run) -> list[str]:
         lines += table(("figure", "plan", "measured", "ratio"), rows)
     lines += ["", "## Conditions", ""]
     lines += [f"- flagged: {escape(flag, 300)}" for flag in flag_lines(run)]
-    lines += [] if flag_lines(run) else ["- nothing was flagged"]
+    if origin := imported_note(run):
+        lines.append(f"- {escape(origin, 500)}")
+    elif not flag_lines(run):
+        lines.append("- nothing was flagged")
     facts = [machine.get(key) for key in ("cpu", "os", "kernel", "arch")]
     cores, ram = machine.get("n_cores"), format_bytes(machine.get("ram_bytes"))
     lines += [

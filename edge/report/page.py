@@ -20,6 +20,7 @@ from edge.report.figures import (
     Record,
     Run,
     group_runs,
+    imported_note,
     key_figure_parts,
     machine_name,
     name_clashes,
@@ -161,7 +162,7 @@ def section(
         "flags": flag_lines(run),
         "facts": provenance(run),
         "check": verify_run(run),
-        "imported": run.head.get("imported"),
+        "imported": imported_note(run),
     }
 
 

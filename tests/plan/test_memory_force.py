@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from converters.memory_force import ControlGroup, board_entries, force_lines, run_force
+from converters.memory_force import ControlGroup, force_lines, result_of, run_force
 from converters.memory_force_boards import board_classes, claim_of, small_boards
 from device_profiles.catalog import find_profile, shipped_profiles
 from edge.errors import EdgeError
@@ -25,14 +25,15 @@ def kept() -> dict[str, Any]:
     return result
 
 
-def test_every_board_of_at_most_8_gib_has_a_proof_that_holds() -> None:
+def test_every_board_of_at_most_8_gib_has_a_proof_that_holds_or_is_named() -> None:
     boards = [p.id for p in small_boards()]
     assert len(boards) > 50
     assert set(boards) <= set(shipped_profiles())
     entries = kept()["boards"]
-    assert set(entries) == set(boards)
+    assert not set(entries) & set(kept()["unproved"])
+    assert set(entries) | set(kept()["unproved"]) == set(boards)
     assert all(entry["held"] for entry in entries.values())
-    assert entries == board_entries(kept()["proofs"])
+    assert result_of(kept()["proofs"]) == {k: kept()[k] for k in ("boards", "unproved", "proofs")}
 
 
 def test_kept_proofs_are_of_full_contexts_within_what_the_boards_leave_free() -> None:
@@ -41,8 +42,8 @@ def test_kept_proofs_are_of_full_contexts_within_what_the_boards_leave_free() ->
         free = [find_profile(board).free_ram_bytes for board in proof["boards"]]
         assert planned["limit_bytes"] < min(free) and planned["outcome"] == "runs"
         assert planned["n_ctx"] - 8 < planned["n_filled"] <= planned["n_ctx"]
-        assert planned["read_bytes"] < 2 * planned["file_bytes"]
-        assert refused["limit_bytes"] > max(free) - 32 * MIB
+        assert planned["read_bytes"] < 1.5 * planned["file_bytes"]
+        assert refused["limit_bytes"] < max(free) < refused["predicted_bytes"]
         assert refused["outcome"] in ("killed", "thrashes")
     assert "DOES NOT HOLD" not in "\n".join(force_lines(kept()["proofs"]))
 

@@ -172,12 +172,12 @@ def test_bundles_of_different_models_do_not_race(bundles: dict[str, Path], tmp_p
 def test_a_copy_that_answers_otherwise_is_found_out(
     bundles: dict[str, Path], tmp_path: Path
 ) -> None:
-    """The same bundle with a block's weights overwritten, sealed again: whole, and wrong."""
+    """A bundle with most of its weights overwritten, sealed again: whole, and wrong."""
     broken = tmp_path / "broken"
     shutil.copytree(bundles["q8_0"], broken)
     data = bytearray((broken / "model.gguf").read_bytes())
-    half = len(data) // 2
-    data[half : half + 400_000] = bytes(400_000)
+    start = len(data) // 4
+    data[start:] = bytes(len(data) - start)
     (broken / "model.gguf").write_bytes(data)
     resealed(broken, broken)
     with pytest.raises(IntegrityError, match="choose the same token") as caught:
@@ -190,7 +190,7 @@ def test_a_copy_that_answers_otherwise_is_found_out(
 @pytest.mark.xdist_group("race")
 def test_an_engine_that_fails_says_what_it_said(bundles: dict[str, Path], tmp_path: Path) -> None:
     (entrant,) = make_entrants([open_bundle(bundles["q4_0"])], [1])
-    with pytest.raises(EngineError, match="ended with code 1: .*KeyError"):
+    with pytest.raises(EngineError, match=r"ended with code 1: .*KeyError"):
         ask(entrant, 128, {"task": "follow"})
     with pytest.raises(UsageError, match="context of 9999"):
         ask(entrant, 9999, {"task": "answer", "n_gen": 1})
@@ -210,7 +210,7 @@ def test_only_this_machine_races(bundles: dict[str, Path]) -> None:
 @pytest.mark.slow
 @pytest.mark.xdist_group("race")
 def test_a_model_is_built_once_and_raced() -> None:
-    words = ("sample", "--format", "gguf", "--json")
+    words = ("sample", "--format", "gguf", "--no-quality", "--json")
     first = json.loads(race(*words))["entrants"][0]
     assert first["recipe"] == "q4_0"
     again = json.loads(race(*words))["entrants"][0]

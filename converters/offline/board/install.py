@@ -308,7 +308,7 @@ def load_engine(name: str) -> None:
 
 if __name__ == "__main__":
     try:
-        main(Path(__file__).resolve().parent.parent, Path(os.path.abspath(sys.argv[1])))
+        main(Path(os.path.abspath(__file__)).parent.parent, Path(os.path.abspath(sys.argv[1])))
     except InstallError as error:
         print(f"error: {error}\n  next: {error.next_step}", file=sys.stderr)
         sys.exit(error.code)

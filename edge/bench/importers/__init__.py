@@ -1,0 +1,71 @@
+"""Other tools' results as records of ours, so that all stand in one table.
+
+One file per tool: `is_it(text)` tells its output from anything else, `read(text, source)` returns
+records. What a tool did not measure stays null and is named in the record's `imported` entry. No
+trace is invented: an imported figure cannot be derived again, and `edge report --verify` says so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from edge.bench.importers import executorch, genai_csv, litert_lm, llama_bench, mlperf, ollama
+from edge.bench.importers.record import Source
+from edge.bench.store import KIND, Results, parse_results, read_file
+from edge.errors import InputError
+
+
+class Importer(Protocol):
+    """A module of this package."""
+
+    TOOL: str
+
+    def is_it(self, text: str) -> bool: ...
+
+    def read(self, text: str, source: Source) -> list[dict[str, Any]]: ...
+
+
+IMPORTERS: tuple[Importer, ...] = (llama_bench, ollama, executorch, litert_lm, genai_csv, mlperf)
+
+
+class Found(NamedTuple):
+    """What one file held: our own results, or another tool's."""
+
+    tool: str | None
+    results: Results
+
+
+def read_any(path: Path) -> Found:
+    """Read a result file of `edge bench` or of another tool, told apart by what it holds.
+
+    Raises InputError if it is neither, or broken.
+    """
+    data = read_file(path)
+    if f'"{KIND}"'.encode() in data[:MAX_SNIFF]:
+        return Found(None, parse_results(path, data))
+    text = data.decode("utf-8", "replace")
+    for importer in IMPORTERS:
+        if importer.is_it(text):
+            source = Source.of(path, data)
+            return Found(importer.TOOL, Results(tuple(importer.read(text, source)), ()))
+    if not data.strip() or data.lstrip()[:1] == b"{":
+        return Found(None, parse_results(path, data))  # says what is wrong with it
+    known = ", ".join(importer.TOOL for importer in IMPORTERS)
+    raise InputError(
+        f"{path}: these are no results that edgekit reads",
+        next_step=f"results of edge bench, or of: {known}",
+    )
+
+
+# Our lines have sorted keys: `kind` comes after traces only in files of version 1 and 2.
+MAX_SNIFF = 64 * 1024 * 1024
+
+
+def read_all(paths: list[Path]) -> Results:
+    """All files in one. Raises InputError."""
+    found = [read_any(path).results for path in paths]
+    return Results(
+        tuple(record for results in found for record in results.records),
+        tuple(note for results in found for note in results.notes),
+    )

@@ -1,0 +1,179 @@
+"""What all importers share: a record from figures alone, and numbers that are checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edge import __version__
+from edge.bench.metrics import spread
+from edge.bench.seal import sealed
+from edge.bench.store import KIND, SCHEMA
+from edge.bench.workloads import Kind, Test
+from edge.errors import InputError
+
+# What no other tool here measures.
+NEVER = ("anonymous memory", "memory over time", "temperature", "throttling", "other load")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file that is imported: its name, its SHA-256, and when it was written (UTC)."""
+
+    name: str
+    sha256: str
+    time: str
+
+    @classmethod
+    def of(cls, path: Path, data: bytes) -> Source:
+        written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+        return cls(
+            path.name, hashlib.sha256(data).hexdigest(), written.isoformat(timespec="seconds")
+        )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What another tool measured, as far as it says so."""
+
+    tool: str
+    name: str
+    quant: str | None = None
+    version: str | None = None
+    build: str | None = None
+    n_bytes: int | None = None
+    n_params: int | None = None
+    cpu: str | None = None
+    n_threads: int | None = None
+    n_batch: int | None = None
+    n_ctx: int | None = None
+    kv_type: str | None = None
+    not_measured: tuple[str, ...] = ()
+
+
+def make_record(
+    subject: Subject,
+    source: Source,
+    kind: Kind | str,
+    figures: Sequence[Mapping[str, float | None]],
+    *,
+    n_prompt: int = 0,
+    n_depth: int = 0,
+    n_gen: int = 0,
+    time: str | None = None,
+    flags: Sequence[str] = (),
+    metrics: Mapping[str, Any] | None = None,
+    label: str | None = None,
+) -> dict[str, Any]:
+    """One sealed record. `figures` are the repetitions that the tool tells; `metrics` replaces
+    their spread where a tool tells percentiles only.
+    """
+    test = Test(kind, n_prompt, n_depth, n_gen)  # type: ignore[arg-type]
+    names = dict.fromkeys(name for repetition in figures for name in repetition)
+    spreads = {}
+    for name in names:
+        found = spread([value for f in figures if (value := f.get(name)) is not None])
+        spreads[name] = found.to_dict() if found else None
+    shown = label or ("load" if kind == "load" else test.label)
+    run_id = hashlib.sha256(f"{source.sha256} {subject.tool} {subject.name}".encode()).hexdigest()
+    return sealed(
+        {
+            "kind": KIND,
+            "schema": SCHEMA,
+            "run_id": run_id[:32],
+            "time": time or source.time,
+            "kit": {"version": __version__, "commit": None, "changed": None},
+            "engine": {
+                "name": subject.tool,
+                "version": subject.version,
+                "build": subject.build,
+                "quant": subject.quant,
+                "details": {"n_params": subject.n_params},
+            },
+            "artifact": {
+                "name": subject.name,
+                "sha256": None,
+                "n_bytes": subject.n_bytes,
+                "bundle_id": None,
+            },
+            "board": None,
+            "machine": {"cpu": subject.cpu},
+            "settings": {
+                "n_ctx": subject.n_ctx,
+                "n_threads": subject.n_threads,
+                "n_batch": subject.n_batch,
+                "kv_type": subject.kv_type,
+                "recipe": None,
+            },
+            "predicted": None,
+            "quality": None,
+            "baseline": None,
+            "repeat": f"(measured by {subject.tool}; imported from {source.name})",
+            "imported": {
+                "tool": subject.tool,
+                "file": source.name,
+                "file_sha256": source.sha256,
+                "not_measured": [*subject.not_measured, *NEVER],
+            },
+            "test": {
+                "kind": kind,
+                "n_prompt": n_prompt,
+                "n_depth": n_depth,
+                "n_gen": n_gen,
+                "page_cache": None,
+                "label": shown,
+                "n_repeats": len(figures),
+                "prompt_sha256": None,
+            },
+            "metrics": dict(metrics) if metrics is not None else spreads,
+            "flags": list(flags),
+            "traces": [],
+            "figures": [dict(repetition) for repetition in figures],
+        }
+    )
+
+
+def number(value: Any, what: str, *, zero: bool = False) -> float:
+    """A finite figure above 0 (or from 0), given as a number or as text. Raises InputError."""
+    try:
+        found = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found) or found < 0 or (found == 0 and not zero):
+        raise InputError(f"{what} is {str(value)[:40]!r}, which is no figure")
+    return found
+
+
+def count(value: Any, what: str) -> int:
+    """A whole number from 0 up. Raises InputError."""
+    found = number(value, what, zero=True)
+    if found != int(found) or found > 2**53:
+        raise InputError(f"{what} is {str(value)[:40]!r}, which is no count")
+    return int(found)
+
+
+def parse_json(text: str, what: str) -> Any:
+    """JSON without NaN. Raises InputError."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what}: not JSON: {error}") from None
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is not a figure")
+
+
+def text_or_none(value: Any) -> str | None:
+    return str(value)[:200] if isinstance(value, str) and value else None
+
+
+def count_or_none(value: Any) -> int | None:
+    """A count where there is one; settings are for reading, and a missing one is no error."""
+    return value if type(value) is int and 0 < value < 2**63 else None

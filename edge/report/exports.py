@@ -1,0 +1,129 @@
+"""Results for other tools: CSV for a spreadsheet, JSON as `llama-bench -o json` writes it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from edge.report.figures import Record, median
+
+# Column → where it is in a record; figures follow as medians.
+_FACTS = (
+    ("time", ("time",)),
+    ("run_id", ("run_id",)),
+    ("name", ("artifact", "name")),
+    ("quant", ("engine", "quant")),
+    ("recipe", ("settings", "recipe")),
+    ("n_bytes", ("artifact", "n_bytes")),
+    ("engine", ("engine", "name")),
+    ("engine_version", ("engine", "version")),
+    ("machine", ("machine", "model")),
+    ("cpu", ("machine", "cpu")),
+    ("ram_bytes", ("machine", "ram_bytes")),
+    ("n_threads", ("settings", "n_threads")),
+    ("n_ctx", ("settings", "n_ctx")),
+    ("kv_type", ("settings", "kv_type")),
+    ("imported_from", ("imported", "tool")),
+    ("test", ("test", "label")),
+    ("kind", ("test", "kind")),
+    ("n_prompt", ("test", "n_prompt")),
+    ("n_depth", ("test", "n_depth")),
+    ("n_gen", ("test", "n_gen")),
+    ("n_repeats", ("test", "n_repeats")),
+)
+_FIGURES = (
+    *("prefill_tps", "decode_tps", "ttft_s", "itl_p50_s", "itl_p95_s", "itl_max_s"),
+    *("end_to_end_s", "latency_s", "load_s", "load_to_first_token_s", "peak_anon_bytes"),
+    *("peak_file_bytes", "peak_pss_bytes", "peak_rss_bytes"),
+)
+
+
+def to_csv(records: Sequence[Record]) -> str:
+    """One row per test, medians of the figures; empty where nothing was measured."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*(name for name, _ in _FACTS), *_FIGURES, "flags"])
+    for record in records:
+        facts = [cell(_at(record, path)) for _, path in _FACTS]
+        figures = [median(record, name) for name in _FIGURES]
+        flags = cell("; ".join(map(str, record.get("flags", []))))
+        writer.writerow([*facts, *("" if f is None else f"{f:.12g}" for f in figures), flags])
+    return out.getvalue()
+
+
+def cell(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula gets an apostrophe (OWASP, CSV injection)."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return value
+
+
+def _at(record: Record, path: Sequence[str]) -> Any:
+    value: Any = record
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def to_llama_bench(records: Sequence[Record]) -> str:
+    """The prefill and decode tests as `llama-bench -o json` names them. Only tests with stored
+    repetitions are there: that format has no place for a median alone.
+    """
+    found = [entry for record in records if (entry := llama_bench_entry(record)) is not None]
+    return json.dumps(found, indent=2) + "\n"
+
+
+def llama_bench_entry(record: Record) -> dict[str, Any] | None:
+    test, settings = record["test"], record["settings"]
+    kind = test.get("kind")
+    metric, tokens = {
+        "prefill": ("prefill_tps", test.get("n_prompt")),
+        "decode": ("decode_tps", test.get("n_gen")),
+    }.get(kind, (None, None))
+    rates = [float(f[metric]) for f in record.get("figures") or [] if metric and f.get(metric)]
+    if not rates or not tokens:
+        return None
+    nanoseconds = [round(tokens / rate * 1e9) for rate in rates]
+    engine, artifact, machine = record["engine"], record["artifact"], record["machine"]
+    return {
+        "build_commit": str(engine.get("version")),
+        "build_number": 0,
+        "cpu_info": machine.get("cpu") or machine.get("model") or "",
+        "gpu_info": "",
+        "backends": "CPU",
+        "model_filename": artifact["name"],
+        "model_type": f"{artifact.get('arch') or 'model'} ?B {engine.get('quant')}",
+        "model_size": artifact.get("n_bytes") or 0,
+        "model_n_params": (engine.get("details") or {}).get("n_params") or 0,
+        "n_batch": settings.get("n_batch") or 0,
+        "n_threads": settings.get("n_threads") or 0,
+        "type_k": settings.get("kv_type") or "",
+        "type_v": settings.get("kv_type") or "",
+        "n_prompt": tokens if kind == "prefill" else 0,
+        "n_gen": tokens if kind == "decode" else 0,
+        "n_depth": test.get("n_depth") or 0,
+        "test_time": record["time"],
+        "avg_ns": round(_mean(nanoseconds)),
+        "stddev_ns": round(_stdev(nanoseconds)),
+        "avg_ts": _mean(rates),
+        "stddev_ts": _stdev(rates),
+        "samples_ns": nanoseconds,
+        "samples_ts": rates,
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _stdev(values: Sequence[float]) -> float:
+    """The sample's, 0 below two values, as llama-bench has it."""
+    if len(values) < 2:
+        return 0.0
+    mean = _mean(values)
+    return float((sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5)

@@ -1,0 +1,137 @@
+"""Recipes as data: what they say, and that a slip is told."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from converters.litert_recipe import (
+    LitertRecipe,
+    fitting,
+    group_of,
+    load_recipe,
+    load_recipes,
+    parse_recipe,
+)
+from converters.litert_types import WEIGHT_TYPES
+from edge.errors import InputError, UsageError
+
+DOWN = "model.layers.0.mlp.down_proj.weight"
+MINIMAL = (
+    'name = "x"\nflavours = ["litertlm"]\nlinear = "int4"\nembedding = "int8"\nhead = "int8"\n'
+)
+
+
+@pytest.mark.parametrize("recipe", load_recipes().values(), ids=lambda r: r.id)
+def test_travels_as_a_dictionary(recipe: LitertRecipe) -> None:
+    assert LitertRecipe.from_dict(recipe.to_dict()) == recipe
+    assert recipe.flavours
+
+
+def test_both_flavours_and_all_blocks_have_recipes() -> None:
+    recipes = load_recipes().values()
+    assert {f for r in recipes for f in r.flavours} == {"litertlm", "tflite"}
+    assert {"int4", "int4-b32", "int4-b64", "int4-b128", "int8"} <= {r.linear for r in recipes}
+
+
+def test_a_rule_holds_in_its_layers_only() -> None:
+    text = MINIMAL + '[[rule]]\ntensors = "ffn_down"\nlayers = "first-1"\ntype = "int8"\n'
+    recipe = parse_recipe("x", text)
+
+    def of(source: str) -> str:
+        return recipe.type_of(source, "linear", tied=False, n_layers=4, n_per_row=64)
+
+    assert of(DOWN) == "int8"
+    assert of(DOWN.replace("layers.0", "layers.1")) == "int4"
+    assert of(DOWN.replace("down", "up")) == "int4"
+
+
+def test_the_last_layers_are_counted_from_the_end() -> None:
+    text = MINIMAL + '[[rule]]\ntensors = "ffn_down"\nlayers = "last-2"\ntype = "int8"\n'
+    recipe = parse_recipe("x", text)
+    types = [
+        recipe.type_of(
+            DOWN.replace(".0.", f".{i}."), "linear", tied=False, n_layers=4, n_per_row=64
+        )
+        for i in range(4)
+    ]
+    assert types == ["int4", "int4", "int8", "int8"]
+
+
+def test_embedding_and_head_have_types_of_their_own() -> None:
+    text = MINIMAL.replace('head = "int8"', 'head = "int4-b32"')
+    recipe = parse_recipe("x", text)
+    embedding = "model.embed_tokens.weight"
+    options = {"n_layers": 4, "n_per_row": 64}
+    assert recipe.type_of(embedding, "embedding", tied=True, **options) == "int8"
+    assert recipe.type_of(embedding, "linear", tied=True, **options) == "int4-b32"
+    assert recipe.type_of("lm_head.weight", "linear", tied=False, **options) == "int4-b32"
+
+
+@given(st.sampled_from(sorted(WEIGHT_TYPES)), st.integers(1, 10_000))
+def test_blocks_always_divide_rows(wanted: str, n_per_row: int) -> None:
+    kind = WEIGHT_TYPES[fitting(wanted, n_per_row)]
+    assert n_per_row % (kind.block_size or 1) == 0
+    assert kind.bits != 4 or n_per_row % 2 == 0
+    assert kind.bits >= WEIGHT_TYPES[wanted].bits
+
+
+@pytest.mark.parametrize(
+    ("source", "group"),
+    [
+        (DOWN, "ffn_down"),
+        ("model.layers.3.self_attn.o_proj.weight", "attn_output"),
+        ("model.layers.3.self_attn.out_proj.weight", "attn_output"),
+        ("model.layers.3.conv.out_proj.weight", "shortconv_out"),
+        ("model.layers.3.feed_forward.w2.weight", "ffn_down"),
+        ("model.layers.3.self_attn.qkv_proj.weight", "attn_qkv"),
+        ("model.layers.3.mlp.gate_up_proj.weight", "ffn_gate_up"),
+        ("model.embed_tokens.weight", None),
+    ],
+)
+def test_groups_know_every_familys_names(source: str, group: str | None) -> None:
+    assert group_of(source) == group
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("linear", "linaer"), "unknown key 'linaer'. Did you mean 'linear'"),
+        (('"int4"', '"int5"'), "linear is 'int5'. Did you mean"),
+        (("litertlm", "gguf"), "flavours is 'gguf'"),
+        (("head =", "head"), "recipe x:"),
+        (('name = "x"\n', ""), "recipe x:"),
+        (('"litertlm"', '"tflite"'), "embedding is 'int8'; tflite-runtime computes int8-t only"),
+    ],
+)
+def test_slips_are_told(change: tuple[str, str], message: str) -> None:
+    with pytest.raises(InputError, match="(?s)" + message.replace("?", r"\?")):
+        text = MINIMAL.replace(*change)
+        if "tflite" in change[1]:
+            text = text.replace('head = "int8"', 'head = "int4"')
+        parse_recipe("x", text)
+
+
+def test_an_unknown_rule_is_told() -> None:
+    with pytest.raises(InputError, match="tensors is 'ffn_dwon'. Did you mean 'ffn_down'"):
+        parse_recipe("x", MINIMAL + '[[rule]]\ntensors = "ffn_dwon"\ntype = "int8"\n')
+    with pytest.raises(InputError, match="layers is 'first'"):
+        parse_recipe(
+            "x", MINIMAL + '[[rule]]\ntensors = "ffn_down"\ntype = "int8"\nlayers = "first"\n'
+        )
+
+
+def test_an_unknown_recipe_is_told() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'litert_int4_b32'"):
+        load_recipe("litert_int4_b3")
+
+
+def test_bits_per_weight_of_types() -> None:
+    def bpw(name: str) -> float:
+        return 8 * WEIGHT_TYPES[name].total_bytes(1024, 1024) / 1024**2
+
+    assert bpw("int4-b32") == 4.5
+    assert bpw("int4-b64") == 4.25
+    assert bpw("int4-b128") == 4.125
+    assert bpw("int8") == pytest.approx(8 + 96 / 1024)

@@ -1,0 +1,138 @@
+"""Jobs in another interpreter: answers, errors, limits, and no child that outlives us."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converters import worker
+from converters.worker import run_worker
+from edge.errors import DoesNotFitError, EngineError, UnsafeInputError, UnsupportedModelError
+
+JOBS = Path(__file__).with_name("worker_jobs.py")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Run one of `worker_jobs`, shown to the child as a package of ours."""
+    package = tmp_path / "jobs"
+    package.mkdir()
+    shutil.copy(JOBS, package / "worker_jobs.py")
+    root = Path(worker.__file__).resolve().parent.parent
+    for name in ("edge", "converters", "device_profiles"):
+        (tmp_path / name).symlink_to(root / name)
+    monkeypatch.setattr(worker, "_PACKAGES", ("edge", "converters", "device_profiles", "jobs"))
+    monkeypatch.setattr(worker, "_root", lambda: tmp_path)
+
+    def call(name: str, **options: Any) -> dict[str, Any]:
+        request = {"job": name, **options.pop("request", {})}
+        return run_worker(Path(sys.executable), "jobs.worker_jobs", request, **options)
+
+    return call
+
+
+def test_an_answer_with_progress_and_peaks(job: Callable[..., dict[str, Any]]) -> None:
+    said: list[str] = []
+    steps: list[tuple[int, int]] = []
+    answer = job(
+        "echo",
+        request={"value": "a€"},
+        say=said.append,
+        progress=lambda done, total: steps.append((done, total)),
+        threads=3,
+    )
+    assert answer["got"] == "a€"
+    assert said == ["working"]
+    assert steps == [(1, 2)]
+    assert answer["environment"]["HF_HUB_OFFLINE"] == "1"
+    assert answer["environment"]["OMP_NUM_THREADS"] == "3"
+    assert "PYTHONPATH" not in answer["environment"]
+    if sys.platform == "linux":
+        assert answer["peak_rss_bytes"] > answer["peak_anon_bytes"] > 0
+
+
+def test_our_errors_come_through_whole(job: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(UnsupportedModelError, match="not this one") as caught:
+        job("refuse")
+    assert caught.value.next_step == "take another"
+
+
+def test_other_errors_come_with_the_last_lines(job: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(EngineError, match="(?s)KeyError: .*gone.*job_raise"):
+        job("raise")
+    with pytest.raises(EngineError, match="(?s)ended with code -6.*last words"):
+        job("crash")
+
+
+def test_no_network(job: Callable[..., dict[str, Any]]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with pytest.raises(UnsafeInputError, match="tried to use the network"):
+            job("connect", request={"port": server.getsockname()[1]})
+
+
+@linux_only
+def test_the_limit_holds(job: Callable[..., dict[str, Any]]) -> None:
+    with pytest.raises(DoesNotFitError, match=r"ran out of memory \(limit 300 MiB\)"):
+        job("fill", memory_limit=300 << 20)
+
+
+@linux_only
+def test_peaks_are_the_childs_own(job: Callable[..., dict[str, Any]]) -> None:
+    ours = bytearray(os.urandom(1 << 20) * 256)  # 256 MiB that the child must not be charged for
+    answer = job("take", request={"n_bytes": 64 << 20})
+    assert 64 << 20 <= answer["peak_anon_bytes"] <= answer["peak_rss_bytes"] < len(ours)
+
+
+def test_a_python_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="cannot start"):
+        run_worker(tmp_path / "python", "x", {})
+
+
+@linux_only
+def test_the_child_goes_when_we_are_killed(tmp_path: Path) -> None:
+    package = tmp_path / "converters_jobs"
+    package.mkdir()
+    shutil.copy(JOBS, package / "worker_jobs.py")
+    root = Path(worker.__file__).resolve().parent.parent
+    code = f"""
+import sys
+sys.path.insert(0, {str(root)!r})
+from pathlib import Path
+from converters import worker
+worker._PACKAGES = ("edge", "converters", "device_profiles", "converters_jobs")
+for name in worker._PACKAGES[:3]:
+    (Path({str(tmp_path)!r}) / name).symlink_to(Path({str(root)!r}) / name)
+worker._root = lambda: Path({str(tmp_path)!r})
+worker.run_worker(Path(sys.executable), "converters_jobs.worker_jobs", {{"job": "sleep"}},
+                  say=lambda pid: print(pid, flush=True))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout
+        child = int(parent.stdout.readline())
+        os.kill(parent.pid, signal.SIGKILL)
+        parent.wait()
+    deadline = time.monotonic() + 10
+    while _alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(child)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

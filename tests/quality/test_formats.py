@@ -1,0 +1,271 @@
+"""Formats besides GGUF: planned, refused with the way out, chosen by `auto`, built end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from converters.build_command import build_command
+from converters.build_jobs import job_name, make_jobs, plan_any
+from converters.environments import find_tool_python
+from converters.formats.choose import Measured, choose_format, divergence_ratio, measured_rows
+from converters.formats.plan import check_supported, plan_format, prefill_lengths
+from converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
+from converters.formats.weigh import weigh
+from converters.litert_recipe import load_recipes
+from converters.onnx_recipe import list_onnx_recipes
+from converters.plan_command import plan as plan_command
+from converters.plan_learned import Learned
+from converters.plan_options import PlanOptions
+from converters.quality.bounds import bound_of
+from converters.source.resolve import open_model
+from converters.source.spec import ModelSpec
+from device_profiles.catalog import all_profiles, find_profile
+from edge.bundle import open_bundle
+from edge.engines import ENGINES, is_installed
+from edge.errors import (
+    DoesNotFitError,
+    EdgeError,
+    EngineError,
+    InputError,
+    UnsupportedModelError,
+    UsageError,
+)
+from edge.run import run
+from edge.types import Plan
+
+OTHERS = [name for name in FORMATS if name != GGUF]
+NOTHING = Learned(())
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    return open_model("sample")
+
+
+# ---- the table ----------------------------------------------------------------------------------
+
+
+def test_every_format_has_an_engine_a_recipe_and_a_bound() -> None:
+    known = {*load_recipes(), *(recipe.id for recipe in list_onnx_recipes())}
+    for target in FORMATS.values():
+        assert Path(target.file).suffix in ENGINES[target.engine].formats
+        assert target.id == GGUF or (target.recipe in known and bound_of(target.recipe))
+    assert all(bound_of(recipe) for recipe in known)
+
+
+def test_formats_on_the_command_line() -> None:
+    assert parse_formats(" gguf, onnx,gguf") == ("gguf", "onnx")
+    assert parse_formats("auto") == ("auto",)
+    for text, said in (("onxx", "onnx"), ("", "name formats"), ("auto,gguf", "auto alone")):
+        with pytest.raises(UsageError, match=said):
+            parse_formats(text)
+
+
+# ---- plans --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_plan_of_every_format_fits_every_board_it_runs_on(name: str, spec: ModelSpec) -> None:
+    planned = 0
+    for profile in all_profiles().values():
+        try:
+            plan = plan_format(spec, profile, FORMATS[name], PlanOptions())
+        except EngineError:
+            continue
+        planned += 1
+        assert plan.peak_bytes <= plan.budget_bytes and plan.engine == FORMATS[name].engine
+        assert plan.n_ctx <= spec.shape.n_ctx_train and plan.n_threads <= profile.n_cores
+        assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert planned > 50
+
+
+def test_a_board_whose_cpu_the_library_aborts_on_is_refused_with_its_source(
+    spec: ModelSpec,
+) -> None:
+    with pytest.raises(EngineError, match=r"LSE.*qemu") as caught:
+        plan_format(spec, find_profile("raspberry-pi-4b-4gb"), FORMATS["litertlm"], PlanOptions())
+    assert "gguf" in (caught.value.next_step or "")
+    no_lse = dataclasses.replace(find_profile("raspberry-pi-4b-4gb"), engines=())
+    with pytest.raises(EngineError, match="LSE atomics"):
+        check_supported(spec, no_lse, FORMATS["litertlm"])
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_families_and_sources_that_a_format_cannot_hold(name: str, spec: ModelSpec) -> None:
+    board = find_profile("raspberry-pi-5-8gb")
+    strange = dataclasses.replace(spec, family="quantum")
+    with pytest.raises(UnsupportedModelError, match="quantum") as caught:
+        plan_format(strange, board, FORMATS[name], PlanOptions())
+    assert "--format gguf" in (caught.value.next_step or "")
+    without = dataclasses.replace(spec, tokenizer_dir=None)
+    with pytest.raises(UnsupportedModelError, match="is a GGUF file"):
+        plan_format(without, board, FORMATS[name], PlanOptions())
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_wishes_that_a_format_cannot_grant(name: str, spec: ModelSpec) -> None:
+    board, target = find_profile("raspberry-pi-5-8gb"), FORMATS[name]
+    with pytest.raises(UsageError, match="kv-type"):
+        plan_format(spec, board, target, PlanOptions(kv_type="q8_0"))
+    with pytest.raises(InputError, match="trained"):
+        plan_format(spec, board, target, PlanOptions(n_ctx=spec.shape.n_ctx_train + 1))
+    with pytest.raises(UsageError, match="recipe"):
+        plan_format(spec, board, target, PlanOptions(recipe="q4_0"))
+    tiny = dataclasses.replace(board, memory=dataclasses.replace(board.memory, ram_bytes=450 << 20))
+    with pytest.raises(DoesNotFitError) as caught:
+        plan_format(spec, tiny, target, PlanOptions())
+    assert caught.value.shortfall_bytes and caught.value.shortfall_bytes > 0
+
+
+def test_prefill_lengths_go_into_the_cache() -> None:
+    assert prefill_lengths(4096) == [16, 128, 512]
+    assert prefill_lengths(512) == [16, 128] and prefill_lengths(8) == [8]
+
+
+def test_a_recipe_with_fewer_bits_weighs_less(spec: ModelSpec) -> None:
+    for target, less, more in (
+        ("litertlm", "litert_int4_small", "litert_int8"),
+        ("onnx", "onnx_int4_b32", "onnx_int8"),
+    ):
+        small, large = (weigh(spec, FORMATS[target], r).artifact_bytes for r in (less, more))
+        assert spec.shape.n_params / 2 < small < large < spec.shape.n_params * 1.6
+
+
+# ---- auto ---------------------------------------------------------------------------------------
+
+
+def plan_with(engine: str, recipe: str, prefill: float | None, decode: float | None) -> Plan:
+    return Plan(
+        engine=engine, recipe=recipe, device="raspberry-pi-5-8gb", n_ctx=512, kv_type="f16",
+        n_threads=1, n_batch=64, n_ubatch=64, use_mmap=True, repack=False, artifact_bytes=1,
+        memory={}, budget_bytes=1, prefill_tps=prefill, decode_tps=decode,
+    )  # fmt: skip
+
+
+def row(recipe: str, kld: float, model: str = "m") -> Measured:
+    return Measured(model, "onnx", recipe, 1, kld, 0.0, 0.9, 1.0, 1.0, "a machine")
+
+
+def test_divergence_is_the_worst_over_models_measured_with_both() -> None:
+    rows = (
+        row("q4_0", 0.1), row("x", 0.05), row("q4_0", 0.2, "n"), row("x", 0.3, "n"),
+        row("x", 9.0, "without a yardstick"),
+    )  # fmt: skip
+    assert divergence_ratio("x", rows) == pytest.approx(1.5)
+    assert divergence_ratio("y", rows) is None
+
+
+@pytest.fixture
+def good(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A recipe of LiteRT that is measured to be as good as Q4_0, one of ONNX that is not."""
+    rows = (row("q4_0", 0.1), row("good", 0.1), row("bad", 0.2))
+    monkeypatch.setattr("converters.formats.choose.measured_rows", lambda: rows)
+    return "good"
+
+
+def test_auto_takes_what_answers_first_if_it_is_as_good(good: str) -> None:
+    plans = {
+        GGUF: plan_with("llama_cpp", "q4_0", 100, 10),
+        "litertlm": plan_with("litert", good, 500, 10),
+        "onnx": plan_with("onnx", "bad", 5000, 50),
+    }
+    long, short = (choose_format(plans, n, {}) for n in (2000, 16))
+    assert long.plan.engine == "litert" and short.plan.engine == "llama_cpp"
+    assert any("2.0 times Q4_0's" in reason for reason in long.reasons), "onnx is faster, but worse"
+    assert any("2000 tokens" in reason and "gguf" in reason for reason in long.reasons)
+
+
+def test_auto_keeps_gguf_for_little_gain_unknown_speed_and_says_what_is_out(good: str) -> None:
+    base = plan_with("llama_cpp", "q4_0", 100, 10)
+    slightly = plan_with("litert", good, 105, 10.5)
+    assert choose_format({GGUF: base, "litertlm": slightly}, 256, {}).plan is base
+    unknown = plan_with("llama_cpp", "q4_0", None, None)
+    choice = choose_format({GGUF: unknown, "litertlm": slightly}, 256, {"onnx": "no reason"})
+    assert choice.plan is unknown
+    assert choice.reasons[0] == "onnx is out: no reason" and "no speed" in choice.reasons[1]
+
+
+@given(st.sampled_from(["raspberry-pi-5-8gb", "raspberry-pi-4b-4gb", "n100-16gb"]),
+       st.integers(1, 4000))  # fmt: skip
+def test_auto_always_gives_a_plan_that_fits(board: str, n_prompt: int) -> None:
+    sample = open_model("sample")
+    plan = plan_any(sample, find_profile(board), AUTO, PlanOptions(n_prompt=n_prompt), NOTHING)
+    assert plan.peak_bytes <= plan.budget_bytes and any("tokens" in r for r in plan.reasons)
+
+
+def test_the_measured_file_is_read() -> None:
+    assert all(r.format in FORMATS and r.kld_mean >= 0 for r in measured_rows())
+
+
+def test_jobs_of_several_boards_and_formats_have_names(spec: ModelSpec) -> None:
+    boards = [find_profile("raspberry-pi-5-8gb"), find_profile("n100-16gb")]
+    jobs = make_jobs(spec, boards, ["gguf", "onnx"], PlanOptions(), NOTHING)
+    assert [job.name for job in jobs] == [
+        "raspberry-pi-5-8gb-gguf", "raspberry-pi-5-8gb-onnx", "n100-16gb-gguf", "n100-16gb-onnx"
+    ]  # fmt: skip
+    assert job_name("b", "f", 1, 1) == "" and job_name("b", "f", 1, 2) == "f"
+    with pytest.raises(UsageError, match="one format"):
+        make_jobs(spec, boards, ["gguf", "onnx"], PlanOptions(recipe="q4_0"), NOTHING)
+
+
+def test_plans_side_by_side() -> None:
+    words = ["sample", "-d", "raspberry-pi-4b-4gb", "--format", "auto"]
+    shown = CliRunner().invoke(plan_command, words, catch_exceptions=False)
+    assert shown.exit_code == 0 and "auto takes" in shown.stdout and "LSE" in shown.stdout
+    lines = CliRunner().invoke(plan_command, [*words, "--json"], catch_exceptions=False).stdout
+    records = [json.loads(line) for line in lines.splitlines()]
+    assert {r["format"] for r in records} == set(FORMATS)
+    assert sum(bool(r.get("taken")) for r in records) == 1
+    assert next(r for r in records if r["format"] == "litertlm")["error"] == "EngineError"
+    with pytest.raises(EdgeError):  # a single refusal is raised
+        CliRunner().invoke(plan_command, [*words[:-1], "litertlm"], catch_exceptions=False)
+
+
+# ---- built --------------------------------------------------------------------------------------
+
+
+def need(tool: str, engine: str) -> None:
+    """Without the converter's environment or the engine: fail in CI, else skip."""
+    python = find_tool_python(tool)  # type: ignore[arg-type]
+    missing = None
+    if python is None or not python.exists():
+        missing = f"the {tool} environment is missing: EDGEKIT_{tool.upper()}_PYTHON"
+    elif not is_installed(engine):
+        missing = f"{engine} is not installed: {ENGINES[engine].pip_line}"
+    if missing and os.environ.get("CI"):
+        pytest.fail(f"CI must run this test: {missing}", pytrace=False)
+    if missing:
+        pytest.skip(missing)
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.xdist_group("quality")
+def test_one_build_makes_gguf_and_onnx_of_equal_quality(tmp_path: Path) -> None:
+    need("onnx", "onnx")
+    out = tmp_path / "both"
+    words = ["sample", "-d", "raspberry-pi-5-8gb", "-o", str(out), "--threads", "1",
+             "--ctx", "512", "--format", "gguf,onnx", "--json"]  # fmt: skip
+    result = CliRunner().invoke(build_command, words, catch_exceptions=False)
+    records = {r["engine"]: r for r in map(json.loads, result.stdout.splitlines())}
+    assert set(records) == {"llama_cpp", "onnx"}
+    for record in records.values():
+        own, prose = record["quality"]["texts"]
+        assert record["quality"]["within_bounds"] and own["top1_agree"] > 0.98
+        assert prose["sha256"] == records["onnx"]["quality"]["texts"][1]["sha256"]
+    bundle = open_bundle(out / "onnx", verify=True)
+    predicted = weigh(open_model("sample"), FORMATS["onnx"], bundle.plan.recipe).artifact_bytes
+    assert bundle.plan.artifact_bytes == pytest.approx(predicted, rel=0.25)
+    assert bundle.plan.n_ctx == 512 and bundle.model_file.name == "model.onnx"
+    answer = CliRunner().invoke(
+        run, [str(out / "onnx"), "turn on the kitchen lights", "--json"], catch_exceptions=False
+    )
+    assert json.loads(json.loads(answer.stdout)["text"])["do"] == "light.set"
