@@ -163,6 +163,8 @@ def _make(environment: Environment, directory: Path, say: Say) -> None:
         ]
         for packages, index in ((environment.first, os.environ.get(TORCH_INDEX)),
                                 (environment.packages, None)):  # fmt: skip
+            if not packages:
+                continue
             say(f"installing {_listing(packages)}")
             _run([*pip, *(["--index-url", index] if index else []), *packages], environment)
         partial.rename(directory)

@@ -75,7 +75,7 @@ def test_an_own_python_that_is_none_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEKIT_LITERT_PYTHON", str(tmp_path))
-    with pytest.raises(UsageError, match="EDGEKIT_LITERT_PYTHON is .* not a program") as caught:
+    with pytest.raises(UsageError, match=r"EDGEKIT_LITERT_PYTHON is .* not a program") as caught:
         tool_python("litert")
     assert "litert-torch" in str(caught.value.next_step)
 

@@ -69,16 +69,18 @@ def test_our_errors_come_through_whole(job: Callable[..., dict[str, Any]]) -> No
 
 
 def test_other_errors_come_with_the_last_lines(job: Callable[..., dict[str, Any]]) -> None:
-    with pytest.raises(EngineError, match="(?s)KeyError: .*gone.*job_raise"):
+    with pytest.raises(EngineError, match=r"(?s)KeyError: .*gone.*job_raise"):
         job("raise")
-    with pytest.raises(EngineError, match="(?s)ended with code -6.*last words"):
+    with pytest.raises(EngineError, match=r"(?s)ended with code -6.*last words"):
         job("crash")
 
 
 def test_no_network(job: Callable[..., dict[str, Any]]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        with pytest.raises(UnsafeInputError, match="tried to use the network"):
-            job("connect", request={"port": server.getsockname()[1]})
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(UnsafeInputError, match="tried to use the network"),
+    ):
+        job("connect", request={"port": server.getsockname()[1]})
 
 
 @linux_only

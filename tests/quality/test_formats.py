@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converters.build_command import build_command
@@ -193,6 +193,7 @@ def test_auto_keeps_gguf_for_little_gain_unknown_speed_and_says_what_is_out(good
     assert choice.reasons[0] == "onnx is out: no reason" and "no speed" in choice.reasons[1]
 
 
+@settings(max_examples=25)
 @given(st.sampled_from(["raspberry-pi-5-8gb", "raspberry-pi-4b-4gb", "n100-16gb"]),
        st.integers(1, 4000))  # fmt: skip
 def test_auto_always_gives_a_plan_that_fits(board: str, n_prompt: int) -> None:
