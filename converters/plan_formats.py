@@ -49,8 +49,8 @@ def echo_format_plans(
         if as_json:
             for name, plan in plans.items():
                 click.echo(json.dumps(record(spec, name, plan, taken)))
-            for name, error in refused.items():
-                click.echo(json.dumps(refusal(profile, name, error)))
+            for name, why in refused.items():
+                click.echo(json.dumps(refusal(profile, name, why)))
             continue
         click.echo(("\n" if number else "") + f"{printable(spec.name)} on {profile.name}\n")
         click.echo("\n".join(lines(plans, refused, taken, options)))

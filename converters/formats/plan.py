@@ -67,14 +67,12 @@ def check_supported(spec: ModelSpec, profile: DeviceProfile, target: Format) -> 
         support = profile.engine_support(name)
         if support is not None and not support.runs:
             raise EngineError(
-                f"{name} does not run on {profile.name}: {support.note} "
-                f"[{support.source}]",
+                f"{name} does not run on {profile.name}: {support.note} [{support.source}]",
                 next_step="use --format gguf",
             )
     if target.id == "litertlm" and "neon" in profile.isa and "lse" not in profile.isa:
         raise EngineError(
-            f"LiteRT-LM's library needs LSE atomics (Armv8.1), which {profile.name} "
-            "does not have",
+            f"LiteRT-LM's library needs LSE atomics (Armv8.1), which {profile.name} does not have",
             next_step="use --format tflite or --format gguf",
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,22 +109,15 @@ def llama_bench_entry(record: Record) -> dict[str, Any] | None:
         "n_gen": tokens if kind == "decode" else 0,
         "n_depth": test.get("n_depth") or 0,
         "test_time": record["time"],
-        "avg_ns": round(_mean(nanoseconds)),
+        "avg_ns": round(statistics.fmean(nanoseconds)),
         "stddev_ns": round(_stdev(nanoseconds)),
-        "avg_ts": _mean(rates),
+        "avg_ts": statistics.fmean(rates),
         "stddev_ts": _stdev(rates),
         "samples_ns": nanoseconds,
         "samples_ts": rates,
     }
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def _stdev(values: Sequence[float]) -> float:
     """The sample's, 0 below two values, as llama-bench has it."""
-    if len(values) < 2:
-        return 0.0
-    mean = _mean(values)
-    return float((sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5)
+    return statistics.stdev(values) if len(values) > 1 else 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from edge.bench.importers import executorch, genai_csv, litert_lm, llama_bench, mlperf, ollama
+from edge.bench.importers import executorch, genai, litert_lm, llama_bench, mlperf, ollama
 from edge.bench.importers.record import Source
 from edge.bench.store import KIND, Results, parse_results, read_file
 from edge.errors import InputError
@@ -26,7 +26,7 @@ class Importer(Protocol):
     def read(self, text: str, source: Source) -> list[dict[str, Any]]: ...
 
 
-IMPORTERS: tuple[Importer, ...] = (llama_bench, ollama, executorch, litert_lm, genai_csv, mlperf)
+IMPORTERS: tuple[Importer, ...] = (llama_bench, ollama, executorch, litert_lm, genai, mlperf)
 
 
 class Found(NamedTuple):

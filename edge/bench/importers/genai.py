@@ -1,0 +1,112 @@
+"""Results of onnxruntime-genai's `benchmark/python/benchmark_e2e.py`: means or medians, one row per
+size of prompt and answer.
+
+Older versions write CSV with headings like `Token Generation Throughput (tps)`, then CSV with
+`metrics.token_generation_throughput_tps`, newer ones JSON with that in an object. All are read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from edge.bench.importers.record import Source, Subject, count, make_record, number, parse_json
+from edge.errors import InputError
+
+TOOL = "onnxruntime-genai"
+NOT_MEASURED = ("single repetitions (it writes means)", "load", "threads", "machine")
+PREFILL, DECODE = "prompt_processing_throughput_tps", "token_generation_throughput_tps"
+WHOLE, FIRST_MS = "wall_clock_time_s", "time_to_first_token_ms"
+MAX_ROWS = 10_000
+
+
+def column(heading: str) -> str:
+    """`metrics.wall_clock_time_s` and `Wall Clock Time (s)` → `wall_clock_time_s`."""
+    return re.sub(r"[^a-z0-9]+", "_", heading.rpartition(".")[2].lower()).strip("_")
+
+
+def is_it(text: str) -> bool:
+    head = text.lstrip("\ufeff \r\n")
+    if head.startswith("["):
+        return f'"{PREFILL}"' in text and f'"{DECODE}"' in text
+    return {PREFILL, DECODE} <= {column(heading) for heading in head.split("\n", 1)[0].split(",")}
+
+
+def rows(text: str) -> Iterator[dict[str, Any]]:
+    """Rows of a CSV, or objects of a JSON list with their leaves by the last name of their path."""
+    head = text.lstrip("\ufeff \r\n")
+    if not head.startswith("["):
+        for row in csv.DictReader(io.StringIO(head)):
+            yield {column(key): value for key, value in row.items() if key and value}
+        return
+    for entry in parse_json(head, TOOL):
+        yield dict(leaves(entry))
+
+
+def leaves(entry: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    if not isinstance(entry, Mapping) or depth > 4:
+        raise InputError(f"{TOOL}: an object expected")
+    for key, value in entry.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, depth + 1)
+        else:
+            yield column(str(key)), value
+
+
+def read(text: str, source: Source) -> list[dict[str, Any]]:
+    """Prefill, decode and the whole of every row. Raises InputError on a row that is broken."""
+    found = []
+    for place, row in enumerate(rows(text), 1):
+        if place > MAX_ROWS:
+            raise InputError(f"{TOOL}: more than {MAX_ROWS} rows")
+        found += read_row(row, source, f"{TOOL}: row {place}")
+    if not found:
+        raise InputError(f"{TOOL}: no rows")
+    return found
+
+
+def read_row(row: Mapping[str, Any], source: Source, where: str) -> list[dict[str, Any]]:
+    if count(row.get("batch_size", 1), f"{where}: batch size") != 1:
+        raise InputError(f"{where}: only batch size 1 compares with a chat on a board")
+    n_prompt = count(row.get("prompt_length"), f"{where}: prompt length")
+    n_gen = count(row.get("tokens_generated"), f"{where}: tokens generated")
+    absent = () if FIRST_MS in row else ("time to first token",)
+    subject = Subject(
+        tool=TOOL,
+        name=_text(row, "full_name") or source.name,
+        quant=_text(row, "precision"),
+        version=_text(row, "package_version"),
+        build=_text(row, "device"),
+        not_measured=(*absent, *NOT_MEASURED),
+    )
+
+    def one(kind: str, figures: Mapping[str, float], n_depth: int = 0) -> dict[str, Any]:
+        return make_record(
+            subject,
+            source,
+            kind,
+            [figures],
+            n_prompt=0 if kind == "decode" else n_prompt,
+            n_depth=n_depth,
+            n_gen=0 if kind == "prefill" else n_gen,
+            time=_text(row, "trigger_date"),
+        )
+
+    found = [
+        one("prefill", {"prefill_tps": number(row.get(PREFILL), f"{where}: {PREFILL}")}),
+        one("decode", {"decode_tps": number(row.get(DECODE), f"{where}: {DECODE}")}, n_prompt),
+    ]
+    whole = {}
+    if WHOLE in row:
+        whole["end_to_end_s"] = number(row[WHOLE], f"{where}: {WHOLE}")
+    if FIRST_MS in row:
+        whole["ttft_s"] = number(row[FIRST_MS], f"{where}: {FIRST_MS}") * 1e-3
+    return [*found, one("end-to-end", whole)] if whole else found
+
+
+def _text(row: Mapping[str, Any], key: str) -> str | None:
+    value = row.get(key)
+    return str(value)[:200] if value else None
