@@ -47,9 +47,16 @@ class Learned:
         self._facts: Mapping[str, Any] | None = None
 
     def find(
-        self, profile: DeviceProfile, recipe: str, arch: str, artifact_bytes: int
+        self,
+        profile: DeviceProfile,
+        recipe: str,
+        arch: str,
+        artifact_bytes: int,
+        same_size: float = _SAME_SIZE,
     ) -> Measured | None:
-        """The newest run of this artifact on this board; None when there is none."""
+        """The newest run of this artifact on this board; None when there is none. Sizes may differ
+        by the share `same_size`: more where the size is predicted.
+        """
         runs: dict[str, list[Mapping[str, Any]]] = {}
         for record in self._records:
             artifact = record["artifact"]
@@ -58,7 +65,7 @@ class Learned:
                 record["settings"].get("recipe") == recipe
                 and artifact.get("arch") in (arch, None)
                 and isinstance(size, int)
-                and abs(size - artifact_bytes) <= _SAME_SIZE * artifact_bytes
+                and abs(size - artifact_bytes) <= same_size * artifact_bytes
                 and self._taken_on(record, profile)
             ):
                 runs.setdefault(str(record["run_id"]), []).append(record)

@@ -15,7 +15,7 @@ STDLIB = {*sys.stdlib_module_names, "tomllib"}  # tomllib: imported where it exi
 # Module-level third-party imports that each room may have.
 ALLOWED = {
     "device_profiles": {"tomli"},
-    "edge": {"click", "psutil", "device_profiles"},
+    "edge": {"click", "psutil", "device_profiles", "tomli"},
     "converters": {
         *("click", "psutil", "numpy", "gguf", "tokenizers", "sentencepiece", "huggingface_hub"),
         *("yaml", "tqdm", "jinja2", "tomli", "edge", "device_profiles"),

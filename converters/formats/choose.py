@@ -28,6 +28,8 @@ else:  # pragma: no cover - the 3.10 backport has the same interface
 N_ANSWER = 64
 MOST_DIVERGENCE = 1.5
 MARGIN = 1.15
+# Formats as close as this answer at the same time: of them, the one that diverges least is taken.
+_CLOSE = 1.05
 _YARDSTICK = "q4_0"
 
 
@@ -96,6 +98,7 @@ def choose_format(plans: Mapping[str, Plan], n_prompt: int, refused: Mapping[str
     if base_s is None:
         return Choice(base, (*reasons, "gguf: no speed is known for this board to compare by"))
     best, best_s = base, base_s
+    candidates: dict[str, tuple[float, float]] = {}
     for name, plan in plans.items():
         seconds, ratio = answer_seconds(plan, n_prompt), divergence_ratio(plan.recipe)
         if name == GGUF or seconds is None:
@@ -103,8 +106,14 @@ def choose_format(plans: Mapping[str, Plan], n_prompt: int, refused: Mapping[str
         if ratio is None or ratio > MOST_DIVERGENCE:
             said = "was not measured" if ratio is None else f"is {ratio:.1f} times Q4_0's"
             reasons.append(f"{name} is out: the divergence of {plan.recipe} {said}")
-        elif seconds < best_s:
-            best, best_s = plan, seconds
+        else:
+            candidates[name] = (seconds, ratio)
+    if candidates:
+        soonest = min(seconds for seconds, _ in candidates.values())
+        close = {n: r for n, (s, r) in candidates.items() if s <= soonest * _CLOSE}
+        found = min(close, key=lambda n: close[n])
+        if candidates[found][0] < base_s:
+            best, best_s = plans[found], candidates[found][0]
     name = format_of_engine(best.engine).id
     if best is base or base_s / best_s < MARGIN:
         others = min(

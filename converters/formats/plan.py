@@ -28,6 +28,8 @@ from edge.units import format_bytes, printable
 KV_TYPE = "f32"
 #: Lengths of prompt that get a graph of their own; the engine cuts a prompt into such steps.
 PREFILL_LENGTHS = (16, 128, 512)
+# A predicted size knows neither graph nor tokenizer files exactly.
+_PREDICTED_SIZE = 0.2
 _CONTEXT_STEPS = (4096, 2048, 1024, 512)
 
 # Source: one shape (Qwen2-0.5B), one machine (x86-64, AVX-512 VNNI, 2 threads), tokens/s against
@@ -165,7 +167,7 @@ def _plan(
         engine=engine_class(target),
     )  # fmt: skip
     found = (
-        learned.find(profile, recipe, spec.arch, weights.artifact_bytes)
+        learned.find(profile, recipe, spec.arch, weights.artifact_bytes, _PREDICTED_SIZE)
         if learned is not None and options.n_threads is None
         else None
     )

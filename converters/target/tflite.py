@@ -21,6 +21,7 @@ from typing import Any, Literal
 from converters.environments import run_worker, tool_python
 from converters.litert_recipe import LitertRecipe, recipes_for
 from converters.litert_types import WEIGHT_TYPES
+from converters.source.documents import read_json_object
 from converters.source.spec import ModelSpec
 from converters.target.tflite_families import check_family
 from converters.target.tflite_memory import check_memory, conversion_bytes
@@ -181,9 +182,18 @@ def start_token(spec: ModelSpec) -> int | None:
 
 
 def stop_tokens(spec: ModelSpec) -> list[int]:
-    """Every token that ends an answer, in ascending order."""
-    found = {_token(spec, role) for role in ("eos", "eot", "eom")}
-    return sorted(token for token in found if token is not None)
+    """Every token that ends an answer, in ascending order: those with a role in the vocabulary, and
+    all that the checkpoint's own configuration names.
+    """
+    found = {_token(spec, role) for role in ("eos", "eot", "eom")} - {None}
+    for name in ("generation_config.json", "config.json"):
+        path = None if spec.tokenizer_dir is None else spec.tokenizer_dir / name
+        if path is None or not path.is_file():
+            continue
+        named = read_json_object(path).get("eos_token_id")
+        found |= set(named) if isinstance(named, list) else {named}
+    n_vocab = spec.shape.n_vocab
+    return sorted(t for t in found if type(t) is int and 0 <= t < n_vocab)
 
 
 def _token(spec: ModelSpec, role: str) -> int | None:

@@ -141,7 +141,7 @@ def subject_of(entrant: Entrant) -> Subject:
     return Subject(
         name=printable(bundle.name),
         sha256=bundle.model_file.sha256,
-        n_bytes=bundle.model_file.n_bytes,
+        n_bytes=bundle.plan.artifact_bytes,  # of all its files, where there are several
         bundle_id=bundle.id,
         arch=model.get("arch"),
         license=model.get("license"),

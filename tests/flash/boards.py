@@ -58,7 +58,13 @@ class SshBoard:
     """sshd on a port of its own, reached through a cable that can be cut."""
 
     def __init__(
-        self, folder: Path, root: Path, path: str | None = None, *, cable: bool = True
+        self,
+        folder: Path,
+        root: Path,
+        path: str | None = None,
+        *,
+        cable: bool = True,
+        login: Path | None = None,
     ) -> None:
         self.root, self._folder = root, folder
         self.env: dict[str, str] = {}
@@ -74,7 +80,9 @@ class SshBoard:
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nUsePAM no\n"
             f"AuthorizedKeysFile {folder}/user.pub\nStrictModes no\nPidFile none\n"
             "PasswordAuthentication no\nPermitRootLogin prohibit-password\n"
-            f"MaxStartups 200\nSubsystem sftp internal-sftp\nSetEnv PATH={path}\n"
+            f"MaxStartups 200\nSubsystem sftp internal-sftp\n"
+            # Another home: the user's own .bashrc may do anything, and be killed while it does.
+            f"SetEnv PATH={path} HOME={folder}\n" + (f"ForceCommand {login}\n" if login else "")
         )
         self._server = subprocess.Popen(
             [SSHD, "-D", "-f", folder / "sshd_config", "-E", folder / "sshd.log"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,14 @@ def need(kind: str) -> None:
         if os.environ.get("CI"):
             pytest.fail(f"CI must run this test: {missing}", pytrace=False)
         pytest.skip(missing)
+
+
+def need_programs(*programs: str) -> None:
+    """The same for programs that only some tests need."""
+    if missing := [name for name in programs if not shutil.which(name)]:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must have {', '.join(missing)}", pytrace=False)
+        pytest.skip(f"needs {', '.join(missing)} (docs/board-engine.md says which packages)")
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,7 @@ def test_no_network(job: Callable[..., dict[str, Any]]) -> None:
 
 @linux_only
 def test_the_limit_holds(job: Callable[..., dict[str, Any]]) -> None:
-    with pytest.raises(DoesNotFitError, match=r"ran out of memory \(limit 300 MiB\)"):
+    with pytest.raises(DoesNotFitError, match=r"ran out of memory \(limit 300.0 MiB\)"):
         job("fill", memory_limit=300 << 20)
 
 

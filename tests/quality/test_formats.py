@@ -183,6 +183,19 @@ def test_auto_takes_what_answers_first_if_it_is_as_good(good: str) -> None:
     assert any("2000 tokens" in reason and "gguf" in reason for reason in long.reasons)
 
 
+def test_auto_takes_the_better_of_two_that_answer_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = (row("q4_0", 0.1), row("near", 0.05), row("nearer", 0.04))
+    monkeypatch.setattr("converters.formats.choose.measured_rows", lambda: rows)
+    plans = {
+        GGUF: plan_with("llama_cpp", "q4_0", 100, 10),
+        "tflite": plan_with("tflite", "near", 510, 20),
+        "litertlm": plan_with("litert", "nearer", 500, 20),
+    }
+    assert choose_format(plans, 1000, {}).plan.engine == "litert"
+
+
 def test_auto_keeps_gguf_for_little_gain_unknown_speed_and_says_what_is_out(good: str) -> None:
     base = plan_with("llama_cpp", "q4_0", 100, 10)
     slightly = plan_with("litert", good, 105, 10.5)
@@ -270,3 +283,21 @@ def test_one_build_makes_gguf_and_onnx_of_equal_quality(tmp_path: Path) -> None:
         run, [str(out / "onnx"), "turn on the kitchen lights", "--json"], catch_exceptions=False
     )
     assert json.loads(json.loads(answer.stdout)["text"])["do"] == "light.set"
+
+
+def test_a_plan_learns_from_a_race(spec: ModelSpec) -> None:
+    """A stored run of the recipe on this very machine stands in for the estimate."""
+    from edge.bench.conditions import machine_facts
+
+    target, profile = FORMATS["onnx"], find_profile("n100-16gb")
+    here = dataclasses.replace(profile, id="this-machine")
+    size = int(weigh(spec, target, target.recipe).artifact_bytes * 1.1)
+    figure = {"median": 123.0, "p10": 120.0, "p90": 126.0, "maximum": 126.0}
+    record = {
+        "run_id": "r", "time": "2026-11-22T05:00:00+00:00", "machine": machine_facts(),
+        "artifact": {"n_bytes": size, "arch": spec.arch}, "board": None,
+        "settings": {"recipe": target.recipe, "n_threads": 2},
+        "test": {"kind": "decode", "n_depth": 0}, "metrics": {"decode_tps": figure},
+    }  # fmt: skip
+    plan = plan_format(spec, here, target, PlanOptions(), learned=Learned([record]))
+    assert plan.decode_tps == 123.0 and plan.n_threads == 2 and plan.basis == "measured here"

@@ -161,7 +161,7 @@ def changed(file: str, change: Callable[[str], str], folder: Path) -> Path:
         ("llama-bench.json", "878690699", "NaN", "not JSON"),
         ("llama-bench.json", "878690699", "-5", "no figure"),
         ("llama-bench.json", "878690699", '"fast"', "no figure"),
-        ("llama-bench.json", '"n_prompt": 64', '"n_prompt": 1e400', "no count"),
+        ("llama-bench.json", '"n_prompt": 64', '"n_prompt": 1e400', "no figure"),
         ("litert-lm-benchmark.txt", "549.54 tokens/s", "549.54 words/s", "tokens/s expected"),
         ("litert-lm-benchmark.txt", "549.54", "inf", "no figure"),
         ("onnxruntime-genai.csv", "genai,1.0,int4", "genai,4.0,int4", "only batch size 1"),

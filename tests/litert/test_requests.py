@@ -1,0 +1,88 @@
+"""What is refused before the environment is even made."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from converters.litert_recipe import load_recipe
+from converters.sample import MODEL_DIR
+from converters.source.hf import open_directory
+from converters.source.spec import ModelSpec
+from converters.target.tflite import (
+    LitertArtifact,
+    check_request,
+    convert_litert,
+    start_token,
+    stop_tokens,
+)
+from converters.target.tflite_families import FAMILIES, check_family
+from edge.errors import InputError, UnsupportedModelError, UsageError
+
+
+@pytest.fixture(scope="module")
+def spec() -> ModelSpec:
+    return open_directory(MODEL_DIR)
+
+
+def convert(spec: ModelSpec, out: Path, **changes: object) -> LitertArtifact:
+    options = {"prefill_lengths": [128], "cache_length": 512, **changes}
+    recipe = load_recipe(str(options.pop("recipe", "litert_int4_b32")))
+    return convert_litert(spec, MODEL_DIR, recipe, out / "x", **options)  # type: ignore[arg-type]
+
+
+def test_a_family_that_is_not_supported(spec: ModelSpec, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="'qwen3_moe' models.*Gemma 3.*LFM2") as caught:
+        convert(dataclasses.replace(spec, family="qwen3_moe"), tmp_path)
+    assert "gguf" in str(caught.value.next_step)
+
+
+def test_a_near_miss_is_suggested() -> None:
+    with pytest.raises(UnsupportedModelError, match="Did you mean 'lfm2'"):
+        check_family("lfm22")
+    for family in FAMILIES:
+        check_family(family)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prefill_lengths": []}, "at least one"),
+        ({"prefill_lengths": [0]}, "at least one"),
+        ({"prefill_lengths": [1024]}, "does not go into a cache of 512"),
+        ({"cache_length": 4096}, "more than the 1024 that the model was trained for"),
+        ({"flavour": "tflite"}, "makes litertlm, not tflite"),
+        ({"recipe": "tflite_int4"}, "makes tflite, not litertlm"),
+    ],
+)
+def test_lengths_and_flavours(
+    spec: ModelSpec, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        convert(spec, tmp_path, **changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recipes_of_the_flavour_are_named(spec: ModelSpec) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_request(spec, load_recipe("litert_int8"), [16], 64, "tflite")
+    assert "tflite_int4" in str(caught.value.next_step)
+
+
+def test_a_folder_that_is_not_there(spec: ModelSpec, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no folder"):
+        convert(spec, tmp_path / "nowhere")
+
+
+def test_a_calibration_text_that_is_too_short(spec: ModelSpec, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least 1,000"):
+        from converters.target.tflite import _calibration
+
+        _calibration("short")
+
+
+def test_where_texts_begin_and_answers_end(spec: ModelSpec) -> None:
+    assert start_token(spec) is None
+    assert stop_tokens(spec) == [0, 2]  # <|endoftext|>, <|im_end|>
