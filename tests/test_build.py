@@ -90,6 +90,7 @@ def test_a_broken_conversion_is_refused_unless_accepted(
 ) -> None:
     """No recipe of ours is that bad: the bound is moved instead."""
     monkeypatch.setattr("converters.quality.card.bound_of", lambda recipe: Bound(1e-9))
+    monkeypatch.setattr("converters.quality.card.N_TASK", 3)
     text = tmp_path / "own.txt"
     text.write_text("switch the kitchen lights off and set a timer for ten minutes, please. " * 200)
     words = ("sample", "-d", "raspberry-pi-5-8gb", "--quality-text", text, "-o", tmp_path / "out")

@@ -80,23 +80,20 @@ def find_uses(model: Any, tags: Mapping[int, str]) -> dict[int, Use]:
     """
     uses: dict[int, Use] = {}
     for g, graph in enumerate(model.subgraphs):
-        tag_of: dict[int, int] = {}
-        for i, tensor in enumerate(graph.tensors):
-            value = _first_float(model.buffers[tensor.buffer], tensor)
-            if value is not None and abs(value) >= FIRST_TAG / 1024:
-                if value not in tags:
-                    raise UnsupportedModelError(
-                        f"{tensor.name.decode()} was computed from a weight while the graph was "
-                        "simplified; this family cannot be exported to LiteRT yet",
-                        next_step="build a GGUF: --format gguf",
-                    )
-                tag_of[i] = int(value)
+        values = [_uniform_value(model.buffers[t.buffer], t) for t in graph.tensors]
         for operator in graph.operators:
-            for i in operator.inputs:
-                if (tag := tag_of.get(int(i))) is None:
+            name = operator_name(model, operator)
+            role = _ROLES.get(name)
+            for k, i in enumerate(map(int, operator.inputs)):
+                value = values[i] if i >= 0 else None
+                if value is None:
                     continue
-                name = operator_name(model, operator)
-                role = _ROLES.get(name)
+                tag = int(value)
+                if value not in tags:
+                    # A matrix of equal numbers, which no checkpoint has: a tag times something.
+                    if role is not None and k == 1:
+                        raise _changed(graph.tensors[i].name.decode(errors="replace"))
+                    continue
                 if role is None:
                     raise UnsupportedModelError(
                         f"weight {tags[tag]} goes into {name}, which has no quantized weights",
@@ -104,10 +101,31 @@ def find_uses(model: Any, tags: Mapping[int, str]) -> dict[int, Use]:
                     )
                 use = uses.setdefault(tag, Use(tag))
                 use.roles.add(role)
-                place = (g, int(i), role)
+                place = (g, i, role)
                 if place not in use.places:
                     use.places.append(place)
+    for tag, source in tags.items():
+        if tag not in uses:
+            raise _changed(source)
     return uses
+
+
+def _changed(name: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"weight {name} was changed while the graph was simplified; this model cannot be made into "
+        "LiteRT yet",
+        next_step="build a GGUF: --format gguf",
+    )
+
+
+def _uniform_value(buffer: Any, tensor: Any) -> float | None:
+    """The number that a constant float matrix consists of, None for everything else."""
+    if tensor.type != schema.TensorType.FLOAT32 or buffer.data is None:
+        return None
+    if tensor.shape is None or len(tensor.shape) != 2:
+        return None
+    values = np.frombuffer(bytes(buffer.data), np.float32)
+    return float(values[0]) if values.size and bool((values == values[0]).all()) else None
 
 
 def own_tensor(model: Any, g: int, i: int, role: str) -> int:

@@ -1,7 +1,7 @@
 """Memory of a LiteRT model at run time: pure functions, each with what it was measured on.
 
-Measured: Qwen2 0.5B (24 layers, 2 KV heads of 64, 14 heads, signatures 128, 512 and decode, cache of
-2,048) and the sample model (4 layers, signatures 128 and decode, cache of 1,024) in the litert
+Measured: Qwen2 0.5B (24 layers, 2 KV heads of 64, 14 heads, signatures 128, 512 and decode, cache
+of 2,048) and the sample model (4 layers, signatures 128 and decode, cache of 1,024) in the litert
 engine on x86-64, litert-lm-api 0.18.1, RssAnon and RssFile of /proc/self/status.
 """
 
@@ -19,7 +19,7 @@ _RUNTIME = 6 * MIB
 _PER_LAYER_AND_SIGNATURE = 4 * MIB // 5
 _F32 = 4
 # Scores, masked scores and their softmax share an arena that reuses what is no longer needed: the
-# 0.5B model's 512-token prefill took 107 MiB, 1.75 times its scores of 56 MiB and what the MLP needs.
+# 0.5B model's 512-token prefill took 107 MiB, 1.75 times its scores of 56 MiB and some for the MLP.
 _SCORES = 1.75
 _MLP_TENSORS = 3
 
@@ -66,8 +66,8 @@ def litert_memory(
     cache_length: int,
     weight_cache: bool,
 ) -> dict[str, int]:
-    """Bytes by the kinds of `Plan.memory`. With a weight cache the packed weights are mapped and the
-    originals are read once, so that one copy is resident; without, both are.
+    """Bytes by the kinds of `Plan.memory`. With a weight cache the packed weights are mapped and
+    the originals are read once, so that one copy is resident; without, both are.
     """
     n_signatures = len(prefill_lengths) + 1
     packed = packed_bytes(weights_bytes, n_signatures)

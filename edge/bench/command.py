@@ -13,12 +13,15 @@ from typing import Any
 
 import click
 
+from edge.bench.conditions import machine_state
+from edge.bench.cooling import wait_until_cool
 from edge.bench.network import is_network, measure_network, network_records
 from edge.bench.network_inputs import parse_shapes
 from edge.bench.record import Subject, make_records
 from edge.bench.runner import TestRun, measure_load, run_tests
 from edge.bench.sampler import read_memory
 from edge.bench.store import append_results, data_directory
+from edge.bench.sustained import run_sustained
 from edge.bench.workloads import make_tests
 from edge.engines import open_engine
 from edge.engines.settings import default_threads
@@ -43,6 +46,18 @@ N_PER_REPEAT, N_PER_REPEAT_QUICK = 20, 4
 @click.option(
     "--quick", is_flag=True, help="Short prompts and answers: under a minute for a small model."
 )
+@click.option(
+    "--protocol", type=click.Choice(["standard", "quick", "sustained"]),
+    help="standard; quick, the same as --quick; sustained, quick and then minutes of decode.",
+)  # fmt: skip
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
+    help="Of decode with --protocol sustained.",
+)  # fmt: skip
+@click.option(
+    "--cool-below", type=click.FloatRange(0, 150), metavar="°C",
+    help="Wait until the board is cooler than this, ten minutes at most, or flag the run.",
+)  # fmt: skip
 @click.option("--repeats", type=click.IntRange(min=1), default=MIN_REPEATS, show_default=True)
 @click.option(
     "--gen", "n_gen", type=click.IntRange(min=2), help="Tokens generated per decode test."
@@ -62,6 +77,9 @@ def bench(
     model: Path,
     output: Path | None,
     quick: bool,
+    protocol: str | None,
+    minutes: float,
+    cool_below: float | None,
     repeats: int,
     n_gen: int | None,
     n_threads: int | None,
@@ -79,6 +97,9 @@ def bench(
     Every test has a warm-up that is dropped and at least five repetitions, taken in turns. Results
     are stored with their raw timestamps; `edge report` renders them.
     """
+    if quick and protocol == "standard":
+        raise UsageError("--quick and --protocol standard exclude each other")
+    quick, sustained = quick or protocol in ("quick", "sustained"), protocol == "sustained"
     baseline = read_memory()
     if is_network(model):
         bar = TestProgress()
@@ -116,12 +137,26 @@ def bench(
     with closing(opened.engine) as engine:
         info = engine.describe()
         tests = make_tests(engine.n_ctx, quick=quick, n_gen=n_gen)
-        bar = TestProgress()
+        warm = None
+        if cool_below is not None:
+            warm = wait_until_cool(cool_below, say=lambda text: click.echo(text, err=True))
+        before, bar = machine_state(), TestProgress()
         runs = run_tests(engine, tests, repeats=repeats, progress=bar)
+        if sustained:
+            runs.append(run_sustained(engine, seconds=60 * minutes, progress=bar))
         bar.close()
+        states = {"before": before, "after": machine_state()}
+        if warm is not None:
+            for run in runs:
+                run.flags.append(warm)
     runs += load_runs(info.name, opened, model_path, repeats=min(repeats, MIN_REPEATS))
     repeat = command_line(model, quick, repeats, n_gen, n_threads, n_ctx, kv_type)
-    records = make_records(runs, subject_of(opened, model_path), info, repeat, asdict(baseline))
+    if sustained:
+        repeat = repeat.replace("--quick", f"--protocol sustained --minutes {minutes:g}", 1)
+    if cool_below is not None:
+        repeat += f" --cool-below {cool_below:g}"
+    subject = subject_of(opened, model_path)
+    records = make_records(runs, subject, info, repeat, asdict(baseline), states=states)
     store(records, output, as_json)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from edge.bench.metrics import drift
+from edge.bench.sampler import read_heat
 from edge.probe.identity import match_board
 from edge.probe.memory import read_limits
 from edge.probe.system import LocalSystem
@@ -81,6 +82,20 @@ def disturbances(
     if change is not None and abs(change) > MAX_DRIFT:
         flags.append(f"drift: the second half ran {change:+.0%}")
     return flags
+
+
+def machine_state() -> dict[str, Any]:
+    """What changes between the start and the end of a bench; None where it cannot be told."""
+    heat = read_heat()
+    load = psutil.getloadavg()[0]
+    return {
+        "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "clock_hz": heat.clock_hz,
+        "temp_c": heat.temp_c,
+        "throttled": heat.throttled,
+        "load_1min": load,
+        "available_bytes": psutil.virtual_memory().available,
+    }
 
 
 def machine_facts() -> dict[str, Any]:

@@ -36,8 +36,12 @@ def make_records(
     engine: EngineInfo,
     repeat_command: str,
     baseline: Mapping[str, Any],
+    *,
+    states: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """One record per test, all with the same run id, time and machine facts."""
+    """One record per test, all with the same run id, time and machine facts. `states` holds the
+    machine's changing state `before` and `after` (`machine_state`).
+    """
     origin_ns = min(
         [t.request_start_ns for run in runs for t in run.traces]
         + [t.start_ns for run in runs for t in run.loads],
@@ -64,6 +68,7 @@ def make_records(
         "predicted": predicted(subject.plan),
         "quality": quality_card(subject.quality),
         "baseline": dict(baseline),
+        "states": dict(states) if states else None,
         "repeat": repeat_command,
     }
     return [

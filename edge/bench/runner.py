@@ -36,6 +36,7 @@ _RATE = {
     "decode": "decode_tps",
     "end-to-end": "end_to_end_s",
     "load": "load_s",
+    "sustained": "decode_tps",
 }
 
 

@@ -80,10 +80,20 @@ def expand_load(stored: Mapping[str, Any]) -> LoadTrace:
 
 def expand_memory(rows: Any) -> tuple[MemorySample, ...]:
     samples = []
-    for row in _rows(rows, "memory", 1 + len(MEMORY_FIELDS)):
-        values = [None if v is None else _count(v, "memory") for v in row[1:]]
-        samples.append(MemorySample(_sample_time(row[0]), *values))
+    for row in memory_rows(rows):
+        samples.append(MemorySample(*row))
     return tuple(samples)
+
+
+def memory_rows(rows: Any) -> Sequence[Sequence[Any]]:
+    """Stored memory rows `[t_ns, rss, anon, file, pss, swap]`, checked. Raises InputError."""
+    for row in _rows(rows, "memory", 1 + len(MEMORY_FIELDS)):
+        _sample_time(row[0])
+        for value in row[1:]:
+            if value is not None and (type(value) is not int or not 0 <= value < 2**63):
+                raise InputError(f"trace refused: a memory sample holds {str(value)[:40]!r}")
+    found: Sequence[Sequence[Any]] = rows
+    return found
 
 
 def expand_heat(rows: Any) -> tuple[HeatSample, ...]:

@@ -15,7 +15,7 @@ from typing import Literal
 from edge.errors import UsageError
 from edge.types import Engine
 
-Kind = Literal["prefill", "decode", "end-to-end", "load"]
+Kind = Literal["prefill", "decode", "end-to-end", "load", "sustained"]
 
 SEED = 20260101
 _SYLLABLES = ("ka", "lo", "mi", "ren", "sta", "tor", "vel", "an", "es", "un", "pre", "ost", "ing")
@@ -47,6 +47,8 @@ class Test:
             return f"decode {self.n_gen} at depth {self.n_depth}"
         if self.kind == "load":
             return f"load {self.page_cache}"
+        if self.kind == "sustained":
+            return f"sustained decode, {self.n_gen} at a time"
         return f"end-to-end {self.n_prompt}+{self.n_gen}"
 
 

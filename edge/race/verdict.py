@@ -38,7 +38,7 @@ class Pace:
 @dataclass(frozen=True)
 class Lead:
     """`label` wins for prompts of `first` to `last` tokens; `ratio` is how much longer the best of
-    the other engines takes, in the middle of them (1.0: nobody else).
+    the other bundles takes, in the middle of them (1.0: nobody else).
     """
 
     label: str
@@ -102,7 +102,7 @@ def sentence(found: Sequence[Lead], n_answer: int = N_ANSWER) -> str:
     """`prompts over 210 tokens: litert …; shorter: llama_cpp …`, in plain words."""
     if len(found) == 1:
         (only,) = found
-        gain = f", {only.ratio:.2f}× as fast as the next engine" if only.ratio > 1 else ""
+        gain = f", {only.ratio:.2f}× as fast as the next bundle" if only.ratio > 1 else ""
         return f"{only.label} wins for all prompts up to {only.last} tokens{gain}"
     if len(found) == 2:
         short, long = found

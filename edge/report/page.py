@@ -188,6 +188,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
         ("cores, memory", f"{cores or '–'}, {format_bytes(machine.get('ram_bytes'))}"),
         ("system", _joined(machine.get("os"), machine.get("kernel"))),
         ("governor", machine.get("governor")),
+        *((f"state {when}", state_text(head, when)) for when in ("before", "after")),
         ("planned for", head.get("board")),
         (
             "edgekit",
@@ -199,6 +200,26 @@ def provenance(run: Run) -> list[tuple[str, str]]:
         ("run", run.run_id),
     ]
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
+
+
+def state_text(head: Record, when: str) -> str:
+    """Temperature, clock, throttle bits and load before or after, as far as they were readable."""
+    states = head.get("states")
+    state = states.get(when) if isinstance(states, dict) else None
+    if not isinstance(state, dict):
+        return ""
+    forms = (
+        ("temp_c", "{:.0f} °C"),
+        ("clock_hz", "{:.3g} Hz"),
+        ("throttled", "throttle bits {:#x}"),
+        ("load_1min", "load {:.2f}"),
+    )
+    known = [(form, state.get(key)) for key, form in forms]
+    return ", ".join(
+        form.format(int(value) if "#x" in form else value)
+        for form, value in known
+        if isinstance(value, (int, float))
+    )
 
 
 def _joined(*parts: Any) -> str:

@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 from edge.bench.metrics import drift, measure, quantile
-from edge.bench.trace_rows import expand_memory, expand_trace
+from edge.bench.sustained import sustained_ratio
+from edge.bench.trace_rows import MEMORY_FIELDS, expand_trace, memory_rows
 from edge.report.chart import Bars, Chart, Limit, Missing, Panel, Series, thin
 from edge.report.figures import (
     Record,
@@ -154,12 +155,11 @@ def memory_over_time(run: Run) -> Chart | Missing:
     times: dict[str, list[float]] = {name: [] for name, _ in _KINDS}
     values: dict[str, list[float]] = {name: [] for name, _ in _KINDS}
     for start_s, _, trace in timed_traces(run):
-        for sample in expand_memory(trace.get("memory", [])):
-            for name, _ in _KINDS:
-                value = getattr(sample, name)
-                if value is not None:
-                    times[name].append(start_s + sample.t_ns * NS)
-                    values[name].append(value / MIB)
+        rows = memory_rows(trace.get("memory", []))
+        for column, name in enumerate(MEMORY_FIELDS, 1):
+            known = [row for row in rows if row[column] is not None]
+            times[name] += [start_s + row[0] * NS for row in known]
+            values[name] += [row[column] / MIB for row in known]
     series = []
     for name, label in _KINDS:
         if values[name] and (name != "swap_bytes" or max(values[name]) > 0):
@@ -224,6 +224,17 @@ def speed_windows(run: Run) -> dict[str, list[tuple[float, float]]]:
     return found
 
 
+def sustained_share(run: Run) -> float | None:
+    """What a board holds of its first burst in a sustained test, None without one."""
+    points = [
+        (start_s, rate)
+        for start_s, record, trace in timed_traces(run)
+        if record["test"]["kind"] == "sustained"
+        and (rate := measure(expand_trace(trace)).decode_tps) is not None
+    ]
+    return sustained_ratio(points)
+
+
 def speed_over_time(run: Run) -> Chart | Missing:
     title = "Speed, temperature and clock over the run"
     windows = speed_windows(run)
@@ -237,6 +248,9 @@ def speed_over_time(run: Run) -> Chart | Missing:
         f"Over {max(times) - min(times):.0f} s decode ran in the second half at {ratio:.2f} times "
         "its speed in the first, like compared with like."
     )
+    if held := sustained_share(run):
+        windows = {label: points for label, points in windows.items() if "sustained" in label}
+        summary = f"At the end of the run decode holds {held:.0%} of its first burst."
     series = tuple(
         Series(label, *thin([t for t, _ in points], [v for _, v in points]), "points")
         for label, points in windows.items()

@@ -22,7 +22,7 @@ Convert = Callable[[str], LitertArtifact]
 
 @pytest.fixture(scope="session")
 def litert_python() -> Path:
-    """The interpreter of the litert environment. Its absence fails in CI and is a skip elsewhere."""
+    """The interpreter of the litert environment. Its absence fails in CI, and skips elsewhere."""
     if _PYTHON is None or not _PYTHON.exists():
         reason = "the litert environment is not there: scripts/test makes it"
         if os.environ.get("CI"):

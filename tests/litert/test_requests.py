@@ -34,7 +34,7 @@ def convert(spec: ModelSpec, out: Path, **changes: object) -> LitertArtifact:
 
 
 def test_a_family_that_is_not_supported(spec: ModelSpec, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="'qwen3_moe' models.*Gemma 3.*LFM2") as caught:
+    with pytest.raises(UnsupportedModelError, match=r"'qwen3_moe' models.*Gemma 3.*LFM2") as caught:
         convert(dataclasses.replace(spec, family="qwen3_moe"), tmp_path)
     assert "gguf" in str(caught.value.next_step)
 

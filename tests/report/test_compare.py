@@ -69,7 +69,7 @@ def test_a_side_against_itself_never_differs(steps: list[int]) -> None:
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    """80 pairs of ten noisy repetitions, true ratio 0.8. Percentile intervals are a little narrow."""
+    """80 pairs of ten noisy repetitions, true ratio 0.8; percentile intervals are narrow."""
     draw, covered = random.Random(7), 0
     for _ in range(80):
         a = [max(1, round(draw.gauss(1000, 60))) for _ in range(10)]
