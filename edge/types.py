@@ -112,12 +112,13 @@ class MemorySample:
 
 @dataclass(frozen=True)
 class HeatSample:
-    """Temperature in °C, clock of the fastest core in Hz, throttle bits (vcgencmd's)."""
+    """Temperature in °C, clock of the fastest core in Hz, throttle bits (vcgencmd's), watts."""
 
     t_ns: int
     temp_c: float | None = None
     clock_hz: float | None = None
     throttled: int | None = None
+    power_w: float | None = None
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from converters.litert_types import WeightType
+from converters.litert_worker.factors import Factors
 from converters.litert_worker.quantize import Quantized
-from converters.litert_worker.skeleton import FIRST_TAG
 from edge.errors import DoesNotFitError, EngineError, UnsupportedModelError
 from edge.units import format_bytes
 
@@ -40,20 +40,25 @@ _TFLITE_TYPES = {4: schema.TensorType.INT4, 8: schema.TensorType.INT8}
 
 @dataclass
 class Use:
-    """Where one constant of the graph is used: (subgraph, tensor) pairs, and as what."""
+    """Where one matrix is used, as what (`linear`, `embedding`), and times what: the converter
+    folds a multiplication that follows a FULLY_CONNECTED into its weights.
+    """
 
     tag: int
     roles: set[str] = field(default_factory=set)
-    places: list[tuple[int, int, str]] = field(default_factory=list)
+    places: list[tuple[int, int, str, float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Constant:
-    """One constant to be written: rows, columns and type; `places` are (subgraph, tensor)."""
+    """One constant to be written: rows, columns, type and what its values are multiplied by;
+    `places` are (subgraph, tensor).
+    """
 
     source: str
     shape: tuple[int, int]
     kind: WeightType
+    factor: float
     places: tuple[tuple[int, int], ...]
 
 
@@ -74,9 +79,9 @@ def operator_name(model: Any, operator: Any) -> str:
     return _OPERATORS[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
 
-def find_uses(model: Any, tags: Mapping[int, str]) -> dict[int, Use]:
-    """Tag → where it is. Raises UnsupportedModelError when a matrix was changed on the way, or is
-    used by an operator that has no quantized weights.
+def find_uses(model: Any, tags: Mapping[int, str], factors: Factors) -> dict[int, Use]:
+    """Tag → where it is. Raises UnsupportedModelError when a matrix was changed on the way by more
+    than a known factor, or is used by an operator that has no quantized weights.
     """
     uses: dict[int, Use] = {}
     for g, graph in enumerate(model.subgraphs):
@@ -88,12 +93,13 @@ def find_uses(model: Any, tags: Mapping[int, str]) -> dict[int, Use]:
                 value = values[i] if i >= 0 else None
                 if value is None:
                     continue
-                tag = int(value)
-                if value not in tags:
-                    # A matrix of equal numbers, which no checkpoint has: a tag times something.
+                known = factors.split(value)
+                if known is None:
+                    # A matrix of equal numbers, which no checkpoint has: a tag and something.
                     if role is not None and k == 1:
                         raise _changed(graph.tensors[i].name.decode(errors="replace"))
                     continue
+                tag, factor = known
                 if role is None:
                     raise UnsupportedModelError(
                         f"weight {tags[tag]} goes into {name}, which has no quantized weights",
@@ -101,7 +107,7 @@ def find_uses(model: Any, tags: Mapping[int, str]) -> dict[int, Use]:
                     )
                 use = uses.setdefault(tag, Use(tag))
                 use.roles.add(role)
-                place = (g, i, role)
+                place = (g, i, role, factor)
                 if place not in use.places:
                     use.places.append(place)
     for tag, source in tags.items():

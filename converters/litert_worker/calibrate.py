@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from converters.litert_types import WEIGHT_TYPES, WeightType
+from converters.litert_types import WeightType
+from converters.litert_worker.assemble import Constant
 from converters.litert_worker.gptq import gptq
 from converters.litert_worker.quantize import Quantized, pack
 from converters.litert_worker.skeleton import Skeleton
@@ -24,14 +25,14 @@ def quantize_by_activations(
     skeleton: Skeleton,
     weights: Weights,
     tokens: torch.Tensor,
-    type_of: Callable[[str], str | None],
+    constant_of: Callable[[str], Constant | None],
     *,
     progress: Callable[[int, int], None],
 ) -> dict[str, Quantized]:
     """Rounded matrices of the decoder's layers, by the checkpoint's names.
 
-    `tokens` is [texts, length]. `type_of` gives a matrix's type, or None for one that is to stay as
-    it is. The skeleton's model must compute with plain attention; it is of no use afterwards.
+    `tokens` is [texts, length]. `constant_of` gives what becomes of a matrix, or None for one that
+    is to stay as it is. The skeleton's model must compute with plain attention; it is of no use afterwards.
     """
     model = skeleton.model.base_model
     source_of = {float(tag): name for tag, name in skeleton.tags.items()}
@@ -46,7 +47,7 @@ def quantize_by_activations(
         progress(finished, len(layers))
 
     for layer in layers:
-        _Stage(layer, weights, source_of, type_of, found, done)
+        _Stage(layer, weights, source_of, constant_of, found, done)
     with torch.no_grad():
         model(input_ids=tokens, use_cache=False)
     return found
@@ -74,11 +75,12 @@ class _Stage:
         layer: Any,
         weights: Weights,
         source_of: dict[float, str],
-        type_of: Callable[[str], str | None],
+        constant_of: Callable[[str], Constant | None],
         found: dict[str, Quantized],
         done: Callable[[], None],
     ) -> None:
-        self._weights, self._type_of, self._found, self._done = weights, type_of, found, done
+        self._weights, self._constant_of, self._found = weights, constant_of, found
+        self._done = done
         self._linears: dict[str, torch.nn.Linear] = {}
         for module in layer.modules():
             if isinstance(module, torch.nn.Linear):
@@ -98,7 +100,7 @@ class _Stage:
         for source, module in self._linears.items():
             value = self._weights.read(source).to(torch.float32)
             module.weight = torch.nn.Parameter(value, requires_grad=False)
-            if self._type_of(source) is not None:
+            if self._constant_of(source) is not None:
                 module._edgekit_watch = module.register_forward_pre_hook(
                     lambda m, inputs, source=source: self._watch(source, inputs[0])
                 )
@@ -119,12 +121,13 @@ class _Stage:
             if source not in self._hessians:
                 continue
             module._edgekit_watch.remove()
-            kind = WEIGHT_TYPES[str(self._type_of(source))]
-            weight = module.weight.data
-            integers, scales = gptq(weight.clone(), self._hessians[source].clone(), kind)
+            constant = self._constant_of(source)
+            assert constant is not None  # it is watched
+            weight, kind = module.weight.data, constant.kind
+            integers, scales = gptq(weight * constant.factor, self._hessians[source].clone(), kind)
             rows, n = weight.shape
             groups = integers.reshape(rows, scales.shape[1], -1).to(torch.float32)
-            weight.copy_((groups * scales.unsqueeze(-1)).reshape(rows, n))
+            weight.copy_((groups * scales.unsqueeze(-1)).reshape(rows, n) / constant.factor)
             self._found[source] = _packed(integers, scales, kind)
         self._hessians.clear()
         self._seen.clear()

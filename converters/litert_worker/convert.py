@@ -26,6 +26,7 @@ from converters.litert_worker.assemble import (
     read_graph,
 )
 from converters.litert_worker.calibrate import quantize_by_activations
+from converters.litert_worker.factors import Factors, candidate_factors
 from converters.litert_worker.graph import export_graph
 from converters.litert_worker.package import write_litertlm
 from converters.litert_worker.plain import inline_composites, shorten_names
@@ -73,7 +74,7 @@ def run(request: dict[str, Any], report: Report) -> dict[str, Any]:
         if (found := rounded.pop(constant.source, None)) is not None:
             return found
         result = quantize_matrix(
-            lambda a, b: weights.rows(constant.source, a, b),
+            lambda a, b: weights.rows(constant.source, a, b) * constant.factor,
             constant.shape,
             constant.kind,
             recipe.scales,
@@ -123,9 +124,11 @@ def plan_constants(
     """Every matrix of the graph with the type that the recipe gives it; one that is embedding and
     head at once is stored once where both want the same type.
     """
-    n_layers = getattr(config, "text_config", config).num_hidden_layers
+    text_config = getattr(config, "text_config", config)
+    n_layers = text_config.num_hidden_layers
+    factors = Factors(tags, candidate_factors(text_config.to_dict()))
     constants = []
-    for use in find_uses(model, tags).values():
+    for use in find_uses(model, tags, factors).values():
         source = tags[use.tag]
         shape = weights.shape(source)
         types = {
@@ -138,15 +141,21 @@ def plan_constants(
             )
             for role in use.roles
         }
-        by_type: dict[str, list[tuple[int, int]]] = {}
-        for g, i, role in use.places:
-            shared = (g, i, "linear") in use.places and (g, i, "embedding") in use.places
-            if role == "embedding" and shared and len(set(types.values())) > 1:
+        by_type: dict[tuple[str, float], list[tuple[int, int]]] = {}
+        as_linear = {(g, i) for g, i, role, _ in use.places if role == "linear"}
+        for g, i, role, factor in use.places:
+            if role == "embedding" and (g, i) in as_linear and len(set(types.values())) > 1:
                 i = own_tensor(model, g, i, role)
-            by_type.setdefault(types[role], []).append((g, i))
-        for name, places in by_type.items():
+            by_type.setdefault((types[role], factor), []).append((g, i))
+        for (name, factor), places in by_type.items():
             constants.append(
-                Constant(source, (shape[0], shape[1]), WEIGHT_TYPES[name], tuple(places))
+                Constant(
+                    source,
+                    (shape[0], shape[1]),
+                    WEIGHT_TYPES[name],
+                    factor,
+                    tuple(dict.fromkeys(places)),
+                )
             )
     return constants
 
@@ -160,15 +169,15 @@ def _rounded(
 ) -> dict[str, Quantized]:
     """The layers' 4-bit matrices, rounded by the calibration text."""
     config = load_config(directory)
+    # Plain transformers: litert-torch's patches of models want its own caches.
     config._attn_implementation = "eager"
-    types = {c.source: c.kind.name for c in constants if c.kind.bits == 4}
-    with patches.get_patch_context(config.model_type):
-        skeleton = build_skeleton(directory, config, weights)
+    chosen = {c.source: c for c in constants if c.kind.bits == 4}
+    skeleton = build_skeleton(directory, config, weights)
     return quantize_by_activations(
         skeleton,
         weights,
         _calibration_tokens(request, transformers.AutoTokenizer.from_pretrained(directory)),
-        types.get,
+        chosen.get,
         progress=report.progress,
     )
 

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from edge.bench.metrics import drift
+from edge.bench.power import find_meter
 from edge.bench.sampler import read_heat
 from edge.probe.identity import match_board
 from edge.probe.memory import read_limits
@@ -103,7 +104,7 @@ def machine_facts() -> dict[str, Any]:
     governor = _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     model, ram_bytes = board_model(), psutil.virtual_memory().total
     limits = [limit.limit_bytes for limit in read_limits(LocalSystem())]
-    profile = match_board(model, ram_bytes)
+    profile, meter = match_board(model, ram_bytes), find_meter()
     return {
         "model": model,
         "profile": profile.id if profile else None,
@@ -117,6 +118,7 @@ def machine_facts() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "governor": governor,
+        "power_sensor": meter.kind if meter else None,
     }
 
 

@@ -3,6 +3,7 @@
 prefill_tps = (n_prompt − n_reused) / prefill_s
 decode_tps  = (n_out − 1) / (t_last − t_first)     the first token belongs to the prefill
 ttft_s      = t_first − request start               tokenization and sampling included
+j_per_token = mean power × request seconds / n_out  prefill and idle power included
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from edge.errors import InputError
 from edge.types import MemorySample, Trace
 
 NS = 1e-9
+MIN_POWER_SAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Metrics:
     peak_rss_bytes: int | None
     peak_pss_bytes: int | None
     swap_grown_bytes: int | None
+    power_w: float | None
+    j_per_token: float | None
     deadline_met: bool | None
 
 
@@ -154,6 +158,9 @@ def measure(trace: Trace) -> Metrics:
     n_new = trace.n_prompt - trace.n_reused
     swaps = [s.swap_bytes for s in trace.memory if s.swap_bytes is not None]
     end_to_end_s = (trace.request_end_ns - trace.request_start_ns) * NS
+    watts = [h.power_w for h in trace.heat if h.power_w is not None]
+    # Sensors are read once a second: fewer looks than these are not this request's power.
+    power_w = statistics.fmean(watts) if len(watts) >= MIN_POWER_SAMPLES else None
     return Metrics(
         n_prompt=trace.n_prompt,
         n_reused=trace.n_reused,
@@ -172,6 +179,8 @@ def measure(trace: Trace) -> Metrics:
         peak_rss_bytes=peak(trace.memory, "rss_bytes"),
         peak_pss_bytes=peak(trace.memory, "pss_bytes"),
         swap_grown_bytes=swaps[-1] - swaps[0] if swaps else None,
+        power_w=power_w,
+        j_per_token=power_w * end_to_end_s / len(tokens) if power_w and tokens else None,
         deadline_met=None if trace.deadline_s is None else end_to_end_s <= trace.deadline_s,
     )
 

@@ -1,4 +1,4 @@
-"""Memory, heat and clocks of this process over time, read in a background thread.
+"""Memory, heat, clocks and power of this process over time, read in a background thread.
 
 Kernel files: `/proc/self/status` (RssAnon, RssFile, VmSwap; proc(5)), `/proc/self/smaps_rollup`
 (Pss; walks every page table, so it is read less often), `/sys/class/thermal` and cpufreq. Where a
@@ -10,11 +10,13 @@ from __future__ import annotations
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 import psutil
 
+from edge.bench.power import find_meter
 from edge.types import HeatSample, MemorySample
 
 _STATUS_KEYS = {
@@ -84,6 +86,7 @@ class Sampler:
 
     def __init__(self, interval_s: float = 0.05) -> None:
         self._interval_s = interval_s
+        self._meter = find_meter()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self.memory: list[MemorySample] = []
@@ -95,7 +98,8 @@ class Sampler:
             slow = time.monotonic() >= next_slow
             self.memory.append(read_memory(with_pss=slow))
             if slow:
-                self.heat.append(read_heat())
+                watts = self._meter.read() if self._meter else None
+                self.heat.append(replace(read_heat(), power_w=watts))
                 next_slow = time.monotonic() + 1
             if self._stop.wait(self._interval_s):
                 self.memory.append(read_memory())

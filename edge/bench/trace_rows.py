@@ -34,7 +34,9 @@ def compact_trace(trace: Trace, origin_ns: int = 0) -> dict[str, Any]:
         "end_ns": trace.request_end_ns - start,
         "deadline_s": trace.deadline_s,
         "memory": [memory_row(sample, start) for sample in trace.memory],
-        "heat": [[h.t_ns - start, h.temp_c, h.clock_hz, h.throttled] for h in trace.heat],
+        "heat": [
+            [h.t_ns - start, h.temp_c, h.clock_hz, h.throttled, h.power_w] for h in trace.heat
+        ],
     }
 
 
@@ -98,13 +100,12 @@ def memory_rows(rows: Any) -> Sequence[Sequence[Any]]:
 
 def expand_heat(rows: Any) -> tuple[HeatSample, ...]:
     samples = []
-    for t_ns, temp_c, clock_hz, throttled in _rows(rows, "heat", 4):
-        for value in (temp_c, clock_hz, throttled):
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, (int, float))
-            ):
+    for row in _rows(rows, "heat", 4, 5):  # schema 1 had no power
+        for value in row[1:]:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not number:
                 raise InputError(f"trace refused: a heat sample holds {str(value)[:40]!r}")
-        samples.append(HeatSample(_sample_time(t_ns), temp_c, clock_hz, throttled))
+        samples.append(HeatSample(_sample_time(row[0]), *row[1:]))
     return tuple(samples)
 
 
@@ -126,11 +127,11 @@ def check_clock(stored: Mapping[str, Any]) -> None:
             )
 
 
-def _rows(value: Any, name: str, width: int) -> Sequence[Sequence[Any]]:
+def _rows(value: Any, name: str, *widths: int) -> Sequence[Sequence[Any]]:
     if not isinstance(value, list) or not all(
-        isinstance(row, list) and len(row) == width for row in value
+        isinstance(row, list) and len(row) in widths for row in value
     ):
-        raise InputError(f"trace refused: {name!r} must be rows of {width} values")
+        raise InputError(f"trace refused: {name!r} must be rows of {widths[-1]} values")
     return value
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from edge.bundle import Bundle
 from edge.errors import EngineError, InputError
 from edge.flash.board import Board
+from edge.flash.phone_gate import carries_tools, read_answer, try_tools
 from edge.flash.session import Done
 from edge.flash.transfer import Reporter
 from edge.slots import layout
@@ -75,6 +76,8 @@ def try_release(
     """Load the release on the board and ask it the fixed question. `quick` goes through `current`,
     with few tokens and without reading every byte again.
     """
+    if board.is_running and carries_tools(bundle):
+        return try_phone(board, bundle, min_speed)
     edge = find_edge(board, bundle)
     if edge is None:
         note = (
@@ -102,6 +105,16 @@ def try_release(
         notes = ["the plan predicts no speed for this board, so that none was asked for"]
     failures = judge(health, bundle.plan, min_speed=min_speed, max_memory=max_memory)
     return Verdict(health, failures, notes)
+
+
+def try_phone(board: Board, bundle: Bundle, min_speed: float) -> Verdict:
+    """Ask the bundle's static programs the fixed question."""
+    folder = f"{board.files.root}/{layout.bundle_folder(bundle.id)}"
+    done = try_tools(board, bundle, folder, _TRY_S)
+    if (health := read_answer(done)) is None:
+        return Verdict(failures=[how_it_died(done)])
+    notes = ["a static program does not tell its memory, so that it was not judged"]
+    return Verdict(health, judge(health, bundle.plan, min_speed=min_speed), notes)
 
 
 def find_edge(board: Board, bundle: Bundle) -> str | None:

@@ -179,7 +179,8 @@ def name_clashes(runs: Sequence[Run]) -> list[str]:
     """One note per board name that stands for machines that are not alike."""
     found: dict[str, set[tuple[str, ...]]] = {}
     for run in runs:
-        found.setdefault(machine_name(run), set()).add(machine_key(run.head))
+        if not run.head.get("imported"):  # other tools tell too little of a machine
+            found.setdefault(machine_name(run), set()).add(machine_key(run.head))
     return [
         f"{len(keys)} different machines are called {name!r}: their results are kept apart"
         for name, keys in found.items()

@@ -37,7 +37,8 @@ def memory_of(run: Run) -> float | None:
 
 
 def load_of(run: Run) -> float | None:
-    return median(next(iter(run.tests("load")), None), "load_s")
+    """The first load test's, or what a network's own record holds."""
+    return median(next(iter(run.tests("load")), run.head), "load_s")
 
 
 # Column: heading, the figure, its text, whether more is better.
@@ -105,11 +106,17 @@ def fleet_rows(runs: Sequence[Run]) -> tuple[tuple[str, ...], ...]:
 def fleet_verdict(runs: Sequence[Run]) -> str:
     """One sentence over several runs: the fastest and the smallest of them."""
     labels, said = run_labels(runs), []
+    any_decodes = any(decode_of(run) for run in runs)
     for figure, text, most, words in (
         (decode_of, "{:,.1f} tokens/s", True, "decodes fastest"),
         (memory_of, None, False, "needs the least memory"),
     ):
-        known = [(value, i) for i, run in enumerate(runs) if (value := figure(run)) is not None]
+        known = [
+            (value, i)
+            for i, run in enumerate(runs)
+            # A small network beside language models is no smaller language model.
+            if (value := figure(run)) is not None and (decode_of(run) or not any_decodes)
+        ]
         if known:
             value, i = max(known) if most else min(known)
             shown = text.format(value) if text else format_bytes(int(value))

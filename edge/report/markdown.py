@@ -17,7 +17,15 @@ from edge.report.figures import (
     verdict,
 )
 from edge.report.network_rows import LATENCY_HEADER, is_network_run, latency_row
-from edge.report.rows import SPEED_HEADER, flag_lines, load_rows, memory_rows, speed_rows
+from edge.report.rows import (
+    SPEED_HEADER,
+    energy_method,
+    energy_rows,
+    flag_lines,
+    load_rows,
+    memory_rows,
+    speed_rows,
+)
 from edge.units import format_bytes, printable
 
 
@@ -60,12 +68,16 @@ def render_run(run: Run) -> list[str]:
         lines += table(SPEED_HEADER, speed_rows(run))
     lines += ["", "## Memory", ""]
     lines += table(("kind", "peak"), memory_rows(run))
+    if rows := energy_rows(run):
+        lines += ["", "## Energy", ""]
+        lines += table(("test", "power", "per token"), rows)
+        lines += ["", escape(energy_method(run), 300)]
     if loads := run.tests("load"):
         lines += ["", "## Load", ""]
         lines += table(("page cache", "open", "open to first token"), load_rows(loads))
-    if rows := predicted_rows(run):
+    if predictions := predicted_rows(run):
         lines += ["", "## Predicted and measured", ""]
-        lines += table(("figure", "plan", "measured", "ratio"), rows)
+        lines += table(("figure", "plan", "measured", "ratio"), predictions)
     lines += ["", "## Conditions", ""]
     lines += [f"- flagged: {escape(flag, 300)}" for flag in flag_lines(run)]
     if origin := imported_note(run):

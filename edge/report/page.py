@@ -43,7 +43,15 @@ from edge.report.network_rows import (
     network_figures,
     network_verdict,
 )
-from edge.report.rows import SPEED_HEADER, flag_lines, load_rows, memory_rows, speed_rows
+from edge.report.rows import (
+    SPEED_HEADER,
+    energy_method,
+    energy_rows,
+    flag_lines,
+    load_rows,
+    memory_rows,
+    speed_rows,
+)
 from edge.report.run_charts import run_charts
 from edge.report.verify import verify_run
 from edge.units import format_bytes, printable
@@ -145,6 +153,9 @@ def section(
 ) -> dict[str, Any]:
     """Everything the template shows of one run."""
     drawn, missing = pictures(run_charts(run, within_s), f"run{number}", markup)
+    if not energy_rows(run):
+        reason = "no power sensor was readable, or no request took three seconds"
+        missing.append(Missing("Energy per token", reason))
     network = is_network_run(run)
     parts = [(*pair, "") for pair in network_figures(run)] if network else key_figure_parts(run)
     return {
@@ -158,6 +169,8 @@ def section(
         "speed_header": LATENCY_HEADER if network else SPEED_HEADER,
         "speed": [latency_row(r) for r in run.records] if network else speed_rows(run),
         "memory": memory_rows(run),
+        "energy": energy_rows(run),
+        "energy_method": energy_method(run),
         "loads": load_rows(run.tests("load")),
         "flags": flag_lines(run),
         "facts": provenance(run),

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
+from edge.bench.power import METHODS
 from edge.report.figures import Record, Run, median, peak, spread_text
 from edge.units import format_bytes, format_seconds
 
+_PERCENT = re.compile(r"[+-]\d{1,9}%")
+
 
 def flag_lines(run: Run) -> list[str]:
-    """Every flag once, with the tests that it fell on."""
-    tests: dict[str, list[str]] = {}
+    """Every flag once, with the tests that it fell on; flags that differ in a percentage alone
+    share a line: `drift: the second half ran -9% (prefill 128), +7% (prefill 512)`.
+    """
+    stems: dict[str, dict[str, list[str]]] = {}
     for record in run.records:
-        for flag in record.get("flags", []):
-            tests.setdefault(str(flag), []).append(str(record["test"].get("label", "?")))
+        for flag in map(str, record.get("flags", [])):
+            head, _, last = flag.rpartition(" ")
+            stem, end = (head, last) if _PERCENT.fullmatch(last) else (flag, "")
+            labels = stems.setdefault(stem, {}).setdefault(end, [])
+            labels.append(str(record["test"].get("label", "?")))
     return [
-        flag if len(labels) == len(run.records) else f"{flag} ({', '.join(labels)})"
-        for flag, labels in tests.items()
+        f"{stem} {', '.join(_with_tests(end, labels, run) for end, labels in ends.items())}".strip()
+        for stem, ends in stems.items()
     ]
+
+
+def _with_tests(end: str, labels: Sequence[str], run: Run) -> str:
+    return end if len(labels) == len(run.records) else f"{end} ({', '.join(labels)})".strip()
 
 
 SPEED_HEADER = ("test", "tokens/s, median (p10–p90)", "TTFT", "slowest token", "repeats")
@@ -63,3 +76,22 @@ def load_rows(loads: Sequence[Record]) -> list[tuple[str, ...]]:
         )
         for record in loads
     ]
+
+
+def energy_rows(run: Run) -> list[tuple[str, str, str]]:
+    """(test, power, energy per token) where a sensor saw it; nothing otherwise."""
+    return [
+        (
+            str(record["test"].get("label", "?")),
+            f"{spread_text(record, 'power_w', 2)} W",
+            f"{spread_text(record, 'j_per_token', 3)} J",
+        )
+        for record in run.records
+        if median(record, "j_per_token") is not None
+    ]
+
+
+def energy_method(run: Run) -> str:
+    """How power was read and what that does not see."""
+    kind = str(run.head["machine"].get("power_sensor"))
+    return f"{kind}: {METHODS.get(kind, 'unknown method')}; idle power is in it"

@@ -78,7 +78,7 @@ def _repeats_note(records: Sequence[Record]) -> str:
     few = all(int(r["test"].get("n_repeats") or 0) < 2 for r in records)
     if few:
         return "One repetition: there is no interval to show."
-    return "Points are medians, whiskers the middle 80 % of the repetitions."
+    return "Points are medians, whiskers the middle 80% of the repetitions."
 
 
 def decode_against_depth(run: Run) -> Chart | Missing:
@@ -262,14 +262,16 @@ def speed_over_time(run: Run) -> Chart | Missing:
         if (y := [rate for _, rate in points])
     ]
     heat = [
-        (start_s + row[0] * NS, row[1], row[2])
+        (start_s + row[0] * NS, row[1], row[2], row[4] if len(row) > 4 else None)
         for start_s, _, trace in timed_traces(run)
         for row in trace.get("heat", [])
     ]
-    temps = [(t, c) for t, c, _ in heat if c is not None]
-    clocks = [(t, hz / 1e9) for t, _, hz in heat if hz is not None]
+    temps = [(t, c) for t, c, _, _ in heat if c is not None]
+    clocks = [(t, hz / 1e9) for t, _, hz, _ in heat if hz is not None]
+    watts = [(t, w) for t, _, _, w in heat if w is not None]
     absent = []
-    for points, label, unit in ((temps, "temperature", "°C"), (clocks, "clock", "GHz")):
+    sensors = ((temps, "temperature", "°C"), (clocks, "clock", "GHz"), (watts, "power", "W"))
+    for points, label, unit in sensors:
         if not points:
             absent.append(label)
             continue
@@ -279,7 +281,7 @@ def speed_over_time(run: Run) -> Chart | Missing:
         rows.append(
             (f"{label}, {unit}", f"{min(values):.2f}", f"{max(values):.2f}", str(len(values)))
         )
-    note = f"Not measured here: {' and '.join(absent)}; no sensor was readable." if absent else None
+    note = f"Not measured here: {', '.join(absent)}; no sensor was readable." if absent else None
     return Chart(
         "speed-time",
         title,

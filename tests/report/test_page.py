@@ -17,6 +17,7 @@ from edge.report.chart import Chart, Missing, thin
 from edge.report.command import report
 from edge.report.figures import group_runs, run_labels
 from edge.report.page import render_page
+from edge.report.rows import flag_lines
 from edge.report.run_charts import decode_against_depth, memory_over_time, run_charts
 from tests.report.stored import PI5, plan, records, request, run_of, some_runs, stored
 
@@ -158,6 +159,18 @@ def test_many_runs_are_summed_up(tmp_path: Path) -> None:
     page = page_of(stored(tmp_path, many))
     assert "300 runs side by side" in page and "The newest 200 of 300 runs" in page
     assert len(page.encode()) < 2_000_000
+
+
+def test_flags_that_differ_in_a_percentage_share_a_line() -> None:
+    made = records()
+    made[1]["flags"] = ["shared CPU: others used 1.20 cores"]
+    made[2]["flags"] = ["drift: the second half ran -9%"]
+    made[3]["flags"] = ["drift: the second half ran +7%"]
+    made[4]["flags"] = []
+    assert flag_lines(group_runs(made)[0]) == [
+        "shared CPU: others used 1.20 cores (prefill 512)",
+        "drift: the second half ran -9% (decode 32 at depth 0), +7% (decode 32 at depth 512)",
+    ]
 
 
 def test_thinning_keeps_peaks() -> None:

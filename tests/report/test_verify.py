@@ -10,13 +10,14 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bench.metrics import measure
+from edge.bench.metrics import measure, spread
 from edge.bench.seal import digest_of, sealed
 from edge.bench.store import read_results
 from edge.bench.trace_rows import compact_trace, expand_trace
+from edge.bench.workloads import Test as BenchTest
 from edge.errors import InputError, IntegrityError
 from edge.report.command import report
-from tests.report.stored import request, stored
+from tests.report.stored import records, request, run_of, stored
 
 Line = dict[str, Any]
 
@@ -159,3 +160,18 @@ def test_the_digest_ignores_key_order_and_sees_types() -> None:
     assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
     assert digest_of({"a": 1}) != digest_of({"a": "1"})
     assert digest_of({"a": 1, "digest": "x"}) == digest_of({"a": 1})
+
+
+def test_latencies_of_a_network_answer_for_their_own_spread(tmp_path: Path) -> None:
+    made = records([run_of(BenchTest("inference", 0, 0, 0), [])])  # type: ignore[arg-type]
+    figures = [{"latency_s": s} for s in (0.010, 0.011, 0.012)]
+    trace = compact_trace(request(0, n_prompt=0, prefill_ms=1, n_out=3, step_ms=10))
+    spread_ = spread([f["latency_s"] for f in figures])
+    assert spread_ is not None
+    made[0].update(traces=[trace], figures=figures, metrics={"latency_s": spread_.to_dict()})
+    path = stored(tmp_path, made)
+    assert verify(path).exit_code == 0
+    edit(path, lambda line: line["metrics"]["latency_s"].update(median=0.005), reseal=True)
+    result = verify(path)
+    assert isinstance(result.exception, IntegrityError)
+    assert "latency_s: median is 0.005" in result.output

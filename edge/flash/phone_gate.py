@@ -1,0 +1,67 @@
+"""The health gate on a phone, which has no Python: the bundle's static programs answer instead.
+
+The variant is chosen as the phone would choose it, by the dot products in its /proc/cpuinfo. What
+the program says on stderr gives the speed; the memory of a program that has ended is not known.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from edge.bundle import Bundle
+from edge.flash.board import Board
+from edge.flash.session import Done
+from edge.slots.health import MAX_TOKENS, PROMPT, Health
+
+#: Weakest first; the second needs `asimddp`.
+VARIANTS = ("armv8.0", "armv8.2-dotprod")
+PROGRAM = "llama-completion"
+_END = "[end of text]"
+# common_perf_print (llama.cpp, common/common.cpp): "prompt eval time = …", "eval time = …".
+_SPEED = re.compile(r"(?<!prompt )eval time = .*?([\d.]+) tokens per second")
+_TTFT = re.compile(r"prompt eval time = +([\d.]+) ms")
+_N_OUT = re.compile(r"(?<!prompt )eval time = +[\d.]+ ms / +(\d+) runs")
+
+
+def carries_tools(bundle: Bundle) -> bool:
+    """Whether the bundle brings static programs instead of wheels."""
+    return any(file.name.endswith(f"/{PROGRAM}") for file in bundle.files)
+
+
+def tool_script(bundle: Bundle, folder: str) -> str:
+    """Shell that asks the fixed question; its first line of output is the variant."""
+    template = any(file.role == "template" for file in bundle.files)
+    plan, model = bundle.plan, shlex.quote(bundle.model_file.name)
+    chat = "-cnv -st --jinja" if template else "-no-cnv"
+    # A transfer keeps no modes: a bundle has none.
+    return (
+        f"cd {shlex.quote(folder)} || exit 70\n"
+        f"chmod 755 tools/*/llama-* || exit 71\n"
+        f"v={VARIANTS[0]}; grep -qw asimddp /proc/cpuinfo && v={VARIANTS[1]}\n"
+        "echo $v\n"
+        f"exec tools/$v/{PROGRAM} -m {model} -p {shlex.quote(PROMPT)} -n {MAX_TOKENS} --temp 0 "
+        f"-c {plan.n_ctx} -t {plan.n_threads} --no-warmup --no-display-prompt --simple-io {chat} "
+        "</dev/null"
+    )
+
+
+def try_tools(board: Board, bundle: Bundle, folder: str, timeout_s: float) -> Done:
+    """Run the question on the phone."""
+    return board.execute(tool_script(bundle, folder), timeout_s=timeout_s)
+
+
+def read_answer(done: Done) -> Health | None:
+    """The report in what the program printed; None when it died."""
+    if done.rc != 0:
+        return None
+    variant, _, said = done.out.decode("utf-8", "replace").partition("\n")
+    speed, first, count = (p.search(done.err) for p in (_SPEED, _TTFT, _N_OUT))
+    text = said.replace(_END, "").strip()
+    return Health(
+        text=text,
+        n_out=int(count[1]) if count else len(text.split()),
+        ttft_s=float(first[1]) / 1e3 if first else None,
+        decode_tps=float(speed[1]) if speed else None,
+        engine=f"static llama.cpp, {variant}",
+    )
