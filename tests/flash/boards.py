@@ -249,26 +249,44 @@ def edge_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "edge", *arguments]
 
 
-@contextlib.contextmanager
-def running(
-    command: list[str], env: dict[str, str], log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A program in a session of its own, all of it killed at the end."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=output, start_new_session=True,
+class Started:
+    """A program in a process group of its own. The group's leader is a sleeper that lives until the
+    end: its number cannot pass to somebody else's processes before the group is killed.
+    """
+
+    def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
+        self._leader = subprocess.Popen(["sleep", "3600"], preexec_fn=os.setpgrp)
+        group = self._leader.pid
+        self._log = log.open("wb")
+        self._process = subprocess.Popen(
+            command, env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=self._log,
+            stderr=self._log, preexec_fn=lambda: os.setpgid(0, group),
         )  # fmt: skip
-        try:
-            yield process
-        finally:
-            kill_group(process)
+
+    def wait(self, timeout_s: float) -> int:
+        return self._process.wait(timeout_s)
+
+    def kill(self) -> None:
+        """The program alone; what it started lives on."""
+        self._process.kill()
+
+    def kill_group(self) -> None:
+        """The program and everything that it started."""
+        if self._leader.returncode is None:
+            os.killpg(self._leader.pid, signal.SIGKILL)
+            self._process.wait()
+            self._leader.wait()
+            self._log.close()
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+@contextlib.contextmanager
+def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[Started]:
+    """A program that is killed at the end, with all that it started."""
+    started = Started(command, env, log)
+    try:
+        yield started
+    finally:
+        started.kill_group()
 
 
 def missing_tools(kind: str) -> str | None:
