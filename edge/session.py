@@ -168,7 +168,8 @@ class Session:
 
     def save(self, path: Path | str, *, state: bool = False) -> None:
         """Write the conversation as JSON, whole or not at all; with `state` also the engine's KV
-        state beside it (`state_path`), so that a later load need not compute it again.
+        state beside it (`state_path`), where the engine can, so that a later load need not compute
+        it again.
         """
         path = Path(path)
         document = {
@@ -190,7 +191,7 @@ class Session:
             write_atomic(path, text.encode("utf-8", "backslashreplace"))
         except OSError as error:
             raise InputError(f"cannot save to {path}: {error.strerror or error}") from None
-        if state and self.messages:
+        if state and self.messages and self.engine.describe().details.get("can_save_prefix"):
             self.engine.save_prefix(state_path(path))
 
     def load(self, path: Path | str) -> str:

@@ -122,10 +122,12 @@ def test_saved_session_goes_on_without_computing_again(
     engine.close()
     fresh = opened(engine_name, models.random)
     restored = Session(fresh)
-    assert "restored" in restored.load(path)
+    can_save = fresh.describe().details["can_save_prefix"]
+    assert ("restored" if can_save else "no saved state") in restored.load(path)
     assert restored.system == "S" and len(restored.messages) == 2
     assert say(restored, "and now?", max_tokens=20, ignore_eos=True) == expected
-    assert restored.last_answer is not None and restored.last_answer.n_reused == reused > 0
+    assert restored.last_answer is not None and reused > 0
+    assert restored.last_answer.n_reused == (reused if can_save else 0)
     fresh.close()
 
 
@@ -134,6 +136,9 @@ def test_damaged_state_is_said_and_not_used(scripted_engine: Engine, tmp_path: P
     session = Session(scripted_engine)
     say(session, "hello")
     session.save(path, state=True)
+    if not scripted_engine.describe().details["can_save_prefix"]:
+        assert not state_path(path).exists() and "no saved state" in session.load(path)
+        return
     state_path(path).write_bytes(state_path(path).read_bytes()[:-9])
     assert "not taken" in session.load(path)
     assert say(session, "again") == CHAT_REPLY
