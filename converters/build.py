@@ -33,12 +33,13 @@ from converters.verify import check_artifact, check_in_engine, check_vocabulary
 from device_profiles.profile import DeviceProfile
 from edge import __version__
 from edge.atomic import fsync_directory, write_atomic
-from edge.bundle import Bundle, open_bundle, seal_bundle, sha256_file
+from edge.bundle import MANIFEST, Bundle, open_bundle, seal_bundle, sha256_file
 from edge.errors import InputError, UsageError
 from edge.types import Plan
 
 if TYPE_CHECKING:
     from converters.offline import OfflineParts
+    from edge.trust.signing import SigningKey
 
 MODEL_FILE = "model.gguf"
 AnyArtifact = Artifact | FormatArtifact
@@ -64,7 +65,8 @@ class Reporter(Protocol):
 class BuildRequest:
     """What to build. `imatrix` is upstream's imatrix file, or a text to compute one from.
     `with_engine` adds what each board needs to run its bundle offline; `python` is the board's
-    Python where it is not the profile's. `formats` are of `converters.formats.table`.
+    Python where it is not the profile's. `formats` are of `converters.formats.table`. `sign` puts
+    a signature beside every manifest.
     """
 
     spec: ModelSpec
@@ -78,6 +80,7 @@ class BuildRequest:
     python: str | None = None
     quality: QualityOptions = field(default_factory=QualityOptions)
     formats: tuple[str, ...] = (GGUF,)
+    sign: SigningKey | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,8 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
                 request.spec, plan, artifact, manifest, bundles / (job.name or "bundle"),
                 adders[job.name],
             )  # fmt: skip
+            if request.sign is not None:
+                sign_sealed(bundles / (job.name or "bundle"), request.sign)
         publish(bundles, request, single=len(jobs) == 1)
         shutil.rmtree(work)
     return [
@@ -402,6 +407,13 @@ def seal(
         roles |= parts.roles
         manifest = {**manifest, "board": parts.manifest}
     seal_bundle(directory, manifest, roles, hashes)
+
+
+def sign_sealed(directory: Path, key: SigningKey) -> None:
+    """Sign a manifest that was just written."""
+    from edge.trust.signing import add_signature
+
+    add_signature(directory, (directory / MANIFEST).read_bytes(), key)
 
 
 def publish(bundles: Path, request: BuildRequest, *, single: bool) -> None:

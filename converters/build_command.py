@@ -9,13 +9,24 @@ import click
 
 from converters.build import BuildRequest, Built, build
 from converters.formats.table import FORMATS, GGUF, parse_formats
+from converters.network import is_network_file
+from converters.network_build import (
+    build_network,
+    check_format,
+    network_record,
+    network_summary,
+    refuse_language_options,
+)
 from converters.plan import PREFERENCES, PlanOptions
 from converters.plan_command import load_devices
 from converters.progress import TerminalReporter
 from converters.quality.building import QualityOptions
 from converters.recipes import list_recipes
 from converters.source.resolve import open_model
+from edge.bench.network_inputs import parse_shapes
+from edge.errors import UsageError
 from edge.quality_text import quality_lines
+from edge.trust.key_argument import signing_key
 from edge.units import format_bytes, printable
 
 
@@ -49,11 +60,19 @@ from edge.units import format_bytes, printable
     help="Add the engine, compiled for the board, and all it needs to run there offline.",
 )  # fmt: skip
 @click.option("--python", metavar="3.X", help="Python on the board, where it is not the profile's.")
+@click.option(
+    "--sign", type=click.Path(path_type=Path, dir_okay=False),
+    help="Sign with this private key (edge key new); boards may ask for it.",
+)  # fmt: skip
 @click.option("--no-quality", is_flag=True, help="Do not measure how far it is from its source.")
 @click.option("--accept-quality", is_flag=True, help="Keep it, however far it is.")
 @click.option(
     "--quality-text", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Text to measure on; default: one that comes with the kit.",
+)  # fmt: skip
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
+    help="Shape of a network's input whose dimensions are open, for comparing its outputs.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per bundle on stdout.")
@@ -70,16 +89,39 @@ def build_command(
     threads: int | None,
     with_engine: bool,
     python: str | None,
+    sign: Path | None,
     no_quality: bool,
     accept_quality: bool,
     quality_text: Path | None,
+    shapes: tuple[str, ...],
     force: bool,
     as_json: bool,
 ) -> None:
     """Make a 4-bit artifact of MODEL sized to a board, in a verified bundle.
 
-    MODEL is a Hugging Face directory, a hub repo id (owner/name), a .gguf file, or `sample`.
+    MODEL is a Hugging Face directory, a hub repo id (owner/name), a .gguf file, or `sample`. Any
+    other network (an .onnx or .tflite file: vision, speech) gets its weights in 8 bits, or 4 with
+    --recipe int4.
     """
+    if is_network_file(Path(model)):
+        refuse_language_options({
+            "--ctx": n_ctx, "--kv-type": kv_type, "--imatrix": imatrix, "--python": python,
+            "--with-engine": with_engine, "--no-quality": no_quality,
+            "--quality-text": quality_text,
+        })  # fmt: skip
+        check_format(Path(model), formats)
+        with TerminalReporter(quiet=as_json) as reporter:
+            networks = build_network(
+                Path(model), tuple(load_devices(devices)), output, recipe=recipe,
+                accept_quality=accept_quality, overwrite=force, shapes=parse_shapes(shapes),
+                threads=threads, reporter=reporter,
+            )  # fmt: skip
+        for network in networks:
+            shown = network_record(network) if as_json else network_summary(network)
+            click.echo(json.dumps(shown) if as_json else shown)
+        return
+    if shapes:
+        raise UsageError("--shape is for networks other than language models")
     options = PlanOptions(
         recipe=recipe,
         n_ctx=n_ctx,
@@ -87,6 +129,8 @@ def build_command(
         prefer=prefer,  # type: ignore[arg-type]  # click checked the choice
         has_imatrix=imatrix is not None,
     )
+    # Now, so that nobody is asked for a passphrase at the end of a long build.
+    key = signing_key(sign) if sign else None
     quality = QualityOptions(not no_quality, accept_quality, quality_text)
     with TerminalReporter(quiet=as_json) as reporter:
         reporter.stage(f"reading {printable(model)}")
@@ -94,7 +138,7 @@ def build_command(
         spec = open_model(model, progress=reporter.progress)
         request = BuildRequest(
             spec, profiles, output, options, imatrix, force, threads, with_engine, python,
-            quality, parse_formats(formats),
+            quality, parse_formats(formats), key,
         )  # fmt: skip
         built = build(request, reporter)
     for done in built:

@@ -24,6 +24,12 @@ COMMANDS: dict[str, Command] = {
     "engine": Command(
         "converters.board_engine.command:engine", "Engines compiled for boards.", "host"
     ),
+    "push": Command(
+        "converters.oci.command:push_command", "Put a bundle into an OCI registry.", "host"
+    ),
+    "pull": Command(
+        "converters.oci.command:pull_command", "Get a bundle from an OCI registry.", "host"
+    ),
     "rehearse": Command(
         "converters.rehearse.command:rehearse_command",
         "Install and run a bundle as its board would, emulated.",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.environments import tool_python
+from converters.onnx_recipe import INT8_ACTIVATIONS
 from converters.worker import run_worker
 from edge.bench.network import file_bytes
 from edge.engines.fit import available_bytes, check_fits
@@ -63,11 +64,13 @@ def quantize_network(
     *,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     threads: int | None = None,
+    accuracy_level: int = INT8_ACTIVATIONS,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> NetworkReport:
     """Quantize the weights of the network `path` into the new folder `output`, which appears whole
-    or not at all. `shapes` are those of inputs with open dimensions, for the comparison.
+    or not at all. `shapes` are those of inputs with open dimensions, for the comparison;
+    `accuracy_level` is of `converters.target.onnx`, for matrices in an ONNX network.
 
     Raises UsageError for an unknown recipe, InputError or UnsafeInputError for a broken file,
     UnsupportedModelError if there is nothing to quantize, DoesNotFitError if memory is short.
@@ -100,6 +103,7 @@ def quantize_network(
                 "model": str(path.resolve()),
                 "output": str(partial.resolve()),
                 "bits": RECIPES[recipe],
+                "accuracy_level": accuracy_level,
                 "shapes": {name: list(shape) for name, shape in (shapes or {}).items()},
             },
             progress=progress,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, replace
-from typing import Any
 
 import click
 
@@ -16,16 +14,16 @@ from converters.plan import (
     Planner,
     PlanOptions,
     Prefer,
-    list_candidates,
     plan_of,
 )
-from converters.plan_front import dominated_by
 from converters.plan_learned import Learned, read_learned
+from converters.plan_record import plan_record, plan_rows
 from converters.plan_text import candidate_lines, plan_lines
+from converters.plan_workload import parse_needs
+from converters.plan_workload_command import plan_for_workload
 from converters.recipe_weights import AS_IS, WeighingScale
 from converters.source.spec import ModelSpec
 from device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
-from device_profiles.cost.speed import load_seconds
 from device_profiles.profile import DeviceProfile
 from edge.errors import DeadlineError, DoesNotFitError, EdgeError, UsageError
 from edge.units import parse_seconds, printable
@@ -65,7 +63,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 
 
 @click.command(name="plan")
-@click.argument("model", required=False)
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option(
     "-d", "--device", "devices", multiple=True, metavar="BOARD[,BOARD…]",
     help="Board id or alias (see `edge devices`); default: this-machine.",
@@ -94,10 +92,18 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @click.option(
     "--for", "n_users", type=int, default=1, metavar="USERS", help="Users at once. [default: 1]"
 )
+@click.option("--workload", help="A task's requests (see `edge tasks`), or all: mix.")
+@click.option(
+    "--within",
+    callback=_seconds,
+    metavar="TIME",
+    help="Time for a whole answer. [default: its own]",
+)
+@click.option("--first-within", callback=_seconds, metavar="TIME", help="Time to its first token.")
 @click.option("--explain", is_flag=True, help="Every term, and where it comes from.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per board, one per line.")
 def plan(
-    model: str | None,
+    models: tuple[str, ...],
     devices: tuple[str, ...],
     any_device: bool,
     formats: str,
@@ -112,22 +118,39 @@ def plan(
     max_ttft: float | None,
     n_prompt: int,
     n_users: int,
+    workload: str | None,
+    within: float | None,
+    first_within: float | None,
     explain: bool,
     as_json: bool,
 ) -> None:
     """What of MODEL fits a board: recipe, context, memory, speed, and why.
 
     MODEL is a Hugging Face directory, a hub repo id (owner/name), a .gguf file, or `sample`.
-    Without MODEL: which sizes of model the board can hold, and how fast.
+    Without MODEL: which sizes of model the board can hold, and how fast. With --workload: which
+    model, of several or of all sizes, answers its requests in time, and with what recipe.
     """
     if as_is and recipe:
         raise UsageError("--as-is converts nothing, --recipe asks for a conversion")
     options = PlanOptions(
         AS_IS if as_is else recipe, n_ctx, kv_type, n_threads, n_ubatch, prefer,
         min_tps=min_tps, max_ttft_s=max_ttft, n_prompt=n_prompt, n_users=n_users,
+        needs=parse_needs(workload, within, first_within),
     )  # fmt: skip
     if any_device and devices:
         raise UsageError("--any-device looks at all boards, --device names some")
+    if options.needs:
+        plan_for_workload(
+            models, [] if any_device else load_devices(devices or (THIS_MACHINE,)), options,
+            parse_formats(formats), _learned(), as_json=as_json,
+        )  # fmt: skip
+        return
+    if len(models) > 1:
+        raise UsageError(
+            f"{len(models)} models are compared by how they answer a workload",
+            next_step="--workload customer-service --within 2s, or plan them one by one",
+        )
+    model = models[0] if models else None
     if model is None:
         if any_device or as_is:
             raise UsageError("name a MODEL", next_step="edge plan MODEL --any-device")
@@ -217,20 +240,11 @@ def _echo_plan(spec: ModelSpec, planner: Planner, chosen: Candidate, explain: bo
         planner, chosen, plan_of(planner, chosen), name=spec.name, explain=explain
     ):
         click.echo(line)
-    rows = _rows(spec, planner)
+    rows = plan_rows(spec, planner)
     if len(rows) > 1:
         click.echo()
         for line in candidate_lines(planner, chosen, rows):
             click.echo(line)
-
-
-def _rows(spec: ModelSpec, planner: Planner) -> list[Candidate]:
-    """Every recipe looked at, and the file as it stands where there is one."""
-    rows = list(list_candidates(planner))
-    if spec.source.kind == "gguf" and planner.options.recipe is None:
-        as_is = planner.with_options(replace(planner.options, recipe=AS_IS))
-        rows += list_candidates(as_is)
-    return rows
 
 
 def _echo_refusal(spec: ModelSpec, profile: DeviceProfile, error: EdgeError, as_json: bool) -> None:
@@ -247,54 +261,3 @@ def _echo_refusal(spec: ModelSpec, profile: DeviceProfile, error: EdgeError, as_
         "next_step": error.next_step,
     }
     click.echo(json.dumps(record))
-
-
-def plan_record(spec: ModelSpec, planner: Planner, chosen: Candidate) -> dict[str, Any]:
-    """The plan and its candidates as one JSON-able object."""
-    from converters.plan_accelerators import accelerator_record
-
-    made, options = plan_of(planner, chosen), planner.options
-    rows = _rows(spec, planner)
-    return {
-        "model": spec.name,
-        "device": planner.profile.id,
-        "plan": {**made.to_dict(), "peak_bytes": made.peak_bytes},
-        "n_users": options.n_users,
-        "user_tps": chosen.user_tps(options.n_users),
-        "n_prompt": options.n_prompt,
-        "ttft_s": chosen.ttft_s(options.n_prompt, options.n_users),
-        "load_s": load_seconds(made.artifact_bytes, planner.profile),
-        "sustained_share": planner.profile.sustained_share,
-        "accelerator": accelerator_record(planner, chosen),
-        "decode_bound": chosen.speed.decode_bound,
-        "prefill_bound": chosen.speed.prefill_bound,
-        "predicted": {
-            "basis": planner.profile.basis,
-            "decode_tps": chosen.predicted.decode_tps,
-            "prefill_tps": chosen.predicted.prefill_tps,
-        },
-        "measured": None if chosen.measured is None else asdict(chosen.measured),
-        "candidates": [_candidate_record(planner, row, rows) for row in rows],
-    }
-
-
-def _candidate_record(planner: Planner, row: Candidate, rows: list[Candidate]) -> dict[str, Any]:
-    added = row.weights.perplexity_added
-    return {
-        "recipe": row.recipe,
-        "perplexity_added": added if added != float("inf") else None,
-        "artifact_bytes": row.weights.artifact_bytes,
-        "n_ctx": row.n_ctx,
-        "kv_type": row.kv_type,
-        "n_threads": row.n_threads,
-        "n_ubatch": row.n_ubatch,
-        "use_mmap": row.use_mmap,
-        "repack": row.repack,
-        "peak_bytes": row.peak_bytes,
-        "fits": planner.fits(row),
-        "in_time": planner.in_time(row),
-        "on_pareto_front": dominated_by(row, rows) is None,
-        "decode_tps": row.speed.decode_tps,
-        "prefill_tps": row.speed.prefill_tps,
-        "measured": row.measured is not None,
-    }

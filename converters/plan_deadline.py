@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from converters.plan_workload import refuse_needs
 from edge.errors import DeadlineError
 from edge.units import format_seconds
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 def refuse_deadline(planner: Planner, n_ctx: int) -> None:
     """Raise DeadlineError when a recipe fits with a context of `n_ctx`, and only time is short."""
     if not planner.options.has_deadline:
+        return
+    if planner.options.needs:
+        refuse_needs(planner)
         return
     found = [c for w in planner.weights if planner.fits(c := planner.best(w, n_ctx))]
     if not found:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from converters.plan_workload import Need, context_of
 from device_profiles.cost.memory import KV_BLOCK
 from edge.errors import UsageError
 from edge.units import did_you_mean
@@ -21,7 +22,8 @@ class PlanOptions:
     `has_imatrix` is whether the build will weigh activations, which changes some recipes' types.
     `min_tps` and `max_ttft_s` are promises that every user must get: tokens per second while
     answering, and seconds from a question of `n_prompt` tokens to the first token. With `n_users`
-    above one, each has a context of `n_ctx` of its own, and they are served in turns.
+    above one, each has a context of `n_ctx` of its own, and they are served in turns. `needs` are a
+    workload's requests and their time (`workload_needs`); they say how long the context has to be.
     """
 
     recipe: str | None = None
@@ -35,6 +37,7 @@ class PlanOptions:
     max_ttft_s: float | None = None
     n_prompt: int = 256
     n_users: int = 1
+    needs: tuple[Need, ...] = ()
 
     def __post_init__(self) -> None:
         if self.prefer not in PREFERENCES:
@@ -61,8 +64,19 @@ class PlanOptions:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise UsageError(f"{name} must be more than zero, got {value}")
+        if self.needs:
+            wanted = context_of(self.needs)
+            if self.n_ctx is None:
+                object.__setattr__(self, "n_ctx", wanted)
+            elif self.n_ctx < wanted:
+                longest = max(self.needs, key=lambda need: need.n_ctx)
+                raise UsageError(
+                    f"a context of {self.n_ctx} does not hold the requests of {longest.task}, which"
+                    f" take up to {wanted} tokens",
+                    next_step=f"--ctx {wanted}, or leave --ctx out",
+                )
 
     @property
     def has_deadline(self) -> bool:
         """Whether a speed is demanded, so that a plan must keep it."""
-        return self.min_tps is not None or self.max_ttft_s is not None
+        return self.min_tps is not None or self.max_ttft_s is not None or bool(self.needs)

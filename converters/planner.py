@@ -16,6 +16,7 @@ from converters.plan_deadline import refuse_deadline
 from converters.plan_learned import Learned, Measured
 from converters.plan_options import PlanOptions
 from converters.plan_reasons import nearest_changes
+from converters.plan_workload import choose_for_needs, reach_of
 from converters.recipe_weights import AS_IS, RecipeWeights, WeighingScale, weigh_as_is
 from converters.recipes import Recipe, list_recipes, load_recipe
 from converters.source.spec import ModelSpec
@@ -91,6 +92,7 @@ class Planner:
         self._weight_bytes_of: dict[tuple[str, bool], WeightBytes] = {}
         self._context_bytes_of: dict[tuple[int, int, int, str], tuple[int, int]] = {}
         self._speed_of: dict[tuple[str, str, int, bool], SpeedEstimate] = {}
+        self._speed_at: dict[tuple[str, str, int, bool, int, int], SpeedEstimate] = {}
         self._check_engine()
         self._check_wishes()
         self._scale = scale or WeighingScale(spec, has_imatrix=options.has_imatrix)
@@ -115,6 +117,12 @@ class Planner:
     def _check_wishes(self) -> None:
         n_ctx, trained = self.options.n_ctx, self.shape.n_ctx_train
         if n_ctx is not None and n_ctx > trained:
+            if self.options.needs:
+                raise InputError(
+                    f"the workload's longest requests take {n_ctx} tokens with their answers, and"
+                    f" this model was trained for {trained}",
+                    next_step="a workload of shorter requests (edge tasks), or another model",
+                )
             raise InputError(
                 f"a context of {n_ctx} is beyond the {trained} tokens that this model was trained"
                 " for; its answers would fall apart",
@@ -160,12 +168,12 @@ class Planner:
         another and no smaller is left out, so that falling back always saves bytes.
         """
         kept: list[RecipeWeights] = []
-        for weights in sorted(self.weights, key=self._preference):
+        for weights in sorted(self.weights, key=self.preference):
             if not kept or weights.artifact_bytes < kept[-1].artifact_bytes:
                 kept.append(weights)
         return kept[::-1]
 
-    def _preference(self, weights: RecipeWeights) -> tuple[float, ...]:
+    def preference(self, weights: RecipeWeights) -> tuple[float, ...]:
         """Sort key, the most preferred first. Independent of the RAM."""
         prefer, added = self.options.prefer, weights.perplexity_added
         poor = float(added > _ACCEPTABLE_PERPLEXITY)
@@ -323,6 +331,20 @@ class Planner:
             )
         return self._speed_of[key]
 
+    def speed_at(self, candidate: Candidate, n_prompt: int, depth: int) -> SpeedEstimate:
+        """The estimate for other lengths than a candidate's own: prefill of `n_prompt` tokens,
+        decode at a depth of `depth`.
+        """
+        weights = candidate.weights
+        key = (weights.recipe.id, candidate.kv_type, candidate.n_threads, candidate.repack)
+        at = (*key, n_prompt, depth)
+        if at not in self._speed_at:
+            self._speed_at[at] = estimate_speed(
+                weights.tensors, self.shape, self.profile, n_threads=candidate.n_threads,
+                kv_type=candidate.kv_type, repack=candidate.repack, n_prompt=n_prompt, depth=depth,
+            )  # fmt: skip
+        return self._speed_at[at]
+
     def leanest(self, weights: RecipeWeights, n_ctx: int) -> Candidate:
         """The way with the smallest peak."""
         found = (self.evaluate(weights, n_ctx, way) for way in self.ways())
@@ -344,6 +366,8 @@ class Planner:
     def in_time(self, candidate: Candidate) -> bool:
         """Whether every user gets the speed demanded; an unknown speed promises nothing."""
         options = self.options
+        if options.needs and reach_of(self, candidate) == "no":
+            return False
         if options.min_tps is not None:
             rate = candidate.user_tps(options.n_users)
             if rate is None or rate < options.min_tps:
@@ -364,6 +388,8 @@ class Planner:
         """The highest rung that fits and is in time, None when none is. With a deadline, recipes
         that lose more quality but run faster are looked at too, once none on the ladder will do.
         """
+        if self.options.needs:
+            return choose_for_needs(self)
         for weights, n_ctx in reversed(self.rungs()):
             candidate = self.best(weights, n_ctx)
             if self.fits(candidate) and self.in_time(candidate):

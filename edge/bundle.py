@@ -3,6 +3,7 @@
     manifest.json        what it is: model, source, recipe, plan, checks; sizes and sha256 of files
     model.gguf           the artifact (role "model"); further files: template, licence, model card
     SHA256SUMS           the same hashes for `sha256sum -c`, manifest included
+    manifest.json.sig    optional: who vouches for the manifest, and with it for every file
 
 The bundle's id is the sha256 of `manifest.json`, so that one name stands for every byte. Reading
 one trusts nothing: paths are relative and plain, there are no links and no unknown files, sizes are
@@ -25,6 +26,9 @@ from typing import Any
 
 from edge.atomic import fsync_directory, write_atomic
 from edge.errors import InputError, IntegrityError, UnsafeInputError
+from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, signers
+from edge.trust.pins import check_pins
+from edge.trust.ssh_formats import PublicKey
 from edge.types import Plan
 from edge.units import format_bytes, printable
 
@@ -119,6 +123,7 @@ def seal_bundle(
     )
     write_atomic(directory / MANIFEST, text.encode())
     bundle_id = hashlib.sha256(text.encode()).hexdigest()
+    (directory / SIGNATURE).unlink(missing_ok=True)  # of another manifest
     sums = [f"{files[name]['sha256']}  {name}" for name in files] + [f"{bundle_id}  {MANIFEST}"]
     write_atomic(directory / SUMS, ("\n".join(sums) + "\n").encode())
     for name in files:
@@ -129,16 +134,22 @@ def seal_bundle(
 
 
 def open_bundle(
-    path: str | Path, *, verify: bool | None = None, progress: Progress | None = None
+    path: str | Path,
+    *,
+    verify: bool | None = None,
+    progress: Progress | None = None,
+    check_signature: bool = True,
 ) -> Bundle:
     """Open a bundle directory and check it.
 
     Names, links, unknown files and sizes are always checked. Hashes: `verify=True` reads every
     byte; `None` reads those files that have changed since they were last verified here (by size,
-    inode, mtime and ctime); `False` reads none. `progress(done, total)` counts hashed bytes.
+    inode, mtime and ctime); `False` reads none. `progress(done, total)` counts hashed bytes. Where
+    keys are pinned (`edge.trust.pins`) the bundle must be signed by one of them; a tool that only
+    looks, or signs, asks for no `check_signature`.
 
     Raises InputError when it is no bundle, UnsafeInputError when it breaks a rule, IntegrityError
-    when a size or hash differs.
+    when a size or hash differs, or when no accepted key signed it.
     """
     root = Path(path)
     if root.is_file() and tarfile.is_tarfile(root):
@@ -154,6 +165,8 @@ def open_bundle(
             next_step="edge build MODEL --device BOARD -o OUT makes one",
         )
     text = read_limited(root / MANIFEST, MAX_MANIFEST_BYTES)
+    if check_signature:
+        check_pins(root, text)  # before anything that it says is believed
     bundle = parse_manifest(text, root)
     check_tree(root, bundle.files)
     check_sums(root, bundle)
@@ -162,6 +175,16 @@ def open_bundle(
 
         verify_files(bundle, VerifiedFiles() if verify is None else None, progress)
     return bundle
+
+
+def bundle_signers(bundle: Bundle) -> list[PublicKey]:
+    """The keys that signed an opened bundle; empty when it is unsigned.
+
+    Raises IntegrityError when a signature cannot be read or is not of this manifest.
+    """
+    path = bundle.path / SIGNATURE
+    data = read_limited(path, MAX_SIGNATURE_BYTES) if os.path.lexists(path) else None
+    return signers(read_limited(bundle.path / MANIFEST, MAX_MANIFEST_BYTES), data)
 
 
 def read_limited(path: Path, limit: int) -> bytes:
@@ -211,7 +234,7 @@ def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def check_name(name: str) -> None:
     """Raise UnsafeInputError unless `name` is a plain relative path inside the bundle."""
-    if len(name) > 255 or not _NAME.match(name) or name in (MANIFEST, SUMS):
+    if len(name) > 255 or not _NAME.match(name) or name in (MANIFEST, SUMS, SIGNATURE):
         raise UnsafeInputError(f"bundle file name {printable(name)!r} is not allowed")
 
 
@@ -243,7 +266,7 @@ def check_tree(root: Path, files: tuple[BundleFile, ...]) -> None:
             info = (Path(folder) / name).lstat()
             if stat.S_ISDIR(info.st_mode) and shown in parents:
                 continue
-            if shown in (MANIFEST, SUMS) and stat.S_ISREG(info.st_mode):
+            if shown in (MANIFEST, SUMS, SIGNATURE) and stat.S_ISREG(info.st_mode):
                 continue
             if shown not in expected or not stat.S_ISREG(info.st_mode):
                 what = "a link" if stat.S_ISLNK(info.st_mode) else "not listed in the manifest"
@@ -307,13 +330,14 @@ def pack_bundle(directory: Path, tar_path: Path) -> int:
 
     Returns the tar's size in bytes. Raises InputError when the output exists.
     """
-    bundle = open_bundle(directory)
+    bundle = open_bundle(directory, check_signature=False)
     if tar_path.exists():
         raise InputError(f"{tar_path} exists", next_step="remove it, or choose another -o")
     partial = tar_path.with_name(tar_path.name + ".partial")
     # GNU format: model files over 8 GiB fit, and headers stay the same everywhere.
     with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as archive:
-        for name in (MANIFEST, SUMS, *sorted(file.name for file in bundle.files)):
+        signature = [SIGNATURE] if (directory / SIGNATURE).exists() else []
+        for name in (MANIFEST, SUMS, *signature, *sorted(file.name for file in bundle.files)):
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode, entry.mtime = (directory / name).stat().st_size, 0o644, 0
             with (directory / name).open("rb") as file:
@@ -354,7 +378,7 @@ def extract_plain_files(tar_path: Path, directory: Path) -> None:
     size, taken = tar_path.stat().st_size, 0
     with tarfile.open(tar_path, "r:") as archive:
         for count, entry in enumerate(archive):
-            if entry.name not in (MANIFEST, SUMS):
+            if entry.name not in (MANIFEST, SUMS, SIGNATURE):
                 check_name(entry.name)
             if not entry.isreg() or entry.issparse():
                 raise UnsafeInputError(f"{tar_path}: {printable(entry.name)} is not a plain file")

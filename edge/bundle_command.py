@@ -1,4 +1,4 @@
-"""`edge bundle show|verify|pack|unpack`."""
+"""`edge bundle show|verify|sign|pack|unpack`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import click
 
-from edge.bundle import Bundle, open_bundle, pack_bundle, unpack_bundle
+from edge.bundle import Bundle, bundle_signers, open_bundle, pack_bundle, unpack_bundle
+from edge.errors import IntegrityError
 from edge.quality_text import quality_lines
 from edge.units import format_bytes, printable
 
@@ -37,7 +38,7 @@ def hashing_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 @click.group()
 def bundle() -> None:
-    """Show, verify, pack or unpack a bundle."""
+    """Show, verify, sign, pack or unpack a bundle."""
 
 
 @bundle.command()
@@ -45,7 +46,7 @@ def bundle() -> None:
 @click.option("--json", "as_json", is_flag=True, help="The manifest and id as JSON.")
 def show(path: Path, as_json: bool) -> None:
     """What is in a bundle (sizes and structure checked; hashes with `verify`)."""
-    opened = open_bundle(path, verify=False)
+    opened = open_bundle(path, verify=False, check_signature=False)
     if as_json:
         click.echo(json.dumps({"id": opened.id, **opened.manifest}))
         return
@@ -70,17 +71,53 @@ def describe(opened: Bundle) -> list[str]:
 
 @bundle.command()
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option("--key", "key_file", metavar="KEY", help="It must be signed by this key.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line.")
-def verify(path: Path, as_json: bool) -> None:
-    """Read every byte of a bundle and compare it with the manifest."""
+def verify(path: Path, key_file: str | None, as_json: bool) -> None:
+    """Read every byte of a bundle and compare it with the manifest; check who signed it."""
     with hashing_bar("verifying") as progress:
         opened = open_bundle(path, verify=True, progress=progress)
+    signed_by = bundle_signers(opened)
+    if key_file is not None:
+        from edge.trust.key_argument import public_keys
+
+        if not set(public_keys(key_file)) & set(signed_by):
+            got = ", ".join(map(str, signed_by)) or "nobody"
+            raise IntegrityError(
+                f"{path} is signed by {got}, not by {key_file}",
+                next_step="get it from who has that key, or sign it: edge bundle sign",
+            )
     if as_json:
-        click.echo(json.dumps({"id": opened.id, "ok": True, "n_bytes": opened.n_bytes}))
+        signers = [key.fingerprint for key in signed_by]
+        record = {"id": opened.id, "ok": True, "n_bytes": opened.n_bytes, "signed_by": signers}
+        click.echo(json.dumps(record))
+        return
+    click.echo(f"{path}: {len(opened.files)} files, {format_bytes(opened.n_bytes)}, all as listed")
+    for key in signed_by:
+        click.echo(f"  signed by {key}")
+    if not signed_by:
+        click.echo("  not signed")
+
+
+@bundle.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("key_file", metavar="KEY", type=click.Path(path_type=Path), required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+def sign(path: Path, key_file: Path | None, as_json: bool) -> None:
+    """Sign a bundle with a private KEY (default: the one that `edge key new` makes).
+
+    Every byte is verified first. The bundle keeps its id, and the signatures it has.
+    """
+    from edge.trust.key_argument import default_key_path, signing_key
+    from edge.trust.signing import sign_bundle
+
+    signer = signing_key(key_file or default_key_path())
+    public = sign_bundle(path, signer)
+    if as_json:
+        opened = open_bundle(path, verify=False, check_signature=False)
+        click.echo(json.dumps({"id": opened.id, "signed_by": public.fingerprint}))
     else:
-        click.echo(
-            f"{path}: {len(opened.files)} files, {format_bytes(opened.n_bytes)}, all as listed"
-        )
+        click.echo(f"{path}: signed by {public}")
 
 
 @bundle.command()

@@ -9,7 +9,6 @@ input is no terminal, every line (or block) is a question and only answers are w
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,17 +19,19 @@ import click
 import psutil
 
 from edge.deadline import Budget, Outcome
-from edge.errors import EdgeError, InputError, UsageError
+from edge.errors import EdgeError, UsageError
 from edge.interrupt import Interrupt
+from edge.line_reader import LineReader
+from edge.live import announces, opened_model
 from edge.model_options import generation_config, model_options, open_with_progress
-from edge.session import Session, state_path
+from edge.session import Session
+from edge.states import states_of
+from edge.tasks.use import TaskUse, parse_task, task_options, time_text
 from edge.terminal import terminal_safe, write_text
 from edge.timed_open import TimedModel, budget_options, parse_budget
 from edge.types import GenerationConfig, TokenEvent
 from edge.units import did_you_mean, format_bytes, format_seconds, printable
 
-_FENCE = '"""'
-_PROMPT, _MORE = "> ", ". "
 _HELP = """\
 /help          this text                  /stats         figures of the last answer
 /reset         forget the conversation    /system TEXT   set the system prompt (empty: none)
@@ -43,75 +44,46 @@ End a line with \\ to go on in the next, or write a block between two lines of \
 @click.argument("bundle", type=click.Path())
 @model_options
 @budget_options
+@task_options
 @click.option("--system", help="System prompt.")
 @click.option("--load", "load_path", type=click.Path(), help="Go on with a saved conversation.")
-def chat(bundle: str, system: str | None, load_path: str | None, **options: Any) -> None:
+@click.option(
+    "--session", "kept", type=click.Path(path_type=Path), help="Keep the conversation in this file."
+)
+@announces("chat")
+def chat(
+    bundle: str, system: str | None, load_path: str | None, kept: Path | None, **options: Any
+) -> None:
     """Talk to BUNDLE (a bundle directory or a .gguf file). /help lists what can be typed."""
+    use = parse_task(options)
     budget = parse_budget(options)
     config = generation_config(options)
     opened = open_with_progress(bundle, options)
     with closing(opened.engine):
+        if use is not None:
+            placed, use = use.placed(opened.engine)
+            system = system or placed
         timed = TimedModel(opened, system=system) if budget else None
-        session = timed.session if timed else Session(opened.engine, system=system)
-        room = ChatRoom(session, config, LineReader(), timed, budget)
+        session = (
+            timed.session
+            if timed
+            else Session(opened.engine, system=system, states=states_of(opened))
+        )
+        room = ChatRoom(session, config, LineReader(), timed, budget, use, kept)
         # A model without a chat template, or with one that takes no system prompt, says so now and
         # not after the first question; and what rendering imports is there by then.
         session.render_check()
-        if load_path:
-            room.say(session.load(Path(load_path).expanduser()))
+        room.begin(Path(load_path).expanduser() if load_path else None, system)
         info = opened.engine.describe()
+        opened_model(opened.name, info)
         room.say(
             f"{printable(opened.name)}: {info.quant}, {info.n_ctx} tokens of context, "
             f"{info.n_threads} threads. /help for help."
         )
+        if use is not None:
+            limit = time_text(use.task) if budget else "no limit"
+            room.say(f"{printable(use.task.title)}, {limit}. {printable(use.task.about)}")
         room.talk()
-
-
-class LineReader:
-    """Lines from standard input, with editing and history where it is a terminal."""
-
-    def __init__(self) -> None:
-        self.interactive = sys.stdin.isatty()
-        if self.interactive:
-            with contextlib.suppress(ImportError):  # Windows has none
-                import readline  # noqa: F401  (importing it gives `input` editing and history)
-
-    def line(self, prompt: str) -> str:
-        """One line without its newline. Raises EOFError at the end, KeyboardInterrupt on Ctrl-C,
-        InputError for bytes that are no text.
-        """
-        try:
-            line = input(prompt) + "\n" if self.interactive else sys.stdin.readline()
-        except UnicodeDecodeError:
-            raise InputError("standard input is not valid text in its encoding") from None
-        if not line:
-            raise EOFError
-        return line.rstrip("\r\n")
-
-    def message(self) -> str:
-        """One message of one or more lines. An unfinished block at the end counts as finished."""
-        line = self.line(_PROMPT)
-        if line.strip() == _FENCE:
-            return self._until(lambda text: text.strip() == _FENCE)
-        lines = []
-        while line.endswith("\\"):
-            lines.append(line[:-1])
-            try:
-                line = self.line(_MORE)
-            except EOFError:
-                return "\n".join(lines)
-        return "\n".join([*lines, line])
-
-    def _until(self, is_end: Callable[[str], bool]) -> str:
-        lines: list[str] = []
-        while True:
-            try:
-                line = self.line(_MORE)
-            except EOFError:
-                return "\n".join(lines)
-            if is_end(line):
-                return "\n".join(lines)
-            lines.append(line)
 
 
 class ChatRoom:
@@ -124,13 +96,20 @@ class ChatRoom:
         reader: LineReader,
         timed: TimedModel | None = None,
         budget: Budget | None = None,
+        use: TaskUse | None = None,
+        kept: Path | None = None,
     ) -> None:
-        """With `timed` and a `budget`, `session` is the timed one and keeps the budget."""
+        """With `timed` and a `budget`, `session` is the timed one and keeps the budget. With a task
+        in `use`, every message is what the task is done to. `kept`: the file that the conversation
+        is kept in.
+        """
         self.session = session
         self.config = config
         self.reader = reader
         self.timed = timed
         self.budget = budget
+        self.use = use
+        self.kept = kept.expanduser() if kept else None
         self._commands: dict[str, Callable[[str], None]] = {
             "help": lambda _: self.say(_HELP, always=True),
             "reset": self._reset,
@@ -145,8 +124,30 @@ class ChatRoom:
         if always or self.reader.interactive:
             click.echo(text)
 
+    def begin(self, load_path: Path | None, system: str | None) -> None:
+        """Take up what was saved: a conversation, else the state of the system prompt."""
+        if self.kept is not None and load_path is None and self.kept.exists():
+            load_path = self.kept
+        if load_path is not None:
+            became = self.session.load(load_path)
+            self.session.system = system or self.session.system
+            self.say(f"({len(self.session.messages)} messages loaded; {printable(became)})")
+        elif (restored := self.session.prepare()).n_tokens:
+            took = format_seconds(restored.seconds)
+            self.say(f"({restored.n_tokens} tokens of the system prompt restored in {took})")
+        if self.kept is not None:
+            self.session.save(self.kept)  # a place that cannot be written is told now
+        self._tell_problems()
+
     def talk(self) -> None:
-        """Until /exit, the end of input, or a second Ctrl-C."""
+        """Until /exit, the end of input, or a second Ctrl-C; then the conversation is kept."""
+        try:
+            self._talk()
+        finally:
+            if self.kept is not None:
+                self.session.save(self.kept, state=True)
+
+    def _talk(self) -> None:
         warned = False
         while True:
             try:
@@ -178,6 +179,7 @@ class ChatRoom:
                 self._command(name, argument.strip())
             else:
                 self._answer(text)
+                self._keep()
         except EdgeError as error:
             if not self.reader.interactive:
                 raise
@@ -197,6 +199,14 @@ class ChatRoom:
     def _answer(self, text: str) -> None:
         safe = terminal_safe if sys.stdout.isatty() else str
         ended = True
+        if self.use is not None:
+            text, note = self.use.fitted(
+                text, self.session.engine, self.session.system, self.config.max_tokens
+            )
+            if note:
+                self.say(f"({note})")
+            if not self.use.task.conversation:
+                self.session.messages = []  # the KV cache keeps what both have in common
         with Interrupt() as interrupt:
             for event in self._stream(text, interrupt):
                 if event.text:
@@ -206,7 +216,6 @@ class ChatRoom:
         if not ended or (answer is not None and not answer.n_out):
             write_text("\n")
         if self.timed is not None:
-            self.timed.save()
             self._tell_outcome(self.timed.session.last_outcome)
         if answer is None:
             return
@@ -216,6 +225,20 @@ class ChatRoom:
             self.say("(the context is full: the answer was cut)")
         if answer.n_dropped:
             self.say(f"({answer.n_dropped} old messages were forgotten to make room)")
+
+    def _keep(self) -> None:
+        """After an answer, while nobody waits: keep what was learned and computed."""
+        self._tell_problems()
+        if self.timed is not None:
+            self.timed.save()
+        self.session.store_prefix()
+        if self.kept is not None:
+            self.session.save(self.kept)
+
+    def _tell_problems(self) -> None:
+        for problem in self.session.problems:
+            click.echo(f"note: {printable(problem, limit=400)}", err=True)
+        self.session.problems.clear()
 
     def _stream(self, text: str, interrupt: Callable[[], bool]) -> Iterator[TokenEvent]:
         if self.timed is not None and self.budget is not None:
@@ -243,15 +266,14 @@ class ChatRoom:
         self.say("(system prompt set)" if argument else "(no system prompt)")
 
     def _save(self, argument: str) -> None:
-        path = _file(argument, "/save")
-        self.session.save(path, state=True)
-        state = state_path(path)
-        size = f", state {format_bytes(state.stat().st_size)}" if state.exists() else ""
+        state = self.session.save(_file(argument, "/save"), state=True)
+        size = f", state {format_bytes(state.stat().st_size)}" if state else ""
         self.say(f"({len(self.session.messages)} messages saved{size})")
 
     def _load(self, argument: str) -> None:
         became = self.session.load(_file(argument, "/load"))
         self.say(f"({len(self.session.messages)} messages loaded; {printable(became)})")
+        self._tell_problems()
 
     def _stats(self, _argument: str) -> None:
         lines = stats_lines(self.session)

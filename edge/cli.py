@@ -35,7 +35,9 @@ COMMANDS: dict[str, Command] = {
     "chat": Command("edge.chat:chat", "Talk to a bundle, offline."),
     "run": Command("edge.run:run", "Answer one prompt; reads pipes, writes text or JSON."),
     "bench": Command("edge.bench.command:bench", "Measure memory, TTFT and tokens/s."),
+    "tasks": Command("edge.tasks.command:tasks", "Tasks from the field: name, lengths, time."),
     "race": Command("edge.race.command:race", "Which engine wins on this machine, and when."),
+    "watch": Command("edge.watch.command:watch", "Live: tokens/s, memory, heat, throttling."),
     "report": Command("edge.report.command:report", "Turn stored results into a page to share."),
     "compare": Command(
         "edge.report.compare_command:compare_command", "Runs against a first one, with intervals."
@@ -51,13 +53,16 @@ COMMANDS: dict[str, Command] = {
         "edge.flash.command:rollback_command", "Go back to the release a board had before."
     ),
     "slots": Command("edge.flash.slots_command:slots", "Show and verify the releases on a board."),
-    "bundle": Command("edge.bundle_command:bundle", "Show, verify, pack or unpack a bundle."),
+    "key": Command("edge.flash.key_command:key", "Sign bundles; have boards accept nothing else."),
+    "states": Command("edge.states_command:states", "Saved prompt states: list, size, clear."),
+    "bundle": Command("edge.bundle_command:bundle", "Show, verify, sign, pack, unpack a bundle."),
 }
 
 # The order in `--help`: the way a model travels. Commands from elsewhere come after.
 ORDER = (
-    *("devices", "probe", "plan", "build", "bundle", "rehearse"),
-    *("flash", "slots", "rollback", "run", "chat", "bench", "race", "report"),
+    *("devices", "probe", "plan", "build", "bundle", "key", "push", "pull", "rehearse"),
+    *("flash", "slots", "rollback", "tasks", "run", "chat", "states"),
+    *("bench", "race", "watch", "report"),
 )
 
 

@@ -2,6 +2,8 @@
 
     edge run BUNDLE "How warm is the board?"
     journalctl -n 50 | edge run BUNDLE --system "Summarize this log in one line."
+    edge run BUNDLE --task summarize page.txt
+    edge run BUNDLE --task translate --to zh "Where is the station?"
     edge run BUNDLE "dim the lights" --json | jq .text
 
 Exit code 0 for an answer, however it ended; 130 if Ctrl-C stopped it; errors as everywhere.
@@ -21,11 +23,15 @@ import click
 
 from edge.errors import InputError
 from edge.interrupt import Interrupt
+from edge.live import announces, opened_model, watched
 from edge.model_options import generation_config, model_options, open_with_progress
-from edge.session import summarize
+from edge.session import Session, summarize
+from edge.states import states_of
+from edge.tasks.use import TaskUse, parse_task, read_text, task_options
 from edge.terminal import terminal_safe, write_text
 from edge.timed_open import TimedModel, budget_options, parse_budget
 from edge.types import Engine, Message, StreamStart, TokenEvent, Trace
+from edge.units import printable
 
 MAX_PROMPT_BYTES = 4 * 1024**2  # far beyond any context
 SCHEMA = 1
@@ -36,44 +42,63 @@ SCHEMA = 1
 @click.argument("prompt", required=False)
 @model_options
 @budget_options
+@task_options
 @click.option("--system", help="System prompt.")
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON line instead of the text.")
+@announces("run")
 def run(
     bundle: str, prompt: str | None, system: str | None, raw: bool, as_json: bool, **options: Any
 ) -> None:
     """Answer PROMPT with BUNDLE (a bundle directory or a .gguf file).
 
-    Without PROMPT, or with "-", the prompt is read from standard input.
+    Without PROMPT, or with "-", the prompt is read from standard input. With --task, PROMPT is what
+    the task is done to; a task that takes a file (summarize) is given its path.
     """
+    use = parse_task(options)
     budget = parse_budget(options)
     config = generation_config(options)
-    text = read_prompt(prompt)
+    text = task_text(use, prompt) if use else read_prompt(prompt)
     started_s = time.monotonic()
     opened = open_with_progress(bundle, options)
     load_s = time.monotonic() - started_s
     with closing(opened.engine), Interrupt() as interrupt:
         engine = opened.engine
+        opened_model(opened.name, engine.describe())
+        session: Session | None = None
         timed = None
-        if budget is None:
-            request_ns = time.monotonic_ns()
-            tokens = prompt_tokens(engine, text, system, raw)
-            stream = engine.stream(tokens, config, interrupt)
-        else:
-            plain = is_plain(engine, system, raw)
+        if use is not None:
+            text_only = raw or not engine.has_template
+            placed, use = use.placed(engine, plain=text_only)
+            system = system or placed
+            text, note = use.fitted(text, engine, system, config.max_tokens, plain=text_only)
+            if note:
+                click.echo(f"note: {note}", err=True)
+        plain = is_plain(engine, system, raw)
+        if budget is not None:
             timed = TimedModel(opened, system=system, raw=plain)
+            session = timed.session
+            session.prepare()
             stream = timed.session.ask_within(text, budget, config, interrupt)
+        elif plain:
+            request_ns = time.monotonic_ns()
+            tokens = engine.prompt(text)
+            stream = watched(engine.stream(tokens, config, interrupt), len(tokens))
+        else:
+            session = Session(engine, system=system, states=states_of(opened))
+            stream = session.ask(text, config, interrupt)
         events = write_stream(stream, quiet=as_json)
         start = engine.last_start
-        if timed is None:
+        if session is None:
             trace = Trace.of_stream(request_ns, tokens, events, start)
         else:
-            timed.save()
-            assert timed.session.last_trace is not None
-            trace = timed.session.last_trace
+            assert session.last_trace is not None
+            trace = session.last_trace
         outcome = timed.session.last_outcome if timed else None
         if as_json:
             record = to_record(trace, start, opened.name, engine, load_s)
+            if use is not None:
+                record["task"] = use.task.name
             if outcome is not None:
                 record["deadline"] = outcome.to_dict()
             click.echo(json.dumps(record, ensure_ascii=False))
@@ -81,6 +106,12 @@ def run(
             click.echo(outcome.line(), err=True)
             for adjustment in outcome.adjustments:
                 click.echo(f"  {adjustment}", err=True)
+        if timed is not None:
+            timed.save()
+        if session is not None:
+            for problem in session.problems:
+                click.echo(f"note: {printable(problem, limit=400)}", err=True)
+            session.store_prefix()
         if interrupt.stopped:
             raise click.Abort  # exit code 130, as everywhere
 
@@ -97,6 +128,13 @@ def write_stream(stream: Iterator[TokenEvent], *, quiet: bool) -> list[TokenEven
     if events and not quiet and not (events[-1].text or "").endswith("\n"):
         write_text("\n")
     return events
+
+
+def task_text(use: TaskUse, prompt: str | None) -> str:
+    """What the task is done to: a file's text, for tasks that take one, else the prompt itself."""
+    if use.task.input == "file" and prompt not in (None, "-"):
+        return read_text(prompt or "")
+    return read_prompt(prompt)
 
 
 def read_prompt(prompt: str | None) -> str:
@@ -152,6 +190,7 @@ def to_record(
         "text": answer.text,
         "finish_reason": answer.finish_reason,
         "n_prompt": answer.n_prompt,
+        "n_reused": answer.n_reused,
         "n_out": answer.n_out,
         "load_s": load_s,
         "ttft_s": answer.ttft_s,

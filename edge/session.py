@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from typing import Any
 from edge.atomic import write_atomic
 from edge.deadline.shape import without_oldest_turn
 from edge.errors import EdgeError, InputError
+from edge.live import watched
+from edge.states.prefix import MIN_TOKENS, pays, system_prefix
+from edge.states.store import Restored, StateStore
 from edge.types import (
     Engine,
     FinishReason,
@@ -31,6 +34,7 @@ from edge.types import (
     TokenEvent,
     Trace,
 )
+from edge.units import format_seconds
 
 SCHEMA = 1
 KIND = "edgekit-session"
@@ -67,12 +71,23 @@ class Answer:
 class Session:
     """One conversation. Not for two threads at once."""
 
-    def __init__(self, engine: Engine, *, system: str | None = None) -> None:
+    def __init__(
+        self, engine: Engine, *, system: str | None = None, states: StateStore | None = None
+    ) -> None:
+        """With `states`, what an earlier run computed is restored, and what is worth it stored."""
         self.engine = engine
         self.system = system or None
+        self.states = states
         self.messages: list[Message] = []
         self.last_answer: Answer | None = None
         self.last_trace: Trace | None = None
+        self.problems: list[str] = []  # stored states that could not be used; a caller empties it
+        self._restored = Restored()  # since the last answer
+        self._cached: list[int] = []  # prompt and answer of the last turn
+        self._prefix: tuple[str | None, list[int]] | None = None  # system prompt and its tokens
+        self._prefix_read_s = 0.0
+        self._tried: str | None | bool = False  # the system prompt that storing was tried for
+        self._saved: tuple[int, ...] = ()  # what the stored state of this conversation holds
 
     def ask(
         self,
@@ -90,9 +105,10 @@ class Session:
         request_ns = time.monotonic_ns()
         asked = [*self.messages, Message("user", text)]
         kept, tokens = self.fit(asked, config)
+        self.recall(tokens)
         events: list[TokenEvent] = []
         try:
-            for event in self.engine.stream(tokens, config, stop):
+            for event in watched(self.engine.stream(tokens, config, stop), len(tokens)):
                 events.append(event)
                 yield event
         except GeneratorExit:  # the caller has heard enough: keep what was said so far
@@ -123,6 +139,8 @@ class Session:
         if answer.n_out or answer.finish_reason != "aborted":
             self.messages = [*kept, Message("assistant", answer.text)]
         self.last_trace, self.last_answer = trace, answer
+        said = [event.token_id for event in events if event.token_id is not None]
+        self._cached = [*tokens, *said]
 
     # ---- trimming -----------------------------------------------------------------------------
 
@@ -131,25 +149,38 @@ class Session:
     ) -> tuple[list[Message], list[int]]:
         """The newest part of `messages` that leaves room for an answer, and its tokens. Whole turns
         are dropped, oldest first; the system prompt and the last message always stay.
+
+        Raises InputError if those two alone fill the context.
         """
-        n_ctx = self.engine.n_ctx
+        messages, tokens = self.trim(messages, config)
+        self.check_room(tokens)
+        return messages, tokens
+
+    def trim(
+        self, messages: list[Message], config: GenerationConfig
+    ) -> tuple[list[Message], list[int]]:
+        """As `fit`, but the last message may be longer than the context."""
         tokens = self.render(messages)
-        room = n_ctx - self._reserved(config)
+        room = self.engine.n_ctx - self.reserved(config)
         if len(tokens) <= room:
             return messages, tokens
         target = int(room * _TRIM_TO)
         while len(tokens) > target and (shorter := without_oldest_turn(messages)):
             messages = list(shorter)
             tokens = self.render(messages)
-        if len(tokens) >= n_ctx:
-            raise InputError(
-                f"the question takes {len(tokens)} tokens with the system prompt, and the context "
-                f"holds {n_ctx}",
-                next_step="ask in fewer words, or open the model with a larger --ctx",
-            )
         return messages, tokens
 
-    def _reserved(self, config: GenerationConfig) -> int:
+    def check_room(self, tokens: Sequence[int]) -> None:
+        """Raise InputError if a prompt of `tokens` leaves no room in the context."""
+        if len(tokens) >= self.engine.n_ctx:
+            raise InputError(
+                f"the question takes {len(tokens)} tokens with the system prompt, and the context "
+                f"holds {self.engine.n_ctx}",
+                next_step="ask in fewer words, or open the model with a larger --ctx",
+            )
+
+    def reserved(self, config: GenerationConfig) -> int:
+        """Tokens of the context that are kept free for the answer."""
         share = max(1, self.engine.n_ctx // _ANSWER_SHARE)
         return share if config.max_tokens < 0 else min(config.max_tokens, share)
 
@@ -158,18 +189,82 @@ class Session:
         system = [Message("system", self.system)] if self.system else []
         return self.engine.render([*system, *messages])
 
+    # ---- states of earlier runs ---------------------------------------------------------------
+
+    def prepare(self) -> Restored:
+        """Restore now what the first question will begin with, if an earlier run stored it."""
+        prefix = self._system_prefix()
+        restored = self.recall([*prefix, 0]) if prefix else Restored()
+        self._prefix_read_s = restored.seconds if restored.state else 0.0
+        return restored
+
+    def recall(
+        self, tokens: Sequence[int], compute_s: Callable[[int], float] | None = None
+    ) -> Restored:
+        """Restore what an earlier run stored of a prompt of `tokens` and the KV cache lacks; with
+        `compute_s`, which predicts seconds from tokens, only what is quicker to read than to
+        compute.
+        """
+        if self.states is None:
+            return Restored()
+        restored = self.states.restore(self.engine, tokens, compute_s)
+        self._restored = self._restored + restored
+        self.problems += restored.problems
+        return restored
+
+    def take_restored(self) -> Restored:
+        """What was restored since this was last asked."""
+        restored, self._restored = self._restored, Restored()
+        return restored
+
+    def store_prefix(self) -> bool:
+        """Store the state of the system prompt, if that is worth it and not done yet. For when
+        nobody waits: after an answer, before leaving.
+        """
+        answer, states = self.last_answer, self.states
+        if states is None or answer is None or not answer.prefill_tps:
+            return False
+        prefix = self._system_prefix()
+        compute_s = len(prefix) / answer.prefill_tps
+        if states.holds(prefix):
+            if self._prefix_read_s > compute_s:
+                states.drop(prefix, for_good=True)
+            return False
+        if self._tried == self.system or not pays(len(prefix), compute_s, 0.0):
+            return False
+        if self.engine.reusable([*prefix, 0]) != len(prefix):
+            return False
+        self._tried = self.system
+        path = states.save(self.engine, prefix)
+        if path is not None and not pays(len(prefix), compute_s, states.predict_s(path)):
+            states.drop(prefix, for_good=True)
+            return False
+        return path is not None
+
+    def _system_prefix(self) -> list[int]:
+        """Tokens of the system prompt as every conversation begins with them; none without a
+        template.
+        """
+        if self._prefix is None or self._prefix[0] != self.system:
+            try:
+                self._prefix = self.system, system_prefix(self.engine.render, self.system)
+            except EdgeError:
+                self._prefix = self.system, []
+        return self._prefix[1]
+
     # ---- reset, save, load --------------------------------------------------------------------
 
     def reset(self) -> None:
         """Forget the conversation; the system prompt stays."""
         self.messages = []
         self.last_answer = self.last_trace = None
+        self._cached, self._saved = [], ()
         self.engine.reset()
 
-    def save(self, path: Path | str, *, state: bool = False) -> None:
-        """Write the conversation as JSON, whole or not at all; with `state` also the engine's KV
-        state beside it (`state_path`), where the engine can, so that a later load need not compute
-        it again.
+    def save(self, path: Path | str, *, state: bool = False) -> Path | None:
+        """Write the conversation as JSON, whole or not at all; with `state` also its KV state into
+        `states`, so that a later load need not compute it again. Returns that state's path, None
+        if there is none.
         """
         path = Path(path)
         document = {
@@ -191,32 +286,41 @@ class Session:
             write_atomic(path, text.encode("utf-8", "backslashreplace"))
         except OSError as error:
             raise InputError(f"cannot save to {path}: {error.strerror or error}") from None
-        if state and self.messages and self.engine.describe().details.get("can_save_prefix"):
-            self.engine.save_prefix(state_path(path))
+        return self._save_state() if state else None
+
+    def _save_state(self) -> Path | None:
+        """Store what the cache holds of this conversation, in place of what was stored of it."""
+        held = self.engine.reusable([*self._cached, 0]) if self._cached else 0
+        tokens = self._cached[:held]
+        if self.states is None or held < MIN_TOKENS:
+            return None
+        if self.states.holds(tokens):
+            return self.states.path_of(tokens)
+        path = self.states.save(self.engine, tokens)
+        if path is not None:
+            if self._saved and tuple(tokens[: len(self._saved)]) == self._saved:
+                self.states.drop(self._saved)
+            self._saved = tuple(tokens)
+        return path
 
     def load(self, path: Path | str) -> str:
-        """Replace the conversation with a saved one. A KV state beside it is taken if it fits this
-        engine; a sentence that says what became of it is returned.
+        """Replace the conversation with a saved one. Its KV state is taken if one is stored that
+        fits this engine; a sentence that says what became of it is returned.
 
         Raises InputError if the file is not a session; the present conversation then stays.
         """
         path = Path(path)
         system, messages = parse_session(_read(path), str(path))
-        self.engine.reset()
+        self.reset()
         self.system, self.messages = system, messages
-        self.last_answer = self.last_trace = None
-        if not state_path(path).exists():
-            return "no saved state beside it: the next answer reads the conversation again"
-        try:
-            n_tokens = self.engine.restore_prefix(state_path(path))
-        except EdgeError as error:
-            return f"its state was not taken ({error}); the next answer reads it all again"
-        return f"{n_tokens} tokens restored"
-
-
-def state_path(session_path: Path) -> Path:
-    """Where the KV state of a saved session lies."""
-    return session_path.with_name(session_path.name + ".kv")
+        if not messages:
+            return "there is nothing to read again"
+        restored = self.recall(self.render(messages))
+        if not restored.n_tokens:
+            return "no saved state: the next answer reads the conversation again"
+        if len(restored.state) > len(self._system_prefix()):
+            self._saved = restored.state
+        return f"{restored.n_tokens} tokens restored in {format_seconds(restored.seconds)}"
 
 
 def summarize(trace: Trace, start: StreamStart | None, *, n_dropped: int = 0) -> Answer:

@@ -12,6 +12,7 @@ from edge.deadline.budget import Budget, OnMiss
 from edge.deadline.store import TimeStore
 from edge.deadline.time_model import Prior, TimeModel
 from edge.engines.target import OpenModel
+from edge.states import model_identity, states_of
 from edge.timed_session import TimedSession
 from edge.types import Engine, GenerationConfig
 
@@ -65,18 +66,18 @@ class TimedModel:
         times = self._store.load(prior_of(opened))
         if not is_known:
             try_out(opened.engine, times)
-        self.session = TimedSession(opened.engine, times, system=system, raw=raw, cold=is_known)
+        self.session = TimedSession(
+            opened.engine,
+            times,
+            system=system,
+            states=None if raw else states_of(opened),
+            raw=raw,
+            cold=is_known,
+        )
 
     def save(self) -> None:
         """Keep what was learned."""
         self._store.save(self.session.times, self._info)
-
-
-def model_identity(opened: OpenModel) -> str:
-    """The bundle's id, or a plain file's name and size."""
-    if opened.bundle is not None:
-        return opened.bundle.id
-    return f"{opened.path.name} {opened.path.stat().st_size}"
 
 
 def prior_of(opened: OpenModel) -> Prior:

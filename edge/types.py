@@ -284,13 +284,26 @@ class Engine(Protocol):
     def last_start(self) -> StreamStart | None:
         """How the latest stream began; None before its first token is out."""
 
-    def save_prefix(self, path: Path) -> int:
-        """Write the KV state of the tokens now in the cache; returns their number."""
+    def save_prefix(
+        self, path: Path, n_tokens: int | None = None, *, max_bytes: int | None = None
+    ) -> int:
+        """Write the KV state of the first `n_tokens` in the cache (None: of all); returns their
+        number. The cache stays as it is.
+
+        Raises UnsupportedModelError if this engine or this model's memory cannot do that,
+        InputError if they are not there, DoesNotFitError for more than `max_bytes` or a full disk.
+        """
 
     def restore_prefix(self, path: Path) -> int:
         """Load a state that `save_prefix` wrote; returns the number of tokens now in the cache.
 
         Raises IntegrityError if it belongs to another model, engine build or context.
+        """
+
+    @property
+    def threads_now(self) -> int:
+        """Threads that compute the next step; an engine may take fewer than it was opened with
+        while other processes hold the cores.
         """
 
     def reusable(self, tokens: Sequence[int]) -> int:

@@ -24,6 +24,11 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
 
 
+def config_directory() -> Path:
+    """Where edgekit keeps what cannot be computed again, keys above all."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "edgekit"
+
+
 class VerifiedFiles:
     """A small persistent set of (file identity, sha256). Losing it costs time, never safety."""
 

@@ -217,7 +217,13 @@ class _Slot:
             self.pieces.append(
                 _Piece(_new_buffer(model, inline), 2 * rows * (n // kind.block_size))
             )
-        self.quantizations: list[Any] = []
+        self.per_row: _SharedQuantization | None = None
+        if not kind.block_size:
+            count = 1 if kind.per_tensor else rows
+            self.per_row = _SharedQuantization()
+            self.per_row.scale = np.ones(count, np.float32)
+            self.per_row.zeroPoint = np.zeros(count, np.int64)
+            self.per_row.quantizedDimension = 0
         for g, i in constant.places:
             graph = model.subgraphs[g]
             tensor = graph.tensors[i]
@@ -225,8 +231,9 @@ class _Slot:
             tensor.shapeSignature = None
             tensor.buffer = self.data.buffer
             tensor.type = _TFLITE_TYPES[kind.bits]
-            tensor.quantization = quantization = schema.QuantizationParametersT()
-            if kind.block_size:
+            if self.per_row is not None:
+                tensor.quantization = self.per_row
+            else:
                 scales = schema.TensorT()
                 scales.name = tensor.name + b"_scales"
                 scales.shape = [rows, n // kind.block_size]
@@ -237,14 +244,10 @@ class _Slot:
                 details.scales = len(graph.tensors) - 1
                 details.zeroPoints = -1
                 details.blockSize = kind.block_size
+                tensor.quantization = quantization = schema.QuantizationParametersT()
                 quantization.detailsType = schema.QuantizationDetails.BlockwiseQuantization
                 quantization.details = details
-            else:
-                count = 1 if kind.per_tensor else rows
-                quantization.scale = np.ones(count, np.float32)
-                quantization.zeroPoint = np.zeros(count, np.int64)
-            quantization.quantizedDimension = 0
-            self.quantizations.append(quantization)
+                quantization.quantizedDimension = 0
 
     def renumber(self, new: Mapping[int, int]) -> None:
         for piece in self.pieces:
@@ -279,18 +282,28 @@ class _Slot:
             raise EngineError(f"{self.constant.source}: {quantized.data.nbytes} bytes quantized")
         self._write_piece(file, self.data, quantized.data)
         scales = quantized.scales.ravel()
-        if self.constant.kind.block_size:
+        if self.per_row is None:
             self._write_piece(file, self.pieces[1], scales.astype(np.float16))
-            return
-        if self.constant.kind.per_tensor:
-            scales = scales[:1]
-        for quantization in self.quantizations:
-            quantization.scale = scales.astype(np.float32)
+        else:
+            self.per_row.scale = scales[: len(self.per_row.scale)].astype(np.float32)
 
     def _write_piece(self, file: Any, piece: _Piece, data: np.ndarray) -> None:
         file.seek(piece.at - _LENGTH.size)
         file.write(_LENGTH.pack(piece.size if self.inline else 0))
         file.write(data)
+
+
+class _SharedQuantization(schema.QuantizationParametersT):  # type: ignore[misc]
+    """Scales of rows, packed once however many graphs' tensors point at them: every prefill length
+    is a graph, and a row's scale and zero point are 12 bytes.
+    """
+
+    _packed: tuple[Any, int] | None = None
+
+    def Pack(self, builder: Any) -> int:  # noqa: N802 flatbuffers' name
+        if self._packed is None or self._packed[0] is not builder:
+            self._packed = (builder, super().Pack(builder))
+        return self._packed[1]
 
 
 @dataclass

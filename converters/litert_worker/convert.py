@@ -1,8 +1,8 @@
 """One conversion from request to file: runs in the pinned environment, started by `target/tflite`.
 
 Request: checkpoint (directory), output (file), work (directory), flavour, prefill_lengths,
-cache_length, threads, recipe, calibration {text, conversations}, calibration_shape, start_token,
-stop_tokens, chat_template, identity.
+cache_length, threads, recipe, description, calibration {text, conversations}, calibration_shape,
+start_token, stop_tokens, chat_template, identity.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def run(request: dict[str, Any], report: Report) -> dict[str, Any]:
     if plain:
         inline_composites(model)
     shorten_names(model)
+    model.description = request["description"]
     constants = plan_constants(model, skeleton.tags, weights, recipe, config)
     rounded: dict[str, Quantized] = {}
     if recipe.gptq:

@@ -31,7 +31,8 @@ _BLOCK = 32
 
 
 def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
-    """Quantize `request["model"]` into the folder `request["output"]` with `bits` 4 or 8.
+    """Quantize `request["model"]` into the folder `request["output"]` with `bits` 4 or 8 and
+    MatMulNBits of `accuracy_level`.
 
     Returns `counts` (weights by kind of storage) and `errors` (see `compare_outputs`).
     """
@@ -44,7 +45,9 @@ def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
     scheme = Scheme(bits, _BLOCK, symmetric=bits == 8, search=bits == 4)
     report.say(f"storing weights in {bits} bits")
     counts = quantize_graph(
-        model, Recipe(scheme, scheme, scheme, (), half_scales=True, accuracy_level=4),
+        model,
+        Recipe(scheme, scheme, scheme, (), half_scales=True,
+               accuracy_level=int(request["accuracy_level"])),
         report.progress,
     )  # fmt: skip
     for kind, n in channels_to_int8(model.graph).items():

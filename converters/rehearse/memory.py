@@ -1,43 +1,13 @@
-"""The memory of an emulated program, told apart from the emulator's.
-
-qemu-user maps the guest at the guest's own addresses, which stay below 2^40; its own program, heap
-and translated code lie far above. So one process's smaps hold both, and the address says which.
-"""
+"""The peak memory of emulated programs, told apart from the emulator's, while they run."""
 
 from __future__ import annotations
 
-import re
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
-_MAPPING = re.compile(r"^([0-9a-f]+)-[0-9a-f]+ ")
-_GUEST_END = 1 << 40
+from edge.probe.emulation import GuestMemory, parse_smaps
+
 _INTERVAL_S = 0.05
-
-
-@dataclass(frozen=True)
-class GuestMemory:
-    """Bytes resident: the guest's (and of it anonymous), and the emulator's own."""
-
-    guest: int
-    guest_anonymous: int
-    emulator: int
-
-
-def parse_smaps(text: str) -> GuestMemory:
-    """Sum /proc/<pid>/smaps of a qemu-user process by owner."""
-    guest = anonymous = emulator = 0
-    is_guest = False
-    for line in text.splitlines():
-        if match := _MAPPING.match(line):
-            is_guest = int(match[1], 16) < _GUEST_END
-        elif line.startswith("Rss:"):
-            n_bytes = int(line.split()[1]) * 1024
-            guest, emulator = guest + n_bytes * is_guest, emulator + n_bytes * (not is_guest)
-        elif is_guest and line.startswith("Anonymous:"):
-            anonymous += int(line.split()[1]) * 1024
-    return GuestMemory(guest, anonymous, emulator)
 
 
 class PeakWatcher:

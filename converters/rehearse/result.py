@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from converters.rehearse.cpu import CpuChoice
-from converters.rehearse.memory import GuestMemory
 from converters.rehearse.reference import Agreement
 from edge.errors import DoesNotFitError, EngineError, IntegrityError
+from edge.probe.emulation import GuestMemory
 
 ProblemKind = Literal[
     "illegal-instruction", "crash", "missing-library", "wrong-wheel", "out-of-memory",

@@ -27,6 +27,7 @@ from converters.target.tflite_families import check_family
 from converters.target.tflite_memory import check_memory, conversion_bytes
 from edge.atomic import fsync_directory
 from edge.bundle import sha256_file
+from edge.engines.tflite_check import RECIPE_MARK
 from edge.errors import DoesNotFitError, InputError, UsageError
 from edge.units import format_bytes
 
@@ -114,6 +115,7 @@ def convert_litert(
                 "cache_length": cache_length,
                 "threads": threads,
                 "recipe": recipe.to_dict(),
+                "description": RECIPE_MARK + recipe.id,
                 "calibration": _calibration(calibration) if recipe.gptq else None,
                 "calibration_shape": [N_CALIBRATION_TEXTS, CALIBRATION_TOKENS],
                 "start_token": start_token(spec),

@@ -15,7 +15,15 @@ import click
 
 from edge.bench.conditions import machine_state
 from edge.bench.cooling import wait_until_cool
+from edge.bench.deadline_options import (
+    check_alone,
+    parse_workload,
+    workload_options,
+    workload_words,
+)
+from edge.bench.deadline_record import workload_records
 from edge.bench.network import is_network, measure_network, network_records
+from edge.bench.network_folder import is_network_folder, open_network_folder
 from edge.bench.network_inputs import parse_shapes
 from edge.bench.record import Subject, make_records
 from edge.bench.runner import TestRun, measure_load, run_tests
@@ -28,6 +36,7 @@ from edge.engines.settings import default_threads
 from edge.engines.target import OpenModel, engine_of, open_model
 from edge.errors import UsageError
 from edge.gguf import read_header
+from edge.live import announces, opened_model
 from edge.report.figures import group_runs
 from edge.report.terminal import run_lines
 from edge.terminal import ProgressLine
@@ -73,6 +82,8 @@ N_PER_REPEAT, N_PER_REPEAT_QUICK = 20, 4
 @click.option(
     "--json", "as_json", is_flag=True, help="The result lines on stdout instead of a report."
 )
+@workload_options
+@announces("bench")
 def bench(
     model: Path,
     output: Path | None,
@@ -88,24 +99,33 @@ def bench(
     shapes: tuple[str, ...],
     no_memory_check: bool,
     as_json: bool,
+    **asked: Any,
 ) -> None:
-    """Measure MODEL (a bundle or a model file): memory, TTFT, prefill, decode, load.
+    """Measure MODEL (a bundle or a model file): memory, TTFT, prefill, decode, load. With --within
+    or --workload: how many of a task's requests are answered in time.
 
-    Any other network (.onnx, .tflite: vision, speech) is measured as such: latency, memory, load,
-    with inputs made from its signature.
+    Any other network (.onnx, .tflite: vision, speech; or what `edge build` made of one) is measured
+    as such: latency, memory, load, with inputs made from its signature.
 
     Every test has a warm-up that is dropped and at least five repetitions, taken in turns. Results
     are stored with their raw timestamps; `edge report` renders them.
     """
     if quick and protocol == "standard":
         raise UsageError("--quick and --protocol standard exclude each other")
+    workload = parse_workload(asked)
+    if workload is not None:
+        check_alone(workload, {"--quick": quick, "--protocol": protocol, "--gen": n_gen})
     quick, sustained = quick or protocol in ("quick", "sustained"), protocol == "sustained"
     baseline = read_memory()
     if is_network(model):
+        if workload is not None:
+            raise UsageError("--workload and --within are about language models")
         bar = TestProgress()
         n_threads = n_threads or default_threads()
+        built = open_network_folder(model) if is_network_folder(model) else None
+        network = built.path if built else model
         measured = measure_network(
-            model,
+            network,
             n_threads=n_threads,
             n_runs=repeats * (N_PER_REPEAT_QUICK if quick else N_PER_REPEAT),
             shapes=parse_shapes(shapes),
@@ -116,7 +136,9 @@ def bench(
         repeat = command_line(model, quick, repeats, n_gen, n_threads, n_ctx, kv_type)
         words = " ".join(f"--shape {shlex.quote(shape)}" for shape in shapes)
         store(
-            network_records(measured, model, f"{repeat} {words}".strip(), asdict(baseline)),
+            network_records(
+                measured, network, f"{repeat} {words}".strip(), asdict(baseline), built
+            ),
             output,
             as_json,
         )
@@ -134,8 +156,23 @@ def bench(
     )
     line.close()
     model_path = opened.bundle.model_path if opened.bundle else opened.path
+    if workload is not None:
+        opened_model(opened.name, opened.engine.describe())
+        flag, bar = None, TestProgress()
+        if cool_below is not None:
+            flag = wait_until_cool(cool_below, say=lambda text: click.echo(text, err=True))
+        repeat = command_line(model, False, MIN_REPEATS, None, n_threads, n_ctx, kv_type)
+        made = workload_records(
+            opened, model_path, workload, subject_of(opened, model_path),
+            f"{repeat} {workload_words(workload, asked)}", asdict(baseline),
+            flag=flag, progress=bar,
+        )  # fmt: skip
+        bar.close()
+        store(made, output, as_json)
+        return
     with closing(opened.engine) as engine:
         info = engine.describe()
+        opened_model(opened.name, info)
         tests = make_tests(engine.n_ctx, quick=quick, n_gen=n_gen)
         warm = None
         if cool_below is not None:

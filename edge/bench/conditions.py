@@ -11,9 +11,9 @@ from typing import Any
 
 import psutil
 
+from edge.bench.heat import read_heat
 from edge.bench.metrics import drift
 from edge.bench.power import find_meter
-from edge.bench.sampler import read_heat
 from edge.probe.identity import match_board
 from edge.probe.memory import read_limits
 from edge.probe.system import LocalSystem

@@ -14,6 +14,7 @@ from typing import Any
 
 from edge.bench.conditions import disturbances, read_conditions
 from edge.bench.metrics import peak, quantile, spread
+from edge.bench.network_folder import NetworkFolder, is_network_folder
 from edge.bench.network_inputs import make_values, resolve_shapes, shape_text
 from edge.bench.network_runtime import Network, open_network
 from edge.bench.record import Subject, make_records
@@ -49,8 +50,11 @@ class NetworkRun:
 
 def is_network(path: Path) -> bool:
     """Whether a file is measured as a network: `.onnx` without the configuration of a language
-    model beside it, `.tflite` without a tokenizer beside it.
+    model beside it, `.tflite` without a tokenizer beside it; or a folder that `edge build` made of
+    such a file.
     """
+    if is_network_folder(path):
+        return True
     if not path.is_file():
         return False
     suffix = path.suffix.lower()
@@ -111,9 +115,15 @@ def measure_network(
 
 
 def network_records(
-    run: NetworkRun, path: Path, repeat_command: str, baseline: Mapping[str, Any]
+    run: NetworkRun,
+    path: Path,
+    repeat_command: str,
+    baseline: Mapping[str, Any],
+    built: NetworkFolder | None = None,
 ) -> list[dict[str, Any]]:
-    """The result record of a run, as `edge.bench.store` keeps it."""
+    """The result record of a run, as `edge.bench.store` keeps it. `built` is the folder that the
+    network lies in, where `edge build` made it.
+    """
     info = run.network.info
     engine = EngineInfo(
         name=info.name,
@@ -134,8 +144,9 @@ def network_records(
         },
     )
     subject = Subject(
-        name=path.stem, sha256=sha256_file(path), n_bytes=file_bytes(path), arch="network"
-    )
+        name=path.stem, sha256=sha256_file(path), n_bytes=file_bytes(path), arch="network",
+        quality=built.quality if built else None,
+    )  # fmt: skip
     return make_records([_InferenceRun(run)], subject, engine, repeat_command, baseline)  # type: ignore[list-item]
 
 

@@ -181,7 +181,7 @@ class TfliteNetwork:
             n_threads=n_threads,
             providers=("XNNPACK",),
             operators=counts,
-            quant="tflite",
+            quant=header.quant,
         )
 
     def prepare(self, values: Mapping[str, Any]) -> None:

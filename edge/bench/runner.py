@@ -18,6 +18,7 @@ from edge.bench.metrics import LoadTrace, Spread, measure, numbers, spread
 from edge.bench.metrics import measure_load as load_figures
 from edge.bench.sampler import Sampler, read_memory
 from edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
+from edge.live import tell_label, watched
 from edge.types import (
     Engine,
     GenerationConfig,
@@ -84,6 +85,7 @@ def run_tests(
             for run in runs:
                 if progress:
                     progress(done, total, run.test.label)
+                tell_label(run.test.label)
                 trace = run_once(engine, run.test, tokens)
                 done += 1
                 if repetition == 0:
@@ -125,7 +127,7 @@ def run_conversation(engine: Engine, test: Test) -> Trace:
 
 
 def record(engine: Engine, prompt: Sequence[int], config: GenerationConfig, start_ns: int) -> Trace:
-    events: list[TokenEvent] = list(engine.stream(prompt, config))
+    events: list[TokenEvent] = list(watched(engine.stream(prompt, config), len(prompt)))
     trace = Trace.of_stream(start_ns, prompt, events, engine.last_start)
     # Outside the clock: even a request shorter than the sampling interval has one look.
     return replace(trace, memory=(read_memory(),))
@@ -152,6 +154,7 @@ def measure_load(
     DONTNEED, which needs no rights but cannot drop pages that another process maps).
     """
     run = TestRun(Test("load", 0, 0, 0, "cold" if cold else "warm"))
+    tell_label(run.test.label)
     before = read_conditions()
     for _ in range(repeats):
         dropped = drop_page_cache(model_path) if cold else False

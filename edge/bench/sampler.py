@@ -1,8 +1,8 @@
 """Memory, heat, clocks and power of this process over time, read in a background thread.
 
 Kernel files: `/proc/self/status` (RssAnon, RssFile, VmSwap; proc(5)), `/proc/self/smaps_rollup`
-(Pss; walks every page table, so it is read less often), `/sys/class/thermal` and cpufreq. Where a
-file is missing the field stays None. On other systems psutil gives the resident set alone.
+(Pss; walks every page table, so it is read less often); heat and power from `edge.bench.heat`.
+Where a file is missing the field stays None. On other systems psutil gives the resident set alone.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 import psutil
 
-from edge.bench.power import find_meter
+from edge.bench.heat import HeatReader
+from edge.probe.system import System
 from edge.types import HeatSample, MemorySample
 
 _STATUS_KEYS = {
@@ -59,34 +59,16 @@ def read_memory(*, with_pss: bool = True) -> MemorySample:
     )
 
 
-def read_heat() -> HeatSample:
-    """Hottest thermal zone, fastest core's clock, the Raspberry Pi firmware's throttle bits."""
-    zones = [_read(path) for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
-    temps = [int(z) / 1000 for z in zones if z and z.strip().lstrip("-").isdigit()]
-    clocks = [
-        int(text) * 1000
-        for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
-        if (text := _read(path)) and text.strip().isdigit()
-    ]
-    # The firmware's own file; the vcgencmd program reads the same bits.
-    throttled = _read("/sys/devices/platform/soc/soc:firmware/get_throttled")
-    return HeatSample(
-        time.monotonic_ns(),
-        temp_c=max(temps) if temps else None,
-        clock_hz=float(max(clocks)) if clocks else None,
-        throttled=int(throttled, 16) if throttled else None,
-    )
-
-
 class Sampler:
     """Collects samples while it is entered: memory every `interval_s`, PSS and heat every second.
 
     Reading `/proc/self/status` takes about 30 µs, so that the default costs under 0.1 % of a core.
     """
 
-    def __init__(self, interval_s: float = 0.05) -> None:
+    def __init__(self, interval_s: float = 0.05, system: System | None = None) -> None:
+        """`system` is where heat and power are read; memory is always this process's."""
         self._interval_s = interval_s
-        self._meter = find_meter()
+        self._sensors = HeatReader(system)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self.memory: list[MemorySample] = []
@@ -98,8 +80,7 @@ class Sampler:
             slow = time.monotonic() >= next_slow
             self.memory.append(read_memory(with_pss=slow))
             if slow:
-                watts = self._meter.read() if self._meter else None
-                self.heat.append(replace(read_heat(), power_w=watts))
+                self.heat.append(self._sensors.read())
                 next_slow = time.monotonic() + 1
             if self._stop.wait(self._interval_s):
                 self.memory.append(read_memory())

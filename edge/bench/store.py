@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.bench.newest import find_newest
 from edge.bench.seal import sealed
 from edge.bench.trace_rows import check_clock
 from edge.errors import InputError
@@ -29,10 +30,13 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Results:
-    """Records read from one or more files, and notes about what could not be read."""
+    """Records read from one or more files, and notes about what could not be read. Of the runs in
+    `partial` only some tests were read.
+    """
 
     records: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
+    partial: frozenset[str] = frozenset()
 
 
 def data_directory() -> Path:
@@ -43,17 +47,22 @@ def data_directory() -> Path:
 
 def append_results(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Append records as whole lines, fsynced. Raises ValueError on NaN or infinity in a record."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = [
         json.dumps(
             sealed({"kind": KIND, "schema": SCHEMA, **record}), allow_nan=False, sort_keys=True
         )
         for record in records
     ]
-    with path.open("a", encoding="utf-8") as file:
+    append_lines(path, "".join(line + "\n" for line in lines).encode())
+
+
+def append_lines(path: Path, lines: bytes) -> None:
+    """Append whole lines as they are (another machine's results, sealed there), fsynced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
         if file.tell() and not ends_with_newline(path):
-            file.write("\n")  # a run was cut off here: its half line stays alone
-        file.write("".join(line + "\n" for line in lines))
+            file.write(b"\n")  # a run was cut off here: its half line stays alone
+        file.write(lines if lines.endswith(b"\n") or not lines else lines + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -64,12 +73,19 @@ def ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def read_results(paths: Iterable[Path]) -> Results:
-    """Read and check result files. Raises InputError that names file, line and what is wrong."""
-    found = [parse_results(path, read_file(path)) for path in paths]
+def read_results(paths: Iterable[Path], most: int | None = None) -> Results:
+    """Read and check result files. Raises InputError that names file, line and what is wrong.
+    `most` as for `parse_results`.
+    """
+    return joined([parse_results(path, read_file(path), most) for path in paths])
+
+
+def joined(found: Sequence[Results]) -> Results:
+    """Several files' results as one."""
     return Results(
         tuple(record for results in found for record in results.records),
         tuple(note for results in found for note in results.notes),
+        frozenset[str]().union(*(results.partial for results in found)),
     )
 
 
@@ -80,11 +96,24 @@ def read_file(path: Path) -> bytes:
         raise InputError(f"cannot read results: {error}") from None
 
 
-def parse_results(path: Path, data: bytes) -> Results:
-    """The records in a file's bytes, checked. Raises InputError."""
+def parse_results(path: Path, data: bytes, most: int | None = None) -> Results:
+    """The records in a file's bytes, checked. Of a file of more than `most` lines only the newest
+    runs are parsed, with a note that says so. Raises InputError.
+    """
     records, notes = [], []
     lines = data.split(b"\n")
-    for number, line in enumerate(lines, 1):
+    chosen: Iterable[int] = range(len(lines))
+    partial = frozenset[str]()
+    if most is not None and len(lines) > most + 1:
+        newest = find_newest(lines, most)
+        chosen = newest.lines
+        if newest.n_taken < newest.n_runs or newest.cut_run is not None:
+            notes.append(
+                f"{path.name} holds {newest.n_tests:,} tests of {newest.n_runs:,} run(s); shown "
+                f"are {len(chosen):,} of the newest {newest.n_taken:,}. --format json has them all"
+            )
+        partial = frozenset([newest.cut_run] if newest.cut_run else [])
+    for number, line in ((i + 1, lines[i]) for i in chosen):
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -98,7 +127,7 @@ def parse_results(path: Path, data: bytes) -> Results:
                 continue
             raise InputError(f"{where}: not JSON: {error}") from None
         records.append(check_record(record, where))
-    return Results(tuple(records), tuple(notes))
+    return Results(tuple(records), tuple(notes), partial)
 
 
 def _refuse_constant(name: str) -> float:

@@ -15,6 +15,7 @@ from edge.bench.conditions import read_conditions
 from edge.bench.runner import Progress, TestRun, finish, record
 from edge.bench.sampler import Sampler
 from edge.bench.workloads import Test, fixed_tokens, prompt_hash
+from edge.live import tell_label
 from edge.types import Engine, GenerationConfig
 
 # Tokens of one repetition: seconds on a slow board, and shallow in every context.
@@ -33,6 +34,7 @@ def run_sustained(
     prompt = fixed_tokens(engine, 1)
     run = TestRun(Test("sustained", 0, 0, n_gen), prompt_hash(prompt))
     config = GenerationConfig(max_tokens=n_gen + 1, ignore_eos=True)
+    tell_label(run.test.label)
     before, started = read_conditions(), time.monotonic()
     with Sampler() as sampler:
         while True:

@@ -17,6 +17,7 @@ class Budget:
     """Seconds from the request to the last token (`within_s`) and to the first (`first_within_s`);
     None: no limit. `on_miss` says what to do when no version of the question fits: refuse before
     anything is computed, or give what the time allows. `n_min` tokens are an answer worth giving.
+    `tell`: where time is short for a usual answer, the model is asked in words for a short one.
 
     Raises UsageError for a time that is not finite and positive.
     """
@@ -25,6 +26,7 @@ class Budget:
     first_within_s: float | None = None
     on_miss: OnMiss = "refuse"
     n_min: int = 8
+    tell: bool = True
 
     def __post_init__(self) -> None:
         for name in ("within_s", "first_within_s"):
@@ -47,6 +49,7 @@ class Budget:
         *,
         on_miss: OnMiss = "refuse",
         n_min: int = 8,
+        tell: bool = True,
     ) -> Budget | None:
         """From texts such as `2s`, `500ms`, `1.5`; None when neither is given.
 
@@ -60,7 +63,7 @@ class Budget:
                 raise UsageError(f"{option}: {error}") from None
         if seconds == [None, None]:
             return None
-        return cls(seconds[0], seconds[1], on_miss, n_min)
+        return cls(seconds[0], seconds[1], on_miss, n_min, tell)
 
     @property
     def is_limited(self) -> bool:

@@ -17,6 +17,7 @@ from edge.types import Message
 
 #: A message of fewer tokens is never shortened: there is nothing in it to choose from.
 MIN_LONG_TOKENS = 64
+_ROUND_WORDS = (5, 8, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 300)
 # Shortening is tried with at most so many sizes; each renders and tokenizes the conversation.
 _TRIES = 5
 
@@ -42,6 +43,7 @@ class Version:
 class Shaper:
     """What versions are made with: `render` gives a conversation's token ids, `count` a text's
     tokens, `reusable` how many leading tokens the cache holds. `cold`: nothing was computed yet.
+    `room` is the most tokens that a version may have.
     """
 
     render: Callable[[list[Message]], list[int]]
@@ -49,6 +51,7 @@ class Shaper:
     reusable: Callable[[Sequence[int]], int]
     times: TimeModel
     cold: bool = False
+    room: int = 1 << 30
 
     def version(
         self, messages: Sequence[Message], adjustments: tuple[Adjustment, ...] = ()
@@ -59,14 +62,22 @@ class Shaper:
         prefill = self.times.prefill(len(tokens) - n_reused, n_reused, cold=self.cold)
         return Version(tuple(messages), tuple(tokens), n_reused, prefill, adjustments)
 
+    def fits(self, version: Version, allowed_s: float) -> bool:
+        """Whether it fits into the context, and its prefill into `allowed_s` seconds."""
+        return len(version.tokens) <= self.room and version.prefill.high <= allowed_s
+
+    def _misses_by(self, version: Version) -> tuple[int, float]:
+        """What to make small while nothing fits: tokens too many for the context, then time."""
+        return max(0, len(version.tokens) - self.room), version.prefill.high
+
     def fitting(self, full: Version, allowed_s: float) -> Version:
-        """The fullest version whose prefill stays within `allowed_s` seconds at its high bound; the
-        quickest there is, where none does.
+        """The fullest version that fits into the context and whose prefill stays within `allowed_s`
+        seconds at its high bound; the nearest there is, where none does.
         """
         best = full
         messages: tuple[Message, ...] | None = full.messages
         n_dropped = 0
-        while best.prefill.high > allowed_s:
+        while not self.fits(best, allowed_s):
             messages = without_oldest_turn(messages)
             if messages is None:
                 break
@@ -76,9 +87,9 @@ class Shaper:
                 full, messages, full.adjustments, "dropped", f"{n_dropped} old {turns} forgotten"
             )
             # Without its beginning a conversation loses what is cached of it: it may get slower.
-            if found.prefill.high < best.prefill.high:
+            if self._misses_by(found) < self._misses_by(best):
                 best = found
-        if best.prefill.high > allowed_s:
+        if not self.fits(best, allowed_s):
             best = self.shortened(best, allowed_s) or best
         return best
 
@@ -93,22 +104,32 @@ class Shaper:
         if total < MIN_LONG_TOKENS or all(piece.is_request for piece in pieces):
             return None
         frame = len(full.tokens) - full.n_reused - total
-        budget = self.times.prefill_tokens(allowed_s, full.n_reused, cold=self.cold) - frame
+        in_time = self.times.prefill_tokens(allowed_s, full.n_reused, cold=self.cold)
+        budget = min(in_time, self.room - full.n_reused) - frame
         best: Version | None = None
         for _ in range(_TRIES):
             found = self._selected(full, pieces, sizes, budget)
             if found is None:
                 break
-            if best is None or found.prefill.high < best.prefill.high:
+            if best is None or self._misses_by(found) < self._misses_by(best):
                 best = found
-            if found.prefill.high <= allowed_s:
+            if self.fits(found, allowed_s):
                 return found
             budget = int(budget * 0.85) - 4
         # Nothing fits: the request alone is the quickest that can be asked.
         request = sum(s for s, piece in zip(sizes, pieces, strict=True) if piece.is_request)
         shortest = self._selected(full, pieces, sizes, request)
         candidates = [v for v in (best, shortest) if v is not None]
-        return min(candidates, key=lambda v: v.prefill.high, default=None)
+        return min(candidates, key=self._misses_by, default=None)
+
+    def told(self, version: Version, n_tokens: int) -> Version:
+        """`version` with a request for brevity: there is time for `n_tokens` of an answer."""
+        words = words_for(n_tokens)
+        last = version.messages[-1]
+        text = f"{last.content}\n\n(Answer in at most {words} words.)"
+        found = self.version((*version.messages[:-1], dataclasses.replace(last, content=text)))
+        told = Adjustment("told", f"asked to answer in at most {words} words", 0.0)
+        return dataclasses.replace(found, adjustments=(*version.adjustments, told))
 
     def _selected(
         self, full: Version, pieces: list[Piece], sizes: list[int], budget: int
@@ -132,6 +153,14 @@ class Shaper:
         found = self.version(messages)
         gain = full.prefill.mid - found.prefill.mid
         return dataclasses.replace(found, adjustments=(*before, Adjustment(kind, cost, gain)))
+
+
+def words_for(n_tokens: int) -> int:
+    """A round number of words that `n_tokens` hold with some room: English takes about 4 tokens for
+    3 words.
+    """
+    words = n_tokens * 0.6
+    return max((n for n in _ROUND_WORDS if n <= words), default=_ROUND_WORDS[0])
 
 
 def without_oldest_turn(messages: Sequence[Message] | None) -> tuple[Message, ...] | None:

@@ -14,29 +14,26 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from edge.deadline.curve import Curve, Pace, Residuals, numbers
 from edge.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 
-# Seconds of computing after which the pace has forgotten half: long enough to ride out one stall,
-# short enough to follow a governor or a neighbour within a request.
-_PACE_HALF_LIFE_S = 0.7
-# What one observation may say of the pace at most, so that a single stall cannot rule it.
-_PACE_CLIP = 8.0
-# Weight that an old observation keeps with each new one: about 100 count.
-_FORGET = 0.99
-# Observations that the plan's constants are worth.
-_PRIOR_WEIGHT = 0.5
-_N_RESIDUALS = 64
-_HIGH, _LOW = 0.97, 0.05
-# No bound is narrower than this (relative), however well the past was predicted.
-_NARROWEST = 0.08
 # What a plan's figures are trusted to before anything was measured, where it does not say.
 _PRIOR_BOUND = 0.6
+# What is guessed from another number of threads.
+_OTHER_THREADS_BOUND = 0.5
+_MOST_THREAD_COUNTS = 64
+# What stopping a running step may take: the engine looks every 10 ms, and a node has to end.
+_STOP_S, _STOP_MOST_S = 0.015, 0.25
+_N_STOPS, _STOP_QUANTILE = 32, 0.9
+# Tokens of an answer that nobody shortens, before any was seen, and how fast that follows.
+_USUAL_ANSWER, _ANSWER_STEP = 100.0, 0.1
 
 
 @dataclass(frozen=True)
@@ -71,129 +68,102 @@ class Prior:
             raise InputError(f"cold_s must be finite and not negative, got {self.cold_s}")
 
 
-class Curve:
-    """Non-negative weights of a few physical terms, fitted to relative errors with forgetting."""
+@dataclass
+class _Speeds:
+    """What is known of computing with one number of threads."""
 
-    def __init__(self, prior: Sequence[float]) -> None:
-        n = len(prior)
-        self.prior = tuple(prior)
-        self.weights = list(prior)
-        # Normal equations of Σ ((w·x − y) / y)², begun with the prior as an observation of each
-        # weight on its own.
-        self._a = [
-            [_PRIOR_WEIGHT / w**2 if i == j else 0.0 for j in range(n)] for i, w in enumerate(prior)
-        ]
-        self._b = [_PRIOR_WEIGHT / w for w in prior]
-
-    def predict(self, terms: Sequence[float]) -> float:
-        return sum(w * x for w, x in zip(self.weights, terms, strict=True))
-
-    def observe(self, terms: Sequence[float], seconds: float) -> None:
-        """Take in that `terms` took `seconds` (more than zero)."""
-        n = len(self.weights)
-        for i in range(n):
-            for j in range(n):
-                self._a[i][j] = _FORGET * self._a[i][j] + terms[i] * terms[j] / seconds**2
-            self._b[i] = _FORGET * self._b[i] + terms[i] / seconds
-            # The prior never fades altogether: a direction that nobody walks keeps its value.
-            floor = (1 - _FORGET) * _PRIOR_WEIGHT
-            self._a[i][i] += floor / self.prior[i] ** 2
-            self._b[i] += floor / self.prior[i]
-        self.weights = _solve_non_negative(self._a, self._b)
-
-    def state(self) -> dict[str, Any]:
-        return {"prior": list(self.prior), "a": self._a, "b": self._b}
+    prefill: Curve
+    decode: Curve
+    prefill_off: Residuals
+    decode_off: Residuals
+    prefill_pace: Pace = field(default_factory=Pace)
+    decode_pace: Pace = field(default_factory=Pace)
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any], n_terms: int) -> Curve:
-        """Raises ValueError, TypeError or KeyError for what is no state of `n_terms` terms."""
-        prior = _numbers(state["prior"], n_terms)
-        if min(prior) <= 0:
-            raise ValueError("a prior must be more than zero")
-        curve = cls(prior)
-        curve._a = [_numbers(row, n_terms) for row in state["a"]]
-        curve._b = _numbers(state["b"], n_terms)
-        if len(curve._a) != n_terms:
-            raise ValueError(f"expected {n_terms} rows")
-        curve.weights = _solve_non_negative(curve._a, curve._b)
-        return curve
-
-
-@dataclass
-class Pace:
-    """Seconds met over seconds expected, the last second counting most."""
-
-    met_s: float = 0.0
-    expected_s: float = 0.0
-
-    @property
-    def ratio(self) -> float:
-        # One expected half-life of "as expected" keeps the first observations from ruling.
-        weight = 0.25 * _PACE_HALF_LIFE_S
-        return (self.met_s + weight) / (self.expected_s + weight)
-
-    def observe(self, met_s: float, expected_s: float) -> None:
-        keep = 0.5 ** (expected_s / _PACE_HALF_LIFE_S)
-        ratio = min(max(met_s / expected_s, 1 / _PACE_CLIP), _PACE_CLIP)
-        self.met_s = keep * self.met_s + ratio * expected_s
-        self.expected_s = keep * self.expected_s + expected_s
-
-
-@dataclass
-class Residuals:
-    """How far predictions were off, as log(met / predicted) of the latest requests."""
-
-    prior_bound: float
-    values: deque[float] = field(default_factory=lambda: deque(maxlen=_N_RESIDUALS))
-
-    def add(self, met_s: float, predicted_s: float) -> None:
-        self.values.append(math.log(met_s / predicted_s))
-
-    def factors(self) -> tuple[float, float]:
-        """Factors on the prediction for its low and high bound. While there are few observations
-        the prior's bound stands beside them, fading.
-        """
-        n = len(self.values)
-        fade = self.prior_bound * max(0.0, 1 - n / 12)
-        low, high = -fade, fade
-        if n:
-            ordered = sorted(self.values)
-            # The rank is rounded outwards: with n values, 1/(n+1) of what comes lies beyond.
-            low = min(low, ordered[max(0, math.floor(_LOW * (n + 1)) - 1)])
-            high = max(high, ordered[min(n - 1, math.ceil(_HIGH * (n + 1)) - 1)])
-        return (
-            math.exp(min(low, -_NARROWEST)),
-            math.exp(max(high, _NARROWEST)),
+    def of(cls, prior: Prior) -> _Speeds:
+        token_s, out_s = 1 / prior.prefill_tps, 1 / prior.decode_tps
+        # Before it is measured: attention doubles a token's cost some thousands of tokens deep.
+        return cls(
+            Curve((out_s, token_s, token_s / 6000)),
+            Curve((out_s, out_s / 6000)),
+            Residuals(prior.bound),
+            Residuals(prior.bound),
         )
+
+    def scaled(self, prefill: float, decode: float) -> _Speeds:
+        """A first guess for another number of threads, whose times are so many times these."""
+        return _Speeds(
+            Curve([max(w, 1e-12) * prefill for w in self.prefill.weights]),
+            Curve([max(w, 1e-12) * decode for w in self.decode.weights]),
+            Residuals(_OTHER_THREADS_BOUND),
+            Residuals(_OTHER_THREADS_BOUND),
+        )
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "prefill": self.prefill.state(),
+            "decode": self.decode.state(),
+            "prefill_off": list(self.prefill_off.values),
+            "decode_off": list(self.decode_off.values),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], bound: float) -> _Speeds:
+        speeds = cls(
+            Curve.from_state(state["prefill"], 3),
+            Curve.from_state(state["decode"], 2),
+            Residuals(bound),
+            Residuals(bound),
+        )
+        speeds.prefill_off.values.extend(numbers(state["prefill_off"]))
+        speeds.decode_off.values.extend(numbers(state["decode_off"]))
+        return speeds
 
 
 class TimeModel:
-    """Predicts and learns; pure arithmetic without a clock of its own."""
+    """Predicts and learns; pure arithmetic without a clock of its own.
+
+    Speeds are kept for each number of threads that computes (`use_threads`); whoever never says a
+    number has one set of them.
+    """
 
     def __init__(self, prior: Prior) -> None:
-        token_s, out_s = 1 / prior.prefill_tps, 1 / prior.decode_tps
-        # Before it is measured: attention doubles a token's cost some thousands of tokens deep.
-        self._prefill = Curve((out_s, token_s, token_s / 6000))
-        self._decode = Curve((out_s, out_s / 6000))
-        self._prefill_pace, self._decode_pace = Pace(), Pace()
-        self._prefill_off = Residuals(prior.bound)
-        self._decode_off = Residuals(prior.bound)
+        self._now = _Speeds.of(prior)
+        self._n_threads = 0
+        self._by_threads = {0: self._now}
         self._cold_s = prior.cold_s
+        self._stops: deque[float] = deque(maxlen=_N_STOPS)
+        self.usual_answer = _USUAL_ANSWER
         self.n_requests = 0
+
+    def use_threads(self, n: int) -> None:
+        """Predict and learn for `n` computing threads from now on. For a number not met yet, a
+        guess is made from the nearest one: prefill scales with threads, decode, bound by memory,
+        with their square root.
+        """
+        if n == self._n_threads:
+            return
+        if 0 in self._by_threads:  # what was known before anybody said a number
+            self._by_threads[n] = self._by_threads.pop(0)
+        elif n not in self._by_threads:
+            near = min(self._by_threads, key=lambda k: abs(k - n))
+            share = near / n
+            self._by_threads[n] = self._by_threads[near].scaled(share, math.sqrt(share))
+        self._n_threads, self._now = n, self._by_threads[n]
 
     # ---- predictions --------------------------------------------------------------------------
 
     def prefill(self, n_new: int, n_past: int = 0, *, cold: bool = False) -> Span:
         """Seconds to evaluate `n_new` tokens behind `n_past` cached ones."""
-        mid = self._prefill.predict(_prefill_terms(n_new, n_past)) * self._prefill_pace.ratio
-        low, high = self._prefill_off.factors()
+        mid = self._now.prefill.predict(_prefill_terms(n_new, n_past)) * self._now.prefill_pace.ratio
+        low, high = self._now.prefill_off.factors()
         extra = self._cold_s if cold else 0.0
         return Span(mid * low, mid + extra / 2, mid * high + extra)
 
     def token(self, depth: int) -> Span:
         """Seconds to generate one token with `depth` tokens in the context."""
-        mid = self._decode.predict((1.0, float(depth))) * self._decode_pace.ratio
-        low, high = self._decode_off.factors()
+        mid = self._now.decode.predict((1.0, float(depth))) * self._now.decode_pace.ratio
+        low, high = self._now.decode_off.factors()
         return Span(mid * low, mid, mid * high)
 
     def decode(self, n: int, depth: int) -> Span:
@@ -212,6 +182,27 @@ class TimeModel:
             low, high = (middle, high) if fits else (low, middle)
         return low
 
+    @property
+    def stop_s(self) -> float:
+        """Seconds that a running step is given to stop."""
+        if not self._stops:
+            return _STOP_S
+        late = sorted(self._stops)[min(len(self._stops) - 1, int(_STOP_QUANTILE * len(self._stops)))]
+        return min(max(_STOP_S, late), _STOP_MOST_S)
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Within the block, predictions are for a machine as it is in the long run, whatever slowed
+        the last requests down.
+        """
+        now = self._now
+        paces = now.prefill_pace, now.decode_pace
+        now.prefill_pace, now.decode_pace = Pace(), Pace()
+        try:
+            yield
+        finally:
+            now.prefill_pace, now.decode_pace = paces
+
     # ---- observations -------------------------------------------------------------------------
 
     def observe_prefill(
@@ -221,14 +212,14 @@ class TimeModel:
         if n_new <= 0 or not _is_time(seconds):
             return
         terms = _prefill_terms(n_new, n_past)
-        expected = self._prefill.predict(terms)
-        predicted = expected * self._prefill_pace.ratio
+        expected = self._now.prefill.predict(terms)
+        predicted = expected * self._now.prefill_pace.ratio
         if cold:
             self._cold_s += 0.5 * (max(0.0, seconds - predicted) - self._cold_s)
             return
-        self._prefill_off.add(seconds, predicted)
-        self._prefill_pace.observe(seconds, expected)
-        self._prefill.observe(terms, _clipped(seconds, predicted))
+        self._now.prefill_off.add(seconds, predicted)
+        self._now.prefill_pace.observe(seconds, expected)
+        self._now.prefill.observe(terms, _clipped(seconds, predicted))
         self.n_requests += 1
 
     def observe_cut_prefill(
@@ -247,12 +238,22 @@ class TimeModel:
         if n <= 0 or not _is_time(seconds):
             return
         terms = (1.0, depth + n / 2)
-        expected = self._decode.predict(terms)
-        predicted = expected * self._decode_pace.ratio
+        expected = self._now.decode.predict(terms)
+        predicted = expected * self._now.decode_pace.ratio
         if n >= 4:  # single tokens scatter too much to bound an answer by
-            self._decode_off.add(seconds / n, predicted)
-        self._decode_pace.observe(seconds, expected * n)
-        self._decode.observe(terms, _clipped(seconds / n, predicted))
+            self._now.decode_off.add(seconds / n, predicted)
+        self._now.decode_pace.observe(seconds, expected * n)
+        self._now.decode.observe(terms, _clipped(seconds / n, predicted))
+
+    def observe_stop(self, seconds: float) -> None:
+        """A step that was told to stop took `seconds` to do so."""
+        if _is_time(seconds):
+            self._stops.append(seconds)
+
+    def observe_answer(self, n: int, *, whole: bool) -> None:
+        """An answer of `n` tokens ended by itself, or (not `whole`) was ended for time."""
+        if whole or n > self.usual_answer:
+            self.usual_answer += _ANSWER_STEP * (n - self.usual_answer)
 
     # ---- state --------------------------------------------------------------------------------
 
@@ -260,11 +261,11 @@ class TimeModel:
         """Everything learned, as plain data. The pace is left out: it is of the moment."""
         return {
             "schema": SCHEMA,
-            "prefill": self._prefill.state(),
-            "decode": self._decode.state(),
-            "prefill_off": list(self._prefill_off.values),
-            "decode_off": list(self._decode_off.values),
+            "threads": {str(n): speeds.state() for n, speeds in self._by_threads.items()},
+            "n_threads": self._n_threads,
             "cold_s": self._cold_s,
+            "stops": list(self._stops),
+            "usual_answer": self.usual_answer,
             "n_requests": self.n_requests,
         }
 
@@ -277,17 +278,20 @@ class TimeModel:
             if data["schema"] != SCHEMA:
                 raise ValueError(f"schema {data['schema']!r:.20}, this version reads {SCHEMA}")
             model = cls(prior)
-            model._prefill = Curve.from_state(data["prefill"], 3)
-            model._decode = Curve.from_state(data["decode"], 2)
-            for residuals, key in (
-                (model._prefill_off, "prefill_off"),
-                (model._decode_off, "decode_off"),
-            ):
-                residuals.values.extend(_numbers(data[key]))
-            (model._cold_s,) = _numbers([data["cold_s"]])
+            stored = {int(n): state for n, state in data["threads"].items()}
+            if len(stored) > _MOST_THREAD_COUNTS or any(n < 0 for n in stored):
+                raise ValueError("numbers of threads")
+            model._by_threads = {
+                n: _Speeds.from_state(state, prior.bound) for n, state in stored.items()
+            }
+            model._n_threads = int(data["n_threads"])
+            model._now = model._by_threads[model._n_threads]
+            (model._cold_s,) = numbers([data["cold_s"]])
             model._cold_s = max(0.0, model._cold_s)
+            model._stops.extend(numbers(data["stops"]))
+            (model.usual_answer,) = numbers([data["usual_answer"]])
             model.n_requests = int(data["n_requests"])
-        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise InputError(f"not a stored time model: {error}") from None
         return model
 
@@ -305,43 +309,3 @@ def _clipped(seconds: float, predicted: float) -> float:
     return min(max(seconds, predicted / 4), predicted * 4)
 
 
-def _numbers(values: Iterable[Any], n: int | None = None) -> list[float]:
-    found = [float(value) for value in values]
-    if not all(math.isfinite(value) for value in found) or (n is not None and len(found) != n):
-        raise ValueError(f"expected {'finite' if n is None else n} numbers")
-    return found
-
-
-def _solve_non_negative(a: Sequence[Sequence[float]], b: Sequence[float]) -> list[float]:
-    """Solution of the normal equations with no weight below zero: weights that come out negative
-    are fixed at zero, worst first, and the rest solved again.
-    """
-    free = list(range(len(b)))
-    while True:
-        part = _solve([[a[i][j] for j in free] for i in free], [b[i] for i in free])
-        if min(part) >= 0 or len(free) == 1:
-            break
-        del free[part.index(min(part))]
-    weights = [0.0] * len(b)
-    for i, weight in zip(free, part, strict=True):
-        weights[i] = max(weight, 0.0)
-    return weights
-
-
-def _solve(a: list[list[float]], b: list[float]) -> list[float]:
-    """Gaussian elimination of a few unknowns, rows scaled by their diagonal first: the terms of a
-    curve differ by many powers of ten.
-    """
-    n = len(b)
-    scale = [1 / math.sqrt(a[i][i]) for i in range(n)]
-    rows = [[a[i][j] * scale[i] * scale[j] for j in range(n)] + [b[i] * scale[i]] for i in range(n)]
-    for i in range(n):
-        pivot = max(range(i, n), key=lambda r: abs(rows[r][i]))
-        rows[i], rows[pivot] = rows[pivot], rows[i]
-        for r in range(i + 1, n):
-            factor = rows[r][i] / rows[i][i]
-            rows[r] = [x - factor * y for x, y in zip(rows[r], rows[i], strict=True)]
-    x = [0.0] * n
-    for i in reversed(range(n)):
-        x[i] = (rows[i][n] - sum(rows[i][j] * x[j] for j in range(i + 1, n))) / rows[i][i]
-    return [value * s for value, s in zip(x, scale, strict=True)]

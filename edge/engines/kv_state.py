@@ -1,29 +1,39 @@
-"""The KV state of a prefix in a file: the library's own format, with a footer that binds it.
+"""The KV state of a prefix in a file that an engine can map, and that is checked before it is used.
 
-    [ state as llama_state_seq_save_file writes it ][ footer: JSON ][ length u32 ][ magic 8 bytes ]
+    [ state: the engine's own bytes ][ tokens: int32 each ][ footer: JSON ][ length u32 ][ magic ]
 
-The footer holds the sha256 of the state and what it belongs to (model, engine build, context, KV
-type). All of it is checked before the library reads a byte, because the library's reader trusts
-its input. The hash finds damage and mix-ups; against somebody who writes a footer of his own it
-does not help: take states only from where you would take a program (a verified bundle, yourself).
+The state comes first so that a mapping of it is aligned. The footer holds what the state belongs
+to (model, engine build, context, KV type), its sizes and a sha256 over all of it. Everything is
+checked before the library reads a byte, because the library's reader trusts its input. The hash
+finds damage and mix-ups; against somebody who writes a footer of his own it does not help: take
+states only from where you would take a program (`edge.states` looks at who owns a file).
+
+States can always be computed again. They are renamed into place but not fsynced: what a power cut
+leaves of one does not match its hash.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import mmap
 import os
 import struct
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.atomic import fsync_directory
-from edge.errors import EngineError, InputError, IntegrityError
+from edge.errors import DoesNotFitError, EngineError, InputError, IntegrityError
 from edge.filekind import open_regular
+from edge.units import format_bytes
 
-MAGIC = b"EDGEKV1\n"
+MAGIC = b"EDGEKV2\n"
+PARTIAL = ".partial"
 _TAIL = struct.Struct("<I8s")
+_TOKEN_BYTES = 4
 _MAX_FOOTER_BYTES = 64 * 1024
 _CHUNK = 1 << 20
 _SAMPLE_BYTES = 64 * 1024
@@ -49,79 +59,220 @@ def fingerprint(path: Path, data_offset: int) -> str:
     return digest.hexdigest()
 
 
-def write_state(
-    path: Path, identity: Mapping[str, Any], n_tokens: int, save: Callable[[bytes], int]
-) -> int:
-    """Let `save(file name)` write the state beside `path`, add the footer, move it into place.
+# ---- writing ------------------------------------------------------------------------------------
 
-    Returns the bytes written. Raises EngineError if `save` reports 0 bytes.
+
+def count_to_save(n_tokens: int | None, n_cached: int) -> int:
+    """How many tokens `Engine.save_prefix` saves. Raises InputError if they are not there."""
+    wanted = n_cached if n_tokens is None else n_tokens
+    if not n_cached:
+        raise InputError("there is nothing to save: the KV cache is empty")
+    if not 0 < wanted <= n_cached:
+        raise InputError(f"cannot save {wanted} tokens: the KV cache holds {n_cached}")
+    return wanted
+
+
+def write_state(
+    path: Path,
+    identity: Mapping[str, Any],
+    tokens: Sequence[int],
+    n_bytes: int,
+    fill: Callable[[mmap.mmap], int],
+    *,
+    max_bytes: int | None = None,
+) -> int:
+    """Let `fill(mapping)` write a state of `n_bytes` for `tokens`, straight into the file; add what
+    makes it safe to read again and move it to `path`.
+
+    Returns the file's bytes. Raises DoesNotFitError for more than `max_bytes` (nothing is written)
+    or a full disk, EngineError if `fill` writes another number of bytes, InputError if the folder
+    cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        if save(os.fsencode(partial)) == 0:
-            raise EngineError(f"the engine could not write its state to {path}")
-        footer = {**identity, "n_tokens": n_tokens, "sha256": _sha256(partial)}
-        text = json.dumps(footer, sort_keys=True).encode()
-        with partial.open("ab") as file:
-            file.write(text + _TAIL.pack(len(text), MAGIC))
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
-        os.replace(partial, path)
-    finally:
+    most_footer = len(json.dumps(dict(identity))) + 256
+    whole = n_bytes + _TOKEN_BYTES * len(tokens) + most_footer
+    if max_bytes is not None and whole > max_bytes:
+        raise DoesNotFitError(
+            f"a state of {len(tokens)} tokens takes {format_bytes(n_bytes)}, "
+            f"{format_bytes(max_bytes)} are allowed",
+            shortfall_bytes=whole - max_bytes,
+        )
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    with _disk_errors(path):
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         partial.unlink(missing_ok=True)
-    fsync_directory(path.parent)
+        descriptor = os.open(partial, flags, 0o600)
+        try:
+            with os.fdopen(descriptor, "r+b") as file, _mapped_for_writing(file, n_bytes) as state:
+                if fill(state) != n_bytes:
+                    raise EngineError(f"the engine could not write its state to {path}")
+                file.seek(n_bytes)
+                file.write(struct.pack(f"<{len(tokens)}i", *tokens))
+                file.flush()
+                footer: dict[str, Any] = {
+                    **identity, "n_tokens": len(tokens), "state_bytes": n_bytes,
+                }  # fmt: skip
+                footer["sha256"] = _sha256(file, n_bytes + _TOKEN_BYTES * len(tokens), footer)
+                text = json.dumps(footer, sort_keys=True).encode()
+                file.write(text + _TAIL.pack(len(text), MAGIC))
+                size = file.tell()
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
     return size
 
 
-def check_state(path: Path, identity: Mapping[str, Any], n_ctx: int) -> int:
-    """Check everything about a state file; returns its number of tokens.
+@contextlib.contextmanager
+def scratch(folder: Path, n_bytes: int) -> Iterator[mmap.mmap]:
+    """`n_bytes` of memory that the kernel can put on disk: a mapped file in `folder` without a
+    name. Raises DoesNotFitError if the disk is full.
+    """
+    with (
+        _disk_errors(folder),
+        tempfile.TemporaryFile(dir=folder) as file,
+        _mapped_for_writing(file, n_bytes) as mapping,
+    ):
+        yield mapping
+
+
+@contextlib.contextmanager
+def _mapped_for_writing(file: Any, n_bytes: int) -> Iterator[mmap.mmap]:
+    # Blocks first: a mapped page that finds no room on the disk kills the process.
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, n_bytes)
+    else:
+        for _ in range(0, n_bytes, _CHUNK):
+            file.write(bytes(_CHUNK))
+        file.flush()
+        file.truncate(n_bytes)
+    mapping = mmap.mmap(file.fileno(), n_bytes)
+    try:
+        yield mapping
+    finally:
+        _close(mapping)
+
+
+def _close(mapping: mmap.mmap) -> None:
+    """Unmap now, or with the last view of it."""
+    with contextlib.suppress(BufferError):
+        mapping.close()
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        import errno
+
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            raise DoesNotFitError(f"no room for a state at {path}: {reason}") from None
+        raise InputError(f"no state can be written at {path}: {reason}") from None
+
+
+# ---- reading ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StateHeader:
+    """What a state file says of itself: sizes are checked, the hash is not."""
+
+    tokens: tuple[int, ...]
+    state_bytes: int
+    file_bytes: int
+    footer: Mapping[str, Any]
+
+
+def read_state_header(path: Path, max_tokens: int) -> StateHeader:
+    """Raises InputError if it is no state file, IntegrityError if its sizes do not add up or it
+    has more than `max_tokens`.
+    """
+    file, size = open_regular(path)
+    with file:
+        return _read_header(file, size, path, max_tokens)
+
+
+@contextlib.contextmanager
+def mapped_state(
+    path: Path, identity: Mapping[str, Any], n_ctx: int
+) -> Iterator[tuple[list[int], mmap.mmap]]:
+    """Check everything about a state file; then its tokens, and its state as a private mapping of
+    the page cache: writing to it changes a copy, and nothing is in memory twice.
 
     Raises InputError if it is no state file, IntegrityError if it is damaged or belongs to another
     model, engine build, context or KV type.
     """
-    footer, state_bytes = _read_footer(path)
-    for key, expected in identity.items():
-        if footer.get(key) != expected:
-            raise IntegrityError(
-                f"{path}: saved with {key} {footer.get(key)!r:.80}, "
-                f"this engine has {expected!r:.80}",
-                next_step="the conversation itself can be replayed without the saved state",
-            )
-    n_tokens = footer.get("n_tokens")
-    if not isinstance(n_tokens, int) or not 0 < n_tokens <= n_ctx:
-        raise IntegrityError(f"{path}: says {n_tokens!r:.40} tokens, the context holds {n_ctx}")
-    if _sha256(path, state_bytes) != footer.get("sha256"):
-        raise IntegrityError(f"{path}: its sha256 does not match: it was edited or damaged")
-    return n_tokens
-
-
-def _read_footer(path: Path) -> tuple[dict[str, Any], int]:
     file, size = open_regular(path)
     with file:
+        header = _read_header(file, size, path, n_ctx)
+        for key, expected in identity.items():
+            if header.footer.get(key) != expected:
+                raise IntegrityError(
+                    f"{path}: saved with {key} {header.footer.get(key)!r:.80}, "
+                    f"this engine has {expected!r:.80}",
+                    next_step="the conversation itself can be replayed without the saved state",
+                )
+        rest = {key: value for key, value in header.footer.items() if key != "sha256"}
+        # Read, not mapped: what a failing card gives back here is an error, not a dead process.
+        file.seek(0)
+        n_hashed = header.state_bytes + _TOKEN_BYTES * len(header.tokens)
+        try:
+            matches = _sha256(file, n_hashed, rest) == header.footer.get("sha256")
+            mapping = mmap.mmap(file.fileno(), header.state_bytes, access=mmap.ACCESS_COPY)
+        except OSError as error:
+            raise IntegrityError(f"{path}: cannot be read: {error}") from None
+        if not matches:
+            raise IntegrityError(f"{path}: its sha256 does not match: it was edited or damaged")
+        try:
+            yield list(header.tokens), mapping
+        finally:
+            _close(mapping)
+
+
+def _read_header(file: Any, size: int, path: Path, max_tokens: int) -> StateHeader:
+    try:
         file.seek(max(0, size - _TAIL.size))
-        tail = file.read()
+        tail = file.read(_TAIL.size)
         if len(tail) != _TAIL.size or tail[-len(MAGIC) :] != MAGIC:
-            raise InputError(f"{path}: not a saved state of edgekit, or cut short")
+            raise InputError(f"{path}: not a saved state of this edgekit, or cut short")
         length, _ = _TAIL.unpack(tail)
-        state_bytes = size - _TAIL.size - length
-        if length > _MAX_FOOTER_BYTES or state_bytes <= 0:
+        end = size - _TAIL.size - length
+        if length > _MAX_FOOTER_BYTES or end <= 0:
             raise IntegrityError(f"{path}: its footer claims {length} bytes")
-        file.seek(state_bytes)
+        file.seek(end)
         try:
             footer = json.loads(file.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             footer = None
-    if not isinstance(footer, dict):
-        raise IntegrityError(f"{path}: its footer is damaged")
-    return footer, state_bytes
+        if not isinstance(footer, dict):
+            raise IntegrityError(f"{path}: its footer is damaged")
+        n_tokens, state_bytes = footer.get("n_tokens"), footer.get("state_bytes")
+        if type(n_tokens) is not int or not 0 < n_tokens <= max_tokens:
+            raise IntegrityError(
+                f"{path}: says {n_tokens!r:.40} tokens, the context holds {max_tokens}"
+            )
+        held = end - _TOKEN_BYTES * n_tokens
+        if type(state_bytes) is not int or held <= 0 or state_bytes != held:
+            raise IntegrityError(f"{path}: says {state_bytes!r:.40} bytes of state, holds {held}")
+        file.seek(state_bytes)
+        tokens = struct.unpack(f"<{n_tokens}i", file.read(_TOKEN_BYTES * n_tokens))
+    except (OSError, struct.error) as error:
+        raise IntegrityError(f"{path}: cannot be read: {error}") from None
+    return StateHeader(tokens, state_bytes, size, footer)
 
 
-def _sha256(path: Path, n_bytes: int | None = None) -> str:
-    digest = hashlib.sha256()
-    left = path.stat().st_size if n_bytes is None else n_bytes
-    with path.open("rb") as file:
-        while left > 0 and (chunk := file.read(min(left, _CHUNK))):
-            digest.update(chunk)
-            left -= len(chunk)
+def _sha256(file: Any, n_bytes: int, footer: Mapping[str, Any]) -> str:
+    """Over the first `n_bytes` of `file` and what the footer says beside the hash; leaves the file
+    behind those bytes.
+    """
+    digest = hashlib.sha256(json.dumps(footer, sort_keys=True).encode())
+    file.seek(0)
+    buffer = memoryview(bytearray(min(_CHUNK, n_bytes)))
+    left = n_bytes
+    while left > 0:
+        n = file.readinto(buffer[: min(left, len(buffer))])
+        if not n:
+            break
+        digest.update(buffer[:n])
+        left -= n
     return digest.hexdigest()

@@ -48,7 +48,7 @@ class LiteRtLmEngine(StepEngine):
         tokenizer = load_tokenizer(container)
         library.check_cpu()
         section = container.model
-        check_tflite(path, section.offset, section.n_bytes)
+        header = check_tflite(path, section.offset, section.n_bytes)
         if settings.check_memory:
             check_fits(
                 settings.need_bytes or estimate_bytes(section.n_bytes),
@@ -70,14 +70,16 @@ class LiteRtLmEngine(StepEngine):
                 progress=progress,
             )
         try:
-            decoder = SignatureDecoder(graph, path.name, settings.prefill_chunk)
+            decoder = SignatureDecoder(
+                graph, path.name, settings.prefill_chunk, n_nodes=header.n_nodes
+            )
             identity = Identity(
                 name=NAME,
                 version=version,
                 build=f"litert-lm-api/{version}",
                 model_name=path.name,
                 fingerprint=mark,
-                quant="tflite",
+                quant=header.quant,
                 stop_texts=stop_texts(container, tokenizer),
             )
             return cls(decoder, tokenizer, identity, settings, n_threads)

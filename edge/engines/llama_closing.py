@@ -55,11 +55,13 @@ class Closer:
         """Whether the vocabulary says how a turn ends."""
         return bool(self._vocab.end_tokens)
 
-    def sample(self, context: Any, pressure: float) -> int:
-        """The likeliest token under `pressure` (more than 0) after the last token evaluated."""
+    def sample(self, context: Any, pressure: float, index: int = -1) -> int:
+        """The likeliest token under `pressure` (more than 0) after the last token evaluated, or
+        after the `index`th of the last step.
+        """
         bias = max(bias for start, bias in LEVELS if pressure >= start)
         chain = self._chains.get(bias) or self._make(bias)
-        return int(self._lib.llama_sampler_sample(chain, context, -1))
+        return int(self._lib.llama_sampler_sample(chain, context, index))
 
     def _make(self, bias: float) -> Any:
         lib, tokens = self._lib, closing_tokens(self._vocab)

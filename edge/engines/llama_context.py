@@ -5,14 +5,18 @@ Knows nothing of threads or streams: `edge.engines.llama_cpp` holds a lock aroun
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import mmap
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from edge.engines import llama_library as library
+from edge.engines.kv_state import scratch
 from edge.engines.settings import EngineSettings, default_threads
+from edge.engines.threads import ThreadGovernor
 from edge.errors import UnsupportedModelError
 from edge.units import printable
 
@@ -28,7 +32,15 @@ OK, NO_SLOT, ABORTED = 0, 1, 2
 class LlamaContext:
     """One model, one context, one sequence. `cached` are the tokens it holds, in order."""
 
-    def __init__(self, lib: Any, model: Any, handle: Any) -> None:
+    def __init__(
+        self,
+        lib: Any,
+        model: Any,
+        handle: Any,
+        *,
+        adapt_threads: bool = False,
+        n_draft: int = 0,
+    ) -> None:
         self._lib = lib
         self.model = model
         self.handle = handle
@@ -37,6 +49,13 @@ class LlamaContext:
         self.abort = library.AbortFlag(lib)
         self.abort.attach(lib, handle)
         self._decode = lib.llama_decode
+        self.n_threads = int(lib.llama_n_threads(handle))
+        self.n_threads_batch = int(lib.llama_n_threads_batch(handle))
+        # Of no use to a GPU, which the threads only wait for.
+        adapt = adapt_threads and not lib.llama_supports_gpu_offload()
+        most = max(self.n_threads, self.n_threads_batch)
+        self._governor = ThreadGovernor(most) if adapt and most > 1 else None
+        self.threads_now = most
         self._memory = lib.llama_get_memory(handle)
         self._n_swa = int(lib.llama_model_n_swa(model))
         self._recurrent = bool(
@@ -45,6 +64,10 @@ class LlamaContext:
         self._tokens = (lib.llama_token * self.n_batch)()
         # Positions, sequence and "output only the last" are the library's defaults for NULL.
         self._batch = lib.llama_batch(0, self._tokens, None, None, None, None, None)
+        self._every = (ctypes.c_int8 * self.n_batch)(*[1] * self.n_batch)
+        self._batch_every = lib.llama_batch(0, self._tokens, None, None, None, None, self._every)
+        # Wrong guesses are cut off again: recurrent states and sliding windows have no way back.
+        self.n_draft = 0 if self._recurrent or self._n_swa else min(n_draft, self.n_batch - 1)
 
     @classmethod
     def open(
@@ -61,7 +84,16 @@ class LlamaContext:
         model = _load_model(lib, path, settings, progress)
         try:
             refuse_unsuitable(lib, model, path)
-            return cls(lib, model, make_context(lib, model, path.name, n_ctx, settings))
+            handle = make_context(
+                lib, model, path.name, n_ctx, settings, n_outputs=1 + settings.n_draft
+            )
+            return cls(
+                lib,
+                model,
+                handle,
+                adapt_threads=settings.adapt_threads,
+                n_draft=settings.n_draft,
+            )
         except BaseException:
             lib.llama_model_free(model)
             raise
@@ -82,7 +114,7 @@ class LlamaContext:
         n = len(chunk)
         self._tokens[:n] = chunk
         self._batch.n_tokens = n
-        code = int(self._decode(self.handle, self._batch))
+        code = self._run(self._batch, self.n_threads_batch)
         if code == OK:
             # A GPU may not be done yet; whoever measures a chunk needs its true time.
             self._lib.llama_synchronize(self.handle)
@@ -95,12 +127,55 @@ class LlamaContext:
         """`evaluate` for one token, without what only a chunk needs."""
         self._tokens[0] = token
         self._batch.n_tokens = 1
-        code = int(self._decode(self.handle, self._batch))
+        code = self._run(self._batch, self.n_threads)
         if code == OK:
             self.cached.append(token)
         else:
             self._forget_failed_step()
         return code
+
+    def evaluate_guesses(self, tokens: Sequence[int]) -> int:
+        """Evaluate a token and at most `n_draft` guesses of what follows it; logits of each can be
+        sampled from by its index. All are cached; who finds a guess wrong cuts it off.
+        """
+        n = len(tokens)
+        self._tokens[:n] = tokens
+        self._batch_every.n_tokens = n
+        code = self._run(self._batch_every, self.n_threads_batch)
+        if code == OK:
+            self.cached.extend(tokens)
+        else:
+            self._forget_failed_step()
+        return code
+
+    def _run(self, batch: Any, n_threads: int) -> int:
+        """Decode the batch, by at most `n_threads` threads, and learn how many the next one takes.
+        Returns llama_decode's code.
+        """
+        governor = self._governor
+        if governor is None:
+            return int(self._decode(self.handle, batch))
+        governor.before_step(min(n_threads, governor.now))
+        code = int(self._decode(self.handle, batch))
+        self._take_threads(governor.after_step())
+        return code
+
+    def stream_begins(self) -> None:
+        """Look at what others left of the cores since `stream_ended`."""
+        if self._governor is not None:
+            self._take_threads(self._governor.before_stream())
+
+    def stream_ended(self) -> None:
+        """Nothing is computed from now on."""
+        if self._governor is not None:
+            self._governor.after_stream()
+
+    def _take_threads(self, n: int) -> None:
+        if n != self.threads_now:
+            self.threads_now = n
+            self._lib.llama_set_n_threads(
+                self.handle, min(self.n_threads, n), min(self.n_threads_batch, n)
+            )
 
     def _forget_failed_step(self) -> None:
         """Parts of a failed step may be in the memory. Attention's KV is cut off; what a recurrent
@@ -157,28 +232,50 @@ class LlamaContext:
             self._lib.llama_memory_clear(self._memory, False)
         del self.cached[keep:]
 
-    def save(self, file_name: bytes) -> int:
-        """Write the cached tokens and their state; returns bytes written, 0 if it failed."""
-        tokens = (self._lib.llama_token * len(self.cached))(*self.cached)
-        return int(
-            self._lib.llama_state_seq_save_file(self.handle, file_name, _SEQ, tokens, len(tokens))
-        )
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that `save` writes now."""
+        return int(self._lib.llama_state_seq_get_size(self.handle, _SEQ))
 
-    def load(self, file_name: bytes, n_tokens: int) -> bool:
-        """Replace the cache by a checked state of `n_tokens`. False, and an empty cache, if the
+    def save(self, target: mmap.mmap) -> int:
+        """Write the state of the cached tokens; returns bytes written, 0 if it failed."""
+        view = (ctypes.c_uint8 * len(target)).from_buffer(target)
+        return int(self._lib.llama_state_seq_get_data(self.handle, view, len(target), _SEQ))
+
+    def load(self, state: mmap.mmap, tokens: Sequence[int]) -> bool:
+        """Replace the cache by a checked state of `tokens`. False, and an empty cache, if the
         library does not take it.
         """
-        tokens = (self._lib.llama_token * n_tokens)()
-        count = ctypes.c_size_t(0)
         self.truncate(0)
-        loaded = self._lib.llama_state_seq_load_file(
-            self.handle, file_name, _SEQ, tokens, n_tokens, ctypes.byref(count)
-        )
-        if not loaded or count.value != n_tokens:
+        view = (ctypes.c_uint8 * len(state)).from_buffer(state)
+        taken = self._lib.llama_state_seq_set_data(self.handle, view, len(state), _SEQ)
+        if taken != len(state):
             self._lib.llama_memory_clear(self._memory, True)
             return False
         self.cached = list(tokens)
         return True
+
+    @contextlib.contextmanager
+    def cut_for_now(self, keep: int, folder: Path) -> Iterator[None]:
+        """Only the first `keep` cached tokens within the block; the others wait in a file in
+        `folder`. Raises UnsupportedModelError where the memory cannot be cut there.
+        """
+        if keep == len(self.cached):
+            yield
+            return
+        if not self._can_cut(keep):
+            raise UnsupportedModelError(
+                f"this model's memory cannot be cut to its first {keep} tokens"
+            )
+        tokens = list(self.cached)
+        with scratch(folder, self.state_bytes) as aside:
+            if self.save(aside) != len(aside):
+                raise library.engine_error("llama.cpp could not put its state aside")
+            try:
+                self.truncate(keep)
+                yield
+            finally:
+                self.load(aside, tokens)
 
 
 def _load_model(

@@ -6,7 +6,7 @@ that exist already. Everything else happens once per stream.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,12 +17,13 @@ from typing import Any
 from edge.engines import llama_library as library
 from edge.engines.abort import ChunkSizer, StopWatcher
 from edge.engines.fit import available_bytes, check_fits, estimate_bytes
-from edge.engines.kv_state import check_state, fingerprint, write_state
+from edge.engines.kv_state import count_to_save, fingerprint, mapped_state, write_state
 from edge.engines.llama_checks import check_graph, check_layers, check_tokens_unique
 from edge.engines.llama_closing import Closer
 from edge.engines.llama_context import ABORTED, NO_SLOT, OK, LlamaContext
 from edge.engines.llama_sampler import Sampler
 from edge.engines.llama_vocab import Vocab
+from edge.engines.lookup import Gain, Guesser
 from edge.engines.settings import DEFAULT_N_CTX, EngineSettings
 from edge.engines.text_stream import TextStream
 from edge.errors import (
@@ -69,7 +70,9 @@ class LlamaCppEngine:
         # A GPU looks at the abort flag between steps only.
         n_nodes = 1 if lib.llama_supports_gpu_offload() else count_nodes(header)
         self._chunks = ChunkSizer(context.n_batch, n_nodes, settings.prefill_chunk)
+        self._gain = Gain(context.n_draft) if context.n_draft else None
         self._stream_id = 0
+        self._is_streaming = False
         self._last_start: StreamStart | None = None
         self._fingerprint: str | None = None
 
@@ -208,6 +211,13 @@ class LlamaCppEngine:
     def last_start(self) -> StreamStart | None:
         return self._last_start
 
+    @property
+    def threads_now(self) -> int:
+        context = self._open_context()
+        if not self._is_streaming:
+            context.stream_begins()
+        return context.threads_now
+
     def _generate(
         self,
         prompt: list[int],
@@ -221,6 +231,7 @@ class LlamaCppEngine:
             Sampler(self._lib, config, vocab.n_tokens, prompt) as sampler,
             Closer(self._lib, vocab) as closer,
             StopWatcher(stop, self._abort.set) as watcher,
+            self._computing(),
         ):
             with self._lock:
                 n_reused = self._claimed(stream_id).keep_prefix(prompt)
@@ -229,16 +240,25 @@ class LlamaCppEngine:
                 return
             t_ns = t_prefill_ns = time.monotonic_ns()
             self._last_start = StreamStart(len(prompt), n_reused, t_start_ns, t_prefill_ns)
+            guesser = self._guesser(config, prompt)
             while True:
                 with self._lock:
                     context = self._claimed(stream_id)
                     pressure = config.pressure() if config.pressure else 0.0
                     chosen_by = closer if pressure > 0 and closer.can_close else sampler
-                    token = chosen_by.sample(context.handle, pressure)
+                    index = guesser.index if guesser else -1
+                    token = chosen_by.sample(context.handle, pressure, index)
                     t_before_ns, t_ns = t_ns, time.monotonic_ns()
                     ended = not config.ignore_eos and vocab.is_eog(token)
                     piece = vocab.piece(token)
+                    is_cached = False
                     n_cached = len(context.cached)
+                    if guesser is not None:
+                        # The token itself does not count as cached yet, guessed or not.
+                        n_cached -= guesser.n_left
+                        is_cached, n_wrong = guesser.check(token)
+                        if n_wrong:
+                            context.truncate(n_cached)
                 if ended:
                     yield TokenEvent(None, text.flush(), t_ns, "stop")
                     return
@@ -257,9 +277,39 @@ class LlamaCppEngine:
                 yield TokenEvent(token, shown, t_ns)
                 if n_out > 1:
                     watcher.expect((t_ns - t_before_ns) / 1e9)
-                if watcher.stopped() or not self._step(stream_id, token, watcher):
+                if watcher.stopped():
                     yield _last(text, "aborted")
                     return
+                if is_cached:
+                    continue
+                # What may still come behind this token: guesses beyond it would be thrown away.
+                room = self._n_ctx - n_cached - 2 if pressure == 0 else 0
+                if config.max_tokens > 0:
+                    room = min(room, config.max_tokens - n_out - 1)
+                guesses = guesser.guess(room) if guesser is not None else []
+                if not self._step(stream_id, [token, *guesses], guesser, watcher):
+                    yield _last(text, "aborted")
+                    return
+
+    def _guesser(self, config: GenerationConfig, prompt: list[int]) -> Guesser | None:
+        """Only greedy answers are guessed: there a guess is right or wrong, and right ones change
+        nothing.
+        """
+        is_greedy = config.temperature == 0 and config.repeat_penalty == 1
+        return Guesser(prompt, self._gain) if self._gain is not None and is_greedy else None
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """While a stream runs: the cores are ours, as far as others leave them."""
+        with self._lock:
+            self._open_context().stream_begins()
+            self._is_streaming = True
+        try:
+            yield
+        finally:
+            self._is_streaming = False
+            if self._context is not None:
+                self._context.stream_ended()
 
     def feed(self, tokens: Sequence[int], stop: Callable[[], bool] | None = None) -> bool:
         """Evaluate `tokens` behind what the cache holds and sample nothing: warms a prefix up, and
@@ -333,11 +383,22 @@ class LlamaCppEngine:
             if done + len(chunk) == len(prompt):
                 return True
 
-    def _step(self, stream_id: int, token: int, watcher: StopWatcher) -> bool:
-        """Evaluate one generated token. False if stopped meanwhile."""
+    def _step(
+        self, stream_id: int, tokens: list[int], guesser: Guesser | None, watcher: StopWatcher
+    ) -> bool:
+        """Evaluate one generated token, and guesses behind it. False if stopped meanwhile."""
+        t_ns = time.monotonic_ns()
         with self._lock:
-            code = self._claimed(stream_id).evaluate_one(token)
-        return code == OK or self._stopped_or_raise(code, 1, watcher)
+            context = self._claimed(stream_id)
+            if len(tokens) == 1:
+                code = context.evaluate_one(tokens[0])
+            else:
+                code = context.evaluate_guesses(tokens)
+        if code != OK:
+            return self._stopped_or_raise(code, len(tokens), watcher)
+        if guesser is not None:
+            guesser.stepped(tokens[1:], (time.monotonic_ns() - t_ns) / 1e9)
+        return True
 
     def _stopped_or_raise(self, code: int, n_tokens: int, watcher: StopWatcher) -> bool:
         if code == ABORTED:
@@ -376,22 +437,31 @@ class LlamaCppEngine:
 
     # ---- state --------------------------------------------------------------------------------
 
-    def save_prefix(self, path: Path) -> int:
+    def save_prefix(
+        self, path: Path, n_tokens: int | None = None, *, max_bytes: int | None = None
+    ) -> int:
+        path = Path(path)
         with self._lock:
             context = self._open_context()
-            n_tokens = len(context.cached)
-            if not n_tokens:
-                raise InputError("there is nothing to save: the KV cache is empty")
-            write_state(Path(path), self._identity(), n_tokens, context.save)
-            return n_tokens
+            keep = count_to_save(n_tokens, len(context.cached))
+            with context.cut_for_now(keep, path.parent):
+                write_state(
+                    path,
+                    self._identity(),
+                    context.cached,
+                    context.state_bytes,
+                    context.save,
+                    max_bytes=max_bytes,
+                )
+            return keep
 
     def restore_prefix(self, path: Path) -> int:
         with self._lock:
             context = self._open_context()
-            n_tokens = check_state(Path(path), self._identity(), self._n_ctx)
-            if not context.load(os.fsencode(path), n_tokens):
-                raise library.engine_error(f"llama.cpp could not load the state in {path}")
-            return n_tokens
+            with mapped_state(Path(path), self._identity(), self._n_ctx) as (tokens, state):
+                if not context.load(state, tokens):
+                    raise library.engine_error(f"llama.cpp could not load the state in {path}")
+            return len(tokens)
 
     def _identity(self) -> dict[str, Any]:
         """What a saved state belongs to."""
@@ -426,7 +496,7 @@ class LlamaCppEngine:
             version=library.version(),
             build=self._build(),
             n_ctx=self._n_ctx,
-            n_threads=int(lib.llama_n_threads(context.handle)),
+            n_threads=context.n_threads,
             n_batch=context.n_batch,
             kv_type=self._settings.kv_type,
             quant=lib.llama_ftype_name(lib.llama_model_ftype(context.model)).decode(),
@@ -436,13 +506,15 @@ class LlamaCppEngine:
                 "model_bytes": int(lib.llama_model_size(context.model)),
                 "n_ctx_train": int(lib.llama_model_n_ctx_train(context.model)),
                 "n_ctx_allocated": int(lib.llama_n_ctx(context.handle)),
-                "n_threads_batch": int(lib.llama_n_threads_batch(context.handle)),
+                "n_threads_batch": context.n_threads_batch,
                 "n_ubatch": int(lib.llama_n_ubatch(context.handle)),
                 "use_mmap": self._settings.use_mmap,
                 "repack": self._settings.repack,
                 "flash_attn": self._settings.flash_attn,
                 "can_close": bool(self._vocab.end_tokens),
                 "can_abort_prefill": True,
+                "n_draft": context.n_draft,
+                "draft_gain": None if self._gain is None else self._gain.value,
                 "can_save_prefix": True,
                 "gpu_offload": bool(lib.llama_supports_gpu_offload()),
                 "cpu_features": library.cpu_features(lib),

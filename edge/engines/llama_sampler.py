@@ -51,9 +51,11 @@ class Sampler:
     def _add(self, stage: Any) -> None:
         self._lib.llama_sampler_chain_add(self._chain, stage)  # the chain owns it now
 
-    def sample(self, context: Any, _pressure: float = 0.0) -> int:
-        """Draw from the logits of the last token evaluated, and accept the draw."""
-        return int(self._sample(self._chain, context, -1))
+    def sample(self, context: Any, _pressure: float = 0.0, index: int = -1) -> int:
+        """Draw from the logits of the last token evaluated, or of the `index`th of the last step,
+        and accept the draw.
+        """
+        return int(self._sample(self._chain, context, index))
 
     def __enter__(self) -> Sampler:
         return self

@@ -84,7 +84,9 @@ class OnnxEngine(StepEngine):
 
     _source: GenaiFolder
 
-    def save_prefix(self, path: Path) -> NoReturn:
+    def save_prefix(
+        self, path: Path, n_tokens: int | None = None, *, max_bytes: int | None = None
+    ) -> NoReturn:
         """Raises UnsupportedModelError: the library gives its cache out and takes none in."""
         self._open_decoder()
         raise UnsupportedModelError(

@@ -18,6 +18,9 @@ FlashAttention = Literal["auto", "on", "off"]
 #: Context taken when nobody asks for one: long enough for a chat, small enough for a board.
 DEFAULT_N_CTX = 4096
 
+#: Most tokens guessed ahead: logits of each take memory, and long guesses are rarely right.
+MOST_DRAFT = 32
+
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 
 
@@ -50,6 +53,8 @@ class EngineSettings:
                        prefix can be reused
     `prefill_chunk`    fixed tokens per prefill step; None adapts it, so that a stop is honoured
                        in time, at the price of results that may differ in the last bits
+    `adapt_threads`    compute with fewer threads while other processes hold the cores
+    `n_draft`          tokens that may be guessed from the prompt and checked in one step; 0: none
     `need_bytes`       memory that was predicted (Plan.peak_bytes); None: estimated from the header
     `check_memory`     refuse before loading when the memory free now is less than that
     `check_vocabulary` look for what would make the native loader abort; a bundle's model was
@@ -67,6 +72,8 @@ class EngineSettings:
     flash_attn: FlashAttention = "auto"
     swa_full: bool = False
     prefill_chunk: int | None = None
+    adapt_threads: bool = True
+    n_draft: int = 0
     need_bytes: int | None = None
     check_memory: bool = True
     check_vocabulary: bool = True
@@ -83,6 +90,8 @@ class EngineSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be 1 or more, got {value}")
+        if not 0 <= self.n_draft <= MOST_DRAFT:
+            raise UsageError(f"n_draft must be 0 to {MOST_DRAFT}, got {self.n_draft}")
         if self.kv_type not in KV_TYPES:
             raise UsageError(
                 f"unknown KV cache type {self.kv_type!r}; known: {', '.join(KV_TYPES)}."

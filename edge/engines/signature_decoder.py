@@ -21,6 +21,9 @@ from edge.errors import UnsupportedModelError
 _DECODE = "decode"
 _PREFILL = re.compile(r"^prefill(_\d+)?$")
 _KNOWN = ("tokens", "input_pos", "mask")
+# A graph that can be cancelled looks up between nodes, and a watcher wakes every 10 ms: a node may
+# take this share of the budget.
+_NODE_SHARE = 0.5
 
 
 class Graph(Protocol):
@@ -54,12 +57,18 @@ class Graph(Protocol):
 class SignatureDecoder:
     """`cached` are the tokens that the KV cache holds, in order."""
 
-    def __init__(self, graph: Graph, name: str, prefill_chunk: int | None = None) -> None:
-        """Raises UnsupportedModelError for signatures that are not those of a decoder."""
+    def __init__(
+        self, graph: Graph, name: str, prefill_chunk: int | None = None, *, n_nodes: float = 1
+    ) -> None:
+        """`n_nodes` is the whole of a step over its longest node.
+
+        Raises UnsupportedModelError for signatures that are not those of a decoder.
+        """
         import numpy as np
 
         self._np = np
         self.graph = graph
+        self._nodes_s = _NODE_SHARE * n_nodes if graph.can_cancel else 1.0
         self.cached: list[int] = []
         check_signatures(graph, name)
         decode = graph.inputs[_DECODE]
@@ -94,11 +103,13 @@ class SignatureDecoder:
 
     def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool:
         """Evaluate a first part of `tokens` behind the cached ones, as much as one step takes.
-        False if it was cancelled, and then nothing of it is cached.
+        `budget_s` is what may run without looking up: a step, or a node where steps can be
+        cancelled. False if it was cancelled, and then nothing of it is cached.
         """
         done = len(self.cached)
+        step_s = None if budget_s is None else budget_s * self._nodes_s
         n = self.steps.next_length(
-            len(tokens), self.n_ctx - done, budget_s=budget_s, whole=bool(self._states)
+            len(tokens), self.n_ctx - done, budget_s=step_s, whole=bool(self._states)
         )
         started = time.monotonic()
         if n == 1:

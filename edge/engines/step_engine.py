@@ -5,8 +5,8 @@ us: streaming, stopping, sampling, the prefix cache, saved prefixes, logits.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,11 +17,17 @@ from typing import Any, Protocol, runtime_checkable
 
 from edge.engines.abort import StopWatcher
 from edge.engines.hf_tokenizer import HfTokenizer
-from edge.engines.kv_state import check_state, write_state
+from edge.engines.kv_state import count_to_save, mapped_state, write_state
 from edge.engines.numpy_sampler import NumpyCloser, NumpySampler
 from edge.engines.settings import EngineSettings
 from edge.engines.text_stream import TextStream
-from edge.errors import EngineError, InputError, UnsupportedModelError, UsageError
+from edge.errors import (
+    EngineError,
+    InputError,
+    IntegrityError,
+    UnsupportedModelError,
+    UsageError,
+)
 from edge.types import (
     EngineInfo,
     FinishReason,
@@ -31,7 +37,8 @@ from edge.types import (
     TokenEvent,
 )
 
-#: What a step that cannot be cancelled may take, so that a stop is honoured within 50 ms.
+#: What may run without looking up, so that a stop is honoured within 50 ms: a whole step, or a node
+#: of one where steps can be cancelled.
 _STEP_BUDGET_S = 0.040
 
 
@@ -237,6 +244,10 @@ class StepEngine:
     def last_start(self) -> StreamStart | None:
         return self._last_start
 
+    @property
+    def threads_now(self) -> int:
+        return self._n_threads
+
     def _generate(
         self,
         prompt: list[int],
@@ -346,8 +357,7 @@ class StepEngine:
 
     def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
         """Evaluate what of `prompt` is not cached yet, in steps. False if stopped on the way."""
-        # Where a run can be cancelled steps may be as long as they like.
-        budget_s = _STEP_BUDGET_S if watcher.active and not self._graph.can_cancel else None
+        budget_s = _STEP_BUDGET_S if watcher.active else None
         while True:
             if watcher.stopped():
                 return False
@@ -408,40 +418,54 @@ class StepEngine:
 
     # ---- state --------------------------------------------------------------------------------
 
-    def save_prefix(self, path: Path) -> int:
-        """The tokens as int32, then the used part of every KV tensor in order of name."""
+    def save_prefix(
+        self, path: Path, n_tokens: int | None = None, *, max_bytes: int | None = None
+    ) -> int:
+        """The used part of every KV tensor in order of name."""
+        import numpy as np
+
         with self._lock:
             decoder = self._savable()
-            cached = list(decoder.cached)
-            if not cached:
-                raise InputError("there is nothing to save: the KV cache is empty")
+            keep = count_to_save(n_tokens, len(decoder.cached))
+            if keep and decoder.reusable([*decoder.cached[:keep], 0]) != keep:
+                raise UnsupportedModelError(
+                    f"this model's memory cannot be cut to its first {keep} tokens"
+                )
+            views = decoder.kv_slices(keep)
 
-            def save(name: bytes) -> int:
-                with open(name, "wb") as file:
-                    file.write(struct.pack(f"<{len(cached)}i", *cached))
-                    for view in decoder.kv_slices(len(cached)):
-                        file.write(view.tobytes())
-                    return file.tell()
+            def fill(state: mmap.mmap) -> int:
+                done = 0
+                for view in views:
+                    target = np.frombuffer(state, view.dtype, view.size, done)
+                    target.reshape(view.shape)[...] = view
+                    done += view.nbytes
+                return done
 
-            write_state(Path(path), self._state_identity(), len(cached), save)
-            return len(cached)
+            tokens = decoder.cached[:keep]
+            n_bytes = sum(view.nbytes for view in views)
+            write_state(
+                Path(path), self._state_identity(), tokens, n_bytes, fill, max_bytes=max_bytes
+            )
+            return keep
 
     def restore_prefix(self, path: Path) -> int:
         import numpy as np
 
         with self._lock:
             decoder = self._savable()
-            n_tokens = check_state(Path(path), self._state_identity(), self._n_ctx)
-            decoder.truncate(0)
-            views = decoder.kv_slices(n_tokens)
-            with open(path, "rb") as file:
-                tokens = struct.unpack(f"<{n_tokens}i", file.read(4 * n_tokens))
+            with mapped_state(Path(path), self._state_identity(), self._n_ctx) as (tokens, state):
+                decoder.truncate(0)
+                views = decoder.kv_slices(len(tokens))
+                if sum(view.nbytes for view in views) != len(state):
+                    raise IntegrityError(f"{path}: its state has another size than this model's")
+                done = 0
                 for view in views:
-                    data = file.read(view.nbytes)
-                    view[...] = np.frombuffer(data, view.dtype).reshape(view.shape)
+                    source = np.frombuffer(state, view.dtype, view.size, done)
+                    view[...] = source.reshape(view.shape)
+                    done += view.nbytes
             decoder.kv_replaced()
             decoder.cached = list(tokens)
-            return n_tokens
+            return len(tokens)
 
     def _state_identity(self) -> dict[str, Any]:
         """What a saved state belongs to."""

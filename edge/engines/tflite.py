@@ -48,7 +48,8 @@ class TfliteEngine(StepEngine):
         """Check the file and the memory, load. `package` is one of `PACKAGES`; None takes the first
         that is installed. See `edge.engines.open_engine` for errors.
         """
-        n_bytes = check_tflite(path).n_bytes
+        header = check_tflite(path)
+        n_bytes = header.n_bytes
         tokenizer = HfTokenizer.from_directory(path.parent)
         package = package or next((p for p in PACKAGES if importlib.util.find_spec(p)), None)
         if package is None:
@@ -82,14 +83,16 @@ class TfliteEngine(StepEngine):
                     progress=progress,
                 )
         try:
-            decoder = SignatureDecoder(graph, path.name, settings.prefill_chunk)
+            decoder = SignatureDecoder(
+                graph, path.name, settings.prefill_chunk, n_nodes=header.n_nodes
+            )
             identity = Identity(
                 name=NAME,
                 version=version,
                 build=f"{library.DISTRIBUTIONS[package]}/{version}",
                 model_name=path.name,
                 fingerprint=mark,
-                quant="tflite",
+                quant=header.quant,
             )
             return cls(decoder, tokenizer, identity, settings, n_threads)
         except BaseException:

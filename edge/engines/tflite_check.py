@@ -9,7 +9,9 @@ and enumerations: `tensorflow/compiler/mlir/lite/schema/schema.fbs`.
 
 from __future__ import annotations
 
+import math
 import mmap
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,18 +36,33 @@ _TYPE_BITS = {
     15: 32, 16: 16, 17: 4, 18: 16, 19: 2, 20: 4, 21: 8, 22: 8,
 }  # fmt: skip
 _UNSIZED = {5, 13, 14}
+#: What the description of a file begins with that edgekit made; its recipe follows.
+RECIPE_MARK = "edgekit "
+_RECIPE = re.compile(re.escape(RECIPE_MARK) + r"([a-z0-9_]{1,64})")
+_MAX_DESCRIPTION = 4096
 # Builtin options that hold a list: the union's member -> the list's field.
 _OPTION_LISTS = {17: 0, 30: 0}  # ReshapeOptions, SqueezeOptions
 
 
 @dataclass(frozen=True)
 class TfliteHeader:
-    """What the structure says: operator names used, signatures by name, number of subgraphs."""
+    """What the structure says: operator names used, signatures by name, number of subgraphs, and
+    the recipe of a file that edgekit made. `n_nodes` is how many times the widest matrix product of
+    a prefill graph fits into all of them: what a step takes, divided by this, is about what its
+    longest operator takes.
+    """
 
     operators: tuple[str, ...]
     signatures: tuple[str, ...]
     n_subgraphs: int
     n_bytes: int
+    recipe: str | None = None
+    n_nodes: float = 1.0
+
+    @property
+    def quant(self) -> str:
+        """How the weights are stored, as far as the file says."""
+        return self.recipe or "tflite"
 
 
 def check_tflite(path: Path, offset: int = 0, n_bytes: int | None = None) -> TfliteHeader:
@@ -92,6 +109,13 @@ def _checked(data: Any) -> TfliteHeader:
     n_tensors = [
         _check_subgraph(subgraph, buffers, len(codes), len(subgraphs)) for subgraph in subgraphs
     ]
+    prefills = {
+        signature.number(4, "I")
+        for signature in model.tables(7, _MAX_SIGNATURES)
+        if signature.text(2).startswith("prefill")
+    }
+    dense = {i for i, code in enumerate(codes) if code == "FULLY_CONNECTED"}
+    shares = [_n_nodes(g, dense) for i, g in enumerate(subgraphs) if i in prefills]
     for metadata in model.tables(6, _MAX_SIGNATURES):
         _below(metadata.number(1, "I"), len(buffers), "buffer")
     return TfliteHeader(
@@ -99,7 +123,27 @@ def _checked(data: Any) -> TfliteHeader:
         tuple(_signatures(model, n_tensors)),
         len(subgraphs),
         len(data),
+        _recipe(model),
+        min((share for share in shares if share), default=1.0),
     )
+
+
+def _recipe(model: Table) -> str | None:
+    if model.span(3, 1)[1] > _MAX_DESCRIPTION:
+        return None
+    found = _RECIPE.fullmatch(model.text(3))
+    return found[1] if found else None
+
+
+def _n_nodes(subgraph: Table, dense: set[int]) -> float:
+    """See `TfliteHeader`; 0 for a graph without matrix products."""
+    shapes = [tensor.numbers(0, "i", _MAX_RANK) for tensor in subgraph.tables(0, _MAX_TENSORS)]
+    sizes = []
+    for operator in subgraph.tables(3, _MAX_OPERATORS):
+        inputs = operator.numbers(1, "i", _MAX_PORTS)
+        if operator.number(0, "I") in dense and len(inputs) > 1 and inputs[1] >= 0:
+            sizes.append(math.prod(shapes[int(inputs[1])]))
+    return sum(sizes) / max(sizes) if sizes and max(sizes) else 0.0
 
 
 def _buffer_bytes(data: Any, buffer: Table) -> int:

@@ -29,10 +29,10 @@ class Board(Protocol):
         """Whether programs can be run on the board itself. A mounted card has no processor."""
 
     def resume_from(self, n_there: int) -> int:
-        """From which byte a part of `n_there` bytes goes on: everything before it was flushed."""
+        """From which byte a part of `n_there` bytes goes on; the last block may be half written."""
 
     def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
-        """Write `source` from byte `offset` to the same place in `part`, flushed when it returns.
+        """Write `source` from byte `offset` to the same place in `part`; flushing is `settle`'s.
         `progress` is told bytes as they go. Returns the bytes that crossed to the board.
         """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -13,9 +14,11 @@ from edge.errors import UsageError
 from edge.flash.checks import check_board
 from edge.flash.connection_options import ssh_config_option, wait_option
 from edge.flash.flash import FlashOptions, FlashReport, flash
+from edge.flash.media.options import MediaOptions, media_options
 from edge.flash.progress import TerminalReporter
 from edge.flash.rehearsal import rehearse
-from edge.flash.target import SHAPES, connect, parse_flash_target
+from edge.flash.target import MEDIA, SHAPES, connect, parse_flash_target
+from edge.flash.trust import SignaturePolicy
 from edge.slots.health import MAX_MEMORY, MIN_SPEED
 from edge.slots.store import Slots
 from edge.units import format_bytes, format_seconds, printable
@@ -44,11 +47,16 @@ from edge.units import format_bytes, format_seconds, printable
     help="Give up the release that could be rolled back to, if space needs it.",
 )  # fmt: skip
 @click.option(
+    "--require-signature", is_flag=False, flag_value="", metavar="[KEY]",
+    help="Only if signed by KEY (or by who signed the board's first), which the board then pins.",
+)  # fmt: skip
+@click.option(
     "--via", type=click.Choice(["auto", "rsync", "sftp", "stream"]), default="auto",
     help="How ssh sends files. [default: rsync where it saves bytes, else a stream]",
 )  # fmt: skip
 @ssh_config_option
 @wait_option
+@media_options
 @click.option("--json", "as_json", is_flag=True, help="What was done as one JSON object.")
 def flash_command(
     bundle: Path,
@@ -60,14 +68,17 @@ def flash_command(
     min_speed: float,
     max_memory: float,
     drop_previous: bool,
+    require_signature: str | None,
     wait_s: float,
     via: str,
     ssh_config: Path | None,
+    media: MediaOptions,
     as_json: bool,
 ) -> None:
     """Put BUNDLE on the board at TARGET and make it current.
 
-    TARGET: dir:/path (a mounted card), ssh://user@host[:port]/path, adb://serial/path.
+    TARGET: dir:/path (a mounted card), ssh://user@host[:port]/path, adb://serial/path,
+    image:file.img[.xz][#partition] (an operating system's image), card:/dev/sdX.
 
     The new release is sent beside the old one, verified and tried there; only then it becomes
     current. Whatever happens, the board keeps a whole release. An interrupted flash goes on where
@@ -81,8 +92,10 @@ def flash_command(
         min_speed=min_speed,
         max_memory=max_memory,
         drop_previous=drop_previous,
+        signature=signature_policy(require_signature),
     )
     place = None if target is None else parse_flash_target(target)
+    media.check(place.scheme if place else "many boards")
     with hashing_bar("verifying the bundle") as bar:
         opened = open_bundle(bundle, progress=bar)
     reporter = TerminalReporter(quiet=as_json)
@@ -95,6 +108,7 @@ def flash_command(
             *(["--no-gate"] if no_gate else []),
             *(["--drop-previous"] if drop_previous else []),
             *(["--ssh-config", str(ssh_config)] if ssh_config else []),
+            *([] if require_signature is None else [f"--require-signature={require_signature}"]),
             *(
                 "--min-speed",
                 str(min_speed),
@@ -109,19 +123,37 @@ def flash_command(
         flash_fleet(opened, inventory, passed, as_json=as_json)
         return
     assert place is not None
-    board = connect(place, ssh_config=ssh_config, via=via)
-    try:
-        notes = check_board(board, opened, force=force)
-        report = flash(opened, board, options, reporter)
-    finally:
-        reporter.close()
-        board.close()
+    if place.scheme in MEDIA:
+        from edge.flash.media.command import flash_media
+
+        with closing(reporter):
+            report = flash_media(opened, place, options, media, reporter, force=force)
+        notes = []
+    else:
+        board = connect(place, ssh_config=ssh_config, via=via)
+        with closing(board), closing(reporter):
+            notes = check_board(board, opened, force=force)
+            report = flash(opened, board, options, reporter)
     report.notes[:0] = [*notes, *([rehearsed] if rehearsed else [])]
     if as_json:
         click.echo(json.dumps(report.to_dict()))
         return
     for line in describe(report):
         click.echo(line)
+
+
+def signature_policy(asked: str | None) -> SignaturePolicy:
+    """What `--require-signature [KEY]` asks for. Raises UsageError when it swallowed the BUNDLE."""
+    if asked is None or not asked:
+        return SignaturePolicy(required=asked is not None)
+    if Path(asked).is_dir():
+        raise UsageError(
+            f"--require-signature takes a key, and {asked} is a folder",
+            next_step="put it at the end of the line, or write --require-signature=KEY.pub",
+        )
+    from edge.trust.key_argument import public_keys
+
+    return SignaturePolicy(required=True, keys=public_keys(asked))
 
 
 def describe(report: FlashReport) -> list[str]:
@@ -139,6 +171,9 @@ def describe(report: FlashReport) -> list[str]:
             f"  health   {speed}, {format_bytes(health.peak_rss_bytes)}, answers "
             f"“{printable(health.text.strip(), 60)}”"
         )
+    if report.signed_by:
+        pinned = "; the board accepts nothing else from now on" if report.pinned else ""
+        lines.append(f"  signed   {report.signed_by}{pinned}")
     if report.previous and report.switched:
         lines.append(f"  before   {report.previous[:12]}; edge rollback TARGET goes back to it")
     return lines + [f"  note     {note}" for note in report.notes]

@@ -31,7 +31,6 @@ class DirectoryBoard:
         self.files = LocalFiles(path)
 
     def resume_from(self, n_there: int) -> int:
-        # The last block may have been cut short in the middle of a write.
         return max(0, n_there - 1) // _BLOCK * _BLOCK
 
     def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:

@@ -20,10 +20,19 @@ from edge.bundle import Bundle
 from edge.errors import EdgeError, EngineError
 from edge.flash.board import Board
 from edge.flash.gate import Verdict, engine_bytes, install_engine, try_release
-from edge.flash.transfer import Reporter, Sent, bring, plan_transfer, wanted_files
+from edge.flash.transfer import (
+    Reporter,
+    Sent,
+    bring,
+    bring_signature,
+    plan_transfer,
+    wanted_files,
+)
+from edge.flash.trust import Admission, SignaturePolicy, admit, check_on_board
 from edge.slots import layout
 from edge.slots.health import MAX_MEMORY, MIN_SPEED, Health
 from edge.slots.store import Slots
+from edge.slots.trust import pin_keys
 from edge.units import MIB, format_bytes
 
 #: Directories, journals, the state file.
@@ -42,11 +51,15 @@ class FlashOptions:
     min_speed: float = MIN_SPEED
     max_memory: float = MAX_MEMORY
     drop_previous: bool = False
+    signature: SignaturePolicy = field(default_factory=SignaturePolicy)
 
 
 @dataclass
 class FlashReport:
-    """What a flash did. Bytes and seconds; `health` is None where nothing could be tried."""
+    """What a flash did. Bytes and seconds; `health` is None where nothing could be tried;
+    `signed_by` is the fingerprint of the key by which the bundle was accepted, `pinned` those of
+    keys that the board accepts only from now on.
+    """
 
     target: str
     bundle: str
@@ -60,6 +73,8 @@ class FlashReport:
     total_s: float = 0.0
     switched: bool = False
     health: Health | None = None
+    signed_by: str | None = None
+    pinned: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,23 +87,29 @@ def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporte
     """Put an opened and verified bundle on a board and make it current.
 
     Raises UsageError when another flash holds the board, DoesNotFitError when space is short,
-    IntegrityError when bytes arrive damaged, EngineError when the health gate refuses the release,
-    DeviceUnreachableError when the connection breaks. The release that was current then still is;
-    the same call again goes on where it stopped.
+    IntegrityError when bytes arrive damaged or no accepted key signed the bundle, EngineError when
+    the health gate refuses the release, DeviceUnreachableError when the connection breaks. The
+    release that was current then still is; the same call again goes on where it stopped.
     """
     started_s = time.monotonic()
     slots = Slots(board.files)
     report = FlashReport(board.place, bundle.id, bundle.name, n_bytes=bundle.n_bytes)
     with slots.locked(options.wait_s):
+        admission = admit(bundle, slots, options.signature)
         tidy(slots, bundle)
         report.previous = slots.current()
         transfer(bundle, board, slots, options, reporter, report)
+        if admission.keys:
+            # Nothing of the bundle has run on the board so far.
+            report.notes += check_on_board(board, slots, bundle, admission)
+            report.signed_by = admission.signed_by
         facts = {
             "name": bundle.name,
             "recipe": bundle.plan.recipe,
             "device": bundle.plan.device,
             # The host's clock: a board without a battery wakes up in 1970.
             "flashed_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **({"signed_by": admission.signed_by} if admission.signed_by else {}),
         }
         slots.note(bundle.id, **facts)
         install_engine(board, bundle, reporter)
@@ -102,6 +123,7 @@ def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporte
             report.switched = True
             if options.gate:
                 confirm(board, slots, bundle, report)
+        pin(slots, admission, report)
     report.total_s = time.monotonic() - started_s
     return report
 
@@ -130,6 +152,7 @@ def transfer(
         reporter.stage("verifying what is there")
         wrong = slots.damage(folder, bundle)
         if not wrong:
+            bring_signature(board, bundle, folder)
             report.n_reused = bundle.n_bytes
             report.notes.append("the release was on the board already; nothing was sent")
             return
@@ -154,6 +177,15 @@ def transfer(
         files.sync([layout.incoming_folder(bundle.id)])
         files.rename(layout.incoming_folder(bundle.id), layout.release_folder(bundle.id))
     files.remove([layout.INCOMING])
+
+
+def pin(slots: Slots, admission: Admission, report: FlashReport) -> None:
+    """Pin the keys that were asked for, now that what is current is signed by one of them: at no
+    moment is a release pinned out of its own board.
+    """
+    if admission.to_pin:
+        pin_keys(slots.files, admission.to_pin)
+        report.pinned = [key.fingerprint for key in admission.to_pin]
 
 
 def gate(slots: Slots, bundle: Bundle, verdict: Verdict, report: FlashReport) -> None:

@@ -19,7 +19,7 @@ from edge.flash.session import Done
 from edge.flash.transfer import Reporter
 from edge.slots import layout
 from edge.slots.health import Health, judge, parse_health
-from edge.units import printable
+from edge.units import format_bytes, printable
 
 INSTALL_SCRIPT = "board/install.sh"
 _INSTALL_S, _TRY_S = 900, 900
@@ -103,6 +103,11 @@ def try_release(
             return Verdict(notes=["hashes were verified; this machine has no engine to load it"])
     elif bundle.plan.decode_tps is None:
         notes = ["the plan predicts no speed for this board, so that none was asked for"]
+    if health.emulator_bytes is not None:
+        notes.append(
+            f"an emulator plays this board: its own {format_bytes(health.emulator_bytes)} are not "
+            "counted, and its speed is not the board's"
+        )
     failures = judge(health, bundle.plan, min_speed=min_speed, max_memory=max_memory)
     return Verdict(health, failures, notes)
 

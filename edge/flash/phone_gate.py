@@ -16,7 +16,8 @@ from edge.slots.health import MAX_TOKENS, PROMPT, Health
 
 #: Weakest first; the second needs `asimddp`.
 VARIANTS = ("armv8.0", "armv8.2-dotprod")
-PROGRAM = "llama-completion"
+PROGRAM, BENCH_PROGRAM = "llama-completion", "llama-bench"
+N_PROMPT = 128
 _END = "[end of text]"
 # common_perf_print (llama.cpp, common/common.cpp): "prompt eval time = …", "eval time = …".
 _SPEED = re.compile(r"(?<!prompt )eval time = .*?([\d.]+) tokens per second")
@@ -43,6 +44,18 @@ def tool_script(bundle: Bundle, folder: str) -> str:
         f"exec tools/$v/{PROGRAM} -m {model} -p {shlex.quote(PROMPT)} -n {MAX_TOKENS} --temp 0 "
         f"-c {plan.n_ctx} -t {plan.n_threads} --no-warmup --no-display-prompt --simple-io {chat} "
         "</dev/null"
+    )
+
+
+def bench_script(bundle: Bundle, folder: str, result: str, repeats: int) -> str:
+    """Shell that measures with the bundle's llama-bench, and leaves JSON Lines in `result`."""
+    plan, model = bundle.plan, shlex.quote(bundle.model_file.name)
+    return (
+        f"cd {shlex.quote(folder)} || exit 70\n"
+        f"chmod 755 tools/*/llama-* || exit 71\n"
+        f"v={VARIANTS[0]}; grep -qw asimddp /proc/cpuinfo && v={VARIANTS[1]}\n"
+        f"exec tools/$v/{BENCH_PROGRAM} -m {model} -p {N_PROMPT} -n {MAX_TOKENS} -r {repeats} "
+        f"-t {plan.n_threads} -o jsonl > {shlex.quote(result)} </dev/null"
     )
 
 

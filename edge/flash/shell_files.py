@@ -30,15 +30,21 @@ from edge.units import printable
 LOCK_SILENCE_S, HEARTBEAT_S = 60, 15
 _HELD, _BUSY = b"held\n", 75
 
-#: What every script begins with. `sync FILE` flushes one file (coreutils 8.24), elsewhere all.
+#: What every script begins with. `sync FILE` flushes one file (coreutils 8.24), elsewhere all; but
+#: when a disk refuses the bytes, sync says so once, and a second one would hide it.
 PRELUDE = r"""
 export LC_ALL=C
 umask 022
-flush() { sync "$@" 2>/dev/null || sync; }
+flush() {
+  e=$(sync "$@" 2>&1) && return
+  case $e in *"nput/output"*|*"No space"*|*"quota"*) echo "$e" >&2; return 1 ;; esac
+  sync
+}
 digest() {
   if command -v openssl >/dev/null 2>&1; then
     h=$(openssl dgst -sha256 -r < "$1" 2>/dev/null) && [ -n "$h" ] && { echo "${h%% *}"; return; }
   fi
+  command -v sha256sum >/dev/null 2>&1 || { echo 'no sha256sum and no openssl' >&2; exit 1; }
   h=$(sha256sum < "$1" 2>/dev/null) || h=-
   echo "${h%% *}"
 }
@@ -67,10 +73,20 @@ def shell_error(place: str, said: str, rc: int) -> EdgeError:
         return InputError(
             f"{place} is read-only: {text}", next_step="mount it writable: mount -o remount,rw …"
         )
+    if "no sha256sum" in said:
+        return InputError(
+            f"{place} has neither sha256sum nor openssl: what arrives there cannot be verified",
+            next_step="install one of them there: apt install coreutils, or openssl",
+        )
     if "Permission denied" in said or "not permitted" in said:
         return InputError(
             f"{place} cannot be written by this user: {text}",
             next_step="choose a folder that belongs to the user, or chown it there",
+        )
+    if "File exists" in said or "Not a directory" in said:
+        return InputError(
+            f"{place}: something is in the way there: {text}",
+            next_step="choose another folder on the board, or move what is there aside",
         )
     return InputError(f"{place}: {text}", next_step="flash again: what is there is kept")
 
@@ -196,9 +212,21 @@ class ShellFiles:
     def digests(self, paths: Sequence[str]) -> dict[str, str | None]:
         script = "\n".join(f"digest {self._quoted(path)}" for path in paths)
         got = self.ask(script, timeout_s=3600).split()
-        if len(got) != len(paths):
-            raise InputError(f"{self.session.place} has neither sha256sum nor openssl")
         return {path: None if sha == "-" else sha for path, sha in zip(paths, got, strict=True)}
+
+    def settle(self, path: str) -> str | None:
+        # Both at once: one waits for the disk, the other computes. Then the cache is let go, so
+        # that the health gate reads what the disk has.
+        self._still_mine()
+        at = self._quoted(path)
+        script = (
+            f"flush {at} & f=$!; digest {at}; wait $f || exit 1\n"
+            f"dd if={at} iflag=nocache count=0 2>/dev/null || :"
+        )
+        if steps_before_cut(1) is not None:
+            die()
+        sha256 = self.ask(script, timeout_s=3600).strip()
+        return None if sha256 in ("", "-") else sha256
 
     def free_bytes(self) -> int:
         root = self._quoted("")

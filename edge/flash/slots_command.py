@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
+from datetime import datetime, timezone
 from pathlib import Path
 
 import click
 
 from edge.errors import EngineError
 from edge.flash.connection_options import ssh_config_option
+from edge.flash.progress import TerminalReporter
 from edge.flash.target import connect, parse_flash_target
 from edge.slots.health import check_release, judge
 from edge.slots.store import Slots
@@ -70,6 +73,51 @@ def verify_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
             f"{board.place}: {printable(bundle.name)} ({current[:12]}), "
             f"{format_bytes(bundle.n_bytes)}, every byte as built"
         )
+
+
+@slots.command("bench")
+@click.argument("target")
+@click.option("--quick", is_flag=True, help="Short prompts and answers.")
+@click.option("--repeats", type=click.IntRange(min=1), help="[default: as edge bench]")
+@click.option("--gen", "n_gen", type=click.IntRange(min=2), help="Tokens per decode test.")
+@click.option("--threads", "n_threads", type=click.IntRange(min=1), help="[default: the plan's]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Append results to this file."
+)
+@ssh_config_option
+@click.option("--json", "as_json", is_flag=True, help="The result lines instead of a report.")
+def bench_command(
+    target: str,
+    quick: bool,
+    repeats: int | None,
+    n_gen: int | None,
+    n_threads: int | None,
+    output: Path | None,
+    ssh_config: Path | None,
+    as_json: bool,
+) -> None:
+    """Run `edge bench` on the board at TARGET with its current release, and bring the results here.
+
+    They are stored as those of this machine are: `edge report` and `edge compare` show them.
+    """
+    from edge.bench.store import data_directory
+    from edge.flash.board_bench import BenchOptions, bench_board
+    from edge.report.figures import group_runs
+    from edge.report.terminal import run_lines
+
+    path = output or data_directory() / f"{datetime.now(timezone.utc):%Y-%m}.jsonl"
+    reporter = TerminalReporter(quiet=as_json)
+    board = connect(parse_flash_target(target), ssh_config=ssh_config)
+    with closing(board), closing(reporter):
+        records = bench_board(board, BenchOptions(quick, repeats, n_gen, n_threads), path, reporter)
+    if as_json:
+        for record in records:
+            click.echo(json.dumps({k: v for k, v in record.items() if k != "traces"}))
+        return
+    for run in group_runs(records):
+        click.echo("\n".join(run_lines(run)))
+    where = f"edge report {path}" if output else "edge report --last"
+    click.echo(f"\nstored in {path}; next: {where}", err=True)
 
 
 @slots.command("remove")

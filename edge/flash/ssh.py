@@ -198,7 +198,6 @@ class SshBoard:
         if process.returncode != 0:
             lost = self._channel.lost(Done(255 if "onnection" in said else 1, b"", said))
             raise lost or shell_error(self.place, said, process.returncode)
-        self.files.sync([part])
         progress(size - seen)
         return size - offset
 
@@ -245,7 +244,6 @@ class SshBoard:
             said = process.stderr.read().decode("utf-8", "replace")
         if process.returncode != 0:
             raise self._rsync_error(process.returncode, said)
-        self.files.sync([part])
         return rsync_traffic(tail.decode("utf-8", "replace"))
 
     def _rsync_error(self, code: int, said: str) -> EdgeError:

@@ -2,10 +2,12 @@
 
 dir:/media/card                       ssh://user@host:22/opt/edgekit
 adb://SERIAL/data/local/tmp/edgekit   adb://  (the one device that is connected)
+image:raspios.img.xz#2                card:/dev/sdb
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -15,8 +17,13 @@ from edge.flash.board import Board
 from edge.probe.remote import Target, parse_target
 from edge.units import did_you_mean, printable
 
-SCHEMES = ("dir", "ssh", "adb")
-SHAPES = "dir:/path, ssh://user@host[:port]/path or adb://serial/path"
+SCHEMES = ("dir", "ssh", "adb", "image", "card")
+SHAPES = (
+    "dir:/path, ssh://user@host[:port]/path, adb://serial/path, image:file.img[#partition] or "
+    "card:/dev/sdX"
+)
+#: They hold a whole system: `edge.flash.media` makes it as a whole, `connect` only looks inside.
+MEDIA = ("image", "card")
 #: Relative to where ssh logs in.
 SSH_FOLDER = "edgekit"
 #: The only place on a phone where its shell user may keep programs and run them.
@@ -25,15 +32,19 @@ ADB_FOLDER = "/data/local/tmp/edgekit"
 
 @dataclass(frozen=True)
 class FlashTarget:
-    """`scheme` and `folder`; for ssh and adb also where the board is (None: the only device)."""
+    """`scheme` and `folder`; for ssh and adb also where the board is (None: the only device). For
+    image and card `folder` is the file or device, `partition` the root's number if it was named.
+    """
 
     scheme: str
     folder: str
     board: Target | None = None
+    partition: int | None = None
 
     def __str__(self) -> str:
-        if self.scheme == "dir":
-            return f"dir:{self.folder}"
+        if self.scheme == "dir" or self.scheme in MEDIA:
+            number = "" if self.partition is None else f"#{self.partition}"
+            return f"{self.scheme}:{self.folder}{number}"
         path = self.folder if self.folder.startswith("/") else f"/~/{self.folder}"
         return f"{self.board or 'adb://'}{path}"
 
@@ -57,6 +68,16 @@ def parse_flash_target(text: str) -> FlashTarget:
         if not rest:
             raise UsageError("dir: needs a path", next_step="for example dir:/media/card/edgekit")
         return FlashTarget("dir", str(Path(rest).expanduser()))
+    if scheme in MEDIA:
+        path, mark, number = rest.rpartition("#")
+        if not mark or not re.fullmatch(r"[0-9]{1,3}", number):
+            path, number = rest, ""
+        if not path:
+            raise UsageError(
+                f"{scheme}: needs a path", next_step="image:raspios.img.xz or card:/dev/sdb"
+            )
+        file = str(Path(path).expanduser())
+        return FlashTarget(scheme, file, partition=int(number) if number else None)
     if not rest.startswith("//"):
         raise UsageError(f"not a target: {printable(text)!r}; expected {SHAPES}")
     place, slash, path = rest[2:].partition("/")
@@ -85,6 +106,10 @@ def connect(target: FlashTarget, *, ssh_config: Path | None = None, via: str = "
         from edge.flash.directory import DirectoryBoard
 
         return DirectoryBoard(Path(target.folder))
+    if target.scheme in MEDIA:
+        from edge.flash.media.board import ImageBoard
+
+        return ImageBoard(target)
     if target.scheme == "adb":
         from edge.flash.adb import AdbBoard
 

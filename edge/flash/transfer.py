@@ -17,6 +17,7 @@ from edge.errors import EdgeError, IntegrityError
 from edge.flash.board import Board
 from edge.slots import layout
 from edge.slots.store import Slots
+from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE
 from edge.units import MIB
 
 How = Literal["there", "link", "patch", "send"]
@@ -98,12 +99,23 @@ def plan_items(
 
 
 def wanted_files(bundle: Bundle) -> dict[str, tuple[int, str]]:
-    """Every file of a bundle, the two that describe it last: name → (bytes, sha256)."""
+    """Every file of a bundle, those that describe it last: name → (bytes, sha256)."""
     wanted = {file.name: (file.n_bytes, file.sha256) for file in bundle.files}
-    for name in (SUMS, MANIFEST):
+    signature = [SIGNATURE] if (bundle.path / SIGNATURE).is_file() else []
+    for name in (*signature, SUMS, MANIFEST):
         path = bundle.path / name
         wanted[name] = (path.stat().st_size, sha256_file(path))
     return wanted
+
+
+def bring_signature(board: Board, bundle: Bundle, folder: str) -> None:
+    """Renew the signature of a release that is on the board already: it may have been signed, or
+    signed by one more, after it was flashed.
+    """
+    path = bundle.path / SIGNATURE
+    data = path.read_bytes() if path.is_file() else None
+    if data is not None and board.files.read(f"{folder}/{SIGNATURE}", MAX_SIGNATURE_BYTES) != data:
+        board.files.write(f"{folder}/{SIGNATURE}", data)
 
 
 def plan_transfer(board: Board, slots: Slots, bundle: Bundle, folder: str) -> TransferPlan:
@@ -206,7 +218,7 @@ def _bring_bytes(
         sent.n_sent += crossed
         sent.n_reused += max(0, item.n_bytes - crossed)
         sent.how[item.name] = how
-        if files.digests([part])[part] == item.sha256:
+        if files.settle(part) == item.sha256:
             files.rename(part, target)
             return
         # What an earlier run had left was damaged, or a cable is: once more, from the start.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -11,7 +12,8 @@ import click
 
 from edge.atomic import write_atomic
 from edge.bench.importers import read_all
-from edge.bench.store import data_directory
+from edge.bench.newest import MAX_LINES
+from edge.bench.store import Results, data_directory
 from edge.errors import InputError, IntegrityError, UsageError
 from edge.report.exports import to_csv, to_llama_bench
 from edge.report.figures import Record, group_runs, key_figures, page_title, verdict
@@ -71,46 +73,49 @@ def report(
     not measure. --verify prints what was checked and leaves with
     7 when a result is not as it was measured.
     """
-    records, notes = chosen_records(results, last=last)
-    if verify:
-        check(records, as_json=as_json)
-        return
     kind = "json" if as_json else wanted or format_of(output)
-    data = rendered(records, notes, kind, within)
+    # Pages are for reading; data and checks are of everything.
+    most = MAX_LINES if kind in ("html", "md", "png") and not verify else None
+    found = chosen_results(results, last=last, most=most)
+    if verify:
+        check(found.records, as_json=as_json)
+        return
+    data = rendered(found, kind, within)
     if output is None:
         if kind == "png":
             raise UsageError("a picture needs a file", next_step="-o report.png")
         click.echo(data.decode(), nl=False)
         return
     write_atomic(output, data)
-    n_runs = len({r["run_id"] for r in records})
+    n_runs = len({r["run_id"] for r in found.records})
     click.echo(f"{output}: {n_runs} run(s), {len(data) / 1000:,.0f} kB", err=True)
 
 
-def chosen_records(
-    results: Sequence[Path], *, last: bool
-) -> tuple[Sequence[Record], tuple[str, ...]]:
-    """Records of the named files, or of the store. Raises InputError when there are none."""
+def chosen_results(
+    results: Sequence[Path], *, last: bool = False, most: int | None = None
+) -> Results:
+    """The named files, or the store; of a file with more than `most` lines only the newest runs.
+    Raises InputError when there are no results.
+    """
     paths = list(results) or sorted(data_directory().glob("*.jsonl"))
     if not paths:
         raise InputError("no results are stored yet", next_step="edge bench BUNDLE")
-    found = read_all(paths)
+    found = read_all(paths, most)
     if not found.records:
         raise InputError(f"there is no result in {paths[0]}", next_step="edge bench BUNDLE")
     if not last:
-        return found.records, found.notes
+        return found
     newest = max(found.records, key=lambda r: str(r["time"]))["run_id"]
-    return [r for r in found.records if r["run_id"] == newest], found.notes
+    return replace(found, records=tuple(r for r in found.records if r["run_id"] == newest))
 
 
 def format_of(output: Path | None) -> Format:
     return _BY_SUFFIX.get(output.suffix.lower(), "md") if output else "md"
 
 
-def rendered(
-    records: Sequence[Record], notes: Sequence[str], kind: Format, within_s: float | None = None
-) -> bytes:
+def rendered(found: Results, kind: Format, within_s: float | None = None) -> bytes:
     """The report in one of its formats. Raises EngineMissingError without the extra it needs."""
+    records = found.records
     if kind == "json":
         plain = [{k: v for k, v in r.items() if k != "traces"} for r in records]
         return (json.dumps(plain) + "\n").encode()
@@ -121,10 +126,10 @@ def rendered(
     if kind == "html":
         from edge.report.page import render_page
 
-        return render_page(records, notes, within_s).encode()
+        return render_page(records, found.notes, within_s, found.partial).encode()
     if kind == "png":
         return picture(records, within_s)
-    return render(records, notes).encode()
+    return render(records, found.notes).encode()
 
 
 def picture(records: Sequence[Record], within_s: float | None) -> bytes:

@@ -77,10 +77,13 @@ def longest_prefill(run: Run) -> Record | None:
 
 def verdict(run: Run) -> str:
     """One sentence: how long a 200-token question takes to answer, and what limits."""
+    from edge.report.deadline_rows import deadline_verdict, is_deadline_run
     from edge.report.network_rows import is_network_run, network_verdict
 
     if is_network_run(run):
         return network_verdict(run)
+    if is_deadline_run(run):
+        return deadline_verdict(run)
     decode = median(best_decode(run), "decode_tps")
     prefill = median(longest_prefill(run), "prefill_tps")
     name, where = run.head["artifact"]["name"], machine_name(run)
@@ -217,10 +220,13 @@ def key_figure_parts(run: Run) -> list[tuple[str, str, str]]:
 
 def key_figures(run: Run) -> list[tuple[str, str]]:
     """The five figures that matter, each with its text."""
+    from edge.report.deadline_rows import deadline_figures, is_deadline_run
     from edge.report.network_rows import is_network_run, network_figures
 
     if is_network_run(run):
         return network_figures(run)
+    if is_deadline_run(run):
+        return deadline_figures(run)
     return [
         (name, f"{text} ({interval})" if interval else text)
         for name, text, interval in key_figure_parts(run)

@@ -5,6 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from edge.report.deadline_rows import (
+    ANSWER_HEADER,
+    DEADLINE_HEADER,
+    answer_row,
+    deadline_notes,
+    deadline_rows,
+    is_deadline_run,
+)
 from edge.report.figures import (
     Record,
     Run,
@@ -64,6 +72,10 @@ def render_run(run: Run) -> list[str]:
     lines += ["", "## Speed", ""]
     if is_network_run(run):
         lines += table(LATENCY_HEADER, [latency_row(r) for r in run.records])
+    elif is_deadline_run(run):
+        lines += table(DEADLINE_HEADER, deadline_rows(run))
+        lines += ["", *table(ANSWER_HEADER, [answer_row(r) for r in run.records])]
+        lines += [f"- {escape(note, 300)}" for note in deadline_notes(run)]
     else:
         lines += table(SPEED_HEADER, speed_rows(run))
     lines += ["", "## Memory", ""]

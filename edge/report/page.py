@@ -8,13 +8,14 @@ and all loading, in case something slips through anyway.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
 from edge.errors import EngineMissingError
 from edge.report.chart import Chart, Missing
+from edge.report.deadline_rows import DEADLINE_HEADER, deadline_rows, is_deadline_run
 from edge.report.draw import EXTRA, draw_svg
 from edge.report.figures import (
     Record,
@@ -22,6 +23,7 @@ from edge.report.figures import (
     group_runs,
     imported_note,
     key_figure_parts,
+    key_figures,
     machine_name,
     name_clashes,
     page_title,
@@ -40,8 +42,6 @@ from edge.report.network_rows import (
     LATENCY_HEADER,
     is_network_run,
     latency_row,
-    network_figures,
-    network_verdict,
 )
 from edge.report.rows import (
     SPEED_HEADER,
@@ -57,7 +57,7 @@ from edge.report.verify import verify_run
 from edge.units import format_bytes, printable
 
 # A page is for reading: the newest runs in full, more as rows, all of them in --format json.
-MAX_DETAILED = 6
+MAX_DETAILED, MAX_DETAILED_OF_MANY, MANY_RUNS = 6, 2, 50
 MAX_ROWS = 200
 
 
@@ -68,9 +68,14 @@ class Picture:
 
 
 def render_page(
-    records: Sequence[Record], notes: Sequence[str] = (), within_s: float | None = None
+    records: Sequence[Record],
+    notes: Sequence[str] = (),
+    within_s: float | None = None,
+    partial: Collection[str] = (),
 ) -> str:
-    """The whole page. Raises InputError on a broken trace, EngineMissingError without the extra."""
+    """The whole page; of the runs in `partial` some tests are known to be missing. Raises
+    InputError on a broken trace, EngineMissingError without the extra.
+    """
     try:
         import jinja2
         import markupsafe
@@ -81,7 +86,8 @@ def render_page(
         ) from None
     runs = group_runs(records)
     labels = run_labels(runs)
-    detailed = list(zip(runs, labels, strict=True))[-MAX_DETAILED:][::-1]
+    n_detailed = MAX_DETAILED if len(runs) <= MANY_RUNS else MAX_DETAILED_OF_MANY
+    detailed = list(zip(runs, labels, strict=True))[-n_detailed:][::-1]
     rows = list(zip(fleet_rows(runs), heat_shares(runs), strict=True))[-MAX_ROWS:][::-1]
     overview = [side_by_side(runs)] if len(runs) > 1 else []
     overview.append(quality_against_size(runs))
@@ -92,7 +98,7 @@ def render_page(
     environment.filters["plain"] = lambda text, limit=300: printable(str(text), limit)
     template = environment.from_string(_file("page.html.j2"))
     sections = [
-        section(run, label, number, within_s, markupsafe.Markup)
+        section(run, label, number, within_s, markupsafe.Markup, run.run_id in partial)
         for number, (run, label) in enumerate(detailed, 1)
     ]
     page = template.render(
@@ -106,6 +112,7 @@ def render_page(
         rows=[heated(cells, shares) for cells, shares in rows],
         n_runs=len(runs),
         n_rows=len(rows),
+        max_rows=MAX_ROWS,
         n_detailed=len(sections),
         notes=[*name_clashes(runs), *notes],
     )
@@ -149,32 +156,38 @@ def pictures(
 
 
 def section(
-    run: Run, label: str, number: int, within_s: float | None, markup: Any
+    run: Run, label: str, number: int, within_s: float | None, markup: Any, partial: bool = False
 ) -> dict[str, Any]:
     """Everything the template shows of one run."""
     drawn, missing = pictures(run_charts(run, within_s), f"run{number}", markup)
     if not energy_rows(run):
         reason = "no power sensor was readable, or no request took three seconds"
         missing.append(Missing("Energy per token", reason))
-    network = is_network_run(run)
-    parts = [(*pair, "") for pair in network_figures(run)] if network else key_figure_parts(run)
+    network, deadline = is_network_run(run), is_deadline_run(run)
+    other = network or deadline
+    parts = [(*pair, "") for pair in key_figures(run)] if other else key_figure_parts(run)
+    header, rows = SPEED_HEADER, speed_rows(run)
+    if network:
+        header, rows = LATENCY_HEADER, [latency_row(r) for r in run.records]
+    elif deadline:
+        header, rows = DEADLINE_HEADER, deadline_rows(run)
     return {
         "id": f"run{number}",
         "label": label,
-        "verdict": network_verdict(run) if network else verdict(run),
+        "verdict": verdict(run),
         "figures": parts,
         "repeat": str(run.head.get("repeat") or "–"),
         "pictures": drawn,
         "missing": missing,
-        "speed_header": LATENCY_HEADER if network else SPEED_HEADER,
-        "speed": [latency_row(r) for r in run.records] if network else speed_rows(run),
+        "speed_header": header,
+        "speed": rows,
         "memory": memory_rows(run),
         "energy": energy_rows(run),
         "energy_method": energy_method(run),
         "loads": load_rows(run.tests("load")),
         "flags": flag_lines(run),
         "facts": provenance(run),
-        "check": verify_run(run),
+        "check": verify_run(run, partial=partial),
         "imported": imported_note(run),
     }
 

@@ -11,6 +11,7 @@ from edge.bench.metrics import drift, measure, quantile
 from edge.bench.sustained import sustained_ratio
 from edge.bench.trace_rows import MEMORY_FIELDS, expand_trace, memory_rows
 from edge.report.chart import Bars, Chart, Limit, Missing, Panel, Series, thin
+from edge.report.deadline_rows import is_deadline_run
 from edge.report.figures import (
     Record,
     Run,
@@ -26,12 +27,16 @@ from edge.report.network_rows import is_network_run
 from edge.units import MIB, format_bytes, format_seconds
 
 NS = 1e-9
+# More points with whiskers than this hide one another; the table has them all.
+MAX_DRAWN = 60
 
 
 def run_charts(run: Run, within_s: float | None = None) -> list[Chart | Missing]:
     """All charts of a run in the order of the page. Raises InputError on a broken trace."""
     if is_network_run(run):
         return [latencies(run, within_s), memory_over_time(run)]
+    if is_deadline_run(run):
+        return [memory_over_time(run)]
     return [
         decode_against_depth(run),
         prefill_against_length(run),
@@ -59,11 +64,12 @@ def _against(
     )
     if not found:
         return None
-    bounds = [_interval(r["metrics"][rate]) for r in found]
+    drawn = found[:: -(-len(found) // MAX_DRAWN)]
+    bounds = [_interval(r["metrics"][rate]) for r in drawn]
     series = Series(
         name,
-        tuple(float(r["test"][position]) for r in found),
-        tuple(median(r, rate) or 0.0 for r in found),
+        tuple(float(r["test"][position]) for r in drawn),
+        tuple(median(r, rate) or 0.0 for r in drawn),
         low=tuple(low for low, _ in bounds),
         high=tuple(high for _, high in bounds),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edge.report.deadline_rows import deadline_lines, is_deadline_run
 from edge.report.figures import Run, key_figures, median, spread_text, verdict
 from edge.report.network_rows import is_network_run, network_lines
 from edge.report.rows import flag_lines
@@ -13,8 +14,9 @@ from edge.units import format_seconds, printable
 def run_lines(run: Run) -> list[str]:
     """Verdict, one line per test, the figures that matter, what was flagged."""
     flags = [f"flagged: {printable(flag, 300)}" for flag in flag_lines(run)]
-    if is_network_run(run):
-        return [*network_lines(run), *(["", *flags] if flags else [])]
+    if is_network_run(run) or is_deadline_run(run):
+        lines = network_lines(run) if is_network_run(run) else deadline_lines(run)
+        return [*lines, *(["", *flags] if flags else [])]
     rows = [("test", "tokens/s (p10–p90)", "TTFT", "slowest token")]
     for record in run.records:
         kind = record["test"]["kind"]

@@ -82,6 +82,9 @@ class BoardFiles(Protocol):
     def digests(self, paths: Sequence[str]) -> dict[str, str | None]:
         """sha256 of files, read from the medium; None for one that cannot be read."""
 
+    def settle(self, path: str) -> str | None:
+        """Flush a file to the medium and read its sha256; None if it cannot be read."""
+
     def free_bytes(self) -> int:
         """Bytes that this user may still write."""
 
@@ -223,6 +226,7 @@ class LocalFiles:
 
     def copy(self, source: str, target: str) -> None:
         self.copy_into(self._at(source), target, 0)
+        self.sync([target])
 
     def copy_into(
         self,
@@ -231,7 +235,7 @@ class LocalFiles:
         offset: int,
         progress: Callable[[int], None] | None = None,
     ) -> None:
-        """Copy `source` from `offset` to the same place in `target`, and flush it."""
+        """Copy `source` from `offset` to the same place in `target`; not flushed yet."""
         with self._errors():
             fault_point()
             path = self._at(target)
@@ -240,12 +244,10 @@ class LocalFiles:
                 writer.seek(offset)
                 writer.truncate()
                 while chunk := reader.read(_COPY):
+                    fault_point()
                     writer.write(chunk)
                     if progress:
                         progress(len(chunk))
-                writer.flush()
-                fault_point()
-                os.fsync(writer.fileno())
 
     def sync(self, paths: Sequence[str]) -> None:
         with self._errors():
@@ -266,6 +268,11 @@ class LocalFiles:
             except OSError:
                 found[path] = None
         return found
+
+    def settle(self, path: str) -> str | None:
+        if self._at(path).is_file():
+            self.sync([path])
+        return self.digests([path])[path]
 
     def free_bytes(self) -> int:
         with self._errors():

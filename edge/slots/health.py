@@ -40,7 +40,8 @@ class Health:
     """What was measured. `error` is why it could not be, with everything after it None.
 
     `agreement` is the share of a reference answer's tokens that this board would choose too; None
-    without a reference or with an engine that has no logits.
+    without a reference or with an engine that has no logits. Where an emulator plays the board,
+    `emulator_bytes` is what it takes itself, and no part of `peak_rss_bytes`.
     """
 
     error: str | None = None
@@ -51,6 +52,7 @@ class Health:
     ttft_s: float | None = None
     decode_tps: float | None = None
     peak_rss_bytes: int | None = None
+    emulator_bytes: int | None = None
     agreement: float | None = None
     engine: str | None = None
 
@@ -103,6 +105,7 @@ def check_release(
 
 
 def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -> Health:
+    from edge.probe.emulation import own_emulated_memory
     from edge.run import peak_rss_bytes, prompt_tokens
     from edge.session import Answer, summarize
 
@@ -117,7 +120,10 @@ def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -
     # An answer may be two words long; speed takes more.
     timed = said if quick else answer(GenerationConfig(max_tokens=MAX_TOKENS, ignore_eos=True))
     info = engine.describe()
-    peak_bytes = peak_rss_bytes()
+    peak_bytes, emulated = peak_rss_bytes(), own_emulated_memory()
+    if emulated is not None and peak_bytes is not None:
+        # Translated code only grows: the emulator had less at the peak, so this is the least.
+        peak_bytes = max(emulated.guest, peak_bytes - emulated.emulator)
     agreement = None
     if reference and isinstance(engine, LogitsEngine):
         agreement = _agreement(engine, prompt_tokens(engine, PROMPT, None, raw=False), reference)
@@ -128,6 +134,7 @@ def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -
         ttft_s=said.ttft_s,
         decode_tps=timed.decode_tps,
         peak_rss_bytes=peak_bytes,
+        emulator_bytes=emulated.emulator if emulated else None,
         agreement=agreement,
         engine=f"{info.name} {info.version}",
     )

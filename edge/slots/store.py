@@ -21,6 +21,8 @@ from edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, 
 from edge.slots import layout
 from edge.slots.files import BoardFiles
 from edge.slots.layout import SlotState, bundle_folder, is_release_id, release_folder
+from edge.slots.trust import pinned_keys, release_signer
+from edge.trust.bundle_signature import SIGNATURE
 from edge.units import format_bytes, printable
 
 
@@ -136,7 +138,7 @@ class Slots:
             name
             for name, entry in tree.items()
             if entry.kind != ("folder" if name in parents else "file")
-            or name not in {*parents, *expected, SUMS}
+            or name not in {*parents, *expected, SUMS, SIGNATURE}
         ]
         digests = self.files.digests([f"{folder}/{name}" for name in expected])
         wrong += [name for name, sha in expected.items() if digests[f"{folder}/{name}"] != sha]
@@ -148,7 +150,10 @@ class Slots:
         return sorted(set(wrong))
 
     def verify(self, release_id: str) -> Bundle:
-        """Read every byte of a release. Raises IntegrityError naming what differs."""
+        """Read every byte of a release. Raises IntegrityError naming what differs, or when keys are
+        pinned and none of them signed it.
+        """
+        release_signer(self.files, release_id, pinned_keys(self.files))
         bundle = self.bundle(release_id)
         if wrong := self.damage(bundle_folder(release_id), bundle):
             raise IntegrityError(
@@ -168,11 +173,13 @@ class Slots:
     def activate(self, release_id: str) -> str | None:
         """Switch to a release, by one rename; returns the one that was current before.
 
-        Raises InputError when it is not there.
+        Raises InputError when it is not there, IntegrityError when keys are pinned and none of them
+        signed it.
         """
         before = self.current()
         if release_id not in self.present():
             raise InputError(f"release {release_id[:12]} is not on {self.files.root}")
+        release_signer(self.files, release_id, pinned_keys(self.files))
         if before == release_id:
             return before
         self.files.write(layout.STATE, self.state().activating(release_id).to_bytes())

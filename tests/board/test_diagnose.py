@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.rehearse.diagnose import diagnose, last_line, signal_of
-from converters.rehearse.memory import parse_smaps
+from edge.probe.emulation import parse_smaps
 
 QEMU_ILL = "qemu: uncaught target signal 4 (Illegal instruction) - core dumped\n"
 MUSL = "error: this system's C library is not glibc (musl or another): the wheels cannot load\n"

@@ -5,7 +5,8 @@
 Commands run as `RUNNER sh -c …`; files of the sync service lie below ROOT. With a runner such as
 `chroot ROOT` a whole arm64 system answers, without one commands run here (ROOT is then `/`).
 Messages as in AOSP's `packages/modules/adb/protocol.txt`, services as in `SERVICES.TXT` and
-`SYNC.TXT`. `--secure` asks for a key that it never accepts: the device stays unauthorized.
+`SYNC.TXT`. `--secure` asks for a key that it never accepts: the device stays unauthorized;
+`--silent` never says a word: it is offline.
 """
 
 from __future__ import annotations
@@ -250,6 +251,7 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("root", type=Path)
     parser.add_argument("--secure", action="store_true")
+    parser.add_argument("--silent", action="store_true")
     parser.add_argument("runner", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     server = socket.socket()
@@ -257,9 +259,13 @@ def main() -> None:
     server.bind(("127.0.0.1", options.port))
     server.listen()
     print(server.getsockname()[1], flush=True)
+    silent: list[socket.socket] = []
     while True:
         link, _ = server.accept()
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if options.silent:
+            silent.append(link)
+            continue
         connection = Connection(link, options.root, options.runner, options.secure)
         threading.Thread(target=connection.serve, daemon=True).start()
 

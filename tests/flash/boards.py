@@ -30,7 +30,7 @@ def free_port() -> int:
 
 
 def wait_for_port(port: int) -> None:
-    end_s = time.monotonic() + 20
+    end_s = time.monotonic() + 120
     while time.monotonic() < end_s:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
@@ -65,6 +65,7 @@ class SshBoard:
         *,
         cable: bool = True,
         login: Path | None = None,
+        settings: str = "",
     ) -> None:
         self.root, self._folder = root, folder
         self.env: dict[str, str] = {}
@@ -77,7 +78,9 @@ class SshBoard:
         self.port = free_port()
         path = path or f"{Path(sys.executable).parent}:/usr/bin:/bin:/usr/sbin:/sbin"
         (folder / "sshd_config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nUsePAM no\n"
+            # Of two lines for one setting sshd takes the first.
+            f"{settings}\nPort {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\n"
+            "UsePAM no\n"
             f"AuthorizedKeysFile {folder}/user.pub\nStrictModes no\nPidFile none\n"
             "PasswordAuthentication no\nPermitRootLogin prohibit-password\n"
             f"MaxStartups 200\nSubsystem sftp internal-sftp\n"
@@ -120,6 +123,36 @@ class SshBoard:
             self.cable.close()
 
 
+@contextlib.contextmanager
+def ssh_fleet(folder: Path, n_boards: int) -> Iterator[tuple[Path, list[SshBoard]]]:
+    """sshds, each with its own host key, port and root, which take one user's key; with the client
+    configuration that knows them all.
+    """
+    with contextlib.ExitStack() as stack:
+        boards = [
+            stack.enter_context(SshBoard(folder / f"sshd{i}", folder / f"root{i}", cable=False))
+            for i in range(n_boards)
+        ]
+        known = "".join((board.config.parent / "known").read_text() for board in boards)
+        (folder / "known").write_text(known)
+        key = (folder / "sshd0/user.pub").read_text()
+        for board in boards[1:]:
+            (board.config.parent / "user.pub").write_text(key)
+        config = folder / "config"
+        config.write_text(
+            f"UserKnownHostsFile {folder}/known\nGlobalKnownHostsFile /dev/null\n"
+            f"IdentitiesOnly yes\nIdentityFile {folder}/sshd0/user\n"
+        )
+        yield config, boards
+
+
+def write_inventory(path: Path, boards: Sequence[SshBoard], head: str) -> Path:
+    """An inventory of `boards`, called pi-00, pi-01, …"""
+    rows = [f'[boards.pi-{i:02d}]\ntarget = "{b.target}"\n' for i, b in enumerate(boards)]
+    path.write_text(head + "\n" + "".join(rows))
+    return path
+
+
 class AdbBoard:
     """Debian's adb with a server of its own, and our device side behind a cable."""
 
@@ -129,12 +162,14 @@ class AdbBoard:
         root: Path,
         *,
         secure: bool = False,
+        silent: bool = False,
         device_root: Path = Path("/"),
         runner: Sequence[str] = (),
     ) -> None:
         self.root = root
         self._peer_command = [
             sys.executable, str(HERE / "adb_peer.py"), *(["--secure"] if secure else []),
+            *(["--silent"] if silent else []),
         ]  # fmt: skip
         self._system = [str(device_root), *runner]
         (folder / "home").mkdir(parents=True, exist_ok=True)
@@ -160,7 +195,7 @@ class AdbBoard:
     def adb(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["adb", *arguments], env={**os.environ, **self.env}, capture_output=True, text=True,
-            timeout=60, check=False,
+            timeout=600, check=False,
         )  # fmt: skip
 
     def _start_peer(self) -> None:

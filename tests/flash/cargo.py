@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ def random_bundle(folder: Path, n_bytes: int) -> Path:
     return folder
 
 
-def variant(source: Path, folder: Path, **model: Any) -> Path:
+def variant(
+    source: Path, folder: Path, *, plan: Mapping[str, Any] | None = None, **model: Any
+) -> Path:
     """The same bundle with other words in its manifest: another id, the same files."""
     opened = open_bundle(source)
     folder.mkdir(parents=True)
@@ -60,5 +63,6 @@ def variant(source: Path, folder: Path, **model: Any) -> Path:
         shutil.copyfile(source / file.name, folder / file.name)
     kept = {k: v for k, v in opened.manifest.items() if k not in ("kind", "schema", "files")}
     kept["model"] = {**kept["model"], **model}
+    kept["plan"] = {**kept["plan"], **(plan or {})}
     seal_bundle(folder, kept, {f.name: f.role for f in opened.files}, {})
     return folder

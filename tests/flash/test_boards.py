@@ -26,7 +26,7 @@ Place = FolderBoard | SshBoard | AdbBoard
 def edge(place: Place, *arguments: str, check: int | None = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         edge_command(*arguments, *place.options), env={**os.environ, **place.env},
-        capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=900, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert check is None or done.returncode == check, done.stdout + done.stderr
     return done
@@ -85,7 +85,7 @@ def test_two_at_once(place: Place, cargo: tuple[Path, Path]) -> None:
         refused = edge(place, "flash", str(cargo[1]), place.target, "--no-gate", "--force", check=2)
         assert "somebody else is flashing" in refused.stderr and "--wait" in refused.stderr
     commands = [
-        edge_command("flash", str(path), place.target, "--no-gate", "--force", "--wait", "60")
+        edge_command("flash", str(path), place.target, "--no-gate", "--force", "--wait", "600")
         for path in cargo
     ]
     both = [
@@ -95,7 +95,7 @@ def test_two_at_once(place: Place, cargo: tuple[Path, Path]) -> None:
         )
         for command in commands
     ]  # fmt: skip
-    said = [process.communicate(timeout=120)[1] for process in both]
+    said = [process.communicate(timeout=900)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     slots = Slots(LocalFiles(place.root))
     assert slots.current() in slots.present() and len(slots.present()) == 2
@@ -140,7 +140,7 @@ def test_a_cut_transfer_goes_on(sshd: SshBoard, tmp_path: Path, via: str) -> Non
     with (bundle.model_path).open("rb") as file:
         part.write_bytes(file.read(15 << 20))
     report = flash(sshd, bundle.path, "--no-gate", "--via", via)
-    assert report["how"]["model.gguf"] == "resumed" and report["n_sent"] < 6 << 20
+    assert report["how"]["model.gguf"] == "resumed" and report["n_sent"] < 7 << 20
     Slots(LocalFiles(sshd.root)).verify(bundle.id)
 
 
@@ -177,15 +177,15 @@ def test_nothing_is_left_running(sshd: SshBoard, cargo: tuple[Path, Path], tmp_p
     sshd.root = tmp_path / "root"
     command = edge_command("flash", str(cargo[0]), sshd.target, *sshd.options, "--force")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end_s = time.monotonic() + 30
+    end_s = time.monotonic() + 300
     while not (sshd.root / ".lock").exists() and time.monotonic() < end_s:
         time.sleep(0.02)
     process.kill()
     process.wait()
-    with LocalFiles(sshd.root).lock(20):
+    with LocalFiles(sshd.root).lock(200):
         pass
     mark = str(sshd.config)
-    end_s = time.monotonic() + 40
+    end_s = time.monotonic() + 300
     while time.monotonic() < end_s:
         alive = [p for p in psutil.process_iter(["cmdline"]) if mark in (p.info["cmdline"] or [])]
         if not alive:

@@ -143,6 +143,37 @@ def test_links_and_copies_and_digests(files: BoardFiles) -> None:
         "one": abc, "two": abc, "three": abc, "none": None,
     }  # fmt: skip
     assert Path(files.root, "one").stat().st_nlink == 2
+    assert files.settle("one") == abc and files.settle("none") is None
+
+
+def test_a_board_that_cannot_hash_is_named(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("sh", "sync", "dd"):
+        os.symlink(shutil.which(name) or f"/bin/{name}", programs / name)
+    (tmp_path / "x").write_bytes(b"abc")
+    files = ShellFiles(Session(PipeChannel("env", f"PATH={programs}")), str(tmp_path))
+    for ask in (lambda: files.digests(["x"]), lambda: files.settle("x")):
+        with pytest.raises(InputError, match="neither sha256sum nor openssl"):
+            ask()
+
+
+def test_a_disk_that_refuses_the_bytes_while_flushing_is_not_believed(tmp_path: Path) -> None:
+    """Only the first fsync after a failed write tells; asking again would say that all is well."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    told = tmp_path / "told"
+    (programs / "sync").write_text(
+        f"#!/bin/sh\n[ -e {told} ] && exit 0\n: > {told}\n"
+        "echo \"sync: error syncing 'x': Input/output error\" >&2\nexit 1\n"
+    )
+    (programs / "sync").chmod(0o755)
+    (tmp_path / "x").write_bytes(b"abc")
+    files = ShellFiles(
+        Session(PipeChannel("env", f"PATH={programs}:{os.environ['PATH']}")), str(tmp_path)
+    )
+    with pytest.raises(InputError, match="Input/output error"):
+        files.settle("x")
 
 
 def test_the_pointer_is_switched_by_a_rename(files: BoardFiles) -> None:

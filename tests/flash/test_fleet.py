@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from edge.flash.inventory import FleetBoard, Inventory, parse_inventory, read_in
 from edge.slots.files import LocalFiles
 from edge.slots.store import Slots
 
-from .boards import SshBoard, edge_command
+from .boards import SshBoard, edge_command, ssh_fleet, write_inventory
 from .conftest import need
 
 N_BOARDS = 20
@@ -34,35 +33,19 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list
             pytest.fail("CI must run this test: pip install 'edgekit[host]'", pytrace=False)
         pytest.skip("pyinfra is not installed: pip install 'edgekit[host]'")
     folder = tmp_path_factory.mktemp("fleet")
-    with ExitStack() as stack:
-        boards = [
-            stack.enter_context(SshBoard(folder / f"sshd{i}", folder / f"root{i}", cable=False))
-            for i in range(N_BOARDS)
-        ]
-        known = "".join((board.config.parent / "known").read_text() for board in boards)
-        (folder / "known").write_text(known)
-        keys = "".join(f"IdentityFile {board.config.parent}/user\n" for board in boards[:1])
-        for board in boards[1:]:  # one user, one key, on all boards
-            key = (boards[0].config.parent / "user.pub").read_text()
-            (board.config.parent / "user.pub").write_text(key)
-        (folder / "config").write_text(
-            f"UserKnownHostsFile {folder}/known\nGlobalKnownHostsFile /dev/null\n"
-            f"IdentitiesOnly yes\n{keys}"
-        )
+    with ssh_fleet(folder, N_BOARDS) as (_, boards):
         yield folder, boards
 
 
 def flash_fleet(
     folder: Path, boards: list[SshBoard], bundle: Path, head: str, check: int
 ) -> dict[str, object]:
-    rows = [f'[boards.pi-{i:02d}]\ntarget = "{b.target}"\n' for i, b in enumerate(boards)]
-    inventory = folder / "boards.toml"
-    inventory.write_text(head + "\n" + "".join(rows))
+    inventory = write_inventory(folder / "boards.toml", boards, head)
     command = edge_command(
         "flash", str(bundle), "--inventory", str(inventory), "--force", "--no-gate", "--json",
         "--ssh-config", str(folder / "config"),
     )  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == check, done.stdout + done.stderr
     record: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return record

@@ -1,58 +1,54 @@
-"""The pinned environment, and models converted once for all tests of a worker process."""
+"""The pinned environments, and the sample model built once for all tests of a worker process."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from converters.build_command import build_command
 from converters.environments import find_tool_python
-from converters.litert_recipe import load_recipe
-from converters.sample import MODEL_DIR
-from converters.source.hf import open_directory
-from converters.target.tflite import LitertArtifact, convert_litert
+from converters.formats.table import FORMATS
+from edge.bundle import Bundle, open_bundle
 
 # Before any test points the cache elsewhere.
-_PYTHON = find_tool_python("litert")
-
-Convert = Callable[[str], LitertArtifact]
+_LITERT, _ONNX = find_tool_python("litert"), find_tool_python("onnx")
+#: Context of the built bundles.
+N_CTX = 512
 
 
 @pytest.fixture(scope="session")
 def litert_python() -> Path:
     """The interpreter of the litert environment. Its absence fails in CI, and skips elsewhere."""
-    if _PYTHON is None or not _PYTHON.exists():
-        reason = "the litert environment is not there: scripts/test makes it"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return _PYTHON
+    return _needed("litert", _LITERT)
 
 
 @pytest.fixture(scope="session")
-def sample_in(litert_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Convert:
-    """The sample model by recipe, each converted once."""
-    made: dict[str, LitertArtifact] = {}
+def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """The sample model in every format by one `edge build`, quality cards included: bundles by
+    format.
+    """
+    pythons = {tool: _needed(tool, path) for tool, path in (("litert", _LITERT), ("onnx", _ONNX))}
+    home = tmp_path_factory.mktemp("built")
+    words = [
+        "sample", "-d", "raspberry-pi-5-8gb", "-o", str(home / "sample"), "--threads", "1",
+        "--ctx", str(N_CTX), "--format", ",".join(FORMATS), "--json",
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGEKIT_CACHE", str(home / "cache"))
+        for tool, python in pythons.items():
+            patch.setenv(f"EDGEKIT_{tool.upper()}_PYTHON", str(python))
+        done = CliRunner().invoke(build_command, words, catch_exceptions=False)
+    assert len(done.stdout.splitlines()) == len(FORMATS)
+    return {name: open_bundle(home / "sample" / name, verify=True) for name in FORMATS}
 
-    def convert(recipe_id: str) -> LitertArtifact:
-        if recipe_id not in made:
-            recipe = load_recipe(recipe_id)
-            flavour = "tflite" if "tflite" in recipe.flavours else "litertlm"
-            out = tmp_path_factory.mktemp(recipe_id) / f"model.{flavour}"
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("EDGEKIT_LITERT_PYTHON", str(litert_python))
-                made[recipe_id] = convert_litert(
-                    open_directory(MODEL_DIR),
-                    MODEL_DIR,
-                    recipe,
-                    out,
-                    prefill_lengths=[128],
-                    cache_length=512,
-                    flavour=flavour,  # type: ignore[arg-type]
-                    threads=1,
-                )
-        return made[recipe_id]
 
-    return convert
+def _needed(tool: str, python: Path | None) -> Path:
+    if python is None or not python.exists():
+        reason = f"the {tool} environment is not there: scripts/test makes it"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return python

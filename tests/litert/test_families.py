@@ -1,6 +1,6 @@
 """Families whose graphs differ most from Llama's, converted and compared with transformers: windows
 and soft norms (Gemma 3), multipliers folded into weights (Granite), short convolutions (LFM2).
-`scripts/check_litert_families` does all eight and prints the table of docs/formats.md.
+`scripts/check_families` does all eight in every format and prints the table of docs/formats.md.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.environments import find_tool_python
 from converters.network import quantize_network
 from edge.bench.command import bench
 from edge.bench.network import is_network
@@ -22,21 +20,9 @@ from edge.bench.store import read_results
 from edge.errors import EngineError, InputError, UnsupportedModelError, UsageError
 from edge.report.markdown import render
 
-from .tiny_models import need_builder
 from .wire import model, text, value_info
 
 builds = [pytest.mark.slow, pytest.mark.engine, pytest.mark.xdist_group("onnx-builder")]
-
-
-@pytest.fixture(scope="session")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    need_builder()
-    home = tmp_path_factory.mktemp("networks")
-    script = Path(__file__).with_name("networks.py")
-    command = [str(find_tool_python("onnx")), str(script), str(home)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return home
 
 
 # ---- inputs -------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.build_command import build_command
 from converters.build_jobs import job_name, make_jobs, plan_any
-from converters.environments import find_tool_python
 from converters.formats.choose import Measured, choose_format, divergence_ratio, measured_rows
 from converters.formats.plan import check_supported, plan_format, prefill_lengths
 from converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
@@ -28,8 +25,7 @@ from converters.quality.bounds import bound_of
 from converters.source.resolve import open_model
 from converters.source.spec import ModelSpec
 from device_profiles.catalog import all_profiles, find_profile
-from edge.bundle import open_bundle
-from edge.engines import ENGINES, is_installed
+from edge.engines import ENGINES
 from edge.errors import (
     DoesNotFitError,
     EdgeError,
@@ -38,7 +34,6 @@ from edge.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from edge.run import run
 from edge.types import Plan
 
 OTHERS = [name for name in FORMATS if name != GGUF]
@@ -241,48 +236,6 @@ def test_plans_side_by_side() -> None:
     assert next(r for r in records if r["format"] == "litertlm")["error"] == "EngineError"
     with pytest.raises(EdgeError):  # a single refusal is raised
         CliRunner().invoke(plan_command, [*words[:-1], "litertlm"], catch_exceptions=False)
-
-
-# ---- built --------------------------------------------------------------------------------------
-
-
-def need(tool: str, engine: str) -> None:
-    """Without the converter's environment or the engine: fail in CI, else skip."""
-    python = find_tool_python(tool)  # type: ignore[arg-type]
-    missing = None
-    if python is None or not python.exists():
-        missing = f"the {tool} environment is missing: EDGEKIT_{tool.upper()}_PYTHON"
-    elif not is_installed(engine):
-        missing = f"{engine} is not installed: {ENGINES[engine].pip_line}"
-    if missing and os.environ.get("CI"):
-        pytest.fail(f"CI must run this test: {missing}", pytrace=False)
-    if missing:
-        pytest.skip(missing)
-
-
-@pytest.mark.engine
-@pytest.mark.slow
-@pytest.mark.xdist_group("quality")
-def test_one_build_makes_gguf_and_onnx_of_equal_quality(tmp_path: Path) -> None:
-    need("onnx", "onnx")
-    out = tmp_path / "both"
-    words = ["sample", "-d", "raspberry-pi-5-8gb", "-o", str(out), "--threads", "1",
-             "--ctx", "512", "--format", "gguf,onnx", "--json"]  # fmt: skip
-    result = CliRunner().invoke(build_command, words, catch_exceptions=False)
-    records = {r["engine"]: r for r in map(json.loads, result.stdout.splitlines())}
-    assert set(records) == {"llama_cpp", "onnx"}
-    for record in records.values():
-        own, prose = record["quality"]["texts"]
-        assert record["quality"]["within_bounds"] and own["top1_agree"] > 0.98
-        assert prose["sha256"] == records["onnx"]["quality"]["texts"][1]["sha256"]
-    bundle = open_bundle(out / "onnx", verify=True)
-    predicted = weigh(open_model("sample"), FORMATS["onnx"], bundle.plan.recipe).artifact_bytes
-    assert bundle.plan.artifact_bytes == pytest.approx(predicted, rel=0.25)
-    assert bundle.plan.n_ctx == 512 and bundle.model_file.name == "model.onnx"
-    answer = CliRunner().invoke(
-        run, [str(out / "onnx"), "turn on the kitchen lights", "--json"], catch_exceptions=False
-    )
-    assert json.loads(json.loads(answer.stdout)["text"])["do"] == "light.set"
 
 
 def test_a_plan_learns_from_a_race(spec: ModelSpec) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from edge.errors import InputError
-from edge.session import Session, state_path, summarize
+from edge.session import Session, summarize
+from edge.states import StateStore
 from edge.types import Engine, GenerationConfig, Message, StreamStart, TokenEvent, Trace
 
 from .conftest import CHAT_REPLY, Models, opened
@@ -114,14 +115,14 @@ def test_saved_session_goes_on_without_computing_again(
 ) -> None:
     path = tmp_path / "talk.json"
     engine = opened(engine_name, models.random)
-    session = Session(engine, system="S")
+    session = Session(engine, system="S", states=StateStore(tmp_path / "states", "m", {}))
     say(session, "hello", max_tokens=20, ignore_eos=True)
     session.save(path, state=True)
     expected = say(session, "and now?", max_tokens=20, ignore_eos=True)
     reused = session.last_answer.n_reused if session.last_answer else 0
     engine.close()
     fresh = opened(engine_name, models.random)
-    restored = Session(fresh)
+    restored = Session(fresh, states=StateStore(tmp_path / "states", "m", {}))
     can_save = fresh.describe().details["can_save_prefix"]
     assert ("restored" if can_save else "no saved state") in restored.load(path)
     assert restored.system == "S" and len(restored.messages) == 2
@@ -132,18 +133,20 @@ def test_saved_session_goes_on_without_computing_again(
 
 
 def test_damaged_state_is_said_and_not_used(scripted_engine: Engine, tmp_path: Path) -> None:
-    path = tmp_path / "talk.json"
-    session = Session(scripted_engine)
-    say(session, "hello")
-    session.save(path, state=True)
+    path, states = tmp_path / "talk.json", StateStore(tmp_path / "states", "m", {})
+    session = Session(scripted_engine, states=states)
+    say(session, "hello, how are you today?")
+    state = session.save(path, state=True)
     if not scripted_engine.describe().details["can_save_prefix"]:
-        assert not state_path(path).exists() and "no saved state" in session.load(path)
+        assert state is None and "no saved state" in session.load(path)
         return
-    state_path(path).write_bytes(state_path(path).read_bytes()[:-9])
-    assert "not taken" in session.load(path)
-    assert say(session, "again") == CHAT_REPLY
-    state_path(path).unlink()
+    assert state is not None
+    data = state.read_bytes()
+    state.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
     assert "no saved state" in session.load(path)
+    assert [problem for problem in session.problems if "sha256" in problem]
+    assert say(session, "again") == CHAT_REPLY
+    assert not state.exists(), "what is damaged is removed"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from edge.bench.importers import executorch, genai, litert_lm, llama_bench, mlperf, ollama
 from edge.bench.importers.record import Source
-from edge.bench.store import KIND, Results, parse_results, read_file
+from edge.bench.store import KIND, Results, joined, parse_results, read_file
 from edge.errors import InputError
 
 
@@ -36,14 +36,15 @@ class Found(NamedTuple):
     results: Results
 
 
-def read_any(path: Path) -> Found:
-    """Read a result file of `edge bench` or of another tool, told apart by what it holds.
+def read_any(path: Path, most: int | None = None) -> Found:
+    """Read a result file of `edge bench` or of another tool, told apart by what it holds; of ours
+    with more than `most` lines only the newest runs.
 
     Raises InputError if it is neither, or broken.
     """
     data = read_file(path)
     if f'"{KIND}"'.encode() in data[:MAX_SNIFF]:
-        return Found(None, parse_results(path, data))
+        return Found(None, parse_results(path, data, most))
     text = data.decode("utf-8", "replace")
     for importer in IMPORTERS:
         if importer.is_it(text):
@@ -62,10 +63,6 @@ def read_any(path: Path) -> Found:
 MAX_SNIFF = 64 * 1024 * 1024
 
 
-def read_all(paths: list[Path]) -> Results:
+def read_all(paths: list[Path], most: int | None = None) -> Results:
     """All files in one. Raises InputError."""
-    found = [read_any(path).results for path in paths]
-    return Results(
-        tuple(record for results in found for record in results.records),
-        tuple(note for results in found for note in results.notes),
-    )
+    return joined([read_any(path, most).results for path in paths])

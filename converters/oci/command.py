@@ -1,0 +1,85 @@
+"""`edge push` and `edge pull`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from converters.oci.pull import pull
+from converters.oci.push import push
+from converters.oci.reference import parse_reference
+from converters.oci.registry import Registry
+from converters.progress import TerminalReporter
+from edge.bundle import open_bundle
+from edge.trust.key_argument import public_keys
+from edge.units import format_bytes, format_seconds, printable
+
+plain_http_option = click.option(
+    "--plain-http", is_flag=True, help="Speak HTTP without TLS. [default: only on loopback]"
+)
+
+
+@click.command("push")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("reference")
+@plain_http_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def push_command(bundle: Path, reference: str, plain_http: bool, as_json: bool) -> None:
+    """Put BUNDLE into an OCI registry at REFERENCE: registry/repository:tag.
+
+    It becomes a ModelPack artifact, one layer per file, its signature included. What the registry
+    has already is not sent again. Credentials are those of `docker login`.
+    """
+    place = parse_reference(reference)
+    with TerminalReporter(quiet=as_json, unit="B") as reporter:
+        reporter.stage("verifying the bundle")
+        opened = open_bundle(bundle, progress=reporter.progress)
+        with Registry(place, plain_http=plain_http) as registry:
+            pushed = push(opened, registry, reporter)
+    if as_json:
+        click.echo(json.dumps(pushed.to_dict()))
+        return
+    click.echo(f"{pushed.reference}: {printable(opened.name)} ({opened.id[:12]})")
+    click.echo(
+        f"  sent     {format_bytes(pushed.n_sent)} in {format_seconds(pushed.seconds)}, "
+        f"{format_bytes(pushed.n_there)} were there"
+    )
+    click.echo(f"  digest   {pushed.digest}")
+    click.echo(f"  next: edge pull {pushed.reference} DIR")
+
+
+@click.command("pull")
+@click.argument("reference")
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--key", metavar="KEY", help="It must be signed by this key (.pub file or line).")
+@plain_http_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def pull_command(
+    reference: str, directory: Path, key: str | None, plain_http: bool, as_json: bool
+) -> None:
+    """Bring the bundle at REFERENCE (registry/repository:tag, or …@sha256:…) to DIRECTORY.
+
+    Every byte is compared with its digest. An interrupted pull goes on where it stopped.
+    """
+    place = parse_reference(reference)
+    keys = public_keys(key) if key else ()
+    with (
+        TerminalReporter(quiet=as_json, unit="B") as reporter,
+        Registry(place, plain_http=plain_http) as registry,
+    ):
+        pulled = pull(registry, directory, reporter, keys)
+    if as_json:
+        click.echo(json.dumps(pulled.to_dict()))
+        return
+    click.echo(
+        f"{directory}: {format_bytes(pulled.n_bytes)} of {pulled.reference}, every byte verified"
+    )
+    click.echo(
+        f"  received {format_bytes(pulled.n_received)} in {format_seconds(pulled.seconds)}, "
+        f"{format_bytes(pulled.n_resumed)} were there"
+    )
+    if pulled.signed_by:
+        click.echo(f"  signed   {pulled.signed_by}")
+    click.echo(f"  next: edge chat {directory}, edge flash {directory} TARGET")

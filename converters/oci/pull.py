@@ -1,0 +1,377 @@
+"""A bundle out of a registry: beside its place, every byte compared, then renamed.
+
+    OUT.partial/parts/<sha256>      a blob as far as it came; named by what it will be
+    OUT.partial/bundle/             the bundle, file by file
+
+A pull that was interrupted leaves that folder; the same command goes on in it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from converters.oci.artifact import (
+    Artifact,
+    Layer,
+    check_against_bundle,
+    check_config,
+    parse_artifact,
+)
+from converters.oci.registry import TRIES, Registry, read_body
+from converters.progress import TerminalReporter
+from edge.atomic import fsync_directory
+from edge.bundle import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    Bundle,
+    open_bundle,
+    parse_manifest,
+    sha256_file,
+)
+from edge.errors import (
+    DeviceUnreachableError,
+    DoesNotFitError,
+    InputError,
+    IntegrityError,
+    UnsafeInputError,
+    UsageError,
+)
+from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
+from edge.trust.ssh_formats import PublicKey
+from edge.units import MIB, format_bytes
+
+_READ = 1 << 18
+_PAUSE_S = 0.5
+#: Folders, journals.
+_SLACK_BYTES = 4 * MIB
+
+
+@dataclass
+class Pulled:
+    """`n_received` bytes came over the network, `n_resumed` were left by an interrupted pull."""
+
+    reference: str
+    digest: str
+    bundle: str
+    path: str
+    n_bytes: int = 0
+    n_received: int = 0
+    n_resumed: int = 0
+    signed_by: str | None = None
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "edgekit-pull", "schema": 1, **asdict(self)}
+
+
+def pull(
+    registry: Registry,
+    output: Path,
+    reporter: TerminalReporter,
+    keys: Sequence[PublicKey] = (),
+) -> Pulled:
+    """Bring the reference's bundle to `output`. With `keys` it must be signed by one of them, which
+    is checked before anything large is fetched.
+
+    Raises UsageError when something else is at `output`, InputError when there is no such artifact
+    or it is no bundle, UnsafeInputError when it breaks a rule, DoesNotFitError when the disk is too
+    small, IntegrityError when bytes or signatures are wrong, DeviceUnreachableError when the
+    connection breaks again and again.
+    """
+    began_s, place = time.monotonic(), str(registry.reference)
+    reporter.stage(f"asking {registry.reference.registry}")
+    text = registry.manifest()
+    digest = hashlib.sha256(text).hexdigest()
+    if registry.reference.digest not in (None, f"sha256:{digest}"):
+        raise IntegrityError(f"{place}: the registry answers with another manifest, {digest[:12]}…")
+    artifact = parse_artifact(text, place)
+    own = check_described(registry, artifact, keys, place)
+    done = Pulled(place, f"sha256:{digest}", own.id, str(output), artifact.n_bytes)
+    done.signed_by = own.signed_by
+    if output.exists():
+        if not (output / MANIFEST).is_file() or open_bundle(output).id != own.id:
+            raise UsageError(f"{output} exists", next_step="remove it, or choose another folder")
+        done.n_resumed = artifact.n_bytes
+        done.seconds = time.monotonic() - began_s
+        return done  # the same bundle, every byte of it
+    parent = output.absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"there is no folder {parent}", next_step=f"mkdir -p {parent}")
+    work = output.with_name(output.name + ".partial")
+    try:
+        with alone(work):
+            Receiver(registry, artifact, work, reporter, done).receive_all()
+            open_bundle(work / "bundle", verify=False)
+            (work / "bundle").rename(output)
+            fsync_directory(parent)
+            shutil.rmtree(work)
+    except OSError as error:
+        raise disk_error(error, output) from error
+    done.seconds = time.monotonic() - began_s
+    return done
+
+
+@contextmanager
+def alone(work: Path) -> Iterator[None]:
+    """The work folder, with nobody else pulling into it. Raises UsageError otherwise."""
+    work.mkdir(exist_ok=True)
+    with (work / ".lock").open("w") as lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # Windows: two pulls at once are the user's own doing
+        except OSError:
+            raise UsageError(
+                f"another pull is writing {work}", next_step="wait for it, or choose another folder"
+            ) from None
+        yield
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the small layers say: the bundle's id, and who signed it (of those asked for)."""
+
+    id: str
+    signed_by: str | None
+
+
+def check_described(
+    registry: Registry, artifact: Artifact, keys: Sequence[PublicKey], place: str
+) -> Described:
+    """Fetch config, manifest and signature, and compare them with the artifact."""
+    config = small_blob(registry, artifact.config_sha256, artifact.config_n_bytes, "config")
+    check_config(artifact, config, place)
+    manifest_layer, signature_layer = artifact.layer(MANIFEST), artifact.layer(SIGNATURE)
+    assert manifest_layer is not None
+    manifest = small_layer(registry, manifest_layer, MAX_MANIFEST_BYTES)
+    bundle: Bundle = parse_manifest(manifest, Path(registry.reference.repository))
+    check_against_bundle(artifact, bundle, place)
+    signature = small_layer(registry, signature_layer, MAX_SIGNATURE_BYTES) if (
+        signature_layer
+    ) else None  # fmt: skip
+    signed_by = None
+    if keys:
+        signed_by = accepting_key(manifest, signature, keys, "--key").fingerprint
+    return Described(bundle.id, signed_by)
+
+
+def small_layer(registry: Registry, layer: Layer, limit: int) -> bytes:
+    if layer.n_bytes > limit:
+        raise UnsafeInputError(f"{layer.path} has {layer.n_bytes} bytes; {limit} is the most")
+    return small_blob(registry, layer.sha256, layer.n_bytes, layer.path)
+
+
+def small_blob(registry: Registry, sha256: str, n_bytes: int, name: str) -> bytes:
+    """A blob in memory, compared with its digest."""
+    what = f"{registry.reference}: {name}"
+    for attempt in range(1, TRIES + 1):
+        try:
+            with registry.blob(sha256) as response:
+                registry.expect(response, 200)
+                data = read_body(response, n_bytes, what)
+            break
+        except DeviceUnreachableError:
+            if attempt == TRIES:
+                raise
+            time.sleep(_PAUSE_S)
+    if len(data) != n_bytes or hashlib.sha256(data).hexdigest() != sha256:
+        raise wrong_bytes(what)
+    return data
+
+
+def wrong_bytes(what: str) -> IntegrityError:
+    return IntegrityError(
+        f"{what} is not what its digest says: the registry's copy is damaged or was exchanged",
+        next_step="delete it in the registry, then push the bundle again from where it was built",
+    )
+
+
+class Receiver:
+    """Brings every layer into `work/bundle`."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        artifact: Artifact,
+        work: Path,
+        reporter: TerminalReporter,
+        done: Pulled,
+    ) -> None:
+        self._registry, self._artifact, self._reporter = registry, artifact, reporter
+        self._bundle, self._parts, self._result = work / "bundle", work / "parts", done
+        self._n_done = 0
+
+    def receive_all(self) -> None:
+        layers = self._artifact.layers
+        self._bundle.mkdir(exist_ok=True)
+        self._parts.mkdir(exist_ok=True)
+        self._drop_strangers()
+        self._check_space()
+        self._reporter.stage(f"receiving {format_bytes(self._artifact.n_bytes)}")
+        for layer in layers:
+            target = self._bundle / layer.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if self._is_whole(target, layer):
+                self._result.n_resumed += layer.n_bytes
+            else:
+                self._receive(layer, target)
+            self._advance(0, self._n_done)  # a retry may have moved it back
+        for folder, _, _ in os.walk(self._bundle):
+            fsync_directory(Path(folder))
+
+    def _drop_strangers(self) -> None:
+        """What an earlier pull of something else has left in the same place."""
+        wanted = {layer.sha256 for layer in self._artifact.layers}
+        for part in self._parts.iterdir():
+            if part.name not in wanted or part.is_symlink() or not part.is_file():
+                shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
+        paths = {layer.path for layer in self._artifact.layers}
+        for folder, folders, names in os.walk(self._bundle):
+            for name in names + [f for f in folders if (Path(folder) / f).is_symlink()]:
+                path = Path(folder) / name
+                if path.is_symlink() or path.relative_to(self._bundle).as_posix() not in paths:
+                    path.unlink()
+
+    def _check_space(self) -> None:
+        there = sum(p.stat().st_size for p in self._parts.iterdir())
+        there += sum(p.stat().st_size for p in self._bundle.rglob("*") if p.is_file())
+        needed = max(0, self._artifact.n_bytes - there) + _SLACK_BYTES
+        free = shutil.disk_usage(self._bundle).free
+        if free < needed:
+            raise DoesNotFitError(
+                f"{self._bundle.parent} has {format_bytes(free)} free, the pull needs "
+                f"{format_bytes(needed)}",
+                shortfall_bytes=needed - free,
+                next_step="make room, or pull to another disk",
+            )
+
+    def _is_whole(self, target: Path, layer: Layer) -> bool:
+        return (
+            target.is_file()
+            and target.stat().st_size == layer.n_bytes
+            and sha256_file(target, self._count) == layer.sha256
+        )
+
+    def _count(self, n_bytes: int) -> None:
+        self._advance(n_bytes)
+
+    def _advance(self, n_bytes: int, at: int | None = None) -> None:
+        self._n_done = at if at is not None else self._n_done + n_bytes
+        total = self._artifact.n_bytes
+        self._reporter.progress(min(self._n_done, total), total)
+
+    def _receive(self, layer: Layer, target: Path) -> None:
+        part, start = self._parts / layer.sha256, self._n_done
+        twin = next(
+            (x for x in self._artifact.layers if x.sha256 == layer.sha256 and x.path != layer.path
+             and (self._bundle / x.path).is_file()), None,
+        )  # fmt: skip
+        if twin is not None and not part.exists():
+            shutil.copyfile(self._bundle / twin.path, part)
+        for attempt in (1, 2):
+            resumed = self._fill(layer, part)
+            if sha256_file(part) == layer.sha256:
+                with part.open("rb") as file:
+                    os.fsync(file.fileno())
+                part.rename(target)
+                self._advance(0, start + layer.n_bytes)
+                return
+            part.unlink()
+            self._advance(0, start)
+            if not resumed or attempt == 2:
+                break  # it all came from the registry: once more would give the same
+        raise wrong_bytes(f"{self._registry.reference}: {layer.path}")
+
+    def _fill(self, layer: Layer, part: Path) -> bool:
+        """Fetch until the part has all its bytes; whether some were there before. A connection that
+        breaks is opened again, as long as each time brings something.
+        """
+        had = have = part.stat().st_size if part.exists() else 0
+        if have > layer.n_bytes:
+            part.unlink()
+            had = have = 0
+        self._result.n_resumed += have
+        self._advance(have)
+        if layer.n_bytes == 0:
+            part.touch()
+        failures = 0
+        while have < layer.n_bytes:
+            before = have
+            problem = self._fetch(layer, part, have)
+            have = part.stat().st_size if part.exists() else 0
+            failures = 0 if have > before else failures + 1
+            if have < layer.n_bytes and failures >= TRIES:
+                raise DeviceUnreachableError(
+                    f"{self._registry.reference}: the connection broke {TRIES} times at byte "
+                    f"{have} of {layer.path}: {problem}",
+                    next_step="run the same command again: it goes on where it stopped",
+                )
+            if have < layer.n_bytes and failures:
+                time.sleep(_PAUSE_S * failures)
+        return had > 0
+
+    def _fetch(self, layer: Layer, part: Path, have: int) -> str | None:
+        """One request for the rest; what broke it, or None when the server closed it in order."""
+        with self._registry.blob(layer.sha256, have) as response:
+            if response.status_code == 404:
+                raise InputError(
+                    f"{self._registry.reference}: the registry names {layer.path} and does not "
+                    "have it",
+                    next_step="push the bundle again",
+                )
+            if response.status_code == 416:
+                part.unlink(missing_ok=True)
+                self._advance(-have)
+                return "the registry refuses the range"
+            self._registry.expect(response, 200, 206)
+            if response.status_code == 206:
+                told = response.headers.get("Content-Range", "")
+                if not told.startswith(f"bytes {have}-"):
+                    raise InputError(
+                        f"{self._registry.reference.registry} was asked for bytes from {have} of "
+                        f"{layer.path} and sends {told!r:.60}"
+                    )
+            elif have:
+                # It knows no ranges: everything comes again.
+                self._result.n_resumed -= min(have, self._result.n_resumed)
+                self._advance(-have)
+                have = 0
+            with part.open("r+b" if part.exists() else "wb") as file:
+                file.truncate(have)
+                file.seek(have)
+                try:
+                    for chunk in response.iter_raw(_READ):
+                        have += len(chunk)
+                        if have > layer.n_bytes:
+                            raise UnsafeInputError(
+                                f"{self._registry.reference}: more bytes of {layer.path} come than "
+                                f"the {layer.n_bytes} it should have"
+                            )
+                        file.write(chunk)
+                        self._result.n_received += len(chunk)
+                        self._advance(len(chunk))
+                except httpx.HTTPError as error:
+                    return str(error) or type(error).__name__
+        return None
+
+
+def disk_error(error: OSError, output: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DoesNotFitError(
+            f"{output}: the disk is full; what came so far is kept",
+            next_step="make room, then run the same command again: it goes on where it stopped",
+        )
+    return InputError(f"{output}: {error.strerror or error}", next_step="choose another folder")

@@ -1,0 +1,335 @@
+"""An OCI registry over HTTP: https://github.com/opencontainers/distribution-spec (1.1).
+
+Redirects are followed here, not by the client: mirrors keep blobs on other hosts, which must never
+see our token, and https is never left for http.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+
+from converters.oci.artifact import INDEX_TYPES, MANIFEST_TYPE, MAX_MANIFEST_BYTES
+from converters.oci.credentials import Credentials, find_credentials
+from converters.oci.reference import Reference
+from edge import __version__
+from edge.errors import (
+    DeviceUnreachableError,
+    EdgeError,
+    InputError,
+    UnsafeInputError,
+)
+from edge.units import did_you_mean, printable
+
+Content = bytes | Callable[[], Iterator[bytes]]
+TRIES = 5
+_MAX_REDIRECTS = 5
+_MAX_ERROR_BYTES = 64 * 1024
+_FIRST_WAIT_S = 0.5
+_RETRIED = (408, 429, 500, 502, 503, 504)
+_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+_ALIASES = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
+
+
+class Registry:
+    """One repository of one registry. Close it when done; `with` does."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        *,
+        plain_http: bool = False,
+        credentials: Credentials | None = None,
+    ) -> None:
+        host = _ALIASES.get(reference.registry, reference.registry)
+        scheme = "http" if plain_http or reference.is_loopback else "https"
+        self.reference = reference
+        self._base = f"{scheme}://{host}"
+        self._credentials = credentials or find_credentials(host)
+        self._authorization: str | None = None
+        self._client = httpx.Client(
+            timeout=httpx.Timeout(30, read=60),
+            trust_env=not reference.is_loopback,  # no proxy leads back to this machine
+            headers={"User-Agent": f"edgekit/{__version__}", "Accept-Encoding": "identity"},
+        )
+
+    def __enter__(self) -> Registry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def url(self, rest: str) -> str:
+        return f"{self._base}/v2/{self.reference.repository}/{rest}"
+
+    # ---- manifests ----------------------------------------------------------------------------
+
+    def manifest(self) -> bytes:
+        """The manifest of the reference. Raises InputError when it is not there."""
+        accept = ", ".join((MANIFEST_TYPE, *INDEX_TYPES))
+        url = self.url(f"manifests/{self.reference.name}")
+        with self.request("GET", url, headers={"Accept": accept}) as response:
+            if response.status_code == 404:
+                raise self._no_manifest(response)
+            self.expect(response, 200)
+            return read_body(response, MAX_MANIFEST_BYTES, str(self.reference))
+
+    def put_manifest(self, data: bytes) -> None:
+        assert self.reference.tag is not None
+        url = self.url(f"manifests/{self.reference.tag}")
+        headers = {"Content-Type": MANIFEST_TYPE}
+        with self.request("PUT", url, headers=headers, content=data) as response:
+            self.expect(response, 201)
+
+    def tags(self) -> list[str]:
+        """Names of the tags, for a message; empty when the registry does not tell."""
+        try:
+            with self.request("GET", self.url("tags/list?n=100")) as response:
+                if response.status_code != 200:
+                    return []
+                names = json.loads(read_body(response, MAX_MANIFEST_BYTES, "tags")).get("tags")
+                return [str(name) for name in names or ()]
+        except (EdgeError, ValueError, AttributeError):
+            return []
+
+    def _no_manifest(self, response: httpx.Response) -> EdgeError:
+        reference, known = self.reference, self.tags()
+        if not known:
+            return InputError(
+                f"there is no {printable(str(reference))}: {_said(response)}",
+                next_step="check the name; a private one may ask for docker login "
+                f"{reference.registry}",
+            )
+        tag = reference.name
+        return InputError(
+            f"{reference.registry}/{reference.repository} has no {printable(tag)!r}."
+            f"{did_you_mean(tag, known)}",
+            next_step="tags: " + printable(", ".join(known[:20]), 300),
+        )
+
+    # ---- blobs --------------------------------------------------------------------------------
+
+    def has_blob(self, sha256: str, n_bytes: int) -> bool:
+        with self.request("HEAD", self.url(f"blobs/sha256:{sha256}")) as response:
+            if response.status_code == 404:
+                return False
+            self.expect(response, 200)
+            told = response.headers.get("Content-Length")
+            return told is None or told == str(n_bytes)
+
+    @contextmanager
+    def blob(self, sha256: str, start: int = 0) -> Iterator[httpx.Response]:
+        """A blob's bytes as they come, from `start`: 206 when the registry knows ranges, 200 with
+        everything when it does not.
+        """
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        with self.request("GET", self.url(f"blobs/sha256:{sha256}"), headers=headers) as response:
+            yield response
+
+    # ---- requests -----------------------------------------------------------------------------
+
+    @contextmanager
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        content: Content | None = None,
+        retry: bool = True,
+    ) -> Iterator[httpx.Response]:
+        """One request, signed in when the registry asks for it, with redirects followed and busy
+        servers asked again. The response is not read yet.
+
+        Raises DeviceUnreachableError when nobody answers, InputError when access is denied.
+        """
+        response = self._answer(method, url, headers or {}, content, TRIES if retry else 1)
+        try:
+            yield response
+        finally:
+            response.close()
+
+    def _answer(
+        self, method: str, url: str, headers: Mapping[str, str], content: Content | None, tries: int
+    ) -> httpx.Response:
+        signed_in = False
+        for attempt in range(1, tries + 2):
+            try:
+                response = self._follow(method, url, headers, content)
+            except httpx.HTTPError as error:
+                if attempt >= tries:
+                    raise self._unreachable(error) from None
+                time.sleep(_FIRST_WAIT_S * 2 ** (attempt - 1))
+                continue
+            if response.status_code == 401 and not signed_in:
+                response.close()
+                self._authorization = self._sign_in(response)
+                signed_in = True
+            elif response.status_code in _RETRIED and attempt < tries:
+                response.close()
+                time.sleep(_wait_s(response, attempt))
+            elif response.status_code in (401, 403):
+                response.close()
+                raise self._denied(response)
+            else:
+                return response
+        raise self._unreachable(None)
+
+    def _follow(
+        self, method: str, url: str, headers: Mapping[str, str], content: Content | None
+    ) -> httpx.Response:
+        for _ in range(_MAX_REDIRECTS + 1):
+            sent = dict(headers)
+            if self._authorization and origin(url) == origin(self._base):
+                sent["Authorization"] = self._authorization
+            body = content() if callable(content) else content
+            request = self._client.build_request(method, url, headers=sent, content=body)
+            response = self._client.send(request, stream=True, follow_redirects=False)
+            if response.status_code not in (301, 302, 303, 307, 308):
+                return response
+            response.close()
+            target = urljoin(url, response.headers.get("Location", ""))
+            check_redirect(url, target)
+            url = target
+        raise InputError(f"{self.reference.registry} redirects in a circle")
+
+    def expect(self, response: httpx.Response, *codes: int) -> None:
+        """Raises InputError with the registry's words for any other status."""
+        if response.status_code not in codes:
+            raise InputError(
+                f"{self.reference.registry} answers {response.status_code} to "
+                f"{response.request.method} {printable(response.request.url.path, 200)}: "
+                f"{_said(response)}"
+            )
+
+    # ---- signing in ---------------------------------------------------------------------------
+
+    def _sign_in(self, response: httpx.Response) -> str:
+        """The Authorization header that a 401 asks for (distribution: docs/spec/auth/token.md)."""
+        challenge = response.headers.get("WWW-Authenticate", "")
+        kind, _, rest = challenge.partition(" ")
+        if kind.lower() == "basic":
+            if self._credentials is None or not self._credentials.user:
+                raise self._denied(response)
+            return self._credentials.basic
+        fields = dict(_CHALLENGE.findall(rest))
+        realm = fields.get("realm", "")
+        if kind.lower() != "bearer" or not realm:
+            raise self._denied(response)
+        if origin(realm)[0] != "https" and origin(realm) != origin(self._base):
+            raise UnsafeInputError(
+                f"{self.reference.registry} wants credentials sent to {printable(realm, 100)!r}, "
+                "which is not encrypted"
+            )
+        wanted = {key: fields[key] for key in ("service", "scope") if key in fields}
+        request = self._token_request(realm, wanted)
+        try:
+            answer = self._client.send(request, stream=True, follow_redirects=False)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        try:
+            if answer.status_code != 200:
+                raise self._denied(answer)
+            document = json.loads(read_body(answer, _MAX_ERROR_BYTES, "the token"))
+            token = document.get("token") or document.get("access_token")
+        except (ValueError, AttributeError) as error:
+            if isinstance(error, EdgeError):
+                raise
+            token = None
+        finally:
+            answer.close()
+        if not isinstance(token, str) or not token.isprintable():
+            raise InputError(f"{printable(realm, 100)} gives no token")
+        return f"Bearer {token}"
+
+    def _token_request(self, realm: str, wanted: dict[str, str]) -> httpx.Request:
+        known = self._credentials
+        if known is not None and known.identity_token:
+            form = {"grant_type": "refresh_token", "client_id": "edgekit", **wanted,
+                    "refresh_token": known.identity_token}  # fmt: skip
+            return self._client.build_request("POST", realm, data=form)
+        headers = {"Authorization": known.basic} if known is not None and known.user else {}
+        return self._client.build_request("GET", realm, params=wanted, headers=headers)
+
+    def _denied(self, response: httpx.Response) -> EdgeError:
+        who = "these credentials" if self._credentials else "anybody without credentials"
+        return InputError(
+            f"{self.reference.registry} does not let {who} do this "
+            f"({self.reference.repository}: {response.status_code})",
+            next_step=f"docker login {self.reference.registry} (or podman login) stores what edge "
+            "uses; check the repository's name",
+        )
+
+    def _unreachable(self, error: Exception | None) -> EdgeError:
+        hint = ""
+        if self._base.startswith("https") and error and "SSL" in str(error):
+            hint = " (--plain-http, if it really speaks no TLS)"
+        return DeviceUnreachableError(
+            f"the registry {self.reference.registry} does not answer: "
+            f"{printable(str(error) or type(error).__name__, 200)}",
+            next_step=f"check name, network and proxy, then run it again: it goes on{hint}",
+        )
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an address."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    return (
+        parts.scheme,
+        (parts.hostname or "").lower(),
+        port or (443 if parts.scheme == "https" else 80),
+    )
+
+
+def check_redirect(url: str, target: str) -> None:
+    """Raises UnsafeInputError for a redirect that leaves http(s), or https for http."""
+    scheme, host, _ = origin(target)
+    if scheme not in ("http", "https") or not host:
+        raise UnsafeInputError(f"a registry redirects to {printable(target, 120)!r}")
+    if origin(url)[0] == "https" and scheme != "https":
+        raise UnsafeInputError(f"a registry redirects to {printable(target, 120)!r}, unencrypted")
+
+
+def read_body(response: httpx.Response, limit: int, what: str) -> bytes:
+    """A whole small body. Raises UnsafeInputError when it is larger than `limit`, IntegrityError
+    when it ends early.
+    """
+    data = bytearray()
+    try:
+        for chunk in response.iter_raw(1 << 16):
+            data += chunk
+            if len(data) > limit:
+                raise UnsafeInputError(f"{what}: more than {limit} bytes come")
+    except httpx.HTTPError as error:
+        raise DeviceUnreachableError(
+            f"{what}: the connection broke: {error}", next_step="run it again"
+        ) from None
+    return bytes(data)
+
+
+def _wait_s(response: httpx.Response, attempt: int) -> float:
+    told = response.headers.get("Retry-After", "")
+    return min(30.0, float(told)) if told.isdigit() else _FIRST_WAIT_S * 2 ** (attempt - 1)
+
+
+def _said(response: httpx.Response) -> str:
+    """The registry's own words: the code and message of its first error."""
+    try:
+        if not response.is_closed:
+            data = read_body(response, _MAX_ERROR_BYTES, "error")
+            first: Any = json.loads(data)["errors"][0]
+            return printable(f"{first.get('code')}: {first.get('message')}", 200)
+    except (EdgeError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        pass
+    return response.reason_phrase or "no message"

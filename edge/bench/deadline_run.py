@@ -1,0 +1,281 @@
+"""Ask the requests of a workload within their budgets, and keep what became of each.
+
+Warm: one engine, the requests one after the other, so that the KV cache holds the beginning that a
+request shares with the one before. Cold: the engine newly opened for each request, its file dropped
+from the page cache where the kernel lets us, and time predicted from what earlier runs stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from edge.bench.conditions import read_conditions
+from edge.bench.deadline_summary import by_task, summarize
+from edge.bench.runner import TestRun, drop_page_cache, finish
+from edge.bench.sampler import Sampler, read_memory
+from edge.bench.workloads import Test
+from edge.deadline.budget import Budget, OnMiss
+from edge.engines import open_engine
+from edge.engines.target import OpenModel, engine_of
+from edge.errors import DeadlineError, UsageError
+from edge.tasks.requests import SEED, Request, make_requests
+from edge.tasks.task import Task
+from edge.tasks.use import TaskUse
+from edge.timed_open import TimedModel
+from edge.types import Engine, GenerationConfig, Message, Trace
+from edge.units import format_seconds
+
+KIND = "deadline"
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is asked: `n_requests` of `tasks` in turn, within `within_s` (None: each task's own
+    time), and `n_cold` more, each right after opening the engine.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    within_s: float | None = None
+    first_within_s: float | None = None
+    on_miss: OnMiss = "refuse"
+    n_requests: int = 50
+    n_cold: int = 5
+    seed: int = SEED
+
+    def budget(self, task: Task) -> Budget:
+        if self.within_s is None and self.first_within_s is None:
+            return task.budget(on_miss=self.on_miss)
+        return Budget(self.within_s, self.first_within_s, self.on_miss)
+
+
+@dataclass(frozen=True)
+class DeadlineTest(Test):
+    """The test of one workload, in a result. Times are None where each task has its own."""
+
+    workload: str = ""
+    within_s: float | None = None
+    first_within_s: float | None = None
+    on_miss: OnMiss = "refuse"
+    start: Literal["cold", "warm"] = "warm"
+    seed: int = SEED
+
+    @property
+    def label(self) -> str:
+        limit = "its own time" if self.within_s is None else format_seconds(self.within_s)
+        if self.within_s is None and self.first_within_s is not None:
+            limit = f"{format_seconds(self.first_within_s)} to the first token"
+        return f"{self.workload} within {limit}, {self.start}"
+
+
+@dataclass
+class DeadlineRun(TestRun):
+    """A `TestRun` with a row for every request, refused ones too; `traces` and `figures` are of the
+    accepted ones.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def rates(self) -> list[float]:
+        """None: requests of different lengths say nothing about drift."""
+        return []
+
+    def section(self) -> dict[str, Any]:
+        """The entry `deadline` of a result."""
+        return {
+            "summary": summarize(self.rows),
+            "by_task": by_task(self.rows),
+            "requests": self.rows,
+            "notes": self.notes,
+        }
+
+
+class Asker:
+    """One session that requests of several tasks are put to."""
+
+    def __init__(self, timed: TimedModel, engine: Engine) -> None:
+        self.timed = timed
+        self._engine = engine
+        self._uses: dict[str, tuple[str | None, TaskUse]] = {}
+
+    def placed(self, request: Request) -> tuple[str | None, str]:
+        """(system prompt, message) of a request, as this model's template takes them."""
+        name = request.task.name
+        if name not in self._uses:
+            plain = not self._engine.has_template
+            self._uses[name] = TaskUse(request.task, {}).placed(self._engine, plain=plain)
+        system, use = self._uses[name]
+        return system, use.task.fill(request.values)
+
+    def n_tokens(self, request: Request) -> int:
+        """Tokens of the whole prompt: system prompt, template and message."""
+        system, message = self.placed(request)
+        self.timed.session.system = system
+        return len(self.timed.session.render([Message("user", message)]))
+
+    def ask(self, request: Request, budget: Budget) -> tuple[dict[str, Any], Trace | None]:
+        """Its row, and its trace where it was accepted."""
+        system, message = self.placed(request)
+        session = self.timed.session
+        session.system, session.messages = system, []
+        config = GenerationConfig(max_tokens=request.n_answer, **request.task.sampling)  # type: ignore[arg-type]
+        row: dict[str, Any] = {
+            "task": request.task.name,
+            "n_given": request.n_prompt,
+            "n_answer": request.n_answer,
+            "within_s": budget.within_s,
+            "first_within_s": budget.first_within_s,
+        }
+        try:
+            for _ in session.ask_within(message, budget, config):
+                pass
+        except DeadlineError as error:
+            return row | {"accepted": False, "why": str(error)}, None
+        outcome, trace = session.last_outcome, session.last_trace
+        answer = session.last_answer
+        assert outcome is not None and trace is not None and answer is not None
+        row |= {
+            "accepted": True,
+            "met": outcome.met,
+            "total_s": outcome.total_s,
+            "first_s": outcome.first_s,
+            "seconds": dict(outcome.seconds),
+            "n_prompt": trace.n_prompt,
+            "n_reused": trace.n_reused,
+            "n_out": outcome.n_out,
+            "n_possible": outcome.n_possible,
+            "shortened": outcome.shortened,
+            "whole_sentence": outcome.whole_sentence,
+            "finish_reason": answer.finish_reason,
+            "adjustments": [a.kind for a in outcome.adjustments if a.kind != "reused"],
+        }
+        return row, replace(trace, memory=(read_memory(),))
+
+
+def run_workload(
+    opened: OpenModel, model_path: Path, workload: Workload, progress: Progress | None = None
+) -> list[DeadlineRun]:
+    """The warm run and, with `n_cold`, the cold one. Closes the engine of `opened` before the
+    latter, so that two never are in memory at once.
+
+    Raises UsageError when the context is too small for the workload.
+    """
+    timed = TimedModel(opened)
+    asker = Asker(timed, opened.engine)
+    requests, notes = fitting_requests(asker, opened.engine, workload)
+    n_warm_up = len({request.task.name for request in requests})
+    warm_up, asked = requests[:n_warm_up], requests[n_warm_up:]
+    for_warm, for_cold = asked[: workload.n_requests], asked[workload.n_requests :]
+    done = 0
+
+    def told(some: Sequence[Request], label: str) -> Iterator[Request]:
+        nonlocal done
+        for request in some:
+            if progress:
+                progress(done, len(requests), label)
+            yield request
+            done += 1
+
+    warm = _new_run(workload, "warm", for_warm, notes)
+    for request in told(warm_up, "warming up"):
+        asker.ask(request, workload.budget(request.task))
+    before = read_conditions()
+    with Sampler() as sampler:
+        for request in told(for_warm, warm.test.label):
+            _take(warm, asker.ask(request, workload.budget(request.task)))
+    finish(warm, sampler, before, read_conditions())
+    timed.save()
+    opened.engine.close()
+    cold = _new_run(workload, "cold", for_cold, notes)
+    before = read_conditions()
+    with Sampler() as sampler:
+        for request in told(for_cold, cold.test.label):
+            if not drop_page_cache(model_path) and not cold.flags:
+                cold.flags = ["page cache could not be dropped: cold is as warm as the page cache"]
+            _take(cold, _ask_cold(opened, model_path, request, workload))
+    flags = cold.flags
+    finish(cold, sampler, before, read_conditions())
+    cold.flags += flags
+    return [run for run in (warm, cold) if run.rows]
+
+
+def _ask_cold(
+    opened: OpenModel, model_path: Path, request: Request, workload: Workload
+) -> tuple[dict[str, Any], Trace | None]:
+    """One request to an engine that was opened for it."""
+    name = opened.bundle.plan.engine if opened.bundle else engine_of(model_path)
+    engine = open_engine(name, model_path, opened.settings)
+    try:
+        timed = TimedModel(replace(opened, engine=engine))
+        return Asker(timed, engine).ask(request, workload.budget(request.task))
+    finally:
+        engine.close()
+
+
+def fitting_requests(
+    asker: Asker, engine: Engine, workload: Workload
+) -> tuple[list[Request], list[str]]:
+    """The requests to ask, one for each task to warm up with first, and a note for each task whose
+    requests the context does not hold: those are left out.
+
+    Raises UsageError when none fits: a workload of shortened prompts would be another workload.
+    """
+    tasks, notes = workload.tasks, list[str]()
+    while tasks:
+        n_requests = len(tasks) + workload.n_requests + workload.n_cold
+        requests = make_requests(tasks, n_requests, engine.count, seed=workload.seed)
+        needs: dict[str, int] = {}
+        for request in requests:
+            need = asker.n_tokens(request) + request.n_answer + 1
+            needs[request.task.name] = max(need, needs.get(request.task.name, 0))
+        kept = tuple(task for task in tasks if needs[task.name] <= engine.n_ctx)
+        if kept == tasks:
+            return requests, notes
+        notes += [
+            f"{task.name} was left out: its longest request takes {needs[task.name]} tokens with "
+            f"its answer, and the context holds {engine.n_ctx}"
+            for task in tasks
+            if task not in kept
+        ]
+        tasks, least = kept, min(needs.values())
+    raise UsageError(
+        f"the context of {engine.n_ctx} tokens is too small for the workload {workload.name}: its "
+        f"longest request takes {least} with its answer",
+        next_step=f"--ctx {-(-least // 256) * 256}, where the model was trained for it, or a "
+        "workload of shorter requests (edge tasks)",
+    )
+
+
+def _new_run(
+    workload: Workload,
+    start: Literal["cold", "warm"],
+    requests: Sequence[Request],
+    notes: Sequence[str],
+) -> DeadlineRun:
+    test = DeadlineTest(
+        KIND,  # type: ignore[arg-type]
+        max((r.n_prompt for r in requests), default=0),
+        0,
+        max((r.n_answer for r in requests), default=0),
+        workload=workload.name,
+        within_s=workload.within_s,
+        first_within_s=workload.first_within_s,
+        on_miss=workload.on_miss,
+        start=start,
+        seed=workload.seed,
+    )
+    texts = "\0".join(request.message for request in requests)
+    return DeadlineRun(test, hashlib.sha256(texts.encode()).hexdigest(), notes=list(notes))
+
+
+def _take(run: DeadlineRun, asked: tuple[dict[str, Any], Trace | None]) -> None:
+    row, trace = asked
+    run.rows.append(row)
+    if trace is not None:
+        run.traces.append(trace)

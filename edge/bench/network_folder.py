@@ -1,0 +1,96 @@
+"""A folder that `edge build` made of a network: found, checked, and what its record says.
+
+Reading one trusts nothing: plain names, no links, sizes and hashes before use.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.bundle import read_limited, refuse_duplicates, sha256_file
+from edge.errors import InputError, IntegrityError, UnsafeInputError
+from edge.units import printable
+
+KIND = "edgekit-network"
+SCHEMA = 1
+RECORD = "network.json"
+_MAX_RECORD_BYTES = 1 << 20
+_NAME = re.compile(r"[^/\\\0]{1,255}")
+
+
+@dataclass(frozen=True)
+class NetworkFolder:
+    """`path` is the network's file; `record` the parsed `network.json`."""
+
+    path: Path
+    record: Mapping[str, Any]
+
+    @property
+    def quality(self) -> dict[str, Any]:
+        """What a result says of how far the network is from its source."""
+        source = self.record["source"]
+        return {
+            "recipe": self.record["recipe"],
+            "errors": self.record["errors"],
+            "source_sha256": source["sha256"],
+        }
+
+
+def is_network_folder(path: Path) -> bool:
+    return path.is_dir() and (path / RECORD).is_file()
+
+
+def open_network_folder(folder: Path) -> NetworkFolder:
+    """Raises InputError for a record that makes no sense, UnsafeInputError for links and paths,
+    IntegrityError for a file that is missing, added or changed.
+    """
+    where = folder / RECORD
+    try:
+        record = json.loads(
+            read_limited(where, _MAX_RECORD_BYTES), object_pairs_hook=refuse_duplicates
+        )
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(record, dict) or record.get("kind") != KIND:
+        raise InputError(f"{where}: this is no record of a network")
+    if record.get("schema") != SCHEMA:
+        raise InputError(
+            f"{where}: schema {record.get('schema')!r}, this edgekit reads {SCHEMA}",
+            next_step="build it again",
+        )
+    for key, kind in (("network", str), ("recipe", str), ("source", dict), ("errors", dict),
+                      ("files", dict)):  # fmt: skip
+        if not isinstance(record.get(key), kind):
+            raise InputError(f"{where}: entry {key!r} is missing or of another type")
+    if not isinstance(record["source"].get("sha256"), str):
+        raise InputError(f"{where}: entry 'source.sha256' is missing or not a string")
+    files = record["files"]
+    if record["network"] not in files:
+        raise InputError(f"{where}: the network {printable(record['network'])} is not in 'files'")
+    present = {path.name for path in folder.iterdir()} - {RECORD}
+    if present != set(files):
+        names = ", ".join(map(printable, sorted(present ^ set(files))))
+        raise IntegrityError(f"{folder}: missing or added: {names}", next_step="build it again")
+    for name, entry in files.items():
+        _check_file(folder, name, entry)
+    return NetworkFolder(folder / record["network"], record)
+
+
+def _check_file(folder: Path, name: str, entry: Any) -> None:
+    if not _NAME.fullmatch(name) or name in (".", ".."):
+        raise UnsafeInputError(f"{folder / RECORD}: file name {printable(name)!r} is not allowed")
+    path = folder / name
+    if path.is_symlink() or not path.is_file():
+        raise UnsafeInputError(f"{path} is not a regular file")
+    if not isinstance(entry, dict) or set(entry) != {"n_bytes", "sha256"}:
+        raise InputError(f"{folder / RECORD}: file {printable(name)}: n_bytes and sha256 expected")
+    if path.stat().st_size != entry["n_bytes"] or sha256_file(path) != entry["sha256"]:
+        raise IntegrityError(
+            f"{path} is not the file that was built: size or sha256 differs",
+            next_step="build it again, or copy it again",
+        )

@@ -1,0 +1,162 @@
+"""What times are fitted with: a curve of physical terms, a pace on top of it, bounds around it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# Seconds of computing after which the pace has forgotten half: long enough to ride out one stall,
+# short enough to follow a governor or a neighbour within a request.
+_PACE_HALF_LIFE_S = 0.7
+# What one observation may say of the pace at most, so that a single stall cannot rule it.
+_PACE_CLIP = 8.0
+# Weight that an old observation keeps with each new one: about 100 count.
+_FORGET = 0.99
+# Observations that the plan's constants are worth.
+_PRIOR_WEIGHT = 0.5
+_N_RESIDUALS = 64
+_HIGH, _LOW = 0.97, 0.05
+# No bound is narrower than this (relative), however well the past was predicted.
+_NARROWEST = 0.08
+
+
+class Curve:
+    """Non-negative weights of a few physical terms, fitted to relative errors with forgetting."""
+
+    def __init__(self, prior: Sequence[float]) -> None:
+        n = len(prior)
+        self.prior = tuple(prior)
+        self.weights = list(prior)
+        # Normal equations of Σ ((w·x − y) / y)², begun with the prior as an observation of each
+        # weight on its own.
+        self._a = [
+            [_PRIOR_WEIGHT / w**2 if i == j else 0.0 for j in range(n)] for i, w in enumerate(prior)
+        ]
+        self._b = [_PRIOR_WEIGHT / w for w in prior]
+
+    def predict(self, terms: Sequence[float]) -> float:
+        return sum(w * x for w, x in zip(self.weights, terms, strict=True))
+
+    def observe(self, terms: Sequence[float], seconds: float) -> None:
+        """Take in that `terms` took `seconds` (more than zero)."""
+        n = len(self.weights)
+        for i in range(n):
+            for j in range(n):
+                self._a[i][j] = _FORGET * self._a[i][j] + terms[i] * terms[j] / seconds**2
+            self._b[i] = _FORGET * self._b[i] + terms[i] / seconds
+            # The prior never fades altogether: a direction that nobody walks keeps its value.
+            floor = (1 - _FORGET) * _PRIOR_WEIGHT
+            self._a[i][i] += floor / self.prior[i] ** 2
+            self._b[i] += floor / self.prior[i]
+        self.weights = _solve_non_negative(self._a, self._b)
+
+    def state(self) -> dict[str, Any]:
+        return {"prior": list(self.prior), "a": self._a, "b": self._b}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], n_terms: int) -> Curve:
+        """Raises ValueError, TypeError or KeyError for what is no state of `n_terms` terms."""
+        prior = numbers(state["prior"], n_terms)
+        if min(prior) <= 0:
+            raise ValueError("a prior must be more than zero")
+        curve = cls(prior)
+        curve._a = [numbers(row, n_terms) for row in state["a"]]
+        curve._b = numbers(state["b"], n_terms)
+        if len(curve._a) != n_terms:
+            raise ValueError(f"expected {n_terms} rows")
+        curve.weights = _solve_non_negative(curve._a, curve._b)
+        return curve
+
+
+@dataclass
+class Pace:
+    """Seconds met over seconds expected, the last second counting most."""
+
+    met_s: float = 0.0
+    expected_s: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        # One expected half-life of "as expected" keeps the first observations from ruling.
+        weight = 0.25 * _PACE_HALF_LIFE_S
+        return (self.met_s + weight) / (self.expected_s + weight)
+
+    def observe(self, met_s: float, expected_s: float) -> None:
+        keep = 0.5 ** (expected_s / _PACE_HALF_LIFE_S)
+        ratio = min(max(met_s / expected_s, 1 / _PACE_CLIP), _PACE_CLIP)
+        self.met_s = keep * self.met_s + ratio * expected_s
+        self.expected_s = keep * self.expected_s + expected_s
+
+
+@dataclass
+class Residuals:
+    """How far predictions were off, as log(met / predicted) of the latest requests."""
+
+    prior_bound: float
+    values: deque[float] = field(default_factory=lambda: deque(maxlen=_N_RESIDUALS))
+
+    def add(self, met_s: float, predicted_s: float) -> None:
+        self.values.append(math.log(met_s / predicted_s))
+
+    def factors(self) -> tuple[float, float]:
+        """Factors on the prediction for its low and high bound. While there are few observations
+        the prior's bound stands beside them, fading.
+        """
+        n = len(self.values)
+        fade = self.prior_bound * max(0.0, 1 - n / 12)
+        low, high = -fade, fade
+        if n:
+            ordered = sorted(self.values)
+            # The rank is rounded outwards: with n values, 1/(n+1) of what comes lies beyond.
+            low = min(low, ordered[max(0, math.floor(_LOW * (n + 1)) - 1)])
+            high = max(high, ordered[min(n - 1, math.ceil(_HIGH * (n + 1)) - 1)])
+        return (
+            math.exp(min(low, -_NARROWEST)),
+            math.exp(max(high, _NARROWEST)),
+        )
+
+
+def numbers(values: Iterable[Any], n: int | None = None) -> list[float]:
+    """Finite floats from anything; `n` of them, if given. Raises ValueError or TypeError."""
+    found = [float(value) for value in values]
+    if not all(math.isfinite(value) for value in found) or (n is not None and len(found) != n):
+        raise ValueError(f"expected {'finite' if n is None else n} numbers")
+    return found
+
+
+def _solve_non_negative(a: Sequence[Sequence[float]], b: Sequence[float]) -> list[float]:
+    """Solution of the normal equations with no weight below zero: weights that come out negative
+    are fixed at zero, worst first, and the rest solved again.
+    """
+    free = list(range(len(b)))
+    while True:
+        part = _solve([[a[i][j] for j in free] for i in free], [b[i] for i in free])
+        if min(part) >= 0 or len(free) == 1:
+            break
+        del free[part.index(min(part))]
+    weights = [0.0] * len(b)
+    for i, weight in zip(free, part, strict=True):
+        weights[i] = max(weight, 0.0)
+    return weights
+
+
+def _solve(a: list[list[float]], b: list[float]) -> list[float]:
+    """Gaussian elimination of a few unknowns, rows scaled by their diagonal first: the terms of a
+    curve differ by many powers of ten.
+    """
+    n = len(b)
+    scale = [1 / math.sqrt(a[i][i]) for i in range(n)]
+    rows = [[a[i][j] * scale[i] * scale[j] for j in range(n)] + [b[i] * scale[i]] for i in range(n)]
+    for i in range(n):
+        pivot = max(range(i, n), key=lambda r: abs(rows[r][i]))
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        for r in range(i + 1, n):
+            factor = rows[r][i] / rows[i][i]
+            rows[r] = [x - factor * y for x, y in zip(rows[r], rows[i], strict=True)]
+    x = [0.0] * n
+    for i in reversed(range(n)):
+        x[i] = (rows[i][n] - sum(rows[i][j] * x[j] for j in range(i + 1, n))) / rows[i][i]
+    return [value * s for value, s in zip(x, scale, strict=True)]

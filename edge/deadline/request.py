@@ -1,0 +1,97 @@
+"""One request with a budget while it runs, and what it came to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edge.deadline.budget import Budget
+from edge.deadline.outcome import Adjustment, Outcome
+from edge.deadline.shape import Version
+from edge.deadline.soft_end import is_whole
+from edge.types import TokenEvent
+
+
+@dataclass
+class Request:
+    """What is known of a request so far. Times are monotonic nanoseconds: received by whoever
+    queued it, asked of us, the version chosen, first and last token; `end_ns` None: no limit.
+    `rescue_ns` is when a prefill that is not done is given up for a shorter version.
+    """
+
+    budget: Budget
+    received_ns: int
+    asked_ns: int
+    version: Version
+    adjustments: tuple[Adjustment, ...] = ()
+    notes: tuple[str, ...] = ()
+    rescue_ns: int | None = None
+    shaped_ns: int = 0
+    first_ns: int | None = None
+    last_ns: int = 0
+    events: list[TokenEvent] = field(default_factory=list)
+    n_out: int = 0
+    shortened: bool = False
+    # Up to which token, and when, decode has taught the time model, and computed by how many.
+    learned_at: int = 0
+    learned_ns: int = 0
+
+    @property
+    def end_ns(self) -> int | None:
+        within_s = self.budget.within_s
+        return None if within_s is None else self.received_ns + round(within_s * 1e9)
+
+    def left_s(self, now_ns: int) -> float:
+        """Seconds that are left of the budget."""
+        end_ns = self.end_ns
+        return float("inf") if end_ns is None else (end_ns - now_ns) / 1e9
+
+    @property
+    def depth(self) -> int:
+        """Tokens in the context when the next one is generated."""
+        return len(self.version.tokens) + self.n_out
+
+    def outcome(self, end_ns: int) -> Outcome:
+        """What it came to, finished at `end_ns`."""
+        budget, prefill = self.budget, self.version.prefill
+        total_s = (end_ns - self.received_ns) / 1e9
+        first_s = None if self.first_ns is None else (self.first_ns - self.received_ns) / 1e9
+        return Outcome(
+            within_s=budget.within_s,
+            first_within_s=budget.first_within_s,
+            met=(
+                first_s is not None
+                and (budget.within_s is None or total_s <= budget.within_s)
+                and (budget.first_within_s is None or first_s <= budget.first_within_s)
+            ),
+            total_s=total_s,
+            first_s=first_s,
+            seconds=self._phases(end_ns),
+            predicted_prefill_s=(prefill.low, prefill.mid, prefill.high),
+            adjustments=self.adjustments,
+            shortened=self.shortened,
+            whole_sentence=is_whole("".join(event.text for event in self.events)),
+            n_out=self.n_out,
+            n_possible=self._possible(),
+            notes=self.notes,
+        )
+
+    def _phases(self, end_ns: int) -> dict[str, float]:
+        first_ns = end_ns if self.first_ns is None else self.first_ns
+        last_ns = self.last_ns or first_ns
+        return {
+            "queue": (self.asked_ns - self.received_ns) / 1e9,
+            "prepare": (self.shaped_ns - self.asked_ns) / 1e9,
+            "prefill": (first_ns - self.shaped_ns) / 1e9,
+            "decode": (last_ns - first_ns) / 1e9,
+            "rest": (end_ns - last_ns) / 1e9,
+        }
+
+    def _possible(self) -> int | None:
+        """Tokens that the time would have allowed at the speed that was met."""
+        end_ns = self.end_ns
+        if self.first_ns is None or end_ns is None:
+            return None
+        if self.n_out < 2:
+            return self.n_out
+        token_ns = (self.last_ns - self.first_ns) / (self.n_out - 1)
+        return max(self.n_out, 1 + int((end_ns - self.first_ns) / token_ns))

@@ -1,0 +1,153 @@
+"""Guess the next tokens from the text itself: what followed the same few tokens before.
+
+Prompt lookup decoding (Saxena 2023, https://github.com/apoorvumang/prompt-lookup-decoding):
+answers that edit, quote or summarise repeat stretches of their prompt. The guesses go through the
+model behind the token they follow, in one step; those that greedy decoding would have chosen are
+kept. It pays where a step of several tokens costs little more than a step of one and guesses are
+often right, so both are measured all the time, and guessing stops while it does not pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+#: Tokens that must be the same for what followed them to be guessed.
+N_GRAM = 3
+# Steps without guesses that must have been timed before the first guess.
+_PLAIN_FIRST = 2
+# Of a sum over steps, what is kept with each new one: about 20 steps count.
+_FORGET = 0.95
+# Guessing steps that are made before their gain is judged.
+_TRIAL_STEPS = 3
+# Gain below which guessing pauses, and for how many tokens: twice as many each time in a row.
+_WORTH = 1.03
+_PAUSE_FIRST, _PAUSE_LAST = 16, 1024
+
+
+class Lookup:
+    """The tokens so far, and where each run of `N_GRAM` of them was seen last."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._tokens = list(tokens)
+        self._after: dict[tuple[int, ...], int] = {}
+        # The run at the very end has nothing behind it yet.
+        for i in range(N_GRAM, len(self._tokens)):
+            self._after[tuple(self._tokens[i - N_GRAM : i])] = i
+
+    def append(self, token: int) -> None:
+        """One more token."""
+        if len(self._tokens) >= N_GRAM:
+            self._after[tuple(self._tokens[-N_GRAM:])] = len(self._tokens)
+        self._tokens.append(token)
+
+    def guess(self, n: int) -> list[int]:
+        """At most `n` tokens that followed the last time that the text ended as it does now."""
+        found = self._after.get(tuple(self._tokens[-N_GRAM:]))
+        return [] if found is None else self._tokens[found : found + n]
+
+
+class Gain:
+    """Whether guessing pays, and how many tokens to guess; from the times of steps."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.length = min(4, most)
+        self._plain_s: float | None = None
+        self._n_plain = 0
+        self._guess_s = self._guess_tokens = 0.0
+        self._n_steps = 0
+        self._pause = 0
+        self._next_pause = _PAUSE_FIRST
+
+    @property
+    def value(self) -> float | None:
+        """Speed with guesses over speed without; None before both were measured."""
+        if not self._guess_s or self._plain_s is None:
+            return None
+        return self._guess_tokens * self._plain_s / self._guess_s
+
+    def allows(self) -> int:
+        """Tokens to guess before the next step; asked once per step."""
+        if self._pause > 0:
+            self._pause -= 1
+            return 0
+        return self.length if self._n_plain >= _PLAIN_FIRST else 0
+
+    def plain(self, seconds: float) -> None:
+        """A step of one token took `seconds`."""
+        self._n_plain += 1
+        before = self._plain_s
+        # A stall is no measure of the others.
+        self._plain_s = seconds if before is None else 0.8 * before + 0.2 * min(seconds, 3 * before)
+
+    def guessed(self, n_guesses: int, n_right: int, seconds: float) -> None:
+        """A step of one token and `n_guesses` guesses, of which the first `n_right` were right,
+        took `seconds`.
+        """
+        self._guess_s = _FORGET * self._guess_s + seconds
+        self._guess_tokens = _FORGET * self._guess_tokens + 1 + n_right
+        self._n_steps += 1
+        if n_right == n_guesses:
+            self.length = min(2 * self.length, self._most)
+        else:
+            self.length = min(max(2, n_right + 1), self._most)
+        gain = self.value
+        if gain is not None and self._n_steps >= _TRIAL_STEPS:
+            if gain < _WORTH:
+                self._pause, self._next_pause = (
+                    self._next_pause,
+                    min(2 * self._next_pause, _PAUSE_LAST),
+                )
+                self._guess_s = self._guess_tokens = 0.0
+                self._n_steps = 0
+                self.length = min(4, self._most)
+            else:
+                self._next_pause = _PAUSE_FIRST
+
+
+class Guesser:
+    """The guesses of one stream: made before a step, checked token by token after it.
+
+    `index` is the place in the last step whose logits come next (-1: its only one).
+    """
+
+    def __init__(self, prompt: Sequence[int], gain: Gain) -> None:
+        self.index = -1
+        self._gain = gain
+        self._lookup = Lookup(prompt)
+        self._left: list[int] = []
+        self._n_guesses = 0
+        self._step_s = 0.0
+
+    @property
+    def n_left(self) -> int:
+        """Guesses in the cache that were not checked yet."""
+        return len(self._left)
+
+    def guess(self, room: int) -> list[int]:
+        """Guesses to put behind the token that was checked last, at most `room`."""
+        n = min(self._gain.allows(), room)
+        return self._lookup.guess(n) if n > 0 else []
+
+    def stepped(self, guesses: list[int], seconds: float) -> None:
+        """A step with these guesses was computed in `seconds`."""
+        if guesses:
+            self.index, self._left = 0, guesses
+            self._n_guesses, self._step_s = len(guesses), seconds
+        else:
+            self._gain.plain(seconds)
+
+    def check(self, token: int) -> tuple[bool, int]:
+        """The token that was chosen: whether it is in the cache already, as a right guess, and how
+        many wrong guesses the cache must lose.
+        """
+        self._lookup.append(token)
+        if self._left and self._left[0] == token:
+            del self._left[0]
+            self.index += 1
+            return True, 0
+        n_wrong = len(self._left)
+        if self.index >= 0:
+            self._gain.guessed(self._n_guesses, self._n_guesses - n_wrong, self._step_s)
+        self.index, self._left = -1, []
+        return False, n_wrong

@@ -1,0 +1,151 @@
+"""How many threads compute: as many as were asked for, fewer while others hold the cores.
+
+Threads of one step wait for each other at every node of the graph, spinning. With fewer free cores
+than threads a spinning one keeps a core from the one it waits for, and a step takes not twice but
+many times as long. What tells is the share of its threads' time that a step got from the CPU
+(process CPU time over wall time times threads) together with involuntary context switches: a page
+that is read from storage lowers the share too, but is waited for voluntarily.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+# Steps are looked at together until they have taken this long.
+_WINDOW_S = 0.025
+# Below this share a thread is missing its core; at it, nothing is wrong.
+_CROWDED_SHARE = 0.80
+# After stepping down, more threads are tried again this much later; twice as late each time that
+# they had to be taken back at once.
+_RETRY_FIRST_S, _RETRY_LAST_S = 0.25, 8.0
+# A number of threads that was kept this long was right.
+_SETTLED_S = 2.0
+# Cores that must have been idle lately for one more thread to be tried.
+_FREE_CORES = 0.7
+# The machine is looked at over at least this long: the kernel counts idle time in ticks of 10 ms.
+_LOOK_S = 0.1
+# Older looks say nothing of now.
+_STALE_S = 5.0
+
+
+def involuntary_switches() -> int | None:
+    """Times that this process was made to give up a core; None where nobody counts."""
+    if resource is None:
+        return None
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw)
+
+
+def idle_core_seconds() -> float | None:
+    """Seconds that cores of this machine were idle since it started, all together; None where the
+    kernel does not tell. Waiting for storage counts as idle (proc_stat(5)).
+    """
+    try:
+        with open("/proc/stat", "rb") as file:
+            fields = file.readline().split()
+        return (int(fields[4]) + int(fields[5])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+class ThreadGovernor:
+    """Threads for the next step, at most `most`. Told of every step; one per context.
+
+    `clock` and `cpu` give seconds, `switches` and `idle` are the two functions above.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        cpu: Callable[[], float] = time.process_time,
+        switches: Callable[[], int | None] = involuntary_switches,
+        idle: Callable[[], float | None] = idle_core_seconds,
+    ) -> None:
+        self.most = self.now = most
+        self._clock, self._cpu, self._switches, self._idle = clock, cpu, switches, idle
+        self._wall_s = self._cpu_s = self._thread_s = 0.0
+        self._n_step = most
+        self._n_switches = switches() or 0
+        self._before = (0.0, 0.0)
+        self._changed_s = clock()
+        self._retry_s = _RETRY_FIRST_S
+        self._tried = False
+        self._looked = (clock(), idle())
+        self._free: float | None = None
+
+    def before_step(self, n_threads: int) -> None:
+        """A step begins that `n_threads` threads compute."""
+        self._before = (self._clock(), self._cpu())
+        self._n_step = n_threads
+
+    def after_step(self) -> int:
+        """The step has ended; returns the threads to take for the next one."""
+        now_s = self._clock()
+        self._thread_s += (now_s - self._before[0]) * self._n_step
+        self._wall_s += now_s - self._before[0]
+        self._cpu_s += self._cpu() - self._before[1]
+        if self._wall_s >= _WINDOW_S:
+            self._judge(now_s)
+        return self.now
+
+    def before_stream(self) -> int:
+        """A stream begins, maybe after a pause: what did others use of the cores meanwhile?"""
+        now_s = self._clock()
+        if self._look(now_s) and self._free is not None:
+            self._set(max(1, min(self.most, int(self._free + 1 - _FREE_CORES))), now_s)
+        self._forget_window()
+        return self.now
+
+    def after_stream(self) -> None:
+        """A stream has ended: what is used from now on, others use."""
+        self._looked = (self._clock(), self._idle())
+
+    # ---- inside -------------------------------------------------------------------------------
+
+    def _judge(self, now_s: float) -> None:
+        share = self._cpu_s / self._thread_s
+        n_switches = self._switches()
+        pushed = n_switches is None or n_switches > self._n_switches
+        held_s = now_s - self._changed_s
+        if self.now > 1 and share < _CROWDED_SHARE and pushed:
+            if self._tried and held_s < _SETTLED_S:
+                self._retry_s = min(2 * self._retry_s, _RETRY_LAST_S)
+            else:
+                self._retry_s = _RETRY_FIRST_S
+            self._tried = False
+            self._set(max(1, min(self.now - 1, int(share * self.now + 0.2))), now_s)
+        elif self.now < self.most and held_s >= self._retry_s:
+            self._look(now_s)
+            if self._free is None or self._free >= _FREE_CORES:
+                self._tried = True
+                self._set(self.now + 1, now_s)
+        self._forget_window()
+
+    def _look(self, now_s: float) -> bool:
+        """Whether enough time has passed for a new look at the machine."""
+        then_s, before = self._looked
+        passed_s = now_s - then_s
+        if passed_s < _LOOK_S:
+            return False
+        idle = self._idle()
+        self._free = None
+        if idle is not None and before is not None and passed_s < _STALE_S:
+            self._free = (idle - before) / passed_s
+        self._looked = (now_s, idle)
+        return True
+
+    def _set(self, n: int, now_s: float) -> None:
+        if n != self.now:
+            self.now, self._changed_s = n, now_s
+
+    def _forget_window(self) -> None:
+        self._wall_s = self._cpu_s = self._thread_s = 0.0
+        self._n_switches = self._switches() or 0

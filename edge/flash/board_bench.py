@@ -1,0 +1,138 @@
+"""`edge bench` on a board, and what it measured brought back here.
+
+The release that is current runs its own bench: nothing is installed, and what is measured is what
+the board runs. Results lie in `ROOT/results` until they have been taken, so that a connection that
+breaks loses none: the next bench brings them too.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from edge.bench.importers import read_any
+from edge.bench.seal import DIGEST, digest_of
+from edge.bench.store import append_lines, append_results
+from edge.bundle import Bundle
+from edge.errors import EngineError, IntegrityError, UsageError
+from edge.flash.board import Board
+from edge.flash.gate import find_edge, how_it_died
+from edge.flash.phone_gate import bench_script, carries_tools
+from edge.flash.transfer import Reporter
+from edge.slots import layout
+from edge.slots.store import Slots
+from edge.units import MIB, format_bytes, printable
+
+RESULTS = "results"
+MAX_RESULT_BYTES = 12 * MIB
+_BENCH_S = 4 * 3600
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What `edge bench` on the board is told. A phone's static program knows only `repeats`."""
+
+    quick: bool = False
+    repeats: int | None = None
+    n_gen: int | None = None
+    n_threads: int | None = None
+
+    def words(self) -> list[str]:
+        values = {"--repeats": self.repeats, "--gen": self.n_gen, "--threads": self.n_threads}
+        return [
+            *(["--quick"] if self.quick else []),
+            *(word for name, n in values.items() if n is not None for word in (name, str(n))),
+        ]
+
+
+def bench_board(
+    board: Board, options: BenchOptions, output: Path, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """Measure the current release on a board; append the results to `output`, and return them.
+
+    Raises UsageError for a mounted card, EngineError when there is nothing that could measure or it
+    fails, IntegrityError when a result is not as the board's bench wrote it.
+    """
+    if not board.is_running:
+        raise UsageError(
+            f"{board.place} is a mounted card, which measures nothing",
+            next_step="put it into its board and give that: ssh://user@host/path",
+        )
+    slots = Slots(board.files)
+    with slots.locked():
+        current = slots.current()
+        if current is None:
+            raise EngineError(f"{board.place} has no current release", next_step="edge flash")
+        bundle = slots.bundle(current)
+        name = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}.jsonl"
+        script = bench_command(board, bundle, f"{RESULTS}/{name}", options)
+        board.files.make_folder(RESULTS)
+        reporter.stage("measuring on the board (minutes; the board shows nothing meanwhile)")
+        done = board.execute(script, timeout_s=_BENCH_S)
+        if done.rc != 0:
+            raise EngineError(
+                f"{board.place}: edge bench failed there: {how_it_died(done)}",
+                next_step="edge slots check on the board shows whether the release still works",
+            )
+        reporter.stage("bringing the results")
+        return take_results(board, output)
+
+
+def bench_command(board: Board, bundle: Bundle, result: str, options: BenchOptions) -> str:
+    """The shell command that measures, and leaves its results in the file `result`."""
+    root = board.files.root
+    folder = f"{root}/{layout.bundle_folder(bundle.id)}"
+    if carries_tools(bundle):
+        return bench_script(bundle, folder, f"{root}/{result}", options.repeats or 5)
+    edge = find_edge(board, bundle)
+    if edge is None:
+        raise EngineError(
+            f"there is no edge on {board.place}, and its release brings none",
+            next_step="flash a bundle of edge build --with-engine",
+        )
+    words = shlex.join([folder, "-o", f"{root}/{result}", *options.words()])
+    return f"{edge} bench {words} >/dev/null"
+
+
+def take_results(board: Board, output: Path) -> list[dict[str, Any]]:
+    """Move every result of the board to the end of `output`, ours byte for byte; the records."""
+    taken: list[dict[str, Any]] = []
+    files = board.files
+    for name, entry in sorted(files.entries(RESULTS).items()):
+        if entry.kind != "file" or not name.endswith(".jsonl"):
+            continue
+        path = f"{RESULTS}/{name}"
+        data = files.read(path, MAX_RESULT_BYTES)
+        if data is None:
+            raise IntegrityError(
+                f"{board.place}: {path} is larger than {format_bytes(MAX_RESULT_BYTES)}",
+                next_step="copy it by hand, and remove it there",
+            )
+        taken += keep_results(data, printable(f"{board.place}/{path}"), output)
+        files.remove([path])
+    return taken
+
+
+def keep_results(data: bytes, origin: str, output: Path) -> list[dict[str, Any]]:
+    """Append what a board has measured to `output`; the records."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / origin.rpartition("/")[2]
+        copy.write_bytes(data)
+        found = read_any(copy)
+    records = list(found.results.records)
+    if found.tool is not None:
+        append_results(output, records)
+        return records
+    for record in records:
+        if DIGEST in record and record[DIGEST] != digest_of(record):
+            raise IntegrityError(
+                f"{origin} was edited or damaged: the digest of a result differs",
+                next_step="remove the file there and measure again",
+            )
+    append_lines(output, data)
+    return records

@@ -1,0 +1,246 @@
+"""`edge key`: make signing keys, and say whose bundles a board accepts."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from edge.bundle import MANIFEST, MAX_MANIFEST_BYTES, read_limited
+from edge.errors import EdgeError, InputError, UsageError
+from edge.flash.board import Board
+from edge.flash.connection_options import ssh_config_option, wait_option
+from edge.flash.target import connect, parse_flash_target
+from edge.flash.trust import KIND, refused
+from edge.slots.store import Slots
+from edge.slots.trust import pin_keys, pinned_keys
+from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
+from edge.trust.key_argument import PASSPHRASE_VARIABLE, default_key_path, public_keys
+from edge.trust.pins import check_pins, key_files
+from edge.trust.ssh_formats import PublicKey
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+
+
+@click.group()
+def key() -> None:
+    """Sign bundles, and have boards accept nothing else."""
+
+
+@key.command("new")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to make.")
+@click.option("--passphrase", is_flag=True, help="Ask for one that the file is encrypted with.")
+@click.option("--name", help="What the public key is called. [default: user@host]")
+@json_option
+def new_command(out: Path | None, passphrase: bool, name: str | None, as_json: bool) -> None:
+    """Make an Ed25519 key pair: FILE, which only you can read, and FILE.pub to give away."""
+    from edge.trust.signing import new_key
+
+    path = out or default_key_path()
+    secret = None
+    if passphrase:
+        secret = os.environ.get(PASSPHRASE_VARIABLE) or click.prompt(
+            "Passphrase", hide_input=True, confirmation_prompt=True, err=True
+        )
+    comment = "-".join((name or f"{getpass.getuser()}@{platform.node()}").split())
+    made = new_key(path, secret, comment)
+    if as_json:
+        click.echo(json.dumps({"private": str(path), "public": f"{path}.pub", **record(made)}))
+        return
+    click.echo(f"{path}  private: it signs; keep a copy where only you get at it")
+    click.echo(f"{path}.pub  public: boards accept what it belongs to")
+    click.echo(f"  {made.line}\n  {made.fingerprint}")
+    click.echo(
+        f"  next: edge bundle sign BUNDLE {path}, edge flash … --require-signature={path}.pub"
+    )
+
+
+@key.command("show")
+@click.argument("file", required=False)
+@json_option
+def show_command(file: str | None, as_json: bool) -> None:
+    """The public line and fingerprint of a key FILE (private, .pub or trusted_keys)."""
+    for found in public_keys(file or str(default_key_path())):
+        click.echo(json.dumps(record(found)) if as_json else f"{found.line}\n  {found.fingerprint}")
+
+
+@key.command("list")
+@click.argument("target")
+@ssh_config_option
+@json_option
+def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
+    """The keys whose bundles the board at TARGET accepts."""
+    board = connect(parse_flash_target(target), ssh_config=ssh_config)
+    try:
+        keys = pinned_keys(board.files)
+    finally:
+        board.close()
+    show_pinned(board.place, keys, [], as_json)
+
+
+@key.command("pin")
+@click.argument("target")
+@click.argument("key_file", metavar="KEY")
+@click.option("--replace", is_flag=True, help="Accept these keys instead of those pinned so far.")
+@click.option("--force", is_flag=True, help="Even if the board's current release is refused then.")
+@ssh_config_option
+@wait_option
+@json_option
+def pin_command(
+    target: str, key_file: str, replace: bool, force: bool, ssh_config: Path | None,
+    wait_s: float, as_json: bool,
+) -> None:  # fmt: skip
+    """Have the board at TARGET accept bundles signed by KEY (a .pub file or its line).
+
+    The first key that is pinned shuts the board to everything unsigned; more may be added. To
+    change keys: pin the new one, flash a bundle that it signed, unpin the old one.
+    """
+    wanted = public_keys(key_file)
+    with changing(target, ssh_config, wait_s) as (board, slots):
+        kept = () if replace else pinned_keys(board.files)
+        notes = change_pins(slots, tuple(dict.fromkeys((*kept, *wanted))), force)
+        keys = pinned_keys(board.files)
+    show_pinned(board.place, keys, notes, as_json)
+
+
+@key.command("unpin")
+@click.argument("target")
+@click.argument("key_text", metavar="[KEY]", required=False)
+@click.option("--all", "everything", is_flag=True, help="Accept any bundle again, signed or not.")
+@click.option("--force", is_flag=True, help="Even if the board's current release is refused then.")
+@ssh_config_option
+@wait_option
+@json_option
+def unpin_command(
+    target: str, key_text: str | None, everything: bool, force: bool, ssh_config: Path | None,
+    wait_s: float, as_json: bool,
+) -> None:  # fmt: skip
+    """No longer accept bundles signed by KEY (its fingerprint, .pub file or line) at TARGET."""
+    if everything == (key_text is not None):
+        raise UsageError("name one KEY, or --all", next_step=f"edge key list {target}")
+    with changing(target, ssh_config, wait_s) as (board, slots):
+        if everything:
+            # The way out of a key file that cannot be read, too.
+            pin_keys(board.files, ())
+            keys: tuple[PublicKey, ...] = ()
+            notes = ["any bundle is accepted there now, signed or not"]
+        else:
+            assert key_text is not None
+            pinned = pinned_keys(board.files)
+            gone = named(key_text, pinned, board.place)
+            keys = tuple(pinned_key for pinned_key in pinned if pinned_key not in gone)
+            if not keys:
+                raise UsageError(
+                    f"that is the last key pinned on {board.place}: without it any bundle would "
+                    "be accepted",
+                    next_step=f"edge key pin {target} NEW.pub first, or edge key unpin --all",
+                )
+            notes = change_pins(slots, keys, force)
+    show_pinned(board.place, keys, notes, as_json)
+
+
+@key.command("check")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Accept this key here, too.")
+@json_option
+def check_command(bundle: Path, keys: Sequence[str], as_json: bool) -> None:
+    """Whether this machine accepts the BUNDLE: who signed it, and which keys are pinned.
+
+    This is what `edge flash` asks on the board. Only the signature is looked at, no hashes.
+    """
+    manifest = read_limited(bundle / MANIFEST, MAX_MANIFEST_BYTES)
+    accepted = check_pins(bundle, manifest)
+    if keys:
+        wanted = [found for text in keys for found in public_keys(text)]
+        path = bundle / SIGNATURE
+        data = read_limited(path, MAX_SIGNATURE_BYTES) if os.path.lexists(path) else None
+        accepted.append(accepting_key(manifest, data, wanted, "--key"))
+    if not accepted:
+        raise InputError(
+            "no keys are pinned on this machine for this bundle, and none were given",
+            next_step="edge key pin TARGET KEY.pub, or --key KEY.pub",
+        )
+    if as_json:
+        places = [str(path) for path in key_files(bundle)]
+        signed_by = [found.fingerprint for found in accepted]
+        click.echo(
+            json.dumps({"kind": KIND, "ok": True, "signed_by": signed_by, "key_files": places})
+        )
+    else:
+        click.echo(f"{bundle}: accepted, signed by {', '.join(map(str, dict.fromkeys(accepted)))}")
+
+
+# ---- shared -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def changing(target: str, ssh_config: Path | None, wait_s: float) -> Iterator[tuple[Board, Slots]]:
+    """A board that nobody else changes meanwhile."""
+    board = connect(parse_flash_target(target), ssh_config=ssh_config)
+    try:
+        slots = Slots(board.files)
+        with slots.locked(wait_s):
+            yield board, slots
+    finally:
+        board.close()
+
+
+def change_pins(slots: Slots, keys: tuple[PublicKey, ...], force: bool) -> list[str]:
+    """Pin exactly these keys; notes for the user.
+
+    Raises UsageError when the board could not start its current release any more.
+    """
+    why = refused(slots, slots.current(), keys)
+    if why and not force:
+        raise UsageError(
+            f"with only these keys the board would not start what it has: {why}",
+            next_step="flash a bundle signed by one of them with edge flash … --require-signature, "
+            "or --force",
+        )
+    pin_keys(slots.files, keys)
+    notes = [f"the current release will not start: {why}"] if why else []
+    if refused(slots, slots.previous(), keys):
+        notes.append("the previous release is signed by none of these keys: no rollback to it")
+    return notes
+
+
+def named(text: str, pinned: Sequence[PublicKey], place: str) -> list[PublicKey]:
+    """The pinned keys that the user means. Raises InputError when there is none."""
+    found = [key for key in pinned if key.fingerprint == text]
+    if not found:
+        try:
+            wanted = public_keys(text)
+        except EdgeError:
+            wanted = ()
+        found = [key for key in pinned if key in wanted]
+    if not found:
+        have = ", ".join(map(str, pinned)) or "none"
+        raise InputError(f"{text!r:.100} is not pinned on {place}; pinned: {have}")
+    return found
+
+
+def record(found: PublicKey) -> dict[str, str]:
+    return {"fingerprint": found.fingerprint, "line": found.line, "name": found.comment}
+
+
+def show_pinned(place: str, keys: Sequence[PublicKey], notes: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        pinned = [record(found) for found in keys]
+        click.echo(json.dumps({"target": place, "pinned": pinned, "notes": list(notes)}))
+        return
+    for found in keys:
+        click.echo(found)
+    click.echo(
+        f"{place}: accepts only bundles signed by {'this key' if len(keys) == 1 else 'these keys'}"
+        if keys
+        else f"{place}: no keys are pinned; any bundle is accepted",
+        err=True,
+    )
+    for note in notes:
+        click.echo(f"  note: {note}", err=True)

@@ -1,0 +1,127 @@
+"""`card:/dev/sdX`: an operating system's image with a bundle in it, written to a card and read back.
+
+Nothing is erased before somebody has typed the card's size, and nothing that is in use: lsblk says
+what is mounted or part of something larger, and the kernel is asked again when the card is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from edge.bundle import Bundle
+from edge.errors import DoesNotFitError, UsageError
+from edge.flash.flash import FlashReport
+from edge.flash.media.cards import Disk, find_disk, list_disks, refuse_disk
+from edge.flash.media.image import ImageOptions, ImageTarget, flash_image
+from edge.flash.media.options import MediaOptions
+from edge.flash.media.writer import (
+    DeviceMedium,
+    refuse_false_capacity,
+    verify_image,
+    write_image,
+)
+from edge.flash.transfer import Reporter
+from edge.units import format_bytes, format_seconds, printable
+
+
+def list_cards() -> None:
+    """Print the cards and sticks that may be erased, one a line."""
+    cards = [disk for disk in list_disks() if disk.is_candidate]
+    for disk in cards:
+        click.echo(disk.describe())
+    if not cards:
+        click.echo("no card or USB stick that is not in use (a mounted one is not shown)", err=True)
+
+
+def flash_card(
+    bundle: Bundle,
+    device: str,
+    media: MediaOptions,
+    options: ImageOptions,
+    reporter: Reporter,
+    *,
+    force: bool,
+) -> FlashReport:
+    """Make an image from `media.base` and the bundle, write it to the card and read it back.
+
+    Raises UsageError for a disk that is in use, not removable (unless `force`), or not confirmed;
+    DoesNotFitError when the image is larger than the card; IntegrityError when the card is false
+    or does not keep what is written.
+    """
+    assert media.base is not None
+    disk = find_disk(device, list_disks())
+    refuse_disk(disk, force=force)
+    confirm(disk, media.yes_erase)
+    started_s = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix=".edgekit-", dir=_work_folder(media.base)) as folder:
+        image = Path(folder) / "card.img"
+        options = dataclasses.replace(options, output=image)
+        report = flash_image(bundle, ImageTarget(media.base), options, reporter)
+        write_card(disk.path, image, reporter)
+    report.target = f"card:{disk.path}#{report.target.rpartition('#')[2]}"
+    report.total_s = time.monotonic() - started_s
+    report.notes.append(
+        f"{disk.path}: {format_bytes(disk.n_bytes)} are really there, every byte was read back; "
+        "it can be taken out"
+    )
+    return report
+
+
+def write_card(device: str, image: Path, reporter: Reporter) -> None:
+    """Write an image file to a card, check its capacity before and every byte afterwards."""
+    n_bytes = image.stat().st_size
+    with contextlib.closing(DeviceMedium(device)) as medium, image.open("rb") as file:
+        if n_bytes > medium.n_bytes:
+            raise DoesNotFitError(
+                f"{device} holds {format_bytes(medium.n_bytes)}; the image has "
+                f"{format_bytes(n_bytes)}",
+                shortfall_bytes=n_bytes - medium.n_bytes,
+                next_step="a larger card, or a smaller model",
+            )
+        reporter.stage("checking that the card is as large as it says")
+        refuse_false_capacity(medium, device)
+        reporter.stage(f"writing {format_bytes(n_bytes)} to {device}")
+        began_s = time.monotonic()
+        write_image(medium, file, n_bytes, device, reporter.progress)
+        reporter.say(f"written in {format_seconds(time.monotonic() - began_s)}")
+        reporter.stage("reading it back")
+        verify_image(medium, file, n_bytes, device, reporter.progress)
+        medium.reread_partitions()
+
+
+def confirm(disk: Disk, typed: str | None) -> None:
+    """Raise UsageError unless the disk's size was typed: by option, or on the terminal."""
+    if typed is None:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                f"{disk.path} would be erased, and there is no terminal to ask",
+                next_step=f"--yes-erase '{disk.size_text}'",
+            )
+        click.echo(f"This erases everything on\n  {disk.describe()}", err=True)
+        typed = str(click.prompt(f"Type its size ({disk.size_text}) to go on", err=True))
+    if not is_size_of(disk, typed):
+        raise UsageError(
+            f"{printable(typed)!r} is not the size of {disk.path}, which is {disk.size_text}; "
+            "nothing was erased",
+            next_step="edge flash --list-cards shows which card is which",
+        )
+
+
+def is_size_of(disk: Disk, typed: str) -> bool:
+    """Whether the text is the size as shown, spaces and capitals aside, or the bytes."""
+    said = "".join(typed.split()).lower()
+    return said in (disk.size_text.replace(" ", "").lower(), str(disk.n_bytes))
+
+
+def _work_folder(base: Path) -> Path | None:
+    """Beside the image, where there is room for its like; else where temporary files go."""
+    folder = base.absolute().parent
+    return folder if os.access(folder, os.W_OK) else None

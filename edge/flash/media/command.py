@@ -1,0 +1,69 @@
+"""What `edge flash` does for image: and card: targets."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from edge.bundle import Bundle
+from edge.errors import EngineError
+from edge.flash.flash import FlashOptions, FlashReport
+from edge.flash.gate import Verdict, how_it_died, read_report
+from edge.flash.media.image import ImageOptions, ImageTarget, check_target, flash_image
+from edge.flash.media.options import MediaOptions
+from edge.flash.session import Done
+from edge.flash.target import FlashTarget
+from edge.flash.transfer import Reporter
+from edge.slots.health import judge
+
+
+def flash_media(
+    bundle: Bundle, target: FlashTarget, options: FlashOptions, media: MediaOptions,
+    reporter: Reporter, *, force: bool = False,
+) -> FlashReport:  # fmt: skip
+    """Flash an image or a card. Raises as `flash_image` and `write_card` do, and EngineError when
+    the bundle does not even answer on this machine.
+    """
+    image_options = ImageOptions(
+        media.output, media.in_place, media.overwrite, media.owner_ids(), media.first_boot,
+        media.boot_files(), signature=options.signature,
+    )  # fmt: skip
+    if target.scheme == "image":
+        check_target(Path(target.folder), image_options)
+    verdict = try_here(bundle, options, reporter) if options.gate else Verdict()
+    if verdict.failures:
+        raise EngineError(
+            f"{bundle.path} failed its health gate on this machine: "
+            + "; ".join(verdict.failures)
+            + f". {target} was not touched",
+            next_step=verdict.next_step,
+        )
+    image_options = replace(image_options, health=verdict.health)
+    if target.scheme == "image":
+        where = ImageTarget(Path(target.folder), target.partition)
+        report = flash_image(bundle, where, image_options, reporter)
+    else:
+        from edge.flash.media.card import flash_card
+
+        report = flash_card(bundle, target.folder, media, image_options, reporter, force=force)
+    report.notes += verdict.notes
+    return report
+
+
+def try_here(bundle: Bundle, options: FlashOptions, reporter: Reporter) -> Verdict:
+    """Ask the bundle the fixed question with this machine's engine, in a process of its own. Speed
+    and memory are the board's to tell.
+    """
+    reporter.stage("trying it on this machine")
+    command = [sys.executable, "-m", "edge", "slots", "check", str(bundle.path), "--json"]
+    got = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    done = Done(got.returncode, got.stdout, got.stderr.decode("utf-8", "replace"))
+    if (health := read_report(done)) is None:
+        return Verdict(failures=[how_it_died(done)])
+    if health.error_kind == "EngineMissingError":
+        return Verdict(notes=["hashes were verified; this machine has no engine to load it"])
+    health = replace(health, decode_tps=None, peak_rss_bytes=None)
+    note = "tried with this machine's engine: speed and memory are the board's to tell"
+    return Verdict(health, judge(health, bundle.plan, min_speed=0, max_memory=0), [note])

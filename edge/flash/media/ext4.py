@@ -1,0 +1,396 @@
+"""An ext4 file system inside an image file, read and changed without root and without mounting.
+
+e2fsprogs do the work: e2fsck and debugfs take `FILE?offset=BYTES`. Traps that this file keeps from
+its callers: resize2fs takes it too, but writes a byte at, and cuts the file off at, the new size
+*without* the offset, which destroys what lies before and behind (seen with 1.47.0); debugfs tells
+errors on stderr only and leaves with 0; its `mkdir` of a folder that exists damages the file
+system; its `ln` and `unlink` do not count links; `?` begins an option, in file names too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import psutil
+
+from edge.errors import EdgeError, EngineError, EngineMissingError, InputError
+from edge.flash.board import Progress
+from edge.flash.media.filesystem import Superblock, read_superblock
+from edge.flash.media.partitions import Partition
+from edge.flash.media.source import chunks, write_changes, write_sparse
+from edge.slots.files import Entry
+from edge.slots.layout import CURRENT
+from edge.units import printable
+
+PROGRAMS = ("debugfs", "e2fsck", "resize2fs")
+_MAX_LISTING = 16 * 1024 * 1024
+_MAX_DEPTH = 20
+_POLL_S = 0.2
+#: Target names are ours; this keeps them from meaning anything to debugfs.
+_PLAIN = re.compile(r"[A-Za-z0-9._/@-]+")
+_LISTED = re.compile(rb"/(\d+)/([0-7]{6})/(\d+)/(\d+)/(.*)/(\d*)/")
+
+
+@dataclass(frozen=True)
+class Node:
+    """One name in a folder: `mode` with the kind in it, as `stat` has it."""
+
+    inode: int
+    mode: int
+    uid: int
+    gid: int
+    n_bytes: int
+
+    @property
+    def entry(self) -> Entry:
+        if stat.S_ISREG(self.mode):
+            return Entry("file", self.n_bytes)
+        if stat.S_ISDIR(self.mode):
+            return Entry("folder", 0)
+        return Entry("link" if stat.S_ISLNK(self.mode) else "other", 0)
+
+
+def find_program(name: str) -> str:
+    """Where one of e2fsprogs is; they hide in sbin and, on a Mac, in Homebrew's cellar.
+
+    Raises EngineMissingError with how to get them.
+    """
+    places = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    places += ["/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin"]
+    places.append("/usr/local/opt/e2fsprogs/sbin")
+    found = shutil.which(name, path=os.pathsep.join(places))
+    if found is None:
+        raise EngineMissingError(
+            f"{name} is not installed; images are changed with e2fsprogs",
+            next_step="apt install e2fsprogs (on a Mac: brew install e2fsprogs)",
+        )
+    return found
+
+
+class Volume:
+    """An ext file system at `partition` of the image file `path`. Close it when done."""
+
+    def __init__(self, path: Path, partition: Partition) -> None:
+        self.path, self.partition = path, partition
+        for name in PROGRAMS:
+            find_program(name)
+        self._folder = tempfile.TemporaryDirectory(prefix="edgekit-image-")
+        self.work = Path(self._folder.name)
+        # Under a name of our own, because a user's may hold what e2fsprogs take for options.
+        (self.work / "image").symlink_to(path.absolute())
+        self._spec = f"image?offset={partition.start}"
+
+    def close(self) -> None:
+        self._folder.cleanup()
+
+    def superblock(self) -> Superblock:
+        with self.path.open("rb") as file:
+
+            def read(offset: int, length: int) -> bytes:
+                file.seek(offset)
+                return file.read(length)
+
+            return read_superblock(read, self.partition)
+
+    # ---- e2fsck, resize2fs --------------------------------------------------------------------
+
+    def repair(self) -> None:
+        """Replay the journal and set right what needs no question. Raises InputError for a file
+        system that is damaged beyond that.
+        """
+        done = self._run("e2fsck", "-fp", self._spec)
+        if done.returncode & ~3:
+            raise InputError(
+                f"partition {self.partition.number}: its ext4 file system is damaged: "
+                f"{_last_line(done)}",
+                next_step="e2fsck -f on the board, or get the image again; nothing was changed",
+            )
+
+    def check(self) -> None:
+        """Raise EngineError unless e2fsck finds nothing at all."""
+        done = self._run("e2fsck", "-fn", self._spec)
+        if done.returncode:
+            raise EngineError(
+                f"after the change e2fsck finds faults in partition {self.partition.number}: "
+                f"{_last_line(done)}; the image was left as it was",
+                next_step="this is a bug of edgekit or of e2fsprogs: please report it",
+            )
+
+    def resize(self, partition: Partition) -> None:
+        """Fill `partition`, which begins where the old one did. Takes room for a second copy of the
+        partition's used blocks beside the image.
+        """
+        block = self.superblock().block_bytes
+        apart = root_copy(self.path)
+        (self.work / "root").symlink_to(apart.absolute())
+        with (
+            contextlib.ExitStack() as stack,
+            apart.open("w+b") as alone,
+            self.path.open("r+b") as image,
+        ):
+            stack.callback(apart.unlink)
+            stack.callback((self.work / "root").unlink)
+            alone.truncate(partition.n_bytes)
+            for offset, chunk in chunks(image, self.partition.start, self.partition.n_bytes):
+                write_sparse(alone, offset, chunk)
+            alone.flush()
+            size = f"{partition.n_bytes // block * block // 1024}K"
+            done = self._run("resize2fs", "root", size)
+            if done.returncode:
+                raise EngineError(
+                    f"resize2fs cannot grow partition {partition.number}: {_last_line(done)}",
+                    next_step="a newer e2fsprogs may know this file system's features",
+                )
+            write_changes(alone, image, partition.start, partition.n_bytes)
+        self.partition = partition
+
+    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [find_program(program), *arguments], cwd=self.work, env=_environment(),
+            stdin=subprocess.DEVNULL, capture_output=True, check=False,
+        )  # fmt: skip
+
+    # ---- debugfs ------------------------------------------------------------------------------
+
+    def ask(self, request: str) -> tuple[bytes, str]:
+        """One request that changes nothing: (stdout, what it complained of)."""
+        done = self._run("debugfs", "-R", request, self._spec)
+        return done.stdout, _complaints(done.stderr)
+
+    def change(self, requests: Sequence[str], progress: Progress | None = None) -> None:
+        """Requests that change something, in order. `progress` is told bytes written.
+
+        Raises EngineError for anything that debugfs complains of.
+        """
+        (self.work / "requests").write_text("\n".join(requests) + "\n")
+        with tempfile.TemporaryFile() as errors:
+            with subprocess.Popen(
+                [find_program("debugfs"), "-w", "-f", "requests", self._spec], cwd=self.work,
+                env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=errors,
+            ) as process:  # fmt: skip
+                try:
+                    _watch(process, progress or (lambda _: None))
+                except BaseException:
+                    process.kill()
+                    raise
+            errors.seek(0)
+            said = _complaints(errors.read())
+        if said or process.returncode:
+            raise EngineError(
+                f"debugfs cannot write into partition {self.partition.number}: {said}",
+                next_step="a newer e2fsprogs may know this file system's features",
+            )
+
+    def listing(self, folder: str) -> dict[str, Node] | None:
+        """Names in a folder; None when it is missing or no folder (a link is none)."""
+        nodes = self._listing(folder)
+        return None if nodes is None else {n: e for n, e in nodes.items() if n not in (".", "..")}
+
+    def _listing(self, folder: str) -> dict[str, Node] | None:
+        out, complaint = self.ask(f"ls -p {plain(folder)}")
+        if "not found" in complaint or "not a directory" in complaint.lower():
+            return None
+        if complaint:
+            raise InputError(
+                f"partition {self.partition.number}: its ext4 file system is damaged: "
+                + printable(complaint),
+                next_step="get the image again; nothing was changed",
+            )
+        nodes: dict[str, Node] = {}
+        for line in out[:_MAX_LISTING].splitlines():
+            if (match := _LISTED.fullmatch(line)) and match[1] != b"0":
+                nodes[match[5].decode("utf-8", "surrogateescape")] = Node(
+                    int(match[1]), int(match[2], 8), int(match[3]), int(match[4]),
+                    int(match[6] or 0),
+                )  # fmt: skip
+        return nodes if "." in nodes else None
+
+    def node(self, path: str) -> Node | None:
+        """What one absolute path is, links not followed; None when it is missing."""
+        name = PurePosixPath(path)
+        if name == PurePosixPath("/"):
+            return (self._listing("/") or {}).get(".")
+        return (self.listing(str(name.parent)) or {}).get(name.name)
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        """A small regular file; None when it is missing, something else, or larger than `limit`."""
+        node = self.node(path)
+        if node is None or not stat.S_ISREG(node.mode) or node.n_bytes > limit:
+            return None
+        return self.ask(f"cat {plain(path)}")[0]
+
+    def link_target(self, path: str) -> str | None:
+        """Where a symbolic link leads; None when it is none."""
+        node = self.node(path)
+        if node is None or not stat.S_ISLNK(node.mode):
+            return None
+        out, _ = self.ask(f"stat {plain(path)}")
+        if fast := re.search(rb'Fast link dest: "([^"]*)"', out):
+            return fast[1].decode("utf-8", "replace")
+        return self.ask(f"cat {plain(path)}")[0].rstrip(b"\0").decode("utf-8", "replace")
+
+    def sha256(self, path: str) -> str | None:
+        """Of a regular file, read through the file system's own block lists; None if it is none."""
+        node = self.node(path)
+        if node is None or not stat.S_ISREG(node.mode):
+            return None
+        digest, n_read = hashlib.sha256(), 0
+        with subprocess.Popen(
+            [find_program("debugfs"), "-R", f"cat {plain(path)}", self._spec], cwd=self.work,
+            env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None and process.stderr is not None
+            while chunk := process.stdout.read(1 << 20):
+                digest.update(chunk)
+                n_read += len(chunk)
+            said = _complaints(process.stderr.read())
+        return None if said or n_read != node.n_bytes else digest.hexdigest()
+
+
+def root_copy(path: Path) -> Path:
+    """Where the root partition of the image `path` lies alone while it is resized."""
+    return path.with_name(f"{path.name}-root")
+
+
+def plain(path: str) -> str:
+    """The path, if it means nothing but itself to debugfs. Raises ValueError otherwise."""
+    if not _PLAIN.fullmatch(path) or ".." in path.split("/"):
+        raise ValueError(f"not a plain path: {path!r}")
+    return path
+
+
+def _environment() -> dict[str, str]:
+    # Their messages are read, so they must not be translated; no pager, no questions.
+    return {**os.environ, "LC_ALL": "C", "DEBUGFS_PAGER": "__none__"}
+
+
+def _complaints(stderr: bytes) -> str:
+    lines = stderr.decode("utf-8", "replace").splitlines()
+    return "; ".join(s for line in lines if (s := line.strip()) and not s.startswith("debugfs 1."))
+
+
+def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:
+    text = (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace")
+    lines = [
+        line for line in text.splitlines() if line.strip() and not re.match(r"\w+2\w+ 1\.", line)
+    ]
+    return printable(lines[-1]) if lines else f"exit code {done.returncode}"
+
+
+def _watch(process: subprocess.Popen[bytes], progress: Progress) -> None:
+    """Tell how far a writer is, from what the kernel counts for it (where it does)."""
+    seen = 0
+    while True:
+        try:
+            process.wait(_POLL_S)
+            return
+        except subprocess.TimeoutExpired:
+            pass
+        try:
+            counters = psutil.Process(process.pid).io_counters()
+            done = int(getattr(counters, "write_chars", counters.write_bytes))
+        except (psutil.Error, AttributeError):
+            done = seen
+        progress(max(0, done - seen))
+        seen = max(seen, done)
+
+
+class Ext4Files:
+    """`edge.slots.files.BoardFiles` over the folder `folder` of a volume, for reading. An image is
+    changed as a whole, by `edge.flash.media.image`.
+    """
+
+    def __init__(self, volume: Volume, folder: str, place: str) -> None:
+        self._volume, self._folder, self._place = volume, folder, place
+
+    @property
+    def root(self) -> str:
+        return f"{self._place}:{self._folder}"
+
+    def _at(self, path: str) -> str:
+        return f"{self._folder}/{path}".rstrip("/")
+
+    def entries(self, folder: str) -> dict[str, Entry]:
+        nodes = self._volume.listing(self._at(folder)) or {}
+        return {name: node.entry for name, node in nodes.items()}
+
+    def nodes(self, folder: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Node]]:
+        """Every name below a folder, relative to it."""
+        for name, node in (self._volume.listing(self._at(folder)) or {}).items():
+            yield prefix + name, node
+            if stat.S_ISDIR(node.mode) and depth < _MAX_DEPTH and _PLAIN.fullmatch(name):
+                yield from self.nodes(f"{folder}/{name}", f"{prefix}{name}/", depth + 1)
+
+    def tree(self, folder: str) -> dict[str, Entry]:
+        return {name: node.entry for name, node in self.nodes(folder)}
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        return self._volume.read(self._at(path), limit)
+
+    def digests(self, paths: Sequence[str]) -> dict[str, str | None]:
+        return {path: self._volume.sha256(self._at(path)) for path in paths}
+
+    def free_bytes(self) -> int:
+        return self._volume.superblock().n_free_bytes
+
+    def used_bytes(self, paths: Sequence[str]) -> dict[str, int]:
+        return {path: sum(node.n_bytes for _, node in self.nodes(path)) for path in paths}
+
+    def pointer(self) -> str | None:
+        if (target := self._volume.link_target(self._at(CURRENT))) is not None:
+            return target
+        data = self.read(CURRENT, 1024)
+        return None if data is None else data.decode("utf-8", "replace").strip()
+
+    def lock(self, wait_s: float) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def prepare(self) -> None:
+        """Nothing to make: reading only."""
+
+    def sync(self, paths: Sequence[str]) -> None:
+        """Nothing was written."""
+
+    def settle(self, path: str) -> str | None:
+        return self.digests([path])[path]
+
+    def write(self, path: str, data: bytes) -> None:
+        raise self.reading_only()
+
+    def make_folder(self, path: str) -> None:
+        raise self.reading_only()
+
+    def rename(self, source: str, target: str) -> None:
+        raise self.reading_only()
+
+    def remove(self, paths: Sequence[str]) -> None:
+        raise self.reading_only()
+
+    def link(self, source: str, target: str) -> None:
+        raise self.reading_only()
+
+    def copy(self, source: str, target: str) -> None:
+        raise self.reading_only()
+
+    def point(self, target: str) -> None:
+        raise self.reading_only()
+
+    def reading_only(self) -> EdgeError:
+        """What is raised by everything that would change something."""
+        return InputError(
+            f"{self._place}: releases in an image are only looked at here",
+            next_step="edge flash BUNDLE image:… puts another one in; on the running board "
+            "edge rollback and edge slots remove do the rest",
+        )

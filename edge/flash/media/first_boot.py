@@ -1,0 +1,167 @@
+"""What may be put into an operating system besides the release, each only when asked for: a service
+that installs the bundle's engine when the board starts, a user, the ssh server.
+
+User and ssh follow Raspberry Pi OS (`userconf.txt` and `ssh` in the boot partition,
+https://www.raspberrypi.com/documentation/computers/configuration.html).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.bundle import Bundle
+from edge.errors import EngineError, EngineMissingError, InputError, UsageError
+from edge.flash.gate import INSTALL_SCRIPT
+from edge.flash.media.filesystem import identify
+from edge.flash.media.partitions import Partition, PartitionTable, Read
+from edge.slots import layout
+from edge.units import printable
+
+INSTALL_UNIT = "edgekit-install.service"
+UNIT_FOLDER = "/etc/systemd/system"
+WANTS_FOLDER = f"{UNIT_FOLDER}/multi-user.target.wants"
+#: As Debian's adduser allows them.
+_USER = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+
+_UNIT = """\
+# edgekit: when the board starts, install the engine of the current release, once: no network, no
+# compiler. It does nothing where that has been done.
+[Unit]
+Description=edgekit: install the engine of a release
+ConditionPathExists={root}/{current}/bundle/{script}
+ConditionPathExists=!{root}/{current}/env/bin/edge
+RequiresMountsFor={root}
+Before=edgekit.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+User={uid}
+Group={gid}
+ExecStart=/bin/sh {root}/{current}/bundle/{script} {root}/{current}/env
+TimeoutStartSec=900
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@dataclass(frozen=True)
+class BootFiles:
+    """What goes into the boot partition: a user (name and password hash), the ssh server."""
+
+    user: str | None = None
+    password_hash: str | None = None
+    enable_ssh: bool = False
+
+    def __bool__(self) -> bool:
+        return self.user is not None or self.enable_ssh
+
+    def contents(self) -> dict[str, bytes]:
+        """File name → bytes."""
+        found = {}
+        if self.user is not None:
+            found["userconf.txt"] = f"{self.user}:{self.password_hash}\n".encode()
+        if self.enable_ssh:
+            found["ssh"] = b""
+        return found
+
+
+def install_unit(root: str, uid: int, gid: int) -> str:
+    """The first-boot service's text."""
+    return _UNIT.format(root=root, current=layout.CURRENT, script=INSTALL_SCRIPT, uid=uid, gid=gid)
+
+
+def unit_files(bundle: Bundle, root: str, uid: int, gid: int) -> dict[str, bytes]:
+    """Units for the image: the installer, and the bundle's own. Name → text.
+
+    Raises UsageError when the bundle brings no engine to install.
+    """
+    if not any(file.name == INSTALL_SCRIPT for file in bundle.files):
+        raise UsageError(
+            "--first-boot installs the bundle's engine on the board, but this bundle has none",
+            next_step="edge build … --with-engine",
+        )
+    units = {INSTALL_UNIT: install_unit(root, uid, gid).encode()}
+    for file in bundle.files:
+        if file.role == "unit":
+            units[file.name.rpartition("/")[2]] = (bundle.path / file.name).read_bytes()
+    return units
+
+
+def check_user(name: str) -> str:
+    """Raises UsageError for what is no user name on Debian."""
+    if not _USER.fullmatch(name) or name == "root":
+        raise UsageError(
+            f"not a user name: {printable(name)!r}; lower-case letters, digits, - and _ are allowed"
+        )
+    return name
+
+
+def hash_password(password: str) -> str:
+    """SHA-512 crypt, as /etc/shadow has it, made by openssl: Python's own module is gone.
+
+    Raises UsageError for an empty password, EngineMissingError without openssl.
+    """
+    if not password or "\n" in password:
+        raise UsageError("a password must be one line and not empty")
+    program = shutil.which("openssl")
+    if program is None:
+        raise EngineMissingError(
+            "openssl is not installed; it hashes the password", next_step="apt install openssl"
+        )
+    done = subprocess.run(
+        [program, "passwd", "-6", "-stdin"], input=f"{password}\n", capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    if done.returncode or not done.stdout.startswith("$6$"):
+        raise EngineError(f"openssl cannot hash the password: {printable(done.stderr.strip())}")
+    return done.stdout.strip()
+
+
+def boot_partition(read: Read, table: PartitionTable) -> Partition:
+    """The first FAT partition. Raises InputError when there is none."""
+    for partition in table.partitions:
+        if identify(read, partition) == "vfat":
+            return partition
+    raise InputError(
+        "the image has no FAT boot partition for userconf.txt and ssh",
+        next_step="leave --user and --enable-ssh out, and set them up on the board",
+    )
+
+
+def write_boot_files(work: Path, partition: Partition, files: BootFiles) -> None:
+    """Write into a FAT partition of the file `work`/image, with mtools. What is there under these
+    names is replaced.
+
+    Raises EngineMissingError without mtools, EngineError when they fail.
+    """
+    image = f"image@@{partition.start}"
+    for name, data in files.contents().items():
+        _mtools(work, ["mcopy", "-o", "-i", image, "-", f"::{name}"], data)
+        if _mtools(work, ["mcopy", "-i", image, f"::{name}", "-"]) != data:
+            raise EngineError(f"{name} reads back from the boot partition with other bytes")
+
+
+def _mtools(work: Path, command: Sequence[str], data: bytes = b"") -> bytes:
+    if shutil.which(command[0]) is None:
+        raise EngineMissingError(
+            f"{command[0]} is not installed; it writes into the boot partition",
+            next_step="apt install mtools (brew install mtools)",
+        )
+    done = subprocess.run(
+        command, cwd=work, input=data, capture_output=True, check=False,
+        env={**os.environ, "LC_ALL": "C", "MTOOLSRC": os.devnull},
+    )  # fmt: skip
+    if done.returncode:
+        raise EngineError(
+            "the boot partition cannot be written: "
+            + printable(done.stderr.decode("utf-8", "replace").strip())
+        )
+    return done.stdout

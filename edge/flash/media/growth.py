@@ -1,0 +1,90 @@
+"""Room in an image: its file, its partition table and its file system made larger together."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+from edge.errors import DoesNotFitError
+from edge.flash.media.ext4 import Volume
+from edge.flash.media.partitions import PartitionTable, grow
+from edge.flash.media.source import KEEP_FREE
+from edge.flash.transfer import Reporter
+from edge.units import MIB, format_bytes
+
+ALIGNMENT = 4 * MIB
+#: Of what a file system is made larger by, this much goes to its own tables and to what only the
+#: administrator may use (5 %, and inode tables of 1.6 % with the usual settings).
+_OVERHEAD = 1.08
+_ROUNDS = 4
+
+
+def make_room(
+    work: BinaryIO,
+    table: PartitionTable,
+    volume: Volume,
+    needed: int,
+    n_inodes: int,
+    reporter: Reporter,
+) -> PartitionTable:
+    """Make the file system large enough for `needed` bytes and `n_inodes` files. Returns the table
+    as it is then.
+
+    Raises DoesNotFitError when the table or this disk has no room for that.
+    """
+    number = volume.partition.number
+    room = shutil.disk_usage(volume.path.parent).free - KEEP_FREE
+    if needed > room:  # the image's own free space is mostly holes
+        raise _disk_full(needed, room)
+    for _ in range(_ROUNDS):
+        block = volume.superblock()
+        short = needed - block.n_free_bytes
+        if short <= 0 and block.n_free_inodes >= n_inodes:
+            return table
+        if short <= 0:  # a few more block groups bring more inodes
+            short = block.n_bytes // 8
+        wanted = block.n_bytes + int(short * _OVERHEAD)
+        end = -(-(volume.partition.start + wanted) // ALIGNMENT) * ALIGNMENT
+        n_bytes = max(end - volume.partition.start, volume.partition.n_bytes)
+        reporter.stage(f"growing partition {number} to {format_bytes(n_bytes)}")
+        if n_bytes > volume.partition.n_bytes:
+            table = _grow(work, volume.path.parent, table, number, n_bytes)
+        volume.resize(table.partition(number))
+    raise DoesNotFitError(
+        f"partition {number} has {format_bytes(volume.superblock().n_free_bytes)} free after it "
+        f"was made larger; {format_bytes(needed)} are needed",
+        next_step="resize2fs and the file system's own settings may tell why",
+    )
+
+
+def _grow(
+    work: BinaryIO, folder: Path, table: PartitionTable, number: int, n_bytes: int
+) -> PartitionTable:
+    def read(offset: int, length: int) -> bytes:
+        work.seek(offset)
+        return work.read(length)
+
+    after, writes = grow(read, table, number, n_bytes)
+    # Resizing works on a second copy of the partition's blocks.
+    more = os.fstat(work.fileno()).st_blocks * 512
+    room = shutil.disk_usage(folder).free - KEEP_FREE
+    if more > room:
+        raise _disk_full(more, room)
+    work.truncate(after.n_bytes)
+    for offset, data in writes:
+        work.seek(offset)
+        work.write(data)
+    work.flush()
+    os.fsync(work.fileno())
+    return after
+
+
+def _disk_full(needed: int, room: int) -> DoesNotFitError:
+    return DoesNotFitError(
+        f"this disk has too little space to work on the image: {format_bytes(needed)} needed, "
+        f"{format_bytes(max(0, room))} available; nothing was changed",
+        shortfall_bytes=needed - room,
+        next_step="free some space, or write to another disk with --output",
+    )

@@ -1,0 +1,358 @@
+"""`image:FILE[#PARTITION]`: a bundle into a disk image, without root and without mounting.
+
+    flash_image(open_bundle("bundle"), ImageTarget(Path("raspios.img.xz")), options, reporter)
+
+Everything happens to a working copy beside the result: unpacked, its root partition and file system
+made larger where the bundle needs it, the release written in the layout of `edge.slots`, the file
+system checked, every file read back. Then one rename. A power cut at any moment leaves what was
+there before. All other partitions keep their bytes, which is checked too, and so do the table's
+identifiers, by which a kernel finds its root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import BinaryIO
+
+from edge.atomic import fsync_directory
+from edge.bundle import Bundle
+from edge.errors import EdgeError, InputError, IntegrityError, UsageError
+from edge.flash.flash import FlashReport
+from edge.flash.gate import INSTALL_SCRIPT, carries_engine
+from edge.flash.media.ext4 import Ext4Files, Volume, root_copy
+from edge.flash.media.filesystem import identify, read_superblock
+from edge.flash.media.first_boot import BootFiles, boot_partition, write_boot_files
+from edge.flash.media.growth import make_room
+from edge.flash.media.in_use import locked_image, refuse_in_use
+from edge.flash.media.partitions import SECTOR, Partition, PartitionTable, Read, read_table
+from edge.flash.media.release import ROOT, ReleaseWriter
+from edge.flash.media.source import CHUNK, materialize, packing_of
+from edge.flash.transfer import Reporter
+from edge.flash.trust import SignaturePolicy
+from edge.slots import layout
+from edge.slots.faults import fault_point
+from edge.slots.files import board_error
+from edge.slots.health import Health
+from edge.slots.store import Slots
+from edge.units import format_bytes
+
+_SUFFIXES = (".xz", ".gz", ".zst", ".img")
+_ROOT_HAS = {"etc", "usr"}
+
+
+@dataclass(frozen=True)
+class ImageTarget:
+    """An image and, if named, which of its partitions is the root."""
+
+    path: Path
+    partition: int | None = None
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """`output` None: beside the image. `owner` None: the image's user 1000, else root. `health` is
+    what this machine's engine said of the bundle, kept with the release.
+    """
+
+    output: Path | None = None
+    in_place: bool = False
+    overwrite: bool = False
+    owner: tuple[int, int] | None = None
+    first_boot: bool = False
+    boot: BootFiles = field(default_factory=BootFiles)
+    health: Health | None = None
+    signature: SignaturePolicy = field(default_factory=SignaturePolicy)
+
+
+def flash_image(
+    bundle: Bundle, target: ImageTarget, options: ImageOptions, reporter: Reporter
+) -> FlashReport:
+    """Put an opened and verified bundle into an image and make it current there.
+
+    Raises InputError for what is no image of a system with an ext4 root, DoesNotFitError when this
+    disk or the image's table has too little room, UsageError when somebody uses the image or the
+    result exists. Then nothing has changed; a working copy of a run that was killed is used up by
+    the next one.
+    """
+    started_s = time.monotonic()
+    output = check_target(target.path, options)
+    beside = output.with_name(f".{output.name}.edgekit-partial")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_words(str(output.absolute().parent)))
+        stack.enter_context(locked_image(target.path, writing=options.in_place))
+        refuse_in_use(output)
+        work = stack.enter_context(_working_file(beside, target.path.stat()))
+        reporter.stage(f"{'copying' if packing_of(target.path) is None else 'unpacking'} the image")
+        materialize(target.path, work, beside.parent, reporter.progress)
+        work.flush()
+        fault_point()
+        report = _change(work, beside, bundle, target, options, reporter)
+        fault_point()
+        os.replace(beside, output)
+        fault_point()
+        fsync_directory(output.parent)
+    number = report.target.rpartition("#")[2]
+    report.target = f"image:{output}#{number}"
+    report.total_s = time.monotonic() - started_s
+    return report
+
+
+def check_target(path: Path, options: ImageOptions) -> Path:
+    """Where the result goes. Raises InputError when there is no image, UsageError when options
+    contradict each other or the result exists.
+    """
+    if not path.is_file():
+        hint = "; after # goes a partition's number" if "#" in path.name else ""
+        raise InputError(
+            f"{path} is no file{hint}" if path.exists() else f"there is no image {path}{hint}",
+            next_step="image:FILE[#PARTITION]; a card in a reader is card:/dev/sdX",
+        )
+    packing = packing_of(path)
+    if options.in_place:
+        if options.output is not None:
+            raise UsageError("--in-place and --output exclude each other")
+        if packing is not None:
+            raise UsageError(
+                f"{path} is packed ({packing}); it cannot be changed in place",
+                next_step="leave --in-place out: the result is written beside it, unpacked",
+            )
+        return path
+    output = options.output or default_output(path)
+    if output.resolve() == path.resolve():
+        raise UsageError(f"the result would replace {path}", next_step="--in-place does that")
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {output.absolute().parent}")
+    if output.exists() and (not options.overwrite or not output.is_file()):
+        raise UsageError(
+            f"{output} exists already",
+            next_step="--overwrite replaces it; --output FILE writes elsewhere; "
+            f"`edge flash BUNDLE image:{output} --in-place` puts the bundle into it",
+        )
+    return output
+
+
+def default_output(path: Path) -> Path:
+    """`raspios.img.xz` → `raspios-edgekit.img`, in the same folder."""
+    stem = path.name
+    while Path(stem).suffix.lower() in _SUFFIXES and Path(stem).stem:
+        stem = Path(stem).stem
+    return path.with_name(f"{stem}-edgekit.img")
+
+
+@contextlib.contextmanager
+def _words(place: str) -> Iterator[None]:
+    """A full or read-only disk as an error with a next step."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, EdgeError):
+            raise
+        raise board_error(error, place) from error
+
+
+@contextlib.contextmanager
+def _working_file(path: Path, like: os.stat_result) -> Iterator[BinaryIO]:
+    """A fresh file that nobody else works on, with the permissions of another, removed unless it
+    was renamed.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with os.fdopen(handle, "r+b") as file, locked_image(path, writing=True):
+
+        def is_there() -> bool:
+            with contextlib.suppress(OSError):
+                return os.path.samestat(os.fstat(file.fileno()), path.lstat())
+            return False
+
+        if not is_there():  # renamed to its final name between opening and locking
+            raise UsageError(f"another flash has just made {path}", next_step="run this again")
+        file.truncate(0)
+        root_copy(path).unlink(missing_ok=True)  # of a run that was killed
+        if like.st_uid == os.geteuid():
+            os.fchmod(handle, like.st_mode & 0o777)
+        try:
+            yield file
+        finally:
+            if is_there():
+                path.unlink()
+
+
+def reader(file: BinaryIO) -> Read:
+    """A file's bytes by offset."""
+
+    def read(offset: int, length: int) -> bytes:
+        file.seek(offset)
+        return file.read(length)
+
+    return read
+
+
+def open_root(path: Path, file: BinaryIO, number: int | None) -> tuple[PartitionTable, Partition]:
+    """The table of an image and its root partition: the one named, or the only one that holds
+    /etc and /usr in an ext file system.
+
+    Raises InputError that says what each partition holds.
+    """
+    read = reader(file)
+    size = file.seek(0, os.SEEK_END)
+    try:
+        table = read_table(read, size)
+    except InputError as error:
+        raise InputError(f"{path}: {error}", next_step=error.next_step) from None
+    held = {p.number: identify(read, p) for p in table.partitions}
+    for partition in table.partitions:
+        if (held[partition.number] or "").startswith("ext"):
+            read_superblock(read, partition)
+    shown = ", ".join(f"{n} {kind or 'something unknown'}" for n, kind in held.items())
+    if number is not None:
+        partition = table.partition(number)
+        if not (held[number] or "").startswith("ext"):
+            raise InputError(
+                f"{path}: partition {number} holds {held[number] or 'no known file system'}, not "
+                f"ext4 (partitions: {shown})",
+                next_step="only ext4 roots are changed; flash the running board over ssh instead",
+            )
+        return table, partition
+    roots = [
+        p
+        for p in table.partitions
+        if (held[p.number] or "").startswith("ext") and _looks_like_root(path, p)
+    ]
+    if len(roots) != 1:
+        raise InputError(
+            f"{path}: {'no' if not roots else 'more than one'} partition holds an ext4 root file "
+            f"system (partitions: {shown})",
+            next_step="name the partition: image:FILE#2"
+            if roots or any((kind or "").startswith("ext") for kind in held.values())
+            else "only ext4 roots are changed; flash the running board over ssh instead",
+        )
+    return table, roots[0]
+
+
+def _looks_like_root(path: Path, partition: Partition) -> bool:
+    with contextlib.closing(Volume(path, partition)) as volume:
+        return set(volume.listing("/") or {}) >= _ROOT_HAS
+
+
+def _change(
+    work: BinaryIO, path: Path, bundle: Bundle, target: ImageTarget, options: ImageOptions,
+    reporter: Reporter,
+) -> FlashReport:  # fmt: skip
+    """Everything between unpacking and the rename, on the working file."""
+    try:
+        table, partition = open_root(path, work, target.partition)
+    except InputError as error:
+        shown = str(error).replace(str(path), str(target.path))
+        raise InputError(shown, next_step=error.next_step) from None
+    boot = boot_partition(reader(work), table) if options.boot else None
+    before = other_bytes(work, table, partition, boot)
+    place = f"image:{target.path}#{partition.number}"
+    report = FlashReport(place, bundle.id, bundle.name, n_bytes=bundle.n_bytes)
+    report.health = options.health
+    with contextlib.closing(Volume(path, partition)) as volume:
+        reporter.stage("checking its file system")
+        volume.repair()
+        writer = ReleaseWriter(volume, bundle, options.owner, place)
+        writer.plan(options.first_boot, options.signature)
+        report.previous = writer.current
+        table = make_room(work, table, volume, writer.needed_bytes(), writer.n_inodes, reporter)
+        fault_point()
+        reporter.stage(f"writing {format_bytes(writer.n_new_bytes)}")
+        began_s = time.monotonic()
+        writer.write(reporter, _facts(bundle, options))
+        fault_point()
+        if boot is not None:
+            write_boot_files(volume.work, boot, options.boot)
+        report.send_s = time.monotonic() - began_s
+        report.n_sent = writer.n_new_bytes
+        report.n_reused = bundle.n_bytes - min(bundle.n_bytes, writer.n_new_bytes)
+        report.signed_by = writer.admission.signed_by
+        report.pinned = [key.fingerprint for key in writer.admission.to_pin]
+        report.how, report.switched = writer.how, writer.current != bundle.id
+        verify(work, volume, writer, bundle, reporter)
+    after = read_table(reader(work), work.seek(0, os.SEEK_END))
+    if after != table or other_bytes(work, after, volume.partition, boot) != before:
+        raise IntegrityError(
+            "bytes outside the root partition have changed; the image was left as it was",
+            next_step="this is a bug of edgekit: please report it",
+        )
+    report.notes += _notes(bundle, options, writer)
+    return report
+
+
+def verify(
+    work: BinaryIO, volume: Volume, writer: ReleaseWriter, bundle: Bundle, reporter: Reporter
+) -> None:
+    """The file system without a fault, every byte of the release as built, read from the medium;
+    owners, modes and `current` as they should be.
+    """
+    reporter.stage("reading everything back")
+    work.flush()
+    os.fsync(work.fileno())
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(work.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    volume.check()
+    files = Ext4Files(volume, ROOT, writer.place)
+    slots = Slots(files)
+    slots.verify(bundle.id)
+    if slots.current() != bundle.id:
+        raise IntegrityError(f"{writer.place}: `current` does not name the new release")
+    for name, node in files.nodes(layout.release_folder(bundle.id)):
+        mode = 0o755 if stat.S_ISDIR(node.mode) else writer.mode_of(name)
+        if (node.uid, node.gid) != writer.owner or stat.S_IMODE(node.mode) != mode:
+            raise IntegrityError(f"{writer.place}: {name} has another owner or mode than was set")
+
+
+def other_bytes(
+    file: BinaryIO, table: PartitionTable, root: Partition, boot: Partition | None
+) -> dict[str, str]:
+    """sha256 of what must not change: the boot code with the disk's identifier, what lies between
+    the table and the first partition, and every partition but the root (and `boot`, which is
+    written to on request).
+    """
+    first = min(p.start for p in table.partitions)
+    loader = SECTOR if table.label == "dos" else 34 * SECTOR
+    regions = {"boot code": (0, 446), "loader": (loader, max(loader, first))}
+    for partition in table.partitions:
+        if partition.number != root.number and (boot is None or partition.number != boot.number):
+            regions[f"partition {partition.number}"] = (partition.start, partition.end)
+    found = {}
+    for name, (start, end) in regions.items():
+        digest = hashlib.sha256()
+        file.seek(start)
+        while start < end and (chunk := file.read(min(CHUNK, end - start))):
+            digest.update(chunk)
+            start += len(chunk)
+        found[name] = digest.hexdigest()
+    return found
+
+
+def _facts(bundle: Bundle, options: ImageOptions) -> dict[str, object]:
+    facts: dict[str, object] = {
+        "name": bundle.name,
+        "recipe": bundle.plan.recipe,
+        "device": bundle.plan.device,
+        "flashed_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    if options.health is not None:
+        facts["health"] = options.health.to_dict()
+    return facts
+
+
+def _notes(bundle: Bundle, options: ImageOptions, writer: ReleaseWriter) -> list[str]:
+    notes = [f"e2fsck finds no fault; every file was read back; owner {writer.owner_text}"]
+    if writer.n_grown:
+        notes.append(f"the root partition was made {format_bytes(writer.n_grown)} larger")
+    if carries_engine(bundle) and not options.first_boot:
+        notes.append(
+            f"on the board: sh {ROOT}/current/bundle/{INSTALL_SCRIPT} {ROOT}/current/env "
+            "(or flash with --first-boot)"
+        )
+    return notes

@@ -1,0 +1,155 @@
+"""Options of `edge flash` that only disk images and cards have."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from edge.errors import UsageError
+from edge.flash.media.first_boot import BootFiles, check_user, hash_password
+from edge.units import printable
+
+F = TypeVar("F", bound=Callable[..., Any])
+CARD_ONLY = ("--image", "--yes-erase")
+IMAGE_ONLY = ("--output", "--in-place", "--overwrite")
+_OWNER = re.compile(r"(\d{1,9}):(\d{1,9})")
+
+
+@dataclass(frozen=True)
+class MediaOptions:
+    """As typed. `base` is the image that a card is made from."""
+
+    output: Path | None = None
+    in_place: bool = False
+    overwrite: bool = False
+    owner: str | None = None
+    first_boot: bool = False
+    user: str | None = None
+    password_file: Path | None = None
+    enable_ssh: bool = False
+    base: Path | None = None
+    yes_erase: str | None = None
+
+    def used(self) -> list[str]:
+        """The options that were given, as they are written."""
+        names = {"base": "--image"}
+        return [
+            names.get(f.name, "--" + f.name.replace("_", "-"))
+            for f in fields(self)
+            if getattr(self, f.name)
+        ]
+
+    def check(self, scheme: str) -> None:
+        """Raise UsageError for options that mean nothing to this kind of target, and for a card
+        without an image to write.
+        """
+        wrong = {"image": CARD_ONLY, "card": IMAGE_ONLY}.get(scheme, tuple(self.used()))
+        if given := [name for name in self.used() if name in wrong]:
+            raise UsageError(f"{given[0]} is not for {scheme}{'' if ' ' in scheme else ':'}")
+        if scheme == "card" and self.base is None:
+            raise UsageError(
+                "a card is written whole: which image shall it be?",
+                next_step="--image raspios.img.xz; a card that is mounted already is dir:/media/…",
+            )
+
+    def owner_ids(self) -> tuple[int, int] | None:
+        """uid and gid; None when not given. Raises UsageError for other text."""
+        if self.owner is None:
+            return None
+        if not (match := _OWNER.fullmatch(self.owner)):
+            raise UsageError(
+                f"--owner takes UID:GID, got {printable(self.owner)!r}",
+                next_step="for example --owner 1000:1000",
+            )
+        return int(match[1]), int(match[2])
+
+    def boot_files(self) -> BootFiles:
+        """Asks for the password on a terminal when no file has it."""
+        if self.user is None:
+            if self.password_file is not None:
+                raise UsageError("--password-file needs --user")
+            return BootFiles(enable_ssh=self.enable_ssh)
+        check_user(self.user)
+        if self.password_file is not None:
+            password = self.password_file.read_text().removesuffix("\n")
+        elif sys.stdin.isatty():
+            password = ask_password(self.user)
+        else:
+            raise UsageError(
+                "--user needs a password, and there is no terminal to ask",
+                next_step="--password-file FILE, whose first line it is",
+            )
+        return BootFiles(self.user, hash_password(password), self.enable_ssh)
+
+
+def ask_password(user: str) -> str:
+    """Asked twice, not shown."""
+    return str(
+        click.prompt(f"Password of {user}", hide_input=True, confirmation_prompt=True, err=True)
+    )
+
+
+_OPTIONS = (
+    click.option(
+        "-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
+        help="image: write here. [default: beside the image, NAME-edgekit.img]",
+    ),
+    click.option("--in-place", is_flag=True, help="image: replace the image itself."),
+    click.option("--overwrite", is_flag=True, help="image: --output may exist."),
+    click.option(
+        "--owner", metavar="UID:GID",
+        help="image, card: who owns the releases. [default: the image's user 1000, else root]",
+    ),
+    click.option(
+        "--first-boot", is_flag=True,
+        help="image, card: install the bundle's engine when the board starts (systemd).",
+    ),
+    click.option("--user", metavar="NAME", help="image, card: a first user, on Raspberry Pi OS."),
+    click.option(
+        "--password-file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        help="image, card: the user's password is this file's text. [default: ask]",
+    ),
+    click.option(
+        "--enable-ssh", is_flag=True, help="image, card: start the ssh server, on Raspberry Pi OS."
+    ),
+    click.option(
+        "--image", "base", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+        help="card: the image to write, with the bundle put into it.",
+    ),
+    click.option(
+        "--yes-erase", metavar="SIZE",
+        help="card: erase it without asking, if it has this size (as --list-cards shows it).",
+    ),
+)  # fmt: skip
+
+
+def _list_cards(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from edge.flash.media.card import list_cards
+
+        list_cards()
+        context.exit()
+
+
+def media_options(function: F) -> F:
+    """Add the options to a command, which gets them as the one argument `media`."""
+
+    @functools.wraps(function)
+    def wrapped(**arguments: Any) -> Any:
+        given = {f.name: arguments.pop(f.name) for f in fields(MediaOptions)}
+        return function(media=MediaOptions(**given), **arguments)
+
+    decorated: Any = wrapped
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return click.option(  # type: ignore[no-any-return]
+        "--list-cards", is_flag=True, is_eager=True, expose_value=False, callback=_list_cards,
+        help="Show the cards and USB sticks that card: may erase, and leave.",
+    )(decorated)  # fmt: skip

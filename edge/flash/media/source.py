@@ -1,0 +1,230 @@
+"""A disk image as it is offered for download, unpacked or copied to a working file.
+
+The first bytes say how it is packed, not the name. Holes and zeros become holes. A packed image may
+claim any size, so that it is stopped where the disk's free space ends, and its dictionary may not
+take more memory than the packers' own greatest settings do.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import lzma
+import os
+import shutil
+import subprocess
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from edge.errors import DoesNotFitError, EngineMissingError, InputError
+from edge.units import MIB, format_bytes
+
+Packing = Literal["xz", "gz", "zst"]
+Progress = Callable[[int, int], None]
+
+CHUNK = 4 * MIB
+#: Left free on the disk that the image is unpacked onto.
+KEEP_FREE = 64 * MIB
+#: `xz -9` needs 65 MiB to unpack; more than this is meant to hurt.
+XZ_MEMORY = 256 * MIB
+_MAGICS: tuple[tuple[Packing, bytes], ...] = (
+    ("xz", b"\xfd7zXZ\x00"),
+    ("gz", b"\x1f\x8b"),
+    ("zst", b"\x28\xb5\x2f\xfd"),
+)
+_ARCHIVES = {b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7z", b"BZh": "bzip2", b"Rar!": "rar"}
+_ZEROS = bytes(CHUNK)
+_HOLE = 64 * 1024
+
+
+def packing_of(path: Path) -> Packing | None:
+    """How a file is packed; None for a plain image. Raises InputError for an archive."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    for magic, name in _ARCHIVES.items():
+        if head.startswith(magic):
+            raise InputError(
+                f"{path} is a {name} archive; plain images and .xz, .gz and .zst are read",
+                next_step="unpack it first, then give the .img in it",
+            )
+    return next((name for name, magic in _MAGICS if head.startswith(magic)), None)
+
+
+def materialize(source: Path, target: BinaryIO, folder: Path, progress: Progress) -> int:
+    """Write the plain image that `source` stands for into `target`, a fresh file in `folder`.
+    Returns its size. `progress(done, total)` counts bytes of `source`.
+
+    Raises InputError when it is damaged or cut off, DoesNotFitError when it is larger than the
+    free space, EngineMissingError when no zstd is there.
+    """
+    packing = packing_of(source)
+    room = shutil.disk_usage(folder).free - KEEP_FREE
+    total = source.stat().st_size
+    if packing is None:
+        n_stored = source.stat().st_blocks * 512
+        if n_stored > room:
+            raise _too_large(source, n_stored, room)
+        chunks, room = _copied(source, progress), total
+    else:
+        chunks = _unpacked(source, packing, total, progress)
+    n_bytes = 0
+    for offset, chunk in chunks:
+        n_bytes = offset + len(chunk)
+        if n_bytes > room:
+            raise _too_large(source, None, room)
+        write_sparse(target, offset, chunk)
+    if packing is None:
+        n_bytes = total
+    target.truncate(n_bytes)
+    return n_bytes
+
+
+def _too_large(source: Path, n_bytes: int | None, room: int) -> DoesNotFitError:
+    what = "more than that" if n_bytes is None else format_bytes(n_bytes)
+    return DoesNotFitError(
+        f"{source} does not fit on this disk: {format_bytes(max(0, room))} available, it unpacks "
+        f"to {what}; nothing was changed",
+        next_step="free some space, or write to another disk with --output",
+    )
+
+
+def write_sparse(target: BinaryIO, offset: int, chunk: bytes) -> None:
+    """Write a chunk into a fresh file, leaving long runs of zeros out."""
+    if chunk == _ZEROS[: len(chunk)]:
+        return
+    for at in range(0, len(chunk), _HOLE):
+        piece = chunk[at : at + _HOLE]
+        if piece != _ZEROS[: len(piece)]:
+            target.seek(offset + at)
+            target.write(piece)
+
+
+def chunks(file: BinaryIO, start: int, n_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """(offset from `start`, chunk) of a part of a file."""
+    for offset in range(0, n_bytes, CHUNK):
+        file.seek(start + offset)
+        yield offset, file.read(min(CHUNK, n_bytes - offset))
+
+
+def write_changes(source: BinaryIO, target: BinaryIO, start: int, n_bytes: int) -> None:
+    """Make `n_bytes` of `target` from `start` equal to `source`, writing only what differs, so that
+    holes stay holes and stale bytes do not.
+    """
+    for offset, new in chunks(source, 0, n_bytes):
+        target.seek(start + offset)
+        old = target.read(len(new))
+        if old == new:
+            continue
+        for at in range(0, len(new), _HOLE):
+            if (piece := new[at : at + _HOLE]) != old[at : at + _HOLE]:
+                target.seek(start + offset + at)
+                target.write(piece)
+
+
+def _copied(source: Path, progress: Progress) -> Iterator[tuple[int, bytes]]:
+    """(offset, chunk) of a plain file, holes left out where the system tells them."""
+    total = source.stat().st_size
+    with source.open("rb", buffering=0) as file:
+        offset = 0
+        while offset < total:
+            if hasattr(os, "SEEK_DATA"):
+                try:
+                    offset = os.lseek(file.fileno(), offset, os.SEEK_DATA)
+                except OSError:  # nothing but a hole up to the end
+                    break
+            file.seek(offset)
+            chunk = file.read(CHUNK)
+            if not chunk:
+                break
+            yield offset, chunk
+            offset += len(chunk)
+            progress(offset, total)
+    progress(total, total)
+
+
+def _unpacked(
+    source: Path, packing: Packing, total: int, progress: Progress
+) -> Iterator[tuple[int, bytes]]:
+    offset = 0
+    opened = {"xz": _xz_chunks, "gz": _gz_chunks, "zst": _zst_chunks}[packing]
+    try:
+        for chunk, n_read in opened(source):
+            yield offset, chunk
+            offset += len(chunk)
+            progress(min(n_read, total), total)
+    except (lzma.LZMAError, zlib.error, gzip.BadGzipFile, EOFError) as error:
+        raise InputError(
+            f"{source} is damaged or was cut off: {error}",
+            next_step="download it again and compare its sha256 with the published one",
+        ) from None
+
+
+def _xz_chunks(source: Path) -> Iterator[tuple[bytes, int]]:
+    """Of all streams in the file, as parallel packers write several."""
+    with source.open("rb") as file:
+        data = b""
+        while True:
+            decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+            while not decoder.eof:
+                if decoder.needs_input and not data:
+                    data = file.read(1 << 16)
+                    if not data:
+                        raise EOFError("the compressed stream ends too early")
+                chunk = decoder.decompress(data, CHUNK)
+                data = b""
+                if chunk:
+                    yield chunk, file.tell()
+            data = decoder.unused_data or file.read(1 << 16)
+            while data and not (data := data.lstrip(b"\0")):  # padding between streams
+                data = file.read(1 << 16)
+            if not data:
+                return
+
+
+def _gz_chunks(source: Path) -> Iterator[tuple[bytes, int]]:
+    with source.open("rb") as file, gzip.GzipFile(fileobj=file) as unpacked:
+        while chunk := unpacked.read(CHUNK):
+            yield chunk, file.tell()
+
+
+def _zst_chunks(source: Path) -> Iterator[tuple[bytes, int]]:
+    """With Python's own module (3.14) or else the `zstd` program."""
+    if importlib.util.find_spec("compression") and importlib.util.find_spec("compression.zstd"):
+        from importlib import import_module
+
+        zstd = import_module("compression.zstd")
+        with source.open("rb") as file:
+            try:
+                with zstd.ZstdFile(file) as unpacked:
+                    while chunk := unpacked.read(CHUNK):
+                        yield chunk, file.tell()
+            except zstd.ZstdError as error:
+                raise EOFError(str(error)) from None
+        return
+    program = shutil.which("zstd")
+    if program is None:
+        raise EngineMissingError(
+            f"{source} is packed with zstd, which is not installed",
+            next_step="apt install zstd (brew install zstd), or use the .xz of the same image",
+        )
+    with source.open("rb") as file:
+        process = subprocess.Popen(
+            [program, "-dcq"], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdout is not None and process.stderr is not None
+        try:
+            while chunk := process.stdout.read(CHUNK):
+                # The program reads through the same open file, so that its place is ours.
+                yield chunk, os.lseek(file.fileno(), 0, os.SEEK_CUR)
+            said = process.stderr.read().decode("utf-8", "replace").strip()
+            if process.wait() != 0:
+                raise EOFError(said.rpartition(": ")[2] or "zstd failed")
+        finally:
+            with suppress(OSError):
+                process.kill()
+            process.wait()
+            process.stdout.close()
+            process.stderr.close()

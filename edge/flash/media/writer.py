@@ -1,0 +1,233 @@
+"""A card written, read back, and asked whether it is as large as it says.
+
+False cards report more bytes than they have. Two kinds are sold: those that begin again at the start
+(address lines are missing, so that the true size is a power of two) and those that drop what lies
+behind. Marks at powers of two and at even distances find both in seconds, before an hour is spent on
+writing (the idea of f3probe, https://fight-flash-fraud.readthedocs.io).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, Protocol
+
+from edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
+from edge.units import MIB, format_bytes
+
+Progress = Callable[[int, int], None]
+CHUNK = 4 * MIB
+_MARK = 4096
+_EVENLY = 16
+_FLUSH_EVERY = 16 * CHUNK
+_FILLER = 8 * MIB
+#: The beginning is written last: a card that was not finished has no partition table.
+_FIRST = MIB
+_BLKFLSBUF, _BLKRRPART = 0x1261, 0x125F
+_FALSE = "the card is false or worn out: do not use it"
+
+
+class Medium(Protocol):
+    """What is written to."""
+
+    @property
+    def n_bytes(self) -> int:
+        """What it says it holds."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """All of `data`."""
+
+    def settle(self) -> None:
+        """Everything written is on the medium, and what is read from now on comes from there."""
+
+
+class DeviceMedium:
+    """A block device, held alone: the kernel refuses that for one that is mounted or part of
+    something else, and refuses to mount it meanwhile.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+        except OSError as error:
+            raise _open_error(path, error) from error
+        self.n_bytes = os.lseek(self._fd, 0, os.SEEK_END)
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = b""
+        while len(data) < length:
+            piece = os.pread(self._fd, length - len(data), offset + len(data))
+            if not piece:
+                raise OSError(errno.EIO, f"{self._path} ends at {offset + len(data)}")
+            data += piece
+        return data
+
+    def write(self, offset: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            n_bytes = os.pwrite(self._fd, view, offset)
+            view, offset = view[n_bytes:], offset + n_bytes
+
+    def settle(self) -> None:
+        os.fsync(self._fd)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        self._ioctl(_BLKFLSBUF)
+
+    def reread_partitions(self) -> None:
+        """Let the kernel look at the new table; it may not want to."""
+        self._ioctl(_BLKRRPART)
+
+    def _ioctl(self, request: int) -> None:
+        import fcntl
+
+        try:
+            fcntl.ioctl(self._fd, request)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EBUSY, errno.EINVAL, errno.ENOTTY):
+                raise
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _open_error(path: str, error: OSError) -> UsageError | InputError | DeviceUnreachableError:
+    if error.errno == errno.EBUSY:
+        return UsageError(
+            f"{path} is in use (the kernel will not give it away)",
+            next_step="umount what is on it; lsblk shows what holds it",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return InputError(
+            f"{path} cannot be written by this user", next_step="run the same command with sudo"
+        )
+    if error.errno == errno.EROFS:
+        return InputError(
+            f"{path} is write-protected", next_step="move the switch at the card's side"
+        )
+    if error.errno in (errno.ENOMEDIUM, errno.ENXIO):
+        return DeviceUnreachableError(f"there is no card in {path}", next_step="put one in")
+    return InputError(f"{path}: {error.strerror}", next_step="edge flash --list-cards")
+
+
+@contextmanager
+def _broken_card(place: str, at: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, ConnectionError):
+            raise
+        raise IntegrityError(
+            f"{place} fails while {at}: {error.strerror or error}",
+            next_step="another card or reader; the kernel's log (dmesg) says more",
+        ) from error
+
+
+# ---- false capacity -----------------------------------------------------------------------------
+
+
+def mark_offsets(n_bytes: int) -> list[int]:
+    """Where marks are set on a card of `n_bytes`: at 0, at every power of two from 1 MiB on, at even
+    distances, and at the end. Ascending, block by block.
+    """
+    last = (n_bytes - _MARK) // _MARK * _MARK
+    found = {0, last}
+    power = MIB
+    while power <= last:
+        found.add(power)
+        power *= 2
+    found |= {last * i // _EVENLY // _MARK * _MARK for i in range(_EVENLY)}
+    return sorted(offset for offset in found if 0 <= offset <= last)
+
+
+def _mark(nonce: bytes, offset: int) -> bytes:
+    seed = hashlib.sha256(nonce + offset.to_bytes(8, "little")).digest()
+    return (seed + offset.to_bytes(8, "little")).ljust(64, b"\0") * (_MARK // 64)
+
+
+def refuse_false_capacity(medium: Medium, place: str) -> None:
+    """Set marks all over the medium and read them back. What was there is lost.
+
+    Raises IntegrityError with the size that it has in truth, as far as that shows.
+    """
+    nonce = os.urandom(16)
+    offsets = mark_offsets(medium.n_bytes)
+    with _broken_card(place, "it is asked for its true size"):
+        for offset in offsets:
+            medium.write(offset, _mark(nonce, offset))
+        if medium.n_bytes > 4 * _FILLER:  # more than a false card's cache remembers
+            medium.write(_FILLER + _MARK, os.urandom(_FILLER - _MARK))
+        medium.settle()
+        found = {offset: medium.read(offset, _MARK) for offset in offsets}
+    by_content = {_mark(nonce, offset): offset for offset in offsets}
+    wrong = [offset for offset in offsets if found[offset] != _mark(nonce, offset)]
+    if not wrong:
+        return
+    says = f"{place} says it holds {format_bytes(medium.n_bytes)}, but "
+    wrapped = [
+        by_content[found[offset]] - offset for offset in wrong if found[offset] in by_content
+    ]
+    if wrapped:
+        raise IntegrityError(
+            f"{says}it begins again after {format_bytes(min(map(abs, wrapped)))}", next_step=_FALSE
+        )
+    good = [offset for offset in offsets if offset < wrong[0]]
+    raise IntegrityError(
+        f"{says}it keeps nothing behind {format_bytes(wrong[0])} "
+        f"(the last good mark is at {format_bytes(good[-1] if good else 0)})",
+        next_step=_FALSE,
+    )
+
+
+# ---- the image ----------------------------------------------------------------------------------
+
+
+def write_image(medium: Medium, image: BinaryIO, n_bytes: int, place: str, tell: Progress) -> None:
+    """Write an image of `n_bytes` to the medium's beginning, its first part last, and wipe the
+    medium's end, where an older GPT would have its backup.
+
+    Raises IntegrityError when the card gives up.
+    """
+    with _broken_card(place, "it is written"):
+        medium.write(0, bytes(min(_FIRST, n_bytes)))
+        if medium.n_bytes - n_bytes >= _FIRST:
+            medium.write(medium.n_bytes - _FIRST, bytes(_FIRST))
+        done = 0
+        for start, end in ((_FIRST, n_bytes), (0, min(_FIRST, n_bytes))):
+            image.seek(start)
+            for offset in range(start, end, CHUNK):
+                data = image.read(min(CHUNK, end - offset))
+                medium.write(offset, data)
+                done += len(data)
+                if done % _FLUSH_EVERY < CHUNK:  # or the kernel's memory would be what is measured
+                    medium.settle()
+                tell(done, n_bytes)
+            medium.settle()
+
+
+def verify_image(medium: Medium, image: BinaryIO, n_bytes: int, place: str, tell: Progress) -> None:
+    """Compare the medium with the image, every byte read from the medium.
+
+    Raises IntegrityError with the first place that differs.
+    """
+    with _broken_card(place, "it is read back"):
+        medium.settle()
+        image.seek(0)
+        for offset in range(0, n_bytes, CHUNK):
+            wanted = image.read(min(CHUNK, n_bytes - offset))
+            got = medium.read(offset, len(wanted))
+            if got != wanted:
+                at = offset + next(i for i, (a, b) in enumerate(zip(got, wanted)) if a != b)
+                raise IntegrityError(
+                    f"{place} gives other bytes back than were written, first at byte {at} "
+                    f"({format_bytes(at)})",
+                    next_step=_FALSE,
+                )
+            tell(offset + len(wanted), n_bytes)

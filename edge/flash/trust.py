@@ -1,0 +1,161 @@
+"""Whether a board takes this bundle: asked here before anything is sent, and there, by a program
+that was on the board before, before anything of the bundle runs.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+
+from edge.bundle import MANIFEST, Bundle, bundle_signers
+from edge.errors import EdgeError, IntegrityError, UsageError
+from edge.flash.board import Board
+from edge.flash.session import Done
+from edge.slots import layout
+from edge.slots.store import Slots
+from edge.slots.trust import pinned_keys, release_signer
+from edge.trust.bundle_signature import NAMESPACE, SIGNATURE
+from edge.trust.ssh_formats import PublicKey
+from edge.units import printable
+
+KIND = "edgekit-trust"
+_CHECK_S = 120
+
+
+@dataclass(frozen=True)
+class SignaturePolicy:
+    """What the user asks for: a signature at all, and by which of these keys (empty: those pinned
+    on the board, or whoever signed the first bundle that it gets).
+    """
+
+    required: bool = False
+    keys: tuple[PublicKey, ...] = ()
+
+
+@dataclass(frozen=True)
+class Admission:
+    """`keys` are those that the board accepts (empty: nobody asks for a signature), `signed_by` the
+    fingerprint of the one that signed this bundle, `to_pin` what is pinned once it is current.
+    """
+
+    keys: tuple[PublicKey, ...] = ()
+    signed_by: str | None = None
+    to_pin: tuple[PublicKey, ...] = ()
+
+
+def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> Admission:
+    """Decide on this machine, before anything is sent.
+
+    Raises IntegrityError when the board's keys, or the ones asked for, did not sign the bundle;
+    UsageError when a key is asked for that the board does not accept.
+    """
+    from edge.trust.bundle_signature import accepting_key
+
+    pinned = pinned_keys(slots.files)
+    if strangers := [key for key in policy.keys if pinned and key not in pinned]:
+        raise UsageError(
+            f"{slots.files.root} has other keys pinned than {strangers[0]}: "
+            + ", ".join(map(str, pinned)),
+            next_step="edge key pin TARGET KEY.pub accepts one more on purpose",
+        )
+    keys = pinned if not policy.keys else policy.keys
+    if not keys and not policy.required:
+        return Admission()
+    manifest = (bundle.path / MANIFEST).read_bytes()
+    signature = bundle.path / SIGNATURE
+    data = signature.read_bytes() if signature.is_file() else None
+    if not keys:
+        keys = tuple(bundle_signers(bundle))[:1]  # trust on first use, as ssh does with a host
+        if not keys:
+            raise IntegrityError(
+                f"{bundle.path} is not signed, and a signature is required",
+                next_step="edge bundle sign BUNDLE KEY (edge key new makes one)",
+            )
+    who = slots.files.root if pinned else "--require-signature"
+    signer = accepting_key(manifest, data, keys, who)
+    return Admission(keys, signer.fingerprint, () if pinned else keys)
+
+
+def check_on_board(board: Board, slots: Slots, bundle: Bundle, admission: Admission) -> list[str]:
+    """Check the release as it lies on the board; notes for the report.
+
+    This machine reads manifest and signature back. Where the board can run programs, one that was
+    there before checks too: the edge of the current release, the board's own edge, or ssh-keygen.
+
+    Raises IntegrityError when one of them refuses.
+    """
+    release_signer(board.files, bundle.id, admission.keys)
+    if not board.is_running:
+        return []
+    folder = f"{board.files.root}/{layout.bundle_folder(bundle.id)}"
+    for script in checking_scripts(board, slots, bundle, folder, admission):
+        done = board.execute(script, timeout_s=_CHECK_S)
+        verdict = read_verdict(done)
+        if verdict is None:
+            continue
+        if verdict:
+            raise IntegrityError(f"{board.place} refuses release {bundle.id[:12]}: {verdict}")
+        return []
+    return [
+        "the signature was checked by this machine; the board has neither an edge nor an "
+        "ssh-keygen that could check it before the first start"
+    ]
+
+
+def checking_scripts(
+    board: Board, slots: Slots, bundle: Bundle, folder: str, admission: Admission
+) -> list[str]:
+    """Shell scripts, best first, each of which prints a verdict as one JSON line (or fails)."""
+    edges = []
+    current = slots.current()
+    if current is not None and current != bundle.id:
+        env = f"{board.files.root}/{layout.env_folder(current)}/bin/edge"
+        edges.append(f"[ -x {shlex.quote(env)} ] && exec {shlex.quote(env)}")
+    edges.append("command -v edge >/dev/null 2>&1 && exec edge")
+    keys = " ".join(f"--key {shlex.quote(key.line)}" for key in admission.keys)
+    scripts = [f"{edge} key check {shlex.quote(folder)} {keys} --json" for edge in edges]
+    return [*scripts, ssh_keygen_script(folder, admission)]
+
+
+def ssh_keygen_script(folder: str, admission: Admission) -> str:
+    """The same question to OpenSSH, which many boards have (8.1 or later, for -Y verify). It looks
+    at the first signature of the file only, so that its "no" is not taken for an answer.
+    """
+    allowed = "".join(f'builder namespaces="{NAMESPACE}" {key.line}\n' for key in admission.keys)
+    return (
+        "command -v ssh-keygen >/dev/null 2>&1 || exit 9\n"
+        f"cd {shlex.quote(folder)} || exit 9\n"
+        "umask 077; t=$(mktemp) || exit 9; trap 'rm -f \"$t\"' EXIT\n"
+        f'printf %s {shlex.quote(allowed)} > "$t"\n'
+        f'ssh-keygen -Y verify -f "$t" -I builder -n {NAMESPACE} -s {SIGNATURE} '
+        f"< {MANIFEST} >/dev/null || exit 9\n"
+        f'echo \'{{"kind": "{KIND}", "ok": true}}\'\n'
+    )
+
+
+def read_verdict(done: Done) -> str | None:
+    """ "" when it is accepted, why not when it is refused, None when the script could not tell."""
+    lines = done.out.decode("utf-8", "replace").strip().splitlines()
+    try:
+        record = json.loads(lines[-1]) if lines else {}
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    if record.get("kind") == KIND and record.get("ok") is True and done.rc == 0:
+        return ""
+    if record.get("error") == "IntegrityError" and done.rc == IntegrityError.exit_code:
+        return printable(str(record.get("message")), 500)
+    return None
+
+
+def refused(slots: Slots, release_id: str | None, keys: tuple[PublicKey, ...]) -> str | None:
+    """Why a board with these keys pinned could not start a release; None when it could."""
+    if release_id is None:
+        return None
+    try:
+        release_signer(slots.files, release_id, keys)
+    except EdgeError as error:
+        return str(error)
+    return None

@@ -1,0 +1,289 @@
+"""What a running process tells watchers of itself: one small page in a folder of shared memory.
+
+    @announces("chat")                       # the page is there while the command runs
+    def chat(bundle, ...):
+        ...
+        opened_model(opened.name, engine.describe())
+        for event in watched(engine.stream(tokens, config, stop), len(tokens)): ...
+
+`edge watch` reads the page from another process. It is a file of fixed size, readable by its user
+alone, overwritten in place at a request's ends and at most ten times a second between, behind a
+checksum that shows a reader when it came half-way. It goes with the process; the page of one that
+was killed is known by its process id and start time, and the next one to start removes it. Telling
+never fails: where no page can be written, there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import stat
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
+
+from edge.types import EngineInfo, TokenEvent
+from edge.units import printable
+
+SCHEMA = 1
+PAGE_BYTES = 4096
+EVERY_NS = 100 * 10**6
+MAX_TEXT = 100
+
+State = Literal["loading", "idle", "prefill", "decode"]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass
+class Page:
+    """One process. `started` is its start time in the kernel's ticks, None where there is no /proc.
+
+    `n_prompt` and `n_out` are of the request that runs or ran last. The others grow over all
+    requests, so that a reader gets exact rates from two looks, whenever it looks: `n_total` tokens,
+    `n_gaps` gaps between the tokens of one answer and the nanoseconds `gaps_ns` that they took.
+    `ttft_ns` is the time to the latest first token, after `ttft_n_prompt` tokens of prompt.
+    """
+
+    pid: int
+    started: int | None
+    command: str
+    model: str
+    engine: str = ""
+    quant: str = ""
+    n_threads: int = 0
+    n_ctx: int = 0
+    label: str = ""
+    state: State = "loading"
+    n_requests: int = 0
+    n_prompt: int = 0
+    n_out: int = 0
+    n_total: int = 0
+    n_gaps: int = 0
+    gaps_ns: int = 0
+    ttft_ns: int = 0
+    ttft_n_prompt: int = 0
+
+    def to_bytes(self) -> bytes:
+        """Checksum and JSON, padded to PAGE_BYTES."""
+        text = json.dumps({"schema": SCHEMA, **vars(self)}, ensure_ascii=False).encode()
+        return (b"%08x " % zlib.crc32(text) + text).ljust(PAGE_BYTES - 1) + b"\n"
+
+
+def parse_page(text: str) -> Page | None:
+    """A page as it was read; None for one that is half written, of another version or no page."""
+    checksum, _, body = text.rstrip("\n ").partition(" ")
+    try:
+        if int(checksum, 16) != zlib.crc32(body.encode()):
+            return None
+        data: dict[str, Any] = json.loads(body)
+        version = data.pop("schema", None)
+        page = Page(**data)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    kinds = [(field.type, getattr(page, field.name)) for field in fields(Page)]
+    sound = version == SCHEMA and page.state in get_args(State)
+    sound = sound and all(is_count(value) for kind, value in kinds if kind == "int")
+    sound = sound and all(isinstance(value, str) for kind, value in kinds if kind == "str")
+    return page if sound and (page.started is None or is_count(page.started)) else None
+
+
+def is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+# ---- where pages lie -----------------------------------------------------------------------------
+
+
+def own_folders() -> list[Path]:
+    """Folders for the pages of this user, best first: the session's runtime folder, shared memory
+    (a service has no session), the temporary folder. The first two are never on an SD card.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    name = f"edgekit-{os.getuid()}" if hasattr(os, "getuid") else "edgekit"
+    places = [Path(runtime) / "edgekit"] if runtime else []
+    return [*places, Path("/dev/shm") / name, Path(tempfile.gettempdir()) / name]
+
+
+def make_folder() -> Path | None:
+    """The first folder that is there, or can be made, and is ours alone."""
+    for folder in own_folders():
+        if not folder.parent.is_dir():
+            continue
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if is_private(folder):
+                return folder
+    return None
+
+
+def is_private(folder: Path) -> bool:
+    """Whether a folder is this user's and nobody else can write to it: in shared memory anybody may
+    have made one of that name.
+    """
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    owned = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+    return stat.S_ISDIR(found.st_mode) and owned and not found.st_mode & 0o022
+
+
+def start_ticks(pid: int | str = "self") -> int | None:
+    """When a process started, in clock ticks since boot (field 22 of /proc/PID/stat, proc(5))."""
+    try:
+        return parse_start_ticks(Path(f"/proc/{pid}/stat").read_text(errors="replace"))
+    except OSError:
+        return None
+
+
+def parse_start_ticks(text: str | None) -> int | None:
+    """The name in brackets may hold anything, so fields are counted from its last bracket. None for
+    a process that has ended and is only waited for (states Z and X).
+    """
+    fields = (text or "").rpartition(")")[2].split()
+    if len(fields) < 20 or fields[0] in ("Z", "X") or not fields[19].isdigit():
+        return None
+    return int(fields[19])
+
+
+# ---- telling -------------------------------------------------------------------------------------
+
+
+class Beacon:
+    """The page of this process, kept up to date while it is entered."""
+
+    def __init__(self, command: str, model: str) -> None:
+        self.page = Page(os.getpid(), start_ticks(), command, printable(model, MAX_TEXT))
+        self._path: Path | None = None
+        self._handle = -1
+        self._written_ns = 0
+
+    def __enter__(self) -> Beacon:
+        folder = make_folder()
+        if folder is None:
+            return self
+        with contextlib.suppress(OSError):
+            remove_dead_pages(folder)
+            path = folder / f"{os.getpid()}.json"
+            path.unlink(missing_ok=True)  # of an earlier process with our number
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+            self._handle = os.open(path, flags, 0o600)
+            self._path = path
+            self.write()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+
+    def write(self) -> None:
+        if self._handle < 0:
+            return
+        try:
+            os.lseek(self._handle, 0, os.SEEK_SET)
+            os.write(self._handle, self.page.to_bytes())
+        except OSError:  # full or gone: nobody watches, and the answer goes on
+            os.close(self._handle)
+            self._handle = -1
+        self._written_ns = time.monotonic_ns()
+
+    def follow(self, stream: Iterator[TokenEvent], n_prompt: int) -> Iterator[TokenEvent]:
+        """`stream` itself, counted."""
+        page = self.page
+        page.state, page.n_prompt, page.n_out = "prefill", n_prompt, 0
+        page.n_requests += 1
+        before_ns = time.monotonic_ns()
+        self.write()
+        try:
+            for event in stream:
+                if event.token_id is not None:
+                    self._count(event.t_ns - before_ns)
+                    before_ns = event.t_ns
+                    if before_ns - self._written_ns >= EVERY_NS:
+                        self.write()
+                yield event
+        finally:
+            page.state = "idle"
+            self.write()
+
+    def _count(self, gap_ns: int) -> None:
+        """One token, `gap_ns` after the one before it, or after the request."""
+        page = self.page
+        page.n_out += 1
+        page.n_total += 1
+        if page.n_out > 1:
+            page.n_gaps += 1
+            page.gaps_ns += max(0, gap_ns)
+        else:
+            page.state = "decode"
+            page.ttft_ns, page.ttft_n_prompt = max(0, gap_ns), page.n_prompt
+
+
+def remove_dead_pages(folder: Path) -> None:
+    """Pages of processes that are gone: killed ones could not remove their own."""
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            page = parse_page(path.read_text(errors="replace"))
+            if page is None or page.pid != int(path.stem):
+                continue
+            if page.started is not None and start_ticks(page.pid) != page.started:
+                path.unlink()
+
+
+# One process, one page: whoever streams need not be handed it.
+_beacon: Beacon | None = None
+
+
+def announces(command: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator of a command: its process has a page while it runs. The model's name is the
+    argument `bundle` or `model`.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def told(*args: P.args, **kwargs: P.kwargs) -> R:
+            global _beacon
+            named = kwargs.get("bundle") or kwargs.get("model") or ""
+            with Beacon(command, Path(str(named)).name) as beacon:
+                _beacon = beacon
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    _beacon = None
+
+        return told
+
+    return decorate
+
+
+def opened_model(name: str, info: EngineInfo) -> None:
+    """Tell that the model is loaded, and what runs it."""
+    if _beacon is None:
+        return
+    page = _beacon.page
+    page.model, page.engine = printable(name, MAX_TEXT), printable(info.name, MAX_TEXT)
+    page.quant, page.state = printable(info.quant, MAX_TEXT), "idle"
+    page.n_threads, page.n_ctx = info.n_threads, info.n_ctx
+    _beacon.write()
+
+
+def tell_label(label: str) -> None:
+    """Tell what is being done: a benchmark's test."""
+    if _beacon is not None:
+        _beacon.page.label = printable(label, MAX_TEXT)
+
+
+def watched(stream: Iterator[TokenEvent], n_prompt: int) -> Iterator[TokenEvent]:
+    """`stream`, counted on the page of this process; the very same object where there is none."""
+    return stream if _beacon is None else _beacon.follow(stream, n_prompt)

@@ -1,0 +1,84 @@
+"""Where the states of a model lie, and how much room they may take.
+
+Beside a bundle, in BUNDLE.states: never inside it, where every file is listed and hashed. For a
+plain model file, or where nothing can be written beside a bundle, in the user's cache.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edge.engines.target import OpenModel
+from edge.errors import IntegrityError, UsageError
+from edge.states.store import DEFAULT_LIMIT_BYTES, StateStore, check_owner
+from edge.units import parse_bytes
+from edge.verified import cache_directory
+
+#: Environment variable: room for the states of one folder, for example 64MiB; "off": keep none.
+VARIABLE = "EDGEKIT_STATES"
+
+
+def states_of(opened: OpenModel) -> StateStore | None:
+    """The store of an opened model; None if its engine cannot save states, or the user wants none.
+
+    Raises UsageError if EDGEKIT_STATES is neither a size nor "off".
+    """
+    limit = limit_bytes()
+    info = opened.engine.describe()
+    if not limit or not info.details.get("can_save_prefix"):
+        return None
+    # The engine's own check is stricter (it reads the model); this keeps files of others apart.
+    identity = {
+        "model": model_identity(opened),
+        "engine": [info.name, info.version, info.build],
+        "n_ctx": info.n_ctx,
+        "kv_type": info.kv_type,
+        "flash_attn": info.details.get("flash_attn"),
+    }
+    return StateStore(folder_of(opened), opened.name, identity, limit)
+
+
+def model_identity(opened: OpenModel) -> str:
+    """The bundle's id, or a plain file's name and size."""
+    if opened.bundle is not None:
+        return opened.bundle.id
+    return f"{opened.path.name} {opened.path.stat().st_size}"
+
+
+def limit_bytes() -> int:
+    """What EDGEKIT_STATES says; 0 for "off"."""
+    text = os.environ.get(VARIABLE, "").strip()
+    if not text:
+        return DEFAULT_LIMIT_BYTES
+    if text.lower() in ("off", "no", "none"):
+        return 0
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise UsageError(f'{VARIABLE}: {error}, or "off"') from None
+
+
+def folder_of(opened: OpenModel) -> Path:
+    """The folder for the states of an opened model."""
+    return beside_bundle(opened.bundle.path) if opened.bundle else user_folder()
+
+
+def user_folder() -> Path:
+    return cache_directory() / "states"
+
+
+def beside_bundle(bundle: Path) -> Path:
+    """BUNDLE.states if it is there and ours, or can be made; else the user's folder."""
+    real = bundle.resolve()
+    if not real.name:
+        return user_folder()
+    folder = real.with_name(f"{real.name}.states")
+    if not os.access(folder if folder.exists() else folder.parent, os.W_OK | os.X_OK):
+        return user_folder()
+    if folder.exists():
+        try:
+            check_owner(folder)
+        except IntegrityError:
+            return user_folder()
+    return folder

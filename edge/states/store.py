@@ -1,0 +1,339 @@
+"""KV states that were computed before, in a folder: found by their tokens, bounded, oldest out.
+
+A file is named after what its state belongs to and the tokens it holds:
+
+    NAME-<model, engine, context: 16 hex>-<tokens: 16 hex>.kv      see edge.engines.kv_state
+
+Its mtime is its last use. Whatever goes wrong with a state (damaged, of another build, disk full,
+folder read-only) costs the time to compute it again and one line, never an answer. Two processes
+may share a folder: files are written beside and renamed, what one of them has mapped stays readable
+when the other removes it, and what a dead process left half-written is swept away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from edge.engines.kv_state import PARTIAL, StateHeader, read_state_header
+from edge.errors import EdgeError, IntegrityError
+from edge.types import Engine
+
+SUFFIX = ".kv"
+#: A folder holds at most so many bytes of states, and at most this share of the disk's free space.
+DEFAULT_LIMIT_BYTES = 256 * 1024**2
+_DISK_SHARE = 0.1
+_MAX_FILES = 256
+#: No context is longer.
+MAX_TOKENS = 1 << 20
+#: Restoring must save at least so many tokens over what the engine holds already.
+MIN_GAIN = 16
+#: What storage is taken to read at until a restore was measured.
+_READ_BYTES_PER_S = 80e6
+_PID = re.compile(r"\.(\d+)\.partial$")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored state. `used_s` is the time of its last use (seconds since the epoch)."""
+
+    path: Path
+    n_bytes: int
+    used_s: float
+
+    @property
+    def label(self) -> str:
+        """The model's name, as far as a file name can hold it."""
+        return self.path.name.rsplit("-", 2)[0]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a look into the store came to: `n_tokens` more are in the KV cache than before, read in
+    `seconds` from a state of `state` tokens; `problems` are sentences about states that could not
+    be used.
+    """
+
+    n_tokens: int = 0
+    seconds: float = 0.0
+    state: tuple[int, ...] = ()
+    problems: tuple[str, ...] = ()
+
+    def __add__(self, later: Restored) -> Restored:
+        return Restored(
+            self.n_tokens + later.n_tokens,
+            self.seconds + later.seconds,
+            later.state or self.state,
+            self.problems + later.problems,
+        )
+
+
+@dataclass
+class StateStore:
+    """The states of one opened model, in a folder that those of other models may share.
+
+    `identity` says what its states belong to: plain data, equal only where a state may be used. The
+    engine checks it again with its own. `limit_bytes` bounds all states in the folder together.
+    `read_bytes_per_s` is what was measured last.
+    """
+
+    folder: Path
+    name: str
+    identity: Mapping[str, Any]
+    limit_bytes: int = DEFAULT_LIMIT_BYTES
+    read_bytes_per_s: float = _READ_BYTES_PER_S
+    _known: dict[Path, tuple[int, ...]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha256(json.dumps(dict(self.identity), sort_keys=True).encode())
+        self._prefix = f"{file_label(self.name)}-{digest.hexdigest()[:16]}-"
+        self.refresh()
+
+    # ---- finding --------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Look again at what is there, this model's states alone."""
+        self._known = {}
+        with contextlib.suppress(IntegrityError):
+            check_owner(self.folder)
+            self._read_folder()
+
+    def _read_folder(self) -> None:
+        for entry in entries(self.folder):
+            if entry.path.name.startswith(self._prefix) and entry.n_bytes <= self.limit_bytes:
+                with contextlib.suppress(EdgeError):
+                    self._known[entry.path] = _header(entry.path).tokens
+
+    def path_of(self, tokens: Sequence[int]) -> Path:
+        """Where a state of exactly these tokens lies."""
+        data = struct.pack(f"<{len(tokens)}i", *tokens)
+        return self.folder / f"{self._prefix}{hashlib.sha256(data).hexdigest()[:16]}{SUFFIX}"
+
+    def holds(self, tokens: Sequence[int]) -> bool:
+        """Whether there is a state of exactly these tokens."""
+        return self.path_of(tokens) in self._known
+
+    def best(self, tokens: Sequence[int], have: int = 0) -> tuple[Path, int] | None:
+        """The state that shares the most leading tokens with `tokens`, and how many; None if none
+        shares MIN_GAIN more than `have`.
+        """
+        # The last token of a prompt is evaluated again in any case: its logits are needed.
+        found = [(common(state, tokens[:-1]), path) for path, state in self._known.items()]
+        n_common, path = max(found, default=(0, Path()))
+        return (path, n_common) if n_common >= have + MIN_GAIN else None
+
+    def predict_s(self, path: Path) -> float:
+        """Seconds that restoring a state is expected to take."""
+        try:
+            return path.stat().st_size / self.read_bytes_per_s
+        except OSError:
+            return 0.0
+
+    # ---- restoring ------------------------------------------------------------------------------
+
+    def restore(
+        self,
+        engine: Engine,
+        tokens: Sequence[int],
+        compute_s: Callable[[int], float] | None = None,
+    ) -> Restored:
+        """Put the best state for a prompt of `tokens` into the engine, if it holds clearly more of
+        them than the engine does. With `compute_s`, which predicts seconds from tokens, only if
+        computing them would take twice as long. States that turn out unusable are removed and told
+        about.
+        """
+        problems: list[str] = []
+        began_s = time.monotonic()
+        have = engine.reusable(tokens)
+        while (found := self.best(tokens, have)) is not None:
+            path, n_common = found
+            if compute_s is not None and compute_s(n_common - have) < 2 * self.predict_s(path):
+                break
+            n_bytes, read_s = path_size(path), time.monotonic()
+            try:
+                check_owner(path)
+                engine.restore_prefix(path)
+            except EdgeError as error:
+                self._known.pop(path, None)
+                if n_bytes is not None:  # None: another process has removed it
+                    problems.append(f"a saved state was not used: {error}")
+                    _remove(path)
+                continue
+            now_s = time.monotonic()
+            if n_bytes is not None and now_s > read_s:
+                self.read_bytes_per_s = n_bytes / (now_s - read_s)
+            with contextlib.suppress(OSError):
+                os.utime(path)
+            gain = engine.reusable(tokens) - have
+            if gain <= 0:  # a memory that cannot be cut to what is shared
+                self._known.pop(path, None)
+                have = max(0, engine.reusable(tokens))
+                continue
+            return Restored(gain, now_s - began_s, self._known[path], tuple(problems))
+        return Restored(0, time.monotonic() - began_s, (), tuple(problems))
+
+    # ---- storing --------------------------------------------------------------------------------
+
+    def save(self, engine: Engine, tokens: Sequence[int]) -> Path | None:
+        """Store the state of `tokens`, which the engine's cache must begin with. None where that
+        cannot be (the engine or the model's memory cannot, no room, folder not writable), or where
+        it was found not to pay.
+        """
+        path = self.path_of(tokens)
+        if path_size(path) == 0:
+            return None
+        limit = self.room_bytes()
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_owner(self.folder)
+            sweep(self.folder)
+            engine.save_prefix(path, len(tokens), max_bytes=limit)
+        except (EdgeError, OSError):
+            return None
+        self._known[path] = tuple(tokens)
+        for gone in evict(self.folder, limit, keep=path):
+            self._known.pop(gone, None)
+        return path
+
+    def drop(self, tokens: Sequence[int], *, for_good: bool = False) -> None:
+        """Remove the state of exactly these tokens, if there is one. `for_good`: it did not pay,
+        and is not to be stored again; an empty file says so.
+        """
+        path = self.path_of(tokens)
+        self._known.pop(path, None)
+        if _remove(path) and for_good:
+            with contextlib.suppress(OSError):
+                path.touch(0o600)
+
+    def room_bytes(self) -> int:
+        """What all states in the folder may take together now."""
+        folder = self.folder
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        try:
+            free = shutil.disk_usage(folder).free
+        except OSError:
+            return self.limit_bytes
+        held = sum(entry.n_bytes for entry in entries(self.folder))
+        return min(self.limit_bytes, int(_DISK_SHARE * (free + held)))
+
+
+# ---- a folder of states --------------------------------------------------------------------------
+
+
+def entries(folder: Path) -> list[Entry]:
+    """The states in a folder, the latest used first. Only regular files count: links, folders and
+    pipes are passed over. A folder that is not there, or not readable, has none.
+    """
+    found = []
+    for name, status in _files(folder):
+        if name.endswith(SUFFIX) and not name.startswith("."):
+            found.append(Entry(folder / name, status.st_size, status.st_mtime))
+    return sorted(found, key=lambda entry: (-entry.used_s, entry.path.name))
+
+
+def evict(folder: Path, limit_bytes: int, *, keep: Path | None = None) -> list[Path]:
+    """Remove the states used longest ago until the others take at most `limit_bytes` and are not
+    too many; `keep` stays. Returns what was removed.
+    """
+    stored = entries(folder)
+    gone, total, count = [], sum(entry.n_bytes for entry in stored), len(stored)
+    for entry in reversed(stored):
+        if total <= limit_bytes and count <= _MAX_FILES:
+            break
+        if entry.path != keep and _remove(entry.path):
+            gone.append(entry.path)
+            total, count = total - entry.n_bytes, count - 1
+    return gone
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that are gone left half-written."""
+    for name, status in _files(folder):
+        match = _PID.search(name)
+        # A pid comes again one day, and a folder may be on two boards' share.
+        dead = match is not None and not psutil.pid_exists(int(match[1][:9]))
+        if name.endswith(PARTIAL) and (dead or time.time() - status.st_mtime > 3600):
+            _remove(folder / name)
+
+
+def clear(folder: Path) -> int:
+    """Remove every state; returns the bytes freed."""
+    sweep(folder)
+    return sum(entry.n_bytes for entry in entries(folder) if _remove(entry.path))
+
+
+def check_owner(path: Path) -> None:
+    """Raise IntegrityError unless only we, or root, can have written `path`: an engine's reader
+    trusts a state whose hash is right.
+    """
+    if os.name != "posix":
+        return
+    try:
+        status = path.lstat()
+    except OSError as error:
+        raise IntegrityError(f"{path}: {error.strerror}") from None
+    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
+        raise IntegrityError(
+            f"{path} may have been written by somebody else "
+            f"(uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o})"
+        )
+
+
+def common(state: Sequence[int], tokens: Sequence[int]) -> int:
+    """How many leading tokens two sequences share."""
+    n = min(len(state), len(tokens))
+    if tuple(state[:n]) == tuple(tokens[:n]):
+        return n
+    return next(i for i in range(n) if state[i] != tokens[i])
+
+
+def file_label(name: str) -> str:
+    """`name` as the first part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")[:40] or "model"
+
+
+def path_size(path: Path) -> int | None:
+    """Bytes of a file; None if it is not there."""
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return None
+
+
+def _header(path: Path) -> StateHeader:
+    return read_state_header(path, MAX_TOKENS)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Names and status of the regular files in a folder."""
+    try:
+        with os.scandir(folder) as found:
+            for item in found:
+                with contextlib.suppress(OSError):
+                    status = item.stat(follow_symlinks=False)
+                    if stat.S_ISREG(status.st_mode):
+                        yield item.name, status
+    except OSError:
+        return
+
+
+def _remove(path: Path) -> bool:
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True

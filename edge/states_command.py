@@ -1,0 +1,107 @@
+"""`edge states`: KV states kept between runs: what there is, how much it takes, away with it.
+
+edge states BUNDLE
+edge states --clear
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from edge.engines.kv_state import read_state_header
+from edge.errors import EdgeError, InputError
+from edge.states.place import VARIABLE, beside_bundle, limit_bytes, user_folder
+from edge.states.store import MAX_TOKENS, Entry, clear, entries
+from edge.units import format_bytes, format_seconds, printable
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One state for the table; `n_tokens` and `engine` are None for a file that is none."""
+
+    entry: Entry
+    n_tokens: int | None
+    engine: str | None
+
+
+@click.command(short_help="Saved prompt states: list, size, clear.")
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option("--clear", "clears", is_flag=True, help="Remove them all; they are computed again.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+def states(model: Path | None, clears: bool, as_json: bool) -> None:
+    """The KV states that spare a system prompt, or a saved conversation, from being computed again
+    after a restart: those beside MODEL, a bundle directory; for a plain file, without MODEL, or
+    where nothing can be written beside it, those in the user's cache.
+
+    EDGEKIT_STATES bounds what one folder takes, for example 64MiB; "off" keeps none.
+    """
+    if model is not None and not model.exists():
+        raise InputError(f"there is nothing at {model}", next_step="edge states BUNDLE")
+    folder = beside_bundle(model) if model is not None and model.is_dir() else user_folder()
+    freed = clear(folder) if clears else None
+    rows = [row_of(entry) for entry in entries(folder) if entry.n_bytes]
+    if as_json:
+        click.echo(json.dumps(to_record(folder, rows, freed)))
+        return
+    if freed is not None:
+        click.echo(f"{format_bytes(freed)} freed in {printable(str(folder))}")
+        return
+    for line in table(folder, rows):
+        click.echo(line)
+
+
+def row_of(entry: Entry) -> Row:
+    """What a state's footer says, its hash not checked."""
+    try:
+        header = read_state_header(entry.path, MAX_TOKENS)
+    except EdgeError:
+        return Row(entry, None, None)
+    return Row(entry, len(header.tokens), f"{header.footer.get('engine')}"[:40])
+
+
+def table(folder: Path, rows: list[Row]) -> list[str]:
+    """The states for a person, the latest used first."""
+    limit = limit_bytes()
+    total = sum(row.entry.n_bytes for row in rows)
+    room = f"of {format_bytes(limit)}" if limit else f"({VARIABLE} is off)"
+    lines = []
+    if rows:
+        lines.append(f"{'model':<32} {'tokens':>7} {'size':>10}  {'last used':<16} engine")
+    for row in rows:
+        tokens = "damaged" if row.n_tokens is None else f"{row.n_tokens}"
+        ago = format_seconds(max(0.0, time.time() - row.entry.used_s)) + " ago"
+        lines.append(
+            f"{printable(row.entry.label, 32):<32} {tokens:>7} "
+            f"{format_bytes(row.entry.n_bytes):>10}  {ago:<16} {printable(row.engine or '–')}"
+        )
+    count = f"{len(rows)} state{'' if len(rows) == 1 else 's'}" if rows else "no states"
+    return [*lines, f"{count}, {format_bytes(total)} {room}, in {printable(str(folder))}"]
+
+
+def to_record(folder: Path, rows: list[Row], freed: int | None) -> dict[str, object]:
+    """The same as plain data; times are seconds since the epoch."""
+    return {
+        "schema": SCHEMA,
+        "kind": "edgekit-states",
+        "folder": str(folder),
+        "limit_bytes": limit_bytes(),
+        "freed_bytes": freed,
+        "states": [
+            {
+                "file": row.entry.path.name,
+                "model": row.entry.label,
+                "n_tokens": row.n_tokens,
+                "n_bytes": row.entry.n_bytes,
+                "used_s": row.entry.used_s,
+                "engine": row.engine,
+            }
+            for row in rows
+        ],
+    }

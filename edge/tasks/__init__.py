@@ -1,0 +1,10 @@
+"""Tasks from the field as named presets, and requests like those that people make of them.
+
+`task` reads a preset, `catalog` finds one by its name, `use` fills it in for one conversation,
+`requests` makes requests of realistic lengths for measuring.
+"""
+
+from edge.tasks.catalog import find_task, load_tasks
+from edge.tasks.task import Length, Task
+
+__all__ = ["Length", "Task", "find_task", "load_tasks"]

@@ -1,0 +1,176 @@
+"""A task filled in for one run or chat: its options on the command line, its message and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from edge.errors import EdgeError, InputError, UsageError
+from edge.tasks.catalog import find_task, language_name
+from edge.tasks.fit import fit_message
+from edge.tasks.task import Task
+from edge.types import Engine, Message
+from edge.units import format_seconds
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+MAX_FILE_BYTES = 4 * 1024**2  # far beyond any context
+#: What `--within` says for no limit at all, the task's own one included.
+NO_LIMIT = "none"
+
+_OPTIONS = (
+    click.option("--task", "task_name", metavar="NAME", help="A task from `edge tasks`: its "
+                 "prompt, sampling and time (--within none: no limit)."),
+    click.option("--to", metavar="LANGUAGE", help="Language to translate into: zh, de, Spanish."),
+    click.option("--document", type=click.Path(), metavar="FILE", help="The text asked about."),
+)  # fmt: skip
+
+
+def task_options(command: _F) -> _F:
+    """Add --task and the parameters of all tasks to a click command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class TaskUse:
+    """A task with its parameters: `values` holds the text of each."""
+
+    task: Task
+    values: Mapping[str, str]
+
+    def message(self, text: str) -> str:
+        return self.task.fill({**self.values, "text": text})
+
+    def placed(self, engine: Engine, *, plain: bool = False) -> tuple[str | None, TaskUse]:
+        """The system prompt to open a session with, and the task to use in it. A model whose
+        template has no system role (or none at all: `plain`) gets the system prompt in front of
+        every message instead.
+        """
+        system = self.task.system
+        if system is None or (not plain and _takes_system(engine, system)):
+            return system, self
+        return None, TaskUse(_with_system_inside(self.task), self.values)
+
+    def fitted(
+        self, text: str, engine: Engine, system: str | None, n_answer: int, *, plain: bool = False
+    ) -> tuple[str, str | None]:
+        """The message for `text`, shortened to what the context holds beside an answer of
+        `n_answer` tokens (-1: not limited), and a note that says so where it was.
+        """
+
+        def n_prompt(message: str) -> int:
+            if plain:
+                return len(engine.prompt(message))
+            opening = [Message("system", system)] if system else []
+            return len(engine.render([*opening, Message("user", message)]))
+
+        share = engine.n_ctx // 4
+        room = engine.n_ctx - (share if n_answer < 0 else min(n_answer, share)) - 1
+        return fit_message(self.message(text), n_prompt, engine.count, room)
+
+
+def _takes_system(engine: Engine, system: str) -> bool:
+    try:
+        engine.render([Message("system", system), Message("user", "hello")])
+    except EdgeError:
+        return False
+    return True
+
+
+def _with_system_inside(task: Task) -> Task:
+    import dataclasses
+
+    system = (task.system or "").replace("{", "(").replace("}", ")")
+    return dataclasses.replace(task, system=None, message=f"{system}\n\n{task.message}")
+
+
+def parse_task(options: dict[str, Any]) -> TaskUse | None:
+    """The task that the options name, filled in; None without `--task`. Takes its options out of
+    the dictionary, and puts the task's sampling and time where the user gave none.
+
+    Raises UsageError for an unknown task or a missing parameter, InputError for an unknown language
+    or an unreadable file.
+    """
+    name = options.pop("task_name")
+    given = {key: options.pop(key) for key in ("to", "document")}
+    if name is None:
+        for key, value in given.items():
+            if value is not None:
+                raise UsageError(f"--{key} belongs to a task", next_step="edge tasks lists them")
+        _lift_limit(options)
+        return None
+    task = find_task(name)
+    values = {}
+    for key, value in given.items():
+        if value is not None and key not in task.parameters:
+            raise UsageError(f"the task {task.name} takes no --{key}")
+    for parameter in task.parameters.values():
+        value = given.get(parameter.name)
+        if value is None:
+            raise UsageError(
+                f"the task {task.name} needs --{parameter.name}",
+                next_step=f"--task {task.name} {parameter.option}",
+            )
+        is_language = parameter.kind == "language"
+        values[parameter.name] = language_name(value) if is_language else read_text(value)
+    _apply(task, options)
+    return TaskUse(task, values)
+
+
+def _apply(task: Task, options: dict[str, Any]) -> None:
+    """Put what the task suggests in place of defaults; what the user typed stays."""
+    context = click.get_current_context()
+
+    def is_default(key: str) -> bool:
+        return context.get_parameter_source(key) in (None, ParameterSource.DEFAULT)
+
+    for key, value in task.sampling.items():
+        if is_default(key):
+            options[key] = value
+    if options.get("max_tokens", 0) == -1:
+        # Twice what an answer of this task may take is no answer to it any more.
+        options["max_tokens"] = 2 * task.answer.high
+    if options["within"] is None and options["first_within"] is None:
+        options["within"] = f"{task.within_s:g}s"
+        if task.first_within_s is not None:
+            options["first_within"] = f"{task.first_within_s:g}s"
+        if is_default("on_miss"):
+            options["on_miss"] = "best"  # who asked for no limit is not refused for one
+    _lift_limit(options)
+
+
+def _lift_limit(options: dict[str, Any]) -> None:
+    if (options["within"] or "").strip().lower() == NO_LIMIT:
+        options["within"] = None
+
+
+def read_text(path: str | Path) -> str:
+    """A UTF-8 text file. Raises InputError if it cannot be read, is empty, too long or no text."""
+    from edge.filekind import open_regular
+
+    file, size = open_regular(Path(path).expanduser())
+    with file:
+        if size > MAX_FILE_BYTES:
+            raise InputError(f"{path}: {size} bytes; a text has at most {MAX_FILE_BYTES}")
+        data = file.read(MAX_FILE_BYTES)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    if not text.strip():
+        raise InputError(f"{path} is empty")
+    return text
+
+
+def time_text(task: Task) -> str:
+    """`2.00 s, first word 700 ms`."""
+    first = task.first_within_s
+    tail = "" if first is None else f", first word {format_seconds(first)}"
+    return format_seconds(task.within_s) + tail

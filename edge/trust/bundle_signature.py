@@ -1,0 +1,77 @@
+r"""`manifest.json.sig`: who vouches for a bundle.
+
+The manifest holds the size and hash of every other file, and the bundle's id is the manifest's own
+hash: a signature over the manifest covers every byte, and adding one changes no id. Several signers
+may stand in one file, one block after another. Without edgekit:
+
+    echo "builder $(cat key.pub)" > allowed
+    ssh-keygen -Y verify -f allowed -I builder -n edgekit-bundle -s manifest.json.sig \
+        < manifest.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edge.errors import IntegrityError
+from edge.trust.ssh_formats import PublicKey, Signature, parse_signatures
+
+SIGNATURE = "manifest.json.sig"
+MAX_SIGNATURE_BYTES = 64 * 1024
+#: What a signature must have been made for.
+NAMESPACE = "edgekit-bundle"
+
+
+def signers(manifest: bytes, signature_file: bytes | None) -> list[PublicKey]:
+    """The keys that signed this manifest, in the file's order; empty without a signature file.
+
+    Raises IntegrityError when the file cannot be read, or one of its signatures is not of this
+    manifest.
+    """
+    signatures = parse_signatures(signature_file) if signature_file is not None else []
+    for signature in signatures:
+        if not signature.is_of(manifest, NAMESPACE):
+            raise _does_not_hold(signature)
+    return [signature.key for signature in signatures]
+
+
+def accepting_key(
+    manifest: bytes, signature_file: bytes | None, keys: Sequence[PublicKey], who: str
+) -> PublicKey:
+    """The first of `keys` that signed this manifest; `who` names what accepts only these.
+
+    Raises IntegrityError that says whether the bundle is unsigned, signed by others, or edited.
+    """
+    wanted = ", ".join(str(key) for key in keys) or "no key at all"
+    if signature_file is None:
+        raise IntegrityError(
+            f"the bundle is not signed; {who} accepts only what {wanted} has signed",
+            next_step="edge bundle sign BUNDLE KEY, with a key that is accepted there",
+        )
+    signatures = parse_signatures(signature_file)
+    for signature in signatures:
+        if signature.key in keys:
+            if not signature.is_of(manifest, NAMESPACE):
+                raise _does_not_hold(signature)
+            return keys[list(keys).index(signature.key)]
+    made_by = ", ".join(s.key.fingerprint for s in signatures)
+    raise IntegrityError(
+        f"the bundle is signed by {made_by}; {who} accepts only what {wanted} has signed",
+        next_step="sign it with a key that is accepted there (edge bundle sign), or accept its key "
+        "there on purpose: edge key pin TARGET KEY.pub",
+    )
+
+
+def _does_not_hold(signature: Signature) -> IntegrityError:
+    fingerprint = signature.key.fingerprint
+    if signature.namespace != NAMESPACE:
+        return IntegrityError(
+            f"the signature by {fingerprint} was made for {signature.namespace!r:.60}, not for a "
+            f"bundle ({NAMESPACE!r})",
+            next_step="edge bundle sign BUNDLE KEY",
+        )
+    return IntegrityError(
+        f"the signature by {fingerprint} is not one of this manifest: the bundle was edited after "
+        "it was signed, or the signature belongs to another",
+        next_step="get the bundle again from who built it; if that is you: edge bundle sign",
+    )

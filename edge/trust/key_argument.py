@@ -1,0 +1,62 @@
+"""Keys as a user names them on a command line, and the passphrase that one may have."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from edge.errors import InputError
+from edge.trust.pins import MAX_KEYS, MAX_KEYS_BYTES
+from edge.trust.signing import AskPassphrase, SigningKey, load_signing_key
+from edge.trust.ssh_formats import ALGORITHM, PublicKey, parse_public_key
+from edge.verified import config_directory
+
+PASSPHRASE_VARIABLE = "EDGEKIT_KEY_PASSPHRASE"
+
+
+def default_key_path() -> Path:
+    return config_directory() / "signing-key"
+
+
+def public_keys(argument: str) -> tuple[PublicKey, ...]:
+    """The keys in a `.pub` or `trusted_keys` file, the public half of a private one that has its
+    `.pub` beside it, or a key line itself.
+
+    Raises InputError when there is none.
+    """
+    if argument.startswith(f"{ALGORITHM} "):
+        return (parse_public_key(argument),)
+    path = Path(argument)
+    try:
+        data = path.read_bytes()[: MAX_KEYS_BYTES + 1]
+        if b"PRIVATE KEY" in data:
+            path = path.with_name(f"{path.name}.pub")
+            data = path.read_bytes()[: MAX_KEYS_BYTES + 1]
+        text = data.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise InputError(
+            f"cannot read a public key from {path}: {said}",
+            next_step="give a .pub file (edge key new makes one), or the line in it",
+        ) from None
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not 0 < len(lines) <= MAX_KEYS:
+        raise InputError(f"{path} has {len(lines)} keys; expected 1 to {MAX_KEYS}")
+    return tuple(dict.fromkeys(parse_public_key(line) for line in lines))
+
+
+def signing_key(path: Path) -> SigningKey:
+    """Load a private key, asking on the terminal for its passphrase where it has one."""
+    return load_signing_key(path, passphrase_source(path))
+
+
+def passphrase_source(path: Path) -> AskPassphrase | None:
+    """Where a passphrase comes from: the environment, else the terminal, else nowhere."""
+    if (known := os.environ.get(PASSPHRASE_VARIABLE)) is not None:
+        return lambda: known
+    if not sys.stdin.isatty():
+        return None
+    return lambda: str(click.prompt(f"Passphrase of {path}", hide_input=True, err=True))

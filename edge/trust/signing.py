@@ -1,0 +1,179 @@
+"""Making keys and signatures, on the host. The secret is handled by `cryptography`, in constant
+time, never by our own arithmetic.
+
+A private key is a PKCS8 PEM file that only its owner may read; an OpenSSH private key
+(`ssh-keygen -t ed25519`) does as well. Ed25519 is deterministic: signing twice gives the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge.atomic import fsync_directory, write_atomic
+from edge.bundle import MANIFEST, MAX_MANIFEST_BYTES, open_bundle, read_limited
+from edge.errors import EngineMissingError, InputError, IntegrityError, UnsafeInputError, UsageError
+from edge.trust import bundle_signature
+from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, NAMESPACE, SIGNATURE
+from edge.trust.ssh_formats import PublicKey, Signature, parse_signatures, signed_bytes
+from edge.units import printable
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+#: Asked for a passphrase when a key has one; None where nobody can be asked.
+AskPassphrase = Callable[[], str]
+MAX_KEY_FILE_BYTES = 16 * 1024
+
+
+class SigningKey:
+    """A private key in memory."""
+
+    def __init__(self, private: Ed25519PrivateKey, comment: str = "") -> None:
+        self._private = private
+        self.public = PublicKey(private.public_key().public_bytes_raw(), comment)
+
+    def sign(self, message: bytes, namespace: str = NAMESPACE) -> Signature:
+        raw = self._private.sign(signed_bytes(message, namespace))
+        return Signature(self.public, namespace, "sha512", raw)
+
+
+def new_key(path: Path, passphrase: str | None, comment: str) -> PublicKey:
+    """Make a key: the private half at `path` (mode 0600), the public line at `path`.pub.
+
+    Raises UsageError when one of them exists, EngineMissingError without `cryptography`.
+    """
+    serialization, ed25519 = _library()
+    public_path = path.with_name(f"{path.name}.pub")
+    for existing in (path, public_path):
+        if os.path.lexists(existing):
+            raise UsageError(f"{existing} exists", next_step="choose another file: --out FILE")
+    private = ed25519.Ed25519PrivateKey.generate()
+    guard = (
+        serialization.BestAvailableEncryption(passphrase.encode())
+        if passphrase
+        else serialization.NoEncryption()
+    )
+    pem = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, guard
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(pem)
+        file.flush()
+        os.fsync(file.fileno())
+    public = PublicKey(private.public_key().public_bytes_raw(), comment)
+    write_atomic(public_path, f"{public.line}\n".encode())
+    fsync_directory(path.parent)
+    return public
+
+
+def load_signing_key(path: Path, ask: AskPassphrase | None = None) -> SigningKey:
+    """Read a private key; `ask` is called when it has a passphrase.
+
+    Raises InputError for what is no Ed25519 private key and for a wrong passphrase,
+    UnsafeInputError when others may read the file, UsageError when a passphrase is needed and
+    nobody can be asked, EngineMissingError without `cryptography`.
+    """
+    serialization, ed25519 = _library()
+    try:
+        data, mode = path.read_bytes()[: MAX_KEY_FILE_BYTES + 1], path.stat().st_mode
+    except OSError as error:
+        raise InputError(
+            f"cannot read the signing key {path}: {error.strerror}",
+            next_step="edge key new makes one",
+        ) from None
+    if data.startswith(b"ssh-"):
+        raise InputError(
+            f"{path} is the public half of a key; signing takes the private one",
+            next_step=f"--sign {path.with_suffix('')}",
+        )
+    if os.name == "posix" and mode & 0o077:
+        raise UnsafeInputError(
+            f"others may read the signing key {path} (mode {mode & 0o777:o})",
+            next_step=f"chmod 600 {path}; if others could copy it, make a new one: edge key new",
+        )
+    is_ssh = b"OPENSSH PRIVATE KEY" in data
+    load: Any = serialization.load_ssh_private_key if is_ssh else serialization.load_pem_private_key
+    try:
+        private = load(data, None)
+    except TypeError:  # it has a passphrase
+        private = _unlock(load, data, path, ask)
+    except ValueError as error:
+        raise InputError(
+            f"{path} holds no private key: {printable(str(error), 100)}",
+            next_step="edge key new makes one",
+        ) from None
+    if not isinstance(private, ed25519.Ed25519PrivateKey):
+        raise InputError(f"{path} is no Ed25519 key", next_step="edge key new makes one")
+    return SigningKey(private, _comment(path))
+
+
+def _unlock(load: Any, data: bytes, path: Path, ask: AskPassphrase | None) -> Any:
+    if ask is None:
+        raise UsageError(
+            f"{path} has a passphrase and nobody is here to be asked for it",
+            next_step="set EDGEKIT_KEY_PASSPHRASE, or run this in a terminal",
+        )
+    try:
+        return load(data, ask().encode())
+    except ValueError:
+        raise InputError(f"that is not the passphrase of {path}") from None
+
+
+def _comment(path: Path) -> str:
+    """What the public half calls the key."""
+    try:
+        line = path.with_name(f"{path.name}.pub").read_text(encoding="utf-8")[:1000]
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return printable(" ".join(line.split()[2:]), 100)
+
+
+def sign_bundle(directory: Path, key: SigningKey) -> PublicKey:
+    """Add this key's signature to a bundle, after checking every byte that it vouches for. Those of
+    others stay.
+
+    Raises as `open_bundle` does; IntegrityError when a signature that is there does not hold.
+    """
+    opened = open_bundle(directory, check_signature=False)
+    manifest = read_limited(directory / MANIFEST, MAX_MANIFEST_BYTES)
+    if opened.id != bundle_id(manifest):
+        raise IntegrityError(f"{directory}: {MANIFEST} changed while it was read")
+    add_signature(directory, manifest, key)
+    return key.public
+
+
+def add_signature(directory: Path, manifest: bytes, key: SigningKey) -> None:
+    """Write the signature of a manifest that was just made or verified."""
+    others: list[Signature] = []
+    path = directory / SIGNATURE
+    if os.path.lexists(path):
+        data = read_limited(path, MAX_SIGNATURE_BYTES)
+        bundle_signature.signers(manifest, data)  # raises for one that does not hold
+        others = [s for s in parse_signatures(data) if s.key != key.public]
+    text = "".join(signature.armored() for signature in (*others, key.sign(manifest)))
+    write_atomic(path, text.encode())
+
+
+def bundle_id(manifest: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def _library() -> tuple[Any, Any]:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError:
+        raise EngineMissingError(
+            "keys are made and used through the Python package 'cryptography', which is not "
+            "installed",
+            next_step="pip install 'edgekit[host]'",
+        ) from None
+    return serialization, ed25519

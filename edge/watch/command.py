@@ -1,0 +1,125 @@
+"""`edge watch`: live tokens/s, memory by kind, heat, clock and throttling of what runs here.
+
+edge watch                       # q or Ctrl-C leaves
+edge watch ssh://pi@raspberrypi
+edge watch --json | jq .machine.temp_c
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import closing
+from datetime import datetime, timezone
+
+import click
+
+from edge.live import Page
+from edge.probe.remote import parse_target
+from edge.terminal import write_text
+from edge.watch.draw import Spell, screen_lines
+from edge.watch.look import Here, Look, Source, to_record
+from edge.watch.rates import Rates
+from edge.watch.remote import Board
+from edge.watch.screen import Screen, quiet_interrupt
+
+# A pipe has no width.
+WIDE, TALL = 200, 10_000
+
+
+@click.command()
+@click.argument("target", required=False)
+@click.option(
+    "--interval", type=click.FloatRange(0.2, 60), default=1.0, show_default=True,
+    help="Seconds between looks.",
+)  # fmt: skip
+@click.option("-n", "--looks", type=click.IntRange(min=1), help="Leave after this many looks.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per look.")
+def watch(target: str | None, interval: float, looks: int | None, as_json: bool) -> None:
+    """Watch what runs on this board, or on TARGET (ssh://user@host or adb://serial): tokens/s,
+    memory by kind, temperature, clock, power and throttling, while `edge chat`, `edge run` or
+    `edge bench` work in another process. Nothing need run yet. q or Ctrl-C leaves.
+    """
+    source: Source = Board(parse_target(target), interval) if target else Here()
+    title = f"edge watch {target}" if target else "edge watch"
+    with closing(source), quiet_interrupt():
+        if as_json or not sys.stdout.isatty():
+            print_looks(source, interval, looks, as_json=as_json, title=title)
+        else:
+            show_looks(source, interval, looks, title)
+
+
+class Memory:
+    """What looks tell together: each process's rate now, its history, how long it has stood."""
+
+    def __init__(self) -> None:
+        self._rates: dict[int, Rates] = {}
+        self._since: dict[int, tuple[tuple[object, ...], float]] = {}
+
+    def add(self, look: Look) -> dict[int, Spell]:
+        """The spells of a look's processes; those that have gone are forgotten."""
+        now = time.monotonic()
+        pages = {page.pid: page for page, _ in look.processes}
+        self._rates = {pid: self._rates.get(pid) or Rates() for pid in pages}
+        self._since = {pid: self._stood(pid, page, now) for pid, page in pages.items()}
+        spells = {}
+        for pid, page in pages.items():
+            rate = self._rates[pid].add(page, now)
+            still_s = now - self._since[pid][1]
+            spells[pid] = Spell(rate, tuple(self._rates[pid].history), still_s)
+        return spells
+
+    def _stood(self, pid: int, page: Page, now: float) -> tuple[tuple[object, ...], float]:
+        state = (page.started, page.state, page.n_requests, page.n_out)
+        before = self._since.get(pid)
+        return before if before and before[0] == state else (state, now)
+
+
+def print_looks(
+    source: Source, interval: float, looks: int | None, *, as_json: bool, title: str
+) -> None:
+    """Lines for pipes and files: a JSON object, or the screen's text, per look."""
+    memory, done = Memory(), 0
+    while True:
+        due = time.monotonic() + interval
+        look = source.look()
+        spells, stamp = memory.add(look), datetime.now(timezone.utc).isoformat()
+        if as_json:
+            record = to_record(look, {pid: spell.rate for pid, spell in spells.items()})
+            write_text(json.dumps({**record, "time": stamp}) + "\n")
+        else:
+            lines = screen_lines(
+                look, spells, width=WIDE, height=TALL, title=f"{stamp[:19]}  {title}"
+            )
+            write_text("\n".join(line.text for line in lines) + "\n\n")
+        done += 1
+        if done == looks:
+            return
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def show_looks(source: Source, interval: float, looks: int | None, title: str) -> None:
+    """The terminal's second screen, redrawn at every look and when the window changes."""
+    memory, done = Memory(), 0
+    ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
+    first = source.look()  # before the screen is taken: a board that is not there says so below it
+    with Screen() as screen:
+        look = first
+        while True:
+            due = time.monotonic() + interval
+            spells = memory.add(look)
+            done += 1
+            while True:
+                width, height = screen.size
+                screen.draw(
+                    screen_lines(
+                        look, spells, width=width, height=height, title=title,
+                        keys=f"every {interval:g} s, q leaves", ascii_only=ascii_only,
+                    )
+                )  # fmt: skip
+                if done == looks or screen.wait(due - time.monotonic()) in ("q", "Q"):
+                    return
+                if time.monotonic() >= due:
+                    break
+            look = source.look()

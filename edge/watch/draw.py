@@ -1,0 +1,205 @@
+"""A look as lines of text: a pure function of what was read and of the terminal's size."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edge.live import Page
+from edge.probe.sensors import describe_throttled
+from edge.units import format_bytes, format_seconds, printable
+from edge.watch.look import Look, Machine, Memory
+from edge.watch.rates import mean_rate
+
+Tone = Literal["plain", "bold", "dim", "bad"]
+BARS = "▁▂▃▄▅▆▇█"
+BARS_ASCII = "_.-=+*%#"
+WAITING = "nothing of edgekit runs here now; waiting for edge chat, edge run or edge bench"
+# Of the bits since boot (16 to 19) and now (0 to 3), those of now are an alarm.
+_NOW = 0xF
+# Percent of the time in which something waited for memory, from which on it is shown as an alarm.
+TIGHT = 10.0
+
+
+@dataclass(frozen=True)
+class Line:
+    text: str
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Spell:
+    """What is known of a process from looks before this one: its rate now, past rates, and for how
+    many seconds it has been in its present state without another token.
+    """
+
+    rate: float | None = None
+    history: tuple[float, ...] = ()
+    still_s: float = 0.0
+
+
+def screen_lines(
+    look: Look,
+    spells: Mapping[int, Spell],
+    *,
+    width: int,
+    height: int,
+    title: str = "edge watch",
+    keys: str = "",
+    ascii_only: bool = False,
+) -> list[Line]:
+    """At most `height` lines of at most `width` columns. Where processes do not fit, they are
+    counted.
+    """
+    bars = BARS_ASCII if ascii_only else BARS
+    head = f"{title}  {printable(look.machine.name or '', 60)}".rstrip()
+    room = width - display_width(head) - display_width(keys)
+    lines = [Line(head + " " * room + keys if keys and room > 1 else head, "bold"), Line("")]
+    lines += machine_lines(look.machine)
+    blocks = [
+        [Line(""), *process_lines(page, memory, spells.get(page.pid, Spell()), bars)]
+        for page, memory in look.processes
+    ]
+    if not blocks:
+        blocks = [[Line(""), Line(WAITING, "dim")]]
+    for i, block in enumerate(blocks):
+        left = len(blocks) - i - 1
+        if len(lines) + len(block) + (1 if left else 0) > height:
+            if i == 0:
+                lines += block[: max(0, height - len(lines))]
+            else:
+                lines.append(Line(f"and {left + 1} more; a taller window shows them", "dim"))
+            break
+        lines += block
+    return [Line(cut(line.text, width), line.tone) for line in lines[: max(1, height)]]
+
+
+def machine_lines(machine: Machine) -> list[Line]:
+    """One line per sensor that answers, one that names those that do not, memory and load."""
+    bits = machine.throttled
+    sensor = f" ({machine.power_kind})" if machine.power_kind else ""
+    clock = None if machine.clock_hz is None else machine.clock_hz / 1e9
+    rows = (
+        ("temperature", shown(machine.temp_c, "{:.1f} °C"), False),
+        ("clock", shown(clock, "{:.2f} GHz"), False),
+        ("power", shown(machine.power_w, "{:.2f} W" + sensor), False),
+        (
+            "throttling",
+            None if bits is None else ", ".join(describe_throttled(bits)) or "none",
+            bool((bits or 0) & _NOW),
+        ),
+    )
+    lines = [
+        Line(f"{label:<12} {text}", "bad" if alarm else "plain")
+        for label, text, alarm in rows
+        if text is not None
+    ]
+    if absent := [label for label, text, _ in rows if text is None]:
+        lines.append(Line(f"no sensor    {', '.join(absent)}", "dim"))
+    used, pressure = machine.swap_used_bytes, machine.pressure
+    memory = f"{format_bytes(machine.available_bytes)} of {format_bytes(machine.ram_bytes)} free"
+    memory += f", swap {format_bytes(used)} used" if used is not None else ""
+    memory += f", pressure {pressure:.1f} %" if pressure is not None else ""
+    lines.append(Line(f"memory       {memory}", "bad" if (pressure or 0) >= TIGHT else "plain"))
+    if machine.load_1min is not None:
+        cores = f" on {machine.n_cores} cores" if machine.n_cores else ""
+        lines.append(Line(f"load         {machine.load_1min:.2f}{cores}"))
+    return lines
+
+
+def process_lines(page: Page, memory: Memory, spell: Spell, bars: str = BARS) -> list[Line]:
+    quant = f" ({printable(page.quant, 40)})" if page.quant else ""
+    threads = f", {page.n_threads} threads" if page.n_threads > 1 else ""
+    engine = f", {printable(page.engine, 40)}{threads}" if page.engine else ""
+    name = printable(page.model, 60)
+    lines = [Line(f"{printable(page.command, 20)}  {name}{quant}{engine}, pid {page.pid}", "bold")]
+    if page.label:
+        lines.append(Line(f"  test         {printable(page.label, 80)}"))
+    lines.append(Line(f"  now          {doing(page, spell)}"))
+    if page.engine:
+        lines.append(Line(f"  decode       {speed(page, spell, bars)}"))
+        lines.append(Line(f"  first token  {first_token(page)}"))
+    kinds = (
+        ("anonymous", memory.anon_bytes),
+        ("mapped", memory.file_bytes),
+        ("PSS", memory.pss_bytes),
+        ("swap", memory.swap_bytes),
+    )
+    if memory.anon_bytes is None:
+        kinds = (("resident", memory.rss_bytes),)  # type: ignore[assignment]
+    text = "  ".join(f"{label} {format_bytes(value)}" for label, value in kinds)
+    lines.append(Line(f"  memory       {text}", "bad" if memory.swap_bytes else "plain"))
+    return lines
+
+
+def doing(page: Page, spell: Spell) -> str:
+    waited = f", {format_seconds(spell.still_s)} so far" if spell.still_s >= 1 else ""
+    if page.state == "loading":
+        return f"loads the model{waited}"
+    if page.state == "prefill":
+        return f"reads {tokens(page.n_prompt)}{waited}"
+    if page.state == "decode":
+        slow = f", none for {format_seconds(spell.still_s)}" if spell.still_s >= 3 else ""
+        return f"writes, {tokens(page.n_out)} so far{slow}"
+    if not page.engine:
+        return "runs"
+    return f"waits; {tokens(page.n_total)} so far, in requests: {page.n_requests}"
+
+
+def speed(page: Page, spell: Spell, bars: str) -> str:
+    """Decode tokens/s now, else of the latest answers; the bars show how it went."""
+    if spell.rate is not None:
+        text = f"{spell.rate:7.1f} tokens/s"
+    elif (last := spell.history[-1] if spell.history else mean_rate(page)) is not None:
+        text = f"{last:7.1f} tokens/s at last"
+    else:
+        return "–"
+    return f"{text:<26}{sparkline(spell.history, bars)}".rstrip()
+
+
+def first_token(page: Page) -> str:
+    if not page.ttft_ns:
+        return "–"
+    return f"{format_seconds(page.ttft_ns * 1e-9)} after {tokens(page.ttft_n_prompt)} of prompt"
+
+
+def tokens(n: int) -> str:
+    return "1 token" if n == 1 else f"{n:,} tokens"
+
+
+def sparkline(values: Sequence[float], bars: str = BARS, most: int = 24) -> str:
+    """The newest values as bars from 0 to the highest of them."""
+    newest = list(values)[-most:]
+    top = max(newest, default=0.0)
+    if top <= 0 or len(newest) < 2:
+        return ""
+    return "".join(bars[min(len(bars) - 1, int(v / top * len(bars)))] for v in newest)
+
+
+def shown(value: float | None, form: str) -> str | None:
+    return None if value is None else form.format(value)
+
+
+def display_width(text: str) -> int:
+    """Columns of a terminal: wide characters take two, combining ones none."""
+    return sum(map(_columns, text))
+
+
+def _columns(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def cut(text: str, width: int, columns: Callable[[str], int] = _columns) -> str:
+    """`text` in at most `width` columns."""
+    if sum(map(columns, text)) <= width:
+        return text
+    taken = 0
+    for i, character in enumerate(text):
+        taken += columns(character)
+        if taken > width - 1:
+            return text[:i] + "…"
+    return text
