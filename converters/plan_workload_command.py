@@ -19,6 +19,7 @@ from device_profiles.catalog import all_profiles
 from device_profiles.profile import DeviceProfile
 from edge.errors import DeadlineError
 from edge.report.terminal import aligned
+from edge.terminal import ProgressLine
 from edge.units import format_bytes, format_seconds, printable
 
 
@@ -46,7 +47,15 @@ class WorkloadPlan:
     def other_board(self, but: DeviceProfile) -> DeviceProfile | None:
         """The board with the least memory that does it; None when none does."""
         boards = sorted(all_profiles().values(), key=lambda p: (p.ram_bytes, p.id))
-        return next((p for p in boards if p.id != but.id and best_row(self.rows(p))), None)
+        line = ProgressLine("looking at other boards")
+        try:
+            for done, profile in enumerate(boards):
+                line(done, len(boards))
+                if profile.id != but.id and best_row(self.rows(profile)):
+                    return profile
+        finally:
+            line.close()
+        return None
 
 
 def plan_for_workload(
@@ -82,6 +91,8 @@ def echo_workload_plan(
     good = 0
     for number, profile in enumerate(profiles):
         rows = plan.rows(profile)
+        if len(profiles) == len(rows) == 1 and rows[0].error is not None:
+            raise rows[0].error
         good += best_row(rows) is not None
         if as_json:
             for row in rows:
@@ -199,7 +210,12 @@ def _need_text(need: Need) -> str:
 
 def echo_workload_boards(plan: WorkloadPlan, options: PlanOptions, *, as_json: bool) -> None:
     """Which boards do it, those with the least memory first. Raises DeadlineError if none does."""
-    found = [(profile, plan.rows(profile)) for profile in all_profiles().values()]
+    found = []
+    profiles, line = list(all_profiles().values()), ProgressLine("planning")
+    for done, profile in enumerate(profiles):
+        line(done, len(profiles))
+        found.append((profile, plan.rows(profile)))
+    line.close()
     found.sort(key=lambda pair: (best_row(pair[1]) is None, pair[0].ram_bytes, pair[0].id))
     if as_json:
         for profile, rows in found:

@@ -33,7 +33,8 @@ from edge.units import format_bytes
 @dataclass(frozen=True)
 class WorkloadRow:
     """One model in one format on one board. `recipe` and what follows is None when it cannot run
-    there; `answers` is what it takes, in time or not; `near` the least time it could keep.
+    there; `answers` is what it takes, in time or not; `near` the least time it could keep; `error`
+    is set where it is not time that is short.
     """
 
     name: str
@@ -47,6 +48,7 @@ class WorkloadRow:
     answers: tuple[tuple[Need, Answer], ...] = ()
     near: Nearest | None = None
     basis: str = ""
+    error: EdgeError | None = None
 
     @property
     def is_in_time(self) -> bool:
@@ -123,12 +125,12 @@ def gguf_row(
     try:
         planner = Planner(spec, profile, options, scale=scale, learned=learned)
     except EdgeError as error:
-        return WorkloadRow(spec.name, n_params, ENGINE, "no", str(error))
+        return WorkloadRow(spec.name, n_params, ENGINE, "no", str(error), error=error)
     try:
         chosen = planner.choose()
     except DoesNotFitError as error:
         why = f"{format_bytes(error.shortfall_bytes)} too much"
-        return WorkloadRow(spec.name, n_params, ENGINE, "no", why)
+        return WorkloadRow(spec.name, n_params, ENGINE, "no", why, error=error)
     except DeadlineError as error:
         return WorkloadRow(spec.name, n_params, ENGINE, "no", str(error), near=nearest(planner))
     return WorkloadRow(
@@ -152,7 +154,7 @@ def _format_row(
     try:
         plan = plan_any(spec, profile, name, replace(options, needs=()), learned)
     except EdgeError as error:
-        return WorkloadRow(spec.name, n_params, name, "no", str(error))
+        return WorkloadRow(spec.name, n_params, name, "no", str(error), error=error)
     if plan.prefill_tps is None or plan.decode_tps is None:
         return WorkloadRow(spec.name, n_params, name, "no", "no speed is known")
     bound = plan.error_bound or 0.0

@@ -37,8 +37,10 @@ MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 # "model" is the file the engine is given; "part" a file that belongs to it (external data of ONNX).
 # "wheel" to "tool" are what an offline bundle adds for the board: see converters/offline.
+# "small" is a second, smaller model of the same board, for when time is short: edge/bundle_pair.py.
+SMALL = "small"
 ROLES = (
-    *("model", "part", "tokenizer", "template", "license", "card", "prefix"),
+    *("model", SMALL, "part", "tokenizer", "template", "license", "card", "prefix"),
     *("wheel", "launcher", "unit", "tool"),
 )
 
@@ -83,6 +85,14 @@ class Bundle:
     @property
     def model_file(self) -> BundleFile:
         return next(file for file in self.files if file.role == "model")
+
+    @property
+    def small(self) -> tuple[Path, Plan] | None:
+        """The smaller model beside the model, and its plan; None where there is only one."""
+        found = next((file for file in self.files if file.role == SMALL), None)
+        if found is None:
+            return None
+        return self.path / found.name, Plan.from_dict(self.manifest["small"]["plan"])
 
     @property
     def n_bytes(self) -> int:
@@ -221,6 +231,14 @@ def parse_manifest(text: bytes, root: Path) -> Bundle:
         raise UnsafeInputError(f"{root / MANIFEST}: {len(files)} files; {MAX_FILES} is the most")
     if sum(file.role == "model" for file in files) != 1:
         raise InputError(f"{root / MANIFEST}: exactly one file must have the role 'model'")
+    n_small = sum(file.role == SMALL for file in files)
+    small = document.get("small")
+    if n_small != (small is not None) or not isinstance(small or {"plan": {}}, dict):
+        raise InputError(f"{root / MANIFEST}: entry 'small' and a file of that role go together")
+    if small is not None:
+        if not isinstance(small.get("plan"), dict):
+            raise InputError(f"{root / MANIFEST}: entry 'small.plan' is missing or not an object")
+        Plan.from_dict(small["plan"])
     plan = Plan.from_dict(document["plan"])
     return Bundle(root, hashlib.sha256(text).hexdigest(), document, plan, files)
 
@@ -234,7 +252,7 @@ def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def check_name(name: str) -> None:
     """Raise UnsafeInputError unless `name` is a plain relative path inside the bundle."""
-    if len(name) > 255 or not _NAME.match(name) or name in (MANIFEST, SUMS, SIGNATURE):
+    if len(name) > 255 or not _NAME.fullmatch(name) or name in (MANIFEST, SUMS, SIGNATURE):
         raise UnsafeInputError(f"bundle file name {printable(name)!r} is not allowed")
 
 
@@ -249,7 +267,7 @@ def parse_file(name: str, entry: Any) -> BundleFile:
         raise InputError(f"bundle file {name}: unknown role {role!r}; known: {', '.join(ROLES)}")
     if not isinstance(n_bytes, int) or isinstance(n_bytes, bool) or n_bytes < 0:
         raise InputError(f"bundle file {name}: n_bytes must be a count, got {n_bytes!r}")
-    if not isinstance(digest, str) or not _SHA256.match(digest):
+    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
         raise InputError(f"bundle file {name}: sha256 must be 64 hex digits, got {digest!r:.80}")
     return BundleFile(name, role, n_bytes, digest)
 

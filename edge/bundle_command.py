@@ -1,4 +1,4 @@
-"""`edge bundle show|verify|sign|pack|unpack`."""
+"""`edge bundle show|verify|sign|pair|pack|unpack`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def hashing_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 @click.group()
 def bundle() -> None:
-    """Show, verify, sign, pack or unpack a bundle."""
+    """Show, verify, sign, pair, pack or unpack a bundle."""
 
 
 @bundle.command()
@@ -64,6 +64,12 @@ def describe(opened: Bundle) -> list[str]:
         f"  plan     context {plan.n_ctx}, KV {plan.kv_type}, {plan.n_threads} threads; "
         f"peak {format_bytes(plan.peak_bytes)} of {format_bytes(plan.budget_bytes)}",
     ]
+    small = opened.manifest.get("small")
+    if small:
+        lines.append(
+            f"  small    {printable(str(small['model'].get('name')))}, {small['plan']['recipe']}: "
+            "answers when time is too short for the model"
+        )
     lines += [f"  quality  {line}" for line in quality_lines(opened.manifest)]
     lines += [f"  file     {f.name}  {format_bytes(f.n_bytes)}  {f.role}" for f in opened.files]
     return lines
@@ -118,6 +124,28 @@ def sign(path: Path, key_file: Path | None, as_json: bool) -> None:
         click.echo(json.dumps({"id": opened.id, "signed_by": public.fingerprint}))
     else:
         click.echo(f"{path}: signed by {public}")
+
+
+@bundle.command()
+@click.argument("big", type=click.Path(path_type=Path))
+@click.argument("small", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+@click.option("--sign", "key_file", metavar="KEY", type=click.Path(path_type=Path), help="Sign it.")
+def pair(big: Path, small: Path, output: Path, key_file: Path | None) -> None:
+    """Put the model of bundle SMALL beside the one of BIG.
+
+    With --within, a question that BIG cannot answer in time is answered by SMALL instead of being
+    refused. Both must fit the board's memory together.
+    """
+    from edge.bundle_pair import pair_bundles
+
+    signer = None
+    if key_file is not None:
+        from edge.trust.key_argument import signing_key
+
+        signer = signing_key(key_file)
+    made = pair_bundles(big, small, output, signer)
+    click.echo(f"{output}: {len(made.files)} files, {format_bytes(made.n_bytes)}")
 
 
 @bundle.command()

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import psutil
 
+from edge.chat_stats import stats_lines
 from edge.deadline import Budget, Outcome
 from edge.errors import EdgeError, UsageError
 from edge.interrupt import Interrupt
@@ -28,7 +28,7 @@ from edge.session import Session
 from edge.states import states_of
 from edge.tasks.use import TaskUse, parse_task, task_options, time_text
 from edge.terminal import terminal_safe, write_text
-from edge.timed_open import TimedModel, budget_options, parse_budget
+from edge.timed_open import N_DRAFT, TimedModel, budget_options, parse_budget
 from edge.types import GenerationConfig, TokenEvent
 from edge.units import did_you_mean, format_bytes, format_seconds, printable
 
@@ -58,7 +58,7 @@ def chat(
     use = parse_task(options)
     budget = parse_budget(options)
     config = generation_config(options)
-    opened = open_with_progress(bundle, options)
+    opened = open_with_progress(bundle, options, n_draft=N_DRAFT if budget else 0)
     with closing(opened.engine):
         if use is not None:
             placed, use = use.placed(opened.engine)
@@ -81,8 +81,9 @@ def chat(
             f"{info.n_threads} threads. /help for help."
         )
         if use is not None:
-            limit = time_text(use.task) if budget else "no limit"
-            room.say(f"{printable(use.task.title)}, {limit}. {printable(use.task.about)}")
+            limits = (budget.within_s, budget.first_within_s) if budget else (None, None)
+            title, about = printable(use.task.title), printable(use.task.about)
+            room.say(f"{title}, {time_text(*limits)}. {about}")
         room.talk()
 
 
@@ -280,34 +281,6 @@ class ChatRoom:
         if self.timed is not None and (outcome := self.timed.session.last_outcome) is not None:
             lines.append(f"budget   {outcome.line()}")
         self.say("\n".join(lines), always=True)
-
-
-def stats_lines(session: Session) -> list[str]:
-    """What the last answer cost, and what the process holds now."""
-    lines = []
-    answer = session.last_answer
-    if answer is not None:
-        used = answer.n_prompt + answer.n_out
-        lines += [
-            f"prompt   {answer.n_prompt} tokens, {answer.n_reused} of them reused; "
-            f"{_rate(answer.prefill_tps)}",
-            f"answer   {answer.n_out} tokens, {_rate(answer.decode_tps)}; ended by "
-            f"{answer.finish_reason}",
-            f"first    {format_seconds(answer.ttft_s)}, whole {format_seconds(answer.total_s)}",
-            f"context  {used} of {session.engine.n_ctx} tokens",
-        ]
-    process = psutil.Process()
-    memory = process.memory_info()
-    shared = getattr(memory, "shared", None)
-    anonymous = None if shared is None else memory.rss - shared
-    lines.append(
-        f"memory   {format_bytes(memory.rss)} resident, {format_bytes(anonymous)} of it anonymous"
-    )
-    return lines
-
-
-def _rate(tps: float | None) -> str:
-    return "–" if tps is None else f"{tps:.1f} tokens/s"
 
 
 def _file(argument: str, command: str) -> Path:

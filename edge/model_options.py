@@ -48,7 +48,7 @@ def model_options(command: _F) -> _F:
     return command
 
 
-def open_with_progress(path: str, options: dict[str, Any]) -> OpenModel:
+def open_with_progress(path: str, options: dict[str, Any], *, n_draft: int = 0) -> OpenModel:
     """Open the model that the command line names, drawing progress where it takes time."""
     line = ProgressLine("loading")
     try:
@@ -58,6 +58,7 @@ def open_with_progress(path: str, options: dict[str, Any]) -> OpenModel:
             n_threads=options["n_threads"],
             n_ctx=options["n_ctx"],
             kv_type=options["kv_type"],
+            n_draft=n_draft,
             check_memory=False if options["no_memory_check"] else None,
         )
     finally:

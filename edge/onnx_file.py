@@ -444,7 +444,7 @@ def _check_external(path: Path, tensors: list[_RawTensor]) -> dict[str, int]:
         if location in sizes:
             continue
         name = location.removeprefix("./")
-        if not _EXTERNAL_NAME.match(name):
+        if not _EXTERNAL_NAME.fullmatch(name):
             raise UnsafeInputError(
                 f"{path}: tensor {printable(tensor.name)} claims to lie in "
                 f"{printable(location)!r}: data may only lie in a file of the model's own folder",

@@ -298,7 +298,7 @@ class Session:
             return self.states.path_of(tokens)
         path = self.states.save(self.engine, tokens)
         if path is not None:
-            if self._saved and tuple(tokens[: len(self._saved)]) == self._saved:
+            if self._saved:  # what both share is in the new one
                 self.states.drop(self._saved)
             self._saved = tuple(tokens)
         return path

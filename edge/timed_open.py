@@ -11,10 +11,11 @@ import click
 from edge.deadline.budget import Budget, OnMiss
 from edge.deadline.store import TimeStore
 from edge.deadline.time_model import Prior, TimeModel
+from edge.engines import EngineSettings, open_engine
 from edge.engines.target import OpenModel
 from edge.states import model_identity, states_of
 from edge.timed_session import TimedSession
-from edge.types import Engine, GenerationConfig
+from edge.types import Engine, GenerationConfig, Plan
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -24,6 +25,9 @@ _TRIAL_TEXT = "The quick brown fox jumps over the lazy dog and runs on through t
 _TRIAL_PROMPT, _TRIAL_LONG, _TRIAL_TOKENS = 16, 96, 8
 # A trial takes no longer than this, however slow the board is.
 _TRIAL_S = 3.0
+
+#: Tokens guessed ahead with a budget, where answers are greedy (edge.engines.lookup).
+N_DRAFT = 8
 
 _OPTIONS = (
     click.option("--within", help="Time for the whole answer, for example 2s or 500ms."),
@@ -35,11 +39,17 @@ _OPTIONS = (
         show_default=True,
         help="When no version of a question fits the time: refuse at once, or give what it allows.",
     ),
+    click.option(
+        "--tell/--no-tell",
+        default=True,
+        show_default=True,
+        help="Where time is short, ask the model in words for a short answer.",
+    ),
 )
 
 
 def budget_options(command: _F) -> _F:
-    """Add --within, --first-within and --on-miss to a click command."""
+    """Add --within, --first-within, --on-miss and --tell to a click command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -50,56 +60,87 @@ def parse_budget(options: dict[str, Any]) -> Budget | None:
     dictionary. Raises UsageError for anything that is not a time.
     """
     on_miss: OnMiss = options.pop("on_miss")
-    return Budget.parse(options.pop("within"), options.pop("first_within"), on_miss=on_miss)
+    tell = options.pop("tell")
+    return Budget.parse(
+        options.pop("within"), options.pop("first_within"), on_miss=on_miss, tell=tell
+    )
 
 
 class TimedModel:
     """A session with budgets and the file that its time model is kept in."""
 
     def __init__(self, opened: OpenModel, *, system: str | None = None, raw: bool = False) -> None:
-        """Without a stored time model a short trial measures this board (it also reads the weights
-        from storage, so that the first question finds them in memory).
+        """A short trial reads the weights from storage, so that the first question finds them in
+        memory, and shows how fast the board is now.
         """
+        self._store, times = timed(model_identity(opened), opened.engine, prior_of(opened))
         self._info = opened.engine.describe()
-        self._store = TimeStore(model_identity(opened), self._info)
-        is_known = self._store.is_known
-        times = self._store.load(prior_of(opened))
-        if not is_known:
-            try_out(opened.engine, times)
+        small = self._open_small(opened)
         self.session = TimedSession(
             opened.engine,
             times,
             system=system,
             states=None if raw else states_of(opened),
             raw=raw,
-            cold=is_known,
+            cold=False,
+            small=small,
         )
+
+    def _open_small(self, opened: OpenModel) -> TimedSession | None:
+        """A session of the bundle's smaller model, opened beside the other one."""
+        self._small: tuple[TimeStore, TimedSession] | None = None
+        found = opened.bundle.small if opened.bundle is not None else None
+        if found is None:
+            return None
+        path, plan = found
+        settings = EngineSettings.from_plan(plan).replace(check_vocabulary=False)
+        engine = open_engine(plan.engine, path, settings)
+        store, times = timed(f"{model_identity(opened)} small", engine, prior_of_plan(plan))
+        session = TimedSession(engine, times, cold=False)
+        self._small = store, session
+        return session
 
     def save(self) -> None:
         """Keep what was learned."""
         self._store.save(self.session.times, self._info)
+        if self._small is not None:
+            store, session = self._small
+            store.save(session.times, session.engine.describe())
+
+
+def timed(model_id: str, engine: Engine, prior: Prior) -> tuple[TimeStore, TimeModel]:
+    """The store of an engine's time model, and the model after a short trial."""
+    store = TimeStore(model_id, engine.describe())
+    is_known = store.is_known
+    times = store.load(prior)
+    try_out(engine, times, is_known=is_known)
+    return store, times
 
 
 def prior_of(opened: OpenModel) -> Prior:
     """What the plan predicted, where there is one with times."""
-    plan = opened.plan
+    return prior_of_plan(opened.plan)
+
+
+def prior_of_plan(plan: Plan | None) -> Prior:
     if plan is None or plan.decode_tps is None or plan.prefill_tps is None:
         return _UNKNOWN
     bound = max(plan.error_bound or 0.0, 0.3)
     return Prior(plan.prefill_tps, plan.decode_tps, bound=bound)
 
 
-def try_out(engine: Engine, times: TimeModel) -> None:
-    """Teach `times` with a short and a longer prefill and a few tokens, for a few seconds at most.
-    The first of them is cold and not counted.
+def try_out(engine: Engine, times: TimeModel, *, is_known: bool = False) -> None:
+    """Teach `times` with a short and a longer prefill and a few tokens, for a few seconds at most;
+    the short one alone where the board `is_known`. The first of them is cold and not counted.
     """
     text = _TRIAL_TEXT * 12
     tokens = engine.tokenize(text)
     config = GenerationConfig(max_tokens=_TRIAL_TOKENS, ignore_eos=True)
     end_s = time.monotonic() + _TRIAL_S
     lengths = [_TRIAL_PROMPT, _TRIAL_PROMPT, min(_TRIAL_LONG, engine.n_ctx // 4)]
-    for i, n in enumerate(lengths):
+    for i, n in enumerate(lengths[:2] if is_known else lengths):
         engine.reset()
+        times.use_threads(engine.threads_now)
         began_ns = time.monotonic_ns()
         events = list(engine.stream(tokens[:n], config, lambda: time.monotonic() > end_s))
         start = engine.last_start

@@ -21,7 +21,7 @@ from edge.deadline.budget import Budget
 from edge.deadline.outcome import Adjustment, Outcome
 from edge.deadline.request import Request
 from edge.deadline.shape import Shaper, Version
-from edge.deadline.soft_end import SentenceHold, is_whole
+from edge.deadline.soft_end import SentenceHold
 from edge.deadline.time_model import Span, TimeModel
 from edge.errors import DeadlineError
 from edge.live import watched
@@ -30,8 +30,6 @@ from edge.states.store import StateStore
 from edge.types import Engine, GenerationConfig, Message, TokenEvent
 from edge.units import format_seconds
 
-#: From the last token to the caller: detokenizing, bookkeeping.
-_TAIL_S = 0.002
 #: The answer is led to its end over this share of the tokens there is time for, at most so many.
 _CLOSE_SHARE, _CLOSE_MOST, _CLOSE_LEAST = 0.12, 24, 3
 #: Before a refusal, so many tokens at most are computed in this share of the time, to look again.
@@ -44,7 +42,8 @@ class TimedSession(Session):
     """One conversation with budgets. Not for two threads at once.
 
     `times` is shared with whoever stores it. `raw`: messages are plain text to be continued, for
-    models without a chat template. `cold` says that nothing was computed since loading.
+    models without a chat template. `cold` says that nothing was computed since loading. `small` is
+    a session of a smaller model, which answers what this one would refuse.
     """
 
     def __init__(
@@ -56,6 +55,7 @@ class TimedSession(Session):
         states: StateStore | None = None,
         raw: bool = False,
         cold: bool = True,
+        small: TimedSession | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         super().__init__(engine, system=system, states=states)
@@ -63,6 +63,7 @@ class TimedSession(Session):
         self.last_outcome: Outcome | None = None
         self._raw = raw
         self._cold = cold
+        self._small = small
         self._clock = clock
         details = engine.describe().details
         self._can_abort = bool(details.get("can_abort_prefill", False))
@@ -88,13 +89,44 @@ class TimedSession(Session):
         asked_ns = self._clock()
         received_ns = asked_ns if received_ns is None else received_ns
         asked = [*self.messages, Message("user", text)]
-        request = self._begin(asked, budget, config, received_ns, asked_ns)
+        try:
+            request = self._begin(asked, budget, config, received_ns, asked_ns)
+        except DeadlineError as error:
+            if self._small is None:
+                raise
+            yield from self._ask_small(self._small, text, budget, config, stop, received_ns, error)
+            return
         try:
             yield from self._answer(request, config, stop)
         except GeneratorExit:
             self._end(request, asked)
             raise
         self._end(request, asked)
+
+    def _ask_small(
+        self,
+        small: TimedSession,
+        text: str,
+        budget: Budget,
+        config: GenerationConfig,
+        stop: Callable[[], bool] | None,
+        received_ns: int,
+        why: DeadlineError,
+    ) -> Iterator[TokenEvent]:
+        """Let the smaller model answer, and take over what came of it."""
+        small.system, small.messages = self.system, list(self.messages)
+        try:
+            yield from small.ask_within(text, budget, config, stop, received_ns=received_ns)
+        finally:
+            if small.messages != self.messages:  # it did answer
+                self.messages = list(small.messages)
+                self.last_answer, self.last_trace = small.last_answer, small.last_trace
+                if small.last_outcome is not None:
+                    change = Adjustment("smaller model", f"the model {why}", 0.0)
+                    self.last_outcome = dataclasses.replace(
+                        small.last_outcome,
+                        adjustments=(change, *small.last_outcome.adjustments),
+                    )
 
     def render(self, messages: list[Message]) -> list[int]:
         if self._raw:
@@ -146,8 +178,11 @@ class TimedSession(Session):
         return request
 
     def _recalled(self, tokens: Sequence[int]) -> tuple[Adjustment, ...]:
-        """Restore what an earlier run computed of these tokens."""
-        restored = self.recall(tokens)
+        """Restore what an earlier run computed of these tokens, where reading it is quicker; what
+        was restored before the question came counts too.
+        """
+        self.recall(tokens, lambda n: self.times.prefill(n).mid)
+        restored = self.take_restored()
         if not restored.n_tokens:
             return ()
         saved = self.times.prefill(restored.n_tokens).mid - restored.seconds
@@ -169,7 +204,7 @@ class TimedSession(Session):
         if budget.within_s is not None:
             answer = self.times.decode(budget.n_min - 1, len(version.tokens))
             # An engine that cannot be stopped within a step may overrun by one.
-            margin = _TAIL_S if self._can_abort else _TAIL_S + answer.high
+            margin = self.times.tail_s if self._can_abort else self.times.tail_s + answer.high
             limits.append(budget.within_s - gone_s - answer.high - margin)
         return min(limits)
 
@@ -178,29 +213,28 @@ class TimedSession(Session):
         return self._needs(budget, version).low > self._limit_s(budget, received_ns)
 
     def _needs(self, budget: Budget, version: Version) -> Span:
-        """What the shortest answer worth giving takes (its first token, if only that is limited)."""
+        """What the shortest answer worth giving takes; its first token, if only that is limited."""
+        prefill = self.times.prefill(version.n_new, version.n_reused, cold=self._cold)
         if budget.within_s is None:
-            return version.prefill
-        return version.prefill + self.times.decode(budget.n_min - 1, len(version.tokens))
+            return prefill
+        return prefill + self.times.decode(budget.n_min - 1, len(version.tokens))
 
     def _limit_s(self, budget: Budget, received_ns: int) -> float:
         limit = budget.within_s if budget.within_s is not None else budget.first_within_s
         assert limit is not None
-        return limit - (self._clock() - received_ns) / 1e9 - _TAIL_S
+        return limit - (self._clock() - received_ns) / 1e9 - self.times.tail_s
 
     def _looked(self, budget: Budget, version: Version, received_ns: int) -> bool:
         """Before a refusal that rests on how slow the last requests were: compute a few tokens, to
         see whether it is still so. What they take is little, and what they leave in the cache stays
-        of use. False if there was no time or no reason to look.
+        of use. False if there was no reason to look, or it took too long.
         """
         with self.times.at_rest():
             if self._cannot(budget, version, received_ns):
                 return False
             n_past = version.n_reused
             n = self.times.prefill_tokens(_LOOK_SHARE * self._limit_s(budget, received_ns), n_past)
-        if n < 1:
-            return False
-        tokens = version.tokens[: n_past + min(n, _LOOK_MOST)]
+        tokens = version.tokens[: n_past + min(max(1, n), _LOOK_MOST)]
         began_ns = self._clock()
         end_ns = began_ns + round(4 * _LOOK_SHARE * self._limit_s(budget, received_ns) * 1e9)
         for _ in self.engine.stream(
@@ -209,11 +243,9 @@ class TimedSession(Session):
             pass
         start, seconds = self.engine.last_start, (self._clock() - began_ns) / 1e9
         self.times.use_threads(self.engine.threads_now)
-        if start is None:
-            self.times.observe_cut_prefill(len(tokens) - n_past, n_past, seconds)
-        else:
-            self.times.observe_prefill(start.n_prompt - start.n_reused, start.n_reused, seconds)
-        return True
+        if start is not None:
+            self.times.look(start.n_prompt - start.n_reused, start.n_reused, seconds)
+        return start is not None
 
     def _refuse(self, budget: Budget, version: Version, received_ns: int) -> None:
         limit = budget.within_s if budget.within_s is not None else budget.first_within_s
@@ -227,9 +259,7 @@ class TimedSession(Session):
             next_step=f"--within {nearest_s:.1f}s, a shorter question, or --on-miss best",
         )
 
-    def _told(
-        self, shaper: Shaper, version: Version, budget: Budget, received_ns: int
-    ) -> Version:
+    def _told(self, shaper: Shaper, version: Version, budget: Budget, received_ns: int) -> Version:
         """`version`, with the model asked to be brief where there is less time than it usually
         takes for an answer.
         """
@@ -237,7 +267,9 @@ class TimedSession(Session):
             return version
         gone_s = (self._clock() - received_ns) / 1e9
         token = self.times.token(len(version.tokens))
-        n_tokens = int((budget.within_s - gone_s - version.prefill.mid - _TAIL_S) / token.mid)
+        n_tokens = int(
+            (budget.within_s - gone_s - version.prefill.mid - self.times.tail_s) / token.mid
+        )
         if not budget.n_min <= n_tokens < self.times.usual_answer:
             return version
         told = shaper.told(version, n_tokens)
@@ -253,7 +285,7 @@ class TimedSession(Session):
             return None
         assert end_ns is not None
         answer = self.times.decode(request.budget.n_min, len(shortest.tokens))
-        needs_s = shortest.prefill.high + answer.high + self.times.stop_s + _TAIL_S
+        needs_s = shortest.prefill.high + answer.high + self.times.stop_s + self.times.tail_s
         return end_ns - round(needs_s * 1e9)
 
     # ---- while --------------------------------------------------------------------------------
@@ -339,9 +371,13 @@ class TimedSession(Session):
         return pressure
 
     def _tokens_left(self, request: Request) -> float:
+        """Tokens that there is time for even if each is as slow as its high bound: the answer must
+        have ended when the next one might be late.
+        """
         self.times.use_threads(self.engine.threads_now)
-        token = self.times.token(request.depth)
-        return (request.left_s(self._clock()) - _TAIL_S) / token.mid
+        return (request.left_s(self._clock()) - self.times.tail_s) / self.times.token(
+            request.depth
+        ).high
 
     @staticmethod
     def _window(request: Request, n_left: float) -> float:
@@ -352,10 +388,9 @@ class TimedSession(Session):
         if request.end_ns is None:
             return False
         n_left = self._tokens_left(request)
-        left_s = request.left_s(self._clock()) - _TAIL_S
-        if left_s < self.times.token(request.depth).high:
+        if n_left < 1:
             return True
-        return n_left <= self._window(request, n_left) / 2 and bool(shown) and is_whole(hold.text)
+        return n_left <= self._window(request, n_left) / 2 and bool(shown) and hold.is_whole
 
     def _count(self, request: Request, event: TokenEvent, began_ns: int) -> None:
         request.n_out += 1
@@ -405,4 +440,7 @@ class TimedSession(Session):
         if self.last_trace is not None:
             within_s = request.budget.within_s
             self.last_trace = dataclasses.replace(self.last_trace, deadline_s=within_s)
-        self.last_outcome = request.outcome(self._clock())
+        now_ns = self._clock()
+        if request.last_ns:
+            self.times.observe_tail((now_ns - request.last_ns) / 1e9)
+        self.last_outcome = request.outcome(now_ns)

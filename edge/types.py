@@ -129,7 +129,7 @@ class Trace:
     n_prompt: int
     n_reused: int
     prefill_end_ns: int | None
-    events: tuple[TokenEvent, ...]
+    events: Sequence[TokenEvent]
     request_end_ns: int
     memory: tuple[MemorySample, ...] = ()
     heat: tuple[HeatSample, ...] = ()

@@ -36,7 +36,7 @@ ORDER = (
     ("session", "tasks"),
     ("timed_session",),
     ("timed_open",),
-    ("model_options", "chat", "run", "bench", "report"),
+    ("model_options", "chat_stats", "chat", "run", "bench", "report"),
     ("devices_command", "bundle_command", "states_command"),
     ("race", "watch"),
     ("slots",),

@@ -78,7 +78,7 @@ def pull_command(
     )
     click.echo(
         f"  received {format_bytes(pulled.n_received)} in {format_seconds(pulled.seconds)}, "
-        f"{format_bytes(pulled.n_resumed)} were there"
+        f"{format_bytes(pulled.n_there)} were there"
     )
     if pulled.signed_by:
         click.echo(f"  signed   {pulled.signed_by}")

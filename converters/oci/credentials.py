@@ -89,7 +89,8 @@ def _in_document(document: dict[str, Any], name: str, path: Path) -> Credentials
             f"{path}: the entry of {name} is damaged", next_step=f"docker login {name}"
         ) from None
     user, _, password = pair.partition(":")
-    return Credentials(user, password.rstrip("\0"), str(entry.get("identitytoken") or ""))
+    found = Credentials(user, password.rstrip("\0"), str(entry.get("identitytoken") or ""))
+    return found if found.user or found.identity_token else None
 
 
 def _ask_helper(helper: str, name: str) -> Credentials | None:

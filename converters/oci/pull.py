@@ -42,6 +42,7 @@ from edge.bundle import (
 from edge.errors import (
     DeviceUnreachableError,
     DoesNotFitError,
+    EdgeError,
     InputError,
     IntegrityError,
     UnsafeInputError,
@@ -51,7 +52,6 @@ from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, acceptin
 from edge.trust.ssh_formats import PublicKey
 from edge.units import MIB, format_bytes
 
-_READ = 1 << 18
 _PAUSE_S = 0.5
 #: Folders, journals.
 _SLACK_BYTES = 4 * MIB
@@ -59,7 +59,9 @@ _SLACK_BYTES = 4 * MIB
 
 @dataclass
 class Pulled:
-    """`n_received` bytes came over the network, `n_resumed` were left by an interrupted pull."""
+    """`n_received` bytes came over the network; `n_there` were here: left by an interrupted pull,
+    or in another file of the bundle.
+    """
 
     reference: str
     digest: str
@@ -67,7 +69,7 @@ class Pulled:
     path: str
     n_bytes: int = 0
     n_received: int = 0
-    n_resumed: int = 0
+    n_there: int = 0
     signed_by: str | None = None
     seconds: float = 0.0
 
@@ -102,7 +104,7 @@ def pull(
     if output.exists():
         if not (output / MANIFEST).is_file() or open_bundle(output).id != own.id:
             raise UsageError(f"{output} exists", next_step="remove it, or choose another folder")
-        done.n_resumed = artifact.n_bytes
+        done.n_there = artifact.n_bytes
         done.seconds = time.monotonic() - began_s
         return done  # the same bundle, every byte of it
     parent = output.absolute().parent
@@ -116,6 +118,8 @@ def pull(
             (work / "bundle").rename(output)
             fsync_directory(parent)
             shutil.rmtree(work)
+    except EdgeError:
+        raise  # some of them are OSErrors, too
     except OSError as error:
         raise disk_error(error, output) from error
     done.seconds = time.monotonic() - began_s
@@ -212,7 +216,7 @@ class Receiver:
     ) -> None:
         self._registry, self._artifact, self._reporter = registry, artifact, reporter
         self._bundle, self._parts, self._result = work / "bundle", work / "parts", done
-        self._n_done = 0
+        self._n_done = self._kept = 0
 
     def receive_all(self) -> None:
         layers = self._artifact.layers
@@ -225,7 +229,7 @@ class Receiver:
             target = self._bundle / layer.path
             target.parent.mkdir(parents=True, exist_ok=True)
             if self._is_whole(target, layer):
-                self._result.n_resumed += layer.n_bytes
+                self._result.n_there += layer.n_bytes
             else:
                 self._receive(layer, target)
             self._advance(0, self._n_done)  # a retry may have moved it back
@@ -303,7 +307,8 @@ class Receiver:
         if have > layer.n_bytes:
             part.unlink()
             had = have = 0
-        self._result.n_resumed += have
+        self._kept = have
+        self._result.n_there += have
         self._advance(have)
         if layer.n_bytes == 0:
             part.touch()
@@ -323,6 +328,12 @@ class Receiver:
                 time.sleep(_PAUSE_S * failures)
         return had > 0
 
+    def _start_over(self, have: int) -> None:
+        """Nothing of the `have` bytes is of use; those from before count as here no longer."""
+        self._result.n_there -= self._kept
+        self._kept = 0
+        self._advance(-have)
+
     def _fetch(self, layer: Layer, part: Path, have: int) -> str | None:
         """One request for the rest; what broke it, or None when the server closed it in order."""
         with self._registry.blob(layer.sha256, have) as response:
@@ -333,8 +344,8 @@ class Receiver:
                     next_step="push the bundle again",
                 )
             if response.status_code == 416:
+                self._start_over(have)
                 part.unlink(missing_ok=True)
-                self._advance(-have)
                 return "the registry refuses the range"
             self._registry.expect(response, 200, 206)
             if response.status_code == 206:
@@ -346,14 +357,14 @@ class Receiver:
                     )
             elif have:
                 # It knows no ranges: everything comes again.
-                self._result.n_resumed -= min(have, self._result.n_resumed)
-                self._advance(-have)
+                self._start_over(have)
                 have = 0
             with part.open("r+b" if part.exists() else "wb") as file:
                 file.truncate(have)
                 file.seek(have)
                 try:
-                    for chunk in response.iter_raw(_READ):
+                    # As it comes: what a full chunk waits for is lost when the connection breaks.
+                    for chunk in response.iter_raw():
                         have += len(chunk)
                         if have > layer.n_bytes:
                             raise UnsafeInputError(

@@ -223,7 +223,8 @@ class Registry:
         realm = fields.get("realm", "")
         if kind.lower() != "bearer" or not realm:
             raise self._denied(response)
-        if origin(realm)[0] != "https" and origin(realm) != origin(self._base):
+        unencrypted = origin(realm)[:2] == ("http", origin(self._base)[1])
+        if origin(realm)[0] != "https" and not (unencrypted and self._base.startswith("http://")):
             raise UnsafeInputError(
                 f"{self.reference.registry} wants credentials sent to {printable(realm, 100)!r}, "
                 "which is not encrypted"

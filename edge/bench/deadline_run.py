@@ -213,7 +213,10 @@ def _ask_cold(
     engine = open_engine(name, model_path, opened.settings)
     try:
         timed = TimedModel(replace(opened, engine=engine))
-        return Asker(timed, engine).ask(request, workload.budget(request.task))
+        asker = Asker(timed, engine)
+        timed.session.system, _ = asker.placed(request)
+        timed.session.prepare()  # what `edge chat` and `edge run` restore on start
+        return asker.ask(request, workload.budget(request.task))
     finally:
         engine.close()
 

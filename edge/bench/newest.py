@@ -1,9 +1,9 @@
 """The newest runs of a large file of results, found without parsing the rest.
 
 A line of results is some kilobytes of JSON and takes some 50 µs to parse; a page shows a few runs
-in full. So of a file with many lines only the run's id and time are looked for in each (their keys
-occur once in a line that `edge bench` wrote), and the lines of the newest runs are parsed and
-checked.
+in full. So of a file with many lines only the run's id and time are looked for in each, from the
+line's end, where `edge bench` writes them (keys are sorted), and the lines of the newest runs are
+parsed and checked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,16 @@ class Newest:
     cut_run: str | None
 
 
-def find_newest(lines: Sequence[bytes], most: int = MAX_LINES) -> Newest:
+def line_spans(data: bytes) -> list[tuple[int, int]]:
+    """Where the lines of a file begin and end, the newline left out; the last may be empty."""
+    spans, start = [], 0
+    while (end := data.find(b"\n", start)) >= 0:
+        spans.append((start, end))
+        start = end + 1
+    return [*spans, (start, len(data))]
+
+
+def find_newest(data: bytes, spans: Sequence[tuple[int, int]], most: int = MAX_LINES) -> Newest:
     """Choose whole runs, newest first, until `most` lines are reached; at least one run, and of
     that no more than `most` lines. A line that does not tell its run is chosen: whoever parses it
     says what is wrong with it.
@@ -40,10 +49,10 @@ def find_newest(lines: Sequence[bytes], most: int = MAX_LINES) -> Newest:
     runs: dict[str, list[int]] = {}
     times: dict[str, str] = {}
     odd, n_tests = [], 0
-    for i, line in enumerate(lines):
-        if not line.strip():
+    for i, span in enumerate(spans):
+        if span[0] == span[1]:
             continue
-        found = run_and_time(line)
+        found = run_and_time(data, span)
         if found is None:
             odd.append(i)
             continue
@@ -63,26 +72,26 @@ def find_newest(lines: Sequence[bytes], most: int = MAX_LINES) -> Newest:
     return Newest(taken, len(runs), n_tests, n_taken, cut_run)
 
 
-def run_and_time(line: bytes) -> tuple[str, str] | None:
-    """A line's run id and time, None where it has none."""
-    run, time = _only_value(line, _RUN), _only_value(line, _TIME)
+def run_and_time(data: bytes, span: tuple[int, int]) -> tuple[str, str] | None:
+    """A line's run id and time, None where it has none. What else is called so in it can only move
+    the line to another run's place in the order: the record itself is read after that.
+    """
+    run, time = _last_value(data, span, _RUN), _last_value(data, span, _TIME)
     if run is not None and time is not None:
         return run, time
     try:
-        record = json.loads(line)
+        record = json.loads(data[slice(*span)])
         return str(record["run_id"]), str(record["time"])
     except (ValueError, RecursionError, KeyError, TypeError):
         return None
 
 
-def _only_value(line: bytes, key: bytes) -> str | None:
-    """The text behind a key that occurs once and whose value has no escapes. Inside of a string a
-    quotation mark stands behind a backslash, so that no text can look like a key.
-    """
-    start = line.find(key)
-    if start < 0 or line.find(key, start + 1) >= 0:
+def _last_value(data: bytes, span: tuple[int, int], key: bytes) -> str | None:
+    """The text behind the last such key, None where it is not plain."""
+    start = data.rfind(key, *span)
+    if start < 0:
         return None
     start += len(key)
-    end = line.find(b'"', start, start + _MAX_VALUE)
-    value = line[start:end] if end >= 0 else b"\\"
+    end = data.find(b'"', start, min(span[1], start + _MAX_VALUE))
+    value = data[start:end] if end >= 0 else b"\\"
     return None if b"\\" in value else value.decode("utf-8", "replace")

@@ -17,6 +17,7 @@ from edge.bench.conditions import Conditions, disturbances, read_conditions
 from edge.bench.metrics import LoadTrace, Spread, measure, numbers, spread
 from edge.bench.metrics import measure_load as load_figures
 from edge.bench.sampler import Sampler, read_memory
+from edge.bench.token_times import TokenTimes
 from edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
 from edge.live import tell_label, watched
 from edge.types import (
@@ -69,9 +70,15 @@ class TestRun:
 
 
 def run_tests(
-    engine: Engine, tests: Sequence[Test], *, repeats: int, progress: Progress | None = None
+    engine: Engine,
+    tests: Sequence[Test],
+    *,
+    repeats: int,
+    progress: Progress | None = None,
+    sampler: Sampler | None = None,
 ) -> list[TestRun]:
-    """Run every test `repeats` times, interleaved, after one warm-up each.
+    """Run every test `repeats` times, interleaved, after one warm-up each; `sampler` is one with
+    other settings or sensors than the usual.
 
     Raises EngineError when the engine fails; results so far are lost with it, on purpose.
     """
@@ -80,7 +87,7 @@ def run_tests(
     runs = [TestRun(test, prompt_hash(tokens[: prompt_length(test)])) for test in tests]
     total, done = len(tests) * (repeats + 1), 0
     before = read_conditions()
-    with Sampler() as sampler:
+    with sampler or Sampler() as sampler:
         for repetition in range(repeats + 1):
             for run in runs:
                 if progress:
@@ -130,7 +137,7 @@ def record(engine: Engine, prompt: Sequence[int], config: GenerationConfig, star
     events: list[TokenEvent] = list(watched(engine.stream(prompt, config), len(prompt)))
     trace = Trace.of_stream(start_ns, prompt, events, engine.last_start)
     # Outside the clock: even a request shorter than the sampling interval has one look.
-    return replace(trace, memory=(read_memory(),))
+    return replace(trace, memory=(read_memory(),), events=TokenTimes(events))
 
 
 def finish(run: TestRun, sampler: Sampler, before: Conditions, after: Conditions) -> None:

@@ -65,9 +65,13 @@ class Sampler:
     Reading `/proc/self/status` takes about 30 µs, so that the default costs under 0.1 % of a core.
     """
 
-    def __init__(self, interval_s: float = 0.05, system: System | None = None) -> None:
-        """`system` is where heat and power are read; memory is always this process's."""
-        self._interval_s = interval_s
+    def __init__(
+        self, interval_s: float = 0.05, slow_s: float = 1.0, system: System | None = None
+    ) -> None:
+        """`slow_s` is between two looks at PSS and heat; `system` is where heat and power are read,
+        memory is always this process's.
+        """
+        self._interval_s, self._slow_s = interval_s, slow_s
         self._sensors = HeatReader(system)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
@@ -81,7 +85,7 @@ class Sampler:
             self.memory.append(read_memory(with_pss=slow))
             if slow:
                 self.heat.append(self._sensors.read())
-                next_slow = time.monotonic() + 1
+                next_slow = time.monotonic() + self._slow_s
             if self._stop.wait(self._interval_s):
                 self.memory.append(read_memory())
                 return

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.bench.newest import find_newest
+from edge.bench.newest import find_newest, line_spans
 from edge.bench.seal import sealed
 from edge.bench.trace_rows import check_clock
 from edge.errors import InputError
@@ -101,11 +101,11 @@ def parse_results(path: Path, data: bytes, most: int | None = None) -> Results:
     runs are parsed, with a note that says so. Raises InputError.
     """
     records, notes = [], []
-    lines = data.split(b"\n")
-    chosen: Iterable[int] = range(len(lines))
+    spans = line_spans(data)
+    chosen: Iterable[int] = range(len(spans))
     partial = frozenset[str]()
-    if most is not None and len(lines) > most + 1:
-        newest = find_newest(lines, most)
+    if most is not None and len(spans) > most + 1:
+        newest = find_newest(data, spans, most)
         chosen = newest.lines
         if newest.n_taken < newest.n_runs or newest.cut_run is not None:
             notes.append(
@@ -113,7 +113,8 @@ def parse_results(path: Path, data: bytes, most: int | None = None) -> Results:
                 f"are {len(chosen):,} of the newest {newest.n_taken:,}. --format json has them all"
             )
         partial = frozenset([newest.cut_run] if newest.cut_run else [])
-    for number, line in ((i + 1, lines[i]) for i in chosen):
+    for i in chosen:
+        number, line = i + 1, data[slice(*spans[i])]
         if not line.strip():
             continue
         where = f"{path}:{number}"
@@ -122,7 +123,8 @@ def parse_results(path: Path, data: bytes, most: int | None = None) -> Results:
         try:
             record = json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
-            if number == len(lines) or (number == len(lines) - 1 and not lines[-1]):
+            rest = data[spans[i][1] :].strip() if i >= len(spans) - 2 else b"more"
+            if not rest:
                 notes.append(f"{where}: the last line is cut short and was left out")
                 continue
             raise InputError(f"{where}: not JSON: {error}") from None

@@ -17,6 +17,8 @@ _PACE_CLIP = 8.0
 _FORGET = 0.99
 # Observations that the plan's constants are worth.
 _PRIOR_WEIGHT = 0.5
+# A weight stays above this share of its prior.
+_LEAST = 0.01
 _N_RESIDUALS = 64
 _HIGH, _LOW = 0.97, 0.05
 # No bound is narrower than this (relative), however well the past was predicted.
@@ -51,7 +53,12 @@ class Curve:
             floor = (1 - _FORGET) * _PRIOR_WEIGHT
             self._a[i][i] += floor / self.prior[i] ** 2
             self._b[i] += floor / self.prior[i]
-        self.weights = _solve_non_negative(self._a, self._b)
+        self._solve()
+
+    def _solve(self) -> None:
+        # Few observations may put all of the time on one term: none is ever for nothing.
+        weights = _solve_non_negative(self._a, self._b)
+        self.weights = [max(w, _LEAST * p) for w, p in zip(weights, self.prior, strict=True)]
 
     def state(self) -> dict[str, Any]:
         return {"prior": list(self.prior), "a": self._a, "b": self._b}
@@ -67,7 +74,7 @@ class Curve:
         curve._b = numbers(state["b"], n_terms)
         if len(curve._a) != n_terms:
             raise ValueError(f"expected {n_terms} rows")
-        curve.weights = _solve_non_negative(curve._a, curve._b)
+        curve._solve()
         return curve
 
 
@@ -83,6 +90,11 @@ class Pace:
         # One expected half-life of "as expected" keeps the first observations from ruling.
         weight = 0.25 * _PACE_HALF_LIFE_S
         return (self.met_s + weight) / (self.expected_s + weight)
+
+    def restart(self, ratio: float) -> None:
+        """Forget everything but that it is `ratio` now."""
+        self.expected_s = 0.5 * _PACE_HALF_LIFE_S
+        self.met_s = min(max(ratio, 1 / _PACE_CLIP), _PACE_CLIP) * self.expected_s
 
     def observe(self, met_s: float, expected_s: float) -> None:
         keep = 0.5 ** (expected_s / _PACE_HALF_LIFE_S)

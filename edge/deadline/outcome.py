@@ -20,7 +20,8 @@ class Adjustment:
     gain_s: float
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.cost}, saves about {format_seconds(self.gain_s)}"
+        saves = f", saves about {format_seconds(self.gain_s)}" if self.gain_s > 0 else ""
+        return f"{self.kind}: {self.cost}{saves}"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ _ABBREVIATIONS = frozenset(
     ("e.g", "i.e", "etc", "dr", "mr", "mrs", "ms", "prof", "st", "vs", "no", "fig", "approx")
 ) | {"bzw", "z.b", "d.h", "u.a", "usw", "nr", "cf", "al", "ca"}
 _WORD = re.compile(r"[\w.]+$")
+_LONGEST_WORD = 24
+# How far back it is looked for where a text's last sentence ends.
+_TAIL = 400
 _CLOSERS = {"}": "{", "]": "["}
 
 
@@ -22,7 +25,7 @@ def sentence_ends(text: str) -> list[int]:
     ends = {match.end() for match in _CJK_END.finditer(text)}
     for match in _END.finditer(text):
         if match.group() == ".":
-            word = _WORD.search(text[: match.start()])
+            word = _WORD.search(text[max(0, match.start() - _LONGEST_WORD) : match.start()])
             before = word.group().lower() if word else ""
             is_list_number = before.isdigit() and _starts_line(text, match.start())
             if before in _ABBREVIATIONS or is_list_number:
@@ -34,7 +37,8 @@ def sentence_ends(text: str) -> list[int]:
 
 def _starts_line(text: str, dot: int) -> bool:
     """Whether the number before `dot` is a list's: `1. ` at the beginning of a line."""
-    return bool(re.search(r"(^|\n)\s*\d+$", text[:dot]))
+    start = max(0, dot - _LONGEST_WORD)
+    return bool(re.search(r"\n\s*\d+$" if start else r"(^|\n)\s*\d+$", text[start:dot]))
 
 
 def is_whole(text: str) -> bool:
@@ -42,8 +46,9 @@ def is_whole(text: str) -> bool:
     stripped = text.rstrip()
     if not stripped:
         return False
-    ends = sentence_ends(stripped)
-    if ends and ends[-1] == len(stripped):
+    tail = stripped[-_TAIL:]
+    ends = sentence_ends(tail)
+    if ends and ends[-1] == len(tail):
         return True
     opener = _CLOSERS.get(stripped[-1])
     return opener is not None and stripped.count(opener) == stripped.count(stripped[-1])
@@ -56,14 +61,22 @@ class SentenceHold:
     """
 
     def __init__(self) -> None:
-        self._shown = ""
+        self._shown: list[str] = []
+        self._tail = ""  # of what was shown
         self._held = ""
         self._holding = False
+        self._has_sentence = False
 
     @property
     def text(self) -> str:
         """What was released."""
-        return self._shown
+        return "".join(self._shown)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether what was released ends where a sentence does."""
+        tail = self._tail.rstrip()
+        return is_whole(self.text if tail and tail[-1] in _CLOSERS else tail)
 
     def close(self) -> None:
         """Begin to hold back; at once only if what is shown is whole, else from the next end on."""
@@ -72,14 +85,18 @@ class SentenceHold:
     def push(self, piece: str) -> str:
         """Take the next piece of the answer; returns what may be shown now."""
         self._held += piece
-        if not self._holding or not self._has_sentence():
+        if not self._holding:
             return self._release(len(self._held))
-        whole = self._shown + self._held
-        ends = [end for end in sentence_ends(whole) if end >= len(self._shown)]
+        near = self._tail + self._held
+        ends = sentence_ends(near)
+        self._has_sentence = self._has_sentence or bool(ends)
+        if not self._has_sentence:
+            return self._release(len(self._held))
+        ends = [end for end in ends if end >= len(self._tail)]
         # The sentence that was under way when holding began goes on to be shown word by word.
-        if not is_whole(self._shown) and not ends:
+        if not ends and not self.is_whole:
             return self._release(len(self._held))
-        return self._release(ends[-1] - len(self._shown)) if ends else ""
+        return self._release(ends[-1] - len(self._tail)) if ends else ""
 
     def rest(self, *, drop: bool) -> str:
         """At the end: what is still held, or nothing if it is to be dropped."""
@@ -88,10 +105,9 @@ class SentenceHold:
             return ""
         return self._release(len(self._held))
 
-    def _has_sentence(self) -> bool:
-        return bool(sentence_ends(self._shown + self._held))
-
     def _release(self, n: int) -> str:
         out, self._held = self._held[:n], self._held[n:]
-        self._shown += out
+        if out:
+            self._shown.append(out)
+            self._tail = (self._tail + out)[-_TAIL:]
         return out

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +31,9 @@ _OTHER_THREADS_BOUND = 0.5
 _MOST_THREAD_COUNTS = 64
 # What stopping a running step may take: the engine looks every 10 ms, and a node has to end.
 _STOP_S, _STOP_MOST_S = 0.015, 0.25
-_N_STOPS, _STOP_QUANTILE = 32, 0.9
+# From the last token to the caller: ending the stream, bookkeeping.
+_TAIL_S, _TAIL_MOST_S = 0.002, 0.1
+_N_LATEST, _LATE_QUANTILE = 32, 0.9
 # Tokens of an answer that nobody shortens, before any was seen, and how fast that follows.
 _USUAL_ANSWER, _ANSWER_STEP = 100.0, 0.1
 
@@ -132,7 +134,8 @@ class TimeModel:
         self._n_threads = 0
         self._by_threads = {0: self._now}
         self._cold_s = prior.cold_s
-        self._stops: deque[float] = deque(maxlen=_N_STOPS)
+        self._stops: deque[float] = deque(maxlen=_N_LATEST)
+        self._tails: deque[float] = deque(maxlen=_N_LATEST)
         self.usual_answer = _USUAL_ANSWER
         self.n_requests = 0
 
@@ -155,7 +158,9 @@ class TimeModel:
 
     def prefill(self, n_new: int, n_past: int = 0, *, cold: bool = False) -> Span:
         """Seconds to evaluate `n_new` tokens behind `n_past` cached ones."""
-        mid = self._now.prefill.predict(_prefill_terms(n_new, n_past)) * self._now.prefill_pace.ratio
+        mid = (
+            self._now.prefill.predict(_prefill_terms(n_new, n_past)) * self._now.prefill_pace.ratio
+        )
         low, high = self._now.prefill_off.factors()
         extra = self._cold_s if cold else 0.0
         return Span(mid * low, mid + extra / 2, mid * high + extra)
@@ -185,10 +190,12 @@ class TimeModel:
     @property
     def stop_s(self) -> float:
         """Seconds that a running step is given to stop."""
-        if not self._stops:
-            return _STOP_S
-        late = sorted(self._stops)[min(len(self._stops) - 1, int(_STOP_QUANTILE * len(self._stops)))]
-        return min(max(_STOP_S, late), _STOP_MOST_S)
+        return min(max(_STOP_S, _late(self._stops)), _STOP_MOST_S)
+
+    @property
+    def tail_s(self) -> float:
+        """Seconds from the last token to the caller."""
+        return min(max(_TAIL_S, _late(self._tails)), _TAIL_MOST_S)
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
@@ -245,10 +252,24 @@ class TimeModel:
         self._now.decode_pace.observe(seconds, expected * n)
         self._now.decode.observe(terms, _clipped(seconds / n, predicted))
 
+    def look(self, n_new: int, n_past: int, seconds: float) -> None:
+        """A short prefill was made to see how fast it goes now: what slowed earlier requests down,
+        prefill or decode, is forgotten for what this one met.
+        """
+        if n_new > 0 and _is_time(seconds):
+            ratio = seconds / self._now.prefill.predict(_prefill_terms(n_new, n_past))
+            self._now.prefill_pace.restart(ratio)
+            self._now.decode_pace.restart(ratio)
+
     def observe_stop(self, seconds: float) -> None:
         """A step that was told to stop took `seconds` to do so."""
         if _is_time(seconds):
             self._stops.append(seconds)
+
+    def observe_tail(self, seconds: float) -> None:
+        """An answer was with its caller `seconds` after its last token."""
+        if _is_time(seconds):
+            self._tails.append(seconds)
 
     def observe_answer(self, n: int, *, whole: bool) -> None:
         """An answer of `n` tokens ended by itself, or (not `whole`) was ended for time."""
@@ -265,6 +286,7 @@ class TimeModel:
             "n_threads": self._n_threads,
             "cold_s": self._cold_s,
             "stops": list(self._stops),
+            "tails": list(self._tails),
             "usual_answer": self.usual_answer,
             "n_requests": self.n_requests,
         }
@@ -289,6 +311,7 @@ class TimeModel:
             (model._cold_s,) = numbers([data["cold_s"]])
             model._cold_s = max(0.0, model._cold_s)
             model._stops.extend(numbers(data["stops"]))
+            model._tails.extend(numbers(data["tails"]))
             (model.usual_answer,) = numbers([data["usual_answer"]])
             model.n_requests = int(data["n_requests"])
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -300,6 +323,12 @@ def _prefill_terms(n_new: int, n_past: int) -> tuple[float, float, float]:
     return (1.0, float(n_new), n_new * (n_past + n_new / 2))
 
 
+def _late(seconds: Sequence[float]) -> float:
+    """A high quantile of the latest times; 0 if there are none."""
+    ordered = sorted(seconds)
+    return ordered[min(len(ordered) - 1, int(_LATE_QUANTILE * len(ordered)))] if ordered else 0.0
+
+
 def _is_time(seconds: float) -> bool:
     return math.isfinite(seconds) and seconds > 0
 
@@ -307,5 +336,3 @@ def _is_time(seconds: float) -> bool:
 def _clipped(seconds: float, predicted: float) -> float:
     """An outlier teaches the curve no more than that it was four times off."""
     return min(max(seconds, predicted / 4), predicted * 4)
-
-

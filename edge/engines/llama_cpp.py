@@ -514,6 +514,7 @@ class LlamaCppEngine:
                 "can_close": bool(self._vocab.end_tokens),
                 "can_abort_prefill": True,
                 "n_draft": context.n_draft,
+                "n_draft_steps": 0 if self._gain is None else self._gain.n_made,
                 "draft_gain": None if self._gain is None else self._gain.value,
                 "can_save_prefix": True,
                 "gpu_offload": bool(lib.llama_supports_gpu_offload()),

@@ -56,6 +56,8 @@ class Gain:
         self._n_plain = 0
         self._guess_s = self._guess_tokens = 0.0
         self._n_steps = 0
+        #: Steps with guesses since the engine was opened.
+        self.n_made = 0
         self._pause = 0
         self._next_pause = _PAUSE_FIRST
 
@@ -87,6 +89,7 @@ class Gain:
         self._guess_s = _FORGET * self._guess_s + seconds
         self._guess_tokens = _FORGET * self._guess_tokens + 1 + n_right
         self._n_steps += 1
+        self.n_made += 1
         if n_right == n_guesses:
             self.length = min(2 * self.length, self._most)
         else:

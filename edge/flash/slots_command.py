@@ -32,9 +32,13 @@ def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
     """List the releases at TARGET (dir:, ssh:// or adb://), the current one first."""
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
     try:
-        found, free = Slots(board.files).releases(), board.files.free_bytes()
+        found = Slots(board.files).releases()
+        free = board.files.free_bytes() if found else 0
     finally:
         board.close()
+    if not found and not as_json:
+        click.echo(f"there are no releases on {board.place} yet; edge flash puts one there")
+        return
     if as_json:
         for release in found:
             click.echo(json.dumps(release.to_dict()))

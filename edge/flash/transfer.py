@@ -199,11 +199,11 @@ def _bring_bytes(
     files, part = board.files, layout.part_file(item.sha256)
     for attempt in (1, 2):
         start = bar.done
-        n_there = files.entries(layout.PARTS).get(item.sha256)
-        offset = board.resume_from(n_there.n_bytes) if n_there and attempt == 1 else 0
+        n_there = item.n_parts if attempt == 1 else 0
+        offset = board.resume_from(n_there) if n_there else 0
         crossed, how = 0, "sent"
         if attempt == 1 and item.how == "patch" and item.source is not None:
-            if n_there is None:
+            if not n_there:
                 copy = f"{part}.copy"
                 files.remove([copy])
                 files.copy(item.source, copy)

@@ -57,7 +57,8 @@ def deadline_rows(run: Run) -> list[tuple[str, ...]]:
         section = record.get("deadline")
         tasks = section.get("by_task") if isinstance(section, dict) else None
         if isinstance(tasks, dict) and len(tasks) > 1:
-            rows += [_row(f"· {name}", found) for name, found in tasks.items()]
+            known = ((name, found) for name, found in tasks.items() if isinstance(found, dict))
+            rows += [_row(f"· {name}", found) for name, found in known]
     return rows
 
 

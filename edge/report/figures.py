@@ -150,9 +150,14 @@ def machine_key(record: Record) -> tuple[str, ...]:
     return tuple(str(record["machine"].get(key)) for key in IDENTITY)
 
 
+# The engine's column among those of a label: said wherever engines differ.
+ENGINE = 2
+
+
 def run_labels(runs: Sequence[Run]) -> list[str]:
     """A short label per run that tells it from the others: artifact and what differs between them
-    (quantization, engine, machine), and where two still look alike, memory size or run id.
+    (quantization, engine, machine), and where two still look alike, memory size or run id. Engines
+    that differ are named in any case.
     """
     parts = [
         (
@@ -171,9 +176,8 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
     ]
     labels = [column[0] for column in parts]
     for i in range(1, len(parts[0]) if parts else 0):
-        if len(set(labels)) == len(labels):
-            break
-        if len({column[i] for column in parts}) > 1:
+        alike = len(set(labels)) < len(labels)
+        if (alike or i == ENGINE) and len({column[i] for column in parts}) > 1:
             labels = [f"{label}, {column[i]}" for label, column in zip(labels, parts, strict=True)]
     return labels
 

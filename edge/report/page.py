@@ -166,7 +166,8 @@ def section(
     network, deadline = is_network_run(run), is_deadline_run(run)
     other = network or deadline
     parts = [(*pair, "") for pair in key_figures(run)] if other else key_figure_parts(run)
-    header, rows = SPEED_HEADER, speed_rows(run)
+    header: tuple[str, ...] = SPEED_HEADER
+    rows: Sequence[tuple[str, ...]] = speed_rows(run)
     if network:
         header, rows = LATENCY_HEADER, [latency_row(r) for r in run.records]
     elif deadline:

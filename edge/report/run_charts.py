@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
-from edge.bench.metrics import drift, measure, quantile
-from edge.bench.sustained import sustained_ratio
+from edge.bench.metrics import measure, quantile
 from edge.bench.trace_rows import MEMORY_FIELDS, expand_trace, memory_rows
 from edge.report.chart import Bars, Chart, Limit, Missing, Panel, Series, thin
 from edge.report.deadline_rows import is_deadline_run
@@ -24,6 +21,7 @@ from edge.report.figures import (
     spread_text,
 )
 from edge.report.network_rows import is_network_run
+from edge.report.speed_chart import speed_over_time, timed_traces
 from edge.units import MIB, format_bytes, format_seconds
 
 NS = 1e-9
@@ -132,21 +130,6 @@ def prefill_against_length(run: Run) -> Chart | Missing:
     )
 
 
-def timed_traces(run: Run) -> list[tuple[float, Record, dict[str, Any]]]:
-    """(start in seconds, record, trace) in the order of time. Results of schema 1 hold no time
-    between requests: theirs are laid end to end.
-    """
-    found = [(r, t) for r in run.records for t in r.get("traces", []) if "end_ns" in t]
-    if all(isinstance(t.get("start_ns"), int) for _, t in found):
-        placed = [(t["start_ns"] * NS, r, t) for r, t in found]
-    else:
-        placed, at = [], 0.0
-        for record, trace in found:
-            placed.append((at, record, trace))
-            at += trace["end_ns"] * NS
-    return sorted(placed, key=lambda item: item[0])
-
-
 _KINDS = (
     ("anon_bytes", "anonymous"),
     ("file_bytes", "file pages"),
@@ -200,103 +183,6 @@ def memory_over_time(run: Run) -> Chart | Missing:
             if values[name]
         ),
         "Anonymous memory is what a board dies of; file pages can be dropped and read again.",
-    )
-
-
-# Speed over time is shown in windows of at least this long.
-WINDOW_S = 1.0
-
-
-def speed_windows(run: Run) -> dict[str, list[tuple[float, float]]]:
-    """Test label → (middle of a window in seconds, decode tokens/s in it). A window ends with the
-    first token after `WINDOW_S`; what is left of a request joins its last window.
-    """
-    found: dict[str, list[tuple[float, float]]] = {}
-    for start_s, record, trace in timed_traces(run):
-        times = trace["token_t_ns"]
-        if record["test"]["kind"] == "prefill" or len(times) < 3:
-            continue
-        edges = [0]
-        for i, t in enumerate(times):
-            if (t - times[edges[-1]]) * NS >= WINDOW_S:
-                edges.append(i)
-        edges = [*(edges[:-1] or [0]), len(times) - 1]
-        for first, last in pairwise(edges):
-            span = (times[last] - times[first]) * NS
-            if span:
-                middle = start_s + (times[first] + times[last]) / 2 * NS
-                rates = found.setdefault(str(record["test"]["label"]), [])
-                rates.append((middle, (last - first) / span))
-    return found
-
-
-def sustained_share(run: Run) -> float | None:
-    """What a board holds of its first burst in a sustained test, None without one."""
-    points = [
-        (start_s, rate)
-        for start_s, record, trace in timed_traces(run)
-        if record["test"]["kind"] == "sustained"
-        and (rate := measure(expand_trace(trace)).decode_tps) is not None
-    ]
-    return sustained_ratio(points)
-
-
-def speed_over_time(run: Run) -> Chart | Missing:
-    title = "Speed, temperature and clock over the run"
-    windows = speed_windows(run)
-    found = [drift([rate for _, rate in points]) for points in windows.values()]
-    drifts = [change for change in found if change is not None]
-    if not drifts:
-        return Missing(title, "there are fewer than four spells of decoding of one kind")
-    times = [t for points in windows.values() for t, _ in points]
-    ratio = 1 + statistics.median(drifts)
-    summary = (
-        f"Over {max(times) - min(times):.0f} s decode ran in the second half at {ratio:.2f} times "
-        "its speed in the first, like compared with like."
-    )
-    if held := sustained_share(run):
-        windows = {label: points for label, points in windows.items() if "sustained" in label}
-        summary = f"At the end of the run decode holds {held:.0%} of its first burst."
-    series = tuple(
-        Series(label, *thin([t for t, _ in points], [v for _, v in points]), "points")
-        for label, points in windows.items()
-    )
-    panels = [Panel("tokens/s", series)]
-    rows = [
-        (f"{label}, tokens/s", f"{min(y):.1f}", f"{max(y):.1f}", str(len(y)))
-        for label, points in windows.items()
-        if (y := [rate for _, rate in points])
-    ]
-    heat = [
-        (start_s + row[0] * NS, row[1], row[2], row[4] if len(row) > 4 else None)
-        for start_s, _, trace in timed_traces(run)
-        for row in trace.get("heat", [])
-    ]
-    temps = [(t, c) for t, c, _, _ in heat if c is not None]
-    clocks = [(t, hz / 1e9) for t, _, hz, _ in heat if hz is not None]
-    watts = [(t, w) for t, _, _, w in heat if w is not None]
-    absent = []
-    sensors = ((temps, "temperature", "°C"), (clocks, "clock", "GHz"), (watts, "power", "W"))
-    for points, label, unit in sensors:
-        if not points:
-            absent.append(label)
-            continue
-        values = [value for _, value in points]
-        drawn = Series(label, *thin([t for t, _ in points], values))
-        panels.append(Panel(unit, (drawn,), y_from_zero=False))
-        rows.append(
-            (f"{label}, {unit}", f"{min(values):.2f}", f"{max(values):.2f}", str(len(values)))
-        )
-    note = f"Not measured here: {', '.join(absent)}; no sensor was readable." if absent else None
-    return Chart(
-        "speed-time",
-        title,
-        summary,
-        "seconds",
-        tuple(panels),
-        ("figure", "lowest", "highest", "points"),
-        tuple(rows),
-        note,
     )
 
 

@@ -11,6 +11,7 @@ from edge.bench.metrics import measure, measure_load, numbers, spread
 from edge.bench.seal import DIGEST, digest_of
 from edge.bench.trace_rows import expand_load, expand_trace
 from edge.errors import InputError
+from edge.report.deadline_check import check_workload
 from edge.report.figures import Record, Run
 from edge.units import printable
 
@@ -67,6 +68,12 @@ def verify_record(record: Record) -> tuple[int, list[str], list[str]]:
         return 0, wrong, gaps
     traces = record.get("traces") or []
     figures = record.get("figures")
+    count = 0
+    if record["test"].get("kind") == "deadline":
+        count, broken = check_workload(record)
+        wrong += broken
+        if not traces:  # every request was refused
+            return count, wrong, gaps
     if not traces:
         gaps.append("no raw trace is stored")
         return 0, wrong, gaps
@@ -78,7 +85,6 @@ def verify_record(record: Record) -> tuple[int, list[str], list[str]]:
     if not isinstance(figures, list) or len(figures) != len(traces):
         wrong.append("the number of repetitions does not match the number of traces")
         return 0, wrong, gaps
-    count = 0
     derived = []
     for number, (trace, stored) in enumerate(zip(traces, figures, strict=True), 1):
         try:

@@ -56,7 +56,7 @@ def task_lines(task: Task) -> list[str]:
     rows = [
         ("prompt", f"{task.prompt} tokens, most often {task.prompt.typical}"),
         ("answer", f"{task.answer} tokens, most often {task.answer.typical}"),
-        ("time", time_text(task)),
+        ("time", time_text(task.within_s, task.first_within_s)),
         ("given as", "a file, or - for standard input" if task.input == "file" else "a text"),
         ("earlier turns", "count" if task.conversation else "do not count"),
         ("answer's words", "mostly the prompt's" if task.extractive else "its own"),

@@ -219,7 +219,7 @@ def _time(value: Any, key: str) -> float:
     if not isinstance(value, str):
         raise InputError(f'[budget] needs {key} as a text such as "2s"')
     try:
-        return parse_seconds(value)
+        return round(parse_seconds(value), 9)
     except ValueError as error:
         raise InputError(f"[budget] {key}: {error}") from None
 

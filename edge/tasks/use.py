@@ -169,8 +169,8 @@ def read_text(path: str | Path) -> str:
     return text
 
 
-def time_text(task: Task) -> str:
-    """`2.00 s, first word 700 ms`."""
-    first = task.first_within_s
-    tail = "" if first is None else f", first word {format_seconds(first)}"
-    return format_seconds(task.within_s) + tail
+def time_text(within_s: float | None, first_within_s: float | None) -> str:
+    """`within 2.00 s, first word 700 ms`, or that there is no limit."""
+    parts = [f"within {format_seconds(within_s)}"] if within_s is not None else []
+    parts += [f"first word {format_seconds(first_within_s)}"] if first_within_s is not None else []
+    return ", ".join(parts) or "no limit"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,15 @@ from click.testing import CliRunner
 
 from edge.bench.command import bench
 from edge.bench.cooling import wait_until_cool
+from edge.bench.metrics import measure
 from edge.bench.store import read_results
 from edge.bench.sustained import sustained_ratio
+from edge.bench.token_times import TokenTimes
+from edge.bench.trace_rows import compact_trace
 from edge.report.figures import group_runs
-from edge.report.run_charts import sustained_share
+from edge.report.speed_chart import medians, sustained_share
 from edge.report.verify import verify_run
+from edge.types import TokenEvent, Trace
 from tests.runtime import tiny_gguf
 
 
@@ -58,3 +64,26 @@ def test_the_sustained_protocol(tmp_path: Path) -> None:
     share = sustained_share(run)
     assert share is not None and share > 0
     assert not verify_run(run).problems
+
+
+def test_what_is_kept_of_a_token_is_its_time() -> None:
+    """Else the benchmark's own objects show as the model's memory, 130 MiB in ten minutes."""
+    events = [TokenEvent(i, "text", 10 * i) for i in range(1000)]
+    ended = [*events, TokenEvent(None, "", 10_000, "stop")]
+    tracemalloc.start()
+    times = TokenTimes(iter(ended))
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size < 12 * 1000
+    assert [e.t_ns for e in times] == [e.t_ns for e in events] and len(times) == 1000
+    assert times[-1].t_ns == 9990 and [e.t_ns for e in times[:2]] == [0, 10]
+    whole = Trace(0, 1, 0, 0, tuple(ended), 10_000)
+    kept = replace(whole, events=times)
+    assert measure(kept) == measure(whole) and compact_trace(kept) == compact_trace(whole)
+
+
+def test_many_windows_are_drawn_as_medians() -> None:
+    cloud = [(i / 10, 10.0 if i % 3 else 90.0) for i in range(6000)]
+    drawn = medians(cloud)
+    assert len(drawn) == 120 and {value for _, value in drawn} == {10.0}
+    assert drawn[0][0] < 5 and drawn[-1][0] > 595

@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 
+import edge.flash.flash as flash_module
 from edge.bundle import open_bundle, seal_bundle
+from edge.errors import DoesNotFitError
 from edge.slots.files import LocalFiles
 from edge.slots.layout import bundle_folder
 from edge.slots.store import Slots
 
 from .boards import AdbBoard, FolderBoard, SshBoard, edge_command
 from .cargo import make_bundle, random_bundle
+from .test_fault_points import make_board
+from .test_transfer import QUICK, Quiet
 
 pytestmark = pytest.mark.xdist_group("flash")
 Place = FolderBoard | SshBoard | AdbBoard
@@ -152,8 +156,6 @@ def test_adb_sends_in_parts_and_goes_on_with_the_next(
     from edge.flash.flash import flash as flash_here
     from edge.flash.target import parse_flash_target
 
-    from .test_transfer import Quiet
-
     device.root = tmp_path / "root"
     for name, value in device.env.items():
         monkeypatch.setenv(name, value)
@@ -194,28 +196,25 @@ def test_nothing_is_left_running(sshd: SshBoard, cargo: tuple[Path, Path], tmp_p
     pytest.fail(f"still running: {alive}")
 
 
-def test_a_full_disk_at_every_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "step_kib"), [("dir", 80), ("shell", 160)])
+def test_a_full_disk_at_every_size(
+    kind: str, step_kib: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the size of the disk: the new release is current, or the old one is, whole."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     old = make_bundle(tmp_path / "old", {"model.gguf": b"o" * 300_000})
     new = make_bundle(tmp_path / "new", {"model.gguf": b"n" * 400_000, "p": b"q" * 50_000})
-    import edge.flash.flash as flash_module
-    from edge.errors import DoesNotFitError
-    from edge.flash.directory import DirectoryBoard
-
-    from .test_transfer import QUICK, Quiet
-
+    monkeypatch.setattr(flash_module, "SLACK_BYTES", -(10**9))  # no look before
     outcomes = set()
-    for size_kib in range(200, 1400, 80):
+    for size_kib in range(200, 1400, step_kib):
         card = tmp_path / f"card{size_kib}"
         card.mkdir()
         mount = ["mount", "-t", "tmpfs", "-o", f"size={size_kib}k", "tmpfs", str(card)]
         subprocess.run(mount, check=True)
-        slack, flash_module.SLACK_BYTES = flash_module.SLACK_BYTES, -(10**9)  # no look before
+        board = make_board(kind, card / "root")
         try:
-            board = DirectoryBoard(card / "root")
-            slots = Slots(board.files)
+            slots = Slots(LocalFiles(card / "root"))
             ids = []
             for path in (old, new):
                 try:
@@ -227,7 +226,7 @@ def test_a_full_disk_at_every_size(tmp_path: Path) -> None:
                 slots.verify(release)
             outcomes.add(len(ids))
         finally:
-            flash_module.SLACK_BYTES = slack
+            board.close()
             subprocess.run(["umount", "-l", str(card)], check=True)
     assert outcomes == {0, 1, 2}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.bundle import open_bundle
 from edge.flash.checks import _FACTS, parse_facts
 from edge.slots.files import LocalFiles
 from edge.slots.store import Slots
@@ -206,3 +207,19 @@ def test_something_in_the_way_is_named(
     code, said = flash(cargo[0], sshd.target, *sshd.options, "--no-gate", "--force")
     assert code == 3 and "in the way" in said and "choose another folder" in said, said
     assert sshd.root.read_text() == "somebody's notes"
+
+
+def test_a_board_without_a_clock(cargo: tuple[Path, Path], sshd: SshBoard, tmp_path: Path) -> None:
+    """It wakes up in 1970: what was written before is newer than now, or of the same second."""
+    sshd.root = tmp_path / "1970"
+    for bundle in cargo:
+        code, said = flash(bundle, sshd.target, *sshd.options, "--no-gate", "--force")
+        assert code == 0, said
+        for path in (sshd.root, *sshd.root.rglob("*")):
+            os.utime(path, (0, 0), follow_symlinks=False)
+    a, b = (open_bundle(path).id for path in cargo)
+    slots = Slots(LocalFiles(sshd.root))
+    assert (slots.current(), slots.previous()) == (b, a)
+    with slots.locked():
+        assert slots.rollback() == (b, a)
+    assert slots.current() == a

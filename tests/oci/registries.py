@@ -1,5 +1,5 @@
-"""A real docker-registry on loopback, and what may stand in front of one: a relay that cuts, strips,
-redirects and exchanges, and a server of tokens.
+"""A real docker-registry on loopback, and what may stand in front of one: a relay that cuts,
+strips, redirects and exchanges, and a server of tokens.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class Relay:
     strip_range: bool = False
     redirect_blobs_to: str | None = None
     replace: dict[str, bytes] = field(default_factory=dict)  # end of a path → another body
+    dead_after_cut: bool = False  # what was cut is not served again
     busy: int = 0  # answers of 503 before anything else
     status: dict[str, int] = field(default_factory=dict)  # end of a path → status
     wrong_content_range: bool = False
@@ -189,6 +190,8 @@ class RelayHandler(BaseHTTPRequestHandler):
             if cut is not None and n_passed + len(data) > cut:
                 self.wfile.write(data[: cut - n_passed])
                 relay.cuts_left -= 1
+                if relay.dead_after_cut:
+                    relay.status[self.path] = 503
                 self.cut()
             self.wfile.write(data)
             n_passed += len(data)

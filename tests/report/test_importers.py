@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from edge.report.compare_command import compare_command
 from edge.report.figures import group_runs, median
 from edge.report.verify import verify_run
 from tests.report.stored import records, stored
+from tests.runtime.engine_models import ModelShelf
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FILES = {
@@ -205,26 +208,90 @@ def test_an_invalid_mlperf_run_is_flagged(tmp_path: Path) -> None:
     assert read_any(path).results.records[0]["flags"] == ["LoadGen calls the run INVALID"]
 
 
-def installed(name: str, *folders: str) -> str | None:
-    """A tool on the path, or where a variable says that its environment lies."""
-    places = [Path(os.environ[folder]).parent for folder in folders if os.environ.get(folder)]
-    return shutil.which(name) or next((str(p / name) for p in places if (p / name).is_file()), None)
+def tool(name: str, variable: str, advice: str, *, in_ci: bool) -> str:
+    """A program on the path or beside the tests' Python, or what a variable names. Where there is
+    none the test is skipped, or fails in CI if it must be there (`in_ci`).
+    """
+    named = os.environ.get(variable)
+    beside = Path(sys.executable).parent / name
+    found = named or shutil.which(name) or (str(beside) if beside.is_file() else None)
+    if found is None and in_ci and os.environ.get("CI"):
+        pytest.fail(f"CI must run this test: no {name}: {advice}", pytrace=False)
+    if found is None:
+        pytest.skip(f"no {name} here: {advice}; {variable} names one")
+    return found
 
 
 @pytest.mark.engine
 def test_llama_bench_itself(tmp_path: Path) -> None:
-    """The real tool on a tiny model, where it is built."""
+    """The real tool on a tiny model, where it is built. It links all of llama.cpp's common library,
+    minutes of compiling: CI reads what it has printed (`fixtures/llama-bench.json`).
+    """
     from tests.runtime import tiny_gguf
 
-    tool = installed("llama-bench", "EDGEKIT_LLAMA_BENCH")
-    if tool is None:
-        pytest.skip("no llama-bench: set EDGEKIT_LLAMA_BENCH to the program")
+    program = built_llama_bench() or tool(
+        "llama-bench",
+        "EDGEKIT_LLAMA_BENCH",
+        "scripts/build_engine --peers llama-bench",
+        in_ci=False,
+    )
     model = tmp_path / "tiny.gguf"
     tiny_gguf.random_llama(model)
-    words = [tool, "-m", str(model), "-p", "16", "-n", "8", "-r", "2", "-t", "1", "-o", "json"]
+    words = [program, "-m", str(model), "-p", "16", "-n", "8", "-r", "2", "-t", "1", "-o", "json"]
     out = tmp_path / "out.json"
     out.write_text(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     found = read_any(out)
     assert found.tool == "llama-bench"
     assert {r["test"]["kind"] for r in found.results.records} == {"prefill", "decode"}
     assert all(r["test"]["n_repeats"] == 2 for r in found.results.records)
+
+
+def built_llama_bench() -> str | None:
+    """One that `scripts/build_engine --peers` has left in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit/peers"
+    return next((str(path) for path in sorted(cache.glob("*/bin/llama-bench"))), None)
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.xdist_group("engine-litert")
+def test_litert_lm_benchmark_itself(tmp_path: Path, model_shelf: ModelShelf) -> None:
+    """The real tool on a tiny model; its figures are those of its own text."""
+    advice = "pip install 'edgekit[test]' brings it"
+    program = tool("litert-lm", "EDGEKIT_LITERT_LM", advice, in_ci=True)
+    model = tmp_path / "tiny.litertlm"
+    shutil.copy(model_shelf["litert"].random, model)  # it keeps a cache beside the model
+    words = [program, "benchmark", str(model), "--backend", "cpu", "-p", "64", "-d", "16"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    out = tmp_path / "out.txt"
+    out.write_text(done.stdout)
+    found = read_any(out)
+    assert found.tool == "litert-lm"
+    records = list(found.results.records)
+    assert {r["test"]["kind"] for r in records} == {"prefill", "decode", "end-to-end", "load"}
+    for (kind, name), heading in {
+        ("prefill", "prefill_tps"): "Prefill speed",
+        ("decode", "decode_tps"): "Decode speed",
+        ("end-to-end", "ttft_s"): "Time to first token",
+    }.items():
+        printed = re.search(rf"{heading}:\s*([\d.]+)", done.stdout)
+        assert printed and figure(records, kind, name) == pytest.approx(float(printed[1]))
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_onnxruntime_genai_benchmark_itself(tmp_path: Path, model_shelf: ModelShelf) -> None:
+    """The project's own script, which no package ships, where a variable says where it lies."""
+    script = os.environ.get("EDGEKIT_GENAI_BENCHMARK")
+    if script is None:
+        pytest.skip("EDGEKIT_GENAI_BENCHMARK does not name benchmark_e2e.py (in no package)")
+    out, model = tmp_path / "out.json", model_shelf["onnx"].random
+    folder = model if model.is_dir() else model.parent
+    words = [sys.executable, script, "-i", str(folder), "-l", "16", "-g", "8", "-r", "2", "-w", "1"]
+    words += ["-o", str(out), "--use_random_tokens", "-e", "cpu"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = read_any(out)
+    assert found.tool == "onnxruntime-genai"
+    assert figure(list(found.results.records), "decode", "decode_tps")

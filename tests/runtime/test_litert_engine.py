@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from edge.engines import EngineSettings, litert_library, open_engine
 from edge.engines.litert_container import METADATA, read_container
 from edge.engines.runtime_errors import damaged, load_error
+from edge.engines.tflite_check import check_tflite
 from edge.errors import (
     EdgeError,
     EngineError,
@@ -74,6 +75,23 @@ def test_armv8_0_is_refused_before_the_library_is_loaded(
     monkeypatch.setattr(litert_library, "load_library", reached)
     with pytest.raises(EngineError, match="atomics"):
         open_engine("litert", litert.random)
+
+
+# ---- stopping -----------------------------------------------------------------------------------
+
+
+def test_a_step_is_taken_only_if_no_node_of_it_is_too_long_to_be_stopped(litert: Models) -> None:
+    """Two exported lengths, 8 and 64; the longer one's widest product would take 21 ms."""
+    container = read_container(litert.random)
+    n_nodes = check_tflite(container.path, container.model.offset, container.model.n_bytes).n_nodes
+    assert n_nodes > 2
+    with opened("litert", litert.random) as engine:
+        decoder = engine._decoder  # type: ignore[attr-defined]
+        for node_s, budget_s, taken in ((0.021, 0.040, 8), (0.019, 0.040, 64), (0.021, None, 64)):
+            decoder.truncate(0)
+            decoder.steps._seconds = {1: 10.0, 8: 1.0, 64: node_s * n_nodes}
+            assert decoder.prefill([5] * 64, budget_s=budget_s)
+            assert len(decoder.cached) == taken
 
 
 # ---- the container ------------------------------------------------------------------------------

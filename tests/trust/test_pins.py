@@ -208,8 +208,8 @@ def test_a_signature_that_is_a_link_is_refused(bundle: Path, tmp_path: Path) -> 
         open_bundle(bundle)
 
 
-@pytest.mark.parametrize("name", [MANIFEST, SUMS, SIGNATURE])
-def test_no_file_of_a_bundle_may_take_the_signatures_name(bundle: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [MANIFEST, SUMS, SIGNATURE, "model.gguf\n"])
+def test_names_that_no_file_of_a_bundle_may_have(bundle: Path, name: str) -> None:
     with pytest.raises(UnsafeInputError):
         seal_bundle(bundle, {}, {"model.gguf": "model", name: "part"}, {})
 

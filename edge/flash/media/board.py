@@ -9,8 +9,8 @@ from pathlib import Path
 from edge.errors import DeviceUnreachableError, InputError
 from edge.flash.board import Progress
 from edge.flash.media.ext4 import Ext4Files, Volume
-from edge.flash.media.image import open_root
 from edge.flash.media.release import ROOT
+from edge.flash.media.root import open_root
 from edge.flash.media.source import packing_of
 from edge.flash.session import Done
 from edge.flash.target import FlashTarget

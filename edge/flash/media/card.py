@@ -1,4 +1,4 @@
-"""`card:/dev/sdX`: an operating system's image with a bundle in it, written to a card and read back.
+"""`card:/dev/sdX`: an operating system's image with a bundle in it, written and read back.
 
 Nothing is erased before somebody has typed the card's size, and nothing that is in use: lsblk says
 what is mounted or part of something larger, and the kernel is asked again when the card is opened.
@@ -29,7 +29,7 @@ from edge.flash.media.writer import (
     write_image,
 )
 from edge.flash.transfer import Reporter
-from edge.units import format_bytes, format_seconds, printable
+from edge.units import format_bytes, format_seconds, parse_bytes, printable
 
 
 def list_cards() -> None:
@@ -69,8 +69,8 @@ def flash_card(
     report.target = f"card:{disk.path}#{report.target.rpartition('#')[2]}"
     report.total_s = time.monotonic() - started_s
     report.notes.append(
-        f"{disk.path}: {format_bytes(disk.n_bytes)} are really there, every byte was read back; "
-        "it can be taken out"
+        f"every byte of the image was read back from {disk.path}, whose capacity of "
+        f"{disk.size_text} was checked; it can be taken out"
     )
     return report
 
@@ -116,9 +116,12 @@ def confirm(disk: Disk, typed: str | None) -> None:
 
 
 def is_size_of(disk: Disk, typed: str) -> bool:
-    """Whether the text is the size as shown, spaces and capitals aside, or the bytes."""
-    said = "".join(typed.split()).lower()
-    return said in (disk.size_text.replace(" ", "").lower(), str(disk.n_bytes))
+    """Whether the text is the disk's size: in bytes, or as exactly as it is shown."""
+    try:
+        n_bytes = parse_bytes(typed)
+    except ValueError:
+        return False
+    return n_bytes == disk.n_bytes or format_bytes(n_bytes) == disk.size_text
 
 
 def _work_folder(base: Path) -> Path | None:

@@ -1,8 +1,8 @@
 """Disks of this machine, which of them are cards or sticks, and what uses them. From `lsblk`.
 
-What lsblk says is taken with care: readers built into laptops report an SD card as neither removable
-nor hot-pluggable (util-linux issue 2379), old versions write numbers as text, and a mounted file
-system may lie several layers above the disk (LUKS, LVM, RAID).
+What lsblk says is taken with care: readers built into laptops report an SD card as neither
+removable nor hot-pluggable (util-linux issue 2379), old versions write numbers as text, and a
+mounted file system may lie several layers above the disk (LUKS, LVM, RAID).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from edge.errors import EdgeError, EngineError, EngineMissingError, InputError
 from edge.flash.board import Progress
 from edge.flash.media.filesystem import Superblock, read_superblock
 from edge.flash.media.partitions import Partition
-from edge.flash.media.source import chunks, write_changes, write_sparse
+from edge.flash.media.source import chunks, reader, write_changes, write_sparse
 from edge.slots.files import Entry
 from edge.slots.layout import CURRENT
 from edge.units import printable
@@ -95,12 +95,7 @@ class Volume:
 
     def superblock(self) -> Superblock:
         with self.path.open("rb") as file:
-
-            def read(offset: int, length: int) -> bytes:
-                file.seek(offset)
-                return file.read(length)
-
-            return read_superblock(read, self.partition)
+            return read_superblock(reader(file), self.partition)
 
     # ---- e2fsck, resize2fs --------------------------------------------------------------------
 

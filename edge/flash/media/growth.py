@@ -10,7 +10,7 @@ from typing import BinaryIO
 from edge.errors import DoesNotFitError
 from edge.flash.media.ext4 import Volume
 from edge.flash.media.partitions import PartitionTable, grow
-from edge.flash.media.source import KEEP_FREE
+from edge.flash.media.source import KEEP_FREE, reader
 from edge.flash.transfer import Reporter
 from edge.units import MIB, format_bytes
 
@@ -62,11 +62,7 @@ def make_room(
 def _grow(
     work: BinaryIO, folder: Path, table: PartitionTable, number: int, n_bytes: int
 ) -> PartitionTable:
-    def read(offset: int, length: int) -> bytes:
-        work.seek(offset)
-        return work.read(length)
-
-    after, writes = grow(read, table, number, n_bytes)
+    after, writes = grow(reader(work), table, number, n_bytes)
     # Resizing works on a second copy of the partition's blocks.
     more = os.fstat(work.fileno()).st_blocks * 512
     room = shutil.disk_usage(folder).free - KEEP_FREE

@@ -28,13 +28,13 @@ from edge.errors import EdgeError, InputError, IntegrityError, UsageError
 from edge.flash.flash import FlashReport
 from edge.flash.gate import INSTALL_SCRIPT, carries_engine
 from edge.flash.media.ext4 import Ext4Files, Volume, root_copy
-from edge.flash.media.filesystem import identify, read_superblock
 from edge.flash.media.first_boot import BootFiles, boot_partition, write_boot_files
 from edge.flash.media.growth import make_room
 from edge.flash.media.in_use import locked_image, refuse_in_use
-from edge.flash.media.partitions import SECTOR, Partition, PartitionTable, Read, read_table
+from edge.flash.media.partitions import SECTOR, Partition, PartitionTable, read_table
 from edge.flash.media.release import ROOT, ReleaseWriter
-from edge.flash.media.source import CHUNK, materialize, packing_of
+from edge.flash.media.root import open_root
+from edge.flash.media.source import chunks, materialize, packing_of, reader
 from edge.flash.transfer import Reporter
 from edge.flash.trust import SignaturePolicy
 from edge.slots import layout
@@ -45,7 +45,6 @@ from edge.slots.store import Slots
 from edge.units import format_bytes
 
 _SUFFIXES = (".xz", ".gz", ".zst", ".img")
-_ROOT_HAS = {"etc", "usr"}
 
 
 @dataclass(frozen=True)
@@ -184,63 +183,6 @@ def _working_file(path: Path, like: os.stat_result) -> Iterator[BinaryIO]:
                 path.unlink()
 
 
-def reader(file: BinaryIO) -> Read:
-    """A file's bytes by offset."""
-
-    def read(offset: int, length: int) -> bytes:
-        file.seek(offset)
-        return file.read(length)
-
-    return read
-
-
-def open_root(path: Path, file: BinaryIO, number: int | None) -> tuple[PartitionTable, Partition]:
-    """The table of an image and its root partition: the one named, or the only one that holds
-    /etc and /usr in an ext file system.
-
-    Raises InputError that says what each partition holds.
-    """
-    read = reader(file)
-    size = file.seek(0, os.SEEK_END)
-    try:
-        table = read_table(read, size)
-    except InputError as error:
-        raise InputError(f"{path}: {error}", next_step=error.next_step) from None
-    held = {p.number: identify(read, p) for p in table.partitions}
-    for partition in table.partitions:
-        if (held[partition.number] or "").startswith("ext"):
-            read_superblock(read, partition)
-    shown = ", ".join(f"{n} {kind or 'something unknown'}" for n, kind in held.items())
-    if number is not None:
-        partition = table.partition(number)
-        if not (held[number] or "").startswith("ext"):
-            raise InputError(
-                f"{path}: partition {number} holds {held[number] or 'no known file system'}, not "
-                f"ext4 (partitions: {shown})",
-                next_step="only ext4 roots are changed; flash the running board over ssh instead",
-            )
-        return table, partition
-    roots = [
-        p
-        for p in table.partitions
-        if (held[p.number] or "").startswith("ext") and _looks_like_root(path, p)
-    ]
-    if len(roots) != 1:
-        raise InputError(
-            f"{path}: {'no' if not roots else 'more than one'} partition holds an ext4 root file "
-            f"system (partitions: {shown})",
-            next_step="name the partition: image:FILE#2"
-            if roots or any((kind or "").startswith("ext") for kind in held.values())
-            else "only ext4 roots are changed; flash the running board over ssh instead",
-        )
-    return table, roots[0]
-
-
-def _looks_like_root(path: Path, partition: Partition) -> bool:
-    with contextlib.closing(Volume(path, partition)) as volume:
-        return set(volume.listing("/") or {}) >= _ROOT_HAS
-
-
 def _change(
     work: BinaryIO, path: Path, bundle: Bundle, target: ImageTarget, options: ImageOptions,
     reporter: Reporter,
@@ -326,10 +268,8 @@ def other_bytes(
     found = {}
     for name, (start, end) in regions.items():
         digest = hashlib.sha256()
-        file.seek(start)
-        while start < end and (chunk := file.read(min(CHUNK, end - start))):
+        for _, chunk in chunks(file, start, end - start):
             digest.update(chunk)
-            start += len(chunk)
         found[name] = digest.hexdigest()
     return found
 

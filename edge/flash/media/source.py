@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from edge.errors import DoesNotFitError, EngineMissingError, InputError
+from edge.flash.media.partitions import Read
 from edge.units import MIB, format_bytes
 
 Packing = Literal["xz", "gz", "zst"]
@@ -102,20 +103,27 @@ def write_sparse(target: BinaryIO, offset: int, chunk: bytes) -> None:
             target.write(piece)
 
 
+def reader(file: BinaryIO) -> Read:
+    """A file's bytes by offset, as they are now: other programs write to it as well, and Python's
+    own buffer would not know.
+    """
+    return lambda offset, length: os.pread(file.fileno(), length, offset)
+
+
 def chunks(file: BinaryIO, start: int, n_bytes: int) -> Iterator[tuple[int, bytes]]:
     """(offset from `start`, chunk) of a part of a file."""
+    read = reader(file)
     for offset in range(0, n_bytes, CHUNK):
-        file.seek(start + offset)
-        yield offset, file.read(min(CHUNK, n_bytes - offset))
+        yield offset, read(start + offset, min(CHUNK, n_bytes - offset))
 
 
 def write_changes(source: BinaryIO, target: BinaryIO, start: int, n_bytes: int) -> None:
     """Make `n_bytes` of `target` from `start` equal to `source`, writing only what differs, so that
     holes stay holes and stale bytes do not.
     """
+    read = reader(target)
     for offset, new in chunks(source, 0, n_bytes):
-        target.seek(start + offset)
-        old = target.read(len(new))
+        old = read(start + offset, len(new))
         if old == new:
             continue
         for at in range(0, len(new), _HOLE):

@@ -1,9 +1,9 @@
 """A card written, read back, and asked whether it is as large as it says.
 
-False cards report more bytes than they have. Two kinds are sold: those that begin again at the start
-(address lines are missing, so that the true size is a power of two) and those that drop what lies
-behind. Marks at powers of two and at even distances find both in seconds, before an hour is spent on
-writing (the idea of f3probe, https://fight-flash-fraud.readthedocs.io).
+False cards report more bytes than they have. Two kinds are sold: those that begin again at the
+start (address lines are missing, so that the true size is a power of two) and those that drop what
+lies behind. Marks at powers of two and at even distances find both in seconds, before an hour is
+spent on writing (the idea of f3probe, https://fight-flash-fraud.readthedocs.io).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import BinaryIO, Protocol
 
 from edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
@@ -134,8 +135,8 @@ def _broken_card(place: str, at: str) -> Iterator[None]:
 
 
 def mark_offsets(n_bytes: int) -> list[int]:
-    """Where marks are set on a card of `n_bytes`: at 0, at every power of two from 1 MiB on, at even
-    distances, and at the end. Ascending, block by block.
+    """Where marks are set on a card of `n_bytes`: at 0, at every power of two from 1 MiB on, at
+    even distances, and at the end. Ascending, block by block.
     """
     last = (n_bytes - _MARK) // _MARK * _MARK
     found = {0, last}
@@ -162,8 +163,10 @@ def refuse_false_capacity(medium: Medium, place: str) -> None:
     with _broken_card(place, "it is asked for its true size"):
         for offset in offsets:
             medium.write(offset, _mark(nonce, offset))
-        if medium.n_bytes > 4 * _FILLER:  # more than a false card's cache remembers
-            medium.write(_FILLER + _MARK, os.urandom(_FILLER - _MARK))
+        for one, two in pairwise(offsets):
+            if two - one > _FILLER + _MARK:  # between marks: more than a false card's cache keeps
+                medium.write(one + _MARK, os.urandom(_FILLER))
+                break
         medium.settle()
         found = {offset: medium.read(offset, _MARK) for offset in offsets}
     by_content = {_mark(nonce, offset): offset for offset in offsets}
@@ -224,7 +227,9 @@ def verify_image(medium: Medium, image: BinaryIO, n_bytes: int, place: str, tell
             wanted = image.read(min(CHUNK, n_bytes - offset))
             got = medium.read(offset, len(wanted))
             if got != wanted:
-                at = offset + next(i for i, (a, b) in enumerate(zip(got, wanted)) if a != b)
+                at = offset + next(
+                    i for i, (a, b) in enumerate(zip(got, wanted, strict=True)) if a != b
+                )
                 raise IntegrityError(
                     f"{place} gives other bytes back than were written, first at byte {at} "
                     f"({format_bytes(at)})",

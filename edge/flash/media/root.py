@@ -1,0 +1,63 @@
+"""Which partition of an image is the root."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from edge.errors import InputError
+from edge.flash.media.ext4 import Volume
+from edge.flash.media.filesystem import identify, read_superblock
+from edge.flash.media.partitions import Partition, PartitionTable, read_table
+from edge.flash.media.source import reader
+
+_ROOT_HAS = {"etc", "usr"}
+
+
+def open_root(path: Path, file: BinaryIO, number: int | None) -> tuple[PartitionTable, Partition]:
+    """The table of an image and its root partition: the one named, or the only one that holds
+    /etc and /usr in an ext file system.
+
+    Raises InputError that says what each partition holds.
+    """
+    read = reader(file)
+    size = file.seek(0, os.SEEK_END)
+    try:
+        table = read_table(read, size)
+    except InputError as error:
+        raise InputError(f"{path}: {error}", next_step=error.next_step) from None
+    held = {p.number: identify(read, p) for p in table.partitions}
+    for partition in table.partitions:
+        if (held[partition.number] or "").startswith("ext"):
+            read_superblock(read, partition)
+    shown = ", ".join(f"{n} {kind or 'something unknown'}" for n, kind in held.items())
+    if number is not None:
+        partition = table.partition(number)
+        if not (held[number] or "").startswith("ext"):
+            raise InputError(
+                f"{path}: partition {number} holds {held[number] or 'no known file system'}, not "
+                f"ext4 (partitions: {shown})",
+                next_step="only ext4 roots are changed; flash the running board over ssh instead",
+            )
+        return table, partition
+    roots = [
+        p
+        for p in table.partitions
+        if (held[p.number] or "").startswith("ext") and _looks_like_root(path, p)
+    ]
+    if len(roots) != 1:
+        raise InputError(
+            f"{path}: {'no' if not roots else 'more than one'} partition holds an ext4 root file "
+            f"system (partitions: {shown})",
+            next_step="name the partition: image:FILE#2"
+            if roots or any((kind or "").startswith("ext") for kind in held.values())
+            else "only ext4 roots are changed; flash the running board over ssh instead",
+        )
+    return table, roots[0]
+
+
+def _looks_like_root(path: Path, partition: Partition) -> bool:
+    with contextlib.closing(Volume(path, partition)) as volume:
+        return set(volume.listing("/") or {}) >= _ROOT_HAS

@@ -1,0 +1,174 @@
+"""Decode speed over a run, beside temperature, clock and power."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from edge.bench.metrics import drift, measure
+from edge.bench.sustained import sustained_ratio
+from edge.bench.trace_rows import expand_trace
+from edge.report.chart import Chart, Missing, Panel, Series, thin
+from edge.report.figures import Record, Run
+
+NS = 1e-9
+
+
+def timed_traces(run: Run) -> list[tuple[float, Record, dict[str, Any]]]:
+    """(start in seconds, record, trace) in the order of time. Results of schema 1 hold no time
+    between requests: theirs are laid end to end.
+    """
+    found = [(r, t) for r in run.records for t in r.get("traces", []) if "end_ns" in t]
+    if all(isinstance(t.get("start_ns"), int) for _, t in found):
+        placed = [(t["start_ns"] * NS, r, t) for r, t in found]
+    else:
+        placed, at = [], 0.0
+        for record, trace in found:
+            placed.append((at, record, trace))
+            at += trace["end_ns"] * NS
+    return sorted(placed, key=lambda item: item[0])
+
+
+# Speed over time is shown in windows of at least this long.
+WINDOW_S = 1.0
+
+
+def speed_windows(run: Run) -> dict[str, list[tuple[float, float]]]:
+    """Test label → (middle of a window in seconds, decode tokens/s in it). A window ends with the
+    first token after `WINDOW_S`; what is left of a request joins its last window.
+    """
+    found: dict[str, list[tuple[float, float]]] = {}
+    for start_s, record, trace in timed_traces(run):
+        times = trace["token_t_ns"]
+        if record["test"]["kind"] == "prefill" or len(times) < 3:
+            continue
+        edges = [0]
+        for i, t in enumerate(times):
+            if (t - times[edges[-1]]) * NS >= WINDOW_S:
+                edges.append(i)
+        edges = [*(edges[:-1] or [0]), len(times) - 1]
+        for first, last in pairwise(edges):
+            span = (times[last] - times[first]) * NS
+            if span:
+                middle = start_s + (times[first] + times[last]) / 2 * NS
+                rates = found.setdefault(str(record["test"]["label"]), [])
+                rates.append((middle, (last - first) / span))
+    return found
+
+
+# More windows than this are drawn as the medians of as many spells: a cloud hides the trend.
+MAX_WINDOWS = 120
+
+
+def medians(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """(middle of a spell, median of its values) for `MAX_WINDOWS` spells of equal length."""
+    first, last = points[0][0], points[-1][0]
+    spells: dict[int, list[tuple[float, float]]] = {}
+    for t, value in points:
+        share = (t - first) / (last - first) if last > first else 0.0
+        spells.setdefault(min(MAX_WINDOWS - 1, int(share * MAX_WINDOWS)), []).append((t, value))
+    return [
+        (statistics.fmean(t for t, _ in spell), statistics.median(value for _, value in spell))
+        for _, spell in sorted(spells.items())
+    ]
+
+
+def sustained_share(run: Run) -> float | None:
+    """What a board holds of its first burst in a sustained test, None without one."""
+    points = [
+        (start_s, rate)
+        for start_s, record, trace in timed_traces(run)
+        if record["test"]["kind"] == "sustained"
+        and (rate := measure(expand_trace(trace)).decode_tps) is not None
+    ]
+    return sustained_ratio(points)
+
+
+def speed_over_time(run: Run) -> Chart | Missing:
+    """Decode speed, and what the sensors said meanwhile."""
+    title = "Speed, temperature and clock over the run"
+    windows, sensors = speed_windows(run), sensor_points(run)
+    summary = speed_summary(run, windows)
+    measured = [label for label, _, points in sensors if points]
+    if summary is None and not measured:
+        return Missing(title, "there are fewer than four spells of decoding of one kind")
+    if sustained_share(run):
+        windows = {label: points for label, points in windows.items() if "sustained" in label}
+    note = ""
+    if max(map(len, windows.values()), default=0) > MAX_WINDOWS:
+        windows = {label: medians(points) for label, points in windows.items()}
+        note = "Each point is the median of its spell. "
+    speeds = tuple(
+        Series(label, *thin([t for t, _ in points], [v for _, v in points]), "points")
+        for label, points in windows.items()
+    )
+    panels = [Panel("tokens/s", speeds)] if speeds else []
+    rows = [
+        (f"{label}, tokens/s", f"{min(y):.1f}", f"{max(y):.1f}", str(len(y)))
+        for label, points in windows.items()
+        if (y := [rate for _, rate in points])
+    ]
+    for label, unit, points in sensors:
+        if not points:
+            continue
+        values = [value for _, value in points]
+        drawn = Series(label, *thin([t for t, _ in points], values))
+        panels.append(Panel(unit, (drawn,), y_from_zero=False))
+        rows.append(
+            (f"{label}, {unit}", f"{min(values):.2f}", f"{max(values):.2f}", str(len(values)))
+        )
+    if len(measured) < len(sensors):
+        absent = ", ".join(label for label, _, points in sensors if not points)
+        note += f"Not measured here: {absent}; no sensor was readable."
+    told = [f"{rows_of[0]} was {rows_of[1]} to {rows_of[2]}" for rows_of in rows[len(windows) :]]
+    return Chart(
+        "speed-time",
+        title,
+        " ".join(part for part in (summary, sentence(told)) if part),
+        "seconds",
+        tuple(panels),
+        ("figure", "lowest", "highest", "points"),
+        tuple(rows),
+        note.strip() or None,
+    )
+
+
+def sentence(parts: Sequence[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def speed_summary(run: Run, windows: Mapping[str, Sequence[tuple[float, float]]]) -> str | None:
+    """Whether the run slowed down, in one sentence; None below four spells of any test."""
+    if held := sustained_share(run):
+        return f"At the end of the run decode holds {held:.0%} of its first burst."
+    found = [drift([rate for _, rate in points]) for points in windows.values()]
+    drifts = [change for change in found if change is not None]
+    if not drifts:
+        return None
+    times = [t for points in windows.values() for t, _ in points]
+    return (
+        f"Over {max(times) - min(times):.0f} s decode ran in the second half at "
+        f"{1 + statistics.median(drifts):.2f} times its speed in the first, like compared with "
+        "like."
+    )
+
+
+def sensor_points(run: Run) -> list[tuple[str, str, list[tuple[float, float]]]]:
+    """(what, unit, (seconds, reading) in the order of time) of temperature, clock and power."""
+    rows = [
+        (start_s + row[0] * NS, row)
+        for start_s, _, trace in timed_traces(run)
+        for row in trace.get("heat", [])
+    ]
+    kinds = (("temperature", "°C", 1, 1.0), ("clock", "GHz", 2, 1e-9), ("power", "W", 4, 1.0))
+    return [
+        (
+            label,
+            unit,
+            [(t, row[i] * scale) for t, row in rows if i < len(row) and row[i] is not None],
+        )
+        for label, unit, i, scale in kinds
+    ]
