@@ -86,7 +86,7 @@ class Session:
         self._cached: list[int] = []  # prompt and answer of the last turn
         self._prefix: tuple[str | None, list[int]] | None = None  # system prompt and its tokens
         self._prefix_read_s = 0.0
-        self._tried: str | None | bool = False  # the system prompt that storing was tried for
+        self._tried: str | bool | None = False  # the system prompt that storing was tried for
         self._saved: tuple[int, ...] = ()  # what the stored state of this conversation holds
 
     def ask(

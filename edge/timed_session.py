@@ -209,8 +209,10 @@ class TimedSession(Session):
         return min(limits)
 
     def _cannot(self, budget: Budget, version: Version, received_ns: int) -> bool:
-        """Whether even the shortest answer, as fast as can be expected, would come too late."""
-        return self._needs(budget, version).low > self._limit_s(budget, received_ns)
+        """Whether even the shortest answer would come too late, as likely as not: the tokens that
+        it has more than one are what makes up for a prediction that was too good.
+        """
+        return self._needs(budget, version).mid > self._limit_s(budget, received_ns)
 
     def _needs(self, budget: Budget, version: Version) -> Span:
         """What the shortest answer worth giving takes; its first token, if only that is limited."""
@@ -220,9 +222,9 @@ class TimedSession(Session):
         return prefill + self.times.decode(budget.n_min - 1, len(version.tokens))
 
     def _limit_s(self, budget: Budget, received_ns: int) -> float:
-        limit = budget.within_s if budget.within_s is not None else budget.first_within_s
-        assert limit is not None
-        return limit - (self._clock() - received_ns) / 1e9 - self.times.tail_s
+        """Seconds that are left for the answer, or for its first token, if only that is limited."""
+        gone_s = (self._clock() - received_ns) / 1e9
+        return budget.limit_s - gone_s - self.times.tail_s
 
     def _looked(self, budget: Budget, version: Version, received_ns: int) -> bool:
         """Before a refusal that rests on how slow the last requests were: compute a few tokens, to
@@ -248,8 +250,7 @@ class TimedSession(Session):
         return start is not None
 
     def _refuse(self, budget: Budget, version: Version, received_ns: int) -> None:
-        limit = budget.within_s if budget.within_s is not None else budget.first_within_s
-        assert limit is not None
+        limit = budget.limit_s
         gone_s = limit - self._limit_s(budget, received_ns)
         needs = self._needs(budget, version)
         nearest_s = needs.high + gone_s
@@ -349,7 +350,8 @@ class TimedSession(Session):
                 self._learn_cut(request, began_ns)
                 if request.rescue_ns is not None and not (stop and stop()):
                     return  # another version follows
-            event = dataclasses.replace(event, text=shown)
+            if shown is not event.text:
+                event = dataclasses.replace(event, text=shown)
             request.events.append(event)
             yield event
             if event.finish_reason is not None:

@@ -66,5 +66,12 @@ class Budget:
         return cls(seconds[0], seconds[1], on_miss, n_min, tell)
 
     @property
+    def limit_s(self) -> float:
+        """Seconds for the answer; for its first token, if only that is limited; else infinite."""
+        if self.within_s is not None:
+            return self.within_s
+        return float("inf") if self.first_within_s is None else self.first_within_s
+
+    @property
     def is_limited(self) -> bool:
         return self.within_s is not None or self.first_within_s is not None

@@ -62,7 +62,7 @@ class SentenceHold:
 
     def __init__(self) -> None:
         self._shown: list[str] = []
-        self._tail = ""  # of what was shown
+        self._tail: str | None = None  # of what was shown; None: look when it is needed
         self._held = ""
         self._holding = False
         self._has_sentence = False
@@ -75,8 +75,14 @@ class SentenceHold:
     @property
     def is_whole(self) -> bool:
         """Whether what was released ends where a sentence does."""
-        tail = self._tail.rstrip()
+        tail = self._near().rstrip()
         return is_whole(self.text if tail and tail[-1] in _CLOSERS else tail)
+
+    def _near(self) -> str:
+        """The end of what was shown, long enough to see where its last sentence ends."""
+        if self._tail is None:
+            self._tail = self.text[-_TAIL:]
+        return self._tail
 
     def close(self) -> None:
         """Begin to hold back; at once only if what is shown is whole, else from the next end on."""
@@ -84,19 +90,22 @@ class SentenceHold:
 
     def push(self, piece: str) -> str:
         """Take the next piece of the answer; returns what may be shown now."""
+        if not self._holding:  # nothing is held either: every token of an answer comes this way
+            self._shown.append(piece)
+            self._tail = None
+            return piece
         self._held += piece
-        if not self._holding:
-            return self._release(len(self._held))
-        near = self._tail + self._held
+        tail = self._near()
+        near = tail + self._held
         ends = sentence_ends(near)
         self._has_sentence = self._has_sentence or bool(ends)
         if not self._has_sentence:
             return self._release(len(self._held))
-        ends = [end for end in ends if end >= len(self._tail)]
+        ends = [end for end in ends if end >= len(tail)]
         # The sentence that was under way when holding began goes on to be shown word by word.
         if not ends and not self.is_whole:
             return self._release(len(self._held))
-        return self._release(ends[-1] - len(self._tail)) if ends else ""
+        return self._release(ends[-1] - len(tail)) if ends else ""
 
     def rest(self, *, drop: bool) -> str:
         """At the end: what is still held, or nothing if it is to be dropped."""
@@ -108,6 +117,6 @@ class SentenceHold:
     def _release(self, n: int) -> str:
         out, self._held = self._held[:n], self._held[n:]
         if out:
+            self._tail = (self._near() + out)[-_TAIL:]
             self._shown.append(out)
-            self._tail = (self._tail + out)[-_TAIL:]
         return out

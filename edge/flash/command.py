@@ -31,7 +31,10 @@ from edge.units import format_bytes, format_seconds, printable
     "--inventory", type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="Flash all boards of this TOML file instead of one TARGET.",
 )  # fmt: skip
-@click.option("--force", is_flag=True, help="Flash a board that is not the one planned for.")
+@click.option(
+    "--force", is_flag=True,
+    help="Flash a board that is not the one planned for, or a disk that is not removable.",
+)  # fmt: skip
 @click.option("--no-rehearse", is_flag=True, help="Do not run the bundle under emulation first.")
 @click.option("--no-gate", is_flag=True, help="Verify hashes, but do not load the model there.")
 @click.option(

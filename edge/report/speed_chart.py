@@ -110,19 +110,20 @@ def speed_over_time(run: Run) -> Chart | Missing:
         for label, points in windows.items()
         if (y := [rate for _, rate in points])
     ]
+    told = []
     for label, unit, points in sensors:
         if not points:
             continue
         values = [value for _, value in points]
+        low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+        span = f"stayed at {low}" if low == high else f"ran from {low} to {high}"
+        told.append(f"{label} {span} {unit}")
         drawn = Series(label, *thin([t for t, _ in points], values))
         panels.append(Panel(unit, (drawn,), y_from_zero=False))
-        rows.append(
-            (f"{label}, {unit}", f"{min(values):.2f}", f"{max(values):.2f}", str(len(values)))
-        )
+        rows.append((f"{label}, {unit}", low, high, str(len(values))))
     if len(measured) < len(sensors):
         absent = ", ".join(label for label, _, points in sensors if not points)
         note += f"Not measured here: {absent}; no sensor was readable."
-    told = [f"{rows_of[0]} was {rows_of[1]} to {rows_of[2]}" for rows_of in rows[len(windows) :]]
     return Chart(
         "speed-time",
         title,

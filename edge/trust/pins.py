@@ -33,7 +33,8 @@ def parse_trusted_keys(data: bytes, place: str) -> tuple[PublicKey, ...]:
     Raises IntegrityError for a damaged or an empty one: nothing is accepted then.
     """
     try:
-        lines = [line.strip() for line in data.decode("utf-8").splitlines()]
+        # Plain lines only: Unicode knows more separators, in which a key could hide or vanish.
+        lines = [line.strip(" \t\r") for line in data.decode("utf-8").split("\n")]
         keys = [parse_public_key(line) for line in lines if line and not line.startswith("#")]
     except (UnicodeDecodeError, InputError) as error:
         raise _shut(place, str(error)) from None

@@ -48,7 +48,7 @@ def ask(session: TimedSession, text: str, budget: Budget, **config: object) -> O
 
 def test_an_endless_answer_is_ended_in_time(engine: Engine) -> None:
     session = session_on(engine)
-    budget = Budget(within_s=0.8, on_miss="best")
+    budget = Budget(within_s=0.3, on_miss="best")
     outcomes = [ask(session, "How warm is it?", budget) for _ in range(5)]
     # A machine may stall once; what is promised is nearly always kept.
     assert sum(outcome.met for outcome in outcomes) >= 4
@@ -56,6 +56,11 @@ def test_an_endless_answer_is_ended_in_time(engine: Engine) -> None:
         assert outcome.shortened
         assert outcome.n_possible is not None and 0 < outcome.n_out <= outcome.n_possible
         assert outcome.total_s == pytest.approx(sum(outcome.seconds.values()), abs=1e-6)
+
+
+def test_no_limit_is_no_limit(engine: Engine) -> None:
+    outcome = ask(session_on(engine), "How warm is it?", Budget(), max_tokens=20)
+    assert outcome.met and outcome.n_out == 20 and not outcome.adjustments
 
 
 def test_what_cannot_be_met_is_refused_before_it_is_computed(engine: Engine) -> None:

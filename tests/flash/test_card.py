@@ -261,6 +261,8 @@ def test_real_block_device(loop: str, base: Made, cargo: tuple[Path, Path], tmp_
         more = [] if typed is None else ["--yes-erase", typed]
         done = card(cargo[0], loop, *image, "--force", *more)
         assert done.returncode == 2 and said in done.stderr, done.stderr
+    done = card(cargo[0], f"{loop}#1", *image, "--force", "--yes-erase", "96MiB")
+    assert done.returncode == 3 and "partition 1 holds vfat" in done.stderr, done.stderr
     done = card(cargo[0], loop, "--force", "--yes-erase", "96MiB")
     assert done.returncode == 2 and "which image shall it be" in done.stderr
     assert Path(loop).read_bytes() == old

@@ -22,14 +22,16 @@ from pathlib import Path
 import pytest
 
 from edge.bundle import open_bundle, seal_bundle
-from edge.errors import DoesNotFitError, EdgeError, InputError, UsageError
+from edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
 from edge.flash.flash import FlashReport
 from edge.flash.media.first_boot import BootFiles, hash_password
 from edge.flash.media.image import ImageOptions, ImageTarget, default_output, flash_image
 from edge.flash.progress import TerminalReporter
 from edge.flash.target import connect, parse_flash_target
+from edge.flash.trust import SignaturePolicy
 from edge.slots.files import LocalFiles
 from edge.slots.store import Slots
+from edge.trust.signing import load_signing_key, new_key, sign_bundle
 
 from .boards import edge_command
 from .cargo import PLAN, make_bundle
@@ -482,6 +484,26 @@ def test_first_boot_user_and_ssh(own: Made, tmp_path: Path) -> None:
     without = make_bundle(tmp_path / "without", {"model.gguf": b"x"})
     with pytest.raises(UsageError, match="this bundle has none"):
         put(without, own.path, in_place=True, first_boot=True)
+
+
+def test_signed_bundles_only(own: Made, cargo: tuple[Path, Path], tmp_path: Path) -> None:
+    old, new = cargo
+    asked = SignaturePolicy(required=True)
+    with pytest.raises(IntegrityError, match="is not signed"):
+        put(old, own.path, in_place=True, signature=asked)
+    new_key(tmp_path / "key", None, "me")
+    key = load_signing_key(tmp_path / "key")
+    sign_bundle(old, key)
+    report = put(old, own.path, in_place=True, signature=asked)
+    assert report.signed_by and report.pinned == [report.signed_by]
+    check(own.path, old)
+    before = digest(own.path)
+    with pytest.raises(IntegrityError, match="signed"):  # the image has the key pinned now
+        put(new, own.path, in_place=True)
+    assert digest(own.path) == before
+    sign_bundle(new, key)
+    assert put(new, own.path, in_place=True).signed_by == report.signed_by
+    check(own.path, new)
 
 
 def flash_process(bundle: Path, image: Path, fault: str | None = None) -> subprocess.Popen[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from edge.bench.power import METHODS, find_meter
+from edge.bench.power import find_meter
 from edge.bench.record import Subject, make_records
 from edge.bench.runner import run_tests
 from edge.bench.sampler import Sampler
@@ -94,7 +95,7 @@ def test_no_error_no_request_enough_contrast(browser: Any, real_page: Path, sche
     assert len(charts) > 10
     for chart in charts:
         words = chart.evaluate("(e) => e.querySelector('desc').textContent")
-        assert len(words) > 30 and "nan" not in words.lower(), words
+        assert len(words) > 30 and not re.search(r"\b(nan|inf|None)\b", words), words
 
 
 def test_it_fits_a_phone_a_desk_and_paper(browser: Any, real_page: Path) -> None:
@@ -138,7 +139,6 @@ def test_the_boards_sensors_are_on_the_page(boards_results: Path) -> None:
     for reading in ("76.80", "82.90", "2.26", "50.59", "49.16", "1.34", "6.63", "40.80"):
         assert reading in text, reading
     assert "Not measured here: clock, power" in text  # the phone, on its cable
-    assert METHODS["ina3221"] not in text  # no request was long enough for joules
     pi = json.loads(boards_results.read_text().splitlines()[1])
     heat = [row for trace in pi["traces"] for row in trace["heat"]]
     assert {row[1] for row in heat} <= {76.8, 77.4, 82.9} and all(row[4] for row in heat)

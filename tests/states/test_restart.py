@@ -236,7 +236,9 @@ def test_conversations_are_bounded_and_the_oldest_goes(model: Path, tmp_path: Pa
             os.utime(made[i], (i, i))  # file systems round times
             if i == 0:
                 session.states.limit_bytes = 2 * made[0].stat().st_size + 10_000
-        assert [path.exists() for path in made if path] == [False, False, True, True]
+        # Which of the older two stays depends on which the last one's prefix was read from.
+        kept = [path.exists() for path in made if path]
+        assert sum(kept) == 2 and kept[3] and not kept[0]
 
 
 # ---- commands -----------------------------------------------------------------------------------

@@ -39,8 +39,11 @@ def rows(text: str) -> Iterator[dict[str, Any]]:
     """Rows of a CSV, or objects of a JSON list with their leaves by the last name of their path."""
     head = text.lstrip("\ufeff \r\n")
     if not head.startswith("["):
-        for row in csv.DictReader(io.StringIO(head)):
-            yield {column(key): value for key, value in row.items() if key and value}
+        try:
+            for row in csv.DictReader(io.StringIO(head)):
+                yield {column(key): value for key, value in row.items() if key and value}
+        except csv.Error as error:
+            raise InputError(f"{TOOL}: no CSV: {error}") from None
         return
     for entry in parse_json(head, TOOL):
         yield dict(leaves(entry))

@@ -44,6 +44,7 @@ def list_cards() -> None:
 def flash_card(
     bundle: Bundle,
     device: str,
+    partition: int | None,
     media: MediaOptions,
     options: ImageOptions,
     reporter: Reporter,
@@ -51,6 +52,7 @@ def flash_card(
     force: bool,
 ) -> FlashReport:
     """Make an image from `media.base` and the bundle, write it to the card and read it back.
+    `partition` is the image's root, if it was named.
 
     Raises UsageError for a disk that is in use, not removable (unless `force`), or not confirmed;
     DoesNotFitError when the image is larger than the card; IntegrityError when the card is false
@@ -64,7 +66,7 @@ def flash_card(
     with tempfile.TemporaryDirectory(prefix=".edgekit-", dir=_work_folder(media.base)) as folder:
         image = Path(folder) / "card.img"
         options = dataclasses.replace(options, output=image)
-        report = flash_image(bundle, ImageTarget(media.base), options, reporter)
+        report = flash_image(bundle, ImageTarget(media.base, partition), options, reporter)
         write_card(disk.path, image, reporter)
     report.target = f"card:{disk.path}#{report.target.rpartition('#')[2]}"
     report.total_s = time.monotonic() - started_s

@@ -47,7 +47,9 @@ def flash_media(
     else:
         from edge.flash.media.card import flash_card
 
-        report = flash_card(bundle, target.folder, media, image_options, reporter, force=force)
+        report = flash_card(
+            bundle, target.folder, target.partition, media, image_options, reporter, force=force
+        )
     report.notes += verdict.notes
     return report
 
