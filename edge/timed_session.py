@@ -14,6 +14,7 @@ there; the end of the budget itself stops the engine wherever it is.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -31,7 +32,7 @@ from edge.types import Engine, GenerationConfig, Message, TokenEvent
 from edge.units import format_seconds
 
 #: The answer is led to its end over this share of the tokens there is time for, at most so many.
-_CLOSE_SHARE, _CLOSE_MOST, _CLOSE_LEAST = 0.12, 24, 3
+_CLOSE_SHARE, _CLOSE_MOST, _CLOSE_LEAST = 0.1, 24, 3
 #: Before a refusal, so many tokens at most are computed in this share of the time, to look again.
 _LOOK_MOST, _LOOK_SHARE = 16, 0.1
 #: Decode teaches the time model every so many tokens.
@@ -209,10 +210,12 @@ class TimedSession(Session):
         return min(limits)
 
     def _cannot(self, budget: Budget, version: Version, received_ns: int) -> bool:
-        """Whether even the shortest answer would come too late, as likely as not: the tokens that
-        it has more than one are what makes up for a prediction that was too good.
+        """Whether even the shortest answer would most likely come too late. Between the likely time
+        and its low bound: a refusal should be right, and of an answer that is taken on in vain the
+        first of its few tokens mostly comes in time.
         """
-        return self._needs(budget, version).mid > self._limit_s(budget, received_ns)
+        needs = self._needs(budget, version)
+        return math.sqrt(needs.low * needs.mid) > self._limit_s(budget, received_ns)
 
     def _needs(self, budget: Budget, version: Version) -> Span:
         """What the shortest answer worth giving takes; its first token, if only that is limited."""
@@ -392,7 +395,7 @@ class TimedSession(Session):
         n_left = self._tokens_left(request)
         if n_left < 1:
             return True
-        return n_left <= self._window(request, n_left) / 2 and bool(shown) and hold.is_whole
+        return n_left <= self._window(request, n_left) / 3 and bool(shown) and hold.is_whole
 
     def _count(self, request: Request, event: TokenEvent, began_ns: int) -> None:
         request.n_out += 1
