@@ -138,7 +138,7 @@ def _recipe(model: Table) -> str | None:
 def _n_nodes(subgraph: Table, dense: set[int]) -> float:
     """See `TfliteHeader`; 0 for a graph without matrix products."""
     shapes = [tensor.numbers(0, "i", _MAX_RANK) for tensor in subgraph.tables(0, _MAX_TENSORS)]
-    sizes = []
+    sizes: list[float] = []
     for operator in subgraph.tables(3, _MAX_OPERATORS):
         inputs = operator.numbers(1, "i", _MAX_PORTS)
         if operator.number(0, "I") in dense and len(inputs) > 1 and inputs[1] >= 0:
