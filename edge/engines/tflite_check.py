@@ -143,7 +143,8 @@ def _n_nodes(subgraph: Table, dense: set[int]) -> float:
         inputs = operator.numbers(1, "i", _MAX_PORTS)
         if operator.number(0, "I") in dense and len(inputs) > 1 and inputs[1] >= 0:
             sizes.append(math.prod(shapes[int(inputs[1])]))
-    return sum(sizes) / max(sizes) if sizes and max(sizes) else 0.0
+    largest = max(sizes, default=0.0)
+    return sum(sizes) / largest if largest else 0.0
 
 
 def _buffer_bytes(data: Any, buffer: Table) -> int:
