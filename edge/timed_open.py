@@ -85,6 +85,8 @@ class TimedModel:
             cold=False,
             small=small,
         )
+        if not raw:
+            self.session.render_check()  # brings the template engine, outside of any budget
 
     def _open_small(self, opened: OpenModel) -> TimedSession | None:
         """A session of the bundle's smaller model, opened beside the other one."""
