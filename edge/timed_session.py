@@ -171,6 +171,8 @@ class TimedSession(Session):
         )
         if version.prefill.high > allowed_s:
             request.notes += ("the time may not be enough for this question",)
+        if not self._can_abort and budget.within_s is not None:
+            request.notes += ("this engine ends a step before it stops: time for one is kept free",)
         if len(kept) < len(asked):
             request.notes += (f"{len(asked) - len(kept)} old messages left the context",)
         if version.messages == full.messages and self._can_abort:
@@ -260,7 +262,7 @@ class TimedSession(Session):
         raise DeadlineError(
             f"needs {format_seconds(needs.mid + gone_s)}, {format_seconds(limit)} are allowed; "
             f"nearest feasible {format_seconds(nearest_s)}",
-            next_step=f"--within {nearest_s:.1f}s, a shorter question, or --on-miss best",
+            next_step=f"--within {_typed(nearest_s)}, a shorter question, or --on-miss best",
         )
 
     def _told(self, shaper: Shaper, version: Version, budget: Budget, received_ns: int) -> Version:
@@ -449,3 +451,10 @@ class TimedSession(Session):
         if request.last_ns:
             self.times.observe_tail((now_ns - request.last_ns) / 1e9)
         self.last_outcome = request.outcome(now_ns)
+
+
+def _typed(seconds: float) -> str:
+    """A time as one types it, rounded up."""
+    if seconds < 1:
+        return f"{math.ceil(1000 * seconds)}ms"
+    return f"{math.ceil(10 * seconds) / 10:.1f}s"
