@@ -85,3 +85,8 @@ def test_every_error_has_its_documented_exit_code() -> None:
     assert isinstance(DoesNotFitError("x"), MemoryError)
     assert isinstance(EngineMissingError("x"), ImportError)
     assert "chat" in COMMANDS
+
+
+def test_bench_of_a_board_says_what_measures_there(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(["bench", "ssh://pi@board"], capsys)
+    assert code == 2 and "edge slots bench ssh://pi@board" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from contextlib import closing
@@ -111,6 +112,12 @@ def bench(
     Every test has a warm-up that is dropped and at least five repetitions, taken in turns. Results
     are stored with their raw timestamps; `edge report` renders them.
     """
+    if re.match(r"\w+:/", str(model)):  # a path has lost one slash of two
+        target = str(model).replace(":/", "://", 1)
+        raise UsageError(
+            f"{target} is a board; this measures here",
+            next_step=f"edge slots bench {target} measures there and brings the results back",
+        )
     if quick and protocol == "standard":
         raise UsageError("--quick and --protocol standard exclude each other")
     workload = parse_workload(asked)
