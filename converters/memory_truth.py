@@ -114,9 +114,20 @@ n_fill = engine.n_ctx - 8
 if n_computed is not None:
     from edge.engines.llama_library import give_back_memory
     engine.feed([draw.randrange(n_vocab - 1) for _ in range(2)])
-    assert engine._context.save(os.fsencode(path + ".state"))
+    # The library's own file of a sequence, which is made longer meanwhile.
+    import ctypes
+    lib, context, file = engine._lib, engine._context, os.fsencode(path + ".state")
+    tokens = (lib.llama_token * len(context.cached))(*context.cached)
+    assert lib.llama_state_seq_save_file(context.handle, file, 0, tokens, len(tokens))
     stage("saved")
-    assert engine._context.load(os.fsencode(path + ".state"), n_fill - n_computed)
+    n_there, count = n_fill - n_computed, ctypes.c_size_t(0)
+    tokens = (lib.llama_token * n_there)()
+    context.truncate(0)
+    assert lib.llama_state_seq_load_file(
+        context.handle, file, 0, tokens, n_there, ctypes.byref(count)
+    )
+    assert count.value == n_there
+    context.cached = list(tokens)
     give_back_memory()
     stage("restored")
     n_fill = n_computed

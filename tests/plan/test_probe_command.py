@@ -354,6 +354,7 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("probe-over-ssh")
 def test_a_board_behind_ssh_is_read_and_kept(sshd: Target) -> None:
     out = run(str(sshd), "--name", "far-pi", "--no-measure")
     assert "kept as" in out
@@ -364,21 +365,23 @@ def test_a_board_behind_ssh_is_read_and_kept(sshd: Target) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("probe-over-ssh")
 def test_a_board_behind_ssh_is_measured_there_and_left_as_it_was(
     sshd: Target, tmp_path: Path
 ) -> None:
-    before = set(Path(tempfile.gettempdir()).glob("tmp.*"))
+    before = set(Path(tempfile.gettempdir()).glob("tmp.*/probe.zip"))
     start = time.monotonic()
     out = run(str(sshd), "--name", "far-pi", "--quick")
     assert time.monotonic() - start < 45
     assert "GB/s by threads" in out and "measured on the board itself, by Python 3" in out
     far = find_profile("far-pi")
     assert far.basis == "measured here" and far.memory.bandwidth_by_threads
-    assert not set(Path(tempfile.gettempdir()).glob("tmp.*")) - before
+    assert not set(Path(tempfile.gettempdir()).glob("tmp.*/probe.zip")) - before
 
 
 @pytest.mark.slow
 @pytest.mark.engine
+@pytest.mark.xdist_group("probe-over-ssh")
 def test_the_python_of_the_edge_command_is_taken_for_its_engine(
     sshd: Target, tmp_path: Path
 ) -> None:
