@@ -7,6 +7,7 @@ installed or left behind. What comes back is a stranger's word and is checked fi
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -30,6 +31,7 @@ from edge.units import printable
 Progress = Callable[[int, int], None]
 
 _TOTAL_S = 60
+_CLEANING_S = 5
 _MAX_LINE = 65536
 _MAX_LINES = 1000
 _NO_PYTHON, _NO_ROOM = 80, 81
@@ -92,6 +94,8 @@ def measure_remote(
                 line = raw.decode("utf-8", "replace").rstrip("\n")
                 lines.append(line)
                 _show(line, mark, progress)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_CLEANING_S)  # the board removes what was sent
         finally:
             timer.cancel()
             process.kill()
