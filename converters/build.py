@@ -9,12 +9,10 @@ that folder; the same command continues in it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,9 +28,10 @@ from converters.quantize import Artifact, write_many
 from converters.recipes import Recipe, load_recipe
 from converters.source.spec import ModelSpec
 from converters.verify import check_artifact, check_in_engine, check_vocabulary
+from converters.work_folder import alone_in
 from device_profiles.profile import DeviceProfile
 from edge import __version__
-from edge.atomic import fsync_directory, write_atomic
+from edge.atomic import fsync_directory, link_or_copy, write_atomic
 from edge.bundle import MANIFEST, Bundle, open_bundle, seal_bundle, sha256_file
 from edge.errors import InputError, UsageError
 from edge.types import Plan
@@ -109,7 +108,7 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     reporter.stage("checking the tokenizer")
     vocabulary = check_vocabulary(request.spec)
     work = request.output.with_name(request.output.name + ".partial")
-    with exclusive(work):
+    with alone_in(work, "build", "wait for it, or choose another -o"):
         imatrix = obtain_imatrix(request, work / "artifacts", reporter)
         artifacts = make_all_artifacts(request, jobs, imatrix, work / "artifacts", reporter)
         reporter.stage("checking the result")
@@ -206,27 +205,6 @@ def check_output(request: BuildRequest) -> None:
     parent = request.output.absolute().parent
     if not parent.is_dir():
         raise UsageError(f"there is no folder {parent}", next_step=f"mkdir -p {parent}")
-
-
-@contextlib.contextmanager
-def exclusive(work: Path) -> Iterator[None]:
-    """Only one build at a time in one work folder."""
-    work.mkdir(exist_ok=True)
-    lock = (work / ".lock").open("w")
-    try:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # Windows: two builds at once are the user's own doing
-        except OSError:
-            raise UsageError(
-                f"another build is writing {work}", next_step="wait for it, or choose another -o"
-            ) from None
-        yield
-    finally:
-        lock.close()
 
 
 def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> Imatrix | None:
@@ -388,11 +366,7 @@ def seal(
         sources, roles = {MODEL_FILE: artifact.path}, {MODEL_FILE: "model"}
         hashes = {MODEL_FILE: artifact.sha256}
     for name, path in sources.items():
-        # Boards with the same recipe share the bytes on disk; a plain copy where links cannot be.
-        try:
-            os.link(path, directory / name)
-        except OSError:
-            shutil.copyfile(path, directory / name)
+        link_or_copy(path, directory / name)  # boards with the same recipe share the bytes on disk
     if spec.chat_template and "chat_template.jinja" not in roles:
         (directory / "chat_template.jinja").write_text(spec.chat_template, encoding="utf-8")
         roles["chat_template.jinja"] = "template"

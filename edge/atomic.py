@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -35,3 +36,14 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         os.unlink(partial)
         raise
     fsync_directory(path.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same bytes at `target`, whose folder is made: shared where the file system can, else
+    copied.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.atomic import fsync_directory
+from edge.atomic import fsync_directory, link_or_copy
 from edge.bundle import SMALL, Bundle, open_bundle, seal_bundle
 from edge.errors import DoesNotFitError, InputError, UsageError
 from edge.units import format_bytes
@@ -35,9 +35,9 @@ def pair_bundles(big: Path, small: Path, output: Path, sign: SigningKey | None =
     try:
         roles, hashes = {}, {}
         for file in one.files:
-            _link(one.path / file.name, partial / file.name)
+            link_or_copy(one.path / file.name, partial / file.name)
             roles[file.name], hashes[file.name] = file.role, file.sha256
-        _link(two.model_path, partial / SMALL_FILE)
+        link_or_copy(two.model_path, partial / SMALL_FILE)
         roles[SMALL_FILE], hashes[SMALL_FILE] = SMALL, two.model_file.sha256
         manifest = {k: v for k, v in one.manifest.items() if k not in ("files", "kind", "schema")}
         manifest["small"] = {key: two.manifest[key] for key in ("model", "recipe", "plan")}
@@ -74,11 +74,3 @@ def _check_pair(one: Bundle, two: Bundle) -> None:
             f"{format_bytes(budget)}",
             next_step="build one of them smaller, or with a shorter --ctx",
         )
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

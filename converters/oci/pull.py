@@ -13,8 +13,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from converters.oci.artifact import (
 )
 from converters.oci.registry import TRIES, Registry, read_body
 from converters.progress import TerminalReporter
+from converters.work_folder import alone_in
 from edge.atomic import fsync_directory
 from edge.bundle import (
     MANIFEST,
@@ -112,7 +112,7 @@ def pull(
         raise UsageError(f"there is no folder {parent}", next_step=f"mkdir -p {parent}")
     work = output.with_name(output.name + ".partial")
     try:
-        with alone(work):
+        with alone_in(work, "pull", "wait for it, or choose another folder"):
             Receiver(registry, artifact, work, reporter, done).receive_all()
             open_bundle(work / "bundle", verify=False)
             (work / "bundle").rename(output)
@@ -124,24 +124,6 @@ def pull(
         raise disk_error(error, output) from error
     done.seconds = time.monotonic() - began_s
     return done
-
-
-@contextmanager
-def alone(work: Path) -> Iterator[None]:
-    """The work folder, with nobody else pulling into it. Raises UsageError otherwise."""
-    work.mkdir(exist_ok=True)
-    with (work / ".lock").open("w") as lock:
-        try:
-            import fcntl
-
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass  # Windows: two pulls at once are the user's own doing
-        except OSError:
-            raise UsageError(
-                f"another pull is writing {work}", next_step="wait for it, or choose another folder"
-            ) from None
-        yield
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from converters.board_engine import ALL_VARIANTS
 from converters.board_engine.build import Reporter
 from converters.offline.parts import add_engine
 from device_profiles.profile import DeviceProfile
-from edge.atomic import fsync_directory
+from edge.atomic import fsync_directory, link_or_copy
 from edge.bundle import Bundle, open_bundle, seal_bundle
 from edge.errors import UsageError
 
@@ -63,11 +62,3 @@ def bundle_with_engine(
         raise
     fsync_directory(output.absolute().parent)
     return open_bundle(output)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from converters.board_engine.build import TOOL_PAIR
@@ -12,6 +11,7 @@ from converters.rehearse.cpu import EmulatedCpu, cpuinfo, write_sysfs
 from converters.rehearse.limits import MemoryLimit
 from converters.rehearse.sandbox import Sandbox
 from device_profiles.profile import DeviceProfile
+from edge.atomic import link_or_copy
 from edge.bundle import Bundle
 from edge.errors import UsageError
 from edge.units import KIB
@@ -53,12 +53,7 @@ def work_parent(bundle: Bundle) -> Path | None:
 def copy_bundle(bundle: Bundle, target: Path) -> None:
     """The bundle as the board receives it. Big files are linked where the file system can."""
     for name in [*(file.name for file in bundle.files), "manifest.json", "SHA256SUMS"]:
-        path = target / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(bundle.path / name, path)
-        except OSError:
-            shutil.copyfile(bundle.path / name, path)
+        link_or_copy(bundle.path / name, target / name)
     if hasattr(os, "posix_fadvise"):
         # Pages that this machine has read already are charged to nobody; the board has none yet.
         for file in bundle.files:

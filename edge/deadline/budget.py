@@ -71,7 +71,3 @@ class Budget:
         if self.within_s is not None:
             return self.within_s
         return float("inf") if self.first_within_s is None else self.first_within_s
-
-    @property
-    def is_limited(self) -> bool:
-        return self.within_s is not None or self.first_within_s is not None

@@ -107,14 +107,19 @@ class LlamaContext:
 
     # ---- evaluation ---------------------------------------------------------------------------
 
-    def evaluate(self, chunk: Sequence[int]) -> int:
+    def evaluate(self, chunk: Sequence[int], *, guesses: bool = False) -> int:
         """Evaluate at most `n_batch` tokens behind the cached ones and wait until it is done.
         Returns OK, or llama_decode's code, and then nothing of the chunk is cached.
+
+        The logits of its last token can be sampled from. With `guesses` the chunk is a token and at
+        most `n_draft` guesses of what follows it, and the logits of each can, by its index; who
+        finds a guess wrong cuts it off.
         """
+        batch = self._batch_every if guesses else self._batch
         n = len(chunk)
         self._tokens[:n] = chunk
-        self._batch.n_tokens = n
-        code = self._run(self._batch, self.n_threads_batch)
+        batch.n_tokens = n
+        code = self._run(batch, self.n_threads_batch)
         if code == OK:
             # A GPU may not be done yet; whoever measures a chunk needs its true time.
             self._lib.llama_synchronize(self.handle)
@@ -130,20 +135,6 @@ class LlamaContext:
         code = self._run(self._batch, self.n_threads)
         if code == OK:
             self.cached.append(token)
-        else:
-            self._forget_failed_step()
-        return code
-
-    def evaluate_guesses(self, tokens: Sequence[int]) -> int:
-        """Evaluate a token and at most `n_draft` guesses of what follows it; logits of each can be
-        sampled from by its index. All are cached; who finds a guess wrong cuts it off.
-        """
-        n = len(tokens)
-        self._tokens[:n] = tokens
-        self._batch_every.n_tokens = n
-        code = self._run(self._batch_every, self.n_threads_batch)
-        if code == OK:
-            self.cached.extend(tokens)
         else:
             self._forget_failed_step()
         return code

@@ -393,7 +393,7 @@ class LlamaCppEngine:
             if len(tokens) == 1:
                 code = context.evaluate_one(tokens[0])
             else:
-                code = context.evaluate_guesses(tokens)
+                code = context.evaluate(tokens, guesses=True)
         if code != OK:
             return self._stopped_or_raise(code, len(tokens), watcher)
         if guesser is not None:
