@@ -28,7 +28,7 @@ from edge.session import Session
 from edge.states import states_of
 from edge.tasks.use import TaskUse, parse_task, task_options, time_text
 from edge.terminal import terminal_safe, write_text
-from edge.timed_open import N_DRAFT, TimedModel, budget_options, parse_budget
+from edge.timed_open import TimedModel, budget_options, draft_tokens, parse_budget
 from edge.types import GenerationConfig, TokenEvent
 from edge.units import did_you_mean, format_bytes, format_seconds, printable
 
@@ -58,7 +58,8 @@ def chat(
     use = parse_task(options)
     budget = parse_budget(options)
     config = generation_config(options)
-    opened = open_with_progress(bundle, options, n_draft=N_DRAFT if budget else 0)
+    n_draft = draft_tokens(budget, use.task if use else None)
+    opened = open_with_progress(bundle, options, n_draft=n_draft)
     with closing(opened.engine):
         if use is not None:
             placed, use = use.placed(opened.engine)

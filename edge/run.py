@@ -29,7 +29,7 @@ from edge.session import Session, summarize
 from edge.states import states_of
 from edge.tasks.use import TaskUse, parse_task, read_text, task_options
 from edge.terminal import terminal_safe, write_text
-from edge.timed_open import N_DRAFT, TimedModel, budget_options, parse_budget
+from edge.timed_open import TimedModel, budget_options, draft_tokens, parse_budget
 from edge.types import Engine, Message, StreamStart, TokenEvent, Trace
 from edge.units import printable
 
@@ -60,7 +60,8 @@ def run(
     config = generation_config(options)
     text = task_text(use, prompt) if use else read_prompt(prompt)
     started_s = time.monotonic()
-    opened = open_with_progress(bundle, options, n_draft=N_DRAFT if budget else 0)
+    n_draft = draft_tokens(budget, use.task if use else None)
+    opened = open_with_progress(bundle, options, n_draft=n_draft)
     load_s = time.monotonic() - started_s
     with closing(opened.engine), Interrupt() as interrupt:
         engine = opened.engine

@@ -14,6 +14,7 @@ from edge.deadline.time_model import Prior, TimeModel
 from edge.engines import EngineSettings, open_engine
 from edge.engines.target import OpenModel
 from edge.states import model_identity, states_of
+from edge.tasks.task import Task
 from edge.timed_session import TimedSession
 from edge.types import Engine, GenerationConfig, Plan
 
@@ -27,7 +28,7 @@ _TRIAL_PROMPT, _TRIAL_LONG, _TRIAL_TOKENS = 16, 96, 8
 _TRIAL_S = 3.0
 
 #: Tokens guessed ahead with a budget, where answers are greedy (edge.engines.lookup).
-N_DRAFT = 8
+_N_DRAFT = 8
 
 _OPTIONS = (
     click.option("--within", help="Time for the whole answer, for example 2s or 500ms."),
@@ -64,6 +65,13 @@ def parse_budget(options: dict[str, Any]) -> Budget | None:
     return Budget.parse(
         options.pop("within"), options.pop("first_within"), on_miss=on_miss, tell=tell
     )
+
+
+def draft_tokens(budget: Budget | None, task: Task | None = None) -> int:
+    """Tokens that an engine may guess from the prompt: none without a budget, nor for a task whose
+    answers have words of their own.
+    """
+    return _N_DRAFT if budget is not None and (task is None or task.extractive) else 0
 
 
 class TimedModel:

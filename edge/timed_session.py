@@ -33,6 +33,8 @@ from edge.units import format_seconds
 
 #: The answer is led to its end over this share of the tokens there is time for, at most so many.
 _CLOSE_SHARE, _CLOSE_MOST, _CLOSE_LEAST = 0.1, 24, 3
+#: The tokens to come may be so much slower than those that came.
+_SLOWER = 1.1
 #: Before a refusal, so many tokens at most are computed in this share of the time, to look again.
 _LOOK_MOST, _LOOK_SHARE = 16, 0.1
 #: Decode teaches the time model every so many tokens.
@@ -103,6 +105,11 @@ class TimedSession(Session):
             self._end(request, asked)
             raise
         self._end(request, asked)
+
+    @property
+    def last_resort(self) -> TimedSession:
+        """The session that is asked last: the smaller model's where there is one."""
+        return self._small or self
 
     def _ask_small(
         self,
@@ -378,13 +385,16 @@ class TimedSession(Session):
         return pressure
 
     def _tokens_left(self, request: Request) -> float:
-        """Tokens that there is time for even if each is as slow as its high bound: the answer must
-        have ended when the next one might be late.
+        """Tokens that there is time for, at the speed of this answer so far, or, at its beginning,
+        between what is likely and its high bound. Somewhat fewer than it may come to: what a
+        sentence has too much is held back and never shown, and the end of the time itself stops
+        the engine.
         """
         self.times.use_threads(self.engine.threads_now)
-        return (request.left_s(self._clock()) - self.times.tail_s) / self.times.token(
-            request.depth
-        ).high
+        token = self.times.token(request.depth)
+        token_s = request.token_s or math.sqrt(token.mid * token.high)
+        left_s = request.left_s(self._clock()) - self.times.tail_s - self.times.stop_s
+        return left_s / (_SLOWER * token_s)
 
     @staticmethod
     def _window(request: Request, n_left: float) -> float:
@@ -400,8 +410,7 @@ class TimedSession(Session):
         return n_left <= self._window(request, n_left) / 3 and bool(shown) and hold.is_whole
 
     def _count(self, request: Request, event: TokenEvent, began_ns: int) -> None:
-        request.n_out += 1
-        request.last_ns = event.t_ns
+        request.token_came(event.t_ns)
         if request.first_ns is None:
             request.first_ns = request.learned_ns = event.t_ns
             self._learn_prefill(request, began_ns)

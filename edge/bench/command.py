@@ -41,7 +41,6 @@ from edge.live import announces, opened_model
 from edge.report.figures import group_runs
 from edge.report.terminal import run_lines
 from edge.terminal import ProgressLine
-from edge.timed_open import N_DRAFT
 from edge.units import format_seconds, printable
 
 MIN_REPEATS = 5
@@ -161,7 +160,7 @@ def bench(
         n_ctx=n_ctx,
         kv_type=kv_type,
         check_memory=False if no_memory_check else None,
-        n_draft=N_DRAFT if workload is not None else None,
+        n_draft=workload.n_draft if workload is not None else None,
     )
     line.close()
     model_path = opened.bundle.model_path if opened.bundle else opened.path

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from edge.bench.conditions import read_conditions
 from edge.bench.deadline_summary import by_task, summarize
+from edge.bench.refusal import needed_s
 from edge.bench.runner import TestRun, drop_page_cache, finish
 from edge.bench.sampler import Sampler, read_memory
 from edge.bench.workloads import Test
@@ -25,7 +26,7 @@ from edge.errors import DeadlineError, UsageError
 from edge.tasks.requests import SEED, Request, make_requests
 from edge.tasks.task import Task
 from edge.tasks.use import TaskUse
-from edge.timed_open import TimedModel
+from edge.timed_open import TimedModel, draft_tokens
 from edge.types import Engine, GenerationConfig, Message, Trace
 from edge.units import format_seconds
 
@@ -47,6 +48,11 @@ class Workload:
     n_requests: int = 50
     n_cold: int = 5
     seed: int = SEED
+
+    @property
+    def n_draft(self) -> int:
+        """Tokens that the engine may guess: for a mix of tasks as much as any of them may."""
+        return max(draft_tokens(self.budget(task), task) for task in self.tasks)
 
     def budget(self, task: Task) -> Budget:
         if self.within_s is None and self.first_within_s is None:
@@ -136,7 +142,9 @@ class Asker:
             for _ in session.ask_within(message, budget, config):
                 pass
         except DeadlineError as error:
-            return row | {"accepted": False, "why": str(error)}, None
+            need_s = needed_s(session, message, budget, config)
+            refused = {"accepted": False, "why": str(error), "need_s": need_s}
+            return row | refused | {"rightly": need_s > budget.limit_s}, None
         outcome, trace = session.last_outcome, session.last_trace
         answer = session.last_answer
         assert outcome is not None and trace is not None and answer is not None

@@ -36,6 +36,8 @@ def wilson(n_met: int, n: int) -> tuple[float, float] | None:
 def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     """Counts, shares and percentiles; null where there is nothing to count. Times in seconds."""
     accepted = [row for row in rows if row["accepted"]]
+    asked_again = [row for row in rows if not row["accepted"] and "rightly" in row]
+    n_rightly = sum(bool(row["rightly"]) for row in asked_again)
     answered = [row for row in accepted if row["n_out"]]
     shortened = [row for row in answered if row["shortened"]]
     n_met = sum(bool(row["met"]) for row in accepted)
@@ -45,6 +47,8 @@ def summarize(rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "n_requests": len(rows),
         "n_refused": len(rows) - len(accepted),
+        # Records of earlier versions did not ask refused requests again.
+        "refused_rightly_share": _share(n_rightly, len(asked_again)),
         "n_accepted": len(accepted),
         "n_met": n_met,
         "hit_rate": _share(n_met, len(accepted)),

@@ -53,8 +53,11 @@ class Outcome:
     def line(self) -> str:
         """One line for a terminal."""
         words = ["met" if self.met else "MISSED"]
-        limit = self.within_s if self.within_s is not None else self.first_within_s
-        words.append(f"{format_seconds(self.total_s)} of {format_seconds(limit)}")
+        if self.within_s is not None:
+            words.append(f"{format_seconds(self.total_s)} of {format_seconds(self.within_s)}")
+        if self.first_within_s is not None:
+            first = "no first word" if self.first_s is None else format_seconds(self.first_s)
+            words.append(f"first word {first} of {format_seconds(self.first_within_s)}")
         words += [f"{name} {format_seconds(s)}" for name, s in self.seconds.items() if s >= 5e-4]
         if self.shortened:
             words.append(f"shortened to {self.n_out} of {self.n_possible} tokens possible")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from edge.deadline.budget import Budget
@@ -9,6 +10,9 @@ from edge.deadline.outcome import Adjustment, Outcome
 from edge.deadline.shape import Version
 from edge.deadline.soft_end import is_whole
 from edge.types import TokenEvent
+
+# The speed of an answer is that of its latest tokens; fewer than so many tell nothing.
+_LATEST, _LATEST_LEAST = 17, 5
 
 
 @dataclass
@@ -30,6 +34,8 @@ class Request:
     last_ns: int = 0
     events: list[TokenEvent] = field(default_factory=list)
     n_out: int = 0
+    # When the latest tokens came.
+    latest_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_LATEST))
     shortened: bool = False
     # Up to which token, and when, decode has taught the time model, and computed by how many.
     learned_at: int = 0
@@ -49,6 +55,20 @@ class Request:
     def depth(self) -> int:
         """Tokens in the context when the next one is generated."""
         return len(self.version.tokens) + self.n_out
+
+    def token_came(self, t_ns: int) -> None:
+        """Count a token of the answer."""
+        self.n_out += 1
+        self.last_ns = t_ns
+        self.latest_ns.append(t_ns)
+
+    @property
+    def token_s(self) -> float | None:
+        """Seconds per token that this answer took lately; None before there are enough of them."""
+        n = len(self.latest_ns)
+        if n < _LATEST_LEAST:
+            return None
+        return (self.latest_ns[-1] - self.latest_ns[0]) / (n - 1) / 1e9
 
     def outcome(self, end_ns: int) -> Outcome:
         """What it came to, finished at `end_ns`."""

@@ -18,12 +18,19 @@ _TILE = 64  # below, matrix products lose up to half their speed (measured, x86-
 class StopWatcher:
     """Polls `stop` on a thread of its own while the engine is inside native code, which holds no
     interpreter lock, and calls `on_stop` once. `stop` must therefore bear being called from any
-    thread. What `stop` raises is kept in `error`, and stops too.
+    thread. What `stop` raises is kept in `error`, and stops too. `on_look` is called whenever it
+    looks, for what else has to be seen to while native code runs.
     """
 
-    def __init__(self, stop: Callable[[], bool] | None, on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        stop: Callable[[], bool] | None,
+        on_stop: Callable[[], None],
+        on_look: Callable[[], None] | None = None,
+    ) -> None:
         self._stop = stop
         self._on_stop = on_stop
+        self._on_look = on_look
         self._done = threading.Event()
         self._poll_s = _POLL_S
         self._thread: threading.Thread | None = None
@@ -67,6 +74,8 @@ class StopWatcher:
                 if self._stop():
                     self._on_stop()
                     return
+                if self._on_look is not None:
+                    self._on_look()
         except BaseException as error:
             self.error = error
             self._on_stop()

@@ -67,7 +67,11 @@ class LlamaContext:
         self._every = (ctypes.c_int8 * self.n_batch)(*[1] * self.n_batch)
         self._batch_every = lib.llama_batch(0, self._tokens, None, None, None, None, self._every)
         # Wrong guesses are cut off again: recurrent states and sliding windows have no way back.
-        self.n_draft = 0 if self._recurrent or self._n_swa else min(n_draft, self.n_batch - 1)
+        can_cut = not (self._recurrent or self._n_swa)
+        self.n_draft = min(n_draft, self.n_batch - 1) if can_cut else 0
+        # For the same reason only where the cache can be cut is a step given up to be repeated.
+        self._can_give_up = can_cut
+        self._gave_up = False
 
     @classmethod
     def open(
@@ -119,7 +123,7 @@ class LlamaContext:
         n = len(chunk)
         self._tokens[:n] = chunk
         batch.n_tokens = n
-        code = self._run(batch, self.n_threads_batch)
+        code = self._run(batch, self.n_threads_batch, n)
         if code == OK:
             # A GPU may not be done yet; whoever measures a chunk needs its true time.
             self._lib.llama_synchronize(self.handle)
@@ -132,24 +136,45 @@ class LlamaContext:
         """`evaluate` for one token, without what only a chunk needs."""
         self._tokens[0] = token
         self._batch.n_tokens = 1
-        code = self._run(self._batch, self.n_threads)
+        code = self._run(self._batch, self.n_threads, 1)
         if code == OK:
             self.cached.append(token)
         else:
             self._forget_failed_step()
         return code
 
-    def _run(self, batch: Any, n_threads: int) -> int:
+    def _run(self, batch: Any, n_threads: int, n_tokens: int) -> int:
         """Decode the batch, by at most `n_threads` threads, and learn how many the next one takes.
         Returns llama_decode's code.
         """
         governor = self._governor
         if governor is None:
             return int(self._decode(self.handle, batch))
-        governor.before_step(min(n_threads, governor.now))
+        governor.before_step(min(n_threads, governor.now), n_tokens)
         code = int(self._decode(self.handle, batch))
-        self._take_threads(governor.after_step())
+        given_up = self._gave_up and code == ABORTED
+        if not given_up:
+            self.was_given_up()  # it ended all the same
+        self._take_threads(governor.gave_up() if given_up else governor.after_step())
         return code
+
+    def give_up_if_stuck(self) -> None:
+        """Called by another thread while a step may be running: end one whose threads stand in each
+        other's way. Whoever runs it asks `was_given_up`.
+        """
+        if self._can_give_up and self._governor is not None and self._governor.is_stuck():
+            self._gave_up = True
+            self.abort.set()
+
+    def was_given_up(self) -> bool:
+        """After an aborted step, once: whether it only has to be repeated, with the fewer threads
+        that are set by now. The abort flag is then clear again.
+        """
+        if not self._gave_up:
+            return False
+        self._gave_up = False
+        self.abort.clear()
+        return True
 
     def stream_begins(self) -> None:
         """Look at what others left of the cores since `stream_ended`."""

@@ -61,6 +61,7 @@ class LlamaCppEngine:
     ) -> None:
         self._lib, self._path, self._header, self._settings = lib, path, header, settings
         self._context: LlamaContext | None = context
+        self._is_closing = False
         self._lock = threading.Lock()  # held during native calls on the context
         self._vocab_lock = threading.Lock()  # the same for the vocabulary: `count` need not wait
         self._abort = context.abort
@@ -109,6 +110,7 @@ class LlamaCppEngine:
 
     def close(self) -> None:
         """Free the engine's memory. Calling it twice, or during a stream, is fine."""
+        self._is_closing = True
         self._abort.set()  # a running graph ends at its next node
         with self._lock, self._vocab_lock:
             if self._context is not None:
@@ -230,7 +232,7 @@ class LlamaCppEngine:
         with (
             Sampler(self._lib, config, vocab.n_tokens, prompt) as sampler,
             Closer(self._lib, vocab) as closer,
-            StopWatcher(stop, self._abort.set) as watcher,
+            StopWatcher(stop, self._abort.set, self._open_context().give_up_if_stuck) as watcher,
             self._computing(),
         ):
             with self._lock:
@@ -377,6 +379,8 @@ class LlamaCppEngine:
                 chunk = prompt[done : done + self._chunks.next_size(interruptible=watcher.active)]
                 t_ns = time.monotonic_ns()
                 code = context.evaluate(chunk)
+            if code == ABORTED and self._is_to_repeat(context, watcher):
+                continue
             if code != OK:
                 return self._stopped_or_raise(code, len(chunk), watcher)
             self._chunks.measured(len(chunk), (time.monotonic_ns() - t_ns) / 1e9)
@@ -387,18 +391,27 @@ class LlamaCppEngine:
         self, stream_id: int, tokens: list[int], guesser: Guesser | None, watcher: StopWatcher
     ) -> bool:
         """Evaluate one generated token, and guesses behind it. False if stopped meanwhile."""
-        t_ns = time.monotonic_ns()
-        with self._lock:
-            context = self._claimed(stream_id)
-            if len(tokens) == 1:
-                code = context.evaluate_one(tokens[0])
-            else:
-                code = context.evaluate(tokens, guesses=True)
+        while True:
+            t_ns = time.monotonic_ns()
+            with self._lock:
+                context = self._claimed(stream_id)
+                if len(tokens) == 1:
+                    code = context.evaluate_one(tokens[0])
+                else:
+                    code = context.evaluate(tokens, guesses=True)
+            if code != ABORTED or not self._is_to_repeat(context, watcher):
+                break
         if code != OK:
             return self._stopped_or_raise(code, len(tokens), watcher)
         if guesser is not None:
             guesser.stepped(tokens[1:], (time.monotonic_ns() - t_ns) / 1e9)
         return True
+
+    def _is_to_repeat(self, context: LlamaContext, watcher: StopWatcher) -> bool:
+        """Whether an aborted step was only given up to be done by fewer threads. A stop that came
+        meanwhile was cleared with the abort flag, so that it has to be asked for again.
+        """
+        return context.was_given_up() and not self._is_closing and not watcher.stopped()
 
     def _stopped_or_raise(self, code: int, n_tokens: int, watcher: StopWatcher) -> bool:
         if code == ABORTED:

@@ -5,6 +5,10 @@ than threads a spinning one keeps a core from the one it waits for, and a step t
 many times as long. What tells is the share of its threads' time that a step got from the CPU
 (process CPU time over wall time times threads) together with involuntary context switches: a page
 that is read from storage lowers the share too, but is waited for voluntarily.
+
+Mostly that is seen after a step, and the next one takes fewer threads. Where the system puts two
+spinning threads on one core, though, they hand it to each other once per node and time slice, and a
+token takes a second or more: such a step is not waited for but given up and done again by fewer.
 """
 
 from __future__ import annotations
@@ -33,6 +37,11 @@ _FREE_CORES = 0.7
 _LOOK_S = 0.1
 # Older looks say nothing of now.
 _STALE_S = 5.0
+# A step is stuck if it takes so many times what one like it took, and this long at least. Fewer
+# threads take at most twice as long, so that giving up later would cost more than it saves.
+_STUCK_TIMES, _STUCK_LEAST_S = 2.5, 0.05
+# How fast it is forgotten what steps took, and the tokens that tell how long a prefill takes.
+_USUAL_STEP, _PREFILL_LEAST = 0.2, 8
 
 
 def involuntary_switches() -> int | None:
@@ -72,28 +81,60 @@ class ThreadGovernor:
         self.most = self.now = most
         self._clock, self._cpu, self._switches, self._idle = clock, cpu, switches, idle
         self._wall_s = self._cpu_s = self._thread_s = 0.0
-        self._n_step = most
+        self._n_step, self._n_tokens = most, 1
         self._n_switches = switches() or 0
-        self._before = (0.0, 0.0)
+        # When the running step began, and the processor time by then; None between steps.
+        self._before: tuple[float, float] | None = None
+        # Seconds per token that steps took lately, by threads and whether it was a single token.
+        self._usual: dict[tuple[int, bool], float] = {}
         self._changed_s = clock()
         self._retry_s = _RETRY_FIRST_S
         self._tried = False
         self._looked = (clock(), idle())
         self._free: float | None = None
 
-    def before_step(self, n_threads: int) -> None:
-        """A step begins that `n_threads` threads compute."""
+    def before_step(self, n_threads: int, n_tokens: int = 1) -> None:
+        """A step of `n_tokens` tokens begins that `n_threads` threads compute."""
+        self._n_step, self._n_tokens = n_threads, n_tokens
         self._before = (self._clock(), self._cpu())
-        self._n_step = n_threads
 
     def after_step(self) -> int:
         """The step has ended; returns the threads to take for the next one."""
         now_s = self._clock()
-        self._thread_s += (now_s - self._before[0]) * self._n_step
-        self._wall_s += now_s - self._before[0]
-        self._cpu_s += self._cpu() - self._before[1]
+        took_s = self._take_in(now_s)
+        if self._n_tokens == 1 or self._n_tokens >= _PREFILL_LEAST:
+            key = (self._n_step, self._n_tokens == 1)
+            each_s = took_s / self._n_tokens
+            usual_s = self._usual.get(key, each_s)
+            # One that was stuck to its end does not make the next one usual.
+            each_s = min(each_s, _STUCK_TIMES * usual_s)
+            self._usual[key] = usual_s + _USUAL_STEP * (each_s - usual_s)
         if self._wall_s >= _WINDOW_S:
             self._judge(now_s)
+        return self.now
+
+    def is_stuck(self) -> bool:
+        """Asked while a step runs, by another thread: whether its threads stand in each other's way
+        so much that it had better be given up and done by fewer.
+        """
+        before = self._before
+        if before is None or self._n_step < 2:
+            return False
+        usual_s = self._usual.get((self._n_step, self._n_tokens == 1))
+        if usual_s is None:
+            return False
+        passed_s = self._clock() - before[0]
+        if passed_s < max(_STUCK_LEAST_S, _STUCK_TIMES * usual_s * self._n_tokens):
+            return False
+        share = (self._cpu() - before[1]) / (passed_s * self._n_step)
+        return share < _CROWDED_SHARE and self._was_pushed()
+
+    def gave_up(self) -> int:
+        """The step was given up because it was stuck; returns the threads to do it again with."""
+        now_s = self._clock()
+        self._take_in(now_s)
+        self._step_down(now_s)
+        self._forget_window()
         return self.now
 
     def before_stream(self) -> int:
@@ -110,24 +151,42 @@ class ThreadGovernor:
 
     # ---- inside -------------------------------------------------------------------------------
 
+    def _take_in(self, now_s: float) -> float:
+        """Count the step that ends now; returns the seconds that it took."""
+        began_s, cpu_s = self._before or (now_s, self._cpu())
+        self._before = None
+        took_s = now_s - began_s
+        self._thread_s += took_s * self._n_step
+        self._wall_s += took_s
+        self._cpu_s += self._cpu() - cpu_s
+        return took_s
+
+    def _was_pushed(self) -> bool:
+        """Whether a core was taken from us since the window began; True where nobody counts."""
+        n_switches = self._switches()
+        return n_switches is None or n_switches > self._n_switches
+
     def _judge(self, now_s: float) -> None:
         share = self._cpu_s / self._thread_s
-        n_switches = self._switches()
-        pushed = n_switches is None or n_switches > self._n_switches
         held_s = now_s - self._changed_s
-        if self.now > 1 and share < _CROWDED_SHARE and pushed:
-            if self._tried and held_s < _SETTLED_S:
-                self._retry_s = min(2 * self._retry_s, _RETRY_LAST_S)
-            else:
-                self._retry_s = _RETRY_FIRST_S
-            self._tried = False
-            self._set(max(1, min(self.now - 1, int(share * self.now + 0.2))), now_s)
+        if self.now > 1 and share < _CROWDED_SHARE and self._was_pushed():
+            self._step_down(now_s)
         elif self.now < self.most and held_s >= self._retry_s:
             self._look(now_s)
             if self._free is None or self._free >= _FREE_CORES:
                 self._tried = True
                 self._set(self.now + 1, now_s)
         self._forget_window()
+
+    def _step_down(self, now_s: float) -> None:
+        """As many threads as got a core, and at least one less than now."""
+        if self._tried and now_s - self._changed_s < _SETTLED_S:
+            self._retry_s = min(2 * self._retry_s, _RETRY_LAST_S)
+        else:
+            self._retry_s = _RETRY_FIRST_S
+        self._tried = False
+        share = self._cpu_s / self._thread_s if self._thread_s > 0 else 0.0
+        self._set(max(1, min(self.now - 1, int(share * self.now + 0.2))), now_s)
 
     def _look(self, now_s: float) -> bool:
         """Whether enough time has passed for a new look at the machine."""

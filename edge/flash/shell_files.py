@@ -29,6 +29,7 @@ from edge.units import printable
 #: A lock whose owner has sent nothing for so long is given up by the board itself.
 LOCK_SILENCE_S, HEARTBEAT_S = 60, 15
 _HELD, _BUSY = b"held\n", 75
+_GONE = "No such file or directory"
 
 #: What every script begins with. `sync FILE` flushes one file (coreutils 8.24), elsewhere all; but
 #: when a disk refuses the bytes, sync says so once, and a second one would hide it.
@@ -147,9 +148,13 @@ class ShellFiles:
         # Absolute names: under an emulator that translates paths, relative ones may go astray.
         top = f"{self._root}/{folder}" if folder else self._root
         at = shlex.quote(top)
-        text = self.ask(f"[ -d {at} ] || exit 0\nfind {at} {depth} -exec stat -c '%f %s %n' {{}} +")
+        script = f"[ -d {at} ] || exit 0\nfind {at} {depth} -exec stat -c '%f %s %n' {{}} +"
+        done = self.session.run(PRELUDE + script, timeout_s=120)
+        # What went away between find and stat (another sender's scratch file) is not there.
+        if done.rc != 0 and not all(_GONE in line for line in done.err.splitlines() if line):
+            raise shell_error(self.session.place, done.err, done.rc)
         found = {}
-        for line in text.splitlines():
+        for line in done.out.decode("utf-8", "replace").splitlines():
             mode, _, rest = line.partition(" ")
             size, _, name = rest.partition(" ")
             if name == top:

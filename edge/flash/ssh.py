@@ -13,127 +13,26 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from functools import cached_property
 from pathlib import Path
 
-from edge.errors import DeviceUnreachableError, EdgeError, InputError
+from edge.errors import EdgeError, InputError
 from edge.flash.board import Progress
 from edge.flash.session import Done, Session
 from edge.flash.shell_files import ShellFiles, capture_system, shell_error
+from edge.flash.ssh_channel import HAS_AES, SshChannel, computes_aes
 from edge.flash.stream import BLOCK, send_stream
 from edge.flash.target import FlashTarget
 from edge.probe.system import CapturedSystem
 from edge.slots.layout import PARTS
-from edge.units import printable
 
-_CONNECT_S, _LOGIN_S, _ALIVE_S, _ALIVE_COUNT, _PERSIST_S = 10, 60, 10, 3, 15
+#: A file of this size pays for a connection of its own with a quicker cipher.
+_QUICK_LEAST_BYTES = 64 << 20
 _RSYNC_SILENCE_S, _SFTP_LOOK_S = 60, 1
 #: How files are sent: patched by rsync where there is something similar, else streamed into dd.
 VIA = ("auto", "rsync", "sftp", "stream")
 _RSYNC_LEAST = (3, 1)
 _PERCENT = re.compile(rb"\s(\d{1,3})%")
-
-
-class SshChannel:
-    """OpenSSH with a shared connection. `config` stands in for the user's own ~/.ssh/config."""
-
-    def __init__(self, target: FlashTarget, config: Path | None = None) -> None:
-        assert target.board is not None
-        self._target = target.board
-        self.place = str(target)
-        if shutil.which("ssh") is None:
-            raise DeviceUnreachableError(
-                "ssh is not installed", next_step="apt install openssh-client"
-            )
-        # Under /tmp: the path of a socket has about a hundred bytes, and a long TMPDIR eats them.
-        base = "/tmp" if Path("/tmp").is_dir() else None
-        self._folder = Path(tempfile.mkdtemp(prefix="edge-ssh-", dir=base))
-        self._config = ["-F", str(config)] if config else []
-
-    @property
-    def address(self) -> str:
-        return f"[{self._target.host}]" if ":" in self._target.host else self._target.host
-
-    def options(self) -> list[str]:
-        """Options that ssh, sftp and rsync's ssh share, port and user among them."""
-        options = {
-            "BatchMode": "yes",
-            "ConnectTimeout": str(_CONNECT_S),
-            "ServerAliveInterval": str(_ALIVE_S),
-            "ServerAliveCountMax": str(_ALIVE_COUNT),
-            "ControlMaster": "auto",
-            "ControlPath": str(self._folder / "control"),
-            "ControlPersist": str(_PERSIST_S),
-            "Compression": "no",
-        }
-        if self._target.port is not None:
-            options["Port"] = str(self._target.port)
-        if self._target.user is not None:
-            options["User"] = self._target.user
-        return self._config + [part for k, v in options.items() for part in ("-o", f"{k}={v}")]
-
-    def argv(self, script: str) -> list[str]:
-        command = f"exec sh -c {shlex.quote(script)}"
-        return ["ssh", "-T", *self.options(), "--", self._target.host, command]
-
-    def connect(self) -> None:
-        """Open the master. Its errors go through a file: a master in the background keeps them
-        open, and a pipe would never end.
-
-        Raises DeviceUnreachableError with what ssh said and what to do about it.
-        """
-        with (self._folder / "errors").open("w+b") as errors:
-            try:
-                code = subprocess.run(
-                    self.argv("exit 0"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                    stderr=errors, timeout=_LOGIN_S, check=False,
-                ).returncode  # fmt: skip
-            except subprocess.TimeoutExpired:
-                raise DeviceUnreachableError(
-                    f"{self.place} did not let us in within {_LOGIN_S} s",
-                    next_step="look whether the board is on and reachable, then run it again",
-                ) from None
-            errors.seek(0)
-            said = errors.read(65536).decode("utf-8", "replace")
-        if code != 0:
-            raise self._unreachable(said, code)
-
-    def lost(self, done: Done) -> EdgeError | None:
-        return self._unreachable(done.err, 255) if done.rc == 255 else None
-
-    def _unreachable(self, said: str, code: int) -> DeviceUnreachableError:
-        lines = [line.strip() for line in said.splitlines() if line.strip(" @\r")]
-        why = printable(lines[-1]) if lines else f"ssh left with {code}"
-        name = f"{self._target.user}@{self.address}" if self._target.user else self.address
-        port = f" -p {self._target.port}" if self._target.port else ""
-        step = f"`ssh{port} {name} true` must work without asking for anything"
-        if "IDENTIFICATION HAS CHANGED" in said:
-            why = "its host key is not the one that was known: another machine, or set up anew"
-            entry = f"[{self._target.host}]:{self._target.port}" if port else self._target.host
-            step = f"only if you know why it changed: ssh-keygen -R '{entry}', then ssh to it once"
-        elif "Host key verification failed" in said or "host key is known" in said:
-            why = "its host key is not known yet"
-            step = f"`ssh{port} {name}` once, and compare the fingerprint it shows"
-        elif "Permission denied" in said:
-            why = f"it takes none of your keys ({why}); edgekit never asks for a password"
-            step = f"ssh-copy-id{port} {name}"
-        elif "Could not resolve" in said:
-            step = "check the name; does `getent hosts` find it?"
-        elif "refused" in said:
-            step = "is sshd running there, and is this its port?"
-        elif code != 255:
-            why = f"a login there runs no commands ({why}, exit code {code})"
-        return DeviceUnreachableError(f"{self.place} cannot be reached: {why}", next_step=step)
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            if (self._folder / "control").exists():
-                subprocess.run(
-                    ["ssh", *self.options(), "-O", "exit", "--", self._target.host],
-                    capture_output=True, timeout=10, check=False,
-                )  # fmt: skip
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class SshBoard:
@@ -162,7 +61,17 @@ class SshBoard:
     def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
         if self._via == "sftp":
             return self._send_sftp(source, part, offset, progress)
-        return send_stream(self._channel, source, f"{self.files.root}/{part}", offset, progress)
+        channel = self._channel
+        if source.stat().st_size - offset >= _QUICK_LEAST_BYTES:
+            channel = self._quick or channel
+        return send_stream(channel, source, f"{self.files.root}/{part}", offset, progress)
+
+    @cached_property
+    def _quick(self) -> SshChannel | None:
+        """A second connection for what is large; None where it would not be quicker."""
+        if not computes_aes() or self._session.run(HAS_AES).rc != 0:
+            return None
+        return self._channel.quicker()
 
     def _send_sftp(self, source: Path, part: str, offset: int, progress: Progress) -> int:
         """Through the sftp subsystem. `reput` writes only what is missing, and never truncates, so
@@ -258,6 +167,8 @@ class SshBoard:
         return capture_system(self._session)
 
     def close(self) -> None:
+        if (quick := self.__dict__.get("_quick")) is not None:
+            quick.close()
         self._session.close()
         self._channel.close()
 

@@ -18,8 +18,11 @@ from edge.flash.session import Channel, Done
 from edge.flash.shell_files import shell_error
 from edge.slots.faults import fault_point
 
-#: What a part may be cut back to. dd gathers what the network delivers into blocks of this size.
+#: What a part may be cut back to.
 BLOCK = 1 << 20
+#: What dd reads at once. It writes whatever it has read, since nothing else is asked of it:
+#: gathering larger blocks (obs) made it three times slower (measured, coreutils 9.1).
+_READ = 1 << 16
 _LOOK_S = 0.2
 
 
@@ -35,8 +38,8 @@ def send_stream(
     fault_point()
     keep = " conv=notrunc" if offset else ""
     script = (
-        f"umask 022; LC_ALL=C exec dd of={shlex.quote(target)} ibs=65536 obs={BLOCK} "
-        f"seek={offset // BLOCK}{keep}"
+        f"umask 022; LC_ALL=C exec dd of={shlex.quote(target)} bs={_READ} "
+        f"seek={offset // _READ}{keep}"
     )
     with source.open("rb", buffering=0) as file:
         file.seek(offset)

@@ -30,13 +30,23 @@ def deadline_verdict(run: Run) -> str:
     name, where = run.head["artifact"]["name"], machine_name(run)
     if found.get("hit_rate") is None:
         n = found.get("n_refused")
-        return f"{name} on {where}: all {n or 'requests'} were refused, the time is too short."
+        return (
+            f"{name} on {where}: all {n or 'requests'} were refused{_rightly(found)}, "
+            "the time is too short."
+        )
     rate = share_text(found["hit_rate"])
-    tail = f", {found['n_refused']} were refused" if found.get("n_refused") else ""
+    tail = ""
+    if found.get("n_refused"):
+        tail = f", {found['n_refused']} were refused{_rightly(found)}"
     return (
         f"{name} on {where} answers {found['n_met']} of {found['n_accepted']} requests in time "
         f"({rate}, {_interval(found)}; {record['test'].get('label')}){tail}."
     )
+
+
+def _rightly(found: Mapping[str, Any]) -> str:
+    share = found.get("refused_rightly_share")
+    return "" if share is None else f" ({share_text(share)} of them rightly)"
 
 
 DEADLINE_HEADER = (

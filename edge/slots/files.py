@@ -155,16 +155,18 @@ class LocalFiles:
                 names = os.listdir(self._at(folder))
             except (FileNotFoundError, NotADirectoryError):
                 return {}
-            return {name: _entry(self._at(folder) / name) for name in names}
+            found = {name: _entry(self._at(folder) / name) for name in names}
+            return {name: entry for name, entry in found.items() if entry is not None}
 
     def tree(self, folder: str) -> dict[str, Entry]:
         top = self._at(folder)
         with self._errors():
-            return {
+            found = {
                 (Path(here) / name).relative_to(top).as_posix(): _entry(Path(here) / name)
                 for here, folders, files in os.walk(top)
                 for name in (*folders, *files)
             }
+            return {name: entry for name, entry in found.items() if entry is not None}
 
     def read(self, path: str, limit: int) -> bytes | None:
         with self._errors():
@@ -372,8 +374,12 @@ def _boot_id() -> str:
         return ""
 
 
-def _entry(path: Path) -> Entry:
-    info = path.lstat()
+def _entry(path: Path) -> Entry | None:
+    """What a name stands for; None if it went away since its folder was read."""
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return None
     if stat.S_ISREG(info.st_mode):
         return Entry("file", info.st_size)
     if stat.S_ISDIR(info.st_mode):

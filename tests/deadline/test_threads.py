@@ -148,3 +148,68 @@ def test_one_thread_is_never_taken_away(most: int) -> None:
     machine = Machine(cores=1, busy=0.9)
     governor = machine.governor(most)
     assert run(machine, governor, 3)[-1] == 1
+
+
+def stuck_step(machine: Machine, governor: ThreadGovernor, n_tokens: int = 1) -> float | None:
+    """A step of 20 ms per token, alone; with both threads on one core it would take seconds.
+    Returns when it was given up, None if it was not.
+    """
+    governor.before_step(governor.now, n_tokens)
+    began_s = machine.now_s
+    while machine.now_s < began_s + 5:
+        machine.now_s += 0.01
+        machine.cpu_s += 0.01  # one core's time for all threads
+        machine.n_switches += 2
+        if governor.is_stuck():
+            assert governor.gave_up() < 2
+            return machine.now_s - began_s
+    governor.after_step()
+    return None
+
+
+def test_a_stuck_step_is_given_up_for_one_with_fewer_threads() -> None:
+    machine = Machine(cores=2)
+    governor = machine.governor(2)
+    assert stuck_step(machine, governor) is None, "nothing is known yet of how long a step takes"
+    machine = Machine(cores=2)
+    governor = machine.governor(2)
+    run(machine, governor, 0.5)
+    given_up_s = stuck_step(machine, governor)
+    assert given_up_s is not None
+    assert given_up_s < 0.1
+    assert governor.now == 1
+    assert stuck_step(machine, governor) is None, "one thread has nobody to wait for"
+
+
+def test_a_long_prefill_is_no_stuck_token() -> None:
+    machine = Machine(cores=2)
+    governor = machine.governor(2)
+    run(machine, governor, 0.5)
+    for _ in range(3):
+        governor.before_step(2, 100)
+        machine.pass_time(1.0, ours=2)
+        machine.cpu_s += 2.0
+        machine.n_switches += 1
+        assert not governor.is_stuck(), "all of its processor time was had"
+        governor.after_step()
+    given_up_s = stuck_step(machine, governor, 10)
+    assert given_up_s is not None
+    assert 0.25 <= given_up_s <= 0.3, "2.5 times the 10 ms a token that it took before"
+
+
+def test_waiting_for_storage_is_not_given_up() -> None:
+    machine = Machine(cores=2)
+    governor = machine.governor(2)
+    run(machine, governor, 0.5)
+    governor.before_step(2)
+    machine.pass_time(2.0, ours=0.1)
+    assert not governor.is_stuck(), "it was not made to give up a core"
+
+
+def test_between_steps_nothing_is_stuck() -> None:
+    machine = Machine(cores=2)
+    governor = machine.governor(2)
+    run(machine, governor, 0.5)
+    machine.pass_time(10.0)
+    machine.n_switches += 100
+    assert not governor.is_stuck()

@@ -176,6 +176,41 @@ def test_a_disk_that_refuses_the_bytes_while_flushing_is_not_believed(tmp_path: 
         files.settle("x")
 
 
+def test_what_goes_away_while_a_folder_is_read_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two senders at once: the scratch file of one, seen by the other's listing."""
+    root, programs = tmp_path / "root", tmp_path / "bin"
+    programs.mkdir()
+    (programs / "stat").write_text(
+        f'#!/bin/sh\nrm -f {root}/gone\nexec {shutil.which("stat")} "$@"\n'
+    )
+    (programs / "stat").chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    remote = ShellFiles(Session(PipeChannel("env", f"PATH={path}")), str(root))
+    remote.prepare()
+    (root / "here").write_bytes(b"abc")
+    for listing in (remote.entries, remote.tree):
+        (root / "gone").write_bytes(b"")
+        assert listing("") == {"here": Entry("file", 3)}
+    local, listdir, walk = LocalFiles(root), os.listdir, os.walk
+    monkeypatch.setattr(os, "listdir", lambda at: [*listdir(at), "gone"])
+    assert local.entries("") == {"here": Entry("file", 3)}
+    monkeypatch.setattr(os, "walk", lambda at: ((a, b, [*c, "gone"]) for a, b, c in walk(at)))
+    assert local.tree("") == {"here": Entry("file", 3)}
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "find").write_text("#!/bin/sh\necho 'find: x: Input/output error' >&2\nexit 1\n")
+    (programs / "find").chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    files = ShellFiles(Session(PipeChannel("env", f"PATH={path}")), str(tmp_path))
+    with pytest.raises(InputError, match="Input/output error"):
+        files.tree("")
+
+
 def test_the_pointer_is_switched_by_a_rename(files: BoardFiles) -> None:
     assert files.pointer() is None
     files.make_folder(TARGET)

@@ -69,6 +69,14 @@ def test_a_summary_by_hand() -> None:
     assert found["adjustments"] == {"dropped": 1, "selected": 2}
 
 
+def test_refused_requests_that_were_asked_again() -> None:
+    wrongly = {**REFUSED, "need_s": 1.9, "rightly": False}
+    rightly = {**REFUSED, "need_s": 2.1, "rightly": True}
+    found = summarize([rightly, rightly, wrongly, REFUSED])
+    assert found["n_refused"] == 4 and found["refused_rightly_share"] == pytest.approx(2 / 3)
+    assert summarize([REFUSED])["refused_rightly_share"] is None, "an old record asked nobody"
+
+
 def test_what_was_not_counted_is_null_and_not_zero() -> None:
     found = summarize([REFUSED])
     assert found["hit_rate"] is None and found["hit_rate_low"] is None

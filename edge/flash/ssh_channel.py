@@ -1,0 +1,178 @@
+"""The user's own OpenSSH as a channel to a board: options, the shared connection, its errors, and
+a second connection with a quicker cipher for whatever is large.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+from edge.errors import DeviceUnreachableError, EdgeError
+from edge.flash.session import Done
+from edge.flash.target import FlashTarget
+from edge.units import printable
+
+_CONNECT_S, _LOGIN_S, _ALIVE_S, _ALIVE_COUNT, _PERSIST_S = 10, 60, 10, 3, 15
+#: Twice as quick as OpenSSH's first choice, ChaCha20, where both sides compute AES in hardware
+#: (measured: scripts/bench_flash), and slower than it where one does not (Cortex-A72 of a Pi 4).
+_QUICK = "aes128-gcm@openssh.com"
+#: What Linux says of a core that computes AES, on x86 and Arm.
+HAS_AES = "grep -Eq '^(flags|Features).* aes( |$)' /proc/cpuinfo"
+
+
+class SshChannel:
+    """OpenSSH with a shared connection. `config` stands in for the user's own ~/.ssh/config."""
+
+    def __init__(
+        self,
+        target: FlashTarget,
+        config: Path | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        """`more` are further options of ssh_config(5)."""
+        assert target.board is not None
+        self._flash_target = target
+        self._target = target.board
+        self._user_config = config
+        self._more = dict(more or {})
+        self.place = str(target)
+        if shutil.which("ssh") is None:
+            raise DeviceUnreachableError(
+                "ssh is not installed", next_step="apt install openssh-client"
+            )
+        # Under /tmp: the path of a socket has about a hundred bytes, and a long TMPDIR eats them.
+        base = "/tmp" if Path("/tmp").is_dir() else None
+        self._folder = Path(tempfile.mkdtemp(prefix="edge-ssh-", dir=base))
+        self._config = ["-F", str(config)] if config else []
+
+    @property
+    def address(self) -> str:
+        return f"[{self._target.host}]" if ":" in self._target.host else self._target.host
+
+    def options(self) -> list[str]:
+        """Options that ssh, sftp and rsync's ssh share, port and user among them."""
+        options = {
+            "BatchMode": "yes",
+            "ConnectTimeout": str(_CONNECT_S),
+            "ServerAliveInterval": str(_ALIVE_S),
+            "ServerAliveCountMax": str(_ALIVE_COUNT),
+            "ControlMaster": "auto",
+            "ControlPath": str(self._folder / "control"),
+            "ControlPersist": str(_PERSIST_S),
+            "Compression": "no",
+            **self._more,
+        }
+        if self._target.port is not None:
+            options["Port"] = str(self._target.port)
+        if self._target.user is not None:
+            options["User"] = self._target.user
+        return self._config + [part for k, v in options.items() for part in ("-o", f"{k}={v}")]
+
+    def argv(self, script: str) -> list[str]:
+        command = f"exec sh -c {shlex.quote(script)}"
+        return ["ssh", "-T", *self.options(), "--", self._target.host, command]
+
+    def connect(self) -> None:
+        """Open the master. Its errors go through a file: a master in the background keeps them
+        open, and a pipe would never end.
+
+        Raises DeviceUnreachableError with what ssh said and what to do about it.
+        """
+        with (self._folder / "errors").open("w+b") as errors:
+            try:
+                code = subprocess.run(
+                    self.argv("exit 0"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                    stderr=errors, timeout=_LOGIN_S, check=False,
+                ).returncode  # fmt: skip
+            except subprocess.TimeoutExpired:
+                raise DeviceUnreachableError(
+                    f"{self.place} did not let us in within {_LOGIN_S} s",
+                    next_step="look whether the board is on and reachable, then run it again",
+                ) from None
+            errors.seek(0)
+            said = errors.read(65536).decode("utf-8", "replace")
+        if code != 0:
+            raise self._unreachable(said, code)
+
+    def quicker(self) -> SshChannel | None:
+        """A connection of its own with a quicker cipher, opened; None where the user's settings or
+        a second login do not allow it. Both sides must compute AES in hardware.
+        """
+        order = quick_ciphers(self._ciphers)
+        if order is None:
+            return None
+        made = SshChannel(self._flash_target, self._user_config, {"Ciphers": order})
+        try:
+            made.connect()
+        except EdgeError:
+            made.close()
+            return None
+        return made
+
+    @cached_property
+    def _ciphers(self) -> str:
+        """The ciphers that ssh would offer, the user's own settings considered; `` if unknown."""
+        command = ["ssh", "-G", *self.options(), "--", self._target.host]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        found = re.search(r"^ciphers (\S+)$", done.stdout, re.MULTILINE)
+        return found[1] if found else ""
+
+    def lost(self, done: Done) -> EdgeError | None:
+        return self._unreachable(done.err, 255) if done.rc == 255 else None
+
+    def _unreachable(self, said: str, code: int) -> DeviceUnreachableError:
+        lines = [line.strip() for line in said.splitlines() if line.strip(" @\r")]
+        why = printable(lines[-1]) if lines else f"ssh left with {code}"
+        name = f"{self._target.user}@{self.address}" if self._target.user else self.address
+        port = f" -p {self._target.port}" if self._target.port else ""
+        step = f"`ssh{port} {name} true` must work without asking for anything"
+        if "IDENTIFICATION HAS CHANGED" in said:
+            why = "its host key is not the one that was known: another machine, or set up anew"
+            entry = f"[{self._target.host}]:{self._target.port}" if port else self._target.host
+            step = f"only if you know why it changed: ssh-keygen -R '{entry}', then ssh to it once"
+        elif "Host key verification failed" in said or "host key is known" in said:
+            why = "its host key is not known yet"
+            step = f"`ssh{port} {name}` once, and compare the fingerprint it shows"
+        elif "Permission denied" in said:
+            why = f"it takes none of your keys ({why}); edgekit never asks for a password"
+            step = f"ssh-copy-id{port} {name}"
+        elif "Could not resolve" in said:
+            step = "check the name; does `getent hosts` find it?"
+        elif "refused" in said:
+            step = "is sshd running there, and is this its port?"
+        elif code != 255:
+            why = f"a login there runs no commands ({why}, exit code {code})"
+        return DeviceUnreachableError(f"{self.place} cannot be reached: {why}", next_step=step)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            if (self._folder / "control").exists():
+                subprocess.run(
+                    ["ssh", *self.options(), "-O", "exit", "--", self._target.host],
+                    capture_output=True, timeout=10, check=False,
+                )  # fmt: skip
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def quick_ciphers(offered: str) -> str | None:
+    """`offered`, a list with commas, with the quick cipher first; None where it is not in the list
+    or is first already. Nothing is offered that was not before.
+    """
+    ciphers = offered.split(",")
+    if _QUICK not in ciphers or ciphers[0] == _QUICK:
+        return None
+    return ",".join([_QUICK, *(cipher for cipher in ciphers if cipher != _QUICK)])
+
+
+def computes_aes() -> bool:
+    """Whether this machine's cores do; every Mac's do."""
+    if not Path("/proc/cpuinfo").exists():
+        return True
+    return subprocess.run(["sh", "-c", HAS_AES], check=False).returncode == 0
