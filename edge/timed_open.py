@@ -103,7 +103,9 @@ class TimedModel:
         if found is None:
             return None
         path, plan = found
-        settings = EngineSettings.from_plan(plan).replace(check_vocabulary=False)
+        settings = EngineSettings.from_plan(plan).replace(
+            check_vocabulary=False, flash_attn="quicker"
+        )
         engine = open_engine(plan.engine, path, settings)
         store, times = timed(f"{model_identity(opened)} small", engine, prior_of_plan(plan))
         session = TimedSession(engine, times, cold=False)

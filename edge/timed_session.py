@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from edge.deadline.budget import Budget
+from edge.deadline.freezes import Freezes
 from edge.deadline.outcome import Adjustment, Outcome
 from edge.deadline.request import Request
 from edge.deadline.shape import Shaper, Version
@@ -35,10 +36,12 @@ from edge.units import format_seconds
 _CLOSE_SHARE, _CLOSE_MOST, _CLOSE_LEAST = 0.1, 24, 3
 #: The tokens to come may be so much slower than those that came.
 _SLOWER = 1.1
+#: A request is refused if it needs so many times what is allowed.
+_SURELY = 1.05
 #: Before a refusal, so many tokens at most are computed in this share of the time, to look again.
 _LOOK_MOST, _LOOK_SHARE = 16, 0.1
-#: Decode teaches the time model every so many tokens.
-_LEARN_EVERY = 32
+#: Decode teaches the time model every so many tokens, and not more often than this.
+_LEARN_EVERY, _LEARN_NS = 32, 100 * 10**6
 
 
 class TimedSession(Session):
@@ -67,6 +70,7 @@ class TimedSession(Session):
         self._raw = raw
         self._cold = cold
         self._small = small
+        self._freezes = Freezes()
         self._clock = clock
         details = engine.describe().details
         self._can_abort = bool(details.get("can_abort_prefill", False))
@@ -219,12 +223,13 @@ class TimedSession(Session):
         return min(limits)
 
     def _cannot(self, budget: Budget, version: Version, received_ns: int) -> bool:
-        """Whether even the shortest answer would most likely come too late. Between the likely time
-        and its low bound: a refusal should be right, and of an answer that is taken on in vain the
-        first of its few tokens mostly comes in time.
+        """Whether even the shortest answer would most likely come too late. Beyond the likely time,
+        or between it and a low bound that is near: a refusal should be right, and of an answer that
+        is taken on in vain the first of its few tokens mostly comes in time.
         """
         needs = self._needs(budget, version)
-        return math.sqrt(needs.low * needs.mid) > self._limit_s(budget, received_ns)
+        sure_s = max(math.sqrt(needs.low * needs.mid), needs.mid / _SURELY)
+        return sure_s > self._limit_s(budget, received_ns)
 
     def _needs(self, budget: Budget, version: Version) -> Span:
         """What the shortest answer worth giving takes; its first token, if only that is limited."""
@@ -306,6 +311,9 @@ class TimedSession(Session):
     def _answer(
         self, request: Request, config: GenerationConfig, stop: Callable[[], bool] | None
     ) -> Iterator[TokenEvent]:
+        if request.end_ns is None:
+            yield from self._unlimited(request, config, stop)
+            return
         yield from self._stream(request, config, stop)
         gave_up = request.rescue_ns is not None and request.first_ns is None
         if gave_up and not (stop and stop()) and request.left_s(self._clock()) > 0:
@@ -318,13 +326,29 @@ class TimedSession(Session):
                 request.events.clear()
                 yield from self._stream(request, config, stop)
 
+    def _unlimited(
+        self, request: Request, config: GenerationConfig, stop: Callable[[], bool] | None
+    ) -> Iterator[TokenEvent]:
+        """Stream an answer that has no end in time: nothing is done with it but learn from it."""
+        began_ns = self._clock()
+        tokens, events = request.version.tokens, request.events
+        for event in watched(self.engine.stream(tokens, config, stop), len(tokens)):
+            if event.token_id is not None:
+                self._count(request, event.t_ns, began_ns)
+            elif event.finish_reason == "aborted" and request.first_ns is None:
+                self._learn_cut(request, began_ns)
+            events.append(event)
+            yield event
+
     def _stream(
         self, request: Request, config: GenerationConfig, stop: Callable[[], bool] | None
     ) -> Iterator[TokenEvent]:
         """Stream the request's version until it ends, its time ends, or its rescue is due."""
         hold = SentenceHold()
         began_ns = self._clock()
-        abort_ns = request.end_ns and request.end_ns - round(self.times.stop_s * 1e9)
+        end_ns = request.end_ns
+        assert end_ns is not None
+        self._freezes.begin()
         told_ns: int | None = None  # when a running step was first told to stop for time
 
         def must_stop() -> bool:
@@ -332,19 +356,20 @@ class TimedSession(Session):
             if stop is not None and stop():
                 return True
             now_ns = self._clock()
+            self._freezes.look(now_ns)
             rescue = request.rescue_ns if request.first_ns is None else None
-            if (rescue and now_ns >= rescue) or (abort_ns and now_ns >= abort_ns):
+            if (rescue and now_ns >= rescue) or now_ns >= end_ns - self._stop_ns(now_ns):
                 told_ns = told_ns or now_ns
                 return True
             return False
 
-        timed = stop is not None or request.end_ns is not None
         config = dataclasses.replace(config, pressure=self._pressure(request, hold))
         tokens = request.version.tokens
-        stream = self.engine.stream(tokens, config, must_stop if timed else None)
+        stream = self.engine.stream(tokens, config, must_stop)
         for event in watched(stream, len(tokens)):
             if event.token_id is not None:
-                self._count(request, event, began_ns)
+                self._count(request, event.t_ns, began_ns)
+                request.latest_ns.append(event.t_ns)
             shown = hold.push(event.text)
             if event.finish_reason is None:
                 ends = self._must_end(request, hold, shown)
@@ -369,9 +394,13 @@ class TimedSession(Session):
             if event.finish_reason is not None:
                 return
 
+    def _stop_ns(self, now_ns: int) -> int:
+        """Nanoseconds before the end at which a running step must be told to stop."""
+        return round((self.times.stop_s + self._freezes.longest_s(now_ns)) * 1e9)
+
     def _pressure(self, request: Request, hold: SentenceHold) -> Callable[[], float] | None:
         """Asked by the engine before each token: how urgently the answer should end."""
-        if request.end_ns is None or not self._can_close:
+        if not self._can_close:
             return None
 
         def pressure() -> float:
@@ -393,7 +422,8 @@ class TimedSession(Session):
         self.times.use_threads(self.engine.threads_now)
         token = self.times.token(request.depth)
         token_s = request.token_s or math.sqrt(token.mid * token.high)
-        left_s = request.left_s(self._clock()) - self.times.tail_s - self.times.stop_s
+        now_ns = self._clock()
+        left_s = request.left_s(now_ns) - self.times.tail_s - self._stop_ns(now_ns) / 1e9
         return left_s / (_SLOWER * token_s)
 
     @staticmethod
@@ -402,19 +432,21 @@ class TimedSession(Session):
 
     def _must_end(self, request: Request, hold: SentenceHold, shown: str) -> bool:
         """After a token: whether the next one would be too late, or this is a good place to end."""
-        if request.end_ns is None:
-            return False
         n_left = self._tokens_left(request)
         if n_left < 1:
             return True
         return n_left <= self._window(request, n_left) / 3 and bool(shown) and hold.is_whole
 
-    def _count(self, request: Request, event: TokenEvent, began_ns: int) -> None:
-        request.token_came(event.t_ns)
+    def _count(self, request: Request, t_ns: int, began_ns: int) -> None:
+        request.n_out += 1
+        request.last_ns = t_ns
         if request.first_ns is None:
-            request.first_ns = request.learned_ns = event.t_ns
+            request.first_ns = request.learned_ns = t_ns
             self._learn_prefill(request, began_ns)
-        elif request.n_out - request.learned_at > _LEARN_EVERY:
+        elif (
+            request.n_out - request.learned_at > _LEARN_EVERY
+            and t_ns - request.learned_ns > _LEARN_NS
+        ):
             self._learn_decode(request)
 
     # ---- after --------------------------------------------------------------------------------

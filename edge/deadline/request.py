@@ -56,12 +56,6 @@ class Request:
         """Tokens in the context when the next one is generated."""
         return len(self.version.tokens) + self.n_out
 
-    def token_came(self, t_ns: int) -> None:
-        """Count a token of the answer."""
-        self.n_out += 1
-        self.last_ns = t_ns
-        self.latest_ns.append(t_ns)
-
     @property
     def token_s(self) -> float | None:
         """Seconds per token that this answer took lately; None before there are enough of them."""

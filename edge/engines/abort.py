@@ -12,7 +12,12 @@ _POLL_S, _IDLE_POLL_S = 0.010, 0.040
 #: What one node of a graph may take, so that poll + node stay well below 50 ms.
 _NODE_BUDGET_S = 0.020
 _FIRST_CHUNK = 8
-_TILE = 64  # below, matrix products lose up to half their speed (measured, x86-64 AVX-512)
+#: Tokens below which a step loses speed (measured, x86-64 AVX-512, 0.5B): fused attention takes
+#: tiles of 64, and half as long again and more for less; without it 32 are as quick as 512.
+TILE, UNFUSED_TILE = 64, 32
+#: A step that threads share takes no longer than this, where its tile allows: only between steps
+#: are there more or fewer of them, and what a stuck one has computed is lost.
+_SHARED_STEP_S = 0.25
 
 
 class StopWatcher:
@@ -87,11 +92,22 @@ class ChunkSizer:
     A running graph looks at the abort flag between nodes, so a step may be long, but no node may:
     a step may take `n_nodes` budgets if its widest node takes 1/`n_nodes` of it. Where nodes cannot
     be interrupted (a GPU) that is 1. Sizes are round, because kernels work in tiles, and so that
-    noise in the clock rarely changes how a prompt is cut.
+    noise in the clock rarely changes how a prompt is cut. `shared`: several threads compute, whose
+    number may change between steps; `tile`: fewer tokens than this lose speed.
     """
 
-    def __init__(self, largest: int, n_nodes: int, fixed: int | None = None) -> None:
+    def __init__(
+        self,
+        largest: int,
+        n_nodes: int,
+        fixed: int | None = None,
+        *,
+        shared: bool = False,
+        tile: int = TILE,
+    ) -> None:
         self._largest = largest
+        self._shared = shared
+        self._tile = tile
         self._step_budget_s = _NODE_BUDGET_S * n_nodes
         self._fixed = fixed
         self._s_per_token: float | None = None
@@ -110,10 +126,12 @@ class ChunkSizer:
         if self._s_per_token is None:
             return min(_FIRST_CHUNK, self._largest)
         fits = int(self._step_budget_s / self._s_per_token)
+        if self._shared:
+            fits = min(fits, max(self._tile, int(_SHARED_STEP_S / self._s_per_token)))
         if fits >= self._largest:
             return self._largest
-        if fits >= _TILE:
-            return fits - fits % _TILE
+        if fits >= self._tile:
+            return fits - fits % self._tile
         return 1 << max(0, fits.bit_length() - 1)
 
     def measured(self, n_tokens: int, seconds: float) -> None:

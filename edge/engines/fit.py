@@ -111,6 +111,12 @@ def estimate_bytes(path: Path, header: GgufHeader, n_ctx: int, settings: EngineS
     return header.tensor_bytes + int(kv) + compute + _PROCESS_BYTES
 
 
+def most_heads(path: Path, header: GgufHeader) -> int:
+    """Attention heads of the layer with most; at least 1."""
+    n_layer = header.integer(f"{header.arch}.block_count") or 0
+    return max(_per_layer(path, header, f"{header.arch}.attention.head_count", n_layer), default=1)
+
+
 def _per_layer(path: Path, header: GgufHeader, key: str, n_layer: int) -> list[int]:
     """A key that holds one number for all layers, or an array of 32-bit numbers, one per layer.
     Empty where it is absent or something else.

@@ -55,6 +55,7 @@ class LlamaContext:
         adapt = adapt_threads and not lib.llama_supports_gpu_offload()
         most = max(self.n_threads, self.n_threads_batch)
         self._governor = ThreadGovernor(most) if adapt and most > 1 else None
+        self.adapts_threads = self._governor is not None
         self.threads_now = most
         self._memory = lib.llama_get_memory(handle)
         self._n_swa = int(lib.llama_model_n_swa(model))

@@ -15,8 +15,9 @@ from types import TracebackType
 from typing import Any
 
 from edge.engines import llama_library as library
-from edge.engines.abort import ChunkSizer, StopWatcher
-from edge.engines.fit import available_bytes, check_fits, estimate_bytes
+from edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer, StopWatcher
+from edge.engines.attention import quicker_attention
+from edge.engines.fit import available_bytes, check_fits, estimate_bytes, most_heads
 from edge.engines.kv_state import count_to_save, fingerprint, mapped_state, write_state
 from edge.engines.llama_checks import check_graph, check_layers, check_tokens_unique
 from edge.engines.llama_closing import Closer
@@ -70,7 +71,13 @@ class LlamaCppEngine:
         self._vocab = Vocab(lib, lib.llama_model_get_vocab(context.model))
         # A GPU looks at the abort flag between steps only.
         n_nodes = 1 if lib.llama_supports_gpu_offload() else count_nodes(header)
-        self._chunks = ChunkSizer(context.n_batch, n_nodes, settings.prefill_chunk)
+        self._chunks = ChunkSizer(
+            context.n_batch,
+            n_nodes,
+            settings.prefill_chunk,
+            shared=context.adapts_threads,
+            tile=UNFUSED_TILE if settings.flash_attn == "off" else TILE,
+        )
         self._gain = Gain(context.n_draft) if context.n_draft else None
         self._stream_id = 0
         self._is_streaming = False
@@ -99,9 +106,15 @@ class LlamaCppEngine:
         if settings.check_vocabulary:
             check_tokens_unique(path)
         n_ctx = choose_n_ctx(header, settings)
+        free: int | None = None
         if settings.check_memory:
             need = settings.need_bytes or estimate_bytes(path, header, n_ctx, settings)
-            check_fits(need, available_bytes(), path.name)
+            available = available_bytes()
+            check_fits(need, available, path.name)
+            free = available - need
+        if settings.flash_attn == "quicker":
+            chosen = quicker_attention(settings, n_ctx, most_heads(path, header), free)
+            settings = settings.replace(flash_attn=chosen)
         lib = library.load_library()
         library.silence(lib)
         library.clear_log()

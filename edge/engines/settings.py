@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import psutil
 
@@ -13,7 +13,7 @@ from edge.errors import UsageError
 from edge.types import Plan
 from edge.units import did_you_mean
 
-FlashAttention = Literal["auto", "on", "off"]
+FlashAttention = Literal["auto", "on", "off", "quicker"]
 
 #: Context taken when nobody asks for one: long enough for a chat, small enough for a board.
 DEFAULT_N_CTX = 4096
@@ -48,7 +48,9 @@ class EngineSettings:
     `kv_type`          type of the KV cache, one of `KV_TYPES`
     `use_mmap`         map the weights instead of reading them into anonymous memory
     `repack`           let the engine keep 4-bit weights in its CPU's fastest layout (more memory)
-    `flash_attn`       fused attention; quantized KV types need it
+    `flash_attn`       fused attention: `on`, `off`, `auto` (the library decides) or `quicker` (what
+                       is known to be quicker here: edge.engines.attention); quantized KV types
+                       need it
     `swa_full`         keep the whole context for sliding-window layers too: more memory, but any
                        prefix can be reused
     `prefill_chunk`    fixed tokens per prefill step; None adapts it, so that a stop is honoured
@@ -97,8 +99,9 @@ class EngineSettings:
                 f"unknown KV cache type {self.kv_type!r}; known: {', '.join(KV_TYPES)}."
                 f"{did_you_mean(self.kv_type, KV_TYPES)}"
             )
-        if self.flash_attn not in ("auto", "on", "off"):
-            raise UsageError(f"flash_attn must be auto, on or off, got {self.flash_attn!r}")
+        if self.flash_attn not in get_args(FlashAttention):
+            known = ", ".join(get_args(FlashAttention))
+            raise UsageError(f"flash_attn must be one of {known}; got {self.flash_attn!r}")
 
     @classmethod
     def from_plan(cls, plan: Plan) -> EngineSettings:

@@ -40,11 +40,13 @@ def open_model(
     **overrides: Any,
 ) -> OpenModel:
     """Open a bundle directory with the settings of its plan, or a model file with defaults in the
-    engine of its format; `overrides` are fields of EngineSettings (None: not overridden).
+    engine of its format; `overrides` are fields of EngineSettings (None: not overridden). Attention
+    is computed as it is quicker here, unless they say how.
 
     Raises what `open_bundle` and `open_engine` raise; InputError if the path is neither.
     """
     path = Path(path)
+    overrides = {"flash_attn": "quicker", **{k: v for k, v in overrides.items() if v is not None}}
     if path.is_dir():
         bundle = open_bundle(path, progress=progress)
         settings = EngineSettings.from_plan(bundle.plan).replace(

@@ -33,6 +33,27 @@ def test_steps_follow_the_speed() -> None:
     assert chunks.next_size(interruptible=True) == 64
 
 
+def test_steps_that_threads_share_are_short() -> None:
+    chunks = ChunkSizer(512, n_nodes=48, shared=True)
+    chunks.measured(64, 64 * 0.0025)
+    assert chunks.next_size(interruptible=True) == 64  # a quarter of a second, whole tiles
+    chunks.measured(64, 64 * 0.001)
+    assert chunks.next_size(interruptible=True) == 192
+    chunks.measured(192, 192 * 0.01)
+    assert chunks.next_size(interruptible=True) == 64  # a whole tile, however long it takes
+    chunks.measured(64, 64 * 0.04)
+    assert chunks.next_size(interruptible=True) == 16  # but no longer than a stop may take
+    assert chunks.next_size(interruptible=False) == 512
+
+
+def test_smaller_tiles_follow_the_time_more_closely() -> None:
+    chunks = ChunkSizer(512, n_nodes=48, shared=True, tile=32)
+    chunks.measured(64, 64 * 0.0025)
+    assert chunks.next_size(interruptible=True) == 96
+    chunks.measured(96, 96 * 0.02)
+    assert chunks.next_size(interruptible=True) == 32
+
+
 def test_a_step_never_gets_less_than_one_token() -> None:
     chunks = ChunkSizer(512, n_nodes=1)
     chunks.measured(8, 80.0)

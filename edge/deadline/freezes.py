@@ -1,0 +1,38 @@
+"""How long this process is not run at a time: what a quota, or another process, takes in one piece.
+
+A quota lets a process compute for a part of each period and then freezes it for the rest (100 ms in
+all, by default: cgroups). Whatever has to be done by a certain time must then be begun that much
+earlier. It shows in the gaps between looks that should follow each other closely.
+"""
+
+from __future__ import annotations
+
+# Looks follow each other at least so closely while the process runs (edge.engines.abort).
+_USUAL_NS = 45 * 10**6
+# A freeze is reckoned with for so long, and with no more than this.
+_KEPT_NS, _MOST_S = 3 * 10**9, 0.15
+# A longer gap is a pause of the caller's, or a machine that slept.
+_LONGEST_NS = 500 * 10**6
+
+
+class Freezes:
+    """The longest freeze of late, in seconds; 0 if there was none."""
+
+    def __init__(self) -> None:
+        self._looked_ns: int | None = None
+        self._seen: list[tuple[int, int]] = []  # end and length of each, in nanoseconds
+
+    def begin(self) -> None:
+        """A stream of looks begins: what was before was no freeze."""
+        self._looked_ns = None
+
+    def look(self, now_ns: int) -> None:
+        """One of many looks. May come from several threads: a gap is seen once, or not at all."""
+        before_ns, self._looked_ns = self._looked_ns, now_ns
+        if before_ns is not None and _USUAL_NS < now_ns - before_ns < _LONGEST_NS:
+            kept = [seen for seen in self._seen if now_ns - seen[0] < _KEPT_NS]
+            self._seen = [*kept, (now_ns, now_ns - before_ns)]
+
+    def longest_s(self, now_ns: int) -> float:
+        lengths = [length for end_ns, length in self._seen if now_ns - end_ns < _KEPT_NS]
+        return min(max(lengths, default=0) / 1e9, _MOST_S)
