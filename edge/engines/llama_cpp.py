@@ -6,7 +6,6 @@ that exist already. Everything else happens once per stream.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,20 +14,17 @@ from types import TracebackType
 from typing import Any
 
 from edge.engines import llama_library as library
-from edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer, StopWatcher
+from edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer
 from edge.engines.attention import quicker_attention
+from edge.engines.claims import Claims
 from edge.engines.fit import available_bytes, check_fits, estimate_bytes, most_heads
 from edge.engines.kv_state import count_to_save, fingerprint, mapped_state, write_state
 from edge.engines.llama_checks import check_graph, check_layers, check_tokens_unique
-from edge.engines.llama_closing import Closer
-from edge.engines.llama_context import ABORTED, NO_SLOT, OK, LlamaContext
-from edge.engines.llama_sampler import Sampler
+from edge.engines.llama_context import LlamaContext
+from edge.engines.llama_generation import Generation
 from edge.engines.llama_vocab import Vocab
-from edge.engines.lookup import Gain, Guesser
 from edge.engines.settings import DEFAULT_N_CTX, EngineSettings
-from edge.engines.text_stream import TextStream
 from edge.errors import (
-    EngineError,
     InputError,
     UnsupportedModelError,
     UsageError,
@@ -36,7 +32,6 @@ from edge.errors import (
 from edge.gguf import GgufHeader, read_header
 from edge.types import (
     EngineInfo,
-    FinishReason,
     GenerationConfig,
     Message,
     StreamStart,
@@ -61,27 +56,22 @@ class LlamaCppEngine:
         n_ctx: int,
     ) -> None:
         self._lib, self._path, self._header, self._settings = lib, path, header, settings
-        self._context: LlamaContext | None = context
-        self._is_closing = False
-        self._lock = threading.Lock()  # held during native calls on the context
-        self._vocab_lock = threading.Lock()  # the same for the vocabulary: `count` need not wait
-        self._abort = context.abort
+        abort = context.abort
+        self._claims = Claims(context, interrupt=abort.set, allow=abort.clear, release=context.free)
+        self._vocab_lock = threading.Lock()  # of its own: `count` need not wait for a stream
         # The library rounds up; what was asked for is the limit.
         self._n_ctx = min(n_ctx, int(lib.llama_n_ctx(context.handle)))
         self._vocab = Vocab(lib, lib.llama_model_get_vocab(context.model))
         # A GPU looks at the abort flag between steps only.
         n_nodes = 1 if lib.llama_supports_gpu_offload() else count_nodes(header)
-        self._chunks = ChunkSizer(
+        chunks = ChunkSizer(
             context.n_batch,
             n_nodes,
             settings.prefill_chunk,
             shared=context.adapts_threads,
             tile=UNFUSED_TILE if settings.flash_attn == "off" else TILE,
         )
-        self._gain = Gain(context.n_draft) if context.n_draft else None
-        self._stream_id = 0
-        self._is_streaming = False
-        self._last_start: StreamStart | None = None
+        self._generation = Generation(lib, self._claims, self._vocab, chunks, self._n_ctx)
         self._fingerprint: str | None = None
 
     # ---- open and close -----------------------------------------------------------------------
@@ -123,12 +113,8 @@ class LlamaCppEngine:
 
     def close(self) -> None:
         """Free the engine's memory. Calling it twice, or during a stream, is fine."""
-        self._is_closing = True
-        self._abort.set()  # a running graph ends at its next node
-        with self._lock, self._vocab_lock:
-            if self._context is not None:
-                self._context.free()
-                self._context = None
+        with self._vocab_lock:
+            self._claims.close()
 
     def __enter__(self) -> LlamaCppEngine:
         return self
@@ -140,15 +126,6 @@ class LlamaCppEngine:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_abort"):
-            self.close()
-
-    def _open_context(self) -> LlamaContext:
-        if self._context is None:
-            raise EngineError("the engine is closed")
-        return self._context
 
     # ---- text ---------------------------------------------------------------------------------
 
@@ -171,12 +148,12 @@ class LlamaCppEngine:
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         with self._vocab_lock:
-            self._open_context()
+            self._claims.open()
             return self._vocab.tokenize(text, special=special)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         with self._vocab_lock:
-            self._open_context()
+            self._claims.open()
             return self._vocab.detokenize(tokens)
 
     def prompt(self, text: str) -> list[int]:
@@ -189,7 +166,7 @@ class LlamaCppEngine:
         """Raises UnsupportedModelError if the model has no chat template."""
         from edge.template import render  # brings jinja2: only who chats pays for it
 
-        self._open_context()
+        self._claims.open()
         template = self._header.text("tokenizer.chat_template")
         if not template:
             raise UnsupportedModelError(
@@ -220,111 +197,15 @@ class LlamaCppEngine:
         t_start_ns = time.monotonic_ns()
         prompt = list(tokens)
         self._check_prompt(prompt)
-        return self._generate(prompt, config, stop, t_start_ns)
+        return self._generation.stream(prompt, config, stop, t_start_ns)
 
     @property
     def last_start(self) -> StreamStart | None:
-        return self._last_start
+        return self._generation.last_start
 
     @property
     def threads_now(self) -> int:
-        context = self._open_context()
-        if not self._is_streaming:
-            context.stream_begins()
-        return context.threads_now
-
-    def _generate(
-        self,
-        prompt: list[int],
-        config: GenerationConfig,
-        stop: Callable[[], bool] | None,
-        t_start_ns: int,
-    ) -> Iterator[TokenEvent]:
-        stream_id = self._begin()
-        vocab, text, n_out = self._vocab, TextStream(config.stop), 0
-        with (
-            Sampler(self._lib, config, vocab.n_tokens, prompt) as sampler,
-            Closer(self._lib, vocab) as closer,
-            StopWatcher(stop, self._abort.set, self._open_context().give_up_if_stuck) as watcher,
-            self._computing(),
-        ):
-            with self._lock:
-                n_reused = self._claimed(stream_id).keep_prefix(prompt)
-            if not self._prefill(stream_id, prompt, watcher):
-                yield _last(text, "aborted")
-                return
-            t_ns = t_prefill_ns = time.monotonic_ns()
-            self._last_start = StreamStart(len(prompt), n_reused, t_start_ns, t_prefill_ns)
-            guesser = self._guesser(config, prompt)
-            while True:
-                with self._lock:
-                    context = self._claimed(stream_id)
-                    pressure = config.pressure() if config.pressure else 0.0
-                    chosen_by = closer if pressure > 0 and closer.can_close else sampler
-                    index = guesser.index if guesser else -1
-                    token = chosen_by.sample(context.handle, pressure, index)
-                    t_before_ns, t_ns = t_ns, time.monotonic_ns()
-                    ended = not config.ignore_eos and vocab.is_eog(token)
-                    piece = vocab.piece(token)
-                    is_cached = False
-                    n_cached = len(context.cached)
-                    if guesser is not None:
-                        # The token itself does not count as cached yet, guessed or not.
-                        n_cached -= guesser.n_left
-                        is_cached, n_wrong = guesser.check(token)
-                        if n_wrong:
-                            context.truncate(n_cached)
-                if ended:
-                    yield TokenEvent(None, text.flush(), t_ns, "stop")
-                    return
-                n_out += 1
-                shown = text.push(piece)
-                finish: FinishReason | None = None
-                if text.stopped:
-                    finish = "stop"
-                elif n_out == config.max_tokens:
-                    finish = "length"
-                elif n_cached >= self._n_ctx:
-                    finish = "context"
-                if finish is not None:
-                    yield TokenEvent(token, shown + text.flush(), t_ns, finish)
-                    return
-                yield TokenEvent(token, shown, t_ns)
-                if n_out > 1:
-                    watcher.expect((t_ns - t_before_ns) / 1e9)
-                if watcher.stopped():
-                    yield _last(text, "aborted")
-                    return
-                if is_cached:
-                    continue
-                # What may still come behind this token: guesses beyond it would be thrown away.
-                room = self._n_ctx - n_cached - 2 if pressure == 0 else 0
-                if config.max_tokens > 0:
-                    room = min(room, config.max_tokens - n_out - 1)
-                guesses = guesser.guess(room) if guesser is not None else []
-                if not self._step(stream_id, [token, *guesses], guesser, watcher):
-                    yield _last(text, "aborted")
-                    return
-
-    def _guesser(self, config: GenerationConfig, prompt: list[int]) -> Guesser | None:
-        """Only greedy answers are guessed: there a guess is right or wrong, and right ones change
-        nothing.
-        """
-        is_greedy = config.temperature == 0 and config.repeat_penalty == 1
-        return Guesser(prompt, self._gain) if self._gain is not None and is_greedy else None
-
-    @contextlib.contextmanager
-    def _computing(self) -> Iterator[None]:
-        """While a stream runs: the cores are ours, as far as others leave them."""
-        with self._lock:
-            self._open_context().stream_begins()
-            self._is_streaming = True
-        try:
-            yield
-        finally:
-            self._is_streaming = False
-            if self._context is not None:
-                self._context.stream_ended()
+        return self._generation.threads_now
 
     def feed(self, tokens: Sequence[int], stop: Callable[[], bool] | None = None) -> bool:
         """Evaluate `tokens` behind what the cache holds and sample nothing: warms a prefix up, and
@@ -332,7 +213,7 @@ class LlamaCppEngine:
 
         Raises InputError if they are none or leave the context.
         """
-        have = self._open_context().cached
+        have = self._claims.open().cached
         prompt = [*have, *tokens]
         if not tokens or len(prompt) > self._n_ctx:
             raise InputError(
@@ -340,12 +221,10 @@ class LlamaCppEngine:
                 f"the context holds {self._n_ctx}"
             )
         self._check_ids(tokens)
-        stream_id = self._begin()
-        with StopWatcher(stop, self._abort.set) as watcher:
-            return self._prefill(stream_id, prompt, watcher)
+        return self._generation.feed(prompt, stop)
 
     def _check_prompt(self, prompt: list[int]) -> None:
-        self._open_context()
+        self._claims.open()
         if not prompt:
             raise InputError("there is nothing to continue: the prompt has no tokens")
         if len(prompt) >= self._n_ctx:
@@ -363,77 +242,6 @@ class LlamaCppEngine:
                 f"the vocabulary has 0 to {self._vocab.n_tokens - 1}"
             )
 
-    def _begin(self) -> int:
-        """Claim the context for a new stream; an older, unfinished one loses it."""
-        with self._lock:
-            self._open_context()
-            self._stream_id += 1
-            self._last_start = None
-            self._abort.clear()
-            return self._stream_id
-
-    def _claimed(self, stream_id: int) -> LlamaContext:
-        """The context, if this stream still owns it. The lock must be held."""
-        if self._context is None:
-            raise EngineError("the engine was closed before this stream ended")
-        if stream_id != self._stream_id:
-            raise EngineError("another stream was started on this engine before this one ended")
-        return self._context
-
-    def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
-        """Evaluate what of `prompt` is not cached yet, in steps. False if stopped on the way."""
-        done = 0
-        while True:
-            if watcher.stopped():
-                return False
-            with self._lock:
-                context = self._claimed(stream_id)
-                done = len(context.cached)
-                chunk = prompt[done : done + self._chunks.next_size(interruptible=watcher.active)]
-                t_ns = time.monotonic_ns()
-                code = context.evaluate(chunk)
-            if code == ABORTED and self._is_to_repeat(context, watcher):
-                continue
-            if code != OK:
-                return self._stopped_or_raise(code, len(chunk), watcher)
-            self._chunks.measured(len(chunk), (time.monotonic_ns() - t_ns) / 1e9)
-            if done + len(chunk) == len(prompt):
-                return True
-
-    def _step(
-        self, stream_id: int, tokens: list[int], guesser: Guesser | None, watcher: StopWatcher
-    ) -> bool:
-        """Evaluate one generated token, and guesses behind it. False if stopped meanwhile."""
-        while True:
-            t_ns = time.monotonic_ns()
-            with self._lock:
-                context = self._claimed(stream_id)
-                if len(tokens) == 1:
-                    code = context.evaluate_one(tokens[0])
-                else:
-                    code = context.evaluate(tokens, guesses=True)
-            if code != ABORTED or not self._is_to_repeat(context, watcher):
-                break
-        if code != OK:
-            return self._stopped_or_raise(code, len(tokens), watcher)
-        if guesser is not None:
-            guesser.stepped(tokens[1:], (time.monotonic_ns() - t_ns) / 1e9)
-        return True
-
-    def _is_to_repeat(self, context: LlamaContext, watcher: StopWatcher) -> bool:
-        """Whether an aborted step was only given up to be done by fewer threads. A stop that came
-        meanwhile was cleared with the abort flag, so that it has to be asked for again.
-        """
-        return context.was_given_up() and not self._is_closing and not watcher.stopped()
-
-    def _stopped_or_raise(self, code: int, n_tokens: int, watcher: StopWatcher) -> bool:
-        if code == ABORTED:
-            if watcher.error is not None:
-                raise watcher.error
-            return False
-        reason = "found no room in the KV cache" if code == NO_SLOT else f"failed (code {code})"
-        raise library.engine_error(f"llama.cpp {reason} while evaluating {n_tokens} tokens")
-
     # ---- logits -------------------------------------------------------------------------------
 
     def logits(
@@ -443,13 +251,13 @@ class LlamaCppEngine:
         from edge.engines.llama_logits import logits_of  # brings numpy
 
         ids = list(tokens)
-        self._open_context()
+        self._claims.open()
         if not ids or len(ids) > self._n_ctx:
             raise InputError(f"logits of {len(ids)} tokens; the context holds 1 to {self._n_ctx}")
         self._check_ids(ids)
-        stream_id = self._begin()
-        with self._lock:
-            context = self._claimed(stream_id)
+        stream_id = self._generation.begin()
+        with self._claims.lock:
+            context = self._claims.of(stream_id)
             context.truncate(0)
             return logits_of(
                 self._lib,
@@ -457,7 +265,7 @@ class LlamaCppEngine:
                 self._path.name,
                 ids,
                 self._settings,
-                self._abort,
+                context.abort,
                 progress,
             )
 
@@ -467,8 +275,8 @@ class LlamaCppEngine:
         self, path: Path, n_tokens: int | None = None, *, max_bytes: int | None = None
     ) -> int:
         path = Path(path)
-        with self._lock:
-            context = self._open_context()
+        with self._claims.lock:
+            context = self._claims.open()
             keep = count_to_save(n_tokens, len(context.cached))
             with context.cut_for_now(keep, path.parent):
                 write_state(
@@ -482,8 +290,8 @@ class LlamaCppEngine:
             return keep
 
     def restore_prefix(self, path: Path) -> int:
-        with self._lock:
-            context = self._open_context()
+        with self._claims.lock:
+            context = self._claims.open()
             with mapped_state(Path(path), self._identity(), self._n_ctx) as (tokens, state):
                 if not context.load(state, tokens):
                     raise library.engine_error(f"llama.cpp could not load the state in {path}")
@@ -504,19 +312,19 @@ class LlamaCppEngine:
         }
 
     def reusable(self, tokens: Sequence[int]) -> int:
-        with self._lock:
-            return self._open_context().reusable(tokens)
+        with self._claims.lock:
+            return self._claims.open().reusable(tokens)
 
     def reset(self) -> None:
-        with self._lock:
-            self._open_context().truncate(0)
+        with self._claims.lock:
+            self._claims.open().truncate(0)
 
     def _build(self) -> str:
         """The library's own version; the package's stands beside it, for it is the finer one."""
         return f"{self._lib.llama_version().decode('utf-8', 'replace')}/{library.version()}"
 
     def describe(self) -> EngineInfo:
-        lib, context = self._lib, self._open_context()
+        lib, context, gain = self._lib, self._claims.open(), self._generation.gain
         return EngineInfo(
             name=NAME,
             version=library.version(),
@@ -540,17 +348,13 @@ class LlamaCppEngine:
                 "can_close": bool(self._vocab.end_tokens),
                 "can_abort_prefill": True,
                 "n_draft": context.n_draft,
-                "n_draft_steps": 0 if self._gain is None else self._gain.n_made,
-                "draft_gain": None if self._gain is None else self._gain.value,
+                "n_draft_steps": 0 if gain is None else gain.n_made,
+                "draft_gain": None if gain is None else gain.value,
                 "can_save_prefix": True,
                 "gpu_offload": bool(lib.llama_supports_gpu_offload()),
                 "cpu_features": library.cpu_features(lib),
             },
         )
-
-
-def _last(text: TextStream, reason: FinishReason) -> TokenEvent:
-    return TokenEvent(None, text.flush(), time.monotonic_ns(), reason)
 
 
 def count_nodes(header: GgufHeader) -> int:

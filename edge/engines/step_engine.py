@@ -7,20 +7,19 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from edge.engines.abort import StopWatcher
+from edge.engines.claims import Claims
+from edge.engines.decoder import Decoder, SavableDecoder
 from edge.engines.hf_tokenizer import HfTokenizer
 from edge.engines.kv_state import count_to_save, mapped_state, write_state
-from edge.engines.numpy_sampler import NumpyCloser, NumpySampler
 from edge.engines.settings import EngineSettings
-from edge.engines.text_stream import TextStream
+from edge.engines.step_generation import StepGeneration
 from edge.errors import (
     EngineError,
     InputError,
@@ -30,66 +29,11 @@ from edge.errors import (
 )
 from edge.types import (
     EngineInfo,
-    FinishReason,
     GenerationConfig,
     Message,
     StreamStart,
     TokenEvent,
 )
-
-#: What may run without looking up, so that a stop is honoured within 50 ms: a whole step, or a node
-#: of one where steps can be cancelled.
-_STEP_BUDGET_S = 0.040
-
-
-class Runner(Protocol):
-    """What runs a decoder's steps. `can_cancel`: a step in progress can be ended from outside."""
-
-    @property
-    def can_cancel(self) -> bool: ...
-    def cancel(self) -> None:
-        """End the step in progress and those after it, where `can_cancel`; from any thread."""
-
-    def allow(self) -> None:
-        """Take `cancel` back."""
-
-    def close(self) -> None:
-        """Free everything."""
-
-
-class Decoder(Protocol):
-    """Tokens in, logits out. `cached` are the tokens that the KV cache holds, in order; `logits` is
-    float32 [n_logits] after the last one, a view that the next step overwrites. See
-    `signature_decoder.SignatureDecoder` for the methods.
-    """
-
-    cached: list[int]
-
-    @property
-    def graph(self) -> Runner: ...
-    @property
-    def n_ctx(self) -> int: ...
-    @property
-    def n_logits(self) -> int: ...
-    @property
-    def lengths(self) -> tuple[int, ...]: ...
-    @property
-    def logits(self) -> Any: ...
-    def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool: ...
-    def decode(self, token: int) -> bool: ...
-    def keep_prefix(self, prompt: Sequence[int]) -> int: ...
-    def reusable(self, prompt: Sequence[int]) -> int: ...
-    def truncate(self, keep: int) -> None: ...
-
-
-@runtime_checkable
-class SavableDecoder(Decoder, Protocol):
-    """A decoder whose memory can be read and written; `kv` are its KV tensors by name."""
-
-    @property
-    def kv(self) -> dict[str, Any]: ...
-    def kv_slices(self, n_tokens: int) -> list[Any]: ...
-    def kv_replaced(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -122,10 +66,8 @@ class StepEngine:
         tokenizer knows ids that the model does not.
         """
         self._graph = decoder.graph
-        self._decoder: Decoder | None = decoder
         self._tokenizer, self._identity, self._settings = tokenizer, identity, settings
         self._n_threads = n_threads
-        self._lock = threading.Lock()  # held while the graph runs
         self._n_ctx = choose_n_ctx(decoder.n_ctx, settings.n_ctx, identity.model_name)
         if tokenizer.n_tokens > decoder.n_logits:
             raise UnsupportedModelError(
@@ -134,20 +76,23 @@ class StepEngine:
             )
         # A vocabulary padded for speed has logits that stand for nothing.
         self._n_vocab = tokenizer.n_tokens
-        self._closer = NumpyCloser(tokenizer)
-        self._stream_id = 0
-        self._last_start: StreamStart | None = None
+        graph = self._graph
+
+        def release() -> None:
+            graph.close()
+            give_back_memory()
+
+        self._claims: Claims[Decoder] = Claims(
+            decoder, interrupt=graph.cancel, allow=graph.allow, release=release
+        )
+        stop_texts = identity.stop_texts
+        self._generation = StepGeneration(self._claims, tokenizer, stop_texts, self._n_ctx)
 
     # ---- close --------------------------------------------------------------------------------
 
     def close(self) -> None:
         """Free the engine's memory. Calling it twice, or during a stream, is fine."""
-        self._graph.cancel()
-        with self._lock:
-            if self._decoder is not None:
-                self._decoder = None
-                self._graph.close()
-                give_back_memory()
+        self._claims.close()
 
     def __enter__(self) -> StepEngine:
         return self
@@ -160,20 +105,11 @@ class StepEngine:
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if hasattr(self, "_last_start"):
-            self.close()
-
     def _savable(self) -> SavableDecoder:
-        decoder = self._open_decoder()
+        decoder = self._claims.open()
         if not isinstance(decoder, SavableDecoder):
             raise UnsupportedModelError(f"the engine {self._identity.name} cannot save a KV state")
         return decoder
-
-    def _open_decoder(self) -> Decoder:
-        if self._decoder is None:
-            raise EngineError("the engine is closed")
-        return self._decoder
 
     # ---- text ---------------------------------------------------------------------------------
 
@@ -190,11 +126,11 @@ class StepEngine:
         return len(self.tokenize(text))
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        self._open_decoder()
+        self._claims.open()
         return self._tokenizer.tokenize(text, special=special)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        self._open_decoder()
+        self._claims.open()
         return self._tokenizer.detokenize(tokens)
 
     def prompt(self, text: str) -> list[int]:
@@ -207,7 +143,7 @@ class StepEngine:
         """Raises UnsupportedModelError if the model has no chat template."""
         from edge.template import render  # brings jinja2: only who chats pays for it
 
-        self._open_decoder()
+        self._claims.open()
         tokenizer = self._tokenizer
         if not tokenizer.template:
             raise UnsupportedModelError(
@@ -238,67 +174,15 @@ class StepEngine:
         t_start_ns = time.monotonic_ns()
         prompt = list(tokens)
         self._check_prompt(prompt)
-        return self._generate(prompt, config, stop, t_start_ns)
+        return self._generation.stream(prompt, config, stop, t_start_ns)
 
     @property
     def last_start(self) -> StreamStart | None:
-        return self._last_start
+        return self._generation.last_start
 
     @property
     def threads_now(self) -> int:
         return self._n_threads
-
-    def _generate(
-        self,
-        prompt: list[int],
-        config: GenerationConfig,
-        stop: Callable[[], bool] | None,
-        t_start_ns: int,
-    ) -> Iterator[TokenEvent]:
-        stream_id = self._begin()
-        tokenizer, n_vocab, n_out = self._tokenizer, self._n_vocab, 0
-        stops = config.stop if config.ignore_eos else (*config.stop, *self._identity.stop_texts)
-        text, sampler = TextStream(stops), NumpySampler(config, prompt)
-        with StopWatcher(stop, self._graph.cancel) as watcher:
-            with self._lock:
-                n_reused = self._claimed(stream_id).keep_prefix(prompt)
-            if not self._prefill(stream_id, prompt, watcher):
-                yield _last(text, "aborted")
-                return
-            t_ns = t_prefill_ns = time.monotonic_ns()
-            self._last_start = StreamStart(len(prompt), n_reused, t_start_ns, t_prefill_ns)
-            while True:
-                with self._lock:
-                    decoder = self._claimed(stream_id)
-                    pressure = config.pressure() if config.pressure else 0.0
-                    logits = decoder.logits[:n_vocab]
-                    if pressure > 0 and self._closer.can_close:
-                        token = self._closer.sample(logits, pressure)
-                    else:
-                        token = sampler.sample(logits)
-                    n_cached = len(decoder.cached)
-                t_before_ns, t_ns = t_ns, time.monotonic_ns()
-                if not config.ignore_eos and tokenizer.is_eog(token):
-                    yield TokenEvent(None, text.flush(), t_ns, "stop")
-                    return
-                n_out += 1
-                shown = text.push(tokenizer.piece(token))
-                finish: FinishReason | None = None
-                if text.stopped:
-                    finish = "stop"
-                elif n_out == config.max_tokens:
-                    finish = "length"
-                elif n_cached >= self._n_ctx:
-                    finish = "context"
-                if finish is not None:
-                    yield TokenEvent(token, shown + text.flush(), t_ns, finish)
-                    return
-                yield TokenEvent(token, shown, t_ns)
-                if n_out > 1:
-                    watcher.expect((t_ns - t_before_ns) / 1e9)
-                if watcher.stopped() or not self._step(stream_id, token, watcher):
-                    yield _last(text, "aborted")
-                    return
 
     def feed(self, tokens: Sequence[int], stop: Callable[[], bool] | None = None) -> bool:
         """Evaluate `tokens` behind what the cache holds and sample nothing: warms a prefix up, and
@@ -306,7 +190,7 @@ class StepEngine:
 
         Raises InputError if they are none or leave the context.
         """
-        have = self._open_decoder().cached
+        have = self._claims.open().cached
         prompt = [*have, *tokens]
         if not tokens or len(prompt) > self._n_ctx:
             raise InputError(
@@ -314,12 +198,10 @@ class StepEngine:
                 f"the context holds {self._n_ctx}"
             )
         self._check_ids(tokens)
-        stream_id = self._begin()
-        with StopWatcher(stop, self._graph.cancel) as watcher:
-            return self._prefill(stream_id, prompt, watcher)
+        return self._generation.feed(prompt, stop)
 
     def _check_prompt(self, prompt: list[int]) -> None:
-        self._open_decoder()
+        self._claims.open()
         if not prompt:
             raise InputError("there is nothing to continue: the prompt has no tokens")
         if len(prompt) >= self._n_ctx:
@@ -338,51 +220,6 @@ class StepEngine:
                 f"the vocabulary has 0 to {self._n_vocab - 1}"
             )
 
-    def _begin(self) -> int:
-        """Claim the cache for a new stream; an older, unfinished one loses it."""
-        with self._lock:
-            self._open_decoder()
-            self._stream_id += 1
-            self._last_start = None
-            self._graph.allow()
-            return self._stream_id
-
-    def _claimed(self, stream_id: int) -> Decoder:
-        """The decoder, if this stream still owns it. The lock must be held."""
-        if self._decoder is None:
-            raise EngineError("the engine was closed before this stream ended")
-        if stream_id != self._stream_id:
-            raise EngineError("another stream was started on this engine before this one ended")
-        return self._decoder
-
-    def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
-        """Evaluate what of `prompt` is not cached yet, in steps. False if stopped on the way."""
-        budget_s = _STEP_BUDGET_S if watcher.active else None
-        while True:
-            if watcher.stopped():
-                return False
-            with self._lock:
-                decoder = self._claimed(stream_id)
-                done = len(decoder.cached)
-                if done == len(prompt) - 1:
-                    break
-                ok = decoder.prefill(prompt[done:-1], budget_s=budget_s)
-            if not ok:
-                return self._stopped(watcher)
-        # Its logits are wanted, and only decode gives them.
-        return self._step(stream_id, prompt[-1], watcher)
-
-    def _step(self, stream_id: int, token: int, watcher: StopWatcher) -> bool:
-        """Evaluate one token. False if stopped meanwhile."""
-        with self._lock:
-            ok = self._claimed(stream_id).decode(token)
-        return ok or self._stopped(watcher)
-
-    def _stopped(self, watcher: StopWatcher) -> bool:
-        if watcher.error is not None:
-            raise watcher.error
-        return False
-
     # ---- logits -------------------------------------------------------------------------------
 
     def logits(
@@ -394,26 +231,26 @@ class StepEngine:
         import numpy as np
 
         ids = list(tokens)
-        self._open_decoder()
+        self._claims.open()
         if not ids or len(ids) > self._n_ctx:
             raise InputError(f"logits of {len(ids)} tokens; the context holds 1 to {self._n_ctx}")
         self._check_ids(ids)
-        stream_id = self._begin()
+        stream_id = self._generation.begin()
         found = np.empty((len(ids), self._n_vocab), np.float32)
         self.reset()
         try:
             for i, token in enumerate(ids):
-                with self._lock:
-                    decoder = self._claimed(stream_id)
+                with self._claims.lock:
+                    decoder = self._claims.of(stream_id)
                     if not decoder.decode(token):
                         raise EngineError("the engine was closed before its logits were known")
                     found[i] = decoder.logits[: self._n_vocab]
                 if progress is not None:
                     progress(i + 1, len(ids))
         finally:
-            with self._lock:
-                if self._decoder is not None:
-                    self._decoder.truncate(0)
+            with self._claims.lock:
+                if (held := self._claims.held) is not None:
+                    held.truncate(0)
         return found
 
     # ---- state --------------------------------------------------------------------------------
@@ -424,7 +261,7 @@ class StepEngine:
         """The used part of every KV tensor in order of name."""
         import numpy as np
 
-        with self._lock:
+        with self._claims.lock:
             decoder = self._savable()
             keep = count_to_save(n_tokens, len(decoder.cached))
             if keep and decoder.reusable([*decoder.cached[:keep], 0]) != keep:
@@ -451,7 +288,7 @@ class StepEngine:
     def restore_prefix(self, path: Path) -> int:
         import numpy as np
 
-        with self._lock:
+        with self._claims.lock:
             decoder = self._savable()
             with mapped_state(Path(path), self._state_identity(), self._n_ctx) as (tokens, state):
                 decoder.truncate(0)
@@ -484,15 +321,15 @@ class StepEngine:
         return "/".join(sorted(names.get(kind, kind) for kind in types))
 
     def reusable(self, tokens: Sequence[int]) -> int:
-        with self._lock:
-            return self._open_decoder().reusable(tokens)
+        with self._claims.lock:
+            return self._claims.open().reusable(tokens)
 
     def reset(self) -> None:
-        with self._lock:
-            self._open_decoder().truncate(0)
+        with self._claims.lock:
+            self._claims.open().truncate(0)
 
     def describe(self) -> EngineInfo:
-        decoder, identity = self._open_decoder(), self._identity
+        decoder, identity = self._claims.open(), self._identity
         return EngineInfo(
             name=identity.name,
             version=identity.version,
@@ -507,16 +344,12 @@ class StepEngine:
                 "prefill_lengths": list(decoder.lengths),
                 "n_vocab": self._n_vocab,
                 "n_logits": decoder.n_logits,
-                "can_close": self._closer.can_close,
+                "can_close": self._generation.closer.can_close,
                 "can_abort_prefill": True,
                 "aborts_inside_a_step": self._graph.can_cancel,
                 "can_save_prefix": True,
             },
         )
-
-
-def _last(text: TextStream, reason: FinishReason) -> TokenEvent:
-    return TokenEvent(None, text.flush(), time.monotonic_ns(), reason)
 
 
 def choose_n_ctx(exported: int, wanted: int | None, name: str) -> int:

@@ -26,6 +26,10 @@ def check_workload(record: Record) -> tuple[int, list[str]]:
                 wrong.append(f"request {number}: its tokens are not those of its trace")
             if row["met"] is not _is_met(row):
                 wrong.append(f"request {number}: met is {row['met']}, its times say otherwise")
+        for row in rows:
+            # Older records did not ask refused requests again.
+            if "rightly" in row and row["rightly"] is not (row["need_s"] > _limit_s(row)):
+                wrong.append(f"a refusal: rightly is {row['rightly']}, its time says otherwise")
         again = {"summary": summarize(rows), "by_task": by_task(rows)}
         figures = dict(_leaves(again))
         stored = dict(_leaves({key: section[key] for key in again}))
@@ -37,6 +41,11 @@ def check_workload(record: Record) -> tuple[int, list[str]]:
         return len(figures), wrong
     except (AssertionError, KeyError, TypeError, AttributeError, ValueError, ArithmeticError):
         return 0, ["the entry 'deadline' is not as edge bench writes it"]
+
+
+def _limit_s(row: Mapping[str, Any]) -> float:
+    limit: float = row["first_within_s"] if row["within_s"] is None else row["within_s"]
+    return limit
 
 
 def _is_met(row: Mapping[str, Any]) -> bool:

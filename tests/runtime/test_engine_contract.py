@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -415,6 +416,17 @@ def test_closed_engine_says_so(engine_name: str, models: Models) -> None:
         engine.tokenize("x")
     with pytest.raises(EngineError, match="closed"):
         next(stream)
+
+
+def test_a_stream_outlives_the_last_name_of_its_engine(engine_name: str, models: Models) -> None:
+    with opened(engine_name, models.random) as engine:
+        expected = greedy(engine, [BOS, 5], 6)
+    engine = opened(engine_name, models.random)
+    stream = engine.stream([BOS, 5], GenerationConfig(max_tokens=6, ignore_eos=True))
+    first = next(stream)
+    del engine
+    gc.collect()
+    assert ids([first, *stream]) == expected
 
 
 def test_memory_is_given_back(engine_name: str, models: Models) -> None:

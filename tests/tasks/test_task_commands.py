@@ -166,9 +166,18 @@ def test_requests_without_time_are_refused_and_counted(folder: Path, tmp_path: P
     record = json.loads(done.stdout.splitlines()[0])
     found = record["deadline"]["summary"]
     assert found["n_refused"] == 3 and found["hit_rate"] is None
-    assert "nearest feasible" in record["deadline"]["requests"][0]["why"]
+    rows = record["deadline"]["requests"]
+    assert "nearest feasible" in rows[0]["why"]
+    assert all(row["rightly"] and row["need_s"] > 0.001 for row in rows), "asked again"
+    assert found["refused_rightly_share"] == 1.0
     shown = CliRunner().invoke(report, [str(results)], catch_exceptions=False).output
-    assert "all 3 were refused" in shown
+    assert "all 3 were refused (100.0 % of them rightly)" in " ".join(shown.split())
+    forged = json.loads(results.read_text().splitlines()[0])
+    forged["deadline"]["requests"][1]["rightly"] = False
+    path = tmp_path / "forged.jsonl"
+    path.write_text(json.dumps(sealed(forged)) + "\n")
+    with pytest.raises(IntegrityError):
+        CliRunner().invoke(report, [str(path), "--verify"], catch_exceptions=False)
 
 
 def test_a_workload_larger_than_the_context_is_an_error_and_a_mix_says_what_it_left_out(

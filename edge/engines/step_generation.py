@@ -1,0 +1,135 @@
+"""Tokens in, tokens out, over a decoder: the prefill in steps, then a token at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from edge.engines.abort import StopWatcher
+from edge.engines.claims import Claims
+from edge.engines.decoder import Decoder
+from edge.engines.hf_tokenizer import HfTokenizer
+from edge.engines.numpy_sampler import NumpyCloser, NumpySampler
+from edge.engines.text_stream import TextStream
+from edge.types import FinishReason, GenerationConfig, StreamStart, TokenEvent
+
+#: What may run without looking up, so that a stop is honoured within 50 ms: a whole step, or a node
+#: of one where steps can be cancelled.
+_STEP_BUDGET_S = 0.040
+
+
+class StepGeneration:
+    """What an engine does with its decoder. `last_start` is of the newest stream, None before its
+    first token. `stop_texts` end an answer beside the tokens that do.
+    """
+
+    def __init__(
+        self,
+        claims: Claims[Decoder],
+        tokenizer: HfTokenizer,
+        stop_texts: tuple[str, ...],
+        n_ctx: int,
+    ) -> None:
+        self._claims, self._tokenizer, self._n_ctx = claims, tokenizer, n_ctx
+        self._stop_texts = stop_texts
+        self.closer = NumpyCloser(tokenizer)
+        self.last_start: StreamStart | None = None
+
+    def begin(self) -> int:
+        """Claim the decoder; returns the stream's number."""
+        stream_id = self._claims.begin()
+        self.last_start = None
+        return stream_id
+
+    def stream(
+        self,
+        prompt: list[int],
+        config: GenerationConfig,
+        stop: Callable[[], bool] | None,
+        t_start_ns: int,
+    ) -> Iterator[TokenEvent]:
+        """Answer a checked prompt; the time to the first token counts from `t_start_ns`."""
+        stream_id = self.begin()
+        tokenizer, n_vocab, n_out = self._tokenizer, self._tokenizer.n_tokens, 0
+        stops = config.stop if config.ignore_eos else (*config.stop, *self._stop_texts)
+        text, sampler = TextStream(stops), NumpySampler(config, prompt)
+        with StopWatcher(stop, self._claims.interrupt) as watcher:
+            with self._claims.lock:
+                n_reused = self._claims.of(stream_id).keep_prefix(prompt)
+            if not self._prefill(stream_id, prompt, watcher):
+                yield _last(text, "aborted")
+                return
+            t_ns = t_prefill_ns = time.monotonic_ns()
+            self.last_start = StreamStart(len(prompt), n_reused, t_start_ns, t_prefill_ns)
+            while True:
+                with self._claims.lock:
+                    decoder = self._claims.of(stream_id)
+                    pressure = config.pressure() if config.pressure else 0.0
+                    logits = decoder.logits[:n_vocab]
+                    if pressure > 0 and self.closer.can_close:
+                        token = self.closer.sample(logits, pressure)
+                    else:
+                        token = sampler.sample(logits)
+                    n_cached = len(decoder.cached)
+                t_before_ns, t_ns = t_ns, time.monotonic_ns()
+                if not config.ignore_eos and tokenizer.is_eog(token):
+                    yield TokenEvent(None, text.flush(), t_ns, "stop")
+                    return
+                n_out += 1
+                shown = text.push(tokenizer.piece(token))
+                finish: FinishReason | None = None
+                if text.stopped:
+                    finish = "stop"
+                elif n_out == config.max_tokens:
+                    finish = "length"
+                elif n_cached >= self._n_ctx:
+                    finish = "context"
+                if finish is not None:
+                    yield TokenEvent(token, shown + text.flush(), t_ns, finish)
+                    return
+                yield TokenEvent(token, shown, t_ns)
+                if n_out > 1:
+                    watcher.expect((t_ns - t_before_ns) / 1e9)
+                if watcher.stopped() or not self._step(stream_id, token, watcher):
+                    yield _last(text, "aborted")
+                    return
+
+    def feed(self, prompt: list[int], stop: Callable[[], bool] | None) -> bool:
+        """Evaluate what of a checked prompt is not cached yet, and sample nothing. False if `stop`
+        ended it.
+        """
+        stream_id = self.begin()
+        with StopWatcher(stop, self._claims.interrupt) as watcher:
+            return self._prefill(stream_id, prompt, watcher)
+
+    def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
+        """Evaluate what of `prompt` is not cached yet, in steps. False if stopped on the way."""
+        budget_s = _STEP_BUDGET_S if watcher.active else None
+        while True:
+            if watcher.stopped():
+                return False
+            with self._claims.lock:
+                decoder = self._claims.of(stream_id)
+                done = len(decoder.cached)
+                if done == len(prompt) - 1:
+                    break
+                ok = decoder.prefill(prompt[done:-1], budget_s=budget_s)
+            if not ok:
+                return self._stopped(watcher)
+        # Its logits are wanted, and only decode gives them.
+        return self._step(stream_id, prompt[-1], watcher)
+
+    def _step(self, stream_id: int, token: int, watcher: StopWatcher) -> bool:
+        """Evaluate one token. False if stopped meanwhile."""
+        with self._claims.lock:
+            ok = self._claims.of(stream_id).decode(token)
+        return ok or self._stopped(watcher)
+
+    def _stopped(self, watcher: StopWatcher) -> bool:
+        if watcher.error is not None:
+            raise watcher.error
+        return False
+
+
+def _last(text: TextStream, reason: FinishReason) -> TokenEvent:
+    return TokenEvent(None, text.flush(), time.monotonic_ns(), reason)
