@@ -116,7 +116,7 @@ if n_computed is not None:
     engine.feed([draw.randrange(n_vocab - 1) for _ in range(2)])
     # The library's own file of a sequence, which is made longer meanwhile.
     import ctypes
-    lib, context, file = engine._lib, engine._context, os.fsencode(path + ".state")
+    lib, context, file = engine._lib, engine._claims.open(), os.fsencode(path + ".state")
     tokens = (lib.llama_token * len(context.cached))(*context.cached)
     assert lib.llama_state_seq_save_file(context.handle, file, 0, tokens, len(tokens))
     stage("saved")
@@ -134,10 +134,10 @@ if n_computed is not None:
 engine.feed([draw.randrange(n_vocab - 1) for _ in range(n_fill)])
 stage("full")
 config = GenerationConfig(max_tokens=4, temperature=0.8, seed=1, ignore_eos=True)
-prompt = list(engine._context.cached) + [1]
+prompt = list(engine._claims.open().cached) + [1]
 for event in engine.stream(prompt, config):
     pass
-stage(f"answered {len(engine._context.cached)}")
+stage(f"answered {len(engine._claims.open().cached)}")
 """
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
