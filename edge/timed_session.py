@@ -34,7 +34,7 @@ from edge.units import format_seconds
 
 #: The answer is led to its end over this share of the tokens there is time for, at most so many.
 _CLOSE_SHARE, _CLOSE_MOST, _CLOSE_LEAST = 0.1, 24, 3
-#: The tokens to come may be so much slower than those that came.
+#: The tokens to come may take so many times as long as those that came.
 _SLOWER = 1.1
 #: A request is refused if it needs so many times what is allowed.
 _SURELY = 1.05
