@@ -34,6 +34,7 @@ ORDER = (
     ("engines", "deadline"),
     ("states",),
     ("session", "tasks"),
+    ("admission",),
     ("timed_session",),
     ("timed_open",),
     ("model_options", "chat_stats", "chat", "run", "bench", "report"),
