@@ -41,8 +41,8 @@ _LEARN_EVERY, _LEARN_NS = 32, 100 * 10**6
 class TimedSession(Admission):
     """One conversation with budgets. Not for two threads at once.
 
-    `times`, `raw` and `cold` are as `Admission` says; `small` is a session of a smaller model, which
-    answers what this one would refuse.
+    `times`, `raw` and `cold` are as `Admission` says; `small` is a session of a smaller model,
+    which answers what this one would refuse.
     """
 
     def __init__(
