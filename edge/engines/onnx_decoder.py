@@ -69,7 +69,7 @@ class OnnxGraph:
         except GenaiError as error:
             # The words as well as our mark: `allow` of a stream that begins may take the mark back
             # between the two halves of a `cancel` on another thread.
-            if self._cancelled or "terminate flag" in str(error):
+            if self._cancelled or "terminate" in str(error).lower():
                 return False
             raise EngineError(f"onnxruntime-genai failed: {printable(str(error), 400)}") from None
 

@@ -1,0 +1,36 @@
+"""A cancelled run is no failure, however the cancel and what takes it back fall together."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from edge.engines.onnx_decoder import OnnxDecoder
+from edge.engines.step_engine import StepEngine
+from edge.types import GenerationConfig
+
+from .conftest import is_installed, opened
+from .engine_models import ModelShelf
+from .tiny_gguf import BOS
+
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine-onnx")]
+
+
+def test_the_librarys_own_words_are_understood(model_shelf: ModelShelf) -> None:
+    """Our mark is taken back by a stream that begins while another thread is half through its
+    `cancel`; then only the library knows.
+    """
+    if not is_installed("onnx"):
+        assert not os.environ.get("CI"), "CI must run this test"
+        pytest.skip("onnx is not installed")
+    with opened("onnx", model_shelf["onnx"].random) as engine:
+        assert isinstance(engine, StepEngine)
+        decoder = engine._claims.open()
+        assert isinstance(decoder, OnnxDecoder)
+        stream = engine.stream([BOS, 5], GenerationConfig(max_tokens=9, ignore_eos=True))
+        next(stream)
+        decoder.graph._option(b"1")
+        assert [event.finish_reason for event in stream][-1] == "aborted"
+        again = list(engine.stream([BOS, 5], GenerationConfig(max_tokens=3, ignore_eos=True)))
+        assert again[-1].finish_reason == "length", "and the next one runs"
