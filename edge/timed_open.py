@@ -103,10 +103,7 @@ class TimedModel:
         if found is None:
             return None
         path, plan = found
-        settings = EngineSettings.from_plan(plan).replace(
-            check_vocabulary=False, flash_attn="quicker"
-        )
-        engine = open_engine(plan.engine, path, settings)
+        engine = open_engine(plan.engine, path, EngineSettings.to_use(plan))
         store, times = timed(f"{model_identity(opened)} small", engine, prior_of_plan(plan))
         session = TimedSession(engine, times, cold=False)
         self._small = store, session

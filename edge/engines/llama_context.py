@@ -55,7 +55,6 @@ class LlamaContext:
         adapt = adapt_threads and not lib.llama_supports_gpu_offload()
         most = max(self.n_threads, self.n_threads_batch)
         self._governor = ThreadGovernor(most) if adapt and most > 1 else None
-        self.adapts_threads = self._governor is not None
         self.threads_now = most
         self._memory = lib.llama_get_memory(handle)
         self._n_swa = int(lib.llama_model_n_swa(model))
@@ -102,6 +101,11 @@ class LlamaContext:
         except BaseException:
             lib.llama_model_free(model)
             raise
+
+    @property
+    def adapts_threads(self) -> bool:
+        """Whether the number of threads may change between steps."""
+        return self._governor is not None
 
     def free(self) -> None:
         self._lib.llama_free(self.handle)

@@ -21,7 +21,7 @@ from edge.engines.fit import available_bytes, check_fits, estimate_bytes, most_h
 from edge.engines.kv_state import count_to_save, fingerprint, mapped_state, write_state
 from edge.engines.llama_checks import check_graph, check_layers, check_tokens_unique
 from edge.engines.llama_context import LlamaContext
-from edge.engines.llama_generation import Generation
+from edge.engines.llama_generation import LlamaGeneration
 from edge.engines.llama_vocab import Vocab
 from edge.engines.settings import DEFAULT_N_CTX, EngineSettings
 from edge.errors import (
@@ -71,7 +71,7 @@ class LlamaCppEngine:
             shared=context.adapts_threads,
             tile=UNFUSED_TILE if settings.flash_attn == "off" else TILE,
         )
-        self._generation = Generation(lib, self._claims, self._vocab, chunks, self._n_ctx)
+        self._generation = LlamaGeneration(lib, self._claims, self._vocab, chunks, self._n_ctx)
         self._fingerprint: str | None = None
 
     # ---- open and close -----------------------------------------------------------------------

@@ -10,28 +10,26 @@ from typing import Any
 from edge.engines import llama_library as library
 from edge.engines.abort import ChunkSizer, StopWatcher
 from edge.engines.claims import Claims
+from edge.engines.generation import Generation, aborted, stopped
 from edge.engines.llama_closing import Closer
 from edge.engines.llama_context import ABORTED, NO_SLOT, OK, LlamaContext
 from edge.engines.llama_sampler import Sampler
 from edge.engines.llama_vocab import Vocab
 from edge.engines.lookup import Gain, Guesser
 from edge.engines.text_stream import TextStream
-from edge.types import FinishReason, GenerationConfig, StreamStart, TokenEvent
+from edge.types import GenerationConfig, StreamStart, TokenEvent
 
 
-class Generation:
-    """What an engine does with its context. `last_start` is of the newest stream, None before its
-    first token.
-    """
+class LlamaGeneration(Generation[LlamaContext]):
+    """llama.cpp's, on a context."""
 
     def __init__(
         self, lib: Any, claims: Claims[LlamaContext], vocab: Vocab, chunks: ChunkSizer, n_ctx: int
     ) -> None:
-        self._lib, self._claims, self._vocab, self._chunks = lib, claims, vocab, chunks
-        self._n_ctx = n_ctx
+        super().__init__(claims, n_ctx)
+        self._lib, self._vocab, self._chunks = lib, vocab, chunks
         n_draft = claims.open().n_draft
         self.gain = Gain(n_draft) if n_draft else None
-        self.last_start: StreamStart | None = None
         self._is_streaming = False
 
     @property
@@ -41,12 +39,6 @@ class Generation:
         if not self._is_streaming:
             context.stream_begins()
         return context.threads_now
-
-    def begin(self) -> int:
-        """Claim the context; returns the stream's number."""
-        stream_id = self._claims.begin()
-        self.last_start = None
-        return stream_id
 
     def stream(
         self,
@@ -69,7 +61,7 @@ class Generation:
             with self._claims.lock:
                 n_reused = self._claims.of(stream_id).keep_prefix(prompt)
             if not self._prefill(stream_id, prompt, watcher):
-                yield _last(text, "aborted")
+                yield aborted(text)
                 return
             t_ns = t_prefill_ns = time.monotonic_ns()
             self.last_start = StreamStart(len(prompt), n_reused, t_start_ns, t_prefill_ns)
@@ -97,13 +89,7 @@ class Generation:
                     return
                 n_out += 1
                 shown = text.push(piece)
-                finish: FinishReason | None = None
-                if text.stopped:
-                    finish = "stop"
-                elif n_out == config.max_tokens:
-                    finish = "length"
-                elif n_cached >= self._n_ctx:
-                    finish = "context"
+                finish = self._finish(text, n_out, n_cached, config)
                 if finish is not None:
                     yield TokenEvent(token, shown + text.flush(), t_ns, finish)
                     return
@@ -111,7 +97,7 @@ class Generation:
                 if n_out > 1:
                     watcher.expect((t_ns - t_before_ns) / 1e9)
                 if watcher.stopped():
-                    yield _last(text, "aborted")
+                    yield aborted(text)
                     return
                 if is_cached:
                     continue
@@ -121,7 +107,7 @@ class Generation:
                     room = min(room, config.max_tokens - n_out - 1)
                 guesses = guesser.guess(room) if guesser is not None else []
                 if not self._step(stream_id, [token, *guesses], guesser, watcher):
-                    yield _last(text, "aborted")
+                    yield aborted(text)
                     return
 
     def _guesser(self, config: GenerationConfig, prompt: list[int]) -> Guesser | None:
@@ -144,16 +130,7 @@ class Generation:
             if (context := self._claims.held) is not None:
                 context.stream_ended()
 
-    def feed(self, prompt: list[int], stop: Callable[[], bool] | None) -> bool:
-        """Evaluate what of a checked prompt is not cached yet, and sample nothing. False if `stop`
-        ended it.
-        """
-        stream_id = self.begin()
-        with StopWatcher(stop, self._claims.interrupt) as watcher:
-            return self._prefill(stream_id, prompt, watcher)
-
     def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
-        """Evaluate what of `prompt` is not cached yet, in steps. False if stopped on the way."""
         done = 0
         while True:
             if watcher.stopped():
@@ -200,12 +177,6 @@ class Generation:
 
     def _stopped_or_raise(self, code: int, n_tokens: int, watcher: StopWatcher) -> bool:
         if code == ABORTED:
-            if watcher.error is not None:
-                raise watcher.error
-            return False
+            return stopped(watcher)
         reason = "found no room in the KV cache" if code == NO_SLOT else f"failed (code {code})"
         raise library.engine_error(f"llama.cpp {reason} while evaluating {n_tokens} tokens")
-
-
-def _last(text: TextStream, reason: FinishReason) -> TokenEvent:
-    return TokenEvent(None, text.flush(), time.monotonic_ns(), reason)

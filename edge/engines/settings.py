@@ -118,6 +118,13 @@ class EngineSettings:
             need_bytes=plan.peak_bytes,
         )
 
+    @classmethod
+    def to_use(cls, plan: Plan) -> EngineSettings:
+        """The settings that a bundle's model is used with: its plan's, attention computed as it is
+        quicker here, and no second look at a vocabulary that was looked at when it was built.
+        """
+        return cls.from_plan(plan).replace(check_vocabulary=False, flash_attn="quicker")
+
     def replace(self, **changes: Any) -> EngineSettings:
         """A copy with some fields changed; changes that are None are left out.
 

@@ -8,20 +8,19 @@ from collections.abc import Callable, Iterator
 from edge.engines.abort import StopWatcher
 from edge.engines.claims import Claims
 from edge.engines.decoder import Decoder
+from edge.engines.generation import Generation, aborted, stopped
 from edge.engines.hf_tokenizer import HfTokenizer
 from edge.engines.numpy_sampler import NumpyCloser, NumpySampler
 from edge.engines.text_stream import TextStream
-from edge.types import FinishReason, GenerationConfig, StreamStart, TokenEvent
+from edge.types import GenerationConfig, StreamStart, TokenEvent
 
 #: What may run without looking up, so that a stop is honoured within 50 ms: a whole step, or a node
 #: of one where steps can be cancelled.
 _STEP_BUDGET_S = 0.040
 
 
-class StepGeneration:
-    """What an engine does with its decoder. `last_start` is of the newest stream, None before its
-    first token. `stop_texts` end an answer beside the tokens that do.
-    """
+class StepGeneration(Generation[Decoder]):
+    """A decoder's. `stop_texts` end an answer beside the tokens that do."""
 
     def __init__(
         self,
@@ -30,16 +29,9 @@ class StepGeneration:
         stop_texts: tuple[str, ...],
         n_ctx: int,
     ) -> None:
-        self._claims, self._tokenizer, self._n_ctx = claims, tokenizer, n_ctx
-        self._stop_texts = stop_texts
+        super().__init__(claims, n_ctx)
+        self._tokenizer, self._stop_texts = tokenizer, stop_texts
         self.closer = NumpyCloser(tokenizer)
-        self.last_start: StreamStart | None = None
-
-    def begin(self) -> int:
-        """Claim the decoder; returns the stream's number."""
-        stream_id = self._claims.begin()
-        self.last_start = None
-        return stream_id
 
     def stream(
         self,
@@ -57,7 +49,7 @@ class StepGeneration:
             with self._claims.lock:
                 n_reused = self._claims.of(stream_id).keep_prefix(prompt)
             if not self._prefill(stream_id, prompt, watcher):
-                yield _last(text, "aborted")
+                yield aborted(text)
                 return
             t_ns = t_prefill_ns = time.monotonic_ns()
             self.last_start = StreamStart(len(prompt), n_reused, t_start_ns, t_prefill_ns)
@@ -77,13 +69,7 @@ class StepGeneration:
                     return
                 n_out += 1
                 shown = text.push(tokenizer.piece(token))
-                finish: FinishReason | None = None
-                if text.stopped:
-                    finish = "stop"
-                elif n_out == config.max_tokens:
-                    finish = "length"
-                elif n_cached >= self._n_ctx:
-                    finish = "context"
+                finish = self._finish(text, n_out, n_cached, config)
                 if finish is not None:
                     yield TokenEvent(token, shown + text.flush(), t_ns, finish)
                     return
@@ -91,19 +77,10 @@ class StepGeneration:
                 if n_out > 1:
                     watcher.expect((t_ns - t_before_ns) / 1e9)
                 if watcher.stopped() or not self._step(stream_id, token, watcher):
-                    yield _last(text, "aborted")
+                    yield aborted(text)
                     return
 
-    def feed(self, prompt: list[int], stop: Callable[[], bool] | None) -> bool:
-        """Evaluate what of a checked prompt is not cached yet, and sample nothing. False if `stop`
-        ended it.
-        """
-        stream_id = self.begin()
-        with StopWatcher(stop, self._claims.interrupt) as watcher:
-            return self._prefill(stream_id, prompt, watcher)
-
     def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
-        """Evaluate what of `prompt` is not cached yet, in steps. False if stopped on the way."""
         budget_s = _STEP_BUDGET_S if watcher.active else None
         while True:
             if watcher.stopped():
@@ -115,7 +92,7 @@ class StepGeneration:
                     break
                 ok = decoder.prefill(prompt[done:-1], budget_s=budget_s)
             if not ok:
-                return self._stopped(watcher)
+                return stopped(watcher)
         # Its logits are wanted, and only decode gives them.
         return self._step(stream_id, prompt[-1], watcher)
 
@@ -123,13 +100,4 @@ class StepGeneration:
         """Evaluate one token. False if stopped meanwhile."""
         with self._claims.lock:
             ok = self._claims.of(stream_id).decode(token)
-        return ok or self._stopped(watcher)
-
-    def _stopped(self, watcher: StopWatcher) -> bool:
-        if watcher.error is not None:
-            raise watcher.error
-        return False
-
-
-def _last(text: TextStream, reason: FinishReason) -> TokenEvent:
-    return TokenEvent(None, text.flush(), time.monotonic_ns(), reason)
+        return ok or stopped(watcher)

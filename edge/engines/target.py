@@ -46,12 +46,9 @@ def open_model(
     Raises what `open_bundle` and `open_engine` raise; InputError if the path is neither.
     """
     path = Path(path)
-    overrides = {"flash_attn": "quicker", **{k: v for k, v in overrides.items() if v is not None}}
     if path.is_dir():
         bundle = open_bundle(path, progress=progress)
-        settings = EngineSettings.from_plan(bundle.plan).replace(
-            check_vocabulary=False, **overrides
-        )
+        settings = EngineSettings.to_use(bundle.plan).replace(**overrides)
         name, model_path, engine_name = bundle.name, bundle.model_path, bundle.plan.engine
     else:
         if not path.exists():
@@ -61,7 +58,7 @@ def open_model(
                 f"{', '.join(known_suffixes())}",
             )
         bundle = None
-        settings = EngineSettings().replace(**overrides)
+        settings = EngineSettings(flash_attn="quicker").replace(**overrides)
         name, model_path, engine_name = path.stem, path, engine_of(path)
     engine = open_engine(engine_name, model_path, settings, progress=progress)
     return OpenModel(name, path, engine, settings, bundle)

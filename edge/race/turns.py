@@ -90,8 +90,8 @@ def take_turn(course: Course, tests: Sequence[Test], n_ctx: int) -> None:
 
 def ask(entrant: Entrant, n_ctx: int, job: dict[str, Any]) -> list[dict[str, Any]]:
     """Do one job in a new process and wait for all its answers."""
-    settings = EngineSettings.from_plan(entrant.bundle.plan).replace(
-        flash_attn="quicker", n_threads=entrant.n_threads, n_ctx=n_ctx, check_vocabulary=False
+    settings = EngineSettings.to_use(entrant.bundle.plan).replace(
+        n_threads=entrant.n_threads, n_ctx=n_ctx
     )
     request = {
         **job,

@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,18 +155,17 @@ class LocalFiles:
                 names = os.listdir(self._at(folder))
             except (FileNotFoundError, NotADirectoryError):
                 return {}
-            found = {name: _entry(self._at(folder) / name) for name in names}
-            return {name: entry for name, entry in found.items() if entry is not None}
+            return _entries({name: self._at(folder) / name for name in names})
 
     def tree(self, folder: str) -> dict[str, Entry]:
         top = self._at(folder)
         with self._errors():
-            found = {
-                (Path(here) / name).relative_to(top).as_posix(): _entry(Path(here) / name)
+            paths = [
+                Path(here) / name
                 for here, folders, files in os.walk(top)
                 for name in (*folders, *files)
-            }
-            return {name: entry for name, entry in found.items() if entry is not None}
+            ]
+            return _entries({path.relative_to(top).as_posix(): path for path in paths})
 
     def read(self, path: str, limit: int) -> bytes | None:
         with self._errors():
@@ -374,12 +373,17 @@ def _boot_id() -> str:
         return ""
 
 
-def _entry(path: Path) -> Entry | None:
-    """What a name stands for; None if it went away since its folder was read."""
-    try:
-        info = path.lstat()
-    except FileNotFoundError:
-        return None
+def _entries(paths: Mapping[str, Path]) -> dict[str, Entry]:
+    """What the paths stand for, without those that went away since their folder was read."""
+    found = {}
+    for name, path in paths.items():
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = _entry(path)
+    return found
+
+
+def _entry(path: Path) -> Entry:
+    info = path.lstat()
     if stat.S_ISREG(info.st_mode):
         return Entry("file", info.st_size)
     if stat.S_ISDIR(info.st_mode):
