@@ -10,10 +10,12 @@ search           look for the scale with the least square error (`onnx_worker.ro
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ else:  # pragma: no cover - the 3.10 backport has the same interface
 _FOLDER = Path(__file__).with_name("recipes") / "onnx"
 _SCHEME = {"bits": int, "block": int, "symmetric": bool, "search": bool}
 BLOCKS = (16, 32, 64, 128, 256)
+_LEAST_BLOCK = 32  # what is halved no further: smaller ones cost more than padding does
 #: MatMulNBits computes with int8 activations (4) or floats (1): docs/ContribOperators.md.
 INT8_ACTIVATIONS, FLOAT_ACTIVATIONS = 4, 1
 
@@ -40,6 +43,10 @@ class OnnxScheme:
     block: int = 32
     symmetric: bool = True
     search: bool = False
+
+    def fitting(self, n_columns: int) -> OnnxScheme:
+        """This scheme for rows of `n_columns` weights: see `fitting_block`."""
+        return dataclasses.replace(self, block=fitting_block(self.block, n_columns))
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8, 32):
@@ -74,6 +81,15 @@ class OnnxRecipe:
     def is_quantized(self) -> bool:
         return self.default.bits < 32
 
+    def scheme_of(self, origin: str) -> OnnxScheme:
+        """How a layer's matrix of that name in the checkpoint is stored: the rules speak of the
+        graph's names, where `model.layers.3.self_attn.q_proj.weight` is
+        `/model/layers.3/attn/q_proj/MatMul` (onnxruntime-genai's builder).
+        """
+        part = origin.removesuffix(".weight").replace(".", "/").replace("self_attn", "attn")
+        node = "/" + part.replace("layers/", "layers.") + "/MatMul"
+        return next((s for match, s in self.rules if fnmatchcase(node, match)), self.default)
+
     def to_worker(self, *, accuracy_level: int = INT8_ACTIVATIONS) -> dict[str, Any] | None:
         """As `converters.onnx_worker.graph.Recipe.from_dict` takes it; None for floats."""
         if not self.is_quantized:
@@ -86,6 +102,15 @@ class OnnxRecipe:
             "half_scales": True,
             "accuracy_level": accuracy_level,
         }
+
+
+def fitting_block(block: int, n_columns: int) -> int:
+    """`block`, or the largest one below it, down to 32, that divides a row; `block` where none does.
+    A last block that is not full is padding, and keeps ONNX Runtime on Arm from its faster kernels
+    (`UseKleidiAI` in mlas/lib/qnbitgemm_kernel_neon.cpp).
+    """
+    fits = (b for b in reversed(BLOCKS) if _LEAST_BLOCK <= b <= block and n_columns % b == 0)
+    return next(fits, block)
 
 
 @functools.cache

@@ -35,7 +35,7 @@ FORMATS: Mapping[str, Format] = {
             "llama.cpp: runs everywhere, maps its weights",
         ),
         Format(
-            "litertlm", "litert", "model.litertlm", "litert_int4_b32_best", ("litert_lm",),
+            "litertlm", "litert", "model.litertlm", "litert_int4_b128_best", ("litert_lm",),
             "litert-lm", "LiteRT-LM: fast prefill on CPUs with dot products; needs Armv8.1 atomics",
         ),
         Format(
@@ -44,7 +44,7 @@ FORMATS: Mapping[str, Format] = {
             "tflite-runtime or ai-edge-litert: the smallest installation, old boards too",
         ),
         Format(
-            "onnx", "onnx", "model.onnx", "onnx_int4_best", ("onnxruntime_genai",),
+            "onnx", "onnx", "model.onnx", "onnx_int4_b128", ("onnxruntime_genai",),
             "onnxruntime-genai", "ONNX Runtime: where a board's other networks run on it too",
         ),
     )

@@ -69,11 +69,13 @@ def _onnx(spec: ModelSpec, recipe_id: str) -> Iterator[StoredTensor]:
         if tensor.n_rows == 1:
             yield _stored(tensor, 32, 4 * tensor.n_elements)
             continue
-        scheme = recipe.default
         if tensor.name == "output.weight" or (tied and tensor.name == "token_embd.weight"):
             scheme = recipe.head
         elif tensor.name == "token_embd.weight":
             scheme = recipe.embedding
+        else:
+            scheme = recipe.scheme_of(tensor.origin)
+        scheme = scheme.fitting(tensor.n_per_row)
         yield _stored(tensor, scheme.bits, int(tensor.n_elements * scheme.bpw / 8))
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.network_worker.compare import compare_outputs
-from converters.onnx_worker.graph import Recipe, Scheme, quantize_graph
+from converters.onnx_recipe import OnnxScheme
+from converters.onnx_worker.graph import Recipe, quantize_graph
 from edge.bench.network_inputs import InputSpec, make_values, resolve_shapes
 
 #: Operators whose weights (by input) are stored in 8 bits; the axis of the output channels.
@@ -42,7 +43,7 @@ def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
     if model.graph.opset_imports.get("", 0) < _MIN_OPSET:
         model = _newer(source)
     gemm_to_matmul(model.graph)
-    scheme = Scheme(bits, _BLOCK, symmetric=bits == 8, search=bits == 4)
+    scheme = OnnxScheme(bits, _BLOCK, symmetric=bits == 8, search=bits == 4)
     report.say(f"storing weights in {bits} bits")
     counts = quantize_graph(
         model,

@@ -7,15 +7,16 @@ are stored in half precision, with a Cast in front that the runtime folds away w
 
 from __future__ import annotations
 
-import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from converters.onnx_recipe import OnnxScheme
 from converters.onnx_worker.rounding import Blocks, quantize
 
 _DOMAIN = "com.microsoft"
@@ -25,42 +26,32 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Scheme:
-    """How one matrix is stored."""
-
-    bits: int
-    block: int
-    symmetric: bool
-    search: bool
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """The part of a recipe that this pass needs; see `converters.recipes.onnx_recipe`."""
+    """The part of a recipe that this pass needs; see `converters.onnx_recipe`."""
 
-    default: Scheme
-    head: Scheme
-    embedding: Scheme
-    rules: tuple[tuple[str, Scheme], ...]
+    default: OnnxScheme
+    head: OnnxScheme
+    embedding: OnnxScheme
+    rules: tuple[tuple[str, OnnxScheme], ...]
     half_scales: bool
     accuracy_level: int
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
         return cls(
-            default=Scheme(**data["default"]),
-            head=Scheme(**data["head"]),
-            embedding=Scheme(**data["embedding"]),
-            rules=tuple((match, Scheme(**scheme)) for match, scheme in data["rules"]),
+            default=OnnxScheme(**data["default"]),
+            head=OnnxScheme(**data["head"]),
+            embedding=OnnxScheme(**data["embedding"]),
+            rules=tuple((match, OnnxScheme(**scheme)) for match, scheme in data["rules"]),
             half_scales=data["half_scales"],
             accuracy_level=data["accuracy_level"],
         )
 
-    def scheme(self, node: str) -> Scheme:
+    def scheme(self, node: str) -> OnnxScheme:
         """The scheme of the MatMul called `node` (`/model/layers.3/mlp/down_proj/MatMul`)."""
         if node == HEAD:
             return self.head
-        return next((s for match, s in self.rules if fnmatch.fnmatch(node, match)), self.default)
+        return next((s for match, s in self.rules if fnmatchcase(node, match)), self.default)
 
 
 def quantize_graph(
@@ -79,6 +70,7 @@ def quantize_graph(
         assert value is not None and value.const_value is not None and value.name is not None
         scheme, n_weights = recipe.scheme(node.name or ""), _n_weights(node)
         weights = np.asarray(value.const_value.numpy()).T
+        scheme = scheme.fitting(weights.shape[1])
         blocks = quantize(
             weights, bits=scheme.bits, block=scheme.block, symmetric=scheme.symmetric,
             search=scheme.search, half_scales=recipe.half_scales,
@@ -204,7 +196,7 @@ def _replace_embedding(
         kept = stored[tied.name]
     else:
         assert source.const_value is not None and source.name is not None
-        scheme = recipe.embedding
+        scheme = recipe.embedding.fitting(int(source.const_value.shape[1]))
         kept = _store(
             graph,
             source.name,
@@ -270,6 +262,6 @@ def _drop_unused(graph: ir.Graph) -> None:
         del graph.initializers[name]
 
 
-def _count(counts: dict[str, int], scheme: Scheme, n_weights: int) -> None:
+def _count(counts: dict[str, int], scheme: OnnxScheme, n_weights: int) -> None:
     kind = f"int{scheme.bits}_b{scheme.block}{'' if scheme.symmetric else '_asym'}"
     counts[kind] = counts.get(kind, 0) + n_weights

@@ -40,6 +40,10 @@ _STALE_S = 5.0
 # A step is stuck if it takes so many times what one like it took, and this long at least. Fewer
 # threads take at most twice as long, so that giving up later would cost more than it saves.
 _STUCK_TIMES, _STUCK_LEAST_S = 2.5, 0.05
+# Two threads on one core leave n of them n − 1 cores' time; one that shares its core with somebody
+# else's thread, which is no worse than doing without it, leaves n − ½. Nearer to the first than to
+# the second, a step is stuck as soon as it should have been done.
+_SURELY_STUCK_TIMES, _ONE_CORE = 1.25, 0.75
 # How fast it is forgotten what steps took, and the tokens that tell how long a prefill takes.
 _USUAL_STEP, _PREFILL_LEAST = 0.2, 8
 
@@ -123,11 +127,13 @@ class ThreadGovernor:
         usual_s = self._usual.get((self._n_step, self._n_tokens == 1))
         if usual_s is None:
             return False
-        passed_s = self._clock() - before[0]
-        if passed_s < max(_STUCK_LEAST_S, _STUCK_TIMES * usual_s * self._n_tokens):
+        passed_s, expected_s = self._clock() - before[0], usual_s * self._n_tokens
+        if passed_s < max(_STUCK_LEAST_S, _SURELY_STUCK_TIMES * expected_s):
             return False
         share = (self._cpu() - before[1]) / (passed_s * self._n_step)
-        return share < _CROWDED_SHARE and self._was_pushed()
+        late = passed_s >= _STUCK_TIMES * expected_s
+        least = _CROWDED_SHARE if late else 1 - _ONE_CORE / self._n_step
+        return share < least and self._was_pushed()
 
     def gave_up(self) -> int:
         """The step was given up because it was stuck; returns the threads to do it again with."""

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from converters.formats.table import FORMATS
+from converters.formats.weigh import weigh
 from converters.onnx_recipe import load_onnx_recipe
 from converters.sample import MODEL_DIR
+from converters.source.resolve import open_model
 from converters.target import onnx as target
 from edge.engines import EngineSettings, open_engine
 from edge.errors import DoesNotFitError, UsageError
@@ -25,7 +28,7 @@ Q4_0_BYTES = 2_271_648  # of the sample model, as edge build --recipe q4_0 makes
 @pytest.fixture(scope="module")
 def sample(request: pytest.FixtureRequest) -> Path:
     cache = request.config.cache.mkdir("edgekit-models")
-    return converted(MODEL_DIR, cache, "onnx_int4_b32", n_ctx=512)
+    return converted(MODEL_DIR, cache, "onnx_int4_b128", n_ctx=512)
 
 
 def test_size_context_and_stops(sample: Path) -> None:
@@ -39,8 +42,20 @@ def test_size_context_and_stops(sample: Path) -> None:
     assert model.ops["com.microsoft.GatherBlockQuantized"] == 1, "tied: one set of bytes"
     levels = {n.ints["accuracy_level"] for n in model.nodes if n.op_type == "MatMulNBits"}
     assert levels == {4}
+    bits = {n.name: n.ints["bits"] for n in model.nodes if n.op_type == "MatMulNBits"}
+    assert {name for name in bits if bits[name] == 8} == {
+        f"/model/layers.{i}/attn/qkv_proj/MatMul_Q8" for i in range(4)
+    }
     tables = [t.shape for t in model.tensors if "cos_cache" in t.name]
     assert tables == [(512, 32)], "the rotation is stored for the planned context only"
+
+
+def test_its_weights_are_as_large_as_predicted(sample: Path) -> None:
+    tensors = weigh(open_model("sample"), FORMATS["onnx"], "onnx_int4_b128").tensors
+    predicted = sum(tensor.n_bytes for tensor in tensors)
+    codes = (".weight", "_Q4", "_Q8", "_scales")
+    stored = sum(t.nbytes for t in read_onnx(sample).tensors if t.name.endswith(codes))
+    assert stored == pytest.approx(predicted, rel=0.001), "rules of a recipe count too"
 
 
 def test_tokenizer_is_the_checkpoints_own(sample: Path) -> None:
@@ -57,7 +72,7 @@ def test_it_answers(sample: Path) -> None:
         assert answer == {"do": "light.set", "room": "kitchen", "state": "on"}
         assert events[-1].finish_reason == "stop"
         info = engine.describe()
-        assert (info.quant, info.kv_type, info.n_ctx) == ("int4 b32", "f32", 512)
+        assert (info.quant, info.kv_type, info.n_ctx) == ("int4 b128", "f32", 512)
         assert info.details["can_abort_prefill"] and not info.details["can_save_prefix"]
     finally:
         engine.close()

@@ -76,6 +76,7 @@ def test_importance_moves_the_error_to_columns_that_matter_less() -> None:
 def test_recipes_are_data_that_is_checked() -> None:
     assert [r.id for r in list_onnx_recipes()] == [
         "onnx_f32", "onnx_int8", "onnx_int4_best", "onnx_int4_b32", "onnx_int4_rtn",
+        "onnx_int4_b128",
     ]  # fmt: skip
     assert load_onnx_recipe("INT4-B32").default.bpw == 4.625
     with pytest.raises(UsageError, match="onnx_int4_best"):
@@ -86,3 +87,17 @@ def test_recipes_are_data_that_is_checked() -> None:
         parse_onnx_recipe('id = "x"\nbits = 4\nserach = true', "x")
     rules = 'id = "x"\nbits = 4\n[[rules]]\nmatch = "*/down_proj/MatMul"\nbits = 8'
     assert parse_onnx_recipe(rules, "x").rules[0][1].bits == 8
+
+
+def test_rules_speak_of_matrices_by_the_names_of_the_graph() -> None:
+    recipe = load_onnx_recipe("onnx_int4_b128")
+    for name in ("q_proj", "k_proj", "v_proj", "qkv_proj"):
+        assert recipe.scheme_of(f"model.layers.11.self_attn.{name}.weight").bits == 8
+    for name in ("self_attn.o_proj", "mlp.down_proj", "mlp.gate_up_proj"):
+        assert recipe.scheme_of(f"model.layers.11.{name}.weight").bits == 4
+
+
+def test_a_block_gives_way_to_one_that_divides_the_row() -> None:
+    scheme = load_onnx_recipe("onnx_int4_b128").default
+    found = {n: scheme.fitting(n).block for n in (896, 576, 96, 80)}
+    assert found == {896: 128, 576: 64, 96: 32, 80: 128}, "80: none does, the last is padded"
