@@ -105,9 +105,9 @@ class OnnxRecipe:
 
 
 def fitting_block(block: int, n_columns: int) -> int:
-    """`block`, or the largest one below it, down to 32, that divides a row; `block` where none does.
-    A last block that is not full is padding, and keeps ONNX Runtime on Arm from its faster kernels
-    (`UseKleidiAI` in mlas/lib/qnbitgemm_kernel_neon.cpp).
+    """`block`, or the largest one below it, down to 32, that divides a row; `block` where none
+    does. A last block that is not full is padding, and keeps ONNX Runtime on Arm from its faster
+    kernels (`UseKleidiAI` in mlas/lib/qnbitgemm_kernel_neon.cpp).
     """
     fits = (b for b in reversed(BLOCKS) if _LEAST_BLOCK <= b <= block and n_columns % b == 0)
     return next(fits, block)
