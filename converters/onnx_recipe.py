@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -88,7 +88,7 @@ class OnnxRecipe:
         """
         part = origin.removesuffix(".weight").replace(".", "/").replace("self_attn", "attn")
         node = "/" + part.replace("layers/", "layers.") + "/MatMul"
-        return next((s for match, s in self.rules if fnmatchcase(node, match)), self.default)
+        return matching_scheme(node, self.rules, self.default)
 
     def to_worker(self, *, accuracy_level: int = INT8_ACTIVATIONS) -> dict[str, Any] | None:
         """As `converters.onnx_worker.graph.Recipe.from_dict` takes it; None for floats."""
@@ -102,6 +102,13 @@ class OnnxRecipe:
             "half_scales": True,
             "accuracy_level": accuracy_level,
         }
+
+
+def matching_scheme(
+    node: str, rules: Iterable[tuple[str, OnnxScheme]], default: OnnxScheme
+) -> OnnxScheme:
+    """The scheme of the first of `rules` whose pattern fits the node's name, or `default`."""
+    return next((scheme for match, scheme in rules if fnmatchcase(node, match)), default)
 
 
 def fitting_block(block: int, n_columns: int) -> int:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from edge.deadline.budget import Budget
+from edge.deadline.freezes import Freezes
 from edge.deadline.outcome import Adjustment
 from edge.deadline.request import Request
 from edge.deadline.shape import Shaper, Version
@@ -45,7 +46,10 @@ class Admission(Session):
         self._raw = raw
         self._cold = cold
         self._clock = clock
-        self._can_abort = bool(engine.describe().details.get("can_abort_prefill", False))
+        self._freezes = Freezes()
+        details = engine.describe().details
+        self._can_abort = bool(details.get("can_abort_prefill", False))
+        self._can_close = bool(details.get("can_close", False))
 
     def render(self, messages: list[Message]) -> list[int]:
         if self._raw:

@@ -83,7 +83,6 @@ class TimedModel:
         """
         self._store, times = timed(model_identity(opened), opened.engine, prior_of(opened))
         self._info = opened.engine.describe()
-        small = self._open_small(opened)
         self.session = TimedSession(
             opened.engine,
             times,
@@ -91,8 +90,8 @@ class TimedModel:
             states=None if raw else states_of(opened),
             raw=raw,
             cold=False,
-            small=small,
         )
+        self.session.small = self._open_small(opened)
         if not raw:
             self.session.render_check()  # brings the template engine, outside of any budget
 

@@ -15,20 +15,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator
 
 from edge.admission import Admission
 from edge.deadline.budget import Budget
-from edge.deadline.freezes import Freezes
 from edge.deadline.outcome import Adjustment, Outcome
 from edge.deadline.request import Request
 from edge.deadline.soft_end import SentenceHold
-from edge.deadline.time_model import TimeModel
 from edge.errors import DeadlineError
 from edge.live import watched
-from edge.states.store import StateStore
-from edge.types import Engine, GenerationConfig, Message, TokenEvent
+from edge.types import GenerationConfig, Message, TokenEvent
 
 #: The answer is led to its end over this share of the tokens there is time for, at most so many.
 _CLOSE_SHARE, _CLOSE_MOST, _CLOSE_LEAST = 0.1, 24, 3
@@ -41,29 +37,11 @@ _LEARN_EVERY, _LEARN_NS = 32, 100 * 10**6
 class TimedSession(Admission):
     """One conversation with budgets. Not for two threads at once.
 
-    `times`, `raw` and `cold` are as `Admission` says; `small` is a session of a smaller model,
-    which answers what this one would refuse.
+    `small` is a session of a smaller model, which answers what this one would refuse.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        times: TimeModel,
-        *,
-        system: str | None = None,
-        states: StateStore | None = None,
-        raw: bool = False,
-        cold: bool = True,
-        small: TimedSession | None = None,
-        clock: Callable[[], int] = time.monotonic_ns,
-    ) -> None:
-        super().__init__(
-            engine, times, system=system, states=states, raw=raw, cold=cold, clock=clock
-        )
-        self.last_outcome: Outcome | None = None
-        self._small = small
-        self._freezes = Freezes()
-        self._can_close = bool(engine.describe().details.get("can_close", False))
+    small: TimedSession | None = None
+    last_outcome: Outcome | None = None
 
     def ask_within(
         self,
@@ -88,9 +66,9 @@ class TimedSession(Admission):
         try:
             request = self.admit(asked, budget, config, received_ns, asked_ns)
         except DeadlineError as error:
-            if self._small is None:
+            if self.small is None:
                 raise
-            yield from self._ask_small(self._small, text, budget, config, stop, received_ns, error)
+            yield from self._ask_small(self.small, text, budget, config, stop, received_ns, error)
             return
         try:
             yield from self._answer(request, config, stop)
@@ -102,7 +80,7 @@ class TimedSession(Admission):
     @property
     def last_resort(self) -> TimedSession:
         """The session that is asked last: the smaller model's where there is one."""
-        return self._small or self
+        return self.small or self
 
     def _ask_small(
         self,

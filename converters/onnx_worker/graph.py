@@ -10,13 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from converters.onnx_recipe import OnnxScheme
+from converters.onnx_recipe import OnnxScheme, matching_scheme
 from converters.onnx_worker.rounding import Blocks, quantize
 
 _DOMAIN = "com.microsoft"
@@ -51,7 +50,7 @@ class Recipe:
         """The scheme of the MatMul called `node` (`/model/layers.3/mlp/down_proj/MatMul`)."""
         if node == HEAD:
             return self.head
-        return next((s for match, s in self.rules if fnmatchcase(node, match)), self.default)
+        return matching_scheme(node, self.rules, self.default)
 
 
 def quantize_graph(
