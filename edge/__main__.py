@@ -1,5 +1,5 @@
 """`python -m edge`: the `edge` command without its script on the PATH."""
 
-from edge.cli import main
+from edge.supervisor import main
 
 main()

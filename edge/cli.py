@@ -149,16 +149,21 @@ def errors_to_exit_code(as_json: bool) -> Iterator[None]:
         if os.environ.get("EDGE_TRACEBACK"):
             raise
         code, next_step = describe_error(error)
-        message = printable(str(error) or type(error).__name__, limit=2000)
-        if as_json:
-            import json
-
-            record = {"error": type(error).__name__, "message": message, "next_step": next_step}
-            click.echo(json.dumps(record))
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
-        if next_step:
-            click.echo(f"  next: {next_step}", err=True)
+        kind = type(error).__name__
+        print_error(kind, str(error) or kind, next_step, as_json=as_json)
         sys.exit(code)
+
+
+def print_error(kind: str, message: str, next_step: str | None, *, as_json: bool) -> None:
+    """Print an error and the next step on stderr; with `as_json` on stdout too, for machines."""
+    message = printable(message, limit=2000)
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"error": kind, "message": message, "next_step": next_step}))
+    click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
+    if next_step:
+        click.echo(f"  next: {next_step}", err=True)
 
 
 def describe_error(error: Exception) -> tuple[int, str | None]:
@@ -182,7 +187,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         # has gone (`edge … | head`) is click's own business: it leaves with 1, silently.
         code = edge.main(args=arguments, prog_name="edge", standalone_mode=False)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,6 +6,7 @@ or hide a line. Everything that steers a terminal, or reorders what is read, is 
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 import time
@@ -59,3 +60,9 @@ class ProgressLine:
         if self._shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
             self._shown = False
+
+
+@functools.cache
+def note_once(text: str) -> None:
+    """Write a note to stderr, the first time that this process has it to say."""
+    print(f"note: {terminal_safe(text)}", file=sys.stderr, flush=True)

@@ -27,7 +27,7 @@ NEVER_IN_EDGE = {"converters", "torch", "transformers", "gguf", "tokenizers", "s
 EXCEPT = {("edge/engines/hf_tokenizer.py", "tokenizers")}
 # Rooms of edge in the order in which they may know each other; earlier never imports later.
 ORDER = (
-    ("errors", "units", "entry_points", "child"),
+    ("errors", "units", "last_words", "entry_points", "child"),
     ("types", "atomic", "ggml_types", "filekind", "terminal", "interrupt", "line_reader", "live"),
     ("gguf", "onnx_file", "safetensors", "verified", "bundle", "trust", "quality_text", "probe"),
     ("template", "template_limits", "template_lint", "template_sandbox"),
@@ -44,6 +44,7 @@ ORDER = (
     ("slots",),
     ("flash",),
     ("cli",),
+    ("supervisor",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 

@@ -56,7 +56,7 @@ def own_wheel(extra: str) -> OwnWheel:
     files = package_files(Path(edge.__file__).parent)
     files |= package_files(Path(device_profiles.__file__).parent)
     info = {
-        "entry_points.txt": b"[console_scripts]\nedge = edge.cli:main\n",
+        "entry_points.txt": b"[console_scripts]\nedge = edge.supervisor:main\n",
         "licenses/LICENSE": read_license(distribution),
     }
     data = write_wheel(

@@ -93,6 +93,7 @@ class LlamaCppEngine:
             )
         check_layers(path, header)
         check_graph(path, header, settings.kv_type)
+        settings = library.choose_buffers(header, settings)
         if settings.check_vocabulary:
             check_tokens_unique(path)
         n_ctx = choose_n_ctx(header, settings)

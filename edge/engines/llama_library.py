@@ -15,9 +15,16 @@ import os
 import sys
 import types
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
+from edge.engines.settings import EngineSettings, default_threads
 from edge.errors import EngineError, EngineMissingError
+from edge.gguf import GgufHeader
+from edge.last_words import leave_words
+from edge.probe.ggml import library_name
+from edge.probe.proof import Failure, Proof, find_engine_folder, prove_once
+from edge.terminal import ProgressLine, note_once
 
 PACKAGE = "llama_cpp"
 PIP_LINE = "pip install 'edgekit[llama]'"
@@ -34,10 +41,12 @@ _NEWEST_SYMBOLS = ("llama_version", "llama_model_n_swa", "llama_vocab_is_eog")
 
 @functools.cache
 def load_library() -> Any:
-    """The module of declarations, with the library loaded, initialized and silenced.
+    """The module of declarations, with the library proved, loaded, initialized and silenced.
 
-    Raises EngineMissingError if the package or its library is absent, EngineError if too old.
+    Raises EngineMissingError if the package or its library is absent, EngineError if it is too old
+    or cannot run on this machine.
     """
+    check_loading(prove_engine())
     module = _import_declarations()
     missing = [name for name in _NEWEST_SYMBOLS if not hasattr(module, name)]
     if missing or not hasattr(module.llama_model_params, "load_mode"):
@@ -45,8 +54,64 @@ def load_library() -> Any:
             "the installed llama-cpp-python is too old for edgekit", next_step=f"{PIP_LINE} -U"
         )
     silence(module)
+    report_assertions()
     module.llama_backend_init()
     return module
+
+
+# ---- proof -------------------------------------------------------------------------------------
+
+
+@functools.cache
+def prove_engine() -> Proof:
+    """The proof of the installed library on this machine; made now if there is no stamp of one."""
+    folder = find_engine_folder()
+    if folder is None or os.name != "posix":
+        return Proof(0)
+    line = ProgressLine("checking the engine on this machine, once")
+    try:
+        return prove_once(folder, max(2, default_threads()), line)
+    finally:
+        line.close()
+
+
+def check_loading(proof: Proof) -> None:
+    """Raise EngineError where the library dies before its first kernel runs."""
+    for failure in proof.failures:
+        if failure.op == "load":
+            raise kernel_error([failure])
+
+
+def kernel_error(failures: Sequence[Failure]) -> EngineError:
+    """The error for a model that needs kernels which failed their proof."""
+    more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+    return EngineError(
+        f"the installed engine cannot compute this model on this machine: {failures[0]}{more}",
+        next_step="build the engine on this machine, from a checkout: scripts/build_engine; "
+        "on a board: edge build --with-engine",
+    )
+
+
+def choose_buffers(header: GgufHeader, settings: EngineSettings) -> EngineSettings:
+    """The settings with which a model runs on kernels that passed their proof.
+
+    Raises EngineError when a kernel failed that the model cannot do without.
+    """
+    proof, kv_type = prove_engine(), settings.kv_type.upper()
+    needs = {("cast", kv_type), ("attention", kv_type)}
+    for tensor in header.tensors:
+        needs |= {("product", tensor.type_name), ("rows", tensor.type_name)}
+        if len(tensor.dims) > 2:
+            needs.add(("experts", tensor.type_name))
+    if failed := proof.find_failures(needs, extra=False):
+        raise kernel_error(failed)
+    if not settings.repack or not (failed := proof.find_failures(needs, extra=True)):
+        return settings
+    note_once(
+        f"the engine's faster weight layouts fail on this machine ({failed[0]}); it runs without "
+        "them, with slower prefill"
+    )
+    return settings.replace(repack=False)
 
 
 def _import_declarations() -> Any:
@@ -127,6 +192,25 @@ def log_lines() -> list[str]:
 
 def clear_log() -> None:
     _log.clear()
+
+
+def report_assertions() -> None:
+    """Hand the words of a failed native assertion to the supervisor, in place of a raw line and a
+    debugger that ggml would start.
+    """
+    os.environ["GGML_NO_BACKTRACE"] = "1"
+    if (folder := find_engine_folder()) and (base := folder / library_name("ggml-base")).is_file():
+        ctypes.CDLL(str(base)).ggml_set_abort_callback(_assertion_callback())
+
+
+@functools.cache
+def _assertion_callback() -> Any:
+    def hand_on(message: bytes) -> None:
+        text = message.decode("utf-8", "replace")
+        if not leave_words(text):
+            print(text, file=sys.stderr, flush=True)
+
+    return ctypes.CFUNCTYPE(None, ctypes.c_char_p)(hand_on)
 
 
 def engine_error(message: str, *, next_step: str | None = None) -> EngineError:

@@ -19,7 +19,7 @@ from pathlib import Path
 from device_profiles.cost.speed import default_threads
 from device_profiles.profile import DeviceProfile, KernelSpeed
 from edge.probe.bandwidth import measure_copy_bandwidth
-from edge.probe.kernels import library_folder
+from edge.probe.ggml import library_folder
 from edge.probe.storage import measure_read_speed
 from edge.probe.system import LocalSystem, System
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.probe.kernels import cpu_library
+from edge.probe.ggml import cpu_library
 
 from .conftest import require
 

@@ -39,7 +39,7 @@ import os
 import sys
 
 sys.path[0] = os.path.join(os.path.dirname(os.path.abspath(__file__)), "site")
-from edge.cli import main
+from edge.supervisor import main
 
 main()
 '''

@@ -1,0 +1,140 @@
+"""The ggml library that llama-cpp-python brings, bound with ctypes: where it lies, what it offers.
+
+Whoever calls into it runs in a process of its own. An engine built for another CPU dies with an
+illegal instruction.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+# The engine's names of what it was compiled for → ours. Source: ggml/src/ggml-cpu/ggml-cpu.cpp,
+# ggml_backend_cpu_get_features.
+_FEATURES = {
+    "NEON": "neon", "DOTPROD": "dotprod", "MATMUL_INT8": "i8mm", "FP16_VA": "fp16", "SVE": "sve",
+    "SME": "sme", "AVX": "avx", "AVX2": "avx2", "AVX_VNNI": "avx_vnni", "FMA": "fma",
+    "F16C": "f16c", "AVX512": "avx512", "AVX512_VNNI": "avx512_vnni",
+    "AVX512_BF16": "avx512_bf16", "AMX_INT8": "amx_int8",
+}  # fmt: skip
+
+
+class InitParams(ctypes.Structure):
+    _fields_ = (
+        ("mem_size", ctypes.c_size_t),
+        ("mem_buffer", ctypes.c_void_p),
+        ("no_alloc", ctypes.c_bool),
+    )
+
+
+class Feature(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_char_p), ("value", ctypes.c_char_p))
+
+
+class Ggml:
+    """The few functions of ggml that a timed product needs. Raises OSError when a library does not
+    load, AttributeError when it lacks a function.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        base = self.base = ctypes.CDLL(str(folder / library_name("ggml-base")))
+        cpu = ctypes.CDLL(str(cpu_library(folder)))
+        pointer, integer = ctypes.c_void_p, ctypes.c_int
+
+        def bind(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+            return function
+
+        self.init = bind(base, "ggml_init", pointer, InitParams)
+        self.free = bind(base, "ggml_free", None, pointer)
+        self.tensor = bind(
+            base, "ggml_new_tensor_2d", pointer, pointer, integer, ctypes.c_int64, ctypes.c_int64
+        )
+        self.mul_mat = bind(base, "ggml_mul_mat", pointer, pointer, pointer, pointer)
+        self.graph = bind(base, "ggml_new_graph", pointer, pointer)
+        self.first_tensor = bind(base, "ggml_get_first_tensor", pointer, pointer)
+        self.expand = bind(base, "ggml_build_forward_expand", None, pointer, pointer)
+        self.n_bytes = bind(base, "ggml_nbytes", ctypes.c_size_t, pointer)
+        self.place = bind(base, "ggml_backend_alloc_ctx_tensors", pointer, pointer, pointer)
+        self.place_in = bind(
+            base, "ggml_backend_alloc_ctx_tensors_from_buft", pointer, pointer, pointer
+        )
+        self.set = bind(
+            base, "ggml_backend_tensor_set", None, pointer, pointer, ctypes.c_size_t,
+            ctypes.c_size_t,
+        )  # fmt: skip
+        self.compute = bind(base, "ggml_backend_graph_compute", integer, pointer, pointer)
+        self.buffer_free = bind(base, "ggml_backend_buffer_free", None, pointer)
+        self.device_of = bind(base, "ggml_backend_get_device", pointer, pointer)
+        self.procedure = bind(
+            base, "ggml_backend_reg_get_proc_address", pointer, pointer, ctypes.c_char_p
+        )
+        self.cpu_init = bind(cpu, "ggml_backend_cpu_init", pointer)
+        self.cpu_registry = bind(cpu, "ggml_backend_cpu_reg", pointer)
+        self.threads = bind(cpu, "ggml_backend_cpu_set_n_threads", None, pointer, integer)
+        log = bind(base, "ggml_log_set", None, pointer, pointer)
+        self._silence = ctypes.CFUNCTYPE(None, integer, ctypes.c_char_p, pointer)(lambda *_: None)
+        log(ctypes.cast(self._silence, pointer), None)
+        self.backend = self.cpu_init()
+
+    def isa(self) -> frozenset[str]:
+        """What the library was compiled for, or found at run time; a repacked layout exists for
+        these alone, and asking for another one crashes.
+        """
+        address = self.procedure(self.cpu_registry(), b"ggml_backend_get_features")
+        if not address:
+            return frozenset()
+        ask = ctypes.CFUNCTYPE(ctypes.POINTER(Feature), ctypes.c_void_p)(address)
+        listed, found, i = ask(self.cpu_registry()), set(), 0
+        while listed and listed[i].name:
+            name = listed[i].name.decode("ascii", "replace")
+            if listed[i].value != b"0" and name in _FEATURES:
+                found.add(_FEATURES[name])
+            i += 1
+        return frozenset(found)
+
+    def repack_buffers(self) -> list[int]:
+        """Buffer types that store weights in a layout of the CPU's own, as the engine asks for."""
+        address = self.procedure(self.cpu_registry(), b"ggml_backend_dev_get_extra_bufts")
+        if not address:
+            return []
+        ask = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)
+        listed = ask(self.device_of(self.backend))
+        found: list[int] = []
+        while listed and (value := listed[len(found)]):
+            found.append(value)
+        return found
+
+
+def library_folder() -> Path | None:
+    """Where the installed engine keeps its libraries; None without one that can be used alone."""
+    spec = importlib.util.find_spec("llama_cpp")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        folder = Path(place) / "lib"
+        if cpu_library(folder) and (folder / library_name("ggml-base")).is_file():
+            return folder
+    return None
+
+
+def cpu_library(folder: Path) -> Path | None:
+    """The kernels: one library, or of several variants the one that scores highest on this CPU, as
+    the engine chooses (ggml/src/ggml-backend-reg.cpp, ggml_backend_load_best). None without any.
+    """
+    if (plain := folder / library_name("ggml-cpu")).is_file():
+        return plain
+    scores: dict[Path, int] = {}
+    for path in sorted(folder.glob(library_name("ggml-cpu-*"))):
+        try:
+            scores[path] = ctypes.CDLL(str(path)).ggml_backend_score()
+        except (OSError, AttributeError):
+            continue
+    best = max(scores, key=lambda path: scores[path], default=None)
+    return best if best and scores[best] > 0 else None
+
+
+def library_name(name: str) -> str:
+    return f"lib{name}.dylib" if sys.platform == "darwin" else f"lib{name}.so"

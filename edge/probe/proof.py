@@ -1,0 +1,250 @@
+"""Prove once per machine and build that the installed engine's kernels run and compute rightly.
+
+A compiler can emit what this CPU lacks, or drop what a kernel needs (ggml-org/llama.cpp#26954). The
+first such step kills the process without a word. So every kernel runs once beforehand in a child
+process (`edge.probe.proof_kernels`), and a stamp beside the libraries, or in the cache folder,
+keeps the verdict. Standard library only: `scripts/build_engine` proves a wheel before it is
+installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import selectors
+import signal
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.atomic import write_atomic
+from edge.child import DEVNULL, PIPE, Popen, python_argv, start_child
+
+KIND = "edgekit-engine-proof"
+#: Counted up when the cases change: older stamps then prove too little.
+VERSION = 1
+PLAIN = "plain"
+#: A kernel at these shapes takes milliseconds; a board under load, or emulated, some seconds.
+_CASE_S = 120.0
+_MAX_STAMP_BYTES = 1 << 20
+# What tells one CPU from another in /proc/cpuinfo, on x86 and Arm.
+_CPU_LINE = re.compile(
+    r"^(?:flags|Features|vendor_id|cpu family|model|model name|stepping|"
+    r"CPU (?:implementer|architecture|variant|part|revision))\s*:.*$",
+    re.MULTILINE,
+)
+_NAMES = {"product": "products", "experts": "products of experts", "rows": "look-ups",
+          "attention": "attention", "cast": "conversion", "load": "loading"}  # fmt: skip
+
+# A kill by somebody else, or for lack of memory, or Ctrl-C: it says nothing of the engine.
+_FROM_OUTSIDE = {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"}
+_DEATHS = {
+    "SIGILL": "illegal instruction",
+    "SIGSEGV": "segmentation fault",
+    "SIGBUS": "bus error",
+    "SIGFPE": "arithmetic exception",
+    "SIGABRT": "aborts",
+}
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One case that failed: operation, tensor type (`` for plain floats), buffer type (`plain`, or
+    the name of an extra one), number of threads; and why, in words.
+    """
+
+    op: str
+    kind: str
+    buffer: str
+    n_threads: int
+    why: str
+
+    def __str__(self) -> str:
+        where = "" if self.buffer == PLAIN else f" from {self.buffer}"
+        what = " ".join(part for part in (self.kind, _NAMES.get(self.op, self.op)) if part)
+        return f"{what}{where}: {self.why}"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What became known of an engine: how many cases ran, and which of them failed."""
+
+    n_cases: int
+    failures: tuple[Failure, ...] = ()
+
+    def find_failures(self, needs: Collection[tuple[str, str]], *, extra: bool) -> list[Failure]:
+        """Failures that a model meets which needs these (operation, tensor type) and all operations
+        on plain floats: those with weights in the extra buffer types, or the others.
+        """
+        return [
+            failure
+            for failure in self.failures
+            if (failure.buffer != PLAIN) == extra
+            and (not failure.kind or (failure.op, failure.kind) in needs)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "n_cases": self.n_cases,
+            "failures": [list(vars(f).values()) for f in self.failures],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Proof:
+        """Raises ValueError, TypeError or KeyError for anything else than `to_dict` gave."""
+        failures = tuple(
+            Failure(str(op), str(kind), str(buffer), int(n), str(why))
+            for op, kind, buffer, n, why in data["failures"]
+        )
+        return cls(int(data["n_cases"]), failures)
+
+
+def find_engine_folder() -> Path | None:
+    """Where the installed engine keeps its libraries; nothing of them is loaded."""
+    from importlib.util import find_spec
+
+    spec = find_spec("llama_cpp")
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        if (folder := Path(place) / "lib").is_dir():
+            return folder
+    return None
+
+
+def prove_once(folder: Path, n_threads: int, progress: Progress | None = None) -> Proof:
+    """The proof of the libraries in `folder` on this machine: the stamp's, or made now."""
+    key = make_key(folder)
+    places = [place / f"engine-proof-{key}.json" for place in stamp_folders(folder)]
+    for place in places:
+        if proof := read_stamp(place, key):
+            return proof
+    proof, is_complete = prove(folder, n_threads, progress)
+    if is_complete:
+        stamp = {"kind": KIND, "key": key, **proof.to_dict()}
+        for place in places:
+            with suppress(OSError):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(place, json.dumps(stamp).encode())
+                break
+    return proof
+
+
+def make_key(folder: Path) -> str:
+    """Stands for this build of the engine on this CPU and kernel."""
+    facts: list[Any] = [VERSION, platform.machine(), platform.release(), describe_cpu()]
+    for path in sorted(folder.iterdir()):
+        info = path.stat()
+        facts.append([path.name, info.st_size, info.st_mtime_ns])
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+
+
+def describe_cpu() -> list[str]:
+    """What this CPU is and can, one line each; boards with two kinds of cores have both."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:
+        return [platform.processor()]
+    return sorted({" ".join(line.split()) for line in _CPU_LINE.findall(text)})
+
+
+def stamp_folders(folder: Path) -> list[Path]:
+    """Where a stamp may lie: with the engine's package, which an installer may write; else in the
+    user's cache.
+    """
+    from edge.verified import cache_directory
+
+    return [folder.parent, cache_directory()]
+
+
+def read_stamp(path: Path, key: str) -> Proof | None:
+    """A stamp's proof; None when there is none, or it is damaged or of another engine."""
+    try:
+        if path.stat().st_size > _MAX_STAMP_BYTES:
+            return None
+        data = json.loads(path.read_bytes())
+        return Proof.from_dict(data) if (data["kind"], data["key"]) == (KIND, key) else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def prove(folder: Path, n_threads: int, progress: Progress | None = None) -> tuple[Proof, bool]:
+    """Run every case. A child that dies is started again behind the case that killed it.
+
+    Returns the proof, and whether it is complete: not where the proof itself could not run, nor
+    after a kill from outside, for lack of memory perhaps. A later start then tries again.
+    """
+    failures: list[Failure] = []
+    first, n_cases, is_complete = 0, 1, True
+    while first < n_cases:
+        at, case = first - 1, ("load", "", PLAIN, n_threads)
+        for finding in run_cases(folder, n_threads, first):
+            match finding:
+                case {"at": int(at), "of": int(n_cases), "case": [op, kind, buffer, int(n)]}:
+                    case = (str(op), str(kind), str(buffer), n)
+                    if progress:
+                        progress(at, n_cases)
+                case {"wrong": str(why)}:
+                    failures.append(Failure(*case, why))
+                case {"signal": str(name)} if name not in _FROM_OUTSIDE:
+                    failures.append(Failure(*case, _DEATHS.get(name, f"ends with {name}")))
+                case {"signal": _} | {"exit": _}:
+                    is_complete = False
+        first = at + 1 if at >= first else n_cases
+    return Proof(n_cases, tuple(failures)), is_complete
+
+
+def run_cases(folder: Path, n_threads: int, first: int) -> Iterator[dict[str, Any]]:
+    """One child's findings. The last one says how it ended where it did not reach its end."""
+    child = start_child(
+        python_argv("edge.probe.proof_kernels", str(folder.resolve()), str(n_threads), str(first)),
+        stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL,
+        env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+    )  # fmt: skip
+    try:
+        ended = False
+        for line in read_lines(child):
+            finding = json.loads(line)
+            ended = "end" in finding
+            yield finding
+        if child.poll() is None and not ended:  # it hangs: threads that wait for each other
+            yield {"wrong": f"does not end within {_CASE_S:.0f} s"}
+        elif (code := child.wait()) < 0:
+            yield {"signal": signal.Signals(-code).name}
+        elif not ended:
+            yield {"exit": code}
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def read_lines(child: Popen[bytes]) -> Iterator[bytes]:
+    """What a child prints, line by line, until it ends or is silent for `_CASE_S`."""
+    assert child.stdout is not None
+    pending = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(child.stdout, selectors.EVENT_READ)
+        while selector.select(_CASE_S):
+            if not (chunk := os.read(child.stdout.fileno(), 1 << 16)):
+                child.wait()
+                return
+            *lines, pending = (pending + chunk).split(b"\n")
+            yield from lines
+
+
+def main(argv: list[str]) -> None:
+    """`FOLDER [N_THREADS]` → the proof as JSON; exit code 1 where something failed."""
+    folder, n_threads = Path(argv[0]), int(argv[1]) if len(argv) > 1 else 2
+    proof, is_complete = prove(folder, n_threads)
+    print(json.dumps({**proof.to_dict(), "complete": is_complete}))
+    sys.exit(bool(proof.failures))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

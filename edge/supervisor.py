@@ -1,0 +1,126 @@
+"""Run the command line in a child, so that the death of native code ends in a sentence.
+
+A kernel that this CPU lacks, a segmentation fault, a native assertion or the kernel's out-of-memory
+killer ends a process before Python can say anything. The parent stays small: it forks before it
+imports anything else, waits, and reports how the child died.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from edge import last_words
+
+#: Signals that native code dies of, and what a user can do then.
+_REBUILD = (
+    "build the engine for this CPU: scripts/build_engine in a checkout, or on a board: "
+    "edge build MODEL --device BOARD --with-engine"
+)
+_CHECK = "check the file: edge bundle verify BUNDLE; if it is whole, this is a bug of the engine"
+_DEATHS = {
+    "SIGILL": ("an illegal instruction", _REBUILD),
+    "SIGSEGV": ("a segmentation fault", _CHECK),
+    "SIGBUS": ("a bus error: a file that it reads was cut off, or its disk failed", _CHECK),
+    "SIGFPE": ("an arithmetic exception", _CHECK),
+    "SIGABRT": ("an abort", _CHECK),
+}
+_LESS_MEMORY = "choose a smaller context (--ctx) or a smaller recipe, or end other programs"
+
+
+def main() -> None:
+    """Entry point of the `edge` command."""
+    if os.name == "posix" and not {"-h", "--help", "--version"} & set(sys.argv[1:2]):
+        supervise()
+    from edge.cli import main as run
+
+    run()
+
+
+def supervise() -> None:
+    """Fork. The child returns from here; the parent waits for it and leaves as it did."""
+    waited = {signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
+    words, write_fd = os.pipe()
+    oom_kills = count_oom_kills()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
+    parent = os.getpid()
+    child = os.fork()
+    if not child:
+        os.close(words)
+        last_words.set_pipe(write_fd)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        die_with(parent)
+        return
+    os.close(write_fd)
+    status = wait_for(child, waited)
+    if os.WIFEXITED(status):
+        os._exit(os.WEXITSTATUS(status))
+    name = signal.Signals(os.WTERMSIG(status)).name
+    if name in _DEATHS:
+        report_death(name, os.read(words, last_words.MAX_BYTES).decode("utf-8", "replace"))
+    if name == "SIGKILL" and count_oom_kills() > oom_kills:
+        report("DoesNotFitError", 4, "the system ran out of memory and killed it", _LESS_MEMORY)
+    signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(128 + os.WTERMSIG(status))  # a signal that does not kill by default
+
+
+def wait_for(child: int, waited: set[signal.Signals]) -> int:
+    """The child's wait status. A signal that another process sent us is handed on. One from the
+    terminal has reached the child already.
+    """
+    while True:
+        if hasattr(signal, "sigwaitinfo"):
+            info = signal.sigwaitinfo(waited)
+            number, is_sent = info.si_signo, info.si_code <= 0  # SI_USER, SI_QUEUE, SI_TKILL
+        else:  # macOS does not say where a signal came from
+            number = signal.sigwait(waited)
+            is_sent = number in (signal.SIGTERM, signal.SIGHUP)
+        if number == signal.SIGCHLD:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                return status
+        elif is_sent:
+            os.kill(child, number)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies (Linux)."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1  # linux/prctl.h
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:  # it died before that call
+            os._exit(1)
+
+
+def count_oom_kills() -> int:
+    """How many processes the kernel has killed for lack of memory; 0 where it does not count."""
+    try:
+        with open("/proc/vmstat", encoding="ascii") as file:
+            return int(dict(line.split() for line in file).get("oom_kill", 0))
+    except (OSError, ValueError):
+        return 0
+
+
+def report_death(name: str, words: str) -> None:
+    """Say what the child died of, and leave."""
+    what, next_step = _DEATHS[name]
+    if words:
+        what = f"a check of the engine's own failed: {words.strip()}"
+    else:
+        what = f"{what} in native code ended it ({name})"
+    report("EngineError", 5, what, next_step)
+
+
+def report(kind: str, code: int, what: str, next_step: str) -> None:
+    """Print an error as `edge.cli` does, and leave with its exit code."""
+    from edge.cli import print_error
+
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    print_error(kind, f"edge {command}: {what}", next_step, as_json="--json" in sys.argv)
+    sys.stdout.flush()
+    os._exit(code)
