@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.child import run_child
 from edge.errors import InputError, UsageError
 from edge.units import did_you_mean
 
@@ -112,11 +113,33 @@ def march_of(features: tuple[str, ...]) -> str:
     return base + tags
 
 
+# One intrinsic of each feature that ggml's kernels use: a compiler may know a flag and lack these.
+_INTRINSICS = """
+#include <arm_neon.h>
+#ifdef __ARM_FEATURE_DOTPROD
+int32x4_t dot(int32x4_t a, int8x16_t b, int8x16_t c) { return vdotq_s32(a, b, c); }
+#endif
+#ifdef __ARM_FEATURE_FP16_VECTOR_ARITHMETIC
+float16x8_t fma(float16x8_t a, float16x8_t b, float16x8_t c) { return vfmaq_f16(a, b, c); }
+#endif
+#ifdef __ARM_FEATURE_MATMUL_INT8
+int32x4_t mmla(int32x4_t a, int8x16_t b, int8x16_t c) { return vmmlaq_s32(a, b, c); }
+#endif
+#ifdef __ARM_FEATURE_SVE
+#include <arm_sve.h>
+svint32_t sve_dot(svint32_t a, svint8_t b, svint8_t c) { return svdot_s32(a, b, c); }
+#endif
+#ifdef __ARM_FEATURE_SVE_MATMUL_INT8
+svint32_t sve_mmla(svint32_t a, svint8_t b, svint8_t c) { return svmmla_s32(a, b, c); }
+#endif
+"""
+
+
 def compiler_accepts(compiler: str, march: str) -> bool:
-    """Whether `compiler` compiles an empty C file with -march=`march`."""
-    done = subprocess.run(
-        [compiler, f"-march={march}", "-x", "c", "-c", "/dev/null", "-o", "/dev/null"],
-        capture_output=True,
+    """Whether `compiler` compiles the intrinsics that ggml uses with -march=`march`."""
+    done = run_child(
+        [compiler, f"-march={march}", "-O1", "-x", "c", "-c", "-", "-o", os.devnull],
+        input=_INTRINSICS.encode(),
     )
     return done.returncode == 0
 

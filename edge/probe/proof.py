@@ -45,11 +45,9 @@ _NAMES = {"product": "products", "experts": "products of experts", "rows": "look
 # A kill by somebody else, or for lack of memory, or Ctrl-C: it says nothing of the engine.
 _FROM_OUTSIDE = {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"}
 _DEATHS = {
-    "SIGILL": "illegal instruction",
-    "SIGSEGV": "segmentation fault",
-    "SIGBUS": "bus error",
-    "SIGFPE": "arithmetic exception",
-    "SIGABRT": "aborts",
+    "SIGILL": "SIGILL, instructions that this processor lacks",
+    "SIGSEGV": "SIGSEGV, memory that is not its own",
+    "SIGABRT": "SIGABRT, a check of its own failed",
 }
 
 Progress = Callable[[int, int], None]
@@ -193,7 +191,7 @@ def prove(folder: Path, n_threads: int, progress: Progress | None = None) -> tup
                 case {"wrong": str(why)}:
                     failures.append(Failure(*case, why))
                 case {"signal": str(name)} if name not in _FROM_OUTSIDE:
-                    failures.append(Failure(*case, _DEATHS.get(name, f"ends with {name}")))
+                    failures.append(Failure(*case, _DEATHS.get(name, name)))
                 case {"signal": _} | {"exit": _}:
                     is_complete = False
         first = at + 1 if at >= first else n_cases
