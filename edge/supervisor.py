@@ -61,7 +61,8 @@ def supervise() -> None:
         report_death(name, os.read(words, last_words.MAX_BYTES).decode("utf-8", "replace"))
     if name == "SIGKILL" and count_oom_kills() > oom_kills:
         report("DoesNotFitError", 4, "the system ran out of memory and killed it", _LESS_MEMORY)
-    signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+    if name != "SIGKILL":
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     os.kill(os.getpid(), os.WTERMSIG(status))
     os._exit(128 + os.WTERMSIG(status))  # a signal that does not kill by default

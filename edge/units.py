@@ -81,3 +81,12 @@ def printable(text: str, limit: int = 200) -> str:
     """Text from an untrusted file made safe for a terminal: control characters escaped, cut."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def find_error_line(output: str) -> str:
+    """The line of a program's output that says what went wrong: its last `error:` line, or its last
+    line.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error:")]
+    return (errors or lines or [""])[-1].removeprefix("error:").strip()

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from edge.units import (
     did_you_mean,
+    find_error_line,
     format_bytes,
     format_seconds,
     parse_bytes,
@@ -68,3 +69,8 @@ def test_did_you_mean() -> None:
         == " Did you mean 'raspberry-pi-5'?"
     )
     assert did_you_mean("zzz", ["raspberry-pi-5"]) == ""
+
+
+def test_the_error_line_not_its_next_step() -> None:
+    assert find_error_line("x\nerror: bad\n  next: do this\n") == "bad"
+    assert find_error_line("") == ""

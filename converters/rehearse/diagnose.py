@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 
 from converters.rehearse.result import Problem, ProblemKind
-from edge.units import format_bytes, printable
+from edge.units import find_error_line, format_bytes, printable
 
 _SIGNAL = re.compile(r"uncaught target signal (\d+)")
 _MISSING = re.compile(
     r"(\S+\.so[.\d]*): cannot open shared object file|version [`'](\S+?)' not found"
 )
+# As `edge.supervisor` reports the death of native code.
+_NATIVE_DEATH = re.compile(r"in native code ended it|a check of the engine's own failed")
 _SIGKILL, _SIGILL = 9, 4
 _LESS_MEMORY = "plan with less memory: a shorter --ctx, or a smaller recipe"
 _REBUILD = "edge engine add BUNDLE -o OUT makes it again, with kernels chosen on the board"
@@ -30,7 +32,7 @@ def diagnose(
 ) -> Problem:
     """The problem behind exit `code` and the end of a stage's `output`."""
     signal = signal_of(code, output)
-    last = printable(last_line(output), limit=600)
+    last = printable(find_error_line(output), limit=600)
 
     def problem(kind: ProblemKind, message: str, next_step: str) -> Problem:
         return Problem(kind, stage, message, next_step)
@@ -53,6 +55,8 @@ def diagnose(
         )
     if signal is not None:
         return problem("crash", f"it ended with signal {signal}: {last}", "report this as a bug")
+    if _NATIVE_DEATH.search(last):
+        return problem("crash", last, "report this as a bug")
     if "is for Python" in output or "this board is" in output:
         return problem("wrong-wheel", last, _REBUILD)
     if code == 4:
@@ -60,10 +64,3 @@ def diagnose(
     if code == 7:
         return problem("damaged", last, "copy or build the bundle again")
     return problem("engine", last or f"exit code {code}", "EDGE_TRACEBACK=1 shows more")
-
-
-def last_line(output: str) -> str:
-    """The line that says what happened: the last `error:` line, else the last at all."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error:")]
-    return (errors or lines or [""])[-1].removeprefix("error:").strip()

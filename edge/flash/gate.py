@@ -19,7 +19,7 @@ from edge.flash.session import Done
 from edge.flash.transfer import Reporter
 from edge.slots import layout
 from edge.slots.health import Health, judge, parse_health
-from edge.units import format_bytes, printable
+from edge.units import find_error_line, format_bytes, printable
 
 INSTALL_SCRIPT = "board/install.sh"
 _INSTALL_S, _TRY_S = 900, 900
@@ -158,5 +158,5 @@ def how_it_died(done: Done) -> str:
 
 
 def _last_words(done: Done) -> str:
-    lines = (done.err or done.out.decode("utf-8", "replace")).strip().splitlines()
-    return printable(lines[-1]) if lines else f"no message, exit code {done.rc}"
+    line = find_error_line(done.err or done.out.decode("utf-8", "replace"))
+    return printable(line) or f"no message, exit code {done.rc}"

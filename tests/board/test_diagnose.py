@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.rehearse.diagnose import diagnose, last_line, signal_of
+from converters.rehearse.diagnose import diagnose, signal_of
 from edge.probe.emulation import parse_smaps
 
 QEMU_ILL = "qemu: uncaught target signal 4 (Illegal instruction) - core dumped\n"
@@ -38,6 +38,18 @@ def kind(code: int, output: str, oom_kills: int = 0) -> str:
         (137, "", 0, "out-of-memory"),
         (1, "Traceback …\nMemoryError\n", 1, "out-of-memory"),
         (4, "error: it needs 3.1 GiB, 900 MiB are free\n", 0, "out-of-memory"),
+        (
+            5,
+            "error: edge run: a bus error in native code ended it (SIGBUS)\n",
+            0,
+            "crash",
+        ),
+        (
+            5,
+            "error: edge run: an illegal instruction in native code ended it (SIGILL)\n",
+            0,
+            "illegal-instruction",
+        ),
         (5, NO_LIB, 0, "missing-library"),
         (1, OLD_GLIBC, 0, "missing-library"),
         (5, TAG, 0, "wrong-wheel"),
@@ -54,11 +66,6 @@ def test_the_message_says_what_is_missing() -> None:
     assert "libgomp.so.1" in found.message
     found = diagnose("installing", 1, OLD_GLIBC, oom_kills=0, limit_bytes=1, cpu="x")
     assert "GLIBC_2.38" in found.message
-
-
-def test_the_error_line_not_its_next_step() -> None:
-    assert last_line("x\nerror: bad\n  next: do this\n") == "bad"
-    assert last_line("") == ""
 
 
 @given(st.integers(-64, 255), st.text(max_size=300))

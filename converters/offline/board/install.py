@@ -76,7 +76,7 @@ def main(bundle: Path, env: Path) -> None:
         write(partial / "main.py", MAIN, 0o644)
         (partial / "bin").mkdir()
         write(partial / "bin/edge", LAUNCHER.format(python=shlex.quote(sys.executable)), 0o755)
-        try_engine(partial / "site", read_json(bundle / "manifest.json"))
+        try_engine(partial / "site", bundle)
         write(partial / "installed.json", json.dumps(made, indent=1, sort_keys=True), 0o644)
         os.sync()
     except BaseException:
@@ -252,9 +252,10 @@ def write(path: Path, text: str, mode: int) -> None:
     path.chmod(mode)
 
 
-def try_engine(site: Path, manifest: Any) -> None:
-    """Import what the first answer imports, in a process of its own: a missing library, or a kernel
-    that this core cannot run, is found now; and Python's bytecode gets written where it may be.
+def try_engine(site: Path, bundle: Path) -> None:
+    """Import what the first answer imports and prove the engine's kernels, in a process of its own:
+    a missing library, or a kernel that this core cannot run, is found now. Python's bytecode and
+    the proof's stamp get written where they may be.
     """
     sys.stdout.flush()
     child = os.fork()
@@ -263,7 +264,7 @@ def try_engine(site: Path, manifest: Any) -> None:
         try:
             sys.path.insert(0, str(site))
             sys.dont_write_bytecode = False
-            load_engine(manifest["plan"]["engine"])
+            load_engine(bundle, read_json(bundle / "manifest.json"))
             code = 0
         except BaseException as error:
             print(f"error: the engine does not load here: {error}", file=sys.stderr)
@@ -287,17 +288,24 @@ def try_engine(site: Path, manifest: Any) -> None:
         )  # fmt: skip
 
 
-def load_engine(name: str) -> None:
+def load_engine(bundle: Path, manifest: Any) -> None:
+    """Import the engine of the bundle's model. Raises what `edge` would, with its next step."""
     import importlib
     from importlib.util import find_spec
 
     importlib.import_module("edge.cli")
     importlib.import_module("edge.run")
     engines = importlib.import_module("edge.engines")
+    name = manifest["plan"]["engine"]
     importlib.import_module(engines.ENGINES[name].target.split(":")[0])
     if name == "llama_cpp":
         importlib.import_module("jinja2.sandbox")
-        importlib.import_module("edge.engines.llama_library").load_library()
+        library = importlib.import_module("edge.engines.llama_library")
+        library.load_library()
+        model = next(name for name, f in manifest["files"].items() if f["role"] == "model")
+        header = importlib.import_module("edge.gguf").read_header(bundle / model)
+        plan = importlib.import_module("edge.types").Plan.from_dict(manifest["plan"])
+        library.choose_buffers(header, engines.EngineSettings.from_plan(plan))
         return
     if not engines.is_installed(name):
         raise ImportError(
