@@ -247,6 +247,14 @@ class Root:
                 raise foreign(self.path / path)
             self._remove_tree(at.fd, at.name, path, 0)
 
+    def remove_empty(self, path: str) -> None:
+        """Remove an empty folder; missing is no error. Raises UsageError when it holds anything."""
+        if self.names(path):
+            raise foreign(self.path / path)
+        with contextlib.suppress(FileNotFoundError), self._parent(path) as at:
+            self._step()
+            os.rmdir(at.name, dir_fd=at.fd)
+
     def clear(self) -> None:
         """Empty a root that is ours, but for its marker and its lock."""
         for name in self.names(""):
