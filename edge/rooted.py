@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import os
 import secrets
 import stat
@@ -33,6 +34,7 @@ FRESH = ".edgekit-new-"
 FOLDER_MODE, FILE_MODE = 0o755, 0o644
 #: Folders of ours are never nested this deep.
 MAX_DEPTH = 64
+_CHUNK = 1 << 20
 #: The lock of a work folder.
 LOCK = ".lock"
 
@@ -119,6 +121,20 @@ class Root:
     def open(self, path: str) -> BinaryIO:
         """A regular file for reading."""
         return os.fdopen(self._open_file(path, os.O_RDONLY), "rb")
+
+    def sha256(self, path: str, progress: Callable[[int], None] | None = None) -> str:
+        """Hex sha256 of a regular file, read from the medium where the system can be asked to;
+        `progress` is told the bytes of each chunk.
+        """
+        digest = hashlib.sha256()
+        with self.open(path) as file:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                if progress:
+                    progress(len(chunk))
+        return digest.hexdigest()
 
     # ---- writing ------------------------------------------------------------------------------
 

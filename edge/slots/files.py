@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 import stat
@@ -30,6 +29,8 @@ from edge.slots.layout import CURRENT, LOCK
 
 Kind = Literal["file", "folder", "link", "other"]
 _COPY = 1 << 20
+#: What a file system says that is in trouble; anything else, asked for a link, means it has none.
+_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES)
 _LOCK_FOLDER = f"{LOCK}.d"
 _LOCK_OWNER = f"{_LOCK_FOLDER}/owner"
 
@@ -229,7 +230,7 @@ class LocalFiles:
             try:
                 root.link(source, target)
             except OSError as error:
-                if error.errno == errno.ENOSPC:
+                if error.errno in _TROUBLE:
                     raise
                 self.copy(source, target)
 
@@ -309,7 +310,7 @@ class LocalFiles:
             try:
                 root.symlink(target, CURRENT)
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES):
+                if error.errno in _TROUBLE:
                     raise
                 # FAT, exFAT, some network shares
                 root.write(CURRENT, target.encode() + b"\n")
@@ -324,7 +325,7 @@ class LocalFiles:
                 if time.monotonic() >= end_s:
                     raise lock_refused(self.root, wait_s)
                 time.sleep(0.2)
-            with self._opened() as root:
+            with self._errors(), Root(self._root, fixed_modes=True) as root:
                 _unlock_folder(root)
                 root.make_folder(_LOCK_FOLDER)
                 with root.create(_LOCK_OWNER) as owner:
@@ -332,7 +333,7 @@ class LocalFiles:
             try:
                 yield
             finally:
-                with contextlib.suppress(OSError, EdgeError), self._opened() as root:
+                with contextlib.suppress(OSError, EdgeError), Root(self._root) as root:
                     _unlock_folder(root)
 
     def _folder_is_locked(self) -> bool:
@@ -386,14 +387,7 @@ def _entry(info: os.stat_result) -> Entry:
 
 def _digest(root: Root, path: str) -> str | None:
     """A file's sha256; None when it cannot be read, or is no file."""
-    digest = hashlib.sha256()
     try:
-        with root.open(path) as file:
-            if hasattr(os, "posix_fadvise"):
-                # Let the kernel drop its clean copy, so that what is read is on the medium.
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            while chunk := file.read(_COPY):
-                digest.update(chunk)
+        return root.sha256(path)
     except (OSError, UnsafeInputError):
         return None
-    return digest.hexdigest()
