@@ -33,6 +33,7 @@ from edge.slots.files import LocalFiles
 from edge.slots.store import Slots
 from edge.trust.signing import load_signing_key, new_key, sign_bundle
 
+from ..planting import Scenario, try_everything
 from .boards import edge_command
 from .cargo import PLAN, make_bundle
 from .conftest import need, need_programs
@@ -594,3 +595,43 @@ def test_options_of_other_targets_are_refused(cargo: tuple[Path, Path], tmp_path
             edge_command("flash", str(cargo[0]), target, *extra), capture_output=True, text=True
         )
         assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_what_lies_beside_an_image_leads_nowhere(
+    tools: None, own: Made, cargo: tuple[Path, Path], tmp_path: Path
+) -> None:
+    template = tmp_path / "before"
+    template.mkdir()
+    shutil.copyfile(own.path, template / "os.img")
+    scenario = Scenario(
+        template,
+        lambda area: [
+            "flash", cargo[0], f"image:{area / 'os.img'}#2", "--no-gate", "--no-rehearse",
+            "-o", area / "out.img",
+        ],
+        ("out.img", "out.img.partial", "out.img.partial/image"),
+        spare=("os.img",),
+    )  # fmt: skip
+    try_everything(scenario, tmp_path / "tried")
+
+
+def test_photos_beside_an_image_and_in_it_stay(
+    tools: None, own: Made, cargo: tuple[Path, Path]
+) -> None:
+    photos = default_output(own.path).with_name("own-edgekit.img.partial")
+    photos.mkdir()
+    (photos / "photo").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="did not make"):
+        put(cargo[0], own.path)
+    assert (photos / "photo").read_bytes() == b"mine"
+    shutil.rmtree(photos)
+    release = f"{OPT}/releases/{open_bundle(cargo[0]).id}"
+    local = own.path.with_name("photo")
+    local.write_bytes(b"mine")
+    image = f"{own.path}?offset={root_start(own.path)}"
+    for folder in (OPT, f"{OPT}/releases", release):
+        run("debugfs", "-w", "-R", f"mkdir {folder}", image)
+    run("debugfs", "-w", "-R", f"write {local} {release}/photo", image)
+    with pytest.raises(UsageError, match="did not make"):
+        put(cargo[0], own.path, in_place=True)
