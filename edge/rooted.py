@@ -32,8 +32,8 @@ MARKER_TEXT = b"edgekit made this folder and may delete it with everything in it
 #: What new files are called until they are whole; random digits follow.
 FRESH = ".edgekit-new-"
 FOLDER_MODE, FILE_MODE = 0o755, 0o644
-#: Folders of ours are never nested this deep.
-MAX_DEPTH = 64
+#: Folders of ours are never nested this deep: a bundle's names have 255 characters at most.
+MAX_DEPTH = 140
 _CHUNK = 1 << 20
 #: The lock of a work folder.
 LOCK = ".lock"
@@ -152,7 +152,7 @@ class Root:
             return self.create(path)
         except FileExistsError:
             fd = self._open_file(path, os.O_RDWR)
-        if os.fstat(fd).st_nlink != 1:
+        if os.fstat(fd).st_nlink > 1:
             os.close(fd)
             raise refusal(self.path / path, "has a second name (a hard link) elsewhere")
         return os.fdopen(fd, "r+b")
@@ -182,7 +182,13 @@ class Root:
                     os.mkdir(at.name, FOLDER_MODE, dir_fd=at.fd)
                     with self._into(at.fd, at.name, path) as fd:
                         self._set_mode(fd, FOLDER_MODE)
-        with self._folder(path):
+        info = self.stat(path)
+        if info is not None and stat.S_ISREG(info.st_mode):
+            raise UsageError(
+                f"{_shown(self.path / path)} is a file where edgekit needs a folder of its own",
+                next_step="look at it and move it away, or choose another place",
+            )
+        with self._folder(path):  # a link is refused
             pass
 
     def claim(self, path: str) -> bool:
@@ -282,7 +288,7 @@ class Root:
         into a link or into a file with a second name would appear elsewhere.
         """
         for name, info in list(self.walk("")):
-            alone = stat.S_ISREG(info.st_mode) and info.st_nlink == 1
+            alone = stat.S_ISREG(info.st_mode) and info.st_nlink <= 1
             if not stat.S_ISDIR(info.st_mode) and not alone:
                 self.remove(name)
 
@@ -523,6 +529,7 @@ def work_beside(
     """
     absolute = output.absolute()
     name = f"{absolute.name}.partial"
+    absolute.parent.mkdir(parents=True, exist_ok=True)
     with Root(absolute.parent.resolve()) as parent:
         parent.claim(name)
         with parent.below(name) as root, _alone(root, what):

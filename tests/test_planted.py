@@ -17,11 +17,10 @@ from edge.flash.flash import flash
 from edge.rooted import MARKER
 from edge.slots import layout
 from edge.slots.files import LocalFiles
-
-from .flash.cargo import make_bundle
-from .flash.test_transfer import QUICK, Quiet
-from .planting import Scenario, contents, make_home, run_edge, tracing, try_everything
-from .report.stored import stored
+from tests.flash.cargo import make_bundle
+from tests.flash.test_transfer import QUICK, Quiet
+from tests.planting import Scenario, contents, make_home, run_edge, tracing, try_everything
+from tests.report.stored import stored
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="names of descriptors are read from /proc"

@@ -146,6 +146,14 @@ def test_a_folder_that_was_made_but_not_marked_is_taken_over(root: Root) -> None
     root.remove("ours")
 
 
+def test_a_file_in_place_of_a_folder_of_ours_stays(root: Root) -> None:
+    (root.path / "incoming").write_bytes(SECRET)
+    for operation in (root.claim, root.make_folder):
+        with pytest.raises(UsageError, match="is a file where"):
+            operation("incoming")
+    assert (root.path / "incoming").read_bytes() == SECRET
+
+
 def test_a_marker_that_is_a_link_is_none(root: Root, victim: Path) -> None:
     (root.path / "theirs").mkdir()
     (root.path / "theirs" / MARKER).symlink_to(victim / "photo")

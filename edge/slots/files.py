@@ -45,7 +45,7 @@ class Entry:
     @property
     def can_go_on(self) -> bool:
         """Whether more may be written into it: a file that has no second name elsewhere."""
-        return self.kind == "file" and self.n_names == 1
+        return self.kind == "file" and self.n_names <= 1
 
 
 class BoardFiles(Protocol):

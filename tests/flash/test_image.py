@@ -32,8 +32,8 @@ from edge.flash.trust import SignaturePolicy
 from edge.slots.files import LocalFiles
 from edge.slots.store import Slots
 from edge.trust.signing import load_signing_key, new_key, sign_bundle
+from tests.planting import Scenario, try_everything
 
-from ..planting import Scenario, try_everything
 from .boards import edge_command
 from .cargo import PLAN, make_bundle
 from .conftest import need, need_programs

@@ -156,6 +156,8 @@ class ReleaseWriter:
         """Permissions of a file of the release (`bundle/…`): those who may run it on the host may
         run it there.
         """
+        if name == MARKER:
+            return 0o644
         path = self.bundle.path / name.removeprefix("bundle/")
         return 0o755 if path.stat().st_mode & 0o100 else 0o644
 
