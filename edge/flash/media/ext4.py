@@ -126,7 +126,7 @@ class Volume:
         partition's used blocks beside the image.
         """
         block = self.superblock().block_bytes
-        apart = root_copy(self.path)
+        apart = self.path.with_name(f"{self.path.name}-root")
         (self.work / "root").symlink_to(apart.absolute())
         with (
             contextlib.ExitStack() as stack,
@@ -254,11 +254,6 @@ class Volume:
         return None if said or n_read != node.n_bytes else digest.hexdigest()
 
 
-def root_copy(path: Path) -> Path:
-    """Where the root partition of the image `path` lies alone while it is resized."""
-    return path.with_name(f"{path.name}-root")
-
-
 def plain(path: str) -> str:
     """The path, if it means nothing but itself to debugfs. Raises ValueError otherwise."""
     if not _PLAIN.fullmatch(path) or ".." in path.split("/"):
@@ -358,6 +353,9 @@ class Ext4Files:
     def sync(self, paths: Sequence[str]) -> None:
         """Nothing was written."""
 
+    def sweep(self) -> None:
+        """Nothing is half written."""
+
     def settle(self, path: str) -> str | None:
         return self.digests([path])[path]
 
@@ -365,6 +363,9 @@ class Ext4Files:
         raise self.reading_only()
 
     def make_folder(self, path: str) -> None:
+        raise self.reading_only()
+
+    def claim(self, path: str) -> None:
         raise self.reading_only()
 
     def rename(self, source: str, target: str) -> None:
