@@ -227,7 +227,7 @@ def load_runs(
     runs = []
     for cold in (True, False):
         run = measure_load(
-            lambda: open_engine(engine_name, model_path, opened.settings),
+            lambda: open_engine(engine_name, opened.model, opened.settings),
             model_path,
             repeats=repeats,
             cold=cold,
@@ -239,12 +239,12 @@ def load_runs(
 def subject_of(opened: OpenModel, model_path: Path) -> Subject:
     bundle = opened.bundle
     arch = bundle.manifest["model"].get("arch") if bundle else None
-    if arch is None and engine_of(model_path) == "llama_cpp":
-        arch = read_header(model_path).arch
+    if arch is None and engine_of(opened.model) == "llama_cpp":
+        arch = read_header(opened.model).arch
     return Subject(
         name=printable(opened.name),
         sha256=bundle.model_file.sha256 if bundle else None,
-        n_bytes=model_path.stat().st_size,
+        n_bytes=opened.model.stat().st_size,
         bundle_id=bundle.id if bundle else None,
         arch=arch,
         license=bundle.manifest["model"].get("license") if bundle else None,

@@ -28,6 +28,7 @@ from typing import Any
 
 from edge.errors import DoesNotFitError, EngineError, InputError, IntegrityError
 from edge.filekind import open_regular
+from edge.opened_file import OpenedFile, Source
 from edge.units import format_bytes
 
 MAGIC = b"EDGEKV2\n"
@@ -40,13 +41,16 @@ _SAMPLE_BYTES = 64 * 1024
 _N_SAMPLES = 32
 
 
-def fingerprint(path: Path, data_offset: int) -> str:
-    """Identity of a model file without reading all of it: sha256 of its size, its whole header and
-    32 samples of 64 KiB spread over its tensors. Two quantizations never share one.
+def fingerprint(path: Source, data_offset: int) -> str:
+    """Identity of a model file: its sha256 where that was verified. Else, without reading all of
+    it, the sha256 of its size, its whole header and 32 samples of 64 KiB spread over its tensors.
+    Two quantizations never share one.
     """
+    if isinstance(path, OpenedFile) and path.sha256 is not None:
+        return path.sha256
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    file, size = open_regular(path)
+    with file:
         digest.update(f"{size}:{data_offset}:".encode())
         left = data_offset
         while left > 0 and (chunk := file.read(min(left, _CHUNK))):

@@ -43,7 +43,7 @@ def model_identity(opened: OpenModel) -> str:
     """The bundle's id, or a plain file's name and size."""
     if opened.bundle is not None:
         return opened.bundle.id
-    return f"{opened.path.name} {opened.path.stat().st_size}"
+    return f"{opened.path.name} {opened.model.stat().st_size}"
 
 
 def limit_bytes() -> int:
