@@ -118,6 +118,10 @@ class OpenedFile(os.PathLike[str]):
         return self.path.parent
 
     @property
+    def stem(self) -> str:
+        return self.path.stem
+
+    @property
     def suffix(self) -> str:
         return self.path.suffix
 

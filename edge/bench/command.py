@@ -33,6 +33,7 @@ from edge.bench.store import append_results, data_directory
 from edge.bench.sustained import run_sustained
 from edge.bench.workloads import make_tests
 from edge.engines import open_engine
+from edge.engines.model_file import model_file
 from edge.engines.settings import default_threads
 from edge.engines.target import OpenModel, engine_of, open_model
 from edge.errors import UsageError
@@ -130,7 +131,7 @@ def bench(
         bar = TestProgress()
         n_threads = n_threads or default_threads()
         built = open_network_folder(model) if is_network_folder(model) else None
-        network = built.path if built else model
+        network = built.file if built else model_file(model)
         measured = measure_network(
             network,
             n_threads=n_threads,
