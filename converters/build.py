@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from converters import outputs
 from converters.build_jobs import Job, make_jobs
 from converters.formats.convert import FormatArtifact, convert
 from converters.formats.table import GGUF
@@ -28,12 +29,12 @@ from converters.quantize import Artifact, write_many
 from converters.recipes import Recipe, load_recipe
 from converters.source.spec import ModelSpec
 from converters.verify import check_artifact, check_in_engine, check_vocabulary
-from converters.work_folder import alone_in
 from device_profiles.profile import DeviceProfile
 from edge import __version__
 from edge.atomic import fsync_directory, link_or_copy, write_atomic
 from edge.bundle import MANIFEST, Bundle, open_bundle, seal_bundle, sha256_file
 from edge.errors import InputError, UsageError
+from edge.rooted import work_beside
 from edge.types import Plan
 
 if TYPE_CHECKING:
@@ -107,10 +108,10 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     adders = {job.name: adding_engine(request, job.device, reporter) for job in jobs}
     reporter.stage("checking the tokenizer")
     vocabulary = check_vocabulary(request.spec)
-    work = request.output.with_name(request.output.name + ".partial")
-    with alone_in(work, "build", "wait for it, or choose another -o"):
-        imatrix = obtain_imatrix(request, work / "artifacts", reporter)
-        artifacts = make_all_artifacts(request, jobs, imatrix, work / "artifacts", reporter)
+    with work_beside(request.output, "build", resume=True, stale=["bundles"]) as work:
+        folder = work.path / "artifacts"
+        imatrix = obtain_imatrix(request, folder, reporter)
+        artifacts = make_all_artifacts(request, jobs, imatrix, folder, reporter)
         reporter.stage("checking the result")
         checks = {
             job.name: {**vocabulary, **check_job(artifacts[job.name], job, request.spec)}
@@ -121,14 +122,13 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             [job.plan for job in jobs],
             {(job.plan.engine, job.plan.recipe): artifacts[job.name].path for job in jobs},
             request.quality,
-            work / "artifacts",
+            folder,
             threads=request.threads,
             stage=reporter.stage,
             progress=reporter.progress,
         )
         reporter.stage("sealing")
-        bundles = work / "bundles"
-        shutil.rmtree(bundles, ignore_errors=True)
+        bundles = work.path / "bundles"
         for job in jobs:
             artifact = artifacts[job.name]
             # An imatrix names itself in the file: a few bytes that no plan can know beforehand.
@@ -143,8 +143,9 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             )  # fmt: skip
             if request.sign is not None:
                 sign_sealed(bundles / (job.name or "bundle"), request.sign)
-        publish(bundles, request, single=len(jobs) == 1)
-        shutil.rmtree(work)
+        fsync_directory(bundles)
+        made = "bundles/bundle" if len(jobs) == 1 else "bundles"
+        work.publish(made, outputs.is_output if request.overwrite else None)
     return [
         Built(open_bundle(request.output / job.name, verify=False), artifacts[job.name])
         for job in jobs
@@ -198,13 +199,7 @@ def check_output(request: BuildRequest) -> None:
     ids = [device.id for device in request.devices]
     if len(set(ids)) != len(ids):
         raise UsageError(f"a device is named twice: {', '.join(ids)}")
-    if request.output.exists() and not request.overwrite:
-        raise UsageError(
-            f"{request.output} exists", next_step="choose another -o, or replace it with --force"
-        )
-    parent = request.output.absolute().parent
-    if not parent.is_dir():
-        raise UsageError(f"there is no folder {parent}", next_step=f"mkdir -p {parent}")
+    outputs.check_output(request.output, request.overwrite)
 
 
 def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> Imatrix | None:
@@ -388,18 +383,3 @@ def sign_sealed(directory: Path, key: SigningKey) -> None:
     from edge.trust.signing import add_signature
 
     add_signature(directory, (directory / MANIFEST).read_bytes(), key)
-
-
-def publish(bundles: Path, request: BuildRequest, *, single: bool) -> None:
-    """Rename the finished bundles into place; an old output is put aside first and removed last."""
-    output = request.output
-    finished_at = bundles / "bundle" if single else bundles
-    fsync_directory(bundles)
-    aside = output.with_name(output.name + ".old")
-    if output.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        output.rename(aside)
-    finished_at.rename(output)
-    fsync_directory(output.absolute().parent)
-    if aside.exists():
-        shutil.rmtree(aside)

@@ -7,7 +7,6 @@ answers is left.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from edge.engines.fit import available_bytes, check_fits
 from edge.engines.tflite_check import check_tflite
 from edge.errors import InputError, UnsupportedModelError, UsageError
 from edge.onnx_file import read_onnx
+from edge.rooted import work_beside
 from edge.units import MIB, did_you_mean
 
 RECIPES = {"int8": 8, "int4": 4}
@@ -92,16 +92,15 @@ def quantize_network(
     source_bytes = file_bytes(path)
     check_fits(_BASE_BYTES + 4 * source_bytes, available_bytes(), path.name)
     python = tool_python("onnx" if kind == ".onnx" else "litert", say=say)
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with work_beside(output, "conversion") as work:
+        made = work.path / "made"
+        made.mkdir()
         result: dict[str, Any] = run_worker(
             python,
             f"converters.network_worker.{kind[1:]}",
             {
                 "model": str(path.resolve()),
-                "output": str(partial.resolve()),
+                "output": str(made),
                 "bits": RECIPES[recipe],
                 "accuracy_level": accuracy_level,
                 "shapes": {name: list(shape) for name, shape in (shapes or {}).items()},
@@ -115,12 +114,8 @@ def quantize_network(
                 f"{path.name} has no weights that {recipe} could store: nothing was changed",
                 next_step="edge bench measures it as it is",
             )
-        nbytes = sum(file.stat().st_size for file in partial.iterdir())
-        shutil.rmtree(output, ignore_errors=True)
-        partial.rename(output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        nbytes = sum(file.stat().st_size for file in made.iterdir())
+        work.publish("made")
     return NetworkReport(
         path=output / str(result["file"]),
         recipe=recipe,

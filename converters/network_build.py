@@ -19,14 +19,16 @@ from typing import Any
 from converters.build_jobs import job_name
 from converters.formats.table import GGUF
 from converters.network import RECIPES, NetworkReport, quantize_network
+from converters.outputs import check_output, is_output
 from converters.progress import TerminalReporter
 from converters.target.onnx import accuracy_level
 from device_profiles.profile import DeviceProfile
-from edge.atomic import fsync_directory, write_atomic
+from edge.atomic import write_atomic
 from edge.bench.network import file_bytes
 from edge.bench.network_folder import KIND, RECORD, SCHEMA
 from edge.bundle import sha256_file
 from edge.errors import DoesNotFitError, EngineError, IntegrityError, UsageError
+from edge.rooted import work_beside
 from edge.units import MIB, format_bytes, printable
 
 DEFAULT_RECIPE = "int8"
@@ -71,21 +73,17 @@ def build_network(
     ids = [device.id for device in devices]
     if len(set(ids)) != len(ids):
         raise UsageError(f"a device is named twice: {', '.join(ids)}")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists", next_step="choose another -o, or --force")
-    if not output.absolute().parent.is_dir():
-        raise UsageError(f"there is no folder {output.absolute().parent}")
+    check_output(output, overwrite)
     for device in devices:
         check_board(source, device)
     recipe = recipe or DEFAULT_RECIPE
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     made: dict[int, NetworkReport] = {}
     built = []
-    try:
+    with work_beside(output, "build") as work:
         for device in devices:
             name = job_name(device.id, "", len(devices), 1)
-            folder = partial / name
+            folder = work.path / "networks" / name
+            folder.parent.mkdir(exist_ok=True)
             level = accuracy_level(device.isa or None) if source.suffix.lower() == ".onnx" else 0
             if level not in made:
                 reporter.stage(f"storing the weights of {printable(source.name)} as {recipe}")
@@ -99,13 +97,7 @@ def build_network(
             report = made[level]
             seal(source, folder, device, report)
             built.append((name, device.id, report))
-        if output.exists():
-            shutil.rmtree(output)
-        partial.rename(output)
-        fsync_directory(output.absolute().parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        work.publish("networks", is_output if overwrite else None)
     return [BuiltNetwork(output / name, device, report) for name, device, report in built]
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def fsync_directory(directory: Path) -> None:
@@ -22,12 +25,15 @@ def fsync_directory(directory: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write `data` to `path` so that a reader, or a power cut, sees the old file or the new one."""
+@contextmanager
+def new_file(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A fresh file that becomes `path`, fsynced and in one rename, unless the block fails. What is
+    at `path`, a link too, is replaced and never written into.
+    """
     handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
             file.flush()
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
@@ -36,6 +42,12 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         os.unlink(partial)
         raise
     fsync_directory(path.parent)
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Write `data` to `path` so that a reader, or a power cut, sees the old file or the new one."""
+    with new_file(path, mode=mode) as file:
+        file.write(data)
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -14,6 +14,7 @@ will be used: `Bundle.open` gives the very file whose hash was checked.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -23,11 +24,12 @@ import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from edge.atomic import fsync_directory, write_atomic
-from edge.errors import InputError, IntegrityError, UnsafeInputError
+from edge.atomic import fsync_directory, new_file, write_atomic
+from edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
 from edge.opened_file import OpenedFile, OpenedFolder
+from edge.rooted import Root, check_free, work_beside
 from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, signers
 from edge.trust.pins import check_pins
 from edge.trust.ssh_formats import PublicKey
@@ -428,57 +430,68 @@ def verify_files(
         remembered.save()
 
 
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder holds a manifest and no file but those that it names. They may be damaged:
+    this asks whether the folder may be replaced, not whether it may be used.
+    """
+    try:
+        with Root(folder) as root:
+            with root.open(MANIFEST) as file:
+                files = parse_manifest(file.read(MAX_MANIFEST_BYTES), folder).files
+            known = {MANIFEST, SUMS, SIGNATURE, *(file.name for file in files)}
+            return all(stat.S_ISDIR(info.st_mode) or n in known for n, info in root.walk(""))
+    except (OSError, EdgeError):
+        return False
+
+
 def pack_bundle(directory: Path, tar_path: Path) -> int:
     """Pack a verified bundle into an uncompressed tar, the same bytes for the same bundle.
 
-    Returns the tar's size in bytes. Raises InputError when the output exists.
+    Returns the tar's size in bytes. Raises UsageError when the output exists.
     """
-    bundle = open_bundle(directory, check_signature=False)
-    if tar_path.exists():
-        raise InputError(f"{tar_path} exists", next_step="remove it, or choose another -o")
-    partial = tar_path.with_name(tar_path.name + ".partial")
+    bundle = open_bundle(directory, verify=False, check_signature=False)
+    check_free(tar_path)
     # GNU format: model files over 8 GiB fit, and headers stay the same everywhere.
-    with tarfile.open(partial, "w", format=tarfile.GNU_FORMAT) as archive:
-        signature = [SIGNATURE] if (directory / SIGNATURE).exists() else []
-        for name in (MANIFEST, SUMS, *signature, *sorted(file.name for file in bundle.files)):
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode, entry.mtime = (directory / name).stat().st_size, 0o644, 0
-            with (directory / name).open("rb") as file:
-                archive.addfile(entry, file)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.rename(tar_path)
-    fsync_directory(tar_path.parent)
+    with (
+        new_file(tar_path) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
+    ):
+        for name in (MANIFEST, SUMS, SIGNATURE):
+            if (text := bundle.texts.get(name)) is not None:
+                _add_plain(archive, name, len(text), io.BytesIO(text))
+        for file in sorted(bundle.files, key=lambda file: file.name):
+            with bundle._verified(file, None, None).reader() as content:
+                _add_plain(archive, file.name, file.n_bytes, content)
     return tar_path.stat().st_size
+
+
+def _add_plain(archive: tarfile.TarFile, name: str, n_bytes: int, content: BinaryIO) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = n_bytes, 0o644, 0
+    archive.addfile(entry, content)
 
 
 def unpack_bundle(tar_path: Path, directory: Path) -> Bundle:
     """Unpack a packed bundle beside `directory`, verify every byte, then rename it into place.
 
     Only regular files with allowed names are taken, and never more bytes than the tar has. Raises
-    UnsafeInputError otherwise, InputError when `directory` exists.
+    UnsafeInputError otherwise, UsageError when `directory` exists.
     """
-    if directory.exists():
-        raise InputError(f"{directory} exists", next_step="remove it, or choose another -o")
-    partial = directory.with_name(directory.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    check_free(directory)
+    directory.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with work_beside(directory, "unpack") as work:
         try:
-            extract_plain_files(tar_path, partial)
+            extract_plain_files(tar_path, work.root, "bundle")
         except (tarfile.TarError, EOFError) as error:
             raise InputError(f"{tar_path}: not a packed bundle, or cut short: {error}") from None
-        open_bundle(partial, verify=True)
-        partial.rename(directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    fsync_directory(directory.parent)
+        open_bundle(work.path / "bundle", verify=True)
+        work.publish("bundle")
     return open_bundle(directory, verify=False)
 
 
-def extract_plain_files(tar_path: Path, directory: Path) -> None:
+def extract_plain_files(tar_path: Path, root: Root, folder: str) -> None:
     size, taken = tar_path.stat().st_size, 0
+    root.make_folder(folder)
     with tarfile.open(tar_path, "r:") as archive:
         for count, entry in enumerate(archive):
             if entry.name not in (MANIFEST, SUMS, SIGNATURE):
@@ -490,11 +503,11 @@ def extract_plain_files(tar_path: Path, directory: Path) -> None:
                 raise UnsafeInputError(
                     f"{tar_path}: holds more than its {format_bytes(size)} can hold"
                 )
-            target = directory / entry.name
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = f"{folder}/{entry.name}"
+            root.make_folder(target.rpartition("/")[0])
             source = archive.extractfile(entry)
             assert source is not None
-            with target.open("xb") as file:
+            with root.create(target) as file:
                 shutil.copyfileobj(source, file, _CHUNK)
                 file.flush()
                 os.fsync(file.fileno())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.atomic import fsync_directory, link_or_copy
+from edge.atomic import link_or_copy
 from edge.bundle import SMALL, Bundle, open_bundle, seal_bundle
 from edge.errors import DoesNotFitError, InputError, UsageError
+from edge.rooted import check_free, work_beside
 from edge.units import format_bytes
 
 if TYPE_CHECKING:
@@ -26,31 +25,25 @@ def pair_bundles(big: Path, small: Path, output: Path, sign: SigningKey | None =
     Raises UsageError if `output` exists or the two were planned for different boards, InputError if
     one of them cannot be paired, DoesNotFitError if the board cannot hold both at once.
     """
-    if os.path.lexists(output):
-        raise UsageError(f"{output} exists", next_step="choose another -o")
+    check_free(output)
     one, two = open_bundle(big, verify=True), open_bundle(small, verify=True)
     _check_pair(one, two)
-    partial = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    partial.mkdir()
-    try:
+    with work_beside(output, "pair") as work:
+        made = work.path / "bundle"
         roles, hashes = {}, {}
         for file in one.files:
-            link_or_copy(one.path / file.name, partial / file.name)
+            link_or_copy(one.path / file.name, made / file.name)
             roles[file.name], hashes[file.name] = file.role, file.sha256
-        link_or_copy(two.model_path, partial / SMALL_FILE)
+        link_or_copy(two.model_path, made / SMALL_FILE)
         roles[SMALL_FILE], hashes[SMALL_FILE] = SMALL, two.model_file.sha256
         manifest = {k: v for k, v in one.manifest.items() if k not in ("files", "kind", "schema")}
         manifest["small"] = {key: two.manifest[key] for key in ("model", "recipe", "plan")}
-        seal_bundle(partial, manifest, roles, hashes)
+        seal_bundle(made, manifest, roles, hashes)
         if sign is not None:
             from edge.trust.signing import sign_bundle
 
-            sign_bundle(partial, sign)
-        partial.rename(output)
-        fsync_directory(output.absolute().parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+            sign_bundle(made, sign)
+        work.publish("bundle")
     return open_bundle(output, verify=False)
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import shutil
+import stat
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,15 +29,12 @@ from converters.oci.artifact import (
 )
 from converters.oci.registry import TRIES, Registry, read_body
 from converters.progress import TerminalReporter
-from converters.work_folder import alone_in
-from edge.atomic import fsync_directory
 from edge.bundle import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
     Bundle,
     open_bundle,
     parse_manifest,
-    sha256_file,
 )
 from edge.errors import (
     DeviceUnreachableError,
@@ -48,11 +45,13 @@ from edge.errors import (
     UnsafeInputError,
     UsageError,
 )
+from edge.rooted import Root, work_beside
 from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
 from edge.trust.ssh_formats import PublicKey
 from edge.units import MIB, format_bytes
 
 _PAUSE_S = 0.5
+_BUNDLE, _PARTS = "bundle", "parts"
 #: Folders, journals.
 _SLACK_BYTES = 4 * MIB
 
@@ -110,14 +109,11 @@ def pull(
     parent = output.absolute().parent
     if not parent.is_dir():
         raise UsageError(f"there is no folder {parent}", next_step=f"mkdir -p {parent}")
-    work = output.with_name(output.name + ".partial")
     try:
-        with alone_in(work, "pull", "wait for it, or choose another folder"):
-            Receiver(registry, artifact, work, reporter, done).receive_all()
-            open_bundle(work / "bundle", verify=False)
-            (work / "bundle").rename(output)
-            fsync_directory(parent)
-            shutil.rmtree(work)
+        with work_beside(output, "pull", resume=True) as work:
+            Receiver(registry, artifact, work.root, reporter, done).receive_all()
+            open_bundle(work.path / "bundle", verify=False)
+            work.publish("bundle")
     except EdgeError:
         raise  # some of them are OSErrors, too
     except OSError as error:
@@ -186,69 +182,72 @@ def wrong_bytes(what: str) -> IntegrityError:
 
 
 class Receiver:
-    """Brings every layer into `work/bundle`."""
+    """Brings every layer into `bundle/` below `root`."""
 
     def __init__(
         self,
         registry: Registry,
         artifact: Artifact,
-        work: Path,
+        root: Root,
         reporter: TerminalReporter,
         done: Pulled,
     ) -> None:
         self._registry, self._artifact, self._reporter = registry, artifact, reporter
-        self._bundle, self._parts, self._result = work / "bundle", work / "parts", done
+        self._root, self._result = root, done
         self._n_done = self._kept = 0
 
     def receive_all(self) -> None:
         layers = self._artifact.layers
-        self._bundle.mkdir(exist_ok=True)
-        self._parts.mkdir(exist_ok=True)
+        for folder in (_BUNDLE, _PARTS):
+            self._root.make_folder(folder)
         self._drop_strangers()
         self._check_space()
         self._reporter.stage(f"receiving {format_bytes(self._artifact.n_bytes)}")
         for layer in layers:
-            target = self._bundle / layer.path
-            target.parent.mkdir(parents=True, exist_ok=True)
+            target = f"{_BUNDLE}/{layer.path}"
+            self._root.make_folder(target.rpartition("/")[0])
             if self._is_whole(target, layer):
                 self._result.n_there += layer.n_bytes
             else:
                 self._receive(layer, target)
             self._advance(0, self._n_done)  # a retry may have moved it back
-        for folder, _, _ in os.walk(self._bundle):
-            fsync_directory(Path(folder))
+        for name, info in self._root.walk(_BUNDLE):
+            if stat.S_ISDIR(info.st_mode):
+                self._root.sync(f"{_BUNDLE}/{name}")
+        self._root.sync(_BUNDLE)
 
     def _drop_strangers(self) -> None:
         """What an earlier pull of something else has left in the same place."""
         wanted = {layer.sha256 for layer in self._artifact.layers}
-        for part in self._parts.iterdir():
-            if part.name not in wanted or part.is_symlink() or not part.is_file():
-                shutil.rmtree(part) if part.is_dir() and not part.is_symlink() else part.unlink()
+        for name, info in self._root.entries(_PARTS).items():
+            if name not in wanted or not stat.S_ISREG(info.st_mode):
+                self._root.remove(f"{_PARTS}/{name}")
         paths = {layer.path for layer in self._artifact.layers}
-        for folder, folders, names in os.walk(self._bundle):
-            for name in names + [f for f in folders if (Path(folder) / f).is_symlink()]:
-                path = Path(folder) / name
-                if path.is_symlink() or path.relative_to(self._bundle).as_posix() not in paths:
-                    path.unlink()
+        for name, info in list(self._root.walk(_BUNDLE)):
+            if name not in paths and not stat.S_ISDIR(info.st_mode):
+                self._root.remove(f"{_BUNDLE}/{name}")
 
     def _check_space(self) -> None:
-        there = sum(p.stat().st_size for p in self._parts.iterdir())
-        there += sum(p.stat().st_size for p in self._bundle.rglob("*") if p.is_file())
+        there = sum(info.st_size for _, info in self._root.walk("") if stat.S_ISREG(info.st_mode))
         needed = max(0, self._artifact.n_bytes - there) + _SLACK_BYTES
-        free = shutil.disk_usage(self._bundle).free
+        free = shutil.disk_usage(self._root.path).free
         if free < needed:
             raise DoesNotFitError(
-                f"{self._bundle.parent} has {format_bytes(free)} free, the pull needs "
+                f"{self._root.path} has {format_bytes(free)} free, the pull needs "
                 f"{format_bytes(needed)}",
                 shortfall_bytes=needed - free,
                 next_step="make room, or pull to another disk",
             )
 
-    def _is_whole(self, target: Path, layer: Layer) -> bool:
+    def _size(self, path: str) -> int | None:
+        """A file's bytes; None where there is no file."""
+        info = self._root.stat(path)
+        return info.st_size if info is not None and stat.S_ISREG(info.st_mode) else None
+
+    def _is_whole(self, target: str, layer: Layer) -> bool:
         return (
-            target.is_file()
-            and target.stat().st_size == layer.n_bytes
-            and sha256_file(target, self._count) == layer.sha256
+            self._size(target) == layer.n_bytes
+            and self._root.sha256(target, self._count) == layer.sha256
         )
 
     def _count(self, n_bytes: int) -> None:
@@ -259,46 +258,46 @@ class Receiver:
         total = self._artifact.n_bytes
         self._reporter.progress(min(self._n_done, total), total)
 
-    def _receive(self, layer: Layer, target: Path) -> None:
-        part, start = self._parts / layer.sha256, self._n_done
+    def _receive(self, layer: Layer, target: str) -> None:
+        part, start = f"{_PARTS}/{layer.sha256}", self._n_done
         twin = next(
             (x for x in self._artifact.layers if x.sha256 == layer.sha256 and x.path != layer.path
-             and (self._bundle / x.path).is_file()), None,
+             and self._size(f"{_BUNDLE}/{x.path}") is not None), None,
         )  # fmt: skip
-        if twin is not None and not part.exists():
-            shutil.copyfile(self._bundle / twin.path, part)
+        if twin is not None and self._size(part) is None:
+            with self._root.open(f"{_BUNDLE}/{twin.path}") as old, self._root.create(part) as new:
+                shutil.copyfileobj(old, new)
         for attempt in (1, 2):
             resumed = self._fill(layer, part)
-            if sha256_file(part) == layer.sha256:
-                with part.open("rb") as file:
-                    os.fsync(file.fileno())
-                part.rename(target)
+            if self._root.sha256(part) == layer.sha256:
+                self._root.sync(part)
+                self._root.rename(part, target)
                 self._advance(0, start + layer.n_bytes)
                 return
-            part.unlink()
+            self._root.remove(part)
             self._advance(0, start)
             if not resumed or attempt == 2:
                 break  # it all came from the registry: once more would give the same
         raise wrong_bytes(f"{self._registry.reference}: {layer.path}")
 
-    def _fill(self, layer: Layer, part: Path) -> bool:
+    def _fill(self, layer: Layer, part: str) -> bool:
         """Fetch until the part has all its bytes; whether some were there before. A connection that
         breaks is opened again, as long as each time brings something.
         """
-        had = have = part.stat().st_size if part.exists() else 0
+        had = have = self._size(part) or 0
         if have > layer.n_bytes:
-            part.unlink()
+            self._root.remove(part)
             had = have = 0
         self._kept = have
         self._result.n_there += have
         self._advance(have)
         if layer.n_bytes == 0:
-            part.touch()
+            self._root.resume(part).close()
         failures = 0
         while have < layer.n_bytes:
             before = have
             problem = self._fetch(layer, part, have)
-            have = part.stat().st_size if part.exists() else 0
+            have = self._size(part) or 0
             failures = 0 if have > before else failures + 1
             if have < layer.n_bytes and failures >= TRIES:
                 raise DeviceUnreachableError(
@@ -316,7 +315,7 @@ class Receiver:
         self._kept = 0
         self._advance(-have)
 
-    def _fetch(self, layer: Layer, part: Path, have: int) -> str | None:
+    def _fetch(self, layer: Layer, part: str, have: int) -> str | None:
         """One request for the rest; what broke it, or None when the server closed it in order."""
         with self._registry.blob(layer.sha256, have) as response:
             if response.status_code == 404:
@@ -327,7 +326,7 @@ class Receiver:
                 )
             if response.status_code == 416:
                 self._start_over(have)
-                part.unlink(missing_ok=True)
+                self._root.remove(part)
                 return "the registry refuses the range"
             self._registry.expect(response, 200, 206)
             if response.status_code == 206:
@@ -341,7 +340,7 @@ class Receiver:
                 # It knows no ranges: everything comes again.
                 self._start_over(have)
                 have = 0
-            with part.open("r+b" if part.exists() else "wb") as file:
+            with self._root.resume(part) as file:
                 file.truncate(have)
                 file.seek(have)
                 try:

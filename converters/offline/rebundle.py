@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ from converters.board_engine import ALL_VARIANTS
 from converters.board_engine.build import Reporter
 from converters.offline.parts import add_engine
 from device_profiles.profile import DeviceProfile
-from edge.atomic import fsync_directory, link_or_copy
+from edge.atomic import link_or_copy
 from edge.bundle import Bundle, open_bundle, seal_bundle
-from edge.errors import UsageError
+from edge.rooted import check_free, work_beside
 
 # What add_engine writes; an old one is replaced by the new.
 _OURS = ("wheel", "launcher", "unit", "tool")
@@ -33,21 +32,18 @@ def bundle_with_engine(
     The model is linked, not copied, where the file system can. An engine that is already in it is
     replaced. Raises UsageError when `output` exists, and as `open_bundle` and `add_engine` do.
     """
-    if output.exists():
-        raise UsageError(f"{output} exists", next_step="remove it, or choose another -o")
+    check_free(output)
     source = open_bundle(path)
-    partial = output.with_name(output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with work_beside(output, "bundle") as work:
+        made = work.path / "bundle"
         roles, hashes = {}, {}
         for file in source.files:
             if file.role in _OURS:
                 continue
-            link_or_copy(source.path / file.name, partial / file.name)
+            link_or_copy(source.path / file.name, made / file.name)
             roles[file.name], hashes[file.name] = file.role, file.sha256
         parts = add_engine(
-            partial, source.plan, device, reporter, name=source.name, python=python,
+            made, source.plan, device, reporter, name=source.name, python=python,
             variant=variant, jobs=jobs,
         )  # fmt: skip
         for name in parts.roles:
@@ -55,10 +51,6 @@ def bundle_with_engine(
         reporter.stage("sealing")
         kept = {k: v for k, v in source.manifest.items() if k not in ("kind", "schema", "files")}
         manifest: dict[str, Any] = {**kept, "board": parts.manifest}
-        seal_bundle(partial, manifest, {**roles, **parts.roles}, hashes)
-        partial.rename(output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    fsync_directory(output.absolute().parent)
+        seal_bundle(made, manifest, {**roles, **parts.roles}, hashes)
+        work.publish("bundle")
     return open_bundle(output)

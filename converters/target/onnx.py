@@ -26,6 +26,7 @@ from edge.bundle import sha256_file
 from edge.engines.fit import available_bytes
 from edge.errors import DoesNotFitError, IntegrityError, UnsupportedModelError
 from edge.onnx_file import read_onnx
+from edge.rooted import work_beside
 from edge.units import MIB, format_bytes, printable
 
 MODEL_FILE = "model.onnx"
@@ -95,34 +96,31 @@ def convert_onnx(
     n_ctx = trained if n_ctx is None else min(n_ctx, trained)
     check_resources(checkpoint, output, recipe)
     python = tool_python("onnx", say=say)
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        with tempfile.TemporaryDirectory(prefix="edgekit-onnx-") as scratch:
-            source = link_checkpoint(checkpoint, Path(scratch) / "checkpoint")
-            result = run_worker(
-                python,
-                "converters.onnx_worker.export",
-                {
-                    "checkpoint": str(source),
-                    "output": str(partial.absolute()),
-                    "cache": str(Path(scratch) / "cache"),
-                    "recipe": recipe.to_worker(accuracy_level=accuracy_level(isa)),
-                    "n_ctx": n_ctx,
-                    "importance": str(importance.absolute()) if importance else None,
-                },
-                progress=progress,
-                say=say,
-                threads=threads,
-            )
-        finish_folder(checkpoint, config, partial, n_ctx)
-        artifact = describe(partial, recipe, n_ctx, result)
-        shutil.rmtree(output, ignore_errors=True)
-        partial.rename(output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with (
+        work_beside(output, "conversion") as work,
+        tempfile.TemporaryDirectory(prefix="edgekit-onnx-") as scratch,
+    ):
+        made = work.path / "made"
+        made.mkdir()
+        source = link_checkpoint(checkpoint, Path(scratch) / "checkpoint")
+        result = run_worker(
+            python,
+            "converters.onnx_worker.export",
+            {
+                "checkpoint": str(source),
+                "output": str(made),
+                "cache": str(Path(scratch) / "cache"),
+                "recipe": recipe.to_worker(accuracy_level=accuracy_level(isa)),
+                "n_ctx": n_ctx,
+                "importance": str(importance.absolute()) if importance else None,
+            },
+            progress=progress,
+            say=say,
+            threads=threads,
+        )
+        finish_folder(checkpoint, config, made, n_ctx)
+        artifact = describe(made, recipe, n_ctx, result)
+        work.publish("made")
     return OnnxArtifact(**{**vars(artifact), "path": output / MODEL_FILE})
 
 

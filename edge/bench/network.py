@@ -144,9 +144,12 @@ def network_records(
         },
     )
     subject = Subject(
-        name=path.stem, sha256=path.sha256 or path.digest(), n_bytes=file_bytes(path), arch="network",
+        name=path.stem,
+        sha256=path.sha256 or path.digest(),
+        n_bytes=file_bytes(path),
+        arch="network",
         quality=built.quality if built else None,
-    )  # fmt: skip
+    )
     return make_records([_InferenceRun(run)], subject, engine, repeat_command, baseline)  # type: ignore[list-item]
 
 

@@ -29,6 +29,7 @@ from edge.flash.transfer import (
     wanted_files,
 )
 from edge.flash.trust import Admission, SignaturePolicy, admit, check_on_board
+from edge.rooted import MARKER
 from edge.slots import layout
 from edge.slots.health import MAX_MEMORY, MIN_SPEED, Health
 from edge.slots.store import Slots
@@ -133,7 +134,12 @@ def tidy(slots: Slots, bundle: Bundle) -> None:
     slots.sweep(keep_incoming=bundle.id)
     wanted = {sha256 for _, sha256 in wanted_files(bundle).values()}
     parts = slots.files.entries(layout.PARTS)
-    slots.files.remove([f"{layout.PARTS}/{name}" for name in parts if name not in wanted])
+    if not parts:
+        return
+    for folder in (layout.INCOMING, layout.PARTS):
+        slots.files.claim(folder)
+    gone = [name for name, e in parts.items() if not (name in wanted and e.can_go_on)]
+    slots.files.remove([f"{layout.PARTS}/{name}" for name in gone if name != MARKER])
 
 
 def transfer(
@@ -157,11 +163,14 @@ def transfer(
             report.notes.append("the release was on the board already; nothing was sent")
             return
         # File by file over the damaged ones: at no moment is it worse than it was.
+        files.claim(layout.release_folder(bundle.id))
         reporter.say(f"{len(wrong)} damaged files of this release are sent again")
         wanted = wanted_files(bundle)
         files.remove([f"{folder}/{name}" for name in wrong if name not in wanted])
     else:
         folder = f"{layout.incoming_folder(bundle.id)}/bundle"
+        for each in (layout.INCOMING, layout.incoming_folder(bundle.id)):
+            files.claim(each)
     plan = plan_transfer(board, slots, bundle, folder)
     need = plan.n_new_bytes + SLACK_BYTES
     if board.is_running:

@@ -17,10 +17,18 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from edge.errors import DeviceUnreachableError, DoesNotFitError, EdgeError, InputError
+from edge.errors import (
+    DeviceUnreachableError,
+    DoesNotFitError,
+    EdgeError,
+    InputError,
+    UnsafeInputError,
+    UsageError,
+)
 from edge.flash.session import Done, Session
 from edge.probe.remote import SCRIPT
 from edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
+from edge.rooted import FRESH, MARKER, fresh_name
 from edge.slots.faults import die, steps_before_cut
 from edge.slots.files import Entry, Kind, lock_refused
 from edge.slots.layout import CURRENT, LOCK
@@ -42,6 +50,7 @@ flush() {
   sync
 }
 digest() {
+  [ -f "$1" ] && [ ! -L "$1" ] || { echo -; return; }
   if command -v openssl >/dev/null 2>&1; then
     h=$(openssl dgst -sha256 -r < "$1" 2>/dev/null) && [ -n "$h" ] && { echo "${h%% *}"; return; }
   fi
@@ -49,7 +58,32 @@ digest() {
   h=$(sha256sum < "$1" 2>/dev/null) || h=-
   echo "${h%% *}"
 }
-"""
+real() {  # none of these may be a link: another user of the board may have put it there
+  for f in "$@"; do
+    [ ! -L "$f" ] || { echo "$f: is a link" >&2; exit 1; }
+  done
+}
+ours() { [ -f "$1/@MARKER@" ] && [ ! -L "$1/@MARKER@" ]; }
+foreign() { echo "$1: edgekit did not make this folder" >&2; exit 1; }
+mark() {
+  real "$1"
+  if ours "$1"; then return; fi
+  [ -z "$(ls -A "$1")" ] || foreign "$1"
+  echo 'edgekit made this folder and may delete it with everything in it.' > "$1/@MARKER@"
+}
+away() {  # the path, then the folders of which one must be ours if the path is a folder
+  p=$1
+  if [ ! -d "$p" ] || [ -L "$p" ]; then rm -f -- "$p"; return; fi
+  for f in "$@"; do
+    ours "$f" || continue
+    # The marker last: what an interrupted removal leaves must still be ours.
+    find "$p" -mindepth 1 -maxdepth 1 ! -name '@MARKER@' -exec rm -rf -- {} +
+    rm -rf -- "$p"
+    return
+  done
+  foreign "$p"
+}
+""".replace("@MARKER@", MARKER)
 
 
 def capture_system(session: Session) -> CapturedSystem:
@@ -84,6 +118,16 @@ def shell_error(place: str, said: str, rc: int) -> EdgeError:
             f"{place} cannot be written by this user: {text}",
             next_step="choose a folder that belongs to the user, or chown it there",
         )
+    if "is a link" in said:
+        return UnsafeInputError(
+            f"{place}: {text}; edgekit follows no link in its folder there",
+            next_step="look at it there and remove it, or give the path of the folder itself",
+        )
+    if "did not make this folder" in said:
+        return UsageError(
+            f"{place}: {text}: it stays as it is",
+            next_step="look at it there and move it away, or choose another folder on the board",
+        )
     if "File exists" in said or "Not a directory" in said:
         return InputError(
             f"{place}: something is in the way there: {text}",
@@ -106,6 +150,12 @@ class ShellFiles:
 
     def _quoted(self, path: str) -> str:
         return shlex.quote(f"{self._root}/{path}" if path else self._root)
+
+    def _real(self, *paths: str) -> str:
+        """A script line that refuses links among the folders on the way to these paths."""
+        parts = [path.split("/") for path in paths]
+        above = {"/".join(names[:n]) for names in parts for n in range(len(names))}
+        return f"real {' '.join(self._quoted(p) for p in sorted({'', *above}))}"
 
     def do(self, *steps: str, timeout_s: float = 120) -> None:
         """Run steps that change something; each must succeed."""
@@ -135,7 +185,7 @@ class ShellFiles:
             self._root = f"{self.ask('pwd -P').strip()}/{self._root}"
 
     def prepare(self) -> None:
-        self.do(f"mkdir -p {self._quoted('')}")
+        self.do(f"{self._real('')}; mkdir -p {self._quoted('')}")
 
     def entries(self, folder: str) -> dict[str, Entry]:
         found = self._find(folder, "-maxdepth 1")
@@ -148,20 +198,23 @@ class ShellFiles:
         # Absolute names: under an emulator that translates paths, relative ones may go astray.
         top = f"{self._root}/{folder}" if folder else self._root
         at = shlex.quote(top)
-        script = f"[ -d {at} ] || exit 0\nfind {at} {depth} -exec stat -c '%f %s %n' {{}} +"
+        script = (
+            f"{self._real(f'{folder}/x')}\n[ -d {at} ] || exit 0\n"
+            f"find {at} {depth} -exec stat -c '%f %h %s %n' {{}} +"
+        )
         done = self.session.run(PRELUDE + script, timeout_s=120)
         # What went away between find and stat (another sender's scratch file) is not there.
         if done.rc != 0 and not all(_GONE in line for line in done.err.splitlines() if line):
             raise shell_error(self.session.place, done.err, done.rc)
         found = {}
         for line in done.out.decode("utf-8", "replace").splitlines():
-            mode, _, rest = line.partition(" ")
-            size, _, name = rest.partition(" ")
+            mode, n_names, size, name = (*line.split(" ", 3), "", "", "", "")[:4]
             if name == top:
                 continue
             try:
                 kind = _KINDS.get(int(mode, 16) & 0o170000, "other")
-                found[name.removeprefix(f"{top}/")] = Entry(kind, int(size))
+                n = int(n_names) if kind == "file" else 1
+                found[name.removeprefix(f"{top}/")] = Entry(kind, int(size), n)
             except ValueError:
                 found[line] = Entry("other", 0)  # a name with a line break: never one of ours
         return found
@@ -169,6 +222,7 @@ class ShellFiles:
     def read(self, path: str, limit: int) -> bytes | None:
         at = self._quoted(path)
         done = self.session.run(
+            f"{PRELUDE}{self._real(path)}\n"
             f"[ -f {at} ] && [ ! -L {at} ] || exit 9\nhead -c {limit + 1} < {at}"
         )
         if done.rc == 9 or len(done.out) > limit:
@@ -178,38 +232,69 @@ class ShellFiles:
         return done.out
 
     def write(self, path: str, data: bytes) -> None:
-        folder, _, name = path.rpartition("/")
-        beside = self._quoted(f"{folder}/.{name}.new" if folder else f".{name}.new")
+        fresh, at = self._quoted(fresh_name()), self._quoted(path)
+        folders = {self._quoted(""), self._quoted(path.rpartition("/")[0])}
         self.do(
+            f"{self._real(path)}; real {at}",
             # Through cat: the printf of some shells does not say why a disk takes no more.
-            f"printf %s {shlex.quote(data.decode())} | cat > {beside}",
-            f"flush {beside}",
-            f"mv -f {beside} {self._quoted(path)}",
-            f"flush {self._quoted(folder)}",
+            f"printf %s {shlex.quote(data.decode())} | cat > {fresh}",
+            f"flush {fresh}",
+            f"mv -f {fresh} {at}",
+            f"flush {' '.join(sorted(folders))}",
         )
 
     def make_folder(self, path: str) -> None:
-        self.do(f"mkdir -p {self._quoted(path)}")
+        self.do(f"{self._real(f'{path}/x')}; mkdir -p {self._quoted(path)}")
+
+    def claim(self, path: str) -> None:
+        at = self._quoted(path)
+        marker = self._quoted(f"{path}/{MARKER}")
+        self.do(
+            f"{self._real(f'{path}/x')}; mkdir -p {at}", f"mark {at}", f"flush {marker}",
+            f"flush {at}",
+        )  # fmt: skip
 
     def rename(self, source: str, target: str) -> None:
         folders = {self._quoted(p.rpartition("/")[0]) for p in (source, target)}
+        at = self._quoted(target)
         self.do(
-            f"[ ! -d {self._quoted(target)} ]",  # mv would put it inside
-            f"mv -f {self._quoted(source)} {self._quoted(target)}",
+            f"{self._real(source, target)}; real {at}",
+            f"[ ! -d {at} ] || foreign {at}",  # mv would put it inside
+            f"mv -f {self._quoted(source)} {at}",
             f"flush {' '.join(sorted(folders))}",
         )
 
     def remove(self, paths: Sequence[str]) -> None:
         if paths:
-            self.do(f"rm -rf {' '.join(self._quoted(p) for p in paths)}", timeout_s=600)
+            self.do(self._real(*paths), *map(self._away, paths), timeout_s=600)
+
+    def _away(self, path: str) -> str:
+        names = path.split("/")
+        above = ["/".join(names[:n]) for n in range(len(names), 0, -1)]
+        return f"away {' '.join(self._quoted(p) for p in above)}"
+
+    def sweep(self) -> None:
+        root = self._quoted("")
+        self.do(
+            f"for f in {root}/{FRESH}????????????????; do "
+            '[ -d "$f" ] && [ ! -L "$f" ] || rm -f -- "$f"; done'
+        )
 
     def link(self, source: str, target: str) -> None:
         a, b = self._quoted(source), self._quoted(target)
-        self.do(f"rm -f {b}", f"ln {a} {b} 2>/dev/null || cp {a} {b}", f"flush {b}", timeout_s=1800)
+        self.do(
+            f"{self._real(source, target)}; real {a}",
+            f"rm -f {b}", f"ln {a} {b} 2>/dev/null || cp {a} {b}", f"flush {b}",
+            timeout_s=1800,
+        )  # fmt: skip
 
     def copy(self, source: str, target: str) -> None:
         a, b = self._quoted(source), self._quoted(target)
-        self.do(f"cp --reflink=auto {a} {b} 2>/dev/null || cp {a} {b}", timeout_s=3600)
+        self.do(
+            f"{self._real(source, target)}; real {a} {b}",
+            f"cp --reflink=auto {a} {b} 2>/dev/null || cp {a} {b}",
+            timeout_s=3600,
+        )
 
     def sync(self, paths: Sequence[str]) -> None:
         self.do(f"flush {' '.join(self._quoted(p) for p in paths)}", timeout_s=1800)
@@ -259,10 +344,10 @@ class ShellFiles:
         return None if done.rc else done.out.decode("utf-8", "replace").strip()
 
     def point(self, target: str) -> None:
-        at, new, root = self._quoted(CURRENT), self._quoted(f".{CURRENT}.new"), self._quoted("")
+        at, new, root = self._quoted(CURRENT), self._quoted(fresh_name()), self._quoted("")
         text = shlex.quote(target)
         if self._links_can_be_switched:
-            steps = [f"rm -rf {new}", f"ln -s {text} {new}", f"mv -T -f {new} {at}"]
+            steps = [f"ln -s {text} {new}", f"mv -T -f {new} {at}"]
         else:
             steps = [
                 f"[ ! -L {at} ] || {{ echo 'mv here cannot switch a link' >&2; exit 1; }}",
@@ -270,16 +355,16 @@ class ShellFiles:
                 f"flush {new}",
                 f"mv -f {new} {at}",
             ]
-        self.do(*steps, f"flush {root}")
+        self.do(self._real(CURRENT), *steps, f"flush {root}")
 
     @functools.cached_property
     def _links_can_be_switched(self) -> bool:
         """Whether links exist there, and `mv -T` renames one over another. A plain mv moves into
         the folder that the old one names, and toybox's -T refuses it (0.8.9).
         """
-        scratch = self._quoted(".edge-links")
+        scratch = self._quoted(fresh_name())
         text = self.ask(
-            f"rm -rf {scratch}; mkdir {scratch} && cd {scratch} && mkdir d && "
+            f"mkdir {scratch} && cd {scratch} && mkdir d && "
             "ln -s d a 2>/dev/null && ln -s d b && mv -T -f b a 2>/dev/null && "
             "[ -L a ] && [ ! -e d/b ] && echo yes\n"
             f"rm -rf {scratch}"
@@ -339,19 +424,23 @@ def lock_script(root: str) -> str:
     `flock` where there is one, else a folder that names its owner.
     """
     return f"""
-cd {root} || exit 70
+{{ [ ! -L {root} ] && cd {root}; }} || exit 70
+free() {{ [ ! -L {LOCK}.d ] && rm -f {LOCK}.d/owner && rmdir {LOCK}.d; }}
 if command -v flock >/dev/null 2>&1; then
+  [ ! -L {LOCK} ] && {{ [ ! -e {LOCK} ] || [ -f {LOCK} ]; }} || {{
+    echo '{LOCK}: is a link' >&2; exit 71
+  }}
   exec 9>>{LOCK} || exit 71
   flock -n 9 || exit {_BUSY}
 else
   me="$$ $(cat /proc/sys/kernel/random/boot_id 2>/dev/null)"
   until mkdir {LOCK}.d 2>/dev/null; do
-    [ -d {LOCK}.d ] || exit 71
+    [ -d {LOCK}.d ] && [ ! -L {LOCK}.d ] || {{ echo '{LOCK}.d: is a link' >&2; exit 71; }}
     was=$(cat {LOCK}.d/owner 2>/dev/null) || {{ sleep 1; was=$(cat {LOCK}.d/owner 2>/dev/null); }}
     [ "${{was#* }}" = "${{me#* }}" ] && kill -0 "${{was%% *}}" 2>/dev/null && exit {_BUSY}
-    rm -rf {LOCK}.d
+    free || {{ echo '{LOCK}.d: edgekit did not make this folder' >&2; exit 71; }}
   done
-  trap 'rm -rf {LOCK}.d' EXIT
+  trap free EXIT
   trap 'exit 1' HUP INT TERM PIPE
   echo "$me" > {LOCK}.d/owner
 fi

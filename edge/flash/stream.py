@@ -37,8 +37,10 @@ def send_stream(
     """
     fault_point()
     keep = " conv=notrunc" if offset else ""
+    at = shlex.quote(target)
     script = (
-        f"umask 022; LC_ALL=C exec dd of={shlex.quote(target)} bs={_READ} "
+        f"[ ! -L {at} ] || {{ echo {at}: is a link >&2; exit 1; }}; "
+        f"umask 022; LC_ALL=C exec dd of={at} bs={_READ} "
         f"seek={offset // _READ}{keep}"
     )
     with source.open("rb", buffering=0) as file:

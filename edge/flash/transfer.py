@@ -146,7 +146,7 @@ def plan_transfer(board: Board, slots: Slots, bundle: Bundle, folder: str) -> Tr
         {name: entry.n_bytes for name, entry in incoming.items() if entry.kind == "file"},
         on_board,
         basis if board.can_patch() else {},
-        {name: entry.n_bytes for name, entry in parts.items() if entry.kind == "file"},
+        {name: entry.n_bytes for name, entry in parts.items() if entry.can_go_on},
     )
 
 
@@ -162,7 +162,8 @@ def bring(
     names = [item.name for item in plan.items]
     for made in _folders(folder, names):
         files.make_folder(made)
-    files.make_folder(layout.PARTS)
+    for ours in (layout.INCOMING, layout.PARTS):
+        files.claim(ours)
     total = sum(item.n_bytes for item in plan.items if item.how in ("patch", "send"))
     bar = _Bar(reporter, total)
     there = [item for item in plan.items if item.how == "there"]

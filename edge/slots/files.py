@@ -1,42 +1,52 @@
 """A board's files: the few operations that releases need, and the same on this machine's own disk.
 
 Every operation that changes something is durable when it returns, and whole or absent after a
-power cut. Paths are relative to the root, with forward slashes.
+power cut. Paths are relative to the root, with forward slashes. No link is followed below the root:
+a card, or another user of the board, may have put one there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.util
 import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 import psutil
 
 from edge.atomic import fsync_directory
-from edge.bundle import sha256_file
-from edge.errors import DoesNotFitError, EdgeError, InputError, UsageError
+from edge.errors import DoesNotFitError, EdgeError, InputError, UnsafeInputError, UsageError
+from edge.rooted import FOLDER_MODE, Root
 from edge.slots.faults import fault_point
 from edge.slots.layout import CURRENT, LOCK
 
 Kind = Literal["file", "folder", "link", "other"]
 _COPY = 1 << 20
+#: What a file system says that is in trouble; anything else, asked for a link, means it has none.
+_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES)
+_LOCK_FOLDER = f"{LOCK}.d"
+_LOCK_OWNER = f"{_LOCK_FOLDER}/owner"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One name on the board; `n_bytes` is a file's size."""
+    """One name on the board; `n_bytes` is a file's size, `n_names` how many names it has."""
 
     kind: Kind
     n_bytes: int
+    n_names: int = 1
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether more may be written into it: a file that has no second name elsewhere."""
+        return self.kind == "file" and self.n_names == 1
 
 
 class BoardFiles(Protocol):
@@ -64,17 +74,27 @@ class BoardFiles(Protocol):
     def make_folder(self, path: str) -> None:
         """A folder and its parents."""
 
+    def claim(self, path: str) -> None:
+        """Make a folder of ours, which may be removed later, or see that it is one. Raises
+        UsageError for a folder of somebody else's.
+        """
+
     def rename(self, source: str, target: str) -> None:
         """Rename a file over `target`, or a folder to a free name."""
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove files and trees; missing ones are no error."""
+        """Remove files, and folders that are ours; missing ones are no error. Raises UsageError for
+        a folder of somebody else's.
+        """
 
     def link(self, source: str, target: str) -> None:
         """A second name for a file; a copy where the file system has no links."""
 
     def copy(self, source: str, target: str) -> None:
         """A copy on the board, sharing blocks where the file system can."""
+
+    def sweep(self) -> None:
+        """Remove the small files that a killed writer has left half written at the root."""
 
     def sync(self, paths: Sequence[str]) -> None:
         """Flush files and folders to the medium."""
@@ -139,94 +159,84 @@ class LocalFiles:
     def root(self) -> str:
         return str(self._root)
 
-    def _at(self, path: str) -> Path:
-        return self._root / path
+    def _is_there(self) -> bool:
+        return os.path.lexists(self._root)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Root]:
+        """The root, opened anew: nothing may hold a card when it is to be taken out."""
+        with self._errors(), Root(self._root, lambda: fault_point(), fixed_modes=True) as root:
+            yield root
 
     def prepare(self) -> None:
         with self._errors():
             fault_point()
-            if not self._root.is_dir():
-                self._root.mkdir(parents=True)
+            if not os.path.lexists(self._root):
+                self._root.mkdir(FOLDER_MODE, parents=True)
                 fsync_directory(self._root.parent)
+        with self._opened():
+            pass
 
     def entries(self, folder: str) -> dict[str, Entry]:
-        with self._errors():
-            try:
-                names = os.listdir(self._at(folder))
-            except (FileNotFoundError, NotADirectoryError):
-                return {}
-            return _entries({name: self._at(folder) / name for name in names})
+        if not self._is_there():
+            return {}
+        with self._opened() as root:
+            return {name: _entry(info) for name, info in root.entries(folder).items()}
 
     def tree(self, folder: str) -> dict[str, Entry]:
-        top = self._at(folder)
-        with self._errors():
-            paths = [
-                Path(here) / name
-                for here, folders, files in os.walk(top)
-                for name in (*folders, *files)
-            ]
-            return _entries({path.relative_to(top).as_posix(): path for path in paths})
+        if not self._is_there():
+            return {}
+        with self._opened() as root:
+            return {name: _entry(info) for name, info in root.walk(folder)}
 
     def read(self, path: str, limit: int) -> bytes | None:
-        with self._errors():
-            try:
-                info = self._at(path).lstat()
-                if not stat.S_ISREG(info.st_mode) or info.st_size > limit:
-                    return None
-                return self._at(path).read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
+        if not self._is_there():
+            return None
+        with self._opened() as root:
+            info = root.stat(path)
+            if info is None or not stat.S_ISREG(info.st_mode) or info.st_size > limit:
                 return None
+            with root.open(path) as file:
+                data = file.read(limit + 1)
+            return data if len(data) <= limit else None
 
     def write(self, path: str, data: bytes) -> None:
-        target = self._at(path)
-        beside = target.with_name(f".{target.name}.new")
-        with self._errors():
-            fault_point()
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                fault_point()
-                os.fsync(file.fileno())
-            fault_point()
-            os.replace(beside, target)
-            fault_point()
-            fsync_directory(target.parent)
+        with self._opened() as root:
+            root.write(path, data)
 
     def make_folder(self, path: str) -> None:
-        with self._errors():
-            fault_point()
-            self._at(path).mkdir(parents=True, exist_ok=True)
+        with self._opened() as root:
+            root.make_folder(path)
+
+    def claim(self, path: str) -> None:
+        with self._opened() as root:
+            root.claim(path)
 
     def rename(self, source: str, target: str) -> None:
-        with self._errors():
-            fault_point()
-            os.replace(self._at(source), self._at(target))
-            fault_point()
-            for folder in {self._at(source).parent, self._at(target).parent}:
-                fsync_directory(folder)
+        with self._opened() as root:
+            root.rename(source, target)
 
     def remove(self, paths: Sequence[str]) -> None:
-        with self._errors():
-            for path in map(self._at, paths):
-                fault_point()
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+        with self._opened() as root:
+            for path in paths:
+                root.remove(path)
+
+    def sweep(self) -> None:
+        with self._opened() as root:
+            root.sweep_fresh()
 
     def link(self, source: str, target: str) -> None:
-        with self._errors():
-            self._at(target).unlink(missing_ok=True)
-            fault_point()
+        with self._opened() as root:
             try:
-                os.link(self._at(source), self._at(target))
+                root.link(source, target)
             except OSError as error:
-                if error.errno == errno.ENOSPC:
+                if error.errno in _TROUBLE:
                     raise
                 self.copy(source, target)
 
     def copy(self, source: str, target: str) -> None:
-        self.copy_into(self._at(source), target, 0)
+        with self._opened() as root, root.open(source) as reader:
+            self._copy(root, reader, target, 0)
         self.sync([target])
 
     def copy_into(
@@ -237,42 +247,43 @@ class LocalFiles:
         progress: Callable[[int], None] | None = None,
     ) -> None:
         """Copy `source` from `offset` to the same place in `target`; not flushed yet."""
-        with self._errors():
-            fault_point()
-            path = self._at(target)
-            with source.open("rb") as reader, path.open("r+b" if path.exists() else "wb") as writer:
-                reader.seek(offset)
-                writer.seek(offset)
-                writer.truncate()
-                while chunk := reader.read(_COPY):
-                    fault_point()
-                    writer.write(chunk)
-                    if progress:
-                        progress(len(chunk))
+        with self._opened() as root, source.open("rb") as reader:
+            self._copy(root, reader, target, offset, progress)
+
+    def _copy(
+        self,
+        root: Root,
+        reader: BinaryIO,
+        target: str,
+        offset: int,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        fault_point()
+        with root.resume(target) as writer:
+            reader.seek(offset)
+            writer.seek(offset)
+            writer.truncate()
+            while chunk := reader.read(_COPY):
+                fault_point()
+                writer.write(chunk)
+                if progress:
+                    progress(len(chunk))
 
     def sync(self, paths: Sequence[str]) -> None:
-        with self._errors():
+        with self._opened() as root:
             fault_point()
-            for path in map(self._at, paths):
-                if path.is_dir():
-                    fsync_directory(path)
-                    continue
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
+            for path in paths:
+                root.sync(path)
 
     def digests(self, paths: Sequence[str]) -> dict[str, str | None]:
-        found: dict[str, str | None] = {}
-        for path in paths:
-            try:
-                _forget_cached(self._at(path))
-                found[path] = sha256_file(self._at(path))
-            except OSError:
-                found[path] = None
-        return found
+        with self._opened() as root:
+            return {path: _digest(root, path) for path in paths}
 
     def settle(self, path: str) -> str | None:
-        if self._at(path).is_file():
-            self.sync([path])
+        entry = self.entries(path.rpartition("/")[0]).get(path.rpartition("/")[2])
+        if entry is None or entry.kind != "file":
+            return None
+        self.sync([path])
         return self.digests([path])[path]
 
     def free_bytes(self) -> int:
@@ -282,67 +293,52 @@ class LocalFiles:
     def used_bytes(self, paths: Sequence[str]) -> dict[str, int]:
         # A file with a second name elsewhere is not freed by removing this one.
         return {
-            path: sum(
-                info.st_size
-                for here, _, names in os.walk(self._at(path))
-                for name in names
-                if (info := (Path(here) / name).lstat()).st_nlink == 1
-            )
-            for path in paths
+            path: sum(e.n_bytes for e in self.tree(path).values() if e.can_go_on) for path in paths
         }
 
     def pointer(self) -> str | None:
-        path = self._at(CURRENT)
-        with self._errors():
-            if path.is_symlink():
-                return os.readlink(path)
-            data = self.read(CURRENT, 1024)
-            return None if data is None else data.decode("utf-8", "replace").strip()
+        if not self._is_there():
+            return None
+        with self._opened() as root:
+            if (text := root.readlink(CURRENT)) is not None:
+                return text
+        data = self.read(CURRENT, 1024)
+        return None if data is None else data.decode("utf-8", "replace").strip()
 
     def point(self, target: str) -> None:
-        beside = self._at(f".{CURRENT}.new")
-        with self._errors():
-            beside.unlink(missing_ok=True)
-            fault_point()
+        with self._opened() as root:
             try:
-                os.symlink(target, beside)
+                root.symlink(target, CURRENT)
             except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EROFS, errno.EACCES):
+                if error.errno in _TROUBLE:
                     raise
-                self.write(CURRENT, target.encode() + b"\n")  # FAT, exFAT, some network shares
-                return
-            fault_point()
-            os.replace(beside, self._at(CURRENT))
-            fault_point()
-            fsync_directory(self._root)
+                # FAT, exFAT, some network shares
+                root.write(CURRENT, target.encode() + b"\n")
 
     @contextlib.contextmanager
     def lock(self, wait_s: float) -> Iterator[None]:
-        if importlib.util.find_spec("fcntl") is None:
-            yield  # Windows: two flashes of one card at once are the user's own doing
-            return
-        with self._errors():
-            handle = os.open(self._at(LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        folder = self._at(f"{LOCK}.d")
-        try:
+        with self._opened() as root:
+            handle = root.resume(LOCK)
+        with handle:
             end_s = time.monotonic() + wait_s
-            while not (_try_flock(handle, self.root) and not self._folder_is_locked()):
+            while not (_try_flock(handle.fileno(), self.root) and not self._folder_is_locked()):
                 if time.monotonic() >= end_s:
                     raise lock_refused(self.root, wait_s)
                 time.sleep(0.2)
-            with self._errors():
-                folder.mkdir(exist_ok=True)
-                (folder / "owner").write_text(f"{os.getpid()} {_boot_id()}\n")
+            with self._errors(), Root(self._root, fixed_modes=True) as root:
+                _unlock_folder(root)
+                root.make_folder(_LOCK_FOLDER)
+                with root.create(_LOCK_OWNER) as owner:
+                    owner.write(f"{os.getpid()} {_boot_id()}\n".encode())
             try:
                 yield
             finally:
-                shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            os.close(handle)
+                with contextlib.suppress(OSError, EdgeError), Root(self._root) as root:
+                    _unlock_folder(root)
 
     def _folder_is_locked(self) -> bool:
         """The other lock, that of boards without `flock`: see `edge.flash.shell_files`."""
-        owner = (self.read(f"{LOCK}.d/owner", 200) or b"").decode("utf-8", "replace").strip()
+        owner = (self.read(_LOCK_OWNER, 200) or b"").decode("utf-8", "replace").strip()
         pid, _, boot = owner.partition(" ")
         return boot == _boot_id() and pid.isdecimal() and psutil.pid_exists(int(pid))
 
@@ -350,8 +346,16 @@ class LocalFiles:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except EdgeError:
+            raise  # some of them are OSErrors, too
         except OSError as error:
             raise board_error(error, self.root) from error
+
+
+def _unlock_folder(root: Root) -> None:
+    """Remove the lock's folder; one that holds anything else stays, and is an error."""
+    root.remove(_LOCK_OWNER)
+    root.remove_empty(_LOCK_FOLDER)
 
 
 def _try_flock(handle: int, place: str) -> bool:
@@ -373,26 +377,17 @@ def _boot_id() -> str:
         return ""
 
 
-def _entries(paths: Mapping[str, Path]) -> dict[str, Entry]:
-    """What the paths stand for, without those that went away since their folder was read."""
-    found = {}
-    for name, path in paths.items():
-        with contextlib.suppress(FileNotFoundError):
-            found[name] = _entry(path)
-    return found
-
-
-def _entry(path: Path) -> Entry:
-    info = path.lstat()
+def _entry(info: os.stat_result) -> Entry:
     if stat.S_ISREG(info.st_mode):
-        return Entry("file", info.st_size)
+        return Entry("file", info.st_size, info.st_nlink)
     if stat.S_ISDIR(info.st_mode):
         return Entry("folder", 0)
     return Entry("link" if stat.S_ISLNK(info.st_mode) else "other", 0)
 
 
-def _forget_cached(path: Path) -> None:
-    """Ask the kernel to drop its clean copy, so that a digest reads what the medium holds."""
-    if hasattr(os, "posix_fadvise"):
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+def _digest(root: Root, path: str) -> str | None:
+    """A file's sha256; None when it cannot be read, or is no file."""
+    try:
+        return root.sha256(path)
+    except (OSError, UnsafeInputError):
+        return None

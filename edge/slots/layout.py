@@ -29,6 +29,11 @@ def is_release_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+def is_trash(name: str) -> bool:
+    """Whether a name at the root is that of a release that was being removed."""
+    return name.startswith(TRASH) and is_release_id(name.removeprefix(TRASH))
+
+
 def release_folder(release_id: str) -> str:
     """`releases/<id>`. Raises ValueError for anything that is no id, so that no path escapes."""
     if not is_release_id(release_id):

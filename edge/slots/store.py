@@ -20,7 +20,7 @@ from edge.bundle import MANIFEST, MAX_MANIFEST_BYTES, SUMS, Bundle, parse_manife
 from edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
 from edge.slots import layout
 from edge.slots.files import BoardFiles
-from edge.slots.layout import SlotState, bundle_folder, is_release_id, release_folder
+from edge.slots.layout import SlotState, bundle_folder, is_release_id, is_trash, release_folder
 from edge.slots.trust import pinned_keys, release_signer
 from edge.trust.bundle_signature import SIGNATURE
 from edge.units import format_bytes, printable
@@ -229,7 +229,8 @@ class Slots:
         """Remove what interrupted runs left: half-removed releases, and incoming files of other
         bundles than `keep_incoming`. Parts stay: their names say what they will be.
         """
-        gone = [n for n in self.files.entries("") if n.startswith(layout.TRASH)]
+        self.files.sweep()
+        gone = [n for n in self.files.entries("") if is_trash(n)]
         gone += [
             f"{layout.INCOMING}/{name}"
             for name, entry in self.files.entries(layout.INCOMING).items()
@@ -245,6 +246,7 @@ class Slots:
             if release_id == current:
                 raise UsageError(f"release {release_id[:12]} is current and stays")
             trash = f"{layout.TRASH}{release_id}"
+            self.files.claim(release_folder(release_id))
             self.files.remove([trash])
             self.files.rename(release_folder(release_id), trash)
             self.files.remove([trash])

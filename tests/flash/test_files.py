@@ -106,6 +106,7 @@ def test_binary_files_are_read_exactly(files: BoardFiles) -> None:
 
 
 def test_trees(files: BoardFiles) -> None:
+    files.claim("t")
     files.make_folder("t/sub folder")
     files.write("t/one", b"1")
     files.write("t/sub folder/two ü", b"22")
@@ -228,7 +229,7 @@ def test_where_links_do_not_exist_the_pointer_is_a_file(
 ) -> None:
     if isinstance(files, LocalFiles):
 
-        def refuse(*_: object) -> None:
+        def refuse(*_: object, **__: object) -> None:
             raise PermissionError(1, "Operation not permitted")  # what Linux says on FAT
 
         monkeypatch.setattr(os, "symlink", refuse)
@@ -312,6 +313,7 @@ def test_a_board_without_flock_locks_too(piped: Callable[..., ShellFiles], tmp_p
         "cat",
         "mkdir",
         "rm",
+        "rmdir",
         "kill",
         "sleep",
         "timeout",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import DoesNotFitError, InputError, IntegrityError, UsageError
+from edge.rooted import MARKER
 from edge.slots import layout
 from edge.slots.files import LocalFiles
 from edge.slots.store import Slots
@@ -28,6 +29,7 @@ def put(slots: Slots, tmp_path: Path, text: str, size: int = 1000) -> str:
     folder = make_bundle(tmp_path / "made" / text, {"model.gguf": text.encode() * size})
     bundle_id = open_bundle(folder).id
     target = Path(slots.files.root) / layout.bundle_folder(bundle_id)
+    slots.files.claim(layout.release_folder(bundle_id))
     shutil.copytree(folder, target)
     slots.activate(bundle_id)
     return bundle_id
@@ -154,9 +156,11 @@ def test_leftovers_are_swept(slots: Slots, tmp_path: Path) -> None:
     with slots.locked():
         put(slots, tmp_path, "a")
         keep, other = "1" * 64, "2" * 64
+        slots.files.claim("incoming")
         for folder in (keep, other, "parts"):
+            slots.files.claim(f"incoming/{folder}")
             slots.files.make_folder(f"incoming/{folder}/bundle")
-        slots.files.make_folder(f"{layout.TRASH}{other}")
+        slots.files.claim(f"{layout.TRASH}{other}")
         slots.sweep(keep_incoming=keep)
-        assert set(slots.files.entries("incoming")) == {keep, "parts"}
+        assert set(slots.files.entries("incoming")) == {keep, "parts", MARKER}
         assert not [n for n in slots.files.entries("") if n.startswith(layout.TRASH)]

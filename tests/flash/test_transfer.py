@@ -16,6 +16,7 @@ from edge.flash.directory import DirectoryBoard
 from edge.flash.flash import FlashOptions, flash
 from edge.flash.transfer import PATCH_LEAST_BYTES, plan_items
 from edge.slots import layout
+from edge.slots.files import LocalFiles
 from edge.slots.store import Slots
 
 from .cargo import make_bundle
@@ -101,10 +102,18 @@ def test_a_cut_transfer_goes_on_at_the_last_whole_block(tmp_path: Path) -> None:
     Slots(board.files).verify(bundle.id)
 
 
+def claim_parts(card: Path) -> None:
+    """The folders that an interrupted flash leaves."""
+    files = LocalFiles(card)
+    files.prepare()
+    for folder in (layout.INCOMING, layout.PARTS):
+        files.claim(folder)
+
+
 def test_what_an_earlier_run_left_damaged_is_sent_again(tmp_path: Path) -> None:
     bundle = open_bundle(make_bundle(tmp_path / "x", {"model.gguf": os.urandom(3 << 20)}))
     part = tmp_path / "card" / layout.part_file(bundle.model_file.sha256)
-    part.parent.mkdir(parents=True)
+    claim_parts(tmp_path / "card")
     part.write_bytes(bytes(2 << 20))  # as a power cut leaves blocks that were never flushed
     report = flash(bundle, DirectoryBoard(tmp_path / "card"), QUICK, Quiet())
     assert report.how["model.gguf"] == "sent" and report.switched
@@ -156,7 +165,7 @@ def test_a_worn_card_is_found_before_the_switch(cargo: tuple[Path, Path], tmp_pa
 
 def test_parts_of_other_bundles_are_removed(cargo: tuple[Path, Path], tmp_path: Path) -> None:
     parts = tmp_path / "card/incoming/parts"
-    parts.mkdir(parents=True)
+    claim_parts(tmp_path / "card")
     (parts / SHA[1]).write_bytes(bytes(1000))
     flash(open_bundle(cargo[0]), DirectoryBoard(tmp_path / "card"), QUICK, Quiet())
     assert not parts.exists()

@@ -26,6 +26,7 @@ from edge.errors import (
     UnsafeInputError,
     UsageError,
 )
+from edge.rooted import MARKER
 from edge.trust.signing import load_signing_key, new_key, sign_bundle
 
 from .conftest import connect
@@ -167,6 +168,7 @@ def test_a_damaged_part_of_an_earlier_pull_costs_one_more_try(
     put(bundle, server.address, repository)
     parts = tmp_path / "out.partial/parts"
     parts.mkdir(parents=True)
+    (tmp_path / "out.partial" / MARKER).touch()
     (parts / model_digest(bundle)).write_bytes(b"wrong" * 1000)
     (parts / "leftover").write_bytes(b"of something else")
     (tmp_path / "out.partial/bundle").mkdir()

@@ -358,6 +358,9 @@ class Ext4Files:
     def sync(self, paths: Sequence[str]) -> None:
         """Nothing was written."""
 
+    def sweep(self) -> None:
+        """Nothing is half written."""
+
     def settle(self, path: str) -> str | None:
         return self.digests([path])[path]
 
@@ -365,6 +368,9 @@ class Ext4Files:
         raise self.reading_only()
 
     def make_folder(self, path: str) -> None:
+        raise self.reading_only()
+
+    def claim(self, path: str) -> None:
         raise self.reading_only()
 
     def rename(self, source: str, target: str) -> None:

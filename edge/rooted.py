@@ -1,0 +1,552 @@
+"""Files below a folder that somebody else may have prepared: cards, shares, work folders.
+
+A `Root` is opened once, by descriptor. Every name below it is reached component by component from
+there, and no link is followed at any step. So no planted name leads out of the folder.
+
+A folder that we may delete later carries a marker file (`MARKER`). Nothing is deleted because of
+its name: `remove` takes a folder only where it, or a folder above it, is marked. A stranger can
+plant a marker too; then only what lies in the stranger's own folder is deleted.
+
+`work_beside` is the folder `OUT.partial/` in which a command makes OUT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from edge.errors import UnsafeInputError, UsageError
+from edge.units import printable
+
+#: Marks a folder as ours. Its presence counts, not its text: a power cut may lose the text.
+MARKER = ".edgekit-owned"
+_MARKER_TEXT = b"edgekit made this folder and may delete it with everything in it.\n"
+#: What new files are called until they are whole; random digits follow.
+FRESH = ".edgekit-new-"
+FOLDER_MODE, FILE_MODE = 0o755, 0o644
+#: Folders of ours are never nested this deep.
+MAX_DEPTH = 64
+_CHUNK = 1 << 20
+#: The lock of a work folder.
+LOCK = ".lock"
+
+_SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _SAFE
+
+
+def _nothing() -> None:
+    """The step that is taken when nobody asks to be told of steps."""
+
+
+class Root:
+    """One folder and what is below it. Paths are relative, with forward slashes; "" is the root.
+
+    Every method raises UnsafeInputError at a link, pipe or device in place of a file or folder of
+    ours, and OSError as the system does. `step` is called before every change, so that a test can
+    make it the last one. With `fixed_modes` the umask does not count: others must be able to read.
+    """
+
+    def __init__(
+        self, path: Path, step: Callable[[], None] = _nothing, *, fixed_modes: bool = False
+    ) -> None:
+        self.path, self._step, self._fixed_modes = path, step, fixed_modes
+        self._all_ours = False  # whether everything below is ours, root included
+        self._fd = _open_root(path)
+
+    def __enter__(self) -> Root:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def below(self, path: str) -> Root:
+        """A root of its own for a folder below this one."""
+        with self._folder(path) as fd:
+            deeper = copy.copy(self)
+            deeper.path, deeper._fd = self.path / path, os.dup(fd)
+            deeper._all_ours = self._is_in_ours(path)
+        return deeper
+
+    # ---- looking ------------------------------------------------------------------------------
+
+    def stat(self, path: str) -> os.stat_result | None:
+        """What a name stands for, links not followed; None when it is missing."""
+        if not path:
+            return os.fstat(self._fd)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._parent(path) as at:
+            return os.stat(at.name, dir_fd=at.fd, follow_symlinks=False)
+        return None
+
+    def names(self, path: str) -> list[str]:
+        """The names in a folder, sorted; none when it is missing or a file."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._folder(path) as fd:
+            return sorted(os.listdir(fd))
+        return []
+
+    def entries(self, path: str) -> dict[str, os.stat_result]:
+        """What the names in a folder stand for, without those that went away meanwhile."""
+        found = {}
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._folder(path) as fd:
+            for name in sorted(os.listdir(fd)):
+                with contextlib.suppress(FileNotFoundError):
+                    found[name] = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        return found
+
+    def walk(self, path: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Every name below a folder, relative to it; a folder comes before what is in it."""
+        todo = [""]
+        while todo:
+            here = todo.pop()
+            for name, info in self.entries(_joined(path, here)).items():
+                inner = _joined(here, name)
+                yield inner, info
+                if stat.S_ISDIR(info.st_mode):
+                    self._check_depth(_joined(path, inner), inner.count("/"))
+                    todo.append(inner)
+
+    def readlink(self, path: str) -> str | None:
+        """What a link says, unchecked; None when there is no link."""
+        with contextlib.suppress(OSError), self._parent(path) as at:
+            return os.readlink(at.name, dir_fd=at.fd)
+        return None
+
+    def open(self, path: str) -> BinaryIO:
+        """A regular file for reading."""
+        return os.fdopen(self._open_file(path, os.O_RDONLY), "rb")
+
+    def sha256(self, path: str, progress: Callable[[int], None] | None = None) -> str:
+        """Hex sha256 of a regular file, read from the medium where the system can be asked to;
+        `progress` is told the bytes of each chunk.
+        """
+        digest = hashlib.sha256()
+        with self.open(path) as file:
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                if progress:
+                    progress(len(chunk))
+        return digest.hexdigest()
+
+    # ---- writing ------------------------------------------------------------------------------
+
+    def create(self, path: str, mode: int = FILE_MODE) -> BinaryIO:
+        """A new file for writing. Raises FileExistsError when the name is taken."""
+        fd = self._open_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        self._set_mode(fd, mode)
+        return os.fdopen(fd, "w+b")
+
+    def resume(self, path: str) -> BinaryIO:
+        """A file to go on with, or a new one. It must have no other name: what is written into it
+        would appear there.
+        """
+        try:
+            return self.create(path)
+        except FileExistsError:
+            fd = self._open_file(path, os.O_RDWR)
+        if os.fstat(fd).st_nlink != 1:
+            os.close(fd)
+            raise refusal(self.path / path, "has a second name (a hard link) elsewhere")
+        return os.fdopen(fd, "r+b")
+
+    def write(self, path: str, data: bytes, mode: int = FILE_MODE) -> None:
+        """A small file: written under a fresh name at the root, fsynced, renamed."""
+        fresh = fresh_name()
+        try:
+            self._step()
+            with self.create(fresh, mode) as file:
+                file.write(data)
+                file.flush()
+                self._step()
+                os.fsync(file.fileno())
+            self.rename(fresh, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(fresh, dir_fd=self._fd)
+            raise
+
+    def make_folder(self, path: str) -> None:
+        """A folder and its parents."""
+        for depth in range(1, path.count("/") + 2):
+            with self._parent("/".join(path.split("/")[:depth])) as at:
+                self._step()
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(at.name, FOLDER_MODE, dir_fd=at.fd)
+                    with self._into(at.fd, at.name, path) as fd:
+                        self._set_mode(fd, FOLDER_MODE)
+        with self._folder(path):
+            pass
+
+    def claim(self, path: str) -> bool:
+        """Make a folder that is ours, or see that it is; whether it is new.
+
+        An empty folder is taken over: a power cut may leave one before it is marked. Raises
+        UsageError for a folder of somebody else's.
+        """
+        self.make_folder(path)
+        with self._folder(path) as fd:
+            if self.is_ours(path):
+                return False
+            if os.listdir(fd):
+                raise foreign(self.path / path)
+            self._step()
+            with self.create(_joined(path, MARKER)) as file:
+                file.write(_MARKER_TEXT)
+                file.flush()
+                os.fsync(file.fileno())
+            self._step()
+            os.fsync(fd)
+        return True
+
+    def is_ours(self, path: str) -> bool:
+        """Whether a folder is marked."""
+        info = self.stat(_joined(path, MARKER))
+        return info is not None and stat.S_ISREG(info.st_mode)
+
+    def rename(self, source: str, target: str) -> None:
+        """Rename a file over `target`, or a folder to a free name, and flush both folders."""
+        with self._parent(source) as a, self._parent(target) as b:
+            self._step()
+            os.replace(a.name, b.name, src_dir_fd=a.fd, dst_dir_fd=b.fd)
+            self._step()
+            os.fsync(a.fd)
+            if os.fstat(a.fd).st_ino != os.fstat(b.fd).st_ino:
+                os.fsync(b.fd)
+
+    def link(self, source: str, target: str) -> None:
+        """A second name for a regular file. Raises OSError where the file system has no links."""
+        self.open(source).close()  # a link or a pipe is refused
+        self.remove(target)
+        with self._parent(source) as a, self._parent(target) as b:
+            self._step()
+            os.link(a.name, b.name, src_dir_fd=a.fd, dst_dir_fd=b.fd, follow_symlinks=False)
+
+    def symlink(self, text: str, path: str) -> None:
+        """Make `path` a link that says `text`, in one rename."""
+        fresh = fresh_name()
+        self._step()
+        os.symlink(text, fresh, dir_fd=self._fd)
+        self.rename(fresh, path)
+
+    def sync(self, path: str) -> None:
+        """Flush a file or a folder to the medium."""
+        info = self.stat(path)
+        if info is not None and stat.S_ISDIR(info.st_mode):
+            with self._folder(path) as fd:
+                os.fsync(fd)
+            return
+        with self.open(path) as file:
+            os.fsync(file.fileno())
+
+    # ---- removing -----------------------------------------------------------------------------
+
+    def remove(self, path: str) -> None:
+        """Remove a file, a link, or a folder of ours with all that is in it; missing is no error.
+
+        Raises UsageError for a folder of somebody else's.
+        """
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._parent(path) as at:
+            info = os.stat(at.name, dir_fd=at.fd, follow_symlinks=False)
+            self._step()
+            if not stat.S_ISDIR(info.st_mode):
+                os.unlink(at.name, dir_fd=at.fd)
+                return
+            if not self._is_in_ours(path):
+                raise foreign(self.path / path)
+            self._remove_tree(at.fd, at.name, path, 0)
+
+    def remove_empty(self, path: str) -> None:
+        """Remove an empty folder; missing is no error. Raises UsageError when it holds anything."""
+        if self.names(path):
+            raise foreign(self.path / path)
+        with contextlib.suppress(FileNotFoundError), self._parent(path) as at:
+            self._step()
+            os.rmdir(at.name, dir_fd=at.fd)
+
+    def clear(self) -> None:
+        """Empty a root that is ours, but for its marker and its lock."""
+        for name in self.names(""):
+            if name not in (MARKER, LOCK):
+                self.remove(name)
+
+    def drop_foreign(self) -> None:
+        """Remove, below a marked root, all but folders and files with one name: what is written
+        into a link or into a file with a second name would appear elsewhere.
+        """
+        for name, info in list(self.walk("")):
+            alone = stat.S_ISREG(info.st_mode) and info.st_nlink == 1
+            if not stat.S_ISDIR(info.st_mode) and not alone:
+                self.remove(name)
+
+    def sweep_fresh(self) -> None:
+        """Remove the unfinished files that a killed run has left at the root."""
+        for name, info in self.entries("").items():
+            if is_fresh_name(name) and not stat.S_ISDIR(info.st_mode):
+                self.remove(name)
+
+    def _is_in_ours(self, path: str) -> bool:
+        """Whether a folder, or one above it, is ours."""
+        parts = path.split("/")
+        above = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
+        return self._all_ours or any(map(self.is_ours, above))
+
+    def _remove_tree(self, above: int, name: str, shown: str, depth: int) -> None:
+        self._check_depth(shown, depth)
+        with self._into(above, name, shown) as fd:
+            names = os.listdir(fd)
+            for inner in names:
+                if inner == MARKER:
+                    continue
+                info = os.stat(inner, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISDIR(info.st_mode):
+                    self._remove_tree(fd, inner, _joined(shown, inner), depth + 1)
+                else:
+                    os.unlink(inner, dir_fd=fd)
+            if MARKER in names:
+                os.fsync(fd)  # after a power cut it must not be gone before the rest is
+                os.unlink(MARKER, dir_fd=fd)
+        os.rmdir(name, dir_fd=above)
+
+    # ---- descriptors --------------------------------------------------------------------------
+
+    @contextmanager
+    def _folder(self, path: str) -> Iterator[int]:
+        """A descriptor of a folder, reached without following a link."""
+        fd = os.dup(self._fd)
+        try:
+            shown = ""
+            for name in _components(path):
+                shown = _joined(shown, name)
+                deeper = self._open_at(fd, name, _FOLDER, shown)
+                os.close(fd)
+                fd = deeper
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _into(self, above: int, name: str, shown: str) -> Iterator[int]:
+        fd = self._open_at(above, name, _FOLDER, shown)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def _parent(self, path: str) -> Iterator[_Place]:
+        *folders, name = _components(path) or [""]
+        if not name:
+            raise UnsafeInputError(f"{self.path}: a name below it is needed")
+        with self._folder("/".join(folders)) as fd:
+            yield _Place(fd, name)
+
+    def _open_file(self, path: str, flags: int, mode: int = FILE_MODE) -> int:
+        with self._parent(path) as at:
+            self._check_kind(at.fd, at.name, path)  # to open a device may do something
+            fd = self._open_at(at.fd, at.name, flags | _SAFE, path, mode)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+        raise refusal(self.path / path, "is no regular file")
+
+    def _open_at(self, fd: int, name: str, flags: int, shown: str, mode: int = 0) -> int:
+        try:
+            return os.open(name, flags, mode, dir_fd=fd)
+        except OSError:
+            self._check_kind(fd, name, shown)
+            raise
+
+    def _check_kind(self, fd: int, name: str, shown: str) -> None:
+        """Refuse all but a file, a folder and a free name."""
+        try:
+            kind = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+        except OSError:
+            return
+        if stat.S_ISLNK(kind):
+            raise refusal(self.path / shown, "is a link")
+        if not stat.S_ISDIR(kind) and not stat.S_ISREG(kind):
+            raise refusal(self.path / shown, "is a pipe or a device")
+
+    def _set_mode(self, fd: int, mode: int) -> None:
+        """FAT and some shares have no permissions of their own."""
+        if self._fixed_modes:
+            with contextlib.suppress(OSError):
+                os.fchmod(fd, mode)
+
+    def _check_depth(self, shown: str, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise refusal(self.path / shown, f"is nested deeper than {MAX_DEPTH} folders")
+
+
+class _Place:
+    """A name in a folder that is open."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        self.fd, self.name = fd, name
+
+
+def refusal(path: Path, what: str) -> UnsafeInputError:
+    """The error for something that is not the file or folder of ours that it should be."""
+    return UnsafeInputError(
+        f"{printable(str(path))} {what}; edgekit follows no link there and writes into nothing "
+        "that leads elsewhere",
+        next_step="look at it, move it away, then run the same command again",
+    )
+
+
+def foreign(path: Path) -> UsageError:
+    """The error for a folder that is in our way and that we did not make."""
+    return UsageError(
+        f"{printable(str(path))} is a folder that edgekit did not make (there is no {MARKER} in "
+        "it): it stays as it is",
+        next_step="look at it and move it away, or choose another place",
+    )
+
+
+def fresh_name() -> str:
+    """A name that nobody can have taken beforehand."""
+    return f"{FRESH}{secrets.token_hex(8)}"
+
+
+def is_fresh_name(name: str) -> bool:
+    digits = name.removeprefix(FRESH)
+    return name.startswith(FRESH) and len(digits) == 16 and set(digits) <= set("0123456789abcdef")
+
+
+def _components(path: str) -> list[str]:
+    """The names in a relative path. Raises UnsafeInputError for one that could lead out."""
+    names = path.split("/") if path else []
+    if any(name in ("", ".", "..") or "\0" in name for name in names):
+        raise UnsafeInputError(f"{printable(path)!r} is no plain relative path")
+    return names
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder and name else folder or name
+
+
+def _open_root(path: Path) -> int:
+    if os.open not in os.supports_dir_fd or not hasattr(os, "O_NOFOLLOW"):
+        raise UsageError(
+            "this system cannot open files without following links",
+            next_step="run edgekit on Linux or macOS (on Windows: in WSL)",
+        )
+    path = path.absolute()
+    try:
+        return os.open(path, _FOLDER)
+    except OSError as error:
+        if path.is_symlink():
+            raise UnsafeInputError(
+                f"{printable(str(path))} is a link to {printable(os.readlink(path))}",
+                next_step="if that is the folder you mean, give its own path",
+            ) from None
+        raise error from None
+
+
+# ---- outputs of commands ----------------------------------------------------------------------
+
+#: Where a replaced output lies until the new one is in its place.
+_REPLACED = "replaced"
+
+
+class Work:
+    """The folder `OUT.partial/`, held alone. `root` is what is in it, `path` where it lies."""
+
+    def __init__(self, parent: Root, root: Root, output: Path) -> None:
+        self.root, self.path, self.output = root, root.path, output
+        self._parent, self._name = parent, root.path.name
+
+    def publish(self, made: str, may_replace: Callable[[Path], bool] | None = None) -> None:
+        """Rename `made`, in this folder, to the output; then remove this folder.
+
+        What is at the output is replaced only if `may_replace` says so of it. Raises UsageError
+        otherwise.
+        """
+        parent, target = self._parent, self.output.absolute().name
+        check_free(self.output, may_replace)
+        if parent.stat(target) is not None:
+            parent.rename(target, f"{self._name}/{_REPLACED}")
+        parent.rename(f"{self._name}/{made}", target)
+        parent.remove(self._name)
+
+    def _take_back(self) -> None:
+        """Put a replaced output back that was put aside just before a run was killed."""
+        parent, target = self._parent, self.output.absolute().name
+        if self.root.stat(_REPLACED) and not parent.stat(target):
+            parent.rename(f"{self._name}/{_REPLACED}", target)
+        self.root.remove(_REPLACED)
+
+
+def check_free(output: Path, may_replace: Callable[[Path], bool] | None = None) -> None:
+    """Raise UsageError unless `output` is free, or a folder of which `may_replace` says so."""
+    if not os.path.lexists(output):
+        return
+    if may_replace is None:
+        raise UsageError(f"{output} exists", next_step="remove it, or choose another -o")
+    if output.is_symlink() or not output.is_dir() or not may_replace(output):
+        raise UsageError(
+            f"{output} holds what edgekit did not make; --force replaces nothing else",
+            next_step="look at it and move it away, or choose another -o",
+        )
+
+
+@contextmanager
+def work_beside(
+    output: Path, what: str, *, resume: bool = False, stale: Sequence[str] = ()
+) -> Iterator[Work]:
+    """Hold `OUT.partial/` alone: made here, or left by an interrupted run of ours.
+
+    With `resume` its content is kept, but for `stale` names and for what leads elsewhere, and it
+    stays when the command fails. Else it is emptied first, and removed when the command fails.
+    Raises UsageError when another `what` (build, pull) works there, or the folder is not ours.
+    """
+    absolute = output.absolute()
+    name = f"{absolute.name}.partial"
+    with Root(absolute.parent.resolve()) as parent:
+        parent.claim(name)
+        with parent.below(name) as root, _alone(root, what):
+            work = Work(parent, root, output)
+            work._take_back()
+            for each in stale:
+                root.remove(each)
+            root.drop_foreign() if resume else root.clear()
+            try:
+                yield work
+            except BaseException:
+                if not resume:
+                    parent.remove(name)
+                raise
+
+
+@contextmanager
+def _alone(root: Root, what: str) -> Iterator[None]:
+    with root.resume(LOCK) as lock:
+        try:
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"another {what} is writing {root.path}",
+                next_step="wait for it, or choose another -o",
+            ) from None
+        yield
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """A regular file to append to, made if it is missing. Its folder is the user's own.
+
+    Raises UnsafeInputError for a link, or a file with a second name.
+    """
+    with Root(path.absolute().parent.resolve()) as folder:
+        file = folder.resume(path.name)
+    file.seek(0, os.SEEK_END)
+    return file
