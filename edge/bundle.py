@@ -78,7 +78,6 @@ class BundleFile:
 class Bundle:
     """An opened bundle. `manifest` is the parsed JSON; the typed fields are taken from it. `texts`
     are the bytes of what describes it (manifest, SHA256SUMS, signature), as they were checked.
-    `is_pinned`: keys are pinned here, and one of them signed it.
     """
 
     path: Path
@@ -87,7 +86,6 @@ class Bundle:
     plan: Plan
     files: tuple[BundleFile, ...]
     texts: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
-    is_pinned: bool = False
     _folder: OpenedFolder | None = field(default=None, compare=False, repr=False)
     _held: dict[str, OpenedFile] = field(default_factory=dict, compare=False, repr=False)
     _is_admitted: bool = field(default=False, compare=False, repr=False)
@@ -262,7 +260,6 @@ def open_bundle(
     bundle = replace(
         parse_manifest(texts[MANIFEST], root),
         texts=texts,
-        is_pinned=bool(keys),
         _folder=folder,
         _is_admitted=check_signature,
     )
