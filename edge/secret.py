@@ -37,10 +37,9 @@ def user_secret() -> bytes:
     for folder in (config_directory(), cache_directory()):
         try:
             return _read(folder / NAME)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise _unusable(folder / NAME, error.strerror or str(error)) from None
+        except OSError:
+            if (folder / NAME).is_symlink():
+                raise _unusable(folder / NAME, "it is a link") from None
         try:
             return _make(folder)
         except OSError as error:
@@ -50,7 +49,7 @@ def user_secret() -> bytes:
 
 def _read(path: Path) -> bytes:
     descriptor = os.open(path, _FLAGS)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise _unusable(path, "it is no regular file")
@@ -58,7 +57,9 @@ def _read(path: Path) -> bytes:
             raise _unusable(path, f"it belongs to uid {status.st_uid}")
         if os.name == "posix" and status.st_mode & 0o077:
             raise _unusable(path, f"others may read it (mode {stat.S_IMODE(status.st_mode):o})")
-        data = file.read(N_BYTES + 1)
+        data = os.read(descriptor, N_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) != N_BYTES:
         raise _unusable(path, f"it has not the {N_BYTES} bytes that it was made with")
     return data
