@@ -22,7 +22,7 @@ from converters.imatrix.matrix import Imatrix, Sums
 from edge.engines.model_file import model_file
 from edge.errors import EngineError, InputError, UsageError
 from edge.gguf import read_header
-from edge.opened_file import OpenedFile, Source
+from edge.opened_file import Source
 
 # Smaller batches are not representative; upstream's threshold.
 _MIN_ROWS = 16
@@ -73,8 +73,7 @@ def compute(
     """
     if n_ctx < _MIN_ROWS:
         raise UsageError(f"n_ctx must be at least {_MIN_ROWS}, got {n_ctx}")
-    if not isinstance(model, OpenedFile):
-        model = model_file(model)
+    model = model_file(model)
     read_header(model)  # refuse a hostile file before native code sees it
     try:
         content = text.read_text(encoding="utf-8")

@@ -69,8 +69,7 @@ def open_network(path: Source, n_threads: int, *, check_memory: bool = True) -> 
     UnsupportedModelError, naming the operator and the runtime's version, for an operator that the
     runtime lacks.
     """
-    if not isinstance(path, OpenedFile):
-        path = model_file(path)
+    path = model_file(path)
     if path.suffix.lower() == ".onnx":
         return OnnxNetwork(path, n_threads, check_memory)
     if path.suffix.lower() == ".tflite":

@@ -86,10 +86,9 @@ def open_engine(
         raise EngineMissingError(f"the engine {name} is not installed", next_step=entry.pip_line)
     if isinstance(settings, Plan):
         settings = EngineSettings.from_plan(settings)
-    if not isinstance(model, OpenedFile):
-        from edge.engines.model_file import model_file
+    from edge.engines.model_file import model_file
 
-        model = model_file(Path(model))
+    model = model_file(Path(model) if isinstance(model, str) else model)
     module_name, class_name = entry.target.split(":")
     engine_class = getattr(importlib.import_module(module_name), class_name)
     engine: Engine = engine_class.open(model, settings or EngineSettings(), progress=progress)

@@ -12,15 +12,18 @@ from pathlib import Path
 
 from edge.bundle import KIND, MANIFEST, MAX_MANIFEST_BYTES, Bundle, open_bundle
 from edge.errors import EdgeError, IntegrityError
-from edge.opened_file import FileIdentity, OpenedFile, OpenedFolder
+from edge.opened_file import FileIdentity, OpenedFile, OpenedFolder, Source
 from edge.trust.pins import folders_of, refuse_unsigned
 
 
-def model_file(path: Path) -> OpenedFile:
-    """The file that a user named, opened: verified as its bundle's where it lies in one.
+def model_file(path: Source) -> OpenedFile:
+    """The file that a user named, opened: verified as its bundle's where it lies in one. One that
+    came through here, or from a bundle, is that already.
 
     Raises IntegrityError where keys are pinned and it lies in none, else as `open_bundle` does.
     """
+    if isinstance(path, OpenedFile):
+        return path
     if bundle := bundle_around(path):
         return file_in(bundle, path)
     opened = OpenedFile.open(path)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from edge.bundle import refuse_duplicates
+from edge.engines.model_file import model_file
 from edge.errors import InputError, UnsafeInputError, UnsupportedModelError
 from edge.onnx_file import OnnxModel, read_onnx
-from edge.opened_file import OpenedFile
+from edge.opened_file import OpenedFile, Source
 from edge.units import MIB, did_you_mean, printable
 
 CONFIG = "genai_config.json"
@@ -109,12 +110,13 @@ class GenaiFolder:
         return 2 * self.model.nbytes + n_ctx * self.kv_bytes_per_token + _PROCESS_BYTES
 
 
-def check_folder(model_path: OpenedFile) -> GenaiFolder:
+def check_folder(model: Source) -> GenaiFolder:
     """Check the model and the configuration beside it. Raises InputError for what is missing or
     broken, UnsafeInputError for what no builder writes, UnsupportedModelError for other models.
     """
+    model_path = model_file(model)
     folder = model_path.parent
-    model = read_onnx(model_path)
+    graph = read_onnx(model_path)
     path = model_path.beside(CONFIG)
     if path is None:
         raise UnsupportedModelError(
@@ -137,7 +139,7 @@ def check_folder(model_path: OpenedFile) -> GenaiFolder:
         folder=folder,
         config_file=path,
         config=config,
-        model=model,
+        model=graph,
         type=str(section["type"]),
         n_ctx=_count(path, section, "context_length", _MAX_N_CTX),
         n_vocab=_count(path, section, "vocab_size", 1 << 24),
