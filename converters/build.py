@@ -33,6 +33,7 @@ from device_profiles.profile import DeviceProfile
 from edge import __version__
 from edge.atomic import fsync_directory, link_or_copy, write_atomic
 from edge.bundle import MANIFEST, Bundle, open_bundle, seal_bundle, sha256_file
+from edge.engines.model_file import built_file
 from edge.errors import InputError, UsageError
 from edge.rooted import work_beside
 from edge.types import Plan
@@ -221,7 +222,7 @@ def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> I
     reporter.stage("weighing activations")
     result.unlink(missing_ok=True)
     try:
-        compute(full, request.imatrix, result, progress=reporter.progress)
+        compute(built_file(full), request.imatrix, result, progress=reporter.progress)
     finally:
         full.unlink(missing_ok=True)
     return read_imatrix(result)

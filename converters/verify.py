@@ -16,6 +16,7 @@ from converters.source.spec import ModelSpec
 from converters.tokenizers.verify import verify_vocabulary
 from converters.tokenizers.vocab_file import write_vocab_entries
 from edge.engines import EngineSettings, is_installed, open_engine
+from edge.engines.model_file import built_file
 from edge.engines.settings import usable_cpus
 from edge.errors import DoesNotFitError, IntegrityError
 from edge.gguf import read_header
@@ -93,7 +94,7 @@ def try_out(
 ) -> dict[str, Any]:
     """Open, compare token ids with `expected`, generate a few tokens."""
     try:
-        engine = open_engine(engine_name, path, settings)
+        engine = open_engine(engine_name, built_file(path), settings)
     except DoesNotFitError as error:
         return {"engine": f"not test-run on the host: {error}"}
     try:

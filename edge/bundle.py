@@ -7,12 +7,14 @@
 
 The bundle's id is the sha256 of `manifest.json`, so that one name stands for every byte. Reading
 one trusts nothing: paths are relative and plain, there are no links and no unknown files, sizes are
-checked before hashes, and hashes before use.
+checked before hashes, and hashes before use. The folder is opened once, and so is every file that
+will be used: `Bundle.open` gives the very file whose hash was checked.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -20,20 +22,23 @@ import shutil
 import stat
 import tarfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edge.atomic import fsync_directory, new_file, write_atomic
 from edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
+from edge.opened_file import OpenedFile, OpenedFolder
 from edge.rooted import Root, check_free, work_beside
 from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, signers
 from edge.trust.pins import check_pins
 from edge.trust.ssh_formats import PublicKey
 from edge.types import Plan
 from edge.units import format_bytes, printable
+from edge.verified import VerifiedFiles
 
 SCHEMA = 1
+KIND = "edgekit-bundle"
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 # "model" is the file the engine is given; "part" a file that belongs to it (external data of ONNX).
@@ -48,6 +53,10 @@ ROLES = (
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_FILES = 1000
 _CHUNK = 1 << 20
+#: Roles of files that are used from here on, and are held open; the others are read by nobody, or
+#: by programs of the board. So many at most: a process may have 256 or 1024 files open.
+_USED = ("model", SMALL, "part", "tokenizer", "template", "prefix")
+_MAX_HELD = 32
 # Plain relative POSIX names: nothing hidden, nothing a shell or a FAT card would stumble over.
 _NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
@@ -67,13 +76,19 @@ class BundleFile:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. `manifest` is the parsed JSON; the typed fields are taken from it."""
+    """An opened bundle. `manifest` is the parsed JSON; the typed fields are taken from it. `texts`
+    are the bytes of what describes it (manifest, SHA256SUMS, signature), as they were checked.
+    """
 
     path: Path
     id: str
     manifest: Mapping[str, Any]
     plan: Plan
     files: tuple[BundleFile, ...]
+    texts: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+    _folder: OpenedFolder | None = field(default=None, compare=False, repr=False)
+    _held: dict[str, OpenedFile] = field(default_factory=dict, compare=False, repr=False)
+    _is_admitted: bool = field(default=False, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -88,12 +103,73 @@ class Bundle:
         return next(file for file in self.files if file.role == "model")
 
     @property
-    def small(self) -> tuple[Path, Plan] | None:
+    def model(self) -> OpenedFile:
+        """The model, opened and verified, for an engine. Raises like `open`."""
+        return self.open(self.model_file.name)
+
+    @property
+    def small(self) -> tuple[OpenedFile, Plan] | None:
         """The smaller model beside the model, and its plan; None where there is only one."""
         found = next((file for file in self.files if file.role == SMALL), None)
         if found is None:
             return None
-        return self.path / found.name, Plan.from_dict(self.manifest["small"]["plan"])
+        return self.open(found.name), Plan.from_dict(self.manifest["small"]["plan"])
+
+    @property
+    def signature(self) -> bytes | None:
+        """The signature file, as it was when the bundle was opened."""
+        return self.texts.get(SIGNATURE)
+
+    def open(self, name: str) -> OpenedFile:
+        """The file called `name`, held open, its hash checked through the same descriptor. Its
+        `beside` finds other files of the bundle in the same way.
+
+        Raises InputError when it is none of the bundle's, IntegrityError when its content differs,
+        or when keys are pinned and none of them signed the bundle.
+        """
+        file = next((file for file in self.files if file.name == name), None)
+        if file is None:
+            raise InputError(f"{self.path}: {printable(name)} is not listed in the manifest")
+        if not self._is_admitted:
+            check_pins(self.path, self.texts[MANIFEST], self.signature)
+        opened = self._held.get(name)
+        if opened is None:
+            opened = self._verified(file, None, None)
+        folder = name.rpartition("/")[0]
+
+        def beside(other: str) -> OpenedFile | None:
+            wanted = f"{folder}/{other}" if folder else other
+            return self.open(wanted) if any(f.name == wanted for f in self.files) else None
+
+        return opened.replace(beside=beside)
+
+    def _is_known(self, file: BundleFile, remembered: VerifiedFiles | None) -> bool:
+        assert self._folder is not None
+        return remembered is not None and remembered.knows(
+            self._folder.open(file.name), file.sha256
+        )
+
+    def _verified(
+        self,
+        file: BundleFile,
+        remembered: VerifiedFiles | None,
+        progress: Callable[[int], None] | None,
+    ) -> OpenedFile:
+        """Open a file and hash it, unless it is `remembered`; hold it if it is one to be used."""
+        assert self._folder is not None
+        opened = self._folder.open(file.name)
+        if remembered is None or not remembered.knows(opened, file.sha256):
+            digest = remembered.verify(opened, progress) if remembered else opened.digest(progress)
+            if digest != file.sha256:
+                raise IntegrityError(
+                    f"{opened}: sha256 is {digest[:16]}…, the manifest says "
+                    f"{file.sha256[:16]}…: it was edited or damaged",
+                    next_step="copy or build the bundle again",
+                )
+        opened = opened.replace(sha256=file.sha256)
+        if file.role in _USED and len(self._held) < _MAX_HELD:
+            self._held[file.name] = opened
+        return opened
 
     @property
     def n_bytes(self) -> int:
@@ -128,7 +204,7 @@ def seal_bundle(
         path = directory / name
         digest = hashes.get(name) or sha256_file(path)
         files[name] = {"role": roles[name], "n_bytes": path.stat().st_size, "sha256": digest}
-    document = {"kind": "edgekit-bundle", "schema": SCHEMA, **manifest, "files": files}
+    document = {"kind": KIND, "schema": SCHEMA, **manifest, "files": files}
     text = (
         json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     )
@@ -155,9 +231,10 @@ def open_bundle(
 
     Names, links, unknown files and sizes are always checked. Hashes: `verify=True` reads every
     byte; `None` reads those files that have changed since they were last verified here (by size,
-    inode, mtime and ctime); `False` reads none. `progress(done, total)` counts hashed bytes. Where
-    keys are pinned (`edge.trust.pins`) the bundle must be signed by one of them; a tool that only
-    looks, or signs, asks for no `check_signature`.
+    inode, mtime and ctime); `False` reads none until a file is used. `progress(done, total)` counts
+    hashed bytes. Where keys are pinned (`edge.trust.pins`) the bundle must be signed by one of
+    them, and what was verified earlier counts for nothing; a tool that only looks, or signs, asks
+    for no `check_signature`.
 
     Raises InputError when it is no bundle, UnsafeInputError when it breaks a rule, IntegrityError
     when a size or hash differs, or when no accepted key signed it.
@@ -175,17 +252,34 @@ def open_bundle(
             else f"there is no bundle at {root}",
             next_step="edge build MODEL --device BOARD -o OUT makes one",
         )
-    text = read_limited(root / MANIFEST, MAX_MANIFEST_BYTES)
-    if check_signature:
-        check_pins(root, text)  # before anything that it says is believed
-    bundle = parse_manifest(text, root)
-    check_tree(root, bundle.files)
-    check_sums(root, bundle)
+    folder = OpenedFolder(root)
+    texts = read_texts(folder)
+    keys = []
+    if check_signature:  # before anything that it says is believed
+        keys = check_pins(root, texts[MANIFEST], texts.get(SIGNATURE))
+    bundle = replace(
+        parse_manifest(texts[MANIFEST], root),
+        texts=texts,
+        _folder=folder,
+        _is_admitted=check_signature,
+    )
+    check_tree(folder, bundle.files)
+    check_sums(bundle)
     if verify is not False:
-        from edge.verified import VerifiedFiles
-
-        verify_files(bundle, VerifiedFiles() if verify is None else None, progress)
+        verify_files(bundle, VerifiedFiles() if verify is None and not keys else None, progress)
     return bundle
+
+
+def read_texts(folder: OpenedFolder) -> dict[str, bytes]:
+    """What describes a bundle: its manifest and, as far as they are there, sums and signature."""
+    limits = {
+        MANIFEST: MAX_MANIFEST_BYTES, SUMS: MAX_MANIFEST_BYTES, SIGNATURE: MAX_SIGNATURE_BYTES,
+    }  # fmt: skip
+    return {
+        name: folder.open(name).read(limit)
+        for name, limit in limits.items()
+        if name == MANIFEST or folder.exists(name)
+    }
 
 
 def bundle_signers(bundle: Bundle) -> list[PublicKey]:
@@ -193,9 +287,7 @@ def bundle_signers(bundle: Bundle) -> list[PublicKey]:
 
     Raises IntegrityError when a signature cannot be read or is not of this manifest.
     """
-    path = bundle.path / SIGNATURE
-    data = read_limited(path, MAX_SIGNATURE_BYTES) if os.path.lexists(path) else None
-    return signers(read_limited(bundle.path / MANIFEST, MAX_MANIFEST_BYTES), data)
+    return signers(bundle.texts[MANIFEST], bundle.signature)
 
 
 def read_limited(path: Path, limit: int) -> bytes:
@@ -214,7 +306,7 @@ def parse_manifest(text: bytes, root: Path) -> Bundle:
         document = json.loads(text, object_pairs_hook=refuse_duplicates)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{root / MANIFEST}: not valid JSON: {error}") from None
-    if not isinstance(document, dict) or document.get("kind") != "edgekit-bundle":
+    if not isinstance(document, dict) or document.get("kind") != KIND:
         raise InputError(f"{root / MANIFEST}: this is not an edgekit bundle's manifest")
     if document.get("schema") != SCHEMA:
         raise InputError(
@@ -273,16 +365,16 @@ def parse_file(name: str, entry: Any) -> BundleFile:
     return BundleFile(name, role, n_bytes, digest)
 
 
-def check_tree(root: Path, files: tuple[BundleFile, ...]) -> None:
+def check_tree(opened: OpenedFolder, files: tuple[BundleFile, ...]) -> None:
     """The directory holds exactly the listed files, all regular, all of the stated size."""
+    root = opened.path
     expected = {file.name: file for file in files}
     parents = {str(parent) for name in expected for parent in Path(name).parents}
     seen = set()
-    for folder, folders, names in os.walk(root, followlinks=False):
-        relative = Path(folder).relative_to(root)
+    for folder, folders, names, number in os.fwalk(".", dir_fd=opened.fileno()):
         for name in folders + names:
-            shown = (relative / name).as_posix()
-            info = (Path(folder) / name).lstat()
+            shown = (Path(folder) / name).as_posix()
+            info = os.stat(name, dir_fd=number, follow_symlinks=False)
             if stat.S_ISDIR(info.st_mode) and shown in parents:
                 continue
             if shown in (MANIFEST, SUMS, SIGNATURE) and stat.S_ISREG(info.st_mode):
@@ -301,13 +393,14 @@ def check_tree(root: Path, files: tuple[BundleFile, ...]) -> None:
         raise IntegrityError(f"{root}: {missing[0]} is missing", next_step="copy the bundle again")
 
 
-def check_sums(root: Path, bundle: Bundle) -> None:
+def check_sums(bundle: Bundle) -> None:
     """SHA256SUMS repeats the manifest; a bundle whose two lists differ was edited."""
+    root = bundle.path
     expected = {file.sha256 + "  " + file.name for file in bundle.files}
     expected.add(f"{bundle.id}  {MANIFEST}")
-    if not (root / SUMS).is_file():
+    if SUMS not in bundle.texts:
         raise IntegrityError(f"{root}: {SUMS} is missing", next_step="copy the bundle again")
-    got = set(read_limited(root / SUMS, MAX_MANIFEST_BYTES).decode("utf-8", "replace").splitlines())
+    got = set(bundle.texts[SUMS].decode("utf-8", "replace").splitlines())
     if got != expected:
         raise IntegrityError(
             f"{root}: {MANIFEST} and {SUMS} do not agree: one of them was edited",
@@ -315,14 +408,12 @@ def check_sums(root: Path, bundle: Bundle) -> None:
         )
 
 
-def verify_files(bundle: Bundle, remembered: Any, progress: Progress | None) -> None:
+def verify_files(
+    bundle: Bundle, remembered: VerifiedFiles | None, progress: Progress | None
+) -> None:
     """Hash every file (but those that `remembered` knows unchanged) against the manifest."""
-    todo = [
-        file
-        for file in bundle.files
-        if remembered is None or not remembered.knows(bundle.path / file.name, file.sha256)
-    ]
-    total, done = sum(file.n_bytes for file in todo), 0
+    total = sum(f.n_bytes for f in bundle.files if not bundle._is_known(f, remembered))
+    done = 0
 
     def count(n_bytes: int) -> None:
         nonlocal done
@@ -330,17 +421,9 @@ def verify_files(bundle: Bundle, remembered: Any, progress: Progress | None) -> 
         if progress:
             progress(done, total)
 
-    for file in todo:
-        digest = sha256_file(bundle.path / file.name, count)
-        if digest != file.sha256:
-            raise IntegrityError(
-                f"{bundle.path / file.name}: sha256 is {digest[:16]}…, the manifest says "
-                f"{file.sha256[:16]}…: it was edited or damaged",
-                next_step="copy or build the bundle again",
-            )
-        if remembered is not None:
-            remembered.add(bundle.path / file.name, file.sha256)
-    if remembered is not None and todo:
+    for file in bundle.files:
+        bundle._verified(file, remembered, count)
+    if remembered is not None and done:
         remembered.save()
 
 
@@ -363,20 +446,26 @@ def pack_bundle(directory: Path, tar_path: Path) -> int:
 
     Returns the tar's size in bytes. Raises UsageError when the output exists.
     """
-    bundle = open_bundle(directory, check_signature=False)
+    bundle = open_bundle(directory, verify=False, check_signature=False)
     check_free(tar_path)
     # GNU format: model files over 8 GiB fit, and headers stay the same everywhere.
     with (
         new_file(tar_path) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
-        signature = [SIGNATURE] if (directory / SIGNATURE).exists() else []
-        for name in (MANIFEST, SUMS, *signature, *sorted(file.name for file in bundle.files)):
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode, entry.mtime = (directory / name).stat().st_size, 0o644, 0
-            with (directory / name).open("rb") as file:
-                archive.addfile(entry, file)
+        for name in (MANIFEST, SUMS, SIGNATURE):
+            if (text := bundle.texts.get(name)) is not None:
+                _add_plain(archive, name, len(text), io.BytesIO(text))
+        for file in sorted(bundle.files, key=lambda file: file.name):
+            with bundle._verified(file, None, None).reader() as content:
+                _add_plain(archive, file.name, file.n_bytes, content)
     return tar_path.stat().st_size
+
+
+def _add_plain(archive: tarfile.TarFile, name: str, n_bytes: int, content: BinaryIO) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = n_bytes, 0o644, 0
+    archive.addfile(entry, content)
 
 
 def unpack_bundle(tar_path: Path, directory: Path) -> Bundle:

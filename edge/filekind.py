@@ -6,12 +6,10 @@ archive that was not unpacked. `foreign` names them and says what to do next.
 
 from __future__ import annotations
 
-import os
-import stat
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from edge.errors import InputError
+from edge.opened_file import OpenedFile, Source
 
 HEAD_BYTES = 512
 
@@ -90,28 +88,16 @@ def foreign(head: bytes) -> FileKind | None:
     return None
 
 
-def open_regular(path: Path) -> tuple[BinaryIO, int]:
-    """Open a regular, non-empty file for reading; returns it and its size in bytes.
+def open_regular(path: Source) -> tuple[BinaryIO, int]:
+    """Open a regular, non-empty file for reading; returns it and its size in bytes. A file that is
+    held open already is read through its descriptor.
 
     Raises InputError for what is missing, unreadable, a directory, a pipe or a device (opening
     one must not block, reading it would never end) or empty.
     """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        descriptor = os.open(path, flags)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be opened: {error}") from None
-    file = None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path}: expected a regular file, got a directory, pipe or device")
-        if status.st_size == 0:
-            raise InputError(f"{path}: the file is empty (0 bytes)", next_step=_DOWNLOAD_AGAIN)
-        file = os.fdopen(descriptor, "rb")
-        return file, status.st_size
-    finally:
-        if file is None:
-            os.close(descriptor)
+    if not isinstance(path, OpenedFile):
+        path = OpenedFile.open(path)
+    size = path.stat().st_size
+    if size == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes)", next_step=_DOWNLOAD_AGAIN)
+    return path.reader(), size

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from edge.errors import InputError, UnsafeInputError
 from edge.filekind import HEAD_BYTES, foreign, open_regular
+from edge.opened_file import OpenedFile, Source
 from edge.units import printable
 
 MAX_NODES = 200_000
@@ -88,7 +89,7 @@ class NodeInfo:
 class OnnxModel:
     """What the header says; `external_files` are names of files in the model's folder."""
 
-    path: Path
+    path: Source
     ir_version: int
     producer: str
     opsets: dict[str, int]
@@ -108,18 +109,18 @@ class OnnxModel:
         return counts
 
     @property
-    def files(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Source, ...]:
         """The model file and the files of its external data."""
-        return (self.path, *(self.path.parent / name for name in self.external_files))
+        return (self.path, *(_beside(self.path, name) for name in self.external_files))
 
 
-def read_onnx(path: Path | str) -> OnnxModel:
+def read_onnx(path: Source | str) -> OnnxModel:
     """Read and check the header of the ONNX file at `path`, and that its external data is there.
 
     Raises InputError for what is no ONNX file or is cut short, UnsafeInputError for lengths, counts
     or paths that no honest file has.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
     file, size = open_regular(path)
     with file:
         head = file.read(HEAD_BYTES)
@@ -164,7 +165,7 @@ def read_onnx(path: Path | str) -> OnnxModel:
 class _Span:
     """Bytes `start` to `stop` of a mapped file."""
 
-    path: Path
+    path: Source
     data: mmap.mmap | bytes
     start: int
     stop: int
@@ -387,7 +388,7 @@ def _read_entry(span: _Span) -> tuple[str, str]:
     return key, value
 
 
-def _count(path: Path, tensor: str, key: str, text: str) -> int:
+def _count(path: Source, tensor: str, key: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise UnsafeInputError(f"{path}: tensor {tensor}: {key} is {printable(text)!r}")
     return int(text)
@@ -436,7 +437,7 @@ def _read_dim(span: _Span) -> Dim:
 # ---- data outside the file ----------------------------------------------------------------------
 
 
-def _check_external(path: Path, tensors: list[_RawTensor]) -> dict[str, int]:
+def _check_external(path: Source, tensors: list[_RawTensor]) -> dict[str, int]:
     """Sizes of the files that hold `tensors`, all of them plain files in the model's folder."""
     sizes: dict[str, int] = {}
     for tensor in tensors:
@@ -465,11 +466,21 @@ def _check_external(path: Path, tensors: list[_RawTensor]) -> dict[str, int]:
             )
         if not stat.S_ISREG(info.st_mode):
             raise UnsafeInputError(f"{path}: its data file {name} is not a regular file")
-        sizes[location] = info.st_size
+        sizes[location] = _beside(path, name).stat().st_size
     return {location.removeprefix("./"): size for location, size in sizes.items()}
 
 
-def _sized(path: Path, tensor: _RawTensor, external: dict[str, int]) -> TensorInfo:
+def _beside(path: Source, name: str) -> Source:
+    """A file in the folder of a model. Raises InputError when it belongs to something else."""
+    if not isinstance(path, OpenedFile):
+        return path.parent / name
+    found = path.beside(name)
+    if found is None:
+        raise InputError(f"{path}: its data file {name} is not part of the bundle")
+    return found
+
+
+def _sized(path: Source, tensor: _RawTensor, external: dict[str, int]) -> TensorInfo:
     name, bits = DATA_TYPES.get(tensor.data_type, (f"type {tensor.data_type}", 0))
     count = 1
     for extent in tensor.shape:

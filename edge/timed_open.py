@@ -101,8 +101,8 @@ class TimedModel:
         found = opened.bundle.small if opened.bundle is not None else None
         if found is None:
             return None
-        path, plan = found
-        engine = open_engine(plan.engine, path, EngineSettings.to_use(plan))
+        model, plan = found
+        engine = open_engine(plan.engine, model, EngineSettings.to_use(plan))
         store, times = timed(f"{model_identity(opened)} small", engine, prior_of_plan(plan))
         session = TimedSession(engine, times, cold=False)
         self._small = store, session

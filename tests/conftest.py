@@ -34,6 +34,7 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """Caches and settings go to a fresh folder for every test."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("EDGEKIT_CACHE", str(home / "cache"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     # What runs in another test at the same time is not to be seen in this one.

@@ -90,6 +90,14 @@ def test_one_edited_byte_is_found_even_after_it_was_verified_before(sealed: Path
         open_bundle(sealed)
 
 
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if files of this test had been written long ago, on a disk."""
+    monkeypatch.setattr("edge.verified.SETTLED_NS", 0)
+    monkeypatch.setattr("edge.verified.moves_ctime", lambda descriptor: True)
+
+
+@pytest.mark.usefixtures("settled")
 def test_a_verified_file_is_not_hashed_again(sealed: Path) -> None:
     hashed: list[int] = []
     open_bundle(sealed, progress=lambda done, total: hashed.append(done))

@@ -28,9 +28,10 @@ EXCEPT = {("edge/engines/hf_tokenizer.py", "tokenizers")}
 # Rooms of edge in the order in which they may know each other; earlier never imports later.
 ORDER = (
     ("errors", "units", "last_words", "entry_points", "child"),
-    ("types", "atomic", "rooted", "ggml_types", "filekind", "terminal", "interrupt"),
-    ("line_reader", "live"),
-    ("gguf", "onnx_file", "safetensors", "verified", "bundle", "trust", "quality_text", "probe"),
+    ("types", "atomic", "rooted", "ggml_types", "opened_file", "filekind", "terminal"),
+    ("interrupt", "line_reader", "live"),
+    ("gguf", "onnx_file", "safetensors", "verified", "secret", "bundle", "trust"),
+    ("quality_text", "probe"),
     ("template", "template_limits", "template_lint", "template_sandbox"),
     ("engines", "deadline"),
     ("states",),

@@ -19,8 +19,10 @@ from converters.ggml_library import library_path
 from converters.imatrix.engine import decode, load_engine, opened, tokenize
 from converters.imatrix.files import read_imatrix, write_imatrix
 from converters.imatrix.matrix import Imatrix, Sums
+from edge.engines.model_file import model_file
 from edge.errors import EngineError, InputError, UsageError
 from edge.gguf import read_header
+from edge.opened_file import Source
 
 # Smaller batches are not representative; upstream's threshold.
 _MIN_ROWS = 16
@@ -50,7 +52,7 @@ _Tensor._fields_ = (
 
 
 def compute(
-    model: Path,
+    model: Source,
     text: Path,
     out: Path,
     *,
@@ -60,7 +62,8 @@ def compute(
     process_output: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imatrix:
-    """Run `text` (UTF-8) through the GGUF `model` in chunks of `n_ctx` tokens and write `out`.
+    """Run `text` (UTF-8) through the GGUF `model` in chunks of `n_ctx` tokens and write `out`. A
+    path is taken through the same door as every model that is run here.
 
     The model should be stored in F16, BF16 or Q8_0. `process_output` includes the output matrix.
     `progress(done, total)` counts chunks.
@@ -70,6 +73,7 @@ def compute(
     """
     if n_ctx < _MIN_ROWS:
         raise UsageError(f"n_ctx must be at least {_MIN_ROWS}, got {n_ctx}")
+    model = model_file(model)
     read_header(model)  # refuse a hostile file before native code sees it
     try:
         content = text.read_text(encoding="utf-8")

@@ -6,10 +6,10 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from edge.errors import EngineError, EngineMissingError
+from edge.opened_file import OpenedFile
 
 _UBATCH = 512  # upstream's
 
@@ -33,13 +33,15 @@ def _silence(llama: Any) -> Any:
 
 
 @contextmanager
-def opened(llama: Any, path: Path, n_ctx: int, threads: int | None, callback: Any) -> Iterator[Any]:
+def opened(
+    llama: Any, path: OpenedFile, n_ctx: int, threads: int | None, callback: Any
+) -> Iterator[Any]:
     """A context that calls back for every node; all of it is freed on the way out."""
     llama.llama_log_set(_silence(llama), None)
     llama.llama_backend_init()
     model_params = llama.llama_model_default_params()
     model_params.n_gpu_layers = 0
-    model = llama.llama_model_load_from_file(str(path).encode(), model_params)
+    model = llama.llama_model_load_from_file(os.fsencode(path), model_params)
     if not model:
         raise EngineError(f"the engine cannot load {path}")
     try:

@@ -93,9 +93,7 @@ def bundle_layers(bundle: Bundle) -> list[Layer]:
     """
     layers = []
     for name in (MANIFEST, SUMS, SIGNATURE):
-        path = bundle.path / name
-        if path.is_file():
-            data = path.read_bytes()
+        if (data := bundle.texts.get(name)) is not None:
             layers.append(Layer(name, hashlib.sha256(data).hexdigest(), len(data), WEIGHT_CONFIG))
     for file in bundle.files:
         kind = _TYPE_OF_ROLE.get(file.role, WEIGHT_CONFIG)

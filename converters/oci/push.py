@@ -58,7 +58,8 @@ def push(bundle: Bundle, registry: Registry, reporter: TerminalReporter) -> Push
     config = make_config(bundle, layers)
     manifest = make_manifest(bundle, layers, config, signers)
     blobs: dict[str, tuple[Path | bytes, int]] = {
-        layer.sha256: (bundle.path / layer.path, layer.n_bytes) for layer in layers
+        layer.sha256: (bundle.texts.get(layer.path, bundle.path / layer.path), layer.n_bytes)
+        for layer in layers
     }
     blobs[hashlib.sha256(config).hexdigest()] = (config, len(config))
     reporter.stage(f"asking {registry.reference.registry} what it has")

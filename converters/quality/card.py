@@ -23,6 +23,7 @@ from converters.quality.bounds import bound_of
 from converters.quality.divergence import Divergence, Estimate, Tally
 from converters.quality.reference import Progress, Reference
 from edge.engines import EngineSettings, open_engine
+from edge.engines.model_file import built_file
 from edge.errors import DoesNotFitError, EngineError
 from edge.types import Engine, LogitsEngine
 
@@ -58,7 +59,7 @@ def measure_card(
     window = max(reference.window for reference in references)
     settings = replace(settings, need_bytes=None, n_ctx=max(window, 512 if is_sample else window))
     try:
-        engine = open_engine(engine_name, model, settings)
+        engine = open_engine(engine_name, built_file(model), settings)
     except DoesNotFitError as error:
         return not_measured(f"too large for the host: {error}")
     with closing(engine):

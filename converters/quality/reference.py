@@ -29,6 +29,7 @@ from converters.recipes import Recipe
 from converters.source.spec import ModelSpec
 from edge.atomic import write_atomic
 from edge.engines import EngineSettings, is_installed, open_engine
+from edge.engines.model_file import built_file
 from edge.errors import EngineMissingError, UsageError
 from edge.types import Engine, LogitsEngine
 from edge.verified import cache_directory
@@ -104,7 +105,7 @@ def read_references(
     with full_model(spec, work, threads, stage, progress) as path:
         stage("reading the quality text with the source model")
         settings = EngineSettings(n_ctx=window, kv_type="f32", n_threads=threads, repack=False)
-        with closing(open_engine("llama_cpp", path, settings)) as engine:
+        with closing(open_engine("llama_cpp", built_file(path), settings)) as engine:
             for i, (key, text) in enumerate(zip(keys, texts, strict=True)):
                 if found[i] is None:
                     compute(spec, engine, text, window, key, progress)

@@ -29,7 +29,7 @@ def main(job: dict[str, Any]) -> None:
         # One thread: emulated threads that wait for each other by spinning only slow each other
         # down. The kernels are the same ones.
         settings = dataclasses.replace(settings, n_threads=1)
-        engine = open_engine(bundle.plan.engine, bundle.model_path, settings)
+        engine = open_engine(bundle.plan.engine, bundle.model, settings)
         info = engine.describe()
         say("loaded", engine=info.name, version=info.version, details=dict(info.details))
         text = job["prompt"]

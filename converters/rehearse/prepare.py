@@ -52,8 +52,10 @@ def work_parent(bundle: Bundle) -> Path | None:
 
 def copy_bundle(bundle: Bundle, target: Path) -> None:
     """The bundle as the board receives it. Big files are linked where the file system can."""
-    for name in [*(file.name for file in bundle.files), "manifest.json", "SHA256SUMS"]:
-        link_or_copy(bundle.path / name, target / name)
+    for file in bundle.files:
+        link_or_copy(bundle.path / file.name, target / file.name)
+    for name, text in bundle.texts.items():  # its signature, too: keys may be pinned here
+        (target / name).write_bytes(text)
     if hasattr(os, "posix_fadvise"):
         # Pages that this machine has read already are charged to nobody; the board has none yet.
         for file in bundle.files:

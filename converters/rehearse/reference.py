@@ -51,7 +51,7 @@ class Agreement:
 def host_reference(bundle: Bundle, text: str, n_tokens: int, n_threads: int) -> Reference:
     """Answer `text` on this machine. Raises EngineMissingError without the bundle's engine."""
     settings = dataclasses.replace(EngineSettings.from_plan(bundle.plan), n_threads=n_threads)
-    engine = open_engine(bundle.plan.engine, bundle.model_path, settings)
+    engine = open_engine(bundle.plan.engine, bundle.model, settings)
     try:
         prompt = (
             engine.render([Message("user", text)]) if engine.has_template else engine.prompt(text)

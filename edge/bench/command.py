@@ -33,6 +33,7 @@ from edge.bench.store import append_results, data_directory
 from edge.bench.sustained import run_sustained
 from edge.bench.workloads import make_tests
 from edge.engines import open_engine
+from edge.engines.model_file import model_file
 from edge.engines.settings import default_threads
 from edge.engines.target import OpenModel, engine_of, open_model
 from edge.errors import UsageError
@@ -130,7 +131,7 @@ def bench(
         bar = TestProgress()
         n_threads = n_threads or default_threads()
         built = open_network_folder(model) if is_network_folder(model) else None
-        network = built.path if built else model
+        network = built.file if built else model_file(model)
         measured = measure_network(
             network,
             n_threads=n_threads,
@@ -227,7 +228,7 @@ def load_runs(
     runs = []
     for cold in (True, False):
         run = measure_load(
-            lambda: open_engine(engine_name, model_path, opened.settings),
+            lambda: open_engine(engine_name, opened.model, opened.settings),
             model_path,
             repeats=repeats,
             cold=cold,
@@ -239,12 +240,12 @@ def load_runs(
 def subject_of(opened: OpenModel, model_path: Path) -> Subject:
     bundle = opened.bundle
     arch = bundle.manifest["model"].get("arch") if bundle else None
-    if arch is None and engine_of(model_path) == "llama_cpp":
-        arch = read_header(model_path).arch
+    if arch is None and engine_of(opened.model) == "llama_cpp":
+        arch = read_header(opened.model).arch
     return Subject(
         name=printable(opened.name),
         sha256=bundle.model_file.sha256 if bundle else None,
-        n_bytes=model_path.stat().st_size,
+        n_bytes=opened.model.stat().st_size,
         bundle_id=bundle.id if bundle else None,
         arch=arch,
         license=bundle.manifest["model"].get("license") if bundle else None,

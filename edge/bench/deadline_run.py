@@ -218,7 +218,7 @@ def _ask_cold(
 ) -> tuple[dict[str, Any], Trace | None]:
     """One request to an engine that was opened for it."""
     name = opened.bundle.plan.engine if opened.bundle else engine_of(model_path)
-    engine = open_engine(name, model_path, opened.settings)
+    engine = open_engine(name, opened.model, opened.settings)
     try:
         timed = TimedModel(replace(opened, engine=engine))
         asker = Asker(timed, engine)

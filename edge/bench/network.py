@@ -20,8 +20,8 @@ from edge.bench.network_runtime import Network, open_network
 from edge.bench.record import Subject, make_records
 from edge.bench.sampler import Sampler, read_memory
 from edge.bench.workloads import Test
-from edge.bundle import sha256_file
 from edge.engines.onnx_check import CONFIG as GENAI_CONFIG
+from edge.opened_file import OpenedFile, Source
 from edge.types import EngineInfo, TokenEvent, Trace
 
 KIND = "inference"
@@ -64,7 +64,7 @@ def is_network(path: Path) -> bool:
 
 
 def measure_network(
-    path: Path,
+    path: Source,
     *,
     n_threads: int,
     n_runs: int,
@@ -116,7 +116,7 @@ def measure_network(
 
 def network_records(
     run: NetworkRun,
-    path: Path,
+    path: OpenedFile,
     repeat_command: str,
     baseline: Mapping[str, Any],
     built: NetworkFolder | None = None,
@@ -144,13 +144,16 @@ def network_records(
         },
     )
     subject = Subject(
-        name=path.stem, sha256=sha256_file(path), n_bytes=file_bytes(path), arch="network",
+        name=path.stem,
+        sha256=path.sha256 or path.digest(),
+        n_bytes=file_bytes(path),
+        arch="network",
         quality=built.quality if built else None,
-    )  # fmt: skip
+    )
     return make_records([_InferenceRun(run)], subject, engine, repeat_command, baseline)  # type: ignore[list-item]
 
 
-def file_bytes(path: Path) -> int:
+def file_bytes(path: Source) -> int:
     """Bytes of the network: the file and, for ONNX, the files of its external data."""
     if path.suffix.lower() != ".onnx":
         return path.stat().st_size

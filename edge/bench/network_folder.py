@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.bundle import read_limited, refuse_duplicates, sha256_file
+from edge.bundle import refuse_duplicates
 from edge.errors import InputError, IntegrityError, UnsafeInputError
+from edge.opened_file import OpenedFile, OpenedFolder
+from edge.trust.pins import refuse_unsigned
 from edge.units import printable
 
 KIND = "edgekit-network"
@@ -25,9 +27,9 @@ _NAME = re.compile(r"[^/\\\0]{1,255}")
 
 @dataclass(frozen=True)
 class NetworkFolder:
-    """`path` is the network's file; `record` the parsed `network.json`."""
+    """`file` is the network's file, opened and verified; `record` the parsed `network.json`."""
 
-    path: Path
+    file: OpenedFile
     record: Mapping[str, Any]
 
     @property
@@ -47,12 +49,15 @@ def is_network_folder(path: Path) -> bool:
 
 def open_network_folder(folder: Path) -> NetworkFolder:
     """Raises InputError for a record that makes no sense, UnsafeInputError for links and paths,
-    IntegrityError for a file that is missing, added or changed.
+    IntegrityError for a file that is missing, added or changed, and where keys are pinned: nobody
+    can have signed such a folder.
     """
     where = folder / RECORD
+    refuse_unsigned(where)
+    opened = OpenedFolder(folder)
     try:
         record = json.loads(
-            read_limited(where, _MAX_RECORD_BYTES), object_pairs_hook=refuse_duplicates
+            opened.open(RECORD).read(_MAX_RECORD_BYTES), object_pairs_hook=refuse_duplicates
         )
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON: {error}") from None
@@ -76,21 +81,20 @@ def open_network_folder(folder: Path) -> NetworkFolder:
     if present != set(files):
         names = ", ".join(map(printable, sorted(present ^ set(files))))
         raise IntegrityError(f"{folder}: missing or added: {names}", next_step="build it again")
-    for name, entry in files.items():
-        _check_file(folder, name, entry)
-    return NetworkFolder(folder / record["network"], record)
+    checked = {name: _check_file(opened, name, entry) for name, entry in files.items()}
+    return NetworkFolder(checked[record["network"]].replace(beside=checked.get), record)
 
 
-def _check_file(folder: Path, name: str, entry: Any) -> None:
+def _check_file(opened: OpenedFolder, name: str, entry: Any) -> OpenedFile:
+    folder = opened.path
     if not _NAME.fullmatch(name) or name in (".", ".."):
         raise UnsafeInputError(f"{folder / RECORD}: file name {printable(name)!r} is not allowed")
-    path = folder / name
-    if path.is_symlink() or not path.is_file():
-        raise UnsafeInputError(f"{path} is not a regular file")
     if not isinstance(entry, dict) or set(entry) != {"n_bytes", "sha256"}:
         raise InputError(f"{folder / RECORD}: file {printable(name)}: n_bytes and sha256 expected")
-    if path.stat().st_size != entry["n_bytes"] or sha256_file(path) != entry["sha256"]:
+    file = opened.open(name)
+    if file.stat().st_size != entry["n_bytes"] or file.digest() != entry["sha256"]:
         raise IntegrityError(
-            f"{path} is not the file that was built: size or sha256 differs",
+            f"{file} is not the file that was built: size or sha256 differs",
             next_step="build it again, or copy it again",
         )
+    return file.replace(sha256=entry["sha256"])

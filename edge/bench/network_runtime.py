@@ -7,20 +7,22 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed
-from pathlib import Path
 from typing import Any, Protocol
 
 from edge.bench.network_inputs import InputSpec
 from edge.engines.fit import available_bytes, check_fits
+from edge.engines.model_file import model_file
 from edge.engines.native_stderr import captured_stderr
 from edge.engines.onnx import load_error as onnx_load_error
 from edge.engines.runtime_errors import load_error as tflite_load_error
 from edge.engines.tflite_check import check_tflite
-from edge.errors import EngineError, EngineMissingError, InputError
+from edge.errors import EdgeError, EngineError, EngineMissingError, InputError
 from edge.onnx_file import read_onnx
+from edge.opened_file import OpenedFile, Source, linked_folder
 from edge.units import MIB, printable
 
 _PROCESS_BYTES = 80 * MIB
@@ -60,13 +62,14 @@ class Network(Protocol):
         """Free it."""
 
 
-def open_network(path: Path, n_threads: int, *, check_memory: bool = True) -> Network:
+def open_network(path: Source, n_threads: int, *, check_memory: bool = True) -> Network:
     """Check the file, check the memory, load.
 
     Raises InputError or UnsafeInputError for a broken file, EngineMissingError without a runtime,
     UnsupportedModelError, naming the operator and the runtime's version, for an operator that the
     runtime lacks.
     """
+    path = model_file(path)
     if path.suffix.lower() == ".onnx":
         return OnnxNetwork(path, n_threads, check_memory)
     if path.suffix.lower() == ".tflite":
@@ -80,7 +83,7 @@ def open_network(path: Path, n_threads: int, *, check_memory: bool = True) -> Ne
 class OnnxNetwork:
     """A network in onnxruntime, on the CPU."""
 
-    def __init__(self, path: Path, n_threads: int, check_memory: bool) -> None:
+    def __init__(self, path: OpenedFile, n_threads: int, check_memory: bool) -> None:
         model = read_onnx(path)
         if check_memory:
             check_fits(2 * model.nbytes + _PROCESS_BYTES, available_bytes(), path.name)
@@ -95,9 +98,12 @@ class OnnxNetwork:
         options.intra_op_num_threads = n_threads
         options.log_severity_level = 4
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            with linked_folder(model.files) as folder:
+                self._session: Any = onnxruntime.InferenceSession(
+                    str(folder / path.name), options, providers=["CPUExecutionProvider"]
+                )
+        except EdgeError:
+            raise
         except Exception as error:  # its own exceptions share no base class but this
             raise onnx_load_error(path.name, str(error)) from None
         self._name = path.name
@@ -139,7 +145,7 @@ class OnnxNetwork:
 class TfliteNetwork:
     """A network in a TFLite interpreter, with the XNNPACK delegate that the wheels bring."""
 
-    def __init__(self, path: Path, n_threads: int, check_memory: bool) -> None:
+    def __init__(self, path: OpenedFile, n_threads: int, check_memory: bool) -> None:
         header = check_tflite(path)
         if check_memory:
             check_fits(2 * header.n_bytes + _PROCESS_BYTES, available_bytes(), path.name)
@@ -156,13 +162,13 @@ class TfliteNetwork:
             failed = ""
             try:
                 self._interpreter: Any = interpreter.Interpreter(
-                    model_path=str(path), num_threads=n_threads
+                    model_path=os.fspath(path), num_threads=n_threads
                 )
                 self._details = self._interpreter.get_input_details()
                 if not any(-1 in d["shape_signature"] for d in self._details):
                     self._interpreter.allocate_tensors()
             except (RuntimeError, ValueError) as error:
-                failed = str(error)
+                failed = path.in_words(str(error))
         if failed:
             raise tflite_load_error(path.name, runtime, failed, said.errors)
         self._name, self._runtime = path.name, runtime

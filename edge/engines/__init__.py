@@ -17,6 +17,7 @@ from pathlib import Path
 
 from edge.engines.settings import EngineSettings
 from edge.errors import EngineMissingError, UsageError
+from edge.opened_file import OpenedFile
 from edge.types import Engine, Plan
 from edge.units import did_you_mean
 
@@ -63,16 +64,18 @@ def is_installed(name: str) -> bool:
 
 def open_engine(
     name: str,
-    model_path: Path | str,
+    model: Path | str | OpenedFile,
     settings: EngineSettings | Plan | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Engine:
-    """Open `model_path` in the engine called `name`. `progress(done, total)` is called while the
-    weights load.
+    """Open a model in the engine called `name`: a file that came through `edge.engines.model_file`
+    or `Bundle.open`, or a path, which is taken through that door here. `progress(done, total)` is
+    called while the weights load.
 
     Raises UsageError for an unknown engine, EngineMissingError if its package is not installed,
-    InputError or UnsafeInputError for a file it cannot load, DoesNotFitError if memory is short.
+    InputError or UnsafeInputError for a file it cannot load, DoesNotFitError if memory is short,
+    IntegrityError for a file that this place does not accept.
     """
     entry = ENGINES.get(name)
     if entry is None:
@@ -83,9 +86,15 @@ def open_engine(
         raise EngineMissingError(f"the engine {name} is not installed", next_step=entry.pip_line)
     if isinstance(settings, Plan):
         settings = EngineSettings.from_plan(settings)
+    from edge.engines.model_file import model_file
+
+    model = model_file(Path(model) if isinstance(model, str) else model)
     module_name, class_name = entry.target.split(":")
     engine_class = getattr(importlib.import_module(module_name), class_name)
-    engine: Engine = engine_class.open(
-        Path(model_path), settings or EngineSettings(), progress=progress
-    )
+    engine: Engine = engine_class.open(model, settings or EngineSettings(), progress=progress)
+    try:
+        model.check_unchanged()
+    except BaseException:
+        engine.close()
+        raise
     return engine

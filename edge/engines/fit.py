@@ -13,7 +13,9 @@ import psutil
 
 from edge.engines.settings import EngineSettings
 from edge.errors import DoesNotFitError
+from edge.filekind import open_regular
 from edge.gguf import GgufArray, GgufHeader
+from edge.opened_file import Source
 from edge.units import MIB, format_bytes
 
 #: Interpreter, library and its tables; measured at 25 to 35 MiB.
@@ -91,7 +93,7 @@ def _group_left(path: Path, limit_name: str, used_name: str, cache_key: str) -> 
     return max(0, limit - used + cache)
 
 
-def estimate_bytes(path: Path, header: GgufHeader, n_ctx: int, settings: EngineSettings) -> int:
+def estimate_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: EngineSettings) -> int:
     """Memory that the model will take, from its header alone: an estimate, within about 10 % for
     dense models. Sliding windows are counted as full.
     """
@@ -111,13 +113,13 @@ def estimate_bytes(path: Path, header: GgufHeader, n_ctx: int, settings: EngineS
     return header.tensor_bytes + int(kv) + compute + _PROCESS_BYTES
 
 
-def most_heads(path: Path, header: GgufHeader) -> int:
+def most_heads(path: Source, header: GgufHeader) -> int:
     """Attention heads of the layer with most; at least 1."""
     n_layer = header.integer(f"{header.arch}.block_count") or 0
     return max(_per_layer(path, header, f"{header.arch}.attention.head_count", n_layer), default=1)
 
 
-def _per_layer(path: Path, header: GgufHeader, key: str, n_layer: int) -> list[int]:
+def _per_layer(path: Source, header: GgufHeader, key: str, n_layer: int) -> list[int]:
     """A key that holds one number for all layers, or an array of 32-bit numbers, one per layer.
     Empty where it is absent or something else.
     """
@@ -127,7 +129,8 @@ def _per_layer(path: Path, header: GgufHeader, key: str, n_layer: int) -> list[i
     if isinstance(value, int):
         return [value] * n_layer
     if isinstance(value, GgufArray) and value.item_type in ("u32", "i32") and len(value) == n_layer:
-        with path.open("rb") as file:
+        file, _ = open_regular(path)
+        with file:
             file.seek(value.offset)
             return list(struct.unpack(f"<{n_layer}I", file.read(value.nbytes)))
     return []

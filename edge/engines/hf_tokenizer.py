@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import EngineMissingError, InputError, UnsafeInputError, UnsupportedModelError
+from edge.opened_file import OpenedFile
 from edge.units import printable
 
 MAX_TOKENIZER_BYTES = 64 * 1024 * 1024  # the largest in use have 34 MB
@@ -80,19 +81,32 @@ class HfTokenizer:
 
     @classmethod
     def from_directory(cls, folder: Path) -> HfTokenizer:
-        """From a directory with `tokenizer.json` and, as far as they are there, what a checkpoint
-        has beside it: `tokenizer_config.json`, `generation_config.json`, `chat_template.jinja`.
+        """From a directory that holds what `of_model` reads."""
+
+        def find(name: str) -> OpenedFile | None:
+            return OpenedFile.open(folder / name) if (folder / name).is_file() else None
+
+        return cls._found(find, folder)
+
+    @classmethod
+    def of_model(cls, model: OpenedFile) -> HfTokenizer:
+        """From `tokenizer.json` beside a model and, as far as they are there, what a checkpoint has
+        beside it: `tokenizer_config.json`, `generation_config.json`, `chat_template.jinja`.
         """
-        path = folder / "tokenizer.json"
-        if not path.is_file():
+        return cls._found(model.beside, model.parent)
+
+    @classmethod
+    def _found(cls, find: Callable[[str], OpenedFile | None], folder: Path) -> HfTokenizer:
+        file = find("tokenizer.json")
+        if file is None:
             raise InputError(
                 f"{folder} has no tokenizer.json, without which the model knows no text",
                 next_step="open the bundle that edge build made, or put the checkpoint's "
                 "tokenizer.json beside the model",
             )
-        config = _json_object(folder / "tokenizer_config.json")
-        generation = _json_object(folder / "generation_config.json")
-        data = read_small(path)
+        config = _json_object(find("tokenizer_config.json"))
+        generation = _json_object(find("generation_config.json"))
+        data = file.read(MAX_TOKENIZER_BYTES)
         bos_text, eos_text = (
             _token_text(config.get("bos_token")),
             _token_text(config.get("eos_token")),
@@ -104,13 +118,12 @@ class HfTokenizer:
                 eog.add(token)
         bos = bos_text or generation.get("bos_token_id")
         said = config.get("add_bos_token")
-        template_path = folder / "chat_template.jinja"
         template = config.get("chat_template")
-        if template_path.is_file():
-            template = read_small(template_path).decode("utf-8", "replace")
+        if (jinja := find("chat_template.jinja")) is not None:
+            template = jinja.read(MAX_TOKENIZER_BYTES).decode("utf-8", "replace")
         return cls(
             data,
-            name=path.name,
+            name=file.name,
             bos=bos if isinstance(bos, (int, str)) else None,
             add_bos=said if isinstance(said, bool) else None,
             eog=eog,
@@ -218,19 +231,12 @@ def _byte_characters() -> list[str]:
 # ---- files --------------------------------------------------------------------------------------
 
 
-def read_small(path: Path) -> bytes:
-    """A whole file of a tokenizer. Raises like `edge.bundle.read_limited`."""
-    from edge.bundle import read_limited
-
-    return read_limited(path, MAX_TOKENIZER_BYTES)
-
-
-def _json_object(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
+def _json_object(path: OpenedFile | None) -> Mapping[str, Any]:
+    if path is None:
         return {}
     try:
-        document = json.loads(read_small(path))
-    except ValueError as error:
+        document = json.loads(path.read(MAX_TOKENIZER_BYTES))
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected a JSON object")

@@ -8,13 +8,14 @@ slow. Only the positions that a step wrote differ, so only those are copied, fro
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
+import os
 from typing import Any
 
 from edge.engines.kv_axis import is_kv, position_axis, position_index, state_names
 from edge.engines.native_stderr import captured_stderr
 from edge.engines.runtime_errors import load_error
 from edge.errors import EngineError, EngineMissingError
+from edge.opened_file import OpenedFile
 from edge.units import printable
 
 _PIP_LINE = "pip install tflite-runtime==2.14.0 'numpy<2'  # Python 3.11 or older"
@@ -48,7 +49,7 @@ class InterpreterGraph:
         self._axes: dict[str, int] | None = None
 
     @classmethod
-    def open(cls, path: Path, n_threads: int, version: str) -> InterpreterGraph:
+    def open(cls, path: OpenedFile, n_threads: int, version: str) -> InterpreterGraph:
         """Raises UnsupportedModelError for an operator that the runtime lacks, EngineError for what
         it does not load otherwise.
         """
@@ -63,9 +64,9 @@ class InterpreterGraph:
         reason = ""
         with captured_stderr() as captured:
             try:
-                return cls(interpreter(model_path=str(path), num_threads=n_threads))
+                return cls(interpreter(model_path=os.fspath(path), num_threads=n_threads))
             except (ValueError, RuntimeError) as error:
-                reason = str(error)
+                reason = path.in_words(str(error))
         raise load_error(path.name, f"tflite-runtime {version}", reason, captured.errors)
 
     def _kv_axes(self) -> dict[str, int]:

@@ -3,22 +3,24 @@
     [ state: the engine's own bytes ][ tokens: int32 each ][ footer: JSON ][ length u32 ][ magic ]
 
 The state comes first so that a mapping of it is aligned. The footer holds what the state belongs
-to (model, engine build, context, KV type), its sizes and a sha256 over all of it. Everything is
-checked before the library reads a byte, because the library's reader trusts its input. The hash
-finds damage and mix-ups; against somebody who writes a footer of his own it does not help: take
-states only from where you would take a program (`edge.states` looks at who owns a file).
+to (model, engine build, context, KV type), its sizes and a MAC over all of it: HMAC-SHA256 with a
+secret of this user (`edge.secret`). Everything is checked before the library reads a byte, because
+the library's reader trusts its input. A state that came with a folder from somebody else is not one
+that this user has computed, and is not used.
 
 States can always be computed again. They are renamed into place but not fsynced: what a power cut
-leaves of one does not match its hash.
+leaves of one does not match its MAC.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import json
 import mmap
 import os
+import stat
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,9 +30,11 @@ from typing import Any
 
 from edge.errors import DoesNotFitError, EngineError, InputError, IntegrityError
 from edge.filekind import open_regular
+from edge.opened_file import OpenedFile, Source
+from edge.secret import user_secret
 from edge.units import format_bytes
 
-MAGIC = b"EDGEKV2\n"
+MAGIC = b"EDGEKV3\n"
 PARTIAL = ".partial"
 _TAIL = struct.Struct("<I8s")
 _TOKEN_BYTES = 4
@@ -40,13 +44,16 @@ _SAMPLE_BYTES = 64 * 1024
 _N_SAMPLES = 32
 
 
-def fingerprint(path: Path, data_offset: int) -> str:
-    """Identity of a model file without reading all of it: sha256 of its size, its whole header and
-    32 samples of 64 KiB spread over its tensors. Two quantizations never share one.
+def fingerprint(path: Source, data_offset: int) -> str:
+    """Identity of a model file: its sha256 where that was verified. Else, without reading all of
+    it, the sha256 of its size, its whole header and 32 samples of 64 KiB spread over its tensors.
+    Two quantizations never share one.
     """
+    if isinstance(path, OpenedFile) and path.sha256 is not None:
+        return path.sha256
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    file, size = open_regular(path)
+    with file:
         digest.update(f"{size}:{data_offset}:".encode())
         left = data_offset
         while left > 0 and (chunk := file.read(min(left, _CHUNK))):
@@ -111,8 +118,8 @@ def write_state(
                 footer: dict[str, Any] = {
                     **identity, "n_tokens": len(tokens), "state_bytes": n_bytes,
                 }  # fmt: skip
-                footer["sha256"] = _sha256(file, n_bytes + _TOKEN_BYTES * len(tokens), footer)
-                text = json.dumps(footer, sort_keys=True).encode()
+                footer["mac"] = _mac(file, n_bytes + _TOKEN_BYTES * len(tokens), footer)
+                text = _text(footer)
                 file.write(text + _TAIL.pack(len(text), MAGIC))
                 size = file.tell()
             os.replace(partial, path)
@@ -175,7 +182,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class StateHeader:
-    """What a state file says of itself: sizes are checked, the hash is not."""
+    """What a state file says of itself: sizes are checked, the MAC is not."""
 
     tokens: tuple[int, ...]
     state_bytes: int
@@ -199,11 +206,13 @@ def mapped_state(
     """Check everything about a state file; then its tokens, and its state as a private mapping of
     the page cache: writing to it changes a copy, and nothing is in memory twice.
 
-    Raises InputError if it is no state file, IntegrityError if it is damaged or belongs to another
-    model, engine build, context or KV type.
+    Raises InputError if it is no state file, IntegrityError if it is damaged, if it was not made by
+    this user or others may write it, or if it belongs to another model, engine build, context or KV
+    type.
     """
     file, size = open_regular(path)
     with file:
+        check_private(path, os.fstat(file.fileno()))
         header = _read_header(file, size, path, n_ctx)
         for key, expected in identity.items():
             if header.footer.get(key) != expected:
@@ -212,17 +221,18 @@ def mapped_state(
                     f"this engine has {expected!r:.80}",
                     next_step="the conversation itself can be replayed without the saved state",
                 )
-        rest = {key: value for key, value in header.footer.items() if key != "sha256"}
+        rest = {key: value for key, value in header.footer.items() if key != "mac"}
         # Read, not mapped: what a failing card gives back here is an error, not a dead process.
         file.seek(0)
         n_hashed = header.state_bytes + _TOKEN_BYTES * len(header.tokens)
         try:
-            matches = _sha256(file, n_hashed, rest) == header.footer.get("sha256")
+            said = str(header.footer.get("mac")).encode("utf-8", "replace")
+            matches = hmac.compare_digest(_mac(file, n_hashed, rest).encode(), said)
             mapping = mmap.mmap(file.fileno(), header.state_bytes, access=mmap.ACCESS_COPY)
         except OSError as error:
             raise IntegrityError(f"{path}: cannot be read: {error}") from None
         if not matches:
-            raise IntegrityError(f"{path}: its sha256 does not match: it was edited or damaged")
+            raise IntegrityError(f"{path}: it was not saved by this user, or edited, or damaged")
         try:
             yield list(header.tokens), mapping
         finally:
@@ -240,11 +250,13 @@ def _read_header(file: Any, size: int, path: Path, max_tokens: int) -> StateHead
         if length > _MAX_FOOTER_BYTES or end <= 0:
             raise IntegrityError(f"{path}: its footer claims {length} bytes")
         file.seek(end)
+        text = file.read(length)
         try:
-            footer = json.loads(file.read(length))
+            footer = json.loads(text)
         except (ValueError, RecursionError):
             footer = None
-        if not isinstance(footer, dict):
+        # The MAC covers what is said, and there is one way to say it.
+        if not isinstance(footer, dict) or _text(footer) != text:
             raise IntegrityError(f"{path}: its footer is damaged")
         n_tokens, state_bytes = footer.get("n_tokens"), footer.get("state_bytes")
         if type(n_tokens) is not int or not 0 < n_tokens <= max_tokens:
@@ -261,11 +273,28 @@ def _read_header(file: Any, size: int, path: Path, max_tokens: int) -> StateHead
     return StateHeader(tokens, state_bytes, size, footer)
 
 
-def _sha256(file: Any, n_bytes: int, footer: Mapping[str, Any]) -> str:
-    """Over the first `n_bytes` of `file` and what the footer says beside the hash; leaves the file
-    behind those bytes.
+def check_private(path: Path, status: os.stat_result) -> None:
+    """Raise IntegrityError unless only we, or root, can have written what has this status."""
+    if os.name != "posix":
+        return
+    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
+        raise IntegrityError(
+            f"{path} may have been written by somebody else "
+            f"(uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o})"
+        )
+
+
+def _text(footer: Mapping[str, Any]) -> bytes:
+    return json.dumps(footer, sort_keys=True).encode()
+
+
+def _mac(file: Any, n_bytes: int, footer: Mapping[str, Any]) -> str:
+    """Over the first `n_bytes` of `file` and what the footer says beside the MAC, in hex; leaves
+    the file behind those bytes.
     """
-    digest = hashlib.sha256(json.dumps(footer, sort_keys=True).encode())
+    text = _text(footer)
+    digest = hmac.new(user_secret(), digestmod="sha256")
+    digest.update(MAGIC + struct.pack("<IQ", len(text), n_bytes) + text)
     file.seek(0)
     buffer = memoryview(bytearray(min(_CHUNK, n_bytes)))
     left = n_bytes

@@ -11,7 +11,6 @@ type, that the export made it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from edge.engines import litert_library as library
 from edge.engines.fit import available_bytes, check_fits
@@ -25,6 +24,7 @@ from edge.engines.step_engine import Identity, StepEngine
 from edge.engines.tflite_check import check_tflite
 from edge.engines.weight_cache import weight_cache
 from edge.errors import UnsupportedModelError
+from edge.opened_file import OpenedFile
 
 NAME = "litert"
 _PACKAGE = "litert_lm"
@@ -36,7 +36,7 @@ class LiteRtLmEngine(StepEngine):
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: OpenedFile,
         settings: EngineSettings,
         *,
         progress: Callable[[int, int], None] | None = None,

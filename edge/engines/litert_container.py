@@ -14,11 +14,11 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from edge.engines.flatbuffer import FlatBufferError, Table
 from edge.errors import InputError, UnsafeInputError, UnsupportedModelError
 from edge.filekind import HEAD_BYTES, foreign, open_regular
+from edge.opened_file import Source
 
 MAGIC = b"LITERTLM"
 _PREFIX = struct.Struct("<8sIIIIQ")
@@ -46,7 +46,7 @@ class Section:
 class Container:
     """What a `.litertlm` file says about itself. `start` is an id, or how the token is written."""
 
-    path: Path
+    path: Source
     version: tuple[int, int, int]
     sections: tuple[Section, ...]
     header_bytes: int
@@ -82,7 +82,7 @@ class Container:
         return text
 
 
-def read_container(path: Path) -> Container:
+def read_container(path: Source) -> Container:
     """Read and check the header and the metadata; tensor data is not touched.
 
     Raises InputError for what is no `.litertlm` or is cut short, UnsafeInputError for one that
@@ -131,8 +131,9 @@ def _is_decoder(section: Section) -> bool:
     return section.kind == MODEL and name in ("", "tf_lite_prefill_decode")
 
 
-def _read(path: Path, offset: int, n_bytes: int) -> bytes:
-    with path.open("rb") as file:
+def _read(path: Source, offset: int, n_bytes: int) -> bytes:
+    file, _ = open_regular(path)
+    with file:
         file.seek(offset)
         data = file.read(n_bytes)
     if len(data) != n_bytes:
@@ -215,7 +216,7 @@ def _token(data: bytes) -> tuple[tuple[int, ...], str | None]:
 
 
 def _metadata(
-    path: Path, section: Section | None
+    path: Source, section: Section | None
 ) -> tuple[int | str | None, tuple[int, ...], tuple[str, ...], str | None, int | None]:
     if section is None:
         return None, (), (), None, None

@@ -23,16 +23,19 @@ from edge.engines.kv_axis import is_kv, state_names
 from edge.engines.native_stderr import captured_stderr
 from edge.engines.runtime_errors import damaged, load_error
 from edge.errors import EngineError, UnsupportedModelError
+from edge.filekind import open_regular
+from edge.opened_file import Source
 
 
 class Weights:
     """A part of a file, mapped: where the runtime finds the model. Closed after the graph."""
 
-    def __init__(self, path: Path, offset: int, n_bytes: int) -> None:
+    def __init__(self, path: Source, offset: int, n_bytes: int) -> None:
         import mmap
 
         start = offset - offset % mmap.ALLOCATIONGRANULARITY
-        with path.open("rb") as file:
+        file, _ = open_regular(path)
+        with file:
             # Copy-on-write, because ctypes only takes addresses of writable memory.
             self._map = mmap.mmap(
                 file.fileno(), offset - start + n_bytes, access=mmap.ACCESS_COPY, offset=start

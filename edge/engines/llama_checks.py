@@ -6,15 +6,15 @@ The linter (`edge.gguf`) knows the format; these rules are llama.cpp's own, foun
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 from device_profiles.cost.graph_table import graph_fits_table
 from edge.errors import UnsafeInputError, UnsupportedModelError
 from edge.gguf import GgufHeader, read_header
+from edge.opened_file import Source
 from edge.units import printable
 
 
-def check_layers(path: Path, header: GgufHeader) -> None:
+def check_layers(path: Source, header: GgufHeader) -> None:
     """Every layer has tensors. Raises UnsafeInputError where the header claims otherwise: the
     library believes it, and aborts the process for none or allocates for two thousand million.
     """
@@ -26,7 +26,7 @@ def check_layers(path: Path, header: GgufHeader) -> None:
         )
 
 
-def check_graph(path: Path, header: GgufHeader, kv_type: str) -> None:
+def check_graph(path: Source, header: GgufHeader, kv_type: str) -> None:
     """The engine's table of graph nodes holds this model's graph. Raises UnsupportedModelError
     otherwise: the library aborts the process when the table is full.
     """
@@ -46,7 +46,7 @@ def check_graph(path: Path, header: GgufHeader, kv_type: str) -> None:
     )
 
 
-def check_tokens_unique(path: Path) -> None:
+def check_tokens_unique(path: Source) -> None:
     """No token text appears twice. Raises UnsafeInputError otherwise: the library asserts it
     (`llama-vocab.cpp`, `id_to_token.size() == token_to_id.size()`), which ends the process.
     """

@@ -17,7 +17,8 @@ from edge.engines import llama_library as library
 from edge.engines.kv_state import scratch
 from edge.engines.settings import EngineSettings, default_threads
 from edge.engines.threads import ThreadGovernor
-from edge.errors import UnsupportedModelError
+from edge.errors import EngineError, UnsupportedModelError
+from edge.opened_file import OpenedFile
 from edge.units import printable
 
 _SEQ = 0  # the only sequence we use
@@ -77,7 +78,7 @@ class LlamaContext:
     def open(
         cls,
         lib: Any,
-        path: Path,
+        path: OpenedFile,
         n_ctx: int,
         settings: EngineSettings,
         progress: Callable[[int, int], None] | None,
@@ -300,7 +301,10 @@ class LlamaContext:
 
 
 def _load_model(
-    lib: Any, path: Path, settings: EngineSettings, progress: Callable[[int, int], None] | None
+    lib: Any,
+    path: OpenedFile,
+    settings: EngineSettings,
+    progress: Callable[[int, int], None] | None,
 ) -> Any:
     params = lib.llama_model_default_params()
     params.load_mode = _LOAD_MMAP if settings.use_mmap else _LOAD_PLAIN
@@ -320,11 +324,12 @@ def _load_model(
             next_step=f"a newer engine may: {library.PIP_LINE} -U",
         )
     if not model:
-        raise library.engine_error(f"llama.cpp could not load {printable(str(path))}")
+        error = library.engine_error(f"llama.cpp could not load {printable(str(path))}")
+        raise EngineError(path.in_words(str(error)), next_step=error.next_step)
     return model
 
 
-def refuse_unsuitable(lib: Any, model: Any, path: Path) -> None:
+def refuse_unsuitable(lib: Any, model: Any, path: OpenedFile) -> None:
     """Raise UnsupportedModelError for models that this engine cannot ask for a next token."""
     if not lib.llama_model_has_decoder(model) or lib.llama_model_has_encoder(model):
         reason = "has an encoder; only decoder models generate text here"

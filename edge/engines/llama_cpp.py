@@ -30,6 +30,7 @@ from edge.errors import (
     UsageError,
 )
 from edge.gguf import GgufHeader, read_header
+from edge.opened_file import OpenedFile
 from edge.types import (
     EngineInfo,
     GenerationConfig,
@@ -50,7 +51,7 @@ class LlamaCppEngine:
         self,
         lib: Any,
         context: LlamaContext,
-        path: Path,
+        path: OpenedFile,
         header: GgufHeader,
         settings: EngineSettings,
         n_ctx: int,
@@ -79,7 +80,7 @@ class LlamaCppEngine:
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: OpenedFile,
         settings: EngineSettings,
         *,
         progress: Callable[[int, int], None] | None = None,

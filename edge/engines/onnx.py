@@ -21,6 +21,7 @@ from edge.engines.onnx_decoder import OnnxDecoder, OnnxGraph
 from edge.engines.settings import DEFAULT_N_CTX, EngineSettings, default_threads
 from edge.engines.step_engine import Identity, StepEngine, choose_n_ctx
 from edge.errors import EngineError, UnsupportedModelError
+from edge.opened_file import OpenedFile, linked_folder
 from edge.types import EngineInfo
 from edge.units import printable
 
@@ -37,7 +38,7 @@ class OnnxEngine(StepEngine):
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: OpenedFile,
         settings: EngineSettings,
         *,
         progress: Callable[[int, int], None] | None = None,
@@ -47,7 +48,7 @@ class OnnxEngine(StepEngine):
         n_ctx = choose_n_ctx(
             source.n_ctx, settings.n_ctx or min(source.n_ctx, DEFAULT_N_CTX), path.name
         )
-        tokenizer = HfTokenizer.from_directory(path.parent)
+        tokenizer = HfTokenizer.of_model(path)
         tokenizer.eog = tokenizer.eog | frozenset(source.eog)
         if settings.check_memory:
             need = settings.need_bytes or source.need_bytes(n_ctx)
@@ -57,9 +58,11 @@ class OnnxEngine(StepEngine):
         if progress is not None:
             progress(0, 1)
         try:
-            graph = OnnxGraph(lib, path.parent, n_ctx, n_threads)
+            with linked_folder([source.config_file, *source.model.files]) as folder:
+                graph = OnnxGraph(lib, folder, n_ctx, n_threads)
         except library.GenaiError as error:
-            raise load_error(path.name, str(error)) from None
+            words = str(error).replace(f"{folder}", f"{path.parent}")
+            raise load_error(path.name, words) from None
         if progress is not None:
             progress(1, 1)
         try:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.bundle import read_limited, refuse_duplicates
+from edge.bundle import refuse_duplicates
+from edge.engines.model_file import model_file
 from edge.errors import InputError, UnsafeInputError, UnsupportedModelError
 from edge.onnx_file import OnnxModel, read_onnx
+from edge.opened_file import OpenedFile, Source
 from edge.units import MIB, did_you_mean, printable
 
 CONFIG = "genai_config.json"
@@ -44,6 +46,7 @@ class GenaiFolder:
     """A checked folder. `n_ctx` is the context that the model was built for."""
 
     folder: Path
+    config_file: OpenedFile
     config: Mapping[str, Any]
     model: OnnxModel
     type: str
@@ -107,14 +110,15 @@ class GenaiFolder:
         return 2 * self.model.nbytes + n_ctx * self.kv_bytes_per_token + _PROCESS_BYTES
 
 
-def check_folder(model_path: Path) -> GenaiFolder:
+def check_folder(model: Source) -> GenaiFolder:
     """Check the model and the configuration beside it. Raises InputError for what is missing or
     broken, UnsafeInputError for what no builder writes, UnsupportedModelError for other models.
     """
+    model_path = model_file(model)
     folder = model_path.parent
-    model = read_onnx(model_path)
-    path = folder / CONFIG
-    if not path.is_file():
+    graph = read_onnx(model_path)
+    path = model_path.beside(CONFIG)
+    if path is None:
         raise UnsupportedModelError(
             f"{model_path.name} is no language model for onnxruntime-genai: there is no {CONFIG} "
             "beside it",
@@ -133,8 +137,9 @@ def check_folder(model_path: Path) -> GenaiFolder:
     eog = tuple(token for token in (eos if isinstance(eos, list) else [eos]) if token is not None)
     return GenaiFolder(
         folder=folder,
+        config_file=path,
         config=config,
-        model=model,
+        model=graph,
         type=str(section["type"]),
         n_ctx=_count(path, section, "context_length", _MAX_N_CTX),
         n_vocab=_count(path, section, "vocab_size", 1 << 24),
@@ -142,11 +147,9 @@ def check_folder(model_path: Path) -> GenaiFolder:
     )
 
 
-def _read_config(path: Path) -> Mapping[str, Any]:
+def _read_config(path: OpenedFile) -> Mapping[str, Any]:
     try:
-        document = json.loads(
-            read_limited(path, MAX_CONFIG_BYTES), object_pairs_hook=refuse_duplicates
-        )
+        document = json.loads(path.read(MAX_CONFIG_BYTES), object_pairs_hook=refuse_duplicates)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON: {error}") from None
     _known(path, "it", document, _TOP, required=("model",))
@@ -170,7 +173,11 @@ def _read_config(path: Path) -> Mapping[str, Any]:
 
 
 def _known(
-    path: Path, where: str, section: Any, known: tuple[str, ...], required: tuple[str, ...] = ()
+    path: OpenedFile,
+    where: str,
+    section: Any,
+    known: tuple[str, ...],
+    required: tuple[str, ...] = (),
 ) -> None:
     if not isinstance(section, dict):
         raise InputError(f"{path}: {where} is not an object")
@@ -185,14 +192,14 @@ def _known(
             raise InputError(f"{path}: {where} lacks {key!r}")
 
 
-def _count(path: Path, section: Mapping[str, Any], key: str, limit: int) -> int:
+def _count(path: OpenedFile, section: Mapping[str, Any], key: str, limit: int) -> int:
     value = section.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= limit:
         raise InputError(f"{path}: {key} is {value!r:.40}, expected 1 to {limit}")
     return value
 
 
-def _token(path: Path, value: Any) -> int:
+def _token(path: OpenedFile, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise InputError(f"{path}: eos_token_id holds {value!r:.40}, expected token ids")
     return value

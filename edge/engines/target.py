@@ -9,8 +9,10 @@ from typing import Any
 
 from edge.bundle import Bundle, open_bundle
 from edge.engines import ENGINES, EngineSettings, open_engine
+from edge.engines.model_file import bundle_around, file_in, model_file
 from edge.errors import InputError
 from edge.filekind import open_regular
+from edge.opened_file import OpenedFile, Source
 from edge.types import Engine, Plan
 
 
@@ -23,6 +25,7 @@ class OpenModel:
     engine: Engine
     settings: EngineSettings
     bundle: Bundle | None
+    model: OpenedFile
 
     @property
     def plan(self) -> Plan | None:
@@ -39,36 +42,43 @@ def open_model(
     progress: Callable[[int, int], None] | None = None,
     **overrides: Any,
 ) -> OpenModel:
-    """Open a bundle directory with the settings of its plan, or a model file with defaults in the
-    engine of its format; `overrides` are fields of EngineSettings (None: not overridden). Attention
-    is computed as it is quicker here, unless they say how.
+    """Open a bundle directory, or its model by name, with the settings of its plan, or a model file
+    with defaults in the engine of its format; `overrides` are fields of EngineSettings (None: not
+    overridden). Attention is computed as it is quicker here, unless they say how.
 
     Raises what `open_bundle` and `open_engine` raise; InputError if the path is neither.
     """
     path = Path(path)
-    if path.is_dir():
-        bundle = open_bundle(path, progress=progress)
-        settings = EngineSettings.to_use(bundle.plan).replace(**overrides)
-        name, model_path, engine_name = bundle.name, bundle.model_path, bundle.plan.engine
-    else:
-        if not path.exists():
+    if not path.exists():
+        raise InputError(
+            f"there is nothing at {path}",
+            next_step="give a bundle directory (edge build makes one) or a model file: "
+            f"{', '.join(known_suffixes())}",
+        )
+    bundle = open_bundle(path, progress=progress) if path.is_dir() else bundle_around(path)
+    if bundle is not None:
+        model = bundle.model
+        if not path.is_dir() and file_in(bundle, path).path != model.path:
             raise InputError(
-                f"there is nothing at {path}",
-                next_step="give a bundle directory (edge build makes one) or a model file: "
-                f"{', '.join(known_suffixes())}",
+                f"{path} is part of the bundle {bundle.path}, and not its model",
+                next_step=f"edge run {bundle.path}",
             )
-        bundle = None
+        path = bundle.path
+        settings = EngineSettings.to_use(bundle.plan).replace(**overrides)
+        name, engine_name = bundle.name, bundle.plan.engine
+    else:
+        model = model_file(path)
         settings = EngineSettings(flash_attn="quicker").replace(**overrides)
-        name, model_path, engine_name = path.stem, path, engine_of(path)
-    engine = open_engine(engine_name, model_path, settings, progress=progress)
-    return OpenModel(name, path, engine, settings, bundle)
+        name, engine_name = path.stem, engine_of(model)
+    engine = open_engine(engine_name, model, settings, progress=progress)
+    return OpenModel(name, path, engine, settings, bundle, model)
 
 
 # First bytes that tell a format, whatever the file is called. ONNX (protobuf) has none.
 _MAGICS = ((0, b"GGUF", "llama_cpp"), (0, b"LITERTLM", "litert"), (4, b"TFL3", "tflite"))
 
 
-def engine_of(path: Path) -> str:
+def engine_of(path: Source) -> str:
     """Name of the engine that loads a model file: by its first bytes, then by its suffix. A file of
     no known kind is left to llama_cpp, whose linter says what it is instead.
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 
 from edge.engines import litert_library as library
 from edge.engines.fit import available_bytes, check_fits
@@ -28,6 +27,7 @@ from edge.engines.step_engine import Identity, StepEngine
 from edge.engines.tflite_check import check_tflite
 from edge.engines.weight_cache import weight_cache
 from edge.errors import EngineMissingError
+from edge.opened_file import OpenedFile
 
 NAME = "tflite"
 PACKAGES = ("ai_edge_litert", "tflite_runtime")
@@ -39,7 +39,7 @@ class TfliteEngine(StepEngine):
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: OpenedFile,
         settings: EngineSettings,
         *,
         progress: Callable[[int, int], None] | None = None,
@@ -50,7 +50,7 @@ class TfliteEngine(StepEngine):
         """
         header = check_tflite(path)
         n_bytes = header.n_bytes
-        tokenizer = HfTokenizer.from_directory(path.parent)
+        tokenizer = HfTokenizer.of_model(path)
         package = package or next((p for p in PACKAGES if importlib.util.find_spec(p)), None)
         if package is None:
             raise EngineMissingError(

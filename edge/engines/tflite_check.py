@@ -14,7 +14,6 @@ import mmap
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from edge.engines.flatbuffer import FlatBufferError, Table
@@ -22,6 +21,7 @@ from edge.engines.runtime_errors import damaged
 from edge.engines.tflite_operators import operator_name
 from edge.errors import InputError, UnsafeInputError
 from edge.filekind import HEAD_BYTES, foreign, open_regular
+from edge.opened_file import Source
 from edge.units import printable
 
 _MAX_OPERATOR_CODES, _MAX_SUBGRAPHS, _MAX_SIGNATURES = 4096, 8192, 256
@@ -65,7 +65,7 @@ class TfliteHeader:
         return self.recipe or "tflite"
 
 
-def check_tflite(path: Path, offset: int = 0, n_bytes: int | None = None) -> TfliteHeader:
+def check_tflite(path: Source, offset: int = 0, n_bytes: int | None = None) -> TfliteHeader:
     """Check the TFLite model at `offset` of a file, all of it by default.
 
     Raises InputError for what is no TFLite file or is damaged, UnsafeInputError for one that points

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import click
 
-from edge.bundle import MANIFEST, MAX_MANIFEST_BYTES, read_limited
+from edge.bundle import MANIFEST, read_texts
 from edge.errors import EdgeError, InputError, UsageError
 from edge.flash.board import Board
 from edge.flash.connection_options import ssh_config_option, wait_option
 from edge.flash.target import connect, parse_flash_target
 from edge.flash.trust import KIND, refused
+from edge.opened_file import OpenedFolder
 from edge.slots.store import Slots
 from edge.slots.trust import pin_keys, pinned_keys
-from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
+from edge.trust.bundle_signature import SIGNATURE, accepting_key
 from edge.trust.key_argument import PASSPHRASE_VARIABLE, default_key_path, public_keys
 from edge.trust.pins import check_pins, key_files
 from edge.trust.ssh_formats import PublicKey
@@ -154,13 +155,12 @@ def check_command(bundle: Path, keys: Sequence[str], as_json: bool) -> None:
 
     This is what `edge flash` asks on the board. Only the signature is looked at, no hashes.
     """
-    manifest = read_limited(bundle / MANIFEST, MAX_MANIFEST_BYTES)
-    accepted = check_pins(bundle, manifest)
+    texts = read_texts(OpenedFolder(bundle))
+    manifest, signature = texts[MANIFEST], texts.get(SIGNATURE)
+    accepted = check_pins(bundle, manifest, signature)
     if keys:
         wanted = [found for text in keys for found in public_keys(text)]
-        path = bundle / SIGNATURE
-        data = read_limited(path, MAX_SIGNATURE_BYTES) if os.path.lexists(path) else None
-        accepted.append(accepting_key(manifest, data, wanted, "--key"))
+        accepted.append(accepting_key(manifest, signature, wanted, "--key"))
     if not accepted:
         raise InputError(
             "no keys are pinned on this machine for this bundle, and none were given",

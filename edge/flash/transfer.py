@@ -7,12 +7,13 @@ one where rsync can, everything else is sent and resumed.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from edge.bundle import MANIFEST, SUMS, Bundle, sha256_file
+from edge.bundle import MANIFEST, SUMS, Bundle
 from edge.errors import EdgeError, IntegrityError
 from edge.flash.board import Board
 from edge.slots import layout
@@ -101,10 +102,9 @@ def plan_items(
 def wanted_files(bundle: Bundle) -> dict[str, tuple[int, str]]:
     """Every file of a bundle, those that describe it last: name → (bytes, sha256)."""
     wanted = {file.name: (file.n_bytes, file.sha256) for file in bundle.files}
-    signature = [SIGNATURE] if (bundle.path / SIGNATURE).is_file() else []
-    for name in (*signature, SUMS, MANIFEST):
-        path = bundle.path / name
-        wanted[name] = (path.stat().st_size, sha256_file(path))
+    for name in (SIGNATURE, SUMS, MANIFEST):
+        if (text := bundle.texts.get(name)) is not None:
+            wanted[name] = (len(text), hashlib.sha256(text).hexdigest())
     return wanted
 
 
@@ -112,8 +112,7 @@ def bring_signature(board: Board, bundle: Bundle, folder: str) -> None:
     """Renew the signature of a release that is on the board already: it may have been signed, or
     signed by one more, after it was flashed.
     """
-    path = bundle.path / SIGNATURE
-    data = path.read_bytes() if path.is_file() else None
+    data = bundle.signature
     if data is not None and board.files.read(f"{folder}/{SIGNATURE}", MAX_SIGNATURE_BYTES) != data:
         board.files.write(f"{folder}/{SIGNATURE}", data)
 

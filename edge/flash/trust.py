@@ -62,9 +62,6 @@ def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> Admission:
     keys = pinned if not policy.keys else policy.keys
     if not keys and not policy.required:
         return Admission()
-    manifest = (bundle.path / MANIFEST).read_bytes()
-    signature = bundle.path / SIGNATURE
-    data = signature.read_bytes() if signature.is_file() else None
     if not keys:
         keys = tuple(bundle_signers(bundle))[:1]  # trust on first use, as ssh does with a host
         if not keys:
@@ -73,7 +70,7 @@ def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> Admission:
                 next_step="edge bundle sign BUNDLE KEY (edge key new makes one)",
             )
     who = slots.files.root if pinned else "--require-signature"
-    signer = accepting_key(manifest, data, keys, who)
+    signer = accepting_key(bundle.texts[MANIFEST], bundle.signature, keys, who)
     return Admission(keys, signer.fingerprint, () if pinned else keys)
 
 

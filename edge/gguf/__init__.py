@@ -28,6 +28,7 @@ from edge.gguf.header import GgufArray, GgufHeader, GgufTensor, GgufValue, KvTyp
 from edge.gguf.metadata import check_alignment, check_vocabulary, read_metadata
 from edge.gguf.reader import MAX_HEADER_BYTES, Reader, read_counts, read_preamble
 from edge.gguf.tensors import check_extents, padded, read_tensors
+from edge.opened_file import Source
 
 __all__ = [
     "GGML_TYPES",
@@ -45,7 +46,7 @@ __all__ = [
 ArrayMode = Literal["summary", "full"]
 
 
-def read_header(path: Path | str, *, arrays: ArrayMode = "summary") -> GgufHeader:
+def read_header(path: Source | str, *, arrays: ArrayMode = "summary") -> GgufHeader:
     """Check the header of the GGUF file at `path` and return what it says.
 
     `arrays="summary"` checks arrays and returns a `GgufArray` for each; `"full"` returns lists.
@@ -53,7 +54,7 @@ def read_header(path: Path | str, *, arrays: ArrayMode = "summary") -> GgufHeade
     an HTML page, an old version, truncated) and UnsafeInputError for a header that contradicts
     itself or the file, with the reason and the byte offset.
     """
-    path = Path(path)
+    path = Path(path) if isinstance(path, str) else path
     file, file_size = open_regular(path)
     with file:
         # Only the part that a header may take is mapped: enough for a 32-bit system too.

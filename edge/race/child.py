@@ -3,7 +3,7 @@
 A job comes as one JSON object on stdin, answers leave as JSON lines on stdout. What native code
 prints to stdout goes to stderr instead.
 
-    {"task": "measure", "engine": …, "model": …, "settings": {…}, "tests": [{…}]}
+    {"task": "measure", "engine": …, "bundle": …, "bundle_id": …, "settings": {…}, "tests": [{…}]}
         → {"load": {…}, "info": {…}, "baseline": {…}}, then {"trace": {…}, "flags": […]} per test
     {"task": "answer", …, "n_gen": 48}      → {"prompts": […], "answers": […]}   token ids, greedy
     {"task": "follow", …, "prompts": […], "answers": […]}
@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from edge.bench.conditions import disturbances, read_conditions
@@ -28,8 +27,9 @@ from edge.bench.runner import prompt_length, run_once
 from edge.bench.sampler import Sampler, read_memory
 from edge.bench.trace_rows import compact_load, compact_trace
 from edge.bench.workloads import Test, fixed_tokens, prompt_hash
+from edge.bundle import open_bundle
 from edge.engines import EngineSettings, open_engine
-from edge.errors import EdgeError
+from edge.errors import EdgeError, IntegrityError
 from edge.types import Engine, GenerationConfig, LogitsEngine, Message
 
 Job = Mapping[str, Any]
@@ -45,10 +45,14 @@ QUESTIONS = (
 
 def run_job(job: Job) -> Iterator[Answer]:
     """The answers to one job, as they become known."""
+    bundle = open_bundle(job["bundle"])
+    if bundle.id != job["bundle_id"]:
+        raise IntegrityError(f"{bundle.path} is another bundle than when the race began")
+    model = bundle.model
     baseline = read_memory()
     settings = EngineSettings(**job["settings"])
     start_ns = time.monotonic_ns()
-    engine = open_engine(job["engine"], Path(job["model"]), settings)
+    engine = open_engine(job["engine"], model, settings)
     loaded_ns = time.monotonic_ns()
     with closing(engine):
         if job["task"] == "measure":

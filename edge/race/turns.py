@@ -96,7 +96,8 @@ def ask(entrant: Entrant, n_ctx: int, job: dict[str, Any]) -> list[dict[str, Any
     request = {
         **job,
         "engine": entrant.engine,
-        "model": str(entrant.bundle.model_path.absolute()),
+        "bundle": str(entrant.bundle.path.absolute()),
+        "bundle_id": entrant.bundle.id,
         "settings": asdict(settings),
     }
     with tempfile.TemporaryFile() as said:

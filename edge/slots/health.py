@@ -96,7 +96,7 @@ def check_release(
         settings = EngineSettings.from_plan(bundle.plan)
         if (cores := len(usable_processors() or ())) and cores < bundle.plan.n_threads:
             settings = settings.replace(n_threads=cores)  # spinning threads would judge themselves
-        engine = open_engine(bundle.plan.engine, bundle.model_path, settings)
+        engine = open_engine(bundle.plan.engine, bundle.model, settings)
         load_s = time.monotonic() - started_s
         with closing(engine):
             return _ask(engine, load_s, reference, quick)

@@ -1,7 +1,9 @@
 """Where the states of a model lie, and how much room they may take.
 
-Beside a bundle, in BUNDLE.states: never inside it, where every file is listed and hashed. For a
-plain model file, or where nothing can be written beside a bundle, in the user's cache.
+Beside a bundle, in BUNDLE.states: never inside it, where every file is listed and hashed. A folder
+of that name is used only if it is ours: it carries our marker, and each state in it was made with
+the user's secret. For a plain model file, where nothing can be written beside a bundle, or where
+keys are pinned, in the user's cache.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from pathlib import Path
 
 from edge.engines.target import OpenModel
 from edge.errors import IntegrityError, UsageError
-from edge.states.store import DEFAULT_LIMIT_BYTES, StateStore, check_owner
+from edge.states.store import DEFAULT_LIMIT_BYTES, StateStore, check_owner, is_claimed
+from edge.trust.pins import key_files
 from edge.units import parse_bytes
 from edge.verified import cache_directory
 
@@ -36,14 +39,15 @@ def states_of(opened: OpenModel) -> StateStore | None:
         "kv_type": info.kv_type,
         "flash_attn": info.details.get("flash_attn"),
     }
-    return StateStore(folder_of(opened), opened.name, identity, limit)
+    folder = folder_of(opened)
+    return StateStore(folder, opened.name, identity, limit, claims=folder != user_folder())
 
 
 def model_identity(opened: OpenModel) -> str:
     """The bundle's id, or a plain file's name and size."""
     if opened.bundle is not None:
         return opened.bundle.id
-    return f"{opened.path.name} {opened.path.stat().st_size}"
+    return f"{opened.path.name} {opened.model.stat().st_size}"
 
 
 def limit_bytes() -> int:
@@ -69,16 +73,20 @@ def user_folder() -> Path:
 
 
 def beside_bundle(bundle: Path) -> Path:
-    """BUNDLE.states if it is there and ours, or can be made; else the user's folder."""
+    """BUNDLE.states if it is there and ours, or can be made; else the user's folder, as everywhere
+    that keys are pinned: what lies beside a signed bundle is signed by nobody.
+    """
     real = bundle.resolve()
-    if not real.name:
+    if not real.name or key_files(bundle):
         return user_folder()
     folder = real.with_name(f"{real.name}.states")
     if not os.access(folder if folder.exists() else folder.parent, os.W_OK | os.X_OK):
         return user_folder()
-    if folder.exists():
+    if os.path.lexists(folder):
         try:
             check_owner(folder)
-        except IntegrityError:
-            return user_folder()
+            is_ours = is_claimed(folder) or not any(folder.iterdir())
+        except (IntegrityError, OSError):
+            is_ours = False
+        return folder if is_ours else user_folder()
     return folder

@@ -28,8 +28,9 @@ from typing import Any
 
 import psutil
 
-from edge.engines.kv_state import PARTIAL, StateHeader, read_state_header
-from edge.errors import EdgeError, IntegrityError
+from edge.engines.kv_state import PARTIAL, StateHeader, check_private, read_state_header
+from edge.errors import EdgeError, IntegrityError, UnsafeInputError
+from edge.rooted import Root
 from edge.types import Engine
 
 SUFFIX = ".kv"
@@ -87,7 +88,8 @@ class StateStore:
 
     `identity` says what its states belong to: plain data, equal only where a state may be used. The
     engine checks it again with its own. `limit_bytes` bounds all states in the folder together.
-    `read_bytes_per_s` is what was measured last.
+    `read_bytes_per_s` is what was measured last. `claims`: the folder lies where others put things,
+    and is used only with our marker in it.
     """
 
     folder: Path
@@ -95,6 +97,7 @@ class StateStore:
     identity: Mapping[str, Any]
     limit_bytes: int = DEFAULT_LIMIT_BYTES
     read_bytes_per_s: float = _READ_BYTES_PER_S
+    claims: bool = False
     _known: dict[Path, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -109,7 +112,8 @@ class StateStore:
         self._known = {}
         with contextlib.suppress(IntegrityError):
             check_owner(self.folder)
-            self._read_folder()
+            if not self.claims or is_claimed(self.folder):
+                self._read_folder()
 
     def _read_folder(self) -> None:
         for entry in entries(self.folder):
@@ -170,13 +174,14 @@ class StateStore:
                 self._known.pop(path, None)
                 if n_bytes is not None:  # None: another process has removed it
                     problems.append(f"a saved state was not used: {error}")
-                    _remove(path)
+                    if not isinstance(error, UnsafeInputError):  # the secret's fault, not its own
+                        _remove_own(path)
                 continue
             now_s = time.monotonic()
             if n_bytes is not None and now_s > read_s:
                 self.read_bytes_per_s = n_bytes / (now_s - read_s)
             with contextlib.suppress(OSError):
-                os.utime(path)
+                os.utime(path, follow_symlinks=False)
             gain = engine.reusable(tokens) - have
             if gain <= 0:  # a memory that cannot be cut to what is shared
                 self._known.pop(path, None)
@@ -197,8 +202,7 @@ class StateStore:
             return None
         limit = self.room_bytes()
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            check_owner(self.folder)
+            self._make_folder()
             sweep(self.folder)
             engine.save_prefix(path, len(tokens), max_bytes=limit)
         except (EdgeError, OSError):
@@ -207,6 +211,13 @@ class StateStore:
         for gone in evict(self.folder, limit, keep=path):
             self._known.pop(gone, None)
         return path
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_owner(self.folder)
+        if self.claims:
+            with Root(self.folder.parent) as root:
+                root.claim(self.folder.name)
 
     def drop(self, tokens: Sequence[int], *, for_good: bool = False) -> None:
         """Remove the state of exactly these tokens, if there is one. `for_good`: it did not pay,
@@ -277,20 +288,23 @@ def clear(folder: Path) -> int:
 
 
 def check_owner(path: Path) -> None:
-    """Raise IntegrityError unless only we, or root, can have written `path`: an engine's reader
-    trusts a state whose hash is right.
+    """Raise IntegrityError unless only we, or root, can have written `path`. (A link counts as
+    writable by all.)
     """
-    if os.name != "posix":
-        return
     try:
         status = path.lstat()
     except OSError as error:
         raise IntegrityError(f"{path}: {error.strerror}") from None
-    if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
-        raise IntegrityError(
-            f"{path} may have been written by somebody else "
-            f"(uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o})"
-        )
+    check_private(path, status)
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether a folder of states is marked as one that we may write and remove in."""
+    try:
+        with Root(folder.parent) as root:
+            return root.is_ours(folder.name)
+    except (EdgeError, OSError):
+        return False
 
 
 def common(state: Sequence[int], tokens: Sequence[int]) -> int:
@@ -337,3 +351,10 @@ def _remove(path: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def _remove_own(path: Path) -> None:
+    """Remove a file that belongs to this user."""
+    with contextlib.suppress(OSError):
+        if os.name != "posix" or path.lstat().st_uid == os.geteuid():
+            path.unlink()

@@ -1,6 +1,7 @@
 """Keys that a place accepts bundles from: `trusted_keys`, one public key per line.
 
-    ROOT/trusted_keys                beside ROOT/releases on a board (`edge key pin`)
+    ROOT/trusted_keys                beside ROOT/releases on a board (`edge key pin`), or in any
+                                     other folder above what is opened
     /etc/edgekit/trusted_keys        the whole machine; only its administrator can change it
     $EDGEKIT_TRUSTED_KEYS            one more, for a service or a shell
 
@@ -12,12 +13,13 @@ may remove its file; the machine's own file is for boards where that matters.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from edge.errors import InputError, IntegrityError
-from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
+from edge.trust.bundle_signature import accepting_key
 from edge.trust.ssh_formats import PublicKey, parse_public_key
 
 TRUSTED_KEYS = "trusted_keys"
@@ -25,6 +27,8 @@ SYSTEM_KEYS = Path("/etc/edgekit/trusted_keys")
 VARIABLE = "EDGEKIT_TRUSTED_KEYS"
 MAX_KEYS_BYTES = 64 * 1024
 MAX_KEYS = 64
+_MAX_LINKS = 40  # as the kernel has it
+_OCTAL = re.compile(r"\\([0-7]{3})")  # how a table of mounts writes a space
 
 
 def parse_trusted_keys(data: bytes, place: str) -> tuple[PublicKey, ...]:
@@ -48,14 +52,14 @@ def format_trusted_keys(keys: Sequence[PublicKey]) -> bytes:
     return (head + "".join(f"{key.line}\n" for key in keys)).encode()
 
 
-def key_files(bundle: Path) -> list[Path]:
-    """The key files that decide over the bundle at this path, whatever is in them.
+def key_files(path: Path) -> list[Path]:
+    """The key files that decide over a bundle, or a model file, whatever is in them.
 
-    A release lies at ROOT/releases/ID/bundle or, through the link, at ROOT/current/bundle; both the
-    path as given and what it leads to are looked at, so that no link leads around a key file.
+    They lie in a folder above it, however it is spelled: above the path as given, above what it
+    leads to, above every link on the way and, for a bind mount, above what is mounted.
     """
-    places = [Path(os.path.abspath(bundle)), Path(os.path.realpath(bundle))]
-    candidates = [parent / TRUSTED_KEYS for place in places for parent in place.parents[:3]]
+    folders = [folder for place in folders_of(path) for folder in (place, *place.parents)]
+    candidates = [folder / TRUSTED_KEYS for folder in dict.fromkeys(folders)]
     candidates.append(SYSTEM_KEYS)
     if own := os.environ.get(VARIABLE):
         # Named on purpose: it counts even when it is missing.
@@ -63,21 +67,81 @@ def key_files(bundle: Path) -> list[Path]:
     return _existing(candidates)
 
 
-def check_pins(bundle: Path, manifest: bytes) -> list[PublicKey]:
-    """The keys by which every key file accepts a bundle; empty where there are none. `manifest` is
-    the text that was read from the bundle.
+def check_pins(bundle: Path, manifest: bytes, signature: bytes | None) -> list[PublicKey]:
+    """The keys by which every key file accepts a bundle; empty where there are none. `manifest` and
+    `signature` are what was read from the bundle.
 
     Raises IntegrityError when one of them does not accept it.
     """
     accepted = []
     for path in key_files(bundle):
         keys = parse_trusted_keys(_read(path, MAX_KEYS_BYTES), str(path))
-        signature_path = bundle / SIGNATURE
-        signature = (
-            _read(signature_path, MAX_SIGNATURE_BYTES) if os.path.lexists(signature_path) else None
-        )
         accepted.append(accepting_key(manifest, signature, keys, str(path)))
     return accepted
+
+
+def refuse_unsigned(path: Path) -> None:
+    """Raise IntegrityError where keys are pinned: a plain file carries no signature."""
+    if found := key_files(path):
+        raise IntegrityError(
+            f"{path} is a plain file, which nobody can have signed; {found[0]} accepts only "
+            "signed bundles",
+            next_step="edge build MODEL --device BOARD -o OUT --sign KEY, and open OUT",
+        )
+
+
+def folders_of(path: Path) -> list[Path]:
+    """The folders that `path` lies in: as given, and as every link and mount on the way has it."""
+    places = [Path(os.path.abspath(path)).parent]
+    done, todo = Path(os.sep), [*reversed(Path(os.path.join(os.getcwd(), path)).parts[1:])]
+    n_links = 0
+    while todo and n_links < _MAX_LINKS:
+        part = todo.pop()
+        if part == os.pardir:
+            done = done.parent
+            continue
+        try:
+            target = Path(os.readlink(done / part))
+        except OSError:  # no link, or nothing that we may see
+            done /= part
+            continue
+        n_links += 1
+        places.append(done)
+        done = Path(os.sep) if target.is_absolute() else done
+        todo += reversed(target.parts[target.is_absolute() :])
+    real = Path(os.path.realpath(path))
+    return list(dict.fromkeys([*places, *(place.parent for place in (real, *_mounted(real)))]))
+
+
+def _mounted(real: Path) -> list[Path]:
+    """Other paths of the same file, where a folder of its file system is mounted twice (Linux)."""
+    mounts = []
+    try:
+        table = Path("/proc/self/mountinfo").read_bytes().decode("utf-8", "surrogateescape")
+    except OSError:
+        return []
+    for line in table.splitlines():
+        fields = [_OCTAL.sub(lambda code: chr(int(code[1], 8)), word) for word in line.split(" ")]
+        mounts.append((fields[2], Path(fields[3]), Path(fields[4])))
+    # The last mount that covers the path is the one that is seen.
+    own = [mount for mount in mounts if real.is_relative_to(mount[2])]
+    if not own:
+        return []
+    device, root, point = max(enumerate(own), key=lambda m: (len(m[1][2].parts), m[0]))[1]
+    inside = root / real.relative_to(point)
+    return [
+        place
+        for other, top, mounted_at in mounts
+        if other == device and inside.is_relative_to(top)
+        if _is_same(place := mounted_at / inside.relative_to(top), real)
+    ]
+
+
+def _is_same(one: Path, two: Path) -> bool:
+    try:
+        return os.path.samefile(one, two)
+    except OSError:
+        return False
 
 
 def _existing(paths: Sequence[Path]) -> list[Path]:

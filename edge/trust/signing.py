@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.atomic import fsync_directory, write_atomic
-from edge.bundle import MANIFEST, MAX_MANIFEST_BYTES, open_bundle, read_limited
-from edge.errors import EngineMissingError, InputError, IntegrityError, UnsafeInputError, UsageError
+from edge.bundle import MANIFEST, open_bundle, read_limited
+from edge.errors import EngineMissingError, InputError, UnsafeInputError, UsageError
 from edge.trust import bundle_signature
 from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, NAMESPACE, SIGNATURE
 from edge.trust.ssh_formats import PublicKey, Signature, parse_signatures, signed_bytes
@@ -140,11 +140,8 @@ def sign_bundle(directory: Path, key: SigningKey) -> PublicKey:
 
     Raises as `open_bundle` does; IntegrityError when a signature that is there does not hold.
     """
-    opened = open_bundle(directory, check_signature=False)
-    manifest = read_limited(directory / MANIFEST, MAX_MANIFEST_BYTES)
-    if opened.id != bundle_id(manifest):
-        raise IntegrityError(f"{directory}: {MANIFEST} changed while it was read")
-    add_signature(directory, manifest, key)
+    opened = open_bundle(directory, verify=True, check_signature=False)
+    add_signature(directory, opened.texts[MANIFEST], key)
     return key.public
 
 
@@ -158,12 +155,6 @@ def add_signature(directory: Path, manifest: bytes, key: SigningKey) -> None:
         others = [s for s in parse_signatures(data) if s.key != key.public]
     text = "".join(signature.armored() for signature in (*others, key.sign(manifest)))
     write_atomic(path, text.encode())
-
-
-def bundle_id(manifest: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(manifest).hexdigest()
 
 
 def _library() -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from edge.engines import EngineSettings
+from edge.engines.model_file import model_file
 from edge.engines.tflite import TfliteEngine
 from edge.errors import EdgeError
 from edge.types import GenerationConfig, Message
@@ -20,7 +21,7 @@ BOS = 259
 
 def opened(path: str, **changes: object) -> TfliteEngine:
     settings = EngineSettings(n_threads=1).replace(**changes)
-    return TfliteEngine.open(Path(path), settings, package="tflite_runtime")
+    return TfliteEngine.open(model_file(Path(path)), settings, package="tflite_runtime")
 
 
 def said(engine: TfliteEngine, prompt: list[int], n: int) -> list[int | None]:

@@ -1,0 +1,86 @@
+"""The door to every engine: a model file, opened once, that this place accepts.
+
+Where keys are pinned only signed bundles are run, whichever command asks and however the path is
+spelled: a file inside a bundle is that bundle's, a plain file is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from edge.bundle import KIND, MANIFEST, MAX_MANIFEST_BYTES, Bundle, open_bundle
+from edge.errors import EdgeError, IntegrityError
+from edge.opened_file import FileIdentity, OpenedFile, OpenedFolder, Source
+from edge.trust.pins import folders_of, refuse_unsigned
+
+
+def model_file(path: Source) -> OpenedFile:
+    """The file that a user named, opened: verified as its bundle's where it lies in one. One that
+    came through here, or from a bundle, is that already.
+
+    Raises IntegrityError where keys are pinned and it lies in none, else as `open_bundle` does.
+    """
+    if isinstance(path, OpenedFile):
+        return path
+    if bundle := bundle_around(path):
+        return file_in(bundle, path)
+    opened = OpenedFile.open(path)
+    refuse_unsigned(path)
+    return opened.replace(beside=_Neighbours(path.parent))
+
+
+def built_file(path: Path) -> OpenedFile:
+    """A file that this process has made and tries before anybody signs it. For builds only: no key
+    is asked for, because a build runs nothing that it did not make from sources it checked.
+    """
+    return OpenedFile.open(path).replace(beside=_Neighbours(path.parent))
+
+
+def bundle_around(path: Path) -> Bundle | None:
+    """The bundle that a file lies in, opened and checked; None where it lies in none."""
+    if not path.exists():
+        return None
+    for folder in reversed(folders_of(path)):  # what it really is comes last
+        for place in (folder, *folder.parents):
+            if _is_bundle(place):
+                return open_bundle(place)
+    return None
+
+
+def file_in(bundle: Bundle, path: Path) -> OpenedFile:
+    """The file of a bundle that `path` leads to. Raises IntegrityError when it is none of them."""
+    wanted = FileIdentity.of(os.stat(path))[:2]
+    folder = OpenedFolder(bundle.path)
+    for file in bundle.files:
+        if folder.open(file.name).identity[:2] == wanted:
+            return bundle.open(file.name)
+    raise IntegrityError(
+        f"{path} is no file of the bundle {bundle.path} that it lies in",
+        next_step=f"edge run {bundle.path}",
+    )
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder says that it is a bundle; manifest.json is the name of other things, too."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    try:
+        document = json.loads(OpenedFile.open(folder / MANIFEST).read(MAX_MANIFEST_BYTES))
+    except (EdgeError, OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and document.get("kind") == KIND
+
+
+class _Neighbours:
+    """Files of a plain folder, each opened once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._opened = folder, dict[str, OpenedFile]()
+
+    def __call__(self, name: str) -> OpenedFile | None:
+        path = self._folder / name
+        if name not in self._opened and os.path.lexists(path):
+            self._opened[name] = OpenedFile.open(path)
+        return self._opened.get(name)
