@@ -11,7 +11,9 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from edge.errors import InputError
+from edge.errors import InputError, UnsafeInputError
+from edge.input_folder import open_below
+from edge.units import format_bytes
 
 HEAD_BYTES = 512
 
@@ -90,17 +92,21 @@ def foreign(head: bytes) -> FileKind | None:
     return None
 
 
-def open_regular(path: Path) -> tuple[BinaryIO, int]:
-    """Open a regular, non-empty file for reading; returns it and its size in bytes.
+def open_regular(path: Path, *, below: Path | None = None) -> tuple[BinaryIO, int]:
+    """Open a regular, non-empty file for reading; returns it and its size in bytes. `below` is the
+    folder of a stranger that the file must really lie in (`edge.input_folder`).
 
     Raises InputError for what is missing, unreadable, a directory, a pipe or a device (opening
-    one must not block, reading it would never end) or empty.
+    one must not block, reading it would never end) or empty; UnsafeInputError for what leads out
+    of `below`.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, flags) if below is None else open_below(below, path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be opened: {error}") from None
     file = None
@@ -115,3 +121,27 @@ def open_regular(path: Path) -> tuple[BinaryIO, int]:
     finally:
         if file is None:
             os.close(descriptor)
+
+
+def read_regular(path: Path, limit: int, *, below: Path | None = None) -> bytes:
+    """The content of a regular file of at most `limit` bytes. Raises like `open_regular`, and
+    UnsafeInputError for a larger one.
+    """
+    file, size = open_regular(path, below=below)
+    with file:
+        data = file.read(limit + 1) if size <= limit else b""
+    if size > limit or len(data) > limit:
+        raise UnsafeInputError(
+            f"{path}: {format_bytes(size)}, more than the {format_bytes(limit)} that such a file "
+            "may have"
+        )
+    return data
+
+
+def read_regular_text(path: Path, limit: int, *, below: Path | None = None) -> str:
+    """The UTF-8 text of a file, with `\\n` as line ends. Raises like `read_regular`."""
+    try:
+        text = read_regular(path, limit, below=below).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -28,6 +28,7 @@ EXCEPT = {("edge/engines/hf_tokenizer.py", "tokenizers")}
 # Rooms of edge in the order in which they may know each other; earlier never imports later.
 ORDER = (
     ("errors", "units", "entry_points"),
+    ("input_folder", "requirements"),
     ("types", "atomic", "ggml_types", "filekind", "terminal", "interrupt", "line_reader", "live"),
     ("gguf", "onnx_file", "safetensors", "verified", "bundle", "trust", "quality_text", "probe"),
     ("template", "template_limits", "template_lint", "template_sandbox"),

@@ -20,10 +20,12 @@ from converters.imatrix.engine import decode, load_engine, opened, tokenize
 from converters.imatrix.files import read_imatrix, write_imatrix
 from converters.imatrix.matrix import Imatrix, Sums
 from edge.errors import EngineError, InputError, UsageError
+from edge.filekind import read_regular_text
 from edge.gguf import read_header
 
 # Smaller batches are not representative; upstream's threshold.
 _MIN_ROWS = 16
+_MAX_TEXT_BYTES = 256 * 1024 * 1024
 _F32 = 0
 
 
@@ -71,10 +73,7 @@ def compute(
     if n_ctx < _MIN_ROWS:
         raise UsageError(f"n_ctx must be at least {_MIN_ROWS}, got {n_ctx}")
     read_header(model)  # refuse a hostile file before native code sees it
-    try:
-        content = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"text {text} cannot be read as UTF-8: {error}") from None
+    content = read_regular_text(text, _MAX_TEXT_BYTES)
     llama = load_engine()
     collector = _Collector(process_output)
     callback = llama.ggml_backend_sched_eval_callback(collector.on_node)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from converters.source.documents import read_bytes, read_text
 from converters.tokenizers.files import AddedToken, TokenizerFiles
 from edge.errors import InputError
 from edge.units import printable
@@ -45,7 +46,7 @@ def hugging_face(files: TokenizerFiles) -> Tokenizer:
 
     path = files.directory / "tokenizer.json"
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer = tokenizers.Tokenizer.from_str(read_text(path))
     except Exception as error:  # the package raises bare Exception
         raise InputError(
             f"{path} cannot be loaded: {printable(str(error))}",
@@ -83,7 +84,7 @@ def sentence_piece(files: TokenizerFiles) -> SentencePieceProcessor:
         raise InputError(f"{files.directory} has no tokenizer.model")
     processor = SentencePieceProcessor()
     try:
-        processor.LoadFromFile(str(path))
+        processor.LoadFromSerializedProto(read_bytes(path))
     except (RuntimeError, OSError) as error:
         raise InputError(
             f"{path} is not a SentencePiece model: {printable(str(error))}",
