@@ -133,7 +133,8 @@ def read_regular(path: Path, limit: int, *, below: Path | None = None) -> bytes:
     if size > limit or len(data) > limit:
         raise UnsafeInputError(
             f"{path}: {format_bytes(size)}, more than the {format_bytes(limit)} that such a file "
-            "may have"
+            "may have",
+            next_step="make sure that it is the file you mean",
         )
     return data
 

@@ -29,11 +29,12 @@ def is_file_below(folder: Path, name: str) -> bool:
     Raises UnsafeInputError for a link that leads out of the folder, or for a pipe or a device.
     """
     path = folder / name
+    _, real = _resolve(folder, path)
     try:
-        mode = os.lstat(_resolve(folder, path)[1]).st_mode
+        mode = os.lstat(real).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return False
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise InputError(f"{printable(str(path))}: cannot be read: {error}") from None
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return stat.S_ISREG(mode)
