@@ -47,7 +47,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         unset = [v for v in ("EDGEKIT_LLAMA_CPP", "EDGEKIT_ORACLE_PYTHON") if not os.environ.get(v)]
         missing = f"{' and '.join(unset)} not set: run scripts/test" if unset else None
     if item.get_closest_marker("engine") and importlib.util.find_spec("llama_cpp") is None:
-        missing = "llama-cpp-python is not installed: pip install 'edgekit[llama]'"
+        missing = "llama-cpp-python is not installed: pip install -e '.[llama]'"
     if missing and os.environ.get("CI"):
         pytest.fail(f"CI must run this test: {missing}", pytrace=False)
     if missing:

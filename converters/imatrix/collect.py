@@ -22,6 +22,7 @@ from converters.imatrix.matrix import Imatrix, Sums
 from edge.errors import EngineError, InputError, UsageError
 from edge.filekind import read_regular_text
 from edge.gguf import read_header
+from edge.requirements import install_line
 
 # Smaller batches are not representative; upstream's threshold.
 _MIN_ROWS = 16
@@ -137,7 +138,7 @@ class _Collector:
         if seen != ours:
             raise EngineError(
                 f"the engine's ggml_tensor is laid out otherwise than expected ({seen} != {ours})",
-                next_step="pip install 'edgekit[host]'",
+                next_step=f"{install_line('llama', 'llama-cpp-python')} --force-reinstall",
             )
         self._checked = True
 

@@ -18,6 +18,7 @@ from edge.engines.kv_state import scratch
 from edge.engines.settings import EngineSettings, default_threads
 from edge.engines.threads import ThreadGovernor
 from edge.errors import UnsupportedModelError
+from edge.requirements import install_line
 from edge.units import printable
 
 _SEQ = 0  # the only sequence we use
@@ -317,7 +318,7 @@ def _load_model(
     if not model and "unknown model architecture" in library.log_tail():
         raise UnsupportedModelError(
             f"{printable(str(path))}: this llama.cpp does not know its architecture",
-            next_step=f"a newer engine may: {library.PIP_LINE} -U",
+            next_step=f"a newer engine may: {install_line(library.EXTRA, library.PROJECT)} -U",
         )
     if not model:
         raise library.engine_error(f"llama.cpp could not load {printable(str(path))}")

@@ -30,8 +30,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list
     need("ssh")
     if importlib.util.find_spec("pyinfra") is None:
         if os.environ.get("CI"):
-            pytest.fail("CI must run this test: pip install 'edgekit[host]'", pytrace=False)
-        pytest.skip("pyinfra is not installed: pip install 'edgekit[host]'")
+            pytest.fail("CI must run this test: pip install -e '.[fleet]'", pytrace=False)
+        pytest.skip("pyinfra is not installed: pip install -e '.[fleet]'")
     folder = tmp_path_factory.mktemp("fleet")
     with ssh_fleet(folder, N_BOARDS) as (_, boards):
         yield folder, boards

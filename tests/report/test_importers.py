@@ -258,7 +258,7 @@ def built_llama_bench() -> str | None:
 @pytest.mark.xdist_group("engine-litert")
 def test_litert_lm_benchmark_itself(tmp_path: Path, model_shelf: ModelShelf) -> None:
     """The real tool on a tiny model; its figures are those of its own text."""
-    advice = "pip install 'edgekit[test]' brings it"
+    advice = "pip install -e '.[test]' brings it"
     program = tool("litert-lm", "EDGEKIT_LITERT_LM", advice, in_ci=True)
     model = tmp_path / "tiny.litertlm"
     shutil.copy(model_shelf["litert"].random, model)  # it keeps a cache beside the model
