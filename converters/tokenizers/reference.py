@@ -55,17 +55,22 @@ def hugging_face(files: TokenizerFiles) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     vocab = tokenizer.get_vocab(with_added_tokens=False)
-    for token in sorted(files.added_tokens(vocab).values(), key=lambda t: t.id):
-        entry = tokenizers.AddedToken(
-            token.content,
-            single_word=token.single_word,
-            lstrip=token.lstrip,
-            rstrip=token.rstrip,
-            normalized=token.normalized,
-            special=token.special,
-        )
-        add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
-        add([entry])
+    added = sorted(files.added_tokens(vocab).values(), key=lambda token: token.id)
+    # All at once: each call builds the search for all of them anew.
+    tokenizer.add_tokens(
+        [
+            tokenizers.AddedToken(
+                token.content,
+                single_word=token.single_word,
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+                normalized=token.normalized,
+                special=token.special,
+            )
+            for token in added
+        ]
+    )
+    for token in added:
         if tokenizer.token_to_id(token.content) != token.id:
             raise InputError(
                 f"added token {printable(token.content)!r} is declared with id {token.id}, but the "

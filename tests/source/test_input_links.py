@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from converters.sample import MODEL_DIR
 from converters.source import documents, hf
 from converters.source.resolve import open_model
 from converters.tokenizers.files import TokenizerFiles
+from converters.tokenizers.reference import load_reference
 from edge.errors import EdgeError, InputError, UnsafeInputError
 from edge.filekind import open_regular, read_regular
 from edge.input_folder import is_file_below
@@ -241,6 +243,21 @@ def test_added_tokens_have_the_length_of_tokens(
         return files.json_added_tokens, files.config_added_tokens, files.legacy_added_tokens
 
     assert name in refused(read)
+
+
+def test_5000_added_tokens_take_no_minutes(checkpoint: Path) -> None:
+    """Added one by one they take time in the square of their number."""
+    document = json.loads((checkpoint / "tokenizer.json").read_text())
+    known = {*document["model"]["vocab"].values(), *(t["id"] for t in document["added_tokens"])}
+    for i in range(5000):
+        token = {"id": max(known) + 1 + i, "content": f"<|x{i}|>", "special": i % 2 == 0}
+        flags = dict.fromkeys(("normalized", "lstrip", "rstrip", "single_word"), False)
+        document["added_tokens"].append({**token, **flags})
+    (checkpoint / "tokenizer.json").write_text(json.dumps(document))
+    began_s = time.monotonic()
+    reference = load_reference(TokenizerFiles(checkpoint, {}))
+    assert reference.encode("<|x7|><|x4999|>") == [max(known) + 8, max(known) + 5000]
+    assert time.monotonic() - began_s < 60
 
 
 def test_a_token_of_the_vocabulary_of_4_mb_is_refused(checkpoint: Path) -> None:
