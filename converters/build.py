@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from converters.plan_learned import read_learned
 from converters.quality.building import QualityOptions, measure_cards
 from converters.quantize import Artifact, write_many
 from converters.recipes import Recipe, load_recipe
+from converters.source.documents import companions, copy_document
 from converters.source.spec import ModelSpec
 from converters.verify import check_artifact, check_in_engine, check_vocabulary
 from device_profiles.profile import DeviceProfile
@@ -34,7 +34,8 @@ from edge import __version__
 from edge.atomic import fsync_directory, link_or_copy, write_atomic
 from edge.bundle import MANIFEST, Bundle, open_bundle, seal_bundle, sha256_file
 from edge.engines.model_file import built_file
-from edge.errors import InputError, UsageError
+from edge.errors import UsageError
+from edge.filekind import open_regular
 from edge.rooted import work_beside
 from edge.types import Plan
 
@@ -44,12 +45,6 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.gguf"
 AnyArtifact = Artifact | FormatArtifact
-# Copied into the bundle when the checkpoint has them, under the role on the right.
-COMPANIONS = {
-    **dict.fromkeys(("LICENSE", "LICENSE.txt", "LICENSE.md", "COPYING", "NOTICE"), "license"),
-    "README.md": "card",
-}
-MAX_COMPANION_BYTES = 1024 * 1024
 
 
 class Reporter(Protocol):
@@ -230,11 +225,9 @@ def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> I
 
 def looks_like_text(path: Path) -> bool:
     """A calibration text rather than an imatrix file: no zero byte near its start."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except OSError as error:
-        raise InputError(f"cannot read the imatrix: {error}") from None
+    file, _ = open_regular(path)
+    with file:
+        head = file.read(4096)
     return b"\0" not in head and not head.startswith(b"GGUF")
 
 
@@ -367,11 +360,9 @@ def seal(
         (directory / "chat_template.jinja").write_text(spec.chat_template, encoding="utf-8")
         roles["chat_template.jinja"] = "template"
     if spec.tokenizer_dir:
-        for name, role in COMPANIONS.items():
-            source = spec.tokenizer_dir / name
-            if source.is_file() and source.stat().st_size <= MAX_COMPANION_BYTES:
-                shutil.copyfile(source, directory / name)
-                roles[name] = role
+        for name, role in companions(spec.tokenizer_dir):
+            copy_document(spec.tokenizer_dir / name, directory / name)
+            roles[name] = role
     if add_engine:
         parts = add_engine(directory, plan)
         roles |= parts.roles

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from edge.errors import EngineMissingError
+from edge.requirements import install_line
 
 _LIBRARY = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}.get(
     sys.platform, "libggml-base.so"
@@ -23,5 +24,5 @@ def library_path() -> Path:
     found = f"llama_cpp is installed, but without {_LIBRARY}" if spec else "it is not installed"
     raise EngineMissingError(
         f"quantizing needs the engine llama-cpp-python: {found}",
-        next_step="pip install 'edgekit[host]'",
+        next_step=install_line("llama", "llama-cpp-python"),
     )

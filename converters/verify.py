@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from converters.source.documents import has_file, read_text
 from converters.source.spec import ModelSpec
 from converters.tokenizers.verify import verify_vocabulary
 from converters.tokenizers.vocab_file import write_vocab_entries
@@ -77,11 +78,11 @@ def check_in_engine(path: Path, plan: Plan, spec: ModelSpec) -> dict[str, Any]:
 def expected_ids(spec: ModelSpec) -> dict[str, list[int]]:
     """What the source's own tokenizer makes of the trial texts; nothing without tokenizer.json."""
     path = None if spec.tokenizer_dir is None else spec.tokenizer_dir / "tokenizer.json"
-    if path is None or not path.is_file():
+    if path is None or not has_file(path):
         return {}
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer.from_str(read_text(path))
     return {text: tokenizer.encode(text, add_special_tokens=False).ids for text in _TRIAL_TEXTS}
 
 

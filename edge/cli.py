@@ -113,9 +113,11 @@ def import_command(name: str, entry: Command) -> click.Command:
         ours = (error.name or "").split(".")[0] in ("edge", "converters", "device_profiles")
         if ours or entry.extra is None:
             raise
+        from edge.requirements import install_line
+
         raise EngineMissingError(
             f"`edge {name}` needs the Python package {error.name!r}, which is not installed",
-            next_step=f"pip install 'edgekit[{entry.extra}]'",
+            next_step=install_line(entry.extra),
         ) from None
     command: click.Command = getattr(module, attribute)
     return command

@@ -6,10 +6,12 @@ archive that was not unpacked. `foreign` names them and says what to do next.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from edge.errors import InputError
+from edge.errors import InputError, UnsafeInputError
 from edge.opened_file import OpenedFile, Source
+from edge.units import format_bytes
 
 HEAD_BYTES = 512
 
@@ -88,16 +90,43 @@ def foreign(head: bytes) -> FileKind | None:
     return None
 
 
-def open_regular(path: Source) -> tuple[BinaryIO, int]:
+def open_regular(path: Source, *, below: Path | None = None) -> tuple[BinaryIO, int]:
     """Open a regular, non-empty file for reading; returns it and its size in bytes. A file that is
-    held open already is read through its descriptor.
+    held open already is read through its descriptor. `below` is the folder of a stranger that the
+    file must really lie in (`edge.input_folder`).
 
     Raises InputError for what is missing, unreadable, a directory, a pipe or a device (opening
-    one must not block, reading it would never end) or empty.
+    one must not block, reading it would never end) or empty; UnsafeInputError for what leads out
+    of `below`.
     """
     if not isinstance(path, OpenedFile):
-        path = OpenedFile.open(path)
+        path = OpenedFile.open(path, below=below)
     size = path.stat().st_size
     if size == 0:
         raise InputError(f"{path}: the file is empty (0 bytes)", next_step=_DOWNLOAD_AGAIN)
     return path.reader(), size
+
+
+def read_regular(path: Source, limit: int, *, below: Path | None = None) -> bytes:
+    """The content of a regular file of at most `limit` bytes. Raises like `open_regular`, and
+    UnsafeInputError for a larger one.
+    """
+    file, size = open_regular(path, below=below)
+    with file:
+        data = file.read(limit + 1) if size <= limit else b""
+    if size > limit or len(data) > limit:
+        raise UnsafeInputError(
+            f"{path}: {format_bytes(size)}, more than the {format_bytes(limit)} that such a file "
+            "may have",
+            next_step="make sure that it is the file you mean",
+        )
+    return data
+
+
+def read_regular_text(path: Source, limit: int, *, below: Path | None = None) -> str:
+    """The UTF-8 text of a file, with `\\n` as line ends. Raises like `read_regular`."""
+    try:
+        text = read_regular(path, limit, below=below).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")

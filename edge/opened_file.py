@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from edge.errors import InputError, IntegrityError, UnsafeInputError
+from edge.input_folder import open_below
 
 _CHUNK = 1 << 20
 _FLAGS = (
@@ -79,12 +80,18 @@ class OpenedFile(os.PathLike[str]):
         self._opened_as = self.identity
 
     @classmethod
-    def open(cls, path: Path) -> OpenedFile:
-        """Open `path`, links followed: it is where the user pointed.
+    def open(cls, path: Path, *, below: Path | None = None) -> OpenedFile:
+        """Open `path`, links followed: it is where the user pointed. With `below` they must not
+        lead out of that folder, which a stranger made.
 
-        Raises InputError for what is missing, unreadable or no regular file.
+        Raises InputError for what is missing, unreadable or no regular file, UnsafeInputError for
+        a link that leads out.
         """
-        return cls._of_number(path, _open(path, path, _FLAGS))
+        if below is None:
+            return cls._of_number(path, _open(path, path, _FLAGS))
+        with _errors_of(path):
+            number = open_below(below, path)
+        return cls._of_number(path, number)
 
     @classmethod
     def _of_number(cls, path: Path, number: int) -> OpenedFile:
@@ -291,15 +298,27 @@ class OpenedFolder:
 
 
 def _open(name: str | Path, shown: Path, flags: int, folder: int | None = None) -> int:
+    with _errors_of(shown):
+        try:
+            return os.open(name, flags, dir_fd=folder)
+        except OSError:
+            if flags & _NOFOLLOW and folder is not None and _is_link(name, folder):
+                raise UnsafeInputError(f"{shown} is a link") from None
+            raise
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Say of `path` what the system says of opening a file."""
     try:
-        return os.open(name, flags, dir_fd=folder)
+        yield
+    except InputError:
+        raise
     except FileNotFoundError:
-        raise InputError(f"{shown}: no such file") from None
+        raise InputError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
-        if flags & _NOFOLLOW and folder is not None and _is_link(name, folder):
-            raise UnsafeInputError(f"{shown} is a link") from None
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f"{shown}: cannot be opened: {reason}") from None
+        raise InputError(f"{path}: cannot be opened: {reason}") from None
 
 
 def _is_link(name: str | Path, folder: int) -> bool:

@@ -72,14 +72,15 @@ class SafetensorsHeader:
     file_size: int
 
 
-def read_header(path: Path | str) -> SafetensorsHeader:
-    """Check the header of the safetensors file at `path` and return what it says.
+def read_header(path: Path | str, *, below: Path | None = None) -> SafetensorsHeader:
+    """Check the header of the safetensors file at `path` and return what it says. `below` is of
+    `edge.filekind.open_regular`.
 
     Raises InputError for what is not a whole safetensors file (a pickle, an HTML page, a truncated
     shard) and UnsafeInputError for a header that contradicts itself or the file, with the reason.
     """
     path = Path(path)
-    file, file_size = open_regular(path)
+    file, file_size = open_regular(path, below=below)
     with file:
         try:
             head = file.read(HEAD_BYTES)

@@ -18,6 +18,7 @@ from typing import Any
 
 from edge import template_limits as limits
 from edge.errors import EngineMissingError, UnsafeInputError
+from edge.requirements import install_line
 from edge.template_limits import Budget, LimitError
 
 # Of the templates in upstream's models/templates the largest has 1,286 nodes, 60 names, 106 scopes.
@@ -71,14 +72,14 @@ def jinja() -> Any:
     except ImportError:
         raise EngineMissingError(
             "chat templates need jinja2, which is not installed",
-            next_step="pip install 'jinja2>=3.1.6'",
+            next_step=install_line("llama", "jinja2"),
         ) from None
     version = tuple(int(part) for part in re.findall(r"\d+", jinja2.__version__)[:3])
     if version < MIN_JINJA:
         raise EngineMissingError(
             f"chat templates need jinja2 3.1.6 or later (older sandboxes leak), got "
             f"{jinja2.__version__}",
-            next_step="pip install 'jinja2>=3.1.6'",
+            next_step=install_line("llama", "jinja2"),
         )
     return jinja2
 

@@ -28,6 +28,7 @@ EXCEPT = {("edge/engines/hf_tokenizer.py", "tokenizers")}
 # Rooms of edge in the order in which they may know each other; earlier never imports later.
 ORDER = (
     ("errors", "units", "last_words", "entry_points", "child"),
+    ("input_folder", "requirements"),
     ("types", "atomic", "rooted", "ggml_types", "opened_file", "filekind", "terminal"),
     ("interrupt", "line_reader", "live"),
     ("gguf", "onnx_file", "safetensors", "verified", "secret", "bundle", "trust"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.programs import find
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,7 +19,7 @@ def path_with(folder: Path, *programs: str) -> str:
     """A PATH on which only these programs exist."""
     folder.mkdir(exist_ok=True)
     for program in programs:
-        found = shutil.which(program)
+        found = find(program)
         assert found, program
         (folder / program).symlink_to(found)
     return str(folder)
@@ -38,7 +39,7 @@ def test_a_missing_compiler_is_answered_with_the_apt_line(tmp_path: Path) -> Non
 
 
 def test_a_missing_python_is_answered_with_the_apt_line(tmp_path: Path) -> None:
-    bash = shutil.which("bash")
+    bash = find("bash")
     assert bash
     environment = {"PATH": path_with(tmp_path / "bin", "dirname")}
     done = subprocess.run(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from converters.formats.plan import prefill_lengths
 from converters.formats.table import Format
+from converters.source.documents import copy_document, has_file
 from converters.source.spec import ModelSpec
 from device_profiles.profile import DeviceProfile
 from edge.atomic import write_atomic
@@ -153,8 +154,8 @@ def _litert(
     if target.id == "tflite":
         for name, role in _BESIDE_TFLITE.items():
             source = spec.tokenizer_dir / name
-            if source.is_file():
-                shutil.copyfile(source, folder / name)
+            if has_file(source):
+                copy_document(source, folder / name)
                 files[name] = role
         if "tokenizer.json" not in files:
             raise IntegrityError(

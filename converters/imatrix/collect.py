@@ -21,11 +21,14 @@ from converters.imatrix.files import read_imatrix, write_imatrix
 from converters.imatrix.matrix import Imatrix, Sums
 from edge.engines.model_file import model_file
 from edge.errors import EngineError, InputError, UsageError
+from edge.filekind import read_regular_text
 from edge.gguf import read_header
 from edge.opened_file import Source
+from edge.requirements import install_line
 
 # Smaller batches are not representative; upstream's threshold.
 _MIN_ROWS = 16
+_MAX_TEXT_BYTES = 256 * 1024 * 1024
 _F32 = 0
 
 
@@ -75,10 +78,7 @@ def compute(
         raise UsageError(f"n_ctx must be at least {_MIN_ROWS}, got {n_ctx}")
     model = model_file(model)
     read_header(model)  # refuse a hostile file before native code sees it
-    try:
-        content = text.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"text {text} cannot be read as UTF-8: {error}") from None
+    content = read_regular_text(text, _MAX_TEXT_BYTES)
     llama = load_engine()
     collector = _Collector(process_output)
     callback = llama.ggml_backend_sched_eval_callback(collector.on_node)
@@ -142,7 +142,7 @@ class _Collector:
         if seen != ours:
             raise EngineError(
                 f"the engine's ggml_tensor is laid out otherwise than expected ({seen} != {ours})",
-                next_step="pip install 'edgekit[host]'",
+                next_step=f"{install_line('llama', 'llama-cpp-python')} --force-reinstall",
             )
         self._checked = True
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from edge.errors import EngineError, EngineMissingError
 from edge.opened_file import OpenedFile
+from edge.requirements import install_line
 
 _UBATCH = 512  # upstream's
 
@@ -21,7 +22,7 @@ def load_engine() -> Any:
     except ImportError as error:
         raise EngineMissingError(
             f"computing an imatrix needs the engine llama-cpp-python: {error}",
-            next_step="pip install 'edgekit[host]'",
+            next_step=install_line("llama", "llama-cpp-python"),
         ) from None
     return llama
 

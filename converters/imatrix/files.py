@@ -22,6 +22,7 @@ from converters.target.gguf import DEFAULT_ALIGNMENT, TensorInfo, pack_header, p
 from converters.target.gguf import pack_metadata as _pack_metadata
 from edge.atomic import write_atomic
 from edge.errors import InputError
+from edge.filekind import open_regular
 from edge.gguf import read_header
 from edge.units import printable
 
@@ -39,15 +40,14 @@ def read_imatrix(path: Path) -> Imatrix:
     Raises InputError for a file that is neither, is cut short, or holds NaN, infinity or negative
     sums.
     """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise InputError(f"imatrix {path} cannot be read: {error.strerror}") from None
-    if size > _MAX_BYTES:
-        raise InputError(f"imatrix {path} has {size} bytes; the limit is {_MAX_BYTES}")
-    return _read_gguf(path) if magic == b"GGUF" else _parse_legacy(path, path.read_bytes())
+    file, size = open_regular(path)
+    with file:
+        if size > _MAX_BYTES:
+            raise InputError(f"imatrix {path} has {size} bytes; the limit is {_MAX_BYTES}")
+        data = file.read(4)
+        if data != b"GGUF":
+            return _parse_legacy(path, data + file.read(size))
+    return _read_gguf(path)
 
 
 def _read_gguf(path: Path) -> Imatrix:

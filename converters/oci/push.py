@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urljoin
 
 from converters.oci.artifact import bundle_layers, make_config, make_manifest
-from converters.oci.registry import TRIES, Registry
+from converters.oci.registry import TRIES, Registry, redirect_target
 from converters.progress import TerminalReporter
 from edge.bundle import Bundle, bundle_signers
 from edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
@@ -111,6 +111,10 @@ def upload(
                 if failures >= TRIES:
                     raise
                 location, kept = where(registry, location)
+                if kept > n_bytes:
+                    raise InputError(
+                        f"{registry.reference.registry} claims to have {kept} bytes of {n_bytes}"
+                    ) from None
                 progress(kept - sent)
                 sent = kept
                 continue
@@ -147,7 +151,7 @@ def where(registry: Registry, location: str) -> tuple[str, int]:
             return begin(registry), 0
         registry.expect(response, 204)
         first, _, last = response.headers.get("Range", "0-0").removeprefix("bytes=").partition("-")
-        if first != "0" or not last.isdigit():
+        if first != "0" or not re.fullmatch("[0-9]{1,18}", last):
             raise InputError(f"{registry.reference.registry} does not say how far an upload is")
         kept = int(last) + 1 if last != "0" else 0
         return next_location(registry, response.headers.get("Location"), location), kept
@@ -173,7 +177,7 @@ def finish(
 def next_location(registry: Registry, location: str | None, url: str) -> str:
     if not location:
         raise InputError(f"{registry.reference.registry} does not say where an upload goes")
-    return urljoin(url, location)
+    return redirect_target(url, location)
 
 
 def piece(file: BinaryIO, start: int, n_bytes: int) -> Iterator[bytes]:

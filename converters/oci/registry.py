@@ -1,7 +1,7 @@
 """An OCI registry over HTTP: https://github.com/opencontainers/distribution-spec (1.1).
 
-Redirects are followed here, not by the client: mirrors keep blobs on other hosts, which must never
-see our token, and https is never left for http.
+Redirects are followed here, not by the client: mirrors keep blobs on other hosts. Those never see
+our credentials, and what they ask for is not answered. https is never left for http.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
 import httpx
 
@@ -33,8 +33,10 @@ TRIES = 5
 _MAX_REDIRECTS = 5
 _MAX_ERROR_BYTES = 64 * 1024
 _FIRST_WAIT_S = 0.5
+_OWN = "edgekit.own"  # whether an answer came from the registry itself
 _RETRIED = (408, 429, 500, 502, 503, 504)
-_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+_MAX_CHALLENGE = 8 * 1024
+_CHALLENGE = re.compile(r'\b(\w{1,64})="([^"]*)"')
 _ALIASES = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 
 
@@ -57,6 +59,7 @@ class Registry:
         self._client = httpx.Client(
             timeout=httpx.Timeout(30, read=60),
             trust_env=not reference.is_loopback,  # no proxy leads back to this machine
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none are kept
             headers={"User-Agent": f"edgekit/{__version__}", "Accept-Encoding": "identity"},
         )
 
@@ -95,7 +98,7 @@ class Registry:
                 if response.status_code != 200:
                     return []
                 names = json.loads(read_body(response, MAX_MANIFEST_BYTES, "tags")).get("tags")
-                return [str(name) for name in names or ()]
+                return [str(name) for name in names] if isinstance(names, list) else []
         except (EdgeError, ValueError, AttributeError):
             return []
 
@@ -148,7 +151,8 @@ class Registry:
         """One request, signed in when the registry asks for it, with redirects followed and busy
         servers asked again. The response is not read yet.
 
-        Raises DeviceUnreachableError when nobody answers, InputError when access is denied.
+        Raises DeviceUnreachableError when nobody answers, InputError when access is denied,
+        UnsafeInputError when another host than the registry asks for credentials.
         """
         response = self._answer(method, url, headers or {}, content, TRIES if retry else 1)
         try:
@@ -168,6 +172,9 @@ class Registry:
                     raise self._unreachable(error) from None
                 time.sleep(_FIRST_WAIT_S * 2 ** (attempt - 1))
                 continue
+            if response.status_code == 401 and not response.extensions[_OWN]:
+                response.close()
+                raise self._foreign(response)
             if response.status_code == 401 and not signed_in:
                 response.close()
                 self._authorization = self._sign_in(response)
@@ -185,19 +192,20 @@ class Registry:
     def _follow(
         self, method: str, url: str, headers: Mapping[str, str], content: Content | None
     ) -> httpx.Response:
+        is_own = True  # until a redirect leaves the registry; a way back there does not count
         for _ in range(_MAX_REDIRECTS + 1):
             sent = dict(headers)
-            if self._authorization and origin(url) == origin(self._base):
+            is_own = is_own and origin(url) == origin(self._base)
+            if self._authorization and is_own:
                 sent["Authorization"] = self._authorization
             body = content() if callable(content) else content
             request = self._client.build_request(method, url, headers=sent, content=body)
             response = self._client.send(request, stream=True, follow_redirects=False)
             if response.status_code not in (301, 302, 303, 307, 308):
+                response.extensions[_OWN] = is_own
                 return response
             response.close()
-            target = urljoin(url, response.headers.get("Location", ""))
-            check_redirect(url, target)
-            url = target
+            url = redirect_target(url, response.headers.get("Location", ""))
         raise InputError(f"{self.reference.registry} redirects in a circle")
 
     def expect(self, response: httpx.Response, *codes: int) -> None:
@@ -212,8 +220,15 @@ class Registry:
     # ---- signing in ---------------------------------------------------------------------------
 
     def _sign_in(self, response: httpx.Response) -> str:
-        """The Authorization header that a 401 asks for (distribution: docs/spec/auth/token.md)."""
+        """The Authorization header that a 401 of the registry itself asks for (distribution:
+        docs/spec/auth/token.md).
+        """
         challenge = response.headers.get("WWW-Authenticate", "")
+        if len(challenge) > _MAX_CHALLENGE:
+            raise UnsafeInputError(
+                f"{self.reference.registry} asks for credentials in {len(challenge)} characters; "
+                f"at most {_MAX_CHALLENGE} are read"
+            )
         kind, _, rest = challenge.partition(" ")
         if kind.lower() == "basic":
             if self._credentials is None or not self._credentials.user:
@@ -223,12 +238,7 @@ class Registry:
         realm = fields.get("realm", "")
         if kind.lower() != "bearer" or not realm:
             raise self._denied(response)
-        unencrypted = origin(realm)[:2] == ("http", origin(self._base)[1])
-        if origin(realm)[0] != "https" and not (unencrypted and self._base.startswith("http://")):
-            raise UnsafeInputError(
-                f"{self.reference.registry} wants credentials sent to {printable(realm, 100)!r}, "
-                "which is not encrypted"
-            )
+        self._check_realm(realm)
         wanted = {key: fields[key] for key in ("service", "scope") if key in fields}
         request = self._token_request(realm, wanted)
         try:
@@ -246,9 +256,21 @@ class Registry:
             token = None
         finally:
             answer.close()
-        if not isinstance(token, str) or not token.isprintable():
+        if not isinstance(token, str) or not (token.isascii() and token.isprintable()):
             raise InputError(f"{printable(realm, 100)} gives no token")
         return f"Bearer {token}"
+
+    def _check_realm(self, realm: str) -> None:
+        """Refuse a token service that is not encrypted; on the host of a registry that is not
+        either, the user has chosen so.
+        """
+        scheme, host, _ = origin(realm)
+        is_as_ours = scheme == "http" and (scheme, host) == origin(self._base)[:2]
+        if not host or (scheme != "https" and not is_as_ours):
+            raise UnsafeInputError(
+                f"{self.reference.registry} wants credentials sent to {printable(realm, 100)!r}, "
+                "which is not encrypted"
+            )
 
     def _token_request(self, realm: str, wanted: dict[str, str]) -> httpx.Request:
         known = self._credentials
@@ -258,6 +280,13 @@ class Registry:
             return self._client.build_request("POST", realm, data=form)
         headers = {"Authorization": known.basic} if known is not None and known.user else {}
         return self._client.build_request("GET", realm, params=wanted, headers=headers)
+
+    def _foreign(self, response: httpx.Response) -> EdgeError:
+        return UnsafeInputError(
+            f"{self.reference.registry} leads to {printable(response.request.url.host, 100)}, "
+            "which asks for credentials; they are for the registry only",
+            next_step="ask whoever runs the registry: what it leads to must need no credentials",
+        )
 
     def _denied(self, response: httpx.Response) -> EdgeError:
         who = "these credentials" if self._credentials else "anybody without credentials"
@@ -280,26 +309,33 @@ class Registry:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an address."""
-    parts = urlsplit(url)
+    """Scheme, host and port of an address, as the client that connects there reads it.
+
+    Raises UnsafeInputError for what is no address, or one with a user in it.
+    """
     try:
-        port = parts.port
-    except ValueError:
-        port = None
-    return (
-        parts.scheme,
-        (parts.hostname or "").lower(),
-        port or (443 if parts.scheme == "https" else 80),
-    )
+        parts = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError):
+        raise UnsafeInputError(f"a registry names {printable(url, 120)!r}, no address") from None
+    if parts.userinfo:
+        raise UnsafeInputError(f"a registry names an address with a user in it: {parts.host}")
+    return parts.scheme, parts.host, parts.port or (443 if parts.scheme == "https" else 80)
 
 
-def check_redirect(url: str, target: str) -> None:
-    """Raises UnsafeInputError for a redirect that leaves http(s), or https for http."""
+def redirect_target(url: str, location: str) -> str:
+    """Where a redirect or an upload's Location leads. Raises UnsafeInputError for one that leaves
+    http(s), or https for http.
+    """
+    try:
+        target = str(httpx.URL(url).join(location))
+    except (httpx.InvalidURL, ValueError):
+        target = location
     scheme, host, _ = origin(target)
     if scheme not in ("http", "https") or not host:
-        raise UnsafeInputError(f"a registry redirects to {printable(target, 120)!r}")
+        raise UnsafeInputError(f"a registry leads to {printable(target, 120)!r}")
     if origin(url)[0] == "https" and scheme != "https":
-        raise UnsafeInputError(f"a registry redirects to {printable(target, 120)!r}, unencrypted")
+        raise UnsafeInputError(f"a registry leads to {printable(target, 120)!r}, unencrypted")
+    return target
 
 
 def read_body(response: httpx.Response, limit: int, what: str) -> bytes:
@@ -321,7 +357,9 @@ def read_body(response: httpx.Response, limit: int, what: str) -> bytes:
 
 def _wait_s(response: httpx.Response, attempt: int) -> float:
     told = response.headers.get("Retry-After", "")
-    return min(30.0, float(told)) if told.isdigit() else _FIRST_WAIT_S * 2 ** (attempt - 1)
+    if told.isascii() and told.isdigit():
+        return min(30.0, float(told[:4]))
+    return float(_FIRST_WAIT_S * 2 ** (attempt - 1))
 
 
 def _said(response: httpx.Response) -> str:

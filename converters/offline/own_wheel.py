@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +11,12 @@ import device_profiles
 import edge
 from converters.board_engine.wheel_file import wheel_name, write_wheel
 from edge.errors import EngineMissingError
+from edge.requirements import split_requirements
 
 # Only this build of the name `edgekit` lacks the converters; the tag tells the two apart.
 _BUILD = "1board"
-_EXTRA = re.compile(r"""\s*;.*\bextra\s*==\s*["']([^"']+)["']""")
+# Extras that no board has; the others stand in the metadata, so that messages there can name them.
+_OF_DEVELOPERS = ("test", "train")
 _SKIPPED = ("__pycache__",)
 
 
@@ -52,6 +54,7 @@ def own_wheel(extra: str) -> OwnWheel:
         "Summary: The board's side of edgekit: chat, run, bench, probe.\n"
         "License-Expression: Apache-2.0\nLicense-File: LICENSE\nRequires-Python: >=3.10\n"
         + "".join(f"Requires-Dist: {text}\n" for text in requirements)
+        + "".join(extra_metadata(name, texts) for name, texts in sorted(extras.items()))
     )
     files = package_files(Path(edge.__file__).parent)
     files |= package_files(Path(device_profiles.__file__).parent)
@@ -66,16 +69,16 @@ def own_wheel(extra: str) -> OwnWheel:
     return OwnWheel(name, data, requirements)
 
 
-def split_requirements(requires: list[str]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """Requirements without an extra, and those of each extra with that marker taken off."""
-    base: list[str] = []
-    extras: dict[str, list[str]] = {}
-    for text in requires:
-        if match := _EXTRA.search(text):
-            extras.setdefault(match[1], []).append(text[: match.start()].strip())
-        else:
-            base.append(text)
-    return tuple(base), {name: tuple(found) for name, found in extras.items()}
+def extra_metadata(name: str, requirements: Sequence[str]) -> str:
+    """The lines of one extra in a wheel's metadata."""
+    if name in _OF_DEVELOPERS:
+        return ""
+    lines = [f"Provides-Extra: {name}\n"]
+    for text in requirements:
+        requirement, _, marker = text.partition(";")
+        marker = f"{marker.strip()} and extra == '{name}'" if marker else f"extra == '{name}'"
+        lines.append(f"Requires-Dist: {requirement.strip()}; {marker}\n")
+    return "".join(lines)
 
 
 def package_files(package: Path) -> dict[str, bytes]:

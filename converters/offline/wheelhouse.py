@@ -12,7 +12,6 @@ from __future__ import annotations
 import email.parser
 import hashlib
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -25,10 +24,10 @@ from converters.board_engine.store import key_of
 from converters.offline.target import BoardPython
 from edge.atomic import fsync_directory, write_atomic
 from edge.errors import EngineMissingError, InputError
+from edge.requirements import holds_for
 from edge.verified import cache_directory
 
 _RECORD = "wheelhouse.json"
-_MARKER = re.compile(r"^\s*python_version\s*<\s*[\"'](\d+)\.(\d+)[\"']\s*$")
 
 
 @dataclass(frozen=True)
@@ -44,17 +43,17 @@ class Wheel:
 
 def wanted(requirements: Sequence[str], board: BoardPython) -> list[str]:
     """Requirements that hold on the board, without their markers: pip would evaluate those against
-    the Python that runs pip. Raises InputError for a marker other than `python_version < "x.y"`.
+    the Python that runs pip. Raises InputError for a marker about anything but `python_version`.
     """
     kept = []
     for text in requirements:
         requirement, _, marker = text.partition(";")
         if marker:
-            match = _MARKER.match(marker)
-            if match is None:
-                raise InputError(f"cannot tell whether {text!r} holds on a board")
-            if board.python >= (int(match[1]), int(match[2])):
-                continue
+            try:
+                if not holds_for(marker, board.python):
+                    continue
+            except ValueError:
+                raise InputError(f"cannot tell whether {text!r} holds on a board") from None
         kept.append(requirement.strip())
     return sorted(kept)
 

@@ -31,6 +31,7 @@ from edge.atomic import write_atomic
 from edge.engines import EngineSettings, is_installed, open_engine
 from edge.engines.model_file import built_file
 from edge.errors import EngineMissingError, UsageError
+from edge.requirements import install_line
 from edge.types import Engine, LogitsEngine
 from edge.verified import cache_directory
 
@@ -96,7 +97,7 @@ def read_references(
     if not is_installed("llama_cpp"):
         raise EngineMissingError(
             "measuring quality needs llama.cpp on the host",
-            next_step="pip install 'edgekit[host]', or build with --no-quality",
+            next_step=f"{install_line('llama')}, or build with --no-quality",
         )
     keys = [cache_key(spec, text, window) for text in texts]
     found = [load(key, text) for key, text in zip(keys, texts, strict=True)]

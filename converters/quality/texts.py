@@ -10,9 +10,10 @@ from pathlib import Path
 
 from converters.sample import MODEL_DIR
 from converters.source.spec import ModelSpec
-from edge.errors import InputError, UsageError
+from edge.errors import UsageError
+from edge.filekind import read_regular_text
 from edge.types import Engine, Message
-from edge.units import format_bytes, printable
+from edge.units import printable
 
 #: Our own words, Apache-2.0 like the rest: prose, dialogue, a table, code, three other languages.
 DEFAULT_TEXT = "edgekit-reference-text-1"
@@ -87,15 +88,7 @@ def default_text() -> QualityText:
 
 def read_text(path: Path) -> QualityText:
     """A user's text, named by its file name."""
-    try:
-        if (size := path.stat().st_size) > _MAX_TEXT_BYTES:
-            raise UsageError(
-                f"the quality text {path} has {format_bytes(size)}; "
-                f"{format_bytes(_MAX_TEXT_BYTES)} is the most that is read"
-            )
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the quality text {path} cannot be read as UTF-8: {error}") from None
+    content = read_regular_text(path, _MAX_TEXT_BYTES)
     if not content.strip():
         raise UsageError(f"the quality text {path} is empty")
     return QualityText(printable(path.name), _sha256(content), content)

@@ -16,6 +16,7 @@ import numpy as np
 from converters.ggml_library import library_path
 from edge.errors import EngineError
 from edge.ggml_types import GGML_TYPES, row_bytes
+from edge.requirements import install_line
 
 _INTEGER_TYPES = ("I8", "I16", "I32", "I64")
 _FLOAT_TYPES = ("F32", "F64")
@@ -62,7 +63,7 @@ class Kernels:
         except (OSError, AttributeError) as error:
             raise EngineError(
                 f"the engine's library {library} cannot be used: {error}",
-                next_step="pip install --force-reinstall 'edgekit[llama]'",
+                next_step=f"{install_line('llama', 'llama-cpp-python')} --force-reinstall",
             ) from None
         self._lib = lib
         self.version = f"{lib.ggml_version().decode()}+{lib.ggml_commit().decode()}"
@@ -78,7 +79,7 @@ class Kernels:
                 raise EngineError(
                     f"the engine stores {name} as {traits.type_size} bytes per {traits.blck_size} "
                     f"values, expected {entry.type_size} per {entry.block_size}",
-                    next_step="pip install --force-reinstall 'edgekit[llama]'",
+                    next_step=f"{install_line('llama', 'llama-cpp-python')} --force-reinstall",
                 )
 
     def prepare(self, types: Iterable[str]) -> None:

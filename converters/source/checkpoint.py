@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from converters.families.base import SourceTensor
-from converters.source.documents import read_json_object
+from converters.source.documents import has_file, read_json_object
 from converters.source.fingerprint import Digest, map_file, update_with_file
 from edge.errors import InputError, UnsafeInputError, UnsupportedModelError
 from edge.safetensors import SafetensorsHeader, read_header
@@ -47,7 +47,7 @@ class SafetensorsCheckpoint:
         refuse_quantized(config)
         self.shards = find_shards(directory)
         self.headers: dict[str, SafetensorsHeader] = {
-            shard: read_header(directory / shard) for shard in self.shards
+            shard: read_header(directory / shard, below=directory) for shard in self.shards
         }
         self._where = self._locate()
         self._maps: dict[str, mmap.mmap] = {}
@@ -106,25 +106,27 @@ class SafetensorsCheckpoint:
                 where[name] = shard
         if not where:
             raise InputError(f"{self.directory}: the checkpoint has no tensors")
-        if (self.directory / INDEX).is_file():
+        if has_file(self.directory / INDEX):
             _check_index(read_weight_map(self.directory), where)
         return where
 
     def _map(self, shard: str) -> mmap.mmap:
         if shard not in self._maps:
-            self._maps[shard] = map_file(self.directory / shard, self.headers[shard].file_size)
+            self._maps[shard] = map_file(
+                self.directory / shard, self.headers[shard].file_size, below=self.directory
+            )
         return self._maps[shard]
 
 
 def find_shards(directory: Path) -> list[str]:
     """File names of the shards, sorted. Raises InputError that says what is there instead."""
-    if (directory / INDEX).is_file():
+    if has_file(directory / INDEX):
         shards = sorted(set(read_weight_map(directory).values()))
     else:
         shards = sorted(p.name for p in directory.glob("model*.safetensors"))
         shards = _complete_numbering(shards)
     for shard in shards:
-        if not (directory / shard).is_file():
+        if not has_file(directory / shard):
             raise InputError(
                 f"{directory}: shard {printable(shard)} is missing ({len(shards)} are needed)",
                 next_step="download it, or the whole checkpoint again",

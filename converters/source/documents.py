@@ -1,34 +1,93 @@
-"""The small text files beside the weights: JSON, YAML front matter, templates. All untrusted."""
+"""The files beside the weights: JSON, YAML front matter, templates, licences. All untrusted.
+
+Every one is opened by `read_bytes`, which follows no link out of the checkpoint's folder and reads
+no more than the name's limit.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edge.errors import InputError, UnsafeInputError
-from edge.filekind import open_regular
+from edge.filekind import read_regular, read_regular_text
+from edge.input_folder import is_file_below
 from edge.units import format_bytes, printable
 
-# tokenizer.json of a 256k vocabulary is 33 MB; nothing else comes near.
-MAX_DOCUMENT_BYTES = 128 * 1024**2
 MAX_CARD_BYTES = 4 * 1024**2
+# Configurations have some KiB, the index of the largest models some MiB.
+_MAX_DOCUMENT_BYTES = 64 * 1024**2
+_LIMITS = {
+    # The largest tokenizer.json in the wild (262,144 tokens, 500,000 merges) is 33 MB.
+    "tokenizer.json": 128 * 1024**2,
+    "tokenizer.model": 64 * 1024**2,
+    "chat_template.jinja": 4 * 1024**2,
+    "chat_template.json": 4 * 1024**2,
+    "README.md": MAX_CARD_BYTES,
+}
+# Copied into the bundle when the checkpoint has them, under the role on the right.
+_COMPANIONS = {
+    **dict.fromkeys(("LICENSE", "LICENSE.txt", "LICENSE.md", "COPYING", "NOTICE"), "license"),
+    "README.md": "card",
+}
+MAX_COMPANION_BYTES = 1024 * 1024
+# What the tools of other formats read by themselves, whatever it is called.
+_READ_BY_TOOLS = (".json", ".model", ".jinja", ".txt", ".safetensors")
 
 
-def read_text(path: Path, limit: int = MAX_DOCUMENT_BYTES) -> str:
-    """The UTF-8 text of a regular file of at most `limit` bytes. Raises InputError otherwise."""
-    file, size = open_regular(path)
-    with file:
-        if size > limit:
-            raise UnsafeInputError(
-                f"{path}: {format_bytes(size)}, more than the {format_bytes(limit)} that such a "
-                "file may have"
-            )
-        data = file.read(limit + 1)
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+def has_file(path: Path) -> bool:
+    """Whether a checkpoint has the file. Raises UnsafeInputError for one that leads elsewhere."""
+    return is_file_below(path.parent, path.name)
+
+
+def read_bytes(path: Path, limit: int | None = None, *, below: Path | None = None) -> bytes:
+    """The content of a checkpoint's file, of at most `limit` bytes (None: what the name allows).
+    `below` is the checkpoint's folder where it is not the file's own.
+
+    Raises InputError otherwise, UnsafeInputError for a link that leads out of the folder.
+    """
+    return read_regular(path, limit or _limit(path), below=below or path.parent)
+
+
+def read_text(path: Path, limit: int | None = None, *, below: Path | None = None) -> str:
+    """The UTF-8 text of a checkpoint's file. Raises like `read_bytes`."""
+    return read_regular_text(path, limit or _limit(path), below=below or path.parent)
+
+
+def _limit(path: Path) -> int:
+    return _LIMITS.get(path.name, _MAX_DOCUMENT_BYTES)
+
+
+def copy_document(path: Path, target: Path) -> None:
+    """Copy a checkpoint's file. Raises like `read_bytes`."""
+    target.write_bytes(read_bytes(path))
+
+
+def check_folder(directory: Path) -> None:
+    """Raise UnsafeInputError if a file that a converter reads leads out of the checkpoint."""
+    for path in sorted(directory.iterdir()):
+        if path.suffix in _READ_BY_TOOLS or path.name in _COMPANIONS:
+            has_file(path)
+
+
+def companions(directory: Path) -> Iterator[tuple[str, str]]:
+    """Name and role of each licence and card that goes into the bundle."""
+    for name, role in _COMPANIONS.items():
+        path = directory / name
+        if has_file(path) and 0 < path.stat().st_size <= MAX_COMPANION_BYTES:
+            yield name, role
+
+
+def companion_notes(directory: Path) -> list[str]:
+    """What is said of licences and cards that are too large for the bundle."""
+    return [
+        f"{name} is left out of the bundle: {format_bytes((directory / name).stat().st_size)}, "
+        f"more than {format_bytes(MAX_COMPANION_BYTES)}"
+        for name in _COMPANIONS
+        if has_file(directory / name) and (directory / name).stat().st_size > MAX_COMPANION_BYTES
+    ]
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -57,7 +116,7 @@ def read_front_matter(path: Path) -> dict[str, Any]:
     """
     import yaml
 
-    lines = read_text(path, MAX_CARD_BYTES).splitlines()
+    lines = read_text(path).splitlines()
     if not lines or lines[0] != "---":
         return {}
     end = lines.index("---", 1) if "---" in lines[1:] else len(lines)

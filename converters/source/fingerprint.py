@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edge.errors import InputError
+from edge.filekind import open_regular
 
 # Spread over the data: fine-tunes of one model have equal names, sizes and headers.
 _SAMPLES, _SAMPLE_BYTES = 32, 4096
@@ -28,12 +29,13 @@ def update_with_file(digest: Digest, name: str, mapped: mmap.mmap, data_offset: 
         digest.update(mapped[start : start + _SAMPLE_BYTES])
 
 
-def map_file(path: Path, expected_size: int) -> mmap.mmap:
-    """A read-only map of a whole file. Raises InputError when it cannot be mapped or has changed
-    since its header was read.
+def map_file(path: Path, expected_size: int, *, below: Path | None = None) -> mmap.mmap:
+    """A read-only map of a whole file; `below` is of `open_regular`. Raises InputError when it
+    cannot be mapped or has changed since its header was read.
     """
+    file, _ = open_regular(path, below=below)
     try:
-        with path.open("rb") as file:
+        with file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be mapped: {error}") from None

@@ -13,7 +13,7 @@ from typing import Any
 
 from gguf import GGUFType, GGUFValueType, GGUFWriter, Metadata, size_label
 
-from converters.source.documents import read_front_matter, read_json_object
+from converters.source.documents import has_file, read_front_matter, read_json_object
 from converters.source.spec import KeyValue, TargetTensor
 from edge.errors import InputError
 
@@ -94,7 +94,7 @@ def model_license(entries: Sequence[KeyValue]) -> str | None:
 
 def _model_card(directory: Path) -> tuple[dict[str, Any], list[str]]:
     path = directory / "README.md"
-    if not path.is_file():
+    if not has_file(path):
         return {}, []
     try:
         return read_front_matter(path), []
@@ -104,7 +104,7 @@ def _model_card(directory: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _generation_config(directory: Path) -> tuple[dict[str, Any], list[str]]:
     path = directory / "generation_config.json"
-    if not path.is_file():
+    if not has_file(path):
         return {}, []
     try:
         return read_json_object(path), []

@@ -24,6 +24,7 @@ from converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTe
 from edge.errors import InputError, UnsupportedModelError
 from edge.ggml_types import row_bytes
 from edge.gguf import GgufHeader, GgufTensor, read_header
+from edge.input_folder import is_file_below
 from edge.units import printable
 
 # True of the old file only: the writer says them anew, and an imatrix that shaped other bits is
@@ -43,11 +44,14 @@ def open_gguf(path: Path) -> ModelSpec:
     that is not a language model.
     """
     paths = _parts(path)
-    headers = [read_header(part, arrays="full") for part in paths]
+    headers = [read_header(p, arrays="full", below=_folder(p, path)) for p in paths]
     first = headers[0]
     _refuse_other_kinds(first, path)
     _check_parts(paths, headers)
-    maps = [map_file(p, h.file_size) for p, h in zip(paths, headers, strict=True)]
+    maps = [
+        map_file(p, h.file_size, below=_folder(p, path))
+        for p, h in zip(paths, headers, strict=True)
+    ]
     tensors: dict[str, TargetTensor] = {}
     digest = hashlib.sha256()
     for part, header, mapped in zip(paths, headers, maps, strict=True):
@@ -80,6 +84,11 @@ def open_gguf(path: Path) -> ModelSpec:
     )
 
 
+def _folder(part: Path, named: Path) -> Path | None:
+    """The folder that a part may not lead out of; the user's own file may be a link."""
+    return None if part == named else part.parent
+
+
 def _parts(path: Path) -> list[Path]:
     """All files of the model that `path` belongs to. Raises InputError when one is absent."""
     match = _SPLIT.fullmatch(path.name)
@@ -87,7 +96,8 @@ def _parts(path: Path) -> list[Path]:
         return [path]
     stem, total = match[1], int(match[3])
     parts = [path.with_name(f"{stem}-{i:05d}-of-{total:05d}.gguf") for i in range(1, total + 1)]
-    missing = [part.name for part in parts if not part.is_file()]
+    others = [part for part in parts if part != path]
+    missing = [part.name for part in others if not is_file_below(part.parent, part.name)]
     if missing or not parts:
         raise InputError(
             f"{path}: part {missing[0] if missing else path.name} of the split model is missing "

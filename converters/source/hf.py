@@ -9,7 +9,14 @@ from typing import Any
 
 from converters.families.registry import family_for, model_type
 from converters.source.checkpoint import SafetensorsCheckpoint
-from converters.source.documents import read_json_object
+from converters.source.documents import (
+    MAX_CARD_BYTES,
+    check_folder,
+    companion_notes,
+    has_file,
+    read_bytes,
+    read_json_object,
+)
 from converters.source.general import general_metadata, model_license
 from converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from edge.errors import InputError
@@ -45,6 +52,7 @@ def open_directory(
     The keyword arguments are for directories that came from a hub. Raises InputError (and its
     kinds) for whatever keeps the checkpoint from being converted.
     """
+    check_folder(directory)
     config = read_json_object(_config_path(directory))
     family = family_for(config)
     checkpoint = SafetensorsCheckpoint(directory, config)
@@ -63,13 +71,13 @@ def open_directory(
         ),
         chat_template=_value(tokenizer, "tokenizer.chat_template"),
         tokenizer_dir=directory,
-        notes=(*notes, *family.notes(checkpoint)),
+        notes=(*notes, *companion_notes(directory), *family.notes(checkpoint)),
     )
 
 
 def _config_path(directory: Path) -> Path:
     path = directory / "config.json"
-    if not path.is_file():
+    if not has_file(path):
         gguf = min(directory.glob("*.gguf"), default=None)
         raise InputError(
             f"{directory}: no config.json, so this is not a Hugging Face model directory",
@@ -113,8 +121,9 @@ def _identity(
     checkpoint.update_fingerprint(digest)
     for name in _DOCUMENTS:
         path = checkpoint.directory / name
-        if path.is_file():
-            data = path.read_bytes()
-            files[name] = len(data)
-            digest.update(f"{name}\0{len(data)}\0".encode() + data)
+        if has_file(path):
+            files[name] = path.stat().st_size
+            digest.update(f"{name}\0{files[name]}\0".encode())
+            if name != "README.md" or files[name] <= MAX_CARD_BYTES:  # a larger card is not used
+                digest.update(read_bytes(path))
     return SourceIdentity(kind, location, files, digest.hexdigest(), license_name, revision)

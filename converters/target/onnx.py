@@ -18,6 +18,7 @@ from typing import Any
 from converters.environments import tool_python
 from converters.onnx_recipe import FLOAT_ACTIVATIONS, INT8_ACTIVATIONS, OnnxRecipe
 from converters.source.checkpoint import find_shards, refuse_quantized
+from converters.source.documents import copy_document, has_file
 from converters.tokenizers.files import TokenizerFiles, read_json
 from converters.tokenizers.special import end_of_turn_ids
 from converters.worker import run_worker
@@ -213,7 +214,7 @@ def link_checkpoint(checkpoint: Path, target: Path) -> Path:
     """
     target.mkdir(parents=True)
     for path in sorted(checkpoint.iterdir()):
-        if path.suffix in _NOT_WEIGHTS and path.is_file() and path.name != "config.json":
+        if path.suffix in _NOT_WEIGHTS and path.name != "config.json" and has_file(path):
             (target / path.name).symlink_to(path.resolve())
     config = read_json(checkpoint / "config.json")
     config.pop("auto_map", None)
@@ -228,8 +229,8 @@ def link_checkpoint(checkpoint: Path, target: Path) -> Path:
 def finish_folder(checkpoint: Path, config: Mapping[str, Any], folder: Path, n_ctx: int) -> None:
     """The source's own tokenizer files, and a configuration with the real context and all stops."""
     for name in _TOKENIZER_FILES:
-        if (checkpoint / name).is_file():
-            shutil.copyfile(checkpoint / name, folder / name)
+        if has_file(checkpoint / name):
+            copy_document(checkpoint / name, folder / name)
     document = json.loads((folder / CONFIG_FILE).read_bytes())
     model = document["model"]
     stops = end_of_turn_ids(TokenizerFiles(checkpoint, dict(config)))

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from converters.environments import run_worker, tool_python
 from converters.litert_recipe import LitertRecipe, recipes_for
 from converters.litert_types import WEIGHT_TYPES
-from converters.source.documents import read_json_object
+from converters.source.documents import has_file, read_json_object
 from converters.source.spec import ModelSpec
 from converters.target.tflite_families import check_family
 from converters.target.tflite_memory import check_memory, conversion_bytes
@@ -190,7 +190,7 @@ def stop_tokens(spec: ModelSpec) -> list[int]:
     found = {_token(spec, role) for role in ("eos", "eot", "eom")} - {None}
     for name in ("generation_config.json", "config.json"):
         path = None if spec.tokenizer_dir is None else spec.tokenizer_dir / name
-        if path is None or not path.is_file():
+        if path is None or not has_file(path):
             continue
         named = read_json_object(path).get("eos_token_id")
         found |= set(named) if isinstance(named, list) else {named}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from converters.source.documents import has_file, read_text
 from converters.tokenizers import reference
 from converters.tokenizers.files import AddedToken, TokenizerFiles
 from converters.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, pad_text
@@ -179,12 +180,9 @@ def _scores(vocab: Mapping[str, int], merges: Sequence[str]) -> dict[str, float]
 
 def _read_merges_txt(files: TokenizerFiles) -> list[str]:
     path = files.directory / "merges.txt"
-    if not path.is_file():
+    if not has_file(path):
         return []
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text") from None
+    lines = read_text(path).splitlines()
     if lines and lines[0].startswith("#"):
         lines = lines[1:]
     return [line for line in map(str.strip, lines) if len(line.split()) == 2]

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from edge.errors import EngineError, EngineMissingError
+from edge.requirements import install_line
 from edge.units import printable
 
 _ERROR = 4  # ggml_log_level in ggml.h
@@ -100,7 +101,7 @@ def open_vocab(path: Path) -> Iterator[EngineVocab]:
     except ImportError:
         raise EngineMissingError(
             "verifying a vocabulary needs the engine, llama-cpp-python",
-            next_step="pip install 'edgekit[llama]'",
+            next_step=install_line("llama"),
         ) from None
     said: list[str] = []
 

@@ -7,18 +7,21 @@ file is absent), and the added tokens of all files laid over each other the way 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from converters.source.documents import has_file, read_json_object, read_text
 from edge.errors import InputError, UnsafeInputError
-from edge.units import format_bytes, printable
+from edge.units import printable
 
-# The largest tokenizer.json in the wild (262,144 tokens, 500,000 merges) is 33 MB.
-_MAX_JSON_BYTES = 256 * 1024**2
 _MAX_TEMPLATE_BYTES = 4 * 1024**2
+_MAX_TEMPLATES = 64
+# The longest in use is a run of 256 blanks. Every text of a check is searched for added tokens.
+MAX_TOKEN_CHARACTERS = 1024
+_MAX_ADDED_CHARACTERS = 4 * 1024**2
 # Token roles that GGUF and transformers both know, in the order in which upstream writes them
 # (gguf-py/gguf/vocab.py, SpecialVocab).
 SPECIAL_ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -37,29 +40,9 @@ class AddedToken:
     single_word: bool = False
 
 
-def read_json(path: Path, *, max_bytes: int = _MAX_JSON_BYTES) -> dict[str, Any]:
-    """A JSON object from a file of at most `max_bytes`; `{}` when the file does not exist.
-
-    Raises InputError naming the file when it is not a JSON object, UnsafeInputError when too large.
-    """
-    if not path.is_file():
-        return {}
-    n_bytes = path.stat().st_size
-    if n_bytes > max_bytes:
-        raise UnsafeInputError(
-            f"{path.name} is {format_bytes(n_bytes)}; more than {format_bytes(max_bytes)} is not "
-            "a tokenizer file"
-        )
-    try:
-        value = json.loads(path.read_bytes())
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise InputError(
-            f"{path} is not valid JSON: {printable(str(error))}",
-            next_step="download the checkpoint's tokenizer files again",
-        ) from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds a {type(value).__name__}, expected a JSON object")
-    return value
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; `{}` when there is none. Raises as `read_json_object`."""
+    return read_json_object(path) if has_file(path) else {}
 
 
 def token_text(entry: Any) -> str | None:
@@ -92,7 +75,7 @@ class TokenizerFiles:
     def sentencepiece_model(self) -> Path | None:
         """`tokenizer.model`, when it is there."""
         path = self.directory / "tokenizer.model"
-        return path if path.is_file() else None
+        return path if has_file(path) else None
 
     @property
     def model(self) -> Mapping[str, Any]:
@@ -116,7 +99,9 @@ class TokenizerFiles:
         entries = self.tokenizer_json.get("added_tokens") or []
         if not isinstance(entries, list):
             raise InputError("tokenizer.json: added_tokens is not a list")
-        return [_added_token(e, e.get("id"), "tokenizer.json") for e in map(dict, entries)]
+        tokens = [_added_token(e, e.get("id"), "tokenizer.json") for e in map(dict, entries)]
+        check_added([token.content for token in tokens], "tokenizer.json")
+        return tokens
 
     @cached_property
     def config_added_tokens(self) -> list[AddedToken]:
@@ -125,12 +110,15 @@ class TokenizerFiles:
             self.tokenizer_config.get("added_tokens_decoder"),
             "tokenizer_config.json: added_tokens_decoder",
         )
-        return [_added_token(e, key, "tokenizer_config.json") for key, e in decoder.items()]
+        tokens = [_added_token(e, key, "tokenizer_config.json") for key, e in decoder.items()]
+        check_added([token.content for token in tokens], "tokenizer_config.json")
+        return tokens
 
     @cached_property
     def legacy_added_tokens(self) -> dict[str, int]:
         """added_tokens.json: text → id (written by slow tokenizers)."""
         entries = read_json(self.directory / "added_tokens.json")
+        check_added(entries, "added_tokens.json")
         for text, token_id in entries.items():
             if not isinstance(token_id, int) or token_id < 0:
                 raise InputError(
@@ -200,6 +188,9 @@ class TokenizerFiles:
         used = json.dumps(self.chat_template(), ensure_ascii=False)
         return token.content not in used and token.content not in self.special_texts().values()
 
+    def _read_extra(self, path: Path) -> str:
+        return read_text(path, _MAX_TEMPLATE_BYTES, below=self.directory)
+
     def chat_template(self) -> str | list[dict[str, str]] | None:
         """The chat template(s), from tokenizer_config.json, else chat_template.jinja (with
         additional_chat_templates/*.jinja), else chat_template.json; as upstream's SpecialVocab.
@@ -209,14 +200,18 @@ class TokenizerFiles:
         legacy = self.directory / "chat_template.json"
         if "chat_template" in self.tokenizer_config:
             template = self.tokenizer_config["chat_template"]
-        elif jinja.is_file():
-            template = _read_text(jinja)
+        elif has_file(jinja):
+            template = read_text(jinja)
             extra = sorted((self.directory / "additional_chat_templates").glob("*.jinja"))
+            if len(extra) > _MAX_TEMPLATES:
+                raise UnsafeInputError(
+                    f"{self.directory}: {len(extra)} chat templates, more than {_MAX_TEMPLATES}"
+                )
             if extra:
                 template = [{"name": "default", "template": template}]
-                template += [{"name": p.stem, "template": _read_text(p)} for p in extra]
-        elif legacy.is_file():
-            template = read_json(legacy, max_bytes=_MAX_TEMPLATE_BYTES).get("chat_template")
+                template += [{"name": p.stem, "template": self._read_extra(p)} for p in extra]
+        elif has_file(legacy):
+            template = read_json(legacy).get("chat_template")
         if template is None or isinstance(template, str):
             return template
         if isinstance(template, list) and all(
@@ -230,6 +225,25 @@ class TokenizerFiles:
             "the chat template is neither text nor a list of named templates",
             next_step="correct chat_template in tokenizer_config.json",
         )
+
+
+def check_added(texts: Iterable[str], where: str) -> None:
+    """Raise UnsafeInputError for added tokens that no tokenizer has: they are looked for in every
+    text, so that one of some MB keeps a build busy for minutes.
+    """
+    total = 0
+    for text in texts:
+        total += len(text)
+        if len(text) > MAX_TOKEN_CHARACTERS or total > _MAX_ADDED_CHARACTERS:
+            longest = (
+                f"one of {len(text)} characters"
+                if len(text) > MAX_TOKEN_CHARACTERS
+                else (f"more than {_MAX_ADDED_CHARACTERS} characters in all")
+            )
+            raise UnsafeInputError(
+                f"{where}: added tokens with {longest}; one has at most {MAX_TOKEN_CHARACTERS}",
+                next_step="remove it from the tokenizer's files, or use the original ones",
+            )
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
@@ -261,14 +275,3 @@ def _added_token(entry: Any, token_id: Any, where: str) -> AddedToken:
         rstrip=bool(entry.get("rstrip", False)),
         single_word=bool(entry.get("single_word", False)),
     )
-
-
-def _read_text(path: Path) -> str:
-    if path.stat().st_size > _MAX_TEMPLATE_BYTES:
-        raise UnsafeInputError(
-            f"{path.name} is larger than {format_bytes(_MAX_TEMPLATE_BYTES)}, which is no template"
-        )
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not UTF-8 text") from None

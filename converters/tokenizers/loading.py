@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from gguf import GGUFValueType, Keys
 
+from converters.source.documents import has_file
 from converters.source.spec import KeyValue
 from converters.tokenizers import bpe, pretokenizer, reference, spm
 from converters.tokenizers.files import TokenizerFiles
@@ -124,7 +125,7 @@ def _choose_source(files: TokenizerFiles, rules: VocabRules) -> Source:
             return "spm"
         if source == "json" and files.tokenizer_json:
             return "json"
-    if (files.directory / "tekken.json").is_file():
+    if has_file(files.directory / "tekken.json"):
         raise UnsupportedModelError(
             f"{files.directory} has only tekken.json",
             next_step="download the Hugging Face form of the checkpoint, with tokenizer.json",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from converters.source.documents import read_bytes, read_text
 from converters.tokenizers.files import AddedToken, TokenizerFiles
 from edge.errors import InputError
 from edge.units import printable
@@ -45,7 +46,7 @@ def hugging_face(files: TokenizerFiles) -> Tokenizer:
 
     path = files.directory / "tokenizer.json"
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        tokenizer = tokenizers.Tokenizer.from_str(read_text(path))
     except Exception as error:  # the package raises bare Exception
         raise InputError(
             f"{path} cannot be loaded: {printable(str(error))}",
@@ -54,17 +55,22 @@ def hugging_face(files: TokenizerFiles) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     vocab = tokenizer.get_vocab(with_added_tokens=False)
-    for token in sorted(files.added_tokens(vocab).values(), key=lambda t: t.id):
-        entry = tokenizers.AddedToken(
-            token.content,
-            single_word=token.single_word,
-            lstrip=token.lstrip,
-            rstrip=token.rstrip,
-            normalized=token.normalized,
-            special=token.special,
-        )
-        add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
-        add([entry])
+    added = sorted(files.added_tokens(vocab).values(), key=lambda token: token.id)
+    # All at once: each call builds the search for all of them anew.
+    tokenizer.add_tokens(
+        [
+            tokenizers.AddedToken(
+                token.content,
+                single_word=token.single_word,
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+                normalized=token.normalized,
+                special=token.special,
+            )
+            for token in added
+        ]
+    )
+    for token in added:
         if tokenizer.token_to_id(token.content) != token.id:
             raise InputError(
                 f"added token {printable(token.content)!r} is declared with id {token.id}, but the "
@@ -83,7 +89,7 @@ def sentence_piece(files: TokenizerFiles) -> SentencePieceProcessor:
         raise InputError(f"{files.directory} has no tokenizer.model")
     processor = SentencePieceProcessor()
     try:
-        processor.LoadFromFile(str(path))
+        processor.LoadFromSerializedProto(read_bytes(path))
     except (RuntimeError, OSError) as error:
         raise InputError(
             f"{path} is not a SentencePiece model: {printable(str(error))}",

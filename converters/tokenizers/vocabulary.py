@@ -10,7 +10,8 @@ from typing import Literal
 from gguf import GGUFValueType, Keys
 
 from converters.source.spec import KeyValue
-from edge.errors import InputError
+from converters.tokenizers.files import MAX_TOKEN_CHARACTERS
+from edge.errors import InputError, UnsafeInputError
 from edge.units import printable
 
 Kind = Literal["bpe", "spm"]
@@ -97,12 +98,19 @@ class LoadedTokenizer:
 
 def check_tokens(tokens: Sequence[str]) -> None:
     """Raise InputError for what the engine aborts on or GGUF cannot hold: two ids with one text,
-    and text that is not Unicode (half of a surrogate pair).
+    and text that is not Unicode (half of a surrogate pair). Raise UnsafeInputError for a text that
+    is longer than any token.
     """
     if not tokens:
         raise InputError("the tokenizer has no tokens")
     seen: dict[str, int] = {}
     for token_id, text in enumerate(tokens):
+        if len(text) > MAX_TOKEN_CHARACTERS:
+            raise UnsafeInputError(
+                f"token {token_id} has {len(text)} characters; one has at most "
+                f"{MAX_TOKEN_CHARACTERS}",
+                next_step="use the tokenizer files that belong to this checkpoint",
+            )
         # An empty text is stored as is; the engine renames it to this.
         text = text or f"[EMPTY_{token_id}]"
         other = seen.setdefault(text, token_id)

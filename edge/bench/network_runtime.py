@@ -23,6 +23,7 @@ from edge.engines.tflite_check import check_tflite
 from edge.errors import EdgeError, EngineError, EngineMissingError, InputError
 from edge.onnx_file import read_onnx
 from edge.opened_file import OpenedFile, Source, linked_folder
+from edge.requirements import install_line
 from edge.units import MIB, printable
 
 _PROCESS_BYTES = 80 * MIB
@@ -89,7 +90,7 @@ class OnnxNetwork:
             check_fits(2 * model.nbytes + _PROCESS_BYTES, available_bytes(), path.name)
         if importlib.util.find_spec("onnxruntime") is None:
             raise EngineMissingError(
-                "onnxruntime is not installed", next_step="pip install 'edgekit[onnx]'"
+                "onnxruntime is not installed", next_step=install_line("onnx", "onnxruntime")
             )
         import onnxruntime
 
@@ -153,7 +154,7 @@ class TfliteNetwork:
         if package is None:
             raise EngineMissingError(
                 "neither ai-edge-litert nor tflite-runtime is installed",
-                next_step="pip install 'edgekit[tflite]'",
+                next_step=install_line("tflite", "ai-edge-litert"),
             )
         version = installed(_TFLITE_PACKAGES[package])
         runtime = f"{_TFLITE_PACKAGES[package]} {version}"

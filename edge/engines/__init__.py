@@ -18,6 +18,7 @@ from pathlib import Path
 from edge.engines.settings import EngineSettings
 from edge.errors import EngineMissingError, UsageError
 from edge.opened_file import OpenedFile
+from edge.requirements import install_line
 from edge.types import Engine, Plan
 from edge.units import did_you_mean
 
@@ -37,7 +38,7 @@ class EngineEntry:
 
     @property
     def pip_line(self) -> str:
-        return f"pip install 'edgekit[{self.extra}]'"
+        return install_line(self.extra)
 
 
 ENGINES: dict[str, EngineEntry] = {

@@ -14,10 +14,10 @@ from typing import Any
 
 from edge.errors import EngineMissingError, InputError, UnsafeInputError, UnsupportedModelError
 from edge.opened_file import OpenedFile
+from edge.requirements import install_line
 from edge.units import printable
 
 MAX_TOKENIZER_BYTES = 64 * 1024 * 1024  # the largest in use have 34 MB
-_PIP_LINE = "pip install 'tokenizers>=0.20'"
 
 
 class HfTokenizer:
@@ -46,7 +46,8 @@ class HfTokenizer:
             import tokenizers
         except ImportError as error:
             raise EngineMissingError(
-                f"the tokenizer of {name} needs the package tokenizers", next_step=_PIP_LINE
+                f"the tokenizer of {name} needs the package tokenizers",
+                next_step=install_line("tflite", "tokenizers"),
             ) from error
         try:
             # One copy, and no look at the JSON in Python: 150,000 entries take 60 MB as it is.

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import EngineError, EngineMissingError
+from edge.requirements import install_line
 
 # Status codes (litert_common.h).
 OK = 0
@@ -156,7 +157,8 @@ def load_library(package: str) -> Any:
 
     Raises EngineMissingError if it is not installed or does not load.
     """
-    line = f"pip install {DISTRIBUTIONS[package]}"
+    extra = "litert" if package == "litert_lm" else "tflite"
+    line = install_line(extra, DISTRIBUTIONS[package])
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise EngineMissingError(f"{DISTRIBUTIONS[package]} is not installed", next_step=line)

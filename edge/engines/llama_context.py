@@ -19,6 +19,7 @@ from edge.engines.settings import EngineSettings, default_threads
 from edge.engines.threads import ThreadGovernor
 from edge.errors import EngineError, UnsupportedModelError
 from edge.opened_file import OpenedFile
+from edge.requirements import install_line
 from edge.units import printable
 
 _SEQ = 0  # the only sequence we use
@@ -321,7 +322,7 @@ def _load_model(
     if not model and "unknown model architecture" in library.log_tail():
         raise UnsupportedModelError(
             f"{printable(str(path))}: this llama.cpp does not know its architecture",
-            next_step=f"a newer engine may: {library.PIP_LINE} -U",
+            next_step=f"a newer engine may: {install_line(library.EXTRA, library.PROJECT)} -U",
         )
     if not model:
         error = library.engine_error(f"llama.cpp could not load {printable(str(path))}")

@@ -24,10 +24,11 @@ from edge.gguf import GgufHeader
 from edge.last_words import leave_words
 from edge.probe.ggml import library_name
 from edge.probe.proof import Failure, Proof, find_engine_folder, prove_once
+from edge.requirements import install_line
 from edge.terminal import ProgressLine, note_once
 
-PACKAGE = "llama_cpp"
-PIP_LINE = "pip install 'edgekit[llama]'"
+PACKAGE, PROJECT = "llama_cpp", "llama-cpp-python"
+EXTRA = "llama"
 
 _LOG_LINES = 200
 _LOG_LEVEL_WARN = 3  # enum ggml_log_level (ggml.h): debug 1, info 2, warn 3, error 4, cont 5
@@ -51,7 +52,8 @@ def load_library() -> Any:
     missing = [name for name in _NEWEST_SYMBOLS if not hasattr(module, name)]
     if missing or not hasattr(module.llama_model_params, "load_mode"):
         raise EngineError(
-            "the installed llama-cpp-python is too old for edgekit", next_step=f"{PIP_LINE} -U"
+            "the installed llama-cpp-python is too old for edgekit",
+            next_step=f"{install_line(EXTRA, PROJECT)} -U",
         )
     silence(module)
     report_assertions()
@@ -120,7 +122,7 @@ def _import_declarations() -> Any:
         return importlib.import_module(name)
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.submodule_search_locations is None:
-        raise EngineMissingError("llama-cpp-python is not installed", next_step=PIP_LINE)
+        raise EngineMissingError("llama-cpp-python is not installed", next_step=install_line(EXTRA))
     # A bare package in place of the real one while the declarations load; taken out again after,
     # so that `import llama_cpp` by anybody else still gets the real thing.
     bare = types.ModuleType(PACKAGE)
@@ -133,7 +135,7 @@ def _import_declarations() -> Any:
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         raise EngineMissingError(
             f"llama-cpp-python is installed but its library does not load: {error}",
-            next_step=f"{PIP_LINE} --force-reinstall --no-cache-dir",
+            next_step=f"{install_line(EXTRA, PROJECT)} --force-reinstall --no-cache-dir",
         ) from error
     finally:
         for added in set(sys.modules) - before:

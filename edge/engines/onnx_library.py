@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import EngineError, EngineMissingError
+from edge.requirements import install_line
 
 PACKAGE = "onnxruntime_genai"
-PIP_LINE = "pip install 'edgekit[onnx]'"
+EXTRA = "onnx"
 _NAMES = {"win32": "onnxruntime-genai.dll", "darwin": "libonnxruntime-genai.dylib"}
 _RUNTIMES = {"win32": "onnxruntime.dll", "darwin": "libonnxruntime*.dylib"}
 
@@ -58,7 +59,7 @@ def load_library() -> Any:
     if not library.is_file() or not found:
         raise EngineMissingError(
             f"onnxruntime-genai is installed without {library.name if found else pattern}",
-            next_step=f"{PIP_LINE} --force-reinstall --no-cache-dir",
+            next_step=f"{install_line(EXTRA)} --force-reinstall --no-cache-dir",
         )
     os.environ["ORT_LIB_PATH"] = str(found[0])
     try:
@@ -74,12 +75,12 @@ def load_library() -> Any:
     except OSError as error:
         raise EngineMissingError(
             f"onnxruntime-genai is installed but its library does not load: {error}",
-            next_step=f"{PIP_LINE} --force-reinstall --no-cache-dir",
+            next_step=f"{install_line(EXTRA)} --force-reinstall --no-cache-dir",
         ) from error
     except AttributeError as error:
         raise EngineError(
             f"the installed onnxruntime-genai {version()} does not suit edgekit: {error}",
-            next_step=f"{PIP_LINE} -U",
+            next_step=f"{install_line(EXTRA)} -U",
         ) from None
     if hasattr(lib, "OgaSetTelemetryEnabled"):
         lib.OgaSetTelemetryEnabled.argtypes, lib.OgaSetTelemetryEnabled.restype = (
@@ -94,7 +95,7 @@ def load_library() -> Any:
 def _folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise EngineMissingError(f"{package} is not installed", next_step=PIP_LINE)
+        raise EngineMissingError(f"{package} is not installed", next_step=install_line(EXTRA))
     return Path(next(iter(spec.submodule_search_locations)))
 
 

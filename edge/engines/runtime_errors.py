@@ -6,6 +6,7 @@ import re
 
 from edge.engines.tflite_operators import operator_name
 from edge.errors import EngineError, InputError, UnsupportedModelError
+from edge.requirements import install_line
 from edge.units import printable
 
 
@@ -36,5 +37,5 @@ def load_error(
     return UnsupportedModelError(
         f"{name}: {runtime} has no operator {operator}",
         next_step="edge build MODEL --format tflite --device BOARD writes a file for the runtime "
-        "of that board; or install a newer one: pip install ai-edge-litert",
+        f"of that board; or install a newer one: {install_line('tflite', 'ai-edge-litert')}",
     )

@@ -28,6 +28,7 @@ from edge.engines.tflite_check import check_tflite
 from edge.engines.weight_cache import weight_cache
 from edge.errors import EngineMissingError
 from edge.opened_file import OpenedFile
+from edge.requirements import install_line
 
 NAME = "tflite"
 PACKAGES = ("ai_edge_litert", "tflite_runtime")
@@ -55,7 +56,7 @@ class TfliteEngine(StepEngine):
         if package is None:
             raise EngineMissingError(
                 "neither ai-edge-litert nor tflite-runtime is installed",
-                next_step="pip install 'edgekit[tflite]'",
+                next_step=install_line("tflite"),
             )
         if settings.check_memory:
             need = settings.need_bytes or 2 * n_bytes + (60 << 20)

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from edge.errors import EngineMissingError
 from edge.flash.inventory import FleetBoard, Inventory
+from edge.requirements import install_line
 from edge.units import printable
 
 Outcome = Literal["flashed", "failed", "not started"]
@@ -87,7 +88,7 @@ def run_wave(
     except ImportError as error:
         raise EngineMissingError(
             f"--inventory needs the Python package {error.name!r}, which is not installed",
-            next_step="pip install 'edgekit[host]'",
+            next_step=install_line("fleet"),
         ) from None
     boards = {board.name: board for board in wave}
     config = api.Config(PARALLEL=min(parallel, len(boards)))

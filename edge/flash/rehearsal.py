@@ -15,6 +15,7 @@ from edge.bundle import Bundle
 from edge.errors import EngineError
 from edge.flash.gate import carries_engine
 from edge.flash.transfer import Reporter
+from edge.requirements import install_line
 from edge.units import printable
 
 
@@ -27,7 +28,7 @@ def rehearse(bundle: Bundle, reporter: Reporter) -> str | None:
     if not carries_engine(bundle):
         return None
     if not is_available():
-        return "not rehearsed: the host's packages are not installed (pip install 'edgekit[host]')"
+        return f"not rehearsed: the host's packages are not installed ({install_line('host')})"
     reporter.stage(f"rehearsing on an emulated {bundle.plan.device}")
     command = [sys.executable, "-m", "edge", "rehearse", str(bundle.path), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

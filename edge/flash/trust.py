@@ -8,7 +8,7 @@ import json
 import shlex
 from dataclasses import dataclass
 
-from edge.bundle import MANIFEST, Bundle, bundle_signers
+from edge.bundle import MANIFEST, Bundle
 from edge.errors import EdgeError, IntegrityError, UsageError
 from edge.flash.board import Board
 from edge.flash.session import Done
@@ -26,7 +26,7 @@ _CHECK_S = 120
 @dataclass(frozen=True)
 class SignaturePolicy:
     """What the user asks for: a signature at all, and by which of these keys (empty: those pinned
-    on the board, or whoever signed the first bundle that it gets).
+    on the board, or the only signer of the first bundle that it gets).
     """
 
     required: bool = False
@@ -47,10 +47,11 @@ class Admission:
 def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> Admission:
     """Decide on this machine, before anything is sent.
 
-    Raises IntegrityError when the board's keys, or the ones asked for, did not sign the bundle;
-    UsageError when a key is asked for that the board does not accept.
+    Raises IntegrityError when the board's keys, or the ones asked for, did not sign the bundle, or
+    when no key is known and several signed it. Raises UsageError when a key is asked for that the
+    board does not accept.
     """
-    from edge.trust.bundle_signature import accepting_key
+    from edge.trust.bundle_signature import accepting_key, only_signer
 
     pinned = pinned_keys(slots.files)
     if strangers := [key for key in policy.keys if pinned and key not in pinned]:
@@ -62,13 +63,8 @@ def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> Admission:
     keys = pinned if not policy.keys else policy.keys
     if not keys and not policy.required:
         return Admission()
-    if not keys:
-        keys = tuple(bundle_signers(bundle))[:1]  # trust on first use, as ssh does with a host
-        if not keys:
-            raise IntegrityError(
-                f"{bundle.path} is not signed, and a signature is required",
-                next_step="edge bundle sign BUNDLE KEY (edge key new makes one)",
-            )
+    if not keys:  # trust on first use, as ssh does with a host
+        keys = (only_signer(bundle.texts[MANIFEST], bundle.signature, str(bundle.path)),)
     who = slots.files.root if pinned else "--require-signature"
     signer = accepting_key(bundle.texts[MANIFEST], bundle.signature, keys, who)
     return Admission(keys, signer.fingerprint, () if pinned else keys)

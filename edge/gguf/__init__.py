@@ -46,7 +46,9 @@ __all__ = [
 ArrayMode = Literal["summary", "full"]
 
 
-def read_header(path: Source | str, *, arrays: ArrayMode = "summary") -> GgufHeader:
+def read_header(
+    path: Source | str, *, arrays: ArrayMode = "summary", below: Path | None = None
+) -> GgufHeader:
     """Check the header of the GGUF file at `path` and return what it says.
 
     `arrays="summary"` checks arrays and returns a `GgufArray` for each; `"full"` returns lists.
@@ -55,7 +57,7 @@ def read_header(path: Source | str, *, arrays: ArrayMode = "summary") -> GgufHea
     itself or the file, with the reason and the byte offset.
     """
     path = Path(path) if isinstance(path, str) else path
-    file, file_size = open_regular(path)
+    file, file_size = open_regular(path, below=below)
     with file:
         # Only the part that a header may take is mapped: enough for a 32-bit system too.
         length = min(file_size, MAX_HEADER_BYTES)

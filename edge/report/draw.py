@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 from edge.errors import EngineMissingError
 from edge.report.chart import Bars, Chart, Limit, Panel, Series
+from edge.requirements import install_line
 
 EXTRA = "report"
 SVG = "http://www.w3.org/2000/svg"
@@ -53,7 +54,7 @@ def style() -> AbstractContextManager[None]:
     except ModuleNotFoundError:
         raise EngineMissingError(
             "charts need the Python package 'matplotlib', which is not installed",
-            next_step=f"pip install 'edgekit[{EXTRA}]', or --format md",
+            next_step=f"{install_line(EXTRA)}, or --format md",
         ) from None
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",  # text stays text: searchable, selectable, in the page's font

@@ -54,6 +54,7 @@ from edge.report.rows import (
 )
 from edge.report.run_charts import run_charts
 from edge.report.verify import verify_run
+from edge.requirements import install_line
 from edge.units import format_bytes, printable
 
 # A page is for reading: the newest runs in full, more as rows, all of them in --format json.
@@ -82,7 +83,7 @@ def render_page(
     except ModuleNotFoundError as error:
         raise EngineMissingError(
             f"the page needs the Python package {error.name!r}, which is not installed",
-            next_step=f"pip install 'edgekit[{EXTRA}]', or --format md",
+            next_step=f"{install_line(EXTRA)}, or --format md",
         ) from None
     runs = group_runs(records)
     labels = run_labels(runs)

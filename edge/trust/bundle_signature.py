@@ -2,7 +2,8 @@ r"""`manifest.json.sig`: who vouches for a bundle.
 
 The manifest holds the size and hash of every other file, and the bundle's id is the manifest's own
 hash: a signature over the manifest covers every byte, and adding one changes no id. Several signers
-may stand in one file, one block after another. Without edgekit:
+may stand in one file, one block after another. The file itself is signed by nobody: anybody can add
+a block, or put one first. So the order of blocks decides nothing. Without edgekit:
 
     echo "builder $(cat key.pub)" > allowed
     ssh-keygen -Y verify -f allowed -I builder -n edgekit-bundle -s manifest.json.sig \
@@ -23,7 +24,7 @@ NAMESPACE = "edgekit-bundle"
 
 
 def signers(manifest: bytes, signature_file: bytes | None) -> list[PublicKey]:
-    """The keys that signed this manifest, in the file's order; empty without a signature file.
+    """The keys that signed this manifest, each once; empty without a signature file.
 
     Raises IntegrityError when the file cannot be read, or one of its signatures is not of this
     manifest.
@@ -32,13 +33,35 @@ def signers(manifest: bytes, signature_file: bytes | None) -> list[PublicKey]:
     for signature in signatures:
         if not signature.is_of(manifest, NAMESPACE):
             raise _does_not_hold(signature)
-    return [signature.key for signature in signatures]
+    return list(dict.fromkeys(signature.key for signature in signatures))
+
+
+def only_signer(manifest: bytes, signature_file: bytes | None, name: str) -> PublicKey:
+    """The key that signed this manifest, where there is exactly one: who is trusted on first use.
+    `name` is what errors call the bundle.
+
+    Raises IntegrityError for an unsigned bundle, for one with several signers, and as `signers`.
+    """
+    found = signers(manifest, signature_file)
+    if not found:
+        raise IntegrityError(
+            f"{name} is not signed, and a signature is required",
+            next_step="edge bundle sign BUNDLE KEY (edge key new makes one)",
+        )
+    if len(found) > 1:
+        raise IntegrityError(
+            f"{name} is signed by {len(found)} keys, and anybody can add one: "
+            + ", ".join(map(str, found)),
+            next_step="name the key that you know: --require-signature=KEY.pub",
+        )
+    return found[0]
 
 
 def accepting_key(
     manifest: bytes, signature_file: bytes | None, keys: Sequence[PublicKey], who: str
 ) -> PublicKey:
-    """The first of `keys` that signed this manifest; `who` names what accepts only these.
+    """The first of `keys` that signed this manifest, whatever else is in the signature file; `who`
+    names what accepts only these.
 
     Raises IntegrityError that says whether the bundle is unsigned, signed by others, or edited.
     """
@@ -49,11 +72,12 @@ def accepting_key(
             next_step="edge bundle sign BUNDLE KEY, with a key that is accepted there",
         )
     signatures = parse_signatures(signature_file)
-    for signature in signatures:
-        if signature.key in keys:
-            if not signature.is_of(manifest, NAMESPACE):
-                raise _does_not_hold(signature)
-            return keys[list(keys).index(signature.key)]
+    of_ours = [signature for signature in signatures if signature.key in keys]
+    for key in keys:
+        if any(s.key == key and s.is_of(manifest, NAMESPACE) for s in of_ours):
+            return key
+    if of_ours:
+        raise _does_not_hold(of_ours[0])
     made_by = ", ".join(s.key.fingerprint for s in signatures)
     raise IntegrityError(
         f"the bundle is signed by {made_by}; {who} accepts only what {wanted} has signed",

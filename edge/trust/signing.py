@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edge.atomic import fsync_directory, write_atomic
 from edge.bundle import MANIFEST, open_bundle, read_limited
 from edge.errors import EngineMissingError, InputError, UnsafeInputError, UsageError
+from edge.requirements import install_line
 from edge.trust import bundle_signature
 from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, NAMESPACE, SIGNATURE
 from edge.trust.ssh_formats import PublicKey, Signature, parse_signatures, signed_bytes
@@ -165,6 +166,6 @@ def _library() -> tuple[Any, Any]:
         raise EngineMissingError(
             "keys are made and used through the Python package 'cryptography', which is not "
             "installed",
-            next_step="pip install 'edgekit[host]'",
+            next_step=install_line("host", "cryptography"),
         ) from None
     return serialization, ed25519

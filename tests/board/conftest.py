@@ -6,8 +6,6 @@ later ones find it.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,16 +19,13 @@ from converters.source.resolve import open_model
 from device_profiles.catalog import find_profile
 from edge.bundle import Bundle
 from edge.verified import cache_directory
+from tests.programs import require
 
 # Read before any test gives itself an empty cache.
 REAL_CACHE = cache_directory()
 
-CROSS = ("aarch64-linux-gnu-g++", "cmake", "ninja")
+CROSS = ("aarch64-linux-gnu-g++", "aarch64-linux-gnu-gcc", "cmake", "ninja")
 EMULATION = ("qemu-aarch64-static", "proot", "mmdebstrap")
-APT = (
-    "gcc-aarch64-linux-gnu g++-aarch64-linux-gnu cmake ninja-build "
-    "qemu-user-static proot mmdebstrap"
-)
 
 
 class Quiet:
@@ -41,15 +36,6 @@ class Quiet:
 
     def progress(self, done: int, total: int) -> None:
         pass
-
-
-def require(*programs: str) -> None:
-    """Skip where a program is missing; fail in CI, where it must be there."""
-    missing = [name for name in programs if not shutil.which(name)]
-    if missing and os.environ.get("CI"):
-        pytest.fail(f"CI must have {', '.join(missing)}: apt-get install {APT}", pytrace=False)
-    if missing:
-        pytest.skip(f"needs {', '.join(missing)}: apt-get install {APT}")
 
 
 @pytest.fixture(autouse=True)

@@ -28,6 +28,7 @@ from device_profiles.catalog import find_profile
 from edge.bundle import Bundle, open_bundle
 from edge.errors import EngineMissingError, UsageError
 from edge.units import MIB
+from tests.programs import find
 
 from .conftest import EMULATION, Quiet, require, sample_bundle
 
@@ -65,7 +66,7 @@ def binfmt(emulation: None) -> Iterator[None]:
     if not (BINFMT.parent / "register").exists():
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", BINFMT.parent], check=False)
     try:
-        qemu = shutil.which("qemu-aarch64-static")
+        qemu = find("qemu-aarch64-static")
         (BINFMT.parent / "register").write_text(f"{_PATTERN}{qemu}:OCF")
     except OSError as error:
         pytest.skip(f"the kernel has no binfmt_misc here: {error}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from converters.offline.own_wheel import own_wheel, split_requirements
+from converters.offline.own_wheel import own_wheel
 from converters.offline.target import BoardPython, board_python
 from converters.offline.wheelhouse import wanted
 from device_profiles.catalog import find_profile
@@ -60,14 +60,6 @@ def test_markers_are_those_of_the_board_not_of_this_python() -> None:
         wanted(["thing; sys_platform == 'win32'"], new)
 
 
-def test_requirements_of_extras() -> None:
-    base, extras = split_requirements(
-        ["a>=1", "b<2 ; extra == 'x'", 'c==3; extra == "x"', "d; extra == 'y'"]
-    )
-    assert base == ("a>=1",)
-    assert extras == {"x": ("b<2", "c==3"), "y": ("d",)}
-
-
 def test_our_own_wheel_is_the_boards_side_alone() -> None:
     import io
     import zipfile
@@ -78,8 +70,13 @@ def test_our_own_wheel_is_the_boards_side_alone() -> None:
     with zipfile.ZipFile(io.BytesIO(wheel.data)) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
         entry_points = archive.read("edgekit-0.1.0.dist-info/entry_points.txt").decode()
+        metadata = archive.read("edgekit-0.1.0.dist-info/METADATA").decode()
     assert tops == {"edge", "device_profiles", "edgekit-0.1.0.dist-info"}
     assert "converters" not in entry_points
+    # Our name on the index is a stranger's: pip must never be asked for it.
+    assert not any(r.lower().startswith("edgekit") for r in wheel.requirements)
+    assert "Requires-Dist: edgekit" not in metadata
+    assert "Requires-Dist: ai-edge-litert==2.3.0; extra == 'tflite'" in metadata
 
 
 def test_an_unknown_extra_is_named() -> None:

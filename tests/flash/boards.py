@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -322,12 +321,3 @@ def running(command: list[str], env: dict[str, str], log: Path) -> Iterator[Star
         yield started
     finally:
         started.kill_group()
-
-
-def missing_tools(kind: str) -> str | None:
-    """What this machine lacks for a board of this kind."""
-    if kind == "ssh" and not (SSHD.is_file() and shutil.which("ssh") and os.geteuid() == 0):
-        return "no sshd, no ssh or not root: apt-get install openssh-server openssh-client"
-    if kind == "adb" and shutil.which("adb") is None:
-        return "no adb: apt-get install adb"
-    return None

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .boards import AdbBoard, FolderBoard, SshBoard, edge_command, missing_tools
+from tests.programs import require, skip_or_fail
+
+from .boards import AdbBoard, FolderBoard, SshBoard, edge_command
 from .cargo import make_bundle, variant
 
 
 def need(kind: str) -> None:
-    """Skip with a reason what this machine cannot do; in CI fail."""
-    if missing := missing_tools(kind):
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must run this test: {missing}", pytrace=False)
-        pytest.skip(missing)
-
-
-def need_programs(*programs: str) -> None:
-    """The same for programs that only some tests need."""
-    if missing := [name for name in programs if not shutil.which(name)]:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must have {', '.join(missing)}", pytrace=False)
-        pytest.skip(f"needs {', '.join(missing)} (docs/board-engine.md says which packages)")
+    """Skip what this machine cannot do for a board of this kind; in CI fail."""
+    if kind == "ssh":
+        require("sshd", "ssh", "ssh-keygen")
+        if os.geteuid() != 0:
+            skip_or_fail("sshd with users of its own takes root")
+    if kind == "adb":
+        require("adb")
 
 
 @pytest.fixture(scope="session")

@@ -28,9 +28,9 @@ from edge.flash.media.writer import (
     verify_image,
     write_image,
 )
+from tests.programs import require
 
 from .boards import edge_command
-from .conftest import need_programs
 from .images import MIB, PROGRAMS, Made, make_image, run
 from .test_image import check, need_mount
 
@@ -128,7 +128,7 @@ def test_what_is_never_erased(listed: dict[str, Any], device: str, said: str) ->
 
 
 def test_this_machine_is_listed() -> None:
-    need_programs("lsblk")
+    require("lsblk")
     root = os.stat("/").st_dev
     system = [d for d in list_disks() if d.is_system]
     for disk in system:
@@ -241,7 +241,7 @@ def loop(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    need_programs(*PROGRAMS)
+    require(*PROGRAMS)
     return make_image(tmp_path_factory.mktemp("base") / "os.img")
 
 

@@ -24,9 +24,10 @@ from edge.slots.layout import bundle_folder, env_folder
 from edge.slots.store import Slots
 from edge.units import MIB
 from edge.verified import cache_directory
+from tests.programs import require
 
 from .boards import AdbBoard, SshBoard, edge_command
-from .conftest import need, need_programs
+from .conftest import need
 from .emulated import EmulatedBoard, behind_adb, behind_ssh, emulate
 from .test_transfer import Quiet
 
@@ -70,7 +71,7 @@ def on_board(place: Place, command: str) -> str:
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The sample with its engine, for both boards, from one reading of the model."""
-    need_programs("aarch64-linux-gnu-g++", "cmake", "ninja")
+    require("aarch64-linux-gnu-g++", "cmake", "ninja")
     folder = tmp_path_factory.mktemp("built") / "bundles"
     edge("build", "sample", "--device", f"{PI_4},{PI_5}", "--ctx", 256, "--with-engine",
          "--no-quality", "-o", folder)  # fmt: skip
@@ -96,7 +97,7 @@ def pi_5(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmulatedBoa
 
 
 def emulated(device: str, folder: Path) -> EmulatedBoard:
-    need_programs("qemu-aarch64-static", "proot", "mmdebstrap", "taskset")
+    require("qemu-aarch64-static", "proot", "mmdebstrap", "taskset")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGEKIT_CACHE", str(REAL_CACHE))
         return emulate(device, folder / "board")

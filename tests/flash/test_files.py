@@ -26,6 +26,7 @@ from edge.errors import (
 from edge.flash.session import Done, Session
 from edge.flash.shell_files import ShellFiles
 from edge.slots.files import BoardFiles, Entry, LocalFiles
+from tests.programs import find, require, skip_or_fail
 
 TARGET = "releases/" + "a" * 64
 
@@ -51,25 +52,20 @@ TOOLS = {"bash": "bash", "coreutils": "dash", "busybox": "busybox sh", "toybox":
 
 def channel_with(tools: str, folder: Path) -> PipeChannel:
     """A channel to a shell that finds nothing but one kind of tools."""
-    missing = [n for n in (tools, TOOLS[tools].split()[0]) if n != "coreutils" and not which(n)]
-    if missing:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must run this test: apt-get install {missing[0]}", pytrace=False)
-        pytest.skip(f"no {missing[0]} here")
+    require(*(name for name in (tools, TOOLS[tools].split()[0]) if name != "coreutils"))
     if tools in ("bash", "coreutils"):
         return PipeChannel(shell=TOOLS[tools])
     folder.mkdir()
-    program = which(tools)
+    program = find(tools)
     listing = [program] if tools == "toybox" else [program, "--list"]
     names = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split()  # type: ignore[arg-type]
     for name in {*names, *TOOLS[tools].split()[:1]}:
-        if (target := program if name in names else which(name)) and name not in ("[", "sh"):
+        if (target := program if name in names else find(name)) and name not in ("[", "sh"):
             os.symlink(target, folder / name)
-    os.symlink(which("dash") or "/bin/sh", folder / "sh")
+    os.symlink(find("dash") or "/bin/sh", folder / "sh")
     return PipeChannel("env", f"PATH={folder}", shell=TOOLS[tools])
 
 
-which = shutil.which
 TOOLS_WITHOUT_FLOCK = ("sh", "cat", "mkdir", "rm", "kill", "sleep", "timeout", "true", "head")
 
 
@@ -159,7 +155,7 @@ def test_a_board_that_cannot_hash_is_named(tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("sh", "sync", "dd"):
-        os.symlink(shutil.which(name) or f"/bin/{name}", programs / name)
+        os.symlink(find(name) or f"/bin/{name}", programs / name)
     (tmp_path / "x").write_bytes(b"abc")
     files = ShellFiles(Session(PipeChannel("env", f"PATH={programs}")), str(tmp_path))
     for ask in (lambda: files.digests(["x"]), lambda: files.settle("x")):
@@ -191,9 +187,7 @@ def test_what_goes_away_while_a_folder_is_read_is_not_there(
     """Two senders at once: the scratch file of one, seen by the other's listing."""
     root, programs = tmp_path / "root", tmp_path / "bin"
     programs.mkdir()
-    (programs / "stat").write_text(
-        f'#!/bin/sh\nrm -f {root}/gone\nexec {shutil.which("stat")} "$@"\n'
-    )
+    (programs / "stat").write_text(f'#!/bin/sh\nrm -f {root}/gone\nexec {find("stat")} "$@"\n')
     (programs / "stat").chmod(0o755)
     path = f"{programs}:{os.environ['PATH']}"
     remote = ShellFiles(Session(PipeChannel("env", f"PATH={path}")), str(root))
@@ -332,7 +326,7 @@ def test_a_board_without_flock_locks_too(piped: Callable[..., ShellFiles], tmp_p
         "find",
         "head",
     ]:
-        os.symlink(shutil.which(name) or f"/bin/{name}", programs / name)
+        os.symlink(find(name) or f"/bin/{name}", programs / name)
     first, second = piped("env", f"PATH={programs}"), piped("env", f"PATH={programs}")
     first.prepare()
     with first.lock(0), pytest.raises(UsageError, match="somebody else"), second.lock(0):
@@ -363,9 +357,7 @@ def small_disk(tmp_path: Path) -> Path:
         ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True
     )
     if mounted.returncode != 0:
-        if os.environ.get("CI"):
-            pytest.fail("CI must be able to mount a tmpfs", pytrace=False)
-        pytest.skip("mounting needs root")
+        skip_or_fail("mounting needs root")
     yield folder  # type: ignore[misc]
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
@@ -397,8 +389,9 @@ def make_files(kind: str, root: Path) -> BoardFiles:
 
 
 def test_wrong_permissions_are_named(tmp_path: Path) -> None:
-    if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("becoming another user needs root and setpriv")
+    require("setpriv")
+    if os.geteuid() != 0:
+        skip_or_fail("becoming another user needs root")
     root = tmp_path / "root"
     root.mkdir()
     for folder in (root, *root.parents):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from edge.errors import InputError
 from edge.flash.inventory import FleetBoard, Inventory, parse_inventory, read_inventory
 from edge.slots.files import LocalFiles
 from edge.slots.store import Slots
+from tests.programs import skip_or_fail
 
 from .boards import SshBoard, edge_command, ssh_fleet, write_inventory
 from .conftest import need
@@ -29,9 +29,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list
     """Twenty sshds, each with its own host key, port and root; one client configuration."""
     need("ssh")
     if importlib.util.find_spec("pyinfra") is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI must run this test: pip install 'edgekit[host]'", pytrace=False)
-        pytest.skip("pyinfra is not installed: pip install 'edgekit[host]'")
+        skip_or_fail("pyinfra is not installed: pip install -e '.[fleet]'")
     folder = tmp_path_factory.mktemp("fleet")
     with ssh_fleet(folder, N_BOARDS) as (_, boards):
         yield folder, boards

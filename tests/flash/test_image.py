@@ -33,10 +33,11 @@ from edge.slots.files import LocalFiles
 from edge.slots.store import Slots
 from edge.trust.signing import load_signing_key, new_key, sign_bundle
 from tests.planting import Scenario, try_everything
+from tests.programs import require, skip_or_fail
 
 from .boards import edge_command
 from .cargo import PLAN, make_bundle
-from .conftest import need, need_programs
+from .conftest import need
 from .images import BOOT_START, MIB, PROGRAMS, SECTOR, Made, digest, make_image, parts_of, run
 from .images import table_of as sfdisk_table
 
@@ -45,7 +46,7 @@ OPT = "/opt/edgekit"
 
 @pytest.fixture(scope="session")
 def tools() -> None:
-    need_programs(*PROGRAMS)
+    require(*PROGRAMS)
 
 
 @pytest.fixture(scope="session")
@@ -166,7 +167,7 @@ def pack(path: Path, kind: str) -> Path:
 @pytest.mark.parametrize("kind", ["xz", "gz", "zst"])
 def test_packed(pi: Made, cargo: tuple[Path, Path], tmp_path: Path, kind: str) -> None:
     if kind == "zst":
-        need_programs("zstd")
+        require("zstd")
     shutil.copyfile(pi.path, tmp_path / "pi.img")
     packed = pack(tmp_path / "pi.img", kind)
     before = digest(packed)
@@ -217,12 +218,10 @@ def closing_board(image: Path) -> Iterator[Slots]:
 
 def need_mount() -> None:
     """Skip where ext4 cannot be mounted; in CI it is root and can."""
-    need_programs("losetup", "mount")
+    require("losetup", "mount")
     loops = subprocess.run(["losetup", "-f"], capture_output=True, check=False)
     if os.geteuid() != 0 or loops.returncode != 0:
-        if os.environ.get("CI"):
-            pytest.fail("CI must be able to attach loop devices", pytrace=False)
-        pytest.skip("needs root and loop devices")
+        skip_or_fail("needs root and loop devices")
 
 
 @pytest.fixture
@@ -448,7 +447,7 @@ def test_xz_that_wants_all_memory(cargo: tuple[Path, Path], tmp_path: Path) -> N
 
 
 def test_first_boot_user_and_ssh(own: Made, tmp_path: Path) -> None:
-    need_programs("openssl", "mtype")
+    require("openssl", "mtype")
     folder = tmp_path / "with-engine"
     files = {
         "model.gguf": (b"model" * 100, "model"),

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from edge.errors import DoesNotFitError, InputError
 from edge.flash.media.partitions import SECTOR, PartitionTable, Read, grow, read_table
 from edge.units import MIB
+from tests.programs import require
 
-from .conftest import need_programs
 from .images import run, table_of
 
 
@@ -62,7 +62,7 @@ def layouts(draw: st.DrawFn) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    need_programs("sfdisk")
+    require("sfdisk")
     return tmp_path_factory.mktemp("tables")
 
 

@@ -5,7 +5,6 @@ and a real adb, with the board's answers made as such a board gives them.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from edge.bundle import open_bundle
 from edge.flash.checks import _FACTS, parse_facts
 from edge.slots.files import LocalFiles
 from edge.slots.store import Slots
+from tests.programs import find, skip_or_fail
 
 from .boards import AdbBoard, SshBoard
 from .cargo import make_bundle
@@ -79,7 +79,7 @@ def programs(folder: Path, **answers: str) -> str:
     """A PATH with what a small system has, and programs that answer as a board's do."""
     folder.mkdir()
     for name in NEEDED:
-        if (program := shutil.which(name)) and name not in answers:
+        if (program := find(name)) and name not in answers:
             os.symlink(program, folder / name)
     answers = {"uname": "echo aarch64", **answers}
     for name, script in answers.items():
@@ -138,9 +138,7 @@ def mount(folder: Path, options: str, mounts: list[Path]) -> None:
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     if subprocess.run(command, capture_output=True).returncode != 0:
-        if os.environ.get("CI"):
-            pytest.fail("CI must be able to mount a tmpfs", pytrace=False)
-        pytest.skip("mounting needs root")
+        skip_or_fail("mounting needs root")
     mounts.append(folder)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from converters.build_command import build_command
 from converters.environments import find_tool_python
 from converters.formats.table import FORMATS
 from edge.bundle import Bundle, open_bundle
+from tests.programs import skip_or_fail
 
 # Before any test points the cache elsewhere.
 _LITERT, _ONNX = find_tool_python("litert"), find_tool_python("onnx")
@@ -47,8 +47,5 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 
 def _needed(tool: str, python: Path | None) -> Path:
     if python is None or not python.exists():
-        reason = f"the {tool} environment is not there: scripts/test makes it"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        skip_or_fail(f"the {tool} environment is not there: scripts/test makes it")
     return python

@@ -15,6 +15,7 @@ import pytest
 from converters.litert_recipe import load_recipe
 from converters.source.hf import open_directory
 from converters.target.tflite import convert_litert
+from tests.programs import skip_or_fail
 
 from . import checkpoints
 
@@ -29,7 +30,7 @@ def test_logits_are_the_sources(
 ) -> None:
     tree = os.environ.get("EDGEKIT_LLAMA_CPP")
     if not tree:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("EDGEKIT_LLAMA_CPP is not set")
+        skip_or_fail("EDGEKIT_LLAMA_CPP is not set")
     monkeypatch.setenv("EDGEKIT_LITERT_PYTHON", str(litert_python))
     checkpoint = checkpoints.write(family, tmp_path / family, Path(str(tree)))
     artifact = convert_litert(

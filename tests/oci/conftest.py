@@ -11,20 +11,14 @@ import pytest
 from converters.oci.reference import parse_reference
 from converters.oci.registry import Registry
 from tests.flash.cargo import make_bundle
+from tests.programs import require
 
-from .registries import DockerRegistry, Relay, missing_registry
-
-
-def need_registry() -> None:
-    if missing := missing_registry():
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must run this test: {missing}", pytrace=False)
-        pytest.skip(missing)
+from .registries import PROGRAM, DockerRegistry, Relay
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRegistry]:
-    need_registry()
+    require(PROGRAM)
     with DockerRegistry(tmp_path_factory.mktemp("registry") / "a") as registry:
         yield registry
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import shutil
 import subprocess
 import threading
 import time
@@ -22,10 +21,6 @@ from urllib.parse import parse_qs, urlsplit
 from tests.flash.boards import free_port, wait_for_port
 
 PROGRAM = "docker-registry"
-
-
-def missing_registry() -> str | None:
-    return None if shutil.which(PROGRAM) else f"no {PROGRAM}: apt-get install docker-registry"
 
 
 class DockerRegistry:

@@ -26,7 +26,7 @@ from converters.oci.artifact import (
 )
 from converters.oci.credentials import Credentials, find_credentials
 from converters.oci.reference import parse_reference
-from converters.oci.registry import check_redirect
+from converters.oci.registry import redirect_target
 from edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError, UsageError
 
 SHA = "sha256:" + "ab" * 32
@@ -191,15 +191,24 @@ def test_only_loopback_is_spoken_to_without_encryption(registry: str, loopback: 
     assert parse_reference(f"{registry}/a").is_loopback is loopback
 
 
-@pytest.mark.parametrize("target", ["http://cdn/x", "file:///etc/passwd", "ftp://x/y", "//", "x"])
+@pytest.mark.parametrize(
+    "target",
+    ["http://cdn/x", "file:///etc/passwd", "ftp://x/y", "data:x", "https://me:pw@cdn/x",
+     "https://registry\\@cdn/x", "https://[::1", "https://cdn:x/"],
+)  # fmt: skip
 def test_redirects_never_leave_encryption(target: str) -> None:
     with pytest.raises(UnsafeInputError):
-        check_redirect("https://registry/x", target)
+        redirect_target("https://registry/x", target)
 
 
 def test_redirects_elsewhere_are_fine() -> None:
-    check_redirect("https://registry/x", "https://cdn.example/y?sig=1")
-    check_redirect("http://localhost/x", "http://localhost:1/y")
+    for url, location, target in (
+        ("https://registry/x", "https://cdn.example/y?sig=1", "https://cdn.example/y?sig=1"),
+        ("https://registry/x/y", "z", "https://registry/x/z"),
+        ("https://registry/x/y", "/z", "https://registry/z"),
+        ("http://localhost/x", "http://localhost:1/y", "http://localhost:1/y"),
+    ):
+        assert redirect_target(url, location) == target
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from edge.probe.remote import Target, capture, parse_target, ssh_command
 from edge.probe.remote_measure import measure_remote, parse_findings
 from edge.probe.storage import measure_read_speed
 from edge.probe.system import CapturedSystem, LocalSystem, parse_dump
+from tests.programs import find, require
 
 MARK = "m4rk" * 4
 SSHD = Path("/usr/sbin/sshd")
@@ -305,12 +305,8 @@ def test_a_phone_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.fixture
 def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Target]:
     """A real sshd on a port of the loopback, its key known to an `ssh` that reads our config."""
-    client = shutil.which("ssh")
-    if not SSHD.is_file() or client is None:
-        missing = "no sshd or ssh here: apt-get install openssh-server openssh-client"
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must run this test: {missing}", pytrace=False)
-        pytest.skip(missing)
+    require("sshd", "ssh", "ssh-keygen")
+    client = find("ssh")
     for name in ("host", "user"):
         keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)]
         subprocess.run(keygen, check=True)
@@ -452,8 +448,7 @@ def test_ssh_never_asks_for_a_password(sshd: Target, tmp_path: Path) -> None:
 
 
 def test_a_closed_port_is_unreachable() -> None:
-    if shutil.which("ssh") is None:
-        pytest.skip("no ssh client: apt-get install openssh-client")
+    require("ssh")
     with socket.socket() as held:  # bound, never listening
         held.bind(("127.0.0.1", 0))
         with pytest.raises(DeviceUnreachableError, match="refused"):

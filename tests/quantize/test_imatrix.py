@@ -167,7 +167,7 @@ def test_the_older_format_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "cut short"),
+        (b"", "empty"),
         (b"<!DOCTYPE html><html>", "no imatrix"),
         (struct.pack("<i", 0), "0 entries"),
         (struct.pack("<i", -5), "-5 entries"),

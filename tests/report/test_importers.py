@@ -25,6 +25,7 @@ from edge.report.command import report
 from edge.report.compare_command import compare_command
 from edge.report.figures import group_runs, median
 from edge.report.verify import verify_run
+from tests.programs import find, skip_or_fail
 from tests.report.stored import records, stored
 from tests.runtime.engine_models import ModelShelf
 
@@ -215,9 +216,9 @@ def tool(name: str, variable: str, advice: str, *, in_ci: bool) -> str:
     """
     named = os.environ.get(variable)
     beside = Path(sys.executable).parent / name
-    found = named or shutil.which(name) or (str(beside) if beside.is_file() else None)
-    if found is None and in_ci and os.environ.get("CI"):
-        pytest.fail(f"CI must run this test: no {name}: {advice}", pytrace=False)
+    found = named or find(name) or (str(beside) if beside.is_file() else None)
+    if found is None and in_ci:
+        skip_or_fail(f"no {name}: {advice}")
     if found is None:
         pytest.skip(f"no {name} here: {advice}; {variable} names one")
     return found
@@ -258,7 +259,7 @@ def built_llama_bench() -> str | None:
 @pytest.mark.xdist_group("engine-litert")
 def test_litert_lm_benchmark_itself(tmp_path: Path, model_shelf: ModelShelf) -> None:
     """The real tool on a tiny model; its figures are those of its own text."""
-    advice = "pip install 'edgekit[test]' brings it"
+    advice = "pip install -e '.[test]' brings it"
     program = tool("litert-lm", "EDGEKIT_LITERT_LM", advice, in_ci=True)
     model = tmp_path / "tiny.litertlm"
     shutil.copy(model_shelf["litert"].random, model)  # it keeps a cache beside the model

@@ -293,5 +293,5 @@ def test_without_the_extra_the_error_names_it(
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     result = CliRunner().invoke(report, [str(path), "-o", str(tmp_path / "r.html")])
     assert isinstance(result.exception, EngineMissingError)
-    assert "edgekit[report]" in (result.exception.next_step or "")
+    assert "pip install 'jinja2>=3.1.6' 'matplotlib" in (result.exception.next_step or "")
     assert CliRunner().invoke(report, [str(path)]).exit_code == 0  # Markdown needs nothing

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from edge.engines import ENGINES, EngineSettings, is_installed, open_engine
 from edge.types import Engine
+from tests.programs import skip_or_fail
 
 from .engine_models import CHAT_REPLY, REPLY, Models, ModelShelf, endless, successors
 
@@ -37,10 +37,7 @@ def models(model_shelf: ModelShelf) -> Models:
 def engine_name(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     if not is_installed(name):
-        missing = f"{name} is not installed: {ENGINES[name].pip_line}"
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must run this test: {missing}", pytrace=False)
-        pytest.skip(missing)
+        skip_or_fail(f"{name} is not installed: {ENGINES[name].pip_line}")
     return name
 
 

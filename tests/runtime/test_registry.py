@@ -13,6 +13,7 @@ import pytest
 from edge.engines import ENGINES, EngineSettings, is_installed, open_engine
 from edge.engines.settings import usable_cpus
 from edge.errors import EngineMissingError, UsageError
+from edge.requirements import install_line
 from edge.types import Plan
 
 PLAN = Plan(
@@ -32,7 +33,8 @@ def test_missing_package_gives_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> 
     assert not any(is_installed(name) for name in ENGINES)
     with pytest.raises(EngineMissingError) as caught:
         open_engine("llama_cpp", Path("x.gguf"))
-    assert caught.value.next_step == "pip install 'edgekit[llama]'"
+    assert caught.value.next_step == install_line("llama")
+    assert "llama-cpp-python==" in install_line("llama")
 
 
 def test_settings_follow_the_plan_and_overrides() -> None:

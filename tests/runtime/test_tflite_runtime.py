@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.programs import skip_or_fail
+
 from . import reference
 from .engine_models import CHAT_REPLY, ModelShelf, alone, random_tensors
 
@@ -48,7 +50,7 @@ def runtime_python(request: pytest.FixtureRequest) -> Path:
             result = subprocess.run([*pip, *PACKAGES], capture_output=True, text=True, timeout=300)
             if result.returncode != 0:
                 message = f"tflite-runtime cannot be installed: {result.stderr[-500:]}"
-                (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+                skip_or_fail(message)
             done.write_text(wanted)
     return home / "bin/python"
 

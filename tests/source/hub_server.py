@@ -31,6 +31,7 @@ class Hub:
     cut_at: dict[str, list[int]] = field(default_factory=dict)
     gated: bool = False
     flip: str | None = None
+    elsewhere: str | None = None  # files are there: a redirect
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     tokens: dict[str, str | None] = field(default_factory=dict)
 
@@ -65,6 +66,8 @@ def serve(hub: Hub) -> Iterator[Hub]:
             prefix = f"/{REPOSITORY}/resolve/{COMMIT}/"
             if path.startswith(f"/api/models/{REPOSITORY}/revision/"):
                 self.list_repository(path.rpartition("/")[2])
+            elif path.startswith(prefix) and hub.elsewhere:
+                self.answer(302, b"", {"Location": hub.elsewhere + self.path})
             elif path.startswith(prefix) and (hub.directory / path[len(prefix) :]).is_file():
                 self.send_part(path[len(prefix) :])
             else:

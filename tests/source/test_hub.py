@@ -53,6 +53,17 @@ def test_repository_becomes_a_spec(hub: Hub) -> None:
     assert seen == sorted(seen)
 
 
+def test_a_token_stays_with_the_hub_when_a_file_lies_elsewhere(hub: Hub, checkpoint: Path) -> None:
+    with serve(Hub(checkpoint)) as store:
+        hub.elsewhere = store.url
+        assert open_model(REPOSITORY).source.files
+        assert any(path.endswith(SHARD) for path, _ in store.requests)
+        assert set(store.tokens.values()) == {None}, "another port is another origin"
+        assert {token for path, token in hub.tokens.items() if "/resolve/" in path} == {
+            "Bearer hf_secret"
+        }
+
+
 def test_only_what_a_conversion_needs_is_fetched(hub: Hub) -> None:
     open_model(REPOSITORY)
     assert "pytorch_model.bin" not in fetched(hub)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,17 +14,15 @@ from edge.errors import InputError, IntegrityError
 from edge.trust.bundle_signature import NAMESPACE, accepting_key, signers
 from edge.trust.signing import SigningKey, load_signing_key
 from edge.trust.ssh_formats import MAX_SIGNATURES, parse_public_key, parse_signatures
+from tests.programs import find, require
 
 MESSAGE = b'{"kind": "edgekit-bundle"}\n'
 
 
 @pytest.fixture
 def ssh_keygen() -> str:
-    if (path := shutil.which("ssh-keygen")) is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI must have ssh-keygen (openssh-client)", pytrace=False)
-        pytest.skip("needs ssh-keygen (openssh-client)")
-    return path
+    require("ssh-keygen")
+    return find("ssh-keygen") or ""
 
 
 def ssh_verify(program: str, folder: Path, key: SigningKey, namespace: str) -> bool:

@@ -1,0 +1,94 @@
+"""Which packages to install, by their own names, as edgekit's installed metadata states them.
+
+The name `edgekit` on the package index belongs to a stranger. No message of ours asks for it there,
+so extras are taken apart: `install_line("report")` is `pip install 'matplotlib>=3.9,<4' …`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+
+OURS = "edgekit"
+_EXTRA = re.compile(r"""\bextra\s*==\s*["']([^"']+)["']""")
+_PYTHON = re.compile(r"""python_version\s*(<=|>=|==|!=|<|>)\s*["'](\d+)\.(\d+)["']""")
+_OURSELVES = re.compile(rf"{OURS}\s*\[([^\]]*)\]", re.IGNORECASE)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def install_line(extra: str, *names: str) -> str:
+    """A shell line that installs what the extra needs; `names` picks some packages of it.
+
+    Without metadata (a copied folder) it names our own sources, never our name on an index.
+    """
+    wanted = [text for text in _requirements(extra) if not names or _name(text) in names]
+    if not wanted:
+        return f"in the folder of {OURS}'s sources: pip install -e '.[{extra}]'"
+    return f"pip install {' '.join(map(shlex.quote, wanted))}"
+
+
+def split_requirements(
+    requires: Sequence[str],
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Requirements without an extra, and those of each extra with that marker taken off. An extra
+    that is made of others of our extras holds what they hold.
+    """
+    base: list[str] = []
+    extras: dict[str, list[str]] = {}
+    for text in requires:
+        requirement, _, marker = text.partition(";")
+        found = _EXTRA.search(marker)
+        clauses = [part.strip(" ()") for part in re.split(r"\band\b", marker)]
+        rest = " and ".join(part for part in clauses if part and not _EXTRA.search(part))
+        kept = f"{requirement.strip()}; {rest}" if rest else requirement.strip()
+        (extras.setdefault(found[1], []) if found else base).append(kept)
+    return tuple(base), {name: tuple(_expand(name, extras, ())) for name in extras}
+
+
+def holds_for(marker: str, python: tuple[int, int]) -> bool:
+    """Whether a marker holds on a Python version. Raises ValueError for one of another kind."""
+    match = _PYTHON.fullmatch(marker.strip())
+    if match is None:
+        raise ValueError(marker)
+    version = (int(match[2]), int(match[3]))
+    return {
+        "<": python < version, "<=": python <= version, ">": python > version,
+        ">=": python >= version, "==": python == version, "!=": python != version,
+    }[match[1]]  # fmt: skip
+
+
+def _requirements(extra: str) -> Iterator[str]:
+    """What an extra needs on this Python; nothing where it is unknown."""
+    from importlib import metadata
+
+    try:
+        stated = metadata.requires(OURS) or []
+    except metadata.PackageNotFoundError:
+        return
+    for text in split_requirements(stated)[1].get(extra, ()):
+        requirement, _, marker = text.partition(";")
+        try:
+            if not marker or holds_for(marker, sys.version_info[:2]):
+                yield requirement
+        except ValueError:
+            yield text  # pip can tell
+
+
+def _expand(
+    extra: str, extras: Mapping[str, Sequence[str]], above: tuple[str, ...]
+) -> dict[str, None]:
+    found: dict[str, None] = {}
+    for text in extras.get(extra, ()) if extra not in above else ():
+        ourselves = _OURSELVES.match(text)
+        for name in ourselves[1].split(",") if ourselves else ():
+            found |= _expand(name.strip(), extras, (*above, extra))
+        if _name(text) != OURS:
+            found[text] = None
+    return found
+
+
+def _name(requirement: str) -> str:
+    match = _NAME.match(requirement)
+    return re.sub(r"[-_.]+", "-", match[0]).lower() if match else ""
