@@ -20,8 +20,8 @@ _MAX_ENTRIES = 512
 def cache_directory() -> Path:
     """Where edgekit keeps what it can always compute again: EDGEKIT_CACHE or the user's cache."""
     if own := os.environ.get("EDGEKIT_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
+        return Path(own).absolute()  # children have another current folder
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "edgekit"
 
 
 def config_directory() -> Path:

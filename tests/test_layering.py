@@ -27,7 +27,7 @@ NEVER_IN_EDGE = {"converters", "torch", "transformers", "gguf", "tokenizers", "s
 EXCEPT = {("edge/engines/hf_tokenizer.py", "tokenizers")}
 # Rooms of edge in the order in which they may know each other; earlier never imports later.
 ORDER = (
-    ("errors", "units", "entry_points", "child"),
+    ("errors", "units", "entry_points", "search_path", "child"),
     ("types", "atomic", "ggml_types", "filekind", "terminal", "interrupt", "line_reader", "live"),
     ("gguf", "onnx_file", "safetensors", "verified", "bundle", "trust", "quality_text", "probe"),
     ("template", "template_limits", "template_lint", "template_sandbox"),
@@ -150,6 +150,7 @@ def test_help_imports_no_command() -> None:
         "edge.cli",
         "edge.entry_points",
         "edge.errors",
+        "edge.search_path",
         "edge.units",
         "converters",
         "converters.cli",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.child import run_child
 from edge.errors import InputError, UsageError
 from edge.units import did_you_mean
 
@@ -114,11 +114,8 @@ def march_of(features: tuple[str, ...]) -> str:
 
 def compiler_accepts(compiler: str, march: str) -> bool:
     """Whether `compiler` compiles an empty C file with -march=`march`."""
-    done = subprocess.run(
-        [compiler, f"-march={march}", "-x", "c", "-c", "/dev/null", "-o", "/dev/null"],
-        capture_output=True,
-    )
-    return done.returncode == 0
+    command = [compiler, f"-march={march}", "-x", "c", "-c", "/dev/null", "-o", "/dev/null"]
+    return run_child(command).returncode == 0
 
 
 def keep_buildable_variants(cmake_lists: Path, compiler: str) -> tuple[list[str], list[str]]:

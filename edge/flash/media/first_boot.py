@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge.bundle import Bundle
+from edge.child import child_environment, decode_output, find_program, run_child
 from edge.errors import EngineError, EngineMissingError, InputError, UsageError
 from edge.flash.gate import INSTALL_SCRIPT
 from edge.flash.media.filesystem import identify
@@ -111,18 +110,17 @@ def hash_password(password: str) -> str:
     """
     if not password or "\n" in password:
         raise UsageError("a password must be one line and not empty")
-    program = shutil.which("openssl")
+    program = find_program("openssl")
     if program is None:
         raise EngineMissingError(
             "openssl is not installed; it hashes the password", next_step="apt install openssl"
         )
-    done = subprocess.run(
-        [program, "passwd", "-6", "-stdin"], input=f"{password}\n", capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    if done.returncode or not done.stdout.startswith("$6$"):
-        raise EngineError(f"openssl cannot hash the password: {printable(done.stderr.strip())}")
-    return done.stdout.strip()
+    done = run_child([program, "passwd", "-6", "-stdin"], input=f"{password}\n".encode())
+    hashed = decode_output(done.stdout).strip()
+    if done.returncode or not hashed.startswith("$6$"):
+        why = printable(decode_output(done.stderr).strip())
+        raise EngineError(f"openssl cannot hash the password: {why}")
+    return hashed
 
 
 def boot_partition(read: Read, table: PartitionTable) -> Partition:
@@ -150,15 +148,13 @@ def write_boot_files(work: Path, partition: Partition, files: BootFiles) -> None
 
 
 def _mtools(work: Path, command: Sequence[str], data: bytes = b"") -> bytes:
-    if shutil.which(command[0]) is None:
+    if find_program(command[0]) is None:
         raise EngineMissingError(
             f"{command[0]} is not installed; it writes into the boot partition",
             next_step="apt install mtools (brew install mtools)",
         )
-    done = subprocess.run(
-        command, cwd=work, input=data, capture_output=True, check=False,
-        env={**os.environ, "LC_ALL": "C", "MTOOLSRC": os.devnull},
-    )  # fmt: skip
+    quiet = child_environment(LC_ALL="C", MTOOLSRC=os.devnull)
+    done = run_child(command, cwd=work, input=data, env=quiet)
     if done.returncode:
         raise EngineError(
             "the boot partition cannot be written: "
