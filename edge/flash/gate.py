@@ -15,13 +15,13 @@ from edge.child import python_argv
 from edge.errors import EngineError, InputError
 from edge.flash.board import Board
 from edge.flash.phone_gate import carries_tools, read_answer, try_tools
+from edge.flash.service_units import INSTALL_SCRIPT
 from edge.flash.session import Done
 from edge.flash.transfer import Reporter
 from edge.slots import layout
 from edge.slots.health import Health, judge, parse_health
 from edge.units import format_bytes, printable
 
-INSTALL_SCRIPT = "board/install.sh"
 _INSTALL_S, _TRY_S = 900, 900
 
 
