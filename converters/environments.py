@@ -18,7 +18,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +27,7 @@ from typing import Literal
 
 from converters.worker import run_worker
 from edge.atomic import fsync_directory
+from edge.child import decode_output, python_argv, run_child
 from edge.errors import DoesNotFitError, EngineMissingError, UsageError
 from edge.units import format_bytes, printable
 from edge.verified import cache_directory
@@ -152,21 +152,16 @@ def _make(environment: Environment, directory: Path, say: Say) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     started = time.monotonic()
     try:
-        _run([sys.executable, "-m", "venv", str(partial)], environment)
-        pip = [
-            str(_python_of(partial)),
-            "-m",
-            "pip",
-            "install",
-            "--disable-pip-version-check",
-            "-q",
-        ]
+        _run("venv", [str(partial)], environment)
         for packages, index in ((environment.first, os.environ.get(TORCH_INDEX)),
                                 (environment.packages, None)):  # fmt: skip
             if not packages:
                 continue
             say(f"installing {_listing(packages)}")
-            _run([*pip, *(["--index-url", index] if index else []), *packages], environment)
+            arguments = ["install", "--disable-pip-version-check", "-q", *packages]
+            if index:
+                arguments += ["--index-url", index]
+            _run("pip", arguments, environment, _python_of(partial))
         partial.rename(directory)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -175,15 +170,14 @@ def _make(environment: Environment, directory: Path, say: Say) -> None:
     say(f"the {environment.name} environment is ready ({time.monotonic() - started:.0f} s)")
 
 
-def _run(command: Sequence[str], environment: Environment) -> None:
-    clean = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
-    done = subprocess.run(
-        command, capture_output=True, text=True, errors="replace", env=clean, check=False
-    )
+def _run(
+    module: str, arguments: Sequence[str], environment: Environment, python: Path | None = None
+) -> None:
+    done = run_child(python_argv(module, *arguments, python=python))
     if done.returncode:
-        lines = (done.stdout + done.stderr).strip().splitlines()[-_TAIL_LINES:]
+        lines = decode_output(done.stdout + done.stderr).strip().splitlines()[-_TAIL_LINES:]
         raise EngineMissingError(
-            f"cannot make the {environment.name} environment: {' '.join(command[1:4])} failed "
+            f"cannot make the {environment.name} environment: {module} {arguments[0]} failed "
             f"({done.returncode})\n" + "\n".join("  " + printable(line) for line in lines),
             next_step="go online once and repeat, or make an environment elsewhere with "
             f"{_listing((*environment.first, *environment.packages))} and set "

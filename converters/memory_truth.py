@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Set
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from device_profiles.cost.memory import (
     weight_bytes,
 )
 from device_profiles.shape import ModelShape
+from edge.child import PIPE, Popen, decode_output, python_argv, start_child
 
 if TYPE_CHECKING:
     from converters.memory_force import ControlGroup
@@ -92,54 +92,6 @@ def predict(spec: ModelSpec, combination: Combination, isa: Set[str]) -> MemoryP
     )
 
 
-# What `edge run` imports, then a full context, then tokens sampled as in a chat.
-_CHILD = r"""
-import json, os, random, sys
-import click, jinja2
-import edge.cli, edge.run, edge.chat, edge.session, edge.template
-from edge.engines import EngineSettings, open_engine
-from edge.types import GenerationConfig
-
-def stage(name):
-    print("stage:", name, flush=True)
-    if not sys.stdin.readline():
-        sys.exit("nobody listens")
-
-path, n_vocab, n_computed, settings = json.loads(sys.argv[1])
-stage("imported")
-engine = open_engine("llama_cpp", path, EngineSettings(**settings))
-stage("open")
-draw = random.Random(0)
-n_fill = engine.n_ctx - 8
-if n_computed is not None:
-    from edge.engines.llama_library import give_back_memory
-    engine.feed([draw.randrange(n_vocab - 1) for _ in range(2)])
-    # The library's own file of a sequence, which is made longer meanwhile.
-    import ctypes
-    lib, context, file = engine._lib, engine._claims.open(), os.fsencode(path + ".state")
-    tokens = (lib.llama_token * len(context.cached))(*context.cached)
-    assert lib.llama_state_seq_save_file(context.handle, file, 0, tokens, len(tokens))
-    stage("saved")
-    n_there, count = n_fill - n_computed, ctypes.c_size_t(0)
-    tokens = (lib.llama_token * n_there)()
-    context.truncate(0)
-    assert lib.llama_state_seq_load_file(
-        context.handle, file, 0, tokens, n_there, ctypes.byref(count)
-    )
-    assert count.value == n_there
-    context.cached = list(tokens)
-    give_back_memory()
-    stage("restored")
-    n_fill = n_computed
-engine.feed([draw.randrange(n_vocab - 1) for _ in range(n_fill)])
-stage("full")
-config = GenerationConfig(max_tokens=4, temperature=0.8, seed=1, ignore_eos=True)
-prompt = list(engine._claims.open().cached) + [1]
-for event in engine.stream(prompt, config):
-    pass
-stage(f"answered {len(engine._claims.open().cached)}")
-"""
-
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _FIELDS = ("RssAnon", "RssFile", "RssShmem", "VmHWM", "VmRSS")
 
@@ -181,7 +133,7 @@ def measure(
         "check_vocabulary": False,  # as for a bundle, whose model was looked at when it was built
     }
 
-    arguments = [str(path), shape.n_vocab, c.n_computed, settings]
+    arguments = [str(path.absolute()), shape.n_vocab, c.n_computed, settings]
     state = path.with_name(path.name + ".state")
     libc = ctypes.CDLL(None)
 
@@ -190,14 +142,10 @@ def measure(
         if group is not None:
             (group.path / "cgroup.procs").write_text(str(os.getpid()))
 
-    child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, json.dumps(arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=join_group,
-        cwd=Path(__file__).parents[1],
+    child = start_child(
+        python_argv("converters.memory_truth_child", json.dumps(arguments)),
+        stdin=PIPE,
+        before_exec=join_group,
     )
     try:
         return _follow(child, begin, limit_s, limit_read_bytes, lambda: _lengthen(state, shape, c))
@@ -212,7 +160,7 @@ def measure(
 
 
 def _follow(
-    child: subprocess.Popen[str],
+    child: Popen[bytes],
     begin: float,
     limit_s: float,
     limit_read_bytes: float,
@@ -220,11 +168,12 @@ def _follow(
 ) -> Measured:
     assert child.stdin and child.stdout and child.stderr
     os.set_blocking(child.stdout.fileno(), False)
+    lines = io.TextIOWrapper(child.stdout, errors="replace")
     stages: dict[str, dict[str, int]] = {}
     peaks: dict[str, int] = dict.fromkeys(("anonymous", "total"), 0)
     n_filled, read_bytes, loading, last = 0, 0, {}, {}
     while True:
-        line = child.stdout.readline()
+        line = lines.readline()
         try:
             now = read_status(child.pid)
             read_bytes = storage_reads(child.pid)
@@ -247,14 +196,14 @@ def _follow(
             if rest:
                 n_filled = int(rest[0])
                 break
-            child.stdin.write("\n")
+            child.stdin.write(b"\n")
             child.stdin.flush()
         elif line:
             continue
         elif child.poll() is not None:
             raise RunFailedError(
                 f"the run ended with {child.returncode} after stage"
-                f" {list(stages)[-1:]}: {child.stderr.read()[-2000:]}",
+                f" {list(stages)[-1:]}: {decode_output(child.stderr.read())[-2000:]}",
                 read_bytes,
             )
         elif read_bytes > limit_read_bytes:

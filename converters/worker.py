@@ -1,6 +1,6 @@
 """Run one job in another Python: the environments of `environments.py` have no edgekit in them.
 
-The child is `python -m converters.worker_child MODULE` in a folder that shows it edgekit's three
+The child runs `converters.worker_child MODULE` from a folder that shows it edgekit's three
 packages and nothing else of this environment, so that no version of ours shadows a pinned one. The
 request is one JSON line on its stdin, which stays open: it closes when we die, and the child goes
 too. Answers are JSON lines on a pipe of their own, because libraries print to stdout:
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import edge.errors
+from edge.child import PIPE, child_environment, python_argv, start_child
 from edge.errors import DoesNotFitError, EdgeError, EngineError
 from edge.units import format_bytes, printable
 
@@ -28,6 +28,8 @@ Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
 _PACKAGES = ("edge", "converters", "device_profiles")
+_CHILD = "converters.worker_child"
+_FLAGS = ("-s", "-B", "-u")  # no packages of the user's, no bytecode, no buffer
 _TAIL_LINES = 12
 _SIGKILL = -9
 
@@ -58,7 +60,7 @@ def run_worker(
             (Path(folder) / package).symlink_to(_root() / package, target_is_directory=True)
         with (Path(folder) / "output.log").open("w+b") as log:
             answer, code = _talk(
-                [str(python), "-m", "converters.worker_child", module],
+                python_argv(_CHILD, module, python=python, flags=_FLAGS, folder=folder),
                 json.dumps({"request": dict(request), "memory_limit": memory_limit}),
                 folder,
                 {**_environment(threads), **(variables or {})},
@@ -78,15 +80,11 @@ def _root() -> Path:
 
 def _environment(threads: int | None) -> dict[str, str]:
     """No network, no packages of ours or of the user's, no more threads than asked for."""
-    variables = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
-    variables |= {
+    variables = child_environment() | {
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
-        "PYTHONNOUSERSITE": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         # Freed memory goes back at once: a peak is then what is alive, not what once was.
         "MALLOC_ARENA_MAX": "2",
@@ -112,9 +110,9 @@ def _talk(
     """Start the child and listen until it closes the pipe; the last answer and its exit code."""
     reading, writing = os.pipe()
     try:
-        child = subprocess.Popen(
+        child = start_child(
             command,
-            stdin=subprocess.PIPE,
+            stdin=PIPE,
             stdout=log,
             stderr=log,
             cwd=folder,

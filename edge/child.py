@@ -31,9 +31,11 @@ from subprocess import (
 )
 from typing import IO, Any
 
+from edge.search_path import safe_search_path
+
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "CompletedProcess", "Popen", "SubprocessError",
            "TimeoutExpired", "child_environment", "decode_output", "find_program", "python_argv",
-           "run_child", "run_child_in_greenlet", "safe_search_path", "start_child"]  # fmt: skip
+           "run_child", "run_child_in_greenlet", "start_child"]  # fmt: skip
 
 #: Where our packages lie: a folder, or the archive that a probe sends to a board.
 OUR_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -41,10 +43,9 @@ OUR_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Variables whose value is a path, which a caller may have given relative to its own folder.
 _PATH_VARIABLES = frozenset(
     ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "EDGEKIT_CACHE", "EDGEKIT_TRUSTED_KEYS",
-     "EDGEKIT_LITERT_PYTHON", "EDGEKIT_ONNX_PYTHON", "HF_HOME", "HF_HUB_CACHE", "NETRC",
-     "PIP_CACHE_DIR", "PIP_CERT", "PIP_CONFIG_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
-     "SSH_AUTH_SOCK", "SSL_CERT_DIR", "SSL_CERT_FILE", "TMPDIR", "XDG_CACHE_HOME",
-     "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR")
+     "HF_HOME", "HF_HUB_CACHE", "NETRC", "PIP_CACHE_DIR", "PIP_CERT", "PIP_CONFIG_FILE",
+     "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSH_AUTH_SOCK", "SSL_CERT_DIR", "SSL_CERT_FILE",
+     "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR")
 )  # fmt: skip
 
 # Only built-in modules may be imported before the path is cleaned. `-P` does this from 3.11 on;
@@ -136,14 +137,8 @@ def child_environment(**extra: str) -> dict[str, str]:
 
 def find_program(name: str, *more: str) -> str | None:
     """The absolute path of a program on the safe PATH and in the folders `more`, else None."""
-    return shutil.which(name, path=os.pathsep.join((safe_search_path(), *more)))
-
-
-def safe_search_path(path: str | None = None) -> str:
-    """PATH, ours by default, without empty and relative entries: they mean the current folder."""
-    text = os.environ.get("PATH", "") if path is None else path
-    places = [place for place in text.split(os.pathsep) if os.path.isabs(place)]
-    return os.pathsep.join(places) or os.defpath
+    found = shutil.which(name, path=os.pathsep.join((safe_search_path(), *more)))
+    return os.path.abspath(found) if found else None  # a name with a slash is not looked up
 
 
 def decode_output(data: bytes) -> str:
@@ -155,7 +150,7 @@ def _prepare(argv: Sequence[str], cwd: str | Path, env: Mapping[str, str] | None
     """What every way to start a child shares: program, folder, environment."""
     name = argv[0]
     program = os.path.abspath(name) if os.sep in name else find_program(name)
-    if not name or program is None:
+    if program is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
     return {
         "args": [program, *argv[1:]],
@@ -166,9 +161,14 @@ def _prepare(argv: Sequence[str], cwd: str | Path, env: Mapping[str, str] | None
 
 def _clean(env: Mapping[str, str]) -> dict[str, str]:
     kept = {
-        name: os.path.abspath(value) if name in _PATH_VARIABLES and value else value
+        name: _absolute(value) if name in _PATH_VARIABLES else value
         for name, value in env.items()
         # The second is how the launcher of macOS tells Python to be another one.
         if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"
     }
     return {**kept, "PATH": safe_search_path(env.get("PATH", ""))}
+
+
+def _absolute(value: str) -> str:
+    """A path as the caller means it. Some programs understand `~` themselves."""
+    return os.path.abspath(value) if value and not value.startswith("~") else value

@@ -18,6 +18,7 @@ import click
 
 from edge.entry_points import load_entry_points
 from edge.errors import EdgeError, EngineMissingError, UsageError
+from edge.search_path import safe_search_path
 from edge.units import did_you_mean, printable
 
 
@@ -184,6 +185,7 @@ def describe_error(error: Exception) -> tuple[int, str | None]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `edge` command. Never returns: exits with 0 or an error's code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ["PATH"] = safe_search_path()  # libraries start programs too
     with errors_to_exit_code(as_json="--json" in arguments):
         # Without standalone mode click returns an exit code that a command raised. A reader that
         # has gone (`edge … | head`) is click's own business: it leaves with 1, silently.

@@ -39,8 +39,8 @@ _KNOWN = (0xEF53, 0x58465342, 0x9123683E, 0xF2F52010)
 def cache_directory() -> Path:
     """Where edgekit keeps what it can always compute again: EDGEKIT_CACHE or the user's cache."""
     if own := os.environ.get("EDGEKIT_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
+        return Path(own).absolute()  # children have another current folder
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "edgekit"
 
 
 def config_directory() -> Path:

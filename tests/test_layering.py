@@ -27,7 +27,7 @@ NEVER_IN_EDGE = {"converters", "torch", "transformers", "gguf", "tokenizers", "s
 EXCEPT = {("edge/engines/hf_tokenizer.py", "tokenizers")}
 # Rooms of edge in the order in which they may know each other; earlier never imports later.
 ORDER = (
-    ("errors", "units", "last_words", "entry_points", "child"),
+    ("errors", "units", "last_words", "entry_points", "search_path", "child"),
     ("input_folder", "requirements"),
     ("types", "atomic", "rooted", "ggml_types", "opened_file", "filekind", "terminal"),
     ("interrupt", "line_reader", "live"),
@@ -154,6 +154,7 @@ def test_help_imports_no_command() -> None:
         "edge.cli",
         "edge.entry_points",
         "edge.errors",
+        "edge.search_path",
         "edge.units",
         "converters",
         "converters.cli",

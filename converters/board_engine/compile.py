@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from converters.board_engine.toolchain import Toolchain
+from edge.child import STDOUT, child_environment, decode_output, start_child
 from edge.errors import EngineError
 
 _STEP = re.compile(r"^\[(\d+)/(\d+)\]")
@@ -19,6 +18,7 @@ Progress = Callable[[int, int], None]
 
 def configure(source: Path, build: Path, toolchain: Toolchain, flags: Sequence[str]) -> None:
     """Run CMake over `source` into `build`. Raises EngineError with the end of its output."""
+    source, build = source.absolute(), build.absolute()
     build.mkdir(parents=True, exist_ok=True)
     (build / "toolchain.cmake").write_text(toolchain.cmake_file())
     # __FILE__ in assertions would otherwise carry this machine's paths into the library.
@@ -35,25 +35,23 @@ def configure(source: Path, build: Path, toolchain: Toolchain, flags: Sequence[s
 
 def compile_targets(build: Path, targets: Sequence[str], jobs: int, progress: Progress) -> None:
     """Run ninja. Raises EngineError with the end of its output."""
-    _run(["ninja", "-C", str(build), f"-j{jobs}", *targets], progress)
+    _run(["ninja", "-C", str(build.absolute()), f"-j{jobs}", *targets], progress)
 
 
 def _run(command: list[str], progress: Progress | None) -> None:
     environment = {
         # Neither the user's compiler flags nor their locale belong in a build.
-        **{k: v for k, v in os.environ.items() if not k.endswith("FLAGS")},
+        **{k: v for k, v in child_environment().items() if not k.endswith("FLAGS")},
         "LC_ALL": "C",
         "SOURCE_DATE_EPOCH": "315532800",  # 1980-01-01, should anything ask for the time
         "NINJA_STATUS": "[%f/%t] ",
     }  # fmt: skip
     tail: list[str] = []
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace",
-    ) as process:  # fmt: skip
+    with start_child(command, env=environment, stderr=STDOUT) as process:
         assert process.stdout
         try:
-            for line in process.stdout:
+            for raw in process.stdout:
+                line = decode_output(raw)
                 tail = [*tail[-_TAIL_LINES:], line]
                 if progress and (step := _STEP.match(line)):
                     progress(int(step[1]), int(step[2]))

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+from edge.child import decode_output, python_argv, run_child
 from edge.errors import EngineMissingError, InputError, IntegrityError
 from edge.verified import cache_directory
 
@@ -35,14 +34,14 @@ def fetch_sdist(say: Callable[[str], None]) -> Path:
     if not sdist.exists():
         say(f"fetching {PACKAGE} {VERSION} (76 MB of source)")
         downloads.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary=:all:",
-             "-d", str(downloads), f"{PACKAGE}=={VERSION}"],
-            capture_output=True, text=True,
+        done = run_child(
+            python_argv("pip", "download", "-q", "--no-deps", "--no-binary=:all:",
+                        "-d", str(downloads.absolute()), f"{PACKAGE}=={VERSION}")
         )  # fmt: skip
         if done.returncode or not sdist.exists():
+            said = decode_output(done.stderr).strip()
             raise EngineMissingError(
-                f"pip could not fetch {PACKAGE} {VERSION}: {done.stderr.strip()[-600:]}",
+                f"pip could not fetch {PACKAGE} {VERSION}: {said[-600:]}",
                 next_step=f"put {sdist.name} into {downloads}, or try again with a network",
             )
     digest = hashlib.sha256(sdist.read_bytes()).hexdigest()

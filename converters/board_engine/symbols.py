@@ -7,11 +7,11 @@ versions in the libraries instead of believing the build machine.
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.child import decode_output, run_child
 from edge.errors import EngineError
 
 _VERSION = re.compile(r"Name: (GLIBC|GLIBCXX|CXXABI|GCC)_([0-9]+(?:\.[0-9]+)*)\b")
@@ -75,14 +75,15 @@ def read_symbols(readelf: str, libraries: Iterable[Path]) -> Symbols:
     versions: dict[str, tuple[int, ...]] = {}
     needed: set[str] = set()
     for path in paths:
-        done = subprocess.run(
-            [readelf, "--wide", "--file-header", "--dynamic", "--version-info", str(path)],
-            capture_output=True, text=True,
+        done = run_child(
+            [readelf, "--wide", "--file-header", "--dynamic", "--version-info",
+             str(path.absolute())]
         )  # fmt: skip
-        if done.returncode or "AArch64" not in done.stdout:
-            raise EngineError(f"{path.name} is not an ELF library for arm64: {done.stderr.strip()}")
-        needed.update(_NEEDED.findall(done.stdout))
-        for family, text in _VERSION.findall(done.stdout):
+        listed, why = decode_output(done.stdout), decode_output(done.stderr).strip()
+        if done.returncode or "AArch64" not in listed:
+            raise EngineError(f"{path.name} is not an ELF library for arm64: {why}")
+        needed.update(_NEEDED.findall(listed))
+        for family, text in _VERSION.findall(listed):
             version = tuple(int(part) for part in text.split("."))
             versions[family] = max(versions.get(family, ()), version)
     if strange := sorted(needed - _SYSTEM_LIBRARIES - {path.name for path in paths}):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.child import decode_output, find_program, run_child
 from edge.errors import EngineMissingError
 
 PREFIX = "aarch64-linux-gnu"
@@ -48,25 +47,27 @@ def find_toolchain() -> Toolchain:
     Raises EngineMissingError naming what is missing and how to install it.
     """
     prefix = os.environ.get("EDGEKIT_CROSS") or PREFIX
+    if os.sep in prefix:
+        prefix = os.path.abspath(prefix)
     needed = [f"{prefix}-{name}" for name in ("gcc", "g++", "strip", "readelf")]
-    missing = [tool for tool in (*needed, "cmake", "ninja") if not shutil.which(tool)]
+    missing = [tool for tool in (*needed, "cmake", "ninja") if not find_program(tool)]
     if missing:
         raise EngineMissingError(
             f"compiling the engine for a board needs {', '.join(missing)}, not found here",
             next_step=f"sudo apt-get install -y {' '.join(APT_PACKAGES)}",
         )
-    version = subprocess.run(
-        [f"{prefix}-g++", "--version"], capture_output=True, text=True, check=True
-    )
-    return Toolchain(prefix, version.stdout.splitlines()[0])
+    done = run_child([f"{prefix}-g++", "--version"])
+    done.check_returncode()
+    return Toolchain(prefix, decode_output(done.stdout).splitlines()[0])
 
 
 def strip(toolchain: Toolchain, path: Path) -> bytes:
     """The bytes of an ELF file without symbols that loading it does not need."""
+    path = path.absolute()
     stripped = path.with_name(path.name + ".stripped")
-    subprocess.run(
-        [toolchain.tool("strip"), "--strip-unneeded", "-o", str(stripped), str(path)], check=True
-    )
+    run_child(
+        [toolchain.tool("strip"), "--strip-unneeded", "-o", str(stripped), str(path)]
+    ).check_returncode()
     data = stripped.read_bytes()
     stripped.unlink()
     return data

@@ -11,12 +11,12 @@ import binascii
 import json
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edge.child import TimeoutExpired, decode_output, run_child
 from edge.errors import InputError
 
 _HELPER = re.compile(r"[A-Za-z0-9._-]+")
@@ -98,11 +98,9 @@ def _ask_helper(helper: str, name: str) -> Credentials | None:
     if not _HELPER.fullmatch(helper):
         raise InputError(f"the credential helper {helper!r:.80} is no program's name")
     try:
-        done = subprocess.run(
-            [f"docker-credential-{helper}", "get"], input=name, capture_output=True, text=True,
-            timeout=_HELPER_S, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
+        command = [f"docker-credential-{helper}", "get"]
+        done = run_child(command, input=name.encode(), timeout_s=_HELPER_S)
+    except (OSError, TimeoutExpired) as error:
         raise InputError(
             f"the credential helper docker-credential-{helper} does not answer: {error}",
             next_step=f"install it, or take it out of the configuration and docker login {name}",
@@ -110,7 +108,7 @@ def _ask_helper(helper: str, name: str) -> Credentials | None:
     if done.returncode != 0:
         return None  # it knows nothing of this registry
     try:
-        answer = json.loads(done.stdout)
+        answer = json.loads(decode_output(done.stdout))
         user, secret = str(answer["Username"]), str(answer["Secret"])
     except (ValueError, KeyError, TypeError):
         raise InputError(f"docker-credential-{helper} answers something else than JSON") from None

@@ -13,12 +13,12 @@ from converters.board_engine.build import LICENSE, TOOL_PAIR, Reporter
 from converters.board_engine.store import key_of
 from converters.offline.own_wheel import own_wheel
 from converters.offline.target import BoardPython, board_python
-from converters.offline.unit import service_unit
 from converters.offline.wheelhouse import Wheel, describe, fetch_wheels, wanted
 from device_profiles.profile import DeviceProfile
 from edge.atomic import write_atomic
 from edge.engines import ENGINES
 from edge.errors import UsageError
+from edge.flash.service_units import SERVICE, service_unit
 from edge.types import Plan
 from edge.verified import cache_directory
 
@@ -69,8 +69,8 @@ def add_engine(
     for file in BOARD_FILES:
         place(Path(__file__).with_name("board") / file, directory / "board" / file)
         roles[f"board/{file}"] = "launcher"
-    write_text(directory / "board/edgekit.service", service_unit(name, plan))
-    roles["board/edgekit.service"] = "unit"
+    write_text(directory / "board" / SERVICE, service_unit(name, plan))
+    roles[f"board/{SERVICE}"] = "unit"
     write_text(directory / "licenses/third-party.txt", license_table(wheels))
     roles["licenses/third-party.txt"] = "license"
     manifest = {

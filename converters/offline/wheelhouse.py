@@ -13,8 +13,6 @@ import email.parser
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +21,7 @@ from pathlib import Path
 from converters.board_engine.store import key_of
 from converters.offline.target import BoardPython
 from edge.atomic import fsync_directory, write_atomic
+from edge.child import decode_output, python_argv, run_child
 from edge.errors import EngineMissingError, InputError
 from edge.requirements import holds_for
 from edge.verified import cache_directory
@@ -80,21 +79,19 @@ def fetch_wheels(
     partial = folder.with_name(f".{key}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-        "--no-input", "-d", str(partial), "--only-binary=:all:", "--implementation", "cp",
+    arguments = [
+        "download", "--quiet", "--disable-pip-version-check", "--no-input",
+        "-d", str(partial.absolute()), "--only-binary=:all:", "--implementation", "cp",
         "--python-version", f"{board.python[0]}.{board.python[1]}",
         "--abi", board.abi, "--abi", "abi3", "--abi", "none",
     ]  # fmt: skip
     for platform in board.platforms:
-        command += ["--platform", platform]
-    done = subprocess.run(
-        [*command, *map(str, local), *requirements], capture_output=True, text=True
-    )
+        arguments += ["--platform", platform]
+    arguments += [str(path.absolute()) for path in local]
+    done = run_child(python_argv("pip", *arguments, *requirements))
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or [
-            done.stderr.strip()[-400:]
-        ]
+        said = decode_output(done.stderr)
+        lines = [line for line in said.splitlines() if "ERROR" in line] or [said.strip()[-400:]]
         raise EngineMissingError(
             f"pip could not fetch the board's wheels: {lines[-1]}",
             next_step="check the network; bundles are offline only once their wheels are here",

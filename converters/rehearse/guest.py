@@ -15,7 +15,7 @@ from typing import Any
 
 
 def main(job: dict[str, Any]) -> None:
-    sys.path[0] = job["site"]
+    sys.path.insert(0, job["site"])
     from edge.bundle import open_bundle
     from edge.engines import open_engine
     from edge.engines.settings import EngineSettings

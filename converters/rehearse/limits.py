@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from edge.child import SubprocessError, find_program, run_child
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -111,15 +111,15 @@ def remove_cgroup(folder: Path) -> None:
 
 def systemd_scope(n_bytes: int) -> MemoryLimit | None:
     """A user's own scope; None where systemd does not run or may not limit memory."""
-    if not shutil.which("systemd-run"):
+    if not find_program("systemd-run"):
         return None
     wrap = (
         "systemd-run", "--user", "--scope", "--quiet", "--collect",
         "-p", f"MemoryMax={n_bytes}", "-p", "MemorySwapMax=0", "--",
     )  # fmt: skip
     try:
-        works = subprocess.run([*wrap, "true"], capture_output=True, timeout=10).returncode == 0
-    except (OSError, subprocess.SubprocessError):
+        works = run_child([*wrap, "true"], timeout_s=10).returncode == 0
+    except (OSError, SubprocessError):
         return None
     return MemoryLimit("systemd scope", None, wrap) if works else None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from converters.board_engine.store import building, key_of
 from converters.offline.target import BoardPython
 from edge.atomic import fsync_directory
+from edge.child import decode_output, find_program, run_child
 from edge.errors import EngineMissingError, UsageError
 from edge.verified import cache_directory
 
@@ -77,7 +77,7 @@ def board_root(
     root = cache_directory() / "roots" / f"{suite}-arm64-{key}"
     if (root / _MADE).exists():
         return root
-    if not shutil.which("mmdebstrap"):
+    if not find_program("mmdebstrap"):
         raise EngineMissingError(
             "making the board's system needs mmdebstrap",
             next_step="sudo apt-get install -y mmdebstrap qemu-user-static",
@@ -93,14 +93,13 @@ def board_root(
                    f"--include={','.join(wanted)}"]  # fmt: skip
         if _MERGED_USR.is_dir():  # releases up to 12 leave the merge of /bin and /usr/bin to us
             command.append(f"--hook-dir={_MERGED_USR}")
-        done = subprocess.run(
-            [*command, suite, str(partial), mirror], capture_output=True, text=True
-        )
+        done = run_child([*command, suite, str(partial.absolute()), mirror])
         if done.returncode:
             shutil.rmtree(partial, ignore_errors=True)
-            lines = [line for line in done.stderr.splitlines() if line.startswith("E:")]
+            said = decode_output(done.stderr)
+            lines = [line for line in said.splitlines() if line.startswith("E:")]
             raise EngineMissingError(
-                f"could not make the board's system: {'; '.join(lines[-3:]) or done.stderr[-300:]}",
+                f"could not make the board's system: {'; '.join(lines[-3:]) or said[-300:]}",
                 next_step="check the network, or name a Debian mirror in EDGEKIT_DEBIAN_MIRROR",
             )
         finish_root(partial)

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import threading
 import time
@@ -25,6 +24,7 @@ from converters.rehearse.reference import Reference, compare
 from converters.rehearse.result import Problem, Rehearsal
 from converters.rehearse.sandbox import Sandbox
 from edge.bundle import BundleFile
+from edge.child import Popen, decode_output, start_child
 
 INSTALL_TIMEOUT_S = 900.0
 ANSWER_TIMEOUT_S = 3600.0
@@ -72,7 +72,7 @@ class Run:
         }
         (home / "job.json").write_text(json.dumps(job))
         shutil.copyfile(Path(__file__).with_name("guest.py"), home / "guest.py")
-        argv = ["/usr/bin/python3", "-s", "-B", self._sandbox.inside(home / "guest.py"),
+        argv = ["/usr/bin/python3", "-I", "-B", self._sandbox.inside(home / "guest.py"),
                 self._sandbox.inside(home / "job.json")]  # fmt: skip
         chosen: list[int] = []
         failure: dict[str, Any] = {}
@@ -131,16 +131,15 @@ class Run:
         started = time.monotonic()
         command = [*self._limit.wrap, *self._sandbox.command(argv)]
         with tempfile.TemporaryFile("w+", errors="replace") as errors:
-            process = subprocess.Popen(
-                command, env=self._sandbox.environment(), stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE, stderr=errors, text=True, errors="replace",
-                start_new_session=True,
-            )  # fmt: skip
+            process = start_child(
+                command, env=self._sandbox.environment(), stderr=errors, start_new_session=True
+            )
             assert process.stdout
             killer = Deadline(process, timeout_s)
             tail: list[str] = []
             with killer, PeakWatcher(process.pid) as watcher:
-                for line in process.stdout:
+                for raw in process.stdout:
+                    line = decode_output(raw)
                     tail = [*tail[-20:], line]
                     listen(line)
                 code = process.wait()
@@ -171,7 +170,7 @@ class Run:
 class Deadline:
     """Kills a process group that does not end in time."""
 
-    def __init__(self, process: subprocess.Popen[str], seconds: float) -> None:
+    def __init__(self, process: Popen[bytes], seconds: float) -> None:
         self.expired = False
         self._process = process
         self._timer = threading.Timer(seconds, self._expire)

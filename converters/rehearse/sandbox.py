@@ -9,13 +9,12 @@ qemu     the emulator named explicitly: no rights, no ptrace, but no child progr
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edge.child import SubprocessError, decode_output, find_program, run_child
 from edge.errors import EngineMissingError
 
 How = Literal["binfmt", "proot", "qemu"]
@@ -129,7 +128,7 @@ def make_view(root: Path, fakes: Path) -> Path:
 def find_qemu() -> str:
     """The path of qemu-user for arm64. Raises EngineMissingError when there is none."""
     for name in QEMU_NAMES:
-        if path := shutil.which(name):
+        if path := find_program(name):
             return path
     raise EngineMissingError(
         "rehearsing needs qemu-user to play the board's CPU",
@@ -139,7 +138,7 @@ def find_qemu() -> str:
 
 def qemu_models(qemu: str) -> str:
     """qemu's own list of CPUs."""
-    return subprocess.run([qemu, "-cpu", "help"], capture_output=True, text=True).stdout
+    return decode_output(run_child([qemu, "-cpu", "help"]).stdout)
 
 
 def binfmt_works() -> bool:
@@ -157,9 +156,9 @@ def binfmt_works() -> bool:
 def ways_to_run() -> list[How]:
     """Ways that look possible here, the most faithful first."""
     ways: list[How] = []
-    if binfmt_works() and shutil.which("unshare"):
+    if binfmt_works() and find_program("unshare"):
         ways.append("binfmt")
-    if shutil.which("proot"):
+    if find_program("proot"):
         ways.append("proot")
     ways.append("qemu")
     return ways
@@ -198,12 +197,10 @@ def try_sandbox(sandbox: Sandbox) -> str | None:
     """None if Python starts inside; otherwise the last line that it, or the way in, printed."""
     script = "import platform; print(platform.machine())"
     try:
-        done = subprocess.run(
-            sandbox.command(["/usr/bin/python3", "-I", "-c", script]),
-            env=sandbox.environment(), capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError) as error:
+        command = sandbox.command(["/usr/bin/python3", "-I", "-c", script])
+        done = run_child(command, env=sandbox.environment(), timeout_s=120)
+    except (OSError, SubprocessError) as error:
         return str(error)
-    if done.stdout.strip() == "aarch64":
+    if decode_output(done.stdout).strip() == "aarch64":
         return None
-    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return (decode_output(done.stderr).strip().splitlines() or [f"exit code {done.returncode}"])[-1]

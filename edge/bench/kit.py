@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from importlib import metadata
 from pathlib import Path
 
 from edge import __version__
+from edge.child import SubprocessError, decode_output, run_child
 
 
 def kit_facts() -> dict[str, str | bool | None]:
@@ -35,12 +35,11 @@ def _checkout_commit(root: Path) -> tuple[str | None, bool | None]:
     try:
         head = _git(root, "rev-parse", "HEAD").strip()
         return head or None, bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, SubprocessError):
         return None, None
 
 
 def _git(root: Path, *words: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10
-    )
-    return done.stdout
+    done = run_child(["git", "-C", str(root), *words], timeout_s=10)
+    done.check_returncode()
+    return decode_output(done.stdout)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.child import TimeoutExpired, find_program, run_child
 from edge.errors import DeviceUnreachableError, EdgeError, UsageError
 from edge.flash.board import Progress
 from edge.flash.session import Done, Session
@@ -97,7 +96,7 @@ class AdbChannel:
 
     def __init__(self, target: FlashTarget) -> None:
         self.place = str(target)
-        if shutil.which("adb") is None:
+        if find_program("adb") is None:
             raise DeviceUnreachableError(
                 "adb is not installed",
                 next_step="apt install adb, and allow USB debugging on the phone",
@@ -115,10 +114,8 @@ class AdbChannel:
 
     def _adb(self, *arguments: str) -> Done:
         try:
-            got = subprocess.run(
-                ["adb", *arguments], capture_output=True, timeout=_START_S, check=False
-            )
-        except subprocess.TimeoutExpired:
+            got = run_child(["adb", *arguments], timeout_s=_START_S)
+        except TimeoutExpired:
             raise DeviceUnreachableError(
                 f"adb {arguments[0]} did not answer within {_START_S} s",
                 next_step="adb kill-server, then try again",
@@ -181,10 +178,10 @@ class AdbBoard:
                     return sent
 
     def _push(self, source: Path, target: str) -> None:
-        got = subprocess.run(
-            ["adb", "-s", self._channel.serial, "push", str(source), target],
-            capture_output=True, stdin=subprocess.DEVNULL, timeout=_PART_S, check=False,
-        )  # fmt: skip
+        got = run_child(
+            ["adb", "-s", self._channel.serial, "push", str(source.absolute()), target],
+            timeout_s=_PART_S,
+        )
         if got.returncode != 0:
             said = (got.stderr or got.stdout).decode("utf-8", "replace")
             done = Done(got.returncode, b"", said)

@@ -96,7 +96,7 @@ def bench_command(board: Board, bundle: Bundle, result: str, options: BenchOptio
             next_step="flash a bundle of edge build --with-engine",
         )
     words = shlex.join([folder, "-o", f"{root}/{result}", *options.words()])
-    return f"{edge} bench {words} >/dev/null"
+    return f"cd / && {edge} bench {words} >/dev/null"
 
 
 def take_results(board: Board, output: Path) -> list[dict[str, Any]]:

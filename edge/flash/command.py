@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import closing
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from edge.flash.target import MEDIA, SHAPES, connect, parse_flash_target
 from edge.flash.trust import SignaturePolicy
 from edge.slots.health import MAX_MEMORY, MIN_SPEED
 from edge.slots.store import Slots
+from edge.trust.ssh_formats import ALGORITHM
 from edge.units import format_bytes, format_seconds, printable
 
 
@@ -110,8 +112,8 @@ def flash_command(
             *(["--force"] if force else []),
             *(["--no-gate"] if no_gate else []),
             *(["--drop-previous"] if drop_previous else []),
-            *(["--ssh-config", str(ssh_config)] if ssh_config else []),
-            *([] if require_signature is None else [f"--require-signature={require_signature}"]),
+            *(["--ssh-config", str(ssh_config.absolute())] if ssh_config else []),
+            *signature_option(require_signature),
             *(
                 "--min-speed",
                 str(min_speed),
@@ -157,6 +159,14 @@ def signature_policy(asked: str | None) -> SignaturePolicy:
     from edge.trust.key_argument import public_keys
 
     return SignaturePolicy(required=True, keys=public_keys(asked))
+
+
+def signature_option(asked: str | None) -> list[str]:
+    """`--require-signature` for a child, which has another current folder."""
+    if asked is None:
+        return []
+    is_path = asked and not asked.startswith(f"{ALGORITHM} ")
+    return [f"--require-signature={os.path.abspath(asked) if is_path else asked}"]
 
 
 def describe(report: FlashReport) -> list[str]:

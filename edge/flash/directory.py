@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
+from edge.child import run_child
 from edge.errors import InputError
 from edge.flash.board import Progress
 from edge.flash.session import Done
@@ -44,10 +44,7 @@ class DirectoryBoard:
         raise NotImplementedError("a local copy is as fast as reading both sides")
 
     def execute(self, script: str, *, timeout_s: float) -> Done:
-        got = subprocess.run(
-            ["sh", "-c", script], capture_output=True, timeout=timeout_s, check=False,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        got = run_child(["sh", "-c", script], timeout_s=timeout_s)
         return Done(got.returncode, got.stdout, got.stderr.decode("utf-8", "replace"))
 
     def capture(self) -> CapturedSystem | None:

@@ -13,12 +13,12 @@ import contextlib
 import importlib
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from edge.child import python_argv, run_child_in_greenlet
 from edge.errors import EngineMissingError
 from edge.flash.inventory import FleetBoard, Inventory
 from edge.requirements import install_line
@@ -111,24 +111,20 @@ def run_wave(
 
 def flash_process(board: FleetBoard, arguments: Sequence[str]) -> BoardResult:
     """One board's own `edge flash --json`; waits in gevent's way."""
-    gevent: Any = importlib.import_module("gevent.subprocess")
-
     began_s = time.monotonic()
-    command = [sys.executable, "-m", "edge", "flash", *arguments, "--json"]
-    process = gevent.Popen(command, stdin=gevent.DEVNULL, stdout=gevent.PIPE, stderr=gevent.PIPE)
-    out, err = process.communicate()
+    done = run_child_in_greenlet(python_argv("edge", "flash", *arguments, "--json"))
     seconds = time.monotonic() - began_s
-    record = last_record(out)
-    if process.returncode == 0 and record.get("kind") == "edgekit-flash":
+    record = last_record(done.stdout)
+    if done.returncode == 0 and record.get("kind") == "edgekit-flash":
         return BoardResult(board.name, board.target, "flashed", seconds, 0, report=record)
-    said = err.decode("utf-8", "replace").strip().splitlines()
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
     message = record.get("message") or (said[-1] if said else "no message")
     return BoardResult(
         board.name,
         board.target,
         "failed",
         seconds,
-        process.returncode,
+        done.returncode,
         printable(str(message), 1000),
         record.get("next_step"),
     )

@@ -27,7 +27,8 @@ def flash_fleet(bundle: Bundle, path: Path, options: Sequence[str], *, as_json: 
     n_done = 0
 
     def arguments(board: FleetBoard) -> list[str]:
-        return [str(board.bundle or bundle.path), board.target, "--no-rehearse", *options]
+        path = (board.bundle or bundle.path).absolute()
+        return [str(path), board.child_target, "--no-rehearse", *options]
 
     def done(result: BoardResult) -> None:
         nonlocal n_done

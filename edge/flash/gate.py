@@ -7,21 +7,21 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-import sys
 import zipfile
 from dataclasses import dataclass, field, replace
 
 from edge.bundle import Bundle
+from edge.child import python_argv
 from edge.errors import EngineError, InputError
 from edge.flash.board import Board
 from edge.flash.phone_gate import carries_tools, read_answer, try_tools
+from edge.flash.service_units import INSTALL_SCRIPT
 from edge.flash.session import Done
 from edge.flash.transfer import Reporter
 from edge.slots import layout
 from edge.slots.health import Health, judge, parse_health
 from edge.units import find_error_line, format_bytes, printable
 
-INSTALL_SCRIPT = "board/install.sh"
 _INSTALL_S, _TRY_S = 900, 900
 
 
@@ -89,7 +89,7 @@ def try_release(
     folder = layout.CURRENT if quick else layout.release_folder(bundle.id)
     if quick and board.files.pointer() != layout.release_folder(bundle.id):
         folder = layout.release_folder(bundle.id)  # a pointer file is no folder
-    command = f"{edge} slots check {shlex.quote(f'{root}/{folder}/bundle')} --json"
+    command = f"cd / && {edge} slots check {shlex.quote(f'{root}/{folder}/bundle')} --json"
     if quick:
         command += " --quick"
     done = board.execute(command, timeout_s=_TRY_S)
@@ -125,7 +125,7 @@ def try_phone(board: Board, bundle: Bundle, min_speed: float) -> Verdict:
 def find_edge(board: Board, bundle: Bundle) -> str | None:
     """The command that runs edgekit for this release, quoted for sh; None where there is none."""
     if not board.is_running:
-        return f"{shlex.quote(sys.executable)} -m edge"
+        return shlex.join(python_argv("edge"))
     env = layout.env_folder(bundle.id)
     if "edge" in board.files.entries(f"{env}/bin"):
         return shlex.quote(f"{board.files.root}/{env}/bin/edge")

@@ -14,10 +14,11 @@ bundle = "bundles/phone"         # another one than on the command line; beside 
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ class FleetBoard:
     target: str
     canary: bool = False
     bundle: Path | None = None
+
+    @property
+    def child_target(self) -> str:
+        """The target for a child, which has another current folder."""
+        found = parse_flash_target(self.target)
+        if found.scheme not in ("dir", "image"):
+            return self.target
+        return str(replace(found, folder=os.path.abspath(found.folder)))
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ import re
 import shlex
 
 from edge.bundle import Bundle
+from edge.errors import InputError
 from edge.flash.board import Board
 from edge.flash.session import Done
 from edge.slots.health import MAX_TOKENS, PROMPT, Health
+from edge.units import printable
 
 #: Weakest first; the second needs `asimddp`.
 VARIANTS = ("armv8.0", "armv8.2-dotprod")
@@ -42,8 +44,8 @@ def tool_script(bundle: Bundle, folder: str) -> str:
         f"v={VARIANTS[0]}; grep -qw asimddp /proc/cpuinfo && v={VARIANTS[1]}\n"
         "echo $v\n"
         f"exec tools/$v/{PROGRAM} -m {model} -p {shlex.quote(PROMPT)} -n {MAX_TOKENS} --temp 0 "
-        f"-c {plan.n_ctx} -t {plan.n_threads} --no-warmup --no-display-prompt --simple-io {chat} "
-        "</dev/null"
+        f"-c {_number(plan.n_ctx)} -t {_number(plan.n_threads)} --no-warmup "
+        f"--no-display-prompt --simple-io {chat} </dev/null"
     )
 
 
@@ -55,8 +57,18 @@ def bench_script(bundle: Bundle, folder: str, result: str, repeats: int) -> str:
         f"chmod 755 tools/*/llama-* || exit 71\n"
         f"v={VARIANTS[0]}; grep -qw asimddp /proc/cpuinfo && v={VARIANTS[1]}\n"
         f"exec tools/$v/{BENCH_PROGRAM} -m {model} -p {N_PROMPT} -n {MAX_TOKENS} -r {repeats} "
-        f"-t {plan.n_threads} -o jsonl > {shlex.quote(result)} </dev/null"
+        f"-t {_number(plan.n_threads)} -o jsonl > {shlex.quote(result)} </dev/null"
     )
+
+
+def _number(value: object) -> str:
+    """A number of the plan for a shell line. Raises InputError for anything else."""
+    if type(value) is not int or not 0 < value < 1 << 31:
+        raise InputError(
+            f"the plan says {printable(repr(value), 40)}, expected a whole number",
+            next_step="build the bundle again",
+        )
+    return str(value)
 
 
 def try_tools(board: Board, bundle: Bundle, folder: str, timeout_s: float) -> Done:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 from edge.bundle import Bundle
+from edge.child import decode_output, python_argv, run_child
 from edge.errors import EngineError
 from edge.flash.gate import carries_engine
 from edge.flash.transfer import Reporter
@@ -30,15 +29,15 @@ def rehearse(bundle: Bundle, reporter: Reporter) -> str | None:
     if not is_available():
         return f"not rehearsed: the host's packages are not installed ({install_line('host')})"
     reporter.stage(f"rehearsing on an emulated {bundle.plan.device}")
-    command = [sys.executable, "-m", "edge", "rehearse", str(bundle.path), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = done.stdout.strip().splitlines()
+    path = str(bundle.path.absolute())
+    done = run_child(python_argv("edge", "rehearse", path, "--json"))
+    lines = decode_output(done.stdout).strip().splitlines()
     try:
         record = json.loads(lines[-1]) if lines else {}
     except ValueError:
         record = {}
     if done.returncode != 0:
-        said = str(record.get("message") or done.stderr.strip() or "no message")
+        said = str(record.get("message") or decode_output(done.stderr).strip() or "no message")
         raise EngineError(
             f"the rehearsal of {bundle.path} failed: {printable(said, 600)}",
             next_step=record.get("next_step") or "--no-rehearse flashes all the same",

@@ -10,11 +10,11 @@ import os
 import secrets
 import selectors
 import shlex
-import subprocess
 import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from edge.child import PIPE, TimeoutExpired, start_child
 from edge.errors import DeviceUnreachableError, EdgeError, InputError
 
 MAX_OUTPUT = 16 * 1024 * 1024
@@ -52,13 +52,7 @@ class Session:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self._mark = secrets.token_hex(16).encode()
-        self._process = subprocess.Popen(
-            channel.argv("exec sh"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-        )
+        self._process = start_child(channel.argv("exec sh"), stdin=PIPE, bufsize=0)
 
     @property
     def place(self) -> str:
@@ -123,7 +117,7 @@ class Session:
         try:
             process.wait(10)
             said += process.stderr.read() or b""
-        except (subprocess.TimeoutExpired, ValueError, OSError):
+        except (TimeoutExpired, ValueError, OSError):
             pass
         self.close()
         done = Done(process.returncode or 0, b"", said.decode("utf-8", "replace"))
@@ -140,6 +134,6 @@ class Session:
                 stream.close()
         try:
             process.wait(5)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             process.kill()
             process.wait()

@@ -12,11 +12,11 @@ import functools
 import re
 import secrets
 import shlex
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from edge.child import PIPE, Popen, TimeoutExpired, start_child
 from edge.errors import (
     DeviceUnreachableError,
     DoesNotFitError,
@@ -142,7 +142,7 @@ class ShellFiles:
     def __init__(self, session: Session, root: str) -> None:
         self.session = session
         self._root = root
-        self._holder: subprocess.Popen[bytes] | None = None
+        self._holder: Popen[bytes] | None = None
 
     @property
     def root(self) -> str:
@@ -392,13 +392,8 @@ class ShellFiles:
             beat.join()
             _end(holder)
 
-    def _try_lock(self) -> subprocess.Popen[bytes] | None:
-        holder = subprocess.Popen(
-            self.session.channel.argv(lock_script(self._quoted(""))),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+    def _try_lock(self) -> Popen[bytes] | None:
+        holder = start_child(self.session.channel.argv(lock_script(self._quoted(""))), stdin=PIPE)
         assert holder.stdout is not None and holder.stderr is not None
         # EOF comes when it refuses or the connection breaks.
         if holder.stdout.readline() == _HELD:
@@ -454,7 +449,7 @@ exit 0
 """
 
 
-def _heartbeat(holder: subprocess.Popen[bytes], stop: threading.Event) -> None:
+def _heartbeat(holder: Popen[bytes], stop: threading.Event) -> None:
     assert holder.stdin is not None
     while not stop.wait(HEARTBEAT_S):
         try:
@@ -464,13 +459,13 @@ def _heartbeat(holder: subprocess.Popen[bytes], stop: threading.Event) -> None:
             return
 
 
-def _end(holder: subprocess.Popen[bytes]) -> None:
+def _end(holder: Popen[bytes]) -> None:
     with contextlib.suppress(OSError):
         if holder.stdin is not None:
             holder.stdin.close()
     try:
         holder.wait(10)
-    except subprocess.TimeoutExpired:
+    except TimeoutExpired:
         holder.kill()
         holder.wait()
     for stream in (holder.stdout, holder.stderr):

@@ -11,11 +11,18 @@ import contextlib
 import os
 import re
 import shlex
-import shutil
-import subprocess
 from functools import cached_property
 from pathlib import Path
 
+from edge.child import (
+    DEVNULL,
+    PIPE,
+    TimeoutExpired,
+    child_environment,
+    find_program,
+    run_child,
+    start_child,
+)
 from edge.errors import EdgeError, InputError
 from edge.flash.board import Progress
 from edge.flash.session import Done, Session
@@ -89,14 +96,12 @@ class SshBoard:
         command = ["sftp", "-q", "-b", "-", *self._channel.options(), "--", self._channel.address]
         batch = f"reput {sftp_quoted(str(source.absolute()))} {sftp_quoted(path)}\n"
         seen = offset
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        ) as process:
+        with start_child(command, stdin=PIPE, stdout=DEVNULL) as process:
             assert process.stdin is not None and process.stderr is not None
             process.stdin.write(batch.encode())
             process.stdin.close()
             while True:
-                with contextlib.suppress(subprocess.TimeoutExpired):
+                with contextlib.suppress(TimeoutExpired):
                     process.wait(_SFTP_LOOK_S)
                     break
                 now = self.files.entries(PARTS).get(part.rpartition("/")[2])
@@ -117,9 +122,9 @@ class SshBoard:
 
     @cached_property
     def _rsync(self) -> bool:
-        if shutil.which("rsync") is None:
+        if find_program("rsync") is None:
             return False
-        here = subprocess.run(["rsync", "--version"], capture_output=True, check=False).stdout
+        here = run_child(["rsync", "--version"]).stdout
         there = self._session.run("rsync --version 2>/dev/null; exit 0").out
         return all(is_rsync(text) for text in (here, there))
 
@@ -140,9 +145,7 @@ class SshBoard:
         ]
         size, done = source.stat().st_size, 0
         tail = b""
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_plain_environment()
-        ) as process:
+        with start_child(command, env=child_environment(LC_ALL="C")) as process:
             assert process.stdout is not None and process.stderr is not None
             while chunk := os.read(process.stdout.fileno(), 65536):
                 tail = (tail + chunk)[-4096:]
@@ -190,7 +193,3 @@ def rsync_traffic(stats: str) -> int:
     """Bytes that crossed the connection in both directions, from rsync's --stats."""
     found = re.findall(r"Total bytes (?:sent|received): ([\d,.]+)", stats)
     return sum(int(re.sub(r"[,.]", "", number)) for number in found)
-
-
-def _plain_environment() -> dict[str, str]:
-    return {**os.environ, "LC_ALL": "C"}

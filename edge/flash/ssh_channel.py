@@ -8,12 +8,19 @@ import contextlib
 import re
 import shlex
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+from edge.child import (
+    DEVNULL,
+    SubprocessError,
+    TimeoutExpired,
+    decode_output,
+    find_program,
+    run_child,
+)
 from edge.errors import DeviceUnreachableError, EdgeError
 from edge.flash.session import Done
 from edge.flash.target import FlashTarget
@@ -43,14 +50,14 @@ class SshChannel:
         self._user_config = config
         self._more = dict(more or {})
         self.place = str(target)
-        if shutil.which("ssh") is None:
+        if find_program("ssh") is None:
             raise DeviceUnreachableError(
                 "ssh is not installed", next_step="apt install openssh-client"
             )
         # Under /tmp: the path of a socket has about a hundred bytes, and a long TMPDIR eats them.
         base = "/tmp" if Path("/tmp").is_dir() else None
         self._folder = Path(tempfile.mkdtemp(prefix="edge-ssh-", dir=base))
-        self._config = ["-F", str(config)] if config else []
+        self._config = ["-F", str(config.absolute())] if config else []
 
     @property
     def address(self) -> str:
@@ -87,11 +94,10 @@ class SshChannel:
         """
         with (self._folder / "errors").open("w+b") as errors:
             try:
-                code = subprocess.run(
-                    self.argv("exit 0"), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                    stderr=errors, timeout=_LOGIN_S, check=False,
-                ).returncode  # fmt: skip
-            except subprocess.TimeoutExpired:
+                code = run_child(
+                    self.argv("exit 0"), stdout=DEVNULL, stderr=errors, timeout_s=_LOGIN_S
+                ).returncode
+            except TimeoutExpired:
                 raise DeviceUnreachableError(
                     f"{self.place} did not let us in within {_LOGIN_S} s",
                     next_step="look whether the board is on and reachable, then run it again",
@@ -120,8 +126,8 @@ class SshChannel:
     def _ciphers(self) -> str:
         """The ciphers that ssh would offer, the user's own settings considered; `` if unknown."""
         command = ["ssh", "-G", *self.options(), "--", self._target.host]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        found = re.search(r"^ciphers (\S+)$", done.stdout, re.MULTILINE)
+        said = decode_output(run_child(command).stdout)
+        found = re.search(r"^ciphers (\S+)$", said, re.MULTILINE)
         return found[1] if found else ""
 
     def lost(self, done: Done) -> EdgeError | None:
@@ -152,12 +158,11 @@ class SshChannel:
         return DeviceUnreachableError(f"{self.place} cannot be reached: {why}", next_step=step)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
+        with contextlib.suppress(OSError, SubprocessError):
             if (self._folder / "control").exists():
-                subprocess.run(
-                    ["ssh", *self.options(), "-O", "exit", "--", self._target.host],
-                    capture_output=True, timeout=10, check=False,
-                )  # fmt: skip
+                run_child(
+                    ["ssh", *self.options(), "-O", "exit", "--", self._target.host], timeout_s=10
+                )
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -175,4 +180,4 @@ def computes_aes() -> bool:
     """Whether this machine's cores do; every Mac's do."""
     if not Path("/proc/cpuinfo").exists():
         return True
-    return subprocess.run(["sh", "-c", HAS_AES], check=False).returncode == 0
+    return run_child(["sh", "-c", HAS_AES]).returncode == 0

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import subprocess
 from pathlib import Path
 
+from edge.child import DEVNULL, TimeoutExpired, start_child
 from edge.flash.board import Progress
 from edge.flash.session import Channel, Done
 from edge.flash.shell_files import shell_error
@@ -45,13 +45,11 @@ def send_stream(
     )
     with source.open("rb", buffering=0) as file:
         file.seek(offset)
-        process = subprocess.Popen(
-            channel.argv(script), stdin=file, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        process = start_child(channel.argv(script), stdin=file, stdout=DEVNULL)
         seen = offset
         try:
             while True:
-                with contextlib.suppress(subprocess.TimeoutExpired):
+                with contextlib.suppress(TimeoutExpired):
                     _, err = process.communicate(timeout=_LOOK_S)
                     break
                 now = os.lseek(file.fileno(), 0, os.SEEK_CUR)

@@ -9,8 +9,6 @@ import os
 import re
 import selectors
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +16,7 @@ from pathlib import Path
 
 from device_profiles.cost.speed import default_threads
 from device_profiles.profile import DeviceProfile, KernelSpeed
+from edge.child import DEVNULL, python_argv, start_child
 from edge.probe.bandwidth import measure_copy_bandwidth
 from edge.probe.ggml import library_folder
 from edge.probe.storage import measure_read_speed
@@ -76,7 +75,8 @@ def measure_machine(
     else:
         weight_bytes = _weight_bytes(profile, LocalSystem(), quick=quick)
         budget_s = 0.15 if quick else min(0.6, 12 / (len(counts) + _PRODUCTS))
-        command = [str(folder), ",".join(map(str, counts)), str(weight_bytes), f"{budget_s:.3f}"]
+        threads = ",".join(map(str, counts))
+        command = [str(folder.absolute()), threads, str(weight_bytes), f"{budget_s:.3f}"]
         _run_kernels(command, found, step)
     if not found.bandwidth_by_threads:
         for n_threads in counts:
@@ -162,13 +162,7 @@ def _copy_block(profile: DeviceProfile) -> int:
 
 def _run_kernels(command: Sequence[str], found: Measurements, step: Callable[[], None]) -> None:
     """Time the engine in a process of its own, taking its findings as they come."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edge.probe.kernels", *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    process = start_child(python_argv("edge.probe.kernels", *command), stderr=DEVNULL)
     assert process.stdout is not None
     deadline, pending = time.monotonic() + _LIMIT_S, b""
     with selectors.DefaultSelector() as selector, process.stdout as output:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 import secrets
-import shutil
-import subprocess
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from edge.child import TimeoutExpired, find_program, run_child
 from edge.errors import DeviceUnreachableError, UsageError
 from edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
 from edge.units import printable
@@ -151,7 +150,7 @@ def capture(target: Target) -> CapturedSystem:
     InputError when what it sent is no board's.
     """
     command = ssh_command(target) if target.scheme == "ssh" else adb_command(target)
-    if shutil.which(command[0]) is None:
+    if find_program(command[0]) is None:
         raise DeviceUnreachableError(
             f"{command[0]} is not installed",
             next_step="apt install openssh-client"
@@ -161,10 +160,8 @@ def capture(target: Target) -> CapturedSystem:
     mark = secrets.token_hex(16)
     script = SCRIPT.replace("@MARK@", mark).encode()
     try:
-        done = subprocess.run(
-            command, input=script, capture_output=True, timeout=_TOTAL_S, check=False
-        )
-    except subprocess.TimeoutExpired:
+        done = run_child(command, input=script, timeout_s=_TOTAL_S)
+    except TimeoutExpired:
         raise DeviceUnreachableError(
             f"{target} did not answer within {_TOTAL_S} s",
             next_step=_advice(target),

@@ -13,7 +13,6 @@ import json
 import math
 import secrets
 import shlex
-import subprocess
 import tempfile
 import threading
 import zipfile
@@ -24,6 +23,7 @@ from typing import Any
 import device_profiles
 import edge
 from device_profiles.profile import ISA_FLAGS, DeviceProfile, KernelSpeed
+from edge.child import DEVNULL, TimeoutExpired, start_child
 from edge.probe.measure import Measurements
 from edge.probe.remote import Target, ssh_command
 from edge.units import printable
@@ -38,6 +38,7 @@ _NO_PYTHON, _NO_ROOM = 80, 81
 
 # The archive comes on stdin. `exec` would skip the removal.
 _SCRIPT = """
+cd / || exit 81
 d=$(mktemp -d) || exit 81
 trap 'rm -rf "$d"' EXIT
 trap 'exit 82' HUP INT TERM
@@ -46,8 +47,9 @@ p=
 e=$(command -v edge 2>/dev/null) && p=$(head -n 1 "$e" 2>/dev/null | sed -n 's/^#! *//p')
 for c in "$p" python3 python; do
   [ -n "$c" ] || continue
-  "$c" -c 'import sys; sys.exit(sys.version_info < (3, 10))' </dev/null >/dev/null 2>&1 || continue
-  PYTHONDONTWRITEBYTECODE=1 "$c" "$d/probe.zip" @MARK@ @ASKED@ </dev/null
+  "$c" -I -c 'import sys; sys.exit(sys.version_info < (3, 10))' </dev/null >/dev/null 2>&1 ||
+    continue
+  "$c" -E -B "$d/probe.zip" @MARK@ @ASKED@ </dev/null
   exit $?
 done
 exit 80
@@ -83,9 +85,7 @@ def measure_remote(
     with tempfile.TemporaryFile() as archive:
         archive.write(package_archive())
         archive.seek(0)
-        process = subprocess.Popen(
-            command, stdin=archive, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+        process = start_child(command, stdin=archive, stderr=DEVNULL)
         timer = threading.Timer(_TOTAL_S, process.kill)
         timer.start()
         try:
@@ -94,7 +94,7 @@ def measure_remote(
                 line = raw.decode("utf-8", "replace").rstrip("\n")
                 lines.append(line)
                 _show(line, mark, progress)
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with contextlib.suppress(TimeoutExpired):
                 process.wait(_CLEANING_S)  # the board removes what was sent
         finally:
             timer.cancel()

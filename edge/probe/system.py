@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import fnmatch
 import re
-import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from edge.child import SubprocessError, run_child
 from edge.errors import InputError
 
 #: No file of /proc or /sys that a probe reads is longer; the rest of one that is gets cut off.
@@ -68,14 +68,8 @@ class LocalSystem:
         if self._root != Path("/"):
             return None
         try:
-            done = subprocess.run(
-                COMMANDS[command],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_COMMAND_TIMEOUT_S,
-                check=False,
-            )
-        except (OSError, subprocess.SubprocessError):
+            done = run_child(COMMANDS[command], timeout_s=_COMMAND_TIMEOUT_S)
+        except (OSError, SubprocessError):
             return None
         text = done.stdout[:MAX_TEXT_BYTES].decode("utf-8", "replace")
         return text if done.returncode == 0 and text.strip() else None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +13,7 @@ from edge.bench.metrics import drift, measure, measure_load, numbers
 from edge.bench.runner import TestRun
 from edge.bench.trace_rows import expand_load, expand_trace
 from edge.bench.workloads import Test
+from edge.child import python_argv, run_child
 from edge.engines.settings import EngineSettings
 from edge.errors import EdgeError, EngineError
 from edge.race.entrants import Entrant
@@ -101,13 +100,10 @@ def ask(entrant: Entrant, n_ctx: int, job: dict[str, Any]) -> list[dict[str, Any
         "settings": asdict(settings),
     }
     with tempfile.TemporaryFile() as said:
-        process = subprocess.run(
-            [sys.executable, "-m", "edge.race.child"],
-            input=json.dumps(request) + "\n",
-            stdout=subprocess.PIPE,
+        process = run_child(
+            python_argv("edge.race.child"),
+            input=json.dumps(request).encode() + b"\n",
             stderr=said,
-            text=True,
-            check=False,
         )
         answers = [json.loads(line) for line in process.stdout.splitlines()]
         if answers and (error := answers[-1].get("error")):

@@ -7,10 +7,11 @@ are drawn as place-holders and replaced by CSS variables: one SVG serves light, 
 from __future__ import annotations
 
 import io
+import os
 import re
 import textwrap
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from xml.etree import ElementTree
 
@@ -50,7 +51,8 @@ LEGEND_CHARS = 54  # what one line of a legend holds
 def style() -> AbstractContextManager[None]:
     """matplotlib's settings for our charts. Raises EngineMissingError without the extra."""
     try:
-        import matplotlib
+        with _root_folder():  # matplotlib reads settings from the current folder
+            import matplotlib
     except ModuleNotFoundError:
         raise EngineMissingError(
             "charts need the Python package 'matplotlib', which is not installed",
@@ -83,6 +85,18 @@ def style() -> AbstractContextManager[None]:
     }
     context: AbstractContextManager[None] = matplotlib.rc_context(settings)
     return context
+
+
+@contextmanager
+def _root_folder() -> Iterator[None]:
+    """`/` as the current folder, where nobody but root leaves files."""
+    before = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
+    os.chdir("/")
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)
 
 
 def height_in(chart: Chart) -> float:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import shutil
-import subprocess
 
 from edge.bench.heat import HeatReader
+from edge.child import PIPE, TimeoutExpired, find_program, start_child
 from edge.errors import DeviceUnreachableError
 from edge.probe.remote import SCRIPT, Target, adb_command, ssh_command
 from edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
@@ -61,12 +60,10 @@ class Board:
         """Raises DeviceUnreachableError if the program that connects is not installed."""
         self._target = target
         command = ssh_command(target) if target.scheme == "ssh" else adb_command(target)
-        if shutil.which(command[0]) is None:
+        if find_program(command[0]) is None:
             raise DeviceUnreachableError(f"{command[0]} is not installed")
         self._mark = secrets.token_hex(16)
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        self._process = start_child(command, stdin=PIPE)
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # its own words come with the first look
             self._process.stdin.write(loop_script(self._mark, interval_s).encode())
@@ -99,7 +96,7 @@ class Board:
         self._process.terminate()
         try:
             self._process.wait(5)
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             self._process.kill()
             self._process.wait()
 

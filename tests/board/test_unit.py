@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.offline.unit import service_unit
+from edge.errors import InputError
+from edge.flash.service_units import install_unit, service_unit
 from edge.types import Plan
 from edge.units import MIB
 
@@ -38,33 +40,73 @@ def test_a_name_cannot_add_settings(name: str) -> None:
     assert [a for a, b in zip(lines, plain, strict=True) if a != b][1:] == []
 
 
-def test_systemd_accepts_it(tmp_path: Path) -> None:
+ID = "0123456789abcdef" * 4
+UNITS = {
+    "service": ("edgekit.service", service_unit("a model, 50 %", plan()), 0.7),
+    "installer": ("edgekit-install.service", install_unit(ID, 1000, 1000), 2.0),
+    "installer of root": ("edgekit-install.service", install_unit(ID, 0, 0), 2.0),
+}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_accepts_it(name: str, tmp_path: Path) -> None:
     require("systemd-analyze")
-    program = tmp_path / "opt/edgekit/current/env/bin/edge"
-    program.parent.mkdir(parents=True)
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
+    file, text, _ = UNITS[name]
+    release = tmp_path / f"opt/edgekit/releases/{ID}"
+    programs = [release / "env/bin/edge", release / "bundle/board/install.sh", tmp_path / "bin/sh"]
+    for program in programs:
+        program.parent.mkdir(parents=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    (tmp_path / "opt/edgekit/current").symlink_to(f"releases/{ID}")
     units = tmp_path / "etc/systemd/system"
     units.mkdir(parents=True)
-    (units / "edgekit.service").write_text(service_unit("a model, 50 %", plan()))
-    for name in ("sysinit", "basic", "shutdown", "multi-user"):
-        (units / f"{name}.target").write_text("[Unit]\nDescription=x\n")
+    (units / file).write_text(text)
+    for target in ("sysinit", "basic", "shutdown", "multi-user"):
+        (units / f"{target}.target").write_text("[Unit]\nDescription=x\n")
     done = subprocess.run(
-        ["systemd-analyze", "verify", f"--root={tmp_path}", "edgekit.service"],
+        ["systemd-analyze", "verify", f"--root={tmp_path}", file], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and file not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_finds_little_exposed(name: str, tmp_path: Path) -> None:
+    require("systemd-analyze")
+    file, text, most = UNITS[name]
+    (tmp_path / file).write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", tmp_path / file],
         capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0 and "edgekit.service" not in done.stderr, done.stderr
+    level = re.search(rf"exposure level for {file}: ([\d.]+)", done.stdout)
+    assert level and float(level[1]) <= most, done.stdout[-300:]
 
 
-def test_systemd_finds_little_exposed(tmp_path: Path) -> None:
-    require("systemd-analyze")
-    path = tmp_path / "edgekit.service"
-    path.write_text(service_unit("x", plan()))
-    done = subprocess.run(
-        ["systemd-analyze", "security", "--offline=true", path], capture_output=True, text=True
-    )
-    level = re.search(r"exposure level for edgekit.service: ([\d.]+)", done.stdout)
-    assert level and float(level[1]) <= 1.0, done.stdout[-300:]
+def test_the_installer_may_write_beside_its_bundle_only() -> None:
+    lines = install_unit(ID, 1000, 1000).splitlines()
+    release = f"/opt/edgekit/releases/{ID}"
+    assert "ProtectSystem=strict" in lines
+    assert [line for line in lines if line.startswith("ReadWritePaths")] == [
+        f"ReadWritePaths={release}"
+    ]
+    assert f"ReadOnlyPaths={release}/bundle" in lines
+    with pytest.raises(ValueError, match="not a bundle id"):
+        install_unit("../../etc", 0, 0)
+
+
+@pytest.mark.parametrize("peak", ["1\nExecStart=/bin/evil", None, 0, -1, 1.5, True, 1 << 60])
+def test_planned_memory_is_a_number(peak: object) -> None:
+    strange = dataclasses.replace(plan(), loading_bytes=peak, running_bytes=peak)  # type: ignore[arg-type]
+    strange = dataclasses.replace(strange, memory={"kv_cache": peak})  # type: ignore[dict-item]
+    with pytest.raises(InputError, match="expected a number of bytes"):
+        service_unit("x", strange)
+
+
+@given(st.text(max_size=120))
+def test_a_name_cannot_join_lines(name: str) -> None:
+    text = service_unit(name, plan())
+    assert not any(line.endswith("\\") for line in text.splitlines()) and "%" not in text
 
 
 @pytest.mark.parametrize(

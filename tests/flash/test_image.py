@@ -27,6 +27,7 @@ from edge.flash.flash import FlashReport
 from edge.flash.media.first_boot import BootFiles, hash_password
 from edge.flash.media.image import ImageOptions, ImageTarget, default_output, flash_image
 from edge.flash.progress import TerminalReporter
+from edge.flash.service_units import service_unit
 from edge.flash.target import connect, parse_flash_target
 from edge.flash.trust import SignaturePolicy
 from edge.slots.files import LocalFiles
@@ -466,9 +467,10 @@ def test_first_boot_user_and_ssh(own: Made, tmp_path: Path) -> None:
     check(own.path, folder)
     units = "/etc/systemd/system"
     text = ask(own.path, f"cat {units}/edgekit-install.service")
-    assert f"ExecStart=/bin/sh {OPT}/current/bundle/board/install.sh {OPT}/current/env" in text
+    release = f"{OPT}/releases/{open_bundle(folder).id}"
+    assert f"ExecStart=/bin/sh {release}/bundle/board/install.sh {release}/env" in text
     assert "User=1000" in text
-    assert ask(own.path, f"cat {units}/edgekit.service") == "[Unit]\nDescription=x\n"
+    assert ask(own.path, f"cat {units}/edgekit.service") == service_unit("x", PLAN)
     for name in ("edgekit-install.service", "edgekit.service"):
         assert f'Fast link dest: "{units}/{name}"' in ask(
             own.path, f"stat {units}/multi-user.target.wants/{name}"
@@ -484,6 +486,50 @@ def test_first_boot_user_and_ssh(own: Made, tmp_path: Path) -> None:
     without = make_bundle(tmp_path / "without", {"model.gguf": b"x"})
     with pytest.raises(UsageError, match="this bundle has none"):
         put(without, own.path, in_place=True, first_boot=True)
+
+
+def test_no_unit_of_a_bundle_is_installed(own: Made, tmp_path: Path) -> None:
+    folder, marks = tmp_path / "evil", ["ssh.service", "ssh.socket", "edgekit-install.service"]
+    units = {f"board/{name}": f"[Service]\nExecStart=/EVIL {name}\n" for name in marks}
+    units["board/edgekit.service"] = "[Service]\nExecStart=/EVIL\n"
+    units["board/deep/edgekit.timer"] = "[Timer]\n# EVIL\n"
+    roles = {**dict.fromkeys(units, "unit"), "model.gguf": "model", "board/install.sh": "launcher"}
+    for name in roles:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(units.get(name, "x"))
+    evil = "x\\\nExecStart=/EVIL\n%n \\"
+    manifest = {"model": {"name": evil}, "recipe": {"id": "q4_0"}, "plan": PLAN.to_dict()}
+    seal_bundle(folder, manifest, roles, {})
+    report = put(folder, own.path, in_place=True, first_boot=True)
+    place = "/etc/systemd/system"
+    wants = f"{place}/multi-user.target.wants"
+    listed = ask(own.path, f"ls -p {place}") + ask(own.path, f"ls -p {wants}")
+    names = {line.split("/")[5] for line in listed.splitlines() if line.startswith("/")}
+    assert names <= {".", "..", "multi-user.target.wants", "edgekit-install.service",
+                     "edgekit.service"}, names  # fmt: skip
+    for name in ("edgekit-install.service", "edgekit.service"):
+        text = ask(own.path, f"cat {place}/{name}")
+        assert text.count("\nExecStart=") == 1 and "\nExecStart=/EVIL" not in text
+        assert not any(line.endswith("\\") for line in text.splitlines())
+    notes = " ".join(report.notes)
+    assert f"{place}/edgekit-install.service" in notes and f"{place}/edgekit.service" in notes
+    for name in (*marks, "deep/edgekit.timer"):
+        assert f"board/{name}" in notes
+
+
+def test_a_plan_without_numbers_makes_no_unit(own: Made, tmp_path: Path) -> None:
+    folder = tmp_path / "evil"
+    (folder / "board").mkdir(parents=True)
+    (folder / "board/install.sh").write_text("x")
+    (folder / "model.gguf").write_bytes(b"model")
+    plan = {**PLAN.to_dict(), "loading_bytes": "1\nExecStart=/EVIL", "running_bytes": "1"}
+    manifest = {"model": {"name": "x"}, "recipe": {"id": "q4_0"}, "plan": plan}
+    roles = {"model.gguf": "model", "board/install.sh": "launcher"}
+    before = digest(own.path)
+    seal_bundle(folder, manifest, roles, {})
+    with pytest.raises(InputError):
+        put(folder, own.path, in_place=True, first_boot=True)
+    assert digest(own.path) == before
 
 
 def test_signed_bundles_only(own: Made, cargo: tuple[Path, Path], tmp_path: Path) -> None:

@@ -31,16 +31,15 @@ EXIT_INPUT, EXIT_SPACE, EXIT_ENGINE, EXIT_INTEGRITY = 3, 4, 5, 7
 
 LAUNCHER = """#!/bin/sh
 # Made by install.sh: edgekit from this folder alone, whatever else is installed.
-env=$(dirname "$(dirname "$(readlink -f "$0")")")
-export PYTHONPATH="$env/site" PYTHONNOUSERSITE=1 PYTHONSAFEPATH=1
-unset PYTHONHOME PYTHONSTARTUP
-exec {python} "$env/main.py" "$@"
+env=$(PATH=/usr/bin:/bin readlink -f "$0")
+env=${{env%/bin/edge}}
+exec {python} -I "$env/main.py" "$@"
 """
 MAIN = '''"""Made by install.sh: what bin/edge runs."""
 import os
 import sys
 
-sys.path[0] = os.path.join(os.path.dirname(os.path.abspath(__file__)), "site")
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "site"))
 from edge.supervisor import main
 
 main()

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.child import child_environment, decode_output, run_child
 from edge.errors import EngineMissingError, InputError, UsageError
 from edge.units import format_bytes, printable
 
@@ -80,18 +80,19 @@ def list_disks() -> list[Disk]:
         )
     for column in ("MOUNTPOINTS", "MOUNTPOINT"):  # the first is of util-linux 2.37
         try:
-            done = subprocess.run(
-                ["lsblk", "-J", "-b", "-o", f"{_COLUMNS},{column}"], capture_output=True, text=True,
-                env={**os.environ, "LC_ALL": "C"}, stdin=subprocess.DEVNULL, check=False,
-            )  # fmt: skip
+            done = run_child(
+                ["lsblk", "-J", "-b", "-o", f"{_COLUMNS},{column}"],
+                env=child_environment(LC_ALL="C"),
+            )
         except FileNotFoundError:
             raise EngineMissingError(
                 "lsblk is not installed; it tells what may be erased",
                 next_step="apt install util-linux",
             ) from None
         if done.returncode == 0:
-            return parse_lsblk(done.stdout, card_type)
-    raise InputError(f"lsblk does not list the disks: {printable(done.stderr.strip())}")
+            return parse_lsblk(decode_output(done.stdout), card_type)
+    said = decode_output(done.stderr).strip()
+    raise InputError(f"lsblk does not list the disks: {printable(said)}")
 
 
 def card_type(name: str) -> str | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from edge.bundle import Bundle
+from edge.child import python_argv, run_child
 from edge.errors import EngineError
 from edge.flash.flash import FlashOptions, FlashReport
 from edge.flash.gate import Verdict, how_it_died, read_report
@@ -59,8 +58,8 @@ def try_here(bundle: Bundle, options: FlashOptions, reporter: Reporter) -> Verdi
     and memory are the board's to tell.
     """
     reporter.stage("trying it on this machine")
-    command = [sys.executable, "-m", "edge", "slots", "check", str(bundle.path), "--json"]
-    got = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    path = str(bundle.path.absolute())
+    got = run_child(python_argv("edge", "slots", "check", path, "--json"))
     done = Done(got.returncode, got.stdout, got.stderr.decode("utf-8", "replace"))
     if (health := read_report(done)) is None:
         return Verdict(failures=[how_it_died(done)])

@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import shutil
 import stat
-import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +20,16 @@ from pathlib import Path, PurePosixPath
 
 import psutil
 
+from edge.child import (
+    DEVNULL,
+    CompletedProcess,
+    Popen,
+    TimeoutExpired,
+    child_environment,
+    run_child,
+    start_child,
+)
+from edge.child import find_program as find_on_path
 from edge.errors import EdgeError, EngineError, EngineMissingError, InputError
 from edge.flash.board import Progress
 from edge.flash.media.filesystem import Superblock, read_superblock
@@ -60,15 +67,17 @@ class Node:
         return Entry("link" if stat.S_ISLNK(self.mode) else "other", 0)
 
 
+# e2fsprogs hide in sbin and, on a Mac, in Homebrew's cellar.
+_MORE_PLACES = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin",
+                "/usr/local/opt/e2fsprogs/sbin")  # fmt: skip
+
+
 def find_program(name: str) -> str:
-    """Where one of e2fsprogs is; they hide in sbin and, on a Mac, in Homebrew's cellar.
+    """Where one of e2fsprogs is.
 
     Raises EngineMissingError with how to get them.
     """
-    places = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    places += ["/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin"]
-    places.append("/usr/local/opt/e2fsprogs/sbin")
-    found = shutil.which(name, path=os.pathsep.join(places))
+    found = find_on_path(name, *_MORE_PLACES)
     if found is None:
         raise EngineMissingError(
             f"{name} is not installed; images are changed with e2fsprogs",
@@ -149,11 +158,8 @@ class Volume:
             write_changes(alone, image, partition.start, partition.n_bytes)
         self.partition = partition
 
-    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [find_program(program), *arguments], cwd=self.work, env=_environment(),
-            stdin=subprocess.DEVNULL, capture_output=True, check=False,
-        )  # fmt: skip
+    def _run(self, program: str, *arguments: str) -> CompletedProcess[bytes]:
+        return run_child([find_program(program), *arguments], cwd=self.work, env=_environment())
 
     # ---- debugfs ------------------------------------------------------------------------------
 
@@ -169,10 +175,9 @@ class Volume:
         """
         (self.work / "requests").write_text("\n".join(requests) + "\n")
         with tempfile.TemporaryFile() as errors:
-            with subprocess.Popen(
+            with start_child(
                 [find_program("debugfs"), "-w", "-f", "requests", self._spec], cwd=self.work,
-                env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=errors,
+                env=_environment(), stdout=DEVNULL, stderr=errors,
             ) as process:  # fmt: skip
                 try:
                     _watch(process, progress or (lambda _: None))
@@ -241,10 +246,9 @@ class Volume:
         if node is None or not stat.S_ISREG(node.mode):
             return None
         digest, n_read = hashlib.sha256(), 0
-        with subprocess.Popen(
+        with start_child(
             [find_program("debugfs"), "-R", f"cat {plain(path)}", self._spec], cwd=self.work,
-            env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            env=_environment(),
         ) as process:  # fmt: skip
             assert process.stdout is not None and process.stderr is not None
             while chunk := process.stdout.read(1 << 20):
@@ -263,7 +267,7 @@ def plain(path: str) -> str:
 
 def _environment() -> dict[str, str]:
     # Their messages are read, so they must not be translated; no pager, no questions.
-    return {**os.environ, "LC_ALL": "C", "DEBUGFS_PAGER": "__none__"}
+    return child_environment(LC_ALL="C", DEBUGFS_PAGER="__none__")
 
 
 def _complaints(stderr: bytes) -> str:
@@ -271,7 +275,7 @@ def _complaints(stderr: bytes) -> str:
     return "; ".join(s for line in lines if (s := line.strip()) and not s.startswith("debugfs 1."))
 
 
-def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:
+def _last_line(done: CompletedProcess[bytes]) -> str:
     text = (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace")
     lines = [
         line for line in text.splitlines() if line.strip() and not re.match(r"\w+2\w+ 1\.", line)
@@ -279,14 +283,14 @@ def _last_line(done: subprocess.CompletedProcess[bytes]) -> str:
     return printable(lines[-1]) if lines else f"exit code {done.returncode}"
 
 
-def _watch(process: subprocess.Popen[bytes], progress: Progress) -> None:
+def _watch(process: Popen[bytes], progress: Progress) -> None:
     """Tell how far a writer is, from what the kernel counts for it (where it does)."""
     seen = 0
     while True:
         try:
             process.wait(_POLL_S)
             return
-        except subprocess.TimeoutExpired:
+        except TimeoutExpired:
             pass
         try:
             counters = psutil.Process(process.pid).io_counters()

@@ -9,47 +9,23 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edge.bundle import Bundle
+from edge.child import child_environment, decode_output, find_program, run_child
 from edge.errors import EngineError, EngineMissingError, InputError, UsageError
-from edge.flash.gate import INSTALL_SCRIPT
+from edge.flash.gate import carries_engine
 from edge.flash.media.filesystem import identify
 from edge.flash.media.partitions import Partition, PartitionTable, Read
-from edge.slots import layout
+from edge.flash.service_units import INSTALLER, SERVICE, install_unit, service_unit
 from edge.units import printable
 
-INSTALL_UNIT = "edgekit-install.service"
 UNIT_FOLDER = "/etc/systemd/system"
 WANTS_FOLDER = f"{UNIT_FOLDER}/multi-user.target.wants"
 #: As Debian's adduser allows them.
 _USER = re.compile(r"[a-z][a-z0-9_-]{0,30}")
-
-_UNIT = """\
-# edgekit: when the board starts, install the engine of the current release, once: no network, no
-# compiler. It does nothing where that has been done.
-[Unit]
-Description=edgekit: install the engine of a release
-ConditionPathExists={root}/{current}/bundle/{script}
-ConditionPathExists=!{root}/{current}/env/bin/edge
-RequiresMountsFor={root}
-Before=edgekit.service
-
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-User={uid}
-Group={gid}
-ExecStart=/bin/sh {root}/{current}/bundle/{script} {root}/{current}/env
-TimeoutStartSec=900
-
-[Install]
-WantedBy=multi-user.target
-"""
 
 
 @dataclass(frozen=True)
@@ -73,26 +49,26 @@ class BootFiles:
         return found
 
 
-def install_unit(root: str, uid: int, gid: int) -> str:
-    """The first-boot service's text."""
-    return _UNIT.format(root=root, current=layout.CURRENT, script=INSTALL_SCRIPT, uid=uid, gid=gid)
-
-
-def unit_files(bundle: Bundle, root: str, uid: int, gid: int) -> dict[str, bytes]:
-    """Units for the image: the installer, and the bundle's own. Name → text.
+def unit_files(bundle: Bundle, uid: int, gid: int) -> dict[str, bytes]:
+    """Units for the image, made here: the installer and the service. Name → text.
 
     Raises UsageError when the bundle brings no engine to install.
     """
-    if not any(file.name == INSTALL_SCRIPT for file in bundle.files):
+    if not carries_engine(bundle):
         raise UsageError(
             "--first-boot installs the bundle's engine on the board, but this bundle has none",
             next_step="edge build … --with-engine",
         )
-    units = {INSTALL_UNIT: install_unit(root, uid, gid).encode()}
-    for file in bundle.files:
-        if file.role == "unit":
-            units[file.name.rpartition("/")[2]] = (bundle.path / file.name).read_bytes()
-    return units
+    return {
+        INSTALLER: install_unit(bundle.id, uid, gid).encode(),
+        SERVICE: service_unit(bundle.name, bundle.plan).encode(),
+    }
+
+
+def strange_units(bundle: Bundle) -> list[str]:
+    """Units that a bundle carries and that no bundle of ours would; they are never installed."""
+    ours = f"board/{SERVICE}"
+    return [file.name for file in bundle.files if file.role == "unit" and file.name != ours]
 
 
 def check_user(name: str) -> str:
@@ -111,18 +87,17 @@ def hash_password(password: str) -> str:
     """
     if not password or "\n" in password:
         raise UsageError("a password must be one line and not empty")
-    program = shutil.which("openssl")
+    program = find_program("openssl")
     if program is None:
         raise EngineMissingError(
             "openssl is not installed; it hashes the password", next_step="apt install openssl"
         )
-    done = subprocess.run(
-        [program, "passwd", "-6", "-stdin"], input=f"{password}\n", capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
-    if done.returncode or not done.stdout.startswith("$6$"):
-        raise EngineError(f"openssl cannot hash the password: {printable(done.stderr.strip())}")
-    return done.stdout.strip()
+    done = run_child([program, "passwd", "-6", "-stdin"], input=f"{password}\n".encode())
+    hashed = decode_output(done.stdout).strip()
+    if done.returncode or not hashed.startswith("$6$"):
+        why = printable(decode_output(done.stderr).strip())
+        raise EngineError(f"openssl cannot hash the password: {why}")
+    return hashed
 
 
 def boot_partition(read: Read, table: PartitionTable) -> Partition:
@@ -150,15 +125,13 @@ def write_boot_files(work: Path, partition: Partition, files: BootFiles) -> None
 
 
 def _mtools(work: Path, command: Sequence[str], data: bytes = b"") -> bytes:
-    if shutil.which(command[0]) is None:
+    if find_program(command[0]) is None:
         raise EngineMissingError(
             f"{command[0]} is not installed; it writes into the boot partition",
             next_step="apt install mtools (brew install mtools)",
         )
-    done = subprocess.run(
-        command, cwd=work, input=data, capture_output=True, check=False,
-        env={**os.environ, "LC_ALL": "C", "MTOOLSRC": os.devnull},
-    )  # fmt: skip
+    quiet = child_environment(LC_ALL="C", MTOOLSRC=os.devnull)
+    done = run_child(command, cwd=work, input=data, env=quiet)
     if done.returncode:
         raise EngineError(
             "the boot partition cannot be written: "

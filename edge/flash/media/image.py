@@ -25,15 +25,21 @@ from typing import BinaryIO
 from edge.bundle import Bundle
 from edge.errors import EdgeError, InputError, IntegrityError, UsageError
 from edge.flash.flash import FlashReport
-from edge.flash.gate import INSTALL_SCRIPT, carries_engine
+from edge.flash.gate import carries_engine
 from edge.flash.media.ext4 import Ext4Files, Volume
-from edge.flash.media.first_boot import BootFiles, boot_partition, write_boot_files
+from edge.flash.media.first_boot import (
+    BootFiles,
+    boot_partition,
+    strange_units,
+    write_boot_files,
+)
 from edge.flash.media.growth import make_room
 from edge.flash.media.in_use import locked_image, refuse_in_use
 from edge.flash.media.partitions import SECTOR, Partition, PartitionTable, read_table
 from edge.flash.media.release import ROOT, ReleaseWriter
 from edge.flash.media.root import open_root
 from edge.flash.media.source import chunks, materialize, packing_of, reader
+from edge.flash.service_units import INSTALL_SCRIPT
 from edge.flash.transfer import Reporter
 from edge.flash.trust import SignaturePolicy
 from edge.rooted import work_beside
@@ -42,7 +48,7 @@ from edge.slots.faults import fault_point
 from edge.slots.files import board_error
 from edge.slots.health import Health
 from edge.slots.store import Slots
-from edge.units import format_bytes
+from edge.units import format_bytes, printable
 
 #: The working copy, in the folder `OUT.partial/`.
 _WORKING = "image"
@@ -273,6 +279,11 @@ def _notes(bundle: Bundle, options: ImageOptions, writer: ReleaseWriter) -> list
     notes = [f"e2fsck finds no fault; every file was read back; owner {writer.owner_text}"]
     if writer.n_grown:
         notes.append(f"the root partition was made {format_bytes(writer.n_grown)} larger")
+    if writer.unit_paths:
+        notes.append(f"services made and enabled: {', '.join(writer.unit_paths)}")
+    if strange := strange_units(bundle):
+        names = printable(", ".join(strange), 300)
+        notes.append(f"units in the bundle were not installed: {names}")
     if carries_engine(bundle) and not options.first_boot:
         notes.append(
             f"on the board: sh {ROOT}/current/bundle/{INSTALL_SCRIPT} {ROOT}/current/env "

@@ -15,6 +15,7 @@ from edge.flash.flash import SLACK_BYTES
 from edge.flash.gate import engine_bytes
 from edge.flash.media.ext4 import Ext4Files, Volume, plain
 from edge.flash.media.first_boot import UNIT_FOLDER, WANTS_FOLDER, unit_files
+from edge.flash.service_units import DEFAULT_ROOT
 from edge.flash.transfer import Reporter, wanted_files
 from edge.flash.trust import Admission, SignaturePolicy, admit
 from edge.rooted import MARKER, MARKER_TEXT, foreign
@@ -25,7 +26,7 @@ from edge.trust.pins import TRUSTED_KEYS, format_trusted_keys
 from edge.units import MIB
 
 #: Where the releases lie in an image; `edge flash BUNDLE ssh://user@board/opt/edgekit` later on.
-ROOT = "/opt/edgekit"
+ROOT = DEFAULT_ROOT
 #: The first user that Debian and its relatives make.
 FIRST_UID = 1000
 _MAX_PASSWD = 1024 * 1024
@@ -78,7 +79,7 @@ class ReleaseWriter:
                     f"{self.place}: there is no systemd in it, which --first-boot needs",
                     next_step="leave --first-boot out and install on the board",
                 )
-            self._units = unit_files(self.bundle, ROOT, *self.owner)
+            self._units = unit_files(self.bundle, *self.owner)
 
     def _refuse_strange_folders(self, folder: str) -> None:
         for path in (*reversed(PurePosixPath(folder).parents), PurePosixPath(folder)):
@@ -136,6 +137,11 @@ class ReleaseWriter:
     def n_inodes(self) -> int:
         """Files, folders and links that will be made, and a few to spare."""
         return 2 * len(self._wanted) + len(self._units) + 32
+
+    @property
+    def unit_paths(self) -> list[str]:
+        """Where the services lie that were put into the image."""
+        return [f"{UNIT_FOLDER}/{name}" for name in sorted(self._units)]
 
     @property
     def n_grown(self) -> int:

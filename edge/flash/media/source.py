@@ -12,13 +12,13 @@ import importlib.util
 import lzma
 import os
 import shutil
-import subprocess
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from edge.child import find_program, start_child
 from edge.errors import DoesNotFitError, EngineMissingError, InputError
 from edge.flash.media.partitions import Read
 from edge.units import MIB, format_bytes
@@ -212,16 +212,14 @@ def _zst_chunks(source: Path) -> Iterator[tuple[bytes, int]]:
             except zstd.ZstdError as error:
                 raise EOFError(str(error)) from None
         return
-    program = shutil.which("zstd")
+    program = find_program("zstd")
     if program is None:
         raise EngineMissingError(
             f"{source} is packed with zstd, which is not installed",
             next_step="apt install zstd (brew install zstd), or use the .xz of the same image",
         )
     with source.open("rb") as file:
-        process = subprocess.Popen(
-            [program, "-dcq"], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        process = start_child([program, "-dcq"], stdin=file)
         assert process.stdout is not None and process.stderr is not None
         try:
             while chunk := process.stdout.read(CHUNK):

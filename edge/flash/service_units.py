@@ -1,0 +1,167 @@
+"""systemd units, made here from two templates and never taken from a bundle.
+
+What a bundle decides in them is typed: its id, its name as a description, its planned memory.
+"""
+
+from __future__ import annotations
+
+from edge.errors import InputError
+from edge.slots import layout
+from edge.types import Plan
+from edge.units import MIB, printable
+
+#: Where the releases lie on a board that runs services.
+DEFAULT_ROOT = "/opt/edgekit"
+SERVICE, INSTALLER = "edgekit.service", "edgekit-install.service"
+INSTALL_SCRIPT = "board/install.sh"
+
+_MAX_NAME = 80
+_MOST_BYTES = 1 << 50
+
+# What both services may not do. What they may write is said in each.
+_CAGE = """\
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+PrivateNetwork=yes
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectProc=invisible
+RestrictAddressFamilies=none
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RemoveIPC=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+"""
+
+_SERVICE = """\
+# edgekit: at boot, check that the current release answers, within the memory it was planned for.
+# Other units may wait for it (Requires=edgekit.service, After=edgekit.service); to run a program of
+# your own in the same cage: systemctl edit edgekit, empty ExecStart=, and name yours.
+[Unit]
+Description=edgekit: {name}
+ConditionPathExists={root}/current/env/bin/edge
+RequiresMountsFor={root}
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={root}/current/env/bin/edge run {root}/current/bundle --max-tokens 1 --raw hello
+TimeoutStartSec=300
+Restart=no
+
+# The plan predicts a peak of {planned_mib} MiB. At ten per cent more the kernel ends this, not the
+# board.
+MemoryMax={max_mib}M
+MemorySwapMax=0
+TasksMax=64
+OOMPolicy=kill
+
+# A user of its own that exists only while it runs. The release is read-only to it, like everything
+# else; what it may write (verified hashes) lies in /var/cache/edgekit.
+DynamicUser=yes
+CacheDirectory=edgekit
+Environment=EDGEKIT_CACHE=/var/cache/edgekit
+ReadOnlyPaths={root}
+{cage}UMask=0077
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_INSTALLER = """\
+# edgekit: when the board starts, install the engine of one release, once: no network, no compiler.
+# It does nothing where that has been done. What it runs comes from the bundle, and so it is caged.
+[Unit]
+Description=edgekit: install the engine of release {short_id}
+ConditionPathExists={release}/bundle/{script}
+ConditionPathExists=!{release}/env/bin/edge
+RequiresMountsFor={root}
+Before=edgekit.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh {release}/bundle/{script} {release}/env
+TimeoutStartSec=900
+MemoryMax=75%
+TasksMax=64
+OOMPolicy=kill
+
+# The owner of the releases. It may write beside the bundle of this release and nowhere else, and
+# it needs nothing of systemd: the image has this and edgekit.service enabled already. The last two
+# lines matter where the owner is root.
+User={uid}
+Group={gid}
+ReadWritePaths={release}
+ReadOnlyPaths={release}/bundle
+InaccessiblePaths=-/boot -/etc/ssh -/etc/ssl/private
+InaccessiblePaths=-/etc/shadow -/etc/shadow- -/etc/gshadow -/etc/gshadow-
+{cage}UMask=0022
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def service_unit(name: str, plan: Plan, root: str = DEFAULT_ROOT) -> str:
+    """The text of the service that checks a release at boot, within the plan's memory.
+
+    Raises InputError when the plan's memory is no number of bytes.
+    """
+    peak = planned_bytes(plan)
+    return _SERVICE.format(
+        name=description(name),
+        root=root,
+        planned_mib=-(-peak // MIB),
+        max_mib=-(-peak * 11 // (10 * MIB)),
+        cage=_CAGE,
+    )
+
+
+def install_unit(bundle_id: str, uid: int, gid: int, root: str = DEFAULT_ROOT) -> str:
+    """The text of the service that installs the engine of one release when the board starts."""
+    return _INSTALLER.format(
+        short_id=bundle_id[:12],
+        root=root,
+        release=f"{root}/{layout.release_folder(bundle_id)}",
+        script=INSTALL_SCRIPT,
+        uid=int(uid),
+        gid=int(gid),
+        cage=_CAGE,
+    )
+
+
+def description(name: str) -> str:
+    """A model's name as a unit may show it. Percent signs, backslashes, quotes and line breaks mean
+    something to systemd, so that only harmless signs are kept.
+    """
+    return "".join(c if c.isalnum() or c in " .,:()+-_" else "_" for c in name)[:_MAX_NAME].strip()
+
+
+def planned_bytes(plan: Plan) -> int:
+    """The predicted peak. Raises InputError when it is no number of bytes."""
+    try:
+        peak = plan.peak_bytes
+    except TypeError:
+        peak = None
+    if type(peak) is not int or not 0 < peak <= _MOST_BYTES:
+        raise InputError(
+            f"the plan's memory is {printable(repr(peak), 40)}, expected a number of bytes",
+            next_step="build the bundle again",
+        )
+    return peak
