@@ -43,6 +43,8 @@ FAMILIES = ("exec", "spawn")  # of os: execv, execvp, spawnlp …
 FOREIGN = {"system", "popen", "fork", "vfork", "posix_spawn", "execv", "execve", "execvp"}
 # Files that cannot import edge.child, each with what it does itself.
 ALLOWED = {
+    # It waits for a copy of itself, in the user's own folder.
+    "edge/supervisor.py": {"os.fork"},
     # Runs on a board before edgekit is installed there. It forks to load the engine once, and
     # writes its own interpreter into the launcher.
     "converters/offline/board/install.py": {"os.fork", "sys.executable"},

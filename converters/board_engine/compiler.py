@@ -1,7 +1,7 @@
 """Find what a C++ compiler gets wrong for the engine, by trying it, and the flags that avoid it.
 
-Standard library only, and no import of ours: `scripts/build_engine` loads this file before
-anything is installed.
+Standard library only but for `edge.child`, which is so too: `scripts/build_engine` loads this file
+before anything is installed.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import os
 import platform
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from edge.child import SubprocessError, run_child
 
 #: Without AMX. Source: https://gcc.gnu.org/onlinedocs/gcc/x86-Options.html
 NO_AMX = ("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
@@ -109,7 +110,7 @@ def _predefined(compiler: Sequence[str], flags: Sequence[str]) -> bytes | None:
     """The macros that stand for what the compiler may use; None where it does not say."""
     command = [*compiler, *flags, "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
     try:
-        done = subprocess.run(command, cwd="/", capture_output=True, check=False)
+        done = run_child(command)
     except OSError:
         return None
     return done.stdout if done.returncode == 0 else None
@@ -137,13 +138,9 @@ def builds_tile_config(compiler: Sequence[str]) -> bool | None:
 def _runs(command: Sequence[str], folder: str) -> bool:
     """Whether a command ends well. It runs in a folder of its own."""
     try:
-        done = subprocess.run(
-            command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, check=False,
-            timeout=60,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
+        return run_child(command, cwd=folder, timeout_s=60).returncode == 0
+    except (OSError, SubprocessError):
         return False
-    return done.returncode == 0
 
 
 if __name__ == "__main__":
