@@ -22,6 +22,7 @@ from typing import Any
 import edge.errors
 from edge.child import PIPE, child_environment, python_argv, start_child
 from edge.errors import DoesNotFitError, EdgeError, EngineError
+from edge.last_words import explain_death
 from edge.units import format_bytes, printable
 
 Say = Callable[[str], None]
@@ -165,6 +166,8 @@ def _failure(
         return EngineError(f"{error['type']}: {printable(str(error['message']), 2000)}\n{tail}")
     if code == _SIGKILL or "bad_alloc" in tail or "MemoryError" in tail:
         return _out_of_memory(memory_limit)
+    if death := explain_death(module, code):
+        return death
     return EngineError(f"{module} ended with code {code} and no result; its last lines:\n{tail}")
 
 

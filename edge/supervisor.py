@@ -13,21 +13,6 @@ import sys
 
 from edge import last_words
 
-#: Signals that native code dies of, and what a user can do then.
-_REBUILD = (
-    "build the engine for this CPU: scripts/build_engine in a checkout, or on a board: "
-    "edge build MODEL --device BOARD --with-engine"
-)
-_CHECK = "check the file: edge bundle verify BUNDLE; if it is whole, this is a bug of the engine"
-_DEATHS = {
-    "SIGILL": ("an illegal instruction", _REBUILD),
-    "SIGSEGV": ("a segmentation fault", _CHECK),
-    "SIGBUS": ("a bus error: a file that it reads was cut off, or its disk failed", _CHECK),
-    "SIGFPE": ("an arithmetic exception", _CHECK),
-    "SIGABRT": ("an abort", _CHECK),
-}
-_LESS_MEMORY = "choose a smaller context (--ctx) or a smaller recipe, or end other programs"
-
 
 def main() -> None:
     """Entry point of the `edge` command."""
@@ -56,16 +41,13 @@ def supervise() -> None:
     status = wait_for(child, waited)
     if os.WIFEXITED(status):
         os._exit(os.WEXITSTATUS(status))
-    name = signal.Signals(os.WTERMSIG(status)).name
-    if name in _DEATHS:
-        report_death(name, os.read(words, last_words.MAX_BYTES).decode("utf-8", "replace"))
-    if name == "SIGKILL" and count_oom_kills() > oom_kills:
-        report("DoesNotFitError", 4, "the system ran out of memory and killed it", _LESS_MEMORY)
-    if name != "SIGKILL":
-        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+    number = os.WTERMSIG(status)
+    report_death(number, words, count_oom_kills() > oom_kills)
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    os.kill(os.getpid(), os.WTERMSIG(status))
-    os._exit(128 + os.WTERMSIG(status))  # a signal that does not kill by default
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)  # a signal that does not kill by default
 
 
 def wait_for(child: int, waited: set[signal.Signals]) -> int:
@@ -107,21 +89,19 @@ def count_oom_kills() -> int:
         return 0
 
 
-def report_death(name: str, words: str) -> None:
-    """Say what the child died of, and leave."""
-    what, next_step = _DEATHS[name]
-    if words:
-        what = f"a check of the engine's own failed: {words.strip()}"
-    else:
-        what = f"{what} in native code ended it ({name})"
-    report("EngineError", 5, what, next_step)
-
-
-def report(kind: str, code: int, what: str, next_step: str) -> None:
-    """Print an error as `edge.cli` does, and leave with its exit code."""
+def report_death(number: int, words: int, was_out_of_memory: bool) -> None:
+    """Print what native code died of, and leave. Returns after a signal that somebody sent."""
+    if number == signal.SIGKILL and not was_out_of_memory:
+        return
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    who = f"edge {command}"
+    if not (error := last_words.explain_death(who, -number)):
+        return
     from edge.cli import print_error
 
-    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    print_error(kind, f"edge {command}: {what}", next_step, as_json="--json" in sys.argv)
+    message = str(error)
+    if said := os.read(words, last_words.MAX_BYTES).decode("utf-8", "replace").strip():
+        message = f"{who}: a check of the engine's own failed: {said}"
+    print_error(type(error).__name__, message, error.next_step, as_json="--json" in sys.argv)
     sys.stdout.flush()
-    os._exit(code)
+    os._exit(error.exit_code)

@@ -187,4 +187,4 @@ def test_the_out_of_memory_killer_is_named() -> None:
         )
     assert done.returncode == 4, done
     assert json.loads(done.stdout)["error"] == "DoesNotFitError"
-    assert "out of memory" in done.stderr and "next: choose a smaller context" in done.stderr
+    assert "lack of memory" in done.stderr and "next: choose a smaller context" in done.stderr

@@ -16,6 +16,7 @@ from edge.bench.workloads import Test
 from edge.child import python_argv, run_child
 from edge.engines.settings import EngineSettings
 from edge.errors import EdgeError, EngineError
+from edge.last_words import explain_death
 from edge.race.entrants import Entrant
 from edge.units import printable
 
@@ -110,6 +111,8 @@ def ask(entrant: Entrant, n_ctx: int, job: dict[str, Any]) -> list[dict[str, Any
             kind = getattr(edge.errors, error["type"], EngineError)
             assert issubclass(kind, EdgeError)
             raise kind(f"{entrant.label}: {error['message']}", next_step=error["next_step"])
+        if death := explain_death(entrant.label, process.returncode):
+            raise death
         if process.returncode:
             said.seek(0)
             lines = said.read().decode("utf-8", "replace").splitlines()[-_TAIL_LINES:]
