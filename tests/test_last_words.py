@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from edge.errors import DoesNotFitError, EngineError
 from edge.last_words import explain_death, leave_words
 
 
-@pytest.mark.parametrize("code", [-4, 132, -11, 139, -6, 134, -7, -8])
+@pytest.mark.parametrize("code", [-4, 132, -11, 139, -6, 134, -signal.SIGBUS, -8])
 def test_native_deaths(code: int) -> None:
     error = explain_death("the engine", code)
     assert isinstance(error, EngineError) and error.next_step
