@@ -244,8 +244,9 @@ class _Reader(io.RawIOBase):
         return self._descriptor.number
 
     def readinto(self, buffer: Any) -> int:
-        n = os.preadv(self.fileno(), [buffer], self._at) if hasattr(os, "preadv") else -1
-        if n < 0:
+        if hasattr(os, "preadv"):
+            n = os.preadv(self.fileno(), [buffer], self._at)
+        else:
             data = os.pread(self.fileno(), len(buffer), self._at)
             n = len(data)
             buffer[:n] = data

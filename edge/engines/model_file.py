@@ -40,7 +40,7 @@ def built_file(path: Path) -> OpenedFile:
 
 def bundle_around(path: Path) -> Bundle | None:
     """The bundle that a file lies in, opened and checked; None where it lies in none."""
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     for folder in reversed(folders_of(path)):  # what it really is comes last
         for place in (folder, *folder.parents):
@@ -64,7 +64,7 @@ def file_in(bundle: Bundle, path: Path) -> OpenedFile:
 
 def _is_bundle(folder: Path) -> bool:
     """Whether a folder says that it is a bundle; manifest.json is the name of other things, too."""
-    if not (folder / MANIFEST).is_file():
+    if not os.path.isfile(folder / MANIFEST):
         return False
     try:
         document = json.loads(OpenedFile.open(folder / MANIFEST).read(MAX_MANIFEST_BYTES))
