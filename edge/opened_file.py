@@ -282,6 +282,10 @@ class OpenedFolder:
             held = _Descriptor(_open(folder, shown, _FLAGS | _DIRECTORY | _NOFOLLOW, held.number))
         return OpenedFile._of_number(shown, _open(last, shown, _FLAGS | _NOFOLLOW, held.number))
 
+    def find(self, name: str) -> OpenedFile | None:
+        """The file with this plain name, None where nothing has it. Raises like `open`."""
+        return self.open(name) if self.exists(name) else None
+
     def exists(self, name: str) -> bool:
         """Whether anything at all has this plain name."""
         try:

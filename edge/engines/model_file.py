@@ -74,13 +74,12 @@ def _is_bundle(folder: Path) -> bool:
 
 
 class _Neighbours:
-    """Files of a plain folder, each opened once."""
+    """Files beside a plain one, each opened once, no link followed."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._opened = folder, dict[str, OpenedFile]()
+        self._path, self._opened = folder, dict[str, OpenedFile | None]()
 
     def __call__(self, name: str) -> OpenedFile | None:
-        path = self._folder / name
-        if name not in self._opened and os.path.lexists(path):
-            self._opened[name] = OpenedFile.open(path)
-        return self._opened.get(name)
+        if name not in self._opened:
+            self._opened[name] = OpenedFolder(self._path).find(name)
+        return self._opened[name]
