@@ -168,6 +168,9 @@ class OpenedFile(os.PathLike[str]):
         Raises IntegrityError when somebody keeps writing to the file.
         """
         for _ in range(_ATTEMPTS):
+            # What is mapped and dirty already is written to without any time being moved.
+            with contextlib.suppress(OSError):  # a read-only medium may have nothing to sync
+                os.fsync(self._descriptor.number)
             before = self.identity
             digest = hashlib.sha256()
             with self.reader() as file:
