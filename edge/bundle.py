@@ -275,11 +275,8 @@ def read_texts(folder: OpenedFolder) -> dict[str, bytes]:
     limits = {
         MANIFEST: MAX_MANIFEST_BYTES, SUMS: MAX_MANIFEST_BYTES, SIGNATURE: MAX_SIGNATURE_BYTES,
     }  # fmt: skip
-    return {
-        name: folder.open(name).read(limit)
-        for name, limit in limits.items()
-        if name == MANIFEST or folder.exists(name)
-    }
+    files = {name: folder.find(name) for name in limits} | {MANIFEST: folder.open(MANIFEST)}
+    return {name: file.read(limits[name]) for name, file in files.items() if file is not None}
 
 
 def bundle_signers(bundle: Bundle) -> list[PublicKey]:

@@ -175,6 +175,9 @@ class OpenedFile(os.PathLike[str]):
         Raises IntegrityError when somebody keeps writing to the file.
         """
         for _ in range(_ATTEMPTS):
+            # What is mapped and dirty already is written to without any time being moved.
+            with contextlib.suppress(OSError):  # a read-only medium may have nothing to sync
+                os.fsync(self._descriptor.number)
             before = self.identity
             digest = hashlib.sha256()
             with self.reader() as file:
@@ -251,8 +254,9 @@ class _Reader(io.RawIOBase):
         return self._descriptor.number
 
     def readinto(self, buffer: Any) -> int:
-        n = os.preadv(self.fileno(), [buffer], self._at) if hasattr(os, "preadv") else -1
-        if n < 0:
+        if hasattr(os, "preadv"):
+            n = os.preadv(self.fileno(), [buffer], self._at)
+        else:
             data = os.pread(self.fileno(), len(buffer), self._at)
             n = len(data)
             buffer[:n] = data
@@ -287,6 +291,10 @@ class OpenedFolder:
         for folder in folders:
             held = _Descriptor(_open(folder, shown, _FLAGS | _DIRECTORY | _NOFOLLOW, held.number))
         return OpenedFile._of_number(shown, _open(last, shown, _FLAGS | _NOFOLLOW, held.number))
+
+    def find(self, name: str) -> OpenedFile | None:
+        """The file with this plain name, None where nothing has it. Raises like `open`."""
+        return self.open(name) if self.exists(name) else None
 
     def exists(self, name: str) -> bool:
         """Whether anything at all has this plain name."""

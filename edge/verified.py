@@ -7,15 +7,14 @@ moves ctime, which no ordinary program can set back. That holds where three thin
 - Both times are clearly older than the look at the file. Clocks of file systems tick: a second edit
   within one tick moves nothing. (The kernel's clock ticks every 4 to 10 ms, FAT's every 2 s.)
 - Edits through a mapping move ctime as well. ext4, XFS, Btrfs and F2FS see to that for pages that
-  are clean, so the file is synced first. A tmpfs does not, and of others, of shares and of
-  stacked file systems we do not know it: nothing is remembered there.
+  are clean, and a file is synced before it is hashed. A tmpfs does not. Of other file systems, of
+  shares and of stacked ones we do not know it: nothing is remembered there.
 - Nobody holds back a write that began before. Who can do that can write the folder; where that
   matters keys are pinned, and then every byte is hashed at every start.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import json
 import os
@@ -67,8 +66,6 @@ class VerifiedFiles:
     def verify(self, file: OpenedFile, progress: Callable[[int], None] | None = None) -> str:
         """The sha256 of a file's content; remembered where a later edit would be noticed."""
         began_ns = time.time_ns()
-        with contextlib.suppress(OSError):  # a share or a read-only medium may have nothing to sync
-            os.fsync(file.fileno())
         before = file.identity
         digest = file.digest(progress)
         newest_ns = max(before.mtime_ns, before.ctime_ns)

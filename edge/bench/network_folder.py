@@ -33,6 +33,10 @@ class NetworkFolder:
     record: Mapping[str, Any]
 
     @property
+    def path(self) -> Path:
+        return self.file.path
+
+    @property
     def quality(self) -> dict[str, Any]:
         """What a result says of how far the network is from its source."""
         source = self.record["source"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import EngineMissingError, InputError, UnsafeInputError, UnsupportedModelError
-from edge.opened_file import OpenedFile
+from edge.opened_file import OpenedFile, OpenedFolder
 from edge.requirements import install_line
 from edge.units import printable
 
@@ -83,11 +83,7 @@ class HfTokenizer:
     @classmethod
     def from_directory(cls, folder: Path) -> HfTokenizer:
         """From a directory that holds what `of_model` reads."""
-
-        def find(name: str) -> OpenedFile | None:
-            return OpenedFile.open(folder / name) if (folder / name).is_file() else None
-
-        return cls._found(find, folder)
+        return cls._found(OpenedFolder(folder).find, folder)
 
     @classmethod
     def of_model(cls, model: OpenedFile) -> HfTokenizer:

@@ -232,7 +232,10 @@ def mapped_state(
         except OSError as error:
             raise IntegrityError(f"{path}: cannot be read: {error}") from None
         if not matches:
-            raise IntegrityError(f"{path}: it was not saved by this user, or edited, or damaged")
+            raise IntegrityError(
+                f"{path}: its hmac-sha256 does not match: it was not saved by this user, or it was "
+                "edited or damaged"
+            )
         try:
             yield list(header.tokens), mapping
         finally:

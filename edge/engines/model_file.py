@@ -40,7 +40,7 @@ def built_file(path: Path) -> OpenedFile:
 
 def bundle_around(path: Path) -> Bundle | None:
     """The bundle that a file lies in, opened and checked; None where it lies in none."""
-    if not path.exists():
+    if not os.path.exists(path):
         return None
     for folder in reversed(folders_of(path)):  # what it really is comes last
         for place in (folder, *folder.parents):
@@ -64,7 +64,7 @@ def file_in(bundle: Bundle, path: Path) -> OpenedFile:
 
 def _is_bundle(folder: Path) -> bool:
     """Whether a folder says that it is a bundle; manifest.json is the name of other things, too."""
-    if not (folder / MANIFEST).is_file():
+    if not os.path.isfile(folder / MANIFEST):
         return False
     try:
         document = json.loads(OpenedFile.open(folder / MANIFEST).read(MAX_MANIFEST_BYTES))
@@ -74,13 +74,12 @@ def _is_bundle(folder: Path) -> bool:
 
 
 class _Neighbours:
-    """Files of a plain folder, each opened once."""
+    """Files beside a plain one, each opened once, no link followed."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._opened = folder, dict[str, OpenedFile]()
+        self._path, self._opened = folder, dict[str, OpenedFile | None]()
 
     def __call__(self, name: str) -> OpenedFile | None:
-        path = self._folder / name
-        if name not in self._opened and os.path.lexists(path):
-            self._opened[name] = OpenedFile.open(path)
-        return self._opened.get(name)
+        if name not in self._opened:
+            self._opened[name] = OpenedFolder(self._path).find(name)
+        return self._opened[name]

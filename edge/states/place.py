@@ -1,9 +1,9 @@
 """Where the states of a model lie, and how much room they may take.
 
 Beside a bundle, in BUNDLE.states: never inside it, where every file is listed and hashed. A folder
-of that name is used only if it is ours: it carries our marker, and each state in it was made with
-the user's secret. For a plain model file, where nothing can be written beside a bundle, or where
-keys are pinned, in the user's cache.
+of that name is used only if it is ours: it carries the mark of this user, and each state in it was
+made with the user's secret. For a plain model file, where nothing can be written beside a bundle,
+or where keys are pinned, in the user's cache.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import json
 import os
 import re
@@ -31,6 +32,7 @@ import psutil
 from edge.engines.kv_state import PARTIAL, StateHeader, check_private, read_state_header
 from edge.errors import EdgeError, IntegrityError, UnsafeInputError
 from edge.rooted import Root
+from edge.secret import user_secret
 from edge.types import Engine
 
 SUFFIX = ".kv"
@@ -44,6 +46,9 @@ MAX_TOKENS = 1 << 20
 MIN_GAIN = 16
 #: What storage is taken to read at until a restore was measured.
 _READ_BYTES_PER_S = 80e6
+#: Says whose a folder is.
+_OWNER = ".owner"
+_MAX_MARK_BYTES = 1024
 _PID = re.compile(r"\.(\d+)\.partial$")
 
 
@@ -216,8 +221,7 @@ class StateStore:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_owner(self.folder)
         if self.claims:
-            with Root(self.folder.parent) as root:
-                root.claim(self.folder.name)
+            claim(self.folder)
 
     def drop(self, tokens: Sequence[int], *, for_good: bool = False) -> None:
         """Remove the state of exactly these tokens, if there is one. `for_good`: it did not pay,
@@ -298,13 +302,33 @@ def check_owner(path: Path) -> None:
     check_private(path, status)
 
 
+def claim(folder: Path) -> None:
+    """Mark an empty folder as this user's, or see that it is marked.
+
+    Raises IntegrityError for a folder of somebody else's, EdgeError or OSError when that cannot be
+    told.
+    """
+    with Root(folder.parent) as root:
+        if root.names(folder.name):
+            if not is_claimed(folder):
+                raise IntegrityError(f"{folder} was not made by this user")
+            return
+        root.write(f"{folder.name}/{_OWNER}", _owner_mark(), 0o600)
+
+
 def is_claimed(folder: Path) -> bool:
-    """Whether a folder of states is marked as one that we may write and remove in."""
+    """Whether a folder of states is marked as this user's: one that we may write and remove in. The
+    mark of another user, or of another machine, is another one.
+    """
     try:
-        with Root(folder.parent) as root:
-            return root.is_ours(folder.name)
+        with Root(folder.parent) as root, root.open(f"{folder.name}/{_OWNER}") as file:
+            return hmac.compare_digest(file.read(_MAX_MARK_BYTES), _owner_mark())
     except (EdgeError, OSError):
         return False
+
+
+def _owner_mark() -> bytes:
+    return hmac.new(user_secret(), b"edgekit: a folder of states", "sha256").hexdigest().encode()
 
 
 def common(state: Sequence[int], tokens: Sequence[int]) -> int:

@@ -93,7 +93,8 @@ def refuse_unsigned(path: Path) -> None:
 def folders_of(path: Path) -> list[Path]:
     """The folders that `path` lies in: as given, and as every link and mount on the way has it."""
     places = [Path(os.path.abspath(path)).parent]
-    done, todo = Path(os.sep), [*reversed(Path(os.path.join(os.getcwd(), path)).parts[1:])]
+    whole = path if path.is_absolute() else Path.cwd() / path
+    done, todo = Path(os.sep), [*reversed(whole.parts[1:])]
     n_links = 0
     while todo and n_links < _MAX_LINKS:
         part = todo.pop()

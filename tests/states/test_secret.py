@@ -13,10 +13,9 @@ import pytest
 
 from edge.engines.kv_state import MAGIC, mapped_state
 from edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
-from edge.rooted import MARKER
 from edge.secret import N_BYTES, NAME, user_secret
 from edge.states.place import beside_bundle, user_folder
-from edge.states.store import StateStore, clear, entries
+from edge.states.store import StateStore, claim, clear, entries, is_claimed
 from edge.trust.pins import TRUSTED_KEYS
 from edge.verified import cache_directory, config_directory
 
@@ -230,13 +229,30 @@ def test_a_folder_that_came_with_a_bundle_is_left_alone(tmp_path: Path, bundle: 
     assert {path.name: path.read_bytes() for path in beside.iterdir()} == before
 
 
+def test_a_folder_marked_by_another_user_is_left_alone(tmp_path: Path, bundle: Path) -> None:
+    """The whole folder came along, mark and all, as tar and git bring it."""
+    beside = tmp_path / "kit.states"
+    engine = BlockEngine()
+    engine.cached = list(TOKENS)
+    assert ours(beside).save(engine, TOKENS)  # type: ignore[arg-type]
+    (config_directory() / NAME).unlink()  # from here on we are somebody else
+    before = {path.name: path.read_bytes() for path in beside.iterdir()}
+    assert beside_bundle(bundle) == user_folder()
+    engine = BlockEngine()
+    assert ours(beside).restore(engine, [*TOKENS, 1]).n_tokens == 0  # type: ignore[arg-type]
+    assert not engine.cached
+    engine.cached = list(TOKENS)
+    assert ours(beside).save(engine, TOKENS) is None  # type: ignore[arg-type]
+    assert {path.name: path.read_bytes() for path in beside.iterdir()} == before
+
+
 def test_our_own_folder_is_marked_and_found_again(tmp_path: Path, bundle: Path) -> None:
     beside = beside_bundle(bundle)
     assert beside == tmp_path / "kit.states"
     states, engine = ours(beside), BlockEngine()
     engine.cached = list(TOKENS)
     path = states.save(engine, TOKENS)  # type: ignore[arg-type]
-    assert path is not None and (beside / MARKER).is_file()
+    assert path is not None and is_claimed(beside)
     assert stat.S_IMODE(beside.stat().st_mode) == 0o700
     assert beside_bundle(bundle) == beside
     assert ours(beside).restore(BlockEngine(), [*TOKENS, 1]).n_tokens == 100  # type: ignore[arg-type]
@@ -250,7 +266,7 @@ def test_links_in_a_folder_of_states_lead_nowhere(
     beside, states = tmp_path / "kit.states", ours(tmp_path / "kit.states")
     beside.mkdir(mode=0o700)
     if marked:
-        (beside / MARKER).write_text("")
+        claim(beside)
     precious = tmp_path / "precious"
     precious.write_bytes(b"kept")
     name = states.path_of(TOKENS).name

@@ -247,6 +247,26 @@ def test_an_edit_in_place_while_it_loads_is_noticed(
 
 
 @pytest.mark.engine
+def test_an_edit_through_a_mapping_while_it_loads_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = real_bundle(tmp_path / "kit")
+    load = LlamaContext.open
+    with (bundle / "model.gguf").open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
+        if not moves_ctime(file.fileno()):
+            pytest.skip("a file system on which no time tells")
+        mapped[-1] = mapped[-1]
+
+        def late(*arguments: object, **options: object) -> LlamaContext:
+            mapped[-1] ^= 1
+            return load(*arguments, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(LlamaContext, "open", late)
+        with pytest.raises(IntegrityError, match="changed while it was loaded"):
+            open_model(bundle)
+
+
+@pytest.mark.engine
 def test_a_new_link_or_mode_while_it_loads_is_no_edit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
