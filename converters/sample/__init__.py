@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MODEL_DIR = Path(__file__).parent / "model"
+# Some installers link every file into a cache; the folder there holds the files themselves.
+MODEL_DIR = Path(__file__).resolve().parent / "model"
 
 __all__ = ["MODEL_DIR"]

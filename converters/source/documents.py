@@ -17,12 +17,13 @@ from edge.input_folder import is_file_below
 from edge.units import format_bytes, printable
 
 MAX_CARD_BYTES = 4 * 1024**2
-# Configurations have some KiB, the index of the largest models some MiB.
-_MAX_DOCUMENT_BYTES = 64 * 1024**2
+# Configurations have some KiB, lists of merges some MiB.
+_MAX_DOCUMENT_BYTES = 16 * 1024**2
 _LIMITS = {
     # The largest tokenizer.json in the wild (262,144 tokens, 500,000 merges) is 33 MB.
     "tokenizer.json": 128 * 1024**2,
     "tokenizer.model": 64 * 1024**2,
+    "model.safetensors.index.json": 64 * 1024**2,
     "chat_template.jinja": 4 * 1024**2,
     "chat_template.json": 4 * 1024**2,
     "README.md": MAX_CARD_BYTES,

@@ -210,6 +210,14 @@ def test_a_card_of_3_gb_is_neither_read_nor_copied(checkpoint: Path) -> None:
     assert any("LICENSE is left out" in note for note in spec.notes)
 
 
+def test_empty_cards_and_licences_are_no_fault(checkpoint: Path) -> None:
+    for name in ("README.md", "LICENSE", "special_tokens_map.json"):
+        (checkpoint / name).write_bytes(b"")
+    (checkpoint / "special_tokens_map.json").write_text("{}")
+    assert open_model(checkpoint).source.files["README.md"] == 0
+    assert dict(documents.companions(checkpoint)) == {}
+
+
 @pytest.mark.parametrize(
     "name",
     ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
