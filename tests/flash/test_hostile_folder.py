@@ -369,6 +369,34 @@ def test_python_m_edge_forgets_the_current_folder(trap: Trap) -> None:
     assert not list(trap.marks.iterdir())
 
 
+def test_the_board_installer_and_its_launcher(trap: Trap) -> None:
+    from converters.offline.board import install
+
+    script = Path(install.__file__).with_name("install.sh")
+    home = trap.log.parent / "env"
+    for folder in ("bin", "site/edge"):
+        (home / folder).mkdir(parents=True)
+    install.write(home / "bin/edge", install.LAUNCHER.format(python=sys.executable), 0o755)
+    install.write(home / "main.py", install.MAIN, 0o644)
+    install.write(home / "site/edge/__init__.py", "", 0o644)
+    answer = "import json, sys\ndef main():\n    print(sys.path[0], *sys.argv[1:])\n"
+    install.write(home / "site/edge/cli.py", answer, 0o644)
+    (trap.folder / "linked").symlink_to(home / "bin/edge")
+    env = {"PATH": f".::{os.environ['PATH']}", "PYTHONPATH": str(trap.folder),
+           "PYTHONSTARTUP": "psutil.py"}  # fmt: skip
+
+    def shell(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["/bin/sh", *command], cwd=trap.folder, env=env, capture_output=True, text=True
+        )
+
+    done = shell("./linked", "run", "a b")
+    assert done.stdout == f"{home}/site run a b\n", done.stderr
+    done = shell(str(script), "made-here")
+    assert done.returncode == 7 and "SHA256SUMS" in done.stderr, done.stderr
+    check(trap)
+
+
 def test_relative_paths_are_the_users(kit: Path, tmp_path: Path) -> None:
     """Children work in another folder; what the user names must reach them all the same."""
     need_programs(*PROGRAMS)

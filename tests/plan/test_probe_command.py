@@ -182,7 +182,7 @@ def test_an_illegal_instruction_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     fake = tmp_path / "python"
     fake.write_text("#!/bin/sh\nkill -ILL $$\n")
     fake.chmod(0o755)
-    monkeypatch.setattr(measure.sys, "executable", str(fake))
+    monkeypatch.setattr(sys, "executable", str(fake))
     found = measure_machine(report_this_machine().profile, quick=True, engine_folder=tmp_path)
     assert any("illegal instruction" in note for note in found.notes)
 
