@@ -200,11 +200,17 @@ def prove(folder: Path, n_threads: int, progress: Progress | None = None) -> tup
 
 def run_cases(folder: Path, n_threads: int, first: int) -> Iterator[dict[str, Any]]:
     """One child's findings. The last one says how it ended where it did not reach its end."""
-    child = start_child(
-        python_argv("edge.probe.proof_kernels", str(folder.resolve()), str(n_threads), str(first)),
-        stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL,
-        env={**os.environ, "GGML_NO_BACKTRACE": "1"},
-    )  # fmt: skip
+    command = python_argv(
+        "edge.probe.proof_kernels", str(folder.resolve()), str(n_threads), str(first)
+    )
+    try:
+        child = start_child(
+            command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL,
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},
+        )  # fmt: skip
+    except OSError:  # an emulator of one program cannot start another
+        yield {"exit": None}
+        return
     try:
         ended = False
         for line in read_lines(child):

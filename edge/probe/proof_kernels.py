@@ -38,7 +38,7 @@ _F32, _I32 = GGML_TYPES["F32"].id, GGML_TYPES["I32"].id
 
 # A row of every block size; rows and columns beyond one tile of the widest kernel (AMX: 32 rows, 16
 # columns) and beyond a multiple of it.
-_WIDTH, _ROWS, _COLUMNS, _EXPERTS = 256, 64, 17, 2
+_WIDTH, _ROWS, _COLUMNS, _EXPERTS = 256, 32, 17, 2
 _HEAD, _HEADS, _KEYS = 64, 2, 64
 # Largest difference from the reference, as a share of the vectors' norms: some kernels add in half
 # precision. A wrong kernel is off by some sixteenth.
@@ -278,7 +278,7 @@ def run_experts(lib: Kernels, case: Case, buffer: int | None) -> None:
 
 def run_rows(lib: Kernels, case: Case, buffer: int | None) -> None:
     """Rows taken out of a table, as token embeddings are."""
-    data, chosen = make_weights(case.kind, _ROWS), [3, 0, 63]
+    data, chosen = make_weights(case.kind, _ROWS), [3, 0, 31]
     with Bench(lib, case.n_threads, buffer) as bench:
         table = bench.weight(case.kind, data, _WIDTH, _ROWS)
         ids = bench.input(array.array("i", chosen).tobytes(), len(chosen), kind=_I32)

@@ -166,3 +166,11 @@ def test_failures_count_for_the_models_that_need_them() -> None:
     assert not found.find_failures({("product", "Q4_K")}, extra=True)
     assert found.find_failures({("product", "Q8_0")}, extra=True)
     assert str(found.failures[2]) == "Q8_0 products from AMX: x"
+
+
+def test_where_no_child_can_be_started_nothing_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An emulator of one program starts no other."""
+    monkeypatch.setattr(proof, "python_argv", lambda *_: [str(tmp_path / "missing")])
+    assert prove(installed(), 2) == (Proof(1), False)
