@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.bundle import open_bundle
-from edge.flash.phone_gate import carries_tools, read_answer, tool_script
+from edge.errors import InputError
+from edge.flash.phone_gate import bench_script, carries_tools, read_answer, tool_script
 from edge.flash.session import Done
 
 from .cargo import make_bundle
@@ -55,3 +58,19 @@ def test_the_script_picks_the_variant_of_the_cpu(tmp_path: Path) -> None:
         assert done.stdout.splitlines()[1].startswith(f"tools/{variant}/llama-completion -m model.")
         assert "-c 256 -t 1" in done.stdout and "-no-cnv" in done.stdout
     assert os.access(path / names[0], os.X_OK)
+
+
+@pytest.mark.parametrize(
+    "value", ["$(touch x)", "1; touch x", "256", None, True, 0, -1, 1 << 40, 1.5]
+)
+@pytest.mark.parametrize("key", ["n_ctx", "n_threads"])
+def test_only_numbers_of_a_plan_reach_a_shell(tmp_path: Path, key: str, value: object) -> None:
+    path = make_bundle(tmp_path / "x", {"model.gguf": b"m"})
+    bundle = open_bundle(path)
+    strange = dataclasses.replace(
+        bundle, plan=dataclasses.replace(bundle.plan, **{"n_threads": value, key: value})
+    )  # both scripts name the threads
+    with pytest.raises(InputError, match="expected a whole number"):
+        tool_script(strange, str(path))
+    with pytest.raises(InputError, match="expected a whole number"):
+        bench_script(strange, str(path), "result", 1)
