@@ -1,7 +1,7 @@
 """Plan, convert, verify, bundle: a model becomes one bundle per board, from one reading.
 
 Everything is made in `OUT.partial/` beside the output and renamed at the end. A killed build leaves
-that folder; the same command continues in it.
+that folder; the same command continues in it (`edge.rooted`: it is marked as ours).
 
     OUT.partial/artifacts/<recipe>.gguf     one per recipe, however many boards share it
     OUT.partial/bundles/<device>/           sealed bundles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -35,10 +36,8 @@ def imatrix(
     MODEL is a GGUF file, best unquantized (`edge build … --recipe f16`); TEXT is UTF-8. Use the
     result with `edge build … --imatrix`; or give the text itself to `--imatrix` there.
     """
-    if output.exists():
-        if not force:
-            raise UsageError(f"{output} exists", next_step="choose another -o, or add --force")
-        output.unlink()
+    if output.is_dir() or (os.path.lexists(output) and not force):
+        raise UsageError(f"{output} exists", next_step="choose another -o, or add --force")
     with TerminalReporter() as reporter:
         reporter.stage("weighing activations")
         matrix = compute(

@@ -472,7 +472,6 @@ def unpack_bundle(tar_path: Path, directory: Path) -> Bundle:
     UnsafeInputError otherwise, UsageError when `directory` exists.
     """
     check_free(directory)
-    directory.absolute().parent.mkdir(parents=True, exist_ok=True)
     with work_beside(directory, "unpack") as work:
         try:
             extract_plain_files(tar_path, work.root, "bundle")

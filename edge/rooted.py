@@ -20,7 +20,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from edge.errors import UnsafeInputError, UsageError
@@ -28,12 +28,12 @@ from edge.units import printable
 
 #: Marks a folder as ours. Its presence counts, not its text: a power cut may lose the text.
 MARKER = ".edgekit-owned"
-_MARKER_TEXT = b"edgekit made this folder and may delete it with everything in it.\n"
+MARKER_TEXT = b"edgekit made this folder and may delete it with everything in it.\n"
 #: What new files are called until they are whole; random digits follow.
 FRESH = ".edgekit-new-"
 FOLDER_MODE, FILE_MODE = 0o755, 0o644
-#: Folders of ours are never nested this deep.
-MAX_DEPTH = 64
+#: Folders of ours are never nested this deep: a bundle's names have 255 characters at most.
+MAX_DEPTH = 140
 _CHUNK = 1 << 20
 #: The lock of a work folder.
 LOCK = ".lock"
@@ -152,7 +152,7 @@ class Root:
             return self.create(path)
         except FileExistsError:
             fd = self._open_file(path, os.O_RDWR)
-        if os.fstat(fd).st_nlink != 1:
+        if os.fstat(fd).st_nlink > 1:
             os.close(fd)
             raise refusal(self.path / path, "has a second name (a hard link) elsewhere")
         return os.fdopen(fd, "r+b")
@@ -182,7 +182,13 @@ class Root:
                     os.mkdir(at.name, FOLDER_MODE, dir_fd=at.fd)
                     with self._into(at.fd, at.name, path) as fd:
                         self._set_mode(fd, FOLDER_MODE)
-        with self._folder(path):
+        info = self.stat(path)
+        if info is not None and stat.S_ISREG(info.st_mode):
+            raise UsageError(
+                f"{_shown(self.path / path)} is a file where edgekit needs a folder of its own",
+                next_step="look at it and move it away, or choose another place",
+            )
+        with self._folder(path):  # a link is refused
             pass
 
     def claim(self, path: str) -> bool:
@@ -199,7 +205,7 @@ class Root:
                 raise foreign(self.path / path)
             self._step()
             with self.create(_joined(path, MARKER)) as file:
-                file.write(_MARKER_TEXT)
+                file.write(MARKER_TEXT)
                 file.flush()
                 os.fsync(file.fileno())
             self._step()
@@ -282,7 +288,7 @@ class Root:
         into a link or into a file with a second name would appear elsewhere.
         """
         for name, info in list(self.walk("")):
-            alone = stat.S_ISREG(info.st_mode) and info.st_nlink == 1
+            alone = stat.S_ISREG(info.st_mode) and info.st_nlink <= 1
             if not stat.S_ISDIR(info.st_mode) and not alone:
                 self.remove(name)
 
@@ -396,19 +402,24 @@ class _Place:
 def refusal(path: Path, what: str) -> UnsafeInputError:
     """The error for something that is not the file or folder of ours that it should be."""
     return UnsafeInputError(
-        f"{printable(str(path))} {what}; edgekit follows no link there and writes into nothing "
-        "that leads elsewhere",
+        f"{_shown(path)} {what}; edgekit follows no link there and writes into nothing that leads "
+        "elsewhere",
         next_step="look at it, move it away, then run the same command again",
     )
 
 
-def foreign(path: Path) -> UsageError:
+def foreign(path: PurePath) -> UsageError:
     """The error for a folder that is in our way and that we did not make."""
     return UsageError(
-        f"{printable(str(path))} is a folder that edgekit did not make (there is no {MARKER} in "
-        "it): it stays as it is",
+        f"{_shown(path)} is a folder that edgekit did not make (there is no {MARKER} in it): it "
+        "stays as it is",
         next_step="look at it and move it away, or choose another place",
     )
+
+
+def _shown(path: PurePath | str) -> str:
+    """A path as text, whole: it has to be found again."""
+    return printable(str(path), limit=4096)
 
 
 def fresh_name() -> str:
@@ -445,7 +456,7 @@ def _open_root(path: Path) -> int:
     except OSError as error:
         if path.is_symlink():
             raise UnsafeInputError(
-                f"{printable(str(path))} is a link to {printable(os.readlink(path))}",
+                f"{_shown(path)} is a link to {_shown(os.readlink(path))}",
                 next_step="if that is the folder you mean, give its own path",
             ) from None
         raise error from None
@@ -464,15 +475,23 @@ class Work:
         self.root, self.path, self.output = root, root.path, output
         self._parent, self._name = parent, root.path.name
 
-    def publish(self, made: str, may_replace: Callable[[Path], bool] | None = None) -> None:
+    def publish(
+        self,
+        made: str,
+        may_replace: Callable[[Path], bool] | None = None,
+        *,
+        replace_file: bool = False,
+    ) -> None:
         """Rename `made`, in this folder, to the output; then remove this folder.
 
-        What is at the output is replaced only if `may_replace` says so of it. Raises UsageError
-        otherwise.
+        A folder at the output is replaced only if `may_replace` says so of it, a file only with
+        `replace_file`. Raises UsageError otherwise.
         """
         parent, target = self._parent, self.output.absolute().name
-        check_free(self.output, may_replace)
-        if parent.stat(target) is not None:
+        info = parent.stat(target)
+        if info is None or stat.S_ISDIR(info.st_mode) or not replace_file:
+            check_free(self.output, may_replace)
+        if info is not None and stat.S_ISDIR(info.st_mode):
             parent.rename(target, f"{self._name}/{_REPLACED}")
         parent.rename(f"{self._name}/{made}", target)
         parent.remove(self._name)
@@ -510,6 +529,7 @@ def work_beside(
     """
     absolute = output.absolute()
     name = f"{absolute.name}.partial"
+    absolute.parent.mkdir(parents=True, exist_ok=True)
     with Root(absolute.parent.resolve()) as parent:
         parent.claim(name)
         with parent.below(name) as root, _alone(root, what):

@@ -146,6 +146,14 @@ def test_a_folder_that_was_made_but_not_marked_is_taken_over(root: Root) -> None
     root.remove("ours")
 
 
+def test_a_file_in_place_of_a_folder_of_ours_stays(root: Root) -> None:
+    (root.path / "incoming").write_bytes(SECRET)
+    for operation in (root.claim, root.make_folder):
+        with pytest.raises(UsageError, match="is a file where"):
+            operation("incoming")
+    assert (root.path / "incoming").read_bytes() == SECRET
+
+
 def test_a_marker_that_is_a_link_is_none(root: Root, victim: Path) -> None:
     (root.path / "theirs").mkdir()
     (root.path / "theirs" / MARKER).symlink_to(victim / "photo")
@@ -294,3 +302,30 @@ def test_appending_follows_no_link(tmp_path: Path, victim: Path) -> None:
         with pytest.raises(UnsafeInputError):
             open_to_append(tmp_path / name)
     assert untouched(victim)
+
+
+# Trees that are deleted without the marker: folders of a random name, the user's own cache, what
+# lies in a work folder that is held, and trees of this checkout.
+MAY_DELETE_TREES = {
+    "edge/flash/ssh_channel.py": "a folder of mkdtemp",
+    "converters/formats/convert.py": "in a held work folder",
+    "converters/board_engine/build.py": "in a held folder of the cache",
+    "converters/board_engine/source.py": "in the cache",
+    "converters/board_engine/store.py": "in the cache",
+    "converters/environments.py": "in the cache",
+    "converters/offline/board/install.py": "only what bears its mark",
+    "converters/offline/wheelhouse.py": "in the cache",
+    "converters/rehearse/root.py": "in the cache",
+    "converters/sample/export.py": "a developer's own scratch folder",
+}
+
+
+def test_trees_are_deleted_in_known_places_only() -> None:
+    top = Path(__file__).parent.parent
+    found = {
+        path.relative_to(top).as_posix()
+        for package in ("edge", "converters")
+        for path in (top / package).rglob("*.py")
+        if "rmtree" in path.read_text(encoding="utf-8")
+    }
+    assert found == set(MAY_DELETE_TREES)

@@ -12,7 +12,9 @@ from converters.board_engine.build import build_tools, build_wheel
 from converters.board_engine.store import BuiltEngine, find_engines
 from converters.board_engine.variants import ALL_VARIANTS, SINGLE_VARIANTS
 from converters.progress import TerminalReporter
+from edge.atomic import new_file
 from edge.errors import EngineMissingError, UsageError
+from edge.rooted import check_free
 from edge.units import format_bytes, format_seconds
 
 VARIANT = click.option(
@@ -81,7 +83,11 @@ def get(variant: str, tools: bool, output: Path, as_json: bool) -> None:
         )
     output.mkdir(parents=True, exist_ok=True)
     for path in found[-1].paths:
-        target = Path(shutil.copy2(path, output))
+        target = output / path.name
+        check_free(target)
+        mode = path.stat().st_mode & 0o777
+        with path.open("rb") as source, new_file(target, mode=mode) as file:
+            shutil.copyfileobj(source, file)
         click.echo(json.dumps({"path": str(target)}) if as_json else str(target))
 
 

@@ -60,7 +60,8 @@ class PartialFile:
         self._last_checkpoint = time.monotonic()
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._file = os.open(self.path, flags, 0o644)
         try:
             self._lock()
             self.n_resumed = self._resume()

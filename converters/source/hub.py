@@ -29,6 +29,7 @@ from edge.errors import (
     UnsafeInputError,
     UnsupportedModelError,
 )
+from edge.rooted import open_to_append
 from edge.units import format_bytes, printable
 from edge.verified import cache_directory
 
@@ -221,7 +222,7 @@ def _download_file(
     if have > file.size:
         part.unlink()
         have = 0
-    with part.open("ab") as raw:
+    with open_to_append(part) as raw:
         try:
             http_get(
                 hf_hub_url(repo_id, file.name, revision=commit, endpoint=_endpoint()),

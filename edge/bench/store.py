@@ -13,12 +13,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edge.bench.newest import find_newest, line_spans
 from edge.bench.seal import sealed
 from edge.bench.trace_rows import check_clock
 from edge.errors import InputError
+from edge.rooted import open_to_append
 from edge.units import printable
 
 SCHEMA = 2
@@ -59,18 +60,18 @@ def append_results(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 def append_lines(path: Path, lines: bytes) -> None:
     """Append whole lines as they are (another machine's results, sealed there), fsynced."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
-        if file.tell() and not ends_with_newline(path):
+    with open_to_append(path) as file:
+        if file.tell() and not _ends_with_newline(file):
             file.write(b"\n")  # a run was cut off here: its half line stays alone
         file.write(lines if lines.endswith(b"\n") or not lines else lines + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
-def ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+def _ends_with_newline(file: BinaryIO) -> bool:
+    """Look at the last byte; the place to append to stays the end."""
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def read_results(paths: Iterable[Path], most: int | None = None) -> Results:

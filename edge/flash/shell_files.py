@@ -28,7 +28,7 @@ from edge.errors import (
 from edge.flash.session import Done, Session
 from edge.probe.remote import SCRIPT
 from edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
-from edge.rooted import FRESH, MARKER, fresh_name
+from edge.rooted import FRESH, MARKER, MARKER_TEXT, fresh_name
 from edge.slots.faults import die, steps_before_cut
 from edge.slots.files import Entry, Kind, lock_refused
 from edge.slots.layout import CURRENT, LOCK
@@ -69,7 +69,7 @@ mark() {
   real "$1"
   if ours "$1"; then return; fi
   [ -z "$(ls -A "$1")" ] || foreign "$1"
-  echo 'edgekit made this folder and may delete it with everything in it.' > "$1/@MARKER@"
+  printf %s '@TEXT@' > "$1/@MARKER@"
 }
 away() {  # the path, then the folders of which one must be ours if the path is a folder
   p=$1
@@ -83,7 +83,7 @@ away() {  # the path, then the folders of which one must be ours if the path is 
   done
   foreign "$p"
 }
-""".replace("@MARKER@", MARKER)
+""".replace("@MARKER@", MARKER).replace("@TEXT@", MARKER_TEXT.decode())
 
 
 def capture_system(session: Session) -> CapturedSystem:

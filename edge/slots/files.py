@@ -21,9 +21,8 @@ from typing import BinaryIO, Literal, Protocol
 
 import psutil
 
-from edge.atomic import fsync_directory
 from edge.errors import DoesNotFitError, EdgeError, InputError, UnsafeInputError, UsageError
-from edge.rooted import FOLDER_MODE, Root
+from edge.rooted import Root
 from edge.slots.faults import fault_point
 from edge.slots.layout import CURRENT, LOCK
 
@@ -46,7 +45,7 @@ class Entry:
     @property
     def can_go_on(self) -> bool:
         """Whether more may be written into it: a file that has no second name elsewhere."""
-        return self.kind == "file" and self.n_names == 1
+        return self.kind == "file" and self.n_names <= 1
 
 
 class BoardFiles(Protocol):
@@ -172,8 +171,10 @@ class LocalFiles:
         with self._errors():
             fault_point()
             if not os.path.lexists(self._root):
-                self._root.mkdir(FOLDER_MODE, parents=True)
-                fsync_directory(self._root.parent)
+                self._root.parent.mkdir(parents=True, exist_ok=True)
+                with Root(self._root.parent.resolve(), fixed_modes=True) as parent:
+                    parent.make_folder(self._root.name)
+                    parent.sync("")
         with self._opened():
             pass
 

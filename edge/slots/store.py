@@ -230,7 +230,8 @@ class Slots:
         bundles than `keep_incoming`. Parts stay: their names say what they will be.
         """
         self.files.sweep()
-        gone = [n for n in self.files.entries("") if is_trash(n)]
+        root = self.files.entries("")
+        gone = [name for name, e in root.items() if e.kind == "folder" and is_trash(name)]
         gone += [
             f"{layout.INCOMING}/{name}"
             for name, entry in self.files.entries(layout.INCOMING).items()

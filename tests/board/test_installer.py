@@ -17,6 +17,7 @@ import pytest
 
 import converters.offline
 from converters.board_engine.wheel_file import write_wheel
+from edge.rooted import MARKER
 
 BOARD = Path(converters.offline.__file__).parent / "board"
 
@@ -190,3 +191,24 @@ def test_a_noexec_mount(tmp_path: Path) -> None:
         capture_output=True, text=True,
     )  # fmt: skip
     assert "mounted noexec" in done.stderr
+
+
+def test_only_what_the_installer_made_is_removed(installer: ModuleType, tmp_path: Path) -> None:
+    assert installer.OWNED == MARKER
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "photo").write_bytes(b"mine")
+    link = tmp_path / "link"
+    link.symlink_to(home)
+    for theirs in (home, link, home / "photo"):
+        with pytest.raises(installer.InstallError, match="not made by this installer"):
+            installer.check_ours(theirs)
+    ours = tmp_path / "ours"
+    (ours / "site/deep").mkdir(parents=True)
+    (ours / installer.OWNED).touch()
+    (ours / "site/link").symlink_to(home)
+    (ours / "link").symlink_to(home)
+    for mine in (ours, tmp_path / "free"):
+        installer.check_ours(mine)
+        installer.remove(mine)
+    assert not ours.exists() and (home / "photo").read_bytes() == b"mine"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -14,7 +15,14 @@ from pathlib import Path
 import pytest
 
 import edge.flash.shell_files as shell_files
-from edge.errors import DeviceUnreachableError, DoesNotFitError, EdgeError, InputError, UsageError
+from edge.errors import (
+    DeviceUnreachableError,
+    DoesNotFitError,
+    EdgeError,
+    InputError,
+    UnsafeInputError,
+    UsageError,
+)
 from edge.flash.session import Done, Session
 from edge.flash.shell_files import ShellFiles
 from edge.slots.files import BoardFiles, Entry, LocalFiles
@@ -424,3 +432,99 @@ def test_a_session_that_dies_is_lost() -> None:
         session.run("kill -9 $$")
     with pytest.raises(DeviceUnreachableError):
         session.run("true")
+
+
+# ---- what another user of the board, or who made the card, has put there ----
+
+
+def make_photos(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "photo").write_bytes(b"mine")
+    (folder / "parts").mkdir()
+    (folder / "parts/photo").write_bytes(b"mine")
+    return folder
+
+
+def are_untouched(folder: Path) -> bool:
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*"))
+    return names == ["parts", "parts/photo", "photo"] and all(
+        (folder / name).read_bytes() == b"mine" for name in ("photo", "parts/photo")
+    )
+
+
+CHANGES: dict[str, Callable[[BoardFiles], None]] = {
+    "write": lambda files: files.write("planted/photo", b"ours"),
+    "make_folder": lambda files: files.make_folder("planted/deeper"),
+    "claim": lambda files: files.claim("planted"),
+    "claim below": lambda files: files.claim("planted/parts"),
+    "rename into": lambda files: files.rename("ours", "planted/photo"),
+    "rename out": lambda files: files.rename("planted/photo", "ours"),
+    "remove below": lambda files: files.remove(["planted/photo", "planted/parts"]),
+    "link into": lambda files: files.link("ours", "planted/photo"),
+    "link out": lambda files: files.link("planted/photo", "ours"),
+    "copy into": lambda files: files.copy("ours", "planted/new"),
+    "entries": lambda files: files.entries("planted") and None,
+    "tree": lambda files: files.tree("planted") and None,
+    "read": lambda files: files.read("planted/photo", 99) and None,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_link_on_a_board_is_followed(files: BoardFiles, tmp_path: Path, change: str) -> None:
+    photos = make_photos(tmp_path / "photos")
+    files.write("ours", b"ours")
+    os.symlink(photos, Path(files.root, "planted"))
+    with pytest.raises(UnsafeInputError, match="is a link") as caught:
+        CHANGES[change](files)
+    assert caught.value.next_step and are_untouched(photos)
+    assert Path(files.root, "ours").read_bytes() == b"ours"
+
+
+def test_a_link_at_a_name_of_ours_is_not_written_through(files: BoardFiles, tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos")
+    for name in ("state.json", ".lock", "part", "model"):
+        os.symlink(photos / "photo", Path(files.root, name))
+    os.symlink(photos, Path(files.root, ".lock.d"))
+    for attempt in (
+        lambda: files.write("state.json", b"ours"),
+        lambda: files.lock(0).__enter__(),
+        lambda: files.link("model", "part"),
+        lambda: files.copy("model", "elsewhere"),
+    ):
+        with contextlib.suppress(EdgeError):
+            attempt()
+    assert files.digests(["model"]) == {"model": None}
+    files.remove(["model", ".lock.d"])
+    assert are_untouched(photos) and not os.path.lexists(Path(files.root, "model"))
+
+
+def test_only_folders_of_ours_are_removed_from_a_board(files: BoardFiles, tmp_path: Path) -> None:
+    photos = make_photos(Path(files.root, "incoming"))
+    for attempt in (
+        lambda: files.remove(["incoming"]), lambda: files.remove(["incoming/parts"]),
+        lambda: files.claim("incoming"), lambda: files.rename("ours", "incoming"),
+    ):  # fmt: skip
+        files.make_folder("ours")
+        with pytest.raises(EdgeError, match=r"did not make|not empty"):
+            attempt()
+        assert are_untouched(photos)
+    files.claim("empty")
+    files.claim("empty")
+    files.make_folder("empty/deep/er")
+    files.remove(["empty/deep", "empty"])
+    files.make_folder("unmarked")  # as a power cut leaves it
+    files.claim("unmarked")
+    files.remove(["unmarked"])
+    assert {"empty", "unmarked"} & set(files.entries("")) == set()
+
+
+def test_a_root_that_is_a_link_is_refused(files: BoardFiles, tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos")
+    Path(files.root).rmdir()
+    os.symlink(photos, files.root)
+    for attempt in (files.prepare, lambda: files.write("x", b""), lambda: files.entries("")):
+        with pytest.raises(UnsafeInputError, match="is a link"):
+            attempt()
+    with pytest.raises(EdgeError), files.lock(0):
+        pass
+    assert are_untouched(photos)

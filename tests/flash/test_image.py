@@ -32,6 +32,7 @@ from edge.flash.trust import SignaturePolicy
 from edge.slots.files import LocalFiles
 from edge.slots.store import Slots
 from edge.trust.signing import load_signing_key, new_key, sign_bundle
+from tests.planting import Scenario, try_everything
 
 from .boards import edge_command
 from .cargo import PLAN, make_bundle
@@ -118,7 +119,7 @@ def test_release_and_nothing_else_changes(
     start = BOOT_START * SECTOR
     with image.path.open("rb") as one, result.open("rb") as two:
         assert one.read(start) == two.read(start)
-    assert not list(tmp_path.glob(".*partial"))
+    assert not list(tmp_path.glob("*partial"))
 
 
 @pytest.mark.parametrize("label", ["dos", "gpt"])
@@ -180,7 +181,7 @@ def test_packed(pi: Made, cargo: tuple[Path, Path], tmp_path: Path, kind: str) -
     packed.write_bytes(packed.read_bytes()[: packed.stat().st_size * 2 // 3])
     with pytest.raises(InputError, match="damaged or was cut off"):
         put(cargo[0], packed, output=tmp_path / "x.img")
-    assert not (tmp_path / "x.img").exists() and not list(tmp_path.glob(".*partial"))
+    assert not (tmp_path / "x.img").exists() and not list(tmp_path.glob("*partial"))
 
 
 def test_updated_twice_then_by_the_running_board(
@@ -315,7 +316,7 @@ def test_refused_and_unchanged(own: Made, cargo: tuple[Path, Path], what: str) -
         assert caught.value.next_step
     assert digest(own.path) == before
     assert {p.name for p in own.path.parent.glob("*own*")} == {"own.img"}
-    assert not list(own.path.parent.glob(".*partial"))
+    assert not list(own.path.parent.glob("*partial"))
 
 
 def test_which_partition(tools: None, pi: Made, cargo: tuple[Path, Path], tmp_path: Path) -> None:
@@ -550,7 +551,7 @@ def test_killed_at_every_point_and_at_random_times(
     assert finished >= 1, "the last points lie after the rename"
     assert put(new, own.path, in_place=True).previous in (open_bundle(old).id, open_bundle(new).id)
     check(own.path, new)
-    assert not list(tmp_path.glob(".*partial"))
+    assert not list(tmp_path.glob("*partial"))
 
 
 @pytest.mark.engine
@@ -594,3 +595,43 @@ def test_options_of_other_targets_are_refused(cargo: tuple[Path, Path], tmp_path
             edge_command("flash", str(cargo[0]), target, *extra), capture_output=True, text=True
         )
         assert done.returncode == 2 and said in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_what_lies_beside_an_image_leads_nowhere(
+    tools: None, own: Made, cargo: tuple[Path, Path], tmp_path: Path
+) -> None:
+    template = tmp_path / "before"
+    template.mkdir()
+    shutil.copyfile(own.path, template / "os.img")
+    scenario = Scenario(
+        template,
+        lambda area: [
+            "flash", cargo[0], f"image:{area / 'os.img'}#2", "--no-gate", "--no-rehearse",
+            "-o", area / "out.img",
+        ],
+        ("out.img", "out.img.partial", "out.img.partial/image"),
+        spare=("os.img",),
+    )  # fmt: skip
+    try_everything(scenario, tmp_path / "tried")
+
+
+def test_photos_beside_an_image_and_in_it_stay(
+    tools: None, own: Made, cargo: tuple[Path, Path]
+) -> None:
+    photos = default_output(own.path).with_name("own-edgekit.img.partial")
+    photos.mkdir()
+    (photos / "photo").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="did not make"):
+        put(cargo[0], own.path)
+    assert (photos / "photo").read_bytes() == b"mine"
+    shutil.rmtree(photos)
+    release = f"{OPT}/releases/{open_bundle(cargo[0]).id}"
+    local = own.path.with_name("photo")
+    local.write_bytes(b"mine")
+    image = f"{own.path}?offset={root_start(own.path)}"
+    for folder in (OPT, f"{OPT}/releases", release):
+        run("debugfs", "-w", "-R", f"mkdir {folder}", image)
+    run("debugfs", "-w", "-R", f"write {local} {release}/photo", image)
+    with pytest.raises(UsageError, match="did not make"):
+        put(cargo[0], own.path, in_place=True)

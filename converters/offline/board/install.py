@@ -24,6 +24,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+#: The mark of a folder that was made here, and may be removed here: edge.rooted.MARKER.
+OWNED = ".edgekit-owned"
 KEEP_FREE = 16 << 20  # bytes left on the disk beside what is unpacked
 EXIT_INPUT, EXIT_SPACE, EXIT_ENGINE, EXIT_INTEGRITY = 3, 4, 5, 7
 
@@ -67,9 +69,12 @@ def main(bundle: Path, env: Path) -> None:
         print(f"already installed: {env}")
         return
     partial, old = env.with_name(env.name + ".partial"), env.with_name(env.name + ".old")
-    shutil.rmtree(partial, ignore_errors=True)
+    for folder in (partial, env, old):
+        check_ours(folder)
+    remove(partial)
     check_place(env.parent, [bundle / name for name in wheels])
     partial.mkdir(parents=True)
+    (partial / OWNED).touch()
     try:
         for name in sorted(wheels):
             unpack(bundle / name, partial / "site")
@@ -80,15 +85,39 @@ def main(bundle: Path, env: Path) -> None:
         write(partial / "installed.json", json.dumps(made, indent=1, sort_keys=True), 0o644)
         os.sync()
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove(partial)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)
     if env.exists():
         env.rename(old)
     partial.rename(env)
     os.sync()
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)
     print(f"installed: {env}/bin/edge")
+
+
+def check_ours(folder: Path) -> None:
+    """Raise InstallError for anything but a free name, an empty folder, and what was made here."""
+    is_folder = folder.is_dir() and not folder.is_symlink()
+    empty_or_ours = is_folder and (not os.listdir(folder) or (folder / OWNED).is_file())
+    if os.path.lexists(folder) and not empty_or_ours:
+        raise InstallError(
+            EXIT_INPUT,
+            f"{folder} was not made by this installer: it stays as it is",
+            "look at it and move it away, or give another folder",
+        )
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that was made here; its marker last, so that a half is still known."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != OWNED:
+            path.unlink()
+    shutil.rmtree(folder)
 
 
 # ---- checks -------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class Volume:
         partition's used blocks beside the image.
         """
         block = self.superblock().block_bytes
-        apart = root_copy(self.path)
+        apart = self.path.with_name(f"{self.path.name}-root")
         (self.work / "root").symlink_to(apart.absolute())
         with (
             contextlib.ExitStack() as stack,
@@ -252,11 +252,6 @@ class Volume:
                 n_read += len(chunk)
             said = _complaints(process.stderr.read())
         return None if said or n_read != node.n_bytes else digest.hexdigest()
-
-
-def root_copy(path: Path) -> Path:
-    """Where the root partition of the image `path` lies alone while it is resized."""
-    return path.with_name(f"{path.name}-root")
 
 
 def plain(path: str) -> str:

@@ -22,12 +22,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
-from edge.atomic import fsync_directory
 from edge.bundle import Bundle
 from edge.errors import EdgeError, InputError, IntegrityError, UsageError
 from edge.flash.flash import FlashReport
 from edge.flash.gate import INSTALL_SCRIPT, carries_engine
-from edge.flash.media.ext4 import Ext4Files, Volume, root_copy
+from edge.flash.media.ext4 import Ext4Files, Volume
 from edge.flash.media.first_boot import BootFiles, boot_partition, write_boot_files
 from edge.flash.media.growth import make_room
 from edge.flash.media.in_use import locked_image, refuse_in_use
@@ -37,6 +36,7 @@ from edge.flash.media.root import open_root
 from edge.flash.media.source import chunks, materialize, packing_of, reader
 from edge.flash.transfer import Reporter
 from edge.flash.trust import SignaturePolicy
+from edge.rooted import work_beside
 from edge.slots import layout
 from edge.slots.faults import fault_point
 from edge.slots.files import board_error
@@ -44,6 +44,8 @@ from edge.slots.health import Health
 from edge.slots.store import Slots
 from edge.units import format_bytes
 
+#: The working copy, in the folder `OUT.partial/`.
+_WORKING = "image"
 _SUFFIXES = (".xz", ".gz", ".zst", ".img")
 
 
@@ -83,21 +85,22 @@ def flash_image(
     """
     started_s = time.monotonic()
     output = check_target(target.path, options)
-    beside = output.with_name(f".{output.name}.edgekit-partial")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_words(str(output.absolute().parent)))
         stack.enter_context(locked_image(target.path, writing=options.in_place))
         refuse_in_use(output)
-        work = stack.enter_context(_working_file(beside, target.path.stat()))
+        folder = stack.enter_context(work_beside(output, "flash"))
+        work = stack.enter_context(folder.root.create(_WORKING))
+        _take_mode(work, target.path.stat())
+        beside = folder.path / _WORKING
         reporter.stage(f"{'copying' if packing_of(target.path) is None else 'unpacking'} the image")
         materialize(target.path, work, beside.parent, reporter.progress)
         work.flush()
         fault_point()
         report = _change(work, beside, bundle, target, options, reporter)
         fault_point()
-        os.replace(beside, output)
+        folder.publish(_WORKING, replace_file=True)
         fault_point()
-        fsync_directory(output.parent)
     number = report.target.rpartition("#")[2]
     report.target = f"image:{output}#{number}"
     report.total_s = time.monotonic() - started_s
@@ -129,7 +132,7 @@ def check_target(path: Path, options: ImageOptions) -> Path:
         raise UsageError(f"the result would replace {path}", next_step="--in-place does that")
     if not output.absolute().parent.is_dir():
         raise InputError(f"there is no folder {output.absolute().parent}")
-    if output.exists() and (not options.overwrite or not output.is_file()):
+    if os.path.lexists(output) and (not options.overwrite or not output.is_file()):
         raise UsageError(
             f"{output} exists already",
             next_step="--overwrite replaces it; --output FILE writes elsewhere; "
@@ -157,30 +160,10 @@ def _words(place: str) -> Iterator[None]:
         raise board_error(error, place) from error
 
 
-@contextlib.contextmanager
-def _working_file(path: Path, like: os.stat_result) -> Iterator[BinaryIO]:
-    """A fresh file that nobody else works on, with the permissions of another, removed unless it
-    was renamed.
-    """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    with os.fdopen(handle, "r+b") as file, locked_image(path, writing=True):
-
-        def is_there() -> bool:
-            with contextlib.suppress(OSError):
-                return os.path.samestat(os.fstat(file.fileno()), path.lstat())
-            return False
-
-        if not is_there():  # renamed to its final name between opening and locking
-            raise UsageError(f"another flash has just made {path}", next_step="run this again")
-        file.truncate(0)
-        root_copy(path).unlink(missing_ok=True)  # of a run that was killed
-        if like.st_uid == os.geteuid():
-            os.fchmod(handle, like.st_mode & 0o777)
-        try:
-            yield file
-        finally:
-            if is_there():
-                path.unlink()
+def _take_mode(file: BinaryIO, like: os.stat_result) -> None:
+    """Give a file the permissions of another one of ours."""
+    if like.st_uid == os.geteuid():
+        os.fchmod(file.fileno(), like.st_mode & 0o777)
 
 
 def _change(

@@ -17,6 +17,7 @@ from edge.flash.media.ext4 import Ext4Files, Volume, plain
 from edge.flash.media.first_boot import UNIT_FOLDER, WANTS_FOLDER, unit_files
 from edge.flash.transfer import Reporter, wanted_files
 from edge.flash.trust import Admission, SignaturePolicy, admit
+from edge.rooted import MARKER, MARKER_TEXT, foreign
 from edge.slots import layout
 from edge.slots.store import Slots
 from edge.trust.bundle_signature import SIGNATURE
@@ -59,7 +60,9 @@ class ReleaseWriter:
         UsageError when the releases' place holds something else or there is no engine to install,
         IntegrityError when keys are pinned in there and none of them signed the bundle.
         """
-        self._refuse_strange_folders(ROOT)
+        folder = f"{ROOT}/{layout.release_folder(self.bundle.id)}"
+        self._refuse_strange_folders(f"{folder}/bundle")
+        self._refuse_foreign_release(folder)
         with self._slots.locked():
             self.current = self._slots.current()
             self.admission = admit(self.bundle, self._slots, signature)
@@ -87,6 +90,12 @@ class ReleaseWriter:
                     f"{self.place}: {path} is no folder in there",
                     next_step="releases need it to be one; remove it, or use another image",
                 )
+
+    def _refuse_foreign_release(self, folder: str) -> None:
+        """Only a release of ours is written over."""
+        inside = self.volume.listing(folder)
+        if inside and not (MARKER in inside and stat.S_ISREG(inside[MARKER].mode)):
+            raise foreign(PurePosixPath(f"{self.place}:{folder}"))
 
     def _first_user(self) -> tuple[tuple[int, int], str]:
         text = (self.volume.read("/etc/passwd", _MAX_PASSWD) or b"").decode("utf-8", "replace")
@@ -147,6 +156,8 @@ class ReleaseWriter:
         """Permissions of a file of the release (`bundle/…`): those who may run it on the host may
         run it there.
         """
+        if name == MARKER:
+            return 0o644
         path = self.bundle.path / name.removeprefix("bundle/")
         return 0o755 if path.stat().st_mode & 0o100 else 0o644
 
@@ -194,6 +205,8 @@ class ReleaseWriter:
             requests += self._folder(place)
         for path in (folder, *(f"{folder}/bundle/{p}".rstrip("/") for p in sorted(made))):
             requests += self._made_folder(path, self.owner)
+        (self.volume.work / MARKER).write_bytes(MARKER_TEXT)
+        requests += self._file(MARKER, f"{folder}/{MARKER}", 0o644, self.owner)
         counts: dict[str, int] = {}
         for name, (_, sha256) in self._wanted.items():
             target = f"{folder}/bundle/{name}"
