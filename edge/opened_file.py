@@ -305,7 +305,7 @@ def _open(name: str | Path, shown: Path, flags: int, folder: int | None = None) 
         raise InputError(f"{shown}: no such file") from None
     except (OSError, ValueError) as error:
         if flags & _NOFOLLOW and folder is not None and _is_link(name, folder):
-            raise UnsafeInputError(f"{shown} is a link") from None
+            raise UnsafeInputError(f"{shown} is a link, not a regular file") from None
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InputError(f"{shown}: cannot be opened: {reason}") from None
 
