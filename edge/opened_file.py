@@ -311,7 +311,7 @@ def _open(name: str | Path, shown: Path, flags: int, folder: int | None = None) 
             return os.open(name, flags, dir_fd=folder)
         except OSError:
             if flags & _NOFOLLOW and folder is not None and _is_link(name, folder):
-                raise UnsafeInputError(f"{shown} is a link") from None
+                raise UnsafeInputError(f"{shown} is a link, not a regular file") from None
             raise
 
 
