@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edge.bundle import open_bundle, seal_bundle
+from edge.slots import layout
+from edge.slots.files import LocalFiles
 from edge.types import Plan
 
 PLAN = Plan(
@@ -66,3 +68,11 @@ def variant(
     kept["plan"] = {**kept["plan"], **(plan or {})}
     seal_bundle(folder, kept, {f.name: f.role for f in opened.files}, {})
     return folder
+
+
+def claim_parts(root: Path) -> None:
+    """Make the folders that an interrupted flash leaves."""
+    files = LocalFiles(root)
+    files.prepare()
+    for folder in (layout.INCOMING, layout.PARTS):
+        files.claim(folder)

@@ -19,7 +19,7 @@ from edge.slots.layout import bundle_folder
 from edge.slots.store import Slots
 
 from .boards import AdbBoard, FolderBoard, SshBoard, edge_command
-from .cargo import make_bundle, random_bundle
+from .cargo import claim_parts, make_bundle, random_bundle
 from .test_fault_points import make_board
 from .test_transfer import QUICK, Quiet
 
@@ -140,7 +140,7 @@ def test_a_cut_transfer_goes_on(sshd: SshBoard, tmp_path: Path, via: str) -> Non
     sshd.root = tmp_path / "root"
     bundle = open_bundle(random_bundle(tmp_path / "x", 20 << 20))
     part = sshd.root / "incoming/parts" / bundle.model_file.sha256
-    part.parent.mkdir(parents=True)
+    claim_parts(sshd.root)
     with (bundle.model_path).open("rb") as file:
         part.write_bytes(file.read(15 << 20))
     report = flash(sshd, bundle.path, "--no-gate", "--via", via)
@@ -161,7 +161,7 @@ def test_adb_sends_in_parts_and_goes_on_with_the_next(
         monkeypatch.setenv(name, value)
     bundle = open_bundle(random_bundle(tmp_path / "x", (5 << 20) + 99))
     part = device.root / "incoming/parts" / bundle.model_file.sha256
-    part.parent.mkdir(parents=True)
+    claim_parts(device.root)
     part.write_bytes(bundle.model_path.read_bytes()[: (2 << 20) + 5])
     phone = Phone(parse_flash_target(device.target), part_bytes=1 << 20)
     try:

@@ -16,10 +16,9 @@ from edge.flash.directory import DirectoryBoard
 from edge.flash.flash import FlashOptions, flash
 from edge.flash.transfer import PATCH_LEAST_BYTES, plan_items
 from edge.slots import layout
-from edge.slots.files import LocalFiles
 from edge.slots.store import Slots
 
-from .cargo import make_bundle
+from .cargo import claim_parts, make_bundle
 
 QUICK = FlashOptions(gate=False)
 SHA = [f"{i:064x}" for i in range(4)]
@@ -100,14 +99,6 @@ def test_a_cut_transfer_goes_on_at_the_last_whole_block(tmp_path: Path) -> None:
     assert 3 << 20 in board.offsets and report.how["model.gguf"] == "resumed"
     assert report.n_sent < 3 << 20
     Slots(board.files).verify(bundle.id)
-
-
-def claim_parts(card: Path) -> None:
-    """The folders that an interrupted flash leaves."""
-    files = LocalFiles(card)
-    files.prepare()
-    for folder in (layout.INCOMING, layout.PARTS):
-        files.claim(folder)
 
 
 def test_what_an_earlier_run_left_damaged_is_sent_again(tmp_path: Path) -> None:
