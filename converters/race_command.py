@@ -21,8 +21,9 @@ from device_profiles.catalog import THIS_MACHINE
 from device_profiles.profile import DeviceProfile
 from edge.bundle import MANIFEST, Bundle, open_bundle
 from edge.engines import ENGINES, is_installed
-from edge.errors import EdgeError, UsageError
+from edge.errors import EdgeError, IntegrityError, UsageError
 from edge.race.command import hold_race, race_options
+from edge.trust.pins import key_files
 from edge.units import printable
 from edge.verified import cache_directory
 
@@ -65,9 +66,20 @@ def race_command(
         return
     if len(models) > 1:
         raise UsageError("give bundles, or one MODEL", next_step="edge race --help")
+    refuse_where_pinned()
     quality = QualityOptions(enabled=not no_quality)
     bundles = build_entrants(models[0], formats, gguf_recipe, quality, quiet=options["as_json"])
     hold_race(bundles, **options)
+
+
+def refuse_where_pinned() -> None:
+    """Raise IntegrityError where keys are pinned: what a race builds is unsigned."""
+    if found := key_files(cache_directory() / "race"):
+        raise IntegrityError(
+            f"a race of a MODEL builds unsigned bundles; {found[0]} accepts only signed ones",
+            next_step="edge build MODEL --format FORMAT -o OUT --sign KEY per format, then edge "
+            "race OUT OUT",
+        )
 
 
 def build_entrants(

@@ -24,6 +24,7 @@ from edge.slots.store import Slots
 from edge.trust import pins
 from edge.trust.pins import TRUSTED_KEYS, VARIABLE, format_trusted_keys, key_files
 from edge.trust.signing import SigningKey, sign_bundle
+from edge.verified import cache_directory
 from tests.flash.cargo import make_bundle
 
 from .real import OURS, THEIRS, real_bundle, says, scripted
@@ -93,6 +94,14 @@ def test_no_command_runs_a_plain_file(
     assert isinstance(result.exception, EdgeError), result.output
     assert result.exception.exit_code == BUNDLES_ONLY.get(command, 7)
     assert result.exception.next_step and THEIRS not in result.output
+
+
+@pytest.mark.usefixtures("pinned")
+def test_a_race_of_a_model_is_refused_before_it_builds(tmp_path: Path) -> None:
+    result = CliRunner().invoke(edge, ["race", "sample", "--json"], standalone_mode=False)
+    assert isinstance(result.exception, IntegrityError), result.output
+    assert "builds unsigned bundles" in str(result.exception) and result.output == ""
+    assert not (cache_directory() / "race").exists()
 
 
 @pytest.mark.engine
