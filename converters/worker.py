@@ -166,9 +166,10 @@ def _failure(
         return EngineError(f"{error['type']}: {printable(str(error['message']), 2000)}\n{tail}")
     if code == _SIGKILL or "bad_alloc" in tail or "MemoryError" in tail:
         return _out_of_memory(memory_limit)
-    if death := explain_death(module, code):
-        return death
-    return EngineError(f"{module} ended with code {code} and no result; its last lines:\n{tail}")
+    ended = f"{module} ended with code {code} and no result"
+    if death := explain_death(ended, code):
+        return EngineError(f"{death}; its last lines:\n{tail}", next_step=death.next_step)
+    return EngineError(f"{ended}; its last lines:\n{tail}")
 
 
 def _out_of_memory(memory_limit: int | None) -> DoesNotFitError:

@@ -62,11 +62,15 @@ def find(name: str) -> str | None:
 
 def require(*names: str) -> None:
     """Skip the test where a program is missing; in CI fail, and say what to install."""
-    packages = {name: PACKAGES[name] for name in names}
-    missing = [name for name in packages if find(name) is None]
-    if missing:
-        wanted = " ".join(dict.fromkeys(packages[name] for name in missing))
-        skip_or_fail(f"needs {', '.join(missing)}: apt-get install {wanted}")
+    if problem := lacking(*names):
+        skip_or_fail(problem)
+
+
+def lacking(*names: str) -> str | None:
+    """What is missing of these programs, and how to install it; None when all are there."""
+    missing = [name for name in names if find(name) is None]
+    packages = " ".join(dict.fromkeys(PACKAGES[name] for name in missing))
+    return f"needs {', '.join(missing)}: apt-get install {packages}" if missing else None
 
 
 def skip_or_fail(reason: str) -> NoReturn:

@@ -33,6 +33,7 @@ from edge import cli, supervisor
 def command(rest):
     {body}
 cli.import_command = lambda name, entry: command
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 supervisor.main()
 """
 _HOG = """hog = []

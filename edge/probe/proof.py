@@ -17,7 +17,7 @@ import re
 import selectors
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,9 @@ _DEATHS = {
     "SIGSEGV": "SIGSEGV, memory that is not its own",
     "SIGABRT": "SIGABRT, a check of its own failed",
 }
+
+#: After so many deaths the rest of a buffer type's kernels is not run: each takes a new process.
+_MOST_DEATHS = 4
 
 Progress = Callable[[int, int], None]
 
@@ -179,10 +182,16 @@ def prove(folder: Path, n_threads: int, progress: Progress | None = None) -> tup
     after a kill from outside, for lack of memory perhaps. A later start then tries again.
     """
     failures: list[Failure] = []
+    deaths: dict[str, list[str]] = {}
     first, n_cases, is_complete = 0, 1, True
     while first < n_cases:
         at, case = first - 1, ("load", "", PLAIN, n_threads)
-        for finding in run_cases(folder, n_threads, first):
+        hopeless = {
+            buffer: f"not tried after others: {whys[-1]}"
+            for buffer, whys in deaths.items()
+            if len(whys) >= _MOST_DEATHS
+        }
+        for finding in run_cases(folder, n_threads, first, hopeless):
             match finding:
                 case {"at": int(at), "of": int(n_cases), "case": [op, kind, buffer, int(n)]}:
                     case = (str(op), str(kind), str(buffer), n)
@@ -192,17 +201,23 @@ def prove(folder: Path, n_threads: int, progress: Progress | None = None) -> tup
                     failures.append(Failure(*case, why))
                 case {"signal": str(name)} if name not in _FROM_OUTSIDE:
                     failures.append(Failure(*case, _DEATHS.get(name, name)))
+                    deaths.setdefault(case[2], []).append(failures[-1].why)
                 case {"signal": _} | {"exit": _}:
                     is_complete = False
         first = at + 1 if at >= first else n_cases
     return Proof(n_cases, tuple(failures)), is_complete
 
 
-def run_cases(folder: Path, n_threads: int, first: int) -> Iterator[dict[str, Any]]:
-    """One child's findings. The last one says how it ended where it did not reach its end."""
+def run_cases(
+    folder: Path, n_threads: int, first: int, hopeless: Mapping[str, str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """One child's findings. The last one says how it ended where it did not reach its end. What
+    `hopeless` names is not run: it maps a buffer type to the reason.
+    """
     command = python_argv(
-        "edge.probe.proof_kernels", str(folder.resolve()), str(n_threads), str(first)
-    )
+        "edge.probe.proof_kernels", str(folder.resolve()), str(n_threads), str(first),
+        json.dumps(dict(hopeless or {})),
+    )  # fmt: skip
     try:
         child = start_child(
             command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL,

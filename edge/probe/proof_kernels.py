@@ -4,7 +4,7 @@ This program runs in a process of its own: a kernel that this CPU cannot run kil
 case it prints the case's number, so that whoever started it knows what was running (`edge.probe.
 proof`). The reference is plain Python over weights that ggml's base library dequantizes.
 
-    python -m edge.probe.proof_kernels FOLDER N_THREADS FIRST_CASE
+    python -m edge.probe.proof_kernels FOLDER N_THREADS FIRST_CASE HOPELESS
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import operator
 import random
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -453,9 +453,12 @@ def list_cases(buffers: Sequence[str], n_threads: int) -> list[Case]:
     return cases
 
 
-def prove(folder: Path, n_threads: int, first: int) -> Iterator[dict[str, Any]]:
+def prove(
+    folder: Path, n_threads: int, first: int, hopeless: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
     """Findings as they come: `{"at", "of", "case"}` before a case, `{"wrong"}` after one that
     failed, `{"not_offered"}` after one that ggml has no kernel for, `{"end"}` when all are done.
+    What `hopeless` names is wrong without a try: it maps a buffer type to the reason.
     """
     lib = Kernels(folder)
     buffers = {lib.buffer_name(b).decode("ascii", "replace"): b for b in lib.repack_buffers()}
@@ -463,6 +466,8 @@ def prove(folder: Path, n_threads: int, first: int) -> Iterator[dict[str, Any]]:
     for i, case in enumerate(cases[first:], first):
         yield {"at": i, "of": len(cases), "case": case.to_list()}
         try:
+            if case.buffer in hopeless:
+                raise Wrong(hopeless[case.buffer])
             _RUN[case.op](lib, case, buffers.get(case.buffer))
         except Wrong as error:
             yield {"wrong": str(error)}
@@ -472,8 +477,8 @@ def prove(folder: Path, n_threads: int, first: int) -> Iterator[dict[str, Any]]:
 
 
 def main(argv: Sequence[str]) -> None:
-    folder, n_threads, first = argv
-    for finding in prove(Path(folder), int(n_threads), int(first)):
+    folder, n_threads, first, hopeless = argv
+    for finding in prove(Path(folder), int(n_threads), int(first), json.loads(hopeless)):
         print(json.dumps(finding), flush=True)
 
 

@@ -23,10 +23,10 @@ from typing import Any
 import pytest
 
 from edge.bundle import seal_bundle
+from tests.programs import require
 
 from .boards import edge_command
 from .cargo import PLAN
-from .conftest import need_programs
 from .images import PROGRAMS, make_image
 
 # Started with a path without the current folder; then our environment turns hostile.
@@ -195,7 +195,7 @@ def test_flash_a_folder(trap: Trap, kit: Path, hostile: bool) -> None:
 
 
 def test_flash_an_image(trap: Trap, kit: Path, tmp_path: Path) -> None:
-    need_programs(*PROGRAMS)
+    require(*PROGRAMS)
     image = make_image(tmp_path / "card.img").path
     done = run(trap, ["flash", str(kit), f"image:{image}", "--in-place"])
     assert done.returncode == 0, done.stderr
@@ -380,7 +380,7 @@ def test_the_board_installer_and_its_launcher(trap: Trap) -> None:
     install.write(home / "main.py", install.MAIN, 0o644)
     install.write(home / "site/edge/__init__.py", "", 0o644)
     answer = "import json, sys\ndef main():\n    print(sys.path[0], *sys.argv[1:])\n"
-    install.write(home / "site/edge/cli.py", answer, 0o644)
+    install.write(home / "site/edge/supervisor.py", answer, 0o644)
     (trap.folder / "linked").symlink_to(home / "bin/edge")
     env = {"PATH": f".::{os.environ['PATH']}", "PYTHONPATH": str(trap.folder),
            "PYTHONSTARTUP": "psutil.py"}  # fmt: skip
@@ -399,7 +399,7 @@ def test_the_board_installer_and_its_launcher(trap: Trap) -> None:
 
 def test_relative_paths_are_the_users(kit: Path, tmp_path: Path) -> None:
     """Children work in another folder; what the user names must reach them all the same."""
-    need_programs(*PROGRAMS)
+    require(*PROGRAMS)
     pytest.importorskip("pyinfra")
     shutil.copytree(kit, tmp_path / "kit")
     make_image(tmp_path / "card.img")

@@ -76,6 +76,17 @@ def test_an_illegal_instruction_in_one_kernel_is_found(
     assert all("SIGILL" in f.why for f in found.failures)
 
 
+def test_where_many_die_the_rest_is_not_tried(tmp_path: Path) -> None:
+    """Each death takes a new process; an engine for another CPU dies everywhere."""
+    kinds = ("q4_0_q8_0", "q4_1_q8_1", "q5_0_q8_0", "q5_1_q8_1", "q8_0_q8_0")
+    folder = plant(tmp_path, *(f"ggml_vec_dot_{kind}" for kind in kinds)) / "llama_cpp/lib"
+    found, is_complete = prove(folder, 2)
+    why = {(f.kind, f.op): f.why for f in found.failures if f.buffer == proof.PLAIN}
+    assert is_complete and why["Q4_0", "product"].startswith("SIGILL")
+    assert why["Q6_K", "product"].startswith("not tried after others: SIGILL")
+    assert not [f for f in found.failures if f.buffer != proof.PLAIN]
+
+
 def test_a_kernel_that_computes_nothing_is_found(tmp_path: Path) -> None:
     found, _ = prove(plant(tmp_path, "ggml_vec_dot_q5_K_q8_K", code=RETURN) / "llama_cpp/lib", 2)
     assert {(f.kind, f.buffer) for f in found.failures} == {("Q5_K", proof.PLAIN)}

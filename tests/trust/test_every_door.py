@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from edge.trust.pins import TRUSTED_KEYS, VARIABLE, format_trusted_keys, key_fil
 from edge.trust.signing import SigningKey, sign_bundle
 from edge.verified import cache_directory
 from tests.flash.cargo import make_bundle
+from tests.programs import require
 
 from .real import OURS, THEIRS, real_bundle, says, scripted
 from .test_one_descriptor import edit
@@ -284,6 +284,7 @@ print(*pins.key_files(pins.Path({inside!r})))
 
 def test_a_bind_mount_is_judged_by_what_is_mounted(board: Path, tmp_path: Path) -> None:
     """In a mount namespace of its own, which goes with the process."""
+    require("unshare", "mount")
     mounted = tmp_path / "mounted here"
     mounted.mkdir()
     script = MOUNTED.format(root=str(ROOT), inside=str(mounted))
@@ -291,8 +292,8 @@ def test_a_bind_mount_is_judged_by_what_is_mounted(board: Path, tmp_path: Path) 
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", 'mount --bind "$1" "$2" && exec "$3" -c "$4"', "sh", *quoted],
         capture_output=True, text=True, check=False,
-    ) if shutil.which("unshare") else None  # fmt: skip
-    if done is None or "mount" in done.stderr or "unshare" in done.stderr:
+    )  # fmt: skip
+    if "mount" in done.stderr or "unshare" in done.stderr:
         pytest.skip("no mounts can be made here")
     assert done.stdout.strip() == str(board / TRUSTED_KEYS), done.stderr
 

@@ -295,7 +295,7 @@ def try_engine(site: Path, bundle: Path) -> None:
             load_engine(bundle, read_json(bundle / "manifest.json"))
             code = 0
         except BaseException as error:
-            print(f"error: the engine does not load here: {error}", file=sys.stderr)
+            print(f"error: the engine does not load on this board: {error}", file=sys.stderr)
             if step := getattr(error, "next_step", None):
                 print(f"  ({step})", file=sys.stderr)
         finally:
@@ -309,11 +309,12 @@ def try_engine(site: Path, bundle: Path) -> None:
             EXIT_ENGINE, f"loading the engine ended with {name}: {why}",
             "build the bundle again with the engine variant `all`",
         )  # fmt: skip
-    if os.WEXITSTATUS(status):
-        raise InstallError(
-            EXIT_ENGINE, "the engine does not load on this board (see above)",
-            "edge rehearse BUNDLE --device BOARD on the host shows the same without the board",
+    if os.WEXITSTATUS(status):  # the child has said why
+        print(
+            "  next: edge rehearse BUNDLE --device BOARD on the host shows the same without the "
+            "board", file=sys.stderr,
         )  # fmt: skip
+        raise SystemExit(EXIT_ENGINE)
 
 
 def load_engine(bundle: Path, manifest: Any) -> None:
