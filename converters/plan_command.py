@@ -66,42 +66,60 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option(
     "-d", "--device", "devices", multiple=True, metavar="BOARD[,BOARD…]",
-    help="Board id or alias (see `edge devices`); default: this-machine.",
+    help="Board id or alias (see `edge devices`). Default: this-machine.",
 )  # fmt: skip
-@click.option("--any-device", is_flag=True, help="Which of all boards reach it.")
+@click.option("--any-device", is_flag=True, help="List all boards that meet the requirements.")
 @click.option(
     "--format", "formats", default=GGUF, show_default=True, metavar="FORMAT[,FORMAT…]",
     help=f"{', '.join(FORMATS)}, or auto: compare all.",
 )  # fmt: skip
-@click.option("--recipe", help="Fix the recipe, for example q4_0 or q4_k_m.")
-@click.option("--as-is", is_flag=True, help="Run a .gguf file as it stands, convert nothing.")
-@click.option("--ctx", "n_ctx", type=int, help="Fix the context length in tokens.")
-@click.option("--kv-type", help="Fix the KV cache's type: f16, q8_0, …")
-@click.option("--threads", "n_threads", type=int, help="Fix the number of threads.")
-@click.option("--ubatch", "n_ubatch", type=int, help="Fix the micro-batch of prefill, in tokens.")
-@click.option("--prefer", type=click.Choice(PREFERENCES), default="balanced", show_default=True)
-@click.option("--min-tps", type=float, help="Demand so many tokens per second while answering.")
+@click.option("--recipe", help="Use this recipe, for example q4_0 or q4_k_m.")
+@click.option("--as-is", is_flag=True, help="Run a .gguf file as it is, without conversion.")
+@click.option("--ctx", "n_ctx", type=int, help="Context length, in tokens.")
+@click.option("--kv-type", help="Type of the KV cache: f16, q8_0, …")
+@click.option("--threads", "n_threads", type=int, help="Number of threads.")
+@click.option("--ubatch", "n_ubatch", type=int, help="Micro-batch of prefill, in tokens.")
+@click.option(
+    "--prefer", type=click.Choice(PREFERENCES), default="balanced", show_default=True,
+    help="What to optimize where several recipes fit.",
+)  # fmt: skip
+@click.option("--min-tps", type=float, help="Require at least this decode speed (tokens/s).")
 @click.option(
     "--max-ttft", callback=_seconds, metavar="TIME",
-    help="Demand the first token within 2s, 500ms, …",
+    help="Require the first token within this time: 2s, 500ms, …",
 )  # fmt: skip
 @click.option(
     "--prompt", "n_prompt", type=int, default=256, show_default=True,
-    help="Length of the question that --max-ttft is about, in tokens.",
+    help="Prompt length for --max-ttft, in tokens.",
 )  # fmt: skip
 @click.option(
-    "--for", "n_users", type=int, default=1, metavar="USERS", help="Users at once. [default: 1]"
+    "--for",
+    "n_users",
+    type=int,
+    default=1,
+    metavar="USERS",
+    help="Number of concurrent users. [default: 1]",
 )
-@click.option("--workload", help="A task's requests (see `edge tasks`), or all: mix.")
+@click.option(
+    "--workload",
+    help="Plan for the requests of this task (see `edge tasks`), or mix for all tasks.",
+)
 @click.option(
     "--within",
     callback=_seconds,
     metavar="TIME",
-    help="Time for a whole answer. [default: its own]",
+    help="Time limit for a whole answer. [default: the task's]",
 )
-@click.option("--first-within", callback=_seconds, metavar="TIME", help="Time to its first token.")
-@click.option("--explain", is_flag=True, help="Every term, and where it comes from.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per board, one per line.")
+@click.option(
+    "--first-within",
+    callback=_seconds,
+    metavar="TIME",
+    help="Time limit for the first token of an answer.",
+)
+@click.option("--explain", is_flag=True, help="Show every term of the prediction and its source.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per board, one per line."
+)
 def plan(
     models: tuple[str, ...],
     devices: tuple[str, ...],
@@ -124,11 +142,11 @@ def plan(
     explain: bool,
     as_json: bool,
 ) -> None:
-    """What of MODEL fits a board: recipe, context, memory, speed, and why.
+    """Show what fits a board: recipe, context, memory, speed, and why.
 
     MODEL is a Hugging Face directory, a hub repo id (owner/name), a .gguf file, or `sample`.
-    Without MODEL: which sizes of model the board can hold, and how fast. With --workload: which
-    model, of several or of all sizes, answers its requests in time, and with what recipe.
+    Without MODEL, show which model sizes fit the board, and how fast they run. With --workload,
+    show which model answers the requests in time, and with which recipe.
     """
     if as_is and recipe:
         raise UsageError("--as-is converts nothing, --recipe asks for a conversion")

@@ -46,15 +46,15 @@ End a line with \\ to go on in the next, or write a block between two lines of \
 @budget_options
 @task_options
 @click.option("--system", help="System prompt.")
-@click.option("--load", "load_path", type=click.Path(), help="Go on with a saved conversation.")
+@click.option("--load", "load_path", type=click.Path(), help="Continue a saved conversation.")
 @click.option(
-    "--session", "kept", type=click.Path(path_type=Path), help="Keep the conversation in this file."
+    "--session", "kept", type=click.Path(path_type=Path), help="Save the conversation in this file."
 )
 @announces("chat")
 def chat(
     bundle: str, system: str | None, load_path: str | None, kept: Path | None, **options: Any
 ) -> None:
-    """Talk to BUNDLE (a bundle directory or a .gguf file). /help lists what can be typed."""
+    """Chat with BUNDLE (a bundle directory or a .gguf file). Type /help for the commands."""
     use = parse_task(options)
     budget = parse_budget(options)
     config = generation_config(options)

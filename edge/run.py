@@ -52,8 +52,8 @@ def run(
 ) -> None:
     """Answer PROMPT with BUNDLE (a bundle directory or a .gguf file).
 
-    Without PROMPT, or with "-", the prompt is read from standard input. With --task, PROMPT is what
-    the task is done to; a task that takes a file (summarize) is given its path.
+    Without PROMPT, or with "-", read the prompt from standard input. With --task, PROMPT is the
+    input of the task. For a task that takes a file (summarize), PROMPT is a path.
     """
     use = parse_task(options)
     budget = parse_budget(options)

@@ -33,14 +33,21 @@ class Row:
 
 @click.command(short_help="Saved prompt states: list, size, clear.")
 @click.argument("model", required=False, type=click.Path(path_type=Path))
-@click.option("--clear", "clears", is_flag=True, help="Remove them all; they are computed again.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+@click.option(
+    "--clear",
+    "clears",
+    is_flag=True,
+    help="Delete all states. They are computed again when needed.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
 def states(model: Path | None, clears: bool, as_json: bool) -> None:
-    """The KV states that spare a system prompt, or a saved conversation, from being computed again
-    after a restart: those beside MODEL, a bundle directory; for a plain file, without MODEL, or
-    where nothing can be written beside it, those in the user's cache.
+    """List, measure or delete saved KV states.
 
-    EDGEKIT_STATES bounds what one folder takes, for example 64MiB; "off" keeps none.
+    A state saves the cost of prefilling a system prompt or a saved conversation after a restart.
+    With MODEL (a bundle directory), the states beside it are used. Without MODEL, for a plain file,
+    or for a read-only folder, the states are in the user's cache.
+
+    EDGEKIT_STATES limits the size of one folder, for example 64MiB; "off" stores none.
     """
     if model is not None and not model.exists():
         raise InputError(f"there is nothing at {model}", next_step="edge states BUNDLE")

@@ -55,34 +55,49 @@ N_PER_REPEAT, N_PER_REPEAT_QUICK = 20, 4
     "-o", "--output", type=click.Path(path_type=Path), help="Append results to this file."
 )
 @click.option(
-    "--quick", is_flag=True, help="Short prompts and answers: under a minute for a small model."
+    "--quick",
+    is_flag=True,
+    help="Use short prompts and answers; a small model takes under a minute.",
 )
 @click.option(
     "--protocol", type=click.Choice(["standard", "quick", "sustained"]),
-    help="standard; quick, the same as --quick; sustained, quick and then minutes of decode.",
+    help="standard; quick (same as --quick); or sustained: quick, then minutes of decode.",
 )  # fmt: skip
 @click.option(
     "--minutes", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
-    help="Of decode with --protocol sustained.",
+    help="Minutes of decode with --protocol sustained.",
 )  # fmt: skip
 @click.option(
     "--cool-below", type=click.FloatRange(0, 150), metavar="°C",
-    help="Wait until the board is cooler than this, ten minutes at most, or flag the run.",
+    help="Wait up to ten minutes until the board is cooler than this, or flag the run.",
 )  # fmt: skip
-@click.option("--repeats", type=click.IntRange(min=1), default=MIN_REPEATS, show_default=True)
 @click.option(
-    "--gen", "n_gen", type=click.IntRange(min=2), help="Tokens generated per decode test."
+    "--repeats", type=click.IntRange(min=1), default=MIN_REPEATS, show_default=True,
+    help="Number of repetitions of each test.",
+)  # fmt: skip
+@click.option("--gen", "n_gen", type=click.IntRange(min=2), help="Tokens per decode test.")
+@click.option(
+    "--threads",
+    "n_threads",
+    type=click.IntRange(min=1),
+    help="Number of threads. [default: the plan's]",
 )
-@click.option("--threads", "n_threads", type=click.IntRange(min=1), help="[default: the plan's]")
-@click.option("--ctx", "n_ctx", type=click.IntRange(min=64), help="[default: the plan's]")
+@click.option(
+    "--ctx",
+    "n_ctx",
+    type=click.IntRange(min=64),
+    help="Context length, in tokens. [default: the plan's]",
+)
 @click.option("--kv-type", help="Type of the KV cache. [default: the plan's]")
 @click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
-    help="Shape of an input whose dimensions are open (networks other than language models).",
+    help="Shape of an input with open dimensions (networks other than language models).",
 )  # fmt: skip
-@click.option("--no-memory-check", is_flag=True, help="Load even if memory looks too short.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="The result lines on stdout instead of a report."
+    "--no-memory-check", is_flag=True, help="Load the model even if memory looks too short."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result lines on stdout instead of a report."
 )
 @workload_options
 @announces("bench")
@@ -103,14 +118,15 @@ def bench(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Measure MODEL (a bundle or a model file): memory, TTFT, prefill, decode, load. With --within
-    or --workload: how many of a task's requests are answered in time.
+    """Measure MODEL (a bundle or a model file): memory, TTFT, prefill, decode and load.
 
-    Any other network (.onnx, .tflite: vision, speech; or what `edge build` made of one) is measured
-    as such: latency, memory, load, with inputs made from its signature.
+    With --within or --workload, measure how many of a task's requests are answered in time.
 
-    Every test has a warm-up that is dropped and at least five repetitions, taken in turns. Results
-    are stored with their raw timestamps; `edge report` renders them.
+    For any other network (an .onnx or .tflite file, or the output of `edge build`), measure
+    latency, memory and load. The inputs are made from its signature.
+
+    Every test starts with a discarded warm-up and has at least five repetitions, taken in turns.
+    Results keep their raw timestamps; `edge report` renders them.
     """
     if re.match(r"\w+:/", str(model)):  # a path has lost one slash of two
         target = str(model).replace(":/", "://", 1)

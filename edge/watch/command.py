@@ -32,14 +32,15 @@ WIDE, TALL = 200, 10_000
 @click.argument("target", required=False)
 @click.option(
     "--interval", type=click.FloatRange(0.2, 60), default=1.0, show_default=True,
-    help="Seconds between looks.",
+    help="Seconds between updates.",
 )  # fmt: skip
-@click.option("-n", "--looks", type=click.IntRange(min=1), help="Leave after this many looks.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON line per look.")
+@click.option("-n", "--looks", type=click.IntRange(min=1), help="Exit after this many updates.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line per update.")
 def watch(target: str | None, interval: float, looks: int | None, as_json: bool) -> None:
-    """Watch what runs on this board, or on TARGET (ssh://user@host or adb://serial): tokens/s,
-    memory by kind, temperature, clock, power and throttling, while `edge chat`, `edge run` or
-    `edge bench` work in another process. Nothing need run yet. q or Ctrl-C leaves.
+    """Show live tokens/s, memory, temperature, clock, power and throttling of this board or TARGET.
+
+    TARGET is ssh://user@host or adb://serial. The view covers every process of `edge chat`, `edge
+    run` or `edge bench`. You may start `edge watch` before them. Press q or Ctrl-C to exit.
     """
     source: Source = Board(parse_target(target), interval) if target else Here()
     title = f"edge watch {target}" if target else "edge watch"
