@@ -136,10 +136,11 @@ class _Step:
 
 
 def _steps(group: BoardClass, earlier: Sequence[Mapping[str, Any]]) -> tuple[_Step, _Step]:
-    """The planned run within the least that any board of a class leaves free, and the refused one
-    within the most. Less than that are both limits by the pages of programs, which are in the
-    cache already and charged to nobody here, and by what this machine's kernels repack less than
-    the board's.
+    """Make the two steps of a class of boards.
+
+    The planned run gets the least memory that any board of the class leaves free. The refused run
+    gets the most. Both limits are reduced by (a) program pages already in the page cache and (b)
+    weights that the board would repack but this CPU does not.
     """
     small, large = group.smallest, group.largest
     within = _limit(small.free_bytes, small.planned)

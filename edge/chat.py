@@ -22,7 +22,7 @@ from edge.deadline import Budget, Outcome
 from edge.errors import EdgeError, UsageError
 from edge.interrupt import Interrupt
 from edge.line_reader import LineReader
-from edge.live import announces, opened_model
+from edge.live import publish_model, publish_status
 from edge.model_options import generation_config, model_options, open_with_progress
 from edge.session import Session
 from edge.states import states_of
@@ -50,7 +50,7 @@ End a line with \\ to go on in the next, or write a block between two lines of \
 @click.option(
     "--session", "kept", type=click.Path(path_type=Path), help="Save the conversation in this file."
 )
-@announces("chat")
+@publish_status("chat")
 def chat(
     bundle: str, system: str | None, load_path: str | None, kept: Path | None, **options: Any
 ) -> None:
@@ -76,7 +76,7 @@ def chat(
         session.render_check()
         room.begin(Path(load_path).expanduser() if load_path else None, system)
         info = opened.engine.describe()
-        opened_model(opened.name, info)
+        publish_model(opened.name, info)
         room.say(
             f"{printable(opened.name)}: {info.quant}, {info.n_ctx} tokens of context, "
             f"{info.n_threads} threads. /help for help."

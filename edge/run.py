@@ -23,7 +23,7 @@ import click
 
 from edge.errors import InputError
 from edge.interrupt import Interrupt
-from edge.live import announces, opened_model, watched
+from edge.live import publish_model, publish_status, watched
 from edge.model_options import generation_config, model_options, open_with_progress
 from edge.session import Session, summarize
 from edge.states import states_of
@@ -46,7 +46,7 @@ SCHEMA = 1
 @click.option("--system", help="System prompt.")
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON line instead of the text.")
-@announces("run")
+@publish_status("run")
 def run(
     bundle: str, prompt: str | None, system: str | None, raw: bool, as_json: bool, **options: Any
 ) -> None:
@@ -65,7 +65,7 @@ def run(
     load_s = time.monotonic() - started_s
     with closing(opened.engine), Interrupt() as interrupt:
         engine = opened.engine
-        opened_model(opened.name, engine.describe())
+        publish_model(opened.name, engine.describe())
         session: Session | None = None
         timed = None
         if use is not None:

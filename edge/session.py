@@ -117,8 +117,9 @@ class Session:
         self.finish(asked, kept, tokens, events, request_ns)
 
     def render_check(self) -> None:
-        """Raise now what rendering a first question would raise: no chat template, or one that
-        takes no system prompt.
+        """Render a trial conversation so that template errors surface early.
+
+        Raises for a missing chat template, or a template without support for a system prompt.
         """
         self.render([Message("user", "hello")])
 

@@ -241,7 +241,7 @@ class EngineInfo:
 
 @runtime_checkable
 class Engine(Protocol):
-    """The only road to a token: chat, server, benchmark and health gate all take `stream`."""
+    """The only road to a token: chat, run, benchmark and health gate all take `stream`."""
 
     @property
     def n_ctx(self) -> int:

@@ -1,4 +1,4 @@
-"""Who we are to a registry: what `docker login` and `podman login` have stored.
+"""Read registry credentials that `docker login` or `podman login` stored.
 
 Files are read in the order $REGISTRY_AUTH_FILE, $DOCKER_CONFIG/config.json (~/.docker), podman's
 $XDG_RUNTIME_DIR/containers/auth.json. Nothing is ever written.

@@ -1,9 +1,9 @@
-"""A bundle out of a registry: beside its place, every byte compared, then renamed.
+"""Pull a bundle: download it to OUT.partial, verify every digest, and rename it.
 
-    OUT.partial/parts/<sha256>      a blob as far as it came; named by what it will be
+    OUT.partial/parts/<sha256>      a partly downloaded blob, named by its digest
     OUT.partial/bundle/             the bundle, file by file
 
-A pull that was interrupted leaves that folder; the same command goes on in it.
+An interrupted pull leaves that folder. The same command resumes there.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from edge.engines.settings import default_threads
 from edge.engines.target import OpenModel, engine_of, open_model
 from edge.errors import UsageError
 from edge.gguf import read_header
-from edge.live import announces, opened_model
+from edge.live import publish_model, publish_status
 from edge.report.figures import group_runs
 from edge.report.terminal import run_lines
 from edge.terminal import ProgressLine
@@ -100,7 +100,7 @@ N_PER_REPEAT, N_PER_REPEAT_QUICK = 20, 4
     "--json", "as_json", is_flag=True, help="Print the result lines on stdout instead of a report."
 )
 @workload_options
-@announces("bench")
+@publish_status("bench")
 def bench(
     model: Path,
     output: Path | None,
@@ -182,7 +182,7 @@ def bench(
     line.close()
     model_path = opened.bundle.model_path if opened.bundle else opened.path
     if workload is not None:
-        opened_model(opened.name, opened.engine.describe())
+        publish_model(opened.name, opened.engine.describe())
         flag, bar = None, TestProgress()
         if cool_below is not None:
             flag = wait_until_cool(cool_below, say=lambda text: click.echo(text, err=True))
@@ -197,7 +197,7 @@ def bench(
         return
     with closing(opened.engine) as engine:
         info = engine.describe()
-        opened_model(opened.name, info)
+        publish_model(opened.name, info)
         tests = make_tests(engine.n_ctx, quick=quick, n_gen=n_gen)
         warm = None
         if cool_below is not None:

@@ -1,5 +1,7 @@
-"""Inputs for a network nobody told us anything about, from its signature: shapes by rule where they
-are open, values that no operator chokes on. Always the same ones.
+"""Make synthetic inputs for an unknown network, from its signature.
+
+Rules fill open dimensions. Values are safe for every operator. The same signature always gives the
+same inputs.
 """
 
 from __future__ import annotations

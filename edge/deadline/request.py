@@ -37,7 +37,7 @@ class Request:
     # When the latest tokens came.
     latest_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_LATEST))
     shortened: bool = False
-    # Up to which token, and when, decode has taught the time model, and computed by how many.
+    # Token index and time of the last update of the time model.
     learned_at: int = 0
     learned_ns: int = 0
 

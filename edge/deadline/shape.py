@@ -122,8 +122,8 @@ class Shaper:
         candidates = [v for v in (best, shortest) if v is not None]
         return min(candidates, key=self._misses_by, default=None)
 
-    def told(self, version: Version, n_tokens: int) -> Version:
-        """`version` with a request for brevity: there is time for `n_tokens` of an answer."""
+    def ask_for_brevity(self, version: Version, n_tokens: int) -> Version:
+        """Return `version` with a request for an answer that fits into `n_tokens`."""
         words = words_for(n_tokens)
         last = version.messages[-1]
         text = f"{last.content}\n\n(Answer in at most {words} words.)"

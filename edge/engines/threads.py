@@ -40,9 +40,9 @@ _STALE_S = 5.0
 # A step is stuck if it takes so many times what one like it took, and this long at least. Fewer
 # threads take at most twice as long, so that giving up later would cost more than it saves.
 _STUCK_TIMES, _STUCK_LEAST_S = 2.5, 0.05
-# Two threads on one core leave n of them n − 1 cores' time; one that shares its core with somebody
-# else's thread, which is no worse than doing without it, leaves n − ½. Nearer to the first than to
-# the second, a step is stuck as soon as it should have been done.
+# n threads on n cores, two of them on one core: the step gets n − 1 cores' time. One of them shares
+# its core with another process: n − ½. Below n − ¾ (nearer to the first case), the step is stuck
+# as soon as it takes _SURELY_STUCK_TIMES its usual time.
 _SURELY_STUCK_TIMES, _ONE_CORE = 1.25, 0.75
 # How fast it is forgotten what steps took, and the tokens that tell how long a prefill takes.
 _USUAL_STEP, _PREFILL_LEAST = 0.2, 8
@@ -94,7 +94,7 @@ class ThreadGovernor:
         self._changed_s = clock()
         self._retry_s = _RETRY_FIRST_S
         self._tried = False
-        self._looked = (clock(), idle())
+        self._last_look = (clock(), idle())
         self._free: float | None = None
 
     def before_step(self, n_threads: int, n_tokens: int = 1) -> None:
@@ -153,7 +153,7 @@ class ThreadGovernor:
 
     def after_stream(self) -> None:
         """A stream has ended: what is used from now on, others use."""
-        self._looked = (self._clock(), self._idle())
+        self._last_look = (self._clock(), self._idle())
 
     # ---- inside -------------------------------------------------------------------------------
 
@@ -196,7 +196,7 @@ class ThreadGovernor:
 
     def _look(self, now_s: float) -> bool:
         """Whether enough time has passed for a new look at the machine."""
-        then_s, before = self._looked
+        then_s, before = self._last_look
         passed_s = now_s - then_s
         if passed_s < _LOOK_S:
             return False
@@ -204,7 +204,7 @@ class ThreadGovernor:
         self._free = None
         if idle is not None and before is not None and passed_s < _STALE_S:
             self._free = (idle - before) / passed_s
-        self._looked = (now_s, idle)
+        self._last_look = (now_s, idle)
         return True
 
     def _set(self, n: int, now_s: float) -> None:

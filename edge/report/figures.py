@@ -150,7 +150,7 @@ def machine_key(record: Record) -> tuple[str, ...]:
     return tuple(str(record["machine"].get(key)) for key in IDENTITY)
 
 
-# The engine's column among those of a label: said wherever engines differ.
+# Index of the engine's column in a label. It is printed wherever engines differ.
 ENGINE = 2
 
 

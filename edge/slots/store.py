@@ -49,9 +49,9 @@ class Slots:
 
     @contextmanager
     def locked(self, wait_s: float = 0) -> Iterator[None]:
-        """Alone on the board, its root there and ours.
+        """Hold the board's lock; create and check its root folder.
 
-        Raises UsageError when somebody else holds it, or when the root holds something else.
+        Raises UsageError when another process holds the lock, or when the root is not a store.
         """
         self.files.prepare()
         self._refuse_foreign_root()
