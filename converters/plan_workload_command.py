@@ -188,7 +188,7 @@ def _conclusion(rows: Sequence[WorkloadRow], best: WorkloadRow) -> list[str]:
     sure = [row for row in rows if row.reach == "sure"]
     if best.reach != "sure":
         largest = max(sure, key=lambda row: row.n_params, default=None)
-        surely = f"{largest.name} is, whatever the bound" if largest else "nothing surely is"
+        surely = f"{largest.name} is, regardless of the bound" if largest else "nothing surely is"
         lines.append(f"  {best.name} is likely in time; {surely}")
     _, answer = best.worst
     spread = bound_text(answer.whole.high / answer.whole.mid - 1)

@@ -218,7 +218,7 @@ def counted(reasons: Iterable[str]) -> dict[str, int]:
 
 
 def whole_row_reasons(row: Row) -> Iterator[str]:
-    """Why a row cannot be compared with any estimate, whatever the board and the model."""
+    """Why a row cannot be compared with any estimate, regardless of the board and the model."""
     text = row.text
     offload = re.search(r"ngl (\d+) of (\d+)", text)
     if row.broken:

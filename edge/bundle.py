@@ -177,7 +177,7 @@ class Bundle:
 
 
 def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """Hex sha256 of a file, read in chunks; `progress` is told the bytes of each chunk."""
+    """Hex sha256 of a file, read in chunks; `progress` receives the size of each chunk."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

@@ -173,7 +173,7 @@ class ChatRoom:
 
     def handle(self, text: str) -> None:
         """One message: a command if it begins with a slash and a letter, else a question. Errors
-        are told and the conversation goes on; in a pipe they end it, with their exit code.
+        are printed and the conversation continues. In a pipe an error ends it with its exit code.
         """
         try:
             if text.startswith("/") and text[1:2].isalpha():
@@ -229,7 +229,7 @@ class ChatRoom:
             self.say(f"({answer.n_dropped} old messages were forgotten to make room)")
 
     def _keep(self) -> None:
-        """After an answer, while nobody waits: keep what was learned and computed."""
+        """After an answer, when no one waits for it: keep what was learned and computed."""
         self._tell_problems()
         if self.timed is not None:
             self.timed.save()

@@ -86,7 +86,7 @@ def compare(names: tuple[str, ...]) -> None:
 
 
 def compare_lines(profiles: Sequence[DeviceProfile]) -> list[str]:
-    """A table with a column for each board; a dash where nobody knows."""
+    """A table with a column for each board; a dash where unknown."""
 
     def rate(value: float | None, unit: float, text: str) -> str:
         return "–" if value is None else f"{value / unit:.1f} {text}"

@@ -124,8 +124,8 @@ def make_folder() -> Path | None:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether a folder is this user's and nobody else can write to it: in shared memory anybody may
-    have made one of that name.
+    """Whether a folder is this user's and only this user can write to it. In shared memory anybody
+    may have made one of that name.
     """
     try:
         found = folder.lstat()
@@ -193,7 +193,7 @@ class Beacon:
         try:
             os.lseek(self._handle, 0, os.SEEK_SET)
             os.write(self._handle, self.page.to_bytes())
-        except OSError:  # full or gone: nobody watches, and the answer goes on
+        except OSError:  # full or removed: no watcher gets it, and the answer goes on
             os.close(self._handle)
             self._handle = -1
         self._written_ns = time.monotonic_ns()
@@ -231,7 +231,7 @@ class Beacon:
 
 
 def remove_dead_pages(folder: Path) -> None:
-    """Pages of processes that are gone: killed ones could not remove their own."""
+    """Delete pages of dead processes: killed ones could not remove their own."""
     for path in folder.glob("*.json"):
         with contextlib.suppress(OSError, ValueError):
             page = parse_page(path.read_text(errors="replace"))

@@ -111,7 +111,7 @@ class Session:
             for event in watched(self.engine.stream(tokens, config, stop), len(tokens)):
                 events.append(event)
                 yield event
-        except GeneratorExit:  # the caller has heard enough: keep what was said so far
+        except GeneratorExit:  # the caller stopped reading: keep the answer so far
             self.finish(asked, kept, tokens, events, request_ns)
             raise
         self.finish(asked, kept, tokens, events, request_ns)
@@ -219,8 +219,8 @@ class Session:
         return restored
 
     def store_prefix(self) -> bool:
-        """Store the state of the system prompt, if that is worth it and not done yet. For when
-        nobody waits: after an answer, before leaving.
+        """Store the state of the system prompt, if that is worth it and not done yet. Call it while
+        the user does not wait: after an answer, before leaving.
         """
         answer, states = self.last_answer, self.states
         if states is None or answer is None or not answer.prefill_tps:

@@ -90,7 +90,7 @@ def count_oom_kills() -> int:
 
 
 def report_death(number: int, words: int, was_out_of_memory: bool) -> None:
-    """Print what native code died of, and leave. Returns after a signal that somebody sent."""
+    """Print what native code died of, and exit. Return after a signal from another process."""
     if number == signal.SIGKILL and not was_out_of_memory:
         return
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")

@@ -105,7 +105,7 @@ def _limited(budget: Budget) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """Turn whatever a template's run raises into one of our errors."""
+    """Turn any error of a template's run into one of edge's errors."""
     jinja2 = jinja()
     try:
         yield

@@ -2,7 +2,7 @@
 
 The converter folds `x @ W * c` into weights `W * c`, so that a tag t arrives as t · c: Granite's
 multipliers, the attention scale of layers without rotary embedding. Every such c is a number of the
-configuration, and tags are close together, so that t and c can be told apart again.
+configuration, and tags are close together. So t and c can be separated again.
 """
 
 from __future__ import annotations

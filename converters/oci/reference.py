@@ -20,7 +20,7 @@ _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]
 
 @dataclass(frozen=True)
 class Reference:
-    """Where an artifact lies. `digest` pins it, whatever the tag says by now."""
+    """Where an artifact lies. `digest` pins it, even if the tag moved."""
 
     registry: str
     repository: str

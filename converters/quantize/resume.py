@@ -39,7 +39,7 @@ class PartialFile:
     """One artifact being written, tensor after tensor in the order of `steps`.
 
     `steps[i]` is the index in `layout.tensors` of the tensor written i-th: outputs that share one
-    pass over the checkpoint share its order, whatever the order in their files.
+    pass over the checkpoint share its order, regardless of the order in their files.
     """
 
     def __init__(

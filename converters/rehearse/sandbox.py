@@ -167,7 +167,7 @@ def ways_to_run() -> list[How]:
 def open_sandbox(root: Path, work: Path, fakes: Path, cpu: str, how: How | None = None) -> Sandbox:
     """A sandbox in which the root's python3 really starts; `how` fixes the way.
 
-    Raises EngineMissingError, with what each way said, when none works.
+    Raises EngineMissingError, with the message of each way, when none works.
     """
     qemu = find_qemu()
     for name in ("home", "tmp"):

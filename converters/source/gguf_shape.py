@@ -1,6 +1,6 @@
 """A GGUF header → `ModelShape`, for any architecture.
 
-Sizes come from the `<arch>.*` keys. What the engine knows without being told by the file (which
+Sizes come from the `<arch>.*` keys. What the engine knows without an entry in the file (which
 layers of an architecture have sliding windows, which are recurrent) is in the tables here, from
 upstream's src/models/*.cpp, src/llama-hparams.cpp and src/llama-arch.cpp. An architecture that is
 not in a table counts as full attention in every layer: the larger of the possible memory needs.

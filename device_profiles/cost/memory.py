@@ -269,7 +269,7 @@ def output_bytes(shape: ModelShape, n_outputs: int = 1) -> int:
 
 
 def engine_anonymous_bytes(shape: ModelShape, n_merges: int = 0) -> int:
-    """Interpreter, engine and vocabulary: what is there whatever the context."""
+    """Interpreter, engine and vocabulary: what is there regardless of the context."""
     vocabulary = VOCAB_ENTRY_BYTES * shape.n_vocab + VOCAB_MERGE_BYTES * n_merges
     return ENGINE_BASE_BYTES + vocabulary
 

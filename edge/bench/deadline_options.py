@@ -1,4 +1,4 @@
-"""What `edge bench` is told about a workload and its time."""
+"""Options of `edge bench` for a workload and its time limits."""
 
 from __future__ import annotations
 

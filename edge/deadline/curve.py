@@ -49,7 +49,7 @@ class Curve:
             for j in range(n):
                 self._a[i][j] = _FORGET * self._a[i][j] + terms[i] * terms[j] / seconds**2
             self._b[i] = _FORGET * self._b[i] + terms[i] / seconds
-            # The prior never fades altogether: a direction that nobody walks keeps its value.
+            # The prior never fades completely: a direction without data keeps its value.
             floor = (1 - _FORGET) * _PRIOR_WEIGHT
             self._a[i][i] += floor / self.prior[i] ** 2
             self._b[i] += floor / self.prior[i]

@@ -11,15 +11,15 @@ from edge.deadline.shape import Version
 from edge.deadline.soft_end import is_whole
 from edge.types import TokenEvent
 
-# The speed of an answer is that of its latest tokens; fewer than so many tell nothing.
+# The speed of an answer is that of its latest tokens; fewer than this many are no measure.
 _LATEST, _LATEST_LEAST = 17, 5
 
 
 @dataclass
 class Request:
-    """What is known of a request so far. Times are monotonic nanoseconds: received by whoever
-    queued it, asked of us, the version chosen, first and last token; `end_ns` None: no limit.
-    `rescue_ns` is when a prefill that is not done is given up for a shorter version.
+    """The state of a request so far. Times are monotonic nanoseconds: received by the queue, asked,
+    version chosen, first and last token; `end_ns` None: no limit. `rescue_ns` is when a prefill
+    that is not done is given up for a shorter version.
     """
 
     budget: Budget

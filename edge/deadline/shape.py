@@ -18,7 +18,7 @@ from edge.types import Message
 #: A message of fewer tokens is never shortened: there is nothing in it to choose from.
 MIN_LONG_TOKENS = 64
 _ROUND_WORDS = (5, 8, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 300)
-# Shortening is tried with at most so many sizes; each renders and tokenizes the conversation.
+# Shortening tries at most this many sizes; each renders and tokenizes the conversation.
 _TRIES = 5
 
 

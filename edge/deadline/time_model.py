@@ -34,7 +34,7 @@ _STOP_S, _STOP_MOST_S = 0.015, 0.25
 # From the last token to the caller: ending the stream, bookkeeping.
 _TAIL_S, _TAIL_MOST_S = 0.002, 0.1
 _N_LATEST, _LATE_QUANTILE = 32, 0.9
-# Tokens of an answer that nobody shortens, before any was seen, and how fast that follows.
+# Expected tokens of an unshortened answer before the first one, and the rate of adaptation.
 _USUAL_ANSWER, _ANSWER_STEP = 100.0, 0.1
 
 
@@ -93,7 +93,7 @@ class _Speeds:
         )
 
     def scaled(self, prefill: float, decode: float) -> _Speeds:
-        """A first guess for another number of threads, whose times are so many times these."""
+        """A first guess for another number of threads, whose times are a multiple of these."""
         return _Speeds(
             Curve([max(w, 1e-12) * prefill for w in self.prefill.weights]),
             Curve([max(w, 1e-12) * decode for w in self.decode.weights]),
@@ -125,8 +125,8 @@ class _Speeds:
 class TimeModel:
     """Predicts and learns; pure arithmetic without a clock of its own.
 
-    Speeds are kept for each number of threads that computes (`use_threads`); whoever never says a
-    number has one set of them.
+    Speeds are kept for each number of threads that computes (`use_threads`); a caller that never
+    sets a number has one set of them.
     """
 
     def __init__(self, prior: Prior) -> None:
@@ -262,7 +262,7 @@ class TimeModel:
             self._now.decode_pace.restart(ratio)
 
     def observe_stop(self, seconds: float) -> None:
-        """A step that was told to stop took `seconds` to do so."""
+        """A stopped step took `seconds` to stop."""
         if _is_time(seconds):
             self._stops.append(seconds)
 

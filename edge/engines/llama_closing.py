@@ -41,8 +41,8 @@ class Vocabulary(Protocol):
 
 
 class Closer:
-    """The chains, one per level, made when first needed. Greedy: with so little time left the
-    likeliest ending is the one wanted, whatever the temperature.
+    """The chains, one per level, made when first needed. Greedy: with little time left the
+    likeliest ending is best, regardless of the temperature.
     """
 
     def __init__(self, lib: Any, vocab: Vocab) -> None:

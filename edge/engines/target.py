@@ -74,7 +74,7 @@ def open_model(
     return OpenModel(name, path, engine, settings, bundle, model)
 
 
-# First bytes that tell a format, whatever the file is called. ONNX (protobuf) has none.
+# First bytes that identify a format, regardless of the file's name. ONNX (protobuf) has none.
 _MAGICS = ((0, b"GGUF", "llama_cpp"), (0, b"LITERTLM", "litert"), (4, b"TFL3", "tflite"))
 
 

@@ -37,8 +37,8 @@ _FREE_CORES = 0.7
 _LOOK_S = 0.1
 # Older looks say nothing of now.
 _STALE_S = 5.0
-# A step is stuck if it takes so many times what one like it took, and this long at least. Fewer
-# threads take at most twice as long, so that giving up later would cost more than it saves.
+# A step is stuck if it takes this multiple of the time of a similar step, and this long at least.
+# Fewer threads take at most twice as long, so that giving up later would cost more than it saves.
 _STUCK_TIMES, _STUCK_LEAST_S = 2.5, 0.05
 # n threads on n cores, two of them on one core: the step gets n − 1 cores' time. One of them shares
 # its core with another process: n − ½. Below n − ¾ (nearer to the first case), the step is stuck
@@ -49,7 +49,7 @@ _USUAL_STEP, _PREFILL_LEAST = 0.2, 8
 
 
 def involuntary_switches() -> int | None:
-    """Times that this process was made to give up a core; None where nobody counts."""
+    """How often the system took a core from this process; None without a counter."""
     if resource is None:
         return None
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw)
@@ -57,7 +57,7 @@ def involuntary_switches() -> int | None:
 
 def idle_core_seconds() -> float | None:
     """Seconds that cores of this machine were idle since it started, all together; None where the
-    kernel does not tell. Waiting for storage counts as idle (proc_stat(5)).
+    kernel does not report it. Waiting for storage counts as idle (proc_stat(5)).
     """
     try:
         with open("/proc/stat", "rb") as file:
@@ -68,7 +68,7 @@ def idle_core_seconds() -> float | None:
 
 
 class ThreadGovernor:
-    """Threads for the next step, at most `most`. Told of every step; one per context.
+    """Choose the threads of the next step, at most `most`. It observes every step; one per context.
 
     `clock` and `cpu` give seconds, `switches` and `idle` are the two functions above.
     """
@@ -168,7 +168,7 @@ class ThreadGovernor:
         return took_s
 
     def _was_pushed(self) -> bool:
-        """Whether a core was taken from us since the window began; True where nobody counts."""
+        """Whether the system took a core since the window began; True without a counter."""
         n_switches = self._switches()
         return n_switches is None or n_switches > self._n_switches
 

@@ -35,7 +35,7 @@ _BENCH_S = 4 * 3600
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What `edge bench` on the board is told. A phone's static program knows only `repeats`."""
+    """Options for `edge bench` on the board. A phone's static program supports only `repeats`."""
 
     quick: bool = False
     repeats: int | None = None

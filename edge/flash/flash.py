@@ -222,8 +222,8 @@ def gate(slots: Slots, bundle: Bundle, verdict: Verdict, report: FlashReport) ->
 
 
 def confirm(board: Board, slots: Slots, bundle: Bundle, report: FlashReport) -> None:
-    """Ask once more through `current`, as whatever runs on the board will find it; switch back
-    when that fails.
+    """Check the release again through `current`, as programs on the board will open it. Switch back
+    if it fails.
     """
     try:
         current = slots.current()

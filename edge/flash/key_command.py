@@ -197,7 +197,7 @@ def check_command(bundle: Path, keys: Sequence[str], as_json: bool) -> None:
 
 @contextmanager
 def changing(target: str, ssh_config: Path | None, wait_s: float) -> Iterator[tuple[Board, Slots]]:
-    """A board that nobody else changes meanwhile."""
+    """Hold the board's lock, so that no other program changes the board meanwhile."""
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
     try:
         slots = Slots(board.files)

@@ -96,7 +96,7 @@ def capture_system(session: Session) -> CapturedSystem:
 
 
 def shell_error(place: str, said: str, rc: int) -> EdgeError:
-    """What a failed script said, as an error with a next step."""
+    """Turn the message of a failed script into an error with a next step."""
     lines = [line for line in said.strip().splitlines() if line.strip()]
     text = printable(lines[-1]) if lines else f"a command left with {rc}"
     if "No space left" in said or "Disk quota" in said:

@@ -1,5 +1,5 @@
-"""The user's own OpenSSH as a channel to a board: options, the shared connection, its errors, and
-a second connection with a quicker cipher for whatever is large.
+"""The user's own OpenSSH as a channel to a board: options, the shared connection, its errors, and a
+second connection with a quicker cipher for large files.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class SshChannel:
         """Open the master. Its errors go through a file: a master in the background keeps them
         open, and a pipe would never end.
 
-        Raises DeviceUnreachableError with what ssh said and what to do about it.
+        Raises DeviceUnreachableError with the message of ssh and the next step.
         """
         with (self._folder / "errors").open("w+b") as errors:
             try:

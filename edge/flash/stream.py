@@ -20,8 +20,8 @@ from edge.slots.faults import fault_point
 
 #: What a part may be cut back to.
 BLOCK = 1 << 20
-#: What dd reads at once. It writes whatever it has read, since nothing else is asked of it:
-#: gathering larger blocks (obs) made it three times slower (measured, coreutils 9.1).
+#: What dd reads at once. It writes each block as it was read: gathering larger blocks (obs) made it
+#: three times slower (measured, coreutils 9.1).
 _READ = 1 << 16
 _LOOK_S = 0.2
 

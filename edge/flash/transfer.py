@@ -180,7 +180,7 @@ def bring(
 
 
 def _link(board: Board, item: Item, target: str, sent: Sent) -> bool:
-    """Link a file that the board has; False when it turns out not to be what its manifest said."""
+    """Link a file that the board has; False when it differs from its manifest."""
     part = layout.part_file(item.sha256)
     assert item.source is not None
     if board.files.digests([item.source])[item.source] != item.sha256:

@@ -35,7 +35,7 @@ class SignaturePolicy:
 
 @dataclass(frozen=True)
 class Admission:
-    """`keys` are those that the board accepts (empty: nobody asks for a signature), `signed_by` the
+    """`keys` are those that the board accepts (empty: no signature is required), `signed_by` the
     fingerprint of the one that signed this bundle, `to_pin` what is pinned once it is current.
     """
 

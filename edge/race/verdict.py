@@ -17,7 +17,7 @@ from itertools import pairwise
 
 #: Tokens of the answer that a verdict is about.
 N_ANSWER = 64
-#: An advantage below this is noise: whoever leads already keeps the lead.
+#: An advantage below this is noise: the current leader keeps the lead.
 MARGIN = 0.03
 
 
@@ -38,7 +38,7 @@ class Pace:
 @dataclass(frozen=True)
 class Lead:
     """`label` wins for prompts of `first` to `last` tokens; `ratio` is how much longer the best of
-    the other bundles takes, in the middle of them (1.0: nobody else).
+    the other bundles takes, in the middle of them (1.0: no other bundle).
     """
 
     label: str

@@ -142,7 +142,7 @@ def page_title(runs: Sequence[Run]) -> str:
     return title if len(runs) == 1 else f"{title} and {len(runs) - 1} more"
 
 
-# What makes two machines two, whatever they are called.
+# Fields that identify a machine, regardless of its name.
 IDENTITY = ("model", "cpu", "n_cores", "ram_bytes", "arch")
 
 

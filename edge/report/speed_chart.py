@@ -87,7 +87,7 @@ def sustained_share(run: Run) -> float | None:
 
 
 def speed_over_time(run: Run) -> Chart | Missing:
-    """Decode speed, and what the sensors said meanwhile."""
+    """Decode speed, and the sensor values during the run."""
     title = "Speed, temperature and clock over the run"
     windows, sensors = speed_windows(run), sensor_points(run)
     summary = speed_summary(run, windows)

@@ -75,7 +75,7 @@ class BoardFiles(Protocol):
 
     def claim(self, path: str) -> None:
         """Make a folder of ours, which may be removed later, or see that it is one. Raises
-        UsageError for a folder of somebody else's.
+        UsageError for a folder of another owner.
         """
 
     def rename(self, source: str, target: str) -> None:
@@ -83,7 +83,7 @@ class BoardFiles(Protocol):
 
     def remove(self, paths: Sequence[str]) -> None:
         """Remove files, and folders that are ours; missing ones are no error. Raises UsageError for
-        a folder of somebody else's.
+        a folder of another owner.
         """
 
     def link(self, source: str, target: str) -> None:
@@ -117,7 +117,9 @@ class BoardFiles(Protocol):
         """Make `current` say `target`, in one rename."""
 
     def lock(self, wait_s: float) -> AbstractContextManager[None]:
-        """Hold the board alone. Raises UsageError when somebody else does for `wait_s` seconds."""
+        """Hold the board's lock. Raises UsageError when another flash holds it for `wait_s`
+        seconds.
+        """
 
 
 def lock_refused(place: str, wait_s: float) -> UsageError:

@@ -207,7 +207,7 @@ def judge(
 
 
 def _nonsense(health: Health) -> list[str]:
-    """What no working model answers, whatever it was trained on."""
+    """Recognize an answer that no working model gives."""
     text = health.text.strip()
     if health.n_out < 1 or not text:
         return ["it answered nothing"]

@@ -74,7 +74,7 @@ def user_folder() -> Path:
 
 def beside_bundle(bundle: Path) -> Path:
     """BUNDLE.states if it is there and ours, or can be made; else the user's folder, as everywhere
-    that keys are pinned: what lies beside a signed bundle is signed by nobody.
+    that keys are pinned: files beside a signed bundle are not signed.
     """
     real = bundle.resolve()
     if not real.name or key_files(bundle):

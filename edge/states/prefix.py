@@ -19,8 +19,8 @@ _PROBES = ("a", "The", "\n")
 def system_prefix(
     render: Callable[[list[Message]], Sequence[int]], system: str | None
 ) -> list[int]:
-    """Tokens that a conversation behind `system` begins with, whatever the question: the longest
-    prefix that a few different questions share. Raises what `render` raises.
+    """Return the tokens that begin every conversation with `system`, regardless of the question:
+    the longest prefix that a few different questions share. Raises what `render` raises.
     """
     shared: Sequence[int] | None = None
     before = [Message("system", system)] if system else []

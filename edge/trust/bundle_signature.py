@@ -1,4 +1,4 @@
-r"""`manifest.json.sig`: who vouches for a bundle.
+r"""Read and write `manifest.json.sig`, the signatures of a bundle.
 
 The manifest holds the size and hash of every other file, and the bundle's id is the manifest's own
 hash: a signature over the manifest covers every byte, and adding one changes no id. Several signers

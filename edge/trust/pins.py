@@ -6,8 +6,8 @@
     $EDGEKIT_TRUSTED_KEYS            one more, for a service or a shell
 
 Every one of these files that exists must accept a bundle before it is opened. One that cannot be
-read, is damaged or is empty accepts nothing: a lock that fails stays shut. Whoever may write ROOT
-may remove its file; the machine's own file is for boards where that matters.
+read, is damaged or is empty accepts nothing: a lock that fails stays shut. A user who may write
+ROOT may remove its file; the machine's own file is for boards where that matters.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from edge.units import printable
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-#: Asked for a passphrase when a key has one; None where nobody can be asked.
+#: Asked for a passphrase when a key has one; None without a terminal.
 AskPassphrase = Callable[[], str]
 MAX_KEY_FILE_BYTES = 16 * 1024
 
@@ -77,8 +77,8 @@ def load_signing_key(path: Path, ask: AskPassphrase | None = None) -> SigningKey
     """Read a private key; `ask` is called when it has a passphrase.
 
     Raises InputError for what is no Ed25519 private key and for a wrong passphrase,
-    UnsafeInputError when others may read the file, UsageError when a passphrase is needed and
-    nobody can be asked, EngineMissingError without `cryptography`.
+    UnsafeInputError when others may read the file, UsageError when a passphrase is needed and there
+    is no terminal to ask on, EngineMissingError without `cryptography`.
     """
     serialization, ed25519 = _library()
     try:

@@ -32,7 +32,7 @@ _HASHES = {"sha512": hashlib.sha512, "sha256": hashlib.sha256}
 
 @dataclass(frozen=True)
 class PublicKey:
-    """32 bytes that name a signer; equal whatever the comment says."""
+    """32 bytes that name a signer; equal regardless of the comment."""
 
     raw: bytes
     comment: str = field(default="", compare=False)

@@ -47,7 +47,7 @@ _PAGES = ("/run/user/*/edgekit/*.json", "/dev/shm/*/*.json", "/tmp/*/*.json")
 
 
 def loop_script(mark: str, interval_s: float) -> str:
-    """The shell program that prints rounds for ever, until its reader has gone."""
+    """The shell program that prints rounds until its reader closes the pipe."""
     functions = SCRIPT.partition("f /proc/cpuinfo")[0]
     loop = _LOOP.replace("@INTERVAL@", f"{interval_s:g}")
     return (functions + loop).replace("@MARK@", mark)

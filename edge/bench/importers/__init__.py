@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 
 def read_any(path: Path, most: int | None = None) -> Found:
-    """Read a result file of `edge bench` or of another tool, told apart by what it holds; of ours
+    """Read a result file of `edge bench` or of another tool, recognized by what it holds; of ours
     with more than `most` lines only the newest runs.
 
     Raises InputError if it is neither, or broken.

@@ -50,7 +50,7 @@ class Disk:
 
     @property
     def is_candidate(self) -> bool:
-        """Whether it is offered: a card or stick with something in it, and nobody uses it."""
+        """Whether to offer it: a card or stick with something in it, and not in use."""
         return (
             self.removable
             and self.n_bytes > 0

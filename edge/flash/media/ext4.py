@@ -169,7 +169,7 @@ class Volume:
         return done.stdout, _complaints(done.stderr)
 
     def change(self, requests: Sequence[str], progress: Progress | None = None) -> None:
-        """Requests that change something, in order. `progress` is told bytes written.
+        """Requests that change something, in order. `progress` receives the bytes written.
 
         Raises EngineError for anything that debugfs complains of.
         """

@@ -66,7 +66,7 @@ class ImageTarget:
 @dataclass(frozen=True)
 class ImageOptions:
     """`output` None: beside the image. `owner` None: the image's user 1000, else root. `health` is
-    what this machine's engine said of the bundle, kept with the release.
+    this machine's engine verdict on the bundle, kept with the release.
     """
 
     output: Path | None = None
@@ -85,9 +85,9 @@ def flash_image(
     """Put an opened and verified bundle into an image and make it current there.
 
     Raises InputError for what is no image of a system with an ext4 root, DoesNotFitError when this
-    disk or the image's table has too little room, UsageError when somebody uses the image or the
-    result exists. Then nothing has changed; a working copy of a run that was killed is used up by
-    the next one.
+    disk or the image's table has too little room, UsageError when the image is in use or the result
+    exists. Then nothing has changed; a working copy of a run that was killed is used up by the next
+    one.
     """
     started_s = time.monotonic()
     output = check_target(target.path, options)
