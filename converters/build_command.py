@@ -140,7 +140,7 @@ def build_command(
         prefer=prefer,  # type: ignore[arg-type]  # click checked the choice
         has_imatrix=imatrix is not None,
     )
-    # Now, so that nobody is asked for a passphrase at the end of a long build.
+    # Ask for the passphrase now, not at the end of a long build.
     key = signing_key(sign) if sign else None
     quality = QualityOptions(not no_quality, accept_quality, quality_text)
     with TerminalReporter(quiet=as_json) as reporter:

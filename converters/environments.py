@@ -1,4 +1,4 @@
-"""Tools that disagree about versions live in virtual environments of their own, made once.
+"""Make and cache a virtual environment for each tool that needs its own versions.
 
 litert-torch, transformers and the ONNX builder each want other versions of the same packages, and
 all want torch, which a host that only makes GGUF never installs. `environments.toml` pins what is

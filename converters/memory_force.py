@@ -1,5 +1,5 @@
-"""Plans of small boards proved by force: inside a memory control group of what the board leaves
-free, the plan must run with its context full; the next bigger one, refused, must die or thrash.
+"""Prove the plans of small boards in memory control groups of the board's free memory. The plan
+must run with a full context; the next bigger, refused plan must die or thrash.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The other end of `memory_truth`: opens a model, fills its context, samples as in a chat.
+"""Child process of `memory_truth`: open a model, fill its context, sample as in a chat.
 
 Imports what `edge run` imports, so that the memory of the process is that of a real run. Each stage
 is a line on stdout; the next one begins after a line on stdin.

@@ -37,7 +37,7 @@ def load_devices(names: Iterable[str]) -> list[DeviceProfile]:
     profiles: dict[str, DeviceProfile] = {}
     for name in (part.strip() for text in names for part in text.split(",")):
         if not name:
-            raise UsageError("an empty device name", next_step="edge devices")
+            raise UsageError("empty device name", next_step="edge devices")
         profile = this_machine() if name == THIS_MACHINE else find_profile(name)
         if profile.id in profiles:
             raise UsageError(f"device {profile.id} is named twice")
@@ -149,14 +149,14 @@ def plan(
     show which model answers the requests in time, and with which recipe.
     """
     if as_is and recipe:
-        raise UsageError("--as-is converts nothing, --recipe asks for a conversion")
+        raise UsageError("--as-is converts nothing, so --recipe cannot be used with it")
     options = PlanOptions(
         AS_IS if as_is else recipe, n_ctx, kv_type, n_threads, n_ubatch, prefer,
         min_tps=min_tps, max_ttft_s=max_ttft, n_prompt=n_prompt, n_users=n_users,
         needs=parse_needs(workload, within, first_within),
     )  # fmt: skip
     if any_device and devices:
-        raise UsageError("--any-device looks at all boards, --device names some")
+        raise UsageError("--any-device covers all boards, so --device cannot be used with it")
     if options.needs:
         plan_for_workload(
             models, [] if any_device else load_devices(devices or (THIS_MACHINE,)), options,
@@ -165,7 +165,7 @@ def plan(
         return
     if len(models) > 1:
         raise UsageError(
-            f"{len(models)} models are compared by how they answer a workload",
+            f"{len(models)} models can only be compared with a workload",
             next_step="--workload customer-service --within 2s, or plan them one by one",
         )
     model = models[0] if models else None
@@ -219,7 +219,9 @@ def _echo_plans(
         raise refused[0]
     if refused:
         kind = DoesNotFitError if isinstance(refused[0], DoesNotFitError) else DeadlineError
-        raise kind(f"{len(refused)} of {len(profiles)} boards will not do for this model")
+        raise kind(
+            f"the model does not fit, or is too slow, on {len(refused)} of {len(profiles)} boards"
+        )
 
 
 def _learned() -> Learned:
@@ -250,7 +252,7 @@ def _echo_boards(spec: ModelSpec, options: PlanOptions, as_json: bool) -> None:
     else:
         click.echo("\n".join(board_lines(spec, rows, options)))
     if not any(row.chosen for row in rows):
-        raise DoesNotFitError("no board that we know will do", next_step="ask for less")
+        raise DoesNotFitError("no known board fits", next_step="relax the requirements")
 
 
 def _echo_plan(spec: ModelSpec, planner: Planner, chosen: Candidate, explain: bool) -> None:

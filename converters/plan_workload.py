@@ -1,4 +1,4 @@
-"""The solver in reverse: from seconds and a workload to what must run on the board.
+"""Plan backwards: find the recipes that answer a workload in a given time on a board.
 
 A workload has a number of tokens to read and to write (`edge.tasks`). A candidate takes a range of
 seconds for them, from the bounds of its speeds. It is in time when the likely seconds are. The

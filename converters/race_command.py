@@ -1,4 +1,4 @@
-"""`edge race` on a host: as on a board, and a MODEL is built in every format first."""
+"""`edge race` on a host: build a MODEL in every format, then race as on a board."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def build_entrants(
         bundles = []
         for name in parse_formats(formats):
             if name == AUTO:
-                raise UsageError("a race is what decides: name formats instead of auto")
+                raise UsageError("a race cannot use auto: name the formats")
             options = PlanOptions(recipe=gguf_recipe if name == GGUF else None)
             engine = FORMATS[name].engine
             try:

@@ -1,4 +1,4 @@
-"""What a model weighs in each recipe, before a byte is converted: the sizes that planning needs."""
+"""Compute a model's size in each recipe before the conversion; planning needs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of what goes into a bundle: the vocabulary before the hours of quantizing, the file after.
+"""Check the contents of a bundle: the vocabulary before the hours of quantizing, the file after.
 
 The vocabulary is compared by behaviour with the source's own tokenizer (see
 `converters.tokenizers.verify`); the file is linted, loaded and made to generate.

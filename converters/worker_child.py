@@ -1,4 +1,4 @@
-"""The other end of `worker.py`: runs inside a pinned environment. Standard library only.
+"""Child process of `worker.py`, inside a pinned environment. Standard library only.
 
 python -m converters.worker_child MODULE        # started by run_worker, never by hand
 """

@@ -156,7 +156,7 @@ class DeviceProfile:
 
     @property
     def isa(self) -> frozenset[str]:
-        """Flags that every core has: what an engine may use whatever core it is scheduled on."""
+        """Flags that every core has: what an engine may use on any core."""
         sets = [cluster.isa for cluster in self.clusters]
         return frozenset.intersection(*sets) if sets else frozenset()
 

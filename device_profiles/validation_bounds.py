@@ -1,4 +1,4 @@
-"""How wide bounds must be: quantiles of the errors that figures have when their group is left out.
+"""Compute the width of bounds: quantiles of the errors with the figure's group left out.
 
 Split conformal prediction: of n errors, the k-th smallest with k = ⌈(n + 1) level⌉ covers a further
 figure with probability `level`, for any distribution of the errors, as long as the further figure

@@ -91,7 +91,7 @@ def verify(path: Path, key_file: str | None, as_json: bool) -> None:
             got = ", ".join(map(str, signed_by)) or "nobody"
             raise IntegrityError(
                 f"{path} is signed by {got}, not by {key_file}",
-                next_step="get it from who has that key, or sign it: edge bundle sign",
+                next_step="get it from the owner of that key, or sign it: edge bundle sign",
             )
     if as_json:
         signers = [key.fingerprint for key in signed_by]

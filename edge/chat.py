@@ -1,4 +1,4 @@
-r"""`edge chat`: talk to a model on a terminal, or through pipes.
+r"""`edge chat`: chat with a model on a terminal, or through pipes.
 
     edge chat BUNDLE --system "You are brief."
 
@@ -35,12 +35,12 @@ from edge.units import did_you_mean, format_bytes, format_seconds, printable
 _HELP = """\
 /help          this text                  /stats         figures of the last answer
 /reset         forget the conversation    /system TEXT   set the system prompt (empty: none)
-/save FILE     write the conversation     /load FILE     go on with a saved one
+/save FILE     write the conversation     /load FILE     continue a saved one
 /exit          leave (or Ctrl-D)          Ctrl-C         stop the answer
-End a line with \\ to go on in the next, or write a block between two lines of \"\"\"."""
+End a line with \\ to continue on the next, or write a block between two lines of \"\"\"."""
 
 
-@click.command(short_help="Talk to a bundle, offline.")
+@click.command(short_help="Chat with a bundle, offline.")
 @click.argument("bundle", type=click.Path())
 @model_options
 @budget_options
@@ -138,7 +138,7 @@ class ChatRoom:
             took = format_seconds(restored.seconds)
             self.say(f"({restored.n_tokens} tokens of the system prompt restored in {took})")
         if self.kept is not None:
-            self.session.save(self.kept)  # a place that cannot be written is told now
+            self.session.save(self.kept)  # report an unwritable place now
         self._tell_problems()
 
     def talk(self) -> None:

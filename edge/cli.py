@@ -198,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ["PATH"] = safe_search_path()  # libraries start programs too
     with errors_to_exit_code(as_json="--json" in arguments):
-        # Without standalone mode click returns an exit code that a command raised. A reader that
-        # has gone (`edge … | head`) is click's own business: it leaves with 1, silently.
+        # Without standalone mode click returns an exit code that a command raised. Click handles a
+        # closed reader (`edge … | head`): it exits with 1, silently.
         code = edge.main(args=arguments, prog_name="edge", standalone_mode=False)
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,4 +1,4 @@
-"""`edge devices` lists the boards we know; `edge devices show D` explains one, source by source."""
+"""`edge devices` lists the known boards; `edge devices show D` shows one with its sources."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def devices(
             click.echo(json.dumps(profile_record(profile)))
         return
     if not profiles:
-        raise UsageError("no board is like that", next_step="edge devices lists all of them")
+        raise UsageError("no board matches", next_step="edge devices lists all of them")
     width = max(len(profile.id) for profile in profiles)
     click.echo(f"{'board':<{width}}  {'RAM':>9}  {'free':>9}  {'GB/s':>5}  cores")
     for profile in profiles:

@@ -1,4 +1,4 @@
-"""What a running process tells watchers of itself: one small page in a folder of shared memory.
+"""Publish the state of a running process for `edge watch`: one small page in shared memory.
 
     @publish_status("chat")                       # the page is there while the command runs
     def chat(bundle, ...):

@@ -190,7 +190,7 @@ class OpenedFile(os.PathLike[str]):
                 return digest.hexdigest()
         raise IntegrityError(
             f"{self.path} changes while it is read",
-            next_step="wait until whoever writes it is done",
+            next_step="wait until the other program has written it",
         )
 
     def check_unchanged(self) -> None:
@@ -202,7 +202,7 @@ class OpenedFile(os.PathLike[str]):
         if not (is_same or self.digest() == self.sha256) or not self._is_still_named():
             raise IntegrityError(
                 f"{self.path} changed while it was loaded",
-                next_step="somebody else writes this folder: copy the bundle to one of yours",
+                next_step="another program writes this folder: copy the bundle to your own folder",
             )
 
     def _is_still_named(self) -> bool:

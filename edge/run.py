@@ -37,7 +37,7 @@ MAX_PROMPT_BYTES = 4 * 1024**2  # far beyond any context
 SCHEMA = 1
 
 
-@click.command(short_help="Answer one prompt; reads pipes, writes text or JSON.")
+@click.command(short_help="Answer one prompt, from a pipe too, as text or JSON.")
 @click.argument("bundle", type=click.Path())
 @click.argument("prompt", required=False)
 @model_options

@@ -75,7 +75,7 @@ def _make(folder: Path) -> bytes:
             file.write(secrets.token_bytes(N_BYTES))
             file.flush()
             os.fsync(descriptor)
-        with contextlib.suppress(FileExistsError):  # somebody was quicker
+        with contextlib.suppress(FileExistsError):  # another process was quicker
             os.link(fresh, folder / NAME)
     finally:
         os.unlink(fresh)

@@ -140,8 +140,8 @@ class Session:
         if answer.n_out or answer.finish_reason != "aborted":
             self.messages = [*kept, Message("assistant", answer.text)]
         self.last_trace, self.last_answer = trace, answer
-        said = [event.token_id for event in events if event.token_id is not None]
-        self._cached = [*tokens, *said]
+        answer_ids = [event.token_id for event in events if event.token_id is not None]
+        self._cached = [*tokens, *answer_ids]
 
     # ---- trimming -----------------------------------------------------------------------------
 

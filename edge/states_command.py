@@ -1,4 +1,4 @@
-"""`edge states`: KV states kept between runs: what there is, how much it takes, away with it.
+"""`edge states`: list, measure or delete saved KV states.
 
 edge states BUNDLE
 edge states --clear
@@ -31,7 +31,7 @@ class Row:
     engine: str | None
 
 
-@click.command(short_help="Saved prompt states: list, size, clear.")
+@click.command(short_help="List, measure or delete saved KV states.")
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--clear",
@@ -50,7 +50,9 @@ def states(model: Path | None, clears: bool, as_json: bool) -> None:
     EDGEKIT_STATES limits the size of one folder, for example 64MiB; "off" stores none.
     """
     if model is not None and not model.exists():
-        raise InputError(f"there is nothing at {model}", next_step="edge states BUNDLE")
+        raise InputError(
+            f"no such file or directory: {str(model)!r}", next_step="edge states BUNDLE"
+        )
     folder = beside_bundle(model) if model is not None and model.is_dir() else user_folder()
     freed = clear(folder) if clears else None
     rows = [row_of(entry) for entry in entries(folder) if entry.n_bytes]

@@ -100,8 +100,8 @@ def report_death(number: int, words: int, was_out_of_memory: bool) -> None:
     from edge.cli import print_error
 
     message = str(error)
-    if said := os.read(words, last_words.MAX_BYTES).decode("utf-8", "replace").strip():
-        message = f"{who}: a check of the engine's own failed: {said}"
+    if last_text := os.read(words, last_words.MAX_BYTES).decode("utf-8", "replace").strip():
+        message = f"{who}: a check of the engine's own failed: {last_text}"
     print_error(type(error).__name__, message, error.next_step, as_json="--json" in sys.argv)
     sys.stdout.flush()
     os._exit(error.exit_code)

@@ -26,11 +26,11 @@ from edge.errors import DeadlineError
 from edge.live import watched
 from edge.types import GenerationConfig, Message, TokenEvent
 
-#: The answer is led to its end over this share of the tokens there is time for, at most so many.
+#: The soft end covers this share of the tokens that fit the time, and at most this many tokens.
 _CLOSE_SHARE, _CLOSE_MOST, _CLOSE_LEAST = 0.1, 24, 3
 #: Coming tokens may take this multiple of the past tokens' time.
 _SLOWER = 1.1
-#: Decode teaches the time model every so many tokens, and not more often than this.
+#: Decode updates the time model after this many tokens, and not more often than this.
 _LEARN_EVERY, _LEARN_NS = 32, 100 * 10**6
 
 

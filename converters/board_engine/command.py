@@ -1,4 +1,4 @@
-"""`edge engine`: compile engines for boards, list them, take them away, put them into a bundle."""
+"""`edge engine`: compile engines for boards, list them, copy them, add them to a bundle."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Factors:
                     found.add((tag, factor))
         if len({tag for tag, _ in found}) > 1:
             raise UnsupportedModelError(
-                f"a weight's factor cannot be told: {sorted(found)}",
+                f"a weight's factor is ambiguous: {sorted(found)}",
                 next_step="build a GGUF: --format gguf",
             )
         return min(found, default=None)

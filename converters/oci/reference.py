@@ -1,4 +1,4 @@
-"""`registry/repository:tag@sha256:…`, taken apart."""
+"""Parse a reference: `registry/repository:tag@sha256:…`."""
 
 from __future__ import annotations
 

@@ -151,8 +151,8 @@ class Registry:
         """One request, signed in when the registry asks for it, with redirects followed and busy
         servers asked again. The response is not read yet.
 
-        Raises DeviceUnreachableError when nobody answers, InputError when access is denied,
-        UnsafeInputError when another host than the registry asks for credentials.
+        Raises DeviceUnreachableError when the registry does not answer, InputError when access is
+        denied, UnsafeInputError when another host than the registry asks for credentials.
         """
         response = self._answer(method, url, headers or {}, content, TRIES if retry else 1)
         try:
@@ -285,7 +285,7 @@ class Registry:
         return UnsafeInputError(
             f"{self.reference.registry} leads to {printable(response.request.url.host, 100)}, "
             "which asks for credentials; they are for the registry only",
-            next_step="ask whoever runs the registry: what it leads to must need no credentials",
+            next_step="ask the registry's operator: its redirects must need no credentials",
         )
 
     def _denied(self, response: httpx.Response) -> EdgeError:

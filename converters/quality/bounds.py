@@ -1,4 +1,4 @@
-"""How far each recipe may be from its source: `bounds.toml`, read and applied."""
+"""Read and apply `bounds.toml`: the maximum divergence of each recipe from its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file on its way: written beside its name, journalled, continued after a kill, then renamed.
+"""Write a file under a temporary name with a journal, resume it after a kill, and rename it.
 
 Beside `model.gguf` lie `model.gguf.partial` (full length from the start) and
 `model.gguf.partial.journal`, JSON lines:

@@ -1,4 +1,5 @@
-"""The pass: tensors from the mapped checkpoint, through ggml's quantizers, to their final place.
+"""Quantize in one pass: tensors from the mapped checkpoint, through ggml's quantizers, to their
+final place.
 
 Slabs of rows are converted by a pool of threads and written in order by the caller's thread, so
 that memory stays bounded regardless of the model's size. The file's hash is known with its last

@@ -34,7 +34,7 @@ _COMPANIONS = {
     "README.md": "card",
 }
 MAX_COMPANION_BYTES = 1024 * 1024
-# What the tools of other formats read by themselves, whatever it is called.
+# Files that the tools of other formats read by themselves, under any name.
 _READ_BY_TOOLS = (".json", ".model", ".jinja", ".txt", ".safetensors")
 
 

@@ -143,7 +143,7 @@ def bench(
     baseline = read_memory()
     if is_network(model):
         if workload is not None:
-            raise UsageError("--workload and --within are about language models")
+            raise UsageError("--workload and --within need a language model")
         bar = TestProgress()
         n_threads = n_threads or default_threads()
         built = open_network_folder(model) if is_network_folder(model) else None

@@ -75,8 +75,8 @@ def check_alone(workload: Workload, others: dict[str, object]) -> None:
     for option, value in others.items():
         if value:
             raise UsageError(
-                f"{option} is about single tests, --workload {workload.name} asks whole requests",
-                next_step="leave one of them out; --requests says how many are asked",
+                f"{option} is for single tests, but --workload {workload.name} runs whole requests",
+                next_step="leave one of them out; --requests sets the number of requests",
             )
 
 

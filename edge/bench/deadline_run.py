@@ -1,4 +1,4 @@
-"""Ask the requests of a workload within their budgets, and keep what became of each.
+"""Ask the requests of a workload within their budgets, and keep each outcome.
 
 Warm: one engine, the requests one after the other, so that the KV cache holds the beginning that a
 request shares with the one before. Cold: the engine newly opened for each request, its file dropped

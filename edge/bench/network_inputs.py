@@ -52,7 +52,7 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
         if not separator or not name or not re.fullmatch(r"\d{1,9}(x\d{1,9})*", dims):
             raise UsageError(
                 f"--shape {printable(text)!r}: expected NAME=1x3x224x224",
-                next_step="edge bench MODEL says the names of the inputs",
+                next_step="edge bench MODEL lists the names of the inputs",
             )
         found[name] = tuple(map(int, dims.split("x")))
     return found

@@ -120,7 +120,7 @@ def parse_results(path: Path, data: bytes, most: int | None = None) -> Results:
             continue
         where = f"{path}:{number}"
         if len(line) > MAX_LINE_BYTES:
-            raise InputError(f"{where}: a line of {len(line)} bytes is no result")
+            raise InputError(f"{where}: a line of {len(line)} bytes is not a result")
         try:
             record = json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:

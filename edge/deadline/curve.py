@@ -1,4 +1,4 @@
-"""What times are fitted with: a curve of physical terms, a pace on top of it, bounds around it."""
+"""Fit times: a curve of physical terms, a pace on top of it, bounds around it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One request with a budget while it runs, and what it came to."""
+"""One request with a budget, while it runs and after it ended."""
 
 from __future__ import annotations
 

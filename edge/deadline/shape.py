@@ -1,4 +1,4 @@
-"""Choose the version of a conversation whose prefill fits into the time there is for it.
+"""Choose a version of a conversation whose prefill fits its time.
 
 In this order, each step only if the one before was not enough: everything (what the KV cache holds
 costs nothing), without the oldest turns, and with sentences of a long last message left out.
@@ -128,8 +128,8 @@ class Shaper:
         last = version.messages[-1]
         text = f"{last.content}\n\n(Answer in at most {words} words.)"
         found = self.version((*version.messages[:-1], dataclasses.replace(last, content=text)))
-        told = Adjustment("told", f"asked to answer in at most {words} words", 0.0)
-        return dataclasses.replace(found, adjustments=(*version.adjustments, told))
+        adjustment = Adjustment("told", f"asked to answer in at most {words} words", 0.0)
+        return dataclasses.replace(found, adjustments=(*version.adjustments, adjustment))
 
     def _selected(
         self, full: Version, pieces: list[Piece], sizes: list[int], budget: int

@@ -1,4 +1,4 @@
-"""Leave sentences of a long message out, so that what is asked and what bears on it stay.
+"""Leave out sentences of a long message, but keep the question and the sentences about it.
 
 Selection, never rewriting: sentences are ranked by the terms they share with the question (BM25,
 Robertson and Zaragoza 2009, over the sentences of the message), early sentences and neighbours of

@@ -1,4 +1,5 @@
-"""What a prefill and a token take on this board now, with bounds; corrected by every request.
+"""Predict the time of a prefill and of a token on this board, with bounds; every request corrects
+it.
 
     prefill(n, past) = call + n · token + n · (past + n/2) · depth         compute-bound
     decode(depth)    =        token         +            depth · depth     bandwidth-bound
@@ -146,7 +147,7 @@ class TimeModel:
         """
         if n == self._n_threads:
             return
-        if 0 in self._by_threads:  # what was known before anybody said a number
+        if 0 in self._by_threads:  # the state before the first `use_threads`
             self._by_threads[n] = self._by_threads.pop(0)
         elif n not in self._by_threads:
             near = min(self._by_threads, key=lambda k: abs(k - n))
@@ -199,8 +200,8 @@ class TimeModel:
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Within the block, predictions are for a machine as it is in the long run, whatever slowed
-        the last requests down.
+        """Within the block, predictions are for the machine's long-run speed, without the recent
+        slowdown.
         """
         now = self._now
         paces = now.prefill_pace, now.decode_pace

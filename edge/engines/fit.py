@@ -1,4 +1,4 @@
-"""Is there memory for this model now? Asked before anything is loaded.
+"""Check that memory suffices for a model, before anything is loaded.
 
 The prediction is the plan's where there is one. Without a plan, a plain estimate from the header:
 weights as they lie in the file, KV cache, compute buffers, and the engine with its interpreter.

@@ -1,4 +1,4 @@
-"""What every engine's loop from tokens to tokens has in common."""
+"""The common parts of every engine's generation loop."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class HfTokenizer:
             if isinstance(token, int):
                 eog.add(token)
         bos = bos_text or generation.get("bos_token_id")
-        said = config.get("add_bos_token")
+        setting = config.get("add_bos_token")
         template = config.get("chat_template")
         if (jinja := find("chat_template.jinja")) is not None:
             template = jinja.read(MAX_TOKENIZER_BYTES).decode("utf-8", "replace")
@@ -122,7 +122,7 @@ class HfTokenizer:
             data,
             name=file.name,
             bos=bos if isinstance(bos, (int, str)) else None,
-            add_bos=said if isinstance(said, bool) else None,
+            add_bos=setting if isinstance(setting, bool) else None,
             eog=eog,
             eos_text=eos_text,
             template=template if isinstance(template, str) else None,

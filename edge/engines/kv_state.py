@@ -226,8 +226,8 @@ def mapped_state(
         file.seek(0)
         n_hashed = header.state_bytes + _TOKEN_BYTES * len(header.tokens)
         try:
-            said = str(header.footer.get("mac")).encode("utf-8", "replace")
-            matches = hmac.compare_digest(_mac(file, n_hashed, rest).encode(), said)
+            stored_mac = str(header.footer.get("mac")).encode("utf-8", "replace")
+            matches = hmac.compare_digest(_mac(file, n_hashed, rest).encode(), stored_mac)
             mapping = mmap.mmap(file.fileno(), header.state_bytes, access=mmap.ACCESS_COPY)
         except OSError as error:
             raise IntegrityError(f"{path}: cannot be read: {error}") from None
@@ -282,7 +282,7 @@ def check_private(path: Path, status: os.stat_result) -> None:
         return
     if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
         raise IntegrityError(
-            f"{path} may have been written by somebody else "
+            f"{path} may have been written by another user "
             f"(uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o})"
         )
 

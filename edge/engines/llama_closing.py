@@ -32,7 +32,7 @@ LEVELS = ((0.0, 1.0), (0.34, 3.0), (0.67, 6.0), (1.0, 1e4))
 
 
 class Vocabulary(Protocol):
-    """What finding the closing tokens takes, whatever engine the vocabulary is of."""
+    """What the search for closing tokens needs from any engine's vocabulary."""
 
     @property
     def end_tokens(self) -> Sequence[int]: ...

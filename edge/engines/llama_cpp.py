@@ -1,4 +1,4 @@
-"""llama.cpp on its C interface: what `edge.types.Engine` promises, with little between.
+"""The engine `llama_cpp`: `edge.types.Engine` on llama.cpp's C interface.
 
 Per token, Python makes four native calls (decode, sample, end of generation?, piece) on buffers
 that exist already. Everything else happens once per stream.

@@ -118,7 +118,7 @@ def choose_buffers(header: GgufHeader, settings: EngineSettings) -> EngineSettin
 
 def _import_declarations() -> Any:
     name = f"{PACKAGE}.{PACKAGE}"
-    if PACKAGE in sys.modules:  # somebody has paid for the whole package already
+    if PACKAGE in sys.modules:  # the whole package is loaded already
         return importlib.import_module(name)
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.submodule_search_locations is None:

@@ -1,4 +1,4 @@
-"""The door to every engine: a model file, opened once, that this place accepts.
+"""Open a model file once for every engine, if the pinned keys accept it.
 
 Where keys are pinned only signed bundles are run, whichever command asks and however the path is
 spelled: a file inside a bundle is that bundle's, a plain file is refused.

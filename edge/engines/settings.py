@@ -1,4 +1,4 @@
-"""What an engine is opened with, whichever engine it is."""
+"""Settings for opening any engine."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What `edge.types.Engine` promises, over a decoder that evaluates tokens and leaves all else to
-us: streaming, stopping, sampling, the prefix cache, saved prefixes, logits.
+"""Implement `edge.types.Engine` over a decoder that only evaluates tokens: streaming, stopping,
+sampling, the prefix cache, saved prefixes, logits.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a user names on the command line, opened: a bundle, or a plain model file of any format."""
+"""Open what a user names on the command line: a bundle, or a plain model file of any format."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def open_model(
     path = Path(path)
     if not path.exists():
         raise InputError(
-            f"there is nothing at {path}",
+            f"no such file or directory: {str(path)!r}",
             next_step="give a bundle directory (edge build makes one) or a model file: "
             f"{', '.join(known_suffixes())}",
         )

@@ -1,4 +1,4 @@
-"""How many threads compute: as many as were asked for, fewer while others hold the cores.
+"""Choose the number of threads: the requested number, fewer while others hold the cores.
 
 Threads of one step wait for each other at every node of the graph, spinning. With fewer free cores
 than threads a spinning one keeps a core from the one it waits for, and a step takes not twice but

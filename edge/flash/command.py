@@ -26,7 +26,7 @@ from edge.trust.ssh_formats import ALGORITHM
 from edge.units import format_bytes, format_seconds, printable
 
 
-@click.command("flash", short_help="Put a bundle on a board: folder, ssh or adb; reversible.")
+@click.command("flash", short_help="Put a bundle on a board, image, card or folder.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("target", required=False)
 @click.option(
@@ -195,7 +195,7 @@ def describe(report: FlashReport) -> list[str]:
     return lines + [f"  note     {note}" for note in report.notes]
 
 
-@click.command("rollback", short_help="Go back to the release that a board had before.")
+@click.command("rollback", short_help="Restore the previous release of a board.")
 @click.argument("target")
 @click.option("--to", metavar="ID", help="Roll back to this release (the beginning of its id).")
 @ssh_config_option

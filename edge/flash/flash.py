@@ -1,4 +1,4 @@
-"""One bundle onto one board: bring, verify, try, switch; or leave everything as it was.
+"""Put one bundle on one board: send, verify, try, switch; on failure leave everything unchanged.
 
     with connect(parse_flash_target("ssh://pi@kitchen/opt/edgekit")) as board: ...
     report = flash(open_bundle("bundle"), board, FlashOptions(), reporter)

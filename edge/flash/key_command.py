@@ -1,4 +1,4 @@
-"""`edge key`: make signing keys, and say whose bundles a board accepts."""
+"""`edge key`: make signing keys, and pin the keys that a board accepts."""
 
 from __future__ import annotations
 

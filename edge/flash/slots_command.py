@@ -1,4 +1,4 @@
-"""`edge slots`: the releases on a board, and whether one of them works."""
+"""`edge slots`: list, verify, check, bench and remove the releases on a board."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A file into `dd` on the board, from any block on. Needs nothing there but sh and dd; writing the
-same bytes to the same places again is harmless, which a forgotten sender may do.
+"""Stream a file into `dd` on the board, from any block. The board needs only sh and dd. An
+abandoned sender may write the same bytes to the same places again, which is harmless.
 
 The file itself is the sender's standard input, so that no byte passes through Python; how far it is
 shows in the descriptor's offset, which both processes share.
@@ -55,7 +55,7 @@ def send_stream(
                 now = os.lseek(file.fileno(), 0, os.SEEK_CUR)
                 progress(now - seen)
                 seen = now
-        except BaseException:  # Ctrl-C: nobody would end it
+        except BaseException:  # Ctrl-C: no other code would end it
             process.kill()
             process.communicate()
             raise

@@ -1,4 +1,4 @@
-"""The text that names a board and a folder on it, taken apart.
+"""Parse the text that names a board and a folder on it.
 
 dir:/media/card                       ssh://user@host:22/opt/edgekit
 adb://SERIAL/data/local/tmp/edgekit   adb://  (the one device that is connected)

@@ -1,4 +1,5 @@
-"""What has to cross to the board, and sending it: nothing twice, nothing visible half written.
+"""Find the files that the board lacks, and send them. No file is sent twice or visible
+half-written.
 
 Files come together in `incoming/<id>/bundle`, each by a rename after its hash was checked there.
 What another release on the board already has is linked, a changed model is patched from the old

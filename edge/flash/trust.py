@@ -1,5 +1,5 @@
-"""Whether a board takes this bundle: asked here before anything is sent, and there, by a program
-that was on the board before, before anything of the bundle runs.
+"""Check whether a board accepts this bundle: on this machine before anything is sent, and on the
+board by an installed program, before anything of the bundle runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a checked GGUF header says: values, value types, tensors."""
+"""The values, value types and tensors of a checked GGUF header."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edge probe`: what board is this, measured, as a profile that `--device` finds."""
+"""`edge probe`: identify and measure a board, and store a profile that `--device` finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which board this is, by what its device tree, firmware tables or Android properties say."""
+"""Identify a board by its device tree, firmware tables or Android properties."""
 
 from __future__ import annotations
 

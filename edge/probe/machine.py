@@ -1,4 +1,4 @@
-"""A system as a `DeviceProfile`: parsers applied to what Linux shows, psutil where it is no Linux.
+"""Describe a system as a `DeviceProfile`: parsers on Linux, psutil elsewhere.
 
 report = read_report(LocalSystem())      # everything that can be read, nothing measured
 profile = probe_this_machine()           # the profile alone, bandwidth measured quickly

@@ -1,4 +1,4 @@
-"""Who wins for which prompts: pure arithmetic on medians.
+"""Compute the winner for each prompt length: pure arithmetic on medians.
 
 A request of n tokens that is answered with m takes
 
@@ -65,7 +65,7 @@ def leads(paces: Sequence[Pace], longest: int, n_answer: int = N_ANSWER) -> list
     Raises ValueError without anybody to win.
     """
     if not paces:
-        raise ValueError("nobody finished")
+        raise ValueError("no bundle finished")
     found: list[tuple[Pace, int, int]] = []
     for n in range(1, longest + 1):
         best = min(paces, key=lambda pace: pace.seconds(n, n_answer))

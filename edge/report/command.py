@@ -168,6 +168,6 @@ def check(records: Sequence[Record], *, as_json: bool) -> None:
     broken = sum(bool(found.problems) for _, found in verdicts)
     if broken:
         raise IntegrityError(
-            f"{broken} of {len(verdicts)} run(s) are not as they were measured",
+            f"{broken} of {len(verdicts)} run(s) differ from their measurement",
             next_step="measure again with edge bench, or ask for the unchanged file",
         )

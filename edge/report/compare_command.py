@@ -1,4 +1,4 @@
-"""`edge compare`: boards, engines, recipes or versions against a first one."""
+"""`edge compare`: compare boards, engines, recipes or versions with a baseline."""
 
 from __future__ import annotations
 

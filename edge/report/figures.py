@@ -1,4 +1,4 @@
-"""What a report says, as data: verdict, five figures, rows. Pure functions of records."""
+"""The contents of a report as data: verdict, five figures, rows. Pure functions of records."""
 
 from __future__ import annotations
 
@@ -246,8 +246,8 @@ def prediction_holds(run: Run) -> bool:
 
 
 def predicted_rows(run: Run) -> list[tuple[str, str, str, str]]:
-    """(figure, predicted, measured, measured ÷ predicted), where the plan said something and was
-    made for the machine that measured; empty otherwise.
+    """(figure, predicted, measured, measured ÷ predicted), where the plan has a prediction for the
+    measuring machine; empty otherwise.
     """
     promised = run.head.get("predicted")
     if not promised or not prediction_holds(run):

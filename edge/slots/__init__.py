@@ -1,4 +1,4 @@
-"""What lies on a board: releases side by side, one of them current, switched by one rename.
+"""The releases on a board: side by side, one of them current, switched by one rename.
 
     ROOT/
       current             → releases/<id>; a small file of that text where links do not exist

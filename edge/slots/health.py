@@ -1,4 +1,4 @@
-"""The health gate: does this release really work here?
+"""The health gate: test that a release works on this machine.
 
 Measured on the board itself, in a process of its own: every byte is hashed, the model is loaded,
 a fixed question is answered. `judge` then compares with what was planned. It is a pure function, so
@@ -116,9 +116,9 @@ def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -
         start = engine.last_start
         return summarize(Trace.of_stream(request_ns, tokens, events, start), start)
 
-    said = answer(GenerationConfig(max_tokens=MAX_TOKENS))
+    reply = answer(GenerationConfig(max_tokens=MAX_TOKENS))
     # An answer may be two words long; speed takes more.
-    timed = said if quick else answer(GenerationConfig(max_tokens=MAX_TOKENS, ignore_eos=True))
+    timed = reply if quick else answer(GenerationConfig(max_tokens=MAX_TOKENS, ignore_eos=True))
     info = engine.describe()
     peak_bytes, emulated = peak_rss_bytes(), own_emulated_memory()
     if emulated is not None and peak_bytes is not None:
@@ -128,10 +128,10 @@ def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -
     if reference and isinstance(engine, LogitsEngine):
         agreement = _agreement(engine, prompt_tokens(engine, PROMPT, None, raw=False), reference)
     return Health(
-        text=said.text,
-        n_out=said.n_out,
+        text=reply.text,
+        n_out=reply.n_out,
         load_s=load_s,
-        ttft_s=said.ttft_s,
+        ttft_s=reply.ttft_s,
         decode_tps=timed.decode_tps,
         peak_rss_bytes=peak_bytes,
         emulator_bytes=emulated.emulator if emulated else None,

@@ -1,4 +1,4 @@
-"""Releases over any `BoardFiles`: look, verify, switch, go back, make room.
+"""Manage releases over any `BoardFiles`: list, verify, switch, roll back, free space.
 
     slots = Slots(LocalFiles(Path("/opt/edgekit")))
     with slots.locked():
@@ -205,7 +205,7 @@ class Slots:
         if target is None:
             raise InputError(
                 f"{self.files.root} has no earlier release to go back to",
-                next_step="edge slots lists what is there; edge flash puts another one",
+                next_step="edge slots lists the releases; edge flash adds one",
             )
         self.verify(target)
         if target != current:

@@ -1,4 +1,4 @@
-"""Where the states of a model lie, and how much room they may take.
+"""Choose the folder of a model's states and the limit of its size.
 
 Beside a bundle, in BUNDLE.states: never inside it, where every file is listed and hashed. A folder
 of that name is used only if it is ours: it carries the mark of this user, and each state in it was

@@ -1,5 +1,5 @@
-"""Which part of a prompt every conversation with one system prompt begins with, and whether its
-state is worth the disk.
+"""Find the prompt prefix that all conversations with one system prompt share, and whether storing
+its state pays.
 """
 
 from __future__ import annotations

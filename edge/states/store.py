@@ -43,7 +43,7 @@ _DISK_SHARE = 0.1
 _MAX_FILES = 256
 #: No context is longer.
 MAX_TOKENS = 1 << 20
-#: Restoring must save at least so many tokens over what the engine holds already.
+#: Restoring must save at least this many tokens over what the engine holds already.
 MIN_GAIN = 16
 #: What storage is taken to read at until a restore was measured.
 _READ_BYTES_PER_S = 80e6
@@ -306,7 +306,7 @@ def claim(folder: Path) -> None:
     """Mark an empty folder as this user's, or see that it is marked.
 
     Raises IntegrityError for a folder of another owner, EdgeError or OSError when that cannot be
-    told.
+    determined.
     """
     with Root(folder.parent) as root:
         if root.names(folder.name):

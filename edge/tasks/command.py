@@ -1,4 +1,4 @@
-"""`edge tasks`: the tasks from the field, with the lengths and times that they stand for."""
+"""`edge tasks`: list the built-in tasks with their lengths and time limits."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def format_trusted_keys(keys: Sequence[PublicKey]) -> bytes:
 
 
 def key_files(path: Path) -> list[Path]:
-    """The key files that decide over a bundle, or a model file, whatever is in them.
+    """Return the key files that decide over a bundle or a model file; their contents do not matter.
 
     They lie in a folder above it, however it is spelled: above the path as given, above what it
     leads to, above every link on the way and, for a bind mount, above what is mounted.
@@ -84,7 +84,7 @@ def refuse_unsigned(path: Path) -> None:
     """Raise IntegrityError where keys are pinned: a plain file carries no signature."""
     if found := key_files(path):
         raise IntegrityError(
-            f"{path} is a plain file, which nobody can have signed; {found[0]} accepts only "
+            f"{path} is a plain file, which cannot carry a signature; {found[0]} accepts only "
             "signed bundles",
             next_step="edge build MODEL --device BOARD -o OUT --sign KEY, and open OUT",
         )

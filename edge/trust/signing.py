@@ -117,7 +117,7 @@ def load_signing_key(path: Path, ask: AskPassphrase | None = None) -> SigningKey
 def _unlock(load: Any, data: bytes, path: Path, ask: AskPassphrase | None) -> Any:
     if ask is None:
         raise UsageError(
-            f"{path} has a passphrase and nobody is here to be asked for it",
+            f"{path} has a passphrase, and there is no terminal to ask for it",
             next_step="set EDGEKIT_KEY_PASSPHRASE, or run this in a terminal",
         )
     try:

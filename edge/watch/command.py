@@ -59,7 +59,7 @@ class Memory:
         self._since: dict[int, tuple[tuple[object, ...], float]] = {}
 
     def add(self, look: Look) -> dict[int, ProcessHistory]:
-        """The histories of a look's processes; those that have gone are forgotten."""
+        """The histories of a look's processes; ended ones are forgotten."""
         now = time.monotonic()
         pages = {page.pid: page for page, _ in look.processes}
         self._rates = {pid: self._rates.get(pid) or Rates() for pid in pages}

@@ -1,4 +1,4 @@
-"""A look as lines of text: a pure function of what was read and of the terminal's size."""
+"""Draw one look as lines of text: a pure function of the data and the terminal's size."""
 
 from __future__ import annotations
 

@@ -86,11 +86,11 @@ class Board:
 
     def _last_words(self) -> str:
         self.close()
-        said = (
+        output = (
             self._process.stderr.read().decode("utf-8", "replace") if self._process.stderr else ""
         )
-        words = [line for line in said.splitlines() if line.strip()]
-        return f"is gone: {printable(words[-1])}" if words else "has closed the connection"
+        words = [line for line in output.splitlines() if line.strip()]
+        return f"was lost: {printable(words[-1])}" if words else "has closed the connection"
 
     def close(self) -> None:
         self._process.terminate()

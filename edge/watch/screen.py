@@ -1,4 +1,4 @@
-"""A terminal's second screen, redrawn in place; it is put back however the program ends."""
+"""Redraw a terminal's second screen in place, and restore the first one at every exit."""
 
 from __future__ import annotations
 

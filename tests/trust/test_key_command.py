@@ -73,7 +73,7 @@ def test_a_passphrase_guards_the_key(
     with pytest.raises(InputError, match="not the passphrase"):
         call("bundle", "sign", bundle, tmp_path / "k")
     monkeypatch.delenv("EDGEKIT_KEY_PASSPHRASE")
-    with pytest.raises(UsageError, match="nobody is here to be asked"):  # and never hangs
+    with pytest.raises(UsageError, match="no terminal to ask for it"):  # and never hangs
         call("bundle", "sign", bundle, tmp_path / "k")
 
 

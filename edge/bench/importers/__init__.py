@@ -1,4 +1,4 @@
-"""Other tools' results as records of ours, so that all stand in one table.
+"""Convert other tools' results into edgekit records, so that one table can hold all.
 
 One file per tool: `is_it(text)` tells its output from anything else, `read(text, source)` returns
 records. What a tool did not measure stays null and is named in the record's `imported` entry. No

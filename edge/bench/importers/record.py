@@ -1,4 +1,4 @@
-"""What all importers share: a record from figures alone, and numbers that are checked."""
+"""Code that all importers share: a record from figures alone, and checked numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image or a card as a board that is only looked at: `edge slots list image:FILE`."""
+"""An image or a card as a read-only board: `edge slots list image:FILE`."""
 
 from __future__ import annotations
 

@@ -86,13 +86,13 @@ def list_disks() -> list[Disk]:
             )
         except FileNotFoundError:
             raise EngineMissingError(
-                "lsblk is not installed; it tells what may be erased",
+                "lsblk is not installed; it lists what may be erased",
                 next_step="apt install util-linux",
             ) from None
         if done.returncode == 0:
             return parse_lsblk(decode_output(done.stdout), card_type)
-    said = decode_output(done.stderr).strip()
-    raise InputError(f"lsblk does not list the disks: {printable(said)}")
+    output = decode_output(done.stderr).strip()
+    raise InputError(f"lsblk does not list the disks: {printable(output)}")
 
 
 def card_type(name: str) -> str | None:

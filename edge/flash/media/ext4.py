@@ -185,10 +185,10 @@ class Volume:
                     process.kill()
                     raise
             errors.seek(0)
-            said = _complaints(errors.read())
-        if said or process.returncode:
+            complaints = _complaints(errors.read())
+        if complaints or process.returncode:
             raise EngineError(
-                f"debugfs cannot write into partition {self.partition.number}: {said}",
+                f"debugfs cannot write into partition {self.partition.number}: {complaints}",
                 next_step="a newer e2fsprogs may know this file system's features",
             )
 
@@ -254,8 +254,8 @@ class Volume:
             while chunk := process.stdout.read(1 << 20):
                 digest.update(chunk)
                 n_read += len(chunk)
-            said = _complaints(process.stderr.read())
-        return None if said or n_read != node.n_bytes else digest.hexdigest()
+            complaints = _complaints(process.stderr.read())
+        return None if complaints or n_read != node.n_bytes else digest.hexdigest()
 
 
 def plain(path: str) -> str:
@@ -390,7 +390,7 @@ class Ext4Files:
     def reading_only(self) -> EdgeError:
         """What is raised by everything that would change something."""
         return InputError(
-            f"{self._place}: releases in an image are only looked at here",
+            f"{self._place}: releases in an image are read-only here",
             next_step="edge flash BUNDLE image:… puts another one in; on the running board "
             "edge rollback and edge slots remove do the rest",
         )

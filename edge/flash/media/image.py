@@ -1,4 +1,4 @@
-"""`image:FILE[#PARTITION]`: a bundle into a disk image, without root and without mounting.
+"""`image:FILE[#PARTITION]`: put a bundle into a disk image, without root and without mounting.
 
     flash_image(open_bundle("bundle"), ImageTarget(Path("raspios.img.xz")), options, reporter)
 
@@ -135,7 +135,7 @@ def check_target(path: Path, options: ImageOptions) -> Path:
         return path
     output = options.output or default_output(path)
     if output.resolve() == path.resolve():
-        raise UsageError(f"the result would replace {path}", next_step="--in-place does that")
+        raise UsageError(f"the result would replace {path}", next_step="use --in-place for that")
     if not output.absolute().parent.is_dir():
         raise InputError(f"there is no folder {output.absolute().parent}")
     if os.path.lexists(output) and (not options.overwrite or not output.is_file()):

@@ -55,8 +55,8 @@ class MediaOptions:
             raise UsageError(f"{given[0]} is not for {scheme}{'' if ' ' in scheme else ':'}")
         if scheme == "card" and self.base is None:
             raise UsageError(
-                "a card is written whole: which image shall it be?",
-                next_step="--image raspios.img.xz; a card that is mounted already is dir:/media/…",
+                "a card is written whole, so --image is required",
+                next_step="--image raspios.img.xz; for a mounted card use dir:/media/…",
             )
 
     def owner_ids(self) -> tuple[int, int] | None:
