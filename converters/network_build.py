@@ -127,7 +127,7 @@ def check_errors(report: NetworkReport, accept: bool) -> None:
     raise IntegrityError(
         f"output {printable(name)} is off by {worst:.1%} (root mean square); {report.recipe} may "
         f"move one by {bound:.0%}",
-        next_step="--recipe int8, or keep it all the same with --accept-quality",
+        next_step="--recipe int8, or keep it anyway with --accept-quality",
     )
 
 

@@ -23,7 +23,7 @@ from edge.atomic import write_atomic
 from edge.deadline.shape import without_oldest_turn
 from edge.errors import EdgeError, InputError
 from edge.live import watched
-from edge.states.prefix import MIN_TOKENS, pays, system_prefix
+from edge.states.prefix import MIN_TOKENS, is_worth_storing, system_prefix
 from edge.states.store import Restored, StateStore
 from edge.types import (
     Engine,
@@ -231,13 +231,15 @@ class Session:
             if self._prefix_read_s > compute_s:
                 states.drop(prefix, for_good=True)
             return False
-        if self._tried == self.system or not pays(len(prefix), compute_s, 0.0):
+        if self._tried == self.system or not is_worth_storing(len(prefix), compute_s, 0.0):
             return False
         if self.engine.reusable([*prefix, 0]) != len(prefix):
             return False
         self._tried = self.system
         path = states.save(self.engine, prefix)
-        if path is not None and not pays(len(prefix), compute_s, states.predict_s(path)):
+        if path is not None and not is_worth_storing(
+            len(prefix), compute_s, states.predict_s(path)
+        ):
             states.drop(prefix, for_good=True)
             return False
         return path is not None

@@ -106,7 +106,7 @@ class Registry:
         reference, known = self.reference, self.tags()
         if not known:
             return InputError(
-                f"there is no {printable(str(reference))}: {_said(response)}",
+                f"there is no {printable(str(reference))}: {_error_text(response)}",
                 next_step="check the name; a private one may ask for docker login "
                 f"{reference.registry}",
             )
@@ -214,7 +214,7 @@ class Registry:
             raise InputError(
                 f"{self.reference.registry} answers {response.status_code} to "
                 f"{response.request.method} {printable(response.request.url.path, 200)}: "
-                f"{_said(response)}"
+                f"{_error_text(response)}"
             )
 
     # ---- signing in ---------------------------------------------------------------------------
@@ -362,7 +362,7 @@ def _wait_s(response: httpx.Response, attempt: int) -> float:
     return float(_FIRST_WAIT_S * 2 ** (attempt - 1))
 
 
-def _said(response: httpx.Response) -> str:
+def _error_text(response: httpx.Response) -> str:
     """The registry's own words: the code and message of its first error."""
     try:
         if not response.is_closed:

@@ -146,5 +146,5 @@ def check_fits(need_bytes: int, available: int, name: str) -> None:
         f"are free now: {format_bytes(short)} short",
         shortfall_bytes=short,
         next_step="close other programs, take a smaller --ctx or a smaller recipe; "
-        "--no-memory-check loads it all the same",
+        "use --no-memory-check to load it anyway",
     )

@@ -83,17 +83,17 @@ class HfTokenizer:
     @classmethod
     def from_directory(cls, folder: Path) -> HfTokenizer:
         """From a directory that holds what `of_model` reads."""
-        return cls._found(OpenedFolder(folder).find, folder)
+        return cls._load(OpenedFolder(folder).find, folder)
 
     @classmethod
     def of_model(cls, model: OpenedFile) -> HfTokenizer:
         """From `tokenizer.json` beside a model and, as far as they are there, what a checkpoint has
         beside it: `tokenizer_config.json`, `generation_config.json`, `chat_template.jinja`.
         """
-        return cls._found(model.beside, model.parent)
+        return cls._load(model.beside, model.parent)
 
     @classmethod
-    def _found(cls, find: Callable[[str], OpenedFile | None], folder: Path) -> HfTokenizer:
+    def _load(cls, find: Callable[[str], OpenedFile | None], folder: Path) -> HfTokenizer:
         file = find("tokenizer.json")
         if file is None:
             raise InputError(

@@ -152,12 +152,12 @@ def check_alike(first: Side, other: Side) -> None:
     found = differences(first.runs[-1], other.runs[-1])
     if len(found) <= 1 and "prompts" not in found:
         return
-    changes = "; ".join(
+    causes = "; ".join(
         f"{name}: {shown(first.runs[-1], name)} against {shown(other.runs[-1], name)}"
         for name in found
     )
     raise InputError(
-        f"these runs differ in {' and '.join(found)}, so a ratio would have no one cause ({changes})",
+        f"these runs differ in {' and '.join(found)}, so a ratio has no single cause ({causes})",
         next_step="use --unlike to compare them anyway",
     )
 

@@ -30,7 +30,7 @@ def system_prefix(
     return list(shared or ())
 
 
-def pays(n_tokens: int, compute_s: float, restore_s: float) -> bool:
+def is_worth_storing(n_tokens: int, compute_s: float, restore_s: float) -> bool:
     """Whether a state of `n_tokens` that took `compute_s` should be kept, if it is restored in
     `restore_s`: it should win clearly, for storage may be slower than it was when last measured.
     """

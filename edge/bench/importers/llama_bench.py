@@ -22,7 +22,7 @@ NOT_MEASURED = ("time to first token", "time between tokens", "load", "raw token
 MAX_TESTS = 10_000
 
 
-def is_it(text: str) -> bool:
+def can_read(text: str) -> bool:
     head = text.lstrip()[:1]
     return head in ("[", "{") and '"samples_ns"' in text and '"n_gen"' in text
 
