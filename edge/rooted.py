@@ -412,7 +412,7 @@ def foreign(path: PurePath) -> UsageError:
     """The error for a folder that is in our way and that we did not make."""
     return UsageError(
         f"{_shown(path)} is a folder that edgekit did not make (there is no {MARKER} in it): it "
-        "stays as it is",
+        "stays unchanged",
         next_step="look at it and move it away, or choose another place",
     )
 
@@ -436,7 +436,7 @@ def _components(path: str) -> list[str]:
     """The names in a relative path. Raises UnsafeInputError for one that could lead out."""
     names = path.split("/") if path else []
     if any(name in ("", ".", "..") or "\0" in name for name in names):
-        raise UnsafeInputError(f"{printable(path)!r} is no plain relative path")
+        raise UnsafeInputError(f"{printable(path)!r} is not a plain relative path")
     return names
 
 

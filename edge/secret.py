@@ -52,7 +52,7 @@ def _read(path: Path) -> bytes:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise _unusable(path, "it is no regular file")
+            raise _unusable(path, "it is not a regular file")
         if os.name == "posix" and status.st_uid != os.geteuid():
             raise _unusable(path, f"it belongs to uid {status.st_uid}")
         if os.name == "posix" and status.st_mode & 0o077:

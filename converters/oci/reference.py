@@ -65,10 +65,13 @@ def parse_reference(text: str) -> Reference:
     if not _REPOSITORY.fullmatch(repository) or len(repository) > 255:
         raise _wrong(
             text,
-            f"{printable(repository, 80)!r} is no repository: lower-case letters, digits, . _ - /",
+            f"{printable(repository, 80)!r} is not a repository: "
+            "lower-case letters, digits, . _ - /",
         )
     if colon and not _TAG.fullmatch(tag):
-        raise _wrong(text, f"{printable(tag, 80)!r} is no tag: letters, digits, . _ -, at most 128")
+        raise _wrong(
+            text, f"{printable(tag, 80)!r} is not a tag: letters, digits, . _ -, at most 128"
+        )
     return Reference(registry, repository, tag or (None if digest else "latest"), digest or None)
 
 

@@ -161,7 +161,7 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
         for value in (figure or {}).values():
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if value is not None and not (number and math.isfinite(value)):
-                raise InputError(f"{where}: metric {name!r} holds {value!r}, which is no figure")
+                raise InputError(f"{where}: metric {name!r} holds {value!r}, which is not a figure")
     check_traces(record.get("traces", []), where)
     return record
 

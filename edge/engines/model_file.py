@@ -57,7 +57,7 @@ def file_in(bundle: Bundle, path: Path) -> OpenedFile:
         if folder.open(file.name).identity[:2] == wanted:
             return bundle.open(file.name)
     raise IntegrityError(
-        f"{path} is no file of the bundle {bundle.path} that it lies in",
+        f"{path} is not a file of the bundle {bundle.path} that it lies in",
         next_step=f"edge run {bundle.path}",
     )
 

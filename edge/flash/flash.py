@@ -155,7 +155,7 @@ def transfer(
     folder = layout.bundle_folder(bundle.id)
     present = bundle.id in slots.present()
     if present:
-        reporter.stage("verifying what is there")
+        reporter.stage("verifying the files on the board")
         wrong = slots.damage(folder, bundle)
         if not wrong:
             bring_signature(board, bundle, folder)

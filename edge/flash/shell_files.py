@@ -125,7 +125,7 @@ def shell_error(place: str, output: str, rc: int) -> EdgeError:
         )
     if "did not make this folder" in output:
         return UsageError(
-            f"{place}: {text}: it stays as it is",
+            f"{place}: {text}: it stays unchanged",
             next_step="check it there and move it away, or choose another folder on the board",
         )
     if "File exists" in output or "Not a directory" in output:

@@ -99,7 +99,7 @@ def board_id(name: str | None, output: Path | None, report: ProbeReport) -> str:
     wanted = name or (output.stem if output else profile_name(report))
     if not BOARD_ID.match(wanted) or wanted == THIS_MACHINE:
         raise UsageError(
-            f"{printable(wanted)!r} is no id of a board: lower-case words with hyphens",
+            f"{printable(wanted)!r} is not a board id: lower-case words with hyphens",
             next_step="choose one with --name, for example --name kitchen-pi",
         )
     taken = {n: p.id for p in shipped_profiles().values() for n in (p.id, *p.aliases)}

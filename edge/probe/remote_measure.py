@@ -144,7 +144,7 @@ def parse_findings(text: str) -> Measurements:
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):
-        return Measurements(notes=["nothing was measured: the board's answer is no JSON object"])
+        return Measurements(notes=["nothing was measured: the board's answer is not a JSON object"])
     found = Measurements(method=data["method"] if data.get("method") in _METHODS else None)
     for pair in _items(data, "bandwidth_by_threads"):
         match pair:

@@ -63,7 +63,7 @@ class Health:
 def parse_health(document: Any) -> Health:
     """Inverse of `Health.to_dict`, for what a board has sent. Raises InputError for the rest."""
     if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise InputError("the board's answer is no health report")
+        raise InputError("the board's answer is not a health report")
     texts, figures = ("error", "error_kind", "text", "engine"), set(Health.__dataclass_fields__)
     known: dict[str, Any] = {
         key: value for key in texts if isinstance(value := document.get(key), str)
@@ -214,7 +214,7 @@ def _nonsense(health: Health) -> list[str]:
     broken = sum(c == "\N{REPLACEMENT CHARACTER}" or not (c.isprintable() or c.isspace())
                  for c in text)  # fmt: skip
     if broken * 4 > len(text):
-        return [f"its answer is no text: {text[:40]!r}"]
+        return [f"its answer is not text: {text[:40]!r}"]
     if len(text) >= 24 and len(set(text)) <= 2:
         return [f"its answer is one character over and over: {text[:24]!r}"]
     return []

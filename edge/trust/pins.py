@@ -164,7 +164,7 @@ def _read(path: Path, limit: int) -> bytes:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise _shut(str(path), "it is no regular file")
+                raise _shut(str(path), "it is not a regular file")
             data = file.read(limit + 1)
     except OSError as error:
         raise _shut(str(path), error.strerror or str(error)) from None

@@ -110,7 +110,7 @@ def load_signing_key(path: Path, ask: AskPassphrase | None = None) -> SigningKey
             next_step="edge key new makes one",
         ) from None
     if not isinstance(private, ed25519.Ed25519PrivateKey):
-        raise InputError(f"{path} is no Ed25519 key", next_step="edge key new makes one")
+        raise InputError(f"{path} is not an Ed25519 key", next_step="edge key new makes one")
     return SigningKey(private, _comment(path))
 
 

@@ -58,7 +58,7 @@ class ImageBoard:
         raise self.files.reading_only()
 
     def execute(self, script: str, *, timeout_s: float) -> Done:
-        return Done(126, b"", f"{self.place} is no running board{os.linesep}")
+        return Done(126, b"", f"{self.place} is not a running board{os.linesep}")
 
     def capture(self) -> CapturedSystem | None:
         return None

@@ -115,7 +115,7 @@ def parse_lsblk(text: str, card_type: Callable[[str], str | None]) -> list[Disk]
             if disk.kind in ("disk", "loop")
         ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError("lsblk printed something that is no list of disks") from None
+        raise InputError("lsblk printed something that is not a list of disks") from None
 
 
 def _disk(entry: dict[str, Any], card_type: Callable[[str], str | None]) -> Disk:

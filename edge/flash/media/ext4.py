@@ -126,7 +126,7 @@ class Volume:
         if done.returncode:
             raise EngineError(
                 f"after the change e2fsck finds faults in partition {self.partition.number}: "
-                f"{_last_line(done)}; the image was left as it was",
+                f"{_last_line(done)}; the image is unchanged",
                 next_step="this is a bug of edgekit or of e2fsprogs: please report it",
             )
 

@@ -211,7 +211,7 @@ def _change(
     after = read_table(reader(work), work.seek(0, os.SEEK_END))
     if after != table or other_bytes(work, after, volume.partition, boot) != before:
         raise IntegrityError(
-            "bytes outside the root partition have changed; the image was left as it was",
+            "bytes outside the root partition have changed; the image is unchanged",
             next_step="this is a bug of edgekit: please report it",
         )
     report.notes += _notes(bundle, options, writer)

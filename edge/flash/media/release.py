@@ -88,7 +88,7 @@ class ReleaseWriter:
                 return
             if not stat.S_ISDIR(node.mode):
                 raise InputError(
-                    f"{self.place}: {path} is no folder in there",
+                    f"{self.place}: {path} is not a folder in there",
                     next_step="releases need it to be one; remove it, or use another image",
                 )
 

@@ -160,7 +160,7 @@ def refuse_false_capacity(medium: Medium, place: str) -> None:
     """
     nonce = os.urandom(16)
     offsets = mark_offsets(medium.n_bytes)
-    with _broken_card(place, "it is asked for its true size"):
+    with _broken_card(place, "its size is tested"):
         for offset in offsets:
             medium.write(offset, _mark(nonce, offset))
         for one, two in pairwise(offsets):
