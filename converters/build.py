@@ -1,4 +1,4 @@
-"""Plan, convert, verify, bundle: a model becomes one bundle per board, from one reading.
+"""Plan, convert, verify and bundle a model: one reading, one bundle per board.
 
 Everything is made in `OUT.partial/` beside the output and renamed at the end. A killed build leaves
 that folder; the same command continues in it (`edge.rooted`: it is marked as ours).

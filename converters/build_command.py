@@ -34,48 +34,59 @@ from edge.units import format_bytes, printable
 @click.argument("model")
 @click.option(
     "-d", "--device", "devices", multiple=True, required=True, metavar="BOARD[,BOARD…]",
-    help="Board id (see `edge devices`), this-machine; several share one reading of the model.",
+    help="Board id (see `edge devices`), or this-machine. Several share one reading of MODEL.",
 )  # fmt: skip
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path),
-    help="Bundle to make; with several boards, the folder that gets one bundle each.",
+    help="Bundle to write. With several boards, the folder for one bundle per board.",
 )  # fmt: skip
 @click.option(
     "--format", "formats", default=GGUF, show_default=True, metavar="FORMAT[,FORMAT…]",
-    help=f"{', '.join(FORMATS)}, or auto: what answers first on the board and loses no more.",
+    help=f"{', '.join(FORMATS)}, or auto: fastest answer at similar quality.",
 )  # fmt: skip
-@click.option("--recipe", help=f"Fix the recipe: {', '.join(r.id for r in list_recipes())}.")
-@click.option("--ctx", "n_ctx", type=int, help="Fix the context length in tokens.")
-@click.option("--kv-type", help="Fix the KV cache's type: f16, q8_0, …")
-@click.option("--prefer", type=click.Choice(PREFERENCES), default="balanced", show_default=True)
+@click.option("--recipe", help=f"Use this recipe: {', '.join(r.id for r in list_recipes())}.")
+@click.option("--ctx", "n_ctx", type=int, help="Context length, in tokens.")
+@click.option("--kv-type", help="Type of the KV cache: f16, q8_0, …")
+@click.option(
+    "--prefer", type=click.Choice(PREFERENCES), default="balanced", show_default=True,
+    help="What to optimize where several recipes fit.",
+)  # fmt: skip
 @click.option(
     "--imatrix", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Importance matrix: upstream's file, or a text to compute one from.",
+    help="Importance matrix: an upstream file, or a text to compute one from.",
 )  # fmt: skip
 @click.option(
-    "--threads", type=click.IntRange(min=1), help="Converting threads; default: all cores."
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Number of converting threads; default: all cores.",
 )
 @click.option(
     "--with-engine", is_flag=True,
-    help="Add the engine, compiled for the board, and all it needs to run there offline.",
+    help="Add the engine for the board and everything it needs to run there offline.",
 )  # fmt: skip
-@click.option("--python", metavar="3.X", help="Python on the board, where it is not the profile's.")
+@click.option(
+    "--python", metavar="3.X", help="Python version of the board.  [default: the profile's]"
+)
 @click.option(
     "--sign", type=click.Path(path_type=Path, dir_okay=False),
-    help="Sign with this private key (edge key new); boards may ask for it.",
+    help="Sign the bundle with this private key (see `edge key new`).",
 )  # fmt: skip
-@click.option("--no-quality", is_flag=True, help="Do not measure how far it is from its source.")
-@click.option("--accept-quality", is_flag=True, help="Keep it, however far it is.")
+@click.option(
+    "--no-quality", is_flag=True, help="Skip measuring the distance from the source model."
+)
+@click.option(
+    "--accept-quality", is_flag=True, help="Keep the artifact even if it exceeds the quality bound."
+)
 @click.option(
     "--quality-text", type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Text to measure on; default: one that comes with the kit.",
+    help="Text for the quality measurement. [default: a text that ships with the kit]",
 )  # fmt: skip
 @click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
-    help="Shape of a network's input whose dimensions are open, for comparing its outputs.",
+    help="Shape of a network's input with open dimensions, used to compare its outputs.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing output.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON line per bundle on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line per bundle on stdout.")
 def build_command(
     model: str,
     devices: tuple[str, ...],
@@ -97,10 +108,10 @@ def build_command(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Make a 4-bit artifact of MODEL sized to a board, in a verified bundle.
+    """Build a 4-bit artifact of MODEL sized to a board, in a verified bundle.
 
     MODEL is a Hugging Face directory, a hub repo id (owner/name), a .gguf file, or `sample`. Any
-    other network (an .onnx or .tflite file: vision, speech) gets its weights in 8 bits, or 4 with
+    other network (an .onnx or .tflite file: vision, speech) gets 8-bit weights, or 4-bit ones with
     --recipe int4.
     """
     if is_network_file(Path(model)):
@@ -129,7 +140,7 @@ def build_command(
         prefer=prefer,  # type: ignore[arg-type]  # click checked the choice
         has_imatrix=imatrix is not None,
     )
-    # Now, so that nobody is asked for a passphrase at the end of a long build.
+    # Ask for the passphrase now, not at the end of a long build.
     key = signing_key(sign) if sign else None
     quality = QualityOptions(not no_quality, accept_quality, quality_text)
     with TerminalReporter(quiet=as_json) as reporter:

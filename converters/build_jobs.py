@@ -1,4 +1,4 @@
-"""What a build has to make: one job per board and format, each with its plan and its folder."""
+"""Make the jobs of a build: one per board and format, each with its plan and its folder."""
 
 from __future__ import annotations
 

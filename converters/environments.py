@@ -1,4 +1,4 @@
-"""Tools that disagree about versions live in virtual environments of their own, made once.
+"""Make and cache a virtual environment for each tool that needs its own versions.
 
 litert-torch, transformers and the ONNX builder each want other versions of the same packages, and
 all want torch, which a host that only makes GGUF never installs. `environments.toml` pins what is
@@ -92,9 +92,9 @@ def load_environments() -> dict[str, Environment]:
 def tool_python(name: ToolName, *, say: Say | None = None) -> Path:
     """The Python interpreter of the pinned environment `name`, which is made if it is not there.
 
-    `say` is told, in one line each, what is being done. Raises UsageError when the override names
-    no program, DoesNotFitError when the disk is too small, EngineMissingError when the packages
-    cannot be installed (no network, no wheel for this machine).
+    `say` receives one line per step. Raises UsageError when the override names no program,
+    DoesNotFitError when the disk is too small, EngineMissingError when the packages cannot be
+    installed (no network, no wheel for this machine).
     """
     environment = load_environments()[name]
     if own := os.environ.get(environment.override):
@@ -191,7 +191,7 @@ def _listing(packages: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _one_maker(lock: Path, say: Say) -> Iterator[None]:
-    """Wait until nobody else makes the same environment."""
+    """Wait until no other process makes the same environment."""
     with lock.open("w") as file:
         try:
             import fcntl

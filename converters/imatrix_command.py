@@ -16,11 +16,15 @@ from edge.units import printable
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.argument("text", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write."
+)
 @click.option("--chunk", "n_ctx", type=click.IntRange(min=16), default=512, show_default=True,
               help="Tokens per chunk.")  # fmt: skip
-@click.option("--max-chunks", type=click.IntRange(min=1), help="Stop after so many chunks.")
-@click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
+@click.option("--max-chunks", type=click.IntRange(min=1), help="Stop after this many chunks.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Number of threads. [default: all cores]"
+)
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 def imatrix(
     model: Path,
@@ -31,10 +35,10 @@ def imatrix(
     threads: int | None,
     force: bool,
 ) -> None:
-    """Weigh MODEL's activations over TEXT and write upstream's imatrix file.
+    """Measure MODEL's activations over TEXT and write an importance matrix in upstream's format.
 
-    MODEL is a GGUF file, best unquantized (`edge build … --recipe f16`); TEXT is UTF-8. Use the
-    result with `edge build … --imatrix`; or give the text itself to `--imatrix` there.
+    MODEL is a GGUF file, preferably unquantized (`edge build … --recipe f16`). TEXT is UTF-8. Pass
+    the result, or the text itself, to `edge build … --imatrix`.
     """
     if output.is_dir() or (os.path.lexists(output) and not force):
         raise UsageError(f"{output} exists", next_step="choose another -o, or add --force")

@@ -1,4 +1,4 @@
-"""A saved sequence made longer: what a cache of n tokens holds, without computing n tokens.
+"""Extend a saved sequence to n tokens without computing n tokens.
 
 Memory does not depend on what a cache holds, only on how many of its cells are used. The engine
 saves a sequence of a few computed tokens, its rows are repeated here, and the engine loads the

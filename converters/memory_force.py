@@ -1,5 +1,5 @@
-"""Plans of small boards proved by force: inside a memory control group of what the board leaves
-free, the plan must run with its context full; the next bigger one, refused, must die or thrash.
+"""Prove the plans of small boards in memory control groups of the board's free memory. The plan
+must run with a full context; the next bigger, refused plan must die or thrash.
 """
 
 from __future__ import annotations
@@ -136,10 +136,11 @@ class _Step:
 
 
 def _steps(group: BoardClass, earlier: Sequence[Mapping[str, Any]]) -> tuple[_Step, _Step]:
-    """The planned run within the least that any board of a class leaves free, and the refused one
-    within the most. Less than that are both limits by the pages of programs, which are in the
-    cache already and charged to nobody here, and by what this machine's kernels repack less than
-    the board's.
+    """Make the two steps of a class of boards.
+
+    The planned run gets the least memory that any board of the class leaves free. The refused run
+    gets the most. Both limits are reduced by (a) program pages already in the page cache and (b)
+    weights that the board would repack but this CPU does not.
     """
     small, large = group.smallest, group.largest
     within = _limit(small.free_bytes, small.planned)

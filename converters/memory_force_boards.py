@@ -1,5 +1,4 @@
-"""Which plan is proved by force for which board: every board of at most 8 GiB, and the runs that
-stand for it.
+"""Choose the runs that prove the plan of each board of at most 8 GiB.
 
 Boards that leave nearly the same memory free get the same plan. One proof then stands for all of
 them: the plan is run within what the smallest leaves free, and the next bigger plan, which all of

@@ -1,4 +1,4 @@
-"""Predicted memory beside that of a real run, in a fresh process, with the context full."""
+"""Compare predicted memory with a real run, in a fresh process, with a full context."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Combination:
     """One run: a model of `memory_truth_models.CONFIGS`, a recipe, and engine settings. With
-    `n_computed`, only so many tokens at the end of the context are computed; the cells before are
+    `n_computed`, only that many tokens at the end of the context are computed; the cells before are
     filled from a saved state (`converters.memory_fill`).
     """
 
@@ -177,7 +177,7 @@ def _follow(
         try:
             now = read_status(child.pid)
             read_bytes = storage_reads(child.pid)
-        except (OSError, KeyError):  # gone, or about to be
+        except (OSError, KeyError):  # ended, or about to end
             now = {}
         if now:
             last = now

@@ -1,4 +1,4 @@
-"""The other end of `memory_truth`: opens a model, fills its context, samples as in a chat.
+"""Child process of `memory_truth`: open a model, fill its context, sample as in a chat.
 
 Imports what `edge run` imports, so that the memory of the process is that of a real run. Each stage
 is a line on stdout; the next one begins after a line on stdin.
@@ -42,15 +42,15 @@ def main(path: str, n_vocab: int, n_computed: int | None, settings: dict[str, An
     engine.feed([draw.randrange(n_vocab - 1) for _ in range(n_fill)])
     tell("full")
     config = GenerationConfig(max_tokens=4, temperature=0.8, seed=1, ignore_eos=True)
-    prompt = [*engine._claims.open().cached, 1]
+    prompt = [*engine._claims.get().cached, 1]
     for _ in engine.stream(prompt, config):
         pass
-    tell(f"answered {len(engine._claims.open().cached)}")
+    tell(f"answered {len(engine._claims.get().cached)}")
 
 
 def restore_longer(engine: Any, path: str, n_there: int) -> None:
     """Save the sequence in the library's own file, which the parent makes longer; load that."""
-    lib, context, file = engine._lib, engine._claims.open(), os.fsencode(path + ".state")
+    lib, context, file = engine._lib, engine._claims.get(), os.fsencode(path + ".state")
     tokens = (lib.llama_token * len(context.cached))(*context.cached)
     assert lib.llama_state_seq_save_file(context.handle, file, 0, tokens, len(tokens))
     tell("saved")

@@ -1,8 +1,7 @@
-"""An existing `.onnx` or `.tflite` network with its weights in 8 or 4 bits, and how much of its
-answers is left.
+"""Quantize an existing `.onnx` or `.tflite` network to 8 or 4 bits, and compare its outputs.
 
-    report = quantize_network(Path("detector.onnx"), Path("small"), "int8")
-    report.ratio, report.errors["scores"]["relative_rms"]
+report = quantize_network(Path("detector.onnx"), Path("small"), "int8")
+report.ratio, report.errors["scores"]["relative_rms"]
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def check_errors(report: NetworkReport, accept: bool) -> None:
     raise IntegrityError(
         f"output {printable(name)} is off by {worst:.1%} (root mean square); {report.recipe} may "
         f"move one by {bound:.0%}",
-        next_step="--recipe int8, or keep it all the same with --accept-quality",
+        next_step="--recipe int8, or keep it anyway with --accept-quality",
     )
 
 
@@ -169,7 +169,7 @@ def refuse_language_options(given: Mapping[str, object]) -> None:
 def check_format(source: Path, formats: str) -> None:
     """A network keeps its format. `formats` is the option's text."""
     own = source.suffix.lower()[1:]
-    if formats not in (GGUF, own):  # GGUF is what nobody asked for: the option's default
+    if formats not in (GGUF, own):  # GGUF is only the option's default here
         raise UsageError(f"{source.name} stays a .{own} file; --format {formats} is not possible")
 
 

@@ -1,4 +1,4 @@
-"""What fits a board, and which of it is best: recipe, context, KV type, threads, batch, loading.
+"""Plan a model for a board: recipe, context, KV type, threads, batch, loading.
 
 plan = make_plan(spec, find_profile("raspberry-pi-5-8gb"), PlanOptions(n_ctx=4096))
 """

@@ -1,4 +1,4 @@
-"""What a board's GPU or NPU would do instead, where published rows are a basis for it.
+"""Estimate a board's GPU or NPU from published rows.
 
 The kit plans and builds for the CPU; these figures say whether another road is worth the walk.
 """

@@ -1,4 +1,4 @@
-"""Which boards hold a model, and which of them are fast enough."""
+"""List the boards that hold a model, and those that are fast enough."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def board_lines(spec: ModelSpec, rows: Sequence[BoardRow], options: PlanOptions)
         )
     bad = [row for row in rows if row.chosen is None]
     if bad:
-        lines += ["", "  these will not do:"]
+        lines += ["", "  these do not fit, or are too slow:"]
         lines += [f"  {row.profile.id:<{width}}  {row.why}" for row in bad]
     return lines
 

@@ -1,4 +1,4 @@
-"""Speeds in a table: what each user gets, with the bound of each figure."""
+"""Table cells of speeds: the speed per user, with the bound of each figure."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def load_devices(names: Iterable[str]) -> list[DeviceProfile]:
     profiles: dict[str, DeviceProfile] = {}
     for name in (part.strip() for text in names for part in text.split(",")):
         if not name:
-            raise UsageError("an empty device name", next_step="edge devices")
+            raise UsageError("empty device name", next_step="edge devices")
         profile = this_machine() if name == THIS_MACHINE else find_profile(name)
         if profile.id in profiles:
             raise UsageError(f"device {profile.id} is named twice")
@@ -66,42 +66,60 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option(
     "-d", "--device", "devices", multiple=True, metavar="BOARD[,BOARD…]",
-    help="Board id or alias (see `edge devices`); default: this-machine.",
+    help="Board id or alias (see `edge devices`). Default: this-machine.",
 )  # fmt: skip
-@click.option("--any-device", is_flag=True, help="Which of all boards reach it.")
+@click.option("--any-device", is_flag=True, help="List all boards that meet the requirements.")
 @click.option(
     "--format", "formats", default=GGUF, show_default=True, metavar="FORMAT[,FORMAT…]",
     help=f"{', '.join(FORMATS)}, or auto: compare all.",
 )  # fmt: skip
-@click.option("--recipe", help="Fix the recipe, for example q4_0 or q4_k_m.")
-@click.option("--as-is", is_flag=True, help="Run a .gguf file as it stands, convert nothing.")
-@click.option("--ctx", "n_ctx", type=int, help="Fix the context length in tokens.")
-@click.option("--kv-type", help="Fix the KV cache's type: f16, q8_0, …")
-@click.option("--threads", "n_threads", type=int, help="Fix the number of threads.")
-@click.option("--ubatch", "n_ubatch", type=int, help="Fix the micro-batch of prefill, in tokens.")
-@click.option("--prefer", type=click.Choice(PREFERENCES), default="balanced", show_default=True)
-@click.option("--min-tps", type=float, help="Demand so many tokens per second while answering.")
+@click.option("--recipe", help="Use this recipe, for example q4_0 or q4_k_m.")
+@click.option("--as-is", is_flag=True, help="Run a .gguf file as it is, without conversion.")
+@click.option("--ctx", "n_ctx", type=int, help="Context length, in tokens.")
+@click.option("--kv-type", help="Type of the KV cache: f16, q8_0, …")
+@click.option("--threads", "n_threads", type=int, help="Number of threads.")
+@click.option("--ubatch", "n_ubatch", type=int, help="Micro-batch of prefill, in tokens.")
+@click.option(
+    "--prefer", type=click.Choice(PREFERENCES), default="balanced", show_default=True,
+    help="What to optimize where several recipes fit.",
+)  # fmt: skip
+@click.option("--min-tps", type=float, help="Require at least this decode speed (tokens/s).")
 @click.option(
     "--max-ttft", callback=_seconds, metavar="TIME",
-    help="Demand the first token within 2s, 500ms, …",
+    help="Require the first token within this time: 2s, 500ms, …",
 )  # fmt: skip
 @click.option(
     "--prompt", "n_prompt", type=int, default=256, show_default=True,
-    help="Length of the question that --max-ttft is about, in tokens.",
+    help="Prompt length for --max-ttft, in tokens.",
 )  # fmt: skip
 @click.option(
-    "--for", "n_users", type=int, default=1, metavar="USERS", help="Users at once. [default: 1]"
+    "--for",
+    "n_users",
+    type=int,
+    default=1,
+    metavar="USERS",
+    help="Number of concurrent users. [default: 1]",
 )
-@click.option("--workload", help="A task's requests (see `edge tasks`), or all: mix.")
+@click.option(
+    "--workload",
+    help="Plan for the requests of this task (see `edge tasks`), or mix for all tasks.",
+)
 @click.option(
     "--within",
     callback=_seconds,
     metavar="TIME",
-    help="Time for a whole answer. [default: its own]",
+    help="Time limit for a whole answer. [default: the task's]",
 )
-@click.option("--first-within", callback=_seconds, metavar="TIME", help="Time to its first token.")
-@click.option("--explain", is_flag=True, help="Every term, and where it comes from.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per board, one per line.")
+@click.option(
+    "--first-within",
+    callback=_seconds,
+    metavar="TIME",
+    help="Time limit for the first token of an answer.",
+)
+@click.option("--explain", is_flag=True, help="Show every term of the prediction and its source.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per board, one per line."
+)
 def plan(
     models: tuple[str, ...],
     devices: tuple[str, ...],
@@ -124,21 +142,21 @@ def plan(
     explain: bool,
     as_json: bool,
 ) -> None:
-    """What of MODEL fits a board: recipe, context, memory, speed, and why.
+    """Show what fits a board: recipe, context, memory, speed, and why.
 
     MODEL is a Hugging Face directory, a hub repo id (owner/name), a .gguf file, or `sample`.
-    Without MODEL: which sizes of model the board can hold, and how fast. With --workload: which
-    model, of several or of all sizes, answers its requests in time, and with what recipe.
+    Without MODEL, show which model sizes fit the board, and how fast they run. With --workload,
+    show which model answers the requests in time, and with which recipe.
     """
     if as_is and recipe:
-        raise UsageError("--as-is converts nothing, --recipe asks for a conversion")
+        raise UsageError("--as-is converts nothing, so --recipe cannot be used with it")
     options = PlanOptions(
         AS_IS if as_is else recipe, n_ctx, kv_type, n_threads, n_ubatch, prefer,
         min_tps=min_tps, max_ttft_s=max_ttft, n_prompt=n_prompt, n_users=n_users,
         needs=parse_needs(workload, within, first_within),
     )  # fmt: skip
     if any_device and devices:
-        raise UsageError("--any-device looks at all boards, --device names some")
+        raise UsageError("--any-device covers all boards, so --device cannot be used with it")
     if options.needs:
         plan_for_workload(
             models, [] if any_device else load_devices(devices or (THIS_MACHINE,)), options,
@@ -147,7 +165,7 @@ def plan(
         return
     if len(models) > 1:
         raise UsageError(
-            f"{len(models)} models are compared by how they answer a workload",
+            f"{len(models)} models can only be compared with a workload",
             next_step="--workload customer-service --within 2s, or plan them one by one",
         )
     model = models[0] if models else None
@@ -201,7 +219,9 @@ def _echo_plans(
         raise refused[0]
     if refused:
         kind = DoesNotFitError if isinstance(refused[0], DoesNotFitError) else DeadlineError
-        raise kind(f"{len(refused)} of {len(profiles)} boards will not do for this model")
+        raise kind(
+            f"the model does not fit, or is too slow, on {len(refused)} of {len(profiles)} boards"
+        )
 
 
 def _learned() -> Learned:
@@ -232,7 +252,7 @@ def _echo_boards(spec: ModelSpec, options: PlanOptions, as_json: bool) -> None:
     else:
         click.echo("\n".join(board_lines(spec, rows, options)))
     if not any(row.chosen for row in rows):
-        raise DoesNotFitError("no board that we know will do", next_step="ask for less")
+        raise DoesNotFitError("no known board fits", next_step="relax the requirements")
 
 
 def _echo_plan(spec: ModelSpec, planner: Planner, chosen: Candidate, explain: bool) -> None:

@@ -1,4 +1,4 @@
-"""The refusal of a plan that fits a board, but not the time allowed."""
+"""Refuse a plan that fits a board but not its time limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `edge bench` has measured, in place of what a plan would estimate.
+"""Use measurements of `edge bench` instead of a plan's estimates.
 
 A result counts for a plan when it was taken on the same board, with the same recipe, architecture
 and artifact size. Results lie in the user's data folder and in `device_profiles/measured/`.

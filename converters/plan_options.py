@@ -1,4 +1,4 @@
-"""What a user may fix about a plan, and what is left to choose."""
+"""The options that a user may fix in a plan, and the free choices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a plan is what it is, in plain words; and, when nothing fits, the nearest change."""
+"""Explain a plan in plain words; if nothing fits, name the nearest change."""
 
 from __future__ import annotations
 
@@ -134,17 +134,19 @@ def _over_others(planner: Planner, chosen: Candidate) -> list[str]:
             over = format_bytes(other.peak_bytes - planner.budget_bytes)
             out.append(f"{chosen.recipe} over {other.recipe}: that one is {over} too much")
             continue
-        said = [f"{abs(loss):.2f} {'less' if loss > 0 else 'more'} perplexity lost"]
+        differences = [f"{abs(loss):.2f} {'less' if loss > 0 else 'more'} perplexity lost"]
         for name, ours, theirs in (
             ("prefills", chosen.speed.prefill_tps, other.speed.prefill_tps),
             ("decodes", chosen.speed.decode_tps, other.speed.decode_tps),
         ):
             if ours and theirs and abs(ours / theirs - 1) >= 0.02:
-                said.append(f"{name} {ours / theirs:.2f}x as fast")
+                differences.append(f"{name} {ours / theirs:.2f}x as fast")
         more = chosen.peak_bytes - other.peak_bytes
         if abs(more) >= 0.01 * other.peak_bytes:
-            said.append(f"{format_bytes(abs(more))} {'more' if more > 0 else 'less'} at the peak")
-        out.append(f"{chosen.recipe} over {other.recipe}: {', '.join(said)}")
+            differences.append(
+                f"{format_bytes(abs(more))} {'more' if more > 0 else 'less'} at the peak"
+            )
+        out.append(f"{chosen.recipe} over {other.recipe}: {', '.join(differences)}")
     return out
 
 
@@ -153,12 +155,12 @@ def _measured_reason(chosen: Candidate) -> str:
     if chosen.measured is None:
         return ""
     pairs = []
-    for name, got, said in (
+    for name, got, estimate in (
         ("decode", chosen.measured.decode_tps, chosen.predicted.decode_tps),
         ("prefill", chosen.measured.prefill_tps, chosen.predicted.prefill_tps),
     ):
-        if got and said:
-            pairs.append(f"{name} {got:.1f} (predicted {said:.1f}, {got / said - 1:+.0%})")
+        if got and estimate:
+            pairs.append(f"{name} {got:.1f} (predicted {estimate:.1f}, {got / estimate - 1:+.0%})")
     return f"measured here on {chosen.measured.time[:10]}: {', '.join(pairs)}" if pairs else ""
 
 

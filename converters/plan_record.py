@@ -1,4 +1,4 @@
-"""A plan and the recipes beside it as plain data, for `edge plan --json`."""
+"""A plan and the alternative recipes as plain data, for `edge plan --json`."""
 
 from __future__ import annotations
 

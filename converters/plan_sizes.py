@@ -1,4 +1,4 @@
-"""Without a model: what sizes a board can hold, and how fast they run, at 4 bits.
+"""Show, without a model, which model sizes a board holds at 4 bits, and how fast they run.
 
 Each size stands for a public model of that many parameters; models of other shapes differ by some
 ten percent.

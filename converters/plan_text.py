@@ -1,4 +1,4 @@
-"""A plan as text for people: what was chosen, where the memory goes, what else was looked at."""
+"""Print a plan as text: the choice, its memory, and the alternatives."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The solver in reverse: from seconds and a workload to what must run on the board.
+"""Plan backwards: find the recipes that answer a workload in a given time on a board.
 
-A workload needs so many tokens read and so many written (`edge.tasks`); a candidate takes so many
-seconds for them, between the bounds of its speeds. It is in time when the likely seconds are; and
-it is said whether the high bound is, too. What is in time within some seconds is so within more.
+A workload has a number of tokens to read and to write (`edge.tasks`). A candidate takes a range of
+seconds for them, from the bounds of its speeds. It is in time when the likely seconds are. The
+result also states whether the high bound is. A candidate that is in time stays in time with a
+longer limit.
 """
 
 from __future__ import annotations
@@ -180,7 +181,7 @@ def answers_of(planner: Planner, candidate: Candidate) -> list[tuple[Need, Answe
 
 
 def reach_of(planner: Planner, candidate: Candidate) -> Reach:
-    """The least that can be said of any of the tasks."""
+    """The weakest verdict among all tasks."""
     answers = answers_of(planner, candidate)
     if answers is None:
         return "no"

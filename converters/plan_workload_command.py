@@ -188,7 +188,7 @@ def _conclusion(rows: Sequence[WorkloadRow], best: WorkloadRow) -> list[str]:
     sure = [row for row in rows if row.reach == "sure"]
     if best.reach != "sure":
         largest = max(sure, key=lambda row: row.n_params, default=None)
-        surely = f"{largest.name} is, whatever the bound" if largest else "nothing surely is"
+        surely = f"{largest.name} is, regardless of the bound" if largest else "nothing surely is"
         lines.append(f"  {best.name} is likely in time; {surely}")
     _, answer = best.worst
     spread = bound_text(answer.whole.high / answer.whole.mid - 1)
@@ -226,7 +226,7 @@ def echo_workload_boards(plan: WorkloadPlan, options: PlanOptions, *, as_json: b
         click.echo("\n".join(_boards_lines(found, options)))
     if not any(best_row(rows) for _, rows in found):
         raise DeadlineError(
-            f"{needs_text(options.needs)} is impossible on every board that we know",
+            f"{needs_text(options.needs)} is impossible on every known board",
             next_step="more time, or a smaller model",
         )
 
@@ -252,7 +252,7 @@ def _boards_lines(
     lines += aligned(table) if good else []
     bad = [(profile, rows) for profile, rows in found if best_row(rows) is None]
     if bad:
-        lines += ["", "  these will not do:"]
+        lines += ["", "  these do not fit, or are too slow:"]
         width = max(len(profile.id) for profile, _ in bad)
         for profile, rows in bad:
             near = min((row for row in rows if row.near), key=_seconds, default=None)

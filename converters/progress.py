@@ -1,4 +1,4 @@
-"""What a host command shows while it works: stages as lines, progress as a bar with an ETA."""
+"""Progress output of host commands: stages as lines, progress as a bar with an ETA."""
 
 from __future__ import annotations
 

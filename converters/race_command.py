@@ -1,4 +1,4 @@
-"""`edge race` on a host: as on a board, and a MODEL is built in every format first."""
+"""`edge race` on a host: build a MODEL in every format, then race as on a board."""
 
 from __future__ import annotations
 
@@ -30,16 +30,18 @@ from edge.verified import cache_directory
 
 @click.command(name="race")
 @click.argument("models", nargs=-1, required=True, metavar="BUNDLE… | MODEL")
-@click.option("-d", "--device", help="With MODEL: only this-machine can race here.")
+@click.option(
+    "-d", "--device", help="Board to build for, if MODEL is given. Only this-machine can race."
+)
 @click.option(
     "--format", "formats", default=",".join(FORMATS), show_default=True,
-    help="With MODEL: the formats that race.",
+    help="Formats to race, if MODEL is given.",
 )  # fmt: skip
 @click.option(
     "--recipe", "gguf_recipe", default="q4_0", show_default=True,
-    help="With MODEL: recipe of the GGUF; the other formats take their own 4-bit recipe.",
+    help="Recipe of the GGUF, if MODEL is given. Other formats use their own 4-bit recipe.",
 )  # fmt: skip
-@click.option("--no-quality", is_flag=True, help="With MODEL: build without quality cards.")
+@click.option("--no-quality", is_flag=True, help="Build without quality cards, if MODEL is given.")
 @race_options
 def race_command(
     models: tuple[str, ...],
@@ -49,11 +51,12 @@ def race_command(
     no_quality: bool,
     **options: Any,
 ) -> None:
-    """Measure bundles of one model in turns: which engine and how many threads win here, and for
-    which prompts. Given a MODEL (directory, hub id, .gguf, `sample`), what is missing is built
-    first, once, and kept in the cache.
+    """Measure bundles of one model in turns, to find the fastest engine and thread count.
 
-    Each engine runs in a process of its own. The results are stored, and `edge plan` uses them.
+    The result also shows for which prompt lengths each engine wins. Given a MODEL (directory, hub
+    id, .gguf, `sample`), missing bundles are built once and kept in the cache.
+
+    Each engine runs in its own process. The results are stored, and `edge plan` uses them.
     """
     if device not in (None, THIS_MACHINE):
         raise UsageError(
@@ -97,7 +100,7 @@ def build_entrants(
         bundles = []
         for name in parse_formats(formats):
             if name == AUTO:
-                raise UsageError("a race is what decides: name formats instead of auto")
+                raise UsageError("a race cannot use auto: name the formats")
             options = PlanOptions(recipe=gguf_recipe if name == GGUF else None)
             engine = FORMATS[name].engine
             try:

@@ -1,4 +1,4 @@
-"""What a model weighs in each recipe, before a byte is converted: the sizes that planning needs."""
+"""Compute a model's size in each recipe before the conversion; planning needs it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RecipeWeights:
 
     @property
     def perplexity_added(self) -> float:
-        """Expected loss of quality; a recipe nobody has measured ranks behind all others."""
+        """Expected loss of quality; an unmeasured recipe ranks behind all others."""
         return PERPLEXITY_ADDED.get(self.recipe.id, float("inf"))
 
     @property

@@ -1,4 +1,4 @@
-"""Checks of what goes into a bundle: the vocabulary before the hours of quantizing, the file after.
+"""Check the contents of a bundle: the vocabulary before the hours of quantizing, the file after.
 
 The vocabulary is compared by behaviour with the source's own tokenizer (see
 `converters.tokenizers.verify`); the file is linted, loaded and made to generate.
@@ -67,7 +67,7 @@ def check_in_engine(path: Path, plan: Plan, spec: ModelSpec) -> dict[str, Any]:
     texts with the source's, and generate from it.
 
     Raises IntegrityError when it generates nothing or reads otherwise, EngineError when the engine
-    refuses it. An engine that the host lacks, or a model too large for it, is said in the result.
+    refuses it. The result names a missing engine, or a model too large for the host.
     """
     if not is_installed(plan.engine):
         return {"engine": f"not test-run: {plan.engine} is not installed on the host"}

@@ -1,4 +1,4 @@
-"""The other end of `worker.py`: runs inside a pinned environment. Standard library only.
+"""Child process of `worker.py`, inside a pinned environment. Standard library only.
 
 python -m converters.worker_child MODULE        # started by run_worker, never by hand
 """
@@ -109,7 +109,7 @@ class _AnonymousPeak:
 
 
 def _die_with_parent() -> None:
-    """End when stdin closes, which it does when the parent is gone, however it went."""
+    """End when stdin closes. It closes when the parent ends, in any way."""
 
     def wait() -> None:
         while sys.stdin.buffer.read(4096):
@@ -129,7 +129,7 @@ def _die_with_parent() -> None:
 
 
 def _forbid_network() -> None:
-    """No library of this process reaches out, whatever its switches say."""
+    """Block the network for every library of this process, regardless of its own settings."""
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto") and not (

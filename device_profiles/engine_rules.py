@@ -1,8 +1,8 @@
 """Whether an engine's published builds run on a board, from its instructions, libc and Python.
 
-What somebody has tried (`DeviceProfile.engines`) comes first; these rules speak where nobody has.
-Versions are those that were looked at: litert-lm-api 0.18.1, ai-edge-litert 2.3.0,
-onnxruntime-genai 0.18.0, llama-cpp-python 0.3.36.
+Tested engines (`DeviceProfile.engines`) come first. These rules cover the untested ones. They were
+checked with these versions: litert-lm-api 0.18.1, ai-edge-litert 2.3.0, onnxruntime-genai 0.18.0,
+llama-cpp-python 0.3.36.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _RULE = "rule, not tried here"
 
 
 def engine_verdicts(profile: DeviceProfile) -> tuple[EngineSupport, ...]:
-    """What is known of each engine here: tried ones as the profile has them, then what follows from
-    rules. An engine of which nothing can be said is left out.
+    """Verdicts on each engine for a board: tested ones from the profile, then those that follow
+    from rules. Engines without a verdict are left out.
     """
     tried = {entry.engine for entry in profile.engines}
     return profile.engines + tuple(e for e in _by_rule(profile) if e.engine not in tried)

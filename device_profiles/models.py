@@ -179,7 +179,7 @@ _DECORATION = re.compile(
 def _key(name: str) -> str:
     text = re.sub(r"\([^)]*\)|\[[^]]*\]", " ", name.lower())
     text = text.rpartition("/")[2].removesuffix(".gguf")
-    # What joins the parts of a quantization's name is kept until the decoration is gone.
+    # What joins the parts of a quantization's name is kept until the decoration is removed.
     text = _DECORATION.sub(" ", re.sub(r"[^a-z0-9._]+", " ", text))
     text = _DECORATION.sub(" ", text.replace("_", " "))
     return re.sub(r"[^a-z0-9.]", "", text).strip(".")

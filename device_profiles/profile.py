@@ -4,7 +4,8 @@ A board file holds facts, each with a `# Source:` comment above it; what several
 from `socs/<name>.toml` through `extends = "<name>"`. Units are part of the key names in the files
 (`ram_mib`, `clock_mhz`, `read_mb_per_s`), and only base units (bytes, hertz, bytes per second,
 watts) leave this module. An unknown key, a wrong type, a figure out of range or an id used twice is
-a `ProfileError` that says what was expected. None means that nobody has published or measured it.
+a `ProfileError` that names the expected value. None means that the fact is not published and not
+measured.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class ProfileError(ValueError):
     """A profile file or a device name is not what it should be. The command maps it to exit 3."""
 
 
-# What a profile's speeds rest on where nobody has measured them.
+# What a profile's speeds rest on without a measurement.
 FROM_SPECIFICATIONS = "from specifications"
 
 
@@ -40,7 +41,7 @@ class Memory:
 
     `reserved_bytes` is what firmware, kernel and the stock OS's services keep after boot, so that
     `free_bytes` is what one process can use without swapping. `bandwidth_by_threads` holds pairs of
-    (threads, bytes per second), ascending, where somebody has measured them: on some boards two
+    (threads, bytes per second), ascending, if measured: on some boards two
     threads read as fast as four.
     """
 
@@ -155,12 +156,12 @@ class DeviceProfile:
 
     @property
     def isa(self) -> frozenset[str]:
-        """Flags that every core has: what an engine may use whatever core it is scheduled on."""
+        """Flags that every core has: what an engine may use on any core."""
         sets = [cluster.isa for cluster in self.clusters]
         return frozenset.intersection(*sets) if sets else frozenset()
 
     def engine_support(self, engine: str) -> EngineSupport | None:
-        """What is known about one engine here; None when nobody tried."""
+        """The tested state of one engine on this board; None when untested."""
         return next((e for e in self.engines if e.engine == engine), None)
 
 

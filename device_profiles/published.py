@@ -1,4 +1,4 @@
-"""What a published row is about: its engine class, quantization and board, or why it is no use.
+"""Classify a published row: its engine class, quantization and board, or the reason to skip it.
 
 Nothing here names a row: a row is used or set aside by rules that hold for any file with these
 columns, and by `published_sources.toml` for whole sources.
@@ -147,7 +147,7 @@ _SAME = {
     **{"Q6_K_L": "Q6_K", "Q6_K_XL": "Q6_K", "Q8_K_XL": "Q8_0", "IQ3_XS": "IQ3_S", "IQ2_M": "IQ2_S"},
     **{"IQ4_NL_4_4": "IQ4_NL", "MXFP4_MOE": "MXFP4"},
 }
-# Everybody's names for integers of so many bits, tried in turn.
+# Common names for integers of a number of bits, tried in turn.
 _INTEGERS = (
     ("I4", r"2/4/8|MIXED"),
     ("I2", r"\bW2|INT2|\b2[- ]?BIT"),
@@ -218,7 +218,7 @@ def counted(reasons: Iterable[str]) -> dict[str, int]:
 
 
 def whole_row_reasons(row: Row) -> Iterator[str]:
-    """Why a row cannot be compared with any estimate, whatever the board and the model."""
+    """Why a row cannot be compared with any estimate, regardless of the board and the model."""
     text = row.text
     offload = re.search(r"ngl (\d+) of (\d+)", text)
     if row.broken:

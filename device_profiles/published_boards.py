@@ -1,4 +1,4 @@
-"""Which profile a published row is about: by the device's name, else by its SoC.
+"""Find the profile of a published row: by the device's name, else by its SoC.
 
 People write one board in many ways ("RPi 4B", "Raspberry Pi 4 Model B Rev 1.5 (8GB)", "Jetson Orin
 Nano Developer Kit"); names are compared without makers, housings and punctuation.

@@ -1,4 +1,4 @@
-"""A model's shape: the numbers that memory and speed depend on, whatever the file format."""
+"""A model's shape: the numbers that memory and speed depend on, regardless of the file format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class LayerShape:
     """One layer's state. Attention layers keep `n_head_kv × (head_dim_k + head_dim_v)` KV values
     per token, at most `window` tokens of them (None: the whole context). Recurrent layers keep
-    `state_values` float32 values in all, whatever the context; their `n_head_kv` is 0.
+    `state_values` float32 values in all, regardless of the context; their `n_head_kv` is 0.
     """
 
     n_head_kv: int

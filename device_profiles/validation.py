@@ -267,5 +267,5 @@ def _figure_reason(subject: _Subject, metric: str) -> str | None:
 
 
 def without_own_bandwidth(profile: DeviceProfile) -> DeviceProfile:
-    """A board as if nobody had measured its bandwidth."""
+    """A board without its measured bandwidth."""
     return replace(profile, memory=replace(profile.memory, bandwidth_sustained=None))

@@ -1,9 +1,9 @@
-"""How wide bounds must be: quantiles of the errors that figures have when their group is left out.
+"""Compute the width of bounds: quantiles of the errors with the figure's group left out.
 
 Split conformal prediction: of n errors, the k-th smallest with k = ⌈(n + 1) level⌉ covers a further
-figure with probability `level`, whatever the errors' distribution, as long as the further figure is
-like the n. Source: Angelopoulos and Bates, arXiv 2107.07511, section 1. Rows of one board are more
-alike than rows of two, so that errors are taken with their whole group left out.
+figure with probability `level`, for any distribution of the errors, as long as the further figure
+is like the n. Source: Angelopoulos and Bates, arXiv 2107.07511, section 1. Rows of one board are
+more alike than rows of two, so that errors are taken with their whole group left out.
 """
 
 from __future__ import annotations

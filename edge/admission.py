@@ -1,4 +1,4 @@
-"""Before an answer: which version of a question is asked, or that none can be answered in time."""
+"""Choose the version of a question that fits its time limit, or refuse the question."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from edge.states.store import StateStore
 from edge.types import Engine, GenerationConfig, Message
 from edge.units import format_seconds
 
-#: A request is refused if it needs so many times what is allowed.
+#: A request is refused if it needs more than this multiple of the allowed time.
 _SURELY = 1.05
-#: Before a refusal, so many tokens at most are computed in this share of the time, to look again.
+#: A re-measurement before a refusal computes at most this many tokens, in this share of the time.
 _LOOK_MOST, _LOOK_SHARE = 16, 0.1
 
 
 class Admission(Session):
-    """A session that knows how long things take (`times`, shared with whoever stores it), and
-    begins no request that cannot be met. `raw`: messages are plain text to be continued, for models
-    without a chat template. `cold` says that nothing was computed since loading.
+    """A session that estimates times and refuses requests that would miss their limit.
+
+    `times` is the time model, which its owner also stores. `raw`: messages are plain text to
+    continue, for models without a chat template. `cold`: nothing was computed since loading.
     """
 
     def __init__(
@@ -64,28 +65,28 @@ class Admission(Session):
         received_ns: int,
         asked_ns: int,
     ) -> Request:
-        """Choose a version. Raises DeadlineError when none can make it."""
+        """Choose a version of the question. Raise DeadlineError when none fits the time."""
         self.times.use_threads(self.engine.threads_now)
         kept, tokens = self.trim(asked, config)
-        adjustments = self._recalled(tokens)
+        adjustments = self._restore_prefix(tokens)
         shaper = self._shaper(config)
         full = shaper.version(kept)
         allowed_s = self._allowed_s(budget, full, received_ns)
         version = shaper.fitting(full, allowed_s)
         if len(version.tokens) > shaper.room:
             self.check_room(version.tokens)
-        if budget.on_miss == "refuse" and self._cannot(budget, version, received_ns):
-            if self._looked(budget, version, received_ns):
+        if budget.on_miss == "refuse" and self._is_infeasible(budget, version, received_ns):
+            if self._remeasure(budget, version, received_ns):
                 full = shaper.version(kept)
                 allowed_s = self._allowed_s(budget, full, received_ns)
                 version = shaper.fitting(full, allowed_s)
-            if self._cannot(budget, version, received_ns):
+            if self._is_infeasible(budget, version, received_ns):
                 self._refuse(budget, version, received_ns)
         if full.n_reused:
             saved = self.times.prefill(full.n_reused).mid
             reused = Adjustment("reused", f"{full.n_reused} tokens were in the KV cache", saved)
             adjustments = (*adjustments, reused)
-        version = self._told(shaper, version, budget, received_ns)
+        version = self._ask_for_brevity(shaper, version, budget, received_ns)
         request = Request(
             budget, received_ns, asked_ns, version, (*adjustments, *version.adjustments)
         )
@@ -100,9 +101,10 @@ class Admission(Session):
         request.shaped_ns = self._clock()
         return request
 
-    def _recalled(self, tokens: Sequence[int]) -> tuple[Adjustment, ...]:
-        """Restore what an earlier run computed of these tokens, where reading it is quicker; what
-        was restored before the question came counts too.
+    def _restore_prefix(self, tokens: Sequence[int]) -> tuple[Adjustment, ...]:
+        """Restore the KV state of these tokens from an earlier run, if reading it is faster.
+
+        A state that was restored before the question came counts too.
         """
         self.recall(tokens, lambda n: self.times.prefill(n).mid)
         restored = self.take_restored()
@@ -117,8 +119,9 @@ class Admission(Session):
         return Shaper(self.render, engine.count, engine.reusable, self.times, self._cold, room)
 
     def _allowed_s(self, budget: Budget, version: Version, received_ns: int) -> float:
-        """Seconds there are for the prefill: until the first token is due, and so that `n_min`
-        tokens still fit behind it.
+        """Return the seconds allowed for the prefill.
+
+        The first token must come in time, and `n_min` tokens must still fit after it.
         """
         gone_s = (self._clock() - received_ns) / 1e9
         limits = [float("inf")]
@@ -131,34 +134,39 @@ class Admission(Session):
             limits.append(budget.within_s - gone_s - answer.high - margin)
         return min(limits)
 
-    def _cannot(self, budget: Budget, version: Version, received_ns: int) -> bool:
-        """Whether even the shortest answer would most likely come too late. Beyond the likely time,
-        or between it and a low bound that is near: a refusal should be right, and of an answer that
-        is taken on in vain the first of its few tokens mostly comes in time.
+    def _is_infeasible(self, budget: Budget, version: Version, received_ns: int) -> bool:
+        """Whether even the shortest answer would miss the budget by an optimistic estimate.
+
+        The estimate lies between the low bound and the likely time, and not far below the likely
+        time. A refusal should be right. A wrong acceptance mostly still gives the first token in
+        time.
         """
         needs = self._needs(budget, version)
         sure_s = max(math.sqrt(needs.low * needs.mid), needs.mid / _SURELY)
         return sure_s > self._limit_s(budget, received_ns)
 
     def _needs(self, budget: Budget, version: Version) -> Span:
-        """What the shortest answer worth giving takes; its first token, if only that is limited."""
+        """Estimate the time of the shortest useful answer, or of its first token if only that is
+        limited.
+        """
         prefill = self.times.prefill(version.n_new, version.n_reused, cold=self._cold)
         if budget.within_s is None:
             return prefill
         return prefill + self.times.decode(budget.n_min - 1, len(version.tokens))
 
     def _limit_s(self, budget: Budget, received_ns: int) -> float:
-        """Seconds that are left for the answer, or for its first token, if only that is limited."""
+        """Return the seconds left for the answer, or for its first token if that is the limit."""
         gone_s = (self._clock() - received_ns) / 1e9
         return budget.limit_s - gone_s - self.times.tail_s
 
-    def _looked(self, budget: Budget, version: Version, received_ns: int) -> bool:
-        """Before a refusal that rests on how slow the last requests were: compute a few tokens, to
-        see whether it is still so. What they take is little, and what they leave in the cache stays
-        of use. False if there was no reason to look, or it took too long.
+    def _remeasure(self, budget: Budget, version: Version, received_ns: int) -> bool:
+        """Compute a few tokens to check that the machine is still as slow as the last requests.
+
+        Call this before a refusal that rests on recent slowness. The cost is small, and the KV
+        cache keeps the result. Returns False if the check was not needed or took too long.
         """
         with self.times.at_rest():
-            if self._cannot(budget, version, received_ns):
+            if self._is_infeasible(budget, version, received_ns):
                 return False
             n_past = version.n_reused
             n = self.times.prefill_tokens(_LOOK_SHARE * self._limit_s(budget, received_ns), n_past)
@@ -186,10 +194,10 @@ class Admission(Session):
             next_step=f"--within {_typed(nearest_s)}, a shorter question, or --on-miss best",
         )
 
-    def _told(self, shaper: Shaper, version: Version, budget: Budget, received_ns: int) -> Version:
-        """`version`, with the model asked to be brief where there is less time than it usually
-        takes for an answer.
-        """
+    def _ask_for_brevity(
+        self, shaper: Shaper, version: Version, budget: Budget, received_ns: int
+    ) -> Version:
+        """Return `version` with a request for brevity, if time is short for a usual answer."""
         if budget.within_s is None or not budget.tell or self._raw or not self.engine.has_template:
             return version
         gone_s = (self._clock() - received_ns) / 1e9
@@ -199,12 +207,13 @@ class Admission(Session):
         )
         if not budget.n_min <= n_tokens < self.times.usual_answer:
             return version
-        told = shaper.told(version, n_tokens)
-        return told if len(told.tokens) <= shaper.room else version
+        brief = shaper.ask_for_brevity(version, n_tokens)
+        return brief if len(brief.tokens) <= shaper.room else version
 
     def _rescue_at(self, shaper: Shaper, request: Request) -> int | None:
-        """When the prefill must be done, or be given up for the shortest version; None if there is
-        nothing to shorten.
+        """Return the time at which an unfinished prefill is replaced by the shortest version.
+
+        None if there is nothing to shorten.
         """
         end_ns, version = request.end_ns, request.version
         shortest = None if end_ns is None else shaper.shortened(version, 0.0)
@@ -217,7 +226,7 @@ class Admission(Session):
 
 
 def _typed(seconds: float) -> str:
-    """A time as one types it, rounded up."""
+    """Format a time as a user types it, rounded up."""
     if seconds < 1:
         return f"{math.ceil(1000 * seconds)}ms"
     return f"{math.ceil(10 * seconds) / 10:.1f}s"

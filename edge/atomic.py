@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside, fsynced, renamed."""
+"""Write files that are complete or absent: write under a temporary name, fsync, rename."""
 
 from __future__ import annotations
 

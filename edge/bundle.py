@@ -53,8 +53,8 @@ ROLES = (
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 MAX_FILES = 1000
 _CHUNK = 1 << 20
-#: Roles of files that are used from here on, and are held open; the others are read by nobody, or
-#: by programs of the board. So many at most: a process may have 256 or 1024 files open.
+#: Roles of files that are used from here on, and are held open; the others are not read, or only by
+#: programs of the board. The number is limited: a process may have 256 or 1024 files open.
 _USED = ("model", SMALL, "part", "tokenizer", "template", "prefix")
 _MAX_HELD = 32
 # Plain relative POSIX names: nothing hidden, nothing a shell or a FAT card would stumble over.
@@ -177,7 +177,7 @@ class Bundle:
 
 
 def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """Hex sha256 of a file, read in chunks; `progress` is told the bytes of each chunk."""
+    """Hex sha256 of a file, read in chunks; `progress` receives the size of each chunk."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

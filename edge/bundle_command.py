@@ -43,9 +43,9 @@ def bundle() -> None:
 
 @bundle.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="The manifest and id as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest and id as JSON.")
 def show(path: Path, as_json: bool) -> None:
-    """What is in a bundle (sizes and structure checked; hashes with `verify`)."""
+    """Show what a bundle contains. Check sizes and structure, but no hashes (see `verify`)."""
     opened = open_bundle(path, verify=False, check_signature=False)
     if as_json:
         click.echo(json.dumps({"id": opened.id, **opened.manifest}))
@@ -77,10 +77,10 @@ def describe(opened: Bundle) -> list[str]:
 
 @bundle.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--key", "key_file", metavar="KEY", help="It must be signed by this key.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+@click.option("--key", "key_file", metavar="KEY", help="Require a signature by this key.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
 def verify(path: Path, key_file: str | None, as_json: bool) -> None:
-    """Read every byte of a bundle and compare it with the manifest; check who signed it."""
+    """Read every byte of a bundle, compare it with the manifest, and check its signature."""
     with hashing_bar("verifying") as progress:
         opened = open_bundle(path, verify=True, progress=progress)
     signed_by = bundle_signers(opened)
@@ -91,7 +91,7 @@ def verify(path: Path, key_file: str | None, as_json: bool) -> None:
             got = ", ".join(map(str, signed_by)) or "nobody"
             raise IntegrityError(
                 f"{path} is signed by {got}, not by {key_file}",
-                next_step="get it from who has that key, or sign it: edge bundle sign",
+                next_step="get it from the owner of that key, or sign it: edge bundle sign",
             )
     if as_json:
         signers = [key.fingerprint for key in signed_by]
@@ -108,11 +108,11 @@ def verify(path: Path, key_file: str | None, as_json: bool) -> None:
 @bundle.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.argument("key_file", metavar="KEY", type=click.Path(path_type=Path), required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
 def sign(path: Path, key_file: Path | None, as_json: bool) -> None:
-    """Sign a bundle with a private KEY (default: the one that `edge key new` makes).
+    """Sign a bundle with a private KEY (default: the key from `edge key new`).
 
-    Every byte is verified first. The bundle keeps its id, and the signatures it has.
+    The bundle is verified first. It keeps its id and existing signatures.
     """
     from edge.trust.key_argument import default_key_path, signing_key
     from edge.trust.signing import sign_bundle
@@ -129,13 +129,21 @@ def sign(path: Path, key_file: Path | None, as_json: bool) -> None:
 @bundle.command()
 @click.argument("big", type=click.Path(path_type=Path))
 @click.argument("small", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
-@click.option("--sign", "key_file", metavar="KEY", type=click.Path(path_type=Path), help="Sign it.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle to write."
+)
+@click.option(
+    "--sign",
+    "key_file",
+    metavar="KEY",
+    type=click.Path(path_type=Path),
+    help="Sign the result with this private key.",
+)
 def pair(big: Path, small: Path, output: Path, key_file: Path | None) -> None:
-    """Put the model of bundle SMALL beside the one of BIG.
+    """Add the model of bundle SMALL to bundle BIG, as a fallback.
 
-    With --within, a question that BIG cannot answer in time is answered by SMALL instead of being
-    refused. Both must fit the board's memory together.
+    With --within, SMALL answers the questions that BIG cannot answer in time. Both models must fit
+    in the board's memory together.
     """
     from edge.bundle_pair import pair_bundles
 
@@ -150,9 +158,11 @@ def pair(big: Path, small: Path, output: Path, key_file: Path | None) -> None:
 
 @bundle.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: PATH.tar")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Output file. Default: PATH.tar"
+)
 def pack(path: Path, output: Path | None) -> None:
-    """Pack a bundle into one uncompressed tar."""
+    """Pack a bundle into one uncompressed tar file."""
     target = output or path.with_name(path.name + ".tar")
     n_bytes = pack_bundle(path, target)
     click.echo(f"{target}: {format_bytes(n_bytes)}")
@@ -160,8 +170,10 @@ def pack(path: Path, output: Path | None) -> None:
 
 @bundle.command()
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle to write."
+)
 def unpack(path: Path, output: Path) -> None:
-    """Unpack and verify a packed bundle."""
+    """Unpack a packed bundle and verify it."""
     opened = unpack_bundle(path, output)
     click.echo(f"{output}: {printable(opened.name)}, every byte verified")

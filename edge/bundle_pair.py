@@ -1,4 +1,4 @@
-"""Two artifacts in one bundle: the model, and a smaller one that answers when time is too short."""
+"""Pair two artifacts in one bundle: the model, and a smaller one for short time limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""`edge chat`: talk to a model on a terminal, or through pipes.
+r"""`edge chat`: chat with a model on a terminal, or through pipes.
 
     edge chat BUNDLE --system "You are brief."
 
@@ -22,7 +22,7 @@ from edge.deadline import Budget, Outcome
 from edge.errors import EdgeError, UsageError
 from edge.interrupt import Interrupt
 from edge.line_reader import LineReader
-from edge.live import announces, opened_model
+from edge.live import publish_model, publish_status
 from edge.model_options import generation_config, model_options, open_with_progress
 from edge.session import Session
 from edge.states import states_of
@@ -35,26 +35,26 @@ from edge.units import did_you_mean, format_bytes, format_seconds, printable
 _HELP = """\
 /help          this text                  /stats         figures of the last answer
 /reset         forget the conversation    /system TEXT   set the system prompt (empty: none)
-/save FILE     write the conversation     /load FILE     go on with a saved one
+/save FILE     write the conversation     /load FILE     continue a saved one
 /exit          leave (or Ctrl-D)          Ctrl-C         stop the answer
-End a line with \\ to go on in the next, or write a block between two lines of \"\"\"."""
+End a line with \\ to continue on the next, or write a block between two lines of \"\"\"."""
 
 
-@click.command(short_help="Talk to a bundle, offline.")
+@click.command(short_help="Chat with a bundle, offline.")
 @click.argument("bundle", type=click.Path())
 @model_options
 @budget_options
 @task_options
 @click.option("--system", help="System prompt.")
-@click.option("--load", "load_path", type=click.Path(), help="Go on with a saved conversation.")
+@click.option("--load", "load_path", type=click.Path(), help="Continue a saved conversation.")
 @click.option(
-    "--session", "kept", type=click.Path(path_type=Path), help="Keep the conversation in this file."
+    "--session", "kept", type=click.Path(path_type=Path), help="Save the conversation in this file."
 )
-@announces("chat")
+@publish_status("chat")
 def chat(
     bundle: str, system: str | None, load_path: str | None, kept: Path | None, **options: Any
 ) -> None:
-    """Talk to BUNDLE (a bundle directory or a .gguf file). /help lists what can be typed."""
+    """Chat with BUNDLE (a bundle directory or a .gguf file). Type /help for the commands."""
     use = parse_task(options)
     budget = parse_budget(options)
     config = generation_config(options)
@@ -76,7 +76,7 @@ def chat(
         session.render_check()
         room.begin(Path(load_path).expanduser() if load_path else None, system)
         info = opened.engine.describe()
-        opened_model(opened.name, info)
+        publish_model(opened.name, info)
         room.say(
             f"{printable(opened.name)}: {info.quant}, {info.n_ctx} tokens of context, "
             f"{info.n_threads} threads. /help for help."
@@ -138,7 +138,7 @@ class ChatRoom:
             took = format_seconds(restored.seconds)
             self.say(f"({restored.n_tokens} tokens of the system prompt restored in {took})")
         if self.kept is not None:
-            self.session.save(self.kept)  # a place that cannot be written is told now
+            self.session.save(self.kept)  # report an unwritable place now
         self._tell_problems()
 
     def talk(self) -> None:
@@ -173,7 +173,7 @@ class ChatRoom:
 
     def handle(self, text: str) -> None:
         """One message: a command if it begins with a slash and a letter, else a question. Errors
-        are told and the conversation goes on; in a pipe they end it, with their exit code.
+        are printed and the conversation continues. In a pipe an error ends it with its exit code.
         """
         try:
             if text.startswith("/") and text[1:2].isalpha():
@@ -229,7 +229,7 @@ class ChatRoom:
             self.say(f"({answer.n_dropped} old messages were forgotten to make room)")
 
     def _keep(self) -> None:
-        """After an answer, while nobody waits: keep what was learned and computed."""
+        """After an answer, when no one waits for it: keep what was learned and computed."""
         self._tell_problems()
         if self.timed is not None:
             self.timed.save()

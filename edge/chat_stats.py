@@ -1,4 +1,4 @@
-"""What an answer cost, in lines for a terminal: `/stats` of `edge chat`."""
+"""Print the cost of an answer: `/stats` of `edge chat`."""
 
 from __future__ import annotations
 

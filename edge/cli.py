@@ -33,30 +33,41 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "chat": Command("edge.chat:chat", "Talk to a bundle, offline."),
-    "run": Command("edge.run:run", "Answer one prompt; reads pipes, writes text or JSON."),
-    "bench": Command("edge.bench.command:bench", "Measure memory, TTFT and tokens/s."),
-    "tasks": Command("edge.tasks.command:tasks", "Tasks from the field: name, lengths, time."),
-    "race": Command("edge.race.command:race", "Which engine wins on this machine, and when."),
-    "watch": Command("edge.watch.command:watch", "Live: tokens/s, memory, heat, throttling."),
-    "report": Command("edge.report.command:report", "Turn stored results into a page to share."),
+    "chat": Command("edge.chat:chat", "Chat with a bundle, offline."),
+    "run": Command("edge.run:run", "Answer one prompt, from a pipe too, as text or JSON."),
+    "bench": Command(
+        "edge.bench.command:bench", "Measure memory, time to first token and tokens/s."
+    ),
+    "tasks": Command(
+        "edge.tasks.command:tasks", "List built-in tasks with typical prompt and answer lengths."
+    ),
+    "race": Command("edge.race.command:race", "Find the fastest engine on this machine."),
+    "watch": Command(
+        "edge.watch.command:watch", "Show live tokens/s, memory, heat and throttling."
+    ),
+    "report": Command("edge.report.command:report", "Render stored results as a page or text."),
     "compare": Command(
-        "edge.report.compare_command:compare_command", "Runs against a first one, with intervals."
+        "edge.report.compare_command:compare_command",
+        "Compare benchmark runs with a baseline, with confidence intervals.",
     ),
-    "devices": Command(
-        "edge.devices_command:devices", "List the boards we know, and what is known."
+    "devices": Command("edge.devices_command:devices", "List the known boards and their facts."),
+    "probe": Command(
+        "edge.probe.command:probe", "Identify and measure a board: this one, over ssh or adb."
     ),
-    "probe": Command("edge.probe.command:probe", "Measure this board, or one behind ssh or adb."),
     "flash": Command(
-        "edge.flash.command:flash_command", "Put a bundle on a board: folder, ssh or adb."
+        "edge.flash.command:flash_command", "Put a bundle on a board, image, card or folder."
     ),
     "rollback": Command(
-        "edge.flash.command:rollback_command", "Go back to the release a board had before."
+        "edge.flash.command:rollback_command", "Restore the previous release of a board."
     ),
-    "slots": Command("edge.flash.slots_command:slots", "Show and verify the releases on a board."),
-    "key": Command("edge.flash.key_command:key", "Sign bundles; have boards accept nothing else."),
-    "states": Command("edge.states_command:states", "Saved prompt states: list, size, clear."),
-    "bundle": Command("edge.bundle_command:bundle", "Show, verify, sign, pack, unpack a bundle."),
+    "slots": Command(
+        "edge.flash.slots_command:slots", "List, verify or delete the releases on a board."
+    ),
+    "key": Command(
+        "edge.flash.key_command:key", "Manage signing keys and restrict boards to signed bundles."
+    ),
+    "states": Command("edge.states_command:states", "List, measure or delete saved KV states."),
+    "bundle": Command("edge.bundle_command:bundle", "Show, verify, sign, pack or unpack a bundle."),
 }
 
 # The order in `--help`: the way a model travels. Commands from elsewhere come after.
@@ -131,7 +142,7 @@ def import_command(name: str, entry: Command) -> click.Command:
 )
 @click.version_option(package_name="edgekit", prog_name="edge")
 def edge() -> None:
-    """From a language model to a board in your hand: plan, build, chat, measure. Offline."""
+    """Build language models for boards: plan, build, flash, chat, measure. Offline."""
 
 
 @contextmanager
@@ -187,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ["PATH"] = safe_search_path()  # libraries start programs too
     with errors_to_exit_code(as_json="--json" in arguments):
-        # Without standalone mode click returns an exit code that a command raised. A reader that
-        # has gone (`edge … | head`) is click's own business: it leaves with 1, silently.
+        # Without standalone mode click returns an exit code that a command raised. Click handles a
+        # closed reader (`edge … | head`): it exits with 1, silently.
         code = edge.main(args=arguments, prog_name="edge", standalone_mode=False)
     sys.exit(code if isinstance(code, int) else 0)

@@ -1,4 +1,4 @@
-"""`edge devices` lists the boards we know; `edge devices show D` explains one, source by source."""
+"""`edge devices` lists the known boards; `edge devices show D` shows one with its sources."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ from edge.units import did_you_mean, format_bytes, parse_bytes
 
 
 @click.group(invoke_without_command=True)
-@click.option("--like", metavar="TEXT", help="Only boards with TEXT in id, name, SoC or cores.")
-@click.option("--min-ram", metavar="SIZE", help="Only boards with at least 4G, 512MiB, … of RAM.")
+@click.option(
+    "--like", metavar="TEXT", help="Only boards with TEXT in their id, name, SoC or cores."
+)
+@click.option(
+    "--min-ram", metavar="SIZE", help="Only boards with at least this much RAM: 4G, 512MiB, …"
+)
 @click.option("--isa", multiple=True, metavar="FLAG", help="Only boards whose cores all have FLAG.")
-@click.option("--runs", metavar="ENGINE", help="Only boards that ENGINE is known to run on.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per board, one per line.")
+@click.option("--runs", metavar="ENGINE", help="Only boards on which ENGINE is known to run.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per board, one per line."
+)
 @click.pass_context
 def devices(
     ctx: click.Context,
@@ -30,7 +36,7 @@ def devices(
     runs: str | None,
     as_json: bool,
 ) -> None:
-    """List the boards that have a profile. `this-machine` is probed when it is named."""
+    """List the boards with a profile. `this-machine` is probed only if you name it."""
     if ctx.invoked_subcommand is not None:
         return
     try:
@@ -53,7 +59,7 @@ def devices(
             click.echo(json.dumps(profile_record(profile)))
         return
     if not profiles:
-        raise UsageError("no board is like that", next_step="edge devices lists all of them")
+        raise UsageError("no board matches", next_step="edge devices lists all of them")
     width = max(len(profile.id) for profile in profiles)
     click.echo(f"{'board':<{width}}  {'RAM':>9}  {'free':>9}  {'GB/s':>5}  cores")
     for profile in profiles:
@@ -74,13 +80,13 @@ def _words(profile: DeviceProfile) -> str:
 @devices.command()
 @click.argument("names", nargs=-1, required=True, metavar="DEVICE DEVICE…")
 def compare(names: tuple[str, ...]) -> None:
-    """Boards side by side, one line for each fact."""
+    """Compare boards side by side, one line per fact."""
     for line in compare_lines([_find(name) for name in names]):
         click.echo(line)
 
 
 def compare_lines(profiles: Sequence[DeviceProfile]) -> list[str]:
-    """A table with a column for each board; a dash where nobody knows."""
+    """A table with a column for each board; a dash where unknown."""
 
     def rate(value: float | None, unit: float, text: str) -> str:
         return "–" if value is None else f"{value / unit:.1f} {text}"
@@ -110,9 +116,9 @@ def compare_lines(profiles: Sequence[DeviceProfile]) -> list[str]:
 
 @devices.command()
 @click.argument("device")
-@click.option("--json", "as_json", is_flag=True, help="The profile as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the profile as one JSON object.")
 def show(device: str, as_json: bool) -> None:
-    """Everything known about DEVICE, and where each figure is from."""
+    """Show every known fact about DEVICE, with its source."""
     profile = _find(device)
     if as_json:
         click.echo(json.dumps(profile_record(profile)))

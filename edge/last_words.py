@@ -1,4 +1,4 @@
-"""How native code dies, in words, and what it says before it aborts."""
+"""Explain in words how native code died, from its signal and last output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages from standard input: single lines, lines that go on in the next, blocks."""
+"""Read messages from standard input: single lines, continued lines, blocks."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What a running process tells watchers of itself: one small page in a folder of shared memory.
+"""Publish the state of a running process for `edge watch`: one small page in shared memory.
 
-    @announces("chat")                       # the page is there while the command runs
+    @publish_status("chat")                       # the page is there while the command runs
     def chat(bundle, ...):
         ...
-        opened_model(opened.name, engine.describe())
+        publish_model(opened.name, engine.describe())
         for event in watched(engine.stream(tokens, config, stop), len(tokens)): ...
 
 `edge watch` reads the page from another process. It is a file of fixed size, readable by its user
@@ -124,8 +124,8 @@ def make_folder() -> Path | None:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether a folder is this user's and nobody else can write to it: in shared memory anybody may
-    have made one of that name.
+    """Whether a folder is this user's and only this user can write to it. In shared memory anybody
+    may have made one of that name.
     """
     try:
         found = folder.lstat()
@@ -193,7 +193,7 @@ class Beacon:
         try:
             os.lseek(self._handle, 0, os.SEEK_SET)
             os.write(self._handle, self.page.to_bytes())
-        except OSError:  # full or gone: nobody watches, and the answer goes on
+        except OSError:  # full or removed: no watcher gets it, and the answer goes on
             os.close(self._handle)
             self._handle = -1
         self._written_ns = time.monotonic_ns()
@@ -231,7 +231,7 @@ class Beacon:
 
 
 def remove_dead_pages(folder: Path) -> None:
-    """Pages of processes that are gone: killed ones could not remove their own."""
+    """Delete pages of dead processes: killed ones could not remove their own."""
     for path in folder.glob("*.json"):
         with contextlib.suppress(OSError, ValueError):
             page = parse_page(path.read_text(errors="replace"))
@@ -241,18 +241,19 @@ def remove_dead_pages(folder: Path) -> None:
                 path.unlink()
 
 
-# One process, one page: whoever streams need not be handed it.
+# One page per process. A module variable, so that streaming code needs no extra argument.
 _beacon: Beacon | None = None
 
 
-def announces(command: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator of a command: its process has a page while it runs. The model's name is the
-    argument `bundle` or `model`.
+def publish_status(command: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Publish a status page while the decorated command runs.
+
+    The argument `bundle` or `model` gives the model's name.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
-        def told(*args: P.args, **kwargs: P.kwargs) -> R:
+        def publish(*args: P.args, **kwargs: P.kwargs) -> R:
             global _beacon
             named = kwargs.get("bundle") or kwargs.get("model") or ""
             with Beacon(command, Path(str(named)).name) as beacon:
@@ -262,13 +263,13 @@ def announces(command: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 finally:
                     _beacon = None
 
-        return told
+        return publish
 
     return decorate
 
 
-def opened_model(name: str, info: EngineInfo) -> None:
-    """Tell that the model is loaded, and what runs it."""
+def publish_model(name: str, info: EngineInfo) -> None:
+    """Publish that the model is loaded, and the engine that runs it."""
     if _beacon is None:
         return
     page = _beacon.page

@@ -16,10 +16,16 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 _DEFAULT = GenerationConfig()
 _ENGINE_OPTIONS = (
-    click.option("--threads", "n_threads", type=int, help="Threads. [default: the plan's]"),
-    click.option("--ctx", "n_ctx", type=int, help="Tokens of context. [default: the plan's]"),
+    click.option(
+        "--threads", "n_threads", type=int, help="Number of threads. [default: the plan's]"
+    ),
+    click.option(
+        "--ctx", "n_ctx", type=int, help="Context length, in tokens. [default: the plan's]"
+    ),
     click.option("--kv-type", type=click.Choice(KV_TYPES), help="Type of the KV cache."),
-    click.option("--no-memory-check", is_flag=True, help="Load even if memory looks too short."),
+    click.option(
+        "--no-memory-check", is_flag=True, help="Load the model even if memory looks too short."
+    ),
 )
 _GENERATION_OPTIONS = (
     click.option(
@@ -27,17 +33,47 @@ _GENERATION_OPTIONS = (
         type=float,
         default=_DEFAULT.temperature,
         show_default=True,
-        help="0 always takes the likeliest token; higher is more varied.",
+        help="0 always takes the likeliest token; a higher value varies more.",
     ),
-    click.option("--top-k", type=int, default=_DEFAULT.top_k, show_default=True),
-    click.option("--top-p", type=float, default=_DEFAULT.top_p, show_default=True),
-    click.option("--min-p", type=float, default=_DEFAULT.min_p, show_default=True),
     click.option(
-        "--repeat-penalty", type=float, default=_DEFAULT.repeat_penalty, show_default=True
+        "--top-k",
+        type=int,
+        default=_DEFAULT.top_k,
+        show_default=True,
+        help="Sample from this many likeliest tokens only.",
     ),
-    click.option("--seed", type=int, default=_DEFAULT.seed, show_default=True, help="-1: random."),
-    click.option("--max-tokens", type=int, default=-1, help="Longest answer. [default: no limit]"),
-    click.option("--stop", multiple=True, help="Text that ends an answer; may be repeated."),
+    click.option(
+        "--top-p",
+        type=float,
+        default=_DEFAULT.top_p,
+        show_default=True,
+        help="Sample from the likeliest tokens that reach this total probability.",
+    ),
+    click.option(
+        "--min-p",
+        type=float,
+        default=_DEFAULT.min_p,
+        show_default=True,
+        help="Drop tokens below this share of the likeliest token's probability.",
+    ),
+    click.option(
+        "--repeat-penalty",
+        type=float,
+        default=_DEFAULT.repeat_penalty,
+        show_default=True,
+        help="Penalty for repeated tokens. 1.0: none.",
+    ),
+    click.option(
+        "--seed",
+        type=int,
+        default=_DEFAULT.seed,
+        show_default=True,
+        help="Seed of the sampler. -1: random.",
+    ),
+    click.option(
+        "--max-tokens", type=int, default=-1, help="Longest answer, in tokens. [default: no limit]"
+    ),
+    click.option("--stop", multiple=True, help="Text that ends an answer. Repeatable."),
 )
 
 

@@ -3,7 +3,7 @@
 An `.onnx` file is one protobuf message (`onnx.proto3` of onnx/onnx). Only what a reader of models
 needs is taken: inputs and outputs, operators, where tensors lie. Tensor data is skipped, never
 copied. Every length is checked against what is left of its parent before it is used; data outside
-the file must be a regular file in the same folder, no link, long enough for what is said of it.
+the file must be a regular file in the same folder, no link, long enough for its declared size.
 
     model = read_onnx(Path("model.onnx"))
     model.inputs[0].shape        # (1, 3, "height", "width")

@@ -1,7 +1,8 @@
 """Files that are opened once, so that what was checked is what is used.
 
-A name says where a file was when it was asked for; a descriptor *is* the file. Whoever may write a
-folder can put another file under a name between two looks at it, and never under a descriptor.
+A name says where a file was at the time of the question; a descriptor *is* the file. A user who may
+write a folder can replace the file of a name between two accesses, but never the file of a
+descriptor.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class OpenedFile(os.PathLike[str]):
     """A regular file, held open.
 
     As text it is the user's path, for messages. As a path of the file system (`os.fspath`) it leads
-    native code to the open file, whatever has taken its name since. `sha256` is set where its
+    native code to the open file, even if another file has the name now. `sha256` is set where its
     content was verified. `beside(name)` opens a file that belongs to it, None where there is none.
     """
 
@@ -170,9 +171,9 @@ class OpenedFile(os.PathLike[str]):
         return data
 
     def digest(self, progress: Callable[[int], None] | None = None) -> str:
-        """Hex sha256 of content that did not change meanwhile; `progress` is told bytes.
+        """Hex sha256 of content that did not change meanwhile; `progress` receives byte counts.
 
-        Raises IntegrityError when somebody keeps writing to the file.
+        Raises IntegrityError when another process keeps writing to the file.
         """
         for _ in range(_ATTEMPTS):
             # What is mapped and dirty already is written to without any time being moved.
@@ -189,7 +190,7 @@ class OpenedFile(os.PathLike[str]):
                 return digest.hexdigest()
         raise IntegrityError(
             f"{self.path} changes while it is read",
-            next_step="wait until whoever writes it is done",
+            next_step="wait until the other program has written it",
         )
 
     def check_unchanged(self) -> None:
@@ -201,7 +202,7 @@ class OpenedFile(os.PathLike[str]):
         if not (is_same or self.digest() == self.sha256) or not self._is_still_named():
             raise IntegrityError(
                 f"{self.path} changed while it was loaded",
-                next_step="somebody else writes this folder: copy the bundle to one of yours",
+                next_step="another program writes this folder: copy the bundle to your own folder",
             )
 
     def _is_still_named(self) -> bool:

@@ -1,4 +1,4 @@
-"""Files below a folder that somebody else may have prepared: cards, shares, work folders.
+"""Use files below a folder that a stranger may have prepared: cards, shares, work folders.
 
 A `Root` is opened once, by descriptor. Every name below it is reached component by component from
 there, and no link is followed at any step. So no planted name leads out of the folder.
@@ -43,7 +43,7 @@ _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _SAFE
 
 
 def _nothing() -> None:
-    """The step that is taken when nobody asks to be told of steps."""
+    """The default step callback: it does nothing."""
 
 
 class Root:
@@ -124,7 +124,7 @@ class Root:
 
     def sha256(self, path: str, progress: Callable[[int], None] | None = None) -> str:
         """Hex sha256 of a regular file, read from the medium where the system can be asked to;
-        `progress` is told the bytes of each chunk.
+        `progress` receives the size of each chunk.
         """
         digest = hashlib.sha256()
         with self.open(path) as file:
@@ -195,7 +195,7 @@ class Root:
         """Make a folder that is ours, or see that it is; whether it is new.
 
         An empty folder is taken over: a power cut may leave one before it is marked. Raises
-        UsageError for a folder of somebody else's.
+        UsageError for a folder of another owner.
         """
         self.make_folder(path)
         with self._folder(path) as fd:
@@ -257,7 +257,7 @@ class Root:
     def remove(self, path: str) -> None:
         """Remove a file, a link, or a folder of ours with all that is in it; missing is no error.
 
-        Raises UsageError for a folder of somebody else's.
+        Raises UsageError for a folder of another owner.
         """
         with contextlib.suppress(FileNotFoundError, NotADirectoryError), self._parent(path) as at:
             info = os.stat(at.name, dir_fd=at.fd, follow_symlinks=False)
@@ -317,7 +317,7 @@ class Root:
                 else:
                     os.unlink(inner, dir_fd=fd)
             if MARKER in names:
-                os.fsync(fd)  # after a power cut it must not be gone before the rest is
+                os.fsync(fd)  # after a power cut it must not disappear before the rest
                 os.unlink(MARKER, dir_fd=fd)
         os.rmdir(name, dir_fd=above)
 
@@ -412,7 +412,7 @@ def foreign(path: PurePath) -> UsageError:
     """The error for a folder that is in our way and that we did not make."""
     return UsageError(
         f"{_shown(path)} is a folder that edgekit did not make (there is no {MARKER} in it): it "
-        "stays as it is",
+        "stays unchanged",
         next_step="look at it and move it away, or choose another place",
     )
 
@@ -423,7 +423,7 @@ def _shown(path: PurePath | str) -> str:
 
 
 def fresh_name() -> str:
-    """A name that nobody can have taken beforehand."""
+    """A random name, which no other program can have taken before."""
     return f"{FRESH}{secrets.token_hex(8)}"
 
 
@@ -436,7 +436,7 @@ def _components(path: str) -> list[str]:
     """The names in a relative path. Raises UnsafeInputError for one that could lead out."""
     names = path.split("/") if path else []
     if any(name in ("", ".", "..") or "\0" in name for name in names):
-        raise UnsafeInputError(f"{printable(path)!r} is no plain relative path")
+        raise UnsafeInputError(f"{printable(path)!r} is not a plain relative path")
     return names
 
 

@@ -23,7 +23,7 @@ import click
 
 from edge.errors import InputError
 from edge.interrupt import Interrupt
-from edge.live import announces, opened_model, watched
+from edge.live import publish_model, publish_status, watched
 from edge.model_options import generation_config, model_options, open_with_progress
 from edge.session import Session, summarize
 from edge.states import states_of
@@ -37,7 +37,7 @@ MAX_PROMPT_BYTES = 4 * 1024**2  # far beyond any context
 SCHEMA = 1
 
 
-@click.command(short_help="Answer one prompt; reads pipes, writes text or JSON.")
+@click.command(short_help="Answer one prompt, from a pipe too, as text or JSON.")
 @click.argument("bundle", type=click.Path())
 @click.argument("prompt", required=False)
 @model_options
@@ -46,14 +46,14 @@ SCHEMA = 1
 @click.option("--system", help="System prompt.")
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON line instead of the text.")
-@announces("run")
+@publish_status("run")
 def run(
     bundle: str, prompt: str | None, system: str | None, raw: bool, as_json: bool, **options: Any
 ) -> None:
     """Answer PROMPT with BUNDLE (a bundle directory or a .gguf file).
 
-    Without PROMPT, or with "-", the prompt is read from standard input. With --task, PROMPT is what
-    the task is done to; a task that takes a file (summarize) is given its path.
+    Without PROMPT, or with "-", read the prompt from standard input. With --task, PROMPT is the
+    input of the task. For a task that takes a file (summarize), PROMPT is a path.
     """
     use = parse_task(options)
     budget = parse_budget(options)
@@ -65,7 +65,7 @@ def run(
     load_s = time.monotonic() - started_s
     with closing(opened.engine), Interrupt() as interrupt:
         engine = opened.engine
-        opened_model(opened.name, engine.describe())
+        publish_model(opened.name, engine.describe())
         session: Session | None = None
         timed = None
         if use is not None:

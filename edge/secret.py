@@ -1,7 +1,7 @@
-"""A secret of this user: only who knows it can have made what it authenticates.
+"""Keep this user's secret, which authenticates files that this user's edgekit made.
 
-It lies in the user's configuration, readable by nobody else. Losing it loses nothing but time: what
-was made with it is made again.
+The secret lies in the user's configuration, and only the user can read it. Losing it costs only
+time: everything made with it can be made again.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def user_secret() -> bytes:
     """The secret, made at first use.
 
     A service may have no place for configuration; then it lies in the cache. Raises
-    UnsafeInputError for one that is a link, is somebody else's or may be read by others, InputError
-    when none can be made.
+    UnsafeInputError for one that is a link, belongs to another user or is readable by others,
+    InputError when none can be made.
     """
     reason = ""
     for folder in (config_directory(), cache_directory()):
@@ -52,7 +52,7 @@ def _read(path: Path) -> bytes:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise _unusable(path, "it is no regular file")
+            raise _unusable(path, "it is not a regular file")
         if os.name == "posix" and status.st_uid != os.geteuid():
             raise _unusable(path, f"it belongs to uid {status.st_uid}")
         if os.name == "posix" and status.st_mode & 0o077:
@@ -75,7 +75,7 @@ def _make(folder: Path) -> bytes:
             file.write(secrets.token_bytes(N_BYTES))
             file.flush()
             os.fsync(descriptor)
-        with contextlib.suppress(FileExistsError):  # somebody was quicker
+        with contextlib.suppress(FileExistsError):  # another process was quicker
             os.link(fresh, folder / NAME)
     finally:
         os.unlink(fresh)

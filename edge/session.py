@@ -23,7 +23,7 @@ from edge.atomic import write_atomic
 from edge.deadline.shape import without_oldest_turn
 from edge.errors import EdgeError, InputError
 from edge.live import watched
-from edge.states.prefix import MIN_TOKENS, pays, system_prefix
+from edge.states.prefix import MIN_TOKENS, is_worth_storing, system_prefix
 from edge.states.store import Restored, StateStore
 from edge.types import (
     Engine,
@@ -111,14 +111,15 @@ class Session:
             for event in watched(self.engine.stream(tokens, config, stop), len(tokens)):
                 events.append(event)
                 yield event
-        except GeneratorExit:  # the caller has heard enough: keep what was said so far
+        except GeneratorExit:  # the caller stopped reading: keep the answer so far
             self.finish(asked, kept, tokens, events, request_ns)
             raise
         self.finish(asked, kept, tokens, events, request_ns)
 
     def render_check(self) -> None:
-        """Raise now what rendering a first question would raise: no chat template, or one that
-        takes no system prompt.
+        """Render a trial conversation so that template errors surface early.
+
+        Raises for a missing chat template, or a template without support for a system prompt.
         """
         self.render([Message("user", "hello")])
 
@@ -139,8 +140,8 @@ class Session:
         if answer.n_out or answer.finish_reason != "aborted":
             self.messages = [*kept, Message("assistant", answer.text)]
         self.last_trace, self.last_answer = trace, answer
-        said = [event.token_id for event in events if event.token_id is not None]
-        self._cached = [*tokens, *said]
+        answer_ids = [event.token_id for event in events if event.token_id is not None]
+        self._cached = [*tokens, *answer_ids]
 
     # ---- trimming -----------------------------------------------------------------------------
 
@@ -218,8 +219,8 @@ class Session:
         return restored
 
     def store_prefix(self) -> bool:
-        """Store the state of the system prompt, if that is worth it and not done yet. For when
-        nobody waits: after an answer, before leaving.
+        """Store the state of the system prompt, if that is worth it and not done yet. Call it while
+        the user does not wait: after an answer, before leaving.
         """
         answer, states = self.last_answer, self.states
         if states is None or answer is None or not answer.prefill_tps:
@@ -230,13 +231,15 @@ class Session:
             if self._prefix_read_s > compute_s:
                 states.drop(prefix, for_good=True)
             return False
-        if self._tried == self.system or not pays(len(prefix), compute_s, 0.0):
+        if self._tried == self.system or not is_worth_storing(len(prefix), compute_s, 0.0):
             return False
         if self.engine.reusable([*prefix, 0]) != len(prefix):
             return False
         self._tried = self.system
         path = states.save(self.engine, prefix)
-        if path is not None and not pays(len(prefix), compute_s, states.predict_s(path)):
+        if path is not None and not is_worth_storing(
+            len(prefix), compute_s, states.predict_s(path)
+        ):
             states.drop(prefix, for_good=True)
             return False
         return path is not None

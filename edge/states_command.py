@@ -1,4 +1,4 @@
-"""`edge states`: KV states kept between runs: what there is, how much it takes, away with it.
+"""`edge states`: list, measure or delete saved KV states.
 
 edge states BUNDLE
 edge states --clear
@@ -31,19 +31,28 @@ class Row:
     engine: str | None
 
 
-@click.command(short_help="Saved prompt states: list, size, clear.")
+@click.command(short_help="List, measure or delete saved KV states.")
 @click.argument("model", required=False, type=click.Path(path_type=Path))
-@click.option("--clear", "clears", is_flag=True, help="Remove them all; they are computed again.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON line.")
+@click.option(
+    "--clear",
+    "clears",
+    is_flag=True,
+    help="Delete all states. They are computed again when needed.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
 def states(model: Path | None, clears: bool, as_json: bool) -> None:
-    """The KV states that spare a system prompt, or a saved conversation, from being computed again
-    after a restart: those beside MODEL, a bundle directory; for a plain file, without MODEL, or
-    where nothing can be written beside it, those in the user's cache.
+    """List, measure or delete saved KV states.
 
-    EDGEKIT_STATES bounds what one folder takes, for example 64MiB; "off" keeps none.
+    A state saves the cost of prefilling a system prompt or a saved conversation after a restart.
+    With MODEL (a bundle directory), the states beside it are used. Without MODEL, for a plain file,
+    or for a read-only folder, the states are in the user's cache.
+
+    EDGEKIT_STATES limits the size of one folder, for example 64MiB; "off" stores none.
     """
     if model is not None and not model.exists():
-        raise InputError(f"there is nothing at {model}", next_step="edge states BUNDLE")
+        raise InputError(
+            f"no such file or directory: {str(model)!r}", next_step="edge states BUNDLE"
+        )
     folder = beside_bundle(model) if model is not None and model.is_dir() else user_folder()
     freed = clear(folder) if clears else None
     rows = [row_of(entry) for entry in entries(folder) if entry.n_bytes]

@@ -90,7 +90,7 @@ def count_oom_kills() -> int:
 
 
 def report_death(number: int, words: int, was_out_of_memory: bool) -> None:
-    """Print what native code died of, and leave. Returns after a signal that somebody sent."""
+    """Print what native code died of, and exit. Return after a signal from another process."""
     if number == signal.SIGKILL and not was_out_of_memory:
         return
     command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
@@ -100,8 +100,8 @@ def report_death(number: int, words: int, was_out_of_memory: bool) -> None:
     from edge.cli import print_error
 
     message = str(error)
-    if said := os.read(words, last_words.MAX_BYTES).decode("utf-8", "replace").strip():
-        message = f"{who}: a check of the engine's own failed: {said}"
+    if last_text := os.read(words, last_words.MAX_BYTES).decode("utf-8", "replace").strip():
+        message = f"{who}: a check of the engine's own failed: {last_text}"
     print_error(type(error).__name__, message, error.next_step, as_json="--json" in sys.argv)
     sys.stdout.flush()
     os._exit(error.exit_code)

@@ -1,4 +1,4 @@
-"""Render chat templates: programs that came with a model, hence hostile until shown otherwise.
+"""Render chat templates. They are programs from the model's author, so they count as hostile.
 
 They run in Jinja's immutable sandbox, as transformers runs them (same whitespace rules, filters
 and functions, so that the text is the same), with three things added: only the methods and filters
@@ -105,7 +105,7 @@ def _limited(budget: Budget) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """Turn whatever a template's run raises into one of our errors."""
+    """Turn any error of a template's run into one of edge's errors."""
     jinja2 = jinja()
     try:
         yield

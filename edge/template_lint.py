@@ -1,4 +1,4 @@
-"""Notes on a chat template: what a careful reader would want to know before shipping it.
+"""Lint a chat template: list facts to know before shipping it.
 
 A template is a program that speaks in the user's name; a poisoned one can stay inside any sandbox
 (a hidden instruction, a link, a reaction to a trigger word). These notes are pure facts about its

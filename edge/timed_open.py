@@ -31,20 +31,21 @@ _TRIAL_S = 3.0
 _N_DRAFT = 8
 
 _OPTIONS = (
-    click.option("--within", help="Time for the whole answer, for example 2s or 500ms."),
-    click.option("--first-within", help="Time to its first word."),
+    click.option("--within", help="Time limit for the whole answer, for example 2s or 500ms."),
+    click.option("--first-within", help="Time limit for the first word of the answer."),
     click.option(
         "--on-miss",
         type=click.Choice(["refuse", "best"]),
         default="refuse",
         show_default=True,
-        help="When no version of a question fits the time: refuse at once, or give what it allows.",
+        help="If no version of a question fits the time: refuse at once, or answer as far as "
+        "possible.",
     ),
     click.option(
         "--tell/--no-tell",
         default=True,
         show_default=True,
-        help="Where time is short, ask the model in words for a short answer.",
+        help="When time is short, ask the model for a short answer.",
     ),
 )
 

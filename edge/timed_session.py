@@ -26,11 +26,11 @@ from edge.errors import DeadlineError
 from edge.live import watched
 from edge.types import GenerationConfig, Message, TokenEvent
 
-#: The answer is led to its end over this share of the tokens there is time for, at most so many.
+#: The soft end covers this share of the tokens that fit the time, and at most this many tokens.
 _CLOSE_SHARE, _CLOSE_MOST, _CLOSE_LEAST = 0.1, 24, 3
-#: The tokens to come may take so many times as long as those that came.
+#: Coming tokens may take this multiple of the past tokens' time.
 _SLOWER = 1.1
-#: Decode teaches the time model every so many tokens, and not more often than this.
+#: Decode updates the time model after this many tokens, and not more often than this.
 _LEARN_EVERY, _LEARN_NS = 32, 100 * 10**6
 
 
@@ -150,7 +150,7 @@ class TimedSession(Admission):
         end_ns = request.end_ns
         assert end_ns is not None
         self._freezes.begin()
-        told_ns: int | None = None  # when a running step was first told to stop for time
+        told_ns: int | None = None  # when a running step was first stopped for time
 
         def must_stop() -> bool:
             nonlocal told_ns
@@ -196,7 +196,7 @@ class TimedSession(Admission):
                 return
 
     def _stop_ns(self, now_ns: int) -> int:
-        """Nanoseconds before the end at which a running step must be told to stop."""
+        """Nanoseconds before the end at which a running step must be stopped."""
         return round((self.times.stop_s + self._freezes.longest_s(now_ns)) * 1e9)
 
     def _pressure(self, request: Request, hold: SentenceHold) -> Callable[[], float] | None:

@@ -1,7 +1,7 @@
 """The values that cross rooms: messages, generation settings, token events, traces, plans.
 
-A leaf module of frozen dataclasses that validate themselves; everybody imports it and it imports
-nobody. Times are monotonic nanoseconds (`t_ns`), sizes are bytes, `None` means not measured.
+A leaf module of frozen dataclasses that validate themselves; every module may import it, and it
+imports none. Times are monotonic nanoseconds (`t_ns`), sizes are bytes, `None` means not measured.
 """
 
 from __future__ import annotations
@@ -241,7 +241,7 @@ class EngineInfo:
 
 @runtime_checkable
 class Engine(Protocol):
-    """The only road to a token: chat, server, benchmark and health gate all take `stream`."""
+    """The only road to a token: chat, run, benchmark and health gate all take `stream`."""
 
     @property
     def n_ctx(self) -> int:

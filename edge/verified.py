@@ -1,5 +1,5 @@
-"""Which files were hashed before and have not changed since, so that a 4 GB model on an SD card is
-read once and not before every answer.
+"""Remember verified files, so that a 4 GB model on an SD card is read once and not before every
+answer.
 
 A file counts as unchanged while device, inode, size, mtime and ctime are the same: editing a byte
 moves ctime, which no ordinary program can set back. That holds where three things are seen to:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from edge.cli import COMMANDS, import_command, load_table, main
+from edge.cli import COMMANDS, edge, import_command, load_table, main
 from edge.errors import DoesNotFitError, EngineMissingError, InputError
 
 
@@ -91,3 +94,31 @@ def test_every_error_has_its_documented_exit_code() -> None:
 def test_bench_of_a_board_says_what_measures_there(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(["bench", "ssh://pi@board"], capsys)
     assert code == 2 and "edge slots bench ssh://pi@board" in err
+
+
+IDIOM = re.compile(r"\b(said|told|nobody|somebody|whoever|whatever|so many|gone)\b", re.IGNORECASE)
+
+
+def all_commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command below `group`, with its full name."""
+    context = click.Context(group)
+    for each in group.list_commands(context):
+        command = group.get_command(context, each)
+        assert command is not None
+        yield f"{name} {each}", command
+        if isinstance(command, click.Group):
+            yield from all_commands(command, f"{name} {each}")
+
+
+def test_every_command_and_option_has_help_in_short_plain_sentences() -> None:
+    for name, command in all_commands(edge, "edge"):
+        texts = {"help": command.help or ""}
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                texts[parameter.opts[0]] = parameter.help or ""
+        for where, text in texts.items():
+            assert text.strip(), f"{name}, {where}: no help"
+            assert not IDIOM.search(text), f"{name}, {where}: {text}"
+            for sentence in re.split(r"[.:;]\s|\n\n", text):
+                n_words = len(sentence.split())
+                assert n_words <= 20, f"{name}, {where}: {n_words} words: {sentence}"

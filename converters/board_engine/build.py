@@ -1,4 +1,4 @@
-"""Building an engine for the board, or finding it built: wheels and static tools."""
+"""Build an engine for the board, or find a built one: wheels and static tools."""
 
 from __future__ import annotations
 

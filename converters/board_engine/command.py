@@ -1,4 +1,4 @@
-"""`edge engine`: compile engines for boards, list them, take them away, put them into a bundle."""
+"""`edge engine`: compile engines for boards, list them, copy them, add them to a bundle."""
 
 from __future__ import annotations
 
@@ -19,28 +19,32 @@ from edge.units import format_bytes, format_seconds
 
 VARIANT = click.option(
     "--variant", default=ALL_VARIANTS, show_default=True, metavar="NAME",
-    help=f"{ALL_VARIANTS}: chosen on the board; or one of {', '.join(SINGLE_VARIANTS)}.",
+    help=f"{ALL_VARIANTS}: the board chooses at run time. Or one of {', '.join(SINGLE_VARIANTS)}.",
 )  # fmt: skip
 TOOLS = click.option(
-    "--tools", is_flag=True, help="Static llama-bench and llama-completion instead, for phones."
+    "--tools",
+    is_flag=True,
+    help="Use static llama-bench and llama-completion instead, for phones.",
 )
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON line on stdout.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON line on stdout.")
 
 
 @click.group(name="engine")
 def engine() -> None:
-    """Engines for boards: compiled here for arm64, so that no board needs a compiler."""
+    """Compile engines for arm64 boards on this machine. Boards then need no compiler."""
 
 
 @engine.command()
 @VARIANT
 @TOOLS
-@click.option("--jobs", type=click.IntRange(min=1), help="Compiler processes; default: all cores.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Number of compiler processes; default: all cores."
+)
 @JSON
 def build(variant: str, tools: bool, jobs: int | None, as_json: bool) -> None:
-    """Compile an engine, or find it compiled, and print its path.
+    """Compile an engine, or find a compiled one, and print its path.
 
-    Takes about five minutes on two cores, once per version and compiler.
+    Compiling takes about five minutes on two cores, once per version and compiler.
     """
     if tools and variant == ALL_VARIANTS:
         raise UsageError(
@@ -56,7 +60,7 @@ def build(variant: str, tools: bool, jobs: int | None, as_json: bool) -> None:
 @engine.command(name="list")
 @JSON
 def list_engines(as_json: bool) -> None:
-    """What has been compiled and is in the cache folder."""
+    """List the compiled engines in the cache folder."""
     engines = find_engines()
     for built in engines:
         show(built, as_json)
@@ -69,7 +73,7 @@ def list_engines(as_json: bool) -> None:
 @TOOLS
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False), default=Path(),
-    help="Folder to copy into.  [default: here]",
+    help="Folder to copy the engine into.  [default: current folder]",
 )  # fmt: skip
 @JSON
 def get(variant: str, tools: bool, output: Path, as_json: bool) -> None:
@@ -94,18 +98,18 @@ def get(variant: str, tools: bool, output: Path, as_json: bool) -> None:
 @engine.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Bundle to make."
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Bundle to write."
 )
+@click.option("-d", "--device", metavar="BOARD", help="Board id.  [default: the board of the plan]")
 @click.option(
-    "-d", "--device", metavar="BOARD", help="Board id.  [default: the board it was planned for]"
+    "--python", metavar="3.X", help="Python version of the board.  [default: the profile's]"
 )
-@click.option("--python", metavar="3.X", help="Python on the board, where it is not the profile's.")
 @VARIANT
 @JSON
 def add(
     bundle: Path, output: Path, device: str | None, python: str | None, variant: str, as_json: bool
 ) -> None:
-    """Write BUNDLE once more with wheels, installer and service unit for its board."""
+    """Write a copy of BUNDLE with the wheels, installer and service unit for its board."""
     from converters.offline import bundle_with_engine
     from device_profiles.catalog import find_profile
     from edge.bundle import open_bundle

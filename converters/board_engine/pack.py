@@ -1,4 +1,4 @@
-"""Compiled libraries and the package's Python files become the board's wheel."""
+"""Pack compiled libraries and the package's Python files into the board's wheel."""
 
 from __future__ import annotations
 

@@ -39,9 +39,9 @@ def fetch_sdist(say: Callable[[str], None]) -> Path:
                         "-d", str(downloads.absolute()), f"{PACKAGE}=={VERSION}")
         )  # fmt: skip
         if done.returncode or not sdist.exists():
-            said = decode_output(done.stderr).strip()
+            output = decode_output(done.stderr).strip()
             raise EngineMissingError(
-                f"pip could not fetch {PACKAGE} {VERSION}: {said[-600:]}",
+                f"pip could not fetch {PACKAGE} {VERSION}: {output[-600:]}",
                 next_step=f"put {sdist.name} into {downloads}, or try again with a network",
             )
     digest = hashlib.sha256(sdist.read_bytes()).hexdigest()

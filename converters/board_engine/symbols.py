@@ -1,4 +1,4 @@
-"""Which system libraries a compiled library asks for, and in which version: the truth behind a tag.
+"""Find the system libraries and versions that a compiled library needs; they decide its tag.
 
 A wheel's platform tag promises the oldest glibc that it loads on. We compute it from the symbol
 versions in the libraries instead of believing the build machine.

@@ -1,4 +1,4 @@
-"""What the compiler is told: Arm generations, CMake flags, and which of them it can build."""
+"""Settings for the compiler: Arm generations, CMake flags, and which of them it can build."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ COMMON_FLAGS = (
     "-DLLAMA_BUILD_APP=OFF",
     "-DLLAMA_BUILD_SERVER=OFF",
     "-DLLAMA_BUILD_UI=OFF",
-    # Otherwise the commit of whatever git checkout surrounds the cache folder.
+    # Otherwise the commit of the git checkout around the cache folder.
     "-DLLAMA_BUILD_NUMBER=0",
     "-DLLAMA_BUILD_COMMIT=unknown",
 )

@@ -1,4 +1,4 @@
-"""Writing a wheel: the same files give the same bytes, whenever and wherever it is packed.
+"""Write a wheel. The same files give the same bytes at any time, on any machine.
 
 Layout after https://packaging.python.org/en/latest/specifications/binary-distribution-format/.
 """

@@ -1,4 +1,4 @@
-"""A family's rules applied to a checkpoint, and the check that nothing is lost.
+"""Apply a family's rules to a checkpoint, and check that every tensor is used.
 
 The checkpoint is walked in file order, the order in which upstream's converter writes. A tensor
 that no rule knows, a missing one, or one of another shape is refused.
@@ -24,8 +24,7 @@ from edge.units import printable
 
 LayerRules = Callable[[int], Mapping[str, Rule]]
 
-# Buffers that old checkpoints carry and that nobody reads (upstream: conversion/base.py,
-# `prepare_tensors`).
+# Buffers of old checkpoints that no engine reads (upstream: conversion/base.py, `prepare_tensors`).
 _BUFFERS = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 
 

@@ -131,9 +131,9 @@ def sandwich_norm_rules(dims: Dimensions) -> dict[str, Rule]:
 
 
 def check_attention_scale(config: Config, dims: Dimensions, n_layer_27b: int, arch: str) -> None:
-    """The engine scales scores by 1 / sqrt(head_dim), in the 27B model (told by its layer count) by
-    1 / sqrt(hidden size / heads). Raises UnsupportedModelError when `query_pre_attn_scalar` asks
-    for another scale.
+    """The engine scales scores by 1 / sqrt(head_dim), in the 27B model (recognized by its layer
+    count) by 1 / sqrt(hidden size / heads). Raises UnsupportedModelError when
+    `query_pre_attn_scalar` asks for another scale.
     """
     wanted = settings.require_float(config, "query_pre_attn_scalar")
     engine = dims.n_embd // dims.n_head if dims.n_layer == n_layer_27b else dims.head_dim

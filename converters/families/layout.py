@@ -24,7 +24,7 @@ from edge.errors import InputError
 Shape = tuple[int, ...]
 Builder = Callable[[str, SourceTensor], list[TargetTensor]]
 
-# Weights that the engine reads as float32 only, whatever the recipe, besides norms, biases and
+# Weights that the engine reads as float32 only, regardless of the recipe, besides norms, biases and
 # vectors: the list in upstream's conversion/base.py, `prepare_tensors`, as far as our families
 # have them.
 _F32_WEIGHTS = re.compile(
@@ -202,7 +202,7 @@ def constant(name: str, values: np.ndarray, origin: str) -> TargetTensor:
 
 def keep_type(name: str, n_dims: int) -> str | None:
     """`F32` for tensors that upstream's converter always stores so (conversion/base.py,
-    `prepare_tensors`): vectors, norms, whatever is not a `.weight`, routers, short convolutions.
+    `prepare_tensors`): vectors, norms, everything but a `.weight`, routers, short convolutions.
     """
     always = (
         n_dims <= 1

@@ -1,10 +1,10 @@
 """LFM2, dense and mixture of experts. Upstream: conversion/lfm2.py, `LFM2Model` and `LFM2MoeModel`;
 engine: src/models/lfm2.cpp, lfm2moe.cpp.
 
-Quirks: most layers are short convolutions, told by a key-value head count of 0 in a per-layer list;
-a convolution keeps the last `conv_L_cache - 1` hidden vectors instead of a KV cache; its weight
-loses the middle axis and stays float32. The feed-forward size in `config.json` may be one to be
-adjusted by a rule. The final norm goes by the name of an embedding norm.
+Quirks: most layers are short convolutions, marked by a key-value head count of 0 in a per-layer
+list; a convolution keeps the last `conv_L_cache - 1` hidden vectors instead of a KV cache; its
+weight loses the middle axis and stays float32. The feed-forward size in `config.json` may be one to
+be adjusted by a rule. The final norm goes by the name of an embedding norm.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`auto`: the format that answers first on this board, among those that lose no more quality.
+"""Choose the format for `auto`: the fastest to answer on this board at similar quality.
 
 An answer of `N_ANSWER` tokens to a prompt of the plan's length is timed with each format's plan.
 Formats whose recipe was measured to diverge from the source more than `MOST_DIVERGENCE` times what
@@ -104,8 +104,8 @@ def choose_format(plans: Mapping[str, Plan], n_prompt: int, refused: Mapping[str
         if name == GGUF or seconds is None:
             continue
         if ratio is None or ratio > MOST_DIVERGENCE:
-            said = "was not measured" if ratio is None else f"is {ratio:.1f} times Q4_0's"
-            reasons.append(f"{name} is out: the divergence of {plan.recipe} {said}")
+            quality_text = "was not measured" if ratio is None else f"is {ratio:.1f} times Q4_0's"
+            reasons.append(f"{name} is out: the divergence of {plan.recipe} {quality_text}")
         else:
             candidates[name] = (seconds, ratio)
     if candidates:

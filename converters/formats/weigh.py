@@ -1,4 +1,4 @@
-"""What a model weighs in a recipe of LiteRT or ONNX, before anything is converted."""
+"""Estimate the size of a model in a recipe of LiteRT or ONNX, before any conversion."""
 
 from __future__ import annotations
 

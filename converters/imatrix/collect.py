@@ -1,4 +1,4 @@
-"""Collecting an imatrix: run a text through the engine and watch every matrix product.
+"""Collect an imatrix: run a text through the engine and observe every matrix product.
 
 The engine's scheduler calls back before and after each operation of the graph. Where it multiplies
 a weight matrix, the other operand's squares are added up, per input column and per expert, in the

@@ -95,7 +95,7 @@ def _parse_legacy(path: Path, data: bytes) -> Imatrix:
         nonlocal position
         if n < 0 or n > len(data) - position:
             raise InputError(
-                f"{path} is no imatrix, or is cut short: {n} bytes expected at byte {position} "
+                f"{path} is not an imatrix, or is cut short: {n} bytes expected at byte {position} "
                 f"of {len(data)}"
             )
         position += n
@@ -106,12 +106,12 @@ def _parse_legacy(path: Path, data: bytes) -> Imatrix:
 
     n_entries = integer()
     if not 0 < n_entries <= _MAX_ENTRIES:
-        raise InputError(f"{path} is no imatrix: it would hold {n_entries} entries")
+        raise InputError(f"{path} is not an imatrix: it would hold {n_entries} entries")
     entries: dict[str, np.ndarray] = {}
     for _ in range(n_entries):
         length = integer()
         if not 0 < length <= _MAX_NAME_BYTES:
-            raise InputError(f"{path} is no imatrix: a tensor name of {length} bytes")
+            raise InputError(f"{path} is not an imatrix: a tensor name of {length} bytes")
         name = take(length).decode("utf-8", "replace")
         n_calls, n_values = integer(), integer()
         if n_calls < 0 or n_values < 1:

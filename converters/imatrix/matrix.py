@@ -14,7 +14,7 @@ from gguf import GGUFValueType
 from converters.source.spec import KeyValue
 from edge.errors import InputError
 
-# The embedding is looked up, not multiplied: upstream ignores whatever a file says about it.
+# The embedding is looked up, not multiplied: upstream ignores its entry in a file.
 _LOOKED_UP = ("token_embd.weight", "per_layer_token_embd.weight")
 
 

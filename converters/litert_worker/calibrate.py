@@ -2,7 +2,7 @@
 
 The text's tokens go through a skeleton once. A layer's weights are read when the activations reach
 it; what each matrix sees is added up; the matrices are rounded to it; the layer runs again with the
-rounded weights, so that the next one sees, and makes up for, what has gone wrong so far.
+rounded weights, so that the next one compensates the errors so far.
 """
 
 from __future__ import annotations

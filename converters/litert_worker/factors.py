@@ -2,7 +2,7 @@
 
 The converter folds `x @ W * c` into weights `W * c`, so that a tag t arrives as t · c: Granite's
 multipliers, the attention scale of layers without rotary embedding. Every such c is a number of the
-configuration, and tags are close together, so that t and c can be told apart again.
+configuration, and tags are close together. So t and c can be separated again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Factors:
                     found.add((tag, factor))
         if len({tag for tag, _ in found}) > 1:
             raise UnsupportedModelError(
-                f"a weight's factor cannot be told: {sorted(found)}",
+                f"a weight's factor is ambiguous: {sorted(found)}",
                 next_step="build a GGUF: --format gguf",
             )
         return min(found, default=None)

@@ -1,4 +1,4 @@
-"""How far the outputs of one network are from another's."""
+"""Measure how far the outputs of one network are from another's."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ until checked), `credentials` and `registry` speak the distribution API, `push` 
 files.
 
 Why not the oras library: its pull compares no digest and resumes nothing (0.2.43: a byte flipped in
-the registry's store arrives unnoticed), it keeps one token whatever that was given for and however
-old it is, and it sends credentials to any realm that a server names. What is left of it would be a
-thin wrapper over an HTTP client, which `httpx` is; huggingface_hub brings that already.
+the registry's store arrives unnoticed), it keeps one token for every purpose and forever, and it
+sends credentials to any realm that a server names. What is left of it would be a thin wrapper over
+an HTTP client, which `httpx` is; huggingface_hub brings that already.
 """

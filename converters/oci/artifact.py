@@ -253,7 +253,7 @@ def _descriptor(entry: Any, place: str, what: str) -> tuple[str, int]:
 
 def _layer(entry: Any, place: str) -> Layer:
     if not isinstance(entry, dict):
-        raise InputError(f"{place}: a layer is no object")
+        raise InputError(f"{place}: a layer is not an object")
     sha256, n_bytes = _descriptor(entry, place, "a layer")
     kind, notes = entry.get("mediaType"), entry.get("annotations")
     if kind not in RAW_TYPES:

@@ -17,7 +17,7 @@ from edge.trust.key_argument import public_keys
 from edge.units import format_bytes, format_seconds, printable
 
 plain_http_option = click.option(
-    "--plain-http", is_flag=True, help="Speak HTTP without TLS. [default: only on loopback]"
+    "--plain-http", is_flag=True, help="Use HTTP without TLS. [default: only on loopback]"
 )
 
 
@@ -25,12 +25,12 @@ plain_http_option = click.option(
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("reference")
 @plain_http_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def push_command(bundle: Path, reference: str, plain_http: bool, as_json: bool) -> None:
-    """Put BUNDLE into an OCI registry at REFERENCE: registry/repository:tag.
+    """Push BUNDLE to an OCI registry at REFERENCE: registry/repository:tag.
 
-    It becomes a ModelPack artifact, one layer per file, its signature included. What the registry
-    has already is not sent again. Credentials are those of `docker login`.
+    The bundle becomes a ModelPack artifact with one layer per file, including its signature. Layers
+    that the registry already has are not sent. Credentials come from `docker login`.
     """
     place = parse_reference(reference)
     with TerminalReporter(quiet=as_json, unit="B") as reporter:
@@ -53,15 +53,15 @@ def push_command(bundle: Path, reference: str, plain_http: bool, as_json: bool) 
 @click.command("pull")
 @click.argument("reference")
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--key", metavar="KEY", help="It must be signed by this key (.pub file or line).")
+@click.option("--key", metavar="KEY", help="Require a signature by this key (.pub file or line).")
 @plain_http_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def pull_command(
     reference: str, directory: Path, key: str | None, plain_http: bool, as_json: bool
 ) -> None:
-    """Bring the bundle at REFERENCE (registry/repository:tag, or …@sha256:…) to DIRECTORY.
+    """Pull the bundle at REFERENCE (registry/repository:tag, or …@sha256:…) into DIRECTORY.
 
-    Every byte is compared with its digest. An interrupted pull goes on where it stopped.
+    Every byte is compared with its digest. An interrupted pull resumes.
     """
     place = parse_reference(reference)
     keys = public_keys(key) if key else ()

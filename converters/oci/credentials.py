@@ -1,4 +1,4 @@
-"""Who we are to a registry: what `docker login` and `podman login` have stored.
+"""Read registry credentials that `docker login` or `podman login` stored.
 
 Files are read in the order $REGISTRY_AUTH_FILE, $DOCKER_CONFIG/config.json (~/.docker), podman's
 $XDG_RUNTIME_DIR/containers/auth.json. Nothing is ever written.
@@ -96,7 +96,7 @@ def _in_document(document: dict[str, Any], name: str, path: Path) -> Credentials
 def _ask_helper(helper: str, name: str) -> Credentials | None:
     """docker-credential-HELPER get, the protocol of docker/docker-credential-helpers."""
     if not _HELPER.fullmatch(helper):
-        raise InputError(f"the credential helper {helper!r:.80} is no program's name")
+        raise InputError(f"the credential helper {helper!r:.80} is not a program's name")
     try:
         command = [f"docker-credential-{helper}", "get"]
         done = run_child(command, input=name.encode(), timeout_s=_HELPER_S)

@@ -1,9 +1,9 @@
-"""A bundle out of a registry: beside its place, every byte compared, then renamed.
+"""Pull a bundle: download it to OUT.partial, verify every digest, and rename it.
 
-    OUT.partial/parts/<sha256>      a blob as far as it came; named by what it will be
+    OUT.partial/parts/<sha256>      a partly downloaded blob, named by its digest
     OUT.partial/bundle/             the bundle, file by file
 
-A pull that was interrupted leaves that folder; the same command goes on in it.
+An interrupted pull leaves that folder. The same command resumes there.
 """
 
 from __future__ import annotations
@@ -303,7 +303,7 @@ class Receiver:
                 raise DeviceUnreachableError(
                     f"{self._registry.reference}: the connection broke {TRIES} times at byte "
                     f"{have} of {layer.path}: {problem}",
-                    next_step="run the same command again: it goes on where it stopped",
+                    next_step="run the same command again to resume",
                 )
             if have < layer.n_bytes and failures:
                 time.sleep(_PAUSE_S * failures)
@@ -330,11 +330,11 @@ class Receiver:
                 return "the registry refuses the range"
             self._registry.expect(response, 200, 206)
             if response.status_code == 206:
-                told = response.headers.get("Content-Range", "")
-                if not told.startswith(f"bytes {have}-"):
+                content_range = response.headers.get("Content-Range", "")
+                if not content_range.startswith(f"bytes {have}-"):
                     raise InputError(
                         f"{self._registry.reference.registry} was asked for bytes from {have} of "
-                        f"{layer.path} and sends {told!r:.60}"
+                        f"{layer.path} and sends {content_range!r:.60}"
                     )
             elif have:
                 # It knows no ranges: everything comes again.
@@ -364,6 +364,6 @@ def disk_error(error: OSError, output: Path) -> Exception:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DoesNotFitError(
             f"{output}: the disk is full; what came so far is kept",
-            next_step="make room, then run the same command again: it goes on where it stopped",
+            next_step="make room, then run the same command again to resume",
         )
     return InputError(f"{output}: {error.strerror or error}", next_step="choose another folder")

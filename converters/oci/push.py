@@ -1,4 +1,4 @@
-"""A bundle into a registry: what is there already is not sent again."""
+"""Push a bundle to a registry; existing layers are not sent again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`registry/repository:tag@sha256:…`, taken apart."""
+"""Parse a reference: `registry/repository:tag@sha256:…`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]
 
 @dataclass(frozen=True)
 class Reference:
-    """Where an artifact lies. `digest` pins it, whatever the tag says by now."""
+    """Where an artifact lies. `digest` pins it, even if the tag moved."""
 
     registry: str
     repository: str
@@ -65,10 +65,13 @@ def parse_reference(text: str) -> Reference:
     if not _REPOSITORY.fullmatch(repository) or len(repository) > 255:
         raise _wrong(
             text,
-            f"{printable(repository, 80)!r} is no repository: lower-case letters, digits, . _ - /",
+            f"{printable(repository, 80)!r} is not a repository: "
+            "lower-case letters, digits, . _ - /",
         )
     if colon and not _TAG.fullmatch(tag):
-        raise _wrong(text, f"{printable(tag, 80)!r} is no tag: letters, digits, . _ -, at most 128")
+        raise _wrong(
+            text, f"{printable(tag, 80)!r} is not a tag: letters, digits, . _ -, at most 128"
+        )
     return Reference(registry, repository, tag or (None if digest else "latest"), digest or None)
 
 

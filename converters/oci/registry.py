@@ -106,7 +106,7 @@ class Registry:
         reference, known = self.reference, self.tags()
         if not known:
             return InputError(
-                f"there is no {printable(str(reference))}: {_said(response)}",
+                f"there is no {printable(str(reference))}: {_error_text(response)}",
                 next_step="check the name; a private one may ask for docker login "
                 f"{reference.registry}",
             )
@@ -151,8 +151,8 @@ class Registry:
         """One request, signed in when the registry asks for it, with redirects followed and busy
         servers asked again. The response is not read yet.
 
-        Raises DeviceUnreachableError when nobody answers, InputError when access is denied,
-        UnsafeInputError when another host than the registry asks for credentials.
+        Raises DeviceUnreachableError when the registry does not answer, InputError when access is
+        denied, UnsafeInputError when another host than the registry asks for credentials.
         """
         response = self._answer(method, url, headers or {}, content, TRIES if retry else 1)
         try:
@@ -214,7 +214,7 @@ class Registry:
             raise InputError(
                 f"{self.reference.registry} answers {response.status_code} to "
                 f"{response.request.method} {printable(response.request.url.path, 200)}: "
-                f"{_said(response)}"
+                f"{_error_text(response)}"
             )
 
     # ---- signing in ---------------------------------------------------------------------------
@@ -285,7 +285,7 @@ class Registry:
         return UnsafeInputError(
             f"{self.reference.registry} leads to {printable(response.request.url.host, 100)}, "
             "which asks for credentials; they are for the registry only",
-            next_step="ask whoever runs the registry: what it leads to must need no credentials",
+            next_step="ask the registry's operator: its redirects must need no credentials",
         )
 
     def _denied(self, response: httpx.Response) -> EdgeError:
@@ -362,7 +362,7 @@ def _wait_s(response: httpx.Response, attempt: int) -> float:
     return float(_FIRST_WAIT_S * 2 ** (attempt - 1))
 
 
-def _said(response: httpx.Response) -> str:
+def _error_text(response: httpx.Response) -> str:
     """The registry's own words: the code and message of its first error."""
     try:
         if not response.is_closed:

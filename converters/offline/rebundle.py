@@ -1,4 +1,4 @@
-"""A finished bundle, once more with what its board needs to run it offline."""
+"""Copy a finished bundle and add what its board needs to run it offline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which Python, ABI and platform the wheels of a board must be for."""
+"""Find the Python, ABI and platform of a board's wheels."""
 
 from __future__ import annotations
 

@@ -90,8 +90,8 @@ def fetch_wheels(
     arguments += [str(path.absolute()) for path in local]
     done = run_child(python_argv("pip", *arguments, *requirements))
     if done.returncode:
-        said = decode_output(done.stderr)
-        lines = [line for line in said.splitlines() if "ERROR" in line] or [said.strip()[-400:]]
+        output = decode_output(done.stderr)
+        lines = [line for line in output.splitlines() if "ERROR" in line] or [output.strip()[-400:]]
         raise EngineMissingError(
             f"pip could not fetch the board's wheels: {lines[-1]}",
             next_step="check the network; bundles are offline only once their wheels are here",

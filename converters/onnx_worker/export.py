@@ -1,4 +1,5 @@
-"""Checkpoint in, folder for onnxruntime-genai out: the builder's float graph, quantized by us.
+"""Convert a checkpoint into a folder for onnxruntime-genai: the builder's float graph, quantized
+here.
 
 The builder (onnxruntime_genai.models) writes a graph of lazily read float tensors; its own
 quantizer and its writer are replaced, because they round to the extremes of each block.

@@ -1,4 +1,4 @@
-"""A float graph of the model builder becomes a quantized one, one matrix at a time.
+"""Quantize a float graph of the model builder, one matrix at a time.
 
 Every MatMul with a constant matrix becomes MatMulNBits, the embedding's Gather becomes
 GatherBlockQuantized. Where embedding and output matrix are tied they share one set of bytes. Scales

@@ -1,4 +1,4 @@
-"""Where onnxruntime-genai 0.18's model builder and transformers 5 do not meet, bridged.
+"""Adapt onnxruntime-genai 0.18's model builder to transformers 5.
 
 transformers 5 rewrites every configuration when it reads it: one `rope_parameters`, per kind of
 layer where there are several. The builder reads some families' older keys, and has two slips of its

@@ -1,4 +1,4 @@
-"""How far each recipe may be from its source: `bounds.toml`, read and applied."""
+"""Read and apply `bounds.toml`: the maximum divergence of each recipe from its source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ else:  # pragma: no cover - the 3.10 backport has the same interface
 @dataclass(frozen=True)
 class Bound:
     """`kld_mean`: the most mean divergence in nats per token on the named text. `published`: what
-    others measured for the recipe on a large model, None where nobody has.
+    others measured for the recipe on a large model, None when unknown.
     """
 
     kld_mean: float
@@ -54,7 +54,7 @@ def bound_of(recipe_id: str) -> Bound | None:
 
 def check_bounds(card: Mapping[str, Any], recipe_id: str, *, accept: bool = False) -> None:
     """Raise IntegrityError with the figures when an artifact is further from its source than its
-    recipe allows, unless the user has said that it will do. A card without figures passes.
+    recipe allows, unless the user accepted it. A card without figures passes.
     """
     if card.get("within_bounds") is not False or accept:
         return

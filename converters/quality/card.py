@@ -36,7 +36,7 @@ Card = dict[str, Any]
 
 
 def not_measured(why: str) -> Card:
-    """The card of an artifact whose quality nobody measured, and why."""
+    """The card of an artifact without a quality measurement, and the reason."""
     return {"not_measured": why}
 
 

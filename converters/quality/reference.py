@@ -46,7 +46,7 @@ _FLOAT32_BYTES = 256 * 1024 * 1024
 _CACHE_BYTES = 4 * 1024 * 1024 * 1024
 _FORMULA = 1  # raised when the same inputs would give other figures
 
-# Not among the named recipes: nobody runs it, it is measured against.
+# Not among the named recipes: it is a reference and never runs on a board.
 FULL = Recipe("f32", "F32", 0, "F32", "Single precision: what artifacts are measured against.")
 # GGUF's token type of padding rows (gguf-py, TokenType.UNUSED).
 _UNUSED = 5

@@ -1,4 +1,4 @@
-"""What is read for a quality card: the named text, a user's own, and the sample model's domain."""
+"""Texts for a quality card: the named text, a user's own, and the sample model's domain."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class Kernels:
         self._check_layout()
 
     def _check_layout(self) -> None:
-        """A library whose type table differs from ours would write files that nobody can read."""
+        """A library with another type table would write unreadable files."""
         for name, entry in GGML_TYPES.items():
             if entry.id > GGML_TYPES["BF16"].id:
                 continue  # an older library would be read beyond its table's end

@@ -1,4 +1,4 @@
-"""Give mapped pages back behind us, so that a 20 GB checkpoint does not fill the resident set."""
+"""Release mapped pages after use, so that a 20 GB checkpoint does not fill the resident set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A file on its way: written beside its name, journalled, continued after a kill, then renamed.
+"""Write a file under a temporary name with a journal, resume it after a kill, and rename it.
 
 Beside `model.gguf` lie `model.gguf.partial` (full length from the start) and
 `model.gguf.partial.journal`, JSON lines:
@@ -39,7 +39,7 @@ class PartialFile:
     """One artifact being written, tensor after tensor in the order of `steps`.
 
     `steps[i]` is the index in `layout.tensors` of the tensor written i-th: outputs that share one
-    pass over the checkpoint share its order, whatever the order in their files.
+    pass over the checkpoint share its order, regardless of the order in their files.
     """
 
     def __init__(

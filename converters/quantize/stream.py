@@ -1,8 +1,9 @@
-"""The pass: tensors from the mapped checkpoint, through ggml's quantizers, to their final place.
+"""Quantize in one pass: tensors from the mapped checkpoint, through ggml's quantizers, to their
+final place.
 
 Slabs of rows are converted by a pool of threads and written in order by the caller's thread, so
-that memory stays bounded whatever the model's size, the file's hash is known when the last byte is,
-and a journal needs to say no more than how many tensors are done.
+that memory stays bounded regardless of the model's size. The file's hash is known with its last
+byte. The journal only stores the number of finished tensors.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writing artifacts: what is checked before the first byte, and what is known after the last."""
+"""Write artifacts: checks before the first byte, facts after the last."""
 
 from __future__ import annotations
 

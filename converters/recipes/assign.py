@@ -179,9 +179,9 @@ class _Chooser:
             return tensor.keep
         if not allows_quantization(tensor, self.facts.arch):
             return tensor.source_type
-        return _fallback(self._wanted(tensor), tensor.n_per_row)
+        return _fallback(self._requested_type(tensor), tensor.n_per_row)
 
-    def _wanted(self, tensor: TargetTensor) -> str:
+    def _requested_type(self, tensor: TargetTensor) -> str:
         name, recipe, facts = tensor.name, self.recipe, self.facts
         if any(part in name for part in _AT_LEAST_Q8_0_IN.get(facts.arch, ())):
             return "Q8_0"

@@ -25,28 +25,29 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
 
 @click.command(name="rehearse")
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("-d", "--device", metavar="BOARD", help="Board id.  [default: the board of the plan]")
+@click.option("--prompt", default=PROMPT, show_default=True, help="Question to ask the model.")
 @click.option(
-    "-d", "--device", metavar="BOARD", help="Board id.  [default: the board it was planned for]"
-)
-@click.option("--prompt", default=PROMPT, show_default=True)
-@click.option("--tokens", "n_tokens", type=click.IntRange(1, 512), default=16, show_default=True)
+    "--tokens", "n_tokens", type=click.IntRange(1, 512), default=16, show_default=True,
+    help="Tokens to generate and compare.",
+)  # fmt: skip
 @click.option(
     "--free", "free_bytes", callback=_bytes, metavar="SIZE",
-    help="Memory that the board leaves free.  [default: the profile's]",
+    help="Memory available on the board.  [default: the profile's]",
 )  # fmt: skip
 @click.option(
     "--how", type=click.Choice(["binfmt", "proot", "qemu"]),
-    help="How to run arm64 programs.  [default: the first that works]",
+    help="Method to run arm64 programs.  [default: the first that works]",
 )  # fmt: skip
 @click.option(
     "--root", type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Root file system of the board's own system, unpacked.  [default: Debian's]",
+    help="Unpacked root file system of the board.  [default: Debian's]",
 )  # fmt: skip
 @click.option(
     "--min-agreement", type=click.FloatRange(0, 1), default=MIN_AGREEMENT, show_default=True,
-    help="Share of tokens that must be what this machine chooses.",
+    help="Minimum share of tokens that must equal the choices of this machine.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="One JSON line on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line on stdout.")
 def rehearse_command(
     bundle: Path,
     device: str | None,
@@ -58,9 +59,9 @@ def rehearse_command(
     min_agreement: float,
     as_json: bool,
 ) -> None:
-    """Install and run BUNDLE as a board would, under emulation of its CPU, within its memory.
+    """Install and run BUNDLE as its board would: emulated CPU, limited memory.
 
-    BUNDLE must carry its engine (edge build … --with-engine). Nothing is sent to a board.
+    BUNDLE must contain its engine (`edge build … --with-engine`). Nothing is sent to a board.
     """
     from device_profiles.catalog import find_profile
     from edge.bundle import open_bundle

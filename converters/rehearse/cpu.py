@@ -1,8 +1,8 @@
-"""Which CPU the emulator plays for a board, and what the kernel's files would say of it.
+"""Choose the emulated CPU of a board, and write the kernel's files about it.
 
 qemu-user knows a handful of Arm cores. A board whose core is among them gets exactly that one; any
 other gets the most capable one all of whose instructions the board has too, so that what passes
-here cannot die of SIGILL there. What the board could do beyond that stays untried, and is said.
+here cannot die of SIGILL there. The rehearsal reports the features of the board that stay untested.
 """
 
 from __future__ import annotations

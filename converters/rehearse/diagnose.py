@@ -1,4 +1,4 @@
-"""From how an emulated program ended to what would have gone wrong on the board. Pure."""
+"""Explain what would fail on the board, from the end of an emulated program. Pure."""
 
 from __future__ import annotations
 

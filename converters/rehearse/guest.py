@@ -1,5 +1,5 @@
-"""What runs on the (emulated) board: open the bundle with its own engine, answer, and say for every
-token of the host's answer which one the board would have chosen there.
+"""The program on the (emulated) board: open the bundle with its own engine, answer, and print the
+board's choice at every token of the host's answer.
 
     python3 guest.py JOB.json        one JSON line per event on stdout
 

@@ -98,7 +98,7 @@ def make_cgroup(n_bytes: int) -> tuple[int, Path | None]:
 
 
 def remove_cgroup(folder: Path) -> None:
-    """Remove a cgroup once its last process has gone."""
+    """Remove a cgroup after its last process ended."""
     for _ in range(50):
         try:
             folder.rmdir()

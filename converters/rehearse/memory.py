@@ -1,4 +1,4 @@
-"""The peak memory of emulated programs, told apart from the emulator's, while they run."""
+"""The peak memory of emulated programs, separated from the emulator's, while they run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rehearsal needs before anything runs: the bundle's copy, and the board's own files."""
+"""Prepare a rehearsal: copy the bundle and write the board's own files."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def check_bundle(bundle: Bundle) -> None:
 
 def bundle_python(bundle: Bundle, device: DeviceProfile) -> BoardPython:
     """The Python that the bundle's wheels are for: what it says itself, else the board's."""
-    said = bundle.manifest.get("board")
-    python = said.get("python") if isinstance(said, dict) else None
+    board_entry = bundle.manifest.get("board")
+    python = board_entry.get("python") if isinstance(board_entry, dict) else None
     return board_python(device, python if isinstance(python, str) else None)
 
 
@@ -57,7 +57,7 @@ def copy_bundle(bundle: Bundle, target: Path) -> None:
     for name, text in bundle.texts.items():  # its signature, too: keys may be pinned here
         (target / name).write_bytes(text)
     if hasattr(os, "posix_fadvise"):
-        # Pages that this machine has read already are charged to nobody; the board has none yet.
+        # Pages that this machine has read already are not charged; the board has none yet.
         for file in bundle.files:
             handle = os.open(target / file.name, os.O_RDONLY)
             try:

@@ -1,5 +1,5 @@
-"""What the host's engine answers, and how near its second choices were: the board is compared with
-that, token by token, not text by text.
+"""Compute the host's answer and the distance of its second choices. The board is compared with it
+token by token, not text by text.
 
 Kernels of different cores round differently, so a near tie may fall either way, and the texts part
 from there. Therefore the board is shown the host's own tokens and asked for the next one each time

@@ -1,4 +1,4 @@
-"""A bundle's first day on a board, played on the host: install, load, answer, compare, measure."""
+"""Rehearse a bundle's first day on a board: install, load, answer, compare, measure."""
 
 from __future__ import annotations
 

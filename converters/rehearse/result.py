@@ -29,9 +29,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """One rehearsal. Seconds are the emulator's and say nothing of the board. `memory` is the peak
+    """One rehearsal. Seconds are the emulator's and do not predict the board. `memory` is the peak
     of the board's program and, apart, of the emulator; `limit_bytes` what the board leaves free;
-    `planned_bytes` what the plan said. None: not reached, or not measured.
+    `planned_bytes` is the plan's figure. None: not reached, or not measured.
     """
 
     bundle_id: str

@@ -96,10 +96,10 @@ def board_root(
         done = run_child([*command, suite, str(partial.absolute()), mirror])
         if done.returncode:
             shutil.rmtree(partial, ignore_errors=True)
-            said = decode_output(done.stderr)
-            lines = [line for line in said.splitlines() if line.startswith("E:")]
+            output = decode_output(done.stderr)
+            lines = [line for line in output.splitlines() if line.startswith("E:")]
             raise EngineMissingError(
-                f"could not make the board's system: {'; '.join(lines[-3:]) or said[-300:]}",
+                f"could not make the board's system: {'; '.join(lines[-3:]) or output[-300:]}",
                 next_step="check the network, or name a Debian mirror in EDGEKIT_DEBIAN_MIRROR",
             )
         finish_root(partial)

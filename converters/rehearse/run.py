@@ -112,9 +112,9 @@ class Run:
             "--no-display-prompt", "--simple-io",
             *(("-cnv", "-st", "--jinja") if reference.has_template else ("-no-cnv",)),
         ]  # fmt: skip
-        said: list[str] = []
-        self._execute("answering", argv, ANSWER_TIMEOUT_S, said.append)
-        text = "".join(said).replace("[end of text]", "").strip()
+        pieces: list[str] = []
+        self._execute("answering", argv, ANSWER_TIMEOUT_S, pieces.append)
+        text = "".join(pieces).replace("[end of text]", "").strip()
         self._add(engine=f"static llama.cpp, {variant}", text=text)
         if self._found.ok and reference.text.strip() and not text:
             self._fail("wrong-answers", "the program says nothing, this machine's engine does")

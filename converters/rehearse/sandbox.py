@@ -1,4 +1,4 @@
-"""Three ways to run arm64 programs of a Debian root on this machine, and which of them works here.
+"""Three ways to run arm64 programs of a Debian root, and the choice of a working one.
 
 binfmt   as root, where the kernel starts qemu for arm64 programs by itself: chroot in a mount
          namespace of its own
@@ -167,20 +167,20 @@ def ways_to_run() -> list[How]:
 def open_sandbox(root: Path, work: Path, fakes: Path, cpu: str, how: How | None = None) -> Sandbox:
     """A sandbox in which the root's python3 really starts; `how` fixes the way.
 
-    Raises EngineMissingError, with what each way said, when none works.
+    Raises EngineMissingError, with the message of each way, when none works.
     """
     qemu = find_qemu()
     for name in ("home", "tmp"):
         (work / name).mkdir(exist_ok=True)
-    said = []
+    problems = []
     for way in [how] if how else ways_to_run():
         sandbox = Sandbox(way, qemu, root, work, fakes, cpu)
         problem = try_sandbox(sandbox)
         if problem is None:
             return sandbox
-        said.append(f"{way}: {problem}")
+        problems.append(f"{way}: {problem}")
     raise EngineMissingError(
-        f"arm64 programs cannot be run here ({'; '.join(said)})",
+        f"arm64 programs cannot be run here ({'; '.join(problems)})",
         next_step="sudo apt-get install -y qemu-user-static proot, or rehearse on another machine",
     )
 

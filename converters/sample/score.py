@@ -46,9 +46,11 @@ def score_file(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("recipes", nargs="*", help="default: all")
-    parser.add_argument("--limit", type=int, help="only so many held-out requests of each kind")
+    parser.add_argument(
+        "--limit", type=int, help="use at most this many held-out requests of each kind"
+    )
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--dry-run", action="store_true", help="do not touch the model card")
+    parser.add_argument("--dry-run", action="store_true", help="leave the model card unchanged")
     options = parser.parse_args()
     spec = open_model(MODEL_DIR)
     examples = held_out(options.limit)

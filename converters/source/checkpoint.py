@@ -220,7 +220,7 @@ def _refuse_without_weights(directory: Path) -> None:
 def pickle_advice(source: str, target: str | None = None) -> str:
     """The command that makes safetensors of a pickled checkpoint, for those who trust it."""
     return (
-        "if you trust whoever made them, convert with torch and transformers: python -c "
+        "if you trust their author, convert with torch and transformers: python -c "
         '"import sys; from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
         "M.from_pretrained(sys.argv[1], torch_dtype='auto').save_pretrained(sys.argv[2]); "
         'T.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[2])" '

@@ -34,7 +34,7 @@ _COMPANIONS = {
     "README.md": "card",
 }
 MAX_COMPANION_BYTES = 1024 * 1024
-# What the tools of other formats read by themselves, whatever it is called.
+# Files that the tools of other formats read by themselves, under any name.
 _READ_BY_TOOLS = (".json", ".model", ".jinja", ".txt", ".safetensors")
 
 
@@ -82,7 +82,7 @@ def companions(directory: Path) -> Iterator[tuple[str, str]]:
 
 
 def companion_notes(directory: Path) -> list[str]:
-    """What is said of licences and cards that are too large for the bundle."""
+    """Notes about licences and cards that are too large for the bundle."""
     return [
         f"{name} is left out of the bundle: {format_bytes((directory / name).stat().st_size)}, "
         f"more than {format_bytes(MAX_COMPANION_BYTES)}"

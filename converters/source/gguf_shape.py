@@ -1,6 +1,6 @@
 """A GGUF header → `ModelShape`, for any architecture.
 
-Sizes come from the `<arch>.*` keys. What the engine knows without being told by the file (which
+Sizes come from the `<arch>.*` keys. What the engine knows without an entry in the file (which
 layers of an architecture have sliding windows, which are recurrent) is in the tables here, from
 upstream's src/models/*.cpp, src/llama-hparams.cpp and src/llama-arch.cpp. An architecture that is
 not in a table counts as full attention in every layer: the larger of the possible memory needs.
@@ -35,7 +35,7 @@ def shape_from_header(header: GgufHeader, tensors: Sequence[TargetTensor]) -> Mo
     keys = _Keys(header)
     n_layer = keys.require("block_count")
     if n_layer > MOST_LAYERS:
-        raise InputError(f"GGUF key {keys.arch}.block_count is {n_layer}; no model has so many")
+        raise InputError(f"GGUF key {keys.arch}.block_count is {n_layer}; no model has that many")
     n_embd = keys.require("embedding_length")
     n_vocab = _n_vocab(header, keys, tensors)
     n_expert = keys.integer("expert_count") or 0
@@ -99,8 +99,8 @@ class _Keys:
 
 
 def _layers(keys: _Keys, n_layer: int, n_embd: int, heads: Sequence[int]) -> tuple[LayerShape, ...]:
-    told = keys.raw("attention.head_count_kv") is not None
-    kv_heads = keys.per_layer("attention.head_count_kv", n_layer, 0) if told else heads
+    has_kv_heads = keys.raw("attention.head_count_kv") is not None
+    kv_heads = keys.per_layer("attention.head_count_kv", n_layer, 0) if has_kv_heads else heads
     default_dim = n_embd // max(1, max(heads))
     dim_k = keys.integer("attention.key_length") or default_dim
     dim_v = keys.integer("attention.value_length") or default_dim

@@ -50,7 +50,7 @@ def open_directory(
     """Describe the model in a directory; tensors stay on disk until they are read.
 
     The keyword arguments are for directories that came from a hub. Raises InputError (and its
-    kinds) for whatever keeps the checkpoint from being converted.
+    kinds) for a checkpoint that cannot be converted.
     """
     check_folder(directory)
     config = read_json_object(_config_path(directory))

@@ -1,5 +1,5 @@
-"""Families that LiteRT can be made of, by `model_type` in `config.json`. The table with what each
-one needed, and every hole and whose it is, is in docs/formats.md; tests/litert keeps it true.
+"""Families that LiteRT can be made of, by `model_type` in `config.json`. docs/formats.md has the
+table of what each one needed, and of every gap and its owner; tests/litert checks it.
 """
 
 from __future__ import annotations

@@ -103,12 +103,12 @@ def open_vocab(path: Path) -> Iterator[EngineVocab]:
             "verifying a vocabulary needs the engine, llama-cpp-python",
             next_step=install_line("llama"),
         ) from None
-    said: list[str] = []
+    log_lines: list[str] = []
 
     @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
     def keep_errors(level: int, text: bytes, _user_data: Any) -> None:
         if level == _ERROR:
-            said.append(text.decode("utf-8", "replace").strip())
+            log_lines.append(text.decode("utf-8", "replace").strip())
 
     llama_cpp.llama_log_set(keep_errors, ctypes.c_void_p(0))
     try:
@@ -117,7 +117,9 @@ def open_vocab(path: Path) -> Iterator[EngineVocab]:
         parameters.n_gpu_layers = 0
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         if not model:
-            raise EngineError(f"the engine does not load {path.name}: {printable('; '.join(said))}")
+            raise EngineError(
+                f"the engine does not load {path.name}: {printable('; '.join(log_lines))}"
+            )
         try:
             yield EngineVocab(llama_cpp, model)
         finally:

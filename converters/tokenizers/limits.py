@@ -1,4 +1,4 @@
-"""Where the engine is known to differ from every checkpoint of a kind, whoever converts it.
+"""Known differences between the engine and every checkpoint of a kind, with any converter.
 
 A difference in ids is a refusal, except on texts that one of these limits explains; they are
 derived from the tokenizer's definition, never from the outcome, and each is reported to the user.

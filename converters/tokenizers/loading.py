@@ -1,4 +1,4 @@
-"""Which file a family's vocabulary is read from, and what is written besides it.
+"""Choose the file of a family's vocabulary, and the metadata to write with it.
 
 The rules of upstream's `set_vocab` methods (conversion/{llama,qwen,gemma,phi}.py) as data, keyed by
 GGUF architecture; architectures without an entry read tokenizer.json alone, as upstream's base
@@ -160,7 +160,7 @@ def _trailing(files: TokenizerFiles, rules: VocabRules, vocabulary: Vocabulary) 
 def _check_ends(files: TokenizerFiles, special: SpecialTokens, vocabulary: Vocabulary) -> None:
     declare_unknown_ends(special, end_of_turn_ids(files), list(vocabulary.tokens))
     if "eos" not in special.ids:
-        # Without one the engine takes token 11 (BPE) or 2 (SentencePiece), whatever they are.
+        # Without one the engine takes token 11 (BPE) or 2 (SentencePiece), without a check.
         raise InputError(
             "no end-of-sequence token: neither tokenizer_config.json nor config.json names one",
             next_step='set "eos_token" in tokenizer_config.json or "eos_token_id" in config.json',

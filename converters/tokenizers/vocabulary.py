@@ -1,4 +1,4 @@
-"""The vocabulary as every source yields it: texts, types, scores, merges; and its GGUF form."""
+"""A vocabulary from any source: texts, types, scores, merges; and its GGUF form."""
 
 from __future__ import annotations
 

@@ -96,8 +96,8 @@ class Graph:
     def run(
         self, size: int, *sources: int, in_place: bool = False, written: int | None = None
     ) -> int:
-        """An operation's result. `in_place` ones take over a source of the same layout that nobody
-        else reads.
+        """An operation's result. `in_place` ones take over a source of the same layout without
+        another reader.
         """
         touched = size if written is None else written
         return self._add(_Value(size, touched, sources, in_place=in_place))

@@ -1,4 +1,4 @@
-"""What a probe has measured on a board, in place of what kernels and data sheets would say.
+"""Use a probe's measurements of a board instead of kernel tables and data sheets.
 
 `edge probe` times 4-bit decode by thread count and a few prefill products (`DeviceProfile.memory`,
 `DeviceProfile.kernel_speeds`). Types that it did not time keep their ratio to one that it did.

@@ -178,10 +178,10 @@ def memory_phases(
     output: int,
     engine: int,
 ) -> MemoryPhases:
-    """The two phases of a run. Weights come first, and a tensor's staging is gone when the next one
-    is read; then what lies before and behind all mapped tensors is unmapped, and the KV cache is
-    made and zeroed. Compute buffers take pages as they are written to, in the first micro-batches
-    (src/llama-model-loader.cpp, load_all_data; src/llama-kv-cache.cpp).
+    """The two phases of a run. Weights come first, and a tensor's staging is freed before the next
+    one is read; then what lies before and behind all mapped tensors is unmapped, and the KV cache
+    is made and zeroed. Compute buffers take pages as they are written to, in the first
+    micro-batches (src/llama-model-loader.cpp, load_all_data; src/llama-kv-cache.cpp).
     """
     copied = 0 if use_mmap else weights.tensors - weights.repacked_source
     staging = 0 if use_mmap else weights.largest_repacked
@@ -269,7 +269,7 @@ def output_bytes(shape: ModelShape, n_outputs: int = 1) -> int:
 
 
 def engine_anonymous_bytes(shape: ModelShape, n_merges: int = 0) -> int:
-    """Interpreter, engine and vocabulary: what is there whatever the context."""
+    """Interpreter, engine and vocabulary: what is there regardless of the context."""
     vocabulary = VOCAB_ENTRY_BYTES * shape.n_vocab + VOCAB_MERGE_BYTES * n_merges
     return ENGINE_BASE_BYTES + vocabulary
 

@@ -1,4 +1,4 @@
-"""What a named quantization makes of each tensor: types, bits, and a model's tensors under it.
+"""The types and bits of each tensor under a named quantization.
 
 For models of which only the shape is known (`device_profiles.models`); where the recipes of this
 kit write the file, the planner weighs the real tensors. Source of the ggml mixtures:

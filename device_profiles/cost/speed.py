@@ -35,7 +35,7 @@ _OVERLAP = 3.0
 # that of all its fast cores, so that fewer threads reach up to this much more.
 _CONTENTION, _CONTENTION_MOST = 0.05, 0.10
 
-# Share of the theoretical bandwidth that a CPU sustains, where nobody has measured it: the median
+# Share of the theoretical bandwidth that a CPU sustains, without a measurement: the median
 # of the boards that have both figures.
 SUSTAINED_SHARE_OF_THEORETICAL = 0.52
 

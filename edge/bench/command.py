@@ -38,7 +38,7 @@ from edge.engines.settings import default_threads
 from edge.engines.target import OpenModel, engine_of, open_model
 from edge.errors import UsageError
 from edge.gguf import read_header
-from edge.live import announces, opened_model
+from edge.live import publish_model, publish_status
 from edge.report.figures import group_runs
 from edge.report.terminal import run_lines
 from edge.terminal import ProgressLine
@@ -55,37 +55,52 @@ N_PER_REPEAT, N_PER_REPEAT_QUICK = 20, 4
     "-o", "--output", type=click.Path(path_type=Path), help="Append results to this file."
 )
 @click.option(
-    "--quick", is_flag=True, help="Short prompts and answers: under a minute for a small model."
+    "--quick",
+    is_flag=True,
+    help="Use short prompts and answers; a small model takes under a minute.",
 )
 @click.option(
     "--protocol", type=click.Choice(["standard", "quick", "sustained"]),
-    help="standard; quick, the same as --quick; sustained, quick and then minutes of decode.",
+    help="standard; quick (same as --quick); or sustained: quick, then minutes of decode.",
 )  # fmt: skip
 @click.option(
     "--minutes", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True,
-    help="Of decode with --protocol sustained.",
+    help="Minutes of decode with --protocol sustained.",
 )  # fmt: skip
 @click.option(
     "--cool-below", type=click.FloatRange(0, 150), metavar="°C",
-    help="Wait until the board is cooler than this, ten minutes at most, or flag the run.",
+    help="Wait up to ten minutes until the board is cooler than this, or flag the run.",
 )  # fmt: skip
-@click.option("--repeats", type=click.IntRange(min=1), default=MIN_REPEATS, show_default=True)
 @click.option(
-    "--gen", "n_gen", type=click.IntRange(min=2), help="Tokens generated per decode test."
+    "--repeats", type=click.IntRange(min=1), default=MIN_REPEATS, show_default=True,
+    help="Number of repetitions of each test.",
+)  # fmt: skip
+@click.option("--gen", "n_gen", type=click.IntRange(min=2), help="Tokens per decode test.")
+@click.option(
+    "--threads",
+    "n_threads",
+    type=click.IntRange(min=1),
+    help="Number of threads. [default: the plan's]",
 )
-@click.option("--threads", "n_threads", type=click.IntRange(min=1), help="[default: the plan's]")
-@click.option("--ctx", "n_ctx", type=click.IntRange(min=64), help="[default: the plan's]")
+@click.option(
+    "--ctx",
+    "n_ctx",
+    type=click.IntRange(min=64),
+    help="Context length, in tokens. [default: the plan's]",
+)
 @click.option("--kv-type", help="Type of the KV cache. [default: the plan's]")
 @click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
-    help="Shape of an input whose dimensions are open (networks other than language models).",
+    help="Shape of an input with open dimensions (networks other than language models).",
 )  # fmt: skip
-@click.option("--no-memory-check", is_flag=True, help="Load even if memory looks too short.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="The result lines on stdout instead of a report."
+    "--no-memory-check", is_flag=True, help="Load the model even if memory looks too short."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the result lines on stdout instead of a report."
 )
 @workload_options
-@announces("bench")
+@publish_status("bench")
 def bench(
     model: Path,
     output: Path | None,
@@ -103,14 +118,15 @@ def bench(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Measure MODEL (a bundle or a model file): memory, TTFT, prefill, decode, load. With --within
-    or --workload: how many of a task's requests are answered in time.
+    """Measure MODEL (a bundle or a model file): memory, TTFT, prefill, decode and load.
 
-    Any other network (.onnx, .tflite: vision, speech; or what `edge build` made of one) is measured
-    as such: latency, memory, load, with inputs made from its signature.
+    With --within or --workload, measure how many of a task's requests are answered in time.
 
-    Every test has a warm-up that is dropped and at least five repetitions, taken in turns. Results
-    are stored with their raw timestamps; `edge report` renders them.
+    For any other network (an .onnx or .tflite file, or the output of `edge build`), measure
+    latency, memory and load. The inputs are made from its signature.
+
+    Every test starts with a discarded warm-up and has at least five repetitions, taken in turns.
+    Results keep their raw timestamps; `edge report` renders them.
     """
     if re.match(r"\w+:/", str(model)):  # a path has lost one slash of two
         target = str(model).replace(":/", "://", 1)
@@ -127,7 +143,7 @@ def bench(
     baseline = read_memory()
     if is_network(model):
         if workload is not None:
-            raise UsageError("--workload and --within are about language models")
+            raise UsageError("--workload and --within need a language model")
         bar = TestProgress()
         n_threads = n_threads or default_threads()
         built = open_network_folder(model) if is_network_folder(model) else None
@@ -166,7 +182,7 @@ def bench(
     line.close()
     model_path = opened.bundle.model_path if opened.bundle else opened.path
     if workload is not None:
-        opened_model(opened.name, opened.engine.describe())
+        publish_model(opened.name, opened.engine.describe())
         flag, bar = None, TestProgress()
         if cool_below is not None:
             flag = wait_until_cool(cool_below, say=lambda text: click.echo(text, err=True))
@@ -181,7 +197,7 @@ def bench(
         return
     with closing(opened.engine) as engine:
         info = engine.describe()
-        opened_model(opened.name, info)
+        publish_model(opened.name, info)
         tests = make_tests(engine.n_ctx, quick=quick, n_gen=n_gen)
         warm = None
         if cool_below is not None:

@@ -86,7 +86,7 @@ def disturbances(
 
 
 def machine_state() -> dict[str, Any]:
-    """What changes between the start and the end of a bench; None where it cannot be told."""
+    """What changes between the start and the end of a bench; None when it cannot be determined."""
     heat = read_heat()
     load = psutil.getloadavg()[0]
     return {
@@ -100,7 +100,7 @@ def machine_state() -> dict[str, Any]:
 
 
 def machine_facts() -> dict[str, Any]:
-    """What a reader needs to know of the machine; None where it cannot be told."""
+    """What a reader needs to know of the machine; None when it cannot be determined."""
     governor = _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     model, ram_bytes = board_model(), psutil.virtual_memory().total
     limits = [limit.limit_bytes for limit in read_limits(LocalSystem())]

@@ -1,4 +1,4 @@
-"""A bench begins on a cool board, or says that it did not."""
+"""Wait for a cool board before a bench, or flag the run."""
 
 from __future__ import annotations
 

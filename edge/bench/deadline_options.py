@@ -1,4 +1,4 @@
-"""What `edge bench` is told about a workload and its time."""
+"""Options of `edge bench` for a workload and its time limits."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ N_REQUESTS, N_COLD = 50, 5
 _OPTIONS = (
     click.option(
         "--workload", metavar="TASK",
-        help="Ask requests of a task (see `edge tasks`), or of all in turn: mix.",
+        help="Measure with the requests of a task (see `edge tasks`), or mix for all tasks.",
     ),
-    click.option("--within", help="Time for each whole answer: 2s, 500ms. [default: the task's]"),
-    click.option("--first-within", help="Time to its first token."),
+    click.option(
+        "--within", help="Time limit for each whole answer: 2s, 500ms. [default: the task's]"
+    ),
+    click.option("--first-within", help="Time limit for the first token."),
     click.option(
         "--on-miss", type=click.Choice(["refuse", "best"]), default="refuse", show_default=True,
-        help="When no version of a request fits the time: refuse it, or give what the time allows.",
+        help="If no version of a request fits the time: refuse it, or answer as far as possible.",
     ),
     click.option(
         "--requests", "n_requests", type=click.IntRange(1, 100_000), default=N_REQUESTS,
-        show_default=True, help="Requests of the workload.",
+        show_default=True, help="Number of requests from the workload.",
     ),
     click.option(
         "--cold", "n_cold", type=click.IntRange(0, 1000), default=N_COLD, show_default=True,
-        help="Further requests, each right after opening the engine.",
+        help="Number of extra requests, each measured right after opening the engine.",
     ),
 )  # fmt: skip
 
@@ -73,8 +75,8 @@ def check_alone(workload: Workload, others: dict[str, object]) -> None:
     for option, value in others.items():
         if value:
             raise UsageError(
-                f"{option} is about single tests, --workload {workload.name} asks whole requests",
-                next_step="leave one of them out; --requests says how many are asked",
+                f"{option} is for single tests, but --workload {workload.name} runs whole requests",
+                next_step="leave one of them out; --requests sets the number of requests",
             )
 
 

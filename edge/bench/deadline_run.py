@@ -1,4 +1,4 @@
-"""Ask the requests of a workload within their budgets, and keep what became of each.
+"""Ask the requests of a workload within their budgets, and keep each outcome.
 
 Warm: one engine, the requests one after the other, so that the KV cache holds the beginning that a
 request shares with the one before. Cold: the engine newly opened for each request, its file dropped
@@ -182,7 +182,7 @@ def run_workload(
     for_warm, for_cold = asked[: workload.n_requests], asked[workload.n_requests :]
     done = 0
 
-    def told(some: Sequence[Request], label: str) -> Iterator[Request]:
+    def report_progress(some: Sequence[Request], label: str) -> Iterator[Request]:
         nonlocal done
         for request in some:
             if progress:
@@ -191,11 +191,11 @@ def run_workload(
             done += 1
 
     warm = _new_run(workload, "warm", for_warm, notes)
-    for request in told(warm_up, "warming up"):
+    for request in report_progress(warm_up, "warming up"):
         asker.ask(request, workload.budget(request.task))
     before = read_conditions()
     with Sampler() as sampler:
-        for request in told(for_warm, warm.test.label):
+        for request in report_progress(for_warm, warm.test.label):
             _take(warm, asker.ask(request, workload.budget(request.task)))
     finish(warm, sampler, before, read_conditions())
     timed.save()
@@ -203,7 +203,7 @@ def run_workload(
     cold = _new_run(workload, "cold", for_cold, notes)
     before = read_conditions()
     with Sampler() as sampler:
-        for request in told(for_cold, cold.test.label):
+        for request in report_progress(for_cold, cold.test.label):
             if not drop_page_cache(model_path) and not cold.flags:
                 cold.flags = ["page cache could not be dropped: cold is as warm as the page cache"]
             _take(cold, _ask_cold(opened, model_path, request, workload))

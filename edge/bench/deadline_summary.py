@@ -1,4 +1,4 @@
-"""What became of the requests of a workload, counted: pure functions of their rows.
+"""Count the outcomes of a workload's requests: pure functions of their rows.
 
 A row is one request as plain data (`DeadlineRun.rows` makes them; `docs/result-schema.md` lists the
 entries), so that a report can count stored rows again.

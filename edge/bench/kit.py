@@ -1,4 +1,4 @@
-"""Which edgekit made a result: its version and, where it can be told, its commit."""
+"""The edgekit that made a result: its version and, where known, its commit."""
 
 from __future__ import annotations
 

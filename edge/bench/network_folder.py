@@ -1,4 +1,4 @@
-"""A folder that `edge build` made of a network: found, checked, and what its record says.
+"""Find and check a folder that `edge build` made of a network, and read its record.
 
 Reading one trusts nothing: plain names, no links, sizes and hashes before use.
 """
@@ -53,8 +53,8 @@ def is_network_folder(path: Path) -> bool:
 
 def open_network_folder(folder: Path) -> NetworkFolder:
     """Raises InputError for a record that makes no sense, UnsafeInputError for links and paths,
-    IntegrityError for a file that is missing, added or changed, and where keys are pinned: nobody
-    can have signed such a folder.
+    IntegrityError for a file that is missing, added or changed, and where keys are pinned, because
+    such a folder carries no signature.
     """
     where = folder / RECORD
     refuse_unsigned(where)
@@ -66,7 +66,7 @@ def open_network_folder(folder: Path) -> NetworkFolder:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(record, dict) or record.get("kind") != KIND:
-        raise InputError(f"{where}: this is no record of a network")
+        raise InputError(f"{where}: this is not a record of a network")
     if record.get("schema") != SCHEMA:
         raise InputError(
             f"{where}: schema {record.get('schema')!r}, this edgekit reads {SCHEMA}",

@@ -1,5 +1,7 @@
-"""Inputs for a network nobody told us anything about, from its signature: shapes by rule where they
-are open, values that no operator chokes on. Always the same ones.
+"""Make synthetic inputs for an unknown network, from its signature.
+
+Rules fill open dimensions. Values are safe for every operator. The same signature always gives the
+same inputs.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
         if not separator or not name or not re.fullmatch(r"\d{1,9}(x\d{1,9})*", dims):
             raise UsageError(
                 f"--shape {printable(text)!r}: expected NAME=1x3x224x224",
-                next_step="edge bench MODEL says the names of the inputs",
+                next_step="edge bench MODEL lists the names of the inputs",
             )
         found[name] = tuple(map(int, dims.split("x")))
     return found

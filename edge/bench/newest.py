@@ -43,8 +43,8 @@ def line_spans(data: bytes) -> list[tuple[int, int]]:
 
 def find_newest(data: bytes, spans: Sequence[tuple[int, int]], most: int = MAX_LINES) -> Newest:
     """Choose whole runs, newest first, until `most` lines are reached; at least one run, and of
-    that no more than `most` lines. A line that does not tell its run is chosen: whoever parses it
-    says what is wrong with it.
+    that no more than `most` lines. A line without a run is chosen; its parser then reports the
+    fault.
     """
     runs: dict[str, list[int]] = {}
     times: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Was a refusal right? The refused request, asked again with no limit that could refuse it."""
+"""Measure how long a refused request would really have taken."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """A digest per result, so that an edited one is seen.
 
-The digest is SHA-256 over the record's canonical JSON (keys sorted, no spaces, non-ASCII
-escaped) without the entry itself. It proves that a line is as `edge bench` wrote it, not who wrote
-it: whoever edits a figure can compute a new digest, and is then caught by `edge report --verify`,
-which derives every figure from the raw trace again.
+The digest is SHA-256 over the record's canonical JSON (keys sorted, no spaces, non-ASCII escaped)
+without the entry itself. It proves that a line is as `edge bench` wrote it, not who wrote it: an
+editor can compute a new digest, but `edge report --verify` catches that: it derives every figure
+from the raw trace again.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ def parse_results(path: Path, data: bytes, most: int | None = None) -> Results:
             continue
         where = f"{path}:{number}"
         if len(line) > MAX_LINE_BYTES:
-            raise InputError(f"{where}: a line of {len(line)} bytes is no result")
+            raise InputError(f"{where}: a line of {len(line)} bytes is not a result")
         try:
             record = json.loads(line, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
@@ -161,7 +161,7 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
         for value in (figure or {}).values():
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if value is not None and not (number and math.isfinite(value)):
-                raise InputError(f"{where}: metric {name!r} holds {value!r}, which is no figure")
+                raise InputError(f"{where}: metric {name!r} holds {value!r}, which is not a figure")
     check_traces(record.get("traces", []), where)
     return record
 

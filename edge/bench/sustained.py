@@ -1,4 +1,4 @@
-"""Minutes of decode without a pause: what a board holds once it is warm, against its first burst.
+"""Decode for minutes without a pause, and compare the warm speed with the first burst.
 
 The same short piece of work again and again (equal depth, equal tokens), so that a slower
 repetition is a slower board and not a longer context. Heat, clock and memory are sampled all the

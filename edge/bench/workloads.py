@@ -1,4 +1,4 @@
-"""What is measured: named tests of exact token counts over one fixed pseudo-random prompt.
+"""The tests of a bench: exact token counts over one fixed pseudo-random prompt.
 
 All prompts are prefixes of the same token sequence, so that depth 512 is a part of depth 2048 and
 an engine that reuses its KV cache fills the depth once.

@@ -1,4 +1,4 @@
-"""An answer within the time allowed: what it will take, what can be left out, where it may end.
+"""Answer within a time limit: predict the time, shorten the prompt, end the answer.
 
 `time_model` predicts seconds and learns from every request; `shape` chooses the version of a
 conversation that fits, with sentences picked by `shorten`; `soft_end` ends on a sentence. The

@@ -1,4 +1,4 @@
-"""What the user allows: seconds for the whole answer, seconds to its first token."""
+"""The user's time limits: seconds for the whole answer, seconds to its first token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What times are fitted with: a curve of physical terms, a pace on top of it, bounds around it."""
+"""Fit times: a curve of physical terms, a pace on top of it, bounds around it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Curve:
             for j in range(n):
                 self._a[i][j] = _FORGET * self._a[i][j] + terms[i] * terms[j] / seconds**2
             self._b[i] = _FORGET * self._b[i] + terms[i] / seconds
-            # The prior never fades altogether: a direction that nobody walks keeps its value.
+            # The prior never fades completely: a direction without data keeps its value.
             floor = (1 - _FORGET) * _PRIOR_WEIGHT
             self._a[i][i] += floor / self.prior[i] ** 2
             self._b[i] += floor / self.prior[i]

@@ -1,8 +1,8 @@
-"""How long this process is not run at a time: what a quota, or another process, takes in one piece.
+"""Longest recent scheduler freeze, caused by a CPU quota or by preemption.
 
-A quota lets a process compute for a part of each period and then freezes it for the rest (100 ms in
-all, by default: cgroups). Whatever has to be done by a certain time must then be begun that much
-earlier. It shows in the gaps between looks that should follow each other closely.
+A quota lets a process compute for part of each period and freezes it for the rest (the default
+period of cgroups is 100 ms). Work with a time limit must then begin that much earlier. A freeze
+appears as a long gap between two clock readings that should follow each other closely.
 """
 
 from __future__ import annotations

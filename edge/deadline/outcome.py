@@ -1,4 +1,4 @@
-"""What became of a request with a budget: met or missed, where the time went, what was changed."""
+"""The outcome of a request with a budget: met or missed, times, and adjustments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One request with a budget while it runs, and what it came to."""
+"""One request with a budget, while it runs and after it ended."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from edge.deadline.shape import Version
 from edge.deadline.soft_end import is_whole
 from edge.types import TokenEvent
 
-# The speed of an answer is that of its latest tokens; fewer than so many tell nothing.
+# The speed of an answer is that of its latest tokens; fewer than this many are no measure.
 _LATEST, _LATEST_LEAST = 17, 5
 
 
 @dataclass
 class Request:
-    """What is known of a request so far. Times are monotonic nanoseconds: received by whoever
-    queued it, asked of us, the version chosen, first and last token; `end_ns` None: no limit.
-    `rescue_ns` is when a prefill that is not done is given up for a shorter version.
+    """The state of a request so far. Times are monotonic nanoseconds: received by the queue, asked,
+    version chosen, first and last token; `end_ns` None: no limit. `rescue_ns` is when a prefill
+    that is not done is given up for a shorter version.
     """
 
     budget: Budget
@@ -37,7 +37,7 @@ class Request:
     # When the latest tokens came.
     latest_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_LATEST))
     shortened: bool = False
-    # Up to which token, and when, decode has taught the time model, and computed by how many.
+    # Token index and time of the last update of the time model.
     learned_at: int = 0
     learned_ns: int = 0
 

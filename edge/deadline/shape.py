@@ -1,4 +1,4 @@
-"""Choose the version of a conversation whose prefill fits into the time there is for it.
+"""Choose a version of a conversation whose prefill fits its time.
 
 In this order, each step only if the one before was not enough: everything (what the KV cache holds
 costs nothing), without the oldest turns, and with sentences of a long last message left out.
@@ -18,7 +18,7 @@ from edge.types import Message
 #: A message of fewer tokens is never shortened: there is nothing in it to choose from.
 MIN_LONG_TOKENS = 64
 _ROUND_WORDS = (5, 8, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 300)
-# Shortening is tried with at most so many sizes; each renders and tokenizes the conversation.
+# Shortening tries at most this many sizes; each renders and tokenizes the conversation.
 _TRIES = 5
 
 
@@ -122,14 +122,14 @@ class Shaper:
         candidates = [v for v in (best, shortest) if v is not None]
         return min(candidates, key=self._misses_by, default=None)
 
-    def told(self, version: Version, n_tokens: int) -> Version:
-        """`version` with a request for brevity: there is time for `n_tokens` of an answer."""
+    def ask_for_brevity(self, version: Version, n_tokens: int) -> Version:
+        """Return `version` with a request for an answer that fits into `n_tokens`."""
         words = words_for(n_tokens)
         last = version.messages[-1]
         text = f"{last.content}\n\n(Answer in at most {words} words.)"
         found = self.version((*version.messages[:-1], dataclasses.replace(last, content=text)))
-        told = Adjustment("told", f"asked to answer in at most {words} words", 0.0)
-        return dataclasses.replace(found, adjustments=(*version.adjustments, told))
+        adjustment = Adjustment("told", f"asked to answer in at most {words} words", 0.0)
+        return dataclasses.replace(found, adjustments=(*version.adjustments, adjustment))
 
     def _selected(
         self, full: Version, pieces: list[Piece], sizes: list[int], budget: int

@@ -1,4 +1,4 @@
-"""Leave sentences of a long message out, so that what is asked and what bears on it stay.
+"""Leave out sentences of a long message, but keep the question and the sentences about it.
 
 Selection, never rewriting: sentences are ranked by the terms they share with the question (BM25,
 Robertson and Zaragoza 2009, over the sentences of the message), early sentences and neighbours of
@@ -108,7 +108,7 @@ def ranking(pieces: Sequence[Piece]) -> list[int]:
     best = max(scores, default=0.0) or 1.0
     for i in range(n):
         beside = max(scores[max(0, i - 1) : i] + scores[i + 1 : i + 2], default=0.0)
-        # What is said first, and what stands beside a good sentence, breaks ties.
+        # An earlier position, and a good neighbouring sentence, break ties.
         scores[i] += 0.1 * beside + 0.05 * best * (1 - i / n)
     return sorted(range(n), key=lambda i: (-scores[i], i))
 

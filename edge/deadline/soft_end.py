@@ -1,4 +1,4 @@
-"""Ending on a sentence: where sentences end, and holding back what may not be finished in time."""
+"""End on a sentence: find sentence ends, and hold back text that may not finish in time."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What was learned about time, kept per board and model, so that the first request after a restart
-is as well predicted as the last one before.
+"""Store the time model per board and model, so that the first request after a restart is predicted
+as well as the last one before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a prefill and a token take on this board now, with bounds; corrected by every request.
+"""Predict the time of a prefill and of a token on this board, with bounds; every request corrects
+it.
 
     prefill(n, past) = call + n · token + n · (past + n/2) · depth         compute-bound
     decode(depth)    =        token         +            depth · depth     bandwidth-bound
@@ -34,7 +35,7 @@ _STOP_S, _STOP_MOST_S = 0.015, 0.25
 # From the last token to the caller: ending the stream, bookkeeping.
 _TAIL_S, _TAIL_MOST_S = 0.002, 0.1
 _N_LATEST, _LATE_QUANTILE = 32, 0.9
-# Tokens of an answer that nobody shortens, before any was seen, and how fast that follows.
+# Expected tokens of an unshortened answer before the first one, and the rate of adaptation.
 _USUAL_ANSWER, _ANSWER_STEP = 100.0, 0.1
 
 
@@ -93,7 +94,7 @@ class _Speeds:
         )
 
     def scaled(self, prefill: float, decode: float) -> _Speeds:
-        """A first guess for another number of threads, whose times are so many times these."""
+        """A first guess for another number of threads, whose times are a multiple of these."""
         return _Speeds(
             Curve([max(w, 1e-12) * prefill for w in self.prefill.weights]),
             Curve([max(w, 1e-12) * decode for w in self.decode.weights]),
@@ -125,8 +126,8 @@ class _Speeds:
 class TimeModel:
     """Predicts and learns; pure arithmetic without a clock of its own.
 
-    Speeds are kept for each number of threads that computes (`use_threads`); whoever never says a
-    number has one set of them.
+    Speeds are kept for each number of threads that computes (`use_threads`); a caller that never
+    sets a number has one set of them.
     """
 
     def __init__(self, prior: Prior) -> None:
@@ -146,7 +147,7 @@ class TimeModel:
         """
         if n == self._n_threads:
             return
-        if 0 in self._by_threads:  # what was known before anybody said a number
+        if 0 in self._by_threads:  # the state before the first `use_threads`
             self._by_threads[n] = self._by_threads.pop(0)
         elif n not in self._by_threads:
             near = min(self._by_threads, key=lambda k: abs(k - n))
@@ -199,8 +200,8 @@ class TimeModel:
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Within the block, predictions are for a machine as it is in the long run, whatever slowed
-        the last requests down.
+        """Within the block, predictions are for the machine's long-run speed, without the recent
+        slowdown.
         """
         now = self._now
         paces = now.prefill_pace, now.decode_pace
@@ -262,7 +263,7 @@ class TimeModel:
             self._now.decode_pace.restart(ratio)
 
     def observe_stop(self, seconds: float) -> None:
-        """A step that was told to stop took `seconds` to do so."""
+        """A stopped step took `seconds` to stop."""
         if _is_time(seconds):
             self._stops.append(seconds)
 

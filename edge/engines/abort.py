@@ -118,7 +118,7 @@ class ChunkSizer:
         return self._largest if self._fixed is None else min(self._fixed, self._largest)
 
     def next_size(self, *, interruptible: bool) -> int:
-        """Tokens of the next step; all there is room for if nobody can ask to stop."""
+        """Tokens of the next step; all there is room for if no stop can come."""
         if self._fixed is not None:
             return min(self._fixed, self._largest)
         if not interruptible:

@@ -1,4 +1,4 @@
-"""Fused attention (flash attention) or not: what llama.cpp computes faster here.
+"""Choose fused attention (flash attention) or not, whichever llama.cpp computes faster here.
 
 Fused, the scores of a step are never written out, which saves memory, and for 64 tokens and more at
 once time. A step of fewer tokens goes through them one by one; without native half-precision

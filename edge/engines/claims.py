@@ -1,4 +1,4 @@
-"""Who may use what an engine computes with: the newest stream, until the engine is closed."""
+"""Give the newest stream the only access to an engine's context, until the engine is closed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ T = TypeVar("T")
 
 
 class Claims(Generic[T]):
-    """A context or decoder, the lock around native calls on it, and whose turn it is. `lock` must
-    be held while what `open` and `of` return is used. `interrupt` ends the step in progress and
-    those after it, from any thread; `allow` takes that back; `release` frees everything, at the
-    latest when neither the engine nor a stream of it is left.
+    """Hold a context or decoder, the lock for native calls on it, and the number of the stream that
+    owns it.
+
+    Hold `lock` while using what `get` and `get_for` return. `interrupt` ends the current step and
+    the following ones, from any thread. `allow` ends the interruption. `release` frees everything;
+    it runs at the latest when the engine and all its streams are deleted.
     """
 
     def __init__(
@@ -35,27 +37,28 @@ class Claims(Generic[T]):
 
     @property
     def held(self) -> T | None:
-        """None when the engine is closed."""
+        """The held object; None when the engine is closed."""
         return self._held
 
-    def open(self) -> T:
-        """What is held. Raises EngineError when the engine is closed."""
+    def get(self) -> T:
+        """Return the held object. Raise EngineError when the engine is closed."""
         if self._held is None:
             raise EngineError("the engine is closed")
         return self._held
 
     def begin(self) -> int:
-        """Claim it for a new stream, whose number is returned; an older, unfinished one loses it.
-        Raises EngineError when the engine is closed.
+        """Give the held object to a new stream and return the stream's number.
+
+        An older, unfinished stream loses it. Raises EngineError when the engine is closed.
         """
         with self.lock:
-            self.open()
+            self.get()
             self._newest += 1
             self._allow()
             return self._newest
 
-    def of(self, stream: int) -> T:
-        """What is held, if this stream still owns it. Raises EngineError if it does not."""
+    def get_for(self, stream: int) -> T:
+        """Return the held object for the stream that owns it. Raise EngineError for any other."""
         if self._held is None:
             raise EngineError("the engine was closed before this stream ended")
         if stream != self._newest:
@@ -63,7 +66,7 @@ class Claims(Generic[T]):
         return self._held
 
     def close(self) -> None:
-        """Interrupt what runs, and free everything. Calling it twice is fine."""
+        """Interrupt the running step and free everything. A second call does nothing."""
         self.is_closing = True
         self.interrupt()
         with self.lock:

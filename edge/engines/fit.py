@@ -1,4 +1,4 @@
-"""Is there memory for this model now? Asked before anything is loaded.
+"""Check that memory suffices for a model, before anything is loaded.
 
 The prediction is the plan's where there is one. Without a plan, a plain estimate from the header:
 weights as they lie in the file, KV cache, compute buffers, and the engine with its interpreter.
@@ -146,5 +146,5 @@ def check_fits(need_bytes: int, available: int, name: str) -> None:
         f"are free now: {format_bytes(short)} short",
         shortfall_bytes=short,
         next_step="close other programs, take a smaller --ctx or a smaller recipe; "
-        "--no-memory-check loads it all the same",
+        "use --no-memory-check to load it anyway",
     )

@@ -1,4 +1,4 @@
-"""FlatBuffers read with every offset checked: what a hostile one claims never leads outside.
+"""Read FlatBuffers with every offset checked, so that a hostile file never leads outside.
 
 Only what file headers need: tables, their scalar fields, strings, vectors (format: FlatBuffers'
 `internals.md`). A damaged buffer raises `FlatBufferError`, a ValueError.

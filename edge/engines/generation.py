@@ -1,4 +1,4 @@
-"""What every engine's loop from tokens to tokens has in common."""
+"""The common parts of every engine's generation loop."""
 
 from __future__ import annotations
 
@@ -58,8 +58,7 @@ def aborted(text: TextStream) -> TokenEvent:
     return TokenEvent(None, text.flush(), time.monotonic_ns(), "aborted")
 
 
-def stopped(watcher: StopWatcher) -> bool:
-    """False, after a step that was stopped; raises what asking for a stop raised."""
+def raise_stop_error(watcher: StopWatcher) -> None:
+    """Raise the error that the caller's `stop` raised, if it raised one."""
     if watcher.error is not None:
         raise watcher.error
-    return False

@@ -83,17 +83,17 @@ class HfTokenizer:
     @classmethod
     def from_directory(cls, folder: Path) -> HfTokenizer:
         """From a directory that holds what `of_model` reads."""
-        return cls._found(OpenedFolder(folder).find, folder)
+        return cls._load(OpenedFolder(folder).find, folder)
 
     @classmethod
     def of_model(cls, model: OpenedFile) -> HfTokenizer:
         """From `tokenizer.json` beside a model and, as far as they are there, what a checkpoint has
         beside it: `tokenizer_config.json`, `generation_config.json`, `chat_template.jinja`.
         """
-        return cls._found(model.beside, model.parent)
+        return cls._load(model.beside, model.parent)
 
     @classmethod
-    def _found(cls, find: Callable[[str], OpenedFile | None], folder: Path) -> HfTokenizer:
+    def _load(cls, find: Callable[[str], OpenedFile | None], folder: Path) -> HfTokenizer:
         file = find("tokenizer.json")
         if file is None:
             raise InputError(
@@ -114,7 +114,7 @@ class HfTokenizer:
             if isinstance(token, int):
                 eog.add(token)
         bos = bos_text or generation.get("bos_token_id")
-        said = config.get("add_bos_token")
+        setting = config.get("add_bos_token")
         template = config.get("chat_template")
         if (jinja := find("chat_template.jinja")) is not None:
             template = jinja.read(MAX_TOKENIZER_BYTES).decode("utf-8", "replace")
@@ -122,7 +122,7 @@ class HfTokenizer:
             data,
             name=file.name,
             bos=bos if isinstance(bos, (int, str)) else None,
-            add_bos=said if isinstance(said, bool) else None,
+            add_bos=setting if isinstance(setting, bool) else None,
             eog=eog,
             eos_text=eos_text,
             template=template if isinstance(template, str) else None,

@@ -1,4 +1,4 @@
-"""Which tensors of a signature are memory, and where their positions lie.
+"""Find the KV tensors of a signature, and the axis of their positions.
 
 The KV cache of attention has a place per position. Other memory (a convolution's last inputs, in
 LFM2) has none: it is an input and an output of one name, and is replaced as a whole by each step.

@@ -2,14 +2,14 @@
 
     [ state: the engine's own bytes ][ tokens: int32 each ][ footer: JSON ][ length u32 ][ magic ]
 
-The state comes first so that a mapping of it is aligned. The footer holds what the state belongs
-to (model, engine build, context, KV type), its sizes and a MAC over all of it: HMAC-SHA256 with a
+The state comes first so that a mapping of it is aligned. The footer holds what the state belongs to
+(model, engine build, context, KV type), its sizes and a MAC over all of it: HMAC-SHA256 with a
 secret of this user (`edge.secret`). Everything is checked before the library reads a byte, because
-the library's reader trusts its input. A state that came with a folder from somebody else is not one
-that this user has computed, and is not used.
+the library's reader trusts its input. A state from another user's folder was not computed by this
+user, and is not used.
 
-States can always be computed again. They are renamed into place but not fsynced: what a power cut
-leaves of one does not match its MAC.
+States can always be computed again. They are renamed into place but not fsynced: a file that a
+power cut damaged does not match its MAC.
 """
 
 from __future__ import annotations
@@ -226,8 +226,8 @@ def mapped_state(
         file.seek(0)
         n_hashed = header.state_bytes + _TOKEN_BYTES * len(header.tokens)
         try:
-            said = str(header.footer.get("mac")).encode("utf-8", "replace")
-            matches = hmac.compare_digest(_mac(file, n_hashed, rest).encode(), said)
+            stored_mac = str(header.footer.get("mac")).encode("utf-8", "replace")
+            matches = hmac.compare_digest(_mac(file, n_hashed, rest).encode(), stored_mac)
             mapping = mmap.mmap(file.fileno(), header.state_bytes, access=mmap.ACCESS_COPY)
         except OSError as error:
             raise IntegrityError(f"{path}: cannot be read: {error}") from None
@@ -258,7 +258,7 @@ def _read_header(file: Any, size: int, path: Path, max_tokens: int) -> StateHead
             footer = json.loads(text)
         except (ValueError, RecursionError):
             footer = None
-        # The MAC covers what is said, and there is one way to say it.
+        # The MAC covers the canonical JSON of the footer.
         if not isinstance(footer, dict) or _text(footer) != text:
             raise IntegrityError(f"{path}: its footer is damaged")
         n_tokens, state_bytes = footer.get("n_tokens"), footer.get("state_bytes")
@@ -282,7 +282,7 @@ def check_private(path: Path, status: os.stat_result) -> None:
         return
     if status.st_uid not in (os.geteuid(), 0) or status.st_mode & 0o022:
         raise IntegrityError(
-            f"{path} may have been written by somebody else "
+            f"{path} may have been written by another user "
             f"(uid {status.st_uid}, mode {stat.S_IMODE(status.st_mode):o})"
         )
 

@@ -1,5 +1,5 @@
 """The `.litertlm` container, read with every offset checked: where the model lies in the file, its
-tokenizer, and what LiteRT-LM is told about it.
+tokenizer, and its settings for LiteRT-LM.
 
     "LITERTLM" | version 3 x u32 | 0 u32 | end of header u64 | header (FlatBuffer) | sections
 

@@ -1,4 +1,4 @@
-"""What a well-formed GGUF can still claim that makes the native loader abort the whole process.
+"""Check a well-formed GGUF for claims that make the native loader abort the process.
 
 The linter (`edge.gguf`) knows the format; these rules are llama.cpp's own, found by feeding it.
 """

@@ -32,7 +32,7 @@ LEVELS = ((0.0, 1.0), (0.34, 3.0), (0.67, 6.0), (1.0, 1e4))
 
 
 class Vocabulary(Protocol):
-    """What finding the closing tokens takes, whatever engine the vocabulary is of."""
+    """What the search for closing tokens needs from any engine's vocabulary."""
 
     @property
     def end_tokens(self) -> Sequence[int]: ...
@@ -41,8 +41,8 @@ class Vocabulary(Protocol):
 
 
 class Closer:
-    """The chains, one per level, made when first needed. Greedy: with so little time left the
-    likeliest ending is the one wanted, whatever the temperature.
+    """The chains, one per level, made when first needed. Greedy: with little time left the
+    likeliest ending is best, regardless of the temperature.
     """
 
     def __init__(self, lib: Any, vocab: Vocab) -> None:

@@ -132,7 +132,7 @@ class LlamaContext:
         batch.n_tokens = n
         code = self._run(batch, self.n_threads_batch, n)
         if code == OK:
-            # A GPU may not be done yet; whoever measures a chunk needs its true time.
+            # A GPU may not be done yet; the measurement of a chunk needs its true time.
             self._lib.llama_synchronize(self.handle)
             self.cached.extend(chunk)
         else:
@@ -167,7 +167,7 @@ class LlamaContext:
 
     def give_up_if_stuck(self) -> None:
         """Called by another thread while a step may be running: end one whose threads stand in each
-        other's way. Whoever runs it asks `was_given_up`.
+        other's way. The thread that runs the step then checks `was_given_up`.
         """
         if self._can_give_up and self._governor is not None and self._governor.is_stuck():
             self._gave_up = True

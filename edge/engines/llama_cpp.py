@@ -1,4 +1,4 @@
-"""llama.cpp on its C interface: what `edge.types.Engine` promises, with little between.
+"""The engine `llama_cpp`: `edge.types.Engine` on llama.cpp's C interface.
 
 Per token, Python makes four native calls (decode, sample, end of generation?, piece) on buffers
 that exist already. Everything else happens once per stream.
@@ -150,12 +150,12 @@ class LlamaCppEngine:
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
         with self._vocab_lock:
-            self._claims.open()
+            self._claims.get()
             return self._vocab.tokenize(text, special=special)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         with self._vocab_lock:
-            self._claims.open()
+            self._claims.get()
             return self._vocab.detokenize(tokens)
 
     def prompt(self, text: str) -> list[int]:
@@ -168,7 +168,7 @@ class LlamaCppEngine:
         """Raises UnsupportedModelError if the model has no chat template."""
         from edge.template import render  # brings jinja2: only who chats pays for it
 
-        self._claims.open()
+        self._claims.get()
         template = self._header.text("tokenizer.chat_template")
         if not template:
             raise UnsupportedModelError(
@@ -215,7 +215,7 @@ class LlamaCppEngine:
 
         Raises InputError if they are none or leave the context.
         """
-        have = self._claims.open().cached
+        have = self._claims.get().cached
         prompt = [*have, *tokens]
         if not tokens or len(prompt) > self._n_ctx:
             raise InputError(
@@ -226,7 +226,7 @@ class LlamaCppEngine:
         return self._generation.feed(prompt, stop)
 
     def _check_prompt(self, prompt: list[int]) -> None:
-        self._claims.open()
+        self._claims.get()
         if not prompt:
             raise InputError("there is nothing to continue: the prompt has no tokens")
         if len(prompt) >= self._n_ctx:
@@ -253,13 +253,13 @@ class LlamaCppEngine:
         from edge.engines.llama_logits import logits_of  # brings numpy
 
         ids = list(tokens)
-        self._claims.open()
+        self._claims.get()
         if not ids or len(ids) > self._n_ctx:
             raise InputError(f"logits of {len(ids)} tokens; the context holds 1 to {self._n_ctx}")
         self._check_ids(ids)
         stream_id = self._generation.begin()
         with self._claims.lock:
-            context = self._claims.of(stream_id)
+            context = self._claims.get_for(stream_id)
             context.truncate(0)
             return logits_of(
                 self._lib,
@@ -278,7 +278,7 @@ class LlamaCppEngine:
     ) -> int:
         path = Path(path)
         with self._claims.lock:
-            context = self._claims.open()
+            context = self._claims.get()
             keep = count_to_save(n_tokens, len(context.cached))
             with context.cut_for_now(keep, path.parent):
                 write_state(
@@ -293,7 +293,7 @@ class LlamaCppEngine:
 
     def restore_prefix(self, path: Path) -> int:
         with self._claims.lock:
-            context = self._claims.open()
+            context = self._claims.get()
             with mapped_state(Path(path), self._identity(), self._n_ctx) as (tokens, state):
                 if not context.load(state, tokens):
                     raise library.engine_error(f"llama.cpp could not load the state in {path}")
@@ -315,18 +315,18 @@ class LlamaCppEngine:
 
     def reusable(self, tokens: Sequence[int]) -> int:
         with self._claims.lock:
-            return self._claims.open().reusable(tokens)
+            return self._claims.get().reusable(tokens)
 
     def reset(self) -> None:
         with self._claims.lock:
-            self._claims.open().truncate(0)
+            self._claims.get().truncate(0)
 
     def _build(self) -> str:
         """The library's own version; the package's stands beside it, for it is the finer one."""
         return f"{self._lib.llama_version().decode('utf-8', 'replace')}/{library.version()}"
 
     def describe(self) -> EngineInfo:
-        lib, context, gain = self._lib, self._claims.open(), self._generation.gain
+        lib, context, gain = self._lib, self._claims.get(), self._generation.gain
         return EngineInfo(
             name=NAME,
             version=library.version(),

@@ -10,7 +10,7 @@ from typing import Any
 from edge.engines import llama_library as library
 from edge.engines.abort import ChunkSizer, StopWatcher
 from edge.engines.claims import Claims
-from edge.engines.generation import Generation, aborted, stopped
+from edge.engines.generation import Generation, aborted, raise_stop_error
 from edge.engines.llama_closing import Closer
 from edge.engines.llama_context import ABORTED, NO_SLOT, OK, LlamaContext
 from edge.engines.llama_sampler import Sampler
@@ -28,14 +28,14 @@ class LlamaGeneration(Generation[LlamaContext]):
     ) -> None:
         super().__init__(claims, n_ctx)
         self._lib, self._vocab, self._chunks = lib, vocab, chunks
-        n_draft = claims.open().n_draft
+        n_draft = claims.get().n_draft
         self.gain = Gain(n_draft) if n_draft else None
         self._is_streaming = False
 
     @property
     def threads_now(self) -> int:
         """Threads that compute, or would if a stream began now."""
-        context = self._claims.open()
+        context = self._claims.get()
         if not self._is_streaming:
             context.stream_begins()
         return context.threads_now
@@ -54,12 +54,12 @@ class LlamaGeneration(Generation[LlamaContext]):
             Sampler(self._lib, config, vocab.n_tokens, prompt) as sampler,
             Closer(self._lib, vocab) as closer,
             StopWatcher(
-                stop, self._claims.interrupt, self._claims.open().give_up_if_stuck
+                stop, self._claims.interrupt, self._claims.get().give_up_if_stuck
             ) as watcher,
             self._computing(),
         ):
             with self._claims.lock:
-                n_reused = self._claims.of(stream_id).keep_prefix(prompt)
+                n_reused = self._claims.get_for(stream_id).keep_prefix(prompt)
             if not self._prefill(stream_id, prompt, watcher):
                 yield aborted(text)
                 return
@@ -68,7 +68,7 @@ class LlamaGeneration(Generation[LlamaContext]):
             guesser = self._guesser(config, prompt)
             while True:
                 with self._claims.lock:
-                    context = self._claims.of(stream_id)
+                    context = self._claims.get_for(stream_id)
                     pressure = config.pressure() if config.pressure else 0.0
                     chosen_by = closer if pressure > 0 and closer.can_close else sampler
                     index = guesser.index if guesser else -1
@@ -121,7 +121,7 @@ class LlamaGeneration(Generation[LlamaContext]):
     def _computing(self) -> Iterator[None]:
         """While a stream runs: the cores are ours, as far as others leave them."""
         with self._claims.lock:
-            self._claims.open().stream_begins()
+            self._claims.get().stream_begins()
             self._is_streaming = True
         try:
             yield
@@ -136,7 +136,7 @@ class LlamaGeneration(Generation[LlamaContext]):
             if watcher.stopped():
                 return False
             with self._claims.lock:
-                context = self._claims.of(stream_id)
+                context = self._claims.get_for(stream_id)
                 done = len(context.cached)
                 chunk = prompt[done : done + self._chunks.next_size(interruptible=watcher.active)]
                 t_ns = time.monotonic_ns()
@@ -156,7 +156,7 @@ class LlamaGeneration(Generation[LlamaContext]):
         while True:
             t_ns = time.monotonic_ns()
             with self._claims.lock:
-                context = self._claims.of(stream_id)
+                context = self._claims.get_for(stream_id)
                 if len(tokens) == 1:
                     code = context.evaluate_one(tokens[0])
                 else:
@@ -177,6 +177,7 @@ class LlamaGeneration(Generation[LlamaContext]):
 
     def _stopped_or_raise(self, code: int, n_tokens: int, watcher: StopWatcher) -> bool:
         if code == ABORTED:
-            return stopped(watcher)
+            raise_stop_error(watcher)
+            return False
         reason = "found no room in the KV cache" if code == NO_SLOT else f"failed (code {code})"
         raise library.engine_error(f"llama.cpp {reason} while evaluating {n_tokens} tokens")

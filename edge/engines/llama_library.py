@@ -33,7 +33,7 @@ EXTRA = "llama"
 _LOG_LINES = 200
 _LOG_LEVEL_WARN = 3  # enum ggml_log_level (ggml.h): debug 1, info 2, warn 3, error 4, cont 5
 _LOG_LEVEL_CONT = 5
-#: What the library last said, newest last: (level, line). Shared by all engines of the process,
+#: The library's last log lines, newest last: (level, line). Shared by all engines of the process,
 #: because the library has one logger.
 _log: deque[tuple[int, str]] = deque(maxlen=_LOG_LINES)
 # Called at least with every symbol we use that is newer than the structs' present layout.
@@ -118,7 +118,7 @@ def choose_buffers(header: GgufHeader, settings: EngineSettings) -> EngineSettin
 
 def _import_declarations() -> Any:
     name = f"{PACKAGE}.{PACKAGE}"
-    if PACKAGE in sys.modules:  # somebody has paid for the whole package already
+    if PACKAGE in sys.modules:  # the whole package is loaded already
         return importlib.import_module(name)
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.submodule_search_locations is None:
@@ -161,8 +161,8 @@ def cpu_features(module: Any) -> list[str]:
 
 
 def silence(module: Any) -> None:
-    """Send the library's log to the ring. Called again at every open: the package's own wrapper,
-    where somebody imports it, takes the logger over.
+    """Send the library's log to the ring. Called again at every open: the package's own wrapper, if
+    imported, takes over the logger.
     """
     callback, address = _log_callback(module)
     module.llama_log_set(callback, address)

@@ -11,7 +11,7 @@ from edge.engines.llama_context import ABORTED, OK, make_context
 from edge.engines.settings import EngineSettings
 from edge.errors import EngineError
 
-# Logits of so many tokens exist at once in the library, beside the array that is returned.
+# Logits of this many tokens exist at once in the library, in addition to the returned array.
 _OUTPUT_BYTES = 64 << 20
 
 

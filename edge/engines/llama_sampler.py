@@ -44,7 +44,7 @@ class Sampler:
             self._add(lib.llama_sampler_init_temp(config.temperature))
             # -1 becomes 0xFFFFFFFF, the library's "seed me".
             self._add(lib.llama_sampler_init_dist(config.seed & 0xFFFFFFFF))
-        if penalize:  # what the prompt says counts as said
+        if penalize:  # the prompt counts as recent output
             for token in prompt[-_PENALTY_LAST_N:]:
                 lib.llama_sampler_accept(self._chain, token)
 

@@ -1,4 +1,4 @@
-"""The door to every engine: a model file, opened once, that this place accepts.
+"""Open a model file once for every engine, if the pinned keys accept it.
 
 Where keys are pinned only signed bundles are run, whichever command asks and however the path is
 spelled: a file inside a bundle is that bundle's, a plain file is refused.
@@ -57,7 +57,7 @@ def file_in(bundle: Bundle, path: Path) -> OpenedFile:
         if folder.open(file.name).identity[:2] == wanted:
             return bundle.open(file.name)
     raise IntegrityError(
-        f"{path} is no file of the bundle {bundle.path} that it lies in",
+        f"{path} is not a file of the bundle {bundle.path} that it lies in",
         next_step=f"edge run {bundle.path}",
     )
 

@@ -1,4 +1,4 @@
-"""What a native library prints on the process's stderr while it opens a model, kept for messages.
+"""Capture a native library's stderr while it opens a model, for error messages.
 
 TFLite reports an operator it does not know there and nowhere else, and greets there. There is no
 switch in its Python or C interface.

@@ -28,7 +28,7 @@ class NumpySampler:
             # A negative seed asks for a fresh one.
             self._random = np.random.default_rng(config.seed if config.seed >= 0 else None)
         self._recent: deque[int] | None = None
-        if config.repeat_penalty != 1.0:  # what the prompt says counts as said
+        if config.repeat_penalty != 1.0:  # the prompt counts as recent output
             self._recent = deque(prompt[-_PENALTY_LAST_N:], maxlen=_PENALTY_LAST_N)
 
     def sample(self, logits: Any) -> int:
@@ -44,9 +44,9 @@ class NumpySampler:
         import numpy as np
 
         logits = logits.copy()
-        said = np.fromiter(set(self._recent or ()), np.int64)
-        values, penalty = logits[said], self._config.repeat_penalty
-        logits[said] = np.where(values > 0, values / penalty, values * penalty)
+        recent_ids = np.fromiter(set(self._recent or ()), np.int64)
+        values, penalty = logits[recent_ids], self._config.repeat_penalty
+        logits[recent_ids] = np.where(values > 0, values / penalty, values * penalty)
         return logits
 
     def _draw(self, logits: Any) -> int:

@@ -99,7 +99,7 @@ class OnnxEngine(StepEngine):
         self, path: Path, n_tokens: int | None = None, *, max_bytes: int | None = None
     ) -> NoReturn:
         """Raises UnsupportedModelError: the library gives its cache out and takes none in."""
-        self._claims.open()
+        self._claims.get()
         raise UnsupportedModelError(
             "onnxruntime-genai cannot take a saved KV state back in",
             next_step="the conversation itself can be replayed; llama_cpp and litert save states",

@@ -30,7 +30,7 @@ class OnnxGraph:
         self.model: Any = None
         self.generator: Any = None
         try:
-            with self._made("Config", "OgaCreateConfig", str(folder).encode()) as config:
+            with self._temporary("Config", "OgaCreateConfig", str(folder).encode()) as config:
                 overlay = {
                     "model": {
                         # One more than the context: a token that was drawn and is not evaluated
@@ -52,7 +52,7 @@ class OnnxGraph:
         lib = self._lib
         self._free("Generator", self.generator)
         self.generator = None
-        with self._made("GeneratorParams", "OgaCreateGeneratorParams", self.model) as params:
+        with self._temporary("GeneratorParams", "OgaCreateGeneratorParams", self.model) as params:
             length = ctypes.c_double(self._n_ctx + 1)
             check(lib, lib.OgaGeneratorParamsSetSearchNumber(params, b"max_length", length))
             check(lib, lib.OgaGeneratorParamsSetSearchBool(params, b"do_sample", False))
@@ -119,7 +119,7 @@ class OnnxGraph:
         return out.value
 
     @contextlib.contextmanager
-    def _made(self, kind: str, function: str, *arguments: Any) -> Iterator[Any]:
+    def _temporary(self, kind: str, function: str, *arguments: Any) -> Iterator[Any]:
         handle = self._create(function, *arguments)
         try:
             yield handle

@@ -1,8 +1,8 @@
 """onnxruntime-genai's C library, found in the wheel that ships it and called through ctypes.
 
-The Python package holds the interpreter's lock while a graph runs, so that nobody could stop it,
-and copies more than is needed. Its C interface (`src/ort_genai_c.h` of onnxruntime-genai, here as
-of 0.18) does neither.
+The Python package holds the interpreter's lock while a graph runs, so that another thread could not
+stop it. It also copies more than is needed. Its C interface (`src/ort_genai_c.h` of
+onnxruntime-genai, here as of 0.18) does neither.
 """
 
 from __future__ import annotations

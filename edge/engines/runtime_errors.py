@@ -1,4 +1,4 @@
-"""What a TFLite runtime says when it does not take a model, turned into a sentence that helps."""
+"""Turn the errors of a TFLite runtime into helpful sentences."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def damaged(name: str, reason: str) -> InputError:
 
 
 def load_error(
-    name: str, runtime: str, reason: str, said: str
+    name: str, runtime: str, reason: str, log: str
 ) -> UnsupportedModelError | EngineError:
     """What went wrong when `runtime` (name and version) refused a model, from its own words."""
-    words = printable(" ".join(f"{reason} {said}".split()))[:400]
+    words = printable(" ".join(f"{reason} {log}".split()))[:400]
     number = re.search(r"builtin_code out of range: (\d+)", words)
     named = re.search(r"op for builtin opcode '(\w+)'(?: version '(\d+)')?", words)
     custom = re.search(r"[Uu]nresolved custom op: ([\w:]+)|custom op(?:eration)? '?([\w:]+)", words)

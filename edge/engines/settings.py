@@ -1,4 +1,4 @@
-"""What an engine is opened with, whichever engine it is."""
+"""Settings for opening any engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edge.units import did_you_mean
 
 FlashAttention = Literal["auto", "on", "off", "quicker"]
 
-#: Context taken when nobody asks for one: long enough for a chat, small enough for a board.
+#: Default context: long enough for a chat, small enough for a board.
 DEFAULT_N_CTX = 4096
 
 #: Most tokens guessed ahead: logits of each take memory, and long guesses are rarely right.

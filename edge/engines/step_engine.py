@@ -1,5 +1,5 @@
-"""What `edge.types.Engine` promises, over a decoder that evaluates tokens and leaves all else to
-us: streaming, stopping, sampling, the prefix cache, saved prefixes, logits.
+"""Implement `edge.types.Engine` over a decoder that only evaluates tokens: streaming, stopping,
+sampling, the prefix cache, saved prefixes, logits.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class StepEngine:
         self.close()
 
     def _savable(self) -> SavableDecoder:
-        decoder = self._claims.open()
+        decoder = self._claims.get()
         if not isinstance(decoder, SavableDecoder):
             raise UnsupportedModelError(f"the engine {self._identity.name} cannot save a KV state")
         return decoder
@@ -126,11 +126,11 @@ class StepEngine:
         return len(self.tokenize(text))
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:
-        self._claims.open()
+        self._claims.get()
         return self._tokenizer.tokenize(text, special=special)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        self._claims.open()
+        self._claims.get()
         return self._tokenizer.detokenize(tokens)
 
     def prompt(self, text: str) -> list[int]:
@@ -143,7 +143,7 @@ class StepEngine:
         """Raises UnsupportedModelError if the model has no chat template."""
         from edge.template import render  # brings jinja2: only who chats pays for it
 
-        self._claims.open()
+        self._claims.get()
         tokenizer = self._tokenizer
         if not tokenizer.template:
             raise UnsupportedModelError(
@@ -190,7 +190,7 @@ class StepEngine:
 
         Raises InputError if they are none or leave the context.
         """
-        have = self._claims.open().cached
+        have = self._claims.get().cached
         prompt = [*have, *tokens]
         if not tokens or len(prompt) > self._n_ctx:
             raise InputError(
@@ -201,7 +201,7 @@ class StepEngine:
         return self._generation.feed(prompt, stop)
 
     def _check_prompt(self, prompt: list[int]) -> None:
-        self._claims.open()
+        self._claims.get()
         if not prompt:
             raise InputError("there is nothing to continue: the prompt has no tokens")
         if len(prompt) >= self._n_ctx:
@@ -231,7 +231,7 @@ class StepEngine:
         import numpy as np
 
         ids = list(tokens)
-        self._claims.open()
+        self._claims.get()
         if not ids or len(ids) > self._n_ctx:
             raise InputError(f"logits of {len(ids)} tokens; the context holds 1 to {self._n_ctx}")
         self._check_ids(ids)
@@ -241,7 +241,7 @@ class StepEngine:
         try:
             for i, token in enumerate(ids):
                 with self._claims.lock:
-                    decoder = self._claims.of(stream_id)
+                    decoder = self._claims.get_for(stream_id)
                     if not decoder.decode(token):
                         raise EngineError("the engine was closed before its logits were known")
                     found[i] = decoder.logits[: self._n_vocab]
@@ -322,14 +322,14 @@ class StepEngine:
 
     def reusable(self, tokens: Sequence[int]) -> int:
         with self._claims.lock:
-            return self._claims.open().reusable(tokens)
+            return self._claims.get().reusable(tokens)
 
     def reset(self) -> None:
         with self._claims.lock:
-            self._claims.open().truncate(0)
+            self._claims.get().truncate(0)
 
     def describe(self) -> EngineInfo:
-        decoder, identity = self._claims.open(), self._identity
+        decoder, identity = self._claims.get(), self._identity
         return EngineInfo(
             name=identity.name,
             version=identity.version,

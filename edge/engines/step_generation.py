@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from edge.engines.abort import StopWatcher
 from edge.engines.claims import Claims
 from edge.engines.decoder import Decoder
-from edge.engines.generation import Generation, aborted, stopped
+from edge.engines.generation import Generation, aborted, raise_stop_error
 from edge.engines.hf_tokenizer import HfTokenizer
 from edge.engines.numpy_sampler import NumpyCloser, NumpySampler
 from edge.engines.text_stream import TextStream
@@ -47,7 +47,7 @@ class StepGeneration(Generation[Decoder]):
         text, sampler = TextStream(stops), NumpySampler(config, prompt)
         with StopWatcher(stop, self._claims.interrupt) as watcher:
             with self._claims.lock:
-                n_reused = self._claims.of(stream_id).keep_prefix(prompt)
+                n_reused = self._claims.get_for(stream_id).keep_prefix(prompt)
             if not self._prefill(stream_id, prompt, watcher):
                 yield aborted(text)
                 return
@@ -55,7 +55,7 @@ class StepGeneration(Generation[Decoder]):
             self.last_start = StreamStart(len(prompt), n_reused, t_start_ns, t_prefill_ns)
             while True:
                 with self._claims.lock:
-                    decoder = self._claims.of(stream_id)
+                    decoder = self._claims.get_for(stream_id)
                     pressure = config.pressure() if config.pressure else 0.0
                     logits = decoder.logits[:n_vocab]
                     if pressure > 0 and self.closer.can_close:
@@ -86,18 +86,21 @@ class StepGeneration(Generation[Decoder]):
             if watcher.stopped():
                 return False
             with self._claims.lock:
-                decoder = self._claims.of(stream_id)
+                decoder = self._claims.get_for(stream_id)
                 done = len(decoder.cached)
                 if done == len(prompt) - 1:
                     break
                 ok = decoder.prefill(prompt[done:-1], budget_s=budget_s)
             if not ok:
-                return stopped(watcher)
+                raise_stop_error(watcher)
+                return False
         # Its logits are wanted, and only decode gives them.
         return self._step(stream_id, prompt[-1], watcher)
 
     def _step(self, stream_id: int, token: int, watcher: StopWatcher) -> bool:
         """Evaluate one token. False if stopped meanwhile."""
         with self._claims.lock:
-            ok = self._claims.of(stream_id).decode(token)
-        return ok or stopped(watcher)
+            ok = self._claims.get_for(stream_id).decode(token)
+        if not ok:
+            raise_stop_error(watcher)
+        return ok

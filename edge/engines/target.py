@@ -1,4 +1,4 @@
-"""What a user names on the command line, opened: a bundle, or a plain model file of any format."""
+"""Open what a user names on the command line: a bundle, or a plain model file of any format."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def open_model(
     path = Path(path)
     if not path.exists():
         raise InputError(
-            f"there is nothing at {path}",
+            f"no such file or directory: {str(path)!r}",
             next_step="give a bundle directory (edge build makes one) or a model file: "
             f"{', '.join(known_suffixes())}",
         )
@@ -74,7 +74,7 @@ def open_model(
     return OpenModel(name, path, engine, settings, bundle, model)
 
 
-# First bytes that tell a format, whatever the file is called. ONNX (protobuf) has none.
+# First bytes that identify a format, regardless of the file's name. ONNX (protobuf) has none.
 _MAGICS = ((0, b"GGUF", "llama_cpp"), (0, b"LITERTLM", "litert"), (4, b"TFL3", "tflite"))
 
 

@@ -1,9 +1,9 @@
 """The engine `tflite`: a plain `.tflite` of a language model, its tokenizer beside it.
 
-It runs on whichever is installed: ai-edge-litert, through the same C interface as the engine
+It runs on the installed one of these: ai-edge-litert, through the same C interface as the engine
 `litert` (no copy of the KV cache, a stop is honoured inside a step), or tflite-runtime 2.14, a
 wheel of 2 MB for boards with an old system, through its interpreter (a stop waits for the end of a
-step, so steps are kept short while somebody may stop).
+step, so steps are kept short while a stop is possible).
 
 The file comes from `edge build --format tflite`, or from litert-torch's export_hf with bundling
 turned off. In its folder lie `tokenizer.json` and, as far as the model has them,

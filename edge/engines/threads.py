@@ -1,4 +1,4 @@
-"""How many threads compute: as many as were asked for, fewer while others hold the cores.
+"""Choose the number of threads: the requested number, fewer while others hold the cores.
 
 Threads of one step wait for each other at every node of the graph, spinning. With fewer free cores
 than threads a spinning one keeps a core from the one it waits for, and a step takes not twice but
@@ -37,19 +37,19 @@ _FREE_CORES = 0.7
 _LOOK_S = 0.1
 # Older looks say nothing of now.
 _STALE_S = 5.0
-# A step is stuck if it takes so many times what one like it took, and this long at least. Fewer
-# threads take at most twice as long, so that giving up later would cost more than it saves.
+# A step is stuck if it takes this multiple of the time of a similar step, and this long at least.
+# Fewer threads take at most twice as long, so that giving up later would cost more than it saves.
 _STUCK_TIMES, _STUCK_LEAST_S = 2.5, 0.05
-# Two threads on one core leave n of them n − 1 cores' time; one that shares its core with somebody
-# else's thread, which is no worse than doing without it, leaves n − ½. Nearer to the first than to
-# the second, a step is stuck as soon as it should have been done.
+# n threads on n cores, two of them on one core: the step gets n − 1 cores' time. One of them shares
+# its core with another process: n − ½. Below n − ¾ (nearer to the first case), the step is stuck
+# as soon as it takes _SURELY_STUCK_TIMES its usual time.
 _SURELY_STUCK_TIMES, _ONE_CORE = 1.25, 0.75
 # How fast it is forgotten what steps took, and the tokens that tell how long a prefill takes.
 _USUAL_STEP, _PREFILL_LEAST = 0.2, 8
 
 
 def involuntary_switches() -> int | None:
-    """Times that this process was made to give up a core; None where nobody counts."""
+    """How often the system took a core from this process; None without a counter."""
     if resource is None:
         return None
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw)
@@ -57,7 +57,7 @@ def involuntary_switches() -> int | None:
 
 def idle_core_seconds() -> float | None:
     """Seconds that cores of this machine were idle since it started, all together; None where the
-    kernel does not tell. Waiting for storage counts as idle (proc_stat(5)).
+    kernel does not report it. Waiting for storage counts as idle (proc_stat(5)).
     """
     try:
         with open("/proc/stat", "rb") as file:
@@ -68,7 +68,7 @@ def idle_core_seconds() -> float | None:
 
 
 class ThreadGovernor:
-    """Threads for the next step, at most `most`. Told of every step; one per context.
+    """Choose the threads of the next step, at most `most`. It observes every step; one per context.
 
     `clock` and `cpu` give seconds, `switches` and `idle` are the two functions above.
     """
@@ -94,7 +94,7 @@ class ThreadGovernor:
         self._changed_s = clock()
         self._retry_s = _RETRY_FIRST_S
         self._tried = False
-        self._looked = (clock(), idle())
+        self._last_look = (clock(), idle())
         self._free: float | None = None
 
     def before_step(self, n_threads: int, n_tokens: int = 1) -> None:
@@ -153,7 +153,7 @@ class ThreadGovernor:
 
     def after_stream(self) -> None:
         """A stream has ended: what is used from now on, others use."""
-        self._looked = (self._clock(), self._idle())
+        self._last_look = (self._clock(), self._idle())
 
     # ---- inside -------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class ThreadGovernor:
         return took_s
 
     def _was_pushed(self) -> bool:
-        """Whether a core was taken from us since the window began; True where nobody counts."""
+        """Whether the system took a core since the window began; True without a counter."""
         n_switches = self._switches()
         return n_switches is None or n_switches > self._n_switches
 
@@ -196,7 +196,7 @@ class ThreadGovernor:
 
     def _look(self, now_s: float) -> bool:
         """Whether enough time has passed for a new look at the machine."""
-        then_s, before = self._looked
+        then_s, before = self._last_look
         passed_s = now_s - then_s
         if passed_s < _LOOK_S:
             return False
@@ -204,7 +204,7 @@ class ThreadGovernor:
         self._free = None
         if idle is not None and before is not None and passed_s < _STALE_S:
             self._free = (idle - before) / passed_s
-        self._looked = (now_s, idle)
+        self._last_look = (now_s, idle)
         return True
 
     def _set(self, n: int, now_s: float) -> None:

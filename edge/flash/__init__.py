@@ -1,4 +1,4 @@
-"""Bundles onto boards: one protocol, `edge.flash.board.Board`, over a folder, ssh and adb.
+"""Put bundles on boards: one protocol, `edge.flash.board.Board`, over a folder, ssh and adb.
 
     edge flash BUNDLE dir:/media/card            edge flash BUNDLE ssh://pi@kitchen/opt/edgekit
     edge flash BUNDLE adb://SERIAL               edge rollback TARGET

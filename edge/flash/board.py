@@ -33,7 +33,7 @@ class Board(Protocol):
 
     def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
         """Write `source` from byte `offset` to the same place in `part`; flushing is `settle`'s.
-        `progress` is told bytes as they go. Returns the bytes that crossed to the board.
+        `progress` receives byte counts. Returns the bytes that crossed to the board.
         """
 
     def can_patch(self) -> bool:

@@ -1,4 +1,4 @@
-"""`edge bench` on a board, and what it measured brought back here.
+"""Run `edge bench` on a board, and copy its results to this machine.
 
 The release that is current runs its own bench: nothing is installed, and what is measured is what
 the board runs. Results lie in `ROOT/results` until they have been taken, so that a connection that
@@ -35,7 +35,7 @@ _BENCH_S = 4 * 3600
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What `edge bench` on the board is told. A phone's static program knows only `repeats`."""
+    """Options for `edge bench` on the board. A phone's static program supports only `repeats`."""
 
     quick: bool = False
     repeats: int | None = None
@@ -60,8 +60,8 @@ def bench_board(
     """
     if not board.is_running:
         raise UsageError(
-            f"{board.place} is a mounted card, which measures nothing",
-            next_step="put it into its board and give that: ssh://user@host/path",
+            f"{board.place} is a mounted card, which cannot run a benchmark",
+            next_step="put it into its board and use ssh://user@host/path",
         )
     slots = Slots(board.files)
     with slots.locked():

@@ -1,4 +1,4 @@
-"""Is this the board that the bundle was planned for, and can it run what the bundle brings?
+"""Check that a board is the planned one and can run the engine in the bundle.
 
 Two questions with two answers: another board than planned is refused unless it is forced; a bundle
 whose engine cannot load there is refused always.
@@ -98,7 +98,7 @@ def check_board(board: Board, bundle: Bundle, *, force: bool) -> list[str]:
         raise InputError(
             f"{board.place} is not the {bundle.plan.device} that this bundle was planned for: "
             + "; ".join(differences),
-            next_step=f"edge build MODEL --device {device}, or --force flashes it all the same",
+            next_step=f"edge build MODEL --device {device}, or flash it anyway with --force",
         )
     return [f"forced: {difference}" for difference in differences]
 

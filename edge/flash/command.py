@@ -26,43 +26,46 @@ from edge.trust.ssh_formats import ALGORITHM
 from edge.units import format_bytes, format_seconds, printable
 
 
-@click.command("flash", short_help="Put a bundle on a board: folder, ssh or adb; reversible.")
+@click.command("flash", short_help="Put a bundle on a board, image, card or folder.")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("target", required=False)
 @click.option(
     "--inventory", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Flash all boards of this TOML file instead of one TARGET.",
+    help="Flash every board in this TOML file instead of one TARGET.",
 )  # fmt: skip
 @click.option(
     "--force", is_flag=True,
-    help="Flash a board that is not the one planned for, or a disk that is not removable.",
+    help="Flash a board other than the planned one, or a disk that is not removable.",
 )  # fmt: skip
-@click.option("--no-rehearse", is_flag=True, help="Do not run the bundle under emulation first.")
-@click.option("--no-gate", is_flag=True, help="Verify hashes, but do not load the model there.")
+@click.option("--no-rehearse", is_flag=True, help="Skip the trial under emulation.")
+@click.option(
+    "--no-gate", is_flag=True, help="Verify hashes only; do not load the model on the board."
+)
 @click.option(
     "--min-speed", type=click.FloatRange(0, 1), default=MIN_SPEED, show_default=True,
-    help="Share of the planned tokens/s that the health gate asks for.",
+    help="Minimum share of the planned tokens/s that the health gate accepts.",
 )  # fmt: skip
 @click.option(
     "--max-memory", type=click.FloatRange(0), default=MAX_MEMORY, show_default=True,
-    help="Share of the planned memory that it allows. 0: any.",
+    help="Maximum share of the planned memory that the health gate accepts. 0: no limit.",
 )  # fmt: skip
 @click.option(
     "--drop-previous", is_flag=True,
-    help="Give up the release that could be rolled back to, if space needs it.",
+    help="Delete the release to roll back to, if space needs it.",
 )  # fmt: skip
 @click.option(
     "--require-signature", is_flag=False, flag_value="", metavar="[KEY]",
-    help="Only if signed by KEY (or by who signed the board's first), which the board then pins.",
+    help="Require a signature by KEY and pin it. Without KEY, pin the signer of the board's first"
+         " bundle.",
 )  # fmt: skip
 @click.option(
     "--via", type=click.Choice(["auto", "rsync", "sftp", "stream"]), default="auto",
-    help="How ssh sends files. [default: rsync where it saves bytes, else a stream]",
+    help="Method to send files over ssh. [default: rsync where it saves bytes, else a stream]",
 )  # fmt: skip
 @ssh_config_option
 @wait_option
 @media_options
-@click.option("--json", "as_json", is_flag=True, help="What was done as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def flash_command(
     bundle: Path,
     target: str | None,
@@ -85,9 +88,9 @@ def flash_command(
     TARGET: dir:/path (a mounted card), ssh://user@host[:port]/path, adb://serial/path,
     image:file.img[.xz][#partition] (an operating system's image), card:/dev/sdX.
 
-    The new release is sent beside the old one, verified and tried there; only then it becomes
-    current. Whatever happens, the board keeps a whole release. An interrupted flash goes on where
-    it stopped. `edge rollback TARGET` goes back.
+    The board receives the new release beside the old one, verifies it and tries it. Only then does
+    it become current. The board always keeps a complete release. An interrupted flash resumes.
+    `edge rollback TARGET` restores the previous release.
     """
     if (target is None) == (inventory is None):
         raise UsageError(f"give one TARGET ({SHAPES}) or --inventory FILE")
@@ -192,16 +195,16 @@ def describe(report: FlashReport) -> list[str]:
     return lines + [f"  note     {note}" for note in report.notes]
 
 
-@click.command("rollback", short_help="Go back to the release that a board had before.")
+@click.command("rollback", short_help="Restore the previous release of a board.")
 @click.argument("target")
-@click.option("--to", metavar="ID", help="This release (the beginning of its id) instead.")
+@click.option("--to", metavar="ID", help="Roll back to this release (the beginning of its id).")
 @ssh_config_option
 @wait_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def rollback_command(
     target: str, to: str | None, wait_s: float, ssh_config: Path | None, as_json: bool
 ) -> None:
-    """Make the previous release on the board at TARGET current again, after verifying it."""
+    """Verify the previous release on the board at TARGET and make it current again."""
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
     try:
         slots = Slots(board.files)

@@ -9,7 +9,7 @@ import click
 ssh_config_option = click.option(
     "--ssh-config",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Instead of ~/.ssh/config (as ssh -F).",
+    help="Use this file instead of ~/.ssh/config (as ssh -F does).",
 )
 wait_option = click.option(
     "--wait",

@@ -1,4 +1,4 @@
-"""One bundle onto one board: bring, verify, try, switch; or leave everything as it was.
+"""Put one bundle on one board: send, verify, try, switch; on failure leave everything unchanged.
 
     with connect(parse_flash_target("ssh://pi@kitchen/opt/edgekit")) as board: ...
     report = flash(open_bundle("bundle"), board, FlashOptions(), reporter)
@@ -155,7 +155,7 @@ def transfer(
     folder = layout.bundle_folder(bundle.id)
     present = bundle.id in slots.present()
     if present:
-        reporter.stage("verifying what is there")
+        reporter.stage("verifying the files on the board")
         wrong = slots.damage(folder, bundle)
         if not wrong:
             bring_signature(board, bundle, folder)
@@ -222,8 +222,8 @@ def gate(slots: Slots, bundle: Bundle, verdict: Verdict, report: FlashReport) ->
 
 
 def confirm(board: Board, slots: Slots, bundle: Bundle, report: FlashReport) -> None:
-    """Ask once more through `current`, as whatever runs on the board will find it; switch back
-    when that fails.
+    """Check the release again through `current`, as programs on the board will open it. Switch back
+    if it fails.
     """
     try:
         current = slots.current()

@@ -1,4 +1,4 @@
-"""Many boards at once: canaries alone, then waves, stopping when too many fail.
+"""Flash many boards: canaries alone, then waves; stop when too many fail.
 
 pyinfra's engine runs a wave: its inventory holds the boards, its pool runs one operation on all of
 them in parallel, its failed hosts are ours. Its own connections are not used: paramiko reads only

@@ -1,5 +1,5 @@
-"""The health gate, run where the release lies: in its own environment, else with the board's own
-`edge`, else (a mounted card) with this machine's engine, which cannot tell speed or memory.
+"""Run the health gate in the release's own environment, else with the board's own `edge`, else (a
+mounted card) with this machine's engine, which cannot measure speed or memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`edge key`: make signing keys, and say whose bundles a board accepts."""
+"""`edge key`: make signing keys, and pin the keys that a board accepts."""
 
 from __future__ import annotations
 
@@ -26,21 +26,28 @@ from edge.trust.key_argument import PASSPHRASE_VARIABLE, default_key_path, publi
 from edge.trust.pins import check_pins, key_files
 from edge.trust.ssh_formats import PublicKey
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group()
 def key() -> None:
-    """Sign bundles, and have boards accept nothing else."""
+    """Manage keys: sign bundles, and restrict boards to signed bundles."""
 
 
 @key.command("new")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to make.")
-@click.option("--passphrase", is_flag=True, help="Ask for one that the file is encrypted with.")
-@click.option("--name", help="What the public key is called. [default: user@host]")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="File for the private key."
+)
+@click.option(
+    "--passphrase", is_flag=True, help="Ask for a passphrase and encrypt the file with it."
+)
+@click.option("--name", help="Name in the public key. [default: user@host]")
 @json_option
 def new_command(out: Path | None, passphrase: bool, name: str | None, as_json: bool) -> None:
-    """Make an Ed25519 key pair: FILE, which only you can read, and FILE.pub to give away."""
+    """Create an Ed25519 key pair: FILE and FILE.pub.
+
+    Only you can read FILE, the private key. Give FILE.pub to others.
+    """
     from edge.trust.signing import new_key
 
     path = out or default_key_path()
@@ -66,7 +73,7 @@ def new_command(out: Path | None, passphrase: bool, name: str | None, as_json: b
 @click.argument("file", required=False)
 @json_option
 def show_command(file: str | None, as_json: bool) -> None:
-    """The public line and fingerprint of a key FILE (private, .pub or trusted_keys)."""
+    """Show the public line and fingerprint of a key FILE (private, .pub or trusted_keys)."""
     for found in public_keys(file or str(default_key_path())):
         click.echo(json.dumps(record(found)) if as_json else f"{found.line}\n  {found.fingerprint}")
 
@@ -76,7 +83,7 @@ def show_command(file: str | None, as_json: bool) -> None:
 @ssh_config_option
 @json_option
 def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
-    """The keys whose bundles the board at TARGET accepts."""
+    """List the keys whose bundles the board at TARGET accepts."""
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
     try:
         keys = pinned_keys(board.files)
@@ -88,8 +95,10 @@ def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
 @key.command("pin")
 @click.argument("target")
 @click.argument("key_file", metavar="KEY")
-@click.option("--replace", is_flag=True, help="Accept these keys instead of those pinned so far.")
-@click.option("--force", is_flag=True, help="Even if the board's current release is refused then.")
+@click.option("--replace", is_flag=True, help="Replace the pinned keys with these.")
+@click.option(
+    "--force", is_flag=True, help="Proceed even if the board then refuses its current release."
+)
 @ssh_config_option
 @wait_option
 @json_option
@@ -97,10 +106,10 @@ def pin_command(
     target: str, key_file: str, replace: bool, force: bool, ssh_config: Path | None,
     wait_s: float, as_json: bool,
 ) -> None:  # fmt: skip
-    """Have the board at TARGET accept bundles signed by KEY (a .pub file or its line).
+    """Make the board at TARGET accept bundles signed by KEY (a .pub file or its line).
 
-    The first key that is pinned shuts the board to everything unsigned; more may be added. To
-    change keys: pin the new one, flash a bundle that it signed, unpin the old one.
+    After the first pinned key, the board refuses unsigned bundles. More keys can be added. To
+    change keys, pin the new key, flash a bundle signed with it, and unpin the old key.
     """
     wanted = public_keys(key_file)
     with changing(target, ssh_config, wait_s) as (board, slots):
@@ -113,8 +122,15 @@ def pin_command(
 @key.command("unpin")
 @click.argument("target")
 @click.argument("key_text", metavar="[KEY]", required=False)
-@click.option("--all", "everything", is_flag=True, help="Accept any bundle again, signed or not.")
-@click.option("--force", is_flag=True, help="Even if the board's current release is refused then.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Unpin every key; the board then accepts any bundle, signed or not.",
+)
+@click.option(
+    "--force", is_flag=True, help="Proceed even if the board then refuses its current release."
+)
 @ssh_config_option
 @wait_option
 @json_option
@@ -122,7 +138,7 @@ def unpin_command(
     target: str, key_text: str | None, everything: bool, force: bool, ssh_config: Path | None,
     wait_s: float, as_json: bool,
 ) -> None:  # fmt: skip
-    """No longer accept bundles signed by KEY (its fingerprint, .pub file or line) at TARGET."""
+    """Stop accepting bundles signed by KEY (fingerprint, .pub file or line) at TARGET."""
     if everything == (key_text is not None):
         raise UsageError("name one KEY, or --all", next_step=f"edge key list {target}")
     with changing(target, ssh_config, wait_s) as (board, slots):
@@ -148,12 +164,12 @@ def unpin_command(
 
 @key.command("check")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--key", "keys", multiple=True, metavar="KEY", help="Accept this key here, too.")
+@click.option("--key", "keys", multiple=True, metavar="KEY", help="Accept this key too.")
 @json_option
 def check_command(bundle: Path, keys: Sequence[str], as_json: bool) -> None:
-    """Whether this machine accepts the BUNDLE: who signed it, and which keys are pinned.
+    """Check whether this machine accepts BUNDLE: its signer and the pinned keys.
 
-    This is what `edge flash` asks on the board. Only the signature is looked at, no hashes.
+    `edge flash` runs this command on the board. It checks the signature but no hashes.
     """
     texts = read_texts(OpenedFolder(bundle))
     manifest, signature = texts[MANIFEST], texts.get(SIGNATURE)
@@ -181,7 +197,7 @@ def check_command(bundle: Path, keys: Sequence[str], as_json: bool) -> None:
 
 @contextmanager
 def changing(target: str, ssh_config: Path | None, wait_s: float) -> Iterator[tuple[Board, Slots]]:
-    """A board that nobody else changes meanwhile."""
+    """Hold the board's lock, so that no other program changes the board meanwhile."""
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
     try:
         slots = Slots(board.files)

@@ -80,9 +80,9 @@ def read_answer(done: Done) -> Health | None:
     """The report in what the program printed; None when it died."""
     if done.rc != 0:
         return None
-    variant, _, said = done.out.decode("utf-8", "replace").partition("\n")
+    variant, _, answer = done.out.decode("utf-8", "replace").partition("\n")
     speed, first, count = (p.search(done.err) for p in (_SPEED, _TTFT, _N_OUT))
-    text = said.replace(_END, "").strip()
+    text = answer.replace(_END, "").strip()
     return Health(
         text=text,
         n_out=int(count[1]) if count else len(text.split()),

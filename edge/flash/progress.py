@@ -1,4 +1,4 @@
-"""What a flash shows while it works: stages, and bytes with rate and time left on a terminal."""
+"""Progress output of a flash: stages, and bytes with rate and time left on a terminal."""
 
 from __future__ import annotations
 

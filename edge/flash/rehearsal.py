@@ -1,4 +1,4 @@
-"""The rehearsal before a flash, where the host's packages bring one.
+"""Rehearse a bundle before a flash, if the host's packages are installed.
 
 It lives on the host side, which the board's half never imports: the command is looked up in the
 table of commands that installed packages add, and run as a process.
@@ -37,10 +37,10 @@ def rehearse(bundle: Bundle, reporter: Reporter) -> str | None:
     except ValueError:
         record = {}
     if done.returncode != 0:
-        said = str(record.get("message") or decode_output(done.stderr).strip() or "no message")
+        message = str(record.get("message") or decode_output(done.stderr).strip() or "no message")
         raise EngineError(
-            f"the rehearsal of {bundle.path} failed: {printable(said, 600)}",
-            next_step=record.get("next_step") or "--no-rehearse flashes all the same",
+            f"the rehearsal of {bundle.path} failed: {printable(message, 600)}",
+            next_step=record.get("next_step") or "use --no-rehearse to flash without it",
         )
     return "rehearsed"
 

@@ -18,7 +18,7 @@ INSTALL_SCRIPT = "board/install.sh"
 _MAX_NAME = 80
 _MOST_BYTES = 1 << 50
 
-# What both services may not do. What they may write is said in each.
+# Restrictions of both services. Each service defines what it may write.
 _CAGE = """\
 ProtectSystem=strict
 ProtectHome=yes

@@ -1,4 +1,4 @@
-"""One `sh` on a board, kept open: a command costs a round trip, not a login.
+"""Keep one `sh` open on a board, so that a command costs a round trip and no login.
 
 Each command goes to the shell's standard input, wrapped so that it cannot read what follows; a
 random mark on both outputs says where its answer ends, with its exit code.
@@ -92,7 +92,7 @@ class Session:
                     self.close()
                     raise DeviceUnreachableError(
                         f"{self.place} did not answer within {timeout_s:.0f} s",
-                        next_step="look whether the board is on and reachable, then run it again",
+                        next_step="check that the board is on and reachable, then run it again",
                     )
                 for key, _ in ready:
                     buffer = got[key.fileobj]  # type: ignore[index]
@@ -111,19 +111,19 @@ class Session:
         text, _, code = data.rpartition(b"\n" + self._mark)
         return text, code.strip() or b"0"
 
-    def _broken(self, said: bytes) -> EdgeError:
+    def _broken(self, output: bytes) -> EdgeError:
         process = self._process
         assert process.stderr is not None
         try:
             process.wait(10)
-            said += process.stderr.read() or b""
+            output += process.stderr.read() or b""
         except (TimeoutExpired, ValueError, OSError):
             pass
         self.close()
-        done = Done(process.returncode or 0, b"", said.decode("utf-8", "replace"))
+        done = Done(process.returncode or 0, b"", output.decode("utf-8", "replace"))
         return self.channel.lost(done) or DeviceUnreachableError(
-            f"the connection to {self.place} was lost; the release that was current still is",
-            next_step="run the same command again: it goes on where it stopped",
+            f"the connection to {self.place} was lost; the current release is unchanged",
+            next_step="run the same command again to resume",
         )
 
     def close(self) -> None:

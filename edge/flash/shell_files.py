@@ -1,4 +1,4 @@
-"""A board's files through nothing but a shell on it.
+"""Access a board's files through a shell on it.
 
 The board needs sh, coreutils (busybox and toybox do) and one of sha256sum or openssl. Scripts are
 lists of steps, each of which changes at most one thing, so that a test can cut the power between
@@ -95,45 +95,45 @@ def capture_system(session: Session) -> CapturedSystem:
     return parse_dump(done.out[:MAX_DUMP_BYTES].decode("utf-8", "replace"), mark)
 
 
-def shell_error(place: str, said: str, rc: int) -> EdgeError:
-    """What a failed script said, as an error with a next step."""
-    lines = [line for line in said.strip().splitlines() if line.strip()]
+def shell_error(place: str, output: str, rc: int) -> EdgeError:
+    """Turn the message of a failed script into an error with a next step."""
+    lines = [line for line in output.strip().splitlines() if line.strip()]
     text = printable(lines[-1]) if lines else f"a command left with {rc}"
-    if "No space left" in said or "Disk quota" in said:
+    if "No space left" in output or "Disk quota" in output:
         return DoesNotFitError(
-            f"{place} is full: {text}; the release that was current still is",
+            f"{place} is full: {text}; the current release is unchanged",
             next_step="free some space there (edge slots lists the releases), then flash again",
         )
-    if "Read-only file system" in said:
+    if "Read-only file system" in output:
         return InputError(
             f"{place} is read-only: {text}", next_step="mount it writable: mount -o remount,rw …"
         )
-    if "no sha256sum" in said:
+    if "no sha256sum" in output:
         return InputError(
             f"{place} has neither sha256sum nor openssl: what arrives there cannot be verified",
             next_step="install one of them there: apt install coreutils, or openssl",
         )
-    if "Permission denied" in said or "not permitted" in said:
+    if "Permission denied" in output or "not permitted" in output:
         return InputError(
             f"{place} cannot be written by this user: {text}",
             next_step="choose a folder that belongs to the user, or chown it there",
         )
-    if "is a link" in said:
+    if "is a link" in output:
         return UnsafeInputError(
             f"{place}: {text}; edgekit follows no link in its folder there",
-            next_step="look at it there and remove it, or give the path of the folder itself",
+            next_step="check it there and remove it, or give the path of the folder itself",
         )
-    if "did not make this folder" in said:
+    if "did not make this folder" in output:
         return UsageError(
-            f"{place}: {text}: it stays as it is",
-            next_step="look at it there and move it away, or choose another folder on the board",
+            f"{place}: {text}: it stays unchanged",
+            next_step="check it there and move it away, or choose another folder on the board",
         )
-    if "File exists" in said or "Not a directory" in said:
+    if "File exists" in output or "Not a directory" in output:
         return InputError(
             f"{place}: something is in the way there: {text}",
-            next_step="choose another folder on the board, or move what is there aside",
+            next_step="choose another folder on the board, or move what is there away",
         )
-    return InputError(f"{place}: {text}", next_step="flash again: what is there is kept")
+    return InputError(f"{place}: {text}", next_step="flash again: the data already sent is kept")
 
 
 class ShellFiles:
@@ -410,7 +410,7 @@ class ShellFiles:
             raise DeviceUnreachableError(
                 f"the connection to {self.session.place} was lost; the release that was current "
                 "still is",
-                next_step="run the same command again: it goes on where it stopped",
+                next_step="run the same command again to resume",
             )
 
 

@@ -1,4 +1,4 @@
-"""`edge slots`: the releases on a board, and whether one of them works."""
+"""`edge slots`: list, verify, check, bench and remove the releases on a board."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from edge.units import format_bytes, printable
 
 @click.group()
 def slots() -> None:
-    """Show, verify or remove the releases on a board; check one on the board itself."""
+    """List, verify, bench or remove the releases on a board, or check a bundle on it."""
 
 
 @slots.command("list")
 @click.argument("target")
 @ssh_config_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per release.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per release.")
 def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
     """List the releases at TARGET (dir:, ssh:// or adb://), the current one first."""
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
@@ -58,7 +58,7 @@ def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
 @slots.command("verify")
 @click.argument("target")
 @ssh_config_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def verify_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
     """Read every byte of the current release at TARGET and compare it with its manifest."""
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
@@ -81,15 +81,24 @@ def verify_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
 
 @slots.command("bench")
 @click.argument("target")
-@click.option("--quick", is_flag=True, help="Short prompts and answers.")
-@click.option("--repeats", type=click.IntRange(min=1), help="[default: as edge bench]")
+@click.option("--quick", is_flag=True, help="Use short prompts and answers.")
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=1),
+    help="Number of repetitions. [default: as `edge bench`]",
+)
 @click.option("--gen", "n_gen", type=click.IntRange(min=2), help="Tokens per decode test.")
-@click.option("--threads", "n_threads", type=click.IntRange(min=1), help="[default: the plan's]")
+@click.option(
+    "--threads",
+    "n_threads",
+    type=click.IntRange(min=1),
+    help="Number of threads. [default: the plan's]",
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Append results to this file."
 )
 @ssh_config_option
-@click.option("--json", "as_json", is_flag=True, help="The result lines instead of a report.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result lines instead of a report.")
 def bench_command(
     target: str,
     quick: bool,
@@ -100,9 +109,9 @@ def bench_command(
     ssh_config: Path | None,
     as_json: bool,
 ) -> None:
-    """Run `edge bench` on the board at TARGET with its current release, and bring the results here.
+    """Run `edge bench` with the current release at TARGET and store the results here.
 
-    They are stored as those of this machine are: `edge report` and `edge compare` show them.
+    `edge report` and `edge compare` read them like the results of this machine.
     """
     from edge.bench.store import data_directory
     from edge.flash.board_bench import BenchOptions, bench_board
@@ -129,7 +138,7 @@ def bench_command(
 @click.argument("release")
 @ssh_config_option
 def remove_command(target: str, release: str, ssh_config: Path | None) -> None:
-    """Remove a RELEASE (the beginning of its id) at TARGET; the current one stays."""
+    """Delete a RELEASE (the beginning of its id) at TARGET. It cannot be the current one."""
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
     try:
         store = Slots(board.files)
@@ -143,12 +152,12 @@ def remove_command(target: str, release: str, ssh_config: Path | None) -> None:
 
 @slots.command("check")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--quick", is_flag=True, help="Hash only what was not hashed here before.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--quick", is_flag=True, help="Hash only the files that were not hashed before.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def check_command(bundle: Path, quick: bool, as_json: bool) -> None:
-    """Load the BUNDLE on this machine, ask it a fixed question, and judge the answer.
+    """Load BUNDLE on this machine, ask it a fixed question, and judge the answer.
 
-    This is what the health gate of `edge flash` runs on the board.
+    The health gate of `edge flash` runs this command on the board.
     """
     line = ProgressLine("verifying")
     try:

@@ -108,10 +108,10 @@ class SshBoard:
                 n_there = now.n_bytes if now else seen
                 progress(n_there - seen)
                 seen = n_there
-            said = process.stderr.read().decode("utf-8", "replace")
+            output = process.stderr.read().decode("utf-8", "replace")
         if process.returncode != 0:
-            lost = self._channel.lost(Done(255 if "onnection" in said else 1, b"", said))
-            raise lost or shell_error(self.place, said, process.returncode)
+            lost = self._channel.lost(Done(255 if "onnection" in output else 1, b"", output))
+            raise lost or shell_error(self.place, output, process.returncode)
         progress(size - seen)
         return size - offset
 
@@ -153,15 +153,15 @@ class SshBoard:
                     now = size * int(found[-1]) // 100
                     progress(now - done)
                     done = now
-            said = process.stderr.read().decode("utf-8", "replace")
+            output = process.stderr.read().decode("utf-8", "replace")
         if process.returncode != 0:
-            raise self._rsync_error(process.returncode, said)
+            raise self._rsync_error(process.returncode, output)
         return rsync_traffic(tail.decode("utf-8", "replace"))
 
-    def _rsync_error(self, code: int, said: str) -> EdgeError:
-        if code in (10, 12, 30, 35, 255) and "No space left" not in said:
-            return self._channel.lost(Done(255, b"", said)) or InputError(said)
-        return shell_error(self.place, said, code)
+    def _rsync_error(self, code: int, output: str) -> EdgeError:
+        if code in (10, 12, 30, 35, 255) and "No space left" not in output:
+            return self._channel.lost(Done(255, b"", output)) or InputError(output)
+        return shell_error(self.place, output, code)
 
     def execute(self, script: str, *, timeout_s: float) -> Done:
         return self._session.run(script, timeout_s=timeout_s)

@@ -1,5 +1,5 @@
-"""The user's own OpenSSH as a channel to a board: options, the shared connection, its errors, and
-a second connection with a quicker cipher for whatever is large.
+"""The user's own OpenSSH as a channel to a board: options, the shared connection, its errors, and a
+second connection with a quicker cipher for large files.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class SshChannel:
         """Open the master. Its errors go through a file: a master in the background keeps them
         open, and a pipe would never end.
 
-        Raises DeviceUnreachableError with what ssh said and what to do about it.
+        Raises DeviceUnreachableError with the message of ssh and the next step.
         """
         with (self._folder / "errors").open("w+b") as errors:
             try:
@@ -99,13 +99,13 @@ class SshChannel:
                 ).returncode
             except TimeoutExpired:
                 raise DeviceUnreachableError(
-                    f"{self.place} did not let us in within {_LOGIN_S} s",
-                    next_step="look whether the board is on and reachable, then run it again",
+                    f"{self.place} did not accept the login within {_LOGIN_S} s",
+                    next_step="check that the board is on and reachable, then run it again",
                 ) from None
             errors.seek(0)
-            said = errors.read(65536).decode("utf-8", "replace")
+            output = errors.read(65536).decode("utf-8", "replace")
         if code != 0:
-            raise self._unreachable(said, code)
+            raise self._unreachable(output, code)
 
     def quicker(self) -> SshChannel | None:
         """A connection of its own with a quicker cipher, opened; None where the user's settings or
@@ -126,32 +126,32 @@ class SshChannel:
     def _ciphers(self) -> str:
         """The ciphers that ssh would offer, the user's own settings considered; `` if unknown."""
         command = ["ssh", "-G", *self.options(), "--", self._target.host]
-        said = decode_output(run_child(command).stdout)
-        found = re.search(r"^ciphers (\S+)$", said, re.MULTILINE)
+        output = decode_output(run_child(command).stdout)
+        found = re.search(r"^ciphers (\S+)$", output, re.MULTILINE)
         return found[1] if found else ""
 
     def lost(self, done: Done) -> EdgeError | None:
         return self._unreachable(done.err, 255) if done.rc == 255 else None
 
-    def _unreachable(self, said: str, code: int) -> DeviceUnreachableError:
-        lines = [line.strip() for line in said.splitlines() if line.strip(" @\r")]
+    def _unreachable(self, output: str, code: int) -> DeviceUnreachableError:
+        lines = [line.strip() for line in output.splitlines() if line.strip(" @\r")]
         why = printable(lines[-1]) if lines else f"ssh left with {code}"
         name = f"{self._target.user}@{self.address}" if self._target.user else self.address
         port = f" -p {self._target.port}" if self._target.port else ""
         step = f"`ssh{port} {name} true` must work without asking for anything"
-        if "IDENTIFICATION HAS CHANGED" in said:
+        if "IDENTIFICATION HAS CHANGED" in output:
             why = "its host key is not the one that was known: another machine, or set up anew"
             entry = f"[{self._target.host}]:{self._target.port}" if port else self._target.host
             step = f"only if you know why it changed: ssh-keygen -R '{entry}', then ssh to it once"
-        elif "Host key verification failed" in said or "host key is known" in said:
+        elif "Host key verification failed" in output or "host key is known" in output:
             why = "its host key is not known yet"
             step = f"`ssh{port} {name}` once, and compare the fingerprint it shows"
-        elif "Permission denied" in said:
+        elif "Permission denied" in output:
             why = f"it takes none of your keys ({why}); edgekit never asks for a password"
             step = f"ssh-copy-id{port} {name}"
-        elif "Could not resolve" in said:
+        elif "Could not resolve" in output:
             step = "check the name; does `getent hosts` find it?"
-        elif "refused" in said:
+        elif "refused" in output:
             step = "is sshd running there, and is this its port?"
         elif code != 255:
             why = f"a login there runs no commands ({why}, exit code {code})"

@@ -1,5 +1,5 @@
-"""A file into `dd` on the board, from any block on. Needs nothing there but sh and dd; writing the
-same bytes to the same places again is harmless, which a forgotten sender may do.
+"""Stream a file into `dd` on the board, from any block. The board needs only sh and dd. An
+abandoned sender may write the same bytes to the same places again, which is harmless.
 
 The file itself is the sender's standard input, so that no byte passes through Python; how far it is
 shows in the descriptor's offset, which both processes share.
@@ -20,8 +20,8 @@ from edge.slots.faults import fault_point
 
 #: What a part may be cut back to.
 BLOCK = 1 << 20
-#: What dd reads at once. It writes whatever it has read, since nothing else is asked of it:
-#: gathering larger blocks (obs) made it three times slower (measured, coreutils 9.1).
+#: What dd reads at once. It writes each block as it was read: gathering larger blocks (obs) made it
+#: three times slower (measured, coreutils 9.1).
 _READ = 1 << 16
 _LOOK_S = 0.2
 
@@ -55,7 +55,7 @@ def send_stream(
                 now = os.lseek(file.fileno(), 0, os.SEEK_CUR)
                 progress(now - seen)
                 seen = now
-        except BaseException:  # Ctrl-C: nobody would end it
+        except BaseException:  # Ctrl-C: no other code would end it
             process.kill()
             process.communicate()
             raise

@@ -1,4 +1,4 @@
-"""The text that names a board and a folder on it, taken apart.
+"""Parse the text that names a board and a folder on it.
 
 dir:/media/card                       ssh://user@host:22/opt/edgekit
 adb://SERIAL/data/local/tmp/edgekit   adb://  (the one device that is connected)
@@ -85,7 +85,7 @@ def parse_flash_target(text: str) -> FlashTarget:
     if not folder.isprintable():
         raise UsageError(f"{printable(text)}: the path has control characters in it")
     if folder == "" and path:
-        raise UsageError(f"{printable(text)}: / itself is no place for releases")
+        raise UsageError(f"{printable(text)}: / itself is not a place for releases")
     if scheme == "adb":
         if folder and not folder.startswith("/"):
             folder = f"/{folder}"

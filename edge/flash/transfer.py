@@ -1,4 +1,5 @@
-"""What has to cross to the board, and sending it: nothing twice, nothing visible half written.
+"""Find the files that the board lacks, and send them. No file is sent twice or visible
+half-written.
 
 Files come together in `incoming/<id>/bundle`, each by a rename after its hash was checked there.
 What another release on the board already has is linked, a changed model is patched from the old
@@ -180,7 +181,7 @@ def bring(
 
 
 def _link(board: Board, item: Item, target: str, sent: Sent) -> bool:
-    """Link a file that the board has; False when it turns out not to be what its manifest said."""
+    """Link a file that the board has; False when it differs from its manifest."""
     part = layout.part_file(item.sha256)
     assert item.source is not None
     if board.files.digests([item.source])[item.source] != item.sha256:

@@ -1,5 +1,5 @@
-"""Whether a board takes this bundle: asked here before anything is sent, and there, by a program
-that was on the board before, before anything of the bundle runs.
+"""Check whether a board accepts this bundle: on this machine before anything is sent, and on the
+board by an installed program, before anything of the bundle runs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SignaturePolicy:
 
 @dataclass(frozen=True)
 class Admission:
-    """`keys` are those that the board accepts (empty: nobody asks for a signature), `signed_by` the
+    """`keys` are those that the board accepts (empty: no signature is required), `signed_by` the
     fingerprint of the one that signed this bundle, `to_pin` what is pinned once it is current.
     """
 

@@ -1,4 +1,4 @@
-"""What a checked GGUF header says: values, value types, tensors."""
+"""The values, value types and tensors of a checked GGUF header."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class GgufTensor:
 @dataclass(frozen=True)
 class GgufHeader:
     """A checked header. `kv` and `kv_types` are in file order. `trailing_bytes` lie behind the last
-    tensor's padding: harmless, and said in `notes`.
+    tensor's padding: harmless, and listed in `notes`.
     """
 
     version: int

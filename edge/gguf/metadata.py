@@ -18,7 +18,7 @@ DEFAULT_ALIGNMENT = 32
 MAX_ARRAY_ITEMS = 2**22  # of all arrays together
 MAX_STRING_BYTES = 64 * 1024**2
 
-# Strings of an array are decoded in slabs of so many items or bytes, whichever is reached first.
+# Strings of an array are decoded in slabs of at most this many items or bytes.
 _SLAB_ITEMS = 4096
 _SLAB_BYTES = 1024**2
 

@@ -1,4 +1,4 @@
-"""What board is this: pure parsers over /proc and /sys text, thin readers around them, and timings.
+"""Identify and measure a board: pure parsers over /proc and /sys text, thin readers, and timings.
 
     from edge.probe.machine import probe_this_machine, read_report
 

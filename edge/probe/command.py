@@ -1,4 +1,4 @@
-"""`edge probe`: what board is this, measured, as a profile that `--device` finds."""
+"""`edge probe`: identify and measure a board, and store a profile that `--device` finds."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from edge.units import format_bytes, printable
 @click.option("-n", "--name", help="Id of the profile. [default: the board's host name]")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the profile here. [default: where --device finds it by its id]",
+    help="File for the profile. [default: the folder that --device searches]",
 )  # fmt: skip
-@click.option("--quick", is_flag=True, help="Measure for some 5 seconds instead of 25.")
-@click.option("--no-measure", is_flag=True, help="Read only, measure nothing.")
-@click.option("--no-write", is_flag=True, help="Show only, write no profile.")
-@click.option("--json", "as_json", is_flag=True, help="What was found as one JSON object.")
+@click.option("--quick", is_flag=True, help="Measure for about 5 seconds instead of 25.")
+@click.option("--no-measure", is_flag=True, help="Read the hardware only; measure nothing.")
+@click.option("--no-write", is_flag=True, help="Show the result only; write no profile.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def probe(
     target: str | None,
     name: str | None,
@@ -47,11 +47,11 @@ def probe(
     no_write: bool,
     as_json: bool,
 ) -> None:
-    """Identify this board (or one behind ssh or adb), measure it, and keep a profile of it.
+    """Identify and measure this board, or one over ssh or adb, and store its profile.
 
-    Behind ssh or adb the board is read by a small shell script. Behind ssh it is measured too,
-    where it has a Python: our code goes there for that time and is removed again. No password is
-    ever asked for.
+    Over ssh or adb, a small shell script reads the board. Over ssh, a board with Python is measured
+    too. The measuring code is copied to the board and removed afterwards. `edge probe` never asks
+    for a password.
     """
     found: Measurements | None = None
     if target is None:
@@ -99,7 +99,7 @@ def board_id(name: str | None, output: Path | None, report: ProbeReport) -> str:
     wanted = name or (output.stem if output else profile_name(report))
     if not BOARD_ID.match(wanted) or wanted == THIS_MACHINE:
         raise UsageError(
-            f"{printable(wanted)!r} is no id of a board: lower-case words with hyphens",
+            f"{printable(wanted)!r} is not a board id: lower-case words with hyphens",
             next_step="choose one with --name, for example --name kitchen-pi",
         )
     taken = {n: p.id for p in shipped_profiles().values() for n in (p.id, *p.aliases)}

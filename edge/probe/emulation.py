@@ -1,4 +1,4 @@
-"""The memory of a program under qemu-user, told apart from the emulator's.
+"""The memory of a program under qemu-user, separated from the emulator's.
 
 qemu-user maps the guest at the guest's own addresses, which stay below 2^40; its own program, heap
 and translated code lie far above. So one process's smaps hold both, and the address says which.

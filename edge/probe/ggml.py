@@ -1,7 +1,7 @@
 """The ggml library that llama-cpp-python brings, bound with ctypes: where it lies, what it offers.
 
-Whoever calls into it runs in a process of its own. An engine built for another CPU dies with an
-illegal instruction.
+Every caller runs in a process of its own. An engine built for another CPU dies with an illegal
+instruction.
 """
 
 from __future__ import annotations

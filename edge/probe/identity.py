@@ -1,4 +1,4 @@
-"""Which board this is, by what its device tree, firmware tables or Android properties say."""
+"""Identify a board by its device tree, firmware tables or Android properties."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edge.probe.cpu import cpuinfo_model
 from edge.probe.system import System, first_text
 
 _PROPERTY = re.compile(r"^\[([^\]\n]{1,256})\]: \[([^\]\n]{0,1024})\]\s*$", re.MULTILINE)
-# What DMI tables say when nobody filled them in.
+# Values of DMI tables that the vendor did not fill in.
 _PLACEHOLDERS = ("to be filled", "default string", "system product", "not specified", "o.e.m.")
 
 # How a device tree names boards that have a profile; the RAM decides between a family's sizes.

@@ -1,4 +1,4 @@
-"""A system as a `DeviceProfile`: parsers applied to what Linux shows, psutil where it is no Linux.
+"""Describe a system as a `DeviceProfile`: parsers on Linux, psutil elsewhere.
 
 report = read_report(LocalSystem())      # everything that can be read, nothing measured
 profile = probe_this_machine()           # the profile alone, bandwidth measured quickly
@@ -110,7 +110,8 @@ def read_machine(system: System, usable: frozenset[int] | None = None) -> Device
 def read_report(system: System, usable: frozenset[int] | None = None) -> ProbeReport | None:
     """Everything that can be read without measuring; None when the system shows no CPU or memory.
 
-    The profile's identity is `this-machine`, whatever the system; who writes it gives it a name.
+    The profile's identity is `this-machine` on every system. The writer of the profile gives it a
+    name.
     """
     profile = read_machine(system, usable)
     if profile is None:

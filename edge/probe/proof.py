@@ -42,7 +42,7 @@ _CPU_LINE = re.compile(
 _NAMES = {"product": "products", "experts": "products of experts", "rows": "look-ups",
           "attention": "attention", "cast": "conversion", "load": "loading"}  # fmt: skip
 
-# A kill by somebody else, or for lack of memory, or Ctrl-C: it says nothing of the engine.
+# A kill by another process, for lack of memory, or by Ctrl-C: it proves nothing about the engine.
 _FROM_OUTSIDE = {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"}
 _DEATHS = {
     "SIGILL": "SIGILL, instructions that this processor lacks",

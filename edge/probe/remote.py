@@ -167,8 +167,8 @@ def capture(target: Target) -> CapturedSystem:
             next_step=_advice(target),
         ) from None
     if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        why = printable(said[-1]) if said else f"{command[0]} left with {done.returncode}"
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        why = printable(lines[-1]) if lines else f"{command[0]} left with {done.returncode}"
         raise DeviceUnreachableError(
             f"{target} cannot be reached: {why}", next_step=_advice(target)
         )

@@ -79,7 +79,9 @@ def measure_remote(
     if target.scheme != "ssh":
         return Measurements(notes=["nothing was measured: a phone's shell has no Python"])
     mark = secrets.token_hex(16)
-    script = _SCRIPT.replace("@MARK@", mark).replace("@ASKED@", shlex.quote(_asked(profile, quick)))
+    script = _SCRIPT.replace("@MARK@", mark).replace(
+        "@ASKED@", shlex.quote(_settings_json(profile, quick))
+    )
     command = [*ssh_command(target)[:-2], f"sh -c {shlex.quote(script)}"]
     lines: list[str] = []
     with tempfile.TemporaryFile() as archive:
@@ -106,7 +108,7 @@ def measure_remote(
     return Measurements(notes=[f"nothing was measured: {_why(code)}"])
 
 
-def _asked(profile: DeviceProfile, quick: bool) -> str:
+def _settings_json(profile: DeviceProfile, quick: bool) -> str:
     clusters = [
         {"core": c.core, "count": c.count, "clock_hz": c.clock_hz, "isa": sorted(c.isa)}
         for c in profile.clusters
@@ -142,7 +144,7 @@ def parse_findings(text: str) -> Measurements:
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):
-        return Measurements(notes=["nothing was measured: the board's answer is no JSON object"])
+        return Measurements(notes=["nothing was measured: the board's answer is not a JSON object"])
     found = Measurements(method=data["method"] if data.get("method") in _METHODS else None)
     for pair in _items(data, "bandwidth_by_threads"):
         match pair:

@@ -1,4 +1,6 @@
-"""Do the entrants say the same? A race between a model and a broken copy of it is no race."""
+"""Check that the entrants choose the same tokens. A race with a broken copy of a model has no
+meaning.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +37,14 @@ def compare_answers(entrants: Sequence[Entrant], n_ctx: int) -> list[Agreement]:
     first, *others = by_bundle.values()
     if not others:
         return []
-    (said,) = ask(first, n_ctx, {"task": "answer", "n_gen": N_GEN})
+    (reply,) = ask(first, n_ctx, {"task": "answer", "n_gen": N_GEN})
     rows = []
     for entrant in others:
-        job = {"task": "follow", "prompts": said["prompts"], "answers": said["answers"]}
+        job = {"task": "follow", "prompts": reply["prompts"], "answers": reply["answers"]}
         (heard,) = ask(entrant, n_ctx, job)
         pairs = [
             (a, b)
-            for mine, theirs in zip(said["answers"], heard["predicted"], strict=True)
+            for mine, theirs in zip(reply["answers"], heard["predicted"], strict=True)
             for a, b in zip(mine, theirs, strict=True)
         ]
         rows.append(Agreement(entrant, sum(a == b for a, b in pairs) / len(pairs), len(pairs)))

@@ -104,7 +104,7 @@ def answer(engine: Engine, n_gen: int) -> Answer:
 def follow(
     engine: Engine, prompts: Sequence[list[int]], answers: Sequence[list[int]]
 ) -> list[list[int]]:
-    """What this engine would have said at each step of somebody else's answers."""
+    """Return the tokens that this engine would choose at each step of other engines' answers."""
     found = []
     for prompt, said in zip(prompts, answers, strict=True):
         if isinstance(engine, LogitsEngine):

@@ -31,15 +31,32 @@ QUICK_PREFILL, QUICK_DEPTHS = (16, 128), (0, 128)
 ROUNDS, N_GEN = 5, 32
 
 OPTIONS = (
-    click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS, show_default=True),
-    click.option("--threads", "n_threads", help="For example 1,2,4. [default: 1, half, all cores]"),
-    click.option("--ctx", "n_ctx", type=click.IntRange(min=64), help="[default: the plans']"),
-    click.option("--quick", is_flag=True, help="Short prompts and two rounds."),
-    click.option("--any-answers", is_flag=True, help="Race even if their answers differ."),
+    click.option(
+        "--rounds",
+        type=click.IntRange(min=1),
+        default=ROUNDS,
+        show_default=True,
+        help="Number of rounds.",
+    ),
+    click.option(
+        "--threads",
+        "n_threads",
+        help="Thread counts to try, for example 1,2,4. [default: 1, half, all cores]",
+    ),
+    click.option(
+        "--ctx",
+        "n_ctx",
+        type=click.IntRange(min=64),
+        help="Context length, in tokens. [default: the plans']",
+    ),
+    click.option("--quick", is_flag=True, help="Use short prompts and two rounds."),
+    click.option(
+        "--any-answers", is_flag=True, help="Race even if the engines answer differently."
+    ),
     click.option(
         "--output", "-o", type=click.Path(path_type=Path), help="Append the results to this file."
     ),
-    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout."),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
 )
 
 
@@ -54,10 +71,10 @@ def race_options(command: Any) -> Any:
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 @race_options
 def race(bundles: tuple[Path, ...], **options: Any) -> None:
-    """Measure BUNDLES of one model in turns: which engine and how many threads win here, and for
-    which prompts.
+    """Measure BUNDLES of one model in turns, to find the fastest engine and thread count.
 
-    Each engine runs in a process of its own. The results are stored, and `edge plan` uses them.
+    The result also shows for which prompt lengths each engine wins. Each engine runs in its own
+    process. The results are stored, and `edge plan` uses them.
     """
     hold_race([open_bundle(path) for path in bundles], **options)
 

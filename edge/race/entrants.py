@@ -1,4 +1,4 @@
-"""Who races: bundles of one model, each with some numbers of threads."""
+"""The entrants of a race: bundles of one model, each with several thread counts."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def run_race(
     """Every entrant takes one turn per round, the order reversed in every other round.
 
     Raises EngineError, with the last lines that it printed, when an engine's process dies, and
-    whatever error the engine raised there.
+    every error that the engine raised there.
     """
     courses = [Course(entrant, [TestRun(test) for test in tests]) for entrant in entrants]
     total, done = len(courses) * rounds, 0

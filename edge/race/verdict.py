@@ -1,4 +1,4 @@
-"""Who wins for which prompts: pure arithmetic on medians.
+"""Compute the winner for each prompt length: pure arithmetic on medians.
 
 A request of n tokens that is answered with m takes
 
@@ -17,7 +17,7 @@ from itertools import pairwise
 
 #: Tokens of the answer that a verdict is about.
 N_ANSWER = 64
-#: An advantage below this is noise: whoever leads already keeps the lead.
+#: An advantage below this is noise: the current leader keeps the lead.
 MARGIN = 0.03
 
 
@@ -38,7 +38,7 @@ class Pace:
 @dataclass(frozen=True)
 class Lead:
     """`label` wins for prompts of `first` to `last` tokens; `ratio` is how much longer the best of
-    the other bundles takes, in the middle of them (1.0: nobody else).
+    the other bundles takes, in the middle of them (1.0: no other bundle).
     """
 
     label: str
@@ -65,7 +65,7 @@ def leads(paces: Sequence[Pace], longest: int, n_answer: int = N_ANSWER) -> list
     Raises ValueError without anybody to win.
     """
     if not paces:
-        raise ValueError("nobody finished")
+        raise ValueError("no bundle finished")
     found: list[tuple[Pace, int, int]] = []
     for n in range(1, longest + 1):
         best = min(paces, key=lambda pace: pace.seconds(n, n_answer))

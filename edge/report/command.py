@@ -46,17 +46,17 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]
 
 @click.command()
 @click.argument("results", nargs=-1, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write.")
 @click.option(
     "--format",
     "wanted",
     type=click.Choice(get_args(Format)),
-    help="[default: by the output's suffix, else md]",
+    help="Output format. [default: by the output's suffix, else md]",
 )
-@click.option("--last", is_flag=True, help="Only the newest run.")
+@click.option("--last", is_flag=True, help="Use only the newest run.")
 @click.option("--within", type=Seconds(), help="Draw answer times against this budget: 5s, 800ms.")
-@click.option("--verify", is_flag=True, help="Derive every figure again from the raw traces.")
-@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+@click.option("--verify", is_flag=True, help="Compute every figure again from the raw traces.")
+@click.option("--json", "as_json", is_flag=True, help="Same as --format json.")
 def report(
     results: tuple[Path, ...],
     output: Path | None,
@@ -66,12 +66,13 @@ def report(
     verify: bool,
     as_json: bool,
 ) -> None:
-    """Render stored results: a page to share (-o report.html), Markdown, JSON, one picture.
+    """Render stored results as a page (-o report.html), Markdown, JSON or one picture.
 
-    Without RESULTS: all that `edge bench` stored. Results of llama-bench, litert-lm benchmark,
-    ExecuTorch, onnxruntime-genai, Ollama and MLPerf LoadGen are read too, marked with what they did
-    not measure. --verify prints what was checked and leaves with
-    7 when a result is not as it was measured.
+    Without RESULTS, use everything that `edge bench` stored. Results of llama-bench, litert-lm
+    benchmark, ExecuTorch, onnxruntime-genai, Ollama and MLPerf LoadGen work too. The report marks
+    what they did not measure.
+
+    --verify prints each check. It exits with 7 when a result differs from its measurement.
     """
     kind = "json" if as_json else wanted or format_of(output)
     # Pages are for reading; data and checks are of everything.
@@ -167,6 +168,6 @@ def check(records: Sequence[Record], *, as_json: bool) -> None:
     broken = sum(bool(found.problems) for _, found in verdicts)
     if broken:
         raise IntegrityError(
-            f"{broken} of {len(verdicts)} run(s) are not as they were measured",
+            f"{broken} of {len(verdicts)} run(s) differ from their measurement",
             next_step="measure again with edge bench, or ask for the unchanged file",
         )

@@ -1,4 +1,4 @@
-"""Runs against a first one: ratios with intervals, and when there is nothing to see, saying so.
+"""Compare runs with a baseline: ratios with intervals, and a verdict when no difference is seen.
 
 Tests are paired by what was run (kind, prompt, depth, tokens generated). A figure's ratio is the
 geometric mean of its tests' ratios of medians. The interval is the 2.5 to 97.5 % range of a seeded
@@ -152,13 +152,13 @@ def check_alike(first: Side, other: Side) -> None:
     found = differences(first.runs[-1], other.runs[-1])
     if len(found) <= 1 and "prompts" not in found:
         return
-    said = "; ".join(
+    causes = "; ".join(
         f"{name}: {shown(first.runs[-1], name)} against {shown(other.runs[-1], name)}"
         for name in found
     )
     raise InputError(
-        f"these runs differ in {' and '.join(found)}, so a ratio would have no one cause ({said})",
-        next_step="--unlike compares them all the same",
+        f"these runs differ in {' and '.join(found)}, so a ratio has no single cause ({causes})",
+        next_step="use --unlike to compare them anyway",
     )
 
 

@@ -1,4 +1,4 @@
-"""`edge compare`: boards, engines, recipes or versions against a first one."""
+"""`edge compare`: compare boards, engines, recipes or versions with a baseline."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ _FAILED = 1
 
 @click.command("compare")
 @click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--unlike", is_flag=True, help="Compare runs that differ in more than one thing.")
+@click.option(
+    "--unlike", is_flag=True, help="Compare runs even if they differ in more than one setting."
+)
 @click.option(
     "--fail-if", "conditions", multiple=True, metavar="COND",
-    help="Leave with 1 when it holds: 'decode<0.95x', 'memory>1.1x'. Repeatable.",
+    help="Exit with 1 if this holds: 'decode<0.95x', 'memory>1.1x'. Repeatable.",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Ratios as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the ratios as JSON.")
 @click.pass_context
 def compare_command(
     ctx: click.Context,
@@ -36,10 +38,11 @@ def compare_command(
     conditions: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Compare result files with the first of them, each by its newest set-up.
+    """Compare benchmark runs with a baseline, with confidence intervals.
 
-    All runs of that set-up in a file count. A ratio has a 95 % interval; one that holds 1 is "no
-    difference seen". A single file is shown as a fleet: every run, and how near it is to the best.
+    The first file is the baseline. Each file counts with every run of its newest set-up. A ratio
+    has a 95 % interval; an interval that contains 1 means "no difference seen". A single file is
+    shown as a fleet: each run, and its distance from the best.
     """
     gates = [parse_gate(text) for text in conditions]
     if len(results) == 1:

@@ -1,4 +1,4 @@
-"""Whether a workload's stored summary follows from its requests, and those from their traces."""
+"""Check that a workload's stored summary follows from its requests, and those from their traces."""
 
 from __future__ import annotations
 

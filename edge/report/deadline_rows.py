@@ -1,4 +1,4 @@
-"""What a report says of a workload: how many of its requests were answered in time."""
+"""Rows of a report about a workload: how many of its requests were answered in time."""
 
 from __future__ import annotations
 

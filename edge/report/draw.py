@@ -89,7 +89,7 @@ def style() -> AbstractContextManager[None]:
 
 @contextmanager
 def _root_folder() -> Iterator[None]:
-    """`/` as the current folder, where nobody but root leaves files."""
+    """Use `/` as the current folder, where only root can write files."""
     before = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
     os.chdir("/")
     try:

@@ -1,4 +1,4 @@
-"""What a report says, as data: verdict, five figures, rows. Pure functions of records."""
+"""The contents of a report as data: verdict, five figures, rows. Pure functions of records."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def page_title(runs: Sequence[Run]) -> str:
     return title if len(runs) == 1 else f"{title} and {len(runs) - 1} more"
 
 
-# What makes two machines two, whatever they are called.
+# Fields that identify a machine, regardless of its name.
 IDENTITY = ("model", "cpu", "n_cores", "ram_bytes", "arch")
 
 
@@ -150,7 +150,7 @@ def machine_key(record: Record) -> tuple[str, ...]:
     return tuple(str(record["machine"].get(key)) for key in IDENTITY)
 
 
-# The engine's column among those of a label: said wherever engines differ.
+# Index of the engine's column in a label. It is printed wherever engines differ.
 ENGINE = 2
 
 
@@ -246,8 +246,8 @@ def prediction_holds(run: Run) -> bool:
 
 
 def predicted_rows(run: Run) -> list[tuple[str, str, str, str]]:
-    """(figure, predicted, measured, measured ÷ predicted), where the plan said something and was
-    made for the machine that measured; empty otherwise.
+    """(figure, predicted, measured, measured ÷ predicted), where the plan has a prediction for the
+    measuring machine; empty otherwise.
     """
     promised = run.head.get("predicted")
     if not promised or not prediction_holds(run):

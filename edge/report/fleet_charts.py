@@ -58,7 +58,7 @@ def side_by_side(runs: Sequence[Run]) -> Chart | Missing:
         return Missing(title, "one run has nothing to stand beside; name more result files")
     labels = run_labels(runs)
     shown = list(zip(labels, runs, strict=True))[-MAX_BARS:]
-    panels, said = [], []
+    panels, notes = [], []
     for heading, figure, text, _ in COLUMNS[:2] + COLUMNS[3:4]:
         rows = [(label, v, text(v)) for label, run in shown if (v := figure(run)) is not None]
         if not rows:
@@ -71,14 +71,14 @@ def side_by_side(runs: Sequence[Run]) -> Chart | Missing:
             )
         )
         most = max(rows, key=lambda row: row[1])
-        said.append(f"most {heading.split(',')[0]}: {most[0]} with {most[2]}")
+        notes.append(f"most {heading.split(',')[0]}: {most[0]} with {most[2]}")
     if not panels:
         return Missing(title, "the runs share no figure")
     left_out = len(runs) - len(shown)
     return Chart(
         "side-by-side",
         title,
-        "; ".join(said)[:1].upper() + "; ".join(said)[1:] + ".",
+        "; ".join(notes)[:1].upper() + "; ".join(notes)[1:] + ".",
         "",
         tuple(panels),
         ("run", *(heading for heading, _, _, _ in COLUMNS)),
@@ -105,7 +105,7 @@ def fleet_rows(runs: Sequence[Run]) -> tuple[tuple[str, ...], ...]:
 
 def fleet_verdict(runs: Sequence[Run]) -> str:
     """One sentence over several runs: the fastest and the smallest of them."""
-    labels, said = run_labels(runs), []
+    labels, notes = run_labels(runs), []
     any_decodes = any(decode_of(run) for run in runs)
     for figure, text, most, words in (
         (decode_of, "{:,.1f} tokens/s", True, "decodes fastest"),
@@ -120,8 +120,8 @@ def fleet_verdict(runs: Sequence[Run]) -> str:
         if known:
             value, i = max(known) if most else min(known)
             shown = text.format(value) if text else format_bytes(int(value))
-            said.append(f"{labels[i]} {words} ({shown})")
-    what = " and ".join(said) or "no figure is common to them"
+            notes.append(f"{labels[i]} {words} ({shown})")
+    what = " and ".join(notes) or "no figure is common to them"
     return f"Of {len(runs)} runs, {what}."
 
 

@@ -1,4 +1,4 @@
-"""A report as Markdown: what people paste into a forum or a pull request."""
+"""Render a report as Markdown, for a forum or a pull request."""
 
 from __future__ import annotations
 

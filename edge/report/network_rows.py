@@ -1,4 +1,4 @@
-"""What a report says of a network that is no language model: latency, not tokens per second."""
+"""Rows of a report about a network that is no language model: latency, not tokens per second."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from edge.units import format_bytes, format_seconds
 
 
 def latency_text(seconds: float | None) -> str:
-    """`12.3 ms`, `430 µs`: a small network is faster than a hundredth of a millisecond."""
+    """Format a latency as `12.3 ms`, or as `430 µs` below 1 ms."""
     if seconds is not None and seconds < 1e-3:
         return f"{seconds * 1e6:.0f} µs"
     return format_seconds(seconds)

@@ -87,7 +87,7 @@ def sustained_share(run: Run) -> float | None:
 
 
 def speed_over_time(run: Run) -> Chart | Missing:
-    """Decode speed, and what the sensors said meanwhile."""
+    """Decode speed, and the sensor values during the run."""
     title = "Speed, temperature and clock over the run"
     windows, sensors = speed_windows(run), sensor_points(run)
     summary = speed_summary(run, windows)
@@ -110,14 +110,14 @@ def speed_over_time(run: Run) -> Chart | Missing:
         for label, points in windows.items()
         if (y := [rate for _, rate in points])
     ]
-    told = []
+    spans = []
     for label, unit, points in sensors:
         if not points:
             continue
         values = [value for _, value in points]
         low, high = f"{min(values):.2f}", f"{max(values):.2f}"
         span = f"stayed at {low}" if low == high else f"ran from {low} to {high}"
-        told.append(f"{label} {span} {unit}")
+        spans.append(f"{label} {span} {unit}")
         drawn = Series(label, *thin([t for t, _ in points], values))
         panels.append(Panel(unit, (drawn,), y_from_zero=False))
         rows.append((f"{label}, {unit}", low, high, str(len(values))))
@@ -127,7 +127,7 @@ def speed_over_time(run: Run) -> Chart | Missing:
     return Chart(
         "speed-time",
         title,
-        " ".join(part for part in (summary, sentence(told)) if part),
+        " ".join(part for part in (summary, sentence(spans)) if part),
         "seconds",
         tuple(panels),
         ("figure", "lowest", "highest", "points"),

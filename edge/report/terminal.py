@@ -1,4 +1,4 @@
-"""A run in a dozen lines for a terminal; the whole story is the Markdown report's."""
+"""Print a run in about twelve lines; the Markdown report has all details."""
 
 from __future__ import annotations
 

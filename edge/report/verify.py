@@ -1,4 +1,4 @@
-"""Does a stored result hold? Its digest, and every figure derived again from the raw trace."""
+"""Verify a stored result: its digest, and every figure derived again from the raw trace."""
 
 from __future__ import annotations
 

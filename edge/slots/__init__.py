@@ -1,4 +1,4 @@
-"""What lies on a board: releases side by side, one of them current, switched by one rename.
+"""The releases on a board: side by side, one of them current, switched by one rename.
 
     ROOT/
       current             → releases/<id>; a small file of that text where links do not exist
@@ -6,7 +6,7 @@
       incoming/           what is being sent; never looked at by anything that runs
       */.edgekit-owned    in every folder that may be deleted: a release, what is being sent
       state.json          the order in which releases became current, and how they did
-      .lock               held by whoever changes something
+      .lock               held by the program that changes the board
 
 `layout` names the places and decides (pure), `files` is the protocol for a board's files with its
 local implementation, `store` does the work over any implementation, `health` judges a release by

@@ -1,4 +1,4 @@
-"""Where a power cut can hit: every write, rename and fsync passes a numbered point.
+"""Numbered points where a power cut can hit: every write, rename and fsync.
 
 Set EDGEKIT_TEST_FAULT in a test to make one of them the last thing that happens:
 

@@ -75,7 +75,7 @@ class BoardFiles(Protocol):
 
     def claim(self, path: str) -> None:
         """Make a folder of ours, which may be removed later, or see that it is one. Raises
-        UsageError for a folder of somebody else's.
+        UsageError for a folder of another owner.
         """
 
     def rename(self, source: str, target: str) -> None:
@@ -83,7 +83,7 @@ class BoardFiles(Protocol):
 
     def remove(self, paths: Sequence[str]) -> None:
         """Remove files, and folders that are ours; missing ones are no error. Raises UsageError for
-        a folder of somebody else's.
+        a folder of another owner.
         """
 
     def link(self, source: str, target: str) -> None:
@@ -117,23 +117,25 @@ class BoardFiles(Protocol):
         """Make `current` say `target`, in one rename."""
 
     def lock(self, wait_s: float) -> AbstractContextManager[None]:
-        """Hold the board alone. Raises UsageError when somebody else does for `wait_s` seconds."""
+        """Hold the board's lock. Raises UsageError when another flash holds it for `wait_s`
+        seconds.
+        """
 
 
 def lock_refused(place: str, wait_s: float) -> UsageError:
     waited = f" (waited {wait_s:.0f} s)" if wait_s else ""
     return UsageError(
-        f"somebody else is flashing {place} right now{waited}",
-        next_step="wait for it to end, or let this one wait: --wait 600",
+        f"another flash of {place} is running{waited}",
+        next_step="wait for it to end, or use --wait 600",
     )
 
 
 def board_error(error: OSError, place: str) -> EdgeError:
     """What went wrong with a board's files, in words, from an errno."""
-    said = error.strerror or str(error)
+    reason = error.strerror or str(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DoesNotFitError(
-            f"{place} is full: {said}; the release that was current still is",
+            f"{place} is full: {reason}; the current release is unchanged",
             next_step="free some space there (edge slots lists the releases), then flash again",
         )
     if error.errno == errno.EROFS:
@@ -142,10 +144,10 @@ def board_error(error: OSError, place: str) -> EdgeError:
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return InputError(
-            f"{place} cannot be written by this user: {said}",
+            f"{place} cannot be written by this user: {reason}",
             next_step="choose a folder that belongs to the user, or chown it",
         )
-    return InputError(f"{place}: {said}", next_step="flash again: what is there is kept")
+    return InputError(f"{place}: {reason}", next_step="flash again: the data already sent is kept")
 
 
 class LocalFiles:

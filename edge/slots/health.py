@@ -1,4 +1,4 @@
-"""The health gate: does this release really work here?
+"""The health gate: test that a release works on this machine.
 
 Measured on the board itself, in a process of its own: every byte is hashed, the model is loaded,
 a fixed question is answered. `judge` then compares with what was planned. It is a pure function, so
@@ -63,7 +63,7 @@ class Health:
 def parse_health(document: Any) -> Health:
     """Inverse of `Health.to_dict`, for what a board has sent. Raises InputError for the rest."""
     if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise InputError("the board's answer is no health report")
+        raise InputError("the board's answer is not a health report")
     texts, figures = ("error", "error_kind", "text", "engine"), set(Health.__dataclass_fields__)
     known: dict[str, Any] = {
         key: value for key in texts if isinstance(value := document.get(key), str)
@@ -116,9 +116,9 @@ def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -
         start = engine.last_start
         return summarize(Trace.of_stream(request_ns, tokens, events, start), start)
 
-    said = answer(GenerationConfig(max_tokens=MAX_TOKENS))
+    reply = answer(GenerationConfig(max_tokens=MAX_TOKENS))
     # An answer may be two words long; speed takes more.
-    timed = said if quick else answer(GenerationConfig(max_tokens=MAX_TOKENS, ignore_eos=True))
+    timed = reply if quick else answer(GenerationConfig(max_tokens=MAX_TOKENS, ignore_eos=True))
     info = engine.describe()
     peak_bytes, emulated = peak_rss_bytes(), own_emulated_memory()
     if emulated is not None and peak_bytes is not None:
@@ -128,10 +128,10 @@ def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -
     if reference and isinstance(engine, LogitsEngine):
         agreement = _agreement(engine, prompt_tokens(engine, PROMPT, None, raw=False), reference)
     return Health(
-        text=said.text,
-        n_out=said.n_out,
+        text=reply.text,
+        n_out=reply.n_out,
         load_s=load_s,
-        ttft_s=said.ttft_s,
+        ttft_s=reply.ttft_s,
         decode_tps=timed.decode_tps,
         peak_rss_bytes=peak_bytes,
         emulator_bytes=emulated.emulator if emulated else None,
@@ -207,14 +207,14 @@ def judge(
 
 
 def _nonsense(health: Health) -> list[str]:
-    """What no working model answers, whatever it was trained on."""
+    """Recognize an answer that no working model gives."""
     text = health.text.strip()
     if health.n_out < 1 or not text:
         return ["it answered nothing"]
     broken = sum(c == "\N{REPLACEMENT CHARACTER}" or not (c.isprintable() or c.isspace())
                  for c in text)  # fmt: skip
     if broken * 4 > len(text):
-        return [f"its answer is no text: {text[:40]!r}"]
+        return [f"its answer is not text: {text[:40]!r}"]
     if len(text) >= 24 and len(set(text)) <= 2:
         return [f"its answer is one character over and over: {text[:24]!r}"]
     return []

@@ -1,4 +1,4 @@
-"""Releases over any `BoardFiles`: look, verify, switch, go back, make room.
+"""Manage releases over any `BoardFiles`: list, verify, switch, roll back, free space.
 
     slots = Slots(LocalFiles(Path("/opt/edgekit")))
     with slots.locked():
@@ -49,9 +49,9 @@ class Slots:
 
     @contextmanager
     def locked(self, wait_s: float = 0) -> Iterator[None]:
-        """Alone on the board, its root there and ours.
+        """Hold the board's lock; create and check its root folder.
 
-        Raises UsageError when somebody else holds it, or when the root holds something else.
+        Raises UsageError when another process holds the lock, or when the root is not a store.
         """
         self.files.prepare()
         self._refuse_foreign_root()
@@ -205,7 +205,7 @@ class Slots:
         if target is None:
             raise InputError(
                 f"{self.files.root} has no earlier release to go back to",
-                next_step="edge slots lists what is there; edge flash puts another one",
+                next_step="edge slots lists the releases; edge flash adds one",
             )
         self.verify(target)
         if target != current:

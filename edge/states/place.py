@@ -1,4 +1,4 @@
-"""Where the states of a model lie, and how much room they may take.
+"""Choose the folder of a model's states and the limit of its size.
 
 Beside a bundle, in BUNDLE.states: never inside it, where every file is listed and hashed. A folder
 of that name is used only if it is ours: it carries the mark of this user, and each state in it was
@@ -74,7 +74,7 @@ def user_folder() -> Path:
 
 def beside_bundle(bundle: Path) -> Path:
     """BUNDLE.states if it is there and ours, or can be made; else the user's folder, as everywhere
-    that keys are pinned: what lies beside a signed bundle is signed by nobody.
+    that keys are pinned: files beside a signed bundle are not signed.
     """
     real = bundle.resolve()
     if not real.name or key_files(bundle):

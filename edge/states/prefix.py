@@ -1,5 +1,5 @@
-"""Which part of a prompt every conversation with one system prompt begins with, and whether its
-state is worth the disk.
+"""Find the prompt prefix that all conversations with one system prompt share, and whether storing
+its state pays.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _PROBES = ("a", "The", "\n")
 def system_prefix(
     render: Callable[[list[Message]], Sequence[int]], system: str | None
 ) -> list[int]:
-    """Tokens that a conversation behind `system` begins with, whatever the question: the longest
-    prefix that a few different questions share. Raises what `render` raises.
+    """Return the tokens that begin every conversation with `system`, regardless of the question:
+    the longest prefix that a few different questions share. Raises what `render` raises.
     """
     shared: Sequence[int] | None = None
     before = [Message("system", system)] if system else []
@@ -30,7 +30,7 @@ def system_prefix(
     return list(shared or ())
 
 
-def pays(n_tokens: int, compute_s: float, restore_s: float) -> bool:
+def is_worth_storing(n_tokens: int, compute_s: float, restore_s: float) -> bool:
     """Whether a state of `n_tokens` that took `compute_s` should be kept, if it is restored in
     `restore_s`: it should win clearly, for storage may be slower than it was when last measured.
     """

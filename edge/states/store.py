@@ -4,10 +4,10 @@ A file is named after what its state belongs to and the tokens it holds:
 
     NAME-<model, engine, context: 16 hex>-<tokens: 16 hex>.kv      see edge.engines.kv_state
 
-Its mtime is its last use. Whatever goes wrong with a state (damaged, of another build, disk full,
-folder read-only) costs the time to compute it again and one line, never an answer. Two processes
-may share a folder: files are written beside and renamed, what one of them has mapped stays readable
-when the other removes it, and what a dead process left half-written is swept away.
+Its mtime is its last use. Any failure with a state (damaged, of another build, disk full, folder
+read-only) costs the time to compute it again and one line, never an answer. Two processes may share
+a folder: files are written beside and renamed, a file that one of them mapped stays readable after
+the other removed it, and half-written files of dead processes are deleted.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ from edge.secret import user_secret
 from edge.types import Engine
 
 SUFFIX = ".kv"
-#: A folder holds at most so many bytes of states, and at most this share of the disk's free space.
+#: A folder holds at most this many bytes of states, and at most this share of the disk's free
+#: space.
 DEFAULT_LIMIT_BYTES = 256 * 1024**2
 _DISK_SHARE = 0.1
 _MAX_FILES = 256
 #: No context is longer.
 MAX_TOKENS = 1 << 20
-#: Restoring must save at least so many tokens over what the engine holds already.
+#: Restoring must save at least this many tokens over what the engine holds already.
 MIN_GAIN = 16
 #: What storage is taken to read at until a restore was measured.
 _READ_BYTES_PER_S = 80e6
@@ -161,8 +162,7 @@ class StateStore:
     ) -> Restored:
         """Put the best state for a prompt of `tokens` into the engine, if it holds clearly more of
         them than the engine does. With `compute_s`, which predicts seconds from tokens, only if
-        computing them would take twice as long. States that turn out unusable are removed and told
-        about.
+        computing them would take twice as long. Unusable states are deleted and reported.
         """
         problems: list[str] = []
         began_s = time.monotonic()
@@ -276,7 +276,7 @@ def evict(folder: Path, limit_bytes: int, *, keep: Path | None = None) -> list[P
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes that are gone left half-written."""
+    """Delete half-written files of dead processes."""
     for name, status in _files(folder):
         match = _PID.search(name)
         # A pid comes again one day, and a folder may be on two boards' share.
@@ -305,8 +305,8 @@ def check_owner(path: Path) -> None:
 def claim(folder: Path) -> None:
     """Mark an empty folder as this user's, or see that it is marked.
 
-    Raises IntegrityError for a folder of somebody else's, EdgeError or OSError when that cannot be
-    told.
+    Raises IntegrityError for a folder of another owner, EdgeError or OSError when that cannot be
+    determined.
     """
     with Root(folder.parent) as root:
         if root.names(folder.name):

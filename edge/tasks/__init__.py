@@ -1,4 +1,4 @@
-"""Tasks from the field as named presets, and requests like those that people make of them.
+"""Built-in tasks as named presets, and generated requests for measuring.
 
 `task` reads a preset, `catalog` finds one by its name, `use` fills it in for one conversation,
 `requests` makes requests of realistic lengths for measuring.

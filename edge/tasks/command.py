@@ -1,4 +1,4 @@
-"""`edge tasks`: the tasks from the field, with the lengths and times that they stand for."""
+"""`edge tasks`: list the built-in tasks with their lengths and time limits."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from edge.units import format_seconds, printable
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per task, one per line.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per task, one per line."
+)
 def tasks(name: str | None, as_json: bool) -> None:
-    """List the tasks, or show one whole. NAME may also be a .toml file of your own.
+    """List built-in tasks with typical prompt and answer lengths, or show one in full.
 
-    Use one with `edge chat --task NAME`, `edge run --task NAME`, measure it with
-    `edge bench --workload NAME`, plan for it with `edge plan --workload NAME`.
+    NAME may also be your own .toml file. Run a task with `edge chat --task NAME` or
+    `edge run --task NAME`. Measure it with `edge bench --workload NAME`. Plan for it with
+    `edge plan --workload NAME`.
     """
     found = [find_task(name)] if name else list(load_tasks().values())
     if as_json:

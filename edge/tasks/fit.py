@@ -1,4 +1,4 @@
-"""A text longer than the context: its most relevant sentences instead of an error.
+"""Shorten a text that exceeds the context to its most relevant sentences.
 
 The deadline controller leaves sentences out for time; here they are left out for room, by the same
 selection (`edge.deadline.shorten`), before anything is asked.

@@ -33,7 +33,7 @@ _TRIES, _REDRAWS = 12, 6
 
 @dataclass(frozen=True)
 class Section:
-    """Sentences, each with a question it answers or an empty text. `count`: so many at most;
+    """Sentences, each with a question it answers or an empty text. `count`: the maximum number;
     `optional` ones are left out of short texts, `last` ones end a text.
     """
 
@@ -153,9 +153,7 @@ class _Writer:
         return taken
 
     def _options(self, section: Section, n: int) -> list[tuple[str, str, str]]:
-        """Up to `n` sentences not said yet, of the templates used least: (sentence, question,
-        template).
-        """
+        """Up to `n` unused (sentence, question, template) of the least used templates."""
         found = []
         order = sorted(section.sentences, key=lambda s: (self._uses[s[0]], self._rng.random()))
         for template, question in order[:n]:
@@ -166,7 +164,7 @@ class _Writer:
                     found.append((sentence, self._fill(question, binding), template))
                     break
             else:
-                self._uses[template] += 1000  # all its variants are said
+                self._uses[template] += 1000  # all its variants are used
         return found
 
     def _fill(self, template: str, binding: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""One task: what is said to the model, how long prompts and answers are, how long one waits.
+"""One task: its prompt, the lengths of prompts and answers, and the time limit.
 
 A task is a TOML file. What the user gives goes into `message` at `{text}`, parameters at their
 names; nothing else in braces is allowed. Lengths are in tokens of the model's own tokenizer.
@@ -71,7 +71,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Parameter:
-    """Something a task has to be told beside the text: a language, a file."""
+    """An input of a task beside the text: a language, a file."""
 
     name: str
     kind: ParameterKind

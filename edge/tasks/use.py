@@ -24,10 +24,16 @@ MAX_FILE_BYTES = 4 * 1024**2  # far beyond any context
 NO_LIMIT = "none"
 
 _OPTIONS = (
-    click.option("--task", "task_name", metavar="NAME", help="A task from `edge tasks`: its "
-                 "prompt, sampling and time (--within none: no limit)."),
-    click.option("--to", metavar="LANGUAGE", help="Language to translate into: zh, de, Spanish."),
-    click.option("--document", type=click.Path(), metavar="FILE", help="The text asked about."),
+    click.option(
+        "--task", "task_name", metavar="NAME",
+        help="Task from `edge tasks`: sets prompt, sampling, time limit (--within none: no limit).",
+    ),
+    click.option(
+        "--to", metavar="LANGUAGE", help="Target language of a translation: zh, de, Spanish."
+    ),
+    click.option(
+        "--document", type=click.Path(), metavar="FILE", help="Text that the question is about."
+    ),
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Who built a bundle, and whether a board takes bundles from them.
+"""Signatures: identify the builder of a bundle, and decide whether a board accepts it.
 
 A signature lies beside the manifest, which holds the hash of every other file, so that one
 signature covers a bundle whole. Formats are OpenSSH's: a key is one `ssh-ed25519` line, a signature

@@ -1,4 +1,4 @@
-r"""`manifest.json.sig`: who vouches for a bundle.
+r"""Read and write `manifest.json.sig`, the signatures of a bundle.
 
 The manifest holds the size and hash of every other file, and the bundle's id is the manifest's own
 hash: a signature over the manifest covers every byte, and adding one changes no id. Several signers
@@ -60,8 +60,8 @@ def only_signer(manifest: bytes, signature_file: bytes | None, name: str) -> Pub
 def accepting_key(
     manifest: bytes, signature_file: bytes | None, keys: Sequence[PublicKey], who: str
 ) -> PublicKey:
-    """The first of `keys` that signed this manifest, whatever else is in the signature file; `who`
-    names what accepts only these.
+    """Return the first of `keys` that signed this manifest; the signature file may hold more
+    blocks. `who` names what accepts only these.
 
     Raises IntegrityError that says whether the bundle is unsigned, signed by others, or edited.
     """

@@ -37,9 +37,9 @@ def public_keys(argument: str) -> tuple[PublicKey, ...]:
             data = path.read_bytes()[: MAX_KEYS_BYTES + 1]
         text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        said = error.strerror if isinstance(error, OSError) else "it is not text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise InputError(
-            f"cannot read a public key from {path}: {said}",
+            f"cannot read a public key from {path}: {reason}",
             next_step="give a .pub file (edge key new makes one), or the line in it",
         ) from None
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]

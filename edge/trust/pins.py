@@ -6,8 +6,8 @@
     $EDGEKIT_TRUSTED_KEYS            one more, for a service or a shell
 
 Every one of these files that exists must accept a bundle before it is opened. One that cannot be
-read, is damaged or is empty accepts nothing: a lock that fails stays shut. Whoever may write ROOT
-may remove its file; the machine's own file is for boards where that matters.
+read, is damaged or is empty accepts nothing: a lock that fails stays shut. A user who may write
+ROOT may remove its file; the machine's own file is for boards where that matters.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def format_trusted_keys(keys: Sequence[PublicKey]) -> bytes:
 
 
 def key_files(path: Path) -> list[Path]:
-    """The key files that decide over a bundle, or a model file, whatever is in them.
+    """Return the key files that decide over a bundle or a model file; their contents do not matter.
 
     They lie in a folder above it, however it is spelled: above the path as given, above what it
     leads to, above every link on the way and, for a bind mount, above what is mounted.
@@ -84,7 +84,7 @@ def refuse_unsigned(path: Path) -> None:
     """Raise IntegrityError where keys are pinned: a plain file carries no signature."""
     if found := key_files(path):
         raise IntegrityError(
-            f"{path} is a plain file, which nobody can have signed; {found[0]} accepts only "
+            f"{path} is a plain file, which cannot carry a signature; {found[0]} accepts only "
             "signed bundles",
             next_step="edge build MODEL --device BOARD -o OUT --sign KEY, and open OUT",
         )
@@ -164,7 +164,7 @@ def _read(path: Path, limit: int) -> bytes:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise _shut(str(path), "it is no regular file")
+                raise _shut(str(path), "it is not a regular file")
             data = file.read(limit + 1)
     except OSError as error:
         raise _shut(str(path), error.strerror or str(error)) from None

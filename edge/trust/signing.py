@@ -25,7 +25,7 @@ from edge.units import printable
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-#: Asked for a passphrase when a key has one; None where nobody can be asked.
+#: Asked for a passphrase when a key has one; None without a terminal.
 AskPassphrase = Callable[[], str]
 MAX_KEY_FILE_BYTES = 16 * 1024
 
@@ -77,8 +77,8 @@ def load_signing_key(path: Path, ask: AskPassphrase | None = None) -> SigningKey
     """Read a private key; `ask` is called when it has a passphrase.
 
     Raises InputError for what is no Ed25519 private key and for a wrong passphrase,
-    UnsafeInputError when others may read the file, UsageError when a passphrase is needed and
-    nobody can be asked, EngineMissingError without `cryptography`.
+    UnsafeInputError when others may read the file, UsageError when a passphrase is needed and there
+    is no terminal to ask on, EngineMissingError without `cryptography`.
     """
     serialization, ed25519 = _library()
     try:
@@ -110,14 +110,14 @@ def load_signing_key(path: Path, ask: AskPassphrase | None = None) -> SigningKey
             next_step="edge key new makes one",
         ) from None
     if not isinstance(private, ed25519.Ed25519PrivateKey):
-        raise InputError(f"{path} is no Ed25519 key", next_step="edge key new makes one")
+        raise InputError(f"{path} is not an Ed25519 key", next_step="edge key new makes one")
     return SigningKey(private, _comment(path))
 
 
 def _unlock(load: Any, data: bytes, path: Path, ask: AskPassphrase | None) -> Any:
     if ask is None:
         raise UsageError(
-            f"{path} has a passphrase and nobody is here to be asked for it",
+            f"{path} has a passphrase, and there is no terminal to ask for it",
             next_step="set EDGEKIT_KEY_PASSPHRASE, or run this in a terminal",
         )
     try:

@@ -32,7 +32,7 @@ _HASHES = {"sha512": hashlib.sha512, "sha256": hashlib.sha256}
 
 @dataclass(frozen=True)
 class PublicKey:
-    """32 bytes that name a signer; equal whatever the comment says."""
+    """32 bytes that name a signer; equal regardless of the comment."""
 
     raw: bytes
     comment: str = field(default="", compare=False)
@@ -105,7 +105,7 @@ def parse_public_key(line: str) -> PublicKey:
     except (ValueError, binascii.Error):
         raise InputError(f"public key {shown!r} is damaged", next_step="copy it again") from None
     if algorithm != ALGORITHM.encode() or not ed25519.is_valid_key(raw):
-        raise InputError(f"public key {shown!r} is no usable point of Ed25519's curve")
+        raise InputError(f"public key {shown!r} is not a usable point of Ed25519's curve")
     return PublicKey(raw, printable(parts[2], 100) if len(parts) > 2 else "")
 
 

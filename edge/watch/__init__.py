@@ -1,1 +1,1 @@
-"""`edge watch`: what runs on a board now, read from outside the process that runs it."""
+"""`edge watch`: show what runs on a board, read from outside its processes."""

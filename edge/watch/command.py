@@ -18,7 +18,7 @@ import click
 from edge.live import Page
 from edge.probe.remote import parse_target
 from edge.terminal import write_text
-from edge.watch.draw import Spell, screen_lines
+from edge.watch.draw import ProcessHistory, screen_lines
 from edge.watch.look import Here, Look, Source, to_record
 from edge.watch.rates import Rates
 from edge.watch.remote import Board
@@ -32,14 +32,15 @@ WIDE, TALL = 200, 10_000
 @click.argument("target", required=False)
 @click.option(
     "--interval", type=click.FloatRange(0.2, 60), default=1.0, show_default=True,
-    help="Seconds between looks.",
+    help="Seconds between updates.",
 )  # fmt: skip
-@click.option("-n", "--looks", type=click.IntRange(min=1), help="Leave after this many looks.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON line per look.")
+@click.option("-n", "--looks", type=click.IntRange(min=1), help="Exit after this many updates.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line per update.")
 def watch(target: str | None, interval: float, looks: int | None, as_json: bool) -> None:
-    """Watch what runs on this board, or on TARGET (ssh://user@host or adb://serial): tokens/s,
-    memory by kind, temperature, clock, power and throttling, while `edge chat`, `edge run` or
-    `edge bench` work in another process. Nothing need run yet. q or Ctrl-C leaves.
+    """Show live tokens/s, memory, temperature, clock, power and throttling of this board or TARGET.
+
+    TARGET is ssh://user@host or adb://serial. The view covers every process of `edge chat`, `edge
+    run` or `edge bench`. You may start `edge watch` before them. Press q or Ctrl-C to exit.
     """
     source: Source = Board(parse_target(target), interval) if target else Here()
     title = f"edge watch {target}" if target else "edge watch"
@@ -57,18 +58,18 @@ class Memory:
         self._rates: dict[int, Rates] = {}
         self._since: dict[int, tuple[tuple[object, ...], float]] = {}
 
-    def add(self, look: Look) -> dict[int, Spell]:
-        """The spells of a look's processes; those that have gone are forgotten."""
+    def add(self, look: Look) -> dict[int, ProcessHistory]:
+        """The histories of a look's processes; ended ones are forgotten."""
         now = time.monotonic()
         pages = {page.pid: page for page, _ in look.processes}
         self._rates = {pid: self._rates.get(pid) or Rates() for pid in pages}
         self._since = {pid: self._stood(pid, page, now) for pid, page in pages.items()}
-        spells = {}
+        histories = {}
         for pid, page in pages.items():
             rate = self._rates[pid].add(page, now)
             still_s = now - self._since[pid][1]
-            spells[pid] = Spell(rate, tuple(self._rates[pid].history), still_s)
-        return spells
+            histories[pid] = ProcessHistory(rate, tuple(self._rates[pid].history), still_s)
+        return histories
 
     def _stood(self, pid: int, page: Page, now: float) -> tuple[tuple[object, ...], float]:
         state = (page.started, page.state, page.n_requests, page.n_out)
@@ -84,13 +85,13 @@ def print_looks(
     while True:
         due = time.monotonic() + interval
         look = source.look()
-        spells, stamp = memory.add(look), datetime.now(timezone.utc).isoformat()
+        histories, stamp = memory.add(look), datetime.now(timezone.utc).isoformat()
         if as_json:
-            record = to_record(look, {pid: spell.rate for pid, spell in spells.items()})
+            record = to_record(look, {pid: past.rate for pid, past in histories.items()})
             write_text(json.dumps({**record, "time": stamp}) + "\n")
         else:
             lines = screen_lines(
-                look, spells, width=WIDE, height=TALL, title=f"{stamp[:19]}  {title}"
+                look, histories, width=WIDE, height=TALL, title=f"{stamp[:19]}  {title}"
             )
             write_text("\n".join(line.text for line in lines) + "\n\n")
         done += 1
@@ -108,13 +109,13 @@ def show_looks(source: Source, interval: float, looks: int | None, title: str) -
         look = first
         while True:
             due = time.monotonic() + interval
-            spells = memory.add(look)
+            histories = memory.add(look)
             done += 1
             while True:
                 width, height = screen.size
                 screen.draw(
                     screen_lines(
-                        look, spells, width=width, height=height, title=title,
+                        look, histories, width=width, height=height, title=title,
                         keys=f"every {interval:g} s, q leaves", ascii_only=ascii_only,
                     )
                 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A look as lines of text: a pure function of what was read and of the terminal's size."""
+"""Draw one look as lines of text: a pure function of the data and the terminal's size."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Spell:
-    """What is known of a process from looks before this one: its rate now, past rates, and for how
-    many seconds it has been in its present state without another token.
+class ProcessHistory:
+    """What earlier looks recorded about a process.
+
+    `rate` is its current rate, `history` its past rates. `still_s` counts the seconds in its
+    present state without another token.
     """
 
     rate: float | None = None
@@ -42,7 +44,7 @@ class Spell:
 
 def screen_lines(
     look: Look,
-    spells: Mapping[int, Spell],
+    histories: Mapping[int, ProcessHistory],
     *,
     width: int,
     height: int,
@@ -59,7 +61,7 @@ def screen_lines(
     lines = [Line(head + " " * room + keys if keys and room > 1 else head, "bold"), Line("")]
     lines += machine_lines(look.machine)
     blocks = [
-        [Line(""), *process_lines(page, memory, spells.get(page.pid, Spell()), bars)]
+        [Line(""), *process_lines(page, memory, histories.get(page.pid, ProcessHistory()), bars)]
         for page, memory in look.processes
     ]
     if not blocks:
@@ -109,7 +111,7 @@ def machine_lines(machine: Machine) -> list[Line]:
     return lines
 
 
-def process_lines(page: Page, memory: Memory, spell: Spell, bars: str = BARS) -> list[Line]:
+def process_lines(page: Page, memory: Memory, past: ProcessHistory, bars: str = BARS) -> list[Line]:
     quant = f" ({printable(page.quant, 40)})" if page.quant else ""
     threads = f", {page.n_threads} threads" if page.n_threads > 1 else ""
     engine = f", {printable(page.engine, 40)}{threads}" if page.engine else ""
@@ -117,9 +119,9 @@ def process_lines(page: Page, memory: Memory, spell: Spell, bars: str = BARS) ->
     lines = [Line(f"{printable(page.command, 20)}  {name}{quant}{engine}, pid {page.pid}", "bold")]
     if page.label:
         lines.append(Line(f"  test         {printable(page.label, 80)}"))
-    lines.append(Line(f"  now          {doing(page, spell)}"))
+    lines.append(Line(f"  now          {doing(page, past)}"))
     if page.engine:
-        lines.append(Line(f"  decode       {speed(page, spell, bars)}"))
+        lines.append(Line(f"  decode       {speed(page, past, bars)}"))
         lines.append(Line(f"  first token  {first_token(page)}"))
     kinds = (
         ("anonymous", memory.anon_bytes),
@@ -134,29 +136,29 @@ def process_lines(page: Page, memory: Memory, spell: Spell, bars: str = BARS) ->
     return lines
 
 
-def doing(page: Page, spell: Spell) -> str:
-    waited = f", {format_seconds(spell.still_s)} so far" if spell.still_s >= 1 else ""
+def doing(page: Page, past: ProcessHistory) -> str:
+    waited = f", {format_seconds(past.still_s)} so far" if past.still_s >= 1 else ""
     if page.state == "loading":
         return f"loads the model{waited}"
     if page.state == "prefill":
         return f"reads {tokens(page.n_prompt)}{waited}"
     if page.state == "decode":
-        slow = f", none for {format_seconds(spell.still_s)}" if spell.still_s >= 3 else ""
+        slow = f", none for {format_seconds(past.still_s)}" if past.still_s >= 3 else ""
         return f"writes, {tokens(page.n_out)} so far{slow}"
     if not page.engine:
         return "runs"
     return f"waits; {tokens(page.n_total)} so far, in requests: {page.n_requests}"
 
 
-def speed(page: Page, spell: Spell, bars: str) -> str:
+def speed(page: Page, past: ProcessHistory, bars: str) -> str:
     """Decode tokens/s now, else of the latest answers; the bars show how it went."""
-    if spell.rate is not None:
-        text = f"{spell.rate:7.1f} tokens/s"
-    elif (last := spell.history[-1] if spell.history else mean_rate(page)) is not None:
+    if past.rate is not None:
+        text = f"{past.rate:7.1f} tokens/s"
+    elif (last := past.history[-1] if past.history else mean_rate(page)) is not None:
         text = f"{last:7.1f} tokens/s at last"
     else:
         return "–"
-    return f"{text:<26}{sparkline(spell.history, bars)}".rstrip()
+    return f"{text:<26}{sparkline(past.history, bars)}".rstrip()
 
 
 def first_token(page: Page) -> str:

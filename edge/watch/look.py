@@ -71,7 +71,9 @@ class Source(Protocol):
     """Where looks come from."""
 
     def look(self) -> Look:
-        """Wait for what is new and read it. Raises DeviceUnreachableError when a board is gone."""
+        """Wait for new data and read it. Raises DeviceUnreachableError when the board no longer
+        answers.
+        """
 
     def close(self) -> None:
         """Let go of the board."""

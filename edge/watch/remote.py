@@ -47,7 +47,7 @@ _PAGES = ("/run/user/*/edgekit/*.json", "/dev/shm/*/*.json", "/tmp/*/*.json")
 
 
 def loop_script(mark: str, interval_s: float) -> str:
-    """The shell program that prints rounds for ever, until its reader has gone."""
+    """The shell program that prints rounds until its reader closes the pipe."""
     functions = SCRIPT.partition("f /proc/cpuinfo")[0]
     loop = _LOOP.replace("@INTERVAL@", f"{interval_s:g}")
     return (functions + loop).replace("@MARK@", mark)
@@ -86,11 +86,11 @@ class Board:
 
     def _last_words(self) -> str:
         self.close()
-        said = (
+        output = (
             self._process.stderr.read().decode("utf-8", "replace") if self._process.stderr else ""
         )
-        words = [line for line in said.splitlines() if line.strip()]
-        return f"is gone: {printable(words[-1])}" if words else "has closed the connection"
+        words = [line for line in output.splitlines() if line.strip()]
+        return f"was lost: {printable(words[-1])}" if words else "has closed the connection"
 
     def close(self) -> None:
         self._process.terminate()

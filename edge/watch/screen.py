@@ -1,4 +1,4 @@
-"""A terminal's second screen, redrawn in place; it is put back however the program ends."""
+"""Redraw a terminal's second screen in place, and restore the first one at every exit."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Screen:
             os.read(self._wake_read, 64)
         if self._keys in ready:
             typed = os.read(self._keys, 64).decode("utf-8", "replace")
-            if not typed:  # the terminal is gone
+            if not typed:  # the terminal was closed
                 raise EOFError
             return typed[0]
         return ""
@@ -105,7 +105,7 @@ class Screen:
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(self._keys, termios.TCSADRAIN, self._modes)
             self._modes = None
-        with contextlib.suppress(OSError):  # the terminal may be gone
+        with contextlib.suppress(OSError):  # the terminal may be closed
             self._write(_LEAVE)
 
     def _write(self, text: str) -> None:

@@ -87,7 +87,7 @@ def test_two_at_once(place: Place, cargo: tuple[Path, Path]) -> None:
     flash(place, cargo[0], "--no-gate")
     with LocalFiles(place.root).lock(0):
         refused = edge(place, "flash", str(cargo[1]), place.target, "--no-gate", "--force", check=2)
-        assert "somebody else is flashing" in refused.stderr and "--wait" in refused.stderr
+        assert "another flash of" in refused.stderr and "--wait" in refused.stderr
     commands = [
         edge_command("flash", str(path), place.target, "--no-gate", "--force", "--wait", "600")
         for path in cargo

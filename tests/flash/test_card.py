@@ -264,7 +264,7 @@ def test_real_block_device(loop: str, base: Made, cargo: tuple[Path, Path], tmp_
     done = card(cargo[0], f"{loop}#1", *image, "--force", "--yes-erase", "96MiB")
     assert done.returncode == 3 and "partition 1 holds vfat" in done.stderr, done.stderr
     done = card(cargo[0], loop, "--force", "--yes-erase", "96MiB")
-    assert done.returncode == 2 and "which image shall it be" in done.stderr
+    assert done.returncode == 2 and "so --image is required" in done.stderr
     assert Path(loop).read_bytes() == old
 
     done = card(cargo[0], loop, *image, "--force", "--yes-erase", "96.0 MiB", "--json")
@@ -294,7 +294,7 @@ def test_block_device_in_use(
     more = ["--image", str(base.path), "--force", "--yes-erase", "96MiB"]
     done = card(cargo[0], loop, *more)
     assert done.returncode == 2 and f"mounted at {place}" in done.stderr, done.stderr
-    with pytest.raises(UsageError, match="the kernel will not give it away"):
+    with pytest.raises(UsageError, match="the kernel reports it as busy"):
         DeviceMedium(loop)
     run("umount", place)
     holder = os.open(loop, os.O_RDWR | os.O_EXCL)  # as mdadm, LVM and swapon hold theirs

@@ -206,7 +206,7 @@ def test_updated_twice_then_by_the_running_board(
     with closing_board(own.path) as slots:
         assert slots.current() == open_bundle(old).id
         assert slots.previous() == open_bundle(new).id
-        with pytest.raises(InputError, match="only looked at"):
+        with pytest.raises(InputError, match="read-only here"):
             slots.rollback()
 
 

@@ -60,7 +60,7 @@ def test_the_ratio_is_against_other_bundles_not_other_thread_counts() -> None:
 
 
 def test_nobody_to_win_is_an_error() -> None:
-    with pytest.raises(ValueError, match="nobody finished"):
+    with pytest.raises(ValueError, match="no bundle finished"):
         leads([], 10)
 
 

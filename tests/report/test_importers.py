@@ -116,7 +116,7 @@ def test_all_tools_stand_in_one_page(tmp_path: Path) -> None:
 def test_each_file_is_claimed_by_one_importer() -> None:
     for file in FILES:
         text = (FIXTURES / file).read_text()
-        assert sum(importer.is_it(text) for importer in IMPORTERS) == 1, file
+        assert sum(importer.can_read(text) for importer in IMPORTERS) == 1, file
 
 
 def test_an_imported_run_is_unlike_a_measured_one(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_no_file_raises_anything_but_an_input_error(noise: str, file: str, cut: 
     text = (FIXTURES / file).read_text()
     for importer in IMPORTERS:
         mixed = text[:cut] + noise + text[cut + len(noise) :]
-        if importer.is_it(mixed):
+        if importer.can_read(mixed):
             with contextlib.suppress(InputError):
                 importer.read(mixed, Source("f", "0" * 64, "2026-01-01"))
 

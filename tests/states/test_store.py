@@ -302,7 +302,7 @@ def test_what_others_may_have_written_is_not_used(tmp_path: Path, who: str) -> N
         engine.cached = [1] * 50
         assert store(folder).save(engine, engine.cached) is None  # type: ignore[arg-type]
     else:
-        assert "somebody else" in found.problems[0]
+        assert "another user" in found.problems[0]
     with pytest.raises(IntegrityError):
         check_owner(tmp_path / "missing")
 

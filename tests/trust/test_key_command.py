@@ -73,7 +73,7 @@ def test_a_passphrase_guards_the_key(
     with pytest.raises(InputError, match="not the passphrase"):
         call("bundle", "sign", bundle, tmp_path / "k")
     monkeypatch.delenv("EDGEKIT_KEY_PASSPHRASE")
-    with pytest.raises(UsageError, match="nobody is here to be asked"):  # and never hangs
+    with pytest.raises(UsageError, match="no terminal to ask for it"):  # and never hangs
         call("bundle", "sign", bundle, tmp_path / "k")
 
 
@@ -109,7 +109,7 @@ def test_a_key_of_another_kind_is_refused(tmp_path: Path) -> None:
     )
     (tmp_path / "x").write_bytes(pem)
     (tmp_path / "x").chmod(0o600)
-    with pytest.raises(InputError, match="no Ed25519 key"):
+    with pytest.raises(InputError, match="not an Ed25519 key"):
         load_signing_key(tmp_path / "x")
 
 

@@ -21,11 +21,11 @@ from edge.live import (
     PAGE_BYTES,
     Beacon,
     Page,
-    announces,
     is_private,
     own_folders,
     parse_page,
     parse_start_ticks,
+    publish_status,
     start_ticks,
     watched,
 )
@@ -112,7 +112,7 @@ def test_nothing_is_wrapped_where_nothing_is_announced() -> None:
 def test_a_command_announces_itself_and_its_error_leaves_no_page(folder: Path) -> None:
     @click.command()
     @click.argument("bundle")
-    @announces("chat")
+    @publish_status("chat")
     def talk(bundle: str) -> None:
         """Talk."""
         (page,) = pages(folder)

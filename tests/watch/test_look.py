@@ -17,7 +17,7 @@ from edge.probe.system import CapturedSystem
 from edge.watch.draw import (
     BARS_ASCII,
     WAITING,
-    Spell,
+    ProcessHistory,
     cut,
     display_width,
     screen_lines,
@@ -129,7 +129,9 @@ def test_the_screen_says_it_all() -> None:
         read_machine(system, HeatReader(system)),
         ((PAGE, Memory(900 * MIB, 512 * MIB, 380 * MIB, 840 * MIB, 0)),),
     )
-    lines = screen_lines(look, {71: Spell(18.4, (9.0, 18.4))}, width=100, height=30, keys="q")
+    lines = screen_lines(
+        look, {71: ProcessHistory(18.4, (9.0, 18.4))}, width=100, height=30, keys="q"
+    )
     text = "\n".join(line.text for line in lines)
     for part in (
         "Raspberry Pi 5 Model B Rev 1.0", "66.2 °C", "2.40 GHz", "W (pmic)",
@@ -143,7 +145,7 @@ def test_the_screen_says_it_all() -> None:
 def test_a_slow_prefill_and_a_silent_decode_show_for_how_long() -> None:
     def now(page: Page, still_s: float) -> str:
         look = Look(Machine(), ((page, Memory()),))
-        lines = screen_lines(look, {71: Spell(None, (), still_s)}, width=90, height=30)
+        lines = screen_lines(look, {71: ProcessHistory(None, (), still_s)}, width=90, height=30)
         return next(line.text for line in lines if line.text.startswith("  now"))
 
     assert "reads 200 tokens, 12.0 s so far" in now(replace(PAGE, state="prefill"), 12)
@@ -165,9 +167,9 @@ def test_it_fits_in_every_window(
     width: int, height: int, n: int, name: str, ascii_only: bool
 ) -> None:
     pages = tuple((replace(PAGE, pid=i, model=name, label=name), Memory(1)) for i in range(n))
-    spells = {i: Spell(1.0, (1.0,) * 50) for i in range(n)}
+    histories = {i: ProcessHistory(1.0, (1.0,) * 50) for i in range(n)}
     lines = screen_lines(
-        Look(Machine(name=name), pages), spells,
+        Look(Machine(name=name), pages), histories,
         width=width, height=height, keys="q leaves", ascii_only=ascii_only,
     )  # fmt: skip
     assert 1 <= len(lines) <= height

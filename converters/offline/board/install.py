@@ -102,7 +102,7 @@ def check_ours(folder: Path) -> None:
     if os.path.lexists(folder) and not empty_or_ours:
         raise InstallError(
             EXIT_INPUT,
-            f"{folder} was not made by this installer: it stays as it is",
+            f"{folder} was not made by this installer: it stays unchanged",
             "look at it and move it away, or give another folder",
         )
 

@@ -1,8 +1,8 @@
-"""Other tools' results as records of ours, so that all stand in one table.
+"""Convert other tools' results into edgekit records, so that one table can hold all.
 
-One file per tool: `is_it(text)` tells its output from anything else, `read(text, source)` returns
-records. What a tool did not measure stays null and is named in the record's `imported` entry. No
-trace is invented: an imported figure cannot be derived again, and `edge report --verify` says so.
+One file per tool: `can_read(text)` recognizes its output, `read(text, source)` returns records.
+What a tool did not measure stays null and is named in the record's `imported` entry. No trace is
+invented: an imported figure cannot be derived again, and `edge report --verify` says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Importer(Protocol):
 
     TOOL: str
 
-    def is_it(self, text: str) -> bool: ...
+    def can_read(self, text: str) -> bool: ...
 
     def read(self, text: str, source: Source) -> list[dict[str, Any]]: ...
 
@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 
 def read_any(path: Path, most: int | None = None) -> Found:
-    """Read a result file of `edge bench` or of another tool, told apart by what it holds; of ours
+    """Read a result file of `edge bench` or of another tool, recognized by what it holds; of ours
     with more than `most` lines only the newest runs.
 
     Raises InputError if it is neither, or broken.
@@ -47,7 +47,7 @@ def read_any(path: Path, most: int | None = None) -> Found:
         return Found(None, parse_results(path, data, most))
     text = data.decode("utf-8", "replace")
     for importer in IMPORTERS:
-        if importer.is_it(text):
+        if importer.can_read(text):
             source = Source.of(path, data)
             return Found(importer.TOOL, Results(tuple(importer.read(text, source)), ()))
     if not data.strip() or data.lstrip()[:1] == b"{":

@@ -17,7 +17,7 @@ _LINE = re.compile(r"PyTorchObserver\s+(\{[^\n]*\})")
 _ORDER = ("inference_start_ms", "prompt_eval_end_ms", "inference_end_ms")
 
 
-def is_it(text: str) -> bool:
+def can_read(text: str) -> bool:
     return bool(_LINE.search(text)) and '"prompt_eval_end_ms"' in text
 
 

@@ -28,7 +28,7 @@ def column(heading: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", heading.rpartition(".")[2].lower()).strip("_")
 
 
-def is_it(text: str) -> bool:
+def can_read(text: str) -> bool:
     head = text.lstrip("\ufeff \r\n")
     if head.startswith("["):
         return f'"{PREFILL}"' in text and f'"{DECODE}"' in text

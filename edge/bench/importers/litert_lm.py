@@ -17,7 +17,7 @@ _START = "Benchmarking model:"
 _FIELD = re.compile(r"^\s*([A-Z][A-Za-z ]+?)\s*:\s*(.+?)\s*$", re.MULTILINE)
 
 
-def is_it(text: str) -> bool:
+def can_read(text: str) -> bool:
     return _START in text and "Decode speed" in text
 
 

@@ -22,7 +22,7 @@ NOT_MEASURED = ("time to first token", "time between tokens", "load", "raw token
 MAX_TESTS = 10_000
 
 
-def is_it(text: str) -> bool:
+def can_read(text: str) -> bool:
     head = text.lstrip()[:1]
     return head in ("[", "{") and '"samples_ns"' in text and '"n_gen"' in text
 
@@ -49,7 +49,7 @@ def record(entry: Any, source: Source) -> dict[str, Any]:
     n_prompt, n_gen = (count(entry.get(key), f"{TOOL}: {key}") for key in ("n_prompt", "n_gen"))
     n_depth = count(entry.get("n_depth", 0), f"{TOOL}: n_depth")
     seconds = [number(ns, f"{TOOL}: samples_ns") * 1e-9 for ns in entry["samples_ns"]]
-    if n_prompt and n_gen:  # one time for both: neither rate can be told
+    if n_prompt and n_gen:  # one time for both: neither rate can be derived
         kind, figures = "end-to-end", [{"end_to_end_s": s} for s in seconds]
     elif n_gen:
         kind, figures = "decode", [{"decode_tps": n_gen / s} for s in seconds]

@@ -24,7 +24,7 @@ _SPREAD = {
 _QUANTILES = {"p50": "50.00", "p90": "90.00", "p95": "95.00", "p99": "99.00"}
 
 
-def is_it(text: str) -> bool:
+def can_read(text: str) -> bool:
     return _HEAD in text and "latency (ns)" in text
 
 

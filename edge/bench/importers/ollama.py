@@ -24,7 +24,7 @@ TOOL = "ollama"
 NOT_MEASURED = ("time to first token", "time between tokens", "threads", "engine build", "machine")
 
 
-def is_it(text: str) -> bool:
+def can_read(text: str) -> bool:
     return text.lstrip()[:1] in ("[", "{") and '"eval_duration"' in text and '"eval_count"' in text
 
 

@@ -1,4 +1,4 @@
-"""What all importers share: a record from figures alone, and numbers that are checked."""
+"""Code that all importers share: a record from figures alone, and checked numbers."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def number(value: Any, what: str, *, zero: bool = False) -> float:
     except (TypeError, ValueError):
         found = math.nan
     if not math.isfinite(found) or found < 0 or (found == 0 and not zero):
-        raise InputError(f"{what} is {str(value)[:40]!r}, which is no figure")
+        raise InputError(f"{what} is {str(value)[:40]!r}, which is not a figure")
     return found
 
 
@@ -154,7 +154,7 @@ def count(value: Any, what: str) -> int:
     """A whole number from 0 up. Raises InputError."""
     found = number(value, what, zero=True)
     if found != int(found) or found > 2**53:
-        raise InputError(f"{what} is {str(value)[:40]!r}, which is no count")
+        raise InputError(f"{what} is {str(value)[:40]!r}, which is not a count")
     return int(found)
 
 

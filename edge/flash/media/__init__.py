@@ -1,4 +1,4 @@
-"""Disk images and cards: a bundle into an operating system that does not run yet.
+"""Disk images and cards: put a bundle into an operating system that does not run yet.
 
     edge flash BUNDLE image:raspios.img.xz
     edge flash BUNDLE card:/dev/sdX --image raspios.img.xz

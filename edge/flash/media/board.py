@@ -1,4 +1,4 @@
-"""An image or a card as a board that is only looked at: `edge slots list image:FILE`."""
+"""An image or a card as a read-only board: `edge slots list image:FILE`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ImageBoard:
         raise self.files.reading_only()
 
     def execute(self, script: str, *, timeout_s: float) -> Done:
-        return Done(126, b"", f"{self.place} is no running board{os.linesep}")
+        return Done(126, b"", f"{self.place} is not a running board{os.linesep}")
 
     def capture(self) -> CapturedSystem | None:
         return None

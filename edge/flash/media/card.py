@@ -1,7 +1,7 @@
-"""`card:/dev/sdX`: an operating system's image with a bundle in it, written and read back.
+"""`card:/dev/sdX`: write an operating system's image with a bundle in it, and read it back.
 
-Nothing is erased before somebody has typed the card's size, and nothing that is in use: lsblk says
-what is mounted or part of something larger, and the kernel is asked again when the card is opened.
+Nothing is erased before the user typed the card's size. Nothing in use is erased: lsblk reports
+what is mounted or part of something larger, and the kernel checks again when the card is opened.
 """
 
 from __future__ import annotations

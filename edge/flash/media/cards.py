@@ -50,7 +50,7 @@ class Disk:
 
     @property
     def is_candidate(self) -> bool:
-        """Whether it is offered: a card or stick with something in it, and nobody uses it."""
+        """Whether to offer it: a card or stick with something in it, and not in use."""
         return (
             self.removable
             and self.n_bytes > 0
@@ -86,13 +86,13 @@ def list_disks() -> list[Disk]:
             )
         except FileNotFoundError:
             raise EngineMissingError(
-                "lsblk is not installed; it tells what may be erased",
+                "lsblk is not installed; it lists what may be erased",
                 next_step="apt install util-linux",
             ) from None
         if done.returncode == 0:
             return parse_lsblk(decode_output(done.stdout), card_type)
-    said = decode_output(done.stderr).strip()
-    raise InputError(f"lsblk does not list the disks: {printable(said)}")
+    output = decode_output(done.stderr).strip()
+    raise InputError(f"lsblk does not list the disks: {printable(output)}")
 
 
 def card_type(name: str) -> str | None:
@@ -115,7 +115,7 @@ def parse_lsblk(text: str, card_type: Callable[[str], str | None]) -> list[Disk]
             if disk.kind in ("disk", "loop")
         ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError("lsblk printed something that is no list of disks") from None
+        raise InputError("lsblk printed something that is not a list of disks") from None
 
 
 def _disk(entry: dict[str, Any], card_type: Callable[[str], str | None]) -> Disk:

@@ -1,4 +1,4 @@
-"""What `edge flash` does for image: and card: targets."""
+"""`edge flash` for image: and card: targets."""
 
 from __future__ import annotations
 

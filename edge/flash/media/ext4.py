@@ -126,7 +126,7 @@ class Volume:
         if done.returncode:
             raise EngineError(
                 f"after the change e2fsck finds faults in partition {self.partition.number}: "
-                f"{_last_line(done)}; the image was left as it was",
+                f"{_last_line(done)}; the image is unchanged",
                 next_step="this is a bug of edgekit or of e2fsprogs: please report it",
             )
 
@@ -169,7 +169,7 @@ class Volume:
         return done.stdout, _complaints(done.stderr)
 
     def change(self, requests: Sequence[str], progress: Progress | None = None) -> None:
-        """Requests that change something, in order. `progress` is told bytes written.
+        """Requests that change something, in order. `progress` receives the bytes written.
 
         Raises EngineError for anything that debugfs complains of.
         """
@@ -185,10 +185,10 @@ class Volume:
                     process.kill()
                     raise
             errors.seek(0)
-            said = _complaints(errors.read())
-        if said or process.returncode:
+            complaints = _complaints(errors.read())
+        if complaints or process.returncode:
             raise EngineError(
-                f"debugfs cannot write into partition {self.partition.number}: {said}",
+                f"debugfs cannot write into partition {self.partition.number}: {complaints}",
                 next_step="a newer e2fsprogs may know this file system's features",
             )
 
@@ -254,8 +254,8 @@ class Volume:
             while chunk := process.stdout.read(1 << 20):
                 digest.update(chunk)
                 n_read += len(chunk)
-            said = _complaints(process.stderr.read())
-        return None if said or n_read != node.n_bytes else digest.hexdigest()
+            complaints = _complaints(process.stderr.read())
+        return None if complaints or n_read != node.n_bytes else digest.hexdigest()
 
 
 def plain(path: str) -> str:
@@ -390,7 +390,7 @@ class Ext4Files:
     def reading_only(self) -> EdgeError:
         """What is raised by everything that would change something."""
         return InputError(
-            f"{self._place}: releases in an image are only looked at here",
+            f"{self._place}: releases in an image are read-only here",
             next_step="edge flash BUNDLE image:… puts another one in; on the running board "
             "edge rollback and edge slots remove do the rest",
         )

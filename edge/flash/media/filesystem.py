@@ -1,4 +1,4 @@
-"""What a partition holds, told from its first bytes; and ext4's superblock.
+"""Recognize what a partition holds from its first bytes, and read ext4's superblock.
 
 Magic numbers and offsets are those of util-linux's libblkid (libblkid/src/superblocks/), the
 superblock is that of the kernel's Documentation/filesystems/ext4/super.rst.

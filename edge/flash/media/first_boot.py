@@ -1,5 +1,5 @@
-"""What may be put into an operating system besides the release, each only when asked for: a service
-that installs the bundle's engine when the board starts, a user, the ssh server.
+"""Optional additions to an operating system besides the release: a service that installs the
+bundle's engine when the board starts, a user, the ssh server.
 
 User and ssh follow Raspberry Pi OS (`userconf.txt` and `ssh` in the boot partition,
 https://www.raspberrypi.com/documentation/computers/configuration.html).
@@ -81,7 +81,7 @@ def check_user(name: str) -> str:
 
 
 def hash_password(password: str) -> str:
-    """SHA-512 crypt, as /etc/shadow has it, made by openssl: Python's own module is gone.
+    """SHA-512 crypt, as /etc/shadow has it, made by openssl: Python 3.13 has no module for it.
 
     Raises UsageError for an empty password, EngineMissingError without openssl.
     """

@@ -1,4 +1,4 @@
-"""Room in an image: its file, its partition table and its file system made larger together."""
+"""Make room in an image: grow its file, its partition table and its file system together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`image:FILE[#PARTITION]`: a bundle into a disk image, without root and without mounting.
+"""`image:FILE[#PARTITION]`: put a bundle into a disk image, without root and without mounting.
 
     flash_image(open_bundle("bundle"), ImageTarget(Path("raspios.img.xz")), options, reporter)
 
@@ -66,7 +66,7 @@ class ImageTarget:
 @dataclass(frozen=True)
 class ImageOptions:
     """`output` None: beside the image. `owner` None: the image's user 1000, else root. `health` is
-    what this machine's engine said of the bundle, kept with the release.
+    this machine's engine verdict on the bundle, kept with the release.
     """
 
     output: Path | None = None
@@ -85,9 +85,9 @@ def flash_image(
     """Put an opened and verified bundle into an image and make it current there.
 
     Raises InputError for what is no image of a system with an ext4 root, DoesNotFitError when this
-    disk or the image's table has too little room, UsageError when somebody uses the image or the
-    result exists. Then nothing has changed; a working copy of a run that was killed is used up by
-    the next one.
+    disk or the image's table has too little room, UsageError when the image is in use or the result
+    exists. Then nothing has changed; a working copy of a run that was killed is used up by the next
+    one.
     """
     started_s = time.monotonic()
     output = check_target(target.path, options)
@@ -135,7 +135,7 @@ def check_target(path: Path, options: ImageOptions) -> Path:
         return path
     output = options.output or default_output(path)
     if output.resolve() == path.resolve():
-        raise UsageError(f"the result would replace {path}", next_step="--in-place does that")
+        raise UsageError(f"the result would replace {path}", next_step="use --in-place for that")
     if not output.absolute().parent.is_dir():
         raise InputError(f"there is no folder {output.absolute().parent}")
     if os.path.lexists(output) and (not options.overwrite or not output.is_file()):
@@ -211,7 +211,7 @@ def _change(
     after = read_table(reader(work), work.seek(0, os.SEEK_END))
     if after != table or other_bytes(work, after, volume.partition, boot) != before:
         raise IntegrityError(
-            "bytes outside the root partition have changed; the image was left as it was",
+            "bytes outside the root partition have changed; the image is unchanged",
             next_step="this is a bug of edgekit: please report it",
         )
     report.notes += _notes(bundle, options, writer)

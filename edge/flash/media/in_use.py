@@ -1,5 +1,5 @@
-"""Whether somebody else works on an image right now: a mounted loop device, an emulator, another
-flash. Looked at with what they themselves use: sysfs, and the locks of qemu and losetup.
+"""Check whether another program uses an image now: a mounted loop device, an emulator, another
+flash. The check reads sysfs and the locks of qemu and losetup.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def refuse_in_use(path: Path) -> None:
 def locked_image(path: Path, *, writing: bool) -> Iterator[None]:
     """Hold an image: shared for reading, alone for writing.
 
-    Raises UsageError when somebody else holds it or may be writing to it.
+    Raises UsageError when another program holds it or may be writing to it.
     """
     refuse_in_use(path)
     if importlib.util.find_spec("fcntl") is None:

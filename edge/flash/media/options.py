@@ -55,8 +55,8 @@ class MediaOptions:
             raise UsageError(f"{given[0]} is not for {scheme}{'' if ' ' in scheme else ':'}")
         if scheme == "card" and self.base is None:
             raise UsageError(
-                "a card is written whole: which image shall it be?",
-                next_step="--image raspios.img.xz; a card that is mounted already is dir:/media/…",
+                "a card is written whole, so --image is required",
+                next_step="--image raspios.img.xz; for a mounted card use dir:/media/…",
             )
 
     def owner_ids(self) -> tuple[int, int] | None:
@@ -99,33 +99,40 @@ def ask_password(user: str) -> str:
 _OPTIONS = (
     click.option(
         "-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
-        help="image: write here. [default: beside the image, NAME-edgekit.img]",
+        help="Path of the new image (image: targets only). [default: beside the image, "
+             "NAME-edgekit.img]",
     ),
-    click.option("--in-place", is_flag=True, help="image: replace the image itself."),
-    click.option("--overwrite", is_flag=True, help="image: --output may exist."),
+    click.option("--in-place", is_flag=True, help="Change the image itself (image: targets only)."),
+    click.option(
+        "--overwrite", is_flag=True, help="Replace an existing --output (image: targets only)."
+    ),
     click.option(
         "--owner", metavar="UID:GID",
-        help="image, card: who owns the releases. [default: the image's user 1000, else root]",
+        help="User who owns the releases (image:, card:). [default: the image's user 1000, else "
+             "root]",
     ),
     click.option(
         "--first-boot", is_flag=True,
-        help="image, card: install the bundle's engine when the board starts (systemd).",
+        help="Install the bundle's engine when the board starts (image:, card:; systemd).",
     ),
-    click.option("--user", metavar="NAME", help="image, card: a first user, on Raspberry Pi OS."),
+    click.option(
+        "--user", metavar="NAME", help="Create a first user on Raspberry Pi OS (image:, card:)."
+    ),
     click.option(
         "--password-file", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-        help="image, card: the user's password is this file's text. [default: ask]",
+        help="File with the user's password (image:, card:). [default: ask]",
     ),
     click.option(
-        "--enable-ssh", is_flag=True, help="image, card: start the ssh server, on Raspberry Pi OS."
+        "--enable-ssh", is_flag=True,
+        help="Start the ssh server on Raspberry Pi OS (image:, card:).",
     ),
     click.option(
         "--image", "base", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-        help="card: the image to write, with the bundle put into it.",
+        help="Image to write to the card, with the bundle in it (card: targets only).",
     ),
     click.option(
         "--yes-erase", metavar="SIZE",
-        help="card: erase it without asking, if it has this size (as --list-cards shows it).",
+        help="Erase the card without a question if it has this size (see --list-cards).",
     ),
 )  # fmt: skip
 
@@ -151,5 +158,5 @@ def media_options(function: F) -> F:
         decorated = option(decorated)
     return click.option(  # type: ignore[no-any-return]
         "--list-cards", is_flag=True, is_eager=True, expose_value=False, callback=_list_cards,
-        help="Show the cards and USB sticks that card: may erase, and leave.",
+        help="List the cards and USB sticks that card: may erase, and exit.",
     )(decorated)  # fmt: skip

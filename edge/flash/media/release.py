@@ -1,5 +1,5 @@
-"""A release written into an ext4 file system that is not mounted: the same layout, names and state
-file as on a running board, so that a later flash over ssh goes on from there.
+"""Write a release into an ext4 file system that is not mounted. Layout, names and state file equal
+those on a running board, so a later flash over ssh continues from there.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class ReleaseWriter:
                 return
             if not stat.S_ISDIR(node.mode):
                 raise InputError(
-                    f"{self.place}: {path} is no folder in there",
+                    f"{self.place}: {path} is not a folder in there",
                     next_step="releases need it to be one; remove it, or use another image",
                 )
 

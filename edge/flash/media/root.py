@@ -1,4 +1,4 @@
-"""Which partition of an image is the root."""
+"""Find the root partition of an image."""
 
 from __future__ import annotations
 

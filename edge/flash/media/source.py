@@ -1,4 +1,4 @@
-"""A disk image as it is offered for download, unpacked or copied to a working file.
+"""Unpack or copy a downloaded disk image into a working file.
 
 The first bytes say how it is packed, not the name. Holes and zeros become holes. A packed image may
 claim any size, so that it is stopped where the disk's free space ends, and its dictionary may not
@@ -225,9 +225,9 @@ def _zst_chunks(source: Path) -> Iterator[tuple[bytes, int]]:
             while chunk := process.stdout.read(CHUNK):
                 # The program reads through the same open file, so that its place is ours.
                 yield chunk, os.lseek(file.fileno(), 0, os.SEEK_CUR)
-            said = process.stderr.read().decode("utf-8", "replace").strip()
+            output = process.stderr.read().decode("utf-8", "replace").strip()
             if process.wait() != 0:
-                raise EOFError(said.rpartition(": ")[2] or "zstd failed")
+                raise EOFError(output.rpartition(": ")[2] or "zstd failed")
         finally:
             with suppress(OSError):
                 process.kill()

@@ -1,4 +1,4 @@
-"""A card written, read back, and asked whether it is as large as it says.
+"""Write a card, read it back, and test its real size.
 
 False cards report more bytes than they have. Two kinds are sold: those that begin again at the
 start (address lines are missing, so that the true size is a power of two) and those that drop what
@@ -102,7 +102,7 @@ class DeviceMedium:
 def _open_error(path: str, error: OSError) -> UsageError | InputError | DeviceUnreachableError:
     if error.errno == errno.EBUSY:
         return UsageError(
-            f"{path} is in use (the kernel will not give it away)",
+            f"{path} is in use (the kernel reports it as busy)",
             next_step="umount what is on it; lsblk shows what holds it",
         )
     if error.errno in (errno.EACCES, errno.EPERM):
@@ -127,7 +127,7 @@ def _broken_card(place: str, at: str) -> Iterator[None]:
             raise
         raise IntegrityError(
             f"{place} fails while {at}: {error.strerror or error}",
-            next_step="another card or reader; the kernel's log (dmesg) says more",
+            next_step="try another card or reader; see the kernel's log (dmesg)",
         ) from error
 
 
@@ -160,7 +160,7 @@ def refuse_false_capacity(medium: Medium, place: str) -> None:
     """
     nonce = os.urandom(16)
     offsets = mark_offsets(medium.n_bytes)
-    with _broken_card(place, "it is asked for its true size"):
+    with _broken_card(place, "its size is tested"):
         for offset in offsets:
             medium.write(offset, _mark(nonce, offset))
         for one, two in pairwise(offsets):
