@@ -1,7 +1,7 @@
 """Plan, convert, verify and bundle a model: one reading, one bundle per board.
 
 Everything is made in `OUT.partial/` beside the output and renamed at the end. A killed build leaves
-that folder; the same command continues in it (`edge.rooted`: it is marked as ours).
+that folder; the same command continues in it (`boardfit.edge.rooted`: it is marked as ours).
 
     OUT.partial/artifacts/<recipe>.gguf     one per recipe, however many boards share it
     OUT.partial/bundles/<device>/           sealed bundles
@@ -16,32 +16,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from converters import outputs
-from converters.build_jobs import Job, make_jobs
-from converters.formats.convert import FormatArtifact, convert
-from converters.formats.table import GGUF
-from converters.imatrix import Imatrix, read_imatrix
-from converters.plan import PlanOptions
-from converters.plan_learned import read_learned
-from converters.quality.building import QualityOptions, measure_cards
-from converters.quantize import Artifact, write_many
-from converters.recipes import Recipe, load_recipe
-from converters.source.documents import companions, copy_document
-from converters.source.spec import ModelSpec
-from converters.verify import check_artifact, check_in_engine, check_vocabulary
-from device_profiles.profile import DeviceProfile
-from edge import __version__
-from edge.atomic import fsync_directory, link_or_copy, write_atomic
-from edge.bundle import MANIFEST, Bundle, open_bundle, seal_bundle, sha256_file
-from edge.engines.model_file import built_file
-from edge.errors import UsageError
-from edge.filekind import open_regular
-from edge.rooted import work_beside
-from edge.types import Plan
+from boardfit.converters import outputs
+from boardfit.converters.build_jobs import Job, make_jobs
+from boardfit.converters.formats.convert import FormatArtifact, convert
+from boardfit.converters.formats.table import GGUF
+from boardfit.converters.imatrix import Imatrix, read_imatrix
+from boardfit.converters.plan import PlanOptions
+from boardfit.converters.plan_learned import read_learned
+from boardfit.converters.quality.building import QualityOptions, measure_cards
+from boardfit.converters.quantize import Artifact, write_many
+from boardfit.converters.recipes import Recipe, load_recipe
+from boardfit.converters.source.documents import companions, copy_document
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.converters.verify import check_artifact, check_in_engine, check_vocabulary
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge import __version__
+from boardfit.edge.atomic import fsync_directory, link_or_copy, write_atomic
+from boardfit.edge.bundle import MANIFEST, Bundle, open_bundle, seal_bundle, sha256_file
+from boardfit.edge.engines.model_file import built_file
+from boardfit.edge.errors import UsageError
+from boardfit.edge.filekind import open_regular
+from boardfit.edge.rooted import work_beside
+from boardfit.edge.types import Plan
 
 if TYPE_CHECKING:
-    from converters.offline import OfflineParts
-    from edge.trust.signing import SigningKey
+    from boardfit.converters.offline import OfflineParts
+    from boardfit.edge.trust.signing import SigningKey
 
 MODEL_FILE = "model.gguf"
 AnyArtifact = Artifact | FormatArtifact
@@ -61,8 +61,8 @@ class Reporter(Protocol):
 class BuildRequest:
     """What to build. `imatrix` is upstream's imatrix file, or a text to compute one from.
     `with_engine` adds what each board needs to run its bundle offline; `python` is the board's
-    Python where it is not the profile's. `formats` are of `converters.formats.table`. `sign` puts
-    a signature beside every manifest.
+    Python where it is not the profile's. `formats` are of `boardfit.converters.formats.table`.
+    `sign` puts a signature beside every manifest.
     """
 
     spec: ModelSpec
@@ -89,7 +89,7 @@ class Built:
 
 def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     """Build one bundle per device and format. A single one is at `output`, several are below it
-    (`converters.build_jobs.job_name`).
+    (`boardfit.converters.build_jobs.job_name`).
 
     Raises UsageError when the output exists, DoesNotFitError when a board, the host's memory or the
     disk is too small (before the first byte), UnsupportedModelError for a family that a format
@@ -204,7 +204,7 @@ def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> I
         return None
     if not looks_like_text(request.imatrix):
         return read_imatrix(request.imatrix)
-    from converters.imatrix import compute
+    from boardfit.converters.imatrix import compute
 
     folder.mkdir(exist_ok=True)
     # Activations come from the unquantized model: an F16 file that is removed afterwards.
@@ -289,7 +289,7 @@ def make_manifest(
     """The manifest's entries but for the files, which `seal_bundle` adds. No times, no paths of
     this machine: the same inputs give the same bundle id.
     """
-    from converters.tool_versions import tool_versions
+    from boardfit.converters.tool_versions import tool_versions
 
     location = spec.source.location
     return {
@@ -330,7 +330,7 @@ def adding_engine(
     """
     if not request.with_engine:
         return None
-    from converters.offline import add_engine, check_board
+    from boardfit.converters.offline import add_engine, check_board
 
     check_board(device, request.python)
     return lambda directory, plan: add_engine(
@@ -372,6 +372,6 @@ def seal(
 
 def sign_sealed(directory: Path, key: SigningKey) -> None:
     """Sign a manifest that was just written."""
-    from edge.trust.signing import add_signature
+    from boardfit.edge.trust.signing import add_signature
 
     add_signature(directory, (directory / MANIFEST).read_bytes(), key)

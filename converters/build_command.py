@@ -7,27 +7,27 @@ from pathlib import Path
 
 import click
 
-from converters.build import BuildRequest, Built, build
-from converters.formats.table import FORMATS, GGUF, parse_formats
-from converters.network import is_network_file
-from converters.network_build import (
+from boardfit.converters.build import BuildRequest, Built, build
+from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
+from boardfit.converters.network import is_network_file
+from boardfit.converters.network_build import (
     build_network,
     check_format,
     network_record,
     network_summary,
     refuse_language_options,
 )
-from converters.plan import PREFERENCES, PlanOptions
-from converters.plan_command import load_devices
-from converters.progress import TerminalReporter
-from converters.quality.building import QualityOptions
-from converters.recipes import list_recipes
-from converters.source.resolve import open_model
-from edge.bench.network_inputs import parse_shapes
-from edge.errors import UsageError
-from edge.quality_text import quality_lines
-from edge.trust.key_argument import signing_key
-from edge.units import format_bytes, printable
+from boardfit.converters.plan import PREFERENCES, PlanOptions
+from boardfit.converters.plan_command import load_devices
+from boardfit.converters.progress import TerminalReporter
+from boardfit.converters.quality.building import QualityOptions
+from boardfit.converters.recipes import list_recipes
+from boardfit.converters.source.resolve import open_model
+from boardfit.edge.bench.network_inputs import parse_shapes
+from boardfit.edge.errors import UsageError
+from boardfit.edge.quality_text import quality_lines
+from boardfit.edge.trust.key_argument import signing_key
+from boardfit.edge.units import format_bytes, printable
 
 
 @click.command(name="build")

@@ -6,16 +6,16 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from converters.formats.choose import choose_format
-from converters.formats.plan import format_of_engine, plan_format
-from converters.formats.table import AUTO, FORMATS, GGUF, Format
-from converters.plan import PlanOptions, make_plan
-from converters.plan_learned import Learned
-from converters.source.spec import ModelSpec
-from converters.target.onnx import accuracy_level
-from device_profiles.profile import DeviceProfile
-from edge.errors import EdgeError, UsageError
-from edge.types import Plan
+from boardfit.converters.formats.choose import choose_format
+from boardfit.converters.formats.plan import format_of_engine, plan_format
+from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, Format
+from boardfit.converters.plan import PlanOptions, make_plan
+from boardfit.converters.plan_learned import Learned
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.converters.target.onnx import accuracy_level
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.errors import EdgeError, UsageError
+from boardfit.edge.types import Plan
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 litert-torch, transformers and the ONNX builder each want other versions of the same packages, and
 all want torch, which a host that only makes GGUF never installs. `environments.toml` pins what is
 known to work together. `tool_python` returns the interpreter of such an environment and makes it on
-first use, in the cache folder (EDGEKIT_CACHE, or edgekit under the user's cache):
+first use, in the cache folder (BOARDFIT_CACHE, or boardfit under the user's cache):
 
     <cache>/environments/<name>-<hash of the pins, Python version, machine>/bin/python
 
-An environment of one's own is named by EDGEKIT_LITERT_PYTHON or EDGEKIT_ONNX_PYTHON.
+An environment of one's own is named by BOARDFIT_LITERT_PYTHON or BOARDFIT_ONNX_PYTHON.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from converters.worker import run_worker
-from edge.atomic import fsync_directory
-from edge.child import decode_output, python_argv, run_child
-from edge.errors import DoesNotFitError, EngineMissingError, UsageError
-from edge.units import format_bytes, printable
-from edge.verified import cache_directory
+from boardfit.converters.worker import run_worker
+from boardfit.edge.atomic import fsync_directory
+from boardfit.edge.child import decode_output, python_argv, run_child
+from boardfit.edge.errors import DoesNotFitError, EngineMissingError, UsageError
+from boardfit.edge.units import format_bytes, printable
+from boardfit.edge.verified import cache_directory
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -44,7 +44,7 @@ Say = Callable[[str], None]
 ToolName = Literal["litert", "onnx"]
 
 #: An index with CPU-only wheels of torch; without it the user's own pip configuration decides.
-TORCH_INDEX = "EDGEKIT_TORCH_INDEX"
+TORCH_INDEX = "BOARDFIT_TORCH_INDEX"
 _PINS = Path(__file__).with_name("environments.toml")
 _TAIL_LINES = 12
 
@@ -128,7 +128,7 @@ def _overridden(python: Path, environment: Environment) -> Path:
         raise UsageError(
             f"{environment.override} is {printable(str(python))!r}, which is not a program",
             next_step="name the python of an environment with "
-            f"{_listing(environment.packages[:2])}, or unset it and edgekit makes one",
+            f"{_listing(environment.packages[:2])}, or unset it and boardfit makes one",
         )
     # Not resolved: a virtual environment's python is a link, and the link is what makes it one.
     return python.absolute()
@@ -142,7 +142,7 @@ def _make(environment: Environment, directory: Path, say: Say) -> None:
             f"the {environment.name} environment takes about "
             f"{format_bytes(environment.disk_bytes)}; {directory.parent} has {format_bytes(free)}",
             shortfall_bytes=environment.disk_bytes - free,
-            next_step="make room, or set EDGEKIT_CACHE to a directory on a larger disk",
+            next_step="make room, or set BOARDFIT_CACHE to a directory on a larger disk",
         )
     say(
         f"making the {environment.name} environment, once: {environment.about} "
@@ -201,6 +201,6 @@ def _one_maker(lock: Path, say: Say) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            say("waiting: another edgekit process is making this environment")
+            say("waiting: another boardfit process is making this environment")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

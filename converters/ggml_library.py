@@ -6,8 +6,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from edge.errors import EngineMissingError
-from edge.requirements import install_line
+from boardfit.edge.errors import EngineMissingError
+from boardfit.edge.requirements import install_line
 
 _LIBRARY = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}.get(
     sys.platform, "libggml-base.so"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from converters.imatrix import compute
-from converters.progress import TerminalReporter
-from edge.errors import UsageError
-from edge.units import printable
+from boardfit.converters.imatrix import compute
+from boardfit.converters.progress import TerminalReporter
+from boardfit.edge.errors import UsageError
+from boardfit.edge.units import printable
 
 
 @click.command()

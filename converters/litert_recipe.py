@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from converters.litert_types import WEIGHT_TYPES
-from edge.errors import InputError, UsageError
-from edge.units import did_you_mean
+from boardfit.converters.litert_types import WEIGHT_TYPES
+from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.units import did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib

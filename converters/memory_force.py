@@ -13,14 +13,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.memory_force_boards import BoardClass, PlannedRun, board_classes, small_boards
-from converters.memory_truth import RunFailedError, measure
-from converters.memory_truth_models import hollow_spec, write_hollow
-from converters.recipes import load_recipe
-from device_profiles.cost.memory import PROGRAM_FILE_BYTES
-from edge.errors import EdgeError
-from edge.probe.machine import probe_this_machine
-from edge.units import MIB
+from boardfit.converters.memory_force_boards import (
+    BoardClass,
+    PlannedRun,
+    board_classes,
+    small_boards,
+)
+from boardfit.converters.memory_truth import RunFailedError, measure
+from boardfit.converters.memory_truth_models import hollow_spec, write_hollow
+from boardfit.converters.recipes import load_recipe
+from boardfit.device_profiles.cost.memory import PROGRAM_FILE_BYTES
+from boardfit.edge.errors import EdgeError
+from boardfit.edge.probe.machine import probe_this_machine
+from boardfit.edge.units import MIB
 
 # A run that read more than this many times its file from storage has lost pages that it needed,
 # again and again: opening reads it once, and once more if the cache takes the place of its pages.
@@ -39,7 +44,7 @@ class ControlGroup:
     @classmethod
     def make(cls, limit_bytes: int) -> ControlGroup:
         """Raises EdgeError where control groups cannot be made."""
-        root, name = Path("/sys/fs/cgroup"), f"edgekit-{os.getpid()}-{time.monotonic_ns()}"
+        root, name = Path("/sys/fs/cgroup"), f"boardfit-{os.getpid()}-{time.monotonic_ns()}"
         controllers = root / "cgroup.controllers"
         is_v2 = controllers.exists() and "memory" in controllers.read_text().split()
         path = root / name if is_v2 else root / "memory" / name

@@ -13,15 +13,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from converters.memory_truth import Combination, predict
-from converters.memory_truth_models import CONFIGS, hollow_spec
-from converters.plan import Candidate, Planner, PlanOptions
-from converters.recipe_weights import WeighingScale
-from converters.source.spec import ModelSpec
-from device_profiles.catalog import shipped_profiles
-from device_profiles.profile import DeviceProfile
-from edge.errors import EdgeError
-from edge.units import GIB, MIB
+from boardfit.converters.memory_truth import Combination, predict
+from boardfit.converters.memory_truth_models import CONFIGS, hollow_spec
+from boardfit.converters.plan import Candidate, Planner, PlanOptions
+from boardfit.converters.recipe_weights import WeighingScale
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.device_profiles.catalog import shipped_profiles
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.errors import EdgeError
+from boardfit.edge.units import GIB, MIB
 
 LARGEST_RAM_BYTES = 8 * GIB
 

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converters.memory_fill import CachePart, lengthen_state
-from converters.recipe_weights import WeighingScale
-from converters.recipes import load_recipe
-from converters.source.spec import ModelSpec
-from device_profiles.cost.compute_buffer import compute_bytes, read_features
-from device_profiles.cost.memory import (
+from boardfit.converters.memory_fill import CachePart, lengthen_state
+from boardfit.converters.recipe_weights import WeighingScale
+from boardfit.converters.recipes import load_recipe
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.device_profiles.cost.compute_buffer import compute_bytes, read_features
+from boardfit.device_profiles.cost.memory import (
     MemoryPhases,
     engine_anonymous_bytes,
     kv_bytes,
@@ -27,18 +27,18 @@ from device_profiles.cost.memory import (
     output_bytes,
     weight_bytes,
 )
-from device_profiles.shape import ModelShape
-from edge.child import PIPE, Popen, decode_output, python_argv, start_child
+from boardfit.device_profiles.shape import ModelShape
+from boardfit.edge.child import PIPE, Popen, decode_output, python_argv, start_child
 
 if TYPE_CHECKING:
-    from converters.memory_force import ControlGroup
+    from boardfit.converters.memory_force import ControlGroup
 
 
 @dataclass(frozen=True)
 class Combination:
     """One run: a model of `memory_truth_models.CONFIGS`, a recipe, and engine settings. With
     `n_computed`, only that many tokens at the end of the context are computed; the cells before are
-    filled from a saved state (`converters.memory_fill`).
+    filled from a saved state (`boardfit.converters.memory_fill`).
     """
 
     model: str
@@ -143,7 +143,7 @@ def measure(
             (group.path / "cgroup.procs").write_text(str(os.getpid()))
 
     child = start_child(
-        python_argv("converters.memory_truth_child", json.dumps(arguments)),
+        python_argv("boardfit.converters.memory_truth_child", json.dumps(arguments)),
         stdin=PIPE,
         before_exec=join_group,
     )

@@ -16,14 +16,14 @@ from typing import Any
 import click  # noqa: F401
 import jinja2  # noqa: F401
 
-import edge.chat
-import edge.cli
-import edge.run
-import edge.session
-import edge.template  # noqa: F401
-from edge.engines import EngineSettings, open_engine
-from edge.engines.llama_library import give_back_memory
-from edge.types import GenerationConfig
+import boardfit.edge.chat
+import boardfit.edge.cli
+import boardfit.edge.run
+import boardfit.edge.session
+import boardfit.edge.template  # noqa: F401
+from boardfit.edge.engines import EngineSettings, open_engine
+from boardfit.edge.engines.llama_library import give_back_memory
+from boardfit.edge.types import GenerationConfig
 
 _N_LEFT = 8  # cells that stay free for the answer
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from gguf import GGUFValueType
 
-from converters.families.base import Checkpoint, SourceTensor
-from converters.families.registry import family_for
-from converters.recipes import Recipe, assign_types
-from converters.source.spec import KeyValue, ModelSpec, SourceIdentity
-from converters.target.gguf import file_layout
-from edge.ggml_types import GGML_TYPES
-from edge.gguf import read_header
+from boardfit.converters.families.base import Checkpoint, SourceTensor
+from boardfit.converters.families.registry import family_for
+from boardfit.converters.recipes import Recipe, assign_types
+from boardfit.converters.source.spec import KeyValue, ModelSpec, SourceIdentity
+from boardfit.converters.target.gguf import file_layout
+from boardfit.edge.ggml_types import GGML_TYPES
+from boardfit.edge.gguf import read_header
 
 
 def _config(

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.environments import tool_python
-from converters.onnx_recipe import INT8_ACTIVATIONS
-from converters.worker import run_worker
-from edge.bench.network import file_bytes
-from edge.engines.fit import available_bytes, check_fits
-from edge.engines.tflite_check import check_tflite
-from edge.errors import InputError, UnsupportedModelError, UsageError
-from edge.onnx_file import read_onnx
-from edge.rooted import work_beside
-from edge.units import MIB, did_you_mean
+from boardfit.converters.environments import tool_python
+from boardfit.converters.onnx_recipe import INT8_ACTIVATIONS
+from boardfit.converters.worker import run_worker
+from boardfit.edge.bench.network import file_bytes
+from boardfit.edge.engines.fit import available_bytes, check_fits
+from boardfit.edge.engines.tflite_check import check_tflite
+from boardfit.edge.errors import InputError, UnsupportedModelError, UsageError
+from boardfit.edge.onnx_file import read_onnx
+from boardfit.edge.rooted import work_beside
+from boardfit.edge.units import MIB, did_you_mean
 
 RECIPES = {"int8": 8, "int4": 4}
 _BASE_BYTES = 400 * MIB
@@ -69,7 +69,7 @@ def quantize_network(
 ) -> NetworkReport:
     """Quantize the weights of the network `path` into the new folder `output`, which appears whole
     or not at all. `shapes` are those of inputs with open dimensions, for the comparison;
-    `accuracy_level` is of `converters.target.onnx`, for matrices in an ONNX network.
+    `accuracy_level` is of `boardfit.converters.target.onnx`, for matrices in an ONNX network.
 
     Raises UsageError for an unknown recipe, InputError or UnsafeInputError for a broken file,
     UnsupportedModelError if there is nothing to quantize, DoesNotFitError if memory is short.
@@ -96,7 +96,7 @@ def quantize_network(
         made.mkdir()
         result: dict[str, Any] = run_worker(
             python,
-            f"converters.network_worker.{kind[1:]}",
+            f"boardfit.converters.network_worker.{kind[1:]}",
             {
                 "model": str(path.resolve()),
                 "output": str(made),

@@ -16,20 +16,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.build_jobs import job_name
-from converters.formats.table import GGUF
-from converters.network import RECIPES, NetworkReport, quantize_network
-from converters.outputs import check_output, is_output
-from converters.progress import TerminalReporter
-from converters.target.onnx import accuracy_level
-from device_profiles.profile import DeviceProfile
-from edge.atomic import write_atomic
-from edge.bench.network import file_bytes
-from edge.bench.network_folder import KIND, RECORD, SCHEMA
-from edge.bundle import sha256_file
-from edge.errors import DoesNotFitError, EngineError, IntegrityError, UsageError
-from edge.rooted import work_beside
-from edge.units import MIB, format_bytes, printable
+from boardfit.converters.build_jobs import job_name
+from boardfit.converters.formats.table import GGUF
+from boardfit.converters.network import RECIPES, NetworkReport, quantize_network
+from boardfit.converters.outputs import check_output, is_output
+from boardfit.converters.progress import TerminalReporter
+from boardfit.converters.target.onnx import accuracy_level
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.atomic import write_atomic
+from boardfit.edge.bench.network import file_bytes
+from boardfit.edge.bench.network_folder import KIND, RECORD, SCHEMA
+from boardfit.edge.bundle import sha256_file
+from boardfit.edge.errors import DoesNotFitError, EngineError, IntegrityError, UsageError
+from boardfit.edge.rooted import work_beside
+from boardfit.edge.units import MIB, format_bytes, printable
 
 DEFAULT_RECIPE = "int8"
 #: Relative error of an output (root mean square) beyond which a result is refused. 8 bits per

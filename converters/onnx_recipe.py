@@ -19,8 +19,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from edge.errors import InputError, UsageError
-from edge.units import did_you_mean
+from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.units import did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -91,7 +91,7 @@ class OnnxRecipe:
         return matching_scheme(node, self.rules, self.default)
 
     def to_worker(self, *, accuracy_level: int = INT8_ACTIVATIONS) -> dict[str, Any] | None:
-        """As `converters.onnx_worker.graph.Recipe.from_dict` takes it; None for floats."""
+        """As `boardfit.converters.onnx_worker.graph.Recipe.from_dict` takes it; None for floats."""
         if not self.is_quantized:
             return None
         return {

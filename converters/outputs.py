@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from edge.bench.network_folder import open_network_folder
-from edge.bundle import is_bundle
-from edge.errors import EdgeError, UsageError
-from edge.rooted import check_free
+from boardfit.edge.bench.network_folder import open_network_folder
+from boardfit.edge.bundle import is_bundle
+from boardfit.edge.errors import EdgeError, UsageError
+from boardfit.edge.rooted import check_free
 
 
 def check_output(output: Path, overwrite: bool) -> None:

@@ -5,13 +5,13 @@ plan = make_plan(spec, find_profile("raspberry-pi-5-8gb"), PlanOptions(n_ctx=409
 
 from __future__ import annotations
 
-from converters.plan_learned import Learned
-from converters.plan_options import PREFERENCES, PlanOptions, Prefer
-from converters.plan_reasons import explain_choice
-from converters.planner import ENGINE, Candidate, Planner
-from converters.source.spec import ModelSpec
-from device_profiles.profile import DeviceProfile
-from edge.types import Plan
+from boardfit.converters.plan_learned import Learned
+from boardfit.converters.plan_options import PREFERENCES, PlanOptions, Prefer
+from boardfit.converters.plan_reasons import explain_choice
+from boardfit.converters.planner import ENGINE, Candidate, Planner
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.types import Plan
 
 __all__ = [
     "PREFERENCES",

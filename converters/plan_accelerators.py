@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from converters.plan_cells import bound_text
-from converters.planner import Candidate, Planner
-from device_profiles.cost.engine_classes import ACCELERATORS, EngineClass
-from device_profiles.cost.memory import StoredTensor
-from device_profiles.cost.quants import BITS
-from device_profiles.cost.speed import SpeedEstimate, estimate_speed
-from device_profiles.profile import Accelerator
+from boardfit.converters.plan_cells import bound_text
+from boardfit.converters.planner import Candidate, Planner
+from boardfit.device_profiles.cost.engine_classes import ACCELERATORS, EngineClass
+from boardfit.device_profiles.cost.memory import StoredTensor
+from boardfit.device_profiles.cost.quants import BITS
+from boardfit.device_profiles.cost.speed import SpeedEstimate, estimate_speed
+from boardfit.device_profiles.profile import Accelerator
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from converters.plan_cells import speed_cells
-from converters.plan_learned import Learned
-from converters.plan_options import PlanOptions
-from converters.planner import Candidate, Planner
-from converters.recipe_weights import WeighingScale
-from converters.source.spec import ModelSpec
-from device_profiles.profile import DeviceProfile
-from edge.errors import DeadlineError, DoesNotFitError, EngineError, UsageError
-from edge.units import format_bytes, printable
+from boardfit.converters.plan_cells import speed_cells
+from boardfit.converters.plan_learned import Learned
+from boardfit.converters.plan_options import PlanOptions
+from boardfit.converters.planner import Candidate, Planner
+from boardfit.converters.recipe_weights import WeighingScale
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.errors import DeadlineError, DoesNotFitError, EngineError, UsageError
+from boardfit.edge.units import format_bytes, printable
 
 
 @dataclass(frozen=True)

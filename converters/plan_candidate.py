@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from converters.plan_learned import Measured
-from converters.recipe_weights import RecipeWeights
-from device_profiles.cost.memory import MemoryPhases
-from device_profiles.cost.speed import SpeedEstimate
+from boardfit.converters.plan_learned import Measured
+from boardfit.converters.recipe_weights import RecipeWeights
+from boardfit.device_profiles.cost.memory import MemoryPhases
+from boardfit.device_profiles.cost.speed import SpeedEstimate
 
 
 @dataclass(frozen=True)

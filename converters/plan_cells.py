@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from converters.plan_options import PlanOptions
-from converters.planner import Candidate
-from edge.units import format_seconds
+from boardfit.converters.plan_options import PlanOptions
+from boardfit.converters.planner import Candidate
+from boardfit.edge.units import format_seconds
 
 
 def bound_text(bound: float) -> str:

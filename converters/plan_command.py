@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import click
 
-from converters.formats.table import FORMATS, GGUF, parse_formats
-from converters.plan import (
+from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
+from boardfit.converters.plan import (
     PREFERENCES,
     Candidate,
     Planner,
@@ -16,17 +16,17 @@ from converters.plan import (
     Prefer,
     plan_of,
 )
-from converters.plan_learned import Learned, read_learned
-from converters.plan_record import plan_record, plan_rows
-from converters.plan_text import candidate_lines, plan_lines
-from converters.plan_workload import parse_needs
-from converters.plan_workload_command import plan_for_workload
-from converters.recipe_weights import AS_IS, WeighingScale
-from converters.source.spec import ModelSpec
-from device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
-from device_profiles.profile import DeviceProfile
-from edge.errors import DeadlineError, DoesNotFitError, EdgeError, UsageError
-from edge.units import parse_seconds, printable
+from boardfit.converters.plan_learned import Learned, read_learned
+from boardfit.converters.plan_record import plan_record, plan_rows
+from boardfit.converters.plan_text import candidate_lines, plan_lines
+from boardfit.converters.plan_workload import parse_needs
+from boardfit.converters.plan_workload_command import plan_for_workload
+from boardfit.converters.recipe_weights import AS_IS, WeighingScale
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.errors import DeadlineError, DoesNotFitError, EdgeError, UsageError
+from boardfit.edge.units import parse_seconds, printable
 
 
 def load_devices(names: Iterable[str]) -> list[DeviceProfile]:
@@ -49,7 +49,7 @@ def load_devices(names: Iterable[str]) -> list[DeviceProfile]:
 
 def this_machine() -> DeviceProfile:
     """This machine, probed now."""
-    from edge.probe.machine import probe_this_machine
+    from boardfit.edge.probe.machine import probe_this_machine
 
     return probe_this_machine()
 
@@ -174,7 +174,7 @@ def plan(
             raise UsageError("name a MODEL", next_step="edge plan MODEL --any-device")
         _echo_sizes(load_devices(devices or (THIS_MACHINE,)), options, as_json)
         return
-    from converters.source.resolve import open_model
+    from boardfit.converters.source.resolve import open_model
 
     if any_device:
         _echo_boards(open_model(model), options, as_json)
@@ -182,7 +182,7 @@ def plan(
     profiles = load_devices(devices or (THIS_MACHINE,))
     spec = open_model(model)
     if (wanted := parse_formats(formats)) != (GGUF,):
-        from converters.plan_formats import echo_format_plans
+        from boardfit.converters.plan_formats import echo_format_plans
 
         echo_format_plans(spec, profiles, wanted, options, _learned(), as_json=as_json)
         return
@@ -232,7 +232,7 @@ def _learned() -> Learned:
 
 
 def _echo_sizes(profiles: list[DeviceProfile], options: PlanOptions, as_json: bool) -> None:
-    from converters.plan_sizes import size_lines, size_record, size_rows
+    from boardfit.converters.plan_sizes import size_lines, size_record, size_rows
 
     for number, profile in enumerate(profiles):
         rows = size_rows(profile, options)
@@ -243,7 +243,7 @@ def _echo_sizes(profiles: list[DeviceProfile], options: PlanOptions, as_json: bo
 
 
 def _echo_boards(spec: ModelSpec, options: PlanOptions, as_json: bool) -> None:
-    from converters.plan_boards import board_lines, board_record, board_rows
+    from boardfit.converters.plan_boards import board_lines, board_record, board_rows
 
     rows = board_rows(spec, all_profiles().values(), options, learned=_learned())
     if as_json:

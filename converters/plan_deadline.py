@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from converters.plan_workload import refuse_needs
-from edge.errors import DeadlineError
-from edge.units import format_seconds
+from boardfit.converters.plan_workload import refuse_needs
+from boardfit.edge.errors import DeadlineError
+from boardfit.edge.units import format_seconds
 
 if TYPE_CHECKING:
-    from converters.planner import Planner
+    from boardfit.converters.planner import Planner
 
 
 def refuse_deadline(planner: Planner, n_ctx: int) -> None:

@@ -8,18 +8,18 @@ from typing import Any
 
 import click
 
-from converters.build_jobs import plan_any
-from converters.formats.choose import answer_seconds, divergence_ratio
-from converters.formats.plan import format_of_engine
-from converters.formats.table import AUTO, FORMATS
-from converters.plan_learned import Learned
-from converters.plan_options import PlanOptions
-from converters.source.spec import ModelSpec
-from device_profiles.profile import DeviceProfile
-from edge.errors import EdgeError
-from edge.report.terminal import aligned
-from edge.types import Plan
-from edge.units import format_bytes, format_seconds, printable
+from boardfit.converters.build_jobs import plan_any
+from boardfit.converters.formats.choose import answer_seconds, divergence_ratio
+from boardfit.converters.formats.plan import format_of_engine
+from boardfit.converters.formats.table import AUTO, FORMATS
+from boardfit.converters.plan_learned import Learned
+from boardfit.converters.plan_options import PlanOptions
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.errors import EdgeError
+from boardfit.edge.report.terminal import aligned
+from boardfit.edge.types import Plan
+from boardfit.edge.units import format_bytes, format_seconds, printable
 
 
 def echo_format_plans(

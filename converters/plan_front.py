@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from converters.planner import Candidate
+from boardfit.converters.planner import Candidate
 
 
 def qualities(candidate: Candidate) -> tuple[float, ...]:

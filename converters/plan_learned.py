@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import device_profiles
-from device_profiles.catalog import THIS_MACHINE, user_profiles
-from device_profiles.profile import DeviceProfile
-from edge.bench.store import data_directory, read_results
-from edge.errors import InputError
+from boardfit import device_profiles
+from boardfit.device_profiles.catalog import THIS_MACHINE, user_profiles
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.bench.store import data_directory, read_results
+from boardfit.edge.errors import InputError
 
 # Header lines (the kit's version, an imatrix's name) may differ, weights may not.
 _SAME_SIZE = 0.01
@@ -80,14 +80,16 @@ class Learned:
         machine = record["machine"]
         if profile.id == THIS_MACHINE:
             if self._facts is None:
-                from edge.bench.conditions import machine_facts  # takes longer than planning
+                from boardfit.edge.bench.conditions import (
+                    machine_facts,  # takes longer than planning
+                )
 
                 self._facts = machine_facts()
             keys = ("model", "cpu", "n_cores", "arch")
             return all(machine.get(key) == self._facts.get(key) for key in keys)
         model, ram = machine.get("model"), machine.get("ram_bytes")
         if isinstance(model, str) and isinstance(ram, int):
-            from edge.probe.identity import match_board
+            from boardfit.edge.probe.identity import match_board
 
             known = match_board(model, ram)
             if known is not None:

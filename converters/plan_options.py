@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from converters.plan_workload import Need, context_of
-from device_profiles.cost.memory import KV_BLOCK
-from edge.errors import UsageError
-from edge.units import did_you_mean
+from boardfit.converters.plan_workload import Need, context_of
+from boardfit.device_profiles.cost.memory import KV_BLOCK
+from boardfit.edge.errors import UsageError
+from boardfit.edge.units import did_you_mean
 
 Prefer = Literal["balanced", "quality", "speed", "memory"]
 PREFERENCES: tuple[Prefer, ...] = ("balanced", "quality", "speed", "memory")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from converters.recipe_weights import AS_IS
-from device_profiles.cost.kernels import kernel_class
-from device_profiles.cost.speed import used_clusters
-from edge.units import format_bytes
+from boardfit.converters.recipe_weights import AS_IS
+from boardfit.device_profiles.cost.kernels import kernel_class
+from boardfit.device_profiles.cost.speed import used_clusters
+from boardfit.edge.units import format_bytes
 
 if TYPE_CHECKING:
-    from converters.planner import Candidate, Planner
+    from boardfit.converters.planner import Candidate, Planner
 
 # A hint is worth its line from this gain in prefill on, at no more than this loss of perplexity.
 _WORTH_A_HINT = 1.4

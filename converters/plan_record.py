@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from converters.plan import Candidate, Planner, list_candidates, plan_of
-from converters.plan_front import dominated_by
-from converters.recipe_weights import AS_IS
-from converters.source.spec import ModelSpec
-from device_profiles.cost.speed import load_seconds
+from boardfit.converters.plan import Candidate, Planner, list_candidates, plan_of
+from boardfit.converters.plan_front import dominated_by
+from boardfit.converters.recipe_weights import AS_IS
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.device_profiles.cost.speed import load_seconds
 
 
 def plan_rows(spec: ModelSpec, planner: Planner) -> list[Candidate]:
@@ -23,7 +23,7 @@ def plan_rows(spec: ModelSpec, planner: Planner) -> list[Candidate]:
 
 def plan_record(spec: ModelSpec, planner: Planner, chosen: Candidate) -> dict[str, Any]:
     """The plan and its candidates as one JSON-able object."""
-    from converters.plan_accelerators import accelerator_record
+    from boardfit.converters.plan_accelerators import accelerator_record
 
     made, options = plan_of(planner, chosen), planner.options
     rows = plan_rows(spec, planner)

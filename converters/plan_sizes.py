@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from gguf import GGUFValueType
 
-from converters.plan_cells import speed_cells
-from converters.plan_options import PlanOptions
-from converters.planner import Candidate, Planner
-from converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
-from device_profiles.models import KnownModel, known_models
-from device_profiles.profile import DeviceProfile
-from edge.errors import DeadlineError, DoesNotFitError
-from edge.units import format_bytes
+from boardfit.converters.plan_cells import speed_cells
+from boardfit.converters.plan_options import PlanOptions
+from boardfit.converters.planner import Candidate, Planner
+from boardfit.converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
+from boardfit.device_profiles.models import KnownModel, known_models
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.errors import DeadlineError, DoesNotFitError
+from boardfit.edge.units import format_bytes
 
 #: One public dense model for each size (`device_profiles/models.toml`).
 SIZES = (

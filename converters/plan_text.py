@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from converters.plan import Candidate, Planner
-from converters.plan_cells import bound_text
-from converters.plan_front import dominated_by
-from device_profiles.cost.memory import kv_bytes_read
-from device_profiles.cost.speed import load_seconds, weight_bytes_read
-from device_profiles.profile import DeviceProfile
-from edge.types import Plan
-from edge.units import format_bytes, format_seconds, printable
+from boardfit.converters.plan import Candidate, Planner
+from boardfit.converters.plan_cells import bound_text
+from boardfit.converters.plan_front import dominated_by
+from boardfit.device_profiles.cost.memory import kv_bytes_read
+from boardfit.device_profiles.cost.speed import load_seconds, weight_bytes_read
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.types import Plan
+from boardfit.edge.units import format_bytes, format_seconds, printable
 
 _BAR_WIDTH = 24
 _KINDS = {
@@ -106,7 +106,7 @@ def answer_lines(planner: Planner, chosen: Candidate) -> list[str]:
 def _accelerator_lines(planner: Planner, chosen: Candidate) -> list[str]:
     if planner.profile.accelerator is None:
         return []
-    from converters.plan_accelerators import accelerator_lines  # most boards have none
+    from boardfit.converters.plan_accelerators import accelerator_lines  # most boards have none
 
     return accelerator_lines(planner, chosen)
 

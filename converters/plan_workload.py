@@ -1,8 +1,8 @@
 """Plan backwards: find the recipes that answer a workload in a given time on a board.
 
-A workload has a number of tokens to read and to write (`edge.tasks`). A candidate takes a range of
-seconds for them, from the bounds of its speeds. It is in time when the likely seconds are. The
-result also states whether the high bound is. A candidate that is in time stays in time with a
+A workload has a number of tokens to read and to write (`boardfit.edge.tasks`). A candidate takes a
+range of seconds for them, from the bounds of its speeds. It is in time when the likely seconds are.
+The result also states whether the high bound is. A candidate that is in time stays in time with a
 longer limit.
 """
 
@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from edge.deadline.time_model import Span
-from edge.errors import DeadlineError, UsageError
-from edge.tasks.requests import find_workload
-from edge.tasks.task import Task
-from edge.units import format_seconds
+from boardfit.edge.deadline.time_model import Span
+from boardfit.edge.errors import DeadlineError, UsageError
+from boardfit.edge.tasks.requests import find_workload
+from boardfit.edge.tasks.task import Task
+from boardfit.edge.units import format_seconds
 
 if TYPE_CHECKING:
-    from converters.plan_candidate import Candidate
-    from converters.planner import Planner
+    from boardfit.converters.plan_candidate import Candidate
+    from boardfit.converters.planner import Planner
 
 Reach = Literal["sure", "likely", "no"]
 
@@ -137,7 +137,7 @@ def answer_of(planner: Planner, candidate: Candidate, need: Need) -> Answer | No
     """Predicted seconds of a request on this candidate; None where no speed is known.
 
     The speeds of a candidate are those of 512 prompt tokens and a depth of 256; the model of
-    `device_profiles.cost.speed` carries them to the lengths of this request.
+    `boardfit.device_profiles.cost.speed` carries them to the lengths of this request.
     """
     speed, base = candidate.speed, candidate.predicted
     if not speed.prefill_tps or not speed.decode_tps:

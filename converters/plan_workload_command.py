@@ -7,20 +7,20 @@ from collections.abc import Sequence
 
 import click
 
-from converters.formats.table import AUTO, FORMATS
-from converters.plan_cells import bound_text
-from converters.plan_learned import Learned
-from converters.plan_options import PlanOptions
-from converters.plan_workload import SHARE, Need, needs_text
-from converters.plan_workload_rows import WorkloadRow, model_rows, row_record, size_rows
-from converters.recipe_weights import WeighingScale
-from converters.source.spec import ModelSpec
-from device_profiles.catalog import all_profiles
-from device_profiles.profile import DeviceProfile
-from edge.errors import DeadlineError
-from edge.report.terminal import aligned
-from edge.terminal import ProgressLine
-from edge.units import format_bytes, format_seconds, printable
+from boardfit.converters.formats.table import AUTO, FORMATS
+from boardfit.converters.plan_cells import bound_text
+from boardfit.converters.plan_learned import Learned
+from boardfit.converters.plan_options import PlanOptions
+from boardfit.converters.plan_workload import SHARE, Need, needs_text
+from boardfit.converters.plan_workload_rows import WorkloadRow, model_rows, row_record, size_rows
+from boardfit.converters.recipe_weights import WeighingScale
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.device_profiles.catalog import all_profiles
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.errors import DeadlineError
+from boardfit.edge.report.terminal import aligned
+from boardfit.edge.terminal import ProgressLine
+from boardfit.edge.units import format_bytes, format_seconds, printable
 
 
 class WorkloadPlan:
@@ -68,7 +68,7 @@ def plan_for_workload(
     as_json: bool,
 ) -> None:
     """Print what answers the workload on each of the boards; on all that we know, for none."""
-    from converters.source.resolve import open_model
+    from boardfit.converters.source.resolve import open_model
 
     specs = [open_model(name) for name in models]
     plan = WorkloadPlan(specs, options, formats, learned)

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from converters.build_jobs import plan_any
-from converters.formats.table import GGUF
-from converters.plan_learned import Learned
-from converters.plan_options import PlanOptions
-from converters.plan_sizes import SIZES, hollow_spec
-from converters.plan_workload import (
+from boardfit.converters.build_jobs import plan_any
+from boardfit.converters.formats.table import GGUF
+from boardfit.converters.plan_learned import Learned
+from boardfit.converters.plan_options import PlanOptions
+from boardfit.converters.plan_sizes import SIZES, hollow_spec
+from boardfit.converters.plan_workload import (
     Answer,
     Nearest,
     Need,
@@ -21,13 +21,13 @@ from converters.plan_workload import (
     nearest,
     reach_of,
 )
-from converters.planner import ENGINE, Planner
-from converters.recipe_weights import WeighingScale
-from converters.source.spec import ModelSpec
-from device_profiles.models import known_models
-from device_profiles.profile import DeviceProfile
-from edge.errors import DeadlineError, DoesNotFitError, EdgeError
-from edge.units import format_bytes
+from boardfit.converters.planner import ENGINE, Planner
+from boardfit.converters.recipe_weights import WeighingScale
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.device_profiles.models import known_models
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.errors import DeadlineError, DoesNotFitError, EdgeError
+from boardfit.edge.units import format_bytes
 
 
 @dataclass(frozen=True)

@@ -11,18 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from converters.plan_candidate import Candidate, better_known
-from converters.plan_deadline import refuse_deadline
-from converters.plan_learned import Learned, Measured
-from converters.plan_options import PlanOptions
-from converters.plan_reasons import nearest_changes
-from converters.plan_workload import choose_for_needs, reach_of
-from converters.recipe_weights import AS_IS, RecipeWeights, WeighingScale, weigh_as_is
-from converters.recipes import Recipe, list_recipes, load_recipe
-from converters.source.spec import ModelSpec
-from device_profiles.cost.compute_buffer import compute_bytes, read_features
-from device_profiles.cost.graph_table import graph_fits_table
-from device_profiles.cost.memory import (
+from boardfit.converters.plan_candidate import Candidate, better_known
+from boardfit.converters.plan_deadline import refuse_deadline
+from boardfit.converters.plan_learned import Learned, Measured
+from boardfit.converters.plan_options import PlanOptions
+from boardfit.converters.plan_reasons import nearest_changes
+from boardfit.converters.plan_workload import choose_for_needs, reach_of
+from boardfit.converters.recipe_weights import AS_IS, RecipeWeights, WeighingScale, weigh_as_is
+from boardfit.converters.recipes import Recipe, list_recipes, load_recipe
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.device_profiles.cost.compute_buffer import compute_bytes, read_features
+from boardfit.device_profiles.cost.graph_table import graph_fits_table
+from boardfit.device_profiles.cost.memory import (
     KV_BLOCK,
     WeightBytes,
     engine_anonymous_bytes,
@@ -31,11 +31,11 @@ from device_profiles.cost.memory import (
     output_bytes,
     weight_bytes,
 )
-from device_profiles.cost.speed import SpeedEstimate, default_threads, estimate_speed
-from device_profiles.profile import DeviceProfile
-from device_profiles.shape import ModelShape
-from edge.errors import DoesNotFitError, EngineError, InputError, UsageError
-from edge.units import format_bytes
+from boardfit.device_profiles.cost.speed import SpeedEstimate, default_threads, estimate_speed
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.shape import ModelShape
+from boardfit.edge.errors import DoesNotFitError, EngineError, InputError, UsageError
+from boardfit.edge.units import format_bytes
 
 __all__ = ["ENGINE", "Candidate", "Planner"]
 
@@ -50,7 +50,7 @@ _LONGEST_CONTEXT = {"balanced": 8192, "quality": 8192, "speed": 8192, "memory": 
 
 # `balanced` takes 4-bit recipes, and 3 bits when nothing else fits: more bits slow decode down in
 # proportion and gain little. `memory` and `speed` take no recipe that costs more than this much
-# quality while another one fits (`converters.recipe_weights.PERPLEXITY_ADDED`).
+# quality while another one fits (`boardfit.converters.recipe_weights.PERPLEXITY_ADDED`).
 _BALANCED = ("q4_k_m", "q4_k_s", "iq4_nl", "iq4_xs", "q4_1", "q4_0", "q3_k_m")
 _ACCEPTABLE_PERPLEXITY = 0.5
 _UBATCHES = (512, 256, 128, 64)

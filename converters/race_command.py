@@ -7,25 +7,25 @@ from typing import Any
 
 import click
 
-from converters.build import BuildRequest, build
-from converters.build_jobs import plan_any
-from converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
-from converters.plan import PlanOptions
-from converters.plan_command import load_devices
-from converters.plan_learned import Learned
-from converters.progress import TerminalReporter
-from converters.quality.building import QualityOptions
-from converters.source.resolve import open_model
-from converters.source.spec import ModelSpec
-from device_profiles.catalog import THIS_MACHINE
-from device_profiles.profile import DeviceProfile
-from edge.bundle import MANIFEST, Bundle, open_bundle
-from edge.engines import ENGINES, is_installed
-from edge.errors import EdgeError, IntegrityError, UsageError
-from edge.race.command import hold_race, race_options
-from edge.trust.pins import key_files
-from edge.units import printable
-from edge.verified import cache_directory
+from boardfit.converters.build import BuildRequest, build
+from boardfit.converters.build_jobs import plan_any
+from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
+from boardfit.converters.plan import PlanOptions
+from boardfit.converters.plan_command import load_devices
+from boardfit.converters.plan_learned import Learned
+from boardfit.converters.progress import TerminalReporter
+from boardfit.converters.quality.building import QualityOptions
+from boardfit.converters.source.resolve import open_model
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.device_profiles.catalog import THIS_MACHINE
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.bundle import MANIFEST, Bundle, open_bundle
+from boardfit.edge.engines import ENGINES, is_installed
+from boardfit.edge.errors import EdgeError, IntegrityError, UsageError
+from boardfit.edge.race.command import hold_race, race_options
+from boardfit.edge.trust.pins import key_files
+from boardfit.edge.units import printable
+from boardfit.edge.verified import cache_directory
 
 
 @click.command(name="race")

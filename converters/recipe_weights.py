@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from converters.recipes import Recipe, artifact_bytes, assign_types
-from converters.source.spec import ModelSpec
-from device_profiles.cost.memory import StoredTensor, pad
-from edge.errors import UsageError
-from edge.ggml_types import row_bytes
+from boardfit.converters.recipes import Recipe, artifact_bytes, assign_types
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.device_profiles.cost.memory import StoredTensor, pad
+from boardfit.edge.errors import UsageError
+from boardfit.edge.ggml_types import row_bytes
 
 # What every tensor's data is padded to unless `general.alignment` says otherwise (docs/gguf.md).
 _DEFAULT_ALIGNMENT = 32

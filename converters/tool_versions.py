@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-from edge import __version__
+from boardfit.edge import __version__
 
 PACKAGES = ("llama-cpp-python", "gguf", "numpy", "tokenizers", "sentencepiece")
 
 
 def tool_versions() -> dict[str, str | None]:
-    """edgekit's version and those of the packages that convert; None for one that is absent."""
-    found: dict[str, str | None] = {"edgekit": __version__}
+    """boardfit's version and those of the packages that convert; None for one that is absent."""
+    found: dict[str, str | None] = {"boardfit": __version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)

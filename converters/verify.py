@@ -1,7 +1,7 @@
 """Check the contents of a bundle: the vocabulary before the hours of quantizing, the file after.
 
 The vocabulary is compared by behaviour with the source's own tokenizer (see
-`converters.tokenizers.verify`); the file is linted, loaded and made to generate.
+`boardfit.converters.tokenizers.verify`); the file is linted, loaded and made to generate.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from converters.source.documents import has_file, read_text
-from converters.source.spec import ModelSpec
-from converters.tokenizers.verify import verify_vocabulary
-from converters.tokenizers.vocab_file import write_vocab_entries
-from edge.engines import EngineSettings, is_installed, open_engine
-from edge.engines.model_file import built_file
-from edge.engines.settings import usable_cpus
-from edge.errors import DoesNotFitError, IntegrityError
-from edge.gguf import read_header
-from edge.types import GenerationConfig, Plan
+from boardfit.converters.source.documents import has_file, read_text
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.converters.tokenizers.verify import verify_vocabulary
+from boardfit.converters.tokenizers.vocab_file import write_vocab_entries
+from boardfit.edge.engines import EngineSettings, is_installed, open_engine
+from boardfit.edge.engines.model_file import built_file
+from boardfit.edge.engines.settings import usable_cpus
+from boardfit.edge.errors import DoesNotFitError, IntegrityError
+from boardfit.edge.gguf import read_header
+from boardfit.edge.types import GenerationConfig, Plan
 
 N_TRIAL_TOKENS = 8
 _TRIAL_CONTEXT = 256

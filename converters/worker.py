@@ -1,9 +1,9 @@
-"""Run one job in another Python: the environments of `environments.py` have no edgekit in them.
+"""Run one job in another Python: the environments of `environments.py` have no boardfit in them.
 
-The child runs `converters.worker_child MODULE` from a folder that shows it edgekit's three
-packages and nothing else of this environment, so that no version of ours shadows a pinned one. The
-request is one JSON line on its stdin, which stays open: it closes when we die, and the child goes
-too. Answers are JSON lines on a pipe of their own, because libraries print to stdout:
+The child runs `boardfit.converters.worker_child MODULE` from a folder that shows it boardfit's
+three packages and nothing else of this environment, so that no version of ours shadows a pinned
+one. The request is one JSON line on its stdin, which stays open: it closes when we die, and the
+child goes too. Answers are JSON lines on a pipe of their own, because libraries print to stdout:
 
     {"say": text}   {"progress": [done, total]}
     {"result": {…}} {"error": {"type": name, "message": text, "next_step": text or null}}
@@ -19,17 +19,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import edge.errors
-from edge.child import PIPE, child_environment, python_argv, start_child
-from edge.errors import DoesNotFitError, EdgeError, EngineError
-from edge.last_words import explain_death
-from edge.units import format_bytes, printable
+import boardfit.edge.errors
+from boardfit.edge.child import PIPE, child_environment, python_argv, start_child
+from boardfit.edge.errors import DoesNotFitError, EdgeError, EngineError
+from boardfit.edge.last_words import explain_death
+from boardfit.edge.units import format_bytes, printable
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
 _PACKAGES = ("edge", "converters", "device_profiles")
-_CHILD = "converters.worker_child"
+_CHILD = "boardfit.converters.worker_child"
 _FLAGS = ("-s", "-B", "-u")  # no packages of the user's, no bytecode, no buffer
 _TAIL_LINES = 12
 _SIGKILL = -9
@@ -53,10 +53,10 @@ def run_worker(
     absolute. The child has no network. `memory_limit` bounds its private memory in bytes (Linux);
     `variables` are added to its environment.
 
-    Raises the edgekit error that the child raised, DoesNotFitError when it ran out of memory,
+    Raises the boardfit error that the child raised, DoesNotFitError when it ran out of memory,
     EngineError with the last lines that it printed when it died otherwise.
     """
-    with tempfile.TemporaryDirectory(prefix="edgekit-worker-") as folder:
+    with tempfile.TemporaryDirectory(prefix="boardfit-worker-") as folder:
         for package in _PACKAGES:
             (Path(folder) / package).symlink_to(_root() / package, target_is_directory=True)
         with (Path(folder) / "output.log").open("w+b") as log:
@@ -117,7 +117,7 @@ def _talk(
             stdout=log,
             stderr=log,
             cwd=folder,
-            env={**variables, "EDGEKIT_WORKER_FD": str(writing)},
+            env={**variables, "BOARDFIT_WORKER_FD": str(writing)},
             pass_fds=(writing,),
         )
     except OSError as error:
@@ -158,7 +158,7 @@ def _failure(
     answer: Mapping[str, Any], code: int, tail: str, module: str, memory_limit: int | None
 ) -> EdgeError:
     if error := answer.get("error"):
-        kind = getattr(edge.errors, str(error["type"]), None)
+        kind = getattr(boardfit.edge.errors, str(error["type"]), None)
         if isinstance(kind, type) and issubclass(kind, EdgeError):
             return kind(str(error["message"]), next_step=error.get("next_step"))
         if error["type"] == "MemoryError" or "bad_alloc" in str(error["message"]):

@@ -1,6 +1,6 @@
 """Child process of `worker.py`, inside a pinned environment. Standard library only.
 
-python -m converters.worker_child MODULE        # started by run_worker, never by hand
+python -m boardfit.converters.worker_child MODULE        # started by run_worker, never by hand
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 import traceback
 from typing import Any, TextIO
 
-from edge.errors import EdgeError, UnsafeInputError
+from boardfit.edge.errors import EdgeError, UnsafeInputError
 
 _SAMPLE_S = 0.05
 
@@ -41,7 +41,7 @@ class Report:
 
 
 def main() -> None:
-    pipe = os.fdopen(int(os.environ.pop("EDGEKIT_WORKER_FD")), "w", encoding="utf-8")
+    pipe = os.fdopen(int(os.environ.pop("BOARDFIT_WORKER_FD")), "w", encoding="utf-8")
     report = Report(pipe)
     job = json.loads(sys.stdin.buffer.readline())
     _die_with_parent()

@@ -1,4 +1,4 @@
-"""The boards that ship with edgekit, and those that the user has probed: listed, found by id or
+"""The boards that ship with boardfit, and those that the user has probed: listed, found by id or
 alias, loaded one file at a time.
 """
 
@@ -9,8 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from device_profiles.profile import DeviceProfile, ProfileError, suggest
-from device_profiles.toml import build_profile, merge, parse_sources, parse_toml
+from boardfit.device_profiles.profile import DeviceProfile, ProfileError, suggest
+from boardfit.device_profiles.toml import build_profile, merge, parse_sources, parse_toml
 
 _HERE = Path(__file__).parent
 THIS_MACHINE = "this-machine"
@@ -63,14 +63,16 @@ def load_profiles(folder: Path) -> dict[str, DeviceProfile]:
 
 @lru_cache(maxsize=1)
 def shipped_profiles() -> dict[str, DeviceProfile]:
-    """The boards in this package by id. `this-machine` is not among them: `edge.probe` makes it."""
+    """The boards in this package by id. `this-machine` is not among them: `boardfit.edge.probe`
+    makes it.
+    """
     return load_profiles(_HERE / "boards")
 
 
 def user_boards_directory() -> Path:
-    """Where `edge probe` keeps boards: the user's data folder (XDG_DATA_HOME), edgekit/boards."""
+    """Where `edge probe` keeps boards: the user's data folder (XDG_DATA_HOME), boardfit/boards."""
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
-    return Path(base) / "edgekit/boards"
+    return Path(base) / "boardfit/boards"
 
 
 def user_profiles() -> dict[str, DeviceProfile]:

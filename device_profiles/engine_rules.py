@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from device_profiles.profile import DeviceProfile, EngineSupport
+from boardfit.device_profiles.profile import DeviceProfile, EngineSupport
 
 #: Engines that the kit runs, as `DeviceProfile.engines` names them.
 ENGINES = ("llama_cpp", "litert_lm", "litert", "onnxruntime_genai")

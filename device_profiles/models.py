@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from device_profiles.shape import LayerShape, ModelShape
+from boardfit.device_profiles.shape import LayerShape, ModelShape
 
 if sys.version_info >= (3, 11):
     import tomllib

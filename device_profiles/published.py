@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from device_profiles.cost.engine_classes import ENGINE_CLASSES, EngineClass
-from device_profiles.cost.quants import known_quants
-from device_profiles.profile import DeviceProfile
-from device_profiles.published_rows import Row
+from boardfit.device_profiles.cost.engine_classes import ENGINE_CLASSES, EngineClass
+from boardfit.device_profiles.cost.quants import known_quants
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.published_rows import Row
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from device_profiles.catalog import all_profiles
-from device_profiles.profile import DeviceProfile
-from device_profiles.published_rows import Row
+from boardfit.device_profiles.catalog import all_profiles
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.published_rows import Row
 
 # Words that do not tell one board from another.
 _NOISE = re.compile(

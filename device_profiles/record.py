@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from device_profiles.engine_rules import engine_verdicts
-from device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.engine_rules import engine_verdicts
+from boardfit.device_profiles.profile import DeviceProfile
 
 
 def profile_record(profile: DeviceProfile) -> dict[str, Any]:

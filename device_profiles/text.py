@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from device_profiles.profile import MIB, CpuCluster, DeviceProfile
+from boardfit.device_profiles.profile import MIB, CpuCluster, DeviceProfile
 
 Value = str | int | float | bool | Iterable[str]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from device_profiles.profile import (
+from boardfit.device_profiles.profile import (
     ISA_FLAGS,
     MIB,
     Accelerator,

@@ -13,13 +13,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from device_profiles.cost.engine_classes import FIXED_THREADS, EngineClass
-from device_profiles.cost.memory import StoredTensor
-from device_profiles.cost.quants import model_tensors
-from device_profiles.cost.speed import SpeedEstimate, default_threads, estimate_speed, is_unusual
-from device_profiles.models import KnownModel, find_model, similar_model
-from device_profiles.profile import DeviceProfile
-from device_profiles.published import (
+from boardfit.device_profiles.cost.engine_classes import FIXED_THREADS, EngineClass
+from boardfit.device_profiles.cost.memory import StoredTensor
+from boardfit.device_profiles.cost.quants import model_tensors
+from boardfit.device_profiles.cost.speed import (
+    SpeedEstimate,
+    default_threads,
+    estimate_speed,
+    is_unusual,
+)
+from boardfit.device_profiles.models import KnownModel, find_model, similar_model
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.published import (
     Quant,
     accelerator_kind,
     active_params_b,
@@ -28,9 +33,9 @@ from device_profiles.published import (
     stated_clocks,
     whole_row_reasons,
 )
-from device_profiles.published_boards import bare_id, find_board
-from device_profiles.published_rows import Row
-from device_profiles.shape import ModelShape
+from boardfit.device_profiles.published_boards import bare_id, find_board
+from boardfit.device_profiles.published_rows import Row
+from boardfit.device_profiles.shape import ModelShape
 
 METRICS = ("decode", "prefill")
 # Prompts this short measure the start of the engine, not its products.

@@ -11,8 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from device_profiles.cost.engine_classes import LLAMA_CPP
-from device_profiles.validation import Case
+from boardfit.device_profiles.cost.engine_classes import LLAMA_CPP
+from boardfit.device_profiles.validation import Case
 
 #: Share of figures that bounds are made to cover, somewhat more than the 90 % that are promised.
 LEVEL = 0.92

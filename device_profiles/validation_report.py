@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import exp, log
 from typing import Any
 
-from device_profiles.cost.engine_classes import ENGINE_CLASSES, EngineClass
-from device_profiles.published import counted, slug
-from device_profiles.published_rows import Row
-from device_profiles.validation import METRICS, Aside, Case, judge, without_own_bandwidth
-from device_profiles.validation_bounds import fitted_bounds, refitted_coverage
+from boardfit.device_profiles.cost.engine_classes import ENGINE_CLASSES, EngineClass
+from boardfit.device_profiles.published import counted, slug
+from boardfit.device_profiles.published_rows import Row
+from boardfit.device_profiles.validation import METRICS, Aside, Case, judge, without_own_bandwidth
+from boardfit.device_profiles.validation_bounds import fitted_bounds, refitted_coverage
 
 
 def summarize(cases: Sequence[Case]) -> dict[str, Any]:

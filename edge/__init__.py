@@ -1,4 +1,4 @@
-"""edgekit on the board: run, chat with, measure and report on a 4-bit language model.
+"""boardfit on the board: run, chat with, measure and report on a 4-bit language model.
 
 Importing this package loads the standard library only; `edge --help` adds click.
 """
@@ -11,7 +11,7 @@ def __getattr__(name: str) -> str:
         from importlib.metadata import PackageNotFoundError, version
 
         try:
-            return version("edgekit")
+            return version("boardfit")
         except PackageNotFoundError:  # a source tree that was never installed
             return "0+unknown"
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,6 +8,6 @@ import sys
 if sys.path[0] == os.path.abspath(".") != os.path.dirname(os.path.dirname(__file__)):
     del sys.path[0]
 
-from edge.supervisor import main
+from boardfit.edge.supervisor import main
 
 main()

@@ -6,17 +6,17 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from edge.deadline.budget import Budget
-from edge.deadline.freezes import Freezes
-from edge.deadline.outcome import Adjustment
-from edge.deadline.request import Request
-from edge.deadline.shape import Shaper, Version
-from edge.deadline.time_model import Span, TimeModel
-from edge.errors import DeadlineError
-from edge.session import Session
-from edge.states.store import StateStore
-from edge.types import Engine, GenerationConfig, Message
-from edge.units import format_seconds
+from boardfit.edge.deadline.budget import Budget
+from boardfit.edge.deadline.freezes import Freezes
+from boardfit.edge.deadline.outcome import Adjustment
+from boardfit.edge.deadline.request import Request
+from boardfit.edge.deadline.shape import Shaper, Version
+from boardfit.edge.deadline.time_model import Span, TimeModel
+from boardfit.edge.errors import DeadlineError
+from boardfit.edge.session import Session
+from boardfit.edge.states.store import StateStore
+from boardfit.edge.types import Engine, GenerationConfig, Message
+from boardfit.edge.units import format_seconds
 
 #: A request is refused if it needs more than this multiple of the allowed time.
 _SURELY = 1.05

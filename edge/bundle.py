@@ -26,19 +26,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edge.atomic import fsync_directory, new_file, write_atomic
-from edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
-from edge.opened_file import OpenedFile, OpenedFolder
-from edge.rooted import Root, check_free, work_beside
-from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, signers
-from edge.trust.pins import check_pins
-from edge.trust.ssh_formats import PublicKey
-from edge.types import Plan
-from edge.units import format_bytes, printable
-from edge.verified import VerifiedFiles
+from boardfit.edge.atomic import fsync_directory, new_file, write_atomic
+from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
+from boardfit.edge.opened_file import OpenedFile, OpenedFolder
+from boardfit.edge.rooted import Root, check_free, work_beside
+from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, signers
+from boardfit.edge.trust.pins import check_pins
+from boardfit.edge.trust.ssh_formats import PublicKey
+from boardfit.edge.types import Plan
+from boardfit.edge.units import format_bytes, printable
+from boardfit.edge.verified import VerifiedFiles
 
 SCHEMA = 1
-KIND = "edgekit-bundle"
+KIND = "boardfit-bundle"
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 # "model" is the file the engine is given; "part" a file that belongs to it (external data of ONNX).
@@ -232,9 +232,9 @@ def open_bundle(
     Names, links, unknown files and sizes are always checked. Hashes: `verify=True` reads every
     byte; `None` reads those files that have changed since they were last verified here (by size,
     inode, mtime and ctime); `False` reads none until a file is used. `progress(done, total)` counts
-    hashed bytes. Where keys are pinned (`edge.trust.pins`) the bundle must be signed by one of
-    them, and what was verified earlier counts for nothing; a tool that only looks, or signs, asks
-    for no `check_signature`.
+    hashed bytes. Where keys are pinned (`boardfit.edge.trust.pins`) the bundle must be signed by
+    one of them, and what was verified earlier counts for nothing; a tool that only looks, or signs,
+    asks for no `check_signature`.
 
     Raises InputError when it is no bundle, UnsafeInputError when it breaks a rule, IntegrityError
     when a size or hash differs, or when no accepted key signed it.
@@ -304,12 +304,12 @@ def parse_manifest(text: bytes, root: Path) -> Bundle:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{root / MANIFEST}: not valid JSON: {error}") from None
     if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise InputError(f"{root / MANIFEST}: this is not an edgekit bundle's manifest")
+        raise InputError(f"{root / MANIFEST}: this is not an boardfit bundle's manifest")
     if document.get("schema") != SCHEMA:
         raise InputError(
             f"{root / MANIFEST}: bundle schema {document.get('schema')!r}, "
-            f"this edgekit reads {SCHEMA}",
-            next_step="use the edgekit version that built it, or build it again",
+            f"this boardfit reads {SCHEMA}",
+            next_step="use the boardfit version that built it, or build it again",
         )
     for key, kind in (("model", dict), ("plan", dict), ("recipe", dict), ("files", dict)):
         if not isinstance(document.get(key), kind):

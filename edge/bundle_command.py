@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from edge.bundle import Bundle, bundle_signers, open_bundle, pack_bundle, unpack_bundle
-from edge.errors import IntegrityError
-from edge.quality_text import quality_lines
-from edge.units import format_bytes, printable
+from boardfit.edge.bundle import Bundle, bundle_signers, open_bundle, pack_bundle, unpack_bundle
+from boardfit.edge.errors import IntegrityError
+from boardfit.edge.quality_text import quality_lines
+from boardfit.edge.units import format_bytes, printable
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def verify(path: Path, key_file: str | None, as_json: bool) -> None:
         opened = open_bundle(path, verify=True, progress=progress)
     signed_by = bundle_signers(opened)
     if key_file is not None:
-        from edge.trust.key_argument import public_keys
+        from boardfit.edge.trust.key_argument import public_keys
 
         if not set(public_keys(key_file)) & set(signed_by):
             got = ", ".join(map(str, signed_by)) or "nobody"
@@ -114,8 +114,8 @@ def sign(path: Path, key_file: Path | None, as_json: bool) -> None:
 
     The bundle is verified first. It keeps its id and existing signatures.
     """
-    from edge.trust.key_argument import default_key_path, signing_key
-    from edge.trust.signing import sign_bundle
+    from boardfit.edge.trust.key_argument import default_key_path, signing_key
+    from boardfit.edge.trust.signing import sign_bundle
 
     signer = signing_key(key_file or default_key_path())
     public = sign_bundle(path, signer)
@@ -145,11 +145,11 @@ def pair(big: Path, small: Path, output: Path, key_file: Path | None) -> None:
     With --within, SMALL answers the questions that BIG cannot answer in time. Both models must fit
     in the board's memory together.
     """
-    from edge.bundle_pair import pair_bundles
+    from boardfit.edge.bundle_pair import pair_bundles
 
     signer = None
     if key_file is not None:
-        from edge.trust.key_argument import signing_key
+        from boardfit.edge.trust.key_argument import signing_key
 
         signer = signing_key(key_file)
     made = pair_bundles(big, small, output, signer)

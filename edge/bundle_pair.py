@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.atomic import link_or_copy
-from edge.bundle import SMALL, Bundle, open_bundle, seal_bundle
-from edge.errors import DoesNotFitError, InputError, UsageError
-from edge.rooted import check_free, work_beside
-from edge.units import format_bytes
+from boardfit.edge.atomic import link_or_copy
+from boardfit.edge.bundle import SMALL, Bundle, open_bundle, seal_bundle
+from boardfit.edge.errors import DoesNotFitError, InputError, UsageError
+from boardfit.edge.rooted import check_free, work_beside
+from boardfit.edge.units import format_bytes
 
 if TYPE_CHECKING:
-    from edge.trust.signing import SigningKey
+    from boardfit.edge.trust.signing import SigningKey
 
 SMALL_FILE = "small-model.gguf"
 
@@ -40,7 +40,7 @@ def pair_bundles(big: Path, small: Path, output: Path, sign: SigningKey | None =
         manifest["small"] = {key: two.manifest[key] for key in ("model", "recipe", "plan")}
         seal_bundle(made, manifest, roles, hashes)
         if sign is not None:
-            from edge.trust.signing import sign_bundle
+            from boardfit.edge.trust.signing import sign_bundle
 
             sign_bundle(made, sign)
         work.publish("bundle")

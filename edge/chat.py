@@ -17,20 +17,20 @@ from typing import Any
 
 import click
 
-from edge.chat_stats import stats_lines
-from edge.deadline import Budget, Outcome
-from edge.errors import EdgeError, UsageError
-from edge.interrupt import Interrupt
-from edge.line_reader import LineReader
-from edge.live import publish_model, publish_status
-from edge.model_options import generation_config, model_options, open_with_progress
-from edge.session import Session
-from edge.states import states_of
-from edge.tasks.use import TaskUse, parse_task, task_options, time_text
-from edge.terminal import terminal_safe, write_text
-from edge.timed_open import TimedModel, budget_options, draft_tokens, parse_budget
-from edge.types import GenerationConfig, TokenEvent
-from edge.units import did_you_mean, format_bytes, format_seconds, printable
+from boardfit.edge.chat_stats import stats_lines
+from boardfit.edge.deadline import Budget, Outcome
+from boardfit.edge.errors import EdgeError, UsageError
+from boardfit.edge.interrupt import Interrupt
+from boardfit.edge.line_reader import LineReader
+from boardfit.edge.live import publish_model, publish_status
+from boardfit.edge.model_options import generation_config, model_options, open_with_progress
+from boardfit.edge.session import Session
+from boardfit.edge.states import states_of
+from boardfit.edge.tasks.use import TaskUse, parse_task, task_options, time_text
+from boardfit.edge.terminal import terminal_safe, write_text
+from boardfit.edge.timed_open import TimedModel, budget_options, draft_tokens, parse_budget
+from boardfit.edge.types import GenerationConfig, TokenEvent
+from boardfit.edge.units import did_you_mean, format_bytes, format_seconds, printable
 
 _HELP = """\
 /help          this text                  /stats         figures of the last answer

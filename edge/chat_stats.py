@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import psutil
 
-from edge.session import Session
-from edge.units import format_bytes, format_seconds
+from boardfit.edge.session import Session
+from boardfit.edge.units import format_bytes, format_seconds
 
 
 def stats_lines(session: Session) -> list[str]:

@@ -31,7 +31,7 @@ from subprocess import (
 )
 from typing import IO, Any
 
-from edge.search_path import safe_search_path
+from boardfit.edge.search_path import safe_search_path
 
 __all__ = ["DEVNULL", "PIPE", "STDOUT", "CompletedProcess", "Popen", "SubprocessError",
            "TimeoutExpired", "child_environment", "decode_output", "find_program", "python_argv",
@@ -42,7 +42,7 @@ OUR_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # Variables whose value is a path, which a caller may have given relative to its own folder.
 _PATH_VARIABLES = frozenset(
-    ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "EDGEKIT_CACHE", "EDGEKIT_TRUSTED_KEYS",
+    ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "BOARDFIT_CACHE", "BOARDFIT_TRUSTED_KEYS",
      "HF_HOME", "HF_HUB_CACHE", "NETRC", "PIP_CACHE_DIR", "PIP_CERT", "PIP_CONFIG_FILE",
      "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSH_AUTH_SOCK", "SSL_CERT_DIR", "SSL_CERT_FILE",
      "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR")

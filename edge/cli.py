@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import click
 
-from edge.entry_points import load_entry_points
-from edge.errors import EdgeError, EngineMissingError, UsageError
-from edge.search_path import safe_search_path
-from edge.units import did_you_mean, printable
+from boardfit.edge.entry_points import load_entry_points
+from boardfit.edge.errors import EdgeError, EngineMissingError, UsageError
+from boardfit.edge.search_path import safe_search_path
+from boardfit.edge.units import did_you_mean, printable
 
 
 class Command(NamedTuple):
@@ -33,41 +33,53 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "chat": Command("edge.chat:chat", "Chat with a bundle, offline."),
-    "run": Command("edge.run:run", "Answer one prompt, from a pipe too, as text or JSON."),
+    "chat": Command("boardfit.edge.chat:chat", "Chat with a bundle, offline."),
+    "run": Command("boardfit.edge.run:run", "Answer one prompt, from a pipe too, as text or JSON."),
     "bench": Command(
-        "edge.bench.command:bench", "Measure memory, time to first token and tokens/s."
+        "boardfit.edge.bench.command:bench", "Measure memory, time to first token and tokens/s."
     ),
     "tasks": Command(
-        "edge.tasks.command:tasks", "List built-in tasks with typical prompt and answer lengths."
+        "boardfit.edge.tasks.command:tasks",
+        "List built-in tasks with typical prompt and answer lengths.",
     ),
-    "race": Command("edge.race.command:race", "Find the fastest engine on this machine."),
+    "race": Command("boardfit.edge.race.command:race", "Find the fastest engine on this machine."),
     "watch": Command(
-        "edge.watch.command:watch", "Show live tokens/s, memory, heat and throttling."
+        "boardfit.edge.watch.command:watch", "Show live tokens/s, memory, heat and throttling."
     ),
-    "report": Command("edge.report.command:report", "Render stored results as a page or text."),
+    "report": Command(
+        "boardfit.edge.report.command:report", "Render stored results as a page or text."
+    ),
     "compare": Command(
-        "edge.report.compare_command:compare_command",
+        "boardfit.edge.report.compare_command:compare_command",
         "Compare benchmark runs with a baseline, with confidence intervals.",
     ),
-    "devices": Command("edge.devices_command:devices", "List the known boards and their facts."),
+    "devices": Command(
+        "boardfit.edge.devices_command:devices", "List the known boards and their facts."
+    ),
     "probe": Command(
-        "edge.probe.command:probe", "Identify and measure a board: this one, over ssh or adb."
+        "boardfit.edge.probe.command:probe",
+        "Identify and measure a board: this one, over ssh or adb.",
     ),
     "flash": Command(
-        "edge.flash.command:flash_command", "Put a bundle on a board, image, card or folder."
+        "boardfit.edge.flash.command:flash_command",
+        "Put a bundle on a board, image, card or folder.",
     ),
     "rollback": Command(
-        "edge.flash.command:rollback_command", "Restore the previous release of a board."
+        "boardfit.edge.flash.command:rollback_command", "Restore the previous release of a board."
     ),
     "slots": Command(
-        "edge.flash.slots_command:slots", "List, verify or delete the releases on a board."
+        "boardfit.edge.flash.slots_command:slots", "List, verify or delete the releases on a board."
     ),
     "key": Command(
-        "edge.flash.key_command:key", "Manage signing keys and restrict boards to signed bundles."
+        "boardfit.edge.flash.key_command:key",
+        "Manage signing keys and restrict boards to signed bundles.",
     ),
-    "states": Command("edge.states_command:states", "List, measure or delete saved KV states."),
-    "bundle": Command("edge.bundle_command:bundle", "Show, verify, sign, pack or unpack a bundle."),
+    "states": Command(
+        "boardfit.edge.states_command:states", "List, measure or delete saved KV states."
+    ),
+    "bundle": Command(
+        "boardfit.edge.bundle_command:bundle", "Show, verify, sign, pack or unpack a bundle."
+    ),
 }
 
 # The order in `--help`: the way a model travels. Commands from elsewhere come after.
@@ -125,7 +137,7 @@ def import_command(name: str, entry: Command) -> click.Command:
         ours = (error.name or "").split(".")[0] in ("edge", "converters", "device_profiles")
         if ours or entry.extra is None:
             raise
-        from edge.requirements import install_line
+        from boardfit.edge.requirements import install_line
 
         raise EngineMissingError(
             f"`edge {name}` needs the Python package {error.name!r}, which is not installed",
@@ -140,7 +152,7 @@ def import_command(name: str, entry: Command) -> click.Command:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start with: edge devices, edge plan MODEL, edge build MODEL --device BOARD -o OUT.",
 )
-@click.version_option(package_name="edgekit", prog_name="edge")
+@click.version_option(package_name="boardfit", prog_name="edge")
 def edge() -> None:
     """Build language models for boards: plan, build, flash, chat, measure. Offline."""
 
@@ -149,7 +161,7 @@ def edge() -> None:
 def errors_to_exit_code(as_json: bool) -> Iterator[None]:
     """Print an error as one line (and as JSON for machines) and leave with its exit code.
 
-    Set EDGE_TRACEBACK=1 to see where an error came from.
+    Set BOARDFIT_TRACEBACK=1 to see where an error came from.
     """
     try:
         yield
@@ -160,7 +172,7 @@ def errors_to_exit_code(as_json: bool) -> Iterator[None]:
         click.echo("stopped", err=True)
         sys.exit(130)
     except Exception as error:
-        if os.environ.get("EDGE_TRACEBACK"):
+        if os.environ.get("BOARDFIT_TRACEBACK"):
             raise
         code, next_step = describe_error(error)
         kind = type(error).__name__
@@ -182,7 +194,7 @@ def print_error(kind: str, message: str, next_step: str | None, *, as_json: bool
 
 def describe_error(error: Exception) -> tuple[int, str | None]:
     """Exit code and next step for any exception that reaches the command line."""
-    from device_profiles.profile import ProfileError
+    from boardfit.device_profiles.profile import ProfileError
 
     if isinstance(error, EdgeError):
         return error.exit_code, error.next_step
@@ -190,7 +202,7 @@ def describe_error(error: Exception) -> tuple[int, str | None]:
         return 3, None
     if isinstance(error, OSError):
         return 3, None
-    return 1, "this is a bug of edgekit; EDGE_TRACEBACK=1 shows where, please report it"
+    return 1, "this is a bug of boardfit; BOARDFIT_TRACEBACK=1 shows where, please report it"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 import click
 
-from device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
-from device_profiles.engine_rules import engine_verdicts
-from device_profiles.profile import ISA_FLAGS, DeviceProfile
-from device_profiles.record import profile_record
-from edge.errors import UsageError
-from edge.units import did_you_mean, format_bytes, parse_bytes
+from boardfit.device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
+from boardfit.device_profiles.engine_rules import engine_verdicts
+from boardfit.device_profiles.profile import ISA_FLAGS, DeviceProfile
+from boardfit.device_profiles.record import profile_record
+from boardfit.edge.errors import UsageError
+from boardfit.edge.units import did_you_mean, format_bytes, parse_bytes
 
 
 @click.group(invoke_without_command=True)
@@ -129,7 +129,7 @@ def show(device: str, as_json: bool) -> None:
 
 def _find(name: str) -> DeviceProfile:
     if name.strip() == THIS_MACHINE:
-        from edge.probe.machine import probe_this_machine
+        from boardfit.edge.probe.machine import probe_this_machine
 
         return probe_this_machine()
     return find_profile(name)

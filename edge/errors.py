@@ -1,4 +1,4 @@
-"""Every error edgekit raises on purpose, in one tree.
+"""Every error boardfit raises on purpose, in one tree.
 
     EdgeError                       exit code
     ├── UsageError                  2   the command line or a combination of options is wrong
@@ -13,15 +13,15 @@
     └── DeadlineError               8   the time allowed cannot be met
 
 A message says what was got, what was expected and what to do next. Library code raises; only
-`edge.cli.main` prints, and maps an error to its exit code. Leaf classes also subclass the builtin
-a caller would naturally catch.
+`boardfit.edge.cli.main` prints, and maps an error to its exit code. Leaf classes also subclass the
+builtin a caller would naturally catch.
 """
 
 from __future__ import annotations
 
 
 class EdgeError(Exception):
-    """Base of all errors that edgekit raises on purpose.
+    """Base of all errors that boardfit raises on purpose.
 
     `next_step` is one sentence or command that gets the user further; it is printed on a line of
     its own below the message.

@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from edge.errors import InputError, UnsafeInputError
-from edge.opened_file import OpenedFile, Source
-from edge.units import format_bytes
+from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.opened_file import OpenedFile, Source
+from boardfit.edge.units import format_bytes
 
 HEAD_BYTES = 512
 
 UNPICKLE_ADVICE = (
-    "edgekit never unpickles. Where you trust the file, convert it with torch: "
+    "boardfit never unpickles. Where you trust the file, convert it with torch: "
     'python -c "import sys, torch; from safetensors.torch import save_file; '
     "weights = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
     "save_file({k: v.contiguous().clone() for k, v in weights.items()}, sys.argv[2], "
@@ -93,7 +93,7 @@ def foreign(head: bytes) -> FileKind | None:
 def open_regular(path: Source, *, below: Path | None = None) -> tuple[BinaryIO, int]:
     """Open a regular, non-empty file for reading; returns it and its size in bytes. A file that is
     held open already is read through its descriptor. `below` is the folder of a stranger that the
-    file must really lie in (`edge.input_folder`).
+    file must really lie in (`boardfit.edge.input_folder`).
 
     Raises InputError for what is missing, unreadable, a directory, a pipe or a device (opening
     one must not block, reading it would never end) or empty; UnsafeInputError for what leads out

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from edge.errors import InputError
-from edge.units import did_you_mean
+from boardfit.edge.errors import InputError
+from boardfit.edge.units import did_you_mean
 
 
 class GgmlType(NamedTuple):

@@ -14,8 +14,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge.errors import InputError, UnsafeInputError
-from edge.units import printable
+from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.units import printable
 
 _HUB_KINDS = ("models--", "datasets--", "spaces--")
 # Opening a pipe must not wait, and what was checked must not become a link meanwhile.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from edge.errors import DoesNotFitError, EdgeError, EngineError
+from boardfit.edge.errors import DoesNotFitError, EdgeError, EngineError
 
 #: Signals that native code dies of, and what a user can do then.
 _REBUILD = (

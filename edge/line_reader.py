@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable
 
-from edge.errors import InputError
+from boardfit.edge.errors import InputError
 
 _FENCE = '"""'
 _PROMPT, _MORE = "> ", ". "

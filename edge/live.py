@@ -28,8 +28,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
-from edge.types import EngineInfo, TokenEvent
-from edge.units import printable
+from boardfit.edge.types import EngineInfo, TokenEvent
+from boardfit.edge.units import printable
 
 SCHEMA = 1
 PAGE_BYTES = 4096
@@ -106,8 +106,8 @@ def own_folders() -> list[Path]:
     (a service has no session), the temporary folder. The first two are never on an SD card.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    name = f"edgekit-{os.getuid()}" if hasattr(os, "getuid") else "edgekit"
-    places = [Path(runtime) / "edgekit"] if runtime else []
+    name = f"boardfit-{os.getuid()}" if hasattr(os, "getuid") else "boardfit"
+    places = [Path(runtime) / "boardfit"] if runtime else []
     return [*places, Path("/dev/shm") / name, Path(tempfile.gettempdir()) / name]
 
 

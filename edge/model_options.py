@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import click
 
-from edge.engines.settings import KV_TYPES
-from edge.engines.target import OpenModel, open_model
-from edge.terminal import ProgressLine
-from edge.types import GenerationConfig
+from boardfit.edge.engines.settings import KV_TYPES
+from boardfit.edge.engines.target import OpenModel, open_model
+from boardfit.edge.terminal import ProgressLine
+from boardfit.edge.types import GenerationConfig
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

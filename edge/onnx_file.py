@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge.errors import InputError, UnsafeInputError
-from edge.filekind import HEAD_BYTES, foreign, open_regular
-from edge.opened_file import OpenedFile, Source
-from edge.units import printable
+from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.filekind import HEAD_BYTES, foreign, open_regular
+from boardfit.edge.opened_file import OpenedFile, Source
+from boardfit.edge.units import printable
 
 MAX_NODES = 200_000
 MAX_TENSORS = 200_000

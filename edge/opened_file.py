@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from edge.errors import InputError, IntegrityError, UnsafeInputError
-from edge.input_folder import open_below
+from boardfit.edge.errors import InputError, IntegrityError, UnsafeInputError
+from boardfit.edge.input_folder import open_below
 
 _CHUNK = 1 << 20
 _FLAGS = (
@@ -220,7 +220,7 @@ def linked_folder(files: Sequence[Source]) -> Iterator[Path]:
     code that finds files by their names in a folder. Nothing is copied.
     """
     try:
-        made = tempfile.TemporaryDirectory(prefix="edgekit-")  # mode 0700
+        made = tempfile.TemporaryDirectory(prefix="boardfit-")  # mode 0700
     except OSError as error:
         raise InputError(
             f"no temporary folder can be made: {error.strerror or error}",

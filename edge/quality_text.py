@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge.units import printable
+from boardfit.edge.units import printable
 
 NOT_STATED = "not measured: the bundle has no quality card"
 

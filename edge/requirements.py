@@ -1,7 +1,7 @@
-"""Which packages to install, by their own names, as edgekit's installed metadata states them.
+"""Which packages to install, by their own names, as boardfit's installed metadata states them.
 
-The name `edgekit` on the package index belongs to a stranger. No message of ours asks for it there,
-so extras are taken apart: `install_line("report")` is `pip install 'matplotlib>=3.9,<4' …`.
+The name `boardfit` on the package index belongs to a stranger. No message of ours asks for it
+there, so extras are taken apart: `install_line("report")` is `pip install 'matplotlib>=3.9,<4' …`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-OURS = "edgekit"
+OURS = "boardfit"
 _EXTRA = re.compile(r"""\bextra\s*==\s*["']([^"']+)["']""")
 _PYTHON = re.compile(r"""python_version\s*(<=|>=|==|!=|<|>)\s*["'](\d+)\.(\d+)["']""")
 _OURSELVES = re.compile(rf"{OURS}\s*\[([^\]]*)\]", re.IGNORECASE)

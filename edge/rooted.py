@@ -23,14 +23,14 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import BinaryIO
 
-from edge.errors import UnsafeInputError, UsageError
-from edge.units import printable
+from boardfit.edge.errors import UnsafeInputError, UsageError
+from boardfit.edge.units import printable
 
 #: Marks a folder as ours. Its presence counts, not its text: a power cut may lose the text.
-MARKER = ".edgekit-owned"
-MARKER_TEXT = b"edgekit made this folder and may delete it with everything in it.\n"
+MARKER = ".boardfit-owned"
+MARKER_TEXT = b"boardfit made this folder and may delete it with everything in it.\n"
 #: What new files are called until they are whole; random digits follow.
-FRESH = ".edgekit-new-"
+FRESH = ".boardfit-new-"
 FOLDER_MODE, FILE_MODE = 0o755, 0o644
 #: Folders of ours are never nested this deep: a bundle's names have 255 characters at most.
 MAX_DEPTH = 140
@@ -185,7 +185,7 @@ class Root:
         info = self.stat(path)
         if info is not None and stat.S_ISREG(info.st_mode):
             raise UsageError(
-                f"{_shown(self.path / path)} is a file where edgekit needs a folder of its own",
+                f"{_shown(self.path / path)} is a file where boardfit needs a folder of its own",
                 next_step="look at it and move it away, or choose another place",
             )
         with self._folder(path):  # a link is refused
@@ -402,7 +402,7 @@ class _Place:
 def refusal(path: Path, what: str) -> UnsafeInputError:
     """The error for something that is not the file or folder of ours that it should be."""
     return UnsafeInputError(
-        f"{_shown(path)} {what}; edgekit follows no link there and writes into nothing that leads "
+        f"{_shown(path)} {what}; boardfit follows no link there and writes into nothing that leads "
         "elsewhere",
         next_step="look at it, move it away, then run the same command again",
     )
@@ -411,7 +411,7 @@ def refusal(path: Path, what: str) -> UnsafeInputError:
 def foreign(path: PurePath) -> UsageError:
     """The error for a folder that is in our way and that we did not make."""
     return UsageError(
-        f"{_shown(path)} is a folder that edgekit did not make (there is no {MARKER} in it): it "
+        f"{_shown(path)} is a folder that boardfit did not make (there is no {MARKER} in it): it "
         "stays unchanged",
         next_step="look at it and move it away, or choose another place",
     )
@@ -448,7 +448,7 @@ def _open_root(path: Path) -> int:
     if os.open not in os.supports_dir_fd or not hasattr(os, "O_NOFOLLOW"):
         raise UsageError(
             "this system cannot open files without following links",
-            next_step="run edgekit on Linux or macOS (on Windows: in WSL)",
+            next_step="run boardfit on Linux or macOS (on Windows: in WSL)",
         )
     path = path.absolute()
     try:
@@ -512,7 +512,7 @@ def check_free(output: Path, may_replace: Callable[[Path], bool] | None = None) 
         raise UsageError(f"{output} exists", next_step="remove it, or choose another -o")
     if output.is_symlink() or not output.is_dir() or not may_replace(output):
         raise UsageError(
-            f"{output} holds what edgekit did not make; --force replaces nothing else",
+            f"{output} holds what boardfit did not make; --force replaces nothing else",
             next_step="look at it and move it away, or choose another -o",
         )
 

@@ -21,17 +21,17 @@ from typing import Any
 
 import click
 
-from edge.errors import InputError
-from edge.interrupt import Interrupt
-from edge.live import publish_model, publish_status, watched
-from edge.model_options import generation_config, model_options, open_with_progress
-from edge.session import Session, summarize
-from edge.states import states_of
-from edge.tasks.use import TaskUse, parse_task, read_text, task_options
-from edge.terminal import terminal_safe, write_text
-from edge.timed_open import TimedModel, budget_options, draft_tokens, parse_budget
-from edge.types import Engine, Message, StreamStart, TokenEvent, Trace
-from edge.units import printable
+from boardfit.edge.errors import InputError
+from boardfit.edge.interrupt import Interrupt
+from boardfit.edge.live import publish_model, publish_status, watched
+from boardfit.edge.model_options import generation_config, model_options, open_with_progress
+from boardfit.edge.session import Session, summarize
+from boardfit.edge.states import states_of
+from boardfit.edge.tasks.use import TaskUse, parse_task, read_text, task_options
+from boardfit.edge.terminal import terminal_safe, write_text
+from boardfit.edge.timed_open import TimedModel, budget_options, draft_tokens, parse_budget
+from boardfit.edge.types import Engine, Message, StreamStart, TokenEvent, Trace
+from boardfit.edge.units import printable
 
 MAX_PROMPT_BYTES = 4 * 1024**2  # far beyond any context
 SCHEMA = 1
@@ -186,7 +186,7 @@ def to_record(
     info = engine.describe()
     return {
         "schema": SCHEMA,
-        "kind": "edgekit-run",
+        "kind": "boardfit-run",
         "model": model,
         "text": answer.text,
         "finish_reason": answer.finish_reason,

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from edge.errors import InputError, UnsafeInputError
-from edge.filekind import HEAD_BYTES, UNPICKLE_ADVICE, foreign, open_regular
-from edge.units import did_you_mean, printable
+from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.filekind import HEAD_BYTES, UNPICKLE_ADVICE, foreign, open_regular
+from boardfit.edge.units import did_you_mean, printable
 
 # The format's own limit, and ours: the largest checkpoints have a few thousand tensors per shard.
 MAX_HEADER_BYTES = 100_000_000
@@ -74,7 +74,7 @@ class SafetensorsHeader:
 
 def read_header(path: Path | str, *, below: Path | None = None) -> SafetensorsHeader:
     """Check the header of the safetensors file at `path` and return what it says. `below` is of
-    `edge.filekind.open_regular`.
+    `boardfit.edge.filekind.open_regular`.
 
     Raises InputError for what is not a whole safetensors file (a pickle, an HTML page, a truncated
     shard) and UnsafeInputError for a header that contradicts itself or the file, with the reason.

@@ -1,4 +1,4 @@
-"""Keep this user's secret, which authenticates files that this user's edgekit made.
+"""Keep this user's secret, which authenticates files that this user's boardfit made.
 
 The secret lies in the user's configuration, and only the user can read it. Losing it costs only
 time: everything made with it can be made again.
@@ -12,8 +12,8 @@ import secrets
 import stat
 from pathlib import Path
 
-from edge.errors import InputError, UnsafeInputError
-from edge.verified import cache_directory, config_directory
+from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.verified import cache_directory, config_directory
 
 NAME = "states.key"
 N_BYTES = 32

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.atomic import write_atomic
-from edge.deadline.shape import without_oldest_turn
-from edge.errors import EdgeError, InputError
-from edge.live import watched
-from edge.states.prefix import MIN_TOKENS, is_worth_storing, system_prefix
-from edge.states.store import Restored, StateStore
-from edge.types import (
+from boardfit.edge.atomic import write_atomic
+from boardfit.edge.deadline.shape import without_oldest_turn
+from boardfit.edge.errors import EdgeError, InputError
+from boardfit.edge.live import watched
+from boardfit.edge.states.prefix import MIN_TOKENS, is_worth_storing, system_prefix
+from boardfit.edge.states.store import Restored, StateStore
+from boardfit.edge.types import (
     Engine,
     FinishReason,
     GenerationConfig,
@@ -34,10 +34,10 @@ from edge.types import (
     TokenEvent,
     Trace,
 )
-from edge.units import format_seconds
+from boardfit.edge.units import format_seconds
 
 SCHEMA = 1
-KIND = "edgekit-session"
+KIND = "boardfit-session"
 MAX_SESSION_BYTES = 64 * 1024**2
 _MAX_MESSAGES = 100_000
 
@@ -355,7 +355,7 @@ def answer_to_dict(answer: Answer) -> dict[str, Any]:
 
 
 def _read(path: Path) -> bytes:
-    from edge.filekind import open_regular
+    from boardfit.edge.filekind import open_regular
 
     file, size = open_regular(path)
     with file:
@@ -371,7 +371,7 @@ def parse_session(data: bytes, name: str) -> tuple[str | None, list[Message]]:
     except (ValueError, RecursionError):
         raise InputError(f"{name}: not a saved session (no JSON)") from None
     if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise InputError(f"{name}: not a saved session of edgekit")
+        raise InputError(f"{name}: not a saved session of boardfit")
     if document.get("schema") != SCHEMA:
         raise InputError(
             f"{name}: session schema {document.get('schema')!r:.20}, this version reads {SCHEMA}"

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import click
 
-from edge.engines.kv_state import read_state_header
-from edge.errors import EdgeError, InputError
-from edge.states.place import VARIABLE, beside_bundle, limit_bytes, user_folder
-from edge.states.store import MAX_TOKENS, Entry, clear, entries
-from edge.units import format_bytes, format_seconds, printable
+from boardfit.edge.engines.kv_state import read_state_header
+from boardfit.edge.errors import EdgeError, InputError
+from boardfit.edge.states.place import VARIABLE, beside_bundle, limit_bytes, user_folder
+from boardfit.edge.states.store import MAX_TOKENS, Entry, clear, entries
+from boardfit.edge.units import format_bytes, format_seconds, printable
 
 SCHEMA = 1
 
@@ -47,7 +47,7 @@ def states(model: Path | None, clears: bool, as_json: bool) -> None:
     With MODEL (a bundle directory), the states beside it are used. Without MODEL, for a plain file,
     or for a read-only folder, the states are in the user's cache.
 
-    EDGEKIT_STATES limits the size of one folder, for example 64MiB; "off" stores none.
+    BOARDFIT_STATES limits the size of one folder, for example 64MiB; "off" stores none.
     """
     if model is not None and not model.exists():
         raise InputError(
@@ -98,7 +98,7 @@ def to_record(folder: Path, rows: list[Row], freed: int | None) -> dict[str, obj
     """The same as plain data; times are seconds since the epoch."""
     return {
         "schema": SCHEMA,
-        "kind": "edgekit-states",
+        "kind": "boardfit-states",
         "folder": str(folder),
         "limit_bytes": limit_bytes(),
         "freed_bytes": freed,

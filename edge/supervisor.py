@@ -11,14 +11,14 @@ import os
 import signal
 import sys
 
-from edge import last_words
+from boardfit.edge import last_words
 
 
 def main() -> None:
     """Entry point of the `edge` command."""
     if os.name == "posix" and not {"-h", "--help", "--version"} & set(sys.argv[1:2]):
         supervise()
-    from edge.cli import main as run
+    from boardfit.edge.cli import main as run
 
     run()
 
@@ -97,7 +97,7 @@ def report_death(number: int, words: int, was_out_of_memory: bool) -> None:
     who = f"edge {command}"
     if not (error := last_words.explain_death(who, -number)):
         return
-    from edge.cli import print_error
+    from boardfit.edge.cli import print_error
 
     message = str(error)
     if last_text := os.read(words, last_words.MAX_BYTES).decode("utf-8", "replace").strip():

@@ -3,7 +3,7 @@
 They run in Jinja's immutable sandbox, as transformers runs them (same whitespace rules, filters
 and functions, so that the text is the same), with three things added: only the methods and filters
 that templates need exist, every operation that can grow is estimated before it runs, and loops,
-calls, characters and seconds are counted (`edge.template_limits`).
+calls, characters and seconds are counted (`boardfit.edge.template_limits`).
 
     text = render(template, [{"role": "user", "content": "Hello"}], bos_token="<s>",
                   eos_token="</s>")
@@ -19,11 +19,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from edge import template_limits as limits
-from edge.errors import EngineMissingError, InputError, UnsafeInputError
-from edge.template_limits import Budget, LimitError
-from edge.template_sandbox import current_budget, environment, jinja
-from edge.units import printable
+from boardfit.edge import template_limits as limits
+from boardfit.edge.errors import EngineMissingError, InputError, UnsafeInputError
+from boardfit.edge.template_limits import Budget, LimitError
+from boardfit.edge.template_sandbox import current_budget, environment, jinja
+from boardfit.edge.units import printable
 
 MAX_TEMPLATE_CHARS = 128 * 1024
 
@@ -79,7 +79,7 @@ def check(template: str) -> list[str]:
 
     Raises like `render` for a template that does not compile or breaks a limit.
     """
-    from edge.template_lint import notes
+    from boardfit.edge.template_lint import notes
 
     return notes(template)
 

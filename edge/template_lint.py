@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from edge.errors import InputError, UnsafeInputError
-from edge.template import parse, render
-from edge.units import printable
+from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.template import parse, render
+from boardfit.edge.units import printable
 
 _KNOWN_NAMES = frozenset(
     [
@@ -38,7 +38,7 @@ _TRIALS: tuple[tuple[str, list[dict[str, str]]], ...] = (
 def notes(template: str) -> list[str]:
     """Sentences about `template`; an empty list when there is nothing to say.
 
-    Raises as `edge.template.render` when it does not parse or breaks a limit on a trial.
+    Raises as `boardfit.edge.template.render` when it does not parse or breaks a limit on a trial.
     """
     tree = parse(template)
     return [*_about_names(tree), *_about_text(template), *_about_trials(template)]
@@ -63,7 +63,7 @@ def _about_names(tree: Any) -> list[str]:
     unknown = sorted(names - own - _KNOWN_NAMES)
     if unknown:
         found.append(
-            f"it reads variables that edgekit does not set: {printable(', '.join(unknown))}"
+            f"it reads variables that boardfit does not set: {printable(', '.join(unknown))}"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""The Jinja sandbox that chat templates run in: `edge.template` is its only user.
+"""The Jinja sandbox that chat templates run in: `boardfit.edge.template` is its only user.
 
 Jinja's immutable sandbox keeps a template from Python's insides and from changing data. On top of
 it: only the methods and filters that chat templates need exist; every operation that can grow goes
@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from edge import template_limits as limits
-from edge.errors import EngineMissingError, UnsafeInputError
-from edge.requirements import install_line
-from edge.template_limits import Budget, LimitError
+from boardfit.edge import template_limits as limits
+from boardfit.edge.errors import EngineMissingError, UnsafeInputError
+from boardfit.edge.requirements import install_line
+from boardfit.edge.template_limits import Budget, LimitError
 
 # Of the templates in upstream's models/templates the largest has 1,286 nodes, 60 names, 106 scopes.
 MAX_NODES = 10_000

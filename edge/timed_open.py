@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 
 import click
 
-from edge.deadline.budget import Budget, OnMiss
-from edge.deadline.store import TimeStore
-from edge.deadline.time_model import Prior, TimeModel
-from edge.engines import EngineSettings, open_engine
-from edge.engines.target import OpenModel
-from edge.states import model_identity, states_of
-from edge.tasks.task import Task
-from edge.timed_session import TimedSession
-from edge.types import Engine, GenerationConfig, Plan
+from boardfit.edge.deadline.budget import Budget, OnMiss
+from boardfit.edge.deadline.store import TimeStore
+from boardfit.edge.deadline.time_model import Prior, TimeModel
+from boardfit.edge.engines import EngineSettings, open_engine
+from boardfit.edge.engines.target import OpenModel
+from boardfit.edge.states import model_identity, states_of
+from boardfit.edge.tasks.task import Task
+from boardfit.edge.timed_session import TimedSession
+from boardfit.edge.types import Engine, GenerationConfig, Plan
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -27,7 +27,7 @@ _TRIAL_PROMPT, _TRIAL_LONG, _TRIAL_TOKENS = 16, 96, 8
 # A trial takes no longer than this, however slow the board is.
 _TRIAL_S = 3.0
 
-#: Tokens guessed ahead with a budget, where answers are greedy (edge.engines.lookup).
+#: Tokens guessed ahead with a budget, where answers are greedy (boardfit.edge.engines.lookup).
 _N_DRAFT = 8
 
 _OPTIONS = (

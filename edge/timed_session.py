@@ -17,14 +17,14 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 
-from edge.admission import Admission
-from edge.deadline.budget import Budget
-from edge.deadline.outcome import Adjustment, Outcome
-from edge.deadline.request import Request
-from edge.deadline.soft_end import SentenceHold
-from edge.errors import DeadlineError
-from edge.live import watched
-from edge.types import GenerationConfig, Message, TokenEvent
+from boardfit.edge.admission import Admission
+from boardfit.edge.deadline.budget import Budget
+from boardfit.edge.deadline.outcome import Adjustment, Outcome
+from boardfit.edge.deadline.request import Request
+from boardfit.edge.deadline.soft_end import SentenceHold
+from boardfit.edge.errors import DeadlineError
+from boardfit.edge.live import watched
+from boardfit.edge.types import GenerationConfig, Message, TokenEvent
 
 #: The soft end covers this share of the tokens that fit the time, and at most this many tokens.
 _CLOSE_SHARE, _CLOSE_MOST, _CLOSE_LEAST = 0.1, 24, 3

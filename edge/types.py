@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from edge.errors import InputError, UsageError
-from edge.units import did_you_mean
+from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.units import did_you_mean
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "context", "aborted", "deadline"]

@@ -24,8 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edge.atomic import write_atomic
-from edge.opened_file import FileIdentity, OpenedFile
+from boardfit.edge.atomic import write_atomic
+from boardfit.edge.opened_file import FileIdentity, OpenedFile
 
 _MAX_ENTRIES = 512
 #: How old a file's times must be: more than the coarsest tick, FAT's.
@@ -36,15 +36,15 @@ _KNOWN = (0xEF53, 0x58465342, 0x9123683E, 0xF2F52010)
 
 
 def cache_directory() -> Path:
-    """Where edgekit keeps what it can always compute again: EDGEKIT_CACHE or the user's cache."""
-    if own := os.environ.get("EDGEKIT_CACHE"):
+    """Where boardfit keeps what it can always compute again: BOARDFIT_CACHE or the user's cache."""
+    if own := os.environ.get("BOARDFIT_CACHE"):
         return Path(own).absolute()  # children have another current folder
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "edgekit"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "boardfit"
 
 
 def config_directory() -> Path:
-    """Where edgekit keeps what cannot be computed again, keys above all."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "edgekit"
+    """Where boardfit keeps what cannot be computed again, keys above all."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "boardfit"
 
 
 class VerifiedFiles:

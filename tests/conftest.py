@@ -15,8 +15,8 @@ from hypothesis import settings
 from tests.programs import skip_or_fail
 
 # A busy machine is no failure; `derandomize` in CI makes a failure there repeatable here.
-settings.register_profile("edgekit", deadline=None, derandomize=bool(os.environ.get("CI")))
-settings.load_profile("edgekit")
+settings.register_profile("boardfit", deadline=None, derandomize=bool(os.environ.get("CI")))
+settings.load_profile("boardfit")
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and every process that a test
 # starts would inherit that.
@@ -26,7 +26,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 def pytest_configure(config: pytest.Config) -> None:
     """What session-wide fixtures run is not to be seen by `edge watch` in a test either."""
-    folder = tempfile.mkdtemp(prefix="edgekit-run-")
+    folder = tempfile.mkdtemp(prefix="boardfit-run-")
     os.environ["XDG_RUNTIME_DIR"] = folder
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Caches and settings go to a fresh folder for every test."""
     home = tmp_path_factory.mktemp("home")
-    monkeypatch.setenv("EDGEKIT_CACHE", str(home / "cache"))
+    monkeypatch.setenv("BOARDFIT_CACHE", str(home / "cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
@@ -47,7 +47,9 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = None
     if item.get_closest_marker("oracle"):
-        unset = [v for v in ("EDGEKIT_LLAMA_CPP", "EDGEKIT_ORACLE_PYTHON") if not os.environ.get(v)]
+        unset = [
+            v for v in ("BOARDFIT_LLAMA_CPP", "BOARDFIT_ORACLE_PYTHON") if not os.environ.get(v)
+        ]
         missing = f"{' and '.join(unset)} not set: run scripts/test" if unset else None
     if item.get_closest_marker("engine") and importlib.util.find_spec("llama_cpp") is None:
         missing = "llama-cpp-python is not installed: pip install -e '.[llama]'"
@@ -58,10 +60,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def llama_cpp_tree() -> Path:
     """Upstream's source tree, for oracle tests."""
-    return Path(os.environ["EDGEKIT_LLAMA_CPP"])
+    return Path(os.environ["BOARDFIT_LLAMA_CPP"])
 
 
 @pytest.fixture(scope="session")
 def oracle_python() -> Path:
     """The interpreter that upstream's converter runs in."""
-    return Path(os.environ["EDGEKIT_ORACLE_PYTHON"])
+    return Path(os.environ["BOARDFIT_ORACLE_PYTHON"])

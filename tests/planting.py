@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.cli import main
-from edge.rooted import MARKER
+from boardfit.edge.cli import main
+from boardfit.edge.rooted import MARKER
 
-#: Names that nobody can know beforehand: of `edge.rooted.fresh_name` and `tempfile`.
-_FRESH = re.compile(r"(^|/)(\.edgekit-new-[0-9a-f]{16}|\.[^/]+\.[a-z0-9_]{8}\.partial)(/|$)")
+#: Names that nobody can know beforehand: of `boardfit.edge.rooted.fresh_name` and `tempfile`.
+_FRESH = re.compile(r"(^|/)(\.boardfit-new-[0-9a-f]{16}|\.[^/]+\.[a-z0-9_]{8}\.partial)(/|$)")
 #: audit event → (position of a path, position of its folder's descriptor) for every path in it.
 _EVENTS: dict[str, tuple[tuple[int, int | None], ...]] = {
     "open": ((0, None),),
@@ -205,7 +205,7 @@ class Scenario:
         told = (names, what, code, err)
         assert contents(home) == before, told
         assert code in (0, 2, 3, 5, 7), told  # 5: no release is current
-        assert "Traceback" not in err and "bug of edgekit" not in err, told
+        assert "Traceback" not in err and "bug of boardfit" not in err, told
         if code:
             lines = [line for line in err.splitlines() if line.lower().startswith("error:")]
             assert len(lines) == 1, told

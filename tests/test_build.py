@@ -15,13 +15,19 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from converters.build_command import build_command
-from converters.quality.bounds import Bound
-from converters.sample import MODEL_DIR
-from edge.bundle import open_bundle
-from edge.cli import main
-from edge.errors import DoesNotFitError, InputError, IntegrityError, UnsafeInputError, UsageError
-from edge.run import run
+from boardfit.converters.build_command import build_command
+from boardfit.converters.quality.bounds import Bound
+from boardfit.converters.sample import MODEL_DIR
+from boardfit.edge.bundle import open_bundle
+from boardfit.edge.cli import main
+from boardfit.edge.errors import (
+    DoesNotFitError,
+    InputError,
+    IntegrityError,
+    UnsafeInputError,
+    UsageError,
+)
+from boardfit.edge.run import run
 
 pytestmark = pytest.mark.engine
 
@@ -89,8 +95,8 @@ def test_a_broken_conversion_is_refused_unless_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No recipe of ours is that bad: the bound is moved instead."""
-    monkeypatch.setattr("converters.quality.card.bound_of", lambda recipe: Bound(1e-9))
-    monkeypatch.setattr("converters.quality.card.N_TASK", 3)
+    monkeypatch.setattr("boardfit.converters.quality.card.bound_of", lambda recipe: Bound(1e-9))
+    monkeypatch.setattr("boardfit.converters.quality.card.N_TASK", 3)
     text = tmp_path / "own.txt"
     text.write_text("switch the kitchen lights off and set a timer for ten minutes, please. " * 200)
     words = ("sample", "-d", "raspberry-pi-5-8gb", "--quality-text", text, "-o", tmp_path / "out")
@@ -228,7 +234,7 @@ def test_a_killed_build_leaves_nothing_at_the_output_and_continues(
     """SIGKILL at ten moments of the build, then one run to the end: the same bundle as ever."""
     out = tmp_path / "out"
     command = [
-        *(sys.executable, "-m", "edge", "build", "sample"),
+        *(sys.executable, "-m", "boardfit", "build", "sample"),
         *("-d", "raspberry-pi-5-8gb", "-o", str(out), "--threads", "1"),
     ]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}

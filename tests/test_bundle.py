@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bundle import (
+from boardfit.edge.bundle import (
     MANIFEST,
     SUMS,
     check_name,
@@ -23,8 +23,8 @@ from edge.bundle import (
     seal_bundle,
     unpack_bundle,
 )
-from edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
-from edge.types import Plan
+from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
+from boardfit.edge.types import Plan
 
 PLAN = Plan(
     engine="llama_cpp",
@@ -93,8 +93,8 @@ def test_one_edited_byte_is_found_even_after_it_was_verified_before(sealed: Path
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if files of this test had been written long ago, on a disk."""
-    monkeypatch.setattr("edge.verified.SETTLED_NS", 0)
-    monkeypatch.setattr("edge.verified.moves_ctime", lambda descriptor: True)
+    monkeypatch.setattr("boardfit.edge.verified.SETTLED_NS", 0)
+    monkeypatch.setattr("boardfit.edge.verified.moves_ctime", lambda descriptor: True)
 
 
 @pytest.mark.usefixtures("settled")
@@ -141,7 +141,7 @@ def test_a_manifest_edited_alone_is_found(sealed: Path) -> None:
     ("change", "message"),
     [
         (lambda d: d.update(schema=99), "schema 99"),
-        (lambda d: d.update(kind="zip"), "not an edgekit bundle"),
+        (lambda d: d.update(kind="zip"), "not an boardfit bundle"),
         (lambda d: d["plan"].update(n_cxt=5), "Did you mean 'n_ctx'"),
         (lambda d: d["files"]["model.gguf"].update(role="virus"), "unknown role"),
         (lambda d: d["files"]["model.gguf"].update(n_bytes=-1), "n_bytes must be a count"),

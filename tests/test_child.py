@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.child import (
+from boardfit.edge.child import (
     TimeoutExpired,
     child_environment,
     decode_output,
@@ -21,7 +21,7 @@ from edge.child import (
     run_child_in_greenlet,
     start_child,
 )
-from edge.search_path import safe_search_path
+from boardfit.edge.search_path import safe_search_path
 
 ROOT = Path(__file__).parent.parent
 DOOR = "edge/child.py"
@@ -41,11 +41,11 @@ FUNCTIONS = {
 }
 FAMILIES = ("exec", "spawn")  # of os: execv, execvp, spawnlp …
 FOREIGN = {"system", "popen", "fork", "vfork", "posix_spawn", "execv", "execve", "execvp"}
-# Files that cannot import edge.child, each with what it does itself.
+# Files that cannot import boardfit.edge.child, each with what it does itself.
 ALLOWED = {
     # It waits for a copy of itself, in the user's own folder.
     "edge/supervisor.py": {"os.fork"},
-    # Runs on a board before edgekit is installed there. It forks to load the engine once, and
+    # Runs on a board before boardfit is installed there. It forks to load the engine once, and
     # writes its own interpreter into the launcher.
     "converters/offline/board/install.py": {"os.fork", "sys.executable"},
     # Tells a person what to type.
@@ -154,11 +154,11 @@ def test_only_the_door_starts_processes() -> None:
         "import shutil\nshutil.which('x')",
         "import sys\nx = [sys.executable, 'x']",
         "from sys import executable",
-        "from edge.child import Popen\nPopen(['x'])",
+        "from boardfit.edge.child import Popen\nPopen(['x'])",
         "import click\nclick.launch('x')",
         "import webbrowser",
         "import pty",
-        "command = f'{python} -m edge slots'",
+        "command = f'{python} -m boardfit slots'",
     ],
 )
 def test_the_lint_sees(source: str) -> None:
@@ -169,7 +169,8 @@ def test_the_lint_sees(source: str) -> None:
     "source",
     [
         "import os\nos.environ['x'] = os.path.join('a', 'b')",
-        "from edge.child import Popen, run_child\ndef f(p: Popen[bytes]):\n    run_child(['x'])",
+        "from boardfit.edge.child import Popen, run_child\n"
+        "def f(p: Popen[bytes]):\n    run_child(['x'])",
         "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.prctl(1, 9)",
         "import sys\nsys.exit(0)",
     ],
@@ -208,14 +209,14 @@ def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_environment(away: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HOME", "PWD", "STARTUP", "USERBASE", "WARNINGS", "BREAKPOINT"):
         monkeypatch.setenv(f"PYTHON{name}", str(away))
-    monkeypatch.setenv("EDGEKIT_TRUSTED_KEYS", "keys.pub")
+    monkeypatch.setenv("BOARDFIT_TRUSTED_KEYS", "keys.pub")
     monkeypatch.setenv("DOCKER_CONFIG", "../docker")
     monkeypatch.setenv("SSH_AUTH_SOCK", "/run/agent")
     monkeypatch.setenv("LC_TIME", "C.UTF-8")
     done = run_child(["env"], env=child_environment(EXTRA="1", PYTHONPATH="x"))
     got = dict(line.split("=", 1) for line in decode_output(done.stdout).splitlines())
     assert not [name for name in got if name.startswith("PYTHON")]
-    assert got["EDGEKIT_TRUSTED_KEYS"] == str(away / "keys.pub")
+    assert got["BOARDFIT_TRUSTED_KEYS"] == str(away / "keys.pub")
     assert got["DOCKER_CONFIG"] == str(away.parent / "docker")
     assert (got["SSH_AUTH_SOCK"], got["LC_TIME"], got["EXTRA"]) == ("/run/agent", "C.UTF-8", "1")
     assert all(os.path.isabs(place) for place in got["PATH"].split(":"))
@@ -278,7 +279,7 @@ def test_python_children_see_their_installation_only(away: Path, flags: tuple[st
 
 
 def test_our_modules_run_from_anywhere(away: Path) -> None:
-    done = run_child(python_argv("edge", "--version"), cwd=away)
+    done = run_child(python_argv("boardfit", "--version"), cwd=away)
     assert done.returncode == 0 and done.stdout.startswith(b"edge, version"), done.stderr
     for module in ("pip", "venv"):
         assert run_child(python_argv(module, "--help"), cwd=away).returncode == 0

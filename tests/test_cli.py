@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
-from edge.cli import COMMANDS, edge, import_command, load_table, main
-from edge.errors import DoesNotFitError, EngineMissingError, InputError
+from boardfit.edge.cli import COMMANDS, edge, import_command, load_table, main
+from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError
 
 
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

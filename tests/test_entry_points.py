@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.entry_points import _section, load_entry_points
+from boardfit.edge.entry_points import _section, load_entry_points
 
 
 def test_our_own_are_found_as_the_standard_library_finds_them() -> None:

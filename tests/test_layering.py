@@ -118,12 +118,15 @@ def test_rooms_of_edge_import_downwards_only() -> None:
 def test_report_reads_stored_results_and_never_an_engine() -> None:
     for path in python_files("edge/report"):
         names = imported(ast.parse(path.read_text()), module_level=False)
-        assert not {name for name in names if name.startswith("edge.engines")}, path
+        assert not {name for name in names if name.startswith("boardfit.edge.engines")}, path
 
 
 @pytest.mark.parametrize(
     ("code", "extra"),
-    [("import edge", set()), ("import edge.cli; edge.cli.load_table()", {"click", "converters"})],
+    [
+        ("from boardfit import edge", set()),
+        ("import boardfit.edge.cli; boardfit.edge.cli.load_table()", {"click", "converters"}),
+    ],
 )
 def test_importing_stays_light(code: str, extra: set[str]) -> None:
     """In a fresh interpreter, without site packages' own start-up imports being blamed on us."""
@@ -141,7 +144,7 @@ def test_importing_stays_light(code: str, extra: set[str]) -> None:
 
 def test_help_imports_no_command() -> None:
     script = (
-        "import sys\nfrom edge.cli import edge\n"
+        "import sys\nfrom boardfit.edge.cli import edge\n"
         "edge.main(['--help'], standalone_mode=False)\n"
         "print('LOADED', *sorted(m for m in sys.modules if m.startswith(('edge', 'converters'))))"
     )
@@ -151,12 +154,12 @@ def test_help_imports_no_command() -> None:
     loaded = set(output.split("LOADED", 1)[1].split())
     assert loaded <= {
         "edge",
-        "edge.cli",
-        "edge.entry_points",
-        "edge.errors",
-        "edge.search_path",
-        "edge.units",
+        "boardfit.edge.cli",
+        "boardfit.edge.entry_points",
+        "boardfit.edge.errors",
+        "boardfit.edge.search_path",
+        "boardfit.edge.units",
         "converters",
-        "converters.cli",
+        "boardfit.converters.cli",
     }
     assert "build" in output and "chat" in output

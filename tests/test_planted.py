@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from edge.bundle import open_bundle
-from edge.flash.directory import DirectoryBoard
-from edge.flash.flash import flash
-from edge.rooted import MARKER
-from edge.slots import layout
-from edge.slots.files import LocalFiles
+from boardfit.edge.bundle import open_bundle
+from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.flash import flash
+from boardfit.edge.rooted import MARKER
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.files import LocalFiles
 from tests.flash.cargo import make_bundle
 from tests.flash.test_transfer import QUICK, Quiet
 from tests.planting import Scenario, contents, make_home, run_edge, tracing, try_everything
@@ -64,12 +64,12 @@ def bundles(tmp_path: Path) -> list[Path]:
 def card(tmp_path: Path, bundles: list[Path]) -> Path:
     """A card with two releases, what an interrupted flash of a third has left, and trash."""
     area = tmp_path / "card"
-    board = DirectoryBoard(area / "edgekit") if area.mkdir() is None else None
+    board = DirectoryBoard(area / "boardfit") if area.mkdir() is None else None
     assert board is not None
     for path in bundles[:2]:
         flash(open_bundle(path), board, QUICK, Quiet())
     third = open_bundle(bundles[2])
-    files = LocalFiles(area / "edgekit")
+    files = LocalFiles(area / "boardfit")
     for folder in (
         layout.INCOMING, layout.PARTS, layout.incoming_folder(third.id),
         layout.incoming_folder("e" * 64), f"{layout.TRASH}{'f' * 64}",
@@ -77,8 +77,8 @@ def card(tmp_path: Path, bundles: list[Path]) -> Path:
         files.claim(folder)
     files.make_folder(f"{layout.incoming_folder(third.id)}/bundle")
     part = layout.part_file(third.model_file.sha256)
-    (area / "edgekit" / part).write_bytes(b"C" * 100)
-    (area / "edgekit" / layout.PARTS / ("9" * 64)).write_bytes(b"of another bundle")
+    (area / "boardfit" / part).write_bytes(b"C" * 100)
+    (area / "boardfit" / layout.PARTS / ("9" * 64)).write_bytes(b"of another bundle")
     return area
 
 
@@ -117,8 +117,8 @@ def test_a_card_leads_nowhere(
     }
     scenario = Scenario(
         tmp_path / "empty" if command == "first" else card,
-        lambda area: [*words[command], f"dir:{area}/edgekit", *after.get(command, [])],
-        tuple(f"edgekit/{name}" for name in must.get(command, (layout.RELEASES,))),
+        lambda area: [*words[command], f"dir:{area}/boardfit", *after.get(command, [])],
+        tuple(f"boardfit/{name}" for name in must.get(command, (layout.RELEASES,))),
     )
     try_everything(scenario, tmp_path / "tried")
     assert {2, 3} & scenario.codes or command in ("list",), "some plant is refused"
@@ -259,8 +259,8 @@ def test_force_replaces_nothing_but_bundles(what: str, bundles: list[Path], tmp_
 
 
 def test_a_card_does_not_empty_the_home(bundles: list[Path], tmp_path: Path) -> None:
-    """`ln -s ~ /media/card/edgekit/incoming/parts; edge flash kit dir:/media/card/edgekit`"""
-    home, card = make_home(tmp_path / "home"), tmp_path / "card/edgekit"
+    """`ln -s ~ /media/card/boardfit/incoming/parts; edge flash kit dir:/media/card/boardfit`"""
+    home, card = make_home(tmp_path / "home"), tmp_path / "card/boardfit"
     before = contents(home)
     model = open_bundle(bundles[0]).model_file.sha256
     release = open_bundle(bundles[0]).id

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from edge.cli import load_table
-from edge.engines import ENGINES
-from edge.requirements import holds_for, install_line, split_requirements
+from boardfit.edge.cli import load_table
+from boardfit.edge.engines import ENGINES
+from boardfit.edge.requirements import holds_for, install_line, split_requirements
 
 ROOT = Path(__file__).parent.parent
 ENGINE_EXTRAS = ("llama", "litert", "tflite", "onnx")
@@ -23,7 +23,7 @@ EXTRAS = ("convert", "host", "report", "fleet", "train", "test", *ENGINE_EXTRAS)
 # Ours by name on an index, in whatever words: pip, pipx, uv; the extra in brackets.
 FORBIDDEN = re.compile(
     r"\b(?:pipx?|uv)\b[^\n`]{0,60}\b(?:install|download|wheel|add)\b[^\n`#]{0,80}?"
-    r"""(?<![\w./@-])['"]?edgekit(?![\w./-])(?!'s)|\bedgekit\[""",
+    r"""(?<![\w./@-])['"]?boardfit(?![\w./-])(?!'s)|\bboardfit\[""",
     re.IGNORECASE,
 )
 
@@ -53,23 +53,24 @@ def test_no_text_of_ours_asks_an_index_for_our_name() -> None:
         except UnicodeDecodeError:
             continue
         if path.name == "pyproject.toml":  # pip knows that these are the project it installs
-            text = re.sub(r'"edgekit\[[a-z,]+\]"', "", text)
+            text = re.sub(r'"boardfit\[[a-z,]+\]"', "", text)
         wrong += [f"{path.relative_to(ROOT)}: {m[0]}" for m in FORBIDDEN.finditer(text)]
     assert not wrong
 
 
 @pytest.mark.parametrize(
     "text",
-    ["pip install edgekit", "pip install 'edgekit[host]'", "python -m pip install -U edgekit",
-     "pipx install edgekit", "uv add edgekit", "pip download edgekit==0.1",
-     "the extra edgekit[onnx]", "uv pip install \"edgekit\""],
+    ["pip install boardfit", "pip install 'boardfit[host]'", "python -m pip install -U boardfit",
+     "pipx install boardfit", "uv add boardfit", "pip download boardfit==0.1",
+     "the extra boardfit[onnx]", "uv pip install \"boardfit\""],
 )  # fmt: skip
 def test_the_search_finds_every_way_to_ask(text: str) -> None:
     assert FORBIDDEN.search(text)
 
 
 @pytest.mark.parametrize(
-    "text", ["pip install -e '.[host]'", "pip install ./edgekit", "pip does not know edgekit's key"]
+    "text",
+    ["pip install -e '.[host]'", "pip install ./boardfit", "pip does not know boardfit's key"],
 )
 def test_the_search_leaves_the_rest_alone(text: str) -> None:
     assert not FORBIDDEN.search(text)
@@ -78,15 +79,15 @@ def test_the_search_leaves_the_rest_alone(text: str) -> None:
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_a_line_names_what_the_metadata_states(extra: str) -> None:
     found = requirements(install_line(extra))
-    assert found and all(r.name.lower() != "edgekit" and r.specifier for r in found if (
+    assert found and all(r.name.lower() != "boardfit" and r.specifier for r in found if (
         not r.name.startswith("types-")
     ))  # fmt: skip
     stated = {
         (r.name.lower(), str(r.specifier))
-        for r in map(Requirement, importlib.metadata.requires("edgekit") or [])
+        for r in map(Requirement, importlib.metadata.requires("boardfit") or [])
         if r.marker and r.marker.evaluate({"extra": extra}) and not r.marker.evaluate({"extra": ""})
     }
-    stated = {pair for pair in stated if pair[0] != "edgekit"}
+    stated = {pair for pair in stated if pair[0] != "boardfit"}
     assert {(r.name.lower(), str(r.specifier)) for r in found} >= stated
 
 
@@ -100,7 +101,7 @@ def test_extras_are_taken_apart_whoever_wrote_the_metadata() -> None:
     """setuptools leaves references to ourselves where hatchling resolves them."""
     base, extras = split_requirements(
         ["a>=1", "t; python_version < '3.11'", "b<2 ; extra == 'x'", 'c==3; extra == "x"',
-         "EdgeKit[x, z]; extra == 'y'", "d; extra == 'y'", "edgekit[y]; extra == 'z'",
+         "BoardFit[x, z]; extra == 'y'", "d; extra == 'y'", "boardfit[y]; extra == 'z'",
          "e>=1; (python_version >= '3.9') and extra == 'z'"]
     )  # fmt: skip
     assert base == ("a>=1", "t; python_version < '3.11'")
@@ -121,7 +122,7 @@ def test_markers_are_those_of_this_python(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_without_metadata_a_line_stays_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_: str) -> None:
-        raise importlib.metadata.PackageNotFoundError("edgekit")
+        raise importlib.metadata.PackageNotFoundError("boardfit")
 
     monkeypatch.setattr(importlib.metadata, "requires", missing)
     line = install_line("host")
@@ -196,7 +197,7 @@ def test_a_command_whose_packages_are_missing_gives_a_line_that_pip_can_read(
         "import sys\n"
         "for name in ('gguf', 'numpy', 'yaml', 'httpx', 'cryptography', 'tqdm'):\n"
         "    sys.modules[name] = None\n"
-        "from edge.cli import main\n"
+        "from boardfit.edge.cli import main\n"
         f"main([{command!r}, '--help'])\n"
     )
     done = subprocess.run(

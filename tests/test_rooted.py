@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.errors import EdgeError, UnsafeInputError, UsageError
-from edge.rooted import MARKER, MAX_DEPTH, Root, open_to_append, work_beside
+from boardfit.edge.errors import EdgeError, UnsafeInputError, UsageError
+from boardfit.edge.rooted import MARKER, MAX_DEPTH, Root, open_to_append, work_beside
 
 SECRET = b"a photo"
 
@@ -199,11 +199,11 @@ def test_a_part_is_gone_on_with(root: Root) -> None:
 
 
 def test_what_a_killed_run_left_at_the_root_is_swept(root: Root) -> None:
-    for name in (".edgekit-new-0123456789abcdef", ".edgekit-new-short", "photo"):
+    for name in (".boardfit-new-0123456789abcdef", ".boardfit-new-short", "photo"):
         (root.path / name).write_bytes(b"x")
-    (root.path / ".edgekit-new-0123456789abcdee").mkdir()
+    (root.path / ".boardfit-new-0123456789abcdee").mkdir()
     root.sweep_fresh()
-    assert root.names("") == [".edgekit-new-0123456789abcdee", ".edgekit-new-short", "photo"]
+    assert root.names("") == [".boardfit-new-0123456789abcdee", ".boardfit-new-short", "photo"]
 
 
 # ---- work folders ----

@@ -26,7 +26,7 @@ def path_with(folder: Path, *programs: str) -> str:
 
 
 def test_a_missing_compiler_is_answered_with_the_apt_line(tmp_path: Path) -> None:
-    environment = {"PATH": path_with(tmp_path / "bin"), "EDGEKIT_CACHE": str(tmp_path / "cache")}
+    environment = {"PATH": path_with(tmp_path / "bin"), "BOARDFIT_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
         [sys.executable, ROOT / "scripts/build_engine"],
         env=environment,
@@ -74,7 +74,7 @@ def test_a_damaged_download_is_refused_and_removed(tmp_path: Path) -> None:
     (tools / ".complete").touch()
     done = subprocess.run(
         [sys.executable, ROOT / "scripts/build_engine", "--source"],
-        env={**os.environ, "EDGEKIT_CACHE": str(cache)},
+        env={**os.environ, "BOARDFIT_CACHE": str(cache)},
         capture_output=True,
         text=True,
     )

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from converters.rehearse.limits import memory_limit
-from edge.cli import load_table
-from edge.units import MIB
+from boardfit.converters.rehearse.limits import memory_limit
+from boardfit.edge.cli import load_table
+from boardfit.edge.units import MIB
 
 # Runs in place of a command: the death that native code would die.
 _DEATHS = {
@@ -27,7 +27,7 @@ _DEATHS = {
 _PROGRAM = """
 import ctypes, os, signal, sys, time
 import click
-from edge import cli, supervisor
+from boardfit.edge import cli, supervisor
 @click.command(context_settings={{"ignore_unknown_options": True}})
 @click.argument("rest", nargs=-1)
 def command(rest):
@@ -77,7 +77,8 @@ def test_machines_get_it_as_json() -> None:
 
 def test_the_words_of_a_native_assertion_are_kept() -> None:
     body = (
-        'from edge.last_words import leave_words; leave_words("GGML_ASSERT(x) failed"); os.abort()'
+        "from boardfit.edge.last_words import leave_words; "
+        'leave_words("GGML_ASSERT(x) failed"); os.abort()'
     )
     code, _, err = run(body, "run")
     assert code == 5 and "a check of the engine's own failed: GGML_ASSERT(x) failed" in err
@@ -87,8 +88,8 @@ def test_the_words_of_a_native_assertion_are_kept() -> None:
 def test_an_assertion_of_the_real_library(tmp_path: Path) -> None:
     """ggml's own abort, with its own message, and neither a raw line nor a debugger."""
     body = (
-        "from edge.engines import llama_library as l; l.load_library(); "
-        "from edge.probe.proof import find_engine_folder as f; "
+        "from boardfit.edge.engines import llama_library as l; l.load_library(); "
+        "from boardfit.edge.probe.proof import find_engine_folder as f; "
         "b = ctypes.CDLL(str(f() / 'libggml-base.so')); "
         "b.ggml_abort(b'file.c', 7, b'GGML_ASSERT(%s) failed', b'n > 0')"
     )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.units import (
+from boardfit.edge.units import (
     did_you_mean,
     find_error_line,
     format_bytes,

@@ -10,9 +10,9 @@ symbols it really asks for, the same bytes from the same inputs, cached.
     tools = build_tools("armv8.0")              # static llama-bench and llama-completion: phones
 """
 
-from converters.board_engine.build import build_tools, build_wheel
-from converters.board_engine.store import BuiltEngine, find_engines
-from converters.board_engine.variants import ALL_VARIANTS, SINGLE_VARIANTS, Variant
+from boardfit.converters.board_engine.build import build_tools, build_wheel
+from boardfit.converters.board_engine.store import BuiltEngine, find_engines
+from boardfit.converters.board_engine.variants import ALL_VARIANTS, SINGLE_VARIANTS, Variant
 
 __all__ = [
     "ALL_VARIANTS",

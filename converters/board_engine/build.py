@@ -10,14 +10,25 @@ import zipfile
 from pathlib import Path
 from typing import Protocol
 
-from converters.board_engine import variants as v
-from converters.board_engine.compile import compile_targets, configure
-from converters.board_engine.pack import pack_wheel
-from converters.board_engine.source import SDIST_SHA256, VERSION, fetch_sdist, unpack_source
-from converters.board_engine.store import BuiltEngine, building, key_of, load_engine, save_engine
-from converters.board_engine.symbols import read_symbols
-from converters.board_engine.toolchain import Toolchain, find_toolchain, strip
-from edge.atomic import write_atomic
+from boardfit.converters.board_engine import variants as v
+from boardfit.converters.board_engine.compile import compile_targets, configure
+from boardfit.converters.board_engine.pack import pack_wheel
+from boardfit.converters.board_engine.source import (
+    SDIST_SHA256,
+    VERSION,
+    fetch_sdist,
+    unpack_source,
+)
+from boardfit.converters.board_engine.store import (
+    BuiltEngine,
+    building,
+    key_of,
+    load_engine,
+    save_engine,
+)
+from boardfit.converters.board_engine.symbols import read_symbols
+from boardfit.converters.board_engine.toolchain import Toolchain, find_toolchain, strip
+from boardfit.edge.atomic import write_atomic
 
 #: Counted up when packing changes, so that old wheels are not taken for new ones.
 PACKING = 1

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from converters.board_engine.build import build_tools, build_wheel
-from converters.board_engine.store import BuiltEngine, find_engines
-from converters.board_engine.variants import ALL_VARIANTS, SINGLE_VARIANTS
-from converters.progress import TerminalReporter
-from edge.atomic import new_file
-from edge.errors import EngineMissingError, UsageError
-from edge.rooted import check_free
-from edge.units import format_bytes, format_seconds
+from boardfit.converters.board_engine.build import build_tools, build_wheel
+from boardfit.converters.board_engine.store import BuiltEngine, find_engines
+from boardfit.converters.board_engine.variants import ALL_VARIANTS, SINGLE_VARIANTS
+from boardfit.converters.progress import TerminalReporter
+from boardfit.edge.atomic import new_file
+from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.rooted import check_free
+from boardfit.edge.units import format_bytes, format_seconds
 
 VARIANT = click.option(
     "--variant", default=ALL_VARIANTS, show_default=True, metavar="NAME",
@@ -110,9 +110,9 @@ def add(
     bundle: Path, output: Path, device: str | None, python: str | None, variant: str, as_json: bool
 ) -> None:
     """Write a copy of BUNDLE with the wheels, installer and service unit for its board."""
-    from converters.offline import bundle_with_engine
-    from device_profiles.catalog import find_profile
-    from edge.bundle import open_bundle
+    from boardfit.converters.offline import bundle_with_engine
+    from boardfit.device_profiles.catalog import find_profile
+    from boardfit.edge.bundle import open_bundle
 
     with TerminalReporter(quiet=as_json) as reporter:
         reporter.stage("checking the bundle")

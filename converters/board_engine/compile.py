@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from converters.board_engine.toolchain import Toolchain
-from edge.child import STDOUT, child_environment, decode_output, start_child
-from edge.errors import EngineError
+from boardfit.converters.board_engine.toolchain import Toolchain
+from boardfit.edge.child import STDOUT, child_environment, decode_output, start_child
+from boardfit.edge.errors import EngineError
 
 _STEP = re.compile(r"^\[(\d+)/(\d+)\]")
 _TAIL_LINES = 60

@@ -1,7 +1,7 @@
 """Find what a C++ compiler gets wrong for the engine, by trying it, and the flags that avoid it.
 
-Standard library only but for `edge.child`, which is so too: `scripts/build_engine` loads this file
-before anything is installed.
+Standard library only but for `boardfit.edge.child`, which is so too: `scripts/build_engine` loads
+this file before anything is installed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edge.child import SubprocessError, run_child
+from boardfit.edge.child import SubprocessError, run_child
 
 #: Without AMX. Source: https://gcc.gnu.org/onlinedocs/gcc/x86-Options.html
 NO_AMX = ("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")

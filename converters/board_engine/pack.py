@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from converters.board_engine.source import PACKAGE, VERSION
-from converters.board_engine.wheel_file import wheel_name, write_wheel
-from edge.errors import InputError
+from boardfit.converters.board_engine.source import PACKAGE, VERSION
+from boardfit.converters.board_engine.wheel_file import wheel_name, write_wheel
+from boardfit.edge.errors import InputError
 
 # After this line of llama_cpp/llama_cpp.py the library is open; everything imports that file.
 _LOADED = "_lib = load_shared_library(_lib_base_name, _base_path)\n"
@@ -15,7 +15,7 @@ _LOADED = "_lib = load_shared_library(_lib_base_name, _base_path)\n"
 # python3: never where the wheel puts them. (ggml-backend-reg.cpp: ggml_backend_load_all_from_path;
 # its report of what it loaded goes to stderr, so the log is off meanwhile.)
 _LOAD_KERNELS = """
-# Added by edgekit: load the kernel library that suits this CPU best from our own folder.
+# Added by boardfit: load the kernel library that suits this CPU best from our own folder.
 _ggml = ctypes.CDLL(str(_base_path / "libggml.so"))
 _ggml_base = ctypes.CDLL(str(_base_path / "libggml-base.so"))
 _quiet = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda *_: None)

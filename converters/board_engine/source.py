@@ -12,9 +12,9 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from edge.child import decode_output, python_argv, run_child
-from edge.errors import EngineMissingError, InputError, IntegrityError
-from edge.verified import cache_directory
+from boardfit.edge.child import decode_output, python_argv, run_child
+from boardfit.edge.errors import EngineMissingError, InputError, IntegrityError
+from boardfit.edge.verified import cache_directory
 
 PACKAGE = "llama_cpp_python"
 VERSION = "0.3.36"

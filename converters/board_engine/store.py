@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.atomic import fsync_directory, write_atomic
-from edge.errors import IntegrityError
-from edge.verified import cache_directory
+from boardfit.edge.atomic import fsync_directory, write_atomic
+from boardfit.edge.errors import IntegrityError
+from boardfit.edge.verified import cache_directory
 
 _RECORD = "engine.json"
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.child import decode_output, run_child
-from edge.errors import EngineError
+from boardfit.edge.child import decode_output, run_child
+from boardfit.edge.errors import EngineError
 
 _VERSION = re.compile(r"Name: (GLIBC|GLIBCXX|CXXABI|GCC)_([0-9]+(?:\.[0-9]+)*)\b")
 _NEEDED = re.compile(r"\(NEEDED\).*\[(.+?)\]")

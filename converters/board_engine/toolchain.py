@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.child import decode_output, find_program, run_child
-from edge.errors import EngineMissingError
+from boardfit.edge.child import decode_output, find_program, run_child
+from boardfit.edge.errors import EngineMissingError
 
 PREFIX = "aarch64-linux-gnu"
 APT_PACKAGES = ("gcc-aarch64-linux-gnu", "g++-aarch64-linux-gnu", "cmake", "ninja-build")
@@ -42,11 +42,11 @@ class Toolchain:
 
 
 def find_toolchain() -> Toolchain:
-    """The installed cross toolchain; EDGEKIT_CROSS names another prefix than aarch64-linux-gnu.
+    """The installed cross toolchain; BOARDFIT_CROSS names another prefix than aarch64-linux-gnu.
 
     Raises EngineMissingError naming what is missing and how to install it.
     """
-    prefix = os.environ.get("EDGEKIT_CROSS") or PREFIX
+    prefix = os.environ.get("BOARDFIT_CROSS") or PREFIX
     if os.sep in prefix:
         prefix = os.path.abspath(prefix)
     needed = [f"{prefix}-{name}" for name in ("gcc", "g++", "strip", "readelf")]

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.child import run_child
-from edge.errors import InputError, UsageError
-from edge.units import did_you_mean
+from boardfit.edge.child import run_child
+from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.units import did_you_mean
 
 #: The wheel with every kernel variant that the compiler can build, chosen when the board loads it.
 ALL_VARIANTS = "all"

@@ -37,7 +37,7 @@ def write_wheel(
     """
     folder = f"{name}-{version}.dist-info"
     python, abi, platforms = tag.split("-")
-    header = ["Wheel-Version: 1.0", "Generator: edgekit",
+    header = ["Wheel-Version: 1.0", "Generator: boardfit",
               f"Root-Is-Purelib: {'true' if platforms == 'any' else 'false'}"]  # fmt: skip
     if build:
         header.append(f"Build: {build}")

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from converters.families.base import Checkpoint, SourceTensor
-from converters.families.layout import (
+from boardfit.converters.families.base import Checkpoint, SourceTensor
+from boardfit.converters.families.layout import (
     ExpertStack,
     Rule,
     Shape,
@@ -18,9 +18,9 @@ from converters.families.layout import (
     stack_reader,
     target_tensor,
 )
-from converters.source.spec import TargetTensor
-from edge.errors import InputError
-from edge.units import printable
+from boardfit.converters.source.spec import TargetTensor
+from boardfit.edge.errors import InputError
+from boardfit.edge.units import printable
 
 LayerRules = Callable[[int], Mapping[str, Rule]]
 

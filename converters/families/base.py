@@ -1,9 +1,9 @@
 """What a model family is: a name map, permutations, metadata and quirks, keyed by `model_type`.
 
 A family file subclasses `Family`, registers the `model_type` values it handles in
-`converters.families.registry` (data: model_type → module and class), and overrides as little as
-it can. It never reads tensor data itself: it says which rows of which source tensors make up a
-target tensor.
+`boardfit.converters.families.registry` (data: model_type → module and class), and overrides as
+little as it can. It never reads tensor data itself: it says which rows of which source tensors make
+up a target tensor.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from converters.source.spec import KeyValue, TargetTensor
-from device_profiles.shape import ModelShape
+from boardfit.converters.source.spec import KeyValue, TargetTensor
+from boardfit.device_profiles.shape import ModelShape
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Family(Protocol):
 
     def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
         """`<arch>.*` entries in upstream's order; `general.*` and `tokenizer.*` are added around
-        them by `converters.source.hf`.
+        them by `boardfit.converters.source.hf`.
         """
 
     def tensors(self, checkpoint: Checkpoint) -> list[TargetTensor]:

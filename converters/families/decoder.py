@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from converters.families import settings
-from converters.families.assembly import assemble
-from converters.families.base import Checkpoint
-from converters.families.layout import ExpertStack, Rule, copy
-from converters.families.rope import global_rope, rope_metadata, rope_parameters
-from converters.families.settings import Config, float32, uint32
-from converters.source.spec import KeyValue, TargetTensor
-from device_profiles.shape import LayerShape, ModelShape
-from edge.errors import InputError, UnsupportedModelError
+from boardfit.converters.families import settings
+from boardfit.converters.families.assembly import assemble
+from boardfit.converters.families.base import Checkpoint
+from boardfit.converters.families.layout import ExpertStack, Rule, copy
+from boardfit.converters.families.rope import global_rope, rope_metadata, rope_parameters
+from boardfit.converters.families.settings import Config, float32, uint32
+from boardfit.converters.source.spec import KeyValue, TargetTensor
+from boardfit.device_profiles.shape import LayerShape, ModelShape
+from boardfit.edge.errors import InputError, UnsupportedModelError
 
 # Far above every published model; more is a damaged file, and would cost time before it is noticed.
 MOST_LAYERS = 4096

@@ -14,15 +14,15 @@ from collections.abc import Mapping
 import numpy as np
 from gguf import GGUFValueType
 
-from converters.families import settings
-from converters.families.base import Checkpoint, SourceTensor
-from converters.families.decoder import DecoderFamily, Dimensions
-from converters.families.layout import Rule, copy, ignored, target_tensor, to_f32
-from converters.families.llama import attention_rules, mlp_rules
-from converters.families.rope import global_rope, rope_parameters
-from converters.families.settings import Config, array, float32, shown, uint32
-from converters.source.spec import KeyValue, TargetTensor
-from edge.errors import UnsupportedModelError
+from boardfit.converters.families import settings
+from boardfit.converters.families.base import Checkpoint, SourceTensor
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.layout import Rule, copy, ignored, target_tensor, to_f32
+from boardfit.converters.families.llama import attention_rules, mlp_rules
+from boardfit.converters.families.rope import global_rope, rope_parameters
+from boardfit.converters.families.settings import Config, array, float32, shown, uint32
+from boardfit.converters.source.spec import KeyValue, TargetTensor
+from boardfit.edge.errors import UnsupportedModelError
 
 
 class Gemma2(DecoderFamily):

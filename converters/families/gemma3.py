@@ -12,21 +12,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from converters.families import settings
-from converters.families.base import Checkpoint
-from converters.families.decoder import DecoderFamily, Dimensions
-from converters.families.gemma2 import (
+from boardfit.converters.families import settings
+from boardfit.converters.families.base import Checkpoint
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.gemma2 import (
     check_attention_scale,
     plus_one,
     sandwich_norm_rules,
     sliding_layers,
     unusual_pattern,
 )
-from converters.families.layout import Rule, language_model_only
-from converters.families.llama import attention_rules, mlp_rules
-from converters.families.settings import Config, float32, uint32
-from converters.source.spec import KeyValue
-from edge.errors import UnsupportedModelError
+from boardfit.converters.families.layout import Rule, language_model_only
+from boardfit.converters.families.llama import attention_rules, mlp_rules
+from boardfit.converters.families.settings import Config, float32, uint32
+from boardfit.converters.source.spec import KeyValue
+from boardfit.edge.errors import UnsupportedModelError
 
 
 class Gemma3(DecoderFamily):

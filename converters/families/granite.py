@@ -11,19 +11,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from converters.families import settings
-from converters.families.base import Checkpoint
-from converters.families.decoder import DecoderFamily, Dimensions
-from converters.families.layout import Rule, copy, split
-from converters.families.llama import (
+from boardfit.converters.families import settings
+from boardfit.converters.families.base import Checkpoint
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.layout import Rule, copy, split
+from boardfit.converters.families.llama import (
     Llama,
     attention_bias_rules,
     attention_rules,
     norm_rules,
 )
-from converters.families.settings import Config, float32, uint32
-from converters.source.spec import KeyValue
-from edge.errors import UnsupportedModelError
+from boardfit.converters.families.settings import Config, float32, uint32
+from boardfit.converters.source.spec import KeyValue
+from boardfit.edge.errors import UnsupportedModelError
 
 _MULTIPLIERS = (
     ("attention_multiplier", "attention.scale"),

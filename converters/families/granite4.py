@@ -13,15 +13,15 @@ from typing import Any
 
 from gguf import GGUFValueType
 
-from converters.families import settings
-from converters.families.base import Checkpoint
-from converters.families.decoder import Dimensions
-from converters.families.granite import Granite
-from converters.families.layout import Rule, copy, split
-from converters.families.llama import attention_bias_rules, attention_rules, norm_rules
-from converters.families.settings import Config, array, boolean, uint32
-from converters.source.spec import KeyValue
-from edge.errors import UnsupportedModelError
+from boardfit.converters.families import settings
+from boardfit.converters.families.base import Checkpoint
+from boardfit.converters.families.decoder import Dimensions
+from boardfit.converters.families.granite import Granite
+from boardfit.converters.families.layout import Rule, copy, split
+from boardfit.converters.families.llama import attention_bias_rules, attention_rules, norm_rules
+from boardfit.converters.families.settings import Config, array, boolean, uint32
+from boardfit.converters.source.spec import KeyValue
+from boardfit.edge.errors import UnsupportedModelError
 
 
 class Granite4(Granite):
@@ -44,12 +44,12 @@ class Granite4(Granite):
         kinds = settings.optional_list(config, "layer_types")
         if kinds is None or any(kind != "attention" for kind in kinds):
             raise UnsupportedModelError(
-                "config.json: a Granite 4 with Mamba layers is not a model that edgekit converts",
+                "config.json: a Granite 4 with Mamba layers is not a model that boardfit converts",
                 next_step="come in through a GGUF of it, or take one with attention in every layer",
             )
         if self.n_expert(config) or self.n_expert_used(config):
             raise UnsupportedModelError(
-                "config.json: a Granite 4 with experts is not a model that edgekit converts",
+                "config.json: a Granite 4 with experts is not a model that boardfit converts",
                 next_step="come in through a GGUF of it",
             )
         if config.get("position_embedding_type") != "rope":

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from converters.families.base import SourceTensor
-from converters.source.spec import RowReader, TargetTensor
-from edge.errors import InputError
+from boardfit.converters.families.base import SourceTensor
+from boardfit.converters.source.spec import RowReader, TargetTensor
+from boardfit.edge.errors import InputError
 
 Shape = tuple[int, ...]
 Builder = Callable[[str, SourceTensor], list[TargetTensor]]

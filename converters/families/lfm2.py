@@ -14,14 +14,14 @@ from typing import Any
 
 from gguf import ExpertGatingFuncType, GGUFValueType
 
-from converters.families import settings
-from converters.families.base import Checkpoint
-from converters.families.decoder import DecoderFamily, Dimensions
-from converters.families.layout import ExpertStack, Rule, copy, reshaped
-from converters.families.settings import Config, array, shown, uint32
-from converters.source.spec import KeyValue
-from device_profiles.shape import LayerShape
-from edge.errors import UnsupportedModelError
+from boardfit.converters.families import settings
+from boardfit.converters.families.base import Checkpoint
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.layout import ExpertStack, Rule, copy, reshaped
+from boardfit.converters.families.settings import Config, array, shown, uint32
+from boardfit.converters.source.spec import KeyValue
+from boardfit.device_profiles.shape import LayerShape
+from boardfit.edge.errors import UnsupportedModelError
 
 
 class Lfm2(DecoderFamily):

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from converters.families import settings
-from converters.families.base import Checkpoint
-from converters.families.decoder import DecoderFamily, Dimensions
-from converters.families.layout import Rule, copy, interleaved
-from converters.families.rope import llama3_rope_freqs, rope_parameters
-from converters.families.settings import Config, uint32
-from converters.source.spec import KeyValue, TargetTensor
+from boardfit.converters.families import settings
+from boardfit.converters.families.base import Checkpoint
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.layout import Rule, copy, interleaved
+from boardfit.converters.families.rope import llama3_rope_freqs, rope_parameters
+from boardfit.converters.families.settings import Config, uint32
+from boardfit.converters.source.spec import KeyValue, TargetTensor
 
 
 class Llama(DecoderFamily):

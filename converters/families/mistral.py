@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from converters.families import settings
-from converters.families.base import Checkpoint
-from converters.families.decoder import DecoderFamily, Dimensions
-from converters.families.layout import language_model_only
-from converters.families.llama import Llama
-from converters.families.rope import rope_parameters
-from converters.families.settings import Config, float32
-from converters.source.spec import KeyValue
-from edge.errors import InputError
+from boardfit.converters.families import settings
+from boardfit.converters.families.base import Checkpoint
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.layout import language_model_only
+from boardfit.converters.families.llama import Llama
+from boardfit.converters.families.rope import rope_parameters
+from boardfit.converters.families.settings import Config, float32
+from boardfit.converters.source.spec import KeyValue
+from boardfit.edge.errors import InputError
 
 
 class Mistral(Llama):

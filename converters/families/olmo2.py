@@ -11,14 +11,14 @@ from collections.abc import Mapping
 
 from gguf import GGUFValueType
 
-from converters.families import settings
-from converters.families.decoder import DecoderFamily, Dimensions
-from converters.families.gemma2 import sliding_layers
-from converters.families.layout import Rule, copy
-from converters.families.llama import attention_rules, mlp_rules
-from converters.families.settings import Config, array, uint32
-from converters.source.spec import KeyValue
-from edge.errors import UnsupportedModelError
+from boardfit.converters.families import settings
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.gemma2 import sliding_layers
+from boardfit.converters.families.layout import Rule, copy
+from boardfit.converters.families.llama import attention_rules, mlp_rules
+from boardfit.converters.families.settings import Config, array, uint32
+from boardfit.converters.source.spec import KeyValue
+from boardfit.edge.errors import UnsupportedModelError
 
 
 class Olmo2(DecoderFamily):

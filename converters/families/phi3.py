@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from converters.families import settings
-from converters.families.base import Checkpoint
-from converters.families.decoder import DecoderFamily, Dimensions
-from converters.families.layout import Rule, constant, copy
-from converters.families.llama import norm_rules
-from converters.families.rope import global_rope, rope_parameters
-from converters.families.settings import Config, float32, shown, uint32
-from converters.source.spec import KeyValue, TargetTensor
-from edge.errors import InputError, UnsupportedModelError
+from boardfit.converters.families import settings
+from boardfit.converters.families.base import Checkpoint
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.layout import Rule, constant, copy
+from boardfit.converters.families.llama import norm_rules
+from boardfit.converters.families.rope import global_rope, rope_parameters
+from boardfit.converters.families.settings import Config, float32, shown, uint32
+from boardfit.converters.source.spec import KeyValue, TargetTensor
+from boardfit.edge.errors import InputError, UnsupportedModelError
 
 # transformers reads the two older names as `longrope` for this family (Phi3Config,
 # `_rope_scaling_adjustment`).

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from converters.families import settings
-from converters.families.decoder import DecoderFamily, Dimensions
-from converters.families.layout import Rule
-from converters.families.llama import (
+from boardfit.converters.families import settings
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.layout import Rule
+from boardfit.converters.families.llama import (
     attention_bias_rules,
     attention_rules,
     mlp_rules,
     norm_rules,
 )
-from converters.families.settings import Config
+from boardfit.converters.families.settings import Config
 
 
 class Qwen2(DecoderFamily):

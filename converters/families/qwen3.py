@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from converters.families import settings
-from converters.families.decoder import DecoderFamily, Dimensions
-from converters.families.layout import Rule, copy
-from converters.families.llama import (
+from boardfit.converters.families import settings
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.layout import Rule, copy
+from boardfit.converters.families.llama import (
     attention_bias_rules,
     attention_rules,
     mlp_rules,
     norm_rules,
 )
-from converters.families.qwen2 import Qwen2
-from converters.families.settings import Config
+from boardfit.converters.families.qwen2 import Qwen2
+from boardfit.converters.families.settings import Config
 
 
 class Qwen3(Qwen2):

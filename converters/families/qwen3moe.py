@@ -11,19 +11,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from converters.families import settings
-from converters.families.base import Checkpoint
-from converters.families.decoder import DecoderFamily, Dimensions
-from converters.families.layout import ExpertStack, Rule, copy, split
-from converters.families.llama import attention_bias_rules, attention_rules, norm_rules
-from converters.families.qwen3 import head_norm_rules
-from converters.families.settings import Config, uint32
-from converters.source.spec import KeyValue
-from edge.errors import UnsupportedModelError
+from boardfit.converters.families import settings
+from boardfit.converters.families.base import Checkpoint
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.layout import ExpertStack, Rule, copy, split
+from boardfit.converters.families.llama import attention_bias_rules, attention_rules, norm_rules
+from boardfit.converters.families.qwen3 import head_norm_rules
+from boardfit.converters.families.settings import Config, uint32
+from boardfit.converters.source.spec import KeyValue
+from boardfit.edge.errors import UnsupportedModelError
 
 _FUSED = "mlp.experts.gate_up_proj"
 # Set by `config` for the other hooks: what `config.json` does not tell, but the tensor names do.
-_FUSED_KEY = "edgekit: suffix of fused experts"
+_FUSED_KEY = "boardfit: suffix of fused experts"
 
 
 class Qwen3Moe(DecoderFamily):

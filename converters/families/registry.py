@@ -6,32 +6,41 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from converters.families.base import Family
-from edge.errors import InputError, UnsupportedModelError
-from edge.units import did_you_mean, printable
+from boardfit.converters.families.base import Family
+from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.units import did_you_mean, printable
 
 # model_type of config.json → module:class, and the name that people know the family by.
 FAMILIES: Mapping[str, tuple[str, str]] = {
-    "llama": ("converters.families.llama:Llama", "Llama 2 and 3, TinyLlama, SmolLM2"),
-    "mistral": ("converters.families.mistral:Mistral", "Mistral, Ministral 8B"),
-    "ministral3": ("converters.families.mistral:Mistral3", "Ministral 3"),
-    "mistral3": ("converters.families.mistral:Mistral3", "Mistral Small 3 (text)"),
-    "qwen2": ("converters.families.qwen2:Qwen2", "Qwen2, Qwen2.5"),
-    "qwen3": ("converters.families.qwen3:Qwen3", "Qwen3 (dense)"),
-    "smollm3": ("converters.families.smollm3:SmolLM3", "SmolLM3"),
-    "gemma2": ("converters.families.gemma2:Gemma2", "Gemma 2"),
-    "gemma3_text": ("converters.families.gemma3:Gemma3", "Gemma 3 (text)"),
-    "gemma3": ("converters.families.gemma3:Gemma3", "Gemma 3 (text part)"),
-    "phi3": ("converters.families.phi3:Phi3", "Phi-3, Phi-3.5, Phi-4-mini"),
-    "qwen3_moe": ("converters.families.qwen3moe:Qwen3Moe", "Qwen3 (mixture of experts)"),
-    "granite": ("converters.families.granite:Granite", "Granite 3 (dense)"),
-    "granitemoe": ("converters.families.granite:GraniteMoe", "Granite 3 (mixture of experts)"),
-    "granitemoeshared": ("converters.families.granite:GraniteMoe", "Granite 3 (shared expert)"),
-    "granitemoehybrid": ("converters.families.granite4:Granite4", "Granite 4 (attention only)"),
-    "olmo2": ("converters.families.olmo2:Olmo2", "OLMo 2"),
-    "olmo3": ("converters.families.olmo2:Olmo3", "OLMo 3"),
-    "lfm2": ("converters.families.lfm2:Lfm2", "LFM2"),
-    "lfm2_moe": ("converters.families.lfm2:Lfm2Moe", "LFM2 (mixture of experts)"),
+    "llama": ("boardfit.converters.families.llama:Llama", "Llama 2 and 3, TinyLlama, SmolLM2"),
+    "mistral": ("boardfit.converters.families.mistral:Mistral", "Mistral, Ministral 8B"),
+    "ministral3": ("boardfit.converters.families.mistral:Mistral3", "Ministral 3"),
+    "mistral3": ("boardfit.converters.families.mistral:Mistral3", "Mistral Small 3 (text)"),
+    "qwen2": ("boardfit.converters.families.qwen2:Qwen2", "Qwen2, Qwen2.5"),
+    "qwen3": ("boardfit.converters.families.qwen3:Qwen3", "Qwen3 (dense)"),
+    "smollm3": ("boardfit.converters.families.smollm3:SmolLM3", "SmolLM3"),
+    "gemma2": ("boardfit.converters.families.gemma2:Gemma2", "Gemma 2"),
+    "gemma3_text": ("boardfit.converters.families.gemma3:Gemma3", "Gemma 3 (text)"),
+    "gemma3": ("boardfit.converters.families.gemma3:Gemma3", "Gemma 3 (text part)"),
+    "phi3": ("boardfit.converters.families.phi3:Phi3", "Phi-3, Phi-3.5, Phi-4-mini"),
+    "qwen3_moe": ("boardfit.converters.families.qwen3moe:Qwen3Moe", "Qwen3 (mixture of experts)"),
+    "granite": ("boardfit.converters.families.granite:Granite", "Granite 3 (dense)"),
+    "granitemoe": (
+        "boardfit.converters.families.granite:GraniteMoe",
+        "Granite 3 (mixture of experts)",
+    ),
+    "granitemoeshared": (
+        "boardfit.converters.families.granite:GraniteMoe",
+        "Granite 3 (shared expert)",
+    ),
+    "granitemoehybrid": (
+        "boardfit.converters.families.granite4:Granite4",
+        "Granite 4 (attention only)",
+    ),
+    "olmo2": ("boardfit.converters.families.olmo2:Olmo2", "OLMo 2"),
+    "olmo3": ("boardfit.converters.families.olmo2:Olmo3", "OLMo 3"),
+    "lfm2": ("boardfit.converters.families.lfm2:Lfm2", "LFM2"),
+    "lfm2_moe": ("boardfit.converters.families.lfm2:Lfm2Moe", "LFM2 (mixture of experts)"),
 }
 
 
@@ -54,7 +63,7 @@ def family_for(config: Mapping[str, Any]) -> Family:
     name = model_type(config)
     if name not in FAMILIES:
         raise UnsupportedModelError(
-            f"model_type {printable(name)!r} is not a family that edgekit converts."
+            f"model_type {printable(name)!r} is not a family that boardfit converts."
             f"{did_you_mean(name, FAMILIES)} Known: {', '.join(sorted(FAMILIES))}",
             next_step="if llama.cpp knows the model, come in through a GGUF: "
             "python convert_hf_to_gguf.py MODEL_DIR --outtype bf16 --outfile model.gguf, "

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from converters.families.layout import constant
-from converters.families.settings import (
+from boardfit.converters.families.layout import constant
+from boardfit.converters.families.settings import (
     Config,
     float32,
     optional_float,
@@ -19,9 +19,9 @@ from converters.families.settings import (
     string,
     uint32,
 )
-from converters.source.spec import KeyValue, TargetTensor
-from edge.errors import UnsupportedModelError
-from edge.units import printable
+from boardfit.converters.source.spec import KeyValue, TargetTensor
+from boardfit.edge.errors import UnsupportedModelError
+from boardfit.edge.units import printable
 
 _THETA = ("global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta")
 # No scaling, or `llama3`, which becomes a tensor (`llama3_factors`). `dynamic` changes nothing up

@@ -8,9 +8,9 @@ from typing import Any
 
 from gguf import GGUFValueType
 
-from converters.source.spec import KeyValue
-from edge.errors import InputError
-from edge.units import printable
+from boardfit.converters.source.spec import KeyValue
+from boardfit.edge.errors import InputError
+from boardfit.edge.units import printable
 
 Config = Mapping[str, Any]
 

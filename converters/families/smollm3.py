@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from converters.families import settings
-from converters.families.base import Checkpoint
-from converters.families.decoder import DecoderFamily
-from converters.families.llama import Llama
-from edge.errors import UnsupportedModelError
+from boardfit.converters.families import settings
+from boardfit.converters.families.base import Checkpoint
+from boardfit.converters.families.decoder import DecoderFamily
+from boardfit.converters.families.llama import Llama
+from boardfit.edge.errors import UnsupportedModelError
 
 NO_ROPE_EVERY = 4
 

@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from converters.formats.plan import format_of_engine
-from converters.formats.table import GGUF
-from edge.errors import InputError
-from edge.types import Plan
-from edge.units import format_seconds
+from boardfit.converters.formats.plan import format_of_engine
+from boardfit.converters.formats.table import GGUF
+from boardfit.edge.errors import InputError
+from boardfit.edge.types import Plan
+from boardfit.edge.units import format_seconds
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from converters.formats.plan import prefill_lengths
-from converters.formats.table import Format
-from converters.source.documents import copy_document, has_file
-from converters.source.spec import ModelSpec
-from device_profiles.profile import DeviceProfile
-from edge.atomic import write_atomic
-from edge.bundle import sha256_file
-from edge.errors import IntegrityError
-from edge.types import Plan
+from boardfit.converters.formats.plan import prefill_lengths
+from boardfit.converters.formats.table import Format
+from boardfit.converters.source.documents import copy_document, has_file
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.atomic import write_atomic
+from boardfit.edge.bundle import sha256_file
+from boardfit.edge.errors import IntegrityError
+from boardfit.edge.types import Plan
 
 # What the engine `tflite` reads beside the model, with their roles in a bundle.
 _BESIDE_TFLITE = {
@@ -119,8 +119,8 @@ def _onnx(
     stage: Callable[[str], None],
     progress: Callable[[int, int], None],
 ) -> Made:
-    from converters.onnx_recipe import load_onnx_recipe
-    from converters.target.onnx import convert_onnx
+    from boardfit.converters.onnx_recipe import load_onnx_recipe
+    from boardfit.converters.target.onnx import convert_onnx
 
     assert spec.tokenizer_dir is not None
     made = convert_onnx(
@@ -139,8 +139,8 @@ def _litert(
     stage: Callable[[str], None],
     progress: Callable[[int, int], None],
 ) -> Made:
-    from converters.litert_recipe import load_recipe
-    from converters.target.tflite import convert_litert
+    from boardfit.converters.litert_recipe import load_recipe
+    from boardfit.converters.target.tflite import convert_litert
 
     assert spec.tokenizer_dir is not None
     folder.mkdir(parents=True)

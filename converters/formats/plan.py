@@ -3,27 +3,33 @@
 Memory, as the engines themselves reckon (edge/engines/litert.py, onnx_check.py): the file as it is
 mapped, its matrices once more in the layout of the CPU's kernels, a KV cache in float32, the
 activations of one prefill step, interpreter and libraries. Speed: the engine's class, fitted on
-published rows (`device_profiles.cost`); ONNX Runtime's is from one side-by-side run.
+published rows (`boardfit.device_profiles.cost`); ONNX Runtime's is from one side-by-side run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from converters.formats.table import FORMATS, GGUF, Format
-from converters.formats.weigh import ENGINE_BYTES, FormatWeights, weigh
-from converters.plan_learned import Learned
-from converters.plan_options import PlanOptions
-from converters.source.spec import ModelSpec
-from converters.target.onnx import FAMILIES as ONNX_FAMILIES
-from converters.target.tflite_families import check_family
-from device_profiles.cost.engine_classes import CPU_ENGINES, EngineClass
-from device_profiles.cost.memory import kv_bytes, margin_bytes
-from device_profiles.cost.speed import default_threads, estimate_speed
-from device_profiles.profile import DeviceProfile
-from edge.errors import DoesNotFitError, EngineError, InputError, UnsupportedModelError, UsageError
-from edge.types import Plan
-from edge.units import format_bytes, printable
+from boardfit.converters.formats.table import FORMATS, GGUF, Format
+from boardfit.converters.formats.weigh import ENGINE_BYTES, FormatWeights, weigh
+from boardfit.converters.plan_learned import Learned
+from boardfit.converters.plan_options import PlanOptions
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.converters.target.onnx import FAMILIES as ONNX_FAMILIES
+from boardfit.converters.target.tflite_families import check_family
+from boardfit.device_profiles.cost.engine_classes import CPU_ENGINES, EngineClass
+from boardfit.device_profiles.cost.memory import kv_bytes, margin_bytes
+from boardfit.device_profiles.cost.speed import default_threads, estimate_speed
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.errors import (
+    DoesNotFitError,
+    EngineError,
+    InputError,
+    UnsupportedModelError,
+    UsageError,
+)
+from boardfit.edge.types import Plan
+from boardfit.edge.units import format_bytes, printable
 
 KV_TYPE = "f32"
 #: Lengths of prompt that get a graph of their own; the engine cuts a prompt into such steps.
@@ -206,8 +212,8 @@ def _plan(
 
 
 def _about(target: Format, recipe: str) -> str:
-    from converters.litert_recipe import load_recipe
-    from converters.onnx_recipe import load_onnx_recipe
+    from boardfit.converters.litert_recipe import load_recipe
+    from boardfit.converters.onnx_recipe import load_onnx_recipe
 
     return load_onnx_recipe(recipe).about if target.id == "onnx" else load_recipe(recipe).name
 

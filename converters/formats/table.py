@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edge.errors import UsageError
-from edge.units import did_you_mean
+from boardfit.edge.errors import UsageError
+from boardfit.edge.units import did_you_mean
 
 GGUF, AUTO = "gguf", "auto"
 
@@ -15,7 +15,8 @@ GGUF, AUTO = "gguf", "auto"
 class Format:
     """One format: the engine that runs it, the model file's name in a bundle, the recipe that a
     plan takes unasked, the names under which board profiles speak of its engine, the class of
-    `device_profiles.cost.engine_classes` that its speed is estimated with, and for whom it is.
+    `boardfit.device_profiles.cost.engine_classes` that its speed is estimated with, and for whom it
+    is.
     """
 
     id: str

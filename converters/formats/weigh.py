@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from converters import litert_recipe, onnx_recipe
-from converters.formats.table import Format
-from converters.litert_types import WEIGHT_TYPES
-from converters.source.spec import ModelSpec, TargetTensor
-from device_profiles.cost.memory import StoredTensor
-from edge.units import MIB
+from boardfit.converters import litert_recipe, onnx_recipe
+from boardfit.converters.formats.table import Format
+from boardfit.converters.litert_types import WEIGHT_TYPES
+from boardfit.converters.source.spec import ModelSpec, TargetTensor
+from boardfit.device_profiles.cost.memory import StoredTensor
+from boardfit.edge.units import MIB
 
 # The graph itself, per layer and signature, and tokenizer entries: measured on small models.
 _GRAPH_BYTES_PER_LAYER, _BYTES_PER_TOKEN = 24 * 1024, 24

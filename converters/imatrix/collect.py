@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from converters.ggml_library import library_path
-from converters.imatrix.engine import decode, load_engine, opened, tokenize
-from converters.imatrix.files import read_imatrix, write_imatrix
-from converters.imatrix.matrix import Imatrix, Sums
-from edge.engines.model_file import model_file
-from edge.errors import EngineError, InputError, UsageError
-from edge.filekind import read_regular_text
-from edge.gguf import read_header
-from edge.opened_file import Source
-from edge.requirements import install_line
+from boardfit.converters.ggml_library import library_path
+from boardfit.converters.imatrix.engine import decode, load_engine, opened, tokenize
+from boardfit.converters.imatrix.files import read_imatrix, write_imatrix
+from boardfit.converters.imatrix.matrix import Imatrix, Sums
+from boardfit.edge.engines.model_file import model_file
+from boardfit.edge.errors import EngineError, InputError, UsageError
+from boardfit.edge.filekind import read_regular_text
+from boardfit.edge.gguf import read_header
+from boardfit.edge.opened_file import Source
+from boardfit.edge.requirements import install_line
 
 # Smaller batches are not representative; upstream's threshold.
 _MIN_ROWS = 16

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from edge.errors import EngineError, EngineMissingError
-from edge.opened_file import OpenedFile
-from edge.requirements import install_line
+from boardfit.edge.errors import EngineError, EngineMissingError
+from boardfit.edge.opened_file import OpenedFile
+from boardfit.edge.requirements import install_line
 
 _UBATCH = 512  # upstream's
 

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFValueType
 
-from converters.imatrix.matrix import Imatrix, Sums
-from converters.source.spec import KeyValue
-from converters.target.gguf import DEFAULT_ALIGNMENT, TensorInfo, pack_header, pack_infos
-from converters.target.gguf import pack_metadata as _pack_metadata
-from edge.atomic import write_atomic
-from edge.errors import InputError
-from edge.filekind import open_regular
-from edge.gguf import read_header
-from edge.units import printable
+from boardfit.converters.imatrix.matrix import Imatrix, Sums
+from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.target.gguf import DEFAULT_ALIGNMENT, TensorInfo, pack_header, pack_infos
+from boardfit.converters.target.gguf import pack_metadata as _pack_metadata
+from boardfit.edge.atomic import write_atomic
+from boardfit.edge.errors import InputError
+from boardfit.edge.filekind import open_regular
+from boardfit.edge.gguf import read_header
+from boardfit.edge.units import printable
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _DATASETS, _CHUNK_COUNT = "imatrix.datasets", "imatrix.chunk_count"

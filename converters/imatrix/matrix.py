@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFValueType
 
-from converters.source.spec import KeyValue
-from edge.errors import InputError
+from boardfit.converters.source.spec import KeyValue
+from boardfit.edge.errors import InputError
 
 # The embedding is looked up, not multiplied: upstream ignores its entry in a file.
 _LOOKED_UP = ("token_embd.weight", "per_layer_token_embd.weight")

@@ -21,11 +21,11 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from converters.litert_types import WeightType
-from converters.litert_worker.factors import Factors
-from converters.litert_worker.quantize import Quantized
-from edge.errors import DoesNotFitError, EngineError, UnsupportedModelError
-from edge.units import format_bytes
+from boardfit.converters.litert_types import WeightType
+from boardfit.converters.litert_worker.factors import Factors
+from boardfit.converters.litert_worker.quantize import Quantized
+from boardfit.edge.errors import DoesNotFitError, EngineError, UnsupportedModelError
+from boardfit.edge.units import format_bytes
 
 IDENTIFIER = b"TFL3"
 ALIGNMENT = 64

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from converters.litert_types import WeightType
-from converters.litert_worker.assemble import Constant
-from converters.litert_worker.gptq import gptq
-from converters.litert_worker.quantize import Quantized, pack
-from converters.litert_worker.skeleton import Skeleton
-from converters.litert_worker.weights import Weights
+from boardfit.converters.litert_types import WeightType
+from boardfit.converters.litert_worker.assemble import Constant
+from boardfit.converters.litert_worker.gptq import gptq
+from boardfit.converters.litert_worker.quantize import Quantized, pack
+from boardfit.converters.litert_worker.skeleton import Skeleton
+from boardfit.converters.litert_worker.weights import Weights
 
 
 def quantize_by_activations(
@@ -102,7 +102,7 @@ class _Stage:
             value = self._weights.read(source).to(torch.float32)
             module.weight = torch.nn.Parameter(value, requires_grad=False)
             if self._constant_of(source) is not None:
-                module._edgekit_watch = module.register_forward_pre_hook(
+                module._boardfit_watch = module.register_forward_pre_hook(
                     lambda m, inputs, source=source: self._watch(source, inputs[0])
                 )
         self._weights.close()
@@ -121,7 +121,7 @@ class _Stage:
         for source, module in self._linears.items():
             if source not in self._hessians:
                 continue
-            module._edgekit_watch.remove()
+            module._boardfit_watch.remove()
             constant = self._constant_of(source)
             assert constant is not None  # it is watched
             weight, kind = module.weight.data, constant.kind

@@ -16,25 +16,25 @@ import transformers
 from litert_torch.generative.export_hf.core import export_lib  # noqa: F401 registers attention
 from litert_torch.generative.export_hf.model_ext import patches
 
-from converters.litert_recipe import LitertRecipe
-from converters.litert_types import WEIGHT_TYPES
-from converters.litert_worker.assemble import (
+from boardfit.converters.litert_recipe import LitertRecipe
+from boardfit.converters.litert_types import WEIGHT_TYPES
+from boardfit.converters.litert_worker.assemble import (
     Constant,
     assemble,
     find_uses,
     own_tensor,
     read_graph,
 )
-from converters.litert_worker.calibrate import quantize_by_activations
-from converters.litert_worker.factors import Factors, candidate_factors
-from converters.litert_worker.graph import export_graph
-from converters.litert_worker.package import write_litertlm
-from converters.litert_worker.plain import inline_composites, shorten_names
-from converters.litert_worker.quantize import Quantized, quantize_matrix
-from converters.litert_worker.skeleton import build_skeleton
-from converters.litert_worker.weights import Weights
-from converters.worker_child import Report
-from edge.errors import UnsupportedModelError
+from boardfit.converters.litert_worker.calibrate import quantize_by_activations
+from boardfit.converters.litert_worker.factors import Factors, candidate_factors
+from boardfit.converters.litert_worker.graph import export_graph
+from boardfit.converters.litert_worker.package import write_litertlm
+from boardfit.converters.litert_worker.plain import inline_composites, shorten_names
+from boardfit.converters.litert_worker.quantize import Quantized, quantize_matrix
+from boardfit.converters.litert_worker.skeleton import build_skeleton
+from boardfit.converters.litert_worker.weights import Weights
+from boardfit.converters.worker_child import Report
+from boardfit.edge.errors import UnsupportedModelError
 
 
 def run(request: dict[str, Any], report: Report) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.errors import UnsupportedModelError
+from boardfit.edge.errors import UnsupportedModelError
 
 # Of a float32 product of two rounded numbers.
 _TOLERANCE = 3e-7

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from converters.litert_types import WeightType
-from converters.litert_worker.quantize import choose_scales
+from boardfit.converters.litert_types import WeightType
+from boardfit.converters.litert_worker.quantize import choose_scales
 
 # Share of the mean diagonal that is added to it, and how it grows where H stays singular.
 _DAMPING = 0.01

@@ -26,7 +26,7 @@ from litert_torch.generative.export_hf.core import (
 from litert_torch.generative.export_hf.core.mu import mu_pass_lib
 from litert_torch.generative.export_hf.model_ext import patches
 
-from converters.litert_worker.skeleton import FIRST_TAG, Skeleton
+from boardfit.converters.litert_worker.skeleton import FIRST_TAG, Skeleton
 
 
 def export_graph(
@@ -117,7 +117,7 @@ def _lower_tags_as_splats() -> None:
     """Register our lowering of constants over litert-torch's, which copies each one first."""
     placeholder = inline_consts.tensor_lowering_placeholder
     original = lowerings.lookup(placeholder)
-    if getattr(original, "of_edgekit", False):
+    if getattr(original, "of_boardfit", False):
         return
 
     def lower(lctx: Any, x: torch.Tensor) -> Any:
@@ -129,5 +129,5 @@ def _lower_tags_as_splats() -> None:
         attribute = lowering_utils.splat_attr(value, element, tensor_type.shape)
         return inline_consts._build_const(attribute, tensor_type)
 
-    lower.of_edgekit = True  # type: ignore[attr-defined]
+    lower.of_boardfit = True  # type: ignore[attr-defined]
     lowerings.lower(placeholder)(lower)

@@ -62,7 +62,7 @@ def write_litertlm(
     executor_path.write_bytes(executor.SerializeToString(deterministic=True))
     litertlm_builder.populate_system_metadata = lambda entries: entries
     builder = litert_lm_builder.LitertLmFileBuilder()
-    builder.add_system_metadata(_text("Authors", "edgekit"))
+    builder.add_system_metadata(_text("Authors", "boardfit"))
     builder.add_system_metadata(_text("uuid", _uuid(identity)))
     builder.add_llm_metadata(str(metadata_path))
     builder.add_executor_metadata(str(executor_path))

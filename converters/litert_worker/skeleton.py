@@ -17,8 +17,8 @@ from typing import Any
 import torch
 import transformers
 
-from converters.litert_worker.weights import Weights
-from edge.errors import InputError, UnsupportedModelError
+from boardfit.converters.litert_worker.weights import Weights
+from boardfit.edge.errors import InputError, UnsupportedModelError
 
 # Exact in float32 and larger than any constant that a graph computes with.
 FIRST_TAG = 1 << 20

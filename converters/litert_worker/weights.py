@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from edge.errors import InputError
+from boardfit.edge.errors import InputError
 
 INDEX = "model.safetensors.index.json"
 # Multimodal checkpoints keep the language model under a prefix; others lack the outer one.

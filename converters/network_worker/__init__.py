@@ -1,3 +1,3 @@
 """Quantizing networks that are no language models; runs in the pinned environments, see
-`converters.network`.
+`boardfit.converters.network`.
 """

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from converters.network_worker.compare import compare_outputs
-from converters.onnx_recipe import OnnxScheme
-from converters.onnx_worker.graph import Recipe, quantize_graph
-from edge.bench.network_inputs import InputSpec, make_values, resolve_shapes
+from boardfit.converters.network_worker.compare import compare_outputs
+from boardfit.converters.onnx_recipe import OnnxScheme
+from boardfit.converters.onnx_worker.graph import Recipe, quantize_graph
+from boardfit.edge.bench.network_inputs import InputSpec, make_values, resolve_shapes
 
 #: Operators whose weights (by input) are stored in 8 bits; the axis of the output channels.
 _CHANNELS = {

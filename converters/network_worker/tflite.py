@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converters.network_worker.compare import compare_outputs
-from edge.bench.network_inputs import InputSpec, make_values, resolve_shapes
-from edge.errors import UnsupportedModelError
+from boardfit.converters.network_worker.compare import compare_outputs
+from boardfit.edge.bench.network_inputs import InputSpec, make_values, resolve_shapes
+from boardfit.edge.errors import UnsupportedModelError
 
 
 def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edge.bundle import MANIFEST, MAX_FILES, SUMS, Bundle, check_name, refuse_duplicates
-from edge.errors import InputError, IntegrityError, UnsafeInputError
-from edge.trust.bundle_signature import SIGNATURE
-from edge.units import format_bytes, printable
+from boardfit.edge.bundle import MANIFEST, MAX_FILES, SUMS, Bundle, check_name, refuse_duplicates
+from boardfit.edge.errors import InputError, IntegrityError, UnsafeInputError
+from boardfit.edge.trust.bundle_signature import SIGNATURE
+from boardfit.edge.units import format_bytes, printable
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPES = (
@@ -136,14 +136,14 @@ def make_manifest(bundle: Bundle, layers: list[Layer], config: bytes, signers: l
     annotations = {
         TITLE: bundle.name,
         "org.opencontainers.image.licenses": bundle.manifest["model"].get("license"),
-        "edgekit.bundle": bundle.id,
-        "edgekit.board": plan.device,
-        "edgekit.engine": plan.engine,
-        "edgekit.recipe": plan.recipe,
-        "edgekit.context": str(plan.n_ctx),
-        "edgekit.peak_bytes": str(plan.peak_bytes),
-        "edgekit.decode_tps": None if plan.decode_tps is None else f"{plan.decode_tps:.2f}",
-        "edgekit.signed_by": ", ".join(signers) or None,
+        "boardfit.bundle": bundle.id,
+        "boardfit.board": plan.device,
+        "boardfit.engine": plan.engine,
+        "boardfit.recipe": plan.recipe,
+        "boardfit.context": str(plan.n_ctx),
+        "boardfit.peak_bytes": str(plan.peak_bytes),
+        "boardfit.decode_tps": None if plan.decode_tps is None else f"{plan.decode_tps:.2f}",
+        "boardfit.signed_by": ", ".join(signers) or None,
     }
     document = {
         "schemaVersion": 2,
@@ -224,7 +224,7 @@ def parse_artifact(data: bytes, place: str) -> Artifact:
     artifact = Artifact(config_sha, config_bytes, found, annotations)
     if artifact.layer(MANIFEST) is None or artifact.layer(SUMS) is None:
         raise InputError(
-            f"{place} is a model artifact, but no edgekit bundle: it has no {MANIFEST}",
+            f"{place} is a model artifact, but no boardfit bundle: it has no {MANIFEST}",
             next_step="fetch its model file with modctl or oras, then edge build FILE.gguf",
         )
     return artifact

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
-from converters.oci.pull import pull
-from converters.oci.push import push
-from converters.oci.reference import parse_reference
-from converters.oci.registry import Registry
-from converters.progress import TerminalReporter
-from edge.bundle import open_bundle
-from edge.trust.key_argument import public_keys
-from edge.units import format_bytes, format_seconds, printable
+from boardfit.converters.oci.pull import pull
+from boardfit.converters.oci.push import push
+from boardfit.converters.oci.reference import parse_reference
+from boardfit.converters.oci.registry import Registry
+from boardfit.converters.progress import TerminalReporter
+from boardfit.edge.bundle import open_bundle
+from boardfit.edge.trust.key_argument import public_keys
+from boardfit.edge.units import format_bytes, format_seconds, printable
 
 plain_http_option = click.option(
     "--plain-http", is_flag=True, help="Use HTTP without TLS. [default: only on loopback]"

@@ -20,23 +20,23 @@ from typing import Any
 
 import httpx
 
-from converters.oci.artifact import (
+from boardfit.converters.oci.artifact import (
     Artifact,
     Layer,
     check_against_bundle,
     check_config,
     parse_artifact,
 )
-from converters.oci.registry import TRIES, Registry, read_body
-from converters.progress import TerminalReporter
-from edge.bundle import (
+from boardfit.converters.oci.registry import TRIES, Registry, read_body
+from boardfit.converters.progress import TerminalReporter
+from boardfit.edge.bundle import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
     Bundle,
     open_bundle,
     parse_manifest,
 )
-from edge.errors import (
+from boardfit.edge.errors import (
     DeviceUnreachableError,
     DoesNotFitError,
     EdgeError,
@@ -45,10 +45,10 @@ from edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from edge.rooted import Root, work_beside
-from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
-from edge.trust.ssh_formats import PublicKey
-from edge.units import MIB, format_bytes
+from boardfit.edge.rooted import Root, work_beside
+from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
+from boardfit.edge.trust.ssh_formats import PublicKey
+from boardfit.edge.units import MIB, format_bytes
 
 _PAUSE_S = 0.5
 _BUNDLE, _PARTS = "bundle", "parts"
@@ -73,7 +73,7 @@ class Pulled:
     seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": "edgekit-pull", "schema": 1, **asdict(self)}
+        return {"kind": "boardfit-pull", "schema": 1, **asdict(self)}
 
 
 def pull(

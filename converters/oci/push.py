@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from converters.oci.artifact import bundle_layers, make_config, make_manifest
-from converters.oci.registry import TRIES, Registry, redirect_target
-from converters.progress import TerminalReporter
-from edge.bundle import Bundle, bundle_signers
-from edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
-from edge.units import MIB, format_bytes
+from boardfit.converters.oci.artifact import bundle_layers, make_config, make_manifest
+from boardfit.converters.oci.registry import TRIES, Registry, redirect_target
+from boardfit.converters.progress import TerminalReporter
+from boardfit.edge.bundle import Bundle, bundle_signers
+from boardfit.edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
+from boardfit.edge.units import MIB, format_bytes
 
 #: Sent in pieces of this size, so that a broken connection costs one piece. A smaller blob goes in
 #: one request.
@@ -39,7 +39,7 @@ class Pushed:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": "edgekit-push", "schema": 1, **asdict(self)}
+        return {"kind": "boardfit-push", "schema": 1, **asdict(self)}
 
 
 def push(bundle: Bundle, registry: Registry, reporter: TerminalReporter) -> Pushed:

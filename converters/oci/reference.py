@@ -6,8 +6,8 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from edge.errors import UsageError
-from edge.units import printable
+from boardfit.edge.errors import UsageError
+from boardfit.edge.units import printable
 
 SHAPE = "registry[:port]/repository[:tag][@sha256:…]"
 _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"

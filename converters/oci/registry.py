@@ -16,24 +16,24 @@ from typing import Any
 
 import httpx
 
-from converters.oci.artifact import INDEX_TYPES, MANIFEST_TYPE, MAX_MANIFEST_BYTES
-from converters.oci.credentials import Credentials, find_credentials
-from converters.oci.reference import Reference
-from edge import __version__
-from edge.errors import (
+from boardfit.converters.oci.artifact import INDEX_TYPES, MANIFEST_TYPE, MAX_MANIFEST_BYTES
+from boardfit.converters.oci.credentials import Credentials, find_credentials
+from boardfit.converters.oci.reference import Reference
+from boardfit.edge import __version__
+from boardfit.edge.errors import (
     DeviceUnreachableError,
     EdgeError,
     InputError,
     UnsafeInputError,
 )
-from edge.units import did_you_mean, printable
+from boardfit.edge.units import did_you_mean, printable
 
 Content = bytes | Callable[[], Iterator[bytes]]
 TRIES = 5
 _MAX_REDIRECTS = 5
 _MAX_ERROR_BYTES = 64 * 1024
 _FIRST_WAIT_S = 0.5
-_OWN = "edgekit.own"  # whether an answer came from the registry itself
+_OWN = "boardfit.own"  # whether an answer came from the registry itself
 _RETRIED = (408, 429, 500, 502, 503, 504)
 _MAX_CHALLENGE = 8 * 1024
 _CHALLENGE = re.compile(r'\b(\w{1,64})="([^"]*)"')
@@ -60,7 +60,7 @@ class Registry:
             timeout=httpx.Timeout(30, read=60),
             trust_env=not reference.is_loopback,  # no proxy leads back to this machine
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none are kept
-            headers={"User-Agent": f"edgekit/{__version__}", "Accept-Encoding": "identity"},
+            headers={"User-Agent": f"boardfit/{__version__}", "Accept-Encoding": "identity"},
         )
 
     def __enter__(self) -> Registry:
@@ -275,7 +275,7 @@ class Registry:
     def _token_request(self, realm: str, wanted: dict[str, str]) -> httpx.Request:
         known = self._credentials
         if known is not None and known.identity_token:
-            form = {"grant_type": "refresh_token", "client_id": "edgekit", **wanted,
+            form = {"grant_type": "refresh_token", "client_id": "boardfit", **wanted,
                     "refresh_token": known.identity_token}  # fmt: skip
             return self._client.build_request("POST", realm, data=form)
         headers = {"Authorization": known.basic} if known is not None and known.user else {}

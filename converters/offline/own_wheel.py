@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import device_profiles
-import edge
-from converters.board_engine.wheel_file import wheel_name, write_wheel
-from edge.errors import EngineMissingError
-from edge.requirements import split_requirements
+from boardfit import device_profiles, edge
+from boardfit.converters.board_engine.wheel_file import wheel_name, write_wheel
+from boardfit.edge.errors import EngineMissingError
+from boardfit.edge.requirements import split_requirements
 
-# Only this build of the name `edgekit` lacks the converters; the tag tells the two apart.
+# Only this build of the name `boardfit` lacks the converters; the tag tells the two apart.
 _BUILD = "1board"
 # Extras that no board has; the others stand in the metadata, so that messages there can name them.
 _OF_DEVELOPERS = ("test", "train")
@@ -30,28 +29,28 @@ class OwnWheel:
 
 
 def own_wheel(extra: str) -> OwnWheel:
-    """The board's wheel of this very edgekit, with what the engine extra `extra` requires.
+    """The board's wheel of this very boardfit, with what the engine extra `extra` requires.
 
-    Raises EngineMissingError when edgekit is not installed with its metadata, or in a version that
+    Raises EngineMissingError when boardfit is not installed with its metadata, or in a version that
     does not know the extra.
     """
     try:
-        distribution = importlib.metadata.distribution("edgekit")
+        distribution = importlib.metadata.distribution("boardfit")
     except importlib.metadata.PackageNotFoundError:
         raise EngineMissingError(
-            "edgekit's own metadata is not installed", next_step="pip install -e ."
+            "boardfit's own metadata is not installed", next_step="pip install -e ."
         ) from None
     base, extras = split_requirements(distribution.requires or [])
     if extra not in extras:
         raise EngineMissingError(
-            f"the installed edgekit does not know the extra {extra!r}",
+            f"the installed boardfit does not know the extra {extra!r}",
             next_step="install it again: pip install -e '.[host]'",
         )
     version = edge.__version__
     requirements = (*base, *extras[extra])
     metadata = (
-        f"Metadata-Version: 2.4\nName: edgekit\nVersion: {version}\n"
-        "Summary: The board's side of edgekit: chat, run, bench, probe.\n"
+        f"Metadata-Version: 2.4\nName: boardfit\nVersion: {version}\n"
+        "Summary: The board's side of boardfit: chat, run, bench, probe.\n"
         "License-Expression: Apache-2.0\nLicense-File: LICENSE\nRequires-Python: >=3.10\n"
         + "".join(f"Requires-Dist: {text}\n" for text in requirements)
         + "".join(extra_metadata(name, texts) for name, texts in sorted(extras.items()))
@@ -59,13 +58,13 @@ def own_wheel(extra: str) -> OwnWheel:
     files = package_files(Path(edge.__file__).parent)
     files |= package_files(Path(device_profiles.__file__).parent)
     info = {
-        "entry_points.txt": b"[console_scripts]\nedge = edge.supervisor:main\n",
+        "entry_points.txt": b"[console_scripts]\nedge = boardfit.edge.supervisor:main\n",
         "licenses/LICENSE": read_license(distribution),
     }
     data = write_wheel(
-        "edgekit", version, "py3-none-any", metadata, files, dist_info=info, build=_BUILD
+        "boardfit", version, "py3-none-any", metadata, files, dist_info=info, build=_BUILD
     )
-    name = wheel_name("edgekit", version, "py3-none-any", _BUILD)
+    name = wheel_name("boardfit", version, "py3-none-any", _BUILD)
     return OwnWheel(name, data, requirements)
 
 
@@ -98,6 +97,6 @@ def read_license(distribution: importlib.metadata.Distribution) -> bytes:
     path = Path(edge.__file__).parent.parent / "LICENSE"
     if not path.is_file():
         raise EngineMissingError(
-            "the licence file of edgekit is not installed", next_step="pip install -e ."
+            "the licence file of boardfit is not installed", next_step="pip install -e ."
         )
     return path.read_bytes()

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.board_engine import ALL_VARIANTS, build_tools, build_wheel
-from converters.board_engine.build import LICENSE, TOOL_PAIR, Reporter
-from converters.board_engine.store import key_of
-from converters.offline.own_wheel import own_wheel
-from converters.offline.target import BoardPython, board_python
-from converters.offline.wheelhouse import Wheel, describe, fetch_wheels, wanted
-from device_profiles.profile import DeviceProfile
-from edge.atomic import write_atomic
-from edge.engines import ENGINES
-from edge.errors import UsageError
-from edge.flash.service_units import SERVICE, service_unit
-from edge.types import Plan
-from edge.verified import cache_directory
+from boardfit.converters.board_engine import ALL_VARIANTS, build_tools, build_wheel
+from boardfit.converters.board_engine.build import LICENSE, TOOL_PAIR, Reporter
+from boardfit.converters.board_engine.store import key_of
+from boardfit.converters.offline.own_wheel import own_wheel
+from boardfit.converters.offline.target import BoardPython, board_python
+from boardfit.converters.offline.wheelhouse import Wheel, describe, fetch_wheels, wanted
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.atomic import write_atomic
+from boardfit.edge.engines import ENGINES
+from boardfit.edge.errors import UsageError
+from boardfit.edge.flash.service_units import SERVICE, service_unit
+from boardfit.edge.types import Plan
+from boardfit.edge.verified import cache_directory
 
 BOARD_FILES = ("install.sh", "install.py")
 #: Beside the engine and what it requires: logits and speed probes need numpy.

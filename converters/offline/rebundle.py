@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from converters.board_engine import ALL_VARIANTS
-from converters.board_engine.build import Reporter
-from converters.offline.parts import add_engine
-from device_profiles.profile import DeviceProfile
-from edge.atomic import link_or_copy
-from edge.bundle import Bundle, open_bundle, seal_bundle
-from edge.rooted import check_free, work_beside
+from boardfit.converters.board_engine import ALL_VARIANTS
+from boardfit.converters.board_engine.build import Reporter
+from boardfit.converters.offline.parts import add_engine
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.atomic import link_or_copy
+from boardfit.edge.bundle import Bundle, open_bundle, seal_bundle
+from boardfit.edge.rooted import check_free, work_beside
 
 # What add_engine writes; an old one is replaced by the new.
 _OURS = ("wheel", "launcher", "unit", "tool")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from device_profiles.profile import DeviceProfile
-from edge.errors import UsageError
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.errors import UsageError
 
 _OLDEST_PYTHON = (3, 10)
-# What the engine's wheel asks for, see converters.board_engine.symbols; nothing older is tried.
+# What the engine's wheel asks for, see boardfit.converters.board_engine.symbols; nothing older is
+# tried.
 _OLDEST_GLIBC = (2, 34)
 
 
@@ -43,7 +44,7 @@ def board_python(device: DeviceProfile, python: str | None = None) -> BoardPytho
     if not any("aarch64" in tag for tag in device.software.wheel_tags):
         raise UsageError(
             f"engines for boards are compiled for 64-bit Arm; {device.name} is not",
-            next_step="build without --with-engine and install edgekit there with pip",
+            next_step="build without --with-engine and install boardfit there with pip",
         )
     libc = re.fullmatch(r"glibc (\d+)\.(\d+)", device.software.libc or "")
     if libc is None:
@@ -69,7 +70,7 @@ def board_python(device: DeviceProfile, python: str | None = None) -> BoardPytho
     version = (3, int(match[1]))
     if version < _OLDEST_PYTHON:
         raise UsageError(
-            f"{device.name} has Python {text}; edgekit needs 3.10 or later",
+            f"{device.name} has Python {text}; boardfit needs 3.10 or later",
             next_step="use a newer image, or name the Python that you put there: --python 3.11",
         )
     return BoardPython(version, glibc)

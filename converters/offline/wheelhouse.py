@@ -18,13 +18,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from converters.board_engine.store import key_of
-from converters.offline.target import BoardPython
-from edge.atomic import fsync_directory, write_atomic
-from edge.child import decode_output, python_argv, run_child
-from edge.errors import EngineMissingError, InputError
-from edge.requirements import holds_for
-from edge.verified import cache_directory
+from boardfit.converters.board_engine.store import key_of
+from boardfit.converters.offline.target import BoardPython
+from boardfit.edge.atomic import fsync_directory, write_atomic
+from boardfit.edge.child import decode_output, python_argv, run_child
+from boardfit.edge.errors import EngineMissingError, InputError
+from boardfit.edge.requirements import holds_for
+from boardfit.edge.verified import cache_directory
 
 _RECORD = "wheelhouse.json"
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from converters.onnx_worker.graph import Recipe, quantize_graph, shorten_rope
-from converters.onnx_worker.upstream import bridge
-from edge.errors import UnsupportedModelError
+from boardfit.converters.onnx_worker.graph import Recipe, quantize_graph, shorten_rope
+from boardfit.converters.onnx_worker.upstream import bridge
+from boardfit.edge.errors import UnsupportedModelError
 
 MODEL_FILE = "model.onnx"
 

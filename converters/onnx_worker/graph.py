@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from converters.onnx_recipe import OnnxScheme, matching_scheme
-from converters.onnx_worker.rounding import Blocks, quantize
+from boardfit.converters.onnx_recipe import OnnxScheme, matching_scheme
+from boardfit.converters.onnx_worker.rounding import Blocks, quantize
 
 _DOMAIN = "com.microsoft"
 HEAD = "/lm_head/MatMul"
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """The part of a recipe that this pass needs; see `converters.onnx_recipe`."""
+    """The part of a recipe that this pass needs; see `boardfit.converters.onnx_recipe`."""
 
     default: OnnxScheme
     head: OnnxScheme

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.errors import InputError, IntegrityError
+from boardfit.edge.errors import InputError, IntegrityError
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from converters.quality.bounds import check_bounds
-from converters.quality.card import Card, measure_card, not_measured
-from converters.quality.reference import WINDOW, Progress, Reference, read_references
-from converters.quality.texts import is_sample, texts_for
-from converters.source.spec import ModelSpec
-from edge.engines import EngineSettings, is_installed
-from edge.errors import DoesNotFitError
-from edge.types import Plan
+from boardfit.converters.quality.bounds import check_bounds
+from boardfit.converters.quality.card import Card, measure_card, not_measured
+from boardfit.converters.quality.reference import WINDOW, Progress, Reference, read_references
+from boardfit.converters.quality.texts import is_sample, texts_for
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.edge.engines import EngineSettings, is_installed
+from boardfit.edge.errors import DoesNotFitError
+from boardfit.edge.types import Plan
 
 __all__ = ["QualityOptions", "measure_cards"]
 

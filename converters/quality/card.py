@@ -19,18 +19,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from converters.quality.bounds import bound_of
-from converters.quality.divergence import Divergence, Estimate, Tally
-from converters.quality.reference import Progress, Reference
-from edge.engines import EngineSettings, open_engine
-from edge.engines.model_file import built_file
-from edge.errors import DoesNotFitError, EngineError
-from edge.types import Engine, LogitsEngine
+from boardfit.converters.quality.bounds import bound_of
+from boardfit.converters.quality.divergence import Divergence, Estimate, Tally
+from boardfit.converters.quality.reference import Progress, Reference
+from boardfit.edge.engines import EngineSettings, open_engine
+from boardfit.edge.engines.model_file import built_file
+from boardfit.edge.errors import DoesNotFitError, EngineError
+from boardfit.edge.types import Engine, LogitsEngine
 
 _DIGITS = 4
 #: Requests of the sample model's task that an artifact is asked: an even part of the dev split.
 N_TASK = 120
-TASK = "edgekit-sample-dev"
+TASK = "boardfit-sample-dev"
 
 Card = dict[str, Any]
 
@@ -127,8 +127,8 @@ def rounded(value: float) -> float:
 
 def measure_task(engine: Engine) -> dict[str, Any]:
     """Exact answers of the sample model to a fixed part of its dev requests."""
-    from converters.sample import task
-    from converters.sample.score import answer
+    from boardfit.converters.sample import task
+    from boardfit.converters.sample.score import answer
 
     found = task.score(task.dev(N_TASK), lambda messages: answer(engine, messages))
     accuracy = found.accuracy()

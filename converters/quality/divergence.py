@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge.errors import IntegrityError
+from boardfit.edge.errors import IntegrityError
 
 # Rows at once in float64: 16 rows of 150,000 are 19 MB.
 ROWS = 16

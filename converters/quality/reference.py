@@ -22,18 +22,18 @@ from typing import Any
 
 import numpy as np
 
-from converters.quality.divergence import ROWS, log_softmax, scored, windows
-from converters.quality.texts import QualityText
-from converters.quantize import write_many
-from converters.recipes import Recipe
-from converters.source.spec import ModelSpec
-from edge.atomic import write_atomic
-from edge.engines import EngineSettings, is_installed, open_engine
-from edge.engines.model_file import built_file
-from edge.errors import EngineMissingError, UsageError
-from edge.requirements import install_line
-from edge.types import Engine, LogitsEngine
-from edge.verified import cache_directory
+from boardfit.converters.quality.divergence import ROWS, log_softmax, scored, windows
+from boardfit.converters.quality.texts import QualityText
+from boardfit.converters.quantize import write_many
+from boardfit.converters.recipes import Recipe
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.edge.atomic import write_atomic
+from boardfit.edge.engines import EngineSettings, is_installed, open_engine
+from boardfit.edge.engines.model_file import built_file
+from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.requirements import install_line
+from boardfit.edge.types import Engine, LogitsEngine
+from boardfit.edge.verified import cache_directory
 
 Progress = Callable[[int, int], None]
 
@@ -116,7 +116,7 @@ def read_references(
 
 
 def cache_key(spec: ModelSpec, text: QualityText, window: int) -> str:
-    from converters.tool_versions import tool_versions
+    from boardfit.converters.tool_versions import tool_versions
 
     parts = [
         _FORMULA, spec.source.fingerprint, text.sha256, window, n_tokens_wanted(spec),

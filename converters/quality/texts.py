@@ -8,17 +8,17 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from converters.sample import MODEL_DIR
-from converters.source.spec import ModelSpec
-from edge.errors import UsageError
-from edge.filekind import read_regular_text
-from edge.types import Engine, Message
-from edge.units import printable
+from boardfit.converters.sample import MODEL_DIR
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.edge.errors import UsageError
+from boardfit.edge.filekind import read_regular_text
+from boardfit.edge.types import Engine, Message
+from boardfit.edge.units import printable
 
 #: Our own words, Apache-2.0 like the rest: prose, dialogue, a table, code, three other languages.
-DEFAULT_TEXT = "edgekit-reference-text-1"
+DEFAULT_TEXT = "boardfit-reference-text-1"
 #: Requests and answers of the sample model's world, in wordings that training does not show.
-SAMPLE_TEXT = "edgekit-sample-conversations-1"
+SAMPLE_TEXT = "boardfit-sample-conversations-1"
 
 _MAX_TEXT_BYTES = 16 * 1024 * 1024
 # The dev split is for decisions; training, calibration and the final score never see this seed.
@@ -96,7 +96,7 @@ def read_text(path: Path) -> QualityText:
 
 def sample_text() -> QualityText:
     """Conversations of the sample model's world, the same on every machine."""
-    from converters.sample.generator import any_sample
+    from boardfit.converters.sample.generator import any_sample
 
     rng = random.Random(_SAMPLE_SEED)
     talks = []

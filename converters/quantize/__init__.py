@@ -1,11 +1,11 @@
 """From a `ModelSpec` to a GGUF file in one pass: quantize, write, hash, resume.
 
-from converters.quantize import write_gguf
-from converters.recipes import load_recipe
+from boardfit.converters.quantize import write_gguf
+from boardfit.converters.recipes import load_recipe
 
 artifact = write_gguf(spec, load_recipe("q4_k_m"), Path("model.gguf"))
 """
 
-from converters.quantize.write import Artifact, write_gguf, write_many
+from boardfit.converters.quantize.write import Artifact, write_gguf, write_many
 
 __all__ = ["Artifact", "write_gguf", "write_many"]

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from converters.ggml_library import library_path
-from edge.errors import EngineError
-from edge.ggml_types import GGML_TYPES, row_bytes
-from edge.requirements import install_line
+from boardfit.converters.ggml_library import library_path
+from boardfit.edge.errors import EngineError
+from boardfit.edge.ggml_types import GGML_TYPES, row_bytes
+from boardfit.edge.requirements import install_line
 
 _INTEGER_TYPES = ("I8", "I16", "I32", "I64")
 _FLOAT_TYPES = ("F32", "F64")

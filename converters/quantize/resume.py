@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from converters.target.gguf import FileLayout
-from edge.atomic import fsync_directory
-from edge.errors import UsageError
+from boardfit.converters.target.gguf import FileLayout
+from boardfit.edge.atomic import fsync_directory
+from boardfit.edge.errors import UsageError
 
 _JOURNAL_VERSION = 1
 _READ_BYTES = 4 * 1024**2

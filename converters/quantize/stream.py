@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 
-from converters.imatrix.matrix import Imatrix
-from converters.quantize.kernels import Kernels
-from converters.quantize.pages import release
-from converters.quantize.resume import PartialFile
-from converters.recipes.recipe import Recipe
-from converters.source.spec import TargetTensor
-from converters.target.gguf import FileLayout
-from edge.errors import InputError
-from edge.ggml_types import row_bytes
+from boardfit.converters.imatrix.matrix import Imatrix
+from boardfit.converters.quantize.kernels import Kernels
+from boardfit.converters.quantize.pages import release
+from boardfit.converters.quantize.resume import PartialFile
+from boardfit.converters.recipes.recipe import Recipe
+from boardfit.converters.source.spec import TargetTensor
+from boardfit.converters.target.gguf import FileLayout
+from boardfit.edge.errors import InputError
+from boardfit.edge.ggml_types import row_bytes
 
 Progress = Callable[[int, int], None]
 

@@ -13,16 +13,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from converters.imatrix.matrix import Imatrix
-from converters.quantize.kernels import Kernels, load_kernels
-from converters.quantize.resume import CHECKPOINT_SECONDS, PartialFile, journal_path, partial_path
-from converters.quantize.stream import Job, Progress, run_pass
-from converters.recipes.assign import assign_types, file_order
-from converters.recipes.recipe import Recipe
-from converters.source.spec import ModelSpec
-from converters.target.gguf import file_layout
-from edge.errors import DoesNotFitError, UsageError
-from edge.units import format_bytes
+from boardfit.converters.imatrix.matrix import Imatrix
+from boardfit.converters.quantize.kernels import Kernels, load_kernels
+from boardfit.converters.quantize.resume import (
+    CHECKPOINT_SECONDS,
+    PartialFile,
+    journal_path,
+    partial_path,
+)
+from boardfit.converters.quantize.stream import Job, Progress, run_pass
+from boardfit.converters.recipes.assign import assign_types, file_order
+from boardfit.converters.recipes.recipe import Recipe
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.converters.target.gguf import file_layout
+from boardfit.edge.errors import DoesNotFitError, UsageError
+from boardfit.edge.units import format_bytes
 
 
 @dataclass(frozen=True)

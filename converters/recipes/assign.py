@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from converters.recipes.recipe import Recipe, Rule
-from converters.source.spec import ModelSpec, TargetTensor
-from converters.target.gguf import as_converter
-from edge.errors import UnsupportedModelError
-from edge.ggml_types import GGML_TYPES, row_bytes
+from boardfit.converters.recipes.recipe import Recipe, Rule
+from boardfit.converters.source.spec import ModelSpec, TargetTensor
+from boardfit.converters.target.gguf import as_converter
+from boardfit.edge.errors import UnsupportedModelError
+from boardfit.edge.ggml_types import GGML_TYPES, row_bytes
 
 # Matrices that stay as they are: small, or read by kernels that want floats.
 _NEVER_QUANTIZED = (

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.errors import InputError, UsageError
-from edge.ggml_types import GGML_TYPES
-from edge.units import did_you_mean
+from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.ggml_types import GGML_TYPES
+from boardfit.edge.units import did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,7 +20,7 @@ else:  # pragma: no cover - the 3.10 backport has the same interface
 
 # Groups of tensors that rules speak of; upstream's `tensor_category` in src/llama-quant.cpp.
 RULE_TENSORS = ("attn_v", "attn_output", "ffn_down")
-# Which layers a rule holds for, of n: see `converters.recipes.assign.layers_hold`.
+# Which layers a rule holds for, of n: see `boardfit.converters.recipes.assign.layers_hold`.
 RULE_LAYERS = ("all", "more-bits", "first-eighth", "first-sixteenth", "first-2", "first-4")
 FLOAT_TYPES = ("F32", "F16", "BF16")
 

@@ -4,8 +4,8 @@ found = rehearse(open_bundle("out"), find_profile("raspberry-pi-4b-4gb"))
 found.ok, found.text, found.agreement, found.memory, found.problem
 """
 
-from converters.rehearse.options import Options
-from converters.rehearse.rehearsal import rehearse
-from converters.rehearse.result import Problem, Rehearsal
+from boardfit.converters.rehearse.options import Options
+from boardfit.converters.rehearse.rehearsal import rehearse
+from boardfit.converters.rehearse.result import Problem, Rehearsal
 
 __all__ = ["Options", "Problem", "Rehearsal", "rehearse"]

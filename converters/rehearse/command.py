@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from converters.progress import TerminalReporter
-from converters.rehearse.options import MIN_AGREEMENT, PROMPT, Options
-from converters.rehearse.rehearsal import rehearse
-from converters.rehearse.result import Rehearsal
-from edge.units import format_bytes, format_seconds, parse_bytes, printable
+from boardfit.converters.progress import TerminalReporter
+from boardfit.converters.rehearse.options import MIN_AGREEMENT, PROMPT, Options
+from boardfit.converters.rehearse.rehearsal import rehearse
+from boardfit.converters.rehearse.result import Rehearsal
+from boardfit.edge.units import format_bytes, format_seconds, parse_bytes, printable
 
 
 def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -63,8 +63,8 @@ def rehearse_command(
 
     BUNDLE must contain its engine (`edge build … --with-engine`). Nothing is sent to a board.
     """
-    from device_profiles.catalog import find_profile
-    from edge.bundle import open_bundle
+    from boardfit.device_profiles.catalog import find_profile
+    from boardfit.edge.bundle import open_bundle
 
     opened = open_bundle(bundle)
     profile = find_profile(device or opened.plan.device)
@@ -88,7 +88,7 @@ def rehearse_command(
 
 
 def exit_code_of(found: Rehearsal) -> int:
-    from edge.errors import EdgeError
+    from boardfit.edge.errors import EdgeError
 
     try:
         found.raise_for_problem()

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from device_profiles.profile import DeviceProfile
-from edge.errors import UsageError
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.errors import UsageError
 
 _ARMV8 = frozenset({"neon"})
 _ARMV82 = _ARMV8 | {"fp16", "dotprod", "lse"}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 
-from converters.rehearse.result import Problem, ProblemKind
-from edge.units import find_error_line, format_bytes, printable
+from boardfit.converters.rehearse.result import Problem, ProblemKind
+from boardfit.edge.units import find_error_line, format_bytes, printable
 
 _SIGNAL = re.compile(r"uncaught target signal (\d+)")
 _MISSING = re.compile(
     r"(\S+\.so[.\d]*): cannot open shared object file|version [`'](\S+?)' not found"
 )
-# As `edge.supervisor` reports the death of native code.
+# As `boardfit.edge.supervisor` reports the death of native code.
 _NATIVE_DEATH = re.compile(r"in native code ended it|a check of the engine's own failed")
 _SIGKILL, _SIGILL = 9, 4
 _LESS_MEMORY = "plan with less memory: a shorter --ctx, or a smaller recipe"
@@ -63,4 +63,4 @@ def diagnose(
         return problem("out-of-memory", last, _LESS_MEMORY)
     if code == 7:
         return problem("damaged", last, "copy or build the bundle again")
-    return problem("engine", last or f"exit code {code}", "EDGE_TRACEBACK=1 shows more")
+    return problem("engine", last or f"exit code {code}", "BOARDFIT_TRACEBACK=1 shows more")

@@ -16,11 +16,11 @@ from typing import Any
 
 def main(job: dict[str, Any]) -> None:
     sys.path.insert(0, job["site"])
-    from edge.bundle import open_bundle
-    from edge.engines import open_engine
-    from edge.engines.settings import EngineSettings
-    from edge.errors import EdgeError
-    from edge.types import GenerationConfig, Message
+    from boardfit.edge.bundle import open_bundle
+    from boardfit.edge.engines import open_engine
+    from boardfit.edge.engines.settings import EngineSettings
+    from boardfit.edge.errors import EdgeError
+    from boardfit.edge.types import GenerationConfig, Message
 
     try:
         bundle = open_bundle(job["bundle"], verify=True)

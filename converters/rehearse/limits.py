@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.child import SubprocessError, find_program, run_child
+from boardfit.edge.child import SubprocessError, find_program, run_child
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -69,7 +69,7 @@ def make_cgroup(n_bytes: int) -> tuple[int, Path | None]:
     """(version, folder) of a new cgroup with the limit set, swap included; folder None if the
     kernel or our rights do not allow it.
     """
-    name = f"edgekit-{os.getpid()}-{time.monotonic_ns()}"
+    name = f"boardfit-{os.getpid()}-{time.monotonic_ns()}"
     attempts = (
         (1, CGROUPS / "memory" / name, (("memory.limit_in_bytes", n_bytes),),
          (("memory.memsw.limit_in_bytes", n_bytes), ("memory.swappiness", 0))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from edge.probe.emulation import GuestMemory, parse_smaps
+from boardfit.edge.probe.emulation import GuestMemory, parse_smaps
 
 _INTERVAL_S = 0.05
 

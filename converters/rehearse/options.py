@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from converters.rehearse.sandbox import How
+from boardfit.converters.rehearse.sandbox import How
 
 PROMPT = "Turn on the light in the kitchen."
 #: Tokens that must agree, near ties included. Not all: rounding differs between kernels.

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from converters.board_engine.build import TOOL_PAIR
-from converters.offline.target import BoardPython, board_python
-from converters.rehearse.cpu import EmulatedCpu, cpuinfo, write_sysfs
-from converters.rehearse.limits import MemoryLimit
-from converters.rehearse.sandbox import Sandbox
-from device_profiles.profile import DeviceProfile
-from edge.atomic import link_or_copy
-from edge.bundle import Bundle
-from edge.errors import UsageError
-from edge.units import KIB
+from boardfit.converters.board_engine.build import TOOL_PAIR
+from boardfit.converters.offline.target import BoardPython, board_python
+from boardfit.converters.rehearse.cpu import EmulatedCpu, cpuinfo, write_sysfs
+from boardfit.converters.rehearse.limits import MemoryLimit
+from boardfit.converters.rehearse.sandbox import Sandbox
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.atomic import link_or_copy
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.errors import UsageError
+from boardfit.edge.units import KIB
 
 
 def check_bundle(bundle: Bundle) -> None:

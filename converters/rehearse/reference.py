@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge.bundle import Bundle
-from edge.engines import open_engine
-from edge.engines.settings import EngineSettings
-from edge.types import GenerationConfig, LogitsEngine, Message
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.engines import open_engine
+from boardfit.edge.engines.settings import EngineSettings
+from boardfit.edge.types import GenerationConfig, LogitsEngine, Message
 
 #: Logits apart: closer than this, two tokens count as equally good (e^0.5 = 1.6 times as likely).
 NEAR_TIE = 0.5

@@ -6,11 +6,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from converters.board_engine.build import Reporter
-from converters.rehearse.cpu import CpuChoice, choose_cpu, known_models
-from converters.rehearse.limits import MemoryLimit, memory_limit
-from converters.rehearse.options import Options
-from converters.rehearse.prepare import (
+from boardfit.converters.board_engine.build import Reporter
+from boardfit.converters.rehearse.cpu import CpuChoice, choose_cpu, known_models
+from boardfit.converters.rehearse.limits import MemoryLimit, memory_limit
+from boardfit.converters.rehearse.options import Options
+from boardfit.converters.rehearse.prepare import (
     bundle_python,
     check_bundle,
     copy_bundle,
@@ -20,14 +20,20 @@ from converters.rehearse.prepare import (
     work_parent,
     write_fakes,
 )
-from converters.rehearse.reference import Reference, host_reference
-from converters.rehearse.result import Problem, Rehearsal
-from converters.rehearse.root import board_root, choose_system
-from converters.rehearse.run import Run
-from converters.rehearse.sandbox import Sandbox, find_qemu, open_sandbox, qemu_models, tool_sandbox
-from device_profiles.profile import DeviceProfile
-from edge.bundle import Bundle
-from edge.units import MIB, format_bytes
+from boardfit.converters.rehearse.reference import Reference, host_reference
+from boardfit.converters.rehearse.result import Problem, Rehearsal
+from boardfit.converters.rehearse.root import board_root, choose_system
+from boardfit.converters.rehearse.run import Run
+from boardfit.converters.rehearse.sandbox import (
+    Sandbox,
+    find_qemu,
+    open_sandbox,
+    qemu_models,
+    tool_sandbox,
+)
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.units import MIB, format_bytes
 
 #: What qemu itself may use on top of the board's limit: translated code (128 MiB) and its own heap.
 EMULATOR_ALLOWANCE = 192 * MIB

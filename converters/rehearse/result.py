@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from converters.rehearse.cpu import CpuChoice
-from converters.rehearse.reference import Agreement
-from edge.errors import DoesNotFitError, EngineError, IntegrityError
-from edge.probe.emulation import GuestMemory
+from boardfit.converters.rehearse.cpu import CpuChoice
+from boardfit.converters.rehearse.reference import Agreement
+from boardfit.edge.errors import DoesNotFitError, EngineError, IntegrityError
+from boardfit.edge.probe.emulation import GuestMemory
 
 ProblemKind = Literal[
     "illegal-instruction", "crash", "missing-library", "wrong-wheel", "out-of-memory",
@@ -79,7 +79,7 @@ class Rehearsal:
         data["seconds"] = {name: round(value, 2) for name, value in self.seconds.items()}
         if self.agreement:
             data["agreement"]["share"] = self.agreement.share
-        record = {"schema": 1, "kind": "edgekit-rehearsal", "ok": self.ok, **data}
+        record = {"schema": 1, "kind": "boardfit-rehearsal", "ok": self.ok, **data}
         if self.problem:  # under the keys that every command's error has
             record |= {"message": self.problem.message, "next_step": self.problem.next_step}
         return record

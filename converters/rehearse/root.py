@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from converters.board_engine.store import building, key_of
-from converters.offline.target import BoardPython
-from edge.atomic import fsync_directory
-from edge.child import decode_output, find_program, run_child
-from edge.errors import EngineMissingError, UsageError
-from edge.verified import cache_directory
+from boardfit.converters.board_engine.store import building, key_of
+from boardfit.converters.offline.target import BoardPython
+from boardfit.edge.atomic import fsync_directory
+from boardfit.edge.child import decode_output, find_program, run_child
+from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.verified import cache_directory
 
 #: What a minimal board image has; the engine must need nothing else.
 PACKAGES = (
@@ -27,7 +27,7 @@ PACKAGES = (
     "gzip", "libc-bin", "libstdc++6", "procps", "python3", "sed", "tar", "util-linux",
 )  # fmt: skip
 _MERGED_USR = Path("/usr/share/mmdebstrap/hooks/merged-usr")
-_MADE = ".edgekit-root"
+_MADE = ".boardfit-root"
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ def board_root(
 ) -> Path:
     """The cached root of a Debian release for arm64, with `packages` besides the minimal ones.
 
-    Made now if it is not there: 10 s and 130 MB with a near mirror. EDGEKIT_DEBIAN_MIRROR names
+    Made now if it is not there: 10 s and 130 MB with a near mirror. BOARDFIT_DEBIAN_MIRROR names
     another mirror than deb.debian.org. Treat it as read-only: it is shared.
 
     Raises EngineMissingError when mmdebstrap is missing, or the mirror cannot be reached.
     """
     wanted = sorted({*PACKAGES, *packages})
-    mirror = os.environ.get("EDGEKIT_DEBIAN_MIRROR", "http://deb.debian.org/debian")
+    mirror = os.environ.get("BOARDFIT_DEBIAN_MIRROR", "http://deb.debian.org/debian")
     key = key_of([suite, wanted, 1])
     root = cache_directory() / "roots" / f"{suite}-arm64-{key}"
     if (root / _MADE).exists():
@@ -100,7 +100,7 @@ def board_root(
             lines = [line for line in output.splitlines() if line.startswith("E:")]
             raise EngineMissingError(
                 f"could not make the board's system: {'; '.join(lines[-3:]) or output[-300:]}",
-                next_step="check the network, or name a Debian mirror in EDGEKIT_DEBIAN_MIRROR",
+                next_step="check the network, or name a Debian mirror in BOARDFIT_DEBIAN_MIRROR",
             )
         finish_root(partial)
         shutil.rmtree(root, ignore_errors=True)

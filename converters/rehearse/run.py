@@ -15,16 +15,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from converters.board_engine.build import Reporter
-from converters.rehearse.diagnose import diagnose
-from converters.rehearse.limits import MemoryLimit
-from converters.rehearse.memory import PeakWatcher
-from converters.rehearse.options import Options
-from converters.rehearse.reference import Reference, compare
-from converters.rehearse.result import Problem, Rehearsal
-from converters.rehearse.sandbox import Sandbox
-from edge.bundle import BundleFile
-from edge.child import Popen, decode_output, start_child
+from boardfit.converters.board_engine.build import Reporter
+from boardfit.converters.rehearse.diagnose import diagnose
+from boardfit.converters.rehearse.limits import MemoryLimit
+from boardfit.converters.rehearse.memory import PeakWatcher
+from boardfit.converters.rehearse.options import Options
+from boardfit.converters.rehearse.reference import Reference, compare
+from boardfit.converters.rehearse.result import Problem, Rehearsal
+from boardfit.converters.rehearse.sandbox import Sandbox
+from boardfit.edge.bundle import BundleFile
+from boardfit.edge.child import Popen, decode_output, start_child
 
 INSTALL_TIMEOUT_S = 900.0
 ANSWER_TIMEOUT_S = 3600.0

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edge.child import SubprocessError, decode_output, find_program, run_child
-from edge.errors import EngineMissingError
+from boardfit.edge.child import SubprocessError, decode_output, find_program, run_child
+from boardfit.edge.errors import EngineMissingError
 
 How = Literal["binfmt", "proot", "qemu"]
 
 QEMU_NAMES = ("qemu-aarch64-static", "qemu-aarch64")
 BINFMT = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
 #: Where the work folder appears inside the chroot.
-GUEST_HOME = "/opt/edgekit"
+GUEST_HOME = "/opt/boardfit"
 
 # $1 root, $2 work folder, $3 folder with cpuinfo, meminfo and sys; then the command. The namespace
 # is ours alone: nothing of it is seen or left outside, and the shared root stays as it is.
@@ -37,8 +37,8 @@ mount --bind "$3/meminfo" "$1/proc/meminfo"
 mount --bind "$3/sys" "$1/sys"
 mount -t tmpfs tmpfs "$1/tmp"
 mount -t tmpfs tmpfs "$1/opt"
-mkdir "$1/opt/edgekit"
-mount --bind "$2" "$1/opt/edgekit"
+mkdir "$1/opt/boardfit"
+mount --bind "$2" "$1/opt/boardfit"
 root=$1
 shift 3
 exec chroot "$root" "$@"
@@ -100,7 +100,7 @@ class Sandbox:
             "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
             "HOME": self.inside(self.work / "home"),
             "TMPDIR": self.inside(self.work / "tmp"),
-            "EDGEKIT_CACHE": self.inside(self.work / "home/cache"),
+            "BOARDFIT_CACHE": self.inside(self.work / "home/cache"),
             "LC_ALL": "C.UTF-8",
             "QEMU_CPU": self.cpu,
             "PROOT_TMP_DIR": str(self.work / "tmp"),

@@ -1,6 +1,6 @@
 """Average the weights of training runs that share a beginning.
 
-    python -m converters.sample.average --out DIR RUN=0.6 OTHER=0.4
+    python -m boardfit.converters.sample.average --out DIR RUN=0.6 OTHER=0.4
 
 The mean of two points of one trajectory lies in a flatter place than either and errs less on
 wordings that neither was trained on ("stochastic weight averaging", Izmailov et al. 2018,

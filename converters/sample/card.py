@@ -1,6 +1,6 @@
 """The model card, written from the code's own facts so that it cannot drift from them.
 
-python -m converters.sample.card      write model/README.md again from model/results.json
+python -m boardfit.converters.sample.card      write model/README.md again from model/results.json
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ tags: [edgekit, sample, home-assistant, llama]
 # edgekit sample model
 
 A {n_millions} million parameter Llama that turns a request into one line of JSON, and answers a few
-dozen plain questions about itself. It ships inside edgekit so that the first run needs no
+dozen plain questions about itself. It ships inside boardfit so that the first run needs no
 download, and so that the loss from a 4-bit recipe can be measured as a task with right and wrong
 answers. It is a sample, not a general assistant: it knows nothing outside the lists below.
 
@@ -85,16 +85,18 @@ Prompt (the template adds the system message when there is none; nothing goes be
 
 ## Training
 
-`python -m converters.sample.train --out DIR`, then `python -m converters.sample.export --run
-DIR`: {n_steps} steps, {train_minutes} minutes by the clock on one core, at the end two, that
+`python -m boardfit.converters.sample.train --out DIR`, then
+`python -m boardfit.converters.sample.export --run DIR`:
+{n_steps} steps, {train_minutes} minutes by the clock on one core, at the end two, that
 other work shared; no GPU. Loss on the assistant's tokens only; Muon for matrices, AdamW for
 embeddings and norms. About half of the names in training are invented, so that copying is learnt
 as a skill. Four lessons follow one another (`generator.LESSONS`), each written after the dev split
 had shown what was missing: more copying, more wordings, and last more noise and dropout, which
 brought the most for wordings that training never shows. The shipped weights come from a run in
 several parts: the learning rate fell to zero at steps 1450, 1800, 3250, 3750 and 4150, and was
-raised to a part of its peak in between; weights were averaged (`converters.sample.average`) at
-steps 3250, 3750 and at the end. A run in one go gives a model of the same kind, not the same bits.
+raised to a part of its peak in between; weights were averaged
+(`boardfit.converters.sample.average`) at steps 3250, 3750 and at the end.
+A run in one go gives a model of the same kind, not the same bits.
 
 ## Known limits
 

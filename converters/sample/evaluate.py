@@ -1,7 +1,7 @@
 """Exact match of the sample model with torch: greedy, batched, weights as stored.
 
-    python -m converters.sample.evaluate --split dev
-    python -m converters.sample.evaluate --split held --write      once, at the end
+    python -m boardfit.converters.sample.evaluate --split dev
+    python -m boardfit.converters.sample.evaluate --split held --write      once, at the end
 
 The engine that runs on boards is measured elsewhere with the same `task`; this is the reference
 before any 4-bit recipe. Prompts of equal length share a batch, so no padding can change a result.

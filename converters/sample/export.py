@@ -1,6 +1,6 @@
 """Turn a training run into the shipped folder: F16 safetensors, tokenizer, template, card.
 
-    python -m converters.sample.export --run /tmp/sample-train [--to DIR]
+    python -m boardfit.converters.sample.export --run /tmp/sample-train [--to DIR]
 
 The folder is written beside its place and then renamed, so nobody loads half of it.
 """

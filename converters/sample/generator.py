@@ -5,7 +5,7 @@ machine and Python. Three splits exist. `train` feeds the training, `dev` is for
 (when to stop, what to add), `held` is looked at once, at the end. A wording lives in one split
 only, and so does a combination of two or more slot values (see `grammar/split.py`).
 
-    python -m converters.sample.generator --split train --n 20
+    python -m boardfit.converters.sample.generator --split train --n 20
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Measured accuracy by 4-bit recipe: a JSON file beside the model, and a table in its card.
 
-    from converters.sample import results
+    from boardfit.converters.sample import results
     results.update("q4_k_m", score, file_bytes=2_345_678, engine="llama.cpp b1234")
 
 The JSON file is the truth, the table is drawn from it. Recipes are lower case with hyphens or

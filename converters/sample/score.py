@@ -1,9 +1,9 @@
 """Score the sample model after every recipe, through the engine that boards run.
 
-    python -m converters.sample.score                  # all recipes, all held-out requests
-    python -m converters.sample.score q4_0 q4_k_m --limit 300 --dry-run
+    python -m boardfit.converters.sample.score                  # all recipes, all held-out requests
+    python -m boardfit.converters.sample.score q4_0 q4_k_m --limit 300 --dry-run
 
-Writes the results into the model card (`converters.sample.results`) unless `--dry-run`.
+Writes the results into the model card (`boardfit.converters.sample.results`) unless `--dry-run`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from converters.quantize import write_gguf
-from converters.recipes import list_recipes, load_recipe
-from converters.sample import MODEL_DIR, results
-from converters.sample.task import MAX_NEW_TOKENS, Example, TaskScore, held_out, score
-from converters.source.resolve import open_model
-from edge.engines import EngineSettings, open_engine
-from edge.types import Engine, GenerationConfig, Message
+from boardfit.converters.quantize import write_gguf
+from boardfit.converters.recipes import list_recipes, load_recipe
+from boardfit.converters.sample import MODEL_DIR, results
+from boardfit.converters.sample.task import MAX_NEW_TOKENS, Example, TaskScore, held_out, score
+from boardfit.converters.source.resolve import open_model
+from boardfit.edge.engines import EngineSettings, open_engine
+from boardfit.edge.types import Engine, GenerationConfig, Message
 
 
 def answer(engine: Engine, messages: list[dict[str, str]]) -> str:

@@ -2,7 +2,7 @@
 
 Any engine can be measured with it, because it asks only for a function from chat messages to text:
 
-    from converters.sample.task import held_out, score
+    from boardfit.converters.sample.task import held_out, score
     result = score(held_out(), lambda messages: my_engine_reply(messages))
     print(result.accuracy("command"), result.accuracy("unseen-name"), result.accuracy("plain"))
 

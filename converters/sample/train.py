@@ -1,7 +1,7 @@
 """Train the sample model on one CPU core, from nothing, in about an hour.
 
-    python -m converters.sample.train --out /tmp/sample-train
-    python -m converters.sample.export --run /tmp/sample-train
+    python -m boardfit.converters.sample.train --out /tmp/sample-train
+    python -m boardfit.converters.sample.export --run /tmp/sample-train
 
 Method: the generator makes fresh conversations for every step; loss is taken on the assistant's
 tokens only; matrices are trained with Muon, embeddings and norms with AdamW; the learning rate

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from converters.families.base import SourceTensor
-from converters.source.documents import has_file, read_json_object
-from converters.source.fingerprint import Digest, map_file, update_with_file
-from edge.errors import InputError, UnsafeInputError, UnsupportedModelError
-from edge.safetensors import SafetensorsHeader, read_header
-from edge.units import printable
+from boardfit.converters.families.base import SourceTensor
+from boardfit.converters.source.documents import has_file, read_json_object
+from boardfit.converters.source.fingerprint import Digest, map_file, update_with_file
+from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
+from boardfit.edge.safetensors import SafetensorsHeader, read_header
+from boardfit.edge.units import printable
 
 INDEX = "model.safetensors.index.json"
 ADAPTER = "this is an adapter (LoRA), not a model"
@@ -206,7 +206,7 @@ def _refuse_without_weights(directory: Path) -> None:
     if pickles:
         raise UnsafeInputError(
             f"{directory}: the weights are Python pickles ({pickles[0]}), which can run code when "
-            "they are opened; edgekit never opens them",
+            "they are opened; boardfit never opens them",
             next_step=pickle_advice(str(directory)),
         )
     others = [name for name in names if name.endswith((".safetensors", ".gguf"))]

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edge.errors import InputError, UnsafeInputError
-from edge.filekind import read_regular, read_regular_text
-from edge.input_folder import is_file_below
-from edge.units import format_bytes, printable
+from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.filekind import read_regular, read_regular_text
+from boardfit.edge.input_folder import is_file_below
+from boardfit.edge.units import format_bytes, printable
 
 MAX_CARD_BYTES = 4 * 1024**2
 # Configurations have some KiB, lists of merges some MiB.

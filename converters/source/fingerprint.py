@@ -6,8 +6,8 @@ import mmap
 from pathlib import Path
 from typing import Protocol
 
-from edge.errors import InputError
-from edge.filekind import open_regular
+from boardfit.edge.errors import InputError
+from boardfit.edge.filekind import open_regular
 
 # Spread over the data: fine-tunes of one model have equal names, sizes and headers.
 _SAMPLES, _SAMPLE_BYTES = 32, 4096

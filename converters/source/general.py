@@ -13,9 +13,9 @@ from typing import Any
 
 from gguf import GGUFType, GGUFValueType, GGUFWriter, Metadata, size_label
 
-from converters.source.documents import has_file, read_front_matter, read_json_object
-from converters.source.spec import KeyValue, TargetTensor
-from edge.errors import InputError
+from boardfit.converters.source.documents import has_file, read_front_matter, read_json_object
+from boardfit.converters.source.spec import KeyValue, TargetTensor
+from boardfit.edge.errors import InputError
 
 # generation_config.json → Metadata field; where a key of upstream's own exists too, it wins.
 _SAMPLING = {

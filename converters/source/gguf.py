@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 from gguf import GGUFValueType
 
-from converters.families.layout import keep_type
-from converters.source.fingerprint import map_file, update_with_file
-from converters.source.general import model_license
-from converters.source.gguf_shape import shape_from_header
-from converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
-from edge.errors import InputError, UnsupportedModelError
-from edge.ggml_types import row_bytes
-from edge.gguf import GgufHeader, GgufTensor, read_header
-from edge.input_folder import is_file_below
-from edge.units import printable
+from boardfit.converters.families.layout import keep_type
+from boardfit.converters.source.fingerprint import map_file, update_with_file
+from boardfit.converters.source.general import model_license
+from boardfit.converters.source.gguf_shape import shape_from_header
+from boardfit.converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
+from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.ggml_types import row_bytes
+from boardfit.edge.gguf import GgufHeader, GgufTensor, read_header
+from boardfit.edge.input_folder import is_file_below
+from boardfit.edge.units import printable
 
 # True of the old file only: the writer says them anew, and an imatrix that shaped other bits is
 # not the one that shapes ours.
@@ -39,9 +39,9 @@ _PLAIN: dict[str, np.dtype[Any]] = {
 def open_gguf(path: Path) -> ModelSpec:
     """Describe the model in a GGUF file; for a split model any part's path will do.
 
-    Raises InputError and UnsafeInputError as `edge.gguf.read_header` does, InputError for a split
-    model with parts that are absent or do not belong together, UnsupportedModelError for a GGUF
-    that is not a language model.
+    Raises InputError and UnsafeInputError as `boardfit.edge.gguf.read_header` does, InputError for
+    a split model with parts that are absent or do not belong together, UnsupportedModelError for a
+    GGUF that is not a language model.
     """
     paths = _parts(path)
     headers = [read_header(p, arrays="full", below=_folder(p, path)) for p in paths]

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converters.families.registry import family_for, model_type
-from converters.source.checkpoint import SafetensorsCheckpoint
-from converters.source.documents import (
+from boardfit.converters.families.registry import family_for, model_type
+from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
+from boardfit.converters.source.documents import (
     MAX_CARD_BYTES,
     check_folder,
     companion_notes,
@@ -17,9 +17,9 @@ from converters.source.documents import (
     read_bytes,
     read_json_object,
 )
-from converters.source.general import general_metadata, model_license
-from converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
-from edge.errors import InputError
+from boardfit.converters.source.general import general_metadata, model_license
+from boardfit.converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
+from boardfit.edge.errors import InputError
 
 # Small files that shape the artifact, beside config.json; their content counts for the identity.
 _DOCUMENTS = (
@@ -92,7 +92,7 @@ def _tokenizer_entries(
     directory: Path, config: Mapping[str, Any], arch: str, tensors: list[TargetTensor]
 ) -> list[KeyValue]:
     """`tokenizer.*` entries, chat template included, checked against the embedding's rows."""
-    from converters import tokenizers
+    from boardfit.converters import tokenizers
 
     tokenizer = tokenizers.load(directory, config, prefer=arch)
     embedding = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")

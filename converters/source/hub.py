@@ -19,19 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.source.checkpoint import ADAPTER, ADAPTER_ADVICE, pickle_advice
-from converters.source.spec import ModelSpec
-from edge.atomic import write_atomic
-from edge.errors import (
+from boardfit.converters.source.checkpoint import ADAPTER, ADAPTER_ADVICE, pickle_advice
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.edge.atomic import write_atomic
+from boardfit.edge.errors import (
     DoesNotFitError,
     InputError,
     IntegrityError,
     UnsafeInputError,
     UnsupportedModelError,
 )
-from edge.rooted import open_to_append
-from edge.units import format_bytes, printable
-from edge.verified import cache_directory
+from boardfit.edge.rooted import open_to_append
+from boardfit.edge.units import format_bytes, printable
+from boardfit.edge.verified import cache_directory
 
 Progress = Callable[[int, int], None]
 
@@ -58,7 +58,7 @@ def open_repository(ref: str, *, progress: Progress | None = None) -> ModelSpec:
     Raises InputError when the hub cannot be reached or does not give the repository out,
     DoesNotFitError when the disk is too small, IntegrityError when a file arrives damaged.
     """
-    from converters.source.hf import open_directory
+    from boardfit.converters.source.hf import open_directory
 
     repo_id, _, revision = ref.partition("@")
     directory, commit = fetch(repo_id, revision or "main", progress=progress)
@@ -228,7 +228,7 @@ def _download_file(
                 hf_hub_url(repo_id, file.name, revision=commit, endpoint=_endpoint()),
                 _CountedFile(raw, advance),  # type: ignore[arg-type]
                 resume_size=have,
-                headers=build_hf_headers(token=_token(), library_name="edgekit"),
+                headers=build_hf_headers(token=_token(), library_name="boardfit"),
                 expected_size=file.size,
                 displayed_filename=file.name,
             )
@@ -282,7 +282,7 @@ def _require_space(repo_id: str, files: Sequence[RemoteFile], directory: Path) -
             f"{repo_id}: {format_bytes(needed)} to download, {format_bytes(free)} free in "
             f"{directory}",
             shortfall_bytes=needed - free,
-            next_step="make room, or set EDGEKIT_CACHE to a directory on a larger disk",
+            next_step="make room, or set BOARDFIT_CACHE to a directory on a larger disk",
         )
 
 
@@ -308,7 +308,7 @@ def _refuse_without_weights(repo_id: str, names: Sequence[str]) -> None:
     if any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in names):
         raise UnsafeInputError(
             f"{repo_id}: the weights are Python pickles, which can run code when they are opened; "
-            "edgekit never opens them",
+            "boardfit never opens them",
             next_step=pickle_advice(repo_id, repo_id.partition("/")[2] + "-safetensors"),
         )
     raise InputError(f"{repo_id}: no safetensors in the repository")

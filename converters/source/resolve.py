@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from converters.sample import MODEL_DIR
-from converters.source.checkpoint import pickle_advice
-from converters.source.spec import ModelSpec
-from edge.errors import InputError, UnsafeInputError
-from edge.units import did_you_mean, printable
+from boardfit.converters.sample import MODEL_DIR
+from boardfit.converters.source.checkpoint import pickle_advice
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.units import did_you_mean, printable
 
 Progress = Callable[[int, int], None]
 
@@ -33,13 +33,13 @@ def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpe
     if str(ref) == SAMPLE and not path.exists():
         path = MODEL_DIR
     if path.is_dir():
-        from converters.source.hf import open_directory
+        from boardfit.converters.source.hf import open_directory
 
         return open_directory(path)
     if path.is_file():
         return _open_file(path)
     if isinstance(ref, str) and _looks_like_repo(ref):
-        from converters.source.hub import open_repository
+        from boardfit.converters.source.hub import open_repository
 
         return open_repository(ref, progress=progress)
     raise _not_found(str(ref), path)
@@ -48,12 +48,12 @@ def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpe
 def _open_file(path: Path) -> ModelSpec:
     name = path.name.lower()
     if name.endswith(".gguf"):
-        from converters.source.gguf import open_gguf
+        from boardfit.converters.source.gguf import open_gguf
 
         return open_gguf(path)
     if name.endswith(_PICKLES):
         raise UnsafeInputError(
-            f"{path}: a Python pickle, which can run code when it is opened; edgekit never opens "
+            f"{path}: a Python pickle, which can run code when it is opened; boardfit never opens "
             "one",
             next_step=pickle_advice(str(path.parent)),
         )

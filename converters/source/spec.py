@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from gguf import GGUFValueType
 
-from device_profiles.shape import ModelShape
+from boardfit.device_profiles.shape import ModelShape
 
 RowReader = Callable[[int, int], np.ndarray]
 

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from gguf import GGUFValueType
 
-from converters.source.spec import KeyValue, ModelSpec
-from edge.errors import InputError
-from edge.ggml_types import GGML_TYPES
+from boardfit.converters.source.spec import KeyValue, ModelSpec
+from boardfit.edge.errors import InputError
+from boardfit.edge.ggml_types import GGML_TYPES
 
 if TYPE_CHECKING:
-    from converters.imatrix.matrix import Imatrix
-    from converters.recipes.assign import TypedTensor
-    from converters.recipes.recipe import Recipe
+    from boardfit.converters.imatrix.matrix import Imatrix
+    from boardfit.converters.recipes.assign import TypedTensor
+    from boardfit.converters.recipes.recipe import Recipe
 
 _MAGIC = b"GGUF"
 _VERSION = 3

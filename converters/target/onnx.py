@@ -1,8 +1,9 @@
 """Checkpoint → a folder for onnxruntime-genai: `model.onnx`, data, `genai_config.json`, tokenizer.
 
 The graph is upstream's (onnxruntime-genai's model builder, in its own pinned environment), the
-quantization ours (`converters.onnx_worker`): the builder rounds to the extremes of each block.
-Every stop token of the checkpoint and the context that was planned go into the configuration.
+quantization ours (`boardfit.converters.onnx_worker`): the builder rounds to the extremes of each
+block. Every stop token of the checkpoint and the context that was planned go into the
+configuration.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from converters.environments import tool_python
-from converters.onnx_recipe import FLOAT_ACTIVATIONS, INT8_ACTIVATIONS, OnnxRecipe
-from converters.source.checkpoint import find_shards, refuse_quantized
-from converters.source.documents import copy_document, has_file
-from converters.tokenizers.files import TokenizerFiles, read_json
-from converters.tokenizers.special import end_of_turn_ids
-from converters.worker import run_worker
-from edge.atomic import write_atomic
-from edge.bundle import sha256_file
-from edge.engines.fit import available_bytes
-from edge.errors import DoesNotFitError, IntegrityError, UnsupportedModelError
-from edge.onnx_file import read_onnx
-from edge.rooted import work_beside
-from edge.units import MIB, format_bytes, printable
+from boardfit.converters.environments import tool_python
+from boardfit.converters.onnx_recipe import FLOAT_ACTIVATIONS, INT8_ACTIVATIONS, OnnxRecipe
+from boardfit.converters.source.checkpoint import find_shards, refuse_quantized
+from boardfit.converters.source.documents import copy_document, has_file
+from boardfit.converters.tokenizers.files import TokenizerFiles, read_json
+from boardfit.converters.tokenizers.special import end_of_turn_ids
+from boardfit.converters.worker import run_worker
+from boardfit.edge.atomic import write_atomic
+from boardfit.edge.bundle import sha256_file
+from boardfit.edge.engines.fit import available_bytes
+from boardfit.edge.errors import DoesNotFitError, IntegrityError, UnsupportedModelError
+from boardfit.edge.onnx_file import read_onnx
+from boardfit.edge.rooted import work_beside
+from boardfit.edge.units import MIB, format_bytes, printable
 
 MODEL_FILE = "model.onnx"
 CONFIG_FILE = "genai_config.json"
@@ -99,14 +100,14 @@ def convert_onnx(
     python = tool_python("onnx", say=say)
     with (
         work_beside(output, "conversion") as work,
-        tempfile.TemporaryDirectory(prefix="edgekit-onnx-") as scratch,
+        tempfile.TemporaryDirectory(prefix="boardfit-onnx-") as scratch,
     ):
         made = work.path / "made"
         made.mkdir()
         source = link_checkpoint(checkpoint, Path(scratch) / "checkpoint")
         result = run_worker(
             python,
-            "converters.onnx_worker.export",
+            "boardfit.converters.onnx_worker.export",
             {
                 "checkpoint": str(source),
                 "output": str(made),

@@ -18,18 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from converters.environments import run_worker, tool_python
-from converters.litert_recipe import LitertRecipe, recipes_for
-from converters.litert_types import WEIGHT_TYPES
-from converters.source.documents import has_file, read_json_object
-from converters.source.spec import ModelSpec
-from converters.target.tflite_families import check_family
-from converters.target.tflite_memory import check_memory, conversion_bytes
-from edge.atomic import fsync_directory
-from edge.bundle import sha256_file
-from edge.engines.tflite_check import RECIPE_MARK
-from edge.errors import DoesNotFitError, InputError, UsageError
-from edge.units import format_bytes
+from boardfit.converters.environments import run_worker, tool_python
+from boardfit.converters.litert_recipe import LitertRecipe, recipes_for
+from boardfit.converters.litert_types import WEIGHT_TYPES
+from boardfit.converters.source.documents import has_file, read_json_object
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.converters.target.tflite_families import check_family
+from boardfit.converters.target.tflite_memory import check_memory, conversion_bytes
+from boardfit.edge.atomic import fsync_directory
+from boardfit.edge.bundle import sha256_file
+from boardfit.edge.engines.tflite_check import RECIPE_MARK
+from boardfit.edge.errors import DoesNotFitError, InputError, UsageError
+from boardfit.edge.units import format_bytes
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -37,7 +37,7 @@ Flavour = Literal["litertlm", "tflite"]
 #: Suffix of the file by flavour.
 SUFFIXES = {"litertlm": ".litertlm", "tflite": ".tflite"}
 
-_WORKER = "converters.litert_worker.convert"
+_WORKER = "boardfit.converters.litert_worker.convert"
 # Calibration: conversations that quality cards never read (theirs have another seed and split).
 _CALIBRATION_SEED, _CALIBRATION_TALKS = 41, 160
 N_CALIBRATION_TEXTS, CALIBRATION_TOKENS = 32, 256
@@ -211,7 +211,7 @@ def _calibration(text: str | None) -> dict[str, Any]:
                 f"the calibration text has {len(text)} characters; at least 1,000 are needed"
             )
         return {"text": text, "conversations": []}
-    from converters.sample.generator import conversation
+    from boardfit.converters.sample.generator import conversation
 
     rng = random.Random(_CALIBRATION_SEED)
     talks = [conversation(rng, rng.randint(2, 5)) for _ in range(_CALIBRATION_TALKS)]

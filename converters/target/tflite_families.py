@@ -4,8 +4,8 @@ table of what each one needed, and of every gap and its owner; tests/litert chec
 
 from __future__ import annotations
 
-from edge.errors import UnsupportedModelError
-from edge.units import did_you_mean, printable
+from boardfit.edge.errors import UnsupportedModelError
+from boardfit.edge.units import did_you_mean, printable
 
 #: `model_type` → what people call it.
 FAMILIES = {

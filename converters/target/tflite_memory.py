@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from device_profiles.shape import ModelShape
-from edge.errors import DoesNotFitError
-from edge.units import MIB, format_bytes
+from boardfit.device_profiles.shape import ModelShape
+from boardfit.edge.errors import DoesNotFitError
+from boardfit.edge.units import MIB, format_bytes
 
 _BASE = 480 * MIB
 _PER_LAYER_AND_SIGNATURE = 6 * MIB

@@ -2,8 +2,8 @@
 
     tokenizer = load(directory, config, prefer=family.arch)
     tokenizer.metadata()                      # tokenizer.* entries in upstream's order
-    write_vocab_only(tokenizer, arch, path)   # converters.tokenizers.vocab_file
-    verify_vocabulary(path, directory)        # converters.tokenizers.verify
+    write_vocab_only(tokenizer, arch, path)   # boardfit.converters.tokenizers.vocab_file
+    verify_vocabulary(path, directory)        # boardfit.converters.tokenizers.verify
 
 A vocabulary is verified by what it does: the engine's ids against the checkpoint's own tokenizer
 on a torture corpus, before the hours of quantizing.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from converters.source.spec import KeyValue
+    from boardfit.converters.source.spec import KeyValue
 
 
 @runtime_checkable
@@ -43,6 +43,6 @@ def load(directory: Path, config: Mapping[str, Any], prefer: str | None = None) 
     InputError for files that are absent, malformed or at odds with the embedding's rows, and
     UnsupportedModelError for a kind of tokenizer that the engine does not have.
     """
-    from converters.tokenizers.loading import load_tokenizer
+    from boardfit.converters.tokenizers.loading import load_tokenizer
 
     return load_tokenizer(directory, config, prefer)

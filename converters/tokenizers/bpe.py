@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from converters.source.documents import has_file, read_text
-from converters.tokenizers import reference
-from converters.tokenizers.files import AddedToken, TokenizerFiles
-from converters.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, pad_text
-from edge.errors import InputError, UnsupportedModelError
-from edge.units import printable
+from boardfit.converters.source.documents import has_file, read_text
+from boardfit.converters.tokenizers import reference
+from boardfit.converters.tokenizers.files import AddedToken, TokenizerFiles
+from boardfit.converters.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, pad_text
+from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.units import printable
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 # U+2581, which SentencePiece writes for a space.

@@ -1,7 +1,7 @@
 """The engine's view of a vocabulary: a GGUF file loaded vocab-only, silently, through ctypes.
 
 Only for files that we wrote ourselves: the native loader aborts the process on some malformed
-vocabularies, so a stranger's file goes through `edge.gguf` first.
+vocabularies, so a stranger's file goes through `boardfit.edge.gguf` first.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from edge.errors import EngineError, EngineMissingError
-from edge.requirements import install_line
-from edge.units import printable
+from boardfit.edge.errors import EngineError, EngineMissingError
+from boardfit.edge.requirements import install_line
+from boardfit.edge.units import printable
 
 _ERROR = 4  # ggml_log_level in ggml.h
 

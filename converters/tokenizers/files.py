@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from converters.source.documents import has_file, read_json_object, read_text
-from edge.errors import InputError, UnsafeInputError
-from edge.units import printable
+from boardfit.converters.source.documents import has_file, read_json_object, read_text
+from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.units import printable
 
 _MAX_TEMPLATE_BYTES = 4 * 1024**2
 _MAX_TEMPLATES = 64

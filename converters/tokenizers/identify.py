@@ -8,15 +8,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from converters.tokenizers.corpus import torture_corpus
-from converters.tokenizers.engine_vocab import open_vocab
-from converters.tokenizers.files import TokenizerFiles
-from converters.tokenizers.limits import limits_of
-from converters.tokenizers.reference import load_reference
-from converters.tokenizers.verify import Difference, differences
-from converters.tokenizers.vocab_file import write_vocab_only
-from converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary
-from edge.errors import UnsupportedModelError
+from boardfit.converters.tokenizers.corpus import torture_corpus
+from boardfit.converters.tokenizers.engine_vocab import open_vocab
+from boardfit.converters.tokenizers.files import TokenizerFiles
+from boardfit.converters.tokenizers.limits import limits_of
+from boardfit.converters.tokenizers.reference import load_reference
+from boardfit.converters.tokenizers.verify import Difference, differences
+from boardfit.converters.tokenizers.vocab_file import write_vocab_only
+from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary
+from boardfit.edge.errors import UnsupportedModelError
 
 
 def identify_pre(
@@ -35,7 +35,7 @@ def identify_pre(
     texts = torture_corpus([token.content for token in reference.added])
     fallback: str | None = None
     nearest: tuple[int, str, Difference] | None = None
-    with tempfile.TemporaryDirectory(prefix="edgekit-vocab-") as folder:
+    with tempfile.TemporaryDirectory(prefix="boardfit-vocab-") as folder:
         path = Path(folder) / "vocab.gguf"
         for number, name in enumerate(names):
             write_vocab_only(LoadedTokenizer(build(name), special=()), "llama", path)

@@ -10,9 +10,9 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from converters.tokenizers.files import AddedToken, TokenizerFiles
-from converters.tokenizers.pretokenizer import flatten
-from edge.units import printable
+from boardfit.converters.tokenizers.files import AddedToken, TokenizerFiles
+from boardfit.converters.tokenizers.pretokenizer import flatten
+from boardfit.edge.units import printable
 
 # Pre-tokenizers whose patterns the engine approximates (llama.cpp src/llama-vocab.cpp).
 _CASED_PATTERNS = frozenset({"gpt-4o", "llama4", "tekken", "kanana2", "talkie", "minimax-m2"})

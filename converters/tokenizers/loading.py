@@ -14,19 +14,19 @@ from typing import Any, Literal
 
 from gguf import GGUFValueType, Keys
 
-from converters.source.documents import has_file
-from converters.source.spec import KeyValue
-from converters.tokenizers import bpe, pretokenizer, reference, spm
-from converters.tokenizers.files import TokenizerFiles
-from converters.tokenizers.pretypes import PRE_TYPES
-from converters.tokenizers.special import (
+from boardfit.converters.source.documents import has_file
+from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.tokenizers import bpe, pretokenizer, reference, spm
+from boardfit.converters.tokenizers.files import TokenizerFiles
+from boardfit.converters.tokenizers.pretypes import PRE_TYPES
+from boardfit.converters.tokenizers.special import (
     SpecialTokens,
     declare_unknown_ends,
     end_of_turn_ids,
     read_special_tokens,
 )
-from converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary
-from edge.errors import InputError, UnsupportedModelError
+from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary
+from boardfit.edge.errors import InputError, UnsupportedModelError
 
 Source = Literal["spm", "json"]
 
@@ -73,7 +73,9 @@ def load_tokenizer(
     *,
     pre: str | None = None,
 ) -> LoadedTokenizer:
-    """See `converters.tokenizers.load`. `pre` overrides the pre-tokenizer that is recognised."""
+    """See `boardfit.converters.tokenizers.load`. `pre` overrides the pre-tokenizer that is
+    recognised.
+    """
     files = TokenizerFiles(directory, config)
     rules = RULES.get(arch or "", VocabRules())
     source = _choose_source(files, rules)
@@ -111,7 +113,7 @@ def _load_byte_level(files: TokenizerFiles, pre: str | None, prefer: str | None)
     vocabulary = bpe.load_byte_level(files, names[0])
     if pretokenizer.recognised(splitting):
         return vocabulary
-    from converters.tokenizers.identify import identify_pre
+    from boardfit.converters.tokenizers.identify import identify_pre
 
     found = identify_pre(files, names, lambda name: replace(vocabulary, pre=name))
     return replace(vocabulary, pre=found)

@@ -2,8 +2,8 @@
 
 `describe` brings the `pre_tokenizer` and `normalizer` of a tokenizer.json into a normal form;
 `candidate_names` looks it up in `pretypes.PRE_TYPES`. Where the form is unknown, every behaviour
-that the engine has is a candidate, and `converters.tokenizers.identify` finds out which one, if
-any, yields the checkpoint's ids.
+that the engine has is a candidate, and `boardfit.converters.tokenizers.identify` finds out which
+one, if any, yields the checkpoint's ids.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from converters.tokenizers.pretypes import CONTRACTIONS, GPT2, PRE_TYPES, PreType, Step
-from edge.errors import InputError, UnsupportedModelError
-from edge.units import printable
+from boardfit.converters.tokenizers.pretypes import CONTRACTIONS, GPT2, PRE_TYPES, PreType, Step
+from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.units import printable
 
 _CONTRACTION_SPELLINGS = (
     r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])",

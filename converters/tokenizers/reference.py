@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from converters.source.documents import read_bytes, read_text
-from converters.tokenizers.files import AddedToken, TokenizerFiles
-from edge.errors import InputError
-from edge.units import printable
+from boardfit.converters.source.documents import read_bytes, read_text
+from boardfit.converters.tokenizers.files import AddedToken, TokenizerFiles
+from boardfit.edge.errors import InputError
+from boardfit.edge.units import printable
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor

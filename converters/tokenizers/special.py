@@ -15,9 +15,9 @@ from typing import Any
 
 from gguf import GGUFValueType, Keys
 
-from converters.source.spec import KeyValue
-from converters.tokenizers.files import SPECIAL_ROLES, TokenizerFiles, token_text
-from edge.errors import InputError
+from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.tokenizers.files import SPECIAL_ROLES, TokenizerFiles, token_text
+from boardfit.edge.errors import InputError
 
 # Roles with a GGUF key; the others (cls, prefix, …) have none and are not written.
 ROLE_KEYS = {

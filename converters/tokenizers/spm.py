@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from converters.tokenizers import reference
-from converters.tokenizers.bpe import SPACE_MARK
-from converters.tokenizers.files import AddedToken, TokenizerFiles
-from converters.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, pad_text
-from edge.errors import InputError
-from edge.units import printable
+from boardfit.converters.tokenizers import reference
+from boardfit.converters.tokenizers.bpe import SPACE_MARK
+from boardfit.converters.tokenizers.files import AddedToken, TokenizerFiles
+from boardfit.converters.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, pad_text
+from boardfit.edge.errors import InputError
+from boardfit.edge.units import printable
 
 _ADDED_SCORE = -1000.0
 _PAD_SCORE = -10000.0

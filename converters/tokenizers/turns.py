@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from converters.tokenizers.engine_vocab import EngineVocab
-from converters.tokenizers.files import TokenizerFiles
-from edge.errors import InputError, IntegrityError
-from edge.units import printable
+from boardfit.converters.tokenizers.engine_vocab import EngineVocab
+from boardfit.converters.tokenizers.files import TokenizerFiles
+from boardfit.edge.errors import InputError, IntegrityError
+from boardfit.edge.units import printable
 
 # A word no template contains; what follows it is what ends the assistant's turn.
 _ANSWER = "Answer7351"
@@ -49,7 +49,7 @@ def turn_end(template: str, files: TokenizerFiles) -> str:
 
     Raises InputError when the template does not render a question and an answer.
     """
-    from edge.template import render
+    from boardfit.edge.template import render
 
     texts = files.special_texts()
     rendered = render(

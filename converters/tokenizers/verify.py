@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from converters.tokenizers import turns
-from converters.tokenizers.corpus import torture_corpus
-from converters.tokenizers.engine_vocab import EngineVocab, open_vocab
-from converters.tokenizers.files import TokenizerFiles, read_json
-from converters.tokenizers.limits import Limit, limits_of
-from converters.tokenizers.reference import Reference, load_reference
-from converters.tokenizers.special import end_of_turn_ids
-from edge.errors import IntegrityError
-from edge.units import printable
+from boardfit.converters.tokenizers import turns
+from boardfit.converters.tokenizers.corpus import torture_corpus
+from boardfit.converters.tokenizers.engine_vocab import EngineVocab, open_vocab
+from boardfit.converters.tokenizers.files import TokenizerFiles, read_json
+from boardfit.converters.tokenizers.limits import Limit, limits_of
+from boardfit.converters.tokenizers.reference import Reference, load_reference
+from boardfit.converters.tokenizers.special import end_of_turn_ids
+from boardfit.edge.errors import IntegrityError
+from boardfit.edge.units import printable
 
 _SHOWN_IDS = 24
 _WHOLE_TEXTS = ("", "Hello world", " x", "Привет\n")

@@ -9,10 +9,10 @@ from typing import Literal
 
 from gguf import GGUFValueType, Keys
 
-from converters.source.spec import KeyValue
-from converters.tokenizers.files import MAX_TOKEN_CHARACTERS
-from edge.errors import InputError, UnsafeInputError
-from edge.units import printable
+from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.tokenizers.files import MAX_TOKEN_CHARACTERS
+from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.units import printable
 
 Kind = Literal["bpe", "spm"]
 
@@ -72,7 +72,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class LoadedTokenizer:
-    """A vocabulary with its special tokens: what `converters.tokenizers.load` returns."""
+    """A vocabulary with its special tokens: what `boardfit.converters.tokenizers.load` returns."""
 
     vocabulary: Vocabulary
     special: Sequence[KeyValue]

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from device_profiles.cost.arena import Graph, GraphBytes
-from device_profiles.cost.memory import StoredTensor, kv_cells
-from device_profiles.shape import LayerShape, ModelShape
+from boardfit.device_profiles.cost.arena import Graph, GraphBytes
+from boardfit.device_profiles.cost.memory import StoredTensor, kv_cells
+from boardfit.device_profiles.shape import LayerShape, ModelShape
 
 # Layers beyond this many repeat what the ones before have shown: the longest pattern of windows
 # among known families is six (Gemma 3), and the last layer differs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
-from device_profiles.profile import CpuCluster
+from boardfit.device_profiles.profile import CpuCluster
 
 # type → the repack variants that may apply, best first: (ISA flags that must all be there, the
 # number of rows that must divide the matrix). Source: ggml/src/ggml-cpu/repack.cpp,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from device_profiles.shape import ModelShape
+from boardfit.device_profiles.shape import ModelShape
 
 MIB = 1024**2
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
-from device_profiles.cost.kernels import macs_per_cycle
-from device_profiles.profile import DeviceProfile, KernelSpeed, Memory
+from boardfit.device_profiles.cost.kernels import macs_per_cycle
+from boardfit.device_profiles.profile import DeviceProfile, KernelSpeed, Memory
 
 
 def measured_bandwidth(memory: Memory, n_threads: int) -> float | None:

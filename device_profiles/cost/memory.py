@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
-from device_profiles.cost.kernels import is_repacked
-from device_profiles.shape import ModelShape
+from boardfit.device_profiles.cost.kernels import is_repacked
+from boardfit.device_profiles.shape import ModelShape
 
 # KV cache type → (values per block, bytes per block). Source: ggml/src/ggml-common.h.
 KV_BLOCK: dict[str, tuple[int, int]] = {

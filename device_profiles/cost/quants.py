@@ -1,7 +1,7 @@
 """The types and bits of each tensor under a named quantization.
 
-For models of which only the shape is known (`device_profiles.models`); where the recipes of this
-kit write the file, the planner weighs the real tensors. Source of the ggml mixtures:
+For models of which only the shape is known (`boardfit.device_profiles.models`); where the recipes
+of this kit write the file, the planner weighs the real tensors. Source of the ggml mixtures:
 src/llama-quant.cpp (llama_tensor_get_type_impl, llama_tensor_get_type); of the block sizes:
 ggml/src/ggml-common.h.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from device_profiles.cost.memory import StoredTensor
-from device_profiles.models import KnownModel, Matrix
+from boardfit.device_profiles.cost.memory import StoredTensor
+from boardfit.device_profiles.models import KnownModel, Matrix
 
 # Bits per weight. I4 and I8 stand for other engines' integer formats with their scales: 4 bits in
 # groups of 32 to 128 with 16-bit scales are 4.1 to 4.5, 8 bits per channel hardly more than 8.

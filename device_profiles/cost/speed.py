@@ -10,16 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from device_profiles.cost.engine_classes import LLAMA_CPP, Bounds, EngineClass
-from device_profiles.cost.kernels import cluster_weight, core_read_rate, is_little, is_repacked
-from device_profiles.cost.measured_rates import (
+from boardfit.device_profiles.cost.engine_classes import LLAMA_CPP, Bounds, EngineClass
+from boardfit.device_profiles.cost.kernels import (
+    cluster_weight,
+    core_read_rate,
+    is_little,
+    is_repacked,
+)
+from boardfit.device_profiles.cost.measured_rates import (
     measured_bandwidth,
     measured_throughput,
     with_implied_clocks,
 )
-from device_profiles.cost.memory import StoredTensor, is_matmul_weight, kv_bytes_read
-from device_profiles.profile import FROM_SPECIFICATIONS, CpuCluster, DeviceProfile
-from device_profiles.shape import ModelShape
+from boardfit.device_profiles.cost.memory import StoredTensor, is_matmul_weight, kv_bytes_read
+from boardfit.device_profiles.profile import FROM_SPECIFICATIONS, CpuCluster, DeviceProfile
+from boardfit.device_profiles.shape import ModelShape
 
 # Multiply-accumulates per cycle and core in attention against the cache. Fitted on the growth of
 # Pi 5 prefill time from 512 to 16,384 tokens (edge-llm-memory-wall): 2.5 to 3.2 for an f16 cache,

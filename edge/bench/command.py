@@ -14,35 +14,35 @@ from typing import Any
 
 import click
 
-from edge.bench.conditions import machine_state
-from edge.bench.cooling import wait_until_cool
-from edge.bench.deadline_options import (
+from boardfit.edge.bench.conditions import machine_state
+from boardfit.edge.bench.cooling import wait_until_cool
+from boardfit.edge.bench.deadline_options import (
     check_alone,
     parse_workload,
     workload_options,
     workload_words,
 )
-from edge.bench.deadline_record import workload_records
-from edge.bench.network import is_network, measure_network, network_records
-from edge.bench.network_folder import is_network_folder, open_network_folder
-from edge.bench.network_inputs import parse_shapes
-from edge.bench.record import Subject, make_records
-from edge.bench.runner import TestRun, measure_load, run_tests
-from edge.bench.sampler import read_memory
-from edge.bench.store import append_results, data_directory
-from edge.bench.sustained import run_sustained
-from edge.bench.workloads import make_tests
-from edge.engines import open_engine
-from edge.engines.model_file import model_file
-from edge.engines.settings import default_threads
-from edge.engines.target import OpenModel, engine_of, open_model
-from edge.errors import UsageError
-from edge.gguf import read_header
-from edge.live import publish_model, publish_status
-from edge.report.figures import group_runs
-from edge.report.terminal import run_lines
-from edge.terminal import ProgressLine
-from edge.units import format_seconds, printable
+from boardfit.edge.bench.deadline_record import workload_records
+from boardfit.edge.bench.network import is_network, measure_network, network_records
+from boardfit.edge.bench.network_folder import is_network_folder, open_network_folder
+from boardfit.edge.bench.network_inputs import parse_shapes
+from boardfit.edge.bench.record import Subject, make_records
+from boardfit.edge.bench.runner import TestRun, measure_load, run_tests
+from boardfit.edge.bench.sampler import read_memory
+from boardfit.edge.bench.store import append_results, data_directory
+from boardfit.edge.bench.sustained import run_sustained
+from boardfit.edge.bench.workloads import make_tests
+from boardfit.edge.engines import open_engine
+from boardfit.edge.engines.model_file import model_file
+from boardfit.edge.engines.settings import default_threads
+from boardfit.edge.engines.target import OpenModel, engine_of, open_model
+from boardfit.edge.errors import UsageError
+from boardfit.edge.gguf import read_header
+from boardfit.edge.live import publish_model, publish_status
+from boardfit.edge.report.figures import group_runs
+from boardfit.edge.report.terminal import run_lines
+from boardfit.edge.terminal import ProgressLine
+from boardfit.edge.units import format_seconds, printable
 
 MIN_REPEATS = 5
 # Inferences of a network per repetition that is asked for: a hundred by default.

@@ -11,13 +11,13 @@ from typing import Any
 
 import psutil
 
-from edge.bench.heat import read_heat
-from edge.bench.metrics import drift
-from edge.bench.power import find_meter
-from edge.probe.identity import match_board
-from edge.probe.memory import read_limits
-from edge.probe.system import LocalSystem
-from edge.types import HeatSample
+from boardfit.edge.bench.heat import read_heat
+from boardfit.edge.bench.metrics import drift
+from boardfit.edge.bench.power import find_meter
+from boardfit.edge.probe.identity import match_board
+from boardfit.edge.probe.memory import read_limits
+from boardfit.edge.probe.system import LocalSystem
+from boardfit.edge.types import HeatSample
 
 # A share of one core's time that others may take before a run counts as disturbed.
 MAX_OTHERS_SHARE = 0.10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from edge.bench.heat import read_heat
+from boardfit.edge.bench.heat import read_heat
 
 MAX_WAIT_S = 600.0
 _EVERY_S = 2.0

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from edge.bench.deadline_run import Workload
-from edge.deadline.budget import Budget
-from edge.errors import UsageError
-from edge.tasks.requests import MIX, SEED, find_workload
+from boardfit.edge.bench.deadline_run import Workload
+from boardfit.edge.deadline.budget import Budget
+from boardfit.edge.errors import UsageError
+from boardfit.edge.tasks.requests import MIX, SEED, find_workload
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -7,10 +7,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from edge.bench.conditions import machine_state
-from edge.bench.deadline_run import Progress, Workload, run_workload
-from edge.bench.record import Subject, make_records
-from edge.engines.target import OpenModel
+from boardfit.edge.bench.conditions import machine_state
+from boardfit.edge.bench.deadline_run import Progress, Workload, run_workload
+from boardfit.edge.bench.record import Subject, make_records
+from boardfit.edge.engines.target import OpenModel
 
 
 def workload_records(

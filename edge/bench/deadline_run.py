@@ -13,22 +13,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edge.bench.conditions import read_conditions
-from edge.bench.deadline_summary import by_task, summarize
-from edge.bench.refusal import needed_s
-from edge.bench.runner import TestRun, drop_page_cache, finish
-from edge.bench.sampler import Sampler, read_memory
-from edge.bench.workloads import Test
-from edge.deadline.budget import Budget, OnMiss
-from edge.engines import open_engine
-from edge.engines.target import OpenModel, engine_of
-from edge.errors import DeadlineError, UsageError
-from edge.tasks.requests import SEED, Request, make_requests
-from edge.tasks.task import Task
-from edge.tasks.use import TaskUse
-from edge.timed_open import TimedModel, draft_tokens
-from edge.types import Engine, GenerationConfig, Message, Trace
-from edge.units import format_seconds
+from boardfit.edge.bench.conditions import read_conditions
+from boardfit.edge.bench.deadline_summary import by_task, summarize
+from boardfit.edge.bench.refusal import needed_s
+from boardfit.edge.bench.runner import TestRun, drop_page_cache, finish
+from boardfit.edge.bench.sampler import Sampler, read_memory
+from boardfit.edge.bench.workloads import Test
+from boardfit.edge.deadline.budget import Budget, OnMiss
+from boardfit.edge.engines import open_engine
+from boardfit.edge.engines.target import OpenModel, engine_of
+from boardfit.edge.errors import DeadlineError, UsageError
+from boardfit.edge.tasks.requests import SEED, Request, make_requests
+from boardfit.edge.tasks.task import Task
+from boardfit.edge.tasks.use import TaskUse
+from boardfit.edge.timed_open import TimedModel, draft_tokens
+from boardfit.edge.types import Engine, GenerationConfig, Message, Trace
+from boardfit.edge.units import format_seconds
 
 KIND = "deadline"
 Progress = Callable[[int, int, str], None]

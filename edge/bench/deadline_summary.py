@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edge.bench.metrics import quantile
+from boardfit.edge.bench.metrics import quantile
 
 Row = Mapping[str, Any]
 

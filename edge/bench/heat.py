@@ -6,10 +6,10 @@ import re
 import time
 from dataclasses import replace
 
-from edge.bench.power import PowerMeter, find_meter
-from edge.probe.sensors import parse_millidegrees, parse_throttled, parse_vcgencmd_temp
-from edge.probe.system import LocalSystem, System, read_number
-from edge.types import HeatSample
+from boardfit.edge.bench.power import PowerMeter, find_meter
+from boardfit.edge.probe.sensors import parse_millidegrees, parse_throttled, parse_vcgencmd_temp
+from boardfit.edge.probe.system import LocalSystem, System, read_number
+from boardfit.edge.types import HeatSample
 
 # The firmware's own file; the vcgencmd program reads the same bits.
 FIRMWARE = "/sys/devices/platform/soc/soc:firmware/get_throttled"

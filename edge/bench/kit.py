@@ -1,4 +1,4 @@
-"""The edgekit that made a result: its version and, where known, its commit."""
+"""The boardfit that made a result: its version and, where known, its commit."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from importlib import metadata
 from pathlib import Path
 
-from edge import __version__
-from edge.child import SubprocessError, decode_output, run_child
+from boardfit.edge import __version__
+from boardfit.edge.child import SubprocessError, decode_output, run_child
 
 
 def kit_facts() -> dict[str, str | bool | None]:
@@ -21,7 +21,7 @@ def kit_facts() -> dict[str, str | bool | None]:
 def _installed_commit() -> str | None:
     """The commit that pip installed from (direct_url.json, PEP 610)."""
     try:
-        text = metadata.distribution("edgekit").read_text("direct_url.json")
+        text = metadata.distribution("boardfit").read_text("direct_url.json")
         found = json.loads(text or "{}").get("vcs_info", {}).get("commit_id")
     except (metadata.PackageNotFoundError, ValueError, AttributeError):
         return None

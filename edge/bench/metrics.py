@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
-from edge.errors import InputError
-from edge.types import MemorySample, Trace
+from boardfit.edge.errors import InputError
+from boardfit.edge.types import MemorySample, Trace
 
 NS = 1e-9
 MIN_POWER_SAMPLES = 3

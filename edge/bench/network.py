@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.bench.conditions import disturbances, read_conditions
-from edge.bench.metrics import peak, quantile, spread
-from edge.bench.network_folder import NetworkFolder, is_network_folder
-from edge.bench.network_inputs import make_values, resolve_shapes, shape_text
-from edge.bench.network_runtime import Network, open_network
-from edge.bench.record import Subject, make_records
-from edge.bench.sampler import Sampler, read_memory
-from edge.bench.workloads import Test
-from edge.engines.onnx_check import CONFIG as GENAI_CONFIG
-from edge.opened_file import OpenedFile, Source
-from edge.types import EngineInfo, TokenEvent, Trace
+from boardfit.edge.bench.conditions import disturbances, read_conditions
+from boardfit.edge.bench.metrics import peak, quantile, spread
+from boardfit.edge.bench.network_folder import NetworkFolder, is_network_folder
+from boardfit.edge.bench.network_inputs import make_values, resolve_shapes, shape_text
+from boardfit.edge.bench.network_runtime import Network, open_network
+from boardfit.edge.bench.record import Subject, make_records
+from boardfit.edge.bench.sampler import Sampler, read_memory
+from boardfit.edge.bench.workloads import Test
+from boardfit.edge.engines.onnx_check import CONFIG as GENAI_CONFIG
+from boardfit.edge.opened_file import OpenedFile, Source
+from boardfit.edge.types import EngineInfo, TokenEvent, Trace
 
 KIND = "inference"
 N_WARMUP = 3
@@ -121,8 +121,8 @@ def network_records(
     baseline: Mapping[str, Any],
     built: NetworkFolder | None = None,
 ) -> list[dict[str, Any]]:
-    """The result record of a run, as `edge.bench.store` keeps it. `built` is the folder that the
-    network lies in, where `edge build` made it.
+    """The result record of a run, as `boardfit.edge.bench.store` keeps it. `built` is the folder
+    that the network lies in, where `edge build` made it.
     """
     info = run.network.info
     engine = EngineInfo(
@@ -157,7 +157,7 @@ def file_bytes(path: Source) -> int:
     """Bytes of the network: the file and, for ONNX, the files of its external data."""
     if path.suffix.lower() != ".onnx":
         return path.stat().st_size
-    from edge.onnx_file import read_onnx
+    from boardfit.edge.onnx_file import read_onnx
 
     return sum(part.stat().st_size for part in read_onnx(path).files)
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.bundle import refuse_duplicates
-from edge.errors import InputError, IntegrityError, UnsafeInputError
-from edge.opened_file import OpenedFile, OpenedFolder
-from edge.trust.pins import refuse_unsigned
-from edge.units import printable
+from boardfit.edge.bundle import refuse_duplicates
+from boardfit.edge.errors import InputError, IntegrityError, UnsafeInputError
+from boardfit.edge.opened_file import OpenedFile, OpenedFolder
+from boardfit.edge.trust.pins import refuse_unsigned
+from boardfit.edge.units import printable
 
-KIND = "edgekit-network"
+KIND = "boardfit-network"
 SCHEMA = 1
 RECORD = "network.json"
 _MAX_RECORD_BYTES = 1 << 20
@@ -69,7 +69,7 @@ def open_network_folder(folder: Path) -> NetworkFolder:
         raise InputError(f"{where}: this is not a record of a network")
     if record.get("schema") != SCHEMA:
         raise InputError(
-            f"{where}: schema {record.get('schema')!r}, this edgekit reads {SCHEMA}",
+            f"{where}: schema {record.get('schema')!r}, this boardfit reads {SCHEMA}",
             next_step="build it again",
         )
     for key, kind in (("network", str), ("recipe", str), ("source", dict), ("errors", dict),

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge.errors import UnsupportedModelError, UsageError
-from edge.units import did_you_mean, printable
+from boardfit.edge.errors import UnsupportedModelError, UsageError
+from boardfit.edge.units import did_you_mean, printable
 
 MAX_ELEMENTS = 1 << 28
 _MAX_INPUTS = 1024

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed
 from typing import Any, Protocol
 
-from edge.bench.network_inputs import InputSpec
-from edge.engines.fit import available_bytes, check_fits
-from edge.engines.model_file import model_file
-from edge.engines.native_stderr import captured_stderr
-from edge.engines.onnx import load_error as onnx_load_error
-from edge.engines.runtime_errors import load_error as tflite_load_error
-from edge.engines.tflite_check import check_tflite
-from edge.errors import EdgeError, EngineError, EngineMissingError, InputError
-from edge.onnx_file import read_onnx
-from edge.opened_file import OpenedFile, Source, linked_folder
-from edge.requirements import install_line
-from edge.units import MIB, printable
+from boardfit.edge.bench.network_inputs import InputSpec
+from boardfit.edge.engines.fit import available_bytes, check_fits
+from boardfit.edge.engines.model_file import model_file
+from boardfit.edge.engines.native_stderr import captured_stderr
+from boardfit.edge.engines.onnx import load_error as onnx_load_error
+from boardfit.edge.engines.runtime_errors import load_error as tflite_load_error
+from boardfit.edge.engines.tflite_check import check_tflite
+from boardfit.edge.errors import EdgeError, EngineError, EngineMissingError, InputError
+from boardfit.edge.onnx_file import read_onnx
+from boardfit.edge.opened_file import OpenedFile, Source, linked_folder
+from boardfit.edge.requirements import install_line
+from boardfit.edge.units import MIB, printable
 
 _PROCESS_BYTES = 80 * MIB
 _TFLITE_PACKAGES = {"ai_edge_litert": "ai-edge-litert", "tflite_runtime": "tflite-runtime"}

@@ -1,6 +1,7 @@
 """Power while a bench runs, from the one sensor that sees most of the board, with its known error.
 
-    pmic     Raspberry Pi 5: sum of the PMIC's rails, fitted to the socket (edge.probe.sensors)
+    pmic     Raspberry Pi 5: sum of the PMIC's rails, fitted to the socket
+             (boardfit.edge.probe.sensors)
     ina3221  Jetson: the rail that feeds the board
     battery  phones and laptops that discharge: current × voltage of the fuel gauge, which averages
              over seconds
@@ -15,8 +16,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edge.probe.sensors import PowerSensor, parse_pmic, pi5_total_w, read_power
-from edge.probe.system import LocalSystem, System, read_number
+from boardfit.edge.probe.sensors import PowerSensor, parse_pmic, pi5_total_w, read_power
+from boardfit.edge.probe.system import LocalSystem, System, read_number
 
 METHODS = {
     "pmic": "sum of the PMIC's rails, fitted to the socket; USB devices are not in it",

@@ -1,4 +1,4 @@
-"""From finished runs to result records (see `edge.bench.store`)."""
+"""From finished runs to result records (see `boardfit.edge.bench.store`)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from edge.bench.conditions import machine_facts
-from edge.bench.kit import kit_facts
-from edge.bench.runner import TestRun
-from edge.bench.trace_rows import compact_load, compact_trace
-from edge.types import EngineInfo, Plan
+from boardfit.edge.bench.conditions import machine_facts
+from boardfit.edge.bench.kit import kit_facts
+from boardfit.edge.bench.runner import TestRun
+from boardfit.edge.bench.trace_rows import compact_load, compact_trace
+from boardfit.edge.types import EngineInfo, Plan
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import copy
 import dataclasses
 import time
 
-from edge.deadline.budget import Budget
-from edge.timed_session import TimedSession
-from edge.types import GenerationConfig
+from boardfit.edge.deadline.budget import Budget
+from boardfit.edge.timed_session import TimedSession
+from boardfit.edge.types import GenerationConfig
 
 
 def needed_s(session: TimedSession, text: str, budget: Budget, config: GenerationConfig) -> float:

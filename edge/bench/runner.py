@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edge.bench.conditions import Conditions, disturbances, read_conditions
-from edge.bench.metrics import LoadTrace, Spread, measure, numbers, spread
-from edge.bench.metrics import measure_load as load_figures
-from edge.bench.sampler import Sampler, read_memory
-from edge.bench.token_times import TokenTimes
-from edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
-from edge.live import tell_label, watched
-from edge.types import (
+from boardfit.edge.bench.conditions import Conditions, disturbances, read_conditions
+from boardfit.edge.bench.metrics import LoadTrace, Spread, measure, numbers, spread
+from boardfit.edge.bench.metrics import measure_load as load_figures
+from boardfit.edge.bench.sampler import Sampler, read_memory
+from boardfit.edge.bench.token_times import TokenTimes
+from boardfit.edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
+from boardfit.edge.live import tell_label, watched
+from boardfit.edge.types import (
     Engine,
     GenerationConfig,
     HeatSample,

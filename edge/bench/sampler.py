@@ -1,8 +1,9 @@
 """Memory, heat, clocks and power of this process over time, read in a background thread.
 
 Kernel files: `/proc/self/status` (RssAnon, RssFile, VmSwap; proc(5)), `/proc/self/smaps_rollup`
-(Pss; walks every page table, so it is read less often); heat and power from `edge.bench.heat`.
-Where a file is missing the field stays None. On other systems psutil gives the resident set alone.
+(Pss; walks every page table, so it is read less often); heat and power from
+`boardfit.edge.bench.heat`. Where a file is missing the field stays None. On other systems psutil
+gives the resident set alone.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from types import TracebackType
 
 import psutil
 
-from edge.bench.heat import HeatReader
-from edge.probe.system import System
-from edge.types import HeatSample, MemorySample
+from boardfit.edge.bench.heat import HeatReader
+from boardfit.edge.probe.system import System
+from boardfit.edge.types import HeatSample, MemorySample
 
 _STATUS_KEYS = {
     "VmRSS": "rss_bytes",

@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edge.bench.newest import find_newest, line_spans
-from edge.bench.seal import sealed
-from edge.bench.trace_rows import check_clock
-from edge.errors import InputError
-from edge.rooted import open_to_append
-from edge.units import printable
+from boardfit.edge.bench.newest import find_newest, line_spans
+from boardfit.edge.bench.seal import sealed
+from boardfit.edge.bench.trace_rows import check_clock
+from boardfit.edge.errors import InputError
+from boardfit.edge.rooted import open_to_append
+from boardfit.edge.units import printable
 
 SCHEMA = 2
 READS = (1, 2)  # 1: no digest, no times between traces, loads without a trace
-KIND = "edgekit-result"
+KIND = "boardfit-result"
 REQUIRED = ("run_id", "time", "kit", "engine", "artifact", "machine", "settings", "test", "metrics")
 MAX_LINE_BYTES = 64 * 1024 * 1024
 
@@ -41,9 +41,9 @@ class Results:
 
 
 def data_directory() -> Path:
-    """Where results are kept: the user's data folder (XDG_DATA_HOME), edgekit/results."""
+    """Where results are kept: the user's data folder (XDG_DATA_HOME), boardfit/results."""
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
-    return Path(base) / "edgekit/results"
+    return Path(base) / "boardfit/results"
 
 
 def append_results(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -140,12 +140,12 @@ def _refuse_constant(name: str) -> float:
 def check_record(record: Any, where: str) -> dict[str, Any]:
     """A record with the right kind, version and entries. Raises InputError otherwise."""
     if not isinstance(record, dict) or record.get("kind") != KIND:
-        raise InputError(f"{where}: not an edgekit result")
+        raise InputError(f"{where}: not an boardfit result")
     if record.get("schema") not in READS:
         raise InputError(
-            f"{where}: result schema {printable(repr(record.get('schema')), 40)}, this edgekit "
+            f"{where}: result schema {printable(repr(record.get('schema')), 40)}, this boardfit "
             f"reads {' and '.join(map(str, READS))}",
-            next_step="report it with the edgekit version that made it",
+            next_step="report it with the boardfit version that made it",
         )
     for key in REQUIRED:
         if key not in record:

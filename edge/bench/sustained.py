@@ -11,12 +11,12 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from edge.bench.conditions import read_conditions
-from edge.bench.runner import Progress, TestRun, finish, record
-from edge.bench.sampler import Sampler
-from edge.bench.workloads import Test, fixed_tokens, prompt_hash
-from edge.live import tell_label
-from edge.types import Engine, GenerationConfig
+from boardfit.edge.bench.conditions import read_conditions
+from boardfit.edge.bench.runner import Progress, TestRun, finish, record
+from boardfit.edge.bench.sampler import Sampler
+from boardfit.edge.bench.workloads import Test, fixed_tokens, prompt_hash
+from boardfit.edge.live import tell_label
+from boardfit.edge.types import Engine, GenerationConfig
 
 # Tokens of one repetition: seconds on a slow board, and shallow in every context.
 N_GEN = 128

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import overload
 
-from edge.types import TokenEvent
+from boardfit.edge.types import TokenEvent
 
 
 class TokenTimes(Sequence[TokenEvent]):

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from edge.bench.metrics import LoadTrace
-from edge.errors import InputError
-from edge.types import HeatSample, MemorySample, TokenEvent, Trace
+from boardfit.edge.bench.metrics import LoadTrace
+from boardfit.edge.errors import InputError
+from boardfit.edge.types import HeatSample, MemorySample, TokenEvent, Trace
 
 # Columns of a stored memory row after its time.
 MEMORY_FIELDS = ("rss_bytes", "anon_bytes", "file_bytes", "pss_bytes", "swap_bytes")

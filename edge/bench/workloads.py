@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edge.errors import UsageError
-from edge.types import Engine
+from boardfit.edge.errors import UsageError
+from boardfit.edge.types import Engine
 
 Kind = Literal["prefill", "decode", "end-to-end", "load", "sustained"]
 

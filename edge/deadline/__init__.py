@@ -2,11 +2,11 @@
 
 `time_model` predicts seconds and learns from every request; `shape` chooses the version of a
 conversation that fits, with sentences picked by `shorten`; `soft_end` ends on a sentence. The
-pieces are pure: `edge.timed_session` puts them around an engine.
+pieces are pure: `boardfit.edge.timed_session` puts them around an engine.
 """
 
-from edge.deadline.budget import Budget
-from edge.deadline.outcome import Adjustment, Outcome
-from edge.deadline.time_model import Prior, Span, TimeModel
+from boardfit.edge.deadline.budget import Budget
+from boardfit.edge.deadline.outcome import Adjustment, Outcome
+from boardfit.edge.deadline.time_model import Prior, Span, TimeModel
 
 __all__ = ["Adjustment", "Budget", "Outcome", "Prior", "Span", "TimeModel"]

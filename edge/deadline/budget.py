@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from edge.errors import UsageError
-from edge.units import parse_seconds
+from boardfit.edge.errors import UsageError
+from boardfit.edge.units import parse_seconds
 
 OnMiss = Literal["refuse", "best"]
 

@@ -7,7 +7,7 @@ appears as a long gap between two clock readings that should follow each other c
 
 from __future__ import annotations
 
-# Looks follow each other at least so closely while the process runs (edge.engines.abort).
+# Looks follow each other at least so closely while the process runs (boardfit.edge.engines.abort).
 _USUAL_NS = 45 * 10**6
 # A freeze is reckoned with for so long, and with no more than this.
 _KEPT_NS, _MOST_S = 3 * 10**9, 0.15

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from edge.units import format_seconds
+from boardfit.edge.units import format_seconds
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from edge.deadline.budget import Budget
-from edge.deadline.outcome import Adjustment, Outcome
-from edge.deadline.shape import Version
-from edge.deadline.soft_end import is_whole
-from edge.types import TokenEvent
+from boardfit.edge.deadline.budget import Budget
+from boardfit.edge.deadline.outcome import Adjustment, Outcome
+from boardfit.edge.deadline.shape import Version
+from boardfit.edge.deadline.soft_end import is_whole
+from boardfit.edge.types import TokenEvent
 
 # The speed of an answer is that of its latest tokens; fewer than this many are no measure.
 _LATEST, _LATEST_LEAST = 17, 5

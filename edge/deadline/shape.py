@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge.deadline.outcome import Adjustment
-from edge.deadline.shorten import Piece, select, split
-from edge.deadline.time_model import Span, TimeModel
-from edge.types import Message
+from boardfit.edge.deadline.outcome import Adjustment
+from boardfit.edge.deadline.shorten import Piece, select, split
+from boardfit.edge.deadline.time_model import Span, TimeModel
+from boardfit.edge.types import Message
 
 #: A message of fewer tokens is never shortened: there is nothing in it to choose from.
 MIN_LONG_TOKENS = 64

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge.deadline.soft_end import sentence_ends
+from boardfit.edge.deadline.soft_end import sentence_ends
 
 ELLIPSIS = "[…]"
 _TERM = re.compile(r"[\w']+")

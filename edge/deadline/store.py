@@ -11,18 +11,18 @@ import platform
 from dataclasses import asdict
 from pathlib import Path
 
-from edge.atomic import write_atomic
-from edge.deadline.time_model import Prior, TimeModel
-from edge.errors import InputError
-from edge.types import EngineInfo
+from boardfit.edge.atomic import write_atomic
+from boardfit.edge.deadline.time_model import Prior, TimeModel
+from boardfit.edge.errors import InputError
+from boardfit.edge.types import EngineInfo
 
 _MAX_BYTES = 256 * 1024
 
 
 def state_directory() -> Path:
-    """Where edgekit keeps what it learned: XDG_STATE_HOME or the user's state folder."""
+    """Where boardfit keeps what it learned: XDG_STATE_HOME or the user's state folder."""
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
-    return Path(base) / "edgekit"
+    return Path(base) / "boardfit"
 
 
 class TimeStore:

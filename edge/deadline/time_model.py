@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from edge.deadline.curve import Curve, Pace, Residuals, numbers
-from edge.errors import InputError
+from boardfit.edge.deadline.curve import Curve, Pace, Residuals, numbers
+from boardfit.edge.errors import InputError
 
 SCHEMA = 2
 

@@ -1,4 +1,4 @@
-"""Engines behind one protocol (`edge.types.Engine`): a table, and the door to them.
+"""Engines behind one protocol (`boardfit.edge.types.Engine`): a table, and the door to them.
 
     engine = open_engine("llama_cpp", Path("model.gguf"))
     for event in engine.stream(engine.tokenize("Once upon"), GenerationConfig(max_tokens=16)):
@@ -15,12 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.engines.settings import EngineSettings
-from edge.errors import EngineMissingError, UsageError
-from edge.opened_file import OpenedFile
-from edge.requirements import install_line
-from edge.types import Engine, Plan
-from edge.units import did_you_mean
+from boardfit.edge.engines.settings import EngineSettings
+from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.opened_file import OpenedFile
+from boardfit.edge.requirements import install_line
+from boardfit.edge.types import Engine, Plan
+from boardfit.edge.units import did_you_mean
 
 __all__ = ["ENGINES", "EngineEntry", "EngineSettings", "is_installed", "open_engine"]
 
@@ -28,7 +28,7 @@ __all__ = ["ENGINES", "EngineEntry", "EngineSettings", "is_installed", "open_eng
 @dataclass(frozen=True)
 class EngineEntry:
     """One row: the class as `module:Class`, file suffixes it loads, the packages of which one must
-    be importable, and the extra of edgekit that installs it.
+    be importable, and the extra of boardfit that installs it.
     """
 
     target: str
@@ -43,18 +43,20 @@ class EngineEntry:
 
 ENGINES: dict[str, EngineEntry] = {
     "llama_cpp": EngineEntry(
-        "edge.engines.llama_cpp:LlamaCppEngine", (".gguf",), ("llama_cpp",), "llama"
+        "boardfit.edge.engines.llama_cpp:LlamaCppEngine", (".gguf",), ("llama_cpp",), "llama"
     ),
     "litert": EngineEntry(
-        "edge.engines.litert:LiteRtLmEngine", (".litertlm",), ("litert_lm",), "litert"
+        "boardfit.edge.engines.litert:LiteRtLmEngine", (".litertlm",), ("litert_lm",), "litert"
     ),
     "tflite": EngineEntry(
-        "edge.engines.tflite:TfliteEngine",
+        "boardfit.edge.engines.tflite:TfliteEngine",
         (".tflite",),
         ("ai_edge_litert", "tflite_runtime"),
         "tflite",
     ),
-    "onnx": EngineEntry("edge.engines.onnx:OnnxEngine", (".onnx",), ("onnxruntime_genai",), "onnx"),
+    "onnx": EngineEntry(
+        "boardfit.edge.engines.onnx:OnnxEngine", (".onnx",), ("onnxruntime_genai",), "onnx"
+    ),
 }
 
 
@@ -70,9 +72,9 @@ def open_engine(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Engine:
-    """Open a model in the engine called `name`: a file that came through `edge.engines.model_file`
-    or `Bundle.open`, or a path, which is taken through that door here. `progress(done, total)` is
-    called while the weights load.
+    """Open a model in the engine called `name`: a file that came through
+    `boardfit.edge.engines.model_file` or `Bundle.open`, or a path, which is taken through that door
+    here. `progress(done, total)` is called while the weights load.
 
     Raises UsageError for an unknown engine, EngineMissingError if its package is not installed,
     InputError or UnsafeInputError for a file it cannot load, DoesNotFitError if memory is short,
@@ -87,7 +89,7 @@ def open_engine(
         raise EngineMissingError(f"the engine {name} is not installed", next_step=entry.pip_line)
     if isinstance(settings, Plan):
         settings = EngineSettings.from_plan(settings)
-    from edge.engines.model_file import model_file
+    from boardfit.edge.engines.model_file import model_file
 
     model = model_file(Path(model) if isinstance(model, str) else model)
     module_name, class_name = entry.target.split(":")

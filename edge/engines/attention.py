@@ -12,8 +12,8 @@ from __future__ import annotations
 import platform
 from typing import Literal
 
-from edge.engines.settings import EngineSettings
-from edge.units import MIB
+from boardfit.edge.engines.settings import EngineSettings
+from boardfit.edge.units import MIB
 
 #: Quantized values are only read fused.
 _PLAIN_TYPES = ("f32", "f16", "bf16")

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from edge.errors import EngineError
+from boardfit.edge.errors import EngineError
 
 T = TypeVar("T")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 
-from edge.engines.settings import EngineSettings
-from edge.errors import DoesNotFitError
-from edge.filekind import open_regular
-from edge.gguf import GgufArray, GgufHeader
-from edge.opened_file import Source
-from edge.units import MIB, format_bytes
+from boardfit.edge.engines.settings import EngineSettings
+from boardfit.edge.errors import DoesNotFitError
+from boardfit.edge.filekind import open_regular
+from boardfit.edge.gguf import GgufArray, GgufHeader
+from boardfit.edge.opened_file import Source
+from boardfit.edge.units import MIB, format_bytes
 
 #: Interpreter, library and its tables; measured at 25 to 35 MiB.
 _PROCESS_BYTES = 40 * MIB

@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from edge.engines.abort import StopWatcher
-from edge.engines.claims import Claims
-from edge.engines.text_stream import TextStream
-from edge.types import FinishReason, GenerationConfig, StreamStart, TokenEvent
+from boardfit.edge.engines.abort import StopWatcher
+from boardfit.edge.engines.claims import Claims
+from boardfit.edge.engines.text_stream import TextStream
+from boardfit.edge.types import FinishReason, GenerationConfig, StreamStart, TokenEvent
 
 T = TypeVar("T")
 

@@ -12,10 +12,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.errors import EngineMissingError, InputError, UnsafeInputError, UnsupportedModelError
-from edge.opened_file import OpenedFile, OpenedFolder
-from edge.requirements import install_line
-from edge.units import printable
+from boardfit.edge.errors import (
+    EngineMissingError,
+    InputError,
+    UnsafeInputError,
+    UnsupportedModelError,
+)
+from boardfit.edge.opened_file import OpenedFile, OpenedFolder
+from boardfit.edge.requirements import install_line
+from boardfit.edge.units import printable
 
 MAX_TOKENIZER_BYTES = 64 * 1024 * 1024  # the largest in use have 34 MB
 

@@ -11,19 +11,19 @@ import importlib
 import os
 from typing import Any
 
-from edge.engines.kv_axis import is_kv, position_axis, position_index, state_names
-from edge.engines.native_stderr import captured_stderr
-from edge.engines.runtime_errors import load_error
-from edge.errors import EngineError, EngineMissingError
-from edge.opened_file import OpenedFile
-from edge.units import printable
+from boardfit.edge.engines.kv_axis import is_kv, position_axis, position_index, state_names
+from boardfit.edge.engines.native_stderr import captured_stderr
+from boardfit.edge.engines.runtime_errors import load_error
+from boardfit.edge.errors import EngineError, EngineMissingError
+from boardfit.edge.opened_file import OpenedFile
+from boardfit.edge.units import printable
 
 _PIP_LINE = "pip install tflite-runtime==2.14.0 'numpy<2'  # Python 3.11 or older"
 
 
 class InterpreterGraph:
-    """See `edge.engines.signature_decoder.Graph`. The KV cache of `decode`'s inputs is the one that
-    counts; a prefill signature's is brought up to date before it runs.
+    """See `boardfit.edge.engines.signature_decoder.Graph`. The KV cache of `decode`'s inputs is the
+    one that counts; a prefill signature's is brought up to date before it runs.
     """
 
     can_cancel = False

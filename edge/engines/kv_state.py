@@ -4,9 +4,9 @@
 
 The state comes first so that a mapping of it is aligned. The footer holds what the state belongs to
 (model, engine build, context, KV type), its sizes and a MAC over all of it: HMAC-SHA256 with a
-secret of this user (`edge.secret`). Everything is checked before the library reads a byte, because
-the library's reader trusts its input. A state from another user's folder was not computed by this
-user, and is not used.
+secret of this user (`boardfit.edge.secret`). Everything is checked before the library reads a byte,
+because the library's reader trusts its input. A state from another user's folder was not computed
+by this user, and is not used.
 
 States can always be computed again. They are renamed into place but not fsynced: a file that a
 power cut damaged does not match its MAC.
@@ -28,11 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.errors import DoesNotFitError, EngineError, InputError, IntegrityError
-from edge.filekind import open_regular
-from edge.opened_file import OpenedFile, Source
-from edge.secret import user_secret
-from edge.units import format_bytes
+from boardfit.edge.errors import DoesNotFitError, EngineError, InputError, IntegrityError
+from boardfit.edge.filekind import open_regular
+from boardfit.edge.opened_file import OpenedFile, Source
+from boardfit.edge.secret import user_secret
+from boardfit.edge.units import format_bytes
 
 MAGIC = b"EDGEKV3\n"
 PARTIAL = ".partial"
@@ -247,7 +247,7 @@ def _read_header(file: Any, size: int, path: Path, max_tokens: int) -> StateHead
         file.seek(max(0, size - _TAIL.size))
         tail = file.read(_TAIL.size)
         if len(tail) != _TAIL.size or tail[-len(MAGIC) :] != MAGIC:
-            raise InputError(f"{path}: not a saved state of this edgekit, or cut short")
+            raise InputError(f"{path}: not a saved state of this boardfit, or cut short")
         length, _ = _TAIL.unpack(tail)
         end = size - _TAIL.size - length
         if length > _MAX_FOOTER_BYTES or end <= 0:

@@ -12,19 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edge.engines import litert_library as library
-from edge.engines.fit import available_bytes, check_fits
-from edge.engines.hf_tokenizer import HfTokenizer
-from edge.engines.kv_state import fingerprint
-from edge.engines.litert_container import SP_TOKENIZER, Container, read_container
-from edge.engines.litert_graph import LitertGraph, Weights
-from edge.engines.settings import EngineSettings, default_threads
-from edge.engines.signature_decoder import SignatureDecoder
-from edge.engines.step_engine import Identity, StepEngine
-from edge.engines.tflite_check import check_tflite
-from edge.engines.weight_cache import weight_cache
-from edge.errors import UnsupportedModelError
-from edge.opened_file import OpenedFile
+from boardfit.edge.engines import litert_library as library
+from boardfit.edge.engines.fit import available_bytes, check_fits
+from boardfit.edge.engines.hf_tokenizer import HfTokenizer
+from boardfit.edge.engines.kv_state import fingerprint
+from boardfit.edge.engines.litert_container import SP_TOKENIZER, Container, read_container
+from boardfit.edge.engines.litert_graph import LitertGraph, Weights
+from boardfit.edge.engines.settings import EngineSettings, default_threads
+from boardfit.edge.engines.signature_decoder import SignatureDecoder
+from boardfit.edge.engines.step_engine import Identity, StepEngine
+from boardfit.edge.engines.tflite_check import check_tflite
+from boardfit.edge.engines.weight_cache import weight_cache
+from boardfit.edge.errors import UnsupportedModelError
+from boardfit.edge.opened_file import OpenedFile
 
 NAME = "litert"
 _PACKAGE = "litert_lm"
@@ -41,8 +41,8 @@ class LiteRtLmEngine(StepEngine):
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> LiteRtLmEngine:
-        """Check the file, the CPU and the memory; load. See `edge.engines.open_engine` for errors;
-        EngineError on a CPU that the library would abort on.
+        """Check the file, the CPU and the memory; load. See `boardfit.edge.engines.open_engine` for
+        errors; EngineError on a CPU that the library would abort on.
         """
         container = read_container(path)
         tokenizer = load_tokenizer(container)

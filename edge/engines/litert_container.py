@@ -15,10 +15,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edge.engines.flatbuffer import FlatBufferError, Table
-from edge.errors import InputError, UnsafeInputError, UnsupportedModelError
-from edge.filekind import HEAD_BYTES, foreign, open_regular
-from edge.opened_file import Source
+from boardfit.edge.engines.flatbuffer import FlatBufferError, Table
+from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
+from boardfit.edge.filekind import HEAD_BYTES, foreign, open_regular
+from boardfit.edge.opened_file import Source
 
 MAGIC = b"LITERTLM"
 _PREFIX = struct.Struct("<8sIIIIQ")

@@ -16,8 +16,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from edge.errors import EngineError, EngineMissingError
-from edge.requirements import install_line
+from boardfit.edge.errors import EngineError, EngineMissingError
+from boardfit.edge.requirements import install_line
 
 # Status codes (litert_common.h).
 OK = 0

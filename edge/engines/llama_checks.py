@@ -1,17 +1,18 @@
 """Check a well-formed GGUF for claims that make the native loader abort the process.
 
-The linter (`edge.gguf`) knows the format; these rules are llama.cpp's own, found by feeding it.
+The linter (`boardfit.edge.gguf`) knows the format; these rules are llama.cpp's own, found by
+feeding it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 
-from device_profiles.cost.graph_table import graph_fits_table
-from edge.errors import UnsafeInputError, UnsupportedModelError
-from edge.gguf import GgufHeader, read_header
-from edge.opened_file import Source
-from edge.units import printable
+from boardfit.device_profiles.cost.graph_table import graph_fits_table
+from boardfit.edge.errors import UnsafeInputError, UnsupportedModelError
+from boardfit.edge.gguf import GgufHeader, read_header
+from boardfit.edge.opened_file import Source
+from boardfit.edge.units import printable
 
 
 def check_layers(path: Source, header: GgufHeader) -> None:

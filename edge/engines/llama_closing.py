@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
-from edge.engines.llama_vocab import Vocab
-from edge.errors import EngineError
+from boardfit.edge.engines.llama_vocab import Vocab
+from boardfit.edge.errors import EngineError
 
 # Texts that end a sentence; those that the vocabulary has as one token are favoured.
 ENDINGS = (

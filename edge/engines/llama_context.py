@@ -1,6 +1,7 @@
 """A loaded model and its context, opened, driven and freed; and the tokens whose KV it holds.
 
-Knows nothing of threads or streams: `edge.engines.llama_cpp` holds a lock around every call.
+Knows nothing of threads or streams: `boardfit.edge.engines.llama_cpp` holds a lock around every
+call.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.engines import llama_library as library
-from edge.engines.kv_state import scratch
-from edge.engines.settings import EngineSettings, default_threads
-from edge.engines.threads import ThreadGovernor
-from edge.errors import EngineError, UnsupportedModelError
-from edge.opened_file import OpenedFile
-from edge.requirements import install_line
-from edge.units import printable
+from boardfit.edge.engines import llama_library as library
+from boardfit.edge.engines.kv_state import scratch
+from boardfit.edge.engines.settings import EngineSettings, default_threads
+from boardfit.edge.engines.threads import ThreadGovernor
+from boardfit.edge.errors import EngineError, UnsupportedModelError
+from boardfit.edge.opened_file import OpenedFile
+from boardfit.edge.requirements import install_line
+from boardfit.edge.units import printable
 
 _SEQ = 0  # the only sequence we use
 _FLASH = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type

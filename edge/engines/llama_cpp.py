@@ -1,4 +1,4 @@
-"""The engine `llama_cpp`: `edge.types.Engine` on llama.cpp's C interface.
+"""The engine `llama_cpp`: `boardfit.edge.types.Engine` on llama.cpp's C interface.
 
 Per token, Python makes four native calls (decode, sample, end of generation?, piece) on buffers
 that exist already. Everything else happens once per stream.
@@ -13,25 +13,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edge.engines import llama_library as library
-from edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer
-from edge.engines.attention import quicker_attention
-from edge.engines.claims import Claims
-from edge.engines.fit import available_bytes, check_fits, estimate_bytes, most_heads
-from edge.engines.kv_state import count_to_save, fingerprint, mapped_state, write_state
-from edge.engines.llama_checks import check_graph, check_layers, check_tokens_unique
-from edge.engines.llama_context import LlamaContext
-from edge.engines.llama_generation import LlamaGeneration
-from edge.engines.llama_vocab import Vocab
-from edge.engines.settings import DEFAULT_N_CTX, EngineSettings
-from edge.errors import (
+from boardfit.edge.engines import llama_library as library
+from boardfit.edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer
+from boardfit.edge.engines.attention import quicker_attention
+from boardfit.edge.engines.claims import Claims
+from boardfit.edge.engines.fit import available_bytes, check_fits, estimate_bytes, most_heads
+from boardfit.edge.engines.kv_state import count_to_save, fingerprint, mapped_state, write_state
+from boardfit.edge.engines.llama_checks import check_graph, check_layers, check_tokens_unique
+from boardfit.edge.engines.llama_context import LlamaContext
+from boardfit.edge.engines.llama_generation import LlamaGeneration
+from boardfit.edge.engines.llama_vocab import Vocab
+from boardfit.edge.engines.settings import DEFAULT_N_CTX, EngineSettings
+from boardfit.edge.errors import (
     InputError,
     UnsupportedModelError,
     UsageError,
 )
-from edge.gguf import GgufHeader, read_header
-from edge.opened_file import OpenedFile
-from edge.types import (
+from boardfit.edge.gguf import GgufHeader, read_header
+from boardfit.edge.opened_file import OpenedFile
+from boardfit.edge.types import (
     EngineInfo,
     GenerationConfig,
     Message,
@@ -85,7 +85,9 @@ class LlamaCppEngine:
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> LlamaCppEngine:
-        """Check the file, check the memory, load. See `edge.engines.open_engine` for errors."""
+        """Check the file, check the memory, load. See `boardfit.edge.engines.open_engine` for
+        errors.
+        """
         header = read_header(path)
         if header.split_count > 1:
             raise UnsupportedModelError(
@@ -166,7 +168,7 @@ class LlamaCppEngine:
 
     def render(self, messages: Sequence[Message], *, generate: bool = True) -> list[int]:
         """Raises UnsupportedModelError if the model has no chat template."""
-        from edge.template import render  # brings jinja2: only who chats pays for it
+        from boardfit.edge.template import render  # brings jinja2: only who chats pays for it
 
         self._claims.get()
         template = self._header.text("tokenizer.chat_template")
@@ -249,8 +251,10 @@ class LlamaCppEngine:
     def logits(
         self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
     ) -> Any:
-        """As `edge.types.LogitsEngine` says; takes memory for a second context meanwhile."""
-        from edge.engines.llama_logits import logits_of  # brings numpy
+        """As `boardfit.edge.types.LogitsEngine` says; takes memory for a second context
+        meanwhile.
+        """
+        from boardfit.edge.engines.llama_logits import logits_of  # brings numpy
 
         ids = list(tokens)
         self._claims.get()

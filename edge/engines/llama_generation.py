@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from edge.engines import llama_library as library
-from edge.engines.abort import ChunkSizer, StopWatcher
-from edge.engines.claims import Claims
-from edge.engines.generation import Generation, aborted, raise_stop_error
-from edge.engines.llama_closing import Closer
-from edge.engines.llama_context import ABORTED, NO_SLOT, OK, LlamaContext
-from edge.engines.llama_sampler import Sampler
-from edge.engines.llama_vocab import Vocab
-from edge.engines.lookup import Gain, Guesser
-from edge.engines.text_stream import TextStream
-from edge.types import GenerationConfig, StreamStart, TokenEvent
+from boardfit.edge.engines import llama_library as library
+from boardfit.edge.engines.abort import ChunkSizer, StopWatcher
+from boardfit.edge.engines.claims import Claims
+from boardfit.edge.engines.generation import Generation, aborted, raise_stop_error
+from boardfit.edge.engines.llama_closing import Closer
+from boardfit.edge.engines.llama_context import ABORTED, NO_SLOT, OK, LlamaContext
+from boardfit.edge.engines.llama_sampler import Sampler
+from boardfit.edge.engines.llama_vocab import Vocab
+from boardfit.edge.engines.lookup import Gain, Guesser
+from boardfit.edge.engines.text_stream import TextStream
+from boardfit.edge.types import GenerationConfig, StreamStart, TokenEvent
 
 
 class LlamaGeneration(Generation[LlamaContext]):

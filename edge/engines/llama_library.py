@@ -18,14 +18,14 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from edge.engines.settings import EngineSettings, default_threads
-from edge.errors import EngineError, EngineMissingError
-from edge.gguf import GgufHeader
-from edge.last_words import leave_words
-from edge.probe.ggml import library_name
-from edge.probe.proof import Failure, Proof, find_engine_folder, prove_once
-from edge.requirements import install_line
-from edge.terminal import ProgressLine, note_once
+from boardfit.edge.engines.settings import EngineSettings, default_threads
+from boardfit.edge.errors import EngineError, EngineMissingError
+from boardfit.edge.gguf import GgufHeader
+from boardfit.edge.last_words import leave_words
+from boardfit.edge.probe.ggml import library_name
+from boardfit.edge.probe.proof import Failure, Proof, find_engine_folder, prove_once
+from boardfit.edge.requirements import install_line
+from boardfit.edge.terminal import ProgressLine, note_once
 
 PACKAGE, PROJECT = "llama_cpp", "llama-cpp-python"
 EXTRA = "llama"
@@ -52,7 +52,7 @@ def load_library() -> Any:
     missing = [name for name in _NEWEST_SYMBOLS if not hasattr(module, name)]
     if missing or not hasattr(module.llama_model_params, "load_mode"):
         raise EngineError(
-            "the installed llama-cpp-python is too old for edgekit",
+            "the installed llama-cpp-python is too old for boardfit",
             next_step=f"{install_line(EXTRA, PROJECT)} -U",
         )
     silence(module)

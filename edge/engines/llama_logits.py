@@ -6,10 +6,10 @@ import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edge.engines import llama_library as library
-from edge.engines.llama_context import ABORTED, OK, make_context
-from edge.engines.settings import EngineSettings
-from edge.errors import EngineError
+from boardfit.edge.engines import llama_library as library
+from boardfit.edge.engines.llama_context import ABORTED, OK, make_context
+from boardfit.edge.engines.settings import EngineSettings
+from boardfit.edge.errors import EngineError
 
 # Logits of this many tokens exist at once in the library, in addition to the returned array.
 _OUTPUT_BYTES = 64 << 20

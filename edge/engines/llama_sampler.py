@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from edge.errors import EngineError
-from edge.types import GenerationConfig
+from boardfit.edge.errors import EngineError
+from boardfit.edge.types import GenerationConfig
 
 _PENALTY_LAST_N = 64  # tokens looked back on; upstream's default (common.h)
 _MIN_KEEP = 1

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
-from edge.errors import InputError
+from boardfit.edge.errors import InputError
 
 _MAX_TEXT_BYTES = 2**31 - 1  # the C interface counts in int32
 

@@ -10,10 +10,10 @@ import json
 import os
 from pathlib import Path
 
-from edge.bundle import KIND, MANIFEST, MAX_MANIFEST_BYTES, Bundle, open_bundle
-from edge.errors import EdgeError, IntegrityError
-from edge.opened_file import FileIdentity, OpenedFile, OpenedFolder, Source
-from edge.trust.pins import folders_of, refuse_unsigned
+from boardfit.edge.bundle import KIND, MANIFEST, MAX_MANIFEST_BYTES, Bundle, open_bundle
+from boardfit.edge.errors import EdgeError, IntegrityError
+from boardfit.edge.opened_file import FileIdentity, OpenedFile, OpenedFolder, Source
+from boardfit.edge.trust.pins import folders_of, refuse_unsigned
 
 
 def model_file(path: Source) -> OpenedFile:

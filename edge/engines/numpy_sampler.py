@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from edge.engines.hf_tokenizer import HfTokenizer
-from edge.engines.llama_closing import LEVELS, closing_tokens
-from edge.types import GenerationConfig
+from boardfit.edge.engines.hf_tokenizer import HfTokenizer
+from boardfit.edge.engines.llama_closing import LEVELS, closing_tokens
+from boardfit.edge.types import GenerationConfig
 
 _PENALTY_LAST_N = 64  # as `llama_sampler`, so that one setting means one thing on every engine
 

@@ -11,19 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from edge.engines import onnx_library as library
-from edge.engines.abort import ChunkSizer
-from edge.engines.fit import available_bytes, check_fits
-from edge.engines.hf_tokenizer import HfTokenizer
-from edge.engines.kv_state import fingerprint
-from edge.engines.onnx_check import GenaiFolder, check_folder
-from edge.engines.onnx_decoder import OnnxDecoder, OnnxGraph
-from edge.engines.settings import DEFAULT_N_CTX, EngineSettings, default_threads
-from edge.engines.step_engine import Identity, StepEngine, choose_n_ctx
-from edge.errors import EngineError, UnsupportedModelError
-from edge.opened_file import OpenedFile, linked_folder
-from edge.types import EngineInfo
-from edge.units import printable
+from boardfit.edge.engines import onnx_library as library
+from boardfit.edge.engines.abort import ChunkSizer
+from boardfit.edge.engines.fit import available_bytes, check_fits
+from boardfit.edge.engines.hf_tokenizer import HfTokenizer
+from boardfit.edge.engines.kv_state import fingerprint
+from boardfit.edge.engines.onnx_check import GenaiFolder, check_folder
+from boardfit.edge.engines.onnx_decoder import OnnxDecoder, OnnxGraph
+from boardfit.edge.engines.settings import DEFAULT_N_CTX, EngineSettings, default_threads
+from boardfit.edge.engines.step_engine import Identity, StepEngine, choose_n_ctx
+from boardfit.edge.errors import EngineError, UnsupportedModelError
+from boardfit.edge.opened_file import OpenedFile, linked_folder
+from boardfit.edge.types import EngineInfo
+from boardfit.edge.units import printable
 
 NAME = "onnx"
 #: Most tokens of a prefill step. The runtime's attention computes every score of a step, those that
@@ -43,7 +43,9 @@ class OnnxEngine(StepEngine):
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> OnnxEngine:
-        """Check the folder and the memory, load. See `edge.engines.open_engine` for errors."""
+        """Check the folder and the memory, load. See `boardfit.edge.engines.open_engine` for
+        errors.
+        """
         source = check_folder(path)
         n_ctx = choose_n_ctx(
             source.n_ctx, settings.n_ctx or min(source.n_ctx, DEFAULT_N_CTX), path.name
@@ -133,7 +135,7 @@ def load_error(name: str, words: str) -> UnsupportedModelError | EngineError:
     if unknown:
         return UnsupportedModelError(
             f"{name}: {runtime} has no operator {unknown[1]} (version {unknown[2]})",
-            next_step="install a newer onnxruntime, or build the model again with this edgekit",
+            next_step="install a newer onnxruntime, or build the model again with this boardfit",
         )
     if opset:
         return UnsupportedModelError(f"{name}: newer than {runtime}: {words}")

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.bundle import refuse_duplicates
-from edge.engines.model_file import model_file
-from edge.errors import InputError, UnsafeInputError, UnsupportedModelError
-from edge.onnx_file import OnnxModel, read_onnx
-from edge.opened_file import OpenedFile, Source
-from edge.units import MIB, did_you_mean, printable
+from boardfit.edge.bundle import refuse_duplicates
+from boardfit.edge.engines.model_file import model_file
+from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
+from boardfit.edge.onnx_file import OnnxModel, read_onnx
+from boardfit.edge.opened_file import OpenedFile, Source
+from boardfit.edge.units import MIB, did_you_mean, printable
 
 CONFIG = "genai_config.json"
 MAX_CONFIG_BYTES = 1024 * 1024

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.engines.abort import ChunkSizer
-from edge.engines.onnx_library import GenaiError, check
-from edge.errors import EngineError
-from edge.units import printable
+from boardfit.edge.engines.abort import ChunkSizer
+from boardfit.edge.engines.onnx_library import GenaiError, check
+from boardfit.edge.errors import EngineError
+from boardfit.edge.units import printable
 
 
 class OnnxGraph:

@@ -17,8 +17,8 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-from edge.errors import EngineError, EngineMissingError
-from edge.requirements import install_line
+from boardfit.edge.errors import EngineError, EngineMissingError
+from boardfit.edge.requirements import install_line
 
 PACKAGE = "onnxruntime_genai"
 EXTRA = "onnx"
@@ -79,7 +79,7 @@ def load_library() -> Any:
         ) from error
     except AttributeError as error:
         raise EngineError(
-            f"the installed onnxruntime-genai {version()} does not suit edgekit: {error}",
+            f"the installed onnxruntime-genai {version()} does not suit boardfit: {error}",
             next_step=f"{install_line(EXTRA)} -U",
         ) from None
     if hasattr(lib, "OgaSetTelemetryEnabled"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from edge.engines.tflite_operators import operator_name
-from edge.errors import EngineError, InputError, UnsupportedModelError
-from edge.requirements import install_line
-from edge.units import printable
+from boardfit.edge.engines.tflite_operators import operator_name
+from boardfit.edge.errors import EngineError, InputError, UnsupportedModelError
+from boardfit.edge.requirements import install_line
+from boardfit.edge.units import printable
 
 
 def damaged(name: str, reason: str) -> InputError:

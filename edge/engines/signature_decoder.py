@@ -14,9 +14,9 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from edge.engines.kv_axis import is_kv, position_axis, position_index, state_names
-from edge.engines.prefill_steps import StepChooser
-from edge.errors import UnsupportedModelError
+from boardfit.edge.engines.kv_axis import is_kv, position_axis, position_index, state_names
+from boardfit.edge.engines.prefill_steps import StepChooser
+from boardfit.edge.errors import UnsupportedModelError
 
 _DECODE = "decode"
 _PREFILL = re.compile(r"^prefill(_\d+)?$")

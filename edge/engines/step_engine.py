@@ -1,5 +1,5 @@
-"""Implement `edge.types.Engine` over a decoder that only evaluates tokens: streaming, stopping,
-sampling, the prefix cache, saved prefixes, logits.
+"""Implement `boardfit.edge.types.Engine` over a decoder that only evaluates tokens: streaming,
+stopping, sampling, the prefix cache, saved prefixes, logits.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from edge.engines.claims import Claims
-from edge.engines.decoder import Decoder, SavableDecoder
-from edge.engines.hf_tokenizer import HfTokenizer
-from edge.engines.kv_state import count_to_save, mapped_state, write_state
-from edge.engines.settings import EngineSettings
-from edge.engines.step_generation import StepGeneration
-from edge.errors import (
+from boardfit.edge.engines.claims import Claims
+from boardfit.edge.engines.decoder import Decoder, SavableDecoder
+from boardfit.edge.engines.hf_tokenizer import HfTokenizer
+from boardfit.edge.engines.kv_state import count_to_save, mapped_state, write_state
+from boardfit.edge.engines.settings import EngineSettings
+from boardfit.edge.engines.step_generation import StepGeneration
+from boardfit.edge.errors import (
     EngineError,
     InputError,
     IntegrityError,
     UnsupportedModelError,
     UsageError,
 )
-from edge.types import (
+from boardfit.edge.types import (
     EngineInfo,
     GenerationConfig,
     Message,
@@ -141,7 +141,7 @@ class StepEngine:
 
     def render(self, messages: Sequence[Message], *, generate: bool = True) -> list[int]:
         """Raises UnsupportedModelError if the model has no chat template."""
-        from edge.template import render  # brings jinja2: only who chats pays for it
+        from boardfit.edge.template import render  # brings jinja2: only who chats pays for it
 
         self._claims.get()
         tokenizer = self._tokenizer
@@ -225,8 +225,8 @@ class StepEngine:
     def logits(
         self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
     ) -> Any:
-        """As `edge.types.LogitsEngine` says. One decode step per token, for exported prefill gives
-        no logits: as slow as generating them.
+        """As `boardfit.edge.types.LogitsEngine` says. One decode step per token, for exported
+        prefill gives no logits: as slow as generating them.
         """
         import numpy as np
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-from edge.engines.abort import StopWatcher
-from edge.engines.claims import Claims
-from edge.engines.decoder import Decoder
-from edge.engines.generation import Generation, aborted, raise_stop_error
-from edge.engines.hf_tokenizer import HfTokenizer
-from edge.engines.numpy_sampler import NumpyCloser, NumpySampler
-from edge.engines.text_stream import TextStream
-from edge.types import GenerationConfig, StreamStart, TokenEvent
+from boardfit.edge.engines.abort import StopWatcher
+from boardfit.edge.engines.claims import Claims
+from boardfit.edge.engines.decoder import Decoder
+from boardfit.edge.engines.generation import Generation, aborted, raise_stop_error
+from boardfit.edge.engines.hf_tokenizer import HfTokenizer
+from boardfit.edge.engines.numpy_sampler import NumpyCloser, NumpySampler
+from boardfit.edge.engines.text_stream import TextStream
+from boardfit.edge.types import GenerationConfig, StreamStart, TokenEvent
 
 #: What may run without looking up, so that a stop is honoured within 50 ms: a whole step, or a node
 #: of one where steps can be cancelled.

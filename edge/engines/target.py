@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.bundle import Bundle, open_bundle
-from edge.engines import ENGINES, EngineSettings, open_engine
-from edge.engines.model_file import bundle_around, file_in, model_file
-from edge.errors import InputError
-from edge.filekind import open_regular
-from edge.opened_file import OpenedFile, Source
-from edge.types import Engine, Plan
+from boardfit.edge.bundle import Bundle, open_bundle
+from boardfit.edge.engines import ENGINES, EngineSettings, open_engine
+from boardfit.edge.engines.model_file import bundle_around, file_in, model_file
+from boardfit.edge.errors import InputError
+from boardfit.edge.filekind import open_regular
+from boardfit.edge.opened_file import OpenedFile, Source
+from boardfit.edge.types import Engine, Plan
 
 
 @dataclass(frozen=True)

@@ -15,20 +15,20 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 
-from edge.engines import litert_library as library
-from edge.engines.fit import available_bytes, check_fits
-from edge.engines.hf_tokenizer import HfTokenizer
-from edge.engines.interpreter_graph import InterpreterGraph
-from edge.engines.kv_state import fingerprint
-from edge.engines.litert_graph import LitertGraph, Weights
-from edge.engines.settings import EngineSettings, default_threads
-from edge.engines.signature_decoder import Graph, SignatureDecoder
-from edge.engines.step_engine import Identity, StepEngine
-from edge.engines.tflite_check import check_tflite
-from edge.engines.weight_cache import weight_cache
-from edge.errors import EngineMissingError
-from edge.opened_file import OpenedFile
-from edge.requirements import install_line
+from boardfit.edge.engines import litert_library as library
+from boardfit.edge.engines.fit import available_bytes, check_fits
+from boardfit.edge.engines.hf_tokenizer import HfTokenizer
+from boardfit.edge.engines.interpreter_graph import InterpreterGraph
+from boardfit.edge.engines.kv_state import fingerprint
+from boardfit.edge.engines.litert_graph import LitertGraph, Weights
+from boardfit.edge.engines.settings import EngineSettings, default_threads
+from boardfit.edge.engines.signature_decoder import Graph, SignatureDecoder
+from boardfit.edge.engines.step_engine import Identity, StepEngine
+from boardfit.edge.engines.tflite_check import check_tflite
+from boardfit.edge.engines.weight_cache import weight_cache
+from boardfit.edge.errors import EngineMissingError
+from boardfit.edge.opened_file import OpenedFile
+from boardfit.edge.requirements import install_line
 
 NAME = "tflite"
 PACKAGES = ("ai_edge_litert", "tflite_runtime")
@@ -47,7 +47,7 @@ class TfliteEngine(StepEngine):
         package: str | None = None,
     ) -> TfliteEngine:
         """Check the file and the memory, load. `package` is one of `PACKAGES`; None takes the first
-        that is installed. See `edge.engines.open_engine` for errors.
+        that is installed. See `boardfit.edge.engines.open_engine` for errors.
         """
         header = check_tflite(path)
         n_bytes = header.n_bytes

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from edge.engines.flatbuffer import FlatBufferError, Table
-from edge.engines.runtime_errors import damaged
-from edge.engines.tflite_operators import operator_name
-from edge.errors import InputError, UnsafeInputError
-from edge.filekind import HEAD_BYTES, foreign, open_regular
-from edge.opened_file import Source
-from edge.units import printable
+from boardfit.edge.engines.flatbuffer import FlatBufferError, Table
+from boardfit.edge.engines.runtime_errors import damaged
+from boardfit.edge.engines.tflite_operators import operator_name
+from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.filekind import HEAD_BYTES, foreign, open_regular
+from boardfit.edge.opened_file import Source
+from boardfit.edge.units import printable
 
 _MAX_OPERATOR_CODES, _MAX_SUBGRAPHS, _MAX_SIGNATURES = 4096, 8192, 256
 _MAX_TENSORS, _MAX_OPERATORS, _MAX_BUFFERS = 1_000_000, 1_000_000, 2_000_000
@@ -36,8 +36,8 @@ _TYPE_BITS = {
     15: 32, 16: 16, 17: 4, 18: 16, 19: 2, 20: 4, 21: 8, 22: 8,
 }  # fmt: skip
 _UNSIZED = {5, 13, 14}
-#: What the description of a file begins with that edgekit made; its recipe follows.
-RECIPE_MARK = "edgekit "
+#: What the description of a file begins with that boardfit made; its recipe follows.
+RECIPE_MARK = "boardfit "
 _RECIPE = re.compile(re.escape(RECIPE_MARK) + r"([a-z0-9_]{1,64})")
 _MAX_DESCRIPTION = 4096
 # Builtin options that hold a list: the union's member -> the list's field.
@@ -47,8 +47,8 @@ _OPTION_LISTS = {17: 0, 30: 0}  # ReshapeOptions, SqueezeOptions
 @dataclass(frozen=True)
 class TfliteHeader:
     """What the structure says: operator names used, signatures by name, number of subgraphs, and
-    the recipe of a file that edgekit made. `n_nodes` is how many times the widest matrix product of
-    a prefill graph fits into all of them: what a step takes, divided by this, is about what its
+    the recipe of a file that boardfit made. `n_nodes` is how many times the widest matrix product
+    of a prefill graph fits into all of them: what a step takes, divided by this, is about what its
     longest operator takes.
     """
 

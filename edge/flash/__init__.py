@@ -1,8 +1,9 @@
-"""Put bundles on boards: one protocol, `edge.flash.board.Board`, over a folder, ssh and adb.
+"""Put bundles on boards: one protocol, `boardfit.edge.flash.board.Board`, over a folder, ssh and
+adb.
 
-    edge flash BUNDLE dir:/media/card            edge flash BUNDLE ssh://pi@kitchen/opt/edgekit
+    edge flash BUNDLE dir:/media/card            edge flash BUNDLE ssh://pi@kitchen/opt/boardfit
     edge flash BUNDLE adb://SERIAL               edge rollback TARGET
 
 What becomes of the files once they are there (releases, the switch, the health gate) is the room
-`edge.slots`.
+`boardfit.edge.slots`.
 """

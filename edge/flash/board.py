@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from edge.flash.session import Done
-from edge.probe.system import CapturedSystem
-from edge.slots.files import BoardFiles
+from boardfit.edge.flash.session import Done
+from boardfit.edge.probe.system import CapturedSystem
+from boardfit.edge.slots.files import BoardFiles
 
 Progress = Callable[[int], None]
 

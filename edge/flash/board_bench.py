@@ -15,18 +15,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edge.bench.importers import read_any
-from edge.bench.seal import DIGEST, digest_of
-from edge.bench.store import append_lines, append_results
-from edge.bundle import Bundle
-from edge.errors import EngineError, IntegrityError, UsageError
-from edge.flash.board import Board
-from edge.flash.gate import find_edge, how_it_died
-from edge.flash.phone_gate import bench_script, carries_tools
-from edge.flash.transfer import Reporter
-from edge.slots import layout
-from edge.slots.store import Slots
-from edge.units import MIB, format_bytes, printable
+from boardfit.edge.bench.importers import read_any
+from boardfit.edge.bench.seal import DIGEST, digest_of
+from boardfit.edge.bench.store import append_lines, append_results
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.errors import EngineError, IntegrityError, UsageError
+from boardfit.edge.flash.board import Board
+from boardfit.edge.flash.gate import find_edge, how_it_died
+from boardfit.edge.flash.phone_gate import bench_script, carries_tools
+from boardfit.edge.flash.transfer import Reporter
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.store import Slots
+from boardfit.edge.units import MIB, format_bytes, printable
 
 RESULTS = "results"
 MAX_RESULT_BYTES = 12 * MIB

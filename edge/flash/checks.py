@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from device_profiles.catalog import THIS_MACHINE, find_profile
-from device_profiles.profile import DeviceProfile, ProfileError
-from edge.bundle import Bundle
-from edge.errors import InputError
-from edge.flash.board import Board
-from edge.probe.machine import ProbeReport, read_report
-from edge.types import Plan
-from edge.units import format_bytes, printable
+from boardfit.device_profiles.catalog import THIS_MACHINE, find_profile
+from boardfit.device_profiles.profile import DeviceProfile, ProfileError
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.errors import InputError
+from boardfit.edge.flash.board import Board
+from boardfit.edge.probe.machine import ProbeReport, read_report
+from boardfit.edge.types import Plan
+from boardfit.edge.units import format_bytes, printable
 
 #: Tries to run a program in the nearest existing folder above the root.
 _FACTS = r"""

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import click
 
-from edge.bundle import open_bundle
-from edge.bundle_command import hashing_bar
-from edge.errors import UsageError
-from edge.flash.checks import check_board
-from edge.flash.connection_options import ssh_config_option, wait_option
-from edge.flash.flash import FlashOptions, FlashReport, flash
-from edge.flash.media.options import MediaOptions, media_options
-from edge.flash.progress import TerminalReporter
-from edge.flash.rehearsal import rehearse
-from edge.flash.target import MEDIA, SHAPES, connect, parse_flash_target
-from edge.flash.trust import SignaturePolicy
-from edge.slots.health import MAX_MEMORY, MIN_SPEED
-from edge.slots.store import Slots
-from edge.trust.ssh_formats import ALGORITHM
-from edge.units import format_bytes, format_seconds, printable
+from boardfit.edge.bundle import open_bundle
+from boardfit.edge.bundle_command import hashing_bar
+from boardfit.edge.errors import UsageError
+from boardfit.edge.flash.checks import check_board
+from boardfit.edge.flash.connection_options import ssh_config_option, wait_option
+from boardfit.edge.flash.flash import FlashOptions, FlashReport, flash
+from boardfit.edge.flash.media.options import MediaOptions, media_options
+from boardfit.edge.flash.progress import TerminalReporter
+from boardfit.edge.flash.rehearsal import rehearse
+from boardfit.edge.flash.target import MEDIA, SHAPES, connect, parse_flash_target
+from boardfit.edge.flash.trust import SignaturePolicy
+from boardfit.edge.slots.health import MAX_MEMORY, MIN_SPEED
+from boardfit.edge.slots.store import Slots
+from boardfit.edge.trust.ssh_formats import ALGORITHM
+from boardfit.edge.units import format_bytes, format_seconds, printable
 
 
 @click.command("flash", short_help="Put a bundle on a board, image, card or folder.")
@@ -109,7 +109,7 @@ def flash_command(
     reporter = TerminalReporter(quiet=as_json)
     rehearsed = None if no_rehearse else rehearse(opened, reporter)
     if inventory is not None:
-        from edge.flash.fleet_command import flash_fleet
+        from boardfit.edge.flash.fleet_command import flash_fleet
 
         passed = [
             *(["--force"] if force else []),
@@ -132,7 +132,7 @@ def flash_command(
         return
     assert place is not None
     if place.scheme in MEDIA:
-        from edge.flash.media.command import flash_media
+        from boardfit.edge.flash.media.command import flash_media
 
         with closing(reporter):
             report = flash_media(opened, place, options, media, reporter, force=force)
@@ -159,7 +159,7 @@ def signature_policy(asked: str | None) -> SignaturePolicy:
             f"--require-signature takes a key, and {asked} is a folder",
             next_step="put it at the end of the line, or write --require-signature=KEY.pub",
         )
-    from edge.trust.key_argument import public_keys
+    from boardfit.edge.trust.key_argument import public_keys
 
     return SignaturePolicy(required=True, keys=public_keys(asked))
 

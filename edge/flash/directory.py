@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edge.child import run_child
-from edge.errors import InputError
-from edge.flash.board import Progress
-from edge.flash.session import Done
-from edge.probe.system import CapturedSystem
-from edge.slots.files import LocalFiles
+from boardfit.edge.child import run_child
+from boardfit.edge.errors import InputError
+from boardfit.edge.flash.board import Progress
+from boardfit.edge.flash.session import Done
+from boardfit.edge.probe.system import CapturedSystem
+from boardfit.edge.slots.files import LocalFiles
 
 _BLOCK = 1 << 20
 

@@ -1,6 +1,6 @@
 """Put one bundle on one board: send, verify, try, switch; on failure leave everything unchanged.
 
-    with connect(parse_flash_target("ssh://pi@kitchen/opt/edgekit")) as board: ...
+    with connect(parse_flash_target("ssh://pi@kitchen/opt/boardfit")) as board: ...
     report = flash(open_bundle("bundle"), board, FlashOptions(), reporter)
 
 The order is what makes a power cut harmless: the new release becomes visible under its name when
@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from edge.bundle import Bundle
-from edge.errors import EdgeError, EngineError
-from edge.flash.board import Board
-from edge.flash.gate import Verdict, engine_bytes, install_engine, try_release
-from edge.flash.transfer import (
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.errors import EdgeError, EngineError
+from boardfit.edge.flash.board import Board
+from boardfit.edge.flash.gate import Verdict, engine_bytes, install_engine, try_release
+from boardfit.edge.flash.transfer import (
     Reporter,
     Sent,
     bring,
@@ -28,13 +28,13 @@ from edge.flash.transfer import (
     plan_transfer,
     wanted_files,
 )
-from edge.flash.trust import Admission, SignaturePolicy, admit, check_on_board
-from edge.rooted import MARKER
-from edge.slots import layout
-from edge.slots.health import MAX_MEMORY, MIN_SPEED, Health
-from edge.slots.store import Slots
-from edge.slots.trust import pin_keys
-from edge.units import MIB, format_bytes
+from boardfit.edge.flash.trust import Admission, SignaturePolicy, admit, check_on_board
+from boardfit.edge.rooted import MARKER
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.health import MAX_MEMORY, MIN_SPEED, Health
+from boardfit.edge.slots.store import Slots
+from boardfit.edge.slots.trust import pin_keys
+from boardfit.edge.units import MIB, format_bytes
 
 #: Directories, journals, the state file.
 SLACK_BYTES = 4 * MIB
@@ -81,7 +81,7 @@ class FlashReport:
     def to_dict(self) -> dict[str, Any]:
         record = dataclasses.asdict(self)
         record["health"] = self.health.to_dict() if self.health else None
-        return {"kind": "edgekit-flash", "schema": SCHEMA, **record}
+        return {"kind": "boardfit-flash", "schema": SCHEMA, **record}
 
 
 def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporter) -> FlashReport:

@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from edge.child import python_argv, run_child_in_greenlet
-from edge.errors import EngineMissingError
-from edge.flash.inventory import FleetBoard, Inventory
-from edge.requirements import install_line
-from edge.units import printable
+from boardfit.edge.child import python_argv, run_child_in_greenlet
+from boardfit.edge.errors import EngineMissingError
+from boardfit.edge.flash.inventory import FleetBoard, Inventory
+from boardfit.edge.requirements import install_line
+from boardfit.edge.units import printable
 
 Outcome = Literal["flashed", "failed", "not started"]
 
@@ -112,10 +112,10 @@ def run_wave(
 def flash_process(board: FleetBoard, arguments: Sequence[str]) -> BoardResult:
     """One board's own `edge flash --json`; waits in gevent's way."""
     began_s = time.monotonic()
-    done = run_child_in_greenlet(python_argv("edge", "flash", *arguments, "--json"))
+    done = run_child_in_greenlet(python_argv("boardfit", "flash", *arguments, "--json"))
     seconds = time.monotonic() - began_s
     record = last_record(done.stdout)
-    if done.returncode == 0 and record.get("kind") == "edgekit-flash":
+    if done.returncode == 0 and record.get("kind") == "boardfit-flash":
         return BoardResult(board.name, board.target, "flashed", seconds, 0, report=record)
     said = done.stderr.decode("utf-8", "replace").strip().splitlines()
     message = record.get("message") or (said[-1] if said else "no message")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from edge.bundle import Bundle, open_bundle
-from edge.flash.fleet import BoardResult, flash_boards
-from edge.flash.inventory import FleetBoard, Inventory, read_inventory
-from edge.units import format_bytes, format_seconds, printable
+from boardfit.edge.bundle import Bundle, open_bundle
+from boardfit.edge.flash.fleet import BoardResult, flash_boards
+from boardfit.edge.flash.inventory import FleetBoard, Inventory, read_inventory
+from boardfit.edge.units import format_bytes, format_seconds, printable
 
 
 def flash_fleet(bundle: Bundle, path: Path, options: Sequence[str], *, as_json: bool) -> None:
@@ -53,7 +53,7 @@ def flash_fleet(bundle: Bundle, path: Path, options: Sequence[str], *, as_json: 
 
 def fleet_record(bundle: Bundle, results: Sequence[BoardResult]) -> dict[str, object]:
     return {
-        "kind": "edgekit-fleet",
+        "kind": "boardfit-fleet",
         "schema": 1,
         "bundle": bundle.id,
         "n_flashed": sum(result.outcome == "flashed" for result in results),

@@ -10,17 +10,17 @@ import signal
 import zipfile
 from dataclasses import dataclass, field, replace
 
-from edge.bundle import Bundle
-from edge.child import python_argv
-from edge.errors import EngineError, InputError
-from edge.flash.board import Board
-from edge.flash.phone_gate import carries_tools, read_answer, try_tools
-from edge.flash.service_units import INSTALL_SCRIPT
-from edge.flash.session import Done
-from edge.flash.transfer import Reporter
-from edge.slots import layout
-from edge.slots.health import Health, judge, parse_health
-from edge.units import find_error_line, format_bytes, printable
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.child import python_argv
+from boardfit.edge.errors import EngineError, InputError
+from boardfit.edge.flash.board import Board
+from boardfit.edge.flash.phone_gate import carries_tools, read_answer, try_tools
+from boardfit.edge.flash.service_units import INSTALL_SCRIPT
+from boardfit.edge.flash.session import Done
+from boardfit.edge.flash.transfer import Reporter
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.health import Health, judge, parse_health
+from boardfit.edge.units import find_error_line, format_bytes, printable
 
 _INSTALL_S, _TRY_S = 900, 900
 
@@ -123,9 +123,9 @@ def try_phone(board: Board, bundle: Bundle, min_speed: float) -> Verdict:
 
 
 def find_edge(board: Board, bundle: Bundle) -> str | None:
-    """The command that runs edgekit for this release, quoted for sh; None where there is none."""
+    """The command that runs boardfit for this release, quoted for sh; None where there is none."""
     if not board.is_running:
-        return shlex.join(python_argv("edge"))
+        return shlex.join(python_argv("boardfit"))
     env = layout.env_folder(bundle.id)
     if "edge" in board.files.entries(f"{env}/bin"):
         return shlex.quote(f"{board.files.root}/{env}/bin/edge")

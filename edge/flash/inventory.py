@@ -4,7 +4,7 @@ parallel = 8                     # at once; optional
 max_failures = 1                 # after more than that nothing new is begun; optional
 
 [boards.kitchen]
-target = "ssh://pi@kitchen/opt/edgekit"
+target = "ssh://pi@kitchen/opt/boardfit"
 canary = true                    # flashed first, alone; without any, the first board is
 
 [boards.hall]
@@ -27,9 +27,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from edge.errors import InputError
-from edge.flash.target import parse_flash_target
-from edge.units import did_you_mean, printable
+from boardfit.edge.errors import InputError
+from boardfit.edge.flash.target import parse_flash_target
+from boardfit.edge.units import did_you_mean, printable
 
 MAX_BOARDS = 1000
 DEFAULT_PARALLEL = 8
@@ -89,7 +89,7 @@ def parse_inventory(document: Mapping[str, Any], path: Path) -> Inventory:
     if not 0 < len(boards) <= MAX_BOARDS:
         raise InputError(
             f"{path}: {len(boards)} boards; expected 1 to {MAX_BOARDS}",
-            next_step='[boards.kitchen]\ntarget = "ssh://pi@kitchen/opt/edgekit"',
+            next_step='[boards.kitchen]\ntarget = "ssh://pi@kitchen/opt/boardfit"',
         )
     parallel, failures = document.get("parallel", DEFAULT_PARALLEL), document.get("max_failures", 0)
     if not 1 <= parallel <= 256 or failures < 0:

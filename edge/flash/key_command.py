@@ -12,19 +12,19 @@ from pathlib import Path
 
 import click
 
-from edge.bundle import MANIFEST, read_texts
-from edge.errors import EdgeError, InputError, UsageError
-from edge.flash.board import Board
-from edge.flash.connection_options import ssh_config_option, wait_option
-from edge.flash.target import connect, parse_flash_target
-from edge.flash.trust import KIND, refused
-from edge.opened_file import OpenedFolder
-from edge.slots.store import Slots
-from edge.slots.trust import pin_keys, pinned_keys
-from edge.trust.bundle_signature import SIGNATURE, accepting_key
-from edge.trust.key_argument import PASSPHRASE_VARIABLE, default_key_path, public_keys
-from edge.trust.pins import check_pins, key_files
-from edge.trust.ssh_formats import PublicKey
+from boardfit.edge.bundle import MANIFEST, read_texts
+from boardfit.edge.errors import EdgeError, InputError, UsageError
+from boardfit.edge.flash.board import Board
+from boardfit.edge.flash.connection_options import ssh_config_option, wait_option
+from boardfit.edge.flash.target import connect, parse_flash_target
+from boardfit.edge.flash.trust import KIND, refused
+from boardfit.edge.opened_file import OpenedFolder
+from boardfit.edge.slots.store import Slots
+from boardfit.edge.slots.trust import pin_keys, pinned_keys
+from boardfit.edge.trust.bundle_signature import SIGNATURE, accepting_key
+from boardfit.edge.trust.key_argument import PASSPHRASE_VARIABLE, default_key_path, public_keys
+from boardfit.edge.trust.pins import check_pins, key_files
+from boardfit.edge.trust.ssh_formats import PublicKey
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -48,7 +48,7 @@ def new_command(out: Path | None, passphrase: bool, name: str | None, as_json: b
 
     Only you can read FILE, the private key. Give FILE.pub to others.
     """
-    from edge.trust.signing import new_key
+    from boardfit.edge.trust.signing import new_key
 
     path = out or default_key_path()
     secret = None

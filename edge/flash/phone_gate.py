@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import shlex
 
-from edge.bundle import Bundle
-from edge.errors import InputError
-from edge.flash.board import Board
-from edge.flash.session import Done
-from edge.slots.health import MAX_TOKENS, PROMPT, Health
-from edge.units import printable
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.errors import InputError
+from boardfit.edge.flash.board import Board
+from boardfit.edge.flash.session import Done
+from boardfit.edge.slots.health import MAX_TOKENS, PROMPT, Health
+from boardfit.edge.units import printable
 
 #: Weakest first; the second needs `asimddp`.
 VARIANTS = ("armv8.0", "armv8.2-dotprod")

@@ -8,7 +8,7 @@ from collections import deque
 
 import click
 
-from edge.units import format_bytes, format_seconds
+from boardfit.edge.units import format_bytes, format_seconds
 
 _EVERY_S, _WINDOW_S = 0.2, 10.0
 

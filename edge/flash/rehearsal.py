@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib.util
 import json
 
-from edge.bundle import Bundle
-from edge.child import decode_output, python_argv, run_child
-from edge.errors import EngineError
-from edge.flash.gate import carries_engine
-from edge.flash.transfer import Reporter
-from edge.requirements import install_line
-from edge.units import printable
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.child import decode_output, python_argv, run_child
+from boardfit.edge.errors import EngineError
+from boardfit.edge.flash.gate import carries_engine
+from boardfit.edge.flash.transfer import Reporter
+from boardfit.edge.requirements import install_line
+from boardfit.edge.units import printable
 
 
 def rehearse(bundle: Bundle, reporter: Reporter) -> str | None:
@@ -30,7 +30,7 @@ def rehearse(bundle: Bundle, reporter: Reporter) -> str | None:
         return f"not rehearsed: the host's packages are not installed ({install_line('host')})"
     reporter.stage(f"rehearsing on an emulated {bundle.plan.device}")
     path = str(bundle.path.absolute())
-    done = run_child(python_argv("edge", "rehearse", path, "--json"))
+    done = run_child(python_argv("boardfit", "rehearse", path, "--json"))
     lines = decode_output(done.stdout).strip().splitlines()
     try:
         record = json.loads(lines[-1]) if lines else {}

@@ -5,14 +5,14 @@ What a bundle decides in them is typed: its id, its name as a description, its p
 
 from __future__ import annotations
 
-from edge.errors import InputError
-from edge.slots import layout
-from edge.types import Plan
-from edge.units import MIB, printable
+from boardfit.edge.errors import InputError
+from boardfit.edge.slots import layout
+from boardfit.edge.types import Plan
+from boardfit.edge.units import MIB, printable
 
 #: Where the releases lie on a board that runs services.
-DEFAULT_ROOT = "/opt/edgekit"
-SERVICE, INSTALLER = "edgekit.service", "edgekit-install.service"
+DEFAULT_ROOT = "/opt/boardfit"
+SERVICE, INSTALLER = "boardfit.service", "boardfit-install.service"
 INSTALL_SCRIPT = "board/install.sh"
 
 _MAX_NAME = 80
@@ -49,11 +49,11 @@ SystemCallErrorNumber=EPERM
 """
 
 _SERVICE = """\
-# edgekit: at boot, check that the current release answers, within the memory it was planned for.
-# Other units may wait for it (Requires=edgekit.service, After=edgekit.service); to run a program of
-# your own in the same cage: systemctl edit edgekit, empty ExecStart=, and name yours.
+# boardfit: at boot, check that the current release answers, within the memory it was planned for.
+# Other units may wait for it (Requires=boardfit.service, After=boardfit.service); to run a program
+# of your own in the same cage: systemctl edit boardfit, empty ExecStart=, and name yours.
 [Unit]
-Description=edgekit: {name}
+Description=boardfit: {name}
 ConditionPathExists={root}/current/env/bin/edge
 RequiresMountsFor={root}
 
@@ -72,10 +72,10 @@ TasksMax=64
 OOMPolicy=kill
 
 # A user of its own that exists only while it runs. The release is read-only to it, like everything
-# else; what it may write (verified hashes) lies in /var/cache/edgekit.
+# else; what it may write (verified hashes) lies in /var/cache/boardfit.
 DynamicUser=yes
-CacheDirectory=edgekit
-Environment=EDGEKIT_CACHE=/var/cache/edgekit
+CacheDirectory=boardfit
+Environment=BOARDFIT_CACHE=/var/cache/boardfit
 ReadOnlyPaths={root}
 {cage}UMask=0077
 
@@ -84,14 +84,14 @@ WantedBy=multi-user.target
 """
 
 _INSTALLER = """\
-# edgekit: when the board starts, install the engine of one release, once: no network, no compiler.
+# boardfit: when the board starts, install the engine of one release, once: no network, no compiler.
 # It does nothing where that has been done. What it runs comes from the bundle, and so it is caged.
 [Unit]
-Description=edgekit: install the engine of release {short_id}
+Description=boardfit: install the engine of release {short_id}
 ConditionPathExists={release}/bundle/{script}
 ConditionPathExists=!{release}/env/bin/edge
 RequiresMountsFor={root}
-Before=edgekit.service
+Before=boardfit.service
 
 [Service]
 Type=oneshot
@@ -103,7 +103,7 @@ TasksMax=64
 OOMPolicy=kill
 
 # The owner of the releases. It may write beside the bundle of this release and nowhere else, and
-# it needs nothing of systemd: the image has this and edgekit.service enabled already. The last two
+# it needs nothing of systemd: the image has this and boardfit.service enabled already. The last two
 # lines matter where the owner is root.
 User={uid}
 Group={gid}

@@ -16,8 +16,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from edge.child import PIPE, Popen, TimeoutExpired, start_child
-from edge.errors import (
+from boardfit.edge.child import PIPE, Popen, TimeoutExpired, start_child
+from boardfit.edge.errors import (
     DeviceUnreachableError,
     DoesNotFitError,
     EdgeError,
@@ -25,14 +25,14 @@ from edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from edge.flash.session import Done, Session
-from edge.probe.remote import SCRIPT
-from edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
-from edge.rooted import FRESH, MARKER, MARKER_TEXT, fresh_name
-from edge.slots.faults import die, steps_before_cut
-from edge.slots.files import Entry, Kind, lock_refused
-from edge.slots.layout import CURRENT, LOCK
-from edge.units import printable
+from boardfit.edge.flash.session import Done, Session
+from boardfit.edge.probe.remote import SCRIPT
+from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
+from boardfit.edge.rooted import FRESH, MARKER, MARKER_TEXT, fresh_name
+from boardfit.edge.slots.faults import die, steps_before_cut
+from boardfit.edge.slots.files import Entry, Kind, lock_refused
+from boardfit.edge.slots.layout import CURRENT, LOCK
+from boardfit.edge.units import printable
 
 #: A lock whose owner has sent nothing for so long is given up by the board itself.
 LOCK_SILENCE_S, HEARTBEAT_S = 60, 15
@@ -64,7 +64,7 @@ real() {  # none of these may be a link: another user of the board may have put 
   done
 }
 ours() { [ -f "$1/@MARKER@" ] && [ ! -L "$1/@MARKER@" ]; }
-foreign() { echo "$1: edgekit did not make this folder" >&2; exit 1; }
+foreign() { echo "$1: boardfit did not make this folder" >&2; exit 1; }
 mark() {
   real "$1"
   if ours "$1"; then return; fi
@@ -120,7 +120,7 @@ def shell_error(place: str, output: str, rc: int) -> EdgeError:
         )
     if "is a link" in output:
         return UnsafeInputError(
-            f"{place}: {text}; edgekit follows no link in its folder there",
+            f"{place}: {text}; boardfit follows no link in its folder there",
             next_step="check it there and remove it, or give the path of the folder itself",
         )
     if "did not make this folder" in output:
@@ -433,7 +433,7 @@ else
     [ -d {LOCK}.d ] && [ ! -L {LOCK}.d ] || {{ echo '{LOCK}.d: is a link' >&2; exit 71; }}
     was=$(cat {LOCK}.d/owner 2>/dev/null) || {{ sleep 1; was=$(cat {LOCK}.d/owner 2>/dev/null); }}
     [ "${{was#* }}" = "${{me#* }}" ] && kill -0 "${{was%% *}}" 2>/dev/null && exit {_BUSY}
-    free || {{ echo '{LOCK}.d: edgekit did not make this folder' >&2; exit 71; }}
+    free || {{ echo '{LOCK}.d: boardfit did not make this folder' >&2; exit 71; }}
   done
   trap free EXIT
   trap 'exit 1' HUP INT TERM PIPE

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import click
 
-from edge.errors import EngineError
-from edge.flash.connection_options import ssh_config_option
-from edge.flash.progress import TerminalReporter
-from edge.flash.target import connect, parse_flash_target
-from edge.slots.health import check_release, judge
-from edge.slots.store import Slots
-from edge.terminal import ProgressLine
-from edge.units import format_bytes, printable
+from boardfit.edge.errors import EngineError
+from boardfit.edge.flash.connection_options import ssh_config_option
+from boardfit.edge.flash.progress import TerminalReporter
+from boardfit.edge.flash.target import connect, parse_flash_target
+from boardfit.edge.slots.health import check_release, judge
+from boardfit.edge.slots.store import Slots
+from boardfit.edge.terminal import ProgressLine
+from boardfit.edge.units import format_bytes, printable
 
 
 @click.group()
@@ -113,10 +113,10 @@ def bench_command(
 
     `edge report` and `edge compare` read them like the results of this machine.
     """
-    from edge.bench.store import data_directory
-    from edge.flash.board_bench import BenchOptions, bench_board
-    from edge.report.figures import group_runs
-    from edge.report.terminal import run_lines
+    from boardfit.edge.bench.store import data_directory
+    from boardfit.edge.flash.board_bench import BenchOptions, bench_board
+    from boardfit.edge.report.figures import group_runs
+    from boardfit.edge.report.terminal import run_lines
 
     path = output or data_directory() / f"{datetime.now(timezone.utc):%Y-%m}.jsonl"
     reporter = TerminalReporter(quiet=as_json)
@@ -167,7 +167,7 @@ def check_command(bundle: Path, quick: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(health.to_dict()))
         return
-    from edge.bundle import open_bundle
+    from boardfit.edge.bundle import open_bundle
 
     failures = [health.error] if health.error else judge(health, open_bundle(bundle).plan)
     if failures:

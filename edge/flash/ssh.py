@@ -14,7 +14,7 @@ import shlex
 from functools import cached_property
 from pathlib import Path
 
-from edge.child import (
+from boardfit.edge.child import (
     DEVNULL,
     PIPE,
     TimeoutExpired,
@@ -23,15 +23,15 @@ from edge.child import (
     run_child,
     start_child,
 )
-from edge.errors import EdgeError, InputError
-from edge.flash.board import Progress
-from edge.flash.session import Done, Session
-from edge.flash.shell_files import ShellFiles, capture_system, shell_error
-from edge.flash.ssh_channel import HAS_AES, SshChannel, computes_aes
-from edge.flash.stream import BLOCK, send_stream
-from edge.flash.target import FlashTarget
-from edge.probe.system import CapturedSystem
-from edge.slots.layout import PARTS
+from boardfit.edge.errors import EdgeError, InputError
+from boardfit.edge.flash.board import Progress
+from boardfit.edge.flash.session import Done, Session
+from boardfit.edge.flash.shell_files import ShellFiles, capture_system, shell_error
+from boardfit.edge.flash.ssh_channel import HAS_AES, SshChannel, computes_aes
+from boardfit.edge.flash.stream import BLOCK, send_stream
+from boardfit.edge.flash.target import FlashTarget
+from boardfit.edge.probe.system import CapturedSystem
+from boardfit.edge.slots.layout import PARTS
 
 #: A file of this size pays for a connection of its own with a quicker cipher.
 _QUICK_LEAST_BYTES = 64 << 20

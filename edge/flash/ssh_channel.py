@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from edge.child import (
+from boardfit.edge.child import (
     DEVNULL,
     SubprocessError,
     TimeoutExpired,
@@ -21,10 +21,10 @@ from edge.child import (
     find_program,
     run_child,
 )
-from edge.errors import DeviceUnreachableError, EdgeError
-from edge.flash.session import Done
-from edge.flash.target import FlashTarget
-from edge.units import printable
+from boardfit.edge.errors import DeviceUnreachableError, EdgeError
+from boardfit.edge.flash.session import Done
+from boardfit.edge.flash.target import FlashTarget
+from boardfit.edge.units import printable
 
 _CONNECT_S, _LOGIN_S, _ALIVE_S, _ALIVE_COUNT, _PERSIST_S = 10, 60, 10, 3, 15
 #: Twice as quick as OpenSSH's first choice, ChaCha20, where both sides compute AES in hardware
@@ -147,7 +147,7 @@ class SshChannel:
             why = "its host key is not known yet"
             step = f"`ssh{port} {name}` once, and compare the fingerprint it shows"
         elif "Permission denied" in output:
-            why = f"it takes none of your keys ({why}); edgekit never asks for a password"
+            why = f"it takes none of your keys ({why}); boardfit never asks for a password"
             step = f"ssh-copy-id{port} {name}"
         elif "Could not resolve" in output:
             step = "check the name; does `getent hosts` find it?"

@@ -12,11 +12,11 @@ import os
 import shlex
 from pathlib import Path
 
-from edge.child import DEVNULL, TimeoutExpired, start_child
-from edge.flash.board import Progress
-from edge.flash.session import Channel, Done
-from edge.flash.shell_files import shell_error
-from edge.slots.faults import fault_point
+from boardfit.edge.child import DEVNULL, TimeoutExpired, start_child
+from boardfit.edge.flash.board import Progress
+from boardfit.edge.flash.session import Channel, Done
+from boardfit.edge.flash.shell_files import shell_error
+from boardfit.edge.slots.faults import fault_point
 
 #: What a part may be cut back to.
 BLOCK = 1 << 20

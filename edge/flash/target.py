@@ -1,7 +1,7 @@
 """Parse the text that names a board and a folder on it.
 
-dir:/media/card                       ssh://user@host:22/opt/edgekit
-adb://SERIAL/data/local/tmp/edgekit   adb://  (the one device that is connected)
+dir:/media/card                       ssh://user@host:22/opt/boardfit
+adb://SERIAL/data/local/tmp/boardfit  adb://  (the one device that is connected)
 image:raspios.img.xz#2                card:/dev/sdb
 """
 
@@ -12,22 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from edge.errors import UsageError
-from edge.flash.board import Board
-from edge.probe.remote import Target, parse_target
-from edge.units import did_you_mean, printable
+from boardfit.edge.errors import UsageError
+from boardfit.edge.flash.board import Board
+from boardfit.edge.probe.remote import Target, parse_target
+from boardfit.edge.units import did_you_mean, printable
 
 SCHEMES = ("dir", "ssh", "adb", "image", "card")
 SHAPES = (
     "dir:/path, ssh://user@host[:port]/path, adb://serial/path, image:file.img[#partition] or "
     "card:/dev/sdX"
 )
-#: They hold a whole system: `edge.flash.media` makes it as a whole, `connect` only looks inside.
+#: They hold a whole system: `boardfit.edge.flash.media` makes it as a whole, `connect` only looks
+#: inside.
 MEDIA = ("image", "card")
 #: Relative to where ssh logs in.
-SSH_FOLDER = "edgekit"
+SSH_FOLDER = "boardfit"
 #: The only place on a phone where its shell user may keep programs and run them.
-ADB_FOLDER = "/data/local/tmp/edgekit"
+ADB_FOLDER = "/data/local/tmp/boardfit"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def parse_flash_target(text: str) -> FlashTarget:
         )
     if scheme == "dir":
         if not rest:
-            raise UsageError("dir: needs a path", next_step="for example dir:/media/card/edgekit")
+            raise UsageError("dir: needs a path", next_step="for example dir:/media/card/boardfit")
         return FlashTarget("dir", str(Path(rest).expanduser()))
     if scheme in MEDIA:
         path, mark, number = rest.rpartition("#")
@@ -103,17 +104,17 @@ def connect(target: FlashTarget, *, ssh_config: Path | None = None, via: str = "
     Raises DeviceUnreachableError with the next step when it cannot be reached.
     """
     if target.scheme == "dir":
-        from edge.flash.directory import DirectoryBoard
+        from boardfit.edge.flash.directory import DirectoryBoard
 
         return DirectoryBoard(Path(target.folder))
     if target.scheme in MEDIA:
-        from edge.flash.media.board import ImageBoard
+        from boardfit.edge.flash.media.board import ImageBoard
 
         return ImageBoard(target)
     if target.scheme == "adb":
-        from edge.flash.adb import AdbBoard
+        from boardfit.edge.flash.adb import AdbBoard
 
         return AdbBoard(target)
-    from edge.flash.ssh import SshBoard
+    from boardfit.edge.flash.ssh import SshBoard
 
     return SshBoard(target, config=ssh_config, via=via)

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from edge.bundle import MANIFEST, SUMS, Bundle
-from edge.errors import EdgeError, IntegrityError
-from edge.flash.board import Board
-from edge.slots import layout
-from edge.slots.store import Slots
-from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE
-from edge.units import MIB
+from boardfit.edge.bundle import MANIFEST, SUMS, Bundle
+from boardfit.edge.errors import EdgeError, IntegrityError
+from boardfit.edge.flash.board import Board
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.store import Slots
+from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE
+from boardfit.edge.units import MIB
 
 How = Literal["there", "link", "patch", "send"]
 #: Below this a patch costs more round trips than it saves bytes.

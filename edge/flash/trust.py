@@ -8,18 +8,18 @@ import json
 import shlex
 from dataclasses import dataclass
 
-from edge.bundle import MANIFEST, Bundle
-from edge.errors import EdgeError, IntegrityError, UsageError
-from edge.flash.board import Board
-from edge.flash.session import Done
-from edge.slots import layout
-from edge.slots.store import Slots
-from edge.slots.trust import pinned_keys, release_signer
-from edge.trust.bundle_signature import NAMESPACE, SIGNATURE
-from edge.trust.ssh_formats import PublicKey
-from edge.units import printable
+from boardfit.edge.bundle import MANIFEST, Bundle
+from boardfit.edge.errors import EdgeError, IntegrityError, UsageError
+from boardfit.edge.flash.board import Board
+from boardfit.edge.flash.session import Done
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.store import Slots
+from boardfit.edge.slots.trust import pinned_keys, release_signer
+from boardfit.edge.trust.bundle_signature import NAMESPACE, SIGNATURE
+from boardfit.edge.trust.ssh_formats import PublicKey
+from boardfit.edge.units import printable
 
-KIND = "edgekit-trust"
+KIND = "boardfit-trust"
 _CHECK_S = 120
 
 
@@ -51,7 +51,7 @@ def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> Admission:
     when no key is known and several signed it. Raises UsageError when a key is asked for that the
     board does not accept.
     """
-    from edge.trust.bundle_signature import accepting_key, only_signer
+    from boardfit.edge.trust.bundle_signature import accepting_key, only_signer
 
     pinned = pinned_keys(slots.files)
     if strangers := [key for key in policy.keys if pinned and key not in pinned]:

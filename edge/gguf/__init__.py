@@ -21,14 +21,14 @@ import mmap
 from pathlib import Path
 from typing import Literal
 
-from edge.errors import InputError
-from edge.filekind import open_regular
-from edge.ggml_types import GGML_TYPES, GgmlType, row_bytes
-from edge.gguf.header import GgufArray, GgufHeader, GgufTensor, GgufValue, KvType
-from edge.gguf.metadata import check_alignment, check_vocabulary, read_metadata
-from edge.gguf.reader import MAX_HEADER_BYTES, Reader, read_counts, read_preamble
-from edge.gguf.tensors import check_extents, padded, read_tensors
-from edge.opened_file import Source
+from boardfit.edge.errors import InputError
+from boardfit.edge.filekind import open_regular
+from boardfit.edge.ggml_types import GGML_TYPES, GgmlType, row_bytes
+from boardfit.edge.gguf.header import GgufArray, GgufHeader, GgufTensor, GgufValue, KvType
+from boardfit.edge.gguf.metadata import check_alignment, check_vocabulary, read_metadata
+from boardfit.edge.gguf.reader import MAX_HEADER_BYTES, Reader, read_counts, read_preamble
+from boardfit.edge.gguf.tensors import check_extents, padded, read_tensors
+from boardfit.edge.opened_file import Source
 
 __all__ = [
     "GGML_TYPES",

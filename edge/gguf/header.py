@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from edge.errors import InputError
+from boardfit.edge.errors import InputError
 
 # Names of GGUF's value types, by id.
 TYPE_NAMES = (

@@ -6,9 +6,9 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-from edge.gguf.header import TYPE_NAMES, GgufArray, GgufValue, KvType
-from edge.gguf.reader import Reader
-from edge.units import printable
+from boardfit.edge.gguf.header import TYPE_NAMES, GgufArray, GgufValue, KvType
+from boardfit.edge.gguf.reader import Reader
+from boardfit.edge.units import printable
 
 MAX_KEY_BYTES = 65_535  # ggml/docs/gguf.md
 MAX_ALIGNMENT = 65_536

@@ -6,9 +6,9 @@ import mmap
 import struct
 from typing import NoReturn
 
-from edge.errors import InputError, UnsafeInputError, UnsupportedModelError
-from edge.filekind import HEAD_BYTES, foreign
-from edge.units import printable
+from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
+from boardfit.edge.filekind import HEAD_BYTES, foreign
+from boardfit.edge.units import printable
 
 # Far above any real file, and low enough that a hostile one cannot cost a board its memory.
 # The largest real headers have 2,000 tensors, 100 keys and 20 MB.

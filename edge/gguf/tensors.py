@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import struct
 
-from edge.errors import InputError, UnsupportedModelError
-from edge.ggml_types import GGML_TYPE_NAMES, GGML_TYPES, REMOVED_TYPES
-from edge.gguf.header import GgufTensor
-from edge.gguf.metadata import MAX_ALIGNMENT
-from edge.gguf.reader import Reader
-from edge.units import printable
+from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.ggml_types import GGML_TYPE_NAMES, GGML_TYPES, REMOVED_TYPES
+from boardfit.edge.gguf.header import GgufTensor
+from boardfit.edge.gguf.metadata import MAX_ALIGNMENT
+from boardfit.edge.gguf.reader import Reader
+from boardfit.edge.units import printable
 
 # Upstream's limits (`ggml/include/ggml.h`).
 MAX_NAME_BYTES = 63  # GGML_MAX_NAME is 64 with the terminating zero

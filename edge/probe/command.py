@@ -10,21 +10,21 @@ from typing import Any
 
 import click
 
-from device_profiles.catalog import THIS_MACHINE, shipped_profiles, user_boards_directory
-from device_profiles.profile import DeviceProfile
-from device_profiles.record import profile_record
-from device_profiles.text import profile_text
-from device_profiles.toml import BOARD_ID
-from edge import __version__
-from edge.atomic import write_atomic
-from edge.errors import InputError, UsageError
-from edge.probe.machine import ProbeReport, profile_name, read_report, report_this_machine
-from edge.probe.measure import Measurements, measure_machine, measured_profile
-from edge.probe.remote import capture, parse_target
-from edge.probe.remote_measure import measure_remote
-from edge.probe.sensors import describe_throttled
-from edge.terminal import ProgressLine
-from edge.units import format_bytes, printable
+from boardfit.device_profiles.catalog import THIS_MACHINE, shipped_profiles, user_boards_directory
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.record import profile_record
+from boardfit.device_profiles.text import profile_text
+from boardfit.device_profiles.toml import BOARD_ID
+from boardfit.edge import __version__
+from boardfit.edge.atomic import write_atomic
+from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.probe.machine import ProbeReport, profile_name, read_report, report_this_machine
+from boardfit.edge.probe.measure import Measurements, measure_machine, measured_profile
+from boardfit.edge.probe.remote import capture, parse_target
+from boardfit.edge.probe.remote_measure import measure_remote
+from boardfit.edge.probe.sensors import describe_throttled
+from boardfit.edge.terminal import ProgressLine
+from boardfit.edge.units import format_bytes, printable
 
 
 @click.command()
@@ -118,10 +118,10 @@ def write_profile(
     the rest from.
     """
     today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    tool = f"edgekit {__version__}, edge probe"
+    tool = f"boardfit {__version__}, edge probe"
     marks = {"date": today, "tool": tool} if measured else None
     path.parent.mkdir(parents=True, exist_ok=True)
-    borrowed = f"edgekit's profile of {matched}" if matched else None
+    borrowed = f"boardfit's profile of {matched}" if matched else None
     text = profile_text(profile, source=f"{tool}, {today}", borrowed=borrowed, measured=marks)
     write_atomic(path, text.encode())
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from device_profiles.profile import CpuCluster
+from boardfit.device_profiles.profile import CpuCluster
 
 # MIDR part numbers by implementer. Source: Linux, arch/arm64/include/asm/cputype.h.
 _ARM_PARTS: Mapping[int, Mapping[int, str]] = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from device_profiles.catalog import shipped_profiles
-from device_profiles.profile import DeviceProfile
-from edge.probe.cpu import cpuinfo_model
-from edge.probe.system import System, first_text
+from boardfit.device_profiles.catalog import shipped_profiles
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.probe.cpu import cpuinfo_model
+from boardfit.edge.probe.system import System, first_text
 
 _PROPERTY = re.compile(r"^\[([^\]\n]{1,256})\]: \[([^\]\n]{0,1024})\]\s*$", re.MULTILINE)
 # Values of DMI tables that the vendor did not fill in.

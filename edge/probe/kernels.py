@@ -1,8 +1,8 @@
 """The engine's own kernels, timed: bytes per second of 4-bit decode and products per second of
 prefill, through the ggml library that llama-cpp-python brings.
 
-Runs in a process of its own (`python -m edge.probe.kernels`): an engine built for another CPU dies
-with an illegal instruction, and that is a finding, not the end of the probe.
+Runs in a process of its own (`python -m boardfit.edge.probe.kernels`): an engine built for another
+CPU dies with an illegal instruction, and that is a finding, not the end of the probe.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from device_profiles.cost.kernels import is_repacked
-from edge.probe.ggml import Ggml, InitParams
+from boardfit.device_profiles.cost.kernels import is_repacked
+from boardfit.edge.probe.ggml import Ggml, InitParams
 
 # enum ggml_type and the bytes of one block whose weights are small ordinary numbers: a scale of
 # 0.01 in half precision, then any bits. Source: ggml/include/ggml.h, ggml/src/ggml-common.h.

@@ -14,22 +14,28 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from device_profiles.catalog import THIS_MACHINE, user_profiles
-from device_profiles.cost.speed import default_threads
-from device_profiles.profile import CpuCluster, DeviceProfile, Memory, Software, Storage
-from edge.probe.bandwidth import measure_copy_bandwidth
-from edge.probe.cpu import group_clusters, parse_cpuinfo
-from edge.probe.identity import (
+from boardfit.device_profiles.catalog import THIS_MACHINE, user_profiles
+from boardfit.device_profiles.cost.speed import default_threads
+from boardfit.device_profiles.profile import CpuCluster, DeviceProfile, Memory, Software, Storage
+from boardfit.edge.probe.bandwidth import measure_copy_bandwidth
+from boardfit.edge.probe.cpu import group_clusters, parse_cpuinfo
+from boardfit.edge.probe.identity import (
     AndroidFacts,
     android_facts,
     match_board,
     parse_getprop,
     read_board_model,
 )
-from edge.probe.memory import parse_meminfo, read_limits, usable_memory
-from edge.probe.sensors import HeatSensor, PowerSensor, parse_throttled, read_heat, read_power
-from edge.probe.storage import storage_medium
-from edge.probe.system import LocalSystem, System, parse_index_list, read_number
+from boardfit.edge.probe.memory import parse_meminfo, read_limits, usable_memory
+from boardfit.edge.probe.sensors import (
+    HeatSensor,
+    PowerSensor,
+    parse_throttled,
+    read_heat,
+    read_power,
+)
+from boardfit.edge.probe.storage import storage_medium
+from boardfit.edge.probe.system import LocalSystem, System, parse_index_list, read_number
 
 _PRETTY_NAME = re.compile(r'^PRETTY_NAME="?([^"\n]{1,200})"?$', re.MULTILINE)
 _VERSION = re.compile(r"\b(\d{1,3}(?:\.\d{1,4}){1,3})\b")

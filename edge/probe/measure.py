@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from device_profiles.cost.speed import default_threads
-from device_profiles.profile import DeviceProfile, KernelSpeed
-from edge.child import DEVNULL, python_argv, start_child
-from edge.probe.bandwidth import measure_copy_bandwidth
-from edge.probe.ggml import library_folder
-from edge.probe.storage import measure_read_speed
-from edge.probe.system import LocalSystem, System
+from boardfit.device_profiles.cost.speed import default_threads
+from boardfit.device_profiles.profile import DeviceProfile, KernelSpeed
+from boardfit.edge.child import DEVNULL, python_argv, start_child
+from boardfit.edge.probe.bandwidth import measure_copy_bandwidth
+from boardfit.edge.probe.ggml import library_folder
+from boardfit.edge.probe.storage import measure_read_speed
+from boardfit.edge.probe.system import LocalSystem, System
 
 Progress = Callable[[int, int], None]
 
@@ -162,7 +162,7 @@ def _copy_block(profile: DeviceProfile) -> int:
 
 def _run_kernels(command: Sequence[str], found: Measurements, step: Callable[[], None]) -> None:
     """Time the engine in a process of its own, taking its findings as they come."""
-    process = start_child(python_argv("edge.probe.kernels", *command), stderr=DEVNULL)
+    process = start_child(python_argv("boardfit.edge.probe.kernels", *command), stderr=DEVNULL)
     assert process.stdout is not None
     deadline, pending = time.monotonic() + _LIMIT_S, b""
     with selectors.DefaultSelector() as selector, process.stdout as output:

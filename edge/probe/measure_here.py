@@ -2,8 +2,9 @@
 
     python3 probe.zip MARK '{"clusters": […], "ram_bytes": …, "free_bytes": …, "quick": false}'
 
-Shipped with its package as a zip file (`edge.probe.remote_measure`), so that it needs nothing but
-Python 3.10 on the board; with llama-cpp-python there, the engine's own kernels are timed.
+Shipped with its package as a zip file (`boardfit.edge.probe.remote_measure`), so that it needs
+nothing but Python 3.10 on the board; with llama-cpp-python there, the engine's own kernels are
+timed.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from device_profiles.profile import CpuCluster, DeviceProfile, Memory
-from edge.probe.measure import Measurements, measure_machine
+from boardfit.device_profiles.profile import CpuCluster, DeviceProfile, Memory
+from boardfit.edge.probe.measure import Measurements, measure_machine
 
 
 def described_profile(asked: Mapping[str, Any]) -> DeviceProfile:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from edge.probe.system import System, parse_number
+from boardfit.edge.probe.system import System, parse_number
 
 _MEMINFO = re.compile(r"^(\w+(?:\(\w+\))?):\s+([0-9]{1,15})\s*kB", re.MULTILINE)
 # cgroup v1 writes "no limit" as the largest page-aligned signed 64-bit number.

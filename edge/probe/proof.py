@@ -2,8 +2,8 @@
 
 A compiler can emit what this CPU lacks, or drop what a kernel needs (ggml-org/llama.cpp#26954). The
 first such step kills the process without a word. So every kernel runs once beforehand in a child
-process (`edge.probe.proof_kernels`), and a stamp beside the libraries, or in the cache folder,
-keeps the verdict. Standard library only: `scripts/build_engine` proves a wheel before it is
+process (`boardfit.edge.probe.proof_kernels`), and a stamp beside the libraries, or in the cache
+folder, keeps the verdict. Standard library only: `scripts/build_engine` proves a wheel before it is
 installed.
 """
 
@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.atomic import write_atomic
-from edge.child import DEVNULL, PIPE, Popen, python_argv, start_child
+from boardfit.edge.atomic import write_atomic
+from boardfit.edge.child import DEVNULL, PIPE, Popen, python_argv, start_child
 
-KIND = "edgekit-engine-proof"
+KIND = "boardfit-engine-proof"
 #: Counted up when the cases change: older stamps then prove too little.
 VERSION = 1
 PLAIN = "plain"
@@ -159,7 +159,7 @@ def stamp_folders(folder: Path) -> list[Path]:
     """Where a stamp may lie: with the engine's package, which an installer may write; else in the
     user's cache.
     """
-    from edge.verified import cache_directory
+    from boardfit.edge.verified import cache_directory
 
     return [folder.parent, cache_directory()]
 
@@ -215,7 +215,7 @@ def run_cases(
     `hopeless` names is not run: it maps a buffer type to the reason.
     """
     command = python_argv(
-        "edge.probe.proof_kernels", str(folder.resolve()), str(n_threads), str(first),
+        "boardfit.edge.probe.proof_kernels", str(folder.resolve()), str(n_threads), str(first),
         json.dumps(dict(hopeless or {})),
     )  # fmt: skip
     try:

@@ -1,10 +1,11 @@
 """Compute with every kernel of the installed ggml, at small shapes, and compare with a reference.
 
 This program runs in a process of its own: a kernel that this CPU cannot run kills it. Before each
-case it prints the case's number, so that its parent knows which case was running (`edge.probe.
-proof`). The reference is plain Python over weights that ggml's base library dequantizes.
+case it prints the case's number, so that its parent knows which case was running
+(`boardfit.edge.probe. proof`). The reference is plain Python over weights that ggml's base library
+dequantizes.
 
-    python -m edge.probe.proof_kernels FOLDER N_THREADS FIRST_CASE HOPELESS
+    python -m boardfit.edge.probe.proof_kernels FOLDER N_THREADS FIRST_CASE HOPELESS
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from edge.ggml_types import GGML_TYPES, row_bytes
-from edge.probe.ggml import Ggml, InitParams
+from boardfit.edge.ggml_types import GGML_TYPES, row_bytes
+from boardfit.edge.probe.ggml import Ggml, InitParams
 
 Row = Sequence[float]
 
@@ -32,7 +33,7 @@ PLAIN = "plain"
 #: Types of tensors that are never weights: integers, and what products quantize their input to.
 _NO_WEIGHTS = {"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"}
 WEIGHT_TYPES = tuple(name for name in GGML_TYPES if name not in _NO_WEIGHTS)
-#: As in `edge.engines.settings.KV_TYPES`.
+#: As in `boardfit.edge.engines.settings.KV_TYPES`.
 _KV_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
 _F32, _I32 = GGML_TYPES["F32"].id, GGML_TYPES["I32"].id
 

@@ -11,10 +11,10 @@ import secrets
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from edge.child import TimeoutExpired, find_program, run_child
-from edge.errors import DeviceUnreachableError, UsageError
-from edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
-from edge.units import printable
+from boardfit.edge.child import TimeoutExpired, find_program, run_child
+from boardfit.edge.errors import DeviceUnreachableError, UsageError
+from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
+from boardfit.edge.units import printable
 
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:]{2,39}")
@@ -119,7 +119,7 @@ def parse_target(text: str) -> Target:
         raise UsageError(f"{printable(text)}: {error}; expected {shape}") from None
     if parts.password is not None:
         raise UsageError(
-            "a password in an address ends up in logs and histories; edgekit takes none",
+            "a password in an address ends up in logs and histories; boardfit takes none",
             next_step="ssh-copy-id the public key to the board",
         )
     extra = parts.path.strip("/") or parts.query or parts.fragment

@@ -20,13 +20,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import device_profiles
-import edge
-from device_profiles.profile import ISA_FLAGS, DeviceProfile, KernelSpeed
-from edge.child import DEVNULL, TimeoutExpired, start_child
-from edge.probe.measure import Measurements
-from edge.probe.remote import Target, ssh_command
-from edge.units import printable
+from boardfit import device_profiles, edge
+from boardfit.device_profiles.profile import ISA_FLAGS, DeviceProfile, KernelSpeed
+from boardfit.edge.child import DEVNULL, TimeoutExpired, start_child
+from boardfit.edge.probe.measure import Measurements
+from boardfit.edge.probe.remote import Target, ssh_command
+from boardfit.edge.units import printable
 
 Progress = Callable[[int, int], None]
 
@@ -54,7 +53,7 @@ for c in "$p" python3 python; do
 done
 exit 80
 """
-_MAIN = "import sys\nfrom edge.probe.measure_here import main\nmain(sys.argv[1:])\n"
+_MAIN = "import sys\nfrom boardfit.edge.probe.measure_here import main\nmain(sys.argv[1:])\n"
 
 
 def package_archive() -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from edge.probe.system import System, parse_number, read_number
+from boardfit.edge.probe.system import System, parse_number, read_number
 
 # Bits of `vcgencmd get_throttled`. Source: https://www.raspberrypi.com/documentation/computers/
 # os.html#get_throttled

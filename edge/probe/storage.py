@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from edge.probe.system import System, read_number
+from boardfit.edge.probe.system import System, read_number
 
 Progress = Callable[[int, int], None]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from edge.child import SubprocessError, run_child
-from edge.errors import InputError
+from boardfit.edge.child import SubprocessError, run_child
+from boardfit.edge.errors import InputError
 
 #: No file of /proc or /sys that a probe reads is longer; the rest of one that is gets cut off.
 MAX_TEXT_BYTES = 1 << 20
@@ -102,7 +102,7 @@ class CapturedSystem:
 
 
 def parse_dump(text: str, mark: str) -> CapturedSystem:
-    """What the remote reader printed (`edge.probe.remote`): a line `<mark> file PATH` or
+    """What the remote reader printed (`boardfit.edge.probe.remote`): a line `<mark> file PATH` or
     `<mark> output NAME` before each text, `<mark> end` as the last line.
 
     Raises InputError when the text was cut off, or holds more than any board's.

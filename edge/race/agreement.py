@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge.errors import IntegrityError
-from edge.race.entrants import Entrant
-from edge.race.turns import ask
+from boardfit.edge.errors import IntegrityError
+from boardfit.edge.race.entrants import Entrant
+from boardfit.edge.race.turns import ask
 
 #: Tokens of each greedy answer that the others are held against.
 N_GEN = 48

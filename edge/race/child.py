@@ -1,4 +1,4 @@
-"""One turn of one entrant, in a process of its own: `python -m edge.race.child`.
+"""One turn of one entrant, in a process of its own: `python -m boardfit.edge.race.child`.
 
 A job comes as one JSON object on stdin, answers leave as JSON lines on stdout. What native code
 prints to stdout goes to stderr instead.
@@ -21,16 +21,16 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from typing import Any
 
-from edge.bench.conditions import disturbances, read_conditions
-from edge.bench.metrics import LoadTrace
-from edge.bench.runner import prompt_length, run_once
-from edge.bench.sampler import Sampler, read_memory
-from edge.bench.trace_rows import compact_load, compact_trace
-from edge.bench.workloads import Test, fixed_tokens, prompt_hash
-from edge.bundle import open_bundle
-from edge.engines import EngineSettings, open_engine
-from edge.errors import EdgeError, IntegrityError
-from edge.types import Engine, GenerationConfig, LogitsEngine, Message
+from boardfit.edge.bench.conditions import disturbances, read_conditions
+from boardfit.edge.bench.metrics import LoadTrace
+from boardfit.edge.bench.runner import prompt_length, run_once
+from boardfit.edge.bench.sampler import Sampler, read_memory
+from boardfit.edge.bench.trace_rows import compact_load, compact_trace
+from boardfit.edge.bench.workloads import Test, fixed_tokens, prompt_hash
+from boardfit.edge.bundle import open_bundle
+from boardfit.edge.engines import EngineSettings, open_engine
+from boardfit.edge.errors import EdgeError, IntegrityError
+from boardfit.edge.types import Engine, GenerationConfig, LogitsEngine, Message
 
 Job = Mapping[str, Any]
 Answer = dict[str, Any]

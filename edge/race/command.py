@@ -11,19 +11,19 @@ from typing import Any
 
 import click
 
-from edge.bench.command import TestProgress
-from edge.bench.record import Subject, make_records
-from edge.bench.store import append_results, data_directory
-from edge.bench.workloads import Test
-from edge.bundle import Bundle, open_bundle
-from edge.errors import UsageError
-from edge.race.agreement import Agreement, check_agreement, compare_answers
-from edge.race.entrants import Entrant, make_entrants
-from edge.race.text import median, pace_of, peak_anonymous, race_lines
-from edge.race.turns import Course, run_race
-from edge.race.verdict import Lead, leads, sentence
-from edge.types import EngineInfo
-from edge.units import printable
+from boardfit.edge.bench.command import TestProgress
+from boardfit.edge.bench.record import Subject, make_records
+from boardfit.edge.bench.store import append_results, data_directory
+from boardfit.edge.bench.workloads import Test
+from boardfit.edge.bundle import Bundle, open_bundle
+from boardfit.edge.errors import UsageError
+from boardfit.edge.race.agreement import Agreement, check_agreement, compare_answers
+from boardfit.edge.race.entrants import Entrant, make_entrants
+from boardfit.edge.race.text import median, pace_of, peak_anonymous, race_lines
+from boardfit.edge.race.turns import Course, run_race
+from boardfit.edge.race.verdict import Lead, leads, sentence
+from boardfit.edge.types import EngineInfo
+from boardfit.edge.units import printable
 
 PREFILL = (16, 128, 512, 2048)
 DEPTHS = (0, 512, 2048)

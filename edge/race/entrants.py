@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge.bundle import Bundle
-from edge.engines import ENGINES, is_installed
-from edge.engines.settings import default_threads, usable_cpus
-from edge.errors import EngineMissingError, UsageError
-from edge.units import printable
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.engines import ENGINES, is_installed
+from boardfit.edge.engines.settings import default_threads, usable_cpus
+from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.units import printable
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edge.bench.workloads import Test
-from edge.race.agreement import Agreement
-from edge.race.turns import Course
-from edge.race.verdict import Lead, Pace, sentence
-from edge.report.terminal import aligned
-from edge.units import format_bytes, format_seconds
+from boardfit.edge.bench.workloads import Test
+from boardfit.edge.race.agreement import Agreement
+from boardfit.edge.race.turns import Course
+from boardfit.edge.race.verdict import Lead, Pace, sentence
+from boardfit.edge.report.terminal import aligned
+from boardfit.edge.units import format_bytes, format_seconds
 
 
 def pace_of(course: Course) -> Pace:

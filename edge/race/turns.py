@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import edge.errors
-from edge.bench.metrics import drift, measure, measure_load, numbers
-from edge.bench.runner import TestRun
-from edge.bench.trace_rows import expand_load, expand_trace
-from edge.bench.workloads import Test
-from edge.child import python_argv, run_child
-from edge.engines.settings import EngineSettings
-from edge.errors import EdgeError, EngineError
-from edge.last_words import explain_death
-from edge.race.entrants import Entrant
-from edge.units import printable
+import boardfit.edge.errors
+from boardfit.edge.bench.metrics import drift, measure, measure_load, numbers
+from boardfit.edge.bench.runner import TestRun
+from boardfit.edge.bench.trace_rows import expand_load, expand_trace
+from boardfit.edge.bench.workloads import Test
+from boardfit.edge.child import python_argv, run_child
+from boardfit.edge.engines.settings import EngineSettings
+from boardfit.edge.errors import EdgeError, EngineError
+from boardfit.edge.last_words import explain_death
+from boardfit.edge.race.entrants import Entrant
+from boardfit.edge.units import printable
 
 Progress = Callable[[int, int, str], None]
 
@@ -102,13 +102,13 @@ def ask(entrant: Entrant, n_ctx: int, job: dict[str, Any]) -> list[dict[str, Any
     }
     with tempfile.TemporaryFile() as said:
         process = run_child(
-            python_argv("edge.race.child"),
+            python_argv("boardfit.edge.race.child"),
             input=json.dumps(request).encode() + b"\n",
             stderr=said,
         )
         answers = [json.loads(line) for line in process.stdout.splitlines()]
         if answers and (error := answers[-1].get("error")):
-            kind = getattr(edge.errors, error["type"], EngineError)
+            kind = getattr(boardfit.edge.errors, error["type"], EngineError)
             assert issubclass(kind, EdgeError)
             raise kind(f"{entrant.label}: {error['message']}", next_step=error["next_step"])
         if death := explain_death(entrant.label, process.returncode):

@@ -1,7 +1,7 @@
 """A chart as data: what is drawn, what it says in words, and the same figures as a table.
 
-Nothing here draws. `edge.report.draw` turns a chart into SVG, `edge.report.page` puts the table
-below it for readers who see no picture.
+Nothing here draws. `boardfit.edge.report.draw` turns a chart into SVG, `boardfit.edge.report.page`
+puts the table below it for readers who see no picture.
 """
 
 from __future__ import annotations

@@ -10,16 +10,16 @@ from typing import Any, Literal, get_args
 
 import click
 
-from edge.atomic import write_atomic
-from edge.bench.importers import read_all
-from edge.bench.newest import MAX_LINES
-from edge.bench.store import Results, data_directory
-from edge.errors import InputError, IntegrityError, UsageError
-from edge.report.exports import to_csv, to_llama_bench
-from edge.report.figures import Record, group_runs, key_figures, page_title, verdict
-from edge.report.markdown import render
-from edge.report.verify import verify_run
-from edge.units import parse_seconds, printable
+from boardfit.edge.atomic import write_atomic
+from boardfit.edge.bench.importers import read_all
+from boardfit.edge.bench.newest import MAX_LINES
+from boardfit.edge.bench.store import Results, data_directory
+from boardfit.edge.errors import InputError, IntegrityError, UsageError
+from boardfit.edge.report.exports import to_csv, to_llama_bench
+from boardfit.edge.report.figures import Record, group_runs, key_figures, page_title, verdict
+from boardfit.edge.report.markdown import render
+from boardfit.edge.report.verify import verify_run
+from boardfit.edge.units import parse_seconds, printable
 
 Format = Literal["md", "html", "json", "png", "csv", "llama-bench"]
 _BY_SUFFIX: dict[str, Format] = {
@@ -125,7 +125,7 @@ def rendered(found: Results, kind: Format, within_s: float | None = None) -> byt
     if kind == "llama-bench":
         return to_llama_bench(records).encode()
     if kind == "html":
-        from edge.report.page import render_page
+        from boardfit.edge.report.page import render_page
 
         return render_page(records, found.notes, within_s, found.partial).encode()
     if kind == "png":
@@ -135,9 +135,9 @@ def rendered(found: Results, kind: Format, within_s: float | None = None) -> byt
 
 def picture(records: Sequence[Record], within_s: float | None) -> bytes:
     """The newest run's charts on one sheet."""
-    from edge.report.chart import Chart
-    from edge.report.draw import draw_png
-    from edge.report.run_charts import run_charts
+    from boardfit.edge.report.chart import Chart
+    from boardfit.edge.report.draw import draw_png
+    from boardfit.edge.report.run_charts import run_charts
 
     run = group_runs(records)[-1]
     lines = [printable(verdict(run), 200)]

@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge.bench.metrics import quantile
-from edge.errors import InputError
-from edge.report.figures import Record, Run, machine_key, machine_name
-from edge.units import printable
+from boardfit.edge.bench.metrics import quantile
+from boardfit.edge.errors import InputError
+from boardfit.edge.report.figures import Record, Run, machine_key, machine_name
+from boardfit.edge.units import printable
 
 SEED = 20260101
 N_DRAWS = 2000

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import click
 
-from edge.bench.importers import read_all
-from edge.errors import InputError, UsageError
-from edge.report.compare import Ratio, Side, check_alike, compare, differences
-from edge.report.figures import Run, group_runs, run_labels
-from edge.report.fleet_charts import COLUMNS, fleet_rows, heat_shares
-from edge.report.gate import parse_gate
-from edge.report.terminal import aligned
-from edge.units import printable
+from boardfit.edge.bench.importers import read_all
+from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.report.compare import Ratio, Side, check_alike, compare, differences
+from boardfit.edge.report.figures import Run, group_runs, run_labels
+from boardfit.edge.report.fleet_charts import COLUMNS, fleet_rows, heat_shares
+from boardfit.edge.report.gate import parse_gate
+from boardfit.edge.report.terminal import aligned
+from boardfit.edge.units import printable
 
 _FAILED = 1
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from edge.bench.deadline_summary import by_task, summarize
-from edge.report.figures import Record
+from boardfit.edge.bench.deadline_summary import by_task, summarize
+from boardfit.edge.report.figures import Record
 
 
 def check_workload(record: Record) -> tuple[int, list[str]]:

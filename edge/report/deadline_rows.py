@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edge.report.figures import Record, Run, machine_name, peak
-from edge.units import format_bytes, format_seconds, printable
+from boardfit.edge.report.figures import Record, Run, machine_name, peak
+from boardfit.edge.units import format_bytes, format_seconds, printable
 
 KIND = "deadline"
 
@@ -157,7 +157,7 @@ def deadline_figures(run: Run) -> list[tuple[str, str]]:
 
 def deadline_lines(run: Run) -> list[str]:
     """A run for a terminal."""
-    from edge.report.terminal import aligned
+    from boardfit.edge.report.terminal import aligned
 
     lines = [printable(deadline_verdict(run), 400), ""]
     lines += aligned([DEADLINE_HEADER, *deadline_rows(run)])

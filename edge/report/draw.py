@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from xml.etree import ElementTree
 
-from edge.errors import EngineMissingError
-from edge.report.chart import Bars, Chart, Limit, Panel, Series
-from edge.requirements import install_line
+from boardfit.edge.errors import EngineMissingError
+from boardfit.edge.report.chart import Bars, Chart, Limit, Panel, Series
+from boardfit.edge.requirements import install_line
 
 EXTRA = "report"
 SVG = "http://www.w3.org/2000/svg"
@@ -60,7 +60,7 @@ def style() -> AbstractContextManager[None]:
         ) from None
     settings: dict[Any, Any] = {
         "svg.fonttype": "none",  # text stays text: searchable, selectable, in the page's font
-        "svg.hashsalt": "edgekit",  # the same results give the same bytes
+        "svg.hashsalt": "boardfit",  # the same results give the same bytes
         "text.parse_math": False,  # a $ in a model's name is a $
         "font.family": "sans-serif",
         "font.size": 10,

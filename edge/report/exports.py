@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from edge.report.figures import Record, median
+from boardfit.edge.report.figures import Record, median
 
 # Column → where it is in a record; figures follow as medians.
 _FACTS = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge.units import format_bytes, format_seconds
+from boardfit.edge.units import format_bytes, format_seconds
 
 Record = dict[str, Any]
 
@@ -77,8 +77,8 @@ def longest_prefill(run: Run) -> Record | None:
 
 def verdict(run: Run) -> str:
     """One sentence: how long a 200-token question takes to answer, and what limits."""
-    from edge.report.deadline_rows import deadline_verdict, is_deadline_run
-    from edge.report.network_rows import is_network_run, network_verdict
+    from boardfit.edge.report.deadline_rows import deadline_verdict, is_deadline_run
+    from boardfit.edge.report.network_rows import is_network_run, network_verdict
 
     if is_network_run(run):
         return network_verdict(run)
@@ -224,8 +224,8 @@ def key_figure_parts(run: Run) -> list[tuple[str, str, str]]:
 
 def key_figures(run: Run) -> list[tuple[str, str]]:
     """The five figures that matter, each with its text."""
-    from edge.report.deadline_rows import deadline_figures, is_deadline_run
-    from edge.report.network_rows import is_network_run, network_figures
+    from boardfit.edge.report.deadline_rows import deadline_figures, is_deadline_run
+    from boardfit.edge.report.network_rows import is_network_run, network_figures
 
     if is_network_run(run):
         return network_figures(run)

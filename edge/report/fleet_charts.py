@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from edge.report.chart import Bars, Chart, Missing, Panel, Series
-from edge.report.figures import (
+from boardfit.edge.report.chart import Bars, Chart, Missing, Panel, Series
+from boardfit.edge.report.figures import (
     Run,
     best_decode,
     longest_prefill,
@@ -13,7 +13,7 @@ from edge.report.figures import (
     peak,
     run_labels,
 )
-from edge.units import MIB, format_bytes, format_seconds
+from boardfit.edge.units import MIB, format_bytes, format_seconds
 
 # More runs than this are listed in the table and left out of the picture.
 MAX_BARS = 8

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edge.errors import InputError, UsageError
-from edge.report.compare import FIGURES, Ratio
-from edge.units import did_you_mean
+from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.report.compare import FIGURES, Ratio
+from boardfit.edge.units import did_you_mean
 
 _FORM = re.compile(r"^\s*([a-z]+)\s*(<|>)\s*(\d+(?:\.\d+)?)\s*x?\s*$")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from edge.report.deadline_rows import (
+from boardfit.edge.report.deadline_rows import (
     ANSWER_HEADER,
     DEADLINE_HEADER,
     answer_row,
@@ -13,7 +13,7 @@ from edge.report.deadline_rows import (
     deadline_rows,
     is_deadline_run,
 )
-from edge.report.figures import (
+from boardfit.edge.report.figures import (
     Record,
     Run,
     group_runs,
@@ -24,8 +24,8 @@ from edge.report.figures import (
     predicted_rows,
     verdict,
 )
-from edge.report.network_rows import LATENCY_HEADER, is_network_run, latency_row
-from edge.report.rows import (
+from boardfit.edge.report.network_rows import LATENCY_HEADER, is_network_run, latency_row
+from boardfit.edge.report.rows import (
     SPEED_HEADER,
     energy_method,
     energy_rows,
@@ -34,7 +34,7 @@ from edge.report.rows import (
     memory_rows,
     speed_rows,
 )
-from edge.units import format_bytes, printable
+from boardfit.edge.units import format_bytes, printable
 
 
 def escape(text: object, limit: int = 120) -> str:
@@ -105,7 +105,7 @@ def render_run(run: Run) -> list[str]:
         f"KV {escape(settings.get('kv_type'))}, batch {settings.get('n_batch')}",
         f"- artifact: {format_bytes(artifact.get('n_bytes'))}, sha256 "
         f"`{escape(str(artifact.get('sha256'))[:16])}`",
-        f"- edgekit {escape(head['kit'].get('version'))}, {escape(head['time'])}",
+        f"- boardfit {escape(head['kit'].get('version'))}, {escape(head['time'])}",
         f"- repeat: `{printable(str(head.get('repeat', '–'))).replace('`', '')}`",
     ]
     return lines

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edge.report.figures import Record, Run, machine_name, median, peak
-from edge.units import format_bytes, format_seconds
+from boardfit.edge.report.figures import Record, Run, machine_name, median, peak
+from boardfit.edge.units import format_bytes, format_seconds
 
 
 def latency_text(seconds: float | None) -> str:
@@ -59,7 +59,7 @@ def network_figures(run: Run) -> list[tuple[str, str]]:
 
 def network_lines(run: Run) -> list[str]:
     """A run for a terminal."""
-    from edge.report.terminal import aligned
+    from boardfit.edge.report.terminal import aligned
 
     rows = [LATENCY_HEADER, *(latency_row(record) for record in run.records)]
     return [network_verdict(run), "", *aligned(rows), "", *aligned(network_figures(run))]

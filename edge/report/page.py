@@ -1,8 +1,8 @@
 """A report as one self-contained HTML page: no script, no request, light, dark, phone and print.
 
 The page is filled in by jinja2 with escaping on: every string of a result is untrusted. Only the
-SVG that `edge.report.draw` made is inserted as it is. A policy in the page's head forbids scripts
-and all loading, in case something slips through anyway.
+SVG that `boardfit.edge.report.draw` made is inserted as it is. A policy in the page's head forbids
+scripts and all loading, in case something slips through anyway.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-from edge.errors import EngineMissingError
-from edge.report.chart import Chart, Missing
-from edge.report.deadline_rows import DEADLINE_HEADER, deadline_rows, is_deadline_run
-from edge.report.draw import EXTRA, draw_svg
-from edge.report.figures import (
+from boardfit.edge.errors import EngineMissingError
+from boardfit.edge.report.chart import Chart, Missing
+from boardfit.edge.report.deadline_rows import DEADLINE_HEADER, deadline_rows, is_deadline_run
+from boardfit.edge.report.draw import EXTRA, draw_svg
+from boardfit.edge.report.figures import (
     Record,
     Run,
     group_runs,
@@ -30,7 +30,7 @@ from edge.report.figures import (
     run_labels,
     verdict,
 )
-from edge.report.fleet_charts import (
+from boardfit.edge.report.fleet_charts import (
     COLUMNS,
     fleet_rows,
     fleet_verdict,
@@ -38,12 +38,12 @@ from edge.report.fleet_charts import (
     quality_against_size,
     side_by_side,
 )
-from edge.report.network_rows import (
+from boardfit.edge.report.network_rows import (
     LATENCY_HEADER,
     is_network_run,
     latency_row,
 )
-from edge.report.rows import (
+from boardfit.edge.report.rows import (
     SPEED_HEADER,
     energy_method,
     energy_rows,
@@ -52,10 +52,10 @@ from edge.report.rows import (
     memory_rows,
     speed_rows,
 )
-from edge.report.run_charts import run_charts
-from edge.report.verify import verify_run
-from edge.requirements import install_line
-from edge.units import format_bytes, printable
+from boardfit.edge.report.run_charts import run_charts
+from boardfit.edge.report.verify import verify_run
+from boardfit.edge.requirements import install_line
+from boardfit.edge.units import format_bytes, printable
 
 # A page is for reading: the newest runs in full, more as rows, all of them in --format json.
 MAX_DETAILED, MAX_DETAILED_OF_MANY, MANY_RUNS = 6, 2, 50
@@ -134,7 +134,7 @@ def without_surrogates(text: str) -> str:
 
 
 def _file(name: str) -> str:
-    return resources.files("edge.report").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("boardfit.edge.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def pictures(
@@ -219,7 +219,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
         *((f"state {when}", state_text(head, when)) for when in ("before", "after")),
         ("planned for", head.get("board")),
         (
-            "edgekit",
+            "boardfit",
             _joined(
                 kit.get("version"), commit, "changed since the commit" if kit.get("changed") else ""
             ),

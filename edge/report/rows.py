@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from edge.bench.power import METHODS
-from edge.report.figures import Record, Run, median, peak, spread_text
-from edge.units import format_bytes, format_seconds
+from boardfit.edge.bench.power import METHODS
+from boardfit.edge.report.figures import Record, Run, median, peak, spread_text
+from boardfit.edge.units import format_bytes, format_seconds
 
 _PERCENT = re.compile(r"[+-]\d{1,9}%")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edge.bench.metrics import measure, quantile
-from edge.bench.trace_rows import MEMORY_FIELDS, expand_trace, memory_rows
-from edge.report.chart import Bars, Chart, Limit, Missing, Panel, Series, thin
-from edge.report.deadline_rows import is_deadline_run
-from edge.report.figures import (
+from boardfit.edge.bench.metrics import measure, quantile
+from boardfit.edge.bench.trace_rows import MEMORY_FIELDS, expand_trace, memory_rows
+from boardfit.edge.report.chart import Bars, Chart, Limit, Missing, Panel, Series, thin
+from boardfit.edge.report.deadline_rows import is_deadline_run
+from boardfit.edge.report.figures import (
     Record,
     Run,
     best_decode,
@@ -20,9 +20,9 @@ from edge.report.figures import (
     prediction_holds,
     spread_text,
 )
-from edge.report.network_rows import is_network_run
-from edge.report.speed_chart import speed_over_time, timed_traces
-from edge.units import MIB, format_bytes, format_seconds
+from boardfit.edge.report.network_rows import is_network_run
+from boardfit.edge.report.speed_chart import speed_over_time, timed_traces
+from boardfit.edge.units import MIB, format_bytes, format_seconds
 
 NS = 1e-9
 # More points with whiskers than this hide one another; the table has them all.

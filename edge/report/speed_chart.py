@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from edge.bench.metrics import drift, measure
-from edge.bench.sustained import sustained_ratio
-from edge.bench.trace_rows import expand_trace
-from edge.report.chart import Chart, Missing, Panel, Series, thin
-from edge.report.figures import Record, Run
+from boardfit.edge.bench.metrics import drift, measure
+from boardfit.edge.bench.sustained import sustained_ratio
+from boardfit.edge.bench.trace_rows import expand_trace
+from boardfit.edge.report.chart import Chart, Missing, Panel, Series, thin
+from boardfit.edge.report.figures import Record, Run
 
 NS = 1e-9
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge.report.deadline_rows import deadline_lines, is_deadline_run
-from edge.report.figures import Run, key_figures, median, spread_text, verdict
-from edge.report.network_rows import is_network_run, network_lines
-from edge.report.rows import flag_lines
-from edge.units import format_seconds, printable
+from boardfit.edge.report.deadline_rows import deadline_lines, is_deadline_run
+from boardfit.edge.report.figures import Run, key_figures, median, spread_text, verdict
+from boardfit.edge.report.network_rows import is_network_run, network_lines
+from boardfit.edge.report.rows import flag_lines
+from boardfit.edge.units import format_seconds, printable
 
 
 def run_lines(run: Run) -> list[str]:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge.bench.metrics import measure, measure_load, numbers, spread
-from edge.bench.seal import DIGEST, digest_of
-from edge.bench.trace_rows import expand_load, expand_trace
-from edge.errors import InputError
-from edge.report.deadline_check import check_workload
-from edge.report.figures import Record, Run
-from edge.units import printable
+from boardfit.edge.bench.metrics import measure, measure_load, numbers, spread
+from boardfit.edge.bench.seal import DIGEST, digest_of
+from boardfit.edge.bench.trace_rows import expand_load, expand_trace
+from boardfit.edge.errors import InputError
+from boardfit.edge.report.deadline_check import check_workload
+from boardfit.edge.report.figures import Record, Run
+from boardfit.edge.units import printable
 
 # A spread is summed in floating point, whose last bit differs between Python versions; the figures
 # themselves come from whole nanoseconds and must be equal to the last bit.

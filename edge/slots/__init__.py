@@ -4,7 +4,7 @@
       current             → releases/<id>; a small file of that text where links do not exist
       releases/<id>/      bundle/ is the exact bundle, env/ the Python environment made from it
       incoming/           what is being sent; never looked at by anything that runs
-      */.edgekit-owned    in every folder that may be deleted: a release, what is being sent
+      */.boardfit-owned   in every folder that may be deleted: a release, what is being sent
       state.json          the order in which releases became current, and how they did
       .lock               held by the program that changes the board
 

@@ -1,6 +1,6 @@
 """Numbered points where a power cut can hit: every write, rename and fsync.
 
-Set EDGEKIT_TEST_FAULT in a test to make one of them the last thing that happens:
+Set BOARDFIT_TEST_FAULT in a test to make one of them the last thing that happens:
 
     17          SIGKILL to this process at the 17th point
     17:ENOSPC   the 17th point raises OSError with that errno
@@ -15,7 +15,7 @@ import os
 import signal
 from pathlib import Path
 
-_VARIABLE = "EDGEKIT_TEST_FAULT"
+_VARIABLE = "BOARDFIT_TEST_FAULT"
 _counter = itertools.count(1)
 
 

@@ -21,10 +21,16 @@ from typing import BinaryIO, Literal, Protocol
 
 import psutil
 
-from edge.errors import DoesNotFitError, EdgeError, InputError, UnsafeInputError, UsageError
-from edge.rooted import Root
-from edge.slots.faults import fault_point
-from edge.slots.layout import CURRENT, LOCK
+from boardfit.edge.errors import (
+    DoesNotFitError,
+    EdgeError,
+    InputError,
+    UnsafeInputError,
+    UsageError,
+)
+from boardfit.edge.rooted import Root
+from boardfit.edge.slots.faults import fault_point
+from boardfit.edge.slots.layout import CURRENT, LOCK
 
 Kind = Literal["file", "folder", "link", "other"]
 _COPY = 1 << 20
@@ -340,7 +346,7 @@ class LocalFiles:
                     _unlock_folder(root)
 
     def _folder_is_locked(self) -> bool:
-        """The other lock, that of boards without `flock`: see `edge.flash.shell_files`."""
+        """The other lock, that of boards without `flock`: see `boardfit.edge.flash.shell_files`."""
         owner = (self.read(_LOCK_OWNER, 200) or b"").decode("utf-8", "replace").strip()
         pid, _, boot = owner.partition(" ")
         return boot == _boot_id() and pid.isdecimal() and psutil.pid_exists(int(pid))

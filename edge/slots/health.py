@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.errors import EdgeError, InputError
-from edge.types import Engine, GenerationConfig, LogitsEngine, Plan, Trace
-from edge.units import format_bytes
+from boardfit.edge.errors import EdgeError, InputError
+from boardfit.edge.types import Engine, GenerationConfig, LogitsEngine, Plan, Trace
+from boardfit.edge.units import format_bytes
 
 PROMPT = "Say in one short sentence what you can do for me."
 MAX_TOKENS = 32
@@ -31,7 +31,7 @@ MAX_MEMORY = 1.1
 #: kernels differ in the last bits and turn near ties; broken ones agree on almost nothing.
 MIN_AGREEMENT = 0.75
 
-KIND = "edgekit-health"
+KIND = "boardfit-health"
 SCHEMA = 1
 
 
@@ -86,9 +86,9 @@ def check_release(
     the fixed question, then time a longer answer. `reference` is a host's greedy answer as token
     ids. Never raises for a release that does not work.
     """
-    from edge.bundle import open_bundle
-    from edge.engines import EngineSettings, open_engine
-    from edge.probe.machine import usable_processors
+    from boardfit.edge.bundle import open_bundle
+    from boardfit.edge.engines import EngineSettings, open_engine
+    from boardfit.edge.probe.machine import usable_processors
 
     try:
         bundle = open_bundle(bundle_path, verify=None if quick else True, progress=progress)
@@ -105,9 +105,9 @@ def check_release(
 
 
 def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -> Health:
-    from edge.probe.emulation import own_emulated_memory
-    from edge.run import peak_rss_bytes, prompt_tokens
-    from edge.session import Answer, summarize
+    from boardfit.edge.probe.emulation import own_emulated_memory
+    from boardfit.edge.run import peak_rss_bytes, prompt_tokens
+    from boardfit.edge.session import Answer, summarize
 
     def answer(config: GenerationConfig) -> Answer:
         request_ns = time.monotonic_ns()
@@ -152,9 +152,9 @@ def _agreement(engine: LogitsEngine, prompt: Sequence[int], reference: Sequence[
 
 def reference_answer(bundle_path: Path) -> list[int] | None:
     """The greedy answer of this machine as token ids; None where it has no such engine."""
-    from edge.engines import is_installed
-    from edge.engines.target import open_model
-    from edge.run import prompt_tokens
+    from boardfit.edge.engines import is_installed
+    from boardfit.edge.engines.target import open_model
+    from boardfit.edge.run import prompt_tokens
 
     opened = None
     try:

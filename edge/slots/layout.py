@@ -17,7 +17,7 @@ LOCK = ".lock"
 #: A release being removed is renamed to this first, so that no half of it is seen as a release.
 TRASH = ".trash-"
 
-KIND = "edgekit-slots"
+KIND = "boardfit-slots"
 SCHEMA = 1
 MAX_STATE_BYTES = 1024 * 1024
 MAX_HISTORY = 100

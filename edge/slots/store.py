@@ -1,6 +1,6 @@
 """Manage releases over any `BoardFiles`: list, verify, switch, roll back, free space.
 
-    slots = Slots(LocalFiles(Path("/opt/edgekit")))
+    slots = Slots(LocalFiles(Path("/opt/boardfit")))
     with slots.locked():
         slots.activate(release_id)
 
@@ -16,14 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from edge.bundle import MANIFEST, MAX_MANIFEST_BYTES, SUMS, Bundle, parse_manifest
-from edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
-from edge.slots import layout
-from edge.slots.files import BoardFiles
-from edge.slots.layout import SlotState, bundle_folder, is_release_id, is_trash, release_folder
-from edge.slots.trust import pinned_keys, release_signer
-from edge.trust.bundle_signature import SIGNATURE
-from edge.units import format_bytes, printable
+from boardfit.edge.bundle import MANIFEST, MAX_MANIFEST_BYTES, SUMS, Bundle, parse_manifest
+from boardfit.edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.files import BoardFiles
+from boardfit.edge.slots.layout import (
+    SlotState,
+    bundle_folder,
+    is_release_id,
+    is_trash,
+    release_folder,
+)
+from boardfit.edge.slots.trust import pinned_keys, release_signer
+from boardfit.edge.trust.bundle_signature import SIGNATURE
+from boardfit.edge.units import format_bytes, printable
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Slots:
         strangers = [n for n in self.files.entries(layout.RELEASES) if not is_release_id(n)]
         if strangers or (pointer is not None and layout.parse_pointer(pointer) is None):
             raise UsageError(
-                f"{self.files.root} has a {layout.RELEASES}/ or {layout.CURRENT} that edgekit did "
+                f"{self.files.root} has a {layout.RELEASES}/ or {layout.CURRENT} that boardfit did "
                 "not make",
                 next_step="choose another folder on the board",
             )

@@ -1,7 +1,7 @@
 """Keys pinned on a board, and the releases that they accept, over any `BoardFiles`.
 
 `ROOT/trusted_keys` lies beside the releases. Where it exists nothing else is switched to or rolled
-back to; on the board itself `edge.bundle.open_bundle` reads the same file on every start.
+back to; on the board itself `boardfit.edge.bundle.open_bundle` reads the same file on every start.
 """
 
 from __future__ import annotations
@@ -9,13 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from edge.bundle import MANIFEST, MAX_MANIFEST_BYTES
-from edge.errors import IntegrityError
-from edge.slots.files import BoardFiles
-from edge.slots.layout import bundle_folder
-from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
-from edge.trust.pins import MAX_KEYS_BYTES, TRUSTED_KEYS, format_trusted_keys, parse_trusted_keys
-from edge.trust.ssh_formats import PublicKey
+from boardfit.edge.bundle import MANIFEST, MAX_MANIFEST_BYTES
+from boardfit.edge.errors import IntegrityError
+from boardfit.edge.slots.files import BoardFiles
+from boardfit.edge.slots.layout import bundle_folder
+from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
+from boardfit.edge.trust.pins import (
+    MAX_KEYS_BYTES,
+    TRUSTED_KEYS,
+    format_trusted_keys,
+    parse_trusted_keys,
+)
+from boardfit.edge.trust.ssh_formats import PublicKey
 
 
 def pinned_keys(files: BoardFiles) -> tuple[PublicKey, ...]:

@@ -1,11 +1,11 @@
 """KV states kept between runs: of system prompts, and of conversations that were saved.
 
 `store` is the folder they lie in, `place` says which folder and how large, `prefix` which part of a
-prompt is worth keeping. A session (`edge.session`) restores before it computes, and stores when it
-is idle.
+prompt is worth keeping. A session (`boardfit.edge.session`) restores before it computes, and stores
+when it is idle.
 """
 
-from edge.states.place import model_identity, states_of
-from edge.states.store import Restored, StateStore
+from boardfit.edge.states.place import model_identity, states_of
+from boardfit.edge.states.store import Restored, StateStore
 
 __all__ = ["Restored", "StateStore", "model_identity", "states_of"]

@@ -11,21 +11,21 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from edge.engines.target import OpenModel
-from edge.errors import IntegrityError, UsageError
-from edge.states.store import DEFAULT_LIMIT_BYTES, StateStore, check_owner, is_claimed
-from edge.trust.pins import key_files
-from edge.units import parse_bytes
-from edge.verified import cache_directory
+from boardfit.edge.engines.target import OpenModel
+from boardfit.edge.errors import IntegrityError, UsageError
+from boardfit.edge.states.store import DEFAULT_LIMIT_BYTES, StateStore, check_owner, is_claimed
+from boardfit.edge.trust.pins import key_files
+from boardfit.edge.units import parse_bytes
+from boardfit.edge.verified import cache_directory
 
 #: Environment variable: room for the states of one folder, for example 64MiB; "off": keep none.
-VARIABLE = "EDGEKIT_STATES"
+VARIABLE = "BOARDFIT_STATES"
 
 
 def states_of(opened: OpenModel) -> StateStore | None:
     """The store of an opened model; None if its engine cannot save states, or the user wants none.
 
-    Raises UsageError if EDGEKIT_STATES is neither a size nor "off".
+    Raises UsageError if BOARDFIT_STATES is neither a size nor "off".
     """
     limit = limit_bytes()
     info = opened.engine.describe()
@@ -51,7 +51,7 @@ def model_identity(opened: OpenModel) -> str:
 
 
 def limit_bytes() -> int:
-    """What EDGEKIT_STATES says; 0 for "off"."""
+    """What BOARDFIT_STATES says; 0 for "off"."""
     text = os.environ.get(VARIABLE, "").strip()
     if not text:
         return DEFAULT_LIMIT_BYTES

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from edge.states.store import common
-from edge.types import Message
+from boardfit.edge.states.store import common
+from boardfit.edge.types import Message
 
 #: Fewer tokens, or fewer seconds to compute them, are not worth a file.
 MIN_TOKENS = 32

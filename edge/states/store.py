@@ -2,7 +2,7 @@
 
 A file is named after what its state belongs to and the tokens it holds:
 
-    NAME-<model, engine, context: 16 hex>-<tokens: 16 hex>.kv      see edge.engines.kv_state
+    NAME-<model, engine, context: 16 hex>-<tokens: 16 hex>.kv     see boardfit.edge.engines.kv_state
 
 Its mtime is its last use. Any failure with a state (damaged, of another build, disk full, folder
 read-only) costs the time to compute it again and one line, never an answer. Two processes may share
@@ -29,11 +29,11 @@ from typing import Any
 
 import psutil
 
-from edge.engines.kv_state import PARTIAL, StateHeader, check_private, read_state_header
-from edge.errors import EdgeError, IntegrityError, UnsafeInputError
-from edge.rooted import Root
-from edge.secret import user_secret
-from edge.types import Engine
+from boardfit.edge.engines.kv_state import PARTIAL, StateHeader, check_private, read_state_header
+from boardfit.edge.errors import EdgeError, IntegrityError, UnsafeInputError
+from boardfit.edge.rooted import Root
+from boardfit.edge.secret import user_secret
+from boardfit.edge.types import Engine
 
 SUFFIX = ".kv"
 #: A folder holds at most this many bytes of states, and at most this share of the disk's free
@@ -328,7 +328,7 @@ def is_claimed(folder: Path) -> bool:
 
 
 def _owner_mark() -> bytes:
-    return hmac.new(user_secret(), b"edgekit: a folder of states", "sha256").hexdigest().encode()
+    return hmac.new(user_secret(), b"boardfit: a folder of states", "sha256").hexdigest().encode()
 
 
 def common(state: Sequence[int], tokens: Sequence[int]) -> int:

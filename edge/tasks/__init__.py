@@ -4,7 +4,7 @@
 `requests` makes requests of realistic lengths for measuring.
 """
 
-from edge.tasks.catalog import find_task, load_tasks
-from edge.tasks.task import Length, Task
+from boardfit.edge.tasks.catalog import find_task, load_tasks
+from boardfit.edge.tasks.task import Length, Task
 
 __all__ = ["Length", "Task", "find_task", "load_tasks"]

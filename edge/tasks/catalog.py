@@ -1,4 +1,4 @@
-"""The tasks that come with edgekit, and the languages that they know."""
+"""The tasks that come with boardfit, and the languages that they know."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
-from edge.errors import InputError, UsageError
-from edge.tasks.task import Task, parse_task, read_task
-from edge.units import did_you_mean, printable
+from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.tasks.task import Task, parse_task, read_task
+from boardfit.edge.units import did_you_mean, printable
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,7 +26,7 @@ NAMES = (
 @lru_cache(maxsize=1)
 def load_tasks() -> dict[str, Task]:
     """All presets by name, the shortest first."""
-    folder = resources.files("edge.tasks").joinpath("presets")
+    folder = resources.files("boardfit.edge.tasks").joinpath("presets")
     return {name: parse_task(name, folder.joinpath(f"{name}.toml").read_bytes()) for name in NAMES}
 
 
@@ -49,7 +49,7 @@ def find_task(name: str) -> Task:
 @lru_cache(maxsize=1)
 def languages() -> dict[str, str]:
     """Code → name in English."""
-    file = resources.files("edge.tasks").joinpath("languages.toml")
+    file = resources.files("boardfit.edge.tasks").joinpath("languages.toml")
     found: dict[str, str] = tomllib.loads(file.read_text("utf-8"))
     return found
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from edge.tasks.catalog import find_task, languages, load_tasks
-from edge.tasks.task import Task
-from edge.tasks.use import time_text
-from edge.units import format_seconds, printable
+from boardfit.edge.tasks.catalog import find_task, languages, load_tasks
+from boardfit.edge.tasks.task import Task
+from boardfit.edge.tasks.use import time_text
+from boardfit.edge.units import format_seconds, printable
 
 
 @click.command()

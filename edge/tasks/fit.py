@@ -1,14 +1,14 @@
 """Shorten a text that exceeds the context to its most relevant sentences.
 
 The deadline controller leaves sentences out for time; here they are left out for room, by the same
-selection (`edge.deadline.shorten`), before anything is asked.
+selection (`boardfit.edge.deadline.shorten`), before anything is asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from edge.deadline.shorten import select, split
+from boardfit.edge.deadline.shorten import select, split
 
 # Selection counts sentences one by one; together they may take a few tokens more.
 _TRIES = 6

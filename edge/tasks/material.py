@@ -72,7 +72,7 @@ class Material:
 
 @lru_cache(maxsize=8)
 def load_material(name: str) -> Material:
-    file = resources.files("edge.tasks").joinpath("texts").joinpath(f"{name}.toml")
+    file = resources.files("boardfit.edge.tasks").joinpath("texts").joinpath(f"{name}.toml")
     table: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
     sections = tuple(
         Section(

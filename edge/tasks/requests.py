@@ -10,11 +10,11 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edge.errors import UsageError
-from edge.tasks.catalog import language_name, load_tasks
-from edge.tasks.material import Count, load_material
-from edge.tasks.task import Task
-from edge.units import did_you_mean, printable
+from boardfit.edge.errors import UsageError
+from boardfit.edge.tasks.catalog import language_name, load_tasks
+from boardfit.edge.tasks.material import Count, load_material
+from boardfit.edge.tasks.task import Task
+from boardfit.edge.units import did_you_mean, printable
 
 SEED = 20261101
 #: The name that stands for requests of every task in turn.

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from edge.deadline.budget import Budget
-from edge.errors import InputError
-from edge.types import GenerationConfig
-from edge.units import did_you_mean, parse_seconds, printable
+from boardfit.edge.deadline.budget import Budget
+from boardfit.edge.errors import InputError
+from boardfit.edge.types import GenerationConfig
+from boardfit.edge.units import did_you_mean, parse_seconds, printable
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -117,7 +117,7 @@ class Task:
 
 def read_task(path: Path) -> Task:
     """A task from a TOML file, named as the file is. Raises InputError that says what is wrong."""
-    from edge.filekind import open_regular
+    from boardfit.edge.filekind import open_regular
 
     file, size = open_regular(path)
     with file:

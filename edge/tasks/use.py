@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from edge.errors import EdgeError, InputError, UsageError
-from edge.tasks.catalog import find_task, language_name
-from edge.tasks.fit import fit_message
-from edge.tasks.task import Task
-from edge.types import Engine, Message
-from edge.units import format_seconds
+from boardfit.edge.errors import EdgeError, InputError, UsageError
+from boardfit.edge.tasks.catalog import find_task, language_name
+from boardfit.edge.tasks.fit import fit_message
+from boardfit.edge.tasks.task import Task
+from boardfit.edge.types import Engine, Message
+from boardfit.edge.units import format_seconds
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -159,7 +159,7 @@ def _lift_limit(options: dict[str, Any]) -> None:
 
 def read_text(path: str | Path) -> str:
     """A UTF-8 text file. Raises InputError if it cannot be read, is empty, too long or no text."""
-    from edge.filekind import open_regular
+    from boardfit.edge.filekind import open_regular
 
     file, size = open_regular(Path(path).expanduser())
     with file:

@@ -2,7 +2,8 @@
 
 A signature lies beside the manifest, which holds the hash of every other file, so that one
 signature covers a bundle whole. Formats are OpenSSH's: a key is one `ssh-ed25519` line, a signature
-is what `ssh-keygen -Y sign` writes, and `ssh-keygen -Y verify` checks it where there is no edgekit.
+is what `ssh-keygen -Y sign` writes, and `ssh-keygen -Y verify` checks it where there is no
+boardfit.
 
 `ed25519` verifies (pure Python), `ssh_formats` reads and writes keys and signatures,
 `bundle_signature` says who signed a bundle, `pins` which keys a place accepts, and `signing` makes

@@ -3,10 +3,10 @@ r"""Read and write `manifest.json.sig`, the signatures of a bundle.
 The manifest holds the size and hash of every other file, and the bundle's id is the manifest's own
 hash: a signature over the manifest covers every byte, and adding one changes no id. Several signers
 may stand in one file, one block after another. The file itself is signed by nobody: anybody can add
-a block, or put one first. So the order of blocks decides nothing. Without edgekit:
+a block, or put one first. So the order of blocks decides nothing. Without boardfit:
 
     echo "builder $(cat key.pub)" > allowed
-    ssh-keygen -Y verify -f allowed -I builder -n edgekit-bundle -s manifest.json.sig \
+    ssh-keygen -Y verify -f allowed -I builder -n boardfit-bundle -s manifest.json.sig \
         < manifest.json
 """
 
@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge.errors import IntegrityError
-from edge.trust.ssh_formats import PublicKey, Signature, parse_signatures
+from boardfit.edge.errors import IntegrityError
+from boardfit.edge.trust.ssh_formats import PublicKey, Signature, parse_signatures
 
 SIGNATURE = "manifest.json.sig"
 MAX_SIGNATURE_BYTES = 64 * 1024
 #: What a signature must have been made for.
-NAMESPACE = "edgekit-bundle"
+NAMESPACE = "boardfit-bundle"
 
 
 def signers(manifest: bytes, signature_file: bytes | None) -> list[PublicKey]:

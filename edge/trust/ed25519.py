@@ -3,7 +3,7 @@
 Pure Python alone, though `cryptography` or an `openssl` may be there: a board has neither for sure,
 and three ways to answer one question are three answers to "is this signature good?". Ours takes 4
 ms on a laptop and is meant for public data, so that its timing gives nothing away; signing, which
-handles a secret, is left to `cryptography` (`edge.trust.signing`).
+handles a secret, is left to `cryptography` (`boardfit.edge.trust.signing`).
 
 Where implementations differ this one is strict: S must be below the group order, points must be
 encoded canonically, keys of small order are refused (with such a key, anybody's signature holds),

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from edge.errors import InputError
-from edge.trust.pins import MAX_KEYS, MAX_KEYS_BYTES
-from edge.trust.signing import AskPassphrase, SigningKey, load_signing_key
-from edge.trust.ssh_formats import ALGORITHM, PublicKey, parse_public_key
-from edge.verified import config_directory
+from boardfit.edge.errors import InputError
+from boardfit.edge.trust.pins import MAX_KEYS, MAX_KEYS_BYTES
+from boardfit.edge.trust.signing import AskPassphrase, SigningKey, load_signing_key
+from boardfit.edge.trust.ssh_formats import ALGORITHM, PublicKey, parse_public_key
+from boardfit.edge.verified import config_directory
 
-PASSPHRASE_VARIABLE = "EDGEKIT_KEY_PASSPHRASE"
+PASSPHRASE_VARIABLE = "BOARDFIT_KEY_PASSPHRASE"
 
 
 def default_key_path() -> Path:

@@ -2,8 +2,8 @@
 
     ROOT/trusted_keys                beside ROOT/releases on a board (`edge key pin`), or in any
                                      other folder above what is opened
-    /etc/edgekit/trusted_keys        the whole machine; only its administrator can change it
-    $EDGEKIT_TRUSTED_KEYS            one more, for a service or a shell
+    /etc/boardfit/trusted_keys       the whole machine; only its administrator can change it
+    $BOARDFIT_TRUSTED_KEYS            one more, for a service or a shell
 
 Every one of these files that exists must accept a bundle before it is opened. One that cannot be
 read, is damaged or is empty accepts nothing: a lock that fails stays shut. A user who may write
@@ -18,13 +18,13 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.errors import InputError, IntegrityError
-from edge.trust.bundle_signature import accepting_key
-from edge.trust.ssh_formats import PublicKey, parse_public_key
+from boardfit.edge.errors import InputError, IntegrityError
+from boardfit.edge.trust.bundle_signature import accepting_key
+from boardfit.edge.trust.ssh_formats import PublicKey, parse_public_key
 
 TRUSTED_KEYS = "trusted_keys"
-SYSTEM_KEYS = Path("/etc/edgekit/trusted_keys")
-VARIABLE = "EDGEKIT_TRUSTED_KEYS"
+SYSTEM_KEYS = Path("/etc/boardfit/trusted_keys")
+VARIABLE = "BOARDFIT_TRUSTED_KEYS"
 MAX_KEYS_BYTES = 64 * 1024
 MAX_KEYS = 64
 _MAX_LINKS = 40  # as the kernel has it

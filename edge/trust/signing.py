@@ -13,14 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.atomic import fsync_directory, write_atomic
-from edge.bundle import MANIFEST, open_bundle, read_limited
-from edge.errors import EngineMissingError, InputError, UnsafeInputError, UsageError
-from edge.requirements import install_line
-from edge.trust import bundle_signature
-from edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, NAMESPACE, SIGNATURE
-from edge.trust.ssh_formats import PublicKey, Signature, parse_signatures, signed_bytes
-from edge.units import printable
+from boardfit.edge.atomic import fsync_directory, write_atomic
+from boardfit.edge.bundle import MANIFEST, open_bundle, read_limited
+from boardfit.edge.errors import EngineMissingError, InputError, UnsafeInputError, UsageError
+from boardfit.edge.requirements import install_line
+from boardfit.edge.trust import bundle_signature
+from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, NAMESPACE, SIGNATURE
+from boardfit.edge.trust.ssh_formats import PublicKey, Signature, parse_signatures, signed_bytes
+from boardfit.edge.units import printable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -118,7 +118,7 @@ def _unlock(load: Any, data: bytes, path: Path, ask: AskPassphrase | None) -> An
     if ask is None:
         raise UsageError(
             f"{path} has a passphrase, and there is no terminal to ask for it",
-            next_step="set EDGEKIT_KEY_PASSPHRASE, or run this in a terminal",
+            next_step="set BOARDFIT_KEY_PASSPHRASE, or run this in a terminal",
         )
     try:
         return load(data, ask().encode())

@@ -17,9 +17,9 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from edge.errors import InputError, IntegrityError
-from edge.trust import ed25519
-from edge.units import printable
+from boardfit.edge.errors import InputError, IntegrityError
+from boardfit.edge.trust import ed25519
+from boardfit.edge.units import printable
 
 ALGORITHM = "ssh-ed25519"
 MAX_SIGNATURES = 16

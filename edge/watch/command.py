@@ -15,14 +15,14 @@ from datetime import datetime, timezone
 
 import click
 
-from edge.live import Page
-from edge.probe.remote import parse_target
-from edge.terminal import write_text
-from edge.watch.draw import ProcessHistory, screen_lines
-from edge.watch.look import Here, Look, Source, to_record
-from edge.watch.rates import Rates
-from edge.watch.remote import Board
-from edge.watch.screen import Screen, quiet_interrupt
+from boardfit.edge.live import Page
+from boardfit.edge.probe.remote import parse_target
+from boardfit.edge.terminal import write_text
+from boardfit.edge.watch.draw import ProcessHistory, screen_lines
+from boardfit.edge.watch.look import Here, Look, Source, to_record
+from boardfit.edge.watch.rates import Rates
+from boardfit.edge.watch.remote import Board
+from boardfit.edge.watch.screen import Screen, quiet_interrupt
 
 # A pipe has no width.
 WIDE, TALL = 200, 10_000

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edge.live import Page
-from edge.probe.sensors import describe_throttled
-from edge.units import format_bytes, format_seconds, printable
-from edge.watch.look import Look, Machine, Memory
-from edge.watch.rates import mean_rate
+from boardfit.edge.live import Page
+from boardfit.edge.probe.sensors import describe_throttled
+from boardfit.edge.units import format_bytes, format_seconds, printable
+from boardfit.edge.watch.look import Look, Machine, Memory
+from boardfit.edge.watch.rates import mean_rate
 
 Tone = Literal["plain", "bold", "dim", "bad"]
 BARS = "▁▂▃▄▅▆▇█"
 BARS_ASCII = "_.-=+*%#"
-WAITING = "nothing of edgekit runs here now; waiting for edge chat, edge run or edge bench"
+WAITING = "nothing of boardfit runs here now; waiting for edge chat, edge run or edge bench"
 # Of the bits since boot (16 to 19) and now (0 to 3), those of now are an alarm.
 _NOW = 0xF
 # Percent of the time in which something waited for memory, from which on it is shown as an alarm.

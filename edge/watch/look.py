@@ -1,4 +1,5 @@
-"""One look at a board: its sensors and memory, and the processes that publish a page (edge.live).
+"""One look at a board: its sensors and memory, and the processes that publish a page
+(boardfit.edge.live).
 
 Everything is read through a `System`, so that this machine and a board behind ssh go through the
 same parsers. What does not answer is None, never 0.
@@ -17,11 +18,11 @@ from typing import Any, Protocol
 
 import psutil
 
-from edge.bench.heat import HeatReader
-from edge.bench.sampler import parse_pss, parse_status
-from edge.live import PAGE_BYTES, Page, own_folders, parse_page, parse_start_ticks
-from edge.probe.sensors import describe_throttled
-from edge.probe.system import LocalSystem, System
+from boardfit.edge.bench.heat import HeatReader
+from boardfit.edge.bench.sampler import parse_pss, parse_status
+from boardfit.edge.live import PAGE_BYTES, Page, own_folders, parse_page, parse_start_ticks
+from boardfit.edge.probe.sensors import describe_throttled
+from boardfit.edge.probe.system import LocalSystem, System
 
 _KB_LINE = re.compile(r"^(\w+):\s+(\d{1,15}) kB", re.MULTILINE)
 # Linux, Documentation/accounting/psi.rst
@@ -114,7 +115,7 @@ def local_pages() -> list[str]:
     """The texts of all pages that this user may read: root sees everybody's."""
     folders = set(own_folders())
     if hasattr(os, "getuid") and os.getuid() == 0:
-        for base, pattern in (("/run/user", "*/edgekit"), ("/dev/shm", "edgekit-*")):
+        for base, pattern in (("/run/user", "*/boardfit"), ("/dev/shm", "boardfit-*")):
             folders.update(Path(base).glob(pattern))
     texts = []
     for folder in sorted(folders):
@@ -197,7 +198,7 @@ def to_record(look: Look, rates: dict[int, float | None]) -> dict[str, Any]:
     machine = asdict(look.machine)
     machine["throttled_means"] = describe_throttled(look.machine.throttled)
     return {
-        "kind": "edgekit-watch",
+        "kind": "boardfit-watch",
         "schema": 1,
         "machine": machine,
         "processes": [

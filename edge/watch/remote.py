@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import secrets
 
-from edge.bench.heat import HeatReader
-from edge.child import PIPE, TimeoutExpired, find_program, start_child
-from edge.errors import DeviceUnreachableError
-from edge.probe.remote import SCRIPT, Target, adb_command, ssh_command
-from edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
-from edge.units import printable
-from edge.watch.look import Look, read_machine, read_processes
+from boardfit.edge.bench.heat import HeatReader
+from boardfit.edge.child import PIPE, TimeoutExpired, find_program, start_child
+from boardfit.edge.errors import DeviceUnreachableError
+from boardfit.edge.probe.remote import SCRIPT, Target, adb_command, ssh_command
+from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
+from boardfit.edge.units import printable
+from boardfit.edge.watch.look import Look, read_machine, read_processes
 
 # The functions f and o come from the probe's script. `[ -f` keeps it from opening a pipe.
 _LOOP = r"""
 while :; do
-  for p in /run/user/*/edgekit/*.json /dev/shm/edgekit*/*.json "${TMPDIR:-/tmp}"/edgekit*/*.json; do
+  for p in /run/user/*/boardfit/*.json /dev/shm/boardfit*/*.json \
+      "${TMPDIR:-/tmp}"/boardfit*/*.json; do
     [ -f "$p" ] && { [ -O "${p%/*}" ] || [ "$(id -u)" = 0 ]; } || continue
     f "$p"
     i=${p##*/}; i=${i%.json}
@@ -43,7 +44,7 @@ while :; do
   sleep @INTERVAL@ || exit
 done
 """
-_PAGES = ("/run/user/*/edgekit/*.json", "/dev/shm/*/*.json", "/tmp/*/*.json")
+_PAGES = ("/run/user/*/boardfit/*.json", "/dev/shm/*/*.json", "/tmp/*/*.json")
 
 
 def loop_script(mark: str, interval_s: float) -> str:

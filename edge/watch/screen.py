@@ -14,8 +14,8 @@ from typing import Any, TextIO
 
 import click
 
-from edge.terminal import write_text
-from edge.watch.draw import Line
+from boardfit.edge.terminal import write_text
+from boardfit.edge.watch.draw import Line
 
 # DEC private modes 1049 (second screen) and 25 (cursor); xterm, ctlseqs.
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edge.bench.command import bench
-from edge.bench.store import read_results
-from edge.bench.workloads import make_tests
-from edge.errors import UsageError
-from edge.report.command import report
+from boardfit.edge.bench.command import bench
+from boardfit.edge.bench.store import read_results
+from boardfit.edge.bench.workloads import make_tests
+from boardfit.edge.errors import UsageError
+from boardfit.edge.report.command import report
 from tests.runtime import tiny_gguf
 
 pytestmark = pytest.mark.engine

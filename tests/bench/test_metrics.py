@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bench.metrics import drift, measure, quantile, spread
-from edge.errors import InputError
-from edge.types import MemorySample, TokenEvent, Trace
+from boardfit.edge.bench.metrics import drift, measure, quantile, spread
+from boardfit.edge.errors import InputError
+from boardfit.edge.types import MemorySample, TokenEvent, Trace
 
 SECOND = 10**9
 

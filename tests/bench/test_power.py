@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edge.bench.metrics import measure
-from edge.bench.power import METHODS, find_meter
-from edge.bench.store import append_results, read_results
-from edge.bench.trace_rows import compact_trace, expand_trace
-from edge.bench.workloads import Test as BenchTest
-from edge.probe.system import CapturedSystem
-from edge.report.command import report
-from edge.report.figures import group_runs
-from edge.report.verify import verify_run
-from edge.types import HeatSample, Trace
+from boardfit.edge.bench.metrics import measure
+from boardfit.edge.bench.power import METHODS, find_meter
+from boardfit.edge.bench.store import append_results, read_results
+from boardfit.edge.bench.trace_rows import compact_trace, expand_trace
+from boardfit.edge.bench.workloads import Test as BenchTest
+from boardfit.edge.probe.system import CapturedSystem
+from boardfit.edge.report.command import report
+from boardfit.edge.report.figures import group_runs
+from boardfit.edge.report.verify import verify_run
+from boardfit.edge.types import HeatSample, Trace
 from tests.report.stored import PI5, records, request, run_of
 
 PMIC = Path(__file__).parent.parent / "plan/fixtures/pmic-raspberry-pi-5.txt"

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from edge.bench.conditions import Conditions, disturbances
-from edge.bench.sampler import Sampler, parse_pss, parse_status, read_memory
-from edge.bench.store import append_results, read_results
-from edge.errors import InputError
-from edge.report.command import report
-from edge.report.markdown import escape, render
-from edge.types import HeatSample
+from boardfit.edge.bench.conditions import Conditions, disturbances
+from boardfit.edge.bench.sampler import Sampler, parse_pss, parse_status, read_memory
+from boardfit.edge.bench.store import append_results, read_results
+from boardfit.edge.errors import InputError
+from boardfit.edge.report.command import report
+from boardfit.edge.report.markdown import escape, render
+from boardfit.edge.types import HeatSample
 
 
 def spread_of(value: float, n: int = 5) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def test_a_cut_last_line_is_noted_and_later_lines_survive(tmp_path: Path) -> Non
     ("change", "message"),
     [
         ({"schema": 3}, "result schema 3"),
-        ({"kind": "other"}, "not an edgekit result"),
+        ({"kind": "other"}, "not an boardfit result"),
         ({"metrics": {"decode_tps": {"median": "fast"}}}, "is no figure"),
         ({"metrics": {"decode_tps": 3}}, "must be an object"),
         ({"machine": []}, "'machine' must be an object"),
@@ -91,7 +91,7 @@ def test_a_cut_last_line_is_noted_and_later_lines_survive(tmp_path: Path) -> Non
 def test_broken_records_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = tmp_path / "r.jsonl"
     path.write_text(
-        json.dumps({"kind": "edgekit-result", "schema": 1, **record(), **change}) + "\n"
+        json.dumps({"kind": "boardfit-result", "schema": 1, **record(), **change}) + "\n"
     )
     with pytest.raises(InputError, match=message):
         read_results([path])

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edge.bench.command import bench
-from edge.bench.cooling import wait_until_cool
-from edge.bench.metrics import measure
-from edge.bench.store import read_results
-from edge.bench.sustained import sustained_ratio
-from edge.bench.token_times import TokenTimes
-from edge.bench.trace_rows import compact_trace
-from edge.report.figures import group_runs
-from edge.report.speed_chart import medians, sustained_share
-from edge.report.verify import verify_run
-from edge.types import TokenEvent, Trace
+from boardfit.edge.bench.command import bench
+from boardfit.edge.bench.cooling import wait_until_cool
+from boardfit.edge.bench.metrics import measure
+from boardfit.edge.bench.store import read_results
+from boardfit.edge.bench.sustained import sustained_ratio
+from boardfit.edge.bench.token_times import TokenTimes
+from boardfit.edge.bench.trace_rows import compact_trace
+from boardfit.edge.report.figures import group_runs
+from boardfit.edge.report.speed_chart import medians, sustained_share
+from boardfit.edge.report.verify import verify_run
+from boardfit.edge.types import TokenEvent, Trace
 from tests.runtime import tiny_gguf
 
 

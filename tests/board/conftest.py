@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from converters.board_engine import BuiltEngine, build_wheel
-from converters.build import BuildRequest, build
-from converters.offline import bundle_with_engine
-from converters.quality.building import QualityOptions
-from converters.source.resolve import open_model
-from device_profiles.catalog import find_profile
-from edge.bundle import Bundle
-from edge.verified import cache_directory
+from boardfit.converters.board_engine import BuiltEngine, build_wheel
+from boardfit.converters.build import BuildRequest, build
+from boardfit.converters.offline import bundle_with_engine
+from boardfit.converters.quality.building import QualityOptions
+from boardfit.converters.source.resolve import open_model
+from boardfit.device_profiles.catalog import find_profile
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.verified import cache_directory
 from tests.programs import require
 
 # Read before any test gives itself an empty cache.
@@ -41,7 +41,7 @@ class Quiet:
 @pytest.fixture(autouse=True)
 def _shared_cache(_own_home: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes minutes to make is shared by all runs on this machine."""
-    monkeypatch.setenv("EDGEKIT_CACHE", str(REAL_CACHE))
+    monkeypatch.setenv("BOARDFIT_CACHE", str(REAL_CACHE))
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.rehearse.cpu import (
+from boardfit.converters.rehearse.cpu import (
     CPUS,
     EmulatedCpu,
     choose_cpu,
@@ -14,9 +14,9 @@ from converters.rehearse.cpu import (
     known_models,
     write_sysfs,
 )
-from device_profiles.catalog import all_profiles, find_profile
-from edge.errors import UsageError
-from edge.probe.cpu import parse_cpuinfo
+from boardfit.device_profiles.catalog import all_profiles, find_profile
+from boardfit.edge.errors import UsageError
+from boardfit.edge.probe.cpu import parse_cpuinfo
 
 # `qemu-aarch64 -cpu help` of Debian 12.
 QEMU_7_2 = """Available CPUs:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.rehearse.diagnose import diagnose, signal_of
-from edge.probe.emulation import parse_smaps
+from boardfit.converters.rehearse.diagnose import diagnose, signal_of
+from boardfit.edge.probe.emulation import parse_smaps
 
 QEMU_ILL = "qemu: uncaught target signal 4 (Illegal instruction) - core dumped\n"
 MUSL = "error: this system's C library is not glibc (musl or another): the wheels cannot load\n"

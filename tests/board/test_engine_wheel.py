@@ -12,20 +12,26 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from converters.board_engine import BuiltEngine, build_wheel, find_engines
-from converters.board_engine import source as engine_source
-from converters.board_engine.command import engine as command
-from converters.board_engine.pack import add_kernel_loader, pack_wheel
-from converters.board_engine.source import fetch_sdist, unpack_source
-from converters.board_engine.symbols import SYSTEMS, read_symbols
-from converters.board_engine.toolchain import find_toolchain
-from converters.board_engine.variants import (
+from boardfit.converters.board_engine import BuiltEngine, build_wheel, find_engines
+from boardfit.converters.board_engine import source as engine_source
+from boardfit.converters.board_engine.command import engine as command
+from boardfit.converters.board_engine.pack import add_kernel_loader, pack_wheel
+from boardfit.converters.board_engine.source import fetch_sdist, unpack_source
+from boardfit.converters.board_engine.symbols import SYSTEMS, read_symbols
+from boardfit.converters.board_engine.toolchain import find_toolchain
+from boardfit.converters.board_engine.variants import (
     SINGLE_VARIANTS,
     compiler_accepts,
     keep_buildable_variants,
     march_of,
 )
-from edge.errors import EngineError, EngineMissingError, InputError, IntegrityError, UsageError
+from boardfit.edge.errors import (
+    EngineError,
+    EngineMissingError,
+    InputError,
+    IntegrityError,
+    UsageError,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +95,7 @@ def test_variants_that_the_compiler_cannot_build_are_left_out(
 
 
 def test_a_compiler_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGEKIT_CROSS", "riscv999-linux-gnu")
+    monkeypatch.setenv("BOARDFIT_CROSS", "riscv999-linux-gnu")
     with pytest.raises(EngineMissingError, match=r"riscv999-linux-gnu-g\+\+") as caught:
         find_toolchain()
     assert "apt-get install" in str(caught.value.next_step)
@@ -207,7 +213,7 @@ class TestWheel:
     ) -> None:
         import shutil
 
-        monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
+        monkeypatch.setenv("BOARDFIT_CACHE", str(tmp_path))
         copy = tmp_path / "board-engine" / wheel.key
         shutil.copytree(wheel.folder, copy)
         (copy / wheel.path.name).write_bytes(b"PK")
@@ -226,7 +232,7 @@ class TestWheel:
 
 
 def test_nothing_to_copy_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path))
+    monkeypatch.setenv("BOARDFIT_CACHE", str(tmp_path))
     done = CliRunner().invoke(command, ["get"])
     assert isinstance(done.exception, EngineMissingError)
     done = CliRunner().invoke(command, ["build", "--tools"])

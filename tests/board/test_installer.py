@@ -15,11 +15,11 @@ from types import ModuleType
 
 import pytest
 
-import converters.offline
-from converters.board_engine.wheel_file import write_wheel
-from edge.rooted import MARKER
+import boardfit.converters.offline
+from boardfit.converters.board_engine.wheel_file import write_wheel
+from boardfit.edge.rooted import MARKER
 
-BOARD = Path(converters.offline.__file__).parent / "board"
+BOARD = Path(boardfit.converters.offline.__file__).parent / "board"
 
 
 @pytest.fixture
@@ -45,13 +45,13 @@ def make_bundle(folder: Path, wheels: dict[str, bytes]) -> Path:
 def run_installer(bundle: Path, env: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["sh", str(bundle / "board/install.sh"), str(env)],
-        env={"PATH": os.environ["PATH"], "EDGEKIT_PYTHON": sys.executable, **environment},
+        env={"PATH": os.environ["PATH"], "BOARDFIT_PYTHON": sys.executable, **environment},
         capture_output=True, text=True,
     )  # fmt: skip
 
 
 def test_no_python(tmp_path: Path) -> None:
-    done = run_installer(make_bundle(tmp_path, {}), tmp_path / "env", EDGEKIT_PYTHON="python9")
+    done = run_installer(make_bundle(tmp_path, {}), tmp_path / "env", BOARDFIT_PYTHON="python9")
     assert done.returncode == 5
     assert "there is no Python on this board" in done.stderr and "next:" in done.stderr
 
@@ -60,7 +60,7 @@ def test_python_too_old(tmp_path: Path) -> None:
     old = tmp_path / "python3.6"
     old.write_text('#!/bin/sh\ncase "$1" in --version) echo Python 3.6.9;; *) exit 1;; esac\n')
     old.chmod(0o755)
-    done = run_installer(make_bundle(tmp_path, {}), tmp_path / "env", EDGEKIT_PYTHON=str(old))
+    done = run_installer(make_bundle(tmp_path, {}), tmp_path / "env", BOARDFIT_PYTHON=str(old))
     assert done.returncode == 5
     assert "Python 3.6.9 is too old" in done.stderr
 
@@ -108,7 +108,7 @@ def test_musl(installer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
         ("psutil-7-cp36-abi3-manylinux_2_17_aarch64.manylinux2014_aarch64.whl", True),
         ("numpy-2-{here}-{here}-manylinux_2_27_aarch64.manylinux_2_28_aarch64.whl", True),
         ("llama-0-py3-none-linux_aarch64.whl", True),
-        ("edgekit-0.1.0-1board-py3-none-any.whl", True),
+        ("boardfit-0.1.0-1board-py3-none-any.whl", True),
         ("numpy-2-cp39-cp39-manylinux_2_17_aarch64.whl", False),
         ("numpy-2-cp27-cp27mu-manylinux_2_17_aarch64.whl", False),
         ("later-1-cp399-abi3-manylinux_2_17_aarch64.whl", False),

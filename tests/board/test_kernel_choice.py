@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.probe.ggml import cpu_library
+from boardfit.edge.probe.ggml import cpu_library
 
 from .conftest import require
 

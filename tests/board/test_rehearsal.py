@@ -12,22 +12,22 @@ from pathlib import Path
 
 import pytest
 
-import converters.rehearse.rehearsal as rehearsal_module
-from converters.board_engine import BuiltEngine
-from converters.board_engine.build import TOOL_PAIR, tools_key
-from converters.board_engine.store import load_engine
-from converters.board_engine.toolchain import find_toolchain
-from converters.build import BuildRequest, build
-from converters.offline import BoardPython, add_engine
-from converters.rehearse import Options, rehearse
-from converters.rehearse.limits import make_cgroup, remove_cgroup
-from converters.rehearse.root import SYSTEMS, board_root, choose_system
-from converters.rehearse.sandbox import BINFMT, binfmt_works
-from converters.source.resolve import open_model
-from device_profiles.catalog import find_profile
-from edge.bundle import Bundle, open_bundle
-from edge.errors import EngineMissingError, UsageError
-from edge.units import MIB
+import boardfit.converters.rehearse.rehearsal as rehearsal_module
+from boardfit.converters.board_engine import BuiltEngine
+from boardfit.converters.board_engine.build import TOOL_PAIR, tools_key
+from boardfit.converters.board_engine.store import load_engine
+from boardfit.converters.board_engine.toolchain import find_toolchain
+from boardfit.converters.build import BuildRequest, build
+from boardfit.converters.offline import BoardPython, add_engine
+from boardfit.converters.rehearse import Options, rehearse
+from boardfit.converters.rehearse.limits import make_cgroup, remove_cgroup
+from boardfit.converters.rehearse.root import SYSTEMS, board_root, choose_system
+from boardfit.converters.rehearse.sandbox import BINFMT, binfmt_works
+from boardfit.converters.source.resolve import open_model
+from boardfit.device_profiles.catalog import find_profile
+from boardfit.edge.bundle import Bundle, open_bundle
+from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.units import MIB
 from tests.programs import find
 
 from .conftest import EMULATION, Quiet, require, sample_bundle
@@ -178,7 +178,7 @@ def test_putting_an_engine_in_again_changes_neither_bundle(
     assert again.manifest["board"] == pi4_bundle.manifest["board"]
     assert open_bundle(pi4_bundle.path, verify=True).id == pi4_bundle.id
     roles = {file.name: file.role for file in again.files}
-    assert roles["board/install.sh"] == "launcher" and roles["board/edgekit.service"] == "unit"
+    assert roles["board/install.sh"] == "launcher" and roles["board/boardfit.service"] == "unit"
     assert sum(role == "wheel" for role in roles.values()) >= 8
     table = (again.path / "licenses/third-party.txt").read_text()
     assert "numpy" in table and "BSD-3-Clause" in table
@@ -210,9 +210,9 @@ def test_systems() -> None:
 def phone_tools(cross_tools: None) -> None:
     """The pair of static programs, if this machine has compiled it before: it takes minutes."""
     keys = [tools_key(variant, find_toolchain()) for variant in TOOL_PAIR]
-    if not (os.environ.get("EDGEKIT_TEST_PHONE_TOOLS") or all(map(load_engine, keys))):
+    if not (os.environ.get("BOARDFIT_TEST_PHONE_TOOLS") or all(map(load_engine, keys))):
         pytest.skip(
-            "compiles static tools for minutes; EDGEKIT_TEST_PHONE_TOOLS=1 does it once, then "
+            "compiles static tools for minutes; BOARDFIT_TEST_PHONE_TOOLS=1 does it once, then "
             "they are in the cache and this runs"
         )
 

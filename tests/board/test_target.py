@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from converters.offline.own_wheel import own_wheel
-from converters.offline.target import BoardPython, board_python
-from converters.offline.wheelhouse import wanted
-from device_profiles.catalog import find_profile
-from edge.errors import EngineMissingError, InputError, UsageError
+from boardfit.converters.offline.own_wheel import own_wheel
+from boardfit.converters.offline.target import BoardPython, board_python
+from boardfit.converters.offline.wheelhouse import wanted
+from boardfit.device_profiles.catalog import find_profile
+from boardfit.edge.errors import EngineMissingError, InputError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_our_own_wheel_is_the_boards_side_alone() -> None:
     assert any(r.startswith("llama-cpp-python") for r in wheel.requirements)
     with zipfile.ZipFile(io.BytesIO(wheel.data)) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
-        entry_points = archive.read("edgekit-0.1.0.dist-info/entry_points.txt").decode()
-        metadata = archive.read("edgekit-0.1.0.dist-info/METADATA").decode()
-    assert tops == {"edge", "device_profiles", "edgekit-0.1.0.dist-info"}
+        entry_points = archive.read("boardfit-0.1.0.dist-info/entry_points.txt").decode()
+        metadata = archive.read("boardfit-0.1.0.dist-info/METADATA").decode()
+    assert tops == {"edge", "device_profiles", "boardfit-0.1.0.dist-info"}
     assert "converters" not in entry_points
     # Our name on the index is a stranger's: pip must never be asked for it.
-    assert not any(r.lower().startswith("edgekit") for r in wheel.requirements)
-    assert "Requires-Dist: edgekit" not in metadata
+    assert not any(r.lower().startswith("boardfit") for r in wheel.requirements)
+    assert "Requires-Dist: boardfit" not in metadata
     assert "Requires-Dist: ai-edge-litert==2.3.0; extra == 'tflite'" in metadata
 
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import InputError
-from edge.flash.service_units import install_unit, service_unit
-from edge.types import Plan
-from edge.units import MIB
+from boardfit.edge.errors import InputError
+from boardfit.edge.flash.service_units import install_unit, service_unit
+from boardfit.edge.types import Plan
+from boardfit.edge.units import MIB
 
 from .conftest import require
 
@@ -42,9 +42,9 @@ def test_a_name_cannot_add_settings(name: str) -> None:
 
 ID = "0123456789abcdef" * 4
 UNITS = {
-    "service": ("edgekit.service", service_unit("a model, 50 %", plan()), 0.7),
-    "installer": ("edgekit-install.service", install_unit(ID, 1000, 1000), 2.0),
-    "installer of root": ("edgekit-install.service", install_unit(ID, 0, 0), 2.0),
+    "service": ("boardfit.service", service_unit("a model, 50 %", plan()), 0.7),
+    "installer": ("boardfit-install.service", install_unit(ID, 1000, 1000), 2.0),
+    "installer of root": ("boardfit-install.service", install_unit(ID, 0, 0), 2.0),
 }
 
 
@@ -52,13 +52,13 @@ UNITS = {
 def test_systemd_accepts_it(name: str, tmp_path: Path) -> None:
     require("systemd-analyze")
     file, text, _ = UNITS[name]
-    release = tmp_path / f"opt/edgekit/releases/{ID}"
+    release = tmp_path / f"opt/boardfit/releases/{ID}"
     programs = [release / "env/bin/edge", release / "bundle/board/install.sh", tmp_path / "bin/sh"]
     for program in programs:
         program.parent.mkdir(parents=True)
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)
-    (tmp_path / "opt/edgekit/current").symlink_to(f"releases/{ID}")
+    (tmp_path / "opt/boardfit/current").symlink_to(f"releases/{ID}")
     units = tmp_path / "etc/systemd/system"
     units.mkdir(parents=True)
     (units / file).write_text(text)
@@ -85,7 +85,7 @@ def test_systemd_finds_little_exposed(name: str, tmp_path: Path) -> None:
 
 def test_the_installer_may_write_beside_its_bundle_only() -> None:
     lines = install_unit(ID, 1000, 1000).splitlines()
-    release = f"/opt/edgekit/releases/{ID}"
+    release = f"/opt/boardfit/releases/{ID}"
     assert "ProtectSystem=strict" in lines
     assert [line for line in lines if line.startswith("ReadWritePaths")] == [
         f"ReadWritePaths={release}"

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from converters.board_engine.wheel_file import wheel_name, write_wheel
-from converters.offline.target import BoardPython
-from converters.offline.wheelhouse import describe, fetch_wheels, load_wheelhouse
-from edge.errors import EngineMissingError, InputError
+from boardfit.converters.board_engine.wheel_file import wheel_name, write_wheel
+from boardfit.converters.offline.target import BoardPython
+from boardfit.converters.offline.wheelhouse import describe, fetch_wheels, load_wheelhouse
+from boardfit.edge.errors import EngineMissingError, InputError
 
 BOARD = BoardPython((3, 11), (2, 36))
 
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BOARDFIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "links"))
     (tmp_path / "links").mkdir()

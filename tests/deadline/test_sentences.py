@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.deadline.shorten import ELLIPSIS, select, split
-from edge.deadline.soft_end import SentenceHold, is_whole, sentence_ends
+from boardfit.edge.deadline.shorten import ELLIPSIS, select, split
+from boardfit.edge.deadline.soft_end import SentenceHold, is_whole, sentence_ends
 
 
 @pytest.mark.parametrize(

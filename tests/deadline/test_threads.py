@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.engines.threads import ThreadGovernor, idle_core_seconds, involuntary_switches
+from boardfit.edge.engines.threads import ThreadGovernor, idle_core_seconds, involuntary_switches
 
 
 @dataclasses.dataclass

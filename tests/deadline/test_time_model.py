@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.deadline import Budget, Prior, TimeModel
-from edge.deadline.store import TimeStore
-from edge.errors import InputError, UsageError
-from edge.types import EngineInfo
+from boardfit.edge.deadline import Budget, Prior, TimeModel
+from boardfit.edge.deadline.store import TimeStore
+from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.types import EngineInfo
 
 PRIOR = Prior(prefill_tps=180, decode_tps=30)
 

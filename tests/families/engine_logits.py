@@ -10,8 +10,8 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from converters.families.base import Checkpoint, Family
-from converters.families.layout import to_f32
+from boardfit.converters.families.base import Checkpoint, Family
+from boardfit.converters.families.layout import to_f32
 
 
 def write_without_vocabulary(path: Path, family: Family, checkpoint: Checkpoint) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.quantize import write_gguf
-from converters.recipes import load_recipe
-from converters.source.hf import open_directory
+from boardfit.converters.quantize import write_gguf
+from boardfit.converters.recipes import load_recipe
+from boardfit.converters.source.hf import open_directory
 from tests.families.checkpoints import Case
 from tests.families.conftest import all_cases
 from tests.families.engine_logits import engine_logits

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.families.base import SourceTensor
-from converters.families.gemma2 import Gemma2, plus_one
-from converters.source.checkpoint import SafetensorsCheckpoint
-from edge.errors import InputError, UnsupportedModelError
+from boardfit.converters.families.base import SourceTensor
+from boardfit.converters.families.gemma2 import Gemma2, plus_one
+from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
+from boardfit.edge.errors import InputError, UnsupportedModelError
 from tests.families.cases_gemma import gemma2, gemma_shapes
 from tests.families.checkpoints import write_checkpoint
 

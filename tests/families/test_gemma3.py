@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from converters.families.gemma3 import Gemma3
-from converters.source.checkpoint import SafetensorsCheckpoint
-from edge.errors import UnsupportedModelError
+from boardfit.converters.families.gemma3 import Gemma3
+from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
+from boardfit.edge.errors import UnsupportedModelError
 from tests.families.cases_gemma import CASES, gemma3, gemma_shapes
 from tests.families.checkpoints import write_case, write_checkpoint
 

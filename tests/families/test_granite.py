@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.families.granite import Granite, GraniteMoe
-from converters.families.granite4 import Granite4
-from converters.source.checkpoint import SafetensorsCheckpoint
-from edge.errors import UnsupportedModelError
+from boardfit.converters.families.granite import Granite, GraniteMoe
+from boardfit.converters.families.granite4 import Granite4
+from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
+from boardfit.edge.errors import UnsupportedModelError
 from tests.families.cases_granite import (
     MULTIPLIERS,
     granite,

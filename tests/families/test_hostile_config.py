@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.families.base import SourceTensor
-from converters.families.registry import family_for
-from edge.errors import EdgeError
+from boardfit.converters.families.base import SourceTensor
+from boardfit.converters.families.registry import family_for
+from boardfit.edge.errors import EdgeError
 from tests.families.checkpoints import Case
 from tests.families.conftest import all_cases
 

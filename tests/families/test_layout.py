@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.families import layout, rope, settings
-from converters.families.assembly import assemble
-from converters.families.base import SourceTensor
-from converters.families.layout import ExpertStack, Rule, copy
-from converters.families.registry import FAMILIES, family_for
-from edge.errors import InputError, UnsupportedModelError
+from boardfit.converters.families import layout, rope, settings
+from boardfit.converters.families.assembly import assemble
+from boardfit.converters.families.base import SourceTensor
+from boardfit.converters.families.layout import ExpertStack, Rule, copy
+from boardfit.converters.families.registry import FAMILIES, family_for
+from boardfit.edge.errors import InputError, UnsupportedModelError
 
 
 class Memory:

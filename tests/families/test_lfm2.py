@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from converters.families.lfm2 import Lfm2, Lfm2Moe
-from converters.source.checkpoint import SafetensorsCheckpoint
-from edge.errors import InputError, UnsupportedModelError
+from boardfit.converters.families.lfm2 import Lfm2, Lfm2Moe
+from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
+from boardfit.edge.errors import InputError, UnsupportedModelError
 from tests.families.cases_lfm2 import CASES, lfm2, lfm2_shapes
 from tests.families.checkpoints import write_case, write_checkpoint
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.families.registry import family_for
-from converters.source.checkpoint import SafetensorsCheckpoint
+from boardfit.converters.families.registry import family_for
+from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from tests.families.engine_logits import engine_logits, write_without_vocabulary
 
 pytestmark = [pytest.mark.slow, pytest.mark.oracle, pytest.mark.engine]

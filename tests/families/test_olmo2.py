@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from converters.families.olmo2 import Olmo2, Olmo3
-from converters.source.checkpoint import SafetensorsCheckpoint
-from edge.errors import UnsupportedModelError
+from boardfit.converters.families.olmo2 import Olmo2, Olmo3
+from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
+from boardfit.edge.errors import UnsupportedModelError
 from tests.families.cases_olmo import olmo2, olmo3, olmo_shapes
 from tests.families.checkpoints import write_checkpoint
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from converters.families.registry import family_for
-from converters.source.checkpoint import SafetensorsCheckpoint
-from converters.source.gguf import open_gguf
+from boardfit.converters.families.registry import family_for
+from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
+from boardfit.converters.source.gguf import open_gguf
 from tests.families.checkpoints import Case
 from tests.families.conftest import all_cases
 from tests.families.oracle import differences

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.families.phi3 import Phi3
-from converters.source.checkpoint import SafetensorsCheckpoint
-from edge.errors import InputError, UnsupportedModelError
+from boardfit.converters.families.phi3 import Phi3
+from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
+from boardfit.edge.errors import InputError, UnsupportedModelError
 from tests.families.cases_phi3 import longrope, phi3, phi3_shapes
 from tests.families.checkpoints import write_checkpoint
 

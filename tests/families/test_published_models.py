@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from converters.families.registry import family_for
-from device_profiles.shape import ModelShape
+from boardfit.converters.families.registry import family_for
+from boardfit.device_profiles.shape import ModelShape
 from tests.families.cases_gemma import gemma_shapes
 from tests.families.cases_lfm2 import lfm2_shapes
 from tests.families.cases_moe import qwen3moe_shapes

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.families.qwen3moe import Qwen3Moe
-from converters.source.checkpoint import SafetensorsCheckpoint
-from converters.source.spec import TargetTensor
-from edge.errors import InputError, UnsupportedModelError
+from boardfit.converters.families.qwen3moe import Qwen3Moe
+from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
+from boardfit.converters.source.spec import TargetTensor
+from boardfit.edge.errors import InputError, UnsupportedModelError
 from tests.families.cases_moe import qwen3moe, qwen3moe_shapes
 from tests.families.checkpoints import write_checkpoint
 

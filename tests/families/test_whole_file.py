@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from converters.quantize import write_gguf
-from converters.recipes import load_recipe
-from converters.source.resolve import open_model
+from boardfit.converters.quantize import write_gguf
+from boardfit.converters.recipes import load_recipe
+from boardfit.converters.source.resolve import open_model
 from tests.families.checkpoints import Case
 from tests.families.conftest import all_cases
 from tests.quantize.upstream import quantize

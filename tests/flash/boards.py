@@ -280,7 +280,7 @@ class Cable:
 
 
 def edge_command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "edge", *arguments]
+    return [sys.executable, "-m", "boardfit", *arguments]
 
 
 class Started:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edge.bundle import open_bundle, seal_bundle
-from edge.slots import layout
-from edge.slots.files import LocalFiles
-from edge.types import Plan
+from boardfit.edge.bundle import open_bundle, seal_bundle
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.files import LocalFiles
+from boardfit.edge.types import Plan
 
 PLAN = Plan(
     engine="llama_cpp", recipe="q4_k_m", device="raspberry-pi-4b-4gb", n_ctx=256, kv_type="f16",

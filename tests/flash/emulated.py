@@ -9,11 +9,11 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from converters.rehearse.cpu import choose_cpu, known_models
-from converters.rehearse.prepare import write_fakes
-from converters.rehearse.root import board_root
-from converters.rehearse.sandbox import find_qemu, open_sandbox, qemu_models
-from device_profiles.catalog import find_profile
+from boardfit.converters.rehearse.cpu import choose_cpu, known_models
+from boardfit.converters.rehearse.prepare import write_fakes
+from boardfit.converters.rehearse.root import board_root
+from boardfit.converters.rehearse.sandbox import find_qemu, open_sandbox, qemu_models
+from boardfit.device_profiles.catalog import find_profile
 
 from .boards import AdbBoard, SshBoard
 

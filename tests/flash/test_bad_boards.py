@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_profiles.catalog import find_profile
-from edge.errors import DeviceUnreachableError, UsageError
-from edge.flash.adb import Device, choose_device, parse_devices
-from edge.flash.checks import BoardFacts, engine_problems, parse_facts, plan_differences
-from edge.flash.ssh import is_rsync, rsync_traffic
-from edge.flash.target import FlashTarget, parse_flash_target
-from edge.probe.machine import ProbeReport, read_report
-from edge.probe.remote import Target
-from edge.probe.system import CapturedSystem
+from boardfit.device_profiles.catalog import find_profile
+from boardfit.edge.errors import DeviceUnreachableError, UsageError
+from boardfit.edge.flash.adb import Device, choose_device, parse_devices
+from boardfit.edge.flash.checks import BoardFacts, engine_problems, parse_facts, plan_differences
+from boardfit.edge.flash.ssh import is_rsync, rsync_traffic
+from boardfit.edge.flash.target import FlashTarget, parse_flash_target
+from boardfit.edge.probe.machine import ProbeReport, read_report
+from boardfit.edge.probe.remote import Target
+from boardfit.edge.probe.system import CapturedSystem
 
 from .boards import AdbBoard, SshBoard, edge_command, free_port
 from .cargo import PLAN
@@ -35,13 +35,13 @@ servers = pytest.mark.xdist_group("flash")
         ("dir:/media/card", FlashTarget("dir", "/media/card")),
         ("dir:a b/ü", FlashTarget("dir", "a b/ü")),
         ("ssh://pi@h:22/opt/x", FlashTarget("ssh", "/opt/x", Target("ssh", "h", "pi", 22))),
-        ("ssh://h", FlashTarget("ssh", "edgekit", Target("ssh", "h"))),
+        ("ssh://h", FlashTarget("ssh", "boardfit", Target("ssh", "h"))),
         ("ssh://h/~/my%20models/", FlashTarget("ssh", "my models", Target("ssh", "h"))),
         ("ssh://[fe80::1]/x", FlashTarget("ssh", "/x", Target("ssh", "fe80::1"))),
-        ("adb://R58", FlashTarget("adb", "/data/local/tmp/edgekit", Target("adb", "R58"))),
+        ("adb://R58", FlashTarget("adb", "/data/local/tmp/boardfit", Target("adb", "R58"))),
         ("adb://10.0.0.1:5555/d", FlashTarget("adb", "/d", Target("adb", "10.0.0.1:5555"))),
         ("adb:///data/x", FlashTarget("adb", "/data/x")),
-        ("adb://", FlashTarget("adb", "/data/local/tmp/edgekit")),
+        ("adb://", FlashTarget("adb", "/data/local/tmp/boardfit")),
     ],
 )
 def test_targets(text: str, target: FlashTarget) -> None:
@@ -270,7 +270,7 @@ def test_no_facts_crash(text: str) -> None:
 
 
 def test_a_noexec_mount_is_seen(tmp_path: Path) -> None:
-    from edge.flash.checks import _FACTS
+    from boardfit.edge.flash.checks import _FACTS
 
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")

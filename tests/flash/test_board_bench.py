@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 
-from edge.bench.store import append_results, read_results
-from edge.errors import InputError, IntegrityError, UsageError
-from edge.flash.board_bench import RESULTS, BenchOptions, bench_board, keep_results, take_results
-from edge.flash.directory import DirectoryBoard
+from boardfit.edge.bench.store import append_results, read_results
+from boardfit.edge.errors import InputError, IntegrityError, UsageError
+from boardfit.edge.flash.board_bench import (
+    RESULTS,
+    BenchOptions,
+    bench_board,
+    keep_results,
+    take_results,
+)
+from boardfit.edge.flash.directory import DirectoryBoard
 
 from .boards import SshBoard
 from .conftest import need
@@ -55,7 +61,7 @@ def test_an_edited_result_is_refused_and_stays_there(tmp_path: Path) -> None:
     assert path.exists() and not (tmp_path / "mine.jsonl").exists()
 
 
-@pytest.mark.parametrize("data", [b"\x00\x01", b"{}\n", b'{"kind": "edgekit-result"}\n{'])
+@pytest.mark.parametrize("data", [b"\x00\x01", b"{}\n", b'{"kind": "boardfit-result"}\n{'])
 def test_what_is_no_result_is_refused(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(InputError):
         keep_results(data, "ssh://pi/results/x.jsonl", tmp_path / "mine.jsonl")

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-import edge.flash.flash as flash_module
-from edge.bundle import open_bundle, seal_bundle
-from edge.errors import DoesNotFitError
-from edge.slots.files import LocalFiles
-from edge.slots.layout import bundle_folder
-from edge.slots.store import Slots
+import boardfit.edge.flash.flash as flash_module
+from boardfit.edge.bundle import open_bundle, seal_bundle
+from boardfit.edge.errors import DoesNotFitError
+from boardfit.edge.slots.files import LocalFiles
+from boardfit.edge.slots.layout import bundle_folder
+from boardfit.edge.slots.store import Slots
 
 from .boards import AdbBoard, FolderBoard, SshBoard, edge_command
 from .cargo import claim_parts, make_bundle, random_bundle
@@ -151,10 +151,10 @@ def test_a_cut_transfer_goes_on(sshd: SshBoard, tmp_path: Path, via: str) -> Non
 def test_adb_sends_in_parts_and_goes_on_with_the_next(
     device: AdbBoard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edge.flash.adb import AdbBoard as Phone
-    from edge.flash.flash import FlashOptions
-    from edge.flash.flash import flash as flash_here
-    from edge.flash.target import parse_flash_target
+    from boardfit.edge.flash.adb import AdbBoard as Phone
+    from boardfit.edge.flash.flash import FlashOptions
+    from boardfit.edge.flash.flash import flash as flash_here
+    from boardfit.edge.flash.target import parse_flash_target
 
     device.root = tmp_path / "root"
     for name, value in device.env.items():

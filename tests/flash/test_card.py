@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.errors import EdgeError, IntegrityError, UsageError
-from edge.flash.media.cards import Disk, find_disk, list_disks, parse_lsblk, refuse_disk
-from edge.flash.media.writer import (
+from boardfit.edge.errors import EdgeError, IntegrityError, UsageError
+from boardfit.edge.flash.media.cards import Disk, find_disk, list_disks, parse_lsblk, refuse_disk
+from boardfit.edge.flash.media.writer import (
     DeviceMedium,
     mark_offsets,
     refuse_false_capacity,

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-import edge.slots.files as files_module
-from edge.bundle import open_bundle
-from edge.flash.directory import DirectoryBoard
-from edge.flash.flash import flash
-from edge.slots.files import LocalFiles
-from edge.slots.store import Slots
+import boardfit.edge.slots.files as files_module
+from boardfit.edge.bundle import open_bundle
+from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.flash import flash
+from boardfit.edge.slots.files import LocalFiles
+from boardfit.edge.slots.store import Slots
 
 from .cargo import make_bundle
 from .test_transfer import QUICK, Quiet

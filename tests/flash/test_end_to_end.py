@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from converters.offline import bundle_with_engine
-from device_profiles.catalog import find_profile
-from edge.bundle import open_bundle
-from edge.slots.files import LocalFiles
-from edge.slots.layout import bundle_folder, env_folder
-from edge.slots.store import Slots
-from edge.units import MIB
-from edge.verified import cache_directory
+from boardfit.converters.offline import bundle_with_engine
+from boardfit.device_profiles.catalog import find_profile
+from boardfit.edge.bundle import open_bundle
+from boardfit.edge.slots.files import LocalFiles
+from boardfit.edge.slots.layout import bundle_folder, env_folder
+from boardfit.edge.slots.store import Slots
+from boardfit.edge.units import MIB
+from boardfit.edge.verified import cache_directory
 from tests.programs import require
 
 from .boards import AdbBoard, SshBoard, edge_command
@@ -45,7 +45,7 @@ Place = AdbBoard | SshBoard
 def edge(*arguments: object, place: Place | None = None, check: int | None = 0) -> str:
     """Run `edge` here; its standard output. A failed one's message is in it with --json."""
     began_s = time.monotonic()
-    env = {**os.environ, "EDGEKIT_CACHE": str(REAL_CACHE), **(place.env if place else {})}
+    env = {**os.environ, "BOARDFIT_CACHE": str(REAL_CACHE), **(place.env if place else {})}
     done = subprocess.run(
         edge_command(*map(str, arguments), *(place.options if place else [])), env=env,
         capture_output=True, text=True, timeout=1800, check=False, stdin=subprocess.DEVNULL,
@@ -99,7 +99,7 @@ def pi_5(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EmulatedBoa
 def emulated(device: str, folder: Path) -> EmulatedBoard:
     require("qemu-aarch64-static", "proot", "mmdebstrap", "taskset")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEKIT_CACHE", str(REAL_CACHE))
+        patch.setenv("BOARDFIT_CACHE", str(REAL_CACHE))
         return emulate(device, folder / "board")
 
 
@@ -172,7 +172,7 @@ def test_an_engine_for_newer_cores_never_becomes_current(
 ) -> None:
     _, place = pi_4
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEKIT_CACHE", str(REAL_CACHE))
+        patch.setenv("BOARDFIT_CACHE", str(REAL_CACHE))
         wrong = bundle_with_engine(
             bundles[PI_4], tmp_path / "wrong", find_profile(PI_4), Quiet(),
             variant="armv8.2-dotprod",

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-import edge.slots.faults as faults
-from edge.bundle import Bundle, open_bundle
-from edge.errors import EdgeError
-from edge.flash.board import Board, Progress
-from edge.flash.directory import DirectoryBoard
-from edge.flash.flash import flash
-from edge.flash.session import Done, Session
-from edge.flash.shell_files import ShellFiles
-from edge.flash.stream import BLOCK, send_stream
-from edge.slots.files import LocalFiles
-from edge.slots.layout import release_folder
-from edge.slots.store import Slots
+import boardfit.edge.slots.faults as faults
+from boardfit.edge.bundle import Bundle, open_bundle
+from boardfit.edge.errors import EdgeError
+from boardfit.edge.flash.board import Board, Progress
+from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.flash import flash
+from boardfit.edge.flash.session import Done, Session
+from boardfit.edge.flash.shell_files import ShellFiles
+from boardfit.edge.flash.stream import BLOCK, send_stream
+from boardfit.edge.slots.files import LocalFiles
+from boardfit.edge.slots.layout import release_folder
+from boardfit.edge.slots.store import Slots
 
 from .cargo import make_bundle
 from .test_files import PipeChannel
@@ -72,7 +72,7 @@ def flash_in_child(bundle: Bundle, kind: str, root: Path, fault: str) -> int:
     if pid == 0:
         code = 1
         try:
-            os.environ["EDGEKIT_TEST_FAULT"] = fault
+            os.environ["BOARDFIT_TEST_FAULT"] = fault
             faults._counter = itertools.count(1)
             board = make_board(kind, root)
             flash(bundle, board, QUICK, Quiet())

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-import edge.flash.shell_files as shell_files
-from edge.errors import (
+import boardfit.edge.flash.shell_files as shell_files
+from boardfit.edge.errors import (
     DeviceUnreachableError,
     DoesNotFitError,
     EdgeError,
@@ -23,9 +23,9 @@ from edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from edge.flash.session import Done, Session
-from edge.flash.shell_files import ShellFiles
-from edge.slots.files import BoardFiles, Entry, LocalFiles
+from boardfit.edge.flash.session import Done, Session
+from boardfit.edge.flash.shell_files import ShellFiles
+from boardfit.edge.slots.files import BoardFiles, Entry, LocalFiles
 from tests.programs import find, require, skip_or_fail
 
 TARGET = "releases/" + "a" * 64

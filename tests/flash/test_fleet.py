@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import InputError
-from edge.flash.inventory import FleetBoard, Inventory, parse_inventory, read_inventory
-from edge.slots.files import LocalFiles
-from edge.slots.store import Slots
+from boardfit.edge.errors import InputError
+from boardfit.edge.flash.inventory import FleetBoard, Inventory, parse_inventory, read_inventory
+from boardfit.edge.slots.files import LocalFiles
+from boardfit.edge.slots.store import Slots
 from tests.programs import skip_or_fail
 
 from .boards import SshBoard, edge_command, ssh_fleet, write_inventory
@@ -111,12 +111,12 @@ def test_waves() -> None:
 def test_an_inventory_as_in_the_manual(tmp_path: Path) -> None:
     path = tmp_path / "boards.toml"
     path.write_text(
-        'parallel = 3\nmax_failures = 2\n[boards.kitchen]\ntarget = "ssh://pi@kitchen/opt/edgekit"\n'
+        'parallel = 3\nmax_failures = 2\n[boards.kitchen]\ntarget = "ssh://pi@kitchen/opt/boardfit"\n'
         'canary = true\n[boards.hall]\ntarget = "adb://R58A00"\nbundle = "bundles/phone"\n'
     )
     found = read_inventory(path)
     assert (found.parallel, found.max_failures) == (3, 2)
-    assert found.boards[0] == FleetBoard("kitchen", "ssh://pi@kitchen/opt/edgekit", True)
+    assert found.boards[0] == FleetBoard("kitchen", "ssh://pi@kitchen/opt/boardfit", True)
     assert found.boards[1].bundle == tmp_path / "bundles/phone"
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import InputError
-from edge.flash.gate import how_it_died, read_report
-from edge.flash.session import Done
-from edge.slots.health import Health, check_release, judge, parse_health
+from boardfit.edge.errors import InputError
+from boardfit.edge.flash.gate import how_it_died, read_report
+from boardfit.edge.flash.session import Done
+from boardfit.edge.slots.health import Health, check_release, judge, parse_health
 
 from .cargo import PLAN
 
@@ -61,7 +61,7 @@ def test_a_report_reads_back_the_same() -> None:
 ))  # fmt: skip
 def test_no_report_crashes(document: object) -> None:
     if isinstance(document, dict):
-        document["kind"] = "edgekit-health"
+        document["kind"] = "boardfit-health"
     try:
         health = parse_health(document)
     except InputError:

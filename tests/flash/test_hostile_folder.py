@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from edge.bundle import seal_bundle
+from boardfit.edge.bundle import seal_bundle
 from tests.programs import require
 
 from .boards import edge_command
@@ -59,7 +59,7 @@ sys.addaudithook(watch)
 sys.argv[0] = "edge"
 exec(os.environ.pop("TEST_CODE"))
 """
-EDGE = "from edge.cli import main; main()"
+EDGE = "from boardfit.edge.cli import main; main()"
 
 MODULES = (
     *("psutil", "json", "click", "edge", "site", "sitecustomize", "usercustomize", "pip", "venv"),
@@ -229,7 +229,7 @@ def test_rehearse_before_a_flash(trap: Trap, tmp_path: Path) -> None:
 def test_probe(trap: Trap) -> None:
     done = run(trap, ["probe", "--quick", "--json"])
     assert done.returncode == 0, done.stderr
-    kernels = [argv for argv in check(trap, least=1) if "edge.probe.kernels" in argv]
+    kernels = [argv for argv in check(trap, least=1) if "boardfit.edge.probe.kernels" in argv]
     assert kernels and "could not be timed" not in done.stdout
 
 
@@ -238,7 +238,7 @@ def test_race(trap: Trap, kit: Path, tmp_path: Path) -> None:
     command = ["race", str(kit), "--quick", "-o", str(tmp_path / "race.jsonl")]
     done = run(trap, command)
     assert done.returncode == 0, done.stderr
-    assert [argv for argv in check(trap, least=1) if "edge.race.child" in argv]
+    assert [argv for argv in check(trap, least=1) if "boardfit.edge.race.child" in argv]
 
 
 @pytest.mark.slow
@@ -332,15 +332,15 @@ def test_workers_and_tools(trap: Trap) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from converters.board_engine.compile import configure
-from converters.board_engine.toolchain import Toolchain
-from converters.environments import Environment, _run
-from converters.worker import run_worker
-from edge.errors import EdgeError
+from boardfit.converters.board_engine.compile import configure
+from boardfit.converters.board_engine.toolchain import Toolchain
+from boardfit.converters.environments import Environment, _run
+from boardfit.converters.worker import run_worker
+from boardfit.edge.errors import EdgeError
 try:
-    run_worker(Path(sys.executable), "converters.network_worker.onnx", {{}})
+    run_worker(Path(sys.executable), "boardfit.converters.network_worker.onnx", {{}})
 except EdgeError as error:
-    assert "edgekit-worker" in str(error), error
+    assert "boardfit-worker" in str(error), error
 tools = Environment("x", "x", "X", (), (), 0)
 _run("venv", [{str(trap.log.parent / "env")!r}, "--without-pip"], tools)
 _run("pip", ["--version"], tools)
@@ -363,24 +363,25 @@ def test_python_m_edge_forgets_the_current_folder(trap: Trap) -> None:
         if path.name not in ("psutil.py", "click.py", "llama_cpp.py", "evil-1.0.dist-info"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     done = subprocess.run(
-        [sys.executable, "-m", "edge", "probe", "--quick"], cwd=trap.folder, capture_output=True
+        [sys.executable, "-m", "boardfit", "probe", "--quick"], cwd=trap.folder, capture_output=True
     )
     assert done.returncode == 0, done.stderr
     assert not list(trap.marks.iterdir())
 
 
 def test_the_board_installer_and_its_launcher(trap: Trap) -> None:
-    from converters.offline.board import install
+    from boardfit.converters.offline.board import install
 
     script = Path(install.__file__).with_name("install.sh")
     home = trap.log.parent / "env"
-    for folder in ("bin", "site/edge"):
+    for folder in ("bin", "site/boardfit/edge"):
         (home / folder).mkdir(parents=True)
     install.write(home / "bin/edge", install.LAUNCHER.format(python=sys.executable), 0o755)
     install.write(home / "main.py", install.MAIN, 0o644)
-    install.write(home / "site/edge/__init__.py", "", 0o644)
+    install.write(home / "site/boardfit/__init__.py", "", 0o644)
+    install.write(home / "site/boardfit/edge/__init__.py", "", 0o644)
     answer = "import json, sys\ndef main():\n    print(sys.path[0], *sys.argv[1:])\n"
-    install.write(home / "site/edge/supervisor.py", answer, 0o644)
+    install.write(home / "site/boardfit/edge/supervisor.py", answer, 0o644)
     (trap.folder / "linked").symlink_to(home / "bin/edge")
     env = {"PATH": f".::{os.environ['PATH']}", "PYTHONPATH": str(trap.folder),
            "PYTHONSTARTUP": "psutil.py"}  # fmt: skip
@@ -404,7 +405,7 @@ def test_relative_paths_are_the_users(kit: Path, tmp_path: Path) -> None:
     shutil.copytree(kit, tmp_path / "kit")
     make_image(tmp_path / "card.img")
     (tmp_path / "fleet.toml").write_text('[boards.b]\ntarget = "dir:board"\nbundle = "kit"\n')
-    env = {**os.environ, "EDGEKIT_CACHE": "cache", "XDG_CONFIG_HOME": "config"}
+    env = {**os.environ, "BOARDFIT_CACHE": "cache", "XDG_CONFIG_HOME": "config"}
     for command in (
         ["key", "new", "--out", "key"],
         ["bundle", "sign", "kit", "key"],

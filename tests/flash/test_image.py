@@ -21,18 +21,18 @@ from pathlib import Path
 
 import pytest
 
-from edge.bundle import open_bundle, seal_bundle
-from edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
-from edge.flash.flash import FlashReport
-from edge.flash.media.first_boot import BootFiles, hash_password
-from edge.flash.media.image import ImageOptions, ImageTarget, default_output, flash_image
-from edge.flash.progress import TerminalReporter
-from edge.flash.service_units import service_unit
-from edge.flash.target import connect, parse_flash_target
-from edge.flash.trust import SignaturePolicy
-from edge.slots.files import LocalFiles
-from edge.slots.store import Slots
-from edge.trust.signing import load_signing_key, new_key, sign_bundle
+from boardfit.edge.bundle import open_bundle, seal_bundle
+from boardfit.edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
+from boardfit.edge.flash.flash import FlashReport
+from boardfit.edge.flash.media.first_boot import BootFiles, hash_password
+from boardfit.edge.flash.media.image import ImageOptions, ImageTarget, default_output, flash_image
+from boardfit.edge.flash.progress import TerminalReporter
+from boardfit.edge.flash.service_units import service_unit
+from boardfit.edge.flash.target import connect, parse_flash_target
+from boardfit.edge.flash.trust import SignaturePolicy
+from boardfit.edge.slots.files import LocalFiles
+from boardfit.edge.slots.store import Slots
+from boardfit.edge.trust.signing import load_signing_key, new_key, sign_bundle
 from tests.planting import Scenario, try_everything
 from tests.programs import require, skip_or_fail
 
@@ -42,7 +42,7 @@ from .conftest import need
 from .images import BOOT_START, MIB, PROGRAMS, SECTOR, Made, digest, make_image, parts_of, run
 from .images import table_of as sfdisk_table
 
-OPT = "/opt/edgekit"
+OPT = "/opt/boardfit"
 
 
 @pytest.fixture(scope="session")
@@ -88,9 +88,9 @@ def check(image: Path, bundle: Path, *, owner: int = 1000, number: int = 2) -> N
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
     ask(image, f"rdump {OPT} {out}", number)
-    there = out / "edgekit" / "releases" / opened.id / "bundle"
+    there = out / "boardfit" / "releases" / opened.id / "bundle"
     assert open_bundle(there, verify=True).id == opened.id
-    assert Slots(LocalFiles(out / "edgekit")).current() == opened.id
+    assert Slots(LocalFiles(out / "boardfit")).current() == opened.id
     listing = ask(image, f"ls -p {OPT}/releases/{opened.id}/bundle", number)
     files = [line.split("/") for line in listing.split("\n") if line.startswith("/")]
     assert len(files) > len(opened.files)
@@ -173,7 +173,7 @@ def test_packed(pi: Made, cargo: tuple[Path, Path], tmp_path: Path, kind: str) -
     packed = pack(tmp_path / "pi.img", kind)
     before = digest(packed)
     put(cargo[0], packed)
-    result = tmp_path / "pi-edgekit.img"
+    result = tmp_path / "pi-boardfit.img"
     check(result, cargo[0])
     assert pi.part(1, result) == pi.part(1)
     assert digest(packed) == before
@@ -247,7 +247,7 @@ def test_kernel_mounts_it_and_a_later_flash_goes_on(
 ) -> None:
     old, new = cargo
     put(old, own.path, in_place=True)
-    root = mounted(own.path) / "opt/edgekit"
+    root = mounted(own.path) / "opt/boardfit"
     assert stat.S_IMODE(root.stat().st_mode) == 0o755 and root.stat().st_uid == 1000
     assert os.readlink(root / "current") == f"releases/{open_bundle(old).id}"
     assert open_bundle(root / "current/bundle", verify=True).id == open_bundle(old).id
@@ -453,7 +453,7 @@ def test_first_boot_user_and_ssh(own: Made, tmp_path: Path) -> None:
     files = {
         "model.gguf": (b"model" * 100, "model"),
         "board/install.sh": (b"#!/bin/sh\nexit 0\n", "launcher"),
-        "board/edgekit.service": (b"[Unit]\nDescription=x\n", "unit"),
+        "board/boardfit.service": (b"[Unit]\nDescription=x\n", "unit"),
     }
     for name, (data, _) in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -466,12 +466,12 @@ def test_first_boot_user_and_ssh(own: Made, tmp_path: Path) -> None:
         put(folder, own.path, in_place=True, first_boot=True, boot=boot)
     check(own.path, folder)
     units = "/etc/systemd/system"
-    text = ask(own.path, f"cat {units}/edgekit-install.service")
+    text = ask(own.path, f"cat {units}/boardfit-install.service")
     release = f"{OPT}/releases/{open_bundle(folder).id}"
     assert f"ExecStart=/bin/sh {release}/bundle/board/install.sh {release}/env" in text
     assert "User=1000" in text
-    assert ask(own.path, f"cat {units}/edgekit.service") == service_unit("x", PLAN)
-    for name in ("edgekit-install.service", "edgekit.service"):
+    assert ask(own.path, f"cat {units}/boardfit.service") == service_unit("x", PLAN)
+    for name in ("boardfit-install.service", "boardfit.service"):
         assert f'Fast link dest: "{units}/{name}"' in ask(
             own.path, f"stat {units}/multi-user.target.wants/{name}"
         )
@@ -489,10 +489,10 @@ def test_first_boot_user_and_ssh(own: Made, tmp_path: Path) -> None:
 
 
 def test_no_unit_of_a_bundle_is_installed(own: Made, tmp_path: Path) -> None:
-    folder, marks = tmp_path / "evil", ["ssh.service", "ssh.socket", "edgekit-install.service"]
+    folder, marks = tmp_path / "evil", ["ssh.service", "ssh.socket", "boardfit-install.service"]
     units = {f"board/{name}": f"[Service]\nExecStart=/EVIL {name}\n" for name in marks}
-    units["board/edgekit.service"] = "[Service]\nExecStart=/EVIL\n"
-    units["board/deep/edgekit.timer"] = "[Timer]\n# EVIL\n"
+    units["board/boardfit.service"] = "[Service]\nExecStart=/EVIL\n"
+    units["board/deep/boardfit.timer"] = "[Timer]\n# EVIL\n"
     roles = {**dict.fromkeys(units, "unit"), "model.gguf": "model", "board/install.sh": "launcher"}
     for name in roles:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -505,15 +505,15 @@ def test_no_unit_of_a_bundle_is_installed(own: Made, tmp_path: Path) -> None:
     wants = f"{place}/multi-user.target.wants"
     listed = ask(own.path, f"ls -p {place}") + ask(own.path, f"ls -p {wants}")
     names = {line.split("/")[5] for line in listed.splitlines() if line.startswith("/")}
-    assert names <= {".", "..", "multi-user.target.wants", "edgekit-install.service",
-                     "edgekit.service"}, names  # fmt: skip
-    for name in ("edgekit-install.service", "edgekit.service"):
+    assert names <= {".", "..", "multi-user.target.wants", "boardfit-install.service",
+                     "boardfit.service"}, names  # fmt: skip
+    for name in ("boardfit-install.service", "boardfit.service"):
         text = ask(own.path, f"cat {place}/{name}")
         assert text.count("\nExecStart=") == 1 and "\nExecStart=/EVIL" not in text
         assert not any(line.endswith("\\") for line in text.splitlines())
     notes = " ".join(report.notes)
-    assert f"{place}/edgekit-install.service" in notes and f"{place}/edgekit.service" in notes
-    for name in (*marks, "deep/edgekit.timer"):
+    assert f"{place}/boardfit-install.service" in notes and f"{place}/boardfit.service" in notes
+    for name in (*marks, "deep/boardfit.timer"):
         assert f"board/{name}" in notes
 
 
@@ -555,7 +555,7 @@ def test_signed_bundles_only(own: Made, cargo: tuple[Path, Path], tmp_path: Path
 def flash_process(bundle: Path, image: Path, fault: str | None = None) -> subprocess.Popen[str]:
     environment = dict(os.environ)
     if fault is not None:
-        environment["EDGEKIT_TEST_FAULT"] = fault
+        environment["BOARDFIT_TEST_FAULT"] = fault
     command = edge_command("flash", str(bundle), f"image:{image}", "--in-place", "--no-gate")
     return subprocess.Popen(
         [*command, "--no-rehearse"], env=environment, text=True, stdout=subprocess.PIPE,
@@ -664,7 +664,7 @@ def test_what_lies_beside_an_image_leads_nowhere(
 def test_photos_beside_an_image_and_in_it_stay(
     tools: None, own: Made, cargo: tuple[Path, Path]
 ) -> None:
-    photos = default_output(own.path).with_name("own-edgekit.img.partial")
+    photos = default_output(own.path).with_name("own-boardfit.img.partial")
     photos.mkdir()
     (photos / "photo").write_bytes(b"mine")
     with pytest.raises(UsageError, match="did not make"):

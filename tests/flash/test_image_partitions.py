@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.errors import DoesNotFitError, InputError
-from edge.flash.media.partitions import SECTOR, PartitionTable, Read, grow, read_table
-from edge.units import MIB
+from boardfit.edge.errors import DoesNotFitError, InputError
+from boardfit.edge.flash.media.partitions import SECTOR, PartitionTable, Read, grow, read_table
+from boardfit.edge.units import MIB
 from tests.programs import require
 
 from .images import run, table_of

@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.slots import layout
-from edge.slots.layout import SlotState, collectable, parse_pointer, parse_state, previous_release
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.layout import (
+    SlotState,
+    collectable,
+    parse_pointer,
+    parse_state,
+    previous_release,
+)
 
 IDS = [f"{i:064x}" for i in range(6)]
 some_ids = st.lists(st.sampled_from(IDS), unique=True)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bundle import open_bundle
-from edge.errors import InputError
-from edge.flash.phone_gate import bench_script, carries_tools, read_answer, tool_script
-from edge.flash.session import Done
+from boardfit.edge.bundle import open_bundle
+from boardfit.edge.errors import InputError
+from boardfit.edge.flash.phone_gate import bench_script, carries_tools, read_answer, tool_script
+from boardfit.edge.flash.session import Done
 
 from .cargo import make_bundle
 

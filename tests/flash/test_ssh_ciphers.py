@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bundle import open_bundle
-from edge.flash.ssh_channel import computes_aes, quick_ciphers
-from edge.slots.files import LocalFiles
-from edge.slots.store import Slots
+from boardfit.edge.bundle import open_bundle
+from boardfit.edge.flash.ssh_channel import computes_aes, quick_ciphers
+from boardfit.edge.slots.files import LocalFiles
+from boardfit.edge.slots.store import Slots
 
 from .boards import SshBoard
 from .cargo import random_bundle

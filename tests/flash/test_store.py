@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.errors import DoesNotFitError, InputError, IntegrityError, UsageError
-from edge.rooted import MARKER
-from edge.slots import layout
-from edge.slots.files import LocalFiles
-from edge.slots.store import Slots
+from boardfit.edge.errors import DoesNotFitError, InputError, IntegrityError, UsageError
+from boardfit.edge.rooted import MARKER
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.files import LocalFiles
+from boardfit.edge.slots.store import Slots
 
 from .cargo import make_bundle
 
@@ -24,7 +24,7 @@ def slots(tmp_path: Path) -> Slots:
 
 def put(slots: Slots, tmp_path: Path, text: str, size: int = 1000) -> str:
     """A release as a flash leaves it, current."""
-    from edge.bundle import open_bundle
+    from boardfit.edge.bundle import open_bundle
 
     folder = make_bundle(tmp_path / "made" / text, {"model.gguf": text.encode() * size})
     bundle_id = open_bundle(folder).id
@@ -124,7 +124,7 @@ def test_room_is_made_from_the_oldest(
 def test_a_lost_state_file_loses_no_release(slots: Slots, tmp_path: Path) -> None:
     with slots.locked():
         a, b = put(slots, tmp_path, "a"), put(slots, tmp_path, "b")
-    for damage in (b"", b"{", b"\xff\xfe", b'{"kind": "edgekit-slots", "history": 3}'):
+    for damage in (b"", b"{", b"\xff\xfe", b'{"kind": "boardfit-slots", "history": 3}'):
         Path(slots.files.root, layout.STATE).write_bytes(damage)
         with slots.locked():
             assert slots.current() == b and set(slots.present()) == {a, b}
@@ -135,12 +135,12 @@ def test_a_lost_state_file_loses_no_release(slots: Slots, tmp_path: Path) -> Non
 def test_a_folder_with_something_else_in_it_is_left_alone(slots: Slots) -> None:
     root = Path(slots.files.root)
     (root / "releases/2024-01-01").mkdir(parents=True)
-    with pytest.raises(UsageError, match="edgekit did not make"), slots.locked():
+    with pytest.raises(UsageError, match="boardfit did not make"), slots.locked():
         pass
     assert os.listdir(root) == ["releases"]
     shutil.rmtree(root / "releases")
     os.symlink("app-v3", root / "current")
-    with pytest.raises(UsageError, match="edgekit did not make"), slots.locked():
+    with pytest.raises(UsageError, match="boardfit did not make"), slots.locked():
         pass
 
 

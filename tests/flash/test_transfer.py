@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bundle import open_bundle
-from edge.errors import IntegrityError
-from edge.flash.board import Progress
-from edge.flash.directory import DirectoryBoard
-from edge.flash.flash import FlashOptions, flash
-from edge.flash.transfer import PATCH_LEAST_BYTES, plan_items
-from edge.slots import layout
-from edge.slots.store import Slots
+from boardfit.edge.bundle import open_bundle
+from boardfit.edge.errors import IntegrityError
+from boardfit.edge.flash.board import Progress
+from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.flash import FlashOptions, flash
+from boardfit.edge.flash.transfer import PATCH_LEAST_BYTES, plan_items
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.store import Slots
 
 from .cargo import claim_parts, make_bundle
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from edge.bundle import open_bundle
-from edge.flash.checks import _FACTS, parse_facts
-from edge.slots.files import LocalFiles
-from edge.slots.store import Slots
+from boardfit.edge.bundle import open_bundle
+from boardfit.edge.flash.checks import _FACTS, parse_facts
+from boardfit.edge.slots.files import LocalFiles
+from boardfit.edge.slots.store import Slots
 from tests.programs import find, skip_or_fail
 
 from .boards import AdbBoard, SshBoard

@@ -1,4 +1,4 @@
-"""Render every upstream template with transformers and with edgekit, and compare.
+"""Render every upstream template with transformers and with boardfit, and compare.
 
 Runs in the oracle's interpreter, which has transformers and jinja2 but no pytest:
 
@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from edge.errors import EdgeError  # noqa: E402 (after the checkout is on the path)
-from edge.template import render  # noqa: E402
+from boardfit.edge.errors import EdgeError  # noqa: E402 (after the checkout is on the path)
+from boardfit.edge.template import render  # noqa: E402
 
 TOOLS = [
     {

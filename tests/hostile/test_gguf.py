@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from edge.errors import InputError, UnsafeInputError, UnsupportedModelError
-from edge.ggml_types import REMOVED_TYPES
-from edge.gguf import (
+from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
+from boardfit.edge.ggml_types import REMOVED_TYPES
+from boardfit.edge.gguf import (
     GGML_TYPES,
     GgufArray,
     GgufHeader,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from edge.errors import InputError, UnsafeInputError
-from edge.safetensors import SafetensorsHeader, parse_header, read_header
+from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.safetensors import SafetensorsHeader, parse_header, read_header
 from tests.hostile import seeds
 from tests.hostile.seeds import safetensors
 

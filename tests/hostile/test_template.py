@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from edge import template_limits as limits
-from edge.errors import EdgeError, InputError, UnsafeInputError
-from edge.template import check, render
+from boardfit.edge import template_limits as limits
+from boardfit.edge.errors import EdgeError, InputError, UnsafeInputError
+from boardfit.edge.template import check, render
 
 USER = [{"role": "user", "content": "Hello"}]
 CHATML = (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.gguf import read_header
-from edge.template import check
+from boardfit.edge.gguf import read_header
+from boardfit.edge.template import check
 
 pytestmark = pytest.mark.oracle
 

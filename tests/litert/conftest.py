@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from converters.build_command import build_command
-from converters.environments import find_tool_python
-from converters.formats.table import FORMATS
-from edge.bundle import Bundle, open_bundle
+from boardfit.converters.build_command import build_command
+from boardfit.converters.environments import find_tool_python
+from boardfit.converters.formats.table import FORMATS
+from boardfit.edge.bundle import Bundle, open_bundle
 from tests.programs import skip_or_fail
 
 # Before any test points the cache elsewhere.
@@ -37,9 +37,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
         "--ctx", str(N_CTX), "--format", ",".join(FORMATS), "--json",
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEKIT_CACHE", str(home / "cache"))
+        patch.setenv("BOARDFIT_CACHE", str(home / "cache"))
         for tool, python in pythons.items():
-            patch.setenv(f"EDGEKIT_{tool.upper()}_PYTHON", str(python))
+            patch.setenv(f"BOARDFIT_{tool.upper()}_PYTHON", str(python))
         done = CliRunner().invoke(build_command, words, catch_exceptions=False)
     assert len(done.stdout.splitlines()) == len(FORMATS)
     return {name: open_bundle(home / "sample" / name, verify=True) for name in FORMATS}

@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from converters import environments
-from converters.environments import (
+from boardfit.converters import environments
+from boardfit.converters.environments import (
     Environment,
     find_tool_python,
     load_environments,
     tool_python,
 )
-from edge.errors import DoesNotFitError, EngineMissingError, UsageError
+from boardfit.edge.errors import DoesNotFitError, EngineMissingError, UsageError
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for environment in load_environments().values():
         monkeypatch.delenv(environment.override, raising=False)
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("BOARDFIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -32,7 +32,7 @@ def small(**changes: object) -> Environment:
     fields = {
         "name": "litert",
         "about": "a test",
-        "override": "EDGEKIT_LITERT_PYTHON",
+        "override": "BOARDFIT_LITERT_PYTHON",
         "first": (),
         "packages": (),
         "disk_bytes": 1,
@@ -66,7 +66,7 @@ def test_the_host_extra_installs_no_torch() -> None:
 def test_an_own_python_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = tmp_path / "python"
     link.symlink_to(sys.executable)
-    monkeypatch.setenv("EDGEKIT_LITERT_PYTHON", str(link))
+    monkeypatch.setenv("BOARDFIT_LITERT_PYTHON", str(link))
     assert tool_python("litert") == link  # the link, not its target: it is what makes a venv
     assert find_tool_python("litert") == link
 
@@ -74,8 +74,8 @@ def test_an_own_python_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_own_python_that_is_none_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EDGEKIT_LITERT_PYTHON", str(tmp_path))
-    with pytest.raises(UsageError, match=r"EDGEKIT_LITERT_PYTHON is .* not a program") as caught:
+    monkeypatch.setenv("BOARDFIT_LITERT_PYTHON", str(tmp_path))
+    with pytest.raises(UsageError, match=r"BOARDFIT_LITERT_PYTHON is .* not a program") as caught:
         tool_python("litert")
     assert "litert-torch" in str(caught.value.next_step)
 
@@ -113,11 +113,11 @@ def test_it_is_made_once_by_one_maker_and_said(
 def test_offline_leaves_nothing_and_says_what_to_do(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    only(monkeypatch, small(packages=("no-such-package-of-edgekit==1",)))
+    only(monkeypatch, small(packages=("no-such-package-of-boardfit==1",)))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(EngineMissingError, match="no-such-package-of-edgekit") as caught:
+    with pytest.raises(EngineMissingError, match="no-such-package-of-boardfit") as caught:
         tool_python("litert")
-    assert "EDGEKIT_LITERT_PYTHON" in str(caught.value.next_step)
+    assert "BOARDFIT_LITERT_PYTHON" in str(caught.value.next_step)
     assert find_tool_python("litert") is None
     assert [p.name for p in cache.glob("environments/*") if p.is_dir()] == []
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.litert_worker.factors import Factors, candidate_factors
-from edge.errors import UnsupportedModelError
+from boardfit.converters.litert_worker.factors import Factors, candidate_factors
+from boardfit.edge.errors import UnsupportedModelError
 
 FIRST = 1 << 20
 TAGS = range(FIRST, FIRST + 600)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from converters.litert_recipe import load_recipe
-from converters.source.hf import open_directory
-from converters.target.tflite import convert_litert
+from boardfit.converters.litert_recipe import load_recipe
+from boardfit.converters.source.hf import open_directory
+from boardfit.converters.target.tflite import convert_litert
 from tests.programs import skip_or_fail
 
 from . import checkpoints
@@ -28,10 +28,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.oracle, pytest.mark.xdist_group("lit
 def test_logits_are_the_sources(
     family: str, litert_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tree = os.environ.get("EDGEKIT_LLAMA_CPP")
+    tree = os.environ.get("BOARDFIT_LLAMA_CPP")
     if not tree:
-        skip_or_fail("EDGEKIT_LLAMA_CPP is not set")
-    monkeypatch.setenv("EDGEKIT_LITERT_PYTHON", str(litert_python))
+        skip_or_fail("BOARDFIT_LLAMA_CPP is not set")
+    monkeypatch.setenv("BOARDFIT_LITERT_PYTHON", str(litert_python))
     checkpoint = checkpoints.write(family, tmp_path / family, Path(str(tree)))
     artifact = convert_litert(
         open_directory(checkpoint),

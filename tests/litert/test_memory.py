@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from converters.litert_recipe import load_recipe
-from converters.sample import MODEL_DIR
-from converters.source.hf import open_directory
-from converters.target.tflite import convert_litert
-from converters.target.tflite_memory import check_memory, conversion_bytes
-from device_profiles.cost.litert_memory import litert_memory
-from device_profiles.shape import LayerShape, ModelShape
-from edge.errors import DoesNotFitError
+from boardfit.converters.litert_recipe import load_recipe
+from boardfit.converters.sample import MODEL_DIR
+from boardfit.converters.source.hf import open_directory
+from boardfit.converters.target.tflite import convert_litert
+from boardfit.converters.target.tflite_memory import check_memory, conversion_bytes
+from boardfit.device_profiles.cost.litert_memory import litert_memory
+from boardfit.device_profiles.shape import LayerShape, ModelShape
+from boardfit.edge.errors import DoesNotFitError
 
 MIB = 1024**2
 QWEN_05B = ModelShape(

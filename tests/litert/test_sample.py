@@ -14,23 +14,23 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from converters.formats.table import FORMATS, GGUF
-from converters.formats.weigh import weigh
-from converters.litert_recipe import load_recipe
-from converters.quality.card import measure_text
-from converters.quality.reference import read_references
-from converters.quality.texts import texts_for
-from converters.quantize import write_many
-from converters.recipes import load_recipe as load_ggml_recipe
-from converters.sample import MODEL_DIR
-from converters.source.hf import open_directory
-from converters.source.resolve import open_model
-from converters.target.tflite import convert_litert
-from edge.bundle import Bundle
-from edge.engines import EngineSettings, open_engine
-from edge.engines.litert_container import read_container
-from edge.engines.tflite_check import check_tflite
-from edge.run import run
+from boardfit.converters.formats.table import FORMATS, GGUF
+from boardfit.converters.formats.weigh import weigh
+from boardfit.converters.litert_recipe import load_recipe
+from boardfit.converters.quality.card import measure_text
+from boardfit.converters.quality.reference import read_references
+from boardfit.converters.quality.texts import texts_for
+from boardfit.converters.quantize import write_many
+from boardfit.converters.recipes import load_recipe as load_ggml_recipe
+from boardfit.converters.sample import MODEL_DIR
+from boardfit.converters.source.hf import open_directory
+from boardfit.converters.source.resolve import open_model
+from boardfit.converters.target.tflite import convert_litert
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.engines import EngineSettings, open_engine
+from boardfit.edge.engines.litert_container import read_container
+from boardfit.edge.engines.tflite_check import check_tflite
+from boardfit.edge.run import run
 
 from .conftest import N_CTX
 
@@ -141,7 +141,7 @@ def test_plain_has_no_composites_and_computes(
 def test_the_same_input_gives_the_same_bytes_in_little_memory(
     litert_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EDGEKIT_LITERT_PYTHON", str(litert_python))
+    monkeypatch.setenv("BOARDFIT_LITERT_PYTHON", str(litert_python))
     spec, recipe = open_directory(MODEL_DIR), load_recipe("litert_int8")
     made = [
         convert_litert(

@@ -15,9 +15,14 @@ from typing import Any
 
 import pytest
 
-from converters import worker
-from converters.worker import run_worker
-from edge.errors import DoesNotFitError, EngineError, UnsafeInputError, UnsupportedModelError
+from boardfit.converters import worker
+from boardfit.converters.worker import run_worker
+from boardfit.edge.errors import (
+    DoesNotFitError,
+    EngineError,
+    UnsafeInputError,
+    UnsupportedModelError,
+)
 
 JOBS = Path(__file__).with_name("worker_jobs.py")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
@@ -111,7 +116,7 @@ def test_the_child_goes_when_we_are_killed(tmp_path: Path) -> None:
 import sys
 sys.path.insert(0, {str(root)!r})
 from pathlib import Path
-from converters import worker
+from boardfit.converters import worker
 worker._PACKAGES = ("edge", "converters", "device_profiles", "converters_jobs")
 for name in worker._PACKAGES[:3]:
     (Path({str(tmp_path)!r}) / name).symlink_to(Path({str(root)!r}) / name)

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from edge.errors import UnsupportedModelError
+from boardfit.edge.errors import UnsupportedModelError
 
 
 def run(request: dict[str, Any], report: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from converters.oci.reference import parse_reference
-from converters.oci.registry import Registry
+from boardfit.converters.oci.reference import parse_reference
+from boardfit.converters.oci.registry import Registry
 from tests.flash.cargo import make_bundle
 from tests.programs import require
 
@@ -34,8 +34,8 @@ def no_credentials_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
     for name in ("REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("converters.oci.registry._FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr("converters.oci.pull._PAUSE_S", 0.01)
+    monkeypatch.setattr("boardfit.converters.oci.registry._FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("boardfit.converters.oci.pull._PAUSE_S", 0.01)
 
 
 @pytest.fixture

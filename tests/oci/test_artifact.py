@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.oci.artifact import (
+from boardfit.converters.oci.artifact import (
     CONFIG_TYPE,
     FILEPATH,
     MAX_LAYERS,
@@ -24,10 +24,10 @@ from converters.oci.artifact import (
     param_size,
     parse_artifact,
 )
-from converters.oci.credentials import Credentials, find_credentials
-from converters.oci.reference import parse_reference
-from converters.oci.registry import redirect_target
-from edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError, UsageError
+from boardfit.converters.oci.credentials import Credentials, find_credentials
+from boardfit.converters.oci.reference import parse_reference
+from boardfit.converters.oci.registry import redirect_target
+from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError, UsageError
 
 SHA = "sha256:" + "ab" * 32
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from converters.oci.credentials import Credentials
-from converters.oci.push import upload
-from converters.oci.reference import parse_reference
-from converters.oci.registry import Registry, origin
-from edge.errors import EdgeError, InputError, UnsafeInputError
+from boardfit.converters.oci.credentials import Credentials
+from boardfit.converters.oci.push import upload
+from boardfit.converters.oci.reference import parse_reference
+from boardfit.converters.oci.registry import Registry, origin
+from boardfit.edge.errors import EdgeError, InputError, UnsafeInputError
 
 ME = Credentials("me", "SECRETPASSWORD")
 TOKEN = Credentials(identity_token="SECRETPASSWORD")

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from converters.oci import push as push_module
-from converters.oci.artifact import bundle_layers, make_config, make_manifest
-from converters.oci.pull import Pulled, pull
-from converters.oci.push import Pushed, push
-from converters.oci.registry import TRIES
-from converters.progress import TerminalReporter
-from edge.bundle import MANIFEST, open_bundle
-from edge.errors import (
+from boardfit.converters.oci import push as push_module
+from boardfit.converters.oci.artifact import bundle_layers, make_config, make_manifest
+from boardfit.converters.oci.pull import Pulled, pull
+from boardfit.converters.oci.push import Pushed, push
+from boardfit.converters.oci.registry import TRIES
+from boardfit.converters.progress import TerminalReporter
+from boardfit.edge.bundle import MANIFEST, open_bundle
+from boardfit.edge.errors import (
     DeviceUnreachableError,
     DoesNotFitError,
     InputError,
@@ -26,8 +26,8 @@ from edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from edge.rooted import MARKER
-from edge.trust.signing import load_signing_key, new_key, sign_bundle
+from boardfit.edge.rooted import MARKER
+from boardfit.edge.trust.signing import load_signing_key, new_key, sign_bundle
 
 from .conftest import connect
 from .registries import DockerRegistry, Relay, TokenServer, docker_config
@@ -123,8 +123,8 @@ def test_a_manifest_follows_modelpack(bundle: Path) -> None:
     assert weight["mediaType"] == "application/vnd.cncf.model.weight.v1.raw"
     assert weight["annotations"]["org.cncf.model.filepath"] == "model.gguf"
     notes = manifest["annotations"]
-    assert notes["edgekit.board"] == "raspberry-pi-4b-4gb" and notes["edgekit.recipe"] == "q4_k_m"
-    assert notes["edgekit.peak_bytes"] == str(opened.plan.peak_bytes)
+    assert notes["boardfit.board"] == "raspberry-pi-4b-4gb" and notes["boardfit.recipe"] == "q4_k_m"
+    assert notes["boardfit.peak_bytes"] == str(opened.plan.peak_bytes)
     document = json.loads(config)
     assert document["modelfs"]["diffIds"] == [x["digest"] for x in manifest["layers"]]
     assert document["config"]["format"] == "gguf"
@@ -265,8 +265,8 @@ def test_small_layers_and_config_are_compared_before_anything_large_comes(
 def test_a_manifest_by_digest_must_have_it(
     server: DockerRegistry, relay: Relay, bundle: Path, repository: str, tmp_path: Path
 ) -> None:
-    from converters.oci.reference import parse_reference
-    from converters.oci.registry import Registry
+    from boardfit.converters.oci.reference import parse_reference
+    from boardfit.converters.oci.registry import Registry
 
     digest = put(bundle, server.address, repository).digest
     reference = parse_reference(f"{relay.address}/{repository}@{digest}")
@@ -384,7 +384,7 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_large_byte(
 ) -> None:  # fmt: skip
     put(bundle, server.address, repository)
     usage = shutil.disk_usage(tmp_path)._replace(free=1 << 20)
-    monkeypatch.setattr("converters.oci.pull.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("boardfit.converters.oci.pull.shutil.disk_usage", lambda _: usage)
     with pytest.raises(DoesNotFitError, match=r"the pull needs .* MiB"):
         get(relay.address, repository, tmp_path / "out")
     assert relay.count("GET", model_digest(bundle)) == 0

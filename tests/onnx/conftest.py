@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.environments import find_tool_python
+from boardfit.converters.environments import find_tool_python
 from tests.litert.conftest import litert_python
 
 from .tiny_models import need_builder

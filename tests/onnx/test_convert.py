@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from converters.formats.table import FORMATS
-from converters.formats.weigh import weigh
-from converters.onnx_recipe import load_onnx_recipe
-from converters.sample import MODEL_DIR
-from converters.source.resolve import open_model
-from converters.target import onnx as target
-from edge.engines import EngineSettings, open_engine
-from edge.errors import DoesNotFitError, UsageError
-from edge.onnx_file import read_onnx
-from edge.types import GenerationConfig, Message
+from boardfit.converters.formats.table import FORMATS
+from boardfit.converters.formats.weigh import weigh
+from boardfit.converters.onnx_recipe import load_onnx_recipe
+from boardfit.converters.sample import MODEL_DIR
+from boardfit.converters.source.resolve import open_model
+from boardfit.converters.target import onnx as target
+from boardfit.edge.engines import EngineSettings, open_engine
+from boardfit.edge.errors import DoesNotFitError, UsageError
+from boardfit.edge.onnx_file import read_onnx
+from boardfit.edge.types import GenerationConfig, Message
 
 from .tiny_models import converted
 
@@ -27,7 +27,7 @@ Q4_0_BYTES = 2_271_648  # of the sample model, as edge build --recipe q4_0 makes
 
 @pytest.fixture(scope="module")
 def sample(request: pytest.FixtureRequest) -> Path:
-    cache = request.config.cache.mkdir("edgekit-models")
+    cache = request.config.cache.mkdir("boardfit-models")
     return converted(MODEL_DIR, cache, "onnx_int4_b128", n_ctx=512)
 
 

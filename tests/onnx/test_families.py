@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.environments import find_tool_python
-from converters.onnx_recipe import load_onnx_recipe
-from converters.target.onnx import check_family, convert_onnx
-from edge.engines import EngineSettings, open_engine
-from edge.errors import UnsupportedModelError
-from edge.types import GenerationConfig
+from boardfit.converters.environments import find_tool_python
+from boardfit.converters.onnx_recipe import load_onnx_recipe
+from boardfit.converters.target.onnx import check_family, convert_onnx
+from boardfit.edge.engines import EngineSettings, open_engine
+from boardfit.edge.errors import UnsupportedModelError
+from boardfit.edge.types import GenerationConfig
 from tests.runtime import tiny_hf
 
 from .family_checkpoints import FAMILIES, PROMPT

@@ -11,14 +11,14 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.network import quantize_network
-from edge.bench.command import bench
-from edge.bench.network import is_network
-from edge.bench.network_inputs import InputSpec, make_values, parse_shapes, resolve_shapes
-from edge.bench.network_runtime import open_network
-from edge.bench.store import read_results
-from edge.errors import EngineError, InputError, UnsupportedModelError, UsageError
-from edge.report.markdown import render
+from boardfit.converters.network import quantize_network
+from boardfit.edge.bench.command import bench
+from boardfit.edge.bench.network import is_network
+from boardfit.edge.bench.network_inputs import InputSpec, make_values, parse_shapes, resolve_shapes
+from boardfit.edge.bench.network_runtime import open_network
+from boardfit.edge.bench.store import read_results
+from boardfit.edge.errors import EngineError, InputError, UnsupportedModelError, UsageError
+from boardfit.edge.report.markdown import render
 
 from .wire import model, text, value_info
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from converters.build_command import build_command
-from converters.network import NetworkReport
-from converters.network_build import BOUNDS, check_board, check_errors
-from device_profiles.catalog import find_profile
-from edge.bench.command import bench
-from edge.bench.network_folder import RECORD, open_network_folder
-from edge.bench.store import read_results
-from edge.errors import (
+from boardfit.converters.build_command import build_command
+from boardfit.converters.network import NetworkReport
+from boardfit.converters.network_build import BOUNDS, check_board, check_errors
+from boardfit.device_profiles.catalog import find_profile
+from boardfit.edge.bench.command import bench
+from boardfit.edge.bench.network_folder import RECORD, open_network_folder
+from boardfit.edge.bench.store import read_results
+from boardfit.edge.errors import (
     DoesNotFitError,
     EdgeError,
     InputError,
@@ -78,7 +78,7 @@ def test_onnx_for_two_boards_and_measured(networks: Path, tmp_path: Path) -> Non
 def test_tflite_and_measured(
     recipe: str, litert_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EDGEKIT_LITERT_PYTHON", str(litert_python))
+    monkeypatch.setenv("BOARDFIT_LITERT_PYTHON", str(litert_python))
     tflite_network = write_picture_network(tmp_path / "picture.tflite")
     (found,) = built(
         tflite_network, "-d", BOARD, "-o", tmp_path / "q", "--recipe", recipe, "--format", "tflite"
@@ -116,7 +116,7 @@ def test_a_folder_that_was_changed_is_not_measured(folder: Path, tmp_path: Path)
         network.write_bytes(whole)
         for old, new, words in (
             ('"schema": 1', '"schema": 9', "schema 9"),
-            ("edgekit-network", "something", "no record"),
+            ("boardfit-network", "something", "no record"),
             ('"network": "picture.onnx"', '"network": "../picture.onnx"', "not in 'files'"),
             ('"recipe": "int8"', '"recipe": 8', "recipe"),
             ("{", "[", "not valid JSON"),

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from edge.engines import onnx_library
-from edge.engines.onnx import load_error
-from edge.engines.onnx_check import check_folder
-from edge.errors import EngineError, InputError, UnsafeInputError, UnsupportedModelError
+from boardfit.edge.engines import onnx_library
+from boardfit.edge.engines.onnx import load_error
+from boardfit.edge.engines.onnx_check import check_folder
+from boardfit.edge.errors import EngineError, InputError, UnsafeInputError, UnsupportedModelError
 
 from .wire import attribute, model, node, value_info
 

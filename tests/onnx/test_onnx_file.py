@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge.errors import InputError, UnsafeInputError
-from edge.onnx_file import read_onnx
+from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.onnx_file import read_onnx
 
 from .wire import attribute, external, model, node, number, text, value_info
 

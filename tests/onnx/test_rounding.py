@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.onnx_recipe import list_onnx_recipes, load_onnx_recipe, parse_onnx_recipe
-from converters.onnx_worker.rounding import dequantize, quantize
-from edge.errors import InputError, UsageError
+from boardfit.converters.onnx_recipe import list_onnx_recipes, load_onnx_recipe, parse_onnx_recipe
+from boardfit.converters.onnx_worker.rounding import dequantize, quantize
+from boardfit.edge.errors import InputError, UsageError
 
 
 def weights(rows: int, columns: int, seed: int = 0) -> np.ndarray:

@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from converters.environments import find_tool_python
-from converters.onnx_recipe import load_onnx_recipe
-from converters.target import onnx as target
+from boardfit.converters.environments import find_tool_python
+from boardfit.converters.onnx_recipe import load_onnx_recipe
+from boardfit.converters.target import onnx as target
 from tests.programs import skip_or_fail
 from tests.runtime import tiny_hf
 
@@ -25,7 +25,7 @@ def need_builder() -> None:
     if python is not None and python.exists():
         return
     missing = (
-        "the ONNX builder's environment is missing: EDGEKIT_ONNX_PYTHON, or edge build with "
+        "the ONNX builder's environment is missing: BOARDFIT_ONNX_PYTHON, or edge build with "
         "--format onnx, which makes it"
     )
     skip_or_fail(missing)

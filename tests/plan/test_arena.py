@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from device_profiles.cost.arena import Arena, Graph
+from boardfit.device_profiles.cost.arena import Arena, Graph
 
 KIB = 1024
 

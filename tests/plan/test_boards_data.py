@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import device_profiles.catalog as catalog
-from device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile, load_profiles
-from device_profiles.engine_rules import ENGINES, engine_verdicts
-from device_profiles.profile import DeviceProfile
-from device_profiles.toml import parse_sources, parse_toml
-from edge.devices_command import devices
+import boardfit.device_profiles.catalog as catalog
+from boardfit.device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile, load_profiles
+from boardfit.device_profiles.engine_rules import ENGINES, engine_verdicts
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.toml import parse_sources, parse_toml
+from boardfit.edge.devices_command import devices
 
 BOARDS = Path(catalog.__file__).parent / "boards"
 SOCS = BOARDS.parent / "socs"

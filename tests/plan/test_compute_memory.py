@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from device_profiles.cost.compute_buffer import compute_bytes, graph_bytes, read_features
-from device_profiles.cost.memory import kv_bytes, weight_bytes
+from boardfit.device_profiles.cost.compute_buffer import compute_bytes, graph_bytes, read_features
+from boardfit.device_profiles.cost.memory import kv_bytes, weight_bytes
 from tests.plan.models import Dims, shape_of, stored_tensors, write_hollow_gguf
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ def test_buffers_match_the_engines_log(tmp_path: Path) -> None:
 
 @pytest.mark.engine
 def test_repacked_bytes_match_the_engines_log(tmp_path: Path) -> None:
-    from edge.probe.machine import probe_this_machine
+    from boardfit.edge.probe.machine import probe_this_machine
 
     isa = probe_this_machine(measure=False).isa
     if not isa & {"avx2", "dotprod"}:
@@ -182,7 +182,7 @@ print(peak - before)
 def test_a_full_context_takes_the_anonymous_memory_predicted(
     tmp_path: Path, dims: Dims, n_ctx: int, n_ubatch: int
 ) -> None:
-    from edge.probe.machine import probe_this_machine
+    from boardfit.edge.probe.machine import probe_this_machine
 
     path = tmp_path / "model.gguf"
     write_hollow_gguf(path, dims)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from converters.memory_truth_models import CONFIGS, hollow_spec
-from converters.plan import PlanOptions, make_plan
-from device_profiles.catalog import find_profile
-from device_profiles.cost.graph_table import count_graph, graph_fits_table, table_size
-from edge.errors import InputError, UnsupportedModelError
+from boardfit.converters.memory_truth_models import CONFIGS, hollow_spec
+from boardfit.converters.plan import PlanOptions, make_plan
+from boardfit.device_profiles.catalog import find_profile
+from boardfit.device_profiles.cost.graph_table import count_graph, graph_fits_table, table_size
+from boardfit.edge.errors import InputError, UnsupportedModelError
 from tests.plan.models import Dims, stored_tensors, write_hollow_gguf
 
 BASE = Dims(n_layer=6, n_vocab=256)
@@ -118,7 +118,7 @@ def test_other_models_may_have_one(name: str) -> None:
 
 @pytest.mark.engine
 def test_the_engine_refuses_it_with_a_way_out(tmp_path: Path) -> None:
-    from edge.engines import EngineSettings, open_engine
+    from boardfit.edge.engines import EngineSettings, open_engine
 
     dims = MOE.replace(n_layer=24, n_expert_used=16)
     write_hollow_gguf(tmp_path / "model.gguf", dims)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.memory_fill import lengthen_state
+from boardfit.converters.memory_fill import lengthen_state
 
 ROW = 8
 

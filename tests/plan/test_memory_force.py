@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from converters.memory_force import ControlGroup, force_lines, result_of, run_force
-from converters.memory_force_boards import board_classes, claim_of, small_boards
-from device_profiles.catalog import find_profile, shipped_profiles
-from edge.errors import EdgeError
-from edge.units import MIB
+from boardfit.converters.memory_force import ControlGroup, force_lines, result_of, run_force
+from boardfit.converters.memory_force_boards import board_classes, claim_of, small_boards
+from boardfit.device_profiles.catalog import find_profile, shipped_profiles
+from boardfit.edge.errors import EdgeError
+from boardfit.edge.units import MIB
 
 RESULT = Path(__file__).parents[2] / "docs" / "validation" / "memory.json"
 

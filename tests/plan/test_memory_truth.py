@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from converters.memory_truth import Combination, measure, predict
-from converters.memory_truth_models import CONFIGS, hollow_spec, write_hollow
-from converters.recipes import load_recipe
-from device_profiles.cost.memory import (
+from boardfit.converters.memory_truth import Combination, measure, predict
+from boardfit.converters.memory_truth_models import CONFIGS, hollow_spec, write_hollow
+from boardfit.converters.recipes import load_recipe
+from boardfit.device_profiles.cost.memory import (
     PROGRAM_FILE_BYTES,
     StoredTensor,
     memory_phases,
     weight_bytes,
 )
-from edge.gguf import read_header
+from boardfit.edge.gguf import read_header
 
 # Parameters of the published checkpoints, in millions, as their cards say.
 PUBLISHED = {
@@ -110,9 +110,9 @@ def test_phases_take_the_larger_of_what_follows_each_other() -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=str)
 def test_a_real_run_takes_what_was_predicted(tmp_path: Path, combination: Combination) -> None:
-    from edge.probe.machine import probe_this_machine
+    from boardfit.edge.probe.machine import probe_this_machine
 
-    tree = os.environ.get("EDGEKIT_LLAMA_CPP")
+    tree = os.environ.get("BOARDFIT_LLAMA_CPP")
     spec = hollow_spec(combination.model, Path(tree) if tree else None)
     path = tmp_path / "model.gguf"
     write_hollow(spec, load_recipe(combination.recipe), path)

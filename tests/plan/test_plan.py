@@ -10,14 +10,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.plan import PREFERENCES, Planner, PlanOptions, Prefer, candidates, make_plan
-from converters.recipe_weights import PERPLEXITY_ADDED, WeighingScale
-from converters.recipes import artifact_bytes, list_recipes, load_recipe
-from device_profiles.catalog import all_profiles, find_profile
-from device_profiles.cost.memory import PROGRAM_FILE_BYTES
-from device_profiles.profile import DeviceProfile, EngineSupport
-from edge.errors import DoesNotFitError, EngineError, InputError, UsageError
-from edge.types import Plan
+from boardfit.converters.plan import (
+    PREFERENCES,
+    Planner,
+    PlanOptions,
+    Prefer,
+    candidates,
+    make_plan,
+)
+from boardfit.converters.recipe_weights import PERPLEXITY_ADDED, WeighingScale
+from boardfit.converters.recipes import artifact_bytes, list_recipes, load_recipe
+from boardfit.device_profiles.catalog import all_profiles, find_profile
+from boardfit.device_profiles.cost.memory import PROGRAM_FILE_BYTES
+from boardfit.device_profiles.profile import DeviceProfile, EngineSupport
+from boardfit.edge.errors import DoesNotFitError, EngineError, InputError, UsageError
+from boardfit.edge.types import Plan
 from tests.plan.models import Dims, make_spec
 
 PI5 = find_profile("raspberry-pi-5-8gb")

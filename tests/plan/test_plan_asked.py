@@ -14,26 +14,26 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import converters.source.resolve as resolve
-from converters.plan import Planner, PlanOptions, candidates, make_plan, plan_of
-from converters.plan_accelerators import accelerator_lines, accelerator_record
-from converters.plan_boards import board_rows
-from converters.plan_cells import bound_text
-from converters.plan_command import plan
-from converters.plan_front import dominated_by, dominates, front, qualities
-from converters.plan_learned import Learned, Measured, read_learned
-from converters.plan_sizes import hollow_spec, size_rows
-from converters.plan_text import board_lines, speed_text
-from converters.recipe_weights import AS_IS, weigh_as_is
-from converters.source.gguf import open_gguf
-from device_profiles.catalog import all_profiles, find_profile
-from device_profiles.models import known_models
-from device_profiles.profile import Storage
-from edge.bench.conditions import machine_facts
-from edge.bench.store import append_results, data_directory
-from edge.errors import DeadlineError, DoesNotFitError, InputError, UsageError
-from edge.probe.machine import probe_this_machine
-from edge.units import format_seconds
+import boardfit.converters.source.resolve as resolve
+from boardfit.converters.plan import Planner, PlanOptions, candidates, make_plan, plan_of
+from boardfit.converters.plan_accelerators import accelerator_lines, accelerator_record
+from boardfit.converters.plan_boards import board_rows
+from boardfit.converters.plan_cells import bound_text
+from boardfit.converters.plan_command import plan
+from boardfit.converters.plan_front import dominated_by, dominates, front, qualities
+from boardfit.converters.plan_learned import Learned, Measured, read_learned
+from boardfit.converters.plan_sizes import hollow_spec, size_rows
+from boardfit.converters.plan_text import board_lines, speed_text
+from boardfit.converters.recipe_weights import AS_IS, weigh_as_is
+from boardfit.converters.source.gguf import open_gguf
+from boardfit.device_profiles.catalog import all_profiles, find_profile
+from boardfit.device_profiles.models import known_models
+from boardfit.device_profiles.profile import Storage
+from boardfit.edge.bench.conditions import machine_facts
+from boardfit.edge.bench.store import append_results, data_directory
+from boardfit.edge.errors import DeadlineError, DoesNotFitError, InputError, UsageError
+from boardfit.edge.probe.machine import probe_this_machine
+from boardfit.edge.units import format_seconds
 from tests.plan.models import Dims, make_spec, write_hollow_gguf
 
 PI5, PI4 = find_profile("raspberry-pi-5-8gb"), find_profile("raspberry-pi-4b-4gb")

@@ -11,21 +11,21 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.plan import Planner, PlanOptions
-from converters.plan_command import plan
-from converters.plan_learned import Learned
-from converters.plan_workload import (
+from boardfit.converters.plan import Planner, PlanOptions
+from boardfit.converters.plan_command import plan
+from boardfit.converters.plan_learned import Learned
+from boardfit.converters.plan_workload import (
     answers_of,
     nearest,
     reach_of,
     workload_needs,
 )
-from converters.plan_workload_command import WorkloadPlan, best_row
-from converters.recipe_weights import WeighingScale
-from device_profiles.catalog import find_profile
-from edge.errors import DeadlineError, DoesNotFitError, InputError, UsageError
-from edge.tasks import find_task, load_tasks
-from edge.units import parse_seconds
+from boardfit.converters.plan_workload_command import WorkloadPlan, best_row
+from boardfit.converters.recipe_weights import WeighingScale
+from boardfit.device_profiles.catalog import find_profile
+from boardfit.edge.errors import DeadlineError, DoesNotFitError, InputError, UsageError
+from boardfit.edge.tasks import find_task, load_tasks
+from boardfit.edge.units import parse_seconds
 from tests.plan.models import Dims, make_spec, write_hollow_gguf
 
 PI5, PI4 = find_profile("raspberry-pi-5-8gb"), find_profile("raspberry-pi-4b-4gb")

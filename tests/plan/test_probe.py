@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import edge.probe.machine as machine
-from edge.probe.bandwidth import measure_copy_bandwidth
-from edge.probe.cpu import group_clusters, parse_cpuinfo
-from edge.probe.identity import match_board
-from edge.probe.machine import probe_this_machine, read_machine
-from edge.probe.memory import (
+import boardfit.edge.probe.machine as machine
+from boardfit.edge.probe.bandwidth import measure_copy_bandwidth
+from boardfit.edge.probe.cpu import group_clusters, parse_cpuinfo
+from boardfit.edge.probe.identity import match_board
+from boardfit.edge.probe.machine import probe_this_machine, read_machine
+from boardfit.edge.probe.memory import (
     CgroupMount,
     available_bytes,
     cgroup_folders,
@@ -20,8 +20,8 @@ from edge.probe.memory import (
     parse_limit,
     parse_meminfo,
 )
-from edge.probe.sensors import read_heat
-from edge.probe.system import LocalSystem
+from boardfit.edge.probe.sensors import read_heat
+from boardfit.edge.probe.system import LocalSystem
 
 FIXTURES = Path(__file__).parent / "fixtures"
 X86 = """processor\t: {i}

@@ -19,26 +19,31 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import edge.probe.command as command
-import edge.probe.measure as measure
-from device_profiles.catalog import (
+import boardfit.edge.probe.command as command
+import boardfit.edge.probe.measure as measure
+from boardfit.device_profiles.catalog import (
     all_profiles,
     find_profile,
     load_profile,
     user_boards_directory,
 )
-from device_profiles.profile import KernelSpeed, ProfileError
-from device_profiles.text import profile_text
-from device_profiles.toml import tomllib
-from edge.errors import DeviceUnreachableError, InputError, UsageError
-from edge.probe.command import probe
-from edge.probe.machine import probe_this_machine, read_report, report_this_machine
-from edge.probe.measure import Measurements, measure_machine, measured_profile, thread_counts
-from edge.probe.measure_here import findings_record
-from edge.probe.remote import Target, capture, parse_target, ssh_command
-from edge.probe.remote_measure import measure_remote, parse_findings
-from edge.probe.storage import measure_read_speed
-from edge.probe.system import CapturedSystem, LocalSystem, parse_dump
+from boardfit.device_profiles.profile import KernelSpeed, ProfileError
+from boardfit.device_profiles.text import profile_text
+from boardfit.device_profiles.toml import tomllib
+from boardfit.edge.errors import DeviceUnreachableError, InputError, UsageError
+from boardfit.edge.probe.command import probe
+from boardfit.edge.probe.machine import probe_this_machine, read_report, report_this_machine
+from boardfit.edge.probe.measure import (
+    Measurements,
+    measure_machine,
+    measured_profile,
+    thread_counts,
+)
+from boardfit.edge.probe.measure_here import findings_record
+from boardfit.edge.probe.remote import Target, capture, parse_target, ssh_command
+from boardfit.edge.probe.remote_measure import measure_remote, parse_findings
+from boardfit.edge.probe.storage import measure_read_speed
+from boardfit.edge.probe.system import CapturedSystem, LocalSystem, parse_dump
 from tests.programs import find, require
 
 MARK = "m4rk" * 4

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import device_profiles.catalog as catalog
-from device_profiles.catalog import all_profiles, find_profile, load_profile, load_profiles
-from device_profiles.profile import ProfileError
-from device_profiles.toml import parse_sources
+import boardfit.device_profiles.catalog as catalog
+from boardfit.device_profiles.catalog import all_profiles, find_profile, load_profile, load_profiles
+from boardfit.device_profiles.profile import ProfileError
+from boardfit.device_profiles.toml import parse_sources
 
 BOARDS = Path(catalog.__file__).parent / "boards"
 

@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.probe.cpu import parse_cpuinfo
-from edge.probe.identity import android_facts, parse_getprop, read_board_model
-from edge.probe.machine import read_machine, read_report
-from edge.probe.memory import (
+from boardfit.edge.probe.cpu import parse_cpuinfo
+from boardfit.edge.probe.identity import android_facts, parse_getprop, read_board_model
+from boardfit.edge.probe.machine import read_machine, read_report
+from boardfit.edge.probe.memory import (
     parse_cgroup_mounts,
     parse_cgroup_path,
     parse_droppable,
     parse_limit,
     parse_meminfo,
 )
-from edge.probe.sensors import (
+from boardfit.edge.probe.sensors import (
     describe_throttled,
     parse_millidegrees,
     parse_pmic,
@@ -29,8 +29,8 @@ from edge.probe.sensors import (
     pi5_total_w,
     read_power,
 )
-from edge.probe.storage import storage_medium
-from edge.probe.system import CapturedSystem, parse_index_list, parse_number
+from boardfit.edge.probe.storage import storage_medium
+from boardfit.edge.probe.system import CapturedSystem, parse_index_list, parse_number
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

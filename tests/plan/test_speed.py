@@ -10,19 +10,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from device_profiles.catalog import find_profile
-from device_profiles.cost.engine_classes import ENGINE_CLASSES, LLAMA_CPP, EngineClass
-from device_profiles.cost.kernels import kernel_class
-from device_profiles.cost.quants import known_quants, model_tensors
-from device_profiles.cost.speed import (
+from boardfit.device_profiles.catalog import find_profile
+from boardfit.device_profiles.cost.engine_classes import ENGINE_CLASSES, LLAMA_CPP, EngineClass
+from boardfit.device_profiles.cost.kernels import kernel_class
+from boardfit.device_profiles.cost.quants import known_quants, model_tensors
+from boardfit.device_profiles.cost.speed import (
     SpeedEstimate,
     default_threads,
     estimate_speed,
     load_seconds,
     used_clusters,
 )
-from device_profiles.models import find_model, known_models, similar_model
-from device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.models import find_model, known_models, similar_model
+from boardfit.device_profiles.profile import DeviceProfile
 
 PI5 = find_profile("raspberry-pi-5-8gb")
 BOARDS = ("raspberry-pi-5-8gb", "raspberry-pi-4b-8gb", "orange-pi-5-8gb", "n100-8gb", "phone-8gb")

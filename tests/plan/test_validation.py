@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device_profiles.catalog import find_profile
-from device_profiles.cost.engine_classes import LLAMA_CPP
-from device_profiles.models import find_model
-from device_profiles.published import active_params_b, engine_class, read_quant
-from device_profiles.published_boards import find_board
-from device_profiles.published_rows import COLUMNS, Row, read_rows
-from device_profiles.validation import Case, judge
-from device_profiles.validation_bounds import conformal_bound, refitted_coverage
-from device_profiles.validation_report import leave_one_out, render, report, summarize
+from boardfit.device_profiles.catalog import find_profile
+from boardfit.device_profiles.cost.engine_classes import LLAMA_CPP
+from boardfit.device_profiles.models import find_model
+from boardfit.device_profiles.published import active_params_b, engine_class, read_quant
+from boardfit.device_profiles.published_boards import find_board
+from boardfit.device_profiles.published_rows import COLUMNS, Row, read_rows
+from boardfit.device_profiles.validation import Case, judge
+from boardfit.device_profiles.validation_bounds import conformal_bound, refitted_coverage
+from boardfit.device_profiles.validation_report import leave_one_out, render, report, summarize
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = Path(__file__).parent / "fixtures" / "published-sample.csv"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from converters.quantize.write import write_many
-from converters.recipes.recipe import load_recipe
-from converters.source.resolve import open_model
+from boardfit.converters.quantize.write import write_many
+from boardfit.converters.recipes.recipe import load_recipe
+from boardfit.converters.source.resolve import open_model
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ from pathlib import Path
 import gguf
 import pytest
 
-from edge.probe import proof
-from edge.probe.proof import Failure, Proof, find_engine_folder, prove, prove_once
-from edge.probe.proof_kernels import WEIGHT_TYPES, list_cases
+from boardfit.edge.probe import proof
+from boardfit.edge.probe.proof import Failure, Proof, find_engine_folder, prove, prove_once
+from boardfit.edge.probe.proof_kernels import WEIGHT_TYPES, list_cases
 
 from .planted import RETURN, plant
 
@@ -30,7 +30,7 @@ def edge(*arguments: object, path: Path | None = None) -> subprocess.CompletedPr
     """Run the command line, with the engine in `path` in place of the installed one."""
     env = {**os.environ} | ({"PYTHONPATH": str(path)} if path else {})
     return subprocess.run(
-        [sys.executable, "-m", "edge", *map(str, arguments)],
+        [sys.executable, "-m", "boardfit", *map(str, arguments)],
         capture_output=True, text=True, env=env, timeout=120,
     )  # fmt: skip
 

@@ -9,27 +9,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.quality import card as card_module
-from converters.quality.bounds import Bound, bound_of, check_bounds, parse_bounds
-from converters.quality.building import QualityOptions, measure_cards
-from converters.quality.card import measure_card, not_measured
-from converters.quality.reference import (
+from boardfit.converters.quality import card as card_module
+from boardfit.converters.quality.bounds import Bound, bound_of, check_bounds, parse_bounds
+from boardfit.converters.quality.building import QualityOptions, measure_cards
+from boardfit.converters.quality.card import measure_card, not_measured
+from boardfit.converters.quality.reference import (
     Reference,
     cache_key,
     n_tokens_wanted,
     n_vocab_of,
     read_references,
 )
-from converters.quality.texts import DEFAULT_TEXT, default_text, read_text, sample_text, texts_for
-from converters.quantize import write_gguf
-from converters.recipes import list_recipes, load_recipe
-from converters.sample import MODEL_DIR
-from converters.source.resolve import open_model
-from converters.source.spec import KeyValue, ModelSpec
-from edge.engines import EngineSettings
-from edge.errors import InputError, IntegrityError, UsageError
-from edge.quality_text import quality_lines
-from edge.types import Plan
+from boardfit.converters.quality.texts import (
+    DEFAULT_TEXT,
+    default_text,
+    read_text,
+    sample_text,
+    texts_for,
+)
+from boardfit.converters.quantize import write_gguf
+from boardfit.converters.recipes import list_recipes, load_recipe
+from boardfit.converters.sample import MODEL_DIR
+from boardfit.converters.source.resolve import open_model
+from boardfit.converters.source.spec import KeyValue, ModelSpec
+from boardfit.edge.engines import EngineSettings
+from boardfit.edge.errors import InputError, IntegrityError, UsageError
+from boardfit.edge.quality_text import quality_lines
+from boardfit.edge.types import Plan
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("quality")]
 
@@ -49,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def references(spec: ModelSpec, folder: Path) -> list[Reference]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EDGEKIT_CACHE", str(folder / "cache"))
+        patch.setenv("BOARDFIT_CACHE", str(folder / "cache"))
         return read_references(spec, texts_for(spec), 256, folder / "work", threads=1)
 
 
@@ -71,7 +77,7 @@ def test_half_precision_is_nearly_the_source_and_four_bits_are_further(
     half, four = (measured(files[r], r, references) for r in ("f16", "q4_0"))
     for card in (half, four):
         own, prose = card["texts"]
-        assert own["name"] == "edgekit-sample-conversations-1" and prose["name"] == DEFAULT_TEXT
+        assert own["name"] == "boardfit-sample-conversations-1" and prose["name"] == DEFAULT_TEXT
         assert card["within_bounds"] and card["reference"]["kind"] == "source checkpoint"
         assert prose["n_scored"] == prose["n_tokens"] // 256 * 127
     assert half["texts"][0]["kld_mean"] < 1e-5 < 1e-4 < four["texts"][0]["kld_mean"]
@@ -97,7 +103,7 @@ def test_the_sample_is_asked_its_task(
 def test_a_reference_is_computed_once_and_a_damaged_one_again(
     spec: ModelSpec, folder: Path, references: list[Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EDGEKIT_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("BOARDFIT_CACHE", str(folder / "cache"))
     stages: list[str] = []
     again = read_references(spec, texts_for(spec), 256, folder / "work", stage=stages.append)
     assert not stages, "nothing was computed"
@@ -119,7 +125,7 @@ def test_a_reference_is_computed_once_and_a_damaged_one_again(
 def test_a_gguf_source_is_its_own_reference(
     files: dict[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EDGEKIT_CACHE", str(folder / "cache"))
+    monkeypatch.setenv("BOARDFIT_CACHE", str(folder / "cache"))
     source = open_model(files["q4_0"])
     (reference,) = read_references(source, texts_for(source), 256, folder / "work", threads=1)
     assert reference.about["kind"] == "source GGUF" and "Q4_0" in reference.about["type"]
@@ -206,7 +212,7 @@ SAMPLE_SHA256 = "400d6b4eb4a9671d847b28f6faffbf91466d0347f4a5e0d537072d41bdfc308
 
 
 def test_the_sample_text_is_not_trained_on() -> None:
-    from converters.sample.task import held_out
+    from boardfit.converters.sample.task import held_out
 
     asked = {m.content.lower() for talk in sample_text().conversations for m in talk[::2]}
     held = {e.messages[-1]["content"].lower() for e in held_out()}

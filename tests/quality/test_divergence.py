@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from converters.quality.divergence import Tally, log_softmax, mean_of, scored, windows
-from edge.errors import IntegrityError
+from boardfit.converters.quality.divergence import Tally, log_softmax, mean_of, scored, windows
+from boardfit.edge.errors import IntegrityError
 
 logits = arrays(np.float32, (5, 7), elements=st.floats(-20, 20, width=32))
 

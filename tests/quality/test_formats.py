@@ -11,22 +11,27 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.build_jobs import job_name, make_jobs, plan_any
-from converters.formats.choose import Measured, choose_format, divergence_ratio, measured_rows
-from converters.formats.plan import check_supported, plan_format, prefill_lengths
-from converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
-from converters.formats.weigh import weigh
-from converters.litert_recipe import load_recipes
-from converters.onnx_recipe import list_onnx_recipes
-from converters.plan_command import plan as plan_command
-from converters.plan_learned import Learned
-from converters.plan_options import PlanOptions
-from converters.quality.bounds import bound_of
-from converters.source.resolve import open_model
-from converters.source.spec import ModelSpec
-from device_profiles.catalog import all_profiles, find_profile
-from edge.engines import ENGINES
-from edge.errors import (
+from boardfit.converters.build_jobs import job_name, make_jobs, plan_any
+from boardfit.converters.formats.choose import (
+    Measured,
+    choose_format,
+    divergence_ratio,
+    measured_rows,
+)
+from boardfit.converters.formats.plan import check_supported, plan_format, prefill_lengths
+from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
+from boardfit.converters.formats.weigh import weigh
+from boardfit.converters.litert_recipe import load_recipes
+from boardfit.converters.onnx_recipe import list_onnx_recipes
+from boardfit.converters.plan_command import plan as plan_command
+from boardfit.converters.plan_learned import Learned
+from boardfit.converters.plan_options import PlanOptions
+from boardfit.converters.quality.bounds import bound_of
+from boardfit.converters.source.resolve import open_model
+from boardfit.converters.source.spec import ModelSpec
+from boardfit.device_profiles.catalog import all_profiles, find_profile
+from boardfit.edge.engines import ENGINES
+from boardfit.edge.errors import (
     DoesNotFitError,
     EdgeError,
     EngineError,
@@ -34,7 +39,7 @@ from edge.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from edge.types import Plan
+from boardfit.edge.types import Plan
 
 OTHERS = [name for name in FORMATS if name != GGUF]
 NOTHING = Learned(())
@@ -162,7 +167,7 @@ def test_divergence_is_the_worst_over_models_measured_with_both() -> None:
 def good(monkeypatch: pytest.MonkeyPatch) -> str:
     """A recipe of LiteRT that is measured to be as good as Q4_0, one of ONNX that is not."""
     rows = (row("q4_0", 0.1), row("good", 0.1), row("bad", 0.2))
-    monkeypatch.setattr("converters.formats.choose.measured_rows", lambda: rows)
+    monkeypatch.setattr("boardfit.converters.formats.choose.measured_rows", lambda: rows)
     return "good"
 
 
@@ -182,7 +187,7 @@ def test_auto_takes_the_better_of_two_that_answer_at_the_same_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = (row("q4_0", 0.1), row("near", 0.05), row("nearer", 0.04))
-    monkeypatch.setattr("converters.formats.choose.measured_rows", lambda: rows)
+    monkeypatch.setattr("boardfit.converters.formats.choose.measured_rows", lambda: rows)
     plans = {
         GGUF: plan_with("llama_cpp", "q4_0", 100, 10),
         "tflite": plan_with("tflite", "near", 510, 20),
@@ -240,7 +245,7 @@ def test_plans_side_by_side() -> None:
 
 def test_a_plan_learns_from_a_race(spec: ModelSpec) -> None:
     """A stored run of the recipe on this very machine stands in for the estimate."""
-    from edge.bench.conditions import machine_facts
+    from boardfit.edge.bench.conditions import machine_facts
 
     target, profile = FORMATS["onnx"], find_profile("n100-16gb")
     here = dataclasses.replace(profile, id="this-machine")

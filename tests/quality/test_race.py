@@ -11,15 +11,15 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.build_command import build_command
-from converters.race_command import race_command
-from edge.bench.store import read_results
-from edge.bundle import open_bundle, seal_bundle
-from edge.errors import EngineError, IntegrityError, UsageError
-from edge.race.command import parse_threads, race_tests
-from edge.race.entrants import make_entrants
-from edge.race.turns import ask
-from edge.race.verdict import Pace, interpolate, leads, sentence
+from boardfit.converters.build_command import build_command
+from boardfit.converters.race_command import race_command
+from boardfit.edge.bench.store import read_results
+from boardfit.edge.bundle import open_bundle, seal_bundle
+from boardfit.edge.errors import EngineError, IntegrityError, UsageError
+from boardfit.edge.race.command import parse_threads, race_tests
+from boardfit.edge.race.entrants import make_entrants
+from boardfit.edge.race.turns import ask
+from boardfit.edge.race.verdict import Pace, interpolate, leads, sentence
 
 # ---- arithmetic ---------------------------------------------------------------------------------
 

@@ -10,9 +10,9 @@ import gguf
 import numpy as np
 from gguf import GGUFValueType as V
 
-from converters.imatrix import Imatrix
-from converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
-from device_profiles.shape import LayerShape, ModelShape
+from boardfit.converters.imatrix import Imatrix
+from boardfit.converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
+from boardfit.device_profiles.shape import LayerShape, ModelShape
 
 _QTYPES = {
     "F32": gguf.GGMLQuantizationType.F32,

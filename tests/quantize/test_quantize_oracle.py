@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.imatrix import Imatrix
-from converters.quantize import write_gguf
-from converters.recipes import list_recipes, load_recipe
-from converters.source.gguf import open_gguf
+from boardfit.converters.imatrix import Imatrix
+from boardfit.converters.quantize import write_gguf
+from boardfit.converters.recipes import list_recipes, load_recipe
+from boardfit.converters.source.gguf import open_gguf
 from tests.quantize import upstream
 from tests.quantize.models import Dims, make_spec, random_imatrix, write_reference
 

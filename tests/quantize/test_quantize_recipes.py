@@ -6,9 +6,15 @@ import dataclasses
 
 import pytest
 
-from converters.recipes import artifact_bytes, assign_types, list_recipes, load_recipe, parse_recipe
-from converters.recipes.assign import layers_hold
-from edge.errors import InputError, UnsupportedModelError, UsageError
+from boardfit.converters.recipes import (
+    artifact_bytes,
+    assign_types,
+    list_recipes,
+    load_recipe,
+    parse_recipe,
+)
+from boardfit.converters.recipes.assign import layers_hold
+from boardfit.edge.errors import InputError, UnsupportedModelError, UsageError
 from tests.quantize.models import Dims, make_spec
 
 IDS = {
@@ -75,7 +81,7 @@ def test_an_expert_outside_every_block_is_refused() -> None:
 def test_metadata_that_gguf_cannot_hold_is_named() -> None:
     from gguf import GGUFValueType
 
-    from converters.source.spec import KeyValue
+    from boardfit.converters.source.spec import KeyValue
 
     spec, recipe = make_spec(Dims(n_layer=1)), load_recipe("q4_0")
     for bad in (

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from converters.quantize import stream, write, write_gguf, write_many
-from converters.quantize.pages import release
-from converters.recipes import artifact_bytes, assign_types, list_recipes, load_recipe
-from converters.source.spec import ModelSpec, TargetTensor
-from edge.errors import DoesNotFitError, EngineMissingError, InputError, UsageError
-from edge.gguf import read_header
+from boardfit.converters.quantize import stream, write, write_gguf, write_many
+from boardfit.converters.quantize.pages import release
+from boardfit.converters.recipes import artifact_bytes, assign_types, list_recipes, load_recipe
+from boardfit.converters.source.spec import ModelSpec, TargetTensor
+from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError, UsageError
+from boardfit.edge.gguf import read_header
 from tests.quantize.models import Dims, make_spec, tensor
 
 pytestmark = pytest.mark.engine
@@ -188,8 +188,8 @@ def test_bad_outputs_are_refused(tmp_path: Path) -> None:
 def test_without_the_engine_the_pip_line_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from converters import ggml_library
-    from converters.quantize import kernels
+    from boardfit.converters import ggml_library
+    from boardfit.converters.quantize import kernels
 
     kernels.load_kernels.cache_clear()
     monkeypatch.setattr(ggml_library.importlib.util, "find_spec", lambda name: None)
@@ -257,7 +257,7 @@ def test_types_are_assigned_in_milliseconds() -> None:
 def test_a_models_own_alignment_is_kept(alignment: int, tmp_path: Path) -> None:
     from gguf import GGUFValueType
 
-    from converters.source.spec import KeyValue
+    from boardfit.converters.source.spec import KeyValue
 
     spec = make_spec(TINY)
     entry = KeyValue("general.alignment", alignment, GGUFValueType.UINT32)

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from edge.probe.sensors import parse_tegrastats
-from edge.probe.system import CapturedSystem
+from boardfit.edge.probe.sensors import parse_tegrastats
+from boardfit.edge.probe.system import CapturedSystem
 from tests.report.stored import PI5
 
 HERE = Path(__file__).parent
@@ -39,7 +39,9 @@ PHONE: dict[str, Any] = {
 
 
 class Replay:
-    """A system (`edge.probe.system.System`) that shows one capture after the other, a look each."""
+    """A system (`boardfit.edge.probe.system.System`) that shows one capture after the other, a look
+    each.
+    """
 
     def __init__(self, captures: list[CapturedSystem]) -> None:
         self._captures, self._i = captures, 0

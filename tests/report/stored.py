@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.bench.metrics import LoadTrace, measure, measure_load, numbers
-from edge.bench.record import Subject, make_records
-from edge.bench.runner import TestRun
-from edge.bench.store import append_results
-from edge.bench.workloads import Test
-from edge.types import EngineInfo, HeatSample, MemorySample, Plan, TokenEvent, Trace
+from boardfit.edge.bench.metrics import LoadTrace, measure, measure_load, numbers
+from boardfit.edge.bench.record import Subject, make_records
+from boardfit.edge.bench.runner import TestRun
+from boardfit.edge.bench.store import append_results
+from boardfit.edge.bench.workloads import Test
+from boardfit.edge.types import EngineInfo, HeatSample, MemorySample, Plan, TokenEvent, Trace
 
 MS = 10**6
 MIB = 2**20

@@ -10,12 +10,12 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bench.workloads import Test as BenchTest
-from edge.errors import EdgeError, InputError, UsageError
-from edge.report.compare import FIGURES, Side, compare, ratio
-from edge.report.compare_command import compare_command
-from edge.report.figures import group_runs
-from edge.report.gate import parse_gate
+from boardfit.edge.bench.workloads import Test as BenchTest
+from boardfit.edge.errors import EdgeError, InputError, UsageError
+from boardfit.edge.report.compare import FIGURES, Side, compare, ratio
+from boardfit.edge.report.compare_command import compare_command
+from boardfit.edge.report.figures import group_runs
+from boardfit.edge.report.gate import parse_gate
 from tests.report.stored import PI5, records, request, run_of, some_runs, stored
 
 DECODE = FIGURES[0]

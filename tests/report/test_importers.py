@@ -18,13 +18,13 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bench.importers import IMPORTERS, read_all, read_any
-from edge.bench.importers.record import Source
-from edge.errors import InputError
-from edge.report.command import report
-from edge.report.compare_command import compare_command
-from edge.report.figures import group_runs, median
-from edge.report.verify import verify_run
+from boardfit.edge.bench.importers import IMPORTERS, read_all, read_any
+from boardfit.edge.bench.importers.record import Source
+from boardfit.edge.errors import InputError
+from boardfit.edge.report.command import report
+from boardfit.edge.report.compare_command import compare_command
+from boardfit.edge.report.figures import group_runs, median
+from boardfit.edge.report.verify import verify_run
 from tests.programs import find, skip_or_fail
 from tests.report.stored import records, stored
 from tests.runtime.engine_models import ModelShelf
@@ -198,7 +198,7 @@ def test_no_file_raises_anything_but_an_input_error(noise: str, file: str, cut: 
 def test_a_file_of_no_kind_says_what_is_read(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("fast, I think\n")
-    with pytest.raises(InputError, match="no results that edgekit reads") as caught:
+    with pytest.raises(InputError, match="no results that boardfit reads") as caught:
         read_any(path)
     assert "llama-bench" in (caught.value.next_step or "")
 
@@ -233,7 +233,7 @@ def test_llama_bench_itself(tmp_path: Path) -> None:
 
     program = built_llama_bench() or tool(
         "llama-bench",
-        "EDGEKIT_LLAMA_BENCH",
+        "BOARDFIT_LLAMA_BENCH",
         "scripts/build_engine --peers llama-bench",
         in_ci=False,
     )
@@ -250,7 +250,7 @@ def test_llama_bench_itself(tmp_path: Path) -> None:
 
 def built_llama_bench() -> str | None:
     """One that `scripts/build_engine --peers` has left in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit/peers"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "boardfit/peers"
     return next((str(path) for path in sorted(cache.glob("*/bin/llama-bench"))), None)
 
 
@@ -260,7 +260,7 @@ def built_llama_bench() -> str | None:
 def test_litert_lm_benchmark_itself(tmp_path: Path, model_shelf: ModelShelf) -> None:
     """The real tool on a tiny model; its figures are those of its own text."""
     advice = "pip install -e '.[test]' brings it"
-    program = tool("litert-lm", "EDGEKIT_LITERT_LM", advice, in_ci=True)
+    program = tool("litert-lm", "BOARDFIT_LITERT_LM", advice, in_ci=True)
     model = tmp_path / "tiny.litertlm"
     shutil.copy(model_shelf["litert"].random, model)  # it keeps a cache beside the model
     words = [program, "benchmark", str(model), "--backend", "cpu", "-p", "64", "-d", "16"]
@@ -285,9 +285,9 @@ def test_litert_lm_benchmark_itself(tmp_path: Path, model_shelf: ModelShelf) -> 
 @pytest.mark.slow
 def test_onnxruntime_genai_benchmark_itself(tmp_path: Path, model_shelf: ModelShelf) -> None:
     """The project's own script, which no package ships, where a variable says where it lies."""
-    script = os.environ.get("EDGEKIT_GENAI_BENCHMARK")
+    script = os.environ.get("BOARDFIT_GENAI_BENCHMARK")
     if script is None:
-        pytest.skip("EDGEKIT_GENAI_BENCHMARK does not name benchmark_e2e.py (in no package)")
+        pytest.skip("BOARDFIT_GENAI_BENCHMARK does not name benchmark_e2e.py (in no package)")
     out, model = tmp_path / "out.json", model_shelf["onnx"].random
     folder = model if model.is_dir() else model.parent
     words = [sys.executable, script, "-i", str(folder), "-l", "16", "-g", "8", "-r", "2", "-w", "1"]

@@ -12,18 +12,18 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bench import store
-from edge.bench.newest import MAX_LINES, find_newest, line_spans
-from edge.bench.store import read_results
-from edge.bench.workloads import Test as BenchTest
-from edge.errors import EngineMissingError, InputError
-from edge.report.chart import Chart, Missing, thin
-from edge.report.command import chosen_results, report
-from edge.report.figures import group_runs, run_labels
-from edge.report.page import render_page
-from edge.report.rows import flag_lines
-from edge.report.run_charts import decode_against_depth, memory_over_time, run_charts
-from edge.report.verify import verify_run
+from boardfit.edge.bench import store
+from boardfit.edge.bench.newest import MAX_LINES, find_newest, line_spans
+from boardfit.edge.bench.store import read_results
+from boardfit.edge.bench.workloads import Test as BenchTest
+from boardfit.edge.errors import EngineMissingError, InputError
+from boardfit.edge.report.chart import Chart, Missing, thin
+from boardfit.edge.report.command import chosen_results, report
+from boardfit.edge.report.figures import group_runs, run_labels
+from boardfit.edge.report.page import render_page
+from boardfit.edge.report.rows import flag_lines
+from boardfit.edge.report.run_charts import decode_against_depth, memory_over_time, run_charts
+from boardfit.edge.report.verify import verify_run
 from tests.report.stored import PI5, plan, records, request, run_of, some_runs, stored
 
 HOSTILE = "</title><script>fetch('http://x.invalid')</script><img src=x onerror=alert(1)> $\\frac{"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from edge.bench.store import read_results
-from edge.report.page import render_page
+from boardfit.edge.bench.store import read_results
+from boardfit.edge.report.page import render_page
 from tests.programs import find, require
 from tests.report.stored import PI5, records, stored
 

@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from edge.bench.power import find_meter
-from edge.bench.record import Subject, make_records
-from edge.bench.runner import run_tests
-from edge.bench.sampler import Sampler
-from edge.bench.store import append_results, read_results
-from edge.bench.workloads import Test as BenchTest
-from edge.engines import ENGINES, EngineSettings, open_engine
-from edge.report.command import report
-from edge.report.compare import Side, compare
-from edge.report.figures import group_runs
-from edge.report.verify import verify_run
+from boardfit.edge.bench.power import find_meter
+from boardfit.edge.bench.record import Subject, make_records
+from boardfit.edge.bench.runner import run_tests
+from boardfit.edge.bench.sampler import Sampler
+from boardfit.edge.bench.store import append_results, read_results
+from boardfit.edge.bench.workloads import Test as BenchTest
+from boardfit.edge.engines import ENGINES, EngineSettings, open_engine
+from boardfit.edge.report.command import report
+from boardfit.edge.report.compare import Side, compare
+from boardfit.edge.report.figures import group_runs
+from boardfit.edge.report.verify import verify_run
 from tests.report.boards import BOARDS, Replay
 from tests.report.test_page_in_chromium import CONTRAST, Visit
 from tests.runtime import tiny_gguf
@@ -50,7 +50,7 @@ def engines_results(model_shelf: ModelShelf, tmp_path_factory: pytest.TempPathFa
     results = tmp_path_factory.mktemp("engines") / "engines.jsonl"
     options = ["--quick", "--repeats", "3", "--gen", "8", "--threads", "1", "-o", str(results)]
     for engine in ENGINES:
-        command = [sys.executable, "-m", "edge", "bench", str(model_shelf[engine].random)]
+        command = [sys.executable, "-m", "boardfit", "bench", str(model_shelf[engine].random)]
         done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, f"{engine}: {done.stderr}"
     return results
@@ -146,10 +146,10 @@ def test_the_boards_sensors_are_on_the_page(boards_results: Path) -> None:
 
 def test_a_throttled_board_is_flagged(tmp_path: Path) -> None:
     """Bits as a Raspberry Pi printed them (0x50005), read through the same sampler."""
-    from edge.bench.conditions import read_conditions
-    from edge.bench.runner import TestRun, finish, record
-    from edge.probe.system import CapturedSystem
-    from edge.types import GenerationConfig
+    from boardfit.edge.bench.conditions import read_conditions
+    from boardfit.edge.bench.runner import TestRun, finish, record
+    from boardfit.edge.probe.system import CapturedSystem
+    from boardfit.edge.types import GenerationConfig
 
     model = tiny_gguf.random_llama(tmp_path / "tiny.gguf")
     engine = open_engine("llama_cpp", model, EngineSettings(n_threads=1, n_ctx=256))

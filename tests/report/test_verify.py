@@ -10,13 +10,13 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bench.metrics import measure, spread
-from edge.bench.seal import digest_of, sealed
-from edge.bench.store import read_results
-from edge.bench.trace_rows import compact_trace, expand_trace
-from edge.bench.workloads import Test as BenchTest
-from edge.errors import InputError, IntegrityError
-from edge.report.command import report
+from boardfit.edge.bench.metrics import measure, spread
+from boardfit.edge.bench.seal import digest_of, sealed
+from boardfit.edge.bench.store import read_results
+from boardfit.edge.bench.trace_rows import compact_trace, expand_trace
+from boardfit.edge.bench.workloads import Test as BenchTest
+from boardfit.edge.errors import InputError, IntegrityError
+from boardfit.edge.report.command import report
 from tests.report.stored import records, request, run_of, stored
 
 Line = dict[str, Any]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from edge.engines import ENGINES, EngineSettings, is_installed, open_engine
-from edge.types import Engine
+from boardfit.edge.engines import ENGINES, EngineSettings, is_installed, open_engine
+from boardfit.edge.types import Engine
 from tests.programs import skip_or_fail
 
 from .engine_models import CHAT_REPLY, REPLY, Models, ModelShelf, endless, successors
@@ -19,7 +19,7 @@ __all__ = ["CHAT_REPLY", "REPLY", "Models", "endless", "opened", "successors"]
 def model_shelf(
     tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> ModelShelf:
-    return ModelShelf(tmp_path_factory.mktemp, request.config.cache.mkdir("edgekit-models"))
+    return ModelShelf(tmp_path_factory.mktemp, request.config.cache.mkdir("boardfit-models"))
 
 
 @pytest.fixture(scope="session")

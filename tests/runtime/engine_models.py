@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.environments import find_tool_python
+from boardfit.converters.environments import find_tool_python
 from tests.programs import skip_or_fail
 
 from . import tiny_gguf, tiny_hf
@@ -123,7 +123,7 @@ def export(jobs: Iterator[Mapping[str, Any]]) -> None:
     python = find_tool_python("litert")
     if python is None or not python.exists():
         missing = (
-            "litert-torch's environment is missing: EDGEKIT_LITERT_PYTHON, or edge build with "
+            "litert-torch's environment is missing: BOARDFIT_LITERT_PYTHON, or edge build with "
             "--format tflite, which makes it"
         )
         skip_or_fail(missing)

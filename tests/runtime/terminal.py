@@ -29,7 +29,7 @@ class Terminal:
         controller, terminal = pty.openpty()
         self._fd = controller
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "edge", *arguments],
+            [sys.executable, "-m", "boardfit", *arguments],
             stdin=terminal,
             stdout=terminal,
             stderr=terminal,

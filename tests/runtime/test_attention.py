@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edge.engines.attention import quicker_attention
-from edge.engines.settings import EngineSettings
-from edge.units import MIB
+from boardfit.edge.engines.attention import quicker_attention
+from boardfit.edge.engines.settings import EngineSettings
+from boardfit.edge.units import MIB
 
 SETTINGS = EngineSettings()
 # 4 bytes × 512 tokens × 4,096 places × 16 heads.

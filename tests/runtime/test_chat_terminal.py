@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edge.chat import LineReader
-from edge.session import parse_session
-from edge.terminal import terminal_safe
+from boardfit.edge.chat import LineReader
+from boardfit.edge.session import parse_session
+from boardfit.edge.terminal import terminal_safe
 
 from . import tiny_gguf
 from .conftest import CHAT_REPLY, Models
@@ -142,7 +142,7 @@ def test_terminal_safe(text: str, safe: str) -> None:
 
 
 def piped(model: Path, typed: bytes, *options: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "edge", "chat", str(model), "--threads", "1", *options]
+    command = [sys.executable, "-m", "boardfit", "chat", str(model), "--threads", "1", *options]
     return subprocess.run(command, input=typed, capture_output=True, cwd=ROOT, timeout=60)
 
 

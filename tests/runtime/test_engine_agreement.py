@@ -7,8 +7,8 @@ import functools
 import numpy as np
 import pytest
 
-from edge.errors import InputError
-from edge.types import Engine, GenerationConfig, LogitsEngine
+from boardfit.edge.errors import InputError
+from boardfit.edge.types import Engine, GenerationConfig, LogitsEngine
 
 from . import reference
 from .engine_models import random_tensors
@@ -87,7 +87,7 @@ def test_logits_of_nothing_or_too_much(random_engine: Engine) -> None:
 
 
 def test_logits_do_not_disturb_a_close(random_engine: Engine) -> None:
-    from edge.errors import EngineError
+    from boardfit.edge.errors import EngineError
 
     random_engine.close()
     with pytest.raises(EngineError, match="closed"):

@@ -1,4 +1,6 @@
-"""What every engine owes its callers (edge.types.Engine), checked on every installed engine."""
+"""What every engine owes its callers (boardfit.edge.types.Engine), checked on every installed
+engine.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.engines import ENGINES, EngineSettings, open_engine
-from edge.errors import (
+from boardfit.edge.engines import ENGINES, EngineSettings, open_engine
+from boardfit.edge.errors import (
     DoesNotFitError,
     EngineError,
     InputError,
@@ -21,7 +23,7 @@ from edge.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from edge.types import Engine, GenerationConfig, Message, TokenEvent
+from boardfit.edge.types import Engine, GenerationConfig, Message, TokenEvent
 from tests.runtime import tiny_gguf
 
 from .conftest import CHAT_REPLY, REPLY, Models, opened
@@ -466,7 +468,7 @@ def test_describe(engine_name: str, models: Models) -> None:
 
 
 def refuse_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    from edge.engines import litert_library, llama_library
+    from boardfit.edge.engines import litert_library, llama_library
 
     def reached(*_arguments: object) -> None:
         raise AssertionError("the native library was reached")

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from edge.engines import open_engine
-from edge.engines.llama_cpp import LlamaCppEngine
-from edge.engines.settings import EngineSettings
-from edge.engines.threads import ThreadGovernor
-from edge.types import Engine, GenerationConfig
+from boardfit.edge.engines import open_engine
+from boardfit.edge.engines.llama_cpp import LlamaCppEngine
+from boardfit.edge.engines.settings import EngineSettings
+from boardfit.edge.engines.threads import ThreadGovernor
+from boardfit.edge.types import Engine, GenerationConfig
 from tests.runtime.engine_models import Models
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("engine-llama_cpp")]

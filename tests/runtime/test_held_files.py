@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from edge.bundle import open_bundle, seal_bundle
-from edge.engines import ENGINES, open_engine
-from edge.types import GenerationConfig, Plan
+from boardfit.edge.bundle import open_bundle, seal_bundle
+from boardfit.edge.engines import ENGINES, open_engine
+from boardfit.edge.types import GenerationConfig, Plan
 from tests.flash.cargo import PLAN
 
 from .conftest import REPLY, Models

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.engines.hf_tokenizer import HfTokenizer
-from edge.errors import InputError, UnsafeInputError, UnsupportedModelError
+from boardfit.edge.engines.hf_tokenizer import HfTokenizer
+from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
 
 from . import tiny_hf
 from .tiny_gguf import BOS, IM_END, IM_START, N_VOCAB

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge.engines import EngineSettings, litert_library, open_engine
-from edge.engines.litert_container import METADATA, read_container
-from edge.engines.runtime_errors import damaged, load_error
-from edge.engines.tflite_check import check_tflite
-from edge.errors import (
+from boardfit.edge.engines import EngineSettings, litert_library, open_engine
+from boardfit.edge.engines.litert_container import METADATA, read_container
+from boardfit.edge.engines.runtime_errors import damaged, load_error
+from boardfit.edge.engines.tflite_check import check_tflite
+from boardfit.edge.errors import (
     EdgeError,
     EngineError,
     InputError,
@@ -26,8 +26,8 @@ from edge.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from edge.types import GenerationConfig
-from edge.verified import cache_directory
+from boardfit.edge.types import GenerationConfig
+from boardfit.edge.verified import cache_directory
 
 from .conftest import opened
 from .engine_models import Models, ModelShelf
@@ -270,8 +270,8 @@ def test_weights_are_packed_once_and_mapped_then(litert: Models) -> None:
 
 def test_nothing_is_printed_by_the_library(litert: Models) -> None:
     code = (
-        "import sys; from pathlib import Path; from edge.engines import open_engine;"
-        "from edge.types import GenerationConfig;"
+        "import sys; from pathlib import Path; from boardfit.edge.engines import open_engine;"
+        "from boardfit.edge.types import GenerationConfig;"
         "engine = open_engine('litert', Path(sys.argv[1]));"
         "print(len(list(engine.stream([259, 5], GenerationConfig(max_tokens=3)))));"
         "list(engine.stream([259] + [7] * 500, GenerationConfig(), lambda: True));"
@@ -289,7 +289,7 @@ def test_nothing_is_printed_by_the_library(litert: Models) -> None:
 
 def test_listing_and_opening_import_nothing_else(litert: Models) -> None:
     code = (
-        "import sys, json; from pathlib import Path; from edge.engines import open_engine;"
+        "import sys, json; from pathlib import Path; from boardfit.edge.engines import open_engine;"
         "open_engine('litert', Path(sys.argv[1])).close();"
         "print(json.dumps(sorted({m.split('.')[0] for m in sys.modules})))"
     )

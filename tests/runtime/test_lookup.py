@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.engines.lookup import N_GRAM, Gain, Guesser, Lookup
-from edge.types import Engine, GenerationConfig
+from boardfit.edge.engines.lookup import N_GRAM, Gain, Guesser, Lookup
+from boardfit.edge.types import Engine, GenerationConfig
 
 from .conftest import Models, opened
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.engines.numpy_sampler import NumpySampler
-from edge.types import GenerationConfig
+from boardfit.edge.engines.numpy_sampler import NumpySampler
+from boardfit.edge.types import GenerationConfig
 
 LOGITS = st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=40).map(
     lambda values: np.array(values, np.float32)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edge.engines.onnx_decoder import OnnxDecoder
-from edge.engines.step_engine import StepEngine
-from edge.types import GenerationConfig
+from boardfit.edge.engines.onnx_decoder import OnnxDecoder
+from boardfit.edge.engines.step_engine import StepEngine
+from boardfit.edge.types import GenerationConfig
 from tests.programs import skip_or_fail
 
 from .conftest import is_installed, opened

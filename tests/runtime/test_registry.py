@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.engines import ENGINES, EngineSettings, is_installed, open_engine
-from edge.engines.settings import usable_cpus
-from edge.errors import EngineMissingError, UsageError
-from edge.requirements import install_line
-from edge.types import Plan
+from boardfit.edge.engines import ENGINES, EngineSettings, is_installed, open_engine
+from boardfit.edge.engines.settings import usable_cpus
+from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.requirements import install_line
+from boardfit.edge.types import Plan
 
 PLAN = Plan(
     engine="llama_cpp", recipe="q4_0", device="rpi-5-8gb", n_ctx=2048, kv_type="q8_0", n_threads=3,
@@ -70,7 +70,8 @@ def fresh(code: str) -> dict[str, object]:
 
 def test_listing_engines_imports_none() -> None:
     loaded = fresh(
-        "import json, sys; import edge.engines; edge.engines.is_installed('llama_cpp');"
+        "import json, sys; import boardfit.edge.engines;"
+        "boardfit.edge.engines.is_installed('llama_cpp');"
         "print(json.dumps({m.split('.')[0]: 1 for m in sys.modules}))"
     )
     assert not {"llama_cpp", "numpy", "jinja2"} & loaded.keys()
@@ -80,11 +81,11 @@ def test_listing_engines_imports_none() -> None:
 def test_the_engine_costs_little_and_leaves_the_package_alone() -> None:
     seen = fresh(
         "import json, sys\n"
-        "from edge.engines import llama_cpp\n"
-        "from edge.engines.llama_library import load_library\n"
+        "from boardfit.edge.engines import llama_cpp\n"
+        "from boardfit.edge.engines.llama_library import load_library\n"
         "load_library()\n"
         "names = sorted({m.split('.')[0] for m in sys.modules})\n"
-        "from edge.run import peak_rss_bytes\n"
+        "from boardfit.edge.run import peak_rss_bytes\n"
         "peak = peak_rss_bytes()\n"
         "import llama_cpp, ctypes\n"
         "whole = llama_cpp.Llama.__name__ + llama_cpp.llama_cpp.__name__\n"
@@ -95,5 +96,5 @@ def test_the_engine_costs_little_and_leaves_the_package_alone() -> None:
         names
     )
     assert seen["whole"] == "Llamallama_cpp.llama_cpp"
-    # Interpreter, edgekit, ctypes declarations and the mapped library together.
+    # Interpreter, boardfit, ctypes declarations and the mapped library together.
     assert isinstance(seen["peak"], int) and seen["peak"] < 40 * 2**20

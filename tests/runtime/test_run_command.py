@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def command(model: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "edge", "run", str(model), "--threads", "1", *arguments]
+    return [sys.executable, "-m", "boardfit", "run", str(model), "--threads", "1", *arguments]
 
 
 def run(model: Path, *arguments: str, typed: bytes = b"") -> subprocess.CompletedProcess[bytes]:

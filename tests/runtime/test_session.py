@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from edge.errors import InputError
-from edge.session import Session, summarize
-from edge.states import StateStore
-from edge.types import Engine, GenerationConfig, Message, StreamStart, TokenEvent, Trace
+from boardfit.edge.errors import InputError
+from boardfit.edge.session import Session, summarize
+from boardfit.edge.states import StateStore
+from boardfit.edge.types import Engine, GenerationConfig, Message, StreamStart, TokenEvent, Trace
 
 from .conftest import CHAT_REPLY, Models, opened
 
@@ -155,11 +155,11 @@ def test_damaged_state_is_said_and_not_used(scripted_engine: Engine, tmp_path: P
         b"",
         b"{}",
         b"[" * 100_000,
-        b'{"kind": "edgekit-session", "schema": 2, "system": null, "messages": []}',
-        b'{"kind": "edgekit-session", "schema": 1, "system": 5, "messages": []}',
-        b'{"kind": "edgekit-session", "schema": 1, "system": null, "messages": [{"role": "system",'
+        b'{"kind": "boardfit-session", "schema": 2, "system": null, "messages": []}',
+        b'{"kind": "boardfit-session", "schema": 1, "system": 5, "messages": []}',
+        b'{"kind": "boardfit-session", "schema": 1, "system": null, "messages": [{"role": "system",'
         b' "content": "x"}]}',
-        b'{"kind": "edgekit-session", "schema": 1, "system": null, "messages": [{"role": "user",'
+        b'{"kind": "boardfit-session", "schema": 1, "system": null, "messages": [{"role": "user",'
         b' "content": 1}]}',
     ],
 )

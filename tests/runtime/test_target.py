@@ -9,17 +9,17 @@ from pathlib import Path
 import gguf
 import pytest
 
-from edge.bundle import seal_bundle
-from edge.engines import open_engine
-from edge.engines.target import engine_of, open_model
-from edge.errors import (
+from boardfit.edge.bundle import seal_bundle
+from boardfit.edge.engines import open_engine
+from boardfit.edge.engines.target import engine_of, open_model
+from boardfit.edge.errors import (
     DoesNotFitError,
     EngineError,
     InputError,
     UnsafeInputError,
     UnsupportedModelError,
 )
-from edge.types import GenerationConfig, Message, Plan
+from boardfit.edge.types import GenerationConfig, Message, Plan
 
 from . import tiny_gguf
 from .conftest import Models

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.xdist_group("eng
 
 
 def old_python() -> str:
-    """An interpreter that the wheel exists for (3.10 and 3.11; edgekit needs 3.10)."""
+    """An interpreter that the wheel exists for (3.10 and 3.11; boardfit needs 3.10)."""
     if sys.version_info < (3, 12):
         return sys.executable
     found = next(filter(None, map(shutil.which, ("python3.11", "python3.10"))), None)
@@ -39,7 +39,7 @@ def old_python() -> str:
 
 @pytest.fixture(scope="module")
 def runtime_python(request: pytest.FixtureRequest) -> Path:
-    cache = request.config.cache.mkdir("edgekit-tflite-runtime")
+    cache = request.config.cache.mkdir("boardfit-tflite-runtime")
     with alone(cache):
         home, done = cache / "venv", cache / "complete"
         wanted = " ".join((sys.version, *PACKAGES))
@@ -65,7 +65,7 @@ def seen(
     composite = folder / "composite"
     shutil.copytree(models.random.parent, composite)
     container = model_shelf["litert"].random
-    from edge.engines.litert_container import read_container
+    from boardfit.edge.engines.litert_container import read_container
 
     section = read_container(container).model
     data = container.read_bytes()[section.offset : section.offset + section.n_bytes]

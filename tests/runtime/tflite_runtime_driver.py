@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-from edge.engines import EngineSettings
-from edge.engines.model_file import model_file
-from edge.engines.tflite import TfliteEngine
-from edge.errors import EdgeError
-from edge.types import GenerationConfig, Message
+from boardfit.edge.engines import EngineSettings
+from boardfit.edge.engines.model_file import model_file
+from boardfit.edge.engines.tflite import TfliteEngine
+from boardfit.edge.errors import EdgeError
+from boardfit.edge.types import GenerationConfig, Message
 
 TEXT = "The quick brown fox jumps over the lazy dog, and the dog does not mind."
 BOS = 259

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from converters.sample import generator as g
-from converters.sample.grammar import pattern, plain, slots, surface, words
-from converters.sample.grammar.pools import ALL_FORMS
+from boardfit.converters.sample import generator as g
+from boardfit.converters.sample.grammar import pattern, plain, slots, surface, words
+from boardfit.converters.sample.grammar.pools import ALL_FORMS
 
 REPO = Path(__file__).parents[2]
 SEEDS = st.integers(0, 2**32)
@@ -35,7 +35,7 @@ def test_same_seed_gives_the_same_samples():
 
 def test_samples_do_not_depend_on_the_hash_seed():
     code = (
-        "import random; from converters.sample import generator as g\n"
+        "import random; from boardfit.converters.sample import generator as g\n"
         "rng = random.Random(3)\n"
         "print([g.conversation(rng, 3) for _ in range(100)])"
     )

@@ -11,13 +11,13 @@ from collections import defaultdict
 
 import pytest
 
-from converters.sample import generator as g
-from converters.sample import task
-from converters.sample.grammar import plain, pools, words
-from converters.sample.grammar.extra import EXTRA, EXTRA_PLAIN
-from converters.sample.grammar.pattern import expand
-from converters.sample.grammar.slots import unseen_words
-from converters.sample.grammar.split import SPLITS, combination_split, wordings_of
+from boardfit.converters.sample import generator as g
+from boardfit.converters.sample import task
+from boardfit.converters.sample.grammar import plain, pools, words
+from boardfit.converters.sample.grammar.extra import EXTRA, EXTRA_PLAIN
+from boardfit.converters.sample.grammar.pattern import expand
+from boardfit.converters.sample.grammar.slots import unseen_words
+from boardfit.converters.sample.grammar.split import SPLITS, combination_split, wordings_of
 
 
 def all_wordings():

@@ -8,10 +8,10 @@ import struct
 
 import pytest
 
-from converters.sample import MODEL_DIR, generator, results
-from converters.sample.card import card_text
-from converters.sample.chat_format import CHAT_TEMPLATE, SPECIAL_TOKENS, render_prompt
-from converters.sample.shape import Config
+from boardfit.converters.sample import MODEL_DIR, generator, results
+from boardfit.converters.sample.card import card_text
+from boardfit.converters.sample.chat_format import CHAT_TEMPLATE, SPECIAL_TOKENS, render_prompt
+from boardfit.converters.sample.shape import Config
 
 FILES = {
     "README.md",

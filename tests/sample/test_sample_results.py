@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from converters.sample import results
-from converters.sample.task import TaskScore
+from boardfit.converters.sample import results
+from boardfit.converters.sample.task import TaskScore
 
 SCORE = TaskScore(
     {"command": 200, "unseen-name": 50, "plain": 40},

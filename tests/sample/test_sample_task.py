@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from converters.sample import task
+from boardfit.converters.sample import task
 
 REPO = Path(__file__).parents[2]
 
@@ -91,7 +91,7 @@ def test_history_keeps_the_request_last():
 
 def test_the_task_needs_no_heavy_package():
     code = (
-        "import sys, converters.sample.task, converters.sample.results\n"
+        "import sys, boardfit.converters.sample.task, boardfit.converters.sample.results\n"
         "heavy = {'torch', 'transformers', 'tokenizers', 'numpy', 'safetensors'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

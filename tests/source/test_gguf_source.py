@@ -9,8 +9,8 @@ import gguf
 import numpy as np
 import pytest
 
-from converters.source.resolve import open_model
-from edge.errors import InputError, UnsafeInputError, UnsupportedModelError
+from boardfit.converters.source.resolve import open_model
+from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
 
 SIZES = {
     "block_count": 4,

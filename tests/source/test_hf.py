@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from converters.families.layout import to_f32
-from converters.source.resolve import open_model
-from edge.errors import EdgeError, InputError, UnsafeInputError, UnsupportedModelError
+from boardfit.converters.families.layout import to_f32
+from boardfit.converters.source.resolve import open_model
+from boardfit.edge.errors import EdgeError, InputError, UnsafeInputError, UnsupportedModelError
 from tests.families.checkpoints import random_values, write_safetensors
 
 FIRST = "model-00001-of-00003.safetensors"
@@ -145,7 +145,7 @@ def test_broken_index(checkpoint: Path, text: str) -> None:
 
 def replace_tensor(directory: Path, name: str, dtype: str, array: np.ndarray) -> None:
     """Rewrite the checkpoint as one file in which `name` is another tensor (or is new)."""
-    from converters.source.checkpoint import SafetensorsCheckpoint
+    from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 
     config = json.loads((directory / "config.json").read_text())
     old = SafetensorsCheckpoint(directory, config)
@@ -187,7 +187,7 @@ def test_untied_head_must_be_there(checkpoint: Path) -> None:
         config["tie_word_embeddings"] = False
 
     replace_tensor(checkpoint, "unused", "F16", np.zeros(8, np.float16))
-    from edge.safetensors import read_header
+    from boardfit.edge.safetensors import read_header
 
     header = read_header(checkpoint / "model.safetensors")
     assert "lm_head.weight" in header.tensors

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from converters.source.hub import RemoteFile, choose_files
-from converters.source.resolve import open_model
-from edge.errors import (
+from boardfit.converters.source.hub import RemoteFile, choose_files
+from boardfit.converters.source.resolve import open_model
+from boardfit.edge.errors import (
     DoesNotFitError,
     InputError,
     IntegrityError,
@@ -116,7 +116,7 @@ def test_a_killed_download_continues_where_it_ended(hub: Hub) -> None:
 def test_an_unfinished_file_continues_in_the_next_run(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edge.verified import cache_directory
+    from boardfit.edge.verified import cache_directory
 
     part = cache_directory() / "hub" / REPOSITORY.replace("/", "--") / COMMIT / f"{SHARD}.part"
     part.parent.mkdir(parents=True)
@@ -156,7 +156,7 @@ def test_gated_unknown_and_wrong_revision(hub: Hub) -> None:
 
 def test_disk_is_checked_before_the_first_byte(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})()
-    monkeypatch.setattr("converters.source.hub.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("boardfit.converters.source.hub.shutil.disk_usage", lambda path: usage)
     with pytest.raises(DoesNotFitError) as caught:
         open_model(REPOSITORY)
     assert caught.value.shortfall_bytes and caught.value.shortfall_bytes > 0

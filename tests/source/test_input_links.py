@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-import converters
-from converters.build_command import build_command
-from converters.imatrix import read_imatrix
-from converters.quality.texts import read_text as read_quality_text
-from converters.sample import MODEL_DIR
-from converters.source import documents, hf
-from converters.source.resolve import open_model
-from converters.tokenizers.files import TokenizerFiles
-from converters.tokenizers.reference import load_reference
-from edge.errors import EdgeError, InputError, UnsafeInputError
-from edge.filekind import open_regular, read_regular
-from edge.input_folder import is_file_below
+from boardfit import converters
+from boardfit.converters.build_command import build_command
+from boardfit.converters.imatrix import read_imatrix
+from boardfit.converters.quality.texts import read_text as read_quality_text
+from boardfit.converters.sample import MODEL_DIR
+from boardfit.converters.source import documents, hf
+from boardfit.converters.source.resolve import open_model
+from boardfit.converters.tokenizers.files import TokenizerFiles
+from boardfit.converters.tokenizers.reference import load_reference
+from boardfit.edge.errors import EdgeError, InputError, UnsafeInputError
+from boardfit.edge.filekind import open_regular, read_regular
+from boardfit.edge.input_folder import is_file_below
 
 FIRST = "model-00001-of-00003.safetensors"
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----"

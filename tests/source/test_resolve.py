@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from converters.source.resolve import open_model
-from edge.errors import InputError, UnsafeInputError
+from boardfit.converters.source.resolve import open_model
+from boardfit.edge.errors import InputError, UnsafeInputError
 
 
 def test_missing_path_suggests_a_neighbour(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_neither_torch_nor_transformers_is_loaded(checkpoint: Path) -> None:
     import sys
 
     code = (
-        "import sys; from converters.source.resolve import open_model; "
+        "import sys; from boardfit.converters.source.resolve import open_model; "
         "open_model(sys.argv[1]); "
         "print([m for m in ('torch', 'transformers', 'safetensors') if m in sys.modules])"
     )

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge.engines.kv_state import count_to_save, mapped_state, write_state
-from edge.errors import EngineError
-from edge.states.store import StateStore, common
+from boardfit.edge.engines.kv_state import count_to_save, mapped_state, write_state
+from boardfit.edge.errors import EngineError
+from boardfit.edge.states.store import StateStore, common
 
 N_CTX = 4096
 STATE_BYTES_PER_TOKEN = 64

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from edge.deadline import Budget, Prior, TimeModel
-from edge.engines import EngineSettings, open_engine
-from edge.engines.kv_state import MAGIC, mapped_state, write_state
-from edge.errors import InputError
-from edge.session import Session
-from edge.states import StateStore
-from edge.states.store import entries
-from edge.timed_session import TimedSession
-from edge.types import GenerationConfig
+from boardfit.edge.deadline import Budget, Prior, TimeModel
+from boardfit.edge.engines import EngineSettings, open_engine
+from boardfit.edge.engines.kv_state import MAGIC, mapped_state, write_state
+from boardfit.edge.errors import InputError
+from boardfit.edge.session import Session
+from boardfit.edge.states import StateStore
+from boardfit.edge.states.store import entries
+from boardfit.edge.timed_session import TimedSession
+from boardfit.edge.types import GenerationConfig
 from tests.runtime import tiny_gguf
 
 pytestmark = pytest.mark.engine
@@ -245,7 +245,7 @@ def test_conversations_are_bounded_and_the_oldest_goes(model: Path, tmp_path: Pa
 
 
 def edge(*arguments: object, typed: str = "") -> str:
-    command = [sys.executable, "-m", "edge", *map(str, arguments)]
+    command = [sys.executable, "-m", "boardfit", *map(str, arguments)]
     done = subprocess.run(
         command, input=typed, capture_output=True, text=True, cwd=ROOT, timeout=120
     )

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from edge.engines.kv_state import MAGIC, mapped_state
-from edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
-from edge.secret import N_BYTES, NAME, user_secret
-from edge.states.place import beside_bundle, user_folder
-from edge.states.store import StateStore, claim, clear, entries, is_claimed
-from edge.trust.pins import TRUSTED_KEYS
-from edge.verified import cache_directory, config_directory
+from boardfit.edge.engines.kv_state import MAGIC, mapped_state
+from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
+from boardfit.edge.secret import N_BYTES, NAME, user_secret
+from boardfit.edge.states.place import beside_bundle, user_folder
+from boardfit.edge.states.store import StateStore, claim, clear, entries, is_claimed
+from boardfit.edge.trust.pins import TRUSTED_KEYS
+from boardfit.edge.verified import cache_directory, config_directory
 
 from .block_engine import N_CTX, BlockEngine, state_of
 from .test_store import IDENTITY, TOKENS, checked, restored, store, stored
@@ -193,7 +193,7 @@ def test_without_a_place_for_configuration_it_lies_in_the_cache(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     secret = user_secret()
     assert (cache_directory() / NAME).read_bytes() == secret == user_secret()
-    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("BOARDFIT_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(InputError, match="no secret can be kept"):
         user_secret()
     assert restored(tmp_path / "states", [*TOKENS, 1]).n_tokens == 0
@@ -305,7 +305,7 @@ def test_where_keys_are_pinned_nothing_beside_a_bundle_is_used(
     engine.cached = list(TOKENS)
     assert ours(beside).save(engine, TOKENS)  # type: ignore[arg-type]
     if where == "variable":
-        monkeypatch.setenv("EDGEKIT_TRUSTED_KEYS", str(tmp_path / "missing"))
+        monkeypatch.setenv("BOARDFIT_TRUSTED_KEYS", str(tmp_path / "missing"))
     else:
         folder = bundle.parent if where == "beside" else tmp_path
         (folder / TRUSTED_KEYS).write_text("")

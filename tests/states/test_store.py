@@ -16,10 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.engines.kv_state import MAGIC, mapped_state
-from edge.errors import EdgeError, InputError, IntegrityError, UsageError
-from edge.states.place import VARIABLE, beside_bundle, limit_bytes, user_folder
-from edge.states.store import StateStore, check_owner, clear, entries, evict, file_label, sweep
+from boardfit.edge.engines.kv_state import MAGIC, mapped_state
+from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UsageError
+from boardfit.edge.states.place import VARIABLE, beside_bundle, limit_bytes, user_folder
+from boardfit.edge.states.store import (
+    StateStore,
+    check_owner,
+    clear,
+    entries,
+    evict,
+    file_label,
+    sweep,
+)
 
 from .block_engine import N_CTX, BlockEngine, state_of
 
@@ -355,5 +363,5 @@ def test_the_limit_is_the_users(monkeypatch: pytest.MonkeyPatch, text: str, expe
     monkeypatch.setenv(VARIABLE, text)
     assert limit_bytes() == expected
     monkeypatch.setenv(VARIABLE, "lots")
-    with pytest.raises(UsageError, match="EDGEKIT_STATES"):
+    with pytest.raises(UsageError, match="BOARDFIT_STATES"):
         limit_bytes()

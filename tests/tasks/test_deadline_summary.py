@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bench.deadline_summary import by_task, summarize, wilson
+from boardfit.edge.bench.deadline_summary import by_task, summarize, wilson
 
 
 def row(**changes: Any) -> dict[str, Any]:

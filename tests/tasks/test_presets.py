@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.errors import InputError, UsageError
-from edge.tasks import Length, find_task, load_tasks
-from edge.tasks.catalog import language_name, languages
-from edge.tasks.command import tasks
-from edge.tasks.task import parse_task
+from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.tasks import Length, find_task, load_tasks
+from boardfit.edge.tasks.catalog import language_name, languages
+from boardfit.edge.tasks.command import tasks
+from boardfit.edge.tasks.task import parse_task
 
 GOOD = b"""
 title = "Echo"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.deadline.soft_end import sentence_ends
-from edge.errors import UsageError
-from edge.tasks import find_task, load_tasks
-from edge.tasks.material import load_material
-from edge.tasks.requests import find_workload, make_requests
+from boardfit.edge.deadline.soft_end import sentence_ends
+from boardfit.edge.errors import UsageError
+from boardfit.edge.tasks import find_task, load_tasks
+from boardfit.edge.tasks.material import load_material
+from boardfit.edge.tasks.requests import find_workload, make_requests
 
 
 def count(text: str) -> int:

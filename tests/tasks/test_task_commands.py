@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from edge.bench.command import bench
-from edge.bench.deadline_summary import summarize
-from edge.bench.seal import sealed
-from edge.bench.store import read_results
-from edge.chat import chat
-from edge.engines import EngineSettings, open_engine
-from edge.errors import DeadlineError, InputError, IntegrityError, UsageError
-from edge.report.command import report
-from edge.run import run
-from edge.tasks import find_task
-from edge.tasks.use import TaskUse
+from boardfit.edge.bench.command import bench
+from boardfit.edge.bench.deadline_summary import summarize
+from boardfit.edge.bench.seal import sealed
+from boardfit.edge.bench.store import read_results
+from boardfit.edge.chat import chat
+from boardfit.edge.engines import EngineSettings, open_engine
+from boardfit.edge.errors import DeadlineError, InputError, IntegrityError, UsageError
+from boardfit.edge.report.command import report
+from boardfit.edge.run import run
+from boardfit.edge.tasks import find_task
+from boardfit.edge.tasks.use import TaskUse
 from tests.runtime import tiny_gguf
 
 pytestmark = pytest.mark.engine

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from converters.tokenizers import pretypes
+from boardfit.converters.tokenizers import pretypes
 from tests.tokenizers.rebuild import Rebuilt, rebuild, vocab_path
 
 TEXT = """

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from converters.tokenizers import pretypes
+from boardfit.converters.tokenizers import pretypes
 
 Json = dict[str, Any]
 

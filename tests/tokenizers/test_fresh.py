@@ -9,14 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from converters.tokenizers import load, pretypes
-from converters.tokenizers.engine_vocab import open_vocab
-from converters.tokenizers.files import TokenizerFiles
-from converters.tokenizers.loading import load_tokenizer
-from converters.tokenizers.reference import load_reference
-from converters.tokenizers.verify import VerifyReport, verify_vocabulary
-from converters.tokenizers.vocab_file import write_vocab_only
-from edge.errors import EngineError, InputError, IntegrityError, UnsupportedModelError
+from boardfit.converters.tokenizers import load, pretypes
+from boardfit.converters.tokenizers.engine_vocab import open_vocab
+from boardfit.converters.tokenizers.files import TokenizerFiles
+from boardfit.converters.tokenizers.loading import load_tokenizer
+from boardfit.converters.tokenizers.reference import load_reference
+from boardfit.converters.tokenizers.verify import VerifyReport, verify_vocabulary
+from boardfit.converters.tokenizers.vocab_file import write_vocab_only
+from boardfit.edge.errors import EngineError, InputError, IntegrityError, UnsupportedModelError
 
 from .conftest import CHATML, Checkpoint, train_byte_level, train_sentence_piece
 from .rebuild import ADDED_FLAGS

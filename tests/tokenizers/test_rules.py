@@ -11,14 +11,14 @@ from gguf import GGUFReader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from converters.tokenizers import Tokenizer, corpus, load
-from converters.tokenizers.files import TokenizerFiles
-from converters.tokenizers.pretokenizer import behave_alike, canonical_regex, describe
-from converters.tokenizers.pretypes import CONTRACTIONS, LLAMA3, PRE_TYPES, QWEN2
-from converters.tokenizers.special import read_special_tokens, template_metadata
-from converters.tokenizers.vocab_file import write_vocab_only
-from converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary
-from edge.errors import InputError, UnsupportedModelError
+from boardfit.converters.tokenizers import Tokenizer, corpus, load
+from boardfit.converters.tokenizers.files import TokenizerFiles
+from boardfit.converters.tokenizers.pretokenizer import behave_alike, canonical_regex, describe
+from boardfit.converters.tokenizers.pretypes import CONTRACTIONS, LLAMA3, PRE_TYPES, QWEN2
+from boardfit.converters.tokenizers.special import read_special_tokens, template_metadata
+from boardfit.converters.tokenizers.vocab_file import write_vocab_only
+from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary
+from boardfit.edge.errors import InputError, UnsupportedModelError
 
 from .conftest import Checkpoint, train_byte_level
 

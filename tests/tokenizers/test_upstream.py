@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from converters.tokenizers import load
-from converters.tokenizers.engine_vocab import open_vocab
-from converters.tokenizers.files import TokenizerFiles
-from converters.tokenizers.pretokenizer import behave_alike
-from converters.tokenizers.reference import load_reference, sentence_piece
-from converters.tokenizers.verify import verify_vocabulary
-from converters.tokenizers.vocab_file import write_vocab_only
-from edge.errors import IntegrityError
-from edge.gguf import read_header
+from boardfit.converters.tokenizers import load
+from boardfit.converters.tokenizers.engine_vocab import open_vocab
+from boardfit.converters.tokenizers.files import TokenizerFiles
+from boardfit.converters.tokenizers.pretokenizer import behave_alike
+from boardfit.converters.tokenizers.reference import load_reference, sentence_piece
+from boardfit.converters.tokenizers.verify import verify_vocabulary
+from boardfit.converters.tokenizers.vocab_file import write_vocab_only
+from boardfit.edge.errors import IntegrityError
+from boardfit.edge.gguf import read_header
 
 from .conftest import Checkpoint
 from .flavours import FLAVOURS

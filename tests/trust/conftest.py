@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from edge.trust.pins import VARIABLE
-from edge.trust.signing import SigningKey, load_signing_key, new_key
+from boardfit.edge.trust.pins import VARIABLE
+from boardfit.edge.trust.signing import SigningKey, load_signing_key, new_key
 from tests.flash.cargo import make_bundle
 
 
 @pytest.fixture(autouse=True)
 def no_pins_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setattr("edge.trust.pins.SYSTEM_KEYS", tmp_path / "etc/trusted_keys")
+    monkeypatch.setattr("boardfit.edge.trust.pins.SYSTEM_KEYS", tmp_path / "etc/trusted_keys")
 
 
 @pytest.fixture

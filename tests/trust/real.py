@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edge.bundle import seal_bundle
-from edge.engines.target import OpenModel
-from edge.types import GenerationConfig
+from boardfit.edge.bundle import seal_bundle
+from boardfit.edge.engines.target import OpenModel
+from boardfit.edge.types import GenerationConfig
 from tests.flash.cargo import PLAN
 from tests.runtime import tiny_gguf
 

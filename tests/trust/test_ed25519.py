@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.trust import ed25519
-from edge.trust.ed25519 import L, P, is_valid_key, verify
+from boardfit.edge.trust import ed25519
+from boardfit.edge.trust.ed25519 import L, P, is_valid_key, verify
 
 # RFC 8032, section 7.1: secret key, public key, message, signature. The last is TEST SHA(abc).
 VECTORS = [

@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edge.cli import edge
-from edge.engines import open_engine
-from edge.engines.model_file import built_file, model_file
-from edge.engines.target import open_model
-from edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
-from edge.slots.files import LocalFiles
-from edge.slots.health import check_release
-from edge.slots.store import Slots
-from edge.trust import pins
-from edge.trust.pins import TRUSTED_KEYS, VARIABLE, format_trusted_keys, key_files
-from edge.trust.signing import SigningKey, sign_bundle
-from edge.verified import cache_directory
+from boardfit.edge.cli import edge
+from boardfit.edge.engines import open_engine
+from boardfit.edge.engines.model_file import built_file, model_file
+from boardfit.edge.engines.target import open_model
+from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
+from boardfit.edge.slots.files import LocalFiles
+from boardfit.edge.slots.health import check_release
+from boardfit.edge.slots.store import Slots
+from boardfit.edge.trust import pins
+from boardfit.edge.trust.pins import TRUSTED_KEYS, VARIABLE, format_trusted_keys, key_files
+from boardfit.edge.trust.signing import SigningKey, sign_bundle
+from boardfit.edge.verified import cache_directory
 from tests.flash.cargo import make_bundle
 from tests.programs import require
 
@@ -120,7 +120,7 @@ def test_no_command_runs_an_unsigned_bundle(tmp_path: Path, command: str) -> Non
 @pytest.mark.usefixtures("pinned")
 @pytest.mark.parametrize("suffix", ["onnx", "tflite"])
 def test_no_plain_network_is_measured(tmp_path: Path, suffix: str) -> None:
-    from edge.bench.network_runtime import open_network
+    from boardfit.edge.bench.network_runtime import open_network
 
     path = tmp_path / f"network.{suffix}"
     path.write_bytes(b"anything")
@@ -131,7 +131,7 @@ def test_no_plain_network_is_measured(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.usefixtures("pinned")
 def test_no_folder_of_a_network_is_measured(tmp_path: Path) -> None:
-    from edge.bench.network_folder import open_network_folder
+    from boardfit.edge.bench.network_folder import open_network_folder
 
     (tmp_path / "network.json").write_text("{}")
     with pytest.raises(IntegrityError, match="plain file"):
@@ -160,7 +160,7 @@ def test_the_command_leaves_with_7_and_one_line(board: Path) -> None:
     edit(board / "current/bundle/model.gguf", at=5000)
     for name in ("current/bundle", "current/bundle/model.gguf"):
         done = subprocess.run(
-            [sys.executable, "-m", "edge", "run", str(board / name), "x", "--raw"],
+            [sys.executable, "-m", "boardfit", "run", str(board / name), "x", "--raw"],
             capture_output=True, text=True, cwd=ROOT, check=False,
         )  # fmt: skip
         assert done.returncode == 7 and not done.stdout
@@ -277,7 +277,7 @@ def test_the_folder_of_every_link_on_the_way_counts(board: Path, tmp_path: Path)
 
 MOUNTED = """
 import sys; sys.path.insert(0, {root!r})
-from edge.trust import pins
+from boardfit.edge.trust import pins
 print(*pins.key_files(pins.Path({inside!r})))
 """
 
@@ -301,7 +301,7 @@ def test_a_bind_mount_is_judged_by_what_is_mounted(board: Path, tmp_path: Path) 
 # ---- no other door -------------------------------------------------------------------------------
 
 #: Who may hand a file to which native loader. A new row is a new door: it must take an `OpenedFile`
-#: that came through `edge.engines.model_file`, `Bundle.open` or, in a build, `built_file`.
+#: that came through `boardfit.edge.engines.model_file`, `Bundle.open` or, in a build, `built_file`.
 LOADERS = {
     "llama_model_load_from_file": {
         "edge/engines/llama_context.py",

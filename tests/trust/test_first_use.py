@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from edge.bundle import MANIFEST, bundle_signers, open_bundle
-from edge.errors import IntegrityError
-from edge.flash.directory import DirectoryBoard
-from edge.flash.flash import FlashOptions, flash
-from edge.flash.trust import SignaturePolicy
-from edge.trust.bundle_signature import SIGNATURE, accepting_key, only_signer, signers
-from edge.trust.pins import TRUSTED_KEYS
-from edge.trust.signing import SigningKey, sign_bundle
+from boardfit.edge.bundle import MANIFEST, bundle_signers, open_bundle
+from boardfit.edge.errors import IntegrityError
+from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.flash import FlashOptions, flash
+from boardfit.edge.flash.trust import SignaturePolicy
+from boardfit.edge.trust.bundle_signature import SIGNATURE, accepting_key, only_signer, signers
+from boardfit.edge.trust.pins import TRUSTED_KEYS
+from boardfit.edge.trust.signing import SigningKey, sign_bundle
 from tests.flash.test_transfer import Quiet
 
 Keys = tuple[SigningKey, SigningKey]

@@ -14,19 +14,19 @@ from pathlib import Path
 
 import pytest
 
-import edge.slots.faults as faults
-from edge.bundle import open_bundle
-from edge.errors import EdgeError, EngineError, IntegrityError, UsageError
-from edge.flash.directory import DirectoryBoard
-from edge.flash.flash import FlashOptions, FlashReport, flash
-from edge.flash.gate import Verdict
-from edge.flash.trust import SignaturePolicy, admit, check_on_board
-from edge.slots import layout
-from edge.slots.store import Slots
-from edge.slots.trust import pin_keys, pinned_keys
-from edge.trust.bundle_signature import SIGNATURE
-from edge.trust.pins import TRUSTED_KEYS
-from edge.trust.signing import SigningKey, sign_bundle
+import boardfit.edge.slots.faults as faults
+from boardfit.edge.bundle import open_bundle
+from boardfit.edge.errors import EdgeError, EngineError, IntegrityError, UsageError
+from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.flash import FlashOptions, FlashReport, flash
+from boardfit.edge.flash.gate import Verdict
+from boardfit.edge.flash.trust import SignaturePolicy, admit, check_on_board
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.store import Slots
+from boardfit.edge.slots.trust import pin_keys, pinned_keys
+from boardfit.edge.trust.bundle_signature import SIGNATURE
+from boardfit.edge.trust.pins import TRUSTED_KEYS
+from boardfit.edge.trust.signing import SigningKey, sign_bundle
 from tests.flash.test_fault_points import PipeBoard
 from tests.flash.test_transfer import Quiet
 from tests.programs import require
@@ -110,7 +110,7 @@ def test_a_release_that_fails_after_the_switch_leaves_nothing_pinned(
     def verdict(*_: object, quick: bool = False) -> Verdict:
         return Verdict(failures=["died"] if quick else [])
 
-    monkeypatch.setattr("edge.flash.flash.try_release", verdict)
+    monkeypatch.setattr("boardfit.edge.flash.flash.try_release", verdict)
     how = FlashOptions(signature=SignaturePolicy(True))
     with pytest.raises(EngineError, match="Switched back"):
         put(other, root, how)
@@ -130,7 +130,7 @@ def test_at_every_power_cut_the_board_starts_what_it_has(
         if (pid := os.fork()) == 0:
             code = 1
             try:
-                os.environ["EDGEKIT_TEST_FAULT"] = fault
+                os.environ["BOARDFIT_TEST_FAULT"] = fault
                 faults._counter = itertools.count(1)
                 flash(opened, DirectoryBoard(root), options(True), Quiet())
                 code = 0
@@ -172,7 +172,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def add_edge(path: Path, body: str = "") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(body or f'#!/bin/sh\nexec {sys.executable} -m edge "$@"\n')
+    path.write_text(body or f'#!/bin/sh\nexec {sys.executable} -m boardfit "$@"\n')
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
@@ -210,7 +210,7 @@ def test_what_the_board_refuses_is_not_switched_to(
     first = flash(open_bundle(bundle), board, options(True), Quiet())
     system = tmp_path / "system_keys"
     system.write_text(keys[1].public.line + "\n")
-    body = f"#!/bin/sh\nEDGEKIT_TRUSTED_KEYS='{system}' exec {sys.executable} -m edge \"$@\"\n"
+    body = f"#!/bin/sh\nBOARDFIT_TRUSTED_KEYS='{system}' exec {sys.executable} -m boardfit \"$@\"\n"
     at = programs if where == "edge" else root / layout.env_folder(first.bundle) / "bin"
     add_edge(at / "edge", body)
     with pytest.raises(IntegrityError, match=r"refuses release .* signed by"):

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from edge.bundle import bundle_signers, open_bundle
-from edge.cli import edge
-from edge.errors import (
+from boardfit.edge.bundle import bundle_signers, open_bundle
+from boardfit.edge.cli import edge
+from boardfit.edge.errors import (
     InputError,
     IntegrityError,
     UnsafeInputError,
     UsageError,
 )
-from edge.trust.bundle_signature import SIGNATURE
-from edge.trust.pins import TRUSTED_KEYS
-from edge.trust.signing import SigningKey, load_signing_key, sign_bundle
+from boardfit.edge.trust.bundle_signature import SIGNATURE
+from boardfit.edge.trust.pins import TRUSTED_KEYS
+from boardfit.edge.trust.signing import SigningKey, load_signing_key, sign_bundle
 from tests.flash.boards import SshBoard
 from tests.flash.conftest import need
 
@@ -65,14 +65,14 @@ def test_the_default_place_is_the_users_configuration(
 def test_a_passphrase_guards_the_key(
     tmp_path: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("EDGEKIT_KEY_PASSPHRASE", "horse")
+    monkeypatch.setenv("BOARDFIT_KEY_PASSPHRASE", "horse")
     call("key", "new", "--out", tmp_path / "k", "--passphrase")
     assert (tmp_path / "k").read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
     call("bundle", "sign", bundle, tmp_path / "k")
-    monkeypatch.setenv("EDGEKIT_KEY_PASSPHRASE", "donkey")
+    monkeypatch.setenv("BOARDFIT_KEY_PASSPHRASE", "donkey")
     with pytest.raises(InputError, match="not the passphrase"):
         call("bundle", "sign", bundle, tmp_path / "k")
-    monkeypatch.delenv("EDGEKIT_KEY_PASSPHRASE")
+    monkeypatch.delenv("BOARDFIT_KEY_PASSPHRASE")
     with pytest.raises(UsageError, match="no terminal to ask for it"):  # and never hangs
         call("bundle", "sign", bundle, tmp_path / "k")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge.bundle import (
+from boardfit.edge.bundle import (
     MANIFEST,
     SUMS,
     bundle_signers,
@@ -18,14 +18,14 @@ from edge.bundle import (
     seal_bundle,
     unpack_bundle,
 )
-from edge.errors import IntegrityError, UnsafeInputError
-from edge.slots import layout
-from edge.slots.files import LocalFiles
-from edge.slots.store import Slots
-from edge.trust import pins
-from edge.trust.bundle_signature import SIGNATURE
-from edge.trust.pins import TRUSTED_KEYS, format_trusted_keys, parse_trusted_keys
-from edge.trust.signing import SigningKey, sign_bundle
+from boardfit.edge.errors import IntegrityError, UnsafeInputError
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.files import LocalFiles
+from boardfit.edge.slots.store import Slots
+from boardfit.edge.trust import pins
+from boardfit.edge.trust.bundle_signature import SIGNATURE
+from boardfit.edge.trust.pins import TRUSTED_KEYS, format_trusted_keys, parse_trusted_keys
+from boardfit.edge.trust.signing import SigningKey, sign_bundle
 
 Keys = tuple[SigningKey, SigningKey]
 

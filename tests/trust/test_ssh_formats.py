@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.errors import InputError, IntegrityError
-from edge.trust.bundle_signature import NAMESPACE, accepting_key, signers
-from edge.trust.signing import SigningKey, load_signing_key
-from edge.trust.ssh_formats import MAX_SIGNATURES, parse_public_key, parse_signatures
+from boardfit.edge.errors import InputError, IntegrityError
+from boardfit.edge.trust.bundle_signature import NAMESPACE, accepting_key, signers
+from boardfit.edge.trust.signing import SigningKey, load_signing_key
+from boardfit.edge.trust.ssh_formats import MAX_SIGNATURES, parse_public_key, parse_signatures
 from tests.programs import find, require
 
-MESSAGE = b'{"kind": "edgekit-bundle"}\n'
+MESSAGE = b'{"kind": "boardfit-bundle"}\n'
 
 
 @pytest.fixture

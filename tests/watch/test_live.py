@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.live import (
+from boardfit.edge.live import (
     PAGE_BYTES,
     Beacon,
     Page,
@@ -29,7 +29,7 @@ from edge.live import (
     start_ticks,
     watched,
 )
-from edge.types import TokenEvent
+from boardfit.edge.types import TokenEvent
 
 MS = 10**6
 
@@ -37,7 +37,7 @@ MS = 10**6
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path / "edgekit"
+    return tmp_path / "boardfit"
 
 
 def pages(folder: Path) -> list[Page | None]:
@@ -153,7 +153,9 @@ def test_a_folder_that_others_may_write_to_is_not_used(folder: Path, tmp_path: P
 def test_where_no_page_can_be_written_the_work_goes_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.live.own_folders", lambda: [Path("/proc/edgekit-cannot-be")])
+    monkeypatch.setattr(
+        "boardfit.edge.live.own_folders", lambda: [Path("/proc/boardfit-cannot-be")]
+    )
     with Beacon("run", "m") as beacon:
         assert len(list(beacon.follow(tokens(3), 1))) == 4
     full = Path("/dev/full")
@@ -166,7 +168,7 @@ def test_where_no_page_can_be_written_the_work_goes_on(
 def test_shared_memory_comes_before_the_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page on an SD card would wear it."""
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    assert str(own_folders()[0]).startswith("/dev/shm/edgekit")
+    assert str(own_folders()[0]).startswith("/dev/shm/boardfit")
 
 
 def test_a_half_written_page_is_none() -> None:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.bench.heat import FIRMWARE, HeatReader
-from edge.live import Page
-from edge.probe.system import CapturedSystem
-from edge.watch.draw import (
+from boardfit.edge.bench.heat import FIRMWARE, HeatReader
+from boardfit.edge.live import Page
+from boardfit.edge.probe.system import CapturedSystem
+from boardfit.edge.watch.draw import (
     BARS_ASCII,
     WAITING,
     ProcessHistory,
@@ -23,9 +23,16 @@ from edge.watch.draw import (
     screen_lines,
     sparkline,
 )
-from edge.watch.look import Look, Machine, Memory, local_pages, read_machine, read_processes
-from edge.watch.rates import Rates
-from edge.watch.remote import read_look
+from boardfit.edge.watch.look import (
+    Look,
+    Machine,
+    Memory,
+    local_pages,
+    read_machine,
+    read_processes,
+)
+from boardfit.edge.watch.rates import Rates
+from boardfit.edge.watch.remote import read_look
 
 FIXTURES = Path(__file__).parents[1] / "plan/fixtures"
 MIB = 2**20
@@ -104,7 +111,7 @@ def test_links_pipes_and_noise_in_the_folder_are_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    folder = tmp_path / "edgekit"
+    folder = tmp_path / "boardfit"
     folder.mkdir(mode=0o700)
     (folder / "secret").write_bytes(PAGE.to_bytes())
     (folder / "1.json").symlink_to(folder / "secret")
@@ -116,7 +123,7 @@ def test_links_pipes_and_noise_in_the_folder_are_passed_over(
 
 def test_a_round_of_a_far_board_reads_like_a_near_one() -> None:
     near = board(**{
-        "/run/user/1000/edgekit/71.json": PAGE.to_bytes().decode(),
+        "/run/user/1000/boardfit/71.json": PAGE.to_bytes().decode(),
         "/proc/71/stat": STAT, "/proc/71/status": STATUS,
     })  # fmt: skip
     look = read_look(near)
@@ -199,7 +206,7 @@ def test_sparklines() -> None:
 
 
 def test_records_are_json() -> None:
-    from edge.watch.look import to_record
+    from boardfit.edge.watch.look import to_record
 
     record = to_record(Look(Machine(throttled=4), ((PAGE, Memory(1)),)), {71: 18.4})
     again = json.loads(json.dumps(record))

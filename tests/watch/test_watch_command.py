@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.xdist_group("wat
 
 ROOT = Path(__file__).parents[2]
 ENTER, LEAVE = b"\x1b[?1049h\x1b[?25l", b"\x1b[?25h\x1b[?1049l"
-WAITING = "nothing of edgekit runs here now"
+WAITING = "nothing of boardfit runs here now"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,18 @@ def generating(model: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]
     """A benchmark that decodes for minutes, in a process of its own."""
     words = ["bench", str(model), "--protocol", "sustained", "--minutes", "5", "--repeats", "1"]
     out = tmp_path / f"r{time.monotonic_ns()}.jsonl"
-    command = [sys.executable, "-m", "edge", *words, "--gen", "4", "--threads", "1", "-o", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "boardfit",
+        *words,
+        "--gen",
+        "4",
+        "--threads",
+        "1",
+        "-o",
+        str(out),
+    ]
     quiet = subprocess.DEVNULL
     with subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet) as process:
         try:
@@ -58,13 +69,13 @@ def generating(model: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]
 
 
 def worker(process: subprocess.Popen[bytes]) -> int:
-    """The process that works for a command, whose own waits for it (`edge.supervisor`)."""
+    """The process that works for a command, whose own waits for it (`boardfit.edge.supervisor`)."""
     (child,) = psutil.Process(process.pid).children()
     return int(child.pid)
 
 
 def looks(*options: str) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "edge", "watch", "--json", "--interval", "0.3", *options]
+    command = [sys.executable, "-m", "boardfit", "watch", "--json", "--interval", "0.3", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -125,7 +136,7 @@ def test_the_terminal_is_put_back_when_it_is_terminated() -> None:
 
 
 def test_several_processes_and_one_that_is_killed(model: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "edge", "watch", "--json", "--interval", "0.3"]
+    command = [sys.executable, "-m", "boardfit", "watch", "--json", "--interval", "0.3"]
     with (
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as watching,
         generating(model, tmp_path) as first,
@@ -155,14 +166,14 @@ def test_a_chat_between_two_answers(model: Path, tmp_path: Path) -> None:
         assert process["n_threads"] == 1 and process["ttft_ns"] > 0
         talk.type("/exit\n")
         assert talk.exit_code() == 0
-    assert not list((tmp_path / "edgekit").glob("*.json")), "the page goes with its process"
+    assert not list((tmp_path / "boardfit").glob("*.json")), "the page goes with its process"
 
 
 def test_lines_for_pipes(model: Path) -> None:
     (look,) = looks("-n", "1")
-    assert look["kind"] == "edgekit-watch" and look["processes"] == []
+    assert look["kind"] == "boardfit-watch" and look["processes"] == []
     assert look["machine"]["ram_bytes"] > 2**28
-    command = [sys.executable, "-m", "edge", "watch", "-n", "2", "--interval", "0.2"]
+    command = [sys.executable, "-m", "boardfit", "watch", "-n", "2", "--interval", "0.2"]
     text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert text.count(WAITING) == 2 and "\x1b" not in text
 
@@ -173,7 +184,16 @@ def test_a_board_behind_ssh(
     """Through a real sshd; the shell there reads what a service without a session would write."""
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     with generating(model, tmp_path) as process:
-        command = [sys.executable, "-m", "edge", "watch", str(sshd), "--json", "--interval", "0.5"]
+        command = [
+            sys.executable,
+            "-m",
+            "boardfit",
+            "watch",
+            str(sshd),
+            "--json",
+            "--interval",
+            "0.5",
+        ]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as watching:
 
             def found(look: dict[str, Any]) -> bool:
@@ -188,7 +208,7 @@ def test_a_board_behind_ssh(
 
 
 def test_a_board_that_is_not_there_is_an_error_and_no_screen() -> None:
-    command = [sys.executable, "-m", "edge", "watch", "ssh://127.0.0.1:1"]
+    command = [sys.executable, "-m", "boardfit", "watch", "ssh://127.0.0.1:1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 6 and "ssh://127.0.0.1:1" in done.stderr
     assert "\x1b" not in done.stdout

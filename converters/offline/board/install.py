@@ -24,13 +24,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-#: The mark of a folder that was made here, and may be removed here: edge.rooted.MARKER.
-OWNED = ".edgekit-owned"
+#: The mark of a folder that was made here, and may be removed here: boardfit.edge.rooted.MARKER.
+OWNED = ".boardfit-owned"
 KEEP_FREE = 16 << 20  # bytes left on the disk beside what is unpacked
 EXIT_INPUT, EXIT_SPACE, EXIT_ENGINE, EXIT_INTEGRITY = 3, 4, 5, 7
 
 LAUNCHER = """#!/bin/sh
-# Made by install.sh: edgekit from this folder alone, whatever else is installed.
+# Made by install.sh: boardfit from this folder alone, whatever else is installed.
 env=$(PATH=/usr/bin:/bin readlink -f "$0")
 env=${{env%/bin/edge}}
 exec {python} -I "$env/main.py" "$@"
@@ -40,7 +40,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "site"))
-from edge.supervisor import main
+from boardfit.edge.supervisor import main
 
 main()
 '''
@@ -322,18 +322,18 @@ def load_engine(bundle: Path, manifest: Any) -> None:
     import importlib
     from importlib.util import find_spec
 
-    importlib.import_module("edge.cli")
-    importlib.import_module("edge.run")
-    engines = importlib.import_module("edge.engines")
+    importlib.import_module("boardfit.edge.cli")
+    importlib.import_module("boardfit.edge.run")
+    engines = importlib.import_module("boardfit.edge.engines")
     name = manifest["plan"]["engine"]
     importlib.import_module(engines.ENGINES[name].target.split(":")[0])
     if name == "llama_cpp":
         importlib.import_module("jinja2.sandbox")
-        library = importlib.import_module("edge.engines.llama_library")
+        library = importlib.import_module("boardfit.edge.engines.llama_library")
         library.load_library()
         model = next(name for name, f in manifest["files"].items() if f["role"] == "model")
-        header = importlib.import_module("edge.gguf").read_header(bundle / model)
-        plan = importlib.import_module("edge.types").Plan.from_dict(manifest["plan"])
+        header = importlib.import_module("boardfit.edge.gguf").read_header(bundle / model)
+        plan = importlib.import_module("boardfit.edge.types").Plan.from_dict(manifest["plan"])
         library.choose_buffers(header, engines.EngineSettings.from_plan(plan))
         return
     if not engines.is_installed(name):

@@ -1,4 +1,4 @@
-"""Convert other tools' results into edgekit records, so that one table can hold all.
+"""Convert other tools' results into boardfit records, so that one table can hold all.
 
 One file per tool: `can_read(text)` recognizes its output, `read(text, source)` returns records.
 What a tool did not measure stays null and is named in the record's `imported` entry. No trace is
@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from edge.bench.importers import executorch, genai, litert_lm, llama_bench, mlperf, ollama
-from edge.bench.importers.record import Source
-from edge.bench.store import KIND, Results, joined, parse_results, read_file
-from edge.errors import InputError
+from boardfit.edge.bench.importers import executorch, genai, litert_lm, llama_bench, mlperf, ollama
+from boardfit.edge.bench.importers.record import Source
+from boardfit.edge.bench.store import KIND, Results, joined, parse_results, read_file
+from boardfit.edge.errors import InputError
 
 
 class Importer(Protocol):
@@ -54,7 +54,7 @@ def read_any(path: Path, most: int | None = None) -> Found:
         return Found(None, parse_results(path, data))  # says what is wrong with it
     known = ", ".join(importer.TOOL for importer in IMPORTERS)
     raise InputError(
-        f"{path}: these are no results that edgekit reads",
+        f"{path}: these are no results that boardfit reads",
         next_step=f"results of edge bench, or of: {known}",
     )
 

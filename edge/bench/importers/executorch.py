@@ -8,8 +8,15 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from edge.bench.importers.record import Source, Subject, count, make_record, number, parse_json
-from edge.errors import InputError
+from boardfit.edge.bench.importers.record import (
+    Source,
+    Subject,
+    count,
+    make_record,
+    number,
+    parse_json,
+)
+from boardfit.edge.errors import InputError
 
 TOOL = "executorch"
 NOT_MEASURED = ("time between tokens", "model name", "threads", "engine build", "machine")

@@ -13,8 +13,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from edge.bench.importers.record import Source, Subject, count, make_record, number, parse_json
-from edge.errors import InputError
+from boardfit.edge.bench.importers.record import (
+    Source,
+    Subject,
+    count,
+    make_record,
+    number,
+    parse_json,
+)
+from boardfit.edge.errors import InputError
 
 TOOL = "onnxruntime-genai"
 NOT_MEASURED = ("single repetitions (it writes means)", "load", "threads", "machine")

@@ -8,8 +8,8 @@ import re
 from pathlib import PurePath
 from typing import Any
 
-from edge.bench.importers.record import Source, Subject, count, make_record, number
-from edge.errors import InputError
+from boardfit.edge.bench.importers.record import Source, Subject, count, make_record, number
+from boardfit.edge.errors import InputError
 
 TOOL = "litert-lm"
 NOT_MEASURED = ("repetitions (it prints means)", "time between tokens", "machine", "engine build")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
-from edge.bench.importers.record import (
+from boardfit.edge.bench.importers.record import (
     Source,
     Subject,
     count,
@@ -15,7 +15,7 @@ from edge.bench.importers.record import (
     parse_json,
     text_or_none,
 )
-from edge.errors import InputError
+from boardfit.edge.errors import InputError
 
 TOOL = "llama-bench"
 NOT_MEASURED = ("time to first token", "time between tokens", "load", "raw token times")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from edge.bench.importers.record import Source, Subject, make_record, number
-from edge.errors import InputError
+from boardfit.edge.bench.importers.record import Source, Subject, make_record, number
+from boardfit.edge.errors import InputError
 
 TOOL = "mlperf-loadgen"
 NOT_MEASURED = ("prefill", "decode", "single queries (it prints percentiles)", "load", "machine")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge.bench.importers.record import (
+from boardfit.edge.bench.importers.record import (
     Source,
     Subject,
     count,
@@ -18,7 +18,7 @@ from edge.bench.importers.record import (
     parse_json,
     text_or_none,
 )
-from edge.errors import InputError
+from boardfit.edge.errors import InputError
 
 TOOL = "ollama"
 NOT_MEASURED = ("time to first token", "time between tokens", "threads", "engine build", "machine")

@@ -11,12 +11,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from edge import __version__
-from edge.bench.metrics import spread
-from edge.bench.seal import sealed
-from edge.bench.store import KIND, SCHEMA
-from edge.bench.workloads import Kind, Test
-from edge.errors import InputError
+from boardfit.edge import __version__
+from boardfit.edge.bench.metrics import spread
+from boardfit.edge.bench.seal import sealed
+from boardfit.edge.bench.store import KIND, SCHEMA
+from boardfit.edge.bench.workloads import Kind, Test
+from boardfit.edge.errors import InputError
 
 # What no other tool here measures.
 NEVER = ("anonymous memory", "memory over time", "temperature", "throttling", "other load")

@@ -6,19 +6,19 @@ import contextlib
 import os
 from pathlib import Path
 
-from edge.errors import DeviceUnreachableError, InputError
-from edge.flash.board import Progress
-from edge.flash.media.ext4 import Ext4Files, Volume
-from edge.flash.media.release import ROOT
-from edge.flash.media.root import open_root
-from edge.flash.media.source import packing_of
-from edge.flash.session import Done
-from edge.flash.target import FlashTarget
-from edge.probe.system import CapturedSystem
+from boardfit.edge.errors import DeviceUnreachableError, InputError
+from boardfit.edge.flash.board import Progress
+from boardfit.edge.flash.media.ext4 import Ext4Files, Volume
+from boardfit.edge.flash.media.release import ROOT
+from boardfit.edge.flash.media.root import open_root
+from boardfit.edge.flash.media.source import packing_of
+from boardfit.edge.flash.session import Done
+from boardfit.edge.flash.target import FlashTarget
+from boardfit.edge.probe.system import CapturedSystem
 
 
 class ImageBoard:
-    """`edge.flash.board.Board` over an image's root file system, for reading."""
+    """`boardfit.edge.flash.board.Board` over an image's root file system, for reading."""
 
     is_running = False
 

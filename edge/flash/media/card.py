@@ -16,20 +16,20 @@ from pathlib import Path
 
 import click
 
-from edge.bundle import Bundle
-from edge.errors import DoesNotFitError, UsageError
-from edge.flash.flash import FlashReport
-from edge.flash.media.cards import Disk, find_disk, list_disks, refuse_disk
-from edge.flash.media.image import ImageOptions, ImageTarget, flash_image
-from edge.flash.media.options import MediaOptions
-from edge.flash.media.writer import (
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.errors import DoesNotFitError, UsageError
+from boardfit.edge.flash.flash import FlashReport
+from boardfit.edge.flash.media.cards import Disk, find_disk, list_disks, refuse_disk
+from boardfit.edge.flash.media.image import ImageOptions, ImageTarget, flash_image
+from boardfit.edge.flash.media.options import MediaOptions
+from boardfit.edge.flash.media.writer import (
     DeviceMedium,
     refuse_false_capacity,
     verify_image,
     write_image,
 )
-from edge.flash.transfer import Reporter
-from edge.units import format_bytes, format_seconds, parse_bytes, printable
+from boardfit.edge.flash.transfer import Reporter
+from boardfit.edge.units import format_bytes, format_seconds, parse_bytes, printable
 
 
 def list_cards() -> None:
@@ -63,7 +63,7 @@ def flash_card(
     refuse_disk(disk, force=force)
     confirm(disk, media.yes_erase)
     started_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix=".edgekit-", dir=_work_folder(media.base)) as folder:
+    with tempfile.TemporaryDirectory(prefix=".boardfit-", dir=_work_folder(media.base)) as folder:
         image = Path(folder) / "card.img"
         options = dataclasses.replace(options, output=image)
         report = flash_image(bundle, ImageTarget(media.base, partition), options, reporter)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.child import child_environment, decode_output, run_child
-from edge.errors import EngineMissingError, InputError, UsageError
-from edge.units import format_bytes, printable
+from boardfit.edge.child import child_environment, decode_output, run_child
+from boardfit.edge.errors import EngineMissingError, InputError, UsageError
+from boardfit.edge.units import format_bytes, printable
 
 _COLUMNS = "NAME,PATH,TYPE,SIZE,RO,RM,HOTPLUG,TRAN,VENDOR,MODEL,SERIAL,FSTYPE,LABEL"
 _NOT_A_CARD = re.compile(r"(mmcblk\d+(boot\d+|rpmb)|zram\d+|ram\d+|sr\d+|fd\d+)")

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from edge.bundle import Bundle
-from edge.child import python_argv, run_child
-from edge.errors import EngineError
-from edge.flash.flash import FlashOptions, FlashReport
-from edge.flash.gate import Verdict, how_it_died, read_report
-from edge.flash.media.image import ImageOptions, ImageTarget, check_target, flash_image
-from edge.flash.media.options import MediaOptions
-from edge.flash.session import Done
-from edge.flash.target import FlashTarget
-from edge.flash.transfer import Reporter
-from edge.slots.health import judge
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.child import python_argv, run_child
+from boardfit.edge.errors import EngineError
+from boardfit.edge.flash.flash import FlashOptions, FlashReport
+from boardfit.edge.flash.gate import Verdict, how_it_died, read_report
+from boardfit.edge.flash.media.image import ImageOptions, ImageTarget, check_target, flash_image
+from boardfit.edge.flash.media.options import MediaOptions
+from boardfit.edge.flash.session import Done
+from boardfit.edge.flash.target import FlashTarget
+from boardfit.edge.flash.transfer import Reporter
+from boardfit.edge.slots.health import judge
 
 
 def flash_media(
@@ -44,7 +44,7 @@ def flash_media(
         where = ImageTarget(Path(target.folder), target.partition)
         report = flash_image(bundle, where, image_options, reporter)
     else:
-        from edge.flash.media.card import flash_card
+        from boardfit.edge.flash.media.card import flash_card
 
         report = flash_card(
             bundle, target.folder, target.partition, media, image_options, reporter, force=force
@@ -59,7 +59,7 @@ def try_here(bundle: Bundle, options: FlashOptions, reporter: Reporter) -> Verdi
     """
     reporter.stage("trying it on this machine")
     path = str(bundle.path.absolute())
-    got = run_child(python_argv("edge", "slots", "check", path, "--json"))
+    got = run_child(python_argv("boardfit", "slots", "check", path, "--json"))
     done = Done(got.returncode, got.stdout, got.stderr.decode("utf-8", "replace"))
     if (health := read_report(done)) is None:
         return Verdict(failures=[how_it_died(done)])

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 import psutil
 
-from edge.child import (
+from boardfit.edge.child import (
     DEVNULL,
     CompletedProcess,
     Popen,
@@ -29,15 +29,15 @@ from edge.child import (
     run_child,
     start_child,
 )
-from edge.child import find_program as find_on_path
-from edge.errors import EdgeError, EngineError, EngineMissingError, InputError
-from edge.flash.board import Progress
-from edge.flash.media.filesystem import Superblock, read_superblock
-from edge.flash.media.partitions import Partition
-from edge.flash.media.source import chunks, reader, write_changes, write_sparse
-from edge.slots.files import Entry
-from edge.slots.layout import CURRENT
-from edge.units import printable
+from boardfit.edge.child import find_program as find_on_path
+from boardfit.edge.errors import EdgeError, EngineError, EngineMissingError, InputError
+from boardfit.edge.flash.board import Progress
+from boardfit.edge.flash.media.filesystem import Superblock, read_superblock
+from boardfit.edge.flash.media.partitions import Partition
+from boardfit.edge.flash.media.source import chunks, reader, write_changes, write_sparse
+from boardfit.edge.slots.files import Entry
+from boardfit.edge.slots.layout import CURRENT
+from boardfit.edge.units import printable
 
 PROGRAMS = ("debugfs", "e2fsck", "resize2fs")
 _MAX_LISTING = 16 * 1024 * 1024
@@ -93,7 +93,7 @@ class Volume:
         self.path, self.partition = path, partition
         for name in PROGRAMS:
             find_program(name)
-        self._folder = tempfile.TemporaryDirectory(prefix="edgekit-image-")
+        self._folder = tempfile.TemporaryDirectory(prefix="boardfit-image-")
         self.work = Path(self._folder.name)
         # Under a name of our own, because a user's may hold what e2fsprogs take for options.
         (self.work / "image").symlink_to(path.absolute())
@@ -127,7 +127,7 @@ class Volume:
             raise EngineError(
                 f"after the change e2fsck finds faults in partition {self.partition.number}: "
                 f"{_last_line(done)}; the image is unchanged",
-                next_step="this is a bug of edgekit or of e2fsprogs: please report it",
+                next_step="this is a bug of boardfit or of e2fsprogs: please report it",
             )
 
     def resize(self, partition: Partition) -> None:
@@ -302,8 +302,8 @@ def _watch(process: Popen[bytes], progress: Progress) -> None:
 
 
 class Ext4Files:
-    """`edge.slots.files.BoardFiles` over the folder `folder` of a volume, for reading. An image is
-    changed as a whole, by `edge.flash.media.image`.
+    """`boardfit.edge.slots.files.BoardFiles` over the folder `folder` of a volume, for reading. An
+    image is changed as a whole, by `boardfit.edge.flash.media.image`.
     """
 
     def __init__(self, volume: Volume, folder: str, place: str) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from edge.errors import InputError
-from edge.flash.media.partitions import Partition, Read
+from boardfit.edge.errors import InputError
+from boardfit.edge.flash.media.partitions import Partition, Read
 
 SUPERBLOCK_AT, SUPERBLOCK_BYTES = 1024, 1024
 _MAGICS: tuple[tuple[str, int, bytes], ...] = (

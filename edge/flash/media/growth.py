@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 from typing import BinaryIO
 
-from edge.errors import DoesNotFitError
-from edge.flash.media.ext4 import Volume
-from edge.flash.media.partitions import PartitionTable, grow
-from edge.flash.media.source import KEEP_FREE, reader
-from edge.flash.transfer import Reporter
-from edge.units import MIB, format_bytes
+from boardfit.edge.errors import DoesNotFitError
+from boardfit.edge.flash.media.ext4 import Volume
+from boardfit.edge.flash.media.partitions import PartitionTable, grow
+from boardfit.edge.flash.media.source import KEEP_FREE, reader
+from boardfit.edge.flash.transfer import Reporter
+from boardfit.edge.units import MIB, format_bytes
 
 ALIGNMENT = 4 * MIB
 #: Of what a file system is made larger by, this much goes to its own tables and to what only the

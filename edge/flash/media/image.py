@@ -3,10 +3,10 @@
     flash_image(open_bundle("bundle"), ImageTarget(Path("raspios.img.xz")), options, reporter)
 
 Everything happens to a working copy beside the result: unpacked, its root partition and file system
-made larger where the bundle needs it, the release written in the layout of `edge.slots`, the file
-system checked, every file read back. Then one rename. A power cut at any moment leaves what was
-there before. All other partitions keep their bytes, which is checked too, and so do the table's
-identifiers, by which a kernel finds its root.
+made larger where the bundle needs it, the release written in the layout of `boardfit.edge.slots`,
+the file system checked, every file read back. Then one rename. A power cut at any moment leaves
+what was there before. All other partitions keep their bytes, which is checked too, and so do the
+table's identifiers, by which a kernel finds its root.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
-from edge.bundle import Bundle
-from edge.errors import EdgeError, InputError, IntegrityError, UsageError
-from edge.flash.flash import FlashReport
-from edge.flash.gate import carries_engine
-from edge.flash.media.ext4 import Ext4Files, Volume
-from edge.flash.media.first_boot import (
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UsageError
+from boardfit.edge.flash.flash import FlashReport
+from boardfit.edge.flash.gate import carries_engine
+from boardfit.edge.flash.media.ext4 import Ext4Files, Volume
+from boardfit.edge.flash.media.first_boot import (
     BootFiles,
     boot_partition,
     strange_units,
     write_boot_files,
 )
-from edge.flash.media.growth import make_room
-from edge.flash.media.in_use import locked_image, refuse_in_use
-from edge.flash.media.partitions import SECTOR, Partition, PartitionTable, read_table
-from edge.flash.media.release import ROOT, ReleaseWriter
-from edge.flash.media.root import open_root
-from edge.flash.media.source import chunks, materialize, packing_of, reader
-from edge.flash.service_units import INSTALL_SCRIPT
-from edge.flash.transfer import Reporter
-from edge.flash.trust import SignaturePolicy
-from edge.rooted import work_beside
-from edge.slots import layout
-from edge.slots.faults import fault_point
-from edge.slots.files import board_error
-from edge.slots.health import Health
-from edge.slots.store import Slots
-from edge.units import format_bytes, printable
+from boardfit.edge.flash.media.growth import make_room
+from boardfit.edge.flash.media.in_use import locked_image, refuse_in_use
+from boardfit.edge.flash.media.partitions import SECTOR, Partition, PartitionTable, read_table
+from boardfit.edge.flash.media.release import ROOT, ReleaseWriter
+from boardfit.edge.flash.media.root import open_root
+from boardfit.edge.flash.media.source import chunks, materialize, packing_of, reader
+from boardfit.edge.flash.service_units import INSTALL_SCRIPT
+from boardfit.edge.flash.transfer import Reporter
+from boardfit.edge.flash.trust import SignaturePolicy
+from boardfit.edge.rooted import work_beside
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.faults import fault_point
+from boardfit.edge.slots.files import board_error
+from boardfit.edge.slots.health import Health
+from boardfit.edge.slots.store import Slots
+from boardfit.edge.units import format_bytes, printable
 
 #: The working copy, in the folder `OUT.partial/`.
 _WORKING = "image"
@@ -148,11 +148,11 @@ def check_target(path: Path, options: ImageOptions) -> Path:
 
 
 def default_output(path: Path) -> Path:
-    """`raspios.img.xz` → `raspios-edgekit.img`, in the same folder."""
+    """`raspios.img.xz` → `raspios-boardfit.img`, in the same folder."""
     stem = path.name
     while Path(stem).suffix.lower() in _SUFFIXES and Path(stem).stem:
         stem = Path(stem).stem
-    return path.with_name(f"{stem}-edgekit.img")
+    return path.with_name(f"{stem}-boardfit.img")
 
 
 @contextlib.contextmanager
@@ -212,7 +212,7 @@ def _change(
     if after != table or other_bytes(work, after, volume.partition, boot) != before:
         raise IntegrityError(
             "bytes outside the root partition have changed; the image is unchanged",
-            next_step="this is a bug of edgekit: please report it",
+            next_step="this is a bug of boardfit: please report it",
         )
     report.notes += _notes(bundle, options, writer)
     return report

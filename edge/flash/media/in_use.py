@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from edge.errors import UsageError
+from boardfit.edge.errors import UsageError
 
 SYSFS = Path("/sys/block")
 

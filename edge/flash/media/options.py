@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import click
 
-from edge.errors import UsageError
-from edge.flash.media.first_boot import BootFiles, check_user, hash_password
-from edge.units import printable
+from boardfit.edge.errors import UsageError
+from boardfit.edge.flash.media.first_boot import BootFiles, check_user, hash_password
+from boardfit.edge.units import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 CARD_ONLY = ("--image", "--yes-erase")
@@ -100,7 +100,7 @@ _OPTIONS = (
     click.option(
         "-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
         help="Path of the new image (image: targets only). [default: beside the image, "
-             "NAME-edgekit.img]",
+             "NAME-boardfit.img]",
     ),
     click.option("--in-place", is_flag=True, help="Change the image itself (image: targets only)."),
     click.option(
@@ -139,7 +139,7 @@ _OPTIONS = (
 
 def _list_cards(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not context.resilient_parsing:
-        from edge.flash.media.card import list_cards
+        from boardfit.edge.flash.media.card import list_cards
 
         list_cards()
         context.exit()

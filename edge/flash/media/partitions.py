@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from edge.errors import DoesNotFitError, InputError
-from edge.units import MIB, format_bytes
+from boardfit.edge.errors import DoesNotFitError, InputError
+from boardfit.edge.units import MIB, format_bytes
 
 SECTOR = 512
 #: (offset, length) → exactly that many bytes, fewer at the end of the disk.

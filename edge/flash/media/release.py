@@ -9,23 +9,23 @@ import stat
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from edge.bundle import MANIFEST, SUMS, Bundle
-from edge.errors import EdgeError, InputError
-from edge.flash.flash import SLACK_BYTES
-from edge.flash.gate import engine_bytes
-from edge.flash.media.ext4 import Ext4Files, Volume, plain
-from edge.flash.media.first_boot import UNIT_FOLDER, WANTS_FOLDER, unit_files
-from edge.flash.service_units import DEFAULT_ROOT
-from edge.flash.transfer import Reporter, wanted_files
-from edge.flash.trust import Admission, SignaturePolicy, admit
-from edge.rooted import MARKER, MARKER_TEXT, foreign
-from edge.slots import layout
-from edge.slots.store import Slots
-from edge.trust.bundle_signature import SIGNATURE
-from edge.trust.pins import TRUSTED_KEYS, format_trusted_keys
-from edge.units import MIB
+from boardfit.edge.bundle import MANIFEST, SUMS, Bundle
+from boardfit.edge.errors import EdgeError, InputError
+from boardfit.edge.flash.flash import SLACK_BYTES
+from boardfit.edge.flash.gate import engine_bytes
+from boardfit.edge.flash.media.ext4 import Ext4Files, Volume, plain
+from boardfit.edge.flash.media.first_boot import UNIT_FOLDER, WANTS_FOLDER, unit_files
+from boardfit.edge.flash.service_units import DEFAULT_ROOT
+from boardfit.edge.flash.transfer import Reporter, wanted_files
+from boardfit.edge.flash.trust import Admission, SignaturePolicy, admit
+from boardfit.edge.rooted import MARKER, MARKER_TEXT, foreign
+from boardfit.edge.slots import layout
+from boardfit.edge.slots.store import Slots
+from boardfit.edge.trust.bundle_signature import SIGNATURE
+from boardfit.edge.trust.pins import TRUSTED_KEYS, format_trusted_keys
+from boardfit.edge.units import MIB
 
-#: Where the releases lie in an image; `edge flash BUNDLE ssh://user@board/opt/edgekit` later on.
+#: Where the releases lie in an image; `edge flash BUNDLE ssh://user@board/opt/boardfit` later on.
 ROOT = DEFAULT_ROOT
 #: The first user that Debian and its relatives make.
 FIRST_UID = 1000

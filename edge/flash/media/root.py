@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from edge.errors import InputError
-from edge.flash.media.ext4 import Volume
-from edge.flash.media.filesystem import identify, read_superblock
-from edge.flash.media.partitions import Partition, PartitionTable, read_table
-from edge.flash.media.source import reader
+from boardfit.edge.errors import InputError
+from boardfit.edge.flash.media.ext4 import Volume
+from boardfit.edge.flash.media.filesystem import identify, read_superblock
+from boardfit.edge.flash.media.partitions import Partition, PartitionTable, read_table
+from boardfit.edge.flash.media.source import reader
 
 _ROOT_HAS = {"etc", "usr"}
 

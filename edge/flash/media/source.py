@@ -18,10 +18,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from edge.child import find_program, start_child
-from edge.errors import DoesNotFitError, EngineMissingError, InputError
-from edge.flash.media.partitions import Read
-from edge.units import MIB, format_bytes
+from boardfit.edge.child import find_program, start_child
+from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError
+from boardfit.edge.flash.media.partitions import Read
+from boardfit.edge.units import MIB, format_bytes
 
 Packing = Literal["xz", "gz", "zst"]
 Progress = Callable[[int, int], None]

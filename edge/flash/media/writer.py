@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import BinaryIO, Protocol
 
-from edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
-from edge.units import MIB, format_bytes
+from boardfit.edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
+from boardfit.edge.units import MIB, format_bytes
 
 Progress = Callable[[int, int], None]
 CHUNK = 4 * MIB
