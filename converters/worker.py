@@ -1,9 +1,9 @@
 """Run one job in another Python: the environments of `environments.py` have no boardfit in them.
 
-The child runs `boardfit.converters.worker_child MODULE` from a folder that shows it boardfit's
-three packages and nothing else of this environment, so that no version of ours shadows a pinned
-one. The request is one JSON line on its stdin, which stays open: it closes when we die, and the
-child goes too. Answers are JSON lines on a pipe of their own, because libraries print to stdout:
+The child runs `boardfit.converters.worker_child MODULE` from a folder that shows it our package
+and nothing else of this environment, so that no version of ours shadows a pinned one. The request
+is one JSON line on its stdin, which stays open: it closes when we die, and the child goes too.
+Answers are JSON lines on a pipe of their own, because libraries print to stdout:
 
     {"say": text}   {"progress": [done, total]}
     {"result": {…}} {"error": {"type": name, "message": text, "next_step": text or null}}
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import boardfit.edge.errors
-from boardfit.edge.child import PIPE, child_environment, python_argv, start_child
+from boardfit.edge.child import OUR_FOLDER, PIPE, child_environment, python_argv, start_child
 from boardfit.edge.errors import DoesNotFitError, EdgeError, EngineError
 from boardfit.edge.last_words import explain_death
 from boardfit.edge.units import format_bytes, printable
@@ -28,7 +28,7 @@ from boardfit.edge.units import format_bytes, printable
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
-_PACKAGES = ("edge", "converters", "device_profiles")
+_PACKAGES = ("boardfit",)
 _CHILD = "boardfit.converters.worker_child"
 _FLAGS = ("-s", "-B", "-u")  # no packages of the user's, no bytecode, no buffer
 _TAIL_LINES = 12
@@ -75,8 +75,8 @@ def run_worker(
 
 
 def _root() -> Path:
-    """The folder that our packages are in."""
-    return Path(__file__).resolve().parent.parent
+    """The folder that our package is in."""
+    return Path(OUR_FOLDER)
 
 
 def _environment(threads: int | None) -> dict[str, str]:

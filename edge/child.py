@@ -37,8 +37,9 @@ __all__ = ["DEVNULL", "PIPE", "STDOUT", "CompletedProcess", "Popen", "Subprocess
            "TimeoutExpired", "child_environment", "decode_output", "find_program", "python_argv",
            "run_child", "run_child_in_greenlet", "start_child"]  # fmt: skip
 
-#: Where our packages lie: a folder, or the archive that a probe sends to a board.
-OUR_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+#: What `boardfit` lies in: a folder, or the archive that a probe sends to a board. In a checkout it
+#: is src, whose links must not be followed here.
+OUR_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 # Variables whose value is a path, which a caller may have given relative to its own folder.
 _PATH_VARIABLES = frozenset(
@@ -121,7 +122,7 @@ def python_argv(
 
     The Python is ours, or another's `python`. The module is found in what that Python has
     installed and in `folder`, which is an absolute path and comes first. By default it is the
-    folder of our own packages for our Python, and none for another's. `flags` are the
+    folder of our own package for our Python, and none for another's. `flags` are the
     interpreter's own.
     """
     if folder is None:

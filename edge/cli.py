@@ -134,7 +134,7 @@ def import_command(name: str, entry: Command) -> click.Command:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        ours = (error.name or "").split(".")[0] in ("edge", "converters", "device_profiles")
+        ours = (error.name or "").split(".")[0] == "boardfit"
         if ours or entry.extra is None:
             raise
         from boardfit.edge.requirements import install_line

@@ -25,6 +25,7 @@ from boardfit.edge.search_path import safe_search_path
 
 ROOT = Path(__file__).parent.parent
 DOOR = "edge/child.py"
+ROOMS = ("src/boardfit", "edge", "converters", "device_profiles")
 
 # Modules that start processes, and functions of other modules that do.
 MODULES = {"subprocess", "gevent.subprocess", "multiprocessing", "pty", "webbrowser",
@@ -89,7 +90,7 @@ def doors(source: str) -> set[str]:
                 names[alias.asname or alias.name] = full
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             found |= {node.value} & MODULES  # import_module("gevent.subprocess")
-            if node not in prose and re.search(r"-m (edge|converters)", node.value):
+            if node not in prose and re.search(r"-m boardfit", node.value):
                 found.add("a command line with -m")
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
@@ -113,7 +114,7 @@ def doors(source: str) -> set[str]:
 
 
 def shipped() -> list[Path]:
-    return [p for d in ("edge", "converters", "device_profiles") for p in (ROOT / d).rglob("*.py")]
+    return [p for d in ROOMS for p in (ROOT / d).rglob("*.py")]
 
 
 def test_only_the_door_starts_processes() -> None:
@@ -186,6 +187,7 @@ import json, os, sys
 print(json.dumps([os.getcwd(), dict(os.environ), sys.path, sys.argv]))
 """
 PLANTED_MODULES = (
+    "boardfit",
     *("json", "runpy", "sitecustomize", "usercustomize", "psutil", "pip", "venv", "edge"),
     *("os", "encodings", "site", "click", "importlib"),
 )
@@ -283,7 +285,7 @@ def test_our_modules_run_from_anywhere(away: Path) -> None:
     assert done.returncode == 0 and done.stdout.startswith(b"edge, version"), done.stderr
     for module in ("pip", "venv"):
         assert run_child(python_argv(module, "--help"), cwd=away).returncode == 0
-    assert run_child(python_argv("edge.nothing")).returncode == 1
+    assert run_child(python_argv("boardfit.nothing")).returncode == 1
     assert not (away / "mark").exists()
 
 

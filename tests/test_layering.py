@@ -15,14 +15,17 @@ STDLIB = {*sys.stdlib_module_names, "tomllib"}  # tomllib: imported where it exi
 # Module-level third-party imports that each room may have.
 ALLOWED = {
     "device_profiles": {"tomli"},
-    "edge": {"click", "psutil", "device_profiles", "tomli"},
+    "edge": {"click", "psutil", "boardfit.device_profiles", "tomli"},
     "converters": {
         *("click", "psutil", "numpy", "gguf", "tokenizers", "sentencepiece", "huggingface_hub"),
-        *("yaml", "tqdm", "jinja2", "tomli", "httpx", "edge", "device_profiles"),
+        *("yaml", "tqdm", "jinja2", "tomli", "httpx"),
+        *("boardfit.edge", "boardfit.device_profiles"),
     },
 }
 # What may be imported nowhere outside these files, not even inside a function.
-NEVER_IN_EDGE = {"converters", "torch", "transformers", "gguf", "tokenizers", "sentencepiece"}
+NEVER_IN_EDGE = {
+    *("boardfit.converters", "torch", "transformers", "gguf", "tokenizers", "sentencepiece")
+}
 # Engines whose file is a checkpoint's tokenizer.json bring its library, inside a function.
 EXCEPT = {("edge/engines/hf_tokenizer.py", "tokenizers")}
 # Rooms of edge in the order in which they may know each other; earlier never imports later.
@@ -56,6 +59,11 @@ def python_files(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
+def top_of(name: str) -> str:
+    """`click` of click.testing; of ours, the package: `boardfit.edge` of boardfit.edge.cli."""
+    return ".".join(name.split(".")[: 2 if name.startswith("boardfit.") else 1])
+
+
 def imported(tree: ast.AST, *, module_level: bool) -> set[str]:
     """Dotted names imported in a file; at module level only, TYPE_CHECKING blocks left out."""
     names: set[str] = set()
@@ -65,7 +73,11 @@ def imported(tree: ast.AST, *, module_level: bool) -> set[str]:
             if isinstance(child, ast.Import):
                 names.update(alias.name for alias in child.names)
             elif isinstance(child, ast.ImportFrom) and child.level == 0 and child.module:
-                names.add(child.module)
+                ours = child.module in ("boardfit", "boardfit.edge")
+                names.update(
+                    f"{child.module}.{alias.name}" if ours else child.module
+                    for alias in child.names
+                )
             elif (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test)) or (
                 module_level and isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
             ):
@@ -82,11 +94,11 @@ def test_module_level_imports_stay_in_their_room(package: str) -> None:
     wrong = []
     for path in python_files(package):
         for name in imported(ast.parse(path.read_text()), module_level=True):
-            top = name.split(".")[0]
+            top, own = top_of(name), f"boardfit.{package}"
             training = "sample" in path.parts and top in {"torch", "safetensors"}
             # Workers run in the pinned environments of converters/environments.toml.
             worker = path.parent.name.endswith("_worker")
-            if top not in STDLIB | ALLOWED[package] | {package} and not (training or worker):
+            if top not in STDLIB | ALLOWED[package] | {own} and not (training or worker):
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong, wrong
 
@@ -96,7 +108,7 @@ def test_edge_never_imports_the_host_side() -> None:
         f"{path.relative_to(ROOT)} imports {name}"
         for path in python_files("edge")
         for name in imported(ast.parse(path.read_text()), module_level=False)
-        if name.split(".")[0] in NEVER_IN_EDGE and (str(path.relative_to(ROOT)), name) not in EXCEPT
+        if top_of(name) in NEVER_IN_EDGE and (str(path.relative_to(ROOT)), name) not in EXCEPT
     ]
     assert not wrong, wrong
 
@@ -109,8 +121,8 @@ def test_rooms_of_edge_import_downwards_only() -> None:
             continue
         assert room in LEVEL, f"edge/{room} has no place in the order above: give it one"
         for name in imported(ast.parse(path.read_text()), module_level=False):
-            parts = name.split(".")
-            if parts[0] == "edge" and len(parts) > 1 and LEVEL[parts[1]] > LEVEL[room]:
+            parts = name.removeprefix("boardfit.").split(".")
+            if parts[0] == "edge" and LEVEL.get(parts[1], -1) > LEVEL[room]:
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong, wrong
 
@@ -125,41 +137,42 @@ def test_report_reads_stored_results_and_never_an_engine() -> None:
     ("code", "extra"),
     [
         ("from boardfit import edge", set()),
-        ("import boardfit.edge.cli; boardfit.edge.cli.load_table()", {"click", "converters"}),
+        (
+            "import boardfit.edge.cli; boardfit.edge.cli.load_table()",
+            {"click", "boardfit.converters"},
+        ),
     ],
 )
 def test_importing_stays_light(code: str, extra: set[str]) -> None:
     """In a fresh interpreter, without site packages' own start-up imports being blamed on us."""
-    script = (
-        "import sys; before = set(sys.modules)\n"
-        f"{code}\n"
-        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before}))"
-    )
+    script = f"import sys; before = set(sys.modules)\n{code}\nprint(*(set(sys.modules) - before))"
     output = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout
-    loaded = {name for name in output.split() if name not in STDLIB and not name.startswith("_")}
-    assert loaded <= {"edge", "device_profiles", *extra}, loaded
+    tops = {top_of(name) for name in output.split()}
+    loaded = {top for top in tops if top not in STDLIB and not top.startswith("_")}
+    assert loaded <= {"boardfit", "boardfit.edge", "boardfit.device_profiles", *extra}, loaded
 
 
 def test_help_imports_no_command() -> None:
     script = (
         "import sys\nfrom boardfit.edge.cli import edge\n"
         "edge.main(['--help'], standalone_mode=False)\n"
-        "print('LOADED', *sorted(m for m in sys.modules if m.startswith(('edge', 'converters'))))"
+        "print('LOADED', *sorted(m for m in sys.modules if m.startswith('boardfit')))"
     )
     output = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout
     loaded = set(output.split("LOADED", 1)[1].split())
     assert loaded <= {
-        "edge",
+        "boardfit",
+        "boardfit.edge",
         "boardfit.edge.cli",
         "boardfit.edge.entry_points",
         "boardfit.edge.errors",
         "boardfit.edge.search_path",
         "boardfit.edge.units",
-        "converters",
+        "boardfit.converters",
         "boardfit.converters.cli",
     }
     assert "build" in output and "chat" in output

@@ -1,4 +1,4 @@
-"""Our own wheel for the board: `edge` and `device_profiles`, without the host's side."""
+"""Our own wheel for the board: `boardfit` without the host's side, `boardfit.converters`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from boardfit import device_profiles, edge
 from boardfit.converters.board_engine.wheel_file import wheel_name, write_wheel
+from boardfit.edge import __version__
+from boardfit.edge.child import OUR_FOLDER
 from boardfit.edge.errors import EngineMissingError
 from boardfit.edge.requirements import split_requirements
 
@@ -16,6 +17,7 @@ from boardfit.edge.requirements import split_requirements
 _BUILD = "1board"
 # Extras that no board has; the others stand in the metadata, so that messages there can name them.
 _OF_DEVELOPERS = ("test", "train")
+_ROOMS = ("edge", "device_profiles")
 _SKIPPED = ("__pycache__",)
 
 
@@ -46,7 +48,7 @@ def own_wheel(extra: str) -> OwnWheel:
             f"the installed boardfit does not know the extra {extra!r}",
             next_step="install it again: pip install -e '.[host]'",
         )
-    version = edge.__version__
+    version = __version__
     requirements = (*base, *extras[extra])
     metadata = (
         f"Metadata-Version: 2.4\nName: boardfit\nVersion: {version}\n"
@@ -55,10 +57,12 @@ def own_wheel(extra: str) -> OwnWheel:
         + "".join(f"Requires-Dist: {text}\n" for text in requirements)
         + "".join(extra_metadata(name, texts) for name, texts in sorted(extras.items()))
     )
-    files = package_files(Path(edge.__file__).parent)
-    files |= package_files(Path(device_profiles.__file__).parent)
+    files = board_files(Path(OUR_FOLDER))
     info = {
-        "entry_points.txt": b"[console_scripts]\nedge = boardfit.edge.supervisor:main\n",
+        "entry_points.txt": (
+            b"[console_scripts]\nedge = boardfit.edge.supervisor:main\n"
+            b"boardfit = boardfit.edge.supervisor:main\n"
+        ),
         "licenses/LICENSE": read_license(distribution),
     }
     data = write_wheel(
@@ -80,11 +84,13 @@ def extra_metadata(name: str, requirements: Sequence[str]) -> str:
     return "".join(lines)
 
 
-def package_files(package: Path) -> dict[str, bytes]:
-    """A package's files, by path in the wheel."""
+def board_files(folder: Path) -> dict[str, bytes]:
+    """The files of `boardfit` in `folder` that a board needs, by path in the wheel."""
+    package = folder / "boardfit"
+    paths = [*package.glob("*"), *(path for room in _ROOMS for path in (package / room).rglob("*"))]
     return {
-        path.relative_to(package.parent).as_posix(): path.read_bytes()
-        for path in sorted(package.rglob("*"))
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(paths)
         if path.is_file() and not any(part in _SKIPPED for part in path.parts)
     }
 
@@ -94,7 +100,7 @@ def read_license(distribution: importlib.metadata.Distribution) -> bytes:
     text = distribution.read_text("licenses/LICENSE")
     if text is not None:
         return text.encode()
-    path = Path(edge.__file__).parent.parent / "LICENSE"
+    path = Path(__file__).resolve().parents[2] / "LICENSE"
     if not path.is_file():
         raise EngineMissingError(
             "the licence file of boardfit is not installed", next_step="pip install -e ."

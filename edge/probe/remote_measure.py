@@ -20,9 +20,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from boardfit import device_profiles, edge
 from boardfit.device_profiles.profile import ISA_FLAGS, DeviceProfile, KernelSpeed
-from boardfit.edge.child import DEVNULL, TimeoutExpired, start_child
+from boardfit.edge.child import DEVNULL, OUR_FOLDER, TimeoutExpired, start_child
 from boardfit.edge.probe.measure import Measurements
 from boardfit.edge.probe.remote import Target, ssh_command
 from boardfit.edge.units import printable
@@ -57,15 +56,13 @@ _MAIN = "import sys\nfrom boardfit.edge.probe.measure_here import main\nmain(sys
 
 
 def package_archive() -> bytes:
-    """Our two pure-Python packages as a zip file that Python runs."""
+    """What a probe needs of our package as a zip file that Python runs."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("__main__.py", _MAIN)
-        for package, folders in ((edge, ("", "probe")), (device_profiles, ("", "cost"))):
-            root = Path(package.__file__ or "").parent
-            for folder in folders:
-                for path in sorted((root / folder).glob("*.py")):
-                    archive.write(path, f"{root.name}/{path.relative_to(root).as_posix()}")
+        for folder in ("", "edge", "edge/probe", "device_profiles", "device_profiles/cost"):
+            for path in sorted(Path(OUR_FOLDER, "boardfit", folder).glob("*.py")):
+                archive.write(path, path.relative_to(OUR_FOLDER).as_posix())
     return buffer.getvalue()
 
 

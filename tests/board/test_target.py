@@ -69,9 +69,11 @@ def test_our_own_wheel_is_the_boards_side_alone() -> None:
     assert any(r.startswith("llama-cpp-python") for r in wheel.requirements)
     with zipfile.ZipFile(io.BytesIO(wheel.data)) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
+        rooms = {"".join(name.split("/")[1:2]) for name in archive.namelist()}
         entry_points = archive.read("boardfit-0.1.0.dist-info/entry_points.txt").decode()
         metadata = archive.read("boardfit-0.1.0.dist-info/METADATA").decode()
-    assert tops == {"edge", "device_profiles", "boardfit-0.1.0.dist-info"}
+    assert tops == {"boardfit", "boardfit-0.1.0.dist-info"}
+    assert {"__init__.py", "edge", "device_profiles"} <= rooms and "converters" not in rooms
     assert "converters" not in entry_points
     # Our name on the index is a stranger's: pip must never be asked for it.
     assert not any(r.lower().startswith("boardfit") for r in wheel.requirements)

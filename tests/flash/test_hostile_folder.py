@@ -62,11 +62,12 @@ exec(os.environ.pop("TEST_CODE"))
 EDGE = "from boardfit.edge.cli import main; main()"
 
 MODULES = (
+    "boardfit",
     *("psutil", "json", "click", "edge", "site", "sitecustomize", "usercustomize", "pip", "venv"),
     *("runpy", "encodings", "os", "numpy", "llama_cpp", "jinja2", "converters", "device_profiles"),
     *("gevent", "pyinfra", "matplotlib", "ensurepip", "subprocess", "__main__", "conftest"),
 )
-PACKAGES = ("edge", "encodings", "venv", "pip", "converters", "llama_cpp", "psutil")
+PACKAGES = ("boardfit", "edge", "encodings", "venv", "pip", "converters", "llama_cpp", "psutil")
 PROGRAMS_THERE = (
     *("ssh", "sh", "adb", "rsync", "sftp", "git", "docker-credential-x", "python3", "python"),
     *("uname", "fc-list", "lsblk", "debugfs", "e2fsck", "resize2fs", "dumpe2fs", "openssl"),

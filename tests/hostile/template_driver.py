@@ -13,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
+    sys.path.insert(0, str(ROOT / "src"))
 
 from boardfit.edge.errors import EdgeError  # noqa: E402 (after the checkout is on the path)
 from boardfit.edge.template import render  # noqa: E402

@@ -22,7 +22,7 @@ def seen(litert_python: Path) -> dict[str, Any]:
         [litert_python, DRIVER],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/src"},
         check=False,
     )
     assert result.returncode == 0, result.stderr[-2000:]

@@ -34,10 +34,8 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
     package = tmp_path / "jobs"
     package.mkdir()
     shutil.copy(JOBS, package / "worker_jobs.py")
-    root = Path(worker.__file__).resolve().parent.parent
-    for name in ("edge", "converters", "device_profiles"):
-        (tmp_path / name).symlink_to(root / name)
-    monkeypatch.setattr(worker, "_PACKAGES", ("edge", "converters", "device_profiles", "jobs"))
+    (tmp_path / "boardfit").symlink_to(worker._root() / "boardfit")
+    monkeypatch.setattr(worker, "_PACKAGES", ("boardfit", "jobs"))
     monkeypatch.setattr(worker, "_root", lambda: tmp_path)
 
     def call(name: str, **options: Any) -> dict[str, Any]:
@@ -111,15 +109,14 @@ def test_the_child_goes_when_we_are_killed(tmp_path: Path) -> None:
     package = tmp_path / "converters_jobs"
     package.mkdir()
     shutil.copy(JOBS, package / "worker_jobs.py")
-    root = Path(worker.__file__).resolve().parent.parent
+    root = worker._root()
     code = f"""
 import sys
 sys.path.insert(0, {str(root)!r})
 from pathlib import Path
 from boardfit.converters import worker
-worker._PACKAGES = ("edge", "converters", "device_profiles", "converters_jobs")
-for name in worker._PACKAGES[:3]:
-    (Path({str(tmp_path)!r}) / name).symlink_to(Path({str(root)!r}) / name)
+worker._PACKAGES = ("boardfit", "converters_jobs")
+(Path({str(tmp_path)!r}) / "boardfit").symlink_to(worker._root() / "boardfit")
 worker._root = lambda: Path({str(tmp_path)!r})
 worker.run_worker(Path(sys.executable), "converters_jobs.worker_jobs", {{"job": "sleep"}},
                   say=lambda pid: print(pid, flush=True))

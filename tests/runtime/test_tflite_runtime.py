@@ -77,7 +77,7 @@ def seen(
         text=True,
         timeout=180,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/src"},
     )
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stderr == "", "the runtime's greetings stay inside"

@@ -287,7 +287,7 @@ def test_a_bind_mount_is_judged_by_what_is_mounted(board: Path, tmp_path: Path) 
     require("unshare", "mount")
     mounted = tmp_path / "mounted here"
     mounted.mkdir()
-    script = MOUNTED.format(root=str(ROOT), inside=str(mounted))
+    script = MOUNTED.format(root=f"{ROOT}/src", inside=str(mounted))
     quoted = [str(board / "current/bundle"), str(mounted), sys.executable, script]
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", 'mount --bind "$1" "$2" && exec "$3" -c "$4"', "sh", *quoted],

@@ -1,0 +1,3 @@
+"""`python -m boardfit`: the `edge` command without its script on the PATH."""
+
+from boardfit.edge import __main__  # noqa: F401
