@@ -1,8 +1,8 @@
 """The `edge` command: a table of commands, each imported only when it is called.
 
-`edge --help` reads the table alone, so it stays fast with every engine installed. Host packages add
-commands through the `edge.commands` entry-point group: each entry names a table like `COMMANDS`.
-This is also the only place that prints an error and turns it into an exit code.
+`edge --help` reads the table alone, so it stays fast with every engine installed. Commands of the
+host stand in it as well: a board, which lacks them, can say what they need. This is also the only
+place that prints an error and turns it into an exit code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import click
 
-from boardfit.edge.entry_points import load_entry_points
 from boardfit.edge.errors import EdgeError, EngineMissingError, UsageError
 from boardfit.edge.search_path import safe_search_path
 from boardfit.edge.units import did_you_mean, printable
@@ -24,25 +23,84 @@ from boardfit.edge.units import did_you_mean, printable
 
 class Command(NamedTuple):
     """One line of the table: where the click command lives, what `--help` says of it, and the pip
-    extra that brings what it imports (None: nothing beyond the base installation).
+    extra that brings what it imports (None: nothing beyond the base installation). `on_board` is
+    what runs in its place where the host's side is not installed.
     """
 
     target: str  # "module:attribute"
     help: str
     extra: str | None = None
+    on_board: str | None = None
 
 
+_HOST = "boardfit.converters"
+#: Every command, in the order of `--help`: the way a model travels, then the tools.
 COMMANDS: dict[str, Command] = {
-    "chat": Command("boardfit.edge.chat:chat", "Chat with a bundle, offline."),
-    "run": Command("boardfit.edge.run:run", "Answer one prompt, from a pipe too, as text or JSON."),
-    "bench": Command(
-        "boardfit.edge.bench.command:bench", "Measure memory, time to first token and tokens/s."
+    "devices": Command(
+        "boardfit.edge.devices_command:devices", "List the known boards and their facts."
+    ),
+    "probe": Command(
+        "boardfit.edge.probe.command:probe",
+        "Identify and measure a board: this one, over ssh or adb.",
+    ),
+    "plan": Command(
+        "boardfit.converters.plan_command:plan",
+        "Show what fits a board, how fast, how good, and why.",
+        "convert",
+    ),
+    "build": Command(
+        "boardfit.converters.build_command:build_command",
+        "Build a 4-bit artifact sized to a board, in a bundle.",
+        "host",
+    ),
+    "bundle": Command(
+        "boardfit.edge.bundle_command:bundle", "Show, verify, sign, pack or unpack a bundle."
+    ),
+    "key": Command(
+        "boardfit.edge.flash.key_command:key",
+        "Manage signing keys and restrict boards to signed bundles.",
+    ),
+    "push": Command(
+        "boardfit.converters.oci.command:push_command", "Push a bundle to an OCI registry.", "host"
+    ),
+    "pull": Command(
+        "boardfit.converters.oci.command:pull_command",
+        "Pull a bundle from an OCI registry.",
+        "host",
+    ),
+    "rehearse": Command(
+        "boardfit.converters.rehearse.command:rehearse_command",
+        "Install and run a bundle under emulation of its board.",
+        "host",
+    ),
+    "flash": Command(
+        "boardfit.edge.flash.command:flash_command",
+        "Put a bundle on a board, image, card or folder.",
+    ),
+    "slots": Command(
+        "boardfit.edge.flash.slots_command:slots", "List, verify or delete the releases on a board."
+    ),
+    "rollback": Command(
+        "boardfit.edge.flash.command:rollback_command", "Restore the previous release of a board."
     ),
     "tasks": Command(
         "boardfit.edge.tasks.command:tasks",
         "List built-in tasks with typical prompt and answer lengths.",
     ),
-    "race": Command("boardfit.edge.race.command:race", "Find the fastest engine on this machine."),
+    "run": Command("boardfit.edge.run:run", "Answer one prompt, from a pipe too, as text or JSON."),
+    "chat": Command("boardfit.edge.chat:chat", "Chat with a bundle, offline."),
+    "states": Command(
+        "boardfit.edge.states_command:states", "List, measure or delete saved KV states."
+    ),
+    "bench": Command(
+        "boardfit.edge.bench.command:bench", "Measure memory, time to first token and tokens/s."
+    ),
+    "race": Command(
+        "boardfit.converters.race_command:race_command",
+        "Find the fastest engine on this machine.",
+        "host",
+        on_board="boardfit.edge.race.command:race",
+    ),
     "watch": Command(
         "boardfit.edge.watch.command:watch", "Show live tokens/s, memory, heat and throttling."
     ),
@@ -53,97 +111,67 @@ COMMANDS: dict[str, Command] = {
         "boardfit.edge.report.compare_command:compare_command",
         "Compare benchmark runs with a baseline, with confidence intervals.",
     ),
-    "devices": Command(
-        "boardfit.edge.devices_command:devices", "List the known boards and their facts."
+    "engine": Command(
+        "boardfit.converters.board_engine.command:engine", "Compile engines for boards.", "host"
     ),
-    "probe": Command(
-        "boardfit.edge.probe.command:probe",
-        "Identify and measure a board: this one, over ssh or adb.",
-    ),
-    "flash": Command(
-        "boardfit.edge.flash.command:flash_command",
-        "Put a bundle on a board, image, card or folder.",
-    ),
-    "rollback": Command(
-        "boardfit.edge.flash.command:rollback_command", "Restore the previous release of a board."
-    ),
-    "slots": Command(
-        "boardfit.edge.flash.slots_command:slots", "List, verify or delete the releases on a board."
-    ),
-    "key": Command(
-        "boardfit.edge.flash.key_command:key",
-        "Manage signing keys and restrict boards to signed bundles.",
-    ),
-    "states": Command(
-        "boardfit.edge.states_command:states", "List, measure or delete saved KV states."
-    ),
-    "bundle": Command(
-        "boardfit.edge.bundle_command:bundle", "Show, verify, sign, pack or unpack a bundle."
+    "imatrix": Command(
+        "boardfit.converters.imatrix_command:imatrix",
+        "Measure a model's activations over a text.",
+        "host",
     ),
 }
-
-# The order in `--help`: the way a model travels. Commands from elsewhere come after.
-ORDER = (
-    *("devices", "probe", "plan", "build", "bundle", "key", "push", "pull", "rehearse"),
-    *("flash", "slots", "rollback", "tasks", "run", "chat", "states"),
-    *("bench", "race", "watch", "report"),
-)
-
-
-def load_table() -> dict[str, Command]:
-    """Our commands and those that installed packages add through `edge.commands`."""
-    table = dict(COMMANDS)
-    for added in load_entry_points("edge.commands"):
-        table.update(added)
-    rank = {name: i for i, name in enumerate(ORDER)}
-    return dict(sorted(table.items(), key=lambda item: (rank.get(item[0], len(rank)), item[0])))
 
 
 class TableGroup(click.Group):
     """A click group whose commands come from the table and are imported when called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self._table(ctx))
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        table = self._table(ctx)
-        if cmd_name not in table:
-            known = ", ".join(table)
+        if cmd_name not in COMMANDS:
+            known = ", ".join(COMMANDS)
             raise UsageError(
-                f"there is no command {cmd_name!r}.{did_you_mean(cmd_name, table)}",
+                f"there is no command {cmd_name!r}.{did_you_mean(cmd_name, COMMANDS)}",
                 next_step=f"commands: {known}",
             )
-        return import_command(cmd_name, table[cmd_name])
+        return import_command(cmd_name, COMMANDS[cmd_name])
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in self._table(ctx).items()])
-
-    @staticmethod
-    def _table(ctx: click.Context) -> dict[str, Command]:
-        table: dict[str, Command] = (
-            ctx.find_root().meta.setdefault("edge.table", None) or load_table()
-        )
-        ctx.find_root().meta["edge.table"] = table
-        return table
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
 
 def import_command(name: str, entry: Command) -> click.Command:
-    """Import one command. Raises EngineMissingError with the pip line when its extra is missing."""
-    module_name, _, attribute = entry.target.partition(":")
+    """Import one command. Raises EngineMissingError that names the packages when its extra, or the
+    host's side of boardfit, is missing.
+    """
     try:
-        module = importlib.import_module(module_name)
+        return _import(entry.target)
     except ModuleNotFoundError as error:
-        ours = (error.name or "").split(".")[0] == "boardfit"
-        if ours or entry.extra is None:
+        missing = error.name or ""
+        no_host = missing == _HOST
+        if no_host and entry.on_board:
+            return _import(entry.on_board)
+        if entry.extra is None or (missing.startswith("boardfit") and not no_host):
             raise
         from boardfit.edge.requirements import install_line
 
+        line = install_line(entry.extra)
+        if no_host:
+            raise EngineMissingError(
+                f"`edge {name}` runs on a host; this board has only the board's side of boardfit",
+                next_step=f"run it where boardfit's sources and these packages are: {line}",
+            ) from None
         raise EngineMissingError(
-            f"`edge {name}` needs the Python package {error.name!r}, which is not installed",
-            next_step=install_line(entry.extra),
+            f"`edge {name}` needs the Python package {missing!r}, which is not installed",
+            next_step=line,
         ) from None
-    command: click.Command = getattr(module, attribute)
+
+
+def _import(target: str) -> click.Command:
+    module, _, attribute = target.partition(":")
+    command: click.Command = getattr(importlib.import_module(module), attribute)
     return command
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
-from boardfit.edge.cli import COMMANDS, edge, import_command, load_table, main
+from boardfit.converters.offline.own_wheel import own_wheel
+from boardfit.edge.cli import COMMANDS, edge, import_command, main
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError
 
 
@@ -22,9 +25,8 @@ def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, 
 
 
 def test_every_command_in_the_table_exists_and_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    table = load_table()
-    assert {"plan", "build"} <= set(table), "the host's commands come through the entry point"
-    for name, entry in table.items():
+    assert {"plan", "build"} <= set(COMMANDS), "the host's commands are in the table"
+    for name, entry in COMMANDS.items():
         command = import_command(name, entry)
         assert command.help, name
         code, out, _ = run([name, "--help"], capsys)
@@ -78,7 +80,7 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(EngineMissingError) as caught:
-        import_command("build", load_table()["build"])
+        import_command("build", COMMANDS["build"])
     assert "pip install" in (caught.value.next_step or "")
     assert "'gguf==0.19.*'" in (caught.value.next_step or "")
 
@@ -122,3 +124,34 @@ def test_every_command_and_option_has_help_in_short_plain_sentences() -> None:
             for sentence in re.split(r"[.:;]\s|\n\n", text):
                 n_words = len(sentence.split())
                 assert n_words <= 20, f"{name}, {where}: {n_words} words: {sentence}"
+
+
+BOARD = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from boardfit.edge.cli import main
+main()
+"""
+
+
+def run_on_board(wheel: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line of the board's own wheel, which comes before everything installed here."""
+    return subprocess.run(
+        [sys.executable, "-I", "-c", BOARD, str(wheel), *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_board_says_what_a_command_of_the_host_needs(tmp_path: Path) -> None:
+    made = own_wheel("llama")
+    wheel = tmp_path / made.name
+    wheel.write_bytes(made.data)
+    for name, entry in COMMANDS.items():
+        done = run_on_board(wheel, name, "--help")
+        if entry.extra is None or entry.on_board:
+            assert done.returncode == 0 and "Usage: edge" in done.stdout, done.stderr
+            continue
+        error, next_step = done.stderr.splitlines()
+        assert done.returncode == 5 and f"`edge {name}` runs on a host" in error
+        assert "pip install" in next_step and "'gguf==0.19.*'" in next_step
+    assert "plan" in run_on_board(wheel, "--help").stdout

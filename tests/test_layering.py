@@ -30,7 +30,7 @@ NEVER_IN_EDGE = {
 EXCEPT = {("edge/engines/hf_tokenizer.py", "tokenizers")}
 # Rooms of edge in the order in which they may know each other; earlier never imports later.
 ORDER = (
-    ("errors", "units", "last_words", "entry_points", "search_path", "child"),
+    ("errors", "units", "last_words", "search_path", "child"),
     ("input_folder", "requirements"),
     ("types", "atomic", "rooted", "ggml_types", "opened_file", "filekind", "terminal"),
     ("interrupt", "line_reader", "live"),
@@ -137,10 +137,7 @@ def test_report_reads_stored_results_and_never_an_engine() -> None:
     ("code", "extra"),
     [
         ("from boardfit import edge", set()),
-        (
-            "import boardfit.edge.cli; boardfit.edge.cli.load_table()",
-            {"click", "boardfit.converters"},
-        ),
+        ("import boardfit.edge.cli", {"click"}),
     ],
 )
 def test_importing_stays_light(code: str, extra: set[str]) -> None:
@@ -168,11 +165,8 @@ def test_help_imports_no_command() -> None:
         "boardfit",
         "boardfit.edge",
         "boardfit.edge.cli",
-        "boardfit.edge.entry_points",
         "boardfit.edge.errors",
         "boardfit.edge.search_path",
         "boardfit.edge.units",
-        "boardfit.converters",
-        "boardfit.converters.cli",
     }
     assert "build" in output and "chat" in output

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from boardfit.edge.cli import load_table
+from boardfit.edge.cli import COMMANDS
 from boardfit.edge.engines import ENGINES
 from boardfit.edge.requirements import holds_for, install_line, split_requirements
 
@@ -165,7 +165,7 @@ def test_every_call_finds_its_packages(where: str, arguments: list[str]) -> None
 
 
 def test_tables_name_extras_that_exist() -> None:
-    extras = {entry.extra for entry in load_table().values() if entry.extra}
+    extras = {entry.extra for entry in COMMANDS.values() if entry.extra}
     extras |= {engine.extra for engine in ENGINES.values()}
     assert extras and extras <= set(EXTRAS)
     for engine in ENGINES.values():

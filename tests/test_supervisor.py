@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from boardfit.converters.rehearse.limits import memory_limit
-from boardfit.edge.cli import load_table
+from boardfit.edge.cli import COMMANDS
 from boardfit.edge.units import MIB
 
 # Runs in place of a command: the death that native code would die.
@@ -62,7 +62,7 @@ def test_the_death_of_native_code_is_one_sentence(name: str) -> None:
     assert lines[1].startswith("  next: ")
 
 
-@pytest.mark.parametrize("command", sorted(load_table()))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_has_it(command: str) -> None:
     code, _, err = run("os.abort()", command)
     assert code == 5 and err.startswith(f"error: edge {command}: ")

@@ -46,10 +46,5 @@ def rehearse(bundle: Bundle, reporter: Reporter) -> str | None:
 
 
 def is_available() -> bool:
-    """Whether an installed package adds the command, and its module is there."""
-    from importlib.metadata import entry_points
-
-    for entry in entry_points(group="edge.commands"):
-        if command := entry.load().get("rehearse"):
-            return importlib.util.find_spec(command.target.partition(":")[0]) is not None
-    return False
+    """Whether the host's side of boardfit is installed, which rehearses."""
+    return importlib.util.find_spec("boardfit.converters") is not None
