@@ -7,7 +7,7 @@ place that prints an error and turns it into an exit code.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import click
 
-from boardfit.edge.errors import EdgeError, EngineMissingError, UsageError
+from boardfit.edge.errors import EdgeError, UsageError
 from boardfit.edge.search_path import safe_search_path
 from boardfit.edge.units import did_you_mean, printable
 
@@ -33,7 +33,6 @@ class Command(NamedTuple):
     on_board: str | None = None
 
 
-_HOST = "boardfit.converters"
 #: Every command, in the order of `--help`: the way a model travels, then the tools.
 COMMANDS: dict[str, Command] = {
     "devices": Command(
@@ -146,32 +145,16 @@ def import_command(name: str, entry: Command) -> click.Command:
     """Import one command. Raises EngineMissingError that names the packages when its extra, or the
     host's side of boardfit, is missing.
     """
-    try:
-        return _import(entry.target)
-    except ModuleNotFoundError as error:
-        missing = error.name or ""
-        no_host = missing == _HOST
-        if no_host and entry.on_board:
-            return _import(entry.on_board)
-        if entry.extra is None or (missing.startswith("boardfit") and not no_host):
-            raise
-        from boardfit.edge.requirements import install_line
-
-        line = install_line(entry.extra)
-        if no_host:
-            raise EngineMissingError(
-                f"`edge {name}` runs on a host; this board has only the board's side of boardfit",
-                next_step=f"run it where boardfit's sources and these packages are: {line}",
-            ) from None
-        raise EngineMissingError(
-            f"`edge {name}` needs the Python package {missing!r}, which is not installed",
-            next_step=line,
-        ) from None
-
-
-def _import(target: str) -> click.Command:
+    target = entry.target
+    if entry.on_board and importlib.util.find_spec("boardfit.converters") is None:
+        target = entry.on_board
     module, _, attribute = target.partition(":")
-    command: click.Command = getattr(importlib.import_module(module), attribute)
+    try:
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        from boardfit.edge.requirements import explain_missing
+
+        raise explain_missing(error, f"`edge {name}`", entry.extra) from None
     return command
 
 

@@ -1,7 +1,8 @@
 """Which packages to install, by their own names, as boardfit's installed metadata states them.
 
-The name `boardfit` on the package index belongs to a stranger. No message of ours asks for it
-there, so extras are taken apart: `install_line("report")` is `pip install 'matplotlib>=3.9,<4' …`.
+Nothing of ours is published, so `boardfit` on a package index would be a stranger's. No message of
+ours asks for it there. Extras are taken apart: `install_line("report")` is `pip install
+'matplotlib>=3.9,<4' …`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,32 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
+from boardfit.edge.errors import EngineMissingError
+
 OURS = "boardfit"
 _EXTRA = re.compile(r"""\bextra\s*==\s*["']([^"']+)["']""")
 _PYTHON = re.compile(r"""python_version\s*(<=|>=|==|!=|<|>)\s*["'](\d+)\.(\d+)["']""")
 _OURSELVES = re.compile(rf"{OURS}\s*\[([^\]]*)\]", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def explain_missing(error: ModuleNotFoundError, what: str, extra: str | None) -> Exception:
+    """The error to raise when `what` cannot be imported: it names the packages of its extra, and
+    the host where this is a board. A module of ours that is missing is a fault: `error` itself.
+    """
+    missing = error.name or ""
+    is_board = missing == "boardfit.converters"
+    if extra is None or (missing.split(".")[0] == OURS and not is_board):
+        return error
+    if is_board:
+        return EngineMissingError(
+            f"{what} runs on a host; this board has only the board's side of {OURS}",
+            next_step=f"use a host with {OURS}'s sources and these packages: {install_line(extra)}",
+        )
+    return EngineMissingError(
+        f"{what} needs the Python package {missing!r}, which is not installed",
+        next_step=install_line(extra),
+    )
 
 
 def install_line(extra: str, *names: str) -> str:

@@ -43,13 +43,13 @@ ORDER = (
     ("admission",),
     ("timed_session",),
     ("timed_open",),
-    ("model_options", "chat_stats", "chat", "run", "bench", "report"),
+    ("model", "model_options", "chat_stats", "chat", "run", "bench", "report"),
     ("devices_command", "bundle_pair", "states_command"),
     ("bundle_command",),
     ("race", "watch"),
     ("slots",),
     ("flash",),
-    ("cli",),
+    ("cli", "api"),
     ("supervisor",),
 )
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
@@ -136,7 +136,8 @@ def test_report_reads_stored_results_and_never_an_engine() -> None:
 @pytest.mark.parametrize(
     ("code", "extra"),
     [
-        ("from boardfit import edge", set()),
+        ("import boardfit", set()),
+        ("from boardfit import edge, errors", set()),
         ("import boardfit.edge.cli", {"click"}),
     ],
 )

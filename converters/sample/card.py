@@ -29,6 +29,7 @@ A {n_millions} million parameter Llama that turns a request into one line of JSO
 dozen plain questions about itself. It ships inside boardfit so that the first run needs no
 download, and so that the loss from a 4-bit recipe can be measured as a task with right and wrong
 answers. It is a sample, not a general assistant: it knows nothing outside the lists below.
+Its weights call the project edgekit, the name it had when they were trained.
 
 Licence: Apache-2.0, weights included. All training data comes from
 `converters/sample/generator.py`; no text was taken from elsewhere.

@@ -195,31 +195,52 @@ def bench(
         bar.close()
         store(made, output, as_json)
         return
-    with closing(opened.engine) as engine:
-        info = engine.describe()
-        publish_model(opened.name, info)
-        tests = make_tests(engine.n_ctx, quick=quick, n_gen=n_gen)
-        warm = None
-        if cool_below is not None:
-            warm = wait_until_cool(cool_below, say=lambda text: click.echo(text, err=True))
-        before, bar = machine_state(), TestProgress()
-        runs = run_tests(engine, tests, repeats=repeats, progress=bar)
-        if sustained:
-            runs.append(run_sustained(engine, seconds=60 * minutes, progress=bar))
-        bar.close()
-        states = {"before": before, "after": machine_state()}
-        if warm is not None:
-            for run in runs:
-                run.flags.append(warm)
-    runs += load_runs(info.name, opened, model_path, repeats=min(repeats, MIN_REPEATS))
+    publish_model(opened.name, opened.engine.describe())
     repeat = command_line(model, quick, repeats, n_gen, n_threads, n_ctx, kv_type)
     if sustained:
         repeat = repeat.replace("--quick", f"--protocol sustained --minutes {minutes:g}", 1)
+    warm = None
     if cool_below is not None:
         repeat += f" --cool-below {cool_below:g}"
-    subject = subject_of(opened, model_path)
-    records = make_records(runs, subject, info, repeat, asdict(baseline), states=states)
+        warm = wait_until_cool(cool_below, say=lambda text: click.echo(text, err=True))
+    bar = TestProgress()
+    records = measure_model(
+        opened, repeat, asdict(baseline), quick=quick, repeats=repeats, n_gen=n_gen,
+        sustained_s=60 * minutes if sustained else None, flag=warm, progress=bar,
+    )  # fmt: skip
     store(records, output, as_json)
+
+
+def measure_model(
+    opened: OpenModel,
+    command: str,
+    baseline: dict[str, Any],
+    *,
+    quick: bool,
+    repeats: int = MIN_REPEATS,
+    n_gen: int | None = None,
+    sustained_s: float | None = None,
+    flag: str | None = None,
+    progress: TestProgress | None = None,
+) -> list[dict[str, Any]]:
+    """The records of every test of an open language model, which is closed then. `command` repeats
+    the run, `baseline` is this process's memory before the model was opened, `flag` marks all runs.
+    """
+    bar = progress or TestProgress(quiet=True)
+    with closing(opened.engine) as engine:
+        info = engine.describe()
+        tests, before = make_tests(engine.n_ctx, quick=quick, n_gen=n_gen), machine_state()
+        runs = run_tests(engine, tests, repeats=repeats, progress=bar)
+        if sustained_s is not None:
+            runs.append(run_sustained(engine, seconds=sustained_s, progress=bar))
+        bar.close()
+        states = {"before": before, "after": machine_state()}
+        for run in runs:
+            run.flags += [flag] if flag else []
+    model_path = opened.bundle.model_path if opened.bundle else opened.path
+    runs += load_runs(info.name, opened, model_path, repeats=min(repeats, MIN_REPEATS))
+    subject = subject_of(opened, model_path)
+    return make_records(runs, subject, info, command, baseline, states=states)
 
 
 def store(records: list[dict[str, Any]], output: Path | None, as_json: bool) -> None:
@@ -283,10 +304,10 @@ def command_line(model: Path, quick: bool, repeats: int, *options: object) -> st
 class TestProgress:
     """One line on a terminal: which test runs, how far, how long to go."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         self._start = datetime.now(timezone.utc)
         self._stream = sys.stderr
-        self._live = self._stream.isatty()
+        self._live = not quiet and self._stream.isatty()
 
     def __call__(self, done: int, total: int, label: str) -> None:
         if not self._live:

@@ -1,7 +1,6 @@
 """Rehearse a bundle before a flash, if the host's packages are installed.
 
-It lives on the host side, which the board's half never imports: the command is looked up in the
-table of commands that installed packages add, and run as a process.
+It lives on the host side, which the board's half never imports: the command is run as a process.
 """
 
 from __future__ import annotations

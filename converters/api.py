@@ -1,0 +1,76 @@
+"""What `import boardfit` offers on a host beside `boardfit.edge.api`: `plan` and `build`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from boardfit.converters.build import BuildRequest
+from boardfit.converters.build import build as build_all
+from boardfit.converters.build_jobs import plan_any
+from boardfit.converters.formats.table import GGUF, parse_formats
+from boardfit.converters.plan import PlanOptions
+from boardfit.converters.plan_command import load_devices
+from boardfit.converters.plan_learned import read_learned
+from boardfit.converters.progress import TerminalReporter
+from boardfit.converters.quality.building import QualityOptions
+from boardfit.converters.source.resolve import open_model
+from boardfit.device_profiles.catalog import THIS_MACHINE
+from boardfit.edge.bundle import Bundle
+from boardfit.edge.errors import UsageError
+from boardfit.edge.types import Plan
+
+__all__ = ["build", "plan"]
+
+
+def plan(
+    model: str | Path,
+    device: str = THIS_MACHINE,
+    *,
+    format: str = GGUF,
+    options: PlanOptions | None = None,
+) -> Plan:
+    """What of a model fits a board: recipe, context, memory, speed, and why.
+
+    `model` is a Hugging Face directory, a hub id (owner/name), a .gguf file, or "sample".
+    Raises DoesNotFitError when nothing fits.
+    """
+    (profile,) = load_devices([device])
+    spec = open_model(str(model))
+    return plan_any(spec, profile, one_format(format), options or PlanOptions(), read_learned())
+
+
+def build(
+    model: str | Path,
+    device: str,
+    output: str | Path,
+    *,
+    format: str = GGUF,
+    options: PlanOptions | None = None,
+    with_engine: bool = False,
+    quality: QualityOptions | None = None,
+    overwrite: bool = False,
+) -> Bundle:
+    """Make a 4-bit artifact of a model sized to a board, in a verified bundle at `output`.
+
+    `with_engine` adds the engine, compiled for the board, and all it needs to run there offline.
+    """
+    request = BuildRequest(
+        spec=open_model(str(model)),
+        devices=tuple(load_devices([device])),
+        output=Path(output),
+        options=options or PlanOptions(),
+        overwrite=overwrite,
+        with_engine=with_engine,
+        quality=quality or QualityOptions(),
+        formats=(one_format(format),),
+    )
+    with TerminalReporter(quiet=True) as reporter:
+        (built,) = build_all(request, reporter)
+    return built.bundle
+
+
+def one_format(name: str) -> str:
+    formats = parse_formats(name)
+    if len(formats) != 1:
+        raise UsageError(f"one format at a time, got {name!r}", next_step='for example "auto"')
+    return formats[0]
