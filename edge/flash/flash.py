@@ -212,7 +212,7 @@ def gate(slots: Slots, bundle: Bundle, verdict: Verdict, report: FlashReport) ->
         if current == bundle.id:
             kept = "it was current before this flash and still is; edge rollback goes back"
         elif current:
-            kept = f"{current[:12]} stays current"
+            kept = f"release {current[:12]} stays current"  # an id keeps its small letters
         raise EngineError(
             f"{report.target}: release {bundle.id[:12]} failed its health gate: "
             + "; ".join(verdict.failures)
