@@ -78,5 +78,5 @@ def test_the_page_runs_as_it_is_written(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for expected in ("edgekit-assistant", "Sample", '"room":"kitchen"', "met, ", "edge report"):
         assert expected in done.stdout, done.stdout
-    assert "No such file or directory: 'nothing-here' → give a bundle" in done.stdout
+    assert "no such file or directory: 'nothing-here' → give a bundle" in done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"kit", "card", "results.jsonl"}
