@@ -48,7 +48,9 @@ class Lead:
 
 
 def interpolate(points: Mapping[int, float], x: int, *, flat: bool = False) -> float:
-    """Linear between points; beyond them constant (`flat`), else on with the nearest slope."""
+    """Linear between points; beyond them constant (`flat`), else on with the nearest slope. Behind
+    the last point it does not fall: a longer prompt takes no less time.
+    """
     known = sorted(points.items())
     if len(known) == 1 or (flat and x <= known[0][0]):
         return known[0][1]
@@ -56,7 +58,8 @@ def interpolate(points: Mapping[int, float], x: int, *, flat: bool = False) -> f
         return known[-1][1]
     pairs = list(pairwise(known))
     (x0, y0), (x1, y1) = next((p for p in pairs if x <= p[1][0]), pairs[-1])
-    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    found = y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    return max(found, y1) if x > x1 else found
 
 
 def leads(paces: Sequence[Pace], longest: int, n_answer: int = N_ANSWER) -> list[Lead]:

@@ -59,6 +59,13 @@ def test_the_ratio_is_against_other_bundles_not_other_thread_counts() -> None:
     )
 
 
+def test_a_longer_prompt_is_not_predicted_to_take_less_than_none() -> None:
+    """Two measurements in noise may fall; the line through them would soon be below zero."""
+    noisy = Pace("a", {1: 1.0, 2: 0.001}, {0: 0.1})
+    assert noisy.seconds(300) > 0.001
+    assert len(leads([noisy, Pace("b", {1: 1.0}, {0: 0.1})], 300)) >= 1
+
+
 def test_nobody_to_win_is_an_error() -> None:
     with pytest.raises(ValueError, match="no bundle finished"):
         leads([], 10)
