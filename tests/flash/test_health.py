@@ -29,7 +29,7 @@ PLANNED = replace(PLAN, decode_tps=20.0)
         (replace(GOOD, peak_rss_bytes=70 << 20), None),
         (replace(GOOD, text="  \n", n_out=3), "answered nothing"),
         (replace(GOOD, n_out=0), "answered nothing"),
-        (replace(GOOD, text="\ufffd\ufffd\x00\x01 ok"), "no text"),
+        (replace(GOOD, text="\ufffd\ufffd\x00\x01 ok"), "not text"),
         (replace(GOOD, text="!" * 40), "one character over and over"),
         (replace(GOOD, text="好的，我可以开灯。"), None),
         (replace(GOOD, agreement=0.5), "chooses the host's tokens in only 50%"),

@@ -43,7 +43,7 @@ def test_other_numbers_are_none_or_near_a_product(value: float) -> None:
 
 def test_what_cannot_be_told_apart_is_refused() -> None:
     near = Factors(TAGS, [1.0, FIRST / (FIRST + 1)])
-    with pytest.raises(UnsupportedModelError, match="cannot be told"):
+    with pytest.raises(UnsupportedModelError, match="is ambiguous"):
         near.split(float(FIRST))
 
 

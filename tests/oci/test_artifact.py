@@ -264,7 +264,7 @@ def test_credentials_of_a_helper(
 )  # fmt: skip
 def test_a_helper_is_a_programs_name(tmp_path: Path, helper: str) -> None:
     write_config(tmp_path / "docker", {"credHelpers": {"ghcr.io": helper}})
-    with pytest.raises(InputError, match="no program"):
+    with pytest.raises(InputError, match="not a program"):
         find_credentials("ghcr.io")
 
 

@@ -116,7 +116,7 @@ def test_a_folder_that_was_changed_is_not_measured(folder: Path, tmp_path: Path)
         network.write_bytes(whole)
         for old, new, words in (
             ('"schema": 1', '"schema": 9', "schema 9"),
-            ("boardfit-network", "something", "no record"),
+            ("boardfit-network", "something", "not a record"),
             ('"network": "picture.onnx"', '"network": "../picture.onnx"', "not in 'files'"),
             ('"recipe": "int8"', '"recipe": 8', "recipe"),
             ("{", "[", "not valid JSON"),

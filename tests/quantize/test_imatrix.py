@@ -168,7 +168,7 @@ def test_the_older_format_is_read(tmp_path: Path) -> None:
     ("data", "message"),
     [
         (b"", "empty"),
-        (b"<!DOCTYPE html><html>", "no imatrix"),
+        (b"<!DOCTYPE html><html>", "not an imatrix"),
         (struct.pack("<i", 0), "0 entries"),
         (struct.pack("<i", -5), "-5 entries"),
         (struct.pack("<ii", 1, 2**31 - 1), "name of 2147483647"),
