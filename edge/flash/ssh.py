@@ -138,7 +138,16 @@ class SshBoard:
             f'else exec rsync "$@"; fi\' {lock}'
         )
         command = [
-            *("rsync", "--inplace", "--no-whole-file", "--protect-args", "--stats"),
+            # Times are ignored: a copy made within the second in which the source was written would
+            # count as the source, and stay as it is.
+            *(
+                "rsync",
+                "--inplace",
+                "--ignore-times",
+                "--no-whole-file",
+                "--protect-args",
+                "--stats",
+            ),
             *("--info=progress2", "--no-human-readable", f"--timeout={_RSYNC_SILENCE_S}"),
             *("--rsync-path", there, "-e", shell, "--", str(source.absolute())),
             f"{self._channel.address}:{self.files.root}/{part}",
