@@ -115,13 +115,22 @@ class Stop(BaseException):
     """Stands for Ctrl-C: not an Exception, so the work so far is kept."""
 
 
+def count_lines(out: Path) -> int:
+    journal = journal_path(out)
+    return journal.read_text().count("\n") if journal.exists() else 0
+
+
 def interrupt(spec: ModelSpec, out: Path, after: int, recipe_id: str = "q4_0") -> None:
     """Leave a partial file with at least one tensor promised by the journal."""
 
     def progress(done: int, total: int) -> None:
         nonlocal after
         after -= 1
-        time.sleep(0.005)  # a checkpoint is left out while the one before is still being synced
+        # A checkpoint is left out while the one before is still being synced, which a busy disk
+        # makes slow.
+        n, end_s = count_lines(out), time.monotonic() + 0.1
+        while count_lines(out) == n and time.monotonic() < end_s:
+            time.sleep(0.002)
         if after == 0:
             raise Stop
 
