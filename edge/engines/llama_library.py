@@ -22,8 +22,8 @@ from boardfit.edge.engines.settings import EngineSettings, default_threads
 from boardfit.edge.errors import EngineError, EngineMissingError
 from boardfit.edge.gguf import GgufHeader
 from boardfit.edge.last_words import leave_words
-from boardfit.edge.probe.ggml import library_name
-from boardfit.edge.probe.proof import Failure, Proof, find_engine_folder, prove_once
+from boardfit.edge.probe.ggml import find_engine_folder, library_name
+from boardfit.edge.probe.proof import Failure, Proof, prove_once
 from boardfit.edge.requirements import install_line
 from boardfit.edge.terminal import ProgressLine, note_once
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import zipfile
 from dataclasses import dataclass, field, replace
 
@@ -18,6 +17,7 @@ from boardfit.edge.flash.phone_gate import carries_tools, read_answer, try_tools
 from boardfit.edge.flash.service_units import INSTALL_SCRIPT
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.transfer import Reporter
+from boardfit.edge.last_words import name_signal
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.health import Health, judge, parse_health
 from boardfit.edge.units import find_error_line, format_bytes, printable
@@ -145,15 +145,13 @@ def read_report(done: Done) -> Health | None:
 
 def how_it_died(done: Done) -> str:
     """Why a check left without a report."""
-    number = -done.rc if done.rc < 0 else done.rc - 128
-    names = {s.value: s.name for s in signal.Signals}
-    if number in names:
+    if name := name_signal(done.rc):
         what = {
             "SIGILL": "its engine uses instructions that this processor lacks",
             "SIGKILL": "killed, most likely for lack of memory",
             "SIGSEGV": "its engine crashed",
-        }.get(names[number], "it was killed")
-        return f"the engine died of {names[number]}: {what}"
+        }.get(name, "it was killed")
+        return f"the engine died of {name}: {what}"
     return f"the check left with {done.rc}: {_last_words(done)}"
 
 

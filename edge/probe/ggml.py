@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+#: The buffer type of weights as the file has them; others hold them in a layout of the CPU's own.
+PLAIN = "plain"
 # The engine's names of what it was compiled for → ours. Source: ggml/src/ggml-cpu/ggml-cpu.cpp,
 # ggml_backend_cpu_get_features.
 _FEATURES = {
@@ -110,13 +112,20 @@ class Ggml:
         return found
 
 
-def library_folder() -> Path | None:
-    """Where the installed engine keeps its libraries; None without one that can be used alone."""
+def find_engine_folder() -> Path | None:
+    """Where the installed engine keeps its libraries; nothing of them is loaded."""
     spec = importlib.util.find_spec("llama_cpp")
     for place in (spec.submodule_search_locations or ()) if spec else ():
-        folder = Path(place) / "lib"
-        if cpu_library(folder) and (folder / library_name("ggml-base")).is_file():
+        if (folder := Path(place) / "lib").is_dir():
             return folder
+    return None
+
+
+def library_folder() -> Path | None:
+    """The same, only where ggml's libraries can be used alone."""
+    folder = find_engine_folder()
+    if folder and cpu_library(folder) and (folder / library_name("ggml-base")).is_file():
+        return folder
     return None
 
 

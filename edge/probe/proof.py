@@ -25,11 +25,11 @@ from typing import Any
 
 from boardfit.edge.atomic import write_atomic
 from boardfit.edge.child import DEVNULL, PIPE, Popen, python_argv, start_child
+from boardfit.edge.probe.ggml import PLAIN
 
 KIND = "boardfit-engine-proof"
 #: Counted up when the cases change: older stamps then prove too little.
 VERSION = 1
-PLAIN = "plain"
 #: A kernel at these shapes takes milliseconds; a board under load, or emulated, some seconds.
 _CASE_S = 120.0
 _MAX_STAMP_BYTES = 1 << 20
@@ -106,17 +106,6 @@ class Proof:
             for op, kind, buffer, n, why in data["failures"]
         )
         return cls(int(data["n_cases"]), failures)
-
-
-def find_engine_folder() -> Path | None:
-    """Where the installed engine keeps its libraries; nothing of them is loaded."""
-    from importlib.util import find_spec
-
-    spec = find_spec("llama_cpp")
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        if (folder := Path(place) / "lib").is_dir():
-            return folder
-    return None
 
 
 def prove_once(folder: Path, n_threads: int, progress: Progress | None = None) -> Proof:

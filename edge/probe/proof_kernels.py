@@ -25,11 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.ggml_types import GGML_TYPES, row_bytes
-from boardfit.edge.probe.ggml import Ggml, InitParams
+from boardfit.edge.probe.ggml import PLAIN, Ggml, InitParams
 
 Row = Sequence[float]
 
-PLAIN = "plain"
 #: Types of tensors that are never weights: integers, and what products quantize their input to.
 _NO_WEIGHTS = {"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"}
 WEIGHT_TYPES = tuple(name for name in GGML_TYPES if name not in _NO_WEIGHTS)

@@ -7,7 +7,7 @@ import shutil
 import struct
 from pathlib import Path
 
-from boardfit.edge.probe.proof import find_engine_folder
+from boardfit.edge.probe.ggml import find_engine_folder
 
 #: One instruction that every CPU of the kind refuses, and one that returns at once.
 ILLEGAL = {"x86_64": b"\x0f\x0b", "aarch64": b"\0\0\0\0"}[platform.machine()]

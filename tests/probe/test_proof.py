@@ -12,7 +12,8 @@ import gguf
 import pytest
 
 from boardfit.edge.probe import proof
-from boardfit.edge.probe.proof import Failure, Proof, find_engine_folder, prove, prove_once
+from boardfit.edge.probe.ggml import find_engine_folder
+from boardfit.edge.probe.proof import Failure, Proof, prove, prove_once
 from boardfit.edge.probe.proof_kernels import WEIGHT_TYPES, list_cases
 
 from .planted import RETURN, plant
