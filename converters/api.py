@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from boardfit.converters.build import BuildRequest
-from boardfit.converters.build import build as build_all
-from boardfit.converters.build_jobs import plan_any
+from boardfit.converters.build.build import BuildRequest
+from boardfit.converters.build.build import build as build_all
+from boardfit.converters.build.jobs import plan_any
 from boardfit.converters.formats.table import GGUF, parse_formats
-from boardfit.converters.plan import PlanOptions
-from boardfit.converters.plan_command import load_devices
-from boardfit.converters.plan_learned import read_learned
+from boardfit.converters.plan.command import load_devices
+from boardfit.converters.plan.learned import read_learned
+from boardfit.converters.plan.make import PlanOptions
 from boardfit.converters.progress import TerminalReporter
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.resolve import open_model
 from boardfit.device_profiles.catalog import THIS_MACHINE
-from boardfit.edge.bundle import Bundle
+from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import UsageError
 from boardfit.edge.types import Plan
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from boardfit.converters.formats.gguf.recipe import load_recipe
 from boardfit.converters.memory_force_boards import (
     BoardClass,
     PlannedRun,
@@ -21,7 +22,6 @@ from boardfit.converters.memory_force_boards import (
 )
 from boardfit.converters.memory_truth import RunFailedError, measure
 from boardfit.converters.memory_truth_models import hollow_spec, write_hollow
-from boardfit.converters.recipes import load_recipe
 from boardfit.device_profiles.cost.memory import PROGRAM_FILE_BYTES
 from boardfit.edge.errors import EdgeError
 from boardfit.edge.probe.machine import probe_this_machine

@@ -15,9 +15,9 @@ from typing import Any
 
 from boardfit.converters.memory_truth import Combination, predict
 from boardfit.converters.memory_truth_models import CONFIGS, hollow_spec
-from boardfit.converters.plan import Candidate, Planner, PlanOptions
-from boardfit.converters.recipe_weights import WeighingScale
-from boardfit.converters.source.spec import ModelSpec
+from boardfit.converters.plan.make import Candidate, Planner, PlanOptions
+from boardfit.converters.plan.weights import WeighingScale
+from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import shipped_profiles
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import EdgeError

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from boardfit.converters.formats.gguf.recipe import load_recipe
 from boardfit.converters.memory_fill import CachePart, lengthen_state
-from boardfit.converters.recipe_weights import WeighingScale
-from boardfit.converters.recipes import load_recipe
-from boardfit.converters.source.spec import ModelSpec
+from boardfit.converters.plan.weights import WeighingScale
+from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.cost.compute_buffer import compute_bytes, read_features
 from boardfit.device_profiles.cost.memory import (
     MemoryPhases,
@@ -28,7 +28,7 @@ from boardfit.device_profiles.cost.memory import (
     weight_bytes,
 )
 from boardfit.device_profiles.shape import ModelShape
-from boardfit.edge.child import PIPE, Popen, decode_output, python_argv, start_child
+from boardfit.edge.process.child import PIPE, Popen, decode_output, python_argv, start_child
 
 if TYPE_CHECKING:
     from boardfit.converters.memory_force import ControlGroup

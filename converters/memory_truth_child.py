@@ -16,11 +16,11 @@ from typing import Any
 import click  # noqa: F401
 import jinja2  # noqa: F401
 
-import boardfit.edge.chat
+import boardfit.edge.chat.command
+import boardfit.edge.chat.run_command
+import boardfit.edge.chat.session
 import boardfit.edge.cli
-import boardfit.edge.run
-import boardfit.edge.session
-import boardfit.edge.template  # noqa: F401
+import boardfit.edge.template.render  # noqa: F401
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.llama_library import give_back_memory
 from boardfit.edge.types import GenerationConfig

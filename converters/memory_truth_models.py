@@ -15,11 +15,12 @@ from gguf import GGUFValueType
 
 from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.registry import family_for
-from boardfit.converters.recipes import Recipe, assign_types
-from boardfit.converters.source.spec import KeyValue, ModelSpec, SourceIdentity
-from boardfit.converters.target.gguf import file_layout
-from boardfit.edge.ggml_types import GGML_TYPES
-from boardfit.edge.gguf import read_header
+from boardfit.converters.formats.gguf.assign import assign_types
+from boardfit.converters.formats.gguf.header import file_layout
+from boardfit.converters.formats.gguf.recipe import Recipe
+from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity
+from boardfit.edge.files.ggml_types import GGML_TYPES
+from boardfit.edge.files.gguf import read_header
 
 
 def _config(

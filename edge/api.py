@@ -13,7 +13,9 @@ from boardfit.edge import errors
 from boardfit.edge.bench.command import MIN_REPEATS, command_line, measure_model
 from boardfit.edge.bench.sampler import read_memory
 from boardfit.edge.bench.store import append_results
-from boardfit.edge.bundle import Bundle, open_bundle
+from boardfit.edge.bundle.bundle import Bundle, open_bundle
+from boardfit.edge.chat.model import Model, Reply
+from boardfit.edge.chat.model import open_chat as open
 from boardfit.edge.engines.target import open_model
 from boardfit.edge.flash.checks import check_board
 from boardfit.edge.flash.flash import FlashOptions, FlashReport
@@ -21,8 +23,6 @@ from boardfit.edge.flash.flash import flash as flash_board
 from boardfit.edge.flash.progress import TerminalReporter
 from boardfit.edge.flash.rehearsal import rehearse
 from boardfit.edge.flash.target import MEDIA, connect, parse_flash_target
-from boardfit.edge.model import Model, Reply
-from boardfit.edge.model import open_chat as open
 
 __all__ = ["Model", "Reply", "bench", "devices", "errors", "flash", "open"]
 

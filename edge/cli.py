@@ -17,7 +17,7 @@ from typing import NamedTuple
 import click
 
 from boardfit.edge.errors import EdgeError, UsageError
-from boardfit.edge.search_path import safe_search_path
+from boardfit.edge.process.search_path import safe_search_path
 from boardfit.edge.units import did_you_mean, printable
 
 
@@ -36,24 +36,24 @@ class Command(NamedTuple):
 #: Every command, in the order of `--help`: the way a model travels, then the tools.
 COMMANDS: dict[str, Command] = {
     "devices": Command(
-        "boardfit.edge.devices_command:devices", "List the known boards and their facts."
+        "boardfit.edge.probe.devices_command:devices", "List the known boards and their facts."
     ),
     "probe": Command(
         "boardfit.edge.probe.command:probe",
         "Identify and measure a board: this one, over ssh or adb.",
     ),
     "plan": Command(
-        "boardfit.converters.plan_command:plan",
+        "boardfit.converters.plan.command:plan",
         "Show what fits a board, how fast, how good, and why.",
         "convert",
     ),
     "build": Command(
-        "boardfit.converters.build_command:build_command",
+        "boardfit.converters.build.command:build_command",
         "Build a 4-bit artifact sized to a board, in a bundle.",
         "host",
     ),
     "bundle": Command(
-        "boardfit.edge.bundle_command:bundle", "Show, verify, sign, pack or unpack a bundle."
+        "boardfit.edge.bundle.command:bundle", "Show, verify, sign, pack or unpack a bundle."
     ),
     "key": Command(
         "boardfit.edge.flash.key_command:key",
@@ -68,7 +68,7 @@ COMMANDS: dict[str, Command] = {
         "host",
     ),
     "rehearse": Command(
-        "boardfit.converters.rehearse.command:rehearse_command",
+        "boardfit.converters.board.rehearse.command:rehearse_command",
         "Install and run a bundle under emulation of its board.",
         "host",
     ),
@@ -86,16 +86,18 @@ COMMANDS: dict[str, Command] = {
         "boardfit.edge.tasks.command:tasks",
         "List built-in tasks with typical prompt and answer lengths.",
     ),
-    "run": Command("boardfit.edge.run:run", "Answer one prompt, from a pipe too, as text or JSON."),
-    "chat": Command("boardfit.edge.chat:chat", "Chat with a bundle, offline."),
+    "run": Command(
+        "boardfit.edge.chat.run_command:run", "Answer one prompt, from a pipe too, as text or JSON."
+    ),
+    "chat": Command("boardfit.edge.chat.command:chat", "Chat with a bundle, offline."),
     "states": Command(
-        "boardfit.edge.states_command:states", "List, measure or delete saved KV states."
+        "boardfit.edge.states.command:states", "List, measure or delete saved KV states."
     ),
     "bench": Command(
         "boardfit.edge.bench.command:bench", "Measure memory, time to first token and tokens/s."
     ),
     "race": Command(
-        "boardfit.converters.race_command:race_command",
+        "boardfit.converters.build.race_command:race_command",
         "Find the fastest engine on this machine.",
         "host",
         on_board="boardfit.edge.race.command:race",
@@ -111,10 +113,10 @@ COMMANDS: dict[str, Command] = {
         "Compare benchmark runs with a baseline, with confidence intervals.",
     ),
     "engine": Command(
-        "boardfit.converters.board_engine.command:engine", "Compile engines for boards.", "host"
+        "boardfit.converters.board.engine.command:engine", "Compile engines for boards.", "host"
     ),
     "imatrix": Command(
-        "boardfit.converters.imatrix_command:imatrix",
+        "boardfit.converters.imatrix.command:imatrix",
         "Measure a model's activations over a text.",
         "host",
     ),

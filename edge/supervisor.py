@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-from boardfit.edge import last_words
+from boardfit.edge.process import last_words
 
 
 def main() -> None:

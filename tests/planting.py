@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from boardfit.edge.cli import main
-from boardfit.edge.rooted import MARKER
+from boardfit.edge.disk.rooted import MARKER
 
-#: Names that nobody can know beforehand: of `boardfit.edge.rooted.fresh_name` and `tempfile`.
+#: Names that nobody can know beforehand: of `boardfit.edge.disk.rooted.fresh_name` and `tempfile`.
 _FRESH = re.compile(r"(^|/)(\.boardfit-new-[0-9a-f]{16}|\.[^/]+\.[a-z0-9_]{8}\.partial)(/|$)")
 #: audit event → (position of a path, position of its folder's descriptor) for every path in it.
 _EVENTS: dict[str, tuple[tuple[int, int | None], ...]] = {

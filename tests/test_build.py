@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from boardfit.converters.build_command import build_command
+from boardfit.converters.build.command import build_command
 from boardfit.converters.quality.bounds import Bound
 from boardfit.converters.sample import MODEL_DIR
-from boardfit.edge.bundle import open_bundle
+from boardfit.edge.bundle.bundle import open_bundle
+from boardfit.edge.chat.run_command import run
 from boardfit.edge.cli import main
 from boardfit.edge.errors import (
     DoesNotFitError,
@@ -27,7 +28,6 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from boardfit.edge.run import run
 
 pytestmark = pytest.mark.engine
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.edge.bundle import (
+from boardfit.edge.bundle.bundle import (
     MANIFEST,
     SUMS,
     check_name,
@@ -93,8 +93,8 @@ def test_one_edited_byte_is_found_even_after_it_was_verified_before(sealed: Path
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if files of this test had been written long ago, on a disk."""
-    monkeypatch.setattr("boardfit.edge.verified.SETTLED_NS", 0)
-    monkeypatch.setattr("boardfit.edge.verified.moves_ctime", lambda descriptor: True)
+    monkeypatch.setattr("boardfit.edge.disk.verified.SETTLED_NS", 0)
+    monkeypatch.setattr("boardfit.edge.disk.verified.moves_ctime", lambda descriptor: True)
 
 
 @pytest.mark.usefixtures("settled")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.edge.child import (
+from boardfit.edge.process.child import (
     TimeoutExpired,
     child_environment,
     decode_output,
@@ -21,10 +21,10 @@ from boardfit.edge.child import (
     run_child_in_greenlet,
     start_child,
 )
-from boardfit.edge.search_path import safe_search_path
+from boardfit.edge.process.search_path import safe_search_path
 
 ROOT = Path(__file__).parent.parent
-DOOR = "edge/child.py"
+DOOR = "edge/process/child.py"
 ROOMS = ("src/boardfit", "edge", "converters", "device_profiles")
 
 # Modules that start processes, and functions of other modules that do.
@@ -42,13 +42,13 @@ FUNCTIONS = {
 }
 FAMILIES = ("exec", "spawn")  # of os: execv, execvp, spawnlp …
 FOREIGN = {"system", "popen", "fork", "vfork", "posix_spawn", "execv", "execve", "execvp"}
-# Files that cannot import boardfit.edge.child, each with what it does itself.
+# Files that cannot import boardfit.edge.process.child, each with what it does itself.
 ALLOWED = {
     # It waits for a copy of itself, in the user's own folder.
     "edge/supervisor.py": {"os.fork"},
     # Runs on a board before boardfit is installed there. It forks to load the engine once, and
     # writes its own interpreter into the launcher.
-    "converters/offline/board/install.py": {"os.fork", "sys.executable"},
+    "converters/board/offline/board/install.py": {"os.fork", "sys.executable"},
     # Tells a person what to type.
     "converters/sample/card.py": {"a command line with -m"},
 }
@@ -155,7 +155,7 @@ def test_only_the_door_starts_processes() -> None:
         "import shutil\nshutil.which('x')",
         "import sys\nx = [sys.executable, 'x']",
         "from sys import executable",
-        "from boardfit.edge.child import Popen\nPopen(['x'])",
+        "from boardfit.edge.process.child import Popen\nPopen(['x'])",
         "import click\nclick.launch('x')",
         "import webbrowser",
         "import pty",
@@ -170,7 +170,7 @@ def test_the_lint_sees(source: str) -> None:
     "source",
     [
         "import os\nos.environ['x'] = os.path.join('a', 'b')",
-        "from boardfit.edge.child import Popen, run_child\n"
+        "from boardfit.edge.process.child import Popen, run_child\n"
         "def f(p: Popen[bytes]):\n    run_child(['x'])",
         "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.prctl(1, 9)",
         "import sys\nsys.exit(0)",

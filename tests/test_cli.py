@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from boardfit.converters.offline.own_wheel import own_wheel
+from boardfit.converters.board.offline.own_wheel import own_wheel
 from boardfit.edge.cli import COMMANDS, edge, import_command, main
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError
 

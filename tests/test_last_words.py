@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from boardfit.edge.errors import DoesNotFitError, EngineError
-from boardfit.edge.last_words import explain_death, leave_words
+from boardfit.edge.process.last_words import explain_death, leave_words
 
 
 @pytest.mark.parametrize("code", [-4, 132, -11, 139, -6, 134, -signal.SIGBUS, -8])

@@ -96,8 +96,8 @@ def test_module_level_imports_stay_in_their_room(package: str) -> None:
         for name in imported(ast.parse(path.read_text()), module_level=True):
             top, own = top_of(name), f"boardfit.{package}"
             training = "sample" in path.parts and top in {"torch", "safetensors"}
-            # Workers run in the pinned environments of converters/environments.toml.
-            worker = path.parent.name.endswith("_worker")
+            # Workers run in the pinned environments of converters/formats/tools/environments.toml.
+            worker = path.parent.name == "worker"
             if top not in STDLIB | ALLOWED[package] | {own} and not (training or worker):
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong, wrong
@@ -167,7 +167,7 @@ def test_help_imports_no_command() -> None:
         "boardfit.edge",
         "boardfit.edge.cli",
         "boardfit.edge.errors",
-        "boardfit.edge.search_path",
+        "boardfit.edge.process.search_path",
         "boardfit.edge.units",
     }
     assert "build" in output and "chat" in output

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.edge.bundle import open_bundle
+from boardfit.edge.bundle.bundle import open_bundle
+from boardfit.edge.disk.rooted import MARKER
 from boardfit.edge.flash.directory import DirectoryBoard
 from boardfit.edge.flash.flash import flash
-from boardfit.edge.rooted import MARKER
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.files import LocalFiles
 from tests.flash.cargo import make_bundle

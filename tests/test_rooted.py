@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from boardfit.edge.disk.rooted import MARKER, MAX_DEPTH, Root, open_to_append, work_beside
 from boardfit.edge.errors import EdgeError, UnsafeInputError, UsageError
-from boardfit.edge.rooted import MARKER, MAX_DEPTH, Root, open_to_append, work_beside
 
 SECRET = b"a photo"
 
@@ -309,13 +309,13 @@ def test_appending_follows_no_link(tmp_path: Path, victim: Path) -> None:
 MAY_DELETE_TREES = {
     "edge/flash/ssh_channel.py": "a folder of mkdtemp",
     "converters/formats/convert.py": "in a held work folder",
-    "converters/board_engine/build.py": "in a held folder of the cache",
-    "converters/board_engine/source.py": "in the cache",
-    "converters/board_engine/store.py": "in the cache",
-    "converters/environments.py": "in the cache",
-    "converters/offline/board/install.py": "only what bears its mark",
-    "converters/offline/wheelhouse.py": "in the cache",
-    "converters/rehearse/root.py": "in the cache",
+    "converters/board/engine/build.py": "in a held folder of the cache",
+    "converters/board/engine/source.py": "in the cache",
+    "converters/board/engine/store.py": "in the cache",
+    "converters/formats/tools/environments.py": "in the cache",
+    "converters/board/offline/board/install.py": "only what bears its mark",
+    "converters/board/offline/wheelhouse.py": "in the cache",
+    "converters/board/rehearse/root.py": "in the cache",
     "converters/sample/export.py": "a developer's own scratch folder",
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.rehearse.limits import memory_limit
+from boardfit.converters.board.rehearse.limits import memory_limit
 from boardfit.edge.cli import COMMANDS
 from boardfit.edge.units import MIB
 
@@ -77,7 +77,7 @@ def test_machines_get_it_as_json() -> None:
 
 def test_the_words_of_a_native_assertion_are_kept() -> None:
     body = (
-        "from boardfit.edge.last_words import leave_words; "
+        "from boardfit.edge.process.last_words import leave_words; "
         'leave_words("GGML_ASSERT(x) failed"); os.abort()'
     )
     code, _, err = run(body, "run")

@@ -18,7 +18,7 @@ from boardfit.converters.families.layout import (
     stack_reader,
     target_tensor,
 )
-from boardfit.converters.source.spec import TargetTensor
+from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError
 from boardfit.edge.units import printable
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from boardfit.converters.source.spec import KeyValue, TargetTensor
+from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.device_profiles.shape import ModelShape
 
 

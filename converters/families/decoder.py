@@ -12,7 +12,7 @@ from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.layout import ExpertStack, Rule, copy
 from boardfit.converters.families.rope import global_rope, rope_metadata, rope_parameters
 from boardfit.converters.families.settings import Config, float32, uint32
-from boardfit.converters.source.spec import KeyValue, TargetTensor
+from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape
 from boardfit.edge.errors import InputError, UnsupportedModelError
 

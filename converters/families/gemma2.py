@@ -21,7 +21,7 @@ from boardfit.converters.families.layout import Rule, copy, ignored, target_tens
 from boardfit.converters.families.llama import attention_rules, mlp_rules
 from boardfit.converters.families.rope import global_rope, rope_parameters
 from boardfit.converters.families.settings import Config, array, float32, shown, uint32
-from boardfit.converters.source.spec import KeyValue, TargetTensor
+from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.edge.errors import UnsupportedModelError
 
 

@@ -25,7 +25,7 @@ from boardfit.converters.families.gemma2 import (
 from boardfit.converters.families.layout import Rule, language_model_only
 from boardfit.converters.families.llama import attention_rules, mlp_rules
 from boardfit.converters.families.settings import Config, float32, uint32
-from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.spec import KeyValue
 from boardfit.edge.errors import UnsupportedModelError
 
 

@@ -22,7 +22,7 @@ from boardfit.converters.families.llama import (
     norm_rules,
 )
 from boardfit.converters.families.settings import Config, float32, uint32
-from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.spec import KeyValue
 from boardfit.edge.errors import UnsupportedModelError
 
 _MULTIPLIERS = (

@@ -20,7 +20,7 @@ from boardfit.converters.families.granite import Granite
 from boardfit.converters.families.layout import Rule, copy, split
 from boardfit.converters.families.llama import attention_bias_rules, attention_rules, norm_rules
 from boardfit.converters.families.settings import Config, array, boolean, uint32
-from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.spec import KeyValue
 from boardfit.edge.errors import UnsupportedModelError
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from boardfit.converters.families.base import SourceTensor
-from boardfit.converters.source.spec import RowReader, TargetTensor
+from boardfit.converters.spec import RowReader, TargetTensor
 from boardfit.edge.errors import InputError
 
 Shape = tuple[int, ...]

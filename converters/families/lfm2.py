@@ -19,7 +19,7 @@ from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
 from boardfit.converters.families.layout import ExpertStack, Rule, copy, reshaped
 from boardfit.converters.families.settings import Config, array, shown, uint32
-from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.spec import KeyValue
 from boardfit.device_profiles.shape import LayerShape
 from boardfit.edge.errors import UnsupportedModelError
 

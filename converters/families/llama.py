@@ -16,7 +16,7 @@ from boardfit.converters.families.decoder import DecoderFamily, Dimensions
 from boardfit.converters.families.layout import Rule, copy, interleaved
 from boardfit.converters.families.rope import llama3_rope_freqs, rope_parameters
 from boardfit.converters.families.settings import Config, uint32
-from boardfit.converters.source.spec import KeyValue, TargetTensor
+from boardfit.converters.spec import KeyValue, TargetTensor
 
 
 class Llama(DecoderFamily):

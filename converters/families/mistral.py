@@ -17,7 +17,7 @@ from boardfit.converters.families.layout import language_model_only
 from boardfit.converters.families.llama import Llama
 from boardfit.converters.families.rope import rope_parameters
 from boardfit.converters.families.settings import Config, float32
-from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.spec import KeyValue
 from boardfit.edge.errors import InputError
 
 

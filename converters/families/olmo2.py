@@ -17,7 +17,7 @@ from boardfit.converters.families.gemma2 import sliding_layers
 from boardfit.converters.families.layout import Rule, copy
 from boardfit.converters.families.llama import attention_rules, mlp_rules
 from boardfit.converters.families.settings import Config, array, uint32
-from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.spec import KeyValue
 from boardfit.edge.errors import UnsupportedModelError
 
 

@@ -22,7 +22,7 @@ from boardfit.converters.families.layout import Rule, constant, copy
 from boardfit.converters.families.llama import norm_rules
 from boardfit.converters.families.rope import global_rope, rope_parameters
 from boardfit.converters.families.settings import Config, float32, shown, uint32
-from boardfit.converters.source.spec import KeyValue, TargetTensor
+from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.edge.errors import InputError, UnsupportedModelError
 
 # transformers reads the two older names as `longrope` for this family (Phi3Config,

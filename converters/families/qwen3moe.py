@@ -18,7 +18,7 @@ from boardfit.converters.families.layout import ExpertStack, Rule, copy, split
 from boardfit.converters.families.llama import attention_bias_rules, attention_rules, norm_rules
 from boardfit.converters.families.qwen3 import head_norm_rules
 from boardfit.converters.families.settings import Config, uint32
-from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.spec import KeyValue
 from boardfit.edge.errors import UnsupportedModelError
 
 _FUSED = "mlp.experts.gate_up_proj"

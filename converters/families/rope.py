@@ -19,7 +19,7 @@ from boardfit.converters.families.settings import (
     string,
     uint32,
 )
-from boardfit.converters.source.spec import KeyValue, TargetTensor
+from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.edge.errors import UnsupportedModelError
 from boardfit.edge.units import printable
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gguf import GGUFValueType
 
-from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.spec import KeyValue
 from boardfit.edge.errors import InputError
 from boardfit.edge.units import printable
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from boardfit.converters.formats.plan import format_of_engine
 from boardfit.converters.formats.table import GGUF
+from boardfit.converters.plan.converted import format_of_engine
 from boardfit.edge.errors import InputError
 from boardfit.edge.types import Plan
 from boardfit.edge.units import format_seconds

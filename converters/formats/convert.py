@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from boardfit.converters.formats.plan import prefill_lengths
+from boardfit.converters.documents import copy_document, has_file
 from boardfit.converters.formats.table import Format
-from boardfit.converters.source.documents import copy_document, has_file
-from boardfit.converters.source.spec import ModelSpec
+from boardfit.converters.plan.converted import prefill_lengths
+from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.edge.atomic import write_atomic
-from boardfit.edge.bundle import sha256_file
+from boardfit.edge.bundle.bundle import sha256_file
+from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import IntegrityError
 from boardfit.edge.types import Plan
 
@@ -119,8 +119,8 @@ def _onnx(
     stage: Callable[[str], None],
     progress: Callable[[int, int], None],
 ) -> Made:
-    from boardfit.converters.onnx_recipe import load_onnx_recipe
-    from boardfit.converters.target.onnx import convert_onnx
+    from boardfit.converters.formats.onnx.convert import convert_onnx
+    from boardfit.converters.formats.onnx.recipe import load_onnx_recipe
 
     assert spec.tokenizer_dir is not None
     made = convert_onnx(
@@ -139,8 +139,8 @@ def _litert(
     stage: Callable[[str], None],
     progress: Callable[[int, int], None],
 ) -> Made:
-    from boardfit.converters.litert_recipe import load_recipe
-    from boardfit.converters.target.tflite import convert_litert
+    from boardfit.converters.formats.litert.convert import convert_litert
+    from boardfit.converters.formats.litert.recipe import load_recipe
 
     assert spec.tokenizer_dir is not None
     folder.mkdir(parents=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from boardfit.converters import litert_recipe, onnx_recipe
+from boardfit.converters.formats.litert import recipe as litert_recipe
+from boardfit.converters.formats.litert.types import WEIGHT_TYPES
+from boardfit.converters.formats.onnx import recipe as onnx_recipe
 from boardfit.converters.formats.table import Format
-from boardfit.converters.litert_types import WEIGHT_TYPES
-from boardfit.converters.source.spec import ModelSpec, TargetTensor
+from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.device_profiles.cost.memory import StoredTensor
 from boardfit.edge.units import MIB
 

@@ -8,8 +8,8 @@ A quantizer that has one rounds so that the columns with large activations keep 
     write_gguf(spec, recipe, out, imatrix=read_imatrix(Path("model.imatrix.gguf")))
 """
 
+from boardfit.converters.formats.gguf.imatrix import Imatrix, Sums
 from boardfit.converters.imatrix.collect import compute
 from boardfit.converters.imatrix.files import read_imatrix, write_imatrix
-from boardfit.converters.imatrix.matrix import Imatrix, Sums
 
 __all__ = ["Imatrix", "Sums", "compute", "read_imatrix", "write_imatrix"]

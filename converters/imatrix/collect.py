@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from boardfit.converters.ggml_library import library_path
+from boardfit.converters.formats.gguf.ggml_library import library_path
+from boardfit.converters.formats.gguf.imatrix import Imatrix, Sums
 from boardfit.converters.imatrix.engine import decode, load_engine, opened, tokenize
 from boardfit.converters.imatrix.files import read_imatrix, write_imatrix
-from boardfit.converters.imatrix.matrix import Imatrix, Sums
+from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines.model_file import model_file
 from boardfit.edge.errors import EngineError, InputError, UsageError
-from boardfit.edge.filekind import read_regular_text
-from boardfit.edge.gguf import read_header
-from boardfit.edge.opened_file import Source
+from boardfit.edge.files.gguf import read_header
+from boardfit.edge.files.kind import read_regular_text
 from boardfit.edge.requirements import install_line
 
 # Smaller batches are not representative; upstream's threshold.

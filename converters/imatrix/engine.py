@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import EngineError, EngineMissingError
-from boardfit.edge.opened_file import OpenedFile
 from boardfit.edge.requirements import install_line
 
 _UBATCH = 512  # upstream's

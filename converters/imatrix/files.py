@@ -16,14 +16,19 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFValueType
 
-from boardfit.converters.imatrix.matrix import Imatrix, Sums
-from boardfit.converters.source.spec import KeyValue
-from boardfit.converters.target.gguf import DEFAULT_ALIGNMENT, TensorInfo, pack_header, pack_infos
-from boardfit.converters.target.gguf import pack_metadata as _pack_metadata
-from boardfit.edge.atomic import write_atomic
+from boardfit.converters.formats.gguf.header import (
+    DEFAULT_ALIGNMENT,
+    TensorInfo,
+    pack_header,
+    pack_infos,
+)
+from boardfit.converters.formats.gguf.header import pack_metadata as _pack_metadata
+from boardfit.converters.formats.gguf.imatrix import Imatrix, Sums
+from boardfit.converters.spec import KeyValue
+from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import InputError
-from boardfit.edge.filekind import open_regular
-from boardfit.edge.gguf import read_header
+from boardfit.edge.files.gguf import read_header
+from boardfit.edge.files.kind import open_regular
 from boardfit.edge.units import printable
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"

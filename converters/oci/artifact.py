@@ -16,7 +16,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from boardfit.edge.bundle import MANIFEST, MAX_FILES, SUMS, Bundle, check_name, refuse_duplicates
+from boardfit.edge.bundle.bundle import (
+    MANIFEST,
+    MAX_FILES,
+    SUMS,
+    Bundle,
+    check_name,
+    refuse_duplicates,
+)
 from boardfit.edge.errors import InputError, IntegrityError, UnsafeInputError
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.units import format_bytes, printable

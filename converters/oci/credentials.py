@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from boardfit.edge.child import TimeoutExpired, decode_output, run_child
 from boardfit.edge.errors import InputError
+from boardfit.edge.process.child import TimeoutExpired, decode_output, run_child
 
 _HELPER = re.compile(r"[A-Za-z0-9._-]+")
 _HELPER_S = 30

@@ -29,13 +29,14 @@ from boardfit.converters.oci.artifact import (
 )
 from boardfit.converters.oci.registry import TRIES, Registry, read_body
 from boardfit.converters.progress import TerminalReporter
-from boardfit.edge.bundle import (
+from boardfit.edge.bundle.bundle import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
     Bundle,
     open_bundle,
     parse_manifest,
 )
+from boardfit.edge.disk.rooted import Root, work_beside
 from boardfit.edge.errors import (
     DeviceUnreachableError,
     DoesNotFitError,
@@ -45,7 +46,6 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from boardfit.edge.rooted import Root, work_beside
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
 from boardfit.edge.trust.ssh_formats import PublicKey
 from boardfit.edge.units import MIB, format_bytes

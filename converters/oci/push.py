@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from boardfit.converters.oci.artifact import bundle_layers, make_config, make_manifest
 from boardfit.converters.oci.registry import TRIES, Registry, redirect_target
 from boardfit.converters.progress import TerminalReporter
-from boardfit.edge.bundle import Bundle, bundle_signers
+from boardfit.edge.bundle.bundle import Bundle, bundle_signers
 from boardfit.edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
 from boardfit.edge.units import MIB, format_bytes
 

@@ -10,7 +10,7 @@ from boardfit.converters.quality.bounds import check_bounds
 from boardfit.converters.quality.card import Card, measure_card, not_measured
 from boardfit.converters.quality.reference import WINDOW, Progress, Reference, read_references
 from boardfit.converters.quality.texts import is_sample, texts_for
-from boardfit.converters.source.spec import ModelSpec
+from boardfit.converters.spec import ModelSpec
 from boardfit.edge.engines import EngineSettings, is_installed
 from boardfit.edge.errors import DoesNotFitError
 from boardfit.edge.types import Plan

@@ -22,18 +22,18 @@ from typing import Any
 
 import numpy as np
 
+from boardfit.converters.formats.gguf.recipe import Recipe
+from boardfit.converters.formats.gguf.write import write_many
 from boardfit.converters.quality.divergence import ROWS, log_softmax, scored, windows
 from boardfit.converters.quality.texts import QualityText
-from boardfit.converters.quantize import write_many
-from boardfit.converters.recipes import Recipe
-from boardfit.converters.source.spec import ModelSpec
-from boardfit.edge.atomic import write_atomic
+from boardfit.converters.spec import ModelSpec
+from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines import EngineSettings, is_installed, open_engine
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.errors import EngineMissingError, UsageError
 from boardfit.edge.requirements import install_line
 from boardfit.edge.types import Engine, LogitsEngine
-from boardfit.edge.verified import cache_directory
 
 Progress = Callable[[int, int], None]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.converters.sample import MODEL_DIR
-from boardfit.converters.source.spec import ModelSpec
+from boardfit.converters.spec import ModelSpec
 from boardfit.edge.errors import UsageError
-from boardfit.edge.filekind import read_regular_text
+from boardfit.edge.files.kind import read_regular_text
 from boardfit.edge.types import Engine, Message
 from boardfit.edge.units import printable
 

@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from boardfit.converters.quantize import write_gguf
-from boardfit.converters.recipes import list_recipes, load_recipe
+from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe
+from boardfit.converters.formats.gguf.write import write_gguf
 from boardfit.converters.sample import MODEL_DIR, results
 from boardfit.converters.sample.task import MAX_NEW_TOKENS, Example, TaskScore, held_out, score
 from boardfit.converters.source.resolve import open_model

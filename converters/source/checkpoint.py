@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from boardfit.converters.documents import has_file, read_json_object
 from boardfit.converters.families.base import SourceTensor
-from boardfit.converters.source.documents import has_file, read_json_object
 from boardfit.converters.source.fingerprint import Digest, map_file, update_with_file
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
-from boardfit.edge.safetensors import SafetensorsHeader, read_header
+from boardfit.edge.files.safetensors import SafetensorsHeader, read_header
 from boardfit.edge.units import printable
 
 INDEX = "model.safetensors.index.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from boardfit.edge.errors import InputError
-from boardfit.edge.filekind import open_regular
+from boardfit.edge.files.kind import open_regular
 
 # Spread over the data: fine-tunes of one model have equal names, sizes and headers.
 _SAMPLES, _SAMPLE_BYTES = 32, 4096

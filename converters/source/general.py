@@ -13,8 +13,8 @@ from typing import Any
 
 from gguf import GGUFType, GGUFValueType, GGUFWriter, Metadata, size_label
 
-from boardfit.converters.source.documents import has_file, read_front_matter, read_json_object
-from boardfit.converters.source.spec import KeyValue, TargetTensor
+from boardfit.converters.documents import has_file, read_front_matter, read_json_object
+from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.edge.errors import InputError
 
 # generation_config.json → Metadata field; where a key of upstream's own exists too, it wins.

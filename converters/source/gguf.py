@@ -20,11 +20,11 @@ from boardfit.converters.families.layout import keep_type
 from boardfit.converters.source.fingerprint import map_file, update_with_file
 from boardfit.converters.source.general import model_license
 from boardfit.converters.source.gguf_shape import shape_from_header
-from boardfit.converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
+from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
+from boardfit.edge.disk.input_folder import is_file_below
 from boardfit.edge.errors import InputError, UnsupportedModelError
-from boardfit.edge.ggml_types import row_bytes
-from boardfit.edge.gguf import GgufHeader, GgufTensor, read_header
-from boardfit.edge.input_folder import is_file_below
+from boardfit.edge.files.ggml_types import row_bytes
+from boardfit.edge.files.gguf import GgufHeader, GgufTensor, read_header
 from boardfit.edge.units import printable
 
 # True of the old file only: the writer says them anew, and an imatrix that shaped other bits is
@@ -39,7 +39,7 @@ _PLAIN: dict[str, np.dtype[Any]] = {
 def open_gguf(path: Path) -> ModelSpec:
     """Describe the model in a GGUF file; for a split model any part's path will do.
 
-    Raises InputError and UnsafeInputError as `boardfit.edge.gguf.read_header` does, InputError for
+    Raises InputError and UnsafeInputError as `boardfit.edge.files.gguf.read_header` does, InputError for
     a split model with parts that are absent or do not belong together, UnsupportedModelError for a
     GGUF that is not a language model.
     """

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from boardfit.converters.families.decoder import MOST_LAYERS, active_parameters
-from boardfit.converters.source.spec import TargetTensor
+from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape
 from boardfit.edge.errors import InputError
-from boardfit.edge.gguf import GgufHeader
+from boardfit.edge.files.gguf import GgufHeader
 
 # Every n-th layer is full attention where the file has a window but no pattern of its own.
 _FULL_EVERY = {

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.families.registry import family_for, model_type
-from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
-from boardfit.converters.source.documents import (
+from boardfit.converters.documents import (
     MAX_CARD_BYTES,
     check_folder,
     companion_notes,
@@ -17,8 +15,10 @@ from boardfit.converters.source.documents import (
     read_bytes,
     read_json_object,
 )
+from boardfit.converters.families.registry import family_for, model_type
+from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.converters.source.general import general_metadata, model_license
-from boardfit.converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
+from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from boardfit.edge.errors import InputError
 
 # Small files that shape the artifact, beside config.json; their content counts for the identity.

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.converters.source.checkpoint import ADAPTER, ADAPTER_ADVICE, pickle_advice
-from boardfit.converters.source.spec import ModelSpec
-from boardfit.edge.atomic import write_atomic
+from boardfit.converters.spec import ModelSpec
+from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.disk.rooted import open_to_append
+from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import (
     DoesNotFitError,
     InputError,
@@ -29,9 +31,7 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UnsupportedModelError,
 )
-from boardfit.edge.rooted import open_to_append
 from boardfit.edge.units import format_bytes, printable
-from boardfit.edge.verified import cache_directory
 
 Progress = Callable[[int, int], None]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.checkpoint import pickle_advice
-from boardfit.converters.source.spec import ModelSpec
+from boardfit.converters.spec import ModelSpec
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.units import did_you_mean, printable
 

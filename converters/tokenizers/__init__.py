@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from boardfit.converters.source.spec import KeyValue
+    from boardfit.converters.spec import KeyValue
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from boardfit.converters.source.documents import has_file, read_text
+from boardfit.converters.documents import has_file, read_text
 from boardfit.converters.tokenizers import reference
 from boardfit.converters.tokenizers.files import AddedToken, TokenizerFiles
 from boardfit.converters.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, pad_text

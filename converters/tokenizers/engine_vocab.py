@@ -1,7 +1,7 @@
 """The engine's view of a vocabulary: a GGUF file loaded vocab-only, silently, through ctypes.
 
 Only for files that we wrote ourselves: the native loader aborts the process on some malformed
-vocabularies, so a stranger's file goes through `boardfit.edge.gguf` first.
+vocabularies, so a stranger's file goes through `boardfit.edge.files.gguf` first.
 """
 
 from __future__ import annotations

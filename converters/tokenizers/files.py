@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.source.documents import has_file, read_json_object, read_text
+from boardfit.converters.documents import has_file, read_json_object, read_text
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.units import printable
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from gguf import GGUFValueType, Keys
 
-from boardfit.converters.source.documents import has_file
-from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.documents import has_file
+from boardfit.converters.spec import KeyValue
 from boardfit.converters.tokenizers import bpe, pretokenizer, reference, spm
 from boardfit.converters.tokenizers.files import TokenizerFiles
 from boardfit.converters.tokenizers.pretypes import PRE_TYPES

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from boardfit.converters.source.documents import read_bytes, read_text
+from boardfit.converters.documents import read_bytes, read_text
 from boardfit.converters.tokenizers.files import AddedToken, TokenizerFiles
 from boardfit.edge.errors import InputError
 from boardfit.edge.units import printable

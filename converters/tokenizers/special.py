@@ -15,7 +15,7 @@ from typing import Any
 
 from gguf import GGUFValueType, Keys
 
-from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.spec import KeyValue
 from boardfit.converters.tokenizers.files import SPECIAL_ROLES, TokenizerFiles, token_text
 from boardfit.edge.errors import InputError
 

@@ -49,7 +49,7 @@ def turn_end(template: str, files: TokenizerFiles) -> str:
 
     Raises InputError when the template does not render a question and an answer.
     """
-    from boardfit.edge.template import render
+    from boardfit.edge.template.render import render
 
     texts = files.special_texts()
     rendered = render(

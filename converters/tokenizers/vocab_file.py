@@ -9,10 +9,10 @@ from pathlib import Path
 
 from gguf import GGUFValueType
 
-from boardfit.converters.source.spec import KeyValue
-from boardfit.converters.target.gguf import pack_header, pack_metadata
+from boardfit.converters.formats.gguf.header import pack_header, pack_metadata
+from boardfit.converters.spec import KeyValue
 from boardfit.converters.tokenizers import Tokenizer
-from boardfit.edge.atomic import write_atomic
+from boardfit.edge.disk.atomic import write_atomic
 
 
 def write_vocab_only(tokenizer: Tokenizer, arch: str, path: Path, *, name: str = "vocab") -> None:

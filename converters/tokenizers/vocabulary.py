@@ -9,7 +9,7 @@ from typing import Literal
 
 from gguf import GGUFValueType, Keys
 
-from boardfit.converters.source.spec import KeyValue
+from boardfit.converters.spec import KeyValue
 from boardfit.converters.tokenizers.files import MAX_TOKEN_CHARACTERS
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.units import printable

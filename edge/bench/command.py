@@ -37,8 +37,8 @@ from boardfit.edge.engines.model_file import model_file
 from boardfit.edge.engines.settings import default_threads
 from boardfit.edge.engines.target import OpenModel, engine_of, open_model
 from boardfit.edge.errors import UsageError
-from boardfit.edge.gguf import read_header
-from boardfit.edge.live import publish_model, publish_status
+from boardfit.edge.files.gguf import read_header
+from boardfit.edge.process.live import publish_model, publish_status
 from boardfit.edge.report.figures import group_runs
 from boardfit.edge.report.terminal import run_lines
 from boardfit.edge.terminal import ProgressLine

@@ -19,6 +19,7 @@ from boardfit.edge.bench.refusal import needed_s
 from boardfit.edge.bench.runner import TestRun, drop_page_cache, finish
 from boardfit.edge.bench.sampler import Sampler, read_memory
 from boardfit.edge.bench.workloads import Test
+from boardfit.edge.chat.timed_open import TimedModel, draft_tokens
 from boardfit.edge.deadline.budget import Budget, OnMiss
 from boardfit.edge.engines import open_engine
 from boardfit.edge.engines.target import OpenModel, engine_of
@@ -26,7 +27,6 @@ from boardfit.edge.errors import DeadlineError, UsageError
 from boardfit.edge.tasks.requests import SEED, Request, make_requests
 from boardfit.edge.tasks.task import Task
 from boardfit.edge.tasks.use import TaskUse
-from boardfit.edge.timed_open import TimedModel, draft_tokens
 from boardfit.edge.types import Engine, GenerationConfig, Message, Trace
 from boardfit.edge.units import format_seconds
 

@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from boardfit.edge import __version__
-from boardfit.edge.child import SubprocessError, decode_output, run_child
+from boardfit.edge.process.child import SubprocessError, decode_output, run_child
 
 
 def kit_facts() -> dict[str, str | bool | None]:

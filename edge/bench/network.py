@@ -20,8 +20,8 @@ from boardfit.edge.bench.network_runtime import Network, open_network
 from boardfit.edge.bench.record import Subject, make_records
 from boardfit.edge.bench.sampler import Sampler, read_memory
 from boardfit.edge.bench.workloads import Test
+from boardfit.edge.disk.opened_file import OpenedFile, Source
 from boardfit.edge.engines.onnx_check import CONFIG as GENAI_CONFIG
-from boardfit.edge.opened_file import OpenedFile, Source
 from boardfit.edge.types import EngineInfo, TokenEvent, Trace
 
 KIND = "inference"
@@ -157,7 +157,7 @@ def file_bytes(path: Source) -> int:
     """Bytes of the network: the file and, for ONNX, the files of its external data."""
     if path.suffix.lower() != ".onnx":
         return path.stat().st_size
-    from boardfit.edge.onnx_file import read_onnx
+    from boardfit.edge.files.onnx import read_onnx
 
     return sum(part.stat().st_size for part in read_onnx(path).files)
 

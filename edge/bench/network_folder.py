@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boardfit.edge.bundle import refuse_duplicates
+from boardfit.edge.bundle.bundle import refuse_duplicates
+from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
 from boardfit.edge.errors import InputError, IntegrityError, UnsafeInputError
-from boardfit.edge.opened_file import OpenedFile, OpenedFolder
 from boardfit.edge.trust.pins import refuse_unsigned
 from boardfit.edge.units import printable
 

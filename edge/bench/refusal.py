@@ -6,8 +6,8 @@ import copy
 import dataclasses
 import time
 
+from boardfit.edge.chat.timed_session import TimedSession
 from boardfit.edge.deadline.budget import Budget
-from boardfit.edge.timed_session import TimedSession
 from boardfit.edge.types import GenerationConfig
 
 

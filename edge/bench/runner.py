@@ -19,7 +19,7 @@ from boardfit.edge.bench.metrics import measure_load as load_figures
 from boardfit.edge.bench.sampler import Sampler, read_memory
 from boardfit.edge.bench.token_times import TokenTimes
 from boardfit.edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
-from boardfit.edge.live import tell_label, watched
+from boardfit.edge.process.live import tell_label, watched
 from boardfit.edge.types import (
     Engine,
     GenerationConfig,

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 from boardfit.edge.bench.newest import find_newest, line_spans
 from boardfit.edge.bench.seal import sealed
 from boardfit.edge.bench.trace_rows import check_clock
+from boardfit.edge.disk.rooted import open_to_append
 from boardfit.edge.errors import InputError
-from boardfit.edge.rooted import open_to_append
 from boardfit.edge.units import printable
 
 SCHEMA = 2

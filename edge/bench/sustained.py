@@ -15,7 +15,7 @@ from boardfit.edge.bench.conditions import read_conditions
 from boardfit.edge.bench.runner import Progress, TestRun, finish, record
 from boardfit.edge.bench.sampler import Sampler
 from boardfit.edge.bench.workloads import Test, fixed_tokens, prompt_hash
-from boardfit.edge.live import tell_label
+from boardfit.edge.process.live import tell_label
 from boardfit.edge.types import Engine, GenerationConfig
 
 # Tokens of one repetition: seconds on a slow board, and shallow in every context.

@@ -2,7 +2,7 @@
 
 `time_model` predicts seconds and learns from every request; `shape` chooses the version of a
 conversation that fits, with sentences picked by `shorten`; `soft_end` ends on a sentence. The
-pieces are pure: `boardfit.edge.timed_session` puts them around an engine.
+pieces are pure: `boardfit.edge.chat.timed_session` puts them around an engine.
 """
 
 from boardfit.edge.deadline.budget import Budget

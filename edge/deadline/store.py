@@ -11,8 +11,8 @@ import platform
 from dataclasses import asdict
 from pathlib import Path
 
-from boardfit.edge.atomic import write_atomic
 from boardfit.edge.deadline.time_model import Prior, TimeModel
+from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import InputError
 from boardfit.edge.types import EngineInfo
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import EngineMissingError, UsageError
-from boardfit.edge.opened_file import OpenedFile
 from boardfit.edge.requirements import install_line
 from boardfit.edge.types import Engine, Plan
 from boardfit.edge.units import did_you_mean

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 
+from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import DoesNotFitError
-from boardfit.edge.filekind import open_regular
-from boardfit.edge.gguf import GgufArray, GgufHeader
-from boardfit.edge.opened_file import Source
+from boardfit.edge.files.gguf import GgufArray, GgufHeader
+from boardfit.edge.files.kind import open_regular
 from boardfit.edge.units import MIB, format_bytes
 
 #: Interpreter, library and its tables; measured at 25 to 35 MiB.

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
 from boardfit.edge.errors import (
     EngineMissingError,
     InputError,
     UnsafeInputError,
     UnsupportedModelError,
 )
-from boardfit.edge.opened_file import OpenedFile, OpenedFolder
 from boardfit.edge.requirements import install_line
 from boardfit.edge.units import printable
 

@@ -11,11 +11,11 @@ import importlib
 import os
 from typing import Any
 
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.kv_axis import is_kv, position_axis, position_index, state_names
 from boardfit.edge.engines.native_stderr import captured_stderr
 from boardfit.edge.engines.runtime_errors import load_error
 from boardfit.edge.errors import EngineError, EngineMissingError
-from boardfit.edge.opened_file import OpenedFile
 from boardfit.edge.units import printable
 
 _PIP_LINE = "pip install tflite-runtime==2.14.0 'numpy<2'  # Python 3.11 or older"

@@ -4,7 +4,7 @@
 
 The state comes first so that a mapping of it is aligned. The footer holds what the state belongs to
 (model, engine build, context, KV type), its sizes and a MAC over all of it: HMAC-SHA256 with a
-secret of this user (`boardfit.edge.secret`). Everything is checked before the library reads a byte,
+secret of this user (`boardfit.edge.disk.secret`). Everything is checked before the library reads a byte,
 because the library's reader trusts its input. A state from another user's folder was not computed
 by this user, and is not used.
 
@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from boardfit.edge.disk.opened_file import OpenedFile, Source
+from boardfit.edge.disk.secret import user_secret
 from boardfit.edge.errors import DoesNotFitError, EngineError, InputError, IntegrityError
-from boardfit.edge.filekind import open_regular
-from boardfit.edge.opened_file import OpenedFile, Source
-from boardfit.edge.secret import user_secret
+from boardfit.edge.files.kind import open_regular
 from boardfit.edge.units import format_bytes
 
 MAGIC = b"EDGEKV3\n"

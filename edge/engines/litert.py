@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines import litert_library as library
 from boardfit.edge.engines.fit import available_bytes, check_fits
 from boardfit.edge.engines.hf_tokenizer import HfTokenizer
@@ -24,7 +25,6 @@ from boardfit.edge.engines.step_engine import Identity, StepEngine
 from boardfit.edge.engines.tflite_check import check_tflite
 from boardfit.edge.engines.weight_cache import weight_cache
 from boardfit.edge.errors import UnsupportedModelError
-from boardfit.edge.opened_file import OpenedFile
 
 NAME = "litert"
 _PACKAGE = "litert_lm"

@@ -15,10 +15,10 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from boardfit.edge.engines.flatbuffer import FlatBufferError, Table
+from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
-from boardfit.edge.filekind import HEAD_BYTES, foreign, open_regular
-from boardfit.edge.opened_file import Source
+from boardfit.edge.files.flatbuffer import FlatBufferError, Table
+from boardfit.edge.files.kind import HEAD_BYTES, foreign, open_regular
 
 MAGIC = b"LITERTLM"
 _PREFIX = struct.Struct("<8sIIIIQ")

@@ -18,13 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines import litert_library as library
 from boardfit.edge.engines.kv_axis import is_kv, state_names
 from boardfit.edge.engines.native_stderr import captured_stderr
 from boardfit.edge.engines.runtime_errors import damaged, load_error
 from boardfit.edge.errors import EngineError, UnsupportedModelError
-from boardfit.edge.filekind import open_regular
-from boardfit.edge.opened_file import Source
+from boardfit.edge.files.kind import open_regular
 
 
 class Weights:

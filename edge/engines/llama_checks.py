@@ -1,6 +1,6 @@
 """Check a well-formed GGUF for claims that make the native loader abort the process.
 
-The linter (`boardfit.edge.gguf`) knows the format; these rules are llama.cpp's own, found by
+The linter (`boardfit.edge.files.gguf`) knows the format; these rules are llama.cpp's own, found by
 feeding it.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 
 from boardfit.device_profiles.cost.graph_table import graph_fits_table
+from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.errors import UnsafeInputError, UnsupportedModelError
-from boardfit.edge.gguf import GgufHeader, read_header
-from boardfit.edge.opened_file import Source
+from boardfit.edge.files.gguf import GgufHeader, read_header
 from boardfit.edge.units import printable
 
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines import llama_library as library
 from boardfit.edge.engines.kv_state import scratch
 from boardfit.edge.engines.settings import EngineSettings, default_threads
 from boardfit.edge.engines.threads import ThreadGovernor
 from boardfit.edge.errors import EngineError, UnsupportedModelError
-from boardfit.edge.opened_file import OpenedFile
 from boardfit.edge.requirements import install_line
 from boardfit.edge.units import printable
 

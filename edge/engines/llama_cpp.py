@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines import llama_library as library
 from boardfit.edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer
 from boardfit.edge.engines.attention import quicker_attention
@@ -29,8 +30,7 @@ from boardfit.edge.errors import (
     UnsupportedModelError,
     UsageError,
 )
-from boardfit.edge.gguf import GgufHeader, read_header
-from boardfit.edge.opened_file import OpenedFile
+from boardfit.edge.files.gguf import GgufHeader, read_header
 from boardfit.edge.types import (
     EngineInfo,
     GenerationConfig,
@@ -168,7 +168,9 @@ class LlamaCppEngine:
 
     def render(self, messages: Sequence[Message], *, generate: bool = True) -> list[int]:
         """Raises UnsupportedModelError if the model has no chat template."""
-        from boardfit.edge.template import render  # brings jinja2: only who chats pays for it
+        from boardfit.edge.template.render import (
+            render,  # brings jinja2: only who chats pays for it
+        )
 
         self._claims.get()
         template = self._header.text("tokenizer.chat_template")

@@ -20,10 +20,10 @@ from typing import Any
 
 from boardfit.edge.engines.settings import EngineSettings, default_threads
 from boardfit.edge.errors import EngineError, EngineMissingError
-from boardfit.edge.gguf import GgufHeader
-from boardfit.edge.last_words import leave_words
+from boardfit.edge.files.gguf import GgufHeader
 from boardfit.edge.probe.ggml import find_engine_folder, library_name
 from boardfit.edge.probe.proof import Failure, Proof, prove_once
+from boardfit.edge.process.last_words import leave_words
 from boardfit.edge.requirements import install_line
 from boardfit.edge.terminal import ProgressLine, note_once
 

@@ -10,9 +10,9 @@ import json
 import os
 from pathlib import Path
 
-from boardfit.edge.bundle import KIND, MANIFEST, MAX_MANIFEST_BYTES, Bundle, open_bundle
+from boardfit.edge.bundle.bundle import KIND, MANIFEST, MAX_MANIFEST_BYTES, Bundle, open_bundle
+from boardfit.edge.disk.opened_file import FileIdentity, OpenedFile, OpenedFolder, Source
 from boardfit.edge.errors import EdgeError, IntegrityError
-from boardfit.edge.opened_file import FileIdentity, OpenedFile, OpenedFolder, Source
 from boardfit.edge.trust.pins import folders_of, refuse_unsigned
 
 

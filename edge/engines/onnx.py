@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from boardfit.edge.disk.opened_file import OpenedFile, linked_folder
 from boardfit.edge.engines import onnx_library as library
 from boardfit.edge.engines.abort import ChunkSizer
 from boardfit.edge.engines.fit import available_bytes, check_fits
@@ -21,7 +22,6 @@ from boardfit.edge.engines.onnx_decoder import OnnxDecoder, OnnxGraph
 from boardfit.edge.engines.settings import DEFAULT_N_CTX, EngineSettings, default_threads
 from boardfit.edge.engines.step_engine import Identity, StepEngine, choose_n_ctx
 from boardfit.edge.errors import EngineError, UnsupportedModelError
-from boardfit.edge.opened_file import OpenedFile, linked_folder
 from boardfit.edge.types import EngineInfo
 from boardfit.edge.units import printable
 

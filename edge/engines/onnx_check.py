@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boardfit.edge.bundle import refuse_duplicates
+from boardfit.edge.bundle.bundle import refuse_duplicates
+from boardfit.edge.disk.opened_file import OpenedFile, Source
 from boardfit.edge.engines.model_file import model_file
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
-from boardfit.edge.onnx_file import OnnxModel, read_onnx
-from boardfit.edge.opened_file import OpenedFile, Source
+from boardfit.edge.files.onnx import OnnxModel, read_onnx
 from boardfit.edge.units import MIB, did_you_mean, printable
 
 CONFIG = "genai_config.json"

@@ -141,7 +141,9 @@ class StepEngine:
 
     def render(self, messages: Sequence[Message], *, generate: bool = True) -> list[int]:
         """Raises UnsupportedModelError if the model has no chat template."""
-        from boardfit.edge.template import render  # brings jinja2: only who chats pays for it
+        from boardfit.edge.template.render import (
+            render,  # brings jinja2: only who chats pays for it
+        )
 
         self._claims.get()
         tokenizer = self._tokenizer

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boardfit.edge.bundle import Bundle, open_bundle
+from boardfit.edge.bundle.bundle import Bundle, open_bundle
+from boardfit.edge.disk.opened_file import OpenedFile, Source
 from boardfit.edge.engines import ENGINES, EngineSettings, open_engine
 from boardfit.edge.engines.model_file import bundle_around, file_in, model_file
 from boardfit.edge.errors import InputError
-from boardfit.edge.filekind import open_regular
-from boardfit.edge.opened_file import OpenedFile, Source
+from boardfit.edge.files.kind import open_regular
 from boardfit.edge.types import Engine, Plan
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines import litert_library as library
 from boardfit.edge.engines.fit import available_bytes, check_fits
 from boardfit.edge.engines.hf_tokenizer import HfTokenizer
@@ -27,7 +28,6 @@ from boardfit.edge.engines.step_engine import Identity, StepEngine
 from boardfit.edge.engines.tflite_check import check_tflite
 from boardfit.edge.engines.weight_cache import weight_cache
 from boardfit.edge.errors import EngineMissingError
-from boardfit.edge.opened_file import OpenedFile
 from boardfit.edge.requirements import install_line
 
 NAME = "tflite"

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from boardfit.edge.engines.flatbuffer import FlatBufferError, Table
+from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines.runtime_errors import damaged
 from boardfit.edge.engines.tflite_operators import operator_name
 from boardfit.edge.errors import InputError, UnsafeInputError
-from boardfit.edge.filekind import HEAD_BYTES, foreign, open_regular
-from boardfit.edge.opened_file import Source
+from boardfit.edge.files.flatbuffer import FlatBufferError, Table
+from boardfit.edge.files.kind import HEAD_BYTES, foreign, open_regular
 from boardfit.edge.units import printable
 
 _MAX_OPERATOR_CODES, _MAX_SUBGRAPHS, _MAX_SIGNATURES = 4096, 8192, 256

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from boardfit.edge.verified import cache_directory
+from boardfit.edge.disk.verified import cache_directory
 
 _FOLDER = "xnnpack"
 

@@ -13,13 +13,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from boardfit.edge.child import TimeoutExpired, find_program, run_child
 from boardfit.edge.errors import DeviceUnreachableError, EdgeError, UsageError
 from boardfit.edge.flash.board import Progress
 from boardfit.edge.flash.session import Done, Session
 from boardfit.edge.flash.shell_files import ShellFiles, capture_system, shell_error
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.probe.system import CapturedSystem
+from boardfit.edge.process.child import TimeoutExpired, find_program, run_child
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.units import MIB, printable
 

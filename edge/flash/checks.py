@@ -14,7 +14,7 @@ from typing import Any
 
 from boardfit.device_profiles.catalog import THIS_MACHINE, find_profile
 from boardfit.device_profiles.profile import DeviceProfile, ProfileError
-from boardfit.edge.bundle import Bundle
+from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import InputError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.probe.machine import ProbeReport, read_report

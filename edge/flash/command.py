@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from boardfit.edge.bundle import open_bundle
-from boardfit.edge.bundle_command import hashing_bar
+from boardfit.edge.bundle.bundle import open_bundle
+from boardfit.edge.bundle.command import hashing_bar
 from boardfit.edge.errors import UsageError
 from boardfit.edge.flash.checks import check_board
 from boardfit.edge.flash.connection_options import ssh_config_option, wait_option

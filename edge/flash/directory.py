@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from boardfit.edge.child import run_child
 from boardfit.edge.errors import InputError
 from boardfit.edge.flash.board import Progress
 from boardfit.edge.flash.session import Done
 from boardfit.edge.probe.system import CapturedSystem
+from boardfit.edge.process.child import run_child
 from boardfit.edge.slots.files import LocalFiles
 
 _BLOCK = 1 << 20

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from boardfit.edge.bundle import Bundle
+from boardfit.edge.bundle.bundle import Bundle
+from boardfit.edge.disk.rooted import MARKER
 from boardfit.edge.errors import EdgeError, EngineError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.gate import Verdict, engine_bytes, install_engine, try_release
@@ -29,7 +30,6 @@ from boardfit.edge.flash.transfer import (
     wanted_files,
 )
 from boardfit.edge.flash.trust import Admission, SignaturePolicy, admit, check_on_board
-from boardfit.edge.rooted import MARKER
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.health import MAX_MEMORY, MIN_SPEED, Health
 from boardfit.edge.slots.store import Slots

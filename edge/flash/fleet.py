@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from boardfit.edge.child import python_argv, run_child_in_greenlet
 from boardfit.edge.errors import EngineMissingError
 from boardfit.edge.flash.inventory import FleetBoard, Inventory
+from boardfit.edge.process.child import python_argv, run_child_in_greenlet
 from boardfit.edge.requirements import install_line
 from boardfit.edge.units import printable
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from boardfit.edge.bundle import Bundle, open_bundle
+from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.flash.fleet import BoardResult, flash_boards
 from boardfit.edge.flash.inventory import FleetBoard, Inventory, read_inventory
 from boardfit.edge.units import format_bytes, format_seconds, printable

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 
-from boardfit.edge.bundle import Bundle
+from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import InputError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.session import Done

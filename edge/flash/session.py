@@ -14,8 +14,8 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from boardfit.edge.child import PIPE, TimeoutExpired, start_child
 from boardfit.edge.errors import DeviceUnreachableError, EdgeError, InputError
+from boardfit.edge.process.child import PIPE, TimeoutExpired, start_child
 
 MAX_OUTPUT = 16 * 1024 * 1024
 _READ = 1 << 16

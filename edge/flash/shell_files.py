@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-from boardfit.edge.child import PIPE, Popen, TimeoutExpired, start_child
+from boardfit.edge.disk.rooted import FRESH, MARKER, MARKER_TEXT, fresh_name
 from boardfit.edge.errors import (
     DeviceUnreachableError,
     DoesNotFitError,
@@ -28,7 +28,7 @@ from boardfit.edge.errors import (
 from boardfit.edge.flash.session import Done, Session
 from boardfit.edge.probe.remote import SCRIPT
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
-from boardfit.edge.rooted import FRESH, MARKER, MARKER_TEXT, fresh_name
+from boardfit.edge.process.child import PIPE, Popen, TimeoutExpired, start_child
 from boardfit.edge.slots.faults import die, steps_before_cut
 from boardfit.edge.slots.files import Entry, Kind, lock_refused
 from boardfit.edge.slots.layout import CURRENT, LOCK

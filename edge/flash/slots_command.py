@@ -167,7 +167,7 @@ def check_command(bundle: Path, quick: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(health.to_dict()))
         return
-    from boardfit.edge.bundle import open_bundle
+    from boardfit.edge.bundle.bundle import open_bundle
 
     failures = [health.error] if health.error else judge(health, open_bundle(bundle).plan)
     if failures:

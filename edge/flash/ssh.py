@@ -14,15 +14,6 @@ import shlex
 from functools import cached_property
 from pathlib import Path
 
-from boardfit.edge.child import (
-    DEVNULL,
-    PIPE,
-    TimeoutExpired,
-    child_environment,
-    find_program,
-    run_child,
-    start_child,
-)
 from boardfit.edge.errors import EdgeError, InputError
 from boardfit.edge.flash.board import Progress
 from boardfit.edge.flash.session import Done, Session
@@ -31,6 +22,15 @@ from boardfit.edge.flash.ssh_channel import HAS_AES, SshChannel, computes_aes
 from boardfit.edge.flash.stream import BLOCK, send_stream
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.probe.system import CapturedSystem
+from boardfit.edge.process.child import (
+    DEVNULL,
+    PIPE,
+    TimeoutExpired,
+    child_environment,
+    find_program,
+    run_child,
+    start_child,
+)
 from boardfit.edge.slots.layout import PARTS
 
 #: A file of this size pays for a connection of its own with a quicker cipher.

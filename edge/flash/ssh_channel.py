@@ -13,7 +13,10 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from boardfit.edge.child import (
+from boardfit.edge.errors import DeviceUnreachableError, EdgeError
+from boardfit.edge.flash.session import Done
+from boardfit.edge.flash.target import FlashTarget
+from boardfit.edge.process.child import (
     DEVNULL,
     SubprocessError,
     TimeoutExpired,
@@ -21,9 +24,6 @@ from boardfit.edge.child import (
     find_program,
     run_child,
 )
-from boardfit.edge.errors import DeviceUnreachableError, EdgeError
-from boardfit.edge.flash.session import Done
-from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.units import printable
 
 _CONNECT_S, _LOGIN_S, _ALIVE_S, _ALIVE_COUNT, _PERSIST_S = 10, 60, 10, 3, 15

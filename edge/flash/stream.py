@@ -12,10 +12,10 @@ import os
 import shlex
 from pathlib import Path
 
-from boardfit.edge.child import DEVNULL, TimeoutExpired, start_child
 from boardfit.edge.flash.board import Progress
 from boardfit.edge.flash.session import Channel, Done
 from boardfit.edge.flash.shell_files import shell_error
+from boardfit.edge.process.child import DEVNULL, TimeoutExpired, start_child
 from boardfit.edge.slots.faults import fault_point
 
 #: What a part may be cut back to.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from boardfit.edge.bundle import MANIFEST, SUMS, Bundle
+from boardfit.edge.bundle.bundle import MANIFEST, SUMS, Bundle
 from boardfit.edge.errors import EdgeError, IntegrityError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.slots import layout

@@ -8,7 +8,7 @@ import json
 import shlex
 from dataclasses import dataclass
 
-from boardfit.edge.bundle import MANIFEST, Bundle
+from boardfit.edge.bundle.bundle import MANIFEST, Bundle
 from boardfit.edge.errors import EdgeError, IntegrityError, UsageError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.session import Done

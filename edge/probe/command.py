@@ -16,7 +16,7 @@ from boardfit.device_profiles.record import profile_record
 from boardfit.device_profiles.text import profile_text
 from boardfit.device_profiles.toml import BOARD_ID
 from boardfit.edge import __version__
-from boardfit.edge.atomic import write_atomic
+from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.probe.machine import ProbeReport, profile_name, read_report, report_this_machine
 from boardfit.edge.probe.measure import Measurements, measure_machine, measured_profile

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from boardfit.device_profiles.cost.speed import default_threads
 from boardfit.device_profiles.profile import DeviceProfile, KernelSpeed
-from boardfit.edge.child import DEVNULL, python_argv, start_child
 from boardfit.edge.probe.bandwidth import measure_copy_bandwidth
 from boardfit.edge.probe.ggml import library_folder
 from boardfit.edge.probe.storage import measure_read_speed
 from boardfit.edge.probe.system import LocalSystem, System
+from boardfit.edge.process.child import DEVNULL, python_argv, start_child
 
 Progress = Callable[[int, int], None]
 

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boardfit.edge.atomic import write_atomic
-from boardfit.edge.child import DEVNULL, PIPE, Popen, python_argv, start_child
+from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.probe.ggml import PLAIN
+from boardfit.edge.process.child import DEVNULL, PIPE, Popen, python_argv, start_child
 
 KIND = "boardfit-engine-proof"
 #: Counted up when the cases change: older stamps then prove too little.
@@ -148,7 +148,7 @@ def stamp_folders(folder: Path) -> list[Path]:
     """Where a stamp may lie: with the engine's package, which an installer may write; else in the
     user's cache.
     """
-    from boardfit.edge.verified import cache_directory
+    from boardfit.edge.disk.verified import cache_directory
 
     return [folder.parent, cache_directory()]
 

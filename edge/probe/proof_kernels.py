@@ -24,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from boardfit.edge.ggml_types import GGML_TYPES, row_bytes
+from boardfit.edge.files.ggml_types import GGML_TYPES, row_bytes
 from boardfit.edge.probe.ggml import PLAIN, Ggml, InitParams
 
 Row = Sequence[float]

@@ -11,9 +11,9 @@ import secrets
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from boardfit.edge.child import TimeoutExpired, find_program, run_child
 from boardfit.edge.errors import DeviceUnreachableError, UsageError
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
+from boardfit.edge.process.child import TimeoutExpired, find_program, run_child
 from boardfit.edge.units import printable
 
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.device_profiles.profile import ISA_FLAGS, DeviceProfile, KernelSpeed
-from boardfit.edge.child import DEVNULL, OUR_FOLDER, TimeoutExpired, start_child
 from boardfit.edge.probe.measure import Measurements
 from boardfit.edge.probe.remote import Target, ssh_command
+from boardfit.edge.process.child import DEVNULL, OUR_FOLDER, TimeoutExpired, start_child
 from boardfit.edge.units import printable
 
 Progress = Callable[[int, int], None]
@@ -60,7 +60,16 @@ def package_archive() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("__main__.py", _MAIN)
-        for folder in ("", "edge", "edge/probe", "device_profiles", "device_profiles/cost"):
+        for folder in (
+            "",
+            "edge",
+            "edge/process",
+            "edge/disk",
+            "edge/files",
+            "edge/probe",
+            "device_profiles",
+            "device_profiles/cost",
+        ):
             for path in sorted(Path(OUR_FOLDER, "boardfit", folder).glob("*.py")):
                 archive.write(path, path.relative_to(OUR_FOLDER).as_posix())
     return buffer.getvalue()

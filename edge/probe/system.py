@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from boardfit.edge.child import SubprocessError, run_child
 from boardfit.edge.errors import InputError
+from boardfit.edge.process.child import SubprocessError, run_child
 
 #: No file of /proc or /sys that a probe reads is longer; the rest of one that is gets cut off.
 MAX_TEXT_BYTES = 1 << 20

@@ -27,7 +27,7 @@ from boardfit.edge.bench.runner import prompt_length, run_once
 from boardfit.edge.bench.sampler import Sampler, read_memory
 from boardfit.edge.bench.trace_rows import compact_load, compact_trace
 from boardfit.edge.bench.workloads import Test, fixed_tokens, prompt_hash
-from boardfit.edge.bundle import open_bundle
+from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.errors import EdgeError, IntegrityError
 from boardfit.edge.types import Engine, GenerationConfig, LogitsEngine, Message

@@ -15,7 +15,7 @@ from boardfit.edge.bench.command import TestProgress
 from boardfit.edge.bench.record import Subject, make_records
 from boardfit.edge.bench.store import append_results, data_directory
 from boardfit.edge.bench.workloads import Test
-from boardfit.edge.bundle import Bundle, open_bundle
+from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.errors import UsageError
 from boardfit.edge.race.agreement import Agreement, check_agreement, compare_answers
 from boardfit.edge.race.entrants import Entrant, make_entrants

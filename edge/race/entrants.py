@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from boardfit.edge.bundle import Bundle
+from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.engines import ENGINES, is_installed
 from boardfit.edge.engines.settings import default_threads, usable_cpus
 from boardfit.edge.errors import EngineMissingError, UsageError

@@ -13,10 +13,10 @@ from boardfit.edge.bench.metrics import drift, measure, measure_load, numbers
 from boardfit.edge.bench.runner import TestRun
 from boardfit.edge.bench.trace_rows import expand_load, expand_trace
 from boardfit.edge.bench.workloads import Test
-from boardfit.edge.child import python_argv, run_child
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import EdgeError, EngineError
-from boardfit.edge.last_words import explain_death
+from boardfit.edge.process.child import python_argv, run_child
+from boardfit.edge.process.last_words import explain_death
 from boardfit.edge.race.entrants import Entrant
 from boardfit.edge.units import printable
 

@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 
 import click
 
-from boardfit.edge.atomic import write_atomic
 from boardfit.edge.bench.importers import read_all
 from boardfit.edge.bench.newest import MAX_LINES
 from boardfit.edge.bench.store import Results, data_directory
+from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import InputError, IntegrityError, UsageError
 from boardfit.edge.report.exports import to_csv, to_llama_bench
 from boardfit.edge.report.figures import Record, group_runs, key_figures, page_title, verdict

@@ -21,6 +21,7 @@ from typing import BinaryIO, Literal, Protocol
 
 import psutil
 
+from boardfit.edge.disk.rooted import Root
 from boardfit.edge.errors import (
     DoesNotFitError,
     EdgeError,
@@ -28,7 +29,6 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from boardfit.edge.rooted import Root
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.slots.layout import CURRENT, LOCK
 

@@ -86,7 +86,7 @@ def check_release(
     the fixed question, then time a longer answer. `reference` is a host's greedy answer as token
     ids. Never raises for a release that does not work.
     """
-    from boardfit.edge.bundle import open_bundle
+    from boardfit.edge.bundle.bundle import open_bundle
     from boardfit.edge.engines import EngineSettings, open_engine
     from boardfit.edge.probe.machine import usable_processors
 
@@ -105,9 +105,9 @@ def check_release(
 
 
 def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -> Health:
+    from boardfit.edge.chat.run_command import peak_rss_bytes, prompt_tokens
+    from boardfit.edge.chat.session import Answer, summarize
     from boardfit.edge.probe.emulation import own_emulated_memory
-    from boardfit.edge.run import peak_rss_bytes, prompt_tokens
-    from boardfit.edge.session import Answer, summarize
 
     def answer(config: GenerationConfig) -> Answer:
         request_ns = time.monotonic_ns()
@@ -152,9 +152,9 @@ def _agreement(engine: LogitsEngine, prompt: Sequence[int], reference: Sequence[
 
 def reference_answer(bundle_path: Path) -> list[int] | None:
     """The greedy answer of this machine as token ids; None where it has no such engine."""
+    from boardfit.edge.chat.run_command import prompt_tokens
     from boardfit.edge.engines import is_installed
     from boardfit.edge.engines.target import open_model
-    from boardfit.edge.run import prompt_tokens
 
     opened = None
     try:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from boardfit.edge.bundle import MANIFEST, MAX_MANIFEST_BYTES, SUMS, Bundle, parse_manifest
+from boardfit.edge.bundle.bundle import MANIFEST, MAX_MANIFEST_BYTES, SUMS, Bundle, parse_manifest
 from boardfit.edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.files import BoardFiles

@@ -1,7 +1,7 @@
 """Keys pinned on a board, and the releases that they accept, over any `BoardFiles`.
 
 `ROOT/trusted_keys` lies beside the releases. Where it exists nothing else is switched to or rolled
-back to; on the board itself `boardfit.edge.bundle.open_bundle` reads the same file on every start.
+back to; on the board itself `boardfit.edge.bundle.bundle.open_bundle` reads the same file on every start.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from boardfit.edge.bundle import MANIFEST, MAX_MANIFEST_BYTES
+from boardfit.edge.bundle.bundle import MANIFEST, MAX_MANIFEST_BYTES
 from boardfit.edge.errors import IntegrityError
 from boardfit.edge.slots.files import BoardFiles
 from boardfit.edge.slots.layout import bundle_folder

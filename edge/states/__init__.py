@@ -1,7 +1,7 @@
 """KV states kept between runs: of system prompts, and of conversations that were saved.
 
 `store` is the folder they lie in, `place` says which folder and how large, `prefix` which part of a
-prompt is worth keeping. A session (`boardfit.edge.session`) restores before it computes, and stores
+prompt is worth keeping. A session (`boardfit.edge.chat.session`) restores before it computes, and stores
 when it is idle.
 """
 

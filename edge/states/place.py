@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines.target import OpenModel
 from boardfit.edge.errors import IntegrityError, UsageError
 from boardfit.edge.states.store import DEFAULT_LIMIT_BYTES, StateStore, check_owner, is_claimed
 from boardfit.edge.trust.pins import key_files
 from boardfit.edge.units import parse_bytes
-from boardfit.edge.verified import cache_directory
 
 #: Environment variable: room for the states of one folder, for example 64MiB; "off": keep none.
 VARIABLE = "BOARDFIT_STATES"

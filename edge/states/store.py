@@ -29,10 +29,10 @@ from typing import Any
 
 import psutil
 
+from boardfit.edge.disk.rooted import Root
+from boardfit.edge.disk.secret import user_secret
 from boardfit.edge.engines.kv_state import PARTIAL, StateHeader, check_private, read_state_header
 from boardfit.edge.errors import EdgeError, IntegrityError, UnsafeInputError
-from boardfit.edge.rooted import Root
-from boardfit.edge.secret import user_secret
 from boardfit.edge.types import Engine
 
 SUFFIX = ".kv"

@@ -117,7 +117,7 @@ class Task:
 
 def read_task(path: Path) -> Task:
     """A task from a TOML file, named as the file is. Raises InputError that says what is wrong."""
-    from boardfit.edge.filekind import open_regular
+    from boardfit.edge.files.kind import open_regular
 
     file, size = open_regular(path)
     with file:

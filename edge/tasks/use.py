@@ -159,7 +159,7 @@ def _lift_limit(options: dict[str, Any]) -> None:
 
 def read_text(path: str | Path) -> str:
     """A UTF-8 text file. Raises InputError if it cannot be read, is empty, too long or no text."""
-    from boardfit.edge.filekind import open_regular
+    from boardfit.edge.files.kind import open_regular
 
     file, size = open_regular(Path(path).expanduser())
     with file:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
+from boardfit.edge.disk.verified import config_directory
 from boardfit.edge.errors import InputError
 from boardfit.edge.trust.pins import MAX_KEYS, MAX_KEYS_BYTES
 from boardfit.edge.trust.signing import AskPassphrase, SigningKey, load_signing_key
 from boardfit.edge.trust.ssh_formats import ALGORITHM, PublicKey, parse_public_key
-from boardfit.edge.verified import config_directory
 
 PASSPHRASE_VARIABLE = "BOARDFIT_KEY_PASSPHRASE"
 

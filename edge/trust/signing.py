@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boardfit.edge.atomic import fsync_directory, write_atomic
-from boardfit.edge.bundle import MANIFEST, open_bundle, read_limited
+from boardfit.edge.bundle.bundle import MANIFEST, open_bundle, read_limited
+from boardfit.edge.disk.atomic import fsync_directory, write_atomic
 from boardfit.edge.errors import EngineMissingError, InputError, UnsafeInputError, UsageError
 from boardfit.edge.requirements import install_line
 from boardfit.edge.trust import bundle_signature

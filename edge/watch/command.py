@@ -15,8 +15,8 @@ from datetime import datetime, timezone
 
 import click
 
-from boardfit.edge.live import Page
 from boardfit.edge.probe.remote import parse_target
+from boardfit.edge.process.live import Page
 from boardfit.edge.terminal import write_text
 from boardfit.edge.watch.draw import ProcessHistory, screen_lines
 from boardfit.edge.watch.look import Here, Look, Source, to_record

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from boardfit.edge.live import Page
 from boardfit.edge.probe.sensors import describe_throttled
+from boardfit.edge.process.live import Page
 from boardfit.edge.units import format_bytes, format_seconds, printable
 from boardfit.edge.watch.look import Look, Machine, Memory
 from boardfit.edge.watch.rates import mean_rate

@@ -1,5 +1,5 @@
 """One look at a board: its sensors and memory, and the processes that publish a page
-(boardfit.edge.live).
+(boardfit.edge.process.live).
 
 Everything is read through a `System`, so that this machine and a board behind ssh go through the
 same parsers. What does not answer is None, never 0.
@@ -20,9 +20,9 @@ import psutil
 
 from boardfit.edge.bench.heat import HeatReader
 from boardfit.edge.bench.sampler import parse_pss, parse_status
-from boardfit.edge.live import PAGE_BYTES, Page, own_folders, parse_page, parse_start_ticks
 from boardfit.edge.probe.sensors import describe_throttled
 from boardfit.edge.probe.system import LocalSystem, System
+from boardfit.edge.process.live import PAGE_BYTES, Page, own_folders, parse_page, parse_start_ticks
 
 _KB_LINE = re.compile(r"^(\w+):\s+(\d{1,15}) kB", re.MULTILINE)
 # Linux, Documentation/accounting/psi.rst

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from boardfit.edge.live import Page
+from boardfit.edge.process.live import Page
 
 NS = 1e-9
 WINDOW_S = 2.0

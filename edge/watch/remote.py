@@ -10,10 +10,10 @@ import contextlib
 import secrets
 
 from boardfit.edge.bench.heat import HeatReader
-from boardfit.edge.child import PIPE, TimeoutExpired, find_program, start_child
 from boardfit.edge.errors import DeviceUnreachableError
 from boardfit.edge.probe.remote import SCRIPT, Target, adb_command, ssh_command
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
+from boardfit.edge.process.child import PIPE, TimeoutExpired, find_program, start_child
 from boardfit.edge.units import printable
 from boardfit.edge.watch.look import Look, read_machine, read_processes
 

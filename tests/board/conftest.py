@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.board_engine import BuiltEngine, build_wheel
-from boardfit.converters.build import BuildRequest, build
-from boardfit.converters.offline import bundle_with_engine
+from boardfit.converters.board.engine import BuiltEngine, build_wheel
+from boardfit.converters.board.offline import bundle_with_engine
+from boardfit.converters.build.build import BuildRequest, build
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.resolve import open_model
 from boardfit.device_profiles.catalog import find_profile
-from boardfit.edge.bundle import Bundle
-from boardfit.edge.verified import cache_directory
+from boardfit.edge.bundle.bundle import Bundle
+from boardfit.edge.disk.verified import cache_directory
 from tests.programs import require
 
 # Read before any test gives itself an empty cache.

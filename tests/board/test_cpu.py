@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.rehearse.cpu import (
+from boardfit.converters.board.rehearse.cpu import (
     CPUS,
     EmulatedCpu,
     choose_cpu,

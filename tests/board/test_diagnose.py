@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.converters.rehearse.diagnose import diagnose, signal_of
+from boardfit.converters.board.rehearse.diagnose import diagnose, signal_of
 from boardfit.edge.probe.emulation import parse_smaps
 
 QEMU_ILL = "qemu: uncaught target signal 4 (Illegal instruction) - core dumped\n"

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from boardfit.converters.board_engine import BuiltEngine, build_wheel, find_engines
-from boardfit.converters.board_engine import source as engine_source
-from boardfit.converters.board_engine.command import engine as command
-from boardfit.converters.board_engine.pack import add_kernel_loader, pack_wheel
-from boardfit.converters.board_engine.source import fetch_sdist, unpack_source
-from boardfit.converters.board_engine.symbols import SYSTEMS, read_symbols
-from boardfit.converters.board_engine.toolchain import find_toolchain
-from boardfit.converters.board_engine.variants import (
+from boardfit.converters.board.engine import BuiltEngine, build_wheel, find_engines
+from boardfit.converters.board.engine import source as engine_source
+from boardfit.converters.board.engine.command import engine as command
+from boardfit.converters.board.engine.pack import add_kernel_loader, pack_wheel
+from boardfit.converters.board.engine.source import fetch_sdist, unpack_source
+from boardfit.converters.board.engine.symbols import SYSTEMS, read_symbols
+from boardfit.converters.board.engine.toolchain import find_toolchain
+from boardfit.converters.board.engine.variants import (
     SINGLE_VARIANTS,
     compiler_accepts,
     keep_buildable_variants,

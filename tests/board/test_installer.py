@@ -15,11 +15,11 @@ from types import ModuleType
 
 import pytest
 
-import boardfit.converters.offline
-from boardfit.converters.board_engine.wheel_file import write_wheel
-from boardfit.edge.rooted import MARKER
+import boardfit.converters.board.offline
+from boardfit.converters.board.engine.wheel_file import write_wheel
+from boardfit.edge.disk.rooted import MARKER
 
-BOARD = Path(boardfit.converters.offline.__file__).parent / "board"
+BOARD = Path(boardfit.converters.board.offline.__file__).parent / "board"
 
 
 @pytest.fixture

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 
-import boardfit.converters.rehearse.rehearsal as rehearsal_module
-from boardfit.converters.board_engine import BuiltEngine
-from boardfit.converters.board_engine.build import TOOL_PAIR, tools_key
-from boardfit.converters.board_engine.store import load_engine
-from boardfit.converters.board_engine.toolchain import find_toolchain
-from boardfit.converters.build import BuildRequest, build
-from boardfit.converters.offline import BoardPython, add_engine
-from boardfit.converters.rehearse import Options, rehearse
-from boardfit.converters.rehearse.limits import make_cgroup, remove_cgroup
-from boardfit.converters.rehearse.root import SYSTEMS, board_root, choose_system
-from boardfit.converters.rehearse.sandbox import BINFMT, binfmt_works
+import boardfit.converters.board.rehearse.rehearsal as rehearsal_module
+from boardfit.converters.board.engine import BuiltEngine
+from boardfit.converters.board.engine.build import TOOL_PAIR, tools_key
+from boardfit.converters.board.engine.store import load_engine
+from boardfit.converters.board.engine.toolchain import find_toolchain
+from boardfit.converters.board.offline import BoardPython, add_engine
+from boardfit.converters.board.rehearse import Options, rehearse
+from boardfit.converters.board.rehearse.limits import make_cgroup, remove_cgroup
+from boardfit.converters.board.rehearse.root import SYSTEMS, board_root, choose_system
+from boardfit.converters.board.rehearse.sandbox import BINFMT, binfmt_works
+from boardfit.converters.build.build import BuildRequest, build
 from boardfit.converters.source.resolve import open_model
 from boardfit.device_profiles.catalog import find_profile
-from boardfit.edge.bundle import Bundle, open_bundle
+from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.errors import EngineMissingError, UsageError
 from boardfit.edge.units import MIB
 from tests.programs import find

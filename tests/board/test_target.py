@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from boardfit.converters.offline.own_wheel import own_wheel
-from boardfit.converters.offline.target import BoardPython, board_python
-from boardfit.converters.offline.wheelhouse import wanted
+from boardfit.converters.board.offline.own_wheel import own_wheel
+from boardfit.converters.board.offline.target import BoardPython, board_python
+from boardfit.converters.board.offline.wheelhouse import wanted
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.edge.errors import EngineMissingError, InputError, UsageError
 

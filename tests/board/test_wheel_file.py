@@ -14,7 +14,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.converters.board_engine.wheel_file import wheel_name, write_wheel
+from boardfit.converters.board.engine.wheel_file import wheel_name, write_wheel
 
 METADATA = "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n"
 paths = st.from_regex(r"[a-z]{1,8}(/[a-z_]{1,8}){0,2}\.(py|so)", fullmatch=True)

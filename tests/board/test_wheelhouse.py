@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.board_engine.wheel_file import wheel_name, write_wheel
-from boardfit.converters.offline.target import BoardPython
-from boardfit.converters.offline.wheelhouse import describe, fetch_wheels, load_wheelhouse
+from boardfit.converters.board.engine.wheel_file import wheel_name, write_wheel
+from boardfit.converters.board.offline.target import BoardPython
+from boardfit.converters.board.offline.wheelhouse import describe, fetch_wheels, load_wheelhouse
 from boardfit.edge.errors import EngineMissingError, InputError
 
 BOARD = BoardPython((3, 11), (2, 36))

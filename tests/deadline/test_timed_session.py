@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.edge.bundle import open_bundle, seal_bundle
-from boardfit.edge.bundle_pair import pair_bundles
+from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
+from boardfit.edge.bundle.pair import pair_bundles
+from boardfit.edge.chat.timed_open import TimedModel, try_out
+from boardfit.edge.chat.timed_session import TimedSession
 from boardfit.edge.deadline import Budget, Outcome, Prior, TimeModel
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.target import open_model
 from boardfit.edge.errors import DeadlineError, DoesNotFitError, InputError, UsageError
-from boardfit.edge.timed_open import TimedModel, try_out
-from boardfit.edge.timed_session import TimedSession
 from boardfit.edge.types import Engine, GenerationConfig, Message
 from tests.runtime.conftest import model_shelf, models  # noqa: F401  (fixtures)
 from tests.runtime.engine_models import Models

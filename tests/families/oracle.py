@@ -18,8 +18,8 @@ from boardfit.converters.families.registry import family_for
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.converters.source.general import general_metadata
 from boardfit.converters.source.hf import open_directory
-from boardfit.converters.source.spec import KeyValue, ModelSpec, TargetTensor
-from boardfit.edge.gguf import read_header
+from boardfit.converters.spec import KeyValue, ModelSpec, TargetTensor
+from boardfit.edge.files.gguf import read_header
 from tests.families.checkpoints import Case, write_case
 from tests.tokenizers.flavours import FLAVOURS
 from tests.tokenizers.rebuild import rebuild, vocab_path

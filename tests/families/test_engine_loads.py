@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boardfit.converters.quantize import write_gguf
-from boardfit.converters.recipes import load_recipe
+from boardfit.converters.formats.gguf.recipe import load_recipe
+from boardfit.converters.formats.gguf.write import write_gguf
 from boardfit.converters.source.hf import open_directory
 from tests.families.checkpoints import Case
 from tests.families.conftest import all_cases

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boardfit.converters.source.spec import ModelSpec
-from boardfit.edge.gguf import read_header
+from boardfit.converters.spec import ModelSpec
+from boardfit.edge.files.gguf import read_header
 from tests.families.checkpoints import Case
 from tests.families.conftest import all_cases
 from tests.families.oracle import convert_upstream, our_spec

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from boardfit.converters.families.registry import family_for
-from boardfit.converters.quantize import write_gguf
-from boardfit.converters.recipes import load_recipe
+from boardfit.converters.formats.gguf.recipe import load_recipe
+from boardfit.converters.formats.gguf.write import write_gguf
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
-from boardfit.converters.source.spec import ModelSpec, SourceIdentity
-from boardfit.edge.gguf import read_header
+from boardfit.converters.spec import ModelSpec, SourceIdentity
+from boardfit.edge.files.gguf import read_header
 from tests.families.checkpoints import Case
 from tests.families.oracle import our_spec
 from tests.families.test_kept_types import CASES

@@ -10,7 +10,7 @@ import pytest
 
 from boardfit.converters.families.qwen3moe import Qwen3Moe
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
-from boardfit.converters.source.spec import TargetTensor
+from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from tests.families.cases_moe import qwen3moe, qwen3moe_shapes
 from tests.families.checkpoints import write_checkpoint

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.quantize import write_gguf
-from boardfit.converters.recipes import load_recipe
+from boardfit.converters.formats.gguf.recipe import load_recipe
+from boardfit.converters.formats.gguf.write import write_gguf
 from boardfit.converters.source.resolve import open_model
 from tests.families.checkpoints import Case
 from tests.families.conftest import all_cases

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from boardfit.edge.bundle import open_bundle, seal_bundle
+from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.types import Plan

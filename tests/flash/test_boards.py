@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import boardfit.edge.flash.flash as flash_module
-from boardfit.edge.bundle import open_bundle, seal_bundle
+from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.errors import DoesNotFitError
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.layout import bundle_folder

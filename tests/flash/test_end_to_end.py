@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from boardfit.converters.offline import bundle_with_engine
+from boardfit.converters.board.offline import bundle_with_engine
 from boardfit.device_profiles.catalog import find_profile
-from boardfit.edge.bundle import open_bundle
+from boardfit.edge.bundle.bundle import open_bundle
+from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.layout import bundle_folder, env_folder
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.units import MIB
-from boardfit.edge.verified import cache_directory
 from tests.programs import require
 
 from .boards import AdbBoard, SshBoard, edge_command

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import boardfit.edge.slots.faults as faults
-from boardfit.edge.bundle import Bundle, open_bundle
+from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.errors import EdgeError
 from boardfit.edge.flash.board import Board, Progress
 from boardfit.edge.flash.directory import DirectoryBoard

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from boardfit.edge.bundle import seal_bundle
+from boardfit.edge.bundle.bundle import seal_bundle
 from tests.programs import require
 
 from .boards import edge_command
@@ -333,13 +333,13 @@ def test_workers_and_tools(trap: Trap) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from boardfit.converters.board_engine.compile import configure
-from boardfit.converters.board_engine.toolchain import Toolchain
-from boardfit.converters.environments import Environment, _run
-from boardfit.converters.worker import run_worker
+from boardfit.converters.board.engine.compile import configure
+from boardfit.converters.board.engine.toolchain import Toolchain
+from boardfit.converters.formats.tools.environments import Environment, _run
+from boardfit.converters.formats.tools.worker import run_worker
 from boardfit.edge.errors import EdgeError
 try:
-    run_worker(Path(sys.executable), "boardfit.converters.network_worker.onnx", {{}})
+    run_worker(Path(sys.executable), "boardfit.converters.formats.network.worker.onnx", {{}})
 except EdgeError as error:
     assert "boardfit-worker" in str(error), error
 tools = Environment("x", "x", "X", (), (), 0)
@@ -371,7 +371,7 @@ def test_python_m_edge_forgets_the_current_folder(trap: Trap) -> None:
 
 
 def test_the_board_installer_and_its_launcher(trap: Trap) -> None:
-    from boardfit.converters.offline.board import install
+    from boardfit.converters.board.offline.board import install
 
     script = Path(install.__file__).with_name("install.sh")
     home = trap.log.parent / "env"

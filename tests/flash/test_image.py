@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.edge.bundle import open_bundle, seal_bundle
+from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
 from boardfit.edge.flash.flash import FlashReport
 from boardfit.edge.flash.media.first_boot import BootFiles, hash_password

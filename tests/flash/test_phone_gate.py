@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.edge.bundle import open_bundle
+from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.errors import InputError
 from boardfit.edge.flash.phone_gate import bench_script, carries_tools, read_answer, tool_script
 from boardfit.edge.flash.session import Done

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.edge.bundle import open_bundle
+from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.flash.ssh_channel import computes_aes, quick_ciphers
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from boardfit.edge.disk.rooted import MARKER
 from boardfit.edge.errors import DoesNotFitError, InputError, IntegrityError, UsageError
-from boardfit.edge.rooted import MARKER
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots
@@ -24,7 +24,7 @@ def slots(tmp_path: Path) -> Slots:
 
 def put(slots: Slots, tmp_path: Path, text: str, size: int = 1000) -> str:
     """A release as a flash leaves it, current."""
-    from boardfit.edge.bundle import open_bundle
+    from boardfit.edge.bundle.bundle import open_bundle
 
     folder = make_bundle(tmp_path / "made" / text, {"model.gguf": text.encode() * size})
     bundle_id = open_bundle(folder).id

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.edge.bundle import open_bundle
+from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.errors import IntegrityError
 from boardfit.edge.flash.board import Progress
 from boardfit.edge.flash.directory import DirectoryBoard

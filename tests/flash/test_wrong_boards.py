@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.edge.bundle import open_bundle
+from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.flash.checks import _FACTS, parse_facts
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots

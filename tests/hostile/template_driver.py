@@ -16,7 +16,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT / "src"))
 
 from boardfit.edge.errors import EdgeError  # noqa: E402 (after the checkout is on the path)
-from boardfit.edge.template import render  # noqa: E402
+from boardfit.edge.template.render import render  # noqa: E402
 
 TOOLS = [
     {

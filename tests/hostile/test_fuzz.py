@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boardfit.edge import gguf, safetensors
 from boardfit.edge.errors import InputError
+from boardfit.edge.files import gguf, safetensors
 from tests.hostile import mutate, seeds
 
 N_MUTATIONS = 100_000

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
-from boardfit.edge.ggml_types import REMOVED_TYPES
-from boardfit.edge.gguf import (
+from boardfit.edge.files.ggml_types import REMOVED_TYPES
+from boardfit.edge.files.gguf import (
     GGML_TYPES,
     GgufArray,
     GgufHeader,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from boardfit.edge.errors import InputError, UnsafeInputError
-from boardfit.edge.safetensors import SafetensorsHeader, parse_header, read_header
+from boardfit.edge.files.safetensors import SafetensorsHeader, parse_header, read_header
 from tests.hostile import seeds
 from tests.hostile.seeds import safetensors
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from boardfit.edge import template_limits as limits
 from boardfit.edge.errors import EdgeError, InputError, UnsafeInputError
-from boardfit.edge.template import check, render
+from boardfit.edge.template import limits
+from boardfit.edge.template.render import check, render
 
 USER = [{"role": "user", "content": "Hello"}]
 CHATML = (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.edge.gguf import read_header
-from boardfit.edge.template import check
+from boardfit.edge.files.gguf import read_header
+from boardfit.edge.template.render import check
 
 pytestmark = pytest.mark.oracle
 

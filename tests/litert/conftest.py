@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from boardfit.converters.build_command import build_command
-from boardfit.converters.environments import find_tool_python
+from boardfit.converters.build.command import build_command
 from boardfit.converters.formats.table import FORMATS
-from boardfit.edge.bundle import Bundle, open_bundle
+from boardfit.converters.formats.tools.environments import find_tool_python
+from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from tests.programs import skip_or_fail
 
 # Before any test points the cache elsewhere.

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from boardfit.converters.litert_types import WEIGHT_TYPES, WeightType
-from boardfit.converters.litert_worker.gptq import gptq
-from boardfit.converters.litert_worker.quantize import Quantized, pack, quantize_matrix
+from boardfit.converters.formats.litert.types import WEIGHT_TYPES, WeightType
+from boardfit.converters.formats.litert.worker.gptq import gptq
+from boardfit.converters.formats.litert.worker.quantize import Quantized, pack, quantize_matrix
 
 
 def run(request: dict[str, Any], report: Any) -> dict[str, Any]:

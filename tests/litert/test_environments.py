@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters import environments
-from boardfit.converters.environments import (
+from boardfit.converters.formats.tools import environments
+from boardfit.converters.formats.tools.environments import (
     Environment,
     find_tool_python,
     load_environments,

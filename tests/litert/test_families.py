@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.litert_recipe import load_recipe
+from boardfit.converters.formats.litert.convert import convert_litert
+from boardfit.converters.formats.litert.recipe import load_recipe
 from boardfit.converters.source.hf import open_directory
-from boardfit.converters.target.tflite import convert_litert
 from tests.programs import skip_or_fail
 
 from . import checkpoints

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.litert_recipe import load_recipe
+from boardfit.converters.formats.litert.convert import convert_litert
+from boardfit.converters.formats.litert.memory import check_memory, conversion_bytes
+from boardfit.converters.formats.litert.recipe import load_recipe
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.hf import open_directory
-from boardfit.converters.target.tflite import convert_litert
-from boardfit.converters.target.tflite_memory import check_memory, conversion_bytes
 from boardfit.device_profiles.cost.litert_memory import litert_memory
 from boardfit.device_profiles.shape import LayerShape, ModelShape
 from boardfit.edge.errors import DoesNotFitError

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.converters.litert_recipe import (
+from boardfit.converters.formats.litert.recipe import (
     LitertRecipe,
     fitting,
     group_of,
@@ -14,7 +14,7 @@ from boardfit.converters.litert_recipe import (
     load_recipes,
     parse_recipe,
 )
-from boardfit.converters.litert_types import WEIGHT_TYPES
+from boardfit.converters.formats.litert.types import WEIGHT_TYPES
 from boardfit.edge.errors import InputError, UsageError
 
 DOWN = "model.layers.0.mlp.down_proj.weight"

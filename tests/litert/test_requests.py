@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.litert_recipe import load_recipe
-from boardfit.converters.sample import MODEL_DIR
-from boardfit.converters.source.hf import open_directory
-from boardfit.converters.source.spec import ModelSpec
-from boardfit.converters.target.tflite import (
+from boardfit.converters.formats.litert.convert import (
     LitertArtifact,
     check_request,
     convert_litert,
     start_token,
     stop_tokens,
 )
-from boardfit.converters.target.tflite_families import FAMILIES, check_family
+from boardfit.converters.formats.litert.families import FAMILIES, check_family
+from boardfit.converters.formats.litert.recipe import load_recipe
+from boardfit.converters.sample import MODEL_DIR
+from boardfit.converters.source.hf import open_directory
+from boardfit.converters.spec import ModelSpec
 from boardfit.edge.errors import InputError, UnsupportedModelError, UsageError
 
 
@@ -78,7 +78,7 @@ def test_a_folder_that_is_not_there(spec: ModelSpec, tmp_path: Path) -> None:
 
 def test_a_calibration_text_that_is_too_short(spec: ModelSpec, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least 1,000"):
-        from boardfit.converters.target.tflite import _calibration
+        from boardfit.converters.formats.litert.convert import _calibration
 
         _calibration("short")
 

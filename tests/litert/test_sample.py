@@ -14,23 +14,23 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from boardfit.converters.formats.gguf.recipe import load_recipe as load_ggml_recipe
+from boardfit.converters.formats.gguf.write import write_many
+from boardfit.converters.formats.litert.convert import convert_litert
+from boardfit.converters.formats.litert.recipe import load_recipe
 from boardfit.converters.formats.table import FORMATS, GGUF
 from boardfit.converters.formats.weigh import weigh
-from boardfit.converters.litert_recipe import load_recipe
 from boardfit.converters.quality.card import measure_text
 from boardfit.converters.quality.reference import read_references
 from boardfit.converters.quality.texts import texts_for
-from boardfit.converters.quantize import write_many
-from boardfit.converters.recipes import load_recipe as load_ggml_recipe
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.hf import open_directory
 from boardfit.converters.source.resolve import open_model
-from boardfit.converters.target.tflite import convert_litert
-from boardfit.edge.bundle import Bundle
+from boardfit.edge.bundle.bundle import Bundle
+from boardfit.edge.chat.run_command import run
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.litert_container import read_container
 from boardfit.edge.engines.tflite_check import check_tflite
-from boardfit.edge.run import run
 
 from .conftest import N_CTX
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from boardfit.converters import worker
-from boardfit.converters.worker import run_worker
+from boardfit.converters.formats.tools import worker
+from boardfit.converters.formats.tools.worker import run_worker
 from boardfit.edge.errors import (
     DoesNotFitError,
     EngineError,
@@ -114,7 +114,7 @@ def test_the_child_goes_when_we_are_killed(tmp_path: Path) -> None:
 import sys
 sys.path.insert(0, {str(root)!r})
 from pathlib import Path
-from boardfit.converters import worker
+from boardfit.converters.formats.tools import worker
 worker._PACKAGES = ("boardfit", "converters_jobs")
 (Path({str(tmp_path)!r}) / "boardfit").symlink_to(worker._root() / "boardfit")
 worker._root = lambda: Path({str(tmp_path)!r})

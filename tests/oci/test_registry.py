@@ -17,7 +17,8 @@ from boardfit.converters.oci.pull import Pulled, pull
 from boardfit.converters.oci.push import Pushed, push
 from boardfit.converters.oci.registry import TRIES
 from boardfit.converters.progress import TerminalReporter
-from boardfit.edge.bundle import MANIFEST, open_bundle
+from boardfit.edge.bundle.bundle import MANIFEST, open_bundle
+from boardfit.edge.disk.rooted import MARKER
 from boardfit.edge.errors import (
     DeviceUnreachableError,
     DoesNotFitError,
@@ -26,7 +27,6 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from boardfit.edge.rooted import MARKER
 from boardfit.edge.trust.signing import load_signing_key, new_key, sign_bundle
 
 from .conftest import connect

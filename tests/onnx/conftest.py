@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.environments import find_tool_python
+from boardfit.converters.formats.tools.environments import find_tool_python
 from tests.litert.conftest import litert_python
 
 from .tiny_models import need_builder

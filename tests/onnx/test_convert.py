@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from boardfit.converters.formats import onnx as target
+from boardfit.converters.formats.onnx.recipe import load_onnx_recipe
 from boardfit.converters.formats.table import FORMATS
 from boardfit.converters.formats.weigh import weigh
-from boardfit.converters.onnx_recipe import load_onnx_recipe
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.resolve import open_model
-from boardfit.converters.target import onnx as target
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.errors import DoesNotFitError, UsageError
-from boardfit.edge.onnx_file import read_onnx
+from boardfit.edge.files.onnx import read_onnx
 from boardfit.edge.types import GenerationConfig, Message
 
 from .tiny_models import converted

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from boardfit.converters.environments import find_tool_python
-from boardfit.converters.onnx_recipe import load_onnx_recipe
-from boardfit.converters.target.onnx import check_family, convert_onnx
+from boardfit.converters.formats.onnx.convert import check_family, convert_onnx
+from boardfit.converters.formats.onnx.recipe import load_onnx_recipe
+from boardfit.converters.formats.tools.environments import find_tool_python
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.errors import UnsupportedModelError
 from boardfit.edge.types import GenerationConfig

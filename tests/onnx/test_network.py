@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.converters.network import quantize_network
+from boardfit.converters.formats.network.quantize import quantize_network
 from boardfit.edge.bench.command import bench
 from boardfit.edge.bench.network import is_network
 from boardfit.edge.bench.network_inputs import InputSpec, make_values, parse_shapes, resolve_shapes

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from boardfit.converters.build_command import build_command
-from boardfit.converters.network import NetworkReport
-from boardfit.converters.network_build import BOUNDS, check_board, check_errors
+from boardfit.converters.build.command import build_command
+from boardfit.converters.build.network import BOUNDS, check_board, check_errors
+from boardfit.converters.formats.network.quantize import NetworkReport
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.edge.bench.command import bench
 from boardfit.edge.bench.network_folder import RECORD, open_network_folder

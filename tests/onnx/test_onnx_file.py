@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from boardfit.edge.errors import InputError, UnsafeInputError
-from boardfit.edge.onnx_file import read_onnx
+from boardfit.edge.files.onnx import read_onnx
 
 from .wire import attribute, external, model, node, number, text, value_info
 

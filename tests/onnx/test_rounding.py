@@ -7,8 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.converters.onnx_recipe import list_onnx_recipes, load_onnx_recipe, parse_onnx_recipe
-from boardfit.converters.onnx_worker.rounding import dequantize, quantize
+from boardfit.converters.formats.onnx.recipe import (
+    list_onnx_recipes,
+    load_onnx_recipe,
+    parse_onnx_recipe,
+)
+from boardfit.converters.formats.onnx.worker.rounding import dequantize, quantize
 from boardfit.edge.errors import InputError, UsageError
 
 

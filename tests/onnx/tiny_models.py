@@ -9,13 +9,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.environments import find_tool_python
-from boardfit.converters.onnx_recipe import load_onnx_recipe
-from boardfit.converters.target import onnx as target
+from boardfit.converters.formats import onnx as target
+from boardfit.converters.formats.onnx.recipe import load_onnx_recipe
+from boardfit.converters.formats.tools.environments import find_tool_python
 from tests.programs import skip_or_fail
 from tests.runtime import tiny_hf
 
-_WORKER = Path(target.__file__).parents[1] / "onnx_worker"
+_WORKER = Path(target.__file__).parent / "worker"
 _PINS = _WORKER.parent / "environments.toml"
 
 

@@ -11,10 +11,10 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from boardfit.converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
+from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from boardfit.device_profiles.cost.memory import StoredTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape
-from boardfit.edge.ggml_types import GGML_TYPES
+from boardfit.edge.files.ggml_types import GGML_TYPES
 
 
 @dataclass(frozen=True)

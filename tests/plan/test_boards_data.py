@@ -14,7 +14,7 @@ from boardfit.device_profiles.catalog import THIS_MACHINE, all_profiles, find_pr
 from boardfit.device_profiles.engine_rules import ENGINES, engine_verdicts
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.device_profiles.toml import parse_sources, parse_toml
-from boardfit.edge.devices_command import devices
+from boardfit.edge.probe.devices_command import devices
 
 BOARDS = Path(catalog.__file__).parent / "boards"
 SOCS = BOARDS.parent / "socs"

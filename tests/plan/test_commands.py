@@ -8,11 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 import boardfit.converters.source.resolve as resolve
-from boardfit.converters.plan_command import load_devices, plan
+from boardfit.converters.plan.command import load_devices, plan
 from boardfit.device_profiles.catalog import all_profiles
 from boardfit.device_profiles.profile import ProfileError
-from boardfit.edge.devices_command import devices
 from boardfit.edge.errors import DoesNotFitError, UsageError
+from boardfit.edge.probe.devices_command import devices
 from tests.plan.models import Dims, make_spec
 
 SPEC = make_spec(Dims(n_embd=512, n_head=8, n_ff=1536, n_layer=8), name="tiny\x1b[31m")

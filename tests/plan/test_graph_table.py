@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from boardfit.converters.memory_truth_models import CONFIGS, hollow_spec
-from boardfit.converters.plan import PlanOptions, make_plan
+from boardfit.converters.plan.make import PlanOptions, make_plan
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.device_profiles.cost.graph_table import count_graph, graph_fits_table, table_size
 from boardfit.edge.errors import InputError, UnsupportedModelError

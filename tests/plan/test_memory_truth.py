@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from boardfit.converters.formats.gguf.recipe import load_recipe
 from boardfit.converters.memory_truth import Combination, measure, predict
 from boardfit.converters.memory_truth_models import CONFIGS, hollow_spec, write_hollow
-from boardfit.converters.recipes import load_recipe
 from boardfit.device_profiles.cost.memory import (
     PROGRAM_FILE_BYTES,
     StoredTensor,
     memory_phases,
     weight_bytes,
 )
-from boardfit.edge.gguf import read_header
+from boardfit.edge.files.gguf import read_header
 
 # Parameters of the published checkpoints, in millions, as their cards say.
 PUBLISHED = {

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boardfit.converters.plan import (
+from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe
+from boardfit.converters.formats.gguf.size import artifact_bytes
+from boardfit.converters.plan.make import (
     PREFERENCES,
     Planner,
     PlanOptions,
@@ -18,8 +20,7 @@ from boardfit.converters.plan import (
     candidates,
     make_plan,
 )
-from boardfit.converters.recipe_weights import PERPLEXITY_ADDED, WeighingScale
-from boardfit.converters.recipes import artifact_bytes, list_recipes, load_recipe
+from boardfit.converters.plan.weights import PERPLEXITY_ADDED, WeighingScale
 from boardfit.device_profiles.catalog import all_profiles, find_profile
 from boardfit.device_profiles.cost.memory import PROGRAM_FILE_BYTES
 from boardfit.device_profiles.profile import DeviceProfile, EngineSupport

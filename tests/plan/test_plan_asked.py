@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import boardfit.converters.source.resolve as resolve
-from boardfit.converters.plan import Planner, PlanOptions, candidates, make_plan, plan_of
-from boardfit.converters.plan_accelerators import accelerator_lines, accelerator_record
-from boardfit.converters.plan_boards import board_rows
-from boardfit.converters.plan_cells import bound_text
-from boardfit.converters.plan_command import plan
-from boardfit.converters.plan_front import dominated_by, dominates, front, qualities
-from boardfit.converters.plan_learned import Learned, Measured, read_learned
-from boardfit.converters.plan_sizes import hollow_spec, size_rows
-from boardfit.converters.plan_text import board_lines, speed_text
-from boardfit.converters.recipe_weights import AS_IS, weigh_as_is
+from boardfit.converters.plan.accelerators import accelerator_lines, accelerator_record
+from boardfit.converters.plan.boards import board_rows
+from boardfit.converters.plan.cells import bound_text
+from boardfit.converters.plan.command import plan
+from boardfit.converters.plan.front import dominated_by, dominates, front, qualities
+from boardfit.converters.plan.learned import Learned, Measured, read_learned
+from boardfit.converters.plan.make import Planner, PlanOptions, candidates, make_plan, plan_of
+from boardfit.converters.plan.sizes import hollow_spec, size_rows
+from boardfit.converters.plan.text import board_lines, speed_text
+from boardfit.converters.plan.weights import AS_IS, weigh_as_is
 from boardfit.converters.source.gguf import open_gguf
 from boardfit.device_profiles.catalog import all_profiles, find_profile
 from boardfit.device_profiles.models import known_models

@@ -11,17 +11,17 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boardfit.converters.plan import Planner, PlanOptions
-from boardfit.converters.plan_command import plan
-from boardfit.converters.plan_learned import Learned
-from boardfit.converters.plan_workload import (
+from boardfit.converters.plan.command import plan
+from boardfit.converters.plan.learned import Learned
+from boardfit.converters.plan.make import Planner, PlanOptions
+from boardfit.converters.plan.reach import (
     answers_of,
     nearest,
     reach_of,
     workload_needs,
 )
-from boardfit.converters.plan_workload_command import WorkloadPlan, best_row
-from boardfit.converters.recipe_weights import WeighingScale
+from boardfit.converters.plan.weights import WeighingScale
+from boardfit.converters.plan.workload_text import WorkloadPlan, best_row
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.edge.errors import DeadlineError, DoesNotFitError, InputError, UsageError
 from boardfit.edge.tasks import find_task, load_tasks

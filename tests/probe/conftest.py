@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.quantize.write import write_many
-from boardfit.converters.recipes.recipe import load_recipe
+from boardfit.converters.formats.gguf.recipe import load_recipe
+from boardfit.converters.formats.gguf.write import write_many
 from boardfit.converters.source.resolve import open_model
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe
+from boardfit.converters.formats.gguf.write import write_gguf
 from boardfit.converters.quality import card as card_module
 from boardfit.converters.quality.bounds import Bound, bound_of, check_bounds, parse_bounds
 from boardfit.converters.quality.building import QualityOptions, measure_cards
@@ -27,14 +29,12 @@ from boardfit.converters.quality.texts import (
     sample_text,
     texts_for,
 )
-from boardfit.converters.quantize import write_gguf
-from boardfit.converters.recipes import list_recipes, load_recipe
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.resolve import open_model
-from boardfit.converters.source.spec import KeyValue, ModelSpec
+from boardfit.converters.spec import KeyValue, ModelSpec
+from boardfit.edge.bundle.quality_text import quality_lines
 from boardfit.edge.engines import EngineSettings
 from boardfit.edge.errors import InputError, IntegrityError, UsageError
-from boardfit.edge.quality_text import quality_lines
 from boardfit.edge.types import Plan
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("quality")]

@@ -11,24 +11,24 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boardfit.converters.build_jobs import job_name, make_jobs, plan_any
+from boardfit.converters.build.jobs import job_name, make_jobs, plan_any
 from boardfit.converters.formats.choose import (
     Measured,
     choose_format,
     divergence_ratio,
     measured_rows,
 )
-from boardfit.converters.formats.plan import check_supported, plan_format, prefill_lengths
+from boardfit.converters.formats.litert.recipe import load_recipes
+from boardfit.converters.formats.onnx.recipe import list_onnx_recipes
 from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
 from boardfit.converters.formats.weigh import weigh
-from boardfit.converters.litert_recipe import load_recipes
-from boardfit.converters.onnx_recipe import list_onnx_recipes
-from boardfit.converters.plan_command import plan as plan_command
-from boardfit.converters.plan_learned import Learned
-from boardfit.converters.plan_options import PlanOptions
+from boardfit.converters.plan.command import plan as plan_command
+from boardfit.converters.plan.converted import check_supported, plan_format, prefill_lengths
+from boardfit.converters.plan.learned import Learned
+from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.quality.bounds import bound_of
 from boardfit.converters.source.resolve import open_model
-from boardfit.converters.source.spec import ModelSpec
+from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import all_profiles, find_profile
 from boardfit.edge.engines import ENGINES
 from boardfit.edge.errors import (

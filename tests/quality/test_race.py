@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.converters.build_command import build_command
-from boardfit.converters.race_command import race_command
+from boardfit.converters.build.command import build_command
+from boardfit.converters.build.race_command import race_command
 from boardfit.edge.bench.store import read_results
-from boardfit.edge.bundle import open_bundle, seal_bundle
+from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.errors import EngineError, IntegrityError, UsageError
 from boardfit.edge.race.command import parse_threads, race_tests
 from boardfit.edge.race.entrants import make_entrants

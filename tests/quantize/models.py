@@ -11,7 +11,7 @@ import numpy as np
 from gguf import GGUFValueType as V
 
 from boardfit.converters.imatrix import Imatrix
-from boardfit.converters.source.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
+from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape
 
 _QTYPES = {

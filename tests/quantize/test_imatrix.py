@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from boardfit.converters.formats.gguf.recipe import load_recipe
+from boardfit.converters.formats.gguf.write import write_gguf
 from boardfit.converters.imatrix import Imatrix, Sums, compute, read_imatrix, write_imatrix
-from boardfit.converters.quantize import write_gguf
-from boardfit.converters.recipes import load_recipe
 from boardfit.edge.errors import InputError, UsageError
-from boardfit.edge.gguf import read_header
+from boardfit.edge.files.gguf import read_header
 from tests.quantize.models import Dims, make_spec
 
 TEXT = "The quick brown fox jumps over the lazy dog; 0123456789!\n" * 20

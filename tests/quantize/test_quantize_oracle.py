@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe
+from boardfit.converters.formats.gguf.write import write_gguf
 from boardfit.converters.imatrix import Imatrix
-from boardfit.converters.quantize import write_gguf
-from boardfit.converters.recipes import list_recipes, load_recipe
 from boardfit.converters.source.gguf import open_gguf
 from tests.quantize import upstream
 from tests.quantize.models import Dims, make_spec, random_imatrix, write_reference

@@ -6,14 +6,9 @@ import dataclasses
 
 import pytest
 
-from boardfit.converters.recipes import (
-    artifact_bytes,
-    assign_types,
-    list_recipes,
-    load_recipe,
-    parse_recipe,
-)
-from boardfit.converters.recipes.assign import layers_hold
+from boardfit.converters.formats.gguf.assign import assign_types, layers_hold
+from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe, parse_recipe
+from boardfit.converters.formats.gguf.size import artifact_bytes
 from boardfit.edge.errors import InputError, UnsupportedModelError, UsageError
 from tests.quantize.models import Dims, make_spec
 
@@ -81,7 +76,7 @@ def test_an_expert_outside_every_block_is_refused() -> None:
 def test_metadata_that_gguf_cannot_hold_is_named() -> None:
     from gguf import GGUFValueType
 
-    from boardfit.converters.source.spec import KeyValue
+    from boardfit.converters.spec import KeyValue
 
     spec, recipe = make_spec(Dims(n_layer=1)), load_recipe("q4_0")
     for bad in (

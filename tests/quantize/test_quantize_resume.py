@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.quantize import write_gguf, write_many
-from boardfit.converters.quantize.resume import journal_path, partial_path
-from boardfit.converters.recipes import load_recipe
-from boardfit.converters.source.spec import ModelSpec
+from boardfit.converters.formats.gguf.recipe import load_recipe
+from boardfit.converters.formats.gguf.resume import journal_path, partial_path
+from boardfit.converters.formats.gguf.write import write_gguf, write_many
+from boardfit.converters.spec import ModelSpec
 from boardfit.edge.errors import UsageError
-from boardfit.edge.gguf import read_header
+from boardfit.edge.files.gguf import read_header
 from tests.quantize.models import Dims, make_spec
 
 pytestmark = pytest.mark.engine
@@ -34,8 +34,8 @@ ROOT = Path(__file__).resolve().parents[2]
 _CHILD = """
 import sys
 from pathlib import Path
-from boardfit.converters.quantize import write_many
-from boardfit.converters.recipes import load_recipe
+from boardfit.converters.formats.gguf.write import write_many
+from boardfit.converters.formats.gguf.recipe import load_recipe
 from tests.quantize.test_quantize_resume import DIMS
 from tests.quantize.models import make_spec
 folder = Path(sys.argv[1])

@@ -12,15 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from boardfit.converters.quantize import stream, write, write_gguf, write_many
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from boardfit.converters.quantize import stream, write, write_gguf, write_many
-from boardfit.converters.quantize.pages import release
-from boardfit.converters.recipes import artifact_bytes, assign_types, list_recipes, load_recipe
-from boardfit.converters.source.spec import ModelSpec, TargetTensor
+from boardfit.converters.formats.gguf.assign import assign_types
+from boardfit.converters.formats.gguf.pages import release
+from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe
+from boardfit.converters.formats.gguf.size import artifact_bytes
+from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError, UsageError
-from boardfit.edge.gguf import read_header
+from boardfit.edge.files.gguf import read_header
 from tests.quantize.models import Dims, make_spec, tensor
 
 pytestmark = pytest.mark.engine
@@ -188,8 +190,9 @@ def test_bad_outputs_are_refused(tmp_path: Path) -> None:
 def test_without_the_engine_the_pip_line_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from boardfit.converters import ggml_library
     from boardfit.converters.quantize import kernels
+
+    from boardfit.converters.formats.gguf import ggml_library
 
     kernels.load_kernels.cache_clear()
     monkeypatch.setattr(ggml_library.importlib.util, "find_spec", lambda name: None)
@@ -257,7 +260,7 @@ def test_types_are_assigned_in_milliseconds() -> None:
 def test_a_models_own_alignment_is_kept(alignment: int, tmp_path: Path) -> None:
     from gguf import GGUFValueType
 
-    from boardfit.converters.source.spec import KeyValue
+    from boardfit.converters.spec import KeyValue
 
     spec = make_spec(TINY)
     entry = KeyValue("general.alignment", alignment, GGUFValueType.UINT32)

@@ -6,8 +6,8 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
+from boardfit.converters.formats.gguf.recipe import Recipe
 from boardfit.converters.imatrix import Imatrix
-from boardfit.converters.recipes import Recipe
 
 
 def quantize(source: Path, out: Path, recipe: Recipe, imatrix: Imatrix | None = None) -> Path:

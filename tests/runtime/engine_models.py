@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from boardfit.converters.environments import find_tool_python
+from boardfit.converters.formats.tools.environments import find_tool_python
 from tests.programs import skip_or_fail
 
 from . import tiny_gguf, tiny_hf

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.edge.chat import LineReader
-from boardfit.edge.session import parse_session
+from boardfit.edge.chat.command import LineReader
+from boardfit.edge.chat.session import parse_session
 from boardfit.edge.terminal import terminal_safe
 
 from . import tiny_gguf

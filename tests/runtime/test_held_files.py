@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.edge.bundle import open_bundle, seal_bundle
+from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.engines import ENGINES, open_engine
 from boardfit.edge.types import GenerationConfig, Plan
 from tests.flash.cargo import PLAN

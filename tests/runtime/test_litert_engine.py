@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines import EngineSettings, litert_library, open_engine
 from boardfit.edge.engines.litert_container import METADATA, read_container
 from boardfit.edge.engines.runtime_errors import damaged, load_error
@@ -27,7 +28,6 @@ from boardfit.edge.errors import (
     UsageError,
 )
 from boardfit.edge.types import GenerationConfig
-from boardfit.edge.verified import cache_directory
 
 from .conftest import opened
 from .engine_models import Models, ModelShelf

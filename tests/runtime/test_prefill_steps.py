@@ -10,7 +10,7 @@ from boardfit.edge.engines.abort import ChunkSizer, StopWatcher
 from boardfit.edge.engines.fit import available_bytes, check_fits, estimate_bytes
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import DoesNotFitError
-from boardfit.edge.gguf import read_header
+from boardfit.edge.files.gguf import read_header
 
 from . import tiny_gguf
 

@@ -85,7 +85,7 @@ def test_the_engine_costs_little_and_leaves_the_package_alone() -> None:
         "from boardfit.edge.engines.llama_library import load_library\n"
         "load_library()\n"
         "names = sorted({m.split('.')[0] for m in sys.modules})\n"
-        "from boardfit.edge.run import peak_rss_bytes\n"
+        "from boardfit.edge.chat.run_command import peak_rss_bytes\n"
         "peak = peak_rss_bytes()\n"
         "import llama_cpp, ctypes\n"
         "whole = llama_cpp.Llama.__name__ + llama_cpp.llama_cpp.__name__\n"

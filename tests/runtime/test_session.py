@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from boardfit.edge.chat.session import Session, summarize
 from boardfit.edge.errors import InputError
-from boardfit.edge.session import Session, summarize
 from boardfit.edge.states import StateStore
 from boardfit.edge.types import Engine, GenerationConfig, Message, StreamStart, TokenEvent, Trace
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import gguf
 import pytest
 
-from boardfit.edge.bundle import seal_bundle
+from boardfit.edge.bundle.bundle import seal_bundle
 from boardfit.edge.engines import open_engine
 from boardfit.edge.engines.target import engine_of, open_model
 from boardfit.edge.errors import (

@@ -187,7 +187,7 @@ def test_untied_head_must_be_there(checkpoint: Path) -> None:
         config["tie_word_embeddings"] = False
 
     replace_tensor(checkpoint, "unused", "F16", np.zeros(8, np.float16))
-    from boardfit.edge.safetensors import read_header
+    from boardfit.edge.files.safetensors import read_header
 
     header = read_header(checkpoint / "model.safetensors")
     assert "lm_head.weight" in header.tensors

@@ -116,7 +116,7 @@ def test_a_killed_download_continues_where_it_ended(hub: Hub) -> None:
 def test_an_unfinished_file_continues_in_the_next_run(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from boardfit.edge.verified import cache_directory
+    from boardfit.edge.disk.verified import cache_directory
 
     part = cache_directory() / "hub" / REPOSITORY.replace("/", "--") / COMMIT / f"{SHARD}.part"
     part.parent.mkdir(parents=True)

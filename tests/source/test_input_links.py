@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from boardfit import converters
-from boardfit.converters.build_command import build_command
+from boardfit.converters.build.command import build_command
 from boardfit.converters.imatrix import read_imatrix
 from boardfit.converters.quality.texts import read_text as read_quality_text
 from boardfit.converters.sample import MODEL_DIR
@@ -24,9 +24,9 @@ from boardfit.converters.source import documents, hf
 from boardfit.converters.source.resolve import open_model
 from boardfit.converters.tokenizers.files import TokenizerFiles
 from boardfit.converters.tokenizers.reference import load_reference
+from boardfit.edge.disk.input_folder import is_file_below
 from boardfit.edge.errors import EdgeError, InputError, UnsafeInputError
-from boardfit.edge.filekind import open_regular, read_regular
-from boardfit.edge.input_folder import is_file_below
+from boardfit.edge.files.kind import open_regular, read_regular
 
 FIRST = "model-00001-of-00003.safetensors"
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----"

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
+from boardfit.edge.chat.session import Session
+from boardfit.edge.chat.timed_session import TimedSession
 from boardfit.edge.deadline import Budget, Prior, TimeModel
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.kv_state import MAGIC, mapped_state, write_state
 from boardfit.edge.errors import InputError
-from boardfit.edge.session import Session
 from boardfit.edge.states import StateStore
 from boardfit.edge.states.store import entries
-from boardfit.edge.timed_session import TimedSession
 from boardfit.edge.types import GenerationConfig
 from tests.runtime import tiny_gguf
 

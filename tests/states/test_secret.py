@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from boardfit.edge.disk.secret import N_BYTES, NAME, user_secret
+from boardfit.edge.disk.verified import cache_directory, config_directory
 from boardfit.edge.engines.kv_state import MAGIC, mapped_state
 from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
-from boardfit.edge.secret import N_BYTES, NAME, user_secret
 from boardfit.edge.states.place import beside_bundle, user_folder
 from boardfit.edge.states.store import StateStore, claim, clear, entries, is_claimed
 from boardfit.edge.trust.pins import TRUSTED_KEYS
-from boardfit.edge.verified import cache_directory, config_directory
 
 from .block_engine import N_CTX, BlockEngine, state_of
 from .test_store import IDENTITY, TOKENS, checked, restored, store, stored

@@ -12,11 +12,11 @@ from boardfit.edge.bench.command import bench
 from boardfit.edge.bench.deadline_summary import summarize
 from boardfit.edge.bench.seal import sealed
 from boardfit.edge.bench.store import read_results
-from boardfit.edge.chat import chat
+from boardfit.edge.chat.command import chat
+from boardfit.edge.chat.run_command import run
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.errors import DeadlineError, InputError, IntegrityError, UsageError
 from boardfit.edge.report.command import report
-from boardfit.edge.run import run
 from boardfit.edge.tasks import find_task
 from boardfit.edge.tasks.use import TaskUse
 from tests.runtime import tiny_gguf

@@ -21,7 +21,7 @@ from boardfit.converters.tokenizers.reference import load_reference, sentence_pi
 from boardfit.converters.tokenizers.verify import verify_vocabulary
 from boardfit.converters.tokenizers.vocab_file import write_vocab_only
 from boardfit.edge.errors import IntegrityError
-from boardfit.edge.gguf import read_header
+from boardfit.edge.files.gguf import read_header
 
 from .conftest import Checkpoint
 from .flavours import FLAVOURS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from boardfit.edge.bundle import seal_bundle
+from boardfit.edge.bundle.bundle import seal_bundle
 from boardfit.edge.engines.target import OpenModel
 from boardfit.edge.types import GenerationConfig
 from tests.flash.cargo import PLAN

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from boardfit.edge.cli import edge
+from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines import open_engine
 from boardfit.edge.engines.model_file import built_file, model_file
 from boardfit.edge.engines.target import open_model
@@ -23,7 +24,6 @@ from boardfit.edge.slots.store import Slots
 from boardfit.edge.trust import pins
 from boardfit.edge.trust.pins import TRUSTED_KEYS, VARIABLE, format_trusted_keys, key_files
 from boardfit.edge.trust.signing import SigningKey, sign_bundle
-from boardfit.edge.verified import cache_directory
 from tests.flash.cargo import make_bundle
 from tests.programs import require
 
@@ -312,20 +312,20 @@ LOADERS = {
     "LiteRtCreateModelFromBuffer": {"edge/engines/litert_graph.py"},
     "InferenceSession": {
         "edge/bench/network_runtime.py",
-        "converters/network_worker/onnx.py",  # workers of builds, in environments of their own
+        "converters/formats/network/worker/onnx.py",  # workers of builds
     },
     "Interpreter": {
         "edge/bench/network_runtime.py",
         "edge/engines/interpreter_graph.py",
-        "converters/network_worker/tflite.py",
+        "converters/formats/network/worker/tflite.py",
     },
 }
 #: The only ones that open what no key was asked for.
 BUILDERS = {
-    "converters/build.py",
+    "converters/build/build.py",
     "converters/quality/card.py",
     "converters/quality/reference.py",
-    "converters/verify.py",
+    "converters/build/verify.py",
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.edge.bundle import MANIFEST, bundle_signers, open_bundle
+from boardfit.edge.bundle.bundle import MANIFEST, bundle_signers, open_bundle
 from boardfit.edge.errors import IntegrityError
 from boardfit.edge.flash.directory import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, flash

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import boardfit.edge.slots.faults as faults
-from boardfit.edge.bundle import open_bundle
+from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.errors import EdgeError, EngineError, IntegrityError, UsageError
 from boardfit.edge.flash.directory import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, FlashReport, flash

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from boardfit.edge.bundle import bundle_signers, open_bundle
+from boardfit.edge.bundle.bundle import bundle_signers, open_bundle
 from boardfit.edge.cli import edge
 from boardfit.edge.errors import (
     InputError,

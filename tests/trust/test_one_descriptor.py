@@ -11,17 +11,24 @@ from pathlib import Path
 
 import pytest
 
-import boardfit.edge.verified
-from boardfit.edge.bundle import SMALL, Bundle, open_bundle, pack_bundle, seal_bundle, unpack_bundle
+import boardfit.edge.disk.verified
+from boardfit.edge.bundle.bundle import (
+    SMALL,
+    Bundle,
+    open_bundle,
+    pack_bundle,
+    seal_bundle,
+    unpack_bundle,
+)
+from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
+from boardfit.edge.disk.verified import VerifiedFiles, moves_ctime
 from boardfit.edge.engines import open_engine
 from boardfit.edge.engines.llama_context import LlamaContext
 from boardfit.edge.engines.target import open_model
 from boardfit.edge.errors import InputError, IntegrityError, UnsafeInputError
-from boardfit.edge.opened_file import OpenedFile, OpenedFolder
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.trust.pins import VARIABLE, format_trusted_keys
 from boardfit.edge.trust.signing import SigningKey, sign_bundle
-from boardfit.edge.verified import VerifiedFiles, moves_ctime
 from tests.flash.cargo import PLAN, make_bundle
 
 from .real import OURS, THEIRS, real_bundle, says, scripted
@@ -67,7 +74,7 @@ def test_an_edit_while_it_is_hashed_does_not_count_as_verified(
     tmp_path: Path, verify: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first chunk was read already when it changes."""
-    monkeypatch.setattr(boardfit.edge.verified, "SETTLED_NS", 0)
+    monkeypatch.setattr(boardfit.edge.disk.verified, "SETTLED_NS", 0)
     bundle = make_bundle(tmp_path / "kit", {"model.gguf": bytes(3 << 20)})
     with pytest.raises(IntegrityError):
         open_bundle(bundle, verify=verify, progress=once(lambda: edit(bundle / "model.gguf")))
@@ -101,7 +108,7 @@ def places() -> Iterator[str]:
 def test_an_edit_through_a_mapping_is_found(
     place: str, was_dirty: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(boardfit.edge.verified, "SETTLED_NS", 0)
+    monkeypatch.setattr(boardfit.edge.disk.verified, "SETTLED_NS", 0)
     with tempfile.TemporaryDirectory(dir=place) as name:
         bundle = make_bundle(Path(name) / "kit", {"model.gguf": b"weights " * 4000})
         with (bundle / "model.gguf").open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
@@ -132,7 +139,7 @@ def test_only_files_that_are_older_than_the_clocks_tick_are_remembered(tmp_path:
 def test_an_old_file_on_a_disk_is_remembered_until_it_is_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(boardfit.edge.verified, "SETTLED_NS", 0)
+    monkeypatch.setattr(boardfit.edge.disk.verified, "SETTLED_NS", 0)
     path = tmp_path / "file"
     path.write_bytes(b"x" * 1000)
     file = OpenedFile.open(path)
@@ -157,7 +164,7 @@ def test_memory_file_systems_and_proc_are_not_remembered() -> None:
 def test_with_keys_pinned_every_start_hashes_every_byte(
     tmp_path: Path, pinned: SigningKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(boardfit.edge.verified, "SETTLED_NS", 0)
+    monkeypatch.setattr(boardfit.edge.disk.verified, "SETTLED_NS", 0)
     bundle = make_bundle(tmp_path / "kit", {"model.gguf": b"weights " * 4000})
     sign_bundle(bundle, pinned)
     hashed: list[int] = []

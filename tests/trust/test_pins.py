@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from boardfit.edge.bundle import (
+from boardfit.edge.bundle.bundle import (
     MANIFEST,
     SUMS,
     bundle_signers,

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.edge.live import (
+from boardfit.edge.process.live import (
     PAGE_BYTES,
     Beacon,
     Page,
@@ -154,7 +154,7 @@ def test_where_no_page_can_be_written_the_work_goes_on(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "boardfit.edge.live.own_folders", lambda: [Path("/proc/boardfit-cannot-be")]
+        "boardfit.edge.process.live.own_folders", lambda: [Path("/proc/boardfit-cannot-be")]
     )
     with Beacon("run", "m") as beacon:
         assert len(list(beacon.follow(tokens(3), 1))) == 4

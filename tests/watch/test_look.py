@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.edge.bench.heat import FIRMWARE, HeatReader
-from boardfit.edge.live import Page
 from boardfit.edge.probe.system import CapturedSystem
+from boardfit.edge.process.live import Page
 from boardfit.edge.watch.draw import (
     BARS_ASCII,
     WAITING,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from boardfit.edge.bundle import Bundle
+from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import DoesNotFitError, UsageError
 from boardfit.edge.flash.flash import FlashReport
 from boardfit.edge.flash.media.cards import Disk, find_disk, list_disks, refuse_disk

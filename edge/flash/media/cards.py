@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boardfit.edge.child import child_environment, decode_output, run_child
 from boardfit.edge.errors import EngineMissingError, InputError, UsageError
+from boardfit.edge.process.child import child_environment, decode_output, run_child
 from boardfit.edge.units import format_bytes, printable
 
 _COLUMNS = "NAME,PATH,TYPE,SIZE,RO,RM,HOTPLUG,TRAN,VENDOR,MODEL,SERIAL,FSTYPE,LABEL"

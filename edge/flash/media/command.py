@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from boardfit.edge.bundle import Bundle
-from boardfit.edge.child import python_argv, run_child
+from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import EngineError
 from boardfit.edge.flash.flash import FlashOptions, FlashReport
 from boardfit.edge.flash.gate import Verdict, how_it_died, read_report
@@ -15,6 +14,7 @@ from boardfit.edge.flash.media.options import MediaOptions
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.flash.transfer import Reporter
+from boardfit.edge.process.child import python_argv, run_child
 from boardfit.edge.slots.health import judge
 
 

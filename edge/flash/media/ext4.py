@@ -20,7 +20,12 @@ from pathlib import Path, PurePosixPath
 
 import psutil
 
-from boardfit.edge.child import (
+from boardfit.edge.errors import EdgeError, EngineError, EngineMissingError, InputError
+from boardfit.edge.flash.board import Progress
+from boardfit.edge.flash.media.filesystem import Superblock, read_superblock
+from boardfit.edge.flash.media.partitions import Partition
+from boardfit.edge.flash.media.source import chunks, reader, write_changes, write_sparse
+from boardfit.edge.process.child import (
     DEVNULL,
     CompletedProcess,
     Popen,
@@ -29,12 +34,7 @@ from boardfit.edge.child import (
     run_child,
     start_child,
 )
-from boardfit.edge.child import find_program as find_on_path
-from boardfit.edge.errors import EdgeError, EngineError, EngineMissingError, InputError
-from boardfit.edge.flash.board import Progress
-from boardfit.edge.flash.media.filesystem import Superblock, read_superblock
-from boardfit.edge.flash.media.partitions import Partition
-from boardfit.edge.flash.media.source import chunks, reader, write_changes, write_sparse
+from boardfit.edge.process.child import find_program as find_on_path
 from boardfit.edge.slots.files import Entry
 from boardfit.edge.slots.layout import CURRENT
 from boardfit.edge.units import printable

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from boardfit.edge.bundle import Bundle
-from boardfit.edge.child import child_environment, decode_output, find_program, run_child
+from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import EngineError, EngineMissingError, InputError, UsageError
 from boardfit.edge.flash.gate import carries_engine
 from boardfit.edge.flash.media.filesystem import identify
 from boardfit.edge.flash.media.partitions import Partition, PartitionTable, Read
 from boardfit.edge.flash.service_units import INSTALLER, SERVICE, install_unit, service_unit
+from boardfit.edge.process.child import child_environment, decode_output, find_program, run_child
 from boardfit.edge.units import printable
 
 UNIT_FOLDER = "/etc/systemd/system"

@@ -22,7 +22,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 
-from boardfit.edge.bundle import Bundle
+from boardfit.edge.bundle.bundle import Bundle
+from boardfit.edge.disk.rooted import work_beside
 from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UsageError
 from boardfit.edge.flash.flash import FlashReport
 from boardfit.edge.flash.gate import carries_engine
@@ -42,7 +43,6 @@ from boardfit.edge.flash.media.source import chunks, materialize, packing_of, re
 from boardfit.edge.flash.service_units import INSTALL_SCRIPT
 from boardfit.edge.flash.transfer import Reporter
 from boardfit.edge.flash.trust import SignaturePolicy
-from boardfit.edge.rooted import work_beside
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.slots.files import board_error

@@ -9,7 +9,8 @@ import stat
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from boardfit.edge.bundle import MANIFEST, SUMS, Bundle
+from boardfit.edge.bundle.bundle import MANIFEST, SUMS, Bundle
+from boardfit.edge.disk.rooted import MARKER, MARKER_TEXT, foreign
 from boardfit.edge.errors import EdgeError, InputError
 from boardfit.edge.flash.flash import SLACK_BYTES
 from boardfit.edge.flash.gate import engine_bytes
@@ -18,7 +19,6 @@ from boardfit.edge.flash.media.first_boot import UNIT_FOLDER, WANTS_FOLDER, unit
 from boardfit.edge.flash.service_units import DEFAULT_ROOT
 from boardfit.edge.flash.transfer import Reporter, wanted_files
 from boardfit.edge.flash.trust import Admission, SignaturePolicy, admit
-from boardfit.edge.rooted import MARKER, MARKER_TEXT, foreign
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.trust.bundle_signature import SIGNATURE

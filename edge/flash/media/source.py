@@ -18,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from boardfit.edge.child import find_program, start_child
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError
 from boardfit.edge.flash.media.partitions import Read
+from boardfit.edge.process.child import find_program, start_child
 from boardfit.edge.units import MIB, format_bytes
 
 Packing = Literal["xz", "gz", "zst"]

@@ -1,0 +1,164 @@
+"""Everything but the model that an offline bundle carries, put into its folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boardfit.converters.board.engine import ALL_VARIANTS, build_tools, build_wheel
+from boardfit.converters.board.engine.build import LICENSE, TOOL_PAIR, Reporter
+from boardfit.converters.board.engine.store import key_of
+from boardfit.converters.board.offline.own_wheel import own_wheel
+from boardfit.converters.board.offline.target import BoardPython, board_python
+from boardfit.converters.board.offline.wheelhouse import Wheel, describe, fetch_wheels, wanted
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.disk.verified import cache_directory
+from boardfit.edge.engines import ENGINES
+from boardfit.edge.errors import UsageError
+from boardfit.edge.flash.service_units import SERVICE, service_unit
+from boardfit.edge.types import Plan
+
+BOARD_FILES = ("install.sh", "install.py")
+#: Beside the engine and what it requires: logits and speed probes need numpy.
+EXTRA_REQUIREMENTS = ("numpy>=1.26",)
+
+
+@dataclass(frozen=True)
+class OfflineParts:
+    """What was added: role by file name, for `seal_bundle`, and the manifest's entry `board`."""
+
+    roles: dict[str, str]
+    manifest: dict[str, Any]
+
+
+def add_engine(
+    directory: Path,
+    plan: Plan,
+    device: DeviceProfile,
+    reporter: Reporter,
+    *,
+    name: str = "model",
+    python: str | None = None,
+    variant: str = ALL_VARIANTS,
+    jobs: int | None = None,
+) -> OfflineParts:
+    """Put into the bundle folder `directory` what `device` needs to run `plan` without a network.
+
+    Boards with glibc get wheels for their Python, an installer and a service unit; phones get
+    static tools. Nothing is sealed: the caller adds the roles to the manifest.
+
+    Raises UsageError for a board that our engines cannot run on, EngineMissingError when the cross
+    toolchain, pip or a wheel is missing, EngineError when compiling fails.
+    """
+    if plan.engine not in ENGINES:
+        raise UsageError(f"unknown engine {plan.engine!r}; known: {', '.join(ENGINES)}")
+    board = check_board(device, python)
+    if board is None:
+        return add_tools(directory, plan, reporter, jobs)
+    wheels = collect_wheels(plan.engine, board, reporter, variant, jobs)
+    roles = {}
+    for wheel in wheels:
+        # '+' begins a local version and is no letter of a bundle's file names.
+        target = f"wheels/{wheel.path.name.replace('+', '_')}"
+        place(wheel.path, directory / target)
+        roles[target] = "wheel"
+    for file in BOARD_FILES:
+        place(Path(__file__).with_name("board") / file, directory / "board" / file)
+        roles[f"board/{file}"] = "launcher"
+    write_text(directory / "board" / SERVICE, service_unit(name, plan))
+    roles[f"board/{SERVICE}"] = "unit"
+    write_text(directory / "licenses/third-party.txt", license_table(wheels))
+    roles["licenses/third-party.txt"] = "license"
+    manifest = {
+        "python": f"{board.python[0]}.{board.python[1]}",
+        "glibc": f"{board.glibc[0]}.{board.glibc[1]}",
+        "machine": "aarch64",
+        "engine_variant": variant if plan.engine == "llama_cpp" else None,
+        "wheels": {wheel.name: wheel.version for wheel in wheels},
+    }
+    return OfflineParts(roles, manifest)
+
+
+def check_board(device: DeviceProfile, python: str | None = None) -> BoardPython | None:
+    """The Python that wheels for `device` are for; None for phones, which get static tools.
+
+    Raises UsageError for a board that our engines cannot run on.
+    """
+    if (device.software.libc or "").startswith("bionic"):
+        return None
+    return board_python(device, python)
+
+
+def collect_wheels(
+    engine: str, board: BoardPython, reporter: Reporter, variant: str, jobs: int | None
+) -> list[Wheel]:
+    """All wheels of one engine for one Python, ours included, sorted by file name."""
+    own = own_wheel(ENGINES[engine].extra)
+    requirements = wanted((*own.requirements, *EXTRA_REQUIREMENTS), board)
+    local: list[Path] = []
+    if engine == "llama_cpp":
+        built = build_wheel(variant, jobs=jobs, reporter=reporter)
+        requirements = [r for r in requirements if not r.startswith("llama-cpp-python")]
+        local.append(built.path)
+    reporter.stage("collecting the board's wheels")
+    third_party = fetch_wheels(requirements, local, board, reporter.stage)
+    folder = cache_directory() / "wheelhouse/own" / key_of([own.name, own.data.hex()])
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / own.name, own.data)
+    return sorted([*third_party, describe(folder / own.name)], key=lambda wheel: wheel.path.name)
+
+
+def add_tools(directory: Path, plan: Plan, reporter: Reporter, jobs: int | None) -> OfflineParts:
+    """Static llama.cpp programs, for systems without glibc and without Python."""
+    if plan.engine != "llama_cpp":
+        raise UsageError(
+            f"only llama.cpp has static tools for phones; this plan uses {plan.engine}",
+            next_step="edge build with a GGUF recipe",
+        )
+    roles = {}
+    for variant in TOOL_PAIR:
+        for path in build_tools(variant, jobs=jobs, reporter=reporter).paths:
+            is_license = path.name == LICENSE
+            target = f"licenses/{path.name}" if is_license else f"tools/{variant}/{path.name}"
+            place(path, directory / target)
+            (directory / target).chmod(0o644 if is_license else 0o755)
+            roles[target] = "license" if is_license else "tool"
+    write_text(directory / "licenses/third-party.txt", TOOLS_LICENSE)
+    roles["licenses/third-party.txt"] = "license"
+    return OfflineParts(roles, {"machine": "aarch64", "tools": list(TOOL_PAIR)})
+
+
+TOOLS_LICENSE = """\
+Static programs in tools/: llama.cpp (MIT, see LICENSE.llama.cpp), with GCC's run-time libraries
+(GPL-3.0-or-later with the run-time exception) and the GNU C library (LGPL-2.1-or-later) linked in.
+`edge engine build --tools` compiles them again from source, with another C library if you wish.
+"""
+
+
+def license_table(wheels: Sequence[Wheel]) -> str:
+    """One line per wheel; the licences' texts are in the wheels themselves."""
+    rows = [(wheel.name, wheel.version, wheel.license) for wheel in wheels]
+    widths = [max(len(row[i]) for row in rows) for i in range(2)]
+    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in rows]
+    head = "Software in wheels/, by the licence its metadata declares; texts are in each wheel.\n\n"
+    return head + "\n".join(lines) + "\n"
+
+
+def place(source: Path, target: Path) -> None:
+    make_way(target)
+    shutil.copyfile(source, target)
+
+
+def write_text(path: Path, text: str) -> None:
+    make_way(path)
+    path.write_text(text, encoding="utf-8")
+
+
+def make_way(path: Path) -> None:
+    """An old file may be a link to another bundle's: it is replaced, never written into."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)

@@ -1,0 +1,139 @@
+"""Third-party wheels for a board's Python, fetched once with pip and kept with their hashes.
+
+    <cache>/wheelhouse/<key>/*.whl
+    <cache>/wheelhouse/<key>/wheelhouse.json    name, version, licence and sha256 of each
+
+The key stands for what was asked: requirements, Python, ABI, platform tags. What was fetched for it
+stays as it is until the folder is removed, so that a second bundle gets the same wheels.
+"""
+
+from __future__ import annotations
+
+import email.parser
+import hashlib
+import json
+import shutil
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from boardfit.converters.board.engine.store import key_of
+from boardfit.converters.board.offline.target import BoardPython
+from boardfit.edge.disk.atomic import fsync_directory, write_atomic
+from boardfit.edge.disk.verified import cache_directory
+from boardfit.edge.errors import EngineMissingError, InputError
+from boardfit.edge.process.child import decode_output, python_argv, run_child
+from boardfit.edge.requirements import holds_for
+
+_RECORD = "wheelhouse.json"
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel file and what its metadata says; `license` as declared there, SPDX where it is."""
+
+    path: Path
+    name: str
+    version: str
+    license: str
+    sha256: str
+
+
+def wanted(requirements: Sequence[str], board: BoardPython) -> list[str]:
+    """Requirements that hold on the board, without their markers: pip would evaluate those against
+    the Python that runs pip. Raises InputError for a marker about anything but `python_version`.
+    """
+    kept = []
+    for text in requirements:
+        requirement, _, marker = text.partition(";")
+        if marker:
+            try:
+                if not holds_for(marker, board.python):
+                    continue
+            except ValueError:
+                raise InputError(f"cannot tell whether {text!r} holds on a board") from None
+        kept.append(requirement.strip())
+    return sorted(kept)
+
+
+def fetch_wheels(
+    requirements: Sequence[str],
+    local: Sequence[Path],
+    board: BoardPython,
+    say: Callable[[str], None],
+) -> list[Wheel]:
+    """The wheels that satisfy `requirements` and the wheel files `local` on the board, `local`
+    included, sorted by name; from the cache, or from the package index with pip.
+
+    Raises EngineMissingError when pip cannot get one: no network, or no such wheel.
+    """
+    key = key_of(
+        [requirements, [hashlib.sha256(path.read_bytes()).hexdigest() for path in local],
+         board.python, board.platforms]
+    )  # fmt: skip
+    folder = cache_directory() / "wheelhouse" / key
+    if found := load_wheelhouse(folder):
+        return found
+    say(f"fetching wheels for Python {board.python[0]}.{board.python[1]} on arm64")
+    partial = folder.with_name(f".{key}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    arguments = [
+        "download", "--quiet", "--disable-pip-version-check", "--no-input",
+        "-d", str(partial.absolute()), "--only-binary=:all:", "--implementation", "cp",
+        "--python-version", f"{board.python[0]}.{board.python[1]}",
+        "--abi", board.abi, "--abi", "abi3", "--abi", "none",
+    ]  # fmt: skip
+    for platform in board.platforms:
+        arguments += ["--platform", platform]
+    arguments += [str(path.absolute()) for path in local]
+    done = run_child(python_argv("pip", *arguments, *requirements))
+    if done.returncode:
+        output = decode_output(done.stderr)
+        lines = [line for line in output.splitlines() if "ERROR" in line] or [output.strip()[-400:]]
+        raise EngineMissingError(
+            f"pip could not fetch the board's wheels: {lines[-1]}",
+            next_step="check the network; bundles are offline only once their wheels are here",
+        )
+    wheels = [describe(path) for path in sorted(partial.glob("*.whl"))]
+    record = [{**asdict(wheel), "path": wheel.path.name} for wheel in wheels]
+    write_atomic(partial / _RECORD, json.dumps(record, indent=1).encode())
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    fsync_directory(folder.parent)
+    return load_wheelhouse(folder) or []
+
+
+def load_wheelhouse(folder: Path) -> list[Wheel] | None:
+    """The wheels of a complete wheelhouse whose files are all as they were fetched; else None."""
+    try:
+        record = json.loads((folder / _RECORD).read_bytes())
+        wheels = [Wheel(**{**entry, "path": folder / entry["path"]}) for entry in record]
+        intact = all(hashlib.sha256(w.path.read_bytes()).hexdigest() == w.sha256 for w in wheels)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return wheels if intact else None
+
+
+def describe(path: Path) -> Wheel:
+    """Name, version and licence from a wheel's own metadata. Raises InputError when it has none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+            text = archive.read(name).decode("utf-8", "replace")
+    except (OSError, zipfile.BadZipFile, StopIteration) as error:
+        raise InputError(f"{path.name} is not a wheel: {error!r}") from None
+    metadata = email.parser.Parser().parsestr(text, headersonly=True)
+    classifiers = [c for c in metadata.get_all("Classifier", []) if c.startswith("License ::")]
+    declared = metadata["License-Expression"] or (metadata["License"] or "").splitlines()[:1]
+    license = declared if isinstance(declared, str) else "".join(declared)
+    if not license and classifiers:
+        license = classifiers[0].rpartition(":: ")[2]
+    return Wheel(
+        path=path,
+        name=str(metadata["Name"]),
+        version=str(metadata["Version"]),
+        license=license[:80] or "see the wheel",
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )

@@ -1,0 +1,202 @@
+"""The stages of a rehearsal, run inside the sandbox and listened to from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from boardfit.converters.board.engine.build import Reporter
+from boardfit.converters.board.rehearse.diagnose import diagnose
+from boardfit.converters.board.rehearse.limits import MemoryLimit
+from boardfit.converters.board.rehearse.memory import PeakWatcher
+from boardfit.converters.board.rehearse.options import Options
+from boardfit.converters.board.rehearse.reference import Reference, compare
+from boardfit.converters.board.rehearse.result import Problem, Rehearsal
+from boardfit.converters.board.rehearse.sandbox import Sandbox
+from boardfit.edge.bundle.bundle import BundleFile
+from boardfit.edge.process.child import Popen, decode_output, start_child
+
+INSTALL_TIMEOUT_S = 900.0
+ANSWER_TIMEOUT_S = 3600.0
+
+
+class Run:
+    """The stages inside the sandbox; each returns the rehearsal with what it found added."""
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        limit: MemoryLimit,
+        release: Path,
+        free_bytes: int,
+        files: Sequence[BundleFile],
+        reporter: Reporter,
+        found: Rehearsal,
+    ) -> None:
+        self._sandbox, self._limit, self._release = sandbox, limit, release
+        self._files = files
+        self._free, self._reporter, self._found = free_bytes, reporter, found
+
+    def install(self) -> Rehearsal:
+        """Run the bundle's own installer, as a board would."""
+        self._reporter.stage("installing as the board would")
+        board = self._release / "bundle/board"
+        env = self._sandbox.inside(self._release / "env")
+        if self._sandbox.can_start_programs:
+            argv = ["/bin/sh", self._sandbox.inside(board / "install.sh"), env]
+        else:
+            argv = ["/usr/bin/python3", "-I", "-B", self._sandbox.inside(board / "install.py"), env]
+        self._execute("installing", argv, INSTALL_TIMEOUT_S, lambda line: None)
+        return self._found
+
+    def answer(self, reference: Reference, options: Options) -> Rehearsal:
+        """Start the installed engine, generate, and take its choice at each token of the host's."""
+        self._reporter.stage("answering as the board would")
+        home = self._sandbox.work / "home"
+        job = {
+            "site": self._sandbox.inside(self._release / "env/site"),
+            "bundle": self._sandbox.inside(self._release / "bundle"),
+            "prompt": options.prompt,
+            "n_tokens": options.n_tokens,
+            "reference": list(reference.answer),
+        }
+        (home / "job.json").write_text(json.dumps(job))
+        shutil.copyfile(Path(__file__).with_name("guest.py"), home / "guest.py")
+        argv = ["/usr/bin/python3", "-I", "-B", self._sandbox.inside(home / "guest.py"),
+                self._sandbox.inside(home / "job.json")]  # fmt: skip
+        chosen: list[int] = []
+        failure: dict[str, Any] = {}
+
+        def listen(line: str) -> None:
+            event = read_event(line)
+            match event.get("event"):
+                case "loaded":
+                    features = event.get("details", {}).get("cpu_features") or ()
+                    self._add(engine=f"{event.get('engine')} {event.get('version')}",
+                              kernels=tuple(map(str, features)))  # fmt: skip
+                case "prompt" if event.get("ids") != list(reference.prompt):
+                    self._fail("wrong-answers", "the board turns the prompt into other tokens")
+                case "answer":
+                    self._add(text=str(event.get("text", "")))
+                case "token":
+                    token = event.get("id")
+                    chosen.append(token if isinstance(token, int) else -1)
+                    self._reporter.progress(len(chosen), len(reference.answer))
+                case "failed":
+                    failure.update(event)
+
+        self._execute("answering", argv, ANSWER_TIMEOUT_S, listen, failure)
+        if self._found.ok:
+            self._add(agreement=compare(reference, chosen))
+        return self._found
+
+    def run_tool(self, variant: str, reference: Reference, options: Options) -> Rehearsal:
+        """Answer with a static program of the bundle: all that a phone gets."""
+        self._reporter.stage("answering as the phone would")
+        bundle = self._release / "bundle"
+        tool = bundle / f"tools/{variant}/llama-completion"
+        model = next(file.name for file in self._files if file.role == "model")
+        argv = [
+            str(tool), "-m", self._sandbox.inside(bundle / model), "-p", options.prompt,
+            "-n", str(options.n_tokens), "--temp", "0", "-t", "1", "--no-warmup",
+            "--no-display-prompt", "--simple-io",
+            *(("-cnv", "-st", "--jinja") if reference.has_template else ("-no-cnv",)),
+        ]  # fmt: skip
+        pieces: list[str] = []
+        self._execute("answering", argv, ANSWER_TIMEOUT_S, pieces.append)
+        text = "".join(pieces).replace("[end of text]", "").strip()
+        self._add(engine=f"static llama.cpp, {variant}", text=text)
+        if self._found.ok and reference.text.strip() and not text:
+            self._fail("wrong-answers", "the program says nothing, this machine's engine does")
+        return self._found
+
+    def _execute(
+        self,
+        stage: str,
+        argv: Sequence[str],
+        timeout_s: float,
+        listen: Callable[[str], None],
+        failure: dict[str, Any] | None = None,
+    ) -> None:
+        started = time.monotonic()
+        command = [*self._limit.wrap, *self._sandbox.command(argv)]
+        with tempfile.TemporaryFile("w+", errors="replace") as errors:
+            process = start_child(
+                command, env=self._sandbox.environment(), stderr=errors, start_new_session=True
+            )
+            assert process.stdout
+            killer = Deadline(process, timeout_s)
+            tail: list[str] = []
+            with killer, PeakWatcher(process.pid) as watcher:
+                for raw in process.stdout:
+                    line = decode_output(raw)
+                    tail = [*tail[-20:], line]
+                    listen(line)
+                code = process.wait()
+            errors.seek(0)
+            output = "".join(tail) + errors.read()[-8000:]
+        seconds = {**self._found.seconds, stage: time.monotonic() - started}
+        self._add(seconds=seconds, memory=watcher.peak if watcher.peak.guest else None)
+        if killer.expired:
+            self._fail("timeout", f"not finished after {timeout_s:.0f} s of emulation", stage)
+        elif code:
+            if failure:  # our own error, with its own next step
+                output = f"error: {failure['message']}"
+                code = int(failure["exit_code"])
+            self._add(
+                problem=diagnose(
+                    stage, code, output, oom_kills=self._limit.oom_kills(),
+                    limit_bytes=self._free, cpu=self._found.cpu.cpu.name,
+                )
+            )  # fmt: skip
+
+    def _add(self, **fields: Any) -> None:
+        self._found = replace(self._found, **fields)
+
+    def _fail(self, kind: Any, message: str, stage: str = "answering") -> None:
+        self._add(problem=Problem(kind, stage, message, "report this as a bug"))
+
+
+class Deadline:
+    """Kills a process group that does not end in time."""
+
+    def __init__(self, process: Popen[bytes], seconds: float) -> None:
+        self.expired = False
+        self._process = process
+        self._timer = threading.Timer(seconds, self._expire)
+
+    def _expire(self) -> None:
+        self.expired = True
+        self._kill()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def __enter__(self) -> Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._process.poll() is None:
+            self._kill()
+            self._process.wait()
+
+
+def read_event(line: str) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}

@@ -1,0 +1,206 @@
+"""Three ways to run arm64 programs of a Debian root, and the choice of a working one.
+
+binfmt   as root, where the kernel starts qemu for arm64 programs by itself: chroot in a mount
+         namespace of its own
+proot    as anybody: path translation by ptrace, no rights needed
+qemu     the emulator named explicitly: no rights, no ptrace, but no child programs either
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from boardfit.edge.errors import EngineMissingError
+from boardfit.edge.process.child import SubprocessError, decode_output, find_program, run_child
+
+How = Literal["binfmt", "proot", "qemu"]
+
+QEMU_NAMES = ("qemu-aarch64-static", "qemu-aarch64")
+BINFMT = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
+#: Where the work folder appears inside the chroot.
+GUEST_HOME = "/opt/boardfit"
+
+# $1 root, $2 work folder, $3 folder with cpuinfo, meminfo and sys; then the command. The namespace
+# is ours alone: nothing of it is seen or left outside, and the shared root stays as it is.
+_ENTER = """
+mount --make-rprivate /
+mount --bind "$1" "$1"
+mount -o remount,bind,ro "$1"
+mount --rbind /dev "$1/dev"
+mount --rbind /proc "$1/proc"
+mount --bind "$3/cpuinfo" "$1/proc/cpuinfo"
+mount --bind "$3/meminfo" "$1/proc/meminfo"
+mount --bind "$3/sys" "$1/sys"
+mount -t tmpfs tmpfs "$1/tmp"
+mount -t tmpfs tmpfs "$1/opt"
+mkdir "$1/opt/boardfit"
+mount --bind "$2" "$1/opt/boardfit"
+root=$1
+shift 3
+exec chroot "$root" "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A prepared way in. `root`: the Debian root; `work`: a folder of ours that is visible inside
+    and writable; `fakes`: cpuinfo, meminfo and sys of the board; `cpu`: what qemu plays.
+    """
+
+    how: How
+    qemu: str
+    root: Path
+    work: Path
+    fakes: Path
+    cpu: str
+
+    @property
+    def is_for_tools(self) -> bool:
+        """Whether there is no system inside, only static programs."""
+        return not (self.root / "usr").exists()
+
+    @property
+    def can_start_programs(self) -> bool:
+        """Whether what runs inside may start other programs."""
+        return self.how != "qemu"
+
+    def inside(self, path: Path) -> str:
+        """How a path below `work` is called inside."""
+        if self.how == "binfmt":
+            relative = path.relative_to(self.work).as_posix()
+            return GUEST_HOME if relative == "." else f"{GUEST_HOME}/{relative}"
+        return str(path)
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """The command that runs `argv` inside. `argv[0]` is an absolute path in the root."""
+        if self.how == "binfmt":
+            places = (str(self.root), str(self.work), str(self.fakes))
+            # No network either: nothing that an offline board needs may come from one.
+            spaces = ["--mount", "--net", "--ipc", "--uts"]
+            return ["unshare", *spaces, "/bin/sh", "-euc", _ENTER, "sh", *places, *argv]
+        if self.how == "proot":
+            binds = ["-b", "/dev", "-b", "/proc", "-b", f"{self.fakes / 'cpuinfo'}:/proc/cpuinfo",
+                     "-b", f"{self.fakes / 'meminfo'}:/proc/meminfo", "-b",
+                     f"{self.fakes / 'sys'}:/sys",
+                     # Under its own name: newer system calls (faccessat2) pass by the translation.
+                     "-b", f"{self.work}:{self.work}"]  # fmt: skip
+            return ["proot", "-q", self.qemu, "-r", str(self.root), *binds, "-w", "/", *argv]
+        view = make_view(self.root, self.fakes)
+        own = Path(argv[0]).is_relative_to(self.work)
+        program = argv[0] if own else str(view / argv[0].lstrip("/"))
+        return [self.qemu, "-L", str(view), program, *argv[1:]]
+
+    def environment(self) -> dict[str, str]:
+        """The whole environment inside: nothing of the host's reaches the rehearsal."""
+        return {
+            "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin",
+            "HOME": self.inside(self.work / "home"),
+            "TMPDIR": self.inside(self.work / "tmp"),
+            "BOARDFIT_CACHE": self.inside(self.work / "home/cache"),
+            "LC_ALL": "C.UTF-8",
+            "QEMU_CPU": self.cpu,
+            "PROOT_TMP_DIR": str(self.work / "tmp"),
+        }
+
+
+def make_view(root: Path, fakes: Path) -> Path:
+    """For `qemu -L`, which looks every path up below one folder first: links to the root's entries,
+    and the board's own /proc and /sys files.
+    """
+    view = fakes / "view"
+    if not view.is_dir():
+        view.mkdir()
+        # Not the root's home, mnt and so on: our own files may lie below those names on the host.
+        for entry in root.iterdir():
+            if entry.name in ("bin", "sbin", "lib", "lib64", "usr", "etc"):
+                (view / entry.name).symlink_to(entry)
+        (view / "proc").mkdir()
+        for name in ("cpuinfo", "meminfo"):
+            (view / "proc" / name).symlink_to(fakes / name)
+        (view / "sys").symlink_to(fakes / "sys")
+    return view
+
+
+def find_qemu() -> str:
+    """The path of qemu-user for arm64. Raises EngineMissingError when there is none."""
+    for name in QEMU_NAMES:
+        if path := find_program(name):
+            return path
+    raise EngineMissingError(
+        "rehearsing needs qemu-user to play the board's CPU",
+        next_step="sudo apt-get install -y qemu-user-static proot mmdebstrap",
+    )
+
+
+def qemu_models(qemu: str) -> str:
+    """qemu's own list of CPUs."""
+    return decode_output(run_child([qemu, "-cpu", "help"]).stdout)
+
+
+def binfmt_works() -> bool:
+    """Whether the kernel starts arm64 programs through qemu, from inside a chroot too (flag F), and
+    we may make one.
+    """
+    try:
+        lines = BINFMT.read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line.partition(":")[2] for line in lines if line.startswith("flags")), "")
+    return "enabled" in lines and "F" in flags and hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def ways_to_run() -> list[How]:
+    """Ways that look possible here, the most faithful first."""
+    ways: list[How] = []
+    if binfmt_works() and find_program("unshare"):
+        ways.append("binfmt")
+    if find_program("proot"):
+        ways.append("proot")
+    ways.append("qemu")
+    return ways
+
+
+def open_sandbox(root: Path, work: Path, fakes: Path, cpu: str, how: How | None = None) -> Sandbox:
+    """A sandbox in which the root's python3 really starts; `how` fixes the way.
+
+    Raises EngineMissingError, with the message of each way, when none works.
+    """
+    qemu = find_qemu()
+    for name in ("home", "tmp"):
+        (work / name).mkdir(exist_ok=True)
+    problems = []
+    for way in [how] if how else ways_to_run():
+        sandbox = Sandbox(way, qemu, root, work, fakes, cpu)
+        problem = try_sandbox(sandbox)
+        if problem is None:
+            return sandbox
+        problems.append(f"{way}: {problem}")
+    raise EngineMissingError(
+        f"arm64 programs cannot be run here ({'; '.join(problems)})",
+        next_step="sudo apt-get install -y qemu-user-static proot, or rehearse on another machine",
+    )
+
+
+def tool_sandbox(work: Path, fakes: Path, cpu: str) -> Sandbox:
+    """A sandbox without a system, for static programs: the emulator alone."""
+    empty = fakes / "empty"
+    for folder in (empty, work / "home", work / "tmp"):
+        folder.mkdir(exist_ok=True)
+    return Sandbox("qemu", find_qemu(), empty, work, fakes, cpu)
+
+
+def try_sandbox(sandbox: Sandbox) -> str | None:
+    """None if Python starts inside; otherwise the last line that it, or the way in, printed."""
+    script = "import platform; print(platform.machine())"
+    try:
+        command = sandbox.command(["/usr/bin/python3", "-I", "-c", script])
+        done = run_child(command, env=sandbox.environment(), timeout_s=120)
+    except (OSError, SubprocessError) as error:
+        return str(error)
+    if decode_output(done.stdout).strip() == "aarch64":
+        return None
+    return (decode_output(done.stderr).strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -1,0 +1,1 @@
+"""Build bundles: plan the jobs, convert, verify, seal."""

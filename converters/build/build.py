@@ -1,0 +1,377 @@
+"""Plan, convert, verify and bundle a model: one reading, one bundle per board.
+
+Everything is made in `OUT.partial/` beside the output and renamed at the end. A killed build leaves
+that folder; the same command continues in it (`boardfit.edge.disk.rooted`: it is marked as ours).
+
+    OUT.partial/artifacts/<recipe>.gguf     one per recipe, however many boards share it
+    OUT.partial/bundles/<device>/           sealed bundles
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from boardfit.converters.build import outputs
+from boardfit.converters.build.jobs import Job, make_jobs
+from boardfit.converters.build.verify import check_artifact, check_in_engine, check_vocabulary
+from boardfit.converters.documents import companions, copy_document
+from boardfit.converters.formats.convert import FormatArtifact, convert
+from boardfit.converters.formats.gguf.recipe import Recipe, load_recipe
+from boardfit.converters.formats.gguf.write import Artifact, write_many
+from boardfit.converters.formats.table import GGUF
+from boardfit.converters.imatrix import Imatrix, read_imatrix
+from boardfit.converters.plan.learned import read_learned
+from boardfit.converters.plan.make import PlanOptions
+from boardfit.converters.quality.building import QualityOptions, measure_cards
+from boardfit.converters.spec import ModelSpec
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge import __version__
+from boardfit.edge.bundle.bundle import MANIFEST, Bundle, open_bundle, seal_bundle, sha256_file
+from boardfit.edge.disk.atomic import fsync_directory, link_or_copy, write_atomic
+from boardfit.edge.disk.rooted import work_beside
+from boardfit.edge.engines.model_file import built_file
+from boardfit.edge.errors import UsageError
+from boardfit.edge.files.kind import open_regular
+from boardfit.edge.types import Plan
+
+if TYPE_CHECKING:
+    from boardfit.converters.board.offline import OfflineParts
+    from boardfit.edge.trust.signing import SigningKey
+
+MODEL_FILE = "model.gguf"
+AnyArtifact = Artifact | FormatArtifact
+
+
+class Reporter(Protocol):
+    """Where a build says what it is doing."""
+
+    def stage(self, text: str) -> None:
+        """A new step begins."""
+
+    def progress(self, done: int, total: int) -> None:
+        """How far the step is; `done` grows to `total`."""
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What to build. `imatrix` is upstream's imatrix file, or a text to compute one from.
+    `with_engine` adds what each board needs to run its bundle offline; `python` is the board's
+    Python where it is not the profile's. `formats` are of `boardfit.converters.formats.table`.
+    `sign` puts a signature beside every manifest.
+    """
+
+    spec: ModelSpec
+    devices: tuple[DeviceProfile, ...]
+    output: Path
+    options: PlanOptions = field(default_factory=PlanOptions)
+    imatrix: Path | None = None
+    overwrite: bool = False
+    threads: int | None = None
+    with_engine: bool = False
+    python: str | None = None
+    quality: QualityOptions = field(default_factory=QualityOptions)
+    formats: tuple[str, ...] = (GGUF,)
+    sign: SigningKey | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """One finished bundle."""
+
+    bundle: Bundle
+    artifact: AnyArtifact
+
+
+def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
+    """Build one bundle per device and format. A single one is at `output`, several are below it
+    (`boardfit.converters.build.jobs.job_name`).
+
+    Raises UsageError when the output exists, DoesNotFitError when a board, the host's memory or the
+    disk is too small (before the first byte), UnsupportedModelError for a family that a format
+    cannot hold, IntegrityError when a result fails its checks or is too far from its source;
+    nothing is left at `output` then.
+    """
+    check_output(request)
+    reporter.stage("planning")
+    jobs = make_jobs(
+        request.spec, request.devices, request.formats, request.options, read_learned()
+    )
+    adders = {job.name: adding_engine(request, job.device, reporter) for job in jobs}
+    reporter.stage("checking the tokenizer")
+    vocabulary = check_vocabulary(request.spec)
+    with work_beside(request.output, "build", resume=True, stale=["bundles"]) as work:
+        folder = work.path / "artifacts"
+        imatrix = obtain_imatrix(request, folder, reporter)
+        artifacts = make_all_artifacts(request, jobs, imatrix, folder, reporter)
+        reporter.stage("checking the result")
+        checks = {
+            job.name: {**vocabulary, **check_job(artifacts[job.name], job, request.spec)}
+            for job in one_each(jobs, artifacts)
+        }
+        cards = measure_cards(
+            request.spec,
+            [job.plan for job in jobs],
+            {(job.plan.engine, job.plan.recipe): artifacts[job.name].path for job in jobs},
+            request.quality,
+            folder,
+            threads=request.threads,
+            stage=reporter.stage,
+            progress=reporter.progress,
+        )
+        reporter.stage("sealing")
+        bundles = work.path / "bundles"
+        for job in jobs:
+            artifact = artifacts[job.name]
+            # An imatrix names itself in the file: a few bytes that no plan can know beforehand.
+            plan = dataclasses.replace(job.plan, artifact_bytes=artifact.nbytes)
+            twin = next(j.name for j in jobs if artifacts[j.name] is artifact)
+            manifest = make_manifest(
+                request.spec, plan, artifact, checks[twin], None if job.converted else imatrix
+            ) | {"quality": cards[plan.engine, plan.recipe, plan.kv_type]}
+            seal(
+                request.spec, plan, artifact, manifest, bundles / (job.name or "bundle"),
+                adders[job.name],
+            )  # fmt: skip
+            if request.sign is not None:
+                sign_sealed(bundles / (job.name or "bundle"), request.sign)
+        fsync_directory(bundles)
+        made = "bundles/bundle" if len(jobs) == 1 else "bundles"
+        work.publish(made, outputs.is_output if request.overwrite else None)
+    return [
+        Built(open_bundle(request.output / job.name, verify=False), artifacts[job.name])
+        for job in jobs
+    ]
+
+
+def one_each(jobs: Sequence[Job], artifacts: Mapping[str, AnyArtifact]) -> list[Job]:
+    """The first job of every artifact: boards with equal plans share one."""
+    first: dict[Path, Job] = {}
+    for job in jobs:
+        first.setdefault(artifacts[job.name].path, job)
+    return list(first.values())
+
+
+def check_job(artifact: AnyArtifact, job: Job, spec: ModelSpec) -> dict[str, Any]:
+    """The checks of a written artifact in the engine that will run it."""
+    if job.converted:
+        return check_in_engine(artifact.path, job.plan, spec)
+    return check_artifact(artifact.path, spec)
+
+
+def make_all_artifacts(
+    request: BuildRequest,
+    jobs: Sequence[Job],
+    imatrix: Imatrix | None,
+    folder: Path,
+    reporter: Reporter,
+) -> dict[str, AnyArtifact]:
+    """The artifact of every job, by the job's name: all GGUFs in one pass over the source, other
+    formats one by one in their converters' environments.
+    """
+    recipes = {job.plan.recipe: load_recipe(job.plan.recipe) for job in jobs if not job.converted}
+    made = make_artifacts(request, recipes, imatrix, folder, reporter)
+    converted: dict[str, FormatArtifact] = {}
+    found: dict[str, AnyArtifact] = {}
+    for job in jobs:
+        if not job.converted:
+            found[job.name] = made[job.plan.recipe]
+            continue
+        if job.key not in converted:
+            reporter.stage(f"converting to {job.target.id}")
+            converted[job.key] = convert(
+                request.spec, job.plan, job.target, job.device, folder / job.key,
+                threads=request.threads, stage=reporter.stage, progress=reporter.progress,
+            )  # fmt: skip
+        found[job.name] = converted[job.key]
+    return found
+
+
+def check_output(request: BuildRequest) -> None:
+    ids = [device.id for device in request.devices]
+    if len(set(ids)) != len(ids):
+        raise UsageError(f"a device is named twice: {', '.join(ids)}")
+    outputs.check_output(request.output, request.overwrite)
+
+
+def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> Imatrix | None:
+    """Read the given imatrix file, or compute one from the given text through the engine."""
+    if request.imatrix is None:
+        return None
+    if not looks_like_text(request.imatrix):
+        return read_imatrix(request.imatrix)
+    from boardfit.converters.imatrix import compute
+
+    folder.mkdir(exist_ok=True)
+    # Activations come from the unquantized model: an F16 file that is removed afterwards.
+    full, result = folder / "imatrix-source.gguf", folder / "imatrix.gguf"
+    reporter.stage("writing the F16 model that activations are measured on")
+    write_many(
+        request.spec, [(load_recipe("f16"), full)], threads=request.threads, overwrite=True,
+        progress=reporter.progress,
+    )  # fmt: skip
+    reporter.stage("weighing activations")
+    result.unlink(missing_ok=True)
+    try:
+        compute(built_file(full), request.imatrix, result, progress=reporter.progress)
+    finally:
+        full.unlink(missing_ok=True)
+    return read_imatrix(result)
+
+
+def looks_like_text(path: Path) -> bool:
+    """A calibration text rather than an imatrix file: no zero byte near its start."""
+    file, _ = open_regular(path)
+    with file:
+        head = file.read(4096)
+    return b"\0" not in head and not head.startswith(b"GGUF")
+
+
+def make_artifacts(
+    request: BuildRequest,
+    recipes: Mapping[str, Recipe],
+    imatrix: Imatrix | None,
+    folder: Path,
+    reporter: Reporter,
+) -> dict[str, Artifact]:
+    """One GGUF per recipe, written in one pass; whole ones of an interrupted build are kept."""
+    folder.mkdir(exist_ok=True)
+    identity = json.dumps(
+        [request.spec.source.fingerprint, imatrix_identity(imatrix), __version__], sort_keys=True
+    )
+    found = {recipe: finished(folder / f"{recipe}.gguf", identity) for recipe in recipes}
+    jobs = [(recipes[r], folder / f"{r}.gguf") for r, artifact in found.items() if artifact is None]
+    if jobs:
+        reporter.stage("quantizing to " + ", ".join(recipe.id for recipe, _ in jobs))
+        for artifact in write_many(
+            request.spec,
+            jobs,
+            imatrix=imatrix,
+            threads=request.threads,
+            progress=reporter.progress,
+            overwrite=True,
+        ):
+            found[artifact.recipe] = artifact
+            record = {**vars(artifact), "path": artifact.path.name, "types": dict(artifact.types)}
+            write_atomic(
+                artifact.path.with_suffix(".json"),
+                json.dumps({"identity": identity, "artifact": record}).encode(),
+            )
+    return {recipe: artifact for recipe, artifact in found.items() if artifact is not None}
+
+
+def imatrix_identity(imatrix: Imatrix | None) -> str | None:
+    return None if imatrix is None else imatrix.digest
+
+
+def finished(path: Path, identity: str) -> Artifact | None:
+    """An artifact that an earlier run of the same build completed, verified by its hash."""
+    try:
+        stored = json.loads(path.with_suffix(".json").read_bytes())
+        if stored["identity"] != identity or sha256_file(path) != stored["artifact"]["sha256"]:
+            return None
+        return Artifact(**{**stored["artifact"], "path": path})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def make_manifest(
+    spec: ModelSpec,
+    plan: Plan,
+    artifact: AnyArtifact,
+    checks: Mapping[str, Any],
+    imatrix: Imatrix | None,
+) -> dict[str, Any]:
+    """The manifest's entries but for the files, which `seal_bundle` adds. No times, no paths of
+    this machine: the same inputs give the same bundle id.
+    """
+    from boardfit.converters.tool_versions import tool_versions
+
+    location = spec.source.location
+    return {
+        "model": {
+            "name": spec.name,
+            "family": spec.family,
+            "arch": spec.arch,
+            "license": spec.source.license,
+            "n_params": spec.shape.n_params,
+            "n_ctx_train": spec.shape.n_ctx_train,
+            "source": {
+                "kind": spec.source.kind,
+                "location": location if spec.source.kind == "hub" else Path(location).name,
+                "revision": spec.source.revision,
+                "files": dict(spec.source.files),
+                "fingerprint": spec.source.fingerprint,
+            },
+            "notes": list(spec.notes),
+        },
+        "recipe": {
+            "id": plan.recipe,
+            "bpw": round(artifact.bpw, 4),
+            "tensor_types": dict(artifact.types),
+            "imatrix": imatrix_identity(imatrix),
+        },
+        "plan": plan.to_dict(),
+        "checks": dict(checks),
+        "tools": tool_versions(),
+    }
+
+
+def adding_engine(
+    request: BuildRequest, device: DeviceProfile, reporter: Reporter
+) -> Callable[[Path, Plan], OfflineParts] | None:
+    """What puts the board's engine into a bundle folder; None when none was asked for.
+
+    Raises UsageError now, before anything is quantized, for a board that no engine is built for.
+    """
+    if not request.with_engine:
+        return None
+    from boardfit.converters.board.offline import add_engine, check_board
+
+    check_board(device, request.python)
+    return lambda directory, plan: add_engine(
+        directory, plan, device, reporter, name=request.spec.name, python=request.python
+    )
+
+
+def seal(
+    spec: ModelSpec,
+    plan: Plan,
+    artifact: AnyArtifact,
+    manifest: Mapping[str, Any],
+    directory: Path,
+    add_engine: Callable[[Path, Plan], OfflineParts] | None = None,
+) -> None:
+    """Assemble one bundle directory."""
+    directory.mkdir(parents=True)
+    if isinstance(artifact, FormatArtifact):
+        sources = {name: artifact.folder / name for name in artifact.files}
+        roles, hashes = dict(artifact.files), dict(artifact.hashes)
+    else:
+        sources, roles = {MODEL_FILE: artifact.path}, {MODEL_FILE: "model"}
+        hashes = {MODEL_FILE: artifact.sha256}
+    for name, path in sources.items():
+        link_or_copy(path, directory / name)  # boards with the same recipe share the bytes on disk
+    if spec.chat_template and "chat_template.jinja" not in roles:
+        (directory / "chat_template.jinja").write_text(spec.chat_template, encoding="utf-8")
+        roles["chat_template.jinja"] = "template"
+    if spec.tokenizer_dir:
+        for name, role in companions(spec.tokenizer_dir):
+            copy_document(spec.tokenizer_dir / name, directory / name)
+            roles[name] = role
+    if add_engine:
+        parts = add_engine(directory, plan)
+        roles |= parts.roles
+        manifest = {**manifest, "board": parts.manifest}
+    seal_bundle(directory, manifest, roles, hashes)
+
+
+def sign_sealed(directory: Path, key: SigningKey) -> None:
+    """Sign a manifest that was just written."""
+    from boardfit.edge.trust.signing import add_signature
+
+    add_signature(directory, (directory / MANIFEST).read_bytes(), key)

@@ -1,0 +1,94 @@
+"""Make the jobs of a build: one per board and format, each with its plan and its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from boardfit.converters.formats.choose import choose_format
+from boardfit.converters.formats.onnx.convert import accuracy_level
+from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, Format
+from boardfit.converters.plan.converted import format_of_engine, plan_format
+from boardfit.converters.plan.learned import Learned
+from boardfit.converters.plan.make import PlanOptions, make_plan
+from boardfit.converters.spec import ModelSpec
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.errors import EdgeError, UsageError
+from boardfit.edge.types import Plan
+
+
+@dataclass(frozen=True)
+class Job:
+    """One bundle to make. `name` is its folder below the output, empty where it is the output."""
+
+    name: str
+    device: DeviceProfile
+    target: Format
+    plan: Plan
+
+    @property
+    def converted(self) -> bool:
+        """Whether a converter in its own environment makes it; a GGUF is quantized here."""
+        return self.target.id != GGUF
+
+    @property
+    def key(self) -> str:
+        """What its bytes depend on beside the source: jobs of one key share an artifact."""
+        level = f"-a{accuracy_level(self.device.isa or None)}" if self.target.id == "onnx" else ""
+        return f"{self.target.id}-{self.plan.recipe}-{self.plan.n_ctx}{level}"
+
+
+def make_jobs(
+    spec: ModelSpec,
+    devices: Sequence[DeviceProfile],
+    formats: Sequence[str],
+    options: PlanOptions,
+    learned: Learned,
+) -> list[Job]:
+    """Plans for every board and format. With several of both, folders are called board-format.
+
+    Raises what planning raises, UsageError for a recipe beside several formats.
+    """
+    if options.recipe and (len(formats) > 1 or AUTO in formats):
+        raise UsageError(
+            "--recipe names a recipe of one format; several formats are asked for",
+            next_step="build them one by one, or leave --recipe out",
+        )
+    jobs = []
+    for device in devices:
+        for name in formats:
+            plan = plan_any(spec, device, name, options, learned)
+            folder = job_name(device.id, name, len(devices), len(formats))
+            jobs.append(Job(folder, device, format_of_engine(plan.engine), plan))
+    return jobs
+
+
+def job_name(device: str, format_id: str, n_devices: int, n_formats: int) -> str:
+    parts = ([device] if n_devices > 1 else []) + ([format_id] if n_formats > 1 else [])
+    return "-".join(parts)
+
+
+def plan_any(
+    spec: ModelSpec,
+    device: DeviceProfile,
+    format_id: str,
+    options: PlanOptions,
+    learned: Learned,
+) -> Plan:
+    """The plan for one format, or for the one that `auto` takes."""
+    if format_id == GGUF:
+        return make_plan(spec, device, options, learned=learned)
+    if format_id != AUTO:
+        return plan_format(spec, device, FORMATS[format_id], options, learned=learned)
+    plans = {GGUF: make_plan(spec, device, options, learned=learned)}
+    refused: dict[str, str] = {}
+    for name, target in FORMATS.items():
+        if name == GGUF:
+            continue
+        try:
+            plans[name] = plan_format(spec, device, target, options, learned=learned)
+        except EdgeError as error:
+            refused[name] = str(error)
+    choice = choose_format(plans, options.n_prompt, refused)
+    return dataclasses.replace(choice.plan, reasons=(*choice.reasons, *choice.plan.reasons))

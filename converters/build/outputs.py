@@ -1,0 +1,40 @@
+"""What `edge build --force` may replace: its own outputs, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from boardfit.edge.bench.network_folder import open_network_folder
+from boardfit.edge.bundle.bundle import is_bundle
+from boardfit.edge.disk.rooted import check_free
+from boardfit.edge.errors import EdgeError, UsageError
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise UsageError where something is at `output`, unless it is to be replaced and may be; or
+    where its parent folder is missing.
+    """
+    if os.path.lexists(output) and not overwrite:
+        raise UsageError(
+            f"{output} exists", next_step="choose another -o, or replace it with --force"
+        )
+    check_free(output, is_output)
+    parent = output.absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"there is no folder {parent}", next_step=f"mkdir -p {parent}")
+
+
+def is_output(path: Path) -> bool:
+    """Whether a folder is what a build makes: one result, or nothing but results."""
+    inside = list(path.iterdir())
+    return _is_result(path) or (bool(inside) and all(map(_is_result, inside)))
+
+
+def _is_result(path: Path) -> bool:
+    if path.is_symlink() or not path.is_dir():
+        return False
+    try:
+        return is_bundle(path) or bool(open_network_folder(path))
+    except (OSError, EdgeError):
+        return False

@@ -1,0 +1,116 @@
+"""Check the contents of a bundle: the vocabulary before the hours of quantizing, the file after.
+
+The vocabulary is compared by behaviour with the source's own tokenizer (see
+`boardfit.converters.tokenizers.verify`); the file is linted, loaded and made to generate.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from boardfit.converters.documents import has_file, read_text
+from boardfit.converters.spec import ModelSpec
+from boardfit.converters.tokenizers.verify import verify_vocabulary
+from boardfit.converters.tokenizers.vocab_file import write_vocab_entries
+from boardfit.edge.engines import EngineSettings, is_installed, open_engine
+from boardfit.edge.engines.model_file import built_file
+from boardfit.edge.engines.settings import usable_cpus
+from boardfit.edge.errors import DoesNotFitError, IntegrityError
+from boardfit.edge.files.gguf import read_header
+from boardfit.edge.types import GenerationConfig, Plan
+
+N_TRIAL_TOKENS = 8
+_TRIAL_CONTEXT = 256
+_TRIAL_TEXTS = ("Hello world", " 12 345,6 \n\n\tif x:", "naïve café – 東京 🙂", "don't I'LL we've")
+
+
+def check_vocabulary(spec: ModelSpec) -> dict[str, Any]:
+    """Write the vocabulary alone to a temporary GGUF, load it in the engine and compare it with the
+    source's tokenizer. A GGUF source has none to compare with: its vocabulary is copied.
+
+    Raises IntegrityError that shows the first string that differs.
+    """
+    if spec.tokenizer_dir is None:
+        return {"vocabulary": "copied from the source GGUF"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vocabulary.gguf"
+        write_vocab_entries(spec.metadata, path)
+        report = verify_vocabulary(path, spec.tokenizer_dir)
+    return {"vocabulary": asdict(report)}
+
+
+def check_artifact(path: Path, spec: ModelSpec) -> dict[str, Any]:
+    """Lint a written file, load it, and generate a few tokens from it.
+
+    Raises IntegrityError when the file is not what was planned or generates nothing; EngineError
+    when the engine refuses it. A model too large for this host's memory is not test-run; the
+    result says so.
+    """
+    header = read_header(path)
+    if len(header.tensors) != len(spec.tensors):
+        raise IntegrityError(
+            f"{path.name} holds {len(header.tensors)} tensors, {len(spec.tensors)} were planned"
+        )
+    # Without repacking: this only asks whether the file works, in as little memory as it can.
+    settings = EngineSettings(
+        n_ctx=min(_TRIAL_CONTEXT, spec.shape.n_ctx_train), n_batch=64, n_ubatch=64, repack=False
+    )
+    return try_out(path, "llama_cpp", settings)
+
+
+def check_in_engine(path: Path, plan: Plan, spec: ModelSpec) -> dict[str, Any]:
+    """Load a converted artifact in the engine of its plan, compare what its tokenizer makes of some
+    texts with the source's, and generate from it.
+
+    Raises IntegrityError when it generates nothing or reads otherwise, EngineError when the engine
+    refuses it. The result names a missing engine, or a model too large for the host.
+    """
+    if not is_installed(plan.engine):
+        return {"engine": f"not test-run: {plan.engine} is not installed on the host"}
+    settings = EngineSettings.from_plan(plan).replace(n_threads=usable_cpus(), need_bytes=None)
+    return try_out(path, plan.engine, settings, expected=expected_ids(spec))
+
+
+def expected_ids(spec: ModelSpec) -> dict[str, list[int]]:
+    """What the source's own tokenizer makes of the trial texts; nothing without tokenizer.json."""
+    path = None if spec.tokenizer_dir is None else spec.tokenizer_dir / "tokenizer.json"
+    if path is None or not has_file(path):
+        return {}
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(read_text(path))
+    return {text: tokenizer.encode(text, add_special_tokens=False).ids for text in _TRIAL_TEXTS}
+
+
+def try_out(
+    path: Path,
+    engine_name: str,
+    settings: EngineSettings,
+    *,
+    expected: Mapping[str, list[int]] | None = None,
+) -> dict[str, Any]:
+    """Open, compare token ids with `expected`, generate a few tokens."""
+    try:
+        engine = open_engine(engine_name, built_file(path), settings)
+    except DoesNotFitError as error:
+        return {"engine": f"not test-run on the host: {error}"}
+    try:
+        for text, ids in (expected or {}).items():
+            if (got := engine.tokenize(text)) != ids:
+                raise IntegrityError(
+                    f"{path.name}: {engine_name} reads {text!r} as {got}, the source as {ids}"
+                )
+        prompt = engine.tokenize("Hello") or [0]
+        config = GenerationConfig(max_tokens=N_TRIAL_TOKENS, ignore_eos=True)
+        events = list(engine.stream(prompt, config))
+        info = engine.describe()
+    finally:
+        engine.close()
+    n_tokens = sum(event.token_id is not None for event in events)
+    if n_tokens != N_TRIAL_TOKENS:
+        raise IntegrityError(f"{path.name}: asked for {N_TRIAL_TOKENS} tokens, it gave {n_tokens}")
+    return {"engine": {"name": info.name, "version": info.version, "n_tokens": n_tokens}}

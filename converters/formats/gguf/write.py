@@ -1,0 +1,259 @@
+"""Write artifacts: checks before the first byte, facts after the last."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from boardfit.converters.formats.gguf.assign import assign_types, file_order
+from boardfit.converters.formats.gguf.header import file_layout
+from boardfit.converters.formats.gguf.imatrix import Imatrix
+from boardfit.converters.formats.gguf.kernels import Kernels, load_kernels
+from boardfit.converters.formats.gguf.recipe import Recipe
+from boardfit.converters.formats.gguf.resume import (
+    CHECKPOINT_SECONDS,
+    PartialFile,
+    journal_path,
+    partial_path,
+)
+from boardfit.converters.formats.gguf.stream import Job, Progress, run_pass
+from boardfit.converters.spec import ModelSpec
+from boardfit.edge.errors import DoesNotFitError, UsageError
+from boardfit.edge.units import format_bytes
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A written file. `types` counts tensors by ggml type; `bpw` is bits per weight of the tensor
+    data, scales included; `n_resumed` tensors were there from an earlier, interrupted run.
+    """
+
+    path: Path
+    recipe: str
+    nbytes: int
+    sha256: str
+    n_tensors: int
+    types: Mapping[str, int]
+    bpw: float
+    seconds: float
+    n_resumed: int = 0
+
+
+def write_gguf(
+    spec: ModelSpec,
+    recipe: Recipe,
+    out: Path,
+    *,
+    imatrix: Imatrix | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    checkpoint_s: float = CHECKPOINT_SECONDS,
+) -> Artifact:
+    """Convert and quantize `spec` into the file `out`, in one pass. See `write_many`."""
+    (artifact,) = write_many(
+        spec,
+        [(recipe, out)],
+        imatrix=imatrix,
+        threads=threads,
+        progress=progress,
+        overwrite=overwrite,
+        checkpoint_s=checkpoint_s,
+    )
+    return artifact
+
+
+def write_many(
+    spec: ModelSpec,
+    jobs: Sequence[tuple[Recipe, Path]],
+    *,
+    imatrix: Imatrix | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    checkpoint_s: float = CHECKPOINT_SECONDS,
+) -> tuple[Artifact, ...]:
+    """Write several recipes of one model, reading the checkpoint once.
+
+    `threads` is the number of converting threads (default: the CPUs that this process may use).
+    `progress(done, total)` counts weights. `spec`'s tensors are read from several threads at once.
+
+    Files appear whole or not at all. After a kill or Ctrl-C the same call continues; `checkpoint_s`
+    is the time between the points that it can continue from.
+
+    Raises UsageError if an output exists (unless `overwrite`) or is being written by another
+    process, DoesNotFitError if the disk is too small (before the first byte), InputError naming the
+    tensor for NaN, infinity or values that the type cannot hold, EngineMissingError without ggml.
+    """
+    started = time.monotonic()
+    kernels = load_kernels()
+    plans = _plan_jobs(spec, jobs, imatrix)
+    _check_outputs([plan.out for plan in plans], overwrite)
+    _check_disk(plans)
+    kernels.prepare({name for plan in plans for name in plan.types})
+    files = _open_files(spec, plans, imatrix, kernels, checkpoint_s)
+    try:
+        run_pass(plans, files, kernels, imatrix, threads or _n_cpus(), progress)
+        digests = [file.commit() for file in files]
+    except Exception as error:
+        for file in files:
+            file.discard()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DoesNotFitError(f"the disk is full: {error}") from error
+        raise
+    finally:  # Ctrl-C included: what the journals promise stays
+        for file in files:
+            file.close()
+    seconds = time.monotonic() - started
+    return tuple(
+        _artifact(plan, file, digest, seconds)
+        for plan, file, digest in zip(plans, files, digests, strict=True)
+    )
+
+
+def _plan_jobs(
+    spec: ModelSpec, jobs: Sequence[tuple[Recipe, Path]], imatrix: Imatrix | None
+) -> list[Job]:
+    """One pass has one order; it is the quantized recipes' order if there is one among them."""
+    if not jobs:
+        raise UsageError("no recipe to write was given")
+    leading = next((recipe for recipe, _ in jobs if recipe.is_quantized), jobs[0][0])
+    names = [tensor.name for tensor in file_order(spec, leading)]
+    plans = []
+    for recipe, out in jobs:
+        typed = assign_types(spec, recipe, has_imatrix=imatrix is not None)
+        layout = file_layout(spec, recipe, typed, imatrix)
+        index_of = {entry.tensor.name: index for index, entry in enumerate(typed)}
+        plans.append(Job(recipe, out, layout, [index_of[name] for name in names]))
+    return plans
+
+
+def _check_outputs(outputs: Sequence[Path], overwrite: bool) -> None:
+    if len({out.resolve() for out in outputs}) < len(outputs):
+        raise UsageError("two recipes name the same output file")
+    for out in outputs:
+        if not out.parent.is_dir():
+            raise UsageError(f"the output's directory {out.parent} does not exist")
+        if out.is_dir():
+            raise UsageError(f"the output {out} is a directory; name a file in it")
+        if out.exists() and not overwrite:
+            raise UsageError(
+                f"{out} exists already", next_step="Remove it, name another, or overwrite."
+            )
+
+
+def _check_disk(plans: Sequence[Job]) -> None:
+    needed: Counter[int] = Counter()
+    folders: dict[int, Path] = {}
+    for plan in plans:
+        device = plan.out.parent.stat().st_dev
+        folders[device] = plan.out.parent
+        needed[device] += plan.layout.nbytes - _allocated(partial_path(plan.out))
+    for device, n_bytes in needed.items():
+        free = shutil.disk_usage(folders[device]).free
+        if n_bytes > free:
+            raise DoesNotFitError(
+                f"the disk of {folders[device]} has {format_bytes(free)} free; "
+                f"{format_bytes(n_bytes)} are needed",
+                shortfall_bytes=n_bytes - free,
+                next_step=f"Free {format_bytes(n_bytes - free)}, or write to another disk.",
+            )
+
+
+def _allocated(path: Path) -> int:
+    """Bytes that an earlier, interrupted run holds on the disk already."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def _open_files(
+    spec: ModelSpec,
+    plans: Sequence[Job],
+    imatrix: Imatrix | None,
+    kernels: Kernels,
+    checkpoint_s: float,
+) -> list[PartialFile]:
+    files: list[PartialFile] = []
+    try:
+        for plan in plans:
+            fingerprint = _fingerprint(spec, plan, imatrix, kernels)
+            try:
+                file = PartialFile(
+                    plan.out, plan.layout, plan.steps, fingerprint, checkpoint_s=checkpoint_s
+                )
+            except OSError as error:
+                partial_path(plan.out).unlink(missing_ok=True)
+                journal_path(plan.out).unlink(missing_ok=True)
+                raise DoesNotFitError(
+                    f"{format_bytes(plan.layout.nbytes)} cannot be reserved for {plan.out}: "
+                    f"{error.strerror}"
+                ) from error
+            files.append(file)
+    except Exception:
+        for file in files:
+            if file.n_resumed:
+                file.close()
+            else:
+                file.discard()
+        raise
+    return files
+
+
+def _fingerprint(spec: ModelSpec, plan: Job, imatrix: Imatrix | None, kernels: Kernels) -> str:
+    """What the bytes depend on. The header covers metadata, shapes, types and offsets."""
+    parts = {
+        "header": hashlib.sha256(plan.layout.header).hexdigest(),
+        "steps": plan.steps,
+        "source": spec.source.fingerprint,
+        "files": _file_states(spec),
+        "imatrix": imatrix.digest if imatrix else None,
+        "kernels": kernels.version,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _file_states(spec: ModelSpec) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of each source file: the source's own fingerprint does not
+    read the weights, and they may be edited between a kill and the next run.
+    """
+    location = Path(spec.source.location)
+    states = []
+    for name, size in sorted(spec.source.files.items()):
+        path = location / name if location.is_dir() else location
+        try:
+            states.append((name, size, path.stat().st_mtime_ns))
+        except OSError:
+            states.append((name, size, 0))
+    return states
+
+
+def _artifact(plan: Job, file: PartialFile, digest: str, seconds: float) -> Artifact:
+    tensors = plan.layout.tensors
+    n_values = sum(entry.tensor.n_elements for entry in tensors)
+    return Artifact(
+        path=plan.out,
+        recipe=plan.recipe.id,
+        nbytes=plan.layout.nbytes,
+        sha256=digest,
+        n_tensors=len(tensors),
+        types=dict(Counter(entry.type for entry in tensors)),
+        bpw=8 * sum(entry.nbytes for entry in tensors) / max(1, n_values),
+        seconds=seconds,
+        n_resumed=file.n_resumed,
+    )
+
+
+def _n_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

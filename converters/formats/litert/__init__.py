@@ -1,0 +1,1 @@
+"""LiteRT: `.litertlm` containers and plain `.tflite` models."""

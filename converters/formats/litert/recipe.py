@@ -1,0 +1,206 @@
+"""LiteRT recipes: named data in `recipes/litert/*.toml`. Standard library only; also read by the
+worker in its own environment.
+
+    name = "int4, blocks of 32"
+    flavours = ["litertlm"]        # litertlm, tflite
+    linear = "int4-b32"            # matrices of the layers; weight types are in litert_types.py
+    embedding = "int8"
+    head = "int8"                  # the output matrix; one copy serves both where tied and equal
+    scales = "mse"                 # minmax, mse
+    gptq = true                    # round by calibration text
+    [[rule]]                       # exceptions, the first that holds decides
+    tensors = "ffn_down"
+    layers = "first-1"             # all, first-N, last-N
+    type = "int8"
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from boardfit.converters.formats.litert.types import WEIGHT_TYPES
+from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.units import did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the 3.10 backport has the same interface
+    import tomli as tomllib  # type: ignore[import-not-found]
+
+FLAVOURS = ("litertlm", "tflite")
+SCALES = ("minmax", "mse")
+# Names of matrices in checkpoints → the group that rules speak of (ggml's names for them).
+_GROUPS = {
+    "attn_q": r"q_proj", "attn_k": r"k_proj", "attn_v": r"v_proj", "attn_qkv": r"qkv_proj",
+    "attn_output": r"(self_attn|attn)\.(o_proj|out_proj)", "ffn_gate": r"gate_proj|w1",
+    "ffn_up": r"up_proj|w3", "ffn_gate_up": r"gate_up_proj", "ffn_down": r"down_proj|w2",
+    "shortconv_in": r"conv\.in_proj", "shortconv_out": r"conv\.out_proj",
+}  # fmt: skip
+_GROUP_PATTERNS = {
+    group: re.compile(rf"(^|\.)({pattern})\.weight$") for group, pattern in _GROUPS.items()
+}
+_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
+_LAYERS = re.compile(r"all|(first|last)-([1-9]\d*)")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Matrices of one group get `type` instead of the recipe's, in the layers named."""
+
+    tensors: str
+    type: str
+    layers: str = "all"
+
+    def __post_init__(self) -> None:
+        _one_of("tensors", self.tensors, _GROUPS)
+        _one_of("type", self.type, WEIGHT_TYPES)
+        if not _LAYERS.fullmatch(self.layers):
+            raise InputError(f"layers is {self.layers!r}; expected all, first-N or last-N")
+
+    def holds(self, source: str, n_layers: int) -> bool:
+        if group_of(source) != self.tensors:
+            return False
+        if self.layers == "all":
+            return True
+        layer, match = layer_of(source), _LAYERS.fullmatch(self.layers)
+        if layer is None or match is None:
+            return False
+        return layer < int(match[2]) if match[1] == "first" else layer >= n_layers - int(match[2])
+
+
+@dataclass(frozen=True)
+class LitertRecipe:
+    """One named way to store a model for LiteRT."""
+
+    id: str
+    name: str
+    flavours: tuple[str, ...]
+    linear: str
+    embedding: str
+    head: str
+    scales: str = "mse"
+    gptq: bool = False
+    rules: tuple[Rule, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        for key in ("linear", "embedding", "head"):
+            _one_of(key, getattr(self, key), WEIGHT_TYPES)
+        _one_of("scales", self.scales, SCALES)
+        for flavour in self.flavours:
+            _one_of("flavours", flavour, FLAVOURS)
+        if "tflite" in self.flavours:
+            for key in ("linear", "head"):
+                _plain(key, getattr(self, key), ("int4", "int8-t"))
+            _plain("embedding", self.embedding, ("int8-t",))
+            for rule in self.rules:
+                _plain("a rule's type", rule.type, ("int4", "int8-t"))
+
+    def type_of(self, source: str, role: str, *, tied: bool, n_layers: int, n_per_row: int) -> str:
+        """The weight type of one matrix. `role` is `embedding` or `linear`; `tied` says that the
+        embedding is the output matrix too. Blocks that do not divide a row give way to smaller
+        ones, then to one scale per row.
+        """
+        if role == "embedding":
+            wanted = self.embedding
+        elif tied or source.endswith("lm_head.weight"):
+            wanted = self.head
+        else:
+            held = (r.type for r in self.rules if r.holds(source, n_layers))
+            wanted = next(held, self.linear)
+        return fitting(wanted, n_per_row)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> LitertRecipe:
+        rules = tuple(Rule(**rule) for rule in data["rules"])
+        return cls(**{**data, "flavours": tuple(data["flavours"]), "rules": rules})
+
+
+def fitting(wanted: str, n_per_row: int) -> str:
+    """`wanted`, or the nearest type whose blocks divide rows of `n_per_row` values."""
+    kind = WEIGHT_TYPES[wanted]
+    if kind.bits == 4 and n_per_row % 2:
+        return "int8"
+    if not kind.block_size or n_per_row % kind.block_size == 0:
+        return wanted
+    for block in (64, 32):
+        if block < kind.block_size and n_per_row % block == 0:
+            return f"int4-b{block}"
+    return "int8"
+
+
+def group_of(source: str) -> str | None:
+    """`model.layers.3.mlp.down_proj.weight` → `ffn_down`; None for what rules do not name."""
+    for group, pattern in _GROUP_PATTERNS.items():
+        if pattern.search(source):
+            return group
+    return None
+
+
+def layer_of(source: str) -> int | None:
+    match = _LAYER.search(source)
+    return int(match[1]) if match else None
+
+
+@functools.cache
+def load_recipes() -> dict[str, LitertRecipe]:
+    """All recipes by id, which is the file's name."""
+    folder = Path(__file__).with_name("recipes")
+    return {
+        p.stem: parse_recipe(p.stem, p.read_text("utf-8")) for p in sorted(folder.glob("*.toml"))
+    }
+
+
+def load_recipe(recipe_id: str) -> LitertRecipe:
+    """One recipe. Raises UsageError with a suggestion for an unknown one."""
+    recipes = load_recipes()
+    if recipe_id not in recipes:
+        raise UsageError(
+            f"no LiteRT recipe {recipe_id!r}.{did_you_mean(recipe_id, recipes)}",
+            next_step=f"known: {', '.join(recipes)}",
+        )
+    return recipes[recipe_id]
+
+
+def recipes_for(flavour: str) -> tuple[str, ...]:
+    """Ids of the recipes that make this kind of file."""
+    return tuple(r.id for r in load_recipes().values() if flavour in r.flavours)
+
+
+def parse_recipe(recipe_id: str, text: str) -> LitertRecipe:
+    """Raises InputError for syntax, unknown keys and unknown values."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"recipe {recipe_id}: {error}") from None
+    known = set(LitertRecipe.__dataclass_fields__) - {"id", "rules"} | {"rule"}
+    for key in data:
+        if key not in known:
+            raise InputError(f"recipe {recipe_id}: unknown key {key!r}.{did_you_mean(key, known)}")
+    try:
+        rules = tuple(Rule(**rule) for rule in data.pop("rule", ()))
+        data["flavours"] = tuple(data["flavours"])
+        return LitertRecipe(id=recipe_id, rules=rules, **data)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"recipe {recipe_id}: {error}") from None
+
+
+def _plain(key: str, value: str, possible: tuple[str, ...]) -> None:
+    """What tflite-runtime 2.14 really computes, tried: with int8 per row, a FULLY_CONNECTED or an
+    EMBEDDING_LOOKUP runs and silently gives zeros; blocks and int4 lookups are refused at load.
+    """
+    if value not in possible:
+        raise InputError(f"{key} is {value!r}; tflite-runtime computes {', '.join(possible)} only")
+
+
+def _one_of(key: str, value: str, known: Any) -> None:
+    if value not in known:
+        raise InputError(f"{key} is {value!r}.{did_you_mean(value, known)}")

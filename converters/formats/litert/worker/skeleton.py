@@ -1,0 +1,103 @@
+"""A transformers model of the true architecture whose big matrices take no memory.
+
+Exporting a graph needs shapes, not weights. Every matrix of a Linear or Embedding layer becomes one
+number, seen as a matrix through zero strides; the number is the matrix's tag. Tags survive the
+lowering to TFLite, where `assemble.py` finds them and puts quantized constants in their place.
+Small parameters (norms, biases, short convolutions) are loaded for real, in float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from boardfit.converters.formats.litert.worker.weights import Weights
+from boardfit.edge.errors import InputError, UnsupportedModelError
+
+# Exact in float32 and larger than any constant that a graph computes with.
+FIRST_TAG = 1 << 20
+
+
+@dataclass
+class Skeleton:
+    """`tags` maps each tag to the checkpoint's name of the matrix."""
+
+    model: Any
+    config: Any
+    tags: dict[int, str]
+
+
+def build_skeleton(directory: Path, config: Any, weights: Weights) -> Skeleton:
+    """The model of `config` in evaluation mode.
+
+    Raises InputError when the checkpoint lacks a tensor or has it in another shape.
+    """
+    with _parameters_without_memory(), _no_initialization():
+        model = transformers.AutoModelForCausalLM.from_config(config, torch_dtype=torch.float32)
+    model.eval()
+    model.tie_weights()
+    tags: dict[int, str] = {}
+    tagged: dict[int, torch.nn.Parameter] = {}
+    for module_name, module in model.named_modules():
+        matrix = isinstance(module, (torch.nn.Linear, torch.nn.Embedding))
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter is None:
+                continue
+            full = f"{module_name}.{name}" if module_name else name
+            if id(parameter) in tagged:  # tied to one that came before
+                setattr(module, name, tagged[id(parameter)])
+                continue
+            if matrix and name == "weight":
+                source = weights.name_of(full)
+                weights.check_shape(source, tuple(parameter.shape))
+                tag = FIRST_TAG + len(tags)
+                tags[tag] = source
+                value = torch.tensor(float(tag)).expand(parameter.shape)
+            else:
+                value = weights.read(weights.name_of(full)).to(torch.float32)
+                if tuple(value.shape) != tuple(parameter.shape):
+                    raise InputError(
+                        f"tensor {full} has shape {list(value.shape)}; the configuration asks for "
+                        f"{list(parameter.shape)}"
+                    )
+            new = torch.nn.Parameter(value, requires_grad=False)
+            tagged[id(parameter)] = new
+            # Keeps the old one alive, so that its id is not given to another.
+            new.replaces = parameter
+            setattr(module, name, new)
+    if any(p.is_meta for p in model.parameters()):
+        raise UnsupportedModelError(f"{config.model_type}: a parameter was not filled in")
+    return Skeleton(model, config, tags)
+
+
+@contextlib.contextmanager
+def _parameters_without_memory() -> Iterator[None]:
+    """Parameters go to the meta device as they are registered; buffers stay real."""
+    register = torch.nn.Module.register_parameter
+
+    def on_meta(module: torch.nn.Module, name: str, parameter: Any) -> None:
+        register(module, name, parameter)
+        if parameter is not None:
+            module._parameters[name] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+
+    torch.nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _no_initialization() -> Iterator[None]:
+    init = transformers.PreTrainedModel.init_weights
+    transformers.PreTrainedModel.init_weights = lambda self: None
+    try:
+        yield
+    finally:
+        transformers.PreTrainedModel.init_weights = init

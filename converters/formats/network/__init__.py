@@ -1,0 +1,1 @@
+"""Networks that are not language models: vision and speech, as ONNX or TFLite files."""

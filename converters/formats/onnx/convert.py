@@ -1,0 +1,286 @@
+"""Checkpoint → a folder for onnxruntime-genai: `model.onnx`, data, `genai_config.json`, tokenizer.
+
+The graph is upstream's (onnxruntime-genai's model builder, in its own pinned environment), the
+quantization ours (`boardfit.converters.formats.onnx.worker`): the builder rounds to the extremes of each
+block. Every stop token of the checkpoint and the context that was planned go into the
+configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from boardfit.converters.documents import copy_document, has_file
+from boardfit.converters.formats.onnx.recipe import FLOAT_ACTIVATIONS, INT8_ACTIVATIONS, OnnxRecipe
+from boardfit.converters.formats.tools.environments import tool_python
+from boardfit.converters.formats.tools.worker import run_worker
+from boardfit.converters.source.checkpoint import find_shards, refuse_quantized
+from boardfit.converters.tokenizers.files import TokenizerFiles, read_json
+from boardfit.converters.tokenizers.special import end_of_turn_ids
+from boardfit.edge.bundle.bundle import sha256_file
+from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.disk.rooted import work_beside
+from boardfit.edge.engines.fit import available_bytes
+from boardfit.edge.errors import DoesNotFitError, IntegrityError, UnsupportedModelError
+from boardfit.edge.files.onnx import read_onnx
+from boardfit.edge.units import MIB, format_bytes, printable
+
+MODEL_FILE = "model.onnx"
+CONFIG_FILE = "genai_config.json"
+# Taken from the checkpoint byte for byte: a tokenizer that transformers has loaded and saved again
+# is not always the same tokenizer.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+                    "generation_config.json")  # fmt: skip
+_NOT_WEIGHTS = (".json", ".model", ".jinja", ".txt", ".safetensors")
+
+#: Model types that onnxruntime-genai 0.18's builder writes and that were compared with transformers
+#: (docs/formats.md).
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text", "phi3", "smollm3", "granite", "lfm2")
+
+#: torch, transformers, the builder: measured at 292 MB before the first weight.
+_BASE_BYTES = 320 * MIB
+
+Progress = Callable[[int, int], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class OnnxArtifact:
+    """What was written. `files` maps each file's name to its role in a bundle; `types` counts the
+    weights by kind of storage (`int4_b32_asym`); `sha256` is that of `model.onnx`.
+    """
+
+    path: Path
+    recipe: str
+    sha256: str
+    nbytes: int
+    bpw: float
+    n_ctx: int
+    types: Mapping[str, int]
+    files: Mapping[str, str] = field(default_factory=dict)
+    peak_rss_bytes: int | None = None
+    peak_anon_bytes: int | None = None
+
+
+def convert_onnx(
+    checkpoint: Path,
+    output: Path,
+    recipe: OnnxRecipe,
+    *,
+    n_ctx: int | None = None,
+    isa: Collection[str] | None = None,
+    importance: Path | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> OnnxArtifact:
+    """Convert the Hugging Face directory `checkpoint` into the new folder `output`, which appears
+    whole or not at all.
+
+    `n_ctx` is the context to build for (None: the trained one), `isa` the features of the CPU it is
+    for (`device_profiles`: `dotprod`, `i8mm`, `avx2` …; None: unknown), `importance` an .npz of
+    column weights by node name.
+
+    Raises UnsupportedModelError for a family the builder does not write, DoesNotFitError when
+    memory or disk is short (before anything is made), InputError for a broken checkpoint,
+    IntegrityError if the result is not what was asked for.
+    """
+    config = read_json(checkpoint / "config.json")
+    refuse_quantized(config)
+    check_family(config)
+    trained = trained_context(config)
+    n_ctx = trained if n_ctx is None else min(n_ctx, trained)
+    check_resources(checkpoint, output, recipe)
+    python = tool_python("onnx", say=say)
+    with (
+        work_beside(output, "conversion") as work,
+        tempfile.TemporaryDirectory(prefix="boardfit-onnx-") as scratch,
+    ):
+        made = work.path / "made"
+        made.mkdir()
+        source = link_checkpoint(checkpoint, Path(scratch) / "checkpoint")
+        result = run_worker(
+            python,
+            "boardfit.converters.formats.onnx.worker.export",
+            {
+                "checkpoint": str(source),
+                "output": str(made),
+                "cache": str(Path(scratch) / "cache"),
+                "recipe": recipe.to_worker(accuracy_level=accuracy_level(isa)),
+                "n_ctx": n_ctx,
+                "importance": str(importance.absolute()) if importance else None,
+            },
+            progress=progress,
+            say=say,
+            threads=threads,
+        )
+        finish_folder(checkpoint, config, made, n_ctx)
+        artifact = describe(made, recipe, n_ctx, result)
+        work.publish("made")
+    return OnnxArtifact(**{**vars(artifact), "path": output / MODEL_FILE})
+
+
+def accuracy_level(isa: Collection[str] | None) -> int:
+    """MatMulNBits' accuracy level for a CPU: int8 products where it multiplies int8 in hardware or
+    is unknown, floats on an Arm core without dot products (Cortex-A53, A72), where ONNX Runtime has
+    no int8 kernel.
+    """
+    if isa is None or {"dotprod", "i8mm", "avx2", "avx512f", "avx_vnni"} & set(isa):
+        return INT8_ACTIVATIONS
+    return FLOAT_ACTIVATIONS
+
+
+def check_family(config: Mapping[str, Any]) -> None:
+    """Raise UnsupportedModelError unless the builder knows the family."""
+    family = str(config.get("model_type"))
+    if family not in FAMILIES:
+        raise UnsupportedModelError(
+            f"the ONNX builder does not know model type {printable(family)!r}; it knows: "
+            f"{', '.join(FAMILIES)}",
+            next_step="edge build MODEL --format gguf",
+        )
+    heads, hidden = config.get("num_attention_heads") or 1, config.get("hidden_size") or 0
+    width = config.get("head_dim") or hidden // heads
+    if width % 16:
+        raise UnsupportedModelError(
+            f"attention heads of {width} values: ONNX Runtime's attention takes multiples of 16",
+            next_step="edge build MODEL --format gguf",
+        )
+
+
+def trained_context(config: Mapping[str, Any]) -> int:
+    """Positions that the model was trained for. Raises UnsupportedModelError if nothing says."""
+    value = config.get("max_position_embeddings")
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UnsupportedModelError(
+            f"config.json: max_position_embeddings is {value!r:.40}, expected a number of tokens"
+        )
+    return value
+
+
+# ---- before -------------------------------------------------------------------------------------
+
+
+def conversion_bytes(checkpoint: Path, recipe: OnnxRecipe) -> int:
+    """Peak memory of a conversion: the weights as transformers loads them, the result, the largest
+    matrix twice in floats, and the libraries.
+    """
+    config = read_json(checkpoint / "config.json")
+    weights = checkpoint_bytes(checkpoint)
+    hidden = config.get("hidden_size") or 0
+    largest = max(config.get("vocab_size") or 0, config.get("intermediate_size") or 0) * hidden
+    return _BASE_BYTES + weights + output_bytes(checkpoint, recipe) + 2 * 4 * largest
+
+
+def checkpoint_bytes(checkpoint: Path) -> int:
+    return sum((checkpoint / shard).stat().st_size for shard in find_shards(checkpoint))
+
+
+def output_bytes(checkpoint: Path, recipe: OnnxRecipe) -> int:
+    """About what the artifact will have; the checkpoint is taken to hold 16 bits per weight."""
+    bits = max(recipe.default.bpw, recipe.head.bpw)
+    return int(checkpoint_bytes(checkpoint) / 2 * bits / 8)
+
+
+def check_resources(checkpoint: Path, output: Path, recipe: OnnxRecipe) -> None:
+    """Raise DoesNotFitError if the conversion's memory or its output's disk is not free."""
+    need, free = conversion_bytes(checkpoint, recipe), available_bytes()
+    if need > free:
+        raise DoesNotFitError(
+            f"converting to ONNX takes about {format_bytes(need)} of memory, "
+            f"{format_bytes(free)} are free",
+            shortfall_bytes=need - free,
+            next_step="close other programs, or build it as GGUF, which streams: --format gguf",
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    need, free = output_bytes(checkpoint, recipe) + 16 * MIB, shutil.disk_usage(output.parent).free
+    if need > free:
+        raise DoesNotFitError(
+            f"the artifact takes about {format_bytes(need)}, {output.parent} has "
+            f"{format_bytes(free)} free",
+            shortfall_bytes=need - free,
+            next_step="make room, or choose another -o",
+        )
+
+
+def link_checkpoint(checkpoint: Path, target: Path) -> Path:
+    """A folder of links to what the builder may read: weights and documents, never code or pickles.
+    Its configuration has no reference to code either.
+    """
+    target.mkdir(parents=True)
+    for path in sorted(checkpoint.iterdir()):
+        if path.suffix in _NOT_WEIGHTS and path.name != "config.json" and has_file(path):
+            (target / path.name).symlink_to(path.resolve())
+    config = read_json(checkpoint / "config.json")
+    config.pop("auto_map", None)
+    # A context that generation_config.json or the tokenizer contradicts is the model's own affair.
+    (target / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    return target
+
+
+# ---- after --------------------------------------------------------------------------------------
+
+
+def finish_folder(checkpoint: Path, config: Mapping[str, Any], folder: Path, n_ctx: int) -> None:
+    """The source's own tokenizer files, and a configuration with the real context and all stops."""
+    for name in _TOKENIZER_FILES:
+        if has_file(checkpoint / name):
+            copy_document(checkpoint / name, folder / name)
+    document = json.loads((folder / CONFIG_FILE).read_bytes())
+    model = document["model"]
+    stops = end_of_turn_ids(TokenizerFiles(checkpoint, dict(config)))
+    written = model.get("eos_token_id")
+    for token in written if isinstance(written, list) else [written]:
+        if isinstance(token, int) and token not in stops:
+            stops.append(token)
+    vocab = int(model["vocab_size"])
+    if bad := [token for token in stops if token >= vocab]:
+        raise IntegrityError(
+            f"stop token {bad[0]} is past the vocabulary of {vocab}",
+            next_step="correct eos_token_id in generation_config.json",
+        )
+    model["eos_token_id"] = stops
+    model["context_length"] = n_ctx
+    document["search"]["max_length"] = n_ctx
+    write_atomic(folder / CONFIG_FILE, (json.dumps(document, indent=2) + "\n").encode())
+
+
+def describe(
+    folder: Path, recipe: OnnxRecipe, n_ctx: int, result: Mapping[str, Any]
+) -> OnnxArtifact:
+    """Read back what was written. Raises what `read_onnx` raises, IntegrityError if nothing was
+    quantized.
+    """
+    model = read_onnx(folder / MODEL_FILE)
+    types = dict(result.get("counts") or {})
+    if recipe.is_quantized and "com.microsoft.MatMulNBits" not in model.ops:
+        raise IntegrityError(f"{MODEL_FILE}: no matrix was quantized")
+    n_weights = sum(types.values())
+    files = {path.name: _role(path.name) for path in sorted(folder.iterdir())}
+    stored = sum(t.nbytes for t in model.tensors)
+    return OnnxArtifact(
+        path=folder / MODEL_FILE,
+        recipe=recipe.id,
+        sha256=sha256_file(folder / MODEL_FILE),
+        nbytes=sum((folder / name).stat().st_size for name in files),
+        bpw=8 * stored / n_weights if n_weights else 32.0,
+        n_ctx=n_ctx,
+        types=types,
+        files=files,
+        peak_rss_bytes=result.get("peak_rss_bytes"),
+        peak_anon_bytes=result.get("peak_anon_bytes"),
+    )
+
+
+def _role(name: str) -> str:
+    if name == MODEL_FILE:
+        return "model"
+    if name == "chat_template.jinja":
+        return "template"
+    return "part" if name in (CONFIG_FILE, f"{MODEL_FILE}.data") else "tokenizer"

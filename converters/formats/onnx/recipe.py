@@ -1,0 +1,179 @@
+"""How an ONNX artifact is stored: recipes as named data, `converters/formats/onnx/recipes/*.toml`.
+
+bits, block      of most matrices; bits 32 leaves everything in floats
+symmetric        zero in the middle, not stored; else a zero point per block
+search           look for the scale with the least square error (`onnx_worker.rounding`)
+[head]           the output matrix, and the embedding where the two are tied
+[embedding]      the embedding where it is a matrix of its own
+[[rules]]        match = "*/mlp/down_proj/MatMul": nodes that are stored otherwise
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from boardfit.edge.errors import InputError, UsageError
+from boardfit.edge.units import did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the 3.10 backport has the same interface
+    import tomli as tomllib  # type: ignore[import-not-found]
+
+_FOLDER = Path(__file__).with_name("recipes")
+_SCHEME = {"bits": int, "block": int, "symmetric": bool, "search": bool}
+BLOCKS = (16, 32, 64, 128, 256)
+_LEAST_BLOCK = 32  # what is halved no further: smaller ones cost more than padding does
+#: MatMulNBits computes with int8 activations (4) or floats (1): docs/ContribOperators.md.
+INT8_ACTIVATIONS, FLOAT_ACTIVATIONS = 4, 1
+
+
+@dataclass(frozen=True)
+class OnnxScheme:
+    """How one matrix is stored; `bits` 32 means floats."""
+
+    bits: int
+    block: int = 32
+    symmetric: bool = True
+    search: bool = False
+
+    def fitting(self, n_columns: int) -> OnnxScheme:
+        """This scheme for rows of `n_columns` weights: see `fitting_block`."""
+        return dataclasses.replace(self, block=fitting_block(self.block, n_columns))
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8, 32):
+            raise InputError(f"bits: expected 4, 8 or 32, got {self.bits}")
+        if self.block not in BLOCKS:
+            raise InputError(
+                f"block: expected one of {', '.join(map(str, BLOCKS))}, got {self.block}"
+            )
+
+    @property
+    def bpw(self) -> float:
+        """Bits per weight, scales in half precision and zero points included."""
+        if self.bits == 32:
+            return 32.0
+        return self.bits + (16 + (0 if self.symmetric else self.bits)) / self.block
+
+
+@dataclass(frozen=True)
+class OnnxRecipe:
+    """One named way to store a model as ONNX. `rules` name nodes by pattern, the first match
+    decides.
+    """
+
+    id: str
+    about: str
+    default: OnnxScheme
+    head: OnnxScheme
+    embedding: OnnxScheme
+    rules: tuple[tuple[str, OnnxScheme], ...] = ()
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.default.bits < 32
+
+    def scheme_of(self, origin: str) -> OnnxScheme:
+        """How a layer's matrix of that name in the checkpoint is stored: the rules speak of the
+        graph's names, where `model.layers.3.self_attn.q_proj.weight` is
+        `/model/layers.3/attn/q_proj/MatMul` (onnxruntime-genai's builder).
+        """
+        part = origin.removesuffix(".weight").replace(".", "/").replace("self_attn", "attn")
+        node = "/" + part.replace("layers/", "layers.") + "/MatMul"
+        return matching_scheme(node, self.rules, self.default)
+
+    def to_worker(self, *, accuracy_level: int = INT8_ACTIVATIONS) -> dict[str, Any] | None:
+        """As `boardfit.converters.formats.onnx.worker.graph.Recipe.from_dict` takes it; None for floats."""
+        if not self.is_quantized:
+            return None
+        return {
+            "default": vars(self.default),
+            "head": vars(self.head),
+            "embedding": vars(self.embedding),
+            "rules": [(match, vars(scheme)) for match, scheme in self.rules],
+            "half_scales": True,
+            "accuracy_level": accuracy_level,
+        }
+
+
+def matching_scheme(
+    node: str, rules: Iterable[tuple[str, OnnxScheme]], default: OnnxScheme
+) -> OnnxScheme:
+    """The scheme of the first of `rules` whose pattern fits the node's name, or `default`."""
+    return next((scheme for match, scheme in rules if fnmatchcase(node, match)), default)
+
+
+def fitting_block(block: int, n_columns: int) -> int:
+    """`block`, or the largest one below it, down to 32, that divides a row; `block` where none
+    does. A last block that is not full is padding, and keeps ONNX Runtime on Arm from its faster
+    kernels (`UseKleidiAI` in mlas/lib/qnbitgemm_kernel_neon.cpp).
+    """
+    fits = (b for b in reversed(BLOCKS) if _LEAST_BLOCK <= b <= block and n_columns % b == 0)
+    return next(fits, block)
+
+
+@functools.cache
+def load_onnx_recipe(recipe_id: str) -> OnnxRecipe:
+    """The recipe of that id; `-` and `_`, upper and lower case mean the same, and the prefix
+    `onnx_` may be left out. Raises UsageError, with the nearest known id, when there is none.
+    """
+    wanted = recipe_id.strip().lower().replace("-", "_")
+    files = _files()
+    found = wanted if wanted in files else f"onnx_{wanted}"
+    if found not in files:
+        raise UsageError(
+            f"unknown ONNX recipe {recipe_id!r}; known: {', '.join(files)}."
+            f"{did_you_mean(wanted, files)}"
+        )
+    return parse_onnx_recipe(files[found].read_text(encoding="utf-8"), found)
+
+
+def list_onnx_recipes() -> tuple[OnnxRecipe, ...]:
+    """All recipes, most bits first."""
+    found = [load_onnx_recipe(name) for name in _files()]
+    return tuple(sorted(found, key=lambda r: (-r.default.bpw, -r.head.bpw, r.id)))
+
+
+@functools.cache
+def _files() -> Mapping[str, Path]:
+    return {path.stem: path for path in sorted(_FOLDER.glob("*.toml"))}
+
+
+def parse_onnx_recipe(text: str, recipe_id: str) -> OnnxRecipe:
+    """A recipe from the text of its file. Raises InputError naming the file and the key."""
+    try:
+        data = tomllib.loads(text)
+        if data.pop("id", None) != recipe_id:
+            raise InputError(f"id must be {recipe_id!r}, the file's name")
+        about = str(data.pop("about", ""))
+        rules = data.pop("rules", [])
+        sections = {key: data.pop(key, None) for key in ("head", "embedding")}
+        default = _scheme(data)
+        matches = []
+        for rule in rules:
+            match = rule.pop("match", None)
+            if not isinstance(match, str):
+                raise InputError(f"rules: match must be a pattern, got {match!r}")
+            matches.append((match, _scheme({**vars(default), **rule})))
+        head = _scheme({**vars(default), **(sections["head"] or {})})
+        embedding = _scheme({**vars(head), **(sections["embedding"] or {})})
+        return OnnxRecipe(recipe_id, about, default, head, embedding, tuple(matches))
+    except (InputError, tomllib.TOMLDecodeError, TypeError) as error:
+        raise InputError(f"recipe onnx/{recipe_id}.toml: {error}") from None
+
+
+def _scheme(values: Mapping[str, Any]) -> OnnxScheme:
+    for key, value in values.items():
+        if key not in _SCHEME:
+            raise InputError(f"unknown key {key!r}.{did_you_mean(key, _SCHEME)}")
+        if type(value) is not _SCHEME[key]:
+            raise InputError(f"{key}: expected {_SCHEME[key].__name__}, got {value!r}")
+    return OnnxScheme(**values)

@@ -1,0 +1,1 @@
+"""Tools that disagree about versions, each in its own pinned environment."""

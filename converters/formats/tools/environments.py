@@ -1,0 +1,206 @@
+"""Make and cache a virtual environment for each tool that needs its own versions.
+
+litert-torch, transformers and the ONNX builder each want other versions of the same packages, and
+all want torch, which a host that only makes GGUF never installs. `environments.toml` pins what is
+known to work together. `tool_python` returns the interpreter of such an environment and makes it on
+first use, in the cache folder (BOARDFIT_CACHE, or boardfit under the user's cache):
+
+    <cache>/environments/<name>-<hash of the pins, Python version, machine>/bin/python
+
+An environment of one's own is named by BOARDFIT_LITERT_PYTHON or BOARDFIT_ONNX_PYTHON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from boardfit.converters.formats.tools.worker import run_worker
+from boardfit.edge.disk.atomic import fsync_directory
+from boardfit.edge.disk.verified import cache_directory
+from boardfit.edge.errors import DoesNotFitError, EngineMissingError, UsageError
+from boardfit.edge.process.child import decode_output, python_argv, run_child
+from boardfit.edge.units import format_bytes, printable
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the 3.10 backport has the same interface
+    import tomli as tomllib  # type: ignore[import-not-found]
+
+__all__ = ["TORCH_INDEX", "Environment", "find_tool_python", "load_environments", "run_worker",
+           "tool_python"]  # fmt: skip
+
+Say = Callable[[str], None]
+ToolName = Literal["litert", "onnx"]
+
+#: An index with CPU-only wheels of torch; without it the user's own pip configuration decides.
+TORCH_INDEX = "BOARDFIT_TORCH_INDEX"
+_PINS = Path(__file__).with_name("environments.toml")
+_TAIL_LINES = 12
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One section of `environments.toml`: what is installed, in which order, how big it gets."""
+
+    name: str
+    about: str
+    override: str
+    first: tuple[str, ...]
+    packages: tuple[str, ...]
+    disk_bytes: int
+
+    @property
+    def key(self) -> str:
+        """Changes with the pins, the Python version and the kind of machine."""
+        identity = [
+            self.first,
+            self.packages,
+            sys.version_info[:2],
+            platform.machine(),
+            sys.platform,
+        ]
+        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
+
+
+def load_environments() -> dict[str, Environment]:
+    """All environments that are pinned, by name."""
+    sections = tomllib.loads(_PINS.read_text(encoding="utf-8"))
+    return {
+        name: Environment(
+            name,
+            s["about"],
+            s["override"],
+            tuple(s["first"]),
+            tuple(s["packages"]),
+            s["disk_bytes"],
+        )
+        for name, s in sections.items()
+    }
+
+
+def tool_python(name: ToolName, *, say: Say | None = None) -> Path:
+    """The Python interpreter of the pinned environment `name`, which is made if it is not there.
+
+    `say` receives one line per step. Raises UsageError when the override names no program,
+    DoesNotFitError when the disk is too small, EngineMissingError when the packages cannot be
+    installed (no network, no wheel for this machine).
+    """
+    environment = load_environments()[name]
+    if own := os.environ.get(environment.override):
+        return _overridden(Path(own).expanduser(), environment)
+    home = cache_directory() / "environments"
+    directory = home / f"{name}-{environment.key}"
+    if not _python_of(directory).exists():
+        say = say or (lambda text: None)
+        home.mkdir(parents=True, exist_ok=True)
+        with _one_maker(home / f".{directory.name}.lock", say):
+            if not _python_of(directory).exists():
+                _make(environment, directory, say)
+    return _python_of(directory)
+
+
+def find_tool_python(name: ToolName) -> Path | None:
+    """The interpreter of `name` if it can be used without installing anything, else None."""
+    environment = load_environments()[name]
+    if own := os.environ.get(environment.override):
+        return Path(own).expanduser()
+    python = _python_of(cache_directory() / "environments" / f"{name}-{environment.key}")
+    return python if python.exists() else None
+
+
+def _python_of(directory: Path) -> Path:
+    return directory / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def _overridden(python: Path, environment: Environment) -> Path:
+    if not os.access(python, os.X_OK) or python.is_dir():
+        raise UsageError(
+            f"{environment.override} is {printable(str(python))!r}, which is not a program",
+            next_step="name the python of an environment with "
+            f"{_listing(environment.packages[:2])}, or unset it and boardfit makes one",
+        )
+    # Not resolved: a virtual environment's python is a link, and the link is what makes it one.
+    return python.absolute()
+
+
+def _make(environment: Environment, directory: Path, say: Say) -> None:
+    """Make the environment beside its place and rename it in: it is whole or absent."""
+    free = shutil.disk_usage(directory.parent).free
+    if free < environment.disk_bytes:
+        raise DoesNotFitError(
+            f"the {environment.name} environment takes about "
+            f"{format_bytes(environment.disk_bytes)}; {directory.parent} has {format_bytes(free)}",
+            shortfall_bytes=environment.disk_bytes - free,
+            next_step="make room, or set BOARDFIT_CACHE to a directory on a larger disk",
+        )
+    say(
+        f"making the {environment.name} environment, once: {environment.about} "
+        f"(about {format_bytes(environment.disk_bytes)} in {directory.parent})"
+    )
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    started = time.monotonic()
+    try:
+        _run("venv", [str(partial)], environment)
+        for packages, index in ((environment.first, os.environ.get(TORCH_INDEX)),
+                                (environment.packages, None)):  # fmt: skip
+            if not packages:
+                continue
+            say(f"installing {_listing(packages)}")
+            arguments = ["install", "--disable-pip-version-check", "-q", *packages]
+            if index:
+                arguments += ["--index-url", index]
+            _run("pip", arguments, environment, _python_of(partial))
+        partial.rename(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    fsync_directory(directory.parent)
+    say(f"the {environment.name} environment is ready ({time.monotonic() - started:.0f} s)")
+
+
+def _run(
+    module: str, arguments: Sequence[str], environment: Environment, python: Path | None = None
+) -> None:
+    done = run_child(python_argv(module, *arguments, python=python))
+    if done.returncode:
+        lines = decode_output(done.stdout + done.stderr).strip().splitlines()[-_TAIL_LINES:]
+        raise EngineMissingError(
+            f"cannot make the {environment.name} environment: {module} {arguments[0]} failed "
+            f"({done.returncode})\n" + "\n".join("  " + printable(line) for line in lines),
+            next_step="go online once and repeat, or make an environment elsewhere with "
+            f"{_listing((*environment.first, *environment.packages))} and set "
+            f"{environment.override} to its python",
+        )
+
+
+def _listing(packages: Sequence[str]) -> str:
+    return " ".join(packages)
+
+
+@contextlib.contextmanager
+def _one_maker(lock: Path, say: Say) -> Iterator[None]:
+    """Wait until no other process makes the same environment."""
+    with lock.open("w") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows: none of these tools runs there
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say("waiting: another boardfit process is making this environment")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,194 @@
+"""Run one job in another Python: the environments of `environments.py` have no boardfit in them.
+
+The child runs `boardfit.converters.formats.tools.worker_child MODULE` from a folder that shows it our package
+and nothing else of this environment, so that no version of ours shadows a pinned one. The request
+is one JSON line on its stdin, which stays open: it closes when we die, and the child goes too.
+Answers are JSON lines on a pipe of their own, because libraries print to stdout:
+
+    {"say": text}   {"progress": [done, total]}
+    {"result": {…}} {"error": {"type": name, "message": text, "next_step": text or null}}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import boardfit.edge.errors
+from boardfit.edge.errors import DoesNotFitError, EdgeError, EngineError
+from boardfit.edge.process.child import (
+    OUR_FOLDER,
+    PIPE,
+    child_environment,
+    python_argv,
+    start_child,
+)
+from boardfit.edge.process.last_words import explain_death
+from boardfit.edge.units import format_bytes, printable
+
+Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
+
+_PACKAGES = ("boardfit",)
+_CHILD = "boardfit.converters.formats.tools.worker_child"
+_FLAGS = ("-s", "-B", "-u")  # no packages of the user's, no bytecode, no buffer
+_TAIL_LINES = 12
+_SIGKILL = -9
+
+
+def run_worker(
+    python: Path,
+    module: str,
+    request: Mapping[str, Any],
+    *,
+    progress: Progress | None = None,
+    say: Say | None = None,
+    memory_limit: int | None = None,
+    threads: int | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Call `module.run(request, report)` in `python` and return what it returns, with two keys
+    added: `peak_rss_bytes` and `peak_anon_bytes` of the child (None where the system does not say).
+
+    `module` is importable with the standard library and what `python` has. Paths in `request` are
+    absolute. The child has no network. `memory_limit` bounds its private memory in bytes (Linux);
+    `variables` are added to its environment.
+
+    Raises the boardfit error that the child raised, DoesNotFitError when it ran out of memory,
+    EngineError with the last lines that it printed when it died otherwise.
+    """
+    with tempfile.TemporaryDirectory(prefix="boardfit-worker-") as folder:
+        for package in _PACKAGES:
+            (Path(folder) / package).symlink_to(_root() / package, target_is_directory=True)
+        with (Path(folder) / "output.log").open("w+b") as log:
+            answer, code = _talk(
+                python_argv(_CHILD, module, python=python, flags=_FLAGS, folder=folder),
+                json.dumps({"request": dict(request), "memory_limit": memory_limit}),
+                folder,
+                {**_environment(threads), **(variables or {})},
+                log,
+                progress or (lambda done, total: None),
+                say or (lambda text: None),
+            )
+            if "result" in answer and code == 0:
+                return dict(answer["result"])
+            raise _failure(answer, code, _tail(log), module, memory_limit)
+
+
+def _root() -> Path:
+    """The folder that our package is in."""
+    return Path(OUR_FOLDER)
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    """No network, no packages of ours or of the user's, no more threads than asked for."""
+    variables = child_environment() | {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # Freed memory goes back at once: a peak is then what is alive, not what once was.
+        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_TRIM_THRESHOLD_": "1048576",
+        "MALLOC_MMAP_THRESHOLD_": "1048576",
+    }
+    if threads:
+        variables |= dict.fromkeys(
+            ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)
+        )
+    return variables
+
+
+def _talk(
+    command: list[str],
+    request: str,
+    folder: str,
+    variables: Mapping[str, str],
+    log: Any,
+    progress: Progress,
+    say: Say,
+) -> tuple[dict[str, Any], int]:
+    """Start the child and listen until it closes the pipe; the last answer and its exit code."""
+    reading, writing = os.pipe()
+    try:
+        child = start_child(
+            command,
+            stdin=PIPE,
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            env={**variables, "BOARDFIT_WORKER_FD": str(writing)},
+            pass_fds=(writing,),
+        )
+    except OSError as error:
+        os.close(reading)
+        raise EngineError(f"cannot start {command[0]}: {error}") from None
+    finally:
+        os.close(writing)
+    answer: dict[str, Any] = {}
+    try:
+        assert child.stdin
+        # In a thread: a child that dies at once, or does not read, must not stop us here.
+        threading.Thread(target=_send, args=(child.stdin, request), daemon=True).start()
+        with os.fdopen(reading, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                message = json.loads(line)
+                if "say" in message:
+                    say(message["say"])
+                elif "progress" in message:
+                    progress(*message["progress"])
+                else:
+                    answer = message
+        return answer, child.wait()
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+
+
+def _send(stdin: Any, request: str) -> None:
+    try:
+        stdin.write(request.encode() + b"\n")
+        stdin.flush()  # and kept open: its end is how the child learns of ours
+    except OSError:
+        pass
+
+
+def _failure(
+    answer: Mapping[str, Any], code: int, tail: str, module: str, memory_limit: int | None
+) -> EdgeError:
+    if error := answer.get("error"):
+        kind = getattr(boardfit.edge.errors, str(error["type"]), None)
+        if isinstance(kind, type) and issubclass(kind, EdgeError):
+            return kind(str(error["message"]), next_step=error.get("next_step"))
+        if error["type"] == "MemoryError" or "bad_alloc" in str(error["message"]):
+            return _out_of_memory(memory_limit)
+        return EngineError(f"{error['type']}: {printable(str(error['message']), 2000)}\n{tail}")
+    if code == _SIGKILL or "bad_alloc" in tail or "MemoryError" in tail:
+        return _out_of_memory(memory_limit)
+    ended = f"{module} ended with code {code} and no result"
+    if death := explain_death(ended, code):
+        return EngineError(f"{death}; its last lines:\n{tail}", next_step=death.next_step)
+    return EngineError(f"{ended}; its last lines:\n{tail}")
+
+
+def _out_of_memory(memory_limit: int | None) -> DoesNotFitError:
+    limit = f" (limit {format_bytes(memory_limit)})" if memory_limit else ""
+    return DoesNotFitError(
+        f"the conversion ran out of memory{limit} and was ended",
+        next_step="close other programs, or convert on a machine with more memory",
+    )
+
+
+def _tail(log: Any) -> str:
+    log.flush()
+    size = log.seek(0, os.SEEK_END)
+    log.seek(max(0, size - 8192))
+    lines = log.read().decode("utf-8", errors="replace").splitlines()[-_TAIL_LINES:]
+    return "\n".join("  " + printable(line) for line in lines)

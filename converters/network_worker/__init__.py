@@ -1,3 +1,0 @@
-"""Quantizing networks that are no language models; runs in the pinned environments, see
-`boardfit.converters.network`.
-"""

@@ -1,0 +1,283 @@
+"""`edge plan`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import click
+
+from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
+from boardfit.converters.plan.learned import Learned, read_learned
+from boardfit.converters.plan.make import (
+    PREFERENCES,
+    Candidate,
+    Planner,
+    PlanOptions,
+    Prefer,
+    plan_of,
+)
+from boardfit.converters.plan.reach import parse_needs
+from boardfit.converters.plan.record import plan_record, plan_rows
+from boardfit.converters.plan.text import candidate_lines, plan_lines
+from boardfit.converters.plan.weights import AS_IS, WeighingScale
+from boardfit.converters.plan.workload_text import plan_for_workload
+from boardfit.converters.spec import ModelSpec
+from boardfit.device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.errors import DeadlineError, DoesNotFitError, EdgeError, UsageError
+from boardfit.edge.units import parse_seconds, printable
+
+
+def load_devices(names: Iterable[str]) -> list[DeviceProfile]:
+    """Profiles of ids or aliases, each possibly several joined by commas; `this-machine` is probed.
+
+    Raises ProfileError for an unknown name, UsageError for a board named twice or none at all.
+    """
+    profiles: dict[str, DeviceProfile] = {}
+    for name in (part.strip() for text in names for part in text.split(",")):
+        if not name:
+            raise UsageError("empty device name", next_step="edge devices")
+        profile = this_machine() if name == THIS_MACHINE else find_profile(name)
+        if profile.id in profiles:
+            raise UsageError(f"device {profile.id} is named twice")
+        profiles[profile.id] = profile
+    if not profiles:
+        raise UsageError("no device named", next_step="edge devices")
+    return list(profiles.values())
+
+
+def this_machine() -> DeviceProfile:
+    """This machine, probed now."""
+    from boardfit.edge.probe.machine import probe_this_machine
+
+    return probe_this_machine()
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """`2s`, `500ms`, `1.5min` on the command line."""
+    try:
+        return None if value is None else parse_seconds(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command(name="plan")
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
+@click.option(
+    "-d", "--device", "devices", multiple=True, metavar="BOARD[,BOARD…]",
+    help="Board id or alias (see `edge devices`). Default: this-machine.",
+)  # fmt: skip
+@click.option("--any-device", is_flag=True, help="List all boards that meet the requirements.")
+@click.option(
+    "--format", "formats", default=GGUF, show_default=True, metavar="FORMAT[,FORMAT…]",
+    help=f"{', '.join(FORMATS)}, or auto: compare all.",
+)  # fmt: skip
+@click.option("--recipe", help="Use this recipe, for example q4_0 or q4_k_m.")
+@click.option("--as-is", is_flag=True, help="Run a .gguf file as it is, without conversion.")
+@click.option("--ctx", "n_ctx", type=int, help="Context length, in tokens.")
+@click.option("--kv-type", help="Type of the KV cache: f16, q8_0, …")
+@click.option("--threads", "n_threads", type=int, help="Number of threads.")
+@click.option("--ubatch", "n_ubatch", type=int, help="Micro-batch of prefill, in tokens.")
+@click.option(
+    "--prefer", type=click.Choice(PREFERENCES), default="balanced", show_default=True,
+    help="What to optimize where several recipes fit.",
+)  # fmt: skip
+@click.option("--min-tps", type=float, help="Require at least this decode speed (tokens/s).")
+@click.option(
+    "--max-ttft", callback=_seconds, metavar="TIME",
+    help="Require the first token within this time: 2s, 500ms, …",
+)  # fmt: skip
+@click.option(
+    "--prompt", "n_prompt", type=int, default=256, show_default=True,
+    help="Prompt length for --max-ttft, in tokens.",
+)  # fmt: skip
+@click.option(
+    "--for",
+    "n_users",
+    type=int,
+    default=1,
+    metavar="USERS",
+    help="Number of concurrent users. [default: 1]",
+)
+@click.option(
+    "--workload",
+    help="Plan for the requests of this task (see `edge tasks`), or mix for all tasks.",
+)
+@click.option(
+    "--within",
+    callback=_seconds,
+    metavar="TIME",
+    help="Time limit for a whole answer. [default: the task's]",
+)
+@click.option(
+    "--first-within",
+    callback=_seconds,
+    metavar="TIME",
+    help="Time limit for the first token of an answer.",
+)
+@click.option("--explain", is_flag=True, help="Show every term of the prediction and its source.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object per board, one per line."
+)
+def plan(
+    models: tuple[str, ...],
+    devices: tuple[str, ...],
+    any_device: bool,
+    formats: str,
+    recipe: str | None,
+    as_is: bool,
+    n_ctx: int | None,
+    kv_type: str | None,
+    n_threads: int | None,
+    n_ubatch: int | None,
+    prefer: Prefer,
+    min_tps: float | None,
+    max_ttft: float | None,
+    n_prompt: int,
+    n_users: int,
+    workload: str | None,
+    within: float | None,
+    first_within: float | None,
+    explain: bool,
+    as_json: bool,
+) -> None:
+    """Show what fits a board: recipe, context, memory, speed, and why.
+
+    MODEL is a Hugging Face directory, a hub repo id (owner/name), a .gguf file, or `sample`.
+    Without MODEL, show which model sizes fit the board, and how fast they run. With --workload,
+    show which model answers the requests in time, and with which recipe.
+    """
+    if as_is and recipe:
+        raise UsageError("--as-is converts nothing, so --recipe cannot be used with it")
+    options = PlanOptions(
+        AS_IS if as_is else recipe, n_ctx, kv_type, n_threads, n_ubatch, prefer,
+        min_tps=min_tps, max_ttft_s=max_ttft, n_prompt=n_prompt, n_users=n_users,
+        needs=parse_needs(workload, within, first_within),
+    )  # fmt: skip
+    if any_device and devices:
+        raise UsageError("--any-device covers all boards, so --device cannot be used with it")
+    if options.needs:
+        plan_for_workload(
+            models, [] if any_device else load_devices(devices or (THIS_MACHINE,)), options,
+            parse_formats(formats), _learned(), as_json=as_json,
+        )  # fmt: skip
+        return
+    if len(models) > 1:
+        raise UsageError(
+            f"{len(models)} models can only be compared with a workload",
+            next_step="--workload customer-service --within 2s, or plan them one by one",
+        )
+    model = models[0] if models else None
+    if model is None:
+        if any_device or as_is:
+            raise UsageError("name a MODEL", next_step="edge plan MODEL --any-device")
+        _echo_sizes(load_devices(devices or (THIS_MACHINE,)), options, as_json)
+        return
+    from boardfit.converters.source.resolve import open_model
+
+    if any_device:
+        _echo_boards(open_model(model), options, as_json)
+        return
+    profiles = load_devices(devices or (THIS_MACHINE,))
+    spec = open_model(model)
+    if (wanted := parse_formats(formats)) != (GGUF,):
+        from boardfit.converters.plan.formats_text import echo_format_plans
+
+        echo_format_plans(spec, profiles, wanted, options, _learned(), as_json=as_json)
+        return
+    _echo_plans(spec, profiles, options, explain=explain, as_json=as_json)
+
+
+def _echo_plans(
+    spec: ModelSpec,
+    profiles: list[DeviceProfile],
+    options: PlanOptions,
+    *,
+    explain: bool,
+    as_json: bool,
+) -> None:
+    """A plan for each board. The refusal of a single one is raised; of several, it is shown."""
+    scale, learned = WeighingScale(spec), _learned()
+    refused: list[EdgeError] = []
+    for number, profile in enumerate(profiles):
+        planner = Planner(spec, profile, options, scale=scale, learned=learned)
+        if not as_json and number:
+            click.echo()
+        try:
+            chosen = planner.choose()
+        except (DoesNotFitError, DeadlineError) as error:
+            refused.append(error)
+            if len(profiles) > 1:
+                _echo_refusal(spec, profile, error, as_json)
+            continue
+        if as_json:
+            click.echo(json.dumps(plan_record(spec, planner, chosen)))
+        else:
+            _echo_plan(spec, planner, chosen, explain)
+    if len(profiles) == 1 and refused:
+        raise refused[0]
+    if refused:
+        kind = DoesNotFitError if isinstance(refused[0], DoesNotFitError) else DeadlineError
+        raise kind(
+            f"the model does not fit, or is too slow, on {len(refused)} of {len(profiles)} boards"
+        )
+
+
+def _learned() -> Learned:
+    learned = read_learned()
+    for note in learned.notes:
+        click.echo(f"note: {printable(note)}", err=True)
+    return learned
+
+
+def _echo_sizes(profiles: list[DeviceProfile], options: PlanOptions, as_json: bool) -> None:
+    from boardfit.converters.plan.sizes import size_lines, size_record, size_rows
+
+    for number, profile in enumerate(profiles):
+        rows = size_rows(profile, options)
+        if as_json:
+            click.echo(json.dumps(size_record(profile, rows, options)))
+            continue
+        click.echo("\n".join(([""] if number else []) + size_lines(profile, rows, options)))
+
+
+def _echo_boards(spec: ModelSpec, options: PlanOptions, as_json: bool) -> None:
+    from boardfit.converters.plan.boards import board_lines, board_record, board_rows
+
+    rows = board_rows(spec, all_profiles().values(), options, learned=_learned())
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(board_record(row, options)))
+    else:
+        click.echo("\n".join(board_lines(spec, rows, options)))
+    if not any(row.chosen for row in rows):
+        raise DoesNotFitError("no known board fits", next_step="relax the requirements")
+
+
+def _echo_plan(spec: ModelSpec, planner: Planner, chosen: Candidate, explain: bool) -> None:
+    for line in plan_lines(
+        planner, chosen, plan_of(planner, chosen), name=spec.name, explain=explain
+    ):
+        click.echo(line)
+    rows = plan_rows(spec, planner)
+    if len(rows) > 1:
+        click.echo()
+        for line in candidate_lines(planner, chosen, rows):
+            click.echo(line)
+
+
+def _echo_refusal(spec: ModelSpec, profile: DeviceProfile, error: EdgeError, as_json: bool) -> None:
+    if not as_json:
+        click.echo(f"{printable(spec.name)} on {profile.name}\n\n  does not fit: {error}")
+        if error.next_step:
+            click.echo(f"  {error.next_step}")
+        return
+    record = {
+        "device": profile.id,
+        "error": type(error).__name__,
+        "message": str(error),
+        "shortfall_bytes": getattr(error, "shortfall_bytes", None),
+        "next_step": error.next_step,
+    }
+    click.echo(json.dumps(record))

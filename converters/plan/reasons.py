@@ -1,0 +1,246 @@
+"""Explain a plan in plain words; if nothing fits, name the nearest change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from boardfit.converters.plan.weights import AS_IS
+from boardfit.device_profiles.cost.kernels import kernel_class
+from boardfit.device_profiles.cost.speed import used_clusters
+from boardfit.edge.units import format_bytes
+
+if TYPE_CHECKING:
+    from boardfit.converters.plan.planner import Candidate, Planner
+
+# A hint is worth its line from this gain in prefill on, at no more than this loss of perplexity.
+_WORTH_A_HINT = 1.4
+_LITTLE_LOSS = 0.3
+
+
+def explain_choice(planner: Planner, chosen: Candidate) -> tuple[list[str], list[str]]:
+    """(reasons for the plan, what was rejected and why), one sentence each."""
+    reasons = [
+        _recipe_reason(planner, chosen),
+        *_over_others(planner, chosen),
+        _measured_reason(chosen),
+        _users_reason(planner, chosen),
+        _context_reason(planner, chosen),
+        _kv_reason(planner, chosen),
+        _thread_reason(planner, chosen),
+        _loading_reason(planner, chosen),
+    ]
+    if chosen.n_ubatch < 512 and not planner.options.n_ubatch:
+        reasons.append(
+            f"micro-batch {chosen.n_ubatch}: scratch memory of"
+            f" {format_bytes(chosen.memory['compute_buffers'])}; larger ones do not fit"
+        )
+    reasons.append(_faster_reason(planner, chosen))
+    return [reason for reason in reasons if reason], _rejected(planner, chosen)
+
+
+def _recipe_reason(planner: Planner, chosen: Candidate) -> str:
+    if chosen.recipe == AS_IS:
+        return f"{chosen.weights.recipe.name}: nothing is converted"
+    bits = f"{chosen.recipe}: {chosen.weights.bits_per_weight:.2f} bits per weight"
+    if planner.options.recipe:
+        return f"{bits}, as asked"
+    added = chosen.weights.perplexity_added
+    loss = f"about {added:.2f} perplexity lost (published for Llama-3-8B)"
+    prefer = planner.options.prefer
+    if prefer == "quality":
+        return f"{bits}, the least loss of quality that fits: {loss}"
+    if prefer == "speed":
+        return f"{bits}, the shortest answer time here of the recipes with acceptable loss: {loss}"
+    if prefer == "memory":
+        return f"{bits}, the smallest recipe with acceptable loss that fits: {loss}"
+    return f"{bits}, the best of the 4-bit recipes that fit: {loss}"
+
+
+def _context_reason(planner: Planner, chosen: Candidate) -> str:
+    per_token = chosen.memory["kv_cache"] / max(chosen.n_ctx, 1)
+    cost = f"the cache takes {per_token / 1024:.1f} KiB per token"
+    trained = planner.shape.n_ctx_train
+    if planner.options.n_ctx is not None:
+        return f"context {chosen.n_ctx}, as asked: {cost}"
+    if chosen.n_ctx == trained:
+        return f"context {chosen.n_ctx}, all that the model was trained for: {cost}"
+    highest = planner.rungs()[-1][1]
+    if chosen.n_ctx == highest:
+        return f"context {chosen.n_ctx} of the trained {trained} (longer with --ctx): {cost}"
+    return f"context {chosen.n_ctx} of the trained {trained}, the longest step that fits: {cost}"
+
+
+def _kv_reason(planner: Planner, chosen: Candidate) -> str:
+    if planner.options.kv_type:
+        return f"KV cache {chosen.kv_type}, as asked"
+    if chosen.kv_type == "f16":
+        return "KV cache f16: exact, and attention is faster than with a quantized one"
+    return f"KV cache {chosen.kv_type}: f16 does not fit; attention gets slower with depth"
+
+
+def _thread_reason(planner: Planner, chosen: Candidate) -> str:
+    if planner.options.n_threads:
+        return f"{chosen.n_threads} threads, as asked"
+    if chosen.measured and chosen.n_threads == chosen.measured.n_threads:
+        return f"{chosen.n_threads} threads, as in the run that was measured"
+    clusters = used_clusters(planner.profile)
+    n_worth = sum(cluster.count for cluster in clusters)
+    if chosen.n_threads < n_worth:
+        return f"{chosen.n_threads} threads of {n_worth} worth using: more answer no sooner"
+    cores = " and ".join(f"{c.count}x {c.core}" for c in clusters)
+    if len(clusters) == len(planner.profile.clusters):
+        return f"{chosen.n_threads} threads: {cores}"
+    return f"{chosen.n_threads} threads on {cores}: the slower cores would hold them up"
+
+
+def _loading_reason(planner: Planner, chosen: Candidate) -> str:
+    repacked = chosen.memory.get("weights_repacked", 0)
+    kernels = kernel_class(planner.profile.isa) or "the plain"
+    if not repacked:
+        if not chosen.repack:
+            return "repacking is off: a second copy of the weights does not fit, prefill is slower"
+        return (
+            f"no weights are repacked: with {kernels} kernels this recipe runs from the mapped file"
+        )
+    if chosen.use_mmap:
+        return (
+            f"the engine copies {format_bytes(repacked)} of weights into its {kernels} layout;"
+            " while loading, the mapped file is there as well"
+        )
+    return (
+        f"the file is read, not mapped: the {format_bytes(repacked)} that are repacked for"
+        f" {kernels} kernels would be in memory twice"
+    )
+
+
+def _over_others(planner: Planner, chosen: Candidate) -> list[str]:
+    """Why this recipe and not its neighbours in quality: `q4_0 over q4_k_m: ...`."""
+    if planner.options.recipe:
+        return []
+    added = chosen.weights.perplexity_added
+    better = [w for w in planner.weights if w.perplexity_added < added]
+    worse = [w for w in planner.weights if w.perplexity_added > added]
+    out = []
+    for weights in (
+        max(better, key=lambda w: w.perplexity_added, default=None),
+        min(worse, key=lambda w: w.perplexity_added, default=None),
+    ):
+        if weights is None:
+            continue
+        other = planner.best(weights, chosen.n_ctx)
+        loss = weights.perplexity_added - added
+        if not planner.fits(other):
+            over = format_bytes(other.peak_bytes - planner.budget_bytes)
+            out.append(f"{chosen.recipe} over {other.recipe}: that one is {over} too much")
+            continue
+        differences = [f"{abs(loss):.2f} {'less' if loss > 0 else 'more'} perplexity lost"]
+        for name, ours, theirs in (
+            ("prefills", chosen.speed.prefill_tps, other.speed.prefill_tps),
+            ("decodes", chosen.speed.decode_tps, other.speed.decode_tps),
+        ):
+            if ours and theirs and abs(ours / theirs - 1) >= 0.02:
+                differences.append(f"{name} {ours / theirs:.2f}x as fast")
+        more = chosen.peak_bytes - other.peak_bytes
+        if abs(more) >= 0.01 * other.peak_bytes:
+            differences.append(
+                f"{format_bytes(abs(more))} {'more' if more > 0 else 'less'} at the peak"
+            )
+        out.append(f"{chosen.recipe} over {other.recipe}: {', '.join(differences)}")
+    return out
+
+
+def _measured_reason(chosen: Candidate) -> str:
+    """Measured beside predicted, where a result of this board and recipe is stored."""
+    if chosen.measured is None:
+        return ""
+    pairs = []
+    for name, got, estimate in (
+        ("decode", chosen.measured.decode_tps, chosen.predicted.decode_tps),
+        ("prefill", chosen.measured.prefill_tps, chosen.predicted.prefill_tps),
+    ):
+        if got and estimate:
+            pairs.append(f"{name} {got:.1f} (predicted {estimate:.1f}, {got / estimate - 1:+.0%})")
+    return f"measured here on {chosen.measured.time[:10]}: {', '.join(pairs)}" if pairs else ""
+
+
+def _users_reason(planner: Planner, chosen: Candidate) -> str:
+    n = planner.options.n_users
+    if n == 1:
+        return ""
+    cache = format_bytes(chosen.memory["kv_cache"])
+    return (
+        f"{n} users: {n} caches of {chosen.n_ctx} tokens, {cache} in all; they are served in turns,"
+        " so that speeds are the least that each gets"
+    )
+
+
+def _faster_reason(planner: Planner, chosen: Candidate) -> str:
+    """A recipe that prefills much faster for little quality, as a hint; empty if there is none."""
+    best, best_gain = None, _WORTH_A_HINT
+    for weights in planner.weights:
+        loss = weights.perplexity_added - chosen.weights.perplexity_added
+        other = planner.best(weights, chosen.n_ctx)
+        if not 0 <= loss <= _LITTLE_LOSS or not planner.fits(other):
+            continue
+        gain = (other.speed.prefill_tps or 0.0) / (chosen.speed.prefill_tps or float("inf"))
+        if gain > best_gain:
+            best, best_gain = weights, gain
+    if best is None:
+        return ""
+    loss = best.perplexity_added - chosen.weights.perplexity_added
+    return (
+        f"faster prompts: {best.recipe.id} prefills {best_gain:.1f}x as fast for {loss:.2f} more"
+        f" perplexity (--recipe {best.recipe.id})"
+    )
+
+
+def _rejected(planner: Planner, chosen: Candidate) -> list[str]:
+    """One line for each more preferred recipe or longer context that does not fit."""
+    out: list[str] = []
+    if chosen.recipe == AS_IS:
+        return out
+    rungs = planner.rungs()
+    place = next(
+        (i for i, (w, n) in enumerate(rungs) if w is chosen.weights and n == chosen.n_ctx), 0
+    )
+    for weights, n_ctx in rungs[place + 1 :]:
+        over = planner.leanest(weights, n_ctx).peak_bytes - planner.budget_bytes
+        out.append(f"{weights.recipe.id} with context {n_ctx}: {format_bytes(over)} too much")
+    return out
+
+
+def nearest_changes(planner: Planner, leanest: Candidate) -> str:
+    """What to change so that it fits, the smallest change first; what else, when nothing does."""
+    options, found = planner.options, []
+    changes = []
+    if options.kv_type not in (None, "q8_0") and planner.lean_kv_types():
+        changes.append(("--kv-type q8_0", replace(options, kv_type="q8_0")))
+    if options.n_ubatch is not None:
+        changes.append(("no --ubatch", replace(options, n_ubatch=None)))
+    if options.n_ctx is not None:
+        changes.append(("--ctx {n_ctx}", replace(options, n_ctx=None)))
+    if options.recipe is not None:
+        changes.append(("--recipe {recipe}", replace(options, recipe=None)))
+    if options.n_ctx is not None and options.recipe is not None:
+        both = replace(options, n_ctx=None, recipe=None)
+        changes.append(("--recipe {recipe} --ctx {n_ctx}", both))
+    for text, changed in changes:
+        candidate = planner.with_options(changed).highest_fitting()
+        if candidate is not None:
+            found.append(text.format(n_ctx=candidate.n_ctx, recipe=candidate.recipe))
+    if found:
+        return "fits: " + "; or ".join(found)
+    return (
+        f"a model of at most {format_bytes(_largest_artifact(planner, leanest))} as a file, or a"
+        " board with more RAM; `edge devices` lists boards"
+    )
+
+
+def _largest_artifact(planner: Planner, leanest: Candidate) -> int:
+    """Bytes of file that would fit with this cache and scratch: the rest of the budget."""
+    weights = sum(
+        leanest.memory.get(kind, 0)
+        for kind in ("weights_mapped", "weights_copied", "weights_repacked", "load_staging")
+    )
+    return max(0, planner.budget_bytes - (leanest.peak_bytes - weights))

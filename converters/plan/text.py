@@ -1,0 +1,223 @@
+"""Print a plan as text: the choice, its memory, and the alternatives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from boardfit.converters.plan.cells import bound_text
+from boardfit.converters.plan.front import dominated_by
+from boardfit.converters.plan.make import Candidate, Planner
+from boardfit.device_profiles.cost.memory import kv_bytes_read
+from boardfit.device_profiles.cost.speed import load_seconds, weight_bytes_read
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.types import Plan
+from boardfit.edge.units import format_bytes, format_seconds, printable
+
+_BAR_WIDTH = 24
+_KINDS = {
+    "weights_mapped": "weights, mapped from the file",
+    "weights_copied": "weights, read into memory",
+    "weights_repacked": "weights, repacked for the CPU",
+    "load_staging": "buffer while loading",
+    "kv_cache": "KV cache",
+    "compute_buffers": "scratch of the largest batch",
+    "output_buffer": "logits and sampler",
+    "engine_and_interpreter": "engine and Python",
+    "margin": "page tables and margin",
+}
+
+
+# Where each kind of memory is computed; the formulas' own sources stand there.
+_FORMULAS = {
+    "weights_mapped": "the file's size",
+    "weights_copied": "the file less what is repacked (cost/memory.py, weight_bytes)",
+    "weights_repacked": "matrices that the kernel lays out anew (cost/kernels.py, is_repacked)",
+    "load_staging": "the largest repacked matrix, once more while it is read",
+    "kv_cache": "cells x heads x head size x 2, for each layer (cost/memory.py, kv_bytes)",
+    "compute_buffers": "the engine's graph laid out (cost/compute_buffer.py, cost/arena.py)",
+    "output_buffer": "vocabulary x (4 bytes of logits + 12 of the sampler), for each user",
+    "engine_and_interpreter": "measured, plus the vocabulary's strings and ranks",
+    "margin": "1/128 of the larger phase (cost/memory.py, margin_bytes)",
+}
+
+
+def plan_lines(
+    planner: Planner, chosen: Candidate, plan: Plan, *, name: str, explain: bool
+) -> list[str]:
+    """The chosen plan. `explain` adds every term and the constants that the speeds come from."""
+    share = plan.peak_bytes / max(plan.budget_bytes, 1)
+    lines = [
+        f"{printable(name)} on {planner.profile.name}",
+        "",
+        f"  {plan.recipe}, {format_bytes(plan.artifact_bytes)} file, context {plan.n_ctx},"
+        f" {plan.kv_type} cache, {plan.n_threads} threads",
+        f"  peak {format_bytes(plan.peak_bytes)} of {format_bytes(plan.budget_bytes)} free"
+        f" ({share:.0%}), {format_bytes(plan.anonymous_bytes)} of it cannot be dropped",
+        f"  {speed_text(chosen, planner.profile.basis)}",
+        *answer_lines(planner, chosen),
+        *_accelerator_lines(planner, chosen),
+        *board_lines(planner.profile, plan),
+        "",
+    ]
+    lines += memory_lines(plan)
+    lines.append("")
+    lines += [f"  - {reason}" for reason in plan.reasons]
+    if plan.rejected:
+        lines.append("  wanted more, but:")
+        lines += [f"    {reason}" for reason in plan.rejected]
+    if explain:
+        lines += ["", *explain_lines(planner, chosen)]
+    return lines
+
+
+def speed_text(chosen: Candidate, profile_basis: str) -> str:
+    """Speeds with their bound and basis, or why there are none."""
+    speed = chosen.speed
+    if speed.decode_tps is None and speed.prefill_tps is None:
+        return "no speed predicted: the board's memory bandwidth and kernels are not known"
+    measured = chosen.measured
+    figures = (
+        ("decode", speed.decode_tps, speed.decode_bound, measured and measured.decode_tps),
+        ("prefill", speed.prefill_tps, speed.prefill_bound, measured and measured.prefill_tps),
+    )
+    parts, bases = [], []
+    for name, rate, bound, is_measured in figures:
+        if rate is not None:
+            parts.append(f"{name} {_rate(rate)} tokens/s {bound_text(bound)}")
+            bases.append("measured here" if is_measured else profile_basis)
+    if len(set(bases)) == 1:
+        return f"{', '.join(parts)}, {bases[0]}"
+    return ", ".join(f"{part} {basis}" for part, basis in zip(parts, bases, strict=True))
+
+
+def answer_lines(planner: Planner, chosen: Candidate) -> list[str]:
+    """What a user waits for, where the speeds are known."""
+    options = planner.options
+    ttft = chosen.ttft_s(options.n_prompt, options.n_users)
+    if ttft is None:
+        return []
+    text = f"  first token {format_seconds(ttft)} after a question of {options.n_prompt} tokens"
+    if options.n_users > 1:
+        rate = _rate(chosen.user_tps(options.n_users))
+        text += f", then {rate} tokens/s for each of {options.n_users} users, at the least"
+    return [text]
+
+
+def _accelerator_lines(planner: Planner, chosen: Candidate) -> list[str]:
+    if planner.profile.accelerator is None:
+        return []
+    from boardfit.converters.plan.accelerators import accelerator_lines  # most boards have none
+
+    return accelerator_lines(planner, chosen)
+
+
+def board_lines(profile: DeviceProfile, plan: Plan) -> list[str]:
+    """What the board's storage and cooling do to the figures, where that is known."""
+    lines = []
+    seconds = load_seconds(plan.artifact_bytes, profile)
+    if seconds is not None and profile.storage.read is not None:
+        medium, rate = profile.storage.medium or "storage", profile.storage.read / 1e6
+        lines.append(
+            f"  loads in {format_seconds(seconds)} or more when nothing is cached:"
+            f" {printable(medium)} reads {rate:.0f} MB/s"
+        )
+    if profile.sustained_share is not None and profile.sustained_share < 1:
+        lines.append(
+            f"  speeds are those kept under heat, {profile.sustained_share:.0%} of a cool start's"
+        )
+    return lines
+
+
+def memory_lines(plan: Plan) -> list[str]:
+    """One bar per kind of memory, each relative to the budget."""
+    lines = []
+    for kind, n_bytes in plan.memory.items():
+        if not n_bytes:
+            continue
+        filled = min(_BAR_WIDTH, max(1, round(_BAR_WIDTH * n_bytes / max(plan.budget_bytes, 1))))
+        bar = "█" * filled + "·" * (_BAR_WIDTH - filled)
+        lines.append(f"  {_KINDS.get(kind, kind):<30} {format_bytes(n_bytes):>10}  {bar}")
+    return lines
+
+
+def candidate_lines(planner: Planner, chosen: Candidate, rows: Sequence[Candidate]) -> list[str]:
+    """Table of the recipes that no other one beats in everything, the chosen one marked; the beaten
+    ones below it, each with the one that is better.
+    """
+    beaten = {id(row): dominated_by(row, rows) for row in rows}
+    lines = [
+        "  recipe    bits/w   ppl+     file      context  KV     peak       decode  prefill",
+    ]
+    for row in rows:
+        is_chosen = row.recipe == chosen.recipe and row.n_ctx == chosen.n_ctx
+        if beaten[id(row)] is not None and not is_chosen:
+            continue
+        added = row.weights.perplexity_added
+        loss = f"{added:.2f}" if added != float("inf") else "–"
+        over = row.peak_bytes - planner.budget_bytes
+        notes = [f"{format_bytes(over)} too much"] if over > 0 else []
+        notes += ["measured"] if row.measured else []
+        notes += ["too slow"] if over <= 0 and not planner.in_time(row) else []
+        lines.append(
+            f"{'▸' if is_chosen else ' '} {row.recipe:<9} {row.weights.bits_per_weight:>6.2f}"
+            f" {loss:>6} {format_bytes(row.weights.artifact_bytes):>10}"
+            f" {row.n_ctx:>9}  {row.kv_type:<5} {format_bytes(row.peak_bytes):>9}"
+            f" {_rate(row.speed.decode_tps):>9} {_rate(row.speed.prefill_tps):>8}"
+            f"  {', '.join(notes)}".rstrip()
+        )
+    speed = chosen.speed
+    lines.append(
+        f"  tokens/s, decode {bound_text(speed.decode_bound)} and prefill"
+        f" {bound_text(speed.prefill_bound)}, {basis_of(planner, chosen)}"
+    )
+    left_out = [f"{row.recipe} (by {better.recipe})" for row in rows if (better := beaten[id(row)])]
+    if left_out:
+        lines.append(f"  beaten in everything: {', '.join(left_out)}")
+    return lines
+
+
+def explain_lines(planner: Planner, chosen: Candidate) -> list[str]:
+    """Every term of the memory and of the speed, and the constants with the source of each."""
+    profile, shape = planner.profile, planner.shape
+    memory = profile.memory
+    lines = ["  memory, term by term:"]
+    for kind, n_bytes in chosen.memory.items():
+        lines.append(f"    {n_bytes:>14,} {kind}: {_FORMULAS.get(kind, '')}")
+    phases = chosen.phases
+    lines.append(f"    {phases.loading_total:>14,} at most while loading, with the margin")
+    lines.append(f"    {phases.running_total:>14,} with the context full, with the margin")
+    lines.append("  speed:")
+    weights = weight_bytes_read(chosen.weights.tensors, shape)
+    cache = kv_bytes_read(shape, 256, chosen.kv_type)
+    lines.append(f"    {weights:>14,} bytes of weights read for each token")
+    lines.append(f"    {cache:>14,} bytes of cache read for each token at a depth of 256")
+    if chosen.predicted.decode_tps:
+        rate = (weights + cache) * chosen.predicted.decode_tps / 1e9
+        lines.append(f"    predicted decode moves {rate:.1f} GB/s on {chosen.n_threads} threads")
+    if memory.bandwidth_sustained is not None:
+        source = profile.sources.get("memory.sustained_gb_per_s", profile.basis)
+        rate = memory.bandwidth_sustained / 1e9
+        lines.append(f"    bandwidth {rate:.1f} GB/s sustained [{source}]")
+    for i, cluster in enumerate(profile.clusters):
+        clock = f" at {cluster.clock_hz / 1e9:.1f} GHz" if cluster.clock_hz else ""
+        source = profile.sources.get(f"cpu.{i}.clock_mhz", profile.basis)
+        flags = ", ".join(sorted(cluster.isa)) or "no known SIMD flags"
+        lines.append(f"    {cluster.count}x {cluster.core}{clock}, {flags} [{source}]")
+    reserved = profile.sources.get("memory.reserved_mib", "what is free right now")
+    lines.append(
+        f"  RAM {format_bytes(profile.ram_bytes)}, of which the system keeps"
+        f" {format_bytes(memory.reserved_bytes)} [{reserved}]"
+    )
+    lines.append("  formulas: device_profiles/cost/*.py, each with its source")
+    return lines
+
+
+def basis_of(planner: Planner, chosen: Candidate) -> str:
+    """What a candidate's speeds rest on."""
+    return "measured here" if chosen.measured else planner.profile.basis
+
+
+def _rate(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"

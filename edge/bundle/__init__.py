@@ -1,0 +1,1 @@
+"""Bundles: the only thing that leaves the host."""

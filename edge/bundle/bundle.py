@@ -1,0 +1,506 @@
+"""The bundle: one directory that leaves the host, holding a model and everything decided about it.
+
+    manifest.json        what it is: model, source, recipe, plan, checks; sizes and sha256 of files
+    model.gguf           the artifact (role "model"); further files: template, licence, model card
+    SHA256SUMS           the same hashes for `sha256sum -c`, manifest included
+    manifest.json.sig    optional: who vouches for the manifest, and with it for every file
+
+The bundle's id is the sha256 of `manifest.json`, so that one name stands for every byte. Reading
+one trusts nothing: paths are relative and plain, there are no links and no unknown files, sizes are
+checked before hashes, and hashes before use. The folder is opened once, and so is every file that
+will be used: `Bundle.open` gives the very file whose hash was checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import stat
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from boardfit.edge.disk.atomic import fsync_directory, new_file, write_atomic
+from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
+from boardfit.edge.disk.rooted import Root, check_free, work_beside
+from boardfit.edge.disk.verified import VerifiedFiles
+from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
+from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, signers
+from boardfit.edge.trust.pins import check_pins
+from boardfit.edge.trust.ssh_formats import PublicKey
+from boardfit.edge.types import Plan
+from boardfit.edge.units import format_bytes, printable
+
+SCHEMA = 1
+KIND = "boardfit-bundle"
+MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+# "model" is the file the engine is given; "part" a file that belongs to it (external data of ONNX).
+# "wheel" to "tool" are what an offline bundle adds for the board: see converters/offline.
+# "small" is a second, smaller model of the same board, for when time is short: edge/bundle/pair.py.
+SMALL = "small"
+ROLES = (
+    *("model", SMALL, "part", "tokenizer", "template", "license", "card", "prefix"),
+    *("wheel", "launcher", "unit", "tool"),
+)
+
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+MAX_FILES = 1000
+_CHUNK = 1 << 20
+#: Roles of files that are used from here on, and are held open; the others are not read, or only by
+#: programs of the board. The number is limited: a process may have 256 or 1024 files open.
+_USED = ("model", SMALL, "part", "tokenizer", "template", "prefix")
+_MAX_HELD = 32
+# Plain relative POSIX names: nothing hidden, nothing a shell or a FAT card would stumble over.
+_NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """One file of a bundle: relative name, role, size in bytes, lower-case hex sha256."""
+
+    name: str
+    role: str
+    n_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle. `manifest` is the parsed JSON; the typed fields are taken from it. `texts`
+    are the bytes of what describes it (manifest, SHA256SUMS, signature), as they were checked.
+    """
+
+    path: Path
+    id: str
+    manifest: Mapping[str, Any]
+    plan: Plan
+    files: tuple[BundleFile, ...]
+    texts: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+    _folder: OpenedFolder | None = field(default=None, compare=False, repr=False)
+    _held: dict[str, OpenedFile] = field(default_factory=dict, compare=False, repr=False)
+    _is_admitted: bool = field(default=False, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["model"]["name"])
+
+    @property
+    def model_path(self) -> Path:
+        return self.path / self.model_file.name
+
+    @property
+    def model_file(self) -> BundleFile:
+        return next(file for file in self.files if file.role == "model")
+
+    @property
+    def model(self) -> OpenedFile:
+        """The model, opened and verified, for an engine. Raises like `open`."""
+        return self.open(self.model_file.name)
+
+    @property
+    def small(self) -> tuple[OpenedFile, Plan] | None:
+        """The smaller model beside the model, and its plan; None where there is only one."""
+        found = next((file for file in self.files if file.role == SMALL), None)
+        if found is None:
+            return None
+        return self.open(found.name), Plan.from_dict(self.manifest["small"]["plan"])
+
+    @property
+    def signature(self) -> bytes | None:
+        """The signature file, as it was when the bundle was opened."""
+        return self.texts.get(SIGNATURE)
+
+    def open(self, name: str) -> OpenedFile:
+        """The file called `name`, held open, its hash checked through the same descriptor. Its
+        `beside` finds other files of the bundle in the same way.
+
+        Raises InputError when it is none of the bundle's, IntegrityError when its content differs,
+        or when keys are pinned and none of them signed the bundle.
+        """
+        file = next((file for file in self.files if file.name == name), None)
+        if file is None:
+            raise InputError(f"{self.path}: {printable(name)} is not listed in the manifest")
+        if not self._is_admitted:
+            check_pins(self.path, self.texts[MANIFEST], self.signature)
+        opened = self._held.get(name)
+        if opened is None:
+            opened = self._verified(file, None, None)
+        folder = name.rpartition("/")[0]
+
+        def beside(other: str) -> OpenedFile | None:
+            wanted = f"{folder}/{other}" if folder else other
+            return self.open(wanted) if any(f.name == wanted for f in self.files) else None
+
+        return opened.replace(beside=beside)
+
+    def _is_known(self, file: BundleFile, remembered: VerifiedFiles | None) -> bool:
+        assert self._folder is not None
+        return remembered is not None and remembered.knows(
+            self._folder.open(file.name), file.sha256
+        )
+
+    def _verified(
+        self,
+        file: BundleFile,
+        remembered: VerifiedFiles | None,
+        progress: Callable[[int], None] | None,
+    ) -> OpenedFile:
+        """Open a file and hash it, unless it is `remembered`; hold it if it is one to be used."""
+        assert self._folder is not None
+        opened = self._folder.open(file.name)
+        if remembered is None or not remembered.knows(opened, file.sha256):
+            digest = remembered.verify(opened, progress) if remembered else opened.digest(progress)
+            if digest != file.sha256:
+                raise IntegrityError(
+                    f"{opened}: sha256 is {digest[:16]}…, the manifest says "
+                    f"{file.sha256[:16]}…: it was edited or damaged",
+                    next_step="copy or build the bundle again",
+                )
+        opened = opened.replace(sha256=file.sha256)
+        if file.role in _USED and len(self._held) < _MAX_HELD:
+            self._held[file.name] = opened
+        return opened
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(file.n_bytes for file in self.files)
+
+
+def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """Hex sha256 of a file, read in chunks; `progress` receives the size of each chunk."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            if progress:
+                progress(len(chunk))
+    return digest.hexdigest()
+
+
+def seal_bundle(
+    directory: Path,
+    manifest: Mapping[str, Any],
+    roles: Mapping[str, str],
+    hashes: Mapping[str, str],
+) -> str:
+    """Write `manifest.json` and `SHA256SUMS` over the files already in `directory`.
+
+    `roles` maps each file's relative name to its role; `hashes` may hold sha256 sums known from
+    writing (others are computed). Files are fsynced. Returns the bundle id.
+    """
+    files = {}
+    for name in sorted(roles):
+        check_name(name)
+        path = directory / name
+        digest = hashes.get(name) or sha256_file(path)
+        files[name] = {"role": roles[name], "n_bytes": path.stat().st_size, "sha256": digest}
+    document = {"kind": KIND, "schema": SCHEMA, **manifest, "files": files}
+    text = (
+        json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+    write_atomic(directory / MANIFEST, text.encode())
+    bundle_id = hashlib.sha256(text.encode()).hexdigest()
+    (directory / SIGNATURE).unlink(missing_ok=True)  # of another manifest
+    sums = [f"{files[name]['sha256']}  {name}" for name in files] + [f"{bundle_id}  {MANIFEST}"]
+    write_atomic(directory / SUMS, ("\n".join(sums) + "\n").encode())
+    for name in files:
+        with (directory / name).open("rb") as file:
+            os.fsync(file.fileno())
+    fsync_directory(directory)
+    return bundle_id
+
+
+def open_bundle(
+    path: str | Path,
+    *,
+    verify: bool | None = None,
+    progress: Progress | None = None,
+    check_signature: bool = True,
+) -> Bundle:
+    """Open a bundle directory and check it.
+
+    Names, links, unknown files and sizes are always checked. Hashes: `verify=True` reads every
+    byte; `None` reads those files that have changed since they were last verified here (by size,
+    inode, mtime and ctime); `False` reads none until a file is used. `progress(done, total)` counts
+    hashed bytes. Where keys are pinned (`boardfit.edge.trust.pins`) the bundle must be signed by
+    one of them, and what was verified earlier counts for nothing; a tool that only looks, or signs,
+    asks for no `check_signature`.
+
+    Raises InputError when it is no bundle, UnsafeInputError when it breaks a rule, IntegrityError
+    when a size or hash differs, or when no accepted key signed it.
+    """
+    root = Path(path)
+    if root.is_file() and tarfile.is_tarfile(root):
+        raise InputError(
+            f"{root} is a packed bundle; it has to be unpacked before use",
+            next_step=f"edge bundle unpack {root} -o {root.with_suffix('')}",
+        )
+    if not (root / MANIFEST).is_file():
+        raise InputError(
+            f"{root} is not a bundle: there is no {MANIFEST} in it"
+            if root.exists()
+            else f"there is no bundle at {root}",
+            next_step="edge build MODEL --device BOARD -o OUT makes one",
+        )
+    folder = OpenedFolder(root)
+    texts = read_texts(folder)
+    keys = []
+    if check_signature:  # before anything that it says is believed
+        keys = check_pins(root, texts[MANIFEST], texts.get(SIGNATURE))
+    bundle = replace(
+        parse_manifest(texts[MANIFEST], root),
+        texts=texts,
+        _folder=folder,
+        _is_admitted=check_signature,
+    )
+    check_tree(folder, bundle.files)
+    check_sums(bundle)
+    if verify is not False:
+        verify_files(bundle, VerifiedFiles() if verify is None and not keys else None, progress)
+    return bundle
+
+
+def read_texts(folder: OpenedFolder) -> dict[str, bytes]:
+    """What describes a bundle: its manifest and, as far as they are there, sums and signature."""
+    limits = {
+        MANIFEST: MAX_MANIFEST_BYTES, SUMS: MAX_MANIFEST_BYTES, SIGNATURE: MAX_SIGNATURE_BYTES,
+    }  # fmt: skip
+    files = {name: folder.find(name) for name in limits} | {MANIFEST: folder.open(MANIFEST)}
+    return {name: file.read(limits[name]) for name, file in files.items() if file is not None}
+
+
+def bundle_signers(bundle: Bundle) -> list[PublicKey]:
+    """The keys that signed an opened bundle; empty when it is unsigned.
+
+    Raises IntegrityError when a signature cannot be read or is not of this manifest.
+    """
+    return signers(bundle.texts[MANIFEST], bundle.signature)
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """A whole small file. Raises UnsafeInputError when it is larger than `limit` or a link."""
+    info = path.lstat()
+    if not stat.S_ISREG(info.st_mode):
+        raise UnsafeInputError(f"{path} is not a regular file")
+    if info.st_size > limit:
+        raise UnsafeInputError(f"{path} has {info.st_size} bytes; {limit} is the most it may have")
+    return path.read_bytes()
+
+
+def parse_manifest(text: bytes, root: Path) -> Bundle:
+    """Parse and check a manifest. Raises InputError or UnsafeInputError naming the entry."""
+    try:
+        document = json.loads(text, object_pairs_hook=refuse_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{root / MANIFEST}: not valid JSON: {error}") from None
+    if not isinstance(document, dict) or document.get("kind") != KIND:
+        raise InputError(f"{root / MANIFEST}: this is not an boardfit bundle's manifest")
+    if document.get("schema") != SCHEMA:
+        raise InputError(
+            f"{root / MANIFEST}: bundle schema {document.get('schema')!r}, "
+            f"this boardfit reads {SCHEMA}",
+            next_step="use the boardfit version that built it, or build it again",
+        )
+    for key, kind in (("model", dict), ("plan", dict), ("recipe", dict), ("files", dict)):
+        if not isinstance(document.get(key), kind):
+            raise InputError(f"{root / MANIFEST}: entry {key!r} is missing or not an object")
+    if not isinstance(document["model"].get("name"), str):
+        raise InputError(f"{root / MANIFEST}: entry 'model.name' is missing or not a string")
+    files = tuple(parse_file(name, entry) for name, entry in document["files"].items())
+    if len(files) > MAX_FILES:
+        raise UnsafeInputError(f"{root / MANIFEST}: {len(files)} files; {MAX_FILES} is the most")
+    if sum(file.role == "model" for file in files) != 1:
+        raise InputError(f"{root / MANIFEST}: exactly one file must have the role 'model'")
+    n_small = sum(file.role == SMALL for file in files)
+    small = document.get("small")
+    if n_small != (small is not None) or not isinstance(small or {"plan": {}}, dict):
+        raise InputError(f"{root / MANIFEST}: entry 'small' and a file of that role go together")
+    if small is not None:
+        if not isinstance(small.get("plan"), dict):
+            raise InputError(f"{root / MANIFEST}: entry 'small.plan' is missing or not an object")
+        Plan.from_dict(small["plan"])
+    plan = Plan.from_dict(document["plan"])
+    return Bundle(root, hashlib.sha256(text).hexdigest(), document, plan, files)
+
+
+def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key appears twice in one object")
+    return found
+
+
+def check_name(name: str) -> None:
+    """Raise UnsafeInputError unless `name` is a plain relative path inside the bundle."""
+    if len(name) > 255 or not _NAME.fullmatch(name) or name in (MANIFEST, SUMS, SIGNATURE):
+        raise UnsafeInputError(f"bundle file name {printable(name)!r} is not allowed")
+
+
+def parse_file(name: str, entry: Any) -> BundleFile:
+    check_name(name)
+    if not isinstance(entry, dict) or set(entry) != {"role", "n_bytes", "sha256"}:
+        raise InputError(
+            f"bundle file {name}: expected role, n_bytes and sha256, got {entry!r:.200}"
+        )
+    role, n_bytes, digest = entry["role"], entry["n_bytes"], entry["sha256"]
+    if role not in ROLES:
+        raise InputError(f"bundle file {name}: unknown role {role!r}; known: {', '.join(ROLES)}")
+    if not isinstance(n_bytes, int) or isinstance(n_bytes, bool) or n_bytes < 0:
+        raise InputError(f"bundle file {name}: n_bytes must be a count, got {n_bytes!r}")
+    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+        raise InputError(f"bundle file {name}: sha256 must be 64 hex digits, got {digest!r:.80}")
+    return BundleFile(name, role, n_bytes, digest)
+
+
+def check_tree(opened: OpenedFolder, files: tuple[BundleFile, ...]) -> None:
+    """The directory holds exactly the listed files, all regular, all of the stated size."""
+    root = opened.path
+    expected = {file.name: file for file in files}
+    parents = {str(parent) for name in expected for parent in Path(name).parents}
+    seen = set()
+    for folder, folders, names, number in os.fwalk(".", dir_fd=opened.fileno()):
+        for name in folders + names:
+            shown = (Path(folder) / name).as_posix()
+            info = os.stat(name, dir_fd=number, follow_symlinks=False)
+            if stat.S_ISDIR(info.st_mode) and shown in parents:
+                continue
+            if shown in (MANIFEST, SUMS, SIGNATURE) and stat.S_ISREG(info.st_mode):
+                continue
+            if shown not in expected or not stat.S_ISREG(info.st_mode):
+                what = "a link" if stat.S_ISLNK(info.st_mode) else "not listed in the manifest"
+                raise UnsafeInputError(f"{root}: {printable(shown)} is {what}")
+            if info.st_size != expected[shown].n_bytes:
+                raise IntegrityError(
+                    f"{root}: {shown} has {info.st_size} bytes, the manifest says "
+                    f"{expected[shown].n_bytes}",
+                    next_step="copy or build the bundle again",
+                )
+            seen.add(shown)
+    if missing := sorted(set(expected) - seen):
+        raise IntegrityError(f"{root}: {missing[0]} is missing", next_step="copy the bundle again")
+
+
+def check_sums(bundle: Bundle) -> None:
+    """SHA256SUMS repeats the manifest; a bundle whose two lists differ was edited."""
+    root = bundle.path
+    expected = {file.sha256 + "  " + file.name for file in bundle.files}
+    expected.add(f"{bundle.id}  {MANIFEST}")
+    if SUMS not in bundle.texts:
+        raise IntegrityError(f"{root}: {SUMS} is missing", next_step="copy the bundle again")
+    got = set(bundle.texts[SUMS].decode("utf-8", "replace").splitlines())
+    if got != expected:
+        raise IntegrityError(
+            f"{root}: {MANIFEST} and {SUMS} do not agree: one of them was edited",
+            next_step="copy or build the bundle again",
+        )
+
+
+def verify_files(
+    bundle: Bundle, remembered: VerifiedFiles | None, progress: Progress | None
+) -> None:
+    """Hash every file (but those that `remembered` knows unchanged) against the manifest."""
+    total = sum(f.n_bytes for f in bundle.files if not bundle._is_known(f, remembered))
+    done = 0
+
+    def count(n_bytes: int) -> None:
+        nonlocal done
+        done += n_bytes
+        if progress:
+            progress(done, total)
+
+    for file in bundle.files:
+        bundle._verified(file, remembered, count)
+    if remembered is not None and done:
+        remembered.save()
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether a folder holds a manifest and no file but those that it names. They may be damaged:
+    this asks whether the folder may be replaced, not whether it may be used.
+    """
+    try:
+        with Root(folder) as root:
+            with root.open(MANIFEST) as file:
+                files = parse_manifest(file.read(MAX_MANIFEST_BYTES), folder).files
+            known = {MANIFEST, SUMS, SIGNATURE, *(file.name for file in files)}
+            return all(stat.S_ISDIR(info.st_mode) or n in known for n, info in root.walk(""))
+    except (OSError, EdgeError):
+        return False
+
+
+def pack_bundle(directory: Path, tar_path: Path) -> int:
+    """Pack a verified bundle into an uncompressed tar, the same bytes for the same bundle.
+
+    Returns the tar's size in bytes. Raises UsageError when the output exists.
+    """
+    bundle = open_bundle(directory, verify=False, check_signature=False)
+    check_free(tar_path)
+    # GNU format: model files over 8 GiB fit, and headers stay the same everywhere.
+    with (
+        new_file(tar_path) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
+    ):
+        for name in (MANIFEST, SUMS, SIGNATURE):
+            if (text := bundle.texts.get(name)) is not None:
+                _add_plain(archive, name, len(text), io.BytesIO(text))
+        for file in sorted(bundle.files, key=lambda file: file.name):
+            with bundle._verified(file, None, None).reader() as content:
+                _add_plain(archive, file.name, file.n_bytes, content)
+    return tar_path.stat().st_size
+
+
+def _add_plain(archive: tarfile.TarFile, name: str, n_bytes: int, content: BinaryIO) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = n_bytes, 0o644, 0
+    archive.addfile(entry, content)
+
+
+def unpack_bundle(tar_path: Path, directory: Path) -> Bundle:
+    """Unpack a packed bundle beside `directory`, verify every byte, then rename it into place.
+
+    Only regular files with allowed names are taken, and never more bytes than the tar has. Raises
+    UnsafeInputError otherwise, UsageError when `directory` exists.
+    """
+    check_free(directory)
+    with work_beside(directory, "unpack") as work:
+        try:
+            extract_plain_files(tar_path, work.root, "bundle")
+        except (tarfile.TarError, EOFError) as error:
+            raise InputError(f"{tar_path}: not a packed bundle, or cut short: {error}") from None
+        open_bundle(work.path / "bundle", verify=True)
+        work.publish("bundle")
+    return open_bundle(directory, verify=False)
+
+
+def extract_plain_files(tar_path: Path, root: Root, folder: str) -> None:
+    size, taken = tar_path.stat().st_size, 0
+    root.make_folder(folder)
+    with tarfile.open(tar_path, "r:") as archive:
+        for count, entry in enumerate(archive):
+            if entry.name not in (MANIFEST, SUMS, SIGNATURE):
+                check_name(entry.name)
+            if not entry.isreg() or entry.issparse():
+                raise UnsafeInputError(f"{tar_path}: {printable(entry.name)} is not a plain file")
+            taken += entry.size
+            if taken > size or count > MAX_FILES:
+                raise UnsafeInputError(
+                    f"{tar_path}: holds more than its {format_bytes(size)} can hold"
+                )
+            target = f"{folder}/{entry.name}"
+            root.make_folder(target.rpartition("/")[0])
+            source = archive.extractfile(entry)
+            assert source is not None
+            with root.create(target) as file:
+                shutil.copyfileobj(source, file, _CHUNK)
+                file.flush()
+                os.fsync(file.fileno())

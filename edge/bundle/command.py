@@ -1,0 +1,185 @@
+"""`edge bundle show|verify|sign|pair|pack|unpack`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from boardfit.edge.bundle.bundle import (
+    Bundle,
+    bundle_signers,
+    open_bundle,
+    pack_bundle,
+    unpack_bundle,
+)
+from boardfit.edge.bundle.quality_text import quality_lines
+from boardfit.edge.errors import IntegrityError
+from boardfit.edge.units import format_bytes, printable
+
+
+@contextmanager
+def hashing_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr that appears only on a terminal and only while there is work."""
+    bar, last = None, 0
+
+    def update(done: int, total: int) -> None:
+        nonlocal bar, last
+        if bar is None:
+            bar = click.progressbar(length=total, label=label, file=sys.stderr)
+            bar.__enter__()
+        bar.update(done - last)
+        last = done
+
+    try:
+        yield update
+    finally:
+        if bar is not None:
+            bar.__exit__(None, None, None)
+
+
+@click.group()
+def bundle() -> None:
+    """Show, verify, sign, pair, pack or unpack a bundle."""
+
+
+@bundle.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest and id as JSON.")
+def show(path: Path, as_json: bool) -> None:
+    """Show what a bundle contains. Check sizes and structure, but no hashes (see `verify`)."""
+    opened = open_bundle(path, verify=False, check_signature=False)
+    if as_json:
+        click.echo(json.dumps({"id": opened.id, **opened.manifest}))
+        return
+    for line in describe(opened):
+        click.echo(line)
+
+
+def describe(opened: Bundle) -> list[str]:
+    """The bundle in a few lines for a person."""
+    model, plan = opened.manifest["model"], opened.plan
+    lines = [
+        f"{printable(opened.name)}  {plan.recipe} for {plan.device}  ({opened.id[:12]})",
+        f"  model    {printable(str(model.get('arch')))}, licence "
+        f"{printable(str(model.get('license') or 'not stated'))}",
+        f"  plan     context {plan.n_ctx}, KV {plan.kv_type}, {plan.n_threads} threads; "
+        f"peak {format_bytes(plan.peak_bytes)} of {format_bytes(plan.budget_bytes)}",
+    ]
+    small = opened.manifest.get("small")
+    if small:
+        lines.append(
+            f"  small    {printable(str(small['model'].get('name')))}, {small['plan']['recipe']}: "
+            "answers when time is too short for the model"
+        )
+    lines += [f"  quality  {line}" for line in quality_lines(opened.manifest)]
+    lines += [f"  file     {f.name}  {format_bytes(f.n_bytes)}  {f.role}" for f in opened.files]
+    return lines
+
+
+@bundle.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--key", "key_file", metavar="KEY", help="Require a signature by this key.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
+def verify(path: Path, key_file: str | None, as_json: bool) -> None:
+    """Read every byte of a bundle, compare it with the manifest, and check its signature."""
+    with hashing_bar("verifying") as progress:
+        opened = open_bundle(path, verify=True, progress=progress)
+    signed_by = bundle_signers(opened)
+    if key_file is not None:
+        from boardfit.edge.trust.key_argument import public_keys
+
+        if not set(public_keys(key_file)) & set(signed_by):
+            got = ", ".join(map(str, signed_by)) or "nobody"
+            raise IntegrityError(
+                f"{path} is signed by {got}, not by {key_file}",
+                next_step="get it from the owner of that key, or sign it: edge bundle sign",
+            )
+    if as_json:
+        signers = [key.fingerprint for key in signed_by]
+        record = {"id": opened.id, "ok": True, "n_bytes": opened.n_bytes, "signed_by": signers}
+        click.echo(json.dumps(record))
+        return
+    click.echo(f"{path}: {len(opened.files)} files, {format_bytes(opened.n_bytes)}, all as listed")
+    for key in signed_by:
+        click.echo(f"  signed by {key}")
+    if not signed_by:
+        click.echo("  not signed")
+
+
+@bundle.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("key_file", metavar="KEY", type=click.Path(path_type=Path), required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
+def sign(path: Path, key_file: Path | None, as_json: bool) -> None:
+    """Sign a bundle with a private KEY (default: the key from `edge key new`).
+
+    The bundle is verified first. It keeps its id and existing signatures.
+    """
+    from boardfit.edge.trust.key_argument import default_key_path, signing_key
+    from boardfit.edge.trust.signing import sign_bundle
+
+    signer = signing_key(key_file or default_key_path())
+    public = sign_bundle(path, signer)
+    if as_json:
+        opened = open_bundle(path, verify=False, check_signature=False)
+        click.echo(json.dumps({"id": opened.id, "signed_by": public.fingerprint}))
+    else:
+        click.echo(f"{path}: signed by {public}")
+
+
+@bundle.command()
+@click.argument("big", type=click.Path(path_type=Path))
+@click.argument("small", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle to write."
+)
+@click.option(
+    "--sign",
+    "key_file",
+    metavar="KEY",
+    type=click.Path(path_type=Path),
+    help="Sign the result with this private key.",
+)
+def pair(big: Path, small: Path, output: Path, key_file: Path | None) -> None:
+    """Add the model of bundle SMALL to bundle BIG, as a fallback.
+
+    With --within, SMALL answers the questions that BIG cannot answer in time. Both models must fit
+    in the board's memory together.
+    """
+    from boardfit.edge.bundle.pair import pair_bundles
+
+    signer = None
+    if key_file is not None:
+        from boardfit.edge.trust.key_argument import signing_key
+
+        signer = signing_key(key_file)
+    made = pair_bundles(big, small, output, signer)
+    click.echo(f"{output}: {len(made.files)} files, {format_bytes(made.n_bytes)}")
+
+
+@bundle.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Output file. Default: PATH.tar"
+)
+def pack(path: Path, output: Path | None) -> None:
+    """Pack a bundle into one uncompressed tar file."""
+    target = output or path.with_name(path.name + ".tar")
+    n_bytes = pack_bundle(path, target)
+    click.echo(f"{target}: {format_bytes(n_bytes)}")
+
+
+@bundle.command()
+@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle to write."
+)
+def unpack(path: Path, output: Path) -> None:
+    """Unpack a packed bundle and verify it."""
+    opened = unpack_bundle(path, output)
+    click.echo(f"{output}: {printable(opened.name)}, every byte verified")

@@ -1,0 +1,1 @@
+"""Chat: sessions over one engine, and the commands that hold them."""

@@ -1,0 +1,290 @@
+r"""`edge chat`: chat with a model on a terminal, or through pipes.
+
+    edge chat BUNDLE --system "You are brief."
+
+A line ending with a backslash goes on in the next one; a block between two lines of `\"\"\"` is one
+message. Ctrl-C stops the answer; at the prompt, a second Ctrl-C, or Ctrl-D, leaves. Where standard
+input is no terminal, every line (or block) is a question and only answers are written.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+
+from boardfit.edge.chat.interrupt import Interrupt
+from boardfit.edge.chat.line_reader import LineReader
+from boardfit.edge.chat.model_options import generation_config, model_options, open_with_progress
+from boardfit.edge.chat.session import Session
+from boardfit.edge.chat.stats import stats_lines
+from boardfit.edge.chat.timed_open import TimedModel, budget_options, draft_tokens, parse_budget
+from boardfit.edge.deadline import Budget, Outcome
+from boardfit.edge.errors import EdgeError, UsageError
+from boardfit.edge.process.live import publish_model, publish_status
+from boardfit.edge.states import states_of
+from boardfit.edge.tasks.use import TaskUse, parse_task, task_options, time_text
+from boardfit.edge.terminal import terminal_safe, write_text
+from boardfit.edge.types import GenerationConfig, TokenEvent
+from boardfit.edge.units import did_you_mean, format_bytes, format_seconds, printable
+
+_HELP = """\
+/help          this text                  /stats         figures of the last answer
+/reset         forget the conversation    /system TEXT   set the system prompt (empty: none)
+/save FILE     write the conversation     /load FILE     continue a saved one
+/exit          leave (or Ctrl-D)          Ctrl-C         stop the answer
+End a line with \\ to continue on the next, or write a block between two lines of \"\"\"."""
+
+
+@click.command(short_help="Chat with a bundle, offline.")
+@click.argument("bundle", type=click.Path())
+@model_options
+@budget_options
+@task_options
+@click.option("--system", help="System prompt.")
+@click.option("--load", "load_path", type=click.Path(), help="Continue a saved conversation.")
+@click.option(
+    "--session", "kept", type=click.Path(path_type=Path), help="Save the conversation in this file."
+)
+@publish_status("chat")
+def chat(
+    bundle: str, system: str | None, load_path: str | None, kept: Path | None, **options: Any
+) -> None:
+    """Chat with BUNDLE (a bundle directory or a .gguf file). Type /help for the commands."""
+    use = parse_task(options)
+    budget = parse_budget(options)
+    config = generation_config(options)
+    n_draft = draft_tokens(budget, use.task if use else None)
+    opened = open_with_progress(bundle, options, n_draft=n_draft)
+    with closing(opened.engine):
+        if use is not None:
+            placed, use = use.placed(opened.engine)
+            system = system or placed
+        timed = TimedModel(opened, system=system) if budget else None
+        session = (
+            timed.session
+            if timed
+            else Session(opened.engine, system=system, states=states_of(opened))
+        )
+        room = ChatRoom(session, config, LineReader(), timed, budget, use, kept)
+        # A model without a chat template, or with one that takes no system prompt, says so now and
+        # not after the first question; and what rendering imports is there by then.
+        session.render_check()
+        room.begin(Path(load_path).expanduser() if load_path else None, system)
+        info = opened.engine.describe()
+        publish_model(opened.name, info)
+        room.say(
+            f"{printable(opened.name)}: {info.quant}, {info.n_ctx} tokens of context, "
+            f"{info.n_threads} threads. /help for help."
+        )
+        if use is not None:
+            limits = (budget.within_s, budget.first_within_s) if budget else (None, None)
+            title, about = printable(use.task.title), printable(use.task.about)
+            room.say(f"{title}, {time_text(*limits)}. {about}")
+        room.talk()
+
+
+class ChatRoom:
+    """The loop: read a message, obey or answer it."""
+
+    def __init__(
+        self,
+        session: Session,
+        config: GenerationConfig,
+        reader: LineReader,
+        timed: TimedModel | None = None,
+        budget: Budget | None = None,
+        use: TaskUse | None = None,
+        kept: Path | None = None,
+    ) -> None:
+        """With `timed` and a `budget`, `session` is the timed one and keeps the budget. With a task
+        in `use`, every message is what the task is done to. `kept`: the file that the conversation
+        is kept in.
+        """
+        self.session = session
+        self.config = config
+        self.reader = reader
+        self.timed = timed
+        self.budget = budget
+        self.use = use
+        self.kept = kept.expanduser() if kept else None
+        self._commands: dict[str, Callable[[str], None]] = {
+            "help": lambda _: self.say(_HELP, always=True),
+            "reset": self._reset,
+            "save": self._save,
+            "load": self._load,
+            "stats": self._stats,
+            "system": self._system,
+        }
+
+    def say(self, text: str, *, always: bool = False) -> None:
+        """Tell the user something that is no answer; in a pipe only what was asked for."""
+        if always or self.reader.interactive:
+            click.echo(text)
+
+    def begin(self, load_path: Path | None, system: str | None) -> None:
+        """Take up what was saved: a conversation, else the state of the system prompt."""
+        if self.kept is not None and load_path is None and self.kept.exists():
+            load_path = self.kept
+        if load_path is not None:
+            became = self.session.load(load_path)
+            self.session.system = system or self.session.system
+            self.say(f"({len(self.session.messages)} messages loaded; {printable(became)})")
+        elif (restored := self.session.prepare()).n_tokens:
+            took = format_seconds(restored.seconds)
+            self.say(f"({restored.n_tokens} tokens of the system prompt restored in {took})")
+        if self.kept is not None:
+            self.session.save(self.kept)  # report an unwritable place now
+        self._tell_problems()
+
+    def talk(self) -> None:
+        """Until /exit, the end of input, or a second Ctrl-C; then the conversation is kept."""
+        try:
+            self._talk()
+        finally:
+            if self.kept is not None:
+                self.session.save(self.kept, state=True)
+
+    def _talk(self) -> None:
+        warned = False
+        while True:
+            try:
+                text = self.reader.message()
+                warned = False
+                if text.strip() in ("/exit", "/quit"):
+                    return
+                if text.strip():
+                    self.handle(text)
+            except EOFError:
+                self.say("")
+                return
+            except KeyboardInterrupt:  # at the prompt, or a second one right behind an answer
+                if not self.reader.interactive:
+                    raise
+                if warned:
+                    self.say("")
+                    return
+                warned = True
+                self.say("\n(Ctrl-C again, or Ctrl-D, to leave)")
+
+    def handle(self, text: str) -> None:
+        """One message: a command if it begins with a slash and a letter, else a question. Errors
+        are printed and the conversation continues. In a pipe an error ends it with its exit code.
+        """
+        try:
+            if text.startswith("/") and text[1:2].isalpha():
+                name, _, argument = text[1:].partition(" ")
+                self._command(name, argument.strip())
+            else:
+                self._answer(text)
+                self._keep()
+        except EdgeError as error:
+            if not self.reader.interactive:
+                raise
+            click.echo(f"error: {printable(str(error), limit=2000)}", err=True)
+            if error.next_step:
+                click.echo(f"  next: {error.next_step}", err=True)
+
+    def _command(self, name: str, argument: str) -> None:
+        if name not in self._commands:
+            known = [*self._commands, "exit"]
+            raise UsageError(
+                f"there is no /{printable(name, 40)}.{did_you_mean(name, known)}",
+                next_step="/help lists the commands",
+            )
+        self._commands[name](argument)
+
+    def _answer(self, text: str) -> None:
+        safe = terminal_safe if sys.stdout.isatty() else str
+        ended = True
+        if self.use is not None:
+            text, note = self.use.fitted(
+                text, self.session.engine, self.session.system, self.config.max_tokens
+            )
+            if note:
+                self.say(f"({note})")
+            if not self.use.task.conversation:
+                self.session.messages = []  # the KV cache keeps what both have in common
+        with Interrupt() as interrupt:
+            for event in self._stream(text, interrupt):
+                if event.text:
+                    write_text(safe(event.text))
+                    ended = event.text.endswith("\n")
+        answer = self.session.last_answer
+        if not ended or (answer is not None and not answer.n_out):
+            write_text("\n")
+        if self.timed is not None:
+            self._tell_outcome(self.timed.session.last_outcome)
+        if answer is None:
+            return
+        if answer.finish_reason == "aborted":
+            self.say("(stopped)")
+        elif answer.finish_reason == "context":
+            self.say("(the context is full: the answer was cut)")
+        if answer.n_dropped:
+            self.say(f"({answer.n_dropped} old messages were forgotten to make room)")
+
+    def _keep(self) -> None:
+        """After an answer, when no one waits for it: keep what was learned and computed."""
+        self._tell_problems()
+        if self.timed is not None:
+            self.timed.save()
+        self.session.store_prefix()
+        if self.kept is not None:
+            self.session.save(self.kept)
+
+    def _tell_problems(self) -> None:
+        for problem in self.session.problems:
+            click.echo(f"note: {printable(problem, limit=400)}", err=True)
+        self.session.problems.clear()
+
+    def _stream(self, text: str, interrupt: Callable[[], bool]) -> Iterator[TokenEvent]:
+        if self.timed is not None and self.budget is not None:
+            return self.timed.session.ask_within(text, self.budget, self.config, interrupt)
+        return self.session.ask(text, self.config, interrupt)
+
+    def _tell_outcome(self, outcome: Outcome | None) -> None:
+        """What was done to keep the budget, and whether it was kept; silent when nothing was."""
+        if outcome is None:
+            return
+        for adjustment in outcome.adjustments:
+            if adjustment.kind != "reused":
+                self.say(f"({adjustment})")
+        if outcome.shortened or not outcome.met:
+            self.say(f"({outcome.line()})")
+
+    # ---- commands -----------------------------------------------------------------------------
+
+    def _reset(self, _argument: str) -> None:
+        self.session.reset()
+        self.say("(conversation forgotten)")
+
+    def _system(self, argument: str) -> None:
+        self.session.system = argument or None
+        self.say("(system prompt set)" if argument else "(no system prompt)")
+
+    def _save(self, argument: str) -> None:
+        state = self.session.save(_file(argument, "/save"), state=True)
+        size = f", state {format_bytes(state.stat().st_size)}" if state else ""
+        self.say(f"({len(self.session.messages)} messages saved{size})")
+
+    def _load(self, argument: str) -> None:
+        became = self.session.load(_file(argument, "/load"))
+        self.say(f"({len(self.session.messages)} messages loaded; {printable(became)})")
+        self._tell_problems()
+
+    def _stats(self, _argument: str) -> None:
+        lines = stats_lines(self.session)
+        if self.timed is not None and (outcome := self.timed.session.last_outcome) is not None:
+            lines.append(f"budget   {outcome.line()}")
+        self.say("\n".join(lines), always=True)
+
+
+def _file(argument: str, command: str) -> Path:
+    if not argument:
+        raise UsageError(f"{command} needs a file name", next_step=f"{command} FILE")
+    return Path(argument).expanduser()

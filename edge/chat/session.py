@@ -1,0 +1,392 @@
+"""A conversation over an engine: history, trimming at the context's edge, save and load.
+
+    session = Session(engine, system="You are brief.")
+    for event in session.ask("How warm is the board?"):
+        print(event.text, end="", flush=True)
+    print(session.last_answer.decode_tps)
+
+Each question renders the whole conversation; the engine finds the longest prefix it still holds in
+its KV cache, so that normally only the new turn is computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boardfit.edge.deadline.shape import without_oldest_turn
+from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.errors import EdgeError, InputError
+from boardfit.edge.process.live import watched
+from boardfit.edge.states.prefix import MIN_TOKENS, is_worth_storing, system_prefix
+from boardfit.edge.states.store import Restored, StateStore
+from boardfit.edge.types import (
+    Engine,
+    FinishReason,
+    GenerationConfig,
+    Message,
+    StreamStart,
+    TokenEvent,
+    Trace,
+)
+from boardfit.edge.units import format_seconds
+
+SCHEMA = 1
+KIND = "boardfit-session"
+MAX_SESSION_BYTES = 64 * 1024**2
+_MAX_MESSAGES = 100_000
+
+#: Share of the context kept free for the answer when `max_tokens` does not say how long it may be.
+_ANSWER_SHARE = 4
+#: After trimming, at most this much of the room is in use: the next turns then fit, and reuse the
+#: KV cache, instead of moving the conversation's beginning at every turn.
+_TRIM_TO = 0.75
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one question came to. Times in seconds; None where there was nothing to measure.
+
+    `prefill_tps` counts the tokens computed, not those reused. `n_dropped` counts messages that
+    were forgotten to make room.
+    """
+
+    text: str
+    finish_reason: FinishReason
+    n_prompt: int
+    n_reused: int
+    n_out: int
+    n_dropped: int
+    ttft_s: float | None
+    prefill_tps: float | None
+    decode_tps: float | None
+    total_s: float
+
+
+class Session:
+    """One conversation. Not for two threads at once."""
+
+    def __init__(
+        self, engine: Engine, *, system: str | None = None, states: StateStore | None = None
+    ) -> None:
+        """With `states`, what an earlier run computed is restored, and what is worth it stored."""
+        self.engine = engine
+        self.system = system or None
+        self.states = states
+        self.messages: list[Message] = []
+        self.last_answer: Answer | None = None
+        self.last_trace: Trace | None = None
+        self.problems: list[str] = []  # stored states that could not be used; a caller empties it
+        self._restored = Restored()  # since the last answer
+        self._cached: list[int] = []  # prompt and answer of the last turn
+        self._prefix: tuple[str | None, list[int]] | None = None  # system prompt and its tokens
+        self._prefix_read_s = 0.0
+        self._tried: str | bool | None = False  # the system prompt that storing was tried for
+        self._saved: tuple[int, ...] = ()  # what the stored state of this conversation holds
+
+    def ask(
+        self,
+        text: str,
+        config: GenerationConfig | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Iterator[TokenEvent]:
+        """Stream the answer to `text`. The turn enters the history when the stream ends, stopped
+        half-way or not; if it ends in an error, or before the first token, the history stays as it
+        was.
+
+        Raises InputError if the question alone, with the system prompt, fills the context.
+        """
+        config = config or GenerationConfig()
+        request_ns = time.monotonic_ns()
+        asked = [*self.messages, Message("user", text)]
+        kept, tokens = self.fit(asked, config)
+        self.recall(tokens)
+        events: list[TokenEvent] = []
+        try:
+            for event in watched(self.engine.stream(tokens, config, stop), len(tokens)):
+                events.append(event)
+                yield event
+        except GeneratorExit:  # the caller stopped reading: keep the answer so far
+            self.finish(asked, kept, tokens, events, request_ns)
+            raise
+        self.finish(asked, kept, tokens, events, request_ns)
+
+    def render_check(self) -> None:
+        """Render a trial conversation so that template errors surface early.
+
+        Raises for a missing chat template, or a template without support for a system prompt.
+        """
+        self.render([Message("user", "hello")])
+
+    def finish(
+        self,
+        asked: list[Message],
+        kept: list[Message],
+        tokens: list[int],
+        events: list[TokenEvent],
+        request_ns: int,
+    ) -> None:
+        """Take the turn that `asked` ends with into the history, as `kept` and answered by
+        `events`; an answer stopped before its first token leaves the history as it was.
+        """
+        start = self.engine.last_start
+        trace = Trace.of_stream(request_ns, tokens, events, start)
+        answer = summarize(trace, start, n_dropped=len(asked) - len(kept))
+        if answer.n_out or answer.finish_reason != "aborted":
+            self.messages = [*kept, Message("assistant", answer.text)]
+        self.last_trace, self.last_answer = trace, answer
+        answer_ids = [event.token_id for event in events if event.token_id is not None]
+        self._cached = [*tokens, *answer_ids]
+
+    # ---- trimming -----------------------------------------------------------------------------
+
+    def fit(
+        self, messages: list[Message], config: GenerationConfig
+    ) -> tuple[list[Message], list[int]]:
+        """The newest part of `messages` that leaves room for an answer, and its tokens. Whole turns
+        are dropped, oldest first; the system prompt and the last message always stay.
+
+        Raises InputError if those two alone fill the context.
+        """
+        messages, tokens = self.trim(messages, config)
+        self.check_room(tokens)
+        return messages, tokens
+
+    def trim(
+        self, messages: list[Message], config: GenerationConfig
+    ) -> tuple[list[Message], list[int]]:
+        """As `fit`, but the last message may be longer than the context."""
+        tokens = self.render(messages)
+        room = self.engine.n_ctx - self.reserved(config)
+        if len(tokens) <= room:
+            return messages, tokens
+        target = int(room * _TRIM_TO)
+        while len(tokens) > target and (shorter := without_oldest_turn(messages)):
+            messages = list(shorter)
+            tokens = self.render(messages)
+        return messages, tokens
+
+    def check_room(self, tokens: Sequence[int]) -> None:
+        """Raise InputError if a prompt of `tokens` leaves no room in the context."""
+        if len(tokens) >= self.engine.n_ctx:
+            raise InputError(
+                f"the question takes {len(tokens)} tokens with the system prompt, and the context "
+                f"holds {self.engine.n_ctx}",
+                next_step="ask in fewer words, or open the model with a larger --ctx",
+            )
+
+    def reserved(self, config: GenerationConfig) -> int:
+        """Tokens of the context that are kept free for the answer."""
+        share = max(1, self.engine.n_ctx // _ANSWER_SHARE)
+        return share if config.max_tokens < 0 else min(config.max_tokens, share)
+
+    def render(self, messages: list[Message]) -> list[int]:
+        """Token ids of `messages` behind the system prompt."""
+        system = [Message("system", self.system)] if self.system else []
+        return self.engine.render([*system, *messages])
+
+    # ---- states of earlier runs ---------------------------------------------------------------
+
+    def prepare(self) -> Restored:
+        """Restore now what the first question will begin with, if an earlier run stored it."""
+        prefix = self._system_prefix()
+        restored = self.recall([*prefix, 0]) if prefix else Restored()
+        self._prefix_read_s = restored.seconds if restored.state else 0.0
+        return restored
+
+    def recall(
+        self, tokens: Sequence[int], compute_s: Callable[[int], float] | None = None
+    ) -> Restored:
+        """Restore what an earlier run stored of a prompt of `tokens` and the KV cache lacks; with
+        `compute_s`, which predicts seconds from tokens, only what is quicker to read than to
+        compute.
+        """
+        if self.states is None:
+            return Restored()
+        restored = self.states.restore(self.engine, tokens, compute_s)
+        self._restored = self._restored + restored
+        self.problems += restored.problems
+        return restored
+
+    def take_restored(self) -> Restored:
+        """What was restored since this was last asked."""
+        restored, self._restored = self._restored, Restored()
+        return restored
+
+    def store_prefix(self) -> bool:
+        """Store the state of the system prompt, if that is worth it and not done yet. Call it while
+        the user does not wait: after an answer, before leaving.
+        """
+        answer, states = self.last_answer, self.states
+        if states is None or answer is None or not answer.prefill_tps:
+            return False
+        prefix = self._system_prefix()
+        compute_s = len(prefix) / answer.prefill_tps
+        if states.holds(prefix):
+            if self._prefix_read_s > compute_s:
+                states.drop(prefix, for_good=True)
+            return False
+        if self._tried == self.system or not is_worth_storing(len(prefix), compute_s, 0.0):
+            return False
+        if self.engine.reusable([*prefix, 0]) != len(prefix):
+            return False
+        self._tried = self.system
+        path = states.save(self.engine, prefix)
+        if path is not None and not is_worth_storing(
+            len(prefix), compute_s, states.predict_s(path)
+        ):
+            states.drop(prefix, for_good=True)
+            return False
+        return path is not None
+
+    def _system_prefix(self) -> list[int]:
+        """Tokens of the system prompt as every conversation begins with them; none without a
+        template.
+        """
+        if self._prefix is None or self._prefix[0] != self.system:
+            try:
+                self._prefix = self.system, system_prefix(self.engine.render, self.system)
+            except EdgeError:
+                self._prefix = self.system, []
+        return self._prefix[1]
+
+    # ---- reset, save, load --------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forget the conversation; the system prompt stays."""
+        self.messages = []
+        self.last_answer = self.last_trace = None
+        self._cached, self._saved = [], ()
+        self.engine.reset()
+
+    def save(self, path: Path | str, *, state: bool = False) -> Path | None:
+        """Write the conversation as JSON, whole or not at all; with `state` also its KV state into
+        `states`, so that a later load need not compute it again. Returns that state's path, None
+        if there is none.
+        """
+        path = Path(path)
+        document = {
+            "kind": KIND,
+            "schema": SCHEMA,
+            "system": self.system,
+            "messages": [message.to_dict() for message in self.messages],
+        }
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+        if path.exists():
+            try:
+                parse_session(_read(path), str(path))
+            except InputError:
+                raise InputError(
+                    f"{path} exists and is not a saved session; it is left alone",
+                    next_step="choose another name",
+                ) from None
+        try:
+            write_atomic(path, text.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise InputError(f"cannot save to {path}: {error.strerror or error}") from None
+        return self._save_state() if state else None
+
+    def _save_state(self) -> Path | None:
+        """Store what the cache holds of this conversation, in place of what was stored of it."""
+        held = self.engine.reusable([*self._cached, 0]) if self._cached else 0
+        tokens = self._cached[:held]
+        if self.states is None or held < MIN_TOKENS:
+            return None
+        if self.states.holds(tokens):
+            return self.states.path_of(tokens)
+        path = self.states.save(self.engine, tokens)
+        if path is not None:
+            if self._saved:  # what both share is in the new one
+                self.states.drop(self._saved)
+            self._saved = tuple(tokens)
+        return path
+
+    def load(self, path: Path | str) -> str:
+        """Replace the conversation with a saved one. Its KV state is taken if one is stored that
+        fits this engine; a sentence that says what became of it is returned.
+
+        Raises InputError if the file is not a session; the present conversation then stays.
+        """
+        path = Path(path)
+        system, messages = parse_session(_read(path), str(path))
+        self.reset()
+        self.system, self.messages = system, messages
+        if not messages:
+            return "there is nothing to read again"
+        restored = self.recall(self.render(messages))
+        if not restored.n_tokens:
+            return "no saved state: the next answer reads the conversation again"
+        if len(restored.state) > len(self._system_prefix()):
+            self._saved = restored.state
+        return f"{restored.n_tokens} tokens restored in {format_seconds(restored.seconds)}"
+
+
+def summarize(trace: Trace, start: StreamStart | None, *, n_dropped: int = 0) -> Answer:
+    """An Answer from a request's raw timestamps. TTFT counts everything since the request, template
+    and tokenizer included; the prefill rate counts from the engine's own `start`.
+    """
+    times = [event.t_ns for event in trace.events if event.token_id is not None]
+    last = trace.events[-1] if trace.events else None
+    computed = trace.n_prompt - trace.n_reused
+    prefill_ns = start.t_prefill_end_ns - start.t_start_ns if start else 0
+    decode_ns = times[-1] - times[0] if times else 0
+    return Answer(
+        text="".join(event.text for event in trace.events),
+        finish_reason=(last.finish_reason if last else None) or "aborted",
+        n_prompt=trace.n_prompt,
+        n_reused=trace.n_reused,
+        n_out=len(times),
+        n_dropped=n_dropped,
+        ttft_s=(times[0] - trace.request_start_ns) / 1e9 if times else None,
+        prefill_tps=computed * 1e9 / prefill_ns if prefill_ns > 0 else None,
+        decode_tps=(len(times) - 1) * 1e9 / decode_ns if decode_ns > 0 else None,
+        total_s=(trace.request_end_ns - trace.request_start_ns) / 1e9,
+    )
+
+
+def answer_to_dict(answer: Answer) -> dict[str, Any]:
+    """Plain data, for JSON."""
+    return dataclasses.asdict(answer)
+
+
+def _read(path: Path) -> bytes:
+    from boardfit.edge.files.kind import open_regular
+
+    file, size = open_regular(path)
+    with file:
+        if size > MAX_SESSION_BYTES:
+            raise InputError(f"{path}: {size} bytes; the limit is {MAX_SESSION_BYTES}")
+        return file.read(MAX_SESSION_BYTES)
+
+
+def parse_session(data: bytes, name: str) -> tuple[str | None, list[Message]]:
+    """System prompt and messages of a saved session. Raises InputError if it is none."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InputError(f"{name}: not a saved session (no JSON)") from None
+    if not isinstance(document, dict) or document.get("kind") != KIND:
+        raise InputError(f"{name}: not a saved session of boardfit")
+    if document.get("schema") != SCHEMA:
+        raise InputError(
+            f"{name}: session schema {document.get('schema')!r:.20}, this version reads {SCHEMA}"
+        )
+    system, items = document.get("system"), document.get("messages")
+    if not (system is None or isinstance(system, str)) or not isinstance(items, list):
+        raise InputError(f"{name}: expected a system text and a list of messages")
+    if len(items) > _MAX_MESSAGES:
+        raise InputError(f"{name}: {len(items)} messages; the limit is {_MAX_MESSAGES}")
+    messages = []
+    for i, item in enumerate(items):
+        if not isinstance(item, dict) or set(item) != {"role", "content"}:
+            raise InputError(f"{name}: message {i}: expected role and content, got {item!r:.80}")
+        role, content = item["role"], item["content"]
+        if role not in ("user", "assistant") or not isinstance(content, str):
+            raise InputError(f"{name}: message {i}: expected a text of user or assistant")
+        messages.append(Message(role, content))
+    return system, messages

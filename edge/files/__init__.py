@@ -1,0 +1,1 @@
+"""Readers of model files. Hostile input is checked here first."""

@@ -1,0 +1,132 @@
+"""Tell from its first bytes what a file really is, so that "bad magic" becomes a useful sentence.
+
+Downloads go wrong in a few known ways: a log-in page saved as a model, a Git-LFS pointer, an
+archive that was not unpacked. `foreign` names them and says what to do next.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from boardfit.edge.disk.opened_file import OpenedFile, Source
+from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.units import format_bytes
+
+HEAD_BYTES = 512
+
+UNPICKLE_ADVICE = (
+    "boardfit never unpickles. Where you trust the file, convert it with torch: "
+    'python -c "import sys, torch; from safetensors.torch import save_file; '
+    "weights = torch.load(sys.argv[1], map_location='cpu', weights_only=True); "
+    "save_file({k: v.contiguous().clone() for k, v in weights.items()}, sys.argv[2], "
+    "metadata={'format': 'pt'})\" pytorch_model.bin model.safetensors"
+)
+_DOWNLOAD_AGAIN = "Download it again, and check the address (log-in, licence to accept)."
+_UNPACK = "Unpack it first."
+
+
+class FileKind(NamedTuple):
+    """What a file is, as a noun phrase, and one sentence that gets the user further."""
+
+    name: str
+    next_step: str
+
+
+_MAGICS: tuple[tuple[bytes, FileKind], ...] = (
+    (
+        b"version https://git-lfs",
+        FileKind("a Git-LFS pointer, not the file it points to", "Run: git lfs pull"),
+    ),
+    (b"\x1f\x8b", FileKind("a gzip archive", _UNPACK)),
+    (b"\x28\xb5\x2f\xfd", FileKind("a zstd archive", _UNPACK)),
+    (b"\xfd7zXZ\x00", FileKind("an xz archive", _UNPACK)),
+    (b"BZh", FileKind("a bzip2 archive", _UNPACK)),
+    (b"7z\xbc\xaf\x27\x1c", FileKind("a 7z archive", _UNPACK)),
+    (b"\x80\x02", FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)),
+    (b"\x80\x03", FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)),
+    (b"\x80\x04", FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)),
+    (b"\x80\x05", FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)),
+    (
+        b"PK\x03\x04",
+        FileKind("a zip archive (most PyTorch checkpoints are one)", UNPICKLE_ADVICE),
+    ),
+    (b"GGUF", FileKind("a GGUF file", "Pass it as the model itself.")),
+    (b"LITERTLM", FileKind("a LiteRT-LM file", "Give a GGUF or safetensors model.")),
+    (b"\x89HDF", FileKind("an HDF5 file", "Give a GGUF or safetensors model.")),
+    *(
+        (
+            magic,
+            FileKind(
+                "a ggml file from before GGUF (2023)",
+                "Convert the original checkpoint again.",
+            ),
+        )
+        for magic in (b"lmgg", b"tjgg", b"fmgg", b"algg")
+    ),
+)
+
+
+def foreign(head: bytes) -> FileKind | None:
+    """The kind of file that begins with `head` (`HEAD_BYTES` of it suffice), or None if unknown."""
+    for magic, kind in _MAGICS:
+        if head.startswith(magic):
+            return kind
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:16].lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
+        return FileKind("a web page or XML document, not a model", _DOWNLOAD_AGAIN)
+    if head[4:8] == b"TFL3":
+        return FileKind("a TFLite file", "Give a GGUF or safetensors model.")
+    if len(head) > 8 and head[8:9] == b"{" and not any(head[5:8]):
+        return FileKind("a safetensors file", "Pass the directory that holds it and its config.")
+    if text.startswith(b"{"):
+        return FileKind("a JSON document, not a model", _DOWNLOAD_AGAIN)
+    if head[257:262] == b"ustar":
+        return FileKind("a tar archive", _UNPACK)
+    if head and not any(head):
+        return FileKind(
+            "all zero bytes at its beginning: an interrupted download or copy", _DOWNLOAD_AGAIN
+        )
+    return None
+
+
+def open_regular(path: Source, *, below: Path | None = None) -> tuple[BinaryIO, int]:
+    """Open a regular, non-empty file for reading; returns it and its size in bytes. A file that is
+    held open already is read through its descriptor. `below` is the folder of a stranger that the
+    file must really lie in (`boardfit.edge.disk.input_folder`).
+
+    Raises InputError for what is missing, unreadable, a directory, a pipe or a device (opening
+    one must not block, reading it would never end) or empty; UnsafeInputError for what leads out
+    of `below`.
+    """
+    if not isinstance(path, OpenedFile):
+        path = OpenedFile.open(path, below=below)
+    size = path.stat().st_size
+    if size == 0:
+        raise InputError(f"{path}: the file is empty (0 bytes)", next_step=_DOWNLOAD_AGAIN)
+    return path.reader(), size
+
+
+def read_regular(path: Source, limit: int, *, below: Path | None = None) -> bytes:
+    """The content of a regular file of at most `limit` bytes. Raises like `open_regular`, and
+    UnsafeInputError for a larger one.
+    """
+    file, size = open_regular(path, below=below)
+    with file:
+        data = file.read(limit + 1) if size <= limit else b""
+    if size > limit or len(data) > limit:
+        raise UnsafeInputError(
+            f"{path}: {format_bytes(size)}, more than the {format_bytes(limit)} that such a file "
+            "may have",
+            next_step="make sure that it is the file you mean",
+        )
+    return data
+
+
+def read_regular_text(path: Source, limit: int, *, below: Path | None = None) -> str:
+    """The UTF-8 text of a file, with `\\n` as line ends. Raises like `read_regular`."""
+    try:
+        text = read_regular(path, limit, below=below).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")

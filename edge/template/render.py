@@ -1,0 +1,196 @@
+"""Render chat templates. They are programs from the model's author, so they count as hostile.
+
+They run in Jinja's immutable sandbox, as transformers runs them (same whitespace rules, filters
+and functions, so that the text is the same), with three things added: only the methods and filters
+that templates need exist, every operation that can grow is estimated before it runs, and loops,
+calls, characters and seconds are counted (`boardfit.edge.template.limits`).
+
+    text = render(template, [{"role": "user", "content": "Hello"}], bos_token="<s>",
+                  eos_token="</s>")
+    for note in check(template): ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from boardfit.edge.errors import EngineMissingError, InputError, UnsafeInputError
+from boardfit.edge.template import limits
+from boardfit.edge.template.limits import Budget, LimitError
+from boardfit.edge.template.sandbox import current_budget, environment, jinja
+from boardfit.edge.units import printable
+
+MAX_TEMPLATE_CHARS = 128 * 1024
+
+_MUTATORS = frozenset(
+    [
+        "append", "extend", "insert", "remove", "pop", "popitem", "clear", "sort", "reverse",
+        "update", "setdefault", "add",
+    ]
+)  # fmt: skip
+
+
+def render(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    *,
+    bos_token: str,
+    eos_token: str,
+    add_generation_prompt: bool = True,
+    now: datetime.datetime | None = None,
+    max_seconds: float = limits.MAX_SECONDS,
+    **extra: Any,
+) -> str:
+    """The text of a conversation, as transformers' `apply_chat_template` renders it.
+
+    `messages` and `extra` (tools, documents, enable_thinking, …) are plain data as in JSON. `now`
+    is what `strftime_now` tells, the current time if None.
+
+    Raises InputError when the template is broken or refuses the conversation, UnsafeInputError when
+    it tries to leave the sandbox or uses too much, EngineMissingError without jinja2.
+    """
+    budget = Budget(max_seconds=max_seconds)
+    variables = _plain(
+        {
+            "tools": None,
+            "documents": None,
+            **extra,
+            "messages": list(messages),
+            "bos_token": bos_token,
+            "eos_token": eos_token,
+            "add_generation_prompt": add_generation_prompt,
+        },
+    )
+    with _limited(budget), _explained():
+        budget.accept_input(variables)
+        compiled = _compiled(template)
+        budget.start()
+        variables["strftime_now"] = _clock(now)
+        return _collect(compiled.generate(variables))
+
+
+def check(template: str) -> list[str]:
+    """What is worth knowing about a template before it is shipped, one sentence each.
+
+    Raises like `render` for a template that does not compile or breaks a limit.
+    """
+    from boardfit.edge.template.lint import notes
+
+    return notes(template)
+
+
+def parse(template: str) -> Any:
+    """The template's syntax tree (`jinja2.nodes.Template`), checked. Raises like `render`."""
+    with _limited(Budget()), _explained():
+        _check_source(template)
+        return environment().parse(template)
+
+
+# ---- running ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _limited(budget: Budget) -> Iterator[None]:
+    token = current_budget.set(budget)
+    try:
+        yield
+    finally:
+        current_budget.reset(token)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn any error of a template's run into one of edge's errors."""
+    jinja2 = jinja()
+    try:
+        yield
+    except (InputError, EngineMissingError):
+        raise
+    except LimitError as error:
+        raise UnsafeInputError(f"chat template stopped: {error}") from None
+    except jinja2.exceptions.SecurityError as error:
+        raise _security_error(str(error)) from None
+    except jinja2.TemplateSyntaxError as error:
+        raise InputError(
+            f"chat template, line {error.lineno}: {printable(error.message or 'syntax error')}"
+        ) from None
+    except jinja2.TemplateError as error:
+        raise InputError(f"chat template refuses: {printable(str(error))}") from None
+    except RecursionError:
+        raise UnsafeInputError("chat template stopped: it nests or calls itself too deep") from None
+    except MemoryError:
+        raise UnsafeInputError("chat template stopped: it takes too much memory") from None
+    except Exception as error:  # a template can raise nearly anything: 1/0, None + 'a', {}[[]]
+        reason = printable(f"{type(error).__name__}: {error}")
+        raise InputError(f"chat template failed: {reason}") from None
+
+
+def _security_error(text: str) -> UnsafeInputError:
+    attribute = re.search(r"access to attribute '(\w+)'", text)
+    if attribute and attribute[1] in _MUTATORS:
+        return UnsafeInputError(
+            f"chat template changes a list or dict in place (.{attribute[1]}), which the sandbox "
+            "forbids",
+            next_step="In the template, build a new value instead: {% set ns = namespace(items=[]) "
+            "%} … {% set ns.items = ns.items + [item] %}",
+        )
+    return UnsafeInputError(f"chat template refused: {printable(text)}")
+
+
+def _collect(pieces: Iterator[str]) -> str:
+    taken: list[str] = []
+    length = 0
+    for piece in pieces:
+        length += len(piece)
+        if length > limits.MAX_OUTPUT_CHARS:
+            raise LimitError(f"it writes more than {limits.MAX_OUTPUT_CHARS} characters")
+        taken.append(piece)
+    return "".join(taken)
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """A private copy of JSON-like data, so that a template never holds an object of ours."""
+    if depth > limits.MAX_DEPTH:
+        raise InputError(f"template variables nest more than {limits.MAX_DEPTH} deep")
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, depth + 1) for item in value]
+    raise InputError(
+        f"template variables must be plain data as in JSON, got {type(value).__name__}"
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _compiled(template: str) -> Any:
+    _check_source(template)
+    return environment().from_string(template)
+
+
+def _check_source(template: str) -> None:
+    if not isinstance(template, str) or not template.strip():
+        raise InputError("the chat template is empty")
+    if len(template) > MAX_TEMPLATE_CHARS:
+        raise UnsafeInputError(
+            f"the chat template has {len(template)} characters, the limit is {MAX_TEMPLATE_CHARS}"
+        )
+
+
+def _clock(now: datetime.datetime | None) -> Callable[[Any], str]:
+    """`strftime_now` as transformers has it, or of a given time."""
+
+    def strftime_now(layout: Any) -> str:
+        if len(str(layout)) > 256:
+            raise LimitError("a date format of more than 256 characters")
+        return (now or datetime.datetime.now()).strftime(str(layout))
+
+    return strftime_now

@@ -1,0 +1,442 @@
+"""The Jinja sandbox that chat templates run in: `boardfit.edge.template.render` is its only user.
+
+Jinja's immutable sandbox keeps a template from Python's insides and from changing data. On top of
+it: only the methods and filters that chat templates need exist; every operation that can grow goes
+through an estimate; and a pass over the parsed template sends loops, literals, `~` and all output
+through counting filters. jinja2 is imported by the functions that need it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+from boardfit.edge.errors import EngineMissingError, UnsafeInputError
+from boardfit.edge.requirements import install_line
+from boardfit.edge.template import limits
+from boardfit.edge.template.limits import Budget, LimitError
+
+# Of the templates in upstream's models/templates the largest has 1,286 nodes, 60 names, 106 scopes.
+MAX_NODES = 10_000
+MAX_SCOPES = 1000
+MAX_NAMES_TIMES_SCOPES = 250_000
+MAX_MACRO_DEPTH = 64
+MIN_JINJA = (3, 1, 6)  # earlier ones have known ways out of the sandbox (CVE-2025-27516)
+
+# What a template may call or read on a built-in value; everything else is refused.
+_STR_METHODS = frozenset(
+    [
+        "split", "rsplit", "splitlines", "strip", "lstrip", "rstrip", "startswith", "endswith",
+        "upper", "lower", "title", "capitalize", "swapcase", "casefold", "find", "rfind",
+        "index", "rindex", "count", "replace", "join", "format", "format_map", "partition",
+        "rpartition", "removeprefix", "removesuffix", "zfill", "ljust", "rjust", "center",
+        "isdigit", "isalpha", "isalnum", "isspace", "isupper", "islower", "isnumeric",
+        "isdecimal", "istitle", "isascii", "isidentifier",
+    ]
+)  # fmt: skip
+_DICT_METHODS = frozenset(["items", "keys", "values", "get", "copy"])
+_LIST_METHODS = frozenset(["index", "count", "copy"])
+_FILTERS = frozenset(
+    [
+        "abs", "attr", "batch", "capitalize", "center", "count", "d", "default", "dictsort",
+        "e", "escape", "first", "float", "forceescape", "format", "groupby", "indent", "int",
+        "items", "join", "last", "length", "list", "lower", "map", "max", "min", "reject",
+        "rejectattr", "replace", "reverse", "round", "safe", "select", "selectattr", "slice",
+        "sort", "string", "sum", "title", "tojson", "trim", "truncate", "unique", "upper",
+        "urlencode", "wordcount",
+    ]
+)  # fmt: skip
+_SEQUENCE_FILTERS = frozenset(
+    [
+        "batch", "dictsort", "groupby", "list", "map", "max", "min", "reject", "rejectattr",
+        "select", "selectattr", "slice", "sort", "sum", "unique",
+    ]
+)  # fmt: skip
+_WIDTH_FILTERS = frozenset(["batch", "center", "indent", "round", "slice"])
+
+# Names that cannot be written in a template: they are put in by `_guard`.
+_LOOP, _CONCAT, _VALUE = "edge loop", "edge concat", "edge value"
+
+current_budget: ContextVar[Budget] = ContextVar("edge_template_budget")
+
+
+def jinja() -> Any:
+    try:
+        import jinja2
+        import jinja2.sandbox
+    except ImportError:
+        raise EngineMissingError(
+            "chat templates need jinja2, which is not installed",
+            next_step=install_line("llama", "jinja2"),
+        ) from None
+    version = tuple(int(part) for part in re.findall(r"\d+", jinja2.__version__)[:3])
+    if version < MIN_JINJA:
+        raise EngineMissingError(
+            f"chat templates need jinja2 3.1.6 or later (older sandboxes leak), got "
+            f"{jinja2.__version__}",
+            next_step=install_line("llama", "jinja2"),
+        )
+    return jinja2
+
+
+@functools.lru_cache(maxsize=1)
+def environment() -> Any:
+    """The sandbox as a `jinja2.Environment`. Rendering needs `current_budget` to be set."""
+    jinja2 = jinja()
+    from jinja2.ext import loopcontrols
+
+    # Not optimized, and a finalizer that needs the context: nothing is computed while compiling.
+    sandbox = _sandbox_class()(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        optimized=False,
+        finalize=jinja2.pass_context(_written),
+        extensions=[_generation_tag(), loopcontrols],
+    )
+    sandbox.globals["namespace"] = _closed_namespace()
+    sandbox.globals["raise_exception"] = _raise_exception
+    del sandbox.globals["lipsum"]
+    known = {**sandbox.filters, "tojson": _tojson}
+    sandbox.filters = {
+        **{name: _guarded_filter(name, known[name]) for name in sorted(_FILTERS)},
+        _LOOP: lambda items: current_budget.get().count(items),
+        _CONCAT: _concat,
+        _VALUE: lambda value: current_budget.get().made(value),
+    }
+    return sandbox
+
+
+# The classes are made in functions, since jinja2 may not be imported together with this module.
+
+
+def _sandbox_class() -> Any:
+    from jinja2.runtime import BlockReference, LoopContext, Macro
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.utils import Cycler, Joiner, Namespace
+
+    own_types = (LoopContext, Macro, BlockReference, Cycler, Joiner, Namespace)
+
+    class Sandbox(ImmutableSandboxedEnvironment):
+        intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+        def _parse(self, source: str, name: Any, filename: Any) -> Any:
+            return _guard(super()._parse(source, name, filename), self)
+
+        def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+            known = isinstance(obj, own_types) or _allowed_attribute(obj, attr)
+            return known and super().is_safe_attribute(obj, attr, value)
+
+        def wrap_str_format(self, value: Any) -> Any:
+            inner = super().wrap_str_format(value)
+            return inner and functools.partial(_checked_format, inner, value)
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            budget = current_budget.get()
+            limits.check_operator(budget, operator, left, right)
+            return budget.made(super().call_binop(context, operator, left, right))
+
+        def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+            budget = current_budget.get()
+            if isinstance(__obj, LoopContext) and args:  # a recursive loop's next level
+                args = (budget.count(args[0]), *args[1:])
+            args = _check_method(budget, __obj, args, kwargs)
+            with _macro_depth(budget, isinstance(__obj, (Macro, LoopContext, BlockReference))):
+                return budget.made(super().call(__context, __obj, *args, **kwargs))
+
+    return Sandbox
+
+
+def _generation_tag() -> Any:
+    from jinja2 import nodes
+    from jinja2.ext import Extension
+
+    class Generation(Extension):
+        """`{% generation %}` marks the assistant's text for training; here it only passes it."""
+
+        tags = {"generation"}  # noqa: RUF012 (Jinja's own form)
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+            call = self.call_method("pass_through")
+            return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+        def pass_through(self, caller: Any) -> Any:
+            return caller()
+
+    return Generation
+
+
+def _closed_namespace() -> Any:
+    from jinja2.utils import Namespace
+
+    class ClosedNamespace(Namespace):
+        """As Jinja's, but it does not write out what it holds: that is not in its size."""
+
+        def __repr__(self) -> str:
+            return "<Namespace>"
+
+    return ClosedNamespace
+
+
+def _guard(tree: Any, sandbox: Any) -> Any:
+    """Put the counting filters into a parsed template, and refuse what templates never need."""
+    from jinja2 import nodes
+    from jinja2.visitor import NodeTransformer
+
+    _check_nodes(tree)
+
+    def through(node: Any, name: str) -> Any:
+        return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+    class Guard(NodeTransformer):
+        def visit_For(self, node: Any) -> Any:  # noqa: N802
+            self.generic_visit(node)
+            node.iter = through(node.iter, _LOOP)
+            return node
+
+        def visit_Concat(self, node: Any) -> Any:  # noqa: N802
+            self.generic_visit(node)
+            return through(nodes.List(node.nodes, lineno=node.lineno), _CONCAT)
+
+        def visit_List(self, node: Any) -> Any:  # noqa: N802
+            self.generic_visit(node)
+            return through(node, _VALUE)
+
+        visit_Dict = visit_List  # noqa: N815
+
+        def visit_Tuple(self, node: Any) -> Any:  # noqa: N802
+            self.generic_visit(node)
+            return node if node.ctx == "store" else through(node, _VALUE)
+
+        def visit_TemplateData(self, node: Any) -> Any:  # noqa: N802
+            # A plain constant goes through the finalizer, which counts what is written.
+            return nodes.Const(node.data, lineno=node.lineno)
+
+    return Guard().visit(tree).set_environment(sandbox)
+
+
+def _check_nodes(tree: Any) -> None:
+    from jinja2 import nodes
+
+    refused = (
+        nodes.Include,
+        nodes.Import,
+        nodes.FromImport,
+        nodes.Extends,
+        nodes.EvalContextModifier,
+    )
+    scoped = (nodes.If, nodes.For, nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.With)
+    count = scopes = 0
+    names: set[str] = set()
+    for node in tree.find_all(nodes.Node):
+        count += 1
+        scopes += isinstance(node, scoped)
+        if isinstance(node, nodes.Name):
+            names.add(node.name)
+        if isinstance(node, refused):
+            raise UnsafeInputError(
+                f"chat template, line {node.lineno}: {type(node).__name__.lower()} is not allowed"
+            )
+    # Jinja's compiler copies the table of names at every scope: 3,000 of each take 7 s.
+    for amount, limit, what in (
+        (count, MAX_NODES, "syntax nodes"),
+        (scopes, MAX_SCOPES, "scopes"),
+        (scopes * len(names), MAX_NAMES_TIMES_SCOPES, "scopes × names"),
+    ):
+        if amount > limit:
+            raise UnsafeInputError(
+                f"the chat template is too large to compile: {amount} {what}, the limit is {limit}"
+            )
+
+
+# ---- what the sandbox calls -------------------------------------------------------------------
+
+
+def _written(context: Any, value: Any) -> str:
+    """Every piece of output, of macros and set-blocks too."""
+    budget = current_budget.get()
+    budget.step()
+    if not isinstance(value, str):
+        budget.measure(value)
+    text = str(value)
+    budget.charge(len(text))
+    return text
+
+
+def _allowed_attribute(obj: Any, attr: str) -> bool:
+    """Whether a template may take `attr` of a value that is not one of Jinja's own."""
+    if isinstance(obj, str):
+        return attr in _STR_METHODS
+    if isinstance(obj, dict):
+        return attr in _DICT_METHODS
+    if isinstance(obj, (list, tuple)):
+        return attr in _LIST_METHODS or attr in getattr(obj, "_fields", ())
+    return False
+
+
+def _check_method(
+    budget: Budget, method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """Estimate a string method before it runs; returns the arguments to call it with."""
+    text = getattr(method, "__self__", None)
+    if not isinstance(text, str):
+        return args
+    name = method.__name__
+    budget.allow(len(text), name)
+    if name == "replace" and len(args) >= 2:
+        count = args[2] if len(args) > 2 else kwargs.get("count")
+        limits.check_replace(budget, text, str(args[0]), str(args[1]), count)
+    elif name == "join" and args:
+        items = budget.take(args[0])
+        limits.check_join(budget, text, items)
+        return (items, *args[1:])
+    elif name in ("ljust", "rjust", "center", "zfill"):
+        limits.check_width(*args[:1])
+    elif name in ("split", "rsplit", "splitlines"):
+        limits.check_split(text, args[0] if args else kwargs.get("sep"))
+    return args
+
+
+def _checked_format(inner: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
+    """`str.format` and `str.format_map` after an estimate."""
+    named = args[0] if method.__name__ == "format_map" and args else kwargs
+    limits.check_format(current_budget.get(), method.__self__, args, named)
+    return inner(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _macro_depth(budget: Budget, counts: bool) -> Iterator[None]:
+    if not counts:
+        yield
+        return
+    budget.macro_depth += 1
+    if budget.macro_depth > MAX_MACRO_DEPTH:
+        raise LimitError(f"macros call each other more than {MAX_MACRO_DEPTH} deep")
+    try:
+        yield
+    finally:
+        budget.macro_depth -= 1
+
+
+def _concat(values: Sequence[Any]) -> str:
+    """The `~` operator."""
+    budget = current_budget.get()
+    limits.check_join(budget, "", values)
+    text = "".join(map(str, values))
+    budget.made(text)
+    return text
+
+
+def _guarded_filter(name: str, function: Any) -> Any:
+    """A filter that is estimated, run, and measured. The wrapper keeps Jinja's marks on it, which
+    say whether its first argument is the context or the environment.
+    """
+    skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        budget = current_budget.get()
+        budget.step()
+        checked = _check_filter(budget, name, args[skipped:], kwargs)
+        return budget.made(function(*args[:skipped], *checked, **kwargs))
+
+    return guarded
+
+
+def _check_filter(
+    budget: Budget, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """Estimate a filter before it runs; returns the arguments to run it with."""
+    value, rest = args[0], args[1:]
+    budget.allow(budget.measure(value).chars, name)
+    if name in _WIDTH_FILTERS:
+        limits.check_width(*rest, *kwargs.values())
+    if name in _SEQUENCE_FILTERS and hasattr(value, "__len__") and len(value) > limits.MAX_ITEMS:
+        raise LimitError(f"{name} of more than {limits.MAX_ITEMS} items")
+    if name == "join":
+        items = budget.take(value)
+        separator = rest[0] if rest else kwargs.get("d", "")
+        limits.check_join(budget, str(separator), items)
+        return (items, *rest)
+    if name == "sum":
+        items = budget.take(value)
+        _check_sum(items, rest, kwargs)
+        return (items, *rest)
+    if name in _FILTER_CHECKS:
+        _FILTER_CHECKS[name](budget, value, rest, kwargs)
+    return args
+
+
+def _check_sum(items: Sequence[Any], rest: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    # Summing lists copies the sum at every step.
+    values = [*items, *rest[1:], *(v for k, v in kwargs.items() if k == "start")]
+    if any(isinstance(value, (list, tuple)) for value in values):
+        raise LimitError("sum is for numbers")
+
+
+def _check_indent(budget: Budget, value: Any, rest: Any, kwargs: Any) -> None:
+    width = rest[0] if rest else kwargs.get("width", 4)
+    text = str(value)
+    per_line = len(width) if isinstance(width, str) else width
+    budget.allow(len(text) + (text.count("\n") + 1) * per_line, "indent")
+
+
+def _check_tojson(budget: Budget, value: Any, rest: Any, kwargs: Any) -> None:
+    limits.check_width(*rest, *kwargs.values())
+    indent = kwargs.get("indent", rest[1] if len(rest) > 1 else None)
+    per_level = len(indent) if isinstance(indent, str) else int(indent or 0)
+    size = budget.measure(value)
+    budget.allow(size.chars + size.parts * size.depth * per_level, "tojson")
+
+
+def _check_int(budget: Budget, value: Any, rest: Any, kwargs: Any) -> None:
+    # Converting digits takes quadratic time on Pythons without a limit of their own.
+    if isinstance(value, str) and len(value) > 1000:
+        raise LimitError("int of a string of more than 1000 characters")
+
+
+def _check_replace(budget: Budget, value: Any, rest: Any, kwargs: Any) -> None:
+    given = [*rest, *(kwargs[key] for key in ("old", "new", "count") if key in kwargs)]
+    old, new, count = [*given, None, None, None][:3]
+    limits.check_replace(budget, str(value), str(old), str(new), count)
+
+
+_FILTER_CHECKS: dict[str, Any] = {
+    "indent": _check_indent,
+    "tojson": _check_tojson,
+    "int": _check_int,
+    "format": lambda budget, value, rest, kwargs: limits.check_percent(
+        budget, str(value), kwargs or tuple(rest)
+    ),
+    "replace": _check_replace,
+}
+
+
+# ---- functions that templates expect, as transformers defines them ----------------------------
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: Any = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON without HTML escaping, unlike Jinja's own filter."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _raise_exception(message: Any) -> None:
+    raise jinja().TemplateError(str(message))
