@@ -372,6 +372,6 @@ def seal(
 
 def sign_sealed(directory: Path, key: SigningKey) -> None:
     """Sign a manifest that was just written."""
-    from boardfit.edge.trust.signing import add_signature
+    from boardfit.edge.bundle.sign import add_signature
 
     add_signature(directory, (directory / MANIFEST).read_bytes(), key)

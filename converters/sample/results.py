@@ -4,7 +4,7 @@
     results.update("q4_k_m", score, file_bytes=2_345_678, engine="llama.cpp b1234")
 
 The JSON file is the truth, the table is drawn from it. Recipes are lower case with hyphens or
-underscores, as in `converters/recipes`.
+underscores, as in `converters/formats/gguf/recipes`.
 """
 
 from __future__ import annotations

@@ -120,8 +120,8 @@ def sign(path: Path, key_file: Path | None, as_json: bool) -> None:
 
     The bundle is verified first. It keeps its id and existing signatures.
     """
+    from boardfit.edge.bundle.sign import sign_bundle
     from boardfit.edge.trust.key_argument import default_key_path, signing_key
-    from boardfit.edge.trust.signing import sign_bundle
 
     signer = signing_key(key_file or default_key_path())
     public = sign_bundle(path, signer)

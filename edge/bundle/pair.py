@@ -40,7 +40,7 @@ def pair_bundles(big: Path, small: Path, output: Path, sign: SigningKey | None =
         manifest["small"] = {key: two.manifest[key] for key in ("model", "recipe", "plan")}
         seal_bundle(made, manifest, roles, hashes)
         if sign is not None:
-            from boardfit.edge.trust.signing import sign_bundle
+            from boardfit.edge.bundle.sign import sign_bundle
 
             sign_bundle(made, sign)
         work.publish("bundle")

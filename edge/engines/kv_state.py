@@ -4,9 +4,9 @@
 
 The state comes first so that a mapping of it is aligned. The footer holds what the state belongs to
 (model, engine build, context, KV type), its sizes and a MAC over all of it: HMAC-SHA256 with a
-secret of this user (`boardfit.edge.disk.secret`). Everything is checked before the library reads a byte,
-because the library's reader trusts its input. A state from another user's folder was not computed
-by this user, and is not used.
+secret of this user (`boardfit.edge.disk.secret`). Everything is checked before the library reads a
+byte, because the library's reader trusts its input. A state from another user's folder was not
+computed by this user, and is not used.
 
 States can always be computed again. They are renamed into place but not fsynced: a file that a
 power cut damaged does not match its MAC.

@@ -1,7 +1,7 @@
 """Keys pinned on a board, and the releases that they accept, over any `BoardFiles`.
 
 `ROOT/trusted_keys` lies beside the releases. Where it exists nothing else is switched to or rolled
-back to; on the board itself `boardfit.edge.bundle.bundle.open_bundle` reads the same file on every start.
+back to; on the board itself `boardfit.edge.bundle.bundle` reads the same file on every start.
 """
 
 from __future__ import annotations

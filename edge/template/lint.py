@@ -38,7 +38,7 @@ _TRIALS: tuple[tuple[str, list[dict[str, str]]], ...] = (
 def notes(template: str) -> list[str]:
     """Sentences about `template`; an empty list when there is nothing to say.
 
-    Raises as `boardfit.edge.template.render.render` when it does not parse or breaks a limit on a trial.
+    Raises as `template.render.render` does where it does not parse or breaks a limit on a trial.
     """
     tree = parse(template)
     return [*_about_names(tree), *_about_text(template), *_about_trials(template)]

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
+from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
 from boardfit.edge.flash.flash import FlashReport
 from boardfit.edge.flash.media.first_boot import BootFiles, hash_password
@@ -32,7 +33,7 @@ from boardfit.edge.flash.target import connect, parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots
-from boardfit.edge.trust.signing import load_signing_key, new_key, sign_bundle
+from boardfit.edge.trust.signing import load_signing_key, new_key
 from tests.planting import Scenario, try_everything
 from tests.programs import require, skip_or_fail
 

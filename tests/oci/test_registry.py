@@ -18,6 +18,7 @@ from boardfit.converters.oci.push import Pushed, push
 from boardfit.converters.oci.registry import TRIES
 from boardfit.converters.progress import TerminalReporter
 from boardfit.edge.bundle.bundle import MANIFEST, open_bundle
+from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.disk.rooted import MARKER
 from boardfit.edge.errors import (
     DeviceUnreachableError,
@@ -27,7 +28,7 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from boardfit.edge.trust.signing import load_signing_key, new_key, sign_bundle
+from boardfit.edge.trust.signing import load_signing_key, new_key
 
 from .conftest import connect
 from .registries import DockerRegistry, Relay, TokenServer, docker_config

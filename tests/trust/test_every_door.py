@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.cli import edge
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines import open_engine
@@ -23,7 +24,7 @@ from boardfit.edge.slots.health import check_release
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.trust import pins
 from boardfit.edge.trust.pins import TRUSTED_KEYS, VARIABLE, format_trusted_keys, key_files
-from boardfit.edge.trust.signing import SigningKey, sign_bundle
+from boardfit.edge.trust.signing import SigningKey
 from tests.flash.cargo import make_bundle
 from tests.programs import require
 

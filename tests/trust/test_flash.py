@@ -16,6 +16,7 @@ import pytest
 
 import boardfit.edge.slots.faults as faults
 from boardfit.edge.bundle.bundle import open_bundle
+from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.errors import EdgeError, EngineError, IntegrityError, UsageError
 from boardfit.edge.flash.directory import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, FlashReport, flash
@@ -26,7 +27,7 @@ from boardfit.edge.slots.store import Slots
 from boardfit.edge.slots.trust import pin_keys, pinned_keys
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.trust.pins import TRUSTED_KEYS
-from boardfit.edge.trust.signing import SigningKey, sign_bundle
+from boardfit.edge.trust.signing import SigningKey
 from tests.flash.test_fault_points import PipeBoard
 from tests.flash.test_transfer import Quiet
 from tests.programs import require

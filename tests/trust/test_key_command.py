@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from boardfit.edge.bundle.bundle import bundle_signers, open_bundle
+from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.cli import edge
 from boardfit.edge.errors import (
     InputError,
@@ -20,7 +21,7 @@ from boardfit.edge.errors import (
 )
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.trust.pins import TRUSTED_KEYS
-from boardfit.edge.trust.signing import SigningKey, load_signing_key, sign_bundle
+from boardfit.edge.trust.signing import SigningKey, load_signing_key
 from tests.flash.boards import SshBoard
 from tests.flash.conftest import need
 

@@ -20,6 +20,7 @@ from boardfit.edge.bundle.bundle import (
     seal_bundle,
     unpack_bundle,
 )
+from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
 from boardfit.edge.disk.verified import VerifiedFiles, moves_ctime
 from boardfit.edge.engines import open_engine
@@ -28,7 +29,7 @@ from boardfit.edge.engines.target import open_model
 from boardfit.edge.errors import InputError, IntegrityError, UnsafeInputError
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.trust.pins import VARIABLE, format_trusted_keys
-from boardfit.edge.trust.signing import SigningKey, sign_bundle
+from boardfit.edge.trust.signing import SigningKey
 from tests.flash.cargo import PLAN, make_bundle
 
 from .real import OURS, THEIRS, real_bundle, says, scripted

@@ -18,6 +18,7 @@ from boardfit.edge.bundle.bundle import (
     seal_bundle,
     unpack_bundle,
 )
+from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.errors import IntegrityError, UnsafeInputError
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.files import LocalFiles
@@ -25,7 +26,7 @@ from boardfit.edge.slots.store import Slots
 from boardfit.edge.trust import pins
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.trust.pins import TRUSTED_KEYS, format_trusted_keys, parse_trusted_keys
-from boardfit.edge.trust.signing import SigningKey, sign_bundle
+from boardfit.edge.trust.signing import SigningKey
 
 Keys = tuple[SigningKey, SigningKey]
 

@@ -1,7 +1,7 @@
 """Find what a C++ compiler gets wrong for the engine, by trying it, and the flags that avoid it.
 
-Standard library only but for `boardfit.edge.process.child`, which is so too: `scripts/build_engine` loads
-this file before anything is installed.
+`scripts/build_engine` loads this file before anything is installed. So it imports the standard
+library and `boardfit.edge.process.child` only, which does the same.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ def quantize_network(
 ) -> NetworkReport:
     """Quantize the weights of the network `path` into the new folder `output`, which appears whole
     or not at all. `shapes` are those of inputs with open dimensions, for the comparison;
-    `accuracy_level` is of `boardfit.converters.formats.onnx.convert`, for matrices in an ONNX network.
+    `accuracy_level` is for the matrices of an ONNX network: `formats.onnx.convert` explains it.
 
     Raises UsageError for an unknown recipe, InputError or UnsafeInputError for a broken file,
     UnsupportedModelError if there is nothing to quantize, DoesNotFitError if memory is short.

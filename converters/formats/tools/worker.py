@@ -1,9 +1,9 @@
 """Run one job in another Python: the environments of `environments.py` have no boardfit in them.
 
-The child runs `boardfit.converters.formats.tools.worker_child MODULE` from a folder that shows it our package
-and nothing else of this environment, so that no version of ours shadows a pinned one. The request
-is one JSON line on its stdin, which stays open: it closes when we die, and the child goes too.
-Answers are JSON lines on a pipe of their own, because libraries print to stdout:
+The child runs `worker_child MODULE` from a folder that shows it our package and nothing else of
+this environment. So no version of ours shadows a pinned one. The request is one JSON line on its
+stdin, which stays open: it closes when we die, and the child goes too. Answers are JSON lines on a
+pipe of their own, because libraries print to stdout:
 
     {"say": text}   {"progress": [done, total]}
     {"result": {…}} {"error": {"type": name, "message": text, "next_step": text or null}}

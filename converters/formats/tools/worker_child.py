@@ -1,6 +1,6 @@
 """Child process of `worker.py`, inside a pinned environment. Standard library only.
 
-python -m boardfit.converters.formats.tools.worker_child MODULE        # started by run_worker, never by hand
+python -m boardfit.converters.formats.tools.worker_child MODULE    # run_worker starts it
 """
 
 from __future__ import annotations

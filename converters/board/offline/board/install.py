@@ -24,7 +24,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-#: The mark of a folder that was made here, and may be removed here: boardfit.edge.disk.rooted.MARKER.
+#: Marks a folder that was made here and may be removed here: boardfit.edge.disk.rooted.MARKER.
 OWNED = ".boardfit-owned"
 KEEP_FREE = 16 << 20  # bytes left on the disk beside what is unpacked
 EXIT_INPUT, EXIT_SPACE, EXIT_ENGINE, EXIT_INTEGRITY = 3, 4, 5, 7

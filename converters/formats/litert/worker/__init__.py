@@ -1,1 +1,1 @@
-"""What runs inside the pinned LiteRT environment, where no boardfit is installed: `worker.py`."""
+"""What runs inside the pinned LiteRT environment, where no boardfit is installed."""
