@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from boardfit.converters.quantize import stream, write, write_gguf, write_many
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from boardfit.converters.formats.gguf import stream, write
 from boardfit.converters.formats.gguf.assign import assign_types
 from boardfit.converters.formats.gguf.pages import release
 from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe
 from boardfit.converters.formats.gguf.size import artifact_bytes
+from boardfit.converters.formats.gguf.write import write_gguf, write_many
 from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError, UsageError
 from boardfit.edge.files.gguf import read_header
@@ -190,9 +191,7 @@ def test_bad_outputs_are_refused(tmp_path: Path) -> None:
 def test_without_the_engine_the_pip_line_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from boardfit.converters.quantize import kernels
-
-    from boardfit.converters.formats.gguf import ggml_library
+    from boardfit.converters.formats.gguf import ggml_library, kernels
 
     kernels.load_kernels.cache_clear()
     monkeypatch.setattr(ggml_library.importlib.util, "find_spec", lambda name: None)

@@ -134,7 +134,7 @@ def export(jobs: Iterator[Mapping[str, Any]]) -> None:
 
 def _content_key(checkpoint: Path, job: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode())
-    pins = Path(__file__).parents[2] / "converters" / "environments.toml"
+    pins = Path(__file__).parents[2] / "converters/formats/tools/environments.toml"
     for path in (*sorted(checkpoint.iterdir()), pins, _EXPORTER):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

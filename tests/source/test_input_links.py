@@ -16,11 +16,12 @@ import pytest
 from click.testing import CliRunner
 
 from boardfit import converters
+from boardfit.converters import documents
 from boardfit.converters.build.command import build_command
 from boardfit.converters.imatrix import read_imatrix
 from boardfit.converters.quality.texts import read_text as read_quality_text
 from boardfit.converters.sample import MODEL_DIR
-from boardfit.converters.source import documents, hf
+from boardfit.converters.source import hf
 from boardfit.converters.source.resolve import open_model
 from boardfit.converters.tokenizers.files import TokenizerFiles
 from boardfit.converters.tokenizers.reference import load_reference
@@ -315,8 +316,8 @@ def test_checkpoints_are_read_through_the_helper_only() -> None:
     root = Path(converters.__file__).parent
     own = {"hub.py", "resolve.py"}  # our cache, and what the user named
     wrong = []
-    for folder in ("source", "tokenizers", "families"):
-        for path in sorted((root / folder).glob("*.py")):
+    for pattern in ("*.py", "source/*.py", "tokenizers/*.py", "families/*.py"):
+        for path in sorted(root.glob(pattern)):
             for node in ast.walk(ast.parse(path.read_text())):
                 name = node.attr if isinstance(node, ast.Attribute) else ""
                 if path.name not in own and name in {
