@@ -8,6 +8,7 @@ packages too.
 from __future__ import annotations
 
 import io
+import os
 import random
 import struct
 import time
@@ -24,7 +25,7 @@ from boardfit.edge.errors import InputError
 from boardfit.edge.files import gguf, safetensors
 from tests.hostile import mutate, seeds
 
-N_MUTATIONS = 100_000
+N_MUTATIONS = int(os.environ.get("BOARDFIT_TEST_MUTATIONS", 100_000))
 MAX_SECONDS_PER_FILE = 1.0
 # Python objects for a header's entries, counted generously, and a fixed part.
 BYTES_PER_FILE_BYTE, FIXED_BYTES = 40, 128 * 1024
