@@ -35,10 +35,11 @@ _TRIALS: tuple[tuple[str, list[dict[str, str]]], ...] = (
 )
 
 
-def notes(template: str) -> list[str]:
-    """Sentences about `template`; an empty list when there is nothing to say.
+def check(template: str) -> list[str]:
+    """List what is worth knowing about a template before it is shipped, one sentence each.
 
-    Raises as `boardfit.edge.template.render.render` when it does not parse or breaks a limit on a trial.
+    Raises like `boardfit.edge.template.render.render` for a template that does not parse, or breaks a
+    limit on a trial.
     """
     tree = parse(template)
     return [*_about_names(tree), *_about_text(template), *_about_trials(template)]
