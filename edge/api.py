@@ -18,11 +18,12 @@ from boardfit.edge.chat.model import Model, Reply
 from boardfit.edge.chat.model import open_chat as open
 from boardfit.edge.engines.target import open_model
 from boardfit.edge.flash.checks import check_board
+from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.flash import FlashOptions, FlashReport
 from boardfit.edge.flash.flash import flash as flash_board
 from boardfit.edge.flash.progress import TerminalReporter
 from boardfit.edge.flash.rehearsal import rehearse
-from boardfit.edge.flash.target import MEDIA, connect, parse_flash_target
+from boardfit.edge.flash.target import MEDIA, parse_flash_target
 
 __all__ = ["Model", "Reply", "bench", "devices", "errors", "flash", "open"]
 

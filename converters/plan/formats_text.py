@@ -17,7 +17,7 @@ from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import EdgeError
-from boardfit.edge.report.terminal import aligned
+from boardfit.edge.report.rows import aligned
 from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, format_seconds, printable
 

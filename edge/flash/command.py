@@ -13,12 +13,14 @@ from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.bundle.command import hashing_bar
 from boardfit.edge.errors import UsageError
 from boardfit.edge.flash.checks import check_board
+from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.connection_options import ssh_config_option, wait_option
 from boardfit.edge.flash.flash import FlashOptions, FlashReport, flash
-from boardfit.edge.flash.media.options import MediaOptions, media_options
+from boardfit.edge.flash.media.click_options import media_options
+from boardfit.edge.flash.media.options import MediaOptions
 from boardfit.edge.flash.progress import TerminalReporter
 from boardfit.edge.flash.rehearsal import rehearse
-from boardfit.edge.flash.target import MEDIA, SHAPES, connect, parse_flash_target
+from boardfit.edge.flash.target import MEDIA, SHAPES, parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy
 from boardfit.edge.slots.health import MAX_MEMORY, MIN_SPEED
 from boardfit.edge.slots.store import Slots

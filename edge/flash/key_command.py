@@ -16,8 +16,9 @@ from boardfit.edge.bundle.bundle import MANIFEST, read_texts
 from boardfit.edge.disk.opened_file import OpenedFolder
 from boardfit.edge.errors import EdgeError, InputError, UsageError
 from boardfit.edge.flash.board import Board
+from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.connection_options import ssh_config_option, wait_option
-from boardfit.edge.flash.target import connect, parse_flash_target
+from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import KIND, refused
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.slots.trust import pin_keys, pinned_keys

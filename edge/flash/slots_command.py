@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 
 from boardfit.edge.errors import EngineError
+from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.connection_options import ssh_config_option
 from boardfit.edge.flash.progress import TerminalReporter
-from boardfit.edge.flash.target import connect, parse_flash_target
+from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.slots.health import check_release, judge
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.terminal import ProgressLine

@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from boardfit.edge.errors import UsageError
-from boardfit.edge.flash.board import Board
 from boardfit.edge.probe.remote import Target, parse_target
 from boardfit.edge.units import did_you_mean, printable
 
@@ -22,8 +21,8 @@ SHAPES = (
     "dir:/path, ssh://user@host[:port]/path, adb://serial/path, image:file.img[#partition] or "
     "card:/dev/sdX"
 )
-#: They hold a whole system: `boardfit.edge.flash.media` makes it as a whole, `connect` only looks
-#: inside.
+#: They hold a whole system: `boardfit.edge.flash.media` makes it as a whole, and
+#: `boardfit.edge.flash.connect` only looks inside.
 MEDIA = ("image", "card")
 #: Relative to where ssh logs in.
 SSH_FOLDER = "boardfit"
@@ -96,25 +95,3 @@ def parse_flash_target(text: str) -> FlashTarget:
     if folder.startswith("/~/"):
         folder = folder.removeprefix("/~/") or SSH_FOLDER
     return FlashTarget("ssh", folder or SSH_FOLDER, parse_target(f"ssh://{place}"))
-
-
-def connect(target: FlashTarget, *, ssh_config: Path | None = None, via: str = "auto") -> Board:
-    """Open the way to a board. `ssh_config` stands in for ~/.ssh/config; `via` is how ssh sends.
-
-    Raises DeviceUnreachableError with the next step when it cannot be reached.
-    """
-    if target.scheme == "dir":
-        from boardfit.edge.flash.directory import DirectoryBoard
-
-        return DirectoryBoard(Path(target.folder))
-    if target.scheme in MEDIA:
-        from boardfit.edge.flash.media.board import ImageBoard
-
-        return ImageBoard(target)
-    if target.scheme == "adb":
-        from boardfit.edge.flash.adb import AdbBoard
-
-        return AdbBoard(target)
-    from boardfit.edge.flash.ssh import SshBoard
-
-    return SshBoard(target, config=ssh_config, via=via)

@@ -9,7 +9,7 @@ from boardfit.edge.bench.workloads import Test
 from boardfit.edge.race.agreement import Agreement
 from boardfit.edge.race.turns import Course
 from boardfit.edge.race.verdict import Lead, Pace, sentence
-from boardfit.edge.report.terminal import aligned
+from boardfit.edge.report.rows import aligned
 from boardfit.edge.units import format_bytes, format_seconds
 
 

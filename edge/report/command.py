@@ -16,7 +16,8 @@ from boardfit.edge.bench.store import Results, data_directory
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import InputError, IntegrityError, UsageError
 from boardfit.edge.report.exports import to_csv, to_llama_bench
-from boardfit.edge.report.figures import Record, group_runs, key_figures, page_title, verdict
+from boardfit.edge.report.figures import Record, group_runs, page_title
+from boardfit.edge.report.kinds import key_figures, run_charts, verdict
 from boardfit.edge.report.markdown import render
 from boardfit.edge.report.verify import verify_run
 from boardfit.edge.units import parse_seconds, printable
@@ -137,7 +138,6 @@ def picture(records: Sequence[Record], within_s: float | None) -> bytes:
     """The newest run's charts on one sheet."""
     from boardfit.edge.report.chart import Chart
     from boardfit.edge.report.draw import draw_png
-    from boardfit.edge.report.run_charts import run_charts
 
     run = group_runs(records)[-1]
     lines = [printable(verdict(run), 200)]

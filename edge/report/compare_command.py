@@ -14,7 +14,7 @@ from boardfit.edge.report.compare import Ratio, Side, check_alike, compare, diff
 from boardfit.edge.report.figures import Run, group_runs, run_labels
 from boardfit.edge.report.fleet_charts import COLUMNS, fleet_rows, heat_shares
 from boardfit.edge.report.gate import parse_gate
-from boardfit.edge.report.terminal import aligned
+from boardfit.edge.report.rows import aligned
 from boardfit.edge.units import printable
 
 _FAILED = 1

@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from boardfit.edge.report.figures import Record, Run, machine_name, peak
+from boardfit.edge.report.figures import Figure, Record, Run, Table, machine_name, peak
+from boardfit.edge.report.rows import aligned
 from boardfit.edge.units import format_bytes, format_seconds, printable
-
-KIND = "deadline"
-
-
-def is_deadline_run(run: Run) -> bool:
-    """Whether every test of a run is a workload's."""
-    return all(record["test"].get("kind") == KIND for record in run.records)
 
 
 def summary_of(record: Record) -> Mapping[str, Any]:
@@ -102,6 +96,12 @@ def answer_row(record: Record) -> tuple[str, ...]:
     )
 
 
+def deadline_tables(run: Run) -> list[Table]:
+    """What was answered in time, and what the time cost the answers."""
+    answers = [answer_row(record) for record in run.records]
+    return [(DEADLINE_HEADER, deadline_rows(run)), (ANSWER_HEADER, answers)]
+
+
 def share_text(share: float | None) -> str:
     """`98.0 %`; `–` where nothing was counted."""
     return "–" if share is None else f"{100 * share:.1f} %"
@@ -139,28 +139,27 @@ def deadline_notes(run: Run) -> list[str]:
     return list(notes)
 
 
-def deadline_figures(run: Run) -> list[tuple[str, str]]:
+def deadline_figures(run: Run) -> list[Figure]:
     """The figures that matter, each with its text."""
     found = summary_of(run.records[0])
     total = found.get("total_s")
     return [
-        ("answered in time", f"{share_text(found.get('hit_rate'))} ({_interval(found)})"),
+        ("answered in time", f"{share_text(found.get('hit_rate'))} ({_interval(found)})", ""),
         (
             "whole answer, p99",
             format_seconds(total.get("p99") if isinstance(total, dict) else None),
+            "",
         ),
-        ("tokens given of those possible", share_text(found.get("given_share"))),
-        ("peak anonymous memory", format_bytes(peak(run, "peak_anon_bytes"))),
-        ("file", format_bytes(run.head["artifact"].get("n_bytes"))),
+        ("tokens given of those possible", share_text(found.get("given_share")), ""),
+        ("peak anonymous memory", format_bytes(peak(run, "peak_anon_bytes")), ""),
+        ("file", format_bytes(run.head["artifact"].get("n_bytes")), ""),
     ]
 
 
 def deadline_lines(run: Run) -> list[str]:
     """A run for a terminal."""
-    from boardfit.edge.report.terminal import aligned
-
-    lines = [printable(deadline_verdict(run), 400), ""]
-    lines += aligned([DEADLINE_HEADER, *deadline_rows(run)])
-    lines += ["", *aligned([ANSWER_HEADER, *(answer_row(record) for record in run.records)])]
+    lines = [printable(deadline_verdict(run), 400)]
+    for header, rows in deadline_tables(run):
+        lines += ["", *aligned([header, *rows])]
     notes = deadline_notes(run)
     return [*lines, *([""] if notes else []), *(f"note: {printable(n, 300)}" for n in notes)]

@@ -1,4 +1,4 @@
-"""The contents of a report as data: verdict, five figures, rows. Pure functions of records."""
+"""Plain figures of runs, their names and labels. Pure functions of records."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from boardfit.edge.units import format_bytes, format_seconds
+from boardfit.edge.units import format_bytes
 
 Record = dict[str, Any]
+# (name, text, the middle 80 % of the repetitions or nothing)
+Figure = tuple[str, str, str]
+# (header, rows)
+Table = tuple[tuple[str, ...], Sequence[tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -73,44 +77,6 @@ def best_decode(run: Run) -> Record | None:
 def longest_prefill(run: Run) -> Record | None:
     tests = run.tests("prefill")
     return max(tests, key=lambda r: r["test"]["n_prompt"]) if tests else None
-
-
-def verdict(run: Run) -> str:
-    """One sentence: how long a 200-token question takes to answer, and what limits."""
-    from boardfit.edge.report.deadline_rows import deadline_verdict, is_deadline_run
-    from boardfit.edge.report.network_rows import is_network_run, network_verdict
-
-    if is_network_run(run):
-        return network_verdict(run)
-    if is_deadline_run(run):
-        return deadline_verdict(run)
-    decode = median(best_decode(run), "decode_tps")
-    prefill = median(longest_prefill(run), "prefill_tps")
-    name, where = run.head["artifact"]["name"], machine_name(run)
-    quant = run.head["engine"].get("quant") or "unknown quantization"
-    if not decode or not prefill:
-        return f"{name} ({quant}) on {where}: not enough was measured for a verdict."
-    prefill_s, decode_s = 200 / prefill, 100 / decode
-    limit = "prefill" if prefill_s > decode_s else "decode"
-    return (
-        f"{name} ({quant}) answers a 200-token question with 100 tokens in "
-        f"{format_seconds(prefill_s + decode_s)} on {where}; {limit} takes the larger part"
-        f"{memory_clause(run)}."
-    )
-
-
-# Below half of what there is, memory decides nothing; above 90 % it decides everything.
-ROOMY, TIGHT = 0.5, 0.9
-
-
-def memory_clause(run: Run) -> str:
-    """What memory means for this run, or nothing where it was not measured."""
-    used, limit = peak(run, "peak_anon_bytes"), memory_limit(run)
-    if used is None or limit is None:
-        return ""
-    share = used / limit
-    kind = "no limit" if share < ROOMY else "tight" if share < TIGHT else "at its limit"
-    return f", memory is {kind} ({format_bytes(used)} of {format_bytes(limit)})"
 
 
 def memory_limit(run: Run) -> int | None:
@@ -201,40 +167,6 @@ def interval_text(record: Record | None, name: str, decimals: int = 1) -> str:
     if not isinstance(figure, dict) or figure.get("median") is None or (figure.get("n") or 0) < 2:
         return ""
     return f"{figure['p10']:.{decimals}f}–{figure['p90']:.{decimals}f}"
-
-
-def key_figure_parts(run: Run) -> list[tuple[str, str, str]]:
-    """The five figures that matter: (name, text, the middle 80 % of the repetitions or nothing)."""
-    decode, prefill = best_decode(run), longest_prefill(run)
-    talk = next(iter(run.tests("end-to-end")), None)
-    loads = run.tests("load")
-
-    def rate(record: Record | None, name: str) -> tuple[str, str]:
-        value, interval = median(record, name), interval_text(record, name)
-        return ("–", "") if value is None else (f"{value:.1f} tokens/s", interval)
-
-    return [
-        ("decode", *rate(decode, "decode_tps")),
-        ("prefill", *rate(prefill, "prefill_tps")),
-        ("time to first token (end to end)", format_seconds(median(talk, "ttft_s")), ""),
-        ("peak anonymous memory", format_bytes(peak(run, "peak_anon_bytes")), ""),
-        ("load", format_seconds(median(loads[0], "load_s")) if loads else "–", ""),
-    ]
-
-
-def key_figures(run: Run) -> list[tuple[str, str]]:
-    """The five figures that matter, each with its text."""
-    from boardfit.edge.report.deadline_rows import deadline_figures, is_deadline_run
-    from boardfit.edge.report.network_rows import is_network_run, network_figures
-
-    if is_network_run(run):
-        return network_figures(run)
-    if is_deadline_run(run):
-        return deadline_figures(run)
-    return [
-        (name, f"{text} ({interval})" if interval else text)
-        for name, text, interval in key_figure_parts(run)
-    ]
 
 
 def prediction_holds(run: Run) -> bool:

@@ -5,34 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from boardfit.edge.report.deadline_rows import (
-    ANSWER_HEADER,
-    DEADLINE_HEADER,
-    answer_row,
-    deadline_notes,
-    deadline_rows,
-    is_deadline_run,
-)
 from boardfit.edge.report.figures import (
     Record,
     Run,
     group_runs,
     imported_note,
-    key_figures,
     machine_name,
     name_clashes,
     predicted_rows,
-    verdict,
 )
-from boardfit.edge.report.network_rows import LATENCY_HEADER, is_network_run, latency_row
+from boardfit.edge.report.kinds import find_kind, key_figures
 from boardfit.edge.report.rows import (
-    SPEED_HEADER,
     energy_method,
     energy_rows,
     flag_lines,
     load_rows,
     memory_rows,
-    speed_rows,
 )
 from boardfit.edge.units import format_bytes, printable
 
@@ -60,24 +48,19 @@ def render(records: Sequence[Record], notes: Sequence[str] = ()) -> str:
 
 
 def render_run(run: Run) -> list[str]:
-    head = run.head
+    kind, head = find_kind(run), run.head
     artifact, machine, settings = head["artifact"], head["machine"], head["settings"]
     lines = [
         f"# {escape(artifact['name'])} on {escape(machine_name(run))}",
         "",
-        escape(verdict(run), limit=500),
+        escape(kind.verdict(run), limit=500),
         "",
     ]
     lines += table(("figure", "value"), key_figures(run))
-    lines += ["", "## Speed", ""]
-    if is_network_run(run):
-        lines += table(LATENCY_HEADER, [latency_row(r) for r in run.records])
-    elif is_deadline_run(run):
-        lines += table(DEADLINE_HEADER, deadline_rows(run))
-        lines += ["", *table(ANSWER_HEADER, [answer_row(r) for r in run.records])]
-        lines += [f"- {escape(note, 300)}" for note in deadline_notes(run)]
-    else:
-        lines += table(SPEED_HEADER, speed_rows(run))
+    lines += ["", "## Speed"]
+    for header, cells in kind.tables(run):
+        lines += ["", *table(header, cells)]
+    lines += [f"- {escape(note, 300)}" for note in kind.notes(run)]
     lines += ["", "## Memory", ""]
     lines += table(("kind", "peak"), memory_rows(run))
     if rows := energy_rows(run):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from boardfit.edge.report.figures import Record, Run, machine_name, median, peak
+from boardfit.edge.report.figures import Figure, Record, Run, Table, machine_name, median, peak
+from boardfit.edge.report.rows import aligned
 from boardfit.edge.units import format_bytes, format_seconds
 
 
@@ -11,11 +12,6 @@ def latency_text(seconds: float | None) -> str:
     if seconds is not None and seconds < 1e-3:
         return f"{seconds * 1e6:.0f} µs"
     return format_seconds(seconds)
-
-
-def is_network_run(run: Run) -> bool:
-    """Whether every test of a run is an inference."""
-    return all(record["test"].get("kind") == "inference" for record in run.records)
 
 
 def network_verdict(run: Run) -> str:
@@ -44,22 +40,26 @@ def latency_row(record: Record) -> tuple[str, str, str, str]:
 LATENCY_HEADER = ("test", "p50", "p95", "p99")
 
 
-def network_figures(run: Run) -> list[tuple[str, str]]:
+def network_tables(run: Run) -> list[Table]:
+    """Latencies, one row per test."""
+    return [(LATENCY_HEADER, [latency_row(record) for record in run.records])]
+
+
+def network_figures(run: Run) -> list[Figure]:
     """The figures that matter, each with its text."""
     record = run.records[0]
     providers = (run.head["engine"].get("details") or {}).get("providers") or ()
     return [
-        ("latency, median", latency_text(median(record, "latency_s"))),
-        ("load", format_seconds(median(record, "load_s"))),
-        ("peak anonymous memory", format_bytes(peak(run, "peak_anon_bytes"))),
-        ("file", format_bytes(run.head["artifact"].get("n_bytes"))),
-        ("providers", ", ".join(map(str, providers)) or "–"),
+        ("latency, median", latency_text(median(record, "latency_s")), ""),
+        ("load", format_seconds(median(record, "load_s")), ""),
+        ("peak anonymous memory", format_bytes(peak(run, "peak_anon_bytes")), ""),
+        ("file", format_bytes(run.head["artifact"].get("n_bytes")), ""),
+        ("providers", ", ".join(map(str, providers)) or "–", ""),
     ]
 
 
 def network_lines(run: Run) -> list[str]:
     """A run for a terminal."""
-    from boardfit.edge.report.terminal import aligned
-
-    rows = [LATENCY_HEADER, *(latency_row(record) for record in run.records)]
-    return [network_verdict(run), "", *aligned(rows), "", *aligned(network_figures(run))]
+    [(header, rows)] = network_tables(run)
+    figures = [(name, text) for name, text, _ in network_figures(run)]
+    return [network_verdict(run), "", *aligned([header, *rows]), "", *aligned(figures)]

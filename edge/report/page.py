@@ -15,20 +15,16 @@ from typing import Any
 
 from boardfit.edge.errors import EngineMissingError
 from boardfit.edge.report.chart import Chart, Missing
-from boardfit.edge.report.deadline_rows import DEADLINE_HEADER, deadline_rows, is_deadline_run
 from boardfit.edge.report.draw import EXTRA, draw_svg
 from boardfit.edge.report.figures import (
     Record,
     Run,
     group_runs,
     imported_note,
-    key_figure_parts,
-    key_figures,
     machine_name,
     name_clashes,
     page_title,
     run_labels,
-    verdict,
 )
 from boardfit.edge.report.fleet_charts import (
     COLUMNS,
@@ -38,21 +34,14 @@ from boardfit.edge.report.fleet_charts import (
     quality_against_size,
     side_by_side,
 )
-from boardfit.edge.report.network_rows import (
-    LATENCY_HEADER,
-    is_network_run,
-    latency_row,
-)
+from boardfit.edge.report.kinds import find_kind
 from boardfit.edge.report.rows import (
-    SPEED_HEADER,
     energy_method,
     energy_rows,
     flag_lines,
     load_rows,
     memory_rows,
-    speed_rows,
 )
-from boardfit.edge.report.run_charts import run_charts
 from boardfit.edge.report.verify import verify_run
 from boardfit.edge.requirements import install_line
 from boardfit.edge.units import format_bytes, printable
@@ -160,24 +149,17 @@ def section(
     run: Run, label: str, number: int, within_s: float | None, markup: Any, partial: bool = False
 ) -> dict[str, Any]:
     """Everything the template shows of one run."""
-    drawn, missing = pictures(run_charts(run, within_s), f"run{number}", markup)
+    kind = find_kind(run)
+    drawn, missing = pictures(kind.charts(run, within_s), f"run{number}", markup)
     if not energy_rows(run):
         reason = "no power sensor was readable, or no request took three seconds"
         missing.append(Missing("Energy per token", reason))
-    network, deadline = is_network_run(run), is_deadline_run(run)
-    other = network or deadline
-    parts = [(*pair, "") for pair in key_figures(run)] if other else key_figure_parts(run)
-    header: tuple[str, ...] = SPEED_HEADER
-    rows: Sequence[tuple[str, ...]] = speed_rows(run)
-    if network:
-        header, rows = LATENCY_HEADER, [latency_row(r) for r in run.records]
-    elif deadline:
-        header, rows = DEADLINE_HEADER, deadline_rows(run)
+    header, rows = kind.tables(run)[0]
     return {
         "id": f"run{number}",
         "label": label,
-        "verdict": verdict(run),
-        "figures": parts,
+        "verdict": kind.verdict(run),
+        "figures": kind.figures(run),
         "repeat": str(run.head.get("repeat") or "–"),
         "pictures": drawn,
         "missing": missing,

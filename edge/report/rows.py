@@ -33,28 +33,6 @@ def _with_tests(end: str, labels: Sequence[str], run: Run) -> str:
     return end if len(labels) == len(run.records) else f"{end} ({', '.join(labels)})".strip()
 
 
-SPEED_HEADER = ("test", "tokens/s, median (p10–p90)", "TTFT", "slowest token", "repeats")
-
-
-def speed_rows(run: Run) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    for record in run.records:
-        kind = record["test"]["kind"]
-        if kind == "load":
-            continue
-        rate = "prefill_tps" if kind == "prefill" else "decode_tps"
-        rows.append(
-            (
-                str(record["test"].get("label", "?")),
-                spread_text(record, rate),
-                format_seconds(median(record, "ttft_s")),
-                format_seconds(median(record, "itl_max_s")),
-                str(record["test"].get("n_repeats", "–")),
-            )
-        )
-    return rows
-
-
 def memory_rows(run: Run) -> list[tuple[str, str]]:
     baseline = run.head.get("baseline") or {}
     return [
@@ -95,3 +73,14 @@ def energy_method(run: Run) -> str:
     """How power was read and what that does not see."""
     kind = str(run.head["machine"].get("power_sensor"))
     return f"{kind}: {METHODS.get(kind, 'unknown method')}; idle power is in it"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns padded to their widest cell, two spaces apart."""
+    if not rows:
+        return []
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

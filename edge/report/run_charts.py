@@ -8,7 +8,6 @@ from typing import Any
 from boardfit.edge.bench.metrics import measure, quantile
 from boardfit.edge.bench.trace_rows import MEMORY_FIELDS, expand_trace, memory_rows
 from boardfit.edge.report.chart import Bars, Chart, Limit, Missing, Panel, Series, thin
-from boardfit.edge.report.deadline_rows import is_deadline_run
 from boardfit.edge.report.figures import (
     Record,
     Run,
@@ -20,7 +19,6 @@ from boardfit.edge.report.figures import (
     prediction_holds,
     spread_text,
 )
-from boardfit.edge.report.network_rows import is_network_run
 from boardfit.edge.report.speed_chart import speed_over_time, timed_traces
 from boardfit.edge.units import MIB, format_bytes, format_seconds
 
@@ -29,12 +27,11 @@ NS = 1e-9
 MAX_DRAWN = 60
 
 
-def run_charts(run: Run, within_s: float | None = None) -> list[Chart | Missing]:
-    """All charts of a run in the order of the page. Raises InputError on a broken trace."""
-    if is_network_run(run):
-        return [latencies(run, within_s), memory_over_time(run)]
-    if is_deadline_run(run):
-        return [memory_over_time(run)]
+def language_charts(run: Run, within_s: float | None = None) -> list[Chart | Missing]:
+    """All charts of a language model's run in the order of the page.
+
+    Raises InputError on a broken trace.
+    """
     return [
         decode_against_depth(run),
         prefill_against_length(run),

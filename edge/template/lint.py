@@ -35,8 +35,8 @@ _TRIALS: tuple[tuple[str, list[dict[str, str]]], ...] = (
 )
 
 
-def notes(template: str) -> list[str]:
-    """Sentences about `template`; an empty list when there is nothing to say.
+def check(template: str) -> list[str]:
+    """List what is worth knowing about a template before it is shipped, one sentence each.
 
     Raises as `template.render.render` does where it does not parse or breaks a limit on a trial.
     """

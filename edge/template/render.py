@@ -7,7 +7,7 @@ calls, characters and seconds are counted (`boardfit.edge.template.limits`).
 
     text = render(template, [{"role": "user", "content": "Hello"}], bos_token="<s>",
                   eos_token="</s>")
-    for note in check(template): ...
+    # What to know before a template is shipped: boardfit.edge.template.lint.check(template)
 """
 
 from __future__ import annotations
@@ -72,16 +72,6 @@ def render(
         budget.start()
         variables["strftime_now"] = _clock(now)
         return _collect(compiled.generate(variables))
-
-
-def check(template: str) -> list[str]:
-    """What is worth knowing about a template before it is shipped, one sentence each.
-
-    Raises like `render` for a template that does not compile or breaks a limit.
-    """
-    from boardfit.edge.template.lint import notes
-
-    return notes(template)
 
 
 def parse(template: str) -> Any:

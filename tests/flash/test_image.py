@@ -24,12 +24,13 @@ import pytest
 from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
+from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.flash import FlashReport
 from boardfit.edge.flash.media.first_boot import BootFiles, hash_password
 from boardfit.edge.flash.media.image import ImageOptions, ImageTarget, default_output, flash_image
 from boardfit.edge.flash.progress import TerminalReporter
 from boardfit.edge.flash.service_units import service_unit
-from boardfit.edge.flash.target import connect, parse_flash_target
+from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots

@@ -15,7 +15,8 @@ import pytest
 
 from boardfit.edge.errors import EdgeError, InputError, UnsafeInputError
 from boardfit.edge.template import limits
-from boardfit.edge.template.render import check, render
+from boardfit.edge.template.lint import check
+from boardfit.edge.template.render import render
 
 USER = [{"role": "user", "content": "Hello"}]
 CHATML = (

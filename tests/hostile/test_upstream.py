@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from boardfit.edge.files.gguf import read_header
-from boardfit.edge.template.render import check
+from boardfit.edge.template.lint import check
 
 pytestmark = pytest.mark.oracle
 

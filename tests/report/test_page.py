@@ -20,9 +20,10 @@ from boardfit.edge.errors import EngineMissingError, InputError
 from boardfit.edge.report.chart import Chart, Missing, thin
 from boardfit.edge.report.command import chosen_results, report
 from boardfit.edge.report.figures import group_runs, run_labels
+from boardfit.edge.report.kinds import run_charts
 from boardfit.edge.report.page import render_page
 from boardfit.edge.report.rows import flag_lines
-from boardfit.edge.report.run_charts import decode_against_depth, memory_over_time, run_charts
+from boardfit.edge.report.run_charts import decode_against_depth, memory_over_time
 from boardfit.edge.report.verify import verify_run
 from tests.report.stored import PI5, plan, records, request, run_of, some_runs, stored
 

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from boardfit.converters.formats.gguf.header import as_converter
 from boardfit.converters.formats.gguf.recipe import Recipe, Rule
 from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.edge.errors import UnsupportedModelError
@@ -123,6 +122,11 @@ def assign_types(
         return tuple(_typed(t, _float_type(spec, recipe, t)) for t in file_order(spec, recipe))
     chooser = _Chooser(spec, recipe, has_imatrix)
     return tuple(_typed(t, chooser.choose(t)) for t in file_order(spec, recipe))
+
+
+def as_converter(spec: ModelSpec, recipe: Recipe) -> bool:
+    """Whether upstream would make this file with its converter alone, without `llama-quantize`."""
+    return not recipe.is_quantized and spec.source.kind != "gguf"
 
 
 def file_order(spec: ModelSpec, recipe: Recipe) -> Sequence[TargetTensor]:

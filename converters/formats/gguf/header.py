@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from gguf import GGUFValueType
 
+from boardfit.converters.formats.gguf.assign import TypedTensor, as_converter
 from boardfit.converters.spec import KeyValue, ModelSpec
 from boardfit.edge.errors import InputError
 from boardfit.edge.files.ggml_types import GGML_TYPES
 
 if TYPE_CHECKING:
-    from boardfit.converters.formats.gguf.assign import TypedTensor
     from boardfit.converters.formats.gguf.imatrix import Imatrix
     from boardfit.converters.formats.gguf.recipe import Recipe
 
@@ -106,11 +106,6 @@ def file_layout(
     offsets = tuple(len(header) + offset for offset in relative)
     end = offsets[-1] + tensors[-1].nbytes if tensors else len(header)
     return FileLayout(header, tuple(tensors), offsets, alignment, end + -end % alignment)
-
-
-def as_converter(spec: ModelSpec, recipe: Recipe) -> bool:
-    """Whether upstream would make this file with its converter alone, without `llama-quantize`."""
-    return not recipe.is_quantized and spec.source.kind != "gguf"
 
 
 def _dims(spec: ModelSpec, recipe: Recipe, shape: Sequence[int]) -> tuple[int, ...]:

@@ -1,0 +1,101 @@
+"""Rows of a report about a language model: speed, time to first token, memory."""
+
+from __future__ import annotations
+
+from boardfit.edge.report.figures import (
+    Figure,
+    Record,
+    Run,
+    best_decode,
+    interval_text,
+    longest_prefill,
+    machine_name,
+    median,
+    memory_limit,
+    peak,
+    spread_text,
+)
+from boardfit.edge.report.rows import aligned
+from boardfit.edge.units import format_bytes, format_seconds, printable
+
+
+def language_verdict(run: Run) -> str:
+    """One sentence: how long a 200-token question takes to answer, and what limits."""
+    decode = median(best_decode(run), "decode_tps")
+    prefill = median(longest_prefill(run), "prefill_tps")
+    name, where = run.head["artifact"]["name"], machine_name(run)
+    quant = run.head["engine"].get("quant") or "unknown quantization"
+    if not decode or not prefill:
+        return f"{name} ({quant}) on {where}: not enough was measured for a verdict."
+    prefill_s, decode_s = 200 / prefill, 100 / decode
+    limit = "prefill" if prefill_s > decode_s else "decode"
+    return (
+        f"{name} ({quant}) answers a 200-token question with 100 tokens in "
+        f"{format_seconds(prefill_s + decode_s)} on {where}; {limit} takes the larger part"
+        f"{memory_clause(run)}."
+    )
+
+
+# Below half of what there is, memory decides nothing; above 90 % it decides everything.
+ROOMY, TIGHT = 0.5, 0.9
+
+
+def memory_clause(run: Run) -> str:
+    """What memory means for this run, or nothing where it was not measured."""
+    used, limit = peak(run, "peak_anon_bytes"), memory_limit(run)
+    if used is None or limit is None:
+        return ""
+    share = used / limit
+    kind = "no limit" if share < ROOMY else "tight" if share < TIGHT else "at its limit"
+    return f", memory is {kind} ({format_bytes(used)} of {format_bytes(limit)})"
+
+
+def language_figures(run: Run) -> list[Figure]:
+    """The five figures that matter, the rates with their spread."""
+    decode, prefill = best_decode(run), longest_prefill(run)
+    talk = next(iter(run.tests("end-to-end")), None)
+    loads = run.tests("load")
+
+    def rate(record: Record | None, name: str) -> tuple[str, str]:
+        value, interval = median(record, name), interval_text(record, name)
+        return ("–", "") if value is None else (f"{value:.1f} tokens/s", interval)
+
+    return [
+        ("decode", *rate(decode, "decode_tps")),
+        ("prefill", *rate(prefill, "prefill_tps")),
+        ("time to first token (end to end)", format_seconds(median(talk, "ttft_s")), ""),
+        ("peak anonymous memory", format_bytes(peak(run, "peak_anon_bytes")), ""),
+        ("load", format_seconds(median(loads[0], "load_s")) if loads else "–", ""),
+    ]
+
+
+SPEED_HEADER = ("test", "tokens/s, median (p10–p90)", "TTFT", "slowest token", "repeats")
+
+
+def speed_rows(run: Run) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for record in run.records:
+        kind = record["test"]["kind"]
+        if kind == "load":
+            continue
+        rate = "prefill_tps" if kind == "prefill" else "decode_tps"
+        rows.append(
+            (
+                str(record["test"].get("label", "?")),
+                spread_text(record, rate),
+                format_seconds(median(record, "ttft_s")),
+                format_seconds(median(record, "itl_max_s")),
+                str(record["test"].get("n_repeats", "–")),
+            )
+        )
+    return rows
+
+
+def language_lines(run: Run) -> list[str]:
+    """Print a run for a terminal: one line per test, without the repeats."""
+    rows = [
+        ("test", "tokens/s (p10–p90)", *SPEED_HEADER[2:4]),
+        *(row[:4] for row in speed_rows(run)),
+    ]
+    figures = [(name, text) for name, text, _ in language_figures(run) if "tokens/s" not in text]
+    return [printable(language_verdict(run), 400), "", *aligned(rows), "", *aligned(figures)]
