@@ -22,7 +22,7 @@ import boardfit.edge.chat.session
 import boardfit.edge.cli
 import boardfit.edge.template.render  # noqa: F401
 from boardfit.edge.engines import EngineSettings, open_engine
-from boardfit.edge.engines.llama_library import give_back_memory
+from boardfit.edge.engines.lease import give_back_memory
 from boardfit.edge.types import GenerationConfig
 
 _N_LEFT = 8  # cells that stay free for the answer
@@ -42,15 +42,15 @@ def main(path: str, n_vocab: int, n_computed: int | None, settings: dict[str, An
     engine.feed([draw.randrange(n_vocab - 1) for _ in range(n_fill)])
     tell("full")
     config = GenerationConfig(max_tokens=4, temperature=0.8, seed=1, ignore_eos=True)
-    prompt = [*engine._claims.get().cached, 1]
+    prompt = [*engine._lease.get().cached, 1]
     for _ in engine.stream(prompt, config):
         pass
-    tell(f"answered {len(engine._claims.get().cached)}")
+    tell(f"answered {len(engine._lease.get().cached)}")
 
 
 def restore_longer(engine: Any, path: str, n_there: int) -> None:
     """Save the sequence in the library's own file, which the parent makes longer; load that."""
-    lib, context, file = engine._lib, engine._claims.get(), os.fsencode(path + ".state")
+    lib, context, file = engine._lib, engine._lease.get(), os.fsencode(path + ".state")
     tokens = (lib.llama_token * len(context.cached))(*context.cached)
     assert lib.llama_state_seq_save_file(context.handle, file, 0, tokens, len(tokens))
     tell("saved")

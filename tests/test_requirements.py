@@ -18,7 +18,7 @@ from boardfit.edge.engines import ENGINES
 from boardfit.edge.requirements import holds_for, install_line, split_requirements
 
 ROOT = Path(__file__).parent.parent
-ENGINE_EXTRAS = ("llama", "litert", "tflite", "onnx")
+ENGINE_EXTRAS = tuple(engine.extra for engine in ENGINES.values())
 EXTRAS = ("convert", "host", "report", "fleet", "train", "test", *ENGINE_EXTRAS)
 # Ours by name on an index, in whatever words: pip, pipx, uv; the extra in brackets.
 FORBIDDEN = re.compile(

@@ -88,7 +88,7 @@ def test_the_words_of_a_native_assertion_are_kept() -> None:
 def test_an_assertion_of_the_real_library(tmp_path: Path) -> None:
     """ggml's own abort, with its own message, and neither a raw line nor a debugger."""
     body = (
-        "from boardfit.edge.engines import llama_library as l; l.load_library(); "
+        "from boardfit.edge.engines.llama import library as l; l.load_library(); "
         "from boardfit.edge.probe.ggml import find_engine_folder as f; "
         "b = ctypes.CDLL(str(f() / 'libggml-base.so')); "
         "b.ggml_abort(b'file.c', 7, b'GGML_ASSERT(%s) failed', b'n > 0')"

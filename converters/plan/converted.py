@@ -1,7 +1,7 @@
 """A plan for a format other than GGUF: what fits the board, and how fast it is likely to be.
 
-Memory, as the engines themselves reckon (edge/engines/litert.py, onnx_check.py): the file as it is
-mapped, its matrices once more in the layout of the CPU's kernels, a KV cache in float32, the
+Memory, as the engines themselves reckon (`edge/engines/litert/`, `onnx/check.py`): the file as it
+is mapped, its matrices once more in the layout of the CPU's kernels, a KV cache in float32, the
 activations of one prefill step, interpreter and libraries. Speed: the engine's class, fitted on
 published rows (`boardfit.device_profiles.cost`); ONNX Runtime's is from one side-by-side run.
 """

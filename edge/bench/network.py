@@ -21,7 +21,7 @@ from boardfit.edge.bench.record import Subject, make_records
 from boardfit.edge.bench.sampler import Sampler, read_memory
 from boardfit.edge.bench.workloads import Test
 from boardfit.edge.disk.opened_file import OpenedFile, Source
-from boardfit.edge.engines.onnx_check import CONFIG as GENAI_CONFIG
+from boardfit.edge.engines.onnx.check import CONFIG as GENAI_CONFIG
 from boardfit.edge.types import EngineInfo, TokenEvent, Trace
 
 KIND = "inference"

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 from boardfit.edge.bench.network_inputs import InputSpec
 from boardfit.edge.disk.opened_file import OpenedFile, Source, linked_folder
 from boardfit.edge.engines.fit import available_bytes, check_fits
+from boardfit.edge.engines.litert.native_stderr import captured_stderr
+from boardfit.edge.engines.litert.runtime_errors import load_error as tflite_load_error
+from boardfit.edge.engines.litert.tflite_check import check_tflite
 from boardfit.edge.engines.model_file import model_file
-from boardfit.edge.engines.native_stderr import captured_stderr
-from boardfit.edge.engines.onnx import load_error as onnx_load_error
-from boardfit.edge.engines.runtime_errors import load_error as tflite_load_error
-from boardfit.edge.engines.tflite_check import check_tflite
+from boardfit.edge.engines.onnx.library import load_error as onnx_load_error
 from boardfit.edge.errors import EdgeError, EngineError, EngineMissingError, InputError
 from boardfit.edge.files.onnx import read_onnx
 from boardfit.edge.requirements import install_line

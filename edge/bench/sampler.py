@@ -12,7 +12,6 @@ import re
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 
@@ -103,11 +102,6 @@ class Sampler:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()

@@ -28,13 +28,15 @@ __all__ = ["ENGINES", "EngineEntry", "EngineSettings", "is_installed", "open_eng
 @dataclass(frozen=True)
 class EngineEntry:
     """One row: the class as `module:Class`, file suffixes it loads, the packages of which one must
-    be importable, and the extra of boardfit that installs it.
+    be importable, and the extra of boardfit that installs it. `magic` is what identifies its files
+    whatever their name is, and where it stands in them; None: the suffix alone does.
     """
 
     target: str
     formats: tuple[str, ...]
     packages: tuple[str, ...]
     extra: str
+    magic: tuple[int, bytes] | None = None
 
     @property
     def pip_line(self) -> str:
@@ -43,19 +45,31 @@ class EngineEntry:
 
 ENGINES: dict[str, EngineEntry] = {
     "llama_cpp": EngineEntry(
-        "boardfit.edge.engines.llama_cpp:LlamaCppEngine", (".gguf",), ("llama_cpp",), "llama"
+        target="boardfit.edge.engines.llama.engine:LlamaCppEngine",
+        formats=(".gguf",),
+        packages=("llama_cpp",),
+        extra="llama",
+        magic=(0, b"GGUF"),
     ),
     "litert": EngineEntry(
-        "boardfit.edge.engines.litert:LiteRtLmEngine", (".litertlm",), ("litert_lm",), "litert"
+        target="boardfit.edge.engines.litert.engine:LiteRtLmEngine",
+        formats=(".litertlm",),
+        packages=("litert_lm",),
+        extra="litert",
+        magic=(0, b"LITERTLM"),
     ),
     "tflite": EngineEntry(
-        "boardfit.edge.engines.tflite:TfliteEngine",
-        (".tflite",),
-        ("ai_edge_litert", "tflite_runtime"),
-        "tflite",
+        target="boardfit.edge.engines.litert.tflite:TfliteEngine",
+        formats=(".tflite",),
+        packages=("ai_edge_litert", "tflite_runtime"),
+        extra="tflite",
+        magic=(4, b"TFL3"),
     ),
-    "onnx": EngineEntry(
-        "boardfit.edge.engines.onnx:OnnxEngine", (".onnx",), ("onnxruntime_genai",), "onnx"
+    "onnx": EngineEntry(  # protobuf files have no magic
+        target="boardfit.edge.engines.onnx.engine:OnnxEngine",
+        formats=(".onnx",),
+        packages=("onnxruntime_genai",),
+        extra="onnx",
     ),
 }
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 from collections.abc import Callable
-from types import TracebackType
 
 #: How often the watcher asks while native calls are long; and while they are so short that asking
 #: between them is enough. Waking a thread costs a small model's token a few per cent.
@@ -47,12 +48,7 @@ class StopWatcher:
             self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._done.set()
         if self._thread is not None:
             self._thread.join()
@@ -144,3 +140,27 @@ class ChunkSizer:
             self._s_per_token = now
         else:
             self._s_per_token = min(self._s_per_token, now)
+
+
+class NativeFlag:
+    """A flag that a running graph reads without entering Python.
+
+    A Python callback would take the interpreter's lock some hundred times per token. C's `strlen`
+    fits `bool (*)(void*)`: over a two-byte buffer it returns 0 (go on) or 1 (abort). `function` and
+    `address` are the callback and what it is called with; both live as long as the flag.
+    """
+
+    def __init__(self) -> None:
+        libc = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
+        self.function = libc.strlen
+        self._buffer = ctypes.create_string_buffer(2)
+        self.address = ctypes.addressof(self._buffer)
+
+    def set(self) -> None:
+        self._buffer[0] = b"\x01"
+
+    def clear(self) -> None:
+        self._buffer[0] = b"\x00"
+
+    def is_set(self) -> bool:
+        return self._buffer[0] != b"\x00"

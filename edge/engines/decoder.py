@@ -4,8 +4,11 @@ onnxruntime-genai's.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
+
+from boardfit.edge.engines.prefix_cache import PrefixCache
 
 
 class Runner(Protocol):
@@ -23,36 +26,30 @@ class Runner(Protocol):
         """Free everything."""
 
 
-class Decoder(Protocol):
-    """Tokens in, logits out. `cached` are the tokens that the KV cache holds, in order; `logits` is
-    float32 [n_logits] after the last one, a view that the next step overwrites. See
-    `signature_decoder.SignatureDecoder` for the methods.
-    """
+class Decoder(PrefixCache):
+    """Tokens in, logits out. Knows nothing of threads, text or sampling."""
 
-    cached: list[int]
-
-    @property
-    def graph(self) -> Runner: ...
-    @property
-    def n_ctx(self) -> int: ...
-    @property
-    def n_logits(self) -> int: ...
-    @property
-    def lengths(self) -> tuple[int, ...]: ...
-    @property
-    def logits(self) -> Any: ...
-    def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool: ...
-    def decode(self, token: int) -> bool: ...
-    def keep_prefix(self, prompt: Sequence[int]) -> int: ...
-    def reusable(self, prompt: Sequence[int]) -> int: ...
-    def truncate(self, keep: int) -> None: ...
-
-
-@runtime_checkable
-class SavableDecoder(Decoder, Protocol):
-    """A decoder whose memory can be read and written; `kv` are its KV tensors by name."""
+    graph: Runner
+    n_ctx: int
+    n_logits: int
 
     @property
-    def kv(self) -> dict[str, Any]: ...
-    def kv_slices(self, n_tokens: int) -> list[Any]: ...
-    def kv_replaced(self) -> None: ...
+    @abstractmethod
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths of prefill steps."""
+
+    @property
+    @abstractmethod
+    def logits(self) -> Any:
+        """float32 [n_logits] after the last token, a view that the next step overwrites."""
+
+    @abstractmethod
+    def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool:
+        """Evaluate a first part of `tokens` behind the cached ones, as much as one step takes,
+        within `budget_s` where there is a choice. False if it was cancelled, and then nothing of
+        it is cached.
+        """
+
+    @abstractmethod
+    def decode(self, token: int) -> bool:
+        """Evaluate one token; `logits` are those after it. False if cancelled."""

@@ -1,32 +1,49 @@
-"""The common parts of every engine's generation loop."""
+"""Tokens in, tokens out: the prefill in steps, and a token at a time, or with guesses behind it."""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Generic, Protocol, TypeVar
 
 from boardfit.edge.engines.abort import StopWatcher
-from boardfit.edge.engines.claims import Claims
+from boardfit.edge.engines.lease import Lease
+from boardfit.edge.engines.lookup import Guesser
+from boardfit.edge.engines.prefix_cache import PrefixCache
 from boardfit.edge.engines.text_stream import TextStream
+from boardfit.edge.engines.vocabulary import EngineVocabulary
 from boardfit.edge.types import FinishReason, GenerationConfig, StreamStart, TokenEvent
 
-T = TypeVar("T")
+C = TypeVar("C", bound=PrefixCache)
 
 
-class Generation(ABC, Generic[T]):
-    """What an engine does with what it holds. `last_start` is of the newest stream, None before its
-    first token.
+class TokenSampler(Protocol):
+    """Chooses a token under a pressure. `source` is what `TokenGeneration._logits` returns."""
+
+    def sample(self, source: Any, pressure: float, index: int, /) -> int: ...
+
+
+class TokenGeneration(ABC, Generic[C]):
+    """The generation loop of every engine. `last_start` is of the newest stream, None before its
+    first token. `stop_texts` end an answer beside the tokens that do.
     """
 
-    def __init__(self, claims: Claims[T], n_ctx: int) -> None:
-        self._claims, self._n_ctx = claims, n_ctx
+    def __init__(
+        self,
+        lease: Lease[C],
+        vocabulary: EngineVocabulary,
+        n_ctx: int,
+        stop_texts: tuple[str, ...] = (),
+    ) -> None:
+        self.lease, self.vocabulary, self.n_ctx = lease, vocabulary, n_ctx
+        self._stop_texts = stop_texts
         self.last_start: StreamStart | None = None
 
     def begin(self) -> int:
-        """Claim what is held; returns the stream's number."""
-        stream_id = self._claims.begin()
+        """Lease what is held to a new stream; returns the stream's number."""
+        stream_id = self.lease.begin()
         self.last_start = None
         return stream_id
 
@@ -35,12 +52,78 @@ class Generation(ABC, Generic[T]):
         ended it.
         """
         stream_id = self.begin()
-        with StopWatcher(stop, self._claims.interrupt) as watcher:
+        with StopWatcher(stop, self.lease.interrupt) as watcher:
             return self._prefill(stream_id, prompt, watcher)
 
-    @abstractmethod
-    def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
-        """Evaluate what of `prompt` is not cached yet, in steps. False if stopped on the way."""
+    def stream(
+        self,
+        prompt: list[int],
+        config: GenerationConfig,
+        stop: Callable[[], bool] | None,
+        t_start_ns: int,
+    ) -> Iterator[TokenEvent]:
+        """Answer a checked prompt; the time to the first token counts from `t_start_ns`."""
+        stream_id = self.begin()
+        lease, vocabulary, n_out = self.lease, self.vocabulary, 0
+        stops = config.stop if config.ignore_eos else (*config.stop, *self._stop_texts)
+        text = TextStream(stops)
+        with (
+            self._samplers(config, prompt) as (sampler, closer),
+            StopWatcher(stop, lease.interrupt, self._get_look()) as watcher,
+        ):
+            with lease.lock:
+                n_reused = lease.get_for(stream_id).keep_prefix(prompt)
+            if not self._prefill(stream_id, prompt, watcher):
+                yield aborted(text)
+                return
+            t_ns = t_prefill_ns = time.monotonic_ns()
+            self.last_start = StreamStart(len(prompt), n_reused, t_start_ns, t_prefill_ns)
+            guesser = self._make_guesser(config, prompt)
+            while True:
+                with lease.lock:
+                    held = lease.get_for(stream_id)
+                    pressure = config.pressure() if config.pressure else 0.0
+                    chosen_by = closer if pressure > 0 and closer is not None else sampler
+                    index = guesser.index if guesser else -1
+                    token = chosen_by.sample(self._logits(held), pressure, index)
+                    t_before_ns, t_ns = t_ns, time.monotonic_ns()
+                    ended = not config.ignore_eos and vocabulary.is_eog(token)
+                    piece = vocabulary.piece(token)
+                    is_cached = False
+                    n_cached = len(held.cached)
+                    if guesser is not None:
+                        # The token itself does not count as cached yet, guessed or not.
+                        n_cached -= guesser.n_left
+                        is_cached, n_wrong = guesser.check(token)
+                        if n_wrong:
+                            held.truncate(n_cached)
+                if ended:
+                    yield TokenEvent(None, text.flush(), t_ns, "stop")
+                    return
+                n_out += 1
+                shown = text.push(piece)
+                finish = self._finish(text, n_out, n_cached, config)
+                if finish is not None:
+                    yield TokenEvent(token, shown + text.flush(), t_ns, finish)
+                    return
+                yield TokenEvent(token, shown, t_ns)
+                if n_out > 1:
+                    watcher.expect((t_ns - t_before_ns) / 1e9)
+                if watcher.stopped():
+                    yield aborted(text)
+                    return
+                if is_cached:
+                    continue
+                tokens = [token]
+                if guesser is not None:
+                    # What may still come behind this token: guesses beyond it would be thrown away.
+                    room = self.n_ctx - n_cached - 2 if pressure == 0 else 0
+                    if config.max_tokens > 0:
+                        room = min(room, config.max_tokens - n_out - 1)
+                    tokens += guesser.guess(room)
+                if not self._step(stream_id, tokens, guesser, watcher):
+                    yield aborted(text)
+                    return
 
     def _finish(
         self, text: TextStream, n_out: int, n_cached: int, config: GenerationConfig
@@ -50,7 +133,39 @@ class Generation(ABC, Generic[T]):
             return "stop"
         if n_out == config.max_tokens:
             return "length"
-        return "context" if n_cached >= self._n_ctx else None
+        return "context" if n_cached >= self.n_ctx else None
+
+    # ---- what differs between engines ---------------------------------------------------------
+
+    @abstractmethod
+    def _samplers(
+        self, config: GenerationConfig, prompt: list[int]
+    ) -> AbstractContextManager[tuple[TokenSampler, TokenSampler | None]]:
+        """What chooses the tokens of one stream, and what does so under pressure (None: nothing)
+        while the stream runs.
+        """
+
+    @abstractmethod
+    def _logits(self, held: C) -> Any:
+        """Where a sampler finds the logits of the latest step."""
+
+    @abstractmethod
+    def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
+        """Evaluate what of `prompt` is not cached yet, in steps. False if stopped on the way."""
+
+    @abstractmethod
+    def _step(
+        self, stream_id: int, tokens: list[int], guesser: Guesser | None, watcher: StopWatcher
+    ) -> bool:
+        """Evaluate one generated token, and the guesses behind it. False if stopped meanwhile."""
+
+    def _make_guesser(self, config: GenerationConfig, prompt: list[int]) -> Guesser | None:
+        """What guesses the next tokens of a stream; None where nothing does."""
+        return None
+
+    def _get_look(self) -> Callable[[], None] | None:
+        """What the watcher calls from its own thread whenever it looks."""
+        return None
 
 
 def aborted(text: TextStream) -> TokenEvent:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
+from boardfit.edge.engines.vocabulary import EngineVocabulary, encode_text
 from boardfit.edge.errors import (
     EngineMissingError,
     InputError,
@@ -25,7 +26,7 @@ from boardfit.edge.units import printable
 MAX_TOKENIZER_BYTES = 64 * 1024 * 1024  # the largest in use have 34 MB
 
 
-class HfTokenizer:
+class HfTokenizer(EngineVocabulary):
     """Ids, bytes and special tokens of one vocabulary. Calls may come from any thread."""
 
     def __init__(
@@ -136,30 +137,15 @@ class HfTokenizer:
     # ---- text to ids ----------------------------------------------------------------------------
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Ids of `text`, nothing added around it. Raises InputError for text not Unicode."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputError(f"the text is not valid Unicode at character {error.start}") from None
+        encode_text(text)  # tokenizers' own error is no InputError
         with self._lock:
             self._tokenizer.encode_special_tokens = not special
             return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def with_bos(self, tokens: list[int]) -> list[int]:
-        """`tokens` with the beginning-of-text token in front, where the model asks for it and it is
-        not there already.
-        """
-        if self.add_bos and self.bos is not None and tokens[:1] != [self.bos]:
-            return [self.bos, *tokens]
-        return tokens
-
     # ---- ids to text ----------------------------------------------------------------------------
 
     def detokenize(self, tokens: Sequence[int]) -> str:
-        """Text of `tokens` without special tokens; bytes that are no UTF-8 become U+FFFD."""
-        bad = next((t for t in tokens if not 0 <= t < self.n_tokens), None)
-        if bad is not None:
-            raise InputError(f"token {bad} is not in the vocabulary of {self.n_tokens}")
+        self.check_tokens(tokens)
         return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
     def piece(self, token: int) -> bytes:
@@ -172,11 +158,9 @@ class HfTokenizer:
 
     @property
     def end_tokens(self) -> list[int]:
-        """Ids of the tokens that end a generation."""
         return sorted(self.eog)
 
     def is_eog(self, token: int) -> bool:
-        """Whether the token ends a generation."""
         return token in self.eog
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from boardfit.edge.engines.hf_tokenizer import HfTokenizer
-from boardfit.edge.engines.llama_closing import LEVELS, closing_tokens
+from boardfit.edge.engines.vocabulary import closing_bias, closing_tokens
 from boardfit.edge.types import GenerationConfig
 
-_PENALTY_LAST_N = 64  # as `llama_sampler`, so that one setting means one thing on every engine
+_PENALTY_LAST_N = 64  # as `LlamaSampler`, so that one setting means one thing on every engine
 
 
 class NumpySampler:
@@ -31,7 +31,7 @@ class NumpySampler:
         if config.repeat_penalty != 1.0:  # the prompt counts as recent output
             self._recent = deque(prompt[-_PENALTY_LAST_N:], maxlen=_PENALTY_LAST_N)
 
-    def sample(self, logits: Any) -> int:
+    def sample(self, logits: Any, _pressure: float = 0.0, _index: int = -1) -> int:
         """A token for `logits` (float32 [n_vocab], left as they are)."""
         if self._recent:
             logits = self._penalized(logits)
@@ -75,7 +75,7 @@ class NumpySampler:
 
 
 class NumpyCloser:
-    """Brings an answer to its end under pressure, as `llama_closing.Closer` does: the likeliest
+    """Brings an answer to its end under pressure, as `LlamaCloser` does: the likeliest
     token after those that end a sentence or the turn were favoured.
     """
 
@@ -83,17 +83,12 @@ class NumpyCloser:
         self._tokenizer = tokenizer
         self._tokens: list[int] | None = None
 
-    @property
-    def can_close(self) -> bool:
-        """Whether the vocabulary says how a turn ends."""
-        return bool(self._tokenizer.end_tokens)
-
-    def sample(self, logits: Any, pressure: float) -> int:
+    def sample(self, logits: Any, pressure: float, _index: int = -1) -> int:
         """A token for `logits` (float32 [n_vocab], left as they are) under `pressure` above 0."""
         if self._tokens is None:
             self._tokens = closing_tokens(self._tokenizer)
         logits = logits.copy()
-        logits[self._tokens] += max(bias for start, bias in LEVELS if pressure >= start)
+        logits[self._tokens] += closing_bias(pressure)
         return int(logits.argmax())
 
 

@@ -49,8 +49,8 @@ class EngineSettings:
     `use_mmap`         map the weights instead of reading them into anonymous memory
     `repack`           let the engine keep 4-bit weights in its CPU's fastest layout (more memory)
     `flash_attn`       fused attention: `on`, `off`, `auto` (the library decides) or `quicker` (what
-                       is known to be quicker here: boardfit.edge.engines.attention); quantized KV
-                       types need it
+                       is known to be quicker here: boardfit.edge.engines.llama.attention);
+                       quantized KV types need it
     `swa_full`         keep the whole context for sliding-window layers too: more memory, but any
                        prefix can be reused
     `prefill_chunk`    fixed tokens per prefill step; None adapts it, so that a stop is honoured

@@ -74,10 +74,6 @@ def open_model(
     return OpenModel(name, path, engine, settings, bundle, model)
 
 
-# First bytes that identify a format, regardless of the file's name. ONNX (protobuf) has none.
-_MAGICS = ((0, b"GGUF", "llama_cpp"), (0, b"LITERTLM", "litert"), (4, b"TFL3", "tflite"))
-
-
 def engine_of(path: Source) -> str:
     """Name of the engine that loads a model file: by its first bytes, then by its suffix. A file of
     no known kind is left to llama_cpp, whose linter says what it is instead.
@@ -87,9 +83,9 @@ def engine_of(path: Source) -> str:
     file, _ = open_regular(path)
     with file:
         head = file.read(16)
-    for offset, magic, engine in _MAGICS:
-        if head[offset : offset + len(magic)] == magic:
-            return engine
+    for name, row in ENGINES.items():
+        if row.magic is not None and head.startswith(row.magic[1], row.magic[0]):
+            return name
     suffix = path.suffix.lower()
     return next((name for name, row in ENGINES.items() if suffix in row.formats), "llama_cpp")
 

@@ -29,8 +29,8 @@ from boardfit.converters.source.resolve import open_model
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.chat.run_command import run
 from boardfit.edge.engines import EngineSettings, open_engine
-from boardfit.edge.engines.litert_container import read_container
-from boardfit.edge.engines.tflite_check import check_tflite
+from boardfit.edge.engines.litert.container import read_container
+from boardfit.edge.engines.litert.tflite_check import check_tflite
 
 from .conftest import N_CTX
 

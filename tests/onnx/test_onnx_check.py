@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from boardfit.edge.engines import onnx_library
-from boardfit.edge.engines.onnx import load_error
-from boardfit.edge.engines.onnx_check import check_folder
+from boardfit.edge.engines.onnx import library as onnx_library
+from boardfit.edge.engines.onnx.check import check_folder
+from boardfit.edge.engines.onnx.library import load_error
 from boardfit.edge.errors import EngineError, InputError, UnsafeInputError, UnsupportedModelError
 
 from .wire import attribute, model, node, value_info

@@ -468,7 +468,8 @@ def test_describe(engine_name: str, models: Models) -> None:
 
 
 def refuse_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    from boardfit.edge.engines import litert_library, llama_library
+    from boardfit.edge.engines.litert import library as litert_library
+    from boardfit.edge.engines.llama import library as llama_library
 
     def reached(*_arguments: object) -> None:
         raise AssertionError("the native library was reached")

@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from boardfit.edge.disk.verified import cache_directory
-from boardfit.edge.engines import EngineSettings, litert_library, open_engine
-from boardfit.edge.engines.litert_container import METADATA, read_container
-from boardfit.edge.engines.runtime_errors import damaged, load_error
-from boardfit.edge.engines.tflite_check import check_tflite
+from boardfit.edge.engines import EngineSettings, open_engine
+from boardfit.edge.engines.litert import library as litert_library
+from boardfit.edge.engines.litert.container import METADATA, read_container
+from boardfit.edge.engines.litert.runtime_errors import damaged, load_error
+from boardfit.edge.engines.litert.tflite_check import check_tflite
 from boardfit.edge.errors import (
     EdgeError,
     EngineError,
@@ -86,7 +87,7 @@ def test_a_step_is_taken_only_if_no_node_of_it_is_too_long_to_be_stopped(litert:
     n_nodes = check_tflite(container.path, container.model.offset, container.model.n_bytes).n_nodes
     assert n_nodes > 2
     with opened("litert", litert.random) as engine:
-        decoder = engine._claims.get()  # type: ignore[attr-defined]
+        decoder = engine._lease.get()  # type: ignore[attr-defined]
         for node_s, budget_s, taken in ((0.021, 0.040, 8), (0.019, 0.040, 64), (0.021, None, 64)):
             decoder.truncate(0)
             decoder.steps._seconds = {1: 10.0, 8: 1.0, 64: node_s * n_nodes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from boardfit.edge.engines.onnx_decoder import OnnxDecoder
+from boardfit.edge.engines.onnx.decoder import OnnxDecoder
 from boardfit.edge.engines.step_engine import StepEngine
 from boardfit.edge.types import GenerationConfig
 from tests.programs import skip_or_fail
@@ -24,7 +24,7 @@ def test_the_librarys_own_words_are_understood(model_shelf: ModelShelf) -> None:
         skip_or_fail("onnx is not installed")
     with opened("onnx", model_shelf["onnx"].random) as engine:
         assert isinstance(engine, StepEngine)
-        decoder = engine._claims.get()
+        decoder = engine._lease.get()
         assert isinstance(decoder, OnnxDecoder)
         stream = engine.stream([BOS, 5], GenerationConfig(max_tokens=9, ignore_eos=True))
         next(stream)

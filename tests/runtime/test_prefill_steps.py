@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from boardfit.edge.engines.abort import ChunkSizer, StopWatcher
-from boardfit.edge.engines.fit import available_bytes, check_fits, estimate_bytes
+from boardfit.edge.engines.fit import available_bytes, check_fits
+from boardfit.edge.engines.llama.estimate import estimate_bytes
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import DoesNotFitError
 from boardfit.edge.files.gguf import read_header
@@ -115,8 +116,15 @@ def test_cgroup_v1_limit(tmp_path: Path) -> None:
     assert available_bytes(tmp_path) == 0
 
 
+MOUNTS = (
+    "30 1 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+    "31 1 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+)
+
+
 def group(root: Path, membership: str, files: dict[str, str | None]) -> None:
-    for name, content in {"proc/self/cgroup": membership, **files}.items():
+    system = {"proc/self/cgroup": membership, "proc/self/mountinfo": MOUNTS}
+    for name, content in {**system, **files}.items():
         if content is not None:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(content)

@@ -81,8 +81,8 @@ def test_listing_engines_imports_none() -> None:
 def test_the_engine_costs_little_and_leaves_the_package_alone() -> None:
     seen = fresh(
         "import json, sys\n"
-        "from boardfit.edge.engines import llama_cpp\n"
-        "from boardfit.edge.engines.llama_library import load_library\n"
+        "import boardfit.edge.engines.llama.engine\n"
+        "from boardfit.edge.engines.llama.library import load_library\n"
         "load_library()\n"
         "names = sorted({m.split('.')[0] for m in sys.modules})\n"
         "from boardfit.edge.chat.run_command import peak_rss_bytes\n"

@@ -65,7 +65,7 @@ def seen(
     composite = folder / "composite"
     shutil.copytree(models.random.parent, composite)
     container = model_shelf["litert"].random
-    from boardfit.edge.engines.litert_container import read_container
+    from boardfit.edge.engines.litert.container import read_container
 
     section = read_container(container).model
     data = container.read_bytes()[section.offset : section.offset + section.n_bytes]

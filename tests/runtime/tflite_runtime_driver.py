@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from boardfit.edge.engines import EngineSettings
+from boardfit.edge.engines.litert.tflite import TfliteEngine
 from boardfit.edge.engines.model_file import model_file
-from boardfit.edge.engines.tflite import TfliteEngine
 from boardfit.edge.errors import EdgeError
 from boardfit.edge.types import GenerationConfig, Message
 

@@ -305,19 +305,19 @@ def test_a_bind_mount_is_judged_by_what_is_mounted(board: Path, tmp_path: Path) 
 #: that came through `boardfit.edge.engines.model_file`, `Bundle.open` or, in a build, `built_file`.
 LOADERS = {
     "llama_model_load_from_file": {
-        "edge/engines/llama_context.py",
+        "edge/engines/llama/context.py",
         "converters/imatrix/engine.py",
         "converters/tokenizers/engine_vocab.py",  # the vocabulary of what a build has made
     },
-    "OgaCreateConfig": {"edge/engines/onnx_decoder.py"},
-    "LiteRtCreateModelFromBuffer": {"edge/engines/litert_graph.py"},
+    "OgaCreateConfig": {"edge/engines/onnx/decoder.py"},
+    "LiteRtCreateModelFromBuffer": {"edge/engines/litert/graph.py"},
     "InferenceSession": {
         "edge/bench/network_runtime.py",
         "converters/formats/network/worker/onnx.py",  # workers of builds
     },
     "Interpreter": {
         "edge/bench/network_runtime.py",
-        "edge/engines/interpreter_graph.py",
+        "edge/engines/litert/interpreter_graph.py",
         "converters/formats/network/worker/tflite.py",
     },
 }
@@ -347,7 +347,7 @@ def mentions(name: str) -> set[str]:
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_native_loaders_have_no_other_caller(loader: str) -> None:
-    bindings = {"edge/engines/onnx_library.py", "edge/engines/litert_library.py"}
+    bindings = {"edge/engines/onnx/library.py", "edge/engines/litert/library.py"}
     assert mentions(loader) - bindings == LOADERS[loader]
 
 

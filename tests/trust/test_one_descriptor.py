@@ -24,7 +24,7 @@ from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
 from boardfit.edge.disk.verified import VerifiedFiles, moves_ctime
 from boardfit.edge.engines import open_engine
-from boardfit.edge.engines.llama_context import LlamaContext
+from boardfit.edge.engines.llama.context import LlamaContext
 from boardfit.edge.engines.target import open_model
 from boardfit.edge.errors import InputError, IntegrityError, UnsafeInputError
 from boardfit.edge.trust.bundle_signature import SIGNATURE

@@ -27,7 +27,7 @@ from boardfit.converters.formats.tools.environments import run_worker, tool_pyth
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.bundle.bundle import sha256_file
 from boardfit.edge.disk.atomic import fsync_directory
-from boardfit.edge.engines.tflite_check import RECIPE_MARK
+from boardfit.edge.engines.litert.tflite_check import RECIPE_MARK
 from boardfit.edge.errors import DoesNotFitError, InputError, UsageError
 from boardfit.edge.units import format_bytes
 

@@ -17,7 +17,7 @@ from boardfit.converters.formats.tools.worker import run_worker
 from boardfit.edge.bench.network import file_bytes
 from boardfit.edge.disk.rooted import work_beside
 from boardfit.edge.engines.fit import available_bytes, check_fits
-from boardfit.edge.engines.tflite_check import check_tflite
+from boardfit.edge.engines.litert.tflite_check import check_tflite
 from boardfit.edge.errors import InputError, UnsupportedModelError, UsageError
 from boardfit.edge.files.onnx import read_onnx
 from boardfit.edge.units import MIB, did_you_mean

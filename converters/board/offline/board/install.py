@@ -329,7 +329,7 @@ def load_engine(bundle: Path, manifest: Any) -> None:
     importlib.import_module(engines.ENGINES[name].target.split(":")[0])
     if name == "llama_cpp":
         importlib.import_module("jinja2.sandbox")
-        library = importlib.import_module("boardfit.edge.engines.llama_library")
+        library = importlib.import_module("boardfit.edge.engines.llama.library")
         library.load_library()
         model = next(name for name, f in manifest["files"].items() if f["role"] == "model")
         header = importlib.import_module("boardfit.edge.files.gguf").read_header(bundle / model)

@@ -6,17 +6,19 @@ import ctypes
 from collections.abc import Sequence
 from typing import Any
 
+from boardfit.edge.engines.vocabulary import EngineVocabulary, encode_text
 from boardfit.edge.errors import InputError
 
 _MAX_TEXT_BYTES = 2**31 - 1  # the C interface counts in int32
 
 
-class Vocab:
-    """Thin layer over llama_vocab; lives as long as its model."""
+class Vocab(EngineVocabulary):
+    """Thin layer over llama_vocab; lives as long as its model. `template` is the model's."""
 
-    def __init__(self, lib: Any, vocab: Any) -> None:
+    def __init__(self, lib: Any, vocab: Any, template: str | None) -> None:
         self._lib = lib
         self._vocab = vocab
+        self.template = template
         self._is_eog = lib.llama_vocab_is_eog
         self._to_piece = lib.llama_token_to_piece
         self._piece_buffer = ctypes.create_string_buffer(256)
@@ -25,19 +27,18 @@ class Vocab:
         self.bos_text = self._text(self.bos)
         self.eos_text = self._text(int(lib.llama_vocab_eos(vocab)))
         ends = (int(lib.llama_vocab_eos(vocab)), int(lib.llama_vocab_eot(vocab)))
-        self.end_tokens = tuple(sorted({token for token in ends if token >= 0}))
+        self._end_tokens = tuple(sorted({token for token in ends if token >= 0}))
         self.add_bos = bool(lib.llama_vocab_get_add_bos(vocab)) and self.bos >= 0
 
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        return self._end_tokens
+
     def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Ids of `text`, nothing added around it. Raises InputError for text that is not Unicode
-        (lone surrogates) or longer than 2 GiB.
-        """
+        """Raises InputError for text longer than 2 GiB, too."""
         if not text:
             return []
-        try:
-            data = text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise InputError(f"the text is not valid Unicode at character {error.start}") from None
+        data = encode_text(text)
         if len(data) > _MAX_TEXT_BYTES:
             raise InputError(f"the text has {len(data)} bytes; the limit is {_MAX_TEXT_BYTES}")
         room = len(data) + 8
@@ -51,20 +52,9 @@ class Vocab:
             raise InputError(f"the text of {len(data)} bytes cannot be tokenized")
         return list(tokens[:n])
 
-    def with_bos(self, tokens: list[int]) -> list[int]:
-        """`tokens` with the beginning-of-text token in front, where the vocabulary asks for it and
-        it is not there already.
-        """
-        if self.add_bos and tokens[:1] != [self.bos]:
-            return [self.bos, *tokens]
-        return tokens
-
     def detokenize(self, tokens: Sequence[int]) -> str:
-        """Text of `tokens` without special tokens; bytes that are no UTF-8 become U+FFFD."""
         ids = list(tokens)
-        bad = next((t for t in ids if not 0 <= t < self.n_tokens), None)
-        if bad is not None:
-            raise InputError(f"token {bad} is not in the vocabulary of {self.n_tokens}")
+        self.check_tokens(ids)
         array = (self._lib.llama_token * len(ids))(*ids)
         room = 16 * len(ids) + 64
         while True:
@@ -75,7 +65,6 @@ class Vocab:
             room = -n
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a generated token stands for; b"" for special tokens."""
         n = self._to_piece(
             self._vocab, token, self._piece_buffer, len(self._piece_buffer), 0, False
         )
@@ -85,7 +74,6 @@ class Vocab:
         return self._piece_buffer.raw[:n]
 
     def is_eog(self, token: int) -> bool:
-        """Whether the token ends a generation (end of text, of turn, of message …)."""
         return bool(self._is_eog(self._vocab, token))
 
     def _text(self, token: int) -> str:

@@ -16,6 +16,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from boardfit.edge.engines.abort import NativeFlag
 from boardfit.edge.errors import EngineError, EngineMissingError
 from boardfit.edge.requirements import install_line
 
@@ -245,26 +246,8 @@ def _libc() -> Any:
     return libc
 
 
-class CancelFlag:
-    """A flag that a running graph reads without entering Python: `strlen` over a two-byte buffer is
-    0 (go on) or 1 (cancel), and fits `bool (*)(void*)`; see `llama_library.AbortFlag`.
-    """
-
-    def __init__(self) -> None:
-        self._buffer = ctypes.create_string_buffer(2)
-
-    def attach(self, lib: Any, compiled: ctypes.c_void_p) -> bool:
-        """Have runs of `compiled` look at the flag; False if the library does not want to."""
-        function = ctypes.cast(_libc().strlen, ctypes.c_void_p)
-        address = ctypes.addressof(self._buffer)
-        status = lib.LiteRtSetCompiledModelCancellationFunction(compiled, address, function)
-        return bool(status == OK)
-
-    def set(self) -> None:
-        self._buffer[0] = b"\x01"
-
-    def clear(self) -> None:
-        self._buffer[0] = b"\x00"
-
-    def is_set(self) -> bool:
-        return self._buffer[0] != b"\x00"
+def attach_cancel(lib: Any, compiled: ctypes.c_void_p, flag: NativeFlag) -> bool:
+    """Have runs of `compiled` look at `flag`; False if the library does not want to."""
+    function = ctypes.cast(flag.function, ctypes.c_void_p)
+    status = lib.LiteRtSetCompiledModelCancellationFunction(compiled, flag.address, function)
+    return bool(status == OK)

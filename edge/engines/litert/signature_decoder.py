@@ -9,14 +9,19 @@ Prefill gives no logits, so a prompt's last token goes through decode.
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
-from boardfit.edge.engines.kv_axis import is_kv, position_axis, position_index, state_names
-from boardfit.edge.engines.prefill_steps import StepChooser
-from boardfit.edge.errors import UnsupportedModelError
+from boardfit.edge.engines.decoder import Decoder, Runner
+from boardfit.edge.engines.litert.kv_axis import is_kv, position_axis, position_index, state_names
+from boardfit.edge.engines.litert.prefill_steps import StepChooser
+from boardfit.edge.engines.prefix_cache import Fill, SavableCache
+from boardfit.edge.errors import IntegrityError, UnsupportedModelError
 
 _DECODE = "decode"
 _PREFILL = re.compile(r"^prefill(_\d+)?$")
@@ -26,14 +31,13 @@ _KNOWN = ("tokens", "input_pos", "mask")
 _NODE_SHARE = 0.5
 
 
-class Graph(Protocol):
+class SignatureGraph(Runner, Protocol):
     """Compiled signatures over tensors that numpy can see. After `run`, KV that one signature wrote
     is what the next one reads.
     """
 
     inputs: dict[str, dict[str, Any]]
     outputs: dict[str, dict[str, Any]]
-    can_cancel: bool
 
     def run(self, signature: str, start: int, n: int) -> bool:
         """Run a step that writes the `n` positions from `start` on. False if cancelled on the way:
@@ -44,21 +48,17 @@ class Graph(Protocol):
     def kv_replaced(self) -> None:
         """The KV cache of `inputs["decode"]` was written by the caller."""
 
-    def cancel(self) -> None:
-        """End the run in progress and those after it, where `can_cancel`; from any thread."""
 
-    def allow(self) -> None:
-        """Take `cancel` back."""
-
-    def close(self) -> None:
-        """Free everything."""
-
-
-class SignatureDecoder:
+class SignatureDecoder(SavableCache, Decoder):
     """`cached` are the tokens that the KV cache holds, in order."""
 
     def __init__(
-        self, graph: Graph, name: str, prefill_chunk: int | None = None, *, n_nodes: float = 1
+        self,
+        graph: SignatureGraph,
+        name: str,
+        prefill_chunk: int | None = None,
+        *,
+        n_nodes: float = 1,
     ) -> None:
         """`n_nodes` is the whole of a step over its longest node.
 
@@ -67,14 +67,14 @@ class SignatureDecoder:
         import numpy as np
 
         self._np = np
-        self.graph = graph
+        self.graph: SignatureGraph = graph
         self._nodes_s = _NODE_SHARE * n_nodes if graph.can_cancel else 1.0
         self.cached: list[int] = []
         check_signatures(graph, name)
         decode = graph.inputs[_DECODE]
         self.n_ctx = int(decode["mask"].shape[-1])
         self.n_logits = int(graph.outputs[_DECODE]["logits"].shape[-1])
-        self.kv = {key: view for key, view in decode.items() if is_kv(key)}
+        self._kv = {key: view for key, view in decode.items() if is_kv(key)}
         self._prefills = {
             int(inputs["tokens"].shape[-1]): key
             for key, inputs in graph.inputs.items()
@@ -90,6 +90,13 @@ class SignatureDecoder:
         self._states = [decode[key] for key in state_names(decode, graph.outputs[_DECODE])]
         self._n_open = 0  # positions that decode's mask allows
         self._logits = graph.outputs[_DECODE]["logits"].reshape(-1)
+
+    @property
+    def kv_type(self) -> str:
+        """Element types of the KV cache, as `f32`."""
+        names = {"float32": "f32", "float16": "f16", "int8": "i8"}
+        types = {str(view.dtype) for view in self._kv.values()}
+        return "/".join(sorted(names.get(kind, kind) for kind in types))
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -154,22 +161,9 @@ class SignatureDecoder:
 
     # ---- cache --------------------------------------------------------------------------------
 
-    def keep_prefix(self, prompt: Sequence[int]) -> int:
-        """Cut the cache to its common prefix with `prompt`; returns how many tokens stay. The
-        prompt's last token is never kept: its logits are needed.
-        """
-        keep = self.reusable(prompt)
-        self.truncate(keep)
-        return keep
-
-    def reusable(self, prompt: Sequence[int]) -> int:
-        """What `keep_prefix` would return, with nothing changed."""
-        keep = 0
-        for have, want in zip(self.cached, prompt[:-1], strict=False):
-            if have != want:
-                break
-            keep += 1
-        return 0 if self._states and keep < len(self.cached) else keep
+    def can_cut(self, keep: int) -> bool:
+        """Memory without positions has no past."""
+        return not self._states or keep == len(self.cached)
 
     def truncate(self, keep: int) -> None:
         """Keep the first `keep` cached tokens: what lies behind is masked, and overwritten. Memory
@@ -181,22 +175,51 @@ class SignatureDecoder:
                 view[...] = 0
         del self.cached[keep:]
 
-    def kv_replaced(self) -> None:
-        """The caller wrote into `kv_slices`."""
-        self.graph.kv_replaced()
+    @contextlib.contextmanager
+    def saving(self, keep: int, folder: Path) -> Iterator[tuple[int, Fill]]:
+        """The used part of every KV tensor in order of name."""
+        if not self.can_cut(keep):
+            raise UnsupportedModelError(
+                f"this model's memory cannot be cut to its first {keep} tokens"
+            )
+        views = self._kv_slices(keep)
 
-    def kv_slices(self, n_tokens: int) -> list[Any]:
+        def fill(state: mmap.mmap) -> int:
+            done = 0
+            for view in views:
+                target = self._np.frombuffer(state, view.dtype, view.size, done)
+                target.reshape(view.shape)[...] = view
+                done += view.nbytes
+            return done
+
+        yield sum(view.nbytes for view in views), fill
+
+    def load(self, state: mmap.mmap, tokens: Sequence[int], path: Path) -> None:
+        """Inverse of `saving`. Raises IntegrityError for a state of another size."""
+        self.truncate(0)
+        views = self._kv_slices(len(tokens))
+        if sum(view.nbytes for view in views) != len(state):
+            raise IntegrityError(f"{path}: its state has another size than this model's")
+        done = 0
+        for view in views:
+            source = self._np.frombuffer(state, view.dtype, view.size, done)
+            view[...] = source.reshape(view.shape)
+            done += view.nbytes
+        self.graph.kv_replaced()
+        self.cached = list(tokens)
+
+    def _kv_slices(self, n_tokens: int) -> list[Any]:
         """Views of the first `n_tokens` positions of every KV tensor, sorted by name, and of the
         memory that has no positions.
         """
         slices = [
             view[position_index(position_axis(key, view, self.n_ctx), 0, n_tokens)]
-            for key, view in sorted(self.kv.items())
+            for key, view in sorted(self._kv.items())
         ]
         return slices + self._states
 
 
-def check_signatures(graph: Graph, name: str) -> None:
+def check_signatures(graph: SignatureGraph, name: str) -> None:
     """Raise UnsupportedModelError, naming what is missing or unknown, unless `graph` has the
     signatures of a decoder-only language model.
     """
@@ -233,7 +256,7 @@ def check_signatures(graph: Graph, name: str) -> None:
         )
 
 
-def _check_kv(graph: Graph, signature: str, n_ctx: int, name: str) -> None:
+def _check_kv(graph: SignatureGraph, signature: str, n_ctx: int, name: str) -> None:
     """Every signature has the same memory; KV tensors are as long as the context."""
     memory = [state_names(graph.inputs[key], graph.outputs[key]) for key in (_DECODE, signature)]
     if memory[0] != memory[1]:

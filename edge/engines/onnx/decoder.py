@@ -1,6 +1,4 @@
-"""A language model in onnxruntime-genai: tokens in, logits out, and the tokens whose KV it holds.
-Knows nothing of threads, text or sampling.
-"""
+"""A language model in onnxruntime-genai: tokens in, logits out, the tokens whose KV it holds."""
 
 from __future__ import annotations
 
@@ -13,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.engines.abort import ChunkSizer
-from boardfit.edge.engines.onnx_library import GenaiError, check
+from boardfit.edge.engines.decoder import Decoder
+from boardfit.edge.engines.onnx.library import GenaiError, check
 from boardfit.edge.errors import EngineError
 from boardfit.edge.units import printable
 
@@ -131,8 +130,8 @@ class OnnxGraph:
             getattr(self._lib, f"OgaDestroy{kind}")(handle)
 
 
-class OnnxDecoder:
-    """`cached` are the tokens that the KV cache holds, in order."""
+class OnnxDecoder(Decoder):
+    """A decoder over model and generator."""
 
     def __init__(
         self, graph: OnnxGraph, *, n_ctx: int, n_logits: int, can_rewind: bool, chunks: ChunkSizer
@@ -140,7 +139,7 @@ class OnnxDecoder:
         import numpy as np
 
         self._np = np
-        self.graph = graph
+        self.graph: OnnxGraph = graph
         self.cached: list[int] = []
         self.n_ctx, self.n_logits = n_ctx, n_logits
         self.can_rewind = can_rewind
@@ -196,26 +195,9 @@ class OnnxDecoder:
             self.graph.start_over()
         self._length = len(self.cached)
 
-    def keep_prefix(self, prompt: Sequence[int]) -> int:
-        """Cut the cache to its common prefix with `prompt`; returns how many tokens stay. The
-        prompt's last token is never kept: its logits are needed.
-        """
-        self.truncate(self.common(prompt[:-1]))
-        return len(self.cached)
-
-    def reusable(self, prompt: Sequence[int]) -> int:
-        """What `keep_prefix` would return, with nothing changed."""
-        return self.common(prompt[:-1])
-
-    def common(self, tokens: Sequence[int]) -> int:
-        """How many leading `tokens` are cached and can be kept."""
-        keep = 0
-        for have, want in zip(self.cached, tokens, strict=False):
-            if have != want:
-                break
-            keep += 1
-        whole = keep == len(self.cached) == self._length
-        return keep if self.can_rewind or whole else 0
+    def can_cut(self, keep: int) -> bool:
+        """A model that cannot rewind keeps all it has evaluated, or nothing."""
+        return self.can_rewind or keep == len(self.cached) == self._length
 
     def truncate(self, keep: int) -> None:
         """Keep the first `keep` cached tokens, or none where the model's memory cannot be cut."""

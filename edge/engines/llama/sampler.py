@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 from boardfit.edge.errors import EngineError
@@ -12,7 +11,7 @@ _PENALTY_LAST_N = 64  # tokens looked back on; upstream's default (common.h)
 _MIN_KEEP = 1
 
 
-class Sampler:
+class LlamaSampler:
     """Owns one chain; use it as a context manager. The order of the stages is upstream's default
     (common.h): penalties, top-k, top-p, min-p, temperature, then the draw.
     """
@@ -57,14 +56,9 @@ class Sampler:
         """
         return int(self._sample(self._chain, context, index))
 
-    def __enter__(self) -> Sampler:
+    def __enter__(self) -> LlamaSampler:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._lib.llama_sampler_free(self._chain)
         self._chain = None

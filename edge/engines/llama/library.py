@@ -187,11 +187,6 @@ def log_tail(n_lines: int = 4) -> str:
     return "\n".join(bad[-n_lines:])
 
 
-def log_lines() -> list[str]:
-    """Everything in the ring, oldest first."""
-    return [line for _, line in _log]
-
-
 def clear_log() -> None:
     _log.clear()
 
@@ -220,44 +215,3 @@ def engine_error(message: str, *, next_step: str | None = None) -> EngineError:
     tail = log_tail()
     said = f"; llama.cpp said: {tail}" if tail else ""
     return EngineError(message + said, next_step=next_step)
-
-
-# ---- C library ---------------------------------------------------------------------------------
-
-
-def give_back_memory() -> None:
-    """Return freed heap to the system. glibc keeps freed blocks of up to 32 MiB for later, which
-    after closing a model is memory that a board lacks elsewhere.
-    """
-    if os.name == "posix" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
-        trim(0)
-
-
-# ---- abort ------------------------------------------------------------------------------------
-
-
-class AbortFlag:
-    """A flag that a running graph reads without entering Python.
-
-    llama.cpp calls its abort callback after every node of the graph (ggml-cpu.c). A Python callback
-    would take the interpreter lock some hundred times per token. `strlen` is a C function with a
-    fitting signature: over a two-byte buffer it returns 0 (go on) or 1 (abort).
-    """
-
-    def __init__(self, module: Any) -> None:
-        libc = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
-        self._buffer = ctypes.create_string_buffer(2)
-        self._callback = ctypes.cast(libc.strlen, module.ggml_abort_callback)
-        self._address = ctypes.c_void_p(ctypes.addressof(self._buffer))
-
-    def attach(self, module: Any, context: Any) -> None:
-        module.llama_set_abort_callback(context, self._callback, self._address)
-
-    def set(self) -> None:
-        self._buffer[0] = b"\x01"
-
-    def clear(self) -> None:
-        self._buffer[0] = b"\x00"
-
-    def is_set(self) -> bool:
-        return self._buffer[0] != b"\x00"

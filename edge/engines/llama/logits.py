@@ -6,8 +6,9 @@ import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from boardfit.edge.engines import llama_library as library
-from boardfit.edge.engines.llama_context import ABORTED, OK, make_context
+from boardfit.edge.engines.abort import NativeFlag
+from boardfit.edge.engines.llama import library
+from boardfit.edge.engines.llama.context import ABORTED, OK, attach_abort, make_context
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import EngineError
 
@@ -21,7 +22,7 @@ def logits_of(
     name: str,
     tokens: Sequence[int],
     settings: EngineSettings,
-    abort: library.AbortFlag,
+    abort: NativeFlag,
     progress: Callable[[int, int], None] | None,
 ) -> Any:
     """float32 [len(tokens), n_vocab] (numpy), in a context of its own on the loaded `model`: the
@@ -38,7 +39,7 @@ def logits_of(
     handle = make_context(lib, model, name, len(tokens), settings, n_outputs=step)
     batch = lib.llama_batch_init(step, 0, 1)
     try:
-        abort.attach(lib, handle)
+        attach_abort(lib, handle, abort)
         for start in range(0, len(tokens), step):
             chunk = tokens[start : start + step]
             batch.n_tokens = len(chunk)

@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.disk.opened_file import Source
-from boardfit.edge.engines import litert_library as library
-from boardfit.edge.engines.kv_axis import is_kv, state_names
-from boardfit.edge.engines.native_stderr import captured_stderr
-from boardfit.edge.engines.runtime_errors import damaged, load_error
+from boardfit.edge.engines.abort import NativeFlag
+from boardfit.edge.engines.litert import library
+from boardfit.edge.engines.litert.kv_axis import is_kv, state_names
+from boardfit.edge.engines.litert.native_stderr import captured_stderr
+from boardfit.edge.engines.litert.runtime_errors import damaged, load_error
 from boardfit.edge.errors import EngineError, UnsupportedModelError
 from boardfit.edge.files.kind import open_regular
 
 
-class Weights:
+class MappedWeights:
     """A part of a file, mapped: where the runtime finds the model. Closed after the graph."""
 
     def __init__(self, path: Source, offset: int, n_bytes: int) -> None:
@@ -56,7 +57,7 @@ class LitertGraph:
 
     can_cancel = True
 
-    def __init__(self, lib: Any, weights: Weights) -> None:
+    def __init__(self, lib: Any, weights: MappedWeights) -> None:
         self._lib, self._weights = lib, weights
         self._run = lib.LiteRtRunCompiledModel
         self._environment = self._model = self._options = self._compiled = ctypes.c_void_p()
@@ -65,13 +66,13 @@ class LitertGraph:
         self._states: dict[str, list[tuple[Any, Any]]] = {}  # old and new view of each
         self.inputs: dict[str, dict[str, Any]] = {}
         self.outputs: dict[str, dict[str, Any]] = {}
-        self.cancel_flag = library.CancelFlag()
+        self.cancel_flag = NativeFlag()
 
     @classmethod
     def open(
         cls,
         lib: Any,
-        weights: Weights,
+        weights: MappedWeights,
         *,
         name: str,
         runtime: str,
@@ -111,7 +112,7 @@ class LitertGraph:
                 reason = library.status_text(status)
                 raise load_error(name, runtime, reason, captured.errors)
             report(3, 4)
-            graph.can_cancel = graph.cancel_flag.attach(lib, graph._compiled)
+            graph.can_cancel = library.attach_cancel(lib, graph._compiled, graph.cancel_flag)
             graph._make_buffers()
             report(4, 4)
         except BaseException:

@@ -1,7 +1,6 @@
 """A loaded model and its context, opened, driven and freed; and the tokens whose KV it holds.
 
-Knows nothing of threads or streams: `boardfit.edge.engines.llama_cpp` holds a lock around every
-call.
+Knows nothing of threads or streams: `boardfit.edge.engines.lease` holds the lock around every call.
 """
 
 from __future__ import annotations
@@ -15,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.disk.opened_file import OpenedFile
-from boardfit.edge.engines import llama_library as library
+from boardfit.edge.engines.abort import NativeFlag
 from boardfit.edge.engines.kv_state import scratch
+from boardfit.edge.engines.llama import library
+from boardfit.edge.engines.prefix_cache import Fill, SavableCache
 from boardfit.edge.engines.settings import EngineSettings, default_threads
 from boardfit.edge.engines.threads import ThreadGovernor
 from boardfit.edge.errors import EngineError, UnsupportedModelError
@@ -32,8 +33,8 @@ _NO_VOCAB = 0  # LLAMA_VOCAB_TYPE_NONE
 OK, NO_SLOT, ABORTED = 0, 1, 2
 
 
-class LlamaContext:
-    """One model, one context, one sequence. `cached` are the tokens it holds, in order."""
+class LlamaContext(SavableCache):
+    """One model, one context, one sequence."""
 
     def __init__(
         self,
@@ -49,8 +50,8 @@ class LlamaContext:
         self.handle = handle
         self.cached: list[int] = []
         self.n_batch = int(lib.llama_n_batch(handle))
-        self.abort = library.AbortFlag(lib)
-        self.abort.attach(lib, handle)
+        self.abort = NativeFlag()
+        attach_abort(lib, handle, self.abort)
         self._decode = lib.llama_decode
         self.n_threads = int(lib.llama_n_threads(handle))
         self.n_threads_batch = int(lib.llama_n_threads_batch(handle))
@@ -115,7 +116,6 @@ class LlamaContext:
         self._lib.llama_model_free(self.model)
         self.handle = self.model = self._memory = None
         self.cached = []
-        library.give_back_memory()
 
     # ---- evaluation ---------------------------------------------------------------------------
 
@@ -211,28 +211,7 @@ class LlamaContext:
 
     # ---- cache --------------------------------------------------------------------------------
 
-    def keep_prefix(self, prompt: Sequence[int]) -> int:
-        """Cut the cache to its common prefix with `prompt`; returns how many tokens stay.
-
-        The prompt's last token is never kept: its logits are needed, so it is evaluated again.
-        """
-        self.truncate(self._common(prompt[:-1]))
-        return len(self.cached)
-
-    def reusable(self, prompt: Sequence[int]) -> int:
-        """What `keep_prefix` would return, with nothing changed."""
-        keep = self._common(prompt[:-1])
-        return keep if self._can_cut(keep) else 0
-
-    def _common(self, tokens: Sequence[int]) -> int:
-        keep = 0
-        for have, want in zip(self.cached, tokens, strict=False):
-            if have != want:
-                break
-            keep += 1
-        return keep
-
-    def _can_cut(self, keep: int) -> bool:
+    def can_cut(self, keep: int) -> bool:
         """Whether the memory can be cut down to its first `keep` tokens. Recurrent states have no
         past; a sliding window has forgotten what lies further back than itself.
         """
@@ -256,17 +235,42 @@ class LlamaContext:
             self._lib.llama_memory_clear(self._memory, False)
         del self.cached[keep:]
 
+    @contextlib.contextmanager
+    def saving(self, keep: int, folder: Path) -> Iterator[tuple[int, Fill]]:
+        """Cut the cache within the block; what lies behind waits in a file in `folder`."""
+        if keep == len(self.cached):
+            yield self._state_bytes, self._save
+            return
+        if not self.can_cut(keep):
+            raise UnsupportedModelError(
+                f"this model's memory cannot be cut to its first {keep} tokens"
+            )
+        tokens = list(self.cached)
+        with scratch(folder, self._state_bytes) as aside:
+            if self._save(aside) != len(aside):
+                raise library.engine_error("llama.cpp could not put its state aside")
+            try:
+                self.truncate(keep)
+                yield self._state_bytes, self._save
+            finally:
+                self._take(aside, tokens)
+
+    def load(self, state: mmap.mmap, tokens: Sequence[int], path: Path) -> None:
+        """Inverse of `saving`. Raises EngineError if the library does not take the state."""
+        if not self._take(state, tokens):
+            raise library.engine_error(f"llama.cpp could not load the state in {path}")
+
     @property
-    def state_bytes(self) -> int:
-        """Bytes that `save` writes now."""
+    def _state_bytes(self) -> int:
+        """Bytes that `_save` writes now."""
         return int(self._lib.llama_state_seq_get_size(self.handle, _SEQ))
 
-    def save(self, target: mmap.mmap) -> int:
+    def _save(self, target: mmap.mmap) -> int:
         """Write the state of the cached tokens; returns bytes written, 0 if it failed."""
         view = (ctypes.c_uint8 * len(target)).from_buffer(target)
         return int(self._lib.llama_state_seq_get_data(self.handle, view, len(target), _SEQ))
 
-    def load(self, state: mmap.mmap, tokens: Sequence[int]) -> bool:
+    def _take(self, state: mmap.mmap, tokens: Sequence[int]) -> bool:
         """Replace the cache by a checked state of `tokens`. False, and an empty cache, if the
         library does not take it.
         """
@@ -278,28 +282,6 @@ class LlamaContext:
             return False
         self.cached = list(tokens)
         return True
-
-    @contextlib.contextmanager
-    def cut_for_now(self, keep: int, folder: Path) -> Iterator[None]:
-        """Only the first `keep` cached tokens within the block; the others wait in a file in
-        `folder`. Raises UnsupportedModelError where the memory cannot be cut there.
-        """
-        if keep == len(self.cached):
-            yield
-            return
-        if not self._can_cut(keep):
-            raise UnsupportedModelError(
-                f"this model's memory cannot be cut to its first {keep} tokens"
-            )
-        tokens = list(self.cached)
-        with scratch(folder, self.state_bytes) as aside:
-            if self.save(aside) != len(aside):
-                raise library.engine_error("llama.cpp could not put its state aside")
-            try:
-                self.truncate(keep)
-                yield
-            finally:
-                self.load(aside, tokens)
 
 
 def _load_model(
@@ -370,3 +352,9 @@ def make_context(
             f"llama.cpp could not make a context of {n_ctx} tokens for {printable(name)}"
         )
     return handle
+
+
+def attach_abort(lib: Any, handle: Any, flag: NativeFlag) -> None:
+    """Have graphs of the context `handle` look at `flag` after every node (ggml-cpu.c)."""
+    callback = ctypes.cast(flag.function, lib.ggml_abort_callback)
+    lib.llama_set_abort_callback(handle, callback, ctypes.c_void_p(flag.address))

@@ -33,7 +33,7 @@ _STRING_VALUE = 9  # VData.StringValue
 
 
 @dataclass(frozen=True)
-class Section:
+class ContainerSection:
     """One part of the file: its kind, its place in bytes, and its labels (`model_type` …)."""
 
     kind: int
@@ -48,7 +48,7 @@ class Container:
 
     path: Source
     version: tuple[int, int, int]
-    sections: tuple[Section, ...]
+    sections: tuple[ContainerSection, ...]
     header_bytes: int
     start: int | str | None
     stop_ids: tuple[int, ...]
@@ -57,7 +57,7 @@ class Container:
     max_tokens: int | None
 
     @property
-    def model(self) -> Section:
+    def model(self) -> ContainerSection:
         """The section with the decoder."""
         return next(s for s in self.sections if _is_decoder(s))
 
@@ -126,7 +126,7 @@ def read_container(path: Source) -> Container:
     return Container(path, (major, minor, patch), sections, end, *found)
 
 
-def _is_decoder(section: Section) -> bool:
+def _is_decoder(section: ContainerSection) -> bool:
     name = section.labels.get("model_type", "")
     return section.kind == MODEL and name in ("", "tf_lite_prefill_decode")
 
@@ -144,7 +144,7 @@ def _read(path: Source, offset: int, n_bytes: int) -> bytes:
 # ---- FlatBuffer header --------------------------------------------------------------------------
 
 
-def _sections(header: bytes) -> Iterator[Section]:
+def _sections(header: bytes) -> Iterator[ContainerSection]:
     listed = Table.root(header).table(1)
     if listed is None:
         return
@@ -157,7 +157,7 @@ def _sections(header: bytes) -> Iterator[Section]:
             value = item.table(2)
             if value is not None and item.number(1, "B") == _STRING_VALUE:
                 labels[item.text(0)] = value.text(0)
-        yield Section(entry.number(3, "B"), first, last - first, labels)
+        yield ContainerSection(entry.number(3, "B"), first, last - first, labels)
 
 
 # ---- protobuf metadata --------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def _token(data: bytes) -> tuple[tuple[int, ...], str | None]:
 
 
 def _metadata(
-    path: Source, section: Section | None
+    path: Source, section: ContainerSection | None
 ) -> tuple[int | str | None, tuple[int, ...], tuple[str, ...], str | None, int | None]:
     if section is None:
         return None, (), (), None, None

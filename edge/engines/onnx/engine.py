@@ -5,35 +5,29 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, NoReturn
 
 from boardfit.edge.disk.opened_file import OpenedFile, linked_folder
-from boardfit.edge.engines import onnx_library as library
 from boardfit.edge.engines.abort import ChunkSizer
 from boardfit.edge.engines.fit import available_bytes, check_fits
 from boardfit.edge.engines.hf_tokenizer import HfTokenizer
 from boardfit.edge.engines.kv_state import fingerprint
-from boardfit.edge.engines.onnx_check import GenaiFolder, check_folder
-from boardfit.edge.engines.onnx_decoder import OnnxDecoder, OnnxGraph
+from boardfit.edge.engines.onnx import library
+from boardfit.edge.engines.onnx.check import check_folder
+from boardfit.edge.engines.onnx.decoder import OnnxDecoder, OnnxGraph
 from boardfit.edge.engines.settings import DEFAULT_N_CTX, EngineSettings, default_threads
 from boardfit.edge.engines.step_engine import Identity, StepEngine, choose_n_ctx
-from boardfit.edge.errors import EngineError, UnsupportedModelError
-from boardfit.edge.types import EngineInfo
-from boardfit.edge.units import printable
 
-NAME = "onnx"
 #: Most tokens of a prefill step. The runtime's attention computes every score of a step, those that
 #: its mask hides too: four steps of 128 take 0.9 of the time of one of 512 (0.5B, x86-64), and the
 #: products are no quicker with more rows.
 _LONGEST_STEP = 128
 
 
-class OnnxEngine(StepEngine):
+class OnnxEngine(StepEngine[OnnxDecoder]):
     """See the module."""
+
+    name = "onnx"
 
     @classmethod
     def open(
@@ -64,7 +58,7 @@ class OnnxEngine(StepEngine):
                 graph = OnnxGraph(lib, folder, n_ctx, n_threads)
         except library.GenaiError as error:
             words = str(error).replace(f"{folder}", f"{path.parent}")
-            raise load_error(path.name, words) from None
+            raise library.load_error(path.name, words) from None
         if progress is not None:
             progress(1, 1)
         try:
@@ -80,63 +74,20 @@ class OnnxEngine(StepEngine):
                 ),
             )
             identity = Identity(
-                name=NAME,
                 version=library.version(),
                 build=f"onnxruntime-genai/{library.version()} "
                 f"onnxruntime/{library.runtime_version()}",
                 model_name=path.name,
                 fingerprint=fingerprint(path, 0),
                 quant=source.quant,
+                kv_type=source.kv_type,
+                details={
+                    "can_cut_prefix": source.can_rewind,
+                    "model_type": source.type,
+                    "runtime": f"onnxruntime {library.runtime_version()}",
+                },
             )
-            engine = cls(decoder, tokenizer, identity, settings, n_threads)
-            engine._source = source
-            return engine
+            return cls(decoder, tokenizer, identity, settings, n_threads)
         except BaseException:
             graph.close()
             raise
-
-    _source: GenaiFolder
-
-    def save_prefix(
-        self, path: Path, n_tokens: int | None = None, *, max_bytes: int | None = None
-    ) -> NoReturn:
-        """Raises UnsupportedModelError: the library gives its cache out and takes none in."""
-        self._claims.get()
-        raise UnsupportedModelError(
-            "onnxruntime-genai cannot take a saved KV state back in",
-            next_step="the conversation itself can be replayed; llama_cpp and litert save states",
-        )
-
-    def restore_prefix(self, path: Path) -> NoReturn:
-        """Raises UnsupportedModelError, like `save_prefix`."""
-        self.save_prefix(path)
-
-    def _kv_type(self) -> str:
-        return self._source.kv_type
-
-    def describe(self) -> EngineInfo:
-        info = super().describe()
-        details: dict[str, Any] = {
-            **info.details,
-            "can_save_prefix": False,
-            "can_cut_prefix": self._source.can_rewind,
-            "model_type": self._source.type,
-            "runtime": f"onnxruntime {library.runtime_version()}",
-        }
-        return replace(info, details=details)
-
-
-def load_error(name: str, words: str) -> UnsupportedModelError | EngineError:
-    """What went wrong when the library refused a model, from its own words."""
-    runtime = f"onnxruntime {library.runtime_version()}"
-    words = printable(" ".join(words.split()), 400)
-    unknown = re.search(r"([\w.]+)\((-?\d+)\) is not a registered function/op", words)
-    opset = re.search(r"Opset (\d+) is under development|support for domain ([\w.]+) is", words)
-    if unknown:
-        return UnsupportedModelError(
-            f"{name}: {runtime} has no operator {unknown[1]} (version {unknown[2]})",
-            next_step="install a newer onnxruntime, or build the model again with this boardfit",
-        )
-    if opset:
-        return UnsupportedModelError(f"{name}: newer than {runtime}: {words}")
-    return EngineError(f"{name}: onnxruntime-genai does not load it: {words}")

@@ -12,9 +12,9 @@ import os
 from typing import Any
 
 from boardfit.edge.disk.opened_file import OpenedFile
-from boardfit.edge.engines.kv_axis import is_kv, position_axis, position_index, state_names
-from boardfit.edge.engines.native_stderr import captured_stderr
-from boardfit.edge.engines.runtime_errors import load_error
+from boardfit.edge.engines.litert.kv_axis import is_kv, position_axis, position_index, state_names
+from boardfit.edge.engines.litert.native_stderr import captured_stderr
+from boardfit.edge.engines.litert.runtime_errors import load_error
 from boardfit.edge.errors import EngineError, EngineMissingError
 from boardfit.edge.units import printable
 
@@ -22,8 +22,8 @@ _PIP_LINE = "pip install tflite-runtime==2.14.0 'numpy<2'  # Python 3.11 or olde
 
 
 class InterpreterGraph:
-    """See `boardfit.edge.engines.signature_decoder.Graph`. The KV cache of `decode`'s inputs is the
-    one that counts; a prefill signature's is brought up to date before it runs.
+    """A `SignatureGraph`. The KV cache of `decode`'s inputs is the one that counts; a prefill
+    signature's is brought up to date before it runs.
     """
 
     can_cancel = False

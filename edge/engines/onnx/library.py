@@ -11,14 +11,16 @@ import ctypes
 import functools
 import importlib.util
 import os
+import re
 import sys
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-from boardfit.edge.errors import EngineError, EngineMissingError
+from boardfit.edge.errors import EngineError, EngineMissingError, UnsupportedModelError
 from boardfit.edge.requirements import install_line
+from boardfit.edge.units import printable
 
 PACKAGE = "onnxruntime_genai"
 EXTRA = "onnx"
@@ -127,3 +129,19 @@ def check(lib: Any, result: int | None) -> None:
     words = (lib.OgaResultGetError(result) or b"").decode("utf-8", "replace")
     lib.OgaDestroyResult(result)
     raise GenaiError(words)
+
+
+def load_error(name: str, words: str) -> UnsupportedModelError | EngineError:
+    """What went wrong when the library refused a model, from its own words."""
+    runtime = f"onnxruntime {runtime_version()}"
+    words = printable(" ".join(words.split()), 400)
+    unknown = re.search(r"([\w.]+)\((-?\d+)\) is not a registered function/op", words)
+    opset = re.search(r"Opset (\d+) is under development|support for domain ([\w.]+) is", words)
+    if unknown:
+        return UnsupportedModelError(
+            f"{name}: {runtime} has no operator {unknown[1]} (version {unknown[2]})",
+            next_step="install a newer onnxruntime, or build the model again with this boardfit",
+        )
+    if opset:
+        return UnsupportedModelError(f"{name}: newer than {runtime}: {words}")
+    return EngineError(f"{name}: onnxruntime-genai does not load it: {words}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from boardfit.edge.engines.tflite_operators import operator_name
+from boardfit.edge.engines.litert.tflite_operators import operator_name
 from boardfit.edge.errors import EngineError, InputError, UnsupportedModelError
 from boardfit.edge.requirements import install_line
 from boardfit.edge.units import printable

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from boardfit.edge.disk.opened_file import Source
-from boardfit.edge.engines.runtime_errors import damaged
-from boardfit.edge.engines.tflite_operators import operator_name
+from boardfit.edge.engines.litert.runtime_errors import damaged
+from boardfit.edge.engines.litert.tflite_operators import operator_name
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.files.flatbuffer import FlatBufferError, Table
 from boardfit.edge.files.kind import HEAD_BYTES, foreign, open_regular

@@ -1,0 +1,237 @@
+"""What every engine has in common: the checks, the text, the stream, the saved prefix.
+
+An engine is what differs: how a model is opened, what holds it (a `PrefixCache`) and how that
+generates (a `TokenGeneration`).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+from boardfit.edge.engines.generation import TokenGeneration
+from boardfit.edge.engines.kv_state import count_to_save, mapped_state, write_state
+from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache
+from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.types import EngineInfo, GenerationConfig, Message, StreamStart, TokenEvent
+
+C = TypeVar("C", bound=PrefixCache)
+_Self = TypeVar("_Self", bound="EngineBase[Any]")
+
+
+class EngineBase(ABC, Generic[C]):
+    """One model and one context: `boardfit.edge.types.Engine`, but for `threads_now` and
+    `describe`. Calls may come from any thread, one at a time; `close` may come while a stream runs
+    on another thread: the stream then ends.
+    """
+
+    #: The engine's name in the registry.
+    name: ClassVar[str]
+    #: What a user can do when a prompt fills the context.
+    longer_context: ClassVar[str]
+
+    def __init__(self, model_name: str, generation: TokenGeneration[C]) -> None:
+        self._model_name = model_name
+        self._lease, self._vocabulary = generation.lease, generation.vocabulary
+        self._n_ctx = generation.n_ctx
+        self._generation = generation
+        self._text_lock = threading.Lock()  # of its own: `count` need not wait for a stream
+
+    # ---- close --------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Free the engine's memory. Calling it twice, or during a stream, is fine."""
+        with self._text_lock:
+            self._lease.close()
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- text ---------------------------------------------------------------------------------
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that the context holds: what was asked for, though the library may round up."""
+        return self._n_ctx
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the model says how a conversation is written; `render` needs it."""
+        return bool(self._vocabulary.template)
+
+    def count(self, text: str) -> int:
+        return len(self.tokenize(text))
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        with self._text_lock:
+            self._lease.get()
+            return self._vocabulary.tokenize(text, special=special)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        with self._text_lock:
+            self._lease.get()
+            return self._vocabulary.detokenize(tokens)
+
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of a plain text to be continued, beginning-of-text token included where the
+        vocabulary asks for it.
+        """
+        return self._vocabulary.with_bos(self.tokenize(text))
+
+    def render(self, messages: Sequence[Message], *, generate: bool = True) -> list[int]:
+        """Raises UnsupportedModelError if the model has no chat template."""
+        from boardfit.edge.template.render import (
+            render,  # brings jinja2: only who chats pays for it
+        )
+
+        self._lease.get()
+        vocabulary = self._vocabulary
+        if not vocabulary.template:
+            raise UnsupportedModelError(
+                f"{self._model_name} has no chat template: it is a base model, which continues "
+                "text",
+                next_step="edge run --raw MODEL PROMPT",
+            )
+        text = render(
+            vocabulary.template,
+            [message.to_dict() for message in messages],
+            bos_token=vocabulary.bos_text,
+            eos_token=vocabulary.eos_text,
+            add_generation_prompt=generate,
+        )
+        # Most templates write BOS themselves: `with_bos` adds it only where it is not there.
+        return vocabulary.with_bos(self.tokenize(text, special=True))
+
+    # ---- generation ---------------------------------------------------------------------------
+
+    def stream(
+        self,
+        tokens: Sequence[int],
+        config: GenerationConfig,
+        stop: Callable[[], bool] | None = None,
+    ) -> Iterator[TokenEvent]:
+        """As the protocol says. `stop` is called from a second thread too. A stream that is not
+        finished when another one starts raises EngineError when it is asked to go on.
+        """
+        t_start_ns = time.monotonic_ns()
+        prompt = list(tokens)
+        self._check_prompt(prompt)
+        return self._generation.stream(prompt, config, stop, t_start_ns)
+
+    @property
+    def last_start(self) -> StreamStart | None:
+        return self._generation.last_start
+
+    @property
+    @abstractmethod
+    def threads_now(self) -> int:
+        """As the protocol says."""
+
+    def feed(self, tokens: Sequence[int], stop: Callable[[], bool] | None = None) -> bool:
+        """Evaluate `tokens` behind what the cache holds and sample nothing: warms a prefix up, and
+        is decode alone for benchmarks. False if `stop` ended it.
+
+        Raises InputError if they are none or leave the context.
+        """
+        have = self._lease.get().cached
+        prompt = [*have, *tokens]
+        if not tokens or len(prompt) > self._n_ctx:
+            raise InputError(
+                f"cannot evaluate {len(tokens)} tokens behind {len(have)}: "
+                f"the context holds {self._n_ctx}"
+            )
+        self._check_ids(tokens)
+        return self._generation.feed(prompt, stop)
+
+    def logits(
+        self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
+    ) -> Any:
+        """As `boardfit.edge.types.LogitsEngine` says."""
+        ids = list(tokens)
+        self._lease.get()
+        if not ids or len(ids) > self._n_ctx:
+            raise InputError(f"logits of {len(ids)} tokens; the context holds 1 to {self._n_ctx}")
+        self._check_ids(ids)
+        return self._compute_logits(self._generation.begin(), ids, progress)
+
+    @abstractmethod
+    def _compute_logits(
+        self, stream_id: int, tokens: list[int], progress: Callable[[int, int], None] | None
+    ) -> Any:
+        """`logits` of checked tokens, for the stream that owns the lease."""
+
+    def _check_prompt(self, prompt: list[int]) -> None:
+        self._lease.get()
+        if not prompt:
+            raise InputError("there is nothing to continue: the prompt has no tokens")
+        if len(prompt) >= self._n_ctx:
+            raise InputError(
+                f"the prompt has {len(prompt)} tokens and the context holds {self._n_ctx}, "
+                "one of which must stay free for the answer",
+                next_step=f"shorten the prompt, or {self.longer_context}",
+            )
+        self._check_ids(prompt)
+
+    def _check_ids(self, tokens: Sequence[int]) -> None:
+        n_vocab = self._vocabulary.n_tokens
+        if min(tokens) < 0 or max(tokens) >= n_vocab:
+            raise InputError(
+                f"token ids from {min(tokens)} to {max(tokens)}; "
+                f"the vocabulary has 0 to {n_vocab - 1}"
+            )
+
+    # ---- state --------------------------------------------------------------------------------
+
+    def save_prefix(
+        self, path: Path, n_tokens: int | None = None, *, max_bytes: int | None = None
+    ) -> int:
+        path = Path(path)
+        with self._lease.lock:
+            cache = self._get_savable()
+            keep = count_to_save(n_tokens, len(cache.cached))
+            with cache.saving(keep, path.parent) as (n_bytes, fill):
+                tokens = cache.cached[:keep]
+                write_state(path, self._identify(), tokens, n_bytes, fill, max_bytes=max_bytes)
+            return keep
+
+    def restore_prefix(self, path: Path) -> int:
+        path = Path(path)
+        with self._lease.lock:
+            cache = self._get_savable()
+            with mapped_state(path, self._identify(), self._n_ctx) as (tokens, state):
+                cache.load(state, tokens, path)
+            return len(tokens)
+
+    def _get_savable(self) -> SavableCache:
+        """What is held. Raises UnsupportedModelError if its state cannot be saved."""
+        cache = self._lease.get()
+        if not isinstance(cache, SavableCache):
+            raise UnsupportedModelError(
+                f"the engine {self.name} cannot take a saved KV state back in",
+                next_step="the conversation itself can be replayed; llama_cpp and litert save "
+                "states",
+            )
+        return cache
+
+    @abstractmethod
+    def _identify(self) -> dict[str, Any]:
+        """What a saved state belongs to."""
+
+    def reusable(self, tokens: Sequence[int]) -> int:
+        with self._lease.lock:
+            return self._lease.get().reusable(tokens)
+
+    def reset(self) -> None:
+        with self._lease.lock:
+            self._lease.get().truncate(0)
+
+    @abstractmethod
+    def describe(self) -> EngineInfo:
+        """As the protocol says."""

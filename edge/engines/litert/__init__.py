@@ -1,0 +1,1 @@
+"""LiteRT: `.litertlm` and `.tflite` files, through its C interface or an interpreter."""

@@ -1,0 +1,205 @@
+"""The engine `llama_cpp`: `boardfit.edge.types.Engine` on llama.cpp's C interface.
+
+Per token, Python makes four native calls (decode, sample, end of generation?, piece) on buffers
+that exist already. Everything else happens once per stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from boardfit.edge.disk.opened_file import OpenedFile
+from boardfit.edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer
+from boardfit.edge.engines.base import EngineBase
+from boardfit.edge.engines.fit import available_bytes, check_fits
+from boardfit.edge.engines.kv_state import fingerprint
+from boardfit.edge.engines.lease import Lease
+from boardfit.edge.engines.llama import library
+from boardfit.edge.engines.llama.attention import quicker_attention
+from boardfit.edge.engines.llama.checks import check_graph, check_layers, check_tokens_unique
+from boardfit.edge.engines.llama.context import LlamaContext
+from boardfit.edge.engines.llama.estimate import estimate_bytes, most_heads
+from boardfit.edge.engines.llama.generation import LlamaGeneration
+from boardfit.edge.engines.llama.vocab import Vocab
+from boardfit.edge.engines.settings import DEFAULT_N_CTX, EngineSettings
+from boardfit.edge.errors import UnsupportedModelError, UsageError
+from boardfit.edge.files.gguf import GgufHeader, read_header
+from boardfit.edge.types import EngineInfo
+
+
+class LlamaCppEngine(EngineBase[LlamaContext]):
+    """llama.cpp's, on one context."""
+
+    name = "llama_cpp"
+    longer_context = "open the model with a larger --ctx"
+
+    def __init__(
+        self,
+        lib: Any,
+        context: LlamaContext,
+        path: OpenedFile,
+        header: GgufHeader,
+        settings: EngineSettings,
+        n_ctx: int,
+    ) -> None:
+        self._lib, self._path, self._header, self._settings = lib, path, header, settings
+        abort = context.abort
+        lease = Lease(context, interrupt=abort.set, allow=abort.clear, release=context.free)
+        vocab = Vocab(
+            lib, lib.llama_model_get_vocab(context.model), header.text("tokenizer.chat_template")
+        )
+        # A GPU looks at the abort flag between steps only.
+        n_nodes = 1 if lib.llama_supports_gpu_offload() else count_nodes(header)
+        chunks = ChunkSizer(
+            context.n_batch,
+            n_nodes,
+            settings.prefill_chunk,
+            shared=context.adapts_threads,
+            tile=UNFUSED_TILE if settings.flash_attn == "off" else TILE,
+        )
+        # The library rounds up; what was asked for is the limit.
+        n_ctx = min(n_ctx, int(lib.llama_n_ctx(context.handle)))
+        self._generation: LlamaGeneration = LlamaGeneration(lib, lease, vocab, chunks, n_ctx)
+        super().__init__(path.name, self._generation)
+        self._fingerprint: str | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: OpenedFile,
+        settings: EngineSettings,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> LlamaCppEngine:
+        """Check the file, check the memory, load. See `boardfit.edge.engines.open_engine` for
+        errors.
+        """
+        header = read_header(path)
+        if header.split_count > 1:
+            raise UnsupportedModelError(
+                f"{path}: one part of a model in {header.split_count} files",
+                next_step="edge build makes one file of it",
+            )
+        check_layers(path, header)
+        check_graph(path, header, settings.kv_type)
+        settings = library.choose_buffers(header, settings)
+        if settings.check_vocabulary:
+            check_tokens_unique(path)
+        n_ctx = choose_n_ctx(header, settings)
+        free: int | None = None
+        if settings.check_memory:
+            need = settings.need_bytes or estimate_bytes(path, header, n_ctx, settings)
+            available = available_bytes()
+            check_fits(need, available, path.name)
+            free = available - need
+        if settings.flash_attn == "quicker":
+            chosen = quicker_attention(settings, n_ctx, most_heads(path, header), free)
+            settings = settings.replace(flash_attn=chosen)
+        lib = library.load_library()
+        library.silence(lib)
+        library.clear_log()
+        context = LlamaContext.open(lib, path, n_ctx, settings, progress)
+        return cls(lib, context, path, header, settings, n_ctx)
+
+    @property
+    def header(self) -> GgufHeader:
+        """The checked header of the file that was loaded."""
+        return self._header
+
+    @property
+    def threads_now(self) -> int:
+        return self._generation.threads_now
+
+    def _compute_logits(
+        self, stream_id: int, tokens: list[int], progress: Callable[[int, int], None] | None
+    ) -> Any:
+        """Takes memory for a second context meanwhile."""
+        from boardfit.edge.engines.llama.logits import logits_of  # brings numpy
+
+        with self._lease.lock:
+            context = self._lease.get_for(stream_id)
+            context.truncate(0)
+            return logits_of(
+                self._lib,
+                context.model,
+                self._path.name,
+                tokens,
+                self._settings,
+                context.abort,
+                progress,
+            )
+
+    def _identify(self) -> dict[str, Any]:
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self._path, self._header.data_offset)
+        return {
+            "model": self._fingerprint,
+            "engine": self.name,
+            "build": self._build(),
+            "n_ctx": self._n_ctx,
+            "kv_type": self._settings.kv_type,
+            "flash_attn": self._settings.flash_attn,
+            "swa_full": self._settings.swa_full,
+        }
+
+    def _build(self) -> str:
+        """The library's own version; the package's stands beside it, for it is the finer one."""
+        return f"{self._lib.llama_version().decode('utf-8', 'replace')}/{library.version()}"
+
+    def describe(self) -> EngineInfo:
+        lib, context, gain = self._lib, self._lease.get(), self._generation.gain
+        return EngineInfo(
+            name=self.name,
+            version=library.version(),
+            build=self._build(),
+            n_ctx=self._n_ctx,
+            n_threads=context.n_threads,
+            n_batch=context.n_batch,
+            kv_type=self._settings.kv_type,
+            quant=lib.llama_ftype_name(lib.llama_model_ftype(context.model)).decode(),
+            details={
+                "arch": self._header.arch,
+                "n_params": int(lib.llama_model_n_params(context.model)),
+                "model_bytes": int(lib.llama_model_size(context.model)),
+                "n_ctx_train": int(lib.llama_model_n_ctx_train(context.model)),
+                "n_ctx_allocated": int(lib.llama_n_ctx(context.handle)),
+                "n_threads_batch": context.n_threads_batch,
+                "n_ubatch": int(lib.llama_n_ubatch(context.handle)),
+                "use_mmap": self._settings.use_mmap,
+                "repack": self._settings.repack,
+                "flash_attn": self._settings.flash_attn,
+                "can_close": bool(self._vocabulary.end_tokens),
+                "can_abort_prefill": True,
+                "n_draft": context.n_draft,
+                "n_draft_steps": 0 if gain is None else gain.n_made,
+                "draft_gain": None if gain is None else gain.value,
+                "can_save_prefix": True,
+                "gpu_offload": bool(lib.llama_supports_gpu_offload()),
+                "cpu_features": library.cpu_features(lib),
+            },
+        )
+
+
+def count_nodes(header: GgufHeader) -> int:
+    """How many times the widest matrix product of a layer fits into the whole graph: what a step
+    takes, divided by this, is what its longest node takes. At most three per layer, which leaves
+    attention at great depth some room. The output matrix does not count: one token goes through it.
+    """
+    sizes = [tensor.n_elements for tensor in header.tensors if tensor.name.startswith("blk.")]
+    n_layer = header.integer(f"{header.arch}.block_count") or 1
+    return max(1, min(sum(sizes) // max(sizes, default=1), 3 * n_layer))
+
+
+def choose_n_ctx(header: GgufHeader, settings: EngineSettings) -> int:
+    """The context to allocate. Raises UsageError for one beyond the trained length."""
+    trained = header.integer(f"{header.arch}.context_length")
+    if settings.n_ctx is None:
+        return min(trained or DEFAULT_N_CTX, DEFAULT_N_CTX)
+    if trained and settings.n_ctx > trained:
+        raise UsageError(
+            f"a context of {settings.n_ctx} tokens was asked for; the model was trained with "
+            f"{trained} and gets unreliable beyond",
+            next_step=f"--ctx {trained}",
+        )
+    return settings.n_ctx

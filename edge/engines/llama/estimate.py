@@ -1,0 +1,71 @@
+"""Estimate the memory of a GGUF model without a plan, from its header: weights as they lie in the
+file, KV cache, compute buffers, and the engine with its interpreter.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from boardfit.edge.disk.opened_file import Source
+from boardfit.edge.engines.settings import EngineSettings
+from boardfit.edge.files.gguf import GgufArray, GgufHeader
+from boardfit.edge.files.kind import open_regular
+from boardfit.edge.units import MIB
+
+#: Interpreter, library and its tables; measured at 25 to 35 MiB.
+_PROCESS_BYTES = 40 * MIB
+# Bytes per value: block size / values per block (ggml-common.h).
+_KV_BYTES = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 34 / 32,
+    "q5_1": 24 / 32,
+    "q5_0": 22 / 32,
+    "q4_1": 20 / 32,
+    "q4_0": 18 / 32,
+    "iq4_nl": 18 / 32,
+}
+
+
+def estimate_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: EngineSettings) -> int:
+    """Memory that the model will take, from its header alone: an estimate, within about 10 % for
+    dense models. Sliding windows are counted as full.
+    """
+    arch = header.arch
+    n_layer = header.integer(f"{arch}.block_count") or 0
+    n_embd = header.integer(f"{arch}.embedding_length") or 0
+    heads = _per_layer(path, header, f"{arch}.attention.head_count", n_layer) or [1] * n_layer
+    heads_kv = _per_layer(path, header, f"{arch}.attention.head_count_kv", n_layer) or heads
+    head_dim = n_embd // max([*heads, 1])
+    head_k = header.integer(f"{arch}.attention.key_length") or head_dim
+    head_v = header.integer(f"{arch}.attention.value_length") or head_dim
+    kv = n_ctx * sum(heads_kv) * (head_k + head_v) * _KV_BYTES[settings.kv_type]
+    feed_forward = _per_layer(path, header, f"{arch}.feed_forward_length", n_layer)
+    n_ff = max(feed_forward, default=4 * n_embd)
+    # Live at once in the widest part of the graph: gate, up and their product, and the residual.
+    compute = settings.n_ubatch * (3 * n_ff + 4 * n_embd) * 4
+    return header.tensor_bytes + int(kv) + compute + _PROCESS_BYTES
+
+
+def most_heads(path: Source, header: GgufHeader) -> int:
+    """Attention heads of the layer with most; at least 1."""
+    n_layer = header.integer(f"{header.arch}.block_count") or 0
+    return max(_per_layer(path, header, f"{header.arch}.attention.head_count", n_layer), default=1)
+
+
+def _per_layer(path: Source, header: GgufHeader, key: str, n_layer: int) -> list[int]:
+    """A key that holds one number for all layers, or an array of 32-bit numbers, one per layer.
+    Empty where it is absent or something else.
+    """
+    value = header.get(key)
+    if isinstance(value, bool) or value is None:
+        return []
+    if isinstance(value, int):
+        return [value] * n_layer
+    if isinstance(value, GgufArray) and value.item_type in ("u32", "i32") and len(value) == n_layer:
+        file, _ = open_regular(path)
+        with file:
+            file.seek(value.offset)
+            return list(struct.unpack(f"<{n_layer}I", file.read(value.nbytes)))
+    return []

@@ -1,0 +1,1 @@
+"""onnxruntime-genai: folders of an ONNX model through its C interface."""

@@ -1,0 +1,85 @@
+"""What an engine needs from a model's vocabulary, and which tokens end an answer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from boardfit.edge.errors import InputError
+
+# Texts that end a sentence; those that the vocabulary has as one token are favoured.
+ENDINGS = (*".!?…。！？।", ".\n", ".\n\n", "!\n", "?\n", '."', ".”", ".)")
+# What is added to their logits, by pressure: a nudge, a push, and at 1 nothing else is left.
+_LEVELS = ((0.0, 1.0), (0.34, 3.0), (0.67, 6.0), (1.0, 1e4))
+
+
+class EngineVocabulary(ABC):
+    """Text to token ids and back. `bos` is the beginning-of-text token, which the model asks for
+    where `add_bos`; `template` is the model's chat template.
+    """
+
+    n_tokens: int
+    bos: int | None
+    add_bos: bool
+    bos_text: str
+    eos_text: str
+    template: str | None
+
+    @property
+    @abstractmethod
+    def end_tokens(self) -> Sequence[int]:
+        """Ids of the tokens that end a turn; empty where the vocabulary names none."""
+
+    @abstractmethod
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Ids of `text`, nothing added around it. Raises InputError for text not Unicode."""
+
+    @abstractmethod
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Text of `tokens` without special tokens; bytes that are no UTF-8 become U+FFFD."""
+
+    @abstractmethod
+    def piece(self, token: int) -> bytes:
+        """The bytes that a generated token stands for; b"" for special tokens."""
+
+    @abstractmethod
+    def is_eog(self, token: int) -> bool:
+        """Whether the token ends a generation (end of text, of turn, of message …)."""
+
+    def with_bos(self, tokens: list[int]) -> list[int]:
+        """`tokens` with the beginning-of-text token in front, where the model asks for it and it
+        is not there already.
+        """
+        if self.add_bos and self.bos is not None and tokens[:1] != [self.bos]:
+            return [self.bos, *tokens]
+        return tokens
+
+    def check_tokens(self, tokens: Sequence[int]) -> None:
+        """Raise InputError for ids that are not in the vocabulary."""
+        bad = next((token for token in tokens if not 0 <= token < self.n_tokens), None)
+        if bad is not None:
+            raise InputError(f"token {bad} is not in the vocabulary of {self.n_tokens}")
+
+
+def encode_text(text: str) -> bytes:
+    """UTF-8. Raises InputError for text that is not Unicode (lone surrogates)."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"the text is not valid Unicode at character {error.start}") from None
+
+
+def closing_tokens(vocabulary: EngineVocabulary) -> list[int]:
+    """Ids of the tokens that end a turn, and of those that stand for an ending on their own."""
+    found = set(vocabulary.end_tokens)
+    for text in ENDINGS:
+        ids = vocabulary.tokenize(text, special=False)
+        # A leading space that the tokenizer writes itself makes two tokens of one; the last counts.
+        if ids and vocabulary.piece(ids[-1]).decode("utf-8", "replace") == text:
+            found.add(ids[-1])
+    return sorted(found)
+
+
+def closing_bias(pressure: float) -> float:
+    """What `pressure` (more than 0) adds to the logits of closing tokens."""
+    return max(bias for start, bias in _LEVELS if pressure >= start)
