@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from boardfit.converters.build.command import build_command
 from boardfit.converters.quality.bounds import Bound
 from boardfit.converters.sample import MODEL_DIR
+from boardfit.converters.sample.examples import read_conversations
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.chat.run_command import run
 from boardfit.edge.cli import main
@@ -96,7 +97,8 @@ def test_a_broken_conversion_is_refused_unless_accepted(
 ) -> None:
     """No recipe of ours is that bad: the bound is moved instead."""
     monkeypatch.setattr("boardfit.converters.quality.card.bound_of", lambda recipe: Bound(1e-9))
-    monkeypatch.setattr("boardfit.converters.quality.card.N_TASK", 3)
+    some = read_conversations("task")[::40]
+    monkeypatch.setattr("boardfit.converters.quality.card.read_conversations", lambda name: some)
     text = tmp_path / "own.txt"
     text.write_text("switch the kitchen lights off and set a timer for ten minutes, please. " * 200)
     words = ("sample", "-d", "raspberry-pi-5-8gb", "--quality-text", text, "-o", tmp_path / "out")

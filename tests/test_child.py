@@ -49,8 +49,6 @@ ALLOWED = {
     # Runs on a board before boardfit is installed there. It forks to load the engine once, and
     # writes its own interpreter into the launcher.
     "converters/board/offline/board/install.py": {"os.fork", "sys.executable"},
-    # Tells a person what to type.
-    "converters/sample/card.py": {"a command line with -m"},
 }
 
 

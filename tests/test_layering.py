@@ -130,11 +130,21 @@ def test_module_level_imports_stay_in_their_room(package: str) -> None:
     for path in python_files(package):
         for name in imported(ast.parse(path.read_text()), module_level=True):
             top, own = top_of(name), f"boardfit.{package}"
-            training = "sample" in path.parts and top in {"torch", "safetensors"}
             # Workers run in the pinned environments of converters/formats/tools/environments.toml.
             worker = path.parent.name == "worker"
-            if top not in STDLIB | ALLOWED[package] | {own} and not (training or worker):
+            if top not in STDLIB | ALLOWED[package] | {own} and not worker:
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_nothing_shipped_imports_the_laboratory(package: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in python_files(package)
+        for name in imported(ast.parse(path.read_text()), module_level=False)
+        if top_of(name) == "lab"
+    ]
     assert not wrong, wrong
 
 

@@ -59,6 +59,7 @@ def test_archives_hold_every_file_below_one_name(tmp_path: Path) -> None:
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert names == files_of_ours()
+    assert not [name for name in names if name.split("/")[1] in ("lab", "scripts", "tests")]
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as sdist:
         sources = {member.name.partition("/src/")[2] for member in sdist if member.isfile()}
     assert sources - {""} == files_of_ours()

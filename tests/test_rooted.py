@@ -305,7 +305,7 @@ def test_appending_follows_no_link(tmp_path: Path, victim: Path) -> None:
 
 
 # Trees that are deleted without the marker: folders of a random name, the user's own cache, what
-# lies in a work folder that is held, and trees of this checkout.
+# lies in a work folder that is held.
 MAY_DELETE_TREES = {
     "edge/flash/ssh_channel.py": "a folder of mkdtemp",
     "converters/formats/convert.py": "in a held work folder",
@@ -316,7 +316,6 @@ MAY_DELETE_TREES = {
     "converters/board/offline/board/install.py": "only what bears its mark",
     "converters/board/offline/wheelhouse.py": "in the cache",
     "converters/board/rehearse/root.py": "in the cache",
-    "converters/sample/export.py": "a developer's own scratch folder",
 }
 
 

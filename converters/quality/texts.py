@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.converters.sample import MODEL_DIR
+from boardfit.converters.sample.examples import read_conversations
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.errors import UsageError
 from boardfit.edge.files.kind import read_regular_text
@@ -21,8 +21,6 @@ DEFAULT_TEXT = "boardfit-reference-text-1"
 SAMPLE_TEXT = "boardfit-sample-conversations-1"
 
 _MAX_TEXT_BYTES = 16 * 1024 * 1024
-# The dev split is for decisions; training, calibration and the final score never see this seed.
-_SAMPLE_SEED, _SAMPLE_CONVERSATIONS, _SAMPLE_TURNS = 7700, 40, 4
 
 
 @dataclass(frozen=True)
@@ -96,18 +94,9 @@ def read_text(path: Path) -> QualityText:
 
 def sample_text() -> QualityText:
     """Conversations of the sample model's world, the same on every machine."""
-    from boardfit.converters.sample.generator import any_sample
-
-    rng = random.Random(_SAMPLE_SEED)
-    talks = []
-    for _ in range(_SAMPLE_CONVERSATIONS):
-        turns: list[Message] = []
-        for _ in range(_SAMPLE_TURNS):
-            asked = any_sample("dev", rng)
-            turns += [Message("user", asked.text), Message("assistant", asked.answer)]
-        talks.append(tuple(turns))
+    talks = read_conversations("quality")
     written = json.dumps([[turn.to_dict() for turn in talk] for talk in talks], ensure_ascii=False)
-    return QualityText(SAMPLE_TEXT, _sha256(written), conversations=tuple(talks))
+    return QualityText(SAMPLE_TEXT, _sha256(written), conversations=talks)
 
 
 def _sha256(content: str) -> str:

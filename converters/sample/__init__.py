@@ -2,12 +2,7 @@
 
 A four-layer Llama of 3.7 million weights turns a request into one line of JSON and answers a few
 dozen questions about itself. Because every expected answer is known, quality after a 4-bit recipe
-is measured as a task (exact match), not guessed from perplexity.
-
-    python -m boardfit.converters.sample.train --out DIR       train it again: an hour of one core
-    python -m boardfit.converters.sample.evaluate --split dev  exact match with torch
-
-Importing this package loads nothing but `pathlib`: `task` and `generator` are free of torch.
+is measured as a task (exact match), not guessed from perplexity. `scripts/lab/sample` made it.
 """
 
 from __future__ import annotations

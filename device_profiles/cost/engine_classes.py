@@ -29,8 +29,8 @@ class Bounds:
 
 # Family → bounds, no less than the conformal 92 % quantile of the errors that published rows have
 # when their board's SoC (of an accelerator: or their model) is left out; see
-# `boardfit.device_profiles.validation_bounds` (scripts/validate_predictions prints both). Prefill
-# on CUDA and NPUs has too few rows for a quantile.
+# scripts/lab/speed/validation_bounds.py (scripts/validate_predictions prints both). Prefill on CUDA
+# and NPUs has too few rows for a quantile.
 _BOUNDS: Mapping[str, Bounds] = {
     "llama.cpp": Bounds(0.35, 0.45),
     "other CPU runtimes": Bounds(0.65, 1.9),

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
+import boardfit.edge.slots.faults as faults
 from boardfit.edge.disk.rooted import FRESH, MARKER, MARKER_TEXT, fresh_name
 from boardfit.edge.errors import (
     DeviceUnreachableError,
@@ -29,7 +30,6 @@ from boardfit.edge.flash.session import Done, Session
 from boardfit.edge.probe.remote import SCRIPT
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
 from boardfit.edge.process.child import PIPE, Popen, TimeoutExpired, start_child
-from boardfit.edge.slots.faults import die, steps_before_cut
 from boardfit.edge.slots.files import Entry, Kind, lock_refused
 from boardfit.edge.slots.layout import CURRENT, LOCK
 from boardfit.edge.units import printable
@@ -160,15 +160,11 @@ class ShellFiles:
     def do(self, *steps: str, timeout_s: float = 120) -> None:
         """Run steps that change something; each must succeed."""
         self._still_mine()
-        cut = steps_before_cut(len(steps))
-        if cut is not None:
-            steps = (*steps[:cut], "kill -9 $$")
-        script = PRELUDE + "set -e\n" + "\n".join(steps) + "\n"
+        script = PRELUDE + "set -e\n" + "\n".join(faults.hook.cut_steps(steps)) + "\n"
         try:
             done = self.session.run(script, timeout_s=timeout_s)
         finally:
-            if cut is not None:
-                die()
+            faults.hook.finish_steps()
         if done.rc != 0:
             raise shell_error(self.session.place, done.err, done.rc)
 
@@ -313,8 +309,7 @@ class ShellFiles:
             f"flush {at} & f=$!; digest {at}; wait $f || exit 1\n"
             f"dd if={at} iflag=nocache count=0 2>/dev/null || :"
         )
-        if steps_before_cut(1) is not None:
-            die()
+        faults.fault_point()
         sha256 = self.ask(script, timeout_s=3600).strip()
         return None if sha256 in ("", "-") else sha256
 

@@ -1,57 +1,28 @@
-"""Numbered points where a power cut can hit: every write, rename and fsync.
+"""Points where a power cut can hit: every write, rename and fsync. Nothing happens there.
 
-Set BOARDFIT_TEST_FAULT in a test to make one of them the last thing that happens:
-
-    17          SIGKILL to this process at the 17th point
-    17:ENOSPC   the 17th point raises OSError with that errno
-    count:FILE  nothing happens; the number of points passed is kept in FILE
+tests/flash/power_cut.py replaces `hook`, so that one of them is the last thing that happens.
 """
 
 from __future__ import annotations
 
-import errno
-import itertools
-import os
-import signal
-from pathlib import Path
 
-_VARIABLE = "BOARDFIT_TEST_FAULT"
-_counter = itertools.count(1)
+class FaultHook:
+    """Do nothing at a point."""
+
+    def pass_point(self) -> None:
+        """Run before a write, rename or fsync of this process."""
+
+    def cut_steps(self, steps: tuple[str, ...]) -> tuple[str, ...]:
+        """Choose which of the next shell commands a board runs. Each is a point."""
+        return steps
+
+    def finish_steps(self) -> None:
+        """Run after the shell commands."""
+
+
+hook = FaultHook()
 
 
 def fault_point() -> None:
-    """Pass one point. Does nothing unless a test has set the variable."""
-    wanted = os.environ.get(_VARIABLE)
-    if wanted is None:
-        return
-    number = next(_counter)
-    if wanted.startswith("count:"):
-        Path(wanted.removeprefix("count:")).write_text(str(number))
-        return
-    at, _, what = wanted.partition(":")
-    if number != int(at):
-        return
-    if what:
-        code = getattr(errno, what)
-        raise OSError(code, os.strerror(code))
-    die()
-
-
-def die() -> None:
-    """As a power cut does it: nothing is flushed, no handler runs."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def steps_before_cut(n_steps: int) -> int | None:
-    """For work that is done elsewhere in `n_steps` steps (a shell script on a board): how many of
-    them happen before the cut; None when it does not fall into this work. The points are passed.
-    """
-    wanted = os.environ.get(_VARIABLE)
-    if wanted is None:
-        return None
-    numbers = [next(_counter) for _ in range(n_steps)]
-    if wanted.startswith("count:"):
-        Path(wanted.removeprefix("count:")).write_text(str(numbers[-1]))
-        return None
-    at = int(wanted.partition(":")[0])
-    return numbers.index(at) if at in numbers else None
+    """Pass one point."""
+    hook.pass_point()

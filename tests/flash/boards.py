@@ -279,8 +279,11 @@ class Cable:
         self._server.close()
 
 
-def edge_command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "boardfit", *arguments]
+def edge_command(*arguments: str, fault: str | None = None) -> list[str]:
+    """The command that runs `edge`, with a fault of power_cut.py."""
+    power_cut = Path(__file__).with_name("power_cut.py")
+    start = ["-m", "boardfit"] if fault is None else [str(power_cut), fault]
+    return [sys.executable, *start, *arguments]
 
 
 class Started:

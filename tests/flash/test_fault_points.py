@@ -4,7 +4,6 @@ them failing: over a folder, and over a shell as ssh and adb give one.
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from boardfit.edge.slots.layout import release_folder
 from boardfit.edge.slots.store import Slots
 
 from .cargo import make_bundle
+from .power_cut import PowerCut
 from .test_files import PipeChannel
 from .test_transfer import QUICK, Quiet
 
@@ -72,8 +72,7 @@ def flash_in_child(bundle: Bundle, kind: str, root: Path, fault: str) -> int:
     if pid == 0:
         code = 1
         try:
-            os.environ["BOARDFIT_TEST_FAULT"] = fault
-            faults._counter = itertools.count(1)
+            faults.hook = PowerCut(fault)
             board = make_board(kind, root)
             flash(bundle, board, QUICK, Quiet())
             board.close()

@@ -555,12 +555,9 @@ def test_signed_bundles_only(own: Made, cargo: tuple[Path, Path], tmp_path: Path
 
 
 def flash_process(bundle: Path, image: Path, fault: str | None = None) -> subprocess.Popen[str]:
-    environment = dict(os.environ)
-    if fault is not None:
-        environment["BOARDFIT_TEST_FAULT"] = fault
-    command = edge_command("flash", str(bundle), f"image:{image}", "--in-place", "--no-gate")
+    words = ("flash", str(bundle), f"image:{image}", "--in-place", "--no-gate", "--no-rehearse")
     return subprocess.Popen(
-        [*command, "--no-rehearse"], env=environment, text=True, stdout=subprocess.PIPE,
+        edge_command(*words, fault=fault), text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )  # fmt: skip
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.memory_truth_models import CONFIGS, hollow_spec
 from boardfit.converters.plan.make import PlanOptions, make_plan
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.device_profiles.cost.graph_table import count_graph, graph_fits_table, table_size
 from boardfit.edge.errors import InputError, UnsupportedModelError
+from lab.memory.truth_models import CONFIGS, hollow_spec
 from tests.plan.models import Dims, stored_tensors, write_hollow_gguf
 
 BASE = Dims(n_layer=6, n_vocab=256)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.device_profiles.cost.measured_rates import measured_bandwidth, measured_throughput
-from boardfit.device_profiles.cost.quants import model_tensors
 from boardfit.device_profiles.cost.speed import SpeedEstimate, default_threads, estimate_speed
 from boardfit.device_profiles.models import known_models
 from boardfit.device_profiles.profile import DeviceProfile, KernelSpeed, Memory
+from lab.speed.quants import model_tensors
 
 PI5 = find_profile("raspberry-pi-5-8gb")
 rates = st.floats(1e8, 1e12)

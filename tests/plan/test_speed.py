@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.device_profiles.cost.engine_classes import ENGINE_CLASSES, LLAMA_CPP, EngineClass
 from boardfit.device_profiles.cost.kernels import kernel_class
-from boardfit.device_profiles.cost.quants import known_quants, model_tensors
 from boardfit.device_profiles.cost.speed import (
     SpeedEstimate,
     default_threads,
@@ -21,8 +20,10 @@ from boardfit.device_profiles.cost.speed import (
     load_seconds,
     used_clusters,
 )
-from boardfit.device_profiles.models import find_model, known_models, similar_model
+from boardfit.device_profiles.models import known_models
 from boardfit.device_profiles.profile import DeviceProfile
+from lab.speed.models import find_model, similar_model
+from lab.speed.quants import known_quants, model_tensors
 
 PI5 = find_profile("raspberry-pi-5-8gb")
 BOARDS = ("raspberry-pi-5-8gb", "raspberry-pi-4b-8gb", "orange-pi-5-8gb", "n100-8gb", "phone-8gb")

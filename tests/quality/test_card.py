@@ -30,6 +30,7 @@ from boardfit.converters.quality.texts import (
     texts_for,
 )
 from boardfit.converters.sample import MODEL_DIR
+from boardfit.converters.sample.examples import read_conversations
 from boardfit.converters.source.resolve import open_model
 from boardfit.converters.spec import KeyValue, ModelSpec
 from boardfit.edge.bundle.quality_text import quality_lines
@@ -95,7 +96,8 @@ def test_the_same_file_gives_the_same_card(
 def test_the_sample_is_asked_its_task(
     files: dict[str, Path], references: list[Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(card_module, "N_TASK", 30)
+    some = read_conversations("task")[::4]
+    monkeypatch.setattr(card_module, "read_conversations", lambda name: some)
     task = measured(files["f16"], "f16", references, is_sample=True)["task"]
     assert task["n_asked"] == 30 and task["exact"] > 0.85
 
@@ -212,7 +214,7 @@ SAMPLE_SHA256 = "400d6b4eb4a9671d847b28f6faffbf91466d0347f4a5e0d537072d41bdfc308
 
 
 def test_the_sample_text_is_not_trained_on() -> None:
-    from boardfit.converters.sample.task import held_out
+    from lab.sample.task import held_out
 
     asked = {m.content.lower() for talk in sample_text().conversations for m in talk[::2]}
     held = {e.messages[-1]["content"].lower() for e in held_out()}

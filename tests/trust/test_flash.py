@@ -4,7 +4,6 @@ the board, and never a board whose own release is pinned out.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from boardfit.edge.slots.trust import pin_keys, pinned_keys
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.trust.pins import TRUSTED_KEYS
 from boardfit.edge.trust.signing import SigningKey
+from tests.flash.power_cut import PowerCut
 from tests.flash.test_fault_points import PipeBoard
 from tests.flash.test_transfer import Quiet
 from tests.programs import require
@@ -131,8 +131,7 @@ def test_at_every_power_cut_the_board_starts_what_it_has(
         if (pid := os.fork()) == 0:
             code = 1
             try:
-                os.environ["BOARDFIT_TEST_FAULT"] = fault
-                faults._counter = itertools.count(1)
+                faults.hook = PowerCut(fault)
                 flash(opened, DirectoryBoard(root), options(True), Quiet())
                 code = 0
             finally:

@@ -9,7 +9,6 @@ the largest magnitude.
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import tempfile
 import time
@@ -24,6 +23,7 @@ from boardfit.converters.formats.litert.memory import check_memory, conversion_b
 from boardfit.converters.formats.litert.recipe import LitertRecipe, recipes_for
 from boardfit.converters.formats.litert.types import WEIGHT_TYPES
 from boardfit.converters.formats.tools.environments import run_worker, tool_python
+from boardfit.converters.sample.examples import read_conversations
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.bundle.bundle import sha256_file
 from boardfit.edge.disk.atomic import fsync_directory
@@ -38,8 +38,6 @@ Flavour = Literal["litertlm", "tflite"]
 SUFFIXES = {"litertlm": ".litertlm", "tflite": ".tflite"}
 
 _WORKER = "boardfit.converters.formats.litert.worker.convert"
-# Calibration: conversations that quality cards never read (theirs have another seed and split).
-_CALIBRATION_SEED, _CALIBRATION_TALKS = 41, 160
 N_CALIBRATION_TEXTS, CALIBRATION_TOKENS = 32, 256
 
 
@@ -211,10 +209,7 @@ def _calibration(text: str | None) -> dict[str, Any]:
                 f"the calibration text has {len(text)} characters; at least 1,000 are needed"
             )
         return {"text": text, "conversations": []}
-    from boardfit.converters.sample.generator import conversation
-
-    rng = random.Random(_CALIBRATION_SEED)
-    talks = [conversation(rng, rng.randint(2, 5)) for _ in range(_CALIBRATION_TALKS)]
+    talks = [[turn.to_dict() for turn in talk] for talk in read_conversations("calibration")]
     return {"text": "", "conversations": talks}
 
 

@@ -1,0 +1,1 @@
+"""Proofs of the memory model: predicted bytes beside those of real runs."""

@@ -1,0 +1,1 @@
+"""Check the speed model against published rows."""
