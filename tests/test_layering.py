@@ -31,7 +31,7 @@ EXCEPT = {("edge/engines/hf_tokenizer.py", "tokenizers")}
 # Rooms of edge in the order in which they may know each other; earlier never imports later.
 ORDER = (
     ("errors", "units", "last_words", "search_path", "child"),
-    ("input_folder", "requirements"),
+    ("input_folder", "requirements", "click_options"),
     ("types", "atomic", "rooted", "ggml_types", "opened_file", "filekind", "terminal"),
     ("interrupt", "line_reader", "live"),
     ("gguf", "onnx_file", "safetensors", "verified", "secret", "bundle", "trust"),
@@ -40,8 +40,6 @@ ORDER = (
     ("engines", "deadline"),
     ("states",),
     ("session", "tasks"),
-    ("admission",),
-    ("timed_session",),
     ("timed_open",),
     ("model", "model_options", "chat_stats", "chat", "run", "bench", "report"),
     ("devices_command", "bundle_pair", "states_command"),
