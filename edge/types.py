@@ -36,6 +36,14 @@ class Message:
         return {"role": self.role, "content": self.content}
 
 
+def drop_oldest_turn(messages: Sequence[Message] | None) -> tuple[Message, ...] | None:
+    """`messages` without what comes before the second user message; None if there is none."""
+    for i, message in enumerate(messages or ()):
+        if i and message.role == "user":
+            return tuple((messages or ())[i:])
+    return None
+
+
 @dataclass(frozen=True)
 class GenerationConfig:
     """How tokens are chosen and when to stop. `temperature` 0 is greedy; -1 for `max_tokens` means

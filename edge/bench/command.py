@@ -38,7 +38,7 @@ from boardfit.edge.engines.settings import default_threads
 from boardfit.edge.engines.target import OpenModel, engine_of, open_model
 from boardfit.edge.errors import UsageError
 from boardfit.edge.files.gguf import read_header
-from boardfit.edge.process.live import publish_model, publish_status
+from boardfit.edge.process.live import STATUS, publish_status
 from boardfit.edge.report.figures import group_runs
 from boardfit.edge.report.terminal import run_lines
 from boardfit.edge.terminal import ProgressLine
@@ -182,7 +182,7 @@ def bench(
     line.close()
     model_path = opened.bundle.model_path if opened.bundle else opened.path
     if workload is not None:
-        publish_model(opened.name, opened.engine.describe())
+        STATUS.publish_model(opened.name, opened.engine.describe())
         flag, bar = None, TestProgress()
         if cool_below is not None:
             flag = wait_until_cool(cool_below, say=lambda text: click.echo(text, err=True))
@@ -195,7 +195,7 @@ def bench(
         bar.close()
         store(made, output, as_json)
         return
-    publish_model(opened.name, opened.engine.describe())
+    STATUS.publish_model(opened.name, opened.engine.describe())
     repeat = command_line(model, quick, repeats, n_gen, n_threads, n_ctx, kv_type)
     if sustained:
         repeat = repeat.replace("--quick", f"--protocol sustained --minutes {minutes:g}", 1)

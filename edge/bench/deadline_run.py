@@ -19,12 +19,13 @@ from boardfit.edge.bench.refusal import needed_s
 from boardfit.edge.bench.runner import TestRun, drop_page_cache, finish
 from boardfit.edge.bench.sampler import Sampler, read_memory
 from boardfit.edge.bench.workloads import Test
-from boardfit.edge.chat.timed_open import TimedModel, draft_tokens
+from boardfit.edge.chat.session import Session
+from boardfit.edge.chat.timed_open import draft_tokens, open_session
 from boardfit.edge.deadline.budget import Budget, OnMiss
 from boardfit.edge.engines import open_engine
 from boardfit.edge.engines.target import OpenModel, engine_of
 from boardfit.edge.errors import DeadlineError, UsageError
-from boardfit.edge.tasks.requests import SEED, Request, make_requests
+from boardfit.edge.tasks.requests import SEED, TaskRequest, make_requests
 from boardfit.edge.tasks.task import Task
 from boardfit.edge.tasks.use import TaskUse
 from boardfit.edge.types import Engine, GenerationConfig, Message, Trace
@@ -105,30 +106,30 @@ class DeadlineRun(TestRun):
 class Asker:
     """One session that requests of several tasks are put to."""
 
-    def __init__(self, timed: TimedModel, engine: Engine) -> None:
-        self.timed = timed
+    def __init__(self, session: Session, engine: Engine) -> None:
+        self.session = session
         self._engine = engine
         self._uses: dict[str, tuple[str | None, TaskUse]] = {}
 
-    def placed(self, request: Request) -> tuple[str | None, str]:
+    def place_request(self, request: TaskRequest) -> tuple[str | None, str]:
         """(system prompt, message) of a request, as this model's template takes them."""
         name = request.task.name
         if name not in self._uses:
             plain = not self._engine.has_template
-            self._uses[name] = TaskUse(request.task, {}).placed(self._engine, plain=plain)
+            self._uses[name] = TaskUse(request.task, {}).place_system(self._engine, plain=plain)
         system, use = self._uses[name]
         return system, use.task.fill(request.values)
 
-    def n_tokens(self, request: Request) -> int:
+    def n_tokens(self, request: TaskRequest) -> int:
         """Tokens of the whole prompt: system prompt, template and message."""
-        system, message = self.placed(request)
-        self.timed.session.system = system
-        return len(self.timed.session.render([Message("user", message)]))
+        system, message = self.place_request(request)
+        self.session.system = system
+        return len(self.session.render([Message("user", message)]))
 
-    def ask(self, request: Request, budget: Budget) -> tuple[dict[str, Any], Trace | None]:
+    def ask(self, request: TaskRequest, budget: Budget) -> tuple[dict[str, Any], Trace | None]:
         """Its row, and its trace where it was accepted."""
-        system, message = self.placed(request)
-        session = self.timed.session
+        system, message = self.place_request(request)
+        session = self.session
         session.system, session.messages = system, []
         config = GenerationConfig(max_tokens=request.n_answer, **request.task.sampling)  # type: ignore[arg-type]
         row: dict[str, Any] = {
@@ -139,7 +140,7 @@ class Asker:
             "first_within_s": budget.first_within_s,
         }
         try:
-            for _ in session.ask_within(message, budget, config):
+            for _ in session.ask(message, config, budget=budget):
                 pass
         except DeadlineError as error:
             need_s = needed_s(session, message, budget, config)
@@ -174,15 +175,15 @@ def run_workload(
 
     Raises UsageError when the context is too small for the workload.
     """
-    timed = TimedModel(opened)
-    asker = Asker(timed, opened.engine)
+    session = open_session(opened, timed=True)
+    asker = Asker(session, opened.engine)
     requests, notes = fitting_requests(asker, opened.engine, workload)
     n_warm_up = len({request.task.name for request in requests})
     warm_up, asked = requests[:n_warm_up], requests[n_warm_up:]
     for_warm, for_cold = asked[: workload.n_requests], asked[workload.n_requests :]
     done = 0
 
-    def report_progress(some: Sequence[Request], label: str) -> Iterator[Request]:
+    def report_progress(some: Sequence[TaskRequest], label: str) -> Iterator[TaskRequest]:
         nonlocal done
         for request in some:
             if progress:
@@ -198,7 +199,7 @@ def run_workload(
         for request in report_progress(for_warm, warm.test.label):
             _take(warm, asker.ask(request, workload.budget(request.task)))
     finish(warm, sampler, before, read_conditions())
-    timed.save()
+    session.save_times()
     opened.engine.close()
     cold = _new_run(workload, "cold", for_cold, notes)
     before = read_conditions()
@@ -214,16 +215,16 @@ def run_workload(
 
 
 def _ask_cold(
-    opened: OpenModel, model_path: Path, request: Request, workload: Workload
+    opened: OpenModel, model_path: Path, request: TaskRequest, workload: Workload
 ) -> tuple[dict[str, Any], Trace | None]:
     """One request to an engine that was opened for it."""
     name = opened.bundle.plan.engine if opened.bundle else engine_of(model_path)
     engine = open_engine(name, opened.model, opened.settings)
     try:
-        timed = TimedModel(replace(opened, engine=engine))
-        asker = Asker(timed, engine)
-        timed.session.system, _ = asker.placed(request)
-        timed.session.prepare()  # what `edge chat` and `edge run` restore on start
+        session = open_session(replace(opened, engine=engine), timed=True)
+        asker = Asker(session, engine)
+        session.system, _ = asker.place_request(request)
+        session.prepare()  # what `edge chat` and `edge run` restore on start
         return asker.ask(request, workload.budget(request.task))
     finally:
         engine.close()
@@ -231,7 +232,7 @@ def _ask_cold(
 
 def fitting_requests(
     asker: Asker, engine: Engine, workload: Workload
-) -> tuple[list[Request], list[str]]:
+) -> tuple[list[TaskRequest], list[str]]:
     """The requests to ask, one for each task to warm up with first, and a note for each task whose
     requests the context does not hold: those are left out.
 
@@ -266,7 +267,7 @@ def fitting_requests(
 def _new_run(
     workload: Workload,
     start: Literal["cold", "warm"],
-    requests: Sequence[Request],
+    requests: Sequence[TaskRequest],
     notes: Sequence[str],
 ) -> DeadlineRun:
     test = DeadlineTest(

@@ -19,7 +19,7 @@ from boardfit.edge.bench.metrics import measure_load as load_figures
 from boardfit.edge.bench.sampler import Sampler, read_memory
 from boardfit.edge.bench.token_times import TokenTimes
 from boardfit.edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
-from boardfit.edge.process.live import tell_label, watched
+from boardfit.edge.process.live import STATUS
 from boardfit.edge.types import (
     Engine,
     GenerationConfig,
@@ -92,7 +92,7 @@ def run_tests(
             for run in runs:
                 if progress:
                     progress(done, total, run.test.label)
-                tell_label(run.test.label)
+                STATUS.set_label(run.test.label)
                 trace = run_once(engine, run.test, tokens)
                 done += 1
                 if repetition == 0:
@@ -134,7 +134,7 @@ def run_conversation(engine: Engine, test: Test) -> Trace:
 
 
 def record(engine: Engine, prompt: Sequence[int], config: GenerationConfig, start_ns: int) -> Trace:
-    events: list[TokenEvent] = list(watched(engine.stream(prompt, config), len(prompt)))
+    events: list[TokenEvent] = list(STATUS.follow(engine.stream(prompt, config), len(prompt)))
     trace = Trace.of_stream(start_ns, prompt, events, engine.last_start)
     # Outside the clock: even a request shorter than the sampling interval has one look.
     return replace(trace, memory=(read_memory(),), events=TokenTimes(events))
@@ -161,7 +161,7 @@ def measure_load(
     DONTNEED, which needs no rights but cannot drop pages that another process maps).
     """
     run = TestRun(Test("load", 0, 0, 0, "cold" if cold else "warm"))
-    tell_label(run.test.label)
+    STATUS.set_label(run.test.label)
     before = read_conditions()
     for _ in range(repeats):
         dropped = drop_page_cache(model_path) if cold else False

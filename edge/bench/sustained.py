@@ -15,7 +15,7 @@ from boardfit.edge.bench.conditions import read_conditions
 from boardfit.edge.bench.runner import Progress, TestRun, finish, record
 from boardfit.edge.bench.sampler import Sampler
 from boardfit.edge.bench.workloads import Test, fixed_tokens, prompt_hash
-from boardfit.edge.process.live import tell_label
+from boardfit.edge.process.live import STATUS
 from boardfit.edge.types import Engine, GenerationConfig
 
 # Tokens of one repetition: seconds on a slow board, and shallow in every context.
@@ -34,7 +34,7 @@ def run_sustained(
     prompt = fixed_tokens(engine, 1)
     run = TestRun(Test("sustained", 0, 0, n_gen), prompt_hash(prompt))
     config = GenerationConfig(max_tokens=n_gen + 1, ignore_eos=True)
-    tell_label(run.test.label)
+    STATUS.set_label(run.test.label)
     before, started = read_conditions(), time.monotonic()
     with Sampler() as sampler:
         while True:

@@ -10,27 +10,30 @@ input is no terminal, every line (or block) is a question and only answers are w
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from boardfit.edge.chat.interrupt import Interrupt
 from boardfit.edge.chat.line_reader import LineReader
-from boardfit.edge.chat.model_options import generation_config, model_options, open_with_progress
+from boardfit.edge.chat.model_options import engine_options, generation_options, open_with_progress
 from boardfit.edge.chat.session import Session
 from boardfit.edge.chat.stats import stats_lines
-from boardfit.edge.chat.timed_open import TimedModel, budget_options, draft_tokens, parse_budget
-from boardfit.edge.deadline import Budget, Outcome
+from boardfit.edge.chat.timed_open import draft_tokens, open_session
+from boardfit.edge.deadline.options import budget_options
 from boardfit.edge.errors import EdgeError, UsageError
-from boardfit.edge.process.live import publish_model, publish_status
-from boardfit.edge.states import states_of
-from boardfit.edge.tasks.use import TaskUse, parse_task, task_options, time_text
+from boardfit.edge.process.live import STATUS, publish_status
+from boardfit.edge.tasks.use import TaskUse, task_options, time_text
 from boardfit.edge.terminal import terminal_safe, write_text
-from boardfit.edge.types import GenerationConfig, TokenEvent
+from boardfit.edge.types import GenerationConfig
 from boardfit.edge.units import did_you_mean, format_bytes, format_seconds, printable
+
+if TYPE_CHECKING:  # a chat without a budget never imports them
+    from boardfit.edge.deadline.budget import Budget
+    from boardfit.edge.deadline.outcome import Outcome
 
 _HELP = """\
 /help          this text                  /stats         figures of the last answer
@@ -42,9 +45,10 @@ End a line with \\ to continue on the next, or write a block between two lines o
 
 @click.command(short_help="Chat with a bundle, offline.")
 @click.argument("bundle", type=click.Path())
-@model_options
-@budget_options
 @task_options
+@budget_options
+@generation_options
+@engine_options
 @click.option("--system", help="System prompt.")
 @click.option("--load", "load_path", type=click.Path(), help="Continue a saved conversation.")
 @click.option(
@@ -52,31 +56,30 @@ End a line with \\ to continue on the next, or write a block between two lines o
 )
 @publish_status("chat")
 def chat(
-    bundle: str, system: str | None, load_path: str | None, kept: Path | None, **options: Any
+    bundle: str,
+    use: TaskUse | None,
+    budget: Budget | None,
+    config: GenerationConfig,
+    overrides: dict[str, Any],
+    system: str | None,
+    load_path: str | None,
+    kept: Path | None,
 ) -> None:
     """Chat with BUNDLE (a bundle directory or a .gguf file). Type /help for the commands."""
-    use = parse_task(options)
-    budget = parse_budget(options)
-    config = generation_config(options)
     n_draft = draft_tokens(budget, use.task if use else None)
-    opened = open_with_progress(bundle, options, n_draft=n_draft)
+    opened = open_with_progress(bundle, overrides, n_draft=n_draft)
     with closing(opened.engine):
         if use is not None:
-            placed, use = use.placed(opened.engine)
-            system = system or placed
-        timed = TimedModel(opened, system=system) if budget else None
-        session = (
-            timed.session
-            if timed
-            else Session(opened.engine, system=system, states=states_of(opened))
-        )
-        room = ChatRoom(session, config, LineReader(), timed, budget, use, kept)
+            task_system, use = use.place_system(opened.engine)
+            system = system or task_system
+        session = open_session(opened, system=system, timed=budget is not None)
+        room = ChatRoom(session, config, LineReader(), budget, use, kept)
         # A model without a chat template, or with one that takes no system prompt, says so now and
         # not after the first question; and what rendering imports is there by then.
-        session.render_check()
+        session.check_template()
         room.begin(Path(load_path).expanduser() if load_path else None, system)
         info = opened.engine.describe()
-        publish_model(opened.name, info)
+        STATUS.publish_model(opened.name, info)
         room.say(
             f"{printable(opened.name)}: {info.quant}, {info.n_ctx} tokens of context, "
             f"{info.n_threads} threads. /help for help."
@@ -96,19 +99,16 @@ class ChatRoom:
         session: Session,
         config: GenerationConfig,
         reader: LineReader,
-        timed: TimedModel | None = None,
         budget: Budget | None = None,
         use: TaskUse | None = None,
         kept: Path | None = None,
     ) -> None:
-        """With `timed` and a `budget`, `session` is the timed one and keeps the budget. With a task
-        in `use`, every message is what the task is done to. `kept`: the file that the conversation
-        is kept in.
+        """With a `budget`, the session has a deadline. With a task in `use`, every message is what
+        the task is done to. `kept`: the file that the conversation is kept in.
         """
         self.session = session
         self.config = config
         self.reader = reader
-        self.timed = timed
         self.budget = budget
         self.use = use
         self.kept = kept.expanduser() if kept else None
@@ -139,7 +139,7 @@ class ChatRoom:
             self.say(f"({restored.n_tokens} tokens of the system prompt restored in {took})")
         if self.kept is not None:
             self.session.save(self.kept)  # report an unwritable place now
-        self._tell_problems()
+        self._report_problems()
 
     def talk(self) -> None:
         """Until /exit, the end of input, or a second Ctrl-C; then the conversation is kept."""
@@ -202,7 +202,7 @@ class ChatRoom:
         safe = terminal_safe if sys.stdout.isatty() else str
         ended = True
         if self.use is not None:
-            text, note = self.use.fitted(
+            text, note = self.use.fit_text(
                 text, self.session.engine, self.session.system, self.config.max_tokens
             )
             if note:
@@ -210,15 +210,14 @@ class ChatRoom:
             if not self.use.task.conversation:
                 self.session.messages = []  # the KV cache keeps what both have in common
         with Interrupt() as interrupt:
-            for event in self._stream(text, interrupt):
+            for event in self.session.ask(text, self.config, interrupt, budget=self.budget):
                 if event.text:
                     write_text(safe(event.text))
                     ended = event.text.endswith("\n")
         answer = self.session.last_answer
         if not ended or (answer is not None and not answer.n_out):
             write_text("\n")
-        if self.timed is not None:
-            self._tell_outcome(self.timed.session.last_outcome)
+        self._report_outcome(self.session.last_outcome)
         if answer is None:
             return
         if answer.finish_reason == "aborted":
@@ -230,25 +229,20 @@ class ChatRoom:
 
     def _keep(self) -> None:
         """After an answer, when no one waits for it: keep what was learned and computed."""
-        self._tell_problems()
-        if self.timed is not None:
-            self.timed.save()
-        self.session.store_prefix()
+        self._report_problems()
+        self.session.keep()
         if self.kept is not None:
             self.session.save(self.kept)
 
-    def _tell_problems(self) -> None:
+    def _report_problems(self) -> None:
         for problem in self.session.problems:
             click.echo(f"note: {printable(problem, limit=400)}", err=True)
         self.session.problems.clear()
 
-    def _stream(self, text: str, interrupt: Callable[[], bool]) -> Iterator[TokenEvent]:
-        if self.timed is not None and self.budget is not None:
-            return self.timed.session.ask_within(text, self.budget, self.config, interrupt)
-        return self.session.ask(text, self.config, interrupt)
-
-    def _tell_outcome(self, outcome: Outcome | None) -> None:
-        """What was done to keep the budget, and whether it was kept; silent when nothing was."""
+    def _report_outcome(self, outcome: Outcome | None) -> None:
+        """Print what was done to keep the budget, and whether it was kept. Print nothing if nothing
+        was done.
+        """
         if outcome is None:
             return
         for adjustment in outcome.adjustments:
@@ -275,11 +269,11 @@ class ChatRoom:
     def _load(self, argument: str) -> None:
         became = self.session.load(_file(argument, "/load"))
         self.say(f"({len(self.session.messages)} messages loaded; {printable(became)})")
-        self._tell_problems()
+        self._report_problems()
 
     def _stats(self, _argument: str) -> None:
         lines = stats_lines(self.session)
-        if self.timed is not None and (outcome := self.timed.session.last_outcome) is not None:
+        if (outcome := self.session.last_outcome) is not None:
             lines.append(f"budget   {outcome.line()}")
         self.say("\n".join(lines), always=True)
 

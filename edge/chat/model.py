@@ -7,17 +7,18 @@ with open_chat("out/pi5", system="You are brief.") as model:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from boardfit.edge.chat.session import Answer, Session, summarize
-from boardfit.edge.chat.timed_open import TimedModel
-from boardfit.edge.deadline import Budget, Outcome
+from boardfit.edge.chat.session import Answer, Session
+from boardfit.edge.chat.timed_open import add_deadline, open_session
 from boardfit.edge.engines.target import OpenModel, open_model
-from boardfit.edge.process.live import watched
-from boardfit.edge.states import states_of
-from boardfit.edge.types import EngineInfo, GenerationConfig, Plan, TokenEvent, Trace
+from boardfit.edge.types import EngineInfo, GenerationConfig, Plan, TokenEvent
+
+if TYPE_CHECKING:  # a chat without a budget never imports it
+    from boardfit.edge.deadline.budget import Budget
+    from boardfit.edge.deadline.outcome import Outcome
 
 
 class Reply(Iterator[TokenEvent]):
@@ -47,8 +48,7 @@ class Model:
 
     def __init__(self, opened: OpenModel, system: str | None = None) -> None:
         self._opened = opened
-        self._session = Session(opened.engine, system=system, states=states_of(opened))
-        self._timed: TimedModel | None = None
+        self._session = open_session(opened, system=system)
         self.last_answer: Answer | None = None  # text, tokens, seconds and speed of the last reply
         self.last_outcome: Outcome | None = None  # how its budget was kept; None without a budget
 
@@ -83,14 +83,17 @@ class Model:
         when the model has no chat template or the question fills the context.
         """
         if within_s is None and first_within_s is None:
-            return Reply(self._answer(self._session.ask(text, config), None))
+            return self._reply(self._session, text, config)
+        from boardfit.edge.deadline.budget import Budget
+
         budget = Budget(within_s, first_within_s)
-        timed = self._with_budgets()
-        return Reply(self._answer(timed.session.ask_within(text, budget, config), timed))
+        if self._session.deadline is None:
+            add_deadline(self._session, self._opened)
+        return self._reply(self._session, text, config, budget)
 
     def stream(self, prompt: str, *, config: GenerationConfig | None = None) -> Reply:
         """Continue `prompt` as plain text: no chat template, and no part of the conversation."""
-        return Reply(self._continue(prompt, config or GenerationConfig()))
+        return self._reply(Session(self._opened.engine, raw=True), prompt, config)
 
     def reset(self) -> None:
         """Forget the conversation. The system prompt stays."""
@@ -98,8 +101,7 @@ class Model:
 
     def close(self) -> None:
         """Keep what was learned about time, and give the memory back."""
-        if self._timed is not None:
-            self._timed.save()
+        self._session.save_times()
         self._opened.engine.close()
 
     def __enter__(self) -> Model:
@@ -108,31 +110,19 @@ class Model:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _answer(
-        self, events: Iterator[TokenEvent], timed: TimedModel | None
-    ) -> Iterator[TokenEvent]:
-        self.last_answer = self.last_outcome = None
-        yield from events
-        self.last_answer = self._session.last_answer
-        self.last_outcome = timed.session.last_outcome if timed else None
+    def _reply(
+        self,
+        session: Session,
+        text: str,
+        config: GenerationConfig | None,
+        budget: Budget | None = None,
+    ) -> Reply:
+        def stream() -> Iterator[TokenEvent]:
+            self.last_answer = self.last_outcome = None
+            yield from session.ask(text, config, budget=budget)
+            self.last_answer, self.last_outcome = session.last_answer, session.last_outcome
 
-    def _continue(self, prompt: str, config: GenerationConfig) -> Iterator[TokenEvent]:
-        engine, request_ns = self._opened.engine, time.monotonic_ns()
-        self.last_answer = self.last_outcome = None
-        tokens, events = engine.prompt(prompt), list[TokenEvent]()
-        for event in watched(engine.stream(tokens, config), len(tokens)):
-            events.append(event)
-            yield event
-        start = engine.last_start
-        self.last_answer = summarize(Trace.of_stream(request_ns, tokens, events, start), start)
-
-    def _with_budgets(self) -> TimedModel:
-        """The session that keeps budgets. It goes on with the conversation so far."""
-        if self._timed is None:
-            self._timed = TimedModel(self._opened, system=self._session.system)
-            self._timed.session.messages = self._session.messages
-            self._session = self._timed.session
-        return self._timed
+        return Reply(stream())
 
 
 def open_chat(

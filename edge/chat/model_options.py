@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from boardfit.edge.click_options import pass_value
 from boardfit.edge.engines.settings import KV_TYPES
 from boardfit.edge.engines.target import OpenModel, open_model
 from boardfit.edge.terminal import ProgressLine
 from boardfit.edge.types import GenerationConfig
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
 _DEFAULT = GenerationConfig()
-_ENGINE_OPTIONS = (
+_ENGINE = (
     click.option(
         "--threads", "n_threads", type=int, help="Number of threads. [default: the plan's]"
     ),
@@ -27,7 +25,7 @@ _ENGINE_OPTIONS = (
         "--no-memory-check", is_flag=True, help="Load the model even if memory looks too short."
     ),
 )
-_GENERATION_OPTIONS = (
+_GENERATION = (
     click.option(
         "--temperature",
         type=float,
@@ -77,39 +75,20 @@ _GENERATION_OPTIONS = (
 )
 
 
-def model_options(command: _F) -> _F:
-    """Add the options of both groups to a click command."""
-    for option in reversed(_GENERATION_OPTIONS + _ENGINE_OPTIONS):
-        command = option(command)
-    return command
+def _make_overrides(*, no_memory_check: bool, **settings: Any) -> dict[str, Any]:
+    return {**settings, "check_memory": False if no_memory_check else None}
 
 
-def open_with_progress(path: str, options: dict[str, Any], *, n_draft: int = 0) -> OpenModel:
+#: Adds the options of sampling to a command, which gets `config`, a GenerationConfig.
+generation_options = pass_value("config", GenerationConfig, *_GENERATION)
+#: Adds the options of the engine to a command, which gets `overrides` for `open_with_progress`.
+engine_options = pass_value("overrides", _make_overrides, *_ENGINE)
+
+
+def open_with_progress(path: str, overrides: dict[str, Any], *, n_draft: int = 0) -> OpenModel:
     """Open the model that the command line names, drawing progress where it takes time."""
     line = ProgressLine("loading")
     try:
-        return open_model(
-            path,
-            progress=line,
-            n_threads=options["n_threads"],
-            n_ctx=options["n_ctx"],
-            kv_type=options["kv_type"],
-            n_draft=n_draft,
-            check_memory=False if options["no_memory_check"] else None,
-        )
+        return open_model(path, progress=line, n_draft=n_draft, **overrides)
     finally:
         line.close()
-
-
-def generation_config(options: dict[str, Any]) -> GenerationConfig:
-    """Raises UsageError for values out of range."""
-    return GenerationConfig(
-        max_tokens=options["max_tokens"],
-        temperature=options["temperature"],
-        top_k=options["top_k"],
-        top_p=options["top_p"],
-        min_p=options["min_p"],
-        repeat_penalty=options["repeat_penalty"],
-        seed=options["seed"],
-        stop=tuple(options["stop"]),
-    )

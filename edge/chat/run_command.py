@@ -17,21 +17,24 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from boardfit.edge.chat.interrupt import Interrupt
-from boardfit.edge.chat.model_options import generation_config, model_options, open_with_progress
-from boardfit.edge.chat.session import Session, summarize
-from boardfit.edge.chat.timed_open import TimedModel, budget_options, draft_tokens, parse_budget
+from boardfit.edge.chat.model_options import engine_options, generation_options, open_with_progress
+from boardfit.edge.chat.session import Session
+from boardfit.edge.chat.timed_open import draft_tokens, open_session
+from boardfit.edge.deadline.options import budget_options
 from boardfit.edge.errors import InputError
-from boardfit.edge.process.live import publish_model, publish_status, watched
-from boardfit.edge.states import states_of
-from boardfit.edge.tasks.use import TaskUse, parse_task, read_text, task_options
+from boardfit.edge.process.live import STATUS, publish_status
+from boardfit.edge.tasks.use import TaskUse, read_text, task_options
 from boardfit.edge.terminal import terminal_safe, write_text
-from boardfit.edge.types import Engine, Message, StreamStart, TokenEvent, Trace
+from boardfit.edge.types import Engine, GenerationConfig, Message, TokenEvent
 from boardfit.edge.units import printable
+
+if TYPE_CHECKING:  # a run without a budget never imports it
+    from boardfit.edge.deadline.budget import Budget
 
 MAX_PROMPT_BYTES = 4 * 1024**2  # far beyond any context
 SCHEMA = 1
@@ -40,98 +43,83 @@ SCHEMA = 1
 @click.command(short_help="Answer one prompt, from a pipe too, as text or JSON.")
 @click.argument("bundle", type=click.Path())
 @click.argument("prompt", required=False)
-@model_options
-@budget_options
 @task_options
+@budget_options
+@generation_options
+@engine_options
 @click.option("--system", help="System prompt.")
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON line instead of the text.")
 @publish_status("run")
 def run(
-    bundle: str, prompt: str | None, system: str | None, raw: bool, as_json: bool, **options: Any
+    bundle: str,
+    prompt: str | None,
+    use: TaskUse | None,
+    budget: Budget | None,
+    config: GenerationConfig,
+    overrides: dict[str, Any],
+    system: str | None,
+    raw: bool,
+    as_json: bool,
 ) -> None:
     """Answer PROMPT with BUNDLE (a bundle directory or a .gguf file).
 
     Without PROMPT, or with "-", read the prompt from standard input. With --task, PROMPT is the
     input of the task. For a task that takes a file (summarize), PROMPT is a path.
     """
-    use = parse_task(options)
-    budget = parse_budget(options)
-    config = generation_config(options)
-    text = task_text(use, prompt) if use else read_prompt(prompt)
+    text = read_task_text(use, prompt) if use else read_prompt(prompt)
     started_s = time.monotonic()
     n_draft = draft_tokens(budget, use.task if use else None)
-    opened = open_with_progress(bundle, options, n_draft=n_draft)
+    opened = open_with_progress(bundle, overrides, n_draft=n_draft)
     load_s = time.monotonic() - started_s
     with closing(opened.engine), Interrupt() as interrupt:
         engine = opened.engine
-        publish_model(opened.name, engine.describe())
-        session: Session | None = None
-        timed = None
+        STATUS.publish_model(opened.name, engine.describe())
         if use is not None:
             text_only = raw or not engine.has_template
-            placed, use = use.placed(engine, plain=text_only)
-            system = system or placed
-            text, note = use.fitted(text, engine, system, config.max_tokens, plain=text_only)
+            task_system, use = use.place_system(engine, plain=text_only)
+            system = system or task_system
+            text, note = use.fit_text(text, engine, system, config.max_tokens, plain=text_only)
             if note:
                 click.echo(f"note: {note}", err=True)
         plain = is_plain(engine, system, raw)
+        session = open_session(opened, system=system, raw=plain, timed=budget is not None)
         if budget is not None:
-            timed = TimedModel(opened, system=system, raw=plain)
-            session = timed.session
             session.prepare()
-            stream = timed.session.ask_within(text, budget, config, interrupt)
-        elif plain:
-            request_ns = time.monotonic_ns()
-            tokens = engine.prompt(text)
-            stream = watched(engine.stream(tokens, config, interrupt), len(tokens))
-        else:
-            session = Session(engine, system=system, states=states_of(opened))
-            stream = session.ask(text, config, interrupt)
-        events = write_stream(stream, quiet=as_json)
-        start = engine.last_start
-        if session is None:
-            trace = Trace.of_stream(request_ns, tokens, events, start)
-        else:
-            assert session.last_trace is not None
-            trace = session.last_trace
-        outcome = timed.session.last_outcome if timed else None
+        write_stream(session.ask(text, config, interrupt, budget=budget), quiet=as_json)
         if as_json:
-            record = to_record(trace, start, opened.name, engine, load_s)
-            if use is not None:
-                record["task"] = use.task.name
-            if outcome is not None:
-                record["deadline"] = outcome.to_dict()
+            record = to_record(session, opened.name, load_s, use)
             click.echo(json.dumps(record, ensure_ascii=False))
-        elif outcome is not None:
-            click.echo(outcome.line(), err=True)
-            for adjustment in outcome.adjustments:
-                click.echo(f"  {adjustment}", err=True)
-        if timed is not None:
-            timed.save()
-        if session is not None:
-            for problem in session.problems:
-                click.echo(f"note: {printable(problem, limit=400)}", err=True)
-            session.store_prefix()
+        else:
+            write_outcome(session)
+        for problem in session.problems:
+            click.echo(f"note: {printable(problem, limit=400)}", err=True)
+        session.keep()
         if interrupt.stopped:
             raise click.Abort  # exit code 130, as everywhere
 
 
-def write_stream(stream: Iterator[TokenEvent], *, quiet: bool) -> list[TokenEvent]:
-    """Write the text of a stream as it comes, with a newline at its end; returns its events."""
+def write_outcome(session: Session) -> None:
+    """Write how the budget was kept to standard error, if there was one."""
+    if session.last_outcome is not None:
+        click.echo(session.last_outcome.line(), err=True)
+        for adjustment in session.last_outcome.adjustments:
+            click.echo(f"  {adjustment}", err=True)
+
+
+def write_stream(stream: Iterator[TokenEvent], *, quiet: bool) -> None:
+    """Write the text of a stream as it comes, with a newline at its end."""
     # A terminal gets escape sequences shown as text; a pipe or file gets the exact answer.
     safe = terminal_safe if sys.stdout.isatty() else str
-    events = []
-    for event in stream:
-        events.append(event)
-        if event.text and not quiet:
-            write_text(safe(event.text))
-    if events and not quiet and not (events[-1].text or "").endswith("\n"):
+    last = None
+    for last in stream:
+        if last.text and not quiet:
+            write_text(safe(last.text))
+    if last is not None and not quiet and not last.text.endswith("\n"):
         write_text("\n")
-    return events
 
 
-def task_text(use: TaskUse, prompt: str | None) -> str:
+def read_task_text(use: TaskUse, prompt: str | None) -> str:
     """What the task is done to: a file's text, for tasks that take one, else the prompt itself."""
     if use.task.input == "file" and prompt not in (None, "-"):
         return read_text(prompt or "")
@@ -179,12 +167,12 @@ def is_plain(engine: Engine, system: str | None, raw: bool) -> bool:
 
 
 def to_record(
-    trace: Trace, start: StreamStart | None, model: str, engine: Engine, load_s: float
+    session: Session, model: str, load_s: float, use: TaskUse | None = None
 ) -> dict[str, Any]:
     """One answer as plain data. Times in seconds, null for what was not measured."""
-    answer = summarize(trace, start)
-    info = engine.describe()
-    return {
+    answer, outcome, info = session.last_answer, session.last_outcome, session.engine.describe()
+    assert answer is not None
+    record: dict[str, Any] = {
         "schema": SCHEMA,
         "kind": "boardfit-run",
         "model": model,
@@ -202,6 +190,11 @@ def to_record(
         "engine": {"name": info.name, "version": info.version, "n_threads": info.n_threads,
                    "n_ctx": info.n_ctx, "quant": info.quant, "kv_type": info.kv_type},
     }  # fmt: skip
+    if use is not None:
+        record["task"] = use.task.name
+    if outcome is not None:
+        record["deadline"] = outcome.to_dict()
+    return record
 
 
 def peak_rss_bytes() -> int | None:

@@ -7,6 +7,12 @@
 
 Each question renders the whole conversation; the engine finds the longest prefix it still holds in
 its KV cache, so that normally only the new turn is computed.
+
+A session with a `Deadline` also keeps budgets of seconds (`boardfit.edge.chat.timed_open` opens one):
+
+    for event in session.ask("How warm is the board?", budget=Budget(within_s=2.0)):
+        print(event.text, end="", flush=True)
+    print(session.last_outcome.line())
 """
 
 from __future__ import annotations
@@ -15,14 +21,13 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from boardfit.edge.deadline.shape import without_oldest_turn
 from boardfit.edge.disk.atomic import write_atomic
-from boardfit.edge.errors import EdgeError, InputError
-from boardfit.edge.process.live import watched
+from boardfit.edge.errors import DeadlineError, EdgeError, InputError, UsageError
+from boardfit.edge.process.live import STATUS
 from boardfit.edge.states.prefix import MIN_TOKENS, is_worth_storing, system_prefix
 from boardfit.edge.states.store import Restored, StateStore
 from boardfit.edge.types import (
@@ -33,8 +38,15 @@ from boardfit.edge.types import (
     StreamStart,
     TokenEvent,
     Trace,
+    drop_oldest_turn,
 )
 from boardfit.edge.units import format_seconds
+
+if TYPE_CHECKING:  # a chat without a budget never imports them
+    from boardfit.edge.deadline.budget import Budget
+    from boardfit.edge.deadline.deadline import Deadline
+    from boardfit.edge.deadline.outcome import Outcome
+    from boardfit.edge.deadline.pacer import PacedTurn
 
 SCHEMA = 1
 KIND = "boardfit-session"
@@ -68,20 +80,55 @@ class Answer:
     total_s: float
 
 
+@dataclass
+class Turn:
+    """A question without a time limit, and its answer so far. The caller keeps the `events`."""
+
+    engine: Engine
+    received_ns: int
+    messages: Sequence[Message]
+    tokens: Sequence[int]
+    events: list[TokenEvent] = field(default_factory=list)
+    within_s: float | None = None
+
+    def stream(
+        self, config: GenerationConfig, stop: Callable[[], bool] | None
+    ) -> Iterator[TokenEvent]:
+        return STATUS.follow(self.engine.stream(self.tokens, config, stop), len(self.tokens))
+
+    def finish(self) -> Outcome | None:
+        """There is no budget that could be kept."""
+        return None
+
+
 class Session:
     """One conversation. Not for two threads at once."""
 
     def __init__(
-        self, engine: Engine, *, system: str | None = None, states: StateStore | None = None
+        self,
+        engine: Engine,
+        *,
+        system: str | None = None,
+        states: StateStore | None = None,
+        raw: bool = False,
+        deadline: Deadline | None = None,
     ) -> None:
-        """With `states`, what an earlier run computed is restored, and what is worth it stored."""
+        """With `states`, what an earlier run computed is restored, and what is worth it stored.
+
+        `raw`: messages are plain text to continue, for models without a chat template. `deadline`
+        keeps budgets.
+        """
         self.engine = engine
         self.system = system or None
         self.states = states
+        self.deadline = deadline
+        self.small: Session | None = None  # of a smaller model: answers what this one must refuse
         self.messages: list[Message] = []
         self.last_answer: Answer | None = None
         self.last_trace: Trace | None = None
+        self.last_outcome: Outcome | None = None  # how the last answer's budget was kept
         self.problems: list[str] = []  # stored states that could not be used; a caller empties it
+        self._raw = raw
         self._restored = Restored()  # since the last answer
         self._cached: list[int] = []  # prompt and answer of the last turn
         self._prefix: tuple[str | None, list[int]] | None = None  # system prompt and its tokens
@@ -94,79 +141,125 @@ class Session:
         text: str,
         config: GenerationConfig | None = None,
         stop: Callable[[], bool] | None = None,
+        *,
+        budget: Budget | None = None,
+        received_ns: int | None = None,
     ) -> Iterator[TokenEvent]:
         """Stream the answer to `text`. The turn enters the history when the stream ends, stopped
         half-way or not; if it ends in an error, or before the first token, the history stays as it
         was.
 
-        Raises InputError if the question alone, with the system prompt, fills the context.
+        A `budget` counts from `received_ns`: now, or earlier if the request waited in a queue.
+
+        Raises InputError if the question alone, with the system prompt, fills the context. Raises
+        DeadlineError, before anything is computed, if no version of the question can be answered
+        within a budget that says refuse.
         """
         config = config or GenerationConfig()
-        request_ns = time.monotonic_ns()
+        asked_ns = time.monotonic_ns()
+        received_ns = asked_ns if received_ns is None else received_ns
         asked = [*self.messages, Message("user", text)]
-        kept, tokens = self.fit(asked, config)
-        self.recall(tokens)
-        events: list[TokenEvent] = []
         try:
-            for event in watched(self.engine.stream(tokens, config, stop), len(tokens)):
-                events.append(event)
+            turn = self._begin(asked, config, budget, received_ns, asked_ns)
+        except DeadlineError as refusal:
+            if self.small is None:
+                raise
+            stream = self.small.ask(text, config, stop, budget=budget, received_ns=received_ns)
+            yield from self._take_over(self.small, stream, refusal)
+            return
+        try:
+            for event in turn.stream(config, stop):
+                turn.events.append(event)
                 yield event
         except GeneratorExit:  # the caller stopped reading: keep the answer so far
-            self.finish(asked, kept, tokens, events, request_ns)
+            self._finish(asked, turn)
             raise
-        self.finish(asked, kept, tokens, events, request_ns)
+        self._finish(asked, turn)
 
-    def render_check(self) -> None:
+    def check_template(self) -> None:
         """Render a trial conversation so that template errors surface early.
 
         Raises for a missing chat template, or a template without support for a system prompt.
         """
         self.render([Message("user", "hello")])
 
-    def finish(
+    def _begin(
         self,
         asked: list[Message],
-        kept: list[Message],
-        tokens: list[int],
-        events: list[TokenEvent],
-        request_ns: int,
-    ) -> None:
-        """Take the turn that `asked` ends with into the history, as `kept` and answered by
-        `events`; an answer stopped before its first token leaves the history as it was.
+        config: GenerationConfig,
+        budget: Budget | None,
+        received_ns: int,
+        asked_ns: int,
+    ) -> Turn | PacedTurn:
+        """Choose what to compute for `asked`, and restore what an earlier run computed of it."""
+        kept, tokens = self.trim(asked, config)
+        if budget is None:
+            if not self._raw:  # the engine itself reports that a plain text is too long
+                self.check_room(tokens)
+            self.recall(tokens)
+            return Turn(self.engine, received_ns, kept, tokens)
+        if self.deadline is None:
+            raise UsageError("a budget needs a session with a deadline")
+        from boardfit.edge.deadline.question import Question
+
+        self.recall(tokens, self.deadline.predict_prefill_s)
+        restored = self.take_restored()
+        question = Question(
+            kept,
+            render=self.render,
+            check_room=self.check_room,
+            room=self.engine.n_ctx - self.count_reserve(config),
+            n_forgotten=len(asked) - len(kept),
+            is_chat=self.engine.has_template and not self._raw,
+            n_restored=restored.n_tokens,
+            restored_s=restored.seconds,
+        )
+        return self.deadline.admit(question, budget, received_ns, asked_ns)
+
+    def _finish(self, asked: list[Message], turn: Turn | PacedTurn) -> None:
+        """Take an answered turn into the history. An answer that was stopped before its first
+        token leaves the history as it was.
         """
-        start = self.engine.last_start
-        trace = Trace.of_stream(request_ns, tokens, events, start)
-        answer = summarize(trace, start, n_dropped=len(asked) - len(kept))
+        start, events = self.engine.last_start, turn.events
+        trace = Trace.of_stream(turn.received_ns, turn.tokens, events, start)
+        answer = summarize(trace, start, n_dropped=len(asked) - len(turn.messages))
         if answer.n_out or answer.finish_reason != "aborted":
-            self.messages = [*kept, Message("assistant", answer.text)]
-        self.last_trace, self.last_answer = trace, answer
+            self.messages = [*turn.messages, Message("assistant", answer.text)]
+        self.last_trace = dataclasses.replace(trace, deadline_s=turn.within_s)
+        self.last_answer = answer
         answer_ids = [event.token_id for event in events if event.token_id is not None]
-        self._cached = [*tokens, *answer_ids]
+        self._cached = [*turn.tokens, *answer_ids]
+        self.last_outcome = turn.finish()
+
+    def _take_over(
+        self, small: Session, stream: Iterator[TokenEvent], refusal: DeadlineError
+    ) -> Iterator[TokenEvent]:
+        """Let the smaller model answer, and continue with its answer."""
+        small.system, small.messages = self.system, list(self.messages)
+        try:
+            yield from stream
+        finally:
+            if small.messages != self.messages:  # it did answer
+                self.messages = list(small.messages)
+                self.last_answer, self.last_trace = small.last_answer, small.last_trace
+                if small.last_outcome is not None:
+                    self.last_outcome = small.last_outcome.with_smaller_model(str(refusal))
 
     # ---- trimming -----------------------------------------------------------------------------
-
-    def fit(
-        self, messages: list[Message], config: GenerationConfig
-    ) -> tuple[list[Message], list[int]]:
-        """The newest part of `messages` that leaves room for an answer, and its tokens. Whole turns
-        are dropped, oldest first; the system prompt and the last message always stay.
-
-        Raises InputError if those two alone fill the context.
-        """
-        messages, tokens = self.trim(messages, config)
-        self.check_room(tokens)
-        return messages, tokens
 
     def trim(
         self, messages: list[Message], config: GenerationConfig
     ) -> tuple[list[Message], list[int]]:
-        """As `fit`, but the last message may be longer than the context."""
+        """The newest part of `messages` that leaves room for an answer, and its tokens. Whole turns
+        are dropped, oldest first. The system prompt and the last message always stay, and the last
+        message may be longer than the context.
+        """
         tokens = self.render(messages)
-        room = self.engine.n_ctx - self.reserved(config)
+        room = self.engine.n_ctx - self.count_reserve(config)
         if len(tokens) <= room:
             return messages, tokens
         target = int(room * _TRIM_TO)
-        while len(tokens) > target and (shorter := without_oldest_turn(messages)):
+        while len(tokens) > target and (shorter := drop_oldest_turn(messages)):
             messages = list(shorter)
             tokens = self.render(messages)
         return messages, tokens
@@ -180,13 +273,15 @@ class Session:
                 next_step="ask in fewer words, or open the model with a larger --ctx",
             )
 
-    def reserved(self, config: GenerationConfig) -> int:
+    def count_reserve(self, config: GenerationConfig) -> int:
         """Tokens of the context that are kept free for the answer."""
         share = max(1, self.engine.n_ctx // _ANSWER_SHARE)
         return share if config.max_tokens < 0 else min(config.max_tokens, share)
 
     def render(self, messages: list[Message]) -> list[int]:
         """Token ids of `messages` behind the system prompt."""
+        if self._raw:
+            return self.engine.prompt("\n".join(message.content for message in messages))
         system = [Message("system", self.system)] if self.system else []
         return self.engine.render([*system, *messages])
 
@@ -244,6 +339,17 @@ class Session:
             return False
         return path is not None
 
+    def keep(self) -> None:
+        """Store what was learned and computed. Call it while the user does not wait."""
+        self.save_times()
+        self.store_prefix()
+
+    def save_times(self) -> None:
+        """Store what the time models of this session and of its smaller model learned."""
+        for session in (self, self.small):
+            if session is not None and session.deadline is not None:
+                session.deadline.save()
+
     def _system_prefix(self) -> list[int]:
         """Tokens of the system prompt as every conversation begins with them; none without a
         template.
@@ -298,7 +404,7 @@ class Session:
         if self.states is None or held < MIN_TOKENS:
             return None
         if self.states.holds(tokens):
-            return self.states.path_of(tokens)
+            return self.states.state_path(tokens)
         path = self.states.save(self.engine, tokens)
         if path is not None:
             if self._saved:  # what both share is in the new one

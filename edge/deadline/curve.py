@@ -66,12 +66,12 @@ class Curve:
     @classmethod
     def from_state(cls, state: Mapping[str, Any], n_terms: int) -> Curve:
         """Raises ValueError, TypeError or KeyError for what is no state of `n_terms` terms."""
-        prior = numbers(state["prior"], n_terms)
+        prior = parse_numbers(state["prior"], n_terms)
         if min(prior) <= 0:
             raise ValueError("a prior must be more than zero")
         curve = cls(prior)
-        curve._a = [numbers(row, n_terms) for row in state["a"]]
-        curve._b = numbers(state["b"], n_terms)
+        curve._a = [parse_numbers(row, n_terms) for row in state["a"]]
+        curve._b = parse_numbers(state["b"], n_terms)
         if len(curve._a) != n_terms:
             raise ValueError(f"expected {n_terms} rows")
         curve._solve()
@@ -79,7 +79,7 @@ class Curve:
 
 
 @dataclass
-class Pace:
+class RecentPace:
     """Seconds met over seconds expected, the last second counting most."""
 
     met_s: float = 0.0
@@ -131,7 +131,7 @@ class Residuals:
         )
 
 
-def numbers(values: Iterable[Any], n: int | None = None) -> list[float]:
+def parse_numbers(values: Iterable[Any], n: int | None = None) -> list[float]:
     """Finite floats from anything; `n` of them, if given. Raises ValueError or TypeError."""
     found = [float(value) for value in values]
     if not all(math.isfinite(value) for value in found) or (n is not None and len(found) != n):

@@ -7,9 +7,10 @@ appears as a long gap between two clock readings that should follow each other c
 
 from __future__ import annotations
 
-# Looks follow each other at least so closely while the process runs (boardfit.edge.engines.abort).
+# Readings follow each other at least this closely while the process runs
+# (boardfit.edge.engines.abort).
 _USUAL_NS = 45 * 10**6
-# A freeze is reckoned with for so long, and with no more than this.
+# A freeze counts for this long, and for no more than this.
 _KEPT_NS, _MOST_S = 3 * 10**9, 0.15
 # A longer gap is a pause of the caller's, or a machine that slept.
 _LONGEST_NS = 500 * 10**6
@@ -19,16 +20,18 @@ class Freezes:
     """The longest freeze of late, in seconds; 0 if there was none."""
 
     def __init__(self) -> None:
-        self._looked_ns: int | None = None
+        self._before_ns: int | None = None
         self._seen: list[tuple[int, int]] = []  # end and length of each, in nanoseconds
 
     def begin(self) -> None:
-        """A stream of looks begins: what was before was no freeze."""
-        self._looked_ns = None
+        """Begin a series of readings. The time before it is no freeze."""
+        self._before_ns = None
 
-    def look(self, now_ns: int) -> None:
-        """One of many looks. May come from several threads: a gap is seen once, or not at all."""
-        before_ns, self._looked_ns = self._looked_ns, now_ns
+    def observe(self, now_ns: int) -> None:
+        """Take one of many clock readings. Several threads may call this. A gap is then seen once,
+        or not at all.
+        """
+        before_ns, self._before_ns = self._before_ns, now_ns
         if before_ns is not None and _USUAL_NS < now_ns - before_ns < _LONGEST_NS:
             kept = [seen for seen in self._seen if now_ns - seen[0] < _KEPT_NS]
             self._seen = [*kept, (now_ns, now_ns - before_ns)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from boardfit.edge.units import format_seconds
@@ -49,6 +49,11 @@ class Outcome:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {**asdict(self), "seconds": dict(self.seconds)}
+
+    def with_smaller_model(self, refusal: str) -> Outcome:
+        """Return the outcome of an answer by the smaller model, which the other one refused."""
+        change = Adjustment("smaller model", f"the model {refusal}", 0.0)
+        return replace(self, adjustments=(change, *self.adjustments))
 
     def line(self) -> str:
         """One line for a terminal."""

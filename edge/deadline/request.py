@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from boardfit.edge.deadline.budget import Budget
 from boardfit.edge.deadline.outcome import Adjustment, Outcome
-from boardfit.edge.deadline.shape import Version
+from boardfit.edge.deadline.shape import Shaper, Version
 from boardfit.edge.deadline.soft_end import is_whole
 from boardfit.edge.types import TokenEvent
 
@@ -16,15 +16,17 @@ _LATEST, _LATEST_LEAST = 17, 5
 
 
 @dataclass
-class Request:
+class TimedRequest:
     """The state of a request so far. Times are monotonic nanoseconds: received by the queue, asked,
-    version chosen, first and last token; `end_ns` None: no limit. `rescue_ns` is when a prefill
-    that is not done is given up for a shorter version.
+    version chosen, first and last token.
+
+    `shaper` makes shorter versions. A prefill that is not done at `rescue_ns` is given up for one.
     """
 
     budget: Budget
     received_ns: int
     asked_ns: int
+    shaper: Shaper
     version: Version
     adjustments: tuple[Adjustment, ...] = ()
     notes: tuple[str, ...] = ()
@@ -43,6 +45,7 @@ class Request:
 
     @property
     def end_ns(self) -> int | None:
+        """When the time is over; None without a limit for the whole answer."""
         within_s = self.budget.within_s
         return None if within_s is None else self.received_ns + round(within_s * 1e9)
 
@@ -65,7 +68,7 @@ class Request:
         return (self.latest_ns[-1] - self.latest_ns[0]) / (n - 1) / 1e9
 
     def outcome(self, end_ns: int) -> Outcome:
-        """What it came to, finished at `end_ns`."""
+        """Return how the budget was kept by an answer that ended at `end_ns`."""
         budget, prefill = self.budget, self.version.prefill
         total_s = (end_ns - self.received_ns) / 1e9
         first_s = None if self.first_ns is None else (self.first_ns - self.received_ns) / 1e9
@@ -79,17 +82,17 @@ class Request:
             ),
             total_s=total_s,
             first_s=first_s,
-            seconds=self._phases(end_ns),
+            seconds=self._measure_phases(end_ns),
             predicted_prefill_s=(prefill.low, prefill.mid, prefill.high),
             adjustments=self.adjustments,
             shortened=self.shortened,
             whole_sentence=is_whole("".join(event.text for event in self.events)),
             n_out=self.n_out,
-            n_possible=self._possible(),
+            n_possible=self._count_possible(),
             notes=self.notes,
         )
 
-    def _phases(self, end_ns: int) -> dict[str, float]:
+    def _measure_phases(self, end_ns: int) -> dict[str, float]:
         first_ns = end_ns if self.first_ns is None else self.first_ns
         last_ns = self.last_ns or first_ns
         return {
@@ -100,7 +103,7 @@ class Request:
             "rest": (end_ns - last_ns) / 1e9,
         }
 
-    def _possible(self) -> int | None:
+    def _count_possible(self) -> int | None:
         """Tokens that the time would have allowed at the speed that was met."""
         end_ns = self.end_ns
         if self.first_ns is None or end_ns is None:

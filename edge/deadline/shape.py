@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from boardfit.edge.deadline.outcome import Adjustment
-from boardfit.edge.deadline.shorten import Piece, select, split
+from boardfit.edge.deadline.shorten import Sentence, select, split
 from boardfit.edge.deadline.time_model import Span, TimeModel
-from boardfit.edge.types import Message
+from boardfit.edge.types import Message, drop_oldest_turn
 
 #: A message of fewer tokens is never shortened: there is nothing in it to choose from.
 MIN_LONG_TOKENS = 64
@@ -53,7 +53,7 @@ class Shaper:
     cold: bool = False
     room: int = 1 << 30
 
-    def version(
+    def make_version(
         self, messages: Sequence[Message], adjustments: tuple[Adjustment, ...] = ()
     ) -> Version:
         """The version with exactly these messages."""
@@ -70,7 +70,7 @@ class Shaper:
         """What to make small while nothing fits: tokens too many for the context, then time."""
         return max(0, len(version.tokens) - self.room), version.prefill.high
 
-    def fitting(self, full: Version, allowed_s: float) -> Version:
+    def find_fitting(self, full: Version, allowed_s: float) -> Version:
         """The fullest version that fits into the context and whose prefill stays within `allowed_s`
         seconds at its high bound; the nearest there is, where none does.
         """
@@ -78,22 +78,22 @@ class Shaper:
         messages: tuple[Message, ...] | None = full.messages
         n_dropped = 0
         while not self.fits(best, allowed_s):
-            messages = without_oldest_turn(messages)
+            messages = drop_oldest_turn(messages)
             if messages is None:
                 break
             n_dropped += 1
             turns = "turn" if n_dropped == 1 else "turns"
-            found = self._adjusted(
+            found = self._adjust(
                 full, messages, full.adjustments, "dropped", f"{n_dropped} old {turns} forgotten"
             )
             # Without its beginning a conversation loses what is cached of it: it may get slower.
             if self._misses_by(found) < self._misses_by(best):
                 best = found
         if not self.fits(best, allowed_s):
-            best = self.shortened(best, allowed_s) or best
+            best = self.shorten(best, allowed_s) or best
         return best
 
-    def shortened(self, full: Version, allowed_s: float) -> Version | None:
+    def shorten(self, full: Version, allowed_s: float) -> Version | None:
         """`full` with sentences of its last message left out until it fits; the quickest found
         where none fits; None if there is nothing to leave out.
         """
@@ -108,7 +108,7 @@ class Shaper:
         budget = min(in_time, self.room - full.n_reused) - frame
         best: Version | None = None
         for _ in range(_TRIES):
-            found = self._selected(full, pieces, sizes, budget)
+            found = self._select(full, pieces, sizes, budget)
             if found is None:
                 break
             if best is None or self._misses_by(found) < self._misses_by(best):
@@ -118,7 +118,7 @@ class Shaper:
             budget = int(budget * 0.85) - 4
         # Nothing fits: the request alone is the quickest that can be asked.
         request = sum(s for s, piece in zip(sizes, pieces, strict=True) if piece.is_request)
-        shortest = self._selected(full, pieces, sizes, request)
+        shortest = self._select(full, pieces, sizes, request)
         candidates = [v for v in (best, shortest) if v is not None]
         return min(candidates, key=self._misses_by, default=None)
 
@@ -127,12 +127,12 @@ class Shaper:
         words = words_for(n_tokens)
         last = version.messages[-1]
         text = f"{last.content}\n\n(Answer in at most {words} words.)"
-        found = self.version((*version.messages[:-1], dataclasses.replace(last, content=text)))
+        found = self.make_version((*version.messages[:-1], dataclasses.replace(last, content=text)))
         adjustment = Adjustment("told", f"asked to answer in at most {words} words", 0.0)
         return dataclasses.replace(found, adjustments=(*version.adjustments, adjustment))
 
-    def _selected(
-        self, full: Version, pieces: list[Piece], sizes: list[int], budget: int
+    def _select(
+        self, full: Version, pieces: list[Sentence], sizes: list[int], budget: int
     ) -> Version | None:
         text = select(pieces, sizes, budget)
         if text is None:
@@ -140,9 +140,9 @@ class Shaper:
         kept = self.count(text)
         messages = (*full.messages[:-1], dataclasses.replace(full.messages[-1], content=text))
         cost = f"{kept} of {sum(sizes)} tokens of the message kept, the most relevant sentences"
-        return self._adjusted(full, messages, full.adjustments, "selected", cost)
+        return self._adjust(full, messages, full.adjustments, "selected", cost)
 
-    def _adjusted(
+    def _adjust(
         self,
         full: Version,
         messages: tuple[Message, ...],
@@ -150,7 +150,7 @@ class Shaper:
         kind: str,
         cost: str,
     ) -> Version:
-        found = self.version(messages)
+        found = self.make_version(messages)
         gain = full.prefill.mid - found.prefill.mid
         return dataclasses.replace(found, adjustments=(*before, Adjustment(kind, cost, gain)))
 
@@ -161,11 +161,3 @@ def words_for(n_tokens: int) -> int:
     """
     words = n_tokens * 0.6
     return max((n for n in _ROUND_WORDS if n <= words), default=_ROUND_WORDS[0])
-
-
-def without_oldest_turn(messages: Sequence[Message] | None) -> tuple[Message, ...] | None:
-    """`messages` without what comes before the second user message; None if there is none."""
-    for i, message in enumerate(messages or ()):
-        if i and message.role == "user":
-            return tuple((messages or ())[i:])
-    return None

@@ -30,14 +30,14 @@ _ASKS = re.compile(
 
 
 @dataclass(frozen=True)
-class Piece:
+class Sentence:
     """A sentence with what separates it from the next; `is_request` pieces always stay."""
 
     text: str
     is_request: bool
 
 
-def split(text: str) -> list[Piece]:
+def split(text: str) -> list[Sentence]:
     """Sentences of a message; joined again they are the message. The first and last paragraph are
     the request where they are short and ask for something (the last one, if none does).
     """
@@ -51,17 +51,17 @@ def split(text: str) -> list[Piece]:
             while end < len(paragraph) and paragraph[end].isspace():
                 end += 1
             if end > start:
-                pieces.append(Piece(paragraph[start:end], i in wanted))
+                pieces.append(Sentence(paragraph[start:end], i in wanted))
                 start = end
     if len(paragraphs) == 1 or not wanted:
         # One block: its last sentence asks, or its first.
         marks = [bool(re.search(r"[?？]\s*$", piece.text)) for piece in pieces]
         at = {i for i in (0, len(pieces) - 1) if pieces and marks[i]} or {len(pieces) - 1}
-        pieces = [Piece(piece.text, i in at) for i, piece in enumerate(pieces)]
+        pieces = [Sentence(piece.text, i in at) for i, piece in enumerate(pieces)]
     return pieces
 
 
-def select(pieces: Sequence[Piece], sizes: Sequence[int], budget: int) -> str | None:
+def select(pieces: Sequence[Sentence], sizes: Sequence[int], budget: int) -> str | None:
     """The message with only its request and the most relevant other sentences, at most `budget` in
     the unit of `sizes` (tokens, one size per piece); gaps are marked. None if the request alone is
     larger, or if nothing has to go.
@@ -70,7 +70,7 @@ def select(pieces: Sequence[Piece], sizes: Sequence[int], budget: int) -> str | 
     if left < 0 or sum(sizes) <= budget:
         return None
     kept = {i for i, piece in enumerate(pieces) if piece.is_request}
-    for i in ranking(pieces):
+    for i in rank(pieces):
         if i not in kept and sizes[i] + 1 <= left:
             kept.add(i)
             left -= sizes[i] + 1
@@ -83,7 +83,7 @@ def select(pieces: Sequence[Piece], sizes: Sequence[int], budget: int) -> str | 
     return "".join(out).strip()
 
 
-def ranking(pieces: Sequence[Piece]) -> list[int]:
+def rank(pieces: Sequence[Sentence]) -> list[int]:
     """Indices of pieces, most relevant to the request first."""
     bags = [Counter(terms(piece.text)) for piece in pieces]
     n = len(pieces)

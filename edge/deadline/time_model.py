@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from boardfit.edge.deadline.curve import Curve, Pace, Residuals, numbers
+from boardfit.edge.deadline.curve import Curve, RecentPace, Residuals, parse_numbers
 from boardfit.edge.errors import InputError
 
 SCHEMA = 2
@@ -79,11 +79,11 @@ class _Speeds:
     decode: Curve
     prefill_off: Residuals
     decode_off: Residuals
-    prefill_pace: Pace = field(default_factory=Pace)
-    decode_pace: Pace = field(default_factory=Pace)
+    prefill_pace: RecentPace = field(default_factory=RecentPace)
+    decode_pace: RecentPace = field(default_factory=RecentPace)
 
     @classmethod
-    def of(cls, prior: Prior) -> _Speeds:
+    def from_prior(cls, prior: Prior) -> _Speeds:
         token_s, out_s = 1 / prior.prefill_tps, 1 / prior.decode_tps
         # Before it is measured: attention doubles a token's cost some thousands of tokens deep.
         return cls(
@@ -93,7 +93,7 @@ class _Speeds:
             Residuals(prior.bound),
         )
 
-    def scaled(self, prefill: float, decode: float) -> _Speeds:
+    def scale(self, prefill: float, decode: float) -> _Speeds:
         """A first guess for another number of threads, whose times are a multiple of these."""
         return _Speeds(
             Curve([max(w, 1e-12) * prefill for w in self.prefill.weights]),
@@ -118,8 +118,8 @@ class _Speeds:
             Residuals(bound),
             Residuals(bound),
         )
-        speeds.prefill_off.values.extend(numbers(state["prefill_off"]))
-        speeds.decode_off.values.extend(numbers(state["decode_off"]))
+        speeds.prefill_off.values.extend(parse_numbers(state["prefill_off"]))
+        speeds.decode_off.values.extend(parse_numbers(state["decode_off"]))
         return speeds
 
 
@@ -131,7 +131,7 @@ class TimeModel:
     """
 
     def __init__(self, prior: Prior) -> None:
-        self._now = _Speeds.of(prior)
+        self._now = _Speeds.from_prior(prior)
         self._n_threads = 0
         self._by_threads = {0: self._now}
         self._cold_s = prior.cold_s
@@ -152,7 +152,7 @@ class TimeModel:
         elif n not in self._by_threads:
             near = min(self._by_threads, key=lambda k: abs(k - n))
             share = near / n
-            self._by_threads[n] = self._by_threads[near].scaled(share, math.sqrt(share))
+            self._by_threads[n] = self._by_threads[near].scale(share, math.sqrt(share))
         self._n_threads, self._now = n, self._by_threads[n]
 
     # ---- predictions --------------------------------------------------------------------------
@@ -191,12 +191,12 @@ class TimeModel:
     @property
     def stop_s(self) -> float:
         """Seconds that a running step is given to stop."""
-        return min(max(_STOP_S, _late(self._stops)), _STOP_MOST_S)
+        return min(max(_STOP_S, _high_quantile(self._stops)), _STOP_MOST_S)
 
     @property
     def tail_s(self) -> float:
         """Seconds from the last token to the caller."""
-        return min(max(_TAIL_S, _late(self._tails)), _TAIL_MOST_S)
+        return min(max(_TAIL_S, _high_quantile(self._tails)), _TAIL_MOST_S)
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
@@ -205,7 +205,7 @@ class TimeModel:
         """
         now = self._now
         paces = now.prefill_pace, now.decode_pace
-        now.prefill_pace, now.decode_pace = Pace(), Pace()
+        now.prefill_pace, now.decode_pace = RecentPace(), RecentPace()
         try:
             yield
         finally:
@@ -227,7 +227,7 @@ class TimeModel:
             return
         self._now.prefill_off.add(seconds, predicted)
         self._now.prefill_pace.observe(seconds, expected)
-        self._now.prefill.observe(terms, _clipped(seconds, predicted))
+        self._now.prefill.observe(terms, _clip_outlier(seconds, predicted))
         self.n_requests += 1
 
     def observe_cut_prefill(
@@ -251,12 +251,10 @@ class TimeModel:
         if n >= 4:  # single tokens scatter too much to bound an answer by
             self._now.decode_off.add(seconds / n, predicted)
         self._now.decode_pace.observe(seconds, expected * n)
-        self._now.decode.observe(terms, _clipped(seconds / n, predicted))
+        self._now.decode.observe(terms, _clip_outlier(seconds / n, predicted))
 
-    def look(self, n_new: int, n_past: int, seconds: float) -> None:
-        """A short prefill was made to see how fast it goes now: what slowed earlier requests down,
-        prefill or decode, is forgotten for what this one met.
-        """
+    def restart_pace(self, n_new: int, n_past: int, seconds: float) -> None:
+        """Forget what slowed earlier requests, and take the speed of this short prefill instead."""
         if n_new > 0 and _is_time(seconds):
             ratio = seconds / self._now.prefill.predict(_prefill_terms(n_new, n_past))
             self._now.prefill_pace.restart(ratio)
@@ -309,11 +307,11 @@ class TimeModel:
             }
             model._n_threads = int(data["n_threads"])
             model._now = model._by_threads[model._n_threads]
-            (model._cold_s,) = numbers([data["cold_s"]])
+            (model._cold_s,) = parse_numbers([data["cold_s"]])
             model._cold_s = max(0.0, model._cold_s)
-            model._stops.extend(numbers(data["stops"]))
-            model._tails.extend(numbers(data["tails"]))
-            (model.usual_answer,) = numbers([data["usual_answer"]])
+            model._stops.extend(parse_numbers(data["stops"]))
+            model._tails.extend(parse_numbers(data["tails"]))
+            (model.usual_answer,) = parse_numbers([data["usual_answer"]])
             model.n_requests = int(data["n_requests"])
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise InputError(f"not a stored time model: {error}") from None
@@ -324,7 +322,7 @@ def _prefill_terms(n_new: int, n_past: int) -> tuple[float, float, float]:
     return (1.0, float(n_new), n_new * (n_past + n_new / 2))
 
 
-def _late(seconds: Sequence[float]) -> float:
+def _high_quantile(seconds: Sequence[float]) -> float:
     """A high quantile of the latest times; 0 if there are none."""
     ordered = sorted(seconds)
     return ordered[min(len(ordered) - 1, int(_LATE_QUANTILE * len(ordered)))] if ordered else 0.0
@@ -334,6 +332,6 @@ def _is_time(seconds: float) -> bool:
     return math.isfinite(seconds) and seconds > 0
 
 
-def _clipped(seconds: float, predicted: float) -> float:
+def _clip_outlier(seconds: float, predicted: float) -> float:
     """An outlier teaches the curve no more than that it was four times off."""
     return min(max(seconds, predicted / 4), predicted * 4)

@@ -3,30 +3,31 @@
     @publish_status("chat")                       # the page is there while the command runs
     def chat(bundle, ...):
         ...
-        publish_model(opened.name, engine.describe())
-        for event in watched(engine.stream(tokens, config, stop), len(tokens)): ...
+        STATUS.publish_model(opened.name, engine.describe())
+        for event in STATUS.follow(engine.stream(tokens, config, stop), len(tokens)): ...
 
 `edge watch` reads the page from another process. It is a file of fixed size, readable by its user
-alone, overwritten in place at a request's ends and at most ten times a second between, behind a
-checksum that shows a reader when it came half-way. It goes with the process; the page of one that
-was killed is known by its process id and start time, and the next one to start removes it. Telling
+alone. It is overwritten in place at a request's ends, and at most ten times a second between. Its
+checksum shows a reader a half-written page. The page is removed when the process ends. The next
+process removes the page of a killed one, which it knows by process id and start time. Publishing
 never fails: where no page can be written, there is none.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import stat
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar, get_args
+from typing import Any, Literal, get_args
+
+import click
 
 from boardfit.edge.types import EngineInfo, TokenEvent
 from boardfit.edge.units import printable
@@ -37,8 +38,6 @@ EVERY_NS = 100 * 10**6
 MAX_TEXT = 100
 
 State = Literal["loading", "idle", "prefill", "decode"]
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @dataclass
@@ -153,39 +152,48 @@ def parse_start_ticks(text: str | None) -> int | None:
     return int(fields[19])
 
 
-# ---- telling -------------------------------------------------------------------------------------
+# ---- publishing ----------------------------------------------------------------------------------
 
 
 class Beacon:
-    """The page of this process, kept up to date while it is entered."""
+    """The page of this process. Nothing is written outside of `publish`."""
 
-    def __init__(self, command: str, model: str) -> None:
-        self.page = Page(os.getpid(), start_ticks(), command, printable(model, MAX_TEXT))
-        self._path: Path | None = None
+    def __init__(self) -> None:
+        self.page = Page(os.getpid(), None, "", "")
+        self.is_published = False
         self._handle = -1
         self._written_ns = 0
 
-    def __enter__(self) -> Beacon:
-        folder = make_folder()
-        if folder is None:
-            return self
-        with contextlib.suppress(OSError):
-            remove_dead_pages(folder)
+    @contextlib.contextmanager
+    def publish(self, command: str, model: str) -> Iterator[Beacon]:
+        """Keep a page in the first folder that can hold one, while the block runs."""
+        self.page = Page(os.getpid(), start_ticks(), command, printable(model, MAX_TEXT))
+        self.is_published = True
+        path = None
+        if (folder := make_folder()) is not None:
             path = folder / f"{os.getpid()}.json"
-            path.unlink(missing_ok=True)  # of an earlier process with our number
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
-            self._handle = os.open(path, flags, 0o600)
-            self._path = path
-            self.write()
-        return self
+            with contextlib.suppress(OSError):
+                self._create(path)
+        try:
+            yield self
+        finally:
+            self.is_published = False
+            self._close()
+            if path is not None:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
-    def __exit__(self, *_: object) -> None:
+    def _create(self, path: Path) -> None:
+        remove_dead_pages(path.parent)
+        path.unlink(missing_ok=True)  # of an earlier process with our number
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+        self._handle = os.open(path, flags, 0o600)
+        self.write()
+
+    def _close(self) -> None:
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
-        if self._path is not None:
-            with contextlib.suppress(OSError):
-                self._path.unlink()
 
     def write(self) -> None:
         if self._handle < 0:
@@ -194,12 +202,26 @@ class Beacon:
             os.lseek(self._handle, 0, os.SEEK_SET)
             os.write(self._handle, self.page.to_bytes())
         except OSError:  # full or removed: no watcher gets it, and the answer goes on
-            os.close(self._handle)
-            self._handle = -1
+            self._close()
         self._written_ns = time.monotonic_ns()
 
+    def publish_model(self, name: str, info: EngineInfo) -> None:
+        """Publish that the model is loaded, and the engine that runs it."""
+        page = self.page
+        page.model, page.engine = printable(name, MAX_TEXT), printable(info.name, MAX_TEXT)
+        page.quant, page.state = printable(info.quant, MAX_TEXT), "idle"
+        page.n_threads, page.n_ctx = info.n_threads, info.n_ctx
+        self.write()
+
+    def set_label(self, label: str) -> None:
+        """Name what runs now, such as a benchmark's test."""
+        self.page.label = printable(label, MAX_TEXT)
+
     def follow(self, stream: Iterator[TokenEvent], n_prompt: int) -> Iterator[TokenEvent]:
-        """`stream` itself, counted."""
+        """Return `stream`, counted on the page; the same object while there is no page."""
+        return self._count_stream(stream, n_prompt) if self.is_published else stream
+
+    def _count_stream(self, stream: Iterator[TokenEvent], n_prompt: int) -> Iterator[TokenEvent]:
         page = self.page
         page.state, page.n_prompt, page.n_out = "prefill", n_prompt, 0
         page.n_requests += 1
@@ -241,50 +263,17 @@ def remove_dead_pages(folder: Path) -> None:
                 path.unlink()
 
 
-# One page per process. A module variable, so that streaming code needs no extra argument.
-_beacon: Beacon | None = None
+#: The beacon of this process. There is one page per process, so that one object can stand for it.
+STATUS = Beacon()
 
 
-def publish_status(command: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Publish a status page while the decorated command runs.
+@contextlib.contextmanager
+def publish_status(command: str) -> Iterator[None]:
+    """Publish a status page while the decorated function of a click command runs.
 
     The argument `bundle` or `model` gives the model's name.
     """
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def publish(*args: P.args, **kwargs: P.kwargs) -> R:
-            global _beacon
-            named = kwargs.get("bundle") or kwargs.get("model") or ""
-            with Beacon(command, Path(str(named)).name) as beacon:
-                _beacon = beacon
-                try:
-                    return function(*args, **kwargs)
-                finally:
-                    _beacon = None
-
-        return publish
-
-    return decorate
-
-
-def publish_model(name: str, info: EngineInfo) -> None:
-    """Publish that the model is loaded, and the engine that runs it."""
-    if _beacon is None:
-        return
-    page = _beacon.page
-    page.model, page.engine = printable(name, MAX_TEXT), printable(info.name, MAX_TEXT)
-    page.quant, page.state = printable(info.quant, MAX_TEXT), "idle"
-    page.n_threads, page.n_ctx = info.n_threads, info.n_ctx
-    _beacon.write()
-
-
-def tell_label(label: str) -> None:
-    """Tell what is being done: a benchmark's test."""
-    if _beacon is not None:
-        _beacon.page.label = printable(label, MAX_TEXT)
-
-
-def watched(stream: Iterator[TokenEvent], n_prompt: int) -> Iterator[TokenEvent]:
-    """`stream`, counted on the page of this process; the very same object where there is none."""
-    return stream if _beacon is None else _beacon.follow(stream, n_prompt)
+    params = click.get_current_context().params
+    model = params.get("bundle") or params.get("model") or ""
+    with STATUS.publish(command, Path(str(model)).name):
+        yield

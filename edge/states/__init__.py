@@ -5,7 +5,7 @@ prompt is worth keeping. A session (`boardfit.edge.chat.session`) restores befor
 stores when it is idle.
 """
 
-from boardfit.edge.states.place import model_identity, states_of
+from boardfit.edge.states.place import model_identity, open_store
 from boardfit.edge.states.store import Restored, StateStore
 
-__all__ = ["Restored", "StateStore", "model_identity", "states_of"]
+__all__ = ["Restored", "StateStore", "model_identity", "open_store"]

@@ -22,7 +22,7 @@ from boardfit.edge.units import parse_bytes
 VARIABLE = "BOARDFIT_STATES"
 
 
-def states_of(opened: OpenModel) -> StateStore | None:
+def open_store(opened: OpenModel) -> StateStore | None:
     """The store of an opened model; None if its engine cannot save states, or the user wants none.
 
     Raises UsageError if BOARDFIT_STATES is neither a size nor "off".
@@ -39,7 +39,7 @@ def states_of(opened: OpenModel) -> StateStore | None:
         "kv_type": info.kv_type,
         "flash_attn": info.details.get("flash_attn"),
     }
-    folder = folder_of(opened)
+    folder = choose_folder(opened)
     return StateStore(folder, opened.name, identity, limit, claims=folder != user_folder())
 
 
@@ -63,7 +63,7 @@ def limit_bytes() -> int:
         raise UsageError(f'{VARIABLE}: {error}, or "off"') from None
 
 
-def folder_of(opened: OpenModel) -> Path:
+def choose_folder(opened: OpenModel) -> Path:
     """The folder for the states of an opened model."""
     return beside_bundle(opened.bundle.path) if opened.bundle else user_folder()
 

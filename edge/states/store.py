@@ -54,7 +54,7 @@ _PID = re.compile(r"\.(\d+)\.partial$")
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredState:
     """One stored state. `used_s` is the time of its last use (seconds since the epoch)."""
 
     path: Path
@@ -127,14 +127,14 @@ class StateStore:
                 with contextlib.suppress(EdgeError):
                     self._known[entry.path] = _header(entry.path).tokens
 
-    def path_of(self, tokens: Sequence[int]) -> Path:
+    def state_path(self, tokens: Sequence[int]) -> Path:
         """Where a state of exactly these tokens lies."""
         data = struct.pack(f"<{len(tokens)}i", *tokens)
         return self.folder / f"{self._prefix}{hashlib.sha256(data).hexdigest()[:16]}{SUFFIX}"
 
     def holds(self, tokens: Sequence[int]) -> bool:
         """Whether there is a state of exactly these tokens."""
-        return self.path_of(tokens) in self._known
+        return self.state_path(tokens) in self._known
 
     def best(self, tokens: Sequence[int], have: int = 0) -> tuple[Path, int] | None:
         """The state that shares the most leading tokens with `tokens`, and how many; None if none
@@ -202,7 +202,7 @@ class StateStore:
         cannot be (the engine or the model's memory cannot, no room, folder not writable), or where
         it was found not to pay.
         """
-        path = self.path_of(tokens)
+        path = self.state_path(tokens)
         if path_size(path) == 0:
             return None
         limit = self.room_bytes()
@@ -227,7 +227,7 @@ class StateStore:
         """Remove the state of exactly these tokens, if there is one. `for_good`: it did not pay,
         and is not to be stored again; an empty file says so.
         """
-        path = self.path_of(tokens)
+        path = self.state_path(tokens)
         self._known.pop(path, None)
         if _remove(path) and for_good:
             with contextlib.suppress(OSError):
@@ -249,14 +249,14 @@ class StateStore:
 # ---- a folder of states --------------------------------------------------------------------------
 
 
-def entries(folder: Path) -> list[Entry]:
+def entries(folder: Path) -> list[StoredState]:
     """The states in a folder, the latest used first. Only regular files count: links, folders and
     pipes are passed over. A folder that is not there, or not readable, has none.
     """
     found = []
     for name, status in _files(folder):
         if name.endswith(SUFFIX) and not name.startswith("."):
-            found.append(Entry(folder / name, status.st_size, status.st_mtime))
+            found.append(StoredState(folder / name, status.st_size, status.st_mtime))
     return sorted(found, key=lambda entry: (-entry.used_s, entry.path.name))
 
 

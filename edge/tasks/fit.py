@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from boardfit.edge.deadline.shorten import select, split
-
 # Selection counts sentences one by one; together they may take a few tokens more.
 _TRIES = 6
 
@@ -24,6 +22,8 @@ def fit_message(
     total = n_prompt(message)
     if total <= room:
         return message, None
+    from boardfit.edge.deadline.shorten import select, split
+
     pieces = split(message)
     sizes = [count(piece.text) for piece in pieces]
     budget = sum(sizes) - (total - room)

@@ -32,7 +32,7 @@ _TRIES, _REDRAWS = 12, 6
 
 
 @dataclass(frozen=True)
-class Section:
+class TextSection:
     """Sentences, each with a question it answers or an empty text. `count`: the maximum number;
     `optional` ones are left out of short texts, `last` ones end a text.
     """
@@ -59,7 +59,7 @@ class Material:
     """
 
     slots: Mapping[str, Sequence[str]]
-    sections: tuple[Section, ...]
+    sections: tuple[TextSection, ...]
     fixed: tuple[str, ...] = ()
     one_section: bool = False
     headings: bool = False
@@ -75,7 +75,7 @@ def load_material(name: str) -> Material:
     file = resources.files("boardfit.edge.tasks").joinpath("texts").joinpath(f"{name}.toml")
     table: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
     sections = tuple(
-        Section(
+        TextSection(
             sentences=(
                 *((sentence, "") for sentence in entry.get("sentences", ())),
                 *((sentence, question) for sentence, question in entry.get("facts", ())),
@@ -103,7 +103,7 @@ class _Writer:
             self._fixed[name] = self._fill(rng.choice(list(material.slots[name])), self._fixed)
 
     def write(self, n_tokens: int) -> Text:
-        parts = self._chosen_sections(n_tokens)
+        parts = self._choose_sections(n_tokens)
         written: dict[int, list[tuple[str, str]]] = {}
         left = n_tokens
         # What ends the text is written first, so that its room is known.
@@ -121,15 +121,15 @@ class _Writer:
                 left -= self._size(written[i])
         used = [(parts[i], written[i]) for i in sorted(written) if written[i]]
         questions = tuple(q for _, said in used for _, q in said if q)
-        return Text(self._joined(used), questions)
+        return Text(self._join(used), questions)
 
-    def _chosen_sections(self, n_tokens: int) -> list[Section]:
+    def _choose_sections(self, n_tokens: int) -> list[TextSection]:
         sections = self._material.sections
         if self._material.one_section:
             return [self._rng.choice(sections)]
         return [s for s in sections if not (s.optional and n_tokens < _SHORT_TOKENS)]
 
-    def _take(self, section: Section, n_tokens: int, most: int | None) -> list[tuple[str, str]]:
+    def _take(self, section: TextSection, n_tokens: int, most: int | None) -> list[tuple[str, str]]:
         """Sentences that together come nearest to `n_tokens`, at most `most`; always one, where the
         text has nothing else yet.
         """
@@ -152,7 +152,7 @@ class _Writer:
             left -= size
         return taken
 
-    def _options(self, section: Section, n: int) -> list[tuple[str, str, str]]:
+    def _options(self, section: TextSection, n: int) -> list[tuple[str, str, str]]:
         """Up to `n` unused (sentence, question, template) of the least used templates."""
         found = []
         order = sorted(section.sentences, key=lambda s: (self._uses[s[0]], self._rng.random()))
@@ -187,7 +187,7 @@ class _Writer:
     def _size(self, said: Sequence[tuple[str, str]]) -> int:
         return sum(self._count(sentence) for sentence, _ in said)
 
-    def _joined(self, used: Sequence[tuple[Section, list[tuple[str, str]]]]) -> str:
+    def _join(self, used: Sequence[tuple[TextSection, list[tuple[str, str]]]]) -> str:
         blocks = []
         for section, said in used:
             sentences = [sentence for sentence, _ in said]

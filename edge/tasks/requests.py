@@ -34,7 +34,7 @@ _PAGE_TOKENS = 400
 
 
 @dataclass(frozen=True)
-class Request:
+class TaskRequest:
     """One request. `n_prompt` tokens are what the user gives (text, file), without system prompt
     and template; `n_answer` is how long the answer is meant to become at most.
     """
@@ -65,12 +65,12 @@ def find_workload(name: str) -> list[Task]:
 
 def make_requests(
     tasks: Sequence[Task], n_requests: int, count: Count, *, seed: int = SEED
-) -> list[Request]:
+) -> list[TaskRequest]:
     """`n_requests`, the tasks in turn. Equal seeds and tokenizers give equal requests; no request
     comes twice.
     """
     rng = random.Random(seed)
-    found: list[Request] = []
+    found: list[TaskRequest] = []
     seen: set[str] = set()
     for i in range(n_requests):
         task = tasks[i % len(tasks)]
@@ -83,7 +83,7 @@ def make_requests(
     return found
 
 
-def _request(task: Task, rng: random.Random, count: Count) -> Request:
+def _request(task: Task, rng: random.Random, count: Count) -> TaskRequest:
     n_tokens = task.prompt.draw(rng)
     n_answer = task.answer.draw(rng)
     plain = "article" if n_tokens >= _PAGE_TOKENS else "sentences"
@@ -100,4 +100,4 @@ def _request(task: Task, rng: random.Random, count: Count) -> Request:
     else:
         values["text"] = material.compose(rng, n_tokens, count).text
     given = count(values["text"]) + sum(count(values[name]) for name in files)
-    return Request(task, values, given, n_answer)
+    return TaskRequest(task, values, given, n_answer)

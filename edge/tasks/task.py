@@ -13,9 +13,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from boardfit.edge.deadline.budget import Budget
 from boardfit.edge.errors import InputError
 from boardfit.edge.types import GenerationConfig
 from boardfit.edge.units import did_you_mean, parse_seconds, printable
@@ -24,6 +23,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover - the 3.10 backport has the same interface
     import tomli as tomllib
+
+if TYPE_CHECKING:  # a chat without a budget never imports it
+    from boardfit.edge.deadline.budget import Budget
 
 Input = Literal["text", "file"]
 ParameterKind = Literal["language", "file"]
@@ -108,6 +110,8 @@ class Task:
 
     def budget(self, **changes: Any) -> Budget:
         """The task's own budget; it gives what the time allows unless `on_miss` says otherwise."""
+        from boardfit.edge.deadline.budget import Budget
+
         return Budget(self.within_s, self.first_within_s, **{"on_miss": "best", **changes})
 
     def fill(self, values: Mapping[str, str]) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from boardfit.edge.click_options import add_options
 from boardfit.edge.errors import EdgeError, InputError, UsageError
 from boardfit.edge.tasks.catalog import find_task, language_name
 from boardfit.edge.tasks.fit import fit_message
@@ -17,13 +20,11 @@ from boardfit.edge.tasks.task import Task
 from boardfit.edge.types import Engine, Message
 from boardfit.edge.units import format_seconds
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
 MAX_FILE_BYTES = 4 * 1024**2  # far beyond any context
 #: What `--within` says for no limit at all, the task's own one included.
 NO_LIMIT = "none"
 
-_OPTIONS = (
+_add_options = add_options(
     click.option(
         "--task", "task_name", metavar="NAME",
         help="Task from `edge tasks`: sets prompt, sampling, time limit (--within none: no limit).",
@@ -37,11 +38,22 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def task_options(command: _F) -> _F:
-    """Add --task and the parameters of all tasks to a click command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --task and the parameters of all tasks to a click command, which gets them as `use`.
+
+    A task sets sampling and time where the user did not. Its options stand above theirs.
+    """
+
+    @functools.wraps(command)
+    def call(*args: Any, task_name: str | None, **values: Any) -> Any:
+        use = prepare_task(task_name, {key: values.pop(key) for key in ("to", "document")})
+        if use is not None:
+            _set_defaults(use.task, values)
+        if (values["within"] or "").strip().lower() == NO_LIMIT:
+            values["within"] = None
+        return command(*args, use=use, **values)
+
+    return _add_options(call)
 
 
 @dataclass(frozen=True)
@@ -54,17 +66,17 @@ class TaskUse:
     def message(self, text: str) -> str:
         return self.task.fill({**self.values, "text": text})
 
-    def placed(self, engine: Engine, *, plain: bool = False) -> tuple[str | None, TaskUse]:
+    def place_system(self, engine: Engine, *, plain: bool = False) -> tuple[str | None, TaskUse]:
         """The system prompt to open a session with, and the task to use in it. A model whose
         template has no system role (or none at all: `plain`) gets the system prompt in front of
         every message instead.
         """
         system = self.task.system
-        if system is None or (not plain and _takes_system(engine, system)):
+        if system is None or (not plain and _has_system_role(engine, system)):
             return system, self
         return None, TaskUse(_with_system_inside(self.task), self.values)
 
-    def fitted(
+    def fit_text(
         self, text: str, engine: Engine, system: str | None, n_answer: int, *, plain: bool = False
     ) -> tuple[str, str | None]:
         """The message for `text`, shortened to what the context holds beside an answer of
@@ -82,7 +94,7 @@ class TaskUse:
         return fit_message(self.message(text), n_prompt, engine.count, room)
 
 
-def _takes_system(engine: Engine, system: str) -> bool:
+def _has_system_role(engine: Engine, system: str) -> bool:
     try:
         engine.render([Message("system", system), Message("user", "hello")])
     except EdgeError:
@@ -91,26 +103,20 @@ def _takes_system(engine: Engine, system: str) -> bool:
 
 
 def _with_system_inside(task: Task) -> Task:
-    import dataclasses
-
     system = (task.system or "").replace("{", "(").replace("}", ")")
     return dataclasses.replace(task, system=None, message=f"{system}\n\n{task.message}")
 
 
-def parse_task(options: dict[str, Any]) -> TaskUse | None:
-    """The task that the options name, filled in; None without `--task`. Takes its options out of
-    the dictionary, and puts the task's sampling and time where the user gave none.
+def prepare_task(name: str | None, given: Mapping[str, str | None]) -> TaskUse | None:
+    """Return the task `name`, filled in with the `given` parameters; None without a name.
 
     Raises UsageError for an unknown task or a missing parameter, InputError for an unknown language
     or an unreadable file.
     """
-    name = options.pop("task_name")
-    given = {key: options.pop(key) for key in ("to", "document")}
     if name is None:
         for key, value in given.items():
             if value is not None:
                 raise UsageError(f"--{key} belongs to a task", next_step="edge tasks lists them")
-        _lift_limit(options)
         return None
     task = find_task(name)
     values = {}
@@ -126,11 +132,10 @@ def parse_task(options: dict[str, Any]) -> TaskUse | None:
             )
         is_language = parameter.kind == "language"
         values[parameter.name] = language_name(value) if is_language else read_text(value)
-    _apply(task, options)
     return TaskUse(task, values)
 
 
-def _apply(task: Task, options: dict[str, Any]) -> None:
+def _set_defaults(task: Task, options: dict[str, Any]) -> None:
     """Put what the task suggests in place of defaults; what the user typed stays."""
     context = click.get_current_context()
 
@@ -149,12 +154,6 @@ def _apply(task: Task, options: dict[str, Any]) -> None:
             options["first_within"] = f"{task.first_within_s:g}s"
         if is_default("on_miss"):
             options["on_miss"] = "best"  # who asked for no limit is not refused for one
-    _lift_limit(options)
-
-
-def _lift_limit(options: dict[str, Any]) -> None:
-    if (options["within"] or "").strip().lower() == NO_LIMIT:
-        options["within"] = None
 
 
 def read_text(path: str | Path) -> str:

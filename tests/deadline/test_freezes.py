@@ -9,10 +9,10 @@ MS = 10**6
 
 def looked(gaps_ms: list[float], freezes: Freezes | None = None) -> tuple[Freezes, int]:
     freezes, now_ns = freezes or Freezes(), 10**12
-    freezes.look(now_ns)
+    freezes.observe(now_ns)
     for gap in gaps_ms:
         now_ns += round(gap * MS)
-        freezes.look(now_ns)
+        freezes.observe(now_ns)
     return freezes, now_ns
 
 
@@ -36,7 +36,7 @@ def test_a_machine_that_slept_was_not_frozen_by_a_quota() -> None:
 def test_the_pause_between_two_requests_is_none() -> None:
     freezes, now_ns = looked([10, 10])
     freezes.begin()
-    freezes.look(now_ns + 300 * MS)
+    freezes.observe(now_ns + 300 * MS)
     assert freezes.longest_s(now_ns + 300 * MS) == 0
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +13,13 @@ import pytest
 
 from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.bundle.pair import pair_bundles
-from boardfit.edge.chat.timed_open import TimedModel, try_out
-from boardfit.edge.chat.timed_session import TimedSession
-from boardfit.edge.deadline import Budget, Outcome, Prior, TimeModel
+from boardfit.edge.chat.session import Session
+from boardfit.edge.chat.timed_open import open_session
+from boardfit.edge.deadline.budget import Budget
+from boardfit.edge.deadline.deadline import Deadline
+from boardfit.edge.deadline.outcome import Outcome
+from boardfit.edge.deadline.time_model import Prior, TimeModel
+from boardfit.edge.deadline.trial import try_out
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.target import open_model
 from boardfit.edge.errors import DeadlineError, DoesNotFitError, InputError, UsageError
@@ -33,15 +39,16 @@ def engine(models: Models) -> Iterator[Engine]:  # noqa: F811
         yield opened
 
 
-def session_on(engine: Engine, times: TimeModel | None = None) -> TimedSession:
+def session_on(engine: Engine, times: TimeModel | None = None) -> Session:
     if times is None:
         times = TimeModel(Prior(prefill_tps=2000, decode_tps=400))
         try_out(engine, times)
-    return TimedSession(engine, times, cold=False)
+    return Session(engine, deadline=Deadline(engine, times, cold=False))
 
 
-def ask(session: TimedSession, text: str, budget: Budget, **config: object) -> Outcome:
-    for _ in session.ask_within(text, budget, GenerationConfig(ignore_eos=True, **config)):  # type: ignore[arg-type]
+def ask(session: Session, text: str, budget: Budget, **config: object) -> Outcome:
+    limited = GenerationConfig(ignore_eos=True, **config)  # type: ignore[arg-type]
+    for _ in session.ask(text, limited, budget=budget):
         pass
     assert session.last_outcome is not None
     return session.last_outcome
@@ -57,6 +64,30 @@ def test_an_endless_answer_is_ended_in_time(engine: Engine) -> None:
         assert outcome.shortened
         assert outcome.n_possible is not None and 0 < outcome.n_out <= outcome.n_possible
         assert outcome.total_s == pytest.approx(sum(outcome.seconds.values()), abs=1e-6)
+
+
+@pytest.mark.parametrize("options", [[], ["--task", "assistant", "--within", "none"]])
+def test_a_chat_without_a_budget_never_imports_the_deadline(
+    models: Models,  # noqa: F811
+    options: list[str],
+) -> None:
+    script = (
+        "import sys; from boardfit.edge.chat.command import chat\n"
+        "chat.main(sys.argv[1:], standalone_mode=False)\n"
+        "print('LOADED', *(m for m in sys.modules if m.startswith('boardfit.edge.deadline.')))"
+    )
+    words = [models.scripted, "--threads", "1", "--max-tokens", "4", *options]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, words)],
+        input="hello\n", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    answer, _, loaded = done.stdout.partition("LOADED ")
+    assert answer.strip() and loaded.split() == ["boardfit.edge.deadline.options"]
+
+
+def test_a_budget_needs_a_deadline(engine: Engine) -> None:
+    with pytest.raises(UsageError, match="deadline"):
+        list(Session(engine).ask("Hi", budget=Budget(within_s=1.0)))
 
 
 def test_no_limit_is_no_limit(engine: Engine) -> None:
@@ -142,9 +173,8 @@ def test_a_stop_by_the_caller_is_no_deadline(engine: Engine) -> None:
     session = session_on(engine)
     end_s = time.monotonic() + 0.2
     config = GenerationConfig(ignore_eos=True)
-    stream = session.ask_within(
-        "Hi", Budget(within_s=20.0), config, lambda: time.monotonic() > end_s
-    )
+    budget = Budget(within_s=20.0)
+    stream = session.ask("Hi", config, lambda: time.monotonic() > end_s, budget=budget)
     events = list(stream)
     assert events[-1].finish_reason == "aborted"
     assert session.last_outcome is not None and not session.last_outcome.shortened
@@ -181,16 +211,16 @@ def test_the_smaller_model_answers_what_the_other_would_refuse(
         assert unused.n_ctx == 512
     opened = open_model(tmp_path / "pair", check_memory=False)
     with opened.engine:
-        timed = TimedModel(opened)
-        session = timed.session
+        session = open_session(opened, timed=True)
+        assert session.deadline is not None
         # Whatever this machine is: the large one is slow.
-        session.times = TimeModel(Prior(prefill_tps=1, decode_tps=0.5))
+        session.deadline.timing.times = TimeModel(Prior(prefill_tps=1, decode_tps=0.5))
         session.messages = [Message("user", "Hi"), Message("assistant", "Hello.")]
         outcome = ask(session, "How warm is it?", Budget(within_s=1.0))
         assert outcome.adjustments[0].kind == "smaller model"
         assert outcome.n_out > 0
         assert len(session.messages) == 4, "the conversation goes on with its answer"
-        timed.save()
+        session.save_times()
 
 
 def test_models_that_do_not_belong_together_are_not_paired(

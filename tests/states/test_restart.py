@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from boardfit.edge.chat.session import Session
-from boardfit.edge.chat.timed_session import TimedSession
-from boardfit.edge.deadline import Budget, Prior, TimeModel
+from boardfit.edge.deadline.budget import Budget
+from boardfit.edge.deadline.deadline import Deadline
+from boardfit.edge.deadline.time_model import Prior, TimeModel
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.kv_state import MAGIC, mapped_state, write_state
 from boardfit.edge.errors import InputError
@@ -173,13 +174,14 @@ def test_memory_that_cannot_be_cut_is_computed_again(tmp_path: Path, kind: str) 
 def test_a_budget_tells_what_was_restored(model: Path, folder: Path) -> None:
     with session_on(model, folder) as plain:
         times = TimeModel(Prior(prefill_tps=2000.0, decode_tps=500.0))
-        session = TimedSession(plain.engine, times, system=SYSTEM, states=plain.states)
-        events = list(session.ask_within("hello", Budget(within_s=60.0), CONFIG))
+        deadline, budget = Deadline(plain.engine, times), Budget(within_s=60.0)
+        session = Session(plain.engine, system=SYSTEM, states=plain.states, deadline=deadline)
+        events = list(session.ask("hello", CONFIG, budget=budget))
         outcome = session.last_outcome
         assert events and outcome is not None
         (restored,) = [a for a in outcome.adjustments if a.kind == "restored"]
         assert restored.gain_s > 0 and "tokens" in restored.cost
-        list(session.ask_within("more", Budget(within_s=60.0), CONFIG))
+        list(session.ask("more", CONFIG, budget=budget))
         assert session.last_outcome is not None
         assert [a.kind for a in session.last_outcome.adjustments] == ["reused"]
 

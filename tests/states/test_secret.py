@@ -269,7 +269,7 @@ def test_links_in_a_folder_of_states_lead_nowhere(
         claim(beside)
     precious = tmp_path / "precious"
     precious.write_bytes(b"kept")
-    name = states.path_of(TOKENS).name
+    name = states.state_path(TOKENS).name
     for planted in (name, f".{name}.{os.getpid()}.partial", "a.kv"):
         (beside / planted).symlink_to(precious)
     engine = BlockEngine()

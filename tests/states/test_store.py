@@ -66,7 +66,7 @@ _KEYS = st.tuples(
 
 @given(_KEYS, _KEYS)
 def test_a_key_stands_for_model_build_context_and_tokens(a: Any, b: Any) -> None:
-    paths = [StateStore(Path("x"), name, who).path_of(tokens) for name, who, tokens in (a, b)]
+    paths = [StateStore(Path("x"), name, who).state_path(tokens) for name, who, tokens in (a, b)]
     assert paths[0].parent == Path("x") and re.fullmatch(r"[\w.-]{35,74}\.kv", paths[0].name, re.A)
     same = file_label(a[0]) == file_label(b[0]) and a[1:] == b[1:]
     assert (paths[0] == paths[1]) == same
@@ -134,7 +134,7 @@ def test_eviction_takes_the_oldest_and_keeps_the_limit(
         states = store(folder, limit_bytes=limit)
         for clock, (step, which, n) in enumerate(steps):
             tokens = [which, *range(n * 8)]
-            path = states.path_of(tokens)
+            path = states.state_path(tokens)
             if step == "save":
                 engine.cached = tokens
                 assert states.save(engine, tokens) == path  # type: ignore[arg-type]
@@ -143,7 +143,7 @@ def test_eviction_takes_the_oldest_and_keeps_the_limit(
             elif path in expected:
                 engine.cached = []
                 assert states.restore(engine, [*tokens, 1]).n_tokens  # type: ignore[arg-type]
-                best = states.path_of(engine.cached)
+                best = states.state_path(engine.cached)
                 expected[best] = expected.pop(best)
                 path = best
             if path in expected:

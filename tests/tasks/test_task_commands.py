@@ -108,7 +108,7 @@ def test_a_page_longer_than_the_context_is_shortened_and_it_is_said(
 def test_a_template_without_a_system_role_gets_it_in_the_message(folder: Path) -> None:
     engine = open_engine("llama_cpp", folder / "plain.gguf", EngineSettings(n_threads=1))
     try:
-        system, use = TaskUse(find_task("assistant"), {}).placed(engine)
+        system, use = TaskUse(find_task("assistant"), {}).place_system(engine)
     finally:
         engine.close()
     assert system is None

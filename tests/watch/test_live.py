@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from boardfit.edge.process.live import (
     PAGE_BYTES,
+    STATUS,
     Beacon,
     Page,
     is_private,
@@ -27,7 +28,6 @@ from boardfit.edge.process.live import (
     parse_start_ticks,
     publish_status,
     start_ticks,
-    watched,
 )
 from boardfit.edge.types import TokenEvent
 
@@ -52,7 +52,7 @@ def tokens(n: int, step_ms: int = 50, at_ns: int | None = None) -> Iterator[Toke
 
 
 def test_the_page_is_there_while_the_process_runs_and_for_its_user_alone(folder: Path) -> None:
-    with Beacon("chat", "qwen"):
+    with Beacon().publish("chat", "qwen"):
         (path,) = folder.iterdir()
         assert path.name == f"{os.getpid()}.json" and path.stat().st_size == PAGE_BYTES
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -64,7 +64,7 @@ def test_the_page_is_there_while_the_process_runs_and_for_its_user_alone(folder:
 
 
 def test_tokens_are_counted_and_the_stream_is_not_changed(folder: Path) -> None:
-    with Beacon("run", "m") as beacon:
+    with Beacon().publish("run", "m") as beacon:
         assert list(beacon.follow(tokens(5, at_ns=0), 70)) == list(tokens(5, at_ns=0))
         assert list(beacon.follow(tokens(3), 80))
         (page,) = pages(folder)
@@ -75,7 +75,7 @@ def test_tokens_are_counted_and_the_stream_is_not_changed(folder: Path) -> None:
 
 
 def test_prefill_and_decode_are_told_while_they_last(folder: Path) -> None:
-    with Beacon("run", "m") as beacon:
+    with Beacon().publish("run", "m") as beacon:
         seen = []
 
         def slow() -> Iterator[TokenEvent]:
@@ -88,7 +88,7 @@ def test_prefill_and_decode_are_told_while_they_last(folder: Path) -> None:
 
 
 def test_an_answer_that_is_given_up_ends_on_the_page_too(folder: Path) -> None:
-    with Beacon("run", "m") as beacon:
+    with Beacon().publish("run", "m") as beacon:
         ended = []
 
         def inner() -> Iterator[TokenEvent]:
@@ -106,7 +106,7 @@ def test_an_answer_that_is_given_up_ends_on_the_page_too(folder: Path) -> None:
 
 def test_nothing_is_wrapped_where_nothing_is_announced() -> None:
     stream = tokens(1)
-    assert watched(stream, 1) is stream
+    assert STATUS.follow(stream, 1) is stream
 
 
 def test_a_command_announces_itself_and_its_error_leaves_no_page(folder: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_page_left_by_a_killed_process_is_removed_and_a_live_one_stays(folder:
         alive = replace(gone, pid=other.pid, started=start_ticks(other.pid))
         (folder / f"{other.pid}.json").write_bytes(alive.to_bytes())
         (folder / "notes.txt").write_text("mine")
-        with Beacon("run", "m"):
+        with Beacon().publish("run", "m"):
             names = {path.name for path in folder.iterdir()}
         other.kill()
     assert names == {f"{other.pid}.json", f"{os.getpid()}.json", "notes.txt"}
@@ -143,7 +143,7 @@ def test_a_folder_that_others_may_write_to_is_not_used(folder: Path, tmp_path: P
     folder.mkdir()
     folder.chmod(0o777)
     assert not is_private(folder)
-    with Beacon("run", "m"):
+    with Beacon().publish("run", "m"):
         assert not list(folder.iterdir())
     link = tmp_path / "link"
     link.symlink_to(tmp_path)
@@ -156,11 +156,11 @@ def test_where_no_page_can_be_written_the_work_goes_on(
     monkeypatch.setattr(
         "boardfit.edge.process.live.own_folders", lambda: [Path("/proc/boardfit-cannot-be")]
     )
-    with Beacon("run", "m") as beacon:
+    with Beacon().publish("run", "m") as beacon:
         assert len(list(beacon.follow(tokens(3), 1))) == 4
     full = Path("/dev/full")
     if full.exists():
-        with Beacon("run", "m") as beacon:
+        with Beacon().publish("run", "m") as beacon:
             beacon._handle = os.open(full, os.O_WRONLY)
             assert len(list(beacon.follow(tokens(3), 1))) == 4
 
@@ -202,7 +202,7 @@ def test_a_page_with_a_wrong_value_is_none(change: dict[str, object]) -> None:
 
 
 def test_the_longest_names_fit_in_a_page(folder: Path) -> None:
-    with Beacon("chat", "\U0001f600" * 500) as beacon:
+    with Beacon().publish("chat", "\U0001f600" * 500) as beacon:
         beacon.page.label = beacon.page.engine = beacon.page.quant = beacon.page.model
         assert len(beacon.page.to_bytes()) == PAGE_BYTES
 

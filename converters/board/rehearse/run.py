@@ -135,7 +135,7 @@ class Run:
                 command, env=self._sandbox.environment(), stderr=errors, start_new_session=True
             )
             assert process.stdout
-            killer = Deadline(process, timeout_s)
+            killer = Countdown(process, timeout_s)
             tail: list[str] = []
             with killer, PeakWatcher(process.pid) as watcher:
                 for raw in process.stdout:
@@ -167,7 +167,7 @@ class Run:
         self._add(problem=Problem(kind, stage, message, "report this as a bug"))
 
 
-class Deadline:
+class Countdown:
     """Kills a process group that does not end in time."""
 
     def __init__(self, process: Popen[bytes], seconds: float) -> None:
@@ -183,7 +183,7 @@ class Deadline:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    def __enter__(self) -> Deadline:
+    def __enter__(self) -> Countdown:
         self._timer.start()
         return self
 
