@@ -34,7 +34,7 @@ _YARDSTICK = "q4_0"
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRecipe:
     """One row of `measured.toml`: a recipe on one model. `n_bytes` is the artifact's, divergence in
     nats per token on the named text; prefill is of 128 tokens, decode from an empty context.
     """
@@ -60,16 +60,16 @@ class Choice:
 
 
 @functools.cache
-def measured_rows() -> tuple[Measured, ...]:
+def measured_rows() -> tuple[MeasuredRecipe, ...]:
     """All rows. Raises InputError for a file that is not what it should be."""
     text = (Path(__file__).parent / "measured.toml").read_text(encoding="utf-8")
     try:
-        return tuple(Measured(**row) for row in tomllib.loads(text).get("rows", ()))
+        return tuple(MeasuredRecipe(**row) for row in tomllib.loads(text).get("rows", ()))
     except (tomllib.TOMLDecodeError, TypeError) as error:
         raise InputError(f"measured.toml: {error}") from None
 
 
-def divergence_ratio(recipe: str, rows: tuple[Measured, ...] | None = None) -> float | None:
+def divergence_ratio(recipe: str, rows: tuple[MeasuredRecipe, ...] | None = None) -> float | None:
     """How many times Q4_0's divergence a recipe has: the worst over the models on which both were
     measured; None where that is none.
     """

@@ -92,9 +92,9 @@ def _tokenizer_entries(
     directory: Path, config: Mapping[str, Any], arch: str, tensors: list[TargetTensor]
 ) -> list[KeyValue]:
     """`tokenizer.*` entries, chat template included, checked against the embedding's rows."""
-    from boardfit.converters import tokenizers
+    from boardfit.converters.tokenizers.loading import load_tokenizer
 
-    tokenizer = tokenizers.load(directory, config, prefer=arch)
+    tokenizer = load_tokenizer(directory, config, arch)
     embedding = next(tensor for tensor in tensors if tensor.name == "token_embd.weight")
     if tokenizer.n_tokens != embedding.n_rows:
         raise InputError(

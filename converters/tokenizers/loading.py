@@ -73,8 +73,14 @@ def load_tokenizer(
     *,
     pre: str | None = None,
 ) -> LoadedTokenizer:
-    """See `boardfit.converters.tokenizers.load`. `pre` overrides the pre-tokenizer that is
-    recognised.
+    """Load the tokenizer of a checkpoint directory.
+
+    `arch` is the GGUF architecture (`llama`, `qwen2`, `gemma3`, `phi3`, …), whose rules decide
+    which file is read first and what is written besides. None follows the common rules. `pre`
+    overrides the pre-tokenizer that is recognised.
+
+    Raises InputError for files that are absent, malformed or at odds with the embedding's rows.
+    Raises UnsupportedModelError for a kind of tokenizer that the engine does not have.
     """
     files = TokenizerFiles(directory, config)
     rules = RULES.get(arch or "", VocabRules())
@@ -113,7 +119,7 @@ def _load_byte_level(files: TokenizerFiles, pre: str | None, prefer: str | None)
     vocabulary = bpe.load_byte_level(files, names[0])
     if pretokenizer.recognised(splitting):
         return vocabulary
-    from boardfit.converters.tokenizers.identify import identify_pre
+    from boardfit.converters.tokenizers.identify import identify_pre  # brings the engine
 
     found = identify_pre(files, names, lambda name: replace(vocabulary, pre=name))
     return replace(vocabulary, pre=found)

@@ -9,13 +9,15 @@ from pathlib import Path
 
 from gguf import GGUFValueType
 
-from boardfit.converters.formats.gguf.header import pack_header, pack_metadata
+from boardfit.converters.gguf_packing import pack_header, pack_metadata
 from boardfit.converters.spec import KeyValue
-from boardfit.converters.tokenizers import Tokenizer
+from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer
 from boardfit.edge.disk.atomic import write_atomic
 
 
-def write_vocab_only(tokenizer: Tokenizer, arch: str, path: Path, *, name: str = "vocab") -> None:
+def write_vocab_only(
+    tokenizer: LoadedTokenizer, arch: str, path: Path, *, name: str = "vocab"
+) -> None:
     """Write `path` with the tokenizer's metadata and no tensors.
 
     `name` becomes `general.name`: the engine trims whitespace after special tokens for models

@@ -72,7 +72,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class LoadedTokenizer:
-    """A vocabulary with its special tokens: what `boardfit.converters.tokenizers.load` returns."""
+    """A vocabulary with its special tokens: what a checkpoint's tokenizer becomes."""
 
     vocabulary: Vocabulary
     special: Sequence[KeyValue]

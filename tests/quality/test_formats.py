@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from boardfit.converters.build.jobs import job_name, make_jobs, plan_any
 from boardfit.converters.formats.choose import (
-    Measured,
+    MeasuredRecipe,
     choose_format,
     divergence_ratio,
     measured_rows,
@@ -150,8 +150,8 @@ def plan_with(engine: str, recipe: str, prefill: float | None, decode: float | N
     )  # fmt: skip
 
 
-def row(recipe: str, kld: float, model: str = "m") -> Measured:
-    return Measured(model, "onnx", recipe, 1, kld, 0.0, 0.9, 1.0, 1.0, "a machine")
+def row(recipe: str, kld: float, model: str = "m") -> MeasuredRecipe:
+    return MeasuredRecipe(model, "onnx", recipe, 1, kld, 0.0, 0.9, 1.0, 1.0, "a machine")
 
 
 def test_divergence_is_the_worst_over_models_measured_with_both() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from boardfit.converters.tokenizers import load, pretypes
+from boardfit.converters.tokenizers import pretypes
 from boardfit.converters.tokenizers.engine_vocab import open_vocab
 from boardfit.converters.tokenizers.files import TokenizerFiles
 from boardfit.converters.tokenizers.loading import load_tokenizer
@@ -76,7 +76,7 @@ def test_extended_vocabulary(byte_level: Checkpoint) -> None:
     byte_level.config["vocab_size"] = n + 10
     report = verified(byte_level)
     assert report.n_tokens == n + 10
-    tokenizer = load(byte_level.directory, byte_level.config)
+    tokenizer = load_tokenizer(byte_level.directory, byte_level.config)
     values = {entry.key: entry.value for entry in tokenizer.metadata()}
     assert values["tokenizer.ggml.tokens"][n:] == [
         "<|tool|>",
@@ -116,7 +116,7 @@ def test_unknown_pattern_is_found_by_trying(tmp_path: Path) -> None:
 def test_pattern_of_no_engine_is_refused_with_the_nearest(tmp_path: Path) -> None:
     checkpoint = train_byte_level(tmp_path / "c", regex=r"[aeiou]+|[^aeiou]+")
     with pytest.raises(UnsupportedModelError, match=r"the nearest, '.*', differs on .* text"):
-        load(checkpoint.directory, checkpoint.config)
+        load_tokenizer(checkpoint.directory, checkpoint.config)
 
 
 @pytest.mark.parametrize("dummy_prefix", [True, False])
@@ -223,11 +223,11 @@ def test_too_many_ends_of_turn(tmp_path: Path) -> None:
     checkpoint = train_byte_level(tmp_path / "c", special=special)
     checkpoint.write("generation_config.json", {"eos_token_id": [2, 3, 4, 5]})
     with pytest.raises(InputError, match="roles eos, eot and eom are taken"):
-        load(checkpoint.directory, checkpoint.config)
+        load_tokenizer(checkpoint.directory, checkpoint.config)
 
 
 def test_other_template_in_the_file_is_caught(byte_level: Checkpoint) -> None:
-    tokenizer = load(byte_level.directory, byte_level.config)
+    tokenizer = load_tokenizer(byte_level.directory, byte_level.config)
     path = byte_level.directory / "vocab.gguf"
     write_vocab_only(tokenizer, "llama", path)
     byte_level.change("tokenizer_config.json", chat_template=CHATML + " ")
@@ -239,7 +239,7 @@ def test_other_vocabulary_in_the_file_is_caught(tmp_path: Path) -> None:
     small = train_byte_level(tmp_path / "small", vocab_size=300)
     large = train_byte_level(tmp_path / "large", vocab_size=330)
     path = tmp_path / "vocab.gguf"
-    write_vocab_only(load(small.directory, small.config), "llama", path)
+    write_vocab_only(load_tokenizer(small.directory, small.config), "llama", path)
     with pytest.raises(IntegrityError):
         verify_vocabulary(path, large.directory, large.config)
 
@@ -261,7 +261,7 @@ def test_verification_is_silent(byte_level: Checkpoint, capfd: pytest.CaptureFix
 def test_control_tokens_cannot_be_typed(byte_level: Checkpoint) -> None:
     """Text of a user, tokenized without `parse_special`, never becomes a control token."""
     path = byte_level.directory / "vocab.gguf"
-    write_vocab_only(load(byte_level.directory, byte_level.config), "llama", path)
+    write_vocab_only(load_tokenizer(byte_level.directory, byte_level.config), "llama", path)
     with open_vocab(path) as engine:
         assert engine.encode("<|im_end|>") == [2]
         assert not {0, 1, 2} & set(engine.encode("<|im_end|>", parse_special=False))
@@ -270,7 +270,7 @@ def test_control_tokens_cannot_be_typed(byte_level: Checkpoint) -> None:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     checkpoint = train_byte_level(tmp_path_factory.mktemp("shared"))
-    tokenizer = load(checkpoint.directory, checkpoint.config)
+    tokenizer = load_tokenizer(checkpoint.directory, checkpoint.config)
     write_vocab_only(tokenizer, "llama", checkpoint.directory / "vocab.gguf")
     return checkpoint
 

@@ -11,8 +11,9 @@ from gguf import GGUFReader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.converters.tokenizers import Tokenizer, corpus, load
+from boardfit.converters.tokenizers import corpus
 from boardfit.converters.tokenizers.files import TokenizerFiles
+from boardfit.converters.tokenizers.loading import load_tokenizer
 from boardfit.converters.tokenizers.pretokenizer import behave_alike, canonical_regex, describe
 from boardfit.converters.tokenizers.pretypes import CONTRACTIONS, LLAMA3, PRE_TYPES, QWEN2
 from boardfit.converters.tokenizers.special import read_special_tokens, template_metadata
@@ -23,7 +24,7 @@ from boardfit.edge.errors import InputError, UnsupportedModelError
 from .conftest import Checkpoint, train_byte_level
 
 
-def values(tokenizer: Tokenizer) -> dict[str, Any]:
+def values(tokenizer: LoadedTokenizer) -> dict[str, Any]:
     return {e.key.removeprefix("tokenizer.ggml."): e.value for e in tokenizer.metadata()}
 
 
@@ -32,30 +33,30 @@ def values(tokenizer: Tokenizer) -> dict[str, Any]:
 
 def test_no_tokenizer_at_all(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no tokenizer: looked for tokenizer\.json"):
-        load(tmp_path, {"vocab_size": 10})
+        load_tokenizer(tmp_path, {"vocab_size": 10})
 
 
 def test_json_only_families_want_tokenizer_json(sentence_piece: Checkpoint) -> None:
     with pytest.raises(InputError, match="has no tokenizer"):
-        load(sentence_piece.directory, sentence_piece.config, prefer="olmo2")
+        load_tokenizer(sentence_piece.directory, sentence_piece.config, arch="olmo2")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\xff", '{"model": 3}'])
 def test_broken_tokenizer_json(tmp_path: Path, text: str) -> None:
     (tmp_path / "tokenizer.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError):
-        load(tmp_path, {"vocab_size": 10})
+        load_tokenizer(tmp_path, {"vocab_size": 10})
 
 
 def test_tokenizer_larger_than_the_embedding(byte_level: Checkpoint) -> None:
     byte_level.config["vocab_size"] -= 1
     with pytest.raises(InputError, match=r"has only \d+ rows"):
-        load(byte_level.directory, byte_level.config)
+        load_tokenizer(byte_level.directory, byte_level.config)
 
 
 def test_pieces_past_the_embedding(sentence_piece: Checkpoint) -> None:
     with pytest.raises(InputError, match="420 pieces, but the embedding has only 419 rows"):
-        load(sentence_piece.directory, {**sentence_piece.config, "vocab_size": 419})
+        load_tokenizer(sentence_piece.directory, {**sentence_piece.config, "vocab_size": 419})
 
 
 def test_added_token_past_the_embedding(sentence_piece: Checkpoint) -> None:
@@ -64,7 +65,7 @@ def test_added_token_past_the_embedding(sentence_piece: Checkpoint) -> None:
         "tokenizer_config.json", added_tokens_decoder=decoder, chat_template="<|x|>"
     )
     with pytest.raises(InputError, match=r"added token '<\|x\|>' has id 420"):
-        load(sentence_piece.directory, sentence_piece.config)
+        load_tokenizer(sentence_piece.directory, sentence_piece.config)
 
 
 def test_gap_in_the_added_ids(byte_level: Checkpoint) -> None:
@@ -72,33 +73,33 @@ def test_gap_in_the_added_ids(byte_level: Checkpoint) -> None:
     decoder = {str(n + 3): {"content": "<|late|>", "special": True}}
     byte_level.change("tokenizer_config.json", added_tokens_decoder=decoder)
     with pytest.raises(InputError, match=f"declared with id {n + 3}"):
-        load(byte_level.directory, {**byte_level.config, "vocab_size": n + 8})
+        load_tokenizer(byte_level.directory, {**byte_level.config, "vocab_size": n + 8})
 
 
 def test_one_id_for_two_tokens(byte_level: Checkpoint) -> None:
     decoder = {"7": {"content": "<|seven|>", "special": True}}
     byte_level.change("tokenizer_config.json", added_tokens_decoder=decoder)
     with pytest.raises(InputError, match="id 7 is claimed by two tokens"):
-        load(byte_level.directory, byte_level.config)
+        load_tokenizer(byte_level.directory, byte_level.config)
 
 
 def test_two_ids_for_one_token(byte_level: Checkpoint) -> None:
     decoder = {"9": {"content": "<|im_end|>", "special": True}}
     byte_level.change("tokenizer_config.json", added_tokens_decoder=decoder)
     with pytest.raises(InputError, match=r"has id 2 in tokenizer\.json and id 9"):
-        load(byte_level.directory, byte_level.config)
+        load_tokenizer(byte_level.directory, byte_level.config)
 
 
 def test_no_end_of_sequence(byte_level: Checkpoint) -> None:
     byte_level.write("tokenizer_config.json", {"pad_token": "<|endoftext|>"})
     with pytest.raises(InputError, match="no end-of-sequence token"):
-        load(byte_level.directory, {"vocab_size": byte_level.config["vocab_size"]})
+        load_tokenizer(byte_level.directory, {"vocab_size": byte_level.config["vocab_size"]})
 
 
 @pytest.mark.parametrize("eos", [-1, 10**6, "2", [2, 1.5]])
 def test_impossible_eos(byte_level: Checkpoint, eos: Any) -> None:
     with pytest.raises(InputError, match="eos_token_id"):
-        load(byte_level.directory, {**byte_level.config, "eos_token_id": eos})
+        load_tokenizer(byte_level.directory, {**byte_level.config, "eos_token_id": eos})
 
 
 @pytest.mark.parametrize("kind", ["Unigram", "WordPiece", "WordLevel"])
@@ -107,19 +108,19 @@ def test_other_kinds_of_model(byte_level: Checkpoint, kind: str) -> None:
     definition["model"]["type"] = kind
     byte_level.write("tokenizer.json", definition)
     with pytest.raises(UnsupportedModelError, match=kind):
-        load(byte_level.directory, byte_level.config)
+        load_tokenizer(byte_level.directory, byte_level.config)
 
 
 def test_template_of_a_wrong_kind(byte_level: Checkpoint) -> None:
     byte_level.change("tokenizer_config.json", chat_template={"default": "x"})
     with pytest.raises(InputError, match="chat template"):
-        load(byte_level.directory, byte_level.config)
+        load_tokenizer(byte_level.directory, byte_level.config)
 
 
 def test_tokenizer_model_that_is_none(sentence_piece: Checkpoint) -> None:
     (sentence_piece.directory / "tokenizer.model").write_bytes(b"<html>not found</html>")
     with pytest.raises(InputError, match="not a SentencePiece model"):
-        load(sentence_piece.directory, sentence_piece.config)
+        load_tokenizer(sentence_piece.directory, sentence_piece.config)
 
 
 def test_duplicate_texts_never_reach_the_engine() -> None:
@@ -201,27 +202,27 @@ def test_bos_that_is_added_by_default_is_switched_off(tmp_path: Path) -> None:
     definition = checkpoint.read("tokenizer.json")
     definition["model"]["ignore_merges"] = True
     checkpoint.write("tokenizer.json", definition)
-    found = values(load(checkpoint.directory, checkpoint.config))
+    found = values(load_tokenizer(checkpoint.directory, checkpoint.config))
     assert found["pre"] == "llama-bpe"
     assert found["add_bos_token"] is False
 
 
 def test_granite_and_gemma_extras(byte_level: Checkpoint, sentence_piece: Checkpoint) -> None:
     config = {**byte_level.config, "vocab_size": 49152}
-    granite = load(byte_level.directory, config, prefer="granite")
+    granite = load_tokenizer(byte_level.directory, config, arch="granite")
     assert granite.metadata()[-1].key == "tokenizer.ggml.add_bos_token"
     assert values(granite)["add_bos_token"] is False
-    gemma = load(sentence_piece.directory, sentence_piece.config, prefer="gemma2")
+    gemma = load_tokenizer(sentence_piece.directory, sentence_piece.config, arch="gemma2")
     assert values(gemma)["add_space_prefix"] is False
     assert gemma.metadata()[-1].key == "tokenizer.ggml.add_space_prefix"
 
 
 def test_llama_writes_the_prefix_space_first(sentence_piece: Checkpoint) -> None:
     sentence_piece.change("tokenizer_config.json", add_prefix_space=True)
-    tokenizer = load(sentence_piece.directory, sentence_piece.config, prefer="llama")
+    tokenizer = load_tokenizer(sentence_piece.directory, sentence_piece.config, arch="llama")
     assert tokenizer.metadata()[0].key == "tokenizer.ggml.add_space_prefix"
     assert "add_space_prefix" not in values(
-        load(sentence_piece.directory, sentence_piece.config, prefer="qwen2")
+        load_tokenizer(sentence_piece.directory, sentence_piece.config, arch="qwen2")
     )
 
 
@@ -238,7 +239,7 @@ def test_places_of_the_chat_template(byte_level: Checkpoint, place: str) -> None
     else:
         byte_level.write("chat_template.json", {"chat_template": template})
     byte_level.write("tokenizer_config.json", config)
-    tokenizer = load(byte_level.directory, byte_level.config)
+    tokenizer = load_tokenizer(byte_level.directory, byte_level.config)
     assert {e.key: e.value for e in tokenizer.metadata()}["tokenizer.chat_template"] == template
 
 
@@ -263,7 +264,7 @@ def test_merges_with_spaces_and_as_text(byte_level: Checkpoint) -> None:
     pairs = definition["model"]["merges"]
     definition["model"]["merges"] = [" ".join(pair) for pair in pairs]
     byte_level.write("tokenizer.json", definition)
-    assert values(load(byte_level.directory, byte_level.config))["merges"] == [
+    assert values(load_tokenizer(byte_level.directory, byte_level.config))["merges"] == [
         f"{a} {b}" for a, b in pairs
     ]
 

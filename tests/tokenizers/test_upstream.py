@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from boardfit.converters.tokenizers import load
 from boardfit.converters.tokenizers.engine_vocab import open_vocab
 from boardfit.converters.tokenizers.files import TokenizerFiles
+from boardfit.converters.tokenizers.loading import load_tokenizer
 from boardfit.converters.tokenizers.pretokenizer import behave_alike
 from boardfit.converters.tokenizers.reference import load_reference, sentence_piece
 from boardfit.converters.tokenizers.verify import verify_vocabulary
@@ -78,7 +78,7 @@ def test_rebuilt_files_pass_upstream_s_vectors(
 def test_engine_splits_as_the_checkpoint(flavour: str, rebuilt: Make, tmp_path: Path) -> None:
     checkpoint, result = rebuilt(flavour)
     arch, _ = family(flavour)
-    tokenizer = load(checkpoint.directory, checkpoint.config, arch)
+    tokenizer = load_tokenizer(checkpoint.directory, checkpoint.config, arch)
     assert tokenizer.n_tokens == result.n_vocab
     path = tmp_path / "vocab.gguf"
     name = "Phi-3-mini" if flavour == "phi-3" else "model"
@@ -157,7 +157,7 @@ def test_metadata_equals_upstream_s(
     checkpoint, _ = rebuilt(flavour)
     arch, _ = family(flavour)
     path = tmp_path / "vocab.gguf"
-    write_vocab_only(load(checkpoint.directory, checkpoint.config, arch), arch, path)
+    write_vocab_only(load_tokenizer(checkpoint.directory, checkpoint.config, arch), arch, path)
     ours, theirs = entries_of(path), entries_of(upstream[0][flavour])
     assert [entry[:2] for entry in ours] == [entry[:2] for entry in theirs]
     for (key, _, mine), (_, _, other) in zip(ours, theirs, strict=True):
@@ -200,8 +200,10 @@ def test_scores_of_a_fast_llama_tokenizer(
     """
     alone, _ = rebuilt("llama-hf")
     both, _ = rebuilt("llama-spm")
-    mine = {e.key: e.value for e in load(alone.directory, alone.config, "llama").metadata()}
-    true = {e.key: e.value for e in load(both.directory, both.config, "llama").metadata()}
+    mine = {
+        e.key: e.value for e in load_tokenizer(alone.directory, alone.config, "llama").metadata()
+    }
+    true = {e.key: e.value for e in load_tokenizer(both.directory, both.config, "llama").metadata()}
     texts = true["tokenizer.ggml.tokens"]
     words = [i for i, text in enumerate(texts) if i >= 259 and len(text) > 1]
 
@@ -225,7 +227,7 @@ def test_gemma_from_tokenizer_json_alone(llama_cpp_tree: Path, tmp_path: Path) -
     vectors = read_vectors(source)
     assert [(text, encode(text)) for text, _ in vectors] == vectors
     path = tmp_path / "vocab.gguf"
-    write_vocab_only(load(tmp_path, config, "gemma3"), "gemma3", path)
+    write_vocab_only(load_tokenizer(tmp_path, config, "gemma3"), "gemma3", path)
     report = verify_vocabulary(path, tmp_path, config)
     assert report.n_tokens == 262_144
     assert report.limits == ()
@@ -234,7 +236,7 @@ def test_gemma_from_tokenizer_json_alone(llama_cpp_tree: Path, tmp_path: Path) -
 @pytest.mark.engine
 def test_name_decides_whether_phi_3_strips_spaces(rebuilt: Make, tmp_path: Path) -> None:
     checkpoint, _ = rebuilt("phi-3")
-    tokenizer = load(checkpoint.directory, checkpoint.config, "phi3")
+    tokenizer = load_tokenizer(checkpoint.directory, checkpoint.config, "phi3")
     path = tmp_path / "vocab.gguf"
     write_vocab_only(tokenizer, "phi3", path, name="my-fine-tune")
     report = verify_vocabulary(path, checkpoint.directory, checkpoint.config)

@@ -50,7 +50,7 @@ _LAYERS = re.compile(r"all|(first|last)-([1-9]\d*)")
 
 
 @dataclass(frozen=True)
-class Rule:
+class LitertRule:
     """Matrices of one group get `type` instead of the recipe's, in the layers named."""
 
     tensors: str
@@ -86,7 +86,7 @@ class LitertRecipe:
     head: str
     scales: str = "mse"
     gptq: bool = False
-    rules: tuple[Rule, ...] = field(default=())
+    rules: tuple[LitertRule, ...] = field(default=())
 
     def __post_init__(self) -> None:
         for key in ("linear", "embedding", "head"):
@@ -120,7 +120,7 @@ class LitertRecipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LitertRecipe:
-        rules = tuple(Rule(**rule) for rule in data["rules"])
+        rules = tuple(LitertRule(**rule) for rule in data["rules"])
         return cls(**{**data, "flavours": tuple(data["flavours"]), "rules": rules})
 
 
@@ -186,7 +186,7 @@ def parse_recipe(recipe_id: str, text: str) -> LitertRecipe:
         if key not in known:
             raise InputError(f"recipe {recipe_id}: unknown key {key!r}.{did_you_mean(key, known)}")
     try:
-        rules = tuple(Rule(**rule) for rule in data.pop("rule", ()))
+        rules = tuple(LitertRule(**rule) for rule in data.pop("rule", ()))
         data["flavours"] = tuple(data["flavours"])
         return LitertRecipe(id=recipe_id, rules=rules, **data)
     except (KeyError, TypeError) as error:

@@ -91,7 +91,7 @@ class OnnxRecipe:
         return matching_scheme(node, self.rules, self.default)
 
     def to_worker(self, *, accuracy_level: int = INT8_ACTIVATIONS) -> dict[str, Any] | None:
-        """Return what `Recipe.from_dict` of the worker's `graph` takes; None for floats."""
+        """Return what `GraphRecipe.from_dict` of the worker's `graph` takes; None for floats."""
         if not self.is_quantized:
             return None
         return {
