@@ -20,7 +20,7 @@ from boardfit.converters.build import outputs
 from boardfit.converters.build.jobs import Job, make_jobs
 from boardfit.converters.build.verify import check_artifact, check_in_engine, check_vocabulary
 from boardfit.converters.documents import companions, copy_document
-from boardfit.converters.formats.convert import FormatArtifact, convert
+from boardfit.converters.formats.base import Conversion, FormatArtifact
 from boardfit.converters.formats.gguf.recipe import GgufRecipe, load_recipe
 from boardfit.converters.formats.gguf.write import GgufArtifact, write_many
 from boardfit.converters.formats.table import GGUF
@@ -183,10 +183,11 @@ def make_all_artifacts(
             continue
         if job.key not in converted:
             reporter.stage(f"converting to {job.target.id}")
-            converted[job.key] = convert(
-                request.spec, job.plan, job.target, job.device, folder / job.key,
-                threads=request.threads, stage=reporter.stage, progress=reporter.progress,
+            conversion = Conversion(
+                request.spec, job.plan, job.device, folder / job.key, threads=request.threads,
+                stage=reporter.stage, progress=reporter.progress,
             )  # fmt: skip
+            converted[job.key] = job.target.load().convert(conversion)
         found[job.name] = converted[job.key]
     return found
 
