@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from boardfit.converters.formats.base import FormatRow
 from boardfit.edge.errors import UsageError
 from boardfit.edge.units import did_you_mean
 
 GGUF, AUTO = "gguf", "auto"
 
-FORMATS: Mapping[str, FormatRow] = {
+FORMATS: dict[str, FormatRow] = {
     row.id: row
     for row in (
         FormatRow(

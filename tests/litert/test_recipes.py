@@ -115,10 +115,10 @@ def test_slips_are_told(change: tuple[str, str], message: str) -> None:
 
 def test_an_unknown_rule_is_told() -> None:
     with pytest.raises(InputError, match=r"tensors is 'ffn_dwon'\. Did you mean 'ffn_down'"):
-        parse_recipe("x", MINIMAL + '[[rule]]\ntensors = "ffn_dwon"\ntype = "int8"\n')
+        parse_recipe(MINIMAL + '[[rule]]\ntensors = "ffn_dwon"\ntype = "int8"\n', "x")
     with pytest.raises(InputError, match="layers is 'first'"):
         parse_recipe(
-            "x", MINIMAL + '[[rule]]\ntensors = "ffn_down"\ntype = "int8"\nlayers = "first"\n'
+            MINIMAL + '[[rule]]\ntensors = "ffn_down"\ntype = "int8"\nlayers = "first"\n', "x"
         )
 
 
