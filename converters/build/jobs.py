@@ -35,7 +35,7 @@ class Job:
     @property
     def key(self) -> str:
         """What its bytes depend on beside the source: jobs of one key share an artifact."""
-        return self.target.load().artifact_key(self.plan, self.device)
+        return self.target.load().name_artifact(self.plan, self.device)
 
 
 def make_jobs(

@@ -109,7 +109,7 @@ class Format(Protocol):
     def weigh(self, spec: ModelSpec, recipe_id: str) -> FormatWeights:
         """Sizes before the conversion. Raises UsageError for an unknown recipe."""
 
-    def artifact_key(self, plan: Plan, device: DeviceProfile) -> str:
+    def name_artifact(self, plan: Plan, device: DeviceProfile) -> str:
         """What the bytes depend on beside the source: plans of one key share an artifact."""
 
     def convert(self, job: Conversion) -> FormatArtifact:
@@ -118,11 +118,6 @@ class Format(Protocol):
         Raises what the converter raises: UnsupportedModelError, DoesNotFitError,
         EngineMissingError.
         """
-
-
-def is_tied(spec: ModelSpec) -> bool:
-    """Whether the embedding is the output matrix too."""
-    return all(tensor.name != "output.weight" for tensor in spec.tensors)
 
 
 def stored_tensor(tensor: TargetTensor, ggml_type: str, n_bytes: int) -> StoredTensor:

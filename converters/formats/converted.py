@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from boardfit.converters.formats.base import (
     Conversion,
@@ -24,7 +25,7 @@ from boardfit.converters.formats.base import (
 )
 from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.device_profiles.cost.engine_classes import EngineClass
-from boardfit.device_profiles.cost.memory import StoredTensor, kv_bytes, margin_bytes
+from boardfit.device_profiles.cost.memory import kv_bytes, margin_bytes
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bundle.bundle import sha256_file
 from boardfit.edge.disk.atomic import write_atomic
@@ -37,6 +38,8 @@ KV_TYPE = "f32"
 PREFILL_LENGTHS = (16, 128, 512)
 # The graph itself, per layer and signature, and tokenizer entries: measured on small models.
 _GRAPH_BYTES_PER_LAYER, _BYTES_PER_TOKEN = 24 * 1024, 24
+#: What a matrix is for; a tied one is embedding and head.
+Role = Literal["embedding", "head", "tied", "layer"]
 # What the speed model knows of a weight is its kind: bits, not the layout.
 _STANDS_FOR = {4: "Q4_0", 8: "Q8_0", 32: "F32"}
 
@@ -79,8 +82,10 @@ class ConvertedFormat(ABC):
         """Raise EngineError for a board that the engine cannot run on, whatever its profile has."""
 
     @abstractmethod
-    def stored_tensors(self, spec: ModelSpec, recipe_id: str) -> Iterable[StoredTensor]:
-        """The tensors as the recipe stores them."""
+    def weigh_matrix(
+        self, tensor: TargetTensor, recipe_id: str, role: Role, n_layers: int
+    ) -> Iterable[tuple[int, int]]:
+        """Bits per value and bytes of every copy that the recipe stores of a matrix."""
 
     @abstractmethod
     def make(self, job: Conversion, checkpoint: Path) -> Made:
@@ -109,11 +114,21 @@ class ConvertedFormat(ABC):
 
     def weigh(self, spec: ModelSpec, recipe_id: str) -> FormatWeights:
         """Sizes within a per cent or two: graph and tokenizer are estimated, weights are exact."""
-        stored = tuple(self.stored_tensors(spec, recipe_id))
-        extra = _GRAPH_BYTES_PER_LAYER * spec.shape.n_layer + _BYTES_PER_TOKEN * spec.shape.n_vocab
+        n_layers = spec.shape.n_layer
+        is_tied = all(tensor.name != "output.weight" for tensor in spec.tensors)
+        stored = tuple(
+            stored_tensor(tensor, _STANDS_FOR[bits], n_bytes)
+            for tensor in spec.tensors
+            for bits, n_bytes in (
+                [(32, 4 * tensor.n_elements)]
+                if tensor.n_rows == 1
+                else self.weigh_matrix(tensor, recipe_id, _find_role(tensor, is_tied), n_layers)
+            )
+        )
+        extra = _GRAPH_BYTES_PER_LAYER * n_layers + _BYTES_PER_TOKEN * spec.shape.n_vocab
         return FormatWeights(sum(t.n_bytes for t in stored) + extra, stored)
 
-    def memory(self, spec: ModelSpec, weights: FormatWeights, n_ctx: int) -> dict[str, int]:
+    def predict_memory(self, spec: ModelSpec, weights: FormatWeights, n_ctx: int) -> dict[str, int]:
         """Bytes by kind, as in `Plan.memory`."""
         shape, tensors = spec.shape, weights.tensors
         step = max(prefill_lengths(n_ctx))
@@ -129,7 +144,7 @@ class ConvertedFormat(ABC):
         }
         return {**memory, "margin": margin_bytes(sum(memory.values()))}
 
-    def artifact_key(self, plan: Plan, device: DeviceProfile) -> str:
+    def name_artifact(self, plan: Plan, device: DeviceProfile) -> str:
         """See `boardfit.converters.formats.base.Format`."""
         return f"{self.row.id}-{plan.recipe}-{plan.n_ctx}"
 
@@ -167,9 +182,10 @@ def prefill_lengths(n_ctx: int) -> list[int]:
     return [n for n in PREFILL_LENGTHS if n < n_ctx] or [n_ctx]
 
 
-def stored_bits(tensor: TargetTensor, bits: int, n_bytes: int) -> StoredTensor:
-    """A tensor of `bits` per value as the cost model takes it."""
-    return stored_tensor(tensor, _STANDS_FOR[bits], n_bytes)
+def _find_role(tensor: TargetTensor, is_tied: bool) -> Role:
+    if tensor.name == "token_embd.weight":
+        return "tied" if is_tied else "embedding"
+    return "head" if tensor.name == "output.weight" else "layer"
 
 
 def _finished(folder: Path, record: Path, identity: str) -> FormatArtifact | None:

@@ -60,7 +60,7 @@ def plan_format(
     )
     budget = profile.free_ram_bytes
     for n_ctx in steps:
-        memory = rules.memory(spec, weights, n_ctx)
+        memory = rules.predict_memory(spec, weights, n_ctx)
         if sum(memory.values()) <= budget:
             return _plan(spec, profile, rules, options, recipe, weights, n_ctx, memory, learned)
     shortfall = sum(memory.values()) - budget

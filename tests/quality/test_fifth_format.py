@@ -13,16 +13,15 @@ from click.testing import CliRunner
 
 from boardfit.converters.build.jobs import make_jobs, plan_any
 from boardfit.converters.formats.base import Conversion, FormatArtifact, FormatRow
-from boardfit.converters.formats.converted import ConvertedFormat, Made, stored_bits
+from boardfit.converters.formats.converted import ConvertedFormat, Made, Role
 from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, format_of_engine, parse_formats
 from boardfit.converters.plan.command import plan as plan_command
 from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.source.resolve import open_model
-from boardfit.converters.spec import ModelSpec
+from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.device_profiles.cost.engine_classes import CPU_ENGINES
-from boardfit.device_profiles.cost.memory import StoredTensor
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import EngineError, UnsupportedModelError, UsageError
 from boardfit.edge.types import Plan
@@ -53,10 +52,12 @@ class ToyFormat(ConvertedFormat):
         if "dotprod" not in profile.isa:
             raise EngineError("toys need dot products")
 
-    def stored_tensors(self, spec: ModelSpec, recipe_id: str) -> Iterable[StoredTensor]:
+    def weigh_matrix(
+        self, tensor: TargetTensor, recipe_id: str, role: Role, n_layers: int
+    ) -> Iterable[tuple[int, int]]:
         if recipe_id not in self.list_recipes():
             raise UsageError(f"no toy recipe {recipe_id!r}")
-        return (stored_bits(tensor, 8, tensor.n_elements) for tensor in spec.tensors)
+        return [(8, tensor.n_elements)]
 
     def make(self, job: Conversion, checkpoint: Path) -> Made:
         job.stage("making a toy")
@@ -123,7 +124,7 @@ def test_gguf_follows_the_same_protocol(tmp_path: Path) -> None:
     plan = plan_any(sample, PI5, GGUF, PlanOptions(recipe="q4_0"), Learned(()))
     made = target.convert(
         Conversion(
-            sample, plan, PI5, tmp_path / target.artifact_key(plan, PI5), threads=1,
+            sample, plan, PI5, tmp_path / target.name_artifact(plan, PI5), threads=1,
             stage=lambda text: None, progress=lambda done, total: None,
         )
     )  # fmt: skip

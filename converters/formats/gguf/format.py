@@ -43,7 +43,7 @@ class GgufFormat:
         stored = tuple(stored_tensor(entry.tensor, entry.type, entry.nbytes) for entry in typed)
         return FormatWeights(artifact_bytes(spec, recipe), stored)
 
-    def artifact_key(self, plan: Plan, device: DeviceProfile) -> str:
+    def name_artifact(self, plan: Plan, device: DeviceProfile) -> str:
         """The recipe alone: context and board change no byte."""
         return f"{self.row.id}-{plan.recipe}"
 

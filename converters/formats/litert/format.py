@@ -7,14 +7,12 @@ from pathlib import Path
 
 from boardfit.converters.documents import copy_document, has_file
 from boardfit.converters.formats.base import Conversion
-from boardfit.converters.formats.converted import ConvertedFormat, Made, prefill_lengths
+from boardfit.converters.formats.converted import ConvertedFormat, Made, Role, prefill_lengths
 from boardfit.converters.formats.litert.families import check_family
 from boardfit.converters.formats.litert.recipe import load_recipe, recipes_for
-from boardfit.converters.formats.litert.types import Flavour
-from boardfit.converters.formats.litert.weigh import stored_tensors
-from boardfit.converters.spec import ModelSpec
+from boardfit.converters.formats.litert.types import WEIGHT_TYPES, Flavour
+from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.cost.engine_classes import CPU_ENGINES
-from boardfit.device_profiles.cost.memory import StoredTensor
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import EngineError, IntegrityError
 from boardfit.edge.units import MIB
@@ -47,9 +45,20 @@ class LitertFormat(ConvertedFormat):
         """Raise UnsupportedModelError, which offers GGUF, for a family without a converter."""
         check_family(family)
 
-    def stored_tensors(self, spec: ModelSpec, recipe_id: str) -> Iterable[StoredTensor]:
-        """The tensors as the recipe stores them."""
-        return stored_tensors(spec, load_recipe(recipe_id))
+    def weigh_matrix(
+        self, tensor: TargetTensor, recipe_id: str, role: Role, n_layers: int
+    ) -> Iterable[tuple[int, int]]:
+        """A tied matrix has one copy where embedding and head are stored alike, else two."""
+        uses = {"embedding": ["embedding"], "tied": ["embedding", "linear"]}.get(role, ["linear"])
+        names = {
+            load_recipe(recipe_id).type_of(
+                tensor.origin, use, tied=role == "tied", n_layers=n_layers,
+                n_per_row=tensor.n_per_row,
+            )
+            for use in uses
+        }  # fmt: skip
+        types = [WEIGHT_TYPES[name] for name in names]
+        return [(t.bits, t.total_bytes(tensor.n_rows, tensor.n_per_row)) for t in types]
 
     def make(self, job: Conversion, checkpoint: Path) -> Made:
         """Convert the directory `checkpoint` into `job.folder`, which does not exist yet."""

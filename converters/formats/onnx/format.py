@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from boardfit.converters.formats.base import Conversion
-from boardfit.converters.formats.converted import ConvertedFormat, Made
+from boardfit.converters.formats.converted import ConvertedFormat, Made, Role
 from boardfit.converters.formats.onnx.convert import FAMILIES, accuracy_level, convert_onnx
 from boardfit.converters.formats.onnx.recipe import list_recipes, load_recipe
-from boardfit.converters.formats.onnx.weigh import stored_tensors
-from boardfit.converters.spec import ModelSpec
+from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.cost.engine_classes import EngineClass
-from boardfit.device_profiles.cost.memory import StoredTensor
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import UnsupportedModelError
 from boardfit.edge.types import Plan
@@ -49,17 +47,22 @@ class OnnxFormat(ConvertedFormat):
                 next_step="build a GGUF: --format gguf",
             )
 
-    def stored_tensors(self, spec: ModelSpec, recipe_id: str) -> Iterable[StoredTensor]:
-        """The tensors as the recipe stores them."""
-        return stored_tensors(spec, load_recipe(recipe_id))
+    def weigh_matrix(
+        self, tensor: TargetTensor, recipe_id: str, role: Role, n_layers: int
+    ) -> Iterable[tuple[int, int]]:
+        """One copy, which serves embedding and head where they are tied."""
+        recipe = load_recipe(recipe_id)
+        outer = {"head": recipe.head, "tied": recipe.head, "embedding": recipe.embedding}
+        scheme = (outer.get(role) or recipe.scheme_of(tensor.origin)).fitting(tensor.n_per_row)
+        return [(scheme.bits, int(tensor.n_elements * scheme.bpw / 8))]
 
     def count_logit_rows(self, step: int) -> int:
         """The graph computes logits for every token of a step."""
         return step
 
-    def artifact_key(self, plan: Plan, device: DeviceProfile) -> str:
+    def name_artifact(self, plan: Plan, device: DeviceProfile) -> str:
         """The CPU decides how the graph computes: see `accuracy_level`."""
-        return f"{super().artifact_key(plan, device)}-a{accuracy_level(device.isa or None)}"
+        return f"{super().name_artifact(plan, device)}-a{accuracy_level(device.isa or None)}"
 
     def make(self, job: Conversion, checkpoint: Path) -> Made:
         """Convert the directory `checkpoint` into `job.folder`, which does not exist yet."""
