@@ -6,7 +6,8 @@ class, fitted on published rows (`boardfit.device_profiles.cost`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from boardfit.converters.formats.base import FormatRow, FormatWeights
 from boardfit.converters.formats.converted import KV_TYPE, ConvertedFormat, prefill_lengths
@@ -22,6 +23,16 @@ from boardfit.edge.units import format_bytes
 # A predicted size knows neither graph nor tokenizer files exactly.
 _PREDICTED_SIZE = 0.2
 _CONTEXT_STEPS = (4096, 2048, 1024, 512)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A recipe and a context that go into the board's memory."""
+
+    recipe: str
+    weights: FormatWeights
+    n_ctx: int
+    memory: dict[str, int]
 
 
 def plan_format(
@@ -44,87 +55,88 @@ def plan_format(
         raise UsageError(
             f"{target.id}: the KV cache is {KV_TYPE}; --kv-type {options.kv_type} is GGUF's alone"
         )
-    recipe = options.recipe or target.recipe
+    fit = _find_fit(spec, profile, rules, options)
+    n_threads = options.n_threads or default_threads(profile)
+    if n_threads > profile.n_cores:
+        raise UsageError(f"{n_threads} threads on {profile.name}, which has {profile.n_cores}")
+    speed = estimate_speed(
+        fit.weights.tensors, spec.shape, profile, n_threads=n_threads, kv_type=KV_TYPE,
+        repack=True, engine=rules.engine_class,
+    )  # fmt: skip
+    artifact_bytes, n_batch = fit.weights.artifact_bytes, max(prefill_lengths(fit.n_ctx))
+    measured = (
+        learned.find(profile, fit.recipe, spec.arch, artifact_bytes, _PREDICTED_SIZE)
+        if learned is not None and options.n_threads is None
+        else None
+    )
+    decode = (measured and measured.decode_tps) or speed.decode_tps
+    prefill = (measured and measured.prefill_tps) or speed.prefill_tps
+    return Plan(
+        engine=target.engine,
+        recipe=fit.recipe,
+        device=profile.id,
+        n_ctx=fit.n_ctx,
+        kv_type=KV_TYPE,
+        n_threads=(measured and measured.n_threads) or n_threads,
+        n_batch=n_batch,
+        n_ubatch=n_batch,
+        use_mmap=True,
+        repack=True,
+        artifact_bytes=artifact_bytes,
+        memory=fit.memory,
+        budget_bytes=profile.free_ram_bytes,
+        decode_tps=decode,
+        prefill_tps=prefill,
+        error_bound=(measured.bound if measured else speed.decode_bound) if decode else None,
+        basis="measured here" if measured else profile.basis,
+        reasons=tuple(_list_reasons(spec, rules, options, fit, measured and measured.time)),
+    )
+
+
+def _find_fit(
+    spec: ModelSpec, profile: DeviceProfile, rules: ConvertedFormat, options: PlanOptions
+) -> _Fit:
+    """The longest context that fits. Raises DoesNotFitError where none does."""
+    recipe = options.recipe or rules.row.recipe
     weights = rules.weigh(spec, recipe)
+    for n_ctx in _list_contexts(spec, options):
+        memory = rules.predict_memory(spec, weights, n_ctx)
+        if sum(memory.values()) <= profile.free_ram_bytes:
+            return _Fit(recipe, weights, n_ctx, memory)
+    needed, budget = sum(memory.values()), profile.free_ram_bytes
+    raise DoesNotFitError(
+        f"{recipe} with a context of {n_ctx} needs {format_bytes(needed)} on {profile.name}, "
+        f"which leaves {format_bytes(budget)} free: {needed - budget} bytes too much",
+        shortfall_bytes=needed - budget,
+        next_step="a GGUF needs less (--format gguf), or take a smaller model",
+    )
+
+
+def _list_contexts(spec: ModelSpec, options: PlanOptions) -> list[int]:
+    """Contexts to try, the longest first. Raises InputError for one beyond training."""
     trained = spec.shape.n_ctx_train
-    if options.n_ctx is not None and options.n_ctx > trained:
+    if options.n_ctx is None:
+        return sorted({min(step, trained) for step in _CONTEXT_STEPS}, reverse=True)
+    if options.n_ctx > trained:
         raise InputError(
             f"a context of {options.n_ctx} is beyond the {trained} tokens that this model was "
             "trained for",
             next_step=f"use --ctx {trained} or less",
         )
-    steps: Sequence[int] = (
-        (options.n_ctx,)
-        if options.n_ctx
-        else sorted({min(step, trained) for step in _CONTEXT_STEPS}, reverse=True)
-    )
-    budget = profile.free_ram_bytes
-    for n_ctx in steps:
-        memory = rules.predict_memory(spec, weights, n_ctx)
-        if sum(memory.values()) <= budget:
-            return _plan(spec, profile, rules, options, recipe, weights, n_ctx, memory, learned)
-    shortfall = sum(memory.values()) - budget
-    raise DoesNotFitError(
-        f"{recipe} with a context of {n_ctx} needs {format_bytes(sum(memory.values()))} on "
-        f"{profile.name}, which leaves {format_bytes(budget)} free: {shortfall} bytes too much",
-        shortfall_bytes=shortfall,
-        next_step="a GGUF needs less (--format gguf), or take a smaller model",
-    )
+    return [options.n_ctx]
 
 
-def _plan(
+def _list_reasons(
     spec: ModelSpec,
-    profile: DeviceProfile,
-    target: ConvertedFormat,
+    rules: ConvertedFormat,
     options: PlanOptions,
-    recipe: str,
-    weights: FormatWeights,
-    n_ctx: int,
-    memory: dict[str, int],
-    learned: Learned | None,
-) -> Plan:
-    n_threads = options.n_threads or default_threads(profile)
-    if n_threads > profile.n_cores:
-        raise UsageError(f"{n_threads} threads on {profile.name}, which has {profile.n_cores}")
-    speed = estimate_speed(
-        weights.tensors, spec.shape, profile, n_threads=n_threads, kv_type=KV_TYPE, repack=True,
-        engine=target.engine_class,
-    )  # fmt: skip
-    found = (
-        learned.find(profile, recipe, spec.arch, weights.artifact_bytes, _PREDICTED_SIZE)
-        if learned is not None and options.n_threads is None
-        else None
-    )
-    if found is not None and found.n_threads:
-        n_threads = found.n_threads
-    decode = (found and found.decode_tps) or speed.decode_tps
-    prefill = (found and found.prefill_tps) or speed.prefill_tps
-    row = target.row
-    reasons = [f"{row.id}: {row.about}", f"recipe {recipe}: {target.describe_recipe(recipe)}"]
-    if n_ctx < spec.shape.n_ctx_train and options.n_ctx is None:
-        reasons.append(
-            f"context {n_ctx}: the cache is allocated whole, in float32: "
-            f"{format_bytes(memory['kv_cache'])}"
-        )
-    if found is not None:
-        reasons.append(f"speed as measured here on {found.time[:10]}")
-    return Plan(
-        engine=row.engine,
-        recipe=recipe,
-        device=profile.id,
-        n_ctx=n_ctx,
-        kv_type=KV_TYPE,
-        n_threads=n_threads,
-        n_batch=max(prefill_lengths(n_ctx)),
-        n_ubatch=max(prefill_lengths(n_ctx)),
-        use_mmap=True,
-        repack=True,
-        artifact_bytes=weights.artifact_bytes,
-        memory=memory,
-        budget_bytes=profile.free_ram_bytes,
-        decode_tps=decode,
-        prefill_tps=prefill,
-        error_bound=(found.bound if found else speed.decode_bound) if decode else None,
-        basis="measured here" if found else profile.basis,
-        reasons=tuple(reasons),
-    )
+    fit: _Fit,
+    measured_at: str | None,
+) -> Iterator[str]:
+    yield f"{rules.row.id}: {rules.row.about}"
+    yield f"recipe {fit.recipe}: {rules.describe_recipe(fit.recipe)}"
+    if fit.n_ctx < spec.shape.n_ctx_train and options.n_ctx is None:
+        cache = format_bytes(fit.memory["kv_cache"])
+        yield f"context {fit.n_ctx}: the cache is allocated whole, in float32: {cache}"
+    if measured_at is not None:
+        yield f"speed as measured here on {measured_at[:10]}"
