@@ -89,7 +89,9 @@ def plan_format(
         prefill_tps=prefill,
         error_bound=(measured.bound if measured else speed.decode_bound) if decode else None,
         basis="measured here" if measured else profile.basis,
-        reasons=tuple(_list_reasons(spec, rules, options, fit, measured and measured.time)),
+        reasons=tuple(
+            _list_reasons(spec, rules, options, fit, measured.time if measured else None)
+        ),
     )
 
 
