@@ -308,7 +308,7 @@ def test_appending_follows_no_link(tmp_path: Path, victim: Path) -> None:
 # lies in a work folder that is held.
 MAY_DELETE_TREES = {
     "edge/flash/ssh_channel.py": "a folder of mkdtemp",
-    "converters/formats/convert.py": "in a held work folder",
+    "converters/formats/converted.py": "in a held work folder",
     "converters/board/engine/build.py": "in a held folder of the cache",
     "converters/board/engine/source.py": "in the cache",
     "converters/board/engine/store.py": "in the cache",

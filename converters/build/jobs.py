@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from boardfit.converters.formats.choose import choose_format
-from boardfit.converters.formats.onnx.convert import accuracy_level
-from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, Format
-from boardfit.converters.plan.converted import format_of_engine, plan_format
+from boardfit.converters.formats.base import FormatRow
+from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, format_of_engine
+from boardfit.converters.plan.auto import choose_format
+from boardfit.converters.plan.converted import plan_format
 from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.make import PlanOptions, make_plan
 from boardfit.converters.spec import ModelSpec
@@ -24,19 +24,18 @@ class Job:
 
     name: str
     device: DeviceProfile
-    target: Format
+    target: FormatRow
     plan: Plan
 
     @property
     def converted(self) -> bool:
         """Whether a converter in its own environment makes it; a GGUF is quantized here."""
-        return self.target.id != GGUF
+        return not self.target.is_streamed
 
     @property
     def key(self) -> str:
         """What its bytes depend on beside the source: jobs of one key share an artifact."""
-        level = f"-a{accuracy_level(self.device.isa or None)}" if self.target.id == "onnx" else ""
-        return f"{self.target.id}-{self.plan.recipe}-{self.plan.n_ctx}{level}"
+        return self.target.load().name_artifact(self.plan, self.device)
 
 
 def make_jobs(
@@ -77,17 +76,16 @@ def plan_any(
     learned: Learned,
 ) -> Plan:
     """The plan for one format, or for the one that `auto` takes."""
-    if format_id == GGUF:
-        return make_plan(spec, device, options, learned=learned)
     if format_id != AUTO:
-        return plan_format(spec, device, FORMATS[format_id], options, learned=learned)
-    plans = {GGUF: make_plan(spec, device, options, learned=learned)}
+        target = FORMATS[format_id]
+        if target.is_streamed:
+            return make_plan(spec, device, options, learned=learned)
+        return plan_format(spec, device, target, options, learned=learned)
+    plans = {GGUF: plan_any(spec, device, GGUF, options, learned)}
     refused: dict[str, str] = {}
-    for name, target in FORMATS.items():
-        if name == GGUF:
-            continue
+    for name in [name for name in FORMATS if name not in plans]:
         try:
-            plans[name] = plan_format(spec, device, target, options, learned=learned)
+            plans[name] = plan_any(spec, device, name, options, learned)
         except EdgeError as error:
             refused[name] = str(error)
     choice = choose_format(plans, options.n_prompt, refused)

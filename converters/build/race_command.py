@@ -101,7 +101,7 @@ def build_entrants(
         for name in parse_formats(formats):
             if name == AUTO:
                 raise UsageError("a race cannot use auto: name the formats")
-            options = PlanOptions(recipe=gguf_recipe if name == GGUF else None)
+            options = PlanOptions(recipe={GGUF: gguf_recipe}.get(name))
             engine = FORMATS[name].engine
             try:
                 if not is_installed(engine):

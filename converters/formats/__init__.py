@@ -1,9 +1,8 @@
-"""Formats besides GGUF: what a checkpoint can become, how it is planned, made and chosen.
+"""What a checkpoint can become: one folder per format, behind one protocol.
 
-table.py      the formats as data: engine, file, default recipe
-weigh.py      exact-enough sizes of a recipe before anything is converted
-plan.py       memory and speed of a format on a board
-convert.py    one door to the converters in their own environments
-choose.py     `auto`: by board, length of prompts and measured quality
-measured.toml recipe × size × divergence × speed, as measured; drives `choose`
+base.py       the protocol `Format`, a row of the table, sizes, artifacts
+table.py      the formats as data: class, engine, file, default recipe
+converted.py  what formats share that a converter in an environment of its own makes
+measured.toml recipe × size × divergence × speed, as measured; read by measured.py
+tools/        the environments of the converters; network/ is for vision and speech
 """

@@ -1,55 +1,42 @@
-"""The formats as data."""
+"""The formats as data: a row each, whose class is imported when it is used."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
+from boardfit.converters.formats.base import FormatRow
 from boardfit.edge.errors import UsageError
 from boardfit.edge.units import did_you_mean
 
 GGUF, AUTO = "gguf", "auto"
 
-
-@dataclass(frozen=True)
-class Format:
-    """One format: the engine that runs it, the model file's name in a bundle, the recipe that a
-    plan takes unasked, the names under which board profiles speak of its engine, the class of
-    `boardfit.device_profiles.cost.engine_classes` that its speed is estimated with, and for whom it
-    is.
-    """
-
-    id: str
-    engine: str
-    file: str
-    recipe: str
-    profile_engines: tuple[str, ...]
-    engine_class: str
-    about: str
-
-
-FORMATS: Mapping[str, Format] = {
-    f.id: f
-    for f in (
-        Format(
-            GGUF, "llama_cpp", "model.gguf", "", ("llama_cpp",), "llama.cpp",
-            "llama.cpp: runs everywhere, maps its weights",
+FORMATS: dict[str, FormatRow] = {
+    row.id: row
+    for row in (
+        FormatRow(
+            GGUF, "boardfit.converters.formats.gguf.format:GgufFormat", "llama_cpp", "model.gguf",
+            "", ("llama_cpp",), "llama.cpp: runs everywhere, maps its weights", is_streamed=True,
         ),
-        Format(
-            "litertlm", "litert", "model.litertlm", "litert_int4_b128_best", ("litert_lm",),
-            "litert-lm", "LiteRT-LM: fast prefill on CPUs with dot products; needs Armv8.1 atomics",
+        FormatRow(
+            "litertlm", "boardfit.converters.formats.litert.format:LitertLmFormat", "litert",
+            "model.litertlm", "litert_int4_b128_best", ("litert_lm",),
+            "LiteRT-LM: fast prefill on CPUs with dot products; needs Armv8.1 atomics",
         ),
-        Format(
-            "tflite", "tflite", "model.tflite", "tflite_int4",
-            ("litert", "tflite", "tflite_runtime"), "litert-lm",
+        FormatRow(
+            "tflite", "boardfit.converters.formats.litert.format:TfliteFormat", "tflite",
+            "model.tflite", "tflite_int4", ("litert", "tflite", "tflite_runtime"),
             "tflite-runtime or ai-edge-litert: the smallest installation, old boards too",
         ),
-        Format(
-            "onnx", "onnx", "model.onnx", "onnx_int4_b128", ("onnxruntime_genai",),
-            "onnxruntime-genai", "ONNX Runtime: where a board's other networks run on it too",
+        FormatRow(
+            "onnx", "boardfit.converters.formats.onnx.format:OnnxFormat", "onnx", "model.onnx",
+            "onnx_int4_b128", ("onnxruntime_genai",),
+            "ONNX Runtime: where a board's other networks run on it too",
         ),
     )
 }  # fmt: skip
+
+
+def format_of_engine(engine: str) -> FormatRow:
+    """The format that an engine runs."""
+    return next(row for row in FORMATS.values() if row.engine == engine)
 
 
 def parse_formats(text: str) -> tuple[str, ...]:

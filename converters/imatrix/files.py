@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFValueType
 
-from boardfit.converters.formats.gguf.header import (
+from boardfit.converters.formats.gguf.imatrix import Imatrix, Sums
+from boardfit.converters.gguf_packing import (
     DEFAULT_ALIGNMENT,
-    TensorInfo,
+    TensorEntry,
     pack_header,
     pack_infos,
 )
-from boardfit.converters.formats.gguf.header import pack_metadata as _pack_metadata
-from boardfit.converters.formats.gguf.imatrix import Imatrix, Sums
+from boardfit.converters.gguf_packing import pack_metadata as _pack_metadata
 from boardfit.converters.spec import KeyValue
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import InputError
@@ -163,7 +163,7 @@ def write_imatrix(
         ):
             array = np.ascontiguousarray(array, "<f4")
             dims = (columns, n) if n > 1 else (columns,)
-            infos.append(TensorInfo(name + suffix, dims, "F32", array.nbytes))
+            infos.append(TensorEntry(name + suffix, dims, "F32", array.nbytes))
             arrays.append(array.tobytes() + bytes(-array.nbytes % DEFAULT_ALIGNMENT))
     table, _ = pack_infos(infos, DEFAULT_ALIGNMENT)
     header = pack_header(len(metadata), _pack_metadata(metadata), len(infos), table)

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from boardfit.converters.build.jobs import plan_any
-from boardfit.converters.formats.choose import answer_seconds, divergence_ratio
-from boardfit.converters.formats.table import AUTO, FORMATS
-from boardfit.converters.plan.converted import format_of_engine
+from boardfit.converters.formats.measured import divergence_ratio
+from boardfit.converters.formats.table import AUTO, FORMATS, format_of_engine
+from boardfit.converters.plan.auto import answer_seconds
 from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.spec import ModelSpec

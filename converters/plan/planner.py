@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from boardfit.converters.formats.gguf.recipe import Recipe, list_recipes, load_recipe
+from boardfit.converters.formats.gguf.recipe import GgufRecipe, list_recipes, load_recipe
 from boardfit.converters.plan.candidate import Candidate, better_known
 from boardfit.converters.plan.deadline import refuse_deadline
 from boardfit.converters.plan.learned import Learned, Measured
@@ -155,7 +155,7 @@ class Planner:
     def _head_dims(self) -> list[int]:
         return [d for x in self.shape.layers if x.n_head_kv for d in (x.head_dim_k, x.head_dim_v)]
 
-    def _wanted_recipes(self) -> list[Recipe]:
+    def _wanted_recipes(self) -> list[GgufRecipe]:
         if self.options.recipe:
             return [load_recipe(self.options.recipe)]
         everything = self.options.prefer != "balanced"

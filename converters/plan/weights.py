@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from boardfit.converters.formats.gguf.assign import assign_types
-from boardfit.converters.formats.gguf.recipe import Recipe
+from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.formats.gguf.size import artifact_bytes
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.cost.memory import StoredTensor, pad
@@ -43,7 +43,7 @@ PERPLEXITY_ADDED: dict[str, float] = {
 class RecipeWeights:
     """One recipe's exact file size and its tensors, types assigned."""
 
-    recipe: Recipe
+    recipe: GgufRecipe
     artifact_bytes: int
     tensors: tuple[StoredTensor, ...]
 
@@ -70,13 +70,13 @@ class WeighingScale:
         self._header_bytes: int | None = None
         self._weighed: dict[str, RecipeWeights] = {}
 
-    def weigh(self, recipe: Recipe) -> RecipeWeights:
+    def weigh(self, recipe: GgufRecipe) -> RecipeWeights:
         """Exact bytes. Raises UnsupportedModelError for tensors that no recipe can hold."""
         if recipe.id not in self._weighed:
             self._weighed[recipe.id] = self._weigh(recipe)
         return self._weighed[recipe.id]
 
-    def _weigh(self, recipe: Recipe) -> RecipeWeights:
+    def _weigh(self, recipe: GgufRecipe) -> RecipeWeights:
         typed = assign_types(self._spec, recipe, has_imatrix=self._has_imatrix)
         data = sum(pad(entry.nbytes, self._alignment) for entry in typed)
         if self._header_bytes is None:
@@ -121,7 +121,7 @@ def weigh_as_is(spec: ModelSpec) -> RecipeWeights:
             )
         )
     main = types.most_common(1)[0][0]
-    recipe = Recipe(
+    recipe = GgufRecipe(
         AS_IS, f"as it is, mostly {main}", -1, main, "the file as it stands", output=main
     )
     return RecipeWeights(recipe, sum(spec.source.files.values()), tuple(stored))

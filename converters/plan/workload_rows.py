@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from boardfit.converters.build.jobs import plan_any
-from boardfit.converters.formats.table import GGUF
+from boardfit.converters.formats.table import FORMATS
 from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.plan.planner import ENGINE, Planner
@@ -83,7 +83,7 @@ def model_rows(
     rows = []
     for spec in sorted(specs, key=lambda s: s.shape.n_params):
         for name in formats:
-            if name == GGUF:
+            if FORMATS[name].is_streamed:
                 scale = scales.setdefault(spec.source.fingerprint, WeighingScale(spec))
                 rows.append(gguf_row(spec, profile, options, learned, scale))
             else:

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from boardfit.converters.formats.gguf.recipe import Recipe
+from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.formats.gguf.write import write_many
 from boardfit.converters.quality.divergence import ROWS, log_softmax, scored, windows
 from boardfit.converters.quality.texts import QualityText
@@ -47,7 +47,7 @@ _CACHE_BYTES = 4 * 1024 * 1024 * 1024
 _FORMULA = 1  # raised when the same inputs would give other figures
 
 # Not among the named recipes: it is a reference and never runs on a board.
-FULL = Recipe("f32", "F32", 0, "F32", "Single precision: what artifacts are measured against.")
+FULL = GgufRecipe("f32", "F32", 0, "F32", "Single precision: what artifacts are measured against.")
 # GGUF's token type of padding rows (gguf-py, TokenType.UNUSED).
 _UNUSED = 5
 

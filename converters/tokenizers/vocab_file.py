@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gguf import GGUFValueType
 
-from boardfit.converters.formats.gguf.header import pack_header, pack_metadata
+from boardfit.converters.gguf_packing import pack_header, pack_metadata
 from boardfit.converters.spec import KeyValue
 from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer
 from boardfit.edge.disk.atomic import write_atomic

@@ -10,8 +10,8 @@ from boardfit.converters.formats.litert.recipe import (
     LitertRecipe,
     fitting,
     group_of,
+    list_recipes,
     load_recipe,
-    load_recipes,
     parse_recipe,
 )
 from boardfit.converters.formats.litert.types import WEIGHT_TYPES
@@ -23,21 +23,21 @@ MINIMAL = (
 )
 
 
-@pytest.mark.parametrize("recipe", load_recipes().values(), ids=lambda r: r.id)
+@pytest.mark.parametrize("recipe", list_recipes(), ids=lambda r: r.id)
 def test_travels_as_a_dictionary(recipe: LitertRecipe) -> None:
     assert LitertRecipe.from_dict(recipe.to_dict()) == recipe
     assert recipe.flavours
 
 
 def test_both_flavours_and_all_blocks_have_recipes() -> None:
-    recipes = load_recipes().values()
+    recipes = list_recipes()
     assert {f for r in recipes for f in r.flavours} == {"litertlm", "tflite"}
     assert {"int4", "int4-b32", "int4-b64", "int4-b128", "int8"} <= {r.linear for r in recipes}
 
 
 def test_a_rule_holds_in_its_layers_only() -> None:
     text = MINIMAL + '[[rule]]\ntensors = "ffn_down"\nlayers = "first-1"\ntype = "int8"\n'
-    recipe = parse_recipe("x", text)
+    recipe = parse_recipe(text, "x")
 
     def of(source: str) -> str:
         return recipe.type_of(source, "linear", tied=False, n_layers=4, n_per_row=64)
@@ -49,7 +49,7 @@ def test_a_rule_holds_in_its_layers_only() -> None:
 
 def test_the_last_layers_are_counted_from_the_end() -> None:
     text = MINIMAL + '[[rule]]\ntensors = "ffn_down"\nlayers = "last-2"\ntype = "int8"\n'
-    recipe = parse_recipe("x", text)
+    recipe = parse_recipe(text, "x")
     types = [
         recipe.type_of(
             DOWN.replace(".0.", f".{i}."), "linear", tied=False, n_layers=4, n_per_row=64
@@ -61,7 +61,7 @@ def test_the_last_layers_are_counted_from_the_end() -> None:
 
 def test_embedding_and_head_have_types_of_their_own() -> None:
     text = MINIMAL.replace('head = "int8"', 'head = "int4-b32"')
-    recipe = parse_recipe("x", text)
+    recipe = parse_recipe(text, "x")
     embedding = "model.embed_tokens.weight"
     options = {"n_layers": 4, "n_per_row": 64}
     assert recipe.type_of(embedding, "embedding", tied=True, **options) == "int8"
@@ -110,15 +110,15 @@ def test_slips_are_told(change: tuple[str, str], message: str) -> None:
         text = MINIMAL.replace(*change)
         if "tflite" in change[1]:
             text = text.replace('head = "int8"', 'head = "int4"')
-        parse_recipe("x", text)
+        parse_recipe(text, "x")
 
 
 def test_an_unknown_rule_is_told() -> None:
     with pytest.raises(InputError, match=r"tensors is 'ffn_dwon'\. Did you mean 'ffn_down'"):
-        parse_recipe("x", MINIMAL + '[[rule]]\ntensors = "ffn_dwon"\ntype = "int8"\n')
+        parse_recipe(MINIMAL + '[[rule]]\ntensors = "ffn_dwon"\ntype = "int8"\n', "x")
     with pytest.raises(InputError, match="layers is 'first'"):
         parse_recipe(
-            "x", MINIMAL + '[[rule]]\ntensors = "ffn_down"\ntype = "int8"\nlayers = "first"\n'
+            MINIMAL + '[[rule]]\ntensors = "ffn_down"\ntype = "int8"\nlayers = "first"\n', "x"
         )
 
 

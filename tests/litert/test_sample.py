@@ -19,7 +19,6 @@ from boardfit.converters.formats.gguf.write import write_many
 from boardfit.converters.formats.litert.convert import convert_litert
 from boardfit.converters.formats.litert.recipe import load_recipe
 from boardfit.converters.formats.table import FORMATS, GGUF
-from boardfit.converters.formats.weigh import weigh
 from boardfit.converters.quality.card import measure_text
 from boardfit.converters.quality.reference import read_references
 from boardfit.converters.quality.texts import texts_for
@@ -96,7 +95,8 @@ def test_no_further_from_the_source_than_q4_0_and_no_larger(
     parts = [f for f in built[name].files if f.role in ("model", "part")]
     if name != "tflite":
         assert sum(f.n_bytes for f in parts) <= SIZE_BOUND * q4_0["n_bytes"]
-    predicted = weigh(open_model("sample"), FORMATS[name], FORMATS[name].recipe).artifact_bytes
+    target = FORMATS[name]
+    predicted = target.load().weigh(open_model("sample"), target.recipe).artifact_bytes
     assert built[name].plan.artifact_bytes == pytest.approx(predicted, rel=0.25)
 
 

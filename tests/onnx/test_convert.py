@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from boardfit.converters.formats import onnx as target
-from boardfit.converters.formats.onnx.recipe import load_onnx_recipe
+from boardfit.converters.formats.onnx.recipe import load_recipe
 from boardfit.converters.formats.table import FORMATS
-from boardfit.converters.formats.weigh import weigh
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.engines import EngineSettings, open_engine
@@ -51,7 +50,7 @@ def test_size_context_and_stops(sample: Path) -> None:
 
 
 def test_its_weights_are_as_large_as_predicted(sample: Path) -> None:
-    tensors = weigh(open_model("sample"), FORMATS["onnx"], "onnx_int4_b128").tensors
+    tensors = FORMATS["onnx"].load().weigh(open_model("sample"), "onnx_int4_b128").tensors
     predicted = sum(tensor.n_bytes for tensor in tensors)
     codes = (".weight", "_Q4", "_Q8", "_scales")
     stored = sum(t.nbytes for t in read_onnx(sample).tensors if t.name.endswith(codes))
@@ -92,5 +91,5 @@ def test_memory_is_checked_before_anything_is_made(
 ) -> None:
     monkeypatch.setattr(target, "available_bytes", lambda: 100 << 20)
     with pytest.raises(DoesNotFitError) as caught:
-        target.convert_onnx(MODEL_DIR, tmp_path / "out", load_onnx_recipe("int4_b32"))
+        target.convert_onnx(MODEL_DIR, tmp_path / "out", load_recipe("int4_b32"))
     assert caught.value.shortfall_bytes and not list(tmp_path.iterdir())

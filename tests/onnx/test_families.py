@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from boardfit.converters.formats.onnx.convert import check_family, convert_onnx
-from boardfit.converters.formats.onnx.recipe import load_onnx_recipe
+from boardfit.converters.formats.onnx.recipe import load_recipe
 from boardfit.converters.formats.tools.environments import find_tool_python
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.errors import UnsupportedModelError
@@ -41,7 +41,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_logits_are_those_of_transformers(family: str, checkpoints: Path, tmp_path: Path) -> None:
     artifact = convert_onnx(
-        checkpoints / family, tmp_path / "out", load_onnx_recipe("f32"), n_ctx=256, threads=1
+        checkpoints / family, tmp_path / "out", load_recipe("f32"), n_ctx=256, threads=1
     )
     engine = open_engine("onnx", artifact.path, EngineSettings(n_threads=1))
     try:

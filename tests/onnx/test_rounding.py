@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.converters.formats.onnx.recipe import (
-    list_onnx_recipes,
-    load_onnx_recipe,
-    parse_onnx_recipe,
+    list_recipes,
+    load_recipe,
+    parse_recipe,
 )
 from boardfit.converters.formats.onnx.worker.rounding import dequantize, quantize
 from boardfit.edge.errors import InputError, UsageError
@@ -78,23 +78,23 @@ def test_importance_moves_the_error_to_columns_that_matter_less() -> None:
 
 
 def test_recipes_are_data_that_is_checked() -> None:
-    assert [r.id for r in list_onnx_recipes()] == [
+    assert [r.id for r in list_recipes()] == [
         "onnx_f32", "onnx_int8", "onnx_int4_best", "onnx_int4_b32", "onnx_int4_rtn",
         "onnx_int4_b128",
     ]  # fmt: skip
-    assert load_onnx_recipe("INT4-B32").default.bpw == 4.625
+    assert load_recipe("INT4-B32").default.bpw == 4.625
     with pytest.raises(UsageError, match="onnx_int4_best"):
-        load_onnx_recipe("onnx_int4_bset")
+        load_recipe("onnx_int4_bset")
     with pytest.raises(InputError, match="bits"):
-        parse_onnx_recipe('id = "x"\nbits = 5', "x")
+        parse_recipe('id = "x"\nbits = 5', "x")
     with pytest.raises(InputError, match="search"):
-        parse_onnx_recipe('id = "x"\nbits = 4\nserach = true', "x")
+        parse_recipe('id = "x"\nbits = 4\nserach = true', "x")
     rules = 'id = "x"\nbits = 4\n[[rules]]\nmatch = "*/down_proj/MatMul"\nbits = 8'
-    assert parse_onnx_recipe(rules, "x").rules[0][1].bits == 8
+    assert parse_recipe(rules, "x").rules[0][1].bits == 8
 
 
 def test_rules_speak_of_matrices_by_the_names_of_the_graph() -> None:
-    recipe = load_onnx_recipe("onnx_int4_b128")
+    recipe = load_recipe("onnx_int4_b128")
     for name in ("q_proj", "k_proj", "v_proj", "qkv_proj"):
         assert recipe.scheme_of(f"model.layers.11.self_attn.{name}.weight").bits == 8
     for name in ("self_attn.o_proj", "mlp.down_proj", "mlp.gate_up_proj"):
@@ -102,6 +102,6 @@ def test_rules_speak_of_matrices_by_the_names_of_the_graph() -> None:
 
 
 def test_a_block_gives_way_to_one_that_divides_the_row() -> None:
-    scheme = load_onnx_recipe("onnx_int4_b128").default
+    scheme = load_recipe("onnx_int4_b128").default
     found = {n: scheme.fitting(n).block for n in (896, 576, 96, 80)}
     assert found == {896: 128, 576: 64, 96: 32, 80: 128}, "80: none does, the last is padded"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.converters.formats import onnx as target
-from boardfit.converters.formats.onnx.recipe import load_onnx_recipe
+from boardfit.converters.formats.onnx.recipe import load_recipe
 from boardfit.converters.formats.tools.environments import find_tool_python
 from tests.programs import skip_or_fail
 from tests.runtime import tiny_hf
@@ -41,7 +41,7 @@ def converted(checkpoint: Path, cache: Path, recipe: str, n_ctx: int | None = No
     if not (home / target.MODEL_FILE).is_file():
         need_builder()
         partial = cache / f".{home.name}.{os.getpid()}"
-        target.convert_onnx(checkpoint, partial, load_onnx_recipe(recipe), n_ctx=n_ctx, threads=1)
+        target.convert_onnx(checkpoint, partial, load_recipe(recipe), n_ctx=n_ctx, threads=1)
         shutil.rmtree(home, ignore_errors=True)
         partial.rename(home)
     return home / target.MODEL_FILE

@@ -12,18 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boardfit.converters.build.jobs import job_name, make_jobs, plan_any
-from boardfit.converters.formats.choose import (
-    Measured,
-    choose_format,
-    divergence_ratio,
-    measured_rows,
-)
-from boardfit.converters.formats.litert.recipe import load_recipes
-from boardfit.converters.formats.onnx.recipe import list_onnx_recipes
+from boardfit.converters.formats.converted import prefill_lengths
+from boardfit.converters.formats.measured import MeasuredRecipe, divergence_ratio, measured_rows
 from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
-from boardfit.converters.formats.weigh import weigh
+from boardfit.converters.plan.auto import choose_format
 from boardfit.converters.plan.command import plan as plan_command
-from boardfit.converters.plan.converted import check_supported, plan_format, prefill_lengths
+from boardfit.converters.plan.converted import plan_format
 from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.quality.bounds import bound_of
@@ -54,7 +48,7 @@ def spec() -> ModelSpec:
 
 
 def test_every_format_has_an_engine_a_recipe_and_a_bound() -> None:
-    known = {*load_recipes(), *(recipe.id for recipe in list_onnx_recipes())}
+    known = {recipe for name in OTHERS for recipe in FORMATS[name].load().list_recipes()}
     for target in FORMATS.values():
         assert Path(target.file).suffix in ENGINES[target.engine].formats
         assert target.id == GGUF or (target.recipe in known and bound_of(target.recipe))
@@ -95,7 +89,7 @@ def test_a_board_whose_cpu_the_library_aborts_on_is_refused_with_its_source(
     assert "gguf" in (caught.value.next_step or "")
     no_lse = dataclasses.replace(find_profile("raspberry-pi-4b-4gb"), engines=())
     with pytest.raises(EngineError, match="LSE atomics"):
-        check_supported(spec, no_lse, FORMATS["litertlm"])
+        FORMATS["litertlm"].load().check_supported(spec, no_lse)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -135,7 +129,7 @@ def test_a_recipe_with_fewer_bits_weighs_less(spec: ModelSpec) -> None:
         ("litertlm", "litert_int4_small", "litert_int8"),
         ("onnx", "onnx_int4_b32", "onnx_int8"),
     ):
-        small, large = (weigh(spec, FORMATS[target], r).artifact_bytes for r in (less, more))
+        small, large = (FORMATS[target].load().weigh(spec, r).artifact_bytes for r in (less, more))
         assert spec.shape.n_params / 2 < small < large < spec.shape.n_params * 1.6
 
 
@@ -150,8 +144,8 @@ def plan_with(engine: str, recipe: str, prefill: float | None, decode: float | N
     )  # fmt: skip
 
 
-def row(recipe: str, kld: float, model: str = "m") -> Measured:
-    return Measured(model, "onnx", recipe, 1, kld, 0.0, 0.9, 1.0, 1.0, "a machine")
+def row(recipe: str, kld: float, model: str = "m") -> MeasuredRecipe:
+    return MeasuredRecipe(model, "onnx", recipe, 1, kld, 0.0, 0.9, 1.0, 1.0, "a machine")
 
 
 def test_divergence_is_the_worst_over_models_measured_with_both() -> None:
@@ -167,7 +161,7 @@ def test_divergence_is_the_worst_over_models_measured_with_both() -> None:
 def good(monkeypatch: pytest.MonkeyPatch) -> str:
     """A recipe of LiteRT that is measured to be as good as Q4_0, one of ONNX that is not."""
     rows = (row("q4_0", 0.1), row("good", 0.1), row("bad", 0.2))
-    monkeypatch.setattr("boardfit.converters.formats.choose.measured_rows", lambda: rows)
+    monkeypatch.setattr("boardfit.converters.formats.measured.measured_rows", lambda: rows)
     return "good"
 
 
@@ -187,7 +181,7 @@ def test_auto_takes_the_better_of_two_that_answer_at_the_same_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = (row("q4_0", 0.1), row("near", 0.05), row("nearer", 0.04))
-    monkeypatch.setattr("boardfit.converters.formats.choose.measured_rows", lambda: rows)
+    monkeypatch.setattr("boardfit.converters.formats.measured.measured_rows", lambda: rows)
     plans = {
         GGUF: plan_with("llama_cpp", "q4_0", 100, 10),
         "tflite": plan_with("tflite", "near", 510, 20),
@@ -249,7 +243,7 @@ def test_a_plan_learns_from_a_race(spec: ModelSpec) -> None:
 
     target, profile = FORMATS["onnx"], find_profile("n100-16gb")
     here = dataclasses.replace(profile, id="this-machine")
-    size = int(weigh(spec, target, target.recipe).artifact_bytes * 1.1)
+    size = int(target.load().weigh(spec, target.recipe).artifact_bytes * 1.1)
     figure = {"median": 123.0, "p10": 120.0, "p90": 126.0, "maximum": 126.0}
     record = {
         "run_id": "r", "time": "2026-11-22T05:00:00+00:00", "machine": machine_facts(),

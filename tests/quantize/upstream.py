@@ -6,11 +6,11 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.formats.gguf.recipe import Recipe
+from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.imatrix import Imatrix
 
 
-def quantize(source: Path, out: Path, recipe: Recipe, imatrix: Imatrix | None = None) -> Path:
+def quantize(source: Path, out: Path, recipe: GgufRecipe, imatrix: Imatrix | None = None) -> Path:
     """Quantize the GGUF `source` into `out` with upstream's own code, and name the imatrix in the
     metadata as the `llama-quantize` program does.
     """

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from boardfit.converters.formats.gguf.recipe import Recipe, Rule
+from boardfit.converters.formats.gguf.recipe import GgufRecipe, GgufRule
 from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.edge.errors import UnsupportedModelError
 from boardfit.edge.files.ggml_types import GGML_TYPES, row_bytes
@@ -108,7 +108,7 @@ class ModelFacts:
 
 
 def assign_types(
-    spec: ModelSpec, recipe: Recipe, *, has_imatrix: bool = False
+    spec: ModelSpec, recipe: GgufRecipe, *, has_imatrix: bool = False
 ) -> tuple[TypedTensor, ...]:
     """Type and bytes of every tensor, in the order they lie in the file.
 
@@ -124,12 +124,12 @@ def assign_types(
     return tuple(_typed(t, chooser.choose(t)) for t in file_order(spec, recipe))
 
 
-def as_converter(spec: ModelSpec, recipe: Recipe) -> bool:
+def as_converter(spec: ModelSpec, recipe: GgufRecipe) -> bool:
     """Whether upstream would make this file with its converter alone, without `llama-quantize`."""
     return not recipe.is_quantized and spec.source.kind != "gguf"
 
 
-def file_order(spec: ModelSpec, recipe: Recipe) -> Sequence[TargetTensor]:
+def file_order(spec: ModelSpec, recipe: GgufRecipe) -> Sequence[TargetTensor]:
     """The model's tensors in the order in which this recipe's file holds them."""
     if as_converter(spec, recipe):
         return spec.tensors
@@ -171,7 +171,7 @@ def layers_hold(layers: str, i_layer: int, n_layer: int) -> bool:
 class _Chooser:
     """Walks over the tensors in file order, counting as upstream counts."""
 
-    def __init__(self, spec: ModelSpec, recipe: Recipe, has_imatrix: bool) -> None:
+    def __init__(self, spec: ModelSpec, recipe: GgufRecipe, has_imatrix: bool) -> None:
         self.recipe, self.has_imatrix = recipe, has_imatrix
         self.facts = ModelFacts.of(spec)
         self.is_tied = all(t.name != "output.weight" for t in spec.tensors)
@@ -230,7 +230,7 @@ class _Chooser:
             index = int(match[1])
         return index, self.facts.n_layer
 
-    def _holds(self, rule: Rule, i_layer: int, n_layer: int) -> bool:
+    def _holds(self, rule: GgufRule, i_layer: int, n_layer: int) -> bool:
         facts = self.facts
         if rule.arch is not None:
             wanted = rule.arch.removeprefix("not ")
@@ -250,7 +250,7 @@ def _group(name: str) -> str:
     return next((group for part, group in _GROUPS if part in name), "")
 
 
-def _float_type(spec: ModelSpec, recipe: Recipe, tensor: TargetTensor) -> str:
+def _float_type(spec: ModelSpec, recipe: GgufRecipe, tensor: TargetTensor) -> str:
     """Upstream's converter stores all but its keep-list in the float type; `llama-quantize` leaves
     alone what it never quantizes.
     """

@@ -26,7 +26,7 @@ FLOAT_TYPES = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
-class Rule:
+class GgufRule:
     """Tensors of one group get `type` instead of the recipe's, where every condition holds.
 
     The first rule of a recipe that holds for a tensor decides. `min_gqa` compares query heads per
@@ -49,7 +49,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class GgufRecipe:
     """One named way to store a model.
 
     `type` is what most matrices get, `output` what the output matrix (or the token embedding, when
@@ -62,7 +62,7 @@ class Recipe:
     type: str
     about: str
     output: str | None = None
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[GgufRule, ...] = ()
 
     def __post_init__(self) -> None:
         _one_of("type", self.type, GGML_TYPES)
@@ -77,7 +77,7 @@ class Recipe:
 
 
 @functools.cache
-def load_recipe(recipe_id: str) -> Recipe:
+def load_recipe(recipe_id: str) -> GgufRecipe:
     """The recipe of that id; `-` and `_`, upper and lower case mean the same.
 
     Raises UsageError, with the nearest known id, when there is none.
@@ -91,7 +91,7 @@ def load_recipe(recipe_id: str) -> Recipe:
     return parse_recipe(files[wanted].read_text(encoding="utf-8"), wanted)
 
 
-def list_recipes() -> tuple[Recipe, ...]:
+def list_recipes() -> tuple[GgufRecipe, ...]:
     """All recipes, most bits first."""
     return tuple(load_recipe(name) for name in _files())
 
@@ -109,27 +109,27 @@ def _bits(path: Path) -> float:
     return entry.bits_per_weight if entry else 0.0
 
 
-def parse_recipe(text: str, recipe_id: str) -> Recipe:
+def parse_recipe(text: str, recipe_id: str) -> GgufRecipe:
     """A recipe from the text of its file. Raises InputError naming the file and the key."""
     try:
         data = tomllib.loads(text)
         rules = data.pop("rules", [])
         if data.pop("id", None) != recipe_id:
             raise InputError(f"id must be {recipe_id!r}, the file's name")
-        return Recipe(
+        return GgufRecipe(
             id=recipe_id,
-            rules=tuple(_build(Rule, rule) for rule in rules),
-            **_known(Recipe, data),
+            rules=tuple(_build(GgufRule, rule) for rule in rules),
+            **_known(GgufRecipe, data),
         )
     except (InputError, tomllib.TOMLDecodeError, TypeError) as error:
         raise InputError(f"recipe {recipe_id}.toml: {error}") from None
 
 
-def _build(kind: type[Rule], values: Mapping[str, Any]) -> Rule:
+def _build(kind: type[GgufRule], values: Mapping[str, Any]) -> GgufRule:
     return kind(**_known(kind, values))
 
 
-def _known(kind: type[Rule] | type[Recipe], values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _known(kind: type[GgufRule] | type[GgufRecipe], values: Mapping[str, Any]) -> Mapping[str, Any]:
     fields = kind.__dataclass_fields__
     for key, value in values.items():
         if key not in fields:

@@ -19,9 +19,9 @@ import numpy as np
 
 from boardfit.converters.formats.gguf.header import FileLayout
 from boardfit.converters.formats.gguf.imatrix import Imatrix
-from boardfit.converters.formats.gguf.kernels import Kernels
+from boardfit.converters.formats.gguf.kernels import GgmlKernels
 from boardfit.converters.formats.gguf.pages import release
-from boardfit.converters.formats.gguf.recipe import Recipe
+from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.formats.gguf.resume import PartialFile
 from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError
@@ -35,10 +35,10 @@ _SLAB_VALUES = 1024 * 1024
 
 
 @dataclass
-class Job:
+class FilePlan:
     """One output of a pass: its layout, and the type that each step's tensor gets."""
 
-    recipe: Recipe
+    recipe: GgufRecipe
     out: Path
     layout: FileLayout
     steps: list[int]
@@ -70,9 +70,9 @@ class _Converted:
 
 
 def run_pass(
-    plans: Sequence[Job],
+    plans: Sequence[FilePlan],
     files: Sequence[PartialFile],
-    kernels: Kernels,
+    kernels: GgmlKernels,
     imatrix: Imatrix | None,
     n_threads: int,
     progress: Progress | None,
@@ -112,7 +112,7 @@ def _slabs(steps: Sequence[TargetTensor], first: int) -> Iterator[_Slab]:
                 yield _Slab(step, tensor, start, min(start + n_rows, end))
 
 
-def _write(converted: _Converted, plans: Sequence[Job], files: Sequence[PartialFile]) -> None:
+def _write(converted: _Converted, plans: Sequence[FilePlan], files: Sequence[PartialFile]) -> None:
     slab = converted.slab
     for plan, file in zip(plans, files, strict=True):
         if file.n_done <= slab.step:
@@ -127,9 +127,9 @@ class _Worker:
 
     def __init__(
         self,
-        kernels: Kernels,
+        kernels: GgmlKernels,
         imatrix: Imatrix | None,
-        plans: Sequence[Job],
+        plans: Sequence[FilePlan],
         n_done: Sequence[int],
     ) -> None:
         self._kernels, self._imatrix = kernels, imatrix

@@ -15,13 +15,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from boardfit.converters.documents import has_file, read_json_object
 from boardfit.converters.formats.litert.families import check_family
 from boardfit.converters.formats.litert.memory import check_memory, conversion_bytes
 from boardfit.converters.formats.litert.recipe import LitertRecipe, recipes_for
-from boardfit.converters.formats.litert.types import WEIGHT_TYPES
+from boardfit.converters.formats.litert.types import WEIGHT_TYPES, Flavour
 from boardfit.converters.formats.tools.environments import run_worker, tool_python
 from boardfit.converters.sample.examples import read_conversations
 from boardfit.converters.spec import ModelSpec
@@ -33,7 +33,6 @@ from boardfit.edge.units import format_bytes
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
-Flavour = Literal["litertlm", "tflite"]
 #: Suffix of the file by flavour.
 SUFFIXES = {"litertlm": ".litertlm", "tflite": ".tflite"}
 

@@ -3,7 +3,7 @@ worker in its own environment.
 
     name = "int4, blocks of 32"
     flavours = ["litertlm"]        # litertlm, tflite
-    linear = "int4-b32"            # matrices of the layers; weight types are in litert_types.py
+    linear = "int4-b32"            # matrices of the layers; weight types are in types.py
     embedding = "int8"
     head = "int8"                  # the output matrix; one copy serves both where tied and equal
     scales = "mse"                 # minmax, mse
@@ -22,9 +22,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from boardfit.converters.formats.litert.types import WEIGHT_TYPES
+from boardfit.converters.formats.litert.types import WEIGHT_TYPES, Flavour
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.units import did_you_mean
 
@@ -33,7 +33,7 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - the 3.10 backport has the same interface
     import tomli as tomllib  # type: ignore[import-not-found]
 
-FLAVOURS = ("litertlm", "tflite")
+FLAVOURS = get_args(Flavour)
 SCALES = ("minmax", "mse")
 # Names of matrices in checkpoints → the group that rules speak of (ggml's names for them).
 _GROUPS = {
@@ -50,7 +50,7 @@ _LAYERS = re.compile(r"all|(first|last)-([1-9]\d*)")
 
 
 @dataclass(frozen=True)
-class Rule:
+class LitertRule:
     """Matrices of one group get `type` instead of the recipe's, in the layers named."""
 
     tensors: str
@@ -86,7 +86,7 @@ class LitertRecipe:
     head: str
     scales: str = "mse"
     gptq: bool = False
-    rules: tuple[Rule, ...] = field(default=())
+    rules: tuple[LitertRule, ...] = field(default=())
 
     def __post_init__(self) -> None:
         for key in ("linear", "embedding", "head"):
@@ -120,7 +120,7 @@ class LitertRecipe:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> LitertRecipe:
-        rules = tuple(Rule(**rule) for rule in data["rules"])
+        rules = tuple(LitertRule(**rule) for rule in data["rules"])
         return cls(**{**data, "flavours": tuple(data["flavours"]), "rules": rules})
 
 
@@ -151,17 +151,15 @@ def layer_of(source: str) -> int | None:
 
 
 @functools.cache
-def load_recipes() -> dict[str, LitertRecipe]:
-    """All recipes by id, which is the file's name."""
+def list_recipes() -> tuple[LitertRecipe, ...]:
+    """All recipes. Their ids are the names of their files."""
     folder = Path(__file__).with_name("recipes")
-    return {
-        p.stem: parse_recipe(p.stem, p.read_text("utf-8")) for p in sorted(folder.glob("*.toml"))
-    }
+    return tuple(parse_recipe(p.read_text("utf-8"), p.stem) for p in sorted(folder.glob("*.toml")))
 
 
 def load_recipe(recipe_id: str) -> LitertRecipe:
     """One recipe. Raises UsageError with a suggestion for an unknown one."""
-    recipes = load_recipes()
+    recipes = {recipe.id: recipe for recipe in list_recipes()}
     if recipe_id not in recipes:
         raise UsageError(
             f"no LiteRT recipe {recipe_id!r}.{did_you_mean(recipe_id, recipes)}",
@@ -172,10 +170,10 @@ def load_recipe(recipe_id: str) -> LitertRecipe:
 
 def recipes_for(flavour: str) -> tuple[str, ...]:
     """Ids of the recipes that make this kind of file."""
-    return tuple(r.id for r in load_recipes().values() if flavour in r.flavours)
+    return tuple(r.id for r in list_recipes() if flavour in r.flavours)
 
 
-def parse_recipe(recipe_id: str, text: str) -> LitertRecipe:
+def parse_recipe(text: str, recipe_id: str) -> LitertRecipe:
     """Raises InputError for syntax, unknown keys and unknown values."""
     try:
         data = tomllib.loads(text)
@@ -186,7 +184,7 @@ def parse_recipe(recipe_id: str, text: str) -> LitertRecipe:
         if key not in known:
             raise InputError(f"recipe {recipe_id}: unknown key {key!r}.{did_you_mean(key, known)}")
     try:
-        rules = tuple(Rule(**rule) for rule in data.pop("rule", ()))
+        rules = tuple(LitertRule(**rule) for rule in data.pop("rule", ()))
         data["flavours"] = tuple(data["flavours"])
         return LitertRecipe(id=recipe_id, rules=rules, **data)
     except (KeyError, TypeError) as error:

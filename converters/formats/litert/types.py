@@ -10,6 +10,10 @@ f32        as it is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+#: The kinds of file that LiteRT models come in.
+Flavour = Literal["litertlm", "tflite"]
 
 
 @dataclass(frozen=True)

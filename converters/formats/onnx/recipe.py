@@ -91,7 +91,7 @@ class OnnxRecipe:
         return matching_scheme(node, self.rules, self.default)
 
     def to_worker(self, *, accuracy_level: int = INT8_ACTIVATIONS) -> dict[str, Any] | None:
-        """Return what `Recipe.from_dict` of the worker's `graph` takes; None for floats."""
+        """Return what `GraphRecipe.from_dict` of the worker's `graph` takes; None for floats."""
         if not self.is_quantized:
             return None
         return {
@@ -121,7 +121,7 @@ def fitting_block(block: int, n_columns: int) -> int:
 
 
 @functools.cache
-def load_onnx_recipe(recipe_id: str) -> OnnxRecipe:
+def load_recipe(recipe_id: str) -> OnnxRecipe:
     """The recipe of that id; `-` and `_`, upper and lower case mean the same, and the prefix
     `onnx_` may be left out. Raises UsageError, with the nearest known id, when there is none.
     """
@@ -133,12 +133,12 @@ def load_onnx_recipe(recipe_id: str) -> OnnxRecipe:
             f"unknown ONNX recipe {recipe_id!r}; known: {', '.join(files)}."
             f"{did_you_mean(wanted, files)}"
         )
-    return parse_onnx_recipe(files[found].read_text(encoding="utf-8"), found)
+    return parse_recipe(files[found].read_text(encoding="utf-8"), found)
 
 
-def list_onnx_recipes() -> tuple[OnnxRecipe, ...]:
+def list_recipes() -> tuple[OnnxRecipe, ...]:
     """All recipes, most bits first."""
-    found = [load_onnx_recipe(name) for name in _files()]
+    found = [load_recipe(name) for name in _files()]
     return tuple(sorted(found, key=lambda r: (-r.default.bpw, -r.head.bpw, r.id)))
 
 
@@ -147,7 +147,7 @@ def _files() -> Mapping[str, Path]:
     return {path.stem: path for path in sorted(_FOLDER.glob("*.toml"))}
 
 
-def parse_onnx_recipe(text: str, recipe_id: str) -> OnnxRecipe:
+def parse_recipe(text: str, recipe_id: str) -> OnnxRecipe:
     """A recipe from the text of its file. Raises InputError naming the file and the key."""
     try:
         data = tomllib.loads(text)

@@ -17,7 +17,7 @@ from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.registry import family_for
 from boardfit.converters.formats.gguf.assign import assign_types
 from boardfit.converters.formats.gguf.header import file_layout
-from boardfit.converters.formats.gguf.recipe import Recipe
+from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity
 from boardfit.edge.files.ggml_types import GGML_TYPES
 from boardfit.edge.files.gguf import read_header
@@ -297,7 +297,7 @@ def _word(i: int) -> str:
             return "Ġ" * (len(text) % 2) + text + letters[len(text)] * (len(text) // 2)
 
 
-def write_hollow(spec: ModelSpec, recipe: Recipe, path: Path) -> int:
+def write_hollow(spec: ModelSpec, recipe: GgufRecipe, path: Path) -> int:
     """Write `spec` in `recipe`, every tensor a tile of small random values; returns bytes.
 
     The blocks are valid, so that no kernel meets a NaN; nothing is quantized but one tile a type.

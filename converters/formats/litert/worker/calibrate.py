@@ -18,12 +18,12 @@ from boardfit.converters.formats.litert.worker.assemble import Constant
 from boardfit.converters.formats.litert.worker.gptq import gptq
 from boardfit.converters.formats.litert.worker.quantize import Quantized, pack
 from boardfit.converters.formats.litert.worker.skeleton import Skeleton
-from boardfit.converters.formats.litert.worker.weights import Weights
+from boardfit.converters.formats.litert.worker.weights import CheckpointWeights
 
 
 def quantize_by_activations(
     skeleton: Skeleton,
-    weights: Weights,
+    weights: CheckpointWeights,
     tokens: torch.Tensor,
     constant_of: Callable[[str], Constant | None],
     *,
@@ -55,7 +55,7 @@ def quantize_by_activations(
 
 
 def _with_small_embedding(
-    model: Any, weights: Weights, source_of: dict[float, str], tokens: torch.Tensor
+    model: Any, weights: CheckpointWeights, source_of: dict[float, str], tokens: torch.Tensor
 ) -> torch.Tensor:
     """Give the embedding only the rows that the text has, and number the tokens accordingly."""
     embedding = model.get_input_embeddings()
@@ -74,7 +74,7 @@ class _Stage:
     def __init__(
         self,
         layer: Any,
-        weights: Weights,
+        weights: CheckpointWeights,
         source_of: dict[float, str],
         constant_of: Callable[[str], Constant | None],
         found: dict[str, Quantized],

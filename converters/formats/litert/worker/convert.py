@@ -32,7 +32,7 @@ from boardfit.converters.formats.litert.worker.package import write_litertlm
 from boardfit.converters.formats.litert.worker.plain import inline_composites, shorten_names
 from boardfit.converters.formats.litert.worker.quantize import Quantized, quantize_matrix
 from boardfit.converters.formats.litert.worker.skeleton import build_skeleton
-from boardfit.converters.formats.litert.worker.weights import Weights
+from boardfit.converters.formats.litert.worker.weights import CheckpointWeights
 from boardfit.converters.formats.tools.worker_child import Report
 from boardfit.edge.errors import UnsupportedModelError
 
@@ -40,7 +40,7 @@ from boardfit.edge.errors import UnsupportedModelError
 def run(request: dict[str, Any], report: Report) -> dict[str, Any]:
     torch.set_num_threads(request["threads"])
     directory, work = Path(request["checkpoint"]), Path(request["work"])
-    weights = Weights(directory)
+    weights = CheckpointWeights(directory)
     report.say("exporting the graph")
     config = load_config(directory)
     with patches.get_patch_context(config.model_type):
@@ -118,7 +118,7 @@ def load_config(directory: Path) -> Any:
 def plan_constants(
     model: Any,
     tags: dict[int, str],
-    weights: Weights,
+    weights: CheckpointWeights,
     recipe: LitertRecipe,
     config: Any,
 ) -> list[Constant]:
@@ -163,7 +163,7 @@ def plan_constants(
 
 def _rounded(
     directory: Path,
-    weights: Weights,
+    weights: CheckpointWeights,
     constants: list[Constant],
     request: dict[str, Any],
     report: Report,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 
-from boardfit.converters.formats.litert.worker.weights import Weights
+from boardfit.converters.formats.litert.worker.weights import CheckpointWeights
 from boardfit.edge.errors import InputError, UnsupportedModelError
 
 # Exact in float32 and larger than any constant that a graph computes with.
@@ -33,7 +33,7 @@ class Skeleton:
     tags: dict[int, str]
 
 
-def build_skeleton(directory: Path, config: Any, weights: Weights) -> Skeleton:
+def build_skeleton(directory: Path, config: Any, weights: CheckpointWeights) -> Skeleton:
     """The model of `config` in evaluation mode.
 
     Raises InputError when the checkpoint lacks a tensor or has it in another shape.

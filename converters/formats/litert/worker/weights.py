@@ -17,7 +17,7 @@ _PREFIXES = (("", ""), ("model.", "model.language_model."), ("model.", "language
              ("model.", ""), ("lm_head", "language_model.lm_head"))  # fmt: skip
 
 
-class Weights:
+class CheckpointWeights:
     """Reads single tensors of a directory of safetensors shards."""
 
     def __init__(self, directory: Path) -> None:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from boardfit.converters.formats.network.worker.compare import compare_outputs
 from boardfit.converters.formats.onnx.recipe import OnnxScheme
-from boardfit.converters.formats.onnx.worker.graph import Recipe, quantize_graph
+from boardfit.converters.formats.onnx.worker.graph import GraphRecipe, quantize_graph
 from boardfit.edge.bench.network_inputs import InputSpec, make_values, resolve_shapes
 
 #: Operators whose weights (by input) are stored in 8 bits; the axis of the output channels.
@@ -47,7 +47,7 @@ def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
     report.say(f"storing weights in {bits} bits")
     counts = quantize_graph(
         model,
-        Recipe(scheme, scheme, scheme, (), half_scales=True,
+        GraphRecipe(scheme, scheme, scheme, (), half_scales=True,
                accuracy_level=int(request["accuracy_level"])),
         report.progress,
     )  # fmt: skip

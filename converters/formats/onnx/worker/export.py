@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.formats.onnx.worker.graph import Recipe, quantize_graph, shorten_rope
+from boardfit.converters.formats.onnx.worker.graph import GraphRecipe, quantize_graph, shorten_rope
 from boardfit.converters.formats.onnx.worker.upstream import bridge
 from boardfit.edge.errors import UnsupportedModelError
 
@@ -24,8 +24,8 @@ MODEL_FILE = "model.onnx"
 
 def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
     """Build `request["checkpoint"]` (a directory with the configuration as the builder reads it)
-    into `request["output"]`. `recipe` is an `onnx_worker.graph.Recipe` as a dict, or None for the
-    float graph; `n_ctx` the context length; `importance` a .npz of column weights by node, or None.
+    into `request["output"]`. `recipe` is a `GraphRecipe` as a dict, or None for the float graph.
+    `n_ctx` is the context length; `importance` a .npz of column weights by node, or None.
 
     Returns `counts` (weights by kind of storage) and `nodes`.
     """
@@ -84,7 +84,7 @@ def _own_writer(
             report.say("quantizing")
             importance = _importance(request)
             result["counts"] = quantize_graph(
-                graph, Recipe.from_dict(request["recipe"]), report.progress, importance
+                graph, GraphRecipe.from_dict(request["recipe"]), report.progress, importance
             )
         shorten_rope(graph, int(request["n_ctx"]))
         graph.graph.sort()

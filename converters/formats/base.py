@@ -1,0 +1,133 @@
+"""What a format is: its recipes, whom it suits, sizes before the conversion, and the conversion.
+
+A format is one folder with a class that follows `Format`, and one row in
+`boardfit.converters.formats.table`. Nothing outside the folder asks which format it deals with.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from boardfit.converters.spec import ModelSpec, TargetTensor
+from boardfit.device_profiles.cost.memory import StoredTensor
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.types import Plan
+
+
+@dataclass(frozen=True)
+class FormatRow:
+    """One row of the table.
+
+    `implementation` is the class of the format as `module:Class`, made with this row. `file` is the
+    model file's name in a bundle, `recipe` what a plan takes by default, `profile_engines` the
+    names under which board profiles list the engine. `is_streamed` formats are quantized by our own
+    pass: it writes several recipes in one reading, and the planner compares all of them.
+    """
+
+    id: str
+    implementation: str
+    engine: str
+    file: str
+    recipe: str
+    profile_engines: tuple[str, ...]
+    about: str
+    is_streamed: bool = False
+
+    def load(self) -> Format:
+        """Import the format's class and make it."""
+        module, _, name = self.implementation.partition(":")
+        found: Format = getattr(importlib.import_module(module), name)(self)
+        return found
+
+
+@dataclass(frozen=True)
+class FormatWeights:
+    """Predicted file size, and the tensors as the cost model takes them."""
+
+    artifact_bytes: int
+    tensors: tuple[StoredTensor, ...]
+
+
+@dataclass(frozen=True)
+class FormatArtifact:
+    """What was made in `folder`. `files` maps names to bundle roles, `hashes` to sha256 sums;
+    `types` counts weights by kind of storage; `nbytes` is of all files.
+    """
+
+    folder: Path
+    recipe: str
+    files: Mapping[str, str]
+    hashes: Mapping[str, str]
+    nbytes: int
+    types: Mapping[str, int]
+    bpw: float
+    seconds: float
+
+    @property
+    def path(self) -> Path:
+        """The model file: what the engine is given."""
+        return self.folder / next(name for name, role in self.files.items() if role == "model")
+
+    @property
+    def sha256(self) -> str:
+        return self.hashes[self.path.name]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One artifact to make in the new folder `folder`. `stage` and `progress` report steps."""
+
+    spec: ModelSpec
+    plan: Plan
+    device: DeviceProfile
+    folder: Path
+    threads: int | None
+    stage: Callable[[str], None]
+    progress: Callable[[int, int], None]
+
+
+class Format(Protocol):
+    """One format. `row` is its row in the table."""
+
+    row: FormatRow
+
+    def list_recipes(self) -> tuple[str, ...]:
+        """Ids of the recipes that make this format."""
+
+    def describe_recipe(self, recipe_id: str) -> str:
+        """What a recipe does, in a few words. Raises UsageError for an unknown one."""
+
+    def check_supported(self, spec: ModelSpec, profile: DeviceProfile) -> None:
+        """Raise for a model that the format cannot hold (UnsupportedModelError, which offers GGUF),
+        or a board that its engine is known not to run on (EngineError).
+        """
+
+    def weigh(self, spec: ModelSpec, recipe_id: str) -> FormatWeights:
+        """Sizes before the conversion. Raises UsageError for an unknown recipe."""
+
+    def name_artifact(self, plan: Plan, device: DeviceProfile) -> str:
+        """What the bytes depend on beside the source: plans of one key share an artifact."""
+
+    def convert(self, job: Conversion) -> FormatArtifact:
+        """Make the artifact. One that an interrupted build of the same inputs finished is kept.
+
+        Raises what the converter raises: UnsupportedModelError, DoesNotFitError,
+        EngineMissingError.
+        """
+
+
+def stored_tensor(tensor: TargetTensor, ggml_type: str, n_bytes: int) -> StoredTensor:
+    """The tensor as the cost model takes it, stored in `n_bytes`."""
+    rows = tensor.shape[-2] if len(tensor.shape) > 1 else 1
+    return StoredTensor(
+        name=tensor.name,
+        ggml_type=ggml_type,
+        n_per_row=tensor.n_per_row,
+        n_rows=rows,
+        n_matrices=tensor.n_rows // max(rows, 1),
+        n_bytes=n_bytes,
+    )

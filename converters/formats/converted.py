@@ -1,0 +1,198 @@
+"""What formats share that a converter makes in an environment of its own: limits, memory, journal.
+
+Memory, as the engines themselves reckon (edge/engines/litert.py, onnx_check.py): the file as it is
+mapped, its matrices once more in the layout of the CPU's kernels, a KV cache in float32, the
+activations of one prefill step, interpreter and libraries.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from boardfit.converters.formats.base import (
+    Conversion,
+    FormatArtifact,
+    FormatRow,
+    FormatWeights,
+    stored_tensor,
+)
+from boardfit.converters.spec import ModelSpec, TargetTensor
+from boardfit.device_profiles.cost.engine_classes import EngineClass
+from boardfit.device_profiles.cost.memory import kv_bytes, margin_bytes
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.edge.bundle.bundle import sha256_file
+from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.errors import EngineError, UnsupportedModelError
+from boardfit.edge.types import Plan
+from boardfit.edge.units import printable
+
+KV_TYPE = "f32"
+#: Lengths of prompt that get a graph of their own; the engine cuts a prompt into such steps.
+PREFILL_LENGTHS = (16, 128, 512)
+# The graph itself, per layer and signature, and tokenizer entries: measured on small models.
+_GRAPH_BYTES_PER_LAYER, _BYTES_PER_TOKEN = 24 * 1024, 24
+#: What a matrix is for; a tied one is embedding and head.
+Role = Literal["embedding", "head", "tied", "layer"]
+# What the speed model knows of a weight is its kind: bits, not the layout.
+_STANDS_FOR = {4: "Q4_0", 8: "Q8_0", 32: "F32"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a converter wrote: roles of files by name, weights by kind of storage, bits a weight."""
+
+    files: dict[str, str]
+    types: dict[str, int]
+    bpw: float
+
+
+class ConvertedFormat(ABC):
+    """A `boardfit.converters.formats.base.Format` that is made from a checkpoint by a converter.
+
+    `engine_class` estimates the speed. `engine_bytes` is interpreter, library and its arena with
+    nothing loaded, as the engines measure it.
+    """
+
+    engine_class: EngineClass
+    engine_bytes: int
+
+    def __init__(self, row: FormatRow) -> None:
+        self.row = row
+
+    @abstractmethod
+    def list_recipes(self) -> tuple[str, ...]:
+        """Ids of the recipes that make this format."""
+
+    @abstractmethod
+    def describe_recipe(self, recipe_id: str) -> str:
+        """What a recipe does, in a few words."""
+
+    @abstractmethod
+    def check_family(self, family: str) -> None:
+        """Raise UnsupportedModelError, which offers GGUF, for a family without a converter."""
+
+    def check_board(self, profile: DeviceProfile) -> None:  # noqa: B027 most have no limit
+        """Raise EngineError for a board that the engine cannot run on, whatever its profile has."""
+
+    @abstractmethod
+    def weigh_matrix(
+        self, tensor: TargetTensor, recipe_id: str, role: Role, n_layers: int
+    ) -> Iterable[tuple[int, int]]:
+        """Bits per value and bytes of every copy that the recipe stores of a matrix."""
+
+    @abstractmethod
+    def make(self, job: Conversion, checkpoint: Path) -> Made:
+        """Convert the directory `checkpoint` into `job.folder`, which does not exist yet."""
+
+    def count_logit_rows(self, step: int) -> int:
+        """Rows of logits that a prefill step of `step` tokens keeps: the engine's two buffers."""
+        return 2
+
+    def check_supported(self, spec: ModelSpec, profile: DeviceProfile) -> None:
+        """See `boardfit.converters.formats.base.Format`."""
+        if spec.tokenizer_dir is None:
+            raise UnsupportedModelError(
+                f"{self.row.id} is made from a checkpoint; {printable(spec.name)} is a GGUF file",
+                next_step="give the Hugging Face directory, or use --format gguf",
+            )
+        self.check_family(spec.family)
+        for name in self.row.profile_engines:
+            support = profile.engine_support(name)
+            if support is not None and not support.runs:
+                raise EngineError(
+                    f"{name} does not run on {profile.name}: {support.note} [{support.source}]",
+                    next_step="use --format gguf",
+                )
+        self.check_board(profile)
+
+    def weigh(self, spec: ModelSpec, recipe_id: str) -> FormatWeights:
+        """Sizes within a per cent or two: graph and tokenizer are estimated, weights are exact."""
+        n_layers = spec.shape.n_layer
+        is_tied = all(tensor.name != "output.weight" for tensor in spec.tensors)
+        stored = tuple(
+            stored_tensor(tensor, _STANDS_FOR[bits], n_bytes)
+            for tensor in spec.tensors
+            for bits, n_bytes in (
+                [(32, 4 * tensor.n_elements)]
+                if tensor.n_rows == 1
+                else self.weigh_matrix(tensor, recipe_id, _find_role(tensor, is_tied), n_layers)
+            )
+        )
+        extra = _GRAPH_BYTES_PER_LAYER * n_layers + _BYTES_PER_TOKEN * spec.shape.n_vocab
+        return FormatWeights(sum(t.n_bytes for t in stored) + extra, stored)
+
+    def predict_memory(self, spec: ModelSpec, weights: FormatWeights, n_ctx: int) -> dict[str, int]:
+        """Bytes by kind, as in `Plan.memory`."""
+        shape, tensors = spec.shape, weights.tensors
+        step = max(prefill_lengths(n_ctx))
+        n_ff = max((t.n_rows for t in tensors if ".ffn_up." in t.name), default=shape.n_embd)
+        memory = {
+            "weights_mapped": weights.artifact_bytes,
+            "weights_repacked": sum(t.n_bytes for t in tensors),
+            "kv_cache": kv_bytes(shape, n_ctx, KV_TYPE),
+            # Gate, up and their product, the residual stream, queries to values: float32, one step.
+            "compute_buffers": 4 * step * (3 * n_ff + 6 * shape.n_embd) + 4 * step * n_ctx,
+            "output_buffer": 4 * shape.n_vocab * self.count_logit_rows(step),
+            "engine_and_interpreter": self.engine_bytes,
+        }
+        return {**memory, "margin": margin_bytes(sum(memory.values()))}
+
+    def name_artifact(self, plan: Plan, device: DeviceProfile) -> str:
+        """See `boardfit.converters.formats.base.Format`."""
+        return f"{self.row.id}-{plan.recipe}-{plan.n_ctx}"
+
+    def convert(self, job: Conversion) -> FormatArtifact:
+        """See `boardfit.converters.formats.base.Format`."""
+        folder, plan = job.folder, job.plan
+        record = folder.with_name(folder.name + ".json")
+        identity = json.dumps(
+            [job.spec.source.fingerprint, plan.recipe, plan.n_ctx, sorted(job.device.isa)],
+            sort_keys=True,
+        )
+        if (kept := _finished(folder, record, identity)) is not None:
+            return kept
+        shutil.rmtree(folder, ignore_errors=True)
+        started = time.monotonic()
+        assert job.spec.tokenizer_dir is not None  # `check_supported` saw to it
+        made = self.make(job, job.spec.tokenizer_dir)
+        artifact = FormatArtifact(
+            folder=folder,
+            recipe=plan.recipe,
+            files=made.files,
+            hashes={name: sha256_file(folder / name) for name in made.files},
+            nbytes=sum((folder / name).stat().st_size for name in made.files),
+            types=made.types,
+            bpw=made.bpw,
+            seconds=time.monotonic() - started,
+        )
+        stored = {**asdict(artifact), "folder": folder.name}
+        write_atomic(record, json.dumps({"identity": identity, "artifact": stored}).encode())
+        return artifact
+
+
+def prefill_lengths(n_ctx: int) -> list[int]:
+    """Lengths of prefill steps that go into a context of `n_ctx` tokens."""
+    return [n for n in PREFILL_LENGTHS if n < n_ctx] or [n_ctx]
+
+
+def _find_role(tensor: TargetTensor, is_tied: bool) -> Role:
+    if tensor.name == "token_embd.weight":
+        return "tied" if is_tied else "embedding"
+    return "head" if tensor.name == "output.weight" else "layer"
+
+
+def _finished(folder: Path, record: Path, identity: str) -> FormatArtifact | None:
+    try:
+        stored = json.loads(record.read_bytes())
+        artifact = FormatArtifact(**{**stored["artifact"], "folder": folder})
+        whole = all(sha256_file(folder / n) == digest for n, digest in artifact.hashes.items())
+        return artifact if stored["identity"] == identity and whole else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,56 @@
+"""Read what recipes were measured at: `measured.toml`, as `scripts/measure_formats` wrote it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from boardfit.edge.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the 3.10 backport has the same interface
+    import tomli as tomllib  # type: ignore[import-not-found]
+
+_YARDSTICK = "q4_0"
+
+
+@dataclass(frozen=True)
+class MeasuredRecipe:
+    """One row of `measured.toml`: a recipe on one model. `n_bytes` is the artifact's, divergence in
+    nats per token on the named text; prefill is of 128 tokens, decode from an empty context.
+    """
+
+    model: str
+    format: str
+    recipe: str
+    n_bytes: int
+    kld_mean: float
+    kld_mean_stderr: float
+    top1_agree: float
+    prefill_tps: float
+    decode_tps: float
+    machine: str
+
+
+@functools.cache
+def measured_rows() -> tuple[MeasuredRecipe, ...]:
+    """All rows. Raises InputError for a file that is not what it should be."""
+    text = (Path(__file__).parent / "measured.toml").read_text(encoding="utf-8")
+    try:
+        return tuple(MeasuredRecipe(**row) for row in tomllib.loads(text).get("rows", ()))
+    except (tomllib.TOMLDecodeError, TypeError) as error:
+        raise InputError(f"measured.toml: {error}") from None
+
+
+def divergence_ratio(recipe: str, rows: tuple[MeasuredRecipe, ...] | None = None) -> float | None:
+    """How many times Q4_0's divergence a recipe has: the worst over the models on which both were
+    measured; None where that is none.
+    """
+    rows = measured_rows() if rows is None else rows
+    found = {row.model: row.kld_mean for row in rows if row.recipe == recipe}
+    yard = {row.model: row.kld_mean for row in rows if row.recipe == _YARDSTICK}
+    ratios = [found[model] / yard[model] for model in found if yard.get(model)]
+    return max(ratios, default=None)
