@@ -15,6 +15,7 @@ from typing import Any
 
 from boardfit.converters.memory_truth import Combination, predict
 from boardfit.converters.memory_truth_models import CONFIGS, hollow_spec
+from boardfit.converters.plan.choose import choose_candidate
 from boardfit.converters.plan.make import Candidate, Planner, PlanOptions
 from boardfit.converters.plan.weights import WeighingScale
 from boardfit.converters.spec import ModelSpec
@@ -137,7 +138,7 @@ def claim_of(profile: DeviceProfile, here: DeviceProfile, upstream: Path | None)
     """
     subject = subject_of(profile)
     planner = _planner(subject.model, profile, subject.options, upstream)
-    chosen = planner.choose()
+    chosen = choose_candidate(planner)
     bigger_model, bigger = _next_bigger(upstream, subject, planner, chosen)
     n_computed = None if subject.computed_whole else chosen.n_ubatch
     return Claim(

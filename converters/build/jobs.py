@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from boardfit.converters.formats.choose import choose_format
 from boardfit.converters.formats.onnx.convert import accuracy_level
-from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, Format
-from boardfit.converters.plan.converted import format_of_engine, plan_format
+from boardfit.converters.formats.table import AUTO, GGUF, Format
+from boardfit.converters.plan.converted import format_of_engine
 from boardfit.converters.plan.learned import Learned
-from boardfit.converters.plan.make import PlanOptions, make_plan
+from boardfit.converters.plan.make import PlanOptions, plan_any
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.edge.errors import EdgeError, UsageError
+from boardfit.edge.errors import UsageError
 from boardfit.edge.types import Plan
 
 
@@ -67,28 +65,3 @@ def make_jobs(
 def job_name(device: str, format_id: str, n_devices: int, n_formats: int) -> str:
     parts = ([device] if n_devices > 1 else []) + ([format_id] if n_formats > 1 else [])
     return "-".join(parts)
-
-
-def plan_any(
-    spec: ModelSpec,
-    device: DeviceProfile,
-    format_id: str,
-    options: PlanOptions,
-    learned: Learned,
-) -> Plan:
-    """The plan for one format, or for the one that `auto` takes."""
-    if format_id == GGUF:
-        return make_plan(spec, device, options, learned=learned)
-    if format_id != AUTO:
-        return plan_format(spec, device, FORMATS[format_id], options, learned=learned)
-    plans = {GGUF: make_plan(spec, device, options, learned=learned)}
-    refused: dict[str, str] = {}
-    for name, target in FORMATS.items():
-        if name == GGUF:
-            continue
-        try:
-            plans[name] = plan_format(spec, device, target, options, learned=learned)
-        except EdgeError as error:
-            refused[name] = str(error)
-    choice = choose_format(plans, options.n_prompt, refused)
-    return dataclasses.replace(choice.plan, reasons=(*choice.reasons, *choice.plan.reasons))

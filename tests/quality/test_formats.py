@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boardfit.converters.build.jobs import job_name, make_jobs, plan_any
+from boardfit.converters.build.jobs import job_name, make_jobs
 from boardfit.converters.formats.choose import (
     Measured,
     choose_format,
@@ -22,9 +22,10 @@ from boardfit.converters.formats.litert.recipe import load_recipes
 from boardfit.converters.formats.onnx.recipe import list_onnx_recipes
 from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
 from boardfit.converters.formats.weigh import weigh
-from boardfit.converters.plan.command import plan as plan_command
+from boardfit.converters.plan.command import plan_command
 from boardfit.converters.plan.converted import check_supported, plan_format, prefill_lengths
 from boardfit.converters.plan.learned import Learned
+from boardfit.converters.plan.make import plan_any
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.quality.bounds import bound_of
 from boardfit.converters.source.resolve import open_model

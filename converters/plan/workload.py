@@ -4,23 +4,92 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import click
 
-from boardfit.converters.formats.table import AUTO, FORMATS
-from boardfit.converters.plan.cells import bound_text
+from boardfit.converters.formats.table import AUTO, FORMATS, GGUF
+from boardfit.converters.plan.candidate import AnswerTime, Reach, find_weakest, predict_answer
+from boardfit.converters.plan.choose import NearestTime, choose_candidate, find_nearest_time
+from boardfit.converters.plan.compare import SIZES, hollow_spec
 from boardfit.converters.plan.learned import Learned
-from boardfit.converters.plan.options import PlanOptions
-from boardfit.converters.plan.reach import SHARE, Need, needs_text
+from boardfit.converters.plan.make import plan_any
+from boardfit.converters.plan.options import SHARE, Need, PlanOptions, describe_needs
+from boardfit.converters.plan.planner import ENGINE, Planner
+from boardfit.converters.plan.text import bound_text
 from boardfit.converters.plan.weights import WeighingScale
-from boardfit.converters.plan.workload_rows import WorkloadRow, model_rows, row_record, size_rows
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import all_profiles
+from boardfit.device_profiles.cost.speed import SpeedEstimate
+from boardfit.device_profiles.models import known_models
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.edge.errors import DeadlineError
+from boardfit.edge.errors import DeadlineError, DoesNotFitError, EdgeError
 from boardfit.edge.report.terminal import aligned
 from boardfit.edge.terminal import ProgressLine
 from boardfit.edge.units import format_bytes, format_seconds, printable
+
+# -- a row: one model in one format on one board ---------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WorkloadRow:
+    """One model in one format on one board. `recipe` and what follows is None when it cannot run
+    there; `answers` is what it takes, in time or not; `near` the least time it could keep; `error`
+    is set where it is not time that is short.
+    """
+
+    name: str
+    n_params: int
+    engine: str
+    reach: Reach
+    why: str = ""
+    recipe: str | None = None
+    n_ctx: int | None = None
+    peak_bytes: int | None = None
+    answers: tuple[AnswerTime, ...] = ()
+    near: NearestTime | None = None
+    basis: str = ""
+    error: EdgeError | None = None
+
+    @property
+    def is_in_time(self) -> bool:
+        return self.reach != "no"
+
+    @property
+    def worst(self) -> AnswerTime:
+        """The task that takes the largest part of its time."""
+        return max(self.answers, key=lambda answer: answer.share)
+
+
+def row_record(row: WorkloadRow, profile: DeviceProfile) -> dict[str, Any]:
+    """One row as a JSON-able object. Seconds as [low, likely, high]."""
+    return {
+        "device": profile.id,
+        "model": row.name,
+        "n_params": row.n_params,
+        "engine": row.engine,
+        "reach": row.reach,
+        "why": row.why,
+        "recipe": row.recipe,
+        "n_ctx": row.n_ctx,
+        "peak_bytes": row.peak_bytes,
+        "basis": row.basis,
+        "tasks": [
+            {
+                "task": answer.need.task,
+                "n_prompt": answer.need.n_prompt,
+                "n_answer": answer.need.n_answer,
+                "within_s": answer.need.within_s,
+                "first_within_s": answer.need.first_within_s,
+                "first_s": [answer.first.low, answer.first.mid, answer.first.high],
+                "whole_s": [answer.whole.low, answer.whole.mid, answer.whole.high],
+                "reach": answer.reach,
+            }
+            for answer in row.answers
+        ],
+        "nearest": None if row.near is None else vars(row.near),
+    }
 
 
 class WorkloadPlan:
@@ -33,16 +102,22 @@ class WorkloadPlan:
         formats: Sequence[str],
         learned: Learned,
     ) -> None:
-        self._specs, self._options, self._learned = list(specs), options, learned
+        self._specs = sorted(specs, key=lambda spec: spec.shape.n_params)
+        self._options, self._learned = options, learned
         self._formats = list(FORMATS) if AUTO in formats else list(formats)
-        self._scales: dict[str, WeighingScale] = {}
+        self._scales: dict[str, WeighingScale] = {}  # what is weighed for one board serves all
 
     def rows(self, profile: DeviceProfile) -> list[WorkloadRow]:
+        """Every model in every format, the smallest model first."""
         if not self._specs:
-            return size_rows(profile, self._options, self._learned, self._scales)
-        return model_rows(
-            self._specs, profile, self._options, self._formats, self._learned, self._scales
-        )
+            return self._size_rows(profile)
+        return [
+            self._gguf_row(spec, profile, spec.source.fingerprint)
+            if name == GGUF
+            else self._format_row(spec, profile, name)
+            for spec in self._specs
+            for name in self._formats
+        ]
 
     def other_board(self, but: DeviceProfile) -> DeviceProfile | None:
         """The board with the least memory that does it; None when none does."""
@@ -56,6 +131,71 @@ class WorkloadPlan:
         finally:
             line.close()
         return None
+
+    def _size_rows(self, profile: DeviceProfile) -> list[WorkloadRow]:
+        """Public models of every size, the smallest first, up to two in a row that will not do."""
+        rows: list[WorkloadRow] = []
+        for name in SIZES:
+            row = self._gguf_row(hollow_spec(known_models()[name]), profile, name)
+            rows.append(replace(row, name=f"{row.n_params / 1e9:.1f}B like {name}"))
+            if len(rows) > 2 and not any(r.is_in_time for r in rows[-2:]):
+                break
+        return rows
+
+    def _gguf_row(self, spec: ModelSpec, profile: DeviceProfile, key: str) -> WorkloadRow:
+        """A model as GGUF: the most preferred recipe that is in time, or why there is none. `key`
+        finds its weights again for the next board.
+        """
+        scale = self._scales.setdefault(key, WeighingScale(spec))
+        row = WorkloadRow(spec.name, spec.shape.n_params, ENGINE, "no")
+        try:
+            planner = Planner(spec, profile, self._options, scale=scale, learned=self._learned)
+        except EdgeError as error:
+            return replace(row, why=str(error), error=error)
+        try:
+            chosen = choose_candidate(planner)
+        except DoesNotFitError as error:
+            why = f"{format_bytes(error.shortfall_bytes)} too much"
+            return replace(row, why=why, error=error)
+        except DeadlineError as error:
+            return replace(row, why=str(error), near=find_nearest_time(planner))
+        answers = tuple(planner.predict_answers(chosen) or ())
+        return replace(
+            row,
+            reach=find_weakest(answers) if answers else "no",
+            recipe=chosen.recipe,
+            n_ctx=chosen.n_ctx,
+            peak_bytes=chosen.peak_bytes,
+            answers=answers,
+            basis=chosen.basis(profile),
+        )
+
+    def _format_row(self, spec: ModelSpec, profile: DeviceProfile, name: str) -> WorkloadRow:
+        """A model in another format: its one plan, in time or not."""
+        row = WorkloadRow(spec.name, spec.shape.n_params, name, "no")
+        try:
+            plan = plan_any(spec, profile, name, replace(self._options, needs=()), self._learned)
+        except EdgeError as error:
+            return replace(row, why=str(error), error=error)
+        bound = plan.error_bound or 0.0
+        speed = SpeedEstimate(plan.decode_tps, plan.prefill_tps, bound, bound)
+        found = [predict_answer(need, speed) for need in self._options.needs]
+        answers = tuple(answer for answer in found if answer is not None)
+        if not answers:
+            return replace(row, why="no speed is known")
+        return replace(
+            row,
+            engine=plan.engine,
+            reach=find_weakest(answers),
+            recipe=plan.recipe,
+            n_ctx=plan.n_ctx,
+            peak_bytes=plan.peak_bytes,
+            answers=answers,
+            basis=plan.basis,
+        )
+
+
+# -- what is printed -----------------------------------------------------------------------------
 
 
 def plan_for_workload(
@@ -104,28 +244,26 @@ def echo_workload_plan(
         return
     if len(profiles) > 1:
         raise DeadlineError(
-            f"{needs_text(options.needs)} is impossible on these boards",
+            f"{describe_needs(options.needs)} is impossible on these boards",
             next_step="more time, a smaller model, or --any-device to see where it is possible",
         )
-    raise refusal(plan, profiles[0], rows, options)
+    raise explain_refusal(plan, profiles[0], rows, options)
 
 
-def refusal(
+def explain_refusal(
     plan: WorkloadPlan, profile: DeviceProfile, rows: Sequence[WorkloadRow], options: PlanOptions
 ) -> DeadlineError:
     """What is impossible, what would be the nearest time, and on which board it is possible."""
     near = [row for row in rows if row.near is not None]
     other = plan.other_board(profile)
     board = f"this board: {other.name} (--device {other.id})" if other else ""
-    text = f"{needs_text(options.needs)} is impossible on {profile.name}"
+    text = f"{describe_needs(options.needs)} is impossible on {profile.name}"
     if not near:
         reasons = sorted({row.why for row in rows})
         return DeadlineError(f"{text}: {reasons[0]}", next_step=board or "edge devices")
-    row = min(near, key=lambda r: _seconds(r))
+    row = min(near, key=_seconds)
     assert row.near is not None
-    first = row.near.first_within_s
-    tail = "" if first is None else f", first token {format_seconds(first)}"
-    message = f"{text}; nearest: {format_seconds(row.near.within_s)}{tail} with {row.name}"
+    message = f"{text}; nearest: {row.near.text} with {row.name}"
     return DeadlineError(message, next_step=" or ".join(filter(None, (row.near.options, board))))
 
 
@@ -137,22 +275,22 @@ def board_lines(
     profile: DeviceProfile, rows: Sequence[WorkloadRow], needs: Sequence[Need]
 ) -> list[str]:
     """What does it on one board, as a table, and what follows from it."""
-    lines = [f"{needs_text(needs)} on {profile.name}", *(_need_text(need) for need in needs), ""]
+    lines = [
+        f"{describe_needs(needs)} on {profile.name}",
+        *(_need_text(need) for need in needs),
+        "",
+    ]
     table = [
         ("", "model", "recipe", "engine", "context", "peak", "first token", "whole answer", "")
     ]
     best = best_row(rows)
     for row in rows:
         if row.recipe is None or not row.answers:
-            why = row.why
-            if row.near is not None:
-                why = f"too slow; nearest: {format_seconds(row.near.within_s)}"
-                first = row.near.first_within_s
-                why += "" if first is None else f", first token {format_seconds(first)}"
+            why = row.why if row.near is None else f"too slow; nearest: {row.near.text}"
             table.append(("", row.name, "–", row.engine, "", "", "", "", printable(why, 120)))
             continue
-        need, answer = row.worst
-        task = f" ({need.task})" if len(needs) > 1 else ""
+        answer = row.worst
+        task = f" ({answer.need.task})" if len(needs) > 1 else ""
         table.append(
             (
                 "▸" if row is best else "",
@@ -174,13 +312,13 @@ def board_lines(
 
 def reach_text(row: WorkloadRow) -> str:
     """Whether the time is kept at the high bound of the speed model, likely, or not."""
-    need, answer = row.worst
+    answer = row.worst
     high = format_seconds(answer.whole.high)
     if row.reach == "sure":
         return f"yes, at the high bound too ({high})"
     if row.reach == "likely":
         return f"likely; at the high bound {high}"
-    return f"no: {format_seconds(answer.whole.mid)} of {format_seconds(need.within_s)}"
+    return f"no: {format_seconds(answer.whole.mid)} of {format_seconds(answer.need.within_s)}"
 
 
 def _conclusion(rows: Sequence[WorkloadRow], best: WorkloadRow) -> list[str]:
@@ -190,7 +328,7 @@ def _conclusion(rows: Sequence[WorkloadRow], best: WorkloadRow) -> list[str]:
         largest = max(sure, key=lambda row: row.n_params, default=None)
         surely = f"{largest.name} is, regardless of the bound" if largest else "nothing surely is"
         lines.append(f"  {best.name} is likely in time; {surely}")
-    _, answer = best.worst
+    answer = best.worst
     spread = bound_text(answer.whole.high / answer.whole.mid - 1)
     lines.append(
         f"  predicted {spread}, {best.basis}; {SHARE:.0%} of the requests are no longer than this"
@@ -226,7 +364,7 @@ def echo_workload_boards(plan: WorkloadPlan, options: PlanOptions, *, as_json: b
         click.echo("\n".join(_boards_lines(found, options)))
     if not any(best_row(rows) for _, rows in found):
         raise DeadlineError(
-            f"{needs_text(options.needs)} is impossible on every known board",
+            f"{describe_needs(options.needs)} is impossible on every known board",
             next_step="more time, or a smaller model",
         )
 
@@ -235,10 +373,10 @@ def _boards_lines(
     found: Sequence[tuple[DeviceProfile, Sequence[WorkloadRow]]], options: PlanOptions
 ) -> list[str]:
     good = [(profile, row) for profile, rows in found if (row := best_row(rows)) is not None]
-    lines = [f"{needs_text(options.needs)}: {len(good)} of {len(found)} boards", ""]
+    lines = [f"{describe_needs(options.needs)}: {len(good)} of {len(found)} boards", ""]
     table = [("board", "free", "model", "recipe", "whole answer", "")]
     for profile, row in good:
-        _, answer = row.worst
+        answer = row.worst
         table.append(
             (
                 profile.id,
