@@ -251,7 +251,7 @@ def test_a_result_of_this_board_replaces_the_estimate() -> None:
     assert chosen.speed.decode_tps == 33.0
     assert chosen.speed.decode_bound == pytest.approx(1 / 33)
     assert chosen.cost.speed.decode_tps not in (None, 33.0)
-    assert chosen.speed.prefill_tps == chosen.predicted.prefill_tps  # not measured
+    assert chosen.speed.prefill_tps == chosen.cost.speed.prefill_tps  # not measured
     assert chosen.measured is not None and chosen.n_threads == 3
 
 
