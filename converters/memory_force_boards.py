@@ -152,16 +152,16 @@ def claim_of(profile: DeviceProfile, here: DeviceProfile, upstream: Path | None)
 def _next_bigger(
     upstream: Path | None, subject: Subject, planner: Planner, chosen: Candidate
 ) -> tuple[str, Candidate]:
-    rungs = planner.rungs()
+    rungs = planner.list_rungs()
     place = [(w.recipe.id, n) for w, n in rungs].index((chosen.recipe, chosen.n_ctx))
     for weights, n_ctx in rungs[place + 1 :]:
-        leanest = planner.leanest(weights, n_ctx)
+        leanest = planner.find_leanest(weights, n_ctx)
         if _cannot_fit(planner, leanest):
             return subject.model, _refused_way(planner, leanest, subject)
     order = sorted(CONFIGS, key=lambda name: _spec(name, upstream).shape.n_params)
     for name in order[order.index(subject.model) + 1 :]:
         other = _planner(name, planner.profile, planner.options, upstream)
-        leanest = other.leanest(*other.rungs()[0])
+        leanest = other.find_leanest(*other.list_rungs()[0])
         if _cannot_fit(other, leanest):
             return name, _refused_way(other, leanest, subject)
     raise EdgeError(f"{planner.profile.id} holds every model that there is a shape of")
@@ -178,7 +178,7 @@ def _refused_way(planner: Planner, leanest: Candidate, subject: Subject) -> Cand
     """The leanest way to run what cannot fit, or the leanest with its weights read."""
     if not subject.with_weights_read:
         return leanest
-    ways = [way for way in planner.ways() if not way.use_mmap]
+    ways = [way for way in planner.list_ways() if not way.use_mmap]
     found = (planner.evaluate(leanest.weights, leanest.n_ctx, way) for way in ways)
     return min(found, key=lambda candidate: candidate.peak_bytes)
 

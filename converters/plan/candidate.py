@@ -54,7 +54,7 @@ class Candidate(RunSettings):
         """
         return None if self.speed.decode_tps is None else self.speed.decode_tps / self.n_users
 
-    def basis(self, profile: DeviceProfile) -> str:
+    def describe_basis(self, profile: DeviceProfile) -> str:
         """What the speeds on this board rest on."""
         return "measured here" if self.measured else profile.basis
 
@@ -62,7 +62,7 @@ class Candidate(RunSettings):
         """Seconds to the first token of `n_prompt` tokens, behind all other users' questions."""
         return self.speed.answer_s(self.n_users * n_prompt, 1)
 
-    def speed_at(self, there: SpeedEstimate) -> SpeedEstimate:
+    def carry_speed(self, there: SpeedEstimate) -> SpeedEstimate:
         """Each user's speed at the lengths that `there` is an estimate for.
 
         `speed` is that of 512 prompt tokens and a depth of 256. The ratio of the two estimates

@@ -46,12 +46,12 @@ def choose_candidate(planner: Planner) -> Candidate:
     chosen = find_highest_fitting(planner)
     if chosen is not None:
         return chosen
-    rungs = planner.rungs()
+    rungs = planner.list_rungs()
     if planner.options.needs:
         refuse_needs(planner)
     elif planner.options.has_deadline:
         refuse_deadline(planner, rungs[0][1])
-    leanest = min((planner.leanest(w, n) for w, n in rungs), key=lambda c: c.peak_bytes)
+    leanest = min((planner.find_leanest(w, n) for w, n in rungs), key=lambda c: c.peak_bytes)
     shortfall = leanest.peak_bytes - planner.budget_bytes
     raise DoesNotFitError(
         f"{leanest.recipe} with a context of {leanest.n_ctx} needs"
@@ -69,13 +69,13 @@ def find_highest_fitting(planner: Planner) -> Candidate | None:
     """
     if planner.options.needs:
         return _choose_for_needs(planner)
-    for weights, n_ctx in reversed(planner.rungs()):
-        candidate = planner.best(weights, n_ctx)
+    for weights, n_ctx in reversed(planner.list_rungs()):
+        candidate = planner.find_best(weights, n_ctx)
         if planner.fits(candidate) and planner.is_in_time(candidate):
             return candidate
     if not planner.options.has_deadline:
         return None
-    fitting = _list_fitting(planner, planner.rungs()[0][1])
+    fitting = _list_fitting(planner, planner.list_rungs()[0][1])
     fast = [candidate for candidate in fitting if planner.is_in_time(candidate)]
     return min(fast, key=lambda c: c.weights.perplexity_added, default=None)
 
@@ -83,7 +83,7 @@ def find_highest_fitting(planner: Planner) -> Candidate | None:
 def _list_fitting(planner: Planner, n_ctx: int | None) -> list[Candidate]:
     """Every recipe that fits with this context."""
     assert n_ctx is not None  # with needs, PlanOptions sets it
-    found = (planner.best(weights, n_ctx) for weights in planner.weights)
+    found = (planner.find_best(weights, n_ctx) for weights in planner.weights)
     return [candidate for candidate in found if planner.fits(candidate)]
 
 
@@ -96,7 +96,7 @@ def _choose_for_needs(planner: Planner) -> Candidate | None:
     """
     fitting = _list_fitting(planner, planner.options.n_ctx)
     fast = [candidate for candidate in fitting if planner.is_in_time(candidate)]
-    return min(fast, key=lambda c: planner.preference(c.weights), default=None)
+    return min(fast, key=lambda c: planner.rank(c.weights), default=None)
 
 
 def find_nearest_time(planner: Planner) -> NearestTime | None:
@@ -190,7 +190,7 @@ def _list_changes(planner: Planner) -> list[tuple[str, dict[str, Any]]]:
     """Options that the user has fixed, and that may be left to the plan."""
     options = planner.options
     changes: list[tuple[str, dict[str, Any]]] = []
-    if options.kv_type not in (None, "q8_0") and planner.lean_kv_types():
+    if options.kv_type not in (None, "q8_0") and planner.list_lean_kv_types():
         changes.append(("--kv-type q8_0", {"kv_type": "q8_0"}))
     if options.n_ubatch is not None:
         changes.append(("no --ubatch", {"n_ubatch": None}))

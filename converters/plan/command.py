@@ -228,10 +228,10 @@ def _learned() -> Learned:
 
 
 def _echo_sizes(profiles: list[DeviceProfile], options: PlanOptions, as_json: bool) -> None:
-    from boardfit.converters.plan.compare import size_lines, size_record, size_rows
+    from boardfit.converters.plan.compare import plan_sizes, size_lines, size_record
 
     for number, profile in enumerate(profiles):
-        rows = size_rows(profile, options)
+        rows = plan_sizes(profile, options)
         if as_json:
             click.echo(json.dumps(size_record(profile, rows, options)))
             continue
@@ -239,9 +239,9 @@ def _echo_sizes(profiles: list[DeviceProfile], options: PlanOptions, as_json: bo
 
 
 def _echo_boards(spec: ModelSpec, options: PlanOptions, as_json: bool) -> None:
-    from boardfit.converters.plan.compare import board_lines, board_record, board_rows
+    from boardfit.converters.plan.compare import board_lines, board_record, plan_boards
 
-    rows = board_rows(spec, all_profiles().values(), options, learned=_learned())
+    rows = plan_boards(spec, all_profiles().values(), options, learned=_learned())
     if as_json:
         for row in rows:
             click.echo(json.dumps(board_record(row, options)))

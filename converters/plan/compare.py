@@ -48,7 +48,7 @@ class BoardRow:
     why: str = ""
 
 
-def board_rows(
+def plan_boards(
     spec: ModelSpec,
     profiles: Iterable[DeviceProfile],
     options: PlanOptions,
@@ -92,7 +92,7 @@ def board_lines(spec: ModelSpec, rows: Sequence[BoardRow], options: PlanOptions)
         lines.append(
             f"  {row.profile.id:<{width}}  {format_bytes(row.profile.free_ram_bytes):>9}"
             f"  {c.recipe:<8} {c.n_ctx:>7}  {format_bytes(c.peak_bytes):>9}"
-            f"  {speed_cells(c, options.n_prompt)}  {c.basis(row.profile)}"
+            f"  {speed_cells(c, options.n_prompt)}  {c.describe_basis(row.profile)}"
         )
     bad = [row for row in rows if row.chosen is None]
     if bad:
@@ -106,7 +106,7 @@ def board_record(row: BoardRow, options: PlanOptions) -> dict[str, Any]:
     c = row.chosen
     record: dict[str, Any] = {"device": row.profile.id, "reached": c is not None, "why": row.why}
     if c is not None:
-        record |= {**_figures(c, options), "basis": c.basis(row.profile)}
+        record |= {**_figures(c, options), "basis": c.describe_basis(row.profile)}
     return record
 
 
@@ -142,12 +142,12 @@ class SizeRow:
     why: str = ""
 
 
-def size_rows(profile: DeviceProfile, options: PlanOptions) -> list[SizeRow]:
+def plan_sizes(profile: DeviceProfile, options: PlanOptions) -> list[SizeRow]:
     """Every size from the smallest on; after two that do not fit, the larger ones are left out."""
     rows: list[SizeRow] = []
     for name in SIZES:
         model = known_models()[name]
-        spec = hollow_spec(model)
+        spec = make_hollow_spec(model)
         chosen, why = None, ""
         try:
             chosen = choose_candidate(Planner(spec, profile, options))
@@ -201,7 +201,7 @@ def size_record(
     return {"device": profile.id, "basis": profile.basis, "sizes": out}
 
 
-def hollow_spec(model: KnownModel) -> ModelSpec:
+def make_hollow_spec(model: KnownModel) -> ModelSpec:
     """A spec with the names and shapes of a dense public model and no data behind them."""
 
     def refuse(start: int, stop: int) -> np.ndarray:
@@ -327,6 +327,7 @@ def format_record(spec: ModelSpec, name: str, plan: Plan, taken: Plan | None) ->
 
 
 def refusal_record(profile: DeviceProfile, name: str, error: EdgeError) -> dict[str, Any]:
+    """A format that cannot be made for a board, as a JSON-able object."""
     return {
         "device": profile.id,
         "format": name,

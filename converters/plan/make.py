@@ -102,7 +102,7 @@ def assemble_plan(planner: Planner, chosen: Candidate) -> Plan:
         decode_tps=speed.decode_tps,
         prefill_tps=speed.prefill_tps,
         error_bound=speed.decode_bound if speed.decode_tps else None,
-        basis=chosen.basis(planner.profile),
+        basis=chosen.describe_basis(planner.profile),
         reasons=tuple(reasons),
         rejected=tuple(rejected),
     )
@@ -113,10 +113,10 @@ def list_candidates(planner: Planner) -> list[Candidate]:
     preferred first.
     """
     found: dict[str, Candidate] = {}
-    for weights, n_ctx in reversed(planner.rungs()):
+    for weights, n_ctx in reversed(planner.list_rungs()):
         held = found.get(weights.recipe.id)
         if held is None or not planner.fits(held):
-            found[weights.recipe.id] = planner.best(weights, n_ctx)
+            found[weights.recipe.id] = planner.find_best(weights, n_ctx)
     return list(found.values())
 
 

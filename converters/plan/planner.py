@@ -129,13 +129,13 @@ class Planner:
         kv_type = self.options.kv_type
         if kv_type is None:
             return
-        if not self._costs.divides_heads(kv_type):
+        if not self._costs.can_divide_heads(kv_type):
             raise InputError(
                 f"a {kv_type} cache stores blocks of {KV_BLOCK[kv_type][0]} values, this model's"
                 f" heads have {min(self.spec.shape.head_dims)}",
                 next_step="use --kv-type f16",
             )
-        if not self._costs.opens_with(kv_type):
+        if not self._costs.can_open_with(kv_type):
             raise InputError(
                 f"a {kv_type} cache makes this model's graph larger than the engine's table of"
                 " nodes, and the engine aborts",
@@ -150,17 +150,17 @@ class Planner:
 
     # -- what is tried ---------------------------------------------------------------------------
 
-    def recipe_order(self) -> list[RecipeWeights]:
+    def order_recipes(self) -> list[RecipeWeights]:
         """Recipes from the least to the most preferred. A recipe that is less preferred than
         another and no smaller is left out, so that falling back always saves bytes.
         """
         kept: list[RecipeWeights] = []
-        for weights in sorted(self.weights, key=self.preference):
+        for weights in sorted(self.weights, key=self.rank):
             if not kept or weights.artifact_bytes < kept[-1].artifact_bytes:
                 kept.append(weights)
         return kept[::-1]
 
-    def preference(self, weights: RecipeWeights) -> tuple[float, ...]:
+    def rank(self, weights: RecipeWeights) -> tuple[float, ...]:
         """Sort key, the most preferred first. Independent of the RAM."""
         prefer, added = self.options.prefer, weights.perplexity_added
         poor = float(added > _ACCEPTABLE_PERPLEXITY)
@@ -177,15 +177,15 @@ class Planner:
         Measured figures count here only when there is one for every recipe: one recipe's result
         beside another's estimate would compare the estimate's error.
         """
-        candidate = self.evaluate(weights, _CONTEXT_STEPS[0], next(self.ways()))
+        candidate = self.evaluate(weights, _CONTEXT_STEPS[0], next(self.list_ways()))
         all_measured = all(self._find_run(other) for other in self.weights)
         speed = candidate.speed if all_measured else candidate.cost.speed
         seconds = speed.typical_answer_s
         return float(weights.artifact_bytes) if seconds is None else seconds
 
-    def rungs(self) -> list[tuple[RecipeWeights, int]]:
+    def list_rungs(self) -> list[tuple[RecipeWeights, int]]:
         """(recipe, context) from the least to the most; both grow from each rung to the next."""
-        recipes = self.recipe_order()
+        recipes = self.order_recipes()
         if self.options.n_ctx is not None:
             return [(weights, self.options.n_ctx) for weights in recipes]
         trained, prefer = self.spec.shape.n_ctx_train, self.options.prefer
@@ -199,12 +199,12 @@ class Planner:
             *((most, step) for step in steps if base < step <= longest),
         ]
 
-    def ways(self) -> Iterator[Way]:
+    def list_ways(self) -> Iterator[Way]:
         """Ways to run a rung, in order of preference: an f16 cache before a q8_0 one, a large
         micro-batch before a small one, repacked kernels before the plain ones.
         """
         options = self.options
-        kv_types = [options.kv_type] if options.kv_type else ["f16", *self.lean_kv_types()]
+        kv_types = [options.kv_type] if options.kv_type else ["f16", *self.list_lean_kv_types()]
         ubatches = [options.n_ubatch] if options.n_ubatch else list(_UBATCHES)
         for kv_type in kv_types:
             for n_ubatch in ubatches:
@@ -212,12 +212,12 @@ class Planner:
                 for use_mmap, repack in ((True, True), (False, True), (True, False)):
                     yield Way(kv_type, n_ubatch, use_mmap, repack)
 
-    def lean_kv_types(self) -> list[str]:
+    def list_lean_kv_types(self) -> list[str]:
         """Cache types smaller than f16 that this model's heads and the engine allow."""
         if self._lean_kv_types is None:
-            costs, has_heads = self._costs, bool(self.spec.shape.head_dims)
-            is_possible = has_heads and costs.divides_heads("q8_0") and costs.opens_with("q8_0")
-            self._lean_kv_types = ["q8_0"] if is_possible else []
+            has_heads, costs = bool(self.spec.shape.head_dims), self._costs
+            can = has_heads and costs.can_divide_heads("q8_0") and costs.can_open_with("q8_0")
+            self._lean_kv_types = ["q8_0"] if can else []
         return self._lean_kv_types
 
     # -- what it costs ---------------------------------------------------------------------------
@@ -243,7 +243,7 @@ class Planner:
         if measured and not self.options.n_threads and measured.n_threads:
             return min(measured.n_threads, self.profile.n_cores)
         if self._n_threads is None:
-            self._n_threads = self._costs.fastest_threads(self.weights[0])
+            self._n_threads = self._costs.find_fastest_threads(self.weights[0])
         return self._n_threads
 
     def _find_run(self, weights: RecipeWeights) -> MeasuredRun | None:
@@ -256,23 +256,23 @@ class Planner:
             self._runs[name] = found if fits else None
         return self._runs[name]
 
-    def leanest(self, weights: RecipeWeights, n_ctx: int) -> Candidate:
+    def find_leanest(self, weights: RecipeWeights, n_ctx: int) -> Candidate:
         """The way with the smallest peak."""
-        found = (self.evaluate(weights, n_ctx, way) for way in self.ways())
+        found = (self.evaluate(weights, n_ctx, way) for way in self.list_ways())
         return min(found, key=lambda candidate: candidate.peak_bytes)
 
-    def best(self, weights: RecipeWeights, n_ctx: int) -> Candidate:
+    def find_best(self, weights: RecipeWeights, n_ctx: int) -> Candidate:
         """The first way that fits the budget and keeps the deadlines; the first that fits, when
         none keeps them; the leanest one, when none fits.
         """
         first: Candidate | None = None
-        for way in self.ways():
+        for way in self.list_ways():
             candidate = self.evaluate(weights, n_ctx, way)
             if self.fits(candidate):
                 if self.is_in_time(candidate):
                     return candidate
                 first = first or candidate
-        return first or self.leanest(weights, n_ctx)
+        return first or self.find_leanest(weights, n_ctx)
 
     def fits(self, candidate: Candidate) -> bool:
         return candidate.peak_bytes <= self.budget_bytes
@@ -306,7 +306,7 @@ class Planner:
             cost = self._costs.cost(
                 candidate.weights, candidate, n_prompt=n_prompt, depth=n_prompt + need.n_answer // 2
             )
-            time = predict_answer(need, candidate.speed_at(cost.speed))
+            time = predict_answer(need, candidate.carry_speed(cost.speed))
             if time is None:
                 return None
             times.append(time)

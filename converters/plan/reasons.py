@@ -61,7 +61,7 @@ def _context_reason(planner: Planner, chosen: Candidate) -> str:
         return f"context {chosen.n_ctx}, as asked: {cost}"
     if chosen.n_ctx == trained:
         return f"context {chosen.n_ctx}, all that the model was trained for: {cost}"
-    highest = planner.rungs()[-1][1]
+    highest = planner.list_rungs()[-1][1]
     if chosen.n_ctx == highest:
         return f"context {chosen.n_ctx} of the trained {trained} (longer with --ctx): {cost}"
     return f"context {chosen.n_ctx} of the trained {trained}, the longest step that fits: {cost}"
@@ -122,7 +122,7 @@ def _over_others(planner: Planner, chosen: Candidate) -> list[str]:
         min(worse, key=lambda w: w.perplexity_added, default=None),
     )
     return [
-        _over_other(planner, chosen, planner.best(weights, chosen.n_ctx))
+        _over_other(planner, chosen, planner.find_best(weights, chosen.n_ctx))
         for weights in neighbours
         if weights is not None
     ]
@@ -178,7 +178,7 @@ def _faster_reason(planner: Planner, chosen: Candidate) -> str:
     best, best_gain = None, _WORTH_A_HINT
     for weights in planner.weights:
         loss = weights.perplexity_added - chosen.weights.perplexity_added
-        other = planner.best(weights, chosen.n_ctx)
+        other = planner.find_best(weights, chosen.n_ctx)
         if not 0 <= loss <= _LITTLE_LOSS or not planner.fits(other):
             continue
         gain = (other.speed.prefill_tps or 0.0) / (chosen.speed.prefill_tps or float("inf"))
@@ -198,11 +198,11 @@ def _rejected(planner: Planner, chosen: Candidate) -> list[str]:
     out: list[str] = []
     if chosen.recipe == AS_IS:
         return out
-    rungs = planner.rungs()
+    rungs = planner.list_rungs()
     place = next(
         (i for i, (w, n) in enumerate(rungs) if w is chosen.weights and n == chosen.n_ctx), 0
     )
     for weights, n_ctx in rungs[place + 1 :]:
-        over = planner.leanest(weights, n_ctx).peak_bytes - planner.budget_bytes
+        over = planner.find_leanest(weights, n_ctx).peak_bytes - planner.budget_bytes
         out.append(f"{weights.recipe.id} with context {n_ctx}: {format_bytes(over)} too much")
     return out

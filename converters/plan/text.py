@@ -187,7 +187,7 @@ def candidate_lines(planner: Planner, chosen: Candidate, rows: Sequence[Candidat
     speed = chosen.speed
     lines.append(
         f"  tokens/s, decode {bound_text(speed.decode_bound)} and prefill"
-        f" {bound_text(speed.prefill_bound)}, {chosen.basis(planner.profile)}"
+        f" {bound_text(speed.prefill_bound)}, {chosen.describe_basis(planner.profile)}"
     )
     left_out = [f"{row.recipe} (by {better.recipe})" for row in rows if (better := beaten[id(row)])]
     if left_out:

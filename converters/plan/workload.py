@@ -12,7 +12,7 @@ import click
 from boardfit.converters.formats.table import AUTO, FORMATS, GGUF
 from boardfit.converters.plan.candidate import AnswerTime, Reach, find_weakest, predict_answer
 from boardfit.converters.plan.choose import NearestTime, choose_candidate, find_nearest_time
-from boardfit.converters.plan.compare import SIZES, hollow_spec
+from boardfit.converters.plan.compare import SIZES, make_hollow_spec
 from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.make import plan_any
 from boardfit.converters.plan.options import SHARE, Need, PlanOptions, describe_needs
@@ -107,7 +107,7 @@ class WorkloadPlan:
         self._formats = list(FORMATS) if AUTO in formats else list(formats)
         self._scales: dict[str, WeighingScale] = {}  # what is weighed for one board serves all
 
-    def rows(self, profile: DeviceProfile) -> list[WorkloadRow]:
+    def list_rows(self, profile: DeviceProfile) -> list[WorkloadRow]:
         """Every model in every format, the smallest model first."""
         if not self._specs:
             return self._size_rows(profile)
@@ -119,14 +119,14 @@ class WorkloadPlan:
             for name in self._formats
         ]
 
-    def other_board(self, but: DeviceProfile) -> DeviceProfile | None:
+    def find_other_board(self, but: DeviceProfile) -> DeviceProfile | None:
         """The board with the least memory that does it; None when none does."""
         boards = sorted(all_profiles().values(), key=lambda p: (p.ram_bytes, p.id))
         line = ProgressLine("looking at other boards")
         try:
             for done, profile in enumerate(boards):
                 line(done, len(boards))
-                if profile.id != but.id and best_row(self.rows(profile)):
+                if profile.id != but.id and find_best_row(self.list_rows(profile)):
                     return profile
         finally:
             line.close()
@@ -136,7 +136,7 @@ class WorkloadPlan:
         """Public models of every size, the smallest first, up to two in a row that will not do."""
         rows: list[WorkloadRow] = []
         for name in SIZES:
-            row = self._gguf_row(hollow_spec(known_models()[name]), profile, name)
+            row = self._gguf_row(make_hollow_spec(known_models()[name]), profile, name)
             rows.append(replace(row, name=f"{row.n_params / 1e9:.1f}B like {name}"))
             if len(rows) > 2 and not any(r.is_in_time for r in rows[-2:]):
                 break
@@ -167,7 +167,7 @@ class WorkloadPlan:
             n_ctx=chosen.n_ctx,
             peak_bytes=chosen.peak_bytes,
             answers=answers,
-            basis=chosen.basis(profile),
+            basis=chosen.describe_basis(profile),
         )
 
     def _format_row(self, spec: ModelSpec, profile: DeviceProfile, name: str) -> WorkloadRow:
@@ -218,7 +218,7 @@ def plan_for_workload(
         echo_workload_boards(plan, options, as_json=as_json)
 
 
-def best_row(rows: Sequence[WorkloadRow]) -> WorkloadRow | None:
+def find_best_row(rows: Sequence[WorkloadRow]) -> WorkloadRow | None:
     """The largest model in time; of its formats, the first that keeps the high bound too."""
     good = [row for row in rows if row.is_in_time]
     return max(good, key=lambda row: (row.n_params, row.reach == "sure"), default=None)
@@ -230,10 +230,10 @@ def echo_workload_plan(
     """The rows of every board on stdout. Raises DeadlineError when nothing is in time on any."""
     good = 0
     for number, profile in enumerate(profiles):
-        rows = plan.rows(profile)
+        rows = plan.list_rows(profile)
         if len(profiles) == len(rows) == 1 and rows[0].error is not None:
             raise rows[0].error
-        good += best_row(rows) is not None
+        good += find_best_row(rows) is not None
         if as_json:
             for row in rows:
                 click.echo(json.dumps(row_record(row, profile)))
@@ -255,7 +255,7 @@ def explain_refusal(
 ) -> DeadlineError:
     """What is impossible, what would be the nearest time, and on which board it is possible."""
     near = [row for row in rows if row.near is not None]
-    other = plan.other_board(profile)
+    other = plan.find_other_board(profile)
     board = f"this board: {other.name} (--device {other.id})" if other else ""
     text = f"{describe_needs(options.needs)} is impossible on {profile.name}"
     if not near:
@@ -283,7 +283,7 @@ def board_lines(
     table = [
         ("", "model", "recipe", "engine", "context", "peak", "first token", "whole answer", "")
     ]
-    best = best_row(rows)
+    best = find_best_row(rows)
     for row in rows:
         if row.recipe is None or not row.answers:
             why = row.why if row.near is None else f"too slow; nearest: {row.near.text}"
@@ -352,17 +352,17 @@ def echo_workload_boards(plan: WorkloadPlan, options: PlanOptions, *, as_json: b
     profiles, line = list(all_profiles().values()), ProgressLine("planning")
     for done, profile in enumerate(profiles):
         line(done, len(profiles))
-        found.append((profile, plan.rows(profile)))
+        found.append((profile, plan.list_rows(profile)))
     line.close()
-    found.sort(key=lambda pair: (best_row(pair[1]) is None, pair[0].ram_bytes, pair[0].id))
+    found.sort(key=lambda pair: (find_best_row(pair[1]) is None, pair[0].ram_bytes, pair[0].id))
     if as_json:
         for profile, rows in found:
-            row = best_row(rows)
+            row = find_best_row(rows)
             record = row_record(row, profile) if row else {"device": profile.id, "reach": "no"}
             click.echo(json.dumps(record))
     else:
         click.echo("\n".join(_boards_lines(found, options)))
-    if not any(best_row(rows) for _, rows in found):
+    if not any(find_best_row(rows) for _, rows in found):
         raise DeadlineError(
             f"{describe_needs(options.needs)} is impossible on every known board",
             next_step="more time, or a smaller model",
@@ -372,7 +372,7 @@ def echo_workload_boards(plan: WorkloadPlan, options: PlanOptions, *, as_json: b
 def _boards_lines(
     found: Sequence[tuple[DeviceProfile, Sequence[WorkloadRow]]], options: PlanOptions
 ) -> list[str]:
-    good = [(profile, row) for profile, rows in found if (row := best_row(rows)) is not None]
+    good = [(profile, row) for profile, rows in found if (row := find_best_row(rows)) is not None]
     lines = [f"{describe_needs(options.needs)}: {len(good)} of {len(found)} boards", ""]
     table = [("board", "free", "model", "recipe", "whole answer", "")]
     for profile, row in good:
@@ -388,7 +388,7 @@ def _boards_lines(
             )
         )
     lines += aligned(table) if good else []
-    bad = [(profile, rows) for profile, rows in found if best_row(rows) is None]
+    bad = [(profile, rows) for profile, rows in found if find_best_row(rows) is None]
     if bad:
         lines += ["", "  these do not fit, or are too slow:"]
         width = max(len(profile.id) for profile, _ in bad)

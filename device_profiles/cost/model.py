@@ -80,7 +80,7 @@ class CostModel:
             self._speed(weights, run.kv_type, run.n_threads, run.repack, n_prompt, depth),
         )
 
-    def fastest_threads(self, weights: StoredWeights) -> int:
+    def find_fastest_threads(self, weights: StoredWeights) -> int:
         """Threads that answer soonest, of those worth waking; more do not always read faster."""
         most = default_threads(self._profile)
         times = {}
@@ -90,12 +90,12 @@ class CostModel:
                 times[n] = seconds
         return min(times, key=lambda n: times[n]) if times else most
 
-    def opens_with(self, kv_type: str) -> bool:
+    def can_open_with(self, kv_type: str) -> bool:
         """Whether the engine's table of graph nodes holds the graph with this cache type."""
         shape, head_dim = self._shape, max(self._shape.head_dims, default=0)
         return graph_fits_table(shape.arch, self._names, shape.n_expert_used, kv_type, head_dim)
 
-    def divides_heads(self, kv_type: str) -> bool:
+    def can_divide_heads(self, kv_type: str) -> bool:
         """Whether the heads are whole blocks of this cache type."""
         return all(dim % KV_BLOCK[kv_type][0] == 0 for dim in self._shape.head_dims)
 

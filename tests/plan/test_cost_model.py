@@ -55,13 +55,13 @@ def test_weights_of_two_recipes_are_not_confused() -> None:
 
 
 def test_the_fastest_number_of_threads_is_among_those_worth_waking() -> None:
-    n = COSTS.fastest_threads(WEIGHTS)
+    n = COSTS.find_fastest_threads(WEIGHTS)
     times = [COSTS.cost(WEIGHTS, replace(RUN, n_threads=k)).speed for k in range(1, 5)]
     seconds = [time.typical_answer_s or float("inf") for time in times]
     assert seconds[n - 1] == min(seconds)
 
 
 def test_a_cache_type_must_divide_the_heads() -> None:
-    assert COSTS.divides_heads("q8_0") and COSTS.opens_with("q8_0")
+    assert COSTS.can_divide_heads("q8_0") and COSTS.can_open_with("q8_0")
     odd = shape_of(replace(DIMS, head_dim=80))
-    assert not CostModel(odd, PI5, []).divides_heads("q8_0")
+    assert not CostModel(odd, PI5, []).can_divide_heads("q8_0")

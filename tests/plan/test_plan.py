@@ -96,7 +96,7 @@ def test_more_ram_is_never_worse(
         return
     assert isinstance(richer, Plan)
     assert richer.n_ctx >= less.n_ctx
-    order = [w.recipe.id for w in Planner(SPECS[index], board, options).recipe_order()]
+    order = [w.recipe.id for w in Planner(SPECS[index], board, options).order_recipes()]
     assert order.index(richer.recipe) >= order.index(less.recipe)
     if options.prefer in ("quality", "balanced"):
         assert PERPLEXITY_ADDED[richer.recipe] <= PERPLEXITY_ADDED[less.recipe]
@@ -236,7 +236,7 @@ def test_repacking_with_a_mapping_counts_twice_and_gives_way_when_ram_is_short()
 
 def test_the_peak_is_the_larger_phase_not_their_sum() -> None:
     planner = Planner(SMALL_SPEC, PI5, PlanOptions(recipe="q4_0", n_ctx=512))
-    for way in planner.ways():
+    for way in planner.list_ways():
         found = planner.evaluate(planner.weights[0], 512, way)
         phases, memory = found.cost.memory, found.memory
         assert found.peak_bytes == max(phases.loading_total, phases.running_total)

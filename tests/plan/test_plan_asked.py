@@ -18,7 +18,7 @@ import boardfit.converters.source.resolve as resolve
 from boardfit.converters.plan.candidate import dominates, find_better, list_qualities
 from boardfit.converters.plan.choose import choose_candidate
 from boardfit.converters.plan.command import plan_command
-from boardfit.converters.plan.compare import board_rows, hollow_spec, size_rows
+from boardfit.converters.plan.compare import make_hollow_spec, plan_boards, plan_sizes
 from boardfit.converters.plan.learned import Learned, MeasuredRun, read_learned
 from boardfit.converters.plan.make import assemble_plan, list_candidates, make_plan
 from boardfit.converters.plan.options import PlanOptions
@@ -63,7 +63,7 @@ def test_an_accelerator_is_told_with_its_own_wide_bound(
     board: str, engine: str, has_prefill: bool
 ) -> None:
     planner = Planner(LARGE, find_profile(board), PlanOptions(n_ctx=1024, recipe="q4_0"))
-    chosen = planner.leanest(planner.weights[0], 1024)
+    chosen = planner.find_leanest(planner.weights[0], 1024)
     record = accelerator_record(planner, chosen)
     assert record is not None and record["engine_class"] == engine
     assert record["decode_tps"] > 0 and record["decode_bound"] >= 0.75
@@ -92,7 +92,7 @@ def test_loading_and_heat_are_told_where_they_are_known() -> None:
 
 def test_each_figure_says_what_it_rests_on() -> None:
     planner = Planner(LARGE, PI5, PlanOptions(n_ctx=1024, recipe="q4_0"))
-    chosen = planner.leanest(planner.weights[0], 1024)
+    chosen = planner.find_leanest(planner.weights[0], 1024)
     assert speed_text(chosen, PI5.basis).endswith(", measured on this SoC")
     half = MeasuredRun(9.0, None, None, 4, 0.03, "2026-11-22")
     mixed = replace(chosen, measured=half, speed=replace(chosen.speed, decode_tps=9.0))
@@ -191,7 +191,7 @@ def test_the_front_is_what_nothing_beats(picked: set[int]) -> None:
 
 
 def test_sizes_of_a_board_end_where_it_is_full() -> None:
-    rows = size_rows(PI4, PlanOptions())
+    rows = plan_sizes(PI4, PlanOptions())
     fitting = [row.n_params for row in rows if row.chosen]
     assert fitting == sorted(fitting) and 1e9 < max(fitting) < 8e9
     assert "too much" in rows[-1].why
@@ -202,13 +202,13 @@ def test_sizes_of_a_board_end_where_it_is_full() -> None:
 def test_hollow_models_have_the_public_number_of_parameters() -> None:
     for name, billions in (("llama-3.1-8b", 8.03), ("llama-3.2-1b", 1.236)):
         model = known_models()[name]
-        counted = sum(tensor.n_elements for tensor in hollow_spec(model).tensors)
+        counted = sum(tensor.n_elements for tensor in make_hollow_spec(model).tensors)
         assert counted / 1e9 == pytest.approx(billions, rel=0.01)
 
 
 def test_boards_that_reach_a_time() -> None:
     boards = [PI5, PI4, find_profile("raspberry-pi-zero-2-w")]
-    rows = board_rows(LARGE, boards, PlanOptions(min_tps=4))
+    rows = plan_boards(LARGE, boards, PlanOptions(min_tps=4))
     assert [row.profile.id for row in rows if row.chosen] == [PI5.id]
     why = {row.profile.id: row.why for row in rows}
     assert why[PI4.id] == "too slow" and "too much" in why["raspberry-pi-zero-2-w"]
@@ -216,7 +216,7 @@ def test_boards_that_reach_a_time() -> None:
 
 def test_all_boards_take_little_time() -> None:
     start = time.perf_counter()
-    rows = board_rows(LARGE, all_profiles().values(), PlanOptions())
+    rows = plan_boards(LARGE, all_profiles().values(), PlanOptions())
     assert len(rows) == len(all_profiles()) >= 60
     assert time.perf_counter() - start < 8.0  # 2 s on an idle machine
 

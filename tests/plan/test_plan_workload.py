@@ -22,7 +22,7 @@ from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.options import PlanOptions, make_needs
 from boardfit.converters.plan.planner import Planner
 from boardfit.converters.plan.weights import WeighingScale
-from boardfit.converters.plan.workload import WorkloadPlan, best_row
+from boardfit.converters.plan.workload import WorkloadPlan, find_best_row
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.device_profiles.cost.model import CostModel
 from boardfit.edge.errors import DeadlineError, DoesNotFitError, InputError, UsageError
@@ -102,7 +102,8 @@ def test_more_time_never_gives_less(
         if before is not None:
             assert found <= before[0]
         before = (found, chosen.n_ctx)
-    sizes = [best_row(rows_of(w, workload).rows(board)) for w in (seconds, seconds * factor)]  # type: ignore[arg-type]
+    plans = [rows_of(w, workload) for w in (seconds, seconds * factor)]
+    sizes = [find_best_row(plan.list_rows(board)) for plan in plans]  # type: ignore[arg-type]
     if sizes[0] is not None:
         assert sizes[1] is not None and sizes[1].n_params >= sizes[0].n_params
 
