@@ -6,11 +6,10 @@ from pathlib import Path
 
 from boardfit.converters.build.build import BuildRequest
 from boardfit.converters.build.build import build as build_all
-from boardfit.converters.build.jobs import plan_any
 from boardfit.converters.formats.table import GGUF, parse_formats
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.learned import read_learned
-from boardfit.converters.plan.make import PlanOptions
+from boardfit.converters.plan.make import PlanOptions, plan_any
 from boardfit.converters.progress import TerminalReporter
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.resolve import open_model

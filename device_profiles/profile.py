@@ -36,7 +36,7 @@ FROM_SPECIFICATIONS = "from specifications"
 
 
 @dataclass(frozen=True)
-class Memory:
+class BoardMemory:
     """RAM in bytes and bandwidth in bytes per second.
 
     `reserved_bytes` is what firmware, kernel and the stock OS's services keep after boot, so that
@@ -126,7 +126,7 @@ class DeviceProfile:
 
     id: str
     name: str
-    memory: Memory
+    memory: BoardMemory
     clusters: tuple[CpuCluster, ...]
     aliases: tuple[str, ...] = ()
     soc: str | None = None

@@ -45,3 +45,8 @@ class ModelShape:
     def n_head_kv(self) -> int:
         """KV heads of the attention layers (the largest, where layers differ)."""
         return max((layer.n_head_kv for layer in self.layers), default=0)
+
+    @property
+    def head_dims(self) -> list[int]:
+        """Sizes of K and V heads of every attention layer."""
+        return [d for x in self.layers if x.n_head_kv for d in (x.head_dim_k, x.head_dim_v)]

@@ -12,11 +12,11 @@ from boardfit.device_profiles.profile import (
     ISA_FLAGS,
     MIB,
     Accelerator,
+    BoardMemory,
     CpuCluster,
     DeviceProfile,
     EngineSupport,
     KernelSpeed,
-    Memory,
     ProfileError,
     Software,
     Storage,
@@ -220,7 +220,7 @@ def build_profile(
     if not BOARD_ID.match(profile_id):
         raise ProfileError(f"{origin}: id {profile_id!r} must be lower-case words with hyphens")
     require("memory", "ram_mib"), require("memory", "reserved_mib")
-    memory = Memory(
+    memory = BoardMemory(
         ram_bytes=base("memory", "ram_mib"),
         reserved_bytes=base("memory", "reserved_mib"),
         bandwidth_theoretical=base("memory", "theoretical_gb_per_s"),

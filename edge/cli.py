@@ -43,7 +43,7 @@ COMMANDS: dict[str, Command] = {
         "Identify and measure a board: this one, over ssh or adb.",
     ),
     "plan": Command(
-        "boardfit.converters.plan.command:plan",
+        "boardfit.converters.plan.command:plan_command",
         "Show what fits a board, how fast, how good, and why.",
         "convert",
     ),

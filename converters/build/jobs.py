@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from boardfit.converters.formats.base import FormatRow
-from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, format_of_engine
-from boardfit.converters.plan.auto import choose_format
-from boardfit.converters.plan.converted import plan_format
+from boardfit.converters.formats.table import AUTO, format_of_engine
 from boardfit.converters.plan.learned import Learned
-from boardfit.converters.plan.make import PlanOptions, make_plan
+from boardfit.converters.plan.make import PlanOptions, plan_any
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.edge.errors import EdgeError, UsageError
+from boardfit.edge.errors import UsageError
 from boardfit.edge.types import Plan
 
 
@@ -66,27 +63,3 @@ def make_jobs(
 def job_name(device: str, format_id: str, n_devices: int, n_formats: int) -> str:
     parts = ([device] if n_devices > 1 else []) + ([format_id] if n_formats > 1 else [])
     return "-".join(parts)
-
-
-def plan_any(
-    spec: ModelSpec,
-    device: DeviceProfile,
-    format_id: str,
-    options: PlanOptions,
-    learned: Learned,
-) -> Plan:
-    """The plan for one format, or for the one that `auto` takes."""
-    if format_id != AUTO:
-        target = FORMATS[format_id]
-        if target.is_streamed:
-            return make_plan(spec, device, options, learned=learned)
-        return plan_format(spec, device, target, options, learned=learned)
-    plans = {GGUF: plan_any(spec, device, GGUF, options, learned)}
-    refused: dict[str, str] = {}
-    for name in [name for name in FORMATS if name not in plans]:
-        try:
-            plans[name] = plan_any(spec, device, name, options, learned)
-        except EdgeError as error:
-            refused[name] = str(error)
-    choice = choose_format(plans, options.n_prompt, refused)
-    return dataclasses.replace(choice.plan, reasons=(*choice.reasons, *choice.plan.reasons))

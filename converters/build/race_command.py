@@ -8,11 +8,10 @@ from typing import Any
 import click
 
 from boardfit.converters.build.build import BuildRequest, build
-from boardfit.converters.build.jobs import plan_any
 from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.learned import Learned
-from boardfit.converters.plan.make import PlanOptions
+from boardfit.converters.plan.make import PlanOptions, plan_any
 from boardfit.converters.progress import TerminalReporter
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.resolve import open_model

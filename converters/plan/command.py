@@ -8,20 +8,14 @@ from collections.abc import Iterable
 import click
 
 from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
+from boardfit.converters.plan.candidate import Candidate
+from boardfit.converters.plan.choose import choose_candidate
 from boardfit.converters.plan.learned import Learned, read_learned
-from boardfit.converters.plan.make import (
-    PREFERENCES,
-    Candidate,
-    Planner,
-    PlanOptions,
-    Prefer,
-    plan_of,
-)
-from boardfit.converters.plan.reach import parse_needs
-from boardfit.converters.plan.record import plan_record, plan_rows
-from boardfit.converters.plan.text import candidate_lines, plan_lines
+from boardfit.converters.plan.make import assemble_plan, list_alternatives
+from boardfit.converters.plan.options import PREFERENCES, PlanOptions, Prefer, parse_needs
+from boardfit.converters.plan.planner import Planner
+from boardfit.converters.plan.text import candidate_lines, plan_lines, plan_record
 from boardfit.converters.plan.weights import AS_IS, WeighingScale
-from boardfit.converters.plan.workload_text import plan_for_workload
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
 from boardfit.device_profiles.profile import DeviceProfile
@@ -120,7 +114,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per board, one per line."
 )
-def plan(
+def plan_command(
     models: tuple[str, ...],
     devices: tuple[str, ...],
     any_device: bool,
@@ -151,13 +145,15 @@ def plan(
     if as_is and recipe:
         raise UsageError("--as-is converts nothing, so --recipe cannot be used with it")
     options = PlanOptions(
-        AS_IS if as_is else recipe, n_ctx, kv_type, n_threads, n_ubatch, prefer,
-        min_tps=min_tps, max_ttft_s=max_ttft, n_prompt=n_prompt, n_users=n_users,
-        needs=parse_needs(workload, within, first_within),
+        recipe=AS_IS if as_is else recipe, n_ctx=n_ctx, kv_type=kv_type, n_threads=n_threads,
+        n_ubatch=n_ubatch, prefer=prefer, min_tps=min_tps, max_ttft_s=max_ttft, n_prompt=n_prompt,
+        n_users=n_users, needs=parse_needs(workload, within, first_within),
     )  # fmt: skip
     if any_device and devices:
         raise UsageError("--any-device covers all boards, so --device cannot be used with it")
     if options.needs:
+        from boardfit.converters.plan.workload import plan_for_workload
+
         plan_for_workload(
             models, [] if any_device else load_devices(devices or (THIS_MACHINE,)), options,
             parse_formats(formats), _learned(), as_json=as_json,
@@ -182,7 +178,7 @@ def plan(
     profiles = load_devices(devices or (THIS_MACHINE,))
     spec = open_model(model)
     if (wanted := parse_formats(formats)) != (GGUF,):
-        from boardfit.converters.plan.formats_text import echo_format_plans
+        from boardfit.converters.plan.compare import echo_format_plans
 
         echo_format_plans(spec, profiles, wanted, options, _learned(), as_json=as_json)
         return
@@ -205,16 +201,16 @@ def _echo_plans(
         if not as_json and number:
             click.echo()
         try:
-            chosen = planner.choose()
+            chosen = choose_candidate(planner)
         except (DoesNotFitError, DeadlineError) as error:
             refused.append(error)
             if len(profiles) > 1:
                 _echo_refusal(spec, profile, error, as_json)
             continue
         if as_json:
-            click.echo(json.dumps(plan_record(spec, planner, chosen)))
+            click.echo(json.dumps(plan_record(planner, chosen)))
         else:
-            _echo_plan(spec, planner, chosen, explain)
+            _echo_plan(planner, chosen, explain)
     if len(profiles) == 1 and refused:
         raise refused[0]
     if refused:
@@ -232,10 +228,10 @@ def _learned() -> Learned:
 
 
 def _echo_sizes(profiles: list[DeviceProfile], options: PlanOptions, as_json: bool) -> None:
-    from boardfit.converters.plan.sizes import size_lines, size_record, size_rows
+    from boardfit.converters.plan.compare import plan_sizes, size_lines, size_record
 
     for number, profile in enumerate(profiles):
-        rows = size_rows(profile, options)
+        rows = plan_sizes(profile, options)
         if as_json:
             click.echo(json.dumps(size_record(profile, rows, options)))
             continue
@@ -243,9 +239,9 @@ def _echo_sizes(profiles: list[DeviceProfile], options: PlanOptions, as_json: bo
 
 
 def _echo_boards(spec: ModelSpec, options: PlanOptions, as_json: bool) -> None:
-    from boardfit.converters.plan.boards import board_lines, board_record, board_rows
+    from boardfit.converters.plan.compare import board_lines, board_record, plan_boards
 
-    rows = board_rows(spec, all_profiles().values(), options, learned=_learned())
+    rows = plan_boards(spec, all_profiles().values(), options, learned=_learned())
     if as_json:
         for row in rows:
             click.echo(json.dumps(board_record(row, options)))
@@ -255,12 +251,10 @@ def _echo_boards(spec: ModelSpec, options: PlanOptions, as_json: bool) -> None:
         raise DoesNotFitError("no known board fits", next_step="relax the requirements")
 
 
-def _echo_plan(spec: ModelSpec, planner: Planner, chosen: Candidate, explain: bool) -> None:
-    for line in plan_lines(
-        planner, chosen, plan_of(planner, chosen), name=spec.name, explain=explain
-    ):
+def _echo_plan(planner: Planner, chosen: Candidate, explain: bool) -> None:
+    for line in plan_lines(planner, chosen, assemble_plan(planner, chosen), explain=explain):
         click.echo(line)
-    rows = plan_rows(spec, planner)
+    rows = list_alternatives(planner)
     if len(rows) > 1:
         click.echo()
         for line in candidate_lines(planner, chosen, rows):

@@ -13,6 +13,7 @@ from typing import Any
 
 from boardfit import device_profiles
 from boardfit.device_profiles.catalog import THIS_MACHINE, user_profiles
+from boardfit.device_profiles.cost.speed import SpeedEstimate
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bench.store import data_directory, read_results
 from boardfit.edge.errors import InputError
@@ -25,7 +26,7 @@ _LEAST_BOUND = 0.03
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """Medians of one run, None where a test was not run; `bound` is half of the 10–90 % range over
     the median, at least 3 %.
     """
@@ -36,6 +37,16 @@ class Measured:
     n_threads: int | None
     bound: float
     time: str
+
+    def replace_estimate(self, predicted: SpeedEstimate) -> SpeedEstimate:
+        """The estimate with the measured figures in its place, each with its own bound."""
+        decode, prefill = self.decode_tps, self.prefill_tps
+        return SpeedEstimate(
+            decode or predicted.decode_tps,
+            prefill or predicted.prefill_tps,
+            self.bound if decode else predicted.decode_bound,
+            self.bound if prefill else predicted.prefill_bound,
+        )
 
 
 class Learned:
@@ -53,7 +64,7 @@ class Learned:
         arch: str,
         artifact_bytes: int,
         same_size: float = _SAME_SIZE,
-    ) -> Measured | None:
+    ) -> MeasuredRun | None:
         """The newest run of this artifact on this board; None when there is none. Sizes may differ
         by the share `same_size`: more where the size is predicted.
         """
@@ -114,7 +125,7 @@ def read_learned() -> Learned:
     return Learned(records, notes)
 
 
-def _summary(run: Sequence[Mapping[str, Any]]) -> Measured:
+def _summary(run: Sequence[Mapping[str, Any]]) -> MeasuredRun:
     decodes = [r for r in run if r["test"].get("kind") == "decode"]
     prefills = [r for r in run if r["test"].get("kind") == "prefill"]
     decode = min(decodes, key=lambda r: r["test"].get("n_depth") or 0, default=None)
@@ -123,7 +134,7 @@ def _summary(run: Sequence[Mapping[str, Any]]) -> Measured:
     )
     peaks = [v for r in run if (v := _figure(r, "peak_anon_bytes", "maximum")) is not None]
     threads = run[0]["settings"].get("n_threads")
-    return Measured(
+    return MeasuredRun(
         decode_tps=_figure(decode, "decode_tps"),
         prefill_tps=_figure(prefill, "prefill_tps"),
         anonymous_bytes=int(max(peaks)) if peaks else None,

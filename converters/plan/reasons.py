@@ -1,17 +1,13 @@
-"""Explain a plan in plain words; if nothing fits, name the nearest change."""
+"""Explain a plan in plain words."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
+from boardfit.converters.plan.candidate import Candidate
+from boardfit.converters.plan.planner import Planner
 from boardfit.converters.plan.weights import AS_IS
 from boardfit.device_profiles.cost.kernels import kernel_class
 from boardfit.device_profiles.cost.speed import used_clusters
 from boardfit.edge.units import format_bytes
-
-if TYPE_CHECKING:
-    from boardfit.converters.plan.planner import Candidate, Planner
 
 # A hint is worth its line from this gain in prefill on, at no more than this loss of perplexity.
 _WORTH_A_HINT = 1.4
@@ -60,12 +56,12 @@ def _recipe_reason(planner: Planner, chosen: Candidate) -> str:
 def _context_reason(planner: Planner, chosen: Candidate) -> str:
     per_token = chosen.memory["kv_cache"] / max(chosen.n_ctx, 1)
     cost = f"the cache takes {per_token / 1024:.1f} KiB per token"
-    trained = planner.shape.n_ctx_train
+    trained = planner.spec.shape.n_ctx_train
     if planner.options.n_ctx is not None:
         return f"context {chosen.n_ctx}, as asked: {cost}"
     if chosen.n_ctx == trained:
         return f"context {chosen.n_ctx}, all that the model was trained for: {cost}"
-    highest = planner.rungs()[-1][1]
+    highest = planner.list_rungs()[-1][1]
     if chosen.n_ctx == highest:
         return f"context {chosen.n_ctx} of the trained {trained} (longer with --ctx): {cost}"
     return f"context {chosen.n_ctx} of the trained {trained}, the longest step that fits: {cost}"
@@ -121,33 +117,35 @@ def _over_others(planner: Planner, chosen: Candidate) -> list[str]:
     added = chosen.weights.perplexity_added
     better = [w for w in planner.weights if w.perplexity_added < added]
     worse = [w for w in planner.weights if w.perplexity_added > added]
-    out = []
-    for weights in (
+    neighbours = (
         max(better, key=lambda w: w.perplexity_added, default=None),
         min(worse, key=lambda w: w.perplexity_added, default=None),
+    )
+    return [
+        _over_other(planner, chosen, planner.find_best(weights, chosen.n_ctx))
+        for weights in neighbours
+        if weights is not None
+    ]
+
+
+def _over_other(planner: Planner, chosen: Candidate, other: Candidate) -> str:
+    if not planner.fits(other):
+        over = format_bytes(other.peak_bytes - planner.budget_bytes)
+        return f"{chosen.recipe} over {other.recipe}: that one is {over} too much"
+    loss = other.weights.perplexity_added - chosen.weights.perplexity_added
+    differences = [f"{abs(loss):.2f} {'less' if loss > 0 else 'more'} perplexity lost"]
+    for name, ours, theirs in (
+        ("prefills", chosen.speed.prefill_tps, other.speed.prefill_tps),
+        ("decodes", chosen.speed.decode_tps, other.speed.decode_tps),
     ):
-        if weights is None:
-            continue
-        other = planner.best(weights, chosen.n_ctx)
-        loss = weights.perplexity_added - added
-        if not planner.fits(other):
-            over = format_bytes(other.peak_bytes - planner.budget_bytes)
-            out.append(f"{chosen.recipe} over {other.recipe}: that one is {over} too much")
-            continue
-        differences = [f"{abs(loss):.2f} {'less' if loss > 0 else 'more'} perplexity lost"]
-        for name, ours, theirs in (
-            ("prefills", chosen.speed.prefill_tps, other.speed.prefill_tps),
-            ("decodes", chosen.speed.decode_tps, other.speed.decode_tps),
-        ):
-            if ours and theirs and abs(ours / theirs - 1) >= 0.02:
-                differences.append(f"{name} {ours / theirs:.2f}x as fast")
-        more = chosen.peak_bytes - other.peak_bytes
-        if abs(more) >= 0.01 * other.peak_bytes:
-            differences.append(
-                f"{format_bytes(abs(more))} {'more' if more > 0 else 'less'} at the peak"
-            )
-        out.append(f"{chosen.recipe} over {other.recipe}: {', '.join(differences)}")
-    return out
+        if ours and theirs and abs(ours / theirs - 1) >= 0.02:
+            differences.append(f"{name} {ours / theirs:.2f}x as fast")
+    more = chosen.peak_bytes - other.peak_bytes
+    if abs(more) >= 0.01 * other.peak_bytes:
+        differences.append(
+            f"{format_bytes(abs(more))} {'more' if more > 0 else 'less'} at the peak"
+        )
+    return f"{chosen.recipe} over {other.recipe}: {', '.join(differences)}"
 
 
 def _measured_reason(chosen: Candidate) -> str:
@@ -156,8 +154,8 @@ def _measured_reason(chosen: Candidate) -> str:
         return ""
     pairs = []
     for name, got, estimate in (
-        ("decode", chosen.measured.decode_tps, chosen.predicted.decode_tps),
-        ("prefill", chosen.measured.prefill_tps, chosen.predicted.prefill_tps),
+        ("decode", chosen.measured.decode_tps, chosen.cost.speed.decode_tps),
+        ("prefill", chosen.measured.prefill_tps, chosen.cost.speed.prefill_tps),
     ):
         if got and estimate:
             pairs.append(f"{name} {got:.1f} (predicted {estimate:.1f}, {got / estimate - 1:+.0%})")
@@ -180,7 +178,7 @@ def _faster_reason(planner: Planner, chosen: Candidate) -> str:
     best, best_gain = None, _WORTH_A_HINT
     for weights in planner.weights:
         loss = weights.perplexity_added - chosen.weights.perplexity_added
-        other = planner.best(weights, chosen.n_ctx)
+        other = planner.find_best(weights, chosen.n_ctx)
         if not 0 <= loss <= _LITTLE_LOSS or not planner.fits(other):
             continue
         gain = (other.speed.prefill_tps or 0.0) / (chosen.speed.prefill_tps or float("inf"))
@@ -200,47 +198,11 @@ def _rejected(planner: Planner, chosen: Candidate) -> list[str]:
     out: list[str] = []
     if chosen.recipe == AS_IS:
         return out
-    rungs = planner.rungs()
+    rungs = planner.list_rungs()
     place = next(
         (i for i, (w, n) in enumerate(rungs) if w is chosen.weights and n == chosen.n_ctx), 0
     )
     for weights, n_ctx in rungs[place + 1 :]:
-        over = planner.leanest(weights, n_ctx).peak_bytes - planner.budget_bytes
+        over = planner.find_leanest(weights, n_ctx).peak_bytes - planner.budget_bytes
         out.append(f"{weights.recipe.id} with context {n_ctx}: {format_bytes(over)} too much")
     return out
-
-
-def nearest_changes(planner: Planner, leanest: Candidate) -> str:
-    """What to change so that it fits, the smallest change first; what else, when nothing does."""
-    options, found = planner.options, []
-    changes = []
-    if options.kv_type not in (None, "q8_0") and planner.lean_kv_types():
-        changes.append(("--kv-type q8_0", replace(options, kv_type="q8_0")))
-    if options.n_ubatch is not None:
-        changes.append(("no --ubatch", replace(options, n_ubatch=None)))
-    if options.n_ctx is not None:
-        changes.append(("--ctx {n_ctx}", replace(options, n_ctx=None)))
-    if options.recipe is not None:
-        changes.append(("--recipe {recipe}", replace(options, recipe=None)))
-    if options.n_ctx is not None and options.recipe is not None:
-        both = replace(options, n_ctx=None, recipe=None)
-        changes.append(("--recipe {recipe} --ctx {n_ctx}", both))
-    for text, changed in changes:
-        candidate = planner.with_options(changed).highest_fitting()
-        if candidate is not None:
-            found.append(text.format(n_ctx=candidate.n_ctx, recipe=candidate.recipe))
-    if found:
-        return "fits: " + "; or ".join(found)
-    return (
-        f"a model of at most {format_bytes(_largest_artifact(planner, leanest))} as a file, or a"
-        " board with more RAM; `edge devices` lists boards"
-    )
-
-
-def _largest_artifact(planner: Planner, leanest: Candidate) -> int:
-    """Bytes of file that would fit with this cache and scratch: the rest of the budget."""
-    weights = sum(
-        leanest.memory.get(kind, 0)
-        for kind in ("weights_mapped", "weights_copied", "weights_repacked", "load_staging")
-    )
-    return max(0, planner.budget_bytes - (leanest.peak_bytes - weights))

@@ -1,17 +1,22 @@
-"""Print a plan as text: the choice, its memory, and the alternatives."""
+"""Show a plan as text or as plain data: the choice, its memory, and the alternatives."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from boardfit.converters.plan.cells import bound_text
-from boardfit.converters.plan.front import dominated_by
-from boardfit.converters.plan.make import Candidate, Planner
+from boardfit.converters.plan.candidate import Candidate, find_better
+from boardfit.converters.plan.make import assemble_plan, list_alternatives
+from boardfit.converters.plan.planner import Planner
 from boardfit.device_profiles.cost.memory import kv_bytes_read
 from boardfit.device_profiles.cost.speed import load_seconds, weight_bytes_read
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, format_seconds, printable
+
+if TYPE_CHECKING:
+    from boardfit.device_profiles.cost.accelerators import AcceleratorSpeed
 
 _BAR_WIDTH = 24
 _KINDS = {
@@ -41,13 +46,11 @@ _FORMULAS = {
 }
 
 
-def plan_lines(
-    planner: Planner, chosen: Candidate, plan: Plan, *, name: str, explain: bool
-) -> list[str]:
+def plan_lines(planner: Planner, chosen: Candidate, plan: Plan, *, explain: bool) -> list[str]:
     """The chosen plan. `explain` adds every term and the constants that the speeds come from."""
     share = plan.peak_bytes / max(plan.budget_bytes, 1)
     lines = [
-        f"{printable(name)} on {planner.profile.name}",
+        f"{printable(planner.spec.name)} on {planner.profile.name}",
         "",
         f"  {plan.recipe}, {format_bytes(plan.artifact_bytes)} file, context {plan.n_ctx},"
         f" {plan.kv_type} cache, {plan.n_threads} threads",
@@ -55,7 +58,7 @@ def plan_lines(
         f" ({share:.0%}), {format_bytes(plan.anonymous_bytes)} of it cannot be dropped",
         f"  {speed_text(chosen, planner.profile.basis)}",
         *answer_lines(planner, chosen),
-        *_accelerator_lines(planner, chosen),
+        *accelerator_lines(planner, chosen),
         *board_lines(planner.profile, plan),
         "",
     ]
@@ -93,22 +96,38 @@ def speed_text(chosen: Candidate, profile_basis: str) -> str:
 def answer_lines(planner: Planner, chosen: Candidate) -> list[str]:
     """What a user waits for, where the speeds are known."""
     options = planner.options
-    ttft = chosen.ttft_s(options.n_prompt, options.n_users)
+    ttft = chosen.ttft_s(options.n_prompt)
     if ttft is None:
         return []
     text = f"  first token {format_seconds(ttft)} after a question of {options.n_prompt} tokens"
     if options.n_users > 1:
-        rate = _rate(chosen.user_tps(options.n_users))
+        rate = _rate(chosen.user_tps)
         text += f", then {rate} tokens/s for each of {options.n_users} users, at the least"
     return [text]
 
 
-def _accelerator_lines(planner: Planner, chosen: Candidate) -> list[str]:
-    if planner.profile.accelerator is None:
+def accelerator_lines(planner: Planner, chosen: Candidate) -> list[str]:
+    """One line on the board's GPU or NPU, none without one."""
+    found = _estimate_accelerator(planner, chosen)
+    if found is None or found.speed.decode_tps is None:
         return []
-    from boardfit.converters.plan.accelerators import accelerator_lines  # most boards have none
+    speed = found.speed
+    prefill = "no published row says how fast it prefills"
+    if speed.prefill_tps is not None:
+        rate = f"{speed.prefill_tps:.0f} tokens/s {bound_text(speed.prefill_bound)}"
+        prefill = f"prefill {rate}"
+    return [
+        f"  not planned here, on its {found.what}: decode {speed.decode_tps:.1f} tokens/s"
+        f" {bound_text(speed.decode_bound)}; {prefill}"
+    ]
 
-    return accelerator_lines(planner, chosen)
+
+def _estimate_accelerator(planner: Planner, chosen: Candidate) -> AcceleratorSpeed | None:
+    if planner.profile.accelerator is None:
+        return None
+    from boardfit.device_profiles.cost.accelerators import estimate_accelerator  # few boards do
+
+    return estimate_accelerator(chosen.weights, planner.spec.shape, planner.profile, chosen)
 
 
 def board_lines(profile: DeviceProfile, plan: Plan) -> list[str]:
@@ -144,7 +163,7 @@ def candidate_lines(planner: Planner, chosen: Candidate, rows: Sequence[Candidat
     """Table of the recipes that no other one beats in everything, the chosen one marked; the beaten
     ones below it, each with the one that is better.
     """
-    beaten = {id(row): dominated_by(row, rows) for row in rows}
+    beaten = {id(row): find_better(row, rows) for row in rows}
     lines = [
         "  recipe    bits/w   ppl+     file      context  KV     peak       decode  prefill",
     ]
@@ -157,7 +176,7 @@ def candidate_lines(planner: Planner, chosen: Candidate, rows: Sequence[Candidat
         over = row.peak_bytes - planner.budget_bytes
         notes = [f"{format_bytes(over)} too much"] if over > 0 else []
         notes += ["measured"] if row.measured else []
-        notes += ["too slow"] if over <= 0 and not planner.in_time(row) else []
+        notes += ["too slow"] if over <= 0 and not planner.is_in_time(row) else []
         lines.append(
             f"{'▸' if is_chosen else ' '} {row.recipe:<9} {row.weights.bits_per_weight:>6.2f}"
             f" {loss:>6} {format_bytes(row.weights.artifact_bytes):>10}"
@@ -168,7 +187,7 @@ def candidate_lines(planner: Planner, chosen: Candidate, rows: Sequence[Candidat
     speed = chosen.speed
     lines.append(
         f"  tokens/s, decode {bound_text(speed.decode_bound)} and prefill"
-        f" {bound_text(speed.prefill_bound)}, {basis_of(planner, chosen)}"
+        f" {bound_text(speed.prefill_bound)}, {chosen.describe_basis(planner.profile)}"
     )
     left_out = [f"{row.recipe} (by {better.recipe})" for row in rows if (better := beaten[id(row)])]
     if left_out:
@@ -178,12 +197,12 @@ def candidate_lines(planner: Planner, chosen: Candidate, rows: Sequence[Candidat
 
 def explain_lines(planner: Planner, chosen: Candidate) -> list[str]:
     """Every term of the memory and of the speed, and the constants with the source of each."""
-    profile, shape = planner.profile, planner.shape
+    profile, shape = planner.profile, planner.spec.shape
     memory = profile.memory
     lines = ["  memory, term by term:"]
     for kind, n_bytes in chosen.memory.items():
         lines.append(f"    {n_bytes:>14,} {kind}: {_FORMULAS.get(kind, '')}")
-    phases = chosen.phases
+    phases = chosen.cost.memory
     lines.append(f"    {phases.loading_total:>14,} at most while loading, with the margin")
     lines.append(f"    {phases.running_total:>14,} with the context full, with the margin")
     lines.append("  speed:")
@@ -191,8 +210,8 @@ def explain_lines(planner: Planner, chosen: Candidate) -> list[str]:
     cache = kv_bytes_read(shape, 256, chosen.kv_type)
     lines.append(f"    {weights:>14,} bytes of weights read for each token")
     lines.append(f"    {cache:>14,} bytes of cache read for each token at a depth of 256")
-    if chosen.predicted.decode_tps:
-        rate = (weights + cache) * chosen.predicted.decode_tps / 1e9
+    if chosen.cost.speed.decode_tps:
+        rate = (weights + cache) * chosen.cost.speed.decode_tps / 1e9
         lines.append(f"    predicted decode moves {rate:.1f} GB/s on {chosen.n_threads} threads")
     if memory.bandwidth_sustained is not None:
         source = profile.sources.get("memory.sustained_gb_per_s", profile.basis)
@@ -212,12 +231,90 @@ def explain_lines(planner: Planner, chosen: Candidate) -> list[str]:
     return lines
 
 
-def basis_of(planner: Planner, chosen: Candidate) -> str:
-    """What a candidate's speeds rest on."""
-    return "measured here" if chosen.measured else planner.profile.basis
-
-
 def _rate(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def bound_text(bound: float) -> str:
+    """`±35%`, or `×/÷2.5` where the truth may be further off than half or double."""
+    return f"±{bound:.0%}" if bound < 1 else f"×/÷{1 + bound:.1f}"
+
+
+def speed_cells(chosen: Candidate, n_prompt: int) -> str:
+    """Decode in tokens/s and time to the first token, each with its bound; dashes where unknown."""
+    ttft = chosen.ttft_s(n_prompt)
+    decode, first = "–", "–"
+    if chosen.user_tps is not None:
+        decode = f"{_rate(chosen.user_tps)} {bound_text(chosen.speed.decode_bound)}"
+    if ttft is not None:
+        first = f"{format_seconds(ttft)} {bound_text(chosen.speed.prefill_bound)}"
+    return f"{decode:>11}  {first:>16}"
+
+
+# -- plain data, for `--json` ----------------------------------------------------------------------
+
+
+def plan_record(planner: Planner, chosen: Candidate) -> dict[str, Any]:
+    """The plan and its candidates as one JSON-able object."""
+    made, options = assemble_plan(planner, chosen), planner.options
+    rows = list_alternatives(planner)
+    return {
+        "model": planner.spec.name,
+        "device": planner.profile.id,
+        "plan": {**made.to_dict(), "peak_bytes": made.peak_bytes},
+        "n_users": options.n_users,
+        "user_tps": chosen.user_tps,
+        "n_prompt": options.n_prompt,
+        "ttft_s": chosen.ttft_s(options.n_prompt),
+        "load_s": load_seconds(made.artifact_bytes, planner.profile),
+        "sustained_share": planner.profile.sustained_share,
+        "accelerator": accelerator_record(planner, chosen),
+        "decode_bound": chosen.speed.decode_bound,
+        "prefill_bound": chosen.speed.prefill_bound,
+        "predicted": {
+            "basis": planner.profile.basis,
+            "decode_tps": chosen.cost.speed.decode_tps,
+            "prefill_tps": chosen.cost.speed.prefill_tps,
+        },
+        "measured": None if chosen.measured is None else asdict(chosen.measured),
+        "candidates": [_candidate_record(planner, row, rows) for row in rows],
+    }
+
+
+def _candidate_record(planner: Planner, row: Candidate, rows: list[Candidate]) -> dict[str, Any]:
+    added = row.weights.perplexity_added
+    return {
+        "recipe": row.recipe,
+        "perplexity_added": added if added != float("inf") else None,
+        "artifact_bytes": row.weights.artifact_bytes,
+        "n_ctx": row.n_ctx,
+        "kv_type": row.kv_type,
+        "n_threads": row.n_threads,
+        "n_ubatch": row.n_ubatch,
+        "use_mmap": row.use_mmap,
+        "repack": row.repack,
+        "peak_bytes": row.peak_bytes,
+        "fits": planner.fits(row),
+        "in_time": planner.is_in_time(row),
+        "on_pareto_front": find_better(row, rows) is None,
+        "decode_tps": row.speed.decode_tps,
+        "prefill_tps": row.speed.prefill_tps,
+        "measured": row.measured is not None,
+    }
+
+
+def accelerator_record(planner: Planner, chosen: Candidate) -> dict[str, Any] | None:
+    """The speed on the board's GPU or NPU as a JSON-able object."""
+    found = _estimate_accelerator(planner, chosen)
+    if found is None:
+        return None
+    speed = found.speed
+    return {
+        "engine_class": found.engine.name,
+        "decode_tps": speed.decode_tps,
+        "decode_bound": speed.decode_bound,
+        "prefill_tps": speed.prefill_tps,
+        "prefill_bound": None if speed.prefill_tps is None else speed.prefill_bound,
+    }

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from boardfit.converters.formats.gguf.assign import assign_types
 from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.formats.gguf.size import artifact_bytes
-from boardfit.converters.spec import ModelSpec
+from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.device_profiles.cost.memory import StoredTensor, pad
+from boardfit.device_profiles.cost.model import StoredWeights
 from boardfit.edge.errors import UsageError
 from boardfit.edge.files.ggml_types import row_bytes
 
@@ -39,13 +40,11 @@ PERPLEXITY_ADDED: dict[str, float] = {
 }
 
 
-@dataclass(frozen=True)
-class RecipeWeights:
+@dataclass(frozen=True, eq=False)
+class RecipeWeights(StoredWeights):
     """One recipe's exact file size and its tensors, types assigned."""
 
     recipe: GgufRecipe
-    artifact_bytes: int
-    tensors: tuple[StoredTensor, ...]
 
     @property
     def perplexity_added(self) -> float:
@@ -83,18 +82,20 @@ class WeighingScale:
             plain = assign_types(self._spec, recipe) if self._has_imatrix else typed
             plain_data = sum(pad(entry.nbytes, self._alignment) for entry in plain)
             self._header_bytes = artifact_bytes(self._spec, recipe) - plain_data
-        tensors = tuple(
-            StoredTensor(
-                name=entry.tensor.name,
-                ggml_type=entry.type,
-                n_per_row=entry.tensor.n_per_row,
-                n_rows=(rows := entry.tensor.shape[-2] if len(entry.tensor.shape) > 1 else 1),
-                n_matrices=entry.tensor.n_rows // max(rows, 1),
-                n_bytes=entry.nbytes,
-            )
-            for entry in typed
-        )
-        return RecipeWeights(recipe, self._header_bytes + data, tensors)
+        tensors = tuple(_store(entry.tensor, entry.type, entry.nbytes) for entry in typed)
+        return RecipeWeights(self._header_bytes + data, tensors, recipe)
+
+
+def _store(tensor: TargetTensor, ggml_type: str, n_bytes: int) -> StoredTensor:
+    n_rows = tensor.shape[-2] if len(tensor.shape) > 1 else 1
+    return StoredTensor(
+        name=tensor.name,
+        ggml_type=ggml_type,
+        n_per_row=tensor.n_per_row,
+        n_rows=n_rows,
+        n_matrices=tensor.n_rows // max(n_rows, 1),
+        n_bytes=n_bytes,
+    )
 
 
 def weigh_as_is(spec: ModelSpec) -> RecipeWeights:
@@ -107,21 +108,11 @@ def weigh_as_is(spec: ModelSpec) -> RecipeWeights:
     stored = []
     types = Counter[str]()
     for tensor in spec.tensors:
-        rows = tensor.shape[-2] if len(tensor.shape) > 1 else 1
         n_bytes = tensor.n_rows * row_bytes(tensor.source_type, tensor.n_per_row)
         types[tensor.source_type] += n_bytes
-        stored.append(
-            StoredTensor(
-                name=tensor.name,
-                ggml_type=tensor.source_type,
-                n_per_row=tensor.n_per_row,
-                n_rows=rows,
-                n_matrices=tensor.n_rows // max(rows, 1),
-                n_bytes=n_bytes,
-            )
-        )
+        stored.append(_store(tensor, tensor.source_type, n_bytes))
     main = types.most_common(1)[0][0]
     recipe = GgufRecipe(
         AS_IS, f"as it is, mostly {main}", -1, main, "the file as it stands", output=main
     )
-    return RecipeWeights(recipe, sum(spec.source.files.values()), tuple(stored))
+    return RecipeWeights(sum(spec.source.files.values()), tuple(stored), recipe)

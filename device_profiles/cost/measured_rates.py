@@ -12,10 +12,10 @@ from itertools import pairwise
 from statistics import median
 
 from boardfit.device_profiles.cost.kernels import macs_per_cycle
-from boardfit.device_profiles.profile import DeviceProfile, KernelSpeed, Memory
+from boardfit.device_profiles.profile import BoardMemory, DeviceProfile, KernelSpeed
 
 
-def measured_bandwidth(memory: Memory, n_threads: int) -> float | None:
+def measured_bandwidth(memory: BoardMemory, n_threads: int) -> float | None:
     """Bytes per second at `n_threads`, between two measured counts in proportion, beyond the last
     one as there; None where nothing is measured.
     """

@@ -75,6 +75,17 @@ class SpeedEstimate:
     decode_bound: float = LLAMA_CPP.bounds().decode
     prefill_bound: float = LLAMA_CPP.bounds().prefill
 
+    def answer_s(self, n_prompt: int, n_answer: int) -> float | None:
+        """Seconds to read a prompt and write an answer; None where a speed is unknown."""
+        if not self.prefill_tps or not self.decode_tps:
+            return None
+        return n_prompt / self.prefill_tps + n_answer / self.decode_tps
+
+    @property
+    def typical_answer_s(self) -> float | None:
+        """Seconds of the answer by which runs are compared: 256 tokens in and 128 out."""
+        return self.answer_s(256, 128)
+
 
 def used_clusters(profile: DeviceProfile) -> tuple[CpuCluster, ...]:
     """Clusters worth a thread: the big cores' and middle cores', little ones only if there are no

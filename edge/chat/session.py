@@ -8,7 +8,7 @@
 Each question renders the whole conversation; the engine finds the longest prefix it still holds in
 its KV cache, so that normally only the new turn is computed.
 
-A session with a `Deadline` also keeps budgets of seconds. `boardfit.edge.chat.timed_open` opens one:
+A session with a `Deadline` also keeps budgets of seconds (`boardfit.edge.chat.timed_open`):
 
     for event in session.ask("How warm is the board?", budget=Budget(within_s=2.0)):
         print(event.text, end="", flush=True)

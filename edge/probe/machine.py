@@ -16,7 +16,13 @@ import psutil
 
 from boardfit.device_profiles.catalog import THIS_MACHINE, user_profiles
 from boardfit.device_profiles.cost.speed import default_threads
-from boardfit.device_profiles.profile import CpuCluster, DeviceProfile, Memory, Software, Storage
+from boardfit.device_profiles.profile import (
+    BoardMemory,
+    CpuCluster,
+    DeviceProfile,
+    Software,
+    Storage,
+)
 from boardfit.edge.probe.bandwidth import measure_copy_bandwidth
 from boardfit.edge.probe.cpu import group_clusters, parse_cpuinfo
 from boardfit.edge.probe.identity import (
@@ -93,7 +99,7 @@ def read_machine(system: System, usable: frozenset[int] | None = None) -> Device
     model = read_board_model(system)
     known = match_board(model, meminfo.get("MemTotal", total))
     name = model or _host_name(clusters)
-    memory = Memory(total, max(0, total - free))
+    memory = BoardMemory(total, max(0, total - free))
     storage = Storage(medium=storage_medium(system))
     software = _software(system)
     if known is None:
@@ -242,7 +248,7 @@ def _portable_profile() -> DeviceProfile:
     return DeviceProfile(
         THIS_MACHINE,
         f"{platform.system()} {machine}".strip(),
-        Memory(memory.total, memory.total - available),
+        BoardMemory(memory.total, memory.total - available),
         (cluster,),
     )
 

@@ -14,7 +14,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from boardfit.device_profiles.profile import CpuCluster, DeviceProfile, Memory
+from boardfit.device_profiles.profile import BoardMemory, CpuCluster, DeviceProfile
 from boardfit.edge.probe.measure import Measurements, measure_machine
 
 
@@ -25,7 +25,7 @@ def described_profile(asked: Mapping[str, Any]) -> DeviceProfile:
         for c in asked["clusters"]
     )
     ram = asked["ram_bytes"]
-    memory = Memory(ram, max(0, ram - asked["free_bytes"]))
+    memory = BoardMemory(ram, max(0, ram - asked["free_bytes"]))
     return DeviceProfile("here", "this board", memory, clusters)
 
 

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import boardfit.converters.source.resolve as resolve
-from boardfit.converters.plan.command import load_devices, plan
+from boardfit.converters.plan.command import load_devices, plan_command
 from boardfit.device_profiles.catalog import all_profiles
 from boardfit.device_profiles.profile import ProfileError
 from boardfit.edge.errors import DoesNotFitError, UsageError
@@ -26,7 +26,7 @@ def _model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*args: str) -> str:
-    result = CliRunner().invoke(plan, list(args), catch_exceptions=False)
+    result = CliRunner().invoke(plan_command, list(args), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -66,7 +66,7 @@ def test_json_is_one_object_per_board() -> None:
 
 def test_a_model_too_large_is_refused_before_anything_is_printed() -> None:
     runner = CliRunner()
-    result = runner.invoke(plan, ["large", "-d", "raspberry-pi-4b-2gb"])
+    result = runner.invoke(plan_command, ["large", "-d", "raspberry-pi-4b-2gb"])
     assert isinstance(result.exception, DoesNotFitError)
     assert result.exception.exit_code == 4
     assert result.exception.shortfall_bytes and str(result.exception.shortfall_bytes) in str(
@@ -76,12 +76,13 @@ def test_a_model_too_large_is_refused_before_anything_is_printed() -> None:
 
 
 def test_one_board_too_small_does_not_hide_the_others() -> None:
-    result = CliRunner().invoke(plan, ["large", "-d", "raspberry-pi-5-16gb,zero2w", "--json"])
+    words = ["large", "-d", "raspberry-pi-5-16gb,zero2w"]
+    result = CliRunner().invoke(plan_command, [*words, "--json"])
     assert isinstance(result.exception, DoesNotFitError)
     fits, refused = (json.loads(line) for line in result.output.splitlines())
     assert fits["plan"]["recipe"] == "q4_k_m"
     assert refused["error"] == "DoesNotFitError" and refused["shortfall_bytes"] > 0
-    text = CliRunner().invoke(plan, ["large", "-d", "raspberry-pi-5-16gb,zero2w"]).output
+    text = CliRunner().invoke(plan_command, words).output
     assert "does not fit" in text
 
 

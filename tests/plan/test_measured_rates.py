@@ -13,7 +13,7 @@ from boardfit.device_profiles.catalog import find_profile
 from boardfit.device_profiles.cost.measured_rates import measured_bandwidth, measured_throughput
 from boardfit.device_profiles.cost.speed import SpeedEstimate, default_threads, estimate_speed
 from boardfit.device_profiles.models import known_models
-from boardfit.device_profiles.profile import DeviceProfile, KernelSpeed, Memory
+from boardfit.device_profiles.profile import BoardMemory, DeviceProfile, KernelSpeed
 from lab.speed.quants import model_tensors
 
 PI5 = find_profile("raspberry-pi-5-8gb")
@@ -40,7 +40,7 @@ Q4_0 = KernelSpeed("Q4_0", True, 4, 100e9)
 @given(st.lists(rates, min_size=1, max_size=6), st.integers(1, 20))
 def test_bandwidth_lies_between_its_neighbours(found: list[float], n_threads: int) -> None:
     pairs = tuple((2 * i + 1, rate) for i, rate in enumerate(found))
-    got = measured_bandwidth(Memory(1, 0, None, max(found), pairs), n_threads)
+    got = measured_bandwidth(BoardMemory(1, 0, None, max(found), pairs), n_threads)
     assert got is not None
     if n_threads >= pairs[-1][0]:
         assert got == pytest.approx(pairs[-1][1])

@@ -12,14 +12,10 @@ from hypothesis import strategies as st
 
 from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe
 from boardfit.converters.formats.gguf.size import artifact_bytes
-from boardfit.converters.plan.make import (
-    PREFERENCES,
-    Planner,
-    PlanOptions,
-    Prefer,
-    candidates,
-    make_plan,
-)
+from boardfit.converters.plan.choose import find_highest_fitting
+from boardfit.converters.plan.make import list_candidates, make_plan
+from boardfit.converters.plan.options import PREFERENCES, PlanOptions, Prefer
+from boardfit.converters.plan.planner import Planner
 from boardfit.converters.plan.weights import PERPLEXITY_ADDED, WeighingScale
 from boardfit.device_profiles.catalog import all_profiles, find_profile
 from boardfit.device_profiles.cost.memory import PROGRAM_FILE_BYTES
@@ -100,7 +96,7 @@ def test_more_ram_is_never_worse(
         return
     assert isinstance(richer, Plan)
     assert richer.n_ctx >= less.n_ctx
-    order = [w.recipe.id for w in Planner(SPECS[index], board, options).recipe_order()]
+    order = [w.recipe.id for w in Planner(SPECS[index], board, options).order_recipes()]
     assert order.index(richer.recipe) >= order.index(less.recipe)
     if options.prefer in ("quality", "balanced"):
         assert PERPLEXITY_ADDED[richer.recipe] <= PERPLEXITY_ADDED[less.recipe]
@@ -120,7 +116,7 @@ def test_every_recipe_has_a_place_in_the_order_of_quality() -> None:
 
 
 def test_wishes_are_kept() -> None:
-    options = PlanOptions("q4_0", 777, "q8_0", 3, 128)
+    options = PlanOptions(recipe="q4_0", n_ctx=777, kv_type="q8_0", n_threads=3, n_ubatch=128)
     plan = make_plan(SMALL_SPEC, PI5, options)
     assert (plan.recipe, plan.n_ctx, plan.kv_type) == ("q4_0", 777, "q8_0")
     assert (plan.n_threads, plan.n_ubatch, plan.n_batch) == (3, 128, 128)
@@ -178,13 +174,13 @@ def test_sixty_boards_take_little_time() -> None:
     scale, start = WeighingScale(spec), time.process_time()
     for _ in range(-(-60 // len(boards))):
         for board in boards:
-            Planner(spec, board, PlanOptions(), scale=scale).highest_fitting()
+            find_highest_fitting(Planner(spec, board, PlanOptions(), scale=scale))
     assert time.process_time() - start < 4.0  # 2 s on an idle machine
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="Did you mean 'q4_k_m'"):
-        make_plan(SMALL_SPEC, PI5, PlanOptions("q4_kk_m"))
+        make_plan(SMALL_SPEC, PI5, PlanOptions(recipe="q4_kk_m"))
 
 
 def answer_s(prefill_tps: float | None, decode_tps: float | None) -> float:
@@ -197,57 +193,59 @@ def test_preferences_mean_what_they_say() -> None:
     assert plans["quality"].recipe in ("f16", "bf16")
     assert plans["balanced"].recipe == "q4_k_m"
     assert plans["memory"].peak_bytes == min(plan.peak_bytes for plan in plans.values())
-    rows = candidates(SMALL_SPEC, PI5, PlanOptions(prefer="quality", n_ctx=512))
+    planner = Planner(SMALL_SPEC, PI5, PlanOptions(prefer="quality", n_ctx=512))
+    rows = list_candidates(planner)
     for row in rows:
         if row.weights.perplexity_added <= 0.5:
             assert (row.speed.decode_tps or 0) <= (plans["speed"].decode_tps or 0) * 1.01
 
 
 def test_the_nearest_change_really_fits() -> None:
-    full = make_plan(SMALL_SPEC, PI5, PlanOptions("f16", 16384, "f16", n_ubatch=64))
+    options = PlanOptions(recipe="f16", n_ctx=16384, kv_type="f16")
+    full = make_plan(SMALL_SPEC, PI5, replace(options, n_ubatch=64))
     tight = with_free(PI5, full.peak_bytes - 16 * MIB)
     with pytest.raises(DoesNotFitError) as caught:
-        make_plan(SMALL_SPEC, tight, PlanOptions("f16", 16384, "f16"))
+        make_plan(SMALL_SPEC, tight, options)
     advice = caught.value.next_step or ""
     assert "--kv-type q8_0" in advice and "--ctx" in advice and "--recipe" in advice
-    assert make_plan(SMALL_SPEC, tight, PlanOptions("f16", 16384, "q8_0")).kv_type == "q8_0"
+    assert make_plan(SMALL_SPEC, tight, replace(options, kv_type="q8_0")).kv_type == "q8_0"
     n_ctx = int(advice.split("--ctx ")[1].split(";")[0].split()[0])
-    assert make_plan(SMALL_SPEC, tight, PlanOptions("f16", n_ctx, "f16")).n_ctx == n_ctx
+    assert make_plan(SMALL_SPEC, tight, replace(options, n_ctx=n_ctx)).n_ctx == n_ctx
 
 
 def test_a_board_without_dot_product_repacks_nothing() -> None:
-    plan = make_plan(SMALL_SPEC, PI4, PlanOptions("q4_0"))
+    plan = make_plan(SMALL_SPEC, PI4, PlanOptions(recipe="q4_0"))
     assert plan.memory["weights_repacked"] == 0
     mapped = plan.peak_bytes - plan.anonymous_bytes - PROGRAM_FILE_BYTES - plan.memory["margin"]
     assert 0.9 * plan.artifact_bytes < mapped <= plan.artifact_bytes
 
 
 def test_repacking_with_a_mapping_counts_twice_and_gives_way_when_ram_is_short() -> None:
-    roomy = make_plan(SMALL_SPEC, PI5, PlanOptions("q4_0", 512))
+    roomy = make_plan(SMALL_SPEC, PI5, PlanOptions(recipe="q4_0", n_ctx=512))
     assert roomy.use_mmap and roomy.repack
     assert roomy.memory["weights_repacked"] > 0.5 * roomy.memory["weights_mapped"]
     tight = with_free(PI5, roomy.peak_bytes - 1)
-    lean = make_plan(SMALL_SPEC, tight, PlanOptions("q4_0", 512))
+    lean = make_plan(SMALL_SPEC, tight, PlanOptions(recipe="q4_0", n_ctx=512))
     assert not lean.use_mmap and lean.repack
     assert lean.memory["weights_copied"] + lean.memory["weights_repacked"] <= lean.artifact_bytes
     assert any("in memory twice" in reason for reason in lean.reasons)
     spare = lean.peak_bytes - 1
-    leanest = make_plan(SMALL_SPEC, with_free(PI5, spare), PlanOptions("q4_0", 512))
+    leanest = make_plan(SMALL_SPEC, with_free(PI5, spare), PlanOptions(recipe="q4_0", n_ctx=512))
     assert leanest.peak_bytes <= spare
 
 
 def test_the_peak_is_the_larger_phase_not_their_sum() -> None:
-    planner = Planner(SMALL_SPEC, PI5, PlanOptions("q4_0", 512))
-    for way in planner.ways():
+    planner = Planner(SMALL_SPEC, PI5, PlanOptions(recipe="q4_0", n_ctx=512))
+    for way in planner.list_ways():
         found = planner.evaluate(planner.weights[0], 512, way)
-        phases, memory = found.phases, found.memory
+        phases, memory = found.cost.memory, found.memory
         assert found.peak_bytes == max(phases.loading_total, phases.running_total)
         assert found.peak_bytes < sum(memory.values())
         if not way.use_mmap:  # nothing is there twice but the matrix being repacked
             weights = memory["weights_copied"] + memory["weights_repacked"]
             assert weights <= found.weights.artifact_bytes
             assert phases.loading_total >= weights + memory["load_staging"]
-    made = make_plan(SMALL_SPEC, PI5, PlanOptions("q4_0", 512))
+    made = make_plan(SMALL_SPEC, PI5, PlanOptions(recipe="q4_0", n_ctx=512))
     assert made.loading_bytes and made.running_bytes
     assert Plan.from_dict(made.to_dict()) == made
 
@@ -274,7 +272,7 @@ def test_published_pi5_decode_is_met_within_the_bound() -> None:
     # discussion #30069 (Q4_0, 2 threads), the same study (Q4_K_M, 1 and 4 threads).
     published = [("q8_0", 4, 19.1), ("q4_0", 2, 33.8), ("q4_k_m", 4, 26.8), ("q4_k_m", 1, 16.9)]
     for recipe, n_threads, tps in published:
-        plan = make_plan(spec, PI5, PlanOptions(recipe, 2048, n_threads=n_threads))
+        plan = make_plan(spec, PI5, PlanOptions(recipe=recipe, n_ctx=2048, n_threads=n_threads))
         assert plan.decode_tps is not None and plan.error_bound is not None
         assert plan.decode_tps == pytest.approx(tps, rel=plan.error_bound), recipe
 

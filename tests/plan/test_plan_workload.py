@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,18 +12,19 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boardfit.converters.plan.command import plan
-from boardfit.converters.plan.learned import Learned
-from boardfit.converters.plan.make import Planner, PlanOptions
-from boardfit.converters.plan.reach import (
-    answers_of,
-    nearest,
-    reach_of,
-    workload_needs,
+from boardfit.converters.plan.choose import (
+    choose_candidate,
+    find_highest_fitting,
+    find_nearest_time,
 )
+from boardfit.converters.plan.command import plan_command
+from boardfit.converters.plan.learned import Learned
+from boardfit.converters.plan.options import PlanOptions, make_needs
+from boardfit.converters.plan.planner import Planner
 from boardfit.converters.plan.weights import WeighingScale
-from boardfit.converters.plan.workload_text import WorkloadPlan, best_row
+from boardfit.converters.plan.workload import WorkloadPlan, find_best_row
 from boardfit.device_profiles.catalog import find_profile
+from boardfit.device_profiles.cost.model import CostModel
 from boardfit.edge.errors import DeadlineError, DoesNotFitError, InputError, UsageError
 from boardfit.edge.tasks import find_task, load_tasks
 from boardfit.edge.units import parse_seconds
@@ -42,33 +44,35 @@ WORKLOADS = [*load_tasks(), "mix"]
 def planner_for(
     spec: object, workload: str, within_s: float | None, board: object = PI5
 ) -> Planner:
-    options = PlanOptions(needs=workload_needs(workload, within_s, None))
+    options = PlanOptions(needs=make_needs(workload, within_s, None))
     return Planner(spec, board, options, scale=SCALES[spec.name])  # type: ignore[arg-type, attr-defined]
 
 
 def rows_of(within_s: float, workload: str = "customer-service") -> WorkloadPlan:
-    options = PlanOptions(needs=workload_needs(workload, within_s, None))
+    options = PlanOptions(needs=make_needs(workload, within_s, None))
     return WorkloadPlan([LARGE, SMALL], options, ["gguf"], NOTHING)
 
 
 def test_a_need_holds_the_longest_request_and_is_of_nine_in_ten() -> None:
     for task in load_tasks().values():
-        [need] = workload_needs(task.name, 2.0, None)
+        [need] = make_needs(task.name, 2.0, None)
         assert need.n_ctx >= task.prompt.high + task.answer.high + need.n_past
         assert task.prompt.typical < need.n_prompt < task.prompt.high + 60
         assert task.answer.typical <= need.n_answer <= task.answer.high
         assert (need.within_s, need.first_within_s) == (2.0, None)
-    own = workload_needs("mix", None, None)
+    own = make_needs("mix", None, None)
     assert [need.within_s for need in own] == [t.within_s for t in load_tasks().values()]
 
 
 def test_seconds_are_reading_and_writing_and_their_bounds() -> None:
     planner = planner_for(SMALL, "customer-service", 60.0)
-    chosen = planner.choose()
-    [(need, answer)] = answers_of(planner, chosen) or []
-    speed = planner.speed_at(
-        chosen, need.n_past + need.n_prompt, need.n_past + need.n_prompt + need.n_answer // 2
-    )
+    chosen = choose_candidate(planner)
+    [answer] = planner.predict_answers(chosen) or []
+    need = answer.need
+    n_prompt = need.n_past + need.n_prompt
+    costs = CostModel(SMALL.shape, PI5, [])
+    depth = n_prompt + need.n_answer // 2
+    speed = costs.cost(chosen.weights, chosen, n_prompt=n_prompt, depth=depth).speed
     assert speed.prefill_tps and speed.decode_tps
     expected = need.n_prompt / speed.prefill_tps + need.n_answer / speed.decode_tps
     assert answer.whole.mid == pytest.approx(expected)
@@ -90,7 +94,7 @@ def test_more_time_never_gives_less(
     before: tuple[float, int] | None = None
     for within_s in (seconds, seconds * factor):
         planner = planner_for(LARGE, workload, within_s, board)
-        chosen = planner.highest_fitting()
+        chosen = find_highest_fitting(planner)
         if chosen is None:
             assert before is None
             continue
@@ -98,7 +102,8 @@ def test_more_time_never_gives_less(
         if before is not None:
             assert found <= before[0]
         before = (found, chosen.n_ctx)
-    sizes = [best_row(rows_of(w, workload).rows(board)) for w in (seconds, seconds * factor)]  # type: ignore[arg-type]
+    plans = [rows_of(w, workload) for w in (seconds, seconds * factor)]
+    sizes = [find_best_row(plan.list_rows(board)) for plan in plans]  # type: ignore[arg-type]
     if sizes[0] is not None:
         assert sizes[1] is not None and sizes[1].n_params >= sizes[0].n_params
 
@@ -114,40 +119,38 @@ def test_more_time_never_gives_less(
 def test_the_nearest_time_is_kept_when_asked_for(
     workload: str, within_s: float, first_s: float | None, spec: object, board: object
 ) -> None:
-    options = PlanOptions(needs=workload_needs(workload, within_s, first_s))
+    options = PlanOptions(needs=make_needs(workload, within_s, first_s))
     planner = Planner(spec, board, options, scale=SCALES[spec.name])  # type: ignore[arg-type, attr-defined]
-    if planner.highest_fitting() is not None:
+    if find_highest_fitting(planner) is not None:
         return
-    near = nearest(planner)
+    near = find_nearest_time(planner)
     assert near is not None
     words = shlex.split(near.options)
     asked = {words[i]: parse_seconds(words[i + 1]) for i in range(0, len(words), 2)}
-    again = PlanOptions(
-        needs=workload_needs(workload, asked["--within"], asked.get("--first-within"))
-    )
-    chosen = planner.with_options(again).choose()
-    assert reach_of(planner.with_options(again), chosen) != "no"
+    again = PlanOptions(needs=make_needs(workload, asked["--within"], asked.get("--first-within")))
+    chosen = choose_candidate(planner.with_options(again))
+    assert planner.with_options(again).predict_reach(chosen) != "no"
     # Nothing nearer would do: both limits a tenth shorter are refused again.
     tight = PlanOptions(
-        needs=workload_needs(
+        needs=make_needs(
             workload, asked["--within"] * 0.85, (asked.get("--first-within") or 0) * 0.85 or None
         )
     )
-    assert planner.with_options(tight).highest_fitting() is None
+    assert find_highest_fitting(planner.with_options(tight)) is None
 
 
 def test_what_is_sure_is_likely_too() -> None:
     planner = planner_for(SMALL, "translate", 60.0)
-    chosen = planner.choose()
-    [(_, answer)] = answers_of(planner, chosen) or []
+    chosen = choose_candidate(planner)
+    [answer] = planner.predict_answers(chosen) or []
     middle = (answer.whole.mid + answer.whole.high) / 2
-    assert reach_of(planner, chosen) == "sure"
+    assert planner.predict_reach(chosen) == "sure"
     for within_s, reach in ((middle, "likely"), (answer.whole.mid * 0.9, "no")):
-        assert answer.reach(workload_needs("translate", within_s, None)[0]) == reach
+        assert replace(answer, need=make_needs("translate", within_s, None)[0]).reach == reach
 
 
 def call(*words: object) -> Result:
-    return CliRunner().invoke(plan, [str(w) for w in words], catch_exceptions=False)
+    return CliRunner().invoke(plan_command, [str(w) for w in words], catch_exceptions=False)
 
 
 def test_without_a_model_the_sizes_that_do_it_are_told() -> None:
@@ -223,6 +226,6 @@ def test_long_answers_need_more_time_than_short_ones() -> None:
     seconds = []
     for name in (short.name, long.name):
         planner = planner_for(SMALL, name, 600.0)
-        [(_, answer)] = answers_of(planner, planner.choose()) or []
+        [answer] = planner.predict_answers(choose_candidate(planner)) or []
         seconds.append(answer.whole.mid)
     assert seconds[0] < seconds[1]

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from boardfit.converters.plan.choose import choose_candidate
 from boardfit.converters.plan.make import Candidate, Planner, PlanOptions
 from boardfit.converters.plan.weights import WeighingScale
 from boardfit.converters.spec import ModelSpec
@@ -137,7 +138,7 @@ def claim_of(profile: DeviceProfile, here: DeviceProfile, upstream: Path | None)
     """
     subject = subject_of(profile)
     planner = _planner(subject.model, profile, subject.options, upstream)
-    chosen = planner.choose()
+    chosen = choose_candidate(planner)
     bigger_model, bigger = _next_bigger(upstream, subject, planner, chosen)
     n_computed = None if subject.computed_whole else chosen.n_ubatch
     return Claim(
@@ -151,16 +152,16 @@ def claim_of(profile: DeviceProfile, here: DeviceProfile, upstream: Path | None)
 def _next_bigger(
     upstream: Path | None, subject: Subject, planner: Planner, chosen: Candidate
 ) -> tuple[str, Candidate]:
-    rungs = planner.rungs()
+    rungs = planner.list_rungs()
     place = [(w.recipe.id, n) for w, n in rungs].index((chosen.recipe, chosen.n_ctx))
     for weights, n_ctx in rungs[place + 1 :]:
-        leanest = planner.leanest(weights, n_ctx)
+        leanest = planner.find_leanest(weights, n_ctx)
         if _cannot_fit(planner, leanest):
             return subject.model, _refused_way(planner, leanest, subject)
     order = sorted(CONFIGS, key=lambda name: _spec(name, upstream).shape.n_params)
     for name in order[order.index(subject.model) + 1 :]:
         other = _planner(name, planner.profile, planner.options, upstream)
-        leanest = other.leanest(*other.rungs()[0])
+        leanest = other.find_leanest(*other.list_rungs()[0])
         if _cannot_fit(other, leanest):
             return name, _refused_way(other, leanest, subject)
     raise EdgeError(f"{planner.profile.id} holds every model that there is a shape of")
@@ -177,7 +178,7 @@ def _refused_way(planner: Planner, leanest: Candidate, subject: Subject) -> Cand
     """The leanest way to run what cannot fit, or the leanest with its weights read."""
     if not subject.with_weights_read:
         return leanest
-    ways = [way for way in planner.ways() if not way.use_mmap]
+    ways = [way for way in planner.list_ways() if not way.use_mmap]
     found = (planner.evaluate(leanest.weights, leanest.n_ctx, way) for way in ways)
     return min(found, key=lambda candidate: candidate.peak_bytes)
 

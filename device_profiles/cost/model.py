@@ -1,0 +1,151 @@
+"""What a run of a model costs on a board: memory and speed in one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from boardfit.device_profiles.cost.compute_buffer import Features, compute_bytes, read_features
+from boardfit.device_profiles.cost.graph_table import graph_fits_table
+from boardfit.device_profiles.cost.memory import (
+    KV_BLOCK,
+    MemoryPhases,
+    StoredTensor,
+    WeightBytes,
+    engine_anonymous_bytes,
+    kv_bytes,
+    memory_phases,
+    output_bytes,
+    weight_bytes,
+)
+from boardfit.device_profiles.cost.speed import SpeedEstimate, default_threads, estimate_speed
+from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.shape import ModelShape
+
+
+@dataclass(frozen=True, eq=False)
+class StoredWeights:
+    """An artifact: its tensors, and its size with the header. Each object is a key of its own."""
+
+    artifact_bytes: int
+    tensors: tuple[StoredTensor, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """How weights are loaded and run. Each of `n_users` has a context of `n_ctx`."""
+
+    n_ctx: int
+    kv_type: str
+    n_threads: int
+    n_ubatch: int
+    use_mmap: bool
+    repack: bool
+    n_users: int = 1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run takes: bytes, margin included, and tokens per second of one user alone."""
+
+    memory: MemoryPhases
+    speed: SpeedEstimate
+
+
+class CostModel:
+    """The costs of one model on one board. Terms that several runs share are computed once."""
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        profile: DeviceProfile,
+        tensor_names: Sequence[str],
+        *,
+        n_merges: int = 0,
+    ) -> None:
+        """`n_merges` is the number of BPE merges of the vocabulary."""
+        self._shape, self._profile, self._names = shape, profile, tensor_names
+        self._engine_bytes = engine_anonymous_bytes(shape, n_merges)
+        self._features: Features | None = None
+        self._split: dict[tuple[StoredWeights, bool], WeightBytes] = {}
+        self._context: dict[tuple[int, int, int, str], tuple[int, int]] = {}
+        self._speeds: dict[tuple[StoredWeights, str, int, bool, int, int], SpeedEstimate] = {}
+
+    def cost(
+        self, weights: StoredWeights, run: RunSettings, *, n_prompt: int = 512, depth: int = 256
+    ) -> Cost:
+        """Memory of a run, and its speed: prefill of `n_prompt` tokens, decode at `depth`."""
+        return Cost(
+            self._memory(weights, run),
+            self._speed(weights, run.kv_type, run.n_threads, run.repack, n_prompt, depth),
+        )
+
+    def find_fastest_threads(self, weights: StoredWeights) -> int:
+        """Threads that answer soonest, of those worth waking; more do not always read faster."""
+        most = default_threads(self._profile)
+        times = {}
+        for n in range(1, most + 1):
+            seconds = self._speed(weights, "f16", n, True).typical_answer_s
+            if seconds is not None:
+                times[n] = seconds
+        return min(times, key=lambda n: times[n]) if times else most
+
+    def can_open_with(self, kv_type: str) -> bool:
+        """Whether the engine's table of graph nodes holds the graph with this cache type."""
+        shape, head_dim = self._shape, max(self._shape.head_dims, default=0)
+        return graph_fits_table(shape.arch, self._names, shape.n_expert_used, kv_type, head_dim)
+
+    def can_divide_heads(self, kv_type: str) -> bool:
+        """Whether the heads are whole blocks of this cache type."""
+        return all(dim % KV_BLOCK[kv_type][0] == 0 for dim in self._shape.head_dims)
+
+    def _memory(self, weights: StoredWeights, run: RunSettings) -> MemoryPhases:
+        kv_cache, compute = self._context_bytes(weights, run)
+        return memory_phases(
+            self._split_weights(weights, run.repack),
+            use_mmap=run.use_mmap,
+            kv_cache=run.n_users * kv_cache,
+            compute=compute,
+            output=output_bytes(self._shape, run.n_users),
+            engine=self._engine_bytes,
+        ).with_margin()
+
+    def _split_weights(self, weights: StoredWeights, repack: bool) -> WeightBytes:
+        key = (weights, repack)
+        if key not in self._split:
+            isa = self._profile.isa if repack else frozenset[str]()
+            tied = self._shape.tied_embeddings
+            self._split[key] = weight_bytes(weights.tensors, weights.artifact_bytes, isa, tied=tied)
+        return self._split[key]
+
+    def _context_bytes(self, weights: StoredWeights, run: RunSettings) -> tuple[int, int]:
+        """(KV cache of one user, compute buffers). A batch attends user by user, each to a cache of
+        `n_ctx`: the buffers do not grow with the users (src/llama-kv-cache.cpp, n_stream).
+        """
+        key = (run.n_ctx, run.n_ubatch, run.n_threads, run.kv_type)
+        if self._features is None:  # the same in every recipe
+            self._features = read_features(weights.tensors)
+        if key not in self._context:
+            n_ctx, n_ubatch, n_threads, kv_type = key
+            self._context[key] = (
+                kv_bytes(self._shape, n_ctx, kv_type, n_ubatch),
+                compute_bytes(self._shape, self._features, n_ctx, n_ubatch, n_threads, kv_type),
+            )
+        return self._context[key]
+
+    def _speed(
+        self,
+        weights: StoredWeights,
+        kv_type: str,
+        n_threads: int,
+        repack: bool,
+        n_prompt: int = 512,
+        depth: int = 256,
+    ) -> SpeedEstimate:
+        key = (weights, kv_type, n_threads, repack, n_prompt, depth)
+        if key not in self._speeds:
+            self._speeds[key] = estimate_speed(
+                weights.tensors, self._shape, self._profile, n_threads=n_threads, kv_type=kv_type,
+                repack=repack, n_prompt=n_prompt, depth=depth,
+            )  # fmt: skip
+        return self._speeds[key]
