@@ -18,7 +18,7 @@ ALLOWED = {
     "edge": {"click", "psutil", "boardfit.device_profiles", "tomli"},
     "converters": {
         *("click", "psutil", "numpy", "gguf", "tokenizers", "sentencepiece", "huggingface_hub"),
-        *("yaml", "tqdm", "jinja2", "tomli", "httpx"),
+        *("yaml", "jinja2", "tomli", "httpx"),
         *("boardfit.edge", "boardfit.device_profiles"),
     },
 }
@@ -31,8 +31,8 @@ EXCEPT = {("edge/engines/hf_tokenizer.py", "tokenizers")}
 # Rooms of edge in the order in which they may know each other; earlier never imports later.
 ORDER = (
     ("errors", "units", "last_words", "search_path", "child"),
-    ("input_folder", "requirements"),
-    ("types", "atomic", "rooted", "ggml_types", "opened_file", "filekind", "terminal"),
+    ("input_folder", "requirements", "click_options"),
+    ("types", "atomic", "rooted", "ggml_types", "opened_file", "filekind", "terminal", "progress"),
     ("interrupt", "line_reader", "live"),
     ("gguf", "onnx_file", "safetensors", "verified", "secret", "bundle", "trust"),
     ("quality_text", "probe"),

@@ -9,21 +9,16 @@ which a GGUF is kept: it maps its weights, and everything reads it.
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.converters.formats.table import GGUF
 from boardfit.converters.plan.converted import format_of_engine
+from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
 from boardfit.edge.errors import InputError
 from boardfit.edge.types import Plan
 from boardfit.edge.units import format_seconds
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the 3.10 backport has the same interface
-    import tomli as tomllib  # type: ignore[import-not-found]
 
 N_ANSWER = 64
 MOST_DIVERGENCE = 1.5
@@ -64,8 +59,8 @@ def measured_rows() -> tuple[Measured, ...]:
     """All rows. Raises InputError for a file that is not what it should be."""
     text = (Path(__file__).parent / "measured.toml").read_text(encoding="utf-8")
     try:
-        return tuple(Measured(**row) for row in tomllib.loads(text).get("rows", ()))
-    except (tomllib.TOMLDecodeError, TypeError) as error:
+        return tuple(Measured(**row) for row in decode_toml(text).get("rows", ()))
+    except (TOMLDecodeError, TypeError) as error:
         raise InputError(f"measured.toml: {error}") from None
 
 

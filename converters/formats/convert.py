@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bundle.bundle import sha256_file
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import IntegrityError
+from boardfit.edge.progress import Progress, Say
 from boardfit.edge.types import Plan
 
 # What the engine `tflite` reads beside the model, with their roles in a bundle.
@@ -61,8 +62,8 @@ def convert(
     folder: Path,
     *,
     threads: int | None,
-    stage: Callable[[str], None],
-    progress: Callable[[int, int], None],
+    stage: Say,
+    progress: Progress,
 ) -> FormatArtifact:
     """Make the artifact of `plan` in the new folder `folder`; one that an interrupted build of
     the same inputs has finished is kept.
@@ -116,8 +117,8 @@ def _onnx(
     device: DeviceProfile,
     folder: Path,
     threads: int | None,
-    stage: Callable[[str], None],
-    progress: Callable[[int, int], None],
+    stage: Say,
+    progress: Progress,
 ) -> Made:
     from boardfit.converters.formats.onnx.convert import convert_onnx
     from boardfit.converters.formats.onnx.recipe import load_onnx_recipe
@@ -136,8 +137,8 @@ def _litert(
     target: Format,
     folder: Path,
     threads: int | None,
-    stage: Callable[[str], None],
-    progress: Callable[[int, int], None],
+    stage: Say,
+    progress: Progress,
 ) -> Made:
     from boardfit.converters.formats.litert.convert import convert_litert
     from boardfit.converters.formats.litert.recipe import load_recipe

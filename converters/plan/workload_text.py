@@ -18,8 +18,8 @@ from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import all_profiles
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import DeadlineError
+from boardfit.edge.progress import ProgressLine
 from boardfit.edge.report.terminal import aligned
-from boardfit.edge.terminal import ProgressLine
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 

@@ -12,7 +12,6 @@ import re
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 
@@ -60,7 +59,7 @@ def read_memory(*, with_pss: bool = True) -> MemorySample:
     )
 
 
-class Sampler:
+class ResourceSampler:
     """Collects samples while it is entered: memory every `interval_s`, PSS and heat every second.
 
     Reading `/proc/self/status` takes about 30 µs, so that the default costs under 0.1 % of a core.
@@ -99,15 +98,10 @@ class Sampler:
         """Heat samples of one span of time."""
         return tuple(s for s in list(self.heat) if start_ns <= s.t_ns <= end_ns)
 
-    def __enter__(self) -> Sampler:
+    def __enter__(self) -> ResourceSampler:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from contextlib import closing
+from typing import Any
 
 import click
 
+from boardfit.edge.click_options import add_options
 from boardfit.edge.engines.settings import KV_TYPES
 from boardfit.edge.engines.target import OpenModel, open_model
-from boardfit.edge.terminal import ProgressLine
+from boardfit.edge.progress import ProgressLine
 from boardfit.edge.types import GenerationConfig
-
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 _DEFAULT = GenerationConfig()
 _ENGINE_OPTIONS = (
@@ -77,17 +76,13 @@ _GENERATION_OPTIONS = (
 )
 
 
-def model_options(command: _F) -> _F:
-    """Add the options of both groups to a click command."""
-    for option in reversed(_GENERATION_OPTIONS + _ENGINE_OPTIONS):
-        command = option(command)
-    return command
+#: Adds the options of both groups to a click command.
+model_options = add_options(*_GENERATION_OPTIONS, *_ENGINE_OPTIONS)
 
 
 def open_with_progress(path: str, options: dict[str, Any], *, n_draft: int = 0) -> OpenModel:
     """Open the model that the command line names, drawing progress where it takes time."""
-    line = ProgressLine("loading")
-    try:
+    with closing(ProgressLine("loading")) as line:
         return open_model(
             path,
             progress=line,
@@ -97,8 +92,6 @@ def open_with_progress(path: str, options: dict[str, Any], *, n_draft: int = 0) 
             n_draft=n_draft,
             check_memory=False if options["no_memory_check"] else None,
         )
-    finally:
-        line.close()
 
 
 def generation_config(options: dict[str, Any]) -> GenerationConfig:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from boardfit.edge.click_options import add_options
 from boardfit.edge.errors import EdgeError, InputError, UsageError
 from boardfit.edge.tasks.catalog import find_task, language_name
 from boardfit.edge.tasks.fit import fit_message
@@ -17,13 +18,12 @@ from boardfit.edge.tasks.task import Task
 from boardfit.edge.types import Engine, Message
 from boardfit.edge.units import format_seconds
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-
 MAX_FILE_BYTES = 4 * 1024**2  # far beyond any context
 #: What `--within` says for no limit at all, the task's own one included.
 NO_LIMIT = "none"
 
-_OPTIONS = (
+#: Adds --task and the parameters of all tasks to a click command.
+task_options = add_options(
     click.option(
         "--task", "task_name", metavar="NAME",
         help="Task from `edge tasks`: sets prompt, sampling, time limit (--within none: no limit).",
@@ -35,13 +35,6 @@ _OPTIONS = (
         "--document", type=click.Path(), metavar="FILE", help="Text that the question is about."
     ),
 )  # fmt: skip
-
-
-def task_options(command: _F) -> _F:
-    """Add --task and the parameters of all tasks to a click command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 @dataclass(frozen=True)

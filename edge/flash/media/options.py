@@ -8,15 +8,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from boardfit.edge.click_options import add_options
 from boardfit.edge.errors import UsageError
 from boardfit.edge.flash.media.first_boot import BootFiles, check_user, hash_password
 from boardfit.edge.units import printable
 
-F = TypeVar("F", bound=Callable[..., Any])
 CARD_ONLY = ("--image", "--yes-erase")
 IMAGE_ONLY = ("--output", "--in-place", "--overwrite")
 _OWNER = re.compile(r"(\d{1,9}):(\d{1,9})")
@@ -96,7 +96,19 @@ def ask_password(user: str) -> str:
     )
 
 
-_OPTIONS = (
+def _list_cards(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from boardfit.edge.flash.media.card import list_cards
+
+        list_cards()
+        context.exit()
+
+
+_add_options = add_options(
+    click.option(
+        "--list-cards", is_flag=True, is_eager=True, expose_value=False, callback=_list_cards,
+        help="List the cards and USB sticks that card: may erase, and exit.",
+    ),
     click.option(
         "-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
         help="Path of the new image (image: targets only). [default: beside the image, "
@@ -137,15 +149,7 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def _list_cards(context: click.Context, _: click.Parameter, value: bool) -> None:
-    if value and not context.resilient_parsing:
-        from boardfit.edge.flash.media.card import list_cards
-
-        list_cards()
-        context.exit()
-
-
-def media_options(function: F) -> F:
+def media_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command, which gets them as the one argument `media`."""
 
     @functools.wraps(function)
@@ -153,10 +157,4 @@ def media_options(function: F) -> F:
         given = {f.name: arguments.pop(f.name) for f in fields(MediaOptions)}
         return function(media=MediaOptions(**given), **arguments)
 
-    decorated: Any = wrapped
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
-    return click.option(  # type: ignore[no-any-return]
-        "--list-cards", is_flag=True, is_eager=True, expose_value=False, callback=_list_cards,
-        help="List the cards and USB sticks that card: may erase, and exit.",
-    )(decorated)  # fmt: skip
+    return _add_options(wrapped)
