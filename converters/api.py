@@ -10,12 +10,12 @@ from boardfit.converters.formats.table import GGUF, parse_formats
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.learned import read_learned
 from boardfit.converters.plan.make import PlanOptions, plan_any
-from boardfit.converters.progress import TerminalReporter
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.resolve import open_model
 from boardfit.device_profiles.catalog import THIS_MACHINE
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import UsageError
+from boardfit.edge.progress import SilentReporter
 from boardfit.edge.types import Plan
 
 __all__ = ["build", "plan"]
@@ -63,8 +63,7 @@ def build(
         quality=quality or QualityOptions(),
         formats=(one_format(format),),
     )
-    with TerminalReporter(quiet=True) as reporter:
-        (built,) = build_all(request, reporter)
+    (built,) = build_all(request, SilentReporter())
     return built.bundle
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,11 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.device_profiles.shape import LayerShape, ModelShape
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the 3.10 backport has the same interface
-    import tomli as tomllib
+from boardfit.device_profiles.toml_parser import decode_toml
 
 _FILE = Path(__file__).parent / "models.toml"
 
@@ -145,7 +140,7 @@ class KnownModel:
 @lru_cache(maxsize=1)
 def known_models() -> dict[str, KnownModel]:
     """The catalogue by canonical name. Raises ValueError for a broken file."""
-    data: Mapping[str, Mapping[str, Any]] = tomllib.loads(_FILE.read_text("utf-8"))["models"]
+    data: Mapping[str, Mapping[str, Any]] = decode_toml(_FILE.read_text("utf-8"))["models"]
     models = {}
     for name, entry in data.items():
         fields = {**entry, "aliases": tuple(entry.get("aliases", ()))}

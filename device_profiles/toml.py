@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +21,7 @@ from boardfit.device_profiles.profile import (
     Storage,
     suggest,
 )
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the 3.10 backport has the same interface
-    import tomli as tomllib
+from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
 
 #: What an id looks like.
 BOARD_ID = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*\Z")
@@ -101,8 +96,8 @@ def parse_toml(text: str, origin: str) -> dict[str, Any]:
     Raises ProfileError naming `origin` and the key.
     """
     try:
-        data: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        data: dict[str, Any] = decode_toml(text)
+    except TOMLDecodeError as error:
         raise ProfileError(f"{origin}: not valid TOML: {error}") from None
     for key, value in data.items():
         if key not in _SCHEMA or not key:

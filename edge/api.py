@@ -10,7 +10,8 @@ from typing import Any
 from boardfit.device_profiles.catalog import all_profiles
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge import errors
-from boardfit.edge.bench.command import MIN_REPEATS, command_line, measure_model
+from boardfit.edge.bench.language_model import measure_language_model
+from boardfit.edge.bench.request import DEFAULT_REPEATS, BenchRequest
 from boardfit.edge.bench.sampler import read_memory
 from boardfit.edge.bench.store import append_results
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
@@ -21,9 +22,9 @@ from boardfit.edge.flash.checks import check_board
 from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.flash import FlashOptions, FlashReport
 from boardfit.edge.flash.flash import flash as flash_board
-from boardfit.edge.flash.progress import TerminalReporter
 from boardfit.edge.flash.rehearsal import rehearse
 from boardfit.edge.flash.target import MEDIA, parse_flash_target
+from boardfit.edge.progress import SilentReporter
 
 __all__ = ["Model", "Reply", "bench", "devices", "errors", "flash", "open"]
 
@@ -52,7 +53,7 @@ def flash(
             f"{target} holds a whole system", next_step=f"edge flash BUNDLE {target}"
         )
     path = bundle.path if isinstance(bundle, Bundle) else Path(bundle)
-    opened, reporter = open_bundle(path), TerminalReporter(quiet=True)
+    opened, reporter = open_bundle(path), SilentReporter()
     rehearsed = rehearse(opened, reporter)
     with closing(connect(place, ssh_config=ssh_config)) as board:
         notes = check_board(board, opened, force=force)
@@ -65,16 +66,16 @@ def bench(
     model: str | Path,
     *,
     quick: bool = False,
-    repeats: int = MIN_REPEATS,
+    repeats: int = DEFAULT_REPEATS,
     output: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a bundle or a model file on this machine: one record per test, with raw timestamps.
 
     With `output` the records are appended to that file, which `edge report` reads.
     """
-    path, baseline = Path(model), asdict(read_memory())
-    command = command_line(path, quick, repeats, None, None, None, None)
-    records = measure_model(open_model(path), command, baseline, quick=quick, repeats=repeats)
+    baseline = asdict(read_memory())
+    request = BenchRequest(Path(model), quick=quick, repeats=repeats)
+    records = measure_language_model(open_model(request.model), request, baseline, quiet=True)
     if output is not None:
         append_results(Path(output), records)
     return records

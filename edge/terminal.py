@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import re
 import sys
-import time
 from typing import TextIO
 
 # C0 but tab and newline, DEL, C1; bidirectional overrides and isolates (CVE-2021-42574); line and
@@ -33,33 +32,6 @@ def write_text(text: str, out: TextIO | None = None) -> None:
         encoding = out.encoding or "ascii"
         out.write(text.encode(encoding, "replace").decode(encoding))
     out.flush()
-
-
-class ProgressLine:
-    """Progress of something slow on one line of a terminal's stderr; nothing where it is none, and
-    nothing within the first half second. Call it with (done, total); `close` wipes the line.
-    """
-
-    _FIRST_S, _EVERY_S = 0.5, 0.1
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._shown = False
-        self._on = sys.stderr.isatty()
-        self._next_s = time.monotonic() + self._FIRST_S
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if not self._on or now < self._next_s:
-            return
-        self._shown, self._next_s = True, now + self._EVERY_S
-        percent = 100 * done // total if total else 0
-        print(f"\r{self._label} {percent:3d} %", end="", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-            self._shown = False
 
 
 @functools.cache

@@ -195,7 +195,7 @@ def test_a_command_whose_packages_are_missing_gives_a_line_that_pip_can_read(
     """A process of its own in which no package of the host can be imported."""
     script = (
         "import sys\n"
-        "for name in ('gguf', 'numpy', 'yaml', 'httpx', 'cryptography', 'tqdm'):\n"
+        "for name in ('gguf', 'numpy', 'yaml', 'httpx', 'cryptography'):\n"
         "    sys.modules[name] = None\n"
         "from boardfit.edge.cli import main\n"
         f"main([{command!r}, '--help'])\n"

@@ -14,12 +14,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from boardfit.converters.build import outputs
-from boardfit.converters.build.jobs import Job, make_jobs
+from boardfit.converters.build.jobs import BuildJob, make_jobs
+from boardfit.converters.build.seal import AnyArtifact, imatrix_identity, make_manifest, seal
 from boardfit.converters.build.verify import check_artifact, check_in_engine, check_vocabulary
-from boardfit.converters.documents import companions, copy_document
 from boardfit.converters.formats.base import Conversion, FormatArtifact
 from boardfit.converters.formats.gguf.recipe import GgufRecipe, load_recipe
 from boardfit.converters.formats.gguf.write import GgufArtifact, write_many
@@ -31,33 +31,20 @@ from boardfit.converters.quality.building import QualityOptions, measure_cards
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge import __version__
-from boardfit.edge.bundle.bundle import MANIFEST, Bundle, open_bundle, seal_bundle, sha256_file
-from boardfit.edge.disk.atomic import fsync_directory, link_or_copy, write_atomic
+from boardfit.edge.bundle.bundle import Bundle, open_bundle, sha256_file
+from boardfit.edge.disk.atomic import fsync_directory, write_atomic
 from boardfit.edge.disk.rooted import work_beside
 from boardfit.edge.engines.model_file import built_file
-from boardfit.edge.errors import UsageError
 from boardfit.edge.files.kind import open_regular
+from boardfit.edge.progress import Reporter
 from boardfit.edge.types import Plan
 
 if TYPE_CHECKING:
     from boardfit.converters.board.offline import OfflineParts
     from boardfit.edge.trust.signing import SigningKey
 
-MODEL_FILE = "model.gguf"
-AnyArtifact = GgufArtifact | FormatArtifact
 
-
-class Reporter(Protocol):
-    """Where a build says what it is doing."""
-
-    def stage(self, text: str) -> None:
-        """A new step begins."""
-
-    def progress(self, done: int, total: int) -> None:
-        """How far the step is; `done` grows to `total`."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BuildRequest:
     """What to build. `imatrix` is upstream's imatrix file, or a text to compute one from.
     `with_engine` adds what each board needs to run its bundle offline; `python` is the board's
@@ -96,7 +83,8 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     cannot hold, IntegrityError when a result fails its checks or is too far from its source;
     nothing is left at `output` then.
     """
-    check_output(request)
+    outputs.check_devices(request.devices)
+    outputs.check_output(request.output, request.overwrite)
     reporter.stage("planning")
     jobs = make_jobs(
         request.spec, request.devices, request.formats, request.options, read_learned()
@@ -109,10 +97,7 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
         imatrix = obtain_imatrix(request, folder, reporter)
         artifacts = make_all_artifacts(request, jobs, imatrix, folder, reporter)
         reporter.stage("checking the result")
-        checks = {
-            job.name: {**vocabulary, **check_job(artifacts[job.name], job, request.spec)}
-            for job in one_each(jobs, artifacts)
-        }
+        checks = check_artifacts(request.spec, jobs, artifacts)
         cards = measure_cards(
             request.spec,
             [job.plan for job in jobs],
@@ -129,16 +114,18 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             artifact = artifacts[job.name]
             # An imatrix names itself in the file: a few bytes that no plan can know beforehand.
             plan = dataclasses.replace(job.plan, artifact_bytes=artifact.nbytes)
-            twin = next(j.name for j in jobs if artifacts[j.name] is artifact)
-            manifest = make_manifest(
-                request.spec, plan, artifact, checks[twin], None if job.converted else imatrix
-            ) | {"quality": cards[plan.engine, plan.recipe, plan.kv_type]}
+            checked = vocabulary | checks[artifact.path]
+            used = None if job.is_converted else imatrix
+            manifest = make_manifest(request.spec, plan, artifact, checked, used)
             seal(
-                request.spec, plan, artifact, manifest, bundles / (job.name or "bundle"),
-                adders[job.name],
-            )  # fmt: skip
-            if request.sign is not None:
-                sign_sealed(bundles / (job.name or "bundle"), request.sign)
+                request.spec,
+                plan,
+                artifact,
+                manifest | {"quality": cards[plan.engine, plan.recipe, plan.kv_type]},
+                bundles / (job.name or "bundle"),
+                add_engine=adders[job.name],
+                key=request.sign,
+            )
         fsync_directory(bundles)
         made = "bundles/bundle" if len(jobs) == 1 else "bundles"
         work.publish(made, outputs.is_output if request.overwrite else None)
@@ -148,24 +135,28 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     ]
 
 
-def one_each(jobs: Sequence[Job], artifacts: Mapping[str, AnyArtifact]) -> list[Job]:
-    """The first job of every artifact: boards with equal plans share one."""
-    first: dict[Path, Job] = {}
+def check_artifacts(
+    spec: ModelSpec, jobs: Sequence[BuildJob], artifacts: Mapping[str, AnyArtifact]
+) -> dict[Path, dict[str, Any]]:
+    """Check every artifact once, by its path: boards with equal plans share one."""
+    checks: dict[Path, dict[str, Any]] = {}
     for job in jobs:
-        first.setdefault(artifacts[job.name].path, job)
-    return list(first.values())
+        artifact = artifacts[job.name]
+        if artifact.path not in checks:
+            checks[artifact.path] = check_job(artifact, job, spec)
+    return checks
 
 
-def check_job(artifact: AnyArtifact, job: Job, spec: ModelSpec) -> dict[str, Any]:
+def check_job(artifact: AnyArtifact, job: BuildJob, spec: ModelSpec) -> dict[str, Any]:
     """The checks of a written artifact in the engine that will run it."""
-    if job.converted:
+    if job.is_converted:
         return check_in_engine(artifact.path, job.plan, spec)
     return check_artifact(artifact.path, spec)
 
 
 def make_all_artifacts(
     request: BuildRequest,
-    jobs: Sequence[Job],
+    jobs: Sequence[BuildJob],
     imatrix: Imatrix | None,
     folder: Path,
     reporter: Reporter,
@@ -173,12 +164,14 @@ def make_all_artifacts(
     """The artifact of every job, by the job's name: all GGUFs in one pass over the source, other
     formats one by one in their converters' environments.
     """
-    recipes = {job.plan.recipe: load_recipe(job.plan.recipe) for job in jobs if not job.converted}
+    recipes = {
+        job.plan.recipe: load_recipe(job.plan.recipe) for job in jobs if not job.is_converted
+    }
     made = make_artifacts(request, recipes, imatrix, folder, reporter)
     converted: dict[str, FormatArtifact] = {}
     found: dict[str, AnyArtifact] = {}
     for job in jobs:
-        if not job.converted:
+        if not job.is_converted:
             found[job.name] = made[job.plan.recipe]
             continue
         if job.key not in converted:
@@ -190,13 +183,6 @@ def make_all_artifacts(
             converted[job.key] = job.target.load().convert(conversion)
         found[job.name] = converted[job.key]
     return found
-
-
-def check_output(request: BuildRequest) -> None:
-    ids = [device.id for device in request.devices]
-    if len(set(ids)) != len(ids):
-        raise UsageError(f"a device is named twice: {', '.join(ids)}")
-    outputs.check_output(request.output, request.overwrite)
 
 
 def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> Imatrix | None:
@@ -265,10 +251,6 @@ def make_artifacts(
     return {recipe: artifact for recipe, artifact in found.items() if artifact is not None}
 
 
-def imatrix_identity(imatrix: Imatrix | None) -> str | None:
-    return None if imatrix is None else imatrix.digest
-
-
 def finished(path: Path, identity: str) -> GgufArtifact | None:
     """An artifact that an earlier run of the same build completed, verified by its hash."""
     try:
@@ -278,48 +260,6 @@ def finished(path: Path, identity: str) -> GgufArtifact | None:
         return GgufArtifact(**{**stored["artifact"], "path": path})
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def make_manifest(
-    spec: ModelSpec,
-    plan: Plan,
-    artifact: AnyArtifact,
-    checks: Mapping[str, Any],
-    imatrix: Imatrix | None,
-) -> dict[str, Any]:
-    """The manifest's entries but for the files, which `seal_bundle` adds. No times, no paths of
-    this machine: the same inputs give the same bundle id.
-    """
-    from boardfit.converters.tool_versions import tool_versions
-
-    location = spec.source.location
-    return {
-        "model": {
-            "name": spec.name,
-            "family": spec.family,
-            "arch": spec.arch,
-            "license": spec.source.license,
-            "n_params": spec.shape.n_params,
-            "n_ctx_train": spec.shape.n_ctx_train,
-            "source": {
-                "kind": spec.source.kind,
-                "location": location if spec.source.kind == "hub" else Path(location).name,
-                "revision": spec.source.revision,
-                "files": dict(spec.source.files),
-                "fingerprint": spec.source.fingerprint,
-            },
-            "notes": list(spec.notes),
-        },
-        "recipe": {
-            "id": plan.recipe,
-            "bpw": round(artifact.bpw, 4),
-            "tensor_types": dict(artifact.types),
-            "imatrix": imatrix_identity(imatrix),
-        },
-        "plan": plan.to_dict(),
-        "checks": dict(checks),
-        "tools": tool_versions(),
-    }
 
 
 def adding_engine(
@@ -337,42 +277,3 @@ def adding_engine(
     return lambda directory, plan: add_engine(
         directory, plan, device, reporter, name=request.spec.name, python=request.python
     )
-
-
-def seal(
-    spec: ModelSpec,
-    plan: Plan,
-    artifact: AnyArtifact,
-    manifest: Mapping[str, Any],
-    directory: Path,
-    add_engine: Callable[[Path, Plan], OfflineParts] | None = None,
-) -> None:
-    """Assemble one bundle directory."""
-    directory.mkdir(parents=True)
-    if isinstance(artifact, FormatArtifact):
-        sources = {name: artifact.folder / name for name in artifact.files}
-        roles, hashes = dict(artifact.files), dict(artifact.hashes)
-    else:
-        sources, roles = {MODEL_FILE: artifact.path}, {MODEL_FILE: "model"}
-        hashes = {MODEL_FILE: artifact.sha256}
-    for name, path in sources.items():
-        link_or_copy(path, directory / name)  # boards with the same recipe share the bytes on disk
-    if spec.chat_template and "chat_template.jinja" not in roles:
-        (directory / "chat_template.jinja").write_text(spec.chat_template, encoding="utf-8")
-        roles["chat_template.jinja"] = "template"
-    if spec.tokenizer_dir:
-        for name, role in companions(spec.tokenizer_dir):
-            copy_document(spec.tokenizer_dir / name, directory / name)
-            roles[name] = role
-    if add_engine:
-        parts = add_engine(directory, plan)
-        roles |= parts.roles
-        manifest = {**manifest, "board": parts.manifest}
-    seal_bundle(directory, manifest, roles, hashes)
-
-
-def sign_sealed(directory: Path, key: SigningKey) -> None:
-    """Sign a manifest that was just written."""
-    from boardfit.edge.bundle.sign import add_signature
-
-    add_signature(directory, (directory / MANIFEST).read_bytes(), key)

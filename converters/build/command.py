@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,12 +22,13 @@ from boardfit.converters.formats.network.quantize import is_network_file
 from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.make import PREFERENCES, PlanOptions
-from boardfit.converters.progress import TerminalReporter
+from boardfit.converters.plan.options import Prefer
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.bench.network_inputs import parse_shapes
 from boardfit.edge.bundle.quality_text import quality_lines
 from boardfit.edge.errors import UsageError
+from boardfit.edge.progress import TerminalReporter
 from boardfit.edge.trust.key_argument import signing_key
 from boardfit.edge.units import format_bytes, printable
 
@@ -87,73 +90,100 @@ from boardfit.edge.units import format_bytes, printable
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line per bundle on stdout.")
-def build_command(
-    model: str,
-    devices: tuple[str, ...],
-    output: Path,
-    formats: str,
-    recipe: str | None,
-    n_ctx: int | None,
-    kv_type: str | None,
-    prefer: str,
-    imatrix: Path | None,
-    threads: int | None,
-    with_engine: bool,
-    python: str | None,
-    sign: Path | None,
-    no_quality: bool,
-    accept_quality: bool,
-    quality_text: Path | None,
-    shapes: tuple[str, ...],
-    force: bool,
-    as_json: bool,
-) -> None:
+def build_command(**options: Any) -> None:
     """Build a 4-bit artifact of MODEL sized to a board, in a verified bundle.
 
     MODEL is a Hugging Face directory, a hub repo id (owner/name), a .gguf file, or `sample`. Any
     other network (an .onnx or .tflite file: vision, speech) gets 8-bit weights, or 4-bit ones with
     --recipe int4.
     """
-    if is_network_file(Path(model)):
-        refuse_language_options({
-            "--ctx": n_ctx, "--kv-type": kv_type, "--imatrix": imatrix, "--python": python,
-            "--with-engine": with_engine, "--no-quality": no_quality,
-            "--quality-text": quality_text,
-        })  # fmt: skip
-        check_format(Path(model), formats)
-        with TerminalReporter(quiet=as_json) as reporter:
-            networks = build_network(
-                Path(model), tuple(load_devices(devices)), output, recipe=recipe,
-                accept_quality=accept_quality, overwrite=force, shapes=parse_shapes(shapes),
-                threads=threads, reporter=reporter,
-            )  # fmt: skip
-        for network in networks:
-            shown = network_record(network) if as_json else network_summary(network)
-            click.echo(json.dumps(shown) if as_json else shown)
-        return
-    if shapes:
+    typed = BuildOptions(**options)
+    build_kind = build_networks if is_network_file(Path(typed.model)) else build_language_model
+    for record, text in build_kind(typed):
+        click.echo(json.dumps(record) if typed.as_json else text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """The options of `edge build`, as typed."""
+
+    model: str
+    devices: tuple[str, ...]
+    output: Path
+    formats: str
+    recipe: str | None
+    n_ctx: int | None
+    kv_type: str | None
+    prefer: Prefer
+    imatrix: Path | None
+    threads: int | None
+    with_engine: bool
+    python: str | None
+    sign: Path | None
+    no_quality: bool
+    accept_quality: bool
+    quality_text: Path | None
+    shapes: tuple[str, ...]
+    force: bool
+    as_json: bool
+
+
+def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], str]]:
+    """Build the bundles. Returns a record and a text for each."""
+    if typed.shapes:
         raise UsageError("--shape is for networks other than language models")
     options = PlanOptions(
-        recipe=recipe,
-        n_ctx=n_ctx,
-        kv_type=kv_type,
-        prefer=prefer,  # type: ignore[arg-type]  # click checked the choice
-        has_imatrix=imatrix is not None,
+        recipe=typed.recipe,
+        n_ctx=typed.n_ctx,
+        kv_type=typed.kv_type,
+        prefer=typed.prefer,
+        has_imatrix=typed.imatrix is not None,
     )
     # Ask for the passphrase now, not at the end of a long build.
-    key = signing_key(sign) if sign else None
-    quality = QualityOptions(not no_quality, accept_quality, quality_text)
-    with TerminalReporter(quiet=as_json) as reporter:
-        reporter.stage(f"reading {printable(model)}")
-        profiles = tuple(load_devices(devices))
-        spec = open_model(model, progress=reporter.progress)
+    key = signing_key(typed.sign) if typed.sign else None
+    with TerminalReporter(quiet=typed.as_json) as reporter:
+        reporter.stage(f"reading {printable(typed.model)}")
+        devices = tuple(load_devices(typed.devices))
         request = BuildRequest(
-            spec, profiles, output, options, imatrix, force, threads, with_engine, python,
-            quality, parse_formats(formats), key,
-        )  # fmt: skip
+            spec=open_model(typed.model, progress=reporter.progress),
+            devices=devices,
+            output=typed.output,
+            options=options,
+            imatrix=typed.imatrix,
+            overwrite=typed.force,
+            threads=typed.threads,
+            with_engine=typed.with_engine,
+            python=typed.python,
+            quality=QualityOptions(not typed.no_quality, typed.accept_quality, typed.quality_text),
+            formats=parse_formats(typed.formats),
+            sign=key,
+        )
         built = build(request, reporter)
-    for done in built:
-        click.echo(json.dumps(as_record(done)) if as_json else summary(done))
+    return [(as_record(done), summary(done)) for done in built]
+
+
+def build_networks(typed: BuildOptions) -> list[tuple[dict[str, object], str]]:
+    """Quantize the network for every board. Returns a record and a text for each."""
+    refuse_language_options({
+        "--ctx": typed.n_ctx, "--kv-type": typed.kv_type, "--imatrix": typed.imatrix,
+        "--python": typed.python, "--with-engine": typed.with_engine,
+        "--no-quality": typed.no_quality, "--quality-text": typed.quality_text,
+    })  # fmt: skip
+    source = Path(typed.model)
+    check_format(source, typed.formats)
+    with TerminalReporter(quiet=typed.as_json) as reporter:
+        built = build_network(
+            source,
+            tuple(load_devices(typed.devices)),
+            typed.output,
+            recipe=typed.recipe,
+            accept_quality=typed.accept_quality,
+            overwrite=typed.force,
+            shapes=parse_shapes(typed.shapes),
+            threads=typed.threads,
+            reporter=reporter,
+        )
+    return [(network_record(done), network_summary(done)) for done in built]
 
 
 def as_record(done: Built) -> dict[str, object]:

@@ -16,7 +16,7 @@ from boardfit.edge.types import Plan
 
 
 @dataclass(frozen=True)
-class Job:
+class BuildJob:
     """One bundle to make. `name` is its folder below the output, empty where it is the output."""
 
     name: str
@@ -25,7 +25,7 @@ class Job:
     plan: Plan
 
     @property
-    def converted(self) -> bool:
+    def is_converted(self) -> bool:
         """Whether a converter in its own environment makes it; a GGUF is quantized here."""
         return not self.target.is_streamed
 
@@ -41,7 +41,7 @@ def make_jobs(
     formats: Sequence[str],
     options: PlanOptions,
     learned: Learned,
-) -> list[Job]:
+) -> list[BuildJob]:
     """Plans for every board and format. With several of both, folders are called board-format.
 
     Raises what planning raises, UsageError for a recipe beside several formats.
@@ -56,7 +56,7 @@ def make_jobs(
         for name in formats:
             plan = plan_any(spec, device, name, options, learned)
             folder = job_name(device.id, name, len(devices), len(formats))
-            jobs.append(Job(folder, device, format_of_engine(plan.engine), plan))
+            jobs.append(BuildJob(folder, device, format_of_engine(plan.engine), plan))
     return jobs
 
 

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.converters.build.jobs import job_name
-from boardfit.converters.build.outputs import check_output, is_output
+from boardfit.converters.build.outputs import check_devices, check_output, is_output
 from boardfit.converters.formats.network.quantize import RECIPES, NetworkReport, quantize_network
 from boardfit.converters.formats.onnx.convert import accuracy_level
 from boardfit.converters.formats.table import GGUF
-from boardfit.converters.progress import TerminalReporter
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bench.network import file_bytes
 from boardfit.edge.bench.network_folder import KIND, RECORD, SCHEMA
@@ -29,6 +28,7 @@ from boardfit.edge.bundle.bundle import sha256_file
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.disk.rooted import work_beside
 from boardfit.edge.errors import DoesNotFitError, EngineError, IntegrityError, UsageError
+from boardfit.edge.progress import Reporter
 from boardfit.edge.units import MIB, format_bytes, printable
 
 DEFAULT_RECIPE = "int8"
@@ -62,7 +62,7 @@ def build_network(
     overwrite: bool = False,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     threads: int | None = None,
-    reporter: TerminalReporter,
+    reporter: Reporter,
 ) -> list[BuiltNetwork]:
     """Quantize `source` for every board: at `output`, or below it where there are several.
 
@@ -70,9 +70,7 @@ def build_network(
     known not to run, DoesNotFitError for one too small, IntegrityError when an output is further
     from the source's than `BOUNDS`, and what `quantize_network` raises; nothing is left then.
     """
-    ids = [device.id for device in devices]
-    if len(set(ids)) != len(ids):
-        raise UsageError(f"a device is named twice: {', '.join(ids)}")
+    check_devices(devices)
     check_output(output, overwrite)
     for device in devices:
         check_board(source, device)

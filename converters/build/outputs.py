@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bench.network_folder import open_network_folder
 from boardfit.edge.bundle.bundle import is_bundle
 from boardfit.edge.disk.rooted import check_free
 from boardfit.edge.errors import EdgeError, UsageError
+
+
+def check_devices(devices: Sequence[DeviceProfile]) -> None:
+    """Raise UsageError for a device that is named twice."""
+    ids = [device.id for device in devices]
+    if len(set(ids)) != len(ids):
+        raise UsageError(f"a device is named twice: {', '.join(ids)}")
 
 
 def check_output(output: Path, overwrite: bool) -> None:

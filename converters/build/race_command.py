@@ -12,7 +12,6 @@ from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.make import PlanOptions, plan_any
-from boardfit.converters.progress import TerminalReporter
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.resolve import open_model
 from boardfit.converters.spec import ModelSpec
@@ -22,6 +21,7 @@ from boardfit.edge.bundle.bundle import MANIFEST, Bundle, open_bundle
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines import ENGINES, is_installed
 from boardfit.edge.errors import EdgeError, IntegrityError, UsageError
+from boardfit.edge.progress import Reporter, TerminalReporter
 from boardfit.edge.race.command import hold_race, race_options
 from boardfit.edge.trust.pins import key_files
 from boardfit.edge.units import printable
@@ -105,7 +105,10 @@ def build_entrants(
             try:
                 if not is_installed(engine):
                     raise UsageError(f"{engine} is not installed: {ENGINES[engine].pip_line}")
-                bundles.append(entrant_bundle(spec, device, name, options, quality, reporter))
+                bundle = entrant_bundle(
+                    spec, device, name, options, quality=quality, reporter=reporter
+                )
+                bundles.append(bundle)
             except EdgeError as error:
                 reporter.stage(f"{name} stays out: {error}")
     if not bundles:
@@ -118,8 +121,9 @@ def entrant_bundle(
     device: DeviceProfile,
     format_id: str,
     options: PlanOptions,
+    *,
     quality: QualityOptions,
-    reporter: TerminalReporter,
+    reporter: Reporter,
 ) -> Bundle:
     """A bundle for this machine: the one in the cache if it is of this source and recipe."""
     plan = plan_any(spec, device, format_id, options, Learned(()))
@@ -130,7 +134,13 @@ def entrant_bundle(
     except EdgeError:
         folder.mkdir(parents=True, exist_ok=True)
     request = BuildRequest(
-        spec, (device,), path, options, overwrite=True, quality=quality, formats=(format_id,)
+        spec=spec,
+        devices=(device,),
+        output=path,
+        options=options,
+        overwrite=True,
+        quality=quality,
+        formats=(format_id,),
     )
     (built,) = build(request, reporter)
     return built.bundle

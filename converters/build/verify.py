@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def try_out(
         engine = open_engine(engine_name, built_file(path), settings)
     except DoesNotFitError as error:
         return {"engine": f"not test-run on the host: {error}"}
-    try:
+    with closing(engine):
         for text, ids in (expected or {}).items():
             if (got := engine.tokenize(text)) != ids:
                 raise IntegrityError(
@@ -108,8 +109,6 @@ def try_out(
         config = GenerationConfig(max_tokens=N_TRIAL_TOKENS, ignore_eos=True)
         events = list(engine.stream(prompt, config))
         info = engine.describe()
-    finally:
-        engine.close()
     n_tokens = sum(event.token_id is not None for event in events)
     if n_tokens != N_TRIAL_TOKENS:
         raise IntegrityError(f"{path.name}: asked for {N_TRIAL_TOKENS} tokens, it gave {n_tokens}")

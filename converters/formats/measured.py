@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import functools
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
 from boardfit.edge.errors import InputError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the 3.10 backport has the same interface
-    import tomli as tomllib  # type: ignore[import-not-found]
 
 _YARDSTICK = "q4_0"
 
@@ -40,8 +35,8 @@ def measured_rows() -> tuple[MeasuredRecipe, ...]:
     """All rows. Raises InputError for a file that is not what it should be."""
     text = (Path(__file__).parent / "measured.toml").read_text(encoding="utf-8")
     try:
-        return tuple(MeasuredRecipe(**row) for row in tomllib.loads(text).get("rows", ()))
-    except (tomllib.TOMLDecodeError, TypeError) as error:
+        return tuple(MeasuredRecipe(**row) for row in decode_toml(text).get("rows", ()))
+    except (TOMLDecodeError, TypeError) as error:
         raise InputError(f"measured.toml: {error}") from None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from boardfit.edge.engines.model_file import model_file
 from boardfit.edge.errors import EngineError, InputError, UsageError
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.files.kind import read_regular_text
+from boardfit.edge.progress import Progress
 from boardfit.edge.requirements import install_line
 
 # Smaller batches are not representative; upstream's threshold.
@@ -63,7 +63,7 @@ def compute(
     max_chunks: int | None = None,
     threads: int | None = None,
     process_output: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Imatrix:
     """Run `text` (UTF-8) through the GGUF `model` in chunks of `n_ctx` tokens and write `out`. A
     path is taken through the same door as every model that is run here.

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from boardfit.converters.imatrix import compute
-from boardfit.converters.progress import TerminalReporter
 from boardfit.edge.errors import UsageError
+from boardfit.edge.progress import TerminalReporter
 from boardfit.edge.units import printable
 
 

@@ -11,8 +11,8 @@ from boardfit.converters.oci.pull import pull
 from boardfit.converters.oci.push import push
 from boardfit.converters.oci.reference import parse_reference
 from boardfit.converters.oci.registry import Registry
-from boardfit.converters.progress import TerminalReporter
 from boardfit.edge.bundle.bundle import open_bundle
+from boardfit.edge.progress import TerminalReporter
 from boardfit.edge.trust.key_argument import public_keys
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
@@ -33,7 +33,7 @@ def push_command(bundle: Path, reference: str, plain_http: bool, as_json: bool) 
     that the registry already has are not sent. Credentials come from `docker login`.
     """
     place = parse_reference(reference)
-    with TerminalReporter(quiet=as_json, unit="B") as reporter:
+    with TerminalReporter(quiet=as_json, in_bytes=True) as reporter:
         reporter.stage("verifying the bundle")
         opened = open_bundle(bundle, progress=reporter.progress)
         with Registry(place, plain_http=plain_http) as registry:
@@ -66,7 +66,7 @@ def pull_command(
     place = parse_reference(reference)
     keys = public_keys(key) if key else ()
     with (
-        TerminalReporter(quiet=as_json, unit="B") as reporter,
+        TerminalReporter(quiet=as_json, in_bytes=True) as reporter,
         Registry(place, plain_http=plain_http) as registry,
     ):
         pulled = pull(registry, directory, reporter, keys)

@@ -28,7 +28,6 @@ from boardfit.converters.oci.artifact import (
     parse_artifact,
 )
 from boardfit.converters.oci.registry import TRIES, Registry, read_body
-from boardfit.converters.progress import TerminalReporter
 from boardfit.edge.bundle.bundle import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -46,6 +45,7 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
+from boardfit.edge.progress import Reporter
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
 from boardfit.edge.trust.ssh_formats import PublicKey
 from boardfit.edge.units import MIB, format_bytes
@@ -79,7 +79,7 @@ class Pulled:
 def pull(
     registry: Registry,
     output: Path,
-    reporter: TerminalReporter,
+    reporter: Reporter,
     keys: Sequence[PublicKey] = (),
 ) -> Pulled:
     """Bring the reference's bundle to `output`. With `keys` it must be signed by one of them, which
@@ -189,7 +189,7 @@ class Receiver:
         registry: Registry,
         artifact: Artifact,
         root: Root,
-        reporter: TerminalReporter,
+        reporter: Reporter,
         done: Pulled,
     ) -> None:
         self._registry, self._artifact, self._reporter = registry, artifact, reporter

@@ -6,24 +6,22 @@ import hashlib
 import io
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from boardfit.converters.oci.artifact import bundle_layers, make_config, make_manifest
 from boardfit.converters.oci.registry import TRIES, Registry, redirect_target
-from boardfit.converters.progress import TerminalReporter
 from boardfit.edge.bundle.bundle import Bundle, bundle_signers
 from boardfit.edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
+from boardfit.edge.progress import Advance, Reporter
 from boardfit.edge.units import MIB, format_bytes
 
 #: Sent in pieces of this size, so that a broken connection costs one piece. A smaller blob goes in
 #: one request.
 CHUNK_BYTES = 64 * MIB
 _READ = 1 << 20
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Pushed:
         return {"kind": "boardfit-push", "schema": 1, **asdict(self)}
 
 
-def push(bundle: Bundle, registry: Registry, reporter: TerminalReporter) -> Pushed:
+def push(bundle: Bundle, registry: Registry, reporter: Reporter) -> Pushed:
     """Push an opened and verified bundle under the reference's tag. The manifest goes last: a tag
     never names something half there.
 
@@ -92,7 +90,7 @@ def push(bundle: Bundle, registry: Registry, reporter: TerminalReporter) -> Push
 
 
 def upload(
-    registry: Registry, sha256: str, source: Path | bytes, n_bytes: int, progress: Progress
+    registry: Registry, sha256: str, source: Path | bytes, n_bytes: int, progress: Advance
 ) -> None:
     """Send one blob; after a broken connection it goes on where the registry says."""
     file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")

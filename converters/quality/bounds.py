@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
 from boardfit.edge.errors import InputError, IntegrityError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the 3.10 backport has the same interface
-    import tomli as tomllib  # type: ignore[import-not-found]
 
 
 @dataclass(frozen=True)
@@ -30,8 +25,8 @@ class Bound:
 def parse_bounds(text: str) -> dict[str, Bound]:
     """Bounds by recipe id. Raises InputError that names the recipe and key."""
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        data = decode_toml(text)
+    except TOMLDecodeError as error:
         raise InputError(f"bounds.toml: {error}") from None
     found = {}
     for recipe, values in data.items():

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.converters.quality.bounds import check_bounds
 from boardfit.converters.quality.card import Card, measure_card, not_measured
-from boardfit.converters.quality.reference import WINDOW, Progress, Reference, read_references
+from boardfit.converters.quality.reference import WINDOW, Reference, read_references
 from boardfit.converters.quality.texts import is_sample, texts_for
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.engines import EngineSettings, is_installed
 from boardfit.edge.errors import DoesNotFitError
+from boardfit.edge.progress import Progress, Say
 from boardfit.edge.types import Plan
 
 __all__ = ["QualityOptions", "measure_cards"]
@@ -37,7 +38,7 @@ def measure_cards(
     work: Path,
     *,
     threads: int | None,
-    stage: Callable[[str], None],
+    stage: Say,
     progress: Progress,
 ) -> dict[tuple[str, str, str], Card]:
     """Cards by (engine, recipe, KV type), which is all of a plan that figures depend on; `models`

@@ -13,7 +13,7 @@ host's kernels, and the same inputs should give the same bundle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +21,12 @@ from typing import Any
 
 from boardfit.converters.quality.bounds import bound_of
 from boardfit.converters.quality.divergence import Divergence, Estimate, Tally
-from boardfit.converters.quality.reference import Progress, Reference
+from boardfit.converters.quality.reference import Reference
 from boardfit.converters.sample.examples import MAX_NEW_TOKENS, read_conversations
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.errors import DoesNotFitError, EngineError
+from boardfit.edge.progress import Progress
 from boardfit.edge.types import Engine, GenerationConfig, LogitsEngine, Message
 
 _DIGITS = 4
@@ -90,9 +91,7 @@ def measure_card(
     return card
 
 
-def measure_text(
-    engine: LogitsEngine, reference: Reference, progress: Callable[[int, int], None]
-) -> dict[str, Any]:
+def measure_text(engine: LogitsEngine, reference: Reference, progress: Progress) -> dict[str, Any]:
     """One text's row of the card; `progress` counts tokens."""
     tally, total = Tally(reference.n_vocab), len(reference.tokens)
     done = 0

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +32,9 @@ from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines import EngineSettings, is_installed, open_engine
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.progress import Progress, Say
 from boardfit.edge.requirements import install_line
 from boardfit.edge.types import Engine, LogitsEngine
-
-Progress = Callable[[int, int], None]
 
 #: Tokens in a window, half of which are scored; fewer where the model or the plan has less context.
 WINDOW = 512
@@ -85,7 +84,7 @@ def read_references(
     work: Path,
     *,
     threads: int | None = None,
-    stage: Callable[[str], None] = lambda text: None,
+    stage: Say = lambda text: None,
     progress: Progress | None = None,
 ) -> list[Reference]:
     """References for all texts, from the cache or computed now; `work` is a folder on a disk with
@@ -148,7 +147,7 @@ def full_model(
     spec: ModelSpec,
     work: Path,
     threads: int | None,
-    stage: Callable[[str], None],
+    stage: Say,
     progress: Progress | None,
 ) -> Iterator[Path]:
     """The unquantized model as a GGUF file that is removed afterwards; a GGUF source as it is."""

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,8 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UnsupportedModelError,
 )
+from boardfit.edge.progress import Advance, Progress
 from boardfit.edge.units import format_bytes, printable
-
-Progress = Callable[[int, int], None]
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TIMEOUT_S = 20
@@ -206,7 +205,7 @@ def _download(
 
 
 def _download_file(
-    repo_id: str, commit: str, file: RemoteFile, target: Path, advance: Callable[[int], None]
+    repo_id: str, commit: str, file: RemoteFile, target: Path, advance: Advance
 ) -> None:
     """One file through `NAME.part`: continued, checked, renamed."""
     from huggingface_hub import hf_hub_url
@@ -254,7 +253,7 @@ def _download_file(
 class _CountedFile:
     """A file opened for appending that reports its length after every write."""
 
-    def __init__(self, raw: Any, advance: Callable[[int], None]) -> None:
+    def __init__(self, raw: Any, advance: Advance) -> None:
         self._raw, self._advance = raw, advance
 
     def write(self, data: bytes) -> int:
@@ -266,7 +265,7 @@ class _CountedFile:
         return getattr(self._raw, name)
 
 
-def _offset(progress: Progress | None, done: int, total: int) -> Callable[[int], None]:
+def _offset(progress: Progress | None, done: int, total: int) -> Advance:
     def advance(file_bytes: int) -> None:
         if progress:
             progress(done + file_bytes, total)

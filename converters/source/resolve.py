@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.checkpoint import pickle_advice
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.progress import Progress
 from boardfit.edge.units import did_you_mean, printable
-
-Progress = Callable[[int, int], None]
 
 # Hub names: letters, digits, `-`, `_`, `.`, at most 96 characters each
 # (huggingface_hub's `validate_repo_id`).

@@ -17,13 +17,14 @@ from boardfit.converters.tokenizers.verify import Difference, differences
 from boardfit.converters.tokenizers.vocab_file import write_vocab_only
 from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary
 from boardfit.edge.errors import UnsupportedModelError
+from boardfit.edge.progress import Progress
 
 
 def identify_pre(
     files: TokenizerFiles,
     names: Sequence[str],
     build: Callable[[str], Vocabulary],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> str:
     """The first of `names` with which the engine gives the checkpoint's ids on the whole corpus,
     else the first that differs only where a limit of the engine's pattern explains it.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from boardfit.edge.bench.heat import read_heat
+from boardfit.edge.progress import Say
 
 MAX_WAIT_S = 600.0
 _EVERY_S = 2.0
@@ -17,7 +18,7 @@ def wait_until_cool(
     read: Callable[[], float | None] = lambda: read_heat().temp_c,
     max_wait_s: float = MAX_WAIT_S,
     sleep: Callable[[float], None] = time.sleep,
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> str | None:
     """Wait until the hottest sensor reads less than `below_c` °C, at most `max_wait_s`. Returns
     what to flag: too warm after the wait, or no sensor; None when the board is cool.

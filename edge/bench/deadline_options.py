@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from boardfit.edge.bench.deadline_run import Workload
-from boardfit.edge.deadline.budget import Budget
+from boardfit.edge.click_options import add_options
+from boardfit.edge.deadline.budget import Budget, OnMiss
 from boardfit.edge.errors import UsageError
-from boardfit.edge.tasks.requests import MIX, SEED, find_workload
-
-_F = TypeVar("_F", bound=Callable[..., Any])
+from boardfit.edge.tasks.requests import MIX, find_workload
 
 N_REQUESTS, N_COLD = 50, 5
 
-_OPTIONS = (
+_add_options = add_options(
     click.option(
         "--workload", metavar="TASK",
         help="Measure with the requests of a task (see `edge tasks`), or mix for all tasks.",
@@ -41,32 +40,68 @@ _OPTIONS = (
 )  # fmt: skip
 
 
-def workload_options(command: _F) -> _F:
-    """Add the options to a click command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+def workload_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options to a click command, which gets one `workload`: a `Workload` or None."""
+
+    @functools.wraps(command)
+    def call(
+        *,
+        workload: str | None,
+        within: str | None,
+        first_within: str | None,
+        on_miss: OnMiss,
+        n_requests: int,
+        n_cold: int,
+        **others: Any,
+    ) -> None:
+        asked = parse_workload(
+            workload, within, first_within, on_miss=on_miss, n_requests=n_requests, n_cold=n_cold
+        )
+        command(workload=asked, **others)
+
+    return _add_options(call)
 
 
-def parse_workload(options: dict[str, Any]) -> Workload | None:
+def parse_workload(
+    name: str | None,
+    within: str | None = None,
+    first_within: str | None = None,
+    *,
+    on_miss: OnMiss = "refuse",
+    n_requests: int = N_REQUESTS,
+    n_cold: int = N_COLD,
+) -> Workload | None:
     """The workload that the options name; None if they name neither a workload nor a time. A time
     alone means requests of every task.
 
     Raises UsageError for an unknown workload or what is no time.
     """
-    name = options["workload"]
-    budget = Budget.parse(options["within"], options["first_within"])
+    budget = Budget.parse(within, first_within)
     if name is None and budget is None:
         return None
     name = name or MIX
+    typed = {
+        "--workload": name,
+        "--within": within,
+        "--first-within": first_within,
+        "--on-miss": on_miss if on_miss != "refuse" else None,
+        "--requests": n_requests if n_requests != N_REQUESTS else None,
+        "--cold": n_cold if n_cold != N_COLD else None,
+    }
     return Workload(
         name,
         tuple(find_workload(name)),
-        budget.within_s if budget else None,
-        budget.first_within_s if budget else None,
-        options["on_miss"],
-        options["n_requests"],
-        options["n_cold"],
+        within_s=budget.within_s if budget else None,
+        first_within_s=budget.first_within_s if budget else None,
+        on_miss=on_miss,
+        n_requests=n_requests,
+        n_cold=n_cold,
+        typed=tuple(
+            word
+            for option, value in typed.items()
+            if value is not None
+            for word in (option, str(value))
+        ),
     )
 
 
@@ -78,15 +113,3 @@ def check_alone(workload: Workload, others: dict[str, object]) -> None:
                 f"{option} is for single tests, but --workload {workload.name} runs whole requests",
                 next_step="leave one of them out; --requests sets the number of requests",
             )
-
-
-def workload_words(workload: Workload, options: dict[str, Any]) -> str:
-    """The options as they are typed, to repeat a run."""
-    words = ["--workload", workload.name]
-    for option, key in (("--within", "within"), ("--first-within", "first_within")):
-        words += [option, str(options[key])] if options[key] is not None else []
-    words += ["--on-miss", workload.on_miss] if workload.on_miss != "refuse" else []
-    words += ["--requests", str(workload.n_requests)] if workload.n_requests != N_REQUESTS else []
-    words += ["--cold", str(workload.n_cold)] if workload.n_cold != N_COLD else []
-    assert workload.seed == SEED
-    return shlex.join(words)

@@ -8,7 +8,8 @@ from the page cache where the kernel lets us, and time predicted from what earli
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from boardfit.edge.bench.conditions import read_conditions
 from boardfit.edge.bench.deadline_summary import by_task, summarize
 from boardfit.edge.bench.refusal import needed_s
 from boardfit.edge.bench.runner import TestRun, drop_page_cache, finish
-from boardfit.edge.bench.sampler import Sampler, read_memory
+from boardfit.edge.bench.sampler import ResourceSampler, read_memory
 from boardfit.edge.bench.workloads import Test
 from boardfit.edge.chat.session import Session
 from boardfit.edge.chat.timed_open import draft_tokens, open_session
@@ -25,6 +26,7 @@ from boardfit.edge.deadline.budget import Budget, OnMiss
 from boardfit.edge.engines import open_engine
 from boardfit.edge.engines.target import OpenModel, engine_of
 from boardfit.edge.errors import DeadlineError, UsageError
+from boardfit.edge.progress import PartProgress
 from boardfit.edge.tasks.requests import SEED, TaskRequest, make_requests
 from boardfit.edge.tasks.task import Task
 from boardfit.edge.tasks.use import TaskUse
@@ -32,13 +34,13 @@ from boardfit.edge.types import Engine, GenerationConfig, Message, Trace
 from boardfit.edge.units import format_seconds
 
 KIND = "deadline"
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
 class Workload:
     """What is asked: `n_requests` of `tasks` in turn, within `within_s` (None: each task's own
-    time), and `n_cold` more, each right after opening the engine.
+    time), and `n_cold` more, each right after opening the engine. `typed` are the options that ask
+    for it.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Workload:
     n_requests: int = 50
     n_cold: int = 5
     seed: int = SEED
+    typed: tuple[str, ...] = ()
 
     @property
     def n_draft(self) -> int:
@@ -168,7 +171,7 @@ class Asker:
 
 
 def run_workload(
-    opened: OpenModel, model_path: Path, workload: Workload, progress: Progress | None = None
+    opened: OpenModel, model_path: Path, workload: Workload, progress: PartProgress | None = None
 ) -> list[DeadlineRun]:
     """The warm run and, with `n_cold`, the cold one. Closes the engine of `opened` before the
     latter, so that two never are in memory at once.
@@ -195,7 +198,7 @@ def run_workload(
     for request in report_progress(warm_up, "warming up"):
         asker.ask(request, workload.budget(request.task))
     before = read_conditions()
-    with Sampler() as sampler:
+    with ResourceSampler() as sampler:
         for request in report_progress(for_warm, warm.test.label):
             _take(warm, asker.ask(request, workload.budget(request.task)))
     finish(warm, sampler, before, read_conditions())
@@ -203,7 +206,7 @@ def run_workload(
     opened.engine.close()
     cold = _new_run(workload, "cold", for_cold, notes)
     before = read_conditions()
-    with Sampler() as sampler:
+    with ResourceSampler() as sampler:
         for request in report_progress(for_cold, cold.test.label):
             if not drop_page_cache(model_path) and not cold.flags:
                 cold.flags = ["page cache could not be dropped: cold is as warm as the page cache"]
@@ -219,15 +222,12 @@ def _ask_cold(
 ) -> tuple[dict[str, Any], Trace | None]:
     """One request to an engine that was opened for it."""
     name = opened.bundle.plan.engine if opened.bundle else engine_of(model_path)
-    engine = open_engine(name, opened.model, opened.settings)
-    try:
+    with closing(open_engine(name, opened.model, opened.settings)) as engine:
         session = open_session(replace(opened, engine=engine), timed=True)
         asker = Asker(session, engine)
         session.system, _ = asker.place_request(request)
         session.prepare()  # what `edge chat` and `edge run` restore on start
         return asker.ask(request, workload.budget(request.task))
-    finally:
-        engine.close()
 
 
 def fitting_requests(

@@ -6,34 +6,38 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from boardfit.edge.bench.conditions import disturbances, read_conditions
 from boardfit.edge.bench.metrics import peak, quantile, spread
-from boardfit.edge.bench.network_folder import NetworkFolder, is_network_folder
-from boardfit.edge.bench.network_inputs import make_values, resolve_shapes, shape_text
+from boardfit.edge.bench.network_folder import NetworkFolder, is_network_folder, open_network_folder
+from boardfit.edge.bench.network_inputs import make_values, parse_shapes, resolve_shapes, shape_text
 from boardfit.edge.bench.network_runtime import Network, open_network
-from boardfit.edge.bench.record import Subject, make_records
-from boardfit.edge.bench.sampler import Sampler, read_memory
+from boardfit.edge.bench.record import MeasuredArtifact, make_records
+from boardfit.edge.bench.request import BenchRequest
+from boardfit.edge.bench.sampler import ResourceSampler, read_memory
 from boardfit.edge.bench.workloads import Test
 from boardfit.edge.disk.opened_file import OpenedFile, Source
+from boardfit.edge.engines.model_file import model_file
 from boardfit.edge.engines.onnx.check import CONFIG as GENAI_CONFIG
+from boardfit.edge.engines.settings import default_threads
+from boardfit.edge.progress import PartProgress, ProgressLine
 from boardfit.edge.types import EngineInfo, TokenEvent, Trace
 
 KIND = "inference"
 N_WARMUP = 3
 MIN_RUNS = 20
+# Inferences per repetition that is asked for: a hundred by default.
+N_PER_REPEAT, N_PER_REPEAT_QUICK = 20, 4
 _MAX_S = 60.0  # of one test; a slow board gets fewer repetitions, at least MIN_RUNS
 _LATENCY_QUANTILES = {"latency_p50_s": 0.5, "latency_p90_s": 0.9, "latency_p95_s": 0.95,
                       "latency_p99_s": 0.99}  # fmt: skip
 _PEAKS = {"peak_anon_bytes": "anon_bytes", "peak_file_bytes": "file_bytes",
           "peak_rss_bytes": "rss_bytes", "peak_pss_bytes": "pss_bytes"}  # fmt: skip
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,24 @@ def is_network(path: Path) -> bool:
     return suffix == ".tflite" and not (path.parent / "tokenizer.json").is_file()
 
 
+def bench_network(request: BenchRequest, baseline: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Measure a file or a folder of `edge build`. `baseline` is this process's memory before."""
+    n_threads = request.n_threads or default_threads()
+    built = open_network_folder(request.model) if is_network_folder(request.model) else None
+    file = built.file if built else model_file(request.model)
+    with closing(ProgressLine("measuring")) as line:
+        run = measure_network(
+            file,
+            n_threads=n_threads,
+            n_runs=request.repeats * (N_PER_REPEAT_QUICK if request.quick else N_PER_REPEAT),
+            shapes=parse_shapes(request.shapes),
+            check_memory=request.check_memory is not False,
+            progress=line,
+        )
+    used = replace(request, n_threads=n_threads, sustained_min=None, cool_below=None)
+    return network_records(run, file, used.repeat_command(), baseline, built)
+
+
 def measure_network(
     path: Source,
     *,
@@ -70,7 +92,7 @@ def measure_network(
     n_runs: int,
     shapes: Mapping[str, tuple[int, ...]],
     check_memory: bool = True,
-    progress: Progress | None = None,
+    progress: PartProgress | None = None,
 ) -> NetworkRun:
     """Load `path`, run it `N_WARMUP` times unmeasured and `n_runs` times measured.
 
@@ -83,7 +105,7 @@ def measure_network(
         resolved = resolve_shapes(network.inputs, shapes)
         network.prepare(make_values(network.inputs, resolved))
         before, ends, latencies = read_conditions(), list[int](), list[float]()
-        with Sampler() as sampler:
+        with ResourceSampler() as sampler:
             for _ in range(N_WARMUP):
                 network.run()
             start_ns = time.monotonic_ns()
@@ -111,7 +133,14 @@ def measure_network(
         heat=heat,
     )
     flags = disturbances(before, after, heat, [1 / s for s in latencies if s > 0])
-    return NetworkRun(network, resolved, tuple(latencies), load_s, trace, tuple(flags))
+    return NetworkRun(
+        network=network,
+        shapes=resolved,
+        latencies_s=tuple(latencies),
+        load_s=load_s,
+        trace=trace,
+        flags=tuple(flags),
+    )
 
 
 def network_records(
@@ -143,7 +172,7 @@ def network_records(
             },
         },
     )
-    subject = Subject(
+    subject = MeasuredArtifact(
         name=path.stem,
         sha256=path.sha256 or path.digest(),
         n_bytes=file_bytes(path),

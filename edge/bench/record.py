@@ -17,7 +17,7 @@ from boardfit.edge.types import EngineInfo, Plan
 
 
 @dataclass(frozen=True)
-class Subject:
+class MeasuredArtifact:
     """What was measured: the artifact's name, path-free identity, and the plan when it has one."""
 
     name: str
@@ -32,7 +32,7 @@ class Subject:
 
 def make_records(
     runs: list[TestRun],
-    subject: Subject,
+    subject: MeasuredArtifact,
     engine: EngineInfo,
     repeat_command: str,
     baseline: Mapping[str, Any],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 from boardfit.edge.bench.conditions import Conditions, disturbances, read_conditions
 from boardfit.edge.bench.metrics import LoadTrace, Spread, measure, numbers, spread
 from boardfit.edge.bench.metrics import measure_load as load_figures
-from boardfit.edge.bench.sampler import Sampler, read_memory
+from boardfit.edge.bench.sampler import ResourceSampler, read_memory
 from boardfit.edge.bench.token_times import TokenTimes
 from boardfit.edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
 from boardfit.edge.process.live import STATUS
+from boardfit.edge.progress import PartProgress
 from boardfit.edge.types import (
     Engine,
     GenerationConfig,
@@ -29,8 +31,6 @@ from boardfit.edge.types import (
     TokenEvent,
     Trace,
 )
-
-Progress = Callable[[int, int, str], None]
 
 # The figure that a test is judged by.
 _RATE = {
@@ -74,8 +74,8 @@ def run_tests(
     tests: Sequence[Test],
     *,
     repeats: int,
-    progress: Progress | None = None,
-    sampler: Sampler | None = None,
+    progress: PartProgress | None = None,
+    sampler: ResourceSampler | None = None,
 ) -> list[TestRun]:
     """Run every test `repeats` times, interleaved, after one warm-up each; `sampler` is one with
     other settings or sensors than the usual.
@@ -87,7 +87,7 @@ def run_tests(
     runs = [TestRun(test, prompt_hash(tokens[: prompt_length(test)])) for test in tests]
     total, done = len(tests) * (repeats + 1), 0
     before = read_conditions()
-    with sampler or Sampler() as sampler:
+    with sampler or ResourceSampler() as sampler:
         for repetition in range(repeats + 1):
             for run in runs:
                 if progress:
@@ -140,7 +140,7 @@ def record(engine: Engine, prompt: Sequence[int], config: GenerationConfig, star
     return replace(trace, memory=(read_memory(),), events=TokenTimes(events))
 
 
-def finish(run: TestRun, sampler: Sampler, before: Conditions, after: Conditions) -> None:
+def finish(run: TestRun, sampler: ResourceSampler, before: Conditions, after: Conditions) -> None:
     """Attach memory and heat to the traces and derive the figures."""
     heat: list[HeatSample] = []
     for i, trace in enumerate(run.traces):
@@ -166,14 +166,11 @@ def measure_load(
     for _ in range(repeats):
         dropped = drop_page_cache(model_path) if cold else False
         start_ns = time.monotonic_ns()
-        engine = open_engine()
-        try:
+        with closing(open_engine()) as engine:
             loaded_ns = time.monotonic_ns()
             config = GenerationConfig(max_tokens=1, ignore_eos=True)
             first = next(iter(engine.stream(fixed_tokens(engine, 8), config)))
             memory: MemorySample = read_memory()
-        finally:
-            engine.close()
         trace = LoadTrace(start_ns, loaded_ns, first.t_ns, (memory,))
         run.loads.append(trace)
         run.figures.append(load_figures(trace))

@@ -59,7 +59,7 @@ def read_memory(*, with_pss: bool = True) -> MemorySample:
     )
 
 
-class Sampler:
+class ResourceSampler:
     """Collects samples while it is entered: memory every `interval_s`, PSS and heat every second.
 
     Reading `/proc/self/status` takes about 30 µs, so that the default costs under 0.1 % of a core.
@@ -98,7 +98,7 @@ class Sampler:
         """Heat samples of one span of time."""
         return tuple(s for s in list(self.heat) if start_ns <= s.t_ns <= end_ns)
 
-    def __enter__(self) -> Sampler:
+    def __enter__(self) -> ResourceSampler:
         self._thread.start()
         return self
 

@@ -12,10 +12,11 @@ import time
 from collections.abc import Sequence
 
 from boardfit.edge.bench.conditions import read_conditions
-from boardfit.edge.bench.runner import Progress, TestRun, finish, record
-from boardfit.edge.bench.sampler import Sampler
+from boardfit.edge.bench.runner import TestRun, finish, record
+from boardfit.edge.bench.sampler import ResourceSampler
 from boardfit.edge.bench.workloads import Test, fixed_tokens, prompt_hash
 from boardfit.edge.process.live import STATUS
+from boardfit.edge.progress import PartProgress
 from boardfit.edge.types import Engine, GenerationConfig
 
 # Tokens of one repetition: seconds on a slow board, and shallow in every context.
@@ -25,7 +26,7 @@ SHARE, MIN_REPEATS = 0.1, 2
 
 
 def run_sustained(
-    engine: Engine, *, seconds: float, n_gen: int = N_GEN, progress: Progress | None = None
+    engine: Engine, *, seconds: float, n_gen: int = N_GEN, progress: PartProgress | None = None
 ) -> TestRun:
     """Decode for `seconds`; a repetition that has begun is finished, and there are at least as many
     as the ratio needs. No warm-up is dropped: the first burst is half of the answer.
@@ -36,7 +37,7 @@ def run_sustained(
     config = GenerationConfig(max_tokens=n_gen + 1, ignore_eos=True)
     STATUS.set_label(run.test.label)
     before, started = read_conditions(), time.monotonic()
-    with Sampler() as sampler:
+    with ResourceSampler() as sampler:
         while True:
             elapsed = time.monotonic() - started
             if elapsed >= seconds and len(run.traces) >= 2 * MIN_REPEATS:

@@ -21,7 +21,7 @@ import re
 import shutil
 import stat
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +31,7 @@ from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
 from boardfit.edge.disk.rooted import Root, check_free, work_beside
 from boardfit.edge.disk.verified import VerifiedFiles
 from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
+from boardfit.edge.progress import Advance, Progress
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, signers
 from boardfit.edge.trust.pins import check_pins
 from boardfit.edge.trust.ssh_formats import PublicKey
@@ -60,8 +61,6 @@ _MAX_HELD = 32
 # Plain relative POSIX names: nothing hidden, nothing a shell or a FAT card would stumble over.
 _NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ class Bundle:
         self,
         file: BundleFile,
         remembered: VerifiedFiles | None,
-        progress: Callable[[int], None] | None,
+        progress: Advance | None,
     ) -> OpenedFile:
         """Open a file and hash it, unless it is `remembered`; hold it if it is one to be used."""
         assert self._folder is not None
@@ -176,7 +175,7 @@ class Bundle:
         return sum(file.n_bytes for file in self.files)
 
 
-def sha256_file(path: Path, progress: Callable[[int], None] | None = None) -> str:
+def sha256_file(path: Path, progress: Advance | None = None) -> str:
     """Hex sha256 of a file, read in chunks; `progress` receives the size of each chunk."""
     digest = hashlib.sha256()
     with path.open("rb") as file:

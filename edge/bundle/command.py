@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -19,27 +17,8 @@ from boardfit.edge.bundle.bundle import (
 )
 from boardfit.edge.bundle.quality_text import quality_lines
 from boardfit.edge.errors import IntegrityError
+from boardfit.edge.progress import ProgressLine
 from boardfit.edge.units import format_bytes, printable
-
-
-@contextmanager
-def hashing_bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr that appears only on a terminal and only while there is work."""
-    bar, last = None, 0
-
-    def update(done: int, total: int) -> None:
-        nonlocal bar, last
-        if bar is None:
-            bar = click.progressbar(length=total, label=label, file=sys.stderr)
-            bar.__enter__()
-        bar.update(done - last)
-        last = done
-
-    try:
-        yield update
-    finally:
-        if bar is not None:
-            bar.__exit__(None, None, None)
 
 
 @click.group()
@@ -87,7 +66,7 @@ def describe(opened: Bundle) -> list[str]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
 def verify(path: Path, key_file: str | None, as_json: bool) -> None:
     """Read every byte of a bundle, compare it with the manifest, and check its signature."""
-    with hashing_bar("verifying") as progress:
+    with closing(ProgressLine("verifying")) as progress:
         opened = open_bundle(path, verify=True, progress=progress)
     signed_by = bundle_signers(opened)
     if key_file is not None:

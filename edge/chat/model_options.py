@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 import click
@@ -9,7 +10,7 @@ import click
 from boardfit.edge.click_options import pass_value
 from boardfit.edge.engines.settings import KV_TYPES
 from boardfit.edge.engines.target import OpenModel, open_model
-from boardfit.edge.terminal import ProgressLine
+from boardfit.edge.progress import ProgressLine
 from boardfit.edge.types import GenerationConfig
 
 _DEFAULT = GenerationConfig()
@@ -87,8 +88,5 @@ engine_options = pass_value("overrides", _make_overrides, *_ENGINE)
 
 def open_with_progress(path: str, overrides: dict[str, Any], *, n_draft: int = 0) -> OpenModel:
     """Open the model that the command line names, drawing progress where it takes time."""
-    line = ProgressLine("loading")
-    try:
+    with closing(ProgressLine("loading")) as line:
         return open_model(path, progress=line, n_draft=n_draft, **overrides)
-    finally:
-        line.close()

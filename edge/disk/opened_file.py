@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from boardfit.edge.disk.input_folder import open_below
 from boardfit.edge.errors import InputError, IntegrityError, UnsafeInputError
+from boardfit.edge.progress import Advance
 
 _CHUNK = 1 << 20
 _FLAGS = (
@@ -170,7 +171,7 @@ class OpenedFile(os.PathLike[str]):
             raise UnsafeInputError(f"{self.path} has more than the {limit} bytes that it may have")
         return data
 
-    def digest(self, progress: Callable[[int], None] | None = None) -> str:
+    def digest(self, progress: Advance | None = None) -> str:
         """Hex sha256 of content that did not change meanwhile; `progress` receives byte counts.
 
         Raises IntegrityError when another process keeps writing to the file.

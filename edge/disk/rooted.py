@@ -24,6 +24,7 @@ from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from boardfit.edge.errors import UnsafeInputError, UsageError
+from boardfit.edge.progress import Advance
 from boardfit.edge.units import printable
 
 #: Marks a folder as ours. Its presence counts, not its text: a power cut may lose the text.
@@ -122,7 +123,7 @@ class Root:
         """A regular file for reading."""
         return os.fdopen(self._open_file(path, os.O_RDONLY), "rb")
 
-    def sha256(self, path: str, progress: Callable[[int], None] | None = None) -> str:
+    def sha256(self, path: str, progress: Advance | None = None) -> str:
         """Hex sha256 of a regular file, read from the medium where the system can be asked to;
         `progress` receives the size of each chunk.
         """

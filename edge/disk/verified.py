@@ -20,12 +20,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.disk.opened_file import FileIdentity, OpenedFile
+from boardfit.edge.progress import Advance
 
 _MAX_ENTRIES = 512
 #: How old a file's times must be: more than the coarsest tick, FAT's.
@@ -63,7 +63,7 @@ class VerifiedFiles:
     def knows(self, file: OpenedFile, sha256: str) -> bool:
         return self._known.get(_key(file.identity)) == sha256
 
-    def verify(self, file: OpenedFile, progress: Callable[[int], None] | None = None) -> str:
+    def verify(self, file: OpenedFile, progress: Advance | None = None) -> str:
         """The sha256 of a file's content; remembered where a later edit would be noticed."""
         began_ns = time.time_ns()
         before = file.identity

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.edge.errors import DeviceUnreachableError, EdgeError, UsageError
-from boardfit.edge.flash.board import Progress
 from boardfit.edge.flash.session import Done, Session
 from boardfit.edge.flash.shell_files import ShellFiles, capture_system, shell_error
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.probe.system import CapturedSystem
 from boardfit.edge.process.child import TimeoutExpired, find_program, run_child
+from boardfit.edge.progress import Advance
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.units import MIB, printable
 
@@ -160,7 +160,7 @@ class AdbBoard:
     def resume_from(self, n_there: int) -> int:
         return n_there // _BLOCK * _BLOCK
 
-    def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
+    def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
         size, sent = source.stat().st_size, 0
         pushed = f"{part}.push"
         with source.open("rb") as file, tempfile.TemporaryDirectory(prefix="edge-adb-") as folder:
@@ -203,7 +203,7 @@ class AdbBoard:
     def can_patch(self) -> bool:
         return False
 
-    def patch(self, source: Path, part: str, progress: Progress) -> int:
+    def patch(self, source: Path, part: str, progress: Advance) -> int:
         raise NotImplementedError("adb has no rsync")
 
     def execute(self, script: str, *, timeout_s: float) -> Done:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from boardfit.edge.flash.session import Done
 from boardfit.edge.probe.system import CapturedSystem
+from boardfit.edge.progress import Advance
 from boardfit.edge.slots.files import BoardFiles
-
-Progress = Callable[[int], None]
 
 
 class Board(Protocol):
@@ -31,7 +29,7 @@ class Board(Protocol):
     def resume_from(self, n_there: int) -> int:
         """From which byte a part of `n_there` bytes goes on; the last block may be half written."""
 
-    def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
+    def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
         """Write `source` from byte `offset` to the same place in `part`; flushing is `settle`'s.
         `progress` receives byte counts. Returns the bytes that crossed to the board.
         """
@@ -39,7 +37,7 @@ class Board(Protocol):
     def can_patch(self) -> bool:
         """Whether `patch` works: rsync on both ends."""
 
-    def patch(self, source: Path, part: str, progress: Progress) -> int:
+    def patch(self, source: Path, part: str, progress: Advance) -> int:
         """Make `part`, which holds something similar, equal to `source`, sending what differs.
         Returns the bytes that crossed to the board and back.
         """

@@ -23,7 +23,7 @@ from boardfit.edge.errors import EngineError, IntegrityError, UsageError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.gate import find_edge, how_it_died
 from boardfit.edge.flash.phone_gate import bench_script, carries_tools
-from boardfit.edge.flash.transfer import Reporter
+from boardfit.edge.progress import Reporter
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.units import MIB, format_bytes, printable

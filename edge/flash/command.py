@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from boardfit.edge.bundle.bundle import open_bundle
-from boardfit.edge.bundle.command import hashing_bar
 from boardfit.edge.errors import UsageError
 from boardfit.edge.flash.checks import check_board
 from boardfit.edge.flash.connect import connect
@@ -18,10 +17,10 @@ from boardfit.edge.flash.connection_options import ssh_config_option, wait_optio
 from boardfit.edge.flash.flash import FlashOptions, FlashReport, flash
 from boardfit.edge.flash.media.click_options import media_options
 from boardfit.edge.flash.media.options import MediaOptions
-from boardfit.edge.flash.progress import TerminalReporter
 from boardfit.edge.flash.rehearsal import rehearse
 from boardfit.edge.flash.target import MEDIA, SHAPES, parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy
+from boardfit.edge.progress import ProgressLine, TerminalReporter
 from boardfit.edge.slots.health import MAX_MEMORY, MIN_SPEED
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.trust.ssh_formats import ALGORITHM
@@ -106,9 +105,9 @@ def flash_command(
     )
     place = None if target is None else parse_flash_target(target)
     media.check(place.scheme if place else "many boards")
-    with hashing_bar("verifying the bundle") as bar:
+    with closing(ProgressLine("verifying the bundle")) as bar:
         opened = open_bundle(bundle, progress=bar)
-    reporter = TerminalReporter(quiet=as_json)
+    reporter = TerminalReporter(quiet=as_json, is_timed=False, in_bytes=True)
     rehearsed = None if no_rehearse else rehearse(opened, reporter)
     if inventory is not None:
         from boardfit.edge.flash.fleet_command import flash_fleet
@@ -136,12 +135,12 @@ def flash_command(
     if place.scheme in MEDIA:
         from boardfit.edge.flash.media.command import flash_media
 
-        with closing(reporter):
+        with reporter:
             report = flash_media(opened, place, options, media, reporter, force=force)
         notes = []
     else:
         board = connect(place, ssh_config=ssh_config, via=via)
-        with closing(board), closing(reporter):
+        with closing(board), reporter:
             notes = check_board(board, opened, force=force)
             report = flash(opened, board, options, reporter)
     report.notes[:0] = [*notes, *([rehearsed] if rehearsed else [])]

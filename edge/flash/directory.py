@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from boardfit.edge.errors import InputError
-from boardfit.edge.flash.board import Progress
 from boardfit.edge.flash.session import Done
 from boardfit.edge.probe.system import CapturedSystem
 from boardfit.edge.process.child import run_child
+from boardfit.edge.progress import Advance
 from boardfit.edge.slots.files import LocalFiles
 
 _BLOCK = 1 << 20
@@ -33,14 +33,14 @@ class DirectoryBoard:
     def resume_from(self, n_there: int) -> int:
         return max(0, n_there - 1) // _BLOCK * _BLOCK
 
-    def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
+    def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
         self.files.copy_into(source, part, offset, progress)
         return source.stat().st_size - offset
 
     def can_patch(self) -> bool:
         return False
 
-    def patch(self, source: Path, part: str, progress: Progress) -> int:
+    def patch(self, source: Path, part: str, progress: Advance) -> int:
         raise NotImplementedError("a local copy is as fast as reading both sides")
 
     def execute(self, script: str, *, timeout_s: float) -> Done:

@@ -22,7 +22,6 @@ from boardfit.edge.errors import EdgeError, EngineError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.gate import Verdict, engine_bytes, install_engine, try_release
 from boardfit.edge.flash.transfer import (
-    Reporter,
     Sent,
     bring,
     bring_signature,
@@ -30,6 +29,7 @@ from boardfit.edge.flash.transfer import (
     wanted_files,
 )
 from boardfit.edge.flash.trust import Admission, SignaturePolicy, admit, check_on_board
+from boardfit.edge.progress import Reporter
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.health import MAX_MEMORY, MIN_SPEED, Health
 from boardfit.edge.slots.store import Slots

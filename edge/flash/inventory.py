@@ -16,17 +16,12 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
 from boardfit.edge.errors import InputError
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.units import did_you_mean, printable
@@ -76,8 +71,8 @@ class Inventory:
 def read_inventory(path: Path) -> Inventory:
     """Read a fleet. Raises InputError that names the file and the entry."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        document = decode_toml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, TOMLDecodeError) as error:
         raise InputError(f"{path}: {error}") from None
     return parse_inventory(document, path)
 

@@ -11,8 +11,8 @@ import json
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import EngineError
 from boardfit.edge.flash.gate import carries_engine
-from boardfit.edge.flash.transfer import Reporter
 from boardfit.edge.process.child import decode_output, python_argv, run_child
+from boardfit.edge.progress import Reporter
 from boardfit.edge.requirements import install_line
 from boardfit.edge.units import printable
 

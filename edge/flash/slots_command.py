@@ -12,11 +12,10 @@ import click
 from boardfit.edge.errors import EngineError
 from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.connection_options import ssh_config_option
-from boardfit.edge.flash.progress import TerminalReporter
 from boardfit.edge.flash.target import parse_flash_target
+from boardfit.edge.progress import ProgressLine, TerminalReporter
 from boardfit.edge.slots.health import check_release, judge
 from boardfit.edge.slots.store import Slots
-from boardfit.edge.terminal import ProgressLine
 from boardfit.edge.units import format_bytes, printable
 
 
@@ -120,9 +119,9 @@ def bench_command(
     from boardfit.edge.report.terminal import run_lines
 
     path = output or data_directory() / f"{datetime.now(timezone.utc):%Y-%m}.jsonl"
-    reporter = TerminalReporter(quiet=as_json)
+    reporter = TerminalReporter(quiet=as_json, is_timed=False, in_bytes=True)
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
-    with closing(board), closing(reporter):
+    with closing(board), reporter:
         records = bench_board(board, BenchOptions(quick, repeats, n_gen, n_threads), path, reporter)
     if as_json:
         for record in records:
@@ -160,11 +159,8 @@ def check_command(bundle: Path, quick: bool, as_json: bool) -> None:
 
     The health gate of `edge flash` runs this command on the board.
     """
-    line = ProgressLine("verifying")
-    try:
+    with closing(ProgressLine("verifying")) as line:
         health = check_release(bundle, quick=quick, progress=line)
-    finally:
-        line.close()
     if as_json:
         click.echo(json.dumps(health.to_dict()))
         return

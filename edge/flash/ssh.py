@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 
 from boardfit.edge.errors import EdgeError, InputError
-from boardfit.edge.flash.board import Progress
 from boardfit.edge.flash.session import Done, Session
 from boardfit.edge.flash.shell_files import ShellFiles, capture_system, shell_error
 from boardfit.edge.flash.ssh_channel import HAS_AES, SshChannel, computes_aes
@@ -31,6 +30,7 @@ from boardfit.edge.process.child import (
     run_child,
     start_child,
 )
+from boardfit.edge.progress import Advance
 from boardfit.edge.slots.layout import PARTS
 
 #: A file of this size pays for a connection of its own with a quicker cipher.
@@ -65,7 +65,7 @@ class SshBoard:
     def resume_from(self, n_there: int) -> int:
         return max(0, n_there - 1) // BLOCK * BLOCK
 
-    def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
+    def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
         if self._via == "sftp":
             return self._send_sftp(source, part, offset, progress)
         channel = self._channel
@@ -80,7 +80,7 @@ class SshBoard:
             return None
         return self._channel.quicker()
 
-    def _send_sftp(self, source: Path, part: str, offset: int, progress: Progress) -> int:
+    def _send_sftp(self, source: Path, part: str, offset: int, progress: Advance) -> int:
         """Through the sftp subsystem. `reput` writes only what is missing, and never truncates, so
         that a forgotten sender does no harm.
         """
@@ -128,7 +128,7 @@ class SshBoard:
         there = self._session.run("rsync --version 2>/dev/null; exit 0").out
         return all(is_rsync(text) for text in (here, there))
 
-    def patch(self, source: Path, part: str, progress: Progress) -> int:
+    def patch(self, source: Path, part: str, progress: Advance) -> int:
         shell = shlex.join(["ssh", "-T", *self._channel.options()])
         # A receiver that a dead sender left behind must end before the next one begins.
         lock = shlex.quote(f"{self.files.root}/.receive.lock")

@@ -12,10 +12,10 @@ import os
 import shlex
 from pathlib import Path
 
-from boardfit.edge.flash.board import Progress
 from boardfit.edge.flash.session import Channel, Done
 from boardfit.edge.flash.shell_files import shell_error
 from boardfit.edge.process.child import DEVNULL, TimeoutExpired, start_child
+from boardfit.edge.progress import Advance
 from boardfit.edge.slots.faults import fault_point
 
 #: What a part may be cut back to.
@@ -26,9 +26,7 @@ _READ = 1 << 16
 _LOOK_S = 0.2
 
 
-def send_stream(
-    channel: Channel, source: Path, target: str, offset: int, progress: Progress
-) -> int:
+def send_stream(channel: Channel, source: Path, target: str, offset: int, progress: Advance) -> int:
     """Write `source` from `offset`, a multiple of BLOCK, to the same place of `target` there.
     Returns the bytes sent.
 

@@ -9,14 +9,15 @@ one where rsync can, everything else is sent and resumed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from boardfit.edge.bundle.bundle import MANIFEST, SUMS, Bundle
 from boardfit.edge.errors import EdgeError, IntegrityError
 from boardfit.edge.flash.board import Board
+from boardfit.edge.progress import Progress, Reporter
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE
@@ -25,19 +26,6 @@ from boardfit.edge.units import MIB
 How = Literal["there", "link", "patch", "send"]
 #: Below this a patch costs more round trips than it saves bytes.
 PATCH_LEAST_BYTES = 4 * MIB
-
-
-class Reporter(Protocol):
-    """Where a flash says what it is doing."""
-
-    def stage(self, text: str) -> None:
-        """A new step begins."""
-
-    def progress(self, done: int, total: int) -> None:
-        """How far the step is, in bytes."""
-
-    def say(self, text: str) -> None:
-        """Something worth knowing."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +229,7 @@ class _Bar:
     """Bytes of all files together."""
 
     def __init__(self, reporter: Reporter, total: int) -> None:
-        self._tell: Callable[[int, int], None] = reporter.progress
+        self._tell: Progress = reporter.progress
         self._total, self.done = total, 0
 
     def add(self, n_bytes: int) -> None:

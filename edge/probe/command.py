@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,7 +24,7 @@ from boardfit.edge.probe.measure import Measurements, measure_machine, measured_
 from boardfit.edge.probe.remote import capture, parse_target
 from boardfit.edge.probe.remote_measure import measure_remote
 from boardfit.edge.probe.sensors import describe_throttled
-from boardfit.edge.terminal import ProgressLine
+from boardfit.edge.progress import ProgressLine
 from boardfit.edge.units import format_bytes, printable
 
 
@@ -58,9 +59,8 @@ def probe(
         report = report_this_machine()
         profile = report.profile
         if not no_measure:
-            line = ProgressLine("measuring")
-            found = measure_machine(profile, quick=quick, progress=line)
-            line.close()
+            with closing(ProgressLine("measuring")) as line:
+                found = measure_machine(profile, quick=quick, progress=line)
             profile = measured_profile(profile, found)
     else:
         place = parse_target(target)
@@ -71,9 +71,8 @@ def probe(
             )
         report, profile = remote, remote.profile
         if not no_measure:
-            line = ProgressLine("measuring there")
-            found = measure_remote(place, profile, quick=quick, progress=line)
-            line.close()
+            with closing(ProgressLine("measuring there")) as line:
+                found = measure_remote(place, profile, quick=quick, progress=line)
             profile = measured_profile(profile, found)
     profile = replace(profile, id=board_id(name, output, report), aliases=())
     path = None if no_write else output or user_boards_directory() / f"{profile.id}.toml"

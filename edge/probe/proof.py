@@ -17,7 +17,7 @@ import re
 import selectors
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.probe.ggml import PLAIN
 from boardfit.edge.process.child import DEVNULL, PIPE, Popen, python_argv, start_child
+from boardfit.edge.progress import Progress
 
 KIND = "boardfit-engine-proof"
 #: Counted up when the cases change: older stamps then prove too little.
@@ -52,8 +53,6 @@ _DEATHS = {
 
 #: After so many deaths the rest of a buffer type's kernels is not run: each takes a new process.
 _MOST_DEATHS = 4
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

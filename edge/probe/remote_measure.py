@@ -16,7 +16,7 @@ import shlex
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,8 @@ from boardfit.device_profiles.profile import ISA_FLAGS, DeviceProfile, KernelSpe
 from boardfit.edge.probe.measure import Measurements
 from boardfit.edge.probe.remote import Target, ssh_command
 from boardfit.edge.process.child import DEVNULL, OUR_FOLDER, TimeoutExpired, start_child
+from boardfit.edge.progress import Progress
 from boardfit.edge.units import printable
-
-Progress = Callable[[int, int], None]
 
 _TOTAL_S = 60
 _CLEANING_S = 5

@@ -7,13 +7,12 @@ import mmap
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 from boardfit.edge.probe.system import System, read_number
-
-Progress = Callable[[int, int], None]
+from boardfit.edge.progress import Progress
 
 _BLOCK_BYTES = 4 << 20  # one read: long enough for a card's sequential speed, and a page multiple
 _ENOUGH_BYTES = 96 << 20

@@ -24,7 +24,7 @@ from typing import Any
 from boardfit.edge.bench.conditions import disturbances, read_conditions
 from boardfit.edge.bench.metrics import LoadTrace
 from boardfit.edge.bench.runner import prompt_length, run_once
-from boardfit.edge.bench.sampler import Sampler, read_memory
+from boardfit.edge.bench.sampler import ResourceSampler, read_memory
 from boardfit.edge.bench.trace_rows import compact_load, compact_trace
 from boardfit.edge.bench.workloads import Test, fixed_tokens, prompt_hash
 from boardfit.edge.bundle.bundle import open_bundle
@@ -76,7 +76,7 @@ def measure(engine: Engine, tests: Sequence[Test]) -> Iterator[Answer]:
     tokens = fixed_tokens(engine, max(prompt_length(test) for test in tests) + 1)
     run_once(engine, Test("prefill", min(32, len(tokens) - 1), 0, 0), tokens)
     run_once(engine, Test("decode", 0, 0, 4), tokens)
-    with Sampler() as sampler:
+    with ResourceSampler() as sampler:
         for test in tests:
             before = read_conditions()
             trace = run_once(engine, test, tokens)

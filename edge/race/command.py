@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 
 import click
 
-from boardfit.edge.bench.command import TestProgress
-from boardfit.edge.bench.record import Subject, make_records
+from boardfit.edge.bench.record import MeasuredArtifact, make_records
 from boardfit.edge.bench.store import append_results, data_directory
 from boardfit.edge.bench.workloads import Test
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
+from boardfit.edge.click_options import add_options
 from boardfit.edge.errors import UsageError
+from boardfit.edge.progress import ProgressLine
 from boardfit.edge.race.agreement import Agreement, check_agreement, compare_answers
 from boardfit.edge.race.entrants import Entrant, make_entrants
 from boardfit.edge.race.text import median, pace_of, peak_anonymous, race_lines
@@ -30,7 +32,8 @@ DEPTHS = (0, 512, 2048)
 QUICK_PREFILL, QUICK_DEPTHS = (16, 128), (0, 128)
 ROUNDS, N_GEN = 5, 32
 
-OPTIONS = (
+#: Adds the options of a race to every command that ends in one.
+race_options = add_options(
     click.option(
         "--rounds",
         type=click.IntRange(min=1),
@@ -58,13 +61,6 @@ OPTIONS = (
     ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
 )
-
-
-def race_options(command: Any) -> Any:
-    """The options of a race, for every command that ends in one."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
 
 
 @click.command(name="race")
@@ -97,11 +93,10 @@ def hold_race(
     agreements = compare_answers(entrants, n_ctx)
     if not any_answers:
         check_agreement(entrants[0], agreements)
-    bar = TestProgress()
-    courses = run_race(
-        entrants, tests, n_ctx, rounds=min(2, rounds) if quick else rounds, progress=bar
-    )
-    bar.close()
+    with closing(ProgressLine("measuring")) as line:
+        courses = run_race(
+            entrants, tests, n_ctx, rounds=min(2, rounds) if quick else rounds, progress=line
+        )
     longest = max(test.n_prompt for test in tests)
     found = leads([pace_of(course) for course in courses], longest)
     stamp = datetime.now(timezone.utc).strftime("%Y-%m")
@@ -152,10 +147,10 @@ def records_of(courses: Sequence[Course], found: Sequence[Lead]) -> list[dict[st
     return records
 
 
-def subject_of(entrant: Entrant) -> Subject:
+def subject_of(entrant: Entrant) -> MeasuredArtifact:
     bundle = entrant.bundle
     model = bundle.manifest["model"]
-    return Subject(
+    return MeasuredArtifact(
         name=printable(bundle.name),
         sha256=bundle.model_file.sha256,
         n_bytes=bundle.plan.artifact_bytes,  # of all its files, where there are several

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,10 +17,9 @@ from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import EdgeError, EngineError
 from boardfit.edge.process.child import python_argv, run_child
 from boardfit.edge.process.last_words import explain_death
+from boardfit.edge.progress import PartProgress
 from boardfit.edge.race.entrants import Entrant
 from boardfit.edge.units import printable
-
-Progress = Callable[[int, int, str], None]
 
 MAX_DRIFT = 0.05
 _TAIL_LINES = 8
@@ -46,7 +45,7 @@ def run_race(
     n_ctx: int,
     *,
     rounds: int,
-    progress: Progress | None = None,
+    progress: PartProgress | None = None,
 ) -> list[Course]:
     """Every entrant takes one turn per round, the order reversed in every other round.
 

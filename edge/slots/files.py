@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
+from boardfit.edge.progress import Advance
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.slots.layout import CURRENT, LOCK
 
@@ -253,7 +254,7 @@ class LocalFiles:
         source: Path,
         target: str,
         offset: int,
-        progress: Callable[[int], None] | None = None,
+        progress: Advance | None = None,
     ) -> None:
         """Copy `source` from `offset` to the same place in `target`; not flushed yet."""
         with self._opened() as root, source.open("rb") as reader:
@@ -265,7 +266,7 @@ class LocalFiles:
         reader: BinaryIO,
         target: str,
         offset: int,
-        progress: Callable[[int], None] | None = None,
+        progress: Advance | None = None,
     ) -> None:
         fault_point()
         with root.resume(target) as writer:

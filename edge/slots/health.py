@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from boardfit.edge.errors import EdgeError, InputError
+from boardfit.edge.progress import Progress
 from boardfit.edge.types import Engine, GenerationConfig, LogitsEngine, Plan, Trace
 from boardfit.edge.units import format_bytes
 
@@ -80,7 +81,7 @@ def check_release(
     *,
     reference: Sequence[int] = (),
     quick: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Health:
     """Verify every byte of a bundle (`quick`: those not verified before), load it as planned, ask
     the fixed question, then time a longer answer. `reference` is a host's greedy answer as token

@@ -10,7 +10,7 @@ After a power cut at any point `current` names a release that was whole when it 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,7 @@ from typing import Any
 
 from boardfit.edge.bundle.bundle import MANIFEST, MAX_MANIFEST_BYTES, SUMS, Bundle, parse_manifest
 from boardfit.edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
+from boardfit.edge.progress import Say
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.files import BoardFiles
 from boardfit.edge.slots.layout import (
@@ -266,7 +267,7 @@ class Slots:
         keep: Sequence[str] = (),
         *,
         drop_previous: bool = False,
-        say: Callable[[str], None] | None = None,
+        say: Say | None = None,
     ) -> None:
         """Remove the oldest releases, one by one, until `needed` bytes are free. The current one,
         the previous one (unless `drop_previous`) and those in `keep` stay.

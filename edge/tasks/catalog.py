@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
+from boardfit.device_profiles.toml_parser import decode_toml
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.tasks.task import Task, parse_task, read_task
 from boardfit.edge.units import did_you_mean, printable
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the 3.10 backport has the same interface
-    import tomli as tomllib
 
 #: From the shortest to the longest.
 NAMES = (
@@ -50,7 +45,7 @@ def find_task(name: str) -> Task:
 def languages() -> dict[str, str]:
     """Code → name in English."""
     file = resources.files("boardfit.edge.tasks").joinpath("languages.toml")
-    found: dict[str, str] = tomllib.loads(file.read_text("utf-8"))
+    found: dict[str, str] = decode_toml(file.read_text("utf-8"))
     return found
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the 3.10 backport has the same interface
-    import tomli as tomllib
+from boardfit.device_profiles.toml_parser import decode_toml
 
 Count = Callable[[str], int]
 _SLOT = re.compile(r"\{(\w+?)(\d?)\}")
@@ -73,7 +69,7 @@ class Material:
 @lru_cache(maxsize=8)
 def load_material(name: str) -> Material:
     file = resources.files("boardfit.edge.tasks").joinpath("texts").joinpath(f"{name}.toml")
-    table: dict[str, Any] = tomllib.loads(file.read_text("utf-8"))
+    table: dict[str, Any] = decode_toml(file.read_text("utf-8"))
     sections = tuple(
         TextSection(
             sentences=(

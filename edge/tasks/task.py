@@ -9,20 +9,15 @@ from __future__ import annotations
 import math
 import random
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from boardfit.device_profiles.toml_parser import decode_toml
 from boardfit.edge.errors import InputError
 from boardfit.edge.types import GenerationConfig
 from boardfit.edge.units import did_you_mean, parse_seconds, printable
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the 3.10 backport has the same interface
-    import tomli as tomllib
 
 if TYPE_CHECKING:  # a chat without a budget never imports it
     from boardfit.edge.deadline.budget import Budget
@@ -137,7 +132,7 @@ def parse_task(name: str, data: bytes) -> Task:
     if not _NAME.fullmatch(name):
         raise InputError(f"{where}: a name has lower-case words joined by hyphens")
     try:
-        table = tomllib.loads(data.decode("utf-8"))
+        table = decode_toml(data.decode("utf-8"))
         return _task(name, table)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from boardfit.edge.bench.conditions import Conditions, disturbances
-from boardfit.edge.bench.sampler import Sampler, parse_pss, parse_status, read_memory
+from boardfit.edge.bench.sampler import ResourceSampler, parse_pss, parse_status, read_memory
 from boardfit.edge.bench.store import append_results, read_results
 from boardfit.edge.errors import InputError
 from boardfit.edge.report.command import report
@@ -159,7 +159,7 @@ def test_proc_parsers() -> None:
 
 def test_the_sampler_sees_memory_grow() -> None:
     before = read_memory().rss_bytes
-    with Sampler(interval_s=0.01) as sampler:
+    with ResourceSampler(interval_s=0.01) as sampler:
         block = bytearray(b"x") * (64 * 2**20)
     assert sampler.memory and before is not None
     assert max(s.rss_bytes or 0 for s in sampler.memory) - before > 48 * 2**20

@@ -59,9 +59,12 @@ def sample_bundle(folder: Path, device: str, *, with_engine: bool = True) -> Bun
     """The sample model, built for a board."""
     folder.mkdir(exist_ok=True)
     request = BuildRequest(
-        open_model("sample"), (find_profile(device),), folder / device, with_engine=with_engine,
+        spec=open_model("sample"),
+        devices=(find_profile(device),),
+        output=folder / device,
+        with_engine=with_engine,
         quality=QualityOptions(enabled=False),
-    )  # fmt: skip
+    )
     return build(request, Quiet())[0].bundle
 
 

@@ -186,7 +186,10 @@ def test_putting_an_engine_in_again_changes_neither_bundle(
 
 def test_a_board_that_cannot_run_it_is_refused_before_anything_is_built(tmp_path: Path) -> None:
     request = BuildRequest(
-        open_model("sample"), (find_profile("jetson-nano-4gb"),), tmp_path / "x", with_engine=True
+        spec=open_model("sample"),
+        devices=(find_profile("jetson-nano-4gb"),),
+        output=tmp_path / "x",
+        with_engine=True,
     )
     with pytest.raises(UsageError, match="glibc"):
         build(request, Quiet())

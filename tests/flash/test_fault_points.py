@@ -14,12 +14,13 @@ import pytest
 import boardfit.edge.slots.faults as faults
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.errors import EdgeError
-from boardfit.edge.flash.board import Board, Progress
+from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.directory import DirectoryBoard
 from boardfit.edge.flash.flash import flash
 from boardfit.edge.flash.session import Done, Session
 from boardfit.edge.flash.shell_files import ShellFiles
 from boardfit.edge.flash.stream import BLOCK, send_stream
+from boardfit.edge.progress import Advance
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.layout import release_folder
 from boardfit.edge.slots.store import Slots
@@ -43,13 +44,13 @@ class PipeBoard:
     def resume_from(self, n_there: int) -> int:
         return max(0, n_there - 1) // BLOCK * BLOCK
 
-    def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
+    def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
         return send_stream(self._channel, source, f"{self.files.root}/{part}", offset, progress)
 
     def can_patch(self) -> bool:
         return False
 
-    def patch(self, source: Path, part: str, progress: Progress) -> int:
+    def patch(self, source: Path, part: str, progress: Advance) -> int:
         raise NotImplementedError
 
     def execute(self, script: str, *, timeout_s: float) -> Done:

@@ -28,10 +28,10 @@ from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.flash import FlashReport
 from boardfit.edge.flash.media.first_boot import BootFiles, hash_password
 from boardfit.edge.flash.media.image import ImageOptions, ImageTarget, default_output, flash_image
-from boardfit.edge.flash.progress import TerminalReporter
 from boardfit.edge.flash.service_units import service_unit
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy
+from boardfit.edge.progress import SilentReporter
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.trust.signing import load_signing_key, new_key
@@ -69,7 +69,7 @@ def put(bundle: Path, image: Path, part: int | None = None, **options: object) -
     return flash_image(
         open_bundle(bundle), ImageTarget(image, part),
         ImageOptions(**options),  # type: ignore[arg-type]
-        TerminalReporter(quiet=True),
+        SilentReporter(),
     )  # fmt: skip
 
 

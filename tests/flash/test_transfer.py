@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.errors import IntegrityError
-from boardfit.edge.flash.board import Progress
 from boardfit.edge.flash.directory import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, flash
 from boardfit.edge.flash.transfer import PATCH_LEAST_BYTES, plan_items
+from boardfit.edge.progress import Advance
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
 
@@ -79,7 +79,7 @@ class Cut(DirectoryBoard):
         super().__init__(path)
         self.after, self.offsets = after, [0]
 
-    def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
+    def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
         self.offsets.append(offset)
         if source.name == "model.gguf" and self.after:
             with source.open("rb") as file, Path(self.files.root, part).open("wb") as out:
@@ -137,7 +137,7 @@ def test_a_damaged_release_is_mended_in_place(cargo: tuple[Path, Path], tmp_path
 class Liar(DirectoryBoard):
     """A worn card: what was written reads back differently."""
 
-    def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
+    def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
         n_sent = super().send(source, part, offset, progress)
         if source.name == "model.gguf":
             with Path(self.files.root, part).open("r+b") as file:

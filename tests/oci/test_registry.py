@@ -16,7 +16,6 @@ from boardfit.converters.oci.artifact import bundle_layers, make_config, make_ma
 from boardfit.converters.oci.pull import Pulled, pull
 from boardfit.converters.oci.push import Pushed, push
 from boardfit.converters.oci.registry import TRIES
-from boardfit.converters.progress import TerminalReporter
 from boardfit.edge.bundle.bundle import MANIFEST, open_bundle
 from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.disk.rooted import MARKER
@@ -28,6 +27,7 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
+from boardfit.edge.progress import SilentReporter
 from boardfit.edge.trust.signing import load_signing_key, new_key
 
 from .conftest import connect
@@ -36,8 +36,8 @@ from .registries import DockerRegistry, Relay, TokenServer, docker_config
 pytestmark = pytest.mark.xdist_group("oci")
 
 
-def quiet() -> TerminalReporter:
-    return TerminalReporter(quiet=True)
+def quiet() -> SilentReporter:
+    return SilentReporter()
 
 
 def put(bundle: Path, address: str, repository: str, tag: str = "v1") -> Pushed:

@@ -29,7 +29,7 @@ from boardfit.device_profiles.catalog import (
 )
 from boardfit.device_profiles.profile import KernelSpeed, ProfileError
 from boardfit.device_profiles.text import profile_text
-from boardfit.device_profiles.toml import tomllib
+from boardfit.device_profiles.toml_parser import decode_toml
 from boardfit.edge.errors import DeviceUnreachableError, InputError, UsageError
 from boardfit.edge.probe.command import probe
 from boardfit.edge.probe.machine import probe_this_machine, read_report, report_this_machine
@@ -88,7 +88,7 @@ def test_no_name_breaks_out_of_its_string(name: str, core: str) -> None:
     board = find_profile("raspberry-pi-5-8gb")
     cluster = replace(board.clusters[0], core=core)
     text = profile_text(replace(board, name=name, clusters=(cluster,)), source=name)
-    data = tomllib.loads(text)
+    data = decode_toml(text)
     assert data["name"] == name.encode("utf-8", "replace").decode()
     assert data["memory"]["ram_mib"] == 8192 and len(data["cpu"]) == 1
 

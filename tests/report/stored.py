@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.bench.metrics import LoadTrace, measure, measure_load, numbers
-from boardfit.edge.bench.record import Subject, make_records
+from boardfit.edge.bench.record import MeasuredArtifact, make_records
 from boardfit.edge.bench.runner import TestRun
 from boardfit.edge.bench.store import append_results
 from boardfit.edge.bench.workloads import Test
@@ -142,7 +142,7 @@ def records(
     subject_plan: Plan | None = None,
 ) -> list[dict[str, Any]]:
     """The records of one run, not yet sealed. `machine` replaces the facts of this machine."""
-    subject = Subject(
+    subject = MeasuredArtifact(
         name, f"{n_bytes:064x}", n_bytes, "cd" * 32, "qwen3", "apache-2.0",
         subject_plan or plan(), quality,
     )  # fmt: skip

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.edge.bench.importers import IMPORTERS, read_all, read_any
-from boardfit.edge.bench.importers.record import Source
+from boardfit.edge.bench.importers.record import ImportedFile
 from boardfit.edge.errors import InputError
 from boardfit.edge.report.command import report
 from boardfit.edge.report.compare_command import compare_command
@@ -192,7 +192,7 @@ def test_no_file_raises_anything_but_an_input_error(noise: str, file: str, cut: 
         mixed = text[:cut] + noise + text[cut + len(noise) :]
         if importer.can_read(mixed):
             with contextlib.suppress(InputError):
-                importer.read(mixed, Source("f", "0" * 64, "2026-01-01"))
+                importer.read(mixed, ImportedFile("f", "0" * 64, "2026-01-01"))
 
 
 def test_a_file_of_no_kind_says_what_is_read(tmp_path: Path) -> None:

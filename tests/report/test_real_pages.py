@@ -17,9 +17,9 @@ import pytest
 from click.testing import CliRunner
 
 from boardfit.edge.bench.power import find_meter
-from boardfit.edge.bench.record import Subject, make_records
+from boardfit.edge.bench.record import MeasuredArtifact, make_records
 from boardfit.edge.bench.runner import run_tests
-from boardfit.edge.bench.sampler import Sampler
+from boardfit.edge.bench.sampler import ResourceSampler
 from boardfit.edge.bench.store import append_results, read_results
 from boardfit.edge.bench.workloads import Test as BenchTest
 from boardfit.edge.engines import ENGINES, EngineSettings, open_engine
@@ -62,13 +62,15 @@ def boards_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("boards")
     results = folder / "boards.jsonl"
     model = tiny_gguf.random_llama(folder / "tiny.gguf")
-    subject = Subject("tiny", None, model.stat().st_size, None, "llama", "apache-2.0", None, None)
+    subject = MeasuredArtifact(
+        "tiny", None, model.stat().st_size, None, "llama", "apache-2.0", None, None
+    )
     tests = [BenchTest("prefill", 128, 0, 0), BenchTest("decode", 0, 0, 200)]
     tests += [BenchTest("decode", 0, 256, 200), BenchTest("end-to-end", 64, 0, 100)]
     engine = open_engine("llama_cpp", model, EngineSettings(n_threads=1, n_ctx=512))
     for name, (captures, machine) in BOARDS.items():
         replay = Replay(captures())
-        sampler = Sampler(interval_s=0.004, slow_s=0.01, system=replay)
+        sampler = ResourceSampler(interval_s=0.004, slow_s=0.01, system=replay)
         runs = run_tests(engine, tests, repeats=3, sampler=sampler)
         meter = find_meter(replay)
         facts = {**machine, "power_sensor": meter.kind if meter else None}
@@ -155,7 +157,7 @@ def test_a_throttled_board_is_flagged(tmp_path: Path) -> None:
     engine = open_engine("llama_cpp", model, EngineSettings(n_threads=1, n_ctx=256))
     captured = CapturedSystem({}, {"throttled": "throttled=0x50005\n"})
     run, before = TestRun(BenchTest("decode", 0, 0, 100)), read_conditions()
-    with Sampler(interval_s=0.002, slow_s=0.004, system=captured) as sampler:
+    with ResourceSampler(interval_s=0.002, slow_s=0.004, system=captured) as sampler:
         for _ in range(3):
             config = GenerationConfig(max_tokens=101, ignore_eos=True)
             run.traces.append(record(engine, [5], config, time.monotonic_ns()))

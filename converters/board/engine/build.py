@@ -8,7 +8,6 @@ import shutil
 import time
 import zipfile
 from pathlib import Path
-from typing import Protocol
 
 from boardfit.converters.board.engine import variants as v
 from boardfit.converters.board.engine.compile import compile_targets, configure
@@ -29,6 +28,7 @@ from boardfit.converters.board.engine.store import (
 from boardfit.converters.board.engine.symbols import read_symbols
 from boardfit.converters.board.engine.toolchain import Toolchain, find_toolchain, strip
 from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.progress import Reporter, SilentReporter
 
 #: Counted up when packing changes, so that old wheels are not taken for new ones.
 PACKING = 1
@@ -37,18 +37,6 @@ TOOLS = ("llama-bench", "llama-completion")
 LICENSE = "LICENSE.llama.cpp"
 #: For every arm64 core, and for cores with dot products.
 TOOL_PAIR = ("armv8.0", "armv8.2-dotprod")
-
-
-class Reporter(Protocol):
-    """Where a build says what it is doing."""
-
-    def stage(self, text: str) -> None: ...
-    def progress(self, done: int, total: int) -> None: ...
-
-
-class _Silent:
-    def stage(self, text: str) -> None: ...
-    def progress(self, done: int, total: int) -> None: ...
 
 
 def build_wheel(
@@ -62,7 +50,7 @@ def build_wheel(
     Raises UsageError for an unknown variant, EngineMissingError when the cross toolchain or the
     source is missing, EngineError when compiling fails, IntegrityError for a damaged cache.
     """
-    reporter = reporter or _Silent()
+    reporter = reporter or SilentReporter()
     if variant == v.ALL_VARIANTS:
         flags: tuple[str, ...] = (*v.COMMON_FLAGS, *v.SHARED_FLAGS, *v.ALL_FLAGS)
     else:
@@ -101,7 +89,7 @@ def build_tools(
     their cpuinfo (`asimddp`) decides. The pair is built together: all but the kernels is the same.
     Raises as `build_wheel`.
     """
-    reporter = reporter or _Silent()
+    reporter = reporter or SilentReporter()
     v.single_variant(variant)
     toolchain = find_toolchain()
     wanted = TOOL_PAIR if variant in TOOL_PAIR else (variant,)

@@ -11,10 +11,10 @@ import click
 from boardfit.converters.board.engine.build import build_tools, build_wheel
 from boardfit.converters.board.engine.store import BuiltEngine, find_engines
 from boardfit.converters.board.engine.variants import ALL_VARIANTS, SINGLE_VARIANTS
-from boardfit.converters.progress import TerminalReporter
 from boardfit.edge.disk.atomic import new_file
 from boardfit.edge.disk.rooted import check_free
 from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.progress import TerminalReporter
 from boardfit.edge.units import format_bytes, format_seconds
 
 VARIANT = click.option(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from boardfit.converters.board.engine.toolchain import Toolchain
 from boardfit.edge.errors import EngineError
 from boardfit.edge.process.child import STDOUT, child_environment, decode_output, start_child
+from boardfit.edge.progress import Progress
 
 _STEP = re.compile(r"^\[(\d+)/(\d+)\]")
 _TAIL_LINES = 60
-
-Progress = Callable[[int, int], None]
 
 
 def configure(source: Path, build: Path, toolchain: Toolchain, flags: Sequence[str]) -> None:

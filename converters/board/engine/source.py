@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import EngineMissingError, InputError, IntegrityError
 from boardfit.edge.process.child import decode_output, python_argv, run_child
+from boardfit.edge.progress import Say
 
 PACKAGE = "llama_cpp_python"
 VERSION = "0.3.36"
@@ -24,7 +24,7 @@ SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e
 _NOT_COMPILED = frozenset(("models", "docs", "media", "gguf-py", "tests", ".git", ".github"))
 
 
-def fetch_sdist(say: Callable[[str], None]) -> Path:
+def fetch_sdist(say: Say) -> Path:
     """The source distribution in the cache folder, of the right sha256.
 
     Raises EngineMissingError when it cannot be fetched, IntegrityError when it is another file.

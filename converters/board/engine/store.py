@@ -13,13 +13,14 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.edge.disk.atomic import fsync_directory, write_atomic
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import IntegrityError
+from boardfit.edge.progress import Say
 
 _RECORD = "engine.json"
 
@@ -114,7 +115,7 @@ def find_engines() -> list[BuiltEngine]:
 
 
 @contextlib.contextmanager
-def building(key: str, say: Callable[[str], None]) -> Iterator[Path]:
+def building(key: str, say: Say) -> Iterator[Path]:
     """The only builder of `key`: gives the work folder; a second builder waits for the first."""
     store = store_directory()
     store.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.converters.board.engine import ALL_VARIANTS, build_tools, build_wheel
-from boardfit.converters.board.engine.build import LICENSE, TOOL_PAIR, Reporter
+from boardfit.converters.board.engine.build import LICENSE, TOOL_PAIR
 from boardfit.converters.board.engine.store import key_of
 from boardfit.converters.board.offline.own_wheel import own_wheel
 from boardfit.converters.board.offline.target import BoardPython, board_python
@@ -20,6 +20,7 @@ from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines import ENGINES
 from boardfit.edge.errors import UsageError
 from boardfit.edge.flash.service_units import SERVICE, service_unit
+from boardfit.edge.progress import Reporter
 from boardfit.edge.types import Plan
 
 BOARD_FILES = ("install.sh", "install.py")

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.converters.board.engine import ALL_VARIANTS
-from boardfit.converters.board.engine.build import Reporter
 from boardfit.converters.board.offline.parts import add_engine
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bundle.bundle import Bundle, open_bundle, seal_bundle
 from boardfit.edge.disk.atomic import link_or_copy
 from boardfit.edge.disk.rooted import check_free, work_beside
+from boardfit.edge.progress import Reporter
 
 # What add_engine writes; an old one is replaced by the new.
 _OURS = ("wheel", "launcher", "unit", "tool")

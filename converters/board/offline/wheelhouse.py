@@ -14,7 +14,7 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from boardfit.edge.disk.atomic import fsync_directory, write_atomic
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import EngineMissingError, InputError
 from boardfit.edge.process.child import decode_output, python_argv, run_child
+from boardfit.edge.progress import Say
 from boardfit.edge.requirements import holds_for
 
 _RECORD = "wheelhouse.json"
@@ -61,7 +62,7 @@ def fetch_wheels(
     requirements: Sequence[str],
     local: Sequence[Path],
     board: BoardPython,
-    say: Callable[[str], None],
+    say: Say,
 ) -> list[Wheel]:
     """The wheels that satisfy `requirements` and the wheel files `local` on the board, `local`
     included, sorted by name; from the cache, or from the package index with pip.

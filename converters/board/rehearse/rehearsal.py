@@ -6,7 +6,6 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from boardfit.converters.board.engine.build import Reporter
 from boardfit.converters.board.rehearse.cpu import CpuChoice, choose_cpu, known_models
 from boardfit.converters.board.rehearse.limits import MemoryLimit, memory_limit
 from boardfit.converters.board.rehearse.options import Options
@@ -33,15 +32,11 @@ from boardfit.converters.board.rehearse.sandbox import (
 )
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bundle.bundle import Bundle
+from boardfit.edge.progress import Reporter, SilentReporter
 from boardfit.edge.units import MIB, format_bytes
 
 #: What qemu itself may use on top of the board's limit: translated code (128 MiB) and its own heap.
 EMULATOR_ALLOWANCE = 192 * MIB
-
-
-class _Silent:
-    def stage(self, text: str) -> None: ...
-    def progress(self, done: int, total: int) -> None: ...
 
 
 def rehearse(
@@ -56,7 +51,7 @@ def rehearse(
     without an engine in it or a board that is not rehearsed, EngineMissingError when this machine
     cannot emulate (no qemu, no way to make the root, no engine of its own to compare with).
     """
-    options, reporter = options or Options(), reporter or _Silent()
+    options, reporter = options or Options(), reporter or SilentReporter()
     check_bundle(bundle)
     reporter.stage("preparing the board's system")
     choice = choose_cpu(device, known_models(qemu_models(find_qemu())))

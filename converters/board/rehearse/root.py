@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import EngineMissingError, UsageError
 from boardfit.edge.process.child import decode_output, find_program, run_child
+from boardfit.edge.progress import Say
 
 #: What a minimal board image has; the engine must need nothing else.
 PACKAGES = (
@@ -62,7 +63,7 @@ def board_root(
     suite: str = "bookworm",
     *,
     packages: Sequence[str] = (),
-    say: Callable[[str], None] = lambda text: None,
+    say: Say = lambda text: None,
 ) -> Path:
     """The cached root of a Debian release for arm64, with `packages` besides the minimal ones.
 

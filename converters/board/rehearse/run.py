@@ -10,12 +10,11 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.board.engine.build import Reporter
 from boardfit.converters.board.rehearse.diagnose import diagnose
 from boardfit.converters.board.rehearse.limits import MemoryLimit
 from boardfit.converters.board.rehearse.memory import PeakWatcher
@@ -25,6 +24,7 @@ from boardfit.converters.board.rehearse.result import Problem, Rehearsal
 from boardfit.converters.board.rehearse.sandbox import Sandbox
 from boardfit.edge.bundle.bundle import BundleFile
 from boardfit.edge.process.child import Popen, decode_output, start_child
+from boardfit.edge.progress import Reporter, Say
 
 INSTALL_TIMEOUT_S = 900.0
 ANSWER_TIMEOUT_S = 3600.0
@@ -125,7 +125,7 @@ class Run:
         stage: str,
         argv: Sequence[str],
         timeout_s: float,
-        listen: Callable[[str], None],
+        listen: Say,
         failure: dict[str, Any] | None = None,
     ) -> None:
         started = time.monotonic()

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.files.ggml_types import GGML_TYPES
 from boardfit.edge.units import did_you_mean
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the 3.10 backport has the same interface
-    import tomli as tomllib  # type: ignore[import-not-found]
 
 # Groups of tensors that rules speak of; upstream's `tensor_category` in src/llama-quant.cpp.
 RULE_TENSORS = ("attn_v", "attn_output", "ffn_down")
@@ -104,7 +99,7 @@ def _files() -> Mapping[str, Path]:
 
 def _bits(path: Path) -> float:
     """Bits per weight of the recipe's main type, exceptions not counted: enough to sort by."""
-    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    data = decode_toml(path.read_text(encoding="utf-8"))
     entry = GGML_TYPES.get(str(data.get("type")))
     return entry.bits_per_weight if entry else 0.0
 
@@ -112,7 +107,7 @@ def _bits(path: Path) -> float:
 def parse_recipe(text: str, recipe_id: str) -> GgufRecipe:
     """A recipe from the text of its file. Raises InputError naming the file and the key."""
     try:
-        data = tomllib.loads(text)
+        data = decode_toml(text)
         rules = data.pop("rules", [])
         if data.pop("id", None) != recipe_id:
             raise InputError(f"id must be {recipe_id!r}, the file's name")
@@ -121,7 +116,7 @@ def parse_recipe(text: str, recipe_id: str) -> GgufRecipe:
             rules=tuple(_build(GgufRule, rule) for rule in rules),
             **_known(GgufRecipe, data),
         )
-    except (InputError, tomllib.TOMLDecodeError, TypeError) as error:
+    except (InputError, TOMLDecodeError, TypeError) as error:
         raise InputError(f"recipe {recipe_id}.toml: {error}") from None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +26,7 @@ from boardfit.converters.formats.gguf.resume import PartialFile
 from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError
 from boardfit.edge.files.ggml_types import row_bytes
-
-Progress = Callable[[int, int], None]
+from boardfit.edge.progress import Progress
 
 # Values converted at a time by one thread: 4 MiB as float32, small enough for the caches and large
 # enough that the interpreter's share vanishes.

@@ -24,9 +24,10 @@ from boardfit.converters.formats.gguf.resume import (
     journal_path,
     partial_path,
 )
-from boardfit.converters.formats.gguf.stream import FilePlan, Progress, run_pass
+from boardfit.converters.formats.gguf.stream import FilePlan, run_pass
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.errors import DoesNotFitError, UsageError
+from boardfit.edge.progress import Progress
 from boardfit.edge.units import format_bytes
 
 

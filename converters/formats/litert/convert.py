@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,9 @@ from boardfit.edge.bundle.bundle import sha256_file
 from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.engines.litert.tflite_check import RECIPE_MARK
 from boardfit.edge.errors import DoesNotFitError, InputError, UsageError
+from boardfit.edge.progress import Progress, Say
 from boardfit.edge.units import format_bytes
 
-Say = Callable[[str], None]
-Progress = Callable[[int, int], None]
 #: Suffix of the file by flavour.
 SUFFIXES = {"litertlm": ".litertlm", "tflite": ".tflite"}
 

@@ -18,20 +18,15 @@ from __future__ import annotations
 
 import functools
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from boardfit.converters.formats.litert.types import WEIGHT_TYPES, Flavour
+from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.units import did_you_mean
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the 3.10 backport has the same interface
-    import tomli as tomllib  # type: ignore[import-not-found]
 
 FLAVOURS = get_args(Flavour)
 SCALES = ("minmax", "mse")
@@ -176,8 +171,8 @@ def recipes_for(flavour: str) -> tuple[str, ...]:
 def parse_recipe(text: str, recipe_id: str) -> LitertRecipe:
     """Raises InputError for syntax, unknown keys and unknown values."""
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        data = decode_toml(text)
+    except TOMLDecodeError as error:
         raise InputError(f"recipe {recipe_id}: {error}") from None
     known = set(LitertRecipe.__dataclass_fields__) - {"id", "rules"} | {"rule"}
     for key in data:

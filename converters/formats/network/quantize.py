@@ -6,7 +6,7 @@ report.ratio, report.errors["scores"]["relative_rms"]
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from boardfit.edge.engines.fit import available_bytes, check_fits
 from boardfit.edge.engines.litert.tflite_check import check_tflite
 from boardfit.edge.errors import InputError, UnsupportedModelError, UsageError
 from boardfit.edge.files.onnx import read_onnx
+from boardfit.edge.progress import Progress, Say
 from boardfit.edge.units import MIB, did_you_mean
 
 RECIPES = {"int8": 8, "int4": 4}
@@ -64,8 +65,8 @@ def quantize_network(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     threads: int | None = None,
     accuracy_level: int = INT8_ACTIVATIONS,
-    progress: Callable[[int, int], None] | None = None,
-    say: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+    say: Say | None = None,
 ) -> NetworkReport:
     """Quantize the weights of the network `path` into the new folder `output`, which appears whole
     or not at all. `shapes` are those of inputs with open dimensions, for the comparison;

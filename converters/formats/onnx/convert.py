@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from boardfit.edge.disk.rooted import work_beside
 from boardfit.edge.engines.fit import available_bytes
 from boardfit.edge.errors import DoesNotFitError, IntegrityError, UnsupportedModelError
 from boardfit.edge.files.onnx import read_onnx
+from boardfit.edge.progress import Progress, Say
 from boardfit.edge.units import MIB, format_bytes, printable
 
 MODEL_FILE = "model.onnx"
@@ -45,9 +46,6 @@ FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text", "phi3", "smollm3", "granit
 
 #: torch, transformers, the builder: measured at 292 MB before the first weight.
 _BASE_BYTES = 320 * MIB
-
-Progress = Callable[[int, int], None]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

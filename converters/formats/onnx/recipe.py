@@ -12,20 +12,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.units import did_you_mean
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the 3.10 backport has the same interface
-    import tomli as tomllib  # type: ignore[import-not-found]
 
 _FOLDER = Path(__file__).with_name("recipes")
 _SCHEME = {"bits": int, "block": int, "symmetric": bool, "search": bool}
@@ -150,7 +145,7 @@ def _files() -> Mapping[str, Path]:
 def parse_recipe(text: str, recipe_id: str) -> OnnxRecipe:
     """A recipe from the text of its file. Raises InputError naming the file and the key."""
     try:
-        data = tomllib.loads(text)
+        data = decode_toml(text)
         if data.pop("id", None) != recipe_id:
             raise InputError(f"id must be {recipe_id!r}, the file's name")
         about = str(data.pop("about", ""))
@@ -166,7 +161,7 @@ def parse_recipe(text: str, recipe_id: str) -> OnnxRecipe:
         head = _scheme({**vars(default), **(sections["head"] or {})})
         embedding = _scheme({**vars(head), **(sections["embedding"] or {})})
         return OnnxRecipe(recipe_id, about, default, head, embedding, tuple(matches))
-    except (InputError, tomllib.TOMLDecodeError, TypeError) as error:
+    except (InputError, TOMLDecodeError, TypeError) as error:
         raise InputError(f"recipe onnx/{recipe_id}.toml: {error}") from None
 
 

@@ -20,27 +20,23 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from boardfit.converters.formats.tools.worker import run_worker
+from boardfit.device_profiles.toml_parser import decode_toml
 from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, UsageError
 from boardfit.edge.process.child import decode_output, python_argv, run_child
+from boardfit.edge.progress import Say
 from boardfit.edge.units import format_bytes, printable
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the 3.10 backport has the same interface
-    import tomli as tomllib  # type: ignore[import-not-found]
 
 __all__ = ["TORCH_INDEX", "Environment", "find_tool_python", "load_environments", "run_worker",
            "tool_python"]  # fmt: skip
 
-Say = Callable[[str], None]
 ToolName = Literal["litert", "onnx"]
 
 #: An index with CPU-only wheels of torch; without it the user's own pip configuration decides.
@@ -75,7 +71,7 @@ class Environment:
 
 def load_environments() -> dict[str, Environment]:
     """All environments that are pinned, by name."""
-    sections = tomllib.loads(_PINS.read_text(encoding="utf-8"))
+    sections = decode_toml(_PINS.read_text(encoding="utf-8"))
     return {
         name: Environment(
             name,

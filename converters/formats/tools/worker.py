@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,8 @@ from boardfit.edge.process.child import (
     start_child,
 )
 from boardfit.edge.process.last_words import explain_death
+from boardfit.edge.progress import Progress, Say
 from boardfit.edge.units import format_bytes, printable
-
-Say = Callable[[str], None]
-Progress = Callable[[int, int], None]
 
 _PACKAGES = ("boardfit",)
 _CHILD = "boardfit.converters.formats.tools.worker_child"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from boardfit.edge.bench.importers import executorch, genai, litert_lm, llama_bench, mlperf, ollama
-from boardfit.edge.bench.importers.record import Source
+from boardfit.edge.bench.importers.record import ImportedFile
 from boardfit.edge.bench.store import KIND, Results, joined, parse_results, read_file
 from boardfit.edge.errors import InputError
 
@@ -23,7 +23,7 @@ class Importer(Protocol):
 
     def can_read(self, text: str) -> bool: ...
 
-    def read(self, text: str, source: Source) -> list[dict[str, Any]]: ...
+    def read(self, text: str, source: ImportedFile) -> list[dict[str, Any]]: ...
 
 
 IMPORTERS: tuple[Importer, ...] = (llama_bench, ollama, executorch, litert_lm, genai, mlperf)
@@ -48,7 +48,7 @@ def read_any(path: Path, most: int | None = None) -> Found:
     text = data.decode("utf-8", "replace")
     for importer in IMPORTERS:
         if importer.can_read(text):
-            source = Source.of(path, data)
+            source = ImportedFile.from_path(path, data)
             return Found(importer.TOOL, Results(tuple(importer.read(text, source)), ()))
     if not data.strip() or data.lstrip()[:1] == b"{":
         return Found(None, parse_results(path, data))  # says what is wrong with it

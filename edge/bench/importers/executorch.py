@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import Any
 
 from boardfit.edge.bench.importers.record import (
-    Source,
-    Subject,
+    ImportedFile,
+    ImportedSubject,
     count,
     make_record,
     number,
@@ -28,7 +28,7 @@ def can_read(text: str) -> bool:
     return bool(_LINE.search(text)) and '"prompt_eval_end_ms"' in text
 
 
-def read(text: str, source: Source) -> list[dict[str, Any]]:
+def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     """One end-to-end record per size of prompt and answer, and the loads."""
     groups: dict[tuple[int, int], list[dict[str, float | None]]] = {}
     loads = []
@@ -42,7 +42,7 @@ def read(text: str, source: Source) -> list[dict[str, Any]]:
         load_s = span(stats, "model_load_start_ms", "model_load_end_ms")
         if load_s:
             loads.append({"load_s": load_s})
-    subject = Subject(tool=TOOL, name=source.name, not_measured=NOT_MEASURED)
+    subject = ImportedSubject(tool=TOOL, name=source.name, not_measured=NOT_MEASURED)
     found = [
         make_record(subject, source, "end-to-end", repeats, n_prompt=n_prompt, n_gen=n_gen)
         for (n_prompt, n_gen), repeats in groups.items()

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from boardfit.edge.bench.importers.record import (
-    Source,
-    Subject,
+    ImportedFile,
+    ImportedSubject,
     count,
     make_record,
     number,
@@ -66,7 +66,7 @@ def leaves(entry: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:
             yield column(str(key)), value
 
 
-def read(text: str, source: Source) -> list[dict[str, Any]]:
+def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     """Prefill, decode and the whole of every row. Raises InputError on a row that is broken."""
     found = []
     for place, row in enumerate(rows(text), 1):
@@ -78,13 +78,13 @@ def read(text: str, source: Source) -> list[dict[str, Any]]:
     return found
 
 
-def read_row(row: Mapping[str, Any], source: Source, where: str) -> list[dict[str, Any]]:
+def read_row(row: Mapping[str, Any], source: ImportedFile, where: str) -> list[dict[str, Any]]:
     if count(row.get("batch_size", 1), f"{where}: batch size") != 1:
         raise InputError(f"{where}: only batch size 1 compares with a chat on a board")
     n_prompt = count(row.get("prompt_length"), f"{where}: prompt length")
     n_gen = count(row.get("tokens_generated"), f"{where}: tokens generated")
     absent = () if FIRST_MS in row else ("time to first token",)
-    subject = Subject(
+    subject = ImportedSubject(
         tool=TOOL,
         name=_text(row, "full_name") or source.name,
         quant=_text(row, "precision"),

@@ -8,7 +8,13 @@ import re
 from pathlib import PurePath
 from typing import Any
 
-from boardfit.edge.bench.importers.record import Source, Subject, count, make_record, number
+from boardfit.edge.bench.importers.record import (
+    ImportedFile,
+    ImportedSubject,
+    count,
+    make_record,
+    number,
+)
 from boardfit.edge.errors import InputError
 
 TOOL = "litert-lm"
@@ -21,7 +27,7 @@ def can_read(text: str) -> bool:
     return _START in text and "Decode speed" in text
 
 
-def read(text: str, source: Source) -> list[dict[str, Any]]:
+def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     """Prefill, decode, load and first token of every block. Raises InputError on a broken one."""
     found = []
     for block in text.split(_START)[1:]:
@@ -29,10 +35,10 @@ def read(text: str, source: Source) -> list[dict[str, Any]]:
     return found
 
 
-def read_block(block: str, source: Source) -> list[dict[str, Any]]:
+def read_block(block: str, source: ImportedFile) -> list[dict[str, Any]]:
     fields = {match[1]: match[2] for match in _FIELD.finditer(block)}
     name = fields.get("Benchmarking model", "unknown").split(" (")[0]
-    subject = Subject(
+    subject = ImportedSubject(
         tool=TOOL,
         name=PurePath(name).stem if "/" in name else name,
         build=fields.get("Backend"),

@@ -6,8 +6,8 @@ from pathlib import PurePath, PureWindowsPath
 from typing import Any
 
 from boardfit.edge.bench.importers.record import (
-    Source,
-    Subject,
+    ImportedFile,
+    ImportedSubject,
     count,
     count_or_none,
     make_record,
@@ -38,12 +38,12 @@ def entries(text: str) -> list[Any]:
     return found
 
 
-def read(text: str, source: Source) -> list[dict[str, Any]]:
+def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     """One record per test. Raises InputError on anything that llama-bench does not write."""
     return [record(entry, source) for entry in entries(text)]
 
 
-def record(entry: Any, source: Source) -> dict[str, Any]:
+def record(entry: Any, source: ImportedFile) -> dict[str, Any]:
     if not isinstance(entry, dict) or not isinstance(entry.get("samples_ns"), list):
         raise InputError(f"{TOOL}: a test without samples_ns")
     n_prompt, n_gen = (count(entry.get(key), f"{TOOL}: {key}") for key in ("n_prompt", "n_gen"))
@@ -69,11 +69,11 @@ def record(entry: Any, source: Source) -> dict[str, Any]:
     )
 
 
-def subject(entry: dict[str, Any]) -> Subject:
+def subject(entry: dict[str, Any]) -> ImportedSubject:
     file = text_or_none(entry.get("model_filename")) or "unknown"
     name = PureWindowsPath(file).stem if "\\" in file else PurePath(file).stem
     kind = text_or_none(entry.get("model_type")) or ""
-    return Subject(
+    return ImportedSubject(
         tool=TOOL,
         name=name,
         quant=kind.split(" ", 2)[2] if kind.count(" ") >= 2 else kind or None,

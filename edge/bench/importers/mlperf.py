@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from boardfit.edge.bench.importers.record import Source, Subject, make_record, number
+from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, make_record, number
 from boardfit.edge.errors import InputError
 
 TOOL = "mlperf-loadgen"
@@ -28,7 +28,7 @@ def can_read(text: str) -> bool:
     return _HEAD in text and "latency (ns)" in text
 
 
-def read(text: str, source: Source) -> list[dict[str, Any]]:
+def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     """One record: latency of a query, and of its first token where LoadGen counted tokens.
     A run that LoadGen calls invalid is flagged.
     """
@@ -51,7 +51,7 @@ def read(text: str, source: Source) -> list[dict[str, Any]]:
     scenario = f"{fields.get('scenario', '?')}, {processed[1] if processed else '?'} queries"
     return [
         make_record(
-            Subject(
+            ImportedSubject(
                 tool=TOOL,
                 name=fields.get("sut name", "unknown"),
                 build=fields.get("scenario"),

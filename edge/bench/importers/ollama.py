@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from boardfit.edge.bench.importers.record import (
-    Source,
-    Subject,
+    ImportedFile,
+    ImportedSubject,
     count,
     make_record,
     number,
@@ -44,7 +44,7 @@ def answers(text: str) -> list[dict[str, Any]]:
     return done
 
 
-def read(text: str, source: Source) -> list[dict[str, Any]]:
+def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     """One record per model and size of question and answer; equal ones are repetitions."""
     groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for answer in answers(text):
@@ -56,7 +56,7 @@ def read(text: str, source: Source) -> list[dict[str, Any]]:
         groups.setdefault(key, []).append(answer)
     return [
         make_record(
-            Subject(tool=TOOL, name=model, not_measured=NOT_MEASURED),
+            ImportedSubject(tool=TOOL, name=model, not_measured=NOT_MEASURED),
             source,
             "end-to-end",
             [figures(answer) for answer in found],

@@ -23,7 +23,7 @@ NEVER = ("anonymous memory", "memory over time", "temperature", "throttling", "o
 
 
 @dataclass(frozen=True)
-class Source:
+class ImportedFile:
     """The file that is imported: its name, its SHA-256, and when it was written (UTC)."""
 
     name: str
@@ -31,7 +31,7 @@ class Source:
     time: str
 
     @classmethod
-    def of(cls, path: Path, data: bytes) -> Source:
+    def from_path(cls, path: Path, data: bytes) -> ImportedFile:
         written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
         return cls(
             path.name, hashlib.sha256(data).hexdigest(), written.isoformat(timespec="seconds")
@@ -39,7 +39,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ImportedSubject:
     """What another tool measured, as far as it says so."""
 
     tool: str
@@ -58,8 +58,8 @@ class Subject:
 
 
 def make_record(
-    subject: Subject,
-    source: Source,
+    subject: ImportedSubject,
+    source: ImportedFile,
     kind: Kind | str,
     figures: Sequence[Mapping[str, float | None]],
     *,

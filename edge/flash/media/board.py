@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 from boardfit.edge.errors import DeviceUnreachableError, InputError
-from boardfit.edge.flash.board import Progress
 from boardfit.edge.flash.media.ext4 import Ext4Files, Volume
 from boardfit.edge.flash.media.release import ROOT
 from boardfit.edge.flash.media.root import open_root
@@ -15,6 +14,7 @@ from boardfit.edge.flash.media.source import packing_of
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.probe.system import CapturedSystem
+from boardfit.edge.progress import Advance
 
 
 class ImageBoard:
@@ -48,13 +48,13 @@ class ImageBoard:
     def resume_from(self, n_there: int) -> int:
         return 0
 
-    def send(self, source: Path, part: str, offset: int, progress: Progress) -> int:
+    def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
         raise self.files.reading_only()
 
     def can_patch(self) -> bool:
         return False
 
-    def patch(self, source: Path, part: str, progress: Progress) -> int:
+    def patch(self, source: Path, part: str, progress: Advance) -> int:
         raise self.files.reading_only()
 
     def execute(self, script: str, *, timeout_s: float) -> Done:

@@ -21,7 +21,6 @@ from pathlib import Path, PurePosixPath
 import psutil
 
 from boardfit.edge.errors import EdgeError, EngineError, EngineMissingError, InputError
-from boardfit.edge.flash.board import Progress
 from boardfit.edge.flash.media.filesystem import Superblock, read_superblock
 from boardfit.edge.flash.media.partitions import Partition
 from boardfit.edge.flash.media.source import chunks, reader, write_changes, write_sparse
@@ -35,6 +34,7 @@ from boardfit.edge.process.child import (
     start_child,
 )
 from boardfit.edge.process.child import find_program as find_on_path
+from boardfit.edge.progress import Advance
 from boardfit.edge.slots.files import Entry
 from boardfit.edge.slots.layout import CURRENT
 from boardfit.edge.units import printable
@@ -168,7 +168,7 @@ class Volume:
         done = self._run("debugfs", "-R", request, self._spec)
         return done.stdout, _complaints(done.stderr)
 
-    def change(self, requests: Sequence[str], progress: Progress | None = None) -> None:
+    def change(self, requests: Sequence[str], progress: Advance | None = None) -> None:
         """Requests that change something, in order. `progress` receives the bytes written.
 
         Raises EngineError for anything that debugfs complains of.
@@ -283,7 +283,7 @@ def _last_line(done: CompletedProcess[bytes]) -> str:
     return printable(lines[-1]) if lines else f"exit code {done.returncode}"
 
 
-def _watch(process: Popen[bytes], progress: Progress) -> None:
+def _watch(process: Popen[bytes], progress: Advance) -> None:
     """Tell how far a writer is, from what the kernel counts for it (where it does)."""
     seen = 0
     while True:

@@ -41,8 +41,8 @@ from boardfit.edge.flash.media.release import ROOT, ReleaseWriter
 from boardfit.edge.flash.media.root import open_root
 from boardfit.edge.flash.media.source import chunks, materialize, packing_of, reader
 from boardfit.edge.flash.service_units import INSTALL_SCRIPT
-from boardfit.edge.flash.transfer import Reporter
 from boardfit.edge.flash.trust import SignaturePolicy
+from boardfit.edge.progress import Reporter
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.slots.files import board_error

@@ -17,8 +17,9 @@ from boardfit.edge.flash.gate import engine_bytes
 from boardfit.edge.flash.media.ext4 import Ext4Files, Volume, plain
 from boardfit.edge.flash.media.first_boot import UNIT_FOLDER, WANTS_FOLDER, unit_files
 from boardfit.edge.flash.service_units import DEFAULT_ROOT
-from boardfit.edge.flash.transfer import Reporter, wanted_files
+from boardfit.edge.flash.transfer import wanted_files
 from boardfit.edge.flash.trust import Admission, SignaturePolicy, admit
+from boardfit.edge.progress import Reporter
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.trust.bundle_signature import SIGNATURE

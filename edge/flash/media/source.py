@@ -13,7 +13,7 @@ import lzma
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -21,10 +21,10 @@ from typing import BinaryIO, Literal
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError
 from boardfit.edge.flash.media.partitions import Read
 from boardfit.edge.process.child import find_program, start_child
+from boardfit.edge.progress import Progress
 from boardfit.edge.units import MIB, format_bytes
 
 Packing = Literal["xz", "gz", "zst"]
-Progress = Callable[[int, int], None]
 
 CHUNK = 4 * MIB
 #: Left free on the disk that the image is unpacked onto.

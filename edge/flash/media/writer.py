@@ -11,15 +11,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import BinaryIO, Protocol
 
 from boardfit.edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
+from boardfit.edge.progress import Progress
 from boardfit.edge.units import MIB, format_bytes
 
-Progress = Callable[[int, int], None]
 CHUNK = 4 * MIB
 _MARK = 4096
 _EVENLY = 16

@@ -7,7 +7,6 @@ columns, and by `published_sources.toml` for whole sources.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -15,13 +14,9 @@ from pathlib import Path
 
 from boardfit.device_profiles.cost.engine_classes import ENGINE_CLASSES, EngineClass
 from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.toml_parser import decode_toml
 from lab.speed.published_rows import Row
 from lab.speed.quants import known_quants
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the 3.10 backport has the same interface
-    import tomli as tomllib
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class SourceFact:
 
 @lru_cache(maxsize=1)
 def source_facts() -> tuple[SourceFact, ...]:
-    data = tomllib.loads((Path(__file__).parent / "published_sources.toml").read_text("utf-8"))
+    data = decode_toml((Path(__file__).parent / "published_sources.toml").read_text("utf-8"))
     return tuple(SourceFact(**entry) for entry in data["source"])
 
 

@@ -25,6 +25,7 @@ from boardfit.converters.formats.litert.types import WeightType
 from boardfit.converters.formats.litert.worker.factors import Factors
 from boardfit.converters.formats.litert.worker.quantize import Quantized
 from boardfit.edge.errors import DoesNotFitError, EngineError, UnsupportedModelError
+from boardfit.edge.progress import Progress
 from boardfit.edge.units import format_bytes
 
 IDENTIFIER = b"TFL3"
@@ -160,7 +161,7 @@ def assemble(
     output: Path,
     *,
     inline: bool,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> None:
     """Write `model` with `constants` in place of its tags to `output`. `model` is changed.
 

@@ -19,6 +19,7 @@ from boardfit.converters.formats.litert.worker.gptq import gptq
 from boardfit.converters.formats.litert.worker.quantize import Quantized, pack
 from boardfit.converters.formats.litert.worker.skeleton import Skeleton
 from boardfit.converters.formats.litert.worker.weights import CheckpointWeights
+from boardfit.edge.progress import Progress
 
 
 def quantize_by_activations(
@@ -27,7 +28,7 @@ def quantize_by_activations(
     tokens: torch.Tensor,
     constant_of: Callable[[str], Constant | None],
     *,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> dict[str, Quantized]:
     """Rounded matrices of the decoder's layers, by the checkpoint's names.
 

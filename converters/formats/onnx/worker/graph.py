@@ -8,7 +8,7 @@ are stored in half precision, with a Cast in front that the runtime folds away w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,10 @@ import onnx_ir as ir
 
 from boardfit.converters.formats.onnx.recipe import OnnxScheme, matching_scheme
 from boardfit.converters.formats.onnx.worker.rounding import Blocks, quantize
+from boardfit.edge.progress import Progress
 
 _DOMAIN = "com.microsoft"
 HEAD = "/lm_head/MatMul"
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

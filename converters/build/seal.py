@@ -1,0 +1,107 @@
+"""Seal a bundle: its files, its manifest, its signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boardfit.converters.documents import companions, copy_document
+from boardfit.converters.formats.base import FormatArtifact
+from boardfit.converters.formats.gguf.write import GgufArtifact
+from boardfit.converters.imatrix import Imatrix
+from boardfit.converters.spec import ModelSpec
+from boardfit.edge.bundle.bundle import MANIFEST, seal_bundle
+from boardfit.edge.disk.atomic import link_or_copy
+from boardfit.edge.types import Plan
+
+if TYPE_CHECKING:
+    from boardfit.converters.board.offline import OfflineParts
+    from boardfit.edge.trust.signing import SigningKey
+
+MODEL_FILE = "model.gguf"
+AnyArtifact = GgufArtifact | FormatArtifact
+
+
+def make_manifest(
+    spec: ModelSpec,
+    plan: Plan,
+    artifact: AnyArtifact,
+    checks: Mapping[str, Any],
+    imatrix: Imatrix | None,
+) -> dict[str, Any]:
+    """The manifest's entries but for the files, which `seal_bundle` adds. No times, no paths of
+    this machine: the same inputs give the same bundle id.
+    """
+    from boardfit.converters.tool_versions import tool_versions
+
+    location = spec.source.location
+    return {
+        "model": {
+            "name": spec.name,
+            "family": spec.family,
+            "arch": spec.arch,
+            "license": spec.source.license,
+            "n_params": spec.shape.n_params,
+            "n_ctx_train": spec.shape.n_ctx_train,
+            "source": {
+                "kind": spec.source.kind,
+                "location": location if spec.source.kind == "hub" else Path(location).name,
+                "revision": spec.source.revision,
+                "files": dict(spec.source.files),
+                "fingerprint": spec.source.fingerprint,
+            },
+            "notes": list(spec.notes),
+        },
+        "recipe": {
+            "id": plan.recipe,
+            "bpw": round(artifact.bpw, 4),
+            "tensor_types": dict(artifact.types),
+            "imatrix": imatrix_identity(imatrix),
+        },
+        "plan": plan.to_dict(),
+        "checks": dict(checks),
+        "tools": tool_versions(),
+    }
+
+
+def imatrix_identity(imatrix: Imatrix | None) -> str | None:
+    return None if imatrix is None else imatrix.digest
+
+
+def seal(
+    spec: ModelSpec,
+    plan: Plan,
+    artifact: AnyArtifact,
+    manifest: Mapping[str, Any],
+    directory: Path,
+    *,
+    add_engine: Callable[[Path, Plan], OfflineParts] | None = None,
+    key: SigningKey | None = None,
+) -> None:
+    """Assemble one bundle directory, and sign its manifest with `key`."""
+    directory.mkdir(parents=True)
+    if isinstance(artifact, FormatArtifact):
+        sources = {name: artifact.folder / name for name in artifact.files}
+        roles, hashes = dict(artifact.files), dict(artifact.hashes)
+    else:
+        sources, roles = {MODEL_FILE: artifact.path}, {MODEL_FILE: "model"}
+        hashes = {MODEL_FILE: artifact.sha256}
+    for name, path in sources.items():
+        link_or_copy(path, directory / name)  # boards with the same recipe share the bytes on disk
+    if spec.chat_template and "chat_template.jinja" not in roles:
+        (directory / "chat_template.jinja").write_text(spec.chat_template, encoding="utf-8")
+        roles["chat_template.jinja"] = "template"
+    if spec.tokenizer_dir:
+        for name, role in companions(spec.tokenizer_dir):
+            copy_document(spec.tokenizer_dir / name, directory / name)
+            roles[name] = role
+    if add_engine:
+        parts = add_engine(directory, plan)
+        roles |= parts.roles
+        manifest = {**manifest, "board": parts.manifest}
+    seal_bundle(directory, manifest, roles, hashes)
+    if key is not None:
+        from boardfit.edge.bundle.sign import add_signature
+
+        add_signature(directory, (directory / MANIFEST).read_bytes(), key)

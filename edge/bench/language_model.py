@@ -1,0 +1,116 @@
+"""Measure a language model: memory, TTFT, prefill, decode, load; sustained, decode for minutes."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from boardfit.edge.bench.conditions import machine_state
+from boardfit.edge.bench.cooling import wait_until_cool
+from boardfit.edge.bench.record import MeasuredArtifact, make_records
+from boardfit.edge.bench.request import DEFAULT_REPEATS, BenchRequest
+from boardfit.edge.bench.runner import TestRun, measure_load, run_tests
+from boardfit.edge.bench.sustained import run_sustained
+from boardfit.edge.bench.workloads import make_tests
+from boardfit.edge.engines import open_engine
+from boardfit.edge.engines.target import OpenModel, engine_of, open_model
+from boardfit.edge.files.gguf import read_header
+from boardfit.edge.process.live import STATUS
+from boardfit.edge.progress import ProgressLine
+from boardfit.edge.units import printable
+
+
+def bench_language_model(
+    request: BenchRequest, baseline: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Open the model, wait for a cool board, and measure. `baseline` is memory before that."""
+    opened = open_for_bench(request)
+    flag = cool_down(request)
+    return measure_language_model(opened, request, baseline, flag=flag)
+
+
+def open_for_bench(request: BenchRequest) -> OpenModel:
+    """Open the model as the request wants it, and publish which one is measured."""
+    with closing(ProgressLine("loading")) as line:
+        opened = open_model(
+            request.model,
+            progress=line,
+            n_threads=request.n_threads,
+            n_ctx=request.n_ctx,
+            kv_type=request.kv_type,
+            check_memory=request.check_memory,
+            n_draft=request.workload.n_draft if request.workload is not None else None,
+        )
+    STATUS.publish_model(opened.name, opened.engine.describe())
+    return opened
+
+
+def cool_down(request: BenchRequest) -> str | None:
+    """Wait until the board is as cool as the request asks. Returns what to flag, if anything."""
+    if request.cool_below is None:
+        return None
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    return wait_until_cool(request.cool_below, say=say)
+
+
+def measure_language_model(
+    opened: OpenModel,
+    request: BenchRequest,
+    baseline: Mapping[str, Any],
+    *,
+    flag: str | None = None,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Run every test on an open model and close it. `flag` marks all runs but loads."""
+    line = ProgressLine("measuring", quiet=quiet)
+    with closing(opened.engine) as engine, closing(line):
+        info, before = engine.describe(), machine_state()
+        tests = make_tests(engine.n_ctx, quick=request.quick, n_gen=request.n_gen)
+        runs = run_tests(engine, tests, repeats=request.repeats, progress=line)
+        if request.sustained_min is not None:
+            seconds = 60 * request.sustained_min
+            runs.append(run_sustained(engine, seconds=seconds, progress=line))
+        states = {"before": before, "after": machine_state()}
+    for run in runs:
+        run.flags += [flag] if flag else []
+    runs += measure_loads(info.name, opened, repeats=min(request.repeats, DEFAULT_REPEATS))
+    return make_records(
+        runs, describe_artifact(opened), info, request.repeat_command(), baseline, states=states
+    )
+
+
+def measure_loads(engine_name: str, opened: OpenModel, *, repeats: int) -> list[TestRun]:
+    """Measure cold and warm loads, each from a closed engine."""
+
+    def reopen() -> Any:
+        return open_engine(engine_name, opened.model, opened.settings)
+
+    path = model_path(opened)
+    return [measure_load(reopen, path, repeats=repeats, cold=cold) for cold in (True, False)]
+
+
+def model_path(opened: OpenModel) -> Path:
+    """Return the model's file, also where it is in a bundle."""
+    return opened.bundle.model_path if opened.bundle else opened.path
+
+
+def describe_artifact(opened: OpenModel) -> MeasuredArtifact:
+    """Describe the artifact as a result keeps it."""
+    bundle = opened.bundle
+    arch = bundle.manifest["model"].get("arch") if bundle else None
+    if arch is None and engine_of(opened.model) == "llama_cpp":
+        arch = read_header(opened.model).arch
+    return MeasuredArtifact(
+        name=printable(opened.name),
+        sha256=bundle.model_file.sha256 if bundle else None,
+        n_bytes=opened.model.stat().st_size,
+        bundle_id=bundle.id if bundle else None,
+        arch=arch,
+        license=bundle.manifest["model"].get("license") if bundle else None,
+        plan=opened.plan,
+        quality=bundle.manifest.get("quality") if bundle else None,
+    )
