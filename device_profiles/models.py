@@ -168,7 +168,7 @@ def _by_key() -> dict[str, KnownModel]:
     return index
 
 
-# Words that say how a model was trained on or packed, not what it is made of.
+# Words about how a model was trained further or packed, not what it is made of.
 _DECORATION = re.compile(
     r"\b(?:instruct|chat|it|base|moe|sparse|gguf|hf|preview|text|latest|qat|quantized|litert|lm|mlx"
     r"|onnx|awq|gptq|int4|int8|fp16|bf16|f16|4bit|8bit|2507|thinking|meta|model|imatrix|ud"
@@ -192,8 +192,10 @@ def find_model(name: str) -> KnownModel | None:
 
 
 def similar_model(params_b: float) -> KnownModel:
-    """A stand-in for an unknown dense model of `params_b` billion parameters: layers, width and
-    heads of the Llama family scaled between its sizes, an embedding of 100,000 tokens.
+    """Make a stand-in for an unknown dense model of `params_b` billion parameters.
+
+    Layers, width and heads of the Llama family are scaled between its sizes. The embedding has
+    100,000 tokens.
     """
     like = min(
         (

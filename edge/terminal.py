@@ -64,5 +64,5 @@ class ProgressLine:
 
 @functools.cache
 def note_once(text: str) -> None:
-    """Write a note to stderr, the first time that this process has it to say."""
+    """Write a note to stderr once per process."""
     print(f"note: {terminal_safe(text)}", file=sys.stderr, flush=True)

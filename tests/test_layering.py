@@ -30,7 +30,7 @@ NEVER_IN_EDGE = {
 EXCEPT = {("edge/engines/hf_tokenizer.py", "tokenizers")}
 # Rooms of edge in the order in which they may know each other; earlier never imports later.
 ORDER = (
-    ("errors", "units", "last_words", "search_path", "child"),
+    ("errors", "units", "last_words", "search_path", "child", "option_groups"),
     ("input_folder", "requirements"),
     ("types", "atomic", "rooted", "ggml_types", "opened_file", "filekind", "terminal"),
     ("interrupt", "line_reader", "live"),

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from boardfit.converters.quantize import GgufArtifact, write_many
+
 from boardfit.converters.build import outputs
 from boardfit.converters.build.jobs import Job, make_jobs
 from boardfit.converters.build.verify import check_artifact, check_in_engine, check_vocabulary
 from boardfit.converters.documents import companions, copy_document
 from boardfit.converters.formats.convert import FormatArtifact, convert
 from boardfit.converters.formats.gguf.recipe import Recipe, load_recipe
-from boardfit.converters.formats.gguf.write import Artifact, write_many
 from boardfit.converters.formats.table import GGUF
 from boardfit.converters.imatrix import Imatrix, read_imatrix
 from boardfit.converters.plan.learned import read_learned
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from boardfit.edge.trust.signing import SigningKey
 
 MODEL_FILE = "model.gguf"
-AnyArtifact = Artifact | FormatArtifact
+AnyArtifact = GgufArtifact | FormatArtifact
 
 
 class Reporter(Protocol):
@@ -237,7 +238,7 @@ def make_artifacts(
     imatrix: Imatrix | None,
     folder: Path,
     reporter: Reporter,
-) -> dict[str, Artifact]:
+) -> dict[str, GgufArtifact]:
     """One GGUF per recipe, written in one pass; whole ones of an interrupted build are kept."""
     folder.mkdir(exist_ok=True)
     identity = json.dumps(
@@ -268,13 +269,13 @@ def imatrix_identity(imatrix: Imatrix | None) -> str | None:
     return None if imatrix is None else imatrix.digest
 
 
-def finished(path: Path, identity: str) -> Artifact | None:
+def finished(path: Path, identity: str) -> GgufArtifact | None:
     """An artifact that an earlier run of the same build completed, verified by its hash."""
     try:
         stored = json.loads(path.with_suffix(".json").read_bytes())
         if stored["identity"] != identity or sha256_file(path) != stored["artifact"]["sha256"]:
             return None
-        return Artifact(**{**stored["artifact"], "path": path})
+        return GgufArtifact(**{**stored["artifact"], "path": path})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

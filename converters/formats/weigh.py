@@ -48,7 +48,7 @@ def _litert(spec: ModelSpec, recipe_id: str) -> Iterator[StoredTensor]:
         if roles == ["embedding"] and tied:
             roles.append("linear")
         kinds = {
-            recipe.type_of(
+            recipe.choose_type(
                 tensor.origin,
                 role,
                 tied=tied and tensor.name == "token_embd.weight",
@@ -75,7 +75,7 @@ def _onnx(spec: ModelSpec, recipe_id: str) -> Iterator[StoredTensor]:
         elif tensor.name == "token_embd.weight":
             scheme = recipe.embedding
         else:
-            scheme = recipe.scheme_of(tensor.origin)
+            scheme = recipe.find_scheme(tensor.origin)
         scheme = scheme.fitting(tensor.n_per_row)
         yield _stored(tensor, scheme.bits, int(tensor.n_elements * scheme.bpw / 8))
 

@@ -17,7 +17,7 @@ from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import EdgeError
-from boardfit.edge.report.terminal import aligned
+from boardfit.edge.report.terminal import align_columns
 from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
@@ -80,7 +80,7 @@ def lines(
                 "–" if ratio is None else f"{ratio:.2f}",
             )
         )
-    found = aligned(rows)
+    found = align_columns(rows)
     found += [f"  {name}: {error}" for name, error in refused.items()]
     explained = taken or (next(iter(plans.values())) if len(plans) == 1 else None)
     if taken is not None:

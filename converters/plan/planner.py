@@ -21,7 +21,7 @@ from boardfit.converters.plan.reasons import nearest_changes
 from boardfit.converters.plan.weights import AS_IS, RecipeWeights, WeighingScale, weigh_as_is
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.cost.compute_buffer import compute_bytes, read_features
-from boardfit.device_profiles.cost.graph_table import graph_fits_table
+from boardfit.device_profiles.cost.graph_table import can_hold_graph
 from boardfit.device_profiles.cost.memory import (
     KV_BLOCK,
     WeightBytes,
@@ -150,7 +150,7 @@ class Planner:
     def _opens_with(self, kv_type: str) -> bool:
         names = [tensor.name for tensor in self._spec.tensors]
         shape, head_dim = self.shape, max(self._head_dims(), default=0)
-        return graph_fits_table(shape.arch, names, shape.n_expert_used, kv_type, head_dim)
+        return can_hold_graph(shape.arch, names, shape.n_expert_used, kv_type, head_dim)
 
     def _head_dims(self) -> list[int]:
         return [d for x in self.shape.layers if x.n_head_kv for d in (x.head_dim_k, x.head_dim_v)]

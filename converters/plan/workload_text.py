@@ -18,7 +18,7 @@ from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import all_profiles
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import DeadlineError
-from boardfit.edge.report.terminal import aligned
+from boardfit.edge.report.terminal import align_columns
 from boardfit.edge.terminal import ProgressLine
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
@@ -166,7 +166,7 @@ def board_lines(
                 reach_text(row),
             )
         )
-    lines += aligned([tuple(printable(cell, 120) for cell in cells) for cells in table])
+    lines += align_columns([tuple(printable(cell, 120) for cell in cells) for cells in table])
     if best is not None:
         lines += ["", *_conclusion(rows, best)]
     return lines
@@ -249,7 +249,7 @@ def _boards_lines(
                 f"{reach_text(row)}; {row.basis}",
             )
         )
-    lines += aligned(table) if good else []
+    lines += align_columns(table) if good else []
     bad = [(profile, rows) for profile, rows in found if best_row(rows) is None]
     if bad:
         lines += ["", "  these do not fit, or are too slow:"]

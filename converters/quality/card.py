@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.quality.bounds import bound_of
+from boardfit.converters.quality.bounds import find_bound
 from boardfit.converters.quality.divergence import Divergence, Estimate, Tally
-from boardfit.converters.quality.reference import Progress, Reference
+from boardfit.converters.quality.reference import Progress, QualityReference
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.errors import DoesNotFitError, EngineError
@@ -35,7 +35,7 @@ TASK = "boardfit-sample-dev"
 Card = dict[str, Any]
 
 
-def not_measured(why: str) -> Card:
+def make_empty_card(why: str) -> Card:
     """The card of an artifact without a quality measurement, and the reason."""
     return {"not_measured": why}
 
@@ -45,7 +45,7 @@ def measure_card(
     engine_name: str,
     settings: EngineSettings,
     recipe_id: str,
-    references: Sequence[Reference],
+    references: Sequence[QualityReference],
     *,
     is_sample: bool = False,
     progress: Progress | None = None,
@@ -53,7 +53,7 @@ def measure_card(
     """Open `model` in the engine that will run it and compare it with its source on every text.
 
     The context is that of the references' windows, or of the task where one follows. A model too
-    large for this host's memory gets a card that says so. Raises EngineError for an engine that
+    large for this host's memory gets a card that states it. Raises EngineError for an engine that
     cannot give distributions.
     """
     window = max(reference.window for reference in references)
@@ -61,7 +61,7 @@ def measure_card(
     try:
         engine = open_engine(engine_name, built_file(model), settings)
     except DoesNotFitError as error:
-        return not_measured(f"too large for the host: {error}")
+        return make_empty_card(f"too large for the host: {error}")
     with closing(engine):
         if not isinstance(engine, LogitsEngine):
             raise EngineError(f"the engine {engine_name} gives no distributions to compare")
@@ -84,7 +84,7 @@ def measure_card(
         }
         if is_sample:
             card["task"] = measure_task(engine)
-    bound = bound_of(recipe_id)
+    bound = find_bound(recipe_id)
     if bound is not None:
         card["kld_mean_bound"] = bound.kld_mean
         card["within_bounds"] = texts[0]["kld_mean"] <= bound.kld_mean
@@ -92,7 +92,7 @@ def measure_card(
 
 
 def measure_text(
-    engine: LogitsEngine, reference: Reference, progress: Callable[[int, int], None]
+    engine: LogitsEngine, reference: QualityReference, progress: Callable[[int, int], None]
 ) -> dict[str, Any]:
     """One text's row of the card; `progress` counts tokens."""
     tally, total = Tally(reference.n_vocab), len(reference.tokens)
@@ -105,7 +105,7 @@ def measure_text(
     return as_row(reference, tally.result())
 
 
-def as_row(reference: Reference, found: Divergence) -> dict[str, Any]:
+def as_row(reference: QualityReference, found: Divergence) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": reference.text.name,
         "sha256": reference.text.sha256,
@@ -115,13 +115,13 @@ def as_row(reference: Reference, found: Divergence) -> dict[str, Any]:
     }
     for name, value in vars(found).items():
         if isinstance(value, Estimate):
-            row[name], row[f"{name}_stderr"] = rounded(value.value), rounded(value.stderr)
+            row[name], row[f"{name}_stderr"] = round_figure(value.value), round_figure(value.stderr)
         elif name != "n_scored":
-            row[name] = rounded(value)
+            row[name] = round_figure(value)
     return row
 
 
-def rounded(value: float) -> float:
+def round_figure(value: float) -> float:
     return float(f"{value:.{_DIGITS}g}")
 
 
@@ -133,4 +133,4 @@ def measure_task(engine: Engine) -> dict[str, Any]:
     found = task.score(task.dev(N_TASK), lambda messages: answer(engine, messages))
     accuracy = found.accuracy()
     assert accuracy is not None
-    return {"name": TASK, "n_asked": sum(found.n_asked.values()), "exact": rounded(accuracy)}
+    return {"name": TASK, "n_asked": sum(found.n_asked.values()), "exact": round_figure(accuracy)}

@@ -102,14 +102,14 @@ def _tensors(model: KnownModel, quant: str) -> Iterator[StoredTensor]:
     for matrix in model.matrices():
         shares = exceptions.get(matrix.role, ((default, 1.0),))
         for type_name, share in shares:
-            yield _stored(matrix, _fitting(type_name, matrix.n_per_row), share)
+            yield _store_matrix(matrix, _fitting(type_name, matrix.n_per_row), share)
 
 
 def _fitting(type_name: str, n_per_row: int) -> str:
     return _BLOCKS_OF_256.get(type_name, type_name) if n_per_row % 256 else type_name
 
 
-def _stored(matrix: Matrix, type_name: str, share: float) -> StoredTensor:
+def _store_matrix(matrix: Matrix, type_name: str, share: float) -> StoredTensor:
     # Layers are taken together as more rows of one matrix: only products and bytes count here.
     n_rows = round(matrix.n_rows * matrix.count * share / matrix.n_experts)
     n_values = matrix.n_per_row * n_rows * matrix.n_experts

@@ -38,6 +38,7 @@ from boardfit.edge.engines.settings import default_threads
 from boardfit.edge.engines.target import OpenModel, engine_of, open_model
 from boardfit.edge.errors import UsageError
 from boardfit.edge.files.gguf import read_header
+from boardfit.edge.option_groups import GroupedCommand
 from boardfit.edge.process.live import publish_model, publish_status
 from boardfit.edge.report.figures import group_runs
 from boardfit.edge.report.terminal import run_lines
@@ -49,7 +50,7 @@ MIN_REPEATS = 5
 N_PER_REPEAT, N_PER_REPEAT_QUICK = 20, 4
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Append results to this file."

@@ -26,6 +26,7 @@ from boardfit.edge.chat.model_options import generation_config, model_options, o
 from boardfit.edge.chat.session import Session, summarize
 from boardfit.edge.chat.timed_open import TimedModel, budget_options, draft_tokens, parse_budget
 from boardfit.edge.errors import InputError
+from boardfit.edge.option_groups import GroupedCommand
 from boardfit.edge.process.live import publish_model, publish_status, watched
 from boardfit.edge.states import states_of
 from boardfit.edge.tasks.use import TaskUse, parse_task, read_text, task_options
@@ -37,7 +38,9 @@ MAX_PROMPT_BYTES = 4 * 1024**2  # far beyond any context
 SCHEMA = 1
 
 
-@click.command(short_help="Answer one prompt, from a pipe too, as text or JSON.")
+@click.command(
+    cls=GroupedCommand, short_help="Answer one prompt, from a pipe too, as text or JSON."
+)
 @click.argument("bundle", type=click.Path())
 @click.argument("prompt", required=False)
 @model_options

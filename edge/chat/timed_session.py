@@ -53,7 +53,7 @@ class TimedSession(Admission):
         received_ns: int | None = None,
     ) -> Iterator[TokenEvent]:
         """Stream an answer to `text` that keeps `budget`, counted from `received_ns` (now, if not
-        given; earlier if the request waited in a queue). `last_outcome` tells afterwards.
+        given; earlier if the request waited in a queue). `last_outcome` reports afterwards.
 
         Raises DeadlineError when no version of the question can be answered in time and the budget
         says refuse; nothing was computed then and the conversation stays as it was. Raises

@@ -124,7 +124,7 @@ def _import_declarations() -> Any:
     if spec is None or spec.submodule_search_locations is None:
         raise EngineMissingError("llama-cpp-python is not installed", next_step=install_line(EXTRA))
     # A bare package in place of the real one while the declarations load; taken out again after,
-    # so that `import llama_cpp` by anybody else still gets the real thing.
+    # so that `import llama_cpp` by other code still gets the real thing.
     bare = types.ModuleType(PACKAGE)
     bare.__path__ = list(spec.submodule_search_locations)
     bare.__spec__ = spec
@@ -218,8 +218,8 @@ def _assertion_callback() -> Any:
 def engine_error(message: str, *, next_step: str | None = None) -> EngineError:
     """An EngineError with what the library had to say about it."""
     tail = log_tail()
-    said = f"; llama.cpp said: {tail}" if tail else ""
-    return EngineError(message + said, next_step=next_step)
+    report = f"; llama.cpp reported: {tail}" if tail else ""
+    return EngineError(message + report, next_step=next_step)
 
 
 # ---- C library ---------------------------------------------------------------------------------

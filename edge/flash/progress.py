@@ -14,7 +14,7 @@ _EVERY_S, _WINDOW_S = 0.2, 10.0
 
 
 class TerminalReporter:
-    """`Reporter` on stderr; the moving line only on a terminal. `quiet` says nothing at all."""
+    """`Reporter` on stderr; the moving line only on a terminal. `quiet` prints nothing."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -66,7 +66,7 @@ class RateLine:
             self._seen.popleft()
 
     def rate(self) -> float | None:
-        """Bytes per second; None before there is anything to tell."""
+        """Bytes per second; None before there is a rate."""
         if len(self._seen) < 2 or self._seen[-1][0] <= self._seen[0][0]:
             return None
         (start_s, start), (end_s, end) = self._seen[0], self._seen[-1]

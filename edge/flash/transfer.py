@@ -28,7 +28,7 @@ PATCH_LEAST_BYTES = 4 * MIB
 
 
 class Reporter(Protocol):
-    """Where a flash says what it is doing."""
+    """Receiver of a flash's progress."""
 
     def stage(self, text: str) -> None:
         """A new step begins."""
@@ -110,8 +110,9 @@ def wanted_files(bundle: Bundle) -> dict[str, tuple[int, str]]:
 
 
 def bring_signature(board: Board, bundle: Bundle, folder: str) -> None:
-    """Renew the signature of a release that is on the board already: it may have been signed, or
-    signed by one more, after it was flashed.
+    """Renew the signature of a release that is on the board already.
+
+    It may have been signed, or signed by one more, after it was flashed.
     """
     data = bundle.signature
     if data is not None and board.files.read(f"{folder}/{SIGNATURE}", MAX_SIGNATURE_BYTES) != data:

@@ -124,7 +124,7 @@ def make_folder() -> Path | None:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether a folder is this user's and only this user can write to it. In shared memory anybody
+    """Whether a folder is this user's and only this user can write to it. In shared memory any user
     may have made one of that name.
     """
     try:
@@ -280,7 +280,7 @@ def publish_model(name: str, info: EngineInfo) -> None:
 
 
 def tell_label(label: str) -> None:
-    """Tell what is being done: a benchmark's test."""
+    """Publish what is being done: a benchmark's test."""
     if _beacon is not None:
         _beacon.page.label = printable(label, MAX_TEXT)
 

@@ -59,7 +59,13 @@ def network_figures(run: Run) -> list[tuple[str, str]]:
 
 def network_lines(run: Run) -> list[str]:
     """A run for a terminal."""
-    from boardfit.edge.report.terminal import aligned
+    from boardfit.edge.report.terminal import align_columns
 
     rows = [LATENCY_HEADER, *(latency_row(record) for record in run.records)]
-    return [network_verdict(run), "", *aligned(rows), "", *aligned(network_figures(run))]
+    return [
+        network_verdict(run),
+        "",
+        *align_columns(rows),
+        "",
+        *align_columns(network_figures(run)),
+    ]

@@ -31,11 +31,11 @@ def run_lines(run: Run) -> list[str]:
             )
         )
     figures = [(name, text) for name, text in key_figures(run) if "tokens/s" not in text]
-    lines = [printable(verdict(run), 400), "", *aligned(rows), "", *aligned(figures)]
+    lines = [printable(verdict(run), 400), "", *align_columns(rows), "", *align_columns(figures)]
     return [*lines, *(["", *flags] if flags else [])]
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns padded to their widest cell, two spaces apart."""
     if not rows:
         return []

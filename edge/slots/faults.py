@@ -43,8 +43,10 @@ def die() -> None:
 
 
 def steps_before_cut(n_steps: int) -> int | None:
-    """For work that is done elsewhere in `n_steps` steps (a shell script on a board): how many of
-    them happen before the cut; None when it does not fall into this work. The points are passed.
+    """Count the steps before the cut in work that is done elsewhere in `n_steps` steps.
+
+    Such work is a shell script on a board. Return None if the cut does not fall into it. The points
+    are passed.
     """
     wanted = os.environ.get(_VARIABLE)
     if wanted is None:

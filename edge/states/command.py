@@ -23,7 +23,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Row:
+class StateRow:
     """One state for the table; `n_tokens` and `engine` are None for a file that is none."""
 
     entry: Entry
@@ -55,7 +55,7 @@ def states(model: Path | None, clears: bool, as_json: bool) -> None:
         )
     folder = beside_bundle(model) if model is not None and model.is_dir() else user_folder()
     freed = clear(folder) if clears else None
-    rows = [row_of(entry) for entry in entries(folder) if entry.n_bytes]
+    rows = [read_row(entry) for entry in entries(folder) if entry.n_bytes]
     if as_json:
         click.echo(json.dumps(to_record(folder, rows, freed)))
         return
@@ -66,16 +66,16 @@ def states(model: Path | None, clears: bool, as_json: bool) -> None:
         click.echo(line)
 
 
-def row_of(entry: Entry) -> Row:
-    """What a state's footer says, its hash not checked."""
+def read_row(entry: Entry) -> StateRow:
+    """Read a state's footer; its hash is not checked."""
     try:
         header = read_state_header(entry.path, MAX_TOKENS)
     except EdgeError:
-        return Row(entry, None, None)
-    return Row(entry, len(header.tokens), f"{header.footer.get('engine')}"[:40])
+        return StateRow(entry, None, None)
+    return StateRow(entry, len(header.tokens), f"{header.footer.get('engine')}"[:40])
 
 
-def table(folder: Path, rows: list[Row]) -> list[str]:
+def table(folder: Path, rows: list[StateRow]) -> list[str]:
     """The states for a person, the latest used first."""
     limit = limit_bytes()
     total = sum(row.entry.n_bytes for row in rows)
@@ -94,7 +94,7 @@ def table(folder: Path, rows: list[Row]) -> list[str]:
     return [*lines, f"{count}, {format_bytes(total)} {room}, in {printable(str(folder))}"]
 
 
-def to_record(folder: Path, rows: list[Row], freed: int | None) -> dict[str, object]:
+def to_record(folder: Path, rows: list[StateRow], freed: int | None) -> dict[str, object]:
     """The same as plain data; times are seconds since the epoch."""
     return {
         "schema": SCHEMA,

@@ -26,7 +26,7 @@ from boardfit.converters.plan.command import plan as plan_command
 from boardfit.converters.plan.converted import check_supported, plan_format, prefill_lengths
 from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.options import PlanOptions
-from boardfit.converters.quality.bounds import bound_of
+from boardfit.converters.quality.bounds import find_bound
 from boardfit.converters.source.resolve import open_model
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import all_profiles, find_profile
@@ -57,8 +57,8 @@ def test_every_format_has_an_engine_a_recipe_and_a_bound() -> None:
     known = {*load_recipes(), *(recipe.id for recipe in list_onnx_recipes())}
     for target in FORMATS.values():
         assert Path(target.file).suffix in ENGINES[target.engine].formats
-        assert target.id == GGUF or (target.recipe in known and bound_of(target.recipe))
-    assert all(bound_of(recipe) for recipe in known)
+        assert target.id == GGUF or (target.recipe in known and find_bound(target.recipe))
+    assert all(find_bound(recipe) for recipe in known)
 
 
 def test_formats_on_the_command_line() -> None:

@@ -38,7 +38,7 @@ class _TypeTraits(ctypes.Structure):
     )
 
 
-class Kernels:
+class QuantKernels:
     """Conversions between rows of float32 and rows of any ggml type. Safe to call from threads."""
 
     def __init__(self, library: Path) -> None:
@@ -150,6 +150,6 @@ class Kernels:
 
 
 @functools.cache
-def load_kernels() -> Kernels:
+def load_kernels() -> QuantKernels:
     """The engine's quantizers. Raises EngineMissingError, with the pip line, without an engine."""
-    return Kernels(library_path())
+    return QuantKernels(library_path())

@@ -19,7 +19,7 @@ import numpy as np
 
 from boardfit.converters.formats.gguf.header import FileLayout
 from boardfit.converters.formats.gguf.imatrix import Imatrix
-from boardfit.converters.formats.gguf.kernels import Kernels
+from boardfit.converters.formats.gguf.kernels import QuantKernels
 from boardfit.converters.formats.gguf.pages import release
 from boardfit.converters.formats.gguf.recipe import Recipe
 from boardfit.converters.formats.gguf.resume import PartialFile
@@ -35,7 +35,7 @@ _SLAB_VALUES = 1024 * 1024
 
 
 @dataclass
-class Job:
+class QuantizeJob:
     """One output of a pass: its layout, and the type that each step's tensor gets."""
 
     recipe: Recipe
@@ -70,9 +70,9 @@ class _Converted:
 
 
 def run_pass(
-    plans: Sequence[Job],
+    plans: Sequence[QuantizeJob],
     files: Sequence[PartialFile],
-    kernels: Kernels,
+    kernels: QuantKernels,
     imatrix: Imatrix | None,
     n_threads: int,
     progress: Progress | None,
@@ -85,7 +85,7 @@ def run_pass(
     worker = _Worker(kernels, imatrix, plans, [file.n_done for file in files])
     pool = ThreadPoolExecutor(n_threads, thread_name_prefix="quantize")
     in_flight: deque[Future[_Converted]] = deque()
-    slabs = _slabs(steps, first)
+    slabs = _split_slabs(steps, first)
     try:
         while True:
             # enough in flight that a slow slab in front does not idle the others
@@ -102,7 +102,7 @@ def run_pass(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _slabs(steps: Sequence[TargetTensor], first: int) -> Iterator[_Slab]:
+def _split_slabs(steps: Sequence[TargetTensor], first: int) -> Iterator[_Slab]:
     for step, tensor in enumerate(steps[first:], first):
         rows_per_expert = tensor.shape[-2] if len(tensor.shape) > 1 else 1
         n_rows = max(1, _SLAB_VALUES // tensor.n_per_row)
@@ -112,7 +112,9 @@ def _slabs(steps: Sequence[TargetTensor], first: int) -> Iterator[_Slab]:
                 yield _Slab(step, tensor, start, min(start + n_rows, end))
 
 
-def _write(converted: _Converted, plans: Sequence[Job], files: Sequence[PartialFile]) -> None:
+def _write(
+    converted: _Converted, plans: Sequence[QuantizeJob], files: Sequence[PartialFile]
+) -> None:
     slab = converted.slab
     for plan, file in zip(plans, files, strict=True):
         if file.n_done <= slab.step:
@@ -127,9 +129,9 @@ class _Worker:
 
     def __init__(
         self,
-        kernels: Kernels,
+        kernels: QuantKernels,
         imatrix: Imatrix | None,
-        plans: Sequence[Job],
+        plans: Sequence[QuantizeJob],
         n_done: Sequence[int],
     ) -> None:
         self._kernels, self._imatrix = kernels, imatrix

@@ -16,7 +16,7 @@ from pathlib import Path
 from boardfit.converters.formats.gguf.assign import assign_types, file_order
 from boardfit.converters.formats.gguf.header import file_layout
 from boardfit.converters.formats.gguf.imatrix import Imatrix
-from boardfit.converters.formats.gguf.kernels import Kernels, load_kernels
+from boardfit.converters.formats.gguf.kernels import QuantKernels, load_kernels
 from boardfit.converters.formats.gguf.recipe import Recipe
 from boardfit.converters.formats.gguf.resume import (
     CHECKPOINT_SECONDS,
@@ -24,14 +24,14 @@ from boardfit.converters.formats.gguf.resume import (
     journal_path,
     partial_path,
 )
-from boardfit.converters.formats.gguf.stream import Job, Progress, run_pass
+from boardfit.converters.formats.gguf.stream import Progress, QuantizeJob, run_pass
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.errors import DoesNotFitError, UsageError
 from boardfit.edge.units import format_bytes
 
 
 @dataclass(frozen=True)
-class Artifact:
+class GgufArtifact:
     """A written file. `types` counts tensors by ggml type; `bpw` is bits per weight of the tensor
     data, scales included; `n_resumed` tensors were there from an earlier, interrupted run.
     """
@@ -57,7 +57,7 @@ def write_gguf(
     progress: Progress | None = None,
     overwrite: bool = False,
     checkpoint_s: float = CHECKPOINT_SECONDS,
-) -> Artifact:
+) -> GgufArtifact:
     """Convert and quantize `spec` into the file `out`, in one pass. See `write_many`."""
     (artifact,) = write_many(
         spec,
@@ -80,7 +80,7 @@ def write_many(
     progress: Progress | None = None,
     overwrite: bool = False,
     checkpoint_s: float = CHECKPOINT_SECONDS,
-) -> tuple[Artifact, ...]:
+) -> tuple[GgufArtifact, ...]:
     """Write several recipes of one model, reading the checkpoint once.
 
     `threads` is the number of converting threads (default: the CPUs that this process may use).
@@ -121,7 +121,7 @@ def write_many(
 
 def _plan_jobs(
     spec: ModelSpec, jobs: Sequence[tuple[Recipe, Path]], imatrix: Imatrix | None
-) -> list[Job]:
+) -> list[QuantizeJob]:
     """One pass has one order; it is the quantized recipes' order if there is one among them."""
     if not jobs:
         raise UsageError("no recipe to write was given")
@@ -132,7 +132,7 @@ def _plan_jobs(
         typed = assign_types(spec, recipe, has_imatrix=imatrix is not None)
         layout = file_layout(spec, recipe, typed, imatrix)
         index_of = {entry.tensor.name: index for index, entry in enumerate(typed)}
-        plans.append(Job(recipe, out, layout, [index_of[name] for name in names]))
+        plans.append(QuantizeJob(recipe, out, layout, [index_of[name] for name in names]))
     return plans
 
 
@@ -150,13 +150,13 @@ def _check_outputs(outputs: Sequence[Path], overwrite: bool) -> None:
             )
 
 
-def _check_disk(plans: Sequence[Job]) -> None:
+def _check_disk(plans: Sequence[QuantizeJob]) -> None:
     needed: Counter[int] = Counter()
     folders: dict[int, Path] = {}
     for plan in plans:
         device = plan.out.parent.stat().st_dev
         folders[device] = plan.out.parent
-        needed[device] += plan.layout.nbytes - _allocated(partial_path(plan.out))
+        needed[device] += plan.layout.nbytes - _count_allocated(partial_path(plan.out))
     for device, n_bytes in needed.items():
         free = shutil.disk_usage(folders[device]).free
         if n_bytes > free:
@@ -168,7 +168,7 @@ def _check_disk(plans: Sequence[Job]) -> None:
             )
 
 
-def _allocated(path: Path) -> int:
+def _count_allocated(path: Path) -> int:
     """Bytes that an earlier, interrupted run holds on the disk already."""
     try:
         return path.stat().st_blocks * 512
@@ -178,9 +178,9 @@ def _allocated(path: Path) -> int:
 
 def _open_files(
     spec: ModelSpec,
-    plans: Sequence[Job],
+    plans: Sequence[QuantizeJob],
     imatrix: Imatrix | None,
-    kernels: Kernels,
+    kernels: QuantKernels,
     checkpoint_s: float,
 ) -> list[PartialFile]:
     files: list[PartialFile] = []
@@ -209,7 +209,9 @@ def _open_files(
     return files
 
 
-def _fingerprint(spec: ModelSpec, plan: Job, imatrix: Imatrix | None, kernels: Kernels) -> str:
+def _fingerprint(
+    spec: ModelSpec, plan: QuantizeJob, imatrix: Imatrix | None, kernels: QuantKernels
+) -> str:
     """What the bytes depend on. The header covers metadata, shapes, types and offsets."""
     parts = {
         "header": hashlib.sha256(plan.layout.header).hexdigest(),
@@ -223,8 +225,10 @@ def _fingerprint(spec: ModelSpec, plan: Job, imatrix: Imatrix | None, kernels: K
 
 
 def _file_states(spec: ModelSpec) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of each source file: the source's own fingerprint does not
-    read the weights, and they may be edited between a kill and the next run.
+    """Return name, size and time of change of each source file.
+
+    The source's own fingerprint does not read the weights, and they may be edited between a kill
+    and the next run.
     """
     location = Path(spec.source.location)
     states = []
@@ -237,10 +241,10 @@ def _file_states(spec: ModelSpec) -> list[tuple[str, int, int]]:
     return states
 
 
-def _artifact(plan: Job, file: PartialFile, digest: str, seconds: float) -> Artifact:
+def _artifact(plan: QuantizeJob, file: PartialFile, digest: str, seconds: float) -> GgufArtifact:
     tensors = plan.layout.tensors
     n_values = sum(entry.tensor.n_elements for entry in tensors)
-    return Artifact(
+    return GgufArtifact(
         path=plan.out,
         recipe=plan.recipe.id,
         nbytes=plan.layout.nbytes,

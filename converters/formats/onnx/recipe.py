@@ -81,9 +81,10 @@ class OnnxRecipe:
     def is_quantized(self) -> bool:
         return self.default.bits < 32
 
-    def scheme_of(self, origin: str) -> OnnxScheme:
-        """How a layer's matrix of that name in the checkpoint is stored: the rules speak of the
-        graph's names, where `model.layers.3.self_attn.q_proj.weight` is
+    def find_scheme(self, origin: str) -> OnnxScheme:
+        """Find how a layer's matrix of that name in the checkpoint is stored.
+
+        The rules use the graph's names, where `model.layers.3.self_attn.q_proj.weight` is
         `/model/layers.3/attn/q_proj/MatMul` (onnxruntime-genai's builder).
         """
         part = origin.removesuffix(".weight").replace(".", "/").replace("self_attn", "attn")
@@ -91,7 +92,7 @@ class OnnxRecipe:
         return matching_scheme(node, self.rules, self.default)
 
     def to_worker(self, *, accuracy_level: int = INT8_ACTIVATIONS) -> dict[str, Any] | None:
-        """As `boardfit.converters.formats.onnx.worker.graph.Recipe.from_dict` takes it; None for floats."""
+        """The recipe as `onnx_worker.graph.OnnxPassRecipe.from_dict` takes it; None for floats."""
         if not self.is_quantized:
             return None
         return {

@@ -18,12 +18,12 @@ from boardfit.converters.formats.litert.worker.assemble import Constant
 from boardfit.converters.formats.litert.worker.gptq import gptq
 from boardfit.converters.formats.litert.worker.quantize import Quantized, pack
 from boardfit.converters.formats.litert.worker.skeleton import Skeleton
-from boardfit.converters.formats.litert.worker.weights import Weights
+from boardfit.converters.formats.litert.worker.weights import CheckpointWeights
 
 
 def quantize_by_activations(
     skeleton: Skeleton,
-    weights: Weights,
+    weights: CheckpointWeights,
     tokens: torch.Tensor,
     constant_of: Callable[[str], Constant | None],
     *,
@@ -31,7 +31,7 @@ def quantize_by_activations(
 ) -> dict[str, Quantized]:
     """Rounded matrices of the decoder's layers, by the checkpoint's names.
 
-    `tokens` is [texts, length]. `constant_of` gives what becomes of a matrix, or None for one that
+    `tokens` is [texts, length]. `constant_of` gives the target of a matrix, or None for one that
     is to stay as it is. The skeleton's model must compute with plain attention; it is of no use
     afterwards.
     """
@@ -55,7 +55,7 @@ def quantize_by_activations(
 
 
 def _with_small_embedding(
-    model: Any, weights: Weights, source_of: dict[float, str], tokens: torch.Tensor
+    model: Any, weights: CheckpointWeights, source_of: dict[float, str], tokens: torch.Tensor
 ) -> torch.Tensor:
     """Give the embedding only the rows that the text has, and number the tokens accordingly."""
     embedding = model.get_input_embeddings()
@@ -74,7 +74,7 @@ class _Stage:
     def __init__(
         self,
         layer: Any,
-        weights: Weights,
+        weights: CheckpointWeights,
         source_of: dict[float, str],
         constant_of: Callable[[str], Constant | None],
         found: dict[str, Quantized],
@@ -92,10 +92,10 @@ class _Stage:
         self._hessians: dict[str, torch.Tensor] = {}
         self._seen: dict[tuple[int, int], torch.Tensor] = {}
         self._again = False
-        layer.register_forward_pre_hook(self._before)
-        layer.register_forward_hook(self._after, with_kwargs=True)
+        layer.register_forward_pre_hook(self._load_layer)
+        layer.register_forward_hook(self._round_layer, with_kwargs=True)
 
-    def _before(self, layer: Any, arguments: Any) -> None:
+    def _load_layer(self, layer: Any, arguments: Any) -> None:
         if self._again:
             return
         for source, module in self._linears.items():
@@ -115,7 +115,7 @@ class _Stage:
             self._seen[key] = flat.T @ flat
         self._hessians[source] = self._seen[key]
 
-    def _after(self, layer: Any, arguments: Any, named: Any, output: Any) -> Any:
+    def _round_layer(self, layer: Any, arguments: Any, named: Any, output: Any) -> Any:
         if self._again:
             return None
         for source, module in self._linears.items():
@@ -129,7 +129,7 @@ class _Stage:
             rows, n = weight.shape
             groups = integers.reshape(rows, scales.shape[1], -1).to(torch.float32)
             weight.copy_((groups * scales.unsqueeze(-1)).reshape(rows, n) / constant.factor)
-            self._found[source] = _packed(integers, scales, kind)
+            self._found[source] = _pack(integers, scales, kind)
         self._hessians.clear()
         self._seen.clear()
         self._again = True
@@ -140,5 +140,5 @@ class _Stage:
         return output
 
 
-def _packed(integers: torch.Tensor, scales: torch.Tensor, kind: WeightType) -> Quantized:
+def _pack(integers: torch.Tensor, scales: torch.Tensor, kind: WeightType) -> Quantized:
     return Quantized(pack(integers.numpy().ravel(), kind), scales.numpy().astype(np.float32))

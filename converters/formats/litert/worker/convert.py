@@ -32,7 +32,7 @@ from boardfit.converters.formats.litert.worker.package import write_litertlm
 from boardfit.converters.formats.litert.worker.plain import inline_composites, shorten_names
 from boardfit.converters.formats.litert.worker.quantize import Quantized, quantize_matrix
 from boardfit.converters.formats.litert.worker.skeleton import build_skeleton
-from boardfit.converters.formats.litert.worker.weights import Weights
+from boardfit.converters.formats.litert.worker.weights import CheckpointWeights
 from boardfit.converters.formats.tools.worker_child import Report
 from boardfit.edge.errors import UnsupportedModelError
 
@@ -40,7 +40,7 @@ from boardfit.edge.errors import UnsupportedModelError
 def run(request: dict[str, Any], report: Report) -> dict[str, Any]:
     torch.set_num_threads(request["threads"])
     directory, work = Path(request["checkpoint"]), Path(request["work"])
-    weights = Weights(directory)
+    weights = CheckpointWeights(directory)
     report.say("exporting the graph")
     config = load_config(directory)
     with patches.get_patch_context(config.model_type):
@@ -67,7 +67,7 @@ def run(request: dict[str, Any], report: Report) -> dict[str, Any]:
     rounded: dict[str, Quantized] = {}
     if recipe.gptq:
         report.say("rounding by calibration text")
-        rounded = _rounded(directory, weights, constants, request, report)
+        rounded = _round_weights(directory, weights, constants, request, report)
         gc.collect()
     report.say("quantizing")
 
@@ -118,12 +118,13 @@ def load_config(directory: Path) -> Any:
 def plan_constants(
     model: Any,
     tags: dict[int, str],
-    weights: Weights,
+    weights: CheckpointWeights,
     recipe: LitertRecipe,
     config: Any,
 ) -> list[Constant]:
-    """Every matrix of the graph with the type that the recipe gives it; one that is embedding and
-    head at once is stored once where both want the same type.
+    """Return every matrix of the graph with the type that the recipe gives it.
+
+    A matrix that is embedding and head at once is stored once if both have the same type.
     """
     text_config = getattr(config, "text_config", config)
     n_layers = text_config.num_hidden_layers
@@ -133,7 +134,7 @@ def plan_constants(
         source = tags[use.tag]
         shape = weights.shape(source)
         types = {
-            role: recipe.type_of(
+            role: recipe.choose_type(
                 source,
                 role,
                 tied="embedding" in use.roles,
@@ -161,9 +162,9 @@ def plan_constants(
     return constants
 
 
-def _rounded(
+def _round_weights(
     directory: Path,
-    weights: Weights,
+    weights: CheckpointWeights,
     constants: list[Constant],
     request: dict[str, Any],
     report: Report,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 
-from boardfit.converters.formats.litert.worker.weights import Weights
+from boardfit.converters.formats.litert.worker.weights import CheckpointWeights
 from boardfit.edge.errors import InputError, UnsupportedModelError
 
 # Exact in float32 and larger than any constant that a graph computes with.
@@ -33,7 +33,7 @@ class Skeleton:
     tags: dict[int, str]
 
 
-def build_skeleton(directory: Path, config: Any, weights: Weights) -> Skeleton:
+def build_skeleton(directory: Path, config: Any, weights: CheckpointWeights) -> Skeleton:
     """The model of `config` in evaluation mode.
 
     Raises InputError when the checkpoint lacks a tensor or has it in another shape.
@@ -54,13 +54,13 @@ def build_skeleton(directory: Path, config: Any, weights: Weights) -> Skeleton:
                 setattr(module, name, tagged[id(parameter)])
                 continue
             if matrix and name == "weight":
-                source = weights.name_of(full)
+                source = weights.find_name(full)
                 weights.check_shape(source, tuple(parameter.shape))
                 tag = FIRST_TAG + len(tags)
                 tags[tag] = source
                 value = torch.tensor(float(tag)).expand(parameter.shape)
             else:
-                value = weights.read(weights.name_of(full)).to(torch.float32)
+                value = weights.read(weights.find_name(full)).to(torch.float32)
                 if tuple(value.shape) != tuple(parameter.shape):
                     raise InputError(
                         f"tensor {full} has shape {list(value.shape)}; the configuration asks for "

@@ -17,7 +17,7 @@ _PREFIXES = (("", ""), ("model.", "model.language_model."), ("model.", "language
              ("model.", ""), ("lm_head", "language_model.lm_head"))  # fmt: skip
 
 
-class Weights:
+class CheckpointWeights:
     """Reads single tensors of a directory of safetensors shards."""
 
     def __init__(self, directory: Path) -> None:
@@ -38,7 +38,7 @@ class Weights:
     def names(self) -> list[str]:
         return list(self._where)
 
-    def name_of(self, parameter: str) -> str:
+    def find_name(self, parameter: str) -> str:
         """The checkpoint's name of a model parameter. Raises InputError when it has none."""
         for prefix, replacement in _PREFIXES:
             if parameter.startswith(prefix):

@@ -15,7 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.formats.onnx.worker.graph import Recipe, quantize_graph, shorten_rope
+from boardfit.converters.formats.onnx.worker.graph import (
+    OnnxPassRecipe,
+    quantize_graph,
+    shorten_rope,
+)
 from boardfit.converters.formats.onnx.worker.upstream import bridge
 from boardfit.edge.errors import UnsupportedModelError
 
@@ -24,8 +28,10 @@ MODEL_FILE = "model.onnx"
 
 def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
     """Build `request["checkpoint"]` (a directory with the configuration as the builder reads it)
-    into `request["output"]`. `recipe` is an `onnx_worker.graph.Recipe` as a dict, or None for the
-    float graph; `n_ctx` the context length; `importance` a .npz of column weights by node, or None.
+    into `request["output"]`.
+
+    `recipe` is an `onnx_worker.graph.OnnxPassRecipe` as a dict, or None for the float graph.
+    `n_ctx` is the context length. `importance` is a .npz of column weights by node, or None.
 
     Returns `counts` (weights by kind of storage) and `nodes`.
     """
@@ -84,7 +90,7 @@ def _own_writer(
             report.say("quantizing")
             importance = _importance(request)
             result["counts"] = quantize_graph(
-                graph, Recipe.from_dict(request["recipe"]), report.progress, importance
+                graph, OnnxPassRecipe.from_dict(request["recipe"]), report.progress, importance
             )
         shorten_rope(graph, int(request["n_ctx"]))
         graph.graph.sort()

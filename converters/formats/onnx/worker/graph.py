@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Recipe:
+class OnnxPassRecipe:
     """The part of a recipe that this pass needs; see `boardfit.converters.formats.onnx.recipe`."""
 
     default: OnnxScheme
@@ -36,7 +36,7 @@ class Recipe:
     accuracy_level: int
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+    def from_dict(cls, data: Mapping[str, Any]) -> OnnxPassRecipe:
         return cls(
             default=OnnxScheme(**data["default"]),
             head=OnnxScheme(**data["head"]),
@@ -55,7 +55,7 @@ class Recipe:
 
 def quantize_graph(
     model: ir.Model,
-    recipe: Recipe,
+    recipe: OnnxPassRecipe,
     progress: Progress | None = None,
     importance: Mapping[str, Any] | None = None,
 ) -> dict[str, int]:
@@ -182,7 +182,7 @@ def _substitute(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node]) -> None:
 
 
 def _replace_embedding(
-    graph: ir.Graph, recipe: Recipe, stored: Mapping[str, _Stored], counts: dict[str, int]
+    graph: ir.Graph, recipe: OnnxPassRecipe, stored: Mapping[str, _Stored], counts: dict[str, int]
 ) -> None:
     node = next((n for n in graph if n.name == "/model/embed_tokens/Gather"), None)
     if node is None or node.inputs[0] is None:
