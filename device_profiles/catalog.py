@@ -1,5 +1,6 @@
-"""The boards that ship with boardfit, and those that the user has probed: listed, found by id or
-alias, loaded one file at a time.
+"""Find boards by id or alias: those that ship with boardfit, and those that the user has probed.
+
+One file is loaded at a time.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def find_profile(name: str) -> DeviceProfile:
     found = [profile for folder in folders if (profile := _find_in(folder, wanted)) is not None]
     if len(found) == 1:
         return found[0]
-    profiles = all_profiles()  # two of one name: this says which
+    profiles = all_profiles()  # two of one name: this distinguishes them
     if found:
         return found[0]
     names = [THIS_MACHINE, *profiles, *(a for p in profiles.values() for a in p.aliases)]

@@ -98,8 +98,10 @@ class Software:
 
 @dataclass(frozen=True)
 class KernelSpeed:
-    """A measured matrix product of the engine: multiply-accumulates per second on `threads` cores
-    together, with weights of `ggml_type`, repacked for the CPU or as they are in the file.
+    """A measured matrix product of the engine.
+
+    It has multiply-accumulates per second on `threads` cores together, with weights of `ggml_type`,
+    repacked for the CPU or as they are in the file.
     """
 
     ggml_type: str
@@ -110,7 +112,7 @@ class KernelSpeed:
 
 @dataclass(frozen=True)
 class EngineSupport:
-    """Whether an engine runs here; `source` says who tried it, `note` how or why not."""
+    """Whether an engine runs here; `source` names who tried it, `note` how or why not."""
 
     engine: str
     runs: bool
@@ -121,7 +123,7 @@ class EngineSupport:
 @dataclass(frozen=True)
 class DeviceProfile:
     """One board. `sources` maps a fact's dotted key to the text of its `# Source:` comment; `basis`
-    says what its speeds rest on: "measured here", "measured on this SoC" or "from specifications".
+    names what its speeds rest on: "measured here", "measured on this SoC" or "from specifications".
     """
 
     id: str

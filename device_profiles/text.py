@@ -20,7 +20,7 @@ def profile_text(
     measured: Mapping[str, str] | None = None,
 ) -> str:
     """The file's text. `source` stands above what was read on the board, `borrowed` above what no
-    reading tells and the profile of a known board does; `measured` (`date`, `tool`) says that the
+    reading gives and the profile of a known board does; `measured` (`date`, `tool`) means that the
     bandwidth was measured on this very board. Figures that are None are left out.
     """
     memory, storage, software = profile.memory, profile.storage, profile.software

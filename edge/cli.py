@@ -1,7 +1,7 @@
 """The `edge` command: a table of commands, each imported only when it is called.
 
 `edge --help` reads the table alone, so it stays fast with every engine installed. Commands of the
-host stand in it as well: a board, which lacks them, can say what they need. This is also the only
+host stand in it as well: a board, which lacks them, can name what they need. This is also the only
 place that prints an error and turns it into an exit code.
 """
 
@@ -22,9 +22,11 @@ from boardfit.edge.units import did_you_mean, printable
 
 
 class Command(NamedTuple):
-    """One line of the table: where the click command lives, what `--help` says of it, and the pip
-    extra that brings what it imports (None: nothing beyond the base installation). `on_board` is
-    what runs in its place where the host's side is not installed.
+    """One line of the table of commands.
+
+    It has the place of the click command, its line in `--help`, and the pip extra that brings what
+    it imports (None: nothing beyond the base installation). `on_board` is what runs in its place
+    where the host's side is not installed.
     """
 
     target: str  # "module:attribute"

@@ -5,14 +5,14 @@
     ├── InputError                  3   a file, checkpoint or prompt is not what it should be
     │   ├── UnsafeInputError        3   ... and looks hostile: bounds, paths, pickles, escapes
     │   └── UnsupportedModelError   3   ... or is fine, but of a kind we do not convert or run
-    ├── DoesNotFitError             4   memory or disk: says by how many bytes and what would fit
-    ├── EngineMissingError          5   an engine or an extra is not installed: says the pip line
+    ├── DoesNotFitError             4   memory or disk: by how many bytes, and what would fit
+    ├── EngineMissingError          5   an engine or an extra is not installed: the pip line
     ├── EngineError                 5   an engine is there and failed
     ├── DeviceUnreachableError      6   a board cannot be reached
     ├── IntegrityError              7   a hash, size or signature does not match
     └── DeadlineError               8   the time allowed cannot be met
 
-A message says what was got, what was expected and what to do next. Library code raises; only
+A message states what was got, what was expected and what to do next. Library code raises; only
 `boardfit.edge.cli.main` prints, and maps an error to its exit code. Leaf classes also subclass the
 builtin a caller would naturally catch.
 """
@@ -51,7 +51,7 @@ class UnsupportedModelError(InputError):
 
 
 class DoesNotFitError(EdgeError, MemoryError):
-    """Memory or disk falls short. `shortfall_bytes` says by how much, where it is known."""
+    """Memory or disk falls short. `shortfall_bytes` is how much is missing, if known."""
 
     exit_code = 4
 

@@ -69,7 +69,7 @@ def split_requirements(
     return tuple(base), {name: tuple(_expand(name, extras, ())) for name in extras}
 
 
-def holds_for(marker: str, python: tuple[int, int]) -> bool:
+def is_true_for(marker: str, python: tuple[int, int]) -> bool:
     """Whether a marker holds on a Python version. Raises ValueError for one of another kind."""
     match = _PYTHON.fullmatch(marker.strip())
     if match is None:
@@ -92,10 +92,10 @@ def _requirements(extra: str) -> Iterator[str]:
     for text in split_requirements(stated)[1].get(extra, ()):
         requirement, _, marker = text.partition(";")
         try:
-            if not marker or holds_for(marker, sys.version_info[:2]):
+            if not marker or is_true_for(marker, sys.version_info[:2]):
                 yield requirement
         except ValueError:
-            yield text  # pip can tell
+            yield text  # pip can read it
 
 
 def _expand(

@@ -1,7 +1,7 @@
 """Run the command line in a child, so that the death of native code ends in a sentence.
 
 A kernel that this CPU lacks, a segmentation fault, a native assertion or the kernel's out-of-memory
-killer ends a process before Python can say anything. The parent stays small: it forks before it
+killer ends a process before Python can print anything. The parent stays small: it forks before it
 imports anything else, waits, and reports how the child died.
 """
 
@@ -58,7 +58,7 @@ def wait_for(child: int, waited: set[signal.Signals]) -> int:
         if hasattr(signal, "sigwaitinfo"):
             info = signal.sigwaitinfo(waited)
             number, is_sent = info.si_signo, info.si_code <= 0  # SI_USER, SI_QUEUE, SI_TKILL
-        else:  # macOS does not say where a signal came from
+        else:  # macOS does not report where a signal came from
             number = signal.sigwait(waited)
             is_sent = number in (signal.SIGTERM, signal.SIGHUP)
         if number == signal.SIGCHLD:

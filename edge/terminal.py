@@ -36,5 +36,5 @@ def write_text(text: str, out: TextIO | None = None) -> None:
 
 @functools.cache
 def note_once(text: str) -> None:
-    """Write a note to stderr, the first time that this process has it to say."""
+    """Write a note to stderr once per process."""
     print(f"note: {terminal_safe(text)}", file=sys.stderr, flush=True)

@@ -49,7 +49,7 @@ class GenerationConfig:
     """How tokens are chosen and when to stop. `temperature` 0 is greedy; -1 for `max_tokens` means
     up to the end of the context. `ignore_eos` serves benchmarks that need an exact token count.
 
-    `pressure`, asked before each token, says how urgently the answer should end: at 0 not at all,
+    `pressure`, asked before each token, is how urgently the answer should end: at 0 not at all,
     towards 1 tokens that end a sentence or the turn are favoured more and more, from 1 on nothing
     else is taken. Engines that cannot do this (`describe().details["can_close"]`) ignore it.
     """
@@ -96,8 +96,10 @@ class TokenEvent:
 
 @dataclass(frozen=True)
 class StreamStart:
-    """What a stream did before its first token, for traces: tokens reused from the KV cache,
-    tokens prefilled, and the time at which the prompt had been handed over and was processed.
+    """What a stream did before its first token, for traces.
+
+    These are the tokens reused from the KV cache, the tokens prefilled, and the times at which the
+    prompt was handed over and processed.
     """
 
     n_prompt: int
@@ -108,7 +110,7 @@ class StreamStart:
 
 @dataclass(frozen=True)
 class MemorySample:
-    """One look at a process's memory, in bytes; None where the kernel does not tell."""
+    """One look at a process's memory, in bytes; None where the kernel does not report them."""
 
     t_ns: int
     rss_bytes: int | None = None
@@ -266,7 +268,7 @@ class Engine(Protocol):
 
     @property
     def has_template(self) -> bool:
-        """Whether the model says how a conversation is written; `render` needs it."""
+        """Whether the model has a chat template; `render` needs it."""
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of a plain text to be continued, with the beginning-of-text token where the
@@ -334,9 +336,11 @@ class LogitsEngine(Protocol):
     def logits(
         self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
     ) -> Any:
-        """Next-token logits after every prefix of `tokens`, computed from an empty cache by the
-        kernels that `stream` uses: a float32 numpy array [len(tokens), n_vocab], where n_vocab is
-        the size of the vocabulary without padding. The cache is empty afterwards.
+        """Return next-token logits after every prefix of `tokens`.
+
+        They are computed from an empty cache by the kernels that `stream` uses: a float32 numpy
+        array [len(tokens), n_vocab], where n_vocab is the size of the vocabulary without padding.
+        The cache is empty afterwards.
 
         Raises InputError if `tokens` is empty or longer than the context.
         """

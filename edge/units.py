@@ -84,7 +84,7 @@ def printable(text: str, limit: int = 200) -> str:
 
 
 def find_error_line(output: str) -> str:
-    """The line of a program's output that says what went wrong: its last `error:` line, or its last
+    """The line of a program's output that names the error: its last `error:` line, or its last
     line.
     """
     lines = [line.strip() for line in output.splitlines() if line.strip()]

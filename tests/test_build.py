@@ -96,7 +96,7 @@ def test_a_broken_conversion_is_refused_unless_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No recipe of ours is that bad: the bound is moved instead."""
-    monkeypatch.setattr("boardfit.converters.quality.card.bound_of", lambda recipe: Bound(1e-9))
+    monkeypatch.setattr("boardfit.converters.quality.card.find_bound", lambda recipe: Bound(1e-9))
     some = read_conversations("task")[::40]
     monkeypatch.setattr("boardfit.converters.quality.card.read_conversations", lambda name: some)
     text = tmp_path / "own.txt"

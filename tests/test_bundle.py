@@ -94,7 +94,7 @@ def test_one_edited_byte_is_found_even_after_it_was_verified_before(sealed: Path
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if files of this test had been written long ago, on a disk."""
     monkeypatch.setattr("boardfit.edge.disk.verified.SETTLED_NS", 0)
-    monkeypatch.setattr("boardfit.edge.disk.verified.moves_ctime", lambda descriptor: True)
+    monkeypatch.setattr("boardfit.edge.disk.verified.has_exact_ctime", lambda descriptor: True)
 
 
 @pytest.mark.usefixtures("settled")

@@ -15,6 +15,7 @@ import pytest
 from boardfit.converters.board.offline.own_wheel import own_wheel
 from boardfit.edge.cli import COMMANDS, edge, import_command, main
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError
+from boardfit.edge.option_groups import GROUPS, GroupedCommand, find_heading
 
 
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -124,6 +125,19 @@ def test_every_command_and_option_has_help_in_short_plain_sentences() -> None:
             for sentence in re.split(r"[.:;]\s|\n\n", text):
                 n_words = len(sentence.split())
                 assert n_words <= 20, f"{name}, {where}: {n_words} words: {sentence}"
+
+
+def test_a_command_with_many_options_groups_them_all() -> None:
+    for name, command in all_commands(edge, "edge"):
+        options = [each for each in command.params if isinstance(each, click.Option)]
+        if len(options) <= 12:
+            continue
+        assert isinstance(command, GroupedCommand), name
+        listed = " ".join(GROUPS[str(command.name)].values()).split()
+        assert len(listed) == len(set(listed)), f"{name}: an option has two headings"
+        assert set(listed) <= {text for each in options for text in each.opts}, name
+        for option in options:
+            assert find_heading(str(command.name), option) != "Other", f"{name}, {option.opts}"
 
 
 BOARD = """

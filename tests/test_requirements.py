@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from boardfit.edge.cli import COMMANDS
 from boardfit.edge.engines import ENGINES
-from boardfit.edge.requirements import holds_for, install_line, split_requirements
+from boardfit.edge.requirements import install_line, is_true_for, split_requirements
 
 ROOT = Path(__file__).parent.parent
 ENGINE_EXTRAS = tuple(engine.extra for engine in ENGINES.values())
@@ -116,8 +116,8 @@ def test_markers_are_those_of_this_python(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: stated)
     assert install_line("x") == "pip install new 'odd; sys_platform == '\"'\"'win32'\"'\"''"
     assert [r.name for r in requirements(install_line("x"))] == ["new", "odd"]
-    assert holds_for("python_version >= '3.10'", (3, 10))
-    assert not holds_for("python_version != '3.10'", (3, 10))
+    assert is_true_for("python_version >= '3.10'", (3, 10))
+    assert not is_true_for("python_version != '3.10'", (3, 10))
 
 
 def test_without_metadata_a_line_stays_safe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ OPERATIONS: dict[str, Callable[[Root, str], object]] = {
     "sync": lambda root, name: root.sync(name),
     "names": lambda root, name: root.names(name),
     "walk": lambda root, name: list(root.walk(name)),
-    "below": lambda root, name: root.below(name),
+    "below": lambda root, name: root.open_below(name),
 }
 
 

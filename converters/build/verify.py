@@ -49,7 +49,7 @@ def check_artifact(path: Path, spec: ModelSpec) -> dict[str, Any]:
 
     Raises IntegrityError when the file is not what was planned or generates nothing; EngineError
     when the engine refuses it. A model too large for this host's memory is not test-run; the
-    result says so.
+    result states it.
     """
     header = read_header(path)
     if len(header.tensors) != len(spec.tensors):
@@ -64,8 +64,9 @@ def check_artifact(path: Path, spec: ModelSpec) -> dict[str, Any]:
 
 
 def check_in_engine(path: Path, plan: Plan, spec: ModelSpec) -> dict[str, Any]:
-    """Load a converted artifact in the engine of its plan, compare what its tokenizer makes of some
-    texts with the source's, and generate from it.
+    """Try a converted artifact in the engine of its plan.
+
+    Compare what its tokenizer makes of some texts with the source's, and generate from it.
 
     Raises IntegrityError when it generates nothing or reads otherwise, EngineError when the engine
     refuses it. The result names a missing engine, or a model too large for the host.

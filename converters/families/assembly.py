@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.layout import (
     ExpertStack,
-    Rule,
     Shape,
+    TensorRule,
     matrix,
     stack_reader,
     target_tensor,
@@ -22,7 +22,7 @@ from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError
 from boardfit.edge.units import printable
 
-LayerRules = Callable[[int], Mapping[str, Rule]]
+LayerRules = Callable[[int], Mapping[str, TensorRule]]
 
 # Buffers of old checkpoints that no engine reads (upstream: conversion/base.py, `prepare_tensors`).
 _BUFFERS = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
@@ -33,7 +33,7 @@ def assemble(
     *,
     family: str,
     n_layer: int,
-    outer: Mapping[str, Rule],
+    outer: Mapping[str, TensorRule],
     layer: LayerRules,
     experts: Callable[[int], Sequence[ExpertStack]] = lambda index: (),
     n_expert: int = 0,
@@ -64,7 +64,7 @@ def assemble(
         if match and int(match[1]) < n_layer:
             index, inner = int(match[1]), match[2]
             rule, prefix = rules[index].get(inner), f"blk.{index}."
-            if rule is None and pools[index].wants(inner):
+            if rule is None and pools[index].is_waiting_for(inner):
                 made += pools[index].add(inner, checkpoint.tensor(name))
                 continue
         else:
@@ -89,7 +89,7 @@ class _ExpertPool:
         self._waiting = {stack.source.format(e): stack for stack in stacks for e in range(n_expert)}
         self._got: dict[str, SourceTensor] = {}
 
-    def wants(self, inner: str) -> bool:
+    def is_waiting_for(self, inner: str) -> bool:
         return inner in self._waiting
 
     def add(self, inner: str, source: SourceTensor) -> list[TargetTensor]:
@@ -142,8 +142,8 @@ def _refuse_unknown(unknown: Sequence[str], family: str, n_layer: int) -> None:
 
 def _refuse_missing(
     seen: set[str],
-    outer: Mapping[str, Rule],
-    rules: Sequence[Mapping[str, Rule]],
+    outer: Mapping[str, TensorRule],
+    rules: Sequence[Mapping[str, TensorRule]],
     pools: Sequence[_ExpertPool],
     layer_prefix: str,
     family: str,

@@ -2,8 +2,8 @@
 
 A family file subclasses `Family`, registers the `model_type` values it handles in
 `boardfit.converters.families.registry` (data: model_type → module and class), and overrides as
-little as it can. It never reads tensor data itself: it says which rows of which source tensors make
-up a target tensor.
+little as it can. It never reads tensor data itself. It names which rows of which source tensors
+make up a target tensor.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from boardfit.device_profiles.shape import ModelShape
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """One tensor in a checkpoint: its dtype as a ggml type name (`BF16`, `F16`, `F32`), row-major
-    shape, and a zero-copy view over the mapped file (`BF16` as uint16).
+    """One tensor in a checkpoint.
+
+    It has its dtype as a ggml type name (`BF16`, `F16`, `F32`), its row-major shape, and a
+    zero-copy view over the mapped file (`BF16` as uint16).
     """
 
     name: str

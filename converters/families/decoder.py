@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from boardfit.converters.families import settings
 from boardfit.converters.families.assembly import assemble
 from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.layout import ExpertStack, Rule, copy
+from boardfit.converters.families.layout import ExpertStack, TensorRule, copy
 from boardfit.converters.families.rope import global_rope, rope_metadata, rope_parameters
 from boardfit.converters.families.settings import Config, float32, uint32
 from boardfit.converters.spec import KeyValue, TargetTensor
@@ -68,13 +68,13 @@ class DecoderFamily:
         n_head = settings.require_int(config, "num_attention_heads")
         return n_embd // n_head
 
-    def writes_head_dim(self, config: Config) -> bool:
+    def has_head_dim(self, config: Config) -> bool:
         """Whether `attention.key_length` is written: upstream does so when transformers'
         configuration object has a `head_dim`, given or filled in.
         """
         return config.get("head_dim") is not None
 
-    def tied(self, config: Config) -> bool:
+    def is_tied(self, config: Config) -> bool:
         """Whether the output head may be absent because it is the embedding."""
         return settings.optional_bool(config, "tie_word_embeddings", False)
 
@@ -82,17 +82,17 @@ class DecoderFamily:
         """Tokens of KV cache that a layer keeps; None for the whole context."""
         return None
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, Rule]:
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         """Rules of one layer by the name after `model.layers.N.`."""
         raise NotImplementedError
 
-    def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, Rule]:
+    def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
         """Rules of tensors outside the layers by full name."""
         return {
             "model.embed_tokens.weight": copy("token_embd.weight", dims.n_vocab, dims.n_embd),
             "model.norm.weight": copy("output_norm.weight", dims.n_embd),
             "lm_head.weight": copy(
-                "output.weight", dims.n_vocab, dims.n_embd, optional=self.tied(config)
+                "output.weight", dims.n_vocab, dims.n_embd, optional=self.is_tied(config)
             ),
         }
 
@@ -157,7 +157,7 @@ class DecoderFamily:
             *self._norm_entries(config),
             *self._expert_entries(config),
         ]
-        if self.writes_head_dim(config):
+        if self.has_head_dim(config):
             entries += [
                 uint32(f"{self.arch}.attention.key_length", dims.head_dim),
                 uint32(f"{self.arch}.attention.value_length", dims.head_dim),
@@ -204,8 +204,10 @@ class DecoderFamily:
         )
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """What was left out: the parts of a multimodal checkpoint that `rename` drops, and sliding
-        windows that the engine does not have for this architecture.
+        """List what was left out.
+
+        It is the parts of a multimodal checkpoint that `rename` drops, and sliding windows that the
+        engine does not have for this architecture.
         """
         notes = []
         left_out = sum(self.rename(name) is None for name in checkpoint.names())

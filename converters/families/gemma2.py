@@ -17,10 +17,10 @@ from gguf import GGUFValueType
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
-from boardfit.converters.families.layout import Rule, copy, ignored, target_tensor, to_f32
+from boardfit.converters.families.layout import TensorRule, copy, ignore, target_tensor, to_f32
 from boardfit.converters.families.llama import attention_rules, mlp_rules
 from boardfit.converters.families.rope import global_rope, rope_parameters
-from boardfit.converters.families.settings import Config, array, float32, shown, uint32
+from boardfit.converters.families.settings import Config, array, float32, quote, uint32
 from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.edge.errors import UnsupportedModelError
 
@@ -43,21 +43,21 @@ class Gemma2(DecoderFamily):
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
     }
-    engine_period = 2  # every second layer sees the whole context, unless an entry says otherwise
+    engine_period = 2  # every second layer sees the whole context, unless an entry overrides it
     engine_27b_layers = 46  # the one size whose attention scale is not 1 / sqrt(head_dim)
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, Rule]:
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         return {
             **attention_rules(dims, interleave=False),
             **mlp_rules(dims),
             **sandwich_norm_rules(dims),
         }
 
-    def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, Rule]:
+    def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
         return {
             "model.embed_tokens.weight": copy("token_embd.weight", dims.n_vocab, dims.n_embd),
             "model.norm.weight": plus_one("output_norm.weight", dims.n_embd),
-            "lm_head.weight": ignored(dims.n_vocab, dims.n_embd),
+            "lm_head.weight": ignore(dims.n_vocab, dims.n_embd),
         }
 
     def window(self, config: Config, layer: int) -> int | None:
@@ -99,7 +99,7 @@ class Gemma2(DecoderFamily):
         ]
 
 
-def plus_one(target: str, *shape: int) -> Rule:
+def plus_one(target: str, *shape: int) -> TensorRule:
     """A norm weight stored minus one, plus one.
 
     Upstream adds in float16 when the source is float16, else in float32 (conversion/base.py,
@@ -117,10 +117,10 @@ def plus_one(target: str, *shape: int) -> Rule:
 
         return [target_tensor(name, shape, "F16" if half else "F32", read, source.name)]
 
-    return Rule(target, shape, build)
+    return TensorRule(target, shape, build)
 
 
-def sandwich_norm_rules(dims: Dimensions) -> dict[str, Rule]:
+def sandwich_norm_rules(dims: Dimensions) -> dict[str, TensorRule]:
     """Norms before and after attention and the feed-forward part, all stored minus one."""
     return {
         "input_layernorm.weight": plus_one("attn_norm.weight", dims.n_embd),
@@ -155,7 +155,7 @@ def sliding_layers(config: Config, *, period: int) -> list[bool]:
     for kind in kinds:
         if kind not in ("sliding_attention", "full_attention"):
             raise UnsupportedModelError(
-                f"config.json: layer_types has {shown(kind)}; known here: sliding_attention, "
+                f"config.json: layer_types has {quote(kind)}; known here: sliding_attention, "
                 "full_attention"
             )
     return [kind == "sliding_attention" for kind in kinds]
@@ -176,14 +176,16 @@ def unusual_pattern(
 
 
 def _unusual_rope(arch: str, config: Config) -> list[KeyValue]:
-    """Upstream writes no rope entries for Gemma 2 and the engine assumes 10000; a fine-tune with
+    """Write a rope base other than the engine's own.
+
+    Upstream writes no rope entries for Gemma 2 and the engine assumes 10000. A fine-tune with
     another base would be computed wrongly without the entry.
     """
     rope = global_rope(rope_parameters(config))
     kind = rope.get("rope_type")
     if kind not in (None, "default"):
         raise UnsupportedModelError(
-            f"config.json: Gemma 2 with rope scaling {shown(kind)} is unknown"
+            f"config.json: Gemma 2 with rope scaling {quote(kind)} is unknown"
         )
     base = settings.optional_float(rope, "rope_theta", 10000.0)
     return [] if base in (None, 10000.0) else [float32(f"{arch}.rope.freq_base", base)]

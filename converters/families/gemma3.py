@@ -22,7 +22,7 @@ from boardfit.converters.families.gemma2 import (
     sliding_layers,
     unusual_pattern,
 )
-from boardfit.converters.families.layout import Rule, language_model_only
+from boardfit.converters.families.layout import TensorRule, language_model_only
 from boardfit.converters.families.llama import attention_rules, mlp_rules
 from boardfit.converters.families.settings import Config, float32, uint32
 from boardfit.converters.spec import KeyValue
@@ -56,7 +56,7 @@ class Gemma3(DecoderFamily):
             return super().config(checkpoint)
         return {**checkpoint.config, **self.defaults, **inner}
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, Rule]:
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         return {
             **attention_rules(dims, interleave=False),
             "self_attn.q_norm.weight": plus_one("attn_q_norm.weight", dims.head_dim),
@@ -65,7 +65,7 @@ class Gemma3(DecoderFamily):
             **sandwich_norm_rules(dims),
         }
 
-    def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, Rule]:
+    def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
         return {
             **super().outer_rules(config, dims),
             "model.norm.weight": plus_one("output_norm.weight", dims.n_embd),
@@ -75,7 +75,7 @@ class Gemma3(DecoderFamily):
         return language_model_only(name)
 
     def window(self, config: Config, layer: int) -> int | None:
-        if not self._slides(config):
+        if not self._has_window(config):
             return None
         sliding = sliding_layers(config, period=self._period(config))[layer]
         return settings.require_int(config, "sliding_window") if sliding else None
@@ -96,7 +96,7 @@ class Gemma3(DecoderFamily):
         cap = settings.optional_float(config, "final_logit_softcapping")
         if cap:
             entries.append(float32(f"{self.arch}.final_logit_softcapping", cap))
-        if self._slides(config):
+        if self._has_window(config):
             window = settings.require_int(config, "sliding_window")
             entries.append(uint32(f"{self.arch}.attention.sliding_window", window))
             period = self._period(config)
@@ -107,6 +107,6 @@ class Gemma3(DecoderFamily):
         """Older configurations give the pattern as a number instead of `layer_types`."""
         return settings.optional_int(config, "sliding_window_pattern") or self.engine_period
 
-    def _slides(self, config: Config) -> bool:
+    def _has_window(self, config: Config) -> bool:
         """A period of 1 means full attention everywhere: no window is written then."""
         return self._period(config) != 1

@@ -14,7 +14,7 @@ from typing import Any
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
-from boardfit.converters.families.layout import Rule, copy, split
+from boardfit.converters.families.layout import TensorRule, copy, split
 from boardfit.converters.families.llama import (
     Llama,
     attention_bias_rules,
@@ -54,7 +54,7 @@ class Granite(Llama):
             )
         return config
 
-    def writes_head_dim(self, config: Config) -> bool:
+    def has_head_dim(self, config: Config) -> bool:
         return False
 
     def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
@@ -76,7 +76,7 @@ class GraniteMoe(Granite):
         "num_experts_per_tok": 2,
     }
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, Rule]:
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         biased = settings.optional_bool(config, "attention_bias", False)
         n_expert = settings.require_int(config, "num_local_experts")
         halves = (("ffn_gate_exps.weight", dims.n_ff), ("ffn_up_exps.weight", dims.n_ff))
@@ -107,7 +107,7 @@ def _shared_ff(config: Config) -> int:
     return settings.require_int(config, "shared_intermediate_size", least=0)
 
 
-def _shared_expert_rules(dims: Dimensions, n_ff: int) -> dict[str, Rule]:
+def _shared_expert_rules(dims: Dimensions, n_ff: int) -> dict[str, TensorRule]:
     if not n_ff:
         return {}
     halves = (("ffn_gate_shexp.weight", n_ff), ("ffn_up_shexp.weight", n_ff))

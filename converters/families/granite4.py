@@ -17,7 +17,7 @@ from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import Dimensions
 from boardfit.converters.families.granite import Granite
-from boardfit.converters.families.layout import Rule, copy, split
+from boardfit.converters.families.layout import TensorRule, copy, split
 from boardfit.converters.families.llama import attention_bias_rules, attention_rules, norm_rules
 from boardfit.converters.families.settings import Config, array, boolean, uint32
 from boardfit.converters.spec import KeyValue
@@ -59,7 +59,7 @@ class Granite4(Granite):
             )
         return config
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, Rule]:
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         biased = settings.optional_bool(config, "attention_bias", False)
         halves = (("ffn_gate.weight", dims.n_ff), ("ffn_up.weight", dims.n_ff))
         return {

@@ -1,7 +1,7 @@
 """From source tensors to target tensors: rules and lazy readers.
 
-A family declares, for every tensor name its checkpoints use, a `Rule`: the GGUF name, the shape
-that the configuration implies, and how rows are read. Nothing is read here: rows come when a
+A family declares a `TensorRule` for every tensor name that its checkpoints use. A rule holds the
+GGUF name, the shape that the configuration implies, and how rows are read. Rows are read only when
 `TargetTensor.read` is called.
 
 Neighbours: `assembly` applies the rules to a checkpoint, `settings` reads `config.json` and makes
@@ -33,8 +33,8 @@ _F32_WEIGHTS = re.compile(
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What becomes of one source tensor.
+class TensorRule:
+    """How one source tensor becomes target tensors.
 
     `target` is the GGUF name, in a layer without its `blk.N.`; `shape` is the source shape that
     the configuration implies; `build` makes the target tensors from the full target name and the
@@ -79,16 +79,16 @@ def language_model_only(name: str) -> str | None:
 # -- rules ---------------------------------------------------------------------------------------
 
 
-def copy(target: str, *shape: int, optional: bool = False) -> Rule:
+def copy(target: str, *shape: int, optional: bool = False) -> TensorRule:
     """The tensor as it is."""
 
     def build(name: str, source: SourceTensor) -> list[TargetTensor]:
         return [from_rows(name, source.shape, source, matrix(source))]
 
-    return Rule(target, shape, build, optional)
+    return TensorRule(target, shape, build, optional)
 
 
-def interleaved(target: str, *shape: int, n_head: int, optional: bool = False) -> Rule:
+def interleave_rows(target: str, *shape: int, n_head: int, optional: bool = False) -> TensorRule:
     """Rows of a query or key projection, reordered for interleaved rotary embeddings.
 
     Hugging Face rotates element `j` of a head with `j + d/2`; ggml's `LLAMA` rope rotates `2j` with
@@ -109,12 +109,14 @@ def interleaved(target: str, *shape: int, n_head: int, optional: bool = False) -
 
         return [target_tensor(name, shape, source.dtype, read, source.name)]
 
-    return Rule(target, shape, build, optional)
+    return TensorRule(target, shape, build, optional)
 
 
-def split(targets: Sequence[tuple[str, int]], *shape: int, optional: bool = False) -> Rule:
-    """Consecutive row ranges of one tensor as tensors of their own: `targets` is (name, rows) along
-    the second-to-last axis, for example gate and up of a fused `gate_up_proj`.
+def split(targets: Sequence[tuple[str, int]], *shape: int, optional: bool = False) -> TensorRule:
+    """Store consecutive row ranges of one tensor as tensors of their own.
+
+    `targets` is (name, rows) along the second-to-last axis, for example gate and up of a fused
+    `gate_up_proj`.
     """
     if sum(count for _, count in targets) != shape[-2]:
         raise ValueError(f"split of {shape} into {targets} does not add up")
@@ -136,10 +138,10 @@ def split(targets: Sequence[tuple[str, int]], *shape: int, optional: bool = Fals
             first += count
         return made
 
-    return Rule(targets[0][0], shape, build, optional)
+    return TensorRule(targets[0][0], shape, build, optional)
 
 
-def reshaped(target: str, *shape: int, to: Shape, optional: bool = False) -> Rule:
+def reshape(target: str, *shape: int, to: Shape, optional: bool = False) -> TensorRule:
     """The same values in another shape (LFM2 drops the middle axis of its convolutions)."""
     if math.prod(shape) != math.prod(to):
         raise ValueError(f"cannot reshape {shape} to {to}")
@@ -147,15 +149,15 @@ def reshaped(target: str, *shape: int, to: Shape, optional: bool = False) -> Rul
     def build(name: str, source: SourceTensor) -> list[TargetTensor]:
         return [from_rows(name, to, source, source.data.reshape(-1, to[-1]))]
 
-    return Rule(target, shape, build, optional)
+    return TensorRule(target, shape, build, optional)
 
 
-def computed(
+def compute(
     target: str,
     *shape: int,
     function: Callable[[np.ndarray], np.ndarray],
     optional: bool = False,
-) -> Rule:
+) -> TensorRule:
     """`function` of the values as float32, row block by row block (Gemma's norm weight + 1)."""
 
     def build(name: str, source: SourceTensor) -> list[TargetTensor]:
@@ -166,12 +168,12 @@ def computed(
 
         return [target_tensor(name, shape, "F32", read, source.name)]
 
-    return Rule(target, shape, build, optional)
+    return TensorRule(target, shape, build, optional)
 
 
-def ignored(*shape: int) -> Rule:
+def ignore(*shape: int) -> TensorRule:
     """A tensor that the artifact does not need; it may be absent."""
-    return Rule("", shape, lambda name, source: [], optional=True)
+    return TensorRule("", shape, lambda name, source: [], optional=True)
 
 
 # -- readers -------------------------------------------------------------------------------------
@@ -221,7 +223,7 @@ def to_f32(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def interleaved_order(n_rows: int, n_head: int) -> np.ndarray:
-    """Source row of each output row of `interleaved`: int64 of length `n_rows`."""
+    """Source row of each output row of `interleave_rows`: int64 of length `n_rows`."""
     if n_head <= 0 or n_rows % (2 * n_head):
         raise InputError(
             f"{n_rows} query or key rows do not divide into {n_head} heads of an even size; "

@@ -17,8 +17,8 @@ from gguf import ExpertGatingFuncType, GGUFValueType
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
-from boardfit.converters.families.layout import ExpertStack, Rule, copy, reshaped
-from boardfit.converters.families.settings import Config, array, shown, uint32
+from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, reshape
+from boardfit.converters.families.settings import Config, array, quote, uint32
 from boardfit.converters.spec import KeyValue
 from boardfit.device_profiles.shape import LayerShape
 from boardfit.edge.errors import UnsupportedModelError
@@ -58,7 +58,7 @@ class Lfm2(DecoderFamily):
         sizes = {**config, "intermediate_size": self._feed_forward(config)}
         return super().dimensions(sizes)
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, Rule]:
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         attends = attention_layers(config)[layer]
         return {
             **(_attention_rules(dims) if attends else _convolution_rules(config, dims)),
@@ -67,7 +67,7 @@ class Lfm2(DecoderFamily):
             "ffn_norm.weight": copy("ffn_norm.weight", dims.n_embd),
         }
 
-    def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, Rule]:
+    def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
         rules = super().outer_rules(config, dims)
         del rules["model.norm.weight"]
         norm = copy("token_embd_norm.weight", dims.n_embd)
@@ -109,7 +109,9 @@ class Lfm2(DecoderFamily):
         multiple = settings.require_int(config, "block_multiple_of")
         return multiple * -(-n_ff // multiple)
 
-    def _feed_forward_rules(self, config: Config, dims: Dimensions, layer: int) -> dict[str, Rule]:
+    def _feed_forward_rules(
+        self, config: Config, dims: Dimensions, layer: int
+    ) -> dict[str, TensorRule]:
         return {
             "feed_forward.w1.weight": copy("ffn_gate.weight", dims.n_ff, dims.n_embd),
             "feed_forward.w2.weight": copy("ffn_down.weight", dims.n_embd, dims.n_ff),
@@ -163,7 +165,9 @@ class Lfm2Moe(Lfm2):
             *super().extra_metadata(config, dims),
         ]
 
-    def _feed_forward_rules(self, config: Config, dims: Dimensions, layer: int) -> dict[str, Rule]:
+    def _feed_forward_rules(
+        self, config: Config, dims: Dimensions, layer: int
+    ) -> dict[str, TensorRule]:
         if layer < self._n_dense(config):
             return super()._feed_forward_rules(config, dims, layer)
         n_expert = self.n_expert(config)
@@ -188,7 +192,7 @@ def attention_layers(config: Config) -> list[bool]:
     for kind in kinds:
         if kind not in ("conv", "full_attention"):
             raise UnsupportedModelError(
-                f"config.json: layer_types has {shown(kind)}; known here: conv, full_attention"
+                f"config.json: layer_types has {quote(kind)}; known here: conv, full_attention"
             )
     return [kind == "full_attention" for kind in kinds]
 
@@ -198,7 +202,7 @@ def _kernel(config: Config) -> int:
     return settings.require_int(config, "conv_L_cache", least=2)
 
 
-def _attention_rules(dims: Dimensions) -> dict[str, Rule]:
+def _attention_rules(dims: Dimensions) -> dict[str, TensorRule]:
     return {
         "self_attn.q_proj.weight": copy("attn_q.weight", dims.q_rows, dims.n_embd),
         "self_attn.k_proj.weight": copy("attn_k.weight", dims.kv_rows, dims.n_embd),
@@ -209,10 +213,10 @@ def _attention_rules(dims: Dimensions) -> dict[str, Rule]:
     }
 
 
-def _convolution_rules(config: Config, dims: Dimensions) -> dict[str, Rule]:
+def _convolution_rules(config: Config, dims: Dimensions) -> dict[str, TensorRule]:
     n_embd, kernel = dims.n_embd, _kernel(config)
     return {
-        "conv.conv.weight": reshaped(
+        "conv.conv.weight": reshape(
             "shortconv.conv.weight", n_embd, 1, kernel, to=(n_embd, kernel)
         ),
         "conv.in_proj.weight": copy("shortconv.in_proj.weight", 3 * n_embd, n_embd),

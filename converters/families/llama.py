@@ -13,7 +13,7 @@ from typing import Any
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
-from boardfit.converters.families.layout import Rule, copy, interleaved
+from boardfit.converters.families.layout import TensorRule, copy, interleave_rows
 from boardfit.converters.families.rope import llama3_rope_freqs, rope_parameters
 from boardfit.converters.families.settings import Config, uint32
 from boardfit.converters.spec import KeyValue, TargetTensor
@@ -29,7 +29,7 @@ class Llama(DecoderFamily):
         config["head_dim"] = self.head_dim(config)
         return config
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, Rule]:
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         biased = settings.optional_bool(config, "attention_bias", False)
         mlp_biased = settings.optional_bool(config, "mlp_bias", False)
         return {
@@ -50,7 +50,7 @@ class Llama(DecoderFamily):
         ]
 
 
-def attention_rules(dims: Dimensions, *, interleave: bool) -> dict[str, Rule]:
+def attention_rules(dims: Dimensions, *, interleave: bool) -> dict[str, TensorRule]:
     """The four projections; query and key rows reordered where the engine's rope wants pairs."""
     return {
         **_query_and_key("weight", dims, interleave, dims.n_embd),
@@ -59,7 +59,9 @@ def attention_rules(dims: Dimensions, *, interleave: bool) -> dict[str, Rule]:
     }
 
 
-def attention_bias_rules(dims: Dimensions, *, interleave: bool, output: bool) -> dict[str, Rule]:
+def attention_bias_rules(
+    dims: Dimensions, *, interleave: bool, output: bool
+) -> dict[str, TensorRule]:
     """Biases of query, key and value, and of the output projection where there is one."""
     rules = {
         **_query_and_key("bias", dims, interleave),
@@ -70,7 +72,7 @@ def attention_bias_rules(dims: Dimensions, *, interleave: bool, output: bool) ->
     return rules
 
 
-def mlp_rules(dims: Dimensions) -> dict[str, Rule]:
+def mlp_rules(dims: Dimensions) -> dict[str, TensorRule]:
     """Gate, up and down projections."""
     return {
         "mlp.gate_proj.weight": copy("ffn_gate.weight", dims.n_ff, dims.n_embd),
@@ -79,7 +81,7 @@ def mlp_rules(dims: Dimensions) -> dict[str, Rule]:
     }
 
 
-def mlp_bias_rules(dims: Dimensions) -> dict[str, Rule]:
+def mlp_bias_rules(dims: Dimensions) -> dict[str, TensorRule]:
     """Biases of the three projections."""
     return {
         "mlp.gate_proj.bias": copy("ffn_gate.bias", dims.n_ff),
@@ -88,7 +90,7 @@ def mlp_bias_rules(dims: Dimensions) -> dict[str, Rule]:
     }
 
 
-def norm_rules(dims: Dimensions) -> dict[str, Rule]:
+def norm_rules(dims: Dimensions) -> dict[str, TensorRule]:
     """The norms before attention and before the feed-forward part."""
     return {
         "input_layernorm.weight": copy("attn_norm.weight", dims.n_embd),
@@ -96,13 +98,15 @@ def norm_rules(dims: Dimensions) -> dict[str, Rule]:
     }
 
 
-def _query_and_key(kind: str, dims: Dimensions, interleave: bool, *columns: int) -> dict[str, Rule]:
+def _query_and_key(
+    kind: str, dims: Dimensions, interleave: bool, *columns: int
+) -> dict[str, TensorRule]:
     rules = {}
     sizes = {"q": (dims.q_rows, dims.n_head), "k": (dims.kv_rows, dims.n_head_kv)}
     for letter, (rows, n_head) in sizes.items():
         target = f"attn_{letter}.{kind}"
         rules[f"self_attn.{letter}_proj.{kind}"] = (
-            interleaved(target, rows, *columns, n_head=n_head)
+            interleave_rows(target, rows, *columns, n_head=n_head)
             if interleave
             else copy(target, rows, *columns)
         )

@@ -14,7 +14,7 @@ from gguf import GGUFValueType
 from boardfit.converters.families import settings
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
 from boardfit.converters.families.gemma2 import sliding_layers
-from boardfit.converters.families.layout import Rule, copy
+from boardfit.converters.families.layout import TensorRule, copy
 from boardfit.converters.families.llama import attention_rules, mlp_rules
 from boardfit.converters.families.settings import Config, array, uint32
 from boardfit.converters.spec import KeyValue
@@ -32,15 +32,15 @@ class Olmo2(DecoderFamily):
         "max_position_embeddings": 2048,
     }
 
-    def tied(self, config: Config) -> bool:
-        if super().tied(config):
+    def is_tied(self, config: Config) -> bool:
+        if super().is_tied(config):
             raise UnsupportedModelError(
                 "config.json: tie_word_embeddings is true; the engine's OLMo 2 needs a head of its "
                 "own"
             )
         return False
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, Rule]:
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         return {
             **attention_rules(dims, interleave=False),
             "self_attn.q_norm.weight": copy("attn_q_norm.weight", dims.q_rows),

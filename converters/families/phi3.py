@@ -18,10 +18,10 @@ import numpy as np
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
-from boardfit.converters.families.layout import Rule, constant, copy
+from boardfit.converters.families.layout import TensorRule, constant, copy
 from boardfit.converters.families.llama import norm_rules
 from boardfit.converters.families.rope import global_rope, rope_parameters
-from boardfit.converters.families.settings import Config, float32, shown, uint32
+from boardfit.converters.families.settings import Config, float32, quote, uint32
 from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.edge.errors import InputError, UnsupportedModelError
 
@@ -49,7 +49,7 @@ class Phi3(DecoderFamily):
             config, "num_attention_heads"
         )
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, Rule]:
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         qkv_rows = dims.q_rows + 2 * dims.kv_rows
         return {
             "self_attn.qkv_proj.weight": copy("attn_qkv.weight", qkv_rows, dims.n_embd),
@@ -92,13 +92,13 @@ class Phi3(DecoderFamily):
             uint32(f"{arch}.attention.head_count", dims.n_head),
             uint32(f"{arch}.attention.head_count_kv", dims.n_head_kv),
             *self._norm_entries(config),
-            uint32(f"{arch}.rope.dimension_count", _rotated(rope, dims)),
+            uint32(f"{arch}.rope.dimension_count", _count_rotated(rope, dims)),
             float32(f"{arch}.rope.freq_base", theta),
             uint32(f"{arch}.attention.sliding_window", window),
         ]
 
 
-def _rotated(rope: Mapping[str, Any], dims: Dimensions) -> int:
+def _count_rotated(rope: Mapping[str, Any], dims: Dimensions) -> int:
     """How many values of a head are rotated."""
     part = settings.optional_float(rope, "partial_rotary_factor", 1.0) or 1.0
     return int(part * dims.n_embd) // dims.n_head
@@ -114,14 +114,14 @@ def _long_and_short(config: Config, dims: Dimensions) -> tuple[np.ndarray, np.nd
         return None
     if kind not in _LONGROPE:
         raise UnsupportedModelError(
-            f"config.json: Phi-3 with rope scaling {shown(kind)} is unknown; known: longrope"
+            f"config.json: Phi-3 with rope scaling {quote(kind)} is unknown; known: longrope"
         )
-    expected = _rotated(rope, dims) // 2
+    expected = _count_rotated(rope, dims) // 2
     found = []
     for key in ("long_factor", "short_factor"):
         values = settings.optional_list(rope, key, expected)
         if values is None:
-            raise InputError(f"config.json: rope scaling {shown(kind)} has no {key}")
+            raise InputError(f"config.json: rope scaling {quote(kind)} has no {key}")
         numbers = [isinstance(v, int | float) and math.isfinite(v) and v > 0 for v in values]
         if not all(numbers):
             raise InputError(f"config.json: {key} holds something else than positive numbers")

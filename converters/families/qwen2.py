@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
-from boardfit.converters.families.layout import Rule
+from boardfit.converters.families.layout import TensorRule
 from boardfit.converters.families.llama import (
     attention_bias_rules,
     attention_rules,
@@ -25,7 +25,7 @@ class Qwen2(DecoderFamily):
 
     arch = "qwen2"
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, Rule]:
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         return {
             **attention_rules(dims, interleave=False),
             **attention_bias_rules(dims, interleave=False, output=False),

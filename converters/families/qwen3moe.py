@@ -14,7 +14,7 @@ from typing import Any
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
-from boardfit.converters.families.layout import ExpertStack, Rule, copy, split
+from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, split
 from boardfit.converters.families.llama import attention_bias_rules, attention_rules, norm_rules
 from boardfit.converters.families.qwen3 import head_norm_rules
 from boardfit.converters.families.settings import Config, uint32
@@ -22,7 +22,7 @@ from boardfit.converters.spec import KeyValue
 from boardfit.edge.errors import UnsupportedModelError
 
 _FUSED = "mlp.experts.gate_up_proj"
-# Set by `config` for the other hooks: what `config.json` does not tell, but the tensor names do.
+# Set by `config` for the other hooks: missing in `config.json`, read from the tensor names.
 _FUSED_KEY = "boardfit: suffix of fused experts"
 
 
@@ -59,7 +59,7 @@ class Qwen3Moe(DecoderFamily):
                 break
         return config
 
-    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, Rule]:
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         biased = settings.optional_bool(config, "attention_bias", False)
         n_expert = self.n_expert(config)
         return {
@@ -88,7 +88,7 @@ class Qwen3Moe(DecoderFamily):
     def _expert_ff(self, config: Config) -> int:
         return settings.require_int(config, "moe_intermediate_size")
 
-    def _fused_rules(self, config: Config, dims: Dimensions) -> dict[str, Rule]:
+    def _fused_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
         suffix = config.get(_FUSED_KEY)
         if suffix is None:
             return {}

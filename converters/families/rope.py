@@ -41,10 +41,10 @@ def rope_parameters(config: Config) -> dict[str, Any]:
     params: dict[str, Any] = dict(given or {})
     if "full_attention" in params or "sliding_attention" in params:
         return params
-    local = _first(config, _LOCAL_THETA)
+    local = _find_first(config, _LOCAL_THETA)
     if local is not None:
         params["sliding_attention"] = {"rope_theta": local}
-    theta = _first(config, _THETA)
+    theta = _find_first(config, _THETA)
     if theta is not None:
         params.setdefault("rope_theta", theta)
     if params.get("type") is not None:
@@ -146,5 +146,5 @@ def llama3_rope_freqs(params: Mapping[str, Any], head_dim: int) -> list[TargetTe
     return [] if factors is None else [constant("rope_freqs.weight", factors, "rope_scaling")]
 
 
-def _first(config: Config, keys: tuple[str, ...]) -> Any:
+def _find_first(config: Config, keys: tuple[str, ...]) -> Any:
     return next((config[key] for key in keys if key in config), None)

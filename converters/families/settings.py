@@ -97,13 +97,13 @@ def _present(config: Config, key: str, expected: str) -> Any:
     return value
 
 
-def shown(value: object) -> str:
+def quote(value: object) -> str:
     """A value of a foreign file as a message may show it: quoted, printable, cut."""
     return printable(repr(value), 60)
 
 
 def _wrong(key: str, value: object, expected: str) -> InputError:
-    return InputError(f"config.json: {key} is {shown(value)}; expected {expected}")
+    return InputError(f"config.json: {key} is {quote(value)}; expected {expected}")
 
 
 # -- metadata entries ----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 
 from boardfit.converters.formats.gguf.ggml_library import library_path
 from boardfit.converters.formats.gguf.imatrix import Imatrix, Sums
-from boardfit.converters.imatrix.engine import decode, load_engine, opened, tokenize
+from boardfit.converters.imatrix.engine import decode, load_engine, open_context, tokenize
 from boardfit.converters.imatrix.files import read_imatrix, write_imatrix
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines.model_file import model_file
@@ -82,7 +82,7 @@ def compute(
     llama = load_engine()
     collector = _Collector(process_output)
     callback = llama.ggml_backend_sched_eval_callback(collector.on_node)
-    with opened(llama, model, n_ctx, threads, callback) as context:
+    with open_context(llama, model, n_ctx, threads, callback) as context:
         tokens, bos = tokenize(llama, context, content)
         n_chunks = len(tokens) // n_ctx
         if len(tokens) < 2 * n_ctx:
@@ -124,7 +124,7 @@ class _Collector:
             if not self._checked:
                 self._check_layout(tensor)
             if ask:
-                return self._wants(tensor)
+                return self._is_wanted(tensor)
             self._collect(tensor)
             return True
         except Exception as error:
@@ -149,7 +149,7 @@ class _Collector:
     def _op(self, tensor: _Tensor) -> str:
         return bytes(self._lib.ggml_op_name(tensor.op)).decode()
 
-    def _wants(self, tensor: _Tensor) -> bool:
+    def _is_wanted(self, tensor: _Tensor) -> bool:
         op = self._op(tensor)
         if op == "MUL_MAT_ID":
             return True

@@ -29,12 +29,12 @@ def load_engine() -> Any:
 
 @functools.cache
 def _silence(llama: Any) -> Any:
-    """A log callback that says nothing; cached, because the engine keeps the pointer for good."""
+    """Return a log callback that prints nothing. Cached, because the engine keeps the pointer."""
     return llama.llama_log_callback(lambda _level, _text, _data: None)
 
 
 @contextmanager
-def opened(
+def open_context(
     llama: Any, path: OpenedFile, n_ctx: int, threads: int | None, callback: Any
 ) -> Iterator[Any]:
     """A context that calls back for every node; all of it is freed on the way out."""
@@ -67,7 +67,7 @@ def tokenize(llama: Any, context: Any, content: str) -> tuple[list[int], int | N
     vocab = llama.llama_model_get_vocab(llama.llama_get_model(context))
     data = content.encode()
     capacity = len(data) + 16
-    for _ in range(2):  # a negative answer says how many there would have been room needed for
+    for _ in range(2):  # a negative answer is the number of tokens that need room
         tokens = (llama.llama_token * capacity)()
         n = llama.llama_tokenize(vocab, data, len(data), tokens, capacity, True, False)
         if n >= 0:

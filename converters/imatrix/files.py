@@ -81,7 +81,9 @@ def _read_gguf(path: Path) -> Imatrix:
         if counts.max() >= 2**53:
             raise InputError(f"imatrix {path}: {name} counts {counts.max():.3g} rows")
         values = sums.reshape(counts.size, -1)
-        entries[name] = Sums(values, np.rint(counts.astype(np.float64)).astype(np.int64)).means()
+        entries[name] = Sums(
+            values, np.rint(counts.astype(np.float64)).astype(np.int64)
+        ).compute_means()
     if not entries:
         raise InputError(f"imatrix {path} holds no entries")
     datasets = header.get(_DATASETS)

@@ -57,7 +57,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Layer:
+class OciLayer:
     """One file of the bundle: plain relative path, lower-case hex sha256, size in bytes."""
 
     path: str
@@ -75,40 +75,42 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Artifact:
-    """A manifest that was checked: its files and what it says of itself."""
+class OciArtifact:
+    """A checked manifest: its files and its description of itself."""
 
     config_sha256: str
     config_n_bytes: int
-    layers: tuple[Layer, ...]
+    layers: tuple[OciLayer, ...]
     annotations: Mapping[str, str]
 
     @property
     def n_bytes(self) -> int:
         return sum(layer.n_bytes for layer in self.layers)
 
-    def layer(self, path: str) -> Layer | None:
+    def layer(self, path: str) -> OciLayer | None:
         return next((layer for layer in self.layers if layer.path == path), None)
 
 
 # ---- from a bundle ------------------------------------------------------------------------------
 
 
-def bundle_layers(bundle: Bundle) -> list[Layer]:
+def bundle_layers(bundle: Bundle) -> list[OciLayer]:
     """Every file of an opened bundle, those that describe it first: a pull looks at them before it
     takes the rest.
     """
     layers = []
     for name in (MANIFEST, SUMS, SIGNATURE):
         if (data := bundle.texts.get(name)) is not None:
-            layers.append(Layer(name, hashlib.sha256(data).hexdigest(), len(data), WEIGHT_CONFIG))
+            layers.append(
+                OciLayer(name, hashlib.sha256(data).hexdigest(), len(data), WEIGHT_CONFIG)
+            )
     for file in bundle.files:
         kind = _TYPE_OF_ROLE.get(file.role, WEIGHT_CONFIG)
-        layers.append(Layer(file.name, file.sha256, file.n_bytes, kind))
+        layers.append(OciLayer(file.name, file.sha256, file.n_bytes, kind))
     return layers
 
 
-def make_config(bundle: Bundle, layers: list[Layer]) -> bytes:
+def make_config(bundle: Bundle, layers: list[OciLayer]) -> bytes:
     """ModelPack's model config: what it is, and the digest of every layer in order."""
     model, recipe, plan = bundle.manifest["model"], bundle.manifest["recipe"], bundle.plan
     source = model.get("source") if isinstance(model.get("source"), dict) else {}
@@ -137,7 +139,9 @@ def make_config(bundle: Bundle, layers: list[Layer]) -> bytes:
     return _canonical(document)
 
 
-def make_manifest(bundle: Bundle, layers: list[Layer], config: bytes, signers: list[str]) -> bytes:
+def make_manifest(
+    bundle: Bundle, layers: list[OciLayer], config: bytes, signers: list[str]
+) -> bytes:
     """The OCI manifest. Figures that help to choose one stand in its annotations."""
     plan = bundle.plan
     annotations = {
@@ -185,7 +189,7 @@ def _canonical(document: Mapping[str, Any]) -> bytes:
 # ---- from a registry ----------------------------------------------------------------------------
 
 
-def parse_artifact(data: bytes, place: str) -> Artifact:
+def parse_artifact(data: bytes, place: str) -> OciArtifact:
     """Read a manifest. `place` names it in messages.
 
     Raises InputError when it is no model artifact or no bundle, UnsafeInputError for paths that
@@ -228,7 +232,7 @@ def parse_artifact(data: bytes, place: str) -> Artifact:
     annotations = {k: v for k, v in (notes or {}).items() if isinstance(v, str)} if isinstance(
         notes, dict
     ) else {}  # fmt: skip
-    artifact = Artifact(config_sha, config_bytes, found, annotations)
+    artifact = OciArtifact(config_sha, config_bytes, found, annotations)
     if artifact.layer(MANIFEST) is None or artifact.layer(SUMS) is None:
         raise InputError(
             f"{place} is a model artifact, but no boardfit bundle: it has no {MANIFEST}",
@@ -258,7 +262,7 @@ def _descriptor(entry: Any, place: str, what: str) -> tuple[str, int]:
     return digest.removeprefix("sha256:"), size
 
 
-def _layer(entry: Any, place: str) -> Layer:
+def _layer(entry: Any, place: str) -> OciLayer:
     if not isinstance(entry, dict):
         raise InputError(f"{place}: a layer is not an object")
     sha256, n_bytes = _descriptor(entry, place, "a layer")
@@ -281,10 +285,10 @@ def _layer(entry: Any, place: str) -> Layer:
         check_name(path)
     if n_bytes == 0 and sha256 != hashlib.sha256(b"").hexdigest():
         raise IntegrityError(f"{place}: {path} is empty by its size and not by its digest")
-    return Layer(path, sha256, n_bytes, kind)
+    return OciLayer(path, sha256, n_bytes, kind)
 
 
-def check_paths(layers: tuple[Layer, ...], place: str) -> None:
+def check_paths(layers: tuple[OciLayer, ...], place: str) -> None:
     """No path twice (nor in other capitals: cards and Macs take them for the same), and none that
     is another's folder. One content has one size.
     """
@@ -303,7 +307,7 @@ def check_paths(layers: tuple[Layer, ...], place: str) -> None:
             raise UnsafeInputError(f"{place}: a folder of {printable(path, 80)!r} is also a file")
 
 
-def check_config(artifact: Artifact, data: bytes, place: str) -> None:
+def check_config(artifact: OciArtifact, data: bytes, place: str) -> None:
     """The config repeats the layers' digests; one that differs was made for another manifest."""
     document = _parse_json(data, f"{place}: config")
     modelfs = document.get("modelfs")
@@ -315,7 +319,7 @@ def check_config(artifact: Artifact, data: bytes, place: str) -> None:
         )
 
 
-def check_against_bundle(artifact: Artifact, bundle: Bundle, place: str) -> None:
+def check_against_bundle(artifact: OciArtifact, bundle: Bundle, place: str) -> None:
     """The layers are the bundle's files, with its sizes and hashes, and nothing else.
 
     Raises IntegrityError before anything large is fetched.

@@ -47,7 +47,7 @@ def find_credentials(registry: str) -> Credentials | None:
     for path in config_files():
         document = _read(path)
         for name in names:
-            if found := _in_document(document, name, path):
+            if found := _find_entry(document, name, path):
                 return found
     return None
 
@@ -70,7 +70,7 @@ def _read(path: Path) -> dict[str, Any]:
     return document if isinstance(document, dict) else {}
 
 
-def _in_document(document: dict[str, Any], name: str, path: Path) -> Credentials | None:
+def _find_entry(document: dict[str, Any], name: str, path: Path) -> Credentials | None:
     helpers, entries = document.get("credHelpers"), document.get("auths")
     helper = helpers.get(name) if isinstance(helpers, dict) else None
     entry = entries.get(name) if isinstance(entries, dict) else None

@@ -21,8 +21,8 @@ from typing import Any
 import httpx
 
 from boardfit.converters.oci.artifact import (
-    Artifact,
-    Layer,
+    OciArtifact,
+    OciLayer,
     check_against_bundle,
     check_config,
     parse_artifact,
@@ -97,7 +97,7 @@ def pull(
     if registry.reference.digest not in (None, f"sha256:{digest}"):
         raise IntegrityError(f"{place}: the registry answers with another manifest, {digest[:12]}…")
     artifact = parse_artifact(text, place)
-    own = check_described(registry, artifact, keys, place)
+    own = check_description(registry, artifact, keys, place)
     done = Pulled(place, f"sha256:{digest}", own.id, str(output), artifact.n_bytes)
     done.signed_by = own.signed_by
     if output.exists():
@@ -124,14 +124,14 @@ def pull(
 
 @dataclass(frozen=True)
 class Described:
-    """What the small layers say: the bundle's id, and who signed it (of those asked for)."""
+    """Content of the small layers: the bundle's id, and which of the requested keys signed it."""
 
     id: str
     signed_by: str | None
 
 
-def check_described(
-    registry: Registry, artifact: Artifact, keys: Sequence[PublicKey], place: str
+def check_description(
+    registry: Registry, artifact: OciArtifact, keys: Sequence[PublicKey], place: str
 ) -> Described:
     """Fetch config, manifest and signature, and compare them with the artifact."""
     config = small_blob(registry, artifact.config_sha256, artifact.config_n_bytes, "config")
@@ -150,7 +150,7 @@ def check_described(
     return Described(bundle.id, signed_by)
 
 
-def small_layer(registry: Registry, layer: Layer, limit: int) -> bytes:
+def small_layer(registry: Registry, layer: OciLayer, limit: int) -> bytes:
     if layer.n_bytes > limit:
         raise UnsafeInputError(f"{layer.path} has {layer.n_bytes} bytes; {limit} is the most")
     return small_blob(registry, layer.sha256, layer.n_bytes, layer.path)
@@ -176,7 +176,7 @@ def small_blob(registry: Registry, sha256: str, n_bytes: int, name: str) -> byte
 
 def wrong_bytes(what: str) -> IntegrityError:
     return IntegrityError(
-        f"{what} is not what its digest says: the registry's copy is damaged or was exchanged",
+        f"{what} does not match its digest: the registry's copy is damaged or was exchanged",
         next_step="delete it in the registry, then push the bundle again from where it was built",
     )
 
@@ -187,7 +187,7 @@ class Receiver:
     def __init__(
         self,
         registry: Registry,
-        artifact: Artifact,
+        artifact: OciArtifact,
         root: Root,
         reporter: Reporter,
         done: Pulled,
@@ -244,7 +244,7 @@ class Receiver:
         info = self._root.stat(path)
         return info.st_size if info is not None and stat.S_ISREG(info.st_mode) else None
 
-    def _is_whole(self, target: str, layer: Layer) -> bool:
+    def _is_whole(self, target: str, layer: OciLayer) -> bool:
         return (
             self._size(target) == layer.n_bytes
             and self._root.sha256(target, self._count) == layer.sha256
@@ -258,7 +258,7 @@ class Receiver:
         total = self._artifact.n_bytes
         self._reporter.progress(min(self._n_done, total), total)
 
-    def _receive(self, layer: Layer, target: str) -> None:
+    def _receive(self, layer: OciLayer, target: str) -> None:
         part, start = f"{_PARTS}/{layer.sha256}", self._n_done
         twin = next(
             (x for x in self._artifact.layers if x.sha256 == layer.sha256 and x.path != layer.path
@@ -280,7 +280,7 @@ class Receiver:
                 break  # it all came from the registry: once more would give the same
         raise wrong_bytes(f"{self._registry.reference}: {layer.path}")
 
-    def _fill(self, layer: Layer, part: str) -> bool:
+    def _fill(self, layer: OciLayer, part: str) -> bool:
         """Fetch until the part has all its bytes; whether some were there before. A connection that
         breaks is opened again, as long as each time brings something.
         """
@@ -315,7 +315,7 @@ class Receiver:
         self._kept = 0
         self._advance(-have)
 
-    def _fetch(self, layer: Layer, part: str, have: int) -> str | None:
+    def _fetch(self, layer: OciLayer, part: str, have: int) -> str | None:
         """One request for the rest; what broke it, or None when the server closed it in order."""
         with self._registry.blob(layer.sha256, have) as response:
             if response.status_code == 404:

@@ -92,7 +92,7 @@ def push(bundle: Bundle, registry: Registry, reporter: Reporter) -> Pushed:
 def upload(
     registry: Registry, sha256: str, source: Path | bytes, n_bytes: int, progress: Advance
 ) -> None:
-    """Send one blob; after a broken connection it goes on where the registry says."""
+    """Send one blob; after a broken connection, resume at the registry's offset."""
     file: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     with file:
         location, sent, failures = begin(registry), 0, 0
@@ -108,7 +108,7 @@ def upload(
                 failures += 1
                 if failures >= TRIES:
                     raise
-                location, kept = where(registry, location)
+                location, kept = find_upload(registry, location)
                 if kept > n_bytes:
                     raise InputError(
                         f"{registry.reference.registry} claims to have {kept} bytes of {n_bytes}"
@@ -140,7 +140,7 @@ def patch(registry: Registry, location: str, file: BinaryIO, start: int, n_bytes
         return next_location(registry, got.headers.get("Location"), location)
 
 
-def where(registry: Registry, location: str) -> tuple[str, int]:
+def find_upload(registry: Registry, location: str) -> tuple[str, int]:
     """How far an upload is: its address now, and the bytes that the registry keeps of it. One that
     the registry has forgotten begins anew.
     """
@@ -150,7 +150,7 @@ def where(registry: Registry, location: str) -> tuple[str, int]:
         registry.expect(response, 204)
         first, _, last = response.headers.get("Range", "0-0").removeprefix("bytes=").partition("-")
         if first != "0" or not re.fullmatch("[0-9]{1,18}", last):
-            raise InputError(f"{registry.reference.registry} does not say how far an upload is")
+            raise InputError(f"{registry.reference.registry} does not report how far an upload is")
         kept = int(last) + 1 if last != "0" else 0
         return next_location(registry, response.headers.get("Location"), location), kept
 
@@ -167,14 +167,14 @@ def finish(
     content = lambda: piece(file, start, n_bytes)  # noqa: E731
     with registry.request("PUT", url, headers=headers, content=content, retry=False) as response:
         registry.expect(response, 201)
-        told = response.headers.get("Docker-Content-Digest", f"sha256:{sha256}")
-        if told != f"sha256:{sha256}":
-            raise IntegrityError(f"{registry.reference.registry} stored {told!r:.90} instead")
+        stored = response.headers.get("Docker-Content-Digest", f"sha256:{sha256}")
+        if stored != f"sha256:{sha256}":
+            raise IntegrityError(f"{registry.reference.registry} stored {stored!r:.90} instead")
 
 
 def next_location(registry: Registry, location: str | None, url: str) -> str:
     if not location:
-        raise InputError(f"{registry.reference.registry} does not say where an upload goes")
+        raise InputError(f"{registry.reference.registry} does not report where an upload goes")
     return redirect_target(url, location)
 
 

@@ -19,7 +19,7 @@ _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]
 
 
 @dataclass(frozen=True)
-class Reference:
+class OciReference:
     """Where an artifact lies. `digest` pins it, even if the tag moved."""
 
     registry: str
@@ -53,7 +53,7 @@ class Reference:
         )
 
 
-def parse_reference(text: str) -> Reference:
+def parse_reference(text: str) -> OciReference:
     """Take a reference apart; without tag and digest the tag is `latest`. Raises UsageError."""
     registry, slash, rest = text.partition("/")
     if "://" in text or not slash or not _is_registry(registry):
@@ -72,7 +72,7 @@ def parse_reference(text: str) -> Reference:
         raise _wrong(
             text, f"{printable(tag, 80)!r} is not a tag: letters, digits, . _ -, at most 128"
         )
-    return Reference(registry, repository, tag or (None if digest else "latest"), digest or None)
+    return OciReference(registry, repository, tag or (None if digest else "latest"), digest or None)
 
 
 def _is_registry(text: str) -> bool:

@@ -18,7 +18,7 @@ import httpx
 
 from boardfit.converters.oci.artifact import INDEX_TYPES, MANIFEST_TYPE, MAX_MANIFEST_BYTES
 from boardfit.converters.oci.credentials import Credentials, find_credentials
-from boardfit.converters.oci.reference import Reference
+from boardfit.converters.oci.reference import OciReference
 from boardfit.edge import __version__
 from boardfit.edge.errors import (
     DeviceUnreachableError,
@@ -45,7 +45,7 @@ class Registry:
 
     def __init__(
         self,
-        reference: Reference,
+        reference: OciReference,
         *,
         plain_http: bool = False,
         credentials: Credentials | None = None,
@@ -92,7 +92,7 @@ class Registry:
             self.expect(response, 201)
 
     def tags(self) -> list[str]:
-        """Names of the tags, for a message; empty when the registry does not tell."""
+        """Names of the tags, for a message; empty if the registry does not list them."""
         try:
             with self.request("GET", self.url("tags/list?n=100")) as response:
                 if response.status_code != 200:
@@ -124,8 +124,8 @@ class Registry:
             if response.status_code == 404:
                 return False
             self.expect(response, 200)
-            told = response.headers.get("Content-Length")
-            return told is None or told == str(n_bytes)
+            value = response.headers.get("Content-Length")
+            return value is None or value == str(n_bytes)
 
     @contextmanager
     def blob(self, sha256: str, start: int = 0) -> Iterator[httpx.Response]:
@@ -184,7 +184,7 @@ class Registry:
                 time.sleep(_wait_s(response, attempt))
             elif response.status_code in (401, 403):
                 response.close()
-                raise self._denied(response)
+                raise self._denied_error(response)
             else:
                 return response
         raise self._unreachable(None)
@@ -232,12 +232,12 @@ class Registry:
         kind, _, rest = challenge.partition(" ")
         if kind.lower() == "basic":
             if self._credentials is None or not self._credentials.user:
-                raise self._denied(response)
+                raise self._denied_error(response)
             return self._credentials.basic
         fields = dict(_CHALLENGE.findall(rest))
         realm = fields.get("realm", "")
         if kind.lower() != "bearer" or not realm:
-            raise self._denied(response)
+            raise self._denied_error(response)
         self._check_realm(realm)
         wanted = {key: fields[key] for key in ("service", "scope") if key in fields}
         request = self._token_request(realm, wanted)
@@ -247,7 +247,7 @@ class Registry:
             raise self._unreachable(error) from None
         try:
             if answer.status_code != 200:
-                raise self._denied(answer)
+                raise self._denied_error(answer)
             document = json.loads(read_body(answer, _MAX_ERROR_BYTES, "the token"))
             token = document.get("token") or document.get("access_token")
         except (ValueError, AttributeError) as error:
@@ -288,8 +288,8 @@ class Registry:
             next_step="ask the registry's operator: its redirects must need no credentials",
         )
 
-    def _denied(self, response: httpx.Response) -> EdgeError:
-        who = "these credentials" if self._credentials else "anybody without credentials"
+    def _denied_error(self, response: httpx.Response) -> EdgeError:
+        who = "these credentials" if self._credentials else "users without credentials"
         return InputError(
             f"{self.reference.registry} does not let {who} do this "
             f"({self.reference.repository}: {response.status_code})",
@@ -356,9 +356,9 @@ def read_body(response: httpx.Response, limit: int, what: str) -> bytes:
 
 
 def _wait_s(response: httpx.Response, attempt: int) -> float:
-    told = response.headers.get("Retry-After", "")
-    if told.isascii() and told.isdigit():
-        return min(30.0, float(told[:4]))
+    value = response.headers.get("Retry-After", "")
+    if value.isascii() and value.isdigit():
+        return min(30.0, float(value[:4]))
     return float(_FIRST_WAIT_S * 2 ** (attempt - 1))
 
 

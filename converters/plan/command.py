@@ -20,6 +20,7 @@ from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import DeadlineError, DoesNotFitError, EdgeError, UsageError
+from boardfit.edge.option_groups import GroupedCommand
 from boardfit.edge.units import parse_seconds, printable
 
 
@@ -56,7 +57,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
         raise click.BadParameter(str(error)) from None
 
 
-@click.command(name="plan")
+@click.command(name="plan", cls=GroupedCommand)
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option(
     "-d", "--device", "devices", multiple=True, metavar="BOARD[,BOARD…]",

@@ -32,7 +32,7 @@ from boardfit.edge.errors import (
     EngineError,
     UsageError,
 )
-from boardfit.edge.report.rows import aligned
+from boardfit.edge.report.rows import align_columns
 from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
@@ -304,7 +304,7 @@ def format_lines(
                 "–" if ratio is None else f"{ratio:.2f}",
             )
         )
-    found = aligned(rows)
+    found = align_columns(rows)
     found += [f"  {name}: {error}" for name, error in refused.items()]
     explained = taken or (next(iter(plans.values())) if len(plans) == 1 else None)
     if taken is not None:

@@ -14,7 +14,7 @@ from boardfit.device_profiles.cost.model import StoredWeights
 from boardfit.edge.errors import UsageError
 from boardfit.edge.files.ggml_types import row_bytes
 
-# What every tensor's data is padded to unless `general.alignment` says otherwise (docs/gguf.md).
+# What every tensor's data is padded to unless `general.alignment` overrides it (docs/gguf.md).
 _DEFAULT_ALIGNMENT = 32
 
 #: Stands for a recipe where a GGUF file is run as it stands.

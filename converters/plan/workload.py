@@ -26,7 +26,7 @@ from boardfit.device_profiles.models import known_models
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import DeadlineError, DoesNotFitError, EdgeError
 from boardfit.edge.progress import ProgressLine
-from boardfit.edge.report.rows import aligned
+from boardfit.edge.report.rows import align_columns
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 # -- a row: one model in one format on one board ---------------------------------------------------
@@ -304,7 +304,7 @@ def board_lines(
                 reach_text(row),
             )
         )
-    lines += aligned([tuple(printable(cell, 120) for cell in cells) for cells in table])
+    lines += align_columns([tuple(printable(cell, 120) for cell in cells) for cells in table])
     if best is not None:
         lines += ["", *_conclusion(rows, best)]
     return lines
@@ -387,7 +387,7 @@ def _boards_lines(
                 f"{reach_text(row)}; {row.basis}",
             )
         )
-    lines += aligned(table) if good else []
+    lines += align_columns(table) if good else []
     bad = [(profile, rows) for profile, rows in found if find_best_row(rows) is None]
     if bad:
         lines += ["", "  these do not fit, or are too slow:"]

@@ -42,7 +42,7 @@ def _all_bounds() -> Mapping[str, Bound]:
     return parse_bounds((Path(__file__).parent / "bounds.toml").read_text(encoding="utf-8"))
 
 
-def bound_of(recipe_id: str) -> Bound | None:
+def find_bound(recipe_id: str) -> Bound | None:
     """The bound of a recipe, None for one that has none."""
     return _all_bounds().get(recipe_id)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.converters.quality.bounds import check_bounds
-from boardfit.converters.quality.card import Card, measure_card, not_measured
-from boardfit.converters.quality.reference import WINDOW, Reference, read_references
+from boardfit.converters.quality.card import Card, make_empty_card, measure_card
+from boardfit.converters.quality.reference import WINDOW, QualityReference, read_references
 from boardfit.converters.quality.texts import is_sample, texts_for
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.engines import EngineSettings, is_installed
@@ -48,7 +48,7 @@ def measure_cards(
     """
     wanted = {(plan.engine, plan.recipe, plan.kv_type): plan for plan in plans}
     why = None if options.enabled else "left out with --no-quality"
-    references: Sequence[Reference] = ()
+    references: Sequence[QualityReference] = ()
     if why is None:
         n_ctx = min(WINDOW, spec.shape.n_ctx_train, *(plan.n_ctx for plan in plans))
         try:
@@ -62,7 +62,7 @@ def measure_cards(
     for (engine, recipe, kv_type), plan in wanted.items():
         key = (engine, recipe, kv_type)
         if why is not None or not is_installed(engine):
-            cards[key] = not_measured(why or f"the engine {engine} is not installed on the host")
+            cards[key] = make_empty_card(why or f"the engine {engine} is not installed on the host")
             continue
         stage(f"measuring the quality of {recipe}")
         cards[key] = measure_card(

@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.quality.bounds import bound_of
+from boardfit.converters.quality.bounds import find_bound
 from boardfit.converters.quality.divergence import Divergence, Estimate, Tally
-from boardfit.converters.quality.reference import Reference
+from boardfit.converters.quality.reference import QualityReference
 from boardfit.converters.sample.examples import MAX_NEW_TOKENS, read_conversations
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.model_file import built_file
@@ -35,7 +35,7 @@ TASK = "boardfit-sample-dev"
 Card = dict[str, Any]
 
 
-def not_measured(why: str) -> Card:
+def make_empty_card(why: str) -> Card:
     """The card of an artifact without a quality measurement, and the reason."""
     return {"not_measured": why}
 
@@ -45,7 +45,7 @@ def measure_card(
     engine_name: str,
     settings: EngineSettings,
     recipe_id: str,
-    references: Sequence[Reference],
+    references: Sequence[QualityReference],
     *,
     is_sample: bool = False,
     progress: Progress | None = None,
@@ -53,7 +53,7 @@ def measure_card(
     """Open `model` in the engine that will run it and compare it with its source on every text.
 
     The context is that of the references' windows, or of the task where one follows. A model too
-    large for this host's memory gets a card that says so. Raises EngineError for an engine that
+    large for this host's memory gets a card that states it. Raises EngineError for an engine that
     cannot give distributions.
     """
     window = max(reference.window for reference in references)
@@ -61,7 +61,7 @@ def measure_card(
     try:
         engine = open_engine(engine_name, built_file(model), settings)
     except DoesNotFitError as error:
-        return not_measured(f"too large for the host: {error}")
+        return make_empty_card(f"too large for the host: {error}")
     with closing(engine):
         if not isinstance(engine, LogitsEngine):
             raise EngineError(f"the engine {engine_name} gives no distributions to compare")
@@ -84,14 +84,16 @@ def measure_card(
         }
         if is_sample:
             card["task"] = measure_task(engine)
-    bound = bound_of(recipe_id)
+    bound = find_bound(recipe_id)
     if bound is not None:
         card["kld_mean_bound"] = bound.kld_mean
         card["within_bounds"] = texts[0]["kld_mean"] <= bound.kld_mean
     return card
 
 
-def measure_text(engine: LogitsEngine, reference: Reference, progress: Progress) -> dict[str, Any]:
+def measure_text(
+    engine: LogitsEngine, reference: QualityReference, progress: Progress
+) -> dict[str, Any]:
     """One text's row of the card; `progress` counts tokens."""
     tally, total = Tally(reference.n_vocab), len(reference.tokens)
     done = 0
@@ -103,7 +105,7 @@ def measure_text(engine: LogitsEngine, reference: Reference, progress: Progress)
     return as_row(reference, tally.result())
 
 
-def as_row(reference: Reference, found: Divergence) -> dict[str, Any]:
+def as_row(reference: QualityReference, found: Divergence) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": reference.text.name,
         "sha256": reference.text.sha256,
@@ -113,13 +115,13 @@ def as_row(reference: Reference, found: Divergence) -> dict[str, Any]:
     }
     for name, value in vars(found).items():
         if isinstance(value, Estimate):
-            row[name], row[f"{name}_stderr"] = rounded(value.value), rounded(value.stderr)
+            row[name], row[f"{name}_stderr"] = round_figure(value.value), round_figure(value.stderr)
         elif name != "n_scored":
-            row[name] = rounded(value)
+            row[name] = round_figure(value)
     return row
 
 
-def rounded(value: float) -> float:
+def round_figure(value: float) -> float:
     return float(f"{value:.{_DIGITS}g}")
 
 
@@ -127,7 +129,7 @@ def measure_task(engine: Engine) -> dict[str, Any]:
     """Count the exact answers of the sample model to a fixed part of its dev requests."""
     asked = read_conversations("task")
     n_exact = sum(answer(engine, talk[:-1]).strip() == talk[-1].content for talk in asked)
-    return {"name": TASK, "n_asked": len(asked), "exact": rounded(n_exact / len(asked))}
+    return {"name": TASK, "n_asked": len(asked), "exact": round_figure(n_exact / len(asked))}
 
 
 def answer(engine: Engine, messages: Sequence[Message]) -> str:

@@ -36,7 +36,7 @@ def windows(n_tokens: int, size: int) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def scored(size: int) -> range:
+def scored_positions(size: int) -> range:
     """The positions of a window that are scored."""
     return range(size // 2, size - 1)
 
@@ -68,7 +68,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Divergence:
-    """What the scored positions of one text say. `ppl` is the artifact's, `ppl_reference` the
+    """Figures of the scored positions of one text. `ppl` is the artifact's, `ppl_reference` the
     source's; `ppl_ratio` is exp(mean(nll − nll_reference)), whose error is that of the pairs.
     """
 
@@ -115,17 +115,17 @@ class Tally:
         nll_reference, same = np.concatenate(self._nll_reference), np.concatenate(self._same)
         return Divergence(
             n_scored=len(kld),
-            kld_mean=mean_of(kld),
+            kld_mean=estimate_mean(kld),
             kld_p99=float(np.quantile(kld, 0.99)),
             kld_max=float(kld.max()),
-            top1_agree=mean_of(same.astype(np.float64)),
-            ppl=exponential(mean_of(nll)),
-            ppl_reference=exponential(mean_of(nll_reference)),
-            ppl_ratio=exponential(mean_of(nll - nll_reference)),
+            top1_agree=estimate_mean(same.astype(np.float64)),
+            ppl=exponential(estimate_mean(nll)),
+            ppl_reference=exponential(estimate_mean(nll_reference)),
+            ppl_ratio=exponential(estimate_mean(nll - nll_reference)),
         )
 
 
-def mean_of(values: np.ndarray) -> Estimate:
+def estimate_mean(values: np.ndarray) -> Estimate:
     """Mean and standard error; the error of a single value is 0."""
     n = len(values)
     spread = float(values.std(ddof=1)) if n > 1 else 0.0

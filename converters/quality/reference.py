@@ -24,7 +24,7 @@ import numpy as np
 
 from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.formats.gguf.write import write_many
-from boardfit.converters.quality.divergence import ROWS, log_softmax, scored, windows
+from boardfit.converters.quality.divergence import ROWS, log_softmax, scored_positions, windows
 from boardfit.converters.quality.texts import QualityText
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.atomic import write_atomic
@@ -52,7 +52,7 @@ _UNUSED = 5
 
 
 @dataclass(frozen=True)
-class Reference:
+class QualityReference:
     """One text's tokens and the source's log-probabilities at the scored positions.
 
     `tokens` are whole windows, `positions` those of each window that are scored, `log_probs` is
@@ -86,7 +86,7 @@ def read_references(
     threads: int | None = None,
     stage: Say = lambda text: None,
     progress: Progress | None = None,
-) -> list[Reference]:
+) -> list[QualityReference]:
     """References for all texts, from the cache or computed now; `work` is a folder on a disk with
     room for the source in F32.
 
@@ -130,7 +130,7 @@ def n_tokens_wanted(spec: ModelSpec) -> int:
     return max(_FEWEST_TOKENS, min(_MOST_TOKENS, affordable))
 
 
-def n_vocab_of(spec: ModelSpec) -> int:
+def count_vocab(spec: ModelSpec) -> int:
     """Tokens of the vocabulary, without those that only pad the embedding matrix."""
     tokens = spec.get("tokenizer.ggml.tokens", ())
     types = spec.get("tokenizer.ggml.token_type", ())
@@ -182,8 +182,10 @@ def compute(
             f"the quality text {text.name} has {len(tokens)} tokens; at least {window} are needed",
             next_step="give a longer text, or leave out --quality-text",
         )
-    n_vocab = n_vocab_of(spec)
-    positions = [[i for i in scored(window) if counts[part.start + i + 1]] for part in parts]
+    n_vocab = count_vocab(spec)
+    positions = [
+        [i for i in scored_positions(window) if counts[part.start + i + 1]] for part in parts
+    ]
     n_scored = sum(map(len, positions))
     large = n_scored * n_vocab * 4 > _FLOAT32_BYTES
     folder = cache_directory() / "quality"
@@ -198,7 +200,7 @@ def compute(
             piece = tokens[part]
             if starts_with_bos:
                 piece[0] = tokens[0]  # every window begins as a text does
-            logits = engine.logits(piece, _within(progress, i, len(parts)))
+            logits = engine.logits(piece, _scale_progress(progress, i, len(parts)))
             for start in range(0, len(positions[i]), ROWS):
                 rows = positions[i][start : start + ROWS]
                 stored[row : row + len(rows)] = log_softmax(logits[rows], n_vocab)
@@ -226,7 +228,7 @@ def compute(
         partial.unlink(missing_ok=True)
 
 
-def _within(progress: Progress | None, done: int, total: int) -> Progress | None:
+def _scale_progress(progress: Progress | None, done: int, total: int) -> Progress | None:
     """Progress of one of several equal parts."""
     if progress is None:
         return None
@@ -234,7 +236,7 @@ def _within(progress: Progress | None, done: int, total: int) -> Progress | None
     return lambda part, whole: report(round((done + part / max(1, whole)) * 1000), total * 1000)
 
 
-def load(key: str, text: QualityText) -> Reference | None:
+def load(key: str, text: QualityText) -> QualityReference | None:
     """A stored reference; None where there is none, or a damaged one."""
     folder = cache_directory() / "quality"
     try:
@@ -245,7 +247,7 @@ def load(key: str, text: QualityText) -> Reference | None:
         if log_probs.shape != (sum(map(len, positions)), record["n_vocab"]):
             return None
         os.utime(folder / f"{key}.json")  # the newest are kept
-        return Reference(
+        return QualityReference(
             text, tokens, window, positions, record["n_vocab"], log_probs, record["about"]
         )
     except (OSError, ValueError, KeyError, TypeError):

@@ -29,7 +29,7 @@ class QualityText:
     one of them is empty. `sha256` is of the content, or of the conversations as JSON.
 
     Of conversations only the answers count: a model that was trained on answers alone has nothing
-    to say about the questions.
+    to add about the questions.
     """
 
     name: str
@@ -64,9 +64,10 @@ class QualityText:
 
 
 def texts_for(spec: ModelSpec, own: Path | None = None) -> tuple[QualityText, ...]:
-    """What an artifact of this model is measured on; its bound is about the first: the named text,
-    or a file of the user's; for the embedded sample model, which knows no prose, its own domain
-    before either.
+    """Return the texts that an artifact of this model is measured on.
+
+    The bound is about the first: the named text, or a file of the user's. The embedded sample model
+    knows no prose, so its own domain comes first.
 
     Raises InputError for a file that is not UTF-8 text, UsageError for an empty one.
     """

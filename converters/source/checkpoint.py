@@ -119,7 +119,7 @@ class SafetensorsCheckpoint:
 
 
 def find_shards(directory: Path) -> list[str]:
-    """File names of the shards, sorted. Raises InputError that says what is there instead."""
+    """File names of the shards, sorted. Raises InputError that names what is there instead."""
     if has_file(directory / INDEX):
         shards = sorted(set(read_weight_map(directory).values()))
     else:
@@ -173,7 +173,7 @@ def _check_index(weight_map: Mapping[str, str], where: Mapping[str, str]) -> Non
     for name, shard in weight_map.items():
         if where.get(name) != shard:
             raise InputError(
-                f"{INDEX} says that tensor {printable(name)} is in {printable(shard)}, "
+                f"{INDEX} states that tensor {printable(name)} is in {printable(shard)}, "
                 + (f"it is in {where[name]}" if name in where else "which does not hold it"),
                 next_step="download the checkpoint again; files of two versions are mixed",
             )

@@ -133,7 +133,7 @@ def _entries(metadata: Metadata, arch: str) -> list[KeyValue]:
 
 
 def _entry(key: str, value: Any, kind: GGUFValueType) -> KeyValue:
-    """One entry with its value made sure to be of its type: cards say `version: 1.5`."""
+    """One entry with its value made sure to be of its type: cards contain `version: 1.5`."""
     if kind == GGUFValueType.ARRAY:
         # YAML reads the language "no" as false.
         items = ["no" if item is False else str(item) for item in value]

@@ -27,7 +27,7 @@ from boardfit.edge.files.ggml_types import row_bytes
 from boardfit.edge.files.gguf import GgufHeader, GgufTensor, read_header
 from boardfit.edge.units import printable
 
-# True of the old file only: the writer says them anew, and an imatrix that shaped other bits is
+# True of the old file only: the writer writes them anew, and an imatrix that shaped other bits is
 # not the one that shapes ours.
 _NOT_COPIED = ("general.file_type", "general.quantization_version", "split.", "quantize.imatrix.")
 _SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
@@ -111,15 +111,14 @@ def _check_parts(paths: list[Path], headers: list[GgufHeader]) -> None:
     count = headers[0].split_count
     if count != len(paths):
         raise InputError(
-            f"{paths[0]}: the file says that it is one of {count} parts, its name says "
-            f"{len(paths)}",
+            f"{paths[0]}: the file is one of {count} parts, its name is one of {len(paths)}",
             next_step="give the parts the names that they were published under",
         )
     for index, (path, header) in enumerate(zip(paths, headers, strict=True)):
         number = header.integer("split.no") or 0
         if count > 1 and (number != index or header.split_count != count):
             raise InputError(
-                f"{path}: says that it is part {number + 1} of {header.split_count}, expected "
+                f"{path}: states that it is part {number + 1} of {header.split_count}, expected "
                 f"part {index + 1} of {count}"
             )
     expected = headers[0].integer("split.tensors.count")

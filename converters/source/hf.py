@@ -124,7 +124,7 @@ def _identity(
         if has_file(path):
             files[name] = path.stat().st_size
             digest.update(f"{name}\0{files[name]}\0".encode())
-            # An empty document says nothing, and a card that is too large is not used.
+            # An empty document has no content, and a card that is too large is not used.
             if files[name] and (name != "README.md" or files[name] <= MAX_CARD_BYTES):
                 digest.update(read_bytes(path))
     return SourceIdentity(kind, location, files, digest.hexdigest(), license_name, revision)

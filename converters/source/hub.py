@@ -330,8 +330,10 @@ def _token() -> str | None:
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
-    """What a broken line raises: errors of the HTTP library that huggingface_hub speaks through
-    (httpx2 from 2.x, httpx in 1.x, requests before), or OSError's kin.
+    """Return the errors that a broken line raises.
+
+    They are those of the HTTP library that huggingface_hub uses (httpx2 from 2.x, httpx in 1.x,
+    requests before), or OSError's kin.
     """
     found: list[type[Exception]] = [OSError]
     for library, error in (

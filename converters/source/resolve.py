@@ -25,7 +25,7 @@ def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpe
     `owner/name[@revision]` on the hub, or `sample`, the embedded model; an existing path wins over
     a name. `progress` receives (bytes done, bytes in all) while a repository is downloaded.
 
-    Raises InputError that says what was expected instead.
+    Raises InputError that names what was expected instead.
     """
     path = Path(ref).expanduser()
     if str(ref) == SAMPLE and not path.exists():
@@ -36,7 +36,7 @@ def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpe
         return open_directory(path)
     if path.is_file():
         return _open_file(path)
-    if isinstance(ref, str) and _looks_like_repo(ref):
+    if isinstance(ref, str) and _is_repo_id(ref):
         from boardfit.converters.source.hub import open_repository
 
         return open_repository(ref, progress=progress)
@@ -66,7 +66,7 @@ def _open_file(path: Path) -> ModelSpec:
     )
 
 
-def _looks_like_repo(ref: str) -> bool:
+def _is_repo_id(ref: str) -> bool:
     """Whether the text can only be a hub name: two parts, and no file ending."""
     return _REPO_ID.fullmatch(ref) is not None and not ref.lower().endswith(
         (".gguf", ".safetensors", ".json", *_PICKLES)

@@ -1,5 +1,7 @@
-"""tokenizer.json with a BPE model → vocabulary: byte-level (GPT-2, Llama 3, Qwen, …), and BPE over
-SentencePiece pieces with byte fallback (fast Llama 2, Mistral, Gemma tokenizers).
+"""Read a tokenizer.json with a BPE model into a vocabulary.
+
+It is byte-level (GPT-2, Llama 3, Qwen, …), or BPE over SentencePiece pieces with byte fallback
+(fast Llama 2, Mistral, Gemma tokenizers).
 
 Which tokens are control, user-defined or padding follows upstream's conversion/base.py
 (`get_vocab_base`) and gguf-py/gguf/vocab.py (`LlamaHfVocab`).
@@ -13,7 +15,12 @@ from collections.abc import Mapping, Sequence
 from boardfit.converters.documents import has_file, read_text
 from boardfit.converters.tokenizers import reference
 from boardfit.converters.tokenizers.files import AddedToken, TokenizerFiles
-from boardfit.converters.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, pad_text
+from boardfit.converters.tokenizers.vocabulary import (
+    TokenType,
+    Vocabulary,
+    has_special_form,
+    pad_text,
+)
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.units import printable
 
@@ -87,7 +94,7 @@ def load_byte_level(files: TokenizerFiles, pre: str) -> Vocabulary:
             decoded = encoder.decode(ids, skip_special_tokens=False)
             # Decoding reads a lone "ø" as half a character; several tokens would become one text.
             text = text if "\ufffd" in decoded else decoded
-        if token.special or looks_special(text):
+        if token.special or has_special_form(text):
             types.append(TokenType.CONTROL)
         else:
             text = text.replace(SPACE_MARK, " ")
@@ -124,7 +131,7 @@ def load_byte_fallback(files: TokenizerFiles) -> Vocabulary:
             kind, score = TokenType.NORMAL, scores_by_text[text]
         elif text == unknown:
             kind, score = TokenType.UNKNOWN, 0.0
-        elif token.special or looks_special(text):
+        elif token.special or has_special_form(text):
             kind = TokenType.CONTROL
         else:
             text, kind = text.replace(SPACE_MARK, " "), TokenType.USER_DEFINED
@@ -142,7 +149,7 @@ def is_byte_fallback(files: TokenizerFiles) -> bool:
 def _rows(
     files: TokenizerFiles, vocab: Mapping[str, int], added: Mapping[int, AddedToken]
 ) -> tuple[dict[int, str], int]:
-    """Texts by id, and how many ids there are: the embedding's rows, where config.json says."""
+    """Texts by id, and how many ids there are: the embedding's rows, if config.json has them."""
     texts = {token_id: text for text, token_id in vocab.items()}
     texts.update((token_id, token.content) for token_id, token in added.items())
     n_vocab = files.declared_vocab_size
@@ -155,7 +162,7 @@ def _rows(
         if len(texts) != highest + 1:
             raise InputError(
                 f"token ids run to {highest}, but only {len(texts)} of them exist, and config.json "
-                "has no vocab_size that says how many the embedding has",
+                "has no vocab_size, the embedding's number of tokens",
                 next_step="add vocab_size to config.json",
             )
         return texts, highest + 1

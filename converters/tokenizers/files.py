@@ -143,9 +143,11 @@ class TokenizerFiles:
         return texts
 
     def added_tokens(self, vocab: Mapping[str, int]) -> dict[int, AddedToken]:
-        """All added tokens by id, over a base `vocab`: tokenizer.json's, flags overridden and new
-        ones added by tokenizer_config.json, then special roles that name a token of the base
-        vocabulary (transformers makes those added, special tokens on load).
+        """Return all added tokens by id, over a base `vocab`.
+
+        They are tokenizer.json's, with flags overridden and new ones added by
+        tokenizer_config.json. Then come special roles that name a token of the base vocabulary:
+        transformers makes those added, special tokens on load.
 
         Raises InputError when two texts claim one id or one text claims two.
         """
@@ -180,8 +182,10 @@ class TokenizerFiles:
         return by_id
 
     def is_spare(self, token: AddedToken, n_vocab: int) -> bool:
-        """Whether an added token past the embedding's `n_vocab` rows can be left out: a special
-        token that no role and no template uses, as `<image_soft_token>` in Gemma 3's text models.
+        """Whether an added token past the embedding's `n_vocab` rows can be left out.
+
+        It is a special token that no role and no template uses, as `<image_soft_token>` in Gemma
+        3's text models.
         """
         if token.id < n_vocab or not token.special:
             return False
@@ -228,8 +232,9 @@ class TokenizerFiles:
 
 
 def check_added(texts: Iterable[str], where: str) -> None:
-    """Raise UnsafeInputError for added tokens that no tokenizer has: they are looked for in every
-    text, so that one of some MB keeps a build busy for minutes.
+    """Raise UnsafeInputError for added tokens that no tokenizer has.
+
+    They are searched in every text, so one of some MB keeps a build busy for minutes.
     """
     total = 0
     for text in texts:

@@ -1,5 +1,7 @@
-"""Find the engine's pre-tokenizer for an unknown pattern by trying: each behaviour that the engine
-has is written, loaded and held against the checkpoint on the corpus.
+"""Find the engine's pre-tokenizer for an unknown pattern by trying.
+
+Each behaviour that the engine has is written, loaded and compared with the checkpoint on the
+corpus.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from pathlib import Path
 from boardfit.converters.tokenizers.corpus import torture_corpus
 from boardfit.converters.tokenizers.engine_vocab import open_vocab
 from boardfit.converters.tokenizers.files import TokenizerFiles
-from boardfit.converters.tokenizers.limits import limits_of
+from boardfit.converters.tokenizers.limits import list_limits
 from boardfit.converters.tokenizers.reference import load_reference
 from boardfit.converters.tokenizers.verify import Difference, differences
 from boardfit.converters.tokenizers.vocab_file import write_vocab_only
@@ -26,8 +28,9 @@ def identify_pre(
     build: Callable[[str], Vocabulary],
     progress: Progress | None = None,
 ) -> str:
-    """The first of `names` with which the engine gives the checkpoint's ids on the whole corpus,
-    else the first that differs only where a limit of the engine's pattern explains it.
+    """Find the first of `names` with which the engine gives the checkpoint's ids.
+
+    Else it is the first that differs only where a limit of the engine's pattern explains it.
 
     `build(name)` is the vocabulary with that pre-tokenizer. Takes about a second a name for 150,000
     tokens. Raises UnsupportedModelError with the text on which the nearest name differs.
@@ -40,7 +43,7 @@ def identify_pre(
         path = Path(folder) / "vocab.gguf"
         for number, name in enumerate(names):
             write_vocab_only(LoadedTokenizer(build(name), special=()), "llama", path)
-            limits = limits_of(files, name, reference.added)
+            limits = list_limits(files, name, reference.added)
             with open_vocab(path) as engine:
                 found = [
                     (difference, [limit for limit in limits if limit.applies(difference.text)])

@@ -20,8 +20,8 @@ _SPACE_PATTERNS = frozenset({"deepseek-llm", "deepseek-coder"})
 
 
 @dataclass(frozen=True)
-class Limit:
-    """`applies(text)` says whether the engine may differ on a text. `instead(text)`, where there
+class TokenizerLimit:
+    """`applies(text)` is whether the engine may differ on a text. `instead(text)`, where there
     is one, is the text on which it has to agree all the same.
     """
 
@@ -30,14 +30,16 @@ class Limit:
     instead: Callable[[str], str] | None = None
 
 
-def limits_of(files: TokenizerFiles, pre: str, added: Iterable[AddedToken]) -> list[Limit]:
+def list_limits(
+    files: TokenizerFiles, pre: str, added: Iterable[AddedToken]
+) -> list[TokenizerLimit]:
     """The limits that hold for one checkpoint, converted with pre-tokenizer `pre`."""
     found = []
     added = tuple(added)
     normalizers = flatten(files.tokenizer_json.get("normalizer"), "normalizers")
     if any(step.get("type") == "NFC" for step in normalizers):
         found.append(
-            Limit(
+            TokenizerLimit(
                 "the engine does not bring text into Unicode form NFC; decomposed letters become "
                 "other tokens than in the checkpoint",
                 lambda text: not unicodedata.is_normalized("NFC", text),
@@ -46,15 +48,15 @@ def limits_of(files: TokenizerFiles, pre: str, added: Iterable[AddedToken]) -> l
         )
     if pre in _CASED_PATTERNS:
         found.append(
-            Limit(
+            TokenizerLimit(
                 f"the engine's {pre!r} pattern ignores combining marks and the case of letters "
                 "outside ASCII",
-                lambda text: any(map(_marked_or_cased, text)),
+                lambda text: any(map(_has_marks_or_case, text)),
             )
         )
     if pre in _SPACE_PATTERNS:
         found.append(
-            Limit(
+            TokenizerLimit(
                 f"the engine's {pre!r} pattern treats spaces outside ASCII differently",
                 lambda text: any(not c.isascii() and c.isspace() for c in text),
             )
@@ -63,7 +65,7 @@ def limits_of(files: TokenizerFiles, pre: str, added: Iterable[AddedToken]) -> l
     spare = [t for t in added if rows is not None and files.is_spare(t, rows)]
     if spare:
         found.append(
-            Limit(
+            TokenizerLimit(
                 "special tokens past the embedding's rows are left out: "
                 + ", ".join(printable(token.content) for token in spare[:5]),
                 lambda text: any(token.content in text for token in spare),
@@ -72,15 +74,15 @@ def limits_of(files: TokenizerFiles, pre: str, added: Iterable[AddedToken]) -> l
     stripping = [token for token in added if token.lstrip or token.rstrip]
     if stripping:
         found.append(
-            Limit(
+            TokenizerLimit(
                 "the engine keeps whitespace around special tokens that the checkpoint strips "
                 '(it strips only for models whose name contains "phi-3")',
-                lambda text: any(_strips(token, text) for token in stripping),
+                lambda text: any(_is_stripped(token, text) for token in stripping),
             )
         )
-    if _prefix_where_missing(files):
+    if _has_metaspace(files):
         found.append(
-            Limit(
+            TokenizerLimit(
                 "the engine puts a space before a text and after every special token, the "
                 "checkpoint only before the first word, where none stands already",
                 lambda text: text.startswith(" ") or any(t.content in text for t in added),
@@ -89,12 +91,12 @@ def limits_of(files: TokenizerFiles, pre: str, added: Iterable[AddedToken]) -> l
     return found
 
 
-def _marked_or_cased(char: str) -> bool:
+def _has_marks_or_case(char: str) -> bool:
     category = unicodedata.category(char)
     return category[0] == "M" or (not char.isascii() and category in ("Lu", "Ll", "Lt", "Lm", "Lo"))
 
 
-def _strips(token: AddedToken, text: str) -> bool:
+def _is_stripped(token: AddedToken, text: str) -> bool:
     before, found, _ = text.partition(token.content)
     if not found:
         return False
@@ -104,7 +106,7 @@ def _strips(token: AddedToken, text: str) -> bool:
     return right or left
 
 
-def _prefix_where_missing(files: TokenizerFiles) -> bool:
+def _has_metaspace(files: TokenizerFiles) -> bool:
     """Whether tokenizer.json has a Metaspace step, which unlike SentencePiece and the engine adds
     no second space to a text that starts with one.
     """

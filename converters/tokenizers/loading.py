@@ -33,9 +33,11 @@ Source = Literal["spm", "json"]
 
 @dataclass(frozen=True)
 class VocabRules:
-    """`order`: files that are tried. `prefix_space`: what `add_space_prefix` says: `config` copies
-    tokenizer_config.json's add_prefix_space (written first, as upstream does), `never` writes
-    false for SentencePiece vocabularies. `pre` names a pre-tokenizer to take among equals.
+    """How a vocabulary is loaded.
+
+    `order` lists the files that are tried. `prefix_space` decides `add_space_prefix`: `config`
+    copies tokenizer_config.json's add_prefix_space (written first, as upstream does), `never`
+    writes false for SentencePiece vocabularies. `pre` names a pre-tokenizer to take among equals.
     """
 
     order: tuple[Source, ...] = ("spm", "json")
@@ -117,7 +119,7 @@ def _load_byte_level(files: TokenizerFiles, pre: str | None, prefer: str | None)
         prefer=prefer,
     )
     vocabulary = bpe.load_byte_level(files, names[0])
-    if pretokenizer.recognised(splitting):
+    if pretokenizer.is_recognised(splitting):
         return vocabulary
     from boardfit.converters.tokenizers.identify import identify_pre  # brings the engine
 
@@ -176,7 +178,7 @@ def _check_ends(files: TokenizerFiles, special: SpecialTokens, vocabulary: Vocab
 
 
 def _check_starts(files: TokenizerFiles, special: SpecialTokens, vocabulary: Vocabulary) -> None:
-    """Say that no BOS is added where the engine would add one and the checkpoint does not."""
+    """Write that no BOS is added, if the engine would add one and the checkpoint does not."""
     by_default = vocabulary.kind == "spm" or any(
         pre.adds_bos for pre in PRE_TYPES if pre.name == vocabulary.pre
     )

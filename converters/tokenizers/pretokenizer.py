@@ -128,14 +128,14 @@ def _similarity(a: str, b: str) -> float:
     return difflib.SequenceMatcher(None, a, b, autojunk=False).ratio()
 
 
-def recognised(splitting: Splitting) -> bool:
+def is_recognised(splitting: Splitting) -> bool:
     """Whether the table has an entry with exactly these steps."""
     return any(steps == splitting.steps for steps in _CANONICAL.values())
 
 
-def behave_alike(one: str, other: str) -> bool:
+def is_equivalent(one: str, other: str) -> bool:
     """Whether two `tokenizer.ggml.pre` names split text alike. They may still differ in whether a
-    piece that is a token is taken whole, and in whether BOS is added when the file does not say.
+    piece that is a token is taken whole, and in the default for adding BOS.
     """
     steps: dict[str, set[tuple[Step, ...]]] = {}
     for pre in PRE_TYPES:

@@ -1,6 +1,6 @@
 """llama.cpp's BPE pre-tokenizers as data: what they split on, and the names upstream gives them.
 
-Each entry says which steps a tokenizer.json runs before BPE when a `tokenizer.ggml.pre` name
+Each entry lists which steps a tokenizer.json runs before BPE when a `tokenizer.ggml.pre` name
 reproduces it, and what else the name switches on in the engine (llama.cpp src/llama-vocab.cpp,
 `llm_tokenizer_bpe` for the regexes, `llama_vocab::impl::load` for the flags). Names that share all
 of that behave alike; `markers` are tokens of the original model, by which upstream's own choice
@@ -83,7 +83,7 @@ DIGITS: Step = ("split", r"\p{N}+")
 @dataclass(frozen=True)
 class PreType:
     """One `tokenizer.ggml.pre` name. `steps` in order; `ignore_merges`: a piece that is a token is
-    taken whole; `adds_bos`: the engine's default for texts when the file does not say.
+    taken whole; `adds_bos`: the engine's default for texts when the file does not state it.
     """
 
     name: str

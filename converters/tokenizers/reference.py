@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """`encode(text)` gives ids with special tokens written in the text recognised and none added;
-    `encode_batch` the same for many texts; `encode_whole` with the special tokens that the
-    checkpoint puts around a text, None where its files do not say. `decode` is the way back.
-    `added` are the tokens that are cut out first, `source` names the file.
+class ReferenceTokenizer:
+    """The checkpoint's own tokenizer, to compare with.
+
+    `encode(text)` recognises special tokens written in the text and adds none. `encode_batch` does
+    the same for many texts. `encode_whole` adds the special tokens that the checkpoint puts around
+    a text; it is None if its files do not name them. `decode` is the way back. `added` are the
+    tokens that are cut out first, `source` names the file.
     """
 
     encode: Callable[[str], list[int]]
@@ -98,14 +100,14 @@ def sentence_piece(files: TokenizerFiles) -> SentencePieceProcessor:
     return processor
 
 
-def load_reference(files: TokenizerFiles) -> Reference:
+def load_reference(files: TokenizerFiles) -> ReferenceTokenizer:
     """The checkpoint's tokenizer: tokenizer.json where it exists, else tokenizer.model."""
     if files.tokenizer_json:
         return _from_tokenizer_json(files)
     return _from_sentence_piece(files)
 
 
-def _from_tokenizer_json(files: TokenizerFiles) -> Reference:
+def _from_tokenizer_json(files: TokenizerFiles) -> ReferenceTokenizer:
     tokenizer = hugging_face(files)
     added = tuple(files.added_tokens(tokenizer.get_vocab(with_added_tokens=False)).values())
 
@@ -125,10 +127,10 @@ def _from_tokenizer_json(files: TokenizerFiles) -> Reference:
     post = json.dumps(files.tokenizer_json.get("post_processor"))
     by_flag = files.tokenizer_config.get("add_bos_token") and "TemplateProcessing" not in post
     whole = None if by_flag else encode_whole
-    return Reference(encode, encode_batch, whole, decode, added, "tokenizer.json")
+    return ReferenceTokenizer(encode, encode_batch, whole, decode, added, "tokenizer.json")
 
 
-def _from_sentence_piece(files: TokenizerFiles) -> Reference:
+def _from_sentence_piece(files: TokenizerFiles) -> ReferenceTokenizer:
     processor = sentence_piece(files)
     pieces = {processor.IdToPiece(i): i for i in range(processor.vocab_size())}
     added = dict(files.added_tokens(pieces))
@@ -158,4 +160,4 @@ def _from_sentence_piece(files: TokenizerFiles) -> Reference:
         return str(processor.DecodeIds(list(ids)))
 
     source = "tokenizer.model"
-    return Reference(encode, encode_batch, None, decode, tuple(added.values()), source)
+    return ReferenceTokenizer(encode, encode_batch, None, decode, tuple(added.values()), source)

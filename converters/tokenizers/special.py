@@ -50,7 +50,7 @@ ENGINE_EOG_TEXTS = frozenset(
 
 @dataclass
 class SpecialTokens:
-    """What the files say: ids by role, which of them are added to every text, the template."""
+    """Content of the files: ids by role, which of them are added to every text, the template."""
 
     ids: dict[str, int] = field(default_factory=dict)
     add: dict[str, bool] = field(default_factory=dict)

@@ -12,7 +12,12 @@ from dataclasses import replace
 from boardfit.converters.tokenizers import reference
 from boardfit.converters.tokenizers.bpe import SPACE_MARK
 from boardfit.converters.tokenizers.files import AddedToken, TokenizerFiles
-from boardfit.converters.tokenizers.vocabulary import TokenType, Vocabulary, looks_special, pad_text
+from boardfit.converters.tokenizers.vocabulary import (
+    TokenType,
+    Vocabulary,
+    has_special_form,
+    pad_text,
+)
 from boardfit.edge.errors import InputError
 from boardfit.edge.units import printable
 
@@ -28,7 +33,7 @@ def load_sentence_piece(files: TokenizerFiles, *, with_tokenizer_json: bool = Fa
     """
     processor = reference.sentence_piece(files)
     n_pieces = processor.vocab_size()
-    added = list(_added(files, phi3=with_tokenizer_json))
+    added = list(_list_added(files, phi3=with_tokenizer_json))
     n_vocab = files.declared_vocab_size
     if n_vocab is None:
         n_vocab = max([n_pieces, *(token.id + 1 for token, _ in added)])
@@ -69,12 +74,12 @@ def load_sentence_piece(files: TokenizerFiles, *, with_tokenizer_json: bool = Fa
     return Vocabulary("spm", "llama", "default", tokens, types, scores=scores)
 
 
-def _added(files: TokenizerFiles, *, phi3: bool) -> Iterable[tuple[AddedToken, TokenType]]:
+def _list_added(files: TokenizerFiles, *, phi3: bool) -> Iterable[tuple[AddedToken, TokenType]]:
     """Added tokens in the order in which they override each other."""
     for text, token_id in files.legacy_added_tokens.items():
         yield AddedToken(token_id, text), TokenType.USER_DEFINED
     for token in files.config_added_tokens:
-        if token.special or (not phi3 and looks_special(token.content)):
+        if token.special or (not phi3 and has_special_form(token.content)):
             yield token, TokenType.CONTROL
         elif phi3:
             yield token, TokenType.USER_DEFINED

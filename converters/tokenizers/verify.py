@@ -6,7 +6,7 @@
 Works on a vocab-only file and on the full model alike, in seconds: no tensor is read. Covered:
 ids on the torture corpus with special tokens in it, the tokens that are put around a text, the
 round trip back to bytes, end-of-turn tokens, the chat template. Not covered: named templates other
-than the default, and what `limits` of the report says.
+than the default, and what `limits` of the report lists.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from boardfit.converters.tokenizers import turns
 from boardfit.converters.tokenizers.corpus import torture_corpus
 from boardfit.converters.tokenizers.engine_vocab import EngineVocab, open_vocab
 from boardfit.converters.tokenizers.files import TokenizerFiles, read_json
-from boardfit.converters.tokenizers.limits import Limit, limits_of
-from boardfit.converters.tokenizers.reference import Reference, load_reference
+from boardfit.converters.tokenizers.limits import TokenizerLimit, list_limits
+from boardfit.converters.tokenizers.reference import ReferenceTokenizer, load_reference
 from boardfit.converters.tokenizers.special import end_of_turn_ids
 from boardfit.edge.errors import IntegrityError
 from boardfit.edge.units import printable
@@ -58,8 +58,9 @@ class Difference:
         shorter = min(len(self.engine), len(self.checkpoint))
         at = next((n for n, (a, b) in pairs if a != b), shorter)
         return (
-            f"text {printable(self.text)!r} differs from id {at} on: the engine gives "
-            f"{_shown(self.engine, at)}, the checkpoint's tokenizer {_shown(self.checkpoint, at)}"
+            f"text {printable(self.text)!r} differs from id {at} on: "
+            f"the engine gives {_show_ids(self.engine, at)}, "
+            f"the checkpoint's tokenizer {_show_ids(self.checkpoint, at)}"
         )
 
 
@@ -78,7 +79,7 @@ def verify_vocabulary(
     reference = load_reference(files)
     with open_vocab(gguf_path) as engine:
         pre = engine.metadata("tokenizer.ggml.pre") or ""
-        limits = limits_of(files, pre, reference.added)
+        limits = list_limits(files, pre, reference.added)
         texts = torture_corpus([token.content for token in reference.added])
         excused = compare(engine, reference, texts, limits)
         _check_rows(engine, files)
@@ -101,7 +102,7 @@ def verify_vocabulary(
 
 
 def differences(
-    engine: EngineVocab, reference: Reference, texts: Sequence[str]
+    engine: EngineVocab, reference: ReferenceTokenizer, texts: Sequence[str]
 ) -> Iterator[Difference]:
     """Texts on which the engine's ids are not the checkpoint's, in order."""
     for text, ids in zip(texts, reference.encode_batch(texts), strict=True):
@@ -111,13 +112,16 @@ def differences(
 
 
 def compare(
-    engine: EngineVocab, reference: Reference, texts: Sequence[str], limits: Sequence[Limit]
-) -> list[tuple[Limit, int]]:
+    engine: EngineVocab,
+    reference: ReferenceTokenizer,
+    texts: Sequence[str],
+    limits: Sequence[TokenizerLimit],
+) -> list[tuple[TokenizerLimit, int]]:
     """How many texts each limit excused. Raises IntegrityError on a difference that none does."""
     excused = dict.fromkeys(range(len(limits)), 0)
     for found in differences(engine, reference, texts):
         number = next(
-            (n for n, limit in enumerate(limits) if _explains(limit, found, engine)), None
+            (n for n, limit in enumerate(limits) if _is_excused(limit, found, engine)), None
         )
         if number is None:
             raise _refusal(found)
@@ -125,7 +129,7 @@ def compare(
     return [(limits[number], n) for number, n in excused.items()]
 
 
-def _explains(limit: Limit, found: Difference, engine: EngineVocab) -> bool:
+def _is_excused(limit: TokenizerLimit, found: Difference, engine: EngineVocab) -> bool:
     if not limit.applies(found.text):
         return False
     return limit.instead is None or engine.encode(limit.instead(found.text)) == found.checkpoint
@@ -143,11 +147,11 @@ def _check_rows(engine: EngineVocab, files: TokenizerFiles) -> None:
     rows = files.declared_vocab_size
     if rows is not None and engine.n_tokens != rows:
         raise IntegrityError(
-            f"the file has {engine.n_tokens} tokens, config.json says vocab_size {rows}"
+            f"the file has {engine.n_tokens} tokens, config.json has vocab_size {rows}"
         )
 
 
-def _check_whole(engine: EngineVocab, reference: Reference) -> None:
+def _check_whole(engine: EngineVocab, reference: ReferenceTokenizer) -> None:
     """Tokens that are put around a text: the engine's choice against the checkpoint's."""
     if reference.encode_whole is None:
         return
@@ -162,9 +166,10 @@ def _check_whole(engine: EngineVocab, reference: Reference) -> None:
             )
 
 
-def _check_round_trip(engine: EngineVocab, reference: Reference) -> None:
-    """The bytes of a text's tokens are the text's, but for a space that may be put before it; where
-    the vocabulary cannot spell a text, they are what the checkpoint makes of the same tokens.
+def _check_round_trip(engine: EngineVocab, reference: ReferenceTokenizer) -> None:
+    """Check that the bytes of a text's tokens are the text's, except a leading space.
+
+    If the vocabulary cannot spell a text, they are what the checkpoint makes of the same tokens.
     """
     for text in torture_corpus():
         ids = engine.encode(text)
@@ -174,12 +179,12 @@ def _check_round_trip(engine: EngineVocab, reference: Reference) -> None:
         got, expected = data.decode("utf-8", "replace"), reference.decode(ids)
         if got.lstrip(" ") != expected.lstrip(" "):
             raise IntegrityError(
-                f"text {printable(text)!r} does not come back from its tokens {_shown(ids, 0)}: "
+                f"text {printable(text)!r} does not come back from its tokens {_show_ids(ids, 0)}: "
                 f"got {printable(got)!r}, the checkpoint's tokenizer gives {printable(expected)!r}"
             )
 
 
-def _shown(ids: Sequence[int], at: int) -> str:
+def _show_ids(ids: Sequence[int], at: int) -> str:
     start = max(0, at - 4)
     shown = ", ".join(map(str, ids[start : start + _SHOWN_IDS]))
     before = "…, " if start else ""

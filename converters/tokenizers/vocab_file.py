@@ -34,9 +34,9 @@ def write_vocab_entries(metadata: Iterable[KeyValue], path: Path) -> None:
     """Write the entries of a `ModelSpec.metadata` that make up its vocabulary: architecture, name
     and `tokenizer.*`. The file is written beside, synced and renamed.
     """
-    entries = [entry for entry in metadata if _belongs(entry.key)]
+    entries = [entry for entry in metadata if _is_vocab_key(entry.key)]
     write_atomic(path, pack_header(len(entries), pack_metadata(entries), 0, b""))
 
 
-def _belongs(key: str) -> bool:
+def _is_vocab_key(key: str) -> bool:
     return key.startswith("tokenizer.") or key in ("general.architecture", "general.name")

@@ -87,8 +87,10 @@ class LoadedTokenizer:
         return len(self.vocabulary.tokens)
 
     def metadata(self) -> list[KeyValue]:
-        """All `tokenizer.*` entries, in writing order; a later entry for a key already written
-        replaces its value and keeps its place, as upstream's writer does.
+        """Return all `tokenizer.*` entries, in writing order.
+
+        A later entry for a key already written replaces its value and keeps its place, as
+        upstream's writer does.
         """
         entries = {}
         for entry in (*self.leading, *self.vocabulary.metadata(), *self.special):
@@ -97,9 +99,10 @@ class LoadedTokenizer:
 
 
 def check_tokens(tokens: Sequence[str]) -> None:
-    """Raise InputError for what the engine aborts on or GGUF cannot hold: two ids with one text,
-    and text that is not Unicode (half of a surrogate pair). Raise UnsafeInputError for a text that
-    is longer than any token.
+    """Raise InputError for tokens that the engine aborts on or GGUF cannot hold.
+
+    Those are two ids with one text, and text that is not Unicode (half of a surrogate pair). Raise
+    UnsafeInputError for a text that is longer than any token.
     """
     if not tokens:
         raise InputError("the tokenizer has no tokens")
@@ -140,9 +143,11 @@ def pad_text(token_id: int) -> str:
     return f"[PAD{token_id}]"
 
 
-def looks_special(text: str) -> bool:
-    """Whether a token that a checkpoint forgot to mark as special is one, by its text: upstream's
-    list (conversion/base.py, `does_token_look_special`), so that it is never shown to a user.
+def has_special_form(text: str) -> bool:
+    """Whether a token looks special that a checkpoint forgot to mark.
+
+    The list is upstream's (conversion/base.py, `does_token_look_special`). Such a token is never
+    shown to a user.
     """
     return (
         text in ("<pad>", "<mask>", "<2mass>", "[@BOS@]")

@@ -82,7 +82,7 @@ class _Value:
 
 
 @dataclass
-class Graph:
+class ComputeGraph:
     """Operations in the order they run. Weights and caches live elsewhere and are left out."""
 
     _values: list[_Value] = field(default_factory=list)
@@ -127,7 +127,7 @@ class Graph:
             if value.operation and value.view_of is None:
                 self._place(value, arena)
             self._release(value.sources, arena)
-        return GraphBytes(arena.peak, _covered(self._written))
+        return GraphBytes(arena.peak, _union_length(self._written))
 
     def _take(self, value: _Value, arena: Arena) -> None:
         value.offset = arena.take(value.size)
@@ -166,7 +166,7 @@ class Graph:
             value.offset = None
 
 
-def _covered(spans: Iterable[tuple[int, int]]) -> int:
+def _union_length(spans: Iterable[tuple[int, int]]) -> int:
     """Length of the union of [begin, end) spans."""
     total = reached = 0
     for begin, end in sorted(spans):

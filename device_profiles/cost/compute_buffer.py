@@ -1,7 +1,7 @@
 """The engine's scratch memory: activations of the largest micro-batch, and the CPU work buffer.
 
 The graph of a decoder is laid out operation by operation, as the engine does when it reserves, and
-handed to a model of its allocator. `Features` says what a family's graph has beyond the common
+handed to a model of its allocator. `Features` lists what a family's graph has beyond the common
 parts; it is read off the names of the tensors, so that a new family needs no new code as long as it
 is made of known parts. What is not modelled: mixtures of several graphs (encoders, MLA, Mamba), for
 which the result is an estimate with attention and feed-forward parts only.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from boardfit.device_profiles.cost.arena import Graph, GraphBytes
+from boardfit.device_profiles.cost.arena import ComputeGraph, GraphBytes
 from boardfit.device_profiles.cost.memory import StoredTensor, kv_cells
 from boardfit.device_profiles.shape import LayerShape, ModelShape
 
@@ -28,9 +28,11 @@ _LAYERS_LAID_OUT = 7
 
 @dataclass(frozen=True)
 class Features:
-    """What a family's graph has, read off the tensors: norms on queries and keys, norms behind
-    attention and feed-forward, one matrix for Q, K and V, one for gate and up; the widths of dense
-    and expert feed-forward blocks (0: none).
+    """A family's graph as read off the tensors.
+
+    It has norms on queries and keys, norms behind attention and feed-forward, one matrix for Q, K
+    and V, one for gate and up. The widths are those of dense and expert feed-forward blocks (0:
+    none).
     """
 
     qk_norm: bool = False
@@ -123,7 +125,7 @@ class _Layout:
         self.shape, self.features, self.n_tokens = shape, features, n_tokens
         self.rotate = rotate
         self.only_outputs = False
-        self.graph = Graph()
+        self.graph = ComputeGraph()
 
     def rows(self, width: int) -> int:
         return 4 * width * self.n_tokens
@@ -146,9 +148,10 @@ class _Layout:
         return graph.measure()
 
     def _cache_inputs(self, n_cells: int) -> _CacheInputs:
-        """What attention reads beside the cache itself, once for each kind of cache: Hadamard
-        matrices that a quantized cache rotates K and V with (src/llama-kv-cache.cpp, attn_rot),
-        places in the cache (64-bit) and the mask (f16).
+        """Add what attention reads beside the cache itself, once for each kind of cache.
+
+        These are the Hadamard matrices that a quantized cache rotates K and V with
+        (src/llama-kv-cache.cpp, attn_rot), places in the cache (64-bit) and the mask (f16).
         """
         graph, n = self.graph, self.n_tokens
         rotate_k = rotate_v = None
@@ -214,7 +217,7 @@ class _Layout:
                 if self.features.qk_norm:
                     heads[name] = self._norm(heads[name], sizes[name])
                 heads[name] = self._run(sizes[name], heads[name], self.positions, in_place=True)
-            heads[name] = self._rotated(
+            heads[name] = self._rotate(
                 heads[name], sizes[name], inputs.rotate_v if name == "v" else inputs.rotate_k
             )
         graph.run(0, heads["k"], inputs.k_places)
@@ -222,10 +225,10 @@ class _Layout:
         attended_size = self.rows(self.shape.n_head * layer.head_dim_v)
         query = graph.view(graph.view(heads["q"]))
         attended = graph.view(self._run(attended_size, query, inputs.mask))
-        attended = self._rotated(attended, attended_size, inputs.rotate_v)
+        attended = self._rotate(attended, attended_size, inputs.rotate_v)
         return self._run(self.rows(self.shape.n_embd), attended)
 
-    def _rotated(self, source: int, size: int, rotation: int | None) -> int:
+    def _rotate(self, source: int, size: int, rotation: int | None) -> int:
         if rotation is None:
             return source
         return self.graph.view(self._run(size, rotation, self.graph.view(source)))
@@ -278,8 +281,10 @@ class _Layout:
 
 
 def work_bytes(shape: ModelShape, features: Features, n_ubatch: int, n_threads: int) -> int:
-    """The CPU backend's work buffer: the activations of one product quantized to 8 bits (292 bytes
-    per 256 values at most), or each thread's tiles of fused attention (64 queries x 64 keys).
+    """Compute the CPU backend's work buffer.
+
+    It holds the activations of one product quantized to 8 bits (292 bytes per 256 values at most),
+    or each thread's tiles of fused attention (64 queries x 64 keys).
 
     Source: ggml/src/ggml-cpu/ggml-cpu.c, ggml_graph_plan (MUL_MAT, FLASH_ATTN_EXT).
     """

@@ -3,7 +3,7 @@
 The reference is llama.cpp with run-time repacking, for which `kernels` has the rate of each type.
 Another CPU runtime is described by the share of the sustained bandwidth that it reaches and by its
 own rates; an accelerator by shares of the board's theoretical bandwidth. Fitted on published rows
-only (docs/validation says how well); no figure belongs to a single board.
+only (docs/validation shows how well); no figure belongs to a single board.
 """
 
 from __future__ import annotations

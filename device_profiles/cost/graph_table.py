@@ -1,5 +1,7 @@
-"""Whether the engine's table of graph nodes holds a model's graph: where it does not, llama.cpp (of
-llama-cpp-python 0.3.36) aborts the whole process, in `ggml_hash_find_or_insert`, on opening.
+"""Decide whether the engine's table of graph nodes can hold a model's graph.
+
+If it cannot, llama.cpp (of llama-cpp-python 0.3.36) aborts the whole process on opening, in
+`ggml_hash_find_or_insert`.
 
 The scheduler's table has room for the smallest prime of a list that is no less than the nodes
 foreseen, eight for each tensor, and must hold nodes and leaves. A quantized KV cache adds a dozen
@@ -31,7 +33,7 @@ _NORM = 2
 _ENDS, _INPUTS, _WINDOW_INPUTS, _STATE_ENDS = 6, 8, 5, 2
 
 
-def graph_fits_table(
+def can_hold_graph(
     arch: str, tensor_names: Iterable[str], n_expert_used: int, kv_type: str, head_dim: int
 ) -> bool:
     """Whether a model of these tensors opens with this type of cache. `head_dim` is of K or V:

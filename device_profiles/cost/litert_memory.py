@@ -25,8 +25,9 @@ _MLP_TENSORS = 3
 
 
 def kv_cache_bytes(shape: ModelShape, cache_length: int) -> int:
-    """The KV cache: float32 in these graphs, the whole exported length in every attention layer
-    (sliding windows are masked, not cut), and the state of recurrent layers.
+    """Compute the KV cache: float32 in these graphs, plus the state of recurrent layers.
+
+    Every attention layer holds the whole exported length; sliding windows are masked, not cut.
     """
     values = sum(
         layer.n_head_kv * (layer.head_dim_k + layer.head_dim_v) * cache_length

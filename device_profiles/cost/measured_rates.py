@@ -30,8 +30,9 @@ def measured_bandwidth(memory: BoardMemory, n_threads: int) -> float | None:
 
 
 def with_implied_clocks(profile: DeviceProfile) -> DeviceProfile:
-    """The profile with clocks that the kernel does not tell (virtual machines) taken from the
-    measured products: the clock at which the kernel table would give them.
+    """Return the profile with missing clocks taken from the measured products.
+
+    Virtual machines do not report clocks. The kernel table gives the clock that fits the products.
     """
     kernels = profile.kernel_speeds
     if not kernels or all(cluster.clock_hz is not None for cluster in profile.clusters):

@@ -37,8 +37,10 @@ VOCAB_MERGE_BYTES = 145
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor of the artifact: `n_rows` is the number of rows of one matrix (ggml's ne[1]) and
-    `n_matrices` how many are stacked (experts), so that all rows are their product.
+    """One tensor of the artifact.
+
+    `n_rows` is the number of rows of one matrix (ggml's ne[1]). `n_matrices` is how many are
+    stacked (experts). All rows are their product.
     """
 
     name: str
@@ -55,10 +57,12 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class WeightBytes:
-    """Where the weights are: `mapped` from the file while loading, `repacked` copies in anonymous
-    memory, `repacked_source` the part of the mapping that is not read again afterwards, and
-    `largest_repacked` the staging buffer that loading without a mapping needs. `kept_mapped` of the
-    mapping stay when the model is loaded; `tensors` is the file without its header.
+    """Places of the weights in memory.
+
+    `mapped` is read from the file while loading, `repacked` are copies in anonymous memory.
+    `repacked_source` is the part of the mapping that is not read again. `largest_repacked` is the
+    staging buffer that loading without a mapping needs. `kept_mapped` of the mapping stay when the
+    model is loaded; `tensors` is the file without its header.
     """
 
     mapped: int

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from boardfit.device_profiles.cost.compute_buffer import Features, compute_bytes, read_features
-from boardfit.device_profiles.cost.graph_table import graph_fits_table
+from boardfit.device_profiles.cost.graph_table import can_hold_graph
 from boardfit.device_profiles.cost.memory import (
     KV_BLOCK,
     MemoryPhases,
@@ -93,7 +93,7 @@ class CostModel:
     def can_open_with(self, kv_type: str) -> bool:
         """Whether the engine's table of graph nodes holds the graph with this cache type."""
         shape, head_dim = self._shape, max(self._shape.head_dims, default=0)
-        return graph_fits_table(shape.arch, self._names, shape.n_expert_used, kv_type, head_dim)
+        return can_hold_graph(shape.arch, self._names, shape.n_expert_used, kv_type, head_dim)
 
     def can_divide_heads(self, kv_type: str) -> bool:
         """Whether the heads are whole blocks of this cache type."""

@@ -2,7 +2,7 @@
 
 The constants are few and physical: a board's bandwidth, clock and cores come from its profile,
 kernel rates from `kernels`, what sets a runtime apart from `engine_classes`. How far published
-figures are met is in docs/validation; the bound beside every figure says so.
+figures are met is in docs/validation; the bound beside every figure states it.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ def is_unusual(tensors: Iterable[StoredTensor], shape: ModelShape) -> bool:
     )
 
 
-def _overlapped(one: float, other: float) -> float:
+def _overlap_s(one: float, other: float) -> float:
     return float((one**_OVERLAP + other**_OVERLAP) ** (1 / _OVERLAP))
 
 
@@ -302,19 +302,21 @@ def estimate_speed(
     if bandwidth is not None:
         compute = (one + deep) if one is not None and deep is not None else 0.0
         read = weights + kv_bytes_read(shape, depth, kv_type)
-        decode = share / (_overlapped(read / bandwidth, compute) + overhead)
+        decode = share / (_overlap_s(read / bandwidth, compute) + overhead)
     if body is not None and mean is not None:
         batch = max(1, min(n_prompt, _MICRO_BATCH))
         read_s = weights / bandwidth / batch if bandwidth is not None else 0.0
-        prefill = share / (_overlapped(body + mean, read_s) + overhead / batch)
+        prefill = share / (_overlap_s(body + mean, read_s) + overhead / batch)
     return SpeedEstimate(decode, prefill, bounds.decode, bounds.prefill)
 
 
 def _bounds(
     engine: EngineClass, profile: DeviceProfile, n_threads: int, weights: int, *, unusual: bool
 ) -> Bounds:
-    """The engine's bounds, wider by what is not known here: the bandwidth of decode, models smaller
-    than any that was published, threads on slow cores.
+    """Widen the engine's bounds by what is not known here.
+
+    Unknown are the bandwidth of decode, models smaller than any published one, and threads on slow
+    cores.
     """
     decode, prefill = engine.bounds(unusual=unusual).decode, engine.bounds(unusual=unusual).prefill
     if weights < _LEAST_PUBLISHED_BYTES:

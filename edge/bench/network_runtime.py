@@ -169,7 +169,7 @@ class TfliteNetwork:
                 if not any(-1 in d["shape_signature"] for d in self._details):
                     self._interpreter.allocate_tensors()
             except (RuntimeError, ValueError) as error:
-                failed = path.in_words(str(error))
+                failed = path.name_path(str(error))
         if failed:
             raise tflite_load_error(path.name, runtime, failed, captured.errors)
         self._name, self._runtime = path.name, runtime

@@ -1,7 +1,7 @@
 """Traces as they are stored: numbers relative to the request's start, and back again.
 
 `expand_trace(compact_trace(t, origin))` measures exactly like `t`: all times are whole nanoseconds.
-What is read is checked, because a stored trace may have been written by anybody.
+What is read is checked, because anyone may have written a stored trace.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ class Bundle:
             check_pins(self.path, self.texts[MANIFEST], self.signature)
         opened = self._held.get(name)
         if opened is None:
-            opened = self._verified(file, None, None)
+            opened = self._open_verified(file, None, None)
         folder = name.rpartition("/")[0]
 
         def beside(other: str) -> OpenedFile | None:
@@ -144,11 +144,11 @@ class Bundle:
 
     def _is_known(self, file: BundleFile, remembered: VerifiedFiles | None) -> bool:
         assert self._folder is not None
-        return remembered is not None and remembered.knows(
+        return remembered is not None and remembered.is_known(
             self._folder.open(file.name), file.sha256
         )
 
-    def _verified(
+    def _open_verified(
         self,
         file: BundleFile,
         remembered: VerifiedFiles | None,
@@ -157,11 +157,11 @@ class Bundle:
         """Open a file and hash it, unless it is `remembered`; hold it if it is one to be used."""
         assert self._folder is not None
         opened = self._folder.open(file.name)
-        if remembered is None or not remembered.knows(opened, file.sha256):
+        if remembered is None or not remembered.is_known(opened, file.sha256):
             digest = remembered.verify(opened, progress) if remembered else opened.digest(progress)
             if digest != file.sha256:
                 raise IntegrityError(
-                    f"{opened}: sha256 is {digest[:16]}…, the manifest says "
+                    f"{opened}: sha256 is {digest[:16]}…, the manifest states "
                     f"{file.sha256[:16]}…: it was edited or damaged",
                     next_step="copy or build the bundle again",
                 )
@@ -254,7 +254,7 @@ def open_bundle(
     folder = OpenedFolder(root)
     texts = read_texts(folder)
     keys = []
-    if check_signature:  # before anything that it says is believed
+    if check_signature:  # before any of its content is believed
         keys = check_pins(root, texts[MANIFEST], texts.get(SIGNATURE))
     bundle = replace(
         parse_manifest(texts[MANIFEST], root),
@@ -380,7 +380,7 @@ def check_tree(opened: OpenedFolder, files: tuple[BundleFile, ...]) -> None:
                 raise UnsafeInputError(f"{root}: {printable(shown)} is {what}")
             if info.st_size != expected[shown].n_bytes:
                 raise IntegrityError(
-                    f"{root}: {shown} has {info.st_size} bytes, the manifest says "
+                    f"{root}: {shown} has {info.st_size} bytes, the manifest states "
                     f"{expected[shown].n_bytes}",
                     next_step="copy or build the bundle again",
                 )
@@ -418,7 +418,7 @@ def verify_files(
             progress(done, total)
 
     for file in bundle.files:
-        bundle._verified(file, remembered, count)
+        bundle._open_verified(file, remembered, count)
     if remembered is not None and done:
         remembered.save()
 
@@ -453,7 +453,7 @@ def pack_bundle(directory: Path, tar_path: Path) -> int:
             if (text := bundle.texts.get(name)) is not None:
                 _add_plain(archive, name, len(text), io.BytesIO(text))
         for file in sorted(bundle.files, key=lambda file: file.name):
-            with bundle._verified(file, None, None).reader() as content:
+            with bundle._open_verified(file, None, None).reader() as content:
                 _add_plain(archive, file.name, file.n_bytes, content)
     return tar_path.stat().st_size
 

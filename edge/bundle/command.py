@@ -73,7 +73,7 @@ def verify(path: Path, key_file: str | None, as_json: bool) -> None:
         from boardfit.edge.trust.key_argument import public_keys
 
         if not set(public_keys(key_file)) & set(signed_by):
-            got = ", ".join(map(str, signed_by)) or "nobody"
+            got = ", ".join(map(str, signed_by)) or "no one"
             raise IntegrityError(
                 f"{path} is signed by {got}, not by {key_file}",
                 next_step="get it from the owner of that key, or sign it: edge bundle sign",

@@ -11,8 +11,8 @@ NOT_STATED = "not measured: the bundle has no quality card"
 
 
 def quality_lines(manifest: Mapping[str, Any]) -> list[str]:
-    """One line per text, the most telling first, then the task; or one that says why not. A card
-    is untrusted: entries that are not what they should be are left out.
+    """Format a card: a line per text, the most informative first, then the task, or the reason why
+    there is none. A card is untrusted, so malformed entries are left out.
     """
     card = manifest.get("quality")
     if not isinstance(card, dict):

@@ -32,5 +32,5 @@ def add_signature(directory: Path, manifest: bytes, key: SigningKey) -> None:
         data = read_limited(path, MAX_SIGNATURE_BYTES)
         bundle_signature.signers(manifest, data)  # raises for one that does not hold
         others = [s for s in parse_signatures(data) if s.key != key.public]
-    text = "".join(signature.armored() for signature in (*others, key.sign(manifest)))
+    text = "".join(signature.to_armor() for signature in (*others, key.sign(manifest)))
     write_atomic(path, text.encode())

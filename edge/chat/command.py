@@ -25,6 +25,7 @@ from boardfit.edge.chat.stats import stats_lines
 from boardfit.edge.chat.timed_open import draft_tokens, open_session
 from boardfit.edge.deadline.options import budget_options
 from boardfit.edge.errors import EdgeError, UsageError
+from boardfit.edge.option_groups import GroupedCommand
 from boardfit.edge.process.live import STATUS, publish_status
 from boardfit.edge.tasks.use import TaskUse, task_options, time_text
 from boardfit.edge.terminal import terminal_safe, write_text
@@ -43,7 +44,7 @@ _HELP = """\
 End a line with \\ to continue on the next, or write a block between two lines of \"\"\"."""
 
 
-@click.command(short_help="Chat with a bundle, offline.")
+@click.command(cls=GroupedCommand, short_help="Chat with a bundle, offline.")
 @click.argument("bundle", type=click.Path())
 @task_options
 @budget_options
@@ -122,7 +123,7 @@ class ChatRoom:
         }
 
     def say(self, text: str, *, always: bool = False) -> None:
-        """Tell the user something that is no answer; in a pipe only what was asked for."""
+        """Print a note that is no answer; a pipe gets answers only."""
         if always or self.reader.interactive:
             click.echo(text)
 

@@ -37,7 +37,7 @@ class LineReader:
         """One message of one or more lines. An unfinished block at the end counts as finished."""
         line = self.line(_PROMPT)
         if line.strip() == _FENCE:
-            return self._until(lambda text: text.strip() == _FENCE)
+            return self._read_until(lambda text: text.strip() == _FENCE)
         lines = []
         while line.endswith("\\"):
             lines.append(line[:-1])
@@ -47,7 +47,7 @@ class LineReader:
                 return "\n".join(lines)
         return "\n".join([*lines, line])
 
-    def _until(self, is_end: Callable[[str], bool]) -> str:
+    def _read_until(self, is_end: Callable[[str], bool]) -> str:
         lines: list[str] = []
         while True:
             try:

@@ -27,6 +27,7 @@ from boardfit.edge.chat.session import Session
 from boardfit.edge.chat.timed_open import draft_tokens, open_session
 from boardfit.edge.deadline.options import budget_options
 from boardfit.edge.errors import InputError
+from boardfit.edge.option_groups import GroupedCommand
 from boardfit.edge.process.live import STATUS, publish_status
 from boardfit.edge.tasks.use import TaskUse, read_text, task_options
 from boardfit.edge.terminal import terminal_safe, write_text
@@ -40,7 +41,9 @@ MAX_PROMPT_BYTES = 4 * 1024**2  # far beyond any context
 SCHEMA = 1
 
 
-@click.command(short_help="Answer one prompt, from a pipe too, as text or JSON.")
+@click.command(
+    cls=GroupedCommand, short_help="Answer one prompt, from a pipe too, as text or JSON."
+)
 @click.argument("bundle", type=click.Path())
 @click.argument("prompt", required=False)
 @task_options

@@ -414,7 +414,7 @@ class Session:
 
     def load(self, path: Path | str) -> str:
         """Replace the conversation with a saved one. Its KV state is taken if one is stored that
-        fits this engine; a sentence that says what became of it is returned.
+        fits this engine. Return a sentence about the outcome.
 
         Raises InputError if the file is not a session; the present conversation then stays.
         """

@@ -1,6 +1,6 @@
 """Files that are opened once, so that what was checked is what is used.
 
-A name says where a file was at the time of the question; a descriptor *is* the file. A user who may
+A name locates a file at the time of the question; a descriptor *is* the file. A user who may
 write a folder can replace the file of a name between two accesses, but never the file of a
 descriptor.
 """
@@ -45,7 +45,7 @@ class FileIdentity(NamedTuple):
     ctime_ns: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> FileIdentity:
+    def from_stat(cls, status: os.stat_result) -> FileIdentity:
         return cls(
             status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         )
@@ -64,7 +64,7 @@ class OpenedFile(os.PathLike[str]):
 
     As text it is the user's path, for messages. As a path of the file system (`os.fspath`) it leads
     native code to the open file, even if another file has the name now. `sha256` is set where its
-    content was verified. `beside(name)` opens a file that belongs to it, None where there is none.
+    content was verified. `open_beside(name)` opens a file that belongs to it, or returns None.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class OpenedFile(os.PathLike[str]):
         self.path = path
         self.sha256 = sha256
         self._descriptor = descriptor
-        self._beside = beside
+        self._open_beside = beside
         self._opened_as = self.identity
 
     @classmethod
@@ -90,13 +90,13 @@ class OpenedFile(os.PathLike[str]):
         a link that leads out.
         """
         if below is None:
-            return cls._of_number(path, _open(path, path, _FLAGS))
-        with _errors_of(path):
+            return cls._from_descriptor(path, _open(path, path, _FLAGS))
+        with _name_file_in_errors(path):
             number = open_below(below, path)
-        return cls._of_number(path, number)
+        return cls._from_descriptor(path, number)
 
     @classmethod
-    def _of_number(cls, path: Path, number: int) -> OpenedFile:
+    def _from_descriptor(cls, path: Path, number: int) -> OpenedFile:
         descriptor = _Descriptor(number)
         if not stat.S_ISREG(os.fstat(number).st_mode):
             raise InputError(f"{path}: expected a regular file, got a directory, pipe or device")
@@ -104,7 +104,7 @@ class OpenedFile(os.PathLike[str]):
 
     def replace(self, **changes: Any) -> OpenedFile:
         """The same open file with another `sha256` or `beside`."""
-        kept = {"sha256": self.sha256, "beside": self._beside}
+        kept = {"sha256": self.sha256, "beside": self._open_beside}
         found = OpenedFile(self.path, self._descriptor, **{**kept, **changes})
         found._opened_as = self._opened_as
         return found
@@ -140,18 +140,18 @@ class OpenedFile(os.PathLike[str]):
         held = f"/proc/self/fd/{self._descriptor.number}"
         return held if os.path.exists(held) else str(self.path)
 
-    def in_words(self, text: str) -> str:
-        """What native code says of its path, with the user's path instead."""
+    def name_path(self, text: str) -> str:
+        """Replace the descriptor's path by the user's path in a message of native code."""
         return text.replace(os.fspath(self), str(self.path))
 
-    def beside(self, name: str) -> OpenedFile | None:
-        return self._beside(name) if self._beside is not None else None
+    def open_beside(self, name: str) -> OpenedFile | None:
+        return self._open_beside(name) if self._open_beside is not None else None
 
     # ---- content --------------------------------------------------------------------------------
 
     @property
     def identity(self) -> FileIdentity:
-        return FileIdentity.of(os.fstat(self._descriptor.number))
+        return FileIdentity.from_stat(os.fstat(self._descriptor.number))
 
     def fileno(self) -> int:
         return self._descriptor.number
@@ -210,15 +210,16 @@ class OpenedFile(os.PathLike[str]):
         if os.fspath(self) != str(self.path):
             return True
         try:
-            return FileIdentity.of(os.stat(self.path))[:2] == self.identity[:2]
+            return FileIdentity.from_stat(os.stat(self.path))[:2] == self.identity[:2]
         except OSError:
             return False
 
 
 @contextlib.contextmanager
 def linked_folder(files: Sequence[Source]) -> Iterator[Path]:
-    """A private folder in which the names of `files` lead to the open files themselves, for native
-    code that finds files by their names in a folder. Nothing is copied.
+    """Make a private folder in which the names of `files` lead to the open files themselves.
+
+    Native code can then find them by their names in a folder. Nothing is copied.
     """
     try:
         made = tempfile.TemporaryDirectory(prefix="boardfit-")  # mode 0700
@@ -292,7 +293,9 @@ class OpenedFolder:
         *folders, last = name.split("/")
         for folder in folders:
             held = _Descriptor(_open(folder, shown, _FLAGS | _DIRECTORY | _NOFOLLOW, held.number))
-        return OpenedFile._of_number(shown, _open(last, shown, _FLAGS | _NOFOLLOW, held.number))
+        return OpenedFile._from_descriptor(
+            shown, _open(last, shown, _FLAGS | _NOFOLLOW, held.number)
+        )
 
     def find(self, name: str) -> OpenedFile | None:
         """The file with this plain name, None where nothing has it. Raises like `open`."""
@@ -308,7 +311,7 @@ class OpenedFolder:
 
 
 def _open(name: str | Path, shown: Path, flags: int, folder: int | None = None) -> int:
-    with _errors_of(shown):
+    with _name_file_in_errors(shown):
         try:
             return os.open(name, flags, dir_fd=folder)
         except OSError:
@@ -318,8 +321,8 @@ def _open(name: str | Path, shown: Path, flags: int, folder: int | None = None) 
 
 
 @contextlib.contextmanager
-def _errors_of(path: Path) -> Iterator[None]:
-    """Say of `path` what the system says of opening a file."""
+def _name_file_in_errors(path: Path) -> Iterator[None]:
+    """Turn the system's errors of opening a file into errors that name `path`."""
     try:
         yield
     except InputError:

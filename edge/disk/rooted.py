@@ -43,7 +43,7 @@ _SAFE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os,
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _SAFE
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """The default step callback: it does nothing."""
 
 
@@ -56,7 +56,7 @@ class Root:
     """
 
     def __init__(
-        self, path: Path, step: Callable[[], None] = _nothing, *, fixed_modes: bool = False
+        self, path: Path, step: Callable[[], None] = _do_nothing, *, fixed_modes: bool = False
     ) -> None:
         self.path, self._step, self._fixed_modes = path, step, fixed_modes
         self._all_ours = False  # whether everything below is ours, root included
@@ -68,7 +68,7 @@ class Root:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
-    def below(self, path: str) -> Root:
+    def open_below(self, path: str) -> Root:
         """A root of its own for a folder below this one."""
         with self._folder(path) as fd:
             deeper = copy.copy(self)
@@ -106,15 +106,15 @@ class Root:
         todo = [""]
         while todo:
             here = todo.pop()
-            for name, info in self.entries(_joined(path, here)).items():
-                inner = _joined(here, name)
+            for name, info in self.entries(_join(path, here)).items():
+                inner = _join(here, name)
                 yield inner, info
                 if stat.S_ISDIR(info.st_mode):
-                    self._check_depth(_joined(path, inner), inner.count("/"))
+                    self._check_depth(_join(path, inner), inner.count("/"))
                     todo.append(inner)
 
     def readlink(self, path: str) -> str | None:
-        """What a link says, unchecked; None when there is no link."""
+        """The target of a link, unchecked; None when there is no link."""
         with contextlib.suppress(OSError), self._parent(path) as at:
             return os.readlink(at.name, dir_fd=at.fd)
         return None
@@ -186,7 +186,7 @@ class Root:
         info = self.stat(path)
         if info is not None and stat.S_ISREG(info.st_mode):
             raise UsageError(
-                f"{_shown(self.path / path)} is a file where boardfit needs a folder of its own",
+                f"{_show(self.path / path)} is a file where boardfit needs a folder of its own",
                 next_step="look at it and move it away, or choose another place",
             )
         with self._folder(path):  # a link is refused
@@ -205,7 +205,7 @@ class Root:
             if os.listdir(fd):
                 raise foreign(self.path / path)
             self._step()
-            with self.create(_joined(path, MARKER)) as file:
+            with self.create(_join(path, MARKER)) as file:
                 file.write(MARKER_TEXT)
                 file.flush()
                 os.fsync(file.fileno())
@@ -215,7 +215,7 @@ class Root:
 
     def is_ours(self, path: str) -> bool:
         """Whether a folder is marked."""
-        info = self.stat(_joined(path, MARKER))
+        info = self.stat(_join(path, MARKER))
         return info is not None and stat.S_ISREG(info.st_mode)
 
     def rename(self, source: str, target: str) -> None:
@@ -237,7 +237,7 @@ class Root:
             os.link(a.name, b.name, src_dir_fd=a.fd, dst_dir_fd=b.fd, follow_symlinks=False)
 
     def symlink(self, text: str, path: str) -> None:
-        """Make `path` a link that says `text`, in one rename."""
+        """Make `path` a link to `text`, in one rename."""
         fresh = fresh_name()
         self._step()
         os.symlink(text, fresh, dir_fd=self._fd)
@@ -285,8 +285,9 @@ class Root:
                 self.remove(name)
 
     def drop_foreign(self) -> None:
-        """Remove, below a marked root, all but folders and files with one name: what is written
-        into a link or into a file with a second name would appear elsewhere.
+        """Remove all but folders and files with one name below a marked root.
+
+        A write into a link, or into a file with a second name, would appear elsewhere.
         """
         for name, info in list(self.walk("")):
             alone = stat.S_ISREG(info.st_mode) and info.st_nlink <= 1
@@ -314,7 +315,7 @@ class Root:
                     continue
                 info = os.stat(inner, dir_fd=fd, follow_symlinks=False)
                 if stat.S_ISDIR(info.st_mode):
-                    self._remove_tree(fd, inner, _joined(shown, inner), depth + 1)
+                    self._remove_tree(fd, inner, _join(shown, inner), depth + 1)
                 else:
                     os.unlink(inner, dir_fd=fd)
             if MARKER in names:
@@ -331,7 +332,7 @@ class Root:
         try:
             shown = ""
             for name in _components(path):
-                shown = _joined(shown, name)
+                shown = _join(shown, name)
                 deeper = self._open_at(fd, name, _FOLDER, shown)
                 os.close(fd)
                 fd = deeper
@@ -403,7 +404,7 @@ class _Place:
 def refusal(path: Path, what: str) -> UnsafeInputError:
     """The error for something that is not the file or folder of ours that it should be."""
     return UnsafeInputError(
-        f"{_shown(path)} {what}; boardfit follows no link there and writes into nothing that leads "
+        f"{_show(path)} {what}; boardfit follows no link there and writes into nothing that leads "
         "elsewhere",
         next_step="look at it, move it away, then run the same command again",
     )
@@ -412,13 +413,13 @@ def refusal(path: Path, what: str) -> UnsafeInputError:
 def foreign(path: PurePath) -> UsageError:
     """The error for a folder that is in our way and that we did not make."""
     return UsageError(
-        f"{_shown(path)} is a folder that boardfit did not make (there is no {MARKER} in it): it "
+        f"{_show(path)} is a folder that boardfit did not make (there is no {MARKER} in it): it "
         "stays unchanged",
         next_step="look at it and move it away, or choose another place",
     )
 
 
-def _shown(path: PurePath | str) -> str:
+def _show(path: PurePath | str) -> str:
     """A path as text, whole: it has to be found again."""
     return printable(str(path), limit=4096)
 
@@ -441,7 +442,7 @@ def _components(path: str) -> list[str]:
     return names
 
 
-def _joined(folder: str, name: str) -> str:
+def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder and name else folder or name
 
 
@@ -457,7 +458,7 @@ def _open_root(path: Path) -> int:
     except OSError as error:
         if path.is_symlink():
             raise UnsafeInputError(
-                f"{_shown(path)} is a link to {_shown(os.readlink(path))}",
+                f"{_show(path)} is a link to {_show(os.readlink(path))}",
                 next_step="if that is the folder you mean, give its own path",
             ) from None
         raise error from None
@@ -485,7 +486,7 @@ class Work:
     ) -> None:
         """Rename `made`, in this folder, to the output; then remove this folder.
 
-        A folder at the output is replaced only if `may_replace` says so of it, a file only with
+        A folder at the output is replaced only if `may_replace` allows it, a file only with
         `replace_file`. Raises UsageError otherwise.
         """
         parent, target = self._parent, self.output.absolute().name
@@ -506,7 +507,7 @@ class Work:
 
 
 def check_free(output: Path, may_replace: Callable[[Path], bool] | None = None) -> None:
-    """Raise UsageError unless `output` is free, or a folder of which `may_replace` says so."""
+    """Raise UsageError unless `output` is free, or a folder that `may_replace` allows."""
     if not os.path.lexists(output):
         return
     if may_replace is None:
@@ -533,7 +534,7 @@ def work_beside(
     absolute.parent.mkdir(parents=True, exist_ok=True)
     with Root(absolute.parent.resolve()) as parent:
         parent.claim(name)
-        with parent.below(name) as root, _alone(root, what):
+        with parent.open_below(name) as root, _lock(root, what):
             work = Work(parent, root, output)
             work._take_back()
             for each in stale:
@@ -548,7 +549,7 @@ def work_beside(
 
 
 @contextmanager
-def _alone(root: Root, what: str) -> Iterator[None]:
+def _lock(root: Root, what: str) -> Iterator[None]:
     with root.resume(LOCK) as lock:
         try:
             import fcntl

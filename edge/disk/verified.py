@@ -9,7 +9,7 @@ moves ctime, which no ordinary program can set back. That holds where three thin
 - Edits through a mapping move ctime as well. ext4, XFS, Btrfs and F2FS see to that for pages that
   are clean, and a file is synced before it is hashed. A tmpfs does not. Of other file systems, of
   shares and of stacked ones we do not know it: nothing is remembered there.
-- Nobody holds back a write that began before. Who can do that can write the folder; where that
+- A write that began before is not held back. Who can do that can write the folder; where that
   matters keys are pinned, and then every byte is hashed at every start.
 """
 
@@ -60,7 +60,7 @@ class VerifiedFiles:
         except (OSError, ValueError, RecursionError):
             pass  # no cache yet, or a damaged one: everything is hashed again
 
-    def knows(self, file: OpenedFile, sha256: str) -> bool:
+    def is_known(self, file: OpenedFile, sha256: str) -> bool:
         return self._known.get(_key(file.identity)) == sha256
 
     def verify(self, file: OpenedFile, progress: Advance | None = None) -> str:
@@ -70,7 +70,7 @@ class VerifiedFiles:
         digest = file.digest(progress)
         newest_ns = max(before.mtime_ns, before.ctime_ns)
         is_settled = newest_ns < began_ns - SETTLED_NS and file.identity == before
-        if is_settled and moves_ctime(file.fileno()):
+        if is_settled and has_exact_ctime(file.fileno()):
             self._known.pop(_key(before), None)
             self._known[_key(before)] = digest
         return digest
@@ -89,7 +89,7 @@ def _key(identity: FileIdentity) -> str:
     return ":".join(map(str, identity))
 
 
-def moves_ctime(descriptor: int) -> bool:
+def has_exact_ctime(descriptor: int) -> bool:
     """Whether every edit of this open file is known to move its ctime."""
     if not sys.platform.startswith("linux"):
         return False

@@ -55,7 +55,7 @@ class StopWatcher:
 
     @property
     def active(self) -> bool:
-        """Whether anybody can ask to stop."""
+        """Whether a stop can be requested."""
         return self._stop is not None
 
     def stopped(self) -> bool:

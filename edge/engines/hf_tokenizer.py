@@ -96,7 +96,7 @@ class HfTokenizer(EngineVocabulary):
         """From `tokenizer.json` beside a model and, as far as they are there, what a checkpoint has
         beside it: `tokenizer_config.json`, `generation_config.json`, `chat_template.jinja`.
         """
-        return cls._load(model.beside, model.parent)
+        return cls._load(model.open_beside, model.parent)
 
     @classmethod
     def _load(cls, find: Callable[[str], OpenedFile | None], folder: Path) -> HfTokenizer:

@@ -13,7 +13,7 @@ from pathlib import Path
 from boardfit.edge.bundle.bundle import KIND, MANIFEST, MAX_MANIFEST_BYTES, Bundle, open_bundle
 from boardfit.edge.disk.opened_file import FileIdentity, OpenedFile, OpenedFolder, Source
 from boardfit.edge.errors import EdgeError, IntegrityError
-from boardfit.edge.trust.pins import folders_of, refuse_unsigned
+from boardfit.edge.trust.pins import list_folders, refuse_unsigned
 
 
 def model_file(path: Source) -> OpenedFile:
@@ -32,7 +32,7 @@ def model_file(path: Source) -> OpenedFile:
 
 
 def built_file(path: Path) -> OpenedFile:
-    """A file that this process has made and tries before anybody signs it. For builds only: no key
+    """A file that this process has made and tries before it is signed. For builds only: no key
     is asked for, because a build runs nothing that it did not make from sources it checked.
     """
     return OpenedFile.open(path).replace(beside=_Neighbours(path.parent))
@@ -42,7 +42,7 @@ def bundle_around(path: Path) -> Bundle | None:
     """The bundle that a file lies in, opened and checked; None where it lies in none."""
     if not os.path.exists(path):
         return None
-    for folder in reversed(folders_of(path)):  # what it really is comes last
+    for folder in reversed(list_folders(path)):  # what it really is comes last
         for place in (folder, *folder.parents):
             if _is_bundle(place):
                 return open_bundle(place)
@@ -51,7 +51,7 @@ def bundle_around(path: Path) -> Bundle | None:
 
 def file_in(bundle: Bundle, path: Path) -> OpenedFile:
     """The file of a bundle that `path` leads to. Raises IntegrityError when it is none of them."""
-    wanted = FileIdentity.of(os.stat(path))[:2]
+    wanted = FileIdentity.from_stat(os.stat(path))[:2]
     folder = OpenedFolder(bundle.path)
     for file in bundle.files:
         if folder.open(file.name).identity[:2] == wanted:

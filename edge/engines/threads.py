@@ -2,7 +2,7 @@
 
 Threads of one step wait for each other at every node of the graph, spinning. With fewer free cores
 than threads a spinning one keeps a core from the one it waits for, and a step takes not twice but
-many times as long. What tells is the share of its threads' time that a step got from the CPU
+many times as long. The measure is the share of its threads' time that a step got from the CPU
 (process CPU time over wall time times threads) together with involuntary context switches: a page
 that is read from storage lowers the share too, but is waited for voluntarily.
 
@@ -44,7 +44,7 @@ _STUCK_TIMES, _STUCK_LEAST_S = 2.5, 0.05
 # its core with another process: n − ½. Below n − ¾ (nearer to the first case), the step is stuck
 # as soon as it takes _SURELY_STUCK_TIMES its usual time.
 _SURELY_STUCK_TIMES, _ONE_CORE = 1.25, 0.75
-# How fast it is forgotten what steps took, and the tokens that tell how long a prefill takes.
+# How fast it is forgotten what steps took, and the tokens that show how long a prefill takes.
 _USUAL_STEP, _PREFILL_LEAST = 0.2, 8
 
 
@@ -119,7 +119,7 @@ class ThreadGovernor:
 
     def is_stuck(self) -> bool:
         """Asked while a step runs, by another thread: whether its threads stand in each other's way
-        so much that it had better be given up and done by fewer.
+        enough to abandon it and use fewer threads.
         """
         before = self._before
         if before is None or self._n_step < 2:

@@ -1,7 +1,7 @@
-"""Tell from its first bytes what a file really is, so that "bad magic" becomes a useful sentence.
+"""Recognise a file by its first bytes, so that "bad magic" becomes a useful sentence.
 
 Downloads go wrong in a few known ways: a log-in page saved as a model, a Git-LFS pointer, an
-archive that was not unpacked. `foreign` names them and says what to do next.
+archive that was not unpacked. `foreign` names them and what to do next.
 """
 
 from __future__ import annotations

@@ -50,8 +50,10 @@ Dim = int | str | None
 
 @dataclass(frozen=True)
 class ValueInfo:
-    """One input or output of the graph: `shape` has a number per fixed dimension, a name per
-    symbolic one, None per unknown one; it is None itself where the file does not say.
+    """One input or output of the graph.
+
+    `shape` has a number per fixed dimension, a name per symbolic one, None per unknown one. It is
+    None itself if the file does not state it.
     """
 
     name: str
@@ -60,7 +62,7 @@ class ValueInfo:
 
 
 @dataclass(frozen=True)
-class TensorInfo:
+class OnnxTensor:
     """One stored tensor. `external` is the file beside the model that holds it, or None."""
 
     name: str
@@ -87,7 +89,7 @@ class NodeInfo:
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """What the header says; `external_files` are names of files in the model's folder."""
+    """Content of the header; `external_files` are names of files in the model's folder."""
 
     path: Source
     ir_version: int
@@ -96,7 +98,7 @@ class OnnxModel:
     inputs: tuple[ValueInfo, ...]
     outputs: tuple[ValueInfo, ...]
     nodes: tuple[NodeInfo, ...]
-    tensors: tuple[TensorInfo, ...]
+    tensors: tuple[OnnxTensor, ...]
     external_files: tuple[str, ...]
     nbytes: int
 
@@ -111,7 +113,7 @@ class OnnxModel:
     @property
     def files(self) -> tuple[Source, ...]:
         """The model file and the files of its external data."""
-        return (self.path, *(_beside(self.path, name) for name in self.external_files))
+        return (self.path, *(_find_data_file(self.path, name) for name in self.external_files))
 
 
 def read_onnx(path: Source | str) -> OnnxModel:
@@ -141,7 +143,7 @@ def read_onnx(path: Source | str) -> OnnxModel:
             next_step="pass the .onnx file that an exporter wrote, whole",
         )
     external = _check_external(path, found.external)
-    stored = tuple(_sized(path, tensor, external) for tensor in found.tensors)
+    stored = tuple(_measure_tensor(path, tensor, external) for tensor in found.tensors)
     names = {tensor.name for tensor in stored}
     return OnnxModel(
         path=path,
@@ -230,7 +232,7 @@ def _text(value: int | _Span) -> str:
     return value.text() if isinstance(value, _Span) else ""
 
 
-def _signed(value: int) -> int:
+def _to_signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
@@ -335,7 +337,7 @@ def _read_attribute(span: _Span, ints: dict[str, int], found: _Collected, depth:
         if number == 1:
             name = _text(value)
         elif number == 3 and isinstance(value, int):
-            number_value = _signed(value)
+            number_value = _to_signed(value)
         elif number in (5, 10) and isinstance(value, _Span):
             _add_tensor(value, found)
         elif number in (6, 11) and isinstance(value, _Span):
@@ -351,7 +353,7 @@ def _add_tensor(span: _Span, found: _Collected) -> None:
     for number, value in span.fields():
         if number == 1:
             dims = [value] if isinstance(value, int) else list(value.packed())
-            tensor.shape += [_signed(d) for d in dims]
+            tensor.shape += [_to_signed(d) for d in dims]
         elif number == 2 and isinstance(value, int):
             tensor.data_type = value
         elif number == 8:
@@ -425,7 +427,7 @@ def _read_tensor_type(span: _Span) -> tuple[str, tuple[Dim, ...] | None]:
 def _read_dim(span: _Span) -> Dim:
     for number, value in span.fields():
         if number == 1 and isinstance(value, int):
-            size = _signed(value)
+            size = _to_signed(value)
             if size >= _MAX_DIM:
                 raise UnsafeInputError(f"{span.path}: a dimension of {size}")
             return size if size >= 0 else None
@@ -466,28 +468,28 @@ def _check_external(path: Source, tensors: list[_RawTensor]) -> dict[str, int]:
             )
         if not stat.S_ISREG(info.st_mode):
             raise UnsafeInputError(f"{path}: its data file {name} is not a regular file")
-        sizes[location] = _beside(path, name).stat().st_size
+        sizes[location] = _find_data_file(path, name).stat().st_size
     return {location.removeprefix("./"): size for location, size in sizes.items()}
 
 
-def _beside(path: Source, name: str) -> Source:
+def _find_data_file(path: Source, name: str) -> Source:
     """A file in the folder of a model. Raises InputError when it belongs to something else."""
     if not isinstance(path, OpenedFile):
         return path.parent / name
-    found = path.beside(name)
+    found = path.open_beside(name)
     if found is None:
         raise InputError(f"{path}: its data file {name} is not part of the bundle")
     return found
 
 
-def _sized(path: Source, tensor: _RawTensor, external: dict[str, int]) -> TensorInfo:
+def _measure_tensor(path: Source, tensor: _RawTensor, external: dict[str, int]) -> OnnxTensor:
     name, bits = DATA_TYPES.get(tensor.data_type, (f"type {tensor.data_type}", 0))
     count = 1
     for extent in tensor.shape:
         count *= extent
     expected = -(-count * bits // 8)
     if tensor.location is None:
-        return TensorInfo(tensor.name, name, tuple(tensor.shape), None, tensor.stored_bytes)
+        return OnnxTensor(tensor.name, name, tuple(tensor.shape), None, tensor.stored_bytes)
     location = tensor.location.removeprefix("./")
     length = expected if tensor.length is None else tensor.length
     if tensor.offset + length > external[location]:
@@ -501,4 +503,4 @@ def _sized(path: Source, tensor: _RawTensor, external: dict[str, int]) -> Tensor
             f"{path}: tensor {printable(tensor.name)} of shape {list(tensor.shape)} {name} takes "
             f"{expected} bytes, its data has {length}"
         )
-    return TensorInfo(tensor.name, name, tuple(tensor.shape), location, length)
+    return OnnxTensor(tensor.name, name, tuple(tensor.shape), location, length)

@@ -73,7 +73,7 @@ class SafetensorsHeader:
 
 
 def read_header(path: Path | str, *, below: Path | None = None) -> SafetensorsHeader:
-    """Check the header of the safetensors file at `path` and return what it says. `below` is of
+    """Check the header of the safetensors file at `path` and return its content. `below` is of
     `boardfit.edge.files.kind.open_regular`.
 
     Raises InputError for what is not a whole safetensors file (a pickle, an HTML page, a truncated
@@ -92,8 +92,10 @@ def read_header(path: Path | str, *, below: Path | None = None) -> SafetensorsHe
 
 
 def parse_header(data: bytes, *, file_size: int, name: str) -> SafetensorsHeader:
-    """`read_header` for bytes in memory: `data` is the beginning of a file of `file_size` bytes
-    and holds at least its header; `name` is what errors call it.
+    """Read a header like `read_header`, from bytes in memory.
+
+    `data` is the beginning of a file of `file_size` bytes and holds at least its header. Errors
+    call it `name`.
     """
     length = _header_length(data, file_size, name)
     parser = _Parser(data, 8, min(8 + length, len(data)), printable(name))
@@ -163,7 +165,7 @@ class _Parser:
             self.refuse(f"expected {expected!r}, got {found}")
         self.pos += 1
 
-    def more(self, close: str, *, first: bool) -> bool:
+    def has_more(self, close: str, *, first: bool) -> bool:
         """Whether another item comes before `close`; steps over the comma or `close`."""
         if self.peek() == ord(close):
             self.pos += 1
@@ -219,7 +221,7 @@ class _Parser:
     def integers(self, limit: int, what: str) -> tuple[int, ...]:
         self.take("[")
         values: list[int] = []
-        while self.more("]", first=not values):
+        while self.has_more("]", first=not values):
             if len(values) == limit:
                 self.refuse(f"{what} has more than {limit} numbers")
             values.append(self.integer(what))
@@ -230,7 +232,7 @@ def _parse_document(parser: _Parser) -> tuple[dict[str, SafetensorsTensor], dict
     tensors: dict[str, SafetensorsTensor] = {}
     metadata: dict[str, str] | None = None
     parser.take("{")
-    while parser.more("}", first=not tensors and metadata is None):
+    while parser.has_more("}", first=not tensors and metadata is None):
         at = parser.pos
         name = parser.string(MAX_NAME_BYTES, "a tensor name")
         if name in tensors or (name == "__metadata__" and metadata is not None):
@@ -250,7 +252,7 @@ def _parse_document(parser: _Parser) -> tuple[dict[str, SafetensorsTensor], dict
 def _parse_metadata(parser: _Parser) -> dict[str, str]:
     metadata: dict[str, str] = {}
     parser.take("{")
-    while parser.more("}", first=not metadata):
+    while parser.has_more("}", first=not metadata):
         if len(metadata) == MAX_METADATA_ENTRIES:
             parser.refuse(f"more than {MAX_METADATA_ENTRIES} metadata entries")
         at = parser.pos
@@ -269,7 +271,7 @@ def _parse_tensor(parser: _Parser, what: str) -> SafetensorsTensor:
     offsets: tuple[int, ...] | None = None
     seen: set[str] = set()
     parser.take("{")
-    while parser.more("}", first=not seen):
+    while parser.has_more("}", first=not seen):
         key = parser.string(64, f"a field of {what}")
         if key in seen:
             parser.refuse(f"{what} has {key!r} twice")

@@ -4,6 +4,6 @@ adb.
     edge flash BUNDLE dir:/media/card            edge flash BUNDLE ssh://pi@kitchen/opt/boardfit
     edge flash BUNDLE adb://SERIAL               edge rollback TARGET
 
-What becomes of the files once they are there (releases, the switch, the health gate) is the room
+The use of the files once they are there (releases, the switch, the health gate) is the room
 `boardfit.edge.slots`.
 """

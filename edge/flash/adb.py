@@ -2,7 +2,7 @@
 
 adb pushes whole files, keeps nothing of one that was cut short, and checks nothing. So a file goes
 in parts, each pushed under a name of its own and appended on the device; the length of what is
-there says which part is next, and the device's own sha256 says whether all is well.
+there gives the next part, and the device's own sha256 shows whether all is well.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.edge.errors import DeviceUnreachableError, EdgeError, UsageError
-from boardfit.edge.flash.session import Done, Session
+from boardfit.edge.flash.session import Done, ShellSession
 from boardfit.edge.flash.shell_files import ShellFiles, capture_system, shell_error
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.probe.system import CapturedSystem
@@ -134,9 +134,9 @@ class AdbChannel:
     def argv(self, script: str) -> list[str]:
         return ["adb", "-s", self.serial, "shell", "-T", f"exec sh -c {shlex.quote(script)}"]
 
-    def lost(self, done: Done) -> EdgeError | None:
-        said = done.err.strip().splitlines()
-        last = said[-1] if said else ""
+    def find_connection_error(self, done: Done) -> EdgeError | None:
+        lines = done.err.strip().splitlines()
+        last = lines[-1] if lines else ""
         if not last.startswith(("error:", "adb:")) or not any(t in last for t in _TROUBLE):
             return None
         return DeviceUnreachableError(
@@ -154,7 +154,7 @@ class AdbBoard:
         self._channel = AdbChannel(target)
         self.place = self._channel.place
         self._part_bytes = part_bytes
-        self._session = Session(self._channel)
+        self._session = ShellSession(self._channel)
         self.files = ShellFiles(self._session, target.folder)
 
     def resume_from(self, n_there: int) -> int:
@@ -183,9 +183,11 @@ class AdbBoard:
             timeout_s=_PART_S,
         )
         if got.returncode != 0:
-            said = (got.stderr or got.stdout).decode("utf-8", "replace")
-            done = Done(got.returncode, b"", said)
-            raise self._channel.lost(done) or shell_error(self.place, said, done.rc)
+            text = (got.stderr or got.stdout).decode("utf-8", "replace")
+            done = Done(got.returncode, b"", text)
+            raise self._channel.find_connection_error(done) or shell_error(
+                self.place, text, done.rc
+            )
 
     def _append(self, pushed: str, part: str, offset: int) -> None:
         root = self.files.root

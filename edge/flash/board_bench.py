@@ -21,8 +21,8 @@ from boardfit.edge.bench.store import append_lines, append_results
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import EngineError, IntegrityError, UsageError
 from boardfit.edge.flash.board import Board
-from boardfit.edge.flash.gate import find_edge, how_it_died
-from boardfit.edge.flash.phone_gate import bench_script, carries_tools
+from boardfit.edge.flash.gate import explain_end, find_edge
+from boardfit.edge.flash.phone_gate import bench_script, has_tools
 from boardfit.edge.progress import Reporter
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
@@ -64,7 +64,7 @@ def bench_board(
             next_step="put it into its board and use ssh://user@host/path",
         )
     slots = Slots(board.files)
-    with slots.locked():
+    with slots.hold_lock():
         current = slots.current()
         if current is None:
             raise EngineError(f"{board.place} has no current release", next_step="edge flash")
@@ -76,7 +76,7 @@ def bench_board(
         done = board.execute(script, timeout_s=_BENCH_S)
         if done.rc != 0:
             raise EngineError(
-                f"{board.place}: edge bench failed there: {how_it_died(done)}",
+                f"{board.place}: edge bench failed there: {explain_end(done)}",
                 next_step="edge slots check on the board shows whether the release still works",
             )
         reporter.stage("bringing the results")
@@ -87,7 +87,7 @@ def bench_command(board: Board, bundle: Bundle, result: str, options: BenchOptio
     """The shell command that measures, and leaves its results in the file `result`."""
     root = board.files.root
     folder = f"{root}/{layout.bundle_folder(bundle.id)}"
-    if carries_tools(bundle):
+    if has_tools(bundle):
         return bench_script(bundle, folder, f"{root}/{result}", options.repeats or 5)
     edge = find_edge(board, bundle)
     if edge is None:

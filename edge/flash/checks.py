@@ -43,7 +43,7 @@ exit 0
 
 @dataclass(frozen=True)
 class BoardFacts:
-    """What decides whether an engine loads; None where the board did not tell."""
+    """What decides whether an engine loads; None if the board did not report it."""
 
     machine: str | None = None
     bits: int | None = None
@@ -72,7 +72,7 @@ def _version(text: Any) -> tuple[int, int] | None:
 
 
 def check_board(board: Board, bundle: Bundle, *, force: bool) -> list[str]:
-    """Notes for the report. A mounted card tells nothing about the board that it goes into.
+    """Notes for the report. A mounted card reveals nothing about the board that it goes into.
 
     Raises InputError when the board is not the one planned for and `force` is off, or when the
     engine in the bundle cannot run there.

@@ -20,6 +20,7 @@ from boardfit.edge.flash.media.options import MediaOptions
 from boardfit.edge.flash.rehearsal import rehearse
 from boardfit.edge.flash.target import MEDIA, SHAPES, parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy
+from boardfit.edge.option_groups import GroupedCommand
 from boardfit.edge.progress import ProgressLine, TerminalReporter
 from boardfit.edge.slots.health import MAX_MEMORY, MIN_SPEED
 from boardfit.edge.slots.store import Slots
@@ -27,7 +28,9 @@ from boardfit.edge.trust.ssh_formats import ALGORITHM
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 
-@click.command("flash", short_help="Put a bundle on a board, image, card or folder.")
+@click.command(
+    "flash", cls=GroupedCommand, short_help="Put a bundle on a board, image, card or folder."
+)
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("target", required=False)
 @click.option(
@@ -209,7 +212,7 @@ def rollback_command(
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
     try:
         slots = Slots(board.files)
-        with slots.locked(wait_s):
+        with slots.hold_lock(wait_s):
             before, after = slots.rollback(to)
     finally:
         board.close()

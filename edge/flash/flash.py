@@ -20,7 +20,7 @@ from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.disk.rooted import MARKER
 from boardfit.edge.errors import EdgeError, EngineError
 from boardfit.edge.flash.board import Board
-from boardfit.edge.flash.gate import Verdict, engine_bytes, install_engine, try_release
+from boardfit.edge.flash.gate import GateVerdict, engine_bytes, install_engine, try_release
 from boardfit.edge.flash.transfer import (
     Sent,
     bring,
@@ -28,7 +28,7 @@ from boardfit.edge.flash.transfer import (
     plan_transfer,
     wanted_files,
 )
-from boardfit.edge.flash.trust import Admission, SignaturePolicy, admit, check_on_board
+from boardfit.edge.flash.trust import SignatureAdmission, SignaturePolicy, admit, check_on_board
 from boardfit.edge.progress import Reporter
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.health import MAX_MEMORY, MIN_SPEED, Health
@@ -95,7 +95,7 @@ def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporte
     started_s = time.monotonic()
     slots = Slots(board.files)
     report = FlashReport(board.place, bundle.id, bundle.name, n_bytes=bundle.n_bytes)
-    with slots.locked(options.wait_s):
+    with slots.hold_lock(options.wait_s):
         admission = admit(bundle, slots, options.signature)
         tidy(slots, bundle)
         report.previous = slots.current()
@@ -188,16 +188,17 @@ def transfer(
     files.remove([layout.INCOMING])
 
 
-def pin(slots: Slots, admission: Admission, report: FlashReport) -> None:
-    """Pin the keys that were asked for, now that what is current is signed by one of them: at no
-    moment is a release pinned out of its own board.
+def pin(slots: Slots, admission: SignatureAdmission, report: FlashReport) -> None:
+    """Pin the requested keys, once a release signed by one of them is current.
+
+    So a release is never pinned out of its own board.
     """
     if admission.to_pin:
         pin_keys(slots.files, admission.to_pin)
         report.pinned = [key.fingerprint for key in admission.to_pin]
 
 
-def gate(slots: Slots, bundle: Bundle, verdict: Verdict, report: FlashReport) -> None:
+def gate(slots: Slots, bundle: Bundle, verdict: GateVerdict, report: FlashReport) -> None:
     """Keep what was measured; raise EngineError when the release must not be used."""
     report.health = verdict.health
     report.notes += verdict.notes

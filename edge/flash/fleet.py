@@ -29,7 +29,7 @@ Outcome = Literal["flashed", "failed", "not started"]
 
 @dataclass(frozen=True)
 class BoardResult:
-    """What became of one board. `exit_code` is that of its own `edge flash`."""
+    """The outcome of one board. `exit_code` is that of its own `edge flash`."""
 
     name: str
     target: str
@@ -93,7 +93,7 @@ def run_wave(
     boards = {board.name: board for board in wave}
     config = api.Config(PARALLEL=min(parallel, len(boards)))
     state = api.State(api.Inventory((list(boards), {})), config)
-    logging.getLogger("pyinfra").setLevel(logging.CRITICAL)  # our own results say more
+    logging.getLogger("pyinfra").setLevel(logging.CRITICAL)  # our own results hold more
 
     def flash_one(state: Any, host: Any) -> bool:
         board = boards[host.name]
@@ -104,7 +104,7 @@ def run_wave(
     for host in state.inventory:
         state.activate_host(host)  # without connecting: the operation has its own way there
     add_op(state, python.call, function=flash_one)
-    # "No hosts remaining": all of this wave failed, and the results say why.
+    # "No hosts remaining": all of this wave failed, and the results show why.
     with contextlib.suppress(failure):
         run_ops(state)
 
@@ -117,8 +117,8 @@ def flash_process(board: FleetBoard, arguments: Sequence[str]) -> BoardResult:
     record = last_record(done.stdout)
     if done.returncode == 0 and record.get("kind") == "boardfit-flash":
         return BoardResult(board.name, board.target, "flashed", seconds, 0, report=record)
-    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    message = record.get("message") or (said[-1] if said else "no message")
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    message = record.get("message") or (lines[-1] if lines else "no message")
     return BoardResult(
         board.name,
         board.target,

@@ -1,5 +1,7 @@
-"""Run the health gate in the release's own environment, else with the board's own `edge`, else (a
-mounted card) with this machine's engine, which cannot measure speed or memory.
+"""Run the health gate with the engine that the release will use.
+
+That is the release's own environment, else the board's own `edge`. For a mounted card it is this
+machine's engine, which cannot measure speed or memory.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import EngineError, InputError
 from boardfit.edge.flash.board import Board
-from boardfit.edge.flash.phone_gate import carries_tools, read_answer, try_tools
+from boardfit.edge.flash.phone_gate import has_tools, read_answer, try_tools
 from boardfit.edge.flash.service_units import INSTALL_SCRIPT
 from boardfit.edge.flash.session import Done
 from boardfit.edge.process.child import python_argv
@@ -26,8 +28,8 @@ _INSTALL_S, _TRY_S = 900, 900
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """`failures` keep the release from being used; `notes` say what could not be checked."""
+class GateVerdict:
+    """`failures` keep the release from being used; `notes` list what could not be checked."""
 
     health: Health | None = None
     failures: list[str] = field(default_factory=list)
@@ -35,7 +37,7 @@ class Verdict:
     next_step: str = "edge rehearse BUNDLE --device BOARD shows the same without the board"
 
 
-def carries_engine(bundle: Bundle) -> bool:
+def has_engine(bundle: Bundle) -> bool:
     """Whether the bundle brings its own engine (`edge build --with-engine`)."""
     return any(file.name == INSTALL_SCRIPT for file in bundle.files)
 
@@ -56,7 +58,7 @@ def install_engine(board: Board, bundle: Bundle, reporter: Reporter) -> None:
 
     Raises EngineError with the installer's last words.
     """
-    if not carries_engine(bundle) or not board.is_running:
+    if not has_engine(bundle) or not board.is_running:
         return
     reporter.stage("installing the engine")
     root = board.files.root
@@ -72,11 +74,11 @@ def install_engine(board: Board, bundle: Bundle, reporter: Reporter) -> None:
 
 def try_release(
     board: Board, bundle: Bundle, min_speed: float, max_memory: float, *, quick: bool = False
-) -> Verdict:
+) -> GateVerdict:
     """Load the release on the board and ask it the fixed question. `quick` goes through `current`,
     with few tokens and without reading every byte again.
     """
-    if board.is_running and carries_tools(bundle):
+    if board.is_running and has_tools(bundle):
         return try_phone(board, bundle, min_speed)
     edge = find_edge(board, bundle)
     if edge is None:
@@ -84,7 +86,7 @@ def try_release(
             "there is no edge on the board and none in the bundle: hashes were verified, but "
             "nothing was loaded; edge build --with-engine brings an engine along"
         )
-        return Verdict(notes=[note])
+        return GateVerdict(notes=[note])
     root = board.files.root
     folder = layout.CURRENT if quick else layout.release_folder(bundle.id)
     if quick and board.files.pointer() != layout.release_folder(bundle.id):
@@ -94,13 +96,15 @@ def try_release(
         command += " --quick"
     done = board.execute(command, timeout_s=_TRY_S)
     if (health := read_report(done)) is None:
-        return Verdict(failures=[how_it_died(done)])
+        return GateVerdict(failures=[explain_end(done)])
     notes = []
     if not board.is_running:
         health = replace(health, decode_tps=None, peak_rss_bytes=None)
-        notes = ["tried with this machine's engine: speed and memory are the board's to tell"]
+        notes = ["tried with this machine's engine: the board's speed and memory may differ"]
         if health.error is not None and health.error_kind == "EngineMissingError":
-            return Verdict(notes=["hashes were verified; this machine has no engine to load it"])
+            return GateVerdict(
+                notes=["hashes were verified; this machine has no engine to load it"]
+            )
     elif bundle.plan.decode_tps is None:
         notes = ["the plan predicts no speed for this board, so that none was asked for"]
     if health.emulator_bytes is not None:
@@ -109,17 +113,17 @@ def try_release(
             "counted, and its speed is not the board's"
         )
     failures = judge(health, bundle.plan, min_speed=min_speed, max_memory=max_memory)
-    return Verdict(health, failures, notes)
+    return GateVerdict(health, failures, notes)
 
 
-def try_phone(board: Board, bundle: Bundle, min_speed: float) -> Verdict:
+def try_phone(board: Board, bundle: Bundle, min_speed: float) -> GateVerdict:
     """Ask the bundle's static programs the fixed question."""
     folder = f"{board.files.root}/{layout.bundle_folder(bundle.id)}"
     done = try_tools(board, bundle, folder, _TRY_S)
     if (health := read_answer(done)) is None:
-        return Verdict(failures=[how_it_died(done)])
-    notes = ["a static program does not tell its memory, so that it was not judged"]
-    return Verdict(health, judge(health, bundle.plan, min_speed=min_speed), notes)
+        return GateVerdict(failures=[explain_end(done)])
+    notes = ["a static program does not report its memory, so it was not judged"]
+    return GateVerdict(health, judge(health, bundle.plan, min_speed=min_speed), notes)
 
 
 def find_edge(board: Board, bundle: Bundle) -> str | None:
@@ -143,7 +147,7 @@ def read_report(done: Done) -> Health | None:
         return None
 
 
-def how_it_died(done: Done) -> str:
+def explain_end(done: Done) -> str:
     """Why a check left without a report."""
     if name := name_signal(done.rc):
         what = {

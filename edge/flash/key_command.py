@@ -19,7 +19,7 @@ from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.connection_options import ssh_config_option, wait_option
 from boardfit.edge.flash.target import parse_flash_target
-from boardfit.edge.flash.trust import KIND, refused
+from boardfit.edge.flash.trust import KIND, explain_refusal
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.slots.trust import pin_keys, pinned_keys
 from boardfit.edge.trust.bundle_signature import SIGNATURE, accepting_key
@@ -151,7 +151,7 @@ def unpin_command(
         else:
             assert key_text is not None
             pinned = pinned_keys(board.files)
-            gone = named(key_text, pinned, board.place)
+            gone = find_keys(key_text, pinned, board.place)
             keys = tuple(pinned_key for pinned_key in pinned if pinned_key not in gone)
             if not keys:
                 raise UsageError(
@@ -202,7 +202,7 @@ def changing(target: str, ssh_config: Path | None, wait_s: float) -> Iterator[tu
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
     try:
         slots = Slots(board.files)
-        with slots.locked(wait_s):
+        with slots.hold_lock(wait_s):
             yield board, slots
     finally:
         board.close()
@@ -213,7 +213,7 @@ def change_pins(slots: Slots, keys: tuple[PublicKey, ...], force: bool) -> list[
 
     Raises UsageError when the board could not start its current release any more.
     """
-    why = refused(slots, slots.current(), keys)
+    why = explain_refusal(slots, slots.current(), keys)
     if why and not force:
         raise UsageError(
             f"with only these keys the board would not start what it has: {why}",
@@ -222,12 +222,12 @@ def change_pins(slots: Slots, keys: tuple[PublicKey, ...], force: bool) -> list[
         )
     pin_keys(slots.files, keys)
     notes = [f"the current release will not start: {why}"] if why else []
-    if refused(slots, slots.previous(), keys):
+    if explain_refusal(slots, slots.previous(), keys):
         notes.append("the previous release is signed by none of these keys: no rollback to it")
     return notes
 
 
-def named(text: str, pinned: Sequence[PublicKey], place: str) -> list[PublicKey]:
+def find_keys(text: str, pinned: Sequence[PublicKey], place: str) -> list[PublicKey]:
     """The pinned keys that the user means. Raises InputError when there is none."""
     found = [key for key in pinned if key.fingerprint == text]
     if not found:

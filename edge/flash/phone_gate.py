@@ -1,7 +1,7 @@
 """The health gate on a phone, which has no Python: the bundle's static programs answer instead.
 
 The variant is chosen as the phone would choose it, by the dot products in its /proc/cpuinfo. What
-the program says on stderr gives the speed; the memory of a program that has ended is not known.
+the program prints on stderr gives the speed; the memory of a program that has ended is not known.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TTFT = re.compile(r"prompt eval time = +([\d.]+) ms")
 _N_OUT = re.compile(r"(?<!prompt )eval time = +[\d.]+ ms / +(\d+) runs")
 
 
-def carries_tools(bundle: Bundle) -> bool:
+def has_tools(bundle: Bundle) -> bool:
     """Whether the bundle brings static programs instead of wheels."""
     return any(file.name.endswith(f"/{PROGRAM}") for file in bundle.files)
 
@@ -65,7 +65,7 @@ def _number(value: object) -> str:
     """A number of the plan for a shell line. Raises InputError for anything else."""
     if type(value) is not int or not 0 < value < 1 << 31:
         raise InputError(
-            f"the plan says {printable(repr(value), 40)}, expected a whole number",
+            f"the plan has {printable(repr(value), 40)}, expected a whole number",
             next_step="build the bundle again",
         )
     return str(value)

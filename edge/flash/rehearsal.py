@@ -10,7 +10,7 @@ import json
 
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import EngineError
-from boardfit.edge.flash.gate import carries_engine
+from boardfit.edge.flash.gate import has_engine
 from boardfit.edge.process.child import decode_output, python_argv, run_child
 from boardfit.edge.progress import Reporter
 from boardfit.edge.requirements import install_line
@@ -23,7 +23,7 @@ def rehearse(bundle: Bundle, reporter: Reporter) -> str | None:
 
     Raises EngineError with what the rehearsal found.
     """
-    if not carries_engine(bundle):
+    if not has_engine(bundle):
         return None
     if not is_available():
         return f"not rehearsed: the host's packages are not installed ({install_line('host')})"

@@ -1,7 +1,7 @@
 """Keep one `sh` open on a board, so that a command costs a round trip and no login.
 
 Each command goes to the shell's standard input, wrapped so that it cannot read what follows; a
-random mark on both outputs says where its answer ends, with its exit code.
+random mark on both outputs shows where its answer ends, with its exit code.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Channel(Protocol):
         exit code.
         """
 
-    def lost(self, done: Done) -> EdgeError | None:
+    def find_connection_error(self, done: Done) -> EdgeError | None:
         """The error behind a result that is the connection's and not the script's; else None."""
 
 
-class Session:
+class ShellSession:
     """A shell on the board. Not for two threads at once."""
 
     def __init__(self, channel: Channel) -> None:
@@ -74,9 +74,9 @@ class Session:
         try:
             process.stdin.write(text.encode())
         except (BrokenPipeError, ValueError):
-            raise self._broken(b"") from None
+            raise self._broken_error(b"") from None
         outputs = self._collect(time.monotonic() + timeout_s, timeout_s)
-        (out, code), (err, _) = (self._cut(data) for data in outputs)
+        (out, code), (err, _) = (self._split(data) for data in outputs)
         return Done(int(code), out, err.decode("utf-8", "replace"))
 
     def _collect(self, end_s: float, timeout_s: float) -> tuple[bytes, bytes]:
@@ -99,7 +99,7 @@ class Session:
                     chunk = os.read(key.fd, _READ)
                     buffer += chunk
                     if not chunk:
-                        raise self._broken(bytes(got[process.stderr]))
+                        raise self._broken_error(bytes(got[process.stderr]))
                     if len(buffer) > MAX_OUTPUT:
                         self.close()
                         raise InputError(f"{self.place} sent more than {MAX_OUTPUT} bytes")
@@ -107,11 +107,11 @@ class Session:
                         selector.unregister(key.fileobj)
         return bytes(got[process.stdout]), bytes(got[process.stderr])
 
-    def _cut(self, data: bytes) -> tuple[bytes, bytes]:
+    def _split(self, data: bytes) -> tuple[bytes, bytes]:
         text, _, code = data.rpartition(b"\n" + self._mark)
         return text, code.strip() or b"0"
 
-    def _broken(self, output: bytes) -> EdgeError:
+    def _broken_error(self, output: bytes) -> EdgeError:
         process = self._process
         assert process.stderr is not None
         try:
@@ -121,7 +121,7 @@ class Session:
             pass
         self.close()
         done = Done(process.returncode or 0, b"", output.decode("utf-8", "replace"))
-        return self.channel.lost(done) or DeviceUnreachableError(
+        return self.channel.find_connection_error(done) or DeviceUnreachableError(
             f"the connection to {self.place} was lost; the current release is unchanged",
             next_step="run the same command again to resume",
         )

@@ -26,11 +26,11 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from boardfit.edge.flash.session import Done, Session
+from boardfit.edge.flash.session import Done, ShellSession
 from boardfit.edge.probe.remote import SCRIPT
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
 from boardfit.edge.process.child import PIPE, Popen, TimeoutExpired, start_child
-from boardfit.edge.slots.files import Entry, Kind, lock_refused
+from boardfit.edge.slots.files import BoardEntry, Kind, lock_error
 from boardfit.edge.slots.layout import CURRENT, LOCK
 from boardfit.edge.units import printable
 
@@ -40,7 +40,7 @@ _HELD, _BUSY = b"held\n", 75
 _GONE = "No such file or directory"
 
 #: What every script begins with. `sync FILE` flushes one file (coreutils 8.24), elsewhere all; but
-#: when a disk refuses the bytes, sync says so once, and a second one would hide it.
+#: when a disk refuses the bytes, sync reports it once, and a second one would hide it.
 PRELUDE = r"""
 export LC_ALL=C
 umask 022
@@ -86,7 +86,7 @@ away() {  # the path, then the folders of which one must be ours if the path is 
 """.replace("@MARKER@", MARKER).replace("@TEXT@", MARKER_TEXT.decode())
 
 
-def capture_system(session: Session) -> CapturedSystem:
+def capture_system(session: ShellSession) -> CapturedSystem:
     """Everything that a probe can use, as text, read by one small script."""
     mark = secrets.token_hex(16)
     done = session.run(SCRIPT.replace("@MARK@", mark), timeout_s=120)
@@ -139,7 +139,7 @@ def shell_error(place: str, output: str, rc: int) -> EdgeError:
 class ShellFiles:
     """`BoardFiles` through a session."""
 
-    def __init__(self, session: Session, root: str) -> None:
+    def __init__(self, session: ShellSession, root: str) -> None:
         self.session = session
         self._root = root
         self._holder: Popen[bytes] | None = None
@@ -148,14 +148,14 @@ class ShellFiles:
     def root(self) -> str:
         return self._root
 
-    def _quoted(self, path: str) -> str:
+    def _quote(self, path: str) -> str:
         return shlex.quote(f"{self._root}/{path}" if path else self._root)
 
     def _real(self, *paths: str) -> str:
         """A script line that refuses links among the folders on the way to these paths."""
         parts = [path.split("/") for path in paths]
         above = {"/".join(names[:n]) for names in parts for n in range(len(names))}
-        return f"real {' '.join(self._quoted(p) for p in sorted({'', *above}))}"
+        return f"real {' '.join(self._quote(p) for p in sorted({'', *above}))}"
 
     def do(self, *steps: str, timeout_s: float = 120) -> None:
         """Run steps that change something; each must succeed."""
@@ -181,16 +181,16 @@ class ShellFiles:
             self._root = f"{self.ask('pwd -P').strip()}/{self._root}"
 
     def prepare(self) -> None:
-        self.do(f"{self._real('')}; mkdir -p {self._quoted('')}")
+        self.do(f"{self._real('')}; mkdir -p {self._quote('')}")
 
-    def entries(self, folder: str) -> dict[str, Entry]:
+    def entries(self, folder: str) -> dict[str, BoardEntry]:
         found = self._find(folder, "-maxdepth 1")
         return {name: entry for name, entry in found.items() if "/" not in name}
 
-    def tree(self, folder: str) -> dict[str, Entry]:
+    def tree(self, folder: str) -> dict[str, BoardEntry]:
         return self._find(folder, "")
 
-    def _find(self, folder: str, depth: str) -> dict[str, Entry]:
+    def _find(self, folder: str, depth: str) -> dict[str, BoardEntry]:
         # Absolute names: under an emulator that translates paths, relative ones may go astray.
         top = f"{self._root}/{folder}" if folder else self._root
         at = shlex.quote(top)
@@ -210,13 +210,13 @@ class ShellFiles:
             try:
                 kind = _KINDS.get(int(mode, 16) & 0o170000, "other")
                 n = int(n_names) if kind == "file" else 1
-                found[name.removeprefix(f"{top}/")] = Entry(kind, int(size), n)
+                found[name.removeprefix(f"{top}/")] = BoardEntry(kind, int(size), n)
             except ValueError:
-                found[line] = Entry("other", 0)  # a name with a line break: never one of ours
+                found[line] = BoardEntry("other", 0)  # a name with a line break: never one of ours
         return found
 
     def read(self, path: str, limit: int) -> bytes | None:
-        at = self._quoted(path)
+        at = self._quote(path)
         done = self.session.run(
             f"{PRELUDE}{self._real(path)}\n"
             f"[ -f {at} ] && [ ! -L {at} ] || exit 9\nhead -c {limit + 1} < {at}"
@@ -228,11 +228,11 @@ class ShellFiles:
         return done.out
 
     def write(self, path: str, data: bytes) -> None:
-        fresh, at = self._quoted(fresh_name()), self._quoted(path)
-        folders = {self._quoted(""), self._quoted(path.rpartition("/")[0])}
+        fresh, at = self._quote(fresh_name()), self._quote(path)
+        folders = {self._quote(""), self._quote(path.rpartition("/")[0])}
         self.do(
             f"{self._real(path)}; real {at}",
-            # Through cat: the printf of some shells does not say why a disk takes no more.
+            # Through cat: the printf of some shells does not report why a disk takes no more.
             f"printf %s {shlex.quote(data.decode())} | cat > {fresh}",
             f"flush {fresh}",
             f"mv -f {fresh} {at}",
@@ -240,44 +240,44 @@ class ShellFiles:
         )
 
     def make_folder(self, path: str) -> None:
-        self.do(f"{self._real(f'{path}/x')}; mkdir -p {self._quoted(path)}")
+        self.do(f"{self._real(f'{path}/x')}; mkdir -p {self._quote(path)}")
 
     def claim(self, path: str) -> None:
-        at = self._quoted(path)
-        marker = self._quoted(f"{path}/{MARKER}")
+        at = self._quote(path)
+        marker = self._quote(f"{path}/{MARKER}")
         self.do(
             f"{self._real(f'{path}/x')}; mkdir -p {at}", f"mark {at}", f"flush {marker}",
             f"flush {at}",
         )  # fmt: skip
 
     def rename(self, source: str, target: str) -> None:
-        folders = {self._quoted(p.rpartition("/")[0]) for p in (source, target)}
-        at = self._quoted(target)
+        folders = {self._quote(p.rpartition("/")[0]) for p in (source, target)}
+        at = self._quote(target)
         self.do(
             f"{self._real(source, target)}; real {at}",
             f"[ ! -d {at} ] || foreign {at}",  # mv would put it inside
-            f"mv -f {self._quoted(source)} {at}",
+            f"mv -f {self._quote(source)} {at}",
             f"flush {' '.join(sorted(folders))}",
         )
 
     def remove(self, paths: Sequence[str]) -> None:
         if paths:
-            self.do(self._real(*paths), *map(self._away, paths), timeout_s=600)
+            self.do(self._real(*paths), *map(self._away_command, paths), timeout_s=600)
 
-    def _away(self, path: str) -> str:
+    def _away_command(self, path: str) -> str:
         names = path.split("/")
         above = ["/".join(names[:n]) for n in range(len(names), 0, -1)]
-        return f"away {' '.join(self._quoted(p) for p in above)}"
+        return f"away {' '.join(self._quote(p) for p in above)}"
 
     def sweep(self) -> None:
-        root = self._quoted("")
+        root = self._quote("")
         self.do(
             f"for f in {root}/{FRESH}????????????????; do "
             '[ -d "$f" ] && [ ! -L "$f" ] || rm -f -- "$f"; done'
         )
 
     def link(self, source: str, target: str) -> None:
-        a, b = self._quoted(source), self._quoted(target)
+        a, b = self._quote(source), self._quote(target)
         self.do(
             f"{self._real(source, target)}; real {a}",
             f"rm -f {b}", f"ln {a} {b} 2>/dev/null || cp {a} {b}", f"flush {b}",
@@ -285,7 +285,7 @@ class ShellFiles:
         )  # fmt: skip
 
     def copy(self, source: str, target: str) -> None:
-        a, b = self._quoted(source), self._quoted(target)
+        a, b = self._quote(source), self._quote(target)
         self.do(
             f"{self._real(source, target)}; real {a} {b}",
             f"cp --reflink=auto {a} {b} 2>/dev/null || cp {a} {b}",
@@ -293,10 +293,10 @@ class ShellFiles:
         )
 
     def sync(self, paths: Sequence[str]) -> None:
-        self.do(f"flush {' '.join(self._quoted(p) for p in paths)}", timeout_s=1800)
+        self.do(f"flush {' '.join(self._quote(p) for p in paths)}", timeout_s=1800)
 
     def digests(self, paths: Sequence[str]) -> dict[str, str | None]:
-        script = "\n".join(f"digest {self._quoted(path)}" for path in paths)
+        script = "\n".join(f"digest {self._quote(path)}" for path in paths)
         got = self.ask(script, timeout_s=3600).split()
         return {path: None if sha == "-" else sha for path, sha in zip(paths, got, strict=True)}
 
@@ -304,7 +304,7 @@ class ShellFiles:
         # Both at once: one waits for the disk, the other computes. Then the cache is let go, so
         # that the health gate reads what the disk has.
         self._still_mine()
-        at = self._quoted(path)
+        at = self._quote(path)
         script = (
             f"flush {at} & f=$!; digest {at}; wait $f || exit 1\n"
             f"dd if={at} iflag=nocache count=0 2>/dev/null || :"
@@ -314,7 +314,7 @@ class ShellFiles:
         return None if sha256 in ("", "-") else sha256
 
     def free_bytes(self) -> int:
-        root = self._quoted("")
+        root = self._quote("")
         text = self.ask(f"stat -f -c '%a %S' {root} 2>/dev/null || df -Pk {root}")
         if numbers := re.fullmatch(r"(\d+) (\d+)\s*", text):
             return int(numbers[1]) * int(numbers[2])
@@ -324,13 +324,13 @@ class ShellFiles:
     def used_bytes(self, paths: Sequence[str]) -> dict[str, int]:
         # One tree per du: a file that two of them share is counted in both.
         script = "\n".join(
-            f"n=$(du -sk {self._quoted(p)} 2>/dev/null) || n=0; echo ${{n%%[!0-9]*}}" for p in paths
+            f"n=$(du -sk {self._quote(p)} 2>/dev/null) || n=0; echo ${{n%%[!0-9]*}}" for p in paths
         )
         got = self.ask(script).split()
         return {path: int(n) * 1024 for path, n in zip(paths, got, strict=True)}
 
     def pointer(self) -> str | None:
-        at = self._quoted(CURRENT)
+        at = self._quote(CURRENT)
         script = (
             f"if [ -L {at} ]; then readlink {at}\n"
             f"elif [ -f {at} ]; then head -c 1024 < {at}; else exit 9; fi"
@@ -339,9 +339,9 @@ class ShellFiles:
         return None if done.rc else done.out.decode("utf-8", "replace").strip()
 
     def point(self, target: str) -> None:
-        at, new, root = self._quoted(CURRENT), self._quoted(fresh_name()), self._quoted("")
+        at, new, root = self._quote(CURRENT), self._quote(fresh_name()), self._quote("")
         text = shlex.quote(target)
-        if self._links_can_be_switched:
+        if self._can_switch_links:
             steps = [f"ln -s {text} {new}", f"mv -T -f {new} {at}"]
         else:
             steps = [
@@ -353,11 +353,11 @@ class ShellFiles:
         self.do(self._real(CURRENT), *steps, f"flush {root}")
 
     @functools.cached_property
-    def _links_can_be_switched(self) -> bool:
+    def _can_switch_links(self) -> bool:
         """Whether links exist there, and `mv -T` renames one over another. A plain mv moves into
         the folder that the old one names, and toybox's -T refuses it (0.8.9).
         """
-        scratch = self._quoted(fresh_name())
+        scratch = self._quote(fresh_name())
         text = self.ask(
             f"mkdir {scratch} && cd {scratch} && mkdir d && "
             "ln -s d a 2>/dev/null && ln -s d b && mv -T -f b a 2>/dev/null && "
@@ -373,7 +373,7 @@ class ShellFiles:
         end_s = time.monotonic() + wait_s
         while (holder := self._try_lock()) is None:
             if time.monotonic() >= end_s:
-                raise lock_refused(self.session.place, wait_s)
+                raise lock_error(self.session.place, wait_s)
             time.sleep(0.5)
         stop = threading.Event()
         beat = threading.Thread(target=_heartbeat, args=(holder, stop), daemon=True)
@@ -388,7 +388,7 @@ class ShellFiles:
             _end(holder)
 
     def _try_lock(self) -> Popen[bytes] | None:
-        holder = start_child(self.session.channel.argv(lock_script(self._quoted(""))), stdin=PIPE)
+        holder = start_child(self.session.channel.argv(lock_script(self._quote(""))), stdin=PIPE)
         assert holder.stdout is not None and holder.stderr is not None
         # EOF comes when it refuses or the connection breaks.
         if holder.stdout.readline() == _HELD:
@@ -398,7 +398,9 @@ class ShellFiles:
         done = Done(holder.returncode, b"", err)
         if holder.returncode == _BUSY:
             return None
-        raise self.session.channel.lost(done) or shell_error(self.session.place, err, done.rc)
+        raise self.session.channel.find_connection_error(done) or shell_error(
+            self.session.place, err, done.rc
+        )
 
     def _still_mine(self) -> None:
         if self._holder is not None and self._holder.poll() is not None:
@@ -410,7 +412,7 @@ class ShellFiles:
 
 
 def lock_script(root: str) -> str:
-    """Takes the lock, says `held`, and keeps it until its standard input ends or falls silent.
+    """Takes the lock, prints `held`, and keeps it until its standard input ends or falls silent.
     `flock` where there is one, else a folder that names its owner.
     """
     return f"""

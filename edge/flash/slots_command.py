@@ -142,7 +142,7 @@ def remove_command(target: str, release: str, ssh_config: Path | None) -> None:
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
     try:
         store = Slots(board.files)
-        with store.locked():
+        with store.hold_lock():
             found = store.find(release)
             store.remove([found])
     finally:

@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 
 from boardfit.edge.errors import EdgeError, InputError
-from boardfit.edge.flash.session import Done, Session
+from boardfit.edge.flash.session import Done, ShellSession
 from boardfit.edge.flash.shell_files import ShellFiles, capture_system, shell_error
-from boardfit.edge.flash.ssh_channel import HAS_AES, SshChannel, computes_aes
+from boardfit.edge.flash.ssh_channel import HAS_AES, SshChannel, has_aes
 from boardfit.edge.flash.stream import BLOCK, send_stream
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.probe.system import CapturedSystem
@@ -55,7 +55,7 @@ class SshBoard:
         self.place = str(target)
         try:
             self._channel.connect()
-            self._session = Session(self._channel)
+            self._session = ShellSession(self._channel)
             self.files = ShellFiles(self._session, target.folder)
             self.files.resolve()
         except BaseException:
@@ -76,7 +76,7 @@ class SshBoard:
     @cached_property
     def _quick(self) -> SshChannel | None:
         """A second connection for what is large; None where it would not be quicker."""
-        if not computes_aes() or self._session.run(HAS_AES).rc != 0:
+        if not has_aes() or self._session.run(HAS_AES).rc != 0:
             return None
         return self._channel.quicker()
 
@@ -94,7 +94,7 @@ class SshBoard:
         if size == offset:
             return 0
         command = ["sftp", "-q", "-b", "-", *self._channel.options(), "--", self._channel.address]
-        batch = f"reput {sftp_quoted(str(source.absolute()))} {sftp_quoted(path)}\n"
+        batch = f"reput {quote_sftp(str(source.absolute()))} {quote_sftp(path)}\n"
         seen = offset
         with start_child(command, stdin=PIPE, stdout=DEVNULL) as process:
             assert process.stdin is not None and process.stderr is not None
@@ -110,7 +110,9 @@ class SshBoard:
                 seen = n_there
             output = process.stderr.read().decode("utf-8", "replace")
         if process.returncode != 0:
-            lost = self._channel.lost(Done(255 if "onnection" in output else 1, b"", output))
+            lost = self._channel.find_connection_error(
+                Done(255 if "onnection" in output else 1, b"", output)
+            )
             raise lost or shell_error(self.place, output, process.returncode)
         progress(size - seen)
         return size - offset
@@ -169,7 +171,7 @@ class SshBoard:
 
     def _rsync_error(self, code: int, output: str) -> EdgeError:
         if code in (10, 12, 30, 35, 255) and "No space left" not in output:
-            return self._channel.lost(Done(255, b"", output)) or InputError(output)
+            return self._channel.find_connection_error(Done(255, b"", output)) or InputError(output)
         return shell_error(self.place, output, code)
 
     def execute(self, script: str, *, timeout_s: float) -> Done:
@@ -185,7 +187,7 @@ class SshBoard:
         self._channel.close()
 
 
-def sftp_quoted(path: str) -> str:
+def quote_sftp(path: str) -> str:
     """A path in an sftp batch file; within quotes nothing is a pattern."""
     return '"' + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

@@ -1,5 +1,7 @@
-"""The user's own OpenSSH as a channel to a board: options, the shared connection, its errors, and a
-second connection with a quicker cipher for large files.
+"""Use the user's own OpenSSH as a channel to a board.
+
+Here are its options, the shared connection and its errors. A second connection with a quicker
+cipher carries large files.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ _CONNECT_S, _LOGIN_S, _ALIVE_S, _ALIVE_COUNT, _PERSIST_S = 10, 60, 10, 3, 15
 #: Twice as quick as OpenSSH's first choice, ChaCha20, where both sides compute AES in hardware
 #: (measured: scripts/bench_flash), and slower than it where one does not (Cortex-A72 of a Pi 4).
 _QUICK = "aes128-gcm@openssh.com"
-#: What Linux says of a core that computes AES, on x86 and Arm.
+#: What Linux lists for a core that computes AES, on x86 and Arm.
 HAS_AES = "grep -Eq '^(flags|Features).* aes( |$)' /proc/cpuinfo"
 
 
@@ -130,7 +132,7 @@ class SshChannel:
         found = re.search(r"^ciphers (\S+)$", output, re.MULTILINE)
         return found[1] if found else ""
 
-    def lost(self, done: Done) -> EdgeError | None:
+    def find_connection_error(self, done: Done) -> EdgeError | None:
         return self._unreachable(done.err, 255) if done.rc == 255 else None
 
     def _unreachable(self, output: str, code: int) -> DeviceUnreachableError:
@@ -176,7 +178,7 @@ def quick_ciphers(offered: str) -> str | None:
     return ",".join([_QUICK, *(cipher for cipher in ciphers if cipher != _QUICK)])
 
 
-def computes_aes() -> bool:
+def has_aes() -> bool:
     """Whether this machine's cores do; every Mac's do."""
     if not Path("/proc/cpuinfo").exists():
         return True

@@ -59,7 +59,7 @@ def send_stream(channel: Channel, source: Path, target: str, offset: int, progre
             raise
         progress(source.stat().st_size - seen)
     done = Done(process.returncode, b"", err.decode("utf-8", "replace"))
-    if error := channel.lost(done):
+    if error := channel.find_connection_error(done):
         raise error
     if done.rc != 0:
         raise shell_error(channel.place, done.err, done.rc)

@@ -98,8 +98,9 @@ def wanted_files(bundle: Bundle) -> dict[str, tuple[int, str]]:
 
 
 def bring_signature(board: Board, bundle: Bundle, folder: str) -> None:
-    """Renew the signature of a release that is on the board already: it may have been signed, or
-    signed by one more, after it was flashed.
+    """Renew the signature of a release that is on the board already.
+
+    It may have been signed, or signed by one more, after it was flashed.
     """
     data = bundle.signature
     if data is not None and board.files.read(f"{folder}/{SIGNATURE}", MAX_SIGNATURE_BYTES) != data:

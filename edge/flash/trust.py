@@ -1,5 +1,7 @@
-"""Check whether a board accepts this bundle: on this machine before anything is sent, and on the
-board by an installed program, before anything of the bundle runs.
+"""Check whether a board accepts this bundle.
+
+It is checked on this machine before anything is sent. It is checked on the board by an installed
+program, before anything of the bundle runs.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ _CHECK_S = 120
 
 @dataclass(frozen=True)
 class SignaturePolicy:
-    """What the user asks for: a signature at all, and by which of these keys (empty: those pinned
-    on the board, or the only signer of the first bundle that it gets).
+    """The signature that the user requires, and by which keys.
+
+    Without keys, the keys pinned on the board count, or the only signer of its first bundle.
     """
 
     required: bool = False
@@ -34,9 +37,11 @@ class SignaturePolicy:
 
 
 @dataclass(frozen=True)
-class Admission:
-    """`keys` are those that the board accepts (empty: no signature is required), `signed_by` the
-    fingerprint of the one that signed this bundle, `to_pin` what is pinned once it is current.
+class SignatureAdmission:
+    """The keys that a board accepts, and the one that signed this bundle.
+
+    `keys` are those that the board accepts (empty: no signature is required). `signed_by` is the
+    fingerprint of the signer of this bundle. `to_pin` is pinned once the bundle is current.
     """
 
     keys: tuple[PublicKey, ...] = ()
@@ -44,7 +49,7 @@ class Admission:
     to_pin: tuple[PublicKey, ...] = ()
 
 
-def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> Admission:
+def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> SignatureAdmission:
     """Decide on this machine, before anything is sent.
 
     Raises IntegrityError when the board's keys, or the ones asked for, did not sign the bundle, or
@@ -62,15 +67,17 @@ def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> Admission:
         )
     keys = pinned if not policy.keys else policy.keys
     if not keys and not policy.required:
-        return Admission()
+        return SignatureAdmission()
     if not keys:  # trust on first use, as ssh does with a host
         keys = (only_signer(bundle.texts[MANIFEST], bundle.signature, str(bundle.path)),)
     who = slots.files.root if pinned else "--require-signature"
     signer = accepting_key(bundle.texts[MANIFEST], bundle.signature, keys, who)
-    return Admission(keys, signer.fingerprint, () if pinned else keys)
+    return SignatureAdmission(keys, signer.fingerprint, () if pinned else keys)
 
 
-def check_on_board(board: Board, slots: Slots, bundle: Bundle, admission: Admission) -> list[str]:
+def check_on_board(
+    board: Board, slots: Slots, bundle: Bundle, admission: SignatureAdmission
+) -> list[str]:
     """Check the release as it lies on the board; notes for the report.
 
     This machine reads manifest and signature back. Where the board can run programs, one that was
@@ -97,7 +104,7 @@ def check_on_board(board: Board, slots: Slots, bundle: Bundle, admission: Admiss
 
 
 def checking_scripts(
-    board: Board, slots: Slots, bundle: Bundle, folder: str, admission: Admission
+    board: Board, slots: Slots, bundle: Bundle, folder: str, admission: SignatureAdmission
 ) -> list[str]:
     """Shell scripts, best first, each of which prints a verdict as one JSON line (or fails)."""
     edges = []
@@ -111,7 +118,7 @@ def checking_scripts(
     return [*scripts, ssh_keygen_script(folder, admission)]
 
 
-def ssh_keygen_script(folder: str, admission: Admission) -> str:
+def ssh_keygen_script(folder: str, admission: SignatureAdmission) -> str:
     """The same question to OpenSSH, which many boards have (8.1 or later, for -Y verify). It looks
     at the first signature of the file only, so that its "no" is not taken for an answer.
     """
@@ -128,7 +135,7 @@ def ssh_keygen_script(folder: str, admission: Admission) -> str:
 
 
 def read_verdict(done: Done) -> str | None:
-    """ "" when it is accepted, why not when it is refused, None when the script could not tell."""
+    """Return "" if it is accepted, the reason if it is refused, None if the script failed."""
     lines = done.out.decode("utf-8", "replace").strip().splitlines()
     try:
         record = json.loads(lines[-1]) if lines else {}
@@ -143,7 +150,9 @@ def read_verdict(done: Done) -> str | None:
     return None
 
 
-def refused(slots: Slots, release_id: str | None, keys: tuple[PublicKey, ...]) -> str | None:
+def explain_refusal(
+    slots: Slots, release_id: str | None, keys: tuple[PublicKey, ...]
+) -> str | None:
     """Why a board with these keys pinned could not start a release; None when it could."""
     if release_id is None:
         return None

@@ -1,7 +1,7 @@
 """The memory of a program under qemu-user, separated from the emulator's.
 
 qemu-user maps the guest at the guest's own addresses, which stay below 2^40; its own program, heap
-and translated code lie far above. So one process's smaps hold both, and the address says which.
+and translated code lie far above. So one process's smaps hold both, and the address shows which.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def parse_smaps(text: str) -> GuestMemory:
 
 
 def own_emulated_memory(smaps: Path = Path("/proc/self/smaps")) -> GuestMemory | None:
-    """This process's memory if qemu-user runs it; None on a real processor or where nothing tells.
+    """This process's memory if qemu-user runs it; None on a real processor or if unknown.
 
     qemu fakes /proc/self/maps and /proc/self/exe for its guest, but smaps is the host's own.
     """

@@ -44,7 +44,7 @@ _BOARD_FAMILIES = (
 
 @dataclass(frozen=True)
 class AndroidFacts:
-    """What an Android system's properties say; None where they do not."""
+    """Facts from an Android system's properties; None where they lack one."""
 
     manufacturer: str | None
     model: str | None

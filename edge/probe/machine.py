@@ -50,8 +50,8 @@ _VERSION = re.compile(r"\b(\d{1,3}(?:\.\d{1,4}){1,3})\b")
 @dataclass(frozen=True)
 class ProbeReport:
     """What a probe read. `profile` is for planning; the rest is for people. `n_cores_present` and
-    `n_cores_online` are logical processors, None where the kernel does not tell; `limit_bytes` is
-    the smallest cgroup limit, None without any; `throttled` the firmware's bits.
+    `n_cores_online` are logical processors, None if unknown. `limit_bytes` is the smallest cgroup
+    limit, None without any. `throttled` are the firmware's bits.
     """
 
     profile: DeviceProfile
@@ -148,7 +148,7 @@ def read_report(system: System, usable: frozenset[int] | None = None) -> ProbeRe
 
 
 def usable_processors() -> frozenset[int] | None:
-    """Processors that this process may run on (taskset, cpuset); None where nothing tells."""
+    """Processors that this process may run on (taskset, cpuset); None if unknown."""
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return None
@@ -199,8 +199,9 @@ def probe_this_machine(*, measure: bool = True) -> DeviceProfile:
 
 
 def profile_name(report: ProbeReport) -> str:
-    """The id under which a probed board is kept unless the user names it: its host name, else its
-    model, in lower-case words with hyphens.
+    """Make the id of a probed board, unless the user names it.
+
+    It is the host name, else the model, in lower-case words with hyphens.
     """
     for text in (report.hostname, report.profile.name):
         slug = re.sub(r"[^a-z0-9]+", "-", (text or "").lower()).strip("-")[:60].strip("-")
@@ -228,7 +229,7 @@ def _own_software() -> Software:
 def _with_known_clocks(
     seen: tuple[CpuCluster, ...], known: tuple[CpuCluster, ...]
 ) -> tuple[CpuCluster, ...]:
-    """Clusters as seen; a clock that the kernel does not tell is the board's published one."""
+    """Clusters as seen; a clock that the kernel does not report is the board's published one."""
     published = {cluster.core: cluster.clock_hz for cluster in known}
     return tuple(
         cluster if cluster.clock_hz else replace(cluster, clock_hz=published.get(cluster.core))
@@ -241,7 +242,7 @@ def _portable_profile() -> DeviceProfile:
     memory = psutil.virtual_memory()
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     machine = platform.machine().lower()
-    # Every Arm Mac has these; on x86 nothing portable tells, so that only the baseline is claimed.
+    # Every Arm Mac has these; on x86 no portable way exists, so only the baseline is claimed.
     isa = frozenset(["neon", "fp16", "dotprod", "lse"]) if machine == "arm64" else frozenset[str]()
     cluster = CpuCluster(platform.processor() or machine or "unknown", cores, None, isa)
     available = min(memory.available, memory.total)

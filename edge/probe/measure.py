@@ -32,7 +32,7 @@ _LIMIT_S = 28.0  # of the 30 s that a probe may take
 
 @dataclass
 class Measurements:
-    """Findings; what could not be measured is None or empty, and `notes` says why.
+    """Findings; what could not be measured is None or empty, and `notes` gives the reason.
 
     `bandwidth_by_threads` is in bytes per second. `method` is `engine` (4-bit products of the
     installed engine) or `copy` (copies of a block, without an engine).
@@ -53,7 +53,7 @@ def measure_machine(
     progress: Progress | None = None,
     engine_folder: Path | None = None,
 ) -> Measurements:
-    """Measure this machine, in less than 30 s (`quick`: some 5 s). `profile` says how many threads
+    """Measure this machine, in less than 30 s (`quick`: some 5 s). `profile` sets how many threads
     are worth trying and how much memory may be taken.
     """
     found = Measurements()
@@ -116,7 +116,7 @@ def measured_profile(profile: DeviceProfile, found: Measurements) -> DeviceProfi
             memory,
             bandwidth_sustained=best,
             bandwidth_by_threads=tuple(sorted(rates.items())),
-            # Caches can beat a data sheet; a file that says so would be refused.
+            # Caches can beat a data sheet; a file with such figures would be refused.
             bandwidth_theoretical=theoretical if best <= (theoretical or 0) else None,
         )
     storage = profile.storage

@@ -18,7 +18,7 @@ from boardfit.device_profiles.profile import BoardMemory, CpuCluster, DeviceProf
 from boardfit.edge.probe.measure import Measurements, measure_machine
 
 
-def described_profile(asked: Mapping[str, Any]) -> DeviceProfile:
+def build_profile(asked: Mapping[str, Any]) -> DeviceProfile:
     """The little of a profile that measuring needs."""
     clusters = tuple(
         CpuCluster(c["core"], c["count"], c["clock_hz"], frozenset(c["isa"]))
@@ -50,5 +50,5 @@ def main(argv: Sequence[str]) -> None:
     def progress(done: int, steps: int) -> None:
         print(mark, "progress", done, steps, flush=True)
 
-    found = measure_machine(described_profile(asked), quick=asked["quick"], progress=progress)
+    found = measure_machine(build_profile(asked), quick=asked["quick"], progress=progress)
     print(mark, "found", json.dumps(findings_record(found)), flush=True)

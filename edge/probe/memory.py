@@ -26,7 +26,7 @@ class CgroupMount:
 
 
 @dataclass(frozen=True)
-class MemoryLimit:
+class CgroupLimit:
     """One cgroup's limit and what is used of it, droppable page cache left out; None: unknown."""
 
     limit_bytes: int
@@ -109,7 +109,7 @@ def parse_droppable(memory_stat: str) -> int:
     return max(0, parse_number(text) or 0)
 
 
-def read_limits(system: System) -> tuple[MemoryLimit, ...]:
+def read_limits(system: System) -> tuple[CgroupLimit, ...]:
     """All cgroup memory limits that hold for the reading process, innermost first."""
     mountinfo = system.read("/proc/self/mountinfo")
     own = system.read("/proc/self/cgroup")
@@ -125,7 +125,7 @@ def read_limits(system: System) -> tuple[MemoryLimit, ...]:
     return tuple(found)
 
 
-def _read_limit(system: System, folder: str, version: int) -> MemoryLimit | None:
+def _read_limit(system: System, folder: str, version: int) -> CgroupLimit | None:
     limit_name, used_name = (
         ("memory.max", "memory.current")
         if version == 2
@@ -137,11 +137,11 @@ def _read_limit(system: System, folder: str, version: int) -> MemoryLimit | None
     used = parse_limit(system.read(f"{folder}/{used_name}") or "")
     if used is not None:
         used = max(0, used - parse_droppable(system.read(f"{folder}/memory.stat") or ""))
-    return MemoryLimit(limit, used)
+    return CgroupLimit(limit, used)
 
 
 def usable_memory(
-    meminfo: dict[str, int], limits: Iterable[MemoryLimit]
+    meminfo: dict[str, int], limits: Iterable[CgroupLimit]
 ) -> tuple[int | None, int | None]:
     """(RAM in all, free now) in bytes, each the smallest of the machine's and every limit's."""
     total, free = meminfo.get("MemTotal"), available_bytes(meminfo)

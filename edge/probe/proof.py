@@ -34,7 +34,7 @@ VERSION = 1
 #: A kernel at these shapes takes milliseconds; a board under load, or emulated, some seconds.
 _CASE_S = 120.0
 _MAX_STAMP_BYTES = 1 << 20
-# What tells one CPU from another in /proc/cpuinfo, on x86 and Arm.
+# What distinguishes one CPU from another in /proc/cpuinfo, on x86 and Arm.
 _CPU_LINE = re.compile(
     r"^(?:flags|Features|vendor_id|cpu family|model|model name|stepping|"
     r"CPU (?:implementer|architecture|variant|part|revision))\s*:.*$",
@@ -51,14 +51,16 @@ _DEATHS = {
     "SIGABRT": "SIGABRT, a check of its own failed",
 }
 
-#: After so many deaths the rest of a buffer type's kernels is not run: each takes a new process.
+#: Deaths after which the rest of a buffer type's kernels is skipped: each takes a new process.
 _MOST_DEATHS = 4
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One case that failed: operation, tensor type (`` for plain floats), buffer type (`plain`, or
-    the name of an extra one), number of threads; and why, in words.
+    """One case that failed, and why.
+
+    It names the operation, tensor type (`` for plain floats), buffer type (`plain`, or the name of
+    an extra one) and number of threads.
     """
 
     op: str
@@ -75,14 +77,16 @@ class Failure:
 
 @dataclass(frozen=True)
 class Proof:
-    """What became known of an engine: how many cases ran, and which of them failed."""
+    """Result of an engine's proof: how many cases ran, and which of them failed."""
 
     n_cases: int
     failures: tuple[Failure, ...] = ()
 
     def find_failures(self, needs: Collection[tuple[str, str]], *, extra: bool) -> list[Failure]:
-        """Failures that a model meets which needs these (operation, tensor type) and all operations
-        on plain floats: those with weights in the extra buffer types, or the others.
+        """Select the failures that a model meets.
+
+        The model needs these (operation, tensor type) and all operations on plain floats. The
+        failures are those with weights in the extra buffer types, or the others.
         """
         return [
             failure
@@ -199,7 +203,7 @@ def prove(folder: Path, n_threads: int, progress: Progress | None = None) -> tup
 def run_cases(
     folder: Path, n_threads: int, first: int, hopeless: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """One child's findings. The last one says how it ended where it did not reach its end. What
+    """One child's findings. The last one records how it ended if it did not reach its end. What
     `hopeless` names is not run: it maps a buffer type to the reason.
     """
     command = python_argv(

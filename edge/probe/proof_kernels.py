@@ -45,7 +45,7 @@ _HEAD, _HEADS, _KEYS = 64, 2, 64
 _TOLERANCE = 2e-3
 
 
-class Kernels(Ggml):
+class ProofKernels(Ggml):
     """The functions of ggml that a proof needs beyond those that are timed."""
 
     def __init__(self, folder: Path) -> None:
@@ -96,9 +96,11 @@ class Kernels(Ggml):
 
 
 @dataclass(frozen=True)
-class Case:
-    """One thing to try: an operation, the tensor type (`` for plain floats), where the weights lie
-    (`plain`, or the name of an extra buffer type), and the number of threads.
+class KernelCase:
+    """One case to prove: an operation, its weights and the number of threads.
+
+    The tensor type is `` for plain floats. The weights lie in `plain`, or in the extra buffer type
+    of that name.
     """
 
     op: str
@@ -121,7 +123,7 @@ class NotOffered(Exception):
 class Bench:
     """One graph: tensors of weights in one buffer type, the others in the plain one."""
 
-    def __init__(self, lib: Kernels, n_threads: int, buffer: int | None = None) -> None:
+    def __init__(self, lib: ProofKernels, n_threads: int, buffer: int | None = None) -> None:
         self.lib, self._buffer = lib, buffer
         small = InitParams(1 << 20, None, True)
         self.weights, self.rest = lib.init(small), lib.init(small)
@@ -178,8 +180,10 @@ class Bench:
 
 @lru_cache(maxsize=2)
 def make_weights(kind: str, n_rows: int) -> bytes:
-    """Rows of `_WIDTH` weights: numbers of few bits for the float types, else random bits in which
-    no scale is infinite and no signed byte is -128, which quantizers never write.
+    """Make rows of `_WIDTH` weights.
+
+    The float types get numbers of few bits. The others get random bits in which no scale is
+    infinite and no signed byte is -128, which quantizers never write.
     """
     source = random.Random(kind)
     n = n_rows * _WIDTH
@@ -237,7 +241,7 @@ def expect(got: Sequence[Row], want: Sequence[Row], allowed: Callable[[int, int]
 
 
 @lru_cache(maxsize=1)
-def make_products(lib: Kernels, kind: str) -> tuple[list[Row], list[Row]]:
+def make_products(lib: ProofKernels, kind: str) -> tuple[list[Row], list[Row]]:
     """Every column's product with weights of one type, and how far off each number may be."""
     weights = lib.dequantize(kind, make_weights(kind, _ROWS), _WIDTH)
     columns = make_columns(_COLUMNS)
@@ -248,7 +252,7 @@ def make_products(lib: Kernels, kind: str) -> tuple[list[Row], list[Row]]:
     )
 
 
-def run_product(lib: Kernels, case: Case, buffer: int | None) -> None:
+def run_product(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
     """One column as decode takes it, then several as prefill does."""
     data, columns = make_weights(case.kind, _ROWS), make_columns(_COLUMNS)
     want, allowed = make_products(lib, case.kind)
@@ -260,7 +264,7 @@ def run_product(lib: Kernels, case: Case, buffer: int | None) -> None:
         expect(got, want[:n], lambda i, j: allowed[i][j])
 
 
-def run_experts(lib: Kernels, case: Case, buffer: int | None) -> None:
+def run_experts(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
     """Each column through one of two experts."""
     data = make_weights(case.kind, _ROWS * _EXPERTS)
     weights, columns = lib.dequantize(case.kind, data, _WIDTH), make_columns(5)
@@ -276,7 +280,7 @@ def run_experts(lib: Kernels, case: Case, buffer: int | None) -> None:
            lambda i, j: _TOLERANCE * norm(rows[i][j]) * norm(columns[i]) + 1e-6)  # fmt: skip
 
 
-def run_rows(lib: Kernels, case: Case, buffer: int | None) -> None:
+def run_rows(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
     """Rows taken out of a table, as token embeddings are."""
     data, chosen = make_weights(case.kind, _ROWS), [3, 0, 31]
     with Bench(lib, case.n_threads, buffer) as bench:
@@ -288,7 +292,7 @@ def run_rows(lib: Kernels, case: Case, buffer: int | None) -> None:
     expect(unpack(out, _WIDTH), want, lambda i, j: 1e-5 * abs(want[i][j]))
 
 
-def run_attention(lib: Kernels, case: Case, buffer: int | None) -> None:
+def run_attention(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
     """Fused attention over keys and values of one type: one query as in decode, several as in
     prefill.
     """
@@ -324,7 +328,7 @@ def mix(weights: Row, rows: Sequence[Row]) -> Row:
     return [dot(weights, column) / total for column in zip(*rows, strict=True)]
 
 
-def run_cast(lib: Kernels, case: Case, buffer: int | None) -> None:
+def run_cast(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
     """Numbers stored as a cache stores them."""
     columns = [[x / 127 for x in column] for column in make_columns(3)]
     with Bench(lib, case.n_threads) as bench:
@@ -334,7 +338,7 @@ def run_cast(lib: Kernels, case: Case, buffer: int | None) -> None:
     expect(lib.dequantize(case.kind, out, _WIDTH), columns, lambda _i, _j: 0.13)
 
 
-def run_floats(lib: Kernels, case: Case, buffer: int | None) -> None:
+def run_floats(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
     """The operations on plain numbers that every model uses, at a width with a rest."""
     width = 67
     a = [[x / 40 for x in column] for column in make_columns(4, 96)]
@@ -354,7 +358,7 @@ def run_floats(lib: Kernels, case: Case, buffer: int | None) -> None:
     expect(unpack(out, width), want, lambda i, j: 5e-3 * max(1.0, abs(want[i][j])))
 
 
-def run_rope(lib: Kernels, case: Case, buffer: int | None) -> None:
+def run_rope(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
     """Rotation by position, neighbours (mode 0) or halves (mode 2) together."""
     positions = [0, 3, 70]
     for mode in (0, 2):
@@ -427,7 +431,7 @@ _FLOATS: dict[str, Callable[[Row, Row], Row]] = {
     **{name: (lambda a, _, f=f: f(a)) for name, f in {**_UNARY, **_SCALED}.items()},  # type: ignore[misc]
     **_BINARY,
 }
-_RUN: dict[str, Callable[[Kernels, Case, int | None], None]] = {
+_RUN: dict[str, Callable[[ProofKernels, KernelCase, int | None], None]] = {
     "product": run_product,
     "experts": run_experts,
     "rows": run_rows,
@@ -438,29 +442,31 @@ _RUN: dict[str, Callable[[Kernels, Case, int | None], None]] = {
 }
 
 
-def list_cases(buffers: Sequence[str], n_threads: int) -> list[Case]:
+def list_cases(buffers: Sequence[str], n_threads: int) -> list[KernelCase]:
     """Every case, in a fixed order; `buffers` are the names of the extra buffer types."""
     counts = (1, n_threads)
-    cases = [Case(op, "", PLAIN, n) for op in (*_FLOATS, "rope") for n in counts]
+    cases = [KernelCase(op, "", PLAIN, n) for op in (*_FLOATS, "rope") for n in counts]
     for kind in WEIGHT_TYPES:
         for buffer in (PLAIN, *buffers):
-            cases += [Case("product", kind, buffer, n) for n in counts]
-            cases.append(Case("experts", kind, buffer, n_threads))
-        cases.append(Case("rows", kind, PLAIN, n_threads))
+            cases += [KernelCase("product", kind, buffer, n) for n in counts]
+            cases.append(KernelCase("experts", kind, buffer, n_threads))
+        cases.append(KernelCase("rows", kind, PLAIN, n_threads))
     for kind in _KV_TYPES:
-        cases.append(Case("cast", kind, PLAIN, n_threads))
-        cases += [Case("attention", kind, PLAIN, n) for n in counts]
+        cases.append(KernelCase("cast", kind, PLAIN, n_threads))
+        cases += [KernelCase("attention", kind, PLAIN, n) for n in counts]
     return cases
 
 
 def prove(
     folder: Path, n_threads: int, first: int, hopeless: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """Findings as they come: `{"at", "of", "case"}` before a case, `{"wrong"}` after one that
-    failed, `{"not_offered"}` after one that ggml has no kernel for, `{"end"}` when all are done.
-    What `hopeless` names is wrong without a try: it maps a buffer type to the reason.
+    """Yield findings as they come.
+
+    They are `{"at", "of", "case"}` before a case, `{"wrong"}` after one that failed,
+    `{"not_offered"}` after one that ggml has no kernel for, `{"end"}` when all are done. What
+    `hopeless` names is wrong without a try: it maps a buffer type to the reason.
     """
-    lib = Kernels(folder)
+    lib = ProofKernels(folder)
     buffers = {lib.buffer_name(b).decode("ascii", "replace"): b for b in lib.repack_buffers()}
     cases = list_cases(list(buffers), n_threads)
     for i, case in enumerate(cases[first:], first):

@@ -164,19 +164,19 @@ def capture(target: Target) -> CapturedSystem:
     except TimeoutExpired:
         raise DeviceUnreachableError(
             f"{target} did not answer within {_TOTAL_S} s",
-            next_step=_advice(target),
+            next_step=_suggest_step(target),
         ) from None
     if done.returncode != 0:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         why = printable(lines[-1]) if lines else f"{command[0]} left with {done.returncode}"
         raise DeviceUnreachableError(
-            f"{target} cannot be reached: {why}", next_step=_advice(target)
+            f"{target} cannot be reached: {why}", next_step=_suggest_step(target)
         )
     text = done.stdout[:MAX_DUMP_BYTES].decode("utf-8", "replace")
     return parse_dump(text, mark)
 
 
-def _advice(target: Target) -> str:
+def _suggest_step(target: Target) -> str:
     if target.scheme == "adb":
         return "adb devices must list the phone as `device`"
     port = f" -p {target.port}" if target.port else ""

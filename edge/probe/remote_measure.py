@@ -78,7 +78,7 @@ def measure_remote(
     target: Target, profile: DeviceProfile, *, quick: bool = False, progress: Progress | None = None
 ) -> Measurements:
     """Measure the board behind `target`, which `profile` describes. What cannot be measured is None
-    or empty and `notes` says why; a board without a usable Python is no error.
+    or empty and `notes` gives the reason; a board without a usable Python is no error.
     """
     if target.scheme != "ssh":
         return Measurements(notes=["nothing was measured: a phone's shell has no Python"])
@@ -109,7 +109,7 @@ def measure_remote(
     found = next((line for line in lines if line.startswith(f"{mark} found ")), None)
     if found is not None:
         return parse_findings(found.partition(" found ")[2])
-    return Measurements(notes=[f"nothing was measured: {_why(code)}"])
+    return Measurements(notes=[f"nothing was measured: {_explain_exit(code)}"])
 
 
 def _settings_json(profile: DeviceProfile, quick: bool) -> str:
@@ -131,7 +131,7 @@ def _show(line: str, mark: str, progress: Progress | None) -> None:
         progress(int(words[2]), int(words[3]))
 
 
-def _why(code: int) -> str:
+def _explain_exit(code: int) -> str:
     if code == _NO_PYTHON:
         return "the board has no Python 3.10 or later"
     if code == _NO_ROOM:
@@ -142,7 +142,7 @@ def _why(code: int) -> str:
 
 
 def parse_findings(text: str) -> Measurements:
-    """What the board says it measured; anything that is no plausible figure is left out."""
+    """Read the board's measurements; leave out implausible figures."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):

@@ -73,7 +73,7 @@ class Tegrastats:
 
 
 def parse_throttled(text: str | None) -> int | None:
-    """`throttled=0x50005` → the bits; None when the firmware says nothing."""
+    """`throttled=0x50005` → the bits; None if the firmware reports nothing."""
     match = _THROTTLED.search(text or "")
     return int(match[1], 16) if match else None
 
@@ -106,7 +106,7 @@ def pi5_total_w(rails: dict[str, float]) -> float | None:
 
 
 def parse_tegrastats(line: str) -> Tegrastats:
-    """One line of tegrastats of any Jetson; what a line does not tell is None or absent."""
+    """One line of tegrastats of any Jetson; what a line does not contain is None or absent."""
     ram, cpu = _TEGRA_RAM.search(line), _TEGRA_CPU.search(line)
     clocks: list[float | None] = []
     for part in (cpu[1] if cpu else "").split(","):

@@ -18,13 +18,15 @@ _BLOCK_BYTES = 4 << 20  # one read: long enough for a card's sequential speed, a
 _ENOUGH_BYTES = 96 << 20
 _LEAST_BYTES = 8 << 20
 _MINORS = {"SD": "microSD", "MMC": "eMMC"}
-# Folders with large files that anybody may read, on any Linux.
+# Folders with large files that any user may read, on any Linux.
 _FOLDERS = ("/usr/lib", "/usr/lib64", "/usr/bin", "/boot", "/opt", "/system/lib64", "/system/app")
 
 
 def storage_medium(system: System) -> str | None:
-    """`NVMe SSD`, `microSD`, `eMMC`, `UFS`, `SSD`, `disk`: the device that / (on Android /data) is
-    on, where its name tells; None behind overlays, device mappers and network roots.
+    """Name the kind of device that / (on Android /data) is on.
+
+    It is `NVMe SSD`, `microSD`, `eMMC`, `UFS`, `SSD` or `disk`, if the device's name shows it. It
+    is None behind overlays, device mappers and network roots.
     """
     device = _root_device(system.read("/proc/self/mountinfo") or "")
     if device is None:

@@ -182,7 +182,7 @@ def parse_index_list(text: str | None) -> frozenset[int] | None:
 
 
 def first_text(system: System, paths: Iterable[str]) -> str | None:
-    """The first of several files that says something, stripped."""
+    """Text of the first of several files that is not empty, stripped."""
     for path in paths:
         text = (system.read(path) or "").strip("\0 \n\t")
         if text:

@@ -164,7 +164,7 @@ def _clean(env: Mapping[str, str]) -> dict[str, str]:
     kept = {
         name: _absolute(value) if name in _PATH_VARIABLES else value
         for name, value in env.items()
-        # The second is how the launcher of macOS tells Python to be another one.
+        # The second is how the launcher of macOS makes Python another one.
         if not name.startswith("PYTHON") and name != "__PYVENV_LAUNCHER__"
     }
     return {**kept, "PATH": safe_search_path(env.get("PATH", ""))}

@@ -123,7 +123,7 @@ def make_folder() -> Path | None:
 
 
 def is_private(folder: Path) -> bool:
-    """Whether a folder is this user's and only this user can write to it. In shared memory anybody
+    """Whether a folder is this user's and only this user can write to it. In shared memory any user
     may have made one of that name.
     """
     try:

@@ -19,7 +19,7 @@ LEAST = 0.6
 
 
 @dataclass(frozen=True)
-class Agreement:
+class EntrantAgreement:
     """Share of positions, on the first bundle's greedy answers, where a bundle would have chosen
     the same token.
     """
@@ -29,7 +29,7 @@ class Agreement:
     n_tokens: int
 
 
-def compare_answers(entrants: Sequence[Entrant], n_ctx: int) -> list[Agreement]:
+def compare_answers(entrants: Sequence[Entrant], n_ctx: int) -> list[EntrantAgreement]:
     """One row per bundle, the first with itself left out."""
     by_bundle: dict[str, Entrant] = {}
     for entrant in entrants:
@@ -47,11 +47,13 @@ def compare_answers(entrants: Sequence[Entrant], n_ctx: int) -> list[Agreement]:
             for mine, theirs in zip(reply["answers"], heard["predicted"], strict=True)
             for a, b in zip(mine, theirs, strict=True)
         ]
-        rows.append(Agreement(entrant, sum(a == b for a, b in pairs) / len(pairs), len(pairs)))
+        rows.append(
+            EntrantAgreement(entrant, sum(a == b for a, b in pairs) / len(pairs), len(pairs))
+        )
     return rows
 
 
-def check_agreement(first: Entrant, rows: Sequence[Agreement]) -> None:
+def check_agreement(first: Entrant, rows: Sequence[EntrantAgreement]) -> None:
     """Raise IntegrityError for a bundle that answers otherwise than the first."""
     for row in rows:
         if row.share < LEAST:

@@ -106,15 +106,15 @@ def follow(
 ) -> list[list[int]]:
     """Return the tokens that this engine would choose at each step of other engines' answers."""
     found = []
-    for prompt, said in zip(prompts, answers, strict=True):
+    for prompt, ids in zip(prompts, answers, strict=True):
         if isinstance(engine, LogitsEngine):
-            logits = engine.logits([*prompt, *said[:-1]])
+            logits = engine.logits([*prompt, *ids[:-1]])
             found.append([int(row.argmax()) for row in logits[len(prompt) - 1 :]])
         else:
             config = GenerationConfig(max_tokens=1, ignore_eos=True)
             chosen = []
-            for i in range(len(said)):
-                event = next(iter(engine.stream([*prompt, *said[:i]], config)))
+            for i in range(len(ids)):
+                event = next(iter(engine.stream([*prompt, *ids[:i]], config)))
                 chosen.append(-1 if event.token_id is None else event.token_id)
             found.append(chosen)
     return found

@@ -19,11 +19,11 @@ from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.click_options import add_options
 from boardfit.edge.errors import UsageError
 from boardfit.edge.progress import ProgressLine
-from boardfit.edge.race.agreement import Agreement, check_agreement, compare_answers
+from boardfit.edge.race.agreement import EntrantAgreement, check_agreement, compare_answers
 from boardfit.edge.race.entrants import Entrant, make_entrants
-from boardfit.edge.race.text import median, pace_of, peak_anonymous, race_lines
+from boardfit.edge.race.text import measure_pace, median, peak_anonymous, race_lines
 from boardfit.edge.race.turns import Course, run_race
-from boardfit.edge.race.verdict import Lead, leads, sentence
+from boardfit.edge.race.verdict import Lead, find_leads, sentence
 from boardfit.edge.types import EngineInfo
 from boardfit.edge.units import printable
 
@@ -98,10 +98,10 @@ def hold_race(
             entrants, tests, n_ctx, rounds=min(2, rounds) if quick else rounds, progress=line
         )
     longest = max(test.n_prompt for test in tests)
-    found = leads([pace_of(course) for course in courses], longest)
+    found = find_leads([measure_pace(course) for course in courses], longest)
     stamp = datetime.now(timezone.utc).strftime("%Y-%m")
     path = output or data_directory() / f"{stamp}.jsonl"
-    append_results(path, records_of(courses, found))
+    append_results(path, make_race_records(courses, found))
     if as_json:
         click.echo(json.dumps(as_record(courses, found, agreements)))
         return
@@ -131,23 +131,23 @@ def race_tests(n_ctx: int, *, quick: bool = False) -> list[Test]:
     ]
 
 
-def records_of(courses: Sequence[Course], found: Sequence[Lead]) -> list[dict[str, Any]]:
+def make_race_records(courses: Sequence[Course], found: Sequence[Lead]) -> list[dict[str, Any]]:
     """Result records, slowest entrant first: a plan takes the newest, which then is the best."""
-    order = sorted(courses, key=lambda course: -pace_of(course).seconds(128))
+    order = sorted(courses, key=lambda course: -measure_pace(course).seconds(128))
     start, records = datetime.now(timezone.utc), []
     for number, course in enumerate(order):
         time = (start + timedelta(seconds=number)).isoformat(timespec="seconds")
         info = EngineInfo(**course.info)
         words = ["edge", "race", course.entrant.bundle.path.name, "…"]
         made = make_records(
-            [*course.runs, course.loads], subject_of(course.entrant), info, " ".join(words),
+            [*course.runs, course.loads], describe_subject(course.entrant), info, " ".join(words),
             course.baseline,
         )  # fmt: skip
         records += [{**record, "time": time, "race": sentence(found)} for record in made]
     return records
 
 
-def subject_of(entrant: Entrant) -> MeasuredArtifact:
+def describe_subject(entrant: Entrant) -> MeasuredArtifact:
     bundle = entrant.bundle
     model = bundle.manifest["model"]
     return MeasuredArtifact(
@@ -163,7 +163,7 @@ def subject_of(entrant: Entrant) -> MeasuredArtifact:
 
 
 def as_record(
-    courses: Sequence[Course], found: Sequence[Lead], agreements: Sequence[Agreement]
+    courses: Sequence[Course], found: Sequence[Lead], agreements: Sequence[EntrantAgreement]
 ) -> dict[str, Any]:
     """The race as one JSON-able object."""
     return {

@@ -42,7 +42,7 @@ def make_entrants(bundles: Sequence[Bundle], n_threads: Sequence[int] = ()) -> l
     """
     if len({bundle.id for bundle in bundles}) < len(bundles):
         raise UsageError("a bundle is named twice")
-    sources = {source_of(bundle) for bundle in bundles}
+    sources = {identify_source(bundle) for bundle in bundles}
     if len(sources) > 1:
         names = ", ".join(sorted(printable(bundle.name, 40) for bundle in bundles))
         raise UsageError(
@@ -63,7 +63,7 @@ def make_entrants(bundles: Sequence[Bundle], n_threads: Sequence[int] = ()) -> l
     return [Entrant(bundle, n) for bundle in bundles for n in wanted]
 
 
-def source_of(bundle: Bundle) -> str:
+def identify_source(bundle: Bundle) -> str:
     """What the bundle's model was made from; bundles without it are each their own."""
     source = bundle.manifest["model"].get("source")
     fingerprint = source.get("fingerprint") if isinstance(source, dict) else None

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from boardfit.edge.bench.workloads import Test
-from boardfit.edge.race.agreement import Agreement
+from boardfit.edge.race.agreement import EntrantAgreement
 from boardfit.edge.race.turns import Course
-from boardfit.edge.race.verdict import Lead, Pace, sentence
-from boardfit.edge.report.rows import aligned
+from boardfit.edge.race.verdict import EntrantPace, Lead, sentence
+from boardfit.edge.report.rows import align_columns
 from boardfit.edge.units import format_bytes, format_seconds
 
 
-def pace_of(course: Course) -> Pace:
+def measure_pace(course: Course) -> EntrantPace:
     """Medians of a finished course."""
     prefill: dict[int, float] = {}
     decode: dict[int, float] = {}
@@ -22,7 +22,7 @@ def pace_of(course: Course) -> Pace:
             prefill[run.test.n_prompt] = value
         if run.test.kind == "decode" and (value := median(run.metrics(), "decode_tps")):
             decode[run.test.n_depth] = value
-    return Pace(course.entrant.label, prefill, decode)
+    return EntrantPace(course.entrant.label, prefill, decode)
 
 
 def median(metrics: dict[str, dict[str, Any] | None], name: str) -> float | None:
@@ -39,13 +39,13 @@ def table(courses: Sequence[Course], tests: Sequence[Test]) -> list[str]:
         f"pp{t.n_prompt}" if t.kind == "prefill" else f"tg@{t.n_depth}" for t in tests
     ]  # fmt: skip
     rows = [("entrant", *heads, "TTFT", "load", "anonymous", "file")]
-    for course in sorted(courses, key=lambda c: pace_of(c).seconds(128)):
+    for course in sorted(courses, key=lambda c: measure_pace(c).seconds(128)):
         cells = []
         for test in tests:
-            metrics = course.run_of(test).metrics()
+            metrics = course.find_run(test).metrics()
             rate = median(metrics, f"{test.kind}_tps")
             cells.append("–" if rate is None else f"{rate:.1f}" if rate < 100 else f"{rate:.0f}")
-        ttft = median(course.run_of(shortest).metrics(), "ttft_s") if shortest else None
+        ttft = median(course.find_run(shortest).metrics(), "ttft_s") if shortest else None
         load = median(course.loads.metrics(), "load_s")
         rows.append(
             (
@@ -57,7 +57,7 @@ def table(courses: Sequence[Course], tests: Sequence[Test]) -> list[str]:
                 format_bytes(course.entrant.bundle.n_bytes),
             )
         )
-    return aligned(rows)
+    return align_columns(rows)
 
 
 def peak_anonymous(course: Course) -> int | None:
@@ -73,7 +73,7 @@ def race_lines(
     courses: Sequence[Course],
     tests: Sequence[Test],
     found: Sequence[Lead],
-    agreements: Sequence[Agreement],
+    agreements: Sequence[EntrantAgreement],
 ) -> list[str]:
     """The verdict, the table, who agrees with whom, and what disturbed it."""
     lines = [sentence(found), "", *table(courses, tests)]

@@ -35,7 +35,7 @@ class Course:
     info: dict[str, Any] = field(default_factory=dict)
     baseline: dict[str, Any] = field(default_factory=dict)
 
-    def run_of(self, test: Test) -> TestRun:
+    def find_run(self, test: Test) -> TestRun:
         return next(run for run in self.runs if run.test == test)
 
 
@@ -99,11 +99,11 @@ def ask(entrant: Entrant, n_ctx: int, job: dict[str, Any]) -> list[dict[str, Any
         "bundle_id": entrant.bundle.id,
         "settings": asdict(settings),
     }
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as log:
         process = run_child(
             python_argv("boardfit.edge.race.child"),
             input=json.dumps(request).encode() + b"\n",
-            stderr=said,
+            stderr=log,
         )
         answers = [json.loads(line) for line in process.stdout.splitlines()]
         if answers and (error := answers[-1].get("error")):
@@ -113,8 +113,8 @@ def ask(entrant: Entrant, n_ctx: int, job: dict[str, Any]) -> list[dict[str, Any
         if death := explain_death(entrant.label, process.returncode):
             raise death
         if process.returncode:
-            said.seek(0)
-            lines = said.read().decode("utf-8", "replace").splitlines()[-_TAIL_LINES:]
+            log.seek(0)
+            lines = log.read().decode("utf-8", "replace").splitlines()[-_TAIL_LINES:]
             tail = "; ".join(printable(line) for line in lines)
             raise EngineError(f"{entrant.label} ended with code {process.returncode}: {tail}")
     return answers

@@ -22,7 +22,7 @@ MARGIN = 0.03
 
 
 @dataclass(frozen=True)
-class Pace:
+class EntrantPace:
     """An entrant's medians: prefill seconds by prompt length, decode tokens/s by depth."""
 
     label: str
@@ -37,8 +37,10 @@ class Pace:
 
 @dataclass(frozen=True)
 class Lead:
-    """`label` wins for prompts of `first` to `last` tokens; `ratio` is how much longer the best of
-    the other bundles takes, in the middle of them (1.0: no other bundle).
+    """A range of prompt lengths and its winner.
+
+    `label` wins for prompts of `first` to `last` tokens. `ratio` is how much longer the best of the
+    other bundles takes, in the middle of them (1.0: no other bundle).
     """
 
     label: str
@@ -62,14 +64,14 @@ def interpolate(points: Mapping[int, float], x: int, *, flat: bool = False) -> f
     return max(found, y1) if x > x1 else found
 
 
-def leads(paces: Sequence[Pace], longest: int, n_answer: int = N_ANSWER) -> list[Lead]:
+def find_leads(paces: Sequence[EntrantPace], longest: int, n_answer: int = N_ANSWER) -> list[Lead]:
     """The winner for every prompt from 1 to `longest` tokens, as ranges.
 
-    Raises ValueError without anybody to win.
+    Raises ValueError if there is no bundle.
     """
     if not paces:
         raise ValueError("no bundle finished")
-    found: list[tuple[Pace, int, int]] = []
+    found: list[tuple[EntrantPace, int, int]] = []
     for n in range(1, longest + 1):
         best = min(paces, key=lambda pace: pace.seconds(n, n_answer))
         if found:
@@ -93,7 +95,9 @@ def leads(paces: Sequence[Pace], longest: int, n_answer: int = N_ANSWER) -> list
     ]
 
 
-def advantage(winner: Pace, paces: Sequence[Pace], n_prompt: int, n_answer: int) -> float:
+def advantage(
+    winner: EntrantPace, paces: Sequence[EntrantPace], n_prompt: int, n_answer: int
+) -> float:
     engine = winner.label.split(",")[0]
     others = [
         pace.seconds(n_prompt, n_answer) for pace in paces if pace.label.split(",")[0] != engine

@@ -1,4 +1,4 @@
-"""A chart as data: what is drawn, what it says in words, and the same figures as a table.
+"""A chart as data: what is drawn, its content in words, and the same figures as a table.
 
 Nothing here draws. `boardfit.edge.report.draw` turns a chart into SVG, `boardfit.edge.report.page`
 puts the table below it for readers who see no picture.
@@ -30,7 +30,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Limit:
+class LimitLine:
     """A line across the panel, drawn in scale where it is near the data, else named at the edge."""
 
     value: float
@@ -44,7 +44,7 @@ class Panel:
 
     y_label: str
     series: tuple[Series, ...]
-    limit: Limit | None = None
+    limit: LimitLine | None = None
     y_from_zero: bool = True
 
 
@@ -60,7 +60,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Chart:
-    """`summary` is the text alternative: one or two sentences that say what the picture shows."""
+    """`summary` is the text alternative: one or two sentences that describe the picture."""
 
     key: str
     title: str

@@ -75,14 +75,14 @@ def report(
 
     --verify prints each check. It exits with 7 when a result differs from its measurement.
     """
-    kind = "json" if as_json else wanted or format_of(output)
+    kind = "json" if as_json else wanted or choose_format(output)
     # Pages are for reading; data and checks are of everything.
     most = MAX_LINES if kind in ("html", "md", "png") and not verify else None
-    found = chosen_results(results, last=last, most=most)
+    found = choose_results(results, last=last, most=most)
     if verify:
         check(found.records, as_json=as_json)
         return
-    data = rendered(found, kind, within)
+    data = render_report(found, kind, within)
     if output is None:
         if kind == "png":
             raise UsageError("a picture needs a file", next_step="-o report.png")
@@ -93,7 +93,7 @@ def report(
     click.echo(f"{output}: {n_runs} run(s), {len(data) / 1000:,.0f} kB", err=True)
 
 
-def chosen_results(
+def choose_results(
     results: Sequence[Path], *, last: bool = False, most: int | None = None
 ) -> Results:
     """The named files, or the store; of a file with more than `most` lines only the newest runs.
@@ -111,11 +111,11 @@ def chosen_results(
     return replace(found, records=tuple(r for r in found.records if r["run_id"] == newest))
 
 
-def format_of(output: Path | None) -> Format:
+def choose_format(output: Path | None) -> Format:
     return _BY_SUFFIX.get(output.suffix.lower(), "md") if output else "md"
 
 
-def rendered(found: Results, kind: Format, within_s: float | None = None) -> bytes:
+def render_report(found: Results, kind: Format, within_s: float | None = None) -> bytes:
     """The report in one of its formats. Raises EngineMissingError without the extra it needs."""
     records = found.records
     if kind == "json":

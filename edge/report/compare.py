@@ -3,7 +3,7 @@
 Tests are paired by what was run (kind, prompt, depth, tokens generated). A figure's ratio is the
 geometric mean of its tests' ratios of medians. The interval is the 2.5 to 97.5 % range of a seeded
 bootstrap (Efron and Tibshirani 1993, chapters 13 and 16) that draws, with replacement, first the
-runs of a side and then their repetitions: several runs of one set-up tell what one run cannot, how
+runs of a side and then their repetitions: several runs of one set-up show what one run cannot, how
 much changes between runs.
 """
 
@@ -23,7 +23,7 @@ from boardfit.edge.units import printable
 
 SEED = 20260101
 N_DRAWS = 2000
-# Below this many repetitions a bootstrap says nothing.
+# Below this many repetitions a bootstrap means nothing.
 MIN_REPEATS = 3
 
 
@@ -75,7 +75,7 @@ class Ratio:
     n_tests: int
 
     @property
-    def seen(self) -> bool | None:
+    def is_significant(self) -> bool | None:
         """Whether there is a difference: the interval leaves out 1. None without an interval."""
         if self.low is None or self.high is None:
             return None
@@ -83,9 +83,9 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        if self.seen is None:
-            return "too few repetitions to tell"
-        if not self.seen:
+        if self.is_significant is None:
+            return "too few repetitions to decide"
+        if not self.is_significant:
             return "no difference seen"
         better = (self.value > 1) == self.figure.more_is_better
         return "better" if better else "worse"
@@ -115,7 +115,7 @@ def dimensions(run: Run) -> dict[str, Any]:
     }
 
 
-def shown(run: Run, dimension: str) -> str:
+def describe(run: Run, dimension: str) -> str:
     head = run.head
     engine, settings = head["engine"], head["settings"]
     text = {
@@ -153,7 +153,7 @@ def check_alike(first: Side, other: Side) -> None:
     if len(found) <= 1 and "prompts" not in found:
         return
     causes = "; ".join(
-        f"{name}: {shown(first.runs[-1], name)} against {shown(other.runs[-1], name)}"
+        f"{name}: {describe(first.runs[-1], name)} against {describe(other.runs[-1], name)}"
         for name in found
     )
     raise InputError(
@@ -210,24 +210,24 @@ def ratio(first: Side, other: Side, figure: Figure, *, n_draws: int = N_DRAWS) -
     pairs = [(a[key], b[key]) for key in a if key in b]
     if not pairs:
         return None
-    value = _mean_ratio([(_pooled(x), _pooled(y)) for x, y in pairs])
-    n = (min(len(_pooled(x)) for x, _ in pairs), min(len(_pooled(y)) for _, y in pairs))
+    value = _mean_ratio([(_pool(x), _pool(y)) for x, y in pairs])
+    n = (min(len(_pool(x)) for x, _ in pairs), min(len(_pool(y)) for _, y in pairs))
     low = high = None
     if min(n) >= MIN_REPEATS:
         draw = random.Random(SEED)
         drawn = [
-            _mean_ratio([(_resampled(x, draw), _resampled(y, draw)) for x, y in pairs])
+            _mean_ratio([(_resample(x, draw), _resample(y, draw)) for x, y in pairs])
             for _ in range(n_draws)
         ]
         low, high = quantile(drawn, 0.025), quantile(drawn, 0.975)
     return Ratio(figure, value, low, high, n, len(pairs))
 
 
-def _pooled(runs: Sequence[Sequence[float]]) -> list[float]:
+def _pool(runs: Sequence[Sequence[float]]) -> list[float]:
     return [value for run in runs for value in run]
 
 
-def _resampled(runs: Sequence[Sequence[float]], draw: random.Random) -> list[float]:
+def _resample(runs: Sequence[Sequence[float]], draw: random.Random) -> list[float]:
     chosen = draw.choices(runs, k=len(runs)) if len(runs) > 1 else runs
     return [value for run in chosen for value in draw.choices(run, k=len(run))]
 

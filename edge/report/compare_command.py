@@ -14,7 +14,7 @@ from boardfit.edge.report.compare import Ratio, Side, check_alike, compare, diff
 from boardfit.edge.report.figures import Run, group_runs, run_labels
 from boardfit.edge.report.fleet_charts import COLUMNS, fleet_rows, heat_shares
 from boardfit.edge.report.gate import parse_gate
-from boardfit.edge.report.rows import aligned
+from boardfit.edge.report.rows import align_columns
 from boardfit.edge.units import printable
 
 _FAILED = 1
@@ -63,7 +63,7 @@ def compare_command(
             "the runs have no test in common",
             next_step="measure both with the same edge bench command",
         )
-    failed = [(side, gate) for side, ratios in found for gate in gates if gate.fails(ratios)]
+    failed = [(side, gate) for side, ratios in found for gate in gates if gate.is_missed(ratios)]
     if as_json:
         click.echo(json.dumps([pair_data(sides[0], side, ratios) for side, ratios in found]))
     else:
@@ -89,21 +89,21 @@ def read_sides(paths: Sequence[Path]) -> list[Side]:
 
 def pair_lines(sides: Sequence[Side], found: Sequence[tuple[Side, list[Ratio]]]) -> list[str]:
     first = sides[0]
-    lines = [f"against {printable(first.label)} ({counted(first)})"]
+    lines = [f"against {printable(first.label)} ({count_runs(first)})"]
     for side, ratios in found:
-        lines += ["", f"{printable(side.label)} ({counted(side)})"]
+        lines += ["", f"{printable(side.label)} ({count_runs(side)})"]
         rows = [("", "ratio", "95 % interval", "", "tests")]
         rows += [
             (r.figure.label, f"{r.value:.3f}x", interval(r), r.verdict, str(r.n_tests))
             for r in ratios
         ]
-        lines += aligned(rows) if ratios else ["  no test in common"]
+        lines += align_columns(rows) if ratios else ["  no test in common"]
     if all(len(side.runs) == 1 for side in sides):
         lines += ["", "one run each: what changes between runs (heat, other load) is not in it"]
     return lines
 
 
-def counted(side: Side) -> str:
+def count_runs(side: Side) -> str:
     n = len(side.runs)
     return f"{n} run{'s' if n > 1 else ''}"
 
@@ -124,7 +124,7 @@ def pair_data(first: Side, side: Side, ratios: Sequence[Ratio]) -> dict[str, obj
                 "ratio": r.value,
                 "low": r.low,
                 "high": r.high,
-                "seen": r.seen,
+                "seen": r.is_significant,
                 "verdict": r.verdict,
                 "repetitions": list(r.n),
             }
@@ -141,7 +141,7 @@ def fleet_lines(runs: Sequence[Run]) -> list[str]:
             f"{cell} {bar(share)}".rstrip() for cell, share in zip(cells[1:], shares, strict=True)
         ]
         rows.append((printable(cells[0], 60), *marked))
-    return [*aligned(rows), "", "  a full bar is the best of its column"]
+    return [*align_columns(rows), "", "  a full bar is the best of its column"]
 
 
 def bar(share: float | None) -> str:

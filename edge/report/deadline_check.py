@@ -25,18 +25,18 @@ def check_workload(record: Record) -> tuple[int, list[str]]:
             if row["n_out"] != len(trace["token_t_ns"]):
                 wrong.append(f"request {number}: its tokens are not those of its trace")
             if row["met"] is not _is_met(row):
-                wrong.append(f"request {number}: met is {row['met']}, its times say otherwise")
+                wrong.append(f"request {number}: met is {row['met']}, its times contradict it")
         for row in rows:
             # Older records did not ask refused requests again.
             if "rightly" in row and row["rightly"] is not (row["need_s"] > _limit_s(row)):
-                wrong.append(f"a refusal: rightly is {row['rightly']}, its time says otherwise")
+                wrong.append(f"a refusal: rightly is {row['rightly']}, its time contradicts it")
         again = {"summary": summarize(rows), "by_task": by_task(rows)}
-        figures = dict(_leaves(again))
-        stored = dict(_leaves({key: section[key] for key in again}))
+        figures = dict(_list_leaves(again))
+        stored = dict(_list_leaves({key: section[key] for key in again}))
         wrong += [
-            f"{name} is {stored.get(name)!r}, the requests say {figures.get(name)!r}"
+            f"{name} is {stored.get(name)!r}, the requests give {figures.get(name)!r}"
             for name in dict.fromkeys([*figures, *stored])
-            if not _same(stored.get(name), figures.get(name))
+            if not _is_equal(stored.get(name), figures.get(name))
         ]
         return len(figures), wrong
     except (AssertionError, KeyError, TypeError, AttributeError, ValueError, ArithmeticError):
@@ -54,13 +54,15 @@ def _is_met(row: Mapping[str, Any]) -> bool:
     return row["first_s"] is not None and kept
 
 
-def _leaves(tree: Any, path: str = "") -> list[tuple[str, Any]]:
+def _list_leaves(tree: Any, path: str = "") -> list[tuple[str, Any]]:
     if not isinstance(tree, dict):
         return [(path, tree)]
-    return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{path}.{key}"[-120:])]
+    return [
+        leaf for key, value in tree.items() for leaf in _list_leaves(value, f"{path}.{key}"[-120:])
+    ]
 
 
-def _same(a: Any, b: Any) -> bool:
+def _is_equal(a: Any, b: Any) -> bool:
     if isinstance(a, float) and isinstance(b, (int, float)):
         return math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-15)
     return bool(a == b)

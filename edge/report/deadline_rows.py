@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from boardfit.edge.report.figures import Figure, Record, Run, Table, machine_name, peak
-from boardfit.edge.report.rows import aligned
+from boardfit.edge.report.rows import align_columns
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 
-def summary_of(record: Record) -> Mapping[str, Any]:
+def find_summary(record: Record) -> Mapping[str, Any]:
     """The stored summary of a workload's test; empty where it is none."""
     section = record.get("deadline")
     found = section.get("summary") if isinstance(section, dict) else None
@@ -20,25 +20,25 @@ def summary_of(record: Record) -> Mapping[str, Any]:
 def deadline_verdict(run: Run) -> str:
     """One sentence: the share answered in time, with its interval, and what was refused."""
     record = run.records[0]
-    found = summary_of(record)
+    found = find_summary(record)
     name, where = run.head["artifact"]["name"], machine_name(run)
     if found.get("hit_rate") is None:
         n = found.get("n_refused")
         return (
-            f"{name} on {where}: all {n or 'requests'} were refused{_rightly(found)}, "
+            f"{name} on {where}: all {n or 'requests'} were refused{_format_rightly(found)}, "
             "the time is too short."
         )
     rate = share_text(found["hit_rate"])
     tail = ""
     if found.get("n_refused"):
-        tail = f", {found['n_refused']} were refused{_rightly(found)}"
+        tail = f", {found['n_refused']} were refused{_format_rightly(found)}"
     return (
         f"{name} on {where} answers {found['n_met']} of {found['n_accepted']} requests in time "
         f"({rate}, {_interval(found)}; {record['test'].get('label')}){tail}."
     )
 
 
-def _rightly(found: Mapping[str, Any]) -> str:
+def _format_rightly(found: Mapping[str, Any]) -> str:
     share = found.get("refused_rightly_share")
     return "" if share is None else f" ({share_text(share)} of them rightly)"
 
@@ -50,7 +50,7 @@ DEADLINE_HEADER = (
 
 
 def deadline_row(record: Record) -> tuple[str, ...]:
-    return _row(str(record["test"].get("label", "?")), summary_of(record))
+    return _row(str(record["test"].get("label", "?")), find_summary(record))
 
 
 def deadline_rows(run: Run) -> list[tuple[str, ...]]:
@@ -73,8 +73,8 @@ def _row(label: str, found: Mapping[str, Any]) -> tuple[str, ...]:
         f"{met} of {n}" if n else "–",
         _interval(found),
         str(found.get("n_refused") or 0),
-        _two(found.get("first_s")),
-        _two(found.get("total_s")),
+        _format_p50_p99(found.get("first_s")),
+        _format_p50_p99(found.get("total_s")),
         _overrun(found),
     )
 
@@ -84,7 +84,7 @@ ANSWER_HEADER = ("workload", "shortened", "end at a sentence", "tokens given", "
 
 def answer_row(record: Record) -> tuple[str, ...]:
     """What the time cost the answers."""
-    found = summary_of(record)
+    found = find_summary(record)
     kinds = found.get("adjustments")
     adjusted = ", ".join(f"{k} {n}" for k, n in kinds.items()) if isinstance(kinds, dict) else ""
     return (
@@ -114,7 +114,7 @@ def _interval(found: Mapping[str, Any]) -> str:
     return f"{100 * low:.1f}–{100 * high:.1f} %"
 
 
-def _two(spread: Any) -> str:
+def _format_p50_p99(spread: Any) -> str:
     if not isinstance(spread, dict):
         return "–"
     return f"{format_seconds(spread.get('p50'))} / {format_seconds(spread.get('p99'))}"
@@ -141,7 +141,7 @@ def deadline_notes(run: Run) -> list[str]:
 
 def deadline_figures(run: Run) -> list[Figure]:
     """The figures that matter, each with its text."""
-    found = summary_of(run.records[0])
+    found = find_summary(run.records[0])
     total = found.get("total_s")
     return [
         ("answered in time", f"{share_text(found.get('hit_rate'))} ({_interval(found)})", ""),
@@ -160,6 +160,6 @@ def deadline_lines(run: Run) -> list[str]:
     """A run for a terminal."""
     lines = [printable(deadline_verdict(run), 400)]
     for header, rows in deadline_tables(run):
-        lines += ["", *aligned([header, *rows])]
+        lines += ["", *align_columns([header, *rows])]
     notes = deadline_notes(run)
     return [*lines, *([""] if notes else []), *(f"note: {printable(n, 300)}" for n in notes)]

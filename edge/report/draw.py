@@ -16,7 +16,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from boardfit.edge.errors import EngineMissingError
-from boardfit.edge.report.chart import Bars, Chart, Limit, Panel, Series
+from boardfit.edge.report.chart import Bars, Chart, LimitLine, Panel, Series
 from boardfit.edge.requirements import install_line
 
 EXTRA = "report"
@@ -142,7 +142,7 @@ def draw_png(charts: Sequence[Chart], heading: str, lines: Sequence[str]) -> byt
             for place, chart in zip(part.subfigures(1, 2).flat, row, strict=False):
                 place.suptitle(chart.title, fontsize=10, weight="bold")
                 draw_into(place, chart)
-        on_paper(figure)
+        replace_placeholders(figure)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
@@ -206,7 +206,7 @@ def draw_series(axes: Any, series: Series, index: int) -> None:
         )
 
 
-def draw_limit(axes: Any, limit: Limit, series: Sequence[Series]) -> None:
+def draw_limit(axes: Any, limit: LimitLine, series: Sequence[Series]) -> None:
     """A line in scale, or a note at the edge where the limit is far beyond the data."""
     largest = max((max(s.x if limit.axis == "x" else s.y, default=0.0) for s in series), default=0)
     colour = SERIES[4]
@@ -257,7 +257,7 @@ def draw_bars(axes: Any, bars: Bars) -> None:
     axes.set_xlabel(bars.x_label)
 
 
-def on_paper(figure: Any) -> None:
+def replace_placeholders(figure: Any) -> None:
     """Place-holders replaced by real colours, for pixels."""
     import matplotlib.colors
 

@@ -48,7 +48,7 @@ def to_csv(records: Sequence[Record]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*(name for name, _ in _FACTS), *_FIGURES, "flags"])
     for record in records:
-        facts = [cell(_at(record, path)) for _, path in _FACTS]
+        facts = [cell(_find(record, path)) for _, path in _FACTS]
         figures = [median(record, name) for name in _FIGURES]
         flags = cell("; ".join(map(str, record.get("flags", []))))
         writer.writerow([*facts, *("" if f is None else f"{f:.12g}" for f in figures), flags])
@@ -64,7 +64,7 @@ def cell(value: Any) -> Any:
     return value
 
 
-def _at(record: Record, path: Sequence[str]) -> Any:
+def _find(record: Record, path: Sequence[str]) -> Any:
     value: Any = record
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None

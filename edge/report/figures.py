@@ -116,35 +116,32 @@ def machine_key(record: Record) -> tuple[str, ...]:
     return tuple(str(record["machine"].get(key)) for key in IDENTITY)
 
 
-# Index of the engine's column in a label. It is printed wherever engines differ.
-ENGINE = 2
-
-
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """A short label per run that tells it from the others: artifact and what differs between them
-    (quantization, engine, machine), and where two still look alike, memory size or run id. Engines
-    that differ are named in any case.
+    """Make a short label per run that distinguishes it.
+
+    It has the artifact and what differs (quantization, engine, machine). If two still look alike,
+    it has memory size or run id. Engines that differ are named in any case.
     """
     parts = [
-        (
-            str(run.head["artifact"]["name"]),
-            str(run.head["engine"].get("quant") or "?"),
-            str(run.head["engine"].get("name") or "?"),
-            machine_name(run),
-            format_bytes(memory_limit(run)),
-            f"{run.head['machine'].get('n_cores') or '?'} cores",
-            f"{run.head['settings'].get('n_threads') or '?'} threads",
-            f"context {run.head['settings'].get('n_ctx') or '?'}",
-            str(run.head["time"])[:16].replace("T", " "),
-            f"run {run.run_id[:6]}",
-        )
+        {
+            "artifact": str(run.head["artifact"]["name"]),
+            "quant": str(run.head["engine"].get("quant") or "?"),
+            "engine": str(run.head["engine"].get("name") or "?"),
+            "machine": machine_name(run),
+            "memory": format_bytes(memory_limit(run)),
+            "cores": f"{run.head['machine'].get('n_cores') or '?'} cores",
+            "threads": f"{run.head['settings'].get('n_threads') or '?'} threads",
+            "context": f"context {run.head['settings'].get('n_ctx') or '?'}",
+            "time": str(run.head["time"])[:16].replace("T", " "),
+            "run": f"run {run.run_id[:6]}",
+        }
         for run in runs
     ]
-    labels = [column[0] for column in parts]
-    for i in range(1, len(parts[0]) if parts else 0):
+    labels = [part["artifact"] for part in parts]
+    for name in list(parts[0])[1:] if parts else ():
         alike = len(set(labels)) < len(labels)
-        if (alike or i == ENGINE) and len({column[i] for column in parts}) > 1:
-            labels = [f"{label}, {column[i]}" for label, column in zip(labels, parts, strict=True)]
+        if (alike or name == "engine") and len({part[name] for part in parts}) > 1:
+            labels = [f"{label}, {part[name]}" for label, part in zip(labels, parts, strict=True)]
     return labels
 
 
@@ -152,7 +149,7 @@ def name_clashes(runs: Sequence[Run]) -> list[str]:
     """One note per board name that stands for machines that are not alike."""
     found: dict[str, set[tuple[str, ...]]] = {}
     for run in runs:
-        if not run.head.get("imported"):  # other tools tell too little of a machine
+        if not run.head.get("imported"):  # other tools report too little of a machine
             found.setdefault(machine_name(run), set()).add(machine_key(run.head))
     return [
         f"{len(keys)} different machines are called {name!r}: their results are kept apart"
@@ -169,7 +166,7 @@ def interval_text(record: Record | None, name: str, decimals: int = 1) -> str:
     return f"{figure['p10']:.{decimals}f}–{figure['p90']:.{decimals}f}"
 
 
-def prediction_holds(run: Run) -> bool:
+def is_planned_machine(run: Run) -> bool:
     """Whether the plan was made for the machine that measured: a bundle for a Pi may have been
     tried on a laptop.
     """
@@ -182,7 +179,7 @@ def predicted_rows(run: Run) -> list[tuple[str, str, str, str]]:
     measuring machine; empty otherwise.
     """
     promised = run.head.get("predicted")
-    if not promised or not prediction_holds(run):
+    if not promised or not is_planned_machine(run):
         return []
     pairs = [
         ("decode, tokens/s", promised.get("decode_tps"), median(best_decode(run), "decode_tps")),

@@ -19,24 +19,24 @@ from boardfit.edge.units import MIB, format_bytes, format_seconds
 MAX_BARS = 8
 
 
-def decode_of(run: Run) -> float | None:
+def find_decode(run: Run) -> float | None:
     return median(best_decode(run), "decode_tps")
 
 
-def prefill_of(run: Run) -> float | None:
+def find_prefill(run: Run) -> float | None:
     return median(longest_prefill(run), "prefill_tps")
 
 
-def ttft_of(run: Run) -> float | None:
+def find_ttft(run: Run) -> float | None:
     return median(next(iter(run.tests("end-to-end")), None), "ttft_s")
 
 
-def memory_of(run: Run) -> float | None:
+def find_memory(run: Run) -> float | None:
     value = peak(run, "peak_anon_bytes")
     return None if value is None else float(value)
 
 
-def load_of(run: Run) -> float | None:
+def find_load(run: Run) -> float | None:
     """The first load test's, or what a network's own record holds."""
     return median(next(iter(run.tests("load")), run.head), "load_s")
 
@@ -44,11 +44,11 @@ def load_of(run: Run) -> float | None:
 # Column: heading, the figure, its text, whether more is better.
 Column = tuple[str, Callable[[Run], float | None], Callable[[float], str], bool]
 COLUMNS: tuple[Column, ...] = (
-    ("decode, tokens/s", decode_of, lambda v: f"{v:,.1f}", True),
-    ("prefill, tokens/s", prefill_of, lambda v: f"{v:,.0f}", True),
-    ("time to first token", ttft_of, format_seconds, False),
-    ("anonymous memory", memory_of, lambda v: format_bytes(int(v)), False),
-    ("load", load_of, format_seconds, False),
+    ("decode, tokens/s", find_decode, lambda v: f"{v:,.1f}", True),
+    ("prefill, tokens/s", find_prefill, lambda v: f"{v:,.0f}", True),
+    ("time to first token", find_ttft, format_seconds, False),
+    ("anonymous memory", find_memory, lambda v: format_bytes(int(v)), False),
+    ("load", find_load, format_seconds, False),
 )
 
 
@@ -63,7 +63,7 @@ def side_by_side(runs: Sequence[Run]) -> Chart | Missing:
         rows = [(label, v, text(v)) for label, run in shown if (v := figure(run)) is not None]
         if not rows:
             continue
-        unit = MIB if figure is memory_of else 1.0
+        unit = MIB if figure is find_memory else 1.0
         panels.append(
             Bars(
                 heading if unit == 1.0 else f"{heading}, MiB",
@@ -106,16 +106,16 @@ def fleet_rows(runs: Sequence[Run]) -> tuple[tuple[str, ...], ...]:
 def fleet_verdict(runs: Sequence[Run]) -> str:
     """One sentence over several runs: the fastest and the smallest of them."""
     labels, notes = run_labels(runs), []
-    any_decodes = any(decode_of(run) for run in runs)
+    any_decodes = any(find_decode(run) for run in runs)
     for figure, text, most, words in (
-        (decode_of, "{:,.1f} tokens/s", True, "decodes fastest"),
-        (memory_of, None, False, "needs the least memory"),
+        (find_decode, "{:,.1f} tokens/s", True, "decodes fastest"),
+        (find_memory, None, False, "needs the least memory"),
     ):
         known = [
             (value, i)
             for i, run in enumerate(runs)
             # A small network beside language models is no smaller language model.
-            if (value := figure(run)) is not None and (decode_of(run) or not any_decodes)
+            if (value := figure(run)) is not None and (find_decode(run) or not any_decodes)
         ]
         if known:
             value, i = max(known) if most else min(known)

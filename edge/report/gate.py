@@ -27,7 +27,7 @@ class Gate:
     def text(self) -> str:
         return f"{self.figure}{'<' if self.less else '>'}{self.bound:g}x"
 
-    def fails(self, ratios: Sequence[Ratio]) -> bool:
+    def is_missed(self, ratios: Sequence[Ratio]) -> bool:
         """Raises InputError when the figure was not measured on both sides: nothing was checked."""
         found = next((r for r in ratios if r.figure.name == self.figure), None)
         if found is None:
@@ -36,7 +36,7 @@ class Gate:
                 next_step="measure both with the same edge bench command",
             )
         beyond = found.value < self.bound if self.less else found.value > self.bound
-        return beyond and found.seen is not False
+        return beyond and found.is_significant is not False
 
 
 def parse_gate(text: str) -> Gate:

@@ -15,7 +15,7 @@ from boardfit.edge.report.figures import (
     peak,
     spread_text,
 )
-from boardfit.edge.report.rows import aligned
+from boardfit.edge.report.rows import align_columns
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 
@@ -98,4 +98,10 @@ def language_lines(run: Run) -> list[str]:
         *(row[:4] for row in speed_rows(run)),
     ]
     figures = [(name, text) for name, text, _ in language_figures(run) if "tokens/s" not in text]
-    return [printable(language_verdict(run), 400), "", *aligned(rows), "", *aligned(figures)]
+    return [
+        printable(language_verdict(run), 400),
+        "",
+        *align_columns(rows),
+        "",
+        *align_columns(figures),
+    ]

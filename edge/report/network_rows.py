@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from boardfit.edge.report.figures import Figure, Record, Run, Table, machine_name, median, peak
-from boardfit.edge.report.rows import aligned
+from boardfit.edge.report.rows import align_columns
 from boardfit.edge.units import format_bytes, format_seconds
 
 
@@ -62,4 +62,4 @@ def network_lines(run: Run) -> list[str]:
     """A run for a terminal."""
     [(header, rows)] = network_tables(run)
     figures = [(name, text) for name, text, _ in network_figures(run)]
-    return [network_verdict(run), "", *aligned([header, *rows]), "", *aligned(figures)]
+    return [network_verdict(run), "", *align_columns([header, *rows]), "", *align_columns(figures)]

@@ -99,17 +99,17 @@ def render_page(
         overview=drawn,
         overview_missing=missing,
         columns=[heading for heading, _, _, _ in COLUMNS],
-        rows=[heated(cells, shares) for cells, shares in rows],
+        rows=[assign_heat(cells, shares) for cells, shares in rows],
         n_runs=len(runs),
         n_rows=len(rows),
         max_rows=MAX_ROWS,
         n_detailed=len(sections),
         notes=[*name_clashes(runs), *notes],
     )
-    return without_surrogates(page)
+    return replace_surrogates(page)
 
 
-def heated(
+def assign_heat(
     cells: Sequence[str], shares: Sequence[float | None]
 ) -> tuple[str, list[tuple[str, int | None]]]:
     """(label, [(text, step of the heat map from 0, far from the best, to 5, the best)])."""
@@ -117,7 +117,7 @@ def heated(
     return cells[0], list(zip(cells[1:], steps, strict=True))
 
 
-def without_surrogates(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """Lone surrogates (JSON may hold them, UTF-8 may not) as question marks."""
     return re.sub("[\ud800-\udfff]", "?", text)
 
@@ -188,21 +188,21 @@ def provenance(run: Run) -> list[tuple[str, str]]:
         ("artifact SHA-256", artifact.get("sha256")),
         ("bundle", artifact.get("bundle_id")),
         ("quantization", engine.get("quant")),
-        ("engine", _joined(engine.get("name"), engine.get("version"), engine.get("build"))),
+        ("engine", _join_known(engine.get("name"), engine.get("version"), engine.get("build"))),
         (
             "settings",
             f"{threads} threads, context {settings.get('n_ctx')}, "
             f"KV {settings.get('kv_type')}, batch {settings.get('n_batch')}",
         ),
-        ("machine", _joined(machine_name(run), machine.get("cpu"), machine.get("arch"))),
+        ("machine", _join_known(machine_name(run), machine.get("cpu"), machine.get("arch"))),
         ("cores, memory", f"{cores or '–'}, {format_bytes(machine.get('ram_bytes'))}"),
-        ("system", _joined(machine.get("os"), machine.get("kernel"))),
+        ("system", _join_known(machine.get("os"), machine.get("kernel"))),
         ("governor", machine.get("governor")),
         *((f"state {when}", state_text(head, when)) for when in ("before", "after")),
         ("planned for", head.get("board")),
         (
             "boardfit",
-            _joined(
+            _join_known(
                 kit.get("version"), commit, "changed since the commit" if kit.get("changed") else ""
             ),
         ),
@@ -232,5 +232,5 @@ def state_text(head: Record, when: str) -> str:
     )
 
 
-def _joined(*parts: Any) -> str:
+def _join_known(*parts: Any) -> str:
     return ", ".join(str(part) for part in dict.fromkeys(parts) if part)

@@ -13,8 +13,10 @@ _PERCENT = re.compile(r"[+-]\d{1,9}%")
 
 
 def flag_lines(run: Run) -> list[str]:
-    """Every flag once, with the tests that it fell on; flags that differ in a percentage alone
-    share a line: `drift: the second half ran -9% (prefill 128), +7% (prefill 512)`.
+    """Format every flag once, with the tests that have it.
+
+    Flags that differ only in a percentage share a line: `drift: the second half ran -9% (prefill
+    128), +7% (prefill 512)`.
     """
     stems: dict[str, dict[str, list[str]]] = {}
     for record in run.records:
@@ -75,7 +77,7 @@ def energy_method(run: Run) -> str:
     return f"{kind}: {METHODS.get(kind, 'unknown method')}; idle power is in it"
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns padded to their widest cell, two spaces apart."""
     if not rows:
         return []

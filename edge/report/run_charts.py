@@ -7,16 +7,16 @@ from typing import Any
 
 from boardfit.edge.bench.metrics import measure, quantile
 from boardfit.edge.bench.trace_rows import MEMORY_FIELDS, expand_trace, memory_rows
-from boardfit.edge.report.chart import Bars, Chart, Limit, Missing, Panel, Series, thin
+from boardfit.edge.report.chart import Bars, Chart, LimitLine, Missing, Panel, Series, thin
 from boardfit.edge.report.figures import (
     Record,
     Run,
     best_decode,
+    is_planned_machine,
     longest_prefill,
     median,
     memory_limit,
     peak,
-    prediction_holds,
     spread_text,
 )
 from boardfit.edge.report.speed_chart import speed_over_time, timed_traces
@@ -37,7 +37,7 @@ def language_charts(run: Run, within_s: float | None = None) -> list[Chart | Mis
         prefill_against_length(run),
         memory_over_time(run),
         speed_over_time(run),
-        predicted_and_measured(run),
+        chart_predictions(run),
         answer_times(run, within_s),
         token_gaps(run),
     ]
@@ -50,7 +50,7 @@ def _interval(figure: dict[str, Any]) -> tuple[float | None, float | None]:
     return figure.get("p10"), figure.get("p90")
 
 
-def _against(
+def _draw_against(
     records: Sequence[Record], position: str, rate: str, name: str
 ) -> tuple[Series, tuple[tuple[str, ...], ...]] | None:
     """Medians with intervals over a count of tokens, and the same as table rows."""
@@ -84,7 +84,7 @@ def _repeats_note(records: Sequence[Record]) -> str:
 
 def decode_against_depth(run: Run) -> Chart | Missing:
     title = "Decode speed against depth"
-    found = _against(run.tests("decode"), "n_depth", "decode_tps", "decode")
+    found = _draw_against(run.tests("decode"), "n_depth", "decode_tps", "decode")
     if found is None:
         return Missing(title, "no decode test is among the results")
     series, rows = found
@@ -106,7 +106,7 @@ def decode_against_depth(run: Run) -> Chart | Missing:
 
 def prefill_against_length(run: Run) -> Chart | Missing:
     title = "Prefill speed against prompt length"
-    found = _against(run.tests("prefill"), "n_prompt", "prefill_tps", "prefill")
+    found = _draw_against(run.tests("prefill"), "n_prompt", "prefill_tps", "prefill")
     if found is None:
         return Missing(title, "no prefill test is among the results")
     series, rows = found
@@ -161,7 +161,9 @@ def memory_over_time(run: Run) -> Chart | Missing:
             f". The board has {format_bytes(limit_bytes)}: anonymous memory took "
             f"{used / limit_bytes:.1%} of it"
         )
-    limit = Limit(limit_bytes / MIB, f"limit {format_bytes(limit_bytes)}") if limit_bytes else None
+    limit = (
+        LimitLine(limit_bytes / MIB, f"limit {format_bytes(limit_bytes)}") if limit_bytes else None
+    )
     return Chart(
         "memory-time",
         title,
@@ -183,12 +185,12 @@ def memory_over_time(run: Run) -> Chart | Missing:
     )
 
 
-def predicted_and_measured(run: Run) -> Chart | Missing:
+def chart_predictions(run: Run) -> Chart | Missing:
     title = "Predicted and measured"
     promised = run.head.get("predicted")
     if not promised:
         return Missing(title, "the results carry no plan: measure a bundle, not a bare model file")
-    if not prediction_holds(run):
+    if not is_planned_machine(run):
         return Missing(title, f"the plan was made for {promised.get('device')}, not this machine")
     pairs = [
         ("decode", "tokens/s", promised.get("decode_tps"), median(best_decode(run), "decode_tps")),
@@ -288,7 +290,9 @@ def _distribution(
             Panel(
                 f"% of {what}",
                 (Series(what, *_ecdf(times), "steps"),),
-                Limit(budget_s, f"budget {format_seconds(budget_s)}", "x") if budget_s else None,
+                LimitLine(budget_s, f"budget {format_seconds(budget_s)}", "x")
+                if budget_s
+                else None,
             ),
         ),
         ("point", "time"),

@@ -21,7 +21,7 @@ SPREAD_TOLERANCE = 1e-12
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RunVerdict:
     """What checking found: `problems` break trust, `gaps` could not be checked."""
 
     n_records: int
@@ -37,7 +37,7 @@ class Verdict:
         return checked if not self.gaps else f"{checked}; {len(self.gaps)} could not be checked"
 
 
-def verify_run(run: Run, *, partial: bool = False) -> Verdict:
+def verify_run(run: Run, *, partial: bool = False) -> RunVerdict:
     """Check every record of a run, and that none is missing; with `partial` not all were read."""
     problems: list[str] = []
     gaps: list[str] = []
@@ -53,7 +53,7 @@ def verify_run(run: Run, *, partial: bool = False) -> Verdict:
     else:
         problems += [f"run {run.run_id[:6]}: {text}" for text in missing_parts(run.records)]
     clean = tuple(printable(text, 400) for text in problems)
-    return Verdict(len(run.records), n_figures, clean, tuple(printable(g, 400) for g in gaps))
+    return RunVerdict(len(run.records), n_figures, clean, tuple(printable(g, 400) for g in gaps))
 
 
 def verify_record(record: Record) -> tuple[int, list[str], list[str]]:
@@ -97,7 +97,7 @@ def verify_record(record: Record) -> tuple[int, list[str], list[str]]:
             count += 1
             got = stored.get(name) if isinstance(stored, Mapping) else None
             if got != value:
-                wrong.append(f"repetition {number}: {name} is {got!r}, the trace says {value!r}")
+                wrong.append(f"repetition {number}: {name} is {got!r}, the trace gives {value!r}")
     if len(derived) == len(traces):
         wrong += compare_spreads(record["metrics"], derived)
         count += len(record["metrics"])
@@ -122,22 +122,22 @@ def compare_spreads(
         expected: dict[str, Any] = again.to_dict() if again else {}
         got = stored.get(name) or {}
         for part in dict.fromkeys([*expected, *got]):
-            if not _same(got.get(part), expected.get(part)):
+            if not _is_equal(got.get(part), expected.get(part)):
                 wrong.append(
-                    f"{name}: {part} is {got.get(part)!r}, the trace says {expected.get(part)!r}"
+                    f"{name}: {part} is {got.get(part)!r}, the trace gives {expected.get(part)!r}"
                 )
                 break
     return wrong
 
 
-def _same(a: Any, b: Any) -> bool:
+def _is_equal(a: Any, b: Any) -> bool:
     if a is None or b is None:
         return a is b
     return math.isclose(a, b, rel_tol=SPREAD_TOLERANCE, abs_tol=0.0)
 
 
 def missing_parts(records: Sequence[Record]) -> list[str]:
-    """Tests that a run had and its records no longer have; schema 1 cannot tell."""
+    """Tests that a run had and its records no longer have; schema 1 cannot show it."""
     parts = [r["part"] for r in records if isinstance(r.get("part"), dict)]
     if not parts:
         return []

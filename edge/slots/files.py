@@ -35,14 +35,14 @@ from boardfit.edge.slots.layout import CURRENT, LOCK
 
 Kind = Literal["file", "folder", "link", "other"]
 _COPY = 1 << 20
-#: What a file system says that is in trouble; anything else, asked for a link, means it has none.
+#: Errors of a file system in trouble. Any other error of a link means that it has no links.
 _TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES)
 _LOCK_FOLDER = f"{LOCK}.d"
 _LOCK_OWNER = f"{_LOCK_FOLDER}/owner"
 
 
 @dataclass(frozen=True)
-class Entry:
+class BoardEntry:
     """One name on the board; `n_bytes` is a file's size, `n_names` how many names it has."""
 
     kind: Kind
@@ -65,10 +65,10 @@ class BoardFiles(Protocol):
     def prepare(self) -> None:
         """Make the root if it is missing."""
 
-    def entries(self, folder: str) -> dict[str, Entry]:
+    def entries(self, folder: str) -> dict[str, BoardEntry]:
         """Names in a folder; empty when it is missing."""
 
-    def tree(self, folder: str) -> dict[str, Entry]:
+    def tree(self, folder: str) -> dict[str, BoardEntry]:
         """Every name below a folder, relative to it; empty when it is missing."""
 
     def read(self, path: str, limit: int) -> bytes | None:
@@ -118,10 +118,10 @@ class BoardFiles(Protocol):
         """Bytes that each tree takes on the medium; 0 for a missing one."""
 
     def pointer(self) -> str | None:
-        """What `current` says, unchecked."""
+        """The target of `current`, unchecked."""
 
     def point(self, target: str) -> None:
-        """Make `current` say `target`, in one rename."""
+        """Make `current` a link to `target`, in one rename."""
 
     def lock(self, wait_s: float) -> AbstractContextManager[None]:
         """Hold the board's lock. Raises UsageError when another flash holds it for `wait_s`
@@ -129,7 +129,7 @@ class BoardFiles(Protocol):
         """
 
 
-def lock_refused(place: str, wait_s: float) -> UsageError:
+def lock_error(place: str, wait_s: float) -> UsageError:
     waited = f" (waited {wait_s:.0f} s)" if wait_s else ""
     return UsageError(
         f"another flash of {place} is running{waited}",
@@ -171,7 +171,7 @@ class LocalFiles:
         return os.path.lexists(self._root)
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[Root]:
+    def _open_root(self) -> Iterator[Root]:
         """The root, opened anew: nothing may hold a card when it is to be taken out."""
         with self._errors(), Root(self._root, lambda: fault_point(), fixed_modes=True) as root:
             yield root
@@ -184,25 +184,25 @@ class LocalFiles:
                 with Root(self._root.parent.resolve(), fixed_modes=True) as parent:
                     parent.make_folder(self._root.name)
                     parent.sync("")
-        with self._opened():
+        with self._open_root():
             pass
 
-    def entries(self, folder: str) -> dict[str, Entry]:
+    def entries(self, folder: str) -> dict[str, BoardEntry]:
         if not self._is_there():
             return {}
-        with self._opened() as root:
+        with self._open_root() as root:
             return {name: _entry(info) for name, info in root.entries(folder).items()}
 
-    def tree(self, folder: str) -> dict[str, Entry]:
+    def tree(self, folder: str) -> dict[str, BoardEntry]:
         if not self._is_there():
             return {}
-        with self._opened() as root:
+        with self._open_root() as root:
             return {name: _entry(info) for name, info in root.walk(folder)}
 
     def read(self, path: str, limit: int) -> bytes | None:
         if not self._is_there():
             return None
-        with self._opened() as root:
+        with self._open_root() as root:
             info = root.stat(path)
             if info is None or not stat.S_ISREG(info.st_mode) or info.st_size > limit:
                 return None
@@ -211,32 +211,32 @@ class LocalFiles:
             return data if len(data) <= limit else None
 
     def write(self, path: str, data: bytes) -> None:
-        with self._opened() as root:
+        with self._open_root() as root:
             root.write(path, data)
 
     def make_folder(self, path: str) -> None:
-        with self._opened() as root:
+        with self._open_root() as root:
             root.make_folder(path)
 
     def claim(self, path: str) -> None:
-        with self._opened() as root:
+        with self._open_root() as root:
             root.claim(path)
 
     def rename(self, source: str, target: str) -> None:
-        with self._opened() as root:
+        with self._open_root() as root:
             root.rename(source, target)
 
     def remove(self, paths: Sequence[str]) -> None:
-        with self._opened() as root:
+        with self._open_root() as root:
             for path in paths:
                 root.remove(path)
 
     def sweep(self) -> None:
-        with self._opened() as root:
+        with self._open_root() as root:
             root.sweep_fresh()
 
     def link(self, source: str, target: str) -> None:
-        with self._opened() as root:
+        with self._open_root() as root:
             try:
                 root.link(source, target)
             except OSError as error:
@@ -245,7 +245,7 @@ class LocalFiles:
                 self.copy(source, target)
 
     def copy(self, source: str, target: str) -> None:
-        with self._opened() as root, root.open(source) as reader:
+        with self._open_root() as root, root.open(source) as reader:
             self._copy(root, reader, target, 0)
         self.sync([target])
 
@@ -257,7 +257,7 @@ class LocalFiles:
         progress: Advance | None = None,
     ) -> None:
         """Copy `source` from `offset` to the same place in `target`; not flushed yet."""
-        with self._opened() as root, source.open("rb") as reader:
+        with self._open_root() as root, source.open("rb") as reader:
             self._copy(root, reader, target, offset, progress)
 
     def _copy(
@@ -280,13 +280,13 @@ class LocalFiles:
                     progress(len(chunk))
 
     def sync(self, paths: Sequence[str]) -> None:
-        with self._opened() as root:
+        with self._open_root() as root:
             fault_point()
             for path in paths:
                 root.sync(path)
 
     def digests(self, paths: Sequence[str]) -> dict[str, str | None]:
-        with self._opened() as root:
+        with self._open_root() as root:
             return {path: _digest(root, path) for path in paths}
 
     def settle(self, path: str) -> str | None:
@@ -309,14 +309,14 @@ class LocalFiles:
     def pointer(self) -> str | None:
         if not self._is_there():
             return None
-        with self._opened() as root:
+        with self._open_root() as root:
             if (text := root.readlink(CURRENT)) is not None:
                 return text
         data = self.read(CURRENT, 1024)
         return None if data is None else data.decode("utf-8", "replace").strip()
 
     def point(self, target: str) -> None:
-        with self._opened() as root:
+        with self._open_root() as root:
             try:
                 root.symlink(target, CURRENT)
             except OSError as error:
@@ -327,13 +327,13 @@ class LocalFiles:
 
     @contextlib.contextmanager
     def lock(self, wait_s: float) -> Iterator[None]:
-        with self._opened() as root:
+        with self._open_root() as root:
             handle = root.resume(LOCK)
         with handle:
             end_s = time.monotonic() + wait_s
             while not (_try_flock(handle.fileno(), self.root) and not self._folder_is_locked()):
                 if time.monotonic() >= end_s:
-                    raise lock_refused(self.root, wait_s)
+                    raise lock_error(self.root, wait_s)
                 time.sleep(0.2)
             with self._errors(), Root(self._root, fixed_modes=True) as root:
                 _unlock_folder(root)
@@ -387,12 +387,12 @@ def _boot_id() -> str:
         return ""
 
 
-def _entry(info: os.stat_result) -> Entry:
+def _entry(info: os.stat_result) -> BoardEntry:
     if stat.S_ISREG(info.st_mode):
-        return Entry("file", info.st_size, info.st_nlink)
+        return BoardEntry("file", info.st_size, info.st_nlink)
     if stat.S_ISDIR(info.st_mode):
-        return Entry("folder", 0)
-    return Entry("link" if stat.S_ISLNK(info.st_mode) else "other", 0)
+        return BoardEntry("folder", 0)
+    return BoardEntry("link" if stat.S_ISLNK(info.st_mode) else "other", 0)
 
 
 def _digest(root: Root, path: str) -> str | None:

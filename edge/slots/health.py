@@ -142,8 +142,9 @@ def _ask(engine: Engine, load_s: float, reference: Sequence[int], quick: bool) -
 
 
 def _agreement(engine: LogitsEngine, prompt: Sequence[int], reference: Sequence[int]) -> float:
-    """Share of `reference` that this engine would choose too, each time after the reference's own
-    earlier tokens, so that one near tie does not carry on.
+    """Compute the share of `reference` that this engine would choose too.
+
+    Each choice follows the reference's own earlier tokens, so that one near tie does not carry on.
     """
     logits = engine.logits([*prompt, *reference[:-1]])[len(prompt) - 1 :]
     chosen = logits.argmax(axis=1).tolist()
@@ -186,7 +187,7 @@ def judge(
     plan = plan if isinstance(plan, Plan) else Plan.from_dict(plan)
     if health.error is not None:
         return [health.error]
-    failures = _nonsense(health)
+    failures = _find_nonsense(health)
     if health.agreement is not None and health.agreement < MIN_AGREEMENT:
         failures.append(
             f"it chooses the host's tokens in only {health.agreement:.0%} of places; "
@@ -207,7 +208,7 @@ def judge(
     return failures
 
 
-def _nonsense(health: Health) -> list[str]:
+def _find_nonsense(health: Health) -> list[str]:
     """Recognize an answer that no working model gives."""
     text = health.text.strip()
     if health.n_out < 1 or not text:

@@ -92,7 +92,7 @@ class SlotState:
         known = {**self.releases.get(release_id, {}), **facts}
         return replace(self, releases={**self.releases, release_id: known})
 
-    def without(self, release_ids: Iterable[str]) -> SlotState:
+    def drop_releases(self, release_ids: Iterable[str]) -> SlotState:
         """The same after releases have been removed."""
         gone = set(release_ids)
         return SlotState(
@@ -107,8 +107,9 @@ class SlotState:
 
 
 def parse_state(data: bytes | None) -> SlotState | None:
-    """A state file's content; None when there is none or it is damaged (releases then count as
-    older than anything, in the order of their names).
+    """Parse a state file's content; return None if it is missing or damaged.
+
+    Releases then count as older than anything, in the order of their names.
     """
     try:
         document = json.loads(data or b"")

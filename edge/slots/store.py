@@ -1,7 +1,7 @@
 """Manage releases over any `BoardFiles`: list, verify, switch, roll back, free space.
 
     slots = Slots(LocalFiles(Path("/opt/boardfit")))
-    with slots.locked():
+    with slots.hold_lock():
         slots.activate(release_id)
 
 After a power cut at any point `current` names a release that was whole when it was switched to.
@@ -55,7 +55,7 @@ class Slots:
         self.files = files
 
     @contextmanager
-    def locked(self, wait_s: float = 0) -> Iterator[None]:
+    def hold_lock(self, wait_s: float = 0) -> Iterator[None]:
         """Hold the board's lock; create and check its root folder.
 
         Raises UsageError when another process holds the lock, or when the root is not a store.
@@ -136,7 +136,7 @@ class Slots:
 
     def damage(self, folder: str, bundle: Bundle) -> list[str]:
         """What is wrong with a bundle's files in `folder`, read from the medium: names of missing,
-        foreign and differing files. Empty when every byte is as the manifest says.
+        foreign and differing files. Empty when every byte is as in the manifest.
         """
         expected = {**{file.name: file.sha256 for file in bundle.files}, MANIFEST: bundle.id}
         tree = self.files.tree(folder)
@@ -165,8 +165,7 @@ class Slots:
         if wrong := self.damage(bundle_folder(release_id), bundle):
             raise IntegrityError(
                 f"release {release_id[:12]} on {self.files.root}: {printable(wrong[0])} is not "
-                f"what the manifest says"
-                + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""),
+                "as in the manifest" + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""),
                 next_step="flash the bundle again: only what is damaged is sent",
             )
         return bundle
@@ -234,7 +233,7 @@ class Slots:
 
     def sweep(self, keep_incoming: str | None = None) -> None:
         """Remove what interrupted runs left: half-removed releases, and incoming files of other
-        bundles than `keep_incoming`. Parts stay: their names say what they will be.
+        bundles than `keep_incoming`. Parts stay: their names show what they will be.
         """
         self.files.sweep()
         root = self.files.entries("")
@@ -259,7 +258,7 @@ class Slots:
             self.files.rename(release_folder(release_id), trash)
             self.files.remove([trash])
         if release_ids:
-            self.files.write(layout.STATE, self.state().without(release_ids).to_bytes())
+            self.files.write(layout.STATE, self.state().drop_releases(release_ids).to_bytes())
 
     def make_room(
         self,
@@ -286,7 +285,7 @@ class Slots:
         could = sum(sizes[release_folder(i)] for i in order)
         if free + could < needed:
             more = sum(sizes[release_folder(i)] for i in spare)
-            raise no_room(self.files.root, needed, free, could, more)
+            raise no_space_error(self.files.root, needed, free, could, more)
         for release_id in order:
             if free >= needed:
                 break
@@ -295,10 +294,10 @@ class Slots:
             self.remove([release_id])
             free = self.files.free_bytes()
         if free < needed:
-            raise no_room(self.files.root, needed, free, 0, 0)
+            raise no_space_error(self.files.root, needed, free, 0, 0)
 
 
-def no_room(root: str, needed: int, free: int, could: int, previous: int) -> EdgeError:
+def no_space_error(root: str, needed: int, free: int, could: int, previous: int) -> EdgeError:
     """The three figures that decide, and the fourth that the user may choose to use."""
     message = (
         f"{root} has too little space: {format_bytes(needed)} needed, {format_bytes(free)} "

@@ -49,7 +49,7 @@ class Size(NamedTuple):
     parts: int
 
 
-class Budget:
+class RenderBudget:
     """What one run may still use; raises LimitError at the first operation that is too much."""
 
     def __init__(self, *, max_seconds: float = MAX_SECONDS) -> None:
@@ -86,7 +86,7 @@ class Budget:
         if self.total_chars > self.max_total_chars:
             raise LimitError(f"it makes more than {self.max_total_chars} characters in all")
 
-    def made(self, value: Any) -> Any:
+    def charge_value(self, value: Any) -> Any:
         """Measure and charge a new value; returns it."""
         self.step()
         size = self.measure(value)
@@ -148,9 +148,11 @@ class Budget:
 
     def count(self, items: Any) -> Any:
         """Iterate over `items`, one step each; keeps `len()` where there is one."""
-        return CountedSequence(self, items) if hasattr(items, "__len__") else self._counted(items)
+        return (
+            CountedSequence(self, items) if hasattr(items, "__len__") else self._count_items(items)
+        )
 
-    def _counted(self, items: Iterable[Any]) -> Iterator[Any]:
+    def _count_items(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
             self.step()
             yield item
@@ -159,7 +161,7 @@ class Budget:
 class CountedSequence:
     """A loop's sequence that charges every round."""
 
-    def __init__(self, budget: Budget, items: Any) -> None:
+    def __init__(self, budget: RenderBudget, items: Any) -> None:
         self._budget = budget
         self._items = items
 
@@ -167,13 +169,13 @@ class CountedSequence:
         return len(self._items)
 
     def __iter__(self) -> Iterator[Any]:
-        return self._budget._counted(self._items)
+        return self._budget._count_items(self._items)
 
 
 # ---- estimates before an operation ------------------------------------------------------------
 
 
-def check_operator(budget: Budget, operator: str, left: Any, right: Any) -> None:
+def check_operator(budget: RenderBudget, operator: str, left: Any, right: Any) -> None:
     """Estimate `left operator right` for `+ * ** %`."""
     if operator == "**":
         _check_power(left, right)
@@ -187,7 +189,7 @@ def check_operator(budget: Budget, operator: str, left: Any, right: Any) -> None
                 _check_repeat(budget, sequence, factor)
 
 
-def _check_repeat(budget: Budget, sequence: Sequence[Any], factor: int) -> None:
+def _check_repeat(budget: RenderBudget, sequence: Sequence[Any], factor: int) -> None:
     times = max(0, factor)
     budget.allow(budget.measure(sequence).chars * times, "*")
     if not isinstance(sequence, str) and len(sequence) * times > MAX_ITEMS:
@@ -201,7 +203,7 @@ def _check_power(left: Any, right: Any) -> None:
             raise LimitError(f"** would make an integer of about {bits:.3g} bits")
 
 
-def check_percent(budget: Budget, text: str, values: Any) -> None:
+def check_percent(budget: RenderBudget, text: str, values: Any) -> None:
     """Estimate `text % values`."""
     specs = _PERCENT_SPEC.findall(text)
     if any("*" in spec for spec in specs):
@@ -210,7 +212,7 @@ def check_percent(budget: Budget, text: str, values: Any) -> None:
 
 
 def check_format(
-    budget: Budget, text: str, values: Sequence[Any], named: Mapping[str, Any]
+    budget: RenderBudget, text: str, values: Sequence[Any], named: Mapping[str, Any]
 ) -> None:
     """Estimate `text.format(*values, **named)`."""
     if _NESTED_BRACES.search(text.replace("{{", "").replace("}}", "")):
@@ -220,8 +222,10 @@ def check_format(
     )
 
 
-def _check_fields(budget: Budget, n: int, specs: Iterable[str], values: Any, base: int) -> None:
-    """At most `n` fields, each as wide as its spec says or as all values together."""
+def _check_fields(
+    budget: RenderBudget, n: int, specs: Iterable[str], values: Any, base: int
+) -> None:
+    """At most `n` fields, each as wide as its spec or as all values together."""
     widths = [number for spec in specs for number in _NUMBER.findall(spec)]
     if any(len(number) > 4 for number in widths):
         raise LimitError("it formats a value with a width of more than 9999")
@@ -229,7 +233,7 @@ def _check_fields(budget: Budget, n: int, specs: Iterable[str], values: Any, bas
     budget.allow(base + n * (budget.measure(values).chars + widest), "formatting")
 
 
-def check_replace(budget: Budget, text: str, old: str, new: str, count: int | None) -> None:
+def check_replace(budget: RenderBudget, text: str, old: str, new: str, count: int | None) -> None:
     """Estimate `text.replace(old, new, count)`."""
     found = text.count(old) if old else len(text) + 1
     if count is not None and count >= 0:
@@ -237,7 +241,7 @@ def check_replace(budget: Budget, text: str, old: str, new: str, count: int | No
     budget.allow(len(text) + found * max(0, len(new) - len(old)), "replace")
 
 
-def check_join(budget: Budget, separator: str, items: Sequence[Any]) -> None:
+def check_join(budget: RenderBudget, separator: str, items: Sequence[Any]) -> None:
     """Estimate `separator.join(items)`."""
     chars = sum(budget.measure(item).chars for item in items)
     budget.allow(chars + len(separator) * len(items), "join")

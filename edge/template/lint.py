@@ -41,10 +41,10 @@ def check(template: str) -> list[str]:
     Raises as `template.render.render` does where it does not parse or breaks a limit on a trial.
     """
     tree = parse(template)
-    return [*_about_names(tree), *_about_text(template), *_about_trials(template)]
+    return [*_check_names(tree), *_check_text(template), *_check_trials(template)]
 
 
-def _about_names(tree: Any) -> list[str]:
+def _check_names(tree: Any) -> list[str]:
     from jinja2 import meta, nodes
 
     names = meta.find_undeclared_variables(tree)
@@ -68,7 +68,7 @@ def _about_names(tree: Any) -> list[str]:
     return found
 
 
-def _about_text(template: str) -> list[str]:
+def _check_text(template: str) -> list[str]:
     found = [f"it contains the link {printable(url, 80)}" for url in sorted(_links(template))]
     hidden = sorted({f"U+{ord(c):04X}" for c in template if _is_hidden(c)})
     if hidden:
@@ -86,7 +86,7 @@ def _is_hidden(character: str) -> bool:
     return not character.isprintable() and character not in "\n\r\t\xa0\u3000"
 
 
-def _about_trials(template: str) -> list[str]:
+def _check_trials(template: str) -> list[str]:
     """Try conversations that every chat has; a template may refuse some, which is good to know."""
     found = []
     rendered: dict[str, str] = {}

@@ -21,7 +21,7 @@ from typing import Any
 
 from boardfit.edge.errors import EngineMissingError, InputError, UnsafeInputError
 from boardfit.edge.template import limits
-from boardfit.edge.template.limits import Budget, LimitError
+from boardfit.edge.template.limits import LimitError, RenderBudget
 from boardfit.edge.template.sandbox import current_budget, environment, jinja
 from boardfit.edge.units import printable
 
@@ -49,12 +49,12 @@ def render(
     """The text of a conversation, as transformers' `apply_chat_template` renders it.
 
     `messages` and `extra` (tools, documents, enable_thinking, …) are plain data as in JSON. `now`
-    is what `strftime_now` tells, the current time if None.
+    is what `strftime_now` returns, the current time if None.
 
     Raises InputError when the template is broken or refuses the conversation, UnsafeInputError when
     it tries to leave the sandbox or uses too much, EngineMissingError without jinja2.
     """
-    budget = Budget(max_seconds=max_seconds)
+    budget = RenderBudget(max_seconds=max_seconds)
     variables = _plain(
         {
             "tools": None,
@@ -66,9 +66,9 @@ def render(
             "add_generation_prompt": add_generation_prompt,
         },
     )
-    with _limited(budget), _explained():
+    with _set_budget(budget), _convert_errors():
         budget.accept_input(variables)
-        compiled = _compiled(template)
+        compiled = _compile(template)
         budget.start()
         variables["strftime_now"] = _clock(now)
         return _collect(compiled.generate(variables))
@@ -76,7 +76,7 @@ def render(
 
 def parse(template: str) -> Any:
     """The template's syntax tree (`jinja2.nodes.Template`), checked. Raises like `render`."""
-    with _limited(Budget()), _explained():
+    with _set_budget(RenderBudget()), _convert_errors():
         _check_source(template)
         return environment().parse(template)
 
@@ -85,7 +85,7 @@ def parse(template: str) -> Any:
 
 
 @contextlib.contextmanager
-def _limited(budget: Budget) -> Iterator[None]:
+def _set_budget(budget: RenderBudget) -> Iterator[None]:
     token = current_budget.set(budget)
     try:
         yield
@@ -94,7 +94,7 @@ def _limited(budget: Budget) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _convert_errors() -> Iterator[None]:
     """Turn any error of a template's run into one of edge's errors."""
     jinja2 = jinja()
     try:
@@ -161,7 +161,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _compiled(template: str) -> Any:
+def _compile(template: str) -> Any:
     _check_source(template)
     return environment().from_string(template)
 

@@ -19,7 +19,7 @@ from typing import Any
 from boardfit.edge.errors import EngineMissingError, UnsafeInputError
 from boardfit.edge.requirements import install_line
 from boardfit.edge.template import limits
-from boardfit.edge.template.limits import Budget, LimitError
+from boardfit.edge.template.limits import LimitError, RenderBudget
 
 # Of the templates in upstream's models/templates the largest has 1,286 nodes, 60 names, 106 scopes.
 MAX_NODES = 10_000
@@ -62,7 +62,7 @@ _WIDTH_FILTERS = frozenset(["batch", "center", "indent", "round", "slice"])
 # Names that cannot be written in a template: they are put in by `_guard`.
 _LOOP, _CONCAT, _VALUE = "edge loop", "edge concat", "edge value"
 
-current_budget: ContextVar[Budget] = ContextVar("edge_template_budget")
+current_budget: ContextVar[RenderBudget] = ContextVar("edge_template_budget")
 
 
 def jinja() -> Any:
@@ -95,10 +95,10 @@ def environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
         optimized=False,
-        finalize=jinja2.pass_context(_written),
+        finalize=jinja2.pass_context(_write_output),
         extensions=[_generation_tag(), loopcontrols],
     )
-    sandbox.globals["namespace"] = _closed_namespace()
+    sandbox.globals["namespace"] = _make_namespace_class()
     sandbox.globals["raise_exception"] = _raise_exception
     del sandbox.globals["lipsum"]
     known = {**sandbox.filters, "tojson": _tojson}
@@ -106,7 +106,7 @@ def environment() -> Any:
         **{name: _guarded_filter(name, known[name]) for name in sorted(_FILTERS)},
         _LOOP: lambda items: current_budget.get().count(items),
         _CONCAT: _concat,
-        _VALUE: lambda value: current_budget.get().made(value),
+        _VALUE: lambda value: current_budget.get().charge_value(value),
     }
     return sandbox
 
@@ -121,24 +121,24 @@ def _sandbox_class() -> Any:
 
     own_types = (LoopContext, Macro, BlockReference, Cycler, Joiner, Namespace)
 
-    class Sandbox(ImmutableSandboxedEnvironment):
+    class TemplateSandbox(ImmutableSandboxedEnvironment):
         intercepted_binops = frozenset({"+", "*", "**", "%"})
 
         def _parse(self, source: str, name: Any, filename: Any) -> Any:
             return _guard(super()._parse(source, name, filename), self)
 
         def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-            known = isinstance(obj, own_types) or _allowed_attribute(obj, attr)
+            known = isinstance(obj, own_types) or _is_allowed(obj, attr)
             return known and super().is_safe_attribute(obj, attr, value)
 
         def wrap_str_format(self, value: Any) -> Any:
             inner = super().wrap_str_format(value)
-            return inner and functools.partial(_checked_format, inner, value)
+            return inner and functools.partial(_run_format, inner, value)
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             budget = current_budget.get()
             limits.check_operator(budget, operator, left, right)
-            return budget.made(super().call_binop(context, operator, left, right))
+            return budget.charge_value(super().call_binop(context, operator, left, right))
 
         def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
             budget = current_budget.get()
@@ -146,16 +146,16 @@ def _sandbox_class() -> Any:
                 args = (budget.count(args[0]), *args[1:])
             args = _check_method(budget, __obj, args, kwargs)
             with _macro_depth(budget, isinstance(__obj, (Macro, LoopContext, BlockReference))):
-                return budget.made(super().call(__context, __obj, *args, **kwargs))
+                return budget.charge_value(super().call(__context, __obj, *args, **kwargs))
 
-    return Sandbox
+    return TemplateSandbox
 
 
 def _generation_tag() -> Any:
     from jinja2 import nodes
     from jinja2.ext import Extension
 
-    class Generation(Extension):
+    class GenerationTag(Extension):
         """`{% generation %}` marks the assistant's text for training; here it only passes it."""
 
         tags = {"generation"}  # noqa: RUF012 (Jinja's own form)
@@ -169,10 +169,10 @@ def _generation_tag() -> Any:
         def pass_through(self, caller: Any) -> Any:
             return caller()
 
-    return Generation
+    return GenerationTag
 
 
-def _closed_namespace() -> Any:
+def _make_namespace_class() -> Any:
     from jinja2.utils import Namespace
 
     class ClosedNamespace(Namespace):
@@ -191,28 +191,28 @@ def _guard(tree: Any, sandbox: Any) -> Any:
 
     _check_nodes(tree)
 
-    def through(node: Any, name: str) -> Any:
+    def add_filter(node: Any, name: str) -> Any:
         return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
     class Guard(NodeTransformer):
         def visit_For(self, node: Any) -> Any:  # noqa: N802
             self.generic_visit(node)
-            node.iter = through(node.iter, _LOOP)
+            node.iter = add_filter(node.iter, _LOOP)
             return node
 
         def visit_Concat(self, node: Any) -> Any:  # noqa: N802
             self.generic_visit(node)
-            return through(nodes.List(node.nodes, lineno=node.lineno), _CONCAT)
+            return add_filter(nodes.List(node.nodes, lineno=node.lineno), _CONCAT)
 
         def visit_List(self, node: Any) -> Any:  # noqa: N802
             self.generic_visit(node)
-            return through(node, _VALUE)
+            return add_filter(node, _VALUE)
 
         visit_Dict = visit_List  # noqa: N815
 
         def visit_Tuple(self, node: Any) -> Any:  # noqa: N802
             self.generic_visit(node)
-            return node if node.ctx == "store" else through(node, _VALUE)
+            return node if node.ctx == "store" else add_filter(node, _VALUE)
 
         def visit_TemplateData(self, node: Any) -> Any:  # noqa: N802
             # A plain constant goes through the finalizer, which counts what is written.
@@ -258,7 +258,7 @@ def _check_nodes(tree: Any) -> None:
 # ---- what the sandbox calls -------------------------------------------------------------------
 
 
-def _written(context: Any, value: Any) -> str:
+def _write_output(context: Any, value: Any) -> str:
     """Every piece of output, of macros and set-blocks too."""
     budget = current_budget.get()
     budget.step()
@@ -269,7 +269,7 @@ def _written(context: Any, value: Any) -> str:
     return text
 
 
-def _allowed_attribute(obj: Any, attr: str) -> bool:
+def _is_allowed(obj: Any, attr: str) -> bool:
     """Whether a template may take `attr` of a value that is not one of Jinja's own."""
     if isinstance(obj, str):
         return attr in _STR_METHODS
@@ -281,7 +281,7 @@ def _allowed_attribute(obj: Any, attr: str) -> bool:
 
 
 def _check_method(
-    budget: Budget, method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    budget: RenderBudget, method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[Any, ...]:
     """Estimate a string method before it runs; returns the arguments to call it with."""
     text = getattr(method, "__self__", None)
@@ -303,7 +303,7 @@ def _check_method(
     return args
 
 
-def _checked_format(inner: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
+def _run_format(inner: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
     """`str.format` and `str.format_map` after an estimate."""
     named = args[0] if method.__name__ == "format_map" and args else kwargs
     limits.check_format(current_budget.get(), method.__self__, args, named)
@@ -311,7 +311,7 @@ def _checked_format(inner: Any, method: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _macro_depth(budget: Budget, counts: bool) -> Iterator[None]:
+def _macro_depth(budget: RenderBudget, counts: bool) -> Iterator[None]:
     if not counts:
         yield
         return
@@ -329,13 +329,13 @@ def _concat(values: Sequence[Any]) -> str:
     budget = current_budget.get()
     limits.check_join(budget, "", values)
     text = "".join(map(str, values))
-    budget.made(text)
+    budget.charge_value(text)
     return text
 
 
 def _guarded_filter(name: str, function: Any) -> Any:
     """A filter that is estimated, run, and measured. The wrapper keeps Jinja's marks on it, which
-    say whether its first argument is the context or the environment.
+    show whether its first argument is the context or the environment.
     """
     skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
 
@@ -344,13 +344,13 @@ def _guarded_filter(name: str, function: Any) -> Any:
         budget = current_budget.get()
         budget.step()
         checked = _check_filter(budget, name, args[skipped:], kwargs)
-        return budget.made(function(*args[:skipped], *checked, **kwargs))
+        return budget.charge_value(function(*args[:skipped], *checked, **kwargs))
 
     return guarded
 
 
 def _check_filter(
-    budget: Budget, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    budget: RenderBudget, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[Any, ...]:
     """Estimate a filter before it runs; returns the arguments to run it with."""
     value, rest = args[0], args[1:]
@@ -380,14 +380,14 @@ def _check_sum(items: Sequence[Any], rest: Sequence[Any], kwargs: Mapping[str, A
         raise LimitError("sum is for numbers")
 
 
-def _check_indent(budget: Budget, value: Any, rest: Any, kwargs: Any) -> None:
+def _check_indent(budget: RenderBudget, value: Any, rest: Any, kwargs: Any) -> None:
     width = rest[0] if rest else kwargs.get("width", 4)
     text = str(value)
     per_line = len(width) if isinstance(width, str) else width
     budget.allow(len(text) + (text.count("\n") + 1) * per_line, "indent")
 
 
-def _check_tojson(budget: Budget, value: Any, rest: Any, kwargs: Any) -> None:
+def _check_tojson(budget: RenderBudget, value: Any, rest: Any, kwargs: Any) -> None:
     limits.check_width(*rest, *kwargs.values())
     indent = kwargs.get("indent", rest[1] if len(rest) > 1 else None)
     per_level = len(indent) if isinstance(indent, str) else int(indent or 0)
@@ -395,13 +395,13 @@ def _check_tojson(budget: Budget, value: Any, rest: Any, kwargs: Any) -> None:
     budget.allow(size.chars + size.parts * size.depth * per_level, "tojson")
 
 
-def _check_int(budget: Budget, value: Any, rest: Any, kwargs: Any) -> None:
+def _check_int(budget: RenderBudget, value: Any, rest: Any, kwargs: Any) -> None:
     # Converting digits takes quadratic time on Pythons without a limit of their own.
     if isinstance(value, str) and len(value) > 1000:
         raise LimitError("int of a string of more than 1000 characters")
 
 
-def _check_replace(budget: Budget, value: Any, rest: Any, kwargs: Any) -> None:
+def _check_replace(budget: RenderBudget, value: Any, rest: Any, kwargs: Any) -> None:
     given = [*rest, *(kwargs[key] for key in ("old", "new", "count") if key in kwargs)]
     old, new, count = [*given, None, None, None][:3]
     limits.check_replace(budget, str(value), str(old), str(new), count)

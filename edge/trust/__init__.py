@@ -6,6 +6,6 @@ is what `ssh-keygen -Y sign` writes, and `ssh-keygen -Y verify` checks it where 
 boardfit.
 
 `ed25519` verifies (pure Python), `ssh_formats` reads and writes keys and signatures,
-`bundle_signature` says who signed a bundle, `pins` which keys a place accepts, and `signing` makes
+`bundle_signature` finds who signed a bundle, `pins` which keys a place accepts, and `signing` makes
 keys and signatures on the host.
 """

@@ -2,7 +2,7 @@ r"""Read and write `manifest.json.sig`, the signatures of a bundle.
 
 The manifest holds the size and hash of every other file, and the bundle's id is the manifest's own
 hash: a signature over the manifest covers every byte, and adding one changes no id. Several signers
-may stand in one file, one block after another. The file itself is signed by nobody: anybody can add
+may stand in one file, one block after another. The file itself is not signed: any user can add
 a block, or put one first. So the order of blocks decides nothing. Without boardfit:
 
     echo "builder $(cat key.pub)" > allowed
@@ -31,7 +31,7 @@ def signers(manifest: bytes, signature_file: bytes | None) -> list[PublicKey]:
     """
     signatures = parse_signatures(signature_file) if signature_file is not None else []
     for signature in signatures:
-        if not signature.is_of(manifest, NAMESPACE):
+        if not signature.is_valid_for(manifest, NAMESPACE):
             raise _does_not_hold(signature)
     return list(dict.fromkeys(signature.key for signature in signatures))
 
@@ -50,7 +50,7 @@ def only_signer(manifest: bytes, signature_file: bytes | None, name: str) -> Pub
         )
     if len(found) > 1:
         raise IntegrityError(
-            f"{name} is signed by {len(found)} keys, and anybody can add one: "
+            f"{name} is signed by {len(found)} keys, and any user can add one: "
             + ", ".join(map(str, found)),
             next_step="name the key that you know: --require-signature=KEY.pub",
         )
@@ -63,7 +63,7 @@ def accepting_key(
     """Return the first of `keys` that signed this manifest; the signature file may hold more
     blocks. `who` names what accepts only these.
 
-    Raises IntegrityError that says whether the bundle is unsigned, signed by others, or edited.
+    Raises IntegrityError that states whether the bundle is unsigned, signed by others, or edited.
     """
     wanted = ", ".join(str(key) for key in keys) or "no key at all"
     if signature_file is None:
@@ -74,7 +74,7 @@ def accepting_key(
     signatures = parse_signatures(signature_file)
     of_ours = [signature for signature in signatures if signature.key in keys]
     for key in keys:
-        if any(s.key == key and s.is_of(manifest, NAMESPACE) for s in of_ours):
+        if any(s.key == key and s.is_valid_for(manifest, NAMESPACE) for s in of_ours):
             return key
     if of_ours:
         raise _does_not_hold(of_ours[0])

@@ -6,7 +6,7 @@ ms on a laptop and is meant for public data, so that its timing gives nothing aw
 handles a secret, is left to `cryptography` (`boardfit.edge.trust.signing`).
 
 Where implementations differ this one is strict: S must be below the group order, points must be
-encoded canonically, keys of small order are refused (with such a key, anybody's signature holds),
+encoded canonically, keys of small order are refused (with such a key, any signature holds),
 and the equation is checked without the cofactor, as OpenSSL does. Everything that it accepts,
 OpenSSL accepts.
 """

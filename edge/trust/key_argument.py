@@ -22,8 +22,9 @@ def default_key_path() -> Path:
 
 
 def public_keys(argument: str) -> tuple[PublicKey, ...]:
-    """The keys in a `.pub` or `trusted_keys` file, the public half of a private one that has its
-    `.pub` beside it, or a key line itself.
+    """Read public keys from a key line or a file.
+
+    A file is a `.pub` or `trusted_keys` file, or a private key that has its `.pub` beside it.
 
     Raises InputError when there is none.
     """

@@ -58,7 +58,7 @@ def key_files(path: Path) -> list[Path]:
     They lie in a folder above it, however it is spelled: above the path as given, above what it
     leads to, above every link on the way and, for a bind mount, above what is mounted.
     """
-    folders = [folder for place in folders_of(path) for folder in (place, *place.parents)]
+    folders = [folder for place in list_folders(path) for folder in (place, *place.parents)]
     candidates = [folder / TRUSTED_KEYS for folder in dict.fromkeys(folders)]
     candidates.append(SYSTEM_KEYS)
     if own := os.environ.get(VARIABLE):
@@ -90,7 +90,7 @@ def refuse_unsigned(path: Path) -> None:
         )
 
 
-def folders_of(path: Path) -> list[Path]:
+def list_folders(path: Path) -> list[Path]:
     """The folders that `path` lies in: as given, and as every link and mount on the way has it."""
     places = [Path(os.path.abspath(path)).parent]
     whole = path if path.is_absolute() else Path.cwd() / path
@@ -111,10 +111,10 @@ def folders_of(path: Path) -> list[Path]:
         done = Path(os.sep) if target.is_absolute() else done
         todo += reversed(target.parts[target.is_absolute() :])
     real = Path(os.path.realpath(path))
-    return list(dict.fromkeys([*places, *(place.parent for place in (real, *_mounted(real)))]))
+    return list(dict.fromkeys([*places, *(place.parent for place in (real, *_list_mounts(real)))]))
 
 
-def _mounted(real: Path) -> list[Path]:
+def _list_mounts(real: Path) -> list[Path]:
     """Other paths of the same file, where a folder of its file system is mounted twice (Linux)."""
     mounts = []
     try:
@@ -153,7 +153,7 @@ def _existing(paths: Sequence[Path]) -> list[Path]:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError:
-            pass  # there, but not for us to see: reading it will say so
+            pass  # there, but not for us to see: reading it will report it
         found.append(path)
     return found
 
@@ -175,6 +175,6 @@ def _read(path: Path, limit: int) -> bytes:
 
 def _shut(place: str, why: str) -> IntegrityError:
     return IntegrityError(
-        f"{place} says whose bundles are accepted, but cannot be used ({why}): nothing is accepted",
+        f"{place} lists the accepted keys, but cannot be used ({why}): nothing is accepted",
         next_step="pin the keys again: edge key pin TARGET KEY.pub --replace",
     )

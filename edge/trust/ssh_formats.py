@@ -3,7 +3,7 @@
     ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA… comment       RFC 4253 (6.6), RFC 8709
     -----BEGIN SSH SIGNATURE-----                       PROTOCOL.sshsig of OpenSSH
 
-A signature is made over `SSHSIG`, a namespace, and a hash of the message: the namespace says what
+A signature is made over `SSHSIG`, a namespace, and a hash of the message: the namespace states what
 it was made for, so that a signature of a git commit or a file never passes for one of a bundle.
 """
 
@@ -68,14 +68,14 @@ class Signature:
     hash_name: str
     raw: bytes
 
-    def is_of(self, message: bytes, namespace: str) -> bool:
+    def is_valid_for(self, message: bytes, namespace: str) -> bool:
         """Whether the key's owner made it over this message, for this purpose."""
         if self.namespace != namespace:
             return False
         return ed25519.verify(self.key.raw, signed_bytes(message, namespace, self.hash_name),
                               self.raw)  # fmt: skip
 
-    def armored(self) -> str:
+    def to_armor(self) -> str:
         blob = _MAGIC + struct.pack(">I", 1) + _pack(
             self.key.blob, self.namespace.encode(), b"", self.hash_name.encode(),
             _pack(ALGORITHM.encode(), self.raw),

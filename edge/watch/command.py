@@ -19,9 +19,9 @@ from boardfit.edge.probe.remote import parse_target
 from boardfit.edge.process.live import Page
 from boardfit.edge.terminal import write_text
 from boardfit.edge.watch.draw import ProcessHistory, screen_lines
-from boardfit.edge.watch.look import Here, Look, Source, to_record
+from boardfit.edge.watch.look import Here, Look, LookSource, to_record
 from boardfit.edge.watch.rates import Rates
-from boardfit.edge.watch.remote import Board
+from boardfit.edge.watch.remote import WatchedBoard
 from boardfit.edge.watch.screen import Screen, quiet_interrupt
 
 # A pipe has no width.
@@ -42,7 +42,7 @@ def watch(target: str | None, interval: float, looks: int | None, as_json: bool)
     TARGET is ssh://user@host or adb://serial. The view covers every process of `edge chat`, `edge
     run` or `edge bench`. You may start `edge watch` before them. Press q or Ctrl-C to exit.
     """
-    source: Source = Board(parse_target(target), interval) if target else Here()
+    source: LookSource = WatchedBoard(parse_target(target), interval) if target else Here()
     title = f"edge watch {target}" if target else "edge watch"
     with closing(source), quiet_interrupt():
         if as_json or not sys.stdout.isatty():
@@ -51,8 +51,8 @@ def watch(target: str | None, interval: float, looks: int | None, as_json: bool)
             show_looks(source, interval, looks, title)
 
 
-class Memory:
-    """What looks tell together: each process's rate now, its history, how long it has stood."""
+class WatchMemory:
+    """State kept between looks: each process's rate, its history, how long it has stood."""
 
     def __init__(self) -> None:
         self._rates: dict[int, Rates] = {}
@@ -63,7 +63,7 @@ class Memory:
         now = time.monotonic()
         pages = {page.pid: page for page, _ in look.processes}
         self._rates = {pid: self._rates.get(pid) or Rates() for pid in pages}
-        self._since = {pid: self._stood(pid, page, now) for pid, page in pages.items()}
+        self._since = {pid: self._find_since(pid, page, now) for pid, page in pages.items()}
         histories = {}
         for pid, page in pages.items():
             rate = self._rates[pid].add(page, now)
@@ -71,20 +71,20 @@ class Memory:
             histories[pid] = ProcessHistory(rate, tuple(self._rates[pid].history), still_s)
         return histories
 
-    def _stood(self, pid: int, page: Page, now: float) -> tuple[tuple[object, ...], float]:
+    def _find_since(self, pid: int, page: Page, now: float) -> tuple[tuple[object, ...], float]:
         state = (page.started, page.state, page.n_requests, page.n_out)
         before = self._since.get(pid)
         return before if before and before[0] == state else (state, now)
 
 
 def print_looks(
-    source: Source, interval: float, looks: int | None, *, as_json: bool, title: str
+    source: LookSource, interval: float, looks: int | None, *, as_json: bool, title: str
 ) -> None:
     """Lines for pipes and files: a JSON object, or the screen's text, per look."""
-    memory, done = Memory(), 0
+    memory, done = WatchMemory(), 0
     while True:
         due = time.monotonic() + interval
-        look = source.look()
+        look = source.read()
         histories, stamp = memory.add(look), datetime.now(timezone.utc).isoformat()
         if as_json:
             record = to_record(look, {pid: past.rate for pid, past in histories.items()})
@@ -100,11 +100,11 @@ def print_looks(
         time.sleep(max(0.0, due - time.monotonic()))
 
 
-def show_looks(source: Source, interval: float, looks: int | None, title: str) -> None:
+def show_looks(source: LookSource, interval: float, looks: int | None, title: str) -> None:
     """The terminal's second screen, redrawn at every look and when the window changes."""
-    memory, done = Memory(), 0
+    memory, done = WatchMemory(), 0
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
-    first = source.look()  # before the screen is taken: a board that is not there says so below it
+    first = source.read()  # before Screen, which would hide a missing board's error
     with Screen() as screen:
         look = first
         while True:
@@ -123,4 +123,4 @@ def show_looks(source: Source, interval: float, looks: int | None, title: str) -
                     return
                 if time.monotonic() >= due:
                     break
-            look = source.look()
+            look = source.read()

@@ -10,7 +10,7 @@ from typing import Literal
 from boardfit.edge.probe.sensors import describe_throttled
 from boardfit.edge.process.live import Page
 from boardfit.edge.units import format_bytes, format_seconds, printable
-from boardfit.edge.watch.look import Look, Machine, Memory
+from boardfit.edge.watch.look import Look, Machine, ProcessMemory
 from boardfit.edge.watch.rates import mean_rate
 
 Tone = Literal["plain", "bold", "dim", "bad"]
@@ -75,7 +75,7 @@ def screen_lines(
                 lines.append(Line(f"and {left + 1} more; a taller window shows them", "dim"))
             break
         lines += block
-    return [Line(cut(line.text, width), line.tone) for line in lines[: max(1, height)]]
+    return [Line(shorten(line.text, width), line.tone) for line in lines[: max(1, height)]]
 
 
 def machine_lines(machine: Machine) -> list[Line]:
@@ -84,9 +84,9 @@ def machine_lines(machine: Machine) -> list[Line]:
     sensor = f" ({machine.power_kind})" if machine.power_kind else ""
     clock = None if machine.clock_hz is None else machine.clock_hz / 1e9
     rows = (
-        ("temperature", shown(machine.temp_c, "{:.1f} °C"), False),
-        ("clock", shown(clock, "{:.2f} GHz"), False),
-        ("power", shown(machine.power_w, "{:.2f} W" + sensor), False),
+        ("temperature", format_known(machine.temp_c, "{:.1f} °C"), False),
+        ("clock", format_known(clock, "{:.2f} GHz"), False),
+        ("power", format_known(machine.power_w, "{:.2f} W" + sensor), False),
         (
             "throttling",
             None if bits is None else ", ".join(describe_throttled(bits)) or "none",
@@ -111,7 +111,9 @@ def machine_lines(machine: Machine) -> list[Line]:
     return lines
 
 
-def process_lines(page: Page, memory: Memory, past: ProcessHistory, bars: str = BARS) -> list[Line]:
+def process_lines(
+    page: Page, memory: ProcessMemory, past: ProcessHistory, bars: str = BARS
+) -> list[Line]:
     quant = f" ({printable(page.quant, 40)})" if page.quant else ""
     threads = f", {page.n_threads} threads" if page.n_threads > 1 else ""
     engine = f", {printable(page.engine, 40)}{threads}" if page.engine else ""
@@ -121,8 +123,8 @@ def process_lines(page: Page, memory: Memory, past: ProcessHistory, bars: str = 
         lines.append(Line(f"  test         {printable(page.label, 80)}"))
     lines.append(Line(f"  now          {doing(page, past)}"))
     if page.engine:
-        lines.append(Line(f"  decode       {speed(page, past, bars)}"))
-        lines.append(Line(f"  first token  {first_token(page)}"))
+        lines.append(Line(f"  decode       {format_speed(page, past, bars)}"))
+        lines.append(Line(f"  first token  {format_first_token(page)}"))
     kinds = (
         ("anonymous", memory.anon_bytes),
         ("mapped", memory.file_bytes),
@@ -150,7 +152,7 @@ def doing(page: Page, past: ProcessHistory) -> str:
     return f"waits; {tokens(page.n_total)} so far, in requests: {page.n_requests}"
 
 
-def speed(page: Page, past: ProcessHistory, bars: str) -> str:
+def format_speed(page: Page, past: ProcessHistory, bars: str) -> str:
     """Decode tokens/s now, else of the latest answers; the bars show how it went."""
     if past.rate is not None:
         text = f"{past.rate:7.1f} tokens/s"
@@ -161,7 +163,7 @@ def speed(page: Page, past: ProcessHistory, bars: str) -> str:
     return f"{text:<26}{sparkline(past.history, bars)}".rstrip()
 
 
-def first_token(page: Page) -> str:
+def format_first_token(page: Page) -> str:
     if not page.ttft_ns:
         return "–"
     return f"{format_seconds(page.ttft_ns * 1e-9)} after {tokens(page.ttft_n_prompt)} of prompt"
@@ -180,7 +182,7 @@ def sparkline(values: Sequence[float], bars: str = BARS, most: int = 24) -> str:
     return "".join(bars[min(len(bars) - 1, int(v / top * len(bars)))] for v in newest)
 
 
-def shown(value: float | None, form: str) -> str | None:
+def format_known(value: float | None, form: str) -> str | None:
     return None if value is None else form.format(value)
 
 
@@ -195,7 +197,7 @@ def _columns(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def cut(text: str, width: int, columns: Callable[[str], int] = _columns) -> str:
+def shorten(text: str, width: int, columns: Callable[[str], int] = _columns) -> str:
     """`text` in at most `width` columns."""
     if sum(map(columns, text)) <= width:
         return text

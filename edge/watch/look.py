@@ -30,7 +30,7 @@ _PRESSURE = re.compile(r"^some avg10=(\d{1,3}\.\d{1,2}) ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Memory:
+class ProcessMemory:
     """A process's memory by kind, in bytes."""
 
     rss_bytes: int | None = None
@@ -65,13 +65,13 @@ class Look:
     """Everything at one moment, processes by their number."""
 
     machine: Machine
-    processes: tuple[tuple[Page, Memory], ...]
+    processes: tuple[tuple[Page, ProcessMemory], ...]
 
 
-class Source(Protocol):
+class LookSource(Protocol):
     """Where looks come from."""
 
-    def look(self) -> Look:
+    def read(self) -> Look:
         """Wait for new data and read it. Raises DeviceUnreachableError when the board no longer
         answers.
         """
@@ -87,7 +87,7 @@ class Here:
         self._system = LocalSystem()
         self._sensors = HeatReader(self._system)
 
-    def look(self) -> Look:
+    def read(self) -> Look:
         machine = read_machine(self._system, self._sensors)
         if machine.ram_bytes is None:  # no /proc
             memory = psutil.virtual_memory()
@@ -104,9 +104,9 @@ class Here:
         pass
 
 
-def _resident(pid: int) -> Memory | None:
+def _resident(pid: int) -> ProcessMemory | None:
     try:
-        return Memory(rss_bytes=psutil.Process(pid).memory_info().rss)
+        return ProcessMemory(rss_bytes=psutil.Process(pid).memory_info().rss)
     except psutil.Error:
         return None
 
@@ -125,7 +125,7 @@ def local_pages() -> list[str]:
 
 
 def _page_text(path: Path) -> str:
-    """A page's text, or nothing. In a shared folder anybody may have put a pipe or a link."""
+    """A page's text, or nothing. In a shared folder any user may have put a pipe or a link."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
         handle = os.open(path, flags)
@@ -140,12 +140,12 @@ def _page_text(path: Path) -> str:
 def read_processes(
     system: System,
     pages: Sequence[str],
-    elsewhere: Callable[[int], Memory | None] = lambda pid: None,
-) -> tuple[tuple[Page, Memory], ...]:
-    """The processes behind pages that are still there; `elsewhere` tells the memory of one where
+    elsewhere: Callable[[int], ProcessMemory | None] = lambda pid: None,
+) -> tuple[tuple[Page, ProcessMemory], ...]:
+    """The processes behind pages that are still there; `elsewhere` gives the memory of one where
     there is no /proc.
     """
-    found: dict[int, tuple[Page, Memory]] = {}
+    found: dict[int, tuple[Page, ProcessMemory]] = {}
     for text in pages:
         page = parse_page(text)
         if page is None:
@@ -161,11 +161,11 @@ def read_processes(
     return tuple(found[pid] for pid in sorted(found))
 
 
-def read_process_memory(system: System, pid: int) -> Memory:
+def read_process_memory(system: System, pid: int) -> ProcessMemory:
     """Memory by kind from /proc/PID/status and smaps_rollup."""
     status = system.read(f"/proc/{pid}/status") or ""
     rollup = system.read(f"/proc/{pid}/smaps_rollup") or ""
-    return Memory(**{"pss_bytes": parse_pss(rollup), **parse_status(status)})
+    return ProcessMemory(**{"pss_bytes": parse_pss(rollup), **parse_status(status)})
 
 
 def read_machine(system: System, sensors: HeatReader) -> Machine:

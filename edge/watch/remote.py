@@ -54,7 +54,7 @@ def loop_script(mark: str, interval_s: float) -> str:
     return (functions + loop).replace("@MARK@", mark)
 
 
-class Board:
+class WatchedBoard:
     """A source of looks: one shell loop on the board."""
 
     def __init__(self, target: Target, interval_s: float) -> None:
@@ -70,7 +70,7 @@ class Board:
             self._process.stdin.write(loop_script(self._mark, interval_s).encode())
             self._process.stdin.close()
 
-    def look(self) -> Look:
+    def read(self) -> Look:
         """The next round. Raises DeviceUnreachableError with the transport's own words."""
         assert self._process.stdout is not None
         lines: list[bytes] = []
@@ -103,6 +103,6 @@ class Board:
 
 
 def read_look(system: CapturedSystem) -> Look:
-    """A round as a look. Counters of energy would need two looks at one system and tell nothing."""
+    """A round as a look. Counters of energy would need two looks at one system."""
     pages = [system.read(path) or "" for pattern in _PAGES for path in system.glob(pattern)]
     return Look(read_machine(system, HeatReader(system)), read_processes(system, pages))

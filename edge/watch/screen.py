@@ -40,7 +40,7 @@ class Screen:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and lines now; 80 by 24 where the terminal does not tell."""
+        """Columns and lines now; 80 by 24 if the terminal does not report them."""
         try:
             columns, lines = os.get_terminal_size(self._out.fileno())
         except OSError:
@@ -72,10 +72,10 @@ class Screen:
         self._enter()
         os.set_blocking(self._wake_write, False)
         for name, handler in (
-            ("SIGWINCH", self._resized),
-            ("SIGTSTP", self._suspended),
-            ("SIGTERM", self._terminated),
-            ("SIGHUP", self._terminated),
+            ("SIGWINCH", self._on_resize),
+            ("SIGTSTP", self._on_suspend),
+            ("SIGTERM", self._on_terminate),
+            ("SIGHUP", self._on_terminate),
         ):
             if number := getattr(signal, name, None):
                 self._before[number] = signal.signal(number, handler)
@@ -111,20 +111,20 @@ class Screen:
     def _write(self, text: str) -> None:
         write_text(text, self._out)
 
-    def _resized(self, _number: int, _frame: FrameType | None) -> None:
+    def _on_resize(self, _number: int, _frame: FrameType | None) -> None:
         with contextlib.suppress(OSError):
             os.write(self._wake_write, b"w")
 
-    def _suspended(self, number: int, frame: FrameType | None) -> None:
+    def _on_suspend(self, number: int, frame: FrameType | None) -> None:
         """Ctrl-Z: the shell gets its own screen back, and we ours when we go on."""
         self._leave()
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-        signal.signal(number, self._suspended)
+        signal.signal(number, self._on_suspend)
         self._enter()
-        self._resized(number, frame)
+        self._on_resize(number, frame)
 
-    def _terminated(self, number: int, _frame: FrameType | None) -> None:
+    def _on_terminate(self, number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
 

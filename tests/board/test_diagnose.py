@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.converters.board.rehearse.diagnose import diagnose, signal_of
+from boardfit.converters.board.rehearse.diagnose import diagnose, find_signal
 from boardfit.edge.probe.emulation import parse_smaps
 
 QEMU_ILL = "qemu: uncaught target signal 4 (Illegal instruction) - core dumped\n"
@@ -71,7 +71,7 @@ def test_the_message_says_what_is_missing() -> None:
 @given(st.integers(-64, 255), st.text(max_size=300))
 def test_anything_gives_a_problem(code: int, output: str) -> None:
     assert kind(code, output)
-    signal = signal_of(code, output)
+    signal = find_signal(code, output)
     assert signal is None or signal > 0 or "uncaught target signal 0" in output
 
 

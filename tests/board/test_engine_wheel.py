@@ -21,9 +21,9 @@ from boardfit.converters.board.engine.symbols import SYSTEMS, read_symbols
 from boardfit.converters.board.engine.toolchain import find_toolchain
 from boardfit.converters.board.engine.variants import (
     SINGLE_VARIANTS,
-    compiler_accepts,
+    can_compile,
     keep_buildable_variants,
-    march_of,
+    name_march,
 )
 from boardfit.edge.errors import (
     EngineError,
@@ -49,12 +49,12 @@ ROOT = Path(__file__).parents[2]
     ],
 )
 def test_march(features: tuple[str, ...], march: str) -> None:
-    assert march_of(features) == march
+    assert name_march(features) == march
 
 
 def test_an_unknown_feature_is_not_guessed() -> None:
     with pytest.raises(InputError, match="WARP"):
-        march_of(("WARP",))
+        name_march(("WARP",))
 
 
 def test_an_unknown_variant() -> None:
@@ -86,7 +86,7 @@ def test_variants_that_the_compiler_cannot_build_are_left_out(
     compiler = find_toolchain().tool("gcc")
     kept, dropped = keep_buildable_variants(lists, compiler)
     assert kept[:2] == ["armv8.0_1", "armv8.2_1"]
-    newest = compiler_accepts(compiler, "armv9.2-a+dotprod+sve+i8mm+sme")
+    newest = can_compile(compiler, "armv9.2-a+dotprod+sve+i8mm+sme")
     assert dropped == ([] if newest else ["armv9.2_1"])
     for name in kept:
         assert f"({name}" in lists.read_text()

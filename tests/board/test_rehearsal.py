@@ -21,7 +21,7 @@ from boardfit.converters.board.offline import BoardPython, add_engine
 from boardfit.converters.board.rehearse import Options, rehearse
 from boardfit.converters.board.rehearse.limits import make_cgroup, remove_cgroup
 from boardfit.converters.board.rehearse.root import SYSTEMS, board_root, choose_system
-from boardfit.converters.board.rehearse.sandbox import BINFMT, binfmt_works
+from boardfit.converters.board.rehearse.sandbox import BINFMT, has_binfmt
 from boardfit.converters.build.build import BuildRequest, build
 from boardfit.converters.source.resolve import open_model
 from boardfit.device_profiles.catalog import find_profile
@@ -58,7 +58,7 @@ def root(emulation: None) -> Path:
 @pytest.fixture
 def binfmt(emulation: None) -> Iterator[None]:
     """The kernel starts arm64 programs by itself; registered for the test where it does not yet."""
-    if binfmt_works():
+    if has_binfmt():
         yield
         return
     if os.geteuid() != 0:

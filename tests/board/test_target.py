@@ -6,7 +6,7 @@ import pytest
 
 from boardfit.converters.board.offline.own_wheel import own_wheel
 from boardfit.converters.board.offline.target import BoardPython, board_python
-from boardfit.converters.board.offline.wheelhouse import wanted
+from boardfit.converters.board.offline.wheelhouse import select_requirements
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.edge.errors import EngineMissingError, InputError, UsageError
 
@@ -54,10 +54,10 @@ def test_every_older_platform_tag_is_named() -> None:
 def test_markers_are_those_of_the_board_not_of_this_python() -> None:
     requirements = ["click>=8", "tomli>=2.0; python_version < '3.11'"]
     old, new = BoardPython((3, 10), (2, 35)), BoardPython((3, 11), (2, 36))
-    assert wanted(requirements, old) == ["click>=8", "tomli>=2.0"]
-    assert wanted(requirements, new) == ["click>=8"]
+    assert select_requirements(requirements, old) == ["click>=8", "tomli>=2.0"]
+    assert select_requirements(requirements, new) == ["click>=8"]
     with pytest.raises(InputError, match="sys_platform"):
-        wanted(["thing; sys_platform == 'win32'"], new)
+        select_requirements(["thing; sys_platform == 'win32'"], new)
 
 
 def test_our_own_wheel_is_the_boards_side_alone() -> None:

@@ -11,7 +11,7 @@ import pytest
 from boardfit.converters.families import layout, rope, settings
 from boardfit.converters.families.assembly import assemble
 from boardfit.converters.families.base import SourceTensor
-from boardfit.converters.families.layout import ExpertStack, Rule, copy
+from boardfit.converters.families.layout import ExpertStack, TensorRule, copy
 from boardfit.converters.families.registry import FAMILIES, family_for
 from boardfit.edge.errors import InputError, UnsupportedModelError
 
@@ -35,7 +35,7 @@ def numbers(*shape: int) -> np.ndarray:
     return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
 
 
-def build(rule: Rule, data: np.ndarray, name: str = "") -> list[layout.TargetTensor]:
+def build(rule: TensorRule, data: np.ndarray, name: str = "") -> list[layout.TargetTensor]:
     return rule.build(name or f"blk.0.{rule.target}", SourceTensor("s", "F32", data.shape, data))
 
 
@@ -45,10 +45,10 @@ def read_all(tensor: layout.TargetTensor) -> np.ndarray:
 
 def test_interleaved_pairs_halves_of_each_head() -> None:
     # Two heads of four rows: rows 0 1 | 2 3 are the halves of head 0.
-    (tensor,) = build(layout.interleaved("attn_q.weight", 8, 3, n_head=2), numbers(8, 3))
+    (tensor,) = build(layout.interleave_rows("attn_q.weight", 8, 3, n_head=2), numbers(8, 3))
     assert tensor.read(0, 8)[:, 0].tolist() == [0, 6, 3, 9, 12, 18, 15, 21]
     assert np.array_equal(tensor.read(3, 6), tensor.read(0, 8)[3:6])
-    (bias,) = build(layout.interleaved("attn_q.bias", 8, n_head=2), numbers(8))
+    (bias,) = build(layout.interleave_rows("attn_q.bias", 8, n_head=2), numbers(8))
     assert bias.read(0, 1).tolist() == [[0, 2, 1, 3, 4, 6, 5, 7]]
 
 
@@ -70,9 +70,9 @@ def test_split_rows() -> None:
 
 
 def test_computed_and_reshaped() -> None:
-    (plus_one,) = build(layout.computed("norm.weight", 4, function=lambda x: x + 1), numbers(4))
+    (plus_one,) = build(layout.compute("norm.weight", 4, function=lambda x: x + 1), numbers(4))
     assert plus_one.source_type == "F32" and read_all(plus_one).tolist() == [1, 2, 3, 4]
-    (flat,) = build(layout.reshaped("conv.weight", 4, 1, 3, to=(4, 3)), numbers(4, 1, 3))
+    (flat,) = build(layout.reshape("conv.weight", 4, 1, 3, to=(4, 3)), numbers(4, 1, 3))
     assert flat.shape == (4, 3) and np.array_equal(read_all(flat), numbers(4, 3))
 
 

@@ -17,7 +17,7 @@ from boardfit.edge.errors import EdgeError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.directory import DirectoryBoard
 from boardfit.edge.flash.flash import flash
-from boardfit.edge.flash.session import Done, Session
+from boardfit.edge.flash.session import Done, ShellSession
 from boardfit.edge.flash.shell_files import ShellFiles
 from boardfit.edge.flash.stream import BLOCK, send_stream
 from boardfit.edge.progress import Advance
@@ -38,7 +38,7 @@ class PipeBoard:
 
     def __init__(self, root: Path) -> None:
         self._channel = PipeChannel()
-        self._session = Session(self._channel)
+        self._session = ShellSession(self._channel)
         self.files = ShellFiles(self._session, str(root))
 
     def resume_from(self, n_there: int) -> int:

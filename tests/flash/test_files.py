@@ -23,9 +23,9 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from boardfit.edge.flash.session import Done, Session
+from boardfit.edge.flash.session import Done, ShellSession
 from boardfit.edge.flash.shell_files import ShellFiles
-from boardfit.edge.slots.files import BoardFiles, Entry, LocalFiles
+from boardfit.edge.slots.files import BoardEntry, BoardFiles, LocalFiles
 from tests.programs import find, require, skip_or_fail
 
 TARGET = "releases/" + "a" * 64
@@ -42,7 +42,7 @@ class PipeChannel:
     def argv(self, script: str) -> list[str]:
         return [*self._around, *self._shell.split(), "-c", script]
 
-    def lost(self, done: Done) -> EdgeError | None:
+    def find_connection_error(self, done: Done) -> EdgeError | None:
         return None
 
 
@@ -75,7 +75,7 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> BoardFiles:
     if request.param == "local":
         made: BoardFiles = LocalFiles(root)
     else:
-        session = Session(channel_with(request.param, tmp_path / "bin"))
+        session = ShellSession(channel_with(request.param, tmp_path / "bin"))
         request.addfinalizer(session.close)
         made = ShellFiles(session, str(root))
     made.prepare()
@@ -91,8 +91,8 @@ def test_writing_and_reading(files: BoardFiles) -> None:
     assert files.read("missing", 10) is None
     files.make_folder("a/b/c")
     assert files.read("a", 10) is None
-    assert files.entries("") == {"state.json": Entry("file", len(data) * 2),
-                                 "a": Entry("folder", 0)} or _folders_have_sizes(files)  # fmt: skip
+    expected = {"state.json": BoardEntry("file", len(data) * 2), "a": BoardEntry("folder", 0)}
+    assert files.entries("") == expected or _folders_have_sizes(files)
 
 
 def _folders_have_sizes(files: BoardFiles) -> bool:
@@ -157,7 +157,7 @@ def test_a_board_that_cannot_hash_is_named(tmp_path: Path) -> None:
     for name in ("sh", "sync", "dd"):
         os.symlink(find(name) or f"/bin/{name}", programs / name)
     (tmp_path / "x").write_bytes(b"abc")
-    files = ShellFiles(Session(PipeChannel("env", f"PATH={programs}")), str(tmp_path))
+    files = ShellFiles(ShellSession(PipeChannel("env", f"PATH={programs}")), str(tmp_path))
     for ask in (lambda: files.digests(["x"]), lambda: files.settle("x")):
         with pytest.raises(InputError, match="neither sha256sum nor openssl"):
             ask()
@@ -175,7 +175,7 @@ def test_a_disk_that_refuses_the_bytes_while_flushing_is_not_believed(tmp_path: 
     (programs / "sync").chmod(0o755)
     (tmp_path / "x").write_bytes(b"abc")
     files = ShellFiles(
-        Session(PipeChannel("env", f"PATH={programs}:{os.environ['PATH']}")), str(tmp_path)
+        ShellSession(PipeChannel("env", f"PATH={programs}:{os.environ['PATH']}")), str(tmp_path)
     )
     with pytest.raises(InputError, match="Input/output error"):
         files.settle("x")
@@ -190,17 +190,17 @@ def test_what_goes_away_while_a_folder_is_read_is_not_there(
     (programs / "stat").write_text(f'#!/bin/sh\nrm -f {root}/gone\nexec {find("stat")} "$@"\n')
     (programs / "stat").chmod(0o755)
     path = f"{programs}:{os.environ['PATH']}"
-    remote = ShellFiles(Session(PipeChannel("env", f"PATH={path}")), str(root))
+    remote = ShellFiles(ShellSession(PipeChannel("env", f"PATH={path}")), str(root))
     remote.prepare()
     (root / "here").write_bytes(b"abc")
     for listing in (remote.entries, remote.tree):
         (root / "gone").write_bytes(b"")
-        assert listing("") == {"here": Entry("file", 3)}
+        assert listing("") == {"here": BoardEntry("file", 3)}
     local, listdir, walk = LocalFiles(root), os.listdir, os.walk
     monkeypatch.setattr(os, "listdir", lambda at: [*listdir(at), "gone"])
-    assert local.entries("") == {"here": Entry("file", 3)}
+    assert local.entries("") == {"here": BoardEntry("file", 3)}
     monkeypatch.setattr(os, "walk", lambda at: ((a, b, [*c, "gone"]) for a, b, c in walk(at)))
-    assert local.tree("") == {"here": Entry("file", 3)}
+    assert local.tree("") == {"here": BoardEntry("file", 3)}
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (programs / "find").write_text("#!/bin/sh\necho 'find: x: Input/output error' >&2\nexit 1\n")
     (programs / "find").chmod(0o755)
     path = f"{programs}:{os.environ['PATH']}"
-    files = ShellFiles(Session(PipeChannel("env", f"PATH={path}")), str(tmp_path))
+    files = ShellFiles(ShellSession(PipeChannel("env", f"PATH={path}")), str(tmp_path))
     with pytest.raises(InputError, match="Input/output error"):
         files.tree("")
 
@@ -286,7 +286,7 @@ def test_a_second_flash_waits(files: BoardFiles) -> None:
 @pytest.fixture
 def piped(tmp_path: Path) -> Callable[..., ShellFiles]:
     def make(*around: str) -> ShellFiles:
-        return ShellFiles(Session(PipeChannel(*around)), str(tmp_path / "root"))
+        return ShellFiles(ShellSession(PipeChannel(*around)), str(tmp_path / "root"))
 
     return make
 
@@ -385,7 +385,9 @@ def test_a_read_only_disk_is_named(small_disk: Path, kind: str) -> None:
 
 
 def make_files(kind: str, root: Path) -> BoardFiles:
-    return LocalFiles(root) if kind == "local" else ShellFiles(Session(PipeChannel()), str(root))
+    return (
+        LocalFiles(root) if kind == "local" else ShellFiles(ShellSession(PipeChannel()), str(root))
+    )
 
 
 def test_wrong_permissions_are_named(tmp_path: Path) -> None:
@@ -398,7 +400,7 @@ def test_wrong_permissions_are_named(tmp_path: Path) -> None:
         if folder.owner() == "root" and folder != Path("/tmp"):
             folder.chmod(folder.stat().st_mode | 0o055)
     as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    files = ShellFiles(Session(PipeChannel(*as_nobody)), str(root))
+    files = ShellFiles(ShellSession(PipeChannel(*as_nobody)), str(root))
     with pytest.raises(InputError, match="cannot be written by this user"):
         files.write("state.json", b"x")
     with pytest.raises(InputError, match="cannot be written by this user"), files.lock(0):
@@ -406,7 +408,7 @@ def test_wrong_permissions_are_named(tmp_path: Path) -> None:
 
 
 def test_a_session_keeps_commands_apart() -> None:
-    session = Session(PipeChannel())
+    session = ShellSession(PipeChannel())
     done = session.run("echo out; echo err >&2; cat; exit 7")
     assert (done.rc, done.out, done.err) == (7, b"out\n", "err\n")
     assert session.run("printf %s 'no line end'").out == b"no line end"
@@ -420,7 +422,7 @@ def test_a_session_keeps_commands_apart() -> None:
 
 
 def test_a_session_that_dies_is_lost() -> None:
-    session = Session(PipeChannel())
+    session = ShellSession(PipeChannel())
     with pytest.raises(DeviceUnreachableError, match="was lost"):
         session.run("kill -9 $$")
     with pytest.raises(DeviceUnreachableError):

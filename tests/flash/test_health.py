@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.edge.errors import InputError
-from boardfit.edge.flash.gate import how_it_died, read_report
+from boardfit.edge.flash.gate import explain_end, read_report
 from boardfit.edge.flash.session import Done
 from boardfit.edge.slots.health import Health, check_release, judge, parse_health
 
@@ -75,9 +75,9 @@ def test_whatever_a_board_prints_is_no_report_or_one(out: bytes) -> None:
 
 
 def test_how_a_check_died() -> None:
-    assert "SIGILL: its engine uses instructions" in how_it_died(Done(132, b"", ""))
-    assert "lack of memory" in how_it_died(Done(-9, b"", ""))
-    assert "left with 3: boom" in how_it_died(Done(3, b"", "x\nboom\n"))
+    assert "SIGILL: its engine uses instructions" in explain_end(Done(132, b"", ""))
+    assert "lack of memory" in explain_end(Done(-9, b"", ""))
+    assert "left with 3: boom" in explain_end(Done(3, b"", "x\nboom\n"))
 
 
 @pytest.mark.engine

@@ -101,4 +101,4 @@ def test_activating_again_moves_to_the_end_and_history_stays_short() -> None:
     for i in range(300):
         state = state.activating(f"{i:064x}")
     assert len(state.history) == layout.MAX_HISTORY and state.history[-1] == f"{299:064x}"
-    assert state.without([state.history[-1]]).history[-1] == f"{298:064x}"
+    assert state.drop_releases([state.history[-1]]).history[-1] == f"{298:064x}"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.errors import InputError
-from boardfit.edge.flash.phone_gate import bench_script, carries_tools, read_answer, tool_script
+from boardfit.edge.flash.phone_gate import bench_script, has_tools, read_answer, tool_script
 from boardfit.edge.flash.session import Done
 
 from .cargo import make_bundle
@@ -48,7 +48,7 @@ def test_the_script_picks_the_variant_of_the_cpu(tmp_path: Path) -> None:
     names = [f"tools/{v}/llama-completion" for v in ("armv8.0", "armv8.2-dotprod")]
     path = make_bundle(tmp_path / "x", {"model.gguf": b"m", **dict.fromkeys(names, tool)})
     bundle = open_bundle(path)
-    assert carries_tools(bundle)
+    assert has_tools(bundle)
     script = tool_script(bundle, str(path))
     for flags, variant in (("fp asimd", "armv8.0"), ("fp asimddp asimd", "armv8.2-dotprod")):
         (tmp_path / "cpuinfo").write_text(f"Features\t: {flags}\n")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.edge.bundle.bundle import open_bundle
-from boardfit.edge.flash.ssh_channel import computes_aes, quick_ciphers
+from boardfit.edge.flash.ssh_channel import has_aes, quick_ciphers
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots
 
@@ -63,7 +63,7 @@ def check_arrived(board: SshBoard, bundle: Path) -> None:
 def test_a_large_model_takes_the_quick_one(board: SshBoard, large: Path) -> None:
     flash(board, large, "--no-gate")
     check_arrived(board, large)
-    assert ciphers_of(board)[1:] == ([QUICK] if computes_aes() else [])
+    assert ciphers_of(board)[1:] == ([QUICK] if has_aes() else [])
 
 
 def test_what_the_user_left_out_stays_out(board: SshBoard, large: Path) -> None:

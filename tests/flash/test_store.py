@@ -36,7 +36,7 @@ def put(slots: Slots, tmp_path: Path, text: str, size: int = 1000) -> str:
 
 
 def test_three_releases_and_the_way_back(slots: Slots, tmp_path: Path) -> None:
-    with slots.locked():
+    with slots.hold_lock():
         assert slots.current() is None and slots.previous() is None and slots.releases() == []
         a, b, c = (put(slots, tmp_path, text) for text in "abc")
         assert [(r.id, r.role) for r in slots.releases()] == [
@@ -52,7 +52,7 @@ def test_three_releases_and_the_way_back(slots: Slots, tmp_path: Path) -> None:
 
 
 def test_a_damaged_release_is_not_gone_back_to(slots: Slots, tmp_path: Path) -> None:
-    with slots.locked():
+    with slots.hold_lock():
         a, b = put(slots, tmp_path, "a"), put(slots, tmp_path, "b")
         path = Path(slots.files.root, layout.bundle_folder(a), "model.gguf")
         data = bytearray(path.read_bytes())
@@ -66,7 +66,7 @@ def test_a_damaged_release_is_not_gone_back_to(slots: Slots, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["manifest.json", "SHA256SUMS", "model.gguf"])
 @pytest.mark.parametrize("how", ["edited", "missing", "a link"])
 def test_every_kind_of_damage_is_found(slots: Slots, tmp_path: Path, name: str, how: str) -> None:
-    with slots.locked():
+    with slots.hold_lock():
         release = put(slots, tmp_path, "a")
         path = Path(slots.files.root, layout.bundle_folder(release), name)
         good = path.read_bytes()
@@ -82,7 +82,7 @@ def test_every_kind_of_damage_is_found(slots: Slots, tmp_path: Path, name: str, 
 
 
 def test_a_foreign_file_in_a_release_is_found(slots: Slots, tmp_path: Path) -> None:
-    with slots.locked():
+    with slots.hold_lock():
         release = put(slots, tmp_path, "a")
         folder = Path(slots.files.root, layout.bundle_folder(release))
         (folder / "evil").mkdir()
@@ -94,7 +94,7 @@ def test_a_foreign_file_in_a_release_is_found(slots: Slots, tmp_path: Path) -> N
 def test_room_is_made_from_the_oldest(
     slots: Slots, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with slots.locked():
+    with slots.hold_lock():
         releases = [put(slots, tmp_path, text, 100_000) for text in "abcd"]
         a, b, c, d = releases
         size = slots.files.used_bytes([layout.release_folder(a)])[layout.release_folder(a)]
@@ -122,11 +122,11 @@ def test_room_is_made_from_the_oldest(
 
 
 def test_a_lost_state_file_loses_no_release(slots: Slots, tmp_path: Path) -> None:
-    with slots.locked():
+    with slots.hold_lock():
         a, b = put(slots, tmp_path, "a"), put(slots, tmp_path, "b")
     for damage in (b"", b"{", b"\xff\xfe", b'{"kind": "boardfit-slots", "history": 3}'):
         Path(slots.files.root, layout.STATE).write_bytes(damage)
-        with slots.locked():
+        with slots.hold_lock():
             assert slots.current() == b and set(slots.present()) == {a, b}
             assert slots.rollback(a[:9]) == (b, a)
             slots.activate(b)
@@ -135,17 +135,17 @@ def test_a_lost_state_file_loses_no_release(slots: Slots, tmp_path: Path) -> Non
 def test_a_folder_with_something_else_in_it_is_left_alone(slots: Slots) -> None:
     root = Path(slots.files.root)
     (root / "releases/2024-01-01").mkdir(parents=True)
-    with pytest.raises(UsageError, match="boardfit did not make"), slots.locked():
+    with pytest.raises(UsageError, match="boardfit did not make"), slots.hold_lock():
         pass
     assert os.listdir(root) == ["releases"]
     shutil.rmtree(root / "releases")
     os.symlink("app-v3", root / "current")
-    with pytest.raises(UsageError, match="boardfit did not make"), slots.locked():
+    with pytest.raises(UsageError, match="boardfit did not make"), slots.hold_lock():
         pass
 
 
 def test_a_current_that_points_nowhere_is_no_release(slots: Slots) -> None:
-    with slots.locked():
+    with slots.hold_lock():
         slots.files.point(f"releases/{'a' * 64}")
         assert slots.current() is None
         with pytest.raises(InputError, match="is not on"):
@@ -153,7 +153,7 @@ def test_a_current_that_points_nowhere_is_no_release(slots: Slots) -> None:
 
 
 def test_leftovers_are_swept(slots: Slots, tmp_path: Path) -> None:
-    with slots.locked():
+    with slots.hold_lock():
         put(slots, tmp_path, "a")
         keep, other = "1" * 64, "2" * 64
         slots.files.claim("incoming")

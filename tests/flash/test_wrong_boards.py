@@ -218,6 +218,6 @@ def test_a_board_without_a_clock(cargo: tuple[Path, Path], sshd: SshBoard, tmp_p
     a, b = (open_bundle(path).id for path in cargo)
     slots = Slots(LocalFiles(sshd.root))
     assert (slots.current(), slots.previous()) == (b, a)
-    with slots.locked():
+    with slots.hold_lock():
         assert slots.rollback() == (b, a)
     assert slots.current() == a

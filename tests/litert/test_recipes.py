@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from boardfit.converters.formats.litert.recipe import (
     LitertRecipe,
+    find_group,
     fitting,
-    group_of,
     list_recipes,
     load_recipe,
     parse_recipe,
@@ -40,7 +40,7 @@ def test_a_rule_holds_in_its_layers_only() -> None:
     recipe = parse_recipe(text, "x")
 
     def of(source: str) -> str:
-        return recipe.type_of(source, "linear", tied=False, n_layers=4, n_per_row=64)
+        return recipe.choose_type(source, "linear", tied=False, n_layers=4, n_per_row=64)
 
     assert of(DOWN) == "int8"
     assert of(DOWN.replace("layers.0", "layers.1")) == "int4"
@@ -51,7 +51,7 @@ def test_the_last_layers_are_counted_from_the_end() -> None:
     text = MINIMAL + '[[rule]]\ntensors = "ffn_down"\nlayers = "last-2"\ntype = "int8"\n'
     recipe = parse_recipe(text, "x")
     types = [
-        recipe.type_of(
+        recipe.choose_type(
             DOWN.replace(".0.", f".{i}."), "linear", tied=False, n_layers=4, n_per_row=64
         )
         for i in range(4)
@@ -64,9 +64,9 @@ def test_embedding_and_head_have_types_of_their_own() -> None:
     recipe = parse_recipe(text, "x")
     embedding = "model.embed_tokens.weight"
     options = {"n_layers": 4, "n_per_row": 64}
-    assert recipe.type_of(embedding, "embedding", tied=True, **options) == "int8"
-    assert recipe.type_of(embedding, "linear", tied=True, **options) == "int4-b32"
-    assert recipe.type_of("lm_head.weight", "linear", tied=False, **options) == "int4-b32"
+    assert recipe.choose_type(embedding, "embedding", tied=True, **options) == "int8"
+    assert recipe.choose_type(embedding, "linear", tied=True, **options) == "int4-b32"
+    assert recipe.choose_type("lm_head.weight", "linear", tied=False, **options) == "int4-b32"
 
 
 @given(st.sampled_from(sorted(WEIGHT_TYPES)), st.integers(1, 10_000))
@@ -91,7 +91,7 @@ def test_blocks_always_divide_rows(wanted: str, n_per_row: int) -> None:
     ],
 )
 def test_groups_know_every_familys_names(source: str, group: str | None) -> None:
-    assert group_of(source) == group
+    assert find_group(source) == group
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from boardfit.converters.oci.artifact import (
     MAX_TOTAL_BYTES,
     TITLE,
     WEIGHT,
-    Artifact,
+    OciArtifact,
     check_config,
     param_size,
     parse_artifact,
@@ -49,7 +49,7 @@ def manifest(*layers: Any, **changes: Any) -> bytes:
     return json.dumps(document).encode()
 
 
-def parse(data: bytes) -> Artifact:
+def parse(data: bytes) -> OciArtifact:
     return parse_artifact(data, "there")
 
 

@@ -96,9 +96,9 @@ def test_recipes_are_data_that_is_checked() -> None:
 def test_rules_speak_of_matrices_by_the_names_of_the_graph() -> None:
     recipe = load_recipe("onnx_int4_b128")
     for name in ("q_proj", "k_proj", "v_proj", "qkv_proj"):
-        assert recipe.scheme_of(f"model.layers.11.self_attn.{name}.weight").bits == 8
+        assert recipe.find_scheme(f"model.layers.11.self_attn.{name}.weight").bits == 8
     for name in ("self_attn.o_proj", "mlp.down_proj", "mlp.gate_up_proj"):
-        assert recipe.scheme_of(f"model.layers.11.{name}.weight").bits == 4
+        assert recipe.find_scheme(f"model.layers.11.{name}.weight").bits == 4
 
 
 def test_a_block_gives_way_to_one_that_divides_the_row() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.device_profiles.cost.arena import Arena, Graph
+from boardfit.device_profiles.cost.arena import Arena, ComputeGraph
 
 KIB = 1024
 
 
 def test_a_chain_needs_two_values_at_once() -> None:
-    graph = Graph()
+    graph = ComputeGraph()
     value = graph.run(KIB)
     for _ in range(5):
         value = graph.run(KIB, value)
@@ -19,7 +19,7 @@ def test_a_chain_needs_two_values_at_once() -> None:
 
 
 def test_in_place_operations_need_one() -> None:
-    graph = Graph()
+    graph = ComputeGraph()
     value = graph.run(KIB)
     for _ in range(5):
         value = graph.run(KIB, value, in_place=True)
@@ -27,7 +27,7 @@ def test_in_place_operations_need_one() -> None:
 
 
 def test_a_value_read_later_is_not_taken_over() -> None:
-    graph = Graph()
+    graph = ComputeGraph()
     kept = graph.run(KIB)
     changed = graph.run(KIB, kept, in_place=True)
     graph.run(KIB, changed, kept)
@@ -35,7 +35,7 @@ def test_a_value_read_later_is_not_taken_over() -> None:
 
 
 def test_a_view_keeps_its_owner_alive_and_is_never_taken_over() -> None:
-    graph = Graph()
+    graph = ComputeGraph()
     owner = graph.run(KIB)
     view = graph.view(owner)
     changed = graph.run(KIB, view, in_place=True)
@@ -44,7 +44,7 @@ def test_a_view_keeps_its_owner_alive_and_is_never_taken_over() -> None:
 
 
 def test_a_hole_too_small_costs_its_size() -> None:
-    graph = Graph()
+    graph = ComputeGraph()
     small = graph.run(KIB)
     wall = graph.run(KIB, small)  # frees nothing before it: `small` goes after this runs
     large = graph.run(2 * KIB, wall)  # does not fit into the hole that `small` left
@@ -53,7 +53,7 @@ def test_a_hole_too_small_costs_its_size() -> None:
 
 
 def test_what_is_never_written_is_reserved_only() -> None:
-    graph = Graph()
+    graph = ComputeGraph()
     graph.input(4 * KIB, written=0)
     graph.run(2 * KIB, written=KIB)
     measured = graph.measure()

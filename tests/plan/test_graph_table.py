@@ -12,7 +12,7 @@ import pytest
 
 from boardfit.converters.plan.make import PlanOptions, make_plan
 from boardfit.device_profiles.catalog import find_profile
-from boardfit.device_profiles.cost.graph_table import count_graph, graph_fits_table, table_size
+from boardfit.device_profiles.cost.graph_table import can_hold_graph, count_graph, table_size
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from lab.memory.truth_models import CONFIGS, hollow_spec
 from tests.plan.models import Dims, stored_tensors, write_hollow_gguf
@@ -113,7 +113,7 @@ def test_other_models_may_have_one(name: str) -> None:
     spec = hollow_spec(name)
     names = [tensor.name for tensor in spec.tensors]
     heads = {layer.head_dim_k for layer in spec.shape.layers if layer.n_head_kv}
-    assert graph_fits_table(spec.shape.arch, names, 0, "q8_0", max(heads))
+    assert can_hold_graph(spec.shape.arch, names, 0, "q8_0", max(heads))
 
 
 @pytest.mark.engine

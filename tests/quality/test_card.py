@@ -12,14 +12,14 @@ import pytest
 from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe
 from boardfit.converters.formats.gguf.write import write_gguf
 from boardfit.converters.quality import card as card_module
-from boardfit.converters.quality.bounds import Bound, bound_of, check_bounds, parse_bounds
+from boardfit.converters.quality.bounds import Bound, check_bounds, find_bound, parse_bounds
 from boardfit.converters.quality.building import QualityOptions, measure_cards
-from boardfit.converters.quality.card import measure_card, not_measured
+from boardfit.converters.quality.card import make_empty_card, measure_card
 from boardfit.converters.quality.reference import (
-    Reference,
+    QualityReference,
     cache_key,
+    count_vocab,
     n_tokens_wanted,
-    n_vocab_of,
     read_references,
 )
 from boardfit.converters.quality.texts import (
@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def references(spec: ModelSpec, folder: Path) -> list[Reference]:
+def references(spec: ModelSpec, folder: Path) -> list[QualityReference]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BOARDFIT_CACHE", str(folder / "cache"))
         return read_references(spec, texts_for(spec), 256, folder / "work", threads=1)
@@ -68,12 +68,12 @@ def files(spec: ModelSpec, folder: Path) -> dict[str, Path]:
     return made
 
 
-def measured(path: Path, recipe: str, references: list[Reference], **options: bool):
+def measured(path: Path, recipe: str, references: list[QualityReference], **options: bool):
     return measure_card(path, "llama_cpp", ONE_THREAD, recipe, references, **options)
 
 
 def test_half_precision_is_nearly_the_source_and_four_bits_are_further(
-    files: dict[str, Path], references: list[Reference]
+    files: dict[str, Path], references: list[QualityReference]
 ) -> None:
     half, four = (measured(files[r], r, references) for r in ("f16", "q4_0"))
     for card in (half, four):
@@ -87,14 +87,14 @@ def test_half_precision_is_nearly_the_source_and_four_bits_are_further(
 
 
 def test_the_same_file_gives_the_same_card(
-    files: dict[str, Path], references: list[Reference]
+    files: dict[str, Path], references: list[QualityReference]
 ) -> None:
     first, second = (measured(files["q4_0"], "q4_0", references) for _ in range(2))
     assert first == second
 
 
 def test_the_sample_is_asked_its_task(
-    files: dict[str, Path], references: list[Reference], monkeypatch: pytest.MonkeyPatch
+    files: dict[str, Path], references: list[QualityReference], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = read_conversations("task")[::4]
     monkeypatch.setattr(card_module, "read_conversations", lambda name: some)
@@ -103,7 +103,10 @@ def test_the_sample_is_asked_its_task(
 
 
 def test_a_reference_is_computed_once_and_a_damaged_one_again(
-    spec: ModelSpec, folder: Path, references: list[Reference], monkeypatch: pytest.MonkeyPatch
+    spec: ModelSpec,
+    folder: Path,
+    references: list[QualityReference],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("BOARDFIT_CACHE", str(folder / "cache"))
     stages: list[str] = []
@@ -136,7 +139,7 @@ def test_a_gguf_source_is_its_own_reference(
 
 
 def test_beyond_its_bound_an_artifact_is_refused_unless_accepted(
-    files: dict[str, Path], references: list[Reference]
+    files: dict[str, Path], references: list[QualityReference]
 ) -> None:
     # Four bits against the bound of sixteen, on prose that the sample does not know.
     card = measured(files["q4_0"], "f16", references[1:])
@@ -150,7 +153,7 @@ def test_beyond_its_bound_an_artifact_is_refused_unless_accepted(
 
 def test_every_recipe_has_a_bound_wider_than_what_is_published() -> None:
     for recipe in list_recipes():
-        bound = bound_of(recipe.id)
+        bound = find_bound(recipe.id)
         assert bound is not None, recipe.id
         assert bound.published is None or bound.kld_mean > 2 * bound.published
 
@@ -172,8 +175,8 @@ def test_padding_tokens_do_not_count(spec: ModelSpec) -> None:
             return replace(entry, value=[*entry.value, 5, 5])
         return entry
 
-    assert n_vocab_of(spec) == 2048
-    assert n_vocab_of(replace(spec, metadata=tuple(map(padded, spec.metadata)))) == 2048
+    assert count_vocab(spec) == 2048
+    assert count_vocab(replace(spec, metadata=tuple(map(padded, spec.metadata)))) == 2048
 
 
 def test_a_large_model_reads_less(spec: ModelSpec) -> None:
@@ -248,9 +251,9 @@ def test_a_card_that_is_none_is_shown_as_none(card: object) -> None:
 
 
 def test_a_hostile_card_prints_no_control_characters() -> None:
-    card = not_measured("\x1b[2Jgone") | {}
+    card = make_empty_card("\x1b[2Jgone") | {}
     assert "\x1b" not in quality_lines({"quality": card})[0]
 
 
-def test_a_card_is_json(files: dict[str, Path], references: list[Reference]) -> None:
+def test_a_card_is_json(files: dict[str, Path], references: list[QualityReference]) -> None:
     assert str(MODEL_DIR) not in json.dumps(measured(files["f16"], "f16", references))

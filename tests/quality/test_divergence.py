@@ -10,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from boardfit.converters.quality.divergence import Tally, log_softmax, mean_of, scored, windows
+from boardfit.converters.quality.divergence import (
+    Tally,
+    estimate_mean,
+    log_softmax,
+    scored_positions,
+    windows,
+)
 from boardfit.edge.errors import IntegrityError
 
 logits = arrays(np.float32, (5, 7), elements=st.floats(-20, 20, width=32))
@@ -80,7 +86,7 @@ def test_too_few_columns_are_an_error() -> None:
 
 
 def test_the_error_of_a_mean_is_that_of_the_sample() -> None:
-    found = mean_of(np.array([1.0, 2.0, 3.0, 4.0]))
+    found = estimate_mean(np.array([1.0, 2.0, 3.0, 4.0]))
     assert found.value == 2.5 and found.stderr == pytest.approx(math.sqrt(5 / 3) / 2)
 
 
@@ -89,5 +95,7 @@ def test_windows_are_whole_and_scored_in_their_second_half(n_tokens: int, size: 
     found = list(windows(n_tokens, size))
     assert len(found) == n_tokens // size
     assert all(w.stop - w.start == size and w.stop <= n_tokens for w in found)
-    assert scored(size)[0] == size // 2 if size > 2 else True
-    assert all(i + 1 < size for i in scored(size)), "the token that follows is in the window"
+    assert scored_positions(size)[0] == size // 2 if size > 2 else True
+    assert all(i + 1 < size for i in scored_positions(size)), (
+        "the token that follows is in the window"
+    )

@@ -21,7 +21,7 @@ from boardfit.converters.plan.converted import plan_format
 from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.make import plan_any
 from boardfit.converters.plan.options import PlanOptions
-from boardfit.converters.quality.bounds import bound_of
+from boardfit.converters.quality.bounds import find_bound
 from boardfit.converters.source.resolve import open_model
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import all_profiles, find_profile
@@ -52,8 +52,8 @@ def test_every_format_has_an_engine_a_recipe_and_a_bound() -> None:
     known = {recipe for name in OTHERS for recipe in FORMATS[name].load().list_recipes()}
     for target in FORMATS.values():
         assert Path(target.file).suffix in ENGINES[target.engine].formats
-        assert target.id == GGUF or (target.recipe in known and bound_of(target.recipe))
-    assert all(bound_of(recipe) for recipe in known)
+        assert target.id == GGUF or (target.recipe in known and find_bound(target.recipe))
+    assert all(find_bound(recipe) for recipe in known)
 
 
 def test_formats_on_the_command_line() -> None:

@@ -19,16 +19,16 @@ from boardfit.edge.errors import EngineError, IntegrityError, UsageError
 from boardfit.edge.race.command import parse_threads, race_tests
 from boardfit.edge.race.entrants import make_entrants
 from boardfit.edge.race.turns import ask
-from boardfit.edge.race.verdict import Pace, interpolate, leads, sentence
+from boardfit.edge.race.verdict import EntrantPace, find_leads, interpolate, sentence
 
 # ---- arithmetic ---------------------------------------------------------------------------------
 
-fast_prefill = Pace("litert b32, 2 threads", {16: 0.2, 512: 0.6}, {0: 50.0})
-fast_decode = Pace("llama_cpp q4_0, 2 threads", {16: 0.05, 512: 1.6}, {0: 52.0})
+fast_prefill = EntrantPace("litert b32, 2 threads", {16: 0.2, 512: 0.6}, {0: 50.0})
+fast_decode = EntrantPace("llama_cpp q4_0, 2 threads", {16: 0.05, 512: 1.6}, {0: 52.0})
 
 
 def test_the_crossover_is_where_both_take_as_long() -> None:
-    short, long = leads([fast_prefill, fast_decode], 512, n_answer=64)
+    short, long = find_leads([fast_prefill, fast_decode], 512, n_answer=64)
     assert (short.label, short.first) == (fast_decode.label, 1)
     assert (long.label, long.last) == (fast_prefill.label, 512)
     gap = [
@@ -42,18 +42,18 @@ def test_the_crossover_is_where_both_take_as_long() -> None:
 
 
 def test_an_advantage_within_the_noise_moves_no_lead() -> None:
-    near = Pace("onnx int4, 2 threads", {16: 0.2, 512: 0.595}, {0: 50.0})
-    assert len(leads([fast_prefill, near], 512)) == 1
+    near = EntrantPace("onnx int4, 2 threads", {16: 0.2, 512: 0.595}, {0: 50.0})
+    assert len(find_leads([fast_prefill, near], 512)) == 1
 
 
 def test_a_lone_entrant_wins_without_boasting() -> None:
-    (lead,) = leads([fast_decode], 128)
+    (lead,) = find_leads([fast_decode], 128)
     assert lead.ratio == 1 and "as fast as" not in sentence([lead])
 
 
 def test_the_ratio_is_against_other_bundles_not_other_thread_counts() -> None:
-    slow_self = Pace("llama_cpp q4_0, 1 thread", {16: 9.0}, {0: 1.0})
-    (first, *_) = leads([fast_decode, slow_self, fast_prefill], 64)
+    slow_self = EntrantPace("llama_cpp q4_0, 1 thread", {16: 9.0}, {0: 1.0})
+    (first, *_) = find_leads([fast_decode, slow_self, fast_prefill], 64)
     assert first.ratio == pytest.approx(
         fast_prefill.seconds(first.last // 2) / fast_decode.seconds(first.last // 2), rel=0.05
     )
@@ -61,19 +61,19 @@ def test_the_ratio_is_against_other_bundles_not_other_thread_counts() -> None:
 
 def test_a_longer_prompt_is_not_predicted_to_take_less_than_none() -> None:
     """Two measurements in noise may fall; the line through them would soon be below zero."""
-    noisy = Pace("a", {1: 1.0, 2: 0.001}, {0: 0.1})
+    noisy = EntrantPace("a", {1: 1.0, 2: 0.001}, {0: 0.1})
     assert noisy.seconds(300) > 0.001
-    assert len(leads([noisy, Pace("b", {1: 1.0}, {0: 0.1})], 300)) >= 1
+    assert len(find_leads([noisy, EntrantPace("b", {1: 1.0}, {0: 0.1})], 300)) >= 1
 
 
 def test_nobody_to_win_is_an_error() -> None:
     with pytest.raises(ValueError, match="no bundle finished"):
-        leads([], 10)
+        find_leads([], 10)
 
 
 points = st.dictionaries(st.integers(1, 2048), st.floats(0.001, 100), min_size=1, max_size=6)
 paces = st.builds(
-    Pace, st.text("abc", min_size=1, max_size=3), points, st.dictionaries(
+    EntrantPace, st.text("abc", min_size=1, max_size=3), points, st.dictionaries(
         st.integers(0, 2048), st.floats(0.1, 5000), min_size=1, max_size=4
     ),
 )  # fmt: skip
@@ -81,9 +81,9 @@ paces = st.builds(
 
 @given(st.lists(paces, min_size=1, max_size=4), st.integers(1, 300))
 def test_leads_cover_every_length_once_and_lead_by_no_less_than_the_margin(
-    found: list[Pace], longest: int
+    found: list[EntrantPace], longest: int
 ) -> None:
-    ranges = leads(found, longest)
+    ranges = find_leads(found, longest)
     assert [r.first for r in ranges] == [1, *(r.last + 1 for r in ranges[:-1])]
     assert ranges[-1].last == longest
     by_label = {pace.label: pace for pace in found}

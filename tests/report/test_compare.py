@@ -48,24 +48,24 @@ def test_a_real_difference_is_seen_and_has_its_size() -> None:
     found = ratio(side([50, 51, 50, 52, 50]), side([100, 101, 100, 102, 100]), DECODE)
     assert found and found.value == pytest.approx(0.5, abs=0.01)
     assert found.low and found.high and 0.45 < found.low <= found.value <= found.high < 0.55
-    assert found.seen and found.verdict == "worse"
+    assert found.is_significant and found.verdict == "worse"
 
 
 def test_noise_is_no_difference() -> None:
     found = ratio(side([50, 60, 55, 48, 62]), side([52, 61, 47, 57, 59]), DECODE)
-    assert found and found.seen is False and found.verdict == "no difference seen"
+    assert found and found.is_significant is False and found.verdict == "no difference seen"
 
 
 def test_too_few_repetitions_have_no_interval() -> None:
     found = ratio(side([50]), side([100]), DECODE)
-    assert found and found.low is None and found.seen is None
-    assert found.verdict == "too few repetitions to tell"
+    assert found and found.low is None and found.is_significant is None
+    assert found.verdict == "too few repetitions to decide"
 
 
 @given(st.lists(st.integers(20, 200), min_size=3, max_size=6))
 def test_a_side_against_itself_never_differs(steps: list[int]) -> None:
     found = ratio(side(steps), side(steps), DECODE, n_draws=200)
-    assert found and found.value == pytest.approx(1) and found.seen is False
+    assert found and found.value == pytest.approx(1) and found.is_significant is False
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -123,7 +123,7 @@ def test_a_gate_on_what_was_not_measured_is_an_error(tmp_path: Path) -> None:
 
 def test_noise_beyond_the_bound_does_not_fail() -> None:
     ratios = compare(side([50, 90, 40, 95, 60]), side([95, 45, 88, 60, 80]))
-    assert ratios[0].value < 0.95 and not parse_gate("decode<0.95x").fails(ratios)
+    assert ratios[0].value < 0.95 and not parse_gate("decode<0.95x").is_missed(ratios)
 
 
 @pytest.mark.parametrize(

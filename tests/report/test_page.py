@@ -18,7 +18,7 @@ from boardfit.edge.bench.store import read_results
 from boardfit.edge.bench.workloads import Test as BenchTest
 from boardfit.edge.errors import EngineMissingError, InputError
 from boardfit.edge.report.chart import Chart, Missing, thin
-from boardfit.edge.report.command import chosen_results, report
+from boardfit.edge.report.command import choose_results, report
 from boardfit.edge.report.figures import group_runs, run_labels
 from boardfit.edge.report.kinds import run_charts
 from boardfit.edge.report.page import render_page
@@ -190,9 +190,9 @@ def test_work_does_not_grow_with_what_is_not_shown(
     monkeypatch.setattr(store, "check_record", lambda *a: parsed.append(1) or check(*a))
     for n in (3_000, 6_000):
         parsed.clear()
-        found = chosen_results([copies(tmp_path, n)], most=MAX_LINES)
+        found = choose_results([copies(tmp_path, n)], most=MAX_LINES)
         assert (len(parsed), len(found.records)) == (MAX_LINES, MAX_LINES)
-    n_all = len(chosen_results([copies(tmp_path, 3_000)]).records)
+    n_all = len(choose_results([copies(tmp_path, 3_000)]).records)
     assert n_all == 3_000
 
 
@@ -202,7 +202,7 @@ def test_one_run_of_very_many_tests_is_cut_and_says_so(tmp_path: Path) -> None:
     page = out.read_text()
     assert "tests are missing" not in page and "holds 2,100 tests of 1 run(s)" in page
     assert "and 1,800 more" in page and len(page) < 5_000_000
-    found = chosen_results([path], most=MAX_LINES)
+    found = choose_results([path], most=MAX_LINES)
     (run,) = group_runs(found.records)
     assert found.partial == {"same"} and len(run.records) == MAX_LINES
     assert "only the first tests" in verify_run(run, partial=True).gaps[-1]
@@ -215,9 +215,9 @@ def test_a_broken_line_is_found_even_among_many(tmp_path: Path) -> None:
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:7], "no result\n", *lines[7:]]))
     with pytest.raises(InputError, match=r"r\.jsonl:8: not JSON"):
-        chosen_results([path], most=MAX_LINES)
+        choose_results([path], most=MAX_LINES)
     path.write_text("".join(lines)[:-40])
-    assert "cut short" in " ".join(chosen_results([path], most=MAX_LINES).notes)
+    assert "cut short" in " ".join(choose_results([path], most=MAX_LINES).notes)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), max_size=30), st.integers(1, 12))

@@ -80,7 +80,7 @@ def test_a_new_digest_does_not_help_a_changed_figure(
     edit(path, change, reseal=True)
     result = verify(path)
     assert isinstance(result.exception, IntegrityError)
-    assert "the trace says" in result.output and "digest" not in result.output
+    assert "the trace gives" in result.output and "digest" not in result.output
 
 
 def test_a_repetition_left_out_is_seen(tmp_path: Path) -> None:

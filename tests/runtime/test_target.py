@@ -151,7 +151,7 @@ def test_missing_tensor_is_named(models: Models, tmp_path: Path) -> None:
     tensors = tiny_gguf.llama_tensors(tiny_gguf.np.random.default_rng(0), 64, 2, 128)
     del tensors["blk.1.ffn_up.weight"]
     tiny_gguf.finish(writer, tensors)
-    with pytest.raises(EngineError, match=r"llama\.cpp said.*blk\.1\.ffn_up\.weight"):
+    with pytest.raises(EngineError, match=r"llama\.cpp reported.*blk\.1\.ffn_up\.weight"):
         open_engine("llama_cpp", path)
 
 

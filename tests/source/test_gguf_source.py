@@ -189,7 +189,7 @@ def test_parts_of_two_models(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", split_max_tensors=2)
     first, second = tmp_path / "m-00001-of-00003.gguf", tmp_path / "m-00002-of-00003.gguf"
     second.write_bytes((tmp_path / "m-00003-of-00003.gguf").read_bytes())
-    with pytest.raises(InputError, match="says that it is part 3 of 3"):
+    with pytest.raises(InputError, match="states that it is part 3 of 3"):
         open_model(first)
     renamed = tmp_path / "whole.gguf"
     first.rename(renamed)

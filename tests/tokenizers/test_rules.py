@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from boardfit.converters.tokenizers import corpus
 from boardfit.converters.tokenizers.files import TokenizerFiles
 from boardfit.converters.tokenizers.loading import load_tokenizer
-from boardfit.converters.tokenizers.pretokenizer import behave_alike, canonical_regex, describe
+from boardfit.converters.tokenizers.pretokenizer import canonical_regex, describe, is_equivalent
 from boardfit.converters.tokenizers.pretypes import CONTRACTIONS, LLAMA3, PRE_TYPES, QWEN2
 from boardfit.converters.tokenizers.special import read_special_tokens, template_metadata
 from boardfit.converters.tokenizers.vocab_file import write_vocab_only
@@ -290,11 +290,11 @@ def test_canonical_spelling_is_stable(regex: str) -> None:
 
 
 def test_different_patterns_stay_different() -> None:
-    alike = {p.name for p in PRE_TYPES if behave_alike(p.name, "qwen2")}
+    alike = {p.name for p in PRE_TYPES if is_equivalent(p.name, "qwen2")}
     assert alike == {"qwen2", "deepseek-r1-qwen", "stablelm2"}
-    assert behave_alike("smollm", "starcoder")
-    assert not behave_alike("llama-bpe", "qwen2")
-    assert not behave_alike("qwen2", "qwen35")
+    assert is_equivalent("smollm", "starcoder")
+    assert not is_equivalent("llama-bpe", "qwen2")
+    assert not is_equivalent("qwen2", "qwen35")
 
 
 def test_unknown_step_is_named() -> None:

@@ -16,7 +16,7 @@ import pytest
 from boardfit.converters.tokenizers.engine_vocab import open_vocab
 from boardfit.converters.tokenizers.files import TokenizerFiles
 from boardfit.converters.tokenizers.loading import load_tokenizer
-from boardfit.converters.tokenizers.pretokenizer import behave_alike
+from boardfit.converters.tokenizers.pretokenizer import is_equivalent
 from boardfit.converters.tokenizers.reference import load_reference, sentence_piece
 from boardfit.converters.tokenizers.verify import verify_vocabulary
 from boardfit.converters.tokenizers.vocab_file import write_vocab_only
@@ -86,7 +86,7 @@ def test_engine_splits_as_the_checkpoint(flavour: str, rebuilt: Make, tmp_path: 
     report = verify_vocabulary(path, checkpoint.directory, checkpoint.config)
     assert report.n_texts > 430
     assert result.eos_id in report.eog_ids
-    assert behave_alike(report.pre, FLAVOURS[flavour].pre)
+    assert is_equivalent(report.pre, FLAVOURS[flavour].pre)
     limited = {"qwen2": 1, "deepseek-llm": 1, "phi4-mini": 1, "tekken": 1}
     assert len(report.limits) == limited.get(flavour, 0), report.limits
     if FLAVOURS[flavour].template is not None:
@@ -162,7 +162,7 @@ def test_metadata_equals_upstream_s(
     assert [entry[:2] for entry in ours] == [entry[:2] for entry in theirs]
     for (key, _, mine), (_, _, other) in zip(ours, theirs, strict=True):
         if key == "tokenizer.ggml.pre":
-            assert behave_alike(mine, other), (mine, other)
+            assert is_equivalent(mine, other), (mine, other)
         elif isinstance(mine, list):
             assert [(i, a, b) for i, (a, b) in enumerate(zip(mine, other, strict=True)) if a != b][
                 :5

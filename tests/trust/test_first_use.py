@@ -26,11 +26,11 @@ def blocks(bundle: Path, keys: Keys) -> dict[str, str]:
     manifest = (bundle / MANIFEST).read_bytes()
     ours, stranger = keys
     return {
-        "ours": ours.sign(manifest).armored(),
-        "stranger": stranger.sign(manifest).armored(),
-        "stranger's of another": stranger.sign(b"{}").armored(),
-        "ours of another": ours.sign(b"{}").armored(),
-        "ours for git": ours.sign(manifest, "git").armored(),
+        "ours": ours.sign(manifest).to_armor(),
+        "stranger": stranger.sign(manifest).to_armor(),
+        "stranger's of another": stranger.sign(b"{}").to_armor(),
+        "ours of another": ours.sign(b"{}").to_armor(),
+        "ours for git": ours.sign(manifest, "git").to_armor(),
     }
 
 
@@ -87,7 +87,7 @@ def test_a_single_signer_is_pinned_and_shown(bundle: Path, keys: Keys, tmp_path:
 
 def test_which_key_accepted_it_does_not_hang_on_the_order(keys: Keys) -> None:
     one, two = keys
-    made = [one.sign(MESSAGE).armored(), two.sign(MESSAGE).armored(), one.sign(b"x").armored()]
+    made = [one.sign(MESSAGE).to_armor(), two.sign(MESSAGE).to_armor(), one.sign(b"x").to_armor()]
     for parts in itertools.permutations(made):
         data = "".join(parts).encode()
         for accepted in itertools.permutations([one.public, two.public]):

@@ -19,7 +19,7 @@ from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.errors import EdgeError, EngineError, IntegrityError, UsageError
 from boardfit.edge.flash.directory import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, FlashReport, flash
-from boardfit.edge.flash.gate import Verdict
+from boardfit.edge.flash.gate import GateVerdict
 from boardfit.edge.flash.trust import SignaturePolicy, admit, check_on_board
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
@@ -108,8 +108,8 @@ def test_a_release_that_fails_after_the_switch_leaves_nothing_pinned(
     put(bundle, root, options())
     sign_bundle(other, keys[0])
 
-    def verdict(*_: object, quick: bool = False) -> Verdict:
-        return Verdict(failures=["died"] if quick else [])
+    def verdict(*_: object, quick: bool = False) -> GateVerdict:
+        return GateVerdict(failures=["died"] if quick else [])
 
     monkeypatch.setattr("boardfit.edge.flash.flash.try_release", verdict)
     how = FlashOptions(signature=SignaturePolicy(True))

@@ -22,7 +22,7 @@ from boardfit.edge.bundle.bundle import (
 )
 from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
-from boardfit.edge.disk.verified import VerifiedFiles, moves_ctime
+from boardfit.edge.disk.verified import VerifiedFiles, has_exact_ctime
 from boardfit.edge.engines import open_engine
 from boardfit.edge.engines.llama.context import LlamaContext
 from boardfit.edge.engines.target import open_model
@@ -128,13 +128,13 @@ def test_only_files_that_are_older_than_the_clocks_tick_are_remembered(tmp_path:
     path.write_bytes(b"x" * 1000)
     known = VerifiedFiles(cache)
     digest = known.verify(OpenedFile.open(path))
-    assert not known.knows(OpenedFile.open(path), digest), "it was written a moment ago"
+    assert not known.is_known(OpenedFile.open(path), digest), "it was written a moment ago"
     os.utime(path, (0, 0))  # which moves ctime to now
     known.verify(OpenedFile.open(path))
-    assert not known.knows(OpenedFile.open(path), digest)
+    assert not known.is_known(OpenedFile.open(path), digest)
     os.utime(path, (2e9 * 2, 2e9 * 2))  # in the future
     known.verify(OpenedFile.open(path))
-    assert not known.knows(OpenedFile.open(path), digest)
+    assert not known.is_known(OpenedFile.open(path), digest)
 
 
 def test_an_old_file_on_a_disk_is_remembered_until_it_is_touched(
@@ -146,19 +146,21 @@ def test_an_old_file_on_a_disk_is_remembered_until_it_is_touched(
     file = OpenedFile.open(path)
     known = VerifiedFiles(tmp_path / "cache.json")
     digest = known.verify(file)
-    assert known.knows(file, digest) == moves_ctime(file.fileno())
+    assert known.is_known(file, digest) == has_exact_ctime(file.fileno())
     known.save()
-    assert VerifiedFiles(tmp_path / "cache.json").knows(file, digest) == moves_ctime(file.fileno())
+    assert VerifiedFiles(tmp_path / "cache.json").is_known(file, digest) == has_exact_ctime(
+        file.fileno()
+    )
     path.chmod(0o600)
     path.chmod(0o644)
-    assert not known.knows(file, digest)
+    assert not known.is_known(file, digest)
 
 
 def test_memory_file_systems_and_proc_are_not_remembered() -> None:
     for name in ("/dev/shm", "/proc/self/stat"):
         if os.path.exists(name):
             descriptor = os.open(name, os.O_RDONLY)
-            assert not moves_ctime(descriptor)
+            assert not has_exact_ctime(descriptor)
             os.close(descriptor)
 
 
@@ -261,7 +263,7 @@ def test_an_edit_through_a_mapping_while_it_loads_is_noticed(
     bundle = real_bundle(tmp_path / "kit")
     load = LlamaContext.open
     with (bundle / "model.gguf").open("r+b") as file, mmap.mmap(file.fileno(), 0) as mapped:
-        if not moves_ctime(file.fileno()):
+        if not has_exact_ctime(file.fileno()):
             pytest.skip("a file system on which no time tells")
         mapped[-1] = mapped[-1]
 
@@ -418,8 +420,8 @@ def test_descriptors_are_closed_with_what_holds_them(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     for _ in range(50):
         opened = open_bundle(bundle)
-        assert opened.model.beside("b.bin") is not None
-        assert opened.model.beside("nothing") is None
+        assert opened.model.open_beside("b.bin") is not None
+        assert opened.model.open_beside("nothing") is None
     del opened
     after = len(os.listdir("/proc/self/fd")) if before else 0
     assert after <= before

@@ -40,7 +40,7 @@ def test_openssh_verifies_what_we_sign(
 ) -> None:
     one, two = keys
     # Two signers in one file: ssh-keygen looks at the first.
-    text = one.sign(MESSAGE).armored() + two.sign(MESSAGE).armored()
+    text = one.sign(MESSAGE).to_armor() + two.sign(MESSAGE).to_armor()
     (tmp_path / "sig").write_text(text)
     assert ssh_verify(ssh_keygen, tmp_path, one, NAMESPACE)
     assert not ssh_verify(ssh_keygen, tmp_path, two, NAMESPACE)
@@ -75,13 +75,13 @@ def test_we_verify_what_openssh_signs_and_read_its_keys(
         assert signers(MESSAGE, data) == [key.public]
         assert key.public.comment == "a comment"
         if hash_name == "sha512":
-            assert data == key.sign(MESSAGE).armored().encode()
+            assert data == key.sign(MESSAGE).to_armor().encode()
 
 
 def test_a_signature_made_for_something_else_is_refused(
     keys: tuple[SigningKey, SigningKey],
 ) -> None:
-    for_git = keys[0].sign(MESSAGE, "git").armored().encode()
+    for_git = keys[0].sign(MESSAGE, "git").to_armor().encode()
     with pytest.raises(IntegrityError, match="made for 'git'"):
         signers(MESSAGE, for_git)
     with pytest.raises(IntegrityError, match="made for 'git'"):
@@ -98,7 +98,7 @@ def test_a_signature_made_for_something_else_is_refused(
 
 def test_who_signed_and_who_did_not(keys: tuple[SigningKey, SigningKey]) -> None:
     one, two = keys
-    data = one.sign(MESSAGE).armored().encode()
+    data = one.sign(MESSAGE).to_armor().encode()
     assert accepting_key(MESSAGE, data, [two.public, one.public], "the board") == one.public
     with pytest.raises(IntegrityError, match=r"signed by SHA256.*the board accepts only"):
         accepting_key(MESSAGE, data, [two.public], "the board")
@@ -111,7 +111,7 @@ def test_who_signed_and_who_did_not(keys: tuple[SigningKey, SigningKey]) -> None
 
 
 def test_too_many_and_empty_signature_files(keys: tuple[SigningKey, SigningKey]) -> None:
-    block = keys[0].sign(MESSAGE).armored().encode()
+    block = keys[0].sign(MESSAGE).to_armor().encode()
     assert len(parse_signatures(block * MAX_SIGNATURES)) == MAX_SIGNATURES
     for data in (block * (MAX_SIGNATURES + 1), b"", b"\n", block[:-30], block + b"x", b"\xff"):
         with pytest.raises(IntegrityError, match="cannot be read"):

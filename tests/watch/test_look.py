@@ -18,15 +18,15 @@ from boardfit.edge.watch.draw import (
     BARS_ASCII,
     WAITING,
     ProcessHistory,
-    cut,
     display_width,
     screen_lines,
+    shorten,
     sparkline,
 )
 from boardfit.edge.watch.look import (
     Look,
     Machine,
-    Memory,
+    ProcessMemory,
     local_pages,
     read_machine,
     read_processes,
@@ -134,7 +134,7 @@ def test_the_screen_says_it_all() -> None:
     system = board()
     look = Look(
         read_machine(system, HeatReader(system)),
-        ((PAGE, Memory(900 * MIB, 512 * MIB, 380 * MIB, 840 * MIB, 0)),),
+        ((PAGE, ProcessMemory(900 * MIB, 512 * MIB, 380 * MIB, 840 * MIB, 0)),),
     )
     lines = screen_lines(
         look, {71: ProcessHistory(18.4, (9.0, 18.4))}, width=100, height=30, keys="q"
@@ -151,7 +151,7 @@ def test_the_screen_says_it_all() -> None:
 
 def test_a_slow_prefill_and_a_silent_decode_show_for_how_long() -> None:
     def now(page: Page, still_s: float) -> str:
-        look = Look(Machine(), ((page, Memory()),))
+        look = Look(Machine(), ((page, ProcessMemory()),))
         lines = screen_lines(look, {71: ProcessHistory(None, (), still_s)}, width=90, height=30)
         return next(line.text for line in lines if line.text.startswith("  now"))
 
@@ -162,7 +162,7 @@ def test_a_slow_prefill_and_a_silent_decode_show_for_how_long() -> None:
 
 def test_what_a_model_is_called_cannot_steer_the_terminal() -> None:
     hostile = replace(PAGE, model="x\x1b[2J\x1b]0;owned\x07\u202e", label="\x9b31m")
-    lines = screen_lines(Look(Machine(), ((hostile, Memory()),)), {}, width=200, height=30)
+    lines = screen_lines(Look(Machine(), ((hostile, ProcessMemory()),)), {}, width=200, height=30)
     text = "".join(line.text for line in lines)
     assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(text) and "\\x1b[2J" in text
 
@@ -173,7 +173,9 @@ def test_what_a_model_is_called_cannot_steer_the_terminal() -> None:
 def test_it_fits_in_every_window(
     width: int, height: int, n: int, name: str, ascii_only: bool
 ) -> None:
-    pages = tuple((replace(PAGE, pid=i, model=name, label=name), Memory(1)) for i in range(n))
+    pages = tuple(
+        (replace(PAGE, pid=i, model=name, label=name), ProcessMemory(1)) for i in range(n)
+    )
     histories = {i: ProcessHistory(1.0, (1.0,) * 50) for i in range(n)}
     lines = screen_lines(
         Look(Machine(name=name), pages), histories,
@@ -184,7 +186,7 @@ def test_it_fits_in_every_window(
 
 
 def test_processes_that_do_not_fit_are_counted() -> None:
-    pages = tuple((replace(PAGE, pid=i), Memory()) for i in range(5))
+    pages = tuple((replace(PAGE, pid=i), ProcessMemory()) for i in range(5))
     lines = screen_lines(Look(Machine(), pages), {}, width=80, height=16)
     assert lines[-1].text == "and 4 more; a taller window shows them"
 
@@ -202,13 +204,13 @@ def test_rates_are_exact_whenever_one_looks() -> None:
 def test_sparklines() -> None:
     assert sparkline((0.0, 5.0, 10.0)) == "▁▅█" and sparkline((3.0,)) == ""
     assert set(sparkline((1.0, 9.0), BARS_ASCII)) <= set(BARS_ASCII)
-    assert cut("日本語モデル", 5) == "日本…"
+    assert shorten("日本語モデル", 5) == "日本…"
 
 
 def test_records_are_json() -> None:
     from boardfit.edge.watch.look import to_record
 
-    record = to_record(Look(Machine(throttled=4), ((PAGE, Memory(1)),)), {71: 18.4})
+    record = to_record(Look(Machine(throttled=4), ((PAGE, ProcessMemory(1)),)), {71: 18.4})
     again = json.loads(json.dumps(record))
     assert again["processes"][0]["decode_tps"] == 18.4
     assert again["machine"]["throttled_means"] == ["throttled now"]

@@ -21,8 +21,8 @@ from boardfit.converters.board.engine.source import (
 from boardfit.converters.board.engine.store import (
     BuiltEngine,
     building,
-    key_of,
     load_engine,
+    make_key,
     save_engine,
 )
 from boardfit.converters.board.engine.symbols import read_symbols
@@ -57,7 +57,7 @@ def build_wheel(
         march = v.single_variant(variant).march
         flags = (*v.COMMON_FLAGS, *v.SHARED_FLAGS, f"-DGGML_CPU_ARM_ARCH={march}")
     toolchain = find_toolchain()
-    key = key_of([VERSION, SDIST_SHA256, variant, flags, toolchain.version, PACKING])
+    key = make_key([VERSION, SDIST_SHA256, variant, flags, toolchain.version, PACKING])
     if found := load_engine(key):
         return found
     base = None if variant == v.ALL_VARIANTS else build_wheel(jobs=jobs, reporter=reporter)
@@ -113,7 +113,7 @@ def tools_flags(variant: str) -> tuple[str, ...]:
 
 def tools_key(variant: str, toolchain: Toolchain) -> str:
     flags = tools_flags(variant)
-    return key_of([VERSION, SDIST_SHA256, "tools", flags, TOOLS, toolchain.version, PACKING])
+    return make_key([VERSION, SDIST_SHA256, "tools", flags, TOOLS, toolchain.version, PACKING])
 
 
 def compile_tools(

@@ -50,7 +50,7 @@ REDUCTIONS: dict[str, tuple[Reduction, ...]] = {
     ),
 }
 
-# ggml's `ggml_tile_config_init` in small. What is wrong with GCC 12: its `_tile_loadconfig` tells
+# ggml's `ggml_tile_config_init` in small. What is wrong with GCC 12: its `_tile_loadconfig` informs
 # the optimizer of 8 of the 64 bytes that the instruction reads, so the stores of rows and columns
 # count as dead (ggml-org/llama.cpp#26954). The instruction is replaced by a call that looks at
 # the 64 bytes, so that a machine without AMX can try it.
@@ -95,19 +95,19 @@ def find_faults(compiler: Sequence[str] | None = None) -> tuple[str, ...]:
     Empty when all is well, on a machine that has no such feature, and where there is no compiler.
     """
     command = list(compiler or shlex.split(os.environ.get("CXX") or "g++"))
-    if platform.machine() not in ("x86_64", "AMD64") or builds_tile_config(command) is not False:
+    if platform.machine() not in ("x86_64", "AMD64") or can_build_tile_config(command) is not False:
         return ()
     return NO_AMX
 
 
-def changes_build(compiler: Sequence[str], before: Sequence[str], after: Sequence[str]) -> bool:
+def can_change_build(compiler: Sequence[str], before: Sequence[str], after: Sequence[str]) -> bool:
     """Whether a native build with other flags can use other instructions on this machine."""
-    seen = [_predefined(compiler, flags) for flags in (before, after)]
+    seen = [_read_macros(compiler, flags) for flags in (before, after)]
     return None in seen or seen[0] != seen[1]
 
 
-def _predefined(compiler: Sequence[str], flags: Sequence[str]) -> bytes | None:
-    """The macros that stand for what the compiler may use; None where it does not say."""
+def _read_macros(compiler: Sequence[str], flags: Sequence[str]) -> bytes | None:
+    """The macros that stand for what the compiler may use; None if it does not list them."""
     command = [*compiler, *flags, "-march=native", "-dM", "-E", "-x", "c++", os.devnull]
     try:
         done = run_child(command)
@@ -116,7 +116,7 @@ def _predefined(compiler: Sequence[str], flags: Sequence[str]) -> bytes | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def builds_tile_config(compiler: Sequence[str]) -> bool | None:
+def can_build_tile_config(compiler: Sequence[str]) -> bool | None:
     """Whether `compiler` keeps the stores of an AMX tile configuration; None where it cannot be
     tried: no compiler, or one that knows no AMX.
     """
@@ -124,18 +124,18 @@ def builds_tile_config(compiler: Sequence[str]) -> bool | None:
         source, assembly, program = (Path(folder) / name for name in ("t.cpp", "t.s", "t"))
         source.write_text(_TILE_CONFIG)
         flags = ("-O3", "-std=c++17", "-mamx-tile", "-fno-pie")
-        if not _runs([*compiler, *flags, "-S", str(source), "-o", str(assembly)], folder):
+        if not _can_run([*compiler, *flags, "-S", str(source), "-o", str(assembly)], folder):
             return None
         text, n = _LOAD_TILE.subn(_LOOK, assembly.read_text())
         if not n:
             return None
         assembly.write_text(text)
-        if not _runs([*compiler, "-no-pie", str(assembly), "-o", str(program)], folder):
+        if not _can_run([*compiler, "-no-pie", str(assembly), "-o", str(program)], folder):
             return None
-        return _runs([str(program)], folder)
+        return _can_run([str(program)], folder)
 
 
-def _runs(command: Sequence[str], folder: str) -> bool:
+def _can_run(command: Sequence[str], folder: str) -> bool:
     """Whether a command ends well. It runs in a folder of its own."""
     try:
         return run_child(command, cwd=folder, timeout_s=60).returncode == 0

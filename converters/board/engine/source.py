@@ -59,7 +59,7 @@ def unpack_source(sdist: Path, directory: Path) -> Path:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
 
-    def wanted(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+    def select_member(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
         parts = Path(member.name).parts
         if parts[1:3] == ("vendor", "llama.cpp"):
             if len(parts) > 3 and parts[3] in _NOT_COMPILED:
@@ -69,7 +69,7 @@ def unpack_source(sdist: Path, directory: Path) -> Path:
         return tarfile.data_filter(member, path)
 
     with tarfile.open(sdist) as archive:
-        archive.extractall(directory, filter=wanted)
+        archive.extractall(directory, filter=select_member)
     if not (directory / root / "vendor/llama.cpp/CMakeLists.txt").is_file():
         raise InputError(f"{sdist} is not laid out like the {PACKAGE} that this version knows")
     return directory / root

@@ -65,7 +65,7 @@ def store_directory() -> Path:
     return cache_directory() / "board-engine"
 
 
-def key_of(identity: object) -> str:
+def make_key(identity: object) -> str:
     """A short name for everything that a build's bytes depend on."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
 

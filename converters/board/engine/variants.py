@@ -98,7 +98,7 @@ def single_variant(name: str) -> Variant:
     return SINGLE_VARIANTS[name]
 
 
-def march_of(features: tuple[str, ...]) -> str:
+def name_march(features: tuple[str, ...]) -> str:
     """The -march that ggml's CMakeLists gives a run-time variant with these features.
 
     Raises InputError on a feature that this version does not know.
@@ -135,7 +135,7 @@ svint32_t sve_mmla(svint32_t a, svint8_t b, svint8_t c) { return svmmla_s32(a, b
 """
 
 
-def compiler_accepts(compiler: str, march: str) -> bool:
+def can_compile(compiler: str, march: str) -> bool:
     """Whether `compiler` compiles the intrinsics that ggml uses with -march=`march`."""
     done = run_child(
         [compiler, f"-march={march}", "-O1", "-x", "c", "-c", "-", "-o", os.devnull],
@@ -155,7 +155,7 @@ def keep_buildable_variants(cmake_lists: Path, compiler: str) -> tuple[list[str]
     lines: list[str] = []
     for line in cmake_lists.read_text().splitlines(keepends=True):
         if match := _VARIANT_LINE.match(line):
-            fits = compiler_accepts(compiler, march_of(tuple(match[2].split())))
+            fits = can_compile(compiler, name_march(tuple(match[2].split())))
             (kept if fits else dropped).append(match[1])
             if not fits:
                 continue

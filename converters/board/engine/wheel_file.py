@@ -46,11 +46,11 @@ def write_wheel(
     entries |= {f"{folder}/{n}": data for n, data in sorted((dist_info or {}).items())}
     entries[f"{folder}/METADATA"] = metadata.encode()
     entries[f"{folder}/WHEEL"] = ("\n".join(header) + "\n").encode()
-    entries[f"{folder}/RECORD"] = record_of(entries.items(), f"{folder}/RECORD")
+    entries[f"{folder}/RECORD"] = make_record_file(entries.items(), f"{folder}/RECORD")
     return zip_bytes(entries)
 
 
-def record_of(entries: Iterable[tuple[str, bytes]], own_name: str) -> bytes:
+def make_record_file(entries: Iterable[tuple[str, bytes]], own_name: str) -> bytes:
     """RECORD: path, urlsafe-base64 sha256 and size of every file; its own line is empty."""
     lines = []
     for path, data in entries:

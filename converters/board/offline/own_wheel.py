@@ -13,7 +13,7 @@ from boardfit.edge.errors import EngineMissingError
 from boardfit.edge.process.child import OUR_FOLDER
 from boardfit.edge.requirements import split_requirements
 
-# Only this build of the name `boardfit` lacks the converters; the tag tells the two apart.
+# Only this build of the name `boardfit` lacks the converters; the tag distinguishes the two.
 _BUILD = "1board"
 # Extras that no board has; the others stand in the metadata, so that messages there can name them.
 _OF_DEVELOPERS = ("test", "train")

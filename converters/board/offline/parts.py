@@ -10,10 +10,15 @@ from typing import Any
 
 from boardfit.converters.board.engine import ALL_VARIANTS, build_tools, build_wheel
 from boardfit.converters.board.engine.build import LICENSE, TOOL_PAIR
-from boardfit.converters.board.engine.store import key_of
+from boardfit.converters.board.engine.store import make_key
 from boardfit.converters.board.offline.own_wheel import own_wheel
 from boardfit.converters.board.offline.target import BoardPython, board_python
-from boardfit.converters.board.offline.wheelhouse import Wheel, describe, fetch_wheels, wanted
+from boardfit.converters.board.offline.wheelhouse import (
+    Wheel,
+    describe,
+    fetch_wheels,
+    select_requirements,
+)
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.disk.verified import cache_directory
@@ -99,7 +104,7 @@ def collect_wheels(
 ) -> list[Wheel]:
     """All wheels of one engine for one Python, ours included, sorted by file name."""
     own = own_wheel(ENGINES[engine].extra)
-    requirements = wanted((*own.requirements, *EXTRA_REQUIREMENTS), board)
+    requirements = select_requirements((*own.requirements, *EXTRA_REQUIREMENTS), board)
     local: list[Path] = []
     if engine == "llama_cpp":
         built = build_wheel(variant, jobs=jobs, reporter=reporter)
@@ -107,7 +112,7 @@ def collect_wheels(
         local.append(built.path)
     reporter.stage("collecting the board's wheels")
     third_party = fetch_wheels(requirements, local, board, reporter.stage)
-    folder = cache_directory() / "wheelhouse/own" / key_of([own.name, own.data.hex()])
+    folder = cache_directory() / "wheelhouse/own" / make_key([own.name, own.data.hex()])
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / own.name, own.data)
     return sorted([*third_party, describe(folder / own.name)], key=lambda wheel: wheel.path.name)

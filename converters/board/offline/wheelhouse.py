@@ -18,21 +18,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from boardfit.converters.board.engine.store import key_of
+from boardfit.converters.board.engine.store import make_key
 from boardfit.converters.board.offline.target import BoardPython
 from boardfit.edge.disk.atomic import fsync_directory, write_atomic
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import EngineMissingError, InputError
 from boardfit.edge.process.child import decode_output, python_argv, run_child
 from boardfit.edge.progress import Say
-from boardfit.edge.requirements import holds_for
+from boardfit.edge.requirements import is_true_for
 
 _RECORD = "wheelhouse.json"
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel file and what its metadata says; `license` as declared there, SPDX where it is."""
+    """A wheel file and its metadata; `license` as declared there, SPDX where it is."""
 
     path: Path
     name: str
@@ -41,7 +41,7 @@ class Wheel:
     sha256: str
 
 
-def wanted(requirements: Sequence[str], board: BoardPython) -> list[str]:
+def select_requirements(requirements: Sequence[str], board: BoardPython) -> list[str]:
     """Requirements that hold on the board, without their markers: pip would evaluate those against
     the Python that runs pip. Raises InputError for a marker about anything but `python_version`.
     """
@@ -50,10 +50,10 @@ def wanted(requirements: Sequence[str], board: BoardPython) -> list[str]:
         requirement, _, marker = text.partition(";")
         if marker:
             try:
-                if not holds_for(marker, board.python):
+                if not is_true_for(marker, board.python):
                     continue
             except ValueError:
-                raise InputError(f"cannot tell whether {text!r} holds on a board") from None
+                raise InputError(f"cannot decide whether {text!r} holds on a board") from None
         kept.append(requirement.strip())
     return sorted(kept)
 
@@ -64,12 +64,13 @@ def fetch_wheels(
     board: BoardPython,
     say: Say,
 ) -> list[Wheel]:
-    """The wheels that satisfy `requirements` and the wheel files `local` on the board, `local`
-    included, sorted by name; from the cache, or from the package index with pip.
+    """Fetch the wheels that satisfy `requirements` on the board, from the cache or with pip.
+
+    The wheel files `local` are included. The wheels are sorted by name.
 
     Raises EngineMissingError when pip cannot get one: no network, or no such wheel.
     """
-    key = key_of(
+    key = make_key(
         [requirements, [hashlib.sha256(path.read_bytes()).hexdigest() for path in local],
          board.python, board.platforms]
     )  # fmt: skip

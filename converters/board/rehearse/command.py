@@ -81,13 +81,13 @@ def rehearse_command(
     if as_json:
         click.echo(json.dumps(found.to_dict()))
         if found.problem:
-            raise click.exceptions.Exit(exit_code_of(found))
+            raise click.exceptions.Exit(choose_exit_code(found))
         return
-    click.echo(text_of(found))
+    click.echo(format_rehearsal(found))
     found.raise_for_problem()
 
 
-def exit_code_of(found: Rehearsal) -> int:
+def choose_exit_code(found: Rehearsal) -> int:
     from boardfit.edge.errors import EdgeError
 
     try:
@@ -97,7 +97,7 @@ def exit_code_of(found: Rehearsal) -> int:
     return 0
 
 
-def text_of(found: Rehearsal) -> str:
+def format_rehearsal(found: Rehearsal) -> str:
     """What a person reads."""
     seconds = ", ".join(f"{name} {format_seconds(s)}" for name, s in found.seconds.items())
     lines = [

@@ -23,8 +23,10 @@ _ARMV9 = _ARMV86 | {"sve", "sve2"}
 
 @dataclass(frozen=True)
 class EmulatedCpu:
-    """A model that qemu can play: its name for `-cpu`, its instructions in the profiles' words, and
-    MIDR part number (0x41 is Arm's implementer id).
+    """A CPU model that qemu can emulate.
+
+    It has its name for `-cpu`, its instructions in the profiles' words, and its MIDR part number
+    (0x41 is Arm's implementer id).
     """
 
     name: str

@@ -18,7 +18,7 @@ _LESS_MEMORY = "plan with less memory: a shorter --ctx, or a smaller recipe"
 _REBUILD = "edge engine add BUNDLE -o OUT makes it again, with kernels chosen on the board"
 
 
-def signal_of(code: int, output: str) -> int | None:
+def find_signal(code: int, output: str) -> int | None:
     """The signal that ended a program: its own, the shell's 128 + n, or what qemu reports."""
     if match := _SIGNAL.search(output):
         return int(match[1])
@@ -31,7 +31,7 @@ def diagnose(
     stage: str, code: int, output: str, *, oom_kills: int, limit_bytes: int, cpu: str
 ) -> Problem:
     """The problem behind exit `code` and the end of a stage's `output`."""
-    signal = signal_of(code, output)
+    signal = find_signal(code, output)
     last = printable(find_error_line(output), limit=600)
 
     def problem(kind: ProblemKind, message: str, next_step: str) -> Problem:

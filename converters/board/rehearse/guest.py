@@ -1,5 +1,7 @@
-"""The program on the (emulated) board: open the bundle with its own engine, answer, and print the
-board's choice at every token of the host's answer.
+"""Answer on the (emulated) board and print the board's choices.
+
+The program opens the bundle with its own engine, answers, and prints its choice at every token of
+the host's answer.
 
     python3 guest.py JOB.json        one JSON line per event on stdout
 
@@ -24,36 +26,36 @@ def main(job: dict[str, Any]) -> None:
 
     try:
         bundle = open_bundle(job["bundle"], verify=True)
-        say("verified", id=bundle.id)
+        report("verified", id=bundle.id)
         settings = EngineSettings.from_plan(bundle.plan)
         # One thread: emulated threads that wait for each other by spinning only slow each other
         # down. The kernels are the same ones.
         settings = dataclasses.replace(settings, n_threads=1)
         engine = open_engine(bundle.plan.engine, bundle.model, settings)
         info = engine.describe()
-        say("loaded", engine=info.name, version=info.version, details=dict(info.details))
+        report("loaded", engine=info.name, version=info.version, details=dict(info.details))
         text = job["prompt"]
         prompt = (
             engine.render([Message("user", text)]) if engine.has_template else engine.prompt(text)
         )
-        say("prompt", ids=list(prompt))
+        report("prompt", ids=list(prompt))
         config = GenerationConfig(max_tokens=job["n_tokens"], ignore_eos=True)
         own = [event for event in engine.stream(prompt, config)]
-        say("answer", text="".join(event.text for event in own))
+        report("answer", text="".join(event.text for event in own))
         one = GenerationConfig(max_tokens=1, ignore_eos=True)
         known = [*prompt, *job["reference"]]
         for n in range(len(prompt), len(known)):
             chosen = next(iter(engine.stream(known[:n], one))).token_id
-            say("token", index=n - len(prompt), id=chosen)
+            report("token", index=n - len(prompt), id=chosen)
         engine.close()
-        say("done")
+        report("done")
     except EdgeError as error:
-        say("failed", kind=type(error).__name__, message=str(error), next_step=error.next_step,
+        report("failed", kind=type(error).__name__, message=str(error), next_step=error.next_step,
             exit_code=error.exit_code)  # fmt: skip
         sys.exit(error.exit_code)
 
 
-def say(event: str, **fields: Any) -> None:
+def report(event: str, **fields: Any) -> None:
     print(json.dumps({"event": event, **fields}, default=str), flush=True)
 
 

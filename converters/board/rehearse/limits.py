@@ -20,7 +20,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
-class MemoryLimit:
+class EnforcedLimit:
     """A limit in force. `folder` is its cgroup (None: not enforced, or systemd's); `wrap` goes
     before a command so that it runs inside.
     """
@@ -30,11 +30,11 @@ class MemoryLimit:
     wrap: tuple[str, ...]
 
     @property
-    def enforced(self) -> bool:
+    def is_enforced(self) -> bool:
         return self.how != "none"
 
     def oom_kills(self) -> int:
-        """Processes that the kernel killed for exceeding the limit, as far as it tells."""
+        """Processes that the kernel killed for exceeding the limit, as far as it reports them."""
         for name in ("memory.events", "memory.oom_control"):
             for line in _lines(self.folder, name):
                 key, _, value = line.partition(" ")
@@ -51,16 +51,16 @@ class MemoryLimit:
 
 
 @contextlib.contextmanager
-def memory_limit(n_bytes: int) -> Iterator[MemoryLimit]:
+def memory_limit(n_bytes: int) -> Iterator[EnforcedLimit]:
     """A limit of `n_bytes` on what is started through its `wrap`; removed on leaving."""
     version, folder = make_cgroup(n_bytes)
     if folder is None:
-        yield systemd_scope(n_bytes) or MemoryLimit("none", None, ())
+        yield systemd_scope(n_bytes) or EnforcedLimit("none", None, ())
         return
     tasks = folder / ("tasks" if version == 1 else "cgroup.procs")
     wrap = ("/bin/sh", "-c", 'echo $$ >"$0" && exec "$@"', str(tasks))
     try:
-        yield MemoryLimit(f"cgroup v{version}", folder, wrap)
+        yield EnforcedLimit(f"cgroup v{version}", folder, wrap)
     finally:
         remove_cgroup(folder)
 
@@ -109,7 +109,7 @@ def remove_cgroup(folder: Path) -> None:
             time.sleep(0.1)
 
 
-def systemd_scope(n_bytes: int) -> MemoryLimit | None:
+def systemd_scope(n_bytes: int) -> EnforcedLimit | None:
     """A user's own scope; None where systemd does not run or may not limit memory."""
     if not find_program("systemd-run"):
         return None
@@ -121,7 +121,7 @@ def systemd_scope(n_bytes: int) -> MemoryLimit | None:
         works = run_child([*wrap, "true"], timeout_s=10).returncode == 0
     except (OSError, SubprocessError):
         return None
-    return MemoryLimit("systemd scope", None, wrap) if works else None
+    return EnforcedLimit("systemd scope", None, wrap) if works else None
 
 
 def _lines(folder: Path | None, name: str) -> list[str]:

@@ -15,7 +15,7 @@ MIN_AGREEMENT = 0.9
 @dataclass(frozen=True)
 class Options:
     """How to rehearse. `how` fixes the way to run arm64 programs, `root` a root file system of
-    one's own; `free_bytes` replaces what the profile says the board leaves free.
+    one's own; `free_bytes` replaces the profile's free memory.
     """
 
     prompt: str = PROMPT

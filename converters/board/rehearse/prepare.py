@@ -8,8 +8,8 @@ from pathlib import Path
 from boardfit.converters.board.engine.build import TOOL_PAIR
 from boardfit.converters.board.offline.target import BoardPython, board_python
 from boardfit.converters.board.rehearse.cpu import EmulatedCpu, cpuinfo, write_sysfs
-from boardfit.converters.board.rehearse.limits import MemoryLimit
-from boardfit.converters.board.rehearse.sandbox import Sandbox
+from boardfit.converters.board.rehearse.limits import EnforcedLimit
+from boardfit.converters.board.rehearse.sandbox import BoardSandbox
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.disk.atomic import link_or_copy
@@ -26,7 +26,7 @@ def check_bundle(bundle: Bundle) -> None:
 
 
 def bundle_python(bundle: Bundle, device: DeviceProfile) -> BoardPython:
-    """The Python that the bundle's wheels are for: what it says itself, else the board's."""
+    """The Python that the bundle's wheels are for: as the bundle states, else the board's."""
     board_entry = bundle.manifest.get("board")
     python = board_entry.get("python") if isinstance(board_entry, dict) else None
     return board_python(device, python if isinstance(python, str) else None)
@@ -40,9 +40,10 @@ def tool_variant(bundle: Bundle, cpu: EmulatedCpu) -> str | None:
 
 
 def work_parent(bundle: Bundle) -> Path | None:
-    """Where to work: beside the bundle, so that a big model is linked and not copied; None (the
-    system's temporary folder) where that cannot be: no right to write, or a card mounted noexec.
-    proot cannot take a path with a colon.
+    """Choose a work folder beside the bundle, so that a big model is linked and not copied.
+
+    Return None (the system's temporary folder) if that is impossible: no right to write, or a card
+    mounted noexec. proot cannot take a path with a colon.
     """
     parent = bundle.path.absolute().parent
     noexec = os.statvfs(parent).f_flag & getattr(os, "ST_NOEXEC", 0)
@@ -82,13 +83,13 @@ def weakest_core(device: DeviceProfile) -> str:
     return min(device.clusters, key=lambda cluster: len(cluster.isa)).core
 
 
-def notes_of(sandbox: Sandbox, limit: MemoryLimit) -> tuple[str, ...]:
+def list_notes(sandbox: BoardSandbox, limit: EnforcedLimit) -> tuple[str, ...]:
     """What this machine could not do."""
     notes = []
     if sandbox.is_for_tools:
-        notes.append("a static program tells its text only: tokens were not compared one by one")
+        notes.append("a static program prints its text only: tokens were not compared one by one")
     elif not sandbox.can_start_programs:
         notes.append("install.sh itself was not run, only what it starts: no proot, no binfmt")
-    if not limit.enforced:
+    if not limit.is_enforced:
         notes.append("the memory limit was not enforced (no rights for a cgroup), only compared")
     return tuple(notes)

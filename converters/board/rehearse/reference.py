@@ -23,9 +23,11 @@ NEAR_TIE = 0.5
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Token ids of the prompt and of the host's greedy answer; `logits` [n_answer, n_vocab] are the
-    host's before each answer token, None where the engine does not give them.
+class HostReference:
+    """The host's greedy answer, to compare with.
+
+    It has the token ids of the prompt and of the answer. `logits` [n_answer, n_vocab] are the
+    host's before each answer token, None if the engine does not give them.
     """
 
     prompt: tuple[int, ...]
@@ -36,7 +38,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class TokenAgreement:
     """Of `n` tokens, `equal` are the host's own, `near` within NEAR_TIE of it, the rest are not."""
 
     n: int
@@ -48,7 +50,7 @@ class Agreement:
         return (self.equal + self.near) / self.n if self.n else 0.0
 
 
-def host_reference(bundle: Bundle, text: str, n_tokens: int, n_threads: int) -> Reference:
+def host_reference(bundle: Bundle, text: str, n_tokens: int, n_threads: int) -> HostReference:
     """Answer `text` on this machine. Raises EngineMissingError without the bundle's engine."""
     settings = dataclasses.replace(EngineSettings.from_plan(bundle.plan), n_threads=n_threads)
     engine = open_engine(bundle.plan.engine, bundle.model, settings)
@@ -63,12 +65,12 @@ def host_reference(bundle: Bundle, text: str, n_tokens: int, n_threads: int) -> 
         if isinstance(engine, LogitsEngine):
             logits = engine.logits([*prompt, *answer])[len(prompt) - 1 : -1]
         shown = "".join(event.text for event in events)
-        return Reference(tuple(prompt), answer, shown, engine.has_template, logits)
+        return HostReference(tuple(prompt), answer, shown, engine.has_template, logits)
     finally:
         engine.close()
 
 
-def compare(reference: Reference, chosen: Sequence[int]) -> Agreement:
+def compare(reference: HostReference, chosen: Sequence[int]) -> TokenAgreement:
     """How far the board's choices are the host's; tokens that it never reached are not."""
     equal = near = 0
     for i, (expected, got) in enumerate(zip(reference.answer, chosen, strict=False)):
@@ -77,4 +79,4 @@ def compare(reference: Reference, chosen: Sequence[int]) -> Agreement:
         elif reference.logits is not None:
             row = reference.logits[i]
             near += bool(0 <= got < len(row) and row[expected] - row[got] <= NEAR_TIE)
-    return Agreement(len(reference.answer), equal, near)
+    return TokenAgreement(len(reference.answer), equal, near)

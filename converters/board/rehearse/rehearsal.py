@@ -7,24 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 
 from boardfit.converters.board.rehearse.cpu import CpuChoice, choose_cpu, known_models
-from boardfit.converters.board.rehearse.limits import MemoryLimit, memory_limit
+from boardfit.converters.board.rehearse.limits import EnforcedLimit, memory_limit
 from boardfit.converters.board.rehearse.options import Options
 from boardfit.converters.board.rehearse.prepare import (
     bundle_python,
     check_bundle,
     copy_bundle,
-    notes_of,
+    list_notes,
     tool_variant,
     weakest_core,
     work_parent,
     write_fakes,
 )
-from boardfit.converters.board.rehearse.reference import Reference, host_reference
+from boardfit.converters.board.rehearse.reference import HostReference, host_reference
 from boardfit.converters.board.rehearse.result import Problem, Rehearsal
 from boardfit.converters.board.rehearse.root import board_root, choose_system
-from boardfit.converters.board.rehearse.run import Run
+from boardfit.converters.board.rehearse.run import RehearsalRun
 from boardfit.converters.board.rehearse.sandbox import (
-    Sandbox,
+    BoardSandbox,
     find_qemu,
     open_sandbox,
     qemu_models,
@@ -75,12 +75,14 @@ def rehearse(
         )
         with memory_limit(free + EMULATOR_ALLOWANCE) as limit:
             found = begin(bundle, device, choice, sandbox, limit, free)
-            run = Run(sandbox, limit, release, free, bundle.files, reporter, found)
+            run = RehearsalRun(sandbox, limit, release, free, bundle.files, reporter, found)
             found = play(run, variant, reference, options)
     return judge(found, options) if found.ok else found
 
 
-def play(run: Run, variant: str | None, reference: Reference, options: Options) -> Rehearsal:
+def play(
+    run: RehearsalRun, variant: str | None, reference: HostReference, options: Options
+) -> Rehearsal:
     """Install and answer; with static tools there is nothing to install."""
     if variant:
         return run.run_tool(variant, reference, options)
@@ -92,8 +94,8 @@ def begin(
     bundle: Bundle,
     device: DeviceProfile,
     choice: CpuChoice,
-    sandbox: Sandbox,
-    limit: MemoryLimit,
+    sandbox: BoardSandbox,
+    limit: EnforcedLimit,
     free_bytes: int,
 ) -> Rehearsal:
     """The result before anything has run."""
@@ -107,7 +109,7 @@ def begin(
         limit_bytes=free_bytes,
         planned_bytes=bundle.plan.peak_bytes,
         seconds={},
-        notes=notes_of(sandbox, limit),
+        notes=list_notes(sandbox, limit),
     )
 
 
@@ -116,7 +118,7 @@ def judge(found: Rehearsal, options: Options) -> Rehearsal:
     if found.agreement and found.agreement.share < options.min_agreement:
         message = (
             f"of {found.agreement.n} tokens only {found.agreement.share:.0%} are what this machine "
-            f"would say; {options.min_agreement:.0%} is the least"
+            f"would choose; {options.min_agreement:.0%} is the least"
         )
         return replace(
             found, problem=Problem("wrong-answers", "answering", message, "report this as a bug")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from boardfit.converters.board.rehearse.cpu import CpuChoice
-from boardfit.converters.board.rehearse.reference import Agreement
+from boardfit.converters.board.rehearse.reference import TokenAgreement
 from boardfit.edge.errors import DoesNotFitError, EngineError, IntegrityError
 from boardfit.edge.probe.emulation import GuestMemory
 
@@ -46,7 +46,7 @@ class Rehearsal:
     engine: str | None = None
     kernels: tuple[str, ...] = ()
     text: str | None = None
-    agreement: Agreement | None = None
+    agreement: TokenAgreement | None = None
     memory: GuestMemory | None = None
     problem: Problem | None = None
     notes: tuple[str, ...] = ()

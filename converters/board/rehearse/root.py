@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from boardfit.converters.board.engine.store import building, key_of
+from boardfit.converters.board.engine.store import building, make_key
 from boardfit.converters.board.offline.target import BoardPython
 from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.disk.verified import cache_directory
@@ -32,7 +32,7 @@ _MADE = ".boardfit-root"
 
 
 @dataclass(frozen=True)
-class System:
+class DebianSystem:
     """A Debian release: what its python3 and libc6 are."""
 
     suite: str
@@ -40,10 +40,10 @@ class System:
     glibc: tuple[int, int]
 
 
-SYSTEMS = (System("bookworm", (3, 11), (2, 36)), System("trixie", (3, 13), (2, 41)))
+SYSTEMS = (DebianSystem("bookworm", (3, 11), (2, 36)), DebianSystem("trixie", (3, 13), (2, 41)))
 
 
-def choose_system(board: BoardPython) -> System:
+def choose_system(board: BoardPython) -> DebianSystem:
     """The release with the board's Python, on a glibc no newer than the newest of ours.
 
     Raises UsageError for a board whose Python no Debian release has (Ubuntu, Jetson).
@@ -74,7 +74,7 @@ def board_root(
     """
     wanted = sorted({*PACKAGES, *packages})
     mirror = os.environ.get("BOARDFIT_DEBIAN_MIRROR", "http://deb.debian.org/debian")
-    key = key_of([suite, wanted, 1])
+    key = make_key([suite, wanted, 1])
     root = cache_directory() / "roots" / f"{suite}-arm64-{key}"
     if (root / _MADE).exists():
         return root

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.converters.board.rehearse.diagnose import diagnose
-from boardfit.converters.board.rehearse.limits import MemoryLimit
+from boardfit.converters.board.rehearse.limits import EnforcedLimit
 from boardfit.converters.board.rehearse.memory import PeakWatcher
 from boardfit.converters.board.rehearse.options import Options
-from boardfit.converters.board.rehearse.reference import Reference, compare
+from boardfit.converters.board.rehearse.reference import HostReference, compare
 from boardfit.converters.board.rehearse.result import Problem, Rehearsal
-from boardfit.converters.board.rehearse.sandbox import Sandbox
+from boardfit.converters.board.rehearse.sandbox import BoardSandbox
 from boardfit.edge.bundle.bundle import BundleFile
 from boardfit.edge.process.child import Popen, decode_output, start_child
 from boardfit.edge.progress import Reporter, Say
@@ -30,13 +30,13 @@ INSTALL_TIMEOUT_S = 900.0
 ANSWER_TIMEOUT_S = 3600.0
 
 
-class Run:
+class RehearsalRun:
     """The stages inside the sandbox; each returns the rehearsal with what it found added."""
 
     def __init__(
         self,
-        sandbox: Sandbox,
-        limit: MemoryLimit,
+        sandbox: BoardSandbox,
+        limit: EnforcedLimit,
         release: Path,
         free_bytes: int,
         files: Sequence[BundleFile],
@@ -59,7 +59,7 @@ class Run:
         self._execute("installing", argv, INSTALL_TIMEOUT_S, lambda line: None)
         return self._found
 
-    def answer(self, reference: Reference, options: Options) -> Rehearsal:
+    def answer(self, reference: HostReference, options: Options) -> Rehearsal:
         """Start the installed engine, generate, and take its choice at each token of the host's."""
         self._reporter.stage("answering as the board would")
         home = self._sandbox.work / "home"
@@ -100,7 +100,7 @@ class Run:
             self._add(agreement=compare(reference, chosen))
         return self._found
 
-    def run_tool(self, variant: str, reference: Reference, options: Options) -> Rehearsal:
+    def run_tool(self, variant: str, reference: HostReference, options: Options) -> Rehearsal:
         """Answer with a static program of the bundle: all that a phone gets."""
         self._reporter.stage("answering as the phone would")
         bundle = self._release / "bundle"
@@ -117,7 +117,7 @@ class Run:
         text = "".join(pieces).replace("[end of text]", "").strip()
         self._add(engine=f"static llama.cpp, {variant}", text=text)
         if self._found.ok and reference.text.strip() and not text:
-            self._fail("wrong-answers", "the program says nothing, this machine's engine does")
+            self._fail("wrong-answers", "the program prints nothing, this machine's engine does")
         return self._found
 
     def _execute(

@@ -2,7 +2,7 @@
 
 binfmt   as root, where the kernel starts qemu for arm64 programs by itself: chroot in a mount
          namespace of its own
-proot    as anybody: path translation by ptrace, no rights needed
+proot    as any user: path translation by ptrace, no rights needed
 qemu     the emulator named explicitly: no rights, no ptrace, but no child programs either
 """
 
@@ -46,7 +46,7 @@ exec chroot "$root" "$@"
 
 
 @dataclass(frozen=True)
-class Sandbox:
+class BoardSandbox:
     """A prepared way in. `root`: the Debian root; `work`: a folder of ours that is visible inside
     and writable; `fakes`: cpuinfo, meminfo and sys of the board; `cpu`: what qemu plays.
     """
@@ -108,8 +108,9 @@ class Sandbox:
 
 
 def make_view(root: Path, fakes: Path) -> Path:
-    """For `qemu -L`, which looks every path up below one folder first: links to the root's entries,
-    and the board's own /proc and /sys files.
+    """Make a folder for `qemu -L`, which looks every path up below it first.
+
+    It has links to the root's entries, and the board's own /proc and /sys files.
     """
     view = fakes / "view"
     if not view.is_dir():
@@ -141,7 +142,7 @@ def qemu_models(qemu: str) -> str:
     return decode_output(run_child([qemu, "-cpu", "help"]).stdout)
 
 
-def binfmt_works() -> bool:
+def has_binfmt() -> bool:
     """Whether the kernel starts arm64 programs through qemu, from inside a chroot too (flag F), and
     we may make one.
     """
@@ -156,7 +157,7 @@ def binfmt_works() -> bool:
 def ways_to_run() -> list[How]:
     """Ways that look possible here, the most faithful first."""
     ways: list[How] = []
-    if binfmt_works() and find_program("unshare"):
+    if has_binfmt() and find_program("unshare"):
         ways.append("binfmt")
     if find_program("proot"):
         ways.append("proot")
@@ -164,7 +165,9 @@ def ways_to_run() -> list[How]:
     return ways
 
 
-def open_sandbox(root: Path, work: Path, fakes: Path, cpu: str, how: How | None = None) -> Sandbox:
+def open_sandbox(
+    root: Path, work: Path, fakes: Path, cpu: str, how: How | None = None
+) -> BoardSandbox:
     """A sandbox in which the root's python3 really starts; `how` fixes the way.
 
     Raises EngineMissingError, with the message of each way, when none works.
@@ -174,7 +177,7 @@ def open_sandbox(root: Path, work: Path, fakes: Path, cpu: str, how: How | None 
         (work / name).mkdir(exist_ok=True)
     problems = []
     for way in [how] if how else ways_to_run():
-        sandbox = Sandbox(way, qemu, root, work, fakes, cpu)
+        sandbox = BoardSandbox(way, qemu, root, work, fakes, cpu)
         problem = try_sandbox(sandbox)
         if problem is None:
             return sandbox
@@ -185,15 +188,15 @@ def open_sandbox(root: Path, work: Path, fakes: Path, cpu: str, how: How | None 
     )
 
 
-def tool_sandbox(work: Path, fakes: Path, cpu: str) -> Sandbox:
+def tool_sandbox(work: Path, fakes: Path, cpu: str) -> BoardSandbox:
     """A sandbox without a system, for static programs: the emulator alone."""
     empty = fakes / "empty"
     for folder in (empty, work / "home", work / "tmp"):
         folder.mkdir(exist_ok=True)
-    return Sandbox("qemu", find_qemu(), empty, work, fakes, cpu)
+    return BoardSandbox("qemu", find_qemu(), empty, work, fakes, cpu)
 
 
-def try_sandbox(sandbox: Sandbox) -> str | None:
+def try_sandbox(sandbox: BoardSandbox) -> str | None:
     """None if Python starts inside; otherwise the last line that it, or the way in, printed."""
     script = "import platform; print(platform.machine())"
     try:

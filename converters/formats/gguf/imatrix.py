@@ -20,14 +20,16 @@ _LOOKED_UP = ("token_embd.weight", "per_layer_token_embd.weight")
 
 @dataclass(frozen=True)
 class Sums:
-    """Squared activations of one matrix, added up: `values` float32 `[n_experts, n_per_row]` and
-    `counts`, the number of rows that went into each expert's sum (int64; one entry when dense).
+    """Sums of the squared activations of one matrix.
+
+    `values` is float32 `[n_experts, n_per_row]`. `counts` is the number of rows in each expert's
+    sum (int64; one entry when dense).
     """
 
     values: np.ndarray
     counts: np.ndarray
 
-    def means(self) -> np.ndarray:
+    def compute_means(self) -> np.ndarray:
         """Mean squared activations, float32, flat. An expert that no token chose gets ones, as in
         `tools/quantize/quantize.cpp`.
         """
@@ -76,7 +78,7 @@ class Imatrix:
         return found.hexdigest()
 
     def metadata(self) -> tuple[KeyValue, ...]:
-        """What a file quantized with it says about it; upstream's `tools/quantize/quantize.cpp`."""
+        """Metadata of a file quantized with it, as upstream's `quantize.cpp` writes it."""
         text, count = GGUFValueType.STRING, GGUFValueType.UINT32
         out = [KeyValue("quantize.imatrix.file", Path(self.file).name, text)]
         if self.datasets:

@@ -8,12 +8,12 @@ import numpy as np
 
 
 def release(rows: np.ndarray) -> None:
-    """Tell the kernel that these rows of a read-only mapped file are not needed any more.
+    """Release the pages of these rows of a read-only mapped file.
 
     Does nothing for arrays that are not plain views of one: dropping the pages of anonymous or
     copy-on-write memory would lose data.
     """
-    root = _mapping_of(rows)
+    root = _find_mapping(rows)
     if root is None or not hasattr(root, "madvise") or not rows.flags.c_contiguous:
         return
     base = np.frombuffer(root, np.uint8).ctypes.data
@@ -25,7 +25,7 @@ def release(rows: np.ndarray) -> None:
         root.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
-def _mapping_of(array: np.ndarray) -> mmap.mmap | None:
+def _find_mapping(array: np.ndarray) -> mmap.mmap | None:
     holder: object = array
     while isinstance(holder, np.ndarray):
         if holder.flags.writeable:

@@ -84,7 +84,7 @@ def run_pass(
     worker = _Worker(kernels, imatrix, plans, [file.n_done for file in files])
     pool = ThreadPoolExecutor(n_threads, thread_name_prefix="quantize")
     in_flight: deque[Future[_Converted]] = deque()
-    slabs = _slabs(steps, first)
+    slabs = _split_slabs(steps, first)
     try:
         while True:
             # enough in flight that a slow slab in front does not idle the others
@@ -101,7 +101,7 @@ def run_pass(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _slabs(steps: Sequence[TargetTensor], first: int) -> Iterator[_Slab]:
+def _split_slabs(steps: Sequence[TargetTensor], first: int) -> Iterator[_Slab]:
     for step, tensor in enumerate(steps[first:], first):
         rows_per_expert = tensor.shape[-2] if len(tensor.shape) > 1 else 1
         n_rows = max(1, _SLAB_VALUES // tensor.n_per_row)

@@ -157,7 +157,7 @@ def _check_disk(plans: Sequence[FilePlan]) -> None:
     for plan in plans:
         device = plan.out.parent.stat().st_dev
         folders[device] = plan.out.parent
-        needed[device] += plan.layout.nbytes - _allocated(partial_path(plan.out))
+        needed[device] += plan.layout.nbytes - _count_allocated(partial_path(plan.out))
     for device, n_bytes in needed.items():
         free = shutil.disk_usage(folders[device]).free
         if n_bytes > free:
@@ -169,7 +169,7 @@ def _check_disk(plans: Sequence[FilePlan]) -> None:
             )
 
 
-def _allocated(path: Path) -> int:
+def _count_allocated(path: Path) -> int:
     """Bytes that an earlier, interrupted run holds on the disk already."""
     try:
         return path.stat().st_blocks * 512
@@ -226,8 +226,10 @@ def _fingerprint(
 
 
 def _file_states(spec: ModelSpec) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of each source file: the source's own fingerprint does not
-    read the weights, and they may be edited between a kill and the next run.
+    """Return name, size and time of change of each source file.
+
+    The source's own fingerprint does not read the weights, and they may be edited between a kill
+    and the next run.
     """
     location = Path(spec.source.location)
     states = []

@@ -51,7 +51,7 @@ class LitertFormat(ConvertedFormat):
         """A tied matrix has one copy where embedding and head are stored alike, else two."""
         uses = {"embedding": ["embedding"], "tied": ["embedding", "linear"]}.get(role, ["linear"])
         names = {
-            load_recipe(recipe_id).type_of(
+            load_recipe(recipe_id).choose_type(
                 tensor.origin, use, tied=role == "tied", n_layers=n_layers,
                 n_per_row=tensor.n_per_row,
             )

@@ -53,17 +53,17 @@ class LitertRule:
     layers: str = "all"
 
     def __post_init__(self) -> None:
-        _one_of("tensors", self.tensors, _GROUPS)
-        _one_of("type", self.type, WEIGHT_TYPES)
+        _check_known("tensors", self.tensors, _GROUPS)
+        _check_known("type", self.type, WEIGHT_TYPES)
         if not _LAYERS.fullmatch(self.layers):
             raise InputError(f"layers is {self.layers!r}; expected all, first-N or last-N")
 
-    def holds(self, source: str, n_layers: int) -> bool:
-        if group_of(source) != self.tensors:
+    def applies_to(self, source: str, n_layers: int) -> bool:
+        if find_group(source) != self.tensors:
             return False
         if self.layers == "all":
             return True
-        layer, match = layer_of(source), _LAYERS.fullmatch(self.layers)
+        layer, match = find_layer(source), _LAYERS.fullmatch(self.layers)
         if layer is None or match is None:
             return False
         return layer < int(match[2]) if match[1] == "first" else layer >= n_layers - int(match[2])
@@ -85,10 +85,10 @@ class LitertRecipe:
 
     def __post_init__(self) -> None:
         for key in ("linear", "embedding", "head"):
-            _one_of(key, getattr(self, key), WEIGHT_TYPES)
-        _one_of("scales", self.scales, SCALES)
+            _check_known(key, getattr(self, key), WEIGHT_TYPES)
+        _check_known("scales", self.scales, SCALES)
         for flavour in self.flavours:
-            _one_of("flavours", flavour, FLAVOURS)
+            _check_known("flavours", flavour, FLAVOURS)
         if "tflite" in self.flavours:
             for key in ("linear", "head"):
                 _plain(key, getattr(self, key), ("int4", "int8-t"))
@@ -96,8 +96,10 @@ class LitertRecipe:
             for rule in self.rules:
                 _plain("a rule's type", rule.type, ("int4", "int8-t"))
 
-    def type_of(self, source: str, role: str, *, tied: bool, n_layers: int, n_per_row: int) -> str:
-        """The weight type of one matrix. `role` is `embedding` or `linear`; `tied` says that the
+    def choose_type(
+        self, source: str, role: str, *, tied: bool, n_layers: int, n_per_row: int
+    ) -> str:
+        """The weight type of one matrix. `role` is `embedding` or `linear`; `tied` means that the
         embedding is the output matrix too. Blocks that do not divide a row give way to smaller
         ones, then to one scale per row.
         """
@@ -106,7 +108,7 @@ class LitertRecipe:
         elif tied or source.endswith("lm_head.weight"):
             wanted = self.head
         else:
-            held = (r.type for r in self.rules if r.holds(source, n_layers))
+            held = (r.type for r in self.rules if r.applies_to(source, n_layers))
             wanted = next(held, self.linear)
         return fitting(wanted, n_per_row)
 
@@ -132,7 +134,7 @@ def fitting(wanted: str, n_per_row: int) -> str:
     return "int8"
 
 
-def group_of(source: str) -> str | None:
+def find_group(source: str) -> str | None:
     """`model.layers.3.mlp.down_proj.weight` → `ffn_down`; None for what rules do not name."""
     for group, pattern in _GROUP_PATTERNS.items():
         if pattern.search(source):
@@ -140,7 +142,7 @@ def group_of(source: str) -> str | None:
     return None
 
 
-def layer_of(source: str) -> int | None:
+def find_layer(source: str) -> int | None:
     match = _LAYER.search(source)
     return int(match[1]) if match else None
 
@@ -187,13 +189,15 @@ def parse_recipe(text: str, recipe_id: str) -> LitertRecipe:
 
 
 def _plain(key: str, value: str, possible: tuple[str, ...]) -> None:
-    """What tflite-runtime 2.14 really computes, tried: with int8 per row, a FULLY_CONNECTED or an
-    EMBEDDING_LOOKUP runs and silently gives zeros; blocks and int4 lookups are refused at load.
+    """Return what tflite-runtime 2.14 really computes (tried).
+
+    With int8 per row, a FULLY_CONNECTED or an EMBEDDING_LOOKUP runs and silently gives zeros.
+    Blocks and int4 lookups are refused at load.
     """
     if value not in possible:
         raise InputError(f"{key} is {value!r}; tflite-runtime computes {', '.join(possible)} only")
 
 
-def _one_of(key: str, value: str, known: Any) -> None:
+def _check_known(key: str, value: str, known: Any) -> None:
     if value not in known:
         raise InputError(f"{key} is {value!r}.{did_you_mean(value, known)}")

@@ -53,7 +53,7 @@ class OnnxFormat(ConvertedFormat):
         """One copy, which serves embedding and head where they are tied."""
         recipe = load_recipe(recipe_id)
         outer = {"head": recipe.head, "tied": recipe.head, "embedding": recipe.embedding}
-        scheme = (outer.get(role) or recipe.scheme_of(tensor.origin)).fitting(tensor.n_per_row)
+        scheme = (outer.get(role) or recipe.find_scheme(tensor.origin)).fitting(tensor.n_per_row)
         return [(scheme.bits, int(tensor.n_elements * scheme.bpw / 8))]
 
     def count_logit_rows(self, step: int) -> int:

@@ -76,9 +76,10 @@ class OnnxRecipe:
     def is_quantized(self) -> bool:
         return self.default.bits < 32
 
-    def scheme_of(self, origin: str) -> OnnxScheme:
-        """How a layer's matrix of that name in the checkpoint is stored: the rules speak of the
-        graph's names, where `model.layers.3.self_attn.q_proj.weight` is
+    def find_scheme(self, origin: str) -> OnnxScheme:
+        """Find how a layer's matrix of that name in the checkpoint is stored.
+
+        The rules use the graph's names, where `model.layers.3.self_attn.q_proj.weight` is
         `/model/layers.3/attn/q_proj/MatMul` (onnxruntime-genai's builder).
         """
         part = origin.removesuffix(".weight").replace(".", "/").replace("self_attn", "attn")

@@ -88,22 +88,22 @@ def load_environments() -> dict[str, Environment]:
 def tool_python(name: ToolName, *, say: Say | None = None) -> Path:
     """The Python interpreter of the pinned environment `name`, which is made if it is not there.
 
-    `say` receives one line per step. Raises UsageError when the override names no program,
+    `say` is called with one line per step. Raises UsageError when the override names no program,
     DoesNotFitError when the disk is too small, EngineMissingError when the packages cannot be
     installed (no network, no wheel for this machine).
     """
     environment = load_environments()[name]
     if own := os.environ.get(environment.override):
-        return _overridden(Path(own).expanduser(), environment)
+        return _check_override(Path(own).expanduser(), environment)
     home = cache_directory() / "environments"
     directory = home / f"{name}-{environment.key}"
-    if not _python_of(directory).exists():
+    if not _find_python(directory).exists():
         say = say or (lambda text: None)
         home.mkdir(parents=True, exist_ok=True)
         with _one_maker(home / f".{directory.name}.lock", say):
-            if not _python_of(directory).exists():
+            if not _find_python(directory).exists():
                 _make(environment, directory, say)
-    return _python_of(directory)
+    return _find_python(directory)
 
 
 def find_tool_python(name: ToolName) -> Path | None:
@@ -111,15 +111,15 @@ def find_tool_python(name: ToolName) -> Path | None:
     environment = load_environments()[name]
     if own := os.environ.get(environment.override):
         return Path(own).expanduser()
-    python = _python_of(cache_directory() / "environments" / f"{name}-{environment.key}")
+    python = _find_python(cache_directory() / "environments" / f"{name}-{environment.key}")
     return python if python.exists() else None
 
 
-def _python_of(directory: Path) -> Path:
+def _find_python(directory: Path) -> Path:
     return directory / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def _overridden(python: Path, environment: Environment) -> Path:
+def _check_override(python: Path, environment: Environment) -> Path:
     if not os.access(python, os.X_OK) or python.is_dir():
         raise UsageError(
             f"{environment.override} is {printable(str(python))!r}, which is not a program",
@@ -157,7 +157,7 @@ def _make(environment: Environment, directory: Path, say: Say) -> None:
             arguments = ["install", "--disable-pip-version-check", "-q", *packages]
             if index:
                 arguments += ["--index-url", index]
-            _run("pip", arguments, environment, _python_of(partial))
+            _run("pip", arguments, environment, _find_python(partial))
         partial.rename(directory)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -51,7 +51,7 @@ def run_worker(
     variables: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Call `module.run(request, report)` in `python` and return what it returns, with two keys
-    added: `peak_rss_bytes` and `peak_anon_bytes` of the child (None where the system does not say).
+    added: `peak_rss_bytes` and `peak_anon_bytes` of the child (None where they are unknown).
 
     `module` is importable with the standard library and what `python` has. Paths in `request` are
     absolute. The child has no network. `memory_limit` bounds its private memory in bytes (Linux);
@@ -75,7 +75,7 @@ def run_worker(
             )
             if "result" in answer and code == 0:
                 return dict(answer["result"])
-            raise _failure(answer, code, _tail(log), module, memory_limit)
+            raise _failure(answer, code, _read_tail(log), module, memory_limit)
 
 
 def _root() -> Path:
@@ -184,7 +184,7 @@ def _out_of_memory(memory_limit: int | None) -> DoesNotFitError:
     )
 
 
-def _tail(log: Any) -> str:
+def _read_tail(log: Any) -> str:
     log.flush()
     size = log.seek(0, os.SEEK_END)
     log.seek(max(0, size - 8192))

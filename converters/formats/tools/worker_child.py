@@ -125,7 +125,7 @@ def _die_with_parent() -> None:
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         if os.getppid() == 1:
-            time.sleep(0.1)  # the parent may be init itself, in a container; stdin tells
+            time.sleep(0.1)  # the parent may be init itself, in a container; stdin shows it
 
 
 def _forbid_network() -> None:

@@ -73,7 +73,7 @@ def seconds(fields: dict[str, str], name: str) -> float | None:
 
 
 def spread_of(fields: dict[str, str], what: str) -> dict[str, Any] | None:
-    """A spread without its number of samples, which the summary does not tell of tokens."""
+    """A spread without its number of samples, which the summary does not give for tokens."""
     found = {key: seconds(fields, row.format(what)) for key, row in _SPREAD.items()}
     if found["median"] is None:
         return None

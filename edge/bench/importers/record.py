@@ -71,8 +71,8 @@ def make_record(
     metrics: Mapping[str, Any] | None = None,
     label: str | None = None,
 ) -> dict[str, Any]:
-    """One sealed record. `figures` are the repetitions that the tool tells; `metrics` replaces
-    their spread where a tool tells percentiles only.
+    """One sealed record. `figures` are the repetitions that the tool reports; `metrics` replaces
+    their spread where a tool reports percentiles only.
     """
     test = Test(kind, n_prompt, n_depth, n_gen)  # type: ignore[arg-type]
     names = dict.fromkeys(name for repetition in figures for name in repetition)

@@ -66,7 +66,7 @@ class InterpreterGraph:
             try:
                 return cls(interpreter(model_path=os.fspath(path), num_threads=n_threads))
             except (ValueError, RuntimeError) as error:
-                reason = path.in_words(str(error))
+                reason = path.name_path(str(error))
         raise load_error(path.name, f"tflite-runtime {version}", reason, captured.errors)
 
     def _kv_axes(self) -> dict[str, int]:

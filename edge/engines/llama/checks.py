@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from boardfit.device_profiles.cost.graph_table import graph_fits_table
+from boardfit.device_profiles.cost.graph_table import can_hold_graph
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.errors import UnsafeInputError, UnsupportedModelError
 from boardfit.edge.files.gguf import GgufHeader, read_header
@@ -37,9 +37,9 @@ def check_graph(path: Source, header: GgufHeader, kv_type: str) -> None:
     heads = header.integer(f"{arch}.attention.head_count")
     width = header.integer(f"{arch}.embedding_length") or 0
     head_dim = header.integer(f"{arch}.attention.key_length") or width // max(heads or 1, 1)
-    if graph_fits_table(arch, names, used, kv_type, head_dim):
+    if can_hold_graph(arch, names, used, kv_type, head_dim):
         return
-    plain = kv_type != "f16" and graph_fits_table(arch, names, used, "f16", head_dim)
+    plain = kv_type != "f16" and can_hold_graph(arch, names, used, "f16", head_dim)
     raise UnsupportedModelError(
         f"{printable(str(path))}: with a {kv_type} KV cache its graph has more nodes than the"
         " engine's table holds, and the engine would abort",

@@ -309,7 +309,7 @@ def _load_model(
         )
     if not model:
         error = library.engine_error(f"llama.cpp could not load {printable(str(path))}")
-        raise EngineError(path.in_words(str(error)), next_step=error.next_step)
+        raise EngineError(path.name_path(str(error)), next_step=error.next_step)
     return model
 
 

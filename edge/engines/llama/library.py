@@ -125,7 +125,7 @@ def _import_declarations() -> Any:
     if spec is None or spec.submodule_search_locations is None:
         raise EngineMissingError("llama-cpp-python is not installed", next_step=install_line(EXTRA))
     # A bare package in place of the real one while the declarations load; taken out again after,
-    # so that `import llama_cpp` by anybody else still gets the real thing.
+    # so that `import llama_cpp` by other code still gets the real thing.
     bare = types.ModuleType(PACKAGE)
     bare.__path__ = list(spec.submodule_search_locations)
     bare.__spec__ = spec

@@ -117,7 +117,7 @@ def check_folder(model: Source) -> GenaiFolder:
     model_path = model_file(model)
     folder = model_path.parent
     graph = read_onnx(model_path)
-    path = model_path.beside(CONFIG)
+    path = model_path.open_beside(CONFIG)
     if path is None:
         raise UnsupportedModelError(
             f"{model_path.name} is no language model for onnxruntime-genai: there is no {CONFIG} "

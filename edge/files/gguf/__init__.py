@@ -1,6 +1,6 @@
 """Read and check a GGUF header before any native loader, or the `gguf` package, sees the file.
 
-Nothing but the header is touched, never the tensor data; nothing that the file says is believed
+Nothing but the header is touched, never the tensor data; nothing in the file is believed
 before it was checked against the bytes that are there. Every number is bounded by the file's size
 and by limits far above any real file, so that time and memory are bounded by the header's own
 bytes: a tiny file that promises 2^60 strings is refused as fast as any other.
@@ -27,7 +27,7 @@ from boardfit.edge.files.ggml_types import GGML_TYPES, GgmlType, row_bytes
 from boardfit.edge.files.gguf.header import GgufArray, GgufHeader, GgufTensor, GgufValue, KvType
 from boardfit.edge.files.gguf.metadata import check_alignment, check_vocabulary, read_metadata
 from boardfit.edge.files.gguf.reader import MAX_HEADER_BYTES, Reader, read_counts, read_preamble
-from boardfit.edge.files.gguf.tensors import check_extents, padded, read_tensors
+from boardfit.edge.files.gguf.tensors import align, check_extents, read_tensors
 from boardfit.edge.files.kind import open_regular
 
 __all__ = [
@@ -49,7 +49,7 @@ ArrayMode = Literal["summary", "full"]
 def read_header(
     path: Source | str, *, arrays: ArrayMode = "summary", below: Path | None = None
 ) -> GgufHeader:
-    """Check the header of the GGUF file at `path` and return what it says.
+    """Check the header of the GGUF file at `path` and return its content.
 
     `arrays="summary"` checks arrays and returns a `GgufArray` for each; `"full"` returns lists.
     Both accept the same files. Raises InputError for what is not a GGUF file that we read (missing,
@@ -82,9 +82,9 @@ def parse_header(
     alignment = check_alignment(reader, kv, kv_types)
     check_vocabulary(reader, kv, kv_types)
     tensors = tuple(read_tensors(reader, n_tensors))
-    data_offset = padded(reader.pos, alignment) if tensors else reader.pos
+    data_offset = align(reader.pos, alignment) if tensors else reader.pos
     data_end = check_extents(reader, tensors, data_offset, alignment)
-    trailing = max(0, file_size - padded(data_end, alignment)) if tensors else 0
+    trailing = max(0, file_size - align(data_end, alignment)) if tensors else 0
     return GgufHeader(
         version=version,
         alignment=alignment,

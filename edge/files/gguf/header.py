@@ -17,7 +17,7 @@ TYPE_NAMES = (
 @dataclass(frozen=True)
 class GgufArray:
     """An array that was checked and skipped: `len()` is its number of items; `offset` and `nbytes`
-    say where its items lie in the file. `arrays="full"` gives a list in its place.
+    locate its items in the file. `arrays="full"` gives a list in its place.
     """
 
     item_type: str
@@ -86,14 +86,14 @@ class GgufHeader:
         """A string value, or None if the key is absent. Raises InputError for any other type."""
         value = self.kv.get(key)
         if value is not None and not isinstance(value, str):
-            raise InputError(f"GGUF key {key!r}: expected a string, got {self._type_of(key)}")
+            raise InputError(f"GGUF key {key!r}: expected a string, got {self._name_type(key)}")
         return value
 
     def integer(self, key: str) -> int | None:
         """An integer value, or None if the key is absent. Raises InputError for any other type."""
         value = self.kv.get(key)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise InputError(f"GGUF key {key!r}: expected an integer, got {self._type_of(key)}")
+            raise InputError(f"GGUF key {key!r}: expected an integer, got {self._name_type(key)}")
         return value
 
     @property
@@ -117,5 +117,5 @@ class GgufHeader:
         """Bytes of all tensors, padding not counted."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
-    def _type_of(self, key: str) -> str:
+    def _name_type(self, key: str) -> str:
         return TYPE_NAMES[self.kv_types[key].value_type]

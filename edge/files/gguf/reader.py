@@ -34,7 +34,7 @@ class Reader:
         self.pos = 0
 
     @property
-    def left(self) -> int:
+    def n_bytes_left(self) -> int:
         return self.end - self.pos
 
     def refuse(self, reason: str, at: int | None = None) -> NoReturn:
@@ -48,14 +48,14 @@ class Reader:
         """Step over `n_bytes`; returns where they began."""
         start = self.pos
         if n_bytes > self.end - start:
-            self.refuse(f"{what} takes {n_bytes} bytes, {self._left_words()}")
+            self.refuse(f"{what} takes {n_bytes} bytes, {self._describe_left()}")
         self.pos = start + n_bytes
         return start
 
-    def _left_words(self) -> str:
+    def _describe_left(self) -> str:
         if self.end < self.file_size:
             return f"but a header may have at most {MAX_HEADER_BYTES} bytes"
-        return f"but only {self.left} are left in the file (truncated or damaged)"
+        return f"but only {self.n_bytes_left} are left in the file (truncated or damaged)"
 
     def u32(self, what: str) -> int:
         return int(_U32.unpack_from(self.data, self.skip(4, what))[0])
@@ -112,10 +112,10 @@ def read_counts(reader: Reader) -> tuple[int, int]:
     ):
         at = reader.pos
         count = reader.u64(f"the number of {what}")
-        if count * least > reader.left:
+        if count * least > reader.n_bytes_left:
             reader.refuse(
-                f"{count} {what} announced, but the {reader.left} bytes left hold at most "
-                f"{reader.left // least}",
+                f"{count} {what} announced, but the {reader.n_bytes_left} bytes left hold at most "
+                f"{reader.n_bytes_left // least}",
                 at,
             )
         if count > limit:

@@ -83,7 +83,7 @@ def _tensor_bytes(reader: Reader, type_name: str, dims: tuple[int, ...], what: s
     return nbytes
 
 
-def padded(offset: int, alignment: int) -> int:
+def align(offset: int, alignment: int) -> int:
     return (offset + alignment - 1) // alignment * alignment
 
 
@@ -100,7 +100,7 @@ def check_extents(
                 f"tensor {printable(tensor.name)!r} has offset {tensor.offset}, expected {expected}"
             )
         end = tensor.offset + tensor.nbytes
-        expected = padded(end, alignment)
+        expected = align(end, alignment)
     if tensors and data_offset + end > reader.file_size:
         missing = data_offset + end - reader.file_size
         raise InputError(

@@ -10,7 +10,7 @@ from boardfit.edge.errors import DeviceUnreachableError, InputError
 from boardfit.edge.flash.media.ext4 import Ext4Files, Volume
 from boardfit.edge.flash.media.release import ROOT
 from boardfit.edge.flash.media.root import open_root
-from boardfit.edge.flash.media.source import packing_of
+from boardfit.edge.flash.media.source import detect_packing
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.probe.system import CapturedSystem
@@ -26,7 +26,7 @@ class ImageBoard:
         path = Path(target.folder)
         try:
             with contextlib.ExitStack() as stack:
-                if target.scheme == "image" and (packing := packing_of(path)):
+                if target.scheme == "image" and (packing := detect_packing(path)):
                     raise InputError(
                         f"{path} is packed ({packing}); only plain images are looked into",
                         next_step=f"edge flash BUNDLE image:{path} unpacks it",

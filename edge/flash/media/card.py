@@ -88,7 +88,7 @@ def write_card(device: str, image: Path, reporter: Reporter) -> None:
                 shortfall_bytes=n_bytes - medium.n_bytes,
                 next_step="a larger card, or a smaller model",
             )
-        reporter.stage("checking that the card is as large as it says")
+        reporter.stage("checking that the card is as large as it claims")
         refuse_false_capacity(medium, device)
         reporter.stage(f"writing {format_bytes(n_bytes)} to {device}")
         began_s = time.monotonic()
@@ -109,7 +109,7 @@ def confirm(disk: Disk, typed: str | None) -> None:
             )
         click.echo(f"This erases everything on\n  {disk.describe()}", err=True)
         typed = str(click.prompt(f"Type its size ({disk.size_text}) to go on", err=True))
-    if not is_size_of(disk, typed):
+    if not is_disk_size(disk, typed):
         raise UsageError(
             f"{printable(typed)!r} is not the size of {disk.path}, which is {disk.size_text}; "
             "nothing was erased",
@@ -117,7 +117,7 @@ def confirm(disk: Disk, typed: str | None) -> None:
         )
 
 
-def is_size_of(disk: Disk, typed: str) -> bool:
+def is_disk_size(disk: Disk, typed: str) -> bool:
     """Whether the text is the disk's size: in bytes, or as exactly as it is shown."""
     try:
         n_bytes = parse_bytes(typed)

@@ -1,6 +1,6 @@
 """Disks of this machine, which of them are cards or sticks, and what uses them. From `lsblk`.
 
-What lsblk says is taken with care: readers built into laptops report an SD card as neither
+The output of lsblk is taken with care: readers built into laptops report an SD card as neither
 removable nor hot-pluggable (util-linux issue 2379), old versions write numbers as text, and a
 mounted file system may lie several layers above the disk (LUKS, LVM, RAID).
 """
@@ -119,11 +119,11 @@ def parse_lsblk(text: str, card_type: Callable[[str], str | None]) -> list[Disk]
 
 
 def _disk(entry: dict[str, Any], card_type: Callable[[str], str | None]) -> Disk:
-    below = list(_below(entry))
+    below = list(_walk_children(entry))
     name = str(entry["name"])
     removable = (
-        _yes(entry.get("rm"))
-        or _yes(entry.get("hotplug"))
+        _is_true(entry.get("rm"))
+        or _is_true(entry.get("hotplug"))
         or entry.get("tran") == "usb"
         or (name.startswith("mmcblk") and card_type(name) == "SD")
     )
@@ -135,7 +135,7 @@ def _disk(entry: dict[str, Any], card_type: Callable[[str], str | None]) -> Disk
         model=" ".join(str(entry.get(k) or "").strip() for k in ("vendor", "model")).strip(),
         serial=str(entry.get("serial") or "").strip(),
         removable=removable,
-        read_only=_yes(entry.get("ro")),
+        read_only=_is_true(entry.get("ro")),
         mounts=tuple(dict.fromkeys(mounts)),
         layers=tuple(
             f"{e.get('type')} {e.get('name')}" for e in below if e.get("type") not in ("part", None)
@@ -147,10 +147,10 @@ def _disk(entry: dict[str, Any], card_type: Callable[[str], str | None]) -> Disk
     )
 
 
-def _below(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _walk_children(entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for child in entry.get("children") or ():
         yield child
-        yield from _below(child)
+        yield from _walk_children(child)
 
 
 def _mounts(entry: dict[str, Any]) -> list[str]:
@@ -158,7 +158,7 @@ def _mounts(entry: dict[str, Any]) -> list[str]:
     return [str(mount) for mount in found if mount]
 
 
-def _yes(value: Any) -> bool:
+def _is_true(value: Any) -> bool:
     return value is True or value in ("1", 1)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import EngineError
 from boardfit.edge.flash.flash import FlashOptions, FlashReport
-from boardfit.edge.flash.gate import Verdict, how_it_died, read_report
+from boardfit.edge.flash.gate import GateVerdict, explain_end, read_report
 from boardfit.edge.flash.media.image import ImageOptions, ImageTarget, check_target, flash_image
 from boardfit.edge.flash.media.options import MediaOptions
 from boardfit.edge.flash.session import Done
@@ -31,7 +31,7 @@ def flash_media(
     )  # fmt: skip
     if target.scheme == "image":
         check_target(Path(target.folder), image_options)
-    verdict = try_here(bundle, options, reporter) if options.gate else Verdict()
+    verdict = try_here(bundle, options, reporter) if options.gate else GateVerdict()
     if verdict.failures:
         raise EngineError(
             f"{bundle.path} failed its health gate on this machine: "
@@ -53,18 +53,18 @@ def flash_media(
     return report
 
 
-def try_here(bundle: Bundle, options: FlashOptions, reporter: Reporter) -> Verdict:
-    """Ask the bundle the fixed question with this machine's engine, in a process of its own. Speed
-    and memory are the board's to tell.
+def try_here(bundle: Bundle, options: FlashOptions, reporter: Reporter) -> GateVerdict:
+    """Ask the bundle the fixed question with this machine's engine, in a process of its own. The
+    board's speed and memory may differ.
     """
     reporter.stage("trying it on this machine")
     path = str(bundle.path.absolute())
     got = run_child(python_argv("boardfit", "slots", "check", path, "--json"))
     done = Done(got.returncode, got.stdout, got.stderr.decode("utf-8", "replace"))
     if (health := read_report(done)) is None:
-        return Verdict(failures=[how_it_died(done)])
+        return GateVerdict(failures=[explain_end(done)])
     if health.error_kind == "EngineMissingError":
-        return Verdict(notes=["hashes were verified; this machine has no engine to load it"])
+        return GateVerdict(notes=["hashes were verified; this machine has no engine to load it"])
     health = replace(health, decode_tps=None, peak_rss_bytes=None)
-    note = "tried with this machine's engine: speed and memory are the board's to tell"
-    return Verdict(health, judge(health, bundle.plan, min_speed=0, max_memory=0), [note])
+    note = "tried with this machine's engine: the board's speed and memory may differ"
+    return GateVerdict(health, judge(health, bundle.plan, min_speed=0, max_memory=0), [note])

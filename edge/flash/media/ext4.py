@@ -2,7 +2,7 @@
 
 e2fsprogs do the work: e2fsck and debugfs take `FILE?offset=BYTES`. Traps that this file keeps from
 its callers: resize2fs takes it too, but writes a byte at, and cuts the file off at, the new size
-*without* the offset, which destroys what lies before and behind (seen with 1.47.0); debugfs tells
+*without* the offset, which destroys what lies before and behind (seen with 1.47.0); debugfs reports
 errors on stderr only and leaves with 0; its `mkdir` of a folder that exists damages the file
 system; its `ln` and `unlink` do not count links; `?` begins an option, in file names too.
 """
@@ -35,7 +35,7 @@ from boardfit.edge.process.child import (
 )
 from boardfit.edge.process.child import find_program as find_on_path
 from boardfit.edge.progress import Advance
-from boardfit.edge.slots.files import Entry
+from boardfit.edge.slots.files import BoardEntry
 from boardfit.edge.slots.layout import CURRENT
 from boardfit.edge.units import printable
 
@@ -59,12 +59,12 @@ class Node:
     n_bytes: int
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> BoardEntry:
         if stat.S_ISREG(self.mode):
-            return Entry("file", self.n_bytes)
+            return BoardEntry("file", self.n_bytes)
         if stat.S_ISDIR(self.mode):
-            return Entry("folder", 0)
-        return Entry("link" if stat.S_ISLNK(self.mode) else "other", 0)
+            return BoardEntry("folder", 0)
+        return BoardEntry("link" if stat.S_ISLNK(self.mode) else "other", 0)
 
 
 # e2fsprogs hide in sbin and, on a Mac, in Homebrew's cellar.
@@ -166,7 +166,7 @@ class Volume:
     def ask(self, request: str) -> tuple[bytes, str]:
         """One request that changes nothing: (stdout, what it complained of)."""
         done = self._run("debugfs", "-R", request, self._spec)
-        return done.stdout, _complaints(done.stderr)
+        return done.stdout, _find_errors(done.stderr)
 
     def change(self, requests: Sequence[str], progress: Advance | None = None) -> None:
         """Requests that change something, in order. `progress` receives the bytes written.
@@ -185,7 +185,7 @@ class Volume:
                     process.kill()
                     raise
             errors.seek(0)
-            complaints = _complaints(errors.read())
+            complaints = _find_errors(errors.read())
         if complaints or process.returncode:
             raise EngineError(
                 f"debugfs cannot write into partition {self.partition.number}: {complaints}",
@@ -254,7 +254,7 @@ class Volume:
             while chunk := process.stdout.read(1 << 20):
                 digest.update(chunk)
                 n_read += len(chunk)
-            complaints = _complaints(process.stderr.read())
+            complaints = _find_errors(process.stderr.read())
         return None if complaints or n_read != node.n_bytes else digest.hexdigest()
 
 
@@ -270,7 +270,7 @@ def _environment() -> dict[str, str]:
     return child_environment(LC_ALL="C", DEBUGFS_PAGER="__none__")
 
 
-def _complaints(stderr: bytes) -> str:
+def _find_errors(stderr: bytes) -> str:
     lines = stderr.decode("utf-8", "replace").splitlines()
     return "; ".join(s for line in lines if (s := line.strip()) and not s.startswith("debugfs 1."))
 
@@ -313,28 +313,28 @@ class Ext4Files:
     def root(self) -> str:
         return f"{self._place}:{self._folder}"
 
-    def _at(self, path: str) -> str:
+    def _join(self, path: str) -> str:
         return f"{self._folder}/{path}".rstrip("/")
 
-    def entries(self, folder: str) -> dict[str, Entry]:
-        nodes = self._volume.listing(self._at(folder)) or {}
+    def entries(self, folder: str) -> dict[str, BoardEntry]:
+        nodes = self._volume.listing(self._join(folder)) or {}
         return {name: node.entry for name, node in nodes.items()}
 
     def nodes(self, folder: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Node]]:
         """Every name below a folder, relative to it."""
-        for name, node in (self._volume.listing(self._at(folder)) or {}).items():
+        for name, node in (self._volume.listing(self._join(folder)) or {}).items():
             yield prefix + name, node
             if stat.S_ISDIR(node.mode) and depth < _MAX_DEPTH and _PLAIN.fullmatch(name):
                 yield from self.nodes(f"{folder}/{name}", f"{prefix}{name}/", depth + 1)
 
-    def tree(self, folder: str) -> dict[str, Entry]:
+    def tree(self, folder: str) -> dict[str, BoardEntry]:
         return {name: node.entry for name, node in self.nodes(folder)}
 
     def read(self, path: str, limit: int) -> bytes | None:
-        return self._volume.read(self._at(path), limit)
+        return self._volume.read(self._join(path), limit)
 
     def digests(self, paths: Sequence[str]) -> dict[str, str | None]:
-        return {path: self._volume.sha256(self._at(path)) for path in paths}
+        return {path: self._volume.sha256(self._join(path)) for path in paths}
 
     def free_bytes(self) -> int:
         return self._volume.superblock().n_free_bytes
@@ -343,7 +343,7 @@ class Ext4Files:
         return {path: sum(node.n_bytes for _, node in self.nodes(path)) for path in paths}
 
     def pointer(self) -> str | None:
-        if (target := self._volume.link_target(self._at(CURRENT))) is not None:
+        if (target := self._volume.link_target(self._join(CURRENT))) is not None:
             return target
         data = self.read(CURRENT, 1024)
         return None if data is None else data.decode("utf-8", "replace").strip()

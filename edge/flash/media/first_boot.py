@@ -1,5 +1,7 @@
-"""Optional additions to an operating system besides the release: a service that installs the
-bundle's engine when the board starts, a user, the ssh server.
+"""Add optional parts to an operating system besides the release.
+
+They are a service that installs the bundle's engine when the board starts, a user, and the ssh
+server.
 
 User and ssh follow Raspberry Pi OS (`userconf.txt` and `ssh` in the boot partition,
 https://www.raspberrypi.com/documentation/computers/configuration.html).
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import EngineError, EngineMissingError, InputError, UsageError
-from boardfit.edge.flash.gate import carries_engine
+from boardfit.edge.flash.gate import has_engine
 from boardfit.edge.flash.media.filesystem import identify
 from boardfit.edge.flash.media.partitions import Partition, PartitionTable, Read
 from boardfit.edge.flash.service_units import INSTALLER, SERVICE, install_unit, service_unit
@@ -54,7 +56,7 @@ def unit_files(bundle: Bundle, uid: int, gid: int) -> dict[str, bytes]:
 
     Raises UsageError when the bundle brings no engine to install.
     """
-    if not carries_engine(bundle):
+    if not has_engine(bundle):
         raise UsageError(
             "--first-boot installs the bundle's engine on the board, but this bundle has none",
             next_step="edge build … --with-engine",

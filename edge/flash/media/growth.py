@@ -55,7 +55,7 @@ def make_room(
     raise DoesNotFitError(
         f"partition {number} has {format_bytes(volume.superblock().n_free_bytes)} free after it "
         f"was made larger; {format_bytes(needed)} are needed",
-        next_step="resize2fs and the file system's own settings may tell why",
+        next_step="resize2fs and the file system's own settings may show why",
     )
 
 

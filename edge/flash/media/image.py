@@ -26,7 +26,7 @@ from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.disk.rooted import work_beside
 from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UsageError
 from boardfit.edge.flash.flash import FlashReport
-from boardfit.edge.flash.gate import carries_engine
+from boardfit.edge.flash.gate import has_engine
 from boardfit.edge.flash.media.ext4 import Ext4Files, Volume
 from boardfit.edge.flash.media.first_boot import (
     BootFiles,
@@ -39,7 +39,7 @@ from boardfit.edge.flash.media.in_use import locked_image, refuse_in_use
 from boardfit.edge.flash.media.partitions import SECTOR, Partition, PartitionTable, read_table
 from boardfit.edge.flash.media.release import ROOT, ReleaseWriter
 from boardfit.edge.flash.media.root import open_root
-from boardfit.edge.flash.media.source import chunks, materialize, packing_of, reader
+from boardfit.edge.flash.media.source import chunks, detect_packing, materialize, reader
 from boardfit.edge.flash.service_units import INSTALL_SCRIPT
 from boardfit.edge.flash.trust import SignaturePolicy
 from boardfit.edge.progress import Reporter
@@ -99,7 +99,9 @@ def flash_image(
         work = stack.enter_context(folder.root.create(_WORKING))
         _take_mode(work, target.path.stat())
         beside = folder.path / _WORKING
-        reporter.stage(f"{'copying' if packing_of(target.path) is None else 'unpacking'} the image")
+        reporter.stage(
+            f"{'copying' if detect_packing(target.path) is None else 'unpacking'} the image"
+        )
         materialize(target.path, work, beside.parent, reporter.progress)
         work.flush()
         fault_point()
@@ -123,7 +125,7 @@ def check_target(path: Path, options: ImageOptions) -> Path:
             f"{path} is no file{hint}" if path.exists() else f"there is no image {path}{hint}",
             next_step="image:FILE[#PARTITION]; a card in a reader is card:/dev/sdX",
         )
-    packing = packing_of(path)
+    packing = detect_packing(path)
     if options.in_place:
         if options.output is not None:
             raise UsageError("--in-place and --output exclude each other")
@@ -221,8 +223,10 @@ def _change(
 def verify(
     work: BinaryIO, volume: Volume, writer: ReleaseWriter, bundle: Bundle, reporter: Reporter
 ) -> None:
-    """The file system without a fault, every byte of the release as built, read from the medium;
-    owners, modes and `current` as they should be.
+    """Check the written image, as read from the medium.
+
+    The file system has no fault, and every byte of the release is as built. Owners, modes and
+    `current` are as they should be.
     """
     reporter.stage("reading everything back")
     work.flush()
@@ -236,7 +240,7 @@ def verify(
     if slots.current() != bundle.id:
         raise IntegrityError(f"{writer.place}: `current` does not name the new release")
     for name, node in files.nodes(layout.release_folder(bundle.id)):
-        mode = 0o755 if stat.S_ISDIR(node.mode) else writer.mode_of(name)
+        mode = 0o755 if stat.S_ISDIR(node.mode) else writer.choose_mode(name)
         if (node.uid, node.gid) != writer.owner or stat.S_IMODE(node.mode) != mode:
             raise IntegrityError(f"{writer.place}: {name} has another owner or mode than was set")
 
@@ -244,9 +248,10 @@ def verify(
 def other_bytes(
     file: BinaryIO, table: PartitionTable, root: Partition, boot: Partition | None
 ) -> dict[str, str]:
-    """sha256 of what must not change: the boot code with the disk's identifier, what lies between
-    the table and the first partition, and every partition but the root (and `boot`, which is
-    written to on request).
+    """Hash what must not change, with sha256.
+
+    That is the boot code with the disk's identifier, the gap between the table and the first
+    partition, and every partition but the root (and `boot`, which is written to on request).
     """
     first = min(p.start for p in table.partitions)
     loader = SECTOR if table.label == "dos" else 34 * SECTOR
@@ -284,7 +289,7 @@ def _notes(bundle: Bundle, options: ImageOptions, writer: ReleaseWriter) -> list
     if strange := strange_units(bundle):
         names = printable(", ".join(strange), 300)
         notes.append(f"units in the bundle were not installed: {names}")
-    if carries_engine(bundle) and not options.first_boot:
+    if has_engine(bundle) and not options.first_boot:
         notes.append(
             f"on the board: sh {ROOT}/current/bundle/{INSTALL_SCRIPT} {ROOT}/current/env "
             "(or flash with --first-boot)"

@@ -33,7 +33,7 @@ class MediaOptions:
     base: Path | None = None
     yes_erase: str | None = None
 
-    def used(self) -> list[str]:
+    def list_given(self) -> list[str]:
         """The options that were given, as they are written."""
         names = {"base": "--image"}
         return [
@@ -46,8 +46,8 @@ class MediaOptions:
         """Raise UsageError for options that mean nothing to this kind of target, and for a card
         without an image to write.
         """
-        wrong = {"image": CARD_ONLY, "card": IMAGE_ONLY}.get(scheme, tuple(self.used()))
-        if given := [name for name in self.used() if name in wrong]:
+        wrong = {"image": CARD_ONLY, "card": IMAGE_ONLY}.get(scheme, tuple(self.list_given()))
+        if given := [name for name in self.list_given() if name in wrong]:
             raise UsageError(f"{given[0]} is not for {scheme}{'' if ' ' in scheme else ':'}")
         if scheme == "card" and self.base is None:
             raise UsageError(

@@ -18,7 +18,7 @@ from boardfit.edge.flash.media.ext4 import Ext4Files, Volume, plain
 from boardfit.edge.flash.media.first_boot import UNIT_FOLDER, WANTS_FOLDER, unit_files
 from boardfit.edge.flash.service_units import DEFAULT_ROOT
 from boardfit.edge.flash.transfer import wanted_files
-from boardfit.edge.flash.trust import Admission, SignaturePolicy, admit
+from boardfit.edge.flash.trust import SignatureAdmission, SignaturePolicy, admit
 from boardfit.edge.progress import Reporter
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
@@ -55,7 +55,7 @@ class ReleaseWriter:
         self._units: dict[str, bytes] = {}
         self._made: set[str] = set()
         self._whole = False
-        self.admission = Admission()
+        self.admission = SignatureAdmission()
 
     def plan(self, first_boot: bool, signature: SignaturePolicy) -> None:
         """Look at what is there. Raises InputError when a file stands where a folder has to be,
@@ -65,7 +65,7 @@ class ReleaseWriter:
         folder = f"{ROOT}/{layout.release_folder(self.bundle.id)}"
         self._refuse_strange_folders(f"{folder}/bundle")
         self._refuse_foreign_release(folder)
-        with self._slots.locked():
+        with self._slots.hold_lock():
             self.current = self._slots.current()
             self.admission = admit(self.bundle, self._slots, signature)
         present = self._slots.present()
@@ -159,7 +159,7 @@ class ReleaseWriter:
             total += engine_bytes(self.bundle) + _SPARE
         return total + SLACK_BYTES
 
-    def mode_of(self, name: str) -> int:
+    def choose_mode(self, name: str) -> int:
         """Permissions of a file of the release (`bundle/…`): those who may run it on the host may
         run it there.
         """
@@ -178,7 +178,7 @@ class ReleaseWriter:
             self.how = dict.fromkeys(self._wanted, "there")
             if SIGNATURE in self._wanted:  # it may have been signed by one more since
                 name = f"{ROOT}/{layout.bundle_folder(self.bundle.id)}/{SIGNATURE}"
-                requests += self._replaced(f"bundle/{SIGNATURE}", name)
+                requests += self._replace(f"bundle/{SIGNATURE}", name)
         else:
             requests += self._release()
         requests += self._unit_requests()
@@ -187,10 +187,10 @@ class ReleaseWriter:
         state = self._slots.state().with_release(self.bundle.id, **facts).activating(self.bundle.id)
         (self.volume.work / layout.STATE).write_bytes(state.to_bytes())
         requests += self._folder(ROOT)
-        requests += self._replaced(layout.STATE, f"{ROOT}/{layout.STATE}")
+        requests += self._replace(layout.STATE, f"{ROOT}/{layout.STATE}")
         if keys := self.admission.to_pin:
             (self.volume.work / TRUSTED_KEYS).write_bytes(format_trusted_keys(keys))
-            requests += self._replaced(TRUSTED_KEYS, f"{ROOT}/{TRUSTED_KEYS}")
+            requests += self._replace(TRUSTED_KEYS, f"{ROOT}/{TRUSTED_KEYS}")
         requests += self._removal(f"{ROOT}/{layout.CURRENT}")
         requests += self._link(
             f"{ROOT}/{layout.CURRENT}", layout.release_folder(self.bundle.id), self.owner
@@ -211,13 +211,13 @@ class ReleaseWriter:
         for place in (ROOT, f"{ROOT}/{layout.RELEASES}"):
             requests += self._folder(place)
         for path in (folder, *(f"{folder}/bundle/{p}".rstrip("/") for p in sorted(made))):
-            requests += self._made_folder(path, self.owner)
+            requests += self._create_folder(path, self.owner)
         (self.volume.work / MARKER).write_bytes(MARKER_TEXT)
         requests += self._file(MARKER, f"{folder}/{MARKER}", 0o644, self.owner)
         counts: dict[str, int] = {}
         for name, (_, sha256) in self._wanted.items():
             target = f"{folder}/bundle/{name}"
-            mode = self.mode_of(f"bundle/{name}")
+            mode = self.choose_mode(f"bundle/{name}")
             source = self._links.get(sha256)
             if source is None or name in (MANIFEST, SUMS):
                 requests += self._file(f"bundle/{name}", target, mode, self.owner)
@@ -228,7 +228,7 @@ class ReleaseWriter:
             counts[old] += 1
             requests += [f"ln {plain(old)} {plain(target)}"]
             requests += [f"sif {plain(target)} links_count {counts[old]}"]
-            requests += self._owned(target, 0o100000 | mode, self.owner)
+            requests += self._set_owner(target, 0o100000 | mode, self.owner)
             self.how[name] = "link"
         return requests
 
@@ -261,12 +261,12 @@ class ReleaseWriter:
             if text in self._made or self.volume.node(text) is not None:
                 continue
             below = text == ROOT or text.startswith(f"{ROOT}/")
-            requests += self._made_folder(text, owner or (self.owner if below else (0, 0)))
+            requests += self._create_folder(text, owner or (self.owner if below else (0, 0)))
         return requests
 
-    def _made_folder(self, path: str, owner: tuple[int, int]) -> list[str]:
+    def _create_folder(self, path: str, owner: tuple[int, int]) -> list[str]:
         self._made.add(path)
-        return [f"mkdir {plain(path)}", *self._owned(path, 0o040755, owner)]
+        return [f"mkdir {plain(path)}", *self._set_owner(path, 0o040755, owner)]
 
     def _file(self, source: str, target: str, mode: int, owner: tuple[int, int]) -> list[str]:
         """`source` is relative to the volume's work folder."""
@@ -274,10 +274,10 @@ class ReleaseWriter:
         return [
             f"cd {plain(folder)}",
             f"write {plain(source)} {plain(name)}",
-            *self._owned(target, 0o100000 | mode, owner),
+            *self._set_owner(target, 0o100000 | mode, owner),
         ]
 
-    def _replaced(self, source: str, target: str) -> list[str]:
+    def _replace(self, source: str, target: str) -> list[str]:
         return self._removal(target) + self._file(source, target, 0o644, self.owner)
 
     def _link(self, path: str, target: str, owner: tuple[int, int]) -> list[str]:
@@ -286,7 +286,7 @@ class ReleaseWriter:
             *(f"sif {plain(path)} {key} {n}" for key, n in zip(("uid", "gid"), owner, strict=True)),
         ]
 
-    def _owned(self, path: str, mode: int, owner: tuple[int, int]) -> list[str]:
+    def _set_owner(self, path: str, mode: int, owner: tuple[int, int]) -> list[str]:
         uid, gid = owner
         return [
             f"sif {plain(path)} uid {uid}",

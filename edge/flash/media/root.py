@@ -17,10 +17,11 @@ _ROOT_HAS = {"etc", "usr"}
 
 
 def open_root(path: Path, file: BinaryIO, number: int | None) -> tuple[PartitionTable, Partition]:
-    """The table of an image and its root partition: the one named, or the only one that holds
-    /etc and /usr in an ext file system.
+    """Read the table of an image and its root partition.
 
-    Raises InputError that says what each partition holds.
+    The root is the partition named, or the only one that holds /etc and /usr in an ext file system.
+
+    Raises InputError that lists what each partition holds.
     """
     read = reader(file)
     size = file.seek(0, os.SEEK_END)
@@ -45,7 +46,7 @@ def open_root(path: Path, file: BinaryIO, number: int | None) -> tuple[Partition
     roots = [
         p
         for p in table.partitions
-        if (held[p.number] or "").startswith("ext") and _looks_like_root(path, p)
+        if (held[p.number] or "").startswith("ext") and _is_root(path, p)
     ]
     if len(roots) != 1:
         raise InputError(
@@ -58,6 +59,6 @@ def open_root(path: Path, file: BinaryIO, number: int | None) -> tuple[Partition
     return table, roots[0]
 
 
-def _looks_like_root(path: Path, partition: Partition) -> bool:
+def _is_root(path: Path, partition: Partition) -> bool:
     with contextlib.closing(Volume(path, partition)) as volume:
         return set(volume.listing("/") or {}) >= _ROOT_HAS

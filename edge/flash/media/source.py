@@ -1,8 +1,8 @@
 """Unpack or copy a downloaded disk image into a working file.
 
-The first bytes say how it is packed, not the name. Holes and zeros become holes. A packed image may
-claim any size, so that it is stopped where the disk's free space ends, and its dictionary may not
-take more memory than the packers' own greatest settings do.
+The first bytes show how it is packed, not the name. Holes and zeros become holes. A packed image
+may claim any size, so unpacking stops where the disk's free space ends. Its dictionary may not take
+more memory than the packers' own greatest settings do.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ZEROS = bytes(CHUNK)
 _HOLE = 64 * 1024
 
 
-def packing_of(path: Path) -> Packing | None:
+def detect_packing(path: Path) -> Packing | None:
     """How a file is packed; None for a plain image. Raises InputError for an archive."""
     with path.open("rb") as file:
         head = file.read(8)
@@ -61,16 +61,16 @@ def materialize(source: Path, target: BinaryIO, folder: Path, progress: Progress
     Raises InputError when it is damaged or cut off, DoesNotFitError when it is larger than the
     free space, EngineMissingError when no zstd is there.
     """
-    packing = packing_of(source)
+    packing = detect_packing(source)
     room = shutil.disk_usage(folder).free - KEEP_FREE
     total = source.stat().st_size
     if packing is None:
         n_stored = source.stat().st_blocks * 512
         if n_stored > room:
             raise _too_large(source, n_stored, room)
-        chunks, room = _copied(source, progress), total
+        chunks, room = _read_plain(source, progress), total
     else:
-        chunks = _unpacked(source, packing, total, progress)
+        chunks = _read_packed(source, packing, total, progress)
     n_bytes = 0
     for offset, chunk in chunks:
         n_bytes = offset + len(chunk)
@@ -132,8 +132,8 @@ def write_changes(source: BinaryIO, target: BinaryIO, start: int, n_bytes: int) 
                 target.write(piece)
 
 
-def _copied(source: Path, progress: Progress) -> Iterator[tuple[int, bytes]]:
-    """(offset, chunk) of a plain file, holes left out where the system tells them."""
+def _read_plain(source: Path, progress: Progress) -> Iterator[tuple[int, bytes]]:
+    """(offset, chunk) of a plain file, holes left out where the system reports them."""
     total = source.stat().st_size
     with source.open("rb", buffering=0) as file:
         offset = 0
@@ -153,7 +153,7 @@ def _copied(source: Path, progress: Progress) -> Iterator[tuple[int, bytes]]:
     progress(total, total)
 
 
-def _unpacked(
+def _read_packed(
     source: Path, packing: Packing, total: int, progress: Progress
 ) -> Iterator[tuple[int, bytes]]:
     offset = 0

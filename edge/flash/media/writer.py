@@ -36,7 +36,7 @@ class Medium(Protocol):
 
     @property
     def n_bytes(self) -> int:
-        """What it says it holds."""
+        """The size that it claims."""
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes."""
@@ -49,8 +49,10 @@ class Medium(Protocol):
 
 
 class DeviceMedium:
-    """A block device, held alone: the kernel refuses that for one that is mounted or part of
-    something else, and refuses to mount it meanwhile.
+    """A block device, held alone.
+
+    The kernel refuses that for a mounted device or a part of something else. It refuses to mount it
+    meanwhile.
     """
 
     def __init__(self, path: str) -> None:
@@ -119,7 +121,7 @@ def _open_error(path: str, error: OSError) -> UsageError | InputError | DeviceUn
 
 
 @contextmanager
-def _broken_card(place: str, at: str) -> Iterator[None]:
+def _explain_card_errors(place: str, at: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -135,8 +137,10 @@ def _broken_card(place: str, at: str) -> Iterator[None]:
 
 
 def mark_offsets(n_bytes: int) -> list[int]:
-    """Where marks are set on a card of `n_bytes`: at 0, at every power of two from 1 MiB on, at
-    even distances, and at the end. Ascending, block by block.
+    """Return where marks are set on a card of `n_bytes`.
+
+    They are at 0, at every power of two from 1 MiB on, at even distances, and at the end.
+    Ascending, block by block.
     """
     last = (n_bytes - _MARK) // _MARK * _MARK
     found = {0, last}
@@ -160,7 +164,7 @@ def refuse_false_capacity(medium: Medium, place: str) -> None:
     """
     nonce = os.urandom(16)
     offsets = mark_offsets(medium.n_bytes)
-    with _broken_card(place, "its size is tested"):
+    with _explain_card_errors(place, "its size is tested"):
         for offset in offsets:
             medium.write(offset, _mark(nonce, offset))
         for one, two in pairwise(offsets):
@@ -173,17 +177,17 @@ def refuse_false_capacity(medium: Medium, place: str) -> None:
     wrong = [offset for offset in offsets if found[offset] != _mark(nonce, offset)]
     if not wrong:
         return
-    says = f"{place} says it holds {format_bytes(medium.n_bytes)}, but "
+    claim = f"{place} claims to hold {format_bytes(medium.n_bytes)}, but "
     wrapped = [
         by_content[found[offset]] - offset for offset in wrong if found[offset] in by_content
     ]
     if wrapped:
         raise IntegrityError(
-            f"{says}it begins again after {format_bytes(min(map(abs, wrapped)))}", next_step=_FALSE
+            f"{claim}it begins again after {format_bytes(min(map(abs, wrapped)))}", next_step=_FALSE
         )
     good = [offset for offset in offsets if offset < wrong[0]]
     raise IntegrityError(
-        f"{says}it keeps nothing behind {format_bytes(wrong[0])} "
+        f"{claim}it keeps nothing behind {format_bytes(wrong[0])} "
         f"(the last good mark is at {format_bytes(good[-1] if good else 0)})",
         next_step=_FALSE,
     )
@@ -193,12 +197,13 @@ def refuse_false_capacity(medium: Medium, place: str) -> None:
 
 
 def write_image(medium: Medium, image: BinaryIO, n_bytes: int, place: str, tell: Progress) -> None:
-    """Write an image of `n_bytes` to the medium's beginning, its first part last, and wipe the
-    medium's end, where an older GPT would have its backup.
+    """Write an image of `n_bytes` to the medium's beginning, its first part last.
+
+    Wipe the medium's end, where an older GPT would have its backup.
 
     Raises IntegrityError when the card gives up.
     """
-    with _broken_card(place, "it is written"):
+    with _explain_card_errors(place, "it is written"):
         medium.write(0, bytes(min(_FIRST, n_bytes)))
         if medium.n_bytes - n_bytes >= _FIRST:
             medium.write(medium.n_bytes - _FIRST, bytes(_FIRST))
@@ -220,7 +225,7 @@ def verify_image(medium: Medium, image: BinaryIO, n_bytes: int, place: str, tell
 
     Raises IntegrityError with the first place that differs.
     """
-    with _broken_card(place, "it is read back"):
+    with _explain_card_errors(place, "it is read back"):
         medium.settle()
         image.seek(0)
         for offset in range(0, n_bytes, CHUNK):

@@ -2,7 +2,7 @@
 
     PYTHONPATH=scripts python -m lab.sample.export --run /tmp/sample-train [--to DIR]
 
-The folder is written beside its place and then renamed, so nobody loads half of it.
+The folder is written beside its place and then renamed, so no reader loads half of it.
 """
 
 from __future__ import annotations

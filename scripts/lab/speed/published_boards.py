@@ -16,7 +16,7 @@ from boardfit.device_profiles.catalog import all_profiles
 from boardfit.device_profiles.profile import DeviceProfile
 from lab.speed.published_rows import Row
 
-# Words that do not tell one board from another.
+# Words that do not distinguish boards.
 _NOISE = re.compile(
     r"\b(?:nvidia|google|samsung|intel|qualcomm|rockchip|broadcom|mediatek|processor|model|board"
     r"|developer|development|dev|devkit|kit|phone|smartphone|device|qrd|reference|android|sbc|5g"
@@ -59,7 +59,7 @@ def _boards() -> _Boards:
     boards = _Boards()
     for profile in all_profiles().values():
         if profile.id.startswith("phone-"):
-            continue  # a class, not a board that anybody measured
+            continue  # a class, not a board that was measured
         names = {bare_id(profile), profile.name.split(",")[0], *profile.aliases}
         for known in {board_key(name) for name in names}:
             boards.by_name.setdefault(known, []).append(profile)

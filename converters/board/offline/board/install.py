@@ -30,7 +30,7 @@ KEEP_FREE = 16 << 20  # bytes left on the disk beside what is unpacked
 EXIT_INPUT, EXIT_SPACE, EXIT_ENGINE, EXIT_INTEGRITY = 3, 4, 5, 7
 
 LAUNCHER = """#!/bin/sh
-# Made by install.sh: boardfit from this folder alone, whatever else is installed.
+# Made by install.sh: boardfit from this folder alone, even if another is installed.
 env=$(PATH=/usr/bin:/bin readlink -f "$0")
 env=${{env%/bin/edge}}
 exec {python} -I "$env/main.py" "$@"
@@ -123,7 +123,7 @@ def remove(folder: Path) -> None:
 
 
 def check_machine() -> None:
-    """A 64-bit Arm userland on glibc, or an InstallError that says what this is instead."""
+    """Require a 64-bit Arm userland on glibc. Raises InstallError for anything else."""
     bits, machine = struct.calcsize("P") * 8, platform.machine()
     if bits != 64:
         raise InstallError(
@@ -154,7 +154,7 @@ def glibc() -> tuple[int, ...] | None:
 
 
 def check_tags(name: str) -> None:
-    """A wheel's file name says which Python, ABI and platform it is for; it must be this one."""
+    """Check that the Python, ABI and platform in a wheel's file name are this board's."""
     python_tags, abi_tags, platforms = Path(name).name[: -len(".whl")].split("-")[-3:]
     here = f"cp{sys.version_info[0]}{sys.version_info[1]}"
     pythons, abis = python_tags.split("."), abi_tags.split(".")
@@ -281,9 +281,10 @@ def write(path: Path, text: str, mode: int) -> None:
 
 
 def try_engine(site: Path, bundle: Path) -> None:
-    """Import what the first answer imports and prove the engine's kernels, in a process of its own:
-    a missing library, or a kernel that this core cannot run, is found now. Python's bytecode and
-    the proof's stamp get written where they may be.
+    """Prove the engine in a process of its own.
+
+    It imports what the first answer imports. So a missing library, or a kernel that this core
+    cannot run, is found now. Python's bytecode and the proof's stamp get written where they may be.
     """
     sys.stdout.flush()
     child = os.fork()
@@ -309,7 +310,7 @@ def try_engine(site: Path, bundle: Path) -> None:
             EXIT_ENGINE, f"loading the engine ended with {name}: {why}",
             "build the bundle again with the engine variant `all`",
         )  # fmt: skip
-    if os.WEXITSTATUS(status):  # the child has said why
+    if os.WEXITSTATUS(status):  # the child has printed why
         print(
             "  next: edge rehearse BUNDLE --device BOARD on the host shows the same without the "
             "board", file=sys.stderr,

@@ -98,7 +98,7 @@ def find_uses(model: Any, tags: Mapping[int, str], factors: Factors) -> dict[int
                 if known is None:
                     # A matrix of equal numbers, which no checkpoint has: a tag and something.
                     if role is not None and k == 1:
-                        raise _changed(graph.tensors[i].name.decode(errors="replace"))
+                        raise _changed_weight_error(graph.tensors[i].name.decode(errors="replace"))
                     continue
                 tag, factor = known
                 if role is None:
@@ -113,11 +113,11 @@ def find_uses(model: Any, tags: Mapping[int, str], factors: Factors) -> dict[int
                     use.places.append(place)
     for tag, source in tags.items():
         if tag not in uses:
-            raise _changed(source)
+            raise _changed_weight_error(source)
     return uses
 
 
-def _changed(name: str) -> UnsupportedModelError:
+def _changed_weight_error(name: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"weight {name} was changed while the graph was simplified; this model cannot be made into "
         "LiteRT yet",
@@ -136,8 +136,9 @@ def _uniform_value(buffer: Any, tensor: Any) -> float | None:
 
 
 def own_tensor(model: Any, g: int, i: int, role: str) -> int:
-    """Give the operators of one role a tensor of their own beside tensor `i` of subgraph `g`, so
-    that the two can have different types; returns its number.
+    """Give the operators of one role a tensor of their own; return its number.
+
+    It stands beside tensor `i` of subgraph `g`, so that the two can have different types.
     """
     graph = model.subgraphs[g]
     graph.tensors.append(copy.copy(graph.tensors[i]))
@@ -175,7 +176,7 @@ def assemble(
     position = 0
     for slot in slots:
         position = slot.place_at(position)
-    head_size = _aligned(len(_pack(model)))
+    head_size = _align(len(_pack(model)))
     if inline and head_size + position >= _MAX_FLATBUFFER:
         raise DoesNotFitError(
             f"a plain .tflite of {format_bytes(head_size + position)} is not possible; the format "
@@ -193,7 +194,7 @@ def assemble(
             slot.write(file, quantize(constant))
             done += constant.shape[0] * constant.shape[1]
         head = _pack(model)
-        if _aligned(len(head)) != head_size:
+        if _align(len(head)) != head_size:
             raise EngineError(f"the header took {len(head)} bytes; {head_size} were set aside")
         if inline:
             for slot in slots:
@@ -258,7 +259,7 @@ class _Slot:
         """Reserve room behind the head; returns where the next constant may begin."""
         for piece in self.pieces:
             # A vector's length comes right before its bytes.
-            piece.at = _aligned(position + _LENGTH.size)
+            piece.at = _align(position + _LENGTH.size)
             position = piece.at + piece.size
         return position
 
@@ -295,8 +296,9 @@ class _Slot:
 
 
 class _SharedQuantization(schema.QuantizationParametersT):  # type: ignore[misc]
-    """Scales of rows, packed once however many graphs' tensors point at them: every prefill length
-    is a graph, and a row's scale and zero point are 12 bytes.
+    """Scales of rows, packed once however many graphs' tensors point at them.
+
+    Every prefill length is a graph, and a row's scale and zero point are 12 bytes.
     """
 
     _packed: tuple[Any, int] | None = None
@@ -331,7 +333,7 @@ def _new_buffer(model: Any, inline: bool) -> int:
     return len(model.buffers) - 1
 
 
-def _aligned(position: int) -> int:
+def _align(position: int) -> int:
     return (position + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
@@ -342,8 +344,9 @@ def _pack(model: Any) -> bytearray:
 
 
 def _drop_unused_buffers(model: Any) -> dict[int, int]:
-    """Buffers that no tensor and no metadata refers to any more, the tags among them, go; so do the
-    empty ones of activations, which share buffer 0. Returns old → new numbers.
+    """Drop buffers that no tensor and no metadata refers to any more, tags included.
+
+    The empty buffers of activations go too, and share buffer 0. Returns old → new numbers.
     """
     for graph in model.subgraphs:
         for tensor in graph.tensors:

@@ -32,7 +32,7 @@ def quantize_by_activations(
 ) -> dict[str, Quantized]:
     """Rounded matrices of the decoder's layers, by the checkpoint's names.
 
-    `tokens` is [texts, length]. `constant_of` gives what becomes of a matrix, or None for one that
+    `tokens` is [texts, length]. `constant_of` gives the target of a matrix, or None for one that
     is to stay as it is. The skeleton's model must compute with plain attention; it is of no use
     afterwards.
     """
@@ -93,10 +93,10 @@ class _Stage:
         self._hessians: dict[str, torch.Tensor] = {}
         self._seen: dict[tuple[int, int], torch.Tensor] = {}
         self._again = False
-        layer.register_forward_pre_hook(self._before)
-        layer.register_forward_hook(self._after, with_kwargs=True)
+        layer.register_forward_pre_hook(self._load_layer)
+        layer.register_forward_hook(self._round_layer, with_kwargs=True)
 
-    def _before(self, layer: Any, arguments: Any) -> None:
+    def _load_layer(self, layer: Any, arguments: Any) -> None:
         if self._again:
             return
         for source, module in self._linears.items():
@@ -116,7 +116,7 @@ class _Stage:
             self._seen[key] = flat.T @ flat
         self._hessians[source] = self._seen[key]
 
-    def _after(self, layer: Any, arguments: Any, named: Any, output: Any) -> Any:
+    def _round_layer(self, layer: Any, arguments: Any, named: Any, output: Any) -> Any:
         if self._again:
             return None
         for source, module in self._linears.items():
@@ -130,7 +130,7 @@ class _Stage:
             rows, n = weight.shape
             groups = integers.reshape(rows, scales.shape[1], -1).to(torch.float32)
             weight.copy_((groups * scales.unsqueeze(-1)).reshape(rows, n) / constant.factor)
-            self._found[source] = _packed(integers, scales, kind)
+            self._found[source] = _pack(integers, scales, kind)
         self._hessians.clear()
         self._seen.clear()
         self._again = True
@@ -141,5 +141,5 @@ class _Stage:
         return output
 
 
-def _packed(integers: torch.Tensor, scales: torch.Tensor, kind: WeightType) -> Quantized:
+def _pack(integers: torch.Tensor, scales: torch.Tensor, kind: WeightType) -> Quantized:
     return Quantized(pack(integers.numpy().ravel(), kind), scales.numpy().astype(np.float32))

@@ -67,7 +67,7 @@ def run(request: dict[str, Any], report: Report) -> dict[str, Any]:
     rounded: dict[str, Quantized] = {}
     if recipe.gptq:
         report.say("rounding by calibration text")
-        rounded = _rounded(directory, weights, constants, request, report)
+        rounded = _round_weights(directory, weights, constants, request, report)
         gc.collect()
     report.say("quantizing")
 
@@ -122,8 +122,9 @@ def plan_constants(
     recipe: LitertRecipe,
     config: Any,
 ) -> list[Constant]:
-    """Every matrix of the graph with the type that the recipe gives it; one that is embedding and
-    head at once is stored once where both want the same type.
+    """Return every matrix of the graph with the type that the recipe gives it.
+
+    A matrix that is embedding and head at once is stored once if both have the same type.
     """
     text_config = getattr(config, "text_config", config)
     n_layers = text_config.num_hidden_layers
@@ -133,7 +134,7 @@ def plan_constants(
         source = tags[use.tag]
         shape = weights.shape(source)
         types = {
-            role: recipe.type_of(
+            role: recipe.choose_type(
                 source,
                 role,
                 tied="embedding" in use.roles,
@@ -161,7 +162,7 @@ def plan_constants(
     return constants
 
 
-def _rounded(
+def _round_weights(
     directory: Path,
     weights: CheckpointWeights,
     constants: list[Constant],

@@ -2,7 +2,7 @@
 
 Columns are rounded one after the other, the ones with the largest activations first; what rounding
 a column does to the outputs is taken back by the columns that are still free, as the inverse of
-H = Σ x xᵀ over the calibration text says. Scales are chosen beforehand for the original weights
+H = Σ x xᵀ over the calibration text shows. Scales are chosen beforehand for the original weights
 ("static groups"), so that the order does not matter to the blocks.
 """
 

@@ -1,7 +1,7 @@
 """The .litertlm container: graph, tokenizer, what stops an answer, chat template, state buffers.
 
 Metadata messages are LiteRT-LM's own (litert_lm_builder.runtime.proto). Two habits of the packer in
-litert-torch are not followed: stop strings with punctuation glued in front (ids say it exactly),
+litert-torch are not followed: stop strings with punctuation glued in front (ids are exact),
 and a start token for every tokenizer that names one, whether or not it begins its texts with it.
 """
 

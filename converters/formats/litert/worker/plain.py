@@ -26,7 +26,7 @@ def inline_composites(model: Any) -> int:
             operators: list[Any] = []
             for operator in graph.operators:
                 if _code(model, operator) == COMPOSITE:
-                    operators += _decomposed(model, graph, operator)
+                    operators += _decompose(model, graph, operator)
                     count += 1
                 else:
                     operators.append(operator)
@@ -41,7 +41,7 @@ def _code(model: Any, operator: Any) -> int:
     return max(code.builtinCode, code.deprecatedBuiltinCode)
 
 
-def _decomposed(model: Any, graph: Any, composite: Any) -> list[Any]:
+def _decompose(model: Any, graph: Any, composite: Any) -> list[Any]:
     inner = model.subgraphs[composite.builtinOptions2.decompositionSubgraphIndex]
     outer_of = dict(zip(map(int, inner.inputs), map(int, composite.inputs), strict=True))
     outer_of |= dict(zip(map(int, inner.outputs), map(int, composite.outputs), strict=True))

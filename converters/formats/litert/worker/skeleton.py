@@ -54,13 +54,13 @@ def build_skeleton(directory: Path, config: Any, weights: CheckpointWeights) -> 
                 setattr(module, name, tagged[id(parameter)])
                 continue
             if matrix and name == "weight":
-                source = weights.name_of(full)
+                source = weights.find_name(full)
                 weights.check_shape(source, tuple(parameter.shape))
                 tag = FIRST_TAG + len(tags)
                 tags[tag] = source
                 value = torch.tensor(float(tag)).expand(parameter.shape)
             else:
-                value = weights.read(weights.name_of(full)).to(torch.float32)
+                value = weights.read(weights.find_name(full)).to(torch.float32)
                 if tuple(value.shape) != tuple(parameter.shape):
                     raise InputError(
                         f"tensor {full} has shape {list(value.shape)}; the configuration asks for "

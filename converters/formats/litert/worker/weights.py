@@ -38,7 +38,7 @@ class CheckpointWeights:
     def names(self) -> list[str]:
         return list(self._where)
 
-    def name_of(self, parameter: str) -> str:
+    def find_name(self, parameter: str) -> str:
         """The checkpoint's name of a model parameter. Raises InputError when it has none."""
         for prefix, replacement in _PREFIXES:
             if parameter.startswith(prefix):

@@ -41,7 +41,7 @@ def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
     report.say("reading the network")
     model = ir.load(source)
     if model.graph.opset_imports.get("", 0) < _MIN_OPSET:
-        model = _newer(source)
+        model = _raise_opset(source)
     gemm_to_matmul(model.graph)
     scheme = OnnxScheme(bits, _BLOCK, symmetric=bits == 8, search=bits == 4)
     report.say(f"storing weights in {bits} bits")
@@ -66,7 +66,7 @@ def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
     return {"counts": counts, "errors": errors, "file": target.name}
 
 
-def _newer(source: Path) -> ir.Model:
+def _raise_opset(source: Path) -> ir.Model:
     import onnx
     from onnx import version_converter
 
@@ -132,7 +132,7 @@ def channels_to_int8(graph: ir.Graph) -> dict[str, int]:
             if weights.dtype != np.float32 or weights.size < _MIN_WEIGHTS:
                 continue
             if value.name not in done:
-                done[value.name] = _dequantized(graph, node, value.name, weights, axis)
+                done[value.name] = _add_dequantize(graph, node, value.name, weights, axis)
                 counts["int8_channel"] = counts.get("int8_channel", 0) + weights.size
             node.replace_input_with(position, done[value.name])
     for name in [n for n, value in graph.initializers.items() if not value.uses()]:
@@ -140,7 +140,7 @@ def channels_to_int8(graph: ir.Graph) -> dict[str, int]:
     return counts
 
 
-def _dequantized(graph: ir.Graph, node: ir.Node, name: str, weights: Any, axis: int) -> ir.Value:
+def _add_dequantize(graph: ir.Graph, node: ir.Node, name: str, weights: Any, axis: int) -> ir.Value:
     others = tuple(i for i in range(weights.ndim) if i != axis)
     scale = np.maximum(np.abs(weights).max(axis=others), 1e-12).astype(np.float32) / 127
     shape = [-1 if i == axis else 1 for i in range(weights.ndim)]

@@ -94,7 +94,7 @@ def dequantize(blocks: Blocks) -> Array:
     return values.reshape(n_rows, -1)[:, : blocks.n_columns]
 
 
-def _stored(scale: Array, half: bool) -> Array:
+def _round_scale(scale: Array, half: bool) -> Array:
     """The scale as it will be read back, and never 0: a block of zeros needs no scale."""
     scale = np.where(np.abs(scale) < _TINY, _TINY, scale)
     if not half:
@@ -124,7 +124,7 @@ def _asymmetric(
 
     def candidates() -> Iterator[tuple[Array, Array]]:
         for share in shares:
-            scale = _stored((high - low) * np.float32(share) / top, half)
+            scale = _round_scale((high - low) * np.float32(share) / top, half)
             yield scale, np.clip(np.rint(-low * np.float32(share) / scale), 0, top)
 
     return _choose(x, weigh, bits, candidates(), half, refit=len(shares) > 1)
@@ -142,7 +142,7 @@ def _choose(
     """The candidate (scale, zero) of least weighted square error, block by block, refitted."""
     best: tuple[Array, Array, Array] | None = None
     for scale, zero in candidates:
-        scale = _stored(scale, half)
+        scale = _round_scale(scale, half)
         error = _error(x, weigh, bits, scale, zero)
         if best is None:
             best = error, scale, zero
@@ -170,7 +170,7 @@ def _refit(x: Array, weigh: Array, bits: int, scale: Array, zero: Array, half: b
     weighed = steps * weigh
     square = (weighed * steps).sum(axis=-1, keepdims=True)
     fitted = (weighed * x).sum(axis=-1, keepdims=True) / np.maximum(square, 1e-12)
-    return np.where(square > 0, _stored(fitted, half), scale)
+    return np.where(square > 0, _round_scale(fitted, half), scale)
 
 
 def _error(x: Array, weigh: Array, bits: int, scale: Array, zero: Array) -> Array:
