@@ -15,7 +15,7 @@ from boardfit.converters.source.resolve import open_model
 from boardfit.device_profiles.catalog import THIS_MACHINE
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import UsageError
-from boardfit.edge.progress import SilentReporter
+from boardfit.edge.terminal.progress import SilentReporter
 from boardfit.edge.types import Plan
 
 __all__ = ["build", "plan"]

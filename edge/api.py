@@ -24,7 +24,7 @@ from boardfit.edge.flash.flash import FlashOptions, FlashReport
 from boardfit.edge.flash.flash import flash as flash_board
 from boardfit.edge.flash.rehearsal import rehearse
 from boardfit.edge.flash.target import MEDIA, parse_flash_target
-from boardfit.edge.progress import SilentReporter
+from boardfit.edge.terminal.progress import SilentReporter
 
 __all__ = ["Model", "Reply", "bench", "devices", "errors", "flash", "open"]
 

@@ -115,7 +115,7 @@ COMMANDS: dict[str, Command] = {
         "Compare benchmark runs with a baseline, with confidence intervals.",
     ),
     "engine": Command(
-        "boardfit.converters.board.engine.command:engine", "Compile engines for boards.", "host"
+        "boardfit.converters.board.command:engine", "Compile engines for boards.", "host"
     ),
     "imatrix": Command(
         "boardfit.converters.imatrix.command:imatrix",

@@ -15,7 +15,7 @@ import pytest
 from boardfit.converters.board.offline.own_wheel import own_wheel
 from boardfit.edge.cli import COMMANDS, edge, import_command, main
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError
-from boardfit.edge.option_groups import GROUPS, GroupedCommand, find_heading
+from boardfit.edge.terminal.option_groups import GROUPS, GroupedCommand, find_heading
 
 
 def run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

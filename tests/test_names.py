@@ -14,12 +14,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("device_profiles", "edge", "converters")
 
-#: Names that still stand for two classes. This list may only shrink.
-DOUBLED = {
-    *("Answer", "Measured", "Piece", "Reporter", "Request", "Sampler", "Section", "Subject"),
-    *("TerminalReporter", "Vocabulary"),
-}
-
 
 def python_files(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
@@ -32,9 +26,7 @@ def test_no_class_name_stands_for_two_classes() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(f"{path.relative_to(ROOT)}:{node.lineno}")
     doubled = {name: found for name, found in places.items() if len(found) > 1}
-    new = {name: found for name, found in doubled.items() if name not in DOUBLED}
-    assert not new, f"give each class a name of its own: {new}"
-    assert set(doubled) >= DOUBLED, f"take out of DOUBLED: {DOUBLED - set(doubled)}"
+    assert not doubled, f"give each class a name of its own: {doubled}"
 
 
 #: Words of a private idiom (CONTRIBUTING.md, Language), and how often docstrings, comments,

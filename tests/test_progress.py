@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from boardfit.edge.progress import ProgressLine, TerminalReporter
+from boardfit.edge.terminal.progress import ProgressLine, TerminalReporter
 
 
 class Terminal(io.StringIO):

@@ -36,7 +36,7 @@ from boardfit.edge.disk.atomic import fsync_directory, write_atomic
 from boardfit.edge.disk.rooted import work_beside
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.files.kind import open_regular
-from boardfit.edge.progress import Reporter
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.types import Plan
 
 if TYPE_CHECKING:

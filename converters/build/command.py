@@ -28,8 +28,8 @@ from boardfit.converters.source.resolve import open_model
 from boardfit.edge.bench.network_inputs import parse_shapes
 from boardfit.edge.bundle.quality_text import quality_lines
 from boardfit.edge.errors import UsageError
-from boardfit.edge.option_groups import GroupedCommand
-from boardfit.edge.progress import TerminalReporter
+from boardfit.edge.terminal.option_groups import GroupedCommand
+from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.trust.key_argument import signing_key
 from boardfit.edge.units import format_bytes, printable
 

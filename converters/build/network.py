@@ -28,7 +28,7 @@ from boardfit.edge.bundle.bundle import sha256_file
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.disk.rooted import work_beside
 from boardfit.edge.errors import DoesNotFitError, EngineError, IntegrityError, UsageError
-from boardfit.edge.progress import Reporter
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import MIB, format_bytes, printable
 
 DEFAULT_RECIPE = "int8"

@@ -21,8 +21,8 @@ from boardfit.edge.bundle.bundle import MANIFEST, Bundle, open_bundle
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines import ENGINES, is_installed
 from boardfit.edge.errors import EdgeError, IntegrityError, UsageError
-from boardfit.edge.progress import Reporter, TerminalReporter
 from boardfit.edge.race.command import hold_race, race_options
+from boardfit.edge.terminal.progress import Reporter, TerminalReporter
 from boardfit.edge.trust.pins import key_files
 from boardfit.edge.units import printable
 

@@ -79,7 +79,7 @@ class ConvertedFormat(ABC):
         """Raise UnsupportedModelError, which offers GGUF, for a family without a converter."""
 
     def check_board(self, profile: DeviceProfile) -> None:  # noqa: B027 most have no limit
-        """Raise EngineError for a board that the engine cannot run on, whatever its profile has."""
+        """Raise EngineError for a board that the engine cannot run on, even if its profile fits."""
 
     @abstractmethod
     def weigh_matrix(

@@ -23,8 +23,8 @@ from boardfit.edge.engines.model_file import model_file
 from boardfit.edge.errors import EngineError, InputError, UsageError
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.files.kind import read_regular_text
-from boardfit.edge.progress import Progress
 from boardfit.edge.requirements import install_line
+from boardfit.edge.terminal.progress import Progress
 
 # Smaller batches are not representative; upstream's threshold.
 _MIN_ROWS = 16

@@ -9,7 +9,7 @@ import click
 
 from boardfit.converters.imatrix import compute
 from boardfit.edge.errors import UsageError
-from boardfit.edge.progress import TerminalReporter
+from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.units import printable
 
 

@@ -12,7 +12,7 @@ from boardfit.converters.oci.push import push
 from boardfit.converters.oci.reference import parse_reference
 from boardfit.converters.oci.registry import Registry
 from boardfit.edge.bundle.bundle import open_bundle
-from boardfit.edge.progress import TerminalReporter
+from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.trust.key_argument import public_keys
 from boardfit.edge.units import format_bytes, format_seconds, printable
 

@@ -45,7 +45,7 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from boardfit.edge.progress import Reporter
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
 from boardfit.edge.trust.ssh_formats import PublicKey
 from boardfit.edge.units import MIB, format_bytes

@@ -15,7 +15,7 @@ from boardfit.converters.oci.artifact import bundle_layers, make_config, make_ma
 from boardfit.converters.oci.registry import TRIES, Registry, redirect_target
 from boardfit.edge.bundle.bundle import Bundle, bundle_signers
 from boardfit.edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
-from boardfit.edge.progress import Advance, Reporter
+from boardfit.edge.terminal.progress import Advance, Reporter
 from boardfit.edge.units import MIB, format_bytes
 
 #: Sent in pieces of this size, so that a broken connection costs one piece. A smaller blob goes in

@@ -20,7 +20,7 @@ from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import DeadlineError, DoesNotFitError, EdgeError, UsageError
-from boardfit.edge.option_groups import GroupedCommand
+from boardfit.edge.terminal.option_groups import GroupedCommand
 from boardfit.edge.units import parse_seconds, printable
 
 

@@ -25,8 +25,8 @@ from boardfit.device_profiles.cost.speed import SpeedEstimate
 from boardfit.device_profiles.models import known_models
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import DeadlineError, DoesNotFitError, EdgeError
-from boardfit.edge.progress import ProgressLine
 from boardfit.edge.report.rows import align_columns
+from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 # -- a row: one model in one format on one board ---------------------------------------------------

@@ -13,7 +13,7 @@ from boardfit.converters.quality.texts import is_sample, texts_for
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.engines import EngineSettings, is_installed
 from boardfit.edge.errors import DoesNotFitError
-from boardfit.edge.progress import Progress, Say
+from boardfit.edge.terminal.progress import Progress, Say
 from boardfit.edge.types import Plan
 
 __all__ = ["QualityOptions", "measure_cards"]

@@ -26,7 +26,7 @@ from boardfit.converters.sample.examples import MAX_NEW_TOKENS, read_conversatio
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.errors import DoesNotFitError, EngineError
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import Engine, GenerationConfig, LogitsEngine, Message
 
 _DIGITS = 4

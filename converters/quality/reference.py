@@ -32,8 +32,8 @@ from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines import EngineSettings, is_installed, open_engine
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.errors import EngineMissingError, UsageError
-from boardfit.edge.progress import Progress, Say
 from boardfit.edge.requirements import install_line
+from boardfit.edge.terminal.progress import Progress, Say
 from boardfit.edge.types import Engine, LogitsEngine
 
 #: Tokens in a window, half of which are scored; fewer where the model or the plan has less context.

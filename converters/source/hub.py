@@ -31,7 +31,7 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UnsupportedModelError,
 )
-from boardfit.edge.progress import Advance, Progress
+from boardfit.edge.terminal.progress import Advance, Progress
 from boardfit.edge.units import format_bytes, printable
 
 DEFAULT_ENDPOINT = "https://huggingface.co"

@@ -9,7 +9,7 @@ from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.checkpoint import pickle_advice
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.errors import InputError, UnsafeInputError
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import did_you_mean, printable
 
 # Hub names: letters, digits, `-`, `_`, `.`, at most 96 characters each

@@ -19,7 +19,7 @@ from boardfit.converters.tokenizers.verify import Difference, differences
 from boardfit.converters.tokenizers.vocab_file import write_vocab_only
 from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary
 from boardfit.edge.errors import UnsupportedModelError
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 
 
 def identify_pre(

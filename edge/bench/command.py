@@ -19,10 +19,10 @@ from boardfit.edge.bench.request import DEFAULT_REPEATS, BenchRequest
 from boardfit.edge.bench.sampler import read_memory
 from boardfit.edge.bench.store import append_results, data_directory
 from boardfit.edge.errors import UsageError
-from boardfit.edge.option_groups import GroupedCommand
 from boardfit.edge.process.live import publish_status
 from boardfit.edge.report.figures import group_runs
 from boardfit.edge.report.terminal import run_lines
+from boardfit.edge.terminal.option_groups import GroupedCommand
 
 
 @click.command(cls=GroupedCommand)

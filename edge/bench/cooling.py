@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from boardfit.edge.bench.heat import read_heat
-from boardfit.edge.progress import Say
+from boardfit.edge.terminal.progress import Say
 
 MAX_WAIT_S = 600.0
 _EVERY_S = 2.0

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from boardfit.edge.bench.deadline_run import Workload
-from boardfit.edge.click_options import add_options
 from boardfit.edge.deadline.budget import Budget, OnMiss
 from boardfit.edge.errors import UsageError
 from boardfit.edge.tasks.requests import MIX, find_workload
+from boardfit.edge.terminal.options import add_options
 
 N_REQUESTS, N_COLD = 50, 5
 

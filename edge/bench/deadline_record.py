@@ -16,7 +16,7 @@ from boardfit.edge.bench.language_model import (
 )
 from boardfit.edge.bench.record import make_records
 from boardfit.edge.bench.request import BenchRequest
-from boardfit.edge.progress import ProgressLine
+from boardfit.edge.terminal.progress import ProgressLine
 
 
 def bench_workload(

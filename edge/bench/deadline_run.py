@@ -26,10 +26,10 @@ from boardfit.edge.deadline.budget import Budget, OnMiss
 from boardfit.edge.engines import open_engine
 from boardfit.edge.engines.target import OpenModel, engine_of
 from boardfit.edge.errors import DeadlineError, UsageError
-from boardfit.edge.progress import PartProgress
 from boardfit.edge.tasks.requests import SEED, TaskRequest, make_requests
 from boardfit.edge.tasks.task import Task
 from boardfit.edge.tasks.use import TaskUse
+from boardfit.edge.terminal.progress import PartProgress
 from boardfit.edge.types import Engine, GenerationConfig, Message, Trace
 from boardfit.edge.units import format_seconds
 

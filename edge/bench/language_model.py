@@ -20,7 +20,7 @@ from boardfit.edge.engines import open_engine
 from boardfit.edge.engines.target import OpenModel, engine_of, open_model
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.process.live import STATUS
-from boardfit.edge.progress import ProgressLine
+from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.units import printable
 
 

@@ -25,7 +25,7 @@ from boardfit.edge.disk.opened_file import OpenedFile, Source
 from boardfit.edge.engines.model_file import model_file
 from boardfit.edge.engines.onnx.check import CONFIG as GENAI_CONFIG
 from boardfit.edge.engines.settings import default_threads
-from boardfit.edge.progress import PartProgress, ProgressLine
+from boardfit.edge.terminal.progress import PartProgress, ProgressLine
 from boardfit.edge.types import EngineInfo, TokenEvent, Trace
 
 KIND = "inference"

@@ -21,7 +21,7 @@ from boardfit.edge.bench.sampler import ResourceSampler, read_memory
 from boardfit.edge.bench.token_times import TokenTimes
 from boardfit.edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
 from boardfit.edge.process.live import STATUS
-from boardfit.edge.progress import PartProgress
+from boardfit.edge.terminal.progress import PartProgress
 from boardfit.edge.types import (
     Engine,
     GenerationConfig,

@@ -16,7 +16,7 @@ from boardfit.edge.bench.runner import TestRun, finish, record
 from boardfit.edge.bench.sampler import ResourceSampler
 from boardfit.edge.bench.workloads import Test, fixed_tokens, prompt_hash
 from boardfit.edge.process.live import STATUS
-from boardfit.edge.progress import PartProgress
+from boardfit.edge.terminal.progress import PartProgress
 from boardfit.edge.types import Engine, GenerationConfig
 
 # Tokens of one repetition: seconds on a slow board, and shallow in every context.

@@ -31,7 +31,7 @@ from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
 from boardfit.edge.disk.rooted import Root, check_free, work_beside
 from boardfit.edge.disk.verified import VerifiedFiles
 from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
-from boardfit.edge.progress import Advance, Progress
+from boardfit.edge.terminal.progress import Advance, Progress
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, signers
 from boardfit.edge.trust.pins import check_pins
 from boardfit.edge.trust.ssh_formats import PublicKey

@@ -17,7 +17,7 @@ from boardfit.edge.bundle.bundle import (
 )
 from boardfit.edge.bundle.quality_text import quality_lines
 from boardfit.edge.errors import IntegrityError
-from boardfit.edge.progress import ProgressLine
+from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.units import format_bytes, printable
 
 

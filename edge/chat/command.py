@@ -25,10 +25,10 @@ from boardfit.edge.chat.stats import stats_lines
 from boardfit.edge.chat.timed_open import draft_tokens, open_session
 from boardfit.edge.deadline.options import budget_options
 from boardfit.edge.errors import EdgeError, UsageError
-from boardfit.edge.option_groups import GroupedCommand
 from boardfit.edge.process.live import STATUS, publish_status
 from boardfit.edge.tasks.use import TaskUse, task_options, time_text
-from boardfit.edge.terminal import terminal_safe, write_text
+from boardfit.edge.terminal.option_groups import GroupedCommand
+from boardfit.edge.terminal.output import terminal_safe, write_text
 from boardfit.edge.types import GenerationConfig
 from boardfit.edge.units import did_you_mean, format_bytes, format_seconds, printable
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from boardfit.edge.click_options import pass_value
 from boardfit.edge.engines.settings import KV_TYPES
 from boardfit.edge.engines.target import OpenModel, open_model
-from boardfit.edge.progress import ProgressLine
+from boardfit.edge.terminal.options import pass_value
+from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.types import GenerationConfig
 
 _DEFAULT = GenerationConfig()

@@ -27,10 +27,10 @@ from boardfit.edge.chat.session import Session
 from boardfit.edge.chat.timed_open import draft_tokens, open_session
 from boardfit.edge.deadline.options import budget_options
 from boardfit.edge.errors import InputError
-from boardfit.edge.option_groups import GroupedCommand
 from boardfit.edge.process.live import STATUS, publish_status
 from boardfit.edge.tasks.use import TaskUse, read_text, task_options
-from boardfit.edge.terminal import terminal_safe, write_text
+from boardfit.edge.terminal.option_groups import GroupedCommand
+from boardfit.edge.terminal.output import terminal_safe, write_text
 from boardfit.edge.types import Engine, GenerationConfig, Message, TokenEvent
 from boardfit.edge.units import printable
 

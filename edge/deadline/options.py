@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from boardfit.edge.click_options import pass_value
+from boardfit.edge.terminal.options import pass_value
 
 if TYPE_CHECKING:
     from boardfit.edge.deadline.budget import Budget

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from boardfit.edge.disk.input_folder import open_below
 from boardfit.edge.errors import InputError, IntegrityError, UnsafeInputError
-from boardfit.edge.progress import Advance
+from boardfit.edge.terminal.progress import Advance
 
 _CHUNK = 1 << 20
 _FLAGS = (

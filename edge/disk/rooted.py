@@ -24,7 +24,7 @@ from pathlib import Path, PurePath
 from typing import BinaryIO
 
 from boardfit.edge.errors import UnsafeInputError, UsageError
-from boardfit.edge.progress import Advance
+from boardfit.edge.terminal.progress import Advance
 from boardfit.edge.units import printable
 
 #: Marks a folder as ours. Its presence counts, not its text: a power cut may lose the text.

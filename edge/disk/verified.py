@@ -25,7 +25,7 @@ from typing import Any
 
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.disk.opened_file import FileIdentity, OpenedFile
-from boardfit.edge.progress import Advance
+from boardfit.edge.terminal.progress import Advance
 
 _MAX_ENTRIES = 512
 #: How old a file's times must be: more than the coarsest tick, FAT's.

@@ -19,8 +19,8 @@ from boardfit.edge.flash.shell_files import ShellFiles, capture_system, shell_er
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.probe.system import CapturedSystem
 from boardfit.edge.process.child import TimeoutExpired, find_program, run_child
-from boardfit.edge.progress import Advance
 from boardfit.edge.slots.faults import fault_point
+from boardfit.edge.terminal.progress import Advance
 from boardfit.edge.units import MIB, printable
 
 PART_BYTES = 64 * MIB

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from boardfit.edge.flash.session import Done
 from boardfit.edge.probe.system import CapturedSystem
-from boardfit.edge.progress import Advance
 from boardfit.edge.slots.files import BoardFiles
+from boardfit.edge.terminal.progress import Advance
 
 
 class Board(Protocol):

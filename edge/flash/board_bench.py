@@ -23,9 +23,9 @@ from boardfit.edge.errors import EngineError, IntegrityError, UsageError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.gate import explain_end, find_edge
 from boardfit.edge.flash.phone_gate import bench_script, has_tools
-from boardfit.edge.progress import Reporter
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import MIB, format_bytes, printable
 
 RESULTS = "results"

@@ -20,10 +20,10 @@ from boardfit.edge.flash.media.options import MediaOptions
 from boardfit.edge.flash.rehearsal import rehearse
 from boardfit.edge.flash.target import MEDIA, SHAPES, parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy
-from boardfit.edge.option_groups import GroupedCommand
-from boardfit.edge.progress import ProgressLine, TerminalReporter
 from boardfit.edge.slots.health import MAX_MEMORY, MIN_SPEED
 from boardfit.edge.slots.store import Slots
+from boardfit.edge.terminal.option_groups import GroupedCommand
+from boardfit.edge.terminal.progress import ProgressLine, TerminalReporter
 from boardfit.edge.trust.ssh_formats import ALGORITHM
 from boardfit.edge.units import format_bytes, format_seconds, printable
 

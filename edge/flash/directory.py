@@ -8,8 +8,8 @@ from boardfit.edge.errors import InputError
 from boardfit.edge.flash.session import Done
 from boardfit.edge.probe.system import CapturedSystem
 from boardfit.edge.process.child import run_child
-from boardfit.edge.progress import Advance
 from boardfit.edge.slots.files import LocalFiles
+from boardfit.edge.terminal.progress import Advance
 
 _BLOCK = 1 << 20
 

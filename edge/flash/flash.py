@@ -29,11 +29,11 @@ from boardfit.edge.flash.transfer import (
     wanted_files,
 )
 from boardfit.edge.flash.trust import SignatureAdmission, SignaturePolicy, admit, check_on_board
-from boardfit.edge.progress import Reporter
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.health import MAX_MEMORY, MIN_SPEED, Health
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.slots.trust import pin_keys
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import MIB, format_bytes
 
 #: Directories, journals, the state file.

@@ -19,9 +19,9 @@ from boardfit.edge.flash.service_units import INSTALL_SCRIPT
 from boardfit.edge.flash.session import Done
 from boardfit.edge.process.child import python_argv
 from boardfit.edge.process.last_words import name_signal
-from boardfit.edge.progress import Reporter
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.health import Health, judge, parse_health
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import find_error_line, format_bytes, printable
 
 _INSTALL_S, _TRY_S = 900, 900

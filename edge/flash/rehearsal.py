@@ -12,8 +12,8 @@ from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import EngineError
 from boardfit.edge.flash.gate import has_engine
 from boardfit.edge.process.child import decode_output, python_argv, run_child
-from boardfit.edge.progress import Reporter
 from boardfit.edge.requirements import install_line
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import printable
 
 

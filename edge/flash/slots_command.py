@@ -13,9 +13,9 @@ from boardfit.edge.errors import EngineError
 from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.connection_options import ssh_config_option
 from boardfit.edge.flash.target import parse_flash_target
-from boardfit.edge.progress import ProgressLine, TerminalReporter
 from boardfit.edge.slots.health import check_release, judge
 from boardfit.edge.slots.store import Slots
+from boardfit.edge.terminal.progress import ProgressLine, TerminalReporter
 from boardfit.edge.units import format_bytes, printable
 
 

@@ -30,8 +30,8 @@ from boardfit.edge.process.child import (
     run_child,
     start_child,
 )
-from boardfit.edge.progress import Advance
 from boardfit.edge.slots.layout import PARTS
+from boardfit.edge.terminal.progress import Advance
 
 #: A file of this size pays for a connection of its own with a quicker cipher.
 _QUICK_LEAST_BYTES = 64 << 20

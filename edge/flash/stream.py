@@ -15,8 +15,8 @@ from pathlib import Path
 from boardfit.edge.flash.session import Channel, Done
 from boardfit.edge.flash.shell_files import shell_error
 from boardfit.edge.process.child import DEVNULL, TimeoutExpired, start_child
-from boardfit.edge.progress import Advance
 from boardfit.edge.slots.faults import fault_point
+from boardfit.edge.terminal.progress import Advance
 
 #: What a part may be cut back to.
 BLOCK = 1 << 20

@@ -17,9 +17,9 @@ from typing import Literal
 from boardfit.edge.bundle.bundle import MANIFEST, SUMS, Bundle
 from boardfit.edge.errors import EdgeError, IntegrityError
 from boardfit.edge.flash.board import Board
-from boardfit.edge.progress import Progress, Reporter
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
+from boardfit.edge.terminal.progress import Progress, Reporter
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE
 from boardfit.edge.units import MIB
 

@@ -24,7 +24,7 @@ from boardfit.edge.probe.measure import Measurements, measure_machine, measured_
 from boardfit.edge.probe.remote import capture, parse_target
 from boardfit.edge.probe.remote_measure import measure_remote
 from boardfit.edge.probe.sensors import describe_throttled
-from boardfit.edge.progress import ProgressLine
+from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.units import format_bytes, printable
 
 

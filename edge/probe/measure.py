@@ -21,7 +21,7 @@ from boardfit.edge.probe.ggml import library_folder
 from boardfit.edge.probe.storage import measure_read_speed
 from boardfit.edge.probe.system import LocalSystem, System
 from boardfit.edge.process.child import DEVNULL, python_argv, start_child
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 
 _CACHE_SIZE = re.compile(r"^(\d{1,9})([KM])$")
 _LEAST_WEIGHTS, _MOST_WEIGHTS = 48 << 20, 512 << 20

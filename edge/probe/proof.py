@@ -26,7 +26,7 @@ from typing import Any
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.probe.ggml import PLAIN
 from boardfit.edge.process.child import DEVNULL, PIPE, Popen, python_argv, start_child
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 
 KIND = "boardfit-engine-proof"
 #: Counted up when the cases change: older stamps then prove too little.

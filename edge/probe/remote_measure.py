@@ -24,7 +24,7 @@ from boardfit.device_profiles.profile import ISA_FLAGS, DeviceProfile, KernelSpe
 from boardfit.edge.probe.measure import Measurements
 from boardfit.edge.probe.remote import Target, ssh_command
 from boardfit.edge.process.child import DEVNULL, OUR_FOLDER, TimeoutExpired, start_child
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import printable
 
 _TOTAL_S = 60
@@ -65,6 +65,7 @@ def package_archive() -> bytes:
             "edge/process",
             "edge/disk",
             "edge/files",
+            "edge/terminal",
             "edge/probe",
             "device_profiles",
             "device_profiles/cost",

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from boardfit.edge.probe.system import System, read_number
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 
 _BLOCK_BYTES = 4 << 20  # one read: long enough for a card's sequential speed, and a page multiple
 _ENOUGH_BYTES = 96 << 20

@@ -16,14 +16,14 @@ from boardfit.edge.bench.record import MeasuredArtifact, make_records
 from boardfit.edge.bench.store import append_results, data_directory
 from boardfit.edge.bench.workloads import Test
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
-from boardfit.edge.click_options import add_options
 from boardfit.edge.errors import UsageError
-from boardfit.edge.progress import ProgressLine
 from boardfit.edge.race.agreement import EntrantAgreement, check_agreement, compare_answers
 from boardfit.edge.race.entrants import Entrant, make_entrants
 from boardfit.edge.race.text import measure_pace, median, peak_anonymous, race_lines
 from boardfit.edge.race.turns import Course, run_race
 from boardfit.edge.race.verdict import Lead, find_leads, sentence
+from boardfit.edge.terminal.options import add_options
+from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.types import EngineInfo
 from boardfit.edge.units import printable
 

@@ -17,8 +17,8 @@ from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import EdgeError, EngineError
 from boardfit.edge.process.child import python_argv, run_child
 from boardfit.edge.process.last_words import explain_death
-from boardfit.edge.progress import PartProgress
 from boardfit.edge.race.entrants import Entrant
+from boardfit.edge.terminal.progress import PartProgress
 from boardfit.edge.units import printable
 
 MAX_DRIFT = 0.05

@@ -29,9 +29,9 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from boardfit.edge.progress import Advance
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.slots.layout import CURRENT, LOCK
+from boardfit.edge.terminal.progress import Advance
 
 Kind = Literal["file", "folder", "link", "other"]
 _COPY = 1 << 20

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.errors import EdgeError, InputError
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import Engine, GenerationConfig, LogitsEngine, Plan, Trace
 from boardfit.edge.units import format_bytes
 

@@ -18,7 +18,6 @@ from typing import Any
 
 from boardfit.edge.bundle.bundle import MANIFEST, MAX_MANIFEST_BYTES, SUMS, Bundle, parse_manifest
 from boardfit.edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
-from boardfit.edge.progress import Say
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.files import BoardFiles
 from boardfit.edge.slots.layout import (
@@ -29,6 +28,7 @@ from boardfit.edge.slots.layout import (
     release_folder,
 )
 from boardfit.edge.slots.trust import pinned_keys, release_signer
+from boardfit.edge.terminal.progress import Say
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.units import format_bytes, printable
 

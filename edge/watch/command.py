@@ -17,7 +17,7 @@ import click
 
 from boardfit.edge.probe.remote import parse_target
 from boardfit.edge.process.live import Page
-from boardfit.edge.terminal import write_text
+from boardfit.edge.terminal.output import write_text
 from boardfit.edge.watch.draw import ProcessHistory, screen_lines
 from boardfit.edge.watch.look import Here, Look, LookSource, to_record
 from boardfit.edge.watch.rates import Rates

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import click
 
-from boardfit.edge.terminal import write_text
+from boardfit.edge.terminal.output import write_text
 from boardfit.edge.watch.draw import Line
 
 # DEC private modes 1049 (second screen) and 25 (cursor); xterm, ctlseqs.

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from boardfit.converters.board.engine import BuiltEngine, build_wheel, find_engines
 from boardfit.converters.board.engine import source as engine_source
-from boardfit.converters.board.engine.command import engine as command
+from boardfit.converters.board.command import engine as command
 from boardfit.converters.board.engine.pack import add_kernel_loader, pack_wheel
 from boardfit.converters.board.engine.source import fetch_sdist, unpack_source
 from boardfit.converters.board.engine.symbols import SYSTEMS, read_symbols

@@ -20,10 +20,10 @@ from boardfit.edge.flash.flash import flash
 from boardfit.edge.flash.session import Done, ShellSession
 from boardfit.edge.flash.shell_files import ShellFiles
 from boardfit.edge.flash.stream import BLOCK, send_stream
-from boardfit.edge.progress import Advance
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.layout import release_folder
 from boardfit.edge.slots.store import Slots
+from boardfit.edge.terminal.progress import Advance
 
 from .cargo import make_bundle
 from .power_cut import PowerCut

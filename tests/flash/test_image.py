@@ -31,9 +31,9 @@ from boardfit.edge.flash.media.image import ImageOptions, ImageTarget, default_o
 from boardfit.edge.flash.service_units import service_unit
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy
-from boardfit.edge.progress import SilentReporter
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots
+from boardfit.edge.terminal.progress import SilentReporter
 from boardfit.edge.trust.signing import load_signing_key, new_key
 from tests.planting import Scenario, try_everything
 from tests.programs import require, skip_or_fail

@@ -14,9 +14,9 @@ from boardfit.edge.errors import IntegrityError
 from boardfit.edge.flash.directory import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, flash
 from boardfit.edge.flash.transfer import PATCH_LEAST_BYTES, plan_items
-from boardfit.edge.progress import Advance
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
+from boardfit.edge.terminal.progress import Advance
 
 from .cargo import claim_parts, make_bundle
 

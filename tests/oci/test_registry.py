@@ -27,7 +27,7 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
-from boardfit.edge.progress import SilentReporter
+from boardfit.edge.terminal.progress import SilentReporter
 from boardfit.edge.trust.signing import load_signing_key, new_key
 
 from .conftest import connect

@@ -10,7 +10,7 @@ import pytest
 
 from boardfit.edge.chat.command import LineReader
 from boardfit.edge.chat.session import parse_session
-from boardfit.edge.terminal import terminal_safe
+from boardfit.edge.terminal.output import terminal_safe
 
 from . import tiny_gguf
 from .conftest import CHAT_REPLY, Models

@@ -28,7 +28,7 @@ from boardfit.converters.board.engine.store import (
 from boardfit.converters.board.engine.symbols import read_symbols
 from boardfit.converters.board.engine.toolchain import Toolchain, find_toolchain, strip
 from boardfit.edge.disk.atomic import write_atomic
-from boardfit.edge.progress import Reporter, SilentReporter
+from boardfit.edge.terminal.progress import Reporter, SilentReporter
 
 #: Counted up when packing changes, so that old wheels are not taken for new ones.
 PACKING = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from boardfit.converters.board.engine.toolchain import Toolchain
 from boardfit.edge.errors import EngineError
 from boardfit.edge.process.child import STDOUT, child_environment, decode_output, start_child
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 
 _STEP = re.compile(r"^\[(\d+)/(\d+)\]")
 _TAIL_LINES = 60

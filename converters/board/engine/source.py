@@ -14,7 +14,7 @@ from pathlib import Path
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import EngineMissingError, InputError, IntegrityError
 from boardfit.edge.process.child import decode_output, python_argv, run_child
-from boardfit.edge.progress import Say
+from boardfit.edge.terminal.progress import Say
 
 PACKAGE = "llama_cpp_python"
 VERSION = "0.3.36"

@@ -20,7 +20,7 @@ from pathlib import Path
 from boardfit.edge.disk.atomic import fsync_directory, write_atomic
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import IntegrityError
-from boardfit.edge.progress import Say
+from boardfit.edge.terminal.progress import Say
 
 _RECORD = "engine.json"
 

@@ -25,7 +25,7 @@ from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines import ENGINES
 from boardfit.edge.errors import UsageError
 from boardfit.edge.flash.service_units import SERVICE, service_unit
-from boardfit.edge.progress import Reporter
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.types import Plan
 
 BOARD_FILES = ("install.sh", "install.py")

@@ -11,7 +11,7 @@ from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bundle.bundle import Bundle, open_bundle, seal_bundle
 from boardfit.edge.disk.atomic import link_or_copy
 from boardfit.edge.disk.rooted import check_free, work_beside
-from boardfit.edge.progress import Reporter
+from boardfit.edge.terminal.progress import Reporter
 
 # What add_engine writes; an old one is replaced by the new.
 _OURS = ("wheel", "launcher", "unit", "tool")

@@ -24,8 +24,8 @@ from boardfit.edge.disk.atomic import fsync_directory, write_atomic
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import EngineMissingError, InputError
 from boardfit.edge.process.child import decode_output, python_argv, run_child
-from boardfit.edge.progress import Say
 from boardfit.edge.requirements import is_true_for
+from boardfit.edge.terminal.progress import Say
 
 _RECORD = "wheelhouse.json"
 

@@ -10,7 +10,7 @@ import click
 from boardfit.converters.board.rehearse.options import MIN_AGREEMENT, PROMPT, Options
 from boardfit.converters.board.rehearse.rehearsal import rehearse
 from boardfit.converters.board.rehearse.result import Rehearsal
-from boardfit.edge.progress import TerminalReporter
+from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.units import format_bytes, format_seconds, parse_bytes, printable
 
 

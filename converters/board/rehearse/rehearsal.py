@@ -32,7 +32,7 @@ from boardfit.converters.board.rehearse.sandbox import (
 )
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bundle.bundle import Bundle
-from boardfit.edge.progress import Reporter, SilentReporter
+from boardfit.edge.terminal.progress import Reporter, SilentReporter
 from boardfit.edge.units import MIB, format_bytes
 
 #: What qemu itself may use on top of the board's limit: translated code (128 MiB) and its own heap.

@@ -20,7 +20,7 @@ from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import EngineMissingError, UsageError
 from boardfit.edge.process.child import decode_output, find_program, run_child
-from boardfit.edge.progress import Say
+from boardfit.edge.terminal.progress import Say
 
 #: What a minimal board image has; the engine must need nothing else.
 PACKAGES = (

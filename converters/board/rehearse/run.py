@@ -24,7 +24,7 @@ from boardfit.converters.board.rehearse.result import Problem, Rehearsal
 from boardfit.converters.board.rehearse.sandbox import BoardSandbox
 from boardfit.edge.bundle.bundle import BundleFile
 from boardfit.edge.process.child import Popen, decode_output, start_child
-from boardfit.edge.progress import Reporter, Say
+from boardfit.edge.terminal.progress import Reporter, Say
 
 INSTALL_TIMEOUT_S = 900.0
 ANSWER_TIMEOUT_S = 3600.0

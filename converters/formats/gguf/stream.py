@@ -26,7 +26,7 @@ from boardfit.converters.formats.gguf.resume import PartialFile
 from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError
 from boardfit.edge.files.ggml_types import row_bytes
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 
 # Values converted at a time by one thread: 4 MiB as float32, small enough for the caches and large
 # enough that the interpreter's share vanishes.

@@ -27,7 +27,7 @@ from boardfit.converters.formats.gguf.resume import (
 from boardfit.converters.formats.gguf.stream import FilePlan, run_pass
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.errors import DoesNotFitError, UsageError
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import format_bytes
 
 

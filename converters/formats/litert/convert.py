@@ -29,7 +29,7 @@ from boardfit.edge.bundle.bundle import sha256_file
 from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.engines.litert.tflite_check import RECIPE_MARK
 from boardfit.edge.errors import DoesNotFitError, InputError, UsageError
-from boardfit.edge.progress import Progress, Say
+from boardfit.edge.terminal.progress import Progress, Say
 from boardfit.edge.units import format_bytes
 
 #: Suffix of the file by flavour.

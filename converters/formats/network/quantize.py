@@ -20,7 +20,7 @@ from boardfit.edge.engines.fit import available_bytes, check_fits
 from boardfit.edge.engines.litert.tflite_check import check_tflite
 from boardfit.edge.errors import InputError, UnsupportedModelError, UsageError
 from boardfit.edge.files.onnx import read_onnx
-from boardfit.edge.progress import Progress, Say
+from boardfit.edge.terminal.progress import Progress, Say
 from boardfit.edge.units import MIB, did_you_mean
 
 RECIPES = {"int8": 8, "int4": 4}

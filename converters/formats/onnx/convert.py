@@ -29,7 +29,7 @@ from boardfit.edge.disk.rooted import work_beside
 from boardfit.edge.engines.fit import available_bytes
 from boardfit.edge.errors import DoesNotFitError, IntegrityError, UnsupportedModelError
 from boardfit.edge.files.onnx import read_onnx
-from boardfit.edge.progress import Progress, Say
+from boardfit.edge.terminal.progress import Progress, Say
 from boardfit.edge.units import MIB, format_bytes, printable
 
 MODEL_FILE = "model.onnx"

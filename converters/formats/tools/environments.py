@@ -31,7 +31,7 @@ from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, UsageError
 from boardfit.edge.process.child import decode_output, python_argv, run_child
-from boardfit.edge.progress import Say
+from boardfit.edge.terminal.progress import Say
 from boardfit.edge.units import format_bytes, printable
 
 __all__ = ["TORCH_INDEX", "Environment", "find_tool_python", "load_environments", "run_worker",

@@ -29,7 +29,7 @@ from boardfit.edge.process.child import (
     start_child,
 )
 from boardfit.edge.process.last_words import explain_death
-from boardfit.edge.progress import Progress, Say
+from boardfit.edge.terminal.progress import Progress, Say
 from boardfit.edge.units import format_bytes, printable
 
 _PACKAGES = ("boardfit",)

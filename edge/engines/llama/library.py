@@ -24,9 +24,9 @@ from boardfit.edge.files.gguf import GgufHeader
 from boardfit.edge.probe.ggml import find_engine_folder, library_name
 from boardfit.edge.probe.proof import Failure, Proof, prove_once
 from boardfit.edge.process.last_words import leave_words
-from boardfit.edge.progress import ProgressLine
 from boardfit.edge.requirements import install_line
-from boardfit.edge.terminal import note_once
+from boardfit.edge.terminal.output import note_once
+from boardfit.edge.terminal.progress import ProgressLine
 
 PACKAGE, PROJECT = "llama_cpp", "llama-cpp-python"
 EXTRA = "llama"

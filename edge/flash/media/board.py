@@ -14,7 +14,7 @@ from boardfit.edge.flash.media.source import detect_packing
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.probe.system import CapturedSystem
-from boardfit.edge.progress import Advance
+from boardfit.edge.terminal.progress import Advance
 
 
 class ImageBoard:

@@ -28,7 +28,7 @@ from boardfit.edge.flash.media.writer import (
     verify_image,
     write_image,
 )
-from boardfit.edge.progress import Reporter
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import format_bytes, format_seconds, parse_bytes, printable
 
 

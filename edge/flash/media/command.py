@@ -14,8 +14,8 @@ from boardfit.edge.flash.media.options import MediaOptions
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.process.child import python_argv, run_child
-from boardfit.edge.progress import Reporter
 from boardfit.edge.slots.health import judge
+from boardfit.edge.terminal.progress import Reporter
 
 
 def flash_media(

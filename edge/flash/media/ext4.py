@@ -34,9 +34,9 @@ from boardfit.edge.process.child import (
     start_child,
 )
 from boardfit.edge.process.child import find_program as find_on_path
-from boardfit.edge.progress import Advance
 from boardfit.edge.slots.files import BoardEntry
 from boardfit.edge.slots.layout import CURRENT
+from boardfit.edge.terminal.progress import Advance
 from boardfit.edge.units import printable
 
 PROGRAMS = ("debugfs", "e2fsck", "resize2fs")

@@ -11,7 +11,7 @@ from boardfit.edge.errors import DoesNotFitError
 from boardfit.edge.flash.media.ext4 import Volume
 from boardfit.edge.flash.media.partitions import PartitionTable, grow
 from boardfit.edge.flash.media.source import KEEP_FREE, reader
-from boardfit.edge.progress import Reporter
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import MIB, format_bytes
 
 ALIGNMENT = 4 * MIB

@@ -42,12 +42,12 @@ from boardfit.edge.flash.media.root import open_root
 from boardfit.edge.flash.media.source import chunks, detect_packing, materialize, reader
 from boardfit.edge.flash.service_units import INSTALL_SCRIPT
 from boardfit.edge.flash.trust import SignaturePolicy
-from boardfit.edge.progress import Reporter
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.slots.files import board_error
 from boardfit.edge.slots.health import Health
 from boardfit.edge.slots.store import Slots
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import format_bytes, printable
 
 #: The working copy, in the folder `OUT.partial/`.

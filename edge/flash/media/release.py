@@ -19,9 +19,9 @@ from boardfit.edge.flash.media.first_boot import UNIT_FOLDER, WANTS_FOLDER, unit
 from boardfit.edge.flash.service_units import DEFAULT_ROOT
 from boardfit.edge.flash.transfer import wanted_files
 from boardfit.edge.flash.trust import SignatureAdmission, SignaturePolicy, admit
-from boardfit.edge.progress import Reporter
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.trust.pins import TRUSTED_KEYS, format_trusted_keys
 from boardfit.edge.units import MIB

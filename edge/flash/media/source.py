@@ -21,7 +21,7 @@ from typing import BinaryIO, Literal
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError
 from boardfit.edge.flash.media.partitions import Read
 from boardfit.edge.process.child import find_program, start_child
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import MIB, format_bytes
 
 Packing = Literal["xz", "gz", "zst"]

@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import BinaryIO, Protocol
 
 from boardfit.edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import MIB, format_bytes
 
 CHUNK = 4 * MIB

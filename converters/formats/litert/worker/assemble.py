@@ -25,7 +25,7 @@ from boardfit.converters.formats.litert.types import WeightType
 from boardfit.converters.formats.litert.worker.factors import Factors
 from boardfit.converters.formats.litert.worker.quantize import Quantized
 from boardfit.edge.errors import DoesNotFitError, EngineError, UnsupportedModelError
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import format_bytes
 
 IDENTIFIER = b"TFL3"

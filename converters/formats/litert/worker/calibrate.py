@@ -19,7 +19,7 @@ from boardfit.converters.formats.litert.worker.gptq import gptq
 from boardfit.converters.formats.litert.worker.quantize import Quantized, pack
 from boardfit.converters.formats.litert.worker.skeleton import Skeleton
 from boardfit.converters.formats.litert.worker.weights import CheckpointWeights
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 
 
 def quantize_by_activations(

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from boardfit.converters.formats.onnx.recipe import OnnxScheme, matching_scheme
 from boardfit.converters.formats.onnx.worker.rounding import Blocks, quantize
-from boardfit.edge.progress import Progress
+from boardfit.edge.terminal.progress import Progress
 
 _DOMAIN = "com.microsoft"
 HEAD = "/lm_head/MatMul"

@@ -14,7 +14,7 @@ from boardfit.converters.board.engine.variants import ALL_VARIANTS, SINGLE_VARIA
 from boardfit.edge.disk.atomic import new_file
 from boardfit.edge.disk.rooted import check_free
 from boardfit.edge.errors import EngineMissingError, UsageError
-from boardfit.edge.progress import TerminalReporter
+from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.units import format_bytes, format_seconds
 
 VARIANT = click.option(

@@ -1,0 +1,1 @@
+"""What a terminal shows and takes: output, progress, options and their groups."""
