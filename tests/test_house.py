@@ -1,4 +1,4 @@
-"""CONTRIBUTING's map against the folders, and the lines of each package against its budget."""
+"""CONTRIBUTING's map against the folders, tests against the source, lines against the budget."""
 
 from __future__ import annotations
 
@@ -64,3 +64,12 @@ def test_a_package_keeps_its_budget(package: str) -> None:
         f"{package} has {n_lines} lines, its budget is {BUDGET[package]}: take lines out, or raise "
         "it on purpose, in a commit that says why"
     )
+
+
+def test_tests_mirror_the_source() -> None:
+    """The tests of a folder lie at the same path. Files loose in tests/ check the house itself."""
+    source = {"lab": ROOT / "scripts"}
+    folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")} - {ROOT / "tests"}
+    parts = sorted(folder.relative_to(ROOT / "tests") for folder in folders)
+    astray = [str(p) for p in parts if not (source.get(p.parts[0], ROOT) / p).is_dir()]
+    assert not astray, f"no such folder in the source: {astray}"

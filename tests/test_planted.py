@@ -17,10 +17,10 @@ from boardfit.edge.flash.directory import DirectoryBoard
 from boardfit.edge.flash.flash import flash
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.files import LocalFiles
-from tests.flash.cargo import make_bundle
-from tests.flash.test_transfer import QUICK, Quiet
+from tests.edge.flash.cargo import make_bundle
+from tests.edge.flash.test_transfer import QUICK, Quiet
+from tests.edge.report.stored import stored
 from tests.planting import Scenario, contents, make_home, run_edge, tracing, try_everything
-from tests.report.stored import stored
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="names of descriptors are read from /proc"

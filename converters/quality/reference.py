@@ -1,7 +1,7 @@
 """The source's own log-probabilities on a text: computed once, kept in the cache, mapped.
 
 They come from the source's weights unquantized: an F32 GGUF of the checkpoint through llama.cpp,
-whose logits are proved equal to transformers' family by family (tests/families/test_logits.py), so
+whose logits are proved equal to transformers' family by family (tests/…/test_logits.py), so
 that no torch is needed. F32, because ggml rounds activations too where weights are stored in F16 or
 BF16. A GGUF source is its own reference, as it stands.
 

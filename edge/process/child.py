@@ -1,4 +1,4 @@
-"""Start child processes. No other file of edge may start one (tests/test_child.py).
+"""Start child processes. No other file of edge may start one (tests/edge/process/test_child.py).
 
 A child never runs or reads what happens to lie in the folder that the user works in:
 

@@ -1,6 +1,6 @@
 """Points where a power cut can hit: every write, rename and fsync. Nothing happens there.
 
-tests/flash/power_cut.py replaces `hook`, so that one of them is the last thing that happens.
+tests/edge/flash/power_cut.py replaces `hook`, so that one of them is the last thing that happens.
 """
 
 from __future__ import annotations

@@ -1,0 +1,156 @@
+"""Published models at their true sizes: parameters and state, without their weights.
+
+The configurations are the published ones as far as the conversion reads them; the numbers of
+parameters were worked out from those sizes by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from boardfit.converters.families.registry import family_for
+from boardfit.device_profiles.shape import ModelShape
+from tests.converters.families.cases_gemma import gemma_shapes
+from tests.converters.families.cases_lfm2 import lfm2_shapes
+from tests.converters.families.cases_moe import qwen3moe_shapes
+from tests.converters.families.cases_olmo import olmo_shapes
+from tests.converters.families.cases_phi3 import phi3_shapes
+from tests.converters.families.checkpoints import Case, Shapes, decoder_shapes
+from tests.converters.families.test_hostile_config import Shapes as ShapesOnly
+
+
+@dataclass(frozen=True)
+class Published:
+    """`kv_values` counts key and value numbers of one token over all layers, `n_windowed` the
+    layers that look back over a window, `state` the float32 values of all recurrent layers.
+    """
+
+    config: Mapping[str, Any]
+    shapes: Shapes
+    n_params: int
+    kv_values: int
+    n_windowed: int = 0
+    state: int = 0
+    n_params_active: int | None = None
+
+
+def sizes(model_type: str, *dims: int, **others: Any) -> dict[str, Any]:
+    """`dims`: vocabulary, hidden, feed-forward, layers, heads, key-value heads."""
+    names = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    )
+    return {"model_type": model_type, **dict(zip(names, dims, strict=True)), **others}
+
+
+GEMMA2_2B = sizes("gemma2", 256000, 2304, 9216, 26, 8, 4, head_dim=256)
+GEMMA3_270M = sizes("gemma3_text", 262144, 640, 2048, 18, 4, 1, head_dim=256, sliding_window=512)
+PHI4_MINI = sizes(
+    "phi3",
+    *(200064, 3072, 8192, 32, 24, 8),
+    max_position_embeddings=131072,
+    partial_rotary_factor=0.75,
+    rope_scaling={"type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48},
+    sliding_window=262144,
+    tie_word_embeddings=True,
+)
+LFM2_ATTENDS = [2, 5, 8, 10, 12, 14]
+LFM2_1_2B = sizes(
+    "lfm2",
+    *(65536, 2048, 12288, 16, 32, 8),
+    block_ff_dim=12288,
+    full_attn_idxs=LFM2_ATTENDS,
+    conv_L_cache=3,
+)
+LFM2_KINDS = ["full_attention" if i in LFM2_ATTENDS else "conv" for i in range(16)]
+QWEN3_30B = sizes(
+    "qwen3_moe",
+    *(151936, 2048, 6144, 48, 32, 4),
+    head_dim=128,
+    moe_intermediate_size=768,
+    num_experts=128,
+    num_experts_per_tok=8,
+    norm_topk_prob=True,
+)
+GRANITE_2B = sizes("granite", 49159, 2048, 8192, 40, 32, 8, tie_word_embeddings=True)
+OLMO2_1B = sizes("olmo2", 100352, 2048, 8192, 16, 16, 16)
+
+MODELS = {
+    "gemma-2-2b": Published(
+        GEMMA2_2B,
+        gemma_shapes({**GEMMA2_2B, "tie_word_embeddings": True}),
+        n_params=2_614_341_888,
+        kv_values=26 * 2 * 4 * 256,
+        n_windowed=13,
+    ),
+    "gemma-3-270m": Published(
+        GEMMA3_270M,
+        gemma_shapes({**GEMMA3_270M, "tie_word_embeddings": True}, head_norms=True),
+        n_params=268_098_176,
+        kv_values=18 * 2 * 256,
+        n_windowed=15,
+    ),
+    "phi-4-mini": Published(
+        PHI4_MINI,
+        phi3_shapes(PHI4_MINI),
+        n_params=3_836_021_760 + 2 * 48,  # the rope divisors are tensors here
+        kv_values=32 * 2 * 8 * 128,
+    ),
+    "lfm2-1.2b": Published(
+        LFM2_1_2B,
+        lfm2_shapes(LFM2_1_2B, 8192, kinds=LFM2_KINDS),
+        n_params=1_170_340_608,
+        kv_values=6 * 2 * 8 * 64,
+        state=10 * 2 * 2048,
+    ),
+    "qwen3-30b-a3b": Published(
+        QWEN3_30B,
+        qwen3moe_shapes(QWEN3_30B),
+        n_params=30_532_122_624,
+        kv_values=48 * 2 * 4 * 128,
+        # 8 of 128 experts, and one row of the embedding instead of all.
+        n_params_active=30_532_122_624 - 48 * 120 * 3 * 768 * 2048 - 151935 * 2048,
+    ),
+    "granite-3.3-2b": Published(
+        GRANITE_2B,
+        decoder_shapes(GRANITE_2B),
+        n_params=2_533_539_840,
+        kv_values=40 * 2 * 8 * 64,
+    ),
+    "olmo-2-1b": Published(
+        OLMO2_1B,
+        olmo_shapes(OLMO2_1B),
+        n_params=1_484_916_736,
+        n_params_active=1_484_916_736 - 100351 * 2048,  # untied: one row of the embedding
+        kv_values=16 * 2 * 16 * 128,
+    ),
+}
+
+
+def shape_of(model: Published) -> ModelShape:
+    case = Case("published", model.config, model.shapes)
+    return family_for(model.config).shape(ShapesOnly(case, model.config))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_shape(name: str) -> None:
+    model = MODELS[name]
+    shape = shape_of(model)
+    layers = shape.layers
+    assert shape.n_params == model.n_params
+    assert shape.n_params_active == (
+        model.n_params_active or pytest.approx(model.n_params, rel=0.2)
+    )
+    assert sum(layer.n_head_kv * (layer.head_dim_k + layer.head_dim_v) for layer in layers) == (
+        model.kv_values
+    )
+    assert sum(layer.window is not None for layer in layers) == model.n_windowed
+    assert sum(layer.state_values for layer in layers) == model.state

@@ -1,0 +1,31 @@
+"""The whole road at once: our one pass and upstream's two steps give the same file."""
+
+from __future__ import annotations
+
+import filecmp
+from pathlib import Path
+
+import pytest
+
+from boardfit.converters.formats.gguf.recipe import load_recipe
+from boardfit.converters.formats.gguf.write import write_gguf
+from boardfit.converters.source.resolve import open_model
+from tests.converters.families.checkpoints import Case
+from tests.converters.families.conftest import all_cases
+from tests.converters.formats.gguf.upstream import quantize
+
+# Those with a real tokenizer: whole models.
+CASES = [case for case in all_cases() if case.vocabulary is not None]
+
+
+@pytest.mark.oracle
+@pytest.mark.engine
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_same_file_as_convert_and_quantize(case: Case, converted: Path, tmp_path: Path) -> None:
+    """`convert_hf_to_gguf.py`, then `llama-quantize`, against `write_gguf` of the checkpoint."""
+    recipe = load_recipe("q4_k_m")
+    theirs = quantize(converted / f"{case.name}.gguf", tmp_path / "theirs.gguf", recipe)
+    ours = tmp_path / "ours.gguf"
+    write_gguf(open_model(converted / case.name), recipe, ours)
+    assert filecmp.cmp(ours, theirs, shallow=False)

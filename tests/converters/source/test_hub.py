@@ -1,0 +1,183 @@
+"""Downloads from a hub, against a real server on the loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from boardfit.converters.source.hub import RemoteFile, choose_files
+from boardfit.converters.source.resolve import open_model
+from boardfit.edge.errors import (
+    DoesNotFitError,
+    InputError,
+    IntegrityError,
+    UnsafeInputError,
+    UnsupportedModelError,
+)
+from tests.converters.source.hub_server import COMMIT, REPOSITORY, Hub, serve
+
+SHARD = "model-00002-of-00003.safetensors"
+
+
+@pytest.fixture
+def hub(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    (checkpoint / "pytorch_model.bin").write_bytes(b"\x80\x04 never fetched")
+    (checkpoint / "original").mkdir()
+    (checkpoint / "original" / "params.json").write_text("{}")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf-cache"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with serve(Hub(checkpoint)) as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running
+
+
+def fetched(hub: Hub) -> list[str]:
+    return [path.rpartition("/")[2] for path, _ in hub.requests if "/resolve/" in path]
+
+
+def test_repository_becomes_a_spec(hub: Hub) -> None:
+    seen: list[tuple[int, int]] = []
+    spec = open_model(REPOSITORY, progress=lambda done, total: seen.append((done, total)))
+    assert spec.source.kind == "hub"
+    assert (spec.source.location, spec.source.revision) == (REPOSITORY, COMMIT)
+    assert spec.source.license == "mit"
+    assert spec.name == "Tiny Model"
+    assert {hub.tokens[path] for path, _ in hub.requests if REPOSITORY in path} == {
+        "Bearer hf_secret"
+    }
+    total = sum(spec.source.files.values())
+    assert seen[-1] == (total, total)
+    assert seen == sorted(seen)
+
+
+def test_a_token_stays_with_the_hub_when_a_file_lies_elsewhere(hub: Hub, checkpoint: Path) -> None:
+    with serve(Hub(checkpoint)) as store:
+        hub.elsewhere = store.url
+        assert open_model(REPOSITORY).source.files
+        assert any(path.endswith(SHARD) for path, _ in store.requests)
+        assert set(store.tokens.values()) == {None}, "another port is another origin"
+        assert {token for path, token in hub.tokens.items() if "/resolve/" in path} == {
+            "Bearer hf_secret"
+        }
+
+
+def test_only_what_a_conversion_needs_is_fetched(hub: Hub) -> None:
+    open_model(REPOSITORY)
+    assert "pytorch_model.bin" not in fetched(hub)
+    assert "params.json" not in fetched(hub)
+    assert SHARD in fetched(hub)
+
+
+def test_second_time_needs_no_download_and_no_network(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_model(REPOSITORY)
+    hub.requests.clear()
+    assert open_model(REPOSITORY).source == first.source
+    assert fetched(hub) == []
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert open_model(REPOSITORY).source == first.source
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub writes 10 MiB at a time, more than a test's whole checkpoint."""
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 500)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_line_that_breaks_is_continued(hub: Hub) -> None:
+    hub.cut_at[SHARD] = [1000, 500]
+    spec = open_model(REPOSITORY)
+    ranges = [r for path, r in hub.requests if path.endswith(SHARD)]
+    assert ranges == [None, "bytes=1000-", "bytes=1500-"]
+    assert spec.tensors[0].read(0, 1).size
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_killed_download_continues_where_it_ended(hub: Hub) -> None:
+    def kill(done: int, total: int) -> None:
+        if done > total * 3 // 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_model(REPOSITORY, progress=kill)
+    before = fetched(hub)
+    hub.requests.clear()
+    open_model(REPOSITORY)
+    again = [(path, r) for path, r in hub.requests if path.rpartition("/")[2] in before]
+    assert len(again) == 1, "only the interrupted file is asked for a second time"
+    assert again[0][1] is not None, "and only the rest of it"
+
+
+def test_an_unfinished_file_continues_in_the_next_run(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from boardfit.edge.disk.verified import cache_directory
+
+    part = cache_directory() / "hub" / REPOSITORY.replace("/", "--") / COMMIT / f"{SHARD}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes((hub.directory / SHARD).read_bytes()[:4096])
+    open_model(REPOSITORY)
+    assert [r for path, r in hub.requests if path.endswith(SHARD)] == ["bytes=4096-"]
+
+
+def test_a_damaged_file_is_refused_and_removed(hub: Hub) -> None:
+    hub.flip = SHARD
+    with pytest.raises(IntegrityError, match=SHARD):
+        open_model(REPOSITORY)
+    hub.flip = None
+    assert open_model(REPOSITORY).tensors
+
+
+def test_offline_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
+    with pytest.raises(InputError, match="cannot be reached") as caught:
+        open_model(REPOSITORY)
+    assert "\n" not in str(caught.value)
+    assert "--local-dir" in str(caught.value.next_step)
+    assert caught.value.exit_code == 3
+
+
+def test_gated_unknown_and_wrong_revision(hub: Hub) -> None:
+    with pytest.raises(InputError, match="no such directory here, and no such repository"):
+        open_model("someone/else")
+    with pytest.raises(InputError, match="no revision 'v9'"):
+        open_model(f"{REPOSITORY}@v9")
+    hub.gated = True
+    with pytest.raises(InputError, match="on request only"):
+        open_model(REPOSITORY)
+
+
+def test_disk_is_checked_before_the_first_byte(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"free": 1000})()
+    monkeypatch.setattr("boardfit.converters.source.hub.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(DoesNotFitError) as caught:
+        open_model(REPOSITORY)
+    assert caught.value.shortfall_bytes and caught.value.shortfall_bytes > 0
+    assert fetched(hub) == []
+
+
+def files(*names: str) -> list[RemoteFile]:
+    return [RemoteFile(name, 10, None) for name in names]
+
+
+def test_repositories_without_safetensors_say_what_they_hold() -> None:
+    with pytest.raises(InputError, match=r"GGUF files \(m-Q4_0.gguf\)"):
+        choose_files("a/b", files("m-Q4_0.gguf", "README.md"))
+    with pytest.raises(UnsafeInputError, match="pickles"):
+        choose_files("a/b", files("pytorch_model.bin", "config.json"))
+    with pytest.raises(UnsupportedModelError, match="adapter"):
+        choose_files("a/b", files("adapter_config.json", "adapter_model.safetensors"))
+    with pytest.raises(InputError, match="no safetensors"):
+        choose_files("a/b", files("config.json"))
+
+
+def test_file_names_from_the_hub_cannot_leave_the_directory() -> None:
+    hostile = files("../../etc/passwd.json", "/abs.json", ".hidden.json", "model.safetensors")
+    assert [file.name for file in choose_files("a/b", hostile)] == ["model.safetensors"]
