@@ -28,8 +28,8 @@ __all__ = ["ENGINES", "EngineEntry", "EngineSettings", "is_installed", "open_eng
 @dataclass(frozen=True)
 class EngineEntry:
     """One row: the class as `module:Class`, file suffixes it loads, the packages of which one must
-    be importable, and the extra of boardfit that installs it. `magic` identifies its files under any
-    name, with its place in them. None: the suffix alone identifies them.
+    be importable, and the extra of boardfit that installs it. `magic` identifies its files under
+    any name, with its place in them. None: the suffix alone identifies them.
     """
 
     target: str
