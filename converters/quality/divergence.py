@@ -26,6 +26,8 @@ import numpy as np
 
 from boardfit.edge.errors import IntegrityError
 
+# Guessing among 200,000 tokens costs 12.2 nats; exp overflows above 709.
+MOST_NATS = 300.0
 # Rows at once in float64: 16 rows of 150,000 are 19 MB.
 ROWS = 16
 
@@ -113,6 +115,8 @@ class Tally:
         """Raises ValueError if nothing was added."""
         kld, nll = np.concatenate(self._kld), np.concatenate(self._nll)
         nll_reference, same = np.concatenate(self._nll_reference), np.concatenate(self._same)
+        _require_working(nll_reference, "the source")
+        _require_working(nll, "the artifact")
         return Divergence(
             n_scored=len(kld),
             kld_mean=estimate_mean(kld),
@@ -122,6 +126,18 @@ class Tally:
             ppl=exponential(estimate_mean(nll)),
             ppl_reference=exponential(estimate_mean(nll_reference)),
             ppl_ratio=exponential(estimate_mean(nll - nll_reference)),
+        )
+
+
+def _require_working(nll: np.ndarray, what: str) -> None:
+    """Raises IntegrityError for a loss that no working model has: exp would overflow."""
+    mean = float(nll.mean())
+    if not mean < MOST_NATS:
+        raise IntegrityError(
+            f"{what} is no working model: its loss is {mean:.0f} nats a token, where guessing has "
+            "about 12",
+            next_step="the weights are finite but absurd, as in a damaged file: get the model again"
+            ", and try it in the program that made it",
         )
 
 
