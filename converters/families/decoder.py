@@ -21,7 +21,7 @@ from boardfit.edge.errors import InputError, UnsupportedModelError
 # Far above every published model; more is a damaged file, and would cost time before it is noticed.
 MOST_LAYERS = 4096
 MOST_EXPERTS = 4096
-_ROWS_COMPARED = 1024
+_ROWS_COMPARED = 256
 
 
 @dataclass(frozen=True)
@@ -294,12 +294,14 @@ def has_equal_head(tensors: Sequence[TargetTensor]) -> bool:
     if (head.shape, head.source_type) != (embedding.shape, embedding.source_type):
         return False
     return all(
-        np.array_equal(
-            head.read(start, start + _ROWS_COMPARED).view(np.uint8),
-            embedding.read(start, start + _ROWS_COMPARED).view(np.uint8),
-        )
+        _bytes_of_rows(head, start) == _bytes_of_rows(embedding, start)
         for start in range(0, head.n_rows, _ROWS_COMPARED)
     )
+
+
+def _bytes_of_rows(tensor: TargetTensor, start: int) -> bytes:
+    stop = min(start + _ROWS_COMPARED, tensor.n_rows)
+    return np.ascontiguousarray(tensor.read(start, stop)).tobytes()
 
 
 def active_parameters(

@@ -12,8 +12,7 @@ from boardfit.converters.spec import KeyValue
 from boardfit.converters.tokenizers.engine_vocab import open_vocab
 from boardfit.converters.tokenizers.vocab_file import write_vocab_entries
 from boardfit.edge.errors import EngineError, EngineMissingError, UnsupportedModelError
-from boardfit.edge.requirements import install_line
-from boardfit.edge.units import did_you_mean, printable
+from boardfit.edge.units import printable
 
 _PLAIN = re.compile(r"[\w.-]{1,64}")
 
@@ -22,14 +21,12 @@ def require_known_architecture(arch: str, path: Path) -> None:
     """Raises UnsupportedModelError for an architecture that neither the `gguf` package nor the
     engine knows.
     """
-    known = set(MODEL_ARCH_NAMES.values())
-    if arch in known or (_PLAIN.fullmatch(arch) and _engine_knows(arch)):
+    if arch in MODEL_ARCH_NAMES.values() or (_PLAIN.fullmatch(arch) and _engine_knows(arch)):
         return
     raise UnsupportedModelError(
-        f"{path}: its architecture is {printable(arch, 60)!r}, which this llama.cpp does not know."
-        f"{did_you_mean(arch, known)}",
-        next_step=f"a newer engine may know it: {install_line('llama')} -U. Ollama has names of "
-        "its own for some models: use a GGUF that was made for llama.cpp",
+        f"{path}: its architecture is {printable(arch, 60)!r}, which this llama.cpp does not know",
+        next_step="a newer boardfit may bring an engine that knows it: pip install -U boardfit. "
+        "Ollama has names of its own for some models: use a GGUF that was made for llama.cpp",
     )
 
 

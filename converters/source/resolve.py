@@ -6,7 +6,11 @@ import re
 from pathlib import Path
 
 from boardfit.converters.sample import MODEL_DIR
-from boardfit.converters.source.checkpoint import pickle_advice
+from boardfit.converters.source.checkpoint import (
+    ADAPTER_FILES,
+    pickle_advice,
+    refuse_adapter,
+)
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.files.kind import (
@@ -70,6 +74,8 @@ def _open_file(path: Path) -> ModelSpec:
             "one",
             next_step=pickle_advice(str(path.parent)),
         )
+    if name in ADAPTER_FILES:
+        refuse_adapter(path.parent)
     if name.endswith((".safetensors", ".json")) and (found is None or b"{" in head):
         raise InputError(
             f"{path}: one file of a checkpoint; config.json and the tokenizer are needed too",
