@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import huggingface_hub.constants  # noqa: F401 - reads the environment once, before a test sets it
 import numpy as np
 import pytest
 
