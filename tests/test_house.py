@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("edge", "converters", "device_profiles")
 # Raw lines of Python: raise one on purpose, in a commit that says why.
-BUDGET = {"edge": 39_700, "converters": 24_300, "device_profiles": 3_100}
+BUDGET = {"edge": 40_000, "converters": 24_900, "device_profiles": 3_100}
 # Every folder of these is on the map, and of the others the first level.
 DEEP = (*PACKAGES, "scripts")
 NOT_ROOMS = ("__init__.py", "__main__.py")
@@ -69,7 +69,9 @@ def test_a_package_keeps_its_budget(package: str) -> None:
 def test_tests_mirror_the_source() -> None:
     """The tests of a folder lie at the same path. Files loose in tests/ check the house itself."""
     source = {"lab": ROOT / "scripts"}
-    folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")} - {ROOT / "tests"}
+    # tests/field/ holds what people have on disk, for whole commands.
+    whole = {ROOT / "tests", ROOT / "tests/field"}
+    folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")} - whole
     parts = sorted(folder.relative_to(ROOT / "tests") for folder in folders)
     astray = [str(p) for p in parts if not (source.get(p.parts[0], ROOT) / p).is_dir()]
     assert not astray, f"no such folder in the source: {astray}"

@@ -26,7 +26,7 @@ from boardfit.converters.plan.options import Prefer
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.bench.network_inputs import parse_shapes
-from boardfit.edge.bundle.quality_text import quality_lines
+from boardfit.edge.bundle.quality_text import note_lines, quality_lines
 from boardfit.edge.errors import UsageError
 from boardfit.edge.terminal.option_groups import GroupedCommand
 from boardfit.edge.terminal.progress import TerminalReporter
@@ -203,11 +203,12 @@ def as_record(done: Built) -> dict[str, object]:
         "n_ctx": bundle.plan.n_ctx,
         "peak_bytes": bundle.plan.peak_bytes,
         "quality": bundle.manifest["quality"],
+        "notes": bundle.manifest["model"]["notes"],
     }
 
 
 def summary(done: Built) -> str:
-    """One bundle in four lines for a person."""
+    """One bundle in a few lines for a person."""
     bundle, artifact, plan = done.bundle, done.artifact, done.bundle.plan
     return (
         f"{bundle.path}  {printable(bundle.name)} as {plan.recipe} for {plan.device}: "
@@ -215,5 +216,6 @@ def summary(done: Built) -> str:
         f"  context {plan.n_ctx}, peak {format_bytes(plan.peak_bytes)} of "
         f"{format_bytes(plan.budget_bytes)}\n"
         f"  quality: {quality_lines(bundle.manifest)[0]}\n"
-        f"  next: edge chat {bundle.path}"
+        + "".join(f"  note: {note}\n" for note in note_lines(bundle.manifest))
+        + f"  next: edge chat {bundle.path}"
     )

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from boardfit.converters.families import settings
 from boardfit.converters.families.assembly import assemble
 from boardfit.converters.families.base import Checkpoint
@@ -19,6 +21,7 @@ from boardfit.edge.errors import InputError, UnsupportedModelError
 # Far above every published model; more is a damaged file, and would cost time before it is noticed.
 MOST_LAYERS = 4096
 MOST_EXPERTS = 4096
+_ROWS_COMPARED = 256
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ class DecoderFamily:
         """All target tensors in upstream's order; see `assembly.assemble` for what is refused."""
         config = self.config(checkpoint)
         dims = self.dimensions(config)
-        return assemble(
+        made = assemble(
             checkpoint,
             family=self.arch,
             n_layer=dims.n_layer,
@@ -179,6 +182,9 @@ class DecoderFamily:
             first=self.extra_tensors(config, dims),
             rename=self.rename,
         )
+        if self.is_tied(config) and has_equal_head(made):
+            return [tensor for tensor in made if tensor.name != "output.weight"]
+        return made
 
     def shape(self, checkpoint: Checkpoint) -> ModelShape:
         """The model's shape, parameters counted from the tensors themselves."""
@@ -216,6 +222,15 @@ class DecoderFamily:
                 f"text only: {left_out} tensors of other modalities (vision, audio) are left out"
             )
         config = self.config(checkpoint)
+        if self.is_tied(config) and self._stores_head(checkpoint):
+            is_kept = any(t.name == "output.weight" for t in self.tensors(checkpoint))
+            notes.append(
+                "config.json ties the output head to the embedding, but the stored head differs; "
+                "it is kept"
+                if is_kept
+                else "the stored output head equals the embedding, to which config.json ties it; "
+                "it is left out"
+            )
         window = self.unused_window(config)
         if window is not None and window < settings.require_int(config, "max_position_embeddings"):
             notes.append(
@@ -223,6 +238,9 @@ class DecoderFamily:
                 f"whole context, so answers can differ from the original's beyond {window} tokens"
             )
         return notes
+
+    def _stores_head(self, checkpoint: Checkpoint) -> bool:
+        return any(self.rename(name) == "lm_head.weight" for name in checkpoint.names())
 
     def unused_window(self, config: Config) -> int | None:
         """The sliding window of a model that the engine runs with full attention, else None."""
@@ -265,6 +283,25 @@ class DecoderFamily:
         if config.get("num_experts_per_tok") is not None:
             entries.append(uint32(f"{self.arch}.expert_used_count", self.n_expert_used(config)))
         return entries
+
+
+def has_equal_head(tensors: Sequence[TargetTensor]) -> bool:
+    """Whether the output head repeats the embedding, value by value."""
+    found = {tensor.name: tensor for tensor in tensors}
+    head, embedding = found.get("output.weight"), found.get("token_embd.weight")
+    if head is None or embedding is None:
+        return False
+    if (head.shape, head.source_type) != (embedding.shape, embedding.source_type):
+        return False
+    return all(
+        _bytes_of_rows(head, start) == _bytes_of_rows(embedding, start)
+        for start in range(0, head.n_rows, _ROWS_COMPARED)
+    )
+
+
+def _bytes_of_rows(tensor: TargetTensor, start: int) -> bytes:
+    stop = min(start + _ROWS_COMPARED, tensor.n_rows)
+    return np.ascontiguousarray(tensor.read(start, stop)).tobytes()
 
 
 def active_parameters(

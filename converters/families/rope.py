@@ -52,6 +52,9 @@ def rope_parameters(config: Config) -> dict[str, Any]:
     for key in ("partial_rotary_factor", "original_max_position_embeddings"):
         if config.get(key) is not None:
             params.setdefault(key, config[key])
+    if params.get("rope_type") == "yarn" and config.get("max_position_embeddings") is not None:
+        # transformers' `_compute_yarn_parameters` does the same.
+        params.setdefault("original_max_position_embeddings", config["max_position_embeddings"])
     return params
 
 

@@ -196,6 +196,8 @@ def _echo_plans(
 ) -> None:
     """A plan for each board. The refusal of a single one is raised; of several, it is shown."""
     scale, learned = WeighingScale(spec), _learned()
+    for note in spec.notes:
+        click.echo(f"note: {printable(note, 300)}", err=True)
     refused: list[EdgeError] = []
     for number, profile in enumerate(profiles):
         planner = Planner(spec, profile, options, scale=scale, learned=learned)

@@ -26,6 +26,9 @@ import numpy as np
 
 from boardfit.edge.errors import IntegrityError
 
+# Guessing among 200,000 tokens costs 12.2 nats; exp overflows above 709.
+MOST_NATS = 300.0
+SOURCE = "the source"
 # Rows at once in float64: 16 rows of 150,000 are 19 MB.
 ROWS = 16
 
@@ -41,10 +44,11 @@ def scored_positions(size: int) -> range:
     return range(size // 2, size - 1)
 
 
-def log_softmax(logits: np.ndarray, n_vocab: int) -> np.ndarray:
+def log_softmax(logits: np.ndarray, n_vocab: int, what: str = "the artifact") -> np.ndarray:
     """Log-probabilities of rows of logits in float64, `[n, n_vocab]`; columns beyond are cut off.
 
-    Raises IntegrityError for too few columns or values that are not finite.
+    Raises IntegrityError, which calls the model `what`, for too few columns or values that are
+    not finite.
     """
     if logits.ndim != 2 or logits.shape[1] < n_vocab:
         raise IntegrityError(
@@ -52,7 +56,7 @@ def log_softmax(logits: np.ndarray, n_vocab: int) -> np.ndarray:
         )
     rows = logits[:, :n_vocab].astype(np.float64)
     if not np.isfinite(rows).all():
-        raise IntegrityError("the engine computed logits that are not finite")
+        raise _not_working(what, "the engine computed logits that are not finite")
     rows -= rows.max(axis=1, keepdims=True)
     rows -= np.log(np.exp(rows).sum(axis=1, keepdims=True))
     return rows
@@ -101,7 +105,7 @@ class Tally:
         for start in range(0, len(next_tokens), ROWS):
             part = slice(start, start + ROWS)
             # Stored values are rounded; the softmax makes them a distribution again.
-            p = log_softmax(reference[part], self._n_vocab)
+            p = log_softmax(reference[part], self._n_vocab, SOURCE)
             q = log_softmax(logits[part], self._n_vocab)
             rows, tokens = np.arange(len(p)), np.asarray(next_tokens[part])
             self._kld.append(np.einsum("ij,ij->i", np.exp(p), p - q))
@@ -113,6 +117,8 @@ class Tally:
         """Raises ValueError if nothing was added."""
         kld, nll = np.concatenate(self._kld), np.concatenate(self._nll)
         nll_reference, same = np.concatenate(self._nll_reference), np.concatenate(self._same)
+        _require_working(nll_reference, SOURCE)
+        _require_working(nll, "the artifact")
         return Divergence(
             n_scored=len(kld),
             kld_mean=estimate_mean(kld),
@@ -123,6 +129,25 @@ class Tally:
             ppl_reference=exponential(estimate_mean(nll_reference)),
             ppl_ratio=exponential(estimate_mean(nll - nll_reference)),
         )
+
+
+def _require_working(nll: np.ndarray, what: str) -> None:
+    """Raises IntegrityError for a loss that no working model has: exp would overflow."""
+    mean = float(nll.mean())
+    if not mean < MOST_NATS:
+        raise _not_working(
+            what, f"its loss is {mean:.0f} nats a token, where guessing has about 12"
+        )
+
+
+def _not_working(what: str, reason: str) -> IntegrityError:
+    return IntegrityError(
+        f"{what} is no working model: {reason}",
+        next_step="its weights are absurd, as in a damaged file: get the model again, and try it "
+        "in the program that made it"
+        if what == SOURCE
+        else "try another recipe",
+    )
 
 
 def estimate_mean(values: np.ndarray) -> Estimate:

@@ -24,7 +24,13 @@ import numpy as np
 
 from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.formats.gguf.write import write_many
-from boardfit.converters.quality.divergence import ROWS, log_softmax, scored_positions, windows
+from boardfit.converters.quality.divergence import (
+    ROWS,
+    SOURCE,
+    log_softmax,
+    scored_positions,
+    windows,
+)
 from boardfit.converters.quality.texts import QualityText
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.atomic import write_atomic
@@ -32,6 +38,7 @@ from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines import EngineSettings, is_installed, open_engine
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.files.gguf import read_header
 from boardfit.edge.requirements import install_line
 from boardfit.edge.terminal.progress import Progress, Say
 from boardfit.edge.types import Engine, LogitsEngine
@@ -150,8 +157,10 @@ def full_model(
     stage: Say,
     progress: Progress | None,
 ) -> Iterator[Path]:
-    """The unquantized model as a GGUF file that is removed afterwards; a GGUF source as it is."""
-    if spec.source.kind == "gguf" and len(spec.source.files) == 1:
+    """The unquantized model as a GGUF file that is removed afterwards; a GGUF source as it is, if
+    the engine loads it so.
+    """
+    if spec.source.kind == "gguf" and is_read_unchanged(spec):
         yield Path(spec.source.location)
         return
     work.mkdir(parents=True, exist_ok=True)
@@ -162,6 +171,15 @@ def full_model(
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+def is_read_unchanged(spec: ModelSpec) -> bool:
+    """Whether a GGUF source is one file, nothing of which is left out or renamed."""
+    if len(spec.source.files) != 1:
+        return False
+    header = read_header(Path(spec.source.location))
+    same_name = header.text("general.name") == spec.get("general.name")
+    return same_name and len(header.tensors) == len(spec.tensors)
 
 
 def compute(
@@ -203,7 +221,7 @@ def compute(
             logits = engine.logits(piece, _scale_progress(progress, i, len(parts)))
             for start in range(0, len(positions[i]), ROWS):
                 rows = positions[i][start : start + ROWS]
-                stored[row : row + len(rows)] = log_softmax(logits[rows], n_vocab)
+                stored[row : row + len(rows)] = log_softmax(logits[rows], n_vocab, SOURCE)
                 row += len(rows)
             read += piece
         stored.flush()

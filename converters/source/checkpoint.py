@@ -19,6 +19,8 @@ import numpy as np
 from boardfit.converters.documents import has_file, read_json_object
 from boardfit.converters.families.base import SourceTensor
 from boardfit.converters.source.fingerprint import Digest, map_file, update_with_file
+from boardfit.converters.source.quantized import refuse_quantized_tensors, stated_method
+from boardfit.converters.source.wrappers import plain_names, refuse_adapter_tensors
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
 from boardfit.edge.files.safetensors import SafetensorsHeader, read_header
 from boardfit.edge.units import printable
@@ -31,6 +33,14 @@ ADAPTER_ADVICE = (
 _DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# A trainer's own state lies beside the weights, and is none.
+_NOT_WEIGHTS = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt")
+ADAPTER_FILES = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "adapters.safetensors",
+    "adapter_model.bin",
+)
 
 
 class SafetensorsCheckpoint:
@@ -44,24 +54,30 @@ class SafetensorsCheckpoint:
         """
         self.directory = directory
         self.config = config
-        refuse_quantized(config)
-        self.shards = find_shards(directory)
+        self.shards, stale = choose_shards(directory)
         self.headers: dict[str, SafetensorsHeader] = {
             shard: read_header(directory / shard, below=directory) for shard in self.shards
         }
-        self._where = self._locate()
+        refuse_quantized_tensors(config, self.headers.values())
+        self._where = self._locate(has_index=stale is None)
+        refuse_adapter_tensors(self._where)
+        plain, renamed = plain_names(self._where)
+        self._stored = {plain[name]: name for name in self._where}
         self._maps: dict[str, mmap.mmap] = {}
+        self.notes = tuple(n for n in (stale, renamed, _quantization_note(config)) if n)
 
     def names(self) -> Iterable[str]:
-        """All tensor names, shard by shard."""
-        return self._where.keys()
+        """All tensor names, shard by shard, without what a wrapper put into them."""
+        return self._stored.keys()
 
     def tensor(self, name: str) -> SourceTensor:
-        """One tensor as a zero-copy, read-only view of its mapped shard.
+        """One tensor, by the name that `names` gives it, as a zero-copy, read-only view of its
+        mapped shard.
 
         Raises InputError that names the tensor when it is absent, empty or of a type that is not
         BF16, F16 or F32.
         """
+        name = self._stored.get(name, name)
         shard = self._where.get(name)
         if shard is None:
             raise InputError(f"tensor {printable(name)} is missing from {self.directory}")
@@ -93,7 +109,7 @@ class SafetensorsCheckpoint:
         for shard, header in self.headers.items():
             update_with_file(digest, shard, self._map(shard), header.data_offset)
 
-    def _locate(self) -> dict[str, str]:
+    def _locate(self, *, has_index: bool) -> dict[str, str]:
         """Tensor name → shard, in upstream's order, checked against the index if there is one."""
         where: dict[str, str] = {}
         for shard in self.shards:
@@ -106,7 +122,7 @@ class SafetensorsCheckpoint:
                 where[name] = shard
         if not where:
             raise InputError(f"{self.directory}: the checkpoint has no tensors")
-        if has_file(self.directory / INDEX):
+        if has_index and has_file(self.directory / INDEX):
             _check_index(read_weight_map(self.directory), where)
         return where
 
@@ -119,21 +135,55 @@ class SafetensorsCheckpoint:
 
 
 def find_shards(directory: Path) -> list[str]:
-    """File names of the shards, sorted. Raises InputError that names what is there instead."""
-    if has_file(directory / INDEX):
-        shards = sorted(set(read_weight_map(directory).values()))
-    else:
-        shards = sorted(p.name for p in directory.glob("model*.safetensors"))
-        shards = _complete_numbering(shards)
+    """File names of the shards, sorted. Raises as `choose_shards` does."""
+    return choose_shards(directory)[0]
+
+
+def choose_shards(directory: Path) -> tuple[list[str], str | None]:
+    """File names of the shards, sorted, and a note where a stale index was passed over.
+
+    An index is stale if files that it names are absent while one other set is complete. Raises
+    InputError that names what is there instead.
+    """
+    present = {p.name for p in directory.glob("model*.safetensors") if has_file(p)}
+    if not has_file(directory / INDEX):
+        shards = _complete_numbering(sorted(present))
+        _require_all(directory, shards)
+        if not shards:
+            refuse_without_weights(directory)
+        return shards, None
+    shards = sorted(set(read_weight_map(directory).values()))
+    if not all(has_file(directory / shard) for shard in shards):
+        others = _other_sets(present, shards)
+        if len(others) == 1:
+            missing = sum(not has_file(directory / shard) for shard in shards)
+            return others[0], (
+                f"{INDEX} is not used: {missing} of the {len(shards)} files that it names are not "
+                f"here; the weights are read from {others[0][0]}"
+                + (f" and {len(others[0]) - 1} more" if others[0][1:] else "")
+            )
+    _require_all(directory, shards)
+    return shards, None
+
+
+def _other_sets(present: set[str], named: list[str]) -> list[list[str]]:
+    """Complete sets of files beside those that an index names: one file, or all of a numbering."""
+    found = [["model.safetensors"]] if "model.safetensors" in present - set(named) else []
+    totals = {(m[1], m[3]) for m in map(_NUMBERED.fullmatch, present - set(named)) if m}
+    for stem, total in sorted(totals):
+        wanted = _complete_numbering([f"{stem}-00001-of-{total}.safetensors"])
+        if set(wanted) <= present and not set(wanted) & set(named):
+            found.append(wanted)
+    return found
+
+
+def _require_all(directory: Path, shards: list[str]) -> None:
     for shard in shards:
         if not has_file(directory / shard):
             raise InputError(
                 f"{directory}: shard {printable(shard)} is missing ({len(shards)} are needed)",
                 next_step="download it, or the whole checkpoint again",
             )
-    if not shards:
-        _refuse_without_weights(directory)
-    return shards
 
 
 def read_weight_map(directory: Path) -> dict[str, str]:
@@ -157,16 +207,24 @@ def read_weight_map(directory: Path) -> dict[str, str]:
 
 
 def refuse_quantized(config: Mapping[str, Any]) -> None:
-    """Raises UnsupportedModelError for checkpoints whose weights are already quantized."""
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    """Raises UnsupportedModelError for a config.json that states quantized weights. It is for
+    tools that believe it; `SafetensorsCheckpoint` looks at the tensors.
+    """
+    method = stated_method(config)
+    if method:
         raise UnsupportedModelError(
-            f"the checkpoint is already quantized (quantization_config: "
-            f"{printable(str(method or 'method not named'), 40)}); quantizing it again would lose "
-            "quality twice",
-            next_step="use the model's unquantized checkpoint (BF16, F16 or F32)",
+            f"config.json states that the checkpoint is already quantized (quantization_config: "
+            f"{method}), and the tool for this format believes it",
+            next_step="if the weights are BF16, F16 or F32, remove quantization_config from "
+            "config.json; else use the model's unquantized checkpoint",
         )
+
+
+def _quantization_note(config: Mapping[str, Any]) -> str | None:
+    method = stated_method(config)
+    return method and (
+        f"quantization_config ({method}) in config.json is not used: the weights are not quantized"
+    )
 
 
 def _check_index(weight_map: Mapping[str, str], where: Mapping[str, str]) -> None:
@@ -198,11 +256,11 @@ def _complete_numbering(shards: list[str]) -> list[str]:
     return sorted(complete)
 
 
-def _refuse_without_weights(directory: Path) -> None:
+def refuse_without_weights(directory: Path) -> None:
+    """Raises InputError that names what a folder without weights holds instead."""
     names = sorted(p.name for p in directory.iterdir())
-    pickles = [name for name in names if name.endswith(_PICKLES)]
-    if "adapter_config.json" in names:
-        raise UnsupportedModelError(f"{directory}: {ADAPTER}", next_step=ADAPTER_ADVICE)
+    refuse_adapter(directory)
+    pickles = [name for name in names if name.endswith(_PICKLES) and name not in _NOT_WEIGHTS]
     if pickles:
         raise UnsafeInputError(
             f"{directory}: the weights are Python pickles ({pickles[0]}), which can run code when "
@@ -210,11 +268,59 @@ def _refuse_without_weights(directory: Path) -> None:
             next_step=pickle_advice(str(directory)),
         )
     others = [name for name in names if name.endswith((".safetensors", ".gguf"))]
-    hint = f"; it has {', '.join(others[:3])}" if others else ""
+    if not others:
+        raise InputError(
+            f"{directory}: the weights are missing (no model.safetensors); the download or the "
+            "copy is incomplete",
+            next_step=f"download them too: {download_line(directory)}",
+        )
+    alone = others[0] if len(others) == 1 and others[0].endswith(".safetensors") else None
     raise InputError(
-        f"{directory}: no model.safetensors and no {INDEX}{hint}",
-        next_step="give a Hugging Face model directory, or a .gguf file",
+        f"{directory}: no model.safetensors and no {INDEX}; it has {', '.join(others[:3])}",
+        next_step=f"rename it, if it holds the model: mv {directory / alone} "
+        f"{directory / 'model.safetensors'}"
+        if alone
+        else "give a Hugging Face model directory, or a .gguf file",
     )
+
+
+def refuse_adapter(directory: Path) -> None:
+    """Raises UnsupportedModelError, which names the base model, if a folder holds an adapter."""
+    if not any(has_file(directory / name) for name in ADAPTER_FILES):
+        return
+    base = adapter_base(directory)
+    raise UnsupportedModelError(
+        f"{directory}: {ADAPTER}" + (f"; its base model is {base}" if base else ""),
+        next_step=ADAPTER_ADVICE,
+    )
+
+
+def adapter_base(directory: Path) -> str | None:
+    """The base model that an adapter's own file names, where it names one."""
+    try:
+        base = read_json_object(directory / "adapter_config.json").get("base_model_name_or_path")
+    except (InputError, OSError):
+        return None
+    return printable(base, 80) if isinstance(base, str) and base else None
+
+
+def adapter_notes(directory: Path) -> list[str]:
+    """A note about an adapter's files beside the weights of a model."""
+    found = [name for name in ADAPTER_FILES if has_file(directory / name)]
+    if not found:
+        return []
+    return [
+        f"the adapter beside the weights ({found[0]}) is not applied; if it is not merged into "
+        "them, the artifact is the base model"
+    ]
+
+
+def download_line(directory: Path) -> str:
+    """The command that fetches a model again, by its name where a hub's cache holds the folder."""
+    parts = directory.absolute().parts
+    cached = next((part for part in reversed(parts) if part.startswith("models--")), None)
+    name = cached.removeprefix("models--").replace("--", "/") if cached else "OWNER/NAME"
+    return f"hf download {printable(name, 120)}" + ("" if cached else f" --local-dir {directory}")
 
 
 def pickle_advice(source: str, target: str | None = None) -> str:

@@ -7,15 +7,18 @@ and labelled as everybody else's; the documents they feed on are read by us.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gguf import GGUFType, GGUFValueType, GGUFWriter, Metadata, size_label
 
 from boardfit.converters.documents import has_file, read_front_matter, read_json_object
 from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.edge.errors import InputError
+from boardfit.edge.units import printable
 
 # generation_config.json → Metadata field; where a key of upstream's own exists too, it wins.
 _SAMPLING = {
@@ -33,6 +36,27 @@ _SAMPLING = {
     "mirostat_tau": "sampling_mirostat_tau",
     "mirostat_eta": "sampling_mirostat_eta",
 }
+
+
+class _Meant(NamedTuple):
+    """The models that the engine means by a part of a name."""
+
+    archs: frozenset[str]
+    tokens: frozenset[str]
+
+
+_READ_INTO_NAMES = (
+    (
+        re.compile(r"(phi)-?3", re.IGNORECASE),
+        r"\1 3",
+        _Meant(frozenset({"phi3"}), frozenset({"<unk>", "<s>", "</s>", "<|endoftext|>"})),
+    ),
+    (
+        re.compile(r"(modern)-(bert)", re.IGNORECASE),
+        r"\1 \2",
+        _Meant(frozenset({"modern-bert"}), frozenset({"[MASK]"})),
+    ),
+)
 
 
 def general_metadata(
@@ -84,6 +108,34 @@ def parameter_counts(tensors: Sequence[TargetTensor]) -> tuple[int, int, int, in
         else:
             shared += tensor.n_elements
     return total, shared, per_expert, experts // stacks if stacks else 0
+
+
+def keep_name_inert(
+    entries: Sequence[KeyValue], arch: str
+) -> tuple[tuple[KeyValue, ...], list[str]]:
+    """The entries with a `general.name` that the engine reads nothing into, and a note about it.
+
+    llama.cpp changes tokens by the name (src/llama-vocab.cpp). If the name contains "phi-3" or
+    "phi3", it looks up tokens of Phi-3's own vocabulary, and fails where they are absent.
+    """
+    values = {entry.key: entry.value for entry in entries}
+    name, tokens = values.get("general.name"), values.get("tokenizer.ggml.tokens")
+    if not isinstance(name, str) or not isinstance(tokens, list):
+        return tuple(entries), []
+    changed = name
+    for pattern, spoken, needed in _READ_INTO_NAMES:
+        is_meant = arch in needed.archs and needed.tokens.issubset(tokens)
+        if not is_meant:
+            changed = pattern.sub(spoken, changed)
+    if changed == name:
+        return tuple(entries), []
+    renamed = (
+        replace(entry, value=changed) if entry.key == "general.name" else entry for entry in entries
+    )
+    return tuple(renamed), [
+        f"the model is called {printable(changed, 80)!r} in the file: the engine changes the "
+        f"tokens of models called {printable(name, 80)!r}"
+    ]
 
 
 def model_license(entries: Sequence[KeyValue]) -> str | None:

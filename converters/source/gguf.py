@@ -17,19 +17,23 @@ import numpy as np
 from gguf import GGUFValueType
 
 from boardfit.converters.families.layout import keep_type
+from boardfit.converters.source.architecture import require_known_architecture
 from boardfit.converters.source.fingerprint import map_file, update_with_file
-from boardfit.converters.source.general import model_license
+from boardfit.converters.source.general import keep_name_inert, model_license
 from boardfit.converters.source.gguf_shape import shape_from_header
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from boardfit.edge.disk.input_folder import is_file_below
-from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.errors import InputError
 from boardfit.edge.files.ggml_types import row_bytes
 from boardfit.edge.files.gguf import GgufHeader, GgufTensor, read_header
+from boardfit.edge.files.gguf.purpose import OTHER_MODALITIES, require_language_model
 from boardfit.edge.units import printable
 
 # True of the old file only: the writer writes them anew, and an imatrix that shaped other bits is
 # not the one that shapes ours.
 _NOT_COPIED = ("general.file_type", "general.quantization_version", "split.", "quantize.imatrix.")
+# Keys of a vision or audio part inside the file of a language model, as Ollama writes them.
+_OF_OTHER_MODALITY = re.compile(r"[\w-]+\.(vision|audio|mm|projector)\.")
 _SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 _PLAIN: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")
@@ -46,17 +50,22 @@ def open_gguf(path: Path) -> ModelSpec:
     paths = _parts(path)
     headers = [read_header(p, arrays="full", below=_folder(p, path)) for p in paths]
     first = headers[0]
-    _refuse_other_kinds(first, path)
+    require_language_model(first, path)
+    require_known_architecture(first.arch, path)
     _check_parts(paths, headers)
     maps = [
         map_file(p, h.file_size, below=_folder(p, path))
         for p, h in zip(paths, headers, strict=True)
     ]
     tensors: dict[str, TargetTensor] = {}
+    left_out = 0
     digest = hashlib.sha256()
     for part, header, mapped in zip(paths, headers, maps, strict=True):
         update_with_file(digest, part.name, mapped, header.data_offset)
         for entry in header.tensors:
+            if entry.name.startswith(OTHER_MODALITIES):
+                left_out += 1
+                continue
             if entry.name in tensors:
                 raise InputError(f"{part}: tensor {printable(entry.name)} is in two parts")
             tensors[entry.name] = _tensor(entry, header, mapped, part.name)
@@ -65,7 +74,7 @@ def open_gguf(path: Path) -> ModelSpec:
             f"{path}: no tensors; it holds a vocabulary only",
             next_step="give the model's own GGUF file",
         )
-    metadata = _metadata(first)
+    metadata, renamed = keep_name_inert(_metadata(first), first.arch)
     return ModelSpec(
         name=first.text("general.name") or _stem(path),
         family=first.arch,
@@ -80,7 +89,7 @@ def open_gguf(path: Path) -> ModelSpec:
             license=model_license(metadata),
         ),
         chat_template=first.text("tokenizer.chat_template"),
-        notes=_notes(headers),
+        notes=(*_notes(headers, left_out), *renamed),
     )
 
 
@@ -127,16 +136,6 @@ def _check_parts(paths: list[Path], headers: list[GgufHeader]) -> None:
         raise InputError(f"{paths[0]}: {found} tensors in all parts, {expected} announced")
 
 
-def _refuse_other_kinds(header: GgufHeader, path: Path) -> None:
-    kind = header.text("general.type") or "model"
-    if kind != "model" or header.arch == "clip":
-        what = kind if kind != "model" else "vision encoder"
-        raise UnsupportedModelError(
-            f"{path}: a GGUF of kind {printable(what)}, not a language model",
-            next_step="give the language model's own GGUF file",
-        )
-
-
 def _tensor(entry: GgufTensor, header: GgufHeader, mapped: mmap.mmap, file: str) -> TargetTensor:
     shape = tuple(reversed(entry.dims))
     start = header.data_offset + entry.offset
@@ -162,7 +161,7 @@ def _tensor(entry: GgufTensor, header: GgufHeader, mapped: mmap.mmap, file: str)
 def _metadata(header: GgufHeader) -> tuple[KeyValue, ...]:
     entries = []
     for key, value in header.kv.items():
-        if key.startswith(_NOT_COPIED):
+        if key.startswith(_NOT_COPIED) or _OF_OTHER_MODALITY.match(key):
             continue
         kind = header.kv_types[key]
         item = None if kind.item_type is None else GGUFValueType(kind.item_type)
@@ -170,19 +169,24 @@ def _metadata(header: GgufHeader) -> tuple[KeyValue, ...]:
     return tuple(entries)
 
 
-def _notes(headers: list[GgufHeader]) -> tuple[str, ...]:
+def _notes(headers: list[GgufHeader], left_out: int) -> list[str]:
     stored = Counter[str]()
     for header in headers:
         for entry in header.tensors:
-            stored[entry.type_name] += entry.n_elements
+            if not entry.name.startswith(OTHER_MODALITIES):
+                stored[entry.type_name] += entry.n_elements
     notes = [note for header in headers for note in header.notes]
+    if left_out:
+        notes.append(
+            f"text only: {left_out} tensors of other modalities (vision, audio) are left out"
+        )
     main = stored.most_common(1)[0][0]
     if main not in _PLAIN:
         notes.append(
-            f"the source is already quantized (mostly {main}): quality is lost twice; a BF16, F16 "
-            "or F32 GGUF, or the checkpoint itself, is better"
+            f"the source is already quantized (mostly {main}): a tensor that gets another type "
+            "loses quality twice; a BF16, F16 or F32 GGUF, or the checkpoint itself, is better"
         )
-    return tuple(notes)
+    return notes
 
 
 def _stem(path: Path) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from boardfit.converters.documents import (
     MAX_CARD_BYTES,
@@ -16,11 +17,21 @@ from boardfit.converters.documents import (
     read_json_object,
 )
 from boardfit.converters.families.registry import family_for, model_type
-from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
-from boardfit.converters.source.general import general_metadata, model_license
+from boardfit.converters.source.checkpoint import SafetensorsCheckpoint, adapter_notes
+from boardfit.converters.source.folder import refuse_without_config
+from boardfit.converters.source.general import general_metadata, keep_name_inert, model_license
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
-from boardfit.edge.errors import InputError
+from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.units import printable
 
+if TYPE_CHECKING:
+    from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer
+
+# Classes of transformers and of trainers whose models classify, rank or fill in.
+_OTHER_HEADS = re.compile(
+    r"For(Sequence|Token|Image|Audio)Classification|ForQuestionAnswering|ForMaskedLM"
+    r"|ForMultipleChoice|ForReward|RewardModel|ForTextEncoding"
+)
 # Small files that shape the artifact, beside config.json; their content counts for the identity.
 _DOCUMENTS = (
     "config.json",
@@ -55,43 +66,61 @@ def open_directory(
     check_folder(directory)
     config = read_json_object(_config_path(directory))
     family = family_for(config)
+    refuse_other_heads(config)
     checkpoint = SafetensorsCheckpoint(directory, config)
     tensors = family.tensors(checkpoint)
     shape = family.shape(checkpoint)
     general, notes = general_metadata(directory, family.arch, tensors, model_id=model_id)
-    tokenizer = _tokenizer_entries(directory, config, family.arch, tensors)
+    tokenizer = _load_tokenizer(directory, config, family.arch, tensors)
+    entries = tokenizer.metadata()
+    metadata, renamed = keep_name_inert(
+        (*general, *family.metadata(checkpoint), *entries), family.arch
+    )
     return ModelSpec(
-        name=_value(general, "general.name"),
+        name=_value(metadata, "general.name"),
         family=model_type(config),
         shape=shape,
-        metadata=(*general, *family.metadata(checkpoint), *tokenizer),
+        metadata=metadata,
         tensors=tuple(tensors),
         source=_identity(
             checkpoint, kind, location or str(directory), model_license(general), revision
         ),
-        chat_template=_value(tokenizer, "tokenizer.chat_template"),
+        chat_template=_value(entries, "tokenizer.chat_template"),
         tokenizer_dir=directory,
-        notes=(*notes, *companion_notes(directory), *family.notes(checkpoint)),
+        notes=(
+            *notes,
+            *checkpoint.notes,
+            *adapter_notes(directory),
+            *companion_notes(directory),
+            *family.notes(checkpoint),
+            *tokenizer.notes,
+            *renamed,
+        ),
     )
 
 
 def _config_path(directory: Path) -> Path:
     path = directory / "config.json"
     if not has_file(path):
-        gguf = min(directory.glob("*.gguf"), default=None)
-        raise InputError(
-            f"{directory}: no config.json, so this is not a Hugging Face model directory",
-            next_step=f"give edge the GGUF file itself: {gguf}"
-            if gguf
-            else "give the directory that holds config.json and model.safetensors, or a .gguf file",
-        )
+        refuse_without_config(directory)
     return path
 
 
-def _tokenizer_entries(
+def refuse_other_heads(config: Mapping[str, Any]) -> None:
+    """Raises UnsupportedModelError for a model whose head does something else than next tokens."""
+    names = config.get("architectures")
+    for name in names if isinstance(names, list) else []:
+        if isinstance(name, str) and _OTHER_HEADS.search(name):
+            raise UnsupportedModelError(
+                f"config.json: the architecture {printable(name, 60)} generates no text",
+                next_step="give a model that generates (…ForCausalLM)",
+            )
+
+
+def _load_tokenizer(
     directory: Path, config: Mapping[str, Any], arch: str, tensors: list[TargetTensor]
-) -> list[KeyValue]:
-    """`tokenizer.*` entries, chat template included, checked against the embedding's rows."""
+) -> LoadedTokenizer:
+    """The tokenizer, chat template included, checked against the embedding's rows."""
     from boardfit.converters.tokenizers.loading import load_tokenizer
 
     tokenizer = load_tokenizer(directory, config, arch)
@@ -102,10 +131,10 @@ def _tokenizer_entries(
             f"{embedding.n_rows} rows",
             next_step="use the tokenizer files that belong to this checkpoint",
         )
-    return list(tokenizer.metadata())
+    return tokenizer
 
 
-def _value(entries: list[KeyValue], key: str) -> Any:
+def _value(entries: Sequence[KeyValue], key: str) -> Any:
     return next((entry.value for entry in entries if entry.key == key), None)
 
 

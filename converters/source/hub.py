@@ -19,9 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.source.checkpoint import ADAPTER, ADAPTER_ADVICE, pickle_advice
+from boardfit.converters.source.checkpoint import (
+    ADAPTER,
+    ADAPTER_ADVICE,
+    choose_shards,
+    pickle_advice,
+)
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.disk.input_folder import is_file_below
 from boardfit.edge.disk.rooted import open_to_append
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import (
@@ -38,6 +44,7 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 _TIMEOUT_S = 20
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,200}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _DOCUMENTS = (".json", ".model", ".jinja", ".txt")
 _NOT_OURS = ("consolidated", "adapter_", "pytorch_model", "tf_model", "flax_model", "optimizer")
 
@@ -82,7 +89,10 @@ def fetch(
         if _COMMIT.fullmatch(known) and (directory / ".complete").is_file():
             return directory, known
         if (found := _in_hub_cache(repo_id, revision, ("config.json",))) is not None:
+            _require_whole(repo_id, found, error)
             return found, found.name
+        if directory.is_dir():
+            raise _incomplete(repo_id, "it was broken off", error) from None
         raise InputError(
             f"{repo_id}: no such directory here, and the hub cannot be reached ({error})",
             next_step=f"on a machine with network: hf download {repo_id} --local-dir DIR, then "
@@ -97,6 +107,26 @@ def fetch(
     note.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(note, commit.encode())
     return directory, commit
+
+
+def _require_whole(repo_id: str, directory: Path, unreachable: _Unreachable) -> None:
+    """Raises InputError for a snapshot of a cache that lacks weights or the tokenizer."""
+    try:
+        choose_shards(directory)
+    except InputError as error:
+        if type(error) is not InputError:  # an adapter, pickles: no download makes it whole
+            raise
+        raise _incomplete(repo_id, printable(str(error), 300), unreachable) from None
+    if not any(is_file_below(directory, name) for name in _TOKENIZERS):
+        raise _incomplete(repo_id, "the tokenizer is missing", unreachable)
+
+
+def _incomplete(repo_id: str, cause: str, unreachable: _Unreachable) -> InputError:
+    return InputError(
+        f"{repo_id}: the download in the cache is incomplete ({cause}), and the hub cannot be "
+        f"reached ({unreachable})",
+        next_step="go online once and run the same command again, or: hf download " + repo_id,
+    )
 
 
 def choose_files(repo_id: str, siblings: Sequence[RemoteFile]) -> list[RemoteFile]:

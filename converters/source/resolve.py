@@ -6,9 +6,20 @@ import re
 from pathlib import Path
 
 from boardfit.converters.sample import MODEL_DIR
-from boardfit.converters.source.checkpoint import pickle_advice
+from boardfit.converters.source.checkpoint import (
+    ADAPTER_FILES,
+    pickle_advice,
+    refuse_adapter,
+)
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.files.kind import (
+    HEAD_BYTES,
+    UNPICKLE_ADVICE,
+    foreign,
+    open_regular,
+    piece_kind,
+)
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import did_you_mean, printable
 
@@ -44,22 +55,34 @@ def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpe
 
 
 def _open_file(path: Path) -> ModelSpec:
+    """Open a file by its first bytes. The name counts only where they decide nothing."""
     name = path.name.lower()
-    if name.endswith(".gguf"):
+    if piece := piece_kind(path.name):
+        raise InputError(f"{path}: {piece.name}", next_step=piece.next_step)
+    file, _ = open_regular(path)
+    with file:
+        head = file.read(HEAD_BYTES)
+    if name.endswith(".gguf") or head.startswith(b"GGUF"):
         from boardfit.converters.source.gguf import open_gguf
 
         return open_gguf(path)
-    if name.endswith(_PICKLES):
+    found = foreign(head)
+    is_pickle = found is not None and found.next_step == UNPICKLE_ADVICE
+    if is_pickle or (found is None and name.endswith(_PICKLES)):
         raise UnsafeInputError(
             f"{path}: a Python pickle, which can run code when it is opened; boardfit never opens "
             "one",
             next_step=pickle_advice(str(path.parent)),
         )
-    if name.endswith((".safetensors", ".json")):
+    if name in ADAPTER_FILES:
+        refuse_adapter(path.parent)
+    if name.endswith((".safetensors", ".json")) and (found is None or b"{" in head):
         raise InputError(
             f"{path}: one file of a checkpoint; config.json and the tokenizer are needed too",
             next_step=f"give the directory: {path.parent}",
         )
+    if found is not None:
+        raise InputError(f"{path}: expected a model, got {found.name}", next_step=found.next_step)
     raise InputError(
         f"{path}: neither a Hugging Face directory nor a .gguf file",
         next_step="give a directory with config.json and safetensors, a .gguf file, or owner/name",

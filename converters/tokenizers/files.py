@@ -184,27 +184,43 @@ class TokenizerFiles:
     def is_spare(self, token: AddedToken, n_vocab: int) -> bool:
         """Whether an added token past the embedding's `n_vocab` rows can be left out.
 
-        It is a special token that no role and no template uses, as `<image_soft_token>` in Gemma
-        3's text models.
+        It is a special token that no template uses, as `<image_soft_token>` in Gemma 3's text
+        models. Of the roles it may have that of padding, which no inference feeds to a model.
         """
-        if token.id < n_vocab or not token.special:
+        roles = {role for role, text in self.special_texts().items() if text == token.content}
+        if token.id < n_vocab or not roles <= {"pad"} or not (token.special or roles):
             return False
-        used = json.dumps(self.chat_template(), ensure_ascii=False)
-        return token.content not in used and token.content not in self.special_texts().values()
+        return token.content not in json.dumps(self.chat_template(), ensure_ascii=False)
+
+    def notes(self) -> list[str]:
+        """Sentences for the user about what of these files is not in the artifact."""
+        found = []
+        rows = self.declared_vocab_size
+        added = (*self.json_added_tokens, *self.config_added_tokens)
+        spare = {t.content: t for t in added if rows is not None and self.is_spare(t, rows)}
+        if spare:
+            names = ", ".join(printable(text, 40) for text in list(spare)[:5])
+            found.append(f"tokens past the embedding's rows are left out: {names}")
+        stated = self.tokenizer_config.get("chat_template")
+        if stated is not None and stated != self.chat_template():
+            found.append(
+                "two chat templates differ: chat_template.jinja is used, the one in "
+                "tokenizer_config.json is not (transformers chooses the same)"
+            )
+        return found
 
     def _read_extra(self, path: Path) -> str:
         return read_text(path, _MAX_TEMPLATE_BYTES, below=self.directory)
 
     def chat_template(self) -> str | list[dict[str, str]] | None:
-        """The chat template(s), from tokenizer_config.json, else chat_template.jinja (with
-        additional_chat_templates/*.jinja), else chat_template.json; as upstream's SpecialVocab.
+        """The chat template(s), from chat_template.jinja (with additional_chat_templates/*.jinja),
+        else tokenizer_config.json, else chat_template.json; as transformers chooses. Upstream's
+        SpecialVocab takes tokenizer_config.json first, which an updated template does not change.
         """
         template: Any = None
         jinja = self.directory / "chat_template.jinja"
         legacy = self.directory / "chat_template.json"
-        if "chat_template" in self.tokenizer_config:
-            template = self.tokenizer_config["chat_template"]
-        elif has_file(jinja):
+        if has_file(jinja):
             template = read_text(jinja)
             extra = sorted((self.directory / "additional_chat_templates").glob("*.jinja"))
             if len(extra) > _MAX_TEMPLATES:
@@ -214,6 +230,8 @@ class TokenizerFiles:
             if extra:
                 template = [{"name": "default", "template": template}]
                 template += [{"name": p.stem, "template": self._read_extra(p)} for p in extra]
+        elif "chat_template" in self.tokenizer_config:
+            template = self.tokenizer_config["chat_template"]
         elif has_file(legacy):
             template = read_json(legacy).get("chat_template")
         if template is None or isinstance(template, str):

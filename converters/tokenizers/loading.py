@@ -94,14 +94,14 @@ def load_tokenizer(
     else:
         vocabulary = _load_byte_level(files, pre, rules.pre)
     ids = {text: token_id for token_id, text in enumerate(vocabulary.tokens)}
-    n_vocab = len(ids) if vocabulary.kind == "spm" else None
-    special = read_special_tokens(files, ids, n_vocab=n_vocab)
+    special = read_special_tokens(files, ids, n_vocab=len(ids))
     _check_ends(files, special, vocabulary)
     _check_starts(files, special, vocabulary)
     return LoadedTokenizer(
         vocabulary,
         special=special.metadata() + _trailing(files, rules, vocabulary),
         leading=_leading(files, rules),
+        notes=files.notes(),
     )
 
 

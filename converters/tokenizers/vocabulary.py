@@ -72,11 +72,14 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class LoadedTokenizer:
-    """A vocabulary with its special tokens: what a checkpoint's tokenizer becomes."""
+    """A vocabulary with its special tokens: what a checkpoint's tokenizer becomes. `notes` are
+    sentences about what of the checkpoint's is not in it.
+    """
 
     vocabulary: Vocabulary
     special: Sequence[KeyValue]
     leading: Sequence[KeyValue] = field(default=())
+    notes: Sequence[str] = ()
 
     @property
     def kind(self) -> Kind:

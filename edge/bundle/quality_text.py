@@ -52,3 +52,9 @@ def text_line(row: Mapping[str, Any]) -> str | None:
 def _number(row: Mapping[str, Any], key: str) -> float | None:
     value = row.get(key)
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def note_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """What the build noted about the model: left out, not applied, quantized before."""
+    notes = manifest["model"].get("notes")
+    return [printable(str(note), 300) for note in notes] if isinstance(notes, list) else []

@@ -12,7 +12,7 @@ from boardfit.edge.disk.opened_file import OpenedFile, Source
 from boardfit.edge.engines import ENGINES, EngineSettings, open_engine
 from boardfit.edge.engines.model_file import bundle_around, file_in, model_file
 from boardfit.edge.errors import InputError
-from boardfit.edge.files.kind import open_regular
+from boardfit.edge.files.kind import open_regular, piece_kind
 from boardfit.edge.types import Engine, Plan
 
 
@@ -86,6 +86,8 @@ def engine_of(path: Source) -> str:
     for name, row in ENGINES.items():
         if row.magic is not None and head.startswith(row.magic[1], row.magic[0]):
             return name
+    if piece := piece_kind(path.name):
+        raise InputError(f"{path}: {piece.name}", next_step=piece.next_step)
     suffix = path.suffix.lower()
     return next((name for name, row in ENGINES.items() if suffix in row.formats), "llama_cpp")
 

@@ -62,6 +62,10 @@ GGML_TYPES: dict[str, GgmlType] = {
     "Q2_0": GgmlType(42, 64, 18),
 }
 
+# Ids of ggml's forks. A file that uses one is whole, and made for that program.
+BITNET_I2_S = 36
+IK_LLAMA_TYPES = range(97, 400)
+
 # Ids that ggml gave out and took back; a file that uses one must be made again.
 REMOVED_TYPES: dict[int, str] = {
     4: "Q4_2",
@@ -69,7 +73,6 @@ REMOVED_TYPES: dict[int, str] = {
     31: "Q4_0_4_4",
     32: "Q4_0_4_8",
     33: "Q4_0_8_8",
-    36: "IQ4_NL_4_4",
     37: "IQ4_NL_4_8",
     38: "IQ4_NL_8_8",
 }

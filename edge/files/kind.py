@@ -6,6 +6,7 @@ archive that was not unpacked. `foreign` names them and what to do next.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -24,6 +25,12 @@ UNPICKLE_ADVICE = (
 )
 _DOWNLOAD_AGAIN = "Download it again, and check the address (log-in, licence to accept)."
 _UNPACK = "Unpack it first."
+
+
+# Names of pieces of one cut file: model.gguf.part1of2, model.gguf-split-a, model.gguf.001.
+_PIECE = re.compile(
+    r"(?P<whole>.+\.\w+)(?P<end>\.part\d+of\d+|[.-](part|split)-?[a-z0-9]{1,3}|\.\d{2,3})"
+)
 
 
 class FileKind(NamedTuple):
@@ -58,8 +65,8 @@ _MAGICS: tuple[tuple[bytes, FileKind], ...] = (
         (
             magic,
             FileKind(
-                "a ggml file from before GGUF (2023)",
-                "Convert the original checkpoint again.",
+                "a ggml file of the kind before GGUF (2023), which whisper.cpp still uses",
+                "For a language model: convert the original checkpoint again.",
             ),
         )
         for magic in (b"lmgg", b"tjgg", b"fmgg", b"algg")
@@ -88,6 +95,19 @@ def foreign(head: bytes) -> FileKind | None:
             "all zero bytes at its beginning: an interrupted download or copy", _DOWNLOAD_AGAIN
         )
     return None
+
+
+def piece_kind(name: str) -> FileKind | None:
+    """The kind of a file whose name marks it as a piece of a larger one, or None."""
+    match = _PIECE.fullmatch(name)
+    if match is None:
+        return None
+    whole, end = match["whole"], match["end"]
+    pattern = ".part*" if end.startswith(".part") else re.sub(r"[a-z0-9]+$", "*", end)
+    return FileKind(
+        "a piece of a file that was cut for the upload",
+        f"Join all pieces, in the order of their names: cat {whole}{pattern} > {whole}",
+    )
 
 
 def open_regular(path: Source, *, below: Path | None = None) -> tuple[BinaryIO, int]:
@@ -124,9 +144,18 @@ def read_regular(path: Source, limit: int, *, below: Path | None = None) -> byte
 
 
 def read_regular_text(path: Source, limit: int, *, below: Path | None = None) -> str:
-    """The UTF-8 text of a file, with `\\n` as line ends. Raises like `read_regular`."""
+    """The UTF-8 text of a file, with `\\n` as line ends and no byte order mark. Raises like
+    `read_regular`.
+    """
+    data = read_regular(path, limit, below=below)
     try:
-        text = read_regular(path, limit, below=below).decode("utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+        is_utf16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))
+        got = "UTF-16 text" if is_utf16 else f"not UTF-8 text (byte {error.start})"
+        raise InputError(
+            f"{path}: {got}; expected UTF-8",
+            next_step="save it again as UTF-8 (in PowerShell: Out-File -Encoding utf8), or get "
+            "the original file",
+        ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -25,6 +25,7 @@ from boardfit.edge.engines.llama.vocab import Vocab
 from boardfit.edge.engines.settings import DEFAULT_N_CTX, EngineSettings
 from boardfit.edge.errors import UnsupportedModelError, UsageError
 from boardfit.edge.files.gguf import GgufHeader, read_header
+from boardfit.edge.files.gguf.purpose import require_language_model, require_text_only
 from boardfit.edge.types import EngineInfo
 
 
@@ -76,6 +77,8 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
         errors.
         """
         header = read_header(path)
+        require_language_model(header, path)
+        require_text_only(header, path)
         if header.split_count > 1:
             raise UnsupportedModelError(
                 f"{path}: one part of a model in {header.split_count} files",

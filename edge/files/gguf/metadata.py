@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from boardfit.edge.files.gguf.header import TYPE_NAMES, GgufArray, GgufValue, KvType
-from boardfit.edge.files.gguf.reader import Reader
+from boardfit.edge.files.gguf.reader import REWRITE, Reader
 from boardfit.edge.units import printable
 
 MAX_KEY_BYTES = 65_535  # ggml/docs/gguf.md
@@ -42,7 +42,7 @@ def read_metadata(
         if not key or "\0" in key:
             reader.refuse(f"key {index} is empty or contains a zero byte", at)
         if key in kv:
-            reader.refuse(f"key {printable(key)!r} occurs twice", at)
+            reader.refuse(f"key {printable(key)!r} occurs twice", at, REWRITE)
         what = f"the value of {printable(key, 80)!r}"
         value_type = reader.u32(f"the type of {what}")
         item_type = None
@@ -171,7 +171,7 @@ def _refuse_text(reader: Reader, pos: int, pieces: list[bytes], what: str) -> No
         try:
             piece.decode("utf-8")
         except UnicodeDecodeError as error:
-            reader.refuse(f"{what}: not UTF-8 ({error.reason})", pos + 8 + error.start)
+            reader.refuse(f"{what}: not UTF-8 ({error.reason})", pos + 8 + error.start, REWRITE)
         pos += 8 + len(piece)
 
 

@@ -19,6 +19,10 @@ MAX_KEYS = 65_536
 _MIN_KEY_BYTES = 8 + 1 + 4 + 1  # key length, key, value type, smallest value
 _MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8  # name length, n_dims, one dim, type, offset
 
+_HOSTILE = "Download or convert the file again; do not load it elsewhere either."
+# For what a careless tool writes: no loader is misled by it.
+REWRITE = "Write the metadata again with gguf's own tools (gguf-new-metadata), or convert again."
+
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
@@ -37,11 +41,11 @@ class Reader:
     def n_bytes_left(self) -> int:
         return self.end - self.pos
 
-    def refuse(self, reason: str, at: int | None = None) -> NoReturn:
+    def refuse(self, reason: str, at: int | None = None, next_step: str = _HOSTILE) -> NoReturn:
+        """Raise UnsafeInputError. The default next step is for a header that misleads a loader."""
         offset = self.pos if at is None else at
         raise UnsafeInputError(
-            f"{self.name}: refused GGUF header at byte {offset}: {reason}",
-            next_step="Download or convert the file again; do not load it elsewhere either.",
+            f"{self.name}: refused GGUF header at byte {offset}: {reason}", next_step=next_step
         )
 
     def skip(self, n_bytes: int, what: str) -> int:
@@ -73,7 +77,8 @@ class Reader:
         try:
             return self.data[begin : self.pos].decode("utf-8")
         except UnicodeDecodeError as error:
-            self.refuse(f"{what} is not UTF-8 ({error.reason})", begin + error.start)
+            reason = f"{what} is not UTF-8 ({error.reason})"
+            self.refuse(reason, begin + error.start, REWRITE)
 
 
 def read_preamble(reader: Reader) -> int:

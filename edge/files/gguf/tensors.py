@@ -5,15 +5,24 @@ from __future__ import annotations
 import struct
 
 from boardfit.edge.errors import InputError, UnsupportedModelError
-from boardfit.edge.files.ggml_types import GGML_TYPE_NAMES, GGML_TYPES, REMOVED_TYPES
+from boardfit.edge.files.ggml_types import (
+    BITNET_I2_S,
+    GGML_TYPE_NAMES,
+    GGML_TYPES,
+    IK_LLAMA_TYPES,
+    REMOVED_TYPES,
+)
 from boardfit.edge.files.gguf.header import GgufTensor
 from boardfit.edge.files.gguf.metadata import MAX_ALIGNMENT
 from boardfit.edge.files.gguf.reader import Reader
+from boardfit.edge.files.kind import piece_kind
 from boardfit.edge.units import printable
 
 # Upstream's limits (`ggml/include/ggml.h`).
 MAX_NAME_BYTES = 63  # GGML_MAX_NAME is 64 with the terminating zero
 MAX_DIMS = 4
+# ggml has 43 types and its forks end below 400; a larger number is damage.
+MOST_TYPES = 512
 INT64_MAX = 2**63 - 1
 
 
@@ -68,6 +77,22 @@ def _type_name(reader: Reader, type_id: int, what: str) -> str:
             f"{reader.name}: {what} has type {REMOVED_TYPES[type_id]}, which ggml removed",
             next_step="Quantize the model again, as Q4_0 or IQ4_NL: engines repack those on load.",
         )
+    if type_id == BITNET_I2_S:
+        raise UnsupportedModelError(
+            f"{reader.name}: {what} has type 36, which is I2_S of bitnet.cpp (a fork of llama.cpp)",
+            next_step="run it with bitnet.cpp, or give the model's BF16 checkpoint or GGUF",
+        )
+    if type_id in IK_LLAMA_TYPES:
+        raise UnsupportedModelError(
+            f"{reader.name}: {what} has type {type_id}, which ggml does not have; "
+            "ik_llama.cpp (a fork of llama.cpp) has types of such numbers",
+            next_step="run it with ik_llama.cpp, or give a GGUF that was made with llama.cpp",
+        )
+    if type_id < MOST_TYPES:
+        raise UnsupportedModelError(
+            f"{reader.name}: {what} has ggml type {type_id}, which boardfit does not know",
+            next_step="a newer boardfit may know it; else give a GGUF that was made with llama.cpp",
+        )
     reader.refuse(f"{what} has unknown ggml type {type_id}", reader.pos - 4)
 
 
@@ -106,6 +131,8 @@ def check_extents(
         raise InputError(
             f"{reader.name}: truncated: the tensors need {data_offset + end} bytes, "
             f"the file has {reader.file_size} ({missing} missing)",
-            next_step="Download or copy the file again; `ls -l` and the source's size must agree.",
+            next_step=piece.next_step
+            if (piece := piece_kind(reader.name))
+            else "Download or copy the file again; `ls -l` and the source's size must agree.",
         )
     return data_offset + end

@@ -28,6 +28,15 @@ def tallied(reference: np.ndarray, other: np.ndarray, tokens: list[int], n_vocab
     return tally.result()
 
 
+def test_an_absurd_loss_names_the_model() -> None:
+    """Finite logits of a damaged file, whose perplexity no number holds."""
+    sane, absurd = np.zeros((1, 2), np.float32), np.float32([[0, 3000]])
+    with pytest.raises(IntegrityError, match="the source is no working model"):
+        tallied(absurd, absurd, [0], 2)
+    with pytest.raises(IntegrityError, match="the artifact is no working model"):
+        tallied(sane, absurd, [0], 2)
+
+
 def test_two_tokens_by_hand() -> None:
     """P = (3/4, 1/4), Q = (1/2, 1/2), the second token follows."""
     p, q = np.log(np.float32([[0.75, 0.25]])), np.zeros((1, 2), np.float32)

@@ -132,7 +132,7 @@ def test_shape_counts_parameters(tmp_path: Path) -> None:
             },
             [8, None, None, 8],
         ),
-        ("unheard-of", {"attention.sliding_window": 8}, [None] * 4),
+        ("starcoder2", {"attention.sliding_window": 8}, [None] * 4),
     ],
 )
 def test_windows(

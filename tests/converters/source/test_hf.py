@@ -233,10 +233,15 @@ def test_impossible_sizes(checkpoint: Path, value: object) -> None:
 
 
 def test_quantized_checkpoint(checkpoint: Path) -> None:
+    """The tensors decide, and the configuration names the method."""
     quantization = {"quant_method": "gptq", "bits": 4}
     edit_json(
         checkpoint / "config.json",
         lambda config: config.update(quantization_config=quantization),
+    )
+    assert any("quantization_config (gptq)" in note for note in open_model(checkpoint).notes)
+    replace_tensor(
+        checkpoint, "model.layers.1.mlp.down_proj.qweight", "I32", np.zeros((8, 8), np.int32)
     )
     refused(checkpoint, UnsupportedModelError, "already quantized", "gptq")
 

@@ -231,8 +231,9 @@ def test_places_of_the_chat_template(byte_level: Checkpoint, place: str) -> None
     template = config.pop("chat_template")
     if place == "config":
         config["chat_template"] = template
-        (byte_level.directory / "chat_template.jinja").write_text("ignored")
+        byte_level.write("chat_template.json", {"chat_template": "ignored"})
     elif place == "jinja":
+        config["chat_template"] = "an older one"
         (byte_level.directory / "chat_template.jinja").write_text(template)
         byte_level.write("chat_template.json", {"chat_template": "ignored"})
     else:
@@ -240,6 +241,7 @@ def test_places_of_the_chat_template(byte_level: Checkpoint, place: str) -> None
     byte_level.write("tokenizer_config.json", config)
     tokenizer = load_tokenizer(byte_level.directory, byte_level.config)
     assert {e.key: e.value for e in tokenizer.metadata()}["tokenizer.chat_template"] == template
+    assert any("two chat templates" in note for note in tokenizer.notes) == (place == "jinja")
 
 
 def test_several_templates() -> None:

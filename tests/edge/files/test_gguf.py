@@ -281,7 +281,7 @@ LIES: dict[str, tuple[bytes, str]] = {
     "overflowing bytes": (
         gguf([ARCH], [tensor("w", (2**61, 2), F32_TYPE, 0)], bytes(64)), "more than any file"
     ),
-    "unknown tensor type": (gguf([ARCH], [tensor("w", (4,), 43, 0)], bytes(64)), "type 43"),
+    "unknown tensor type": (gguf([ARCH], [tensor("w", (4,), 5000, 0)], bytes(64)), "type 5000"),
     "row not whole blocks": (
         gguf([ARCH], [tensor("w", (128, 2), Q4_K_TYPE, 0)], bytes(144)), "multiple of 256"
     ),
@@ -332,6 +332,25 @@ def test_removed_types_say_what_to_do(type_id: int) -> None:
     with pytest.raises(UnsupportedModelError, match="removed") as caught:
         parse(data)
     assert caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("type_id", "words"),
+    [(36, "bitnet.cpp"), (144, "ik_llama.cpp"), (206, "ik_llama.cpp"), (43, "does not know")],
+)
+def test_types_of_forks_are_no_damage(type_id: int, words: str) -> None:
+    data = gguf([ARCH], [tensor("w", (256,), type_id, 0)], bytes(512))
+    with pytest.raises(UnsupportedModelError, match=words) as caught:
+        parse(data)
+    assert "elsewhere" not in str(caught.value.next_step)
+
+
+def test_what_a_careless_tool_writes_is_no_attack() -> None:
+    latin1 = kv("general.author", STR, "x").replace(b"x", b"\xe9")
+    for data in (gguf([ARCH, ARCH]), gguf([ARCH, latin1])):
+        with pytest.raises(UnsafeInputError) as caught:
+            parse(data)
+        assert "elsewhere" not in str(caught.value.next_step)
 
 
 def test_truncated_says_expected_and_actual(tmp_path: Path) -> None:

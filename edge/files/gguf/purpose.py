@@ -1,0 +1,100 @@
+"""What a GGUF file is for, where it is no language model that generates text.
+
+Vision parts, adapters, importance matrices, embedding models and image models are GGUF files too.
+Their header names them: an engine would fail with its own log, or only after the load.
+"""
+
+from __future__ import annotations
+
+from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.files.gguf.header import GgufHeader
+from boardfit.edge.files.kind import FileKind
+from boardfit.edge.units import printable
+
+_OWN_FILE = "give the language model's own GGUF file"
+# `general.type`, as gguf's GGUFType and llama.cpp's tools write it.
+_TYPES = {
+    "mmproj": FileKind("the vision or audio part of a model (kind mmproj)", _OWN_FILE),
+    "adapter": FileKind(
+        "an adapter (LoRA; kind adapter)",
+        "merge it into its base model first: llama-export-lora -m BASE.gguf --lora ADAPTER.gguf "
+        "-o MERGED.gguf",
+    ),
+    "imatrix": FileKind(
+        "an importance matrix (kind imatrix)", "give the model; --imatrix takes this file"
+    ),
+    "vocab": FileKind("a vocabulary only (kind vocab)", _OWN_FILE),
+}
+_IMAGE_MODELS = frozenset((
+    "flux", "sd1", "sd3", "sdxl", "aura", "wan", "hyvid", "hidream", "cosmos", "lumina2", "ltxv",
+    "qwen_image", "pig", "chroma", "z_image",
+))  # fmt: skip
+_ENCODERS = frozenset((
+    "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert",
+    "neo-bert", "eurobert", "gemma-embedding", "t5encoder",
+))  # fmt: skip
+_EMBEDDING = FileKind(
+    "an embedding model, which generates no text", "give a model that generates text"
+)
+_POOLING_NONE, _POOLING_RANK = 0, 4
+# Tensors of a vision or audio part, as llama.cpp's mmproj files and Ollama's whole files name them.
+OTHER_MODALITIES = ("v.", "mm.", "a.")
+
+
+def find_purpose(header: GgufHeader) -> FileKind | None:
+    """What the file is for; None for a language model."""
+    kind = header.text("general.type") or "model"
+    if kind in _TYPES:
+        return _TYPES[kind]
+    if kind != "model":
+        return FileKind(f"a GGUF file of kind {printable(kind, 40)}", _OWN_FILE)
+    arch = header.text("general.architecture")
+    if arch is None and _is_imatrix(header):
+        return _TYPES["imatrix"]
+    if arch == "clip":
+        return _TYPES["mmproj"]
+    if arch in _IMAGE_MODELS:
+        return FileKind(
+            f"an image or video model ({arch})", "run it in ComfyUI or stable-diffusion.cpp"
+        )
+    if header.tensors and all(t.name.endswith((".lora_a", ".lora_b")) for t in header.tensors):
+        return _TYPES["adapter"]
+    pooling = header.get(f"{arch}.pooling_type", _POOLING_NONE)
+    if pooling == _POOLING_RANK:
+        return FileKind("a reranker, which generates no text", _EMBEDDING.next_step)
+    if arch in _ENCODERS or pooling != _POOLING_NONE:
+        return _EMBEDDING
+    return _EMBEDDING if header.get(f"{arch}.attention.causal") is False else None
+
+
+def require_language_model(header: GgufHeader, path: object) -> None:
+    """Raises UnsupportedModelError, which names what the file is, for anything else."""
+    purpose = find_purpose(header)
+    if purpose is not None:
+        raise UnsupportedModelError(
+            f"{printable(str(path))}: {purpose.name}, not a language model",
+            next_step=purpose.next_step,
+        )
+    if not header.text("general.architecture"):
+        raise InputError(
+            f"{printable(str(path))}: the GGUF file names no architecture (key "
+            "general.architecture), so it is not a language model",
+            next_step=_OWN_FILE,
+        )
+
+
+def require_text_only(header: GgufHeader, path: object) -> None:
+    """Raises UnsupportedModelError for a language model with a vision or audio part inside, which
+    llama.cpp does not load.
+    """
+    inside = next((t.name for t in header.tensors if t.name.startswith(OTHER_MODALITIES)), None)
+    if inside is not None:
+        raise UnsupportedModelError(
+            f"{printable(str(path))}: the vision or audio part is inside the file (tensor "
+            f"{printable(inside, 60)}), as Ollama stores it; llama.cpp does not load that",
+            next_step="edge build makes a text model of it",
+        )
+
+
+def _is_imatrix(header: GgufHeader) -> bool:
+    return any(key.startswith("imatrix.") for key in header.kv)
