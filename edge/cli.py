@@ -186,7 +186,9 @@ def errors_to_exit_code(as_json: bool) -> Iterator[None]:
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped", err=True)
         sys.exit(130)
-    except Exception as error:
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of foreign code is no Exception
         if os.environ.get("BOARDFIT_TRACEBACK"):
             raise
         code, next_step = describe_error(error)
@@ -207,7 +209,7 @@ def print_error(kind: str, message: str, next_step: str | None, *, as_json: bool
         click.echo(f"  next: {next_step}", err=True)
 
 
-def describe_error(error: Exception) -> tuple[int, str | None]:
+def describe_error(error: BaseException) -> tuple[int, str | None]:
     """Exit code and next step for any exception that reaches the command line."""
     from boardfit.device_profiles.profile import ProfileError
 

@@ -11,14 +11,15 @@ BF16. A GGUF source is its own reference, as it stands.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -33,11 +34,11 @@ from boardfit.converters.quality.divergence import (
 )
 from boardfit.converters.quality.texts import QualityText
 from boardfit.converters.spec import ModelSpec
-from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.disk.atomic import new_file, write_atomic
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines import EngineSettings, is_installed, open_engine
 from boardfit.edge.engines.model_file import built_file
-from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.errors import DoesNotFitError, EngineMissingError, UsageError
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.requirements import install_line
 from boardfit.edge.terminal.progress import Progress, Say
@@ -208,42 +209,71 @@ def compute(
     large = n_scored * n_vocab * 4 > _FLOAT32_BYTES
     folder = cache_directory() / "quality"
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{key}.{os.getpid()}.partial.npy"
-    try:
-        stored = np.lib.format.open_memmap(
-            partial, "w+", np.float16 if large else np.float32, (n_scored, n_vocab)
-        )
-        row, read = 0, list[int]()
+    shape, kind = (n_scored, n_vocab), np.float16 if large else np.float32
+    read = list[int]()
+
+    def blocks() -> Iterator[np.ndarray]:
         for i, part in enumerate(parts):
             piece = tokens[part]
             if starts_with_bos:
                 piece[0] = tokens[0]  # every window begins as a text does
             logits = engine.logits(piece, _scale_progress(progress, i, len(parts)))
             for start in range(0, len(positions[i]), ROWS):
-                rows = positions[i][start : start + ROWS]
-                stored[row : row + len(rows)] = log_softmax(logits[rows], n_vocab, SOURCE)
-                row += len(rows)
-            read += piece
-        stored.flush()
-        del stored
-        info = engine.describe()
-        about = {
-            "kind": "source GGUF" if spec.source.kind == "gguf" else "source checkpoint",
-            "type": info.quant,
-            "engine": f"{info.name} {info.version}",
-            "fingerprint": spec.source.fingerprint,
-        }
-        record = {
-            "about": about,
-            "window": window,
-            "n_vocab": n_vocab,
-            "tokens": read,
-            "positions": positions,
-        }
-        os.replace(partial, folder / f"{key}.npy")
+                yield log_softmax(logits[positions[i][start : start + ROWS]], n_vocab, SOURCE)
+            read.extend(piece)
+
+    write_rows(folder / f"{key}.npy", shape, kind, blocks())
+    info = engine.describe()
+    about = {
+        "kind": "source GGUF" if spec.source.kind == "gguf" else "source checkpoint",
+        "type": info.quant,
+        "engine": f"{info.name} {info.version}",
+        "fingerprint": spec.source.fingerprint,
+    }
+    record = {
+        "about": about,
+        "window": window,
+        "n_vocab": n_vocab,
+        "tokens": read,
+        "positions": positions,
+    }
+    with _disk_errors(folder):
         write_atomic(folder / f"{key}.json", json.dumps(record).encode())
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def write_rows(
+    path: Path, shape: tuple[int, int], kind: type[np.floating[Any]], blocks: Iterable[np.ndarray]
+) -> None:
+    """Write an array block by block. It is never mapped for writing: a mapped page that finds no
+    room on the disk ends the process. Raises DoesNotFitError when the disk is full.
+    """
+    with _disk_errors(path.parent), new_file(path) as file:
+        header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        _reserve(file, shape[0] * shape[1] * np.dtype(kind).itemsize)
+        for rows in blocks:
+            file.write(np.ascontiguousarray(rows, dtype=kind).data)
+
+
+def _reserve(file: BinaryIO, n_bytes: int) -> None:
+    """Take the room on the disk now, before an hour of computing."""
+    if hasattr(os, "posix_fallocate") and n_bytes:
+        file.flush()
+        os.posix_fallocate(file.fileno(), file.tell(), n_bytes)
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            raise
+        raise DoesNotFitError(
+            f"no room in {folder} for the source's probabilities: {error.strerror}",
+            next_step="free some space, set BOARDFIT_CACHE to a folder on another disk, or build "
+            "with --no-quality",
+        ) from None
 
 
 def _scale_progress(progress: Progress | None, done: int, total: int) -> Progress | None:
@@ -268,7 +298,7 @@ def load(key: str, text: QualityText) -> QualityReference | None:
         return QualityReference(
             text, tokens, window, positions, record["n_vocab"], log_probs, record["about"]
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except Exception:  # whatever a damaged file raises: it is made again
         return None
 
 

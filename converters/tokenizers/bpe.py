@@ -90,8 +90,8 @@ def load_byte_level(files: TokenizerFiles, pre: str) -> Vocabulary:
             continue
         if not token.normalized:
             # The engine looks for the text as it reads after normalizing and decoding.
-            ids = encoder.encode(text, add_special_tokens=False).ids
-            decoded = encoder.decode(ids, skip_special_tokens=False)
+            ids = reference.encode_ids(encoder, text, special=False)
+            decoded = reference.decode_ids(encoder, ids)
             # Decoding reads a lone "ø" as half a character; several tokens would become one text.
             text = text if "\ufffd" in decoded else decoded
         if token.special or has_special_form(text):

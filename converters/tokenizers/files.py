@@ -99,7 +99,9 @@ class TokenizerFiles:
         entries = self.tokenizer_json.get("added_tokens") or []
         if not isinstance(entries, list):
             raise InputError("tokenizer.json: added_tokens is not a list")
-        tokens = [_added_token(e, e.get("id"), "tokenizer.json") for e in map(dict, entries)]
+        ids = [e.get("id") if isinstance(e, Mapping) else None for e in entries]
+        pairs = zip(entries, ids, strict=True)
+        tokens = [_added_token(entry, number, "tokenizer.json") for entry, number in pairs]
         check_added([token.content for token in tokens], "tokenizer.json")
         return tokens
 

@@ -184,8 +184,8 @@ def _check_starts(files: TokenizerFiles, special: SpecialTokens, vocabulary: Voc
     )
     if by_default and "bos" not in special.add and files.tokenizer_json:
         encoder = reference.hugging_face(files)
-        plain = encoder.encode("x", add_special_tokens=False).ids
-        if encoder.encode("x", add_special_tokens=True).ids == plain:
+        plain = reference.encode_ids(encoder, "x", special=False)
+        if reference.encode_ids(encoder, "x", special=True) == plain:
             special.add["bos"] = False
     if special.add.get("bos", by_default) and "bos" not in special.ids and vocabulary.kind == "bpe":
         raise InputError(

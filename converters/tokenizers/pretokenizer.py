@@ -152,12 +152,17 @@ def flatten(node: Any, children: str) -> list[Mapping[str, Any]]:
     if not isinstance(node, Mapping):
         raise InputError(f"tokenizer.json: expected an object, got {type(node).__name__}")
     if node.get("type") == "Sequence":
-        return [step for child in node.get(children, []) for step in flatten(child, children)]
+        steps = node.get(children, [])
+        if not isinstance(steps, list):
+            raise InputError(f"tokenizer.json: {children} is no list, got {type(steps).__name__}")
+        return [step for child in steps for step in flatten(child, children)]
     return [node]
 
 
 def _split_step(step: Mapping[str, Any]) -> Step:
     pattern = step.get("pattern") or {}
+    if not isinstance(pattern, Mapping):
+        raise InputError(f"tokenizer.json: expected a pattern, got {type(pattern).__name__}")
     if "Regex" in pattern:
         regex = canonical_regex(str(pattern["Regex"]))
     else:

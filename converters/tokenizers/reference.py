@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from boardfit.converters.documents import read_bytes, read_text
 from boardfit.converters.tokenizers.files import AddedToken, TokenizerFiles
 from boardfit.edge.errors import InputError
+from boardfit.edge.process.foreign import foreign_errors, held_back_stderr
 from boardfit.edge.units import printable
 
 if TYPE_CHECKING:
@@ -47,31 +49,26 @@ def hugging_face(files: TokenizerFiles) -> Tokenizer:
     import tokenizers
 
     path = files.directory / "tokenizer.json"
-    try:
+    with held_back_stderr(), _explain(f"{path} cannot be loaded"):
         tokenizer = tokenizers.Tokenizer.from_str(read_text(path))
-    except Exception as error:  # the package raises bare Exception
-        raise InputError(
-            f"{path} cannot be loaded: {printable(str(error))}",
-            next_step="download the checkpoint's tokenizer files again",
-        ) from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    vocab = tokenizer.get_vocab(with_added_tokens=False)
-    added = sorted(files.added_tokens(vocab).values(), key=lambda token: token.id)
-    # All at once: each call builds the search for all of them anew.
-    tokenizer.add_tokens(
-        [
-            tokenizers.AddedToken(
-                token.content,
-                single_word=token.single_word,
-                lstrip=token.lstrip,
-                rstrip=token.rstrip,
-                normalized=token.normalized,
-                special=token.special,
-            )
-            for token in added
-        ]
-    )
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        vocab = tokenizer.get_vocab(with_added_tokens=False)
+        added = sorted(files.added_tokens(vocab).values(), key=lambda token: token.id)
+        # All at once: each call builds the search for all of them anew.
+        tokenizer.add_tokens(
+            [
+                tokenizers.AddedToken(
+                    token.content,
+                    single_word=token.single_word,
+                    lstrip=token.lstrip,
+                    rstrip=token.rstrip,
+                    normalized=token.normalized,
+                    special=token.special,
+                )
+                for token in added
+            ]
+        )
     for token in added:
         if tokenizer.token_to_id(token.content) != token.id:
             raise InputError(
@@ -82,6 +79,25 @@ def hugging_face(files: TokenizerFiles) -> Tokenizer:
     return tokenizer
 
 
+def encode_ids(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
+    """Ids of a text; `special` adds what the checkpoint puts around it. Raises InputError where the
+    tokenizer fails on it.
+    """
+    with _explain("tokenizer.json fails on a text"):
+        return list(tokenizer.encode(text, add_special_tokens=special).ids)
+
+
+def decode_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of ids, special tokens too. Raises like `encode_ids`."""
+    with _explain("tokenizer.json fails to decode"):
+        return str(tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def _explain(message: str) -> AbstractContextManager[None]:
+    step = "download the checkpoint's tokenizer files again"
+    return foreign_errors(message, next_step=step)
+
+
 def sentence_piece(files: TokenizerFiles) -> SentencePieceProcessor:
     """tokenizer.model in the `sentencepiece` package."""
     from sentencepiece import SentencePieceProcessor
@@ -90,13 +106,8 @@ def sentence_piece(files: TokenizerFiles) -> SentencePieceProcessor:
     if path is None:
         raise InputError(f"{files.directory} has no tokenizer.model")
     processor = SentencePieceProcessor()
-    try:
+    with _explain(f"{path} is not a SentencePiece model"):
         processor.LoadFromSerializedProto(read_bytes(path))
-    except (RuntimeError, OSError) as error:
-        raise InputError(
-            f"{path} is not a SentencePiece model: {printable(str(error))}",
-            next_step="download the checkpoint's tokenizer files again",
-        ) from None
     return processor
 
 
@@ -112,16 +123,17 @@ def _from_tokenizer_json(files: TokenizerFiles) -> ReferenceTokenizer:
     added = tuple(files.added_tokens(tokenizer.get_vocab(with_added_tokens=False)).values())
 
     def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        return encode_ids(tokenizer, text, special=False)
 
     def encode_batch(texts: Sequence[str]) -> list[list[int]]:
-        return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        with held_back_stderr(), _explain("tokenizer.json fails on a text"):
+            return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def encode_whole(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=True).ids)
+        return encode_ids(tokenizer, text, special=True)
 
     def decode(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(list(ids), skip_special_tokens=False))
+        return decode_ids(tokenizer, ids)
 
     # Llama's and Gemma's tokenizer classes add BOS by a flag that tokenizer.json knows nothing of.
     post = json.dumps(files.tokenizer_json.get("post_processor"))

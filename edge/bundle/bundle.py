@@ -18,14 +18,13 @@ import io
 import json
 import os
 import re
-import shutil
 import stat
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from boardfit.edge.bundle.tar import BLOCK, TarWriter, is_tar, read_entries
 from boardfit.edge.disk.atomic import fsync_directory, new_file, write_atomic
 from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
 from boardfit.edge.disk.rooted import Root, check_free, work_beside
@@ -36,7 +35,7 @@ from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE,
 from boardfit.edge.trust.pins import check_pins
 from boardfit.edge.trust.ssh_formats import PublicKey
 from boardfit.edge.types import Plan
-from boardfit.edge.units import format_bytes, printable
+from boardfit.edge.units import printable
 
 SCHEMA = 1
 KIND = "boardfit-bundle"
@@ -239,7 +238,7 @@ def open_bundle(
     when a size or hash differs, or when no accepted key signed it.
     """
     root = Path(path)
-    if root.is_file() and tarfile.is_tarfile(root):
+    if root.is_file() and _is_packed(root):
         raise InputError(
             f"{root} is a packed bundle; it has to be unpacked before use",
             next_step=f"edge bundle unpack {root} -o {root.with_suffix('')}",
@@ -267,6 +266,11 @@ def open_bundle(
     if verify is not False:
         verify_files(bundle, VerifiedFiles() if verify is None and not keys else None, progress)
     return bundle
+
+
+def _is_packed(path: Path) -> bool:
+    with OpenedFile.open(path).reader() as file:
+        return is_tar(file.read(BLOCK))
 
 
 def read_texts(folder: OpenedFolder) -> dict[str, bytes]:
@@ -444,62 +448,57 @@ def pack_bundle(directory: Path, tar_path: Path) -> int:
     """
     bundle = open_bundle(directory, verify=False, check_signature=False)
     check_free(tar_path)
-    # GNU format: model files over 8 GiB fit, and headers stay the same everywhere.
-    with (
-        new_file(tar_path) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
-    ):
+    with new_file(tar_path) as packed:
+        archive = TarWriter(packed)
         for name in (MANIFEST, SUMS, SIGNATURE):
             if (text := bundle.texts.get(name)) is not None:
-                _add_plain(archive, name, len(text), io.BytesIO(text))
+                archive.add(name, len(text), io.BytesIO(text))
         for file in sorted(bundle.files, key=lambda file: file.name):
             with bundle._open_verified(file, None, None).reader() as content:
-                _add_plain(archive, file.name, file.n_bytes, content)
+                archive.add(file.name, file.n_bytes, content)
+        archive.close()
     return tar_path.stat().st_size
-
-
-def _add_plain(archive: tarfile.TarFile, name: str, n_bytes: int, content: BinaryIO) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size, entry.mode, entry.mtime = n_bytes, 0o644, 0
-    archive.addfile(entry, content)
 
 
 def unpack_bundle(tar_path: Path, directory: Path) -> Bundle:
     """Unpack a packed bundle beside `directory`, verify every byte, then rename it into place.
 
-    Only regular files with allowed names are taken, and never more bytes than the tar has. Raises
-    UnsafeInputError otherwise, UsageError when `directory` exists.
+    Only regular files and folders with allowed names are taken. Raises UnsafeInputError otherwise,
+    InputError for what is no packed bundle, UsageError when `directory` exists.
     """
     check_free(directory)
+    opened = OpenedFile.open(tar_path)
     with work_beside(directory, "unpack") as work:
-        try:
-            extract_plain_files(tar_path, work.root, "bundle")
-        except (tarfile.TarError, EOFError) as error:
-            raise InputError(f"{tar_path}: not a packed bundle, or cut short: {error}") from None
+        extract_plain_files(opened, work.root, "bundle")
         open_bundle(work.path / "bundle", verify=True)
         work.publish("bundle")
     return open_bundle(directory, verify=False)
 
 
-def extract_plain_files(tar_path: Path, root: Root, folder: str) -> None:
-    size, taken = tar_path.stat().st_size, 0
+def extract_plain_files(packed: OpenedFile, root: Root, folder: str) -> None:
     root.make_folder(folder)
-    with tarfile.open(tar_path, "r:") as archive:
-        for count, entry in enumerate(archive):
-            if entry.name not in (MANIFEST, SUMS, SIGNATURE):
-                check_name(entry.name)
-            if not entry.isreg() or entry.issparse():
-                raise UnsafeInputError(f"{tar_path}: {printable(entry.name)} is not a plain file")
-            taken += entry.size
-            if taken > size or count > MAX_FILES:
-                raise UnsafeInputError(
-                    f"{tar_path}: holds more than its {format_bytes(size)} can hold"
-                )
-            target = f"{folder}/{entry.name}"
+    with packed.reader() as archive:
+        size, most = packed.stat().st_size, 2 * MAX_FILES
+        for entry in read_entries(archive, size, printable(str(packed)), most):
+            name = entry.name.removeprefix("./")  # `tar -C KIT .` writes it
+            if entry.is_folder and name in ("", "."):
+                continue
+            if name not in (MANIFEST, SUMS, SIGNATURE):
+                check_name(name)
+            target = f"{folder}/{name}"
+            if entry.is_folder:
+                root.make_folder(target)
+                continue
+            if root.stat(target) is not None:
+                raise UnsafeInputError(f"{packed}: {printable(name)} is in it twice")
             root.make_folder(target.rpartition("/")[0])
-            source = archive.extractfile(entry)
-            assert source is not None
             with root.create(target) as file:
-                shutil.copyfileobj(source, file, _CHUNK)
+                _copy_exactly(archive, file, entry.n_bytes)
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def _copy_exactly(source: BinaryIO, target: BinaryIO, n_bytes: int) -> None:
+    while n_bytes and (chunk := source.read(min(n_bytes, _CHUNK))):
+        target.write(chunk)
+        n_bytes -= len(chunk)

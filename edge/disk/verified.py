@@ -57,7 +57,7 @@ class VerifiedFiles:
             stored: Any = json.loads(self._path.read_bytes())
             if isinstance(stored, dict):
                 self._known = {k: v for k, v in stored.items() if isinstance(v, str)}
-        except (OSError, ValueError, RecursionError):
+        except Exception:
             pass  # no cache yet, or a damaged one: everything is hashed again
 
     def is_known(self, file: OpenedFile, sha256: str) -> bool:

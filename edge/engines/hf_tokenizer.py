@@ -20,8 +20,8 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UnsupportedModelError,
 )
+from boardfit.edge.process.foreign import foreign_errors, held_back_stderr
 from boardfit.edge.requirements import install_line
-from boardfit.edge.units import printable
 
 MAX_TOKENIZER_BYTES = 64 * 1024 * 1024  # the largest in use have 34 MB
 
@@ -55,7 +55,7 @@ class HfTokenizer(EngineVocabulary):
                 f"the tokenizer of {name} needs the package tokenizers",
                 next_step=install_line("tflite", "tokenizers"),
             ) from error
-        try:
+        with held_back_stderr(), foreign_errors(f"{name}: not a tokenizer"):
             # One copy, and no look at the JSON in Python: 150,000 entries take 60 MB as it is.
             self._tokenizer: Any = tokenizers.Tokenizer.from_str(data.decode("utf-8"))
             self._tokenizer.no_truncation()
@@ -63,8 +63,6 @@ class HfTokenizer(EngineVocabulary):
             added = self._tokenizer.get_added_tokens_decoder()
             decoder = self._tokenizer.decoder
             decoder_steps = json.loads(decoder.__getstate__()) if decoder is not None else None
-        except Exception as error:  # tokenizers raises plain Exception
-            raise InputError(f"{name}: not a tokenizer: {printable(str(error))}") from None
         self._lock = threading.Lock()  # whether special tokens are parsed is a switch on it
         self._name = name
         self.n_tokens = max(
@@ -79,7 +77,8 @@ class HfTokenizer(EngineVocabulary):
             self._tokenizer.id_to_token(self.bos) or "" if self.bos is not None else ""
         )
         if add_bos is None:
-            add_bos = self._tokenizer.encode("a").ids[:1] == [self.bos]
+            with foreign_errors(f"{name}: the tokenizer fails on a text"):
+                add_bos = self._tokenizer.encode("a").ids[:1] == [self.bos]
         self.add_bos = add_bos and self.bos is not None
         self.eos_text = eos_text
         end = self._tokenizer.token_to_id(eos_text) if eos_text else None
@@ -138,7 +137,7 @@ class HfTokenizer(EngineVocabulary):
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         encode_text(text)  # tokenizers' own error is no InputError
-        with self._lock:
+        with self._lock, foreign_errors(f"{self._name}: the tokenizer fails on this text"):
             self._tokenizer.encode_special_tokens = not special
             return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 

@@ -59,8 +59,6 @@ class EngineSettings:
     `n_draft`          tokens that may be guessed from the prompt and checked in one step; 0: none
     `need_bytes`       memory that was predicted (Plan.peak_bytes); None: estimated from the header
     `check_memory`     refuse before loading when the memory free now is less than that
-    `check_vocabulary` look for what would make the native loader abort; a bundle's model was
-                       looked at when it was built, and is known by its hash
     """
 
     n_ctx: int | None = None
@@ -78,7 +76,6 @@ class EngineSettings:
     n_draft: int = 0
     need_bytes: int | None = None
     check_memory: bool = True
-    check_vocabulary: bool = True
 
     def __post_init__(self) -> None:
         for name in (
@@ -120,10 +117,10 @@ class EngineSettings:
 
     @classmethod
     def to_use(cls, plan: Plan) -> EngineSettings:
-        """The settings that a bundle's model is used with: its plan's, attention computed as it is
-        quicker here, and no second look at a vocabulary that was looked at when it was built.
+        """The settings that a bundle's model is used with: its plan's, and attention computed as it
+        is quicker here.
         """
-        return cls.from_plan(plan).replace(check_vocabulary=False, flash_attn="quicker")
+        return cls.from_plan(plan).replace(flash_attn="quicker")
 
     def replace(self, **changes: Any) -> EngineSettings:
         """A copy with some fields changed; changes that are None are left out.

@@ -23,11 +23,17 @@ MAX_DEPTH = 64  # of nested lists and dicts
 MAX_INT_BITS = 4096
 MAX_STEPS = 2_000_000
 MAX_SECONDS = 5.0
+#: Characters that C code copies, compares or searches while Python makes one step.
+CHARS_PER_STEP = 1024
 MAX_WIDTH = 1000  # of padding and indentation
 # All strings and lists made in one run, together. Templates that build their text in a variable
 # copy it at every step, so that a long conversation may cost many times its own size.
 BASE_TOTAL_CHARS = 64 * 1024**2
 TOTAL_PER_INPUT_CHAR = 1024
+
+#: Numbers beyond Python's hash prime that may be hashed or ordered together.
+MAX_LARGE = 1000
+_HASH_PRIME = 2**61 - 1
 
 _DICT_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 # All linear in the text, which is hostile too: no two parts of a pattern can match one character.
@@ -201,6 +207,56 @@ def _check_power(left: Any, right: Any) -> None:
         bits = left.bit_length() * right
         if bits > MAX_INT_BITS:
             raise LimitError(f"** would make an integer of about {bits:.3g} bits")
+
+
+def is_lazy(value: Any) -> bool:
+    """Whether a value makes its items only when they are asked for."""
+    return hasattr(value, "__next__") or isinstance(value, range)
+
+
+def check_equal(budget: RenderBudget, left: Any, right: Any) -> None:
+    """Charge one comparison: what the smaller of the two holds, all in one operation of C."""
+    one, other = budget.measure(left), budget.measure(right)
+    chars = min(one.chars, other.chars)
+    budget.step(1 + min(one.parts, other.parts) // 16 + chars // CHARS_PER_STEP)
+
+
+def check_contains(budget: RenderBudget, item: Any, container: Any) -> None:
+    """Charge `item in container`: a search in a text, or a comparison with every item."""
+    if isinstance(container, str):
+        check_find(budget, item, container)
+        return
+    if isinstance(container, dict):
+        size = budget.measure(item)
+        budget.step(1 + size.parts // 16 + size.chars // CHARS_PER_STEP)
+        return
+    n_items = len(container) if hasattr(container, "__len__") else 0
+    one, all_items = budget.measure(item), budget.measure(container)
+    parts = min(all_items.parts, n_items * one.parts)
+    chars = min(all_items.chars, n_items * one.chars)
+    budget.step(1 + (n_items + parts) // 16 + chars // CHARS_PER_STEP)
+
+
+def check_find(budget: RenderBudget, needle: Any, text: str) -> None:
+    """Charge the search for `needle`. Python compares up to about 100 characters at each place."""
+    width = min(len(needle), 100) if isinstance(needle, str) else 1
+    budget.step(1 + len(text) * max(1, width // 4) // CHARS_PER_STEP)
+
+
+def check_ordering(budget: RenderBudget, items: Any) -> None:
+    """Charge sorting or hashing: about log n comparisons for each item.
+
+    Numbers that share a hash make a set or a dict quadratic. Python hashes integers modulo a prime
+    of 61 bits, so that only larger ones can share it in number.
+    """
+    size = budget.measure(items)
+    rounds = max(1, size.parts.bit_length())
+    budget.step(1 + rounds * (size.parts // 16 + size.chars // CHARS_PER_STEP))
+    if isinstance(items, str):
+        return
+    values = items.keys() if isinstance(items, dict) else items
+    if sum(isinstance(v, (int, float)) and abs(v) >= _HASH_PRIME for v in values) > MAX_LARGE:
+        raise LimitError(f"it orders more than {MAX_LARGE} numbers beyond 2**61")
 
 
 def check_percent(budget: RenderBudget, text: str, values: Any) -> None:

@@ -40,8 +40,8 @@ def check(template: str) -> list[str]:
 
     Raises as `template.render.render` does where it does not parse or breaks a limit on a trial.
     """
-    tree = parse(template)
-    return [*_check_names(tree), *_check_text(template), *_check_trials(template)]
+    trials = _check_trials(template)  # first, under their limit: parsing may take long as well
+    return [*_check_names(parse(template)), *_check_text(template), *trials]
 
 
 def _check_names(tree: Any) -> list[str]:

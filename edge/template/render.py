@@ -1,9 +1,10 @@
 """Render chat templates. They are programs from the model's author, so they count as hostile.
 
 They run in Jinja's immutable sandbox, as transformers runs them (same whitespace rules, filters
-and functions, so that the text is the same), with three things added: only the methods and filters
-that templates need exist, every operation that can grow is estimated before it runs, and loops,
-calls, characters and seconds are counted (`boardfit.edge.template.limits`).
+and functions, so that the text is the same), with four things added: only the methods and filters
+that templates need exist; every operation that can grow is estimated before it runs; loops, calls,
+comparisons, characters and seconds are counted (`boardfit.edge.template.limits`); and all of it
+happens in a forked child, which the kernel ends when an operation escapes the count.
 
     text = render(template, [{"role": "user", "content": "Hello"}], bos_token="<s>",
                   eos_token="</s>")
@@ -15,17 +16,25 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from boardfit.edge.errors import EngineMissingError, InputError, UnsafeInputError
+from boardfit.edge.process.forked import ForkedDeathError, can_fork, run_forked
 from boardfit.edge.template import limits
 from boardfit.edge.template.limits import LimitError, RenderBudget
 from boardfit.edge.template.sandbox import current_budget, environment, jinja
 from boardfit.edge.units import printable
 
 MAX_TEMPLATE_CHARS = 128 * 1024
+#: What a child lives beyond the seconds that its own clock allows: compiling comes on top.
+HARD_LIMIT_MARGIN_S = 0.7
+
+# Templates that a child has compiled and rendered in time, oldest first.
+_MAX_PROVEN = 4
+_proven: dict[str, None] = {}
 
 _MUTATORS = frozenset(
     [
@@ -54,7 +63,6 @@ def render(
     Raises InputError when the template is broken or refuses the conversation, UnsafeInputError when
     it tries to leave the sandbox or uses too much, EngineMissingError without jinja2.
     """
-    budget = RenderBudget(max_seconds=max_seconds)
     variables = _plain(
         {
             "tools": None,
@@ -66,12 +74,59 @@ def render(
             "add_generation_prompt": add_generation_prompt,
         },
     )
+    jinja(), environment()  # imported once, here, and not in every child
+    if not can_fork():
+        return render_here(template, variables, now, max_seconds)
+    if template in _proven:  # known to compile in time: once for all children
+        _compile(template)
+    try:
+        answer = run_forked(
+            functools.partial(_answer, template, variables, now, max_seconds),
+            max_seconds + HARD_LIMIT_MARGIN_S,
+        )
+    except TimeoutError as error:
+        raise UnsafeInputError(f"chat template stopped: {error}") from None
+    except ForkedDeathError as error:
+        raise UnsafeInputError(
+            f"chat template stopped: it ended the process that rendered it (signal {error.signal})"
+        ) from None
+    except OSError:  # no process can be started: counted all the same
+        return render_here(template, variables, now, max_seconds)
+    return _read_answer(answer, template)
+
+
+def render_here(
+    template: str, variables: dict[str, Any], now: datetime.datetime | None, max_seconds: float
+) -> str:
+    """`render` in this process, where nothing but the count limits it."""
+    budget = RenderBudget(max_seconds=max_seconds)
     with _set_budget(budget), _convert_errors():
         budget.accept_input(variables)
         compiled = _compile(template)
         budget.start()
-        variables["strftime_now"] = _clock(now)
-        return _collect(compiled.generate(variables))
+        return _collect(compiled.generate({**variables, "strftime_now": _clock(now)}))
+
+
+def _answer(template: str, *rest: Any) -> bytes:
+    """In the child: the text, or the error, as JSON."""
+    try:
+        found: dict[str, Any] = {"text": render_here(template, *rest)}
+    except (InputError, EngineMissingError) as error:
+        found = {"error": type(error).__name__, "message": str(error), "next": error.next_step}
+    return json.dumps(found).encode()
+
+
+def _read_answer(answer: bytes, template: str) -> str:
+    found = json.loads(answer)
+    if "text" in found:
+        _proven.pop(template, None)
+        _proven[template] = None
+        if len(_proven) > _MAX_PROVEN:
+            del _proven[next(iter(_proven))]
+        return str(found["text"])
+    kinds = (InputError, UnsafeInputError, EngineMissingError)
+    kind = next(kind for kind in kinds if kind.__name__ == found["error"])
+    raise kind(found["message"], next_step=found["next"])
 
 
 def parse(template: str) -> Any:

@@ -2,8 +2,8 @@
 
 Jinja's immutable sandbox keeps a template from Python's insides and from changing data. On top of
 it: only the methods and filters that chat templates need exist; every operation that can grow goes
-through an estimate; and a pass over the parsed template sends loops, literals, `~` and all output
-through counting filters. jinja2 is imported by the functions that need it.
+through an estimate; and a pass over the parsed template sends loops, literals, comparisons, slices,
+`~` and all output through counting filters. jinja2 is imported by the functions that need it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import operator
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -58,9 +59,36 @@ _SEQUENCE_FILTERS = frozenset(
     ]
 )  # fmt: skip
 _WIDTH_FILTERS = frozenset(["batch", "center", "indent", "round", "slice"])
+# They compare the items with each other, so that the items are measured first.
+_ORDERING_FILTERS = frozenset(["dictsort", "groupby", "max", "min", "sort", "unique"])
+# They draw items lazily, while nothing else counts.
+_LAZY_FILTERS = frozenset(
+    ["batch", "list", "map", "reject", "rejectattr", "select", "selectattr", "slice"]
+)
+# They write a list or dict out in full.
+_WRITING_FILTERS = frozenset(["join", "string", "tojson", "urlencode"])
+_SEARCH_METHODS = frozenset(
+    ["find", "rfind", "index", "rindex", "count", "partition", "rpartition", "replace", "split",
+     "rsplit"]
+)  # fmt: skip
+_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "lteq": operator.le,
+    "gt": operator.gt,
+    "gteq": operator.ge,
+    "in": lambda left, right: left in right,
+    "notin": lambda left, right: left not in right,
+}
+# Jinja's tests that compare; the others look at one value.
+_COMPARING_TESTS = frozenset(
+    ["==", "eq", "equalto", "!=", "ne", ">", "gt", "greaterthan", ">=", "ge", "<", "lt",
+     "lessthan", "<=", "le"]
+)  # fmt: skip
 
 # Names that cannot be written in a template: they are put in by `_guard`.
-_LOOP, _CONCAT, _VALUE = "edge loop", "edge concat", "edge value"
+_LOOP, _CONCAT, _VALUE, _COMPARE = "edge loop", "edge concat", "edge value", "edge compare"
 
 current_budget: ContextVar[RenderBudget] = ContextVar("edge_template_budget")
 
@@ -107,7 +135,9 @@ def environment() -> Any:
         _LOOP: lambda items: current_budget.get().count(items),
         _CONCAT: _concat,
         _VALUE: lambda value: current_budget.get().charge_value(value),
+        _COMPARE: _compare,
     }
+    sandbox.tests = {name: _guarded_test(name, test) for name, test in sandbox.tests.items()}
     return sandbox
 
 
@@ -210,6 +240,16 @@ def _guard(tree: Any, sandbox: Any) -> Any:
 
         visit_Dict = visit_List  # noqa: N815
 
+        def visit_Getitem(self, node: Any) -> Any:  # noqa: N802
+            self.generic_visit(node)
+            # A slice is a copy; any other item exists already.
+            return add_filter(node, _VALUE) if isinstance(node.arg, nodes.Slice) else node
+
+        def visit_Compare(self, node: Any) -> Any:  # noqa: N802
+            self.generic_visit(node)
+            args = [x for op in node.ops for x in (nodes.Const(op.op, lineno=node.lineno), op.expr)]
+            return nodes.Filter(node.expr, _COMPARE, args, [], None, None, lineno=node.lineno)
+
         def visit_Tuple(self, node: Any) -> Any:  # noqa: N802
             self.generic_visit(node)
             return node if node.ctx == "store" else add_filter(node, _VALUE)
@@ -285,10 +325,22 @@ def _check_method(
 ) -> tuple[Any, ...]:
     """Estimate a string method before it runs; returns the arguments to call it with."""
     text = getattr(method, "__self__", None)
+    if method is dict and args and not isinstance(args[0], dict):
+        pairs = budget.take(args[0])
+        limits.check_ordering(
+            budget, [pair[0] for pair in pairs if isinstance(pair, list) and pair]
+        )
+        return (pairs, *args[1:])
+    if isinstance(text, (list, tuple)) and args:  # index, count
+        limits.check_contains(budget, args[0], text)
     if not isinstance(text, str):
         return args
     name = method.__name__
     budget.allow(len(text), name)
+    budget.step(len(text) // limits.CHARS_PER_STEP)
+    if name in _SEARCH_METHODS:
+        needle = args[0] if args else kwargs.get("sep")
+        limits.check_find(budget, needle, text)
     if name == "replace" and len(args) >= 2:
         count = args[2] if len(args) > 2 else kwargs.get("count")
         limits.check_replace(budget, text, str(args[0]), str(args[1]), count)
@@ -333,6 +385,45 @@ def _concat(values: Sequence[Any]) -> str:
     return text
 
 
+def _compare(left: Any, *rest: Any) -> Any:
+    """A comparison, or a chain of them as in Python: `a < b < c`."""
+    found: Any = True
+    for name, right in zip(rest[::2], rest[1::2], strict=True):
+        _check_comparison(current_budget.get(), name, left, right)
+        found = _COMPARISONS[name](left, right)
+        if not found:
+            return found
+        left = right
+    return found
+
+
+def _check_comparison(budget: RenderBudget, name: str, left: Any, right: Any) -> None:
+    if name in ("in", "notin"):
+        limits.check_contains(budget, left, right)
+    else:
+        limits.check_equal(budget, left, right)
+
+
+def _guarded_test(name: str, function: Any) -> Any:
+    """A test that is counted, as Jinja calls it after `is` and inside `select`. See below."""
+    skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        budget = current_budget.get()
+        budget.step()
+        value, *others = args[skipped:]
+        if name == "in" and others:
+            limits.check_contains(budget, value, others[0])
+        elif name in _COMPARING_TESTS and others:
+            limits.check_equal(budget, value, others[0])
+        elif name in ("lower", "upper"):
+            budget.step(budget.measure(value).chars // limits.CHARS_PER_STEP)
+        return function(*args, **kwargs)
+
+    return guarded
+
+
 def _guarded_filter(name: str, function: Any) -> Any:
     """A filter that is estimated, run, and measured. The wrapper keeps Jinja's marks on it, which
     show whether its first argument is the context or the environment.
@@ -359,6 +450,14 @@ def _check_filter(
         limits.check_width(*rest, *kwargs.values())
     if name in _SEQUENCE_FILTERS and hasattr(value, "__len__") and len(value) > limits.MAX_ITEMS:
         raise LimitError(f"{name} of more than {limits.MAX_ITEMS} items")
+    if isinstance(value, str) or name in _WRITING_FILTERS:
+        budget.step(budget.measure(value).chars // limits.CHARS_PER_STEP)
+    if name in _ORDERING_FILTERS:
+        value = budget.take(value) if limits.is_lazy(value) else value
+        limits.check_ordering(budget, value)
+        return (value, *rest)
+    if name in _LAZY_FILTERS and value and not isinstance(value, str):
+        return (budget.count(value), *rest)
     if name == "join":
         items = budget.take(value)
         separator = rest[0] if rest else kwargs.get("d", "")

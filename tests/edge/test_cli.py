@@ -86,6 +86,23 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     assert "'gguf==0.19.*'" in (caught.value.next_step or "")
 
 
+def test_a_panic_of_foreign_code_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class PanicException(BaseException):
+        pass
+
+    def panic(*_: object, **__: object) -> None:
+        raise PanicException("index out of bounds")
+
+    monkeypatch.setattr("boardfit.edge.cli.import_command", panic)
+    with pytest.raises(SystemExit) as caught:
+        main(["devices"])
+    assert caught.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: index out of bounds\n") and "Traceback" not in error
+
+
 def test_every_error_has_its_documented_exit_code() -> None:
     assert InputError("x").exit_code == 3
     assert DoesNotFitError("x", shortfall_bytes=5).shortfall_bytes == 5

@@ -103,13 +103,13 @@ class PartialFile:
         try:
             if json.loads(lines[0]) != self._head():
                 return 0, ""
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, RecursionError):
             return 0, ""
         for line in reversed(lines[1:]):
             try:
                 entry = json.loads(line)
                 steps, digest = entry["steps"], entry["sha256"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # the line that the kill tore
             if isinstance(steps, int) and 0 < steps <= len(self.steps):
                 return steps, str(digest)

@@ -6,13 +6,30 @@ feeding it.
 
 from __future__ import annotations
 
+import math
+import struct
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 from boardfit.device_profiles.cost.graph_table import can_hold_graph
 from boardfit.edge.disk.opened_file import Source
+from boardfit.edge.engines.llama.estimate import read_per_layer
 from boardfit.edge.errors import UnsafeInputError, UnsupportedModelError
-from boardfit.edge.files.gguf import GgufHeader, read_header
+from boardfit.edge.files.gguf import GgufArray, GgufHeader
+from boardfit.edge.files.kind import open_regular
 from boardfit.edge.units import printable
+
+# Limits of the library's own tables (llama-hparams.h), and the names that it knows.
+MAX_LAYERS, MAX_EXPERTS = 512, 1024
+_ROPE_SCALING = ("none", "linear", "yarn", "longrope")
+# Kinds of vocabularies of encoders, and one of the library's own tests.
+_NO_GENERATION = ("bert", "t5", "test")
+# Kinds that write unknown text byte by byte, and throw where the byte has no token.
+_BYTE_TOKENS = ("llama", "plamo2")
+#: The bytes that UTF-8 text can hold.
+_UTF8_BYTES = (*range(0xC0), *range(0xC2, 0xF5))
+_U64 = struct.Struct("<Q")
 
 
 def check_layers(path: Source, header: GgufHeader) -> None:
@@ -47,15 +64,115 @@ def check_graph(path: Source, header: GgufHeader, kv_type: str) -> None:
     )
 
 
-def check_tokens_unique(path: Source) -> None:
-    """No token text appears twice. Raises UnsafeInputError otherwise: the library asserts it
-    (`llama-vocab.cpp`, `id_to_token.size() == token_to_id.size()`), which ends the process.
+def check_numbers(path: Source, header: GgufHeader) -> None:
+    """The numbers of the model are those of a model. Raises UnsafeInputError otherwise: the library
+    asserts some of them (`llama-model.cpp`, `ops.cpp`), and computes nonsense with the others.
     """
-    tokens = read_header(path, arrays="full").get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, (list, tuple)) or len(set(tokens)) == len(tokens):
+    arch = header.arch
+    for key, value in header.kv.items():
+        if not key.startswith(f"{arch}."):
+            continue
+        numbers = [value] if isinstance(value, float) else _read_floats(path, value)
+        is_positive = key.endswith("epsilon") or ".rope.freq_base" in key
+        for number in numbers:
+            if not math.isfinite(number) or (is_positive and number <= 0):
+                expected = "a number above 0" if is_positive else "a finite number"
+                raise _refuse(path, f"{key} is {number:g}, expected {expected}")
+    scaling = header.text(f"{arch}.rope.scaling.type")
+    if scaling is not None and scaling not in _ROPE_SCALING:
+        raise UnsupportedModelError(
+            f"{path}: {arch}.rope.scaling.type is {printable(scaling)!r}; the engine knows "
+            f"{', '.join(_ROPE_SCALING)}",
+            next_step="convert the original checkpoint again",
+        )
+    _check_counts(path, header)
+
+
+def _check_counts(path: Source, header: GgufHeader) -> None:
+    """Layers and experts, as `llama-model.cpp` asserts them."""
+
+    def count(name: str) -> int:
+        return header.integer(f"{header.arch}.{name}") or 0
+
+    n_layer, n_next = count("block_count"), count("nextn_predict_layers")
+    if n_layer > MAX_LAYERS or n_next > n_layer:
+        raise _refuse(
+            path, f"{n_layer} layers, {n_next} of them to predict further; {MAX_LAYERS} is the most"
+        )
+    n_experts = count("expert_count")
+    used = read_per_layer(path, header, f"{header.arch}.expert_used_count", n_layer)
+    n_used = max(used, default=0)
+    if n_experts > MAX_EXPERTS or n_used > n_experts or (n_experts and not n_used):
+        raise _refuse(
+            path, f"{n_used} of {n_experts} experts are used; the engine holds {MAX_EXPERTS}"
+        )
+    groups, n_groups_used = count("expert_group_count"), count("expert_group_used_count")
+    is_wrong = groups > 0 and groups >= n_experts
+    if groups > 1:
+        is_wrong = is_wrong or n_experts % groups != 0 or not 0 < n_groups_used < groups
+    if is_wrong:
+        raise _refuse(
+            path, f"{n_experts} experts in {groups} groups, {n_groups_used} of them are used"
+        )
+
+
+def check_vocabulary(path: Source, header: GgufHeader) -> None:
+    """The vocabulary is one that the library can load and use. Raises UnsafeInputError otherwise:
+    an assertion, or a C++ exception that nobody catches, would end the process.
+
+    The library reads tokens as C strings, which end at the first zero byte.
+    """
+    model = header.text("tokenizer.ggml.model")
+    if model in _NO_GENERATION:
+        raise UnsupportedModelError(
+            f"{path}: a vocabulary of the kind {model!r}, which models have that generate no text"
+        )
+    tokens = header.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, GgufArray) or tokens.item_type != "str":
         return
-    twice = next(text for text, n in Counter(tokens).items() if n > 1)
-    raise UnsafeInputError(
-        f"{path}: the token {printable(str(twice))!r} is in its vocabulary twice",
-        next_step="download or convert the file again",
-    )
+    texts = [
+        text.partition(b"\0")[0] or b"[EMPTY_%d]" % i
+        for i, text in enumerate(_read_strings(path, tokens))
+    ]
+    known = set(texts)
+    if len(known) != len(texts):
+        twice = next(text for text, n in Counter(texts).items() if n > 1)
+        raise _refuse(
+            path, f"the token {printable(twice.decode('utf-8', 'replace'))!r} is in its vocabulary "
+            "twice",
+        )  # fmt: skip
+    if model in _BYTE_TOKENS:
+        missing = [
+            b for b in _UTF8_BYTES if b"<0x%02X>" % b not in known and bytes([b]) not in known
+        ]
+        if missing:
+            raise _refuse(
+                path, f"its vocabulary has no token for the byte {missing[0]:#04x}, and for "
+                f"{len(missing)} bytes in all",
+            )  # fmt: skip
+
+
+def _refuse(path: Source, reason: str) -> UnsafeInputError:
+    return UnsafeInputError(f"{path}: {reason}", next_step="download or convert the file again")
+
+
+def _read_strings(path: Source, array: GgufArray) -> Iterator[bytes]:
+    data, at = _read_array(path, array), 0
+    for _ in range(len(array)):
+        (length,) = _U64.unpack_from(data, at)
+        yield data[at + 8 : at + 8 + length]
+        at += 8 + length
+
+
+def _read_floats(path: Source, value: Any) -> tuple[float, ...]:
+    if not isinstance(value, GgufArray) or value.item_type not in ("f32", "f64"):
+        return ()
+    code = "f" if value.item_type == "f32" else "d"
+    return struct.unpack(f"<{len(value)}{code}", _read_array(path, value))
+
+
+def _read_array(path: Source, array: GgufArray) -> bytes:
+    file, _ = open_regular(path)
+    with file:
+        file.seek(array.offset)
+        return file.read(array.nbytes)

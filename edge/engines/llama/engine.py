@@ -17,9 +17,14 @@ from boardfit.edge.engines.kv_state import fingerprint
 from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.llama import library
 from boardfit.edge.engines.llama.attention import quicker_attention
-from boardfit.edge.engines.llama.checks import check_graph, check_layers, check_tokens_unique
+from boardfit.edge.engines.llama.checks import (
+    check_graph,
+    check_layers,
+    check_numbers,
+    check_vocabulary,
+)
 from boardfit.edge.engines.llama.context import LlamaContext
-from boardfit.edge.engines.llama.estimate import estimate_bytes, most_heads
+from boardfit.edge.engines.llama.estimate import estimate_bytes, least_bytes, most_heads
 from boardfit.edge.engines.llama.generation import LlamaGeneration
 from boardfit.edge.engines.llama.vocab import Vocab
 from boardfit.edge.engines.settings import DEFAULT_N_CTX, EngineSettings
@@ -85,14 +90,15 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
                 next_step="edge build makes one file of it",
             )
         check_layers(path, header)
+        check_numbers(path, header)
         check_graph(path, header, settings.kv_type)
         settings = library.choose_buffers(header, settings)
-        if settings.check_vocabulary:
-            check_tokens_unique(path)
+        check_vocabulary(path, header)
         n_ctx = choose_n_ctx(header, settings)
         free: int | None = None
         if settings.check_memory:
-            need = settings.need_bytes or estimate_bytes(path, header, n_ctx, settings)
+            planned = settings.need_bytes or estimate_bytes(path, header, n_ctx, settings)
+            need = max(planned, least_bytes(path, header, n_ctx, settings))
             available = available_bytes()
             check_fits(need, available, path.name)
             free = available - need

@@ -14,6 +14,10 @@ from boardfit.edge.units import MIB
 
 #: Interpreter, library and its tables; measured at 25 to 35 MiB.
 _PROCESS_BYTES = 40 * MIB
+#: Architectures whose every layer keeps the whole context.
+_PLAIN = ("llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "granite", "smollm3")
+#: Keys of layers that remember in another way: recurrent, convolutional, compressed.
+_OTHER_MEMORY = ("ssm.", "wkv", "shortconv", "time_mix", "attention.kv_lora_rank", "kda")
 # Bytes per value: block size / values per block (ggml-common.h).
 _KV_BYTES = {
     "f32": 4.0,
@@ -35,26 +39,53 @@ def estimate_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: Engin
     arch = header.arch
     n_layer = header.integer(f"{arch}.block_count") or 0
     n_embd = header.integer(f"{arch}.embedding_length") or 0
-    heads = _per_layer(path, header, f"{arch}.attention.head_count", n_layer) or [1] * n_layer
-    heads_kv = _per_layer(path, header, f"{arch}.attention.head_count_kv", n_layer) or heads
+    heads = read_per_layer(path, header, f"{arch}.attention.head_count", n_layer) or [1] * n_layer
+    heads_kv = read_per_layer(path, header, f"{arch}.attention.head_count_kv", n_layer) or heads
     head_dim = n_embd // max([*heads, 1])
     head_k = header.integer(f"{arch}.attention.key_length") or head_dim
     head_v = header.integer(f"{arch}.attention.value_length") or head_dim
     kv = n_ctx * sum(heads_kv) * (head_k + head_v) * _KV_BYTES[settings.kv_type]
-    feed_forward = _per_layer(path, header, f"{arch}.feed_forward_length", n_layer)
+    feed_forward = read_per_layer(path, header, f"{arch}.feed_forward_length", n_layer)
     n_ff = max(feed_forward, default=4 * n_embd)
     # Live at once in the widest part of the graph: gate, up and their product, and the residual.
     compute = settings.n_ubatch * (3 * n_ff + 4 * n_embd) * 4
     return header.tensor_bytes + int(kv) + compute + _PROCESS_BYTES
 
 
+def least_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: EngineSettings) -> int:
+    """Memory that the model takes at the least: its weights, and the KV cache where its size is
+    plain. A plan that promises less is wrong, or was edited.
+    """
+    arch = header.arch
+    n_layer = header.integer(f"{arch}.block_count") or 0
+    cells, n_shared = n_ctx, 0
+    if arch not in _PLAIN:
+        # Layers whose cache is smaller, or absent: only the library knows which they are.
+        if any(key.removeprefix(f"{arch}.").startswith(_OTHER_MEMORY) for key in header.kv):
+            return header.tensor_bytes
+        window = header.get(f"{arch}.attention.sliding_window")
+        if isinstance(window, int) and window > 0 and not settings.swa_full:
+            cells = min(n_ctx, window)
+        n_shared = header.integer(f"{arch}.attention.shared_kv_layers") or 0
+    heads = read_per_layer(path, header, f"{arch}.attention.head_count", n_layer)
+    heads_kv = read_per_layer(path, header, f"{arch}.attention.head_count_kv", n_layer) or heads
+    width = (header.integer(f"{arch}.embedding_length") or 0) // max([*heads, 1])
+    head_k = header.integer(f"{arch}.attention.key_length") or width
+    head_v = header.integer(f"{arch}.attention.value_length") or width
+    n_heads = sum(heads_kv[: max(0, n_layer - n_shared)])
+    kv = cells * n_heads * (head_k + head_v) * _KV_BYTES[settings.kv_type]
+    return header.tensor_bytes + int(kv)
+
+
 def most_heads(path: Source, header: GgufHeader) -> int:
     """Attention heads of the layer with most; at least 1."""
     n_layer = header.integer(f"{header.arch}.block_count") or 0
-    return max(_per_layer(path, header, f"{header.arch}.attention.head_count", n_layer), default=1)
+    return max(
+        read_per_layer(path, header, f"{header.arch}.attention.head_count", n_layer), default=1
+    )
 
 
-def _per_layer(path: Source, header: GgufHeader, key: str, n_layer: int) -> list[int]:
+def read_per_layer(path: Source, header: GgufHeader, key: str, n_layer: int) -> list[int]:
     """A key that holds one number for all layers, or an array of 32-bit numbers, one per layer.
     Empty where it is absent or something else.
     """

@@ -129,7 +129,6 @@ def measure(
         "use_mmap": c.use_mmap,
         "repack": c.repack,
         "check_memory": False,
-        "check_vocabulary": False,  # as for a bundle, whose model was looked at when it was built
     }
 
     arguments = [str(path.absolute()), shape.n_vocab, c.n_computed, settings]

@@ -47,6 +47,29 @@ def test_broken_tokenizer_json(tmp_path: Path, text: str) -> None:
         load_tokenizer(tmp_path, {"vocab_size": 10})
 
 
+HOSTILE_PARTS: dict[str, dict[str, Any]] = {
+    "a normalizer that makes Rust panic": {
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "////////////"}
+    },
+    "an empty precompiled map": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
+    "a number for a list of steps": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": 7}},
+    "a number for a pattern": {"pre_tokenizer": {"type": "Split", "pattern": 7}},
+    "a number among the added tokens": {"added_tokens": [7]},
+    "a list of pairs as an added token": {"added_tokens": [[["id", 1]]]},
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_PARTS)
+def test_hostile_parts_of_tokenizer_json_are_errors_of_ours(
+    byte_level: Checkpoint, case: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = byte_level.directory / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **HOSTILE_PARTS[case]}))
+    with pytest.raises(InputError):
+        load_tokenizer(byte_level.directory, byte_level.config)
+    assert "panicked" not in capfd.readouterr().err
+
+
 def test_tokenizer_larger_than_the_embedding(byte_level: Checkpoint) -> None:
     byte_level.config["vocab_size"] -= 1
     with pytest.raises(InputError, match=r"has only \d+ rows"):

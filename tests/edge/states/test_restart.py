@@ -46,7 +46,7 @@ def states_in(folder: Path) -> StateStore:
 @contextmanager
 def session_on(model: Path, folder: Path | None, **changes: Any) -> Iterator[Session]:
     """As a process that starts anew."""
-    settings = EngineSettings(n_threads=1, check_vocabulary=False)
+    settings = EngineSettings(n_threads=1)
     engine = open_engine("llama_cpp", model, settings.replace(**changes))
     yield Session(engine, system=SYSTEM, states=states_in(folder) if folder else None)
     engine.close()

@@ -7,6 +7,10 @@ and Jinja's own CVE-2024-56201, CVE-2024-56326, CVE-2025-27516.
 from __future__ import annotations
 
 import datetime
+import itertools
+import os
+import signal
+import threading
 import time
 import tracemalloc
 from typing import Any
@@ -16,7 +20,7 @@ import pytest
 from boardfit.edge.errors import EdgeError, InputError, UnsafeInputError
 from boardfit.edge.template import limits
 from boardfit.edge.template.lint import check
-from boardfit.edge.template.render import render
+from boardfit.edge.template.render import render, render_here
 
 USER = [{"role": "user", "content": "Hello"}]
 CHATML = (
@@ -278,6 +282,103 @@ BOMBS = [
 ]  # fmt: skip
 
 
+# Operations of C that are long in themselves, or that a lazy filter repeats.
+_R = "{% set r = range(100000)|list %}"
+_A = "{% set a = 'x' * 8000000 %}{% set b = 'x' * 7999999 ~ 'x' %}"
+_C = "{% set c = 'x' * 98 ~ 'y' %}"
+_P = str(2**61 - 1)  # Python's hash prime: its multiples share a hash
+UNCOUNTED = [
+    _R + "{{ r|select('in', r)|list|length }}",
+    _R + "{{ r|reject('in', r)|list|length }}",
+    _R + "{{ r|map('string')|select('in', r)|list|length }}",
+    _R + "{% set l = [{'a': -1}] * 20000 %}{{ l|selectattr('a', 'in', r)|list|length }}",
+    _R + "{% set l = [{'a': -1}] * 20000 %}{{ l|rejectattr('a', 'in', r)|list|length }}",
+    _R + "{% set q = range(100000)|list %}{{ ([q] * 9999)|select('eq', r)|list|length }}",
+    _R + "{% set q = range(100000)|list %}{% for i in range(99999) %}{% if q == r %}{% endif %}"
+    "{% endfor %}",
+    _R + "{{ [" + ",".join(["-1 is in r"] * 2400) + "]|length }}",
+    _R + "{{ [" + ",".join(["r[1:]|length"] * 1500) + "]|length }}",
+    _R + "{% macro m(n) %}{% if -1 in r %}{% endif %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}"
+    "{% endmacro %}{{ m(30) }}",
+    _R + "{% for i in range(99999) %}{% set x = r.index(99999) %}{% endfor %}",
+    _A + "{{ [" + ",".join(["a==b"] * 2400) + "]|length }}",
+    _A + "{{ " + "==".join(["a", "b"] * 1200) + " }}",
+    _A + "{{ [" + ",".join(["a is lower"] * 2400) + "]|length }}",
+    _A + "{{ [" + ",".join(["a|title|length"] * 1500) + "]|length }}",
+    _A + _C + "{% for i in range(9999) %}{% if c in a %}{% endif %}{% endfor %}",
+    _A + _C + "{% for i in range(9999) %}{% set x = a.find(c) %}{% endfor %}",
+    "{{ range(0, 99999 * P, P)|unique|list|length }}".replace("P", _P),
+    "{{ dict(range(0, 99999 * P, P)|batch(2))|length }}".replace("P", _P),
+    "{% for i in range(9999) %}{% set x = range(99999)|map('string')|max %}{% endfor %}",
+    "{% for i in range(99999) %}{% if 'a' in range(99999) %}{% endif %}{% endfor %}",
+    "{% set x = ['x' * 7000] * 1000 %}{% for i in range(9999) %}{% set y = x|sort %}{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("template", UNCOUNTED, ids=lambda text: f"{len(text)}:{text[-60:]}")
+def test_every_operation_counts(template: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(UnsafeInputError, match="template"):
+        run(template)
+    assert time.monotonic() - start < 6.5  # 6 s, and what a busy machine adds
+
+
+def test_what_escapes_the_count_is_ended_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One operation of C that never ends, as if an estimate were missing."""
+    monkeypatch.setattr(limits, "check_equal", lambda *_: sum(itertools.repeat(1)))
+    start = time.monotonic()
+    with pytest.raises(UnsafeInputError, match="more than"):
+        run("{{ 1 == 2 }}", max_seconds=0.3)
+    assert time.monotonic() - start < 3
+    monkeypatch.undo()
+    assert run("{{ 1 == 2 }}") == "False"
+
+
+def test_an_interrupt_ends_a_long_operation_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "check_equal", lambda *_: sum(itertools.repeat(1)))
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    start = time.monotonic()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        run("{{ 1 == 2 }}")
+    assert time.monotonic() - start < 1.3
+
+
+def test_errors_of_the_child_keep_their_kind_and_next_step() -> None:
+    with pytest.raises(UnsafeInputError, match="in place") as caught:
+        run("{{ messages.append(1) }}")
+    assert "namespace" in (caught.value.next_step or "")
+    assert run("{{ messages[0].content }}", [{"role": "user", "content": "\ud800ä"}]) == "\ud800ä"
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ 1 < 2 < 3 }}{{ 1 < 3 < 2 }}{{ 3 > 2 == 2 }}", "TrueFalseTrue"),
+        ("{{ 'a' in 'abc' }}{{ 'd' not in ['a'] }}{{ missing in ['a'] }}", "TrueTrueFalse"),
+        ("{{ missing == 1 }}{{ none == none }}{{ missing is in ['a'] }}", "FalseTrueFalse"),
+        ("{{ 'a' in {'a': 1} }}{{ 2 in range(3) }}{{ messages == messages }}", "TrueTrueTrue"),
+        ("{{ none|map('upper')|list }}{{ missing|select('eq', 1)|list }}", "[][]"),
+        ("{{ [3, 1, 2]|sort }}{{ {'b': 1, 'a': 2}|list }}{{ range(3)|max }}",
+         "[1, 2, 3]['b', 'a']2"),
+        ("{{ dict([['a', 1]]) }}{{ dict(a=1) }}{{ dict({'a': 1}, b=2)['b'] }}",
+         "{'a': 1}{'a': 1}2"),
+        ("{{ [1, 1, 2]|unique|list }}{{ [1, 2, 3]|batch(2)|list }}{{ 'cab'|list|sort|join }}",
+         "[1, 2][[1, 2], [3]]abc"),
+    ],
+)  # fmt: skip
+def test_counted_operations_behave_like_jinja(template: str, expected: str) -> None:
+    assert run(template) == expected
+
+
+def test_a_long_conversation_may_compare_and_search_every_turn() -> None:
+    messages = [{"role": "user", "content": "word " * 400}] * 3000
+    text = run("{% for m in messages %}{% if m.role == 'user' and '</think>' not in m.content %}"
+               "{% if loop.index0 == messages|length - 1 %}{{ m.content|trim|length }}{% endif %}"
+               "{% endif %}{% endfor %}", messages)  # fmt: skip
+    assert text == "1999"
+
+
 @pytest.mark.parametrize("template", BOMBS, ids=lambda text: f"{len(text)}:{text[:60]}")
 def test_bomb_is_stopped(template: str) -> None:
     start = time.monotonic()
@@ -309,7 +410,7 @@ def test_memory_stays_bounded(template: str) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(EdgeError):
-            run(template)
+            render_here(template, {"messages": USER}, None, limits.MAX_SECONDS)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

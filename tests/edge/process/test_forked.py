@@ -1,0 +1,74 @@
+"""A forked child computes under a limit, and its end is the caller's to see."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from boardfit.edge.process.forked import ForkedDeathError, can_fork, run_forked
+
+pytestmark = pytest.mark.skipif(not can_fork(), reason="no safe fork here")
+
+
+def compute_for_ever() -> bytes:
+    return bytes(sum(itertools.repeat(1)))  # one call of C
+
+
+def test_a_large_answer_arrives_whole() -> None:
+    answer = os.urandom(3 << 20)
+    assert run_forked(lambda: answer, 10) == answer
+    assert run_forked(lambda: b"", 10) == b""
+
+
+def test_the_kernel_ends_what_takes_too_long() -> None:
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        run_forked(compute_for_ever, 0.3)
+    assert time.monotonic() - start < 2
+
+
+def test_an_interrupt_reaches_the_caller_and_ends_the_child() -> None:
+    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_forked(compute_for_ever, 20)
+    assert time.monotonic() - start < 1.2
+    with pytest.raises(ChildProcessError):  # none is left
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_an_error_and_a_signal_are_told_apart() -> None:
+    with pytest.raises(ForkedDeathError) as caught:
+        run_forked(lambda: b"" * (1 // 0), 10)
+    assert caught.value.signal is None
+    with pytest.raises(ForkedDeathError) as caught:
+        run_forked(lambda: bytes(os.kill(os.getpid(), signal.SIGKILL) or 0), 10)
+    assert caught.value.signal == signal.SIGKILL
+
+
+def test_threads_may_ask_at_the_same_time() -> None:
+    found: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda i=i: found.append(run_forked(lambda: bytes([i]), 10)))
+        for i in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [bytes([i]) for i in range(8)]
+
+
+def test_the_caller_keeps_its_signals() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+    run_forked(lambda: b"x", 10)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert handlers == [
+        signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    ]
