@@ -27,7 +27,7 @@ from boardfit.edge.slots.layout import (
     is_trash,
     release_folder,
 )
-from boardfit.edge.slots.trust import pinned_keys, release_signer
+from boardfit.edge.slots.trust import pinned_keys, refuse_release, release_signer
 from boardfit.edge.terminal.progress import Say
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.units import format_bytes, printable
@@ -158,10 +158,11 @@ class Slots:
 
     def verify(self, release_id: str) -> Bundle:
         """Read every byte of a release. Raises IntegrityError naming what differs, or when keys are
-        pinned and none of them signed it.
+        pinned and none of them signed it, or when the board's rules refuse it.
         """
         release_signer(self.files, release_id, pinned_keys(self.files))
         bundle = self.bundle(release_id)
+        refuse_release(self.files, bundle.subject)
         if wrong := self.damage(bundle_folder(release_id), bundle):
             raise IntegrityError(
                 f"release {release_id[:12]} on {self.files.root}: {printable(wrong[0])} is not "
