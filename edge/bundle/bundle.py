@@ -35,7 +35,7 @@ from boardfit.edge.terminal.progress import Advance, Progress
 from boardfit.edge.trust.board_rules import Subject
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, signers
 from boardfit.edge.trust.pins import check_pins, check_rules
-from boardfit.edge.trust.release import Release, read_release
+from boardfit.edge.trust.release import ReleaseTerms, read_release
 from boardfit.edge.trust.ssh_formats import PublicKey
 from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, printable
@@ -96,7 +96,7 @@ class Bundle:
         return str(self.manifest["model"]["name"])
 
     @property
-    def release(self) -> Release:
+    def release(self) -> ReleaseTerms:
         """What its signer states about it."""
         return read_release(self.manifest, str(self.path / MANIFEST))
 

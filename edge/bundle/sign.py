@@ -10,12 +10,12 @@ from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import UsageError
 from boardfit.edge.trust import bundle_signature
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE
-from boardfit.edge.trust.release import EXPIRES_AT, NUMBER, RELEASED_AT, Release, new_release
+from boardfit.edge.trust.release import EXPIRES_AT, NUMBER, RELEASED_AT, ReleaseTerms, new_release
 from boardfit.edge.trust.signing import SigningKey
 from boardfit.edge.trust.ssh_formats import PublicKey, Signature, parse_signatures
 
 
-def sign_bundle(directory: Path, key: SigningKey, release: Release | None = None) -> PublicKey:
+def sign_bundle(directory: Path, key: SigningKey, release: ReleaseTerms | None = None) -> PublicKey:
     """Add this key's signature to a bundle, after checking every byte that it vouches for.
 
     The first signature writes `release` into the manifest (default: a number from the time, no

@@ -9,6 +9,7 @@ import re
 import shlex
 
 from boardfit.edge.errors import InputError
+from boardfit.edge.process.cage import SYSTEMD
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.failed_starts import MAX_FAILED, count_script, reset_script
 from boardfit.edge.types import Plan
@@ -21,36 +22,6 @@ INSTALL_SCRIPT = "board/install.sh"
 
 _MAX_NAME = 80
 _MOST_BYTES = 1 << 50
-
-# Restrictions of both services. Each service defines what it may write.
-_CAGE = """\
-ProtectSystem=strict
-ProtectHome=yes
-PrivateTmp=yes
-PrivateDevices=yes
-PrivateNetwork=yes
-NoNewPrivileges=yes
-CapabilityBoundingSet=
-AmbientCapabilities=
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectKernelLogs=yes
-ProtectControlGroups=yes
-ProtectClock=yes
-ProtectHostname=yes
-ProtectProc=invisible
-RestrictAddressFamilies=none
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-RemoveIPC=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-SystemCallErrorNumber=EPERM
-"""
 
 _SERVICE = """\
 # boardfit: at boot, check that the current release answers, within the memory it was planned for.
@@ -139,7 +110,7 @@ def service_unit(name: str, plan: Plan, root: str = DEFAULT_ROOT) -> str:
         reset=as_owner(reset_script(root), root),
         planned_mib=-(-peak // MIB),
         max_mib=-(-peak * 11 // (10 * MIB)),
-        cage=_CAGE,
+        cage=SYSTEMD,
     )
 
 
@@ -170,7 +141,7 @@ def install_unit(bundle_id: str, uid: int, gid: int, root: str = DEFAULT_ROOT) -
         script=INSTALL_SCRIPT,
         uid=int(uid),
         gid=int(gid),
-        cage=_CAGE,
+        cage=SYSTEMD,
     )
 
 

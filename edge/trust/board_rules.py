@@ -21,7 +21,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from boardfit.edge.errors import IntegrityError
-from boardfit.edge.trust.release import MAX_NUMBER, Release, format_time, parse_time
+from boardfit.edge.trust.release import MAX_NUMBER, ReleaseTerms, format_time, parse_time
 from boardfit.edge.units import printable
 
 BOARD_RULES = "board.json"
@@ -38,7 +38,7 @@ class Subject:
     id: str
     name: str
     device: str
-    release: Release
+    release: ReleaseTerms
 
 
 @dataclass(frozen=True)

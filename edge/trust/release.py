@@ -29,7 +29,7 @@ _DAYS = {"d": 1, "w": 7, "y": 365}
 
 
 @dataclass(frozen=True)
-class Release:
+class ReleaseTerms:
     """`number` is 0 in a bundle that was signed before releases had numbers, or never."""
 
     number: int = 0
@@ -45,7 +45,7 @@ class Release:
         return found
 
 
-def new_release(number: int | None = None, expires: str | None = None) -> Release:
+def new_release(number: int | None = None, expires: str | None = None) -> ReleaseTerms:
     """The entries of a release that is signed now. Without a number it gets the time as one:
     year, month, day, hour, minute, second. SOURCE_DATE_EPOCH counts as now where it is set.
 
@@ -56,7 +56,7 @@ def new_release(number: int | None = None, expires: str | None = None) -> Releas
         number = int(now.strftime("%Y%m%d%H%M%S"))
     if not 0 < number <= MAX_NUMBER:
         raise UsageError(f"the release number is {number}, expected 1 to {MAX_NUMBER}")
-    return Release(number, now, None if expires is None else _parse_expiry(expires, now))
+    return ReleaseTerms(number, now, None if expires is None else _parse_expiry(expires, now))
 
 
 def _now_s() -> float:
@@ -83,7 +83,7 @@ def _parse_expiry(text: str, now: datetime) -> datetime:
     return end
 
 
-def read_release(manifest: Mapping[str, Any], place: str) -> Release:
+def read_release(manifest: Mapping[str, Any], place: str) -> ReleaseTerms:
     """The entries of a parsed manifest; `place` is what errors call it. Raises InputError for
     entries of another type.
     """
@@ -95,7 +95,7 @@ def read_release(manifest: Mapping[str, Any], place: str) -> Release:
             next_step="sign the bundle again, from a fresh build",
         )
     times = [_read_time(manifest, key, place) for key in (RELEASED_AT, EXPIRES_AT)]
-    return Release(number, *times)
+    return ReleaseTerms(number, *times)
 
 
 def _read_time(manifest: Mapping[str, Any], key: str, place: str) -> datetime | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from boardfit.edge.slots.layout import release_folder
 from boardfit.edge.slots.store import Slots
 from tests.edge.flash.cargo import PLAN
 from tests.edge.slots.test_store import put
+from tests.programs import require
 
 
 @pytest.fixture
@@ -139,11 +139,9 @@ def test_an_empty_board_is_left_alone(slots: Slots, tmp_path: Path) -> None:
     assert not slots.files.entries("")
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("setpriv") is None,
-    reason="only root can become the owner of a folder, by setpriv of util-linux",
-)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become the owner of a folder")
 def test_it_runs_as_the_owner_of_the_releases(tmp_path: Path) -> None:
+    require("setpriv")
     root = tmp_path / "board"
     root.mkdir()
     words = command(str(root), "ExecStartPre", tmp_path / "unused")

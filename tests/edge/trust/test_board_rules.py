@@ -32,7 +32,7 @@ from boardfit.edge.trust.board_rules import (
 )
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.trust.pins import REVOKED_KEYS, TRUSTED_KEYS
-from boardfit.edge.trust.release import Release, new_release, read_release
+from boardfit.edge.trust.release import ReleaseTerms, new_release, read_release
 from boardfit.edge.trust.signing import SigningKey
 from tests.edge.flash.cargo import PLAN, make_bundle
 from tests.edge.flash.test_fault_points import PipeBoard
@@ -67,7 +67,7 @@ def rules_at(root: Path) -> BoardRules:
 def test_the_first_signature_gives_a_growing_number_and_later_ones_keep_the_id(
     bundle: Path, other: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert open_bundle(bundle).release == Release()
+    assert open_bundle(bundle).release == ReleaseTerms()
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1796000000")
     sign_bundle(bundle, keys[0])
     first = open_bundle(bundle)
@@ -249,7 +249,7 @@ def test_a_clock_before_the_dates_of_releases_is_not_believed(
 ) -> None:
     monkeypatch.setattr("boardfit.edge.trust.board_rules.datetime", Clock)
     monkeypatch.setattr(Clock, "at", clock)
-    subject = Subject("0" * 64, "x", "y", Release(1, NOW, NOW + timedelta(days=30)))
+    subject = Subject("0" * 64, "x", "y", ReleaseTerms(1, NOW, NOW + timedelta(days=30)))
     rules = BoardRules(latest=latest)
     if starts:
         rules.refuse(subject, "the board")
