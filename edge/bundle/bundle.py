@@ -103,7 +103,7 @@ class Bundle:
     @property
     def subject(self) -> Subject:
         """What a board's rules judge."""
-        return Subject(self.id, self.name, self.plan.device, self.release)
+        return Subject(self.id, self.name, str(self.plan.device), self.release)
 
     @property
     def model_path(self) -> Path:

@@ -52,7 +52,7 @@ def describe(opened: Bundle) -> list[str]:
         f"peak {format_bytes(plan.peak_bytes)} of {format_bytes(plan.budget_bytes)}",
     ]
     if opened.release.number:
-        lines.append(f"  signed   {release_line(opened)}")
+        lines.append(f"  {release_line(opened)}")
     small = opened.manifest.get("small")
     if small:
         lines.append(

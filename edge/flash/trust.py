@@ -104,6 +104,7 @@ def admit_release(
     """
     who, notes = slots.files.root, list[str]()
     rules = board_rules(slots.files)
+    rules.with_accepted(subject, ())  # raises now if it could not be recorded later
     if policy.other_board and rules.devices and subject.device not in rules.devices:
         rules = rules.with_device(subject.device)
         notes.append(f"from now on the board also accepts bundles for {subject.device}")

@@ -25,10 +25,11 @@ from boardfit.edge.trust.release import MAX_NUMBER, ReleaseTerms, format_time, p
 from boardfit.edge.units import printable
 
 BOARD_RULES = "board.json"
-MAX_RULES_BYTES = 256 * 1024
+MAX_RULES_BYTES = 1024 * 1024
 KIND, SCHEMA = "boardfit-board", 1
 _MAX_NAMES = 200
 _MAX_DEVICES = 16
+_MAX_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -95,14 +96,18 @@ class BoardRules:
         """
         old = self.floor(subject.name).number
         number = subject.release.number if lower else max(old, subject.release.number)
-        floors = {**self.floors, subject.name: Floor(number, tuple(dict.fromkeys(kept)))}
-        if len(floors) > _MAX_NAMES:
-            raise IntegrityError(
-                f"{BOARD_RULES} has {len(floors)} names of bundles; {_MAX_NAMES} is the most",
-                next_step="remove the names that are not used from it, by hand",
-            )
+        floor = Floor(number, tuple(dict.fromkeys(kept))[-_MAX_KEPT:])
         dates = [when for when in (self.latest, subject.release.released_at) if when is not None]
-        return replace(self, floors=floors, latest=max(dates, default=None))
+        floors = {**self.floors, subject.name: floor}
+        rules = replace(self, floors=floors, latest=max(dates, default=None))
+        n_bytes = len(rules.to_bytes())
+        if len(floors) > _MAX_NAMES or n_bytes > MAX_RULES_BYTES:
+            raise IntegrityError(
+                f"{BOARD_RULES} would hold {len(floors)} names of bundles, in {n_bytes} "
+                f"bytes; {_MAX_NAMES} names and {MAX_RULES_BYTES} bytes are the most",
+                next_step="remove names that are not used any more from that file on the board",
+            )
+        return rules
 
     def with_device(self, device: str) -> BoardRules:
         return replace(self, devices=tuple(dict.fromkeys((*self.devices, device)))[-_MAX_DEVICES:])

@@ -130,7 +130,7 @@ def test_a_rollback_starts_and_does_not_lower_the_floor(keys: Keys, tmp_path: Pa
 def test_an_older_release_that_was_never_accepted_here_does_not_start(
     keys: Keys, tmp_path: Path
 ) -> None:
-    """Whoever writes the card, but not the machine's own folder, puts an old bundle there."""
+    """A person who writes the card, but not the machine's own folder, puts an old bundle there."""
     one, two = (make(tmp_path / f"n{n}", keys[0], n) for n in (1, 2))
     root = tmp_path / "board"
     put(two, root, required=True)
@@ -402,6 +402,22 @@ def test_a_bundle_with_one_more_signature_outlives_the_revocation(
     (folder / REVOKED_KEYS).write_text("")
     with pytest.raises(IntegrityError, match="nothing is accepted"):
         open_bundle(mine)
+
+
+def test_what_cannot_be_recorded_is_refused_before_anything_is_sent(
+    keys: Keys, tmp_path: Path
+) -> None:
+    root = tmp_path / "board"
+    root.mkdir()
+    full = BoardRules(floors={str(n): Floor(1) for n in range(200)})
+    (root / BOARD_RULES).write_bytes(full.to_bytes())
+    with pytest.raises(IntegrityError, match="201 names"):
+        put(make(tmp_path / "mine", keys[0], 1), root, required=True)
+    (root / BOARD_RULES).unlink()
+    model = {"name": "n" * 2**20, "arch": "llama"}
+    with pytest.raises(IntegrityError, match="bytes are the most"):
+        put(make(tmp_path / "long", keys[0], 1, model=model), root, required=True)
+    assert not (root / "releases").exists()
 
 
 # ---- the file -----------------------------------------------------------------------------------
