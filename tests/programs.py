@@ -18,6 +18,7 @@ PACKAGES = {
     "adb": "adb",
     "bash": "bash",
     "busybox": "busybox",
+    "bwrap": "bubblewrap",
     "chromium": "chromium",
     "cmake": "cmake",
     "dash": "dash",

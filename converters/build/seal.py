@@ -100,6 +100,10 @@ def seal(
         parts = add_engine(directory, plan)
         roles |= parts.roles
         manifest = {**manifest, "board": parts.manifest}
+    if key is not None:
+        from boardfit.edge.trust.release import new_release
+
+        manifest = {**manifest, **new_release().entries()}
     seal_bundle(directory, manifest, roles, hashes)
     if key is not None:
         from boardfit.edge.bundle.sign import add_signature

@@ -31,8 +31,10 @@ from boardfit.edge.disk.rooted import Root, check_free, work_beside
 from boardfit.edge.disk.verified import VerifiedFiles
 from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
 from boardfit.edge.terminal.progress import Advance, Progress
+from boardfit.edge.trust.board_rules import Subject
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, signers
-from boardfit.edge.trust.pins import check_pins
+from boardfit.edge.trust.pins import check_pins, check_rules
+from boardfit.edge.trust.release import ReleaseTerms, read_release
 from boardfit.edge.trust.ssh_formats import PublicKey
 from boardfit.edge.types import Plan
 from boardfit.edge.units import printable
@@ -93,6 +95,16 @@ class Bundle:
         return str(self.manifest["model"]["name"])
 
     @property
+    def release(self) -> ReleaseTerms:
+        """What its signer states about it."""
+        return read_release(self.manifest, str(self.path / MANIFEST))
+
+    @property
+    def subject(self) -> Subject:
+        """What a board's rules judge."""
+        return Subject(self.id, self.name, str(self.plan.device), self.release)
+
+    @property
     def model_path(self) -> Path:
         return self.path / self.model_file.name
 
@@ -128,8 +140,8 @@ class Bundle:
         file = next((file for file in self.files if file.name == name), None)
         if file is None:
             raise InputError(f"{self.path}: {printable(name)} is not listed in the manifest")
-        if not self._is_admitted:
-            check_pins(self.path, self.texts[MANIFEST], self.signature)
+        if not self._is_admitted and check_pins(self.path, self.texts[MANIFEST], self.signature):
+            check_rules(self.path, self.subject)
         opened = self._held.get(name)
         if opened is None:
             opened = self._open_verified(file, None, None)
@@ -203,19 +215,27 @@ def seal_bundle(
         digest = hashes.get(name) or sha256_file(path)
         files[name] = {"role": roles[name], "n_bytes": path.stat().st_size, "sha256": digest}
     document = {"kind": KIND, "schema": SCHEMA, **manifest, "files": files}
-    text = (
-        json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
-    )
-    write_atomic(directory / MANIFEST, text.encode())
-    bundle_id = hashlib.sha256(text.encode()).hexdigest()
-    (directory / SIGNATURE).unlink(missing_ok=True)  # of another manifest
-    sums = [f"{files[name]['sha256']}  {name}" for name in files] + [f"{bundle_id}  {MANIFEST}"]
-    write_atomic(directory / SUMS, ("\n".join(sums) + "\n").encode())
     for name in files:
         with (directory / name).open("rb") as file:
             os.fsync(file.fileno())
+    return hashlib.sha256(write_manifest(directory, document)).hexdigest()
+
+
+def write_manifest(directory: Path, document: Mapping[str, Any]) -> bytes:
+    """Write `manifest.json` and the SHA256SUMS that go with it, and return the manifest's text. An
+    earlier signature is removed.
+    """
+    text = (
+        json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    ).encode()
+    write_atomic(directory / MANIFEST, text)
+    bundle_id = hashlib.sha256(text).hexdigest()
+    (directory / SIGNATURE).unlink(missing_ok=True)  # of another manifest
+    sums = [f"{entry['sha256']}  {name}" for name, entry in document["files"].items()]
+    sums.append(f"{bundle_id}  {MANIFEST}")
+    write_atomic(directory / SUMS, ("\n".join(sums) + "\n").encode())
     fsync_directory(directory)
-    return bundle_id
+    return text
 
 
 def open_bundle(
@@ -231,8 +251,8 @@ def open_bundle(
     byte; `None` reads those files that have changed since they were last verified here (by size,
     inode, mtime and ctime); `False` reads none until a file is used. `progress(done, total)` counts
     hashed bytes. Where keys are pinned (`boardfit.edge.trust.pins`) the bundle must be signed by
-    one of them, and what was verified earlier counts for nothing; a tool that only looks, or signs,
-    asks for no `check_signature`.
+    one of them and keep the board's rules, and what was verified earlier counts for nothing; a tool
+    that only looks, or signs, asks for no `check_signature`.
 
     Raises InputError when it is no bundle, UnsafeInputError when it breaks a rule, IntegrityError
     when a size or hash differs, or when no accepted key signed it.
@@ -261,6 +281,8 @@ def open_bundle(
         _folder=folder,
         _is_admitted=check_signature,
     )
+    if keys:
+        check_rules(root, bundle.subject)
     check_tree(folder, bundle.files)
     check_sums(bundle)
     if verify is not False:
@@ -332,6 +354,7 @@ def parse_manifest(text: bytes, root: Path) -> Bundle:
         if not isinstance(small.get("plan"), dict):
             raise InputError(f"{root / MANIFEST}: entry 'small.plan' is missing or not an object")
         Plan.from_dict(small["plan"])
+    read_release(document, str(root / MANIFEST))
     plan = Plan.from_dict(document["plan"])
     return Bundle(root, hashlib.sha256(text).hexdigest(), document, plan, files)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from datetime import datetime, timezone
 from pathlib import Path
 
 import click
@@ -18,6 +19,7 @@ from boardfit.edge.bundle.bundle import (
 from boardfit.edge.bundle.quality_text import note_lines, quality_lines
 from boardfit.edge.errors import IntegrityError
 from boardfit.edge.terminal.progress import ProgressLine
+from boardfit.edge.trust.release import format_time
 from boardfit.edge.units import format_bytes, printable
 
 
@@ -49,6 +51,8 @@ def describe(opened: Bundle) -> list[str]:
         f"  plan     context {plan.n_ctx}, KV {plan.kv_type}, {plan.n_threads} threads; "
         f"peak {format_bytes(plan.peak_bytes)} of {format_bytes(plan.budget_bytes)}",
     ]
+    if opened.release.number:
+        lines.append(f"  {release_line(opened)}")
     small = opened.manifest.get("small")
     if small:
         lines.append(
@@ -79,6 +83,11 @@ def verify(path: Path, key_file: str | None, as_json: bool) -> None:
                 f"{path} is signed by {got}, not by {key_file}",
                 next_step="get it from the owner of that key, or sign it: edge bundle sign",
             )
+        if (end := opened.release.expires_at) and end < datetime.now(timezone.utc):
+            raise IntegrityError(
+                f"{path} expired at {format_time(end)}",
+                next_step="get a newer release from its signer",
+            )
     if as_json:
         signers = [key.fingerprint for key in signed_by]
         record = {"id": opened.id, "ok": True, "n_bytes": opened.n_bytes, "signed_by": signers}
@@ -87,6 +96,8 @@ def verify(path: Path, key_file: str | None, as_json: bool) -> None:
     click.echo(f"{path}: {len(opened.files)} files, {format_bytes(opened.n_bytes)}, all as listed")
     for key in signed_by:
         click.echo(f"  signed by {key}")
+    if signed_by:
+        click.echo(f"  {release_line(opened)}")
     if not signed_by:
         click.echo("  not signed")
 
@@ -94,22 +105,49 @@ def verify(path: Path, key_file: str | None, as_json: bool) -> None:
 @bundle.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.argument("key_file", metavar="KEY", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--release", "number", type=int,
+    help="Number of this release; it must grow. [default: the time, as 20261130161500]",
+)  # fmt: skip
+@click.option(
+    "--expires", metavar="WHEN",
+    help="Boards stop starting this release then: 90d, 12w, 1y or 2027-06-30. [default: never]",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
-def sign(path: Path, key_file: Path | None, as_json: bool) -> None:
+def sign(
+    path: Path, key_file: Path | None, number: int | None, expires: str | None, as_json: bool
+) -> None:
     """Sign a bundle with a private KEY (default: the key from `edge key new`).
 
-    The bundle is verified first. It keeps its id and existing signatures.
+    The bundle is verified first. The first signature gives it a release number, and thereby a new
+    id. A board accepts no lower number of the same name later. Further signatures keep the id and
+    the earlier signatures.
     """
     from boardfit.edge.bundle.sign import sign_bundle
     from boardfit.edge.trust.key_argument import default_key_path, signing_key
+    from boardfit.edge.trust.release import new_release
 
+    asked = number is not None or expires is not None
+    release = new_release(number, expires) if asked else None
     signer = signing_key(key_file or default_key_path())
-    public = sign_bundle(path, signer)
+    public = sign_bundle(path, signer, release)
+    opened = open_bundle(path, verify=False, check_signature=False)
     if as_json:
-        opened = open_bundle(path, verify=False, check_signature=False)
-        click.echo(json.dumps({"id": opened.id, "signed_by": public.fingerprint}))
+        record = {"id": opened.id, "signed_by": public.fingerprint, **opened.release.entries()}
+        click.echo(json.dumps(record))
     else:
         click.echo(f"{path}: signed by {public}")
+        click.echo(f"  {release_line(opened)}")
+
+
+def release_line(opened: Bundle) -> str:
+    """The number, date and expiry of a release for a person."""
+    release = opened.release
+    if release.released_at is None and release.expires_at is None:
+        return f"release {release.number or 'without a number'}"
+    made = "" if release.released_at is None else f" of {format_time(release.released_at)}"
+    end = "never" if release.expires_at is None else f"at {format_time(release.expires_at)}"
+    return f"release {release.number}{made}, expires {end}"
 
 
 @bundle.command()

@@ -5,22 +5,38 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from boardfit.edge.bundle.bundle import MANIFEST, open_bundle, read_limited
+from boardfit.edge.bundle.bundle import MANIFEST, open_bundle, read_limited, write_manifest
 from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.errors import UsageError
 from boardfit.edge.trust import bundle_signature
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE
+from boardfit.edge.trust.release import EXPIRES_AT, NUMBER, RELEASED_AT, ReleaseTerms, new_release
 from boardfit.edge.trust.signing import SigningKey
 from boardfit.edge.trust.ssh_formats import PublicKey, Signature, parse_signatures
 
 
-def sign_bundle(directory: Path, key: SigningKey) -> PublicKey:
-    """Add this key's signature to a bundle, after checking every byte that it vouches for. Those of
-    others stay.
+def sign_bundle(directory: Path, key: SigningKey, release: ReleaseTerms | None = None) -> PublicKey:
+    """Add this key's signature to a bundle, after checking every byte that it vouches for.
 
-    Raises as `open_bundle` does; IntegrityError when a signature that is there does not hold.
+    The first signature writes `release` into the manifest (default: a number from the time, no
+    expiry), so that the bundle gets its final id. Later ones keep the id and the earlier ones.
+
+    Raises as `open_bundle` does; IntegrityError when a signature that is there does not hold;
+    UsageError when a `release` is given for a bundle that is signed already.
     """
     opened = open_bundle(directory, verify=True, check_signature=False)
-    add_signature(directory, opened.texts[MANIFEST], key)
+    if os.path.lexists(directory / SIGNATURE):
+        if release is not None:
+            raise UsageError(
+                f"{directory} is signed already, and its number and expiry with it",
+                next_step=f"remove {directory / SIGNATURE} and sign again, as a new release",
+            )
+        add_signature(directory, opened.texts[MANIFEST], key)
+        return key.public
+    entries = (release or new_release()).entries()
+    stale = (NUMBER, RELEASED_AT, EXPIRES_AT)
+    kept = {name: value for name, value in opened.manifest.items() if name not in stale}
+    add_signature(directory, write_manifest(directory, {**kept, **entries}), key)
     return key.public
 
 

@@ -23,6 +23,7 @@ import click
 
 from boardfit.edge.chat.interrupt import Interrupt
 from boardfit.edge.chat.model_options import engine_options, generation_options, open_with_progress
+from boardfit.edge.chat.sandbox import is_inside, run_in_cage
 from boardfit.edge.chat.session import Session
 from boardfit.edge.chat.timed_open import draft_tokens, open_session
 from boardfit.edge.deadline.options import budget_options
@@ -53,6 +54,10 @@ SCHEMA = 1
 @click.option("--system", help="System prompt.")
 @click.option("--raw", is_flag=True, help="Continue the text as it is, without a chat template.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON line instead of the text.")
+@click.option(
+    "--sandbox", is_flag=True,
+    help="Run in a cage without network, secrets and places to write (bubblewrap or systemd).",
+)  # fmt: skip
 @publish_status("run")
 def run(
     bundle: str,
@@ -64,12 +69,15 @@ def run(
     system: str | None,
     raw: bool,
     as_json: bool,
+    sandbox: bool,
 ) -> None:
     """Answer PROMPT with BUNDLE (a bundle directory or a .gguf file).
 
     Without PROMPT, or with "-", read the prompt from standard input. With --task, PROMPT is the
     input of the task. For a task that takes a file (summarize), PROMPT is a path.
     """
+    if sandbox and not is_inside():
+        sys.exit(run_in_cage(Path(bundle), sys.argv[1:]))
     text = read_task_text(use, prompt) if use else read_prompt(prompt)
     started_s = time.monotonic()
     n_draft = draft_tokens(budget, use.task if use else None)

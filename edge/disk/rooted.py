@@ -532,8 +532,9 @@ def work_beside(
 ) -> Iterator[Work]:
     """Hold `OUT.partial/` alone: made here, or left by an interrupted run of ours.
 
-    Folders above `output` are made as they are needed. With `resume` its content is kept, but for `stale` names and for what leads elsewhere, and it
-    stays when the command fails. Else it is emptied first, and removed when the command fails.
+    Folders above `output` are made as they are needed. With `resume` its content is kept, but for
+    `stale` names and for what leads elsewhere, and it stays when the command fails. Else it is
+    emptied first, and removed when the command fails.
     Raises UsageError when another `what` (build, pull) works there, or the folder is not ours.
     """
     absolute = output.absolute()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -63,6 +64,10 @@ from boardfit.edge.units import format_bytes, format_seconds, printable
          " bundle.",
 )  # fmt: skip
 @click.option(
+    "--allow-older", is_flag=True,
+    help="Accept a signed release that is older than one that the board has accepted.",
+)  # fmt: skip
+@click.option(
     "--via", type=click.Choice(["auto", "rsync", "sftp", "stream"]), default="auto",
     help="Method to send files over ssh. [default: rsync where it saves bytes, else a stream]",
 )  # fmt: skip
@@ -81,6 +86,7 @@ def flash_command(
     max_memory: float,
     drop_previous: bool,
     require_signature: str | None,
+    allow_older: bool,
     wait_s: float,
     via: str,
     ssh_config: Path | None,
@@ -104,7 +110,9 @@ def flash_command(
         min_speed=min_speed,
         max_memory=max_memory,
         drop_previous=drop_previous,
-        signature=signature_policy(require_signature),
+        signature=replace(
+            signature_policy(require_signature), allow_older=allow_older, other_board=force
+        ),
     )
     place = None if target is None else parse_flash_target(target)
     media.check(place.scheme if place else "many boards")
@@ -119,6 +127,7 @@ def flash_command(
             *(["--force"] if force else []),
             *(["--no-gate"] if no_gate else []),
             *(["--drop-previous"] if drop_previous else []),
+            *(["--allow-older"] if allow_older else []),
             *(["--ssh-config", str(ssh_config.absolute())] if ssh_config else []),
             *signature_option(require_signature),
             *(

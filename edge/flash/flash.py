@@ -28,11 +28,18 @@ from boardfit.edge.flash.transfer import (
     plan_transfer,
     wanted_files,
 )
-from boardfit.edge.flash.trust import SignatureAdmission, SignaturePolicy, admit, check_on_board
+from boardfit.edge.flash.trust import (
+    SignatureAdmission,
+    SignaturePolicy,
+    accepted_rules,
+    admit,
+    check_on_board,
+    relax_rules,
+)
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.health import MAX_MEMORY, MIN_SPEED, Health
 from boardfit.edge.slots.store import Slots
-from boardfit.edge.slots.trust import pin_keys
+from boardfit.edge.slots.trust import pin_keys, write_rules
 from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import MIB, format_bytes
 
@@ -97,6 +104,8 @@ def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporte
     report = FlashReport(board.place, bundle.id, bundle.name, n_bytes=bundle.n_bytes)
     with slots.hold_lock(options.wait_s):
         admission = admit(bundle, slots, options.signature)
+        relax_rules(slots, bundle, admission)
+        report.notes += admission.notes
         tidy(slots, bundle)
         report.previous = slots.current()
         transfer(bundle, board, slots, options, reporter, report)
@@ -124,7 +133,7 @@ def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporte
             report.switched = True
             if options.gate:
                 confirm(board, slots, bundle, report)
-        pin(slots, admission, report)
+        pin(slots, bundle, admission, report)
     report.total_s = time.monotonic() - started_s
     return report
 
@@ -188,14 +197,16 @@ def transfer(
     files.remove([layout.INCOMING])
 
 
-def pin(slots: Slots, admission: SignatureAdmission, report: FlashReport) -> None:
-    """Pin the requested keys, once a release signed by one of them is current.
+def pin(slots: Slots, bundle: Bundle, admission: SignatureAdmission, report: FlashReport) -> None:
+    """Pin the requested keys, once a release signed by one of them is current. Record the release.
 
     So a release is never pinned out of its own board.
     """
     if admission.to_pin:
         pin_keys(slots.files, admission.to_pin)
         report.pinned = [key.fingerprint for key in admission.to_pin]
+    if admission.keys:
+        write_rules(slots.files, accepted_rules(slots, bundle, admission))
 
 
 def gate(slots: Slots, bundle: Bundle, verdict: GateVerdict, report: FlashReport) -> None:

@@ -8,24 +8,37 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
-from boardfit.edge.bundle.bundle import MANIFEST, read_texts
+from boardfit.device_profiles.catalog import find_profile
+from boardfit.device_profiles.profile import ProfileError
+from boardfit.edge.bundle.bundle import MANIFEST, parse_manifest, read_texts
 from boardfit.edge.disk.opened_file import OpenedFolder
-from boardfit.edge.errors import EdgeError, InputError, UsageError
+from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UsageError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.connection_options import ssh_config_option, wait_option
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import KIND, explain_refusal
 from boardfit.edge.slots.store import Slots
-from boardfit.edge.slots.trust import pin_keys, pinned_keys
+from boardfit.edge.slots.trust import (
+    board_rules,
+    pin_keys,
+    pinned_keys,
+    revoke_keys,
+    revoked_keys,
+    write_rules,
+)
+from boardfit.edge.trust.board_rules import BOARD_RULES, BoardRules
 from boardfit.edge.trust.bundle_signature import SIGNATURE, accepting_key
 from boardfit.edge.trust.key_argument import PASSPHRASE_VARIABLE, default_key_path, public_keys
-from boardfit.edge.trust.pins import check_pins, key_files
+from boardfit.edge.trust.pins import check_pins, check_rules, key_files
+from boardfit.edge.trust.pins import revoked_keys as find_revoked
 from boardfit.edge.trust.ssh_formats import PublicKey
+from boardfit.edge.units import printable
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -84,19 +97,20 @@ def show_command(file: str | None, as_json: bool) -> None:
 @ssh_config_option
 @json_option
 def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
-    """List the keys whose bundles the board at TARGET accepts."""
+    """List the keys whose bundles the board at TARGET accepts, and what else it demands."""
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
     try:
-        keys = pinned_keys(board.files)
+        demands = read_demands(board)
     finally:
         board.close()
-    show_pinned(board.place, keys, [], as_json)
+    show_pinned(board.place, demands, [], as_json)
 
 
 @key.command("pin")
 @click.argument("target")
 @click.argument("key_file", metavar="KEY")
 @click.option("--replace", is_flag=True, help="Replace the pinned keys with these.")
+@click.option("--device", help="Record which board this is; it then accepts bundles for it only.")
 @click.option(
     "--force", is_flag=True, help="Proceed even if the board then refuses its current release."
 )
@@ -104,8 +118,8 @@ def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
 @wait_option
 @json_option
 def pin_command(
-    target: str, key_file: str, replace: bool, force: bool, ssh_config: Path | None,
-    wait_s: float, as_json: bool,
+    target: str, key_file: str, replace: bool, device: str | None, force: bool,
+    ssh_config: Path | None, wait_s: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Make the board at TARGET accept bundles signed by KEY (a .pub file or its line).
 
@@ -114,10 +128,17 @@ def pin_command(
     """
     wanted = public_keys(key_file)
     with changing(target, ssh_config, wait_s) as (board, slots):
+        if gone := [each for each in wanted if each in revoked_keys(board.files)]:
+            raise UsageError(
+                f"{gone[0]} is revoked on {board.place}",
+                next_step="pin another key; to take a revocation back: edge key revoke --undo",
+            )
         kept = () if replace else pinned_keys(board.files)
         notes = change_pins(slots, tuple(dict.fromkeys((*kept, *wanted))), force)
-        keys = pinned_keys(board.files)
-    show_pinned(board.place, keys, notes, as_json)
+        if device is not None:
+            record_device(board, device)
+        demands = read_demands(board)
+    show_pinned(board.place, demands, notes, as_json)
 
 
 @key.command("unpin")
@@ -146,7 +167,6 @@ def unpin_command(
         if everything:
             # The way out of a key file that cannot be read, too.
             pin_keys(board.files, ())
-            keys: tuple[PublicKey, ...] = ()
             notes = ["any bundle is accepted there now, signed or not"]
         else:
             assert key_text is not None
@@ -160,7 +180,42 @@ def unpin_command(
                     next_step=f"edge key pin {target} NEW.pub first, or edge key unpin --all",
                 )
             notes = change_pins(slots, keys, force)
-    show_pinned(board.place, keys, notes, as_json)
+        demands = read_demands(board)
+    show_pinned(board.place, demands, notes, as_json)
+
+
+@key.command("revoke")
+@click.argument("target")
+@click.argument("key_text", metavar="KEY")
+@click.option("--undo", is_flag=True, help="Take the revocation of KEY back.")
+@click.option(
+    "--force", is_flag=True, help="Proceed even if the board then refuses its current release."
+)
+@ssh_config_option
+@wait_option
+@json_option
+def revoke_command(
+    target: str, key_text: str, undo: bool, force: bool, ssh_config: Path | None,
+    wait_s: float, as_json: bool,
+) -> None:  # fmt: skip
+    """Make signatures by KEY (fingerprint, .pub file or line) worthless at TARGET, for good.
+
+    KEY is unpinned there. It cannot be pinned again, and no other list of keys makes it valid.
+    Revoke a key that was lost or copied. A key that is merely old can be unpinned.
+    """
+    with changing(target, ssh_config, wait_s) as (board, slots):
+        revoked, pinned = revoked_keys(board.files), pinned_keys(board.files)
+        try:
+            wanted = list(public_keys(key_text))  # perhaps never pinned there
+        except EdgeError:
+            wanted = find_keys(key_text, (*revoked, *pinned), board.place)
+        notes = []
+        if undo:
+            revoke_keys(board.files, [each for each in revoked if each not in wanted])
+        else:
+            notes = change_revoked(slots, target, revoked, wanted, force)
+        demands = read_demands(board)
+    show_pinned(board.place, demands, notes, as_json)
 
 
 @key.command("check")
@@ -170,14 +225,18 @@ def unpin_command(
 def check_command(bundle: Path, keys: Sequence[str], as_json: bool) -> None:
     """Check whether this machine accepts BUNDLE: its signer and the pinned keys.
 
-    `edge flash` runs this command on the board. It checks the signature but no hashes.
+    `edge flash` runs this command on the board. It checks the signature and the board's rules, but
+    no hashes.
     """
     texts = read_texts(OpenedFolder(bundle))
     manifest, signature = texts[MANIFEST], texts.get(SIGNATURE)
     accepted = check_pins(bundle, manifest, signature)
     if keys:
         wanted = [found for text in keys for found in public_keys(text)]
-        accepted.append(accepting_key(manifest, signature, wanted, "--key"))
+        revoked = find_revoked(bundle)
+        accepted.append(accepting_key(manifest, signature, wanted, "--key", revoked))
+    if accepted:
+        check_rules(bundle, parse_manifest(manifest, bundle).subject)
     if not accepted:
         raise InputError(
             "no keys are pinned on this machine for this bundle, and none were given",
@@ -227,6 +286,41 @@ def change_pins(slots: Slots, keys: tuple[PublicKey, ...], force: bool) -> list[
     return notes
 
 
+def change_revoked(
+    slots: Slots, target: str, revoked: Sequence[PublicKey], wanted: Sequence[PublicKey],
+    force: bool,
+) -> list[str]:  # fmt: skip
+    """Revoke and unpin these keys; notes for the user.
+
+    Raises UsageError for the last pinned key, and as `change_pins`.
+    """
+    pinned = pinned_keys(slots.files)
+    keys = tuple(each for each in pinned if each not in wanted)
+    if pinned and not keys:
+        raise UsageError(
+            f"that is the last key pinned on {slots.files.root}: without it any bundle would be "
+            "accepted",
+            next_step=f"edge key pin {target} NEW.pub first",
+        )
+    notes = change_pins(slots, keys, force) if keys != pinned else []
+    revoke_keys(slots.files, tuple(dict.fromkeys((*revoked, *wanted))))
+    return notes
+
+
+def record_device(board: Board, device: str) -> None:
+    """Record which board this is, in place of what was recorded. A damaged file is replaced."""
+    try:
+        device = find_profile(device).id
+    except ProfileError as error:
+        raise InputError(str(error), next_step="edge devices list") from None
+    try:
+        rules = board_rules(board.files)
+    except IntegrityError:
+        rules = BoardRules()
+        board.files.remove([BOARD_RULES])
+    write_rules(board.files, replace(rules, devices=(device,)))
+
+
 def find_keys(text: str, pinned: Sequence[PublicKey], place: str) -> list[PublicKey]:
     """The pinned keys that the user means. Raises InputError when there is none."""
     found = [key for key in pinned if key.fingerprint == text]
@@ -246,13 +340,42 @@ def record(found: PublicKey) -> dict[str, str]:
     return {"fingerprint": found.fingerprint, "line": found.line, "name": found.comment}
 
 
-def show_pinned(place: str, keys: Sequence[PublicKey], notes: Sequence[str], as_json: bool) -> None:
+@dataclass(frozen=True)
+class Demands:
+    """What a board demands of a bundle."""
+
+    keys: tuple[PublicKey, ...]
+    revoked: tuple[PublicKey, ...]
+    rules: BoardRules
+
+
+def read_demands(board: Board) -> Demands:
+    """Raises IntegrityError when one of the files cannot be used."""
+    return Demands(pinned_keys(board.files), revoked_keys(board.files), board_rules(board.files))
+
+
+def show_pinned(place: str, demands: Demands, notes: Sequence[str], as_json: bool) -> None:
+    keys, rules = demands.keys, demands.rules
     if as_json:
-        pinned = [record(found) for found in keys]
-        click.echo(json.dumps({"target": place, "pinned": pinned, "notes": list(notes)}))
+        document = {
+            "target": place,
+            "pinned": [record(found) for found in keys],
+            "revoked": [record(found) for found in demands.revoked],
+            "devices": list(rules.devices),
+            "floors": {name: floor.number for name, floor in rules.floors.items()},
+            "notes": list(notes),
+        }
+        click.echo(json.dumps(document))
         return
     for found in keys:
         click.echo(found)
+    for found in demands.revoked:
+        click.echo(f"{found}  revoked")
+    if keys:
+        for device in rules.devices:
+            click.echo(f"accepts bundles for {printable(device, 60)}")
+        for name, floor in rules.floors.items():
+            click.echo(f"accepts {printable(name, 60)} from release {floor.number} on")
     click.echo(
         f"{place}: accepts only bundles signed by {'this key' if len(keys) == 1 else 'these keys'}"
         if keys

@@ -5,8 +5,13 @@ What a bundle decides in them is typed: its id, its name as a description, its p
 
 from __future__ import annotations
 
+import re
+import shlex
+
 from boardfit.edge.errors import InputError
+from boardfit.edge.process.cage import SYSTEMD
 from boardfit.edge.slots import layout
+from boardfit.edge.slots.failed_starts import MAX_FAILED, count_script, reset_script
 from boardfit.edge.types import Plan
 from boardfit.edge.units import MIB, printable
 
@@ -18,38 +23,9 @@ INSTALL_SCRIPT = "board/install.sh"
 _MAX_NAME = 80
 _MOST_BYTES = 1 << 50
 
-# Restrictions of both services. Each service defines what it may write.
-_CAGE = """\
-ProtectSystem=strict
-ProtectHome=yes
-PrivateTmp=yes
-PrivateDevices=yes
-PrivateNetwork=yes
-NoNewPrivileges=yes
-CapabilityBoundingSet=
-AmbientCapabilities=
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectKernelLogs=yes
-ProtectControlGroups=yes
-ProtectClock=yes
-ProtectHostname=yes
-ProtectProc=invisible
-RestrictAddressFamilies=none
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-RemoveIPC=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-SystemCallErrorNumber=EPERM
-"""
-
 _SERVICE = """\
 # boardfit: at boot, check that the current release answers, within the memory it was planned for.
+# A release that failed {most} starts gives way to the one before (edge slots list TARGET shows it).
 # Other units may wait for it (Requires=boardfit.service, After=boardfit.service); to run a program
 # of your own in the same cage: systemctl edit boardfit, empty ExecStart=, and name yours.
 [Unit]
@@ -60,7 +36,9 @@ RequiresMountsFor={root}
 [Service]
 Type=oneshot
 RemainAfterExit=yes
+ExecStartPre={count}
 ExecStart={root}/current/env/bin/edge run {root}/current/bundle --max-tokens 1 --raw hello
+ExecStartPost={reset}
 TimeoutStartSec=300
 Restart=no
 
@@ -127,10 +105,31 @@ def service_unit(name: str, plan: Plan, root: str = DEFAULT_ROOT) -> str:
     return _SERVICE.format(
         name=description(name),
         root=root,
+        most=MAX_FAILED,
+        count=as_owner(count_script(root), root),
+        reset=as_owner(reset_script(root), root),
         planned_mib=-(-peak // MIB),
         max_mib=-(-peak * 11 // (10 * MIB)),
-        cage=_CAGE,
+        cage=SYSTEMD,
     )
+
+
+def as_owner(script: str, root: str) -> str:
+    """A command line of a unit that runs a shell script outside the cage, as the owner of `root`.
+    Its failure does not keep the service from starting.
+    """
+    become = (
+        f"set -- $(ls -ldn {shlex.quote(root)}); exec setpriv --reuid $3 --regid $4 "
+        '--clear-groups --no-new-privs /bin/sh -c "$0"'
+    )
+    words = [f"'{';'.join(_statements(text))}'".replace("$", "$$") for text in (become, script)]
+    return "-+/bin/sh -c " + " ".join(words)
+
+
+def _statements(script: str) -> list[str]:
+    """Lines of a script, so that `;` can join them: none goes on after a word such as `then`."""
+    joined = re.sub(r"\b(then|do|else)\n\s*", r"\1 ", script.strip())
+    return [line.strip() for line in joined.split("\n")]
 
 
 def install_unit(bundle_id: str, uid: int, gid: int, root: str = DEFAULT_ROOT) -> str:
@@ -142,7 +141,7 @@ def install_unit(bundle_id: str, uid: int, gid: int, root: str = DEFAULT_ROOT) -
         script=INSTALL_SCRIPT,
         uid=int(uid),
         gid=int(gid),
-        cage=_CAGE,
+        cage=SYSTEMD,
     )
 
 

@@ -13,6 +13,7 @@ from boardfit.edge.errors import EngineError
 from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.connection_options import ssh_config_option
 from boardfit.edge.flash.target import parse_flash_target
+from boardfit.edge.slots.failed_starts import MAX_FAILED
 from boardfit.edge.slots.health import check_release, judge
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.terminal.progress import ProgressLine, TerminalReporter
@@ -52,6 +53,12 @@ def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
             f"{release.id[:12]}  {release.role:<8}  {format_bytes(release.n_bytes):>9}  {name}  "
             f"{printable(detail, 60)}  {when}"
         )
+        if n_failed := facts.get("failed_starts"):
+            gave_way = n_failed >= MAX_FAILED and release.role != "current"
+            click.echo(
+                f"{'':12}  {n_failed} failed starts"
+                + ("; it gave way to the release before" if gave_way else "")
+            )
     click.echo(f"{len(found)} releases; {format_bytes(free)} free", err=True)
 
 

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from boardfit.device_profiles.catalog import THIS_MACHINE
 from boardfit.edge.bundle.bundle import MANIFEST, Bundle
 from boardfit.edge.errors import EdgeError, IntegrityError, UsageError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.session import Done
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
-from boardfit.edge.slots.trust import pinned_keys, release_signer
+from boardfit.edge.slots.trust import (
+    board_rules,
+    pinned_keys,
+    release_signer,
+    revoked_keys,
+    write_rules,
+)
+from boardfit.edge.trust.board_rules import BoardRules, Floor, Subject, older_error
 from boardfit.edge.trust.bundle_signature import NAMESPACE, SIGNATURE
 from boardfit.edge.trust.ssh_formats import PublicKey
 from boardfit.edge.units import printable
@@ -30,10 +38,14 @@ class SignaturePolicy:
     """The signature that the user requires, and by which keys.
 
     Without keys, the keys pinned on the board count, or the only signer of its first bundle.
+    `allow_older` lowers the board's floor to this release. `other_board` accepts a bundle for
+    another board than the recorded one, and records that as well.
     """
 
     required: bool = False
     keys: tuple[PublicKey, ...] = ()
+    allow_older: bool = False
+    other_board: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,19 +54,23 @@ class SignatureAdmission:
 
     `keys` are those that the board accepts (empty: no signature is required). `signed_by` is the
     fingerprint of the signer of this bundle. `to_pin` is pinned once the bundle is current.
+    `rules` are the board's, with the exceptions that the user made. `notes` name these.
     """
 
     keys: tuple[PublicKey, ...] = ()
     signed_by: str | None = None
     to_pin: tuple[PublicKey, ...] = ()
+    rules: BoardRules = field(default_factory=BoardRules)
+    lowered: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> SignatureAdmission:
     """Decide on this machine, before anything is sent.
 
-    Raises IntegrityError when the board's keys, or the ones asked for, did not sign the bundle, or
-    when no key is known and several signed it. Raises UsageError when a key is asked for that the
-    board does not accept.
+    Raises IntegrityError when the board's keys, or the ones asked for, did not sign the bundle,
+    when no key is known and several signed it, or when the board's rules refuse the release. Raises
+    UsageError when a key is asked for that the board does not accept.
     """
     from boardfit.edge.trust.bundle_signature import accepting_key, only_signer
 
@@ -71,8 +87,84 @@ def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> SignatureAdm
     if not keys:  # trust on first use, as ssh does with a host
         keys = (only_signer(bundle.texts[MANIFEST], bundle.signature, str(bundle.path)),)
     who = slots.files.root if pinned else "--require-signature"
-    signer = accepting_key(bundle.texts[MANIFEST], bundle.signature, keys, who)
-    return SignatureAdmission(keys, signer.fingerprint, () if pinned else keys)
+    revoked = revoked_keys(slots.files)
+    signer = accepting_key(bundle.texts[MANIFEST], bundle.signature, keys, who, revoked)
+    rules, lowered, notes = admit_release(bundle.subject, slots, bool(pinned), policy)
+    return SignatureAdmission(
+        keys, signer.fingerprint, () if pinned else keys, rules, lowered, tuple(notes)
+    )
+
+
+def admit_release(
+    subject: Subject, slots: Slots, is_pinned: bool, policy: SignaturePolicy
+) -> tuple[BoardRules, bool, list[str]]:
+    """The board's rules with the exceptions of `policy`, whether the floor is lowered, and notes.
+
+    Raises IntegrityError when the rules refuse the release.
+    """
+    who, notes = slots.files.root, list[str]()
+    rules = board_rules(slots.files)
+    rules.with_accepted(subject, ())  # raises now if it could not be recorded later
+    if policy.other_board and rules.devices and subject.device not in rules.devices:
+        rules = rules.with_device(subject.device)
+        notes.append(f"from now on the board also accepts bundles for {subject.device}")
+    current = slots.current()
+    if current == subject.id:  # a repair
+        rules.refuse(subject, who, allow_older=True)
+        return rules, False, notes
+    floor = rules.floor(subject.name)
+    if is_pinned:
+        floor = effective_floor(floor, subject.name, slots, current)
+    if subject.release.number >= floor.number:
+        rules.refuse(subject, who)
+        return rules, False, notes
+    if not policy.allow_older:
+        raise older_error(subject, floor, who)
+    rules.refuse(subject, who, allow_older=True)
+    notes.append(
+        f"the lowest release of {printable(subject.name, 60)} that the board accepts was "
+        f"{floor.number} and is {subject.release.number} now (--allow-older)"
+    )
+    return rules, True, notes
+
+
+def effective_floor(floor: Floor, name: str, slots: Slots, current: str | None) -> Floor:
+    """The recorded floor, or the current release of that name where it is higher: keys may have
+    been pinned after it was flashed.
+    """
+    try:
+        subject = slots.bundle(current).subject if current else None
+    except EdgeError:
+        return floor  # damaged; a flash repairs it
+    # A rollback keeps the floor.
+    if subject is not None and subject.name == name and subject.id not in floor.kept:
+        return replace(floor, number=max(floor.number, subject.release.number))
+    return floor
+
+
+def relax_rules(slots: Slots, bundle: Bundle, admission: SignatureAdmission) -> None:
+    """Write the exceptions that the user made, before the board itself judges the release."""
+    if not admission.notes:
+        return
+    rules = admission.rules
+    if admission.lowered:
+        kept = rules.floor(bundle.name).kept
+        rules = rules.with_accepted(bundle.subject, (*kept, *accepted_before(slots)), lower=True)
+    write_rules(slots.files, rules)
+
+
+def accepted_rules(slots: Slots, bundle: Bundle, admission: SignatureAdmission) -> BoardRules:
+    """The board's rules after it has accepted the release. The first device is recorded."""
+    rules, subject = admission.rules, bundle.subject
+    if not rules.devices and subject.device != THIS_MACHINE:
+        rules = rules.with_device(subject.device)
+    return rules.with_accepted(subject, accepted_before(slots), lower=admission.lowered)
+
+
+def accepted_before(slots: Slots) -> list[str]:
+    """The releases that were current once and are still there: a rollback may lead to them."""
+    present = set(slots.present())
+    return [release_id for release_id in slots.state().history if release_id in present]
 
 
 def check_on_board(

@@ -19,6 +19,7 @@ from typing import Any
 from boardfit.edge.bundle.bundle import MANIFEST, MAX_MANIFEST_BYTES, SUMS, Bundle, parse_manifest
 from boardfit.edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
 from boardfit.edge.slots import layout
+from boardfit.edge.slots.failed_starts import failed_starts, forgive_starts
 from boardfit.edge.slots.files import BoardFiles
 from boardfit.edge.slots.layout import (
     SlotState,
@@ -27,7 +28,7 @@ from boardfit.edge.slots.layout import (
     is_trash,
     release_folder,
 )
-from boardfit.edge.slots.trust import pinned_keys, release_signer
+from boardfit.edge.slots.trust import pinned_keys, refuse_release, release_signer
 from boardfit.edge.terminal.progress import Say
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.units import format_bytes, printable
@@ -111,10 +112,13 @@ class Slots:
 
         newest_last = layout.collectable(state.history, present, [current])
         order = [*([current] if current else []), *reversed(newest_last)]
-        return [
-            Release(i, role(i), sizes[release_folder(i)], dict(state.releases.get(i, {})))
-            for i in order
-        ]
+        return [Release(i, role(i), sizes[release_folder(i)], self._facts(state, i)) for i in order]
+
+    def _facts(self, state: SlotState, release_id: str) -> dict[str, Any]:
+        facts = dict(state.releases.get(release_id, {}))
+        if n_failed := failed_starts(self.files, release_id):
+            facts["failed_starts"] = n_failed
+        return facts
 
     def bundle(self, release_id: str) -> Bundle:
         """A release's manifest, checked against its id; its files are not looked at.
@@ -158,10 +162,11 @@ class Slots:
 
     def verify(self, release_id: str) -> Bundle:
         """Read every byte of a release. Raises IntegrityError naming what differs, or when keys are
-        pinned and none of them signed it.
+        pinned and none of them signed it, or when the board's rules refuse it.
         """
         release_signer(self.files, release_id, pinned_keys(self.files))
         bundle = self.bundle(release_id)
+        refuse_release(self.files, bundle.subject)
         if wrong := self.damage(bundle_folder(release_id), bundle):
             raise IntegrityError(
                 f"release {release_id[:12]} on {self.files.root}: {printable(wrong[0])} is not "
@@ -186,6 +191,7 @@ class Slots:
         if release_id not in self.present():
             raise InputError(f"release {release_id[:12]} is not on {self.files.root}")
         release_signer(self.files, release_id, pinned_keys(self.files))
+        forgive_starts(self.files, release_id)
         if before == release_id:
             return before
         self.files.write(layout.STATE, self.state().activating(release_id).to_bytes())
@@ -214,6 +220,7 @@ class Slots:
                 next_step="edge slots lists the releases; edge flash adds one",
             )
         self.verify(target)
+        forgive_starts(self.files, target)
         if target != current:
             state = self.state()
             if target not in state.history:

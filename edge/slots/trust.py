@@ -13,10 +13,19 @@ from boardfit.edge.bundle.bundle import MANIFEST, MAX_MANIFEST_BYTES
 from boardfit.edge.errors import IntegrityError
 from boardfit.edge.slots.files import BoardFiles
 from boardfit.edge.slots.layout import bundle_folder
+from boardfit.edge.trust.board_rules import (
+    BOARD_RULES,
+    MAX_RULES_BYTES,
+    BoardRules,
+    Subject,
+    parse_rules,
+)
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
 from boardfit.edge.trust.pins import (
     MAX_KEYS_BYTES,
+    REVOKED_KEYS,
     TRUSTED_KEYS,
+    format_revoked_keys,
     format_trusted_keys,
     parse_trusted_keys,
 )
@@ -28,11 +37,51 @@ def pinned_keys(files: BoardFiles) -> tuple[PublicKey, ...]:
 
     Raises IntegrityError when the file is there and cannot be used.
     """
-    if TRUSTED_KEYS not in files.entries(""):
+    return _read_keys(files, TRUSTED_KEYS)
+
+
+def revoked_keys(files: BoardFiles) -> tuple[PublicKey, ...]:
+    """The keys that this board accepts in no case. Raises as `pinned_keys`."""
+    return _read_keys(files, REVOKED_KEYS)
+
+
+def _read_keys(files: BoardFiles, name: str) -> tuple[PublicKey, ...]:
+    if name not in files.entries(""):
         return ()
     # A link, a folder or a huge file reads as None, and as a damaged file then.
-    data = files.read(TRUSTED_KEYS, MAX_KEYS_BYTES)
-    return parse_trusted_keys(data or b"", f"{files.root}/{TRUSTED_KEYS}")
+    data = files.read(name, MAX_KEYS_BYTES)
+    return parse_trusted_keys(data or b"", f"{files.root}/{name}")
+
+
+def revoke_keys(files: BoardFiles, keys: Sequence[PublicKey]) -> None:
+    """Revoke exactly these keys."""
+    if keys:
+        files.write(REVOKED_KEYS, format_revoked_keys(keys))
+    else:
+        files.remove([REVOKED_KEYS])
+        files.sync([""])
+
+
+def board_rules(files: BoardFiles) -> BoardRules:
+    """What this board demands of a release; empty where nothing is recorded.
+
+    Raises IntegrityError when the file is there and cannot be used.
+    """
+    if BOARD_RULES not in files.entries(""):
+        return BoardRules()
+    data = files.read(BOARD_RULES, MAX_RULES_BYTES)
+    return parse_rules(data or b"", f"{files.root}/{BOARD_RULES}")
+
+
+def write_rules(files: BoardFiles, rules: BoardRules) -> None:
+    if rules != board_rules(files):
+        files.write(BOARD_RULES, rules.to_bytes())
+
+
+def refuse_release(files: BoardFiles, subject: Subject) -> None:
+    """Raise IntegrityError where keys are pinned, and the board's rules refuse this release."""
+    if pinned_keys(files):
+        board_rules(files).refuse(subject, files.root)
 
 
 def pin_keys(files: BoardFiles, keys: Sequence[PublicKey]) -> None:
@@ -63,7 +112,7 @@ def release_signer(
         )
     signature = files.read(f"{folder}/{SIGNATURE}", MAX_SIGNATURE_BYTES)
     try:
-        return accepting_key(manifest, signature, keys, files.root)
+        return accepting_key(manifest, signature, keys, files.root, revoked_keys(files))
     except IntegrityError as error:
         raise IntegrityError(
             f"release {release_id[:12]} is refused: {error}", next_step=error.next_step

@@ -58,10 +58,14 @@ def only_signer(manifest: bytes, signature_file: bytes | None, name: str) -> Pub
 
 
 def accepting_key(
-    manifest: bytes, signature_file: bytes | None, keys: Sequence[PublicKey], who: str
+    manifest: bytes,
+    signature_file: bytes | None,
+    keys: Sequence[PublicKey],
+    who: str,
+    revoked: Sequence[PublicKey] = (),
 ) -> PublicKey:
     """Return the first of `keys` that signed this manifest; the signature file may hold more
-    blocks. `who` names what accepts only these.
+    blocks. `who` names what accepts only these, and none that is `revoked`.
 
     Raises IntegrityError that states whether the bundle is unsigned, signed by others, or edited.
     """
@@ -73,9 +77,19 @@ def accepting_key(
         )
     signatures = parse_signatures(signature_file)
     of_ours = [signature for signature in signatures if signature.key in keys]
-    for key in keys:
-        if any(s.key == key and s.is_valid_for(manifest, NAMESPACE) for s in of_ours):
+    signed_by = [
+        key
+        for key in keys
+        if any(s.key == key and s.is_valid_for(manifest, NAMESPACE) for s in of_ours)
+    ]
+    for key in signed_by:
+        if key not in revoked:
             return key
+    if signed_by:
+        raise IntegrityError(
+            f"the bundle is signed by {signed_by[0]}, a key that is revoked for {who}",
+            next_step="sign it with a key that is accepted there: edge bundle sign BUNDLE KEY",
+        )
     if of_ours:
         raise _does_not_hold(of_ours[0])
     made_by = ", ".join(s.key.fingerprint for s in signatures)

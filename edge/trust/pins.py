@@ -5,6 +5,9 @@
     /etc/boardfit/trusted_keys       the whole machine; only its administrator can change it
     $BOARDFIT_TRUSTED_KEYS            one more, for a service or a shell
 
+Beside each of them may lie `revoked_keys`, in the same format, with keys that are never accepted,
+and `board.json`, with what is demanded of a release (`boardfit.edge.trust.board_rules`).
+
 Every one of these files that exists must accept a bundle before it is opened. One that cannot be
 read, is damaged or is empty accepts nothing: a lock that fails stays shut. A user who may write
 ROOT may remove its file; the machine's own file is for boards where that matters.
@@ -15,14 +18,21 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from boardfit.edge.errors import InputError, IntegrityError
+from boardfit.edge.trust.board_rules import (
+    BOARD_RULES,
+    MAX_RULES_BYTES,
+    Subject,
+    parse_rules,
+    shut_rules,
+)
 from boardfit.edge.trust.bundle_signature import accepting_key
 from boardfit.edge.trust.ssh_formats import PublicKey, parse_public_key
 
-TRUSTED_KEYS = "trusted_keys"
+TRUSTED_KEYS, REVOKED_KEYS = "trusted_keys", "revoked_keys"
 SYSTEM_KEYS = Path("/etc/boardfit/trusted_keys")
 VARIABLE = "BOARDFIT_TRUSTED_KEYS"
 MAX_KEYS_BYTES = 64 * 1024
@@ -48,7 +58,17 @@ def parse_trusted_keys(data: bytes, place: str) -> tuple[PublicKey, ...]:
 
 
 def format_trusted_keys(keys: Sequence[PublicKey]) -> bytes:
-    head = "# Only bundles signed by one of these keys are switched to or started here: edge key.\n"
+    return _format_keys(
+        "Only bundles signed by one of these keys are started here: edge key.", keys
+    )
+
+
+def format_revoked_keys(keys: Sequence[PublicKey]) -> bytes:
+    return _format_keys("A signature by one of these keys counts for nothing here: edge key.", keys)
+
+
+def _format_keys(comment: str, keys: Sequence[PublicKey]) -> bytes:
+    head = f"# {comment}\n"
     return (head + "".join(f"{key.line}\n" for key in keys)).encode()
 
 
@@ -58,12 +78,20 @@ def key_files(path: Path) -> list[Path]:
     They lie in a folder above it, however it is spelled: above the path as given, above what it
     leads to, above every link on the way and, for a bind mount, above what is mounted.
     """
-    folders = [folder for place in list_folders(path) for folder in (place, *place.parents)]
-    candidates = [folder / TRUSTED_KEYS for folder in dict.fromkeys(folders)]
-    candidates.append(SYSTEM_KEYS)
+    found = rule_files(path, TRUSTED_KEYS)
     if own := os.environ.get(VARIABLE):
         # Named on purpose: it counts even when it is missing.
-        return [*_existing(candidates), Path(own)]
+        return list(dict.fromkeys([*found, Path(own)]))
+    return found
+
+
+def rule_files(path: Path, name: str) -> list[Path]:
+    """The files called `name` that lie where a key file of `path` may lie."""
+    folders = [folder for place in list_folders(path) for folder in (place, *place.parents)]
+    candidates = [folder / name for folder in dict.fromkeys(folders)]
+    candidates.append(SYSTEM_KEYS.with_name(name))
+    if (own := os.environ.get(VARIABLE)) and name != TRUSTED_KEYS:
+        candidates.append(Path(own).with_name(name))
     return _existing(candidates)
 
 
@@ -73,11 +101,31 @@ def check_pins(bundle: Path, manifest: bytes, signature: bytes | None) -> list[P
 
     Raises IntegrityError when one of them does not accept it.
     """
+    pinned = key_files(bundle)
+    revoked = revoked_keys(bundle) if pinned else ()
     accepted = []
-    for path in key_files(bundle):
+    for path in pinned:
         keys = parse_trusted_keys(_read(path, MAX_KEYS_BYTES), str(path))
-        accepted.append(accepting_key(manifest, signature, keys, str(path)))
+        accepted.append(accepting_key(manifest, signature, keys, str(path), revoked))
     return accepted
+
+
+def revoked_keys(bundle: Path) -> tuple[PublicKey, ...]:
+    """The keys that any list beside a key file of this bundle revokes. Raises IntegrityError for a
+    list that cannot be read.
+    """
+    lists = [
+        parse_trusted_keys(_read(path, MAX_KEYS_BYTES), str(path))
+        for path in rule_files(bundle, REVOKED_KEYS)
+    ]
+    return tuple(dict.fromkeys(key for keys in lists for key in keys))
+
+
+def check_rules(bundle: Path, subject: Subject) -> None:
+    """Raise IntegrityError where a rules file above a signed bundle does not accept its release."""
+    for path in rule_files(bundle, BOARD_RULES):
+        data = _read(path, MAX_RULES_BYTES, shut_rules)
+        parse_rules(data, str(path)).refuse(subject, str(path.parent))
 
 
 def refuse_unsigned(path: Path) -> None:
@@ -158,23 +206,26 @@ def _existing(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _read(path: Path, limit: int) -> bytes:
+def _read(
+    path: Path, limit: int, shut: Callable[[str, str], IntegrityError] | None = None
+) -> bytes:
+    shut = shut or _shut
     try:
         # Not blocking, so that a named pipe cannot hold a start up.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with os.fdopen(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise _shut(str(path), "it is not a regular file")
+                raise shut(str(path), "it is not a regular file")
             data = file.read(limit + 1)
     except OSError as error:
-        raise _shut(str(path), error.strerror or str(error)) from None
+        raise shut(str(path), error.strerror or str(error)) from None
     if len(data) > limit:
-        raise _shut(str(path), f"it has more than {limit} bytes")
+        raise shut(str(path), f"it has more than {limit} bytes")
     return data
 
 
 def _shut(place: str, why: str) -> IntegrityError:
     return IntegrityError(
-        f"{place} lists the accepted keys, but cannot be used ({why}): nothing is accepted",
+        f"{place} lists accepted or revoked keys, but cannot be used ({why}): nothing is accepted",
         next_step="pin the keys again: edge key pin TARGET KEY.pub --replace",
     )

@@ -208,6 +208,7 @@ def _change(
         report.n_reused = bundle.n_bytes - min(bundle.n_bytes, writer.n_new_bytes)
         report.signed_by = writer.admission.signed_by
         report.pinned = [key.fingerprint for key in writer.admission.to_pin]
+        report.notes += writer.admission.notes
         report.how, report.switched = writer.how, writer.current != bundle.id
         verify(work, volume, writer, bundle, reporter)
     after = read_table(reader(work), work.seek(0, os.SEEK_END))

@@ -18,10 +18,11 @@ from boardfit.edge.flash.media.ext4 import Ext4Files, Volume, plain
 from boardfit.edge.flash.media.first_boot import UNIT_FOLDER, WANTS_FOLDER, unit_files
 from boardfit.edge.flash.service_units import DEFAULT_ROOT
 from boardfit.edge.flash.transfer import wanted_files
-from boardfit.edge.flash.trust import SignatureAdmission, SignaturePolicy, admit
+from boardfit.edge.flash.trust import SignatureAdmission, SignaturePolicy, accepted_rules, admit
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.terminal.progress import Reporter
+from boardfit.edge.trust.board_rules import BOARD_RULES
 from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.trust.pins import TRUSTED_KEYS, format_trusted_keys
 from boardfit.edge.units import MIB
@@ -191,6 +192,10 @@ class ReleaseWriter:
         if keys := self.admission.to_pin:
             (self.volume.work / TRUSTED_KEYS).write_bytes(format_trusted_keys(keys))
             requests += self._replace(TRUSTED_KEYS, f"{ROOT}/{TRUSTED_KEYS}")
+        if self.admission.keys:
+            rules = accepted_rules(self._slots, self.bundle, self.admission)
+            (self.volume.work / BOARD_RULES).write_bytes(rules.to_bytes())
+            requests += self._replace(BOARD_RULES, f"{ROOT}/{BOARD_RULES}")
         requests += self._removal(f"{ROOT}/{layout.CURRENT}")
         requests += self._link(
             f"{ROOT}/{layout.CURRENT}", layout.release_folder(self.bundle.id), self.owner

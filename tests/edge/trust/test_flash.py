@@ -89,13 +89,14 @@ def test_without_anything_asked_for_nothing_is_pinned(
     assert report.pinned == [] and not (tmp_path / "board" / TRUSTED_KEYS).exists()
 
 
-def test_a_release_that_was_there_unsigned_gets_its_signature_alone(
+def test_a_release_that_was_there_gets_one_more_signature_alone(
     bundle: Path, keys: Keys, tmp_path: Path
 ) -> None:
     root = tmp_path / "board"
+    sign_bundle(bundle, keys[1])
     put(bundle, root, options())
     sign_bundle(bundle, keys[0])
-    report = put(bundle, root, options(True))
+    report = put(bundle, root, options(True, keys[0]))
     assert report.n_sent == 0 and report.pinned and not report.switched
     assert open_bundle(root / "current/bundle")
 
