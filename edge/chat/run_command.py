@@ -27,6 +27,7 @@ from boardfit.edge.chat.session import Session
 from boardfit.edge.chat.timed_open import draft_tokens, open_session
 from boardfit.edge.deadline.options import budget_options
 from boardfit.edge.errors import InputError
+from boardfit.edge.files.text import clean_text, decode_text
 from boardfit.edge.process.live import STATUS, publish_status
 from boardfit.edge.tasks.use import TaskUse, read_text, task_options
 from boardfit.edge.terminal.option_groups import GroupedCommand
@@ -131,7 +132,7 @@ def read_task_text(use: TaskUse, prompt: str | None) -> str:
 
 def read_prompt(prompt: str | None) -> str:
     """The prompt from the command line or from standard input. Raises InputError if it is empty,
-    not UTF-8 or longer than MAX_PROMPT_BYTES.
+    no text or longer than MAX_PROMPT_BYTES.
     """
     if prompt is None or prompt == "-":
         if prompt is None and sys.stdin.isatty():
@@ -141,10 +142,9 @@ def read_prompt(prompt: str | None) -> str:
         data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
         if len(data) > MAX_PROMPT_BYTES:
             raise InputError(f"the prompt is longer than {MAX_PROMPT_BYTES} bytes")
-        try:
-            prompt = data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"standard input is not UTF-8 (byte {error.start})") from None
+        prompt = decode_text(data, "standard input")
+    else:
+        prompt = clean_text(prompt, "the prompt")
     if not prompt.strip():
         raise InputError("the prompt is empty")
     return prompt
