@@ -47,7 +47,8 @@ class LineReader:
             if buffer is None:
                 self._piped = sys.stdin
             else:
-                self._piped = io.TextIOWrapper(buffer, encoding=find_encoding(buffer.peek(4)))
+                head = buffer if hasattr(buffer, "peek") else io.BufferedReader(buffer)
+                self._piped = io.TextIOWrapper(head, encoding=find_encoding(head.peek(4)))
         return self._piped
 
     def message(self) -> str:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # a run without a budget never imports it
 
 MAX_PROMPT_BYTES = 4 * 1024**2  # far beyond any context
 SCHEMA = 1
+ONLY_THOUGHT = "the model thought and gave no answer; --thinking off makes it answer at once"
 
 
 @click.command(
@@ -96,6 +97,8 @@ def run(
             click.echo(json.dumps(record, ensure_ascii=False))
         else:
             write_outcome(session)
+            if session.last_answer is not None and session.last_answer.only_thought:
+                click.echo(f"note: {ONLY_THOUGHT}", err=True)
         for problem in session.problems:
             click.echo(f"note: {printable(problem, limit=400)}", err=True)
         session.keep()
@@ -115,8 +118,11 @@ def write_stream(stream: Iterator[TokenEvent], *, quiet: bool) -> None:
     """Write the text of a stream as it comes, with a newline at its end."""
     # A terminal gets escape sequences shown as text; a pipe or file gets the exact answer.
     safe = terminal_safe if sys.stdout.isatty() else str
-    last = None
+    last, thinks = None, False
     for last in stream:
+        if last.thought and not thinks and not quiet and sys.stderr.isatty():
+            thinks = True
+            click.echo("(thinking …)", err=True)
         if last.text and not quiet:
             write_text(safe(last.text))
     if last is not None and not quiet and not last.text.endswith("\n"):
@@ -180,6 +186,7 @@ def to_record(
         "kind": "boardfit-run",
         "model": model,
         "text": answer.text,
+        "thinking": answer.thinking,
         "finish_reason": answer.finish_reason,
         "n_prompt": answer.n_prompt,
         "n_reused": answer.n_reused,

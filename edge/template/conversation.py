@@ -58,6 +58,11 @@ class ChatTemplate:
         """How the template takes messages. Raises InputError if it loses the user's words."""
         return find_form(lambda messages: self._render(messages, generate=True))
 
+    def check_words(self) -> None:
+        """Raise InputError if the template loses words of anybody, or refuses a question."""
+        for role in sorted(self.form.lost):
+            raise self.form.refused[role]
+
     def write(
         self, messages: Sequence[Message], find_breaks: FindBreaks, *, generate: bool = True
     ) -> list[str]:
@@ -104,8 +109,12 @@ class ChatTemplate:
 
         tree = parse(self.source)
         # Jinja leaves out a name that the template itself sets somewhere, as a default.
-        read = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "load"}
-        return read | set(meta.find_undeclared_variables(tree))
+        names = list(tree.find_all(nodes.Name))
+        read = {name.name for name in names if name.ctx == "load"}
+        stored = {name.name for name in names if name.ctx != "load"}
+        targets = [assignment.target for assignment in tree.find_all(nodes.Assign)]
+        own = stored - {target.name for target in targets if isinstance(target, nodes.Name)}
+        return (read - own) | set(meta.find_undeclared_variables(tree))
 
     @cached_property
     def _switch(self) -> tuple[dict[str, Any], bool]:

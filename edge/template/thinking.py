@@ -78,6 +78,7 @@ _SWITCHES: Mapping[str, tuple[Any, Any]] = {
     "thinking_mode": ("disabled", "enabled"),
     "thinking_option": ("off", "on"),
 }
+SWITCH_NAMES = frozenset([*_SWITCHES, "reasoning_effort"])
 #: What `reasoning_effort` may be called where it is least; the first two switch thinking off.
 _EFFORTS = ("none", "no_think", "minimal", "low")
 
