@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.units import did_you_mean
@@ -238,6 +238,10 @@ class Plan:
         for key in data:
             if key not in known:
                 raise InputError(f"plan: unknown key {key!r}.{did_you_mean(key, known)}")
+        if not isinstance(data.get("template_variables", {}), Mapping):
+            raise InputError("plan: template_variables must be an object of names and values")
+        if data.get("thinking", "auto") not in get_args(Thinking):
+            raise InputError(f"plan: thinking must be one of {', '.join(get_args(Thinking))}")
         try:
             sequences = {key: tuple(data[key]) for key in ("reasons", "rejected") if key in data}
             return cls(**{**data, **sequences})

@@ -33,7 +33,18 @@ from boardfit.edge.units import did_you_mean, printable
 #: Where to break a text, so that no special token is read from it: offsets of characters.
 FindBreaks = Callable[[str, bool], Sequence[int]]
 _MARK_DIGITS = 24
-_RESERVED = frozenset(["messages", "bos_token", "eos_token", "add_generation_prompt"])
+# What `render` itself takes. A bundle's variables are a stranger's: its seconds are not theirs.
+_RESERVED = frozenset(
+    [
+        "template",
+        "messages",
+        "bos_token",
+        "eos_token",
+        "add_generation_prompt",
+        "now",
+        "max_seconds",
+    ]
+)
 _FUNCTIONS = frozenset(["loop", "namespace", "range", "raise_exception", "strftime_now", "dict"])
 
 

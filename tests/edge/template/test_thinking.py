@@ -105,7 +105,8 @@ def test_settings_that_a_template_does_not_know() -> None:
     assert prompt(template, "auto", level=3) == "<user>hello3"
     with pytest.raises(UsageError, match="Did you mean 'level'"):
         prompt(template, "auto", levl=3)
-    with pytest.raises(UsageError, match="set by boardfit"):
-        prompt(template, "auto", messages=[])
+    for name in ("messages", "max_seconds", "now"):
+        with pytest.raises(UsageError, match="set by boardfit"):
+            prompt(template + "{{ " + name + " }}", "auto", **{name: 9})
     with pytest.raises(UsageError, match="no thinking"):
         prompt(template, "on")
