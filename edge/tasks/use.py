@@ -146,8 +146,8 @@ def _set_defaults(task: Task, options: dict[str, Any]) -> None:
         if is_default(key):
             options[key] = value
     if options.get("thinking", "") is None:
-        options["thinking"] = "off"  # a task has seconds; thoughts would take them all
-    if options.get("max_tokens", 0) == -1:
+        options["thinking"] = task.thinking
+    if options.get("max_tokens", 0) == -1 and options.get("thinking") != "on":
         # Twice what an answer of this task may take is no answer to it any more.
         options["max_tokens"] = 2 * task.answer.high
     if options["within"] is None and options["first_within"] is None:

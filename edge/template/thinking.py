@@ -149,12 +149,10 @@ class ThinkingFilter:
         self._has_answer = False
 
     def __call__(self, event: TokenEvent) -> TokenEvent:
-        text = event.text
-        if event.token_id is not None:
-            text = self._controls.get(event.token_id, "") + text
-        if self._has_answer and text is event.text and not self._held:
+        control = "" if event.token_id is None else self._controls.get(event.token_id, "")
+        if self._has_answer and not control and not self._held:
             return event
-        self._held += text
+        self._held += control + event.text
         shown, thought = self._take(ends=event.finish_reason is not None)
         return dataclasses.replace(event, text=shown, thought=thought)
 
