@@ -18,6 +18,7 @@ from typing import Any
 from boardfit.edge.errors import UsageError
 from boardfit.edge.template.render import parse, render
 from boardfit.edge.template.thinking import (
+    KINDS,
     USUAL,
     ThinkingFilter,
     ThinkingKind,
@@ -101,12 +102,12 @@ class ChatTemplate:
         has_text: Callable[[int], bool],
     ) -> ThinkingFilter:
         """What tells thinking from the answer in the stream that follows `messages`."""
-        kinds = list(dict.fromkeys([*self._kinds, USUAL]))
         opened = None
-        if self._kinds:
+        if self._kinds or "think" in self.source:
             opening = "".join(self.write(messages, lambda text, is_own: ()))
             closed = "".join(self.write(messages, lambda text, is_own: (), generate=False))
-            opened = find_open(opening[len(os.path.commonprefix([opening, closed])) :], kinds)
+            opened = find_open(opening[len(os.path.commonprefix([opening, closed])) :], KINDS)
+        kinds = list(dict.fromkeys([*([opened] if opened else []), *self._kinds, USUAL]))
         return ThinkingFilter(kinds, opened, control_tokens(kinds, tokenize, has_text))
 
     @cached_property

@@ -41,6 +41,9 @@ KINDS: tuple[ThinkingKind, ...] = (
     _THINK,
     _kind("<seed:think>", "</seed:think>"),
     _kind("<mm:think>", "</mm:think>"),
+    _kind("<think:opensource>", "</think:opensource>"),
+    _kind("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", "\n"),
+    _kind("Here is my thought process:", "Here is my response:", "\n"),
     _kind("<thinking>", "</thinking>", "\n"),
     _kind("<thought>", "</thought>", "\n"),
     _kind("<reasoning>", "</reasoning>", "\n"),
@@ -59,6 +62,12 @@ KINDS: tuple[ThinkingKind, ...] = (
         ),
         "<|channel|>final<|message|>",
         silent=("<|channel|>final<|message|>",),
+    ),
+    ThinkingKind(  # Kimi K3
+        "<|open|>think<|sep|>",
+        ("<|close|>think<|sep|><|open|>response<|sep|>", "<|open|>response<|sep|>"),
+        "<|open|>response<|sep|>",
+        silent=("<|open|>response<|sep|>",),
     ),
     ThinkingKind(  # Solar
         "<|think|>",
@@ -93,9 +102,10 @@ def find_kinds(template: str) -> list[ThinkingKind]:
 
 
 def _names(template: str, kind: ThinkingKind) -> bool:
-    pieces = [_pieces(marker) for marker in (kind.start, kind.ends[-1])]
-    if kind.silent or pieces[0] != [kind.start]:  # a template may put such markers together
-        return all(piece in template for piece in pieces[0] + pieces[1])
+    pieces = _pieces(kind.start + kind.ends[-1])
+    if kind.silent or _pieces(kind.start) != [kind.start]:
+        # A template may put such markers together.
+        return all(piece in template for piece in pieces or [kind.start])
     return kind.start in template or kind.ends[-1] in template
 
 
