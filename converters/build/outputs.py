@@ -9,7 +9,7 @@ from pathlib import Path
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bench.network_folder import open_network_folder
 from boardfit.edge.bundle.bundle import is_bundle
-from boardfit.edge.disk.rooted import check_free
+from boardfit.edge.disk.rooted import check_free, check_parent
 from boardfit.edge.errors import EdgeError, UsageError
 
 
@@ -21,17 +21,16 @@ def check_devices(devices: Sequence[DeviceProfile]) -> None:
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Raise UsageError where something is at `output`, unless it is to be replaced and may be; or
-    where its parent folder is missing.
+    """Raise UsageError for an output that exists, or that a file above it makes impossible.
+
+    With `overwrite` an earlier output of a build may be replaced.
     """
     if os.path.lexists(output) and not overwrite:
         raise UsageError(
             f"{output} exists", next_step="choose another -o, or replace it with --force"
         )
     check_free(output, is_output)
-    parent = output.absolute().parent
-    if not parent.is_dir():
-        raise UsageError(f"there is no folder {parent}", next_step=f"mkdir -p {parent}")
+    check_parent(output)
 
 
 def is_output(path: Path) -> bool:

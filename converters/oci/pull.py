@@ -35,7 +35,7 @@ from boardfit.edge.bundle.bundle import (
     open_bundle,
     parse_manifest,
 )
-from boardfit.edge.disk.rooted import Root, work_beside
+from boardfit.edge.disk.rooted import Root, check_parent, work_beside
 from boardfit.edge.errors import (
     DeviceUnreachableError,
     DoesNotFitError,
@@ -106,9 +106,7 @@ def pull(
         done.n_there = artifact.n_bytes
         done.seconds = time.monotonic() - began_s
         return done  # the same bundle, every byte of it
-    parent = output.absolute().parent
-    if not parent.is_dir():
-        raise UsageError(f"there is no folder {parent}", next_step=f"mkdir -p {parent}")
+    check_parent(output)
     try:
         with work_beside(output, "pull", resume=True) as work:
             Receiver(registry, artifact, work.root, reporter, done).receive_all()

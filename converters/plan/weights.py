@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from boardfit.converters.formats.base import stored_tensor
 from boardfit.converters.formats.gguf.assign import assign_types
 from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.formats.gguf.size import artifact_bytes
-from boardfit.converters.spec import ModelSpec, TargetTensor
-from boardfit.device_profiles.cost.memory import StoredTensor, pad
+from boardfit.converters.spec import ModelSpec
+from boardfit.device_profiles.cost.memory import pad
 from boardfit.device_profiles.cost.model import StoredWeights
 from boardfit.edge.errors import UsageError
 from boardfit.edge.files.ggml_types import row_bytes
@@ -82,20 +83,8 @@ class WeighingScale:
             plain = assign_types(self._spec, recipe) if self._has_imatrix else typed
             plain_data = sum(pad(entry.nbytes, self._alignment) for entry in plain)
             self._header_bytes = artifact_bytes(self._spec, recipe) - plain_data
-        tensors = tuple(_store(entry.tensor, entry.type, entry.nbytes) for entry in typed)
+        tensors = tuple(stored_tensor(entry.tensor, entry.type, entry.nbytes) for entry in typed)
         return RecipeWeights(self._header_bytes + data, tensors, recipe)
-
-
-def _store(tensor: TargetTensor, ggml_type: str, n_bytes: int) -> StoredTensor:
-    n_rows = tensor.shape[-2] if len(tensor.shape) > 1 else 1
-    return StoredTensor(
-        name=tensor.name,
-        ggml_type=ggml_type,
-        n_per_row=tensor.n_per_row,
-        n_rows=n_rows,
-        n_matrices=tensor.n_rows // max(n_rows, 1),
-        n_bytes=n_bytes,
-    )
 
 
 def weigh_as_is(spec: ModelSpec) -> RecipeWeights:
@@ -110,7 +99,7 @@ def weigh_as_is(spec: ModelSpec) -> RecipeWeights:
     for tensor in spec.tensors:
         n_bytes = tensor.n_rows * row_bytes(tensor.source_type, tensor.n_per_row)
         types[tensor.source_type] += n_bytes
-        stored.append(_store(tensor, tensor.source_type, n_bytes))
+        stored.append(stored_tensor(tensor, tensor.source_type, n_bytes))
     main = types.most_common(1)[0][0]
     recipe = GgufRecipe(
         AS_IS, f"as it is, mostly {main}", -1, main, "the file as it stands", output=main

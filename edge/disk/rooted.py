@@ -519,13 +519,20 @@ def check_free(output: Path, may_replace: Callable[[Path], bool] | None = None) 
         )
 
 
+def check_parent(output: Path) -> None:
+    """Raise UsageError where no folder for `output` can be made: something else stands there."""
+    parent = next(path for path in output.absolute().parents if os.path.lexists(path))
+    if not parent.is_dir():
+        raise UsageError(f"{parent} is not a folder", next_step="choose another -o")
+
+
 @contextmanager
 def work_beside(
     output: Path, what: str, *, resume: bool = False, stale: Sequence[str] = ()
 ) -> Iterator[Work]:
     """Hold `OUT.partial/` alone: made here, or left by an interrupted run of ours.
 
-    With `resume` its content is kept, but for `stale` names and for what leads elsewhere, and it
+    Folders above `output` are made as they are needed. With `resume` its content is kept, but for `stale` names and for what leads elsewhere, and it
     stays when the command fails. Else it is emptied first, and removed when the command fails.
     Raises UsageError when another `what` (build, pull) works there, or the folder is not ours.
     """

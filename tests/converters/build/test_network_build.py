@@ -132,7 +132,7 @@ def test_what_a_network_cannot_be_built_with(networks: Path, folder: Path, tmp_p
     source = networks / "picture.onnx"
     for words, said in (
         (["-o", folder], "exists"),
-        (["-o", tmp_path / "a" / "b"], "no folder"),
+        (["-o", source / "a" / "b"], "is not a folder"),
         (["-o", tmp_path / "x", "--ctx", 512], "--ctx"),
         (["-o", tmp_path / "x", "--format", "tflite"], "stays a .onnx"),
         (["-o", tmp_path / "x", "--recipe", "q4_0"], "unknown recipe"),

@@ -101,7 +101,7 @@ def test_auto_and_the_table_of_plans_include_it(spec: ModelSpec) -> None:
 
 def test_it_is_converted_once(spec: ModelSpec, tmp_path: Path) -> None:
     (job,) = make_jobs(spec, [PI5], ["toy"], PlanOptions(), Learned(()))
-    assert job.converted and job.key == f"toy-toy_int8-{job.plan.n_ctx}"
+    assert job.is_converted and job.key == f"toy-toy_int8-{job.plan.n_ctx}"
     stages: list[str] = []
 
     def convert() -> FormatArtifact:

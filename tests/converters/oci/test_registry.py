@@ -108,8 +108,9 @@ def test_pulling_again_changes_nothing_and_never_overwrites(
     with pytest.raises(UsageError, match="exists"):
         get(server.address, repository, tmp_path / "mine")
     assert (tmp_path / "mine/diary.txt").read_text() == "dear"
-    with pytest.raises(UsageError, match="no folder"):
-        get(server.address, repository, tmp_path / "no/where")
+    with pytest.raises(UsageError, match="is not a folder"):
+        get(server.address, repository, tmp_path / "mine/diary.txt/out")
+    assert get(server.address, repository, tmp_path / "new/folder/out").n_received
 
 
 def test_a_manifest_follows_modelpack(bundle: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.formats import onnx as target
+from boardfit.converters.formats.onnx import convert as target
 from boardfit.converters.formats.onnx.recipe import load_recipe
 from boardfit.converters.formats.table import FORMATS
 from boardfit.converters.sample import MODEL_DIR
