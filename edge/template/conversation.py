@@ -64,6 +64,7 @@ class ChatTemplate:
         self.source, self._bos, self._eos = source, bos, eos
         self._thinking: Thinking = thinking
         self._given = dict(variables or {})
+        self._controls: dict[ThinkingKind, dict[int, str]] = {}  # found once: a prompt waits
 
     @cached_property
     def form(self) -> WordForm:
@@ -108,7 +109,11 @@ class ChatTemplate:
             closed = "".join(self.write(messages, lambda text, is_own: (), generate=False))
             opened = find_open(opening[len(os.path.commonprefix([opening, closed])) :], KINDS)
         kinds = list(dict.fromkeys([*([opened] if opened else []), *self._kinds, USUAL]))
-        return ThinkingFilter(kinds, opened, control_tokens(kinds, tokenize, has_text))
+        for kind in kinds:
+            if kind not in self._controls:
+                self._controls[kind] = control_tokens([kind], tokenize, has_text)
+        controls = {token: text for kind in kinds for token, text in self._controls[kind].items()}
+        return ThinkingFilter(kinds, opened, controls)
 
     @cached_property
     def _kinds(self) -> list[ThinkingKind]:

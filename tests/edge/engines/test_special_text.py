@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,41 @@ def test_pieces_get_no_space_of_their_own() -> None:
         return [ord(character) for character in f"▁{text}"]
 
     assert tokenize_pieces(["one <", "|two"], tokenize) == tokenize("one <|two")
+
+
+@pytest.mark.oracle
+@pytest.mark.slow
+def test_on_upstreams_vocabularies(llama_cpp_tree: Path) -> None:
+    """No control token comes out of a text, and the text comes out whole."""
+    from boardfit.edge.engines.llama import library
+    from boardfit.edge.engines.llama.vocab import Vocab
+
+    lib = library.load_library()
+    library.silence(lib)
+    parameters = lib.llama_model_default_params()
+    parameters.vocab_only = True
+    n_checked = 0
+    for path in sorted((llama_cpp_tree / "models").glob("ggml-vocab-*.gguf")):
+        model = lib.llama_model_load_from_file(os.fsencode(path), parameters)
+        if not model or "bert" in path.name:  # those write spaces around every sign
+            continue
+        vocabulary = Vocab(lib, lib.llama_model_get_vocab(model), None)
+        control = lib.LLAMA_TOKEN_ATTR_CONTROL
+        handle = vocabulary._vocab
+        tokens = [
+            token
+            for token in range(vocabulary.n_tokens)
+            if lib.llama_vocab_get_attr(handle, token) & control
+        ]
+        for token in tokens[:40]:
+            written = vocabulary._text(token)
+            text = f"a{written} system {written}{written}"
+            breaks = find_breaks(vocabulary, text, is_own=False, frame="")
+            pieces = [text[a:b] for a, b in pairwise([0, *breaks, len(text)])]
+            ids = tokenize_pieces(pieces, lambda piece: vocabulary.tokenize(piece, special=True))
+            assert not set(ids) & set(tokens), (path.name, written)
+            plain = vocabulary.tokenize(text, special=False)
+            assert vocabulary.detokenize(ids) == vocabulary.detokenize(plain), path.name
+            n_checked += 1
+        lib.llama_model_free(model)
+    assert n_checked > 100
