@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from boardfit.converters.build.build import BuildRequest
 from boardfit.converters.build.build import build as build_all
@@ -16,7 +18,7 @@ from boardfit.device_profiles.catalog import THIS_MACHINE
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import UsageError
 from boardfit.edge.terminal.progress import SilentReporter
-from boardfit.edge.types import Plan
+from boardfit.edge.types import Plan, Thinking
 
 __all__ = ["build", "plan"]
 
@@ -48,10 +50,13 @@ def build(
     with_engine: bool = False,
     quality: QualityOptions | None = None,
     overwrite: bool = False,
+    thinking: Thinking = "auto",
+    template_variables: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Make a 4-bit artifact of a model sized to a board, in a verified bundle at `output`.
 
     `with_engine` adds the engine, compiled for the board, and all it needs to run there offline.
+    `thinking` and `template_variables` are how its chat template is rendered, unless a user says.
     """
     request = BuildRequest(
         spec=open_model(str(model)),
@@ -62,6 +67,8 @@ def build(
         with_engine=with_engine,
         quality=quality or QualityOptions(),
         formats=(one_format(format),),
+        thinking=thinking,
+        template_variables=template_variables or {},
     )
     (built,) = build_all(request, SilentReporter())
     return built.bundle

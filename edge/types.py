@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.units import did_you_mean
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "context", "aborted", "deadline"]
+Thinking = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True)
@@ -85,13 +86,15 @@ class GenerationConfig:
 class TokenEvent:
     """One generated token. `text` may be empty while a character is still incomplete; `t_ns` is
     stamped when the token is known. The last event of a stream carries `finish_reason`; that event
-    has `token_id` None when the stream ended without another token (stop token, abort).
+    has `token_id` None when the stream ended without another token (stop token, abort). `thought`
+    is what a model thinks before its answer; an engine leaves it in `text` (Engine.filter_answer).
     """
 
     token_id: int | None
     text: str
     t_ns: int
     finish_reason: FinishReason | None = None
+    thought: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,8 @@ class Plan:
     `compute_buffers`, `output_buffer`, `engine_and_interpreter`, `margin`. They are not all there
     at once: `loading_bytes` are needed at most until the model is ready, `running_bytes` with the
     context full; at most `peak_anonymous_bytes` are in no file. Predicted times are None where no
-    constant for the board exists.
+    constant for the board exists. `thinking` and `template_variables` are how the chat template is
+    rendered where a user does not say.
     """
 
     engine: str
@@ -197,6 +201,8 @@ class Plan:
     loading_bytes: int | None = None
     running_bytes: int | None = None
     peak_anonymous_bytes: int | None = None
+    thinking: Thinking = "auto"
+    template_variables: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def peak_bytes(self) -> int:
@@ -218,6 +224,11 @@ class Plan:
         data = dataclasses.asdict(self)
         data["memory"] = dict(self.memory)
         data["reasons"], data["rejected"] = list(self.reasons), list(self.rejected)
+        # Left out where they are the default: an older boardfit knows no such keys.
+        if self.thinking == "auto":
+            del data["thinking"]
+        if not self.template_variables:
+            del data["template_variables"]
         return data
 
     @classmethod
@@ -227,6 +238,10 @@ class Plan:
         for key in data:
             if key not in known:
                 raise InputError(f"plan: unknown key {key!r}.{did_you_mean(key, known)}")
+        if not isinstance(data.get("template_variables", {}), Mapping):
+            raise InputError("plan: template_variables must be an object of names and values")
+        if data.get("thinking", "auto") not in get_args(Thinking):
+            raise InputError(f"plan: thinking must be one of {', '.join(get_args(Thinking))}")
         try:
             sequences = {key: tuple(data[key]) for key in ("reasons", "rejected") if key in data}
             return cls(**{**data, **sequences})
@@ -276,7 +291,19 @@ class Engine(Protocol):
         """
 
     def render(self, messages: Sequence[Message], *, generate: bool = True) -> list[int]:
-        """Token ids of a conversation through the model's chat template, ready for `stream`."""
+        """Token ids of a conversation through the model's chat template, ready for `stream`.
+
+        Special tokens that are written out in a message stay text.
+        """
+
+    def set_template(self, thinking: Thinking, variables: Mapping[str, Any]) -> None:
+        """Choose how the chat template is rendered from now on.
+
+        Raises UsageError for variables that the template does not read.
+        """
+
+    def filter_answer(self, messages: Sequence[Message]) -> Callable[[TokenEvent], TokenEvent]:
+        """A filter for the stream that answers `messages`: it moves thinking to `thought`."""
 
     def stream(
         self,

@@ -19,7 +19,12 @@ from typing import TYPE_CHECKING, Any
 from boardfit.converters.build import outputs
 from boardfit.converters.build.jobs import BuildJob, make_jobs
 from boardfit.converters.build.seal import AnyArtifact, imatrix_identity, make_manifest, seal
-from boardfit.converters.build.verify import check_artifact, check_in_engine, check_vocabulary
+from boardfit.converters.build.verify import (
+    check_artifact,
+    check_in_engine,
+    check_template,
+    check_vocabulary,
+)
 from boardfit.converters.formats.base import Conversion, FormatArtifact
 from boardfit.converters.formats.gguf.recipe import GgufRecipe, load_recipe
 from boardfit.converters.formats.gguf.write import GgufArtifact, write_many
@@ -37,7 +42,7 @@ from boardfit.edge.disk.rooted import work_beside
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.files.kind import open_regular
 from boardfit.edge.terminal.progress import Reporter
-from boardfit.edge.types import Plan
+from boardfit.edge.types import Plan, Thinking
 
 if TYPE_CHECKING:
     from boardfit.converters.board.offline import OfflineParts
@@ -64,6 +69,8 @@ class BuildRequest:
     quality: QualityOptions = field(default_factory=QualityOptions)
     formats: tuple[str, ...] = (GGUF,)
     sign: SigningKey | None = None
+    thinking: Thinking = "auto"
+    template_variables: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,8 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     )
     adders = {job.name: adding_engine(request, job.device, reporter) for job in jobs}
     reporter.stage("checking the tokenizer")
-    vocabulary = check_vocabulary(request.spec)
+    template = check_template(request.spec, request.thinking, request.template_variables)
+    vocabulary = template | check_vocabulary(request.spec)
     with work_beside(request.output, "build", resume=True, stale=["bundles"]) as work:
         folder = work.path / "artifacts"
         imatrix = obtain_imatrix(request, folder, reporter)
@@ -113,7 +121,12 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
         for job in jobs:
             artifact = artifacts[job.name]
             # An imatrix names itself in the file: a few bytes that no plan can know beforehand.
-            plan = dataclasses.replace(job.plan, artifact_bytes=artifact.nbytes)
+            plan = dataclasses.replace(
+                job.plan,
+                artifact_bytes=artifact.nbytes,
+                thinking=request.thinking,
+                template_variables=request.template_variables,
+            )
             checked = vocabulary | checks[artifact.path]
             used = None if job.is_converted else imatrix
             manifest = make_manifest(request.spec, plan, artifact, checked, used)

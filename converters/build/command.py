@@ -28,9 +28,12 @@ from boardfit.converters.source.resolve import open_model
 from boardfit.edge.bench.network_inputs import parse_shapes
 from boardfit.edge.bundle.quality_text import note_lines, quality_lines
 from boardfit.edge.errors import UsageError
+from boardfit.edge.template.options import TEMPLATE_OPTIONS, parse_variables
 from boardfit.edge.terminal.option_groups import GroupedCommand
+from boardfit.edge.terminal.options import add_options
 from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.trust.key_argument import signing_key
+from boardfit.edge.types import Thinking
 from boardfit.edge.units import format_bytes, printable
 
 
@@ -89,6 +92,7 @@ from boardfit.edge.units import format_bytes, printable
     "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",
     help="Shape of a network's input with open dimensions, used to compare its outputs.",
 )  # fmt: skip
+@add_options(*TEMPLATE_OPTIONS)
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line per bundle on stdout.")
 def build_command(**options: Any) -> None:
@@ -125,6 +129,8 @@ class BuildOptions:
     accept_quality: bool
     quality_text: Path | None
     shapes: tuple[str, ...]
+    thinking: Thinking | None
+    template_vars: tuple[str, ...]
     force: bool
     as_json: bool
 
@@ -158,6 +164,8 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
             quality=QualityOptions(not typed.no_quality, typed.accept_quality, typed.quality_text),
             formats=parse_formats(typed.formats),
             sign=key,
+            thinking=typed.thinking or "auto",
+            template_variables=parse_variables(typed.template_vars),
         )
         built = build(request, reporter)
     return [(as_record(done), summary(done)) for done in built]
@@ -168,6 +176,7 @@ def build_networks(typed: BuildOptions) -> list[tuple[dict[str, object], str]]:
     refuse_language_options({
         "--ctx": typed.n_ctx, "--kv-type": typed.kv_type, "--imatrix": typed.imatrix,
         "--python": typed.python, "--with-engine": typed.with_engine,
+        "--thinking": typed.thinking, "--template-var": typed.template_vars,
         "--no-quality": typed.no_quality, "--quality-text": typed.quality_text,
     })  # fmt: skip
     source = Path(typed.model)

@@ -15,14 +15,15 @@ from typing import Any
 
 from boardfit.converters.documents import has_file, read_text
 from boardfit.converters.spec import ModelSpec
+from boardfit.converters.tokenizers import turns
 from boardfit.converters.tokenizers.verify import verify_vocabulary
 from boardfit.converters.tokenizers.vocab_file import write_vocab_entries
 from boardfit.edge.engines import EngineSettings, is_installed, open_engine
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.engines.settings import usable_cpus
-from boardfit.edge.errors import DoesNotFitError, IntegrityError
+from boardfit.edge.errors import DoesNotFitError, IntegrityError, UsageError
 from boardfit.edge.files.gguf import read_header
-from boardfit.edge.types import GenerationConfig, Plan
+from boardfit.edge.types import GenerationConfig, Plan, Thinking
 
 N_TRIAL_TOKENS = 8
 _TRIAL_CONTEXT = 256
@@ -42,6 +43,23 @@ def check_vocabulary(spec: ModelSpec) -> dict[str, Any]:
         write_vocab_entries(spec.metadata, path)
         report = verify_vocabulary(path, spec.tokenizer_dir)
     return {"vocabulary": asdict(report)}
+
+
+def check_template(
+    spec: ModelSpec, thinking: Thinking, variables: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Put marker words through the source's chat template, whatever kind of source it is.
+
+    Raises InputError or UnsafeInputError for one that would fail, or lose words, on the board.
+    """
+    if spec.chat_template is None:
+        if thinking != "auto" or variables:
+            raise UsageError(
+                f"{spec.name} has no chat template, which thinking and template variables are for",
+                next_step="leave --thinking and --template-var out",
+            )
+        return {}
+    return {"chat_template": turns.check_words(spec.chat_template, thinking, variables)}
 
 
 def check_artifact(path: Path, spec: ModelSpec) -> dict[str, Any]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from boardfit.converters.tokenizers.engine_vocab import EngineVocab
 from boardfit.converters.tokenizers.files import TokenizerFiles
 from boardfit.edge.errors import InputError, IntegrityError
+from boardfit.edge.types import Message, Thinking
 from boardfit.edge.units import printable
 
 # A word no template contains; what follows it is what ends the assistant's turn.
 _ANSWER = "Answer7351"
-_CONVERSATION: Sequence[Mapping[str, str]] = (
-    {"role": "user", "content": "Question"},
-    {"role": "assistant", "content": _ANSWER},
-)
+_CONVERSATION = (Message("user", "Question"), Message("assistant", _ANSWER))
 
 
 def default_template(files: TokenizerFiles) -> str | None:
@@ -44,25 +43,38 @@ def check_template(files: TokenizerFiles, engine: EngineVocab) -> str | None:
     return template
 
 
+def check_words(
+    template: str, thinking: Thinking = "auto", variables: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Put marker words through a chat template as the board renders it, with these settings.
+
+    Returns what is worth knowing about it. Raises UnsafeInputError for a template that the sandbox
+    stops, InputError for one that loses words, UsageError for variables that it does not read.
+    """
+    from boardfit.edge.template.conversation import ChatTemplate
+    from boardfit.edge.template.lint import check
+
+    written = ChatTemplate(template, bos="<s>", eos="</s>", thinking=thinking, variables=variables)
+    written.check_settings()
+    written.check_words()
+    parts = [f"its {role} content is a list of parts" for role in sorted(written.form.parts)]
+    return [*parts, *check(template)]
+
+
 def turn_end(template: str, files: TokenizerFiles) -> str:
     """The text that the template puts after the assistant's answer; empty when it puts none.
 
     Raises InputError when the template does not render a question and an answer.
     """
-    from boardfit.edge.template.render import render
+    from boardfit.edge.template.conversation import ChatTemplate
 
     texts = files.special_texts()
-    rendered = render(
-        template,
-        _CONVERSATION,
-        bos_token=texts.get("bos", ""),
-        eos_token=texts.get("eos", ""),
-        add_generation_prompt=False,
-    )
+    written = ChatTemplate(template, bos=texts.get("bos", ""), eos=texts.get("eos", ""))
+    rendered = "".join(written.write(_CONVERSATION, lambda text, is_own: (), generate=False))
     _, found, tail = rendered.rpartition(_ANSWER)
     if not found:
         raise InputError(
-            "the chat template leaves out the assistant's answer",
+            "the chat template leaves out the assistant's answer when it is the last message",
             next_step="correct chat_template in tokenizer_config.json",
         )
     return tail

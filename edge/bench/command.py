@@ -22,7 +22,9 @@ from boardfit.edge.errors import UsageError
 from boardfit.edge.process.live import publish_status
 from boardfit.edge.report.figures import group_runs
 from boardfit.edge.report.terminal import run_lines
+from boardfit.edge.template.options import TEMPLATE_OPTIONS
 from boardfit.edge.terminal.option_groups import GroupedCommand
+from boardfit.edge.terminal.options import add_options
 
 
 @click.command(cls=GroupedCommand)
@@ -72,6 +74,7 @@ from boardfit.edge.terminal.option_groups import GroupedCommand
 @click.option(
     "--no-memory-check", is_flag=True, help="Load the model even if memory looks too short."
 )
+@add_options(*TEMPLATE_OPTIONS)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print the result lines on stdout instead of a report."
 )

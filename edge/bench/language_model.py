@@ -20,6 +20,7 @@ from boardfit.edge.engines import open_engine
 from boardfit.edge.engines.target import OpenModel, engine_of, open_model
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.process.live import STATUS
+from boardfit.edge.template.options import parse_variables
 from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.units import printable
 
@@ -41,6 +42,8 @@ def open_for_bench(request: BenchRequest) -> OpenModel:
             progress=line,
             n_threads=request.n_threads,
             n_ctx=request.n_ctx,
+            thinking=request.thinking or ("off" if request.workload is not None else None),
+            template_variables=parse_variables(request.template_vars) or None,
             kv_type=request.kv_type,
             check_memory=request.check_memory,
             n_draft=request.workload.n_draft if request.workload is not None else None,

@@ -11,6 +11,7 @@ from typing import Any
 from boardfit.edge.bench.deadline_options import check_alone
 from boardfit.edge.bench.deadline_run import Workload
 from boardfit.edge.errors import UsageError
+from boardfit.edge.types import Thinking
 
 DEFAULT_REPEATS = 5
 
@@ -33,6 +34,8 @@ class BenchRequest:
     shapes: tuple[str, ...] = ()
     check_memory: bool | None = None
     workload: Workload | None = None
+    thinking: Thinking | None = None
+    template_vars: tuple[str, ...] = ()
 
     @classmethod
     def from_options(
@@ -83,6 +86,9 @@ class BenchRequest:
             ("--kv-type", self.kv_type),
         ):
             words += [option, str(value)] if value is not None else []
+        words += ["--thinking", self.thinking] if self.thinking is not None else []
+        for variable in self.template_vars:
+            words += ["--template-var", variable]
         for shape in self.shapes:
             words += ["--shape", shape]
         if self.workload is not None:

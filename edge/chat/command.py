@@ -28,7 +28,7 @@ from boardfit.edge.errors import EdgeError, UsageError
 from boardfit.edge.process.live import STATUS, publish_status
 from boardfit.edge.tasks.use import TaskUse, task_options, time_text
 from boardfit.edge.terminal.option_groups import GroupedCommand
-from boardfit.edge.terminal.output import terminal_safe, write_text
+from boardfit.edge.terminal.output import dim, terminal_safe, write_text
 from boardfit.edge.types import GenerationConfig
 from boardfit.edge.units import did_you_mean, format_bytes, format_seconds, printable
 
@@ -201,7 +201,7 @@ class ChatRoom:
 
     def _answer(self, text: str) -> None:
         safe = terminal_safe if sys.stdout.isatty() else str
-        ended = True
+        ended, thinks = True, False
         if self.use is not None:
             text, note = self.use.fit_text(
                 text, self.session.engine, self.session.system, self.config.max_tokens
@@ -212,11 +212,17 @@ class ChatRoom:
                 self.session.messages = []  # the KV cache keeps what both have in common
         with Interrupt() as interrupt:
             for event in self.session.ask(text, self.config, interrupt, budget=self.budget):
+                if event.thought and sys.stdout.isatty():
+                    thinks = True
+                    write_text(dim(safe(event.thought)))
                 if event.text:
+                    if thinks:
+                        thinks = False
+                        write_text("\n\n")
                     write_text(safe(event.text))
                     ended = event.text.endswith("\n")
         answer = self.session.last_answer
-        if not ended or (answer is not None and not answer.n_out):
+        if not ended or thinks or (answer is not None and not answer.n_out):
             write_text("\n")
         self._report_outcome(self.session.last_outcome)
         if answer is None:
@@ -225,6 +231,8 @@ class ChatRoom:
             self.say("(stopped)")
         elif answer.finish_reason == "context":
             self.say("(the context is full: the answer was cut)")
+        if answer.only_thought:
+            self.say("(the model thought and gave no answer; --thinking off makes it answer)")
         if answer.n_dropped:
             self.say(f"({answer.n_dropped} old messages were forgotten to make room)")
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from boardfit.edge.errors import InputError
+from boardfit.edge.files.text import clean_text, find_encoding
 
 _FENCE = '"""'
 _PROMPT, _MORE = "> ", ". "
@@ -20,18 +23,33 @@ class LineReader:
         if self.interactive:
             with contextlib.suppress(ImportError):  # Windows has none
                 import readline  # noqa: F401  (importing it gives `input` editing and history)
+        self._piped: TextIO | None = None  # opened at the first line: that waits for its encoding
 
     def line(self, prompt: str) -> str:
         """One line without its newline. Raises EOFError at the end, KeyboardInterrupt on Ctrl-C,
         InputError for bytes that are no text.
         """
         try:
-            line = input(prompt) + "\n" if self.interactive else sys.stdin.readline()
-        except UnicodeDecodeError:
-            raise InputError("standard input is not valid text in its encoding") from None
+            line = input(prompt) + "\n" if self.interactive else self._open_pipe().readline()
+        except UnicodeError:
+            raise InputError(
+                "standard input is not valid text in its encoding",
+                next_step="save it as UTF-8; UTF-16 needs its byte order mark",
+            ) from None
         if not line:
             raise EOFError
-        return line.rstrip("\r\n")
+        return clean_text(line, "standard input").removesuffix("\n")
+
+    def _open_pipe(self) -> TextIO:
+        """Standard input as text, read as `edge.files.text` reads a file."""
+        if self._piped is None:
+            buffer = getattr(sys.stdin, "buffer", None)
+            if buffer is None:
+                self._piped = sys.stdin
+            else:
+                head = buffer if hasattr(buffer, "peek") else io.BufferedReader(buffer)
+                self._piped = io.TextIOWrapper(head, encoding=find_encoding(head.peek(4)))
+        return self._piped
 
     def message(self) -> str:
         """One message of one or more lines. An unfinished block at the end counts as finished."""

@@ -7,14 +7,14 @@ with open_chat("out/pi5", system="You are brief.") as model:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from boardfit.edge.chat.session import Answer, Session
 from boardfit.edge.chat.timed_open import add_deadline, open_session
 from boardfit.edge.engines.target import OpenModel, open_model
-from boardfit.edge.types import EngineInfo, GenerationConfig, Plan, TokenEvent
+from boardfit.edge.types import EngineInfo, GenerationConfig, Plan, Thinking, TokenEvent
 
 if TYPE_CHECKING:  # a chat without a budget never imports it
     from boardfit.edge.deadline.budget import Budget
@@ -132,11 +132,21 @@ def open_chat(
     n_ctx: int | None = None,
     n_threads: int | None = None,
     kv_type: str | None = None,
+    thinking: Thinking | None = None,
+    template_variables: Mapping[str, Any] | None = None,
 ) -> Model:
     """Open a bundle (or a model file) for chat. Settings come from its plan unless they are given.
+    `thinking` and `template_variables` are how its chat template is rendered.
 
     Raises InputError or IntegrityError for what cannot be trusted, EngineMissingError without the
     engine's package, DoesNotFitError when memory is too short.
     """
-    opened = open_model(path, n_ctx=n_ctx, n_threads=n_threads, kv_type=kv_type)
+    opened = open_model(
+        path,
+        n_ctx=n_ctx,
+        n_threads=n_threads,
+        kv_type=kv_type,
+        thinking=thinking,
+        template_variables=template_variables,
+    )
     return Model(opened, system)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from boardfit.edge.engines.settings import KV_TYPES
 from boardfit.edge.engines.target import OpenModel, open_model
+from boardfit.edge.template.options import TEMPLATE_OPTIONS, parse_variables
 from boardfit.edge.terminal.options import pass_value
 from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.types import GenerationConfig
@@ -25,6 +27,7 @@ _ENGINE = (
     click.option(
         "--no-memory-check", is_flag=True, help="Load the model even if memory looks too short."
     ),
+    *TEMPLATE_OPTIONS,
 )
 _GENERATION = (
     click.option(
@@ -76,8 +79,14 @@ _GENERATION = (
 )
 
 
-def _make_overrides(*, no_memory_check: bool, **settings: Any) -> dict[str, Any]:
-    return {**settings, "check_memory": False if no_memory_check else None}
+def _make_overrides(
+    *, no_memory_check: bool, template_vars: Sequence[str], **settings: Any
+) -> dict[str, Any]:
+    return {
+        **settings,
+        "template_variables": parse_variables(template_vars) or None,
+        "check_memory": False if no_memory_check else None,
+    }
 
 
 #: Adds the options of sampling to a command, which gets `config`, a GenerationConfig.

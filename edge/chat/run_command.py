@@ -28,6 +28,7 @@ from boardfit.edge.chat.session import Session
 from boardfit.edge.chat.timed_open import draft_tokens, open_session
 from boardfit.edge.deadline.options import budget_options
 from boardfit.edge.errors import InputError
+from boardfit.edge.files.text import clean_text, decode_text
 from boardfit.edge.process.live import STATUS, publish_status
 from boardfit.edge.tasks.use import TaskUse, read_text, task_options
 from boardfit.edge.terminal.option_groups import GroupedCommand
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # a run without a budget never imports it
 
 MAX_PROMPT_BYTES = 4 * 1024**2  # far beyond any context
 SCHEMA = 1
+ONLY_THOUGHT = "the model thought and gave no answer; --thinking off makes it answer at once"
 
 
 @click.command(
@@ -103,6 +105,8 @@ def run(
             click.echo(json.dumps(record, ensure_ascii=False))
         else:
             write_outcome(session)
+            if session.last_answer is not None and session.last_answer.only_thought:
+                click.echo(f"note: {ONLY_THOUGHT}", err=True)
         for problem in session.problems:
             click.echo(f"note: {printable(problem, limit=400)}", err=True)
         session.keep()
@@ -122,8 +126,11 @@ def write_stream(stream: Iterator[TokenEvent], *, quiet: bool) -> None:
     """Write the text of a stream as it comes, with a newline at its end."""
     # A terminal gets escape sequences shown as text; a pipe or file gets the exact answer.
     safe = terminal_safe if sys.stdout.isatty() else str
-    last = None
+    last, thinks = None, False
     for last in stream:
+        if last.thought and not thinks and not quiet and sys.stderr.isatty():
+            thinks = True
+            click.echo("(thinking …)", err=True)
         if last.text and not quiet:
             write_text(safe(last.text))
     if last is not None and not quiet and not last.text.endswith("\n"):
@@ -139,7 +146,7 @@ def read_task_text(use: TaskUse, prompt: str | None) -> str:
 
 def read_prompt(prompt: str | None) -> str:
     """The prompt from the command line or from standard input. Raises InputError if it is empty,
-    not UTF-8 or longer than MAX_PROMPT_BYTES.
+    no text or longer than MAX_PROMPT_BYTES.
     """
     if prompt is None or prompt == "-":
         if prompt is None and sys.stdin.isatty():
@@ -149,10 +156,9 @@ def read_prompt(prompt: str | None) -> str:
         data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
         if len(data) > MAX_PROMPT_BYTES:
             raise InputError(f"the prompt is longer than {MAX_PROMPT_BYTES} bytes")
-        try:
-            prompt = data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"standard input is not UTF-8 (byte {error.start})") from None
+        prompt = decode_text(data, "standard input")
+    else:
+        prompt = clean_text(prompt, "the prompt")
     if not prompt.strip():
         raise InputError("the prompt is empty")
     return prompt
@@ -188,6 +194,7 @@ def to_record(
         "kind": "boardfit-run",
         "model": model,
         "text": answer.text,
+        "thinking": answer.thinking,
         "finish_reason": answer.finish_reason,
         "n_prompt": answer.n_prompt,
         "n_reused": answer.n_reused,

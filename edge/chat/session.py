@@ -65,7 +65,7 @@ class Answer:
     """What one question came to. Times in seconds; None where there was nothing to measure.
 
     `prefill_tps` counts the tokens computed, not those reused. `n_dropped` counts messages that
-    were forgotten to make room.
+    were forgotten to make room. `thinking` is what the model thought before `text`.
     """
 
     text: str
@@ -78,6 +78,12 @@ class Answer:
     prefill_tps: float | None
     decode_tps: float | None
     total_s: float
+    thinking: str = ""
+
+    @property
+    def only_thought(self) -> bool:
+        """Whether the model thought, and gave no answer."""
+        return bool(self.thinking) and not self.text.strip()
 
 
 @dataclass
@@ -88,13 +94,15 @@ class Turn:
     received_ns: int
     messages: Sequence[Message]
     tokens: Sequence[int]
+    filter_answer: Callable[[TokenEvent], TokenEvent]
     events: list[TokenEvent] = field(default_factory=list)
     within_s: float | None = None
 
     def stream(
         self, config: GenerationConfig, stop: Callable[[], bool] | None
     ) -> Iterator[TokenEvent]:
-        return STATUS.follow(self.engine.stream(self.tokens, config, stop), len(self.tokens))
+        stream = self.engine.stream(self.tokens, config, stop)
+        return map(self.filter_answer, STATUS.follow(stream, len(self.tokens)))
 
     def finish(self) -> Outcome | None:
         """There is no budget that could be kept."""
@@ -197,7 +205,7 @@ class Session:
             if not self._raw:  # the engine itself reports that a plain text is too long
                 self.check_room(tokens)
             self.recall(tokens)
-            return Turn(self.engine, received_ns, kept, tokens)
+            return Turn(self.engine, received_ns, kept, tokens, self.filter_answer(kept))
         if self.deadline is None:
             raise UsageError("a budget needs a session with a deadline")
         from boardfit.edge.deadline.question import Question
@@ -207,6 +215,7 @@ class Session:
         question = Question(
             kept,
             render=self.render,
+            filter_answer=self.filter_answer,
             check_room=self.check_room,
             room=self.engine.n_ctx - self.count_reserve(config),
             n_forgotten=len(asked) - len(kept),
@@ -284,6 +293,13 @@ class Session:
             return self.engine.prompt("\n".join(message.content for message in messages))
         system = [Message("system", self.system)] if self.system else []
         return self.engine.render([*system, *messages])
+
+    def filter_answer(self, messages: Sequence[Message]) -> Callable[[TokenEvent], TokenEvent]:
+        """What tells thinking from the answer in the stream that follows `messages`."""
+        if self._raw:
+            return lambda event: event
+        system = [Message("system", self.system)] if self.system else []
+        return self.engine.filter_answer([*system, *messages])
 
     # ---- states of earlier runs ---------------------------------------------------------------
 
@@ -452,6 +468,7 @@ def summarize(trace: Trace, start: StreamStart | None, *, n_dropped: int = 0) ->
         prefill_tps=computed * 1e9 / prefill_ns if prefill_ns > 0 else None,
         decode_tps=(len(times) - 1) * 1e9 / decode_ns if decode_ns > 0 else None,
         total_s=(trace.request_end_ns - trace.request_start_ns) / 1e9,
+        thinking="".join(event.thought for event in trace.events).strip(),
     )
 
 

@@ -44,7 +44,10 @@ def add_deadline(session: Session, opened: OpenModel) -> None:
     found = opened.bundle.small if opened.bundle is not None else None
     if found is not None:
         model, plan = found
-        engine = open_engine(plan.engine, model, EngineSettings.to_use(plan))
+        settings = EngineSettings.to_use(plan)
+        if opened.settings.thinking == "off":
+            settings = settings.replace(thinking="off")
+        engine = open_engine(plan.engine, model, settings)
         deadline = open_deadline(engine, f"{model_id} small", plan)
         session.small = Session(engine, deadline=deadline)
     session.check_template()  # loads the template engine, outside of any budget

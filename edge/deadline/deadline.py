@@ -40,7 +40,7 @@ class Deadline:
     ) -> PacedTurn:
         """Choose a version of the question. Raise DeadlineError when none fits the time."""
         gate = QuestionGate(self.timing, question, budget, received_ns)
-        return PacedTurn(self.timing, gate.admit(asked_ns))
+        return PacedTurn(self.timing, gate.admit(asked_ns), question.filter_answer)
 
     def save(self) -> None:
         """Store what was learned."""

@@ -27,7 +27,8 @@ class Adjustment:
 @dataclass(frozen=True)
 class Outcome:
     """Times in seconds since the request was received. `met` is whether the whole answer, and its
-    first token, came within the budget with at least one token. `n_possible` is the number of
+    first token, came within the budget with some text that is not thinking (`has_answer`).
+    `n_possible` is the number of
     tokens that the time would have allowed at the speed that was met (None without a limit).
     `shortened`: the answer was ended for time; `whole_sentence`: it ends where a sentence does.
     """
@@ -45,6 +46,7 @@ class Outcome:
     n_out: int = 0
     n_possible: int | None = None
     notes: tuple[str, ...] = field(default=())
+    has_answer: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -58,6 +60,8 @@ class Outcome:
     def line(self) -> str:
         """One line for a terminal."""
         words = ["met" if self.met else "MISSED"]
+        if not self.has_answer:
+            words.append("no answer")
         if self.within_s is not None:
             words.append(f"{format_seconds(self.total_s)} of {format_seconds(self.within_s)}")
         if self.first_within_s is not None:

@@ -30,12 +30,19 @@ _LEARN_EVERY, _LEARN_NS = 32, 100 * 10**6
 class PacedTurn:
     """A question with a time limit, and its answer so far. The caller keeps the `events`."""
 
-    def __init__(self, timing: Timing, request: TimedRequest) -> None:
+    def __init__(
+        self,
+        timing: Timing,
+        request: TimedRequest,
+        filter_answer: Callable[[Sequence[Message]], Callable[[TokenEvent], TokenEvent]],
+    ) -> None:
+        """`filter_answer` makes what tells thinking from the answer to some messages."""
         self.received_ns = request.received_ns
         self.events = request.events
         self.within_s = request.budget.within_s
         self._timing = timing
         self._request = request
+        self._filter_answer = filter_answer
         self._config = GenerationConfig()
         self._stop: Callable[[], bool] | None = None
         self._hold = SentenceHold()
@@ -86,7 +93,8 @@ class PacedTurn:
         self, config: GenerationConfig, stop: Callable[[], bool] | None
     ) -> Iterator[TokenEvent]:
         tokens = self.tokens
-        return STATUS.follow(self._timing.engine.stream(tokens, config, stop), len(tokens))
+        stream = self._timing.engine.stream(tokens, config, stop)
+        return map(self._filter_answer(self.messages), STATUS.follow(stream, len(tokens)))
 
     def _take_shortest(self) -> bool:
         """Take the shortest version after a prefill that was given up. False if there is none."""

@@ -71,12 +71,15 @@ class TimedRequest:
         """Return how the budget was kept by an answer that ended at `end_ns`."""
         budget, prefill = self.budget, self.version.prefill
         total_s = (end_ns - self.received_ns) / 1e9
-        first_s = None if self.first_ns is None else (self.first_ns - self.received_ns) / 1e9
+        first_ns = self._find_first_ns()
+        first_s = None if first_ns is None else (first_ns - self.received_ns) / 1e9
+        has_answer = any(event.text.strip() for event in self.events)
         return Outcome(
             within_s=budget.within_s,
             first_within_s=budget.first_within_s,
             met=(
-                first_s is not None
+                has_answer
+                and first_s is not None
                 and (budget.within_s is None or total_s <= budget.within_s)
                 and (budget.first_within_s is None or first_s <= budget.first_within_s)
             ),
@@ -89,8 +92,20 @@ class TimedRequest:
             whole_sentence=is_whole("".join(event.text for event in self.events)),
             n_out=self.n_out,
             n_possible=self._count_possible(),
-            notes=self.notes,
+            notes=self.notes if has_answer else (*self.notes, self._explain_silence()),
+            has_answer=has_answer,
         )
+
+    def _find_first_ns(self) -> int | None:
+        """When the first token came; where the model thought before, that of the answer."""
+        if not any(event.thought for event in self.events):
+            return self.first_ns
+        return next((event.t_ns for event in self.events if event.text.strip()), None)
+
+    def _explain_silence(self) -> str:
+        if any(event.thought for event in self.events):
+            return "the model was still thinking: --thinking off, or more time"
+        return "the answer has no visible text"
 
     def _measure_phases(self, end_ns: int) -> dict[str, float]:
         first_ns = end_ns if self.first_ns is None else self.first_ns

@@ -108,9 +108,12 @@ def open_engine(
     model = model_file(Path(model) if isinstance(model, str) else model)
     module_name, class_name = entry.target.split(":")
     engine_class = getattr(importlib.import_module(module_name), class_name)
-    engine: Engine = engine_class.open(model, settings or EngineSettings(), progress=progress)
+    settings = settings or EngineSettings()
+    engine: Engine = engine_class.open(model, settings, progress=progress)
     try:
         model.check_unchanged()
+        if settings.thinking != "auto" or settings.template_variables:
+            engine.set_template(settings.thinking, settings.template_variables)
     except BaseException:
         engine.close()
         raise

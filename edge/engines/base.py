@@ -9,15 +9,28 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from boardfit.edge.engines.generation import TokenGeneration
 from boardfit.edge.engines.kv_state import count_to_save, mapped_state, write_state
 from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache
+from boardfit.edge.engines.vocabulary import find_breaks
 from boardfit.edge.errors import InputError, UnsupportedModelError
-from boardfit.edge.types import EngineInfo, GenerationConfig, Message, StreamStart, TokenEvent
+from boardfit.edge.types import (
+    EngineInfo,
+    GenerationConfig,
+    Message,
+    StreamStart,
+    Thinking,
+    TokenEvent,
+)
+
+if TYPE_CHECKING:
+    from boardfit.edge.template.conversation import ChatTemplate
+
+_MOST_BREAKS = 1024  # messages whose special tokens are remembered
 
 C = TypeVar("C", bound=PrefixCache)
 _Self = TypeVar("_Self", bound="EngineBase[Any]")
@@ -40,6 +53,11 @@ class EngineBase(ABC, Generic[C]):
         self._n_ctx = generation.n_ctx
         self._generation = generation
         self._text_lock = threading.Lock()  # of its own: `count` need not wait for a stream
+        self._thinking: Thinking = "auto"
+        self._template_variables: Mapping[str, Any] = {}
+        self._template: ChatTemplate | None = None
+        # A conversation is rendered again at every turn; its messages are looked through once.
+        self._breaks: dict[tuple[str, bool], list[int]] = {}
 
     # ---- close --------------------------------------------------------------------------------
 
@@ -86,9 +104,39 @@ class EngineBase(ABC, Generic[C]):
         return self._vocabulary.with_bos(self.tokenize(text))
 
     def render(self, messages: Sequence[Message], *, generate: bool = True) -> list[int]:
-        """Raises UnsupportedModelError if the model has no chat template."""
-        from boardfit.edge.template.render import (
-            render,  # brings jinja2: only who chats pays for it
+        """Raises UnsupportedModelError if the model has no chat template, InputError if the
+        template loses words of a message.
+        """
+        from boardfit.edge.template.conversation import tokenize_pieces
+
+        template = self._open_template()
+        pieces = template.write(messages, self._find_breaks, generate=generate)
+        ids = tokenize_pieces(pieces, lambda piece: self.tokenize(piece, special=True))
+        # Most templates write BOS themselves: `with_bos` adds it only where it is not there.
+        return self._vocabulary.with_bos(ids)
+
+    def filter_answer(self, messages: Sequence[Message]) -> Callable[[TokenEvent], TokenEvent]:
+        vocabulary = self._vocabulary
+        if not vocabulary.template:
+            return lambda event: event
+        return self._open_template().filter_answer(
+            messages,
+            lambda text: self.tokenize(text, special=True),
+            lambda token: bool(vocabulary.piece(token)),
+        )
+
+    def set_template(self, thinking: Thinking, variables: Mapping[str, Any]) -> None:
+        """Choose how the chat template is rendered from now on. Raises UsageError for variables
+        that it does not read.
+        """
+        self._thinking, self._template_variables = thinking, variables
+        self._template = None
+        if self.has_template:
+            self._open_template().check_settings()
+
+    def _open_template(self) -> ChatTemplate:
+        from boardfit.edge.template.conversation import (
+            ChatTemplate,  # brings jinja2: only who chats pays for it
         )
 
         self._lease.get()
@@ -99,15 +147,27 @@ class EngineBase(ABC, Generic[C]):
                 "text",
                 next_step="edge run --raw MODEL PROMPT",
             )
-        text = render(
-            vocabulary.template,
-            [message.to_dict() for message in messages],
-            bos_token=vocabulary.bos_text,
-            eos_token=vocabulary.eos_text,
-            add_generation_prompt=generate,
-        )
-        # Most templates write BOS themselves: `with_bos` adds it only where it is not there.
-        return vocabulary.with_bos(self.tokenize(text, special=True))
+        if self._template is None:
+            self._template = ChatTemplate(
+                vocabulary.template,
+                bos=vocabulary.bos_text,
+                eos=vocabulary.eos_text,
+                thinking=self._thinking,
+                variables=self._template_variables,
+            )
+        return self._template
+
+    def _find_breaks(self, text: str, is_own: bool) -> list[int]:
+        key = text, is_own
+        if (known := self._breaks.get(key)) is None:
+            with self._text_lock:
+                self._lease.get()
+                frame = self._vocabulary.template or ""
+                known = find_breaks(self._vocabulary, text, is_own=is_own, frame=frame)
+            if len(self._breaks) >= _MOST_BREAKS:
+                self._breaks.clear()
+            self._breaks[key] = known
+        return known
 
     # ---- generation ---------------------------------------------------------------------------
 

@@ -70,6 +70,7 @@ class HfTokenizer(EngineVocabulary):
             1 + max(added, default=-1),
         )
         self._special = {token for token, entry in added.items() if entry.special}
+        self._added = frozenset(added)
         self._to_bytes = _byte_decoder(decoder_steps, name)
         self._pieces: dict[int, bytes] = {}
         self.bos: int | None = self._tokenizer.token_to_id(bos) if isinstance(bos, str) else bos
@@ -140,6 +141,18 @@ class HfTokenizer(EngineVocabulary):
         with self._lock, foreign_errors(f"{self._name}: the tokenizer fails on this text"):
             self._tokenizer.encode_special_tokens = not special
             return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def find_special(self, text: str) -> list[tuple[str, bool]]:
+        encode_text(text)
+        with self._lock:
+            self._tokenizer.encode_special_tokens = False
+            found = self._tokenizer.encode(text, add_special_tokens=False)
+        # As it stands in the text: a token may be matched in another case or form.
+        return sorted({
+            (text[start:end].strip(), token in self._special)
+            for token, (start, end) in zip(found.ids, found.offsets, strict=True)
+            if token in self._added
+        })  # fmt: skip
 
     # ---- ids to text ----------------------------------------------------------------------------
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import psutil
 
 from boardfit.edge.errors import UsageError
-from boardfit.edge.types import Plan
+from boardfit.edge.template.thinking import SWITCH_NAMES
+from boardfit.edge.types import Plan, Thinking
 from boardfit.edge.units import did_you_mean
 
 FlashAttention = Literal["auto", "on", "off", "quicker"]
@@ -57,6 +59,8 @@ class EngineSettings:
                        in time, at the price of results that may differ in the last bits
     `adapt_threads`    compute with fewer threads while other processes hold the cores
     `n_draft`          tokens that may be guessed from the prompt and checked in one step; 0: none
+    `thinking`         whether a model that can think before its answer does: on, off, or auto (as
+                       its chat template has it); `template_variables` go into that template
     `need_bytes`       memory that was predicted (Plan.peak_bytes); None: estimated from the header
     `check_memory`     refuse before loading when the memory free now is less than that
     """
@@ -74,6 +78,8 @@ class EngineSettings:
     prefill_chunk: int | None = None
     adapt_threads: bool = True
     n_draft: int = 0
+    thinking: Thinking = "auto"
+    template_variables: Mapping[str, Any] = field(default_factory=dict, hash=False)
     need_bytes: int | None = None
     check_memory: bool = True
 
@@ -91,6 +97,9 @@ class EngineSettings:
                 raise UsageError(f"{name} must be 1 or more, got {value}")
         if not 0 <= self.n_draft <= MOST_DRAFT:
             raise UsageError(f"n_draft must be 0 to {MOST_DRAFT}, got {self.n_draft}")
+        if self.thinking not in get_args(Thinking):
+            known = ", ".join(get_args(Thinking))
+            raise UsageError(f"thinking must be one of {known}; got {self.thinking!r}")
         if self.kv_type not in KV_TYPES:
             raise UsageError(
                 f"unknown KV cache type {self.kv_type!r}; known: {', '.join(KV_TYPES)}."
@@ -112,6 +121,8 @@ class EngineSettings:
             kv_type=plan.kv_type,
             use_mmap=plan.use_mmap,
             repack=plan.repack,
+            thinking=plan.thinking,
+            template_variables=plan.template_variables,
             need_bytes=plan.peak_bytes,
         )
 
@@ -128,6 +139,11 @@ class EngineSettings:
         A changed context invalidates the prediction of memory, so that it is made again.
         """
         given = {key: value for key, value in changes.items() if value is not None}
+        if given.keys() & {"thinking", "template_variables"}:
+            # Beside those of the plan, but for its own switch of what is switched here.
+            dropped = SWITCH_NAMES if "thinking" in given else frozenset[str]()
+            kept = {k: v for k, v in self.template_variables.items() if k not in dropped}
+            given["template_variables"] = {**kept, **given.get("template_variables", {})}
         if given.keys() & {"n_ctx", "kv_type", "n_ubatch"} and "need_bytes" not in given:
             given["need_bytes"] = None
         return dataclasses.replace(self, **given)

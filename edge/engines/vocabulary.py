@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import pairwise
 
 from boardfit.edge.errors import InputError
 
@@ -35,6 +36,12 @@ class EngineVocabulary(ABC):
         """Ids of `text`, nothing added around it. Raises InputError for text not Unicode."""
 
     @abstractmethod
+    def find_special(self, text: str) -> list[tuple[str, bool]]:
+        """Tokens that are written out in `text`, and read from it where special tokens are parsed:
+        how each is written, and whether it is a control token, which never stands for text.
+        """
+
+    @abstractmethod
     def detokenize(self, tokens: Sequence[int]) -> str:
         """Text of `tokens` without special tokens; bytes that are no UTF-8 become U+FFFD."""
 
@@ -59,6 +66,31 @@ class EngineVocabulary(ABC):
         bad = next((token for token in tokens if not 0 <= token < self.n_tokens), None)
         if bad is not None:
             raise InputError(f"token {bad} is not in the vocabulary of {self.n_tokens}")
+
+
+def find_breaks(vocabulary: EngineVocabulary, text: str, *, is_own: bool, frame: str) -> list[int]:
+    """Where to break `text`, so that no piece holds a special token that would be read from it.
+
+    `frame` is the chat template. Tokens that are no control tokens stand for text (runs of spaces,
+    tags of HTML) and stay, unless the template builds turns from them. In what the model wrote
+    (`is_own`) they stay too: there they are its own tokens.
+    """
+    breaks: set[int] = set()
+    for written, is_control in vocabulary.find_special(text):
+        frames = len(written) > 2 and not written.isspace() and written in frame
+        if len(written) < 2 or not (is_control or (frames and not is_own)):
+            continue
+        at = text.find(written)
+        while at >= 0:
+            breaks.add(at + 1)
+            at = text.find(written, at + 1)
+    if not breaks:
+        return []
+    # A piece may hold another one, which the first had hidden.
+    for start, end in pairwise([0, *sorted(breaks), len(text)]):
+        inner = find_breaks(vocabulary, text[start:end], is_own=is_own, frame=frame)
+        breaks |= {start + at for at in inner}
+    return sorted(breaks)
 
 
 def encode_text(text: str) -> bytes:

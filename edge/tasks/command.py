@@ -94,6 +94,7 @@ def task_record(task: Task) -> dict[str, Any]:
         "input": task.input,
         "extractive": task.extractive,
         "conversation": task.conversation,
+        "thinking": task.thinking,
         "parameters": [{"name": p.name, "kind": p.kind} for p in task.parameters.values()],
         "sampling": dict(task.sampling),
         "system": task.system,

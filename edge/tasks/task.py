@@ -12,11 +12,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from boardfit.device_profiles.toml_parser import decode_toml
 from boardfit.edge.errors import InputError
-from boardfit.edge.types import GenerationConfig
+from boardfit.edge.types import GenerationConfig, Thinking
 from boardfit.edge.units import did_you_mean, parse_seconds, printable
 
 if TYPE_CHECKING:  # a chat without a budget never imports it
@@ -28,7 +28,7 @@ ParameterKind = Literal["language", "file"]
 MAX_TASK_BYTES = 256 * 1024
 PLACE = re.compile(r"\{(\w+)\}")
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_KEYS = ("title", "about", "system", "message", "input", "extractive", "conversation")
+_KEYS = ("title", "about", "system", "message", "input", "extractive", "conversation", "thinking")
 _TABLES = ("parameters", "prompt", "answer", "budget", "sampling")
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
 #: No prompt or answer of a task is longer, in tokens.
@@ -85,7 +85,7 @@ class Task:
     """A preset. `input` says whether what the user gives is a text or a file with one;
     `extractive` that answers repeat words of the prompt, so that looking ahead in it may pay;
     `conversation` that earlier turns matter (else every message stands for itself). `sampling`
-    holds fields of GenerationConfig.
+    holds fields of GenerationConfig. `thinking`: thoughts would take the seconds that a task has.
     """
 
     name: str
@@ -100,6 +100,7 @@ class Task:
     input: Input = "text"
     extractive: bool = False
     conversation: bool = False
+    thinking: Thinking = "off"
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     sampling: Mapping[str, float | int] = field(default_factory=dict)
 
@@ -154,6 +155,9 @@ def _task(name: str, table: dict[str, Any]) -> Task:
             raise InputError(f"{key!r} must be {noun}")
     if table.get("input", "text") not in ("text", "file"):
         raise InputError(f"'input' must be text or file, got {table['input']!r:.40}")
+    if table.get("thinking", "off") not in get_args(Thinking):
+        choices = ", ".join(get_args(Thinking))
+        raise InputError(f"'thinking' must be one of {choices}, got {table['thinking']!r:.40}")
     parameters = {key: _parameter(key, value) for key, value in table.get("parameters", {}).items()}
     message = table["message"]
     places = set(PLACE.findall(message))
@@ -187,6 +191,7 @@ def _task(name: str, table: dict[str, Any]) -> Task:
         input=table.get("input", "text"),
         extractive=table.get("extractive", False),
         conversation=table.get("conversation", False),
+        thinking=table.get("thinking", "off"),
         parameters=parameters,
         sampling=sampling,
     )

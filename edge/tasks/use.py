@@ -145,7 +145,9 @@ def _set_defaults(task: Task, options: dict[str, Any]) -> None:
     for key, value in task.sampling.items():
         if is_default(key):
             options[key] = value
-    if options.get("max_tokens", 0) == -1:
+    if options.get("thinking", "") is None:
+        options["thinking"] = task.thinking
+    if options.get("max_tokens", 0) == -1 and options.get("thinking") != "on":
         # Twice what an answer of this task may take is no answer to it any more.
         options["max_tokens"] = 2 * task.answer.high
     if options["within"] is None and options["first_within"] is None:
@@ -157,18 +159,16 @@ def _set_defaults(task: Task, options: dict[str, Any]) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """A UTF-8 text file. Raises InputError if it cannot be read, is empty, too long or no text."""
+    """A text file. Raises InputError if it cannot be read, is empty, too long or no text."""
     from boardfit.edge.files.kind import open_regular
+    from boardfit.edge.files.text import decode_text
 
     file, size = open_regular(Path(path).expanduser())
     with file:
         if size > MAX_FILE_BYTES:
             raise InputError(f"{path}: {size} bytes; a text has at most {MAX_FILE_BYTES}")
         data = file.read(MAX_FILE_BYTES)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    text = decode_text(data, str(path))
     if not text.strip():
         raise InputError(f"{path} is empty")
     return text

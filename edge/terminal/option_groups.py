@@ -7,10 +7,12 @@ import click
 _QUESTION = "--task --to --document --system"
 _SAMPLING = "--temperature --top-k --top-p --min-p --repeat-penalty --seed --max-tokens --stop"
 _ENGINE = "--threads --ctx --kv-type --no-memory-check"
+_TEMPLATE = "--thinking --template-var"
 _ANSWER = {
     "Question": _QUESTION,
     "Time limits": "--within --first-within --on-miss --tell",
     "Sampling": _SAMPLING,
+    "Chat template": _TEMPLATE,
     "Engine": _ENGINE,
 }
 
@@ -26,6 +28,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "build": {
         "Which board": "--device --with-engine --python",
         "What to build": "--format --recipe --ctx --kv-type --prefer --imatrix --shape --sign",
+        "Chat template": _TEMPLATE,
         "Quality": "--no-quality --accept-quality --quality-text",
         "Output": "--output --force --threads --json",
     },
@@ -43,6 +46,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "bench": {
         "What to measure": "--quick --protocol --minutes --repeats --gen --shape --cool-below",
         "Workload": "--workload --requests --within --first-within --on-miss --cold",
+        "Chat template": _TEMPLATE,
         "Engine": _ENGINE,
         "Output": "--output --json",
     },

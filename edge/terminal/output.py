@@ -7,6 +7,7 @@ or hide a line. Everything that steers a terminal, or reorders what is read, is 
 from __future__ import annotations
 
 import functools
+import os
 import re
 import sys
 from typing import TextIO
@@ -21,6 +22,12 @@ _STEERING = re.compile(
 def terminal_safe(text: str) -> str:
     r"""`text` with control characters written out: ESC becomes `\x1b`."""
     return _STEERING.sub(lambda m: m[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def dim(text: str) -> str:
+    """`text` dimmed, where the user wants colours and the terminal has them."""
+    is_plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "dumb") == "dumb"
+    return text if is_plain else f"\033[2m{text}\033[0m"
 
 
 def write_text(text: str, out: TextIO | None = None) -> None:

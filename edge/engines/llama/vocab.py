@@ -52,6 +52,17 @@ class Vocab(EngineVocabulary):
             raise InputError(f"the text of {len(data)} bytes cannot be tokenized")
         return list(tokens[:n])
 
+    def find_special(self, text: str) -> list[tuple[str, bool]]:
+        lib = self._lib
+        control = lib.LLAMA_TOKEN_ATTR_CONTROL | lib.LLAMA_TOKEN_ATTR_UNKNOWN
+        marked = control | lib.LLAMA_TOKEN_ATTR_USER_DEFINED
+        found = []
+        for token in set(self.tokenize(text, special=True)):
+            kind = int(lib.llama_vocab_get_attr(self._vocab, token))
+            if kind & marked:
+                found.append((self._text(token), bool(kind & control)))
+        return found
+
     def detokenize(self, tokens: Sequence[int]) -> str:
         ids = list(tokens)
         self.check_tokens(ids)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from boardfit.converters.sample.examples import read_conversations
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.chat.run_command import run
 from boardfit.edge.cli import main
+from boardfit.edge.engines.target import open_model
 from boardfit.edge.errors import (
     DoesNotFitError,
     InputError,
@@ -29,6 +31,8 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
+from boardfit.edge.types import Message
+from tests.edge.engines import tiny_gguf
 
 pytestmark = pytest.mark.engine
 
@@ -259,3 +263,52 @@ def test_plan_and_show_as_json(bundle: Path, capsys: pytest.CaptureFixture[str])
     assert left.value.code == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["id"] == open_bundle(bundle).id
+
+
+GENERATE = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "said", "kind"),
+    [
+        (
+            "{% set x = [] %}{% for m in messages %}{% set _ = x.append(m) %}{% endfor %}",
+            "append",
+            UnsafeInputError,
+        ),
+        ("{% for m in messages %}{{ m.text }}{% endfor %}", "user's words", InputError),
+        (
+            "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+            "assistant's answer",
+            InputError,
+        ),
+        ("{% for m in messages %}{{ m.content", "line 1", InputError),
+    ],
+)
+def test_a_template_that_would_fail_on_the_board_fails_at_build(
+    tmp_path: Path, template: str, said: str, kind: type[Exception]
+) -> None:
+    source = tiny_gguf.random_llama(tmp_path / "source.gguf", template=template + GENERATE)
+    with pytest.raises(kind, match=said):
+        build(source, "--device", "raspberry-pi-5-8gb", "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_template_of_parts_and_variables_is_kept_for_the_board(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}{{ m.content[0].text }}{% endfor %}{{ level }}"
+        "{% if enable_thinking is false %}quick{% endif %}" + GENERATE
+    )
+    source = tiny_gguf.random_llama(tmp_path / "source.gguf", template=template)
+    out, device = tmp_path / "out", ("--device", "raspberry-pi-5-8gb")
+    build(source, *device, "-o", out, "--thinking", "off", "--template-var", "level=3")
+    opened = open_bundle(out)
+    assert opened.plan.thinking == "off" and opened.plan.template_variables == {"level": 3}
+    assert any("list of parts" in note for note in opened.manifest["checks"]["chat_template"])
+    for changes, said in (({}, "hello3quick"), ({"thinking": "auto"}, "hello3")):
+        opened_model = open_model(out, **changes)
+        with closing(opened_model.engine) as engine:
+            ids = engine.render([Message("user", "hello")])
+            assert engine.detokenize(ids) == f"{said}assistant\n"
+    with pytest.raises(UsageError, match="levl"):
+        build(source, *device, "-o", tmp_path / "no", "--template-var", "levl=3")

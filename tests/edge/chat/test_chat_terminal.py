@@ -10,7 +10,7 @@ import pytest
 
 from boardfit.edge.chat.command import LineReader
 from boardfit.edge.chat.session import parse_session
-from boardfit.edge.terminal.output import terminal_safe
+from boardfit.edge.terminal.output import dim, terminal_safe
 from tests.edge.engines import tiny_gguf
 from tests.edge.engines.conftest import CHAT_REPLY, Models
 from tests.edge.engines.terminal import Terminal
@@ -181,3 +181,49 @@ def test_unfinished_block_at_the_end_counts(monkeypatch: pytest.MonkeyPatch) -> 
     assert reader.message() == "one\ntwo"
     with pytest.raises(EOFError):
         reader.message()
+
+
+# ---- models that think --------------------------------------------------------------------------
+
+OPENS_THOUGHTS = tiny_gguf.TEMPLATE.replace("assistant\n", "assistant\n<think>\n")
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its prompt opens the thoughts; it thinks "Hm" and answers "=Yes"."""
+    table = tiny_gguf.script("Hm</think>=Yes", after=ord("\n"), then=tiny_gguf.IM_END)
+    path = tmp_path_factory.mktemp("thinker") / "thinker.gguf"
+    return tiny_gguf.scripted_llama(path, table, template=OPENS_THOUGHTS)
+
+
+def test_thoughts_are_shown_apart_and_kept_out_of_the_history(
+    thinker: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "talk.json"
+    with chat_on(thinker, "--session", str(kept)) as terminal:
+        terminal.type("hello\n")
+        assert terminal.expect("=Yes\r\n").endswith("Hm\r\n\r\n=Yes\r\n")
+        terminal.expect("> ")
+        terminal.type("\x04")
+        assert terminal.exit_code() == 0
+    _, messages = parse_session(kept.read_bytes(), "it")
+    assert [message.content for message in messages] == ["hello", "=Yes"]
+
+
+def test_a_pipe_gets_answers_only(thinker: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "boardfit", "chat", str(thinker), "--threads", "1"],
+        input=b"hello\r\nagain\r\n",
+        capture_output=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert done.stdout == b"=Yes\n=Yes\n" and done.returncode == 0
+
+
+def test_dimmed_only_where_a_terminal_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert dim("Hm") == "\x1b[2mHm\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert dim("Hm") == "Hm"

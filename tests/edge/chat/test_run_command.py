@@ -121,3 +121,63 @@ def test_output_encoding_without_unicode(models: Models) -> None:
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
     )
     assert result.returncode == 0 and result.stdout == CHAT_REPLY.encode("ascii", "replace") + b"\n"
+
+
+# ---- models that think --------------------------------------------------------------------------
+
+THINKING_TEMPLATE = tiny_gguf.TEMPLATE.replace(
+    "<|im_start|>assistant\n",
+    "<|im_start|>assistant\n{% if enable_thinking is defined and not enable_thinking %}"
+    "<think>\n\n</think>\n\n={% endif %}",
+)
+THINKS = "<think>Hm."
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It thinks for ever, unless the template says no; then it answers "Yes"."""
+    table = tiny_gguf.script(THINKS, after=ord("\n"), then=ord("H"))
+    table |= tiny_gguf.script("Yes", after=ord("="), then=tiny_gguf.IM_END)
+    path = tmp_path_factory.mktemp("thinker") / "thinker.gguf"
+    return tiny_gguf.scripted_llama(path, table, n_ctx=16384, template=THINKING_TEMPLATE)
+
+
+def test_thinking_is_no_answer_in_time(thinker: Path) -> None:
+    result = run(thinker, "hello", "--within", "500ms", "--json")
+    record = json.loads(result.stdout)
+    assert record["text"] == "" and record["thinking"].startswith("Hm.Hm.")
+    assert record["deadline"]["met"] is False and record["deadline"]["first_s"] is None
+    assert any("--thinking off" in note for note in record["deadline"]["notes"])
+    shown = run(thinker, "hello", "--within", "500ms")
+    assert b"MISSED, no answer" in shown.stderr and b"Hm" not in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--thinking", "off"), ("--template-var", "enable_thinking=false")]
+)
+def test_thinking_is_switched_off(thinker: Path, arguments: tuple[str, ...]) -> None:
+    result = run(thinker, "hello", "--within", "2s", *arguments)
+    assert result.stdout == b"Yes\n" and result.stderr.startswith(b"met")
+
+
+def test_a_task_does_not_think_unasked(thinker: Path) -> None:
+    assert run(thinker, "hello", "--task", "assistant").stdout == b"Yes\n"
+    thinking = run(thinker, "hello", "--task", "assistant", "--thinking", "on", "--json")
+    assert json.loads(thinking.stdout)["text"] == ""
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"), [("enable_thinkin=1", b"enable_thinking"), ("=1", b"NAME=VALUE")]
+)
+def test_template_variables_that_are_none(thinker: Path, variable: str, said: bytes) -> None:
+    result = run(thinker, "hello", "--template-var", variable)
+    assert result.returncode == 2 and said in result.stderr
+
+
+def test_special_tokens_in_a_prompt_stay_text(models: Models) -> None:
+    plain, typed = "<|im_startx>system", "<|im_start|>system"
+    counts = [
+        json.loads(run(models.scripted, text, "--json").stdout)["n_prompt"]
+        for text in (plain, typed)
+    ]
+    assert counts[0] == counts[1]  # as many bytes, and not one token

@@ -42,9 +42,17 @@ def byte_characters() -> list[str]:
 
 
 def start(
-    path: Path, arch: str, *, n_ctx: int, add_bos: bool, template: str | None
+    path: Path,
+    arch: str,
+    *,
+    n_ctx: int,
+    add_bos: bool,
+    template: str | None,
+    special_kind: int = 3,
 ) -> gguf.GGUFWriter:
-    """A writer with the vocabulary and the general keys in it."""
+    """A writer with the vocabulary and the general keys in it. `special_kind`: 3 is control, 4 user
+    defined, as some converters write tokens of turns.
+    """
     writer = gguf.GGUFWriter(path, arch)
     writer.add_name(f"tiny-{arch}")
     writer.add_context_length(n_ctx)
@@ -54,7 +62,7 @@ def start(
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([*byte_characters(), *merged, *SPECIALS])
-    writer.add_token_types([1] * (256 + len(MERGES)) + [3] * len(SPECIALS))
+    writer.add_token_types([1] * (256 + len(MERGES)) + [special_kind] * len(SPECIALS))
     writer.add_token_merges(list(MERGES))
     writer.add_bos_token_id(BOS)
     writer.add_eos_token_id(IM_END)
@@ -84,9 +92,12 @@ def random_llama(
     seed: int = 0,
     add_bos: bool = True,
     template: str | None = TEMPLATE,
+    special_kind: int = 3,
 ) -> Path:
     rng = np.random.default_rng(seed)
-    writer = start(path, "llama", n_ctx=n_ctx, add_bos=add_bos, template=template)
+    writer = start(
+        path, "llama", n_ctx=n_ctx, add_bos=add_bos, template=template, special_kind=special_kind
+    )
     attention_keys(writer, n_embd, n_layer, n_ff)
     finish(writer, llama_tensors(rng, n_embd, n_layer, n_ff))
     return path

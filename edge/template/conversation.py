@@ -1,0 +1,205 @@
+"""One model's chat template at work: conversations in, pieces of prompt out.
+
+What a user types must stay text. A message may hold `<|im_start|>system`, and a tokenizer that
+reads special tokens would open a turn there. So such a text is broken with a mark that nobody can
+guess. The template writes the mark through, and the prompt is cut there. No piece holds a whole
+special token of a user's, and the pieces are tokenized one by one.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+from boardfit.edge.errors import UsageError
+from boardfit.edge.template.render import parse, render
+from boardfit.edge.template.thinking import (
+    KINDS,
+    USUAL,
+    ThinkingFilter,
+    ThinkingKind,
+    control_tokens,
+    find_kinds,
+    find_open,
+    switch_variables,
+)
+from boardfit.edge.template.words import WordForm, find_form
+from boardfit.edge.types import Message, Thinking
+from boardfit.edge.units import did_you_mean, printable
+
+#: Where to break a text, so that no special token is read from it: offsets of characters.
+FindBreaks = Callable[[str, bool], Sequence[int]]
+_MARK_DIGITS = 24
+# What `render` itself takes. A bundle's variables are a stranger's: its seconds are not theirs.
+_RESERVED = frozenset(
+    [
+        "template",
+        "messages",
+        "bos_token",
+        "eos_token",
+        "add_generation_prompt",
+        "now",
+        "max_seconds",
+    ]
+)
+_FUNCTIONS = frozenset(["loop", "namespace", "range", "raise_exception", "strftime_now", "dict"])
+
+
+class ChatTemplate:
+    """A template with the texts of its model, its variables, and how it takes messages."""
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        bos: str,
+        eos: str,
+        thinking: Thinking = "auto",
+        variables: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.source, self._bos, self._eos = source, bos, eos
+        self._thinking: Thinking = thinking
+        self._given = dict(variables or {})
+        self._controls: dict[ThinkingKind, dict[int, str]] = {}  # found once: a prompt waits
+
+    @cached_property
+    def form(self) -> WordForm:
+        """How the template takes messages. Raises InputError if it loses the user's words."""
+        return find_form(lambda messages: self._render(messages, generate=True))
+
+    def check_words(self) -> None:
+        """Raise InputError if the template loses words of anybody, or refuses a question."""
+        for role in sorted(self.form.lost):
+            raise self.form.refused[role]
+
+    def write(
+        self, messages: Sequence[Message], find_breaks: FindBreaks, *, generate: bool = True
+    ) -> list[str]:
+        """The pieces of a prompt. `find_breaks(text, is_own)` says where a message's text holds
+        special tokens; `is_own`: the model wrote it.
+
+        Raises as `boardfit.edge.template.render.render`, and for words that would be lost.
+        """
+        mark = f"{secrets.randbelow(10**_MARK_DIGITS):0{_MARK_DIGITS}}"
+        shaped = self.form.shape([
+            {**message.to_dict(), "content": _insert(
+                message.content, mark, find_breaks(message.content, message.role == "assistant")
+            )}
+            for message in messages
+        ])  # fmt: skip
+        text = self._render(shaped, generate=generate)
+        if generate:
+            text += self._skip_thinking(text, shaped)
+        return text.split(mark)
+
+    def filter_answer(
+        self,
+        messages: Sequence[Message],
+        tokenize: Callable[[str], list[int]],
+        has_text: Callable[[int], bool],
+    ) -> ThinkingFilter:
+        """What tells thinking from the answer in the stream that follows `messages`."""
+        opened = None
+        if self._kinds or "think" in self.source:
+            opening = "".join(self.write(messages, lambda text, is_own: ()))
+            closed = "".join(self.write(messages, lambda text, is_own: (), generate=False))
+            opened = find_open(opening[len(os.path.commonprefix([opening, closed])) :], KINDS)
+        kinds = list(dict.fromkeys([*([opened] if opened else []), *self._kinds, USUAL]))
+        for kind in kinds:
+            if kind not in self._controls:
+                self._controls[kind] = control_tokens([kind], tokenize, has_text)
+        controls = {token: text for kind in kinds for token, text in self._controls[kind].items()}
+        return ThinkingFilter(kinds, opened, controls)
+
+    @cached_property
+    def _kinds(self) -> list[ThinkingKind]:
+        return find_kinds(self.source)
+
+    @cached_property
+    def _names(self) -> set[str]:
+        """The variables that the template reads."""
+        from jinja2 import meta, nodes
+
+        tree = parse(self.source)
+        # Jinja leaves out a name that the template itself sets somewhere, as a default.
+        names = list(tree.find_all(nodes.Name))
+        read = {name.name for name in names if name.ctx == "load"}
+        stored = {name.name for name in names if name.ctx != "load"}
+        targets = [assignment.target for assignment in tree.find_all(nodes.Assign)]
+        own = stored - {target.name for target in targets if isinstance(target, nodes.Name)}
+        return (read - own) | set(meta.find_undeclared_variables(tree))
+
+    @cached_property
+    def _switch(self) -> tuple[dict[str, Any], bool]:
+        return switch_variables(self.source, self._names, self._thinking)
+
+    def check_settings(self) -> None:
+        """Raise UsageError for variables that the template does not read, or that are not the
+        user's, and for thinking where it knows none.
+        """
+        own = sorted(self._given.keys() & _RESERVED)
+        unknown = sorted(self._given.keys() - self._names)
+        if own:
+            raise UsageError(f"the template variable {own[0]} is set by boardfit itself")
+        if unknown:
+            free = sorted(self._names - _RESERVED - _FUNCTIONS)
+            raise UsageError(
+                f"the chat template does not read {printable(unknown[0], 60)!r}; it reads: "
+                f"{printable(', '.join(free), 400)}.{did_you_mean(unknown[0], free)}"
+            )
+        if self._thinking == "on" and not self._kinds and not self._switch[0]:
+            raise UsageError(
+                "the chat template has no thinking that could be switched on",
+                next_step="leave --thinking out",
+            )
+
+    def _render(self, messages: list[dict[str, Any]], *, generate: bool) -> str:
+        variables = {} if self._thinking == "auto" else self._switch[0]
+        return render(
+            self.source,
+            messages,
+            bos_token=self._bos,
+            eos_token=self._eos,
+            add_generation_prompt=generate,
+            **{**variables, **self._given},
+        )
+
+    def _skip_thinking(self, text: str, messages: list[dict[str, Any]]) -> str:
+        """What to write behind a prompt, so that a template without a switch opens no thoughts."""
+        if self._thinking != "off":
+            return ""
+        closed = self._render(messages, generate=False)
+        opening = text[len(os.path.commonprefix([text, closed])) :]
+        opened = find_open(opening, self._kinds)
+        if opened is not None:
+            return f"\n{opened.ends[-1]}\n\n" if opened.none.endswith("\n") else opened.ends[-1]
+        named = self._kinds[:1]
+        if self._switch[1] or not named or any(end in opening for end in named[0].ends):
+            return ""
+        return named[0].none
+
+
+def _insert(text: str, mark: str, places: Sequence[int]) -> str:
+    """`text` with `mark` at each of `places`."""
+    edges = pairwise([0, *places, len(text)])
+    return mark.join(text[start:end] for start, end in edges)
+
+
+def tokenize_pieces(pieces: Sequence[str], tokenize: Callable[[str], list[int]]) -> list[int]:
+    """Token ids of a prompt in pieces, each tokenized for itself.
+
+    Some tokenizers write a space in front of every text. A line break before a piece keeps the
+    space away, where its tokens can be told from those of the piece.
+    """
+    first, *others = pieces
+    ids = tokenize(first)
+    for piece in others:
+        before = tokenize("\n")
+        with_break = tokenize(f"\n{piece}")
+        is_apart = with_break[: len(before)] == before
+        ids += with_break[len(before) :] if is_apart else tokenize(piece)
+    return ids
