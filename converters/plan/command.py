@@ -43,10 +43,14 @@ def load_devices(names: Iterable[str]) -> list[DeviceProfile]:
 
 
 def this_machine() -> DeviceProfile:
-    """This machine, probed now."""
-    from boardfit.edge.probe.machine import probe_this_machine
+    """This machine, probed now; a note if the engines cannot run on its system."""
+    from boardfit.edge.probe.machine import describe_userland, probe_this_machine, userland_bits
+    from boardfit.edge.probe.system import LocalSystem
 
-    return probe_this_machine()
+    profile = probe_this_machine()
+    if (warning := describe_userland(userland_bits(LocalSystem()), profile)) is not None:
+        click.echo(f"note: this machine is {warning}", err=True)
+    return profile
 
 
 def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
