@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -158,22 +157,14 @@ def count(value: Any, what: str) -> int:
     return int(found)
 
 
-def parse_json(text: str, what: str) -> Any:
-    """JSON without NaN. Raises InputError."""
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{what}: not JSON: {error}") from None
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is not a figure")
-
-
 def text_or_none(value: Any) -> str | None:
     return str(value)[:200] if isinstance(value, str) and value else None
 
 
-def count_or_none(value: Any) -> int | None:
-    """A count where there is one; settings are for reading, and a missing one is no error."""
+def whole_or_none(value: Any) -> int | None:
+    """A whole number above 0, where there is one; settings are for reading, and a missing one is no
+    error. CSV has it as text.
+    """
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18:
+        value = int(value)
     return value if type(value) is int and 0 < value < 2**63 else None
