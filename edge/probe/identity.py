@@ -85,7 +85,7 @@ def read_board_names(system: System) -> BoardNames:
     names = (
         android.name if android else None,
         tree,
-        cpuinfo_model(cpuinfo),
+        None if tree else cpuinfo_model(cpuinfo),
         " ".join(text for text in (vendor, product) if text),
         _dmi_text(system, "board_name"),
         *(properties.get(name) for name in _MARKETING_NAMES),

@@ -13,8 +13,8 @@ from typing import Any
 from boardfit.edge.bench.importers.record import (
     ImportedFile,
     ImportedSubject,
+    answer_records,
     count,
-    make_record,
     number,
 )
 from boardfit.edge.bench.importers.text import json_objects
@@ -55,7 +55,7 @@ def can_read(text: str) -> bool:
 
 
 def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
-    """One end-to-end record per size of question and answer; equal ones are repetitions."""
+    """Records for each size of question and answer; equal ones are repetitions."""
     groups: dict[tuple[int, int], list[dict[str, float | None]]] = {}
     for answer in answers(text):
         figures = {
@@ -71,10 +71,10 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     path = model[1] if model else source.name
     name = PureWindowsPath(path).stem if "\\" in path else PurePath(path).stem
     subject = ImportedSubject(tool=TOOL, name=name, not_measured=NOT_MEASURED)
-    return [
-        make_record(subject, source, "end-to-end", found, n_prompt=n_prompt, n_gen=n_gen)
-        for (n_prompt, n_gen), found in groups.items()
-    ]
+    found = []
+    for (n_prompt, n_gen), same in groups.items():
+        found += answer_records(subject, source, same, n_prompt=n_prompt, n_gen=n_gen)
+    return found
 
 
 def answers(text: str) -> Iterator[Answer]:

@@ -14,6 +14,7 @@ from typing import Any
 from boardfit.edge.bench.importers.record import (
     ImportedFile,
     ImportedSubject,
+    answer_records,
     count,
     make_record,
     number,
@@ -104,7 +105,7 @@ def read_bench(text: str, source: ImportedFile) -> list[dict[str, Any]]:
 
 
 def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
-    """One record per model and size of question and answer; equal ones are repetitions."""
+    """Records for each model and size of question and answer; equal ones are repetitions."""
     if _BENCH.search(text):
         return read_bench(text, source)
     groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
@@ -115,18 +116,17 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
             count(answer.get("eval_count"), f"{TOOL}: eval_count"),
         )
         groups.setdefault(key, []).append(answer)
-    return [
-        make_record(
+    found = []
+    for (model, n_prompt, n_gen), same in groups.items():
+        found += answer_records(
             ImportedSubject(tool=TOOL, name=model, not_measured=NOT_MEASURED),
             source,
-            "end-to-end",
-            [figures(answer) for answer in found],
+            [figures(answer) for answer in same],
             n_prompt=n_prompt,
             n_gen=n_gen,
-            time=text_or_none(found[-1].get("created_at")),
+            time=text_or_none(same[-1].get("created_at")),
         )
-        for (model, n_prompt, n_gen), found in groups.items()
-    ]
+    return found
 
 
 def figures(answer: dict[str, Any]) -> dict[str, float | None]:

@@ -138,6 +138,41 @@ def make_record(
     )
 
 
+def answer_records(
+    subject: ImportedSubject,
+    source: ImportedFile,
+    figures: Sequence[Mapping[str, float | None]],
+    *,
+    n_prompt: int,
+    n_gen: int,
+    time: str | None = None,
+) -> list[dict[str, Any]]:
+    """Records of answers that a tool times in two parts: the whole, and the speeds of its parts,
+    which compare with other tools' tests of them.
+    """
+    is_sized = bool(n_prompt or n_gen)
+
+    def part(kind: str, kept: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
+        return make_record(
+            subject,
+            source,
+            kind,
+            kept,
+            n_prompt=0 if kind == "decode" else n_prompt,
+            n_depth=n_prompt if kind == "decode" else 0,
+            n_gen=0 if kind == "prefill" else n_gen,
+            time=time,
+            label=None if is_sized else f"{kind}, lengths not printed",
+        )
+
+    found = [part("end-to-end", figures)]
+    for kind in ("prefill", "decode"):
+        name = f"{kind}_tps"
+        if kept := [{name: figure[name]} for figure in figures if figure.get(name)]:
+            found.append(part(kind, kept))
+    return found
+
+
 def number(value: Any, what: str, *, zero: bool = False) -> float:
     """A finite figure above 0 (or from 0), given as a number or as text. Raises InputError."""
     try:

@@ -32,6 +32,7 @@ CORE = "processor : {i}\nFeatures : {flags}\nCPU implementer : 0x41\nCPU part : 
         ("Raspberry Pi 3 Model B Rev 1.2", 920, None),
         ("Radxa ROCK 5B Plus", 31800, "rock-5b-plus-32gb"),
         ("Radxa ROCK 5A", 7900, None),
+        ("Radxa ROCK 5B", 31900, "rock-5b-plus-32gb"),
         ("Orange Pi 5B", 15700, "orange-pi-5-16gb"),
         ("Xunlong Orange Pi 5 Ultra", 15700, None),
         ("Radxa ZERO 3", 1980, "radxa-zero-3w-2gb"),
