@@ -143,6 +143,8 @@ def report_lines(
         rows.append(("known board", report.matched + doubt))
     if (warning := describe_userland(report.userland_bits, profile)) is not None:
         rows.append(("system", warning))
+    if profile.software.libc == "musl":
+        rows.append(("system", "musl, not glibc: the engines' Python wheels do not load there"))
     for cluster in profile.clusters:
         clock = f" at {cluster.clock_hz / 1e9:.2f} GHz" if cluster.clock_hz else ""
         flags = " ".join(sorted(cluster.isa)) or "no known flags"

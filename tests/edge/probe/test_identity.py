@@ -154,7 +154,9 @@ def test_a_32_bit_userland_is_named_at_probe() -> None:
 def test_wheels_for_glibc_are_not_for_alpine() -> None:
     release = 'NAME="Alpine Linux"\nID=alpine\n'
     tree = board("Raspberry Pi 5 Model B Rev 1.0", 8100000, release, libc="")
-    software = report(tree).profile.software
+    found = report(tree)
+    assert "musl, not glibc" in "\n".join(report_lines(found, found.profile, None))
+    software = found.profile.software
     assert (software.libc, software.wheel_tags) == ("musl", ())
 
 
