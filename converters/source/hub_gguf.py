@@ -16,6 +16,7 @@ from boardfit.converters.source.hub import (
 )
 from boardfit.converters.source.names import HubName
 from boardfit.converters.spec import ModelSpec
+from boardfit.edge.disk.input_folder import is_file_below
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import InputError
 from boardfit.edge.terminal.progress import Progress
@@ -79,16 +80,11 @@ def _has_quant(file: str, quant: str) -> bool:
 
 def _find_here(name: HubName, home: Path, why: str) -> Path:
     """An earlier download of the file. Raises InputError that tells how to get it."""
-    found = [
-        RemoteFile(str(path.relative_to(commit)), path.stat().st_size, None)
-        for commit in (home.iterdir() if home.is_dir() else ())
-        for path in commit.rglob("*.gguf")
-        if path.is_file()
-    ]
-    commits = [path for path in (home.iterdir() if home.is_dir() else ()) if path.name != "refs"]
-    if found:
-        chosen = choose_gguf(name, found)[0].name
-        return next(commit / chosen for commit in commits if (commit / chosen).is_file())
+    commits = sorted(path for path in home.glob("*") if path.name != "refs")
+    for commit in commits:
+        names = [str(path.relative_to(commit)) for path in sorted(commit.rglob("*.gguf"))]
+        if files := [RemoteFile(n, 0, None) for n in names if is_file_below(commit, n)]:
+            return commit / choose_gguf(name, files)[0].name
     if name.file is not None:
         cached = in_hub_cache(name.repo_id, name.revision or "main", [name.file])
         if cached is not None:
