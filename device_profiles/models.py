@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -146,3 +147,75 @@ def known_models() -> dict[str, KnownModel]:
         fields = {**entry, "aliases": tuple(entry.get("aliases", ()))}
         models[name] = KnownModel(name=name, **fields)
     return models
+
+
+# Words of a repository's or a tag's name that change no shape.
+_NO_SHAPE = frozenset(
+    (
+        *("instruct", "it", "chat", "base", "pt", "sft", "dpo", "thinking", "text", "latest"),
+        *("gguf", "ggml", "hf", "mlx", "exl2", "unsloth", "bnb", "awq", "gptq", "qat", "dynamic"),
+        *("4bit", "6bit", "8bit", "int4", "int8", "fp8", "fp16", "bf16", "f16", "f32"),
+        *("meta", "google"),
+    )
+)
+# What a name without a tag means. Source: `latest` on https://ollama.com/library.
+_LATEST = {
+    "llama3.2": "llama-3.2-3b",
+    "llama3.1": "llama-3.1-8b",
+    "llama3": "llama-3.1-8b",
+    "llama2": "llama-2-7b",
+    "qwen3": "qwen3-8b",
+    "qwen2.5": "qwen2.5-7b",
+    "qwen2.5coder": "qwen2.5-7b",
+    "gemma3": "gemma-3-4b",
+    "gemma2": "gemma-2-9b",
+    "gemma": "gemma-7b",
+    "smollm2": "smollm-1.7b",
+    "falcon3": "falcon3-7b",
+    "deepseekr1": "qwen3-8b",
+}
+_QUANT = re.compile(r"(?:i?q\d(?:_\w+)?|tq\d_\w+|mxfp4|w\d+a\d+|\d{4})")
+
+
+def find_model(name: str) -> KnownModel | None:
+    """The catalogue's model of any usual name: `qwen3-0.6b`, `Qwen/Qwen3-0.6B-GGUF`, `qwen3:0.6b`,
+    `llama3.2:1b-instruct-q4_K_M`. None for an unknown one.
+    """
+    plain = re.sub(r"[:_\s]", "-", name.strip().lower().rpartition("/")[2])
+    for candidate in (plain, _reduced(plain), plain.removeprefix("meta-")):
+        if (found := _by_key().get(_key(candidate))) is not None:
+            return found
+        if (latest := _LATEST.get(_key(candidate))) is not None:
+            return known_models()[latest]
+    return None
+
+
+def _reduced(name: str) -> str:
+    """The name without what changes no shape. Quants keep their underscores as hyphens here."""
+    joined = re.sub(r"-((?:i?q|tq)\d)-(?=[a-z0-9]{1,2}(?:-|$))", r"-\1_", name)
+    joined = re.sub(r"(_[a-z0-9])-([smlx]{1,2})(?=-|$)", r"\1_\2", joined)
+    words = [w for w in joined.split("-") if w not in _NO_SHAPE and not _QUANT.fullmatch(w)]
+    return "-".join(words)
+
+
+def _key(name: str) -> str:
+    """`Llama-3.2-1B` and `llama3.2:1b` are spelled alike without hyphens."""
+    return re.sub(r"[-_:]", "", name.lower())
+
+
+@lru_cache(maxsize=1)
+def _by_key() -> dict[str, KnownModel]:
+    """The catalogue by every name; a canonical name comes before an alias, that before a
+    repository.
+    """
+    found: dict[str, KnownModel] = {}
+    models = known_models().values()
+    for names in (
+        lambda m: (m.name,),
+        lambda m: m.aliases,
+        lambda m: (m.repo.rpartition("/")[2], _reduced(m.repo.rpartition("/")[2].lower())),
+    ):
+        for model in models:
+            for name in names(model):
+                found.setdefault(_key(name), model)
+    return found

@@ -35,7 +35,7 @@ EXCEPT = {("edge/engines/hf_tokenizer.py", "tokenizers")}
 ORDER = {
     "device_profiles": (
         "profile shape toml_parser",
-        "cost engine_rules models text toml",
+        "cost engine_rules models spellings text toml",
         "catalog record",
     ),
     "edge": (

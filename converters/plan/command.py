@@ -43,10 +43,14 @@ def load_devices(names: Iterable[str]) -> list[DeviceProfile]:
 
 
 def this_machine() -> DeviceProfile:
-    """This machine, probed now."""
-    from boardfit.edge.probe.machine import probe_this_machine
+    """This machine, probed now; a note if the engines cannot run on its system."""
+    from boardfit.edge.probe.machine import describe_userland, probe_this_machine, userland_bits
+    from boardfit.edge.probe.system import LocalSystem
 
-    return probe_this_machine()
+    profile = probe_this_machine()
+    if (warning := describe_userland(userland_bits(LocalSystem()), profile)) is not None:
+        click.echo(f"note: this machine is {warning}", err=True)
+    return profile
 
 
 def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
@@ -139,7 +143,8 @@ def plan_command(
 ) -> None:
     """Show what fits a board: recipe, context, memory, speed, and why.
 
-    MODEL is a Hugging Face directory, a hub repo id (owner/name), a .gguf file, or `sample`.
+    MODEL is a Hugging Face directory, a hub repo id (owner/name), a .gguf file, or `sample`. A
+    public model can be named without a download: qwen3-0.6b, llama3.2:1b, or its address.
     Without MODEL, show which model sizes fit the board, and how fast they run. With --workload,
     show which model answers the requests in time, and with which recipe.
     """
@@ -171,19 +176,28 @@ def plan_command(
             raise UsageError("name a MODEL", next_step="edge plan MODEL --any-device")
         _echo_sizes(load_devices(devices or (THIS_MACHINE,)), options, as_json)
         return
-    from boardfit.converters.source.resolve import open_model
-
     if any_device:
-        _echo_boards(open_model(model), options, as_json)
+        spec, options = _open_to_plan(model, options)
+        _echo_boards(spec, options, as_json)
         return
     profiles = load_devices(devices or (THIS_MACHINE,))
-    spec = open_model(model)
+    spec, options = _open_to_plan(model, options)
     if (wanted := parse_formats(formats)) != (GGUF,):
         from boardfit.converters.plan.compare import echo_format_plans
 
         echo_format_plans(spec, profiles, wanted, options, _learned(), as_json=as_json)
         return
     _echo_plans(spec, profiles, options, explain=explain, as_json=as_json)
+
+
+def _open_to_plan(model: str, options: PlanOptions) -> tuple[ModelSpec, PlanOptions]:
+    """The model, and the options with a recipe that its name asks for."""
+    from boardfit.converters.plan.catalogue import open_to_plan
+
+    planned = open_to_plan(model)
+    if planned.note is not None:
+        click.echo(f"note: {printable(planned.note, 400)}", err=True)
+    return planned.spec, planned.options(options)
 
 
 def _echo_plans(

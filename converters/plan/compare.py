@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -202,7 +203,7 @@ def size_record(
 
 
 def make_hollow_spec(model: KnownModel) -> ModelSpec:
-    """A spec with the names and shapes of a dense public model and no data behind them."""
+    """A spec with the names and shapes of a public model and no data behind them."""
 
     def refuse(start: int, stop: int) -> np.ndarray:
         raise AssertionError("a hollow model has no data")
@@ -225,7 +226,10 @@ def make_hollow_spec(model: KnownModel) -> ModelSpec:
 
 
 def _shapes(model: KnownModel) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(GGUF name, row-major shape) of a dense model's tensors, as Llama names them."""
+    """(GGUF name, row-major shape) of a model's tensors, as Llama names them."""
+    if model.experts or model.plain_ff or model.per_layer or model.n_attention < model.layers:
+        yield from _matrix_shapes(model)
+        return
     wide, narrow = model.heads * model.head, model.kv * model.head
     yield "token_embd.weight", (model.vocab, model.embd)
     for i in range(model.layers):
@@ -241,6 +245,27 @@ def _shapes(model: KnownModel) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "output_norm.weight", (model.embd,)
     if not model.tied:
         yield "output.weight", (model.vocab, model.embd)
+
+
+def _matrix_shapes(model: KnownModel) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Shapes of a mixture, a hybrid or another model that is not a plain Llama. Norms are left out:
+    they are less than a thousandth.
+    """
+    seen = Counter[str]()
+    for matrix in model.matrices():
+        n_rows = matrix.n_rows // matrix.n_experts
+        shape: tuple[int, ...] = (n_rows, matrix.n_per_row)
+        if matrix.n_experts > 1:
+            shape = (matrix.n_experts, *shape)
+        rest = matrix.name.removeprefix("blk.")
+        if rest == matrix.name:
+            yield rest, shape
+            continue
+        if matrix.n_experts > 1:
+            rest = rest.replace(".weight", "_exps.weight")
+        for _ in range(matrix.count):
+            yield f"blk.{seen[rest]}.{rest}", shape
+            seen[rest] += 1
 
 
 # -- formats ---------------------------------------------------------------------------------------

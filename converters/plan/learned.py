@@ -100,11 +100,11 @@ class Learned:
             return all(machine.get(key) == self._facts.get(key) for key in keys)
         model, ram = machine.get("model"), machine.get("ram_bytes")
         if isinstance(model, str) and isinstance(ram, int):
-            from boardfit.edge.probe.identity import match_board
+            from boardfit.device_profiles.spellings import BoardNames
+            from boardfit.edge.probe.identity import match_boards
 
-            known = match_board(model, ram)
-            if known is not None:
-                return known.id == profile.id
+            if known := match_boards(BoardNames((model,)), ram):
+                return profile.id in (board.id for board in known)
         return bool(record.get("board") == profile.id and profile.id in user_profiles())
 
 

@@ -208,9 +208,12 @@ def plan_for_workload(
     as_json: bool,
 ) -> None:
     """Print what answers the workload on each of the boards; on all that we know, for none."""
-    from boardfit.converters.source.resolve import open_model
+    from boardfit.converters.plan.catalogue import open_to_plan
 
-    specs = [open_model(name) for name in models]
+    planned = [open_to_plan(name) for name in models]
+    for note in filter(None, (model.note for model in planned)):
+        click.echo(f"note: {printable(note, 400)}", err=True)
+    specs = [model.spec for model in planned]
     plan = WorkloadPlan(specs, options, formats, learned)
     if profiles:
         echo_workload_plan(plan, profiles, options, as_json=as_json)

@@ -82,13 +82,13 @@ def fetch(
     home = cache_directory() / "hub" / repo_id.replace("/", "--")
     note = home / "refs" / re.sub(r"[^\w.-]", "_", revision)
     try:
-        commit, siblings = _list_repository(repo_id, revision)
-    except _Unreachable as error:
+        commit, siblings = list_repository(repo_id, revision)
+    except Unreachable as error:
         known = note.read_text().strip() if note.is_file() else revision
         directory = home / known
         if _COMMIT.fullmatch(known) and (directory / ".complete").is_file():
             return directory, known
-        if (found := _in_hub_cache(repo_id, revision, ("config.json",))) is not None:
+        if (found := in_hub_cache(repo_id, revision, ("config.json",))) is not None:
             _require_whole(repo_id, found, error)
             return found, found.name
         if directory.is_dir():
@@ -99,17 +99,18 @@ def fetch(
             "give edge that directory",
         ) from None
     files = choose_files(repo_id, siblings)
-    cached = _in_hub_cache(repo_id, commit, [file.name for file in files])
+    cached = in_hub_cache(repo_id, commit, [file.name for file in files])
     if cached is not None:
         return cached, commit
     directory = home / commit
-    _download(repo_id, commit, files, directory, progress)
+    download_files(repo_id, commit, files, directory, progress)
+    write_atomic(directory / ".complete", b"")
     note.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(note, commit.encode())
     return directory, commit
 
 
-def _require_whole(repo_id: str, directory: Path, unreachable: _Unreachable) -> None:
+def _require_whole(repo_id: str, directory: Path, unreachable: Unreachable) -> None:
     """Raises InputError for a snapshot of a cache that lacks weights or the tokenizer."""
     try:
         choose_shards(directory)
@@ -121,9 +122,9 @@ def _require_whole(repo_id: str, directory: Path, unreachable: _Unreachable) -> 
         raise _incomplete(repo_id, "the tokenizer is missing", unreachable)
 
 
-def _incomplete(repo_id: str, cause: str, unreachable: _Unreachable) -> InputError:
+def _incomplete(repo_id: str, cause: str, unreachable: Unreachable) -> InputError:
     return InputError(
-        f"{repo_id}: the download in the cache is incomplete ({cause}), and the hub cannot be "
+        f"{repo_id}: its download in the cache is incomplete ({cause}), and the hub cannot be "
         f"reached ({unreachable})",
         next_step="go online once and run the same command again, or: hf download " + repo_id,
     )
@@ -143,11 +144,11 @@ def choose_files(repo_id: str, siblings: Sequence[RemoteFile]) -> list[RemoteFil
     return sorted(documents + weights, key=lambda file: (file.size, file.name))
 
 
-class _Unreachable(Exception):
+class Unreachable(Exception):
     """The hub does not answer, or is not to be asked."""
 
 
-def _list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]:
+def list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -158,7 +159,7 @@ def _list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]
     )
 
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        raise _Unreachable("HF_HUB_OFFLINE is set")
+        raise Unreachable("HF_HUB_OFFLINE is set")
     try:
         info = HfApi(endpoint=_endpoint(), token=_token()).model_info(
             repo_id, revision=revision, files_metadata=True, timeout=_TIMEOUT_S
@@ -178,15 +179,28 @@ def _list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]
             next_step="check the name; for a private one log in: hf auth login, or set HF_TOKEN",
         ) from None
     except OfflineModeIsEnabled:
-        raise _Unreachable("offline mode is on") from None
+        raise Unreachable("offline mode is on") from None
+    except ImportError as error:
+        raise proxy_error(error) from None
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else None
-        raise _Unreachable(f"HTTP status {status}") from None
+        raise Unreachable(f"HTTP status {status}") from None
     except _transport_errors() as error:
-        raise _Unreachable(_first_line(error)) from None
+        raise Unreachable(_first_line(error)) from None
     if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
         raise UnsafeInputError(f"{repo_id}: the hub names an impossible commit {info.sha!r}")
     return info.sha, [_remote_file(sibling) for sibling in info.siblings or ()]
+
+
+def proxy_error(error: ImportError) -> InputError:
+    """A proxy that the HTTP library has no code for: SOCKS comes with a package of its own."""
+    names = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
+    found = [n for name in names for n in (name, name.lower()) if os.environ.get(n)]
+    which = f" ({' and '.join(found)})" if found else ""
+    return InputError(
+        f"the hub cannot be reached through the proxy{which}: {_first_line(error)}",
+        next_step="pip install 'httpx[socks]', or name an http:// proxy, or unset the variable",
+    )
 
 
 def _remote_file(sibling: Any) -> RemoteFile:
@@ -194,7 +208,7 @@ def _remote_file(sibling: Any) -> RemoteFile:
     return RemoteFile(sibling.rfilename, sibling.size or 0, lfs.sha256 if lfs else None)
 
 
-def _in_hub_cache(repo_id: str, revision: str, names: Sequence[str]) -> Path | None:
+def in_hub_cache(repo_id: str, revision: str, names: Sequence[str]) -> Path | None:
     """A snapshot in huggingface_hub's own cache that has all these files, or None."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -213,7 +227,7 @@ def _in_hub_cache(repo_id: str, revision: str, names: Sequence[str]) -> Path | N
     return directory if all((directory / name).is_file() for name in names) else None
 
 
-def _download(
+def download_files(
     repo_id: str,
     commit: str,
     files: Sequence[RemoteFile],
@@ -226,12 +240,12 @@ def _download(
     done = 0
     for file in files:
         target = directory / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
         if not target.is_file() or target.stat().st_size != file.size:
             _download_file(repo_id, commit, file, target, _offset(progress, done, total))
         done += file.size
         if progress:
             progress(done, total)
-    write_atomic(directory / ".complete", b"")
 
 
 def _download_file(
@@ -245,7 +259,7 @@ def _download_file(
         disable_progress_bars,
     )
 
-    part = target.with_name(file.name + ".part")
+    part = target.with_name(target.name + ".part")
     disable_progress_bars("huggingface_hub.http_get")
     have = part.stat().st_size if part.is_file() else 0
     if have > file.size:
@@ -261,6 +275,8 @@ def _download_file(
                 expected_size=file.size,
                 displayed_filename=file.name,
             )
+        except ImportError as error:
+            raise proxy_error(error) from None
         except _transport_errors() as error:
             raise InputError(
                 f"{repo_id}: the download of {file.name} broke off at "
@@ -332,7 +348,7 @@ def _refuse_without_weights(repo_id: str, names: Sequence[str]) -> None:
         raise InputError(
             f"{repo_id}: holds GGUF files ({', '.join(ggufs[:3])}{', …' if ggufs[3:] else ''}), "
             "not a checkpoint",
-            next_step=f"hf download {repo_id} {ggufs[0]} --local-dir ., then give edge that file",
+            next_step=f"name one of them: {repo_id}/{ggufs[0]}",
         )
     if any(name.endswith((".bin", ".pt", ".pth", ".ckpt")) for name in names):
         raise UnsafeInputError(

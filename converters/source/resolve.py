@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import replace
 from pathlib import Path
 
 from boardfit.converters.sample import MODEL_DIR
@@ -11,7 +11,9 @@ from boardfit.converters.source.checkpoint import (
     pickle_advice,
     refuse_adapter,
 )
+from boardfit.converters.source.names import CatalogueName, HubName, parse_name
 from boardfit.converters.spec import ModelSpec
+from boardfit.device_profiles.models import find_model
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.files.kind import (
     HEAD_BYTES,
@@ -23,18 +25,17 @@ from boardfit.edge.files.kind import (
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import did_you_mean, printable
 
-# Hub names: letters, digits, `-`, `_`, `.`, at most 96 characters each
-# (huggingface_hub's `validate_repo_id`).
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(@[\w./-]{1,128})?")
 # The embedded model, by name: a first run needs no download.
 SAMPLE = "sample"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpec:
-    """Open a model wherever it is. `ref` is a Hugging Face directory, a `.gguf` file,
-    `owner/name[@revision]` on the hub, or `sample`, the embedded model; an existing path wins over
-    a name. `progress` receives (bytes done, bytes in all) while a repository is downloaded.
+    """Open a model wherever it is.
+
+    `ref` is a Hugging Face directory, a `.gguf` file, a model on the hub as `owner/name[@revision]`
+    or in any other way that `names` understands, or `sample`, the embedded model. An existing path
+    wins over a name. `progress` receives (bytes done, bytes in all) during a download.
 
     Raises InputError that names what was expected instead.
     """
@@ -47,11 +48,31 @@ def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpe
         return open_directory(path)
     if path.is_file():
         return _open_file(path)
-    if isinstance(ref, str) and _is_repo_id(ref):
-        from boardfit.converters.source.hub import open_repository
+    name = parse_name(ref) if isinstance(ref, str) and not _is_path(ref) else None
+    if isinstance(name, CatalogueName):
+        name = _published(name)
+    if name is None:
+        raise _not_found(str(ref), path)
+    if name.is_gguf:
+        from boardfit.converters.source.hub_gguf import open_gguf_in_repository
 
-        return open_repository(ref, progress=progress)
-    raise _not_found(str(ref), path)
+        return open_gguf_in_repository(name, progress=progress)
+    from boardfit.converters.source.hub import open_repository
+
+    spec = open_repository(name.ref, progress=progress)
+    note = f"{printable(str(ref))} is taken as {name.ref} on the hub"
+    return spec if str(ref) == name.ref else replace(spec, notes=(*spec.notes, note))
+
+
+def _published(name: CatalogueName) -> HubName | None:
+    """The repository of a model in the catalogue; its weights are in the hub only."""
+    known = find_model(name.name)
+    return HubName(known.repo) if known is not None and known.exact else None
+
+
+def _is_path(ref: str) -> bool:
+    """Whether only a path is written so."""
+    return ref.startswith((".", "/", "~", "\\")) or ref.endswith(("/", "\\"))
 
 
 def _open_file(path: Path) -> ModelSpec:
@@ -89,19 +110,12 @@ def _open_file(path: Path) -> ModelSpec:
     )
 
 
-def _is_repo_id(ref: str) -> bool:
-    """Whether the text can only be a hub name: two parts, and no file ending."""
-    return _REPO_ID.fullmatch(ref) is not None and not ref.lower().endswith(
-        (".gguf", ".safetensors", ".json", *_PICKLES)
-    )
-
-
 def _not_found(ref: str, path: Path) -> InputError:
     hint = ""
     if path.parent.is_dir():
         hint = did_you_mean(path.name, (p.name for p in path.parent.iterdir()))
     return InputError(
         f"{printable(ref)}: no such file or directory, and not a repository id.{hint}",
-        next_step="give a directory with config.json and safetensors, a .gguf file, or owner/name "
-        "of a model on the hub",
+        next_step="give a directory with config.json and safetensors, a .gguf file, owner/name of "
+        "a model on the hub, or a name of the catalogue, such as qwen3-0.6b",
     )

@@ -14,7 +14,7 @@ import psutil
 from boardfit.edge.bench.heat import read_heat
 from boardfit.edge.bench.metrics import drift
 from boardfit.edge.bench.power import find_meter
-from boardfit.edge.probe.identity import match_board
+from boardfit.edge.probe.identity import match_boards, read_board_names
 from boardfit.edge.probe.memory import read_limits
 from boardfit.edge.probe.system import LocalSystem
 from boardfit.edge.types import HeatSample
@@ -104,7 +104,8 @@ def machine_facts() -> dict[str, Any]:
     governor = _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     model, ram_bytes = board_model(), psutil.virtual_memory().total
     limits = [limit.limit_bytes for limit in read_limits(LocalSystem())]
-    profile, meter = match_board(model, ram_bytes), find_meter()
+    profile = next(iter(match_boards(read_board_names(LocalSystem()), ram_bytes)), None)
+    meter = find_meter()
     return {
         "model": model,
         "profile": profile.id if profile else None,

@@ -120,8 +120,8 @@ def plan_differences(
     if report is None:
         return ["it shows neither cores nor memory under /proc"]
     seen, differences = report.profile, []
-    if planned is not None and report.matched is not None and report.matched != planned.id:
-        differences.append(f"it is a {report.matched}")
+    if planned is not None and report.possible and planned.id not in report.possible:
+        differences.append(f"it is a {' or a '.join(report.possible)}")
     elif planned is not None and report.matched is None:
         cores = {cluster.core.lower() for cluster in planned.clusters}
         if not cores & {cluster.core.lower() for cluster in seen.clusters}:

@@ -19,7 +19,13 @@ from boardfit.device_profiles.toml import BOARD_ID
 from boardfit.edge import __version__
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import InputError, UsageError
-from boardfit.edge.probe.machine import ProbeReport, profile_name, read_report, report_this_machine
+from boardfit.edge.probe.machine import (
+    ProbeReport,
+    describe_userland,
+    profile_name,
+    read_report,
+    report_this_machine,
+)
 from boardfit.edge.probe.measure import Measurements, measure_machine, measured_profile
 from boardfit.edge.probe.remote import capture, parse_target
 from boardfit.edge.probe.remote_measure import measure_remote
@@ -132,7 +138,13 @@ def report_lines(
     lines = [f"{printable(profile.name)} ({profile.id})"]
     rows: list[tuple[str, str]] = []
     if report.matched:
-        rows.append(("known board", report.matched))
+        others = report.possible[1:]
+        doubt = f" (or {', '.join(others)}: this board shows no difference)" if others else ""
+        rows.append(("known board", report.matched + doubt))
+    if (warning := describe_userland(report.userland_bits, profile)) is not None:
+        rows.append(("system", warning))
+    if profile.software.libc == "musl":
+        rows.append(("system", "musl, not glibc: the engines' Python wheels do not load there"))
     for cluster in profile.clusters:
         clock = f" at {cluster.clock_hz / 1e9:.2f} GHz" if cluster.clock_hz else ""
         flags = " ".join(sorted(cluster.isa)) or "no known flags"
@@ -195,6 +207,8 @@ def report_record(
         "profile": profile_record(profile),
         "path": str(path) if path else None,
         "matched": report.matched,
+        "possible": list(report.possible),
+        "userland_bits": report.userland_bits,
         "hostname": report.hostname,
         "n_cores_present": report.n_cores_present,
         "n_cores_online": report.n_cores_online,

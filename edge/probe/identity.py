@@ -7,38 +7,25 @@ from dataclasses import dataclass
 
 from boardfit.device_profiles.catalog import shipped_profiles
 from boardfit.device_profiles.profile import DeviceProfile
+from boardfit.device_profiles.spellings import BoardNames, find_profiles, plain_name
 from boardfit.edge.probe.cpu import cpuinfo_model
 from boardfit.edge.probe.system import System, first_text
 
 _PROPERTY = re.compile(r"^\[([^\]\n]{1,256})\]: \[([^\]\n]{0,1024})\]\s*$", re.MULTILINE)
+_TREES = ("/proc/device-tree", "/sys/firmware/devicetree/base")
 # Values of DMI tables that the vendor did not fill in.
 _PLACEHOLDERS = ("to be filled", "default string", "system product", "not specified", "o.e.m.")
 
-# How a device tree names boards that have a profile; the RAM decides between a family's sizes.
-# Longer names first: "Orange Pi 5 Plus" is no "Orange Pi 5".
-_BOARD_FAMILIES = (
-    ("Raspberry Pi Zero 2 W", "raspberry-pi-zero-2-w"),
-    ("Raspberry Pi 3 Model B Plus", "raspberry-pi-3b-plus"),
-    ("Raspberry Pi 4 Model B", "raspberry-pi-4b-"),
-    ("Raspberry Pi 400", "raspberry-pi-400"),
-    ("Raspberry Pi Compute Module 4", "raspberry-pi-cm4-"),
-    ("Raspberry Pi 5 Model B", "raspberry-pi-5-"),
-    ("Raspberry Pi 500", "raspberry-pi-500"),
-    ("Raspberry Pi Compute Module 5", "raspberry-pi-cm5-"),
-    ("Orange Pi 5 Plus", None),
-    ("Orange Pi 5", "orange-pi-5-"),
-    ("Xunlong Orange Pi 5", "orange-pi-5-"),
-    ("Radxa ROCK 5B", "rock-5b-"),
-    ("NVIDIA Jetson Nano", "jetson-nano-"),
-    ("NVIDIA Jetson TX2", "jetson-tx2"),
-    ("NVIDIA Jetson Xavier NX", "jetson-xavier-nx-"),
-    ("Jetson-AGX", "jetson-agx-xavier"),
-    ("NVIDIA Jetson AGX Xavier", "jetson-agx-xavier"),
-    ("NVIDIA Jetson Orin Nano", "jetson-orin-nano-"),
-    ("NVIDIA Jetson Orin NX", "jetson-orin-nx-"),
-    ("NVIDIA Orin NX", "jetson-orin-nx-"),
-    ("NVIDIA Jetson AGX Orin", "jetson-agx-orin-"),
-    ("NVIDIA Jetson AGX Thor", "jetson-agx-thor"),
+# Less of its RAM than this share and a board is another one: firmware, carve-outs for a GPU and the
+# kernel keep at most a quarter of it (a Raspberry Pi Zero 2 W shows 416 of 512 MiB).
+_LEAST_RAM_SHARE = 0.6
+# Names under which phones are sold, by the maker's own property.
+_MARKETING_NAMES = (
+    "ro.product.marketname",
+    "ro.config.marketing_name",
+    "ro.vendor.oplus.market.name",
+    "ro.vendor.oplus.market.enname",
+    "ro.product.vendor.marketname",
 )
 
 
@@ -83,42 +70,70 @@ def android_facts(properties: dict[str, str]) -> AndroidFacts | None:
 
 
 def read_board_model(system: System) -> str | None:
-    """The board's name: device tree, /proc/cpuinfo, Android's properties, DMI; None in most VMs."""
-    tree = first_text(system, ("/proc/device-tree/model", "/sys/firmware/devicetree/base/model"))
-    android = android_facts(parse_getprop(system.output("getprop")))
-    if android is not None and android.name:
-        return android.name
-    return tree or cpuinfo_model(system.read("/proc/cpuinfo") or "") or _dmi_name(system)
+    """The board's name: Android's properties, device tree, /proc/cpuinfo, DMI; None in most VMs."""
+    return next(iter(read_board_names(system).names), None)
 
 
-def _dmi_name(system: System) -> str | None:
-    vendor = first_text(system, ("/sys/class/dmi/id/sys_vendor",))
-    product = first_text(system, ("/sys/class/dmi/id/product_name",))
-    words = [
-        text for text in (vendor, product) if text and not text.lower().startswith(_PLACEHOLDERS)
-    ]
-    return " ".join(words) or None
+def read_board_names(system: System) -> BoardNames:
+    """Everything by which the system names its board."""
+    properties = parse_getprop(system.output("getprop"))
+    android = android_facts(properties)
+    cpuinfo = system.read("/proc/cpuinfo") or ""
+    tree = first_text(system, (f"{folder}/model" for folder in _TREES))
+    compatible = first_text(system, (f"{folder}/compatible" for folder in _TREES)) or ""
+    vendor, product = (_dmi_text(system, name) for name in ("sys_vendor", "product_name"))
+    names = (
+        android.name if android else None,
+        tree,
+        None if tree else cpuinfo_model(cpuinfo),
+        " ".join(text for text in (vendor, product) if text),
+        _dmi_text(system, "board_name"),
+        *(properties.get(name) for name in _MARKETING_NAMES),
+    )
+    return BoardNames(
+        names=tuple(dict.fromkeys(name for name in names if name and name.strip())),
+        # Texts end in NUL; the reader over ssh sends newlines in their place.
+        compatible=tuple(text for text in re.split(r"[\0\n]", compatible) if text),
+        device=android.device if android else None,
+        soc=android.soc if android else None,
+        cpu=_real_cpu(cpuinfo),
+    )
+
+
+def _dmi_text(system: System, name: str) -> str | None:
+    text = first_text(system, (f"/sys/class/dmi/id/{name}",))
+    return text if text and not text.lower().startswith(_PLACEHOLDERS) else None
+
+
+def _real_cpu(cpuinfo: str) -> str | None:
+    """The CPU's name on a PC. A virtual machine shows its host's and has another memory."""
+    fields = dict(re.findall(r"^(model name|flags)\s*:\s*(.*)$", cpuinfo, re.MULTILINE))
+    is_virtual = "hypervisor" in fields.get("flags", "").split()
+    return None if is_virtual else fields.get("model name")
 
 
 def match_board(model: str | None, ram_bytes: int) -> DeviceProfile | None:
-    """The shipped profile of this board: same family, nearest RAM size not below what is seen.
+    """The shipped profile of a board of this name and RAM; None without one."""
+    return next(iter(match_boards(BoardNames((model,) if model else ()), ram_bytes)), None)
+
+
+def match_boards(board: BoardNames, ram_bytes: int) -> tuple[DeviceProfile, ...]:
+    """The shipped profiles that this board can be: the likeliest first, more than one if nothing
+    that the board shows distinguishes them.
 
     MemTotal is less than what is soldered (firmware and kernel keep some), so the smallest profile
-    that holds it is meant. None for boards without a profile.
+    that holds it is meant.
     """
-    if not model:
-        return None
-    rule = next((rule for rule in _BOARD_FAMILIES if model.startswith(rule[0])), None)
-    if rule and rule[1] is None:
-        return None
-    shipped = shipped_profiles().values()
-    family = (rule[1] if rule else None) or _slug(model)
-    # Phones are called by their maker's name and without it: "Google Pixel 8", "Pixel 8".
-    names = {family} if rule else {family, family.partition("-")[2]}
-    sizes = [p for p in shipped if (rule and p.id.startswith(family)) or names & {p.id, *p.aliases}]
-    fitting = [profile for profile in sizes if profile.ram_bytes >= ram_bytes]
-    return min(fitting, key=lambda p: p.ram_bytes, default=None)
+    shipped = shipped_profiles()
+    wanted = find_profiles(board)
+    found = [shipped[name] for name in wanted] or _by_alias(board.names)
+    fitting = [p for p in found if _LEAST_RAM_SHARE * p.ram_bytes <= ram_bytes <= p.ram_bytes]
+    least = min((profile.ram_bytes for profile in fitting), default=0)
+    return tuple(profile for profile in fitting if profile.ram_bytes == least)
 
 
-def _slug(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+def _by_alias(names: tuple[str, ...]) -> list[DeviceProfile]:
+    """Profiles whose id or alias is this name, with the maker's name before it or without."""
+    slugs = {plain_name(name).replace(" ", "-") for name in names}
+    slugs |= {slug.partition("-")[2] for slug in slugs}
+    return [p for p in shipped_profiles().values() if slugs & {p.id, *p.aliases}]

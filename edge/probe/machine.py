@@ -28,9 +28,10 @@ from boardfit.edge.probe.cpu import group_clusters, parse_cpuinfo
 from boardfit.edge.probe.identity import (
     AndroidFacts,
     android_facts,
-    match_board,
+    match_boards,
     parse_getprop,
     read_board_model,
+    read_board_names,
 )
 from boardfit.edge.probe.memory import parse_meminfo, read_limits, usable_memory
 from boardfit.edge.probe.sensors import (
@@ -44,6 +45,11 @@ from boardfit.edge.probe.storage import storage_medium
 from boardfit.edge.probe.system import LocalSystem, System, parse_index_list, read_number
 
 _PRETTY_NAME = re.compile(r'^PRETTY_NAME="?([^"\n]{1,200})"?$', re.MULTILINE)
+# Distributions whose C library is musl: wheels for glibc do not load there.
+_MUSL = re.compile(r'^ID(?:_LIKE)?="?(?:[a-z -]*\b)?(alpine|postmarketos|chimera)\b', re.MULTILINE)
+# Raspbian is the 32-bit system for Raspberry Pis; the 64-bit one calls itself Debian.
+_RASPBIAN = re.compile(r'^ID="?raspbian"?$', re.MULTILINE)
+_MACHINES_32_BIT = ("armv6l", "armv7l", "armv8l", "i386", "i486", "i586", "i686")
 _VERSION = re.compile(r"\b(\d{1,3}(?:\.\d{1,4}){1,3})\b")
 
 
@@ -51,7 +57,8 @@ _VERSION = re.compile(r"\b(\d{1,3}(?:\.\d{1,4}){1,3})\b")
 class ProbeReport:
     """What a probe read. `profile` is for planning; the rest is for people. `n_cores_present` and
     `n_cores_online` are logical processors, None if unknown. `limit_bytes` is the smallest cgroup
-    limit, None without any. `throttled` are the firmware's bits.
+    limit, None without any. `throttled` are the firmware's bits. `matched` is the likeliest shipped
+    board, `possible` all that nothing on this board rules out. `userland_bits` is None if unknown.
     """
 
     profile: DeviceProfile
@@ -64,6 +71,8 @@ class ProbeReport:
     power: tuple[PowerSensor, ...]
     hostname: str | None
     android: AndroidFacts | None
+    possible: tuple[str, ...] = ()
+    userland_bits: int | None = None
 
     @property
     def n_cores_offline(self) -> int | None:
@@ -97,7 +106,8 @@ def read_machine(system: System, usable: frozenset[int] | None = None) -> Device
     if not clusters or not total or free is None:
         return None
     model = read_board_model(system)
-    known = match_board(model, meminfo.get("MemTotal", total))
+    boards = match_boards(read_board_names(system), meminfo.get("MemTotal", total))
+    known = boards[0] if boards else None
     name = model or _host_name(clusters)
     memory = BoardMemory(total, max(0, total - free))
     storage = Storage(medium=storage_medium(system))
@@ -115,7 +125,7 @@ def read_machine(system: System, usable: frozenset[int] | None = None) -> Device
         memory=memory,
         clusters=_with_known_clocks(clusters, known.clusters),
         storage=storage if storage.medium else known.storage,
-        software=replace(software, wheel_tags=known.software.wheel_tags),
+        software=replace(software, wheel_tags=_wheel_tags(system, known.software)),
     )
 
 
@@ -130,12 +140,14 @@ def read_report(system: System, usable: frozenset[int] | None = None) -> ProbeRe
         return None
     meminfo = parse_meminfo(system.read("/proc/meminfo") or "")
     limits = [limit.limit_bytes for limit in read_limits(system)]
-    matched = match_board(read_board_model(system), meminfo.get("MemTotal", profile.ram_bytes))
+    boards = match_boards(read_board_names(system), meminfo.get("MemTotal", profile.ram_bytes))
     present = parse_index_list(system.read("/sys/devices/system/cpu/present"))
     online = parse_index_list(system.read("/sys/devices/system/cpu/online"))
     return ProbeReport(
         profile=profile,
-        matched=matched.id if matched else None,
+        matched=boards[0].id if boards else None,
+        possible=tuple(board.id for board in boards),
+        userland_bits=userland_bits(system),
         n_cores_present=len(present) if present else None,
         n_cores_online=len(online) if online else None,
         limit_bytes=min(limits, default=None),
@@ -218,7 +230,45 @@ def _software(system: System) -> Software:
         name = f"Android {android.release}"
     python = _VERSION.search(system.output("python") or "")
     libc = " ".join((system.output("libc") or "").split()) or None
-    return Software(os=name, libc="bionic" if android else libc, python=python and python[1])
+    if android is not None:
+        libc = "bionic"
+    elif libc is None and is_musl(system):
+        libc = "musl"
+    if name and userland_bits(system) == 32:
+        name = f"{name}, 32-bit"
+    return Software(os=name, libc=libc, python=python and python[1])
+
+
+def userland_bits(system: System) -> int | None:
+    """32 or 64: how wide the programs of this system are, whatever the kernel is."""
+    release = system.read("/etc/os-release") or ""
+    words = (system.output("uname") or "").split()
+    elf_class = (system.output("elf_class") or "").strip()
+    if elf_class in ("1", "2"):  # EI_CLASS in the head of a running program
+        return 32 * int(elf_class)
+    if (bits := (system.output("long_bit") or "").strip()) in ("32", "64"):
+        return int(bits)
+    if _RASPBIAN.search(release) or (words and words[-1] in _MACHINES_32_BIT):
+        return 32
+    return None
+
+
+def describe_userland(bits: int | None, profile: DeviceProfile) -> str | None:
+    """What a 32-bit system means for the next step; None on a 64-bit one."""
+    if bits != 32:
+        return None
+    # A 32-bit kernel shows none of the flags that 64-bit code can use.
+    what = "32-bit programs on a 64-bit kernel" if profile.isa else "32-bit"
+    return f"{what}: the engines are 64-bit and do not run there; install the 64-bit system image"
+
+
+def is_musl(system: System) -> bool:
+    return _MUSL.search(system.read("/etc/os-release") or "") is not None
+
+
+def _wheel_tags(system: System, known: Software) -> tuple[str, ...]:
+    """The board's usual tags, unless the system on it is one on which such wheels cannot load."""
+    return () if userland_bits(system) == 32 or is_musl(system) else known.wheel_tags
 
 
 def _own_software() -> Software:

@@ -41,6 +41,7 @@ o() {
 }
 f /proc/cpuinfo /proc/meminfo /proc/device-tree/model /proc/self/mountinfo /proc/self/cgroup
 f /etc/os-release /sys/firmware/devicetree/base/model
+f /proc/device-tree/compatible /sys/firmware/devicetree/base/compatible
 f /sys/devices/system/cpu/online /sys/devices/system/cpu/present
 f /sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_max_freq
 f /sys/devices/system/cpu/cpu0/cache/index*/size
@@ -49,7 +50,7 @@ f /sys/class/hwmon/hwmon*/name /sys/class/hwmon/hwmon*/*_label
 f /sys/class/hwmon/hwmon*/in*_input /sys/class/hwmon/hwmon*/curr*_input
 f /sys/class/hwmon/hwmon*/power*_input
 f /sys/class/powercap/intel-rapl:*/name
-f /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/product_name
+f /sys/class/dmi/id/sys_vendor /sys/class/dmi/id/product_name /sys/class/dmi/id/board_name
 f /sys/block/*/device/type /sys/block/*/queue/rotational
 while IFS=: read -r _ c g; do
   case "$c" in
@@ -77,6 +78,8 @@ o uname uname -srm
 o hostname uname -n
 o libc getconf GNU_LIBC_VERSION
 o python python3 --version
+o long_bit getconf LONG_BIT
+o elf_class od -An -tu1 -j4 -N1 /proc/self/exe
 printf '%s end\n' "$M"
 """
 

@@ -86,7 +86,12 @@ def describe_throttled(bits: int | None) -> list[str]:
 def parse_vcgencmd_temp(text: str | None) -> float | None:
     """`temp=39.2'C` → °C."""
     match = _TEMP.search(text or "")
-    return float(match[1]) if match else None
+    return float(match[1]) if match and is_temperature(float(match[1])) else None
+
+
+def is_temperature(celsius: float) -> bool:
+    """Whether silicon survives it. Anything else is a sensor's way to answer nothing."""
+    return int(celsius * 1000) in _MILLIDEGREES
 
 
 def parse_pmic(text: str | None) -> dict[str, float]:
@@ -115,7 +120,12 @@ def parse_tegrastats(line: str) -> Tegrastats:
         elif match := _TEGRA_CORE.fullmatch(part.strip()):
             clocks.append(float(match[2]) * 1e6 if match[2] else None)
     # Boards without a PMIC sensor report 100 °C for it, always.
-    temps = {name: float(c) for name, c in _TEGRA_TEMP.findall(line) if name != "PMIC"}
+    # A domain that is off reads -256 °C.
+    temps = {
+        name: float(c)
+        for name, c in _TEGRA_TEMP.findall(line)
+        if name != "PMIC" and is_temperature(float(c))
+    }
     power = {name: int(now) / 1000 for name, now, _ in _TEGRA_POWER.findall(line)}
     return Tegrastats(
         int(ram[1]) * 2**20 if ram else None,

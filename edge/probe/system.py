@@ -35,6 +35,9 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "libc": ("getconf", "GNU_LIBC_VERSION"),
     "python": ("python3", "--version"),
     "hostname": ("uname", "-n"),
+    "long_bit": ("getconf", "LONG_BIT"),
+    # EI_CLASS of a running program, `od` itself: 1 is 32-bit, 2 is 64-bit.
+    "elf_class": ("od", "-An", "-tu1", "-j4", "-N1", "/proc/self/exe"),
 }
 
 

@@ -18,7 +18,14 @@ from typing import Any
 
 from boardfit.edge.bench.metrics import quantile
 from boardfit.edge.errors import InputError
-from boardfit.edge.report.figures import Record, Run, machine_key, machine_name
+from boardfit.edge.report.figures import (
+    Record,
+    Run,
+    engine_text,
+    machine_key,
+    machine_name,
+    settings_text,
+)
 from boardfit.edge.units import printable
 
 SEED = 20260101
@@ -120,10 +127,9 @@ def describe(run: Run, dimension: str) -> str:
     engine, settings = head["engine"], head["settings"]
     text = {
         "machine": machine_name(run),
-        "artifact": f"{head['artifact'].get('name')} {engine.get('quant')}",
-        "engine": f"{engine.get('name')} {engine.get('version')}",
-        "settings": f"context {settings.get('n_ctx')}, {settings.get('n_threads')} threads, "
-        f"batch {settings.get('n_batch')}, KV {settings.get('kv_type')}",
+        "artifact": f"{head['artifact'].get('name')} {engine.get('quant') or ''}".rstrip(),
+        "engine": engine_text(engine),
+        "settings": settings_text(settings),
         "prompts": "its own prompts",
         "tool": (head.get("imported") or {}).get("tool") or "edge bench",
     }[dimension]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +84,23 @@ def memory_limit(run: Run) -> int | None:
     machine = run.head["machine"]
     known = [machine.get("ram_bytes"), machine.get("memory_limit_bytes")]
     return min((int(n) for n in known if isinstance(n, (int, float)) and n > 0), default=None)
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """`4 threads, context 512, KV f16, batch 512`, as far as the run recorded them."""
+    words = {
+        "n_threads": "{} threads",
+        "n_ctx": "context {}",
+        "kv_type": "KV {}",
+        "n_batch": "batch {}",
+    }
+    known = [text.format(settings[key]) for key, text in words.items() if settings.get(key)]
+    return ", ".join(known) or "settings not recorded"
+
+
+def engine_text(engine: Mapping[str, Any]) -> str:
+    """Name and version, as far as the run recorded them."""
+    return " ".join(str(part) for part in (engine.get("name"), engine.get("version")) if part)
 
 
 def machine_name(run: Run) -> str:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from boardfit.edge.report.figures import (
     Record,
     Run,
+    engine_text,
     group_runs,
     imported_note,
     machine_name,
     name_clashes,
     predicted_rows,
+    settings_text,
 )
 from boardfit.edge.report.kinds import find_kind, key_figures
 from boardfit.edge.report.rows import (
@@ -82,12 +84,11 @@ def render_run(run: Run) -> list[str]:
     facts = [machine.get(key) for key in ("cpu", "os", "kernel", "arch")]
     cores, ram = machine.get("n_cores"), format_bytes(machine.get("ram_bytes"))
     lines += [
-        f"- machine: {escape(', '.join(str(f) for f in facts if f))}; {cores} cores, {ram}",
-        f"- engine: {escape(head['engine'].get('name'))} {escape(head['engine'].get('version'))}, "
-        f"{settings.get('n_threads')} threads, context {settings.get('n_ctx')}, "
-        f"KV {escape(settings.get('kv_type'))}, batch {settings.get('n_batch')}",
+        f"- machine: {escape(', '.join(str(f) for f in facts if f) or '–')}; "
+        f"{cores or '–'} cores, {ram}",
+        f"- engine: {escape(engine_text(head['engine']))}, {escape(settings_text(settings))}",
         f"- artifact: {format_bytes(artifact.get('n_bytes'))}, sha256 "
-        f"`{escape(str(artifact.get('sha256'))[:16])}`",
+        f"`{escape(str(artifact.get('sha256') or '–')[:16])}`",
         f"- boardfit {escape(head['kit'].get('version'))}, {escape(head['time'])}",
         f"- repeat: `{printable(str(head.get('repeat', '–'))).replace('`', '')}`",
     ]

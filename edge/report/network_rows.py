@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from boardfit.edge.report.figures import Figure, Record, Run, Table, machine_name, median, peak
+from boardfit.edge.report.figures import (
+    Figure,
+    Record,
+    Run,
+    Table,
+    engine_text,
+    machine_name,
+    median,
+    peak,
+)
 from boardfit.edge.report.rows import align_columns
 from boardfit.edge.units import format_bytes, format_seconds
 
@@ -21,11 +30,11 @@ def network_verdict(run: Run) -> str:
     name, where = run.head["artifact"]["name"], machine_name(run)
     if not latency:
         return f"{name} on {where}: not enough was measured for a verdict."
-    engine = run.head["engine"]
+    threads = run.head["settings"].get("n_threads")
     return (
         f"{name} takes {latency_text(latency)} per inference on {where} "
-        f"({1 / latency:.1f} per second, {engine.get('name')} {engine.get('version')}, "
-        f"{run.head['settings'].get('n_threads')} threads)."
+        f"({1 / latency:.1f} per second, {engine_text(run.head['engine'])}"
+        f"{f', {threads} threads' if threads else ''})."
     )
 
 

@@ -25,6 +25,7 @@ from boardfit.edge.report.figures import (
     name_clashes,
     page_title,
     run_labels,
+    settings_text,
 )
 from boardfit.edge.report.fleet_charts import (
     COLUMNS,
@@ -181,7 +182,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
     head = run.head
     artifact, engine, machine = head["artifact"], head["engine"], head["machine"]
     settings, kit = head["settings"], head["kit"]
-    cores, threads = machine.get("n_cores"), settings.get("n_threads")
+    cores = machine.get("n_cores")
     commit = str(kit.get("commit") or "")[:12]
     facts = [
         ("artifact", f"{artifact['name']}, {format_bytes(artifact.get('n_bytes'))}"),
@@ -189,11 +190,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
         ("bundle", artifact.get("bundle_id")),
         ("quantization", engine.get("quant")),
         ("engine", _join_known(engine.get("name"), engine.get("version"), engine.get("build"))),
-        (
-            "settings",
-            f"{threads} threads, context {settings.get('n_ctx')}, "
-            f"KV {settings.get('kv_type')}, batch {settings.get('n_batch')}",
-        ),
+        ("settings", settings_text(settings)),
         ("machine", _join_known(machine_name(run), machine.get("cpu"), machine.get("arch"))),
         ("cores, memory", f"{cores or '–'}, {format_bytes(machine.get('ram_bytes'))}"),
         ("system", _join_known(machine.get("os"), machine.get("kernel"))),

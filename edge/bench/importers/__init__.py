@@ -10,23 +10,46 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from boardfit.edge.bench.importers import executorch, genai, litert_lm, llama_bench, mlperf, ollama
+from boardfit.edge.bench.importers import (
+    executorch,
+    genai,
+    litert_lm,
+    llama_bench,
+    llama_timings,
+    mlperf,
+    ollama,
+)
 from boardfit.edge.bench.importers.record import ImportedFile
+from boardfit.edge.bench.importers.text import decode_text
 from boardfit.edge.bench.store import KIND, Results, joined, parse_results, read_file
 from boardfit.edge.errors import InputError
 
 
 class Importer(Protocol):
-    """A module of this package."""
+    """A module of this package. `HINT` names the output that it reads; a text with one of
+    `MENTIONS` is likely from the tool.
+    """
 
     TOOL: str
+    HINT: str
+
+    @property
+    def MENTIONS(self) -> tuple[str, ...]: ...  # noqa: N802
 
     def can_read(self, text: str) -> bool: ...
 
     def read(self, text: str, source: ImportedFile) -> list[dict[str, Any]]: ...
 
 
-IMPORTERS: tuple[Importer, ...] = (llama_bench, ollama, executorch, litert_lm, genai, mlperf)
+IMPORTERS: tuple[Importer, ...] = (
+    llama_bench,
+    llama_timings,
+    ollama,
+    executorch,
+    litert_lm,
+    genai,
+    mlperf,
+)
 
 
 class Found(NamedTuple):
@@ -45,17 +68,20 @@ def read_any(path: Path, most: int | None = None) -> Found:
     data = read_file(path)
     if f'"{KIND}"'.encode() in data[:MAX_SNIFF]:
         return Found(None, parse_results(path, data, most))
-    text = data.decode("utf-8", "replace")
+    text = decode_text(data)
     for importer in IMPORTERS:
         if importer.can_read(text):
             source = ImportedFile.from_path(path, data)
-            return Found(importer.TOOL, Results(tuple(importer.read(text, source)), ()))
-    if not data.strip() or data.lstrip()[:1] == b"{":
+            records = tuple(importer.read(text, source))
+            if records:
+                return Found(importer.TOOL, Results(records, ()))
+    likely = [importer for importer in IMPORTERS if any(m in text for m in importer.MENTIONS)]
+    if not data.strip() or (data.lstrip()[:1] == b"{" and not likely):
         return Found(None, parse_results(path, data))  # says what is wrong with it
-    known = ", ".join(importer.TOOL for importer in IMPORTERS)
+    hints = "; ".join(f"{importer.TOOL} ({importer.HINT})" for importer in likely or IMPORTERS)
     raise InputError(
         f"{path}: these are no results that boardfit reads",
-        next_step=f"results of edge bench, or of: {known}",
+        next_step=f"of these it reads: {hints}" if likely else f"edge bench, or: {hints}",
     )
 
 

@@ -14,11 +14,13 @@ from boardfit.edge.bench.importers.record import (
     count,
     make_record,
     number,
-    parse_json,
 )
+from boardfit.edge.bench.importers.text import json_objects
 from boardfit.edge.errors import InputError
 
 TOOL = "executorch"
+HINT = "the runner's PyTorchObserver lines"
+MENTIONS = ("executorch", "PyTorchObserver")
 NOT_MEASURED = ("time between tokens", "model name", "threads", "engine build", "machine")
 _LINE = re.compile(r"PyTorchObserver\s+(\{[^\n]*\})")
 _ORDER = ("inference_start_ms", "prompt_eval_end_ms", "inference_end_ms")
@@ -33,7 +35,7 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     groups: dict[tuple[int, int], list[dict[str, float | None]]] = {}
     loads = []
     for match in _LINE.finditer(text):
-        stats = parse_json(match[1], TOOL)
+        stats = next(json_objects(match[1], TOOL), {})
         sizes = (
             count(stats.get("prompt_tokens"), f"{TOOL}: prompt_tokens"),
             count(stats.get("generated_tokens"), f"{TOOL}: generated_tokens"),

@@ -7,8 +7,6 @@ Older versions write CSV with headings like `Token Generation Throughput (tps)`,
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,11 +17,13 @@ from boardfit.edge.bench.importers.record import (
     count,
     make_record,
     number,
-    parse_json,
 )
+from boardfit.edge.bench.importers.text import csv_rows, json_objects
 from boardfit.edge.errors import InputError
 
 TOOL = "onnxruntime-genai"
+HINT = "benchmark_e2e.py -o FILE"
+MENTIONS = ("onnxruntime", "benchmark_e2e", "Token Generation")
 NOT_MEASURED = ("single repetitions (it writes means)", "load", "threads", "machine")
 PREFILL, DECODE = "prompt_processing_throughput_tps", "token_generation_throughput_tps"
 WHOLE, FIRST_MS = "wall_clock_time_s", "time_to_first_token_ms"
@@ -35,25 +35,24 @@ def column(heading: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", heading.rpartition(".")[2].lower()).strip("_")
 
 
+def is_header(fields: list[str]) -> bool:
+    return {PREFILL, DECODE} <= {column(field) for field in fields}
+
+
 def can_read(text: str) -> bool:
-    head = text.lstrip("\ufeff \r\n")
-    if head.startswith("["):
-        return f'"{PREFILL}"' in text and f'"{DECODE}"' in text
-    return {PREFILL, DECODE} <= {column(heading) for heading in head.split("\n", 1)[0].split(",")}
+    return (f'"{PREFILL}"' in text and f'"{DECODE}"' in text) or any(
+        is_header(line.split(",")) for line in text.splitlines() if "hroughput" in line
+    )
 
 
 def rows(text: str) -> Iterator[dict[str, Any]]:
     """Rows of a CSV, or objects of a JSON list with their leaves by the last name of their path."""
-    head = text.lstrip("\ufeff \r\n")
-    if not head.startswith("["):
-        try:
-            for row in csv.DictReader(io.StringIO(head)):
-                yield {column(key): value for key, value in row.items() if key and value}
-        except csv.Error as error:
-            raise InputError(f"{TOOL}: no CSV: {error}") from None
+    if f'"{PREFILL}"' in text:
+        for entry in json_objects(text, TOOL):
+            yield dict(leaves(entry))
         return
-    for entry in parse_json(head, TOOL):
-        yield dict(leaves(entry))
+    for row in csv_rows(text, is_header, TOOL):
+        yield {column(key): value for key, value in row.items() if key and value}
 
 
 def leaves(entry: Any, depth: int = 0) -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,5 @@
-"""What `litert-lm benchmark` prints (google-ai-edge/LiteRT-LM): means over its runs, one block per
-model.
+"""What `litert-lm benchmark` and `litert_lm_main` print (google-ai-edge/LiteRT-LM): the first one
+means over its runs, one block per model, the second one `BenchmarkInfo` with each turn.
 """
 
 from __future__ import annotations
@@ -18,13 +18,26 @@ from boardfit.edge.bench.importers.record import (
 from boardfit.edge.errors import InputError
 
 TOOL = "litert-lm"
+HINT = "litert-lm benchmark, or litert_lm_main --benchmark"
+MENTIONS = ("litert", "Benchmarking model")
 NOT_MEASURED = ("repetitions (it prints means)", "time between tokens", "machine", "engine build")
 _START = "Benchmarking model:"
 _FIELD = re.compile(r"^\s*([A-Z][A-Za-z ]+?)\s*:\s*(.+?)\s*$", re.MULTILINE)
 
 
+_MAIN = "BenchmarkInfo"
+_TURN = re.compile(
+    r"Turn \d{1,6}: Processed (\d{1,9}) tokens[^\n]*\n"
+    r"\s*(Prefill|Decode) Speed: ([\d.]{1,20}) tokens/sec"
+)
+_FIRST = re.compile(r"Time to first token: ([\d.]{1,20}) ?(ms|s)\b")
+_INIT = re.compile(r"Total init time: ([\d.]{1,20}) ?(ms|s)\b", re.IGNORECASE)
+
+
 def can_read(text: str) -> bool:
-    return _START in text and "Decode speed" in text
+    return (_START in text and "Decode speed" in text) or (
+        _MAIN in text and _TURN.search(text) is not None
+    )
 
 
 def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
@@ -32,6 +45,47 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     found = []
     for block in text.split(_START)[1:]:
         found += read_block(_START + block, source)
+    for block in text.split(_MAIN)[1:]:
+        found += read_turns(block, source)
+    return found
+
+
+def read_turns(block: str, source: ImportedFile) -> list[dict[str, Any]]:
+    """Records of litert_lm_main: turns of equal size are repetitions."""
+    subject = ImportedSubject(
+        tool=TOOL, name=PurePath(source.name).stem, not_measured=NOT_MEASURED[1:]
+    )
+    turns: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for n_tokens, what, rate in _TURN.findall(block):
+        kind = what.lower()
+        figures = {f"{kind}_tps": number(rate, f"{TOOL}: {what} Speed", zero=True)}
+        turns.setdefault((kind, int(n_tokens)), []).append(figures)
+    found = [
+        make_record(
+            subject,
+            source,
+            kind,
+            figures,
+            n_prompt=n_tokens if kind == "prefill" else 0,
+            n_gen=n_tokens if kind == "decode" else 0,
+        )
+        for (kind, n_tokens), figures in turns.items()
+    ]
+    for pattern, kind, name in ((_FIRST, "end-to-end", "ttft_s"), (_INIT, "load", "load_s")):
+        if (match := pattern.search(block)) is not None:
+            scale = 1e-3 if match[2] == "ms" else 1.0
+            seconds = number(match[1], f"{TOOL}: {match[0][:40]}") * scale
+            sizes = {kind: n for kind, n in reversed(turns)} if name == "ttft_s" else {}
+            found.append(
+                make_record(
+                    subject,
+                    source,
+                    kind,
+                    [{name: seconds}],
+                    n_prompt=sizes.get("prefill", 0),
+                    n_gen=sizes.get("decode", 0),
+                )
+            )
     return found
 
 

@@ -9,6 +9,8 @@ from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, 
 from boardfit.edge.errors import InputError
 
 TOOL = "mlperf-loadgen"
+HINT = "mlperf_log_summary.txt"
+MENTIONS = ("MLPerf", "loadgen", ":::MLLOG")
 NOT_MEASURED = ("prefill", "decode", "single queries (it prints percentiles)", "load", "machine")
 _HEAD = "MLPerf Results Summary"
 _FIELD = re.compile(r"^\s*([\w .()/+-]+?)\s*:\s*(\S.*?)\s*$", re.MULTILINE)

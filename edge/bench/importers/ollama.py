@@ -1,5 +1,5 @@
-"""Answers of Ollama's API with their timings (docs.ollama.com/api/usage): one JSON object, a list,
-or one object per line, as a streamed answer is.
+"""Ollama's timings: answers of its API (docs.ollama.com/api/usage) as JSON or one object per line,
+what `ollama run --verbose` prints below an answer, and obench.sh's rates.
 
 Ollama divides `eval_count` tokens by `eval_duration`; ours counts the gaps, one less. The imported
 rate is Ollama's own.
@@ -7,65 +7,126 @@ rate is Ollama's own.
 
 from __future__ import annotations
 
+import re
+from pathlib import PurePath
 from typing import Any
 
 from boardfit.edge.bench.importers.record import (
     ImportedFile,
     ImportedSubject,
+    answer_records,
     count,
     make_record,
     number,
-    parse_json,
     text_or_none,
 )
+from boardfit.edge.bench.importers.text import json_objects
 from boardfit.edge.errors import InputError
 
 TOOL = "ollama"
+HINT = "ollama run --verbose with 2>&1, or the API's JSON"
+MENTIONS = ("ollama",)
 NOT_MEASURED = ("time to first token", "time between tokens", "threads", "engine build", "machine")
 
 
+# `total duration:       1m21.412345678s`, as Go writes durations.
+_VERBOSE = re.compile(
+    r"^\s*(total duration|load duration|prompt eval count|prompt eval duration|eval count"
+    r"|eval duration):\s+(\S{1,40})",
+    re.MULTILINE,
+)
+_GO_PART = re.compile(r"(\d{1,9}(?:\.\d{1,12})?)(h|ms|m|s|µs|μs|us|ns)")
+_GO_UNIT = {"h": 3600e9, "m": 60e9, "s": 1e9, "ms": 1e6, "µs": 1e3, "μs": 1e3, "us": 1e3, "ns": 1}
+_COMMAND = re.compile(r"ollama run (?:-\S+ )*([\w./:-]{1,200})")
+# obench.sh (ollama-benchmark): rates only, one block per model.
+_BENCH = re.compile(r"Running benchmark \d{1,6} times using model: *`?([^\s`]{1,200})")
+_BENCH_RATE = re.compile(r"^(?:eval rate: +|\| *\d{1,6} *\| *)([\d.]{1,12}) tokens/s", re.MULTILINE)
+
+
 def can_read(text: str) -> bool:
-    return text.lstrip()[:1] in ("[", "{") and '"eval_duration"' in text and '"eval_count"' in text
+    return (
+        ('"eval_duration"' in text and '"eval_count"' in text)
+        or (_BENCH.search(text) is not None and _BENCH_RATE.search(text) is not None)
+        or {"eval count", "eval duration"} <= {match[1] for match in _VERBOSE.finditer(text)}
+    )
 
 
 def answers(text: str) -> list[dict[str, Any]]:
     """Finished answers; the chunks of a streamed one carry no timings and are passed over."""
-    stripped = text.lstrip()
-    if stripped.startswith("["):
-        found = parse_json(text, TOOL)
-    else:
-        try:
-            found = [parse_json(text, TOOL)]
-        except InputError:
-            found = [parse_json(line, TOOL) for line in text.splitlines() if line.strip()]
-    done = [a for a in found if isinstance(a, dict) and "eval_duration" in a]
-    if not done:
+    found = [a for a in json_objects(text, TOOL) if "eval_duration" in a]
+    found += verbose_answers(text)
+    if not found:
         raise InputError(f"{TOOL}: no finished answer with timings")
-    return done
+    return found
+
+
+def verbose_answers(text: str) -> list[dict[str, Any]]:
+    """What `--verbose` printed, with the API's names and nanoseconds."""
+    found: list[dict[str, Any]] = []
+    command = _COMMAND.search(text)
+    current: dict[str, Any] = {}
+    for match in _VERBOSE.finditer(text):
+        key, value = match[1].replace(" ", "_"), match[2]
+        if key in current:
+            current = {}
+        current[key] = nanoseconds(value) if key.endswith("duration") else value
+        if key == "eval_duration" and "eval_count" in current:
+            found.append({**current, "model": command[1] if command else None})
+            current = {}
+    return found
+
+
+def nanoseconds(text: str) -> float:
+    """`1m2.5s` → 62,500,000,000. Raises InputError."""
+    parts = _GO_PART.findall(text)
+    if "".join(number + unit for number, unit in parts) != text:
+        raise InputError(f"{TOOL}: {text[:40]!r} is not a duration")
+    return sum(float(number) * _GO_UNIT[unit] for number, unit in parts)
+
+
+def read_bench(text: str, source: ImportedFile) -> list[dict[str, Any]]:
+    """Rates of obench.sh: what it asks has one length, which it does not print."""
+    found, starts = [], list(_BENCH.finditer(text))
+    for start, end in zip(starts, [*(m.start() for m in starts[1:]), len(text)], strict=True):
+        block = text[start.end() : end]
+        # Requests in parallel share the memory: their rates are no board's.
+        alone = block.partition("Parallel Execution")[0]
+        figures = [
+            {"decode_tps": number(rate, f"{TOOL}: eval rate")}
+            for rate in _BENCH_RATE.findall(alone)
+        ]
+        subject = ImportedSubject(
+            tool=TOOL, name=start[1], not_measured=("prefill", "load", *NOT_MEASURED)
+        )
+        if figures:
+            label = "decode, lengths not printed"
+            found.append(make_record(subject, source, "decode", figures, label=label))
+    return found
 
 
 def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
-    """One record per model and size of question and answer; equal ones are repetitions."""
+    """Records for each model and size of question and answer; equal ones are repetitions."""
+    if _BENCH.search(text):
+        return read_bench(text, source)
     groups: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for answer in answers(text):
         key = (
-            text_or_none(answer.get("model")) or "unknown",
+            text_or_none(answer.get("model")) or PurePath(source.name).stem,
             count(answer.get("prompt_eval_count", 0), f"{TOOL}: prompt_eval_count"),
             count(answer.get("eval_count"), f"{TOOL}: eval_count"),
         )
         groups.setdefault(key, []).append(answer)
-    return [
-        make_record(
+    found = []
+    for (model, n_prompt, n_gen), same in groups.items():
+        found += answer_records(
             ImportedSubject(tool=TOOL, name=model, not_measured=NOT_MEASURED),
             source,
-            "end-to-end",
-            [figures(answer) for answer in found],
+            [figures(answer) for answer in same],
             n_prompt=n_prompt,
             n_gen=n_gen,
-            time=text_or_none(found[-1].get("created_at")),
+            time=text_or_none(same[-1].get("created_at")),
         )
-        for (model, n_prompt, n_gen), found in groups.items()
-    ]
+    return found
 
 
 def figures(answer: dict[str, Any]) -> dict[str, float | None]:

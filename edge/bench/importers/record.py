@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,6 +138,41 @@ def make_record(
     )
 
 
+def answer_records(
+    subject: ImportedSubject,
+    source: ImportedFile,
+    figures: Sequence[Mapping[str, float | None]],
+    *,
+    n_prompt: int,
+    n_gen: int,
+    time: str | None = None,
+) -> list[dict[str, Any]]:
+    """Records of answers that a tool times in two parts: the whole, and the speeds of its parts,
+    which compare with other tools' tests of them.
+    """
+    is_sized = bool(n_prompt or n_gen)
+
+    def part(kind: str, kept: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
+        return make_record(
+            subject,
+            source,
+            kind,
+            kept,
+            n_prompt=0 if kind == "decode" else n_prompt,
+            n_depth=n_prompt if kind == "decode" else 0,
+            n_gen=0 if kind == "prefill" else n_gen,
+            time=time,
+            label=None if is_sized else f"{kind}, lengths not printed",
+        )
+
+    found = [part("end-to-end", figures)]
+    for kind in ("prefill", "decode"):
+        name = f"{kind}_tps"
+        if kept := [{name: figure[name]} for figure in figures if figure.get(name)]:
+            found.append(part(kind, kept))
+    return found
+
+
 def number(value: Any, what: str, *, zero: bool = False) -> float:
     """A finite figure above 0 (or from 0), given as a number or as text. Raises InputError."""
     try:
@@ -158,22 +192,14 @@ def count(value: Any, what: str) -> int:
     return int(found)
 
 
-def parse_json(text: str, what: str) -> Any:
-    """JSON without NaN. Raises InputError."""
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{what}: not JSON: {error}") from None
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is not a figure")
-
-
 def text_or_none(value: Any) -> str | None:
     return str(value)[:200] if isinstance(value, str) and value else None
 
 
-def count_or_none(value: Any) -> int | None:
-    """A count where there is one; settings are for reading, and a missing one is no error."""
+def whole_or_none(value: Any) -> int | None:
+    """A whole number above 0, where there is one; settings are for reading, and a missing one is no
+    error. CSV has it as text.
+    """
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18:
+        value = int(value)
     return value if type(value) is int and 0 < value < 2**63 else None

@@ -3,20 +3,19 @@
 They are a service that installs the bundle's engine when the board starts, a user, and the ssh
 server.
 
-User and ssh follow Raspberry Pi OS (`userconf.txt` and `ssh` in the boot partition,
-https://www.raspberrypi.com/documentation/computers/configuration.html).
+What is written for a user and ssh depends on the image: `first_user`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.edge.bundle.bundle import Bundle
-from boardfit.edge.errors import EngineError, EngineMissingError, InputError, UsageError
+from boardfit.edge.errors import EngineError, EngineMissingError, UsageError
 from boardfit.edge.flash.gate import has_engine
 from boardfit.edge.flash.media.filesystem import identify
 from boardfit.edge.flash.media.partitions import Partition, PartitionTable, Read
@@ -42,7 +41,7 @@ class BootFiles:
         return self.user is not None or self.enable_ssh
 
     def contents(self) -> dict[str, bytes]:
-        """File name → bytes."""
+        """File name → bytes, as Raspberry Pi OS reads them."""
         found = {}
         if self.user is not None:
             found["userconf.txt"] = f"{self.user}:{self.password_hash}\n".encode()
@@ -102,28 +101,38 @@ def hash_password(password: str) -> str:
     return hashed
 
 
-def boot_partition(read: Read, table: PartitionTable) -> Partition:
-    """The first FAT partition. Raises InputError when there is none."""
-    for partition in table.partitions:
-        if identify(read, partition) == "vfat":
-            return partition
-    raise InputError(
-        "the image has no FAT boot partition for userconf.txt and ssh",
-        next_step="leave --user and --enable-ssh out, and set them up on the board",
-    )
+def boot_partition(read: Read, table: PartitionTable) -> Partition | None:
+    """The first FAT partition; None when there is none."""
+    return next((p for p in table.partitions if identify(read, p) == "vfat"), None)
 
 
-def write_boot_files(work: Path, partition: Partition, files: BootFiles) -> None:
+def list_boot_files(work: Path, partition: Partition) -> dict[str, str]:
+    """Names in the top folder of a FAT partition of the file `work`/image: in lower case, since FAT
+    does not distinguish it → as they are written.
+    """
+    listing = _mtools(work, ["mdir", "-b", "-i", _image(partition), "::"])
+    names = [line.removeprefix("::/") for line in decode_output(listing).splitlines()]
+    return {name.lower(): name for name in names if name and "/" not in name}
+
+
+def read_boot_file(work: Path, partition: Partition, name: str) -> bytes:
+    return _mtools(work, ["mcopy", "-i", _image(partition), f"::{name}", "-"])
+
+
+def write_boot_files(work: Path, partition: Partition, contents: Mapping[str, bytes]) -> None:
     """Write into a FAT partition of the file `work`/image, with mtools. What is there under these
     names is replaced.
 
     Raises EngineMissingError without mtools, EngineError when they fail.
     """
-    image = f"image@@{partition.start}"
-    for name, data in files.contents().items():
-        _mtools(work, ["mcopy", "-o", "-i", image, "-", f"::{name}"], data)
-        if _mtools(work, ["mcopy", "-i", image, f"::{name}", "-"]) != data:
+    for name, data in contents.items():
+        _mtools(work, ["mcopy", "-o", "-i", _image(partition), "-", f"::{name}"], data)
+        if read_boot_file(work, partition, name) != data:
             raise EngineError(f"{name} reads back from the boot partition with other bytes")
+
+
+def _image(partition: Partition) -> str:
+    return f"image@@{partition.start}"
 
 
 def _mtools(work: Path, command: Sequence[str], data: bytes = b"") -> bytes:
@@ -136,7 +145,7 @@ def _mtools(work: Path, command: Sequence[str], data: bytes = b"") -> bytes:
     done = run_child(command, cwd=work, input=data, env=quiet)
     if done.returncode:
         raise EngineError(
-            "the boot partition cannot be written: "
+            "the boot partition cannot be read or written: "
             + printable(done.stderr.decode("utf-8", "replace").strip())
         )
     return done.stdout

@@ -34,6 +34,7 @@ from boardfit.edge.flash.media.first_boot import (
     strange_units,
     write_boot_files,
 )
+from boardfit.edge.flash.media.first_user import FirstUser, plan_first_user
 from boardfit.edge.flash.media.growth import make_room
 from boardfit.edge.flash.media.in_use import locked_image, refuse_in_use
 from boardfit.edge.flash.media.partitions import SECTOR, Partition, PartitionTable, read_table
@@ -185,6 +186,7 @@ def _change(
         shown = str(error).replace(str(path), str(target.path))
         raise InputError(shown, next_step=error.next_step) from None
     boot = boot_partition(reader(work), table) if options.boot else None
+    first_user: FirstUser | None = None
     before = other_bytes(work, table, partition, boot)
     place = f"image:{target.path}#{partition.number}"
     report = FlashReport(place, bundle.id, bundle.name, n_bytes=bundle.n_bytes)
@@ -192,6 +194,8 @@ def _change(
     with contextlib.closing(Volume(path, partition)) as volume:
         reporter.stage("checking its file system")
         volume.repair()
+        if options.boot:
+            first_user = plan_first_user(volume, boot, options.boot, place)
         writer = ReleaseWriter(volume, bundle, options.owner, place)
         writer.plan(options.first_boot, options.signature)
         report.previous = writer.current
@@ -201,8 +205,8 @@ def _change(
         began_s = time.monotonic()
         writer.write(reporter, _facts(bundle, options))
         fault_point()
-        if boot is not None:
-            write_boot_files(volume.work, boot, options.boot)
+        if boot is not None and first_user is not None:
+            write_boot_files(volume.work, boot, first_user.contents)
         report.send_s = time.monotonic() - began_s
         report.n_sent = writer.n_new_bytes
         report.n_reused = bundle.n_bytes - min(bundle.n_bytes, writer.n_new_bytes)
@@ -218,6 +222,9 @@ def _change(
             next_step="this is a bug of boardfit: please report it",
         )
     report.notes += _notes(bundle, options, writer)
+    if first_user is not None:
+        names = " and ".join(first_user.contents)
+        report.notes.append(f"at its first start {first_user.reader} reads {names}")
     return report
 
 

@@ -169,7 +169,7 @@ def changed(file: str, change: Callable[[str], str], folder: Path) -> Path:
         ("litert-lm-benchmark.txt", "549.54 tokens/s", "549.54 words/s", "tokens/s expected"),
         ("litert-lm-benchmark.txt", "549.54", "inf", "not a figure"),
         ("onnxruntime-genai.csv", "genai,1.0,int4", "genai,4.0,int4", "only batch size 1"),
-        ("onnxruntime-genai.csv", "genai,1.0,int4", "genai,1.0,\rint4", "no CSV"),
+        ("onnxruntime-genai.csv", "genai,1.0,int4", "genai,1.0,\rint4", "no rows"),
         ("onnxruntime-genai.json", '"batch_size": 1.0', '"batch_size": 4', "only batch size 1"),
         ("onnxruntime-genai.json", "2398.5824548262945", "NaN", "not JSON"),
         ("executorch.txt", '"inference_end_ms":3410', '"inference_end_ms":10', "backwards"),

@@ -1,0 +1,66 @@
+"""Open a model for planning: a plan needs shapes only, and the catalogue has those of public
+models. So a model that is not here can be planned for without a download and offline.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from boardfit.converters.formats.gguf.recipe import list_recipes
+from boardfit.converters.plan.compare import make_hollow_spec
+from boardfit.converters.plan.options import PlanOptions
+from boardfit.converters.source.names import CatalogueName, HubName, parse_name
+from boardfit.converters.source.resolve import open_model
+from boardfit.converters.spec import ModelSpec
+from boardfit.device_profiles.models import find_model
+from boardfit.edge.errors import InputError
+from boardfit.edge.units import printable
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A model to plan for; `note` if it is only the catalogue's, `recipe` if its name has one."""
+
+    spec: ModelSpec
+    note: str | None = None
+    recipe: str | None = None
+
+    def options(self, options: PlanOptions) -> PlanOptions:
+        """With the recipe that the name asks for, unless an option asks for one."""
+        if self.recipe is None or options.recipe is not None:
+            return options
+        return replace(options, recipe=self.recipe)
+
+
+def open_to_plan(ref: str) -> Planned:
+    """A model on disk or on the hub; where it is in neither, its shape from the catalogue.
+
+    Raises InputError as `open_model` does, when the catalogue does not know the model either.
+    """
+    if Path(ref).expanduser().exists():
+        return Planned(open_model(ref))
+    name = parse_name(ref)
+    known = None
+    if isinstance(name, CatalogueName):
+        known = find_model(name.name)
+    elif isinstance(name, HubName):
+        known = find_model(name.repo_id)
+    if known is None or not known.exact:
+        return Planned(open_model(ref))
+    why = f"{printable(ref)} is a name of the catalogue"
+    if isinstance(name, HubName):
+        try:
+            return Planned(open_model(ref))
+        except InputError as error:
+            why = str(error)
+    note = f"{why}. The plan is from the published shape of {known.repo}; nothing was downloaded"
+    return Planned(make_hollow_spec(known), note, _named_recipe(ref))
+
+
+def _named_recipe(ref: str) -> str | None:
+    """`q4_k_m` of `owner/name:Q4_K_M` and of `owner/name/file-Q4_K_M.gguf`."""
+    recipes = "|".join(re.escape(recipe.id) for recipe in list_recipes())
+    found = re.search(rf"[-._:]({recipes})(?:\.gguf)?(?:\?.*)?\Z", ref, re.IGNORECASE)
+    return found[1].lower() if found else None

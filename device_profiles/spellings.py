@@ -1,0 +1,97 @@
+"""Match what a board writes about itself with profiles. The facts are in `spellings.toml`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from pathlib import Path
+
+from boardfit.device_profiles.toml_parser import decode_toml
+
+_FILE = Path(__file__).parent / "spellings.toml"
+# `Rev 1.1`, `v2.1`, `Rev1.5`: two boards that differ only in this have one profile.
+_REVISION = re.compile(r"\s+(?:rev|v)\s*\d[\d.]*[a-z]?\s*\Z", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class BoardNames:
+    """What a system writes about its board; empty or None where it writes nothing.
+
+    `names` are texts for people, the most telling first.
+    """
+
+    names: tuple[str, ...] = ()
+    compatible: tuple[str, ...] = ()
+    device: str | None = None
+    soc: str | None = None
+    cpu: str | None = None
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """One entry of `spellings.toml`, which explains the fields."""
+
+    profiles: tuple[str, ...]
+    compatible: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    socs: tuple[str, ...] = ()
+    cpus: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=1)
+def spellings() -> tuple[Spelling, ...]:
+    """The table in its order. Raises TypeError for an unknown key, ValueError for a broken file."""
+    entries = decode_toml(_FILE.read_text("utf-8"))["boards"]
+    return tuple(Spelling(**{key: tuple(texts) for key, texts in e.items()}) for e in entries)
+
+
+def find_profiles(board: BoardNames) -> tuple[str, ...]:
+    """Ids of the profiles that the board's names allow, whatever its RAM; empty for none.
+
+    The device tree's `compatible` comes first, since it is for machines. Then the names count, then
+    Android's code name, and the CPU last.
+    """
+    steps = (
+        (board.compatible, _has_compatible),
+        (board.names, _has_name),
+        ((board.device,), _has_device),
+        ((board.cpu,), _has_cpu),
+    )
+    for texts, is_meant in steps:
+        for text in filter(None, texts):
+            for entry in spellings():
+                if is_meant(entry, text):
+                    # A phone with another chip is sold under the same name elsewhere.
+                    is_other = bool(entry.socs and board.soc and not _has_soc(entry, board.soc))
+                    return () if is_other else entry.profiles
+    return ()
+
+
+def plain_name(text: str) -> str:
+    """`Xunlong Orange Pi 3B v2.1` → `xunlong orange pi 3b`."""
+    return re.sub(r"[^a-z0-9+]+", " ", _REVISION.sub("", text).lower()).strip()
+
+
+def _has_compatible(entry: Spelling, text: str) -> bool:
+    return any(fnmatchcase(text.lower(), pattern) for pattern in entry.compatible)
+
+
+def _has_name(entry: Spelling, text: str) -> bool:
+    return any(fnmatchcase(f" {plain_name(text)}", f"* {name}") for name in entry.names)
+
+
+def _has_device(entry: Spelling, text: str) -> bool:
+    return any(fnmatchcase(text.lower(), device.lower()) for device in entry.devices)
+
+
+def _has_cpu(entry: Spelling, text: str) -> bool:
+    return any(fnmatchcase(" ".join(text.lower().split()), cpu) for cpu in entry.cpus)
+
+
+def _has_soc(entry: Spelling, soc: str) -> bool:
+    """Whether the chip is one of the entry's. Text that is no model number decides nothing."""
+    is_number = re.match(r"(sm|s5e|mt|gs)\d{3}", soc.lower())
+    return is_number is None or soc.upper().startswith(entry.socs)
