@@ -1,4 +1,4 @@
-"""Types and ranges of what a stranger's JSON may hold: plans, results, reports and states of boards.
+"""Types and ranges of what a stranger's JSON may hold: plans, results, boards' reports and states.
 
 A schema is data: `{"n_ctx": Whole(1, MAX_INT), "device": Word()}`. `check_fields` raises InputError
 that names the entry, what was got and what was expected. Nothing is converted.

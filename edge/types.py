@@ -1,6 +1,7 @@
 """The values that cross rooms: messages, generation settings, token events, traces, plans.
 
-A leaf module of frozen dataclasses that validate themselves; every module may import it. Times are monotonic nanoseconds (`t_ns`), sizes are bytes, `None` means not measured.
+A leaf module of frozen dataclasses that validate themselves; every module may import it. Times
+are monotonic nanoseconds (`t_ns`), sizes are bytes, `None` means not measured.
 """
 
 from __future__ import annotations

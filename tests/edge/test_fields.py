@@ -61,7 +61,7 @@ def test_kinds(kind: Any, good: list[Any], bad: list[Any]) -> None:
 def test_a_message_names_entry_value_and_what_is_expected() -> None:
     with pytest.raises(InputError, match=r"plan: n must be a whole number from 0 to 9, got '\$"):
         check_fields({"n": "$(x)\x1b"}, {"n": Whole(0, 9)}, "plan")
-    with pytest.raises(InputError, match="unknown key 'nn'. Did you mean 'n'"):
+    with pytest.raises(InputError, match=r"unknown key 'nn'\. Did you mean 'n'"):
         check_fields({"nn": 1}, {"n": Whole()}, "plan")
     with pytest.raises(InputError, match="entry 'n' is missing"):
         check_fields({}, {"n": Whole()}, "plan", required=frozenset("n"))
