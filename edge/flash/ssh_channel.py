@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import FlashTarget
@@ -62,6 +63,8 @@ class SshChannel:
             raise DeviceUnreachableError(
                 "ssh is not installed", next_step="apt install openssh-client"
             )
+        if config is not None and str(config) != os.devnull:
+            OpenedFile.open(config)  # raises for a pipe, at which ssh would wait
         # Under /tmp: the path of a socket has about a hundred bytes, and a long TMPDIR eats them.
         base = "/tmp" if Path("/tmp").is_dir() else None
         self._folder = Path(tempfile.mkdtemp(prefix="edge-ssh-", dir=base))

@@ -122,16 +122,21 @@ def render_report(found: Results, kind: Format, within_s: float | None = None) -
         plain = [{k: v for k, v in r.items() if k != "traces"} for r in records]
         return (json.dumps(plain) + "\n").encode()
     if kind == "csv":
-        return to_csv(records).encode()
+        return replace_surrogates(to_csv(records)).encode()
     if kind == "llama-bench":
-        return to_llama_bench(records).encode()
+        return replace_surrogates(to_llama_bench(records)).encode()
     if kind == "html":
         from boardfit.edge.report.page import render_page
 
         return render_page(records, found.notes, within_s, found.partial).encode()
     if kind == "png":
         return picture(records, within_s)
-    return render(records, found.notes).encode()
+    return replace_surrogates(render(records, found.notes)).encode()
+
+
+def replace_surrogates(text: str) -> str:
+    """The text with a question mark for lone surrogates: JSON may hold them, UTF-8 may not."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def picture(records: Sequence[Record], within_s: float | None) -> bytes:

@@ -308,7 +308,9 @@ def token_gaps(run: Run) -> Chart | Missing:
         for record in run.records
         if record["test"]["kind"] in ("decode", "end-to-end")
         for trace in record.get("traces", [])
-        for before, after in zip(trace["token_t_ns"], trace["token_t_ns"][1:], strict=False)
+        for before, after in zip(
+            trace.get("token_t_ns", []), trace.get("token_t_ns", [])[1:], strict=False
+        )
     ]
     if len(gaps) < 2:
         return Missing(title, "the results hold no token times")
