@@ -12,6 +12,7 @@ from boardfit.converters.oci.push import push
 from boardfit.converters.oci.reference import parse_reference
 from boardfit.converters.oci.registry import Registry
 from boardfit.edge.bundle.bundle import open_bundle
+from boardfit.edge.terminal.output import shell_line
 from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.trust.key_argument import public_keys
 from boardfit.edge.units import format_bytes, format_seconds, printable
@@ -47,7 +48,7 @@ def push_command(bundle: Path, reference: str, plain_http: bool, as_json: bool) 
         f"{format_bytes(pushed.n_there)} were there"
     )
     click.echo(f"  digest   {pushed.digest}")
-    click.echo(f"  next: edge pull {pushed.reference} DIR")
+    click.echo(f"  next: {shell_line('edge', 'pull', pushed.reference, 'DIR')}")
 
 
 @click.command("pull")
@@ -74,7 +75,8 @@ def pull_command(
         click.echo(json.dumps(pulled.to_dict()))
         return
     click.echo(
-        f"{directory}: {format_bytes(pulled.n_bytes)} of {pulled.reference}, every byte verified"
+        f"{printable(str(directory))}: {format_bytes(pulled.n_bytes)} of {pulled.reference}, "
+        "every byte verified"
     )
     click.echo(
         f"  received {format_bytes(pulled.n_received)} in {format_seconds(pulled.seconds)}, "
@@ -82,4 +84,5 @@ def pull_command(
     )
     if pulled.signed_by:
         click.echo(f"  signed   {pulled.signed_by}")
-    click.echo(f"  next: edge chat {directory}, edge flash {directory} TARGET")
+    chat, flash = shell_line("edge", "chat", directory), shell_line("edge", "flash", directory)
+    click.echo(f"  next: {chat}, {flash} TARGET")

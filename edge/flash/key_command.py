@@ -22,6 +22,7 @@ from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import KIND, explain_refusal
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.slots.trust import pin_keys, pinned_keys
+from boardfit.edge.terminal.output import shell_line
 from boardfit.edge.trust.bundle_signature import SIGNATURE, accepting_key
 from boardfit.edge.trust.key_argument import PASSPHRASE_VARIABLE, default_key_path, public_keys
 from boardfit.edge.trust.pins import check_pins, key_files
@@ -66,7 +67,8 @@ def new_command(out: Path | None, passphrase: bool, name: str | None, as_json: b
     click.echo(f"{path}.pub  public: boards accept what it belongs to")
     click.echo(f"  {made.line}\n  {made.fingerprint}")
     click.echo(
-        f"  next: edge bundle sign BUNDLE {path}, edge flash … --require-signature={path}.pub"
+        f"  next: {shell_line('edge', 'bundle', 'sign', 'BUNDLE', path)}, "
+        f"{shell_line('edge', 'flash', '…', f'--require-signature={path}.pub')}"
     )
 
 

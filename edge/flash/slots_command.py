@@ -15,6 +15,7 @@ from boardfit.edge.flash.connection_options import ssh_config_option
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.slots.health import check_release, judge
 from boardfit.edge.slots.store import Slots
+from boardfit.edge.terminal.output import shell_line
 from boardfit.edge.terminal.progress import ProgressLine, TerminalReporter
 from boardfit.edge.units import format_bytes, printable
 
@@ -129,8 +130,8 @@ def bench_command(
         return
     for run in group_runs(records):
         click.echo("\n".join(run_lines(run)))
-    where = f"edge report {path}" if output else "edge report --last"
-    click.echo(f"\nstored in {path}; next: {where}", err=True)
+    where = shell_line("edge", "report", path) if output else "edge report --last"
+    click.echo(f"\nstored in {printable(str(path))}; next: {where}", err=True)
 
 
 @slots.command("remove")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shlex
 import sys
 from typing import TextIO
 
@@ -32,6 +33,18 @@ def write_text(text: str, out: TextIO | None = None) -> None:
         encoding = out.encoding or "ascii"
         out.write(text.encode(encoding, "replace").decode(encoding))
     out.flush()
+
+
+def shell_line(*words: object) -> str:
+    """A command that a user may copy: each word quoted for a shell, and nothing steers a terminal.
+
+    A word in capitals or an ellipsis stands for the user's own choice and stays as it is.
+    """
+    return terminal_safe(
+        " ".join(
+            text if text.isupper() or text == "…" else shlex.quote(text) for text in map(str, words)
+        )
+    ).replace("\n", "\\n")
 
 
 @functools.cache

@@ -19,8 +19,8 @@ import boardfit.edge.flash.session as session
 import boardfit.edge.flash.shell_files as shell_files
 import boardfit.edge.flash.ssh_channel as ssh_channel
 import boardfit.edge.flash.stream as stream
-from boardfit.edge.bundle.bundle import open_bundle
-from boardfit.edge.errors import DeviceError, EdgeError
+from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
+from boardfit.edge.errors import DeviceError, EdgeError, InputError
 from boardfit.edge.flash.answers import (
     parse_counts,
     parse_digests,
@@ -29,10 +29,12 @@ from boardfit.edge.flash.answers import (
     parse_free_bytes,
 )
 from boardfit.edge.flash.flash import FlashOptions, flash
+from boardfit.edge.flash.gate import engine_bytes
 from boardfit.edge.flash.ssh import SshBoard
 from boardfit.edge.flash.stream import StallClock
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.terminal.progress import SilentReporter
+from tests.edge.flash.cargo import PLAN
 
 # Runs the command of `ssh … -- host COMMAND`. A lie is a Python expression over `out` (bytes) and
 # `code`, applied to the answers that its number selects; or a name of what it does instead.
@@ -255,3 +257,15 @@ def test_a_transfer_that_stands_still_is_noticed() -> None:
     time.sleep(0.1)
     with pytest.raises(DeviceError, match="has taken no byte"):
         clock.check(2)
+
+
+@pytest.mark.parametrize("data", [b"", b"no zip", b"PK\5\6" + bytes(9), b"PK\5\6" + b"\xff" * 18])
+def test_a_wheel_that_is_no_zip_is_an_input_error(tmp_path: Path, data: bytes) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "model.gguf").write_bytes(b"model")
+    (folder / "x.whl").write_bytes(data)
+    document = {"model": {"name": "x"}, "recipe": {}, "plan": PLAN.to_dict()}
+    seal_bundle(folder, document, {"model.gguf": "model", "x.whl": "wheel"}, {})
+    with pytest.raises(InputError, match=r"x\.whl is no wheel"):
+        engine_bytes(open_bundle(folder))
