@@ -22,11 +22,12 @@ from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import KIND, explain_refusal
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.slots.trust import pin_keys, pinned_keys
-from boardfit.edge.terminal.output import shell_line
+from boardfit.edge.terminal.output import echo, shell_line
 from boardfit.edge.trust.bundle_signature import SIGNATURE, accepting_key
 from boardfit.edge.trust.key_argument import PASSPHRASE_VARIABLE, default_key_path, public_keys
 from boardfit.edge.trust.pins import check_pins, key_files
 from boardfit.edge.trust.ssh_formats import PublicKey
+from boardfit.edge.units import printable
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -58,15 +59,15 @@ def new_command(out: Path | None, passphrase: bool, name: str | None, as_json: b
         secret = os.environ.get(PASSPHRASE_VARIABLE) or click.prompt(
             "Passphrase", hide_input=True, confirmation_prompt=True, err=True
         )
-    comment = "-".join((name or f"{getpass.getuser()}@{platform.node()}").split())
+    comment = "-".join(printable(name or f"{getpass.getuser()}@{platform.node()}").split())
     made = new_key(path, secret, comment)
     if as_json:
-        click.echo(json.dumps({"private": str(path), "public": f"{path}.pub", **record(made)}))
+        echo(json.dumps({"private": str(path), "public": f"{path}.pub", **record(made)}))
         return
-    click.echo(f"{path}  private: it signs; keep a copy where only you get at it")
-    click.echo(f"{path}.pub  public: boards accept what it belongs to")
-    click.echo(f"  {made.line}\n  {made.fingerprint}")
-    click.echo(
+    echo(f"{path}  private: it signs; keep a copy where only you get at it")
+    echo(f"{path}.pub  public: boards accept what it belongs to")
+    echo(f"  {made.line}\n  {made.fingerprint}")
+    echo(
         f"  next: {shell_line('edge', 'bundle', 'sign', 'BUNDLE', path)}, "
         f"{shell_line('edge', 'flash', '…', f'--require-signature={path}.pub')}"
     )
@@ -78,7 +79,7 @@ def new_command(out: Path | None, passphrase: bool, name: str | None, as_json: b
 def show_command(file: str | None, as_json: bool) -> None:
     """Show the public line and fingerprint of a key FILE (private, .pub or trusted_keys)."""
     for found in public_keys(file or str(default_key_path())):
-        click.echo(json.dumps(record(found)) if as_json else f"{found.line}\n  {found.fingerprint}")
+        echo(json.dumps(record(found)) if as_json else f"{found.line}\n  {found.fingerprint}")
 
 
 @key.command("list")
@@ -188,11 +189,9 @@ def check_command(bundle: Path, keys: Sequence[str], as_json: bool) -> None:
     if as_json:
         places = [str(path) for path in key_files(bundle)]
         signed_by = [found.fingerprint for found in accepted]
-        click.echo(
-            json.dumps({"kind": KIND, "ok": True, "signed_by": signed_by, "key_files": places})
-        )
+        echo(json.dumps({"kind": KIND, "ok": True, "signed_by": signed_by, "key_files": places}))
     else:
-        click.echo(f"{bundle}: accepted, signed by {', '.join(map(str, dict.fromkeys(accepted)))}")
+        echo(f"{bundle}: accepted, signed by {', '.join(map(str, dict.fromkeys(accepted)))}")
 
 
 # ---- shared -------------------------------------------------------------------------------------
@@ -251,15 +250,15 @@ def record(found: PublicKey) -> dict[str, str]:
 def show_pinned(place: str, keys: Sequence[PublicKey], notes: Sequence[str], as_json: bool) -> None:
     if as_json:
         pinned = [record(found) for found in keys]
-        click.echo(json.dumps({"target": place, "pinned": pinned, "notes": list(notes)}))
+        echo(json.dumps({"target": place, "pinned": pinned, "notes": list(notes)}))
         return
     for found in keys:
-        click.echo(found)
-    click.echo(
+        echo(found)
+    echo(
         f"{place}: accepts only bundles signed by {'this key' if len(keys) == 1 else 'these keys'}"
         if keys
         else f"{place}: no keys are pinned; any bundle is accepted",
         err=True,
     )
     for note in notes:
-        click.echo(f"  note: {note}", err=True)
+        echo(f"  note: {note}", err=True)

@@ -20,6 +20,7 @@ from boardfit.edge.report.figures import Record, group_runs, page_title
 from boardfit.edge.report.kinds import key_figures, run_charts, verdict
 from boardfit.edge.report.markdown import render
 from boardfit.edge.report.verify import verify_run
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.units import parse_seconds, printable
 
 Format = Literal["md", "html", "json", "png", "csv", "llama-bench"]
@@ -86,11 +87,11 @@ def report(
     if output is None:
         if kind == "png":
             raise UsageError("a picture needs a file", next_step="-o report.png")
-        click.echo(data.decode(), nl=False)
+        echo(data.decode(), nl=False)
         return
     write_atomic(output, data)
     n_runs = len({r["run_id"] for r in found.records})
-    click.echo(f"{output}: {n_runs} run(s), {len(data) / 1000:,.0f} kB", err=True)
+    echo(f"{output}: {n_runs} run(s), {len(data) / 1000:,.0f} kB", err=True)
 
 
 def choose_results(
@@ -163,13 +164,13 @@ def check(records: Sequence[Record], *, as_json: bool) -> None:
                 "problems": found.problems,
                 "unchecked": found.gaps,
             }
-            click.echo(json.dumps(line))
+            echo(json.dumps(line))
     else:
         for run, found in verdicts:
-            click.echo(f"{printable(run.run_id[:12])}  {printable(page_title([run]), 80)}")
-            click.echo(f"  {found.text}")
+            echo(f"{printable(run.run_id[:12])}  {printable(page_title([run]), 80)}")
+            echo(f"  {found.text}")
             for text in (*found.problems, *found.gaps):
-                click.echo(f"  - {text}")
+                echo(f"  - {text}")
     broken = sum(bool(found.problems) for _, found in verdicts)
     if broken:
         raise IntegrityError(

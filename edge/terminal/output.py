@@ -12,6 +12,8 @@ import shlex
 import sys
 from typing import TextIO
 
+import click
+
 # C0 but tab and newline, DEL, C1; bidirectional overrides and isolates (CVE-2021-42574); line and
 # paragraph separator; lone surrogates, which cannot be written. Joiners stay: emoji need them.
 _STEERING = re.compile(
@@ -33,6 +35,11 @@ def write_text(text: str, out: TextIO | None = None) -> None:
         encoding = out.encoding or "ascii"
         out.write(text.encode(encoding, "replace").decode(encoding))
     out.flush()
+
+
+def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print a line for a person or a program. A name from a file or a board steers no terminal."""
+    click.echo(terminal_safe(str(text)), err=err, nl=nl)
 
 
 def shell_line(*words: object) -> str:
