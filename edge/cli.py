@@ -7,6 +7,7 @@ place that prints an error and turns it into an exit code.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import sys
@@ -192,14 +193,14 @@ def errors_to_exit_code(as_json: bool) -> Iterator[None]:
         if os.environ.get("BOARDFIT_TRACEBACK"):
             raise
         code, next_step = describe_error(error)
-        kind = type(error).__name__
-        print_error(kind, str(error) or kind, next_step, as_json=as_json)
+        print_error(type(error).__name__, describe(error), next_step, as_json=as_json)
         sys.exit(code)
 
 
 def print_error(kind: str, message: str, next_step: str | None, *, as_json: bool) -> None:
     """Print an error and the next step on stderr; with `as_json` on stdout too, for machines."""
     message = printable(message, limit=2000)
+    next_step = next_step and printable(next_step, limit=2000)
     if as_json:
         import json
 
@@ -207,6 +208,18 @@ def print_error(kind: str, message: str, next_step: str | None, *, as_json: bool
     click.echo(f"{click.style('error:', fg='red', bold=True)} {message}", err=True)
     if next_step:
         click.echo(f"  next: {next_step}", err=True)
+
+
+def describe(error: BaseException) -> str:
+    """The error in words. The system's own errors get the file first, and no number."""
+    if isinstance(error, OSError) and not isinstance(error, EdgeError) and error.strerror:
+        where = f"{os.fsdecode(error.filename)}: " if _is_path(error.filename) else ""
+        return f"{where}{error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def _is_path(name: object) -> bool:
+    return isinstance(name, (str, bytes))
 
 
 def describe_error(error: BaseException) -> tuple[int, str | None]:
@@ -218,6 +231,8 @@ def describe_error(error: BaseException) -> tuple[int, str | None]:
     if isinstance(error, ProfileError):
         return 3, None
     if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return 4, "free some space on that disk, or choose another, then run it again"
         return 3, None
     return 1, "this is a bug of boardfit; BOARDFIT_TRACEBACK=1 shows where, please report it"
 

@@ -8,7 +8,8 @@
     ├── DoesNotFitError             4   memory or disk: by how many bytes, and what would fit
     ├── EngineMissingError          5   an engine or an extra is not installed: the pip line
     ├── EngineError                 5   an engine is there and failed
-    ├── DeviceUnreachableError      6   a board cannot be reached
+    ├── DeviceError                 6   a board answers what no board of ours answers
+    │   └── DeviceUnreachableError  6   ... or cannot be reached, or does not answer in time
     ├── IntegrityError              7   a hash, size or signature does not match
     └── DeadlineError               8   the time allowed cannot be met
 
@@ -70,8 +71,14 @@ class EngineError(EdgeError, RuntimeError):
     exit_code = 5
 
 
-class DeviceUnreachableError(EdgeError, ConnectionError):
+class DeviceError(EdgeError, ConnectionError):
+    """The answer of a board is too long, or is not what was asked for."""
+
     exit_code = 6
+
+
+class DeviceUnreachableError(DeviceError):
+    """A board or a server cannot be reached, or does not answer in time."""
 
 
 class IntegrityError(EdgeError, ValueError):

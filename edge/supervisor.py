@@ -15,12 +15,40 @@ from boardfit.edge.process import last_words
 
 
 def main() -> None:
-    """Entry point of the `edge` command."""
+    """Entry point of the `edge` command.
+
+    While modules are imported, Ctrl-C ends the process at once: there is nothing to clean up.
+    """
+    open_closed_streams()
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     if os.name == "posix" and not {"-h", "--help", "--version"} & set(sys.argv[1:2]):
         supervise()
     from boardfit.edge.cli import main as run
 
-    run()
+    try:
+        signal.signal(signal.SIGINT, before)
+        run()
+    except KeyboardInterrupt:  # before the command line could take it
+        os._exit(130)
+
+
+def open_closed_streams() -> None:
+    """Give a process that was started without stdin, stdout or stderr the null device there.
+
+    The first files that it opens would take their numbers else, and get what is printed.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def supervise() -> None:

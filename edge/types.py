@@ -1,7 +1,7 @@
 """The values that cross rooms: messages, generation settings, token events, traces, plans.
 
-A leaf module of frozen dataclasses that validate themselves; every module may import it, and it
-imports none. Times are monotonic nanoseconds (`t_ns`), sizes are bytes, `None` means not measured.
+A leaf module of frozen dataclasses that validate themselves; every module may import it. Times
+are monotonic nanoseconds (`t_ns`), sizes are bytes, `None` means not measured.
 """
 
 from __future__ import annotations
@@ -12,10 +12,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from boardfit.edge.errors import InputError, UsageError
-from boardfit.edge.units import did_you_mean
+from boardfit.edge.fields import (
+    MAX_BYTES,
+    MAX_INT,
+    AnyObject,
+    Flag,
+    ListOf,
+    OneOf,
+    OrNull,
+    Real,
+    Schema,
+    TableOf,
+    Text,
+    Whole,
+    Word,
+    check_fields,
+)
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "context", "aborted", "deadline"]
@@ -233,20 +248,36 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """Inverse of `to_dict`. Raises InputError on unknown or missing keys."""
-        known = {f.name: f for f in dataclasses.fields(cls)}
-        for key in data:
-            if key not in known:
-                raise InputError(f"plan: unknown key {key!r}.{did_you_mean(key, known)}")
-        if not isinstance(data.get("template_variables", {}), Mapping):
-            raise InputError("plan: template_variables must be an object of names and values")
-        if data.get("thinking", "auto") not in get_args(Thinking):
-            raise InputError(f"plan: thinking must be one of {', '.join(get_args(Thinking))}")
-        try:
-            sequences = {key: tuple(data[key]) for key in ("reasons", "rejected") if key in data}
-            return cls(**{**data, **sequences})
-        except TypeError as error:
-            raise InputError(f"plan: {error}") from None
+        """Inverse of `to_dict`. Raises InputError on an unknown or missing key, or a value of
+        another type or out of its range.
+        """
+        check_fields(data, PLAN_FIELDS, "plan", required=_PLAN_REQUIRED)
+        sequences = {key: tuple(data[key]) for key in ("reasons", "rejected") if key in data}
+        return cls(**{**data, **sequences})
+
+
+_SPEED = OrNull(Real(0, 1e9))
+#: What each entry of a plan may hold. Numbers of it reach shells, units and allocations.
+PLAN_FIELDS: Schema = {
+    **dict.fromkeys(("engine", "recipe", "device", "kv_type"), Word()),
+    **dict.fromkeys(("n_ctx", "n_batch", "n_ubatch"), Whole(0, MAX_INT)),
+    "n_threads": Whole(0, 4096),
+    **dict.fromkeys(("use_mmap", "repack"), Flag()),
+    **dict.fromkeys(("artifact_bytes", "budget_bytes"), Whole(0, MAX_BYTES)),
+    "memory": TableOf(Whole(0, MAX_BYTES), most=100),
+    **dict.fromkeys(("decode_tps", "prefill_tps"), _SPEED),
+    "error_bound": OrNull(Real(0, 1e9)),
+    "basis": Word(),
+    **dict.fromkeys(("reasons", "rejected"), ListOf(Text(), most=1000)),
+    **dict.fromkeys(
+        ("loading_bytes", "running_bytes", "peak_anonymous_bytes"), OrNull(Whole(0, MAX_BYTES))
+    ),
+    "thinking": OneOf(get_args(Thinking)),
+    "template_variables": AnyObject(),
+}
+_PLAN_REQUIRED = frozenset(
+    name for name, each in Plan.__dataclass_fields__.items() if each.default is dataclasses.MISSING
+)
 
 
 @dataclass(frozen=True)

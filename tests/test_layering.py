@@ -39,7 +39,7 @@ ORDER = {
         "catalog record",
     ),
     "edge": (
-        "errors units",
+        "errors fields units",
         "requirements terminal types",
         "disk process template",
         "cli deadline files trust",

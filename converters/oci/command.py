@@ -12,6 +12,7 @@ from boardfit.converters.oci.push import push
 from boardfit.converters.oci.reference import parse_reference
 from boardfit.converters.oci.registry import Registry
 from boardfit.edge.bundle.bundle import open_bundle
+from boardfit.edge.terminal.output import echo, shell_line
 from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.trust.key_argument import public_keys
 from boardfit.edge.units import format_bytes, format_seconds, printable
@@ -39,15 +40,15 @@ def push_command(bundle: Path, reference: str, plain_http: bool, as_json: bool) 
         with Registry(place, plain_http=plain_http) as registry:
             pushed = push(opened, registry, reporter)
     if as_json:
-        click.echo(json.dumps(pushed.to_dict()))
+        echo(json.dumps(pushed.to_dict()))
         return
-    click.echo(f"{pushed.reference}: {printable(opened.name)} ({opened.id[:12]})")
-    click.echo(
+    echo(f"{pushed.reference}: {printable(opened.name)} ({opened.id[:12]})")
+    echo(
         f"  sent     {format_bytes(pushed.n_sent)} in {format_seconds(pushed.seconds)}, "
         f"{format_bytes(pushed.n_there)} were there"
     )
-    click.echo(f"  digest   {pushed.digest}")
-    click.echo(f"  next: edge pull {pushed.reference} DIR")
+    echo(f"  digest   {pushed.digest}")
+    echo(f"  next: {shell_line('edge', 'pull', pushed.reference, 'DIR')}")
 
 
 @click.command("pull")
@@ -71,15 +72,17 @@ def pull_command(
     ):
         pulled = pull(registry, directory, reporter, keys)
     if as_json:
-        click.echo(json.dumps(pulled.to_dict()))
+        echo(json.dumps(pulled.to_dict()))
         return
-    click.echo(
-        f"{directory}: {format_bytes(pulled.n_bytes)} of {pulled.reference}, every byte verified"
+    echo(
+        f"{printable(str(directory))}: {format_bytes(pulled.n_bytes)} of {pulled.reference}, "
+        "every byte verified"
     )
-    click.echo(
+    echo(
         f"  received {format_bytes(pulled.n_received)} in {format_seconds(pulled.seconds)}, "
         f"{format_bytes(pulled.n_there)} were there"
     )
     if pulled.signed_by:
-        click.echo(f"  signed   {pulled.signed_by}")
-    click.echo(f"  next: edge chat {directory}, edge flash {directory} TARGET")
+        echo(f"  signed   {pulled.signed_by}")
+    chat, flash = shell_line("edge", "chat", directory), shell_line("edge", "flash", directory)
+    echo(f"  next: {chat}, {flash} TARGET")

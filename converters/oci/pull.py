@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import shutil
 import stat
 import time
@@ -27,7 +28,13 @@ from boardfit.converters.oci.artifact import (
     check_config,
     parse_artifact,
 )
-from boardfit.converters.oci.registry import TRIES, Registry, read_body
+from boardfit.converters.oci.registry import (
+    LEAST_BYTES_S,
+    TOO_SLOW,
+    TRIES,
+    Registry,
+    read_body,
+)
 from boardfit.edge.bundle.bundle import (
     MANIFEST,
     MAX_MANIFEST_BYTES,
@@ -35,6 +42,8 @@ from boardfit.edge.bundle.bundle import (
     open_bundle,
     parse_manifest,
 )
+from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.disk.rooted import Root, check_parent, work_beside
 from boardfit.edge.errors import (
     DeviceUnreachableError,
@@ -45,6 +54,7 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
+from boardfit.edge.process.patience import LeastSpeed
 from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
 from boardfit.edge.trust.ssh_formats import PublicKey
@@ -103,6 +113,8 @@ def pull(
     if output.exists():
         if not (output / MANIFEST).is_file() or open_bundle(output).id != own.id:
             raise UsageError(f"{output} exists", next_step="remove it, or choose another folder")
+        if keys:
+            bring_signature(output, own, keys)
         done.n_there = artifact.n_bytes
         done.seconds = time.monotonic() - began_s
         return done  # the same bundle, every byte of it
@@ -122,10 +134,14 @@ def pull(
 
 @dataclass(frozen=True)
 class Described:
-    """Content of the small layers: the bundle's id, and which of the requested keys signed it."""
+    """Content of the small layers: the bundle's id, which of the requested keys signed it, and the
+    bytes of both.
+    """
 
     id: str
     signed_by: str | None
+    manifest: bytes
+    signature: bytes | None
 
 
 def check_description(
@@ -145,7 +161,23 @@ def check_description(
     signed_by = None
     if keys:
         signed_by = accepting_key(manifest, signature, keys, "--key").fingerprint
-    return Described(bundle.id, signed_by)
+    return Described(bundle.id, signed_by, manifest, signature)
+
+
+def bring_signature(output: Path, own: Described, keys: Sequence[PublicKey]) -> None:
+    """Make a bundle that is here already as signed as the registry's. A signature here that one of
+    `keys` made stays.
+    """
+    path = output / SIGNATURE
+    try:
+        here = OpenedFile.open(path).read(MAX_SIGNATURE_BYTES) if os.path.lexists(path) else None
+        accepting_key(own.manifest, here, keys, "--key")
+    except EdgeError:
+        assert own.signature is not None  # one of the keys made it
+        try:
+            write_atomic(path, own.signature)
+        except OSError as error:
+            raise disk_error(error, output) from error
 
 
 def small_layer(registry: Registry, layer: OciLayer, limit: int) -> bytes:
@@ -296,7 +328,7 @@ class Receiver:
             before = have
             problem = self._fetch(layer, part, have)
             have = self._size(part) or 0
-            failures = 0 if have > before else failures + 1
+            failures = 0 if have > before and problem != TOO_SLOW else failures + 1
             if have < layer.n_bytes and failures >= TRIES:
                 raise DeviceUnreachableError(
                     f"{self._registry.reference}: the connection broke {TRIES} times at byte "
@@ -341,6 +373,7 @@ class Receiver:
             with self._root.resume(part) as file:
                 file.truncate(have)
                 file.seek(have)
+                speed = LeastSpeed(LEAST_BYTES_S)
                 try:
                     # As it comes: what a full chunk waits for is lost when the connection breaks.
                     for chunk in response.iter_raw():
@@ -353,6 +386,8 @@ class Receiver:
                         file.write(chunk)
                         self._result.n_received += len(chunk)
                         self._advance(len(chunk))
+                        if not speed.add(len(chunk)):
+                            return TOO_SLOW
                 except httpx.HTTPError as error:
                     return str(error) or type(error).__name__
         return None

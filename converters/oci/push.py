@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -179,11 +180,17 @@ def next_location(registry: Registry, location: str | None, url: str) -> str:
 
 
 def piece(file: BinaryIO, start: int, n_bytes: int) -> Iterator[bytes]:
-    """`n_bytes` of a file from `start`. Raises IntegrityError when it has become shorter."""
-    file.seek(start)
+    """`n_bytes` of a file from `start`. Raises IntegrityError when it has become shorter.
+
+    The file's own position is left alone: a request that was given up may still read.
+    """
     while n_bytes > 0:
-        chunk = file.read(min(_READ, n_bytes))
+        size = min(_READ, n_bytes)
+        if isinstance(file, io.BytesIO):
+            chunk = file.getvalue()[start : start + size]
+        else:
+            chunk = os.pread(file.fileno(), size, start)
         if not chunk:
             raise IntegrityError("a file of the bundle became shorter while it was sent")
-        n_bytes -= len(chunk)
+        start, n_bytes = start + len(chunk), n_bytes - len(chunk)
         yield chunk

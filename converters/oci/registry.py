@@ -26,6 +26,7 @@ from boardfit.edge.errors import (
     InputError,
     UnsafeInputError,
 )
+from boardfit.edge.process.patience import LeastSpeed, call_within
 from boardfit.edge.units import did_you_mean, printable
 
 Content = bytes | Callable[[], Iterator[bytes]]
@@ -33,6 +34,9 @@ TRIES = 5
 _MAX_REDIRECTS = 5
 _MAX_ERROR_BYTES = 64 * 1024
 _FIRST_WAIT_S = 0.5
+#: How long the head of an answer may take, and the least speed of what is sent or received.
+_HEAD_S, LEAST_BYTES_S = 90, 1024
+TOO_SLOW = f"it comes at less than {LEAST_BYTES_S} bytes/s"
 _OWN = "boardfit.own"  # whether an answer came from the registry itself
 _RETRIED = (408, 429, 500, 502, 503, 504)
 _MAX_CHALLENGE = 8 * 1024
@@ -99,7 +103,7 @@ class Registry:
                     return []
                 names = json.loads(read_body(response, MAX_MANIFEST_BYTES, "tags")).get("tags")
                 return [str(name) for name in names] if isinstance(names, list) else []
-        except (EdgeError, ValueError, AttributeError):
+        except (EdgeError, ValueError, AttributeError, RecursionError):
             return []
 
     def _no_manifest(self, response: httpx.Response) -> EdgeError:
@@ -200,13 +204,25 @@ class Registry:
                 sent["Authorization"] = self._authorization
             body = content() if callable(content) else content
             request = self._client.build_request(method, url, headers=sent, content=body)
-            response = self._client.send(request, stream=True, follow_redirects=False)
+            response = self._send(request)
             if response.status_code not in (301, 302, 303, 307, 308):
                 response.extensions[_OWN] = is_own
                 return response
             response.close()
             url = redirect_target(url, response.headers.get("Location", ""))
         raise InputError(f"{self.reference.registry} redirects in a circle")
+
+    def _send(self, request: httpx.Request) -> httpx.Response:
+        """The head of the answer. The client limits each read only: a head that comes a byte at a
+        time would never end. Raises httpx.ReadTimeout after the time that the body sent may take.
+        """
+        n_bytes = request.headers.get("Content-Length", "0")
+        sent = int(n_bytes) if re.fullmatch("[0-9]{1,15}", n_bytes) else 0
+        send = lambda: self._client.send(request, stream=True, follow_redirects=False)  # noqa: E731
+        try:
+            return call_within(send, _HEAD_S + sent / LEAST_BYTES_S)
+        except TimeoutError:
+            raise httpx.ReadTimeout("the answer did not come in time", request=request) from None
 
     def expect(self, response: httpx.Response, *codes: int) -> None:
         """Raises InputError with the registry's words for any other status."""
@@ -242,7 +258,7 @@ class Registry:
         wanted = {key: fields[key] for key in ("service", "scope") if key in fields}
         request = self._token_request(realm, wanted)
         try:
-            answer = self._client.send(request, stream=True, follow_redirects=False)
+            answer = self._send(request)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
         try:
@@ -250,7 +266,7 @@ class Registry:
                 raise self._denied_error(answer)
             document = json.loads(read_body(answer, _MAX_ERROR_BYTES, "the token"))
             token = document.get("token") or document.get("access_token")
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             if isinstance(error, EdgeError):
                 raise
             token = None
@@ -344,10 +360,13 @@ def read_body(response: httpx.Response, limit: int, what: str) -> bytes:
     """
     data = bytearray()
     try:
-        for chunk in response.iter_raw(1 << 16):
+        speed = LeastSpeed(LEAST_BYTES_S)
+        for chunk in response.iter_raw():
             data += chunk
             if len(data) > limit:
                 raise UnsafeInputError(f"{what}: more than {limit} bytes come")
+            if not speed.add(len(chunk)):
+                raise DeviceUnreachableError(f"{what}: {TOO_SLOW}", next_step="run it again later")
     except httpx.HTTPError as error:
         raise DeviceUnreachableError(
             f"{what}: the connection broke: {error}", next_step="run it again"
@@ -369,6 +388,6 @@ def _error_text(response: httpx.Response) -> str:
             data = read_body(response, _MAX_ERROR_BYTES, "error")
             first: Any = json.loads(data)["errors"][0]
             return printable(f"{first.get('code')}: {first.get('message')}", 200)
-    except (EdgeError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (EdgeError, LookupError, ValueError, TypeError, AttributeError, RecursionError):
         pass
     return response.reason_phrase or "no message"

@@ -37,6 +37,8 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UnsupportedModelError,
 )
+from boardfit.edge.fields import Whole, shown
+from boardfit.edge.process.patience import call_while_moving, call_within
 from boardfit.edge.terminal.progress import Advance, Progress
 from boardfit.edge.units import format_bytes, printable
 
@@ -45,6 +47,11 @@ _TIMEOUT_S = 20
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,200}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+#: The library hands over ten million bytes at once: this is a line of 17 kB/s.
+_STALL_S = 600
+#: How long the hub may take to list a repository.
+_LISTING_S = 180
 _DOCUMENTS = (".json", ".model", ".jinja", ".txt")
 _NOT_OURS = ("consolidated", "adapter_", "pytorch_model", "tf_model", "flax_model", "optimizer")
 
@@ -161,8 +168,12 @@ def list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         raise Unreachable("HF_HUB_OFFLINE is set")
     try:
-        info = HfApi(endpoint=_endpoint(), token=_token()).model_info(
-            repo_id, revision=revision, files_metadata=True, timeout=_TIMEOUT_S
+        hub = HfApi(endpoint=_endpoint(), token=_token())
+        info = call_within(
+            lambda: hub.model_info(
+                repo_id, revision=revision, files_metadata=True, timeout=_TIMEOUT_S
+            ),
+            _LISTING_S,
         )
     except GatedRepoError:
         raise InputError(
@@ -187,6 +198,11 @@ def list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]
         raise Unreachable(f"HTTP status {status}") from None
     except _transport_errors() as error:
         raise Unreachable(_first_line(error)) from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UnsafeInputError(
+            f"{repo_id}: the hub's answer is no list of a repository: {_first_line(error)}",
+            next_step="check HF_ENDPOINT",
+        ) from None
     if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
         raise UnsafeInputError(f"{repo_id}: the hub names an impossible commit {info.sha!r}")
     return info.sha, [_remote_file(sibling) for sibling in info.siblings or ()]
@@ -204,8 +220,16 @@ def proxy_error(error: ImportError) -> InputError:
 
 
 def _remote_file(sibling: Any) -> RemoteFile:
+    """One file of a listing. Raises UnsafeInputError for a name, size or digest that is none."""
     lfs = sibling.lfs
-    return RemoteFile(sibling.rfilename, sibling.size or 0, lfs.sha256 if lfs else None)
+    name, size, digest = sibling.rfilename, sibling.size or 0, lfs.sha256 if lfs else None
+    is_digest = digest is None or (isinstance(digest, str) and _SHA256.fullmatch(digest))
+    if not isinstance(name, str) or not Whole().accepts(size) or not is_digest:
+        raise UnsafeInputError(
+            f"the hub lists {shown(name)} with size {shown(size)} and sha256 {shown(digest)}; "
+            "a name, a whole number and 64 hex digits are expected"
+        )
+    return RemoteFile(name, size, digest)
 
 
 def in_hub_cache(repo_id: str, revision: str, names: Sequence[str]) -> Path | None:
@@ -266,17 +290,29 @@ def _download_file(
         part.unlink()
         have = 0
     with open_to_append(part) as raw:
+        counted = _CountedFile(raw, advance, file.size)
         try:
-            http_get(
-                hf_hub_url(repo_id, file.name, revision=commit, endpoint=_endpoint()),
-                _CountedFile(raw, advance),  # type: ignore[arg-type]
-                resume_size=have,
-                headers=build_hf_headers(token=_token(), library_name="boardfit"),
-                expected_size=file.size,
-                displayed_filename=file.name,
+            call_while_moving(
+                lambda: http_get(
+                    hf_hub_url(repo_id, file.name, revision=commit, endpoint=_endpoint()),
+                    counted,  # type: ignore[arg-type]
+                    resume_size=have,
+                    headers=build_hf_headers(token=_token(), library_name="boardfit"),
+                    expected_size=file.size,
+                    displayed_filename=file.name,
+                ),
+                lambda: counted.n_written,
+                _STALL_S,
             )
         except ImportError as error:
             raise proxy_error(error) from None
+        except _TooLongError:
+            part.unlink()
+            raise UnsafeInputError(
+                f"{repo_id}: the hub sends more of {file.name} than the "
+                f"{format_bytes(file.size)} that it announced; what came was removed",
+                next_step="check HF_ENDPOINT, or fetch the repository in another way",
+            ) from None
         except _transport_errors() as error:
             raise InputError(
                 f"{repo_id}: the download of {file.name} broke off at "
@@ -296,14 +332,24 @@ def _download_file(
     os.replace(part, target)
 
 
-class _CountedFile:
-    """A file opened for appending that reports its length after every write."""
+class _TooLongError(Exception):
+    """More bytes come than were announced."""
 
-    def __init__(self, raw: Any, advance: Advance) -> None:
-        self._raw, self._advance = raw, advance
+
+class _CountedFile:
+    """A file opened for appending that reports its length after every write, and takes no byte
+    more than was announced.
+    """
+
+    def __init__(self, raw: Any, advance: Advance, most: int) -> None:
+        self._raw, self._advance, self._most = raw, advance, most
+        self.n_written = 0
 
     def write(self, data: bytes) -> int:
+        if self._raw.tell() + len(data) > self._most:
+            raise _TooLongError
         written: int = self._raw.write(data)
+        self.n_written += written
         self._advance(self._raw.tell())
         return written
 

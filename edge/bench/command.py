@@ -25,6 +25,8 @@ from boardfit.edge.report.terminal import run_lines
 from boardfit.edge.template.options import TEMPLATE_OPTIONS
 from boardfit.edge.terminal.option_groups import GroupedCommand
 from boardfit.edge.terminal.options import add_options
+from boardfit.edge.terminal.output import shell_line
+from boardfit.edge.units import printable
 
 
 @click.command(cls=GroupedCommand)
@@ -122,5 +124,5 @@ def store(records: list[dict[str, Any]], output: Path | None, as_json: bool) -> 
         return
     run = group_runs(records)[0]
     click.echo("\n".join(run_lines(run)))
-    where = f"edge report {path}" if output else "edge report --last"
-    click.echo(f"\nstored in {path}; next: {where}", err=True)
+    where = shell_line("edge", "report", path) if output else "edge report --last"
+    click.echo(f"\nstored in {printable(str(path))}; next: {where}", err=True)

@@ -7,8 +7,8 @@ skipped, with a note.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from boardfit.edge.bench.newest import find_newest, line_spans
+from boardfit.edge.bench.record_schema import check_entries
 from boardfit.edge.bench.seal import sealed
-from boardfit.edge.bench.trace_rows import check_clock
+from boardfit.edge.bench.trace_rows import check_trace
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.disk.rooted import open_to_append
 from boardfit.edge.errors import InputError
+from boardfit.edge.fields import is_finite, shown
 from boardfit.edge.units import printable
 
 SCHEMA = 2
@@ -27,6 +30,7 @@ READS = (1, 2)  # 1: no digest, no times between traces, loads without a trace
 KIND = "boardfit-result"
 REQUIRED = ("run_id", "time", "kit", "engine", "artifact", "machine", "settings", "test", "metrics")
 MAX_LINE_BYTES = 64 * 1024 * 1024
+MAX_FILE_BYTES = 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,20 @@ def append_results(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 def append_lines(path: Path, lines: bytes) -> None:
     """Append whole lines as they are (another machine's results, sealed there), fsynced."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    whole = lines if lines.endswith(b"\n") or not lines else lines + b"\n"
     with open_to_append(path) as file:
-        if file.tell() and not _ends_with_newline(file):
-            file.write(b"\n")  # a run was cut off here: its half line stays alone
-        file.write(lines if lines.endswith(b"\n") or not lines else lines + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+        size = file.tell()
+        if size and not _ends_with_newline(file):
+            whole = b"\n" + whole  # a run was cut off here: its half line stays alone
+        try:
+            file.write(whole)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError as error:  # a full disk: no half line stays
+            with contextlib.suppress(OSError, ValueError):
+                os.ftruncate(file.fileno(), size)
+            error.filename = str(path)
+            raise
 
 
 def _ends_with_newline(file: BinaryIO) -> bool:
@@ -91,8 +103,9 @@ def joined(found: Sequence[Results]) -> Results:
 
 
 def read_file(path: Path) -> bytes:
+    """The bytes of a result file. Raises InputError for a pipe, a device or a larger file."""
     try:
-        return path.read_bytes()
+        return OpenedFile.open(path).read(MAX_FILE_BYTES)
     except OSError as error:
         raise InputError(f"cannot read results: {error}") from None
 
@@ -157,23 +170,25 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
             )
     for name, figure in record["metrics"].items():
         if not isinstance(figure, (dict, type(None))):
-            raise InputError(f"{where}: metric {name!r} must be an object or null")
+            raise InputError(f"{where}: metric {shown(name)} must be an object or null")
         for value in (figure or {}).values():
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if value is not None and not (number and math.isfinite(value)):
-                raise InputError(f"{where}: metric {name!r} holds {value!r}, which is not a figure")
+            if value is not None and not is_finite(value):
+                raise InputError(
+                    f"{where}: metric {shown(name)} holds {shown(value)}, which is not a figure"
+                )
+    check_entries(record, where)
     check_traces(record.get("traces", []), where)
     return record
 
 
 def check_traces(traces: Any, where: str) -> None:
-    """Raise InputError where a trace is no object or its clock goes backwards."""
+    """Raise InputError where a trace is no object, or its clock or a reading is wrong."""
     if not isinstance(traces, list):
         raise InputError(f"{where}: entry 'traces' must be a list")
     for number, trace in enumerate(traces, 1):
         if not isinstance(trace, dict):
             raise InputError(f"{where}: trace {number} must be an object")
         try:
-            check_clock(trace)
+            check_trace(trace)
         except InputError as error:
             raise InputError(f"{where}: trace {number}: {error}") from None

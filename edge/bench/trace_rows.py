@@ -12,12 +12,17 @@ from typing import Any
 
 from boardfit.edge.bench.metrics import LoadTrace
 from boardfit.edge.errors import InputError
+from boardfit.edge.fields import Whole, is_finite, shown
 from boardfit.edge.types import HeatSample, MemorySample, TokenEvent, Trace
 
 # Columns of a stored memory row after its time.
 MEMORY_FIELDS = ("rss_bytes", "anon_bytes", "file_bytes", "pss_bytes", "swap_bytes")
 # A day in nanoseconds: no request of a benchmark is longer, and floats hold such times exactly.
 MAX_NS = 86_400 * 10**9
+# A year: the time between the first and the last request of a run is shorter.
+MAX_RUN_NS = 366 * MAX_NS
+# More than any clock, temperature or bit field of a board reads.
+MAX_READING = 1e15
 
 
 def compact_trace(trace: Trace, origin_ns: int = 0) -> dict[str, Any]:
@@ -67,7 +72,7 @@ def expand_trace(stored: Mapping[str, Any]) -> Trace:
         request_end_ns=_time(stored.get("end_ns"), "end_ns"),
         memory=expand_memory(stored.get("memory", [])),
         heat=expand_heat(stored.get("heat", [])),
-        deadline_s=stored.get("deadline_s"),
+        deadline_s=_seconds(stored.get("deadline_s")),
     )
 
 
@@ -93,7 +98,7 @@ def memory_rows(rows: Any) -> Sequence[Sequence[Any]]:
         _sample_time(row[0])
         for value in row[1:]:
             if value is not None and (type(value) is not int or not 0 <= value < 2**63):
-                raise InputError(f"trace refused: a memory sample holds {str(value)[:40]!r}")
+                raise InputError(f"trace refused: a memory sample holds {shown(value)}")
     found: Sequence[Sequence[Any]] = rows
     return found
 
@@ -102,11 +107,23 @@ def expand_heat(rows: Any) -> tuple[HeatSample, ...]:
     samples = []
     for row in _rows(rows, "heat", 4, 5):  # schema 1 had no power
         for value in row[1:]:
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if value is not None and not number:
-                raise InputError(f"trace refused: a heat sample holds {str(value)[:40]!r}")
+            if value is not None and not (is_finite(value) and abs(value) < MAX_READING):
+                raise InputError(f"trace refused: a heat sample holds {shown(value)}")
         samples.append(HeatSample(_sample_time(row[0]), *row[1:]))
     return tuple(samples)
+
+
+def check_trace(stored: Mapping[str, Any]) -> None:
+    """Raise InputError where a stored request or load is not as a chart reads it. Memory samples
+    are many: who draws them checks them.
+    """
+    check_clock(stored)
+    if (start := stored.get("start_ns")) is not None and not Whole(-MAX_RUN_NS, MAX_RUN_NS).accepts(
+        start
+    ):
+        raise InputError(f"trace refused: 'start_ns' must be nanoseconds, got {shown(start)}")
+    expand_heat(stored.get("heat", []))
+    _seconds(stored.get("deadline_s"))
 
 
 def check_clock(stored: Mapping[str, Any]) -> None:
@@ -139,7 +156,7 @@ def _time(value: Any, name: str) -> int:
     if type(value) is not int or not 0 <= value <= MAX_NS:
         raise InputError(
             f"trace refused: {name!r} must be nanoseconds since the request's start, "
-            f"got {str(value)[:40]!r}"
+            f"got {shown(value)}"
         )
     return value
 
@@ -153,11 +170,19 @@ def _times(value: Any, name: str) -> list[int]:
 def _sample_time(value: Any) -> int:
     """Like `_time`, but a sample may lie shortly before its request."""
     if type(value) is not int or abs(value) > MAX_NS:
-        raise InputError(f"trace refused: a sample at {str(value)[:40]!r} ns")
+        raise InputError(f"trace refused: a sample at {shown(value)} ns")
     return value
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not is_finite(value) or not 0 <= value <= MAX_NS / 1e9:
+        raise InputError(f"trace refused: 'deadline_s' must be seconds, got {shown(value)}")
+    return float(value)
 
 
 def _count(value: Any, name: str) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
-        raise InputError(f"trace refused: {name!r} must be a count, got {str(value)[:40]!r}")
+        raise InputError(f"trace refused: {name!r} must be a count, got {shown(value)}")
     return value

@@ -18,7 +18,8 @@ from boardfit.edge.flash.session import Done, ShellSession
 from boardfit.edge.flash.shell_files import ShellFiles, capture_system, shell_error
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.probe.system import CapturedSystem
-from boardfit.edge.process.child import TimeoutExpired, find_program, run_child
+from boardfit.edge.process.child import TimeoutExpired, find_program
+from boardfit.edge.process.listener import run_limited
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.terminal.progress import Advance
 from boardfit.edge.units import MIB, printable
@@ -27,6 +28,7 @@ PART_BYTES = 64 * MIB
 #: dd moves whole blocks of this size; parts begin at multiples of it.
 _BLOCK = 1 * MIB
 _START_S, _PART_S = 60, 1800
+_MAX_WORDS = 1 << 20
 _LINE = re.compile(r"^(\S+)\s+(device|offline|unauthorized|recovery|sideload|bootloader|host|"
                    r"authorizing|connecting|no permissions)\b(.*)$")  # fmt: skip
 _NETWORK_SERIAL = re.compile(r".+:\d+")
@@ -114,7 +116,7 @@ class AdbChannel:
 
     def _adb(self, *arguments: str) -> Done:
         try:
-            got = run_child(["adb", *arguments], timeout_s=_START_S)
+            got = run_limited(["adb", *arguments], "adb", timeout_s=_START_S, most_bytes=_MAX_WORDS)
         except TimeoutExpired:
             raise DeviceUnreachableError(
                 f"adb {arguments[0]} did not answer within {_START_S} s",
@@ -178,10 +180,16 @@ class AdbBoard:
                     return sent
 
     def _push(self, source: Path, target: str) -> None:
-        got = run_child(
-            ["adb", "-s", self._channel.serial, "push", str(source.absolute()), target],
-            timeout_s=_PART_S,
-        )
+        try:
+            got = run_limited(
+                ["adb", "-s", self._channel.serial, "push", str(source.absolute()), target],
+                self.place, timeout_s=_PART_S, most_bytes=_MAX_WORDS,
+            )  # fmt: skip
+        except TimeoutExpired:
+            raise DeviceUnreachableError(
+                f"{self.place} did not take a part within {_PART_S} s",
+                next_step="check the cable, then run the same command again to resume",
+            ) from None
         if got.returncode != 0:
             text = (got.stderr or got.stdout).decode("utf-8", "replace")
             done = Done(got.returncode, b"", text)

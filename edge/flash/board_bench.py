@@ -121,7 +121,7 @@ def take_results(board: Board, output: Path) -> list[dict[str, Any]]:
 def keep_results(data: bytes, origin: str, output: Path) -> list[dict[str, Any]]:
     """Append what a board has measured to `output`; the records."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / origin.rpartition("/")[2]
+        copy = Path(folder) / "results.jsonl"  # the board's name may be too long for this disk
         copy.write_bytes(data)
         found = read_any(copy)
     records = list(found.results.records)

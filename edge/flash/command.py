@@ -24,6 +24,7 @@ from boardfit.edge.flash.trust import SignaturePolicy
 from boardfit.edge.slots.health import MAX_MEMORY, MIN_SPEED
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.terminal.option_groups import GroupedCommand
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import ProgressLine, TerminalReporter
 from boardfit.edge.trust.ssh_formats import ALGORITHM
 from boardfit.edge.units import format_bytes, format_seconds, printable
@@ -157,10 +158,10 @@ def flash_command(
             report = flash(opened, board, options, reporter)
     report.notes[:0] = [*notes, *([rehearsed] if rehearsed else [])]
     if as_json:
-        click.echo(json.dumps(report.to_dict()))
+        echo(json.dumps(report.to_dict()))
         return
     for line in describe(report):
-        click.echo(line)
+        echo(line)
 
 
 def signature_policy(asked: str | None) -> SignaturePolicy:
@@ -226,8 +227,8 @@ def rollback_command(
     finally:
         board.close()
     if as_json:
-        click.echo(json.dumps({"target": board.place, "before": before, "current": after}))
+        echo(json.dumps({"target": board.place, "before": before, "current": after}))
         return
-    click.echo(f"{board.place}: {after[:12]} is current again")
+    echo(f"{board.place}: {after[:12]} is current again")
     if before is not None and before != after:
-        click.echo(f"  before   {before[:12]}; edge rollback TARGET --to {before[:12]} undoes this")
+        echo(f"  before   {before[:12]}; edge rollback TARGET --to {before[:12]} undoes this")

@@ -7,11 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
-
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.flash.fleet import BoardResult, flash_boards
 from boardfit.edge.flash.inventory import FleetBoard, Inventory, read_inventory
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 
@@ -34,7 +33,7 @@ def flash_fleet(bundle: Bundle, path: Path, options: Sequence[str], *, as_json: 
         nonlocal n_done
         n_done += 1
         if not as_json:
-            click.echo(
+            echo(
                 f"  [{n_done}/{len(inventory.boards)}] {result.name}: {result.outcome} in "
                 f"{format_seconds(result.seconds)}",
                 err=True,
@@ -42,10 +41,10 @@ def flash_fleet(bundle: Bundle, path: Path, options: Sequence[str], *, as_json: 
 
     results = flash_boards(inventory, arguments, done)
     if as_json:
-        click.echo(json.dumps(fleet_record(bundle, results)))
+        echo(json.dumps(fleet_record(bundle, results)))
     else:
         for line in table(inventory, results):
-            click.echo(line)
+            echo(line)
     failed = [result for result in results if result.outcome == "failed"]
     if failed:
         sys.exit(failed[0].exit_code or 1)

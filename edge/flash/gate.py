@@ -20,11 +20,13 @@ from boardfit.edge.flash.session import Done
 from boardfit.edge.process.child import python_argv
 from boardfit.edge.process.last_words import name_signal
 from boardfit.edge.slots import layout
-from boardfit.edge.slots.health import Health, judge, parse_health
+from boardfit.edge.slots.health import KIND, Health, judge, parse_health
 from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import find_error_line, format_bytes, printable
 
 _INSTALL_S, _TRY_S = 900, 900
+# What zipfile raises for a file that is no zip, or a damaged one.
+_ZIP_ERRORS = (zipfile.BadZipFile, EOFError, NotImplementedError, OverflowError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,18 @@ def has_engine(bundle: Bundle) -> bool:
 
 
 def engine_bytes(bundle: Bundle) -> int:
-    """What the bundle's wheels take once they are unpacked."""
+    """What the bundle's wheels take once they are unpacked. Raises InputError for a broken one."""
     total = 0
     for file in bundle.files:
         if file.role == "wheel":
-            with zipfile.ZipFile(bundle.path / file.name) as wheel:
-                total += sum(entry.file_size for entry in wheel.infolist())
+            try:
+                with zipfile.ZipFile(bundle.path / file.name) as wheel:
+                    total += sum(entry.file_size for entry in wheel.infolist())
+            except _ZIP_ERRORS as error:
+                raise InputError(
+                    f"{bundle.path}: {file.name} is no wheel: {printable(str(error), 100)}",
+                    next_step="build the bundle again",
+                ) from None
     return total
 
 
@@ -95,7 +103,11 @@ def try_release(
     if quick:
         command += " --quick"
     done = board.execute(command, timeout_s=_TRY_S)
-    if (health := read_report(done)) is None:
+    try:
+        health = read_report(done)
+    except InputError as error:
+        return GateVerdict(failures=[f"{board.place} sends a broken report: {error}"])
+    if health is None:
         return GateVerdict(failures=[explain_end(done)])
     notes = []
     if not board.is_running:
@@ -139,12 +151,17 @@ def find_edge(board: Board, bundle: Bundle) -> str | None:
 
 
 def read_report(done: Done) -> Health | None:
-    """The health report that a check printed as its last line; None when it printed none."""
+    """The health report that a check printed as its last line; None when it printed none.
+
+    Raises InputError for a report with an entry that is not of its kind.
+    """
     lines = done.out.decode("utf-8", "replace").strip().splitlines()
     try:
-        return parse_health(json.loads(lines[-1])) if lines else None
-    except (ValueError, InputError, RecursionError):
+        document = json.loads(lines[-1]) if lines else None
+    except (ValueError, RecursionError):
         return None
+    is_report = isinstance(document, dict) and document.get("kind") == KIND
+    return parse_health(document) if is_report else None
 
 
 def explain_end(done: Done) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import InputError
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.units import did_you_mean, printable
@@ -68,11 +69,15 @@ class Inventory:
         return [canaries, *groups]
 
 
+MAX_INVENTORY_BYTES = 4 * 1024 * 1024
+
+
 def read_inventory(path: Path) -> Inventory:
     """Read a fleet. Raises InputError that names the file and the entry."""
     try:
-        document = decode_toml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, TOMLDecodeError) as error:
+        text = OpenedFile.open(path).read(MAX_INVENTORY_BYTES).decode("utf-8")
+        document = decode_toml(text)
+    except (OSError, UnicodeDecodeError, TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path}: {error}") from None
     return parse_inventory(document, path)
 

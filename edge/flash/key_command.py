@@ -32,6 +32,7 @@ from boardfit.edge.slots.trust import (
     revoked_keys,
     write_rules,
 )
+from boardfit.edge.terminal.output import echo, shell_line
 from boardfit.edge.trust.board_rules import BOARD_RULES, BoardRules
 from boardfit.edge.trust.bundle_signature import SIGNATURE, accepting_key
 from boardfit.edge.trust.key_argument import PASSPHRASE_VARIABLE, default_key_path, public_keys
@@ -70,16 +71,17 @@ def new_command(out: Path | None, passphrase: bool, name: str | None, as_json: b
         secret = os.environ.get(PASSPHRASE_VARIABLE) or click.prompt(
             "Passphrase", hide_input=True, confirmation_prompt=True, err=True
         )
-    comment = "-".join((name or f"{getpass.getuser()}@{platform.node()}").split())
+    comment = "-".join(printable(name or f"{getpass.getuser()}@{platform.node()}").split())
     made = new_key(path, secret, comment)
     if as_json:
-        click.echo(json.dumps({"private": str(path), "public": f"{path}.pub", **record(made)}))
+        echo(json.dumps({"private": str(path), "public": f"{path}.pub", **record(made)}))
         return
-    click.echo(f"{path}  private: it signs; keep a copy where only you get at it")
-    click.echo(f"{path}.pub  public: boards accept what it belongs to")
-    click.echo(f"  {made.line}\n  {made.fingerprint}")
-    click.echo(
-        f"  next: edge bundle sign BUNDLE {path}, edge flash … --require-signature={path}.pub"
+    echo(f"{path}  private: it signs; keep a copy where only you get at it")
+    echo(f"{path}.pub  public: boards accept what it belongs to")
+    echo(f"  {made.line}\n  {made.fingerprint}")
+    echo(
+        f"  next: {shell_line('edge', 'bundle', 'sign', 'BUNDLE', path)}, "
+        f"{shell_line('edge', 'flash', '…', f'--require-signature={path}.pub')}"
     )
 
 
@@ -89,7 +91,7 @@ def new_command(out: Path | None, passphrase: bool, name: str | None, as_json: b
 def show_command(file: str | None, as_json: bool) -> None:
     """Show the public line and fingerprint of a key FILE (private, .pub or trusted_keys)."""
     for found in public_keys(file or str(default_key_path())):
-        click.echo(json.dumps(record(found)) if as_json else f"{found.line}\n  {found.fingerprint}")
+        echo(json.dumps(record(found)) if as_json else f"{found.line}\n  {found.fingerprint}")
 
 
 @key.command("list")
@@ -245,11 +247,9 @@ def check_command(bundle: Path, keys: Sequence[str], as_json: bool) -> None:
     if as_json:
         places = [str(path) for path in key_files(bundle)]
         signed_by = [found.fingerprint for found in accepted]
-        click.echo(
-            json.dumps({"kind": KIND, "ok": True, "signed_by": signed_by, "key_files": places})
-        )
+        echo(json.dumps({"kind": KIND, "ok": True, "signed_by": signed_by, "key_files": places}))
     else:
-        click.echo(f"{bundle}: accepted, signed by {', '.join(map(str, dict.fromkeys(accepted)))}")
+        echo(f"{bundle}: accepted, signed by {', '.join(map(str, dict.fromkeys(accepted)))}")
 
 
 # ---- shared -------------------------------------------------------------------------------------
@@ -365,22 +365,22 @@ def show_pinned(place: str, demands: Demands, notes: Sequence[str], as_json: boo
             "floors": {name: floor.number for name, floor in rules.floors.items()},
             "notes": list(notes),
         }
-        click.echo(json.dumps(document))
+        echo(json.dumps(document))
         return
     for found in keys:
-        click.echo(found)
+        echo(found)
     for found in demands.revoked:
-        click.echo(f"{found}  revoked")
+        echo(f"{found}  revoked")
     if keys:
         for device in rules.devices:
-            click.echo(f"accepts bundles for {printable(device, 60)}")
+            echo(f"accepts bundles for {printable(device, 60)}")
         for name, floor in rules.floors.items():
-            click.echo(f"accepts {printable(name, 60)} from release {floor.number} on")
-    click.echo(
+            echo(f"accepts {printable(name, 60)} from release {floor.number} on")
+    echo(
         f"{place}: accepts only bundles signed by {'this key' if len(keys) == 1 else 'these keys'}"
         if keys
         else f"{place}: no keys are pinned; any bundle is accepted",
         err=True,
     )
     for note in notes:
-        click.echo(f"  note: {note}", err=True)
+        echo(f"  note: {note}", err=True)

@@ -22,9 +22,10 @@ PROGRAM, BENCH_PROGRAM = "llama-completion", "llama-bench"
 N_PROMPT = 128
 _END = "[end of text]"
 # common_perf_print (llama.cpp, common/common.cpp): "prompt eval time = …", "eval time = …".
-_SPEED = re.compile(r"(?<!prompt )eval time = .*?([\d.]+) tokens per second")
-_TTFT = re.compile(r"prompt eval time = +([\d.]+) ms")
-_N_OUT = re.compile(r"(?<!prompt )eval time = +[\d.]+ ms / +(\d+) runs")
+_NUMBER = r"([0-9]{1,12}(?:\.[0-9]{1,12})?)"
+_SPEED = re.compile(rf"(?<!prompt )eval time = [^\n]{{0,200}}?{_NUMBER} tokens per second")
+_TTFT = re.compile(rf"prompt eval time = {{1,20}}{_NUMBER} ms")
+_N_OUT = re.compile(rf"(?<!prompt )eval time = {{1,20}}{_NUMBER} ms / {{1,20}}([0-9]{{1,9}}) runs")
 
 
 def has_tools(bundle: Bundle) -> bool:
@@ -85,8 +86,8 @@ def read_answer(done: Done) -> Health | None:
     text = answer.replace(_END, "").strip()
     return Health(
         text=text,
-        n_out=int(count[1]) if count else len(text.split()),
+        n_out=int(count[2]) if count else len(text.split()),
         ttft_s=float(first[1]) / 1e3 if first else None,
         decode_tps=float(speed[1]) if speed else None,
-        engine=f"static llama.cpp, {variant}",
+        engine=f"static llama.cpp, {printable(variant, 40)}",
     )

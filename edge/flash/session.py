@@ -6,19 +6,23 @@ random mark on both outputs shows where its answer ends, with its exit code.
 
 from __future__ import annotations
 
-import os
+import re
 import secrets
-import selectors
 import shlex
 import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from boardfit.edge.errors import DeviceUnreachableError, EdgeError, InputError
+from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
 from boardfit.edge.process.child import PIPE, TimeoutExpired, start_child
+from boardfit.edge.process.listener import Listener
 
 MAX_OUTPUT = 16 * 1024 * 1024
-_READ = 1 << 16
+#: How long a shell may take to end after the connection broke.
+_END_S = 5
+#: How long output may stay away after the local program has ended.
+_GRACE_S = 1.0
+_CODE = re.compile(rb" ?([0-9]{1,3})?\s*")
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,10 @@ class ShellSession:
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
+        self._is_closed = False
         self._mark = secrets.token_hex(16).encode()
         self._process = start_child(channel.argv("exec sh"), stdin=PIPE, bufsize=0)
+        self._listener = Listener(self._process, self.place, MAX_OUTPUT)
 
     @property
     def place(self) -> str:
@@ -61,66 +67,69 @@ class ShellSession:
     def run(self, script: str, *, timeout_s: float = 60) -> Done:
         """Run a script in a subshell without input.
 
-        Raises DeviceUnreachableError when the connection breaks or nothing comes back in time; the
-        session is of no use after that.
+        Raises DeviceUnreachableError when the connection breaks or the whole answer does not come
+        in time, DeviceError when it is too long or has no exit code. The session is of no use after
+        that.
         """
+        if self._is_closed:
+            raise self._broken_error()
         mark = self._mark.decode()
         text = (
             f"( eval {shlex.quote(script)}\n) </dev/null\n"
             f"printf '\\n{mark} %d\\n' $?\nprintf '\\n{mark} \\n' >&2\n"
         )
-        process = self._process
-        assert process.stdin is not None
         try:
-            process.stdin.write(text.encode())
-        except (BrokenPipeError, ValueError):
-            raise self._broken_error(b"") from None
-        outputs = self._collect(time.monotonic() + timeout_s, timeout_s)
-        (out, code), (err, _) = (self._split(data) for data in outputs)
-        return Done(int(code), out, err.decode("utf-8", "replace"))
+            self._listener.send(text.encode())
+            self._wait(time.monotonic() + timeout_s, timeout_s)
+            out, code = self._split(self._listener.out)
+            err, _ = self._split(self._listener.err)
+        except BaseException:
+            self.close()
+            raise
+        return Done(code, out, err.decode("utf-8", "replace"))
 
-    def _collect(self, end_s: float, timeout_s: float) -> tuple[bytes, bytes]:
-        process = self._process
-        assert process.stdout is not None and process.stderr is not None
-        got = {process.stdout: bytearray(), process.stderr: bytearray()}
-        with selectors.DefaultSelector() as selector:
-            for stream in got:
-                selector.register(stream, selectors.EVENT_READ)
-            while selector.get_map():
-                ready = selector.select(max(0.0, end_s - time.monotonic()))
-                if not ready:
-                    self.close()
-                    raise DeviceUnreachableError(
-                        f"{self.place} did not answer within {timeout_s:.0f} s",
-                        next_step="check that the board is on and reachable, then run it again",
-                    )
-                for key, _ in ready:
-                    buffer = got[key.fileobj]  # type: ignore[index]
-                    chunk = os.read(key.fd, _READ)
-                    buffer += chunk
-                    if not chunk:
-                        raise self._broken_error(bytes(got[process.stderr]))
-                    if len(buffer) > MAX_OUTPUT:
-                        self.close()
-                        raise InputError(f"{self.place} sent more than {MAX_OUTPUT} bytes")
-                    if self._mark in buffer[-len(chunk) - 64 :] and buffer.endswith(b"\n"):
-                        selector.unregister(key.fileobj)
-        return bytes(got[process.stdout]), bytes(got[process.stderr])
+    def _wait(self, end_s: float, timeout_s: float) -> None:
+        """Wait until both outputs end with a line that has the mark."""
+        listener = self._listener
+        while not (self._is_marked(listener.out) and self._is_marked(listener.err)):
+            if listener.has_ended or (
+                self._process.poll() is not None and not listener.step(_GRACE_S)
+            ):
+                raise self._broken_error()
+            if (left_s := end_s - time.monotonic()) <= 0:
+                raise DeviceUnreachableError(
+                    f"{self.place} did not answer within {timeout_s:.0f} s",
+                    next_step="check that the board is on and reachable, then run it again",
+                )
+            listener.step(left_s)
 
-    def _split(self, data: bytes) -> tuple[bytes, bytes]:
-        text, _, code = data.rpartition(b"\n" + self._mark)
-        return text, code.strip() or b"0"
+    def _is_marked(self, buffer: bytearray) -> bool:
+        return buffer.endswith(b"\n") and self._mark in buffer[-len(self._mark) - 8 :]
 
-    def _broken_error(self, output: bytes) -> EdgeError:
-        process = self._process
-        assert process.stderr is not None
-        try:
-            process.wait(10)
-            output += process.stderr.read() or b""
-        except (TimeoutExpired, ValueError, OSError):
-            pass
-        self.close()
-        done = Done(process.returncode or 0, b"", output.decode("utf-8", "replace"))
+    def _split(self, buffer: bytearray) -> tuple[bytes, int]:
+        """The text before the mark, and the exit code behind it; the buffer is empty then."""
+        text, _, rest = bytes(buffer).rpartition(b"\n" + self._mark)
+        buffer.clear()
+        code = _CODE.fullmatch(rest)
+        if code is None or int(code[1] or 0) > 255:
+            raise DeviceError(
+                f"{self.place} sent no exit code behind its answer",
+                next_step="check that its login runs sh and prints nothing of its own",
+            )
+        return text, int(code[1] or 0)
+
+    def _broken_error(self) -> EdgeError:
+        """Why the shell has ended, in the words of the connection where it has some."""
+        code, output = 0, b""
+        if not self._is_closed:
+            try:
+                self._listener.take_rest()
+                code = self._process.wait(_END_S)
+            except (TimeoutExpired, DeviceError):
+                pass
+            output = bytes(self._listener.err)
+            self.close()
+        done = Done(code, b"", output.decode("utf-8", "replace"))
         return self.channel.find_connection_error(done) or DeviceUnreachableError(
             f"the connection to {self.place} was lost; the current release is unchanged",
             next_step="run the same command again to resume",
@@ -128,12 +137,16 @@ class ShellSession:
 
     def close(self) -> None:
         """End the shell. Calling it twice is fine."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._listener.close()
         process = self._process
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()
         try:
-            process.wait(5)
+            process.wait(_END_S)
         except TimeoutExpired:
             process.kill()
             process.wait()

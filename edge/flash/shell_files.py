@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
 import secrets
 import shlex
 import threading
@@ -19,6 +18,7 @@ from collections.abc import Iterator, Sequence
 import boardfit.edge.slots.faults as faults
 from boardfit.edge.disk.rooted import FRESH, MARKER, MARKER_TEXT, fresh_name
 from boardfit.edge.errors import (
+    DeviceError,
     DeviceUnreachableError,
     DoesNotFitError,
     EdgeError,
@@ -26,17 +26,28 @@ from boardfit.edge.errors import (
     UnsafeInputError,
     UsageError,
 )
+from boardfit.edge.flash.answers import (
+    parse_counts,
+    parse_digests,
+    parse_entries,
+    parse_folder,
+    parse_free_bytes,
+)
 from boardfit.edge.flash.session import Done, ShellSession
 from boardfit.edge.probe.remote import SCRIPT
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
 from boardfit.edge.process.child import PIPE, Popen, TimeoutExpired, start_child
-from boardfit.edge.slots.files import BoardEntry, Kind, lock_error
+from boardfit.edge.process.listener import Listener, stop
+from boardfit.edge.slots.files import BoardEntry, lock_error
 from boardfit.edge.slots.layout import CURRENT, LOCK
 from boardfit.edge.units import printable
 
 #: A lock whose owner has sent nothing for so long is given up by the board itself.
 LOCK_SILENCE_S, HEARTBEAT_S = 60, 15
 _HELD, _BUSY = b"held\n", 75
+#: How long the board may take to answer about its lock, and how much it may print meanwhile.
+_LOCK_S, _MAX_LOCK_BYTES = 60, 1 << 16
+_END_S = 10
 _GONE = "No such file or directory"
 
 #: What every script begins with. `sync FILE` flushes one file (coreutils 8.24), elsewhere all; but
@@ -92,7 +103,10 @@ def capture_system(session: ShellSession) -> CapturedSystem:
     done = session.run(SCRIPT.replace("@MARK@", mark), timeout_s=120)
     if done.rc != 0:
         raise shell_error(session.place, done.err, done.rc)
-    return parse_dump(done.out[:MAX_DUMP_BYTES].decode("utf-8", "replace"), mark)
+    try:
+        return parse_dump(done.out[:MAX_DUMP_BYTES].decode("utf-8", "replace"), mark)
+    except InputError as error:
+        raise DeviceError(f"{session.place}: {error}", next_step=error.next_step) from None
 
 
 def shell_error(place: str, output: str, rc: int) -> EdgeError:
@@ -107,6 +121,11 @@ def shell_error(place: str, output: str, rc: int) -> EdgeError:
     if "Read-only file system" in output:
         return InputError(
             f"{place} is read-only: {text}", next_step="mount it writable: mount -o remount,rw …"
+        )
+    if "nput/output error" in output:
+        return InputError(
+            f"{place}: the disk there fails: {text}",
+            next_step="check the card (F3, badblocks) or take another, then flash again",
         )
     if "no sha256sum" in output:
         return InputError(
@@ -133,7 +152,7 @@ def shell_error(place: str, output: str, rc: int) -> EdgeError:
             f"{place}: something is in the way there: {text}",
             next_step="choose another folder on the board, or move what is there away",
         )
-    return InputError(f"{place}: {text}", next_step="flash again: the data already sent is kept")
+    return DeviceError(f"{place}: {text}", next_step="flash again: the data already sent is kept")
 
 
 class ShellFiles:
@@ -169,7 +188,7 @@ class ShellFiles:
             raise shell_error(self.session.place, done.err, done.rc)
 
     def ask(self, script: str, *, timeout_s: float = 120) -> str:
-        """Run a script that changes nothing; its output. Raises InputError when it fails."""
+        """Run a script that changes nothing; its output. Raises like `shell_error`."""
         done = self.session.run(PRELUDE + script, timeout_s=timeout_s)
         if done.rc != 0:
             raise shell_error(self.session.place, done.err, done.rc)
@@ -178,7 +197,7 @@ class ShellFiles:
     def resolve(self) -> None:
         """Make the root absolute: ssh logs in to a home folder that only the board knows."""
         if not self._root.startswith("/"):
-            self._root = f"{self.ask('pwd -P').strip()}/{self._root}"
+            self._root = f"{parse_folder(self.ask('pwd -P'), self.session.place)}/{self._root}"
 
     def prepare(self) -> None:
         self.do(f"{self._real('')}; mkdir -p {self._quote('')}")
@@ -202,18 +221,7 @@ class ShellFiles:
         # What went away between find and stat (another sender's scratch file) is not there.
         if done.rc != 0 and not all(_GONE in line for line in done.err.splitlines() if line):
             raise shell_error(self.session.place, done.err, done.rc)
-        found = {}
-        for line in done.out.decode("utf-8", "replace").splitlines():
-            mode, n_names, size, name = (*line.split(" ", 3), "", "", "", "")[:4]
-            if name == top:
-                continue
-            try:
-                kind = _KINDS.get(int(mode, 16) & 0o170000, "other")
-                n = int(n_names) if kind == "file" else 1
-                found[name.removeprefix(f"{top}/")] = BoardEntry(kind, int(size), n)
-            except ValueError:
-                found[line] = BoardEntry("other", 0)  # a name with a line break: never one of ours
-        return found
+        return parse_entries(done.out.decode("utf-8", "replace"), top, self.session.place)
 
     def read(self, path: str, limit: int) -> bytes | None:
         at = self._quote(path)
@@ -297,8 +305,9 @@ class ShellFiles:
 
     def digests(self, paths: Sequence[str]) -> dict[str, str | None]:
         script = "\n".join(f"digest {self._quote(path)}" for path in paths)
-        got = self.ask(script, timeout_s=3600).split()
-        return {path: None if sha == "-" else sha for path, sha in zip(paths, got, strict=True)}
+        text = self.ask(script, timeout_s=3600)
+        sums = parse_digests(text, len(paths), self.session.place)
+        return dict(zip(paths, sums, strict=True))
 
     def settle(self, path: str) -> str | None:
         # Both at once: one waits for the disk, the other computes. Then the cache is let go, so
@@ -310,24 +319,21 @@ class ShellFiles:
             f"dd if={at} iflag=nocache count=0 2>/dev/null || :"
         )
         faults.fault_point()
-        sha256 = self.ask(script, timeout_s=3600).strip()
-        return None if sha256 in ("", "-") else sha256
+        text = self.ask(script, timeout_s=3600)
+        return parse_digests(text, 1, self.session.place)[0]
 
     def free_bytes(self) -> int:
         root = self._quote("")
         text = self.ask(f"stat -f -c '%a %S' {root} 2>/dev/null || df -Pk {root}")
-        if numbers := re.fullmatch(r"(\d+) (\d+)\s*", text):
-            return int(numbers[1]) * int(numbers[2])
-        fields = [line for line in text.splitlines() if "%" in line][-1].partition("%")[0].split()
-        return int(fields[-2]) * 1024
+        return parse_free_bytes(text, self.session.place)
 
     def used_bytes(self, paths: Sequence[str]) -> dict[str, int]:
         # One tree per du: a file that two of them share is counted in both.
         script = "\n".join(
             f"n=$(du -sk {self._quote(p)} 2>/dev/null) || n=0; echo ${{n%%[!0-9]*}}" for p in paths
         )
-        got = self.ask(script).split()
-        return {path: int(n) * 1024 for path, n in zip(paths, got, strict=True)}
+        counts = parse_counts(self.ask(script), len(paths), self.session.place)
+        return {path: n * 1024 for path, n in zip(paths, counts, strict=True)}
 
     def pointer(self) -> str | None:
         at = self._quote(CURRENT)
@@ -388,19 +394,35 @@ class ShellFiles:
             _end(holder)
 
     def _try_lock(self) -> Popen[bytes] | None:
-        holder = start_child(self.session.channel.argv(lock_script(self._quote(""))), stdin=PIPE)
-        assert holder.stdout is not None and holder.stderr is not None
-        # EOF comes when it refuses or the connection breaks.
-        if holder.stdout.readline() == _HELD:
-            return holder
-        err = holder.stderr.read().decode("utf-8", "replace")
-        _end(holder)
-        done = Done(holder.returncode, b"", err)
+        channel, place = self.session.channel, self.session.place
+        holder = start_child(channel.argv(lock_script(self._quote(""))), stdin=PIPE, bufsize=0)
+        listener = Listener(holder, place, _MAX_LOCK_BYTES)
+        end_s = time.monotonic() + _LOCK_S
+        try:
+            # The outputs end when it refuses or the connection breaks.
+            while _HELD not in listener.out and not listener.has_ended:
+                if (left_s := end_s - time.monotonic()) <= 0:
+                    raise DeviceUnreachableError(
+                        f"{place} did not take its lock within {_LOCK_S} s",
+                        next_step="check that the board is on and reachable, then run it again",
+                    )
+                listener.step(left_s)
+            if _HELD in listener.out:
+                return holder
+            holder.wait(_END_S)
+        except TimeoutExpired:
+            stop(holder)
+        except BaseException:
+            stop(holder)
+            raise
+        finally:
+            listener.close()
+        stop(holder)
+        err = listener.err.decode("utf-8", "replace")
         if holder.returncode == _BUSY:
             return None
-        raise self.session.channel.find_connection_error(done) or shell_error(
-            self.session.place, err, done.rc
-        )
+        done = Done(holder.returncode, b"", err)
+        raise channel.find_connection_error(done) or shell_error(place, err, done.rc)
 
     def _still_mine(self) -> None:
         if self._holder is not None and self._holder.poll() is not None:
@@ -460,14 +482,6 @@ def _end(holder: Popen[bytes]) -> None:
     with contextlib.suppress(OSError):
         if holder.stdin is not None:
             holder.stdin.close()
-    try:
-        holder.wait(10)
-    except TimeoutExpired:
-        holder.kill()
-        holder.wait()
-    for stream in (holder.stdout, holder.stderr):
-        if stream is not None:
-            stream.close()
-
-
-_KINDS: dict[int, Kind] = {0o100000: "file", 0o040000: "folder", 0o120000: "link"}
+    with contextlib.suppress(TimeoutExpired):
+        holder.wait(_END_S)
+    stop(holder)

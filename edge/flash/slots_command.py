@@ -16,6 +16,7 @@ from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.slots.failed_starts import MAX_FAILED
 from boardfit.edge.slots.health import check_release, judge
 from boardfit.edge.slots.store import Slots
+from boardfit.edge.terminal.output import echo, shell_line
 from boardfit.edge.terminal.progress import ProgressLine, TerminalReporter
 from boardfit.edge.units import format_bytes, printable
 
@@ -38,28 +39,28 @@ def list_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
     finally:
         board.close()
     if not found and not as_json:
-        click.echo(f"there are no releases on {board.place} yet; edge flash puts one there")
+        echo(f"there are no releases on {board.place} yet; edge flash puts one there")
         return
     if as_json:
         for release in found:
-            click.echo(json.dumps(release.to_dict()))
+            echo(json.dumps(release.to_dict()))
         return
     for release in found:
         facts = release.facts
         name = printable(str(facts.get("name", "?")), 40)
         detail = f"{facts.get('recipe', '?')} for {facts.get('device', '?')}"
         when = printable(str(facts.get("flashed_at", "")), 30)
-        click.echo(
+        echo(
             f"{release.id[:12]}  {release.role:<8}  {format_bytes(release.n_bytes):>9}  {name}  "
             f"{printable(detail, 60)}  {when}"
         )
         if n_failed := facts.get("failed_starts"):
             gave_way = n_failed >= MAX_FAILED and release.role != "current"
-            click.echo(
+            echo(
                 f"{'':12}  {n_failed} failed starts"
                 + ("; it gave way to the release before" if gave_way else "")
             )
-    click.echo(f"{len(found)} releases; {format_bytes(free)} free", err=True)
+    echo(f"{len(found)} releases; {format_bytes(free)} free", err=True)
 
 
 @slots.command("verify")
@@ -78,9 +79,9 @@ def verify_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
     finally:
         board.close()
     if as_json:
-        click.echo(json.dumps({"target": board.place, "current": current, "ok": True}))
+        echo(json.dumps({"target": board.place, "current": current, "ok": True}))
     else:
-        click.echo(
+        echo(
             f"{board.place}: {printable(bundle.name)} ({current[:12]}), "
             f"{format_bytes(bundle.n_bytes)}, every byte as built"
         )
@@ -132,12 +133,12 @@ def bench_command(
         records = bench_board(board, BenchOptions(quick, repeats, n_gen, n_threads), path, reporter)
     if as_json:
         for record in records:
-            click.echo(json.dumps({k: v for k, v in record.items() if k != "traces"}))
+            echo(json.dumps({k: v for k, v in record.items() if k != "traces"}))
         return
     for run in group_runs(records):
-        click.echo("\n".join(run_lines(run)))
-    where = f"edge report {path}" if output else "edge report --last"
-    click.echo(f"\nstored in {path}; next: {where}", err=True)
+        echo("\n".join(run_lines(run)))
+    where = shell_line("edge", "report", path) if output else "edge report --last"
+    echo(f"\nstored in {printable(str(path))}; next: {where}", err=True)
 
 
 @slots.command("remove")
@@ -154,7 +155,7 @@ def remove_command(target: str, release: str, ssh_config: Path | None) -> None:
             store.remove([found])
     finally:
         board.close()
-    click.echo(f"{board.place}: {found[:12]} removed")
+    echo(f"{board.place}: {found[:12]} removed")
 
 
 @slots.command("check")
@@ -169,11 +170,11 @@ def check_command(bundle: Path, quick: bool, as_json: bool) -> None:
     with closing(ProgressLine("verifying")) as line:
         health = check_release(bundle, quick=quick, progress=line)
     if as_json:
-        click.echo(json.dumps(health.to_dict()))
+        echo(json.dumps(health.to_dict()))
         return
     from boardfit.edge.bundle.bundle import open_bundle
 
     failures = [health.error] if health.error else judge(health, open_bundle(bundle).plan)
     if failures:
         raise EngineError(f"{bundle}: " + "; ".join(failures))
-    click.echo(f"{bundle}: healthy; answers “{printable(health.text.strip(), 80)}”")
+    echo(f"{bundle}: healthy; answers “{printable(health.text.strip(), 80)}”")

@@ -8,17 +8,17 @@ seconds after its last use, so that a killed sender leaves nothing behind.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shlex
+import time
 from functools import cached_property
 from pathlib import Path
 
-from boardfit.edge.errors import EdgeError, InputError
+from boardfit.edge.errors import DeviceError, EdgeError
 from boardfit.edge.flash.session import Done, ShellSession
 from boardfit.edge.flash.shell_files import ShellFiles, capture_system, shell_error
 from boardfit.edge.flash.ssh_channel import HAS_AES, SshChannel, has_aes
-from boardfit.edge.flash.stream import BLOCK, send_stream
+from boardfit.edge.flash.stream import BLOCK, MAX_WORDS, StallClock, send_stream
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.probe.system import CapturedSystem
 from boardfit.edge.process.child import (
@@ -30,8 +30,10 @@ from boardfit.edge.process.child import (
     run_child,
     start_child,
 )
+from boardfit.edge.process.listener import Listener, stop
 from boardfit.edge.slots.layout import PARTS
 from boardfit.edge.terminal.progress import Advance
+from boardfit.edge.units import printable
 
 #: A file of this size pays for a connection of its own with a quicker cipher.
 _QUICK_LEAST_BYTES = 64 << 20
@@ -39,7 +41,7 @@ _RSYNC_SILENCE_S, _SFTP_LOOK_S = 60, 1
 #: How files are sent: patched by rsync where there is something similar, else streamed into dd.
 VIA = ("auto", "rsync", "sftp", "stream")
 _RSYNC_LEAST = (3, 1)
-_PERCENT = re.compile(rb"\s(\d{1,3})%")
+_PERCENT = re.compile(rb"\s([0-9]{1,3})%")
 
 
 class SshBoard:
@@ -96,19 +98,31 @@ class SshBoard:
         command = ["sftp", "-q", "-b", "-", *self._channel.options(), "--", self._channel.address]
         batch = f"reput {quote_sftp(str(source.absolute()))} {quote_sftp(path)}\n"
         seen = offset
-        with start_child(command, stdin=PIPE, stdout=DEVNULL) as process:
-            assert process.stdin is not None and process.stderr is not None
-            process.stdin.write(batch.encode())
-            process.stdin.close()
-            while True:
-                with contextlib.suppress(TimeoutExpired):
-                    process.wait(_SFTP_LOOK_S)
-                    break
+        process = start_child(command, stdin=PIPE, stdout=DEVNULL, bufsize=0)
+        listener, clock = Listener(process, self.place, MAX_WORDS), StallClock(self.place)
+        try:
+            listener.send(batch.encode())
+            next_s = time.monotonic() + _SFTP_LOOK_S
+            while process.poll() is None:
+                if process.stdin is not None and not listener.is_sending:
+                    process.stdin.close()
+                if listener.has_ended:
+                    time.sleep(0.01)
+                else:
+                    listener.step(_SFTP_LOOK_S)
+                if time.monotonic() < next_s:
+                    continue
+                next_s = time.monotonic() + _SFTP_LOOK_S
                 now = self.files.entries(PARTS).get(part.rpartition("/")[2])
                 n_there = now.n_bytes if now else seen
+                clock.check(n_there)
                 progress(n_there - seen)
                 seen = n_there
-            output = process.stderr.read().decode("utf-8", "replace")
+            listener.take_rest()
+        finally:
+            listener.close()
+            stop(process)
+        output = listener.err.decode("utf-8", "replace")
         if process.returncode != 0:
             lost = self._channel.find_connection_error(
                 Done(255 if "onnection" in output else 1, b"", output)
@@ -156,22 +170,36 @@ class SshBoard:
         ]
         size, done = source.stat().st_size, 0
         tail = b""
-        with start_child(command, env=child_environment(LC_ALL="C")) as process:
-            assert process.stdout is not None and process.stderr is not None
-            while chunk := os.read(process.stdout.fileno(), 65536):
+        process = start_child(command, env=child_environment(LC_ALL="C"))
+        listener, clock = Listener(process, self.place, MAX_WORDS), StallClock(self.place)
+        try:
+            while not listener.has_ended and process.poll() is None:
+                listener.step(1.0)
+                chunk = bytes(listener.out)
+                listener.out.clear()
                 tail = (tail + chunk)[-4096:]
                 if found := _PERCENT.findall(chunk):
-                    now = size * int(found[-1]) // 100
+                    now = size * min(100, int(found[-1])) // 100
                     progress(now - done)
                     done = now
-            output = process.stderr.read().decode("utf-8", "replace")
+                clock.check(done)
+            listener.take_rest()
+            tail = (tail + bytes(listener.out))[-4096:]
+            with contextlib.suppress(TimeoutExpired):
+                process.wait(_RSYNC_SILENCE_S)
+        finally:
+            listener.close()
+            stop(process)
+        output = listener.err.decode("utf-8", "replace")
         if process.returncode != 0:
             raise self._rsync_error(process.returncode, output)
         return rsync_traffic(tail.decode("utf-8", "replace"))
 
     def _rsync_error(self, code: int, output: str) -> EdgeError:
         if code in (10, 12, 30, 35, 255) and "No space left" not in output:
-            return self._channel.find_connection_error(Done(255, b"", output)) or InputError(output)
+            return self._channel.find_connection_error(Done(255, b"", output)) or DeviceError(
+                f"{self.place}: {printable(output, 300)}"
+            )
         return shell_error(self.place, output, code)
 
     def execute(self, script: str, *, timeout_s: float) -> Done:
@@ -196,11 +224,11 @@ def is_rsync(text: bytes) -> bool:
     """Whether `rsync --version` shows the real one, new enough. macOS ships openrsync, which knows
     neither --protect-args nor --info.
     """
-    found = re.match(rb"rsync\s+version v?(\d+)\.(\d+)", text)
+    found = re.match(rb"rsync\s{1,9}version v?([0-9]{1,4})\.([0-9]{1,4})", text)
     return found is not None and (int(found[1]), int(found[2])) >= _RSYNC_LEAST
 
 
 def rsync_traffic(stats: str) -> int:
     """Bytes that crossed the connection in both directions, from rsync's --stats."""
-    found = re.findall(r"Total bytes (?:sent|received): ([\d,.]+)", stats)
-    return sum(int(re.sub(r"[,.]", "", number)) for number in found)
+    found = re.findall(r"Total bytes (?:sent|received): ([0-9,.]{1,24})", stats)
+    return sum(int(re.sub(r"[,.]", "", number) or 0) for number in found)

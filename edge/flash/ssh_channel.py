@@ -7,28 +7,35 @@ cipher carries large files.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from boardfit.edge.errors import DeviceUnreachableError, EdgeError
+from boardfit.edge.disk.opened_file import OpenedFile
+from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.process.child import (
     DEVNULL,
+    Popen,
     SubprocessError,
     TimeoutExpired,
     decode_output,
     find_program,
     run_child,
+    start_child,
 )
+from boardfit.edge.process.listener import stop
 from boardfit.edge.units import printable
 
 _CONNECT_S, _LOGIN_S, _ALIVE_S, _ALIVE_COUNT, _PERSIST_S = 10, 60, 10, 3, 15
+_MAX_WORDS = 1 << 20
 #: Twice as quick as OpenSSH's first choice, ChaCha20, where both sides compute AES in hardware
 #: (measured: scripts/bench_flash), and slower than it where one does not (Cortex-A72 of a Pi 4).
 _QUICK = "aes128-gcm@openssh.com"
@@ -56,6 +63,8 @@ class SshChannel:
             raise DeviceUnreachableError(
                 "ssh is not installed", next_step="apt install openssh-client"
             )
+        if config is not None and str(config) != os.devnull:
+            OpenedFile.open(config)  # raises for a pipe, at which ssh would wait
         # Under /tmp: the path of a socket has about a hundred bytes, and a long TMPDIR eats them.
         base = "/tmp" if Path("/tmp").is_dir() else None
         self._folder = Path(tempfile.mkdtemp(prefix="edge-ssh-", dir=base))
@@ -92,22 +101,37 @@ class SshChannel:
         """Open the master. Its errors go through a file: a master in the background keeps them
         open, and a pipe would never end.
 
-        Raises DeviceUnreachableError with the message of ssh and the next step.
+        Raises DeviceUnreachableError with the message of ssh and the next step, DeviceError when
+        the other side prints without end.
         """
         with (self._folder / "errors").open("w+b") as errors:
+            process = start_child(self.argv("exit 0"), stdout=DEVNULL, stderr=errors)
+            end_s = time.monotonic() + _LOGIN_S
             try:
-                code = run_child(
-                    self.argv("exit 0"), stdout=DEVNULL, stderr=errors, timeout_s=_LOGIN_S
-                ).returncode
-            except TimeoutExpired:
-                raise DeviceUnreachableError(
-                    f"{self.place} did not accept the login within {_LOGIN_S} s",
-                    next_step="check that the board is on and reachable, then run it again",
-                ) from None
+                while (code := self._poll(process)) is None:
+                    if os.fstat(errors.fileno()).st_size > _MAX_WORDS:
+                        raise DeviceError(
+                            f"{self.place} prints without end instead of accepting the login",
+                            next_step="check that the address is that of the board",
+                        )
+                    if time.monotonic() >= end_s:
+                        raise DeviceUnreachableError(
+                            f"{self.place} did not accept the login within {_LOGIN_S} s",
+                            next_step="check that the board is on and reachable, then run it again",
+                        )
+            finally:
+                stop(process)
             errors.seek(0)
             output = errors.read(65536).decode("utf-8", "replace")
         if code != 0:
             raise self._unreachable(output, code)
+
+    def _poll(self, process: Popen[bytes]) -> int | None:
+        """The exit code, after a moment; None while it runs."""
+        try:
+            return process.wait(0.1)
+        except TimeoutExpired:
+            return None
 
     def quicker(self) -> SshChannel | None:
         """A connection of its own with a quicker cipher, opened; None where the user's settings or
@@ -128,7 +152,7 @@ class SshChannel:
     def _ciphers(self) -> str:
         """The ciphers that ssh would offer, the user's own settings considered; `` if unknown."""
         command = ["ssh", "-G", *self.options(), "--", self._target.host]
-        output = decode_output(run_child(command).stdout)
+        output = decode_output(run_child(command, timeout_s=_LOGIN_S).stdout)
         found = re.search(r"^ciphers (\S+)$", output, re.MULTILINE)
         return found[1] if found else ""
 

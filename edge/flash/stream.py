@@ -7,14 +7,16 @@ shows in the descriptor's offset, which both processes share.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shlex
+import time
 from pathlib import Path
 
+from boardfit.edge.errors import DeviceUnreachableError
 from boardfit.edge.flash.session import Channel, Done
 from boardfit.edge.flash.shell_files import shell_error
-from boardfit.edge.process.child import DEVNULL, TimeoutExpired, start_child
+from boardfit.edge.process.child import DEVNULL, start_child
+from boardfit.edge.process.listener import Listener, stop
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.terminal.progress import Advance
 
@@ -24,6 +26,29 @@ BLOCK = 1 << 20
 #: three times slower (measured, coreutils 9.1).
 _READ = 1 << 16
 _LOOK_S = 0.2
+#: A transfer that moves nothing for so long has died. A worn card pauses for up to a minute.
+STALL_S = 300
+#: What a program that transfers a file may print.
+MAX_WORDS = 1 << 20
+
+
+class StallClock:
+    """Notices that a transfer stands still."""
+
+    def __init__(self, place: str, stall_s: float = STALL_S) -> None:
+        self._place, self._stall_s = place, stall_s
+        self._at, self._since_s = -1, time.monotonic()
+
+    def check(self, at: int) -> None:
+        """Raise DeviceUnreachableError when `at` has not changed for too long."""
+        now_s = time.monotonic()
+        if at != self._at:
+            self._at, self._since_s = at, now_s
+        elif now_s - self._since_s > self._stall_s:
+            raise DeviceUnreachableError(
+                f"{self._place} has taken no byte for {self._stall_s:.0f} s",
+                next_step="check the board and its card, then run the same command to resume",
+            )
 
 
 def send_stream(channel: Channel, source: Path, target: str, offset: int, progress: Advance) -> int:
@@ -31,7 +56,7 @@ def send_stream(channel: Channel, source: Path, target: str, offset: int, progre
     Returns the bytes sent.
 
     Raises DoesNotFitError when the disk there is full, DeviceUnreachableError when the connection
-    breaks.
+    breaks or stands still, DeviceError when the board prints without end.
     """
     fault_point()
     keep = " conv=notrunc" if offset else ""
@@ -44,21 +69,24 @@ def send_stream(channel: Channel, source: Path, target: str, offset: int, progre
     with source.open("rb", buffering=0) as file:
         file.seek(offset)
         process = start_child(channel.argv(script), stdin=file, stdout=DEVNULL)
+        listener, clock = Listener(process, channel.place, MAX_WORDS), StallClock(channel.place)
         seen = offset
         try:
-            while True:
-                with contextlib.suppress(TimeoutExpired):
-                    _, err = process.communicate(timeout=_LOOK_S)
-                    break
+            while process.poll() is None:
+                if listener.has_ended:
+                    time.sleep(_LOOK_S / 20)
+                else:
+                    listener.step(_LOOK_S)
                 now = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+                clock.check(now)
                 progress(now - seen)
                 seen = now
-        except BaseException:  # Ctrl-C: no other code would end it
-            process.kill()
-            process.communicate()
-            raise
+            listener.take_rest()
+        finally:  # Ctrl-C, too: no other code would end it
+            listener.close()
+            stop(process)
         progress(source.stat().st_size - seen)
-    done = Done(process.returncode, b"", err.decode("utf-8", "replace"))
+    done = Done(process.returncode, b"", listener.err.decode("utf-8", "replace"))
     if error := channel.find_connection_error(done):
         raise error
     if done.rc != 0:

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from boardfit.edge.errors import DeviceUnreachableError, UsageError
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
-from boardfit.edge.process.child import TimeoutExpired, find_program, run_child
+from boardfit.edge.process.child import TimeoutExpired, find_program
+from boardfit.edge.process.listener import run_limited
 from boardfit.edge.units import printable
 
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
@@ -150,7 +151,7 @@ def capture(target: Target) -> CapturedSystem:
     """The board's system as text.
 
     Raises DeviceUnreachableError with the transport's own words when the board does not answer,
-    InputError when what it sent is no board's.
+    DeviceError when it sends too much, InputError when what it sent is no board's.
     """
     command = ssh_command(target) if target.scheme == "ssh" else adb_command(target)
     if find_program(command[0]) is None:
@@ -163,7 +164,9 @@ def capture(target: Target) -> CapturedSystem:
     mark = secrets.token_hex(16)
     script = SCRIPT.replace("@MARK@", mark).encode()
     try:
-        done = run_child(command, input=script, timeout_s=_TOTAL_S)
+        done = run_limited(
+            command, str(target), input=script, timeout_s=_TOTAL_S, most_bytes=MAX_DUMP_BYTES
+        )
     except TimeoutExpired:
         raise DeviceUnreachableError(
             f"{target} did not answer within {_TOTAL_S} s",

@@ -20,6 +20,7 @@ from boardfit.edge.report.figures import Record, group_runs, page_title
 from boardfit.edge.report.kinds import key_figures, run_charts, verdict
 from boardfit.edge.report.markdown import render
 from boardfit.edge.report.verify import verify_run
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.units import parse_seconds, printable
 
 Format = Literal["md", "html", "json", "png", "csv", "llama-bench"]
@@ -86,11 +87,11 @@ def report(
     if output is None:
         if kind == "png":
             raise UsageError("a picture needs a file", next_step="-o report.png")
-        click.echo(data.decode(), nl=False)
+        echo(data.decode(), nl=False)
         return
     write_atomic(output, data)
     n_runs = len({r["run_id"] for r in found.records})
-    click.echo(f"{output}: {n_runs} run(s), {len(data) / 1000:,.0f} kB", err=True)
+    echo(f"{output}: {n_runs} run(s), {len(data) / 1000:,.0f} kB", err=True)
 
 
 def choose_results(
@@ -122,16 +123,21 @@ def render_report(found: Results, kind: Format, within_s: float | None = None) -
         plain = [{k: v for k, v in r.items() if k != "traces"} for r in records]
         return (json.dumps(plain) + "\n").encode()
     if kind == "csv":
-        return to_csv(records).encode()
+        return replace_surrogates(to_csv(records)).encode()
     if kind == "llama-bench":
-        return to_llama_bench(records).encode()
+        return replace_surrogates(to_llama_bench(records)).encode()
     if kind == "html":
         from boardfit.edge.report.page import render_page
 
         return render_page(records, found.notes, within_s, found.partial).encode()
     if kind == "png":
         return picture(records, within_s)
-    return render(records, found.notes).encode()
+    return replace_surrogates(render(records, found.notes)).encode()
+
+
+def replace_surrogates(text: str) -> str:
+    """The text with a question mark for lone surrogates: JSON may hold them, UTF-8 may not."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def picture(records: Sequence[Record], within_s: float | None) -> bytes:
@@ -158,13 +164,13 @@ def check(records: Sequence[Record], *, as_json: bool) -> None:
                 "problems": found.problems,
                 "unchecked": found.gaps,
             }
-            click.echo(json.dumps(line))
+            echo(json.dumps(line))
     else:
         for run, found in verdicts:
-            click.echo(f"{printable(run.run_id[:12])}  {printable(page_title([run]), 80)}")
-            click.echo(f"  {found.text}")
+            echo(f"{printable(run.run_id[:12])}  {printable(page_title([run]), 80)}")
+            echo(f"  {found.text}")
             for text in (*found.problems, *found.gaps):
-                click.echo(f"  - {text}")
+                echo(f"  - {text}")
     broken = sum(bool(found.problems) for _, found in verdicts)
     if broken:
         raise IntegrityError(

@@ -15,6 +15,7 @@ from boardfit.edge.report.figures import Run, group_runs, run_labels
 from boardfit.edge.report.fleet_charts import COLUMNS, fleet_rows, heat_shares
 from boardfit.edge.report.gate import parse_gate
 from boardfit.edge.report.rows import align_columns
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.units import printable
 
 _FAILED = 1
@@ -51,7 +52,7 @@ def compare_command(
         runs = group_runs(read_all(list(results)).records)
         if not runs:
             raise InputError(f"there is no result in {results[0]}")
-        click.echo(json.dumps(fleet_data(runs)) if as_json else "\n".join(fleet_lines(runs)))
+        echo(json.dumps(fleet_data(runs)) if as_json else "\n".join(fleet_lines(runs)))
         return
     sides = read_sides(results)
     if not unlike:
@@ -65,11 +66,11 @@ def compare_command(
         )
     failed = [(side, gate) for side, ratios in found for gate in gates if gate.is_missed(ratios)]
     if as_json:
-        click.echo(json.dumps([pair_data(sides[0], side, ratios) for side, ratios in found]))
+        echo(json.dumps([pair_data(sides[0], side, ratios) for side, ratios in found]))
     else:
-        click.echo("\n".join(pair_lines(sides, found)))
+        echo("\n".join(pair_lines(sides, found)))
     for side, gate in failed:
-        click.echo(f"failed: {gate.text} holds for {printable(side.label)}", err=True)
+        echo(f"failed: {gate.text} holds for {printable(side.label)}", err=True)
     if failed:
         ctx.exit(_FAILED)
 

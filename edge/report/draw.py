@@ -6,6 +6,7 @@ are drawn as place-holders and replaced by CSS variables: one SVG serves light, 
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import re
@@ -18,6 +19,7 @@ from xml.etree import ElementTree
 from boardfit.edge.errors import EngineMissingError
 from boardfit.edge.report.chart import Bars, Chart, LimitLine, Panel, Series
 from boardfit.edge.requirements import install_line
+from boardfit.edge.units import printable
 
 EXTRA = "report"
 SVG = "http://www.w3.org/2000/svg"
@@ -43,7 +45,7 @@ MARKERS = ("o", "s", "^", "D", "v")
 # A limit this much above the data is named at the edge: in scale it would flatten everything.
 FAR = 3.0
 WIDTH_IN = 4.4
-MAX_LABEL = 44
+MAX_LABEL, MAX_TEXT = 44, 1000
 PNG_CHARS = 118
 LEGEND_CHARS = 54  # what one line of a legend holds
 
@@ -109,8 +111,27 @@ def height_in(chart: Chart) -> float:
     return total
 
 
+def plain(value: Any) -> Any:
+    """A chart, or a part of it, whose texts hold no control character: SVG allows none, and names
+    come from files of strangers.
+    """
+    if isinstance(value, str):
+        return "\n".join(printable(line, MAX_TEXT) for line in value.split("\n"))
+    if isinstance(value, tuple):
+        return tuple(map(plain, value)) if not _is_numeric(value) else value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return type(value)(**parts)
+    return value
+
+
+def _is_numeric(values: tuple[Any, ...]) -> bool:
+    return bool(values) and isinstance(values[0], (int, float))
+
+
 def draw_svg(chart: Chart) -> str:
     """The chart as one `<svg role="img">` with title and description, ids unique to the chart."""
+    chart = plain(chart)
     with style():
         from matplotlib.figure import Figure
 
@@ -123,6 +144,7 @@ def draw_svg(chart: Chart) -> str:
 
 def draw_png(charts: Sequence[Chart], heading: str, lines: Sequence[str]) -> bytes:
     """All charts on one sheet of paper, two in a row, below a heading and some lines of text."""
+    charts, heading, lines = [plain(chart) for chart in charts], plain(heading), plain(tuple(lines))
     with style():
         import matplotlib
         from matplotlib.figure import Figure

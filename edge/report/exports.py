@@ -50,7 +50,7 @@ def to_csv(records: Sequence[Record]) -> str:
     for record in records:
         facts = [cell(_find(record, path)) for _, path in _FACTS]
         figures = [median(record, name) for name in _FIGURES]
-        flags = cell("; ".join(map(str, record.get("flags", []))))
+        flags = cell("; ".join(map(str, record.get("flags") or [])))
         writer.writerow([*facts, *("" if f is None else f"{f:.12g}" for f in figures), flags])
     return out.getvalue()
 

@@ -20,7 +20,7 @@ def flag_lines(run: Run) -> list[str]:
     """
     stems: dict[str, dict[str, list[str]]] = {}
     for record in run.records:
-        for flag in map(str, record.get("flags", [])):
+        for flag in map(str, record.get("flags") or []):
             head, _, last = flag.rpartition(" ")
             stem, end = (head, last) if _PERCENT.fullmatch(last) else (flag, "")
             labels = stems.setdefault(stem, {}).setdefault(end, [])

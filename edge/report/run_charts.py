@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from boardfit.edge.bench.metrics import measure, quantile
@@ -308,7 +309,7 @@ def token_gaps(run: Run) -> Chart | Missing:
         for record in run.records
         if record["test"]["kind"] in ("decode", "end-to-end")
         for trace in record.get("traces", [])
-        for before, after in zip(trace["token_t_ns"], trace["token_t_ns"][1:], strict=False)
+        for before, after in pairwise(trace.get("token_t_ns", []))
     ]
     if len(gaps) < 2:
         return Missing(title, "the results hold no token times")

@@ -41,7 +41,7 @@ def speed_windows(run: Run) -> dict[str, list[tuple[float, float]]]:
     """
     found: dict[str, list[tuple[float, float]]] = {}
     for start_s, record, trace in timed_traces(run):
-        times = trace["token_t_ns"]
+        times = trace.get("token_t_ns", [])
         if record["test"]["kind"] == "prefill" or len(times) < 3:
             continue
         edges = [0]
@@ -53,7 +53,7 @@ def speed_windows(run: Run) -> dict[str, list[tuple[float, float]]]:
             span = (times[last] - times[first]) * NS
             if span:
                 middle = start_s + (times[first] + times[last]) / 2 * NS
-                rates = found.setdefault(str(record["test"]["label"]), [])
+                rates = found.setdefault(str(record["test"].get("label", "?")), [])
                 rates.append((middle, (last - first) / span))
     return found
 

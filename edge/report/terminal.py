@@ -11,4 +11,5 @@ from boardfit.edge.units import printable
 def run_lines(run: Run) -> list[str]:
     """Verdict, one line per test, the figures that matter, what was flagged."""
     flags = [f"flagged: {printable(flag, 300)}" for flag in flag_lines(run)]
-    return [*find_kind(run).lines(run), *(["", *flags] if flags else [])]
+    lines = [*find_kind(run).lines(run), *(["", *flags] if flags else [])]
+    return [printable(line, 1000) for line in lines]

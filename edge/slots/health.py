@@ -9,7 +9,6 @@ that a board can report and a host can decide.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.errors import EdgeError, InputError
+from boardfit.edge.fields import OrNull, Real, Schema, Text, Whole, check_fields
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import Engine, GenerationConfig, LogitsEngine, Plan, Trace
 from boardfit.edge.units import format_bytes
@@ -61,19 +61,25 @@ class Health:
         return {"kind": KIND, "schema": SCHEMA, **vars(self)}
 
 
+_FIGURE, _BYTES = OrNull(Real(0)), OrNull(Whole(0))
+HEALTH_FIELDS: Schema = {
+    **dict.fromkeys(("error", "error_kind", "engine"), OrNull(Text())),
+    "text": Text(),
+    "n_out": Whole(0),
+    **dict.fromkeys(("load_s", "ttft_s", "decode_tps"), _FIGURE),
+    **dict.fromkeys(("peak_rss_bytes", "emulator_bytes"), _BYTES),
+    "agreement": OrNull(Real(0, 1)),
+}
+
+
 def parse_health(document: Any) -> Health:
-    """Inverse of `Health.to_dict`, for what a board has sent. Raises InputError for the rest."""
+    """Inverse of `Health.to_dict`, for what a board has sent. Raises InputError for the rest: a
+    figure that is none must not pass for one that was not measured.
+    """
     if not isinstance(document, dict) or document.get("kind") != KIND:
         raise InputError("the board's answer is not a health report")
-    texts, figures = ("error", "error_kind", "text", "engine"), set(Health.__dataclass_fields__)
-    known: dict[str, Any] = {
-        key: value for key in texts if isinstance(value := document.get(key), str)
-    }
-    for key in figures - set(texts):
-        value = document.get(key)
-        if isinstance(value, (int, float)) and math.isfinite(value):
-            known[key] = value
-    return Health(**known)
+    check_fields(document, HEALTH_FIELDS, "health report", others=True)
+    return Health(**{key: document[key] for key in HEALTH_FIELDS if key in document})
 
 
 def check_release(

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from boardfit.edge.fields import AnyObject, Flag, OrNull, Schema, Text, keep_valid
+
 RELEASES = "releases"
 INCOMING = "incoming"
 PARTS = "incoming/parts"
@@ -106,6 +108,14 @@ class SlotState:
         return replace(self, history=(*kept, release_id))
 
 
+#: What is known of a release. An entry of another kind is dropped: a state may be lost.
+RELEASE_FACTS: Schema = {
+    **dict.fromkeys(("name", "recipe", "device", "flashed_at", "signed_by"), OrNull(Text())),
+    "env": Flag(),
+    "health": OrNull(AnyObject()),
+}
+
+
 def parse_state(data: bytes | None) -> SlotState | None:
     """Parse a state file's content; return None if it is missing or damaged.
 
@@ -122,7 +132,7 @@ def parse_state(data: bytes | None) -> SlotState | None:
         return None
     ids = tuple(dict.fromkeys(i for i in history if isinstance(i, str) and is_release_id(i)))
     facts = {
-        key: value
+        key: keep_valid(value, RELEASE_FACTS, others=True)
         for key, value in releases.items()
         if is_release_id(key) and isinstance(value, dict)
     }

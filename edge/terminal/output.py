@@ -9,8 +9,11 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shlex
 import sys
 from typing import TextIO
+
+import click
 
 # C0 but tab and newline, DEL, C1; bidirectional overrides and isolates (CVE-2021-42574); line and
 # paragraph separator; lone surrogates, which cannot be written. Joiners stay: emoji need them.
@@ -39,6 +42,23 @@ def write_text(text: str, out: TextIO | None = None) -> None:
         encoding = out.encoding or "ascii"
         out.write(text.encode(encoding, "replace").decode(encoding))
     out.flush()
+
+
+def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print a line for a person or a program. A name from a file or a board steers no terminal."""
+    click.echo(terminal_safe(str(text)), err=err, nl=nl)
+
+
+def shell_line(*words: object) -> str:
+    """A command that a user may copy: each word quoted for a shell, and nothing steers a terminal.
+
+    A word in capitals or an ellipsis stands for the user's own choice and stays as it is.
+    """
+    return terminal_safe(
+        " ".join(
+            text if text.isupper() or text == "…" else shlex.quote(text) for text in map(str, words)
+        )
+    ).replace("\n", "\\n")
 
 
 @functools.cache

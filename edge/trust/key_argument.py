@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.disk.verified import config_directory
 from boardfit.edge.errors import InputError
 from boardfit.edge.trust.pins import MAX_KEYS, MAX_KEYS_BYTES
@@ -32,15 +33,15 @@ def public_keys(argument: str) -> tuple[PublicKey, ...]:
         return (parse_public_key(argument),)
     path = Path(argument)
     try:
-        data = path.read_bytes()[: MAX_KEYS_BYTES + 1]
+        data = OpenedFile.open(path).read(MAX_KEYS_BYTES)
         if b"PRIVATE KEY" in data:
             path = path.with_name(f"{path.name}.pub")
-            data = path.read_bytes()[: MAX_KEYS_BYTES + 1]
+            data = OpenedFile.open(path).read(MAX_KEYS_BYTES)
         text = data.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+    except (InputError, OSError, UnicodeDecodeError) as error:
+        reason = "it is not text" if isinstance(error, UnicodeDecodeError) else str(error)
         raise InputError(
-            f"cannot read a public key from {path}: {reason}",
+            f"cannot read a public key from {path}: {reason.removeprefix(f'{path}: ')}",
             next_step="give a .pub file (edge key new makes one), or the line in it",
         ) from None
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boardfit.edge.disk.atomic import fsync_directory, write_atomic
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import EngineMissingError, InputError, UnsafeInputError, UsageError
 from boardfit.edge.requirements import install_line
 from boardfit.edge.trust.bundle_signature import NAMESPACE
@@ -60,13 +61,20 @@ def new_key(path: Path, passphrase: str | None, comment: str) -> PublicKey:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, guard
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(pem)
-        file.flush()
-        os.fsync(file.fileno())
     public = PublicKey(private.public_key().public_bytes_raw(), comment)
-    write_atomic(public_path, f"{public.line}\n".encode())
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fchmod(handle, 0o600)
+            os.fsync(handle)
+        write_atomic(public_path, f"{public.line}\n".encode())
+    except BaseException as error:  # a full disk: half a key is no key
+        path.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
+        raise
     fsync_directory(path.parent)
     return public
 
@@ -80,11 +88,11 @@ def load_signing_key(path: Path, ask: AskPassphrase | None = None) -> SigningKey
     """
     serialization, ed25519 = _library()
     try:
-        data, mode = path.read_bytes()[: MAX_KEY_FILE_BYTES + 1], path.stat().st_mode
-    except OSError as error:
+        opened = OpenedFile.open(path)
+        data, mode = opened.read(MAX_KEY_FILE_BYTES), opened.stat().st_mode
+    except (InputError, OSError) as error:
         raise InputError(
-            f"cannot read the signing key {path}: {error.strerror}",
-            next_step="edge key new makes one",
+            f"cannot read the signing key: {error}", next_step="edge key new makes one"
         ) from None
     if data.startswith(b"ssh-"):
         raise InputError(

@@ -177,7 +177,7 @@ def number(value: Any, what: str, *, zero: bool = False) -> float:
     """A finite figure above 0 (or from 0), given as a number or as text. Raises InputError."""
     try:
         found = float(value) if not isinstance(value, bool) else math.nan
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found) or found < 0 or (found == 0 and not zero):
         raise InputError(f"{what} is {str(value)[:40]!r}, which is not a figure")

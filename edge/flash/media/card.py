@@ -28,6 +28,7 @@ from boardfit.edge.flash.media.writer import (
     verify_image,
     write_image,
 )
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import format_bytes, format_seconds, parse_bytes, printable
 
@@ -36,9 +37,9 @@ def list_cards() -> None:
     """Print the cards and sticks that may be erased, one a line."""
     cards = [disk for disk in list_disks() if disk.is_candidate]
     for disk in cards:
-        click.echo(disk.describe())
+        echo(disk.describe())
     if not cards:
-        click.echo("no card or USB stick that is not in use (a mounted one is not shown)", err=True)
+        echo("no card or USB stick that is not in use (a mounted one is not shown)", err=True)
 
 
 def flash_card(
@@ -107,7 +108,7 @@ def confirm(disk: Disk, typed: str | None) -> None:
                 f"{disk.path} would be erased, and there is no terminal to ask",
                 next_step=f"--yes-erase '{disk.size_text}'",
             )
-        click.echo(f"This erases everything on\n  {disk.describe()}", err=True)
+        echo(f"This erases everything on\n  {disk.describe()}", err=True)
         typed = str(click.prompt(f"Type its size ({disk.size_text}) to go on", err=True))
     if not is_disk_size(disk, typed):
         raise UsageError(

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import click
 
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import UsageError
 from boardfit.edge.flash.media.first_boot import BootFiles, check_user, hash_password
 from boardfit.edge.units import printable
 
 CARD_ONLY = ("--image", "--yes-erase")
 IMAGE_ONLY = ("--output", "--in-place", "--overwrite")
+MAX_PASSWORD_BYTES = 4096
 _OWNER = re.compile(r"(\d{1,9}):(\d{1,9})")
 
 
@@ -74,7 +76,8 @@ class MediaOptions:
             return BootFiles(enable_ssh=self.enable_ssh)
         check_user(self.user)
         if self.password_file is not None:
-            password = self.password_file.read_text().removesuffix("\n")
+            data = OpenedFile.open(self.password_file).read(MAX_PASSWORD_BYTES)
+            password = data.decode("utf-8", "surrogateescape").removesuffix("\n")
         elif sys.stdin.isatty():
             password = ask_password(self.user)
         else:

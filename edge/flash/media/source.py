@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError
 from boardfit.edge.flash.media.partitions import Read
 from boardfit.edge.process.child import find_program, start_child
@@ -42,7 +43,11 @@ _HOLE = 64 * 1024
 
 
 def detect_packing(path: Path) -> Packing | None:
-    """How a file is packed; None for a plain image. Raises InputError for an archive."""
+    """How a file is packed; None for a plain image. Raises InputError for an archive, a pipe or a
+    device.
+    """
+    if os.path.exists(path):
+        OpenedFile.open(path)
     with path.open("rb") as file:
         head = file.read(8)
     for magic, name in _ARCHIVES.items():

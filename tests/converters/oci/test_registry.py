@@ -16,7 +16,7 @@ from boardfit.converters.oci.artifact import bundle_layers, make_config, make_ma
 from boardfit.converters.oci.pull import Pulled, pull
 from boardfit.converters.oci.push import Pushed, push
 from boardfit.converters.oci.registry import TRIES
-from boardfit.edge.bundle.bundle import MANIFEST, open_bundle
+from boardfit.edge.bundle.bundle import MANIFEST, bundle_signers, open_bundle
 from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.disk.rooted import MARKER
 from boardfit.edge.errors import (
@@ -389,3 +389,30 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_large_byte(
     with pytest.raises(DoesNotFitError, match=r"the pull needs .* MiB"):
         get(relay.address, repository, tmp_path / "out")
     assert relay.count("GET", model_digest(bundle)) == 0
+
+
+def test_a_pull_with_a_key_brings_a_missing_signature(
+    server: DockerRegistry, bundle: Path, repository: str, tmp_path: Path
+) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(bundle, plain)
+    new_key(tmp_path / "key", None, "me")
+    key = load_signing_key(tmp_path / "key")
+    sign_bundle(bundle, key)
+    put(bundle, server.address, repository)
+    pulled = get(server.address, repository, plain, key.public)
+    assert pulled.signed_by == key.public.fingerprint
+    assert bundle_signers(open_bundle(plain)) == [key.public]
+
+
+def test_a_signature_that_is_here_and_accepted_stays(
+    server: DockerRegistry, bundle: Path, repository: str, tmp_path: Path
+) -> None:
+    new_key(tmp_path / "key", None, "me")
+    new_key(tmp_path / "other", None, "another")
+    key = load_signing_key(tmp_path / "key")
+    sign_bundle(bundle, key)
+    put(bundle, server.address, repository)
+    sign_bundle(bundle, load_signing_key(tmp_path / "other"))
+    get(server.address, repository, bundle, key.public)
+    assert len(bundle_signers(open_bundle(bundle))) == 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ class Hub:
     cut_at: dict[str, list[int]] = field(default_factory=dict)
     gated: bool = False
     flip: str | None = None
+    endless: str | None = None  # this file has more bytes than were announced
+    drip: str | None = None  # this file comes a byte at a time
+    change: dict[str, Any] = field(default_factory=dict)  # of every entry of the list
     elsewhere: str | None = None  # files are there: a redirect
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     tokens: dict[str, str | None] = field(default_factory=dict)
@@ -48,7 +52,7 @@ class Hub:
                 if path.suffix == ".safetensors":
                     digest = hashlib.sha256(data).hexdigest()
                     entry["lfs"] = {"sha256": digest, "size": len(data), "pointerSize": 134}
-                siblings.append(entry)
+                siblings.append({**entry, **self.change})
         return {"id": REPOSITORY, "modelId": REPOSITORY, "sha": COMMIT, "siblings": siblings}
 
 
@@ -88,12 +92,19 @@ def serve(hub: Hub) -> Iterator[Hub]:
             wanted = self.headers.get("Range")
             start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
             body = data[start:]
+            if hub.endless == name:
+                body += b"x" * 100
             self.send_response(206 if wanted else 200)
             self.send_header("Content-Length", str(len(body)))
             if wanted:
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
             self.end_headers()
-            if hub.cut_at.get(name):
+            if hub.drip == name:
+                for byte in body[:100]:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.05)
+                self.close_connection = True
+            elif hub.cut_at.get(name):
                 self.wfile.write(body[: hub.cut_at[name].pop(0)])
                 self.close_connection = True
             else:

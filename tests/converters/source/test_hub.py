@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from boardfit.converters.source.hub import RemoteFile, choose_files
 from boardfit.converters.source.resolve import open_model
+from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import (
     DoesNotFitError,
     InputError,
@@ -181,3 +183,29 @@ def test_repositories_without_safetensors_say_what_they_hold() -> None:
 def test_file_names_from_the_hub_cannot_leave_the_directory() -> None:
     hostile = files("../../etc/passwd.json", "/abs.json", ".hidden.json", "model.safetensors")
     assert [file.name for file in choose_files("a/b", hostile)] == ["model.safetensors"]
+
+
+def test_a_file_ends_at_the_size_that_was_announced(hub: Hub) -> None:
+    hub.endless = SHARD
+    with pytest.raises(UnsafeInputError, match="sends more of model-00002"):
+        open_model(REPOSITORY)
+    assert not list(cache_directory().rglob("*.part"))
+
+
+def test_a_file_that_drips_is_given_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boardfit.converters.source.hub._STALL_S", 0.5)
+    hub.drip = SHARD
+    with pytest.raises(InputError, match="broke off"):
+        open_model(REPOSITORY)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"size": "7"}, {"size": -1}, {"size": 10**40}, {"size": True}, {"rfilename": 5},
+     {"lfs": {"sha256": "$(x)", "size": 1, "pointerSize": 1}}, {"lfs": 5}],
+)  # fmt: skip
+def test_a_listing_of_other_types_is_refused(hub: Hub, change: dict[str, Any]) -> None:
+    hub.change = change
+    with pytest.raises(InputError) as caught:
+        open_model(REPOSITORY)
+    assert str(caught.value).isprintable()

@@ -119,7 +119,7 @@ def test_half_a_cache_is_called_so(
     with pytest.raises(InputError, match="cache is incomplete") as caught:
         open_model("someone/other")
     assert missing in str(caught.value)
-    assert "with network once" in str(caught.value.next_step)
+    assert "go online once" in str(caught.value.next_step)
 
 
 def test_a_name_of_the_catalogue_is_its_repository(monkeypatch: pytest.MonkeyPatch) -> None:

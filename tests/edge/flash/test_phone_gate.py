@@ -73,3 +73,13 @@ def test_only_numbers_of_a_plan_reach_a_shell(tmp_path: Path, key: str, value: o
         tool_script(strange, str(path))
     with pytest.raises(InputError, match="expected a whole number"):
         bench_script(strange, str(path), "result", 1)
+
+
+@pytest.mark.parametrize("figure", ["1.2.3", ".", "9" * 5000, "²", "1e999", "-1"])
+def test_a_figure_that_is_no_number_is_not_measured(figure: str) -> None:
+    said = (
+        f"prompt eval time = {figure} ms\n"
+        f"eval time = {figure} ms / {figure} runs, {figure} tokens per second"
+    )
+    health = read_answer(Done(0, b"armv8.0\x1b[2J\nI can.", said))
+    assert health is not None and health.n_out >= 0 and "\x1b" not in str(health.engine)

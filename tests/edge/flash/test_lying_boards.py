@@ -1,0 +1,271 @@
+"""A board that lies ends a flash in a sentence, before its deadline: no hang, no bug, no escape.
+
+The program `ssh` of these tests runs the command on this machine, and then lies about the answer.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import stat
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import boardfit.edge.flash.session as session
+import boardfit.edge.flash.shell_files as shell_files
+import boardfit.edge.flash.ssh_channel as ssh_channel
+import boardfit.edge.flash.stream as stream
+from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
+from boardfit.edge.errors import DeviceError, EdgeError, InputError
+from boardfit.edge.flash.answers import (
+    parse_counts,
+    parse_digests,
+    parse_entries,
+    parse_folder,
+    parse_free_bytes,
+)
+from boardfit.edge.flash.flash import FlashOptions, flash
+from boardfit.edge.flash.gate import engine_bytes
+from boardfit.edge.flash.ssh import SshBoard
+from boardfit.edge.flash.stream import StallClock
+from boardfit.edge.flash.target import parse_flash_target
+from boardfit.edge.terminal.progress import SilentReporter
+from tests.edge.flash.cargo import PLAN
+
+# Runs the command of `ssh … -- host COMMAND`. A lie is a Python expression over `out` (bytes) and
+# `code`, applied to the answers that its number selects; or a name of what it does instead.
+LIAR = r"""#!{python}
+import os, random, re, subprocess, sys, time
+command, folder = sys.argv[-1], {folder!r}
+seed, share, lies = {seed!r}, {share!r}, {lies!r}
+chance = random.Random(f"{{seed}} {{os.getpid()}}" if seed is None else seed)
+if "-G" in sys.argv or "-O" in sys.argv:
+    sys.exit(0)
+
+def endless(stream):
+    try:
+        while True:
+            os.write(stream, b"x" * 65536)
+    except OSError:
+        sys.exit(255)
+
+def act(lie, out, err, code, mark):
+    if lie == "silent":
+        time.sleep(600)
+    if lie == "out":
+        endless(1)
+    if lie == "err":
+        endless(2)
+    if lie == "end":
+        os._exit(chance.choice([0, 1, 137, 255]))
+    if lie == "code":
+        code = chance.choice([b"", b"x", b"999", b"9" * 5000, b"-1", "²".encode(), b"1 2"])
+    if lie == "empty":
+        out = b""
+    if lie == "fewer":
+        out = b"\n".join(out.split(b"\n")[: chance.randrange(1 + out.count(b"\n"))])
+    if lie == "garbage":
+        out = chance.randbytes(chance.randrange(200))
+    if lie == "numbers":
+        out = re.sub(rb"[0-9]+", lambda m: chance.choice([b"-1", b"9" * 5000, b"x", b"1e9"]), out)
+    if lie == "bytes":
+        data = bytearray(out)
+        for _ in range(chance.randrange(1, 9)):
+            if data:
+                data[chance.randrange(len(data))] = chance.randrange(256)
+        out = bytes(data)
+    if lie == "escape":
+        out, err = b"\x1b[2J\x1b]0;x\x07" + out, b"\x1b[31mboo\x1b]0;x\x07\n"
+        code = b"1"
+    if lie == "rc":
+        code, err = str(chance.randrange(1, 256)).encode(), b"something else\n"
+    return out, err, code
+
+if command.startswith("exec sh -c 'exec sh'"):
+    n = 0
+    text = b""
+    while True:
+        piece = os.read(0, 1 << 20)
+        if not piece:
+            sys.exit(0)
+        text += piece
+        found = re.search(rb"\nprintf '\\n([0-9a-f]{{32}}) %d", text)
+        if not found or not text.endswith(b" \\n' >&2\n"):
+            continue
+        mark, script, text = found[1], text[: found.start() + 1], b""
+        done = subprocess.run(["sh", "-c", script], capture_output=True, cwd=folder)
+        out, err, code = done.stdout, done.stderr, str(done.returncode).encode()
+        n += 1
+        if n > {first} and chance.random() < share:
+            out, err, code = act(chance.choice(lies), out, err, code, mark)
+        os.write(2, err + b"\n" + mark + b" \n")
+        data = out + b"\n" + mark + b" " + code + b"\n"
+        while data:
+            data = data[os.write(1, data) :]
+for part, lie in {elsewhere!r}.items():
+    if part in command:
+        act(lie, b"", b"", b"", b"")
+os.execvp("sh", ["sh", "-c", command])
+"""
+
+
+def lying_ssh(
+    folder: Path,
+    lies: list[str],
+    *,
+    share: float = 1.0,
+    seed: int | None = 0,
+    first: int = 0,
+    elsewhere: dict[str, str] | None = None,
+) -> None:
+    """Write the program; `elsewhere` maps a part of a command outside the session to a lie."""
+    path = folder / "bin/ssh"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        LIAR.format(
+            python=sys.executable, folder=str(folder), seed=seed, share=share, lies=lies,
+            first=first, elsewhere=elsewhere or {},
+        )
+    )  # fmt: skip
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Deadlines of two seconds, and the liar's folder first on the PATH."""
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    for place, name in ((ssh_channel, "_LOGIN_S"), (shell_files, "_LOCK_S"), (stream, "STALL_S")):
+        monkeypatch.setattr(place, name, 2)
+    monkeypatch.setattr(session, "_END_S", 1)
+    monkeypatch.setattr(shell_files, "_END_S", 1)
+    run = session.ShellSession.run
+
+    def in_short(self: session.ShellSession, script: str, *, timeout_s: float = 60) -> session.Done:
+        return run(self, script, timeout_s=2)
+
+    monkeypatch.setattr(session.ShellSession, "run", in_short)
+    monkeypatch.setattr(stream.StallClock.__init__, "__defaults__", (2,))
+    return tmp_path
+
+
+def try_flash(folder: Path, bundle: Path) -> None:
+    target = parse_flash_target(f"ssh://board{folder}/root")
+    board = SshBoard(target, via="stream")
+    try:
+        flash(open_bundle(bundle), board, FlashOptions(gate=False), SilentReporter())
+    finally:
+        board.close()
+
+
+@pytest.mark.parametrize(
+    ("lies", "elsewhere"),
+    [
+        (["silent"], {}),
+        (["out"], {}),
+        (["err"], {}),
+        (["code"], {}),
+        ([], {"echo held": "silent"}),
+        ([], {"echo held": "out"}),
+        ([], {"echo held": "err"}),
+        ([], {"exec dd": "silent"}),
+        ([], {"exec dd": "err"}),
+        ([], {"exit 0": "silent"}),
+        ([], {"exit 0": "err"}),
+    ],
+)
+def test_a_board_that_holds_or_fills_is_left(
+    quick: Path, cargo: tuple[Path, Path], lies: list[str], elsewhere: dict[str, str]
+) -> None:
+    lying_ssh(quick, lies, share=float(bool(lies)), first=3, elsewhere=elsewhere)
+    began_s = time.monotonic()
+    with pytest.raises(DeviceError) as caught:
+        try_flash(quick, cargo[0])
+    assert time.monotonic() - began_s < 20 and str(caught.value).isprintable()
+
+
+def test_a_board_that_does_not_lie_is_flashed(quick: Path, cargo: tuple[Path, Path]) -> None:
+    lying_ssh(quick, [], share=0)
+    try_flash(quick, cargo[0])
+    assert (quick / "root/current").exists()
+
+
+RANDOM = ["end", "code", "empty", "fewer", "garbage", "numbers", "bytes", "escape", "rc", "out"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(int(os.environ.get("BOARDFIT_LIARS", "16"))))
+def test_random_lies_end_in_a_sentence(quick: Path, cargo: tuple[Path, Path], seed: int) -> None:
+    chance = random.Random(seed)
+    lying_ssh(
+        quick, chance.sample(RANDOM, chance.randint(1, 3)), share=chance.choice([0.1, 0.3, 1.0]),
+        seed=seed, first=chance.randrange(30),
+    )  # fmt: skip
+    began_s = time.monotonic()
+    try:
+        try_flash(quick, cargo[0])
+    except EdgeError as error:
+        assert str(error).isprintable() and (error.next_step or "").isprintable()
+        assert error.exit_code in (2, 3, 4, 6, 7), error
+    assert time.monotonic() - began_s < 60
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [
+        lambda text: parse_digests(text, 2, "b"),
+        lambda text: parse_counts(text, 2, "b"),
+        lambda text: parse_free_bytes(text, "b"),
+        lambda text: parse_folder(text, "b"),
+        lambda text: parse_entries(text, "/r", "b") and None,
+    ],
+)
+def test_an_answer_is_parsed_or_refused(parse: Callable[[str], object]) -> None:
+    chance = random.Random(1)
+    pieces = ["", "-", "ab" * 32, "1", "9" * 5000, "²", "-1", "x%", "%", "/a", "81a4 1 5 /r/x",
+              "\n", " ", "\x1b[2J", "81a4 1 " + "9" * 5000 + " /r/y", "\r", "\u2028"]  # fmt: skip
+    for _ in range(2000):
+        text = "".join(chance.choice(pieces) for _ in range(chance.randrange(6)))
+        try:
+            parse(text)
+        except DeviceError as error:
+            assert str(error).isprintable()
+
+
+def test_answers() -> None:
+    sha = "ab" * 32
+    assert parse_digests(f"{sha}\n-\n", 2, "b") == [sha, None]
+    assert parse_counts("1\n22\n", 2, "b") == [1, 22]
+    assert parse_free_bytes("10 4096\n", "b") == 40960
+    df = "Filesystem 1024-blocks Used Available Capacity Mounted\n/dev/x 100 50 50 50% /\n"
+    assert parse_free_bytes(df, "b") == 51200
+    assert parse_folder("/home/pi\n", "b") == "/home/pi"
+    found = parse_entries("41ed 2 9 /r\n81a4 2 5 /r/a b\na1ff 1 3 /r/l\nodd\n", "/r", "b")
+    assert [(n, e.kind, e.n_bytes, e.n_names) for n, e in found.items()] == [
+        ("a b", "file", 5, 2), ("l", "link", 3, 1), ("odd", "other", 0, 1),
+    ]  # fmt: skip
+
+
+def test_a_transfer_that_stands_still_is_noticed() -> None:
+    clock = StallClock("b", 0.05)
+    clock.check(1)
+    time.sleep(0.1)
+    clock.check(2)
+    time.sleep(0.1)
+    with pytest.raises(DeviceError, match="has taken no byte"):
+        clock.check(2)
+
+
+@pytest.mark.parametrize("data", [b"", b"no zip", b"PK\5\6" + bytes(9), b"PK\5\6" + b"\xff" * 18])
+def test_a_wheel_that_is_no_zip_is_an_input_error(tmp_path: Path, data: bytes) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "model.gguf").write_bytes(b"model")
+    (folder / "x.whl").write_bytes(data)
+    document = {"model": {"name": "x"}, "recipe": {}, "plan": PLAN.to_dict()}
+    seal_bundle(folder, document, {"model.gguf": "model", "x.whl": "wheel"}, {})
+    with pytest.raises(InputError, match=r"x\.whl is no wheel"):
+        engine_bytes(open_bundle(folder))
