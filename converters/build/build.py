@@ -21,12 +21,18 @@ from boardfit.converters.build.jobs import BuildJob, make_jobs
 from boardfit.converters.build.seal import AnyArtifact, imatrix_identity, make_manifest, seal
 from boardfit.converters.build.verify import check_artifact, check_in_engine, check_vocabulary
 from boardfit.converters.formats.base import Conversion, FormatArtifact
-from boardfit.converters.formats.gguf.recipe import GgufRecipe, load_recipe
+from boardfit.converters.formats.gguf.as_is import write_as_is
+from boardfit.converters.formats.gguf.assign import assign_types
+from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, load_recipe, make_as_is
 from boardfit.converters.formats.gguf.write import GgufArtifact, write_many
 from boardfit.converters.formats.table import GGUF
 from boardfit.converters.imatrix import Imatrix, read_imatrix
 from boardfit.converters.plan.learned import read_learned
 from boardfit.converters.plan.make import PlanOptions
+from boardfit.converters.plan.weights import (
+    describe_requantizing,
+    find_main_type,
+)
 from boardfit.converters.quality.building import QualityOptions, measure_cards
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.profile import DeviceProfile
@@ -89,6 +95,8 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     jobs = make_jobs(
         request.spec, request.devices, request.formats, request.options, read_learned()
     )
+    for text in describe_losses(request.spec, jobs):
+        reporter.say(text)
     adders = {job.name: adding_engine(request, job.device, reporter) for job in jobs}
     reporter.stage("checking the tokenizer")
     vocabulary = check_vocabulary(request.spec)
@@ -165,7 +173,9 @@ def make_all_artifacts(
     formats one by one in their converters' environments.
     """
     recipes = {
-        job.plan.recipe: load_recipe(job.plan.recipe) for job in jobs if not job.is_converted
+        job.plan.recipe: find_recipe(request.spec, job.plan.recipe)
+        for job in jobs
+        if not job.is_converted
     }
     made = make_artifacts(request, recipes, imatrix, folder, reporter)
     converted: dict[str, FormatArtifact] = {}
@@ -183,6 +193,18 @@ def make_all_artifacts(
             converted[job.key] = job.target.load().convert(conversion)
         found[job.name] = converted[job.key]
     return found
+
+
+def find_recipe(spec: ModelSpec, recipe_id: str) -> GgufRecipe:
+    """Find a plan's recipe, or what stands for it where the file is taken as it stands."""
+    return make_as_is(find_main_type(spec)) if recipe_id == AS_IS else load_recipe(recipe_id)
+
+
+def describe_losses(spec: ModelSpec, jobs: Sequence[BuildJob]) -> list[str]:
+    """State what is lost by quantizing a quantized file again, once for each recipe."""
+    recipes = {job.plan.recipe for job in jobs if not job.is_converted} - {AS_IS}
+    texts = (describe_requantizing(spec, load_recipe(recipe)) for recipe in sorted(recipes))
+    return [text for text in texts if text]
 
 
 def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> Imatrix | None:
@@ -231,9 +253,17 @@ def make_artifacts(
         [request.spec.source.fingerprint, imatrix_identity(imatrix), __version__], sort_keys=True
     )
     found = {recipe: finished(folder / f"{recipe}.gguf", identity) for recipe in recipes}
-    jobs = [(recipes[r], folder / f"{r}.gguf") for r, artifact in found.items() if artifact is None]
+    missing = [recipes[recipe] for recipe, artifact in found.items() if artifact is None]
+    if AS_IS in [recipe.id for recipe in missing]:
+        reporter.stage("taking the file as it stands")
+        artifact = write_as_is(
+            request.spec, recipes[AS_IS], folder / f"{AS_IS}.gguf", threads=request.threads,
+            progress=reporter.progress,
+        )  # fmt: skip
+        found[AS_IS] = keep(artifact, identity)
+    jobs = [(r, folder / f"{r.id}.gguf") for r in missing if r.id != AS_IS]
     if jobs:
-        reporter.stage("quantizing to " + ", ".join(recipe.id for recipe, _ in jobs))
+        reporter.stage(describe_stage(request.spec, [recipe for recipe, _ in jobs]))
         for artifact in write_many(
             request.spec,
             jobs,
@@ -242,13 +272,26 @@ def make_artifacts(
             progress=reporter.progress,
             overwrite=True,
         ):
-            found[artifact.recipe] = artifact
-            record = {**vars(artifact), "path": artifact.path.name, "types": dict(artifact.types)}
-            write_atomic(
-                artifact.path.with_suffix(".json"),
-                json.dumps({"identity": identity, "artifact": record}).encode(),
-            )
+            found[artifact.recipe] = keep(artifact, identity)
     return {recipe: artifact for recipe, artifact in found.items() if artifact is not None}
+
+
+def describe_stage(spec: ModelSpec, recipes: Sequence[GgufRecipe]) -> str:
+    """Name what a pass does: it quantizes, or it copies where no tensor changes its type."""
+    names = ", ".join(recipe.id for recipe in recipes)
+    if any(e.type != e.tensor.source_type for r in recipes for e in assign_types(spec, r)):
+        return f"quantizing to {names}"
+    return f"copying: the file is {names} already, all {len(spec.tensors)} tensors stay as they are"
+
+
+def keep(artifact: GgufArtifact, identity: str) -> GgufArtifact:
+    """Note beside an artifact that it is whole, so that the same build need not make it again."""
+    record = {**vars(artifact), "path": artifact.path.name, "types": dict(artifact.types)}
+    write_atomic(
+        artifact.path.with_suffix(".json"),
+        json.dumps({"identity": identity, "artifact": record}).encode(),
+    )
+    return artifact
 
 
 def finished(path: Path, identity: str) -> GgufArtifact | None:

@@ -17,7 +17,7 @@ from boardfit.converters.build.network import (
     network_summary,
     refuse_language_options,
 )
-from boardfit.converters.formats.gguf.recipe import list_recipes
+from boardfit.converters.formats.gguf.recipe import AS_IS, list_recipes
 from boardfit.converters.formats.network.quantize import is_network_file
 from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
 from boardfit.converters.plan.command import load_devices
@@ -32,6 +32,8 @@ from boardfit.edge.terminal.option_groups import GroupedCommand
 from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.trust.key_argument import signing_key
 from boardfit.edge.units import format_bytes, printable
+
+RECIPES = tuple(recipe.id for recipe in list_recipes())
 
 
 @click.command(name="build", cls=GroupedCommand)
@@ -48,7 +50,7 @@ from boardfit.edge.units import format_bytes, printable
     "--format", "formats", default=GGUF, show_default=True, metavar="FORMAT[,FORMAT…]",
     help=f"{', '.join(FORMATS)}, or auto: fastest answer at similar quality.",
 )  # fmt: skip
-@click.option("--recipe", help=f"Use this recipe: {', '.join(r.id for r in list_recipes())}.")
+@click.option("--recipe", help=f"Use this recipe: {', '.join(RECIPES)}, or as-is.")
 @click.option("--ctx", "n_ctx", type=int, help="Context length, in tokens.")
 @click.option("--kv-type", help="Type of the KV cache: f16, q8_0, …")
 @click.option(
@@ -140,6 +142,11 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
         prefer=typed.prefer,
         has_imatrix=typed.imatrix is not None,
     )
+    if options.recipe == AS_IS and typed.imatrix is not None:
+        raise UsageError(
+            "--recipe as-is converts nothing, so --imatrix cannot be used with it",
+            next_step="leave one of the two out",
+        )
     # Ask for the passphrase now, not at the end of a long build.
     key = signing_key(typed.sign) if typed.sign else None
     with TerminalReporter(quiet=typed.as_json) as reporter:
