@@ -31,6 +31,8 @@ from boardfit.edge.units import printable
 # not the one that shapes ours.
 _NOT_COPIED = ("general.file_type", "general.quantization_version", "split.", "quantize.imatrix.")
 _SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+# File names that programs give to any model.
+_NAMELESS = re.compile(r"(?i)(ggml-)?model([-_.][a-z0-9_]+)?|out|output|sha256-[0-9a-f]+|[0-9a-f]+")
 _PLAIN: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")
 }  # fmt: skip
@@ -67,7 +69,7 @@ def open_gguf(path: Path) -> ModelSpec:
         )
     metadata = _metadata(first)
     return ModelSpec(
-        name=first.text("general.name") or _stem(path),
+        name=_name(first, path),
         family=first.arch,
         shape=shape_from_header(first, tuple(tensors.values())),
         metadata=metadata,
@@ -183,6 +185,14 @@ def _notes(headers: list[GgufHeader]) -> tuple[str, ...]:
             "or F32 GGUF, or the checkpoint itself, is better"
         )
     return tuple(notes)
+
+
+def _name(header: GgufHeader, path: Path) -> str:
+    """The file's name, which is what people know; where that names no model, the header's."""
+    stem = _stem(path)
+    if path.suffix.lower() == ".gguf" and not _NAMELESS.fullmatch(stem):
+        return stem
+    return header.text("general.name") or stem
 
 
 def _stem(path: Path) -> str:
