@@ -34,6 +34,7 @@ from boardfit.converters.plan.weights import (
     find_main_type,
 )
 from boardfit.converters.quality.building import QualityOptions, measure_cards
+from boardfit.converters.quality.card import Card
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge import __version__
@@ -55,7 +56,8 @@ class BuildRequest:
     """What to build. `imatrix` is upstream's imatrix file, or a text to compute one from.
     `with_engine` adds what each board needs to run its bundle offline; `python` is the board's
     Python where it is not the profile's. `formats` are of `boardfit.converters.formats.table`.
-    `sign` puts a signature beside every manifest.
+    `sign` puts a signature beside every manifest. `accept_tokenizer` goes on where the engine does
+    not normalize text as the checkpoint does.
     """
 
     spec: ModelSpec
@@ -70,6 +72,7 @@ class BuildRequest:
     quality: QualityOptions = field(default_factory=QualityOptions)
     formats: tuple[str, ...] = (GGUF,)
     sign: SigningKey | None = None
+    accept_tokenizer: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
         reporter.say(text)
     adders = {job.name: adding_engine(request, job.device, reporter) for job in jobs}
     reporter.stage("checking the tokenizer")
-    vocabulary = check_vocabulary(request.spec)
+    vocabulary = check_vocabulary(request.spec, accept_normalization=request.accept_tokenizer)
     with work_beside(request.output, "build", resume=True, stale=["bundles"]) as work:
         folder = work.path / "artifacts"
         imatrix = obtain_imatrix(request, folder, reporter)
@@ -124,12 +127,13 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             plan = dataclasses.replace(job.plan, artifact_bytes=artifact.nbytes)
             checked = vocabulary | checks[artifact.path]
             used = None if job.is_converted else imatrix
+            card = cards[plan.engine, plan.recipe, plan.kv_type]
             manifest = make_manifest(request.spec, plan, artifact, checked, used)
             seal(
                 request.spec,
                 plan,
                 artifact,
-                manifest | {"quality": cards[plan.engine, plan.recipe, plan.kv_type]},
+                manifest | {"quality": add_tokenizer(request, card, vocabulary)},
                 bundles / (job.name or "bundle"),
                 add_engine=adders[job.name],
                 key=request.sign,
@@ -141,6 +145,13 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
         Built(open_bundle(request.output / job.name, verify=False), artifacts[job.name])
         for job in jobs
     ]
+
+
+def add_tokenizer(request: BuildRequest, card: Card, vocabulary: Mapping[str, Any]) -> Card:
+    """The card, with what was accepted of the tokenizer."""
+    found = vocabulary.get("vocabulary")
+    limits = found.get("limits") if isinstance(found, dict) else None
+    return {**card, "tokenizer": list(limits)} if request.accept_tokenizer and limits else card
 
 
 def check_artifacts(

@@ -26,7 +26,7 @@ from boardfit.converters.plan.options import Prefer
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.bench.network_inputs import parse_shapes
-from boardfit.edge.bundle.quality_text import quality_lines
+from boardfit.edge.bundle.quality_text import quality_lines, tokenizer_lines
 from boardfit.edge.errors import UsageError
 from boardfit.edge.terminal.option_groups import GroupedCommand
 from boardfit.edge.terminal.progress import TerminalReporter
@@ -84,6 +84,10 @@ RECIPES = tuple(recipe.id for recipe in list_recipes())
     "--accept-quality", is_flag=True, help="Keep the artifact even if it exceeds the quality bound."
 )
 @click.option(
+    "--accept-tokenizer", is_flag=True,
+    help="Go on where the engine does not normalize text as the checkpoint does.",
+)  # fmt: skip
+@click.option(
     "--quality-text", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Text for the quality measurement. [default: a text that ships with the kit]",
 )  # fmt: skip
@@ -125,6 +129,7 @@ class BuildOptions:
     sign: Path | None
     no_quality: bool
     accept_quality: bool
+    accept_tokenizer: bool
     quality_text: Path | None
     shapes: tuple[str, ...]
     force: bool
@@ -165,6 +170,7 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
             quality=QualityOptions(not typed.no_quality, typed.accept_quality, typed.quality_text),
             formats=parse_formats(typed.formats),
             sign=key,
+            accept_tokenizer=typed.accept_tokenizer,
         )
         built = build(request, reporter)
     return [(as_record(done), summary(done)) for done in built]
@@ -222,5 +228,6 @@ def summary(done: Built) -> str:
         f"  context {plan.n_ctx}, peak {format_bytes(plan.peak_bytes)} of "
         f"{format_bytes(plan.budget_bytes)}\n"
         f"  quality: {quality_lines(bundle.manifest)[0]}\n"
-        f"  next: edge chat {bundle.path}"
+        + "".join(f"  tokenizer: {line}\n" for line in tokenizer_lines(bundle.manifest))
+        + f"  next: edge chat {bundle.path}"
     )

@@ -15,7 +15,7 @@ from boardfit.edge.bundle.bundle import (
     pack_bundle,
     unpack_bundle,
 )
-from boardfit.edge.bundle.quality_text import quality_lines
+from boardfit.edge.bundle.quality_text import quality_lines, tokenizer_lines
 from boardfit.edge.errors import IntegrityError
 from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.units import format_bytes, printable
@@ -56,6 +56,7 @@ def describe(opened: Bundle) -> list[str]:
             "answers when time is too short for the model"
         )
     lines += [f"  quality  {line}" for line in quality_lines(opened.manifest)]
+    lines += [f"  reads    {line}" for line in tokenizer_lines(opened.manifest)]
     lines += [f"  file     {f.name}  {format_bytes(f.n_bytes)}  {f.role}" for f in opened.files]
     return lines
 

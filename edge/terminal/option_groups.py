@@ -26,7 +26,7 @@ GROUPS: dict[str, dict[str, str]] = {
     "build": {
         "Which board": "--device --with-engine --python",
         "What to build": "--format --recipe --ctx --kv-type --prefer --imatrix --shape --sign",
-        "Quality": "--no-quality --accept-quality --quality-text",
+        "Quality": "--no-quality --accept-quality --quality-text --accept-tokenizer",
         "Output": "--output --force --threads --json",
     },
     "flash": {
