@@ -32,7 +32,9 @@ from boardfit.edge.units import printable
 _NOT_COPIED = ("general.file_type", "general.quantization_version", "split.", "quantize.imatrix.")
 _SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 # File names that programs give to any model.
-_NAMELESS = re.compile(r"(?i)(ggml-)?model([-_.][a-z0-9_]+)?|out|output|sha256-[0-9a-f]+|[0-9a-f]+")
+_NAMELESS = re.compile(
+    r"(?i).{1,2}|(ggml-)?model([-_.][a-z0-9_]+)?|out|output|sha256-[0-9a-f]+|[0-9a-f]+"
+)
 _PLAIN: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")
 }  # fmt: skip
