@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from tests.programs import skip_or_fail
+from tests.real.weights import GEMMA3, SMOLLM2, cache_folder, fetch
 
 # A busy machine is no failure; `derandomize` in CI makes a failure there repeatable here.
 settings.register_profile("boardfit", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -61,6 +62,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def llama_cpp_tree() -> Path:
     """Upstream's source tree, for oracle tests."""
     return Path(os.environ["BOARDFIT_LLAMA_CPP"])
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as people have it: a GGUF, Q4_1, with a chat template."""
+    return fetch(SMOLLM2, cache_folder())
+
+
+@pytest.fixture(scope="session")
+def gemma3() -> Path:
+    """Gemma 3 270M as people have it: a GGUF, Q4_K_M, a base model without chat template."""
+    return fetch(GEMMA3, cache_folder())
 
 
 @pytest.fixture(scope="session")

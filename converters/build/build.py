@@ -26,13 +26,20 @@ from boardfit.converters.build.verify import (
     check_vocabulary,
 )
 from boardfit.converters.formats.base import Conversion, FormatArtifact
-from boardfit.converters.formats.gguf.recipe import GgufRecipe, load_recipe
+from boardfit.converters.formats.gguf.as_is import write_as_is
+from boardfit.converters.formats.gguf.assign import assign_types
+from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, load_recipe, make_as_is
 from boardfit.converters.formats.gguf.write import GgufArtifact, write_many
 from boardfit.converters.formats.table import GGUF
 from boardfit.converters.imatrix import Imatrix, read_imatrix
 from boardfit.converters.plan.learned import read_learned
 from boardfit.converters.plan.make import PlanOptions
+from boardfit.converters.plan.weights import (
+    describe_requantizing,
+    find_main_type,
+)
 from boardfit.converters.quality.building import QualityOptions, measure_cards
+from boardfit.converters.quality.card import Card
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge import __version__
@@ -54,7 +61,8 @@ class BuildRequest:
     """What to build. `imatrix` is upstream's imatrix file, or a text to compute one from.
     `with_engine` adds what each board needs to run its bundle offline; `python` is the board's
     Python where it is not the profile's. `formats` are of `boardfit.converters.formats.table`.
-    `sign` puts a signature beside every manifest.
+    `sign` puts a signature beside every manifest. `accept_tokenizer` goes on where the engine does
+    not normalize text as the checkpoint does.
     """
 
     spec: ModelSpec
@@ -71,6 +79,7 @@ class BuildRequest:
     sign: SigningKey | None = None
     thinking: Thinking = "auto"
     template_variables: Mapping[str, Any] = field(default_factory=dict)
+    accept_tokenizer: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,10 +105,14 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     jobs = make_jobs(
         request.spec, request.devices, request.formats, request.options, read_learned()
     )
+    for text in describe_losses(request.spec, jobs):
+        reporter.say(text)
     adders = {job.name: adding_engine(request, job.device, reporter) for job in jobs}
     reporter.stage("checking the tokenizer")
     template = check_template(request.spec, request.thinking, request.template_variables)
-    vocabulary = template | check_vocabulary(request.spec)
+    vocabulary = template | check_vocabulary(
+        request.spec, accept_normalization=request.accept_tokenizer
+    )
     with work_beside(request.output, "build", resume=True, stale=["bundles"]) as work:
         folder = work.path / "artifacts"
         imatrix = obtain_imatrix(request, folder, reporter)
@@ -129,12 +142,13 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             )
             checked = vocabulary | checks[artifact.path]
             used = None if job.is_converted else imatrix
+            card = cards[plan.engine, plan.recipe, plan.kv_type]
             manifest = make_manifest(request.spec, plan, artifact, checked, used)
             seal(
                 request.spec,
                 plan,
                 artifact,
-                manifest | {"quality": cards[plan.engine, plan.recipe, plan.kv_type]},
+                manifest | {"quality": add_tokenizer(request, card, vocabulary)},
                 bundles / (job.name or "bundle"),
                 add_engine=adders[job.name],
                 key=request.sign,
@@ -146,6 +160,13 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
         Built(open_bundle(request.output / job.name, verify=False), artifacts[job.name])
         for job in jobs
     ]
+
+
+def add_tokenizer(request: BuildRequest, card: Card, vocabulary: Mapping[str, Any]) -> Card:
+    """The card, with what was accepted of the tokenizer."""
+    found = vocabulary.get("vocabulary")
+    limits = found.get("limits") if isinstance(found, dict) else None
+    return {**card, "tokenizer": list(limits)} if request.accept_tokenizer and limits else card
 
 
 def check_artifacts(
@@ -178,7 +199,9 @@ def make_all_artifacts(
     formats one by one in their converters' environments.
     """
     recipes = {
-        job.plan.recipe: load_recipe(job.plan.recipe) for job in jobs if not job.is_converted
+        job.plan.recipe: find_recipe(request.spec, job.plan.recipe)
+        for job in jobs
+        if not job.is_converted
     }
     made = make_artifacts(request, recipes, imatrix, folder, reporter)
     converted: dict[str, FormatArtifact] = {}
@@ -196,6 +219,18 @@ def make_all_artifacts(
             converted[job.key] = job.target.load().convert(conversion)
         found[job.name] = converted[job.key]
     return found
+
+
+def find_recipe(spec: ModelSpec, recipe_id: str) -> GgufRecipe:
+    """Find a plan's recipe, or what stands for it where the file is taken as it stands."""
+    return make_as_is(find_main_type(spec)) if recipe_id == AS_IS else load_recipe(recipe_id)
+
+
+def describe_losses(spec: ModelSpec, jobs: Sequence[BuildJob]) -> list[str]:
+    """State what is lost by quantizing a quantized file again, once for each recipe."""
+    recipes = {job.plan.recipe for job in jobs if not job.is_converted} - {AS_IS}
+    texts = (describe_requantizing(spec, load_recipe(recipe)) for recipe in sorted(recipes))
+    return [text for text in texts if text]
 
 
 def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> Imatrix | None:
@@ -244,9 +279,17 @@ def make_artifacts(
         [request.spec.source.fingerprint, imatrix_identity(imatrix), __version__], sort_keys=True
     )
     found = {recipe: finished(folder / f"{recipe}.gguf", identity) for recipe in recipes}
-    jobs = [(recipes[r], folder / f"{r}.gguf") for r, artifact in found.items() if artifact is None]
+    missing = [recipes[recipe] for recipe, artifact in found.items() if artifact is None]
+    if AS_IS in [recipe.id for recipe in missing]:
+        reporter.stage("taking the file as it stands")
+        artifact = write_as_is(
+            request.spec, recipes[AS_IS], folder / f"{AS_IS}.gguf", threads=request.threads,
+            progress=reporter.progress,
+        )  # fmt: skip
+        found[AS_IS] = keep(artifact, identity)
+    jobs = [(r, folder / f"{r.id}.gguf") for r in missing if r.id != AS_IS]
     if jobs:
-        reporter.stage("quantizing to " + ", ".join(recipe.id for recipe, _ in jobs))
+        reporter.stage(describe_stage(request.spec, [recipe for recipe, _ in jobs]))
         for artifact in write_many(
             request.spec,
             jobs,
@@ -255,13 +298,26 @@ def make_artifacts(
             progress=reporter.progress,
             overwrite=True,
         ):
-            found[artifact.recipe] = artifact
-            record = {**vars(artifact), "path": artifact.path.name, "types": dict(artifact.types)}
-            write_atomic(
-                artifact.path.with_suffix(".json"),
-                json.dumps({"identity": identity, "artifact": record}).encode(),
-            )
+            found[artifact.recipe] = keep(artifact, identity)
     return {recipe: artifact for recipe, artifact in found.items() if artifact is not None}
+
+
+def describe_stage(spec: ModelSpec, recipes: Sequence[GgufRecipe]) -> str:
+    """Name what a pass does: it quantizes, or it copies where no tensor changes its type."""
+    names = ", ".join(recipe.id for recipe in recipes)
+    if any(e.type != e.tensor.source_type for r in recipes for e in assign_types(spec, r)):
+        return f"quantizing to {names}"
+    return f"copying: the file is {names} already, all {len(spec.tensors)} tensors stay as they are"
+
+
+def keep(artifact: GgufArtifact, identity: str) -> GgufArtifact:
+    """Note beside an artifact that it is whole, so that the same build need not make it again."""
+    record = {**vars(artifact), "path": artifact.path.name, "types": dict(artifact.types)}
+    write_atomic(
+        artifact.path.with_suffix(".json"),
+        json.dumps({"identity": identity, "artifact": record}).encode(),
+    )
+    return artifact
 
 
 def finished(path: Path, identity: str) -> GgufArtifact | None:

@@ -17,7 +17,7 @@ from boardfit.converters.build.network import (
     network_summary,
     refuse_language_options,
 )
-from boardfit.converters.formats.gguf.recipe import list_recipes
+from boardfit.converters.formats.gguf.recipe import AS_IS, list_recipes
 from boardfit.converters.formats.network.quantize import is_network_file
 from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
 from boardfit.converters.plan.command import load_devices
@@ -26,7 +26,7 @@ from boardfit.converters.plan.options import Prefer
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.bench.network_inputs import parse_shapes
-from boardfit.edge.bundle.quality_text import note_lines, quality_lines
+from boardfit.edge.bundle.quality_text import note_lines, quality_lines, tokenizer_lines
 from boardfit.edge.errors import UsageError
 from boardfit.edge.template.options import TEMPLATE_OPTIONS, parse_variables
 from boardfit.edge.terminal.option_groups import GroupedCommand
@@ -35,6 +35,8 @@ from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.trust.key_argument import signing_key
 from boardfit.edge.types import Thinking
 from boardfit.edge.units import format_bytes, printable
+
+RECIPES = tuple(recipe.id for recipe in list_recipes())
 
 
 @click.command(name="build", cls=GroupedCommand)
@@ -51,7 +53,7 @@ from boardfit.edge.units import format_bytes, printable
     "--format", "formats", default=GGUF, show_default=True, metavar="FORMAT[,FORMAT…]",
     help=f"{', '.join(FORMATS)}, or auto: fastest answer at similar quality.",
 )  # fmt: skip
-@click.option("--recipe", help=f"Use this recipe: {', '.join(r.id for r in list_recipes())}.")
+@click.option("--recipe", help=f"Use this recipe: {', '.join(RECIPES)}, or as-is.")
 @click.option("--ctx", "n_ctx", type=int, help="Context length, in tokens.")
 @click.option("--kv-type", help="Type of the KV cache: f16, q8_0, …")
 @click.option(
@@ -84,6 +86,10 @@ from boardfit.edge.units import format_bytes, printable
 @click.option(
     "--accept-quality", is_flag=True, help="Keep the artifact even if it exceeds the quality bound."
 )
+@click.option(
+    "--accept-tokenizer", is_flag=True,
+    help="Go on where the engine does not normalize text as the checkpoint does.",
+)  # fmt: skip
 @click.option(
     "--quality-text", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Text for the quality measurement. [default: a text that ships with the kit]",
@@ -127,6 +133,7 @@ class BuildOptions:
     sign: Path | None
     no_quality: bool
     accept_quality: bool
+    accept_tokenizer: bool
     quality_text: Path | None
     shapes: tuple[str, ...]
     thinking: Thinking | None
@@ -146,6 +153,11 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
         prefer=typed.prefer,
         has_imatrix=typed.imatrix is not None,
     )
+    if options.recipe == AS_IS and typed.imatrix is not None:
+        raise UsageError(
+            "--recipe as-is converts nothing, so --imatrix cannot be used with it",
+            next_step="leave one of the two out",
+        )
     # Ask for the passphrase now, not at the end of a long build.
     key = signing_key(typed.sign) if typed.sign else None
     with TerminalReporter(quiet=typed.as_json) as reporter:
@@ -166,6 +178,7 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
             sign=key,
             thinking=typed.thinking or "auto",
             template_variables=parse_variables(typed.template_vars),
+            accept_tokenizer=typed.accept_tokenizer,
         )
         built = build(request, reporter)
     return [(as_record(done), summary(done)) for done in built]
@@ -226,5 +239,6 @@ def summary(done: Built) -> str:
         f"{format_bytes(plan.budget_bytes)}\n"
         f"  quality: {quality_lines(bundle.manifest)[0]}\n"
         + "".join(f"  note: {note}\n" for note in note_lines(bundle.manifest))
+        + "".join(f"  tokenizer: {line}\n" for line in tokenizer_lines(bundle.manifest))
         + f"  next: edge chat {bundle.path}"
     )

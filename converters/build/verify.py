@@ -30,18 +30,21 @@ _TRIAL_CONTEXT = 256
 _TRIAL_TEXTS = ("Hello world", " 12 345,6 \n\n\tif x:", "naïve café – 東京 🙂", "don't I'LL we've")
 
 
-def check_vocabulary(spec: ModelSpec) -> dict[str, Any]:
+def check_vocabulary(spec: ModelSpec, *, accept_normalization: bool = False) -> dict[str, Any]:
     """Write the vocabulary alone to a temporary GGUF, load it in the engine and compare it with the
     source's tokenizer. A GGUF source has none to compare with: its vocabulary is copied.
 
-    Raises IntegrityError that shows the first string that differs.
+    Raises IntegrityError that shows the first string that differs. `accept_normalization` goes on
+    where only the checkpoint's normalizer explains the differences.
     """
     if spec.tokenizer_dir is None:
         return {"vocabulary": "copied from the source GGUF"}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vocabulary.gguf"
         write_vocab_entries(spec.metadata, path)
-        report = verify_vocabulary(path, spec.tokenizer_dir)
+        report = verify_vocabulary(
+            path, spec.tokenizer_dir, accept_normalization=accept_normalization
+        )
     return {"vocabulary": asdict(report)}
 
 

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from boardfit.converters.formats.gguf.recipe import AS_IS
 from boardfit.converters.plan.candidate import AnswerTime, Candidate
 from boardfit.converters.plan.options import PlanOptions, describe_needs
 from boardfit.converters.plan.planner import Planner
+from boardfit.converters.plan.weights import is_quantized_file
 from boardfit.edge.errors import DeadlineError, DoesNotFitError
 from boardfit.edge.units import format_bytes, format_seconds
 
@@ -66,7 +68,37 @@ def choose_candidate(planner: Planner) -> Candidate:
 def find_highest_fitting(planner: Planner) -> Candidate | None:
     """Find the highest rung that fits and is in time; None when none is. With a deadline, recipes
     that lose more quality but run faster are looked at too, once none on the ladder will do.
+
+    A file that is quantized already runs as it stands where it will do: quantizing it again only
+    loses. `speed` and `memory` ask for more, and take a recipe that is faster or smaller.
     """
+    as_is = _find_as_is(planner)
+    if as_is is None:
+        return _find_highest_recipe(planner)
+    has_room = as_is.n_ctx >= planner.base_context
+    wants_more = planner.options.prefer in ("speed", "memory")
+    if has_room and not wants_more:
+        return as_is
+    converted = _find_highest_recipe(planner)
+    if converted is None:
+        return as_is
+    if not has_room and converted.n_ctx > as_is.n_ctx:
+        return converted
+    is_better = planner.rank(converted.weights) < planner.rank(as_is.weights)
+    return converted if wants_more and is_better else as_is
+
+
+def _find_as_is(planner: Planner) -> Candidate | None:
+    """The file as it stands, where it is quantized, fits and is in time. An importance matrix asks
+    for quantizing.
+    """
+    options = planner.options
+    if options.recipe is not None or options.has_imatrix or not is_quantized_file(planner.spec):
+        return None
+    return _find_highest_recipe(planner.with_options(replace(options, recipe=AS_IS)))
+
+
+def _find_highest_recipe(planner: Planner) -> Candidate | None:
     if planner.options.needs:
         return _choose_for_needs(planner)
     for weights, n_ctx in reversed(planner.list_rungs()):

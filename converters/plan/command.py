@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import click
 
+from boardfit.converters.formats.gguf.recipe import AS_IS, is_as_is
 from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
 from boardfit.converters.plan.candidate import Candidate
 from boardfit.converters.plan.choose import choose_candidate
@@ -15,7 +16,7 @@ from boardfit.converters.plan.make import assemble_plan, list_alternatives
 from boardfit.converters.plan.options import PREFERENCES, PlanOptions, Prefer, parse_needs
 from boardfit.converters.plan.planner import Planner
 from boardfit.converters.plan.text import candidate_lines, plan_lines, plan_record
-from boardfit.converters.plan.weights import AS_IS, WeighingScale
+from boardfit.converters.plan.weights import WeighingScale
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
 from boardfit.device_profiles.profile import DeviceProfile
@@ -72,7 +73,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     "--format", "formats", default=GGUF, show_default=True, metavar="FORMAT[,FORMAT…]",
     help=f"{', '.join(FORMATS)}, or auto: compare all.",
 )  # fmt: skip
-@click.option("--recipe", help="Use this recipe, for example q4_0 or q4_k_m.")
+@click.option("--recipe", help="Use this recipe, for example q4_0, q4_k_m or as-is.")
 @click.option("--as-is", is_flag=True, help="Run a .gguf file as it is, without conversion.")
 @click.option("--ctx", "n_ctx", type=int, help="Context length, in tokens.")
 @click.option("--kv-type", help="Type of the KV cache: f16, q8_0, …")
@@ -148,7 +149,7 @@ def plan_command(
     Without MODEL, show which model sizes fit the board, and how fast they run. With --workload,
     show which model answers the requests in time, and with which recipe.
     """
-    if as_is and recipe:
+    if as_is and recipe and not is_as_is(recipe):
         raise UsageError("--as-is converts nothing, so --recipe cannot be used with it")
     options = PlanOptions(
         recipe=AS_IS if as_is else recipe, n_ctx=n_ctx, kv_type=kv_type, n_threads=n_threads,

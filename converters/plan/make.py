@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from boardfit.converters.formats.gguf.recipe import AS_IS
 from boardfit.converters.formats.table import AUTO, FORMATS, GGUF
 from boardfit.converters.plan.auto import choose_format
 from boardfit.converters.plan.candidate import Candidate
@@ -16,7 +17,6 @@ from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.options import PREFERENCES, PlanOptions, Prefer
 from boardfit.converters.plan.planner import ENGINE, Planner
 from boardfit.converters.plan.reasons import explain_choice
-from boardfit.converters.plan.weights import AS_IS
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import EdgeError

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from boardfit.converters.formats.gguf.recipe import AS_IS, is_as_is
 from boardfit.device_profiles.cost.memory import KV_BLOCK
 from boardfit.edge.errors import UsageError
 from boardfit.edge.tasks.requests import find_workload
@@ -64,6 +65,8 @@ class PlanOptions:
     needs: tuple[Need, ...] = ()
 
     def __post_init__(self) -> None:
+        if is_as_is(self.recipe):
+            object.__setattr__(self, "recipe", AS_IS)
         if self.prefer not in PREFERENCES:
             raise UsageError(
                 f"unknown preference {self.prefer!r}; known: {', '.join(PREFERENCES)}."

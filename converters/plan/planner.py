@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from boardfit.converters.formats.gguf.recipe import GgufRecipe, list_recipes, load_recipe
+from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, list_recipes, load_recipe
 from boardfit.converters.plan.candidate import (
     AnswerTime,
     Candidate,
@@ -21,7 +21,7 @@ from boardfit.converters.plan.candidate import (
 )
 from boardfit.converters.plan.learned import Learned, MeasuredRun
 from boardfit.converters.plan.options import PlanOptions
-from boardfit.converters.plan.weights import AS_IS, RecipeWeights, WeighingScale, weigh_as_is
+from boardfit.converters.plan.weights import RecipeWeights, WeighingScale, weigh_as_is
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.cost.memory import KV_BLOCK
 from boardfit.device_profiles.cost.model import CostModel, RunSettings
@@ -183,6 +183,13 @@ class Planner:
         seconds = speed.typical_answer_s
         return float(weights.artifact_bytes) if seconds is None else seconds
 
+    @property
+    def base_context(self) -> int:
+        """The context that is wanted before a better recipe is."""
+        if self.options.n_ctx is not None:
+            return self.options.n_ctx
+        return min(_BASE_CONTEXT[self.options.prefer], self.spec.shape.n_ctx_train)
+
     def list_rungs(self) -> list[tuple[RecipeWeights, int]]:
         """(recipe, context) from the least to the most; both grow from each rung to the next."""
         recipes = self.order_recipes()
@@ -190,7 +197,7 @@ class Planner:
             return [(weights, self.options.n_ctx) for weights in recipes]
         trained, prefer = self.spec.shape.n_ctx_train, self.options.prefer
         steps = sorted({min(step, trained) for step in _CONTEXT_STEPS})
-        base = min(_BASE_CONTEXT[prefer], trained)
+        base = self.base_context
         longest = min(_LONGEST_CONTEXT[prefer], trained)
         least, most = recipes[0], recipes[-1]
         return [

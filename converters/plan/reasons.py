@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from boardfit.converters.formats.gguf.recipe import AS_IS
 from boardfit.converters.plan.candidate import Candidate
 from boardfit.converters.plan.planner import Planner
-from boardfit.converters.plan.weights import AS_IS
+from boardfit.converters.plan.weights import RecipeWeights, describe_requantizing, is_quantized_file
 from boardfit.device_profiles.cost.kernels import kernel_class
 from boardfit.device_profiles.cost.speed import used_clusters
 from boardfit.edge.units import format_bytes
@@ -18,6 +19,7 @@ def explain_choice(planner: Planner, chosen: Candidate) -> tuple[list[str], list
     """(reasons for the plan, what was rejected and why), one sentence each."""
     reasons = [
         _recipe_reason(planner, chosen),
+        _requantizing_reason(planner, chosen),
         *_over_others(planner, chosen),
         _measured_reason(chosen),
         _users_reason(planner, chosen),
@@ -41,8 +43,7 @@ def _recipe_reason(planner: Planner, chosen: Candidate) -> str:
     bits = f"{chosen.recipe}: {chosen.weights.bits_per_weight:.2f} bits per weight"
     if planner.options.recipe:
         return f"{bits}, as asked"
-    added = chosen.weights.perplexity_added
-    loss = f"about {added:.2f} perplexity lost (published for Llama-3-8B)"
+    loss = describe_loss(chosen.weights)
     prefer = planner.options.prefer
     if prefer == "quality":
         return f"{bits}, the least loss of quality that fits: {loss}"
@@ -51,6 +52,20 @@ def _recipe_reason(planner: Planner, chosen: Candidate) -> str:
     if prefer == "memory":
         return f"{bits}, the smallest recipe with acceptable loss that fits: {loss}"
     return f"{bits}, the best of the 4-bit recipes that fit: {loss}"
+
+
+def describe_loss(weights: RecipeWeights) -> str:
+    """State the loss of a recipe, or that it is unknown for a model of this size."""
+    added = weights.perplexity_known
+    if added is None:
+        return "its loss is unknown at this size (`edge build` measures it)"
+    return f"about {added:.2f} perplexity lost (published for Llama-3-8B)"
+
+
+def _requantizing_reason(planner: Planner, chosen: Candidate) -> str:
+    if chosen.recipe == AS_IS:
+        return ""
+    return describe_requantizing(planner.spec, chosen.weights.recipe)
 
 
 def _context_reason(planner: Planner, chosen: Candidate) -> str:
@@ -112,7 +127,7 @@ def _loading_reason(planner: Planner, chosen: Candidate) -> str:
 
 def _over_others(planner: Planner, chosen: Candidate) -> list[str]:
     """Why this recipe and not its neighbours in quality: `q4_0 over q4_k_m: ...`."""
-    if planner.options.recipe:
+    if planner.options.recipe or chosen.recipe == AS_IS:
         return []
     added = chosen.weights.perplexity_added
     better = [w for w in planner.weights if w.perplexity_added < added]
@@ -132,8 +147,16 @@ def _over_other(planner: Planner, chosen: Candidate, other: Candidate) -> str:
     if not planner.fits(other):
         over = format_bytes(other.peak_bytes - planner.budget_bytes)
         return f"{chosen.recipe} over {other.recipe}: that one is {over} too much"
-    loss = other.weights.perplexity_added - chosen.weights.perplexity_added
-    differences = [f"{abs(loss):.2f} {'less' if loss > 0 else 'more'} perplexity lost"]
+    ours_lost, theirs_lost = chosen.weights.perplexity_known, other.weights.perplexity_known
+    differences = []
+    if ours_lost is not None and theirs_lost is not None:
+        loss = theirs_lost - ours_lost
+        differences.append(f"{abs(loss):.2f} {'less' if loss > 0 else 'more'} perplexity lost")
+    else:
+        more_bits = chosen.weights.bits_per_weight - other.weights.bits_per_weight
+        differences.append(
+            f"{abs(more_bits):.2f} {'more' if more_bits > 0 else 'fewer'} bits per weight"
+        )
     for name, ours, theirs in (
         ("prefills", chosen.speed.prefill_tps, other.speed.prefill_tps),
         ("decodes", chosen.speed.decode_tps, other.speed.decode_tps),
@@ -174,7 +197,11 @@ def _users_reason(planner: Planner, chosen: Candidate) -> str:
 
 
 def _faster_reason(planner: Planner, chosen: Candidate) -> str:
-    """A recipe that prefills much faster for little quality, as a hint; empty if there is none."""
+    """A recipe that prefills much faster for little quality, as a hint; empty if there is none, or
+    where the quality is unknown or lost twice.
+    """
+    if not chosen.weights.is_near_measured or is_quantized_file(planner.spec):
+        return ""
     best, best_gain = None, _WORTH_A_HINT
     for weights in planner.weights:
         loss = weights.perplexity_added - chosen.weights.perplexity_added

@@ -165,21 +165,21 @@ def candidate_lines(planner: Planner, chosen: Candidate, rows: Sequence[Candidat
     """
     beaten = {id(row): find_better(row, rows) for row in rows}
     lines = [
-        "  recipe    bits/w   ppl+     file      context  KV     peak       decode  prefill",
+        "  recipe    bits/w    ppl+     file      context  KV     peak       decode  prefill",
     ]
     for row in rows:
         is_chosen = row.recipe == chosen.recipe and row.n_ctx == chosen.n_ctx
         if beaten[id(row)] is not None and not is_chosen:
             continue
-        added = row.weights.perplexity_added
-        loss = f"{added:.2f}" if added != float("inf") else "–"
+        added = row.weights.perplexity_known
+        loss = f"{added:.2f}" if added is not None else "unknown"
         over = row.peak_bytes - planner.budget_bytes
         notes = [f"{format_bytes(over)} too much"] if over > 0 else []
         notes += ["measured"] if row.measured else []
         notes += ["too slow"] if over <= 0 and not planner.is_in_time(row) else []
         lines.append(
             f"{'▸' if is_chosen else ' '} {row.recipe:<9} {row.weights.bits_per_weight:>6.2f}"
-            f" {loss:>6} {format_bytes(row.weights.artifact_bytes):>10}"
+            f" {loss:>7} {format_bytes(row.weights.artifact_bytes):>10}"
             f" {row.n_ctx:>9}  {row.kv_type:<5} {format_bytes(row.peak_bytes):>9}"
             f" {_rate(row.speed.decode_tps):>9} {_rate(row.speed.prefill_tps):>8}"
             f"  {', '.join(notes)}".rstrip()
@@ -189,6 +189,11 @@ def candidate_lines(planner: Planner, chosen: Candidate, rows: Sequence[Candidat
         f"  tokens/s, decode {bound_text(speed.decode_bound)} and prefill"
         f" {bound_text(speed.prefill_bound)}, {chosen.describe_basis(planner.profile)}"
     )
+    if any(row.weights.perplexity_known is None for row in rows):
+        lines.append(
+            "  ppl+ unknown at this size: the nearest measured model has 8.0 billion weights, this"
+            f" one {chosen.weights.n_params / 1e9:.2g}; small models lose several times as much"
+        )
     left_out = [f"{row.recipe} (by {better.recipe})" for row in rows if (better := beaten[id(row)])]
     if left_out:
         lines.append(f"  beaten in everything: {', '.join(left_out)}")
@@ -284,10 +289,9 @@ def plan_record(planner: Planner, chosen: Candidate) -> dict[str, Any]:
 
 
 def _candidate_record(planner: Planner, row: Candidate, rows: list[Candidate]) -> dict[str, Any]:
-    added = row.weights.perplexity_added
     return {
         "recipe": row.recipe,
-        "perplexity_added": added if added != float("inf") else None,
+        "perplexity_added": row.weights.perplexity_known,
         "artifact_bytes": row.weights.artifact_bytes,
         "n_ctx": row.n_ctx,
         "kv_type": row.kv_type,

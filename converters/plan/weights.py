@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from boardfit.converters.formats.base import stored_tensor
 from boardfit.converters.formats.gguf.assign import assign_types
-from boardfit.converters.formats.gguf.recipe import GgufRecipe
+from boardfit.converters.formats.gguf.recipe import AS_IS, FLOAT_TYPES, GgufRecipe, make_as_is
 from boardfit.converters.formats.gguf.size import artifact_bytes
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.cost.memory import pad
@@ -18,13 +18,11 @@ from boardfit.edge.files.ggml_types import row_bytes
 # What every tensor's data is padded to unless `general.alignment` overrides it (docs/gguf.md).
 _DEFAULT_ALIGNMENT = 32
 
-#: Stands for a recipe where a GGUF file is run as it stands.
-AS_IS = "as-is"
-
 # Perplexity added to Llama-3-8B's by each recipe, lower is better: the order in which quality is
-# preferred. Source: the table in tools/quantize/quantize.cpp of llama.cpp. It has no figure for the
-# two IQ4 recipes; theirs are placed by the pull requests that brought them (#5590, #5747), which
-# put them beside Q4_K_S at slightly fewer bits.
+# preferred at every size. The figures themselves hold near that size only.
+# Source: the table in tools/quantize/quantize.cpp of llama.cpp. It has no figure for the two IQ4
+# recipes; theirs are placed by the pull requests that brought them (#5590, #5747), which put them
+# beside Q4_K_S at slightly fewer bits.
 PERPLEXITY_ADDED: dict[str, float] = {
     "f16": 0.0,
     "bf16": 0.0,
@@ -38,7 +36,12 @@ PERPLEXITY_ADDED: dict[str, float] = {
     "q4_1": 0.4511,
     "q4_0": 0.4685,
     "q3_k_m": 0.6569,
+    AS_IS: 0.0,
 }
+# The one measured model has 8.03 billion weights. Within a factor of two its figures are shown. On
+# a model of 135 million, the same recipes lose about ten times as much.
+_MEASURED_PARAMS = 8.03e9
+_NEAR = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +56,24 @@ class RecipeWeights(StoredWeights):
         return PERPLEXITY_ADDED.get(self.recipe.id, float("inf"))
 
     @property
+    def perplexity_known(self) -> float | None:
+        """The same where it was measured near this size, or is nothing by nature; else None."""
+        added = PERPLEXITY_ADDED.get(self.recipe.id)
+        return added if added == 0.0 or self.is_near_measured else None
+
+    @property
+    def is_near_measured(self) -> bool:
+        """Whether the model is about as large as the one that the figures come from."""
+        return _MEASURED_PARAMS / _NEAR <= self.n_params <= _MEASURED_PARAMS * _NEAR
+
+    @property
+    def n_params(self) -> int:
+        """All weights of the model."""
+        return sum(tensor.n_elements for tensor in self.tensors)
+
+    @property
     def bits_per_weight(self) -> float:
-        return 8 * self.artifact_bytes / sum(tensor.n_elements for tensor in self.tensors)
+        return 8 * self.artifact_bytes / self.n_params
 
 
 class WeighingScale:
@@ -93,15 +112,48 @@ def weigh_as_is(spec: ModelSpec) -> RecipeWeights:
     Raises UsageError for another kind of source.
     """
     if spec.source.kind != "gguf":
-        raise UsageError("only a .gguf file can be run as it is", next_step="leave out --as-is")
-    stored = []
+        raise UsageError(
+            f"only a .gguf file can be run as it is, and {spec.name} is a checkpoint",
+            next_step="leave out --as-is and --recipe as-is",
+        )
+    stored = tuple(
+        stored_tensor(t, t.source_type, t.n_rows * row_bytes(t.source_type, t.n_per_row))
+        for t in spec.tensors
+    )
+    recipe = make_as_is(find_main_type(spec))
+    return RecipeWeights(sum(spec.source.files.values()), stored, recipe)
+
+
+def find_main_type(spec: ModelSpec) -> str:
+    """Find the ggml type that most bytes of the source are stored in."""
     types = Counter[str]()
     for tensor in spec.tensors:
-        n_bytes = tensor.n_rows * row_bytes(tensor.source_type, tensor.n_per_row)
-        types[tensor.source_type] += n_bytes
-        stored.append(stored_tensor(tensor, tensor.source_type, n_bytes))
-    main = types.most_common(1)[0][0]
-    recipe = GgufRecipe(
-        AS_IS, f"as it is, mostly {main}", -1, main, "the file as it stands", output=main
+        types[tensor.source_type] += tensor.n_rows * row_bytes(tensor.source_type, tensor.n_per_row)
+    return types.most_common(1)[0][0]
+
+
+def is_quantized_file(spec: ModelSpec) -> bool:
+    """Whether the source is a GGUF file whose weights are quantized already."""
+    return spec.source.kind == "gguf" and find_main_type(spec) not in FLOAT_TYPES
+
+
+def count_requantized(spec: ModelSpec, recipe: GgufRecipe) -> int:
+    """Count the quantized tensors that a recipe would store in another type: what rounds twice."""
+    if not is_quantized_file(spec):
+        return 0
+    return sum(
+        entry.type != entry.tensor.source_type and entry.tensor.source_type not in FLOAT_TYPES
+        for entry in assign_types(spec, recipe)
     )
-    return RecipeWeights(sum(spec.source.files.values()), tuple(stored), recipe)
+
+
+def describe_requantizing(spec: ModelSpec, recipe: GgufRecipe) -> str:
+    """State what is lost by quantizing a quantized file again; empty where no tensor is."""
+    n_again = count_requantized(spec, recipe)
+    if not n_again:
+        return ""
+    return (
+        f"the file is already quantized, mostly {find_main_type(spec)}: {recipe.id} rounds"
+        f" {n_again} of {len(spec.tensors)} tensors a second time, and quality is lost twice;"
+        f" --recipe {AS_IS} loses nothing"
+    )

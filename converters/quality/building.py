@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from boardfit.converters.formats.gguf.recipe import AS_IS
 from boardfit.converters.quality.bounds import check_bounds
 from boardfit.converters.quality.card import Card, make_empty_card, measure_card
 from boardfit.converters.quality.reference import WINDOW, QualityReference, read_references
@@ -15,6 +16,8 @@ from boardfit.edge.engines import EngineSettings, is_installed
 from boardfit.edge.errors import DoesNotFitError
 from boardfit.edge.terminal.progress import Progress, Say
 from boardfit.edge.types import Plan
+
+_EXACT_KV = "f16"
 
 __all__ = ["QualityOptions", "measure_cards"]
 
@@ -48,6 +51,8 @@ def measure_cards(
     """
     wanted = {(plan.engine, plan.recipe, plan.kv_type): plan for plan in plans}
     why = None if options.enabled else "left out with --no-quality"
+    if all((recipe, kv_type) == (AS_IS, _EXACT_KV) for _, recipe, kv_type in wanted):
+        why = why or "nothing was converted"  # no need to read the source through the engine
     references: Sequence[QualityReference] = ()
     if why is None:
         n_ctx = min(WINDOW, spec.shape.n_ctx_train, *(plan.n_ctx for plan in plans))
@@ -61,6 +66,9 @@ def measure_cards(
     cards = {}
     for (engine, recipe, kv_type), plan in wanted.items():
         key = (engine, recipe, kv_type)
+        if recipe == AS_IS and kv_type == _EXACT_KV:
+            cards[key] = make_empty_card("the file as it stands: nothing was converted or lost")
+            continue
         if why is not None or not is_installed(engine):
             cards[key] = make_empty_card(why or f"the engine {engine} is not installed on the host")
             continue

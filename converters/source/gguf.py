@@ -35,6 +35,10 @@ _NOT_COPIED = ("general.file_type", "general.quantization_version", "split.", "q
 # Keys of a vision or audio part inside the file of a language model, as Ollama writes them.
 _OF_OTHER_MODALITY = re.compile(r"[\w-]+\.(vision|audio|mm|projector)\.")
 _SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+# File names that programs give to any model.
+_NAMELESS = re.compile(
+    r"(?i).{1,2}|(ggml-)?model([-_.][a-z0-9_]+)?|out|output|sha256-[0-9a-f]+|[0-9a-f]+"
+)
 _PLAIN: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")
 }  # fmt: skip
@@ -76,7 +80,7 @@ def open_gguf(path: Path) -> ModelSpec:
         )
     metadata, renamed = keep_name_inert(_metadata(first), first.arch)
     return ModelSpec(
-        name=first.text("general.name") or _stem(path),
+        name=_name(first, path),
         family=first.arch,
         shape=shape_from_header(first, tuple(tensors.values())),
         metadata=metadata,
@@ -187,6 +191,14 @@ def _notes(headers: list[GgufHeader], left_out: int) -> list[str]:
             "loses quality twice; a BF16, F16 or F32 GGUF, or the checkpoint itself, is better"
         )
     return notes
+
+
+def _name(header: GgufHeader, path: Path) -> str:
+    """The file's name, which is what people know; where that names no model, the header's."""
+    stem = _stem(path)
+    if path.suffix.lower() == ".gguf" and not _NAMELESS.fullmatch(stem):
+        return stem
+    return header.text("general.name") or stem
 
 
 def _stem(path: Path) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from boardfit.converters.tokenizers.files import AddedToken, TokenizerFiles
+from boardfit.converters.tokenizers.normalization import find_normalizer
 from boardfit.converters.tokenizers.pretokenizer import flatten
 from boardfit.edge.units import printable
 
@@ -22,12 +23,14 @@ _SPACE_PATTERNS = frozenset({"deepseek-llm", "deepseek-coder"})
 @dataclass(frozen=True)
 class TokenizerLimit:
     """`applies(text)` is whether the engine may differ on a text. `instead(text)`, where there
-    is one, is the text on which it has to agree all the same.
+    is one, is the text on which it has to agree all the same. With `needs_consent` the user has to
+    accept that it differs.
     """
 
     explanation: str
     applies: Callable[[str], bool]
     instead: Callable[[str], str] | None = None
+    needs_consent: bool = False
 
 
 def list_limits(
@@ -78,6 +81,17 @@ def list_limits(
                 "the engine keeps whitespace around special tokens that the checkpoint strips "
                 '(it strips only for models whose name contains "phi-3")',
                 lambda text: any(_is_stripped(token, text) for token in stripping),
+            )
+        )
+    normalize = find_normalizer(files, added)
+    if normalize is not None:
+        found.append(
+            TokenizerLimit(
+                "the engine does not normalize text as the checkpoint does (spaces that stand "
+                "double or at an end, Unicode forms, case); such text becomes other tokens",
+                lambda text: normalize(text) != text,
+                normalize,
+                needs_consent=True,
             )
         )
     if _has_metaspace(files):

@@ -65,12 +65,17 @@ class Difference:
 
 
 def verify_vocabulary(
-    gguf_path: Path, directory: Path, config: Mapping[str, Any] | None = None
+    gguf_path: Path,
+    directory: Path,
+    config: Mapping[str, Any] | None = None,
+    *,
+    accept_normalization: bool = False,
 ) -> VerifyReport:
     """Hold the vocabulary in `gguf_path` against the tokenizer files in `directory`.
 
     `config` is the parsed config.json, read from the directory when None. Raises IntegrityError on
-    the first difference, with the text and both id lists; InputError for a checkpoint whose files
+    the first difference, with the text and both id lists, and where the engine normalizes no text
+    as the checkpoint does, unless that is accepted; InputError for a checkpoint whose files
     are at odds with themselves; EngineMissingError without llama-cpp-python.
     """
     files = TokenizerFiles(
@@ -83,7 +88,9 @@ def verify_vocabulary(
         texts = torture_corpus([token.content for token in reference.added])
         excused = compare(engine, reference, texts, limits)
         _check_rows(engine, files)
-        _check_whole(engine, reference)
+        if not accept_normalization:
+            _refuse_normalization(excused, len(texts))
+        _check_whole(engine, reference, limits)
         _check_round_trip(engine, reference)
         template = turns.check_template(files, engine)
         tail = turns.turn_end(template, files) if template is not None else None
@@ -151,13 +158,35 @@ def _check_rows(engine: EngineVocab, files: TokenizerFiles) -> None:
         )
 
 
-def _check_whole(engine: EngineVocab, reference: ReferenceTokenizer) -> None:
+def _refuse_normalization(excused: Sequence[tuple[TokenizerLimit, int]], n_texts: int) -> None:
+    found = [(limit, n) for limit, n in excused if n and limit.needs_consent]
+    if not found:
+        return
+    limit, n = found[0]
+    raise IntegrityError(
+        "the converted vocabulary splits text differently than the checkpoint, and its normalizer "
+        f"alone explains it, not a wrong vocabulary: {limit.explanation} ({n} of {n_texts} texts)",
+        next_step="--accept-tokenizer builds it all the same: text that is normalized already is "
+        "read alike",
+    )
+
+
+def _check_whole(
+    engine: EngineVocab, reference: ReferenceTokenizer, limits: Sequence[TokenizerLimit]
+) -> None:
     """Tokens that are put around a text: the engine's choice against the checkpoint's."""
     if reference.encode_whole is None:
         return
     for text in _WHOLE_TEXTS:
         got, expected = engine.encode(text, add_special=True), reference.encode_whole(text)
-        if got != expected:
+        others = [
+            limit.instead(text)
+            for limit in limits
+            if limit.needs_consent and limit.instead is not None and limit.applies(text)
+        ]
+        if got != expected and expected not in [
+            engine.encode(other, add_special=True) for other in others
+        ]:
             raise IntegrityError(
                 "special tokens around a text differ from the checkpoint: "
                 f"{Difference(text, got, expected)}",

@@ -11,6 +11,7 @@ from typing import Any
 
 from boardfit.edge.bench.conditions import machine_state
 from boardfit.edge.bench.cooling import wait_until_cool
+from boardfit.edge.bench.moved_bytes import describe_moved, measure_bandwidth
 from boardfit.edge.bench.record import MeasuredArtifact, make_records
 from boardfit.edge.bench.request import DEFAULT_REPEATS, BenchRequest
 from boardfit.edge.bench.runner import TestRun, measure_load, run_tests
@@ -80,10 +81,26 @@ def measure_language_model(
         states = {"before": before, "after": machine_state()}
     for run in runs:
         run.flags += [flag] if flag else []
+    bandwidth = measure_bandwidth(info.n_threads)  # beside no engine: its buffers are not counted
     runs += measure_loads(info.name, opened, repeats=min(request.repeats, DEFAULT_REPEATS))
-    return make_records(
+    records = make_records(
         runs, describe_artifact(opened), info, request.repeat_command(), baseline, states=states
     )
+    return add_moved(records, opened, bandwidth)
+
+
+def add_moved(
+    records: list[dict[str, Any]], opened: OpenModel, bandwidth: float
+) -> list[dict[str, Any]]:
+    """Add what each decode test moved. Only a GGUF's header lists what a step reads."""
+    if engine_of(opened.model) != "llama_cpp":
+        return records
+    header = read_header(opened.model)
+    found = [describe_moved(record, opened.model, header, bandwidth) for record in records]
+    return [
+        {**record, "moved": moved} if moved else record
+        for record, moved in zip(records, found, strict=True)
+    ]
 
 
 def measure_loads(engine_name: str, opened: OpenModel, *, repeats: int) -> list[TestRun]:

@@ -20,6 +20,7 @@ from boardfit.edge.bench.metrics import measure_load as load_figures
 from boardfit.edge.bench.sampler import ResourceSampler, read_memory
 from boardfit.edge.bench.token_times import TokenTimes
 from boardfit.edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
+from boardfit.edge.errors import UnsupportedModelError
 from boardfit.edge.process.live import STATUS
 from boardfit.edge.terminal.progress import PartProgress
 from boardfit.edge.types import (
@@ -31,6 +32,8 @@ from boardfit.edge.types import (
     TokenEvent,
     Trace,
 )
+
+NO_TEMPLATE = "a base model without chat template: plain text is continued, no question answered"
 
 # The figure that a test is judged by.
 _RATE = {
@@ -101,8 +104,11 @@ def run_tests(
     if progress:
         progress(total, total, "")
     after = read_conditions()
+    is_chat = has_template(engine)
     for run in runs:
         finish(run, sampler, before, after)
+        if run.test.kind == "end-to-end" and not is_chat:
+            run.flags.append(NO_TEMPLATE)
     return runs
 
 
@@ -128,9 +134,26 @@ def run_conversation(engine: Engine, test: Test) -> Trace:
     """As a user meets it: template, tokenization, sampling and detokenizing inside the clock."""
     engine.reset()
     start_ns = time.monotonic_ns()
-    prompt = engine.render([Message("user", fixed_text(test.n_prompt // 3))])
+    prompt = make_prompt(engine, fixed_text(test.n_prompt // 3))
     config = GenerationConfig(max_tokens=test.n_gen, ignore_eos=True, temperature=0.7, seed=1)
     return record(engine, prompt, config, start_ns)
+
+
+def make_prompt(engine: Engine, text: str) -> list[int]:
+    """Put a text into the model's chat template; a base model has none, and continues the text."""
+    try:
+        return engine.render([Message("user", text)])
+    except UnsupportedModelError:
+        return engine.prompt(text)
+
+
+def has_template(engine: Engine) -> bool:
+    """Whether the model has a chat template. One that is broken is there, and raises."""
+    try:
+        engine.render([Message("user", "x")])
+    except UnsupportedModelError:
+        return False
+    return True
 
 
 def record(engine: Engine, prompt: Sequence[int], config: GenerationConfig, start_ns: int) -> Trace:

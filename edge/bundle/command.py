@@ -16,7 +16,7 @@ from boardfit.edge.bundle.bundle import (
     pack_bundle,
     unpack_bundle,
 )
-from boardfit.edge.bundle.quality_text import note_lines, quality_lines
+from boardfit.edge.bundle.quality_text import note_lines, quality_lines, tokenizer_lines
 from boardfit.edge.errors import IntegrityError
 from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.trust.release import format_time
@@ -61,6 +61,7 @@ def describe(opened: Bundle) -> list[str]:
         )
     lines += [f"  quality  {line}" for line in quality_lines(opened.manifest)]
     lines += [f"  note     {note}" for note in note_lines(opened.manifest)]
+    lines += [f"  reads    {line}" for line in tokenizer_lines(opened.manifest)]
     lines += [f"  file     {f.name}  {format_bytes(f.n_bytes)}  {f.role}" for f in opened.files]
     return lines
 

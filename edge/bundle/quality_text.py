@@ -35,6 +35,14 @@ def quality_lines(manifest: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def tokenizer_lines(manifest: Mapping[str, Any]) -> list[str]:
+    """List where the engine reads text otherwise than the source's tokenizer."""
+    checks = manifest.get("checks")
+    found = checks.get("vocabulary") if isinstance(checks, dict) else None
+    limits = found.get("limits") if isinstance(found, dict) else None
+    return [printable(str(limit), 300) for limit in limits] if isinstance(limits, list) else []
+
+
 def text_line(row: Mapping[str, Any]) -> str | None:
     """`divergence 0.0123 ± 0.0004 …` for one text, None where figures are missing."""
     mean, error, p99 = (_number(row, k) for k in ("kld_mean", "kld_mean_stderr", "kld_p99"))

@@ -176,7 +176,7 @@ TestKey = tuple[Any, ...]
 def test_key(record: Record) -> TestKey:
     """What makes two tests one: kind and exact sizes, and what goes into a network."""
     test = record["test"]
-    label = test.get("label") if test.get("kind") == "inference" else None
+    label = test.get("label") if test.get("kind") in ("inference", "deadline") else None
     return (
         *(test.get(key) for key in ("kind", "n_prompt", "n_depth", "n_gen", "page_cache")),
         label,

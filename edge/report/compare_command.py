@@ -12,8 +12,9 @@ from boardfit.edge.bench.importers import read_all
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.report.compare import Ratio, Side, check_alike, compare, differences
 from boardfit.edge.report.figures import Run, group_runs, run_labels
-from boardfit.edge.report.fleet_charts import COLUMNS, fleet_rows, heat_shares
+from boardfit.edge.report.fleet_charts import fleet_rows, heat_shares, list_columns
 from boardfit.edge.report.gate import parse_gate
+from boardfit.edge.report.kinds import group_alike, name_kind
 from boardfit.edge.report.rows import align_columns
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.units import printable
@@ -135,14 +136,25 @@ def pair_data(first: Side, side: Side, ratios: Sequence[Ratio]) -> dict[str, obj
 
 
 def fleet_lines(runs: Sequence[Run]) -> list[str]:
-    """Every run with its figures, and each figure's share of the best as a bar of four steps."""
-    rows = [("run", *(heading for heading, _, _, _ in COLUMNS))]
+    """Every run with its figures, and each figure's share of the best as a bar of four steps. Each
+    kind of runs has its own table.
+    """
+    groups, lines = group_alike(runs), list[str]()
+    for group in groups:
+        title = [f"{printable(name_kind(group[0]), 80)}:"] if len(groups) > 1 else []
+        lines += [*title, *group_lines(group), ""]
+    return [*lines, "  a full bar is the best of its column"]
+
+
+def group_lines(runs: Sequence[Run]) -> list[str]:
+    """A table of runs of one kind."""
+    rows = [("run", *(column.heading for column in list_columns(runs)))]
     for cells, shares in zip(fleet_rows(runs), heat_shares(runs), strict=True):
         marked = [
             f"{cell} {bar(share)}".rstrip() for cell, share in zip(cells[1:], shares, strict=True)
         ]
         rows.append((printable(cells[0], 60), *marked))
-    return [*align_columns(rows), "", "  a full bar is the best of its column"]
+    return align_columns(rows)
 
 
 def bar(share: float | None) -> str:
@@ -157,7 +169,8 @@ def fleet_data(runs: Sequence[Run]) -> list[dict[str, object]]:
         {
             "run_id": run.run_id,
             "label": label,
-            **{heading: figure(run) for heading, figure, _, _ in COLUMNS},
+            "kind": name_kind(run),
+            **{column.heading: column.find(run) for column in list_columns([run])},
         }
         for label, run in zip(run_labels(runs), runs, strict=True)
     ]

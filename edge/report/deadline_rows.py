@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boardfit.edge.report.figures import Figure, Record, Run, Table, machine_name, peak
@@ -34,8 +34,20 @@ def deadline_verdict(run: Run) -> str:
         tail = f", {found['n_refused']} were refused{_format_rightly(found)}"
     return (
         f"{name} on {where} answers {found['n_met']} of {found['n_accepted']} requests in time "
-        f"({rate}, {_interval(found)}; {record['test'].get('label')}){tail}."
+        f"({rate}, {_interval(found)}; {record['test'].get('label')}){tail}"
+        f"{_format_cold(run.records[1:])}."
     )
+
+
+def _format_cold(records: Sequence[Record]) -> str:
+    """The outcome of the other starts: `; cold 0 of 5`."""
+    parts = [
+        f"; {record['test'].get('start') or record['test'].get('label')} {found['n_met']} of "
+        f"{found['n_accepted']}"
+        for record in records
+        if (found := find_summary(record)).get("n_accepted")
+    ]
+    return "".join(parts)
 
 
 def _format_rightly(found: Mapping[str, Any]) -> str:
@@ -144,7 +156,7 @@ def deadline_figures(run: Run) -> list[Figure]:
     found = find_summary(run.records[0])
     total = found.get("total_s")
     return [
-        ("answered in time", f"{share_text(found.get('hit_rate'))} ({_interval(found)})", ""),
+        ("answered in time", share_text(found.get("hit_rate")), _interval(found)),
         (
             "whole answer, p99",
             format_seconds(total.get("p99") if isinstance(total, dict) else None),

@@ -122,7 +122,10 @@ def imported_note(run: Run) -> str | None:
 def page_title(runs: Sequence[Run]) -> str:
     newest = runs[-1]
     title = f"{newest.head['artifact']['name']} on {machine_name(newest)}"
-    return title if len(runs) == 1 else f"{title} and {len(runs) - 1} more"
+    others = {(str(run.head["artifact"]["name"]), machine_name(run)) for run in runs}
+    if len(runs) == 1:
+        return title
+    return f"{title}, {len(runs)} runs" if len(others) == 1 else f"{title} and {len(runs) - 1} more"
 
 
 # Fields that identify a machine, regardless of its name.

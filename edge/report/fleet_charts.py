@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from boardfit.edge.report.chart import Bars, Chart, Missing, Panel, Series
-from boardfit.edge.report.figures import (
-    Run,
-    best_decode,
-    longest_prefill,
-    median,
-    peak,
-    run_labels,
-)
-from boardfit.edge.units import MIB, format_bytes, format_seconds
+from boardfit.edge.report.columns import Column
+from boardfit.edge.report.figures import Run, run_labels
+from boardfit.edge.report.kinds import find_kind, group_alike, name_kind
+from boardfit.edge.units import MIB, format_bytes
 
 # More runs than this are listed in the table and left out of the picture.
 MAX_BARS = 8
-
-
-def find_decode(run: Run) -> float | None:
-    return median(best_decode(run), "decode_tps")
-
-
-def find_prefill(run: Run) -> float | None:
-    return median(longest_prefill(run), "prefill_tps")
-
-
-def find_ttft(run: Run) -> float | None:
-    return median(next(iter(run.tests("end-to-end")), None), "ttft_s")
-
-
-def find_memory(run: Run) -> float | None:
-    value = peak(run, "peak_anon_bytes")
-    return None if value is None else float(value)
-
-
-def find_load(run: Run) -> float | None:
-    """The first load test's, or what a network's own record holds."""
-    return median(next(iter(run.tests("load")), run.head), "load_s")
-
-
-# Column: heading, the figure, its text, whether more is better.
-Column = tuple[str, Callable[[Run], float | None], Callable[[float], str], bool]
-COLUMNS: tuple[Column, ...] = (
-    ("decode, tokens/s", find_decode, lambda v: f"{v:,.1f}", True),
-    ("prefill, tokens/s", find_prefill, lambda v: f"{v:,.0f}", True),
-    ("time to first token", find_ttft, format_seconds, False),
-    ("anonymous memory", find_memory, lambda v: format_bytes(int(v)), False),
-    ("load", find_load, format_seconds, False),
-)
 
 
 def side_by_side(runs: Sequence[Run]) -> Chart | Missing:
@@ -59,19 +21,24 @@ def side_by_side(runs: Sequence[Run]) -> Chart | Missing:
     labels = run_labels(runs)
     shown = list(zip(labels, runs, strict=True))[-MAX_BARS:]
     panels, notes = [], []
-    for heading, figure, text, _ in COLUMNS[:2] + COLUMNS[3:4]:
-        rows = [(label, v, text(v)) for label, run in shown if (v := figure(run)) is not None]
-        if not rows:
+    columns = list_columns(runs)
+    for column in columns:
+        rows = [
+            (label, v, column.text(v))
+            for label, run in shown
+            if (v := column.find(run)) is not None
+        ]
+        if not rows or column.scale is None:
             continue
-        unit = MIB if figure is find_memory else 1.0
+        scale = column.scale
         panels.append(
             Bars(
-                heading if unit == 1.0 else f"{heading}, MiB",
-                tuple((label, value / unit, shown_as) for label, value, shown_as in rows),
+                column.heading if scale == 1.0 else f"{column.heading}, MiB",
+                tuple((label, value / scale, shown_as) for label, value, shown_as in rows),
             )
         )
         most = max(rows, key=lambda row: row[1])
-        notes.append(f"most {heading.split(',')[0]}: {most[0]} with {most[2]}")
+        notes.append(f"most {column.heading.split(',')[0]}: {most[0]} with {most[2]}")
     if not panels:
         return Missing(title, "the runs share no figure")
     left_out = len(runs) - len(shown)
@@ -81,7 +48,7 @@ def side_by_side(runs: Sequence[Run]) -> Chart | Missing:
         "; ".join(notes)[:1].upper() + "; ".join(notes)[1:] + ".",
         "",
         tuple(panels),
-        ("run", *(heading for heading, _, _, _ in COLUMNS)),
+        ("run", *(column.heading for column in columns)),
         fleet_rows(runs),
         f"The newest {MAX_BARS} runs; {left_out} older ones are in the table."
         if left_out
@@ -95,8 +62,8 @@ def fleet_rows(runs: Sequence[Run]) -> tuple[tuple[str, ...], ...]:
         (
             label,
             *(
-                "–" if (value := figure(run)) is None else text(value)
-                for _, figure, text, _ in COLUMNS
+                "–" if (value := column.find(run)) is None else column.text(value)
+                for column in list_columns(runs)
             ),
         )
         for label, run in zip(run_labels(runs), runs, strict=True)
@@ -104,25 +71,35 @@ def fleet_rows(runs: Sequence[Run]) -> tuple[tuple[str, ...], ...]:
 
 
 def fleet_verdict(runs: Sequence[Run]) -> str:
-    """One sentence over several runs: the fastest and the smallest of them."""
+    """One sentence over several runs of one kind: the best of them, where they are not alike.
+
+    Runs of several kinds are not compared.
+    """
+    groups = group_alike(runs)
+    if len(groups) > 1:
+        names = ", ".join(dict.fromkeys(name_kind(group[0]) for group in groups))
+        return (
+            f"{len(runs)} runs of {len(groups)} kinds ({names}). Kinds are not compared with one "
+            "another."
+        )
     labels, notes = run_labels(runs), []
-    any_decodes = any(find_decode(run) for run in runs)
-    for figure, text, most, words in (
-        (find_decode, "{:,.1f} tokens/s", True, "decodes fastest"),
-        (find_memory, None, False, "needs the least memory"),
-    ):
+    for column in list_columns(runs):
         known = [
-            (value, i)
-            for i, run in enumerate(runs)
-            # A small network beside language models is no smaller language model.
-            if (value := figure(run)) is not None and (find_decode(run) or not any_decodes)
+            (value, i) for i, run in enumerate(runs) if (value := column.find(run)) is not None
         ]
-        if known:
-            value, i = max(known) if most else min(known)
-            shown = text.format(value) if text else format_bytes(int(value))
-            notes.append(f"{labels[i]} {words} ({shown})")
-    what = " and ".join(notes) or "no figure is common to them"
+        if len(known) < 2 or not column.praise:
+            continue
+        value, i = max(known) if column.more_is_better else min(known)
+        if sum(column.text(other) == column.text(value) for other, _ in known) == 1:
+            unit = " tokens/s" if column.heading.endswith("tokens/s") else ""
+            notes.append(f"{labels[i]} {column.praise} ({column.text(value)}{unit})")
+    what = " and ".join(notes) or "none is ahead in a figure that they share"
     return f"Of {len(runs)} runs, {what}."
+
+
+def list_columns(runs: Sequence[Run]) -> tuple[Column, ...]:
+    """The columns of runs of one kind."""
+    return find_kind(runs[0]).columns if runs else ()
 
 
 def heat_shares(runs: Sequence[Run]) -> list[tuple[float | None, ...]]:
@@ -130,13 +107,13 @@ def heat_shares(runs: Sequence[Run]) -> list[tuple[float | None, ...]]:
     measured. A rate is its share of the best; a time or size is the best's share of it.
     """
     columns = []
-    for _, figure, _, more_is_better in COLUMNS:
-        values = [figure(run) for run in runs]
+    for column in list_columns(runs):
+        values = [column.find(run) for run in runs]
         known = [v for v in values if v]
-        best = (max(known) if more_is_better else min(known)) if known else None
+        best = (max(known) if column.more_is_better else min(known)) if known else None
         columns.append(
             [
-                None if not v or best is None else (v / best if more_is_better else best / v)
+                None if not v or best is None else (v / best if column.more_is_better else best / v)
                 for v in values
             ]
         )

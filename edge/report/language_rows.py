@@ -66,7 +66,22 @@ def language_figures(run: Run) -> list[Figure]:
         ("time to first token (end to end)", format_seconds(median(talk, "ttft_s")), ""),
         ("peak anonymous memory", format_bytes(peak(run, "peak_anon_bytes")), ""),
         ("load", format_seconds(median(loads[0], "load_s")) if loads else "–", ""),
+        *mbu_figure(decode),
     ]
+
+
+def mbu_figure(decode: Record | None) -> list[Figure]:
+    """Memory bandwidth utilization of decode, where the results hold it."""
+    moved = (decode or {}).get("moved")
+    if not isinstance(moved, dict):
+        return []
+    values = [moved.get(name) for name in ("mbu", "bytes_per_step", "bandwidth")]
+    known = [float(v) for v in values if isinstance(v, (int, float)) and 0 < v < float("inf")]
+    if len(known) < len(values):
+        return []
+    mbu, n_bytes, bandwidth = known
+    basis = f"{format_bytes(int(n_bytes))} a token, of {bandwidth / 1e9:.1f} GB/s measured"
+    return [("memory bandwidth used (MBU)", f"{mbu:.0%}", basis)]
 
 
 SPEED_HEADER = ("test", "tokens/s, median (p10–p90)", "TTFT", "slowest token", "repeats")
@@ -97,7 +112,11 @@ def language_lines(run: Run) -> list[str]:
         ("test", "tokens/s (p10–p90)", *SPEED_HEADER[2:4]),
         *(row[:4] for row in speed_rows(run)),
     ]
-    figures = [(name, text) for name, text, _ in language_figures(run) if "tokens/s" not in text]
+    figures = [
+        (name, f"{text}, {basis}" if basis else text)
+        for name, text, basis in language_figures(run)
+        if "tokens/s" not in text
+    ]
     return [
         printable(language_verdict(run), 400),
         "",

@@ -28,14 +28,14 @@ from boardfit.edge.report.figures import (
     settings_text,
 )
 from boardfit.edge.report.fleet_charts import (
-    COLUMNS,
     fleet_rows,
     fleet_verdict,
     heat_shares,
+    list_columns,
     quality_against_size,
     side_by_side,
 )
-from boardfit.edge.report.kinds import find_kind
+from boardfit.edge.report.kinds import find_kind, group_alike, name_kind
 from boardfit.edge.report.rows import (
     energy_method,
     energy_rows,
@@ -76,13 +76,16 @@ def render_page(
             next_step=f"{install_line(EXTRA)}, or --format md",
         ) from None
     runs = group_runs(records)
-    labels = run_labels(runs)
+    groups = group_alike(runs)
+    labels = label_sections(runs, groups)
     n_detailed = MAX_DETAILED if len(runs) <= MANY_RUNS else MAX_DETAILED_OF_MANY
     detailed = list(zip(runs, labels, strict=True))[-n_detailed:][::-1]
-    rows = list(zip(fleet_rows(runs), heat_shares(runs), strict=True))[-MAX_ROWS:][::-1]
-    overview = [side_by_side(runs)] if len(runs) > 1 else []
-    overview.append(quality_against_size(runs))
-    drawn, missing = pictures(overview, "all", markupsafe.Markup)
+    fleets = [
+        make_fleet(group, number, markupsafe.Markup)
+        for number, group in enumerate(groups, 1)
+        if len(group) > 1
+    ]
+    drawn, missing = pictures([quality_against_size(runs)], "all", markupsafe.Markup)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -95,19 +98,46 @@ def render_page(
     page = template.render(
         css=markupsafe.Markup(_file("page.css")),
         title=page_title(runs),
-        fleet_verdict=fleet_verdict(runs),
+        kinds_note=fleet_verdict(runs) if len(groups) > 1 else None,
+        fleets=fleets,
         sections=sections,
         overview=drawn,
         overview_missing=missing,
-        columns=[heading for heading, _, _, _ in COLUMNS],
-        rows=[assign_heat(cells, shares) for cells, shares in rows],
         n_runs=len(runs),
-        n_rows=len(rows),
         max_rows=MAX_ROWS,
         n_detailed=len(sections),
         notes=[*name_clashes(runs), *notes],
     )
     return replace_surrogates(page)
+
+
+def label_sections(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> list[str]:
+    """Label each run among those of its kind; where there are several kinds, its kind is named."""
+    if len(groups) == 1:
+        return run_labels(runs)
+    labels = {
+        id(run): f"{label}: {name_kind(run)}"
+        for group in groups
+        for run, label in zip(group, run_labels(group), strict=True)
+    }
+    return [labels[id(run)] for run in runs]
+
+
+def make_fleet(runs: Sequence[Run], number: int, markup: Any) -> dict[str, Any]:
+    """Everything the template shows of several runs of one kind."""
+    rows = list(zip(fleet_rows(runs), heat_shares(runs), strict=True))[-MAX_ROWS:][::-1]
+    drawn, missing = pictures([side_by_side(runs)], f"fleet{number}", markup)
+    return {
+        "id": f"fleet{number}",
+        "kind": name_kind(runs[0]),
+        "verdict": fleet_verdict(runs),
+        "columns": [column.heading for column in list_columns(runs)],
+        "rows": [assign_heat(cells, shares) for cells, shares in rows],
+        "n_runs": len(runs),
+        "n_rows": len(rows),
+        "pictures": drawn,
+        "missing": missing,
+    }
 
 
 def assign_heat(
@@ -155,7 +185,6 @@ def section(
     if not energy_rows(run):
         reason = "no power sensor was readable, or no request took three seconds"
         missing.append(Missing("Energy per token", reason))
-    header, rows = kind.tables(run)[0]
     return {
         "id": f"run{number}",
         "label": label,
@@ -164,8 +193,8 @@ def section(
         "repeat": str(run.head.get("repeat") or "–"),
         "pictures": drawn,
         "missing": missing,
-        "speed_header": header,
-        "speed": rows,
+        "tables": kind.tables(run),
+        "notes": kind.notes(run),
         "memory": memory_rows(run),
         "energy": energy_rows(run),
         "energy_method": energy_method(run),

@@ -234,8 +234,8 @@ def chart_predictions(run: Run) -> Chart | Missing:
     )
 
 
-def _ecdf(values: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Sorted values and the percent of all that are not larger."""
+def find_ecdf(values: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Find the sorted values, and the percent of all that are not larger than each."""
     ordered = sorted(values)
     shares = [100 * (i + 1) / len(ordered) for i in range(len(ordered))]
     return thin([ordered[0], *ordered], [0.0, *shares])
@@ -290,7 +290,7 @@ def _distribution(
         (
             Panel(
                 f"% of {what}",
-                (Series(what, *_ecdf(times), "steps"),),
+                (Series(what, *find_ecdf(times), "steps"),),
                 LimitLine(budget_s, f"budget {format_seconds(budget_s)}", "x")
                 if budget_s
                 else None,
@@ -324,7 +324,7 @@ def token_gaps(run: Run) -> Chart | Missing:
         title,
         summary,
         "milliseconds",
-        (Panel("% of gaps", (Series("gaps", *_ecdf(gaps), "steps"),)),),
+        (Panel("% of gaps", (Series("gaps", *find_ecdf(gaps), "steps"),)),),
         ("point", "gap"),
         _distribution_rows(seconds),
         "A reader notices the longest gaps, not the mean.",

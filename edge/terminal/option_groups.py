@@ -29,7 +29,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "Which board": "--device --with-engine --python",
         "What to build": "--format --recipe --ctx --kv-type --prefer --imatrix --shape --sign",
         "Chat template": _TEMPLATE,
-        "Quality": "--no-quality --accept-quality --quality-text",
+        "Quality": "--no-quality --accept-quality --quality-text --accept-tokenizer",
         "Output": "--output --force --threads --json",
     },
     "flash": {

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from boardfit.converters.formats.gguf.recipe import GgufRecipe, GgufRule
+from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, GgufRule
 from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.edge.errors import UnsupportedModelError
 from boardfit.edge.files.ggml_types import GGML_TYPES, row_bytes
@@ -118,6 +118,8 @@ def assign_types(
     Raises UnsupportedModelError for tensors that upstream refuses too (an expert's FFN matrix
     outside a block).
     """
+    if recipe.id == AS_IS:
+        return tuple(_typed(t, t.source_type) for t in file_order(spec, recipe))
     if not recipe.is_quantized:
         return tuple(_typed(t, _float_type(spec, recipe, t)) for t in file_order(spec, recipe))
     chooser = _Chooser(spec, recipe, has_imatrix)

@@ -18,6 +18,9 @@ RULE_TENSORS = ("attn_v", "attn_output", "ffn_down")
 # Which layers a rule holds for, of n: see `boardfit.converters.formats.gguf.assign.layers_hold`.
 RULE_LAYERS = ("all", "more-bits", "first-eighth", "first-sixteenth", "first-2", "first-4")
 FLOAT_TYPES = ("F32", "F16", "BF16")
+#: Stands for a recipe where a GGUF file is run as it stands.
+AS_IS = "as-is"
+_GUESSED_FILE_TYPE = 1024  # LLAMA_FTYPE_GUESSED: the tensors decide
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,19 @@ class GgufRecipe:
         return self.type not in FLOAT_TYPES
 
 
+def is_as_is(recipe_id: str | None) -> bool:
+    """Whether a user's word for a recipe means the file as it stands."""
+    return recipe_id is not None and recipe_id.strip().lower().replace("_", "-") == AS_IS
+
+
+def make_as_is(main: str) -> GgufRecipe:
+    """Make what stands for a recipe where nothing is converted; `main` is most bytes' type."""
+    return GgufRecipe(
+        AS_IS, f"as it is, mostly {main}", _GUESSED_FILE_TYPE, main, "the file as it stands",
+        output=main,
+    )  # fmt: skip
+
+
 @functools.cache
 def load_recipe(recipe_id: str) -> GgufRecipe:
     """The recipe of that id; `-` and `_`, upper and lower case mean the same.
@@ -81,7 +97,8 @@ def load_recipe(recipe_id: str) -> GgufRecipe:
     wanted = recipe_id.strip().lower().replace("-", "_")
     if wanted not in files:
         raise UsageError(
-            f"unknown recipe {recipe_id!r}; known: {', '.join(files)}.{did_you_mean(wanted, files)}"
+            f"unknown recipe {recipe_id!r}; known: {', '.join(files)}, and for a .gguf file "
+            f"{AS_IS}.{did_you_mean(wanted, files)}"
         )
     return parse_recipe(files[wanted].read_text(encoding="utf-8"), wanted)
 

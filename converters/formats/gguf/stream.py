@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,7 +81,13 @@ def run_pass(
     first = min(file.n_done for file in files)
     total = sum(tensor.n_elements for tensor in steps)
     done = sum(tensor.n_elements for tensor in steps[:first])
-    worker = _Worker(kernels, imatrix, plans, [file.n_done for file in files])
+    # types wanted of each step, by the outputs that do not have it yet
+    n_done = [file.n_done for file in files]
+    wanted = [
+        {plan.types[step] for plan, skip in zip(plans, n_done, strict=True) if step >= skip}
+        for step in range(len(steps))
+    ]
+    worker = _Worker(kernels, imatrix, wanted)
     pool = ThreadPoolExecutor(n_threads, thread_name_prefix="quantize")
     in_flight: deque[Future[_Converted]] = deque()
     slabs = _split_slabs(steps, first)
@@ -99,6 +105,20 @@ def run_pass(
                 progress(done, total)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def check_values(
+    tensors: Sequence[TargetTensor], kernels: GgmlKernels, n_threads: int, progress: Progress | None
+) -> None:
+    """Read every tensor and convert none. Raises InputError for NaN or infinity, as a pass does."""
+    worker = _Worker(kernels, None, [frozenset[str]()] * len(tensors))
+    total, done = sum(tensor.n_elements for tensor in tensors), 0
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="check") as pool:
+        for converted in pool.map(worker.convert, _split_slabs(tensors, 0)):
+            release(converted.rows)
+            done += converted.slab.n_values
+            if progress is not None:
+                progress(done, total)
 
 
 def _split_slabs(steps: Sequence[TargetTensor], first: int) -> Iterator[_Slab]:
@@ -128,15 +148,9 @@ class _Worker:
         self,
         kernels: GgmlKernels,
         imatrix: Imatrix | None,
-        plans: Sequence[FilePlan],
-        n_done: Sequence[int],
+        wanted: Sequence[Set[str]],
     ) -> None:
-        self._kernels, self._imatrix = kernels, imatrix
-        # types wanted of each step, by the outputs that do not have it yet
-        self._wanted = [
-            {plan.types[step] for plan, skip in zip(plans, n_done, strict=True) if step >= skip}
-            for step in range(len(plans[0].steps))
-        ]
+        self._kernels, self._imatrix, self._wanted = kernels, imatrix, wanted
         self._local = threading.local()
 
     def convert(self, slab: _Slab) -> _Converted:

@@ -102,7 +102,7 @@ def write_many(
     kernels.prepare({name for plan in plans for name in plan.types})
     files = _open_files(spec, plans, imatrix, kernels, checkpoint_s)
     try:
-        run_pass(plans, files, kernels, imatrix, threads or _n_cpus(), progress)
+        run_pass(plans, files, kernels, imatrix, threads or usable_threads(), progress)
         digests = [file.commit() for file in files]
     except Exception as error:
         for file in files:
@@ -258,7 +258,8 @@ def _artifact(plan: FilePlan, file: PartialFile, digest: str, seconds: float) ->
     )
 
 
-def _n_cpus() -> int:
+def usable_threads() -> int:
+    """Count the CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -39,12 +39,7 @@ def estimate_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: Engin
     arch = header.arch
     n_layer = header.integer(f"{arch}.block_count") or 0
     n_embd = header.integer(f"{arch}.embedding_length") or 0
-    heads = read_per_layer(path, header, f"{arch}.attention.head_count", n_layer) or [1] * n_layer
-    heads_kv = read_per_layer(path, header, f"{arch}.attention.head_count_kv", n_layer) or heads
-    head_dim = n_embd // max([*heads, 1])
-    head_k = header.integer(f"{arch}.attention.key_length") or head_dim
-    head_v = header.integer(f"{arch}.attention.value_length") or head_dim
-    kv = n_ctx * sum(heads_kv) * (head_k + head_v) * _KV_BYTES[settings.kv_type]
+    kv = n_ctx * cache_bytes_per_token(path, header, settings.kv_type)
     feed_forward = read_per_layer(path, header, f"{arch}.feed_forward_length", n_layer)
     n_ff = max(feed_forward, default=4 * n_embd)
     # Live at once in the widest part of the graph: gate, up and their product, and the residual.
@@ -75,6 +70,19 @@ def least_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: EngineSe
     n_heads = sum(heads_kv[: max(0, n_layer - n_shared)])
     kv = cells * n_heads * (head_k + head_v) * _KV_BYTES[settings.kv_type]
     return header.tensor_bytes + int(kv)
+
+
+def cache_bytes_per_token(path: Source, header: GgufHeader, kv_type: str) -> float:
+    """Bytes of KV cache that one token takes in all layers. Sliding windows are counted as full."""
+    arch = header.arch
+    n_layer = header.integer(f"{arch}.block_count") or 0
+    n_embd = header.integer(f"{arch}.embedding_length") or 0
+    heads = read_per_layer(path, header, f"{arch}.attention.head_count", n_layer) or [1] * n_layer
+    heads_kv = read_per_layer(path, header, f"{arch}.attention.head_count_kv", n_layer) or heads
+    head_dim = n_embd // max([*heads, 1])
+    head_k = header.integer(f"{arch}.attention.key_length") or head_dim
+    head_v = header.integer(f"{arch}.attention.value_length") or head_dim
+    return sum(heads_kv) * (head_k + head_v) * _KV_BYTES[kv_type]
 
 
 def most_heads(path: Source, header: GgufHeader) -> int:

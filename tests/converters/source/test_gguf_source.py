@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 import pytest
 
+from boardfit.converters.source.gguf import open_gguf
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
 
@@ -233,3 +234,21 @@ def test_truncated_and_foreign_files(tmp_path: Path) -> None:
     path.write_bytes(b"GGUF" + b"\xff" * 39)  # what hangs the gguf package
     with pytest.raises((InputError, UnsafeInputError)):
         open_model(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("SmolLM2-135M-Instruct-Q4_1.gguf", "SmolLM2-135M-Instruct-Q4_1"),
+        ("model.gguf", "Small"),
+        ("ggml-model-q4_0.gguf", "Small"),
+        ("model-Q4_K_M.gguf", "Small"),
+        ("sha256-00aa11.gguf", "Small"),
+        ("00aa11", "Small"),
+    ],
+)
+def test_a_model_is_called_by_its_file_where_that_is_a_name(
+    tmp_path: Path, file: str, name: str
+) -> None:
+    write_gguf(tmp_path / file)
+    assert open_gguf(tmp_path / file).name == name

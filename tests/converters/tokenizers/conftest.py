@@ -86,8 +86,12 @@ def train_byte_level(
     return checkpoint
 
 
-def train_sentence_piece(directory: Path, *, dummy_prefix: bool = True) -> Checkpoint:
-    """A fresh SentencePiece BPE model with byte fallback, as Llama 2's was trained."""
+def train_sentence_piece(
+    directory: Path, *, dummy_prefix: bool = True, normalizes: bool = False
+) -> Checkpoint:
+    """A fresh SentencePiece BPE model with byte fallback, as Llama 2's was trained; with
+    `normalizes`, text is normalized as the trainer does it by default.
+    """
     import io
 
     import sentencepiece
@@ -99,9 +103,9 @@ def train_sentence_piece(directory: Path, *, dummy_prefix: bool = True) -> Check
         vocab_size=420,
         model_type="bpe",
         byte_fallback=True,
-        normalization_rule_name="identity",
+        normalization_rule_name="nmt_nfkc" if normalizes else "identity",
         add_dummy_prefix=dummy_prefix,
-        remove_extra_whitespaces=False,
+        remove_extra_whitespaces=normalizes,
         split_digits=True,
         character_coverage=1.0,
         minloglevel=2,

@@ -77,3 +77,18 @@ def test_a_context_too_short_for_any_test_says_so() -> None:
 def test_every_test_fits_its_context(n_ctx: int) -> None:
     for test in make_tests(n_ctx, n_gen=32):
         assert max(test.n_prompt, test.n_depth) + test.n_gen + 1 <= n_ctx
+
+
+def test_a_base_model_without_template_is_measured(model: Path, tmp_path: Path) -> None:
+    """Prefill, decode, memory and load need none; end to end, plain text is continued."""
+    base, results = tmp_path / "base.gguf", tmp_path / "r.jsonl"
+    tiny_gguf.random_llama(base, template=None)
+    arguments = [str(base), "-o", str(results), "--quick", "--gen", "4", "--repeats", "1"]
+    done = CliRunner().invoke(bench, arguments, catch_exceptions=False)
+    assert done.exit_code == 0 and "base model without chat template" in done.output
+    records = read_results([results]).records
+    assert {"prefill", "decode", "end-to-end", "load"} == {r["test"]["kind"] for r in records}
+    for record in records:
+        is_flagged = any("base model" in flag for flag in record["flags"])
+        assert is_flagged == (record["test"]["kind"] == "end-to-end")
+    assert CliRunner().invoke(report, [str(results)], catch_exceptions=False).exit_code == 0
