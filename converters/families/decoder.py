@@ -228,8 +228,7 @@ class DecoderFamily:
                 "config.json ties the output head to the embedding, but the stored head differs; "
                 "it is kept"
                 if is_kept
-                else "the stored output head equals the embedding, to which config.json ties it; "
-                "it is left out"
+                else "the stored output head is left out: config.json ties it to the embedding"
             )
         window = self.unused_window(config)
         if window is not None and window < settings.require_int(config, "max_position_embeddings"):
