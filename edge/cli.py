@@ -241,6 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `edge` command. Never returns: exits with 0 or an error's code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ["PATH"] = safe_search_path()  # libraries start programs too
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # ggml would start a debugger on this process
     with errors_to_exit_code(as_json="--json" in arguments):
         # Without standalone mode click returns an exit code that a command raised. Click handles a
         # closed reader (`edge … | head`): it exits with 1, silently.

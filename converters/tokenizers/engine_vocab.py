@@ -1,19 +1,22 @@
 """The engine's view of a vocabulary: a GGUF file loaded vocab-only, silently, through ctypes.
 
-Only for files that we wrote ourselves: the native loader aborts the process on some malformed
-vocabularies, so a stranger's file goes through `boardfit.edge.files.gguf` first.
+The native loader aborts the process on some malformed vocabularies, and we write what a checkpoint
+says: every file is checked first, as any model is.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from boardfit.edge.engines.llama.checks import check_vocabulary
 from boardfit.edge.errors import EngineError, EngineMissingError
+from boardfit.edge.files.gguf import read_header
 from boardfit.edge.requirements import install_line
 from boardfit.edge.units import printable
 
@@ -92,8 +95,8 @@ class EngineVocab:
 def open_vocab(path: Path) -> Iterator[EngineVocab]:
     """Load `path` vocab-only: no tensor is touched, nothing is printed.
 
-    Raises EngineMissingError without llama-cpp-python, EngineError with the engine's own words when
-    it refuses the file.
+    Raises EngineMissingError without llama-cpp-python, UnsafeInputError for what would abort the
+    engine, EngineError with the engine's own words when it refuses the file.
     """
     try:
         import llama_cpp
@@ -103,6 +106,8 @@ def open_vocab(path: Path) -> Iterator[EngineVocab]:
             "verifying a vocabulary needs the engine, llama-cpp-python",
             next_step=install_line("llama"),
         ) from None
+    check_vocabulary(path, read_header(path))
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # or a failed assertion would start a debugger
     log_lines: list[str] = []
 
     @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]

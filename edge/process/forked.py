@@ -14,13 +14,17 @@ import select
 import signal
 import struct
 import sys
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 _LENGTH = struct.Struct("<Q")
 #: What the parent waits beyond the child's own limit, before it kills the child itself.
 _GRACE_S = 0.2
+#: How long an answer may take after a Ctrl-C that is only noted, and how often that is looked at.
+_PATIENCE_S, _LOOK_S = 0.3, 0.1
 #: Answers are read in pieces of at most this many bytes.
 _CHUNK = 1 << 20
 
@@ -61,16 +65,18 @@ def run_forked(function: Callable[[], bytes], seconds: float) -> bytes:
     answer: bytes | None = None
     deadline = time.monotonic() + seconds + _GRACE_S
     try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        answer = _read_answer(reader, deadline)
+        with _noticed_interrupt() as is_interrupted:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            answer = _read_answer(reader, deadline, is_interrupted)
     finally:
         os.close(reader)
         status = _end(child, kill=answer is None)
     if answer is not None:
         return answer
-    if time.monotonic() >= deadline or ForkedDeathError(status).signal == signal.SIGALRM:
+    death = ForkedDeathError(status)
+    if time.monotonic() >= deadline or death.signal == signal.SIGALRM:
         raise TimeoutError(f"it takes more than {seconds:g} s")
-    raise ForkedDeathError(status)
+    raise death
 
 
 def _fork() -> int:
@@ -86,8 +92,9 @@ def _answer(
     """In the child: compute, write, and leave without any clean-up that is the parent's."""
     code = 1
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent acts on it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, seconds)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
@@ -101,14 +108,42 @@ def _answer(
         os._exit(code)
 
 
-def _read_answer(reader: int, deadline: float) -> bytes | None:
-    """The whole answer; None when the child ends, or the deadline passes, before it is there."""
+@contextlib.contextmanager
+def _noticed_interrupt() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C came to a handler that only takes note of it, as that of a chat does."""
+    previous, noticed = signal.getsignal(signal.SIGINT), list[int]()
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or not callable(previous) or previous is signal.default_int_handler:
+        yield lambda: False
+        return
+
+    def take_note(number: int, frame: FrameType | None) -> None:
+        noticed.append(number)
+        previous(number, frame)
+
+    signal.signal(signal.SIGINT, take_note)
+    try:
+        yield lambda: bool(noticed)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _read_answer(reader: int, deadline: float, is_interrupted: Callable[[], bool]) -> bytes | None:
+    """The whole answer; None when the child ends, or the deadline passes, before it is there.
+
+    Raises KeyboardInterrupt when Ctrl-C was noticed and the answer does not follow soon.
+    """
+    patience = time.monotonic() + _PATIENCE_S
     taken, waiting = bytearray(), select.poll()
     waiting.register(reader, select.POLLIN)
     while len(taken) < _LENGTH.size or len(taken) < _LENGTH.size + _LENGTH.unpack_from(taken)[0]:
-        left = deadline - time.monotonic()
-        if left <= 0 or not waiting.poll(1000 * left):
+        now = time.monotonic()
+        if now >= deadline:
             return None
+        if is_interrupted() and now >= patience:
+            raise KeyboardInterrupt
+        if not waiting.poll(1000 * min(deadline - now, _LOOK_S)):
+            continue
         chunk = os.read(reader, _CHUNK)
         if not chunk:
             return None

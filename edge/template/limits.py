@@ -22,7 +22,7 @@ MAX_ITEMS = 2**19
 MAX_DEPTH = 64  # of nested lists and dicts
 MAX_INT_BITS = 4096
 MAX_STEPS = 2_000_000
-MAX_SECONDS = 5.0
+MAX_SECONDS = 4.0
 #: Characters that C code copies, compares or searches while Python makes one step.
 CHARS_PER_STEP = 1024
 MAX_WIDTH = 1000  # of padding and indentation

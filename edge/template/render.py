@@ -30,7 +30,7 @@ from boardfit.edge.units import printable
 
 MAX_TEMPLATE_CHARS = 128 * 1024
 #: What a child lives beyond the seconds that its own clock allows: compiling comes on top.
-HARD_LIMIT_MARGIN_S = 0.7
+HARD_LIMIT_MARGIN_S = 0.5
 
 # Templates that a child has compiled and rendered in time, oldest first.
 _MAX_PROVEN = 4

@@ -50,8 +50,8 @@ class SignatureEngine(StepEngine[SignatureDecoder]):
         """Check the memory, load the model into the library of `package`."""
         path = model.path
         if settings.check_memory:
-            need = settings.need_bytes or estimate_bytes(model.n_bytes)
-            check_fits(need, available_bytes(), path.name)
+            planned = settings.need_bytes or estimate_bytes(model.n_bytes)
+            check_fits(max(planned, model.n_bytes), available_bytes(), path.name)
         n_threads = settings.n_threads or default_threads()
         version, mark = library.version(package), fingerprint(path, model.offset)
         graph = _open_graph(model, package, settings, mark, n_threads, progress)

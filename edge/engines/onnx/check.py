@@ -107,7 +107,11 @@ class GenaiFolder:
         """Memory that it will take: the file as mapped, its matrices once more in the layout of the
         CPU's kernels, the KV cache, buffers, interpreter and libraries.
         """
-        return 2 * self.model.nbytes + n_ctx * self.kv_bytes_per_token + _PROCESS_BYTES
+        return self.least_bytes(n_ctx) + self.model.nbytes + _PROCESS_BYTES
+
+    def least_bytes(self, n_ctx: int) -> int:
+        """Memory that no plan can promise to save: the file and the KV cache."""
+        return self.model.nbytes + n_ctx * self.kv_bytes_per_token
 
 
 def check_folder(model: Source) -> GenaiFolder:

@@ -47,8 +47,8 @@ class OnnxEngine(StepEngine[OnnxDecoder]):
         tokenizer = HfTokenizer.of_model(path)
         tokenizer.eog = tokenizer.eog | frozenset(source.eog)
         if settings.check_memory:
-            need = settings.need_bytes or source.need_bytes(n_ctx)
-            check_fits(need, available_bytes(), path.name)
+            planned = settings.need_bytes or source.need_bytes(n_ctx)
+            check_fits(max(planned, source.least_bytes(n_ctx)), available_bytes(), path.name)
         n_threads = settings.n_threads or default_threads()
         lib = library.load_library()
         if progress is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,13 @@ from boardfit.converters.tokenizers.loading import load_tokenizer
 from boardfit.converters.tokenizers.reference import load_reference
 from boardfit.converters.tokenizers.verify import VerifyReport, verify_vocabulary
 from boardfit.converters.tokenizers.vocab_file import write_vocab_only
-from boardfit.edge.errors import EngineError, InputError, IntegrityError, UnsupportedModelError
+from boardfit.edge.errors import (
+    EngineError,
+    InputError,
+    IntegrityError,
+    UnsafeInputError,
+    UnsupportedModelError,
+)
 from tests.converters.tokenizers.conftest import (
     CHATML,
     Checkpoint,
@@ -248,10 +255,23 @@ def test_other_vocabulary_in_the_file_is_caught(tmp_path: Path) -> None:
         verify_vocabulary(path, large.directory, large.config)
 
 
-def test_engine_refusal_says_why(tmp_path: Path) -> None:
+def test_engine_refusal_says_why(byte_level: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "broken.gguf"
-    path.write_bytes(b"GGUF" + bytes(40))
+    write_vocab_only(load_tokenizer(byte_level.directory, byte_level.config), "nonsense", path)
     with pytest.raises(EngineError, match=r"does not load broken\.gguf: \S"), open_vocab(path):
+        pass
+
+
+def test_a_vocabulary_that_would_abort_the_engine_is_refused(
+    byte_level: Checkpoint, tmp_path: Path
+) -> None:
+    """Two tokens that are one in C, where a text ends at its first zero byte."""
+    loaded = load_tokenizer(byte_level.directory, byte_level.config)
+    tokens = list(loaded.vocabulary.tokens)
+    tokens[3] = tokens[4] + "\0x"
+    changed = replace(loaded, vocabulary=replace(loaded.vocabulary, tokens=tokens))
+    write_vocab_only(changed, "llama", tmp_path / "vocab.gguf")
+    with pytest.raises(UnsafeInputError, match="twice"), open_vocab(tmp_path / "vocab.gguf"):
         pass
 
 

@@ -51,6 +51,29 @@ def test_an_error_and_a_signal_are_told_apart() -> None:
     assert caught.value.signal == signal.SIGKILL
 
 
+def test_an_interrupt_that_is_only_noted_ends_what_takes_long() -> None:
+    noted: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert run_forked(lambda: b"x", 10) == b"x"
+        threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+        start = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            run_forked(compute_for_ever, 20)
+        assert time.monotonic() - start < 1.2 and len(noted) == 2
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_caller_that_ignores_interrupts_has_a_child_that_does() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert run_forked(lambda: b"x" * (os.kill(os.getpid(), signal.SIGINT) is None), 10) == b"x"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_threads_may_ask_at_the_same_time() -> None:
     found: list[bytes] = []
     threads = [
