@@ -31,8 +31,8 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "flash": {
         "Which board": "--inventory --via --ssh-config --wait",
-        "Checks": "--no-rehearse --no-gate --min-speed --max-memory --require-signature --allow-older"
-        " --force --drop-previous",
+        "Checks": "--no-rehearse --no-gate --min-speed --max-memory --require-signature"
+        " --allow-older --force --drop-previous",
         "Images and cards": "--output --in-place --overwrite --image --list-cards --yes-erase"
         " --owner",
         "First boot": "--first-boot --user --password-file --enable-ssh",
