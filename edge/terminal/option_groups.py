@@ -34,14 +34,14 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "flash": {
         "Which board": "--inventory --via --ssh-config --wait",
-        "Checks": "--no-rehearse --no-gate --min-speed --max-memory --require-signature --force"
-        " --drop-previous",
+        "Checks": "--no-rehearse --no-gate --min-speed --max-memory --require-signature"
+        " --allow-older --force --drop-previous",
         "Images and cards": "--output --in-place --overwrite --image --list-cards --yes-erase"
         " --owner",
         "First boot": "--first-boot --user --password-file --enable-ssh",
         "Output": "--json",
     },
-    "run": {**_ANSWER, "Question": f"{_QUESTION} --raw", "Output": "--json"},
+    "run": {**_ANSWER, "Question": f"{_QUESTION} --raw", "Safety": "--sandbox", "Output": "--json"},
     "chat": {**_ANSWER, "Conversation": "--load --session"},
     "bench": {
         "What to measure": "--quick --protocol --minutes --repeats --gen --shape --cool-below",

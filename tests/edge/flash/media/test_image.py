@@ -34,6 +34,7 @@ from boardfit.edge.flash.trust import SignaturePolicy
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.terminal.progress import SilentReporter
+from boardfit.edge.trust.release import new_release
 from boardfit.edge.trust.signing import load_signing_key, new_key
 from tests.edge.flash.boards import edge_command
 from tests.edge.flash.cargo import PLAN, make_bundle
@@ -550,7 +551,7 @@ def test_signed_bundles_only(own: Made, cargo: tuple[Path, Path], tmp_path: Path
         put(old, own.path, in_place=True, signature=asked)
     new_key(tmp_path / "key", None, "me")
     key = load_signing_key(tmp_path / "key")
-    sign_bundle(old, key)
+    sign_bundle(old, key, new_release(1))
     report = put(old, own.path, in_place=True, signature=asked)
     assert report.signed_by and report.pinned == [report.signed_by]
     check(own.path, old)
@@ -558,9 +559,15 @@ def test_signed_bundles_only(own: Made, cargo: tuple[Path, Path], tmp_path: Path
     with pytest.raises(IntegrityError, match="signed"):  # the image has the key pinned now
         put(new, own.path, in_place=True)
     assert digest(own.path) == before
-    sign_bundle(new, key)
+    sign_bundle(new, key, new_release(2))
     assert put(new, own.path, in_place=True).signed_by == report.signed_by
     check(own.path, new)
+    before = digest(own.path)
+    with pytest.raises(IntegrityError, match=r"release 1 of .* is older than 2"):
+        put(old, own.path, in_place=True)
+    assert digest(own.path) == before
+    by_hand = SignaturePolicy(allow_older=True)
+    assert "--allow-older" in " ".join(put(old, own.path, in_place=True, signature=by_hand).notes)
 
 
 def flash_process(bundle: Path, image: Path, fault: str | None = None) -> subprocess.Popen[str]:
