@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -128,7 +129,7 @@ def test_on_upstreams_vocabularies(llama_cpp_tree: Path) -> None:
             text = f"a{written} system {written}{written}"
             breaks = find_breaks(vocabulary, text, is_own=False, frame="")
             pieces = [text[a:b] for a, b in pairwise([0, *breaks, len(text)])]
-            ids = tokenize_pieces(pieces, lambda piece: vocabulary.tokenize(piece, special=True))
+            ids = tokenize_pieces(pieces, partial(vocabulary.tokenize, special=True))
             assert not set(ids) & set(tokens), (path.name, written)
             plain = vocabulary.tokenize(text, special=False)
             assert vocabulary.detokenize(ids) == vocabulary.detokenize(plain), path.name
