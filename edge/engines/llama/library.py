@@ -214,5 +214,5 @@ def _assertion_callback() -> Any:
 def engine_error(message: str, *, next_step: str | None = None) -> EngineError:
     """An EngineError with what the library had to say about it."""
     tail = log_tail()
-    said = f"; llama.cpp said: {tail}" if tail else ""
-    return EngineError(message + said, next_step=next_step)
+    report = f"; llama.cpp reported: {tail}" if tail else ""
+    return EngineError(message + report, next_step=next_step)
