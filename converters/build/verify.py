@@ -48,7 +48,7 @@ def check_vocabulary(spec: ModelSpec) -> dict[str, Any]:
 def check_template(
     spec: ModelSpec, thinking: Thinking, variables: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Put marker words through the source's chat template, whatever kind of source it is.
+    """Put marker words through the source's chat template, for a GGUF source too.
 
     Raises InputError or UnsafeInputError for one that would fail, or lose words, on the board.
     """
