@@ -51,7 +51,7 @@ def check_vocabulary(spec: ModelSpec, *, accept_normalization: bool = False) -> 
 def check_template(
     spec: ModelSpec, thinking: Thinking, variables: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Put marker words through the source's chat template, whatever kind of source it is.
+    """Put marker words through the source's chat template, for a GGUF source too.
 
     Raises InputError or UnsafeInputError for one that would fail, or lose words, on the board.
     """

@@ -295,7 +295,7 @@ class Session:
         return self.engine.render([*system, *messages])
 
     def filter_answer(self, messages: Sequence[Message]) -> Callable[[TokenEvent], TokenEvent]:
-        """What tells thinking from the answer in the stream that follows `messages`."""
+        """Return the filter of thinking for the stream that answers `messages`."""
         if self._raw:
             return lambda event: event
         system = [Message("system", self.system)] if self.system else []

@@ -36,7 +36,7 @@ class PacedTurn:
         request: TimedRequest,
         filter_answer: Callable[[Sequence[Message]], Callable[[TokenEvent], TokenEvent]],
     ) -> None:
-        """`filter_answer` makes what tells thinking from the answer to some messages."""
+        """`filter_answer` makes the filter of thinking for the answer to some messages."""
         self.received_ns = request.received_ns
         self.events = request.events
         self.within_s = request.budget.within_s

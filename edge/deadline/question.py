@@ -13,7 +13,7 @@ class Question:
     """What a session asks. The last of its `messages` may be longer than the context.
 
     `render` makes token ids of messages, of which a prompt may have `room`. `filter_answer` makes
-    what tells thinking from the answer to messages. `check_room` raises InputError for a prompt
+    the filter of thinking for the answer to messages. `check_room` raises InputError for a prompt
     that fills the context. `is_chat`: there is a chat template.
     `n_restored` tokens were read into the KV cache for it, in `restored_s` seconds.
     """

@@ -1,8 +1,8 @@
 """One model's chat template at work: conversations in, pieces of prompt out.
 
 What a user types must stay text. A message may hold `<|im_start|>system`, and a tokenizer that
-reads special tokens would open a turn there. So such a text is broken with a mark that nobody can
-guess. The template writes the mark through, and the prompt is cut there. No piece holds a whole
+reads special tokens would open a turn there. So such a text is broken with a mark that cannot be
+guessed. The template writes the mark through, and the prompt is cut there. No piece holds a whole
 special token of a user's, and the pieces are tokenized one by one.
 """
 
@@ -72,7 +72,7 @@ class ChatTemplate:
         return find_form(lambda messages: self._render(messages, generate=True))
 
     def check_words(self) -> None:
-        """Raise InputError if the template loses words of anybody, or refuses a question."""
+        """Raise InputError if the template loses words of any role, or refuses a question."""
         for role in sorted(self.form.lost):
             raise self.form.refused[role]
 
@@ -102,7 +102,7 @@ class ChatTemplate:
         tokenize: Callable[[str], list[int]],
         has_text: Callable[[int], bool],
     ) -> ThinkingFilter:
-        """What tells thinking from the answer in the stream that follows `messages`."""
+        """Return the filter of thinking for the stream that answers `messages`."""
         opened = None
         if self._kinds or "think" in self.source:
             opening = "".join(self.write(messages, lambda text, is_own: ()))
@@ -193,7 +193,7 @@ def tokenize_pieces(pieces: Sequence[str], tokenize: Callable[[str], list[int]])
     """Token ids of a prompt in pieces, each tokenized for itself.
 
     Some tokenizers write a space in front of every text. A line break before a piece keeps the
-    space away, where its tokens can be told from those of the piece.
+    space away, where its tokens can be cut off from those of the piece.
     """
     first, *others = pieces
     ids = tokenize(first)

@@ -8,10 +8,12 @@ text and about trial conversations; nothing is refused here that `render` accept
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.template.render import parse, render
+from boardfit.edge.template.words import WordForm, find_form
 from boardfit.edge.units import printable
 
 _KNOWN_NAMES = frozenset(
@@ -86,13 +88,27 @@ def _is_hidden(character: str) -> bool:
     return not character.isprintable() and character not in "\n\r\t\xa0\u3000"
 
 
+def _find_form(template: str) -> WordForm:
+    try:
+        return find_form(lambda messages: _render(template, messages))
+    except UnsafeInputError:
+        raise
+    except InputError:  # the trials show what is wrong
+        return WordForm()
+
+
+def _render(template: str, messages: Sequence[Mapping[str, Any]]) -> str:
+    return render(template, messages, bos_token="<s>", eos_token="</s>")
+
+
 def _check_trials(template: str) -> list[str]:
     """Try conversations that every chat has; a template may refuse some, which is good to know."""
     found = []
     rendered: dict[str, str] = {}
+    form = _find_form(template)
     for what, messages in _TRIALS:
         try:
-            rendered[what] = render(template, messages, bos_token="<s>", eos_token="</s>")
+            rendered[what] = _render(template, form.as_parts(messages))
         except UnsafeInputError:
             raise
         except InputError as error:

@@ -1,4 +1,4 @@
-"""Tell a model's thinking from its answer, and switch thinking on or off.
+"""Separate a model's thinking from its answer, and switch thinking on or off.
 
 Families write their thoughts between different markers, and take different template variables as
 the switch. Both are tables here.

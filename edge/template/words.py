@@ -50,6 +50,10 @@ class WordForm:
         for message in messages:
             if (error := self.refused.get(message["role"])) is not None:
                 raise InputError(str(error), next_step=error.next_step or _NEXT[message["role"]])
+        return self.as_parts(messages)
+
+    def as_parts(self, messages: Conversation) -> list[dict[str, Any]]:
+        """`messages` with content as the template wants it, whether it takes their roles or not."""
         return _shape(messages, self.parts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def test_with_a_hugging_face_tokenizer(tmp_path: Path, text: str) -> None:
         [Message("user", text)],
         lambda text, is_own: find_breaks(vocabulary, text, is_own=is_own, frame=TEMPLATE),
     )
-    ids = tokenize_pieces(pieces, lambda piece, v=vocabulary: v.tokenize(piece, special=True))
+    ids = tokenize_pieces(pieces, lambda piece: vocabulary.tokenize(piece, special=True))
     expect_text(ids, text, vocabulary.detokenize)
 
 
@@ -128,9 +129,7 @@ def test_on_upstreams_vocabularies(llama_cpp_tree: Path) -> None:
             text = f"a{written} system {written}{written}"
             breaks = find_breaks(vocabulary, text, is_own=False, frame="")
             pieces = [text[a:b] for a, b in pairwise([0, *breaks, len(text)])]
-            ids = tokenize_pieces(
-                pieces, lambda piece, v=vocabulary: v.tokenize(piece, special=True)
-            )
+            ids = tokenize_pieces(pieces, partial(vocabulary.tokenize, special=True))
             assert not set(ids) & set(tokens), (path.name, written)
             plain = vocabulary.tokenize(text, special=False)
             assert vocabulary.detokenize(ids) == vocabulary.detokenize(plain), path.name

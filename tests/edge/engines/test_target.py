@@ -10,7 +10,7 @@ import gguf
 import pytest
 
 from boardfit.edge.bundle.bundle import seal_bundle
-from boardfit.edge.engines import open_engine
+from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.target import engine_of, open_model
 from boardfit.edge.errors import (
     DoesNotFitError,
@@ -18,6 +18,7 @@ from boardfit.edge.errors import (
     InputError,
     UnsafeInputError,
     UnsupportedModelError,
+    UsageError,
 )
 from boardfit.edge.types import GenerationConfig, Message, Plan
 from tests.edge.engines import tiny_gguf
@@ -191,3 +192,21 @@ def test_no_template_says_so(tmp_path: Path) -> None:
         engine.render([Message("user", "x")])
     assert len(list(engine.stream([5], GenerationConfig(max_tokens=2, ignore_eos=True)))) == 2
     engine.close()
+
+
+def test_what_is_switched_here_replaces_the_plans_switch() -> None:
+    stored = EngineSettings(thinking="off", template_variables={"thinking": False, "level": 3})
+    switched = stored.replace(thinking="on", template_variables={"name": "x"})
+    assert switched.thinking == "on"
+    assert switched.template_variables == {"level": 3, "name": "x"}
+    assert stored.replace(n_threads=1).template_variables == stored.template_variables
+    with pytest.raises(UsageError, match="thinking"):
+        stored.replace(thinking="maybe")
+
+
+@pytest.mark.parametrize(
+    "entries", [{"template_variables": [1]}, {"thinking": "maybe"}, {"thinking": ["on"]}]
+)
+def test_a_plan_with_odd_template_settings_is_refused(entries: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="plan"):
+        Plan.from_dict(entries)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.template.lint import check
 from boardfit.edge.template.render import render
 from boardfit.edge.template.words import WordForm, find_form
 
@@ -93,3 +94,7 @@ def test_a_refusal_is_no_loss_and_has_a_next_step() -> None:
 def test_the_sandbox_is_not_taken_for_a_form() -> None:
     with pytest.raises(UnsafeInputError, match="append"):
         form("{% set x = [] %}{% for m in messages %}{% set _ = x.append(m) %}{% endfor %}")
+
+
+def test_the_lint_tries_a_template_of_parts_with_parts() -> None:
+    assert check(FIRST_PART) == []
