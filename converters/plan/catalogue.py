@@ -11,8 +11,8 @@ from pathlib import Path
 from boardfit.converters.formats.gguf.recipe import list_recipes
 from boardfit.converters.plan.compare import make_hollow_spec
 from boardfit.converters.plan.options import PlanOptions
+from boardfit.converters.source import resolve
 from boardfit.converters.source.names import CatalogueName, HubName, parse_name
-from boardfit.converters.source.resolve import open_model
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.models import find_model
 from boardfit.edge.errors import InputError
@@ -40,7 +40,7 @@ def open_to_plan(ref: str) -> Planned:
     Raises InputError as `open_model` does, when the catalogue does not know the model either.
     """
     if Path(ref).expanduser().exists():
-        return Planned(open_model(ref))
+        return Planned(resolve.open_model(ref))
     name = parse_name(ref)
     known = None
     if isinstance(name, CatalogueName):
@@ -48,11 +48,11 @@ def open_to_plan(ref: str) -> Planned:
     elif isinstance(name, HubName):
         known = find_model(name.repo_id)
     if known is None or not known.exact:
-        return Planned(open_model(ref))
+        return Planned(resolve.open_model(ref))
     why = f"{printable(ref)} is a name of the catalogue"
     if isinstance(name, HubName):
         try:
-            return Planned(open_model(ref))
+            return Planned(resolve.open_model(ref))
         except InputError as error:
             why = str(error)
     note = f"{why}. The plan is from the published shape of {known.repo}; nothing was downloaded"
