@@ -56,7 +56,8 @@ def build(
     """Make a 4-bit artifact of a model sized to a board, in a verified bundle at `output`.
 
     `with_engine` adds the engine, compiled for the board, and all it needs to run there offline.
-    `thinking` and `template_variables` are how its chat template is rendered, unless a user says.
+    `thinking` and `template_variables` are how its chat template is rendered, unless a user
+    overrides them.
     """
     request = BuildRequest(
         spec=open_model(str(model)),

@@ -49,7 +49,7 @@ def spellings() -> tuple[Spelling, ...]:
 
 
 def find_profiles(board: BoardNames) -> tuple[str, ...]:
-    """Ids of the profiles that the board's names allow, whatever its RAM; empty for none.
+    """Ids of the profiles that the board's names allow, with any RAM; empty for none.
 
     The device tree's `compatible` comes first, since it is for machines. Then the names count, then
     Android's code name, and the CPU last.

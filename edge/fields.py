@@ -28,7 +28,7 @@ def is_finite(value: object) -> bool:
     return is_number and -MAX_FIGURE < value < MAX_FIGURE  # type: ignore[operator]
 
 
-class Kind(Protocol):
+class FieldKind(Protocol):
     """What one entry may hold."""
 
     @property
@@ -125,7 +125,7 @@ class OneOf:
 class ListOf:
     """A list with items of one kind."""
 
-    item: Kind
+    item: FieldKind
     most: int = 10_000
 
     @property
@@ -141,7 +141,7 @@ class ListOf:
 class TableOf:
     """An object whose values are of one kind."""
 
-    item: Kind
+    item: FieldKind
     most: int = 1000
 
     @property
@@ -160,7 +160,7 @@ class TableOf:
 class OrNull:
     """Null, or a value of another kind."""
 
-    kind: Kind
+    kind: FieldKind
 
     @property
     def expected(self) -> str:
@@ -172,7 +172,7 @@ class OrNull:
 
 @dataclass(frozen=True)
 class AnyObject:
-    """An object, whatever it holds."""
+    """An object with any content."""
 
     expected: str = "an object"
 
@@ -180,7 +180,7 @@ class AnyObject:
         return isinstance(value, Mapping)
 
 
-Schema = Mapping[str, Kind]
+Schema = Mapping[str, FieldKind]
 
 
 def check_fields(

@@ -191,7 +191,7 @@ class Plan:
     at once: `loading_bytes` are needed at most until the model is ready, `running_bytes` with the
     context full; at most `peak_anonymous_bytes` are in no file. Predicted times are None where no
     constant for the board exists. `thinking` and `template_variables` are how the chat template is
-    rendered where a user does not say.
+    rendered where a user does not choose.
     """
 
     engine: str
@@ -276,7 +276,9 @@ PLAN_FIELDS: Schema = {
     "template_variables": AnyObject(),
 }
 _PLAN_REQUIRED = frozenset(
-    name for name, each in Plan.__dataclass_fields__.items() if each.default is dataclasses.MISSING
+    each.name
+    for each in dataclasses.fields(Plan)
+    if each.default is each.default_factory is dataclasses.MISSING
 )
 
 

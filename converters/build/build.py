@@ -327,7 +327,7 @@ def finished(path: Path, identity: str) -> GgufArtifact | None:
         if stored["identity"] != identity or sha256_file(path) != stored["artifact"]["sha256"]:
             return None
         return GgufArtifact(**{**stored["artifact"], "path": path})
-    except Exception:  # whatever a damaged file raises: it is made again
+    except Exception:  # a damaged file is made again
         return None
 
 

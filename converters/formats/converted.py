@@ -194,5 +194,5 @@ def _finished(folder: Path, record: Path, identity: str) -> FormatArtifact | Non
         artifact = FormatArtifact(**{**stored["artifact"], "folder": folder})
         whole = all(sha256_file(folder / n) == digest for n, digest in artifact.hashes.items())
         return artifact if stored["identity"] == identity and whole else None
-    except Exception:  # whatever a damaged file raises: it is made again
+    except Exception:  # a damaged file is made again
         return None

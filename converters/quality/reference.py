@@ -298,7 +298,7 @@ def load(key: str, text: QualityText) -> QualityReference | None:
         return QualityReference(
             text, tokens, window, positions, record["n_vocab"], log_probs, record["about"]
         )
-    except Exception:  # whatever a damaged file raises: it is made again
+    except Exception:  # a damaged file is made again
         return None
 
 

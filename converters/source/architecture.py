@@ -25,7 +25,7 @@ def require_known_architecture(arch: str, path: Path) -> None:
         return
     raise UnsupportedModelError(
         f"{path}: its architecture is {printable(arch, 60)!r}, which this llama.cpp does not know",
-        next_step="a newer boardfit may bring an engine that knows it: pip install -U boardfit. "
+        next_step="a newer boardfit may bring an engine that knows it. "
         "Ollama has names of its own for some models: use a GGUF that was made for llama.cpp",
     )
 

@@ -215,7 +215,7 @@ def proxy_error(error: ImportError) -> InputError:
     which = f" ({' and '.join(found)})" if found else ""
     return InputError(
         f"the hub cannot be reached through the proxy{which}: {_first_line(error)}",
-        next_step="pip install 'httpx[socks]', or name an http:// proxy, or unset the variable",
+        next_step="install the package socksio, or name an http:// proxy, or unset the variable",
     )
 
 

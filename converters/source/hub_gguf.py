@@ -79,7 +79,7 @@ def _has_quant(file: str, quant: str) -> bool:
 
 
 def _find_here(name: HubName, home: Path, why: str) -> Path:
-    """An earlier download of the file. Raises InputError that tells how to get it."""
+    """An earlier download of the file. Raises InputError with the way to get it."""
     commits = sorted(path for path in home.glob("*") if path.name != "refs")
     for commit in commits:
         names = [str(path.relative_to(commit)) for path in sorted(commit.rglob("*.gguf"))]

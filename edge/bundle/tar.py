@@ -2,7 +2,7 @@
 
 A general tar reader follows extensions that hostile archives abuse: pax headers that take minutes
 to parse, sparse files that unpack to terabytes, headers inside headers. None of them is read here.
-Each entry costs one block of 512 bytes to check, whatever the archive holds.
+Each entry costs one block of 512 bytes to check, for any content.
 """
 
 from __future__ import annotations

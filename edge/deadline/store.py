@@ -45,7 +45,7 @@ class TimeStore:
                 raise InputError(f"{self.path} is too large")
             stored = json.loads(self.path.read_bytes())
             return TimeModel.from_dict(stored["times"], prior)
-        except Exception:  # whatever a damaged file raises: it is learned again
+        except Exception:  # a damaged file is learned again
             return TimeModel(prior)
 
     @property

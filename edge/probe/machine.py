@@ -240,7 +240,7 @@ def _software(system: System) -> Software:
 
 
 def userland_bits(system: System) -> int | None:
-    """32 or 64: how wide the programs of this system are, whatever the kernel is."""
+    """32 or 64: how wide the programs of this system are, under any kernel."""
     release = system.read("/etc/os-release") or ""
     words = (system.output("uname") or "").split()
     elf_class = (system.output("elf_class") or "").strip()

@@ -163,7 +163,7 @@ def read_stamp(path: Path, key: str) -> Proof | None:
             return None
         data = json.loads(path.read_bytes())
         return Proof.from_dict(data) if (data["kind"], data["key"]) == (KIND, key) else None
-    except Exception:  # whatever a damaged file raises: it is made again
+    except Exception:  # a damaged file is made again
         return None
 
 

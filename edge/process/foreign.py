@@ -1,4 +1,4 @@
-"""Errors of foreign runtimes: whatever they raise becomes an error of ours.
+"""Errors of foreign runtimes: all that they raise becomes an error of ours.
 
 A panic of Rust code reaches Python as a class that is no `Exception`, after it has written lines of
 its own, with a stack, to the process' stderr.
@@ -17,7 +17,7 @@ from boardfit.edge.units import printable
 
 @contextlib.contextmanager
 def foreign_errors(message: str, *, next_step: str | None = None) -> Iterator[None]:
-    """Turn what foreign code raises on somebody's data into an InputError that begins with
+    """Turn what foreign code raises on a stranger's data into an InputError that begins with
     `message`.
     """
     try:

@@ -41,7 +41,7 @@ class TextSection:
 
 
 @dataclass(frozen=True)
-class Text:
+class MaterialText:
     """A finished text and the questions that it answers."""
 
     text: str
@@ -61,7 +61,7 @@ class Material:
     headings: bool = False
     paragraphs: bool = False
 
-    def compose(self, rng: random.Random, n_tokens: int, count: Count) -> Text:
+    def compose(self, rng: random.Random, n_tokens: int, count: Count) -> MaterialText:
         """A text of about `n_tokens`, as near as whole sentences allow; one sentence at least."""
         return _Writer(self, rng, count).write(n_tokens)
 
@@ -98,7 +98,7 @@ class _Writer:
         for name in material.fixed:
             self._fixed[name] = self._fill(rng.choice(list(material.slots[name])), self._fixed)
 
-    def write(self, n_tokens: int) -> Text:
+    def write(self, n_tokens: int) -> MaterialText:
         parts = self._choose_sections(n_tokens)
         written: dict[int, list[tuple[str, str]]] = {}
         left = n_tokens
@@ -117,7 +117,7 @@ class _Writer:
                 left -= self._size(written[i])
         used = [(parts[i], written[i]) for i in sorted(written) if written[i]]
         questions = tuple(q for _, said in used for _, q in said if q)
-        return Text(self._join(used), questions)
+        return MaterialText(self._join(used), questions)
 
     def _choose_sections(self, n_tokens: int) -> list[TextSection]:
         sections = self._material.sections

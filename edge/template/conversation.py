@@ -79,7 +79,7 @@ class ChatTemplate:
     def write(
         self, messages: Sequence[Message], find_breaks: FindBreaks, *, generate: bool = True
     ) -> list[str]:
-        """The pieces of a prompt. `find_breaks(text, is_own)` says where a message's text holds
+        """The pieces of a prompt. `find_breaks(text, is_own)` gives where a message's text holds
         special tokens; `is_own`: the model wrote it.
 
         Raises as `boardfit.edge.template.render.render`, and for words that would be lost.

@@ -92,7 +92,7 @@ SWITCH_NAMES = frozenset([*_SWITCHES, "reasoning_effort"])
 _EFFORTS = ("none", "no_think", "minimal", "low")
 
 
-#: What models write whose template says nothing of thinking.
+#: What models write whose template does not mention thinking.
 USUAL = _THINK
 
 

@@ -1,4 +1,4 @@
-"""Check that a chat template writes what people said: every word, once, in order.
+"""Check that a chat template writes the words of each message: every word, once, in order.
 
 Marker words go through the template. One that comes out nowhere would be lost without a sign: the
 model would answer an empty turn. Some templates want a message's content as a list of parts, as

@@ -81,7 +81,7 @@ def load_engine(key: str) -> BuiltEngine | None:
         engine = BuiltEngine(
             **{**record, "folder": folder, "key": key, "kernels": tuple(record["kernels"])}
         )
-    except Exception:  # whatever a damaged file raises: it is made again
+    except Exception:  # a damaged file is made again
         return None
     for name, digest in engine.files.items():
         path = folder / name

@@ -113,7 +113,7 @@ def load_wheelhouse(folder: Path) -> list[Wheel] | None:
         record = json.loads((folder / _RECORD).read_bytes())
         wheels = [Wheel(**{**entry, "path": folder / entry["path"]}) for entry in record]
         intact = all(hashlib.sha256(w.path.read_bytes()).hexdigest() == w.sha256 for w in wheels)
-    except Exception:  # whatever a damaged file raises: it is made again
+    except Exception:  # a damaged file is made again
         return None
     return wheels if intact else None
 

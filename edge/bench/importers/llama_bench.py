@@ -55,7 +55,7 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
 
 
 def entries(text: str) -> Iterator[Mapping[str, Any]]:
-    """The tests with the tool's own column names, whatever they are written in."""
+    """The tests with the tool's own column names, in every output format."""
     for entry in json_objects(text, TOOL) if '"n_gen"' in text else ():
         if "n_gen" in entry:
             yield entry

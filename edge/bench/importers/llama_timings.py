@@ -36,7 +36,7 @@ _MODEL = re.compile(
 
 
 @dataclass
-class Answer:
+class TimedAnswer:
     """Token counts and seconds of one answer; None for what is not printed."""
 
     n_prompt: int = 0
@@ -77,9 +77,9 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     return found
 
 
-def answers(text: str) -> Iterator[Answer]:
+def answers(text: str) -> Iterator[TimedAnswer]:
     """Answers of the log, then those of JSON. A server logs what it also sends; one is enough."""
-    current, load_s, is_open = Answer(), None, False
+    current, load_s, is_open = TimedAnswer(), None, False
     for match in _TIME.finditer(text):
         seconds = number(match["ms"], f"{TOOL}: time", zero=True) * 1e-3
         n_tokens = int(match["n"] or 0)
@@ -91,15 +91,15 @@ def answers(text: str) -> Iterator[Answer]:
             if is_open:
                 yield current
             # The load counts for the answer after it only.
-            current, load_s, is_open = Answer(n_tokens, 0, rate, None, load_s), None, True
+            current, load_s, is_open = TimedAnswer(n_tokens, 0, rate, None, load_s), None, True
         else:
             current.n_gen, current.decode_tps = n_tokens, rate
             yield current
-            current, is_open = Answer(), False
+            current, is_open = TimedAnswer(), False
     if is_open:
         yield current
     for prefill, decode in _RATES.findall(text):
-        yield Answer(
+        yield TimedAnswer(
             0, 0, *(number(rate, f"{TOOL}: t/s", zero=True) or None for rate in (prefill, decode))
         )
     if not _TIME.search(text) and '"predicted_ms"' in text:
@@ -109,11 +109,11 @@ def answers(text: str) -> Iterator[Answer]:
                 yield from_timings(timings)
 
 
-def from_timings(timings: Mapping[str, Any]) -> Answer:
+def from_timings(timings: Mapping[str, Any]) -> TimedAnswer:
     def part(name: str) -> tuple[int, float | None]:
         n_tokens = count(timings.get(f"{name}_n"), f"{TOOL}: {name}_n")
         ms = number(timings.get(f"{name}_ms"), f"{TOOL}: {name}_ms", zero=True)
         return n_tokens, n_tokens / ms * 1e3 if ms and n_tokens else None
 
     (n_prompt, prefill_tps), (n_gen, decode_tps) = part("prompt"), part("predicted")
-    return Answer(n_prompt, n_gen, prefill_tps, decode_tps)
+    return TimedAnswer(n_prompt, n_gen, prefill_tps, decode_tps)

@@ -118,7 +118,7 @@ def _check_counts(path: Source, header: GgufHeader) -> None:
 
 def check_vocabulary(path: Source, header: GgufHeader) -> None:
     """The vocabulary is one that the library can load and use. Raises UnsafeInputError otherwise:
-    an assertion, or a C++ exception that nobody catches, would end the process.
+    an assertion, or an uncaught C++ exception, would end the process.
 
     The library reads tokens as C strings, which end at the first zero byte. A file whose hash is
     known, as those of a bundle are, is looked at once.
