@@ -105,7 +105,8 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     jobs = make_jobs(
         request.spec, request.devices, request.formats, request.options, read_learned()
     )
-    for text in describe_losses(request.spec, jobs):
+    losses = describe_losses(request.spec, jobs)
+    for text in losses.values():
         reporter.say(text)
     adders = {job.name: adding_engine(request, job.device, reporter) for job in jobs}
     reporter.stage("checking the tokenizer")
@@ -143,7 +144,9 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             checked = vocabulary | checks[artifact.path]
             used = None if job.is_converted else imatrix
             card = cards[plan.engine, plan.recipe, plan.kv_type]
-            manifest = make_manifest(request.spec, plan, artifact, checked, used)
+            manifest = make_manifest(
+                request.spec, plan, artifact, checked, used, loss=losses.get(plan.recipe)
+            )
             seal(
                 request.spec,
                 plan,
@@ -226,11 +229,11 @@ def find_recipe(spec: ModelSpec, recipe_id: str) -> GgufRecipe:
     return make_as_is(find_main_type(spec)) if recipe_id == AS_IS else load_recipe(recipe_id)
 
 
-def describe_losses(spec: ModelSpec, jobs: Sequence[BuildJob]) -> list[str]:
-    """State what is lost by quantizing a quantized file again, once for each recipe."""
+def describe_losses(spec: ModelSpec, jobs: Sequence[BuildJob]) -> dict[str, str]:
+    """State what is lost by quantizing a quantized file again, by recipe."""
     recipes = {job.plan.recipe for job in jobs if not job.is_converted} - {AS_IS}
-    texts = (describe_requantizing(spec, load_recipe(recipe)) for recipe in sorted(recipes))
-    return [text for text in texts if text]
+    texts = {name: describe_requantizing(spec, load_recipe(name)) for name in sorted(recipes)}
+    return {name: text for name, text in texts.items() if text}
 
 
 def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> Imatrix | None:

@@ -29,6 +29,8 @@ def make_manifest(
     artifact: AnyArtifact,
     checks: Mapping[str, Any],
     imatrix: Imatrix | None,
+    *,
+    loss: str | None = None,
 ) -> dict[str, Any]:
     """The manifest's entries but for the files, which `seal_bundle` adds. No times, no paths of
     this machine: the same inputs give the same bundle id.
@@ -51,7 +53,7 @@ def make_manifest(
                 "files": dict(spec.source.files),
                 "fingerprint": spec.source.fingerprint,
             },
-            "notes": list(spec.notes),
+            "notes": [*spec.notes, *([loss] if loss else [])],
         },
         "recipe": {
             "id": plan.recipe,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -174,21 +173,10 @@ def _metadata(header: GgufHeader) -> tuple[KeyValue, ...]:
 
 
 def _notes(headers: list[GgufHeader], left_out: int) -> list[str]:
-    stored = Counter[str]()
-    for header in headers:
-        for entry in header.tensors:
-            if not entry.name.startswith(OTHER_MODALITIES):
-                stored[entry.type_name] += entry.n_elements
     notes = [note for header in headers for note in header.notes]
     if left_out:
         notes.append(
             f"text only: {left_out} tensors of other modalities (vision, audio) are left out"
-        )
-    main = stored.most_common(1)[0][0]
-    if main not in _PLAIN:
-        notes.append(
-            f"the source is already quantized (mostly {main}): a tensor that gets another type "
-            "loses quality twice; a BF16, F16 or F32 GGUF, or the checkpoint itself, is better"
         )
     return notes
 

@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 import pytest
 
+from boardfit.converters.plan.weights import find_main_type, is_quantized_file
 from boardfit.converters.source.gguf import open_gguf
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
@@ -103,7 +104,7 @@ def test_quantized_rows_are_raw_blocks_and_noted(tmp_path: Path) -> None:
     back = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType.Q8_0)
     wanted = values["blk.0.ffn_up_exps.weight"].reshape(192, 64)[90:100]
     assert np.abs(back - wanted).max() < 0.05
-    assert any("already quantized (mostly Q8_0)" in note for note in spec.notes)
+    assert is_quantized_file(spec) and find_main_type(spec) == "Q8_0"
 
 
 def test_shape_counts_parameters(tmp_path: Path) -> None:
