@@ -32,6 +32,7 @@ PACKAGES = {
     "losetup": "util-linux",
     "lsblk": "util-linux",
     "mcopy": "mtools",
+    "mdir": "mtools",
     "mke2fs": "e2fsprogs",
     "mkfs.vfat": "dosfstools",
     "mmdebstrap": "mmdebstrap",

@@ -50,7 +50,7 @@ def test_every_program_that_a_test_names_has_a_package() -> None:
     """What is asked for, and what is started by a plain name."""
     named: dict[str, str] = {}
     for path, tree in trees():
-        of_images = path.parent.name == "flash"  # `run` of tests/edge/flash/media/images.py
+        of_images = path.parent.name == "media"  # `run` of images.py
         for name, call in calls(tree):
             first = call.args[0] if call.args else None
             if isinstance(first, (ast.List, ast.Tuple)) and first.elts:

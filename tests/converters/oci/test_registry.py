@@ -28,6 +28,7 @@ from boardfit.edge.errors import (
     UsageError,
 )
 from boardfit.edge.terminal.progress import SilentReporter
+from boardfit.edge.trust.bundle_signature import SIGNATURE
 from boardfit.edge.trust.signing import load_signing_key, new_key
 from tests.converters.oci.conftest import connect
 from tests.converters.oci.registries import DockerRegistry, Relay, TokenServer, docker_config
@@ -394,11 +395,12 @@ def test_a_disk_that_is_too_small_is_told_before_the_first_large_byte(
 def test_a_pull_with_a_key_brings_a_missing_signature(
     server: DockerRegistry, bundle: Path, repository: str, tmp_path: Path
 ) -> None:
-    plain = tmp_path / "plain"
-    shutil.copytree(bundle, plain)
     new_key(tmp_path / "key", None, "me")
     key = load_signing_key(tmp_path / "key")
     sign_bundle(bundle, key)
+    plain = tmp_path / "plain"
+    shutil.copytree(bundle, plain)
+    (plain / SIGNATURE).unlink()
     put(bundle, server.address, repository)
     pulled = get(server.address, repository, plain, key.public)
     assert pulled.signed_by == key.public.fingerprint

@@ -26,7 +26,9 @@ from tests.edge.flash.test_transfer import Quiet
 RECORD: dict[str, Any] = {
     "run_id": "r1",
     "time": "2026-01-01T00:00:00+00:00",
-    **{name: {} for name in ("kit", "engine", "artifact", "machine", "settings", "test")},
+    **{name: {} for name in ("kit", "engine", "machine", "settings")},
+    "test": {"kind": "end-to-end"},
+    "artifact": {"name": "toy"},
     "metrics": {"decode_tps": {"median": 3.5}},
 }
 
