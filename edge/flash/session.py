@@ -22,6 +22,8 @@ MAX_OUTPUT = 16 * 1024 * 1024
 _END_S = 5
 #: How long output may stay away after the local program has ended.
 _GRACE_S = 1.0
+#: How often a silent shell is looked at.
+_LOOK_S = 0.3
 _CODE = re.compile(rb" ?([0-9]{1,3})?\s*")
 
 
@@ -101,7 +103,8 @@ class ShellSession:
                     f"{self.place} did not answer within {timeout_s:.0f} s",
                     next_step="check that the board is on and reachable, then run it again",
                 )
-            listener.step(left_s)
+            # In short steps: a shell that was killed may leave programs that hold its outputs open.
+            listener.step(min(left_s, _LOOK_S))
 
     def _is_marked(self, buffer: bytearray) -> bool:
         return buffer.endswith(b"\n") and self._mark in buffer[-len(self._mark) - 8 :]
