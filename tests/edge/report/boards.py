@@ -12,7 +12,7 @@ from tests.edge.report.stored import PI5
 
 HERE = Path(__file__).parent
 TEXTS = HERE / "fixtures/boards"
-PMIC = HERE.parent / "plan/fixtures/pmic-raspberry-pi-5.txt"
+PMIC = HERE.parent / "probe/fixtures/pmic-raspberry-pi-5.txt"
 CLOCK = "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
 ZONE = "/sys/class/thermal/thermal_zone{}/{}"
 
