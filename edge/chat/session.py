@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import DeadlineError, EdgeError, InputError, UsageError
@@ -470,11 +470,6 @@ def summarize(trace: Trace, start: StreamStart | None, *, n_dropped: int = 0) ->
         total_s=(trace.request_end_ns - trace.request_start_ns) / 1e9,
         thinking="".join(event.thought for event in trace.events).strip(),
     )
-
-
-def answer_to_dict(answer: Answer) -> dict[str, Any]:
-    """Plain data, for JSON."""
-    return dataclasses.asdict(answer)
 
 
 def _read(path: Path) -> bytes:

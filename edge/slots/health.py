@@ -158,28 +158,6 @@ def _agreement(engine: LogitsEngine, prompt: Sequence[int], reference: Sequence[
     return n_same / len(reference)
 
 
-def reference_answer(bundle_path: Path) -> list[int] | None:
-    """The greedy answer of this machine as token ids; None where it has no such engine."""
-    from boardfit.edge.chat.run_command import prompt_tokens
-    from boardfit.edge.engines import is_installed
-    from boardfit.edge.engines.target import open_model
-
-    opened = None
-    try:
-        opened = open_model(bundle_path) if is_installed("llama_cpp") else None
-        if opened is None or opened.plan is None or opened.plan.engine != "llama_cpp":
-            return None
-        tokens = prompt_tokens(opened.engine, PROMPT, None, raw=False)
-        config = GenerationConfig(max_tokens=MAX_TOKENS)
-        events = list(opened.engine.stream(tokens, config))
-        return [event.token_id for event in events if event.token_id is not None]
-    except EdgeError:
-        return None
-    finally:
-        if opened is not None:
-            opened.engine.close()
-
-
 def judge(
     health: Health,
     plan: Plan | Mapping[str, Any],

@@ -149,12 +149,6 @@ def own_tensor(model: Any, g: int, i: int, role: str) -> int:
     return new
 
 
-def _first_float(buffer: Any, tensor: Any) -> float | None:
-    if tensor.type != schema.TensorType.FLOAT32 or buffer.data is None or len(buffer.data) < 4:
-        return None
-    return float(np.frombuffer(bytes(buffer.data[:4]), np.float32)[0])
-
-
 def assemble(
     model: Any,
     constants: list[Constant],
