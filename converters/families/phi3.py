@@ -24,6 +24,7 @@ from boardfit.converters.families.rope import global_rope, rope_parameters
 from boardfit.converters.families.settings import Config, float32, quote, uint32
 from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.fields import is_finite
 
 # transformers reads the two older names as `longrope` for this family (Phi3Config,
 # `_rope_scaling_adjustment`).
@@ -122,8 +123,7 @@ def _long_and_short(config: Config, dims: Dimensions) -> tuple[np.ndarray, np.nd
         values = settings.optional_list(rope, key, expected)
         if values is None:
             raise InputError(f"config.json: rope scaling {quote(kind)} has no {key}")
-        numbers = [isinstance(v, int | float) and math.isfinite(v) and v > 0 for v in values]
-        if not all(numbers):
+        if not all(is_finite(value) and value > 0 for value in values):
             raise InputError(f"config.json: {key} holds something else than positive numbers")
         found.append(np.array(values, dtype=np.float32))
     return found[0], found[1]

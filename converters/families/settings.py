@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from gguf import GGUFValueType
 
 from boardfit.converters.spec import KeyValue
 from boardfit.edge.errors import InputError
+from boardfit.edge.fields import is_finite
 from boardfit.edge.units import printable
 
 Config = Mapping[str, Any]
@@ -35,7 +35,7 @@ def optional_int(config: Config, key: str, default: int | None = None) -> int | 
 def require_float(config: Config, key: str) -> float:
     """A finite number from `config.json`. Raises InputError otherwise."""
     value = _present(config, key, "a number")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_finite(value):
         raise _wrong(key, value, "a finite number")
     return float(value)
 
