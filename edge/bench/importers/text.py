@@ -4,7 +4,6 @@ after, and several runs in one file.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from boardfit.edge.errors import InputError
+from boardfit.edge.files.text import find_encoding
 
 # Colours and the spinner of terminals (ECMA-48 control sequences).
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
@@ -24,12 +24,10 @@ MAX_ROWS = 10_000
 
 def decode_text(data: bytes) -> str:
     """The text of a file: UTF-8 or UTF-16 (PowerShell's `>`), any line ends, no terminal codes."""
-    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        text = data.decode("utf-16", "replace")
-    elif data[1:2] == b"\0" and data[3:4] == b"\0":  # UTF-16 that lost its mark
-        text = data.decode("utf-16-le", "replace")
-    else:
-        text = data.decode("utf-8-sig", "replace")
+    encoding = find_encoding(data)
+    if encoding == "utf-8" and data[1:2] == b"\0" and data[3:4] == b"\0":
+        encoding = "utf-16-le"  # it lost its mark
+    text = data.decode(encoding, "replace")
     return _ESCAPES.sub("", text.replace("\r\n", "\n")).replace("\r", "\n")
 
 

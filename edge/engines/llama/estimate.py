@@ -62,27 +62,30 @@ def least_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: EngineSe
         if isinstance(window, int) and window > 0 and not settings.swa_full:
             cells = min(n_ctx, window)
         n_shared = header.integer(f"{arch}.attention.shared_kv_layers") or 0
-    heads = read_per_layer(path, header, f"{arch}.attention.head_count", n_layer)
-    heads_kv = read_per_layer(path, header, f"{arch}.attention.head_count_kv", n_layer) or heads
-    width = (header.integer(f"{arch}.embedding_length") or 0) // max([*heads, 1])
-    head_k = header.integer(f"{arch}.attention.key_length") or width
-    head_v = header.integer(f"{arch}.attention.value_length") or width
+    heads_kv, width = _read_cache_heads(path, header)
     n_heads = sum(heads_kv[: max(0, n_layer - n_shared)])
-    kv = cells * n_heads * (head_k + head_v) * _KV_BYTES[settings.kv_type]
-    return header.tensor_bytes + int(kv)
+    return header.tensor_bytes + int(cells * n_heads * width * _KV_BYTES[settings.kv_type])
 
 
 def cache_bytes_per_token(path: Source, header: GgufHeader, kv_type: str) -> float:
     """Bytes of KV cache that one token takes in all layers. Sliding windows are counted as full."""
+    n_layer = header.integer(f"{header.arch}.block_count") or 0
+    heads_kv, width = _read_cache_heads(path, header)
+    return sum(heads_kv or [1] * n_layer) * width * _KV_BYTES[kv_type]
+
+
+def _read_cache_heads(path: Source, header: GgufHeader) -> tuple[list[int], int]:
+    """The cached heads of each layer, and the values that one head caches for a token: its key and
+    its value. No heads where the header names none.
+    """
     arch = header.arch
     n_layer = header.integer(f"{arch}.block_count") or 0
-    n_embd = header.integer(f"{arch}.embedding_length") or 0
-    heads = read_per_layer(path, header, f"{arch}.attention.head_count", n_layer) or [1] * n_layer
+    heads = read_per_layer(path, header, f"{arch}.attention.head_count", n_layer)
     heads_kv = read_per_layer(path, header, f"{arch}.attention.head_count_kv", n_layer) or heads
-    head_dim = n_embd // max([*heads, 1])
+    head_dim = (header.integer(f"{arch}.embedding_length") or 0) // max([*heads, 1])
     head_k = header.integer(f"{arch}.attention.key_length") or head_dim
     head_v = header.integer(f"{arch}.attention.value_length") or head_dim
-    return sum(heads_kv) * (head_k + head_v) * _KV_BYTES[kv_type]
+    return heads_kv, head_k + head_v
 
 
 def most_heads(path: Source, header: GgufHeader) -> int:

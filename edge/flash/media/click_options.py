@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from boardfit.edge.flash.media.options import MediaOptions
+from boardfit.edge.terminal.options import add_options, pass_value
 
-F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS = (
     click.option(
         "-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
@@ -62,18 +60,12 @@ def _list_cards(context: click.Context, _: click.Parameter, value: bool) -> None
         context.exit()
 
 
-def media_options(function: F) -> F:
+_LIST_CARDS = click.option(
+    "--list-cards", is_flag=True, is_eager=True, expose_value=False, callback=_list_cards,
+    help="List the cards and USB sticks that card: may erase, and exit.",
+)  # fmt: skip
+
+
+def media_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command, which gets them as the one argument `media`."""
-
-    @functools.wraps(function)
-    def wrapped(**arguments: Any) -> Any:
-        given = {f.name: arguments.pop(f.name) for f in fields(MediaOptions)}
-        return function(media=MediaOptions(**given), **arguments)
-
-    decorated: Any = wrapped
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
-    return click.option(  # type: ignore[no-any-return]
-        "--list-cards", is_flag=True, is_eager=True, expose_value=False, callback=_list_cards,
-        help="List the cards and USB sticks that card: may erase, and exit.",
-    )(decorated)  # fmt: skip
+    return add_options(_LIST_CARDS)(pass_value("media", MediaOptions, *_OPTIONS)(command))
