@@ -15,8 +15,8 @@ from tests.converters.families.checkpoints import Case
 from tests.converters.families.conftest import all_cases
 
 BAD_VALUES: tuple[Any, ...] = (
-    None, True, -1, 0, 3, 2**31, 2**70, 10**400, 0.5, float("nan"), float("inf"), "", "yarn", "llama3",
-    [], [0], ["x", None], {}, {"rope_type": 3}, {"full_attention": 1}, {"factor": "x"},
+    None, True, -1, 0, 3, 2**31, 2**70, 10**400, 0.5, float("nan"), float("inf"), "", "yarn",
+    "llama3", [], [0], ["x", None], {}, {"rope_type": 3}, {"full_attention": 1}, {"factor": "x"},
 )  # fmt: skip
 # Absent from some cases, read by some families.
 FURTHER_KEYS = ("rope_scaling", "rope_parameters", "head_dim", "layer_types", "sliding_window")
