@@ -122,6 +122,7 @@ def measure_network(
             end_ns = time.monotonic_ns()
         after = read_conditions()
     heat = sampler.heat_between(start_ns, end_ns)
+    around = sampler.heat_around(start_ns, end_ns)
     trace = Trace(
         request_start_ns=start_ns,
         n_prompt=0,
@@ -132,7 +133,7 @@ def measure_network(
         memory=sampler.between(start_ns, end_ns) or (read_memory(),),
         heat=heat,
     )
-    flags = disturbances(before, after, heat, [1 / s for s in latencies if s > 0])
+    flags = disturbances(before, after, around, [1 / s for s in latencies if s > 0])
     return NetworkRun(
         network=network,
         shapes=resolved,

@@ -165,14 +165,14 @@ def record(engine: Engine, prompt: Sequence[int], config: GenerationConfig, star
 
 def finish(run: TestRun, sampler: ResourceSampler, before: Conditions, after: Conditions) -> None:
     """Attach memory and heat to the traces and derive the figures."""
-    heat: list[HeatSample] = []
+    heat: set[HeatSample] = set()
     for i, trace in enumerate(run.traces):
         memory = sampler.between(trace.request_start_ns, trace.request_end_ns) + trace.memory
         spell = sampler.heat_between(trace.request_start_ns, trace.request_end_ns)
-        heat += spell
+        heat.update(sampler.heat_around(trace.request_start_ns, trace.request_end_ns))
         run.traces[i] = replace(trace, memory=memory, heat=spell)
         run.figures.append(numbers(measure(run.traces[i])))
-    run.flags = disturbances(before, after, heat, run.rates())
+    run.flags = disturbances(before, after, sorted(heat, key=lambda h: h.t_ns), run.rates())
 
 
 def measure_load(

@@ -79,7 +79,7 @@ class ResourceSampler:
         self.heat: list[HeatSample] = []
 
     def _run(self) -> None:
-        next_slow = 0.0
+        next_slow = time.monotonic() + self._slow_s
         while True:
             slow = time.monotonic() >= next_slow
             self.memory.append(read_memory(with_pss=slow))
@@ -98,7 +98,19 @@ class ResourceSampler:
         """Heat samples of one span of time."""
         return tuple(s for s in list(self.heat) if start_ns <= s.t_ns <= end_ns)
 
+    def heat_around(self, start_ns: int, end_ns: int) -> tuple[HeatSample, ...]:
+        """Heat samples of one span and the last one before it.
+
+        A span shorter than `slow_s` can hold none: the last look then says what held in it.
+        """
+        samples = list(self.heat)
+        before = [s for s in samples if s.t_ns < start_ns][-1:]
+        return (*before, *(s for s in samples if start_ns <= s.t_ns <= end_ns))
+
     def __enter__(self) -> ResourceSampler:
+        """Take the first look here, so that even the shortest span has one before it."""
+        self.memory.append(read_memory())
+        self.heat.append(self._sensors.read())
         self._thread.start()
         return self
 

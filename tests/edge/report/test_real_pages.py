@@ -147,7 +147,9 @@ def test_the_boards_sensors_are_on_the_page(boards_results: Path) -> None:
 
 
 def test_a_throttled_board_is_flagged(tmp_path: Path) -> None:
-    """Bits as a Raspberry Pi printed them (0x50005), read through the same sampler."""
+    """Bits as a Raspberry Pi printed them (0x50005), read once: the test is over before a second
+    look, as a short test on a fast board is.
+    """
     from boardfit.edge.bench.conditions import read_conditions
     from boardfit.edge.bench.runner import TestRun, finish, record
     from boardfit.edge.probe.system import CapturedSystem
@@ -157,7 +159,7 @@ def test_a_throttled_board_is_flagged(tmp_path: Path) -> None:
     engine = open_engine("llama_cpp", model, EngineSettings(n_threads=1, n_ctx=256))
     captured = CapturedSystem({}, {"throttled": "throttled=0x50005\n"})
     run, before = TestRun(BenchTest("decode", 0, 0, 100)), read_conditions()
-    with ResourceSampler(interval_s=0.002, slow_s=0.004, system=captured) as sampler:
+    with ResourceSampler(interval_s=60, slow_s=60, system=captured) as sampler:
         for _ in range(3):
             config = GenerationConfig(max_tokens=101, ignore_eos=True)
             run.traces.append(record(engine, [5], config, time.monotonic_ns()))
