@@ -7,15 +7,16 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from boardfit.edge.serve.access import AccessRules
 from boardfit.edge.serve.ask import Ask, Carried, Defaults, read_headers, split_model
-from boardfit.edge.serve.body import Body, parse_json
-from boardfit.edge.serve.guard import Guard
+from boardfit.edge.serve.body import RequestFields, parse_json
+from boardfit.edge.serve.counters import CONTENT_TYPE
 from boardfit.edge.serve.job import Begun, Ended, Job
-from boardfit.edge.serve.metrics import CONTENT_TYPE
+from boardfit.edge.serve.queue import LOG, AnswerQueue
 from boardfit.edge.serve.refused import RequestRefused, refusal_of
-from boardfit.edge.serve.runner import LOG, Runner
 from boardfit.edge.serve.wire import ollama, openai, responses
 from boardfit.edge.serve.wire.base import JSON, Writer, dump, openai_error
 from boardfit.edge.types import TokenEvent
@@ -33,6 +34,18 @@ PING_S = 10.0
 LISTED = ("2s", "5s", "15s")
 #: The version of Ollama whose calls these are. Clients refuse one that is no number.
 OLLAMA_VERSION = "0.33.0"
+PAGE = Path(__file__).parent / "page"
+_PAGE_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+}
+#: Nothing from elsewhere, no HTML made from text, no frame around it.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'"
+)
 _WITHIN = re.compile(r"/within/([0-9a-z.]{1,12})(/.*)")
 _SAFE = {
     "X-Content-Type-Options": "nosniff",
@@ -52,14 +65,16 @@ class Call(NamedTuple):
     send: Send
 
 
-Reader = Callable[[Body, Carried, Defaults], Ask]
+Reader = Callable[[RequestFields, Carried, Defaults], Ask]
 
 
 class App:
-    """Answers HTTP requests with a runner."""
+    """Answers HTTP requests from a queue."""
 
-    def __init__(self, runner: Runner, guard: Guard, defaults: Defaults | None = None) -> None:
-        self._runner, self._guard = runner, guard
+    def __init__(
+        self, queue: AnswerQueue, access: AccessRules, defaults: Defaults | None = None
+    ) -> None:
+        self._queue, self._access = queue, access
         self._defaults = defaults or Defaults()
         self._started = int(time.time())
         self._routes: dict[tuple[str, str], Callable[[Call], Awaitable[int]]] = {
@@ -78,6 +93,7 @@ class App:
             ("GET", "/api/version"): self._get(lambda: {"version": OLLAMA_VERSION}),
             ("GET", "/edge/v1/status"): self._get(self._status),
             ("GET", "/edge/v1/plan"): self._get(self._plan),
+            ("GET", "/"): self._asset,
             ("GET", "/health"): self._get(lambda: {"status": "ok"}),
             ("GET", "/ready"): self._get(self._ready),
             ("GET", "/metrics"): self._metrics,
@@ -88,7 +104,7 @@ class App:
             return
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         method, path = scope["method"], scope["path"]
-        route, cors = "other", self._guard.cors_headers(headers.get("origin"))
+        route, cors = "other", self._access.cors_headers(headers.get("origin"))
 
         async def send_safely(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
@@ -98,7 +114,7 @@ class App:
 
         call = Call(method, path, headers, Carried(), receive, send_safely)
         try:
-            self._guard.check(method, scope["raw_path"], headers)
+            self._access.check(method, scope["raw_path"], headers)
             carried = read_headers(headers)
             if match := _WITHIN.fullmatch(path):
                 carried, path = replace(carried, within=match[1]), match[2]
@@ -112,7 +128,7 @@ class App:
         except Exception as error:
             LOG.error("%s %s: %s", method, route, type(error).__name__)
             status = await self._refuse(call, refusal_of(error))
-        self._runner.metrics.count_request(route, status)
+        self._queue.metrics.count_request(route, status)
 
     def _find(self, method: str, path: str) -> tuple[Callable[[Call], Awaitable[int]], str]:
         path = path.rstrip("/") or "/"
@@ -121,6 +137,8 @@ class App:
         wanted = "GET" if method == "HEAD" else method
         if (handler := self._routes.get((wanted, path))) is not None:
             return handler, path
+        if path.startswith("/page/") and wanted == "GET":
+            return self._asset, "/page"
         if path.startswith("/v1/models/") and wanted == "GET":
             return self._model, "/v1/models/{id}"
         allowed = [each for each, known in self._routes if known == path]
@@ -144,22 +162,28 @@ class App:
             if call.path in ("/api/chat", "/api/generate") and _only_loads(body):
                 return await self._load_only(call, body)
             ask = read(body, carried, self._defaults)
-            job = await self._runner.submit(ask)
+            job = await self._queue.submit(ask)
             writer = writer_class(self._name(name), ask)
-            gone = asyncio.create_task(wait_gone(call.receive, job))
+            gone = asyncio.create_task(self._wait_gone(call.receive, job))
             try:
                 if ask.stream:
                     return await stream_answer(call, job, writer)
                 return await whole_answer(call, job, writer)
             finally:
-                job.give_up()  # does nothing where the answer has ended
+                self._queue.give_up(job)  # does nothing where the answer has ended
                 gone.cancel()
 
         return handle
 
-    async def _load_only(self, call: Call, body: Body) -> int:
+    async def _wait_gone(self, receive: Receive, job: Job) -> None:
+        """Give a job up as soon as its client is gone."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._queue.give_up(job)
+
+    async def _load_only(self, call: Call, body: RequestFields) -> int:
         """Ollama's clients load and unload with an empty question; the model is always loaded."""
-        self._runner.use()
+        self._queue.use()
         keep = body.get("keep_alive")
         reason = "unload" if keep in (0, "0", "0s") else "load"
         head = {"model": self._name(body.text("model")), "created_at": "1970-01-01T00:00:00Z"}
@@ -170,7 +194,7 @@ class App:
     async def _predict(self, call: Call) -> int:
         body = parse_json(await read_body(call))
         ask = openai.read_chat(body, call.carried, self._defaults)
-        return await send_json(call, await self._runner.predict(ask))
+        return await send_json(call, await self._queue.predict(ask))
 
     # ---- facts --------------------------------------------------------------------------------
 
@@ -182,12 +206,12 @@ class App:
 
     def _name(self, asked: str = "") -> str:
         """The model's name, as Ollama's clients asked for it where they did."""
-        opened = self._runner.opened
+        opened = self._queue.opened
         name = opened.name if opened else "loading"
         return asked if asked in (name, f"{name}:latest") else name
 
     def _names(self) -> list[str]:
-        name = self._runner.use().name
+        name = self._queue.use().name
         return [name, *(f"{name}@{time}" for time in LISTED)]
 
     def _models(self) -> dict[str, Any]:
@@ -195,7 +219,7 @@ class App:
         return {"object": "list", "data": data, "models": data}
 
     def _model_card(self, name: str) -> dict[str, Any]:
-        opened = self._runner.use()
+        opened = self._queue.use()
         return {
             "id": name,
             "object": "model",
@@ -206,7 +230,7 @@ class App:
 
     async def _model(self, call: Call) -> int:
         name = call.path.removeprefix("/v1/models/").rstrip("/")
-        if split_model(name)[0].removesuffix(":latest") != self._runner.use().name:
+        if split_model(name)[0].removesuffix(":latest") != self._queue.use().name:
             raise RequestRefused(404, "there is no such model; GET /v1/models lists them")
         return await send_json(call, self._model_card(name))
 
@@ -216,7 +240,7 @@ class App:
         return {"models": [{**card, "name": name, "model": name} for name in names]}
 
     def _ollama_card(self) -> dict[str, Any]:
-        opened = self._runner.use()
+        opened = self._queue.use()
         info = opened.engine.describe()
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._started))
         digest = opened.bundle.id if opened.bundle else "0" * 64
@@ -234,13 +258,13 @@ class App:
         }
 
     def _architecture(self) -> str:
-        manifest = self._runner.use().manifest or {}
+        manifest = self._queue.use().manifest or {}
         model = manifest.get("model")
         found = model.get("architecture") if isinstance(model, Mapping) else None
         return found if isinstance(found, str) else "unknown"
 
     def _loaded(self) -> dict[str, Any]:
-        if self._runner.opened is None:
+        if self._queue.opened is None:
             return {"models": []}
         name = f"{self._name()}:latest"
         rest = {"expires_at": "2318-01-01T00:00:00Z", "size_vram": 0}
@@ -249,7 +273,7 @@ class App:
     async def _show(self, call: Call) -> int:
         body = parse_json(await read_body(call))
         asked = split_model(body.text("model") or body.text("name"))[0].removesuffix(":latest")
-        opened = self._runner.use()
+        opened = self._queue.use()
         if asked != opened.name:
             raise RequestRefused(404, f"model '{asked[:200]}' not found")
         arch = self._architecture()
@@ -269,29 +293,44 @@ class App:
         })  # fmt: skip
 
     def _ready(self) -> dict[str, Any]:
-        return {"status": "ready", "model": self._runner.use().name}
+        return {"status": "ready", "model": self._queue.use().name}
 
     def _status(self) -> dict[str, Any]:
-        opened = self._runner.use()
+        opened = self._queue.use()
         info = opened.engine.describe()
         return {
             "model": opened.name,
             "engine": {"name": info.name, "version": info.version, "n_threads": info.n_threads,
                        "n_ctx": info.n_ctx, "quant": info.quant, "kv_type": info.kv_type},
-            "requests": self._runner.counts(),
+            "plan": opened.plan and {
+                key: getattr(opened.plan, key) for key in ("device", "prefill_tps", "decode_tps")
+            },
+            "requests": self._queue.counts(),
             "uptime_s": int(time.time()) - self._started,
         }  # fmt: skip
 
     def _plan(self) -> dict[str, Any]:
-        plan = self._runner.use().plan
+        plan = self._queue.use().plan
         if plan is None:
             raise RequestRefused(404, "this model is a plain file, without a plan")
         return plan.to_dict()
 
     async def _metrics(self, call: Call) -> int:
-        counts = {f"requests_{k}": float(v) for k, v in self._runner.counts().items()}
-        text = self._runner.metrics.to_text({**counts, "ready": float(self._runner.is_ready)})
+        counts = {f"requests_{k}": float(v) for k, v in self._queue.counts().items()}
+        text = self._queue.metrics.to_text({**counts, "ready": float(self._queue.is_ready)})
         return await send_whole(call, 200, text.encode(), CONTENT_TYPE)
+
+    async def _asset(self, call: Call) -> int:
+        """A file of the chat page. The folder holds nothing else."""
+        name = call.path.removeprefix("/page/").strip("/") or "index.html"
+        kind = _PAGE_TYPES.get(name.rpartition(".")[2])
+        try:
+            if kind is None or "/" in name:
+                raise FileNotFoundError
+            data = (PAGE / name).read_bytes()
+        except OSError:
+            raise RequestRefused(404, "there is no such path") from None
+        return await send_whole(call, 200, data, kind, {"Content-Security-Policy": PAGE_POLICY})
 
     async def _preflight(self, call: Call) -> int:
         return await send_whole(call, 204, b"", JSON)
@@ -299,14 +338,17 @@ class App:
     async def _refuse(self, call: Call, refused: RequestRefused) -> int:
         is_ollama = call.path.startswith("/api/")
         body = {"error": refused.message} if is_ollama else openai_error(refused)
+        # A body that was left unread would be taken for the next request.
+        close = {"Connection": "close"} if refused.status in (408, 413, 415) else {}
         try:
-            await send_whole(call, refused.status, dump(body), JSON, refused.headers)
+            headers = {**refused.headers, **close}
+            await send_whole(call, refused.status, dump(body), JSON, headers)
         except (asyncio.TimeoutError, ConnectionError):
             return 499
         return refused.status
 
 
-def _only_loads(body: Body) -> bool:
+def _only_loads(body: RequestFields) -> bool:
     return not body.get("messages") and not body.get("prompt")
 
 
@@ -332,13 +374,6 @@ async def read_body(call: Call) -> bytes:
             raise too_long
         if not message.get("more_body", False):
             return b"".join(parts)
-
-
-async def wait_gone(receive: Receive, job: Job) -> None:
-    """Give a job up as soon as its client is gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    job.give_up()
 
 
 async def whole_answer(call: Call, job: Job, writer: Writer) -> int:

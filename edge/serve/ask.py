@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from boardfit.edge.deadline.budget import Budget, OnMiss
 from boardfit.edge.errors import UsageError
-from boardfit.edge.serve.body import Body
+from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.refused import RequestRefused, bad_field, unsupported
 from boardfit.edge.types import GenerationConfig, Message, TemplateChoice
 
@@ -85,7 +85,7 @@ def split_model(name: str) -> tuple[str, str | None]:
     return (plain, time) if at and time[:1].isdigit() else (name, None)
 
 
-def read_budget(body: Body, carried: Carried, default: Budget | None) -> Budget | None:
+def read_budget(body: RequestFields, carried: Carried, default: Budget | None) -> Budget | None:
     """The budget of a request: its body's, else what came beside it, else the default."""
     values: list[str | None] = []
     for key, beside in (("within", carried.within), ("first_within", carried.first_within)):
@@ -95,23 +95,29 @@ def read_budget(body: Body, carried: Carried, default: Budget | None) -> Budget 
         if value is not None and not isinstance(value, str):
             raise bad_field(body.name(key), 'a time such as "2s"', value)
         values.append(value or beside)
+    given = RequestFields({"on_miss": body.get("on_miss") or carried.on_miss})
+    on_miss = given.choice("on_miss", ("refuse", "best"), "refuse")
     if values == [None, None]:
         return default
-    on_miss = body.choice("on_miss", ("refuse", "best"), carried.on_miss or "refuse")
     try:
         return Budget.parse(*values, on_miss=cast(OnMiss, on_miss))
     except UsageError as error:
         raise RequestRefused(400, str(error).replace("--", "").replace("-", "_", 1)) from None
 
 
-def read_rank(body: Body, carried: Carried) -> Rank:
+def read_rank(body: RequestFields, carried: Carried) -> Rank:
     ranks = ("interactive", "normal", "background")
     return cast(
-        Rank, Body({"class": body.get("class") or carried.rank}).choice("class", ranks, "normal")
+        Rank,
+        RequestFields({"class": body.get("class") or carried.rank}).choice(
+            "class", ranks, "normal"
+        ),
     )
 
 
-def read_config(body: Body, default: GenerationConfig, *, max_tokens: int) -> GenerationConfig:
+def read_config(
+    body: RequestFields, default: GenerationConfig, *, max_tokens: int
+) -> GenerationConfig:
     """How tokens are chosen, by OpenAI's names and llama.cpp's. Raises RequestRefused."""
     stops = body.texts("stop", most=MAX_STOPS, longest=MAX_STOP_CHARS)
     seed = body.whole("seed", -(2**63), 2**63 - 1, default.seed)
@@ -127,7 +133,7 @@ def read_config(body: Body, default: GenerationConfig, *, max_tokens: int) -> Ge
     )
 
 
-def read_max_tokens(body: Body, *keys: str, default: int) -> int:
+def read_max_tokens(body: RequestFields, *keys: str, default: int) -> int:
     """The least of the given limits. Raises RequestRefused for 0 and for less than -1."""
     found = [body.whole(key, -1, _MAX_TOKENS, default) for key in keys if body.get(key) is not None]
     for key in keys:
@@ -150,7 +156,7 @@ def read_choice(thinks: object, variables: Mapping[str, Any], param: str) -> Tem
     return TemplateChoice("on" if is_on else "off", rest)
 
 
-def read_messages(bodies: list[Body]) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+def read_messages(bodies: list[RequestFields]) -> tuple[tuple[Message, ...], tuple[str, ...]]:
     """Messages as every template takes them, and notes on what was changed for that.
 
     One system prompt at the head; neighbours of one role are joined. Raises RequestRefused for what
@@ -190,7 +196,7 @@ def read_messages(bodies: list[Body]) -> tuple[tuple[Message, ...], tuple[str, .
     return (*head, *found), tuple(dict.fromkeys(notes))
 
 
-def read_content(body: Body, key: str = "content") -> str:
+def read_content(body: RequestFields, key: str = "content") -> str:
     """A message's text: a text, null, or an array of parts that are all text."""
     value = body.get(key)
     if value is None or isinstance(value, str):

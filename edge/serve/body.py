@@ -10,7 +10,7 @@ from typing import Any
 from boardfit.edge.serve.refused import RequestRefused, bad_field
 
 
-def parse_json(data: bytes) -> Body:
+def parse_json(data: bytes) -> RequestFields:
     """The object in a request's body. Raises RequestRefused for anything else."""
     try:
         value = json.loads(data or b"{}", parse_constant=_refuse_constant)
@@ -19,14 +19,14 @@ def parse_json(data: bytes) -> Body:
         raise RequestRefused(400, f"the body is {reason}") from None
     if not isinstance(value, dict):
         raise bad_field("the body", "an object", value)
-    return Body(value)
+    return RequestFields(value)
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-class Body:
+class RequestFields:
     """The fields of one object. Each reader returns its default for a field that is absent."""
 
     def __init__(self, fields: Mapping[str, Any], path: str = "") -> None:
@@ -107,19 +107,19 @@ class Body:
             )  # fmt: skip
         return value
 
-    def table(self, key: str) -> Body:
+    def table(self, key: str) -> RequestFields:
         value = self.get(key)
         if value is not None and not isinstance(value, dict):
             raise bad_field(self.name(key), "an object", value)
-        return Body(value or {}, f"{self.name(key)}.")
+        return RequestFields(value or {}, f"{self.name(key)}.")
 
-    def tables(self, key: str, *, most: int) -> list[Body]:
+    def tables(self, key: str, *, most: int) -> list[RequestFields]:
         """The objects of an array."""
         found = []
         for i, value in enumerate(self.items(key, most=most)):
             if not isinstance(value, dict):
                 raise bad_field(f"{self.name(key)}[{i}]", "an object", value)
-            found.append(Body(value, f"{self.name(key)}[{i}]."))
+            found.append(RequestFields(value, f"{self.name(key)}[{i}]."))
         return found
 
     def texts(self, key: str, *, most: int, longest: int) -> tuple[str, ...]:

@@ -86,11 +86,11 @@ def serve(
     Ask /v1 as you would ask OpenAI, /api as you would ask Ollama. A request carries its time limit
     in its body ("within": "2s"), its path (/within/2s/v1), a header or the model's name (NAME@2s).
     """  # fmt: skip
+    from boardfit.edge.serve.access import AccessRules, own_names
     from boardfit.edge.serve.app import App
     from boardfit.edge.serve.ask import Defaults
-    from boardfit.edge.serve.guard import Guard, own_names
     from boardfit.edge.serve.listen import open_sockets, run_server
-    from boardfit.edge.serve.runner import Runner
+    from boardfit.edge.serve.queue import AnswerQueue
 
     if no_token and not lan:
         raise UsageError("--no-token is for --lan; on loopback no token is asked for")
@@ -105,38 +105,39 @@ def serve(
     token = user_secret(TOKEN_FILE).hex() if lan and not no_token else None
     sockets = open_sockets(addresses, port)
     port = sockets[0].getsockname()[1]
-    guard = Guard(own_names(addresses, names), token, frozenset(origins))
-    runner = Runner(load, most_s=most_s)
-    app = App(runner, guard, Defaults(config, budget))
+    access = AccessRules(own_names(addresses, names), token, frozenset(origins))
+    queue = AnswerQueue(load, most_s=most_s)
+    app = App(queue, access, Defaults(config, budget))
     url = f"http://{'0.0.0.0' if lan else '127.0.0.1'}:{port}"
 
     def announce(stop: Callable[[], None]) -> None:
-        runner.ready.wait()
-        if runner.failure is not None:
+        queue.ready.wait()
+        if queue.failure is not None:
             stop()
         elif as_json:
-            record = {"kind": "boardfit-serve", "schema": 1, "url": url, "model": runner.use().name}
+            record = {"kind": "boardfit-serve", "schema": 1, "url": url, "model": queue.use().name}
             echo(json.dumps(record))
         else:
-            echo(f"{runner.use().name} answers on {url}")
+            echo(f"{queue.use().name} answers on {url}")
             echo(f"  OpenAI: {url}/v1   Ollama: {url}   in two seconds: {url}/within/2s/v1")
             if token is not None:
                 echo(f"  token:  {token}")
             echo("Ctrl-C ends it.", err=True)
 
-    runner.start()
+    def announce_soon(stop: Callable[[], None]) -> None:
+        threading.Thread(target=announce, args=(stop,), daemon=True).start()
+
+    queue.start()
     if not as_json:
         echo(f"loading {bundle}; {url}/health answers already", err=True)
         if lan and token is None:
             echo("note: everybody on this network may ask, without a token", err=True)
     try:
-        run_server(
-            app, sockets, lambda stop: threading.Thread(target=announce, args=(stop,)).start()
-        )
+        run_server(app, sockets, announce_soon, queue.stop)
     finally:
-        runner.close()
-    if runner.failure is not None:
-        raise runner.failure
+        queue.close()
+    if queue.failure is not None:
+        raise queue.failure
 
 
 def parse_most(text: str) -> float:

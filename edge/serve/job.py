@@ -38,7 +38,7 @@ Item = Begun | TokenEvent | Ended | Exception
 
 
 @dataclass(frozen=True)
-class Cost:
+class JobCost:
     """Predicted seconds, by upper bounds: for the shortest answer worth giving, and for the
     longest.
     """
@@ -57,7 +57,7 @@ class Job:
     notes: tuple[str, ...] = ()
     received_ns: int = field(default_factory=time.monotonic_ns)
     started_ns: int | None = None
-    cost: Cost | None = None  # known once somebody else asks, or its prompt is read
+    cost: JobCost | None = None  # known once another asks, or its prompt is read
 
     def __post_init__(self) -> None:
         self._items: asyncio.Queue[Item] = asyncio.Queue()

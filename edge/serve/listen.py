@@ -18,7 +18,7 @@ from boardfit.edge.serve.refused import not_ready
 from boardfit.edge.serve.wire.base import dump, openai_error
 
 MAX_CONNECTIONS = 64
-#: Of these, so many are kept for clients on this machine.
+#: Of these, kept for clients on this machine.
 _RESERVED = 8
 _MAX_HEADER_BYTES = 16 << 10
 _LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
@@ -97,10 +97,13 @@ def open_sockets(addresses: Sequence[str], port: int) -> list[socket.socket]:
 
 
 def run_server(
-    app: App, sockets: list[socket.socket], started: Callable[[Callable[[], None]], None]
+    app: App,
+    sockets: list[socket.socket],
+    started: Callable[[Callable[[], None]], None],
+    ending: Callable[[], None],
 ) -> None:
     """Serve until SIGINT or SIGTERM. `started(stop)` is called once connections are answered;
-    `stop` ends the server, from any thread.
+    `stop` ends the server, from any thread. `ending` is called before answers are waited for.
     """
     config = uvicorn.Config(
         app,
@@ -120,21 +123,28 @@ def run_server(
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            _Server(config, started).run(sockets=sockets)
+            _Server(config, started, ending).run(sockets=sockets)
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 class _Server(uvicorn.Server):
     def __init__(
-        self, config: uvicorn.Config, started: Callable[[Callable[[], None]], None]
+        self,
+        config: uvicorn.Config,
+        started: Callable[[Callable[[], None]], None],
+        ending: Callable[[], None],
     ) -> None:
         super().__init__(config)
-        self._when_started = started
+        self._when_started, self._when_ending = started, ending
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._when_started(self._stop)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._when_ending()
+        await super().shutdown(sockets)
 
     def _stop(self) -> None:
         self.should_exit = True

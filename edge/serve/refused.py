@@ -87,8 +87,8 @@ def infeasible(error: DeadlineError) -> RequestRefused:
 
 
 def refusal_of(error: Exception) -> RequestRefused:
-    """What a client is told of an error. The text of an unexpected one stays in the server's log:
-    it may repeat a prompt.
+    """The refusal that stands for an error. An unexpected one's text is left out: it may repeat a
+    prompt.
     """
     if isinstance(error, RequestRefused):
         return error

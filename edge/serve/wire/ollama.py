@@ -18,14 +18,14 @@ from boardfit.edge.serve.ask import (
     read_messages,
     read_rank,
 )
-from boardfit.edge.serve.body import Body
+from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.job import Ended
 from boardfit.edge.serve.refused import RequestRefused, unsupported
 from boardfit.edge.serve.wire.base import NDJSON, Writer, edge_facts, finish_word, line
 from boardfit.edge.types import TokenEvent
 
 
-def read_chat(body: Body, carried: Carried, defaults: Defaults) -> Ask:
+def read_chat(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
     """A request to /api/chat that has messages. Raises RequestRefused."""
     if body.items("tools", most=128):
         raise unsupported("tools", "calls of tools are not supported")
@@ -33,7 +33,7 @@ def read_chat(body: Body, carried: Carried, defaults: Defaults) -> Ask:
     return replace(_read_rest(body, carried, defaults), messages=messages, notes=notes)
 
 
-def read_generate(body: Body, carried: Carried, defaults: Defaults) -> Ask:
+def read_generate(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
     """A request to /api/generate that has a prompt: one question, or plain text if it is `raw`."""
     for key in ("suffix", "images", "template"):
         if body.get(key):
@@ -42,18 +42,18 @@ def read_generate(body: Body, carried: Carried, defaults: Defaults) -> Ask:
     if body.flag("raw", False):
         return replace(ask, prompt=prompt, choice=None)
     system = body.text("system")
-    head = [Body({"role": "system", "content": system})] if system else []
-    messages, notes = read_messages([*head, Body({"role": "user", "content": prompt})])
+    head = [RequestFields({"role": "system", "content": system})] if system else []
+    messages, notes = read_messages([*head, RequestFields({"role": "user", "content": prompt})])
     return replace(ask, messages=messages, notes=notes)
 
 
-def _read_rest(body: Body, carried: Carried, defaults: Defaults) -> Ask:
+def _read_rest(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
     if body.get("format"):
         raise unsupported("format", "only text is supported")
     options = body.table("options")
     limit = options.whole("num_predict", -2, 1 << 24, defaults.config.max_tokens)
     # Limits of time may stand among the options: many clients pass only those through.
-    limits = Body({
+    limits = RequestFields({
         key: options.get(key) if body.get(key) is None else body.get(key)
         for key in ("within", "first_within", "on_miss", "class")
     })  # fmt: skip

@@ -18,7 +18,7 @@ from boardfit.edge.serve.ask import (
     read_messages,
     read_rank,
 )
-from boardfit.edge.serve.body import Body
+from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.job import Ended
 from boardfit.edge.serve.refused import RequestRefused, bad_field, unsupported
 from boardfit.edge.serve.wire.base import (
@@ -34,7 +34,7 @@ from boardfit.edge.types import TokenEvent
 _DONE = b"data: [DONE]\n\n"
 
 
-def read_chat(body: Body, carried: Carried, defaults: Defaults) -> Ask:
+def read_chat(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
     """A request to /v1/chat/completions. Raises RequestRefused."""
     messages, notes = read_messages(body.tables("messages", most=MAX_MESSAGES))
     _refuse_unsupported(body)
@@ -59,7 +59,7 @@ def read_chat(body: Body, carried: Carried, defaults: Defaults) -> Ask:
     )
 
 
-def read_completion(body: Body, carried: Carried, defaults: Defaults) -> Ask:
+def read_completion(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
     """A request to /v1/completions: plain text to continue. Raises RequestRefused."""
     prompt: Any = body.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
@@ -78,7 +78,7 @@ def read_completion(body: Body, carried: Carried, defaults: Defaults) -> Ask:
     return Ask(
         read_config(body, defaults.config, max_tokens=max_tokens),
         body.flag("stream", False),
-        prompt=Body({"prompt": prompt}).text("prompt"),
+        prompt=RequestFields({"prompt": prompt}).text("prompt"),
         budget=read_budget(body, carried, defaults.budget),
         rank=read_rank(body, carried),
         include_usage=body.table("stream_options").flag("include_usage", False),
@@ -86,7 +86,7 @@ def read_completion(body: Body, carried: Carried, defaults: Defaults) -> Ask:
     )
 
 
-def _refuse_unsupported(body: Body) -> None:
+def _refuse_unsupported(body: RequestFields) -> None:
     """Refuse what changes an answer and cannot be done, instead of leaving it out."""
     if body.whole("n", 1, 128, 1) != 1 or body.whole("best_of", 1, 128, 1) != 1:
         raise unsupported("n", "one answer at a time is supported")
@@ -96,7 +96,7 @@ def _refuse_unsupported(body: Body) -> None:
         raise unsupported("logit_bias", "not supported")
 
 
-def _unheeded(body: Body) -> tuple[str, ...]:
+def _unheeded(body: RequestFields) -> tuple[str, ...]:
     keys = ("presence_penalty", "frequency_penalty")
     return tuple(f"{key} is not applied" for key in keys if body.number(key, -2, 2, 0.0))
 

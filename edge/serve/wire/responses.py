@@ -18,14 +18,14 @@ from boardfit.edge.serve.ask import (
     read_messages,
     read_rank,
 )
-from boardfit.edge.serve.body import Body
+from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.job import Ended
 from boardfit.edge.serve.refused import RequestRefused, unsupported
 from boardfit.edge.serve.wire.base import Writer, edge_facts, finish_word, openai_error, sse
 from boardfit.edge.types import TokenEvent
 
 
-def read_responses(body: Body, carried: Carried, defaults: Defaults) -> Ask:
+def read_responses(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
     """A request to /v1/responses. Raises RequestRefused."""
     for key in ("previous_response_id", "conversation"):
         if body.get(key):
@@ -36,14 +36,14 @@ def read_responses(body: Body, carried: Carried, defaults: Defaults) -> Ask:
     form = body.table("text").table("format").text("type", "text")
     if form != "text":
         raise unsupported("text.format.type", f"only text is supported, not {form!r:.40}")
-    items = [Body({"role": "user", "content": body.get("input")})] if isinstance(
+    items = [RequestFields({"role": "user", "content": body.get("input")})] if isinstance(
         body.get("input"), str
     ) else body.tables("input", most=MAX_MESSAGES)  # fmt: skip
     for item in items:
         if item.text("type", "message") != "message":
             raise unsupported(item.name("type"), "only messages are supported")
     instructions = body.text("instructions")
-    head = [Body({"role": "system", "content": instructions})] if instructions else []
+    head = [RequestFields({"role": "system", "content": instructions})] if instructions else []
     messages, notes = read_messages([*head, *items])
     return Ask(
         read_config(body, defaults.config, max_tokens=read_max_tokens(

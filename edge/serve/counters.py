@@ -23,7 +23,7 @@ _HELP = {
 }
 
 
-class Metrics:
+class Counters:
     """Counts what the server did. From any thread."""
 
     def __init__(self) -> None:

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from boardfit.edge.serve.refused import RequestRefused
 
 _PATH = re.compile(r"(/[A-Za-z0-9._@:~-]+)+/?|/")
-#: Paths that need no token: they say nothing of the model.
-OPEN = ("/health",)
+#: Paths that need no token: they hold nothing of the model and no secret.
+_OPEN = re.compile(r"/|/health|/page/[^/]+")
 _SAFE_SITES = ("same-origin", "none", "same-site")
 
 
 @dataclass(frozen=True)
-class Guard:
+class AccessRules:
     """The rules of one server. `names` have no port, `origins` are as browsers write them."""
 
     names: frozenset[str]
@@ -50,7 +50,7 @@ class Guard:
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
                 raise RequestRefused(415, "a page has to send application/json")
-        if self.token is not None and path not in OPEN and method != "OPTIONS":
+        if self.token is not None and not _OPEN.fullmatch(path) and method != "OPTIONS":
             self._check_token(headers)
 
     def is_same_origin(self, origin: str | None, host: str) -> bool:
@@ -68,7 +68,7 @@ class Guard:
             )  # fmt: skip
 
     def cors_headers(self, origin: str | None) -> dict[str, str]:
-        """What a named origin is told; nothing for any other."""
+        """Headers for a named origin; none for any other."""
         if origin is None or origin not in self.origins:
             return {}
         return {

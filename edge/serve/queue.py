@@ -23,8 +23,8 @@ from boardfit.edge.engines.target import OpenModel
 from boardfit.edge.errors import DeadlineError, EdgeError, InputError, UsageError
 from boardfit.edge.process.live import STATUS
 from boardfit.edge.serve.ask import Ask
-from boardfit.edge.serve.job import Begun, Cost, Ended, Job
-from boardfit.edge.serve.metrics import Metrics
+from boardfit.edge.serve.counters import Counters
+from boardfit.edge.serve.job import Begun, Ended, Job, JobCost
 from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready
 from boardfit.edge.types import Message, TemplateChoice
 
@@ -33,7 +33,7 @@ _SAVE_EVERY_S = 600.0
 LOG = logging.getLogger("boardfit.serve")
 
 
-class Runner:
+class AnswerQueue:
     """Loads a model and answers requests with it, one at a time."""
 
     def __init__(self, load: Callable[[], OpenModel], *, most_s: float = 600.0) -> None:
@@ -45,22 +45,27 @@ class Runner:
         self._running: Job | None = None
         self._is_closing = False
         self._saved_s = time.monotonic()
+        self._monotonic_ns = time.monotonic_ns
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.opened: OpenModel | None = None
         self.failure: Exception | None = None
-        self.metrics = Metrics()
+        self.metrics = Counters()
         self.ready = threading.Event()  # set when loading has ended, well or not
 
     def start(self) -> None:
         self._thread.start()
 
-    def close(self) -> None:
-        """End what runs and what waits, and free the engine."""
+    def stop(self) -> None:
+        """End what runs and what waits, and accept no more."""
         with self._wake:
             self._is_closing = True
             for job in self._others():
                 job.give_up()
             self._wake.notify()
+
+    def close(self) -> None:
+        """Stop, and free the engine."""
+        self.stop()
         self._thread.join()
 
     # ---- what clients ask, from any thread ----------------------------------------------------
@@ -99,7 +104,7 @@ class Runner:
         with self._wake:
             self.use()
             others = self._others()
-            # With nobody there nobody is harmed, and the deadline itself looks closer.
+            # Alone it harms no other, and the deadline itself looks closer.
             if others and any(each.cost is None for each in (*others, job)):
                 return False
             self._admit(job)
@@ -115,6 +120,14 @@ class Runner:
         for each in (*self._others(), job):
             if each.cost is None:
                 each.cost = self._estimate(each)
+
+    def give_up(self, job: Job) -> None:
+        """End a request for a client that is gone, wherever it stands."""
+        job.give_up()
+        with self._wake:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                job.post(not_ready("the client is gone"))
 
     async def predict(self, ask: Ask) -> dict[str, Any]:
         """What a request would take, with nothing computed. Times in seconds."""
@@ -195,7 +208,7 @@ class Runner:
         prefill = timing.times.prefill(len(tokens) - n_reused, n_reused, cold=timing.cold)
         return n_reused, prefill, timing.times.token(len(tokens))
 
-    def _estimate(self, job: Job, tokens: Sequence[int] | None = None) -> Cost:
+    def _estimate(self, job: Job, tokens: Sequence[int] | None = None) -> JobCost:
         ask, engine = job.ask, self.use().engine
         tokens = self._render(job) if tokens is None else tokens
         _, prefill, token = self._predict(tokens)
@@ -205,13 +218,13 @@ class Runner:
         if ask.budget is not None and ask.budget.within_s is None:
             n_least = 1
         needs_s = prefill.high + (n_least - 1) * token.high + self._deadline.timing.times.tail_s
-        return Cost(needs_s, min(self._most_s, prefill.high + n_most * token.high))
+        return JobCost(needs_s, min(self._most_s, prefill.high + n_most * token.high))
 
     def _admit(self, job: Job) -> None:
         """Raise RequestRefused unless this request's promise and all earlier ones hold."""
         if not self._others():
             return
-        now_ns = time.monotonic_ns()
+        now_ns = self._monotonic_ns()
         start_ns = now_ns if self._running is None else self._running.latest_end_ns(
             self._running.started_ns or now_ns
         )  # fmt: skip
@@ -342,7 +355,7 @@ class Runner:
             job.post(error)
 
     def _keep(self, job: Job) -> None:
-        """Store what is worth it, while nobody waits."""
+        """Store what is worth it, while no request waits."""
         with suppress(EdgeError, OSError):
             job.session.store_prefix()
             if time.monotonic() - self._saved_s > _SAVE_EVERY_S:
