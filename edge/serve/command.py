@@ -10,8 +10,6 @@ It speaks OpenAI's chat completions, completions and Responses, and Ollama's cal
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from boardfit.edge.deadline.budget import Budget
 
 TOKEN_FILE = "serve.key"
-_LOOPBACK = ("127.0.0.1", "::1")
 
 
 @click.command(cls=GroupedCommand, short_help="Answer other programs over HTTP, within their time.")
@@ -86,11 +83,8 @@ def serve(
     Ask /v1 as you would ask OpenAI, /api as you would ask Ollama. A request carries its time limit
     in its body ("within": "2s"), its path (/within/2s/v1), a header or the model's name (NAME@2s).
     """  # fmt: skip
-    from boardfit.edge.serve.access import AccessRules, own_names
-    from boardfit.edge.serve.app import App
     from boardfit.edge.serve.ask import Defaults
-    from boardfit.edge.serve.listen import open_sockets, run_server
-    from boardfit.edge.serve.queue import AnswerQueue
+    from boardfit.edge.serve.server import Server
 
     if no_token and not lan:
         raise UsageError("--no-token is for --lan; on loopback no token is asked for")
@@ -101,43 +95,36 @@ def serve(
     def load() -> OpenModel:
         return open_model(bundle, **overrides)
 
-    addresses = ("0.0.0.0", "::") if lan else _LOOPBACK
     token = user_secret(TOKEN_FILE).hex() if lan and not no_token else None
-    sockets = open_sockets(addresses, port)
-    port = sockets[0].getsockname()[1]
-    access = AccessRules(own_names(addresses, names), token, frozenset(origins))
-    queue = AnswerQueue(load, most_s=most_s)
-    app = App(queue, access, Defaults(config, budget))
-    url = f"http://{'0.0.0.0' if lan else '127.0.0.1'}:{port}"
+    server = Server(
+        load,
+        port=port,
+        is_public=lan,
+        token=token,
+        names=names,
+        origins=origins,
+        defaults=Defaults(config, budget),
+        most_s=most_s,
+    )
 
-    def announce(stop: Callable[[], None]) -> None:
-        queue.ready.wait()
-        if queue.failure is not None:
-            stop()
-        elif as_json:
-            record = {"kind": "boardfit-serve", "schema": 1, "url": url, "model": queue.use().name}
+    def announce() -> None:
+        if as_json:
+            record = {"kind": "boardfit-serve", "schema": 1, "url": server.url,
+                      "model": server.model}  # fmt: skip
             echo(json.dumps(record))
-        else:
-            echo(f"{queue.use().name} answers on {url}")
-            echo(f"  OpenAI: {url}/v1   Ollama: {url}   in two seconds: {url}/within/2s/v1")
-            if token is not None:
-                echo(f"  token:  {token}")
-            echo("Ctrl-C ends it.", err=True)
+            return
+        echo(f"{server.model} answers on {server.url}")
+        echo(f"  OpenAI: {server.url}/v1   Ollama: {server.url}")
+        echo(f"  each answer in two seconds: {server.url}/within/2s/v1")
+        if token is not None:
+            echo(f"  token:  {token}")
+        echo("Ctrl-C ends it.", err=True)
 
-    def announce_soon(stop: Callable[[], None]) -> None:
-        threading.Thread(target=announce, args=(stop,), daemon=True).start()
-
-    queue.start()
     if not as_json:
-        echo(f"loading {bundle}; {url}/health answers already", err=True)
+        echo(f"loading {bundle}; {server.url}/health answers already", err=True)
         if lan and token is None:
             echo("note: everybody on this network may ask, without a token", err=True)
-    try:
-        run_server(app, sockets, announce_soon, queue.stop)
-    finally:
-        queue.close()
-    if queue.failure is not None:
-        raise queue.failure
+    server.run(announce)
 
 
 def parse_most(text: str) -> float:

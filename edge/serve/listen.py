@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -120,12 +121,14 @@ def run_server(
         timeout_graceful_shutdown=2,
     )
     # uvicorn raises a caught signal again at its end, when there is still something to save.
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, lambda *_: None) if is_main else None
     try:
         with contextlib.suppress(KeyboardInterrupt):
             _Server(config, started, ending).run(sockets=sockets)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 class _Server(uvicorn.Server):

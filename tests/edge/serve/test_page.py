@@ -150,7 +150,7 @@ def test_conversations_branch_and_are_deleted(browser: Any, scripted: Served) ->
     chat.page.once("dialog", lambda dialog: dialog.accept())
     chat.page.get_by_role("button", name="Delete all").click()
     chat.page.get_by_role("article").first.wait_for(state="detached")
-    assert chat.page.locator("#list li").count() == 0
+    chat.page.locator("#list li").first.wait_for(state="detached")
     chat.check()
 
 
