@@ -11,6 +11,8 @@ from boardfit.converters.source.hub import (
     RemoteFile,
     Unreachable,
     download_files,
+    download_heads,
+    heads_directory,
     in_hub_cache,
     list_repository,
 )
@@ -27,8 +29,11 @@ _SPLIT = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 _NO_MODEL = re.compile(r"(?:^|/|[-._])(?:mmproj|imatrix|lora)(?:[-._]|$)", re.IGNORECASE)
 
 
-def open_gguf_in_repository(name: HubName, *, progress: Progress | None = None) -> ModelSpec:
-    """Fetch one GGUF of a repository, all its parts, and describe it.
+def open_gguf_in_repository(
+    name: HubName, *, progress: Progress | None = None, heads_only: bool = False
+) -> ModelSpec:
+    """Fetch one GGUF of a repository, all its parts, and describe it. `heads_only` fetches what
+    a plan needs, as `hub.open_repository` does.
 
     Raises InputError when the hub cannot be reached and the file is not here, or when no file or
     more than one is meant.
@@ -42,9 +47,16 @@ def open_gguf_in_repository(name: HubName, *, progress: Progress | None = None) 
     files = choose_gguf(name, siblings)
     cached = in_hub_cache(name.repo_id, commit, [file.name for file in files])
     directory = cached or home / commit
-    if cached is None:
+    if heads_only and not all(_is_whole(directory / file.name, file) for file in files):
+        directory = heads_directory(name.repo_id, commit)
+        download_heads(name.repo_id, commit, files, directory)
+    elif cached is None:
         download_files(name.repo_id, commit, files, directory, progress)
     return open_gguf(directory / files[0].name)
+
+
+def _is_whole(path: Path, file: RemoteFile) -> bool:
+    return path.is_file() and path.stat().st_size == file.size
 
 
 def choose_gguf(name: HubName, siblings: Sequence[RemoteFile]) -> list[RemoteFile]:

@@ -82,7 +82,7 @@ def test_a_cut_last_line_is_noted_and_later_lines_survive(tmp_path: Path) -> Non
     ("change", "message"),
     [
         ({"schema": 3}, "result schema 3"),
-        ({"kind": "other"}, "not an boardfit result"),
+        ({"kind": "other"}, "not a boardfit result"),
         ({"metrics": {"decode_tps": {"median": "fast"}}}, "is not a figure"),
         ({"metrics": {"decode_tps": 3}}, "must be an object"),
         ({"machine": []}, "'machine' must be an object"),
