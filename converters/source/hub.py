@@ -303,11 +303,15 @@ def download_files(
     for file in files:
         target = directory / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.is_file() or target.stat().st_size != file.size:
+        if not is_whole(target, file):
             _download_file(repo_id, commit, file, target, _offset(progress, done, total))
         done += file.size
         if progress:
             progress(done, total)
+
+
+def is_whole(path: Path, file: RemoteFile) -> bool:
+    return path.is_file() and path.stat().st_size == file.size
 
 
 def heads_directory(repo_id: str, commit: str) -> Path:
@@ -321,7 +325,7 @@ def download_heads(repo_id: str, commit: str, files: Sequence[RemoteFile], direc
     download_files(repo_id, commit, [f for f in files if f not in weights], directory, None)
     for file in weights:
         target = directory / file.name
-        if not target.is_file() or target.stat().st_size != file.size:
+        if not is_whole(target, file):
             target.parent.mkdir(parents=True, exist_ok=True)
             _download_head(repo_id, commit, file, target)
 

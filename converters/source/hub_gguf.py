@@ -14,6 +14,7 @@ from boardfit.converters.source.hub import (
     download_heads,
     heads_directory,
     in_hub_cache,
+    is_whole,
     list_repository,
 )
 from boardfit.converters.source.names import HubName
@@ -47,16 +48,12 @@ def open_gguf_in_repository(
     files = choose_gguf(name, siblings)
     cached = in_hub_cache(name.repo_id, commit, [file.name for file in files])
     directory = cached or home / commit
-    if heads_only and not all(_is_whole(directory / file.name, file) for file in files):
+    if heads_only and not all(is_whole(directory / file.name, file) for file in files):
         directory = heads_directory(name.repo_id, commit)
         download_heads(name.repo_id, commit, files, directory)
     elif cached is None:
         download_files(name.repo_id, commit, files, directory, progress)
     return open_gguf(directory / files[0].name)
-
-
-def _is_whole(path: Path, file: RemoteFile) -> bool:
-    return path.is_file() and path.stat().st_size == file.size
 
 
 def choose_gguf(name: HubName, siblings: Sequence[RemoteFile]) -> list[RemoteFile]:
