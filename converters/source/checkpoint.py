@@ -70,6 +70,10 @@ class SafetensorsCheckpoint:
         """All tensor names, shard by shard, without what a wrapper put into them."""
         return self._stored.keys()
 
+    def plain_names(self) -> Mapping[str, str]:
+        """The name that `names` gives, by the one in the files."""
+        return {stored: name for name, stored in self._stored.items()}
+
     def tensor(self, name: str) -> SourceTensor:
         """One tensor, by the name that `names` gives it, as a zero-copy, read-only view of its
         mapped shard.

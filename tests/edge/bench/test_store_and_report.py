@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from boardfit.edge.bench.command import store
 from boardfit.edge.bench.conditions import Conditions, disturbances
 from boardfit.edge.bench.sampler import ResourceSampler, parse_pss, parse_status, read_memory
 from boardfit.edge.bench.store import append_results, read_results
@@ -179,3 +180,9 @@ def test_disturbances_are_said_in_words() -> None:
     assert (
         disturbances(before, Conditions(10.0 * cores, 2.0, 2.0, 0, 0), [], [10, 10, 10, 10]) == []
     )
+
+
+def test_a_run_that_cannot_be_stored_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NotADirectoryError):
+        store([record()], Path("/dev/null/folder/results.jsonl"), False)
+    assert "tokens/s" in capsys.readouterr().out
