@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import huggingface_hub.constants  # noqa: F401 - reads the environment once, bef
 import pytest
 
 from boardfit.edge.cli import main
+from tests.programs import skip_or_fail
 
 PLAN = "plan MODEL -d raspberry-pi-5-8gb"
 BUILD = "build MODEL -d raspberry-pi-5-8gb --no-quality -o OUT"
@@ -66,9 +68,9 @@ def run_case(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> str:
-    """Run the command of a case below `place`, hold it to its verdict and return what it printed."""
-    if not case.command.startswith("plan"):
-        pytest.importorskip("llama_cpp")
+    """Run the command of a case, hold it to its verdict and return what it printed."""
+    if not case.command.startswith("plan") and find_spec("llama_cpp") is None:
+        skip_or_fail("llama-cpp-python is not installed: pip install -e '.[llama]'")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(place / "cache" / "hub"))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(case.typed)))

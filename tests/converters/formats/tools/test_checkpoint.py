@@ -11,9 +11,14 @@ import pytest
 
 from boardfit.converters.formats.tools.checkpoint import link_checkpoint
 from boardfit.converters.source.checkpoint import INDEX, SafetensorsCheckpoint
-from tests.field.model_folders import Tensors, llama_config, weights, write_index, write_model
-
-PARTS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+from tests.field.model_folders import (
+    PARTS,
+    llama_config,
+    weights,
+    write_index,
+    write_model,
+    write_shards,
+)
 
 
 def stale_index(folder: Path) -> None:
@@ -35,15 +40,7 @@ def marked(folder: Path) -> None:
 
 def shards(folder: Path) -> None:
     """Two parts without an index, whose names lack `model.`."""
-    for i, part in enumerate(PARTS):
-
-        def keep_own(tensors: Tensors, i: int = i) -> None:
-            for name in list(tensors)[1 - i :: 2]:
-                del tensors[name]
-
-        write_model(
-            folder, file=part, rename=lambda name: name.removeprefix("model."), add=keep_own
-        )
+    write_shards(folder, rename=lambda name: name.removeprefix("model."))
 
 
 @pytest.mark.parametrize("write", [write_model, stale_index, other_name, marked, shards])
