@@ -2,7 +2,7 @@
 
 A row of a table is a case: what is written, the command, its exit code, words that its output
 must have, words that it must not have, and what comes through the pipe. `MODEL` in a command stands
-for the path that the case has written.
+for the path that the case has written, and `GGUF` for `m.gguf` beside it.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ def run_case(
     text = place / "text.txt"
     text.write_text("The light in the kitchen is on, and the one in the hall is off. " * 80)
     places = {"MODEL": str(model), "OUT": str(place / "bundle"), "TEXT": str(text)}
+    places["GGUF"] = str(place / "m.gguf")
     with pytest.raises(SystemExit) as left:
         main([places.get(word, word) for word in case.command.split()])
     printed = "".join(capsys.readouterr())

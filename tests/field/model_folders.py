@@ -22,6 +22,10 @@ SAMPLE = Path(__file__).parents[2] / "converters" / "sample" / "model"
 INDEX = "model.safetensors.index.json"
 N_VOCAB = 2048
 Tensors = dict[str, tuple[str, np.ndarray]]
+TEMPLATE = (
+    "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+)
 
 
 def llama_config(**settings: Any) -> dict[str, Any]:
@@ -139,23 +143,29 @@ def write_gguf(
     eos: int = 2,
     n_ff: int = 128,
     types: Mapping[str, int] | None = None,
+    template: str | None = TEMPLATE,
+    weights: bool = True,
+    per_part: int = 0,
 ) -> None:
     """A two-layer Llama with a byte-level vocabulary. `tensors` are added; with `only` they are
     all that there is. `types` maps the end of a tensor's name to its type; its bytes are random.
+    `per_part` is the number of tensors in each part of a split file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(str(path), arch)
+    writer = gguf.GGUFWriter(str(path), arch, split_max_tensors=per_part)
     if name:
         writer.add_name(name)
     if kind is not None:
         writer.add_type(kind)
     if not only:
         add_sizes(writer, n_ff)
-        add_vocabulary(writer, eos)
+        add_vocabulary(writer, eos, template)
     for key, value in (keys or {}).items():
         (writer.add_bool if isinstance(value, bool) else writer.add_uint32)(key, value)
     rng = np.random.default_rng(7)
-    for tensor, shape in ({} if only else llama_tensors(n_ff)).items() | (tensors or {}).items():
+    for tensor, shape in (llama_tensors(n_ff) if weights and not only else {}).items() | (
+        tensors or {}
+    ).items():
         kinds = [kind for ending, kind in (types or {}).items() if tensor.endswith(ending)]
         if kinds:
             block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kinds[0])]
@@ -181,7 +191,7 @@ def add_sizes(writer: gguf.GGUFWriter, n_ff: int) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
 
 
-def add_vocabulary(writer: gguf.GGUFWriter, eos: int) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter, eos: int, template: str | None) -> None:
     tokenizer = json.loads((SAMPLE / "tokenizer.json").read_text())
     texts = dict(tokenizer["model"]["vocab"])
     texts |= {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
@@ -193,10 +203,8 @@ def add_vocabulary(writer: gguf.GGUFWriter, eos: int) -> None:
     writer.add_token_types([3 if i in special else 1 for i in range(len(texts))])
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
     writer.add_eos_token_id(eos)
-    writer.add_chat_template(
-        "{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>{% endif %}"
-    )
+    if template is not None:
+        writer.add_chat_template(template)
 
 
 def llama_tensors(n_ff: int) -> dict[str, tuple[int, ...]]:
