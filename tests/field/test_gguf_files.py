@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.field.field_case import BUILD, PLAN, FieldCase, Write, file, run_case
+from tests.field.field_case import BUILD, PLAN, RUN, FieldCase, Write, file, run_case
 from tests.field.model_folders import write_gguf
 from tests.field.test_checkpoints import POINTER
 from tests.field.test_model_files import as_tensor_type
@@ -68,6 +68,8 @@ CASES = [
     FieldCase("gguf/lfs.gguf", file("m.gguf", lambda path: path.write_text(POINTER)), PLAN, 3,
               ("Git-LFS pointer", "git lfs pull")),
     FieldCase("gguf/split", split(lambda place: place / PARTS[1]), PLAN, 0),
+    *(FieldCase(f"gguf/split, {part}, run", split(lambda place, part=part: place / part), RUN, 3,
+                ("one part of a model in 2 files", "edge build")) for part in PARTS),
     FieldCase("gguf/split, one part alone", split(lambda place: (place / PARTS[0]).rename(
         place / f"lonely-{PARTS[0]}")), PLAN, 3, ("is missing (2 are needed)", "download all")),
     FieldCase("gguf/split, renamed", split(lambda place: (place / PARTS[0]).rename(

@@ -48,7 +48,7 @@ def training_run(path: Path) -> None:
 
 
 def hub_cache(path: Path) -> None:
-    write_model(path / "models--someone--base-1b" / "snapshots" / "0" * 40)
+    write_model(path / "models--someone--base-1b" / "snapshots" / ("0" * 40))
 
 
 def stale_index(path: Path) -> None:
@@ -224,6 +224,9 @@ CASES = [
         path, rope_scaling={"rope_type": "yarn", "factor": 4.0})), PLAN, 0),
     FieldCase("folder of a training run", folder(training_run), PLAN, 3,
               ("no config.json", "checkpoint-500 (also: checkpoint-90)")),
+    *(FieldCase(f"the hub's cache, {name}", lambda place, inner=inner: folder(hub_cache)(place)
+                / inner, PLAN, 3, ("give the folder inside it", f"snapshots/{'0' * 40}"))
+      for name, inner in (("all of it", "."), ("one model", "models--someone--base-1b"))),
     FieldCase("weights under another name", folder(lambda path: write_model(
         path, file="pytorch_model.safetensors")), PLAN, 3, ("rename", "pytorch_model.safetensors")),
     FieldCase("weights not downloaded", folder(without_weights), PLAN, 3,
