@@ -53,7 +53,7 @@ def _open(
         "params": params or None,
         "timeout": _TIMEOUT_S,
     }
-    if hasattr(session, "stream"):
+    if callable(getattr(session, "stream", None)):  # a flag in requests
         with session.stream("GET", url, follow_redirects=True, **options) as answer:
             yield answer, answer.iter_bytes(_BLOCK_BYTES)
     else:

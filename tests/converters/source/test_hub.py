@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from boardfit.converters.plan.catalogue import open_to_plan
 from boardfit.converters.source.hub import RemoteFile, choose_files
+from boardfit.converters.source.hub_answers import read_start
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import (
@@ -273,3 +275,29 @@ def test_a_list_without_end_is_given_up(hub: Hub, monkeypatch: pytest.MonkeyPatc
     hub.change["rfilename"] = "x" * 2000
     with pytest.raises(UnsafeInputError, match="list of files has more than"):
         open_model(REPOSITORY)
+
+
+def test_answers_come_through_requests_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to 0.36, huggingface_hub speaks through requests, whose sessions stream by a flag."""
+    import huggingface_hub.utils
+
+    class Answer(contextlib.nullcontext[Any]):
+        def iter_content(self, n_bytes: int) -> Iterator[bytes]:
+            yield from (b"abcd", b"efgh")
+
+    class Session:
+        stream = False
+
+        def get(self, url: str, **options: Any) -> Answer:
+            assert options["stream"] and options["headers"]["Range"] == "bytes=0-4"
+            answer = Answer()
+            answer.enter_result = answer
+            return answer
+
+    seen: list[bytes] = []
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", Session)
+    monkeypatch.setattr(
+        huggingface_hub.utils, "hf_raise_for_status", lambda answer: seen.append(answer._content)
+    )
+    assert read_start("http://hub/file", None, 5) == b"abcde"
+    assert seen == [b"abcdefgh"]
