@@ -210,20 +210,6 @@ def read_weight_map(directory: Path) -> dict[str, str]:
     return weight_map
 
 
-def refuse_quantized(config: Mapping[str, Any]) -> None:
-    """Raises UnsupportedModelError for a config.json that states quantized weights. It is for
-    tools that believe it; `SafetensorsCheckpoint` looks at the tensors.
-    """
-    method = stated_method(config)
-    if method:
-        raise UnsupportedModelError(
-            f"config.json states that the checkpoint is already quantized (quantization_config: "
-            f"{method}), and the tool for this format believes it",
-            next_step="if the weights are BF16, F16 or F32, remove quantization_config from "
-            "config.json; else use the model's unquantized checkpoint",
-        )
-
-
 def _quantization_note(config: Mapping[str, Any]) -> str | None:
     method = stated_method(config)
     return method and (

@@ -21,7 +21,7 @@ from boardfit.converters.formats.onnx.recipe import FLOAT_ACTIVATIONS, INT8_ACTI
 from boardfit.converters.formats.tools.checkpoint import link_checkpoint
 from boardfit.converters.formats.tools.environments import tool_python
 from boardfit.converters.formats.tools.worker import run_worker
-from boardfit.converters.source.checkpoint import find_shards, refuse_quantized
+from boardfit.converters.source.checkpoint import find_shards
 from boardfit.converters.tokenizers.files import TokenizerFiles, read_json
 from boardfit.converters.tokenizers.special import end_of_turn_ids
 from boardfit.edge.bundle.bundle import sha256_file
@@ -90,7 +90,6 @@ def convert_onnx(
     IntegrityError if the result is not what was asked for.
     """
     config = read_json(checkpoint / "config.json")
-    refuse_quantized(config)
     check_family(config)
     trained = trained_context(config)
     n_ctx = trained if n_ctx is None else min(n_ctx, trained)

@@ -1,7 +1,8 @@
 """A checkpoint as the tools of other formats read it, made of one as people have it.
 
-transformers takes the names in a file and the index beside it as they are. Here a stale index, a
-wrapper's part of each name and a byte order mark are put right, in a folder of links.
+transformers takes the names in a file, the index beside it and a stated quantization as they are.
+Here a stale index, a wrapper's part of each name, the settings of a training in 4 bits and a byte
+order mark are put right, in a folder of links.
 """
 
 from __future__ import annotations
@@ -20,23 +21,26 @@ from boardfit.edge.files.safetensors import SafetensorsHeader
 
 # Never code or pickles.
 _DOCUMENTS = (".json", ".model", ".jinja", ".txt")
+# Code, and a quantization that the tensors do not have: `SafetensorsCheckpoint` has looked.
+_LEFT_OUT = ("auto_map", "quantization_config", "quantization", "compression_config")
 
 
 def link_checkpoint(directory: Path, target: Path) -> Path:
     """A new folder `target` of links to the weights and documents of a checkpoint. Its
-    configuration has no reference to code. Weights whose names differ are copied.
+    configuration names no code and no quantization. Weights whose names differ are copied.
 
     Raises InputError for a broken checkpoint.
     """
     check_folder(directory)
     config = read_json_object(directory / "config.json")
+    checkpoint = SafetensorsCheckpoint(directory, config)
     target.mkdir(parents=True)
     for path in sorted(directory.iterdir()):
         if path.suffix in _DOCUMENTS and path.name not in ("config.json", INDEX) and has_file(path):
             _link_document(path, target / path.name)
     # A context that generation_config.json or the tokenizer contradicts is the model's own affair.
-    _write_json(target / "config.json", {k: v for k, v in config.items() if k != "auto_map"})
-    _link_weights(SafetensorsCheckpoint(directory, config), target)
+    _write_json(target / "config.json", {k: v for k, v in config.items() if k not in _LEFT_OUT})
+    _link_weights(checkpoint, target)
     return target
 
 

@@ -31,8 +31,13 @@ def other_name(folder: Path) -> None:
 
 
 def marked(folder: Path) -> None:
-    """Wrapped names, and byte order marks in front of the documents."""
-    write_model(folder, rename=lambda name: "_orig_mod." + name, auto_map={"a": "code.py"})
+    """Wrapped names, a training in 4 bits, and byte order marks in front of the documents."""
+    write_model(
+        folder,
+        rename=lambda name: "_orig_mod." + name,
+        auto_map={"a": "code.py"},
+        quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True},
+    )
     for name in ("config.json", "tokenizer_config.json"):
         (folder / name).write_text((folder / name).read_text(), encoding="utf-8-sig")
     (folder / "code.py").write_text("raise SystemExit")
@@ -50,7 +55,7 @@ def test_tools_find_plain_names(write: Callable[[Path], None], tmp_path: Path) -
     shutil.copytree(link_checkpoint(tmp_path / "source", tmp_path / "linked"), linked)
     files = {path.name for path in linked.iterdir()}
     config = json.loads((linked / "config.json").read_text())
-    assert "auto_map" not in config and "code.py" not in files
+    assert not {"auto_map", "quantization_config"} & set(config) and "code.py" not in files
     json.loads((linked / "tokenizer_config.json").read_text())
     checkpoint = SafetensorsCheckpoint(linked, config)
     expected = weights(llama_config())
