@@ -65,6 +65,8 @@ _MAX_LISTING_BYTES = 64 << 20
 #: Most headers fit into the first; the vocabulary of a GGUF needs more.
 _HEAD_BYTES = 1 << 18
 _MAX_HEAD_BYTES = 128 << 20
+#: No file system of today has a longer file.
+_MAX_FILE_BYTES = 16 << 40
 _DOCUMENTS = (".json", ".model", ".jinja", ".txt")
 _NOT_OURS = ("consolidated", "adapter_", "pytorch_model", "tf_model", "flax_model", "optimizer")
 
@@ -334,6 +336,11 @@ def _download_head(repo_id: str, commit: str, file: RemoteFile, target: Path) ->
     """A file of the full size that holds the header. What is no header is left for the reader."""
     from huggingface_hub import hf_hub_url
 
+    if file.size > _MAX_FILE_BYTES:
+        raise UnsafeInputError(
+            f"{repo_id}: the hub gives {file.name} a size of {format_bytes(file.size)}",
+            next_step="check HF_ENDPOINT",
+        )
     url = hf_hub_url(repo_id, file.name, revision=commit, endpoint=_endpoint())
     part = target.with_name(target.name + ".part")
     n_bytes = min(_HEAD_BYTES, file.size)

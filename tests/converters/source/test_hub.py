@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from boardfit.converters.plan.catalogue import open_to_plan
-from boardfit.converters.source.hub import RemoteFile, choose_files
+from boardfit.converters.source.hub import RemoteFile, choose_files, download_heads
 from boardfit.converters.source.hub_answers import read_start
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.disk.verified import cache_directory
@@ -268,6 +268,11 @@ def test_a_file_without_a_header_is_refused_by_a_plan(hub: Hub, checkpoint: Path
     (checkpoint / SHARD).write_bytes(b"<!DOCTYPE html>" + bytes(3000))
     with pytest.raises(InputError, match=SHARD):
         open_model(REPOSITORY, heads_only=True)
+
+
+def test_a_file_of_no_possible_size_is_refused_by_a_plan(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(UnsafeInputError, match="a size of "):
+        download_heads(REPOSITORY, COMMIT, [RemoteFile(SHARD, 4 << 50, None)], tmp_path)
 
 
 def test_a_list_without_end_is_given_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
