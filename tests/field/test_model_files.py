@@ -275,6 +275,8 @@ CASES = [
               ("note: text only: 2 tensors", "quality: divergence")),
     FieldCase("absurd weights", file("model.gguf", lambda path: write_gguf(path, scale=2000.0)),
               MEASURED, 7, ("the source is no working model",)),
+    FieldCase("absurd weights as they stand", file("m.gguf", lambda path: write_gguf(
+        path, scale=2000.0)), f"{BUILD} --recipe as-is", 7, ("the source is no working model",)),
     FieldCase("name that the engine reads", file("m.gguf", lambda path: write_gguf(
         path, name="Phi-3 killer")), BUILD, 0, ("note:", "Phi 3 killer")),
 ]  # fmt: skip
