@@ -103,7 +103,10 @@ def quote(value: object) -> str:
 
 
 def _wrong(key: str, value: object, expected: str) -> InputError:
-    return InputError(f"config.json: {key} is {quote(value)}; expected {expected}")
+    return InputError(
+        f"config.json: {key} is {quote(value)}; expected {expected}",
+        next_step="correct it in config.json, or download the file again",
+    )
 
 
 # -- metadata entries ----------------------------------------------------------------------------

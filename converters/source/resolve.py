@@ -30,12 +30,15 @@ SAMPLE = "sample"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpec:
+def open_model(
+    ref: str | Path, *, progress: Progress | None = None, heads_only: bool = False
+) -> ModelSpec:
     """Open a model wherever it is.
 
     `ref` is a Hugging Face directory, a `.gguf` file, a model on the hub as `owner/name[@revision]`
     or in any other way that `names` understands, or `sample`, the embedded model. An existing path
-    wins over a name. `progress` receives (bytes done, bytes in all) during a download.
+    wins over a name. `progress` receives (bytes done, bytes in all) during a download. `heads_only`
+    is for a plan: of a model on the hub it fetches no weights, and they read as zeros.
 
     Raises InputError that names what was expected instead.
     """
@@ -56,10 +59,10 @@ def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpe
     if name.is_gguf:
         from boardfit.converters.source.hub_gguf import open_gguf_in_repository
 
-        return open_gguf_in_repository(name, progress=progress)
+        return open_gguf_in_repository(name, progress=progress, heads_only=heads_only)
     from boardfit.converters.source.hub import open_repository
 
-    spec = open_repository(name.ref, progress=progress)
+    spec = open_repository(name.ref, progress=progress, heads_only=heads_only)
     note = f"{printable(str(ref))} is taken as {name.ref} on the hub"
     return spec if str(ref) == name.ref else replace(spec, notes=(*spec.notes, note))
 
