@@ -35,8 +35,13 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     ),
     "granitemoehybrid": (
         "boardfit.converters.families.granite4:Granite4",
-        "Granite 4 (attention only)",
+        "Granite 4 (attention only, hybrid, mixture of experts)",
     ),
+    "nemotron_h": (
+        "boardfit.converters.families.nemotron_h:NemotronH",
+        "Nemotron-H, Nemotron Nano 2 and 3",
+    ),
+    "falcon_h1": ("boardfit.converters.families.falcon_h1:FalconH1", "Falcon-H1"),
     "olmo2": ("boardfit.converters.families.olmo2:Olmo2", "OLMo 2"),
     "olmo3": ("boardfit.converters.families.olmo2:Olmo3", "OLMo 3"),
     "lfm2": ("boardfit.converters.families.lfm2:Lfm2", "LFM2"),
@@ -70,5 +75,5 @@ def family_for(config: Mapping[str, Any]) -> Family:
             "then give edge that model.gguf",
         )
     module, _, attribute = FAMILIES[name][0].partition(":")
-    family: Family = getattr(importlib.import_module(module), attribute)()
+    family: Family = getattr(importlib.import_module(module), attribute).from_config(config)
     return family

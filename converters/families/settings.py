@@ -8,7 +8,7 @@ from typing import Any
 from gguf import GGUFValueType
 
 from boardfit.converters.spec import KeyValue
-from boardfit.edge.errors import InputError
+from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.fields import is_finite
 from boardfit.edge.units import printable
 
@@ -74,6 +74,17 @@ def optional_mapping(config: Config, key: str) -> Mapping[str, Any] | None:
     if not isinstance(value, dict):
         raise _wrong(key, value, "an object")
     return value
+
+
+def require_value(config: Config, key: str, value: Any) -> None:
+    """Raise UnsupportedModelError when a key, if given, is not the value that the engine computes
+    with.
+    """
+    given = config.get(key)
+    if given is not None and given != value:
+        raise UnsupportedModelError(
+            f"config.json: {key} is {quote(given)}; the engine computes as if it were {value!r}"
+        )
 
 
 def with_defaults(config: Config, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -180,6 +180,8 @@ def compare_tensors(ours: Sequence[TargetTensor], upstream: Path) -> list[str]:
         start = header.data_offset + other.offset
         expected = data[start : start + other.nbytes].view(np.float32)
         got = to_f32(tensor.read(0, tensor.n_rows), tensor.source_type).reshape(-1)
+        if tensor.name.endswith(".ssm_a") and is_same_exponential(got, expected):
+            continue
         if got.tobytes() != expected.tobytes():
             wrong = int(np.flatnonzero(got != expected)[:1].sum())
             found.append(
@@ -187,6 +189,12 @@ def compare_tensors(ours: Sequence[TargetTensor], upstream: Path) -> list[str]:
                 f"{expected[wrong]!r}"
             )
     return found
+
+
+def is_same_exponential(ours: np.ndarray, upstream: np.ndarray) -> bool:
+    """Whether float32 values of `exp` agree to the last place, which torch does not always get."""
+    far = np.abs(ours.view(np.int32).astype(np.int64) - upstream.view(np.int32))
+    return bool((far <= 1).all())
 
 
 def _stored(value: Any, kind: GGUFValueType | None) -> Any:
