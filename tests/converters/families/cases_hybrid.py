@@ -289,7 +289,25 @@ _FALCON_NORM = falcon_h1(
     mamba_rms_norm=True, tie_word_embeddings=True, lm_head_multiplier=5.5, mamba_d_conv=3
 )
 
+_WITH_TOKENS = {"vocab_size": 128256, "hidden_size": 64, "num_attention_heads": 2}
+_GRANITE_REAL = granite_hybrid(
+    vocab_size=49216, hidden_size=80, mamba_d_head=20, intermediate_size=96,
+    shared_intermediate_size=96,
+)  # fmt: skip
+_NEMOTRON_REAL = nemotron("M-*", auto_map=None, **_WITH_TOKENS)
+_FALCON_REAL = falcon_h1(num_key_value_heads=1, **_WITH_TOKENS)
+
 CASES = (
+    Case(
+        "granite-hybrid-vocabulary",
+        _GRANITE_REAL,
+        granite_hybrid_shapes(_GRANITE_REAL),
+        vocabulary="granite",
+    ),
+    Case(
+        "nemotron-vocabulary", _NEMOTRON_REAL, nemotron_shapes(_NEMOTRON_REAL), vocabulary="tekken"
+    ),
+    Case("falcon-vocabulary", _FALCON_REAL, falcon_shapes(_FALCON_REAL), vocabulary="falcon-h1"),
     Case("granite-hybrid", _GRANITE, granite_hybrid_shapes(_GRANITE)),
     Case("granite-hybrid-moe", _GRANITE_MOE, granite_hybrid_shapes(_GRANITE_MOE), n_shards=3),
     Case("granite4-moe-attention", _ALL_ATTENTION, granite_hybrid_shapes(_ALL_ATTENTION)),

@@ -35,6 +35,7 @@ DRIVER = Path(__file__).with_name("oracle_driver.py")
 FAMILY = {
     "smollm3": ("smollm3", "SmolLM3ForCausalLM"),
     "lfm2": ("lfm2", "Lfm2ForCausalLM"),
+    "falcon-h1": ("falcon-h1", "FalconH1ForCausalLM"),
     "qwen2": ("qwen2", "Qwen2ForCausalLM"),
     "olmo2": ("olmo2", "Olmo2ForCausalLM"),
     "granite": ("granite", "GraniteForCausalLM"),
@@ -44,7 +45,7 @@ FAMILY = {
 }
 # Flavours whose splitting is that of the vocabulary's own GGUF, so that its vectors apply.
 OWN_PATTERN = [
-    "llama-bpe", "smollm3", "lfm2", "qwen2", "gpt-2", "starcoder", "refact", "granite", "smollm",
+    "llama-bpe", "smollm3", "lfm2", "falcon-h1", "qwen2", "gpt-2", "starcoder", "refact", "granite", "smollm",
     "deepseek-llm", "deepseek-coder", "falcon", "llama-spm", "llama-hf", "phi-3",
 ]  # fmt: skip
 # `llama-hf` is left out: upstream writes -1000 for every score, and the engine then splits
