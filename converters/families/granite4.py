@@ -22,7 +22,14 @@ from boardfit.converters.families.granite import Granite, expert_rules, granite_
 from boardfit.converters.families.layout import TensorRule, copy, split
 from boardfit.converters.families.llama import norm_rules
 from boardfit.converters.families.mamba2 import HybridFamily, Mamba2
-from boardfit.converters.families.settings import Config, array, boolean, quote, uint32
+from boardfit.converters.families.settings import (
+    Config,
+    array,
+    boolean,
+    quote,
+    replace_entry,
+    uint32,
+)
 from boardfit.converters.spec import KeyValue
 from boardfit.edge.errors import InputError, UnsupportedModelError
 
@@ -49,13 +56,15 @@ class Granite4(Granite):
     @classmethod
     def from_config(cls, config: Config) -> DecoderFamily:
         """The class for a configuration's kinds of layers."""
-        given = settings.with_defaults(config, cls.defaults)
-        if "mamba" in layer_kinds(given):
+        kinds = config.get("layer_types")
+        if isinstance(kinds, list) and "mamba" in kinds:
             return Granite4Hybrid()
+        given = settings.with_defaults(config, cls.defaults)
         return Granite4Moe() if Granite4().n_expert(given) else Granite4()
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         config = super().config(checkpoint)
+        layer_kinds(config)
         if (config.get("position_embedding_type") == "rope") is not self.rotates:
             raise UnsupportedModelError(
                 f"config.json: position_embedding_type is "
@@ -87,9 +96,9 @@ class Granite4(Granite):
     def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
         """Granite's entries, with the key-value heads as a list over the layers."""
         dims = self.dimensions(self.config(checkpoint))
-        key = f"{self.arch}.attention.head_count_kv"
-        per_layer = array(key, [dims.n_head_kv] * dims.n_layer, GGUFValueType.INT32)
-        return [per_layer if entry.key == key else entry for entry in super().metadata(checkpoint)]
+        heads = [dims.n_head_kv] * dims.n_layer
+        per_layer = array(f"{self.arch}.attention.head_count_kv", heads, GGUFValueType.INT32)
+        return replace_entry(super().metadata(checkpoint), per_layer)
 
     def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
         shared = settings.require_int(config, "shared_intermediate_size", least=0)

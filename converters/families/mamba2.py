@@ -26,7 +26,7 @@ from boardfit.converters.families.layout import (
     target_tensor,
     to_f32,
 )
-from boardfit.converters.families.settings import Config, array, boolean, uint32
+from boardfit.converters.families.settings import Config, array, boolean, replace_entry, uint32
 from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.device_profiles.shape import LayerShape
 from boardfit.edge.errors import InputError, UnsupportedModelError
@@ -175,9 +175,8 @@ class HybridFamily(DecoderFamily):
         config = self.config(checkpoint)
         n_head_kv = self.dimensions(config).n_head_kv
         heads = [n_head_kv if kind == "attention" else 0 for kind in self.kinds(config)]
-        key = f"{self.arch}.attention.head_count_kv"
-        per_layer = array(key, heads, GGUFValueType.INT32)
-        return [per_layer if entry.key == key else entry for entry in super().metadata(checkpoint)]
+        per_layer = array(f"{self.arch}.attention.head_count_kv", heads, GGUFValueType.INT32)
+        return replace_entry(super().metadata(checkpoint), per_layer)
 
     def mixer_entries(self, config: Config) -> list[KeyValue]:
         """Sizes of the Mamba layers, and that attention layers rotate nothing."""

@@ -19,7 +19,15 @@ from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
 from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, interleave_rows
 from boardfit.converters.families.mamba2 import HybridFamily, Mamba2
-from boardfit.converters.families.settings import Config, array, boolean, float32, quote, uint32
+from boardfit.converters.families.settings import (
+    Config,
+    array,
+    boolean,
+    float32,
+    quote,
+    replace_entry,
+    uint32,
+)
 from boardfit.converters.spec import KeyValue
 from boardfit.edge.errors import InputError, UnsupportedModelError
 
@@ -56,7 +64,9 @@ class NemotronH(HybridFamily):
     @classmethod
     def from_config(cls, config: Config) -> DecoderFamily:
         """By the kinds of layers: transformers 5 writes sizes of experts for dense models too."""
-        return NemotronHMoe() if "moe" in layer_kinds(config) else NemotronH()
+        kinds = config.get(cls.kinds_key) or config.get("hybrid_override_pattern")
+        has_experts = isinstance(kinds, (list, str)) and ("moe" in kinds or "E" in kinds)
+        return NemotronHMoe() if has_experts else NemotronH()
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """With the names of sizes that other families use."""
@@ -127,10 +137,10 @@ class NemotronH(HybridFamily):
     def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
         """The usual entries, with the feed-forward length as a list over the layers."""
         config = self.config(checkpoint)
-        n_ff, key = self.dimensions(config).n_ff, f"{self.arch}.feed_forward_length"
+        n_ff = self.dimensions(config).n_ff
         widths = [n_ff if kind in ("mlp", "moe") else 0 for kind in layer_kinds(config)]
-        per_layer = array(key, widths, GGUFValueType.INT32)
-        return [per_layer if entry.key == key else entry for entry in super().metadata(checkpoint)]
+        per_layer = array(f"{self.arch}.feed_forward_length", widths, GGUFValueType.INT32)
+        return replace_entry(super().metadata(checkpoint), per_layer)
 
     def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
         return [

@@ -141,3 +141,8 @@ def string(key: str, value: str) -> KeyValue:
 
 def array(key: str, values: Sequence[Any], item_type: GGUFValueType) -> KeyValue:
     return KeyValue(key, list(values), GGUFValueType.ARRAY, item_type)
+
+
+def replace_entry(entries: Sequence[KeyValue], new: KeyValue) -> list[KeyValue]:
+    """The entries, with a new one in the place of that of its key."""
+    return [new if entry.key == new.key else entry for entry in entries]

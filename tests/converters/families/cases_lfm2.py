@@ -85,6 +85,23 @@ _OLDER = {
     ).items()
     if key not in ("layer_types", "intermediate_size", "rope_theta")
 }
+# The keys of LiquidAI/LFM2.5-1.2B-Instruct: the same architecture as LFM2.
+_LFM25 = {
+    **{key: value for key, value in lfm2().items() if key != "rope_theta"},
+    "block_auto_adjust_ff_dim": True,
+    "block_dim": 160,
+    "block_ff_dim": 300,
+    "block_ffn_dim_multiplier": 1.0,
+    "block_multiple_of": 40,
+    "block_use_swiglu": True,
+    "conv_bias": False,
+    "conv_dim": 160,
+    "dtype": "bfloat16",
+    "num_heads": 5,
+    "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"},
+    "tie_embedding": True,
+    "use_pos_enc": True,
+}
 _MOE = lfm2(
     architectures=["Lfm2MoeForCausalLM"],
     model_type="lfm2_moe",
@@ -105,5 +122,6 @@ CASES = (
     Case("lfm2-f16", lfm2(conv_L_cache=4), lfm2_shapes(lfm2(conv_L_cache=4), 300), dtype="F16"),
     Case("lfm2-adjusted", _ADJUSTED, lfm2_shapes(_ADJUSTED, 320), n_shards=3),
     Case("lfm2-older-config", _OLDER, lfm2_shapes(_OLDER, 300), dtype="F32"),
+    Case("lfm2.5", _LFM25, lfm2_shapes(_LFM25, 200)),
     Case("lfm2-moe", _MOE, lfm2_shapes(_MOE, 300, n_dense=2), n_shards=4),
 )
