@@ -49,6 +49,16 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
 }
 
 
+# How a model_type, and the GGUF architecture, begins → the first engine build that runs it.
+NEEDS_ENGINE: Mapping[str, str] = {"lfm3": "b11960"}
+
+
+def needed_engine(name: str) -> str:
+    """Which engine a model is waiting for, as the end of a message; empty for all others."""
+    builds = [build for start, build in NEEDS_ENGINE.items() if name.startswith(start)]
+    return f"; it needs engine {builds[0]} or later" if builds else ""
+
+
 def model_type(config: Mapping[str, Any]) -> str:
     """`model_type` of a parsed `config.json`. Raises InputError when it is absent."""
     value = config.get("model_type")
@@ -66,6 +76,11 @@ def family_for(config: Mapping[str, Any]) -> Family:
     Raises UnsupportedModelError that names the unknown `model_type` and lists ours.
     """
     name = model_type(config)
+    if needed_engine(name):
+        raise UnsupportedModelError(
+            f"model_type {printable(name)!r} is unknown to this engine{needed_engine(name)}",
+            next_step="update boardfit when a release brings that engine",
+        )
     if name not in FAMILIES:
         raise UnsupportedModelError(
             f"model_type {printable(name)!r} is not a family that boardfit converts."
