@@ -178,6 +178,16 @@ class HybridFamily(DecoderFamily):
         per_layer = array(f"{self.arch}.attention.head_count_kv", heads, GGUFValueType.INT32)
         return replace_entry(super().metadata(checkpoint), per_layer)
 
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """What is left out, and the context that the model was made for, which no entry states."""
+        config = self.config(checkpoint)
+        n_ctx = settings.require_int(config, "max_position_embeddings")
+        made_for = (
+            f"made for a context of {n_ctx} tokens; the file states {CONTEXT_WITHOUT_ROPE}, as "
+            "upstream's does for models without rotary embeddings"
+        )
+        return [*super().notes(checkpoint), *([made_for] if n_ctx < CONTEXT_WITHOUT_ROPE else [])]
+
     def mixer_entries(self, config: Config) -> list[KeyValue]:
         """Sizes of the Mamba layers, and that attention layers rotate nothing."""
         return [
