@@ -18,7 +18,13 @@ from boardfit.converters.families import settings
 from boardfit.converters.families.assembly import check_kinds
 from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
-from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, reshape
+from boardfit.converters.families.layout import (
+    ExpertStack,
+    TensorRule,
+    copy,
+    language_model_only,
+    reshape,
+)
 from boardfit.converters.families.settings import Config, array, quote, replace_entry, uint32
 from boardfit.converters.spec import KeyValue
 from boardfit.device_profiles.shape import LayerShape
@@ -44,15 +50,16 @@ class Lfm2(DecoderFamily):
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """With the older spellings (`theta`, `tie_embedding`) under the newer names."""
-        config = super().config(checkpoint)
+        given = settings.text_config(checkpoint.config)
+        config = settings.with_defaults(given, self.defaults)
         for old, new in (("theta", "rope_theta"), ("tie_embedding", "tie_word_embeddings")):
-            if old in checkpoint.config:
-                config[new] = checkpoint.config[old]
+            if old in given:
+                config[new] = given[old]
         config["rms_norm_eps"] = config["norm_eps"]
         settings.require_value(config, "conv_bias", False)
         kinds = ["conv", "full_attention"]
         check_kinds(
-            checkpoint.names(),
+            map(self.rename, checkpoint.names()),
             "layer_types",
             [kinds[attends] for attends in attention_layers(config)],
             {"conv": "conv.conv.weight"},
@@ -121,6 +128,13 @@ class Lfm2(DecoderFamily):
             "feed_forward.w2.weight": copy("ffn_down.weight", dims.n_embd, dims.n_ff),
             "feed_forward.w3.weight": copy("ffn_up.weight", dims.n_ff, dims.n_embd),
         }
+
+
+class Lfm2Vl(Lfm2):
+    """`Lfm2VlForConditionalGeneration`: its language model."""
+
+    def rename(self, name: str) -> str | None:
+        return language_model_only(name)
 
 
 class Lfm2Moe(Lfm2):
