@@ -180,13 +180,23 @@ def compare_tensors(ours: Sequence[TargetTensor], upstream: Path) -> list[str]:
         start = header.data_offset + other.offset
         expected = data[start : start + other.nbytes].view(np.float32)
         got = to_f32(tensor.read(0, tensor.n_rows), tensor.source_type).reshape(-1)
-        if got.tobytes() != expected.tobytes():
+        if not is_same(tensor.name, got.tobytes(), expected.tobytes()):
             wrong = int(np.flatnonzero(got != expected)[:1].sum())
             found.append(
                 f"{tensor.name}: values differ, first at {wrong}: {got[wrong]!r} for "
                 f"{expected[wrong]!r}"
             )
     return found
+
+
+def is_same(name: str, ours: bytes, upstream: bytes) -> bool:
+    """Whether a tensor's bytes agree. `ssm_a` is made with `exp`, which torch computes to the last
+    place but one.
+    """
+    if ours == upstream or not name.endswith(".ssm_a") or len(ours) != len(upstream):
+        return ours == upstream
+    far = np.frombuffer(ours, "<i4").astype(np.int64) - np.frombuffer(upstream, "<i4")
+    return bool((np.abs(far) <= 1).all())
 
 
 def _stored(value: Any, kind: GGUFValueType | None) -> Any:
