@@ -19,10 +19,10 @@ import numpy as np
 from boardfit.converters.documents import has_file, read_json_object
 from boardfit.converters.families.base import SourceTensor
 from boardfit.converters.source.fingerprint import Digest, map_file, update_with_file
-from boardfit.converters.source.quantized import refuse_quantized_tensors, stated_method
+from boardfit.converters.source.quantized import find_quantized, stated_method
 from boardfit.converters.source.wrappers import plain_names, refuse_adapter_tensors
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
-from boardfit.edge.files.safetensors import SafetensorsHeader, read_header
+from boardfit.edge.files.safetensors import SafetensorsHeader, SafetensorsTensor, read_header
 from boardfit.edge.units import printable
 
 INDEX = "model.safetensors.index.json"
@@ -31,6 +31,11 @@ ADAPTER_ADVICE = (
     "merge it into its base model first: peft's merge_and_unload(), then save_pretrained()"
 )
 _DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
+# What quantized weights are stored in besides.
+_STORED = {
+    **_DTYPES, "U8": np.uint8, "I8": np.int8, "I32": np.int32, "U32": np.uint32, "I64": np.int64,
+    "F8_E4M3": np.uint8, "F8_E5M2": np.uint8, "F8_E8M0": np.uint8,
+}  # fmt: skip
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # A trainer's own state lies beside the weights, and is none.
@@ -50,7 +55,8 @@ class SafetensorsCheckpoint:
         """Reads and checks every shard's header; maps nothing yet.
 
         Raises InputError for missing, truncated or contradicting files, UnsafeInputError for an
-        index that points outside the directory, UnsupportedModelError for quantized weights.
+        index that points outside the directory, UnsupportedModelError for weights that are
+        quantized in a way that is not known.
         """
         self.directory = directory
         self.config = config
@@ -58,39 +64,55 @@ class SafetensorsCheckpoint:
         self.headers: dict[str, SafetensorsHeader] = {
             shard: read_header(directory / shard, below=directory) for shard in self.shards
         }
-        refuse_quantized_tensors(config, self.headers.values())
         self._where = self._locate(has_index=stale is None)
         refuse_adapter_tensors(self._where)
         plain, renamed = plain_names(self._where)
         self._stored = {plain[name]: name for name in self._where}
         self._maps: dict[str, mmap.mmap] = {}
-        self.notes = tuple(n for n in (stale, renamed, _quantization_note(config)) if n)
+        self._quantized = find_quantized(
+            config,
+            {name: self._entry(stored) for name, stored in self._stored.items()},
+            lambda name: self._read(name, _STORED),
+            {k: v for header in self.headers.values() for k, v in header.metadata.items()},
+        )
+        # What the weights were quantized to; None where they are floats.
+        self.quantized = self._quantized.describe()
+        noted = _quantization_note(config, self.quantized)
+        self.notes = tuple(n for n in (stale, renamed, noted) if n)
 
     def names(self) -> Iterable[str]:
-        """All tensor names, shard by shard, without what a wrapper put into them."""
-        return self._stored.keys()
+        """All tensor names, shard by shard, without what a wrapper or quantizer put into them."""
+        return self._quantized.names(self._stored)
 
     def tensor(self, name: str) -> SourceTensor:
         """One tensor, by the name that `names` gives it, as a zero-copy, read-only view of its
-        mapped shard.
+        mapped shard. A quantized weight is float32, and its rows are computed when they are read.
 
         Raises InputError that names the tensor when it is absent, empty or of a type that is not
         BF16, F16 or F32.
         """
+        weight = self._quantized.weights.get(name)
+        return self._read(name, _DTYPES) if weight is None else weight.tensor()
+
+    def _entry(self, stored: str) -> SafetensorsTensor:
+        return self.headers[self._where[stored]].tensors[stored]
+
+    def _read(self, name: str, dtypes: Mapping[str, Any]) -> SourceTensor:
         name = self._stored.get(name, name)
         shard = self._where.get(name)
         if shard is None:
             raise InputError(f"tensor {printable(name)} is missing from {self.directory}")
         header = self.headers[shard]
         entry = header.tensors[name]
-        dtype = _DTYPES.get(entry.dtype)
+        dtype = dtypes.get(entry.dtype)
         if dtype is None:
             raise InputError(
                 f"tensor {printable(name)} in {shard} is {entry.dtype}; expected BF16, F16 or F32",
                 next_step="use the model's unquantized checkpoint, or come in through a GGUF",
             )
         count = math.prod(entry.shape)
-        if not entry.shape or not count:
+        # The scale of a whole tensor has no dimension.
+        if not count or not (entry.shape or dtypes is _STORED):
             raise InputError(
                 f"tensor {printable(name)} in {shard} has shape {list(entry.shape)}; "
                 "expected at least one value and one dimension"
@@ -220,7 +242,12 @@ def refuse_quantized(config: Mapping[str, Any]) -> None:
         )
 
 
-def _quantization_note(config: Mapping[str, Any]) -> str | None:
+def _quantization_note(config: Mapping[str, Any], quantized: str | None) -> str | None:
+    if quantized:
+        return (
+            f"the checkpoint is quantized already: {quantized}; it is read as float32, and what "
+            "the first rounding lost stays lost"
+        )
     method = stated_method(config)
     return method and (
         f"quantization_config ({method}) in config.json is not used: the weights are not quantized"

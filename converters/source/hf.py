@@ -156,4 +156,6 @@ def _identity(
             # An empty document has no content, and a card that is too large is not used.
             if files[name] and (name != "README.md" or files[name] <= MAX_CARD_BYTES):
                 digest.update(read_bytes(path))
-    return SourceIdentity(kind, location, files, digest.hexdigest(), license_name, revision)
+    return SourceIdentity(
+        kind, location, files, digest.hexdigest(), license_name, revision, checkpoint.quantized
+    )
