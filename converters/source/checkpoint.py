@@ -11,6 +11,7 @@ import math
 import mmap
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,10 @@ from boardfit.edge.units import printable
 
 INDEX = "model.safetensors.index.json"
 ADAPTER = "this is an adapter (LoRA), not a model"
-ADAPTER_ADVICE = (
-    "merge it into its base model first: peft's merge_and_unload(), then save_pretrained()"
-)
-_DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
+DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 # What quantized weights are stored in besides.
 _STORED = {
-    **_DTYPES, "U8": np.uint8, "I8": np.int8, "I32": np.int32, "U32": np.uint32, "I64": np.int64,
+    **DTYPES, "U8": np.uint8, "I8": np.int8, "I32": np.int32, "U32": np.uint32, "I64": np.int64,
     "F8_E4M3": np.uint8, "F8_E5M2": np.uint8, "F8_E8M0": np.uint8,
 }  # fmt: skip
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
@@ -46,6 +44,14 @@ ADAPTER_FILES = (
     "adapters.safetensors",
     "adapter_model.bin",
 )
+
+
+@dataclass(frozen=True)
+class AdapterRequest:
+    """An adapter's folder, and what to multiply its strength by."""
+
+    directory: Path
+    scale: float = 1.0
 
 
 class SafetensorsCheckpoint:
@@ -92,7 +98,7 @@ class SafetensorsCheckpoint:
         BF16, F16 or F32.
         """
         weight = self._quantized.weights.get(name)
-        return self._read(name, _DTYPES) if weight is None else weight.tensor()
+        return self._read(name, DTYPES) if weight is None else weight.tensor()
 
     def _entry(self, stored: str) -> SafetensorsTensor:
         return self.headers[self._where[stored]].tensors[stored]
@@ -102,25 +108,7 @@ class SafetensorsCheckpoint:
         shard = self._where.get(name)
         if shard is None:
             raise InputError(f"tensor {printable(name)} is missing from {self.directory}")
-        header = self.headers[shard]
-        entry = header.tensors[name]
-        dtype = dtypes.get(entry.dtype)
-        if dtype is None:
-            raise InputError(
-                f"tensor {printable(name)} in {shard} is {entry.dtype}; expected BF16, F16 or F32",
-                next_step="use the model's unquantized checkpoint, or come in through a GGUF",
-            )
-        count = math.prod(entry.shape)
-        # The scale of a whole tensor has no dimension.
-        if not count or not (entry.shape or dtypes is _STORED):
-            raise InputError(
-                f"tensor {printable(name)} in {shard} has shape {list(entry.shape)}; "
-                "expected at least one value and one dimension"
-            )
-        data = np.frombuffer(
-            self._map(shard), dtype=dtype, count=count, offset=header.data_offset + entry.start
-        )
-        return SourceTensor(name, entry.dtype, entry.shape, data.reshape(entry.shape))
+        return view_tensor(self._map(shard), self.headers[shard], name, shard, dtypes)
 
     def files(self) -> dict[str, int]:
         """Sizes in bytes of the shards."""
@@ -154,6 +142,28 @@ class SafetensorsCheckpoint:
                 self.directory / shard, self.headers[shard].file_size, below=self.directory
             )
         return self._maps[shard]
+
+
+def view_tensor(
+    mapped: mmap.mmap, header: SafetensorsHeader, name: str, shard: str, dtypes: Mapping[str, Any]
+) -> SourceTensor:
+    """A zero-copy view of one tensor of a mapped file. Raises InputError as `tensor` does."""
+    entry = header.tensors[name]
+    dtype = dtypes.get(entry.dtype)
+    if dtype is None:
+        raise InputError(
+            f"tensor {printable(name)} in {shard} is {entry.dtype}; expected BF16, F16 or F32",
+            next_step="use the model's unquantized checkpoint, or come in through a GGUF",
+        )
+    count = math.prod(entry.shape)
+    # The scale of a whole tensor has no dimension.
+    if not count or not (entry.shape or dtypes is _STORED):
+        raise InputError(
+            f"tensor {printable(name)} in {shard} has shape {list(entry.shape)}; "
+            "expected at least one value and one dimension"
+        )
+    data = np.frombuffer(mapped, dtype=dtype, count=count, offset=header.data_offset + entry.start)
+    return SourceTensor(name, entry.dtype, entry.shape, data.reshape(entry.shape))
 
 
 def find_shards(directory: Path) -> list[str]:
@@ -318,14 +328,16 @@ def refuse_adapter(directory: Path) -> None:
     base = adapter_base(directory)
     raise UnsupportedModelError(
         f"{directory}: {ADAPTER}" + (f"; its base model is {base}" if base else ""),
-        next_step=ADAPTER_ADVICE,
+        next_step=f"merge it into its base while building: edge build {base or 'BASE'} --lora "
+        f"{directory} -d BOARD -o OUT",
     )
 
 
 def adapter_base(directory: Path) -> str | None:
     """The base model that an adapter's own file names, where it names one."""
     try:
-        base = read_json_object(directory / "adapter_config.json").get("base_model_name_or_path")
+        config = read_json_object(directory / "adapter_config.json")
+        base = config.get("base_model_name_or_path") or config.get("model")  # PEFT, MLX
     except (InputError, OSError):
         return None
     return printable(base, 80) if isinstance(base, str) and base else None

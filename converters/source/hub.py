@@ -21,7 +21,7 @@ from typing import Any
 
 from boardfit.converters.source.checkpoint import (
     ADAPTER,
-    ADAPTER_ADVICE,
+    AdapterRequest,
     choose_shards,
     pickle_advice,
 )
@@ -65,8 +65,10 @@ class RemoteFile:
     sha256: str | None
 
 
-def open_repository(ref: str, *, progress: Progress | None = None) -> ModelSpec:
-    """Fetch `owner/name[@revision]` where it is not here yet, and describe it.
+def open_repository(
+    ref: str, *, progress: Progress | None = None, lora: AdapterRequest | None = None
+) -> ModelSpec:
+    """Fetch `owner/name[@revision]` where it is not here yet, and describe it, with `lora` in it.
 
     Raises InputError when the hub cannot be reached or does not give the repository out,
     DoesNotFitError when the disk is too small, IntegrityError when a file arrives damaged.
@@ -76,7 +78,7 @@ def open_repository(ref: str, *, progress: Progress | None = None) -> ModelSpec:
     repo_id, _, revision = ref.partition("@")
     directory, commit = fetch(repo_id, revision or "main", progress=progress)
     return open_directory(
-        directory, kind="hub", location=repo_id, model_id=repo_id, revision=commit
+        directory, kind="hub", location=repo_id, model_id=repo_id, revision=commit, lora=lora
     )
 
 
@@ -388,7 +390,11 @@ def _bytes_here(directory: Path, file: RemoteFile) -> int:
 
 def _refuse_without_weights(repo_id: str, names: Sequence[str]) -> None:
     if "adapter_config.json" in names:
-        raise UnsupportedModelError(f"{repo_id}: {ADAPTER}", next_step=ADAPTER_ADVICE)
+        raise UnsupportedModelError(
+            f"{repo_id}: {ADAPTER}",
+            next_step=f"download it (hf download {repo_id} --local-dir DIR), then merge it into "
+            "its base: edge build BASE --lora DIR",
+        )
     ggufs = [name for name in names if name.endswith(".gguf")]
     if ggufs:
         raise InputError(

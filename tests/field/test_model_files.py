@@ -209,7 +209,7 @@ def as_tensor_type(number: int) -> Callable[[Path], None]:
 
 CASES = [
     FieldCase("LoRA folder", folder(write_adapter), PLAN, 3,
-              ("adapter", "someone/base-1b", "merge")),
+              ("adapter", "edge build someone/base-1b --lora", "merge")),
     FieldCase("LoRA file", file("adapter/adapter_model.safetensors",
                                 lambda path: write_adapter(path.parent)), PLAN, 3,
               ("adapter", "someone/base-1b", "merge")),
