@@ -28,6 +28,7 @@ from boardfit.edge.units import printable
 _FLOATS = ("BF16", "F16", "F32", "F64")
 _SCALES = ("BF16", "F16", "F32")
 _FP8 = ("F8_E4M3", "F8_E5M2")
+_FP4_SCALES = ("U8", "F8_E8M0", "F8_E4M3")
 _WORDS = ("I32", "U32")
 # `quant_method`s whose layouts are known. MLX states none.
 _METHODS = (
@@ -344,9 +345,10 @@ def _packed(parts: _Parts) -> QuantizedWeight:
     """compressed-tensors: integers in words, or FP4 in bytes."""
     packed = parts.take(".weight_packed", (*_WORDS, "U8"))
     if packed.dtype == "U8":
-        is_nv = parts.base + ".weight_global_scale" in parts._stored
-        factor = 1 / _one_value(parts.take(".weight_global_scale", ("F32",))) if is_nv else 1.0
-        return _fp4(parts, f"{parts.base}.weight", packed, ".weight_scale", factor)
+        scale, factor = parts.take(".weight_scale", _FP4_SCALES), 1.0
+        if scale.dtype == "F8_E4M3":
+            factor = 1 / _one_value(parts.take(".weight_global_scale", ("F32",)))
+        return _fp4(parts, f"{parts.base}.weight", packed, scale, factor)
     shape = parts.take(".weight_shape", ("I32", "I64"), 2)
     height, width = (int(extent) for extent in shape.data)
     if len(packed.shape) != 2 or packed.shape[0] != height or not 0 < width < 2**31:
@@ -380,7 +382,8 @@ def _packed(parts: _Parts) -> QuantizedWeight:
             f"tensor {printable(parts.base)}.weight_g_idx holds group {groups.max()}; expected at "
             f"most {n_groups - 1}"
         )
-    zeros = parts.maybe(".weight_zero_point", _WORDS, -(-height * bits // 32), n_groups)
+    find = parts.maybe if _is_symmetric(parts) else parts.take
+    zeros = find(".weight_zero_point", _WORDS, -(-height * bits // 32), n_groups)
     rows = formulas.packed_rows(
         packed.data, bits, scales.data, 1 << (bits - 1) if zeros is None else zeros.data, groups,
         scales.dtype,
@@ -401,10 +404,10 @@ def _stated_weights(parts: _Parts) -> list[Mapping[str, Any]]:
 
 
 def _fp4(
-    parts: _Parts, name: str, packed: SourceTensor, ending: str, factor: float
+    parts: _Parts, name: str, packed: SourceTensor, stored: SourceTensor, factor: float
 ) -> QuantizedWeight:
     """FP4 numbers, two in a byte, with one scale per group: MXFP4 or NVFP4."""
-    scale = _exponents(parts.take(ending, ("U8", "F8_E8M0", "F8_E4M3")))
+    scale = _exponents(stored)
     shape = (*packed.shape[:-1], 2 * packed.shape[-1])
     layout = _layout(parts, shape, scale, (1, 16 if scale.dtype == "F8_E4M3" else 32))
     kind = "NVFP4" if scale.dtype == "F8_E4M3" else "MXFP4"
@@ -426,7 +429,7 @@ def _mxfp4_blocks(parts: _Parts) -> QuantizedWeight:
     packed = SourceTensor(
         blocks.name, "U8", (*lead, 16 * n_groups), blocks.data.reshape(*lead, 16 * n_groups)
     )
-    return _fp4(parts, parts.base, packed, "_scales", 1.0)
+    return _fp4(parts, parts.base, packed, parts.take("_scales", ("U8", "F8_E8M0")), 1.0)
 
 
 def _scaled(parts: _Parts) -> QuantizedWeight:
@@ -435,7 +438,8 @@ def _scaled(parts: _Parts) -> QuantizedWeight:
     ending = next(e for e in ("_scale", "_scale_inv") if parts.base + e in parts._stored)
     if weight.dtype == "U8":
         factor = parts.take("_scale_2", ("F32",))
-        return _fp4(parts, parts.base, weight, ending, _one_value(factor))
+        scale = parts.take(ending, _FP4_SCALES)
+        return _fp4(parts, parts.base, weight, scale, _one_value(factor))
     return _with_scale(parts, parts.base, weight, ending)
 
 
@@ -447,15 +451,20 @@ def _mistral_fp8(parts: _Parts) -> QuantizedWeight:
 def _with_scale(parts: _Parts, name: str, weight: SourceTensor, ending: str) -> QuantizedWeight:
     scale = _exponents(parts.take(ending, (*_SCALES, "U8", "F8_E8M0")))
     layout = _layout(parts, weight.shape, scale, _block(parts))
-    zeros = _zeros(parts, "_zero_point", layout)
+    zeros = _zeros(parts, "_zero_point", layout, _is_symmetric(parts))
     kind = "int8" if weight.dtype == "I8" else f"FP8 ({weight.dtype.removeprefix('F8_')})"
     rows = formulas.scaled_rows(weight, layout, zeros)
     return QuantizedWeight(name, weight.shape, f"{kind}, {_describe_layout(layout, weight)}", rows)
 
 
-def _zeros(parts: _Parts, ending: str, layout: BlockScales) -> BlockScales | None:
+def _is_symmetric(parts: _Parts) -> bool:
+    """Whether zero points may be absent: compressed-tensors states where they may not."""
+    return all(weights.get("symmetric") is not False for weights in _stated_weights(parts))
+
+
+def _zeros(parts: _Parts, ending: str, layout: BlockScales, may_lack: bool) -> BlockScales | None:
     """Zero points in the layout of the scales; None where there are none."""
-    zero = parts.maybe(ending, ("I8", "I32", *_SCALES))
+    zero = (parts.maybe if may_lack else parts.take)(ending, ("I8", "I32", *_SCALES))
     if zero is None:
         return None
     parts.expect(zero, layout.scale.shape, why="as the scales")
@@ -664,7 +673,9 @@ def _torchao(parts: _Parts) -> QuantizedWeight:
         )
     if kind != "Int4Tensor":
         layout = _layout(parts, weight.shape, scale, None)
-        zeros = _zeros(parts, "._weight_zero_point", layout)
+        listed = stated.get("_tensor_data_names")
+        may_lack = not (isinstance(listed, list) and "zero_point" in listed)
+        zeros = _zeros(parts, "._weight_zero_point", layout, may_lack)
         rows = formulas.scaled_rows(weight, layout, zeros)
         return QuantizedWeight(name, weight.shape, f"torchao {kind}", rows)
     if len(weight.shape) != 2 or len(scale.shape) != 2:

@@ -118,7 +118,8 @@ def compressed(*, bits: int = 4, size: int = 32, sym: bool = True) -> Writer:
         }
         if not sym:
             tensors[".weight_zero_point"] = ("I32", pack(zeros.T, bits).T)
-        weights = {"num_bits": bits, "group_size": size, "strategy": "group", "type": "int"}
+        weights = {"num_bits": bits, "group_size": size, "strategy": "group", "type": "int",
+                   "symmetric": sym}  # fmt: skip
         config = {"quant_method": "compressed-tensors", "format": "pack-quantized",
                   "config_groups": {"group_0": {"weights": weights}}}  # fmt: skip
         return Layout(tensors, weight.astype(np.float32), config)
@@ -165,7 +166,9 @@ def int8_rows(rng: np.random.Generator, height: int, width: int) -> Layout:
         ".weight_scale": ("F16", scales),
         ".weight_zero_point": ("I8", zeros.astype(np.int8)),
     }
-    return Layout(tensors, weight, {"quant_method": "compressed-tensors"})
+    groups = {"group_0": {"weights": {"symmetric": False, "num_bits": 8}}}
+    config = {"quant_method": "compressed-tensors", "config_groups": groups}
+    return Layout(tensors, weight, config)
 
 
 def bitsandbytes_4bit(*, kind: str = "nf4", nested: bool = False) -> Writer:
@@ -292,7 +295,10 @@ def torchao(*, kind: str = "Int4Tensor") -> Writer:
                 "._weight_scale": ("F16", scales),
                 "._weight_zero_point": ("I8", zeros.astype(np.int8)),
             }
-        stated = json.dumps({"_type": kind, "_data": {"block_size": [1, 32]}})
+        parts = ["qdata", "scale", "zero_point"]
+        stated = json.dumps(
+            {"_type": kind, "_data": {"block_size": [1, 32]}, "_tensor_data_names": parts}
+        )
         return Layout(tensors, weight, {"quant_method": "torchao"}, {".weight": stated})
 
     return write

@@ -14,7 +14,7 @@ from boardfit.converters.formats.gguf.recipe import load_recipe
 from boardfit.converters.plan.weights import WeighingScale
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.converters.source.resolve import open_model
-from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.errors import EdgeError, InputError, UnsupportedModelError
 from tests.converters.families.checkpoints import write_safetensors
 from tests.converters.source.layouts import LAYOUTS, Layout, bitsandbytes_4bit, e4m3, fp8, gptq
 from tests.converters.source.test_hf import edit_json
@@ -169,6 +169,10 @@ BROKEN = {
     "mlx bits": ("mlx", set_config(bits=8), ("group_size", "64", "32 for 8 bits")),
     "mlx without settings": ("mlx", lambda layout: layout.config.clear(), ("group_size", "None")),
     "mlx biases": ("mlx", drop(".biases"), (".biases", "missing")),
+    "no zero points": ("compressed-4bit-zeros", drop(".weight_zero_point"), ("missing",)),
+    "no zero points of rows": ("int8-rows", drop(".weight_zero_point"), ("missing",)),
+    "no zero points of torchao": ("torchao-intx", drop("._weight_zero_point"), ("missing",)),
+    "no global scale": ("nvfp4", drop(".weight_global_scale"), ("global_scale", "missing")),
     "global scale": ("nvfp4", change(".weight_global_scale", lambda a: a * 0), ("global_scale",)),
     "torchao type": ("torchao-int4", lambda layout: setattr(layout, "metadata", {}),
                      ("torchao", "Int4Tensor")),
@@ -187,6 +191,56 @@ def test_broken_parts_are_named(fault: str, tmp_path: Path) -> None:
     assert message.isprintable() and caught.value.next_step
     for word in words:
         assert word in message, f"{word!r} is not in: {message}"
+
+
+NUMPY = {
+    "U8": np.uint8, "I8": np.int8, "I32": np.int32, "U32": np.uint32, "I64": np.int64,
+    "F16": np.float16, "F32": np.float32, "F8_E4M3": np.uint8, "F8_E8M0": np.uint8,
+}  # fmt: skip
+VALUES = (None, 0, -1, 3, 8, 64, 2**70, 1.5, "x", [], [1, 2, 3], {}, {"a": 1}, True, "awq")
+KEYS = ("bits", "group_size", "quant_method", "weight_block_size", "config_groups", "mode")
+
+
+def mutate(rng: np.random.Generator, layout: Layout) -> None:
+    """Change one tensor or setting into something else."""
+    name = str(rng.choice(list(layout.tensors)))
+    dtype, array = layout.tensors.pop(name)
+    other = str(rng.choice(list(NUMPY)))
+    with np.errstate(all="ignore"):
+        kinds: list[tuple[str, np.ndarray]] = [
+            (other, np.nan_to_num(array).astype(NUMPY[other])),
+            (dtype, array.reshape(-1)[: max(1, array.size - 3)]),
+            (dtype, array.T),
+            (dtype, array[None]),
+            (dtype, array),
+        ]
+    choice = int(rng.integers(len(kinds) + 1))
+    if choice < len(kinds):
+        layout.tensors[name] = kinds[choice]
+    if choice == len(kinds) - 1:
+        layout.config[str(rng.choice(KEYS))] = VALUES[int(rng.integers(len(VALUES)))]
+
+
+def test_nothing_but_our_own_errors(tmp_path: Path) -> None:
+    """What opens after a change can be read to its last row."""
+    rng, n_opened = np.random.default_rng(11), 0
+    for number in range(200):
+        layout = LAYOUTS[list(LAYOUTS)[number % len(LAYOUTS)]](rng, 32, 64)
+        mutate(rng, layout)
+        if not layout.tensors:
+            continue
+        write_layout(tmp_path, layout)
+        with np.errstate(all="ignore"):
+            try:
+                found = open_layout(tmp_path, layout)
+                tensors = [found.tensor(name) for name in found.names()]
+            except EdgeError as error:
+                assert str(error).isprintable()
+                continue
+            for tensor in tensors:
+                assert np.asarray(tensor.data).shape == tensor.shape
+            n_opened += 1
+    assert n_opened > 10
 
 
 def test_a_weight_stored_twice(tmp_path: Path) -> None:
