@@ -242,15 +242,16 @@ def bnb_rows(
     """bitsandbytes' nf4 and fp4: two numbers per byte, the upper half first, row after row."""
 
     def compute(rows: np.ndarray) -> Any:
-        numbers = rows[:, None] * width + np.arange(width)
+        first = rows[:, None] * width
         if width % 2:
-            bytes_of_rows = octets[numbers >> 1]
-            codes = np.where(numbers & 1, bytes_of_rows & 15, bytes_of_rows >> 4)
+            numbers = first + np.arange(width)
+            codes = np.where(numbers & 1, octets[numbers >> 1] & 15, octets[numbers >> 1] >> 4)
         else:
             pairs = octets.reshape(-1, width // 2)[rows]
             codes = np.stack([pairs >> 4, pairs & 15], axis=-1).reshape(len(rows), width)
         if width % block:
-            return code[codes] * scales.chosen(numbers // block)
-        return code[codes] * np.repeat(scales.chosen(numbers[:, ::block] // block), block, axis=1)
+            return code[codes] * scales.chosen((first + np.arange(width)) // block)
+        blocks = scales.chosen((first + np.arange(0, width, block)) // block)
+        return code[codes] * np.repeat(blocks, block, axis=1)
 
     return compute

@@ -280,6 +280,12 @@ def _gptq_or_awq(parts: _Parts) -> QuantizedWeight:
                 f"tensor {printable(tensor.name)} has shape {list(tensor.shape)}; expected two "
                 "dimensions"
             )
+    packing = str(parts.settings.get("packing_format") or "gptq")
+    if not packing.endswith(("gptq", "awq")):
+        raise _unread(
+            f"config.json: quantization_config.packing_format is {printable(packing, 60)}; "
+            "expected one that ends with gptq or awq"
+        )
     stated = f"{parts.settings.get('quant_method')} {parts.settings.get('packing_format')}"
     is_awq = stated.startswith("awq") or stated.endswith("awq")
     if not is_awq and "gptq" not in stated:
@@ -540,7 +546,7 @@ def _bitsandbytes_4bit(parts: _Parts) -> QuantizedWeight:
             outer,
             float(offset),
         )
-    rows = formulas.bnb_rows(octets, code.data, scales, block, shape[-1])
+    rows = formulas.bnb_rows(octets[: -(-n_values // 2)], code.data, scales, block, shape[-1])
     nested = ", scales quantized too" if absmax.dtype == "U8" else ""
     method = f"bitsandbytes {ending[-3:]}, blocks of {block}{nested}"
     return QuantizedWeight(parts.base, shape, method, rows)

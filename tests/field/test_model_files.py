@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from boardfit.edge.cli import main
+from tests.converters.source.adapters import pair, write_peft
 from tests.field.model_folders import (
     INDEX,
     add_equal_head,
@@ -67,6 +68,11 @@ def file(name: str, write: Callable[[Path], object]) -> Callable[[Path], Path]:
 def merged_with_adapter(path: Path) -> None:
     write_model(path)
     write_adapter(path)
+
+
+def base_and_adapter(path: Path, width: int = 64) -> None:
+    write_model(path)
+    write_peft(path / "lora", pair("model.layers.0.mlp.up_proj", 128, width))
 
 
 def training_run(path: Path) -> None:
@@ -210,6 +216,10 @@ def as_tensor_type(number: int) -> Callable[[Path], None]:
 CASES = [
     FieldCase("LoRA folder", folder(write_adapter), PLAN, 3,
               ("adapter", "edge build someone/base-1b --lora", "merge")),
+    FieldCase("LoRA folder and its base", folder(base_and_adapter), f"{PLAN} --lora LORA", 0,
+              ("an adapter is merged: LoRA of rank 4 in lora", "base-1b")),
+    FieldCase("LoRA folder and another base", folder(lambda path: base_and_adapter(path, 72)),
+              f"{PLAN} --lora LORA", 3, ("does not fit", "[4, 72]", "base-1b")),
     FieldCase("LoRA file", file("adapter/adapter_model.safetensors",
                                 lambda path: write_adapter(path.parent)), PLAN, 3,
               ("adapter", "someone/base-1b", "merge")),
@@ -325,7 +335,12 @@ def test_field(
     model = case.write(tmp_path)
     text = tmp_path / "text.txt"
     text.write_text("The light in the kitchen is on, and the one in the hall is off. " * 80)
-    places = {"MODEL": str(model), "OUT": str(tmp_path / "bundle"), "TEXT": str(text)}
+    places = {
+        "MODEL": str(model),
+        "LORA": str(model / "lora"),
+        "OUT": str(tmp_path / "bundle"),
+        "TEXT": str(text),
+    }
     with pytest.raises(SystemExit) as left:
         main([places.get(word, word) for word in case.command.split()])
     printed = "".join(capsys.readouterr())

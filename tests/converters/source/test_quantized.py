@@ -134,6 +134,7 @@ BROKEN = {
     "g_idx below 0": ("gptq", change(".g_idx", lambda a: a - 1), (".g_idx", "-1 to 2")),
     "g_idx short": ("gptq", change(".g_idx", lambda a: a[1:]), (".g_idx", "[127]", "[128]")),
     "marlin": ("gptq", set_config(checkpoint_format="marlin"), ("checkpoint_format", "'marlin'")),
+    "packing": ("gptq", set_config(packing_format="auto_round:own"), ("packing_format", "own")),
     "zeros absent": ("awq", drop(".qzeros"), (".qzeros", "missing")),
     "gemv": ("awq", set_config(version="gemv"), ("gemv", "gemm")),
     "floats as words": ("awq", change(".qweight", np.asarray, "F32"), (".qweight", "F32", "I32")),
