@@ -30,7 +30,7 @@ from boardfit.converters.source.checkpoint import (
 )
 from boardfit.converters.source.fingerprint import Digest, map_file, update_with_file
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
-from boardfit.edge.fields import is_finite
+from boardfit.edge.fields import is_finite, shown
 from boardfit.edge.files.safetensors import read_header
 from boardfit.edge.units import printable
 
@@ -170,7 +170,7 @@ class Adapter:
             name = name.removeprefix("^").removesuffix("$")
             if not re.fullmatch(r"[\w.]+", name):
                 raise UnsupportedModelError(
-                    f"{_CONFIG}: {pattern} has the pattern {printable(repr(name), 60)}; expected "
+                    f"{_CONFIG}: {pattern} has the pattern {shown(name)}; expected "
                     "names of modules",
                     next_step="write the modules' names out",
                 )
@@ -179,7 +179,7 @@ class Adapter:
                 break
         if not is_finite(value) or value <= 0:
             raise InputError(
-                f"{_CONFIG}: {key} is {printable(repr(value), 60)}; expected a number above 0",
+                f"{_CONFIG}: {key} is {shown(value)}; expected a number above 0",
                 next_step="use the adapter_config.json that belongs to these weights",
             )
         return float(value)
@@ -207,8 +207,7 @@ class Adapter:
         known = ("lora", "dora", "full") if self.is_mlx else ("LORA",)
         if kind not in (None, *known):
             raise UnsupportedModelError(
-                f"{_CONFIG}: the adapter is of type {printable(repr(kind), 60)}; expected "
-                f"{' or '.join(known)}",
+                f"{_CONFIG}: the adapter is of type {shown(kind)}; expected {' or '.join(known)}",
                 next_step="merge it with the tool that trained it, then build the merged folder",
             )
         start = str(self.config.get("init_lora_weights")).lower()

@@ -21,7 +21,17 @@ from boardfit.converters.families.lazy import ComputeRows, lazy_tensor
 from boardfit.converters.source import dequantize as formulas
 from boardfit.converters.source.dequantize import BlockScales, NestedScales
 from boardfit.edge.errors import InputError, UnsupportedModelError
-from boardfit.edge.fields import is_finite
+from boardfit.edge.fields import (
+    MAX_FIGURE,
+    MAX_INT,
+    ListOf,
+    Real,
+    Schema,
+    Whole,
+    check_fields,
+    is_finite,
+    shown,
+)
 from boardfit.edge.files.safetensors import SafetensorsTensor
 from boardfit.edge.units import printable
 
@@ -141,7 +151,7 @@ def _check_method(settings: Mapping[str, Any], found: QuantizedWeights) -> None:
     method = settings.get("quant_method")
     if method is not None and str(method).replace("_tensors", "-tensors") not in _METHODS:
         raise _unread(
-            f"config.json: quantization_config.quant_method is {printable(repr(method), 60)}; "
+            f"config.json: quantization_config.quant_method is {shown(method)}; "
             f"expected one of {', '.join(_METHODS)}. The tensors look like {found.describe()}"
         )
     if settings.get("transform_config"):
@@ -176,6 +186,11 @@ class _Parts:
         self.base, self.settings, self.metadata = base, settings, metadata
         self.used: list[str] = []
         self._stored, self._read = stored, read
+        # What follows the beginning in the weight's own name; stacked experts have no ending.
+        self.own = ".weight" if f"{base}.weight" in stored else ""
+
+    def has(self, ending: str) -> bool:
+        return self.base + ending in self._stored
 
     def take(self, ending: str, dtypes: tuple[str, ...], *shape: int) -> SourceTensor:
         """A tensor that must be there, be of one of these types and, if given, of this shape."""
@@ -196,7 +211,7 @@ class _Parts:
         return tensor
 
     def maybe(self, ending: str, dtypes: tuple[str, ...], *shape: int) -> SourceTensor | None:
-        return self.take(ending, dtypes, *shape) if self.base + ending in self._stored else None
+        return self.take(ending, dtypes, *shape) if self.has(ending) else None
 
     def expect(self, tensor: SourceTensor, *shapes: tuple[int, ...], why: str = "") -> None:
         """Raise InputError unless a tensor has one of these shapes."""
@@ -218,8 +233,7 @@ class _Parts:
 
     def wrong(self, key: str, value: object, expected: str) -> InputError:
         return InputError(
-            f"config.json: quantization_config.{key} is {printable(repr(value), 60)}; expected "
-            f"{expected}",
+            f"config.json: quantization_config.{key} is {shown(value)}; expected {expected}",
             next_step="use the config.json that belongs to these weights",
         )
 
@@ -261,10 +275,9 @@ def _recognize(
     if entry.dtype == "U32" and f"{module}.scales" in stored and module != name:
         return module, _mlx
     if entry.dtype in (*_FP8, "I8", "U8"):
-        if f"{module}.qscale_weight" in stored and module != name:
-            return module, _mistral_fp8
-        if any(name + ending in stored for ending in ("_scale", "_scale_inv")):
-            return name, _scaled
+        scales = (f"{name}_scale", f"{name}_scale_inv", f"{module}.qscale_weight")
+        if any(scale in stored for scale in scales):
+            return module, _scaled
     return None
 
 
@@ -305,7 +318,7 @@ def _gptq(
     layout = parts.settings.get("checkpoint_format", "gptq")
     if layout not in ("gptq", "gptq_v2") or parts.settings.get("is_marlin_format"):
         raise _unread(
-            f"config.json: quantization_config.checkpoint_format is {printable(repr(layout), 60)}; "
+            f"config.json: quantization_config.checkpoint_format is {shown(layout)}; "
             "expected gptq or gptq_v2"
         )
     width = n_words * 32 // bits
@@ -369,7 +382,7 @@ def _packed(parts: _Parts) -> QuantizedWeight:
     if not fitting or (stated and not any(bits in fitting for bits in stated)):
         raise _unread(
             f"tensor {printable(packed.name)} has {n_words} words for {width} columns; expected "
-            f"2, 4 or 8 bits, config_groups states {printable(str(stated), 60)}"
+            f"2, 4 or 8 bits, config_groups states {shown(stated)}"
         )
     bits = fitting[0]
     scales = parts.take(".weight_scale", _SCALES)
@@ -384,7 +397,7 @@ def _packed(parts: _Parts) -> QuantizedWeight:
     groups = np.arange(width) // size if index is None else index.data.astype(np.int64)
     groups = np.where(groups < 0, np.arange(width) // size, groups)
     if groups.max() >= n_groups:
-        raise InputError(
+        raise _broken(
             f"tensor {printable(parts.base)}.weight_g_idx holds group {groups.max()}; expected at "
             f"most {n_groups - 1}"
         )
@@ -440,24 +453,14 @@ def _mxfp4_blocks(parts: _Parts) -> QuantizedWeight:
 
 def _scaled(parts: _Parts) -> QuantizedWeight:
     """FP8 or int8 with scales; FP4 of ModelOpt, two in a byte."""
-    weight = parts.take("", (*_FP8, "I8", "U8"))
-    ending = next(e for e in ("_scale", "_scale_inv") if parts.base + e in parts._stored)
+    weight, name = parts.take(parts.own, (*_FP8, "I8", "U8")), parts.base + parts.own
+    endings = (f"{parts.own}_scale", f"{parts.own}_scale_inv", ".qscale_weight")
+    scale = parts.take(next(filter(parts.has, endings)), (*_SCALES, *_FP4_SCALES))
     if weight.dtype == "U8":
-        factor = parts.take("_scale_2", ("F32",))
-        scale = parts.take(ending, _FP4_SCALES)
-        return _fp4(parts, parts.base, weight, scale, _one_value(factor))
-    return _with_scale(parts, parts.base, weight, ending)
-
-
-def _mistral_fp8(parts: _Parts) -> QuantizedWeight:
-    weight = parts.take(".weight", _FP8)
-    return _with_scale(parts, f"{parts.base}.weight", weight, ".qscale_weight")
-
-
-def _with_scale(parts: _Parts, name: str, weight: SourceTensor, ending: str) -> QuantizedWeight:
-    scale = _exponents(parts.take(ending, (*_SCALES, "U8", "F8_E8M0")))
-    layout = _layout(parts, weight.shape, scale, _block(parts))
-    zeros = _zeros(parts, "_zero_point", layout, _is_symmetric(parts))
+        factor = parts.take(f"{parts.own}_scale_2", ("F32",))
+        return _fp4(parts, name, weight, scale, _one_value(factor))
+    layout = _layout(parts, weight.shape, _exponents(scale), _block(parts))
+    zeros = _zeros(parts, f"{parts.own}_zero_point", layout, _is_symmetric(parts))
     kind = "int8" if weight.dtype == "I8" else f"FP8 ({weight.dtype.removeprefix('F8_')})"
     rows = formulas.scaled_rows(weight, layout, zeros)
     return QuantizedWeight(name, weight.shape, f"{kind}, {_describe_layout(layout, weight)}", rows)
@@ -465,7 +468,8 @@ def _with_scale(parts: _Parts, name: str, weight: SourceTensor, ending: str) -> 
 
 def _is_symmetric(parts: _Parts) -> bool:
     """Whether zero points may be absent: compressed-tensors states where they may not."""
-    return all(weights.get("symmetric") is not False for weights in _stated_weights(parts))
+    stated = [weights.get("symmetric") for weights in _stated_weights(parts)]
+    return not stated or any(value is not False for value in stated)
 
 
 def _zeros(parts: _Parts, ending: str, layout: BlockScales, may_lack: bool) -> BlockScales | None:
@@ -517,12 +521,16 @@ def _layout(
     return BlockScales(scale, height, *block)
 
 
+_STATE: Schema = {
+    "shape": ListOf(Whole(1, MAX_INT), 8), "blocksize": Whole(1, 65_536),
+    "nested_blocksize": Whole(1, 65_536), "nested_offset": Real(-MAX_FIGURE),
+}  # fmt: skip
 _BNB_STATES = (".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4")
 
 
 def _bitsandbytes_4bit(parts: _Parts) -> QuantizedWeight:
     weight = parts.take("", ("U8", "I8", "F16", "BF16", "F32"))
-    ending = next((e for e in _BNB_STATES if parts.base + e in parts._stored), _BNB_STATES[0])
+    ending = next(filter(parts.has, _BNB_STATES), _BNB_STATES[0])
     state = parts.take(ending, ("U8",))
     values = _read_state(state)
     shape, block = tuple(values["shape"]), values["blocksize"]
@@ -554,39 +562,23 @@ def _bitsandbytes_4bit(parts: _Parts) -> QuantizedWeight:
 
 def _read_state(state: SourceTensor) -> Mapping[str, Any]:
     """The JSON that bitsandbytes stores in a tensor, checked."""
-    found: Any = None
-    if state.data.size <= _MOST_STATE_BYTES:
-        try:
-            found = json.loads(state.data.tobytes())
-        except (ValueError, RecursionError):
-            found = None
-    if not isinstance(found, dict):
+    where = f"tensor {printable(state.name)}"
+    try:
+        if state.data.size > _MOST_STATE_BYTES:
+            raise ValueError
+        found = json.loads(state.data.tobytes())
+    except (ValueError, RecursionError):
         raise _broken(
-            f"tensor {printable(state.name)} holds no JSON object; expected bitsandbytes' shape "
-            "and blocksize"
-        )
-    # Without double quantization the last two are absent.
-    values: dict[str, Any] = {"nested_blocksize": 256, "nested_offset": 0.0, **found}
-    shape = values.get("shape")
-    kinds: dict[str, tuple[bool, str]] = {
-        "shape": (
-            isinstance(shape, list)
-            and len(shape) > 1
-            and all(type(extent) is int and 0 < extent < 2**31 for extent in shape),
-            "a list of at least two whole numbers",
-        ),
-        "nested_offset": (is_finite(values["nested_offset"]), "a finite number"),
-    }
-    for key in ("blocksize", "nested_blocksize"):
-        size = values.get(key)
-        kinds[key] = (type(size) is int and 0 < size <= 65_536, "a whole number up to 65536")
-    for key, (is_right, expected) in kinds.items():
-        if not is_right:
-            raise _broken(
-                f"tensor {printable(state.name)}: {key} is {printable(repr(values.get(key)), 60)}; "
-                f"expected {expected}"
-            )
-    return values
+            f"{where} holds no JSON; expected bitsandbytes' shape and blocksize"
+        ) from None
+    try:
+        check_fields(found, _STATE, where, required=frozenset(("shape", "blocksize")), others=True)
+    except InputError as error:
+        raise _broken(str(error)) from None
+    if not found["shape"]:
+        raise _broken(f"{where}: shape is empty; expected rows and columns")
+    # Without double quantization these two are absent.
+    return {"nested_blocksize": 256, "nested_offset": 0.0, **found}
 
 
 def _bitsandbytes_8bit(parts: _Parts) -> QuantizedWeight:
@@ -601,6 +593,12 @@ def _bitsandbytes_8bit(parts: _Parts) -> QuantizedWeight:
     scales = BlockScales(scale, weight.shape[0], 1, weight.shape[1], factor=1 / 127)
     name, rows = f"{parts.base}.weight", formulas.scaled_rows(weight, scales)
     return QuantizedWeight(name, weight.shape, "bitsandbytes int8", rows)
+
+
+# Mode, bits and columns per group → what the scales are.
+_MLX_FLOATS = {
+    ("mxfp4", 4, 32): "F8_E8M0", ("mxfp8", 8, 32): "F8_E8M0", ("nvfp4", 4, 16): "F8_E4M3",
+}  # fmt: skip
 
 
 def _mlx(parts: _Parts) -> QuantizedWeight:
@@ -629,31 +627,18 @@ def _mlx(parts: _Parts) -> QuantizedWeight:
     name, shape = f"{parts.base}.weight", (*weight.shape[:-1], width)
     words = weight.data.reshape(-1, n_words)
     if scales.dtype == "U8":
-        return _mlx_floats(parts, name, shape, words, scales, (mode, bits, size))
+        scale_type = _MLX_FLOATS.get((str(mode), bits, size))
+        if scale_type is None:
+            raise parts.wrong("mode", mode, "affine, mxfp4, mxfp8 or nvfp4 with its own group size")
+        layout = BlockScales(replace(scales, dtype=scale_type), shape[-2], 1, size)
+        octets = words.view(np.uint8)
+        stored = SourceTensor(name, "F8_E4M3", octets.shape, octets)
+        rows = (formulas.fp4_rows(octets, layout) if bits == 4
+                else formulas.scaled_rows(stored, layout))  # fmt: skip
+        return QuantizedWeight(name, shape, f"MLX {mode}", rows)
     biases = parts.take(".biases", _SCALES, *scales.shape)
     rows = formulas.affine_rows(words, bits, scales, biases, size, width)
     return QuantizedWeight(name, shape, f"MLX, {bits} bits, groups of {size}", rows)
-
-
-def _mlx_floats(
-    parts: _Parts,
-    name: str,
-    shape: tuple[int, ...],
-    words: np.ndarray,
-    scales: SourceTensor,
-    kind: tuple[object, int, int],
-) -> QuantizedWeight:
-    """MLX's float modes: numbers of FP4 or FP8 in the words."""
-    types = {("mxfp4", 4, 32): "F8_E8M0", ("mxfp8", 8, 32): "F8_E8M0", ("nvfp4", 4, 16): "F8_E4M3"}
-    if kind not in types:
-        raise parts.wrong("mode", kind[0], "affine, mxfp4, mxfp8 or nvfp4")
-    layout = BlockScales(replace(scales, dtype=types[kind]), shape[-2], 1, kind[2])
-    if kind[1] == 4:
-        rows = formulas.fp4_rows(words.view(np.uint8), layout)
-    else:
-        octets = words.view(np.uint8)
-        rows = formulas.scaled_rows(SourceTensor(name, "F8_E4M3", octets.shape, octets), layout)
-    return QuantizedWeight(name, shape, f"MLX {kind[0]}", rows)
 
 
 def _torchao(parts: _Parts) -> QuantizedWeight:
@@ -666,7 +651,7 @@ def _torchao(parts: _Parts) -> QuantizedWeight:
     known = ("Int4Tensor", "Int8Tensor", "IntxUnpackedToInt8Tensor", "Float8Tensor")
     if kind not in known or not isinstance(data, Mapping):
         raise _unread(
-            f"the header's entry for {printable(name)} has type {printable(repr(kind), 60)}; "
+            f"the header's entry for {printable(name)} has type {shown(kind)}; "
             f"expected one of torchao's {', '.join(known)}"
         )
     weight = parts.take("._weight_qdata", (*_FP8, "I8", "U8"))
@@ -696,7 +681,7 @@ def _torchao(parts: _Parts) -> QuantizedWeight:
     if size * n_groups != width or (block is not None and block != [1, size]):
         raise _broken(
             f"the header's entry for {printable(name)}: block_size is "
-            f"{printable(repr(block), 60)}; expected [1, {width} columns / {n_groups} groups]"
+            f"{shown(block)}; expected [1, {width} columns / {n_groups} groups]"
         )
     zero = parts.take("._weight_zero_point", _SCALES, *scale.shape)
     rows = formulas.torchao_int4_rows(weight.data, scale, zero, size)

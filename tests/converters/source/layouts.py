@@ -270,6 +270,32 @@ def mlx(*, bits: int = 4, size: int = 64) -> Writer:
     return write
 
 
+def mlx_floats(*, kind: str = "mxfp4") -> Writer:
+    """MLX's float modes: the same numbers in 32-bit words."""
+
+    def write(rng: np.random.Generator, height: int, width: int) -> Layout:
+        config = {"bits": 4, "group_size": 16 if kind == "nvfp4" else 32, "mode": kind}
+        if kind == "mxfp8":
+            rows = fp8(scale="tensor")(rng, height, width)
+            codes, scale = rows.tensors[".weight"][1], float(rows.tensors[".weight_scale"][1])
+            powers = rng.integers(118, 128, (height, width // 32))
+            steps = np.repeat(2.0 ** (powers - 127), 32, axis=1)
+            words, weight = pack(codes, 8), rows.weight / np.float32(scale) * steps
+            config["bits"] = 8
+        else:
+            rows = fp4(kind="modelopt" if kind == "nvfp4" else kind)(rng, height, width)
+            octets = rows.tensors[".weight" if kind == "nvfp4" else ".weight_packed"][1]
+            words, powers = pack(octets, 8), rows.tensors[".weight_scale"][1]
+            weight = rows.weight / (8 if kind == "nvfp4" else 1)
+        tensors = {
+            ".weight": ("U32", words.view(np.uint32)),
+            ".scales": ("U8", powers.astype(np.uint8)),
+        }
+        return Layout(tensors, weight.astype(np.float32), config)
+
+    return write
+
+
 def torchao(*, kind: str = "Int4Tensor") -> Writer:
     def write(rng: np.random.Generator, height: int, width: int) -> Layout:
         is_int4, groups = kind == "Int4Tensor", np.arange(width) // 32
@@ -328,6 +354,9 @@ LAYOUTS: dict[str, Writer] = {
     "mlx": mlx(),
     "mlx-3bit": mlx(bits=3, size=32),
     "mlx-6bit": mlx(bits=6, size=32),
+    "mlx-mxfp4": mlx_floats(),
+    "mlx-mxfp8": mlx_floats(kind="mxfp8"),
+    "mlx-nvfp4": mlx_floats(kind="nvfp4"),
     "torchao-int4": torchao(),
     "torchao-intx": torchao(kind="IntxUnpackedToInt8Tensor"),
 }

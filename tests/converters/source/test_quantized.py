@@ -13,6 +13,7 @@ import pytest
 from boardfit.converters.formats.gguf.recipe import load_recipe
 from boardfit.converters.plan.weights import WeighingScale
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
+from boardfit.converters.source.dequantize import decode
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.errors import EdgeError, InputError, UnsupportedModelError
 from tests.converters.families.checkpoints import write_safetensors
@@ -50,6 +51,24 @@ def test_numbers_of_every_layout(kind: str, shape: tuple[int, int], tmp_path: Pa
     chosen = np.array([5, 3, 40, 63])
     np.testing.assert_array_equal(tensor.data[chosen], np.asarray(tensor.data)[chosen])
     assert found.quantized and found.quantized.endswith("(1 tensors)")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "exponent_bits", "bias"), [("F8_E4M3", 4, 7), ("F8_E5M2", 5, 15)]
+)
+def test_every_fp8_number(dtype: str, exponent_bits: int, bias: int) -> None:
+    fraction_bits = 7 - exponent_bits
+    for code, got in enumerate(decode(np.arange(256, dtype=np.uint8), dtype)):
+        exponent = code >> fraction_bits & (1 << exponent_bits) - 1
+        fraction = (code & (1 << fraction_bits) - 1) / (1 << fraction_bits)
+        if dtype == "F8_E5M2" and exponent == 31:
+            assert np.isnan(got) if fraction else np.isinf(got)
+        elif code & 127 == 127:
+            assert np.isnan(got)
+        else:
+            size = (1 + fraction) * 2.0 ** (exponent - bias) if exponent else (
+                fraction * 2.0 ** (1 - bias))  # fmt: skip
+            assert got == (-size if code & 128 else size)
 
 
 def test_odd_rows_of_bitsandbytes(tmp_path: Path) -> None:
@@ -163,8 +182,11 @@ BROKEN = {
     "no state": ("bitsandbytes-nf4", drop(".weight.quant_state.bitsandbytes__nf4"), ("missing",)),
     "state no JSON": ("bitsandbytes-nf4", change(".weight.quant_state.bitsandbytes__nf4",
                       lambda a: a[:9]), ("quant_state", "JSON")),
-    "state's block": ("bitsandbytes-nf4", state(blocksize=0), ("blocksize", "is 0")),
+    "state's block": ("bitsandbytes-nf4", state(blocksize=0), ("blocksize", "got 0", "65536")),
     "state's shape": ("bitsandbytes-nf4", state(shape=[64, -1]), ("shape", "[64, -1]")),
+    "state's empty shape": ("bitsandbytes-nf4", state(shape=[]), ("shape", "empty")),
+    "state's offset": ("bitsandbytes-nf4", state(nested_offset="x"), ("nested_offset", "'x'")),
+    "mlx mode": ("mlx-mxfp4", set_config(mode="x"), ("mode", "'x'", "mxfp4")),
     "column format": ("bitsandbytes-int8", change(".weight_format", lambda a: a + 1),
                       ("weight_format", "is 1", "0 (rows)")),
     "mlx bits": ("mlx", set_config(bits=8), ("group_size", "64", "32 for 8 bits")),
