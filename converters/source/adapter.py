@@ -81,6 +81,7 @@ class Adapter:
             )
         self.config = read_json_object(self.directory / _CONFIG)
         self.is_mlx = "lora_parameters" in self.config or "fine_tune_type" in self.config
+        self._kind = self.config.get("fine_tune_type" if self.is_mlx else "peft_type")
         self.file = self._find_file()
         self._header = read_header(self.directory / self.file, below=self.directory)
         self._map: mmap.mmap = map_file(
@@ -149,11 +150,8 @@ class Adapter:
                 next_step="use the adapter_config.json that belongs to these weights",
             )
         alpha = self._number(self.config, "lora_alpha", 8.0, "alpha_pattern", module)
-        return (
-            alpha
-            / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
-            * (self._user_scale)
-        )
+        root = math.sqrt(rank) if self.config.get("use_rslora") else rank
+        return alpha / root * self._user_scale
 
     def _number(
         self,
@@ -203,11 +201,11 @@ class Adapter:
 
     def _check_settings(self) -> None:
         """Refuse kinds of adapters whose product is not simply added to the base."""
-        kind = self.config.get("fine_tune_type" if self.is_mlx else "peft_type")
         known = ("lora", "dora", "full") if self.is_mlx else ("LORA",)
-        if kind not in (None, *known):
+        if self._kind not in (None, *known):
             raise UnsupportedModelError(
-                f"{_CONFIG}: the adapter is of type {shown(kind)}; expected {' or '.join(known)}",
+                f"{_CONFIG}: the adapter is of type {shown(self._kind)}; expected "
+                f"{' or '.join(known)}",
                 next_step="merge it with the tool that trained it, then build the merged folder",
             )
         start = str(self.config.get("init_lora_weights")).lower()
@@ -285,6 +283,12 @@ class Adapter:
         dtype, rows_of_base = types.pop(), matrix(base)
         scaling = np.float32(self.scaling(module, left.shape[1]))
         part = parts.get(_MAGNITUDE)
+        if part is None and (self.config.get("use_dora") or self._kind == "dora"):
+            raise InputError(
+                f"{self.file}: {printable(module)} has no magnitude, but {_CONFIG} states DoRA; "
+                "expected one value per row",
+                next_step="download or copy the adapter again",
+            )
         magnitude = None if part is None else self.floats(part).reshape(-1)
         is_turned = self.config.get("fan_in_fan_out")
         if types or (magnitude is not None and (len(magnitude) != len(left) or is_turned)):

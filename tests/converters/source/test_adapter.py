@@ -285,6 +285,7 @@ def refused(base: Path, lora: Path, kind: type[EdgeError], *words: str) -> None:
         ({"model.norm.weight": random(72)}, {}, ("[72]", "[64]", "someone/base-1b")),
         ({f"{EMBEDDING}.weight": random(2050, 64)}, {}, ("[2050, 64]", "[2048, 64]")),
         ({f"{UP}.lora_A.weight": random(4, 64)}, {}, ("lora_A", "both matrices")),
+        (pair(UP, FF, WIDE), {"use_dora": True}, ("no magnitude", "up_proj")),
         (pair(UP, FF, WIDE), {"r": 8}, ("r is 8", "rank 4")),
         (pair(UP, FF, WIDE), {"lora_alpha": "x"}, ("lora_alpha", "'x'")),
         (pair(UP, FF, WIDE), {"lora_alpha": 0}, ("lora_alpha", "0")),
