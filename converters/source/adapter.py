@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from boardfit.converters.documents import has_file, read_json_object
+from boardfit.converters.documents import has_file, read_bytes, read_json_object
 from boardfit.converters.families.base import SourceTensor
 from boardfit.converters.families.layout import matrix, to_f32
 from boardfit.converters.families.lazy import as_floats, lazy_tensor
@@ -340,6 +340,9 @@ class MergedCheckpoint(SafetensorsCheckpoint):
         self._check_shapes()
         note = _check_base_name(adapter, [*known_as], directory)
         self.notes = (*self.notes, f"an adapter is merged: {adapter.describe()}", *note)
+        own, base = (f / "chat_template.jinja" for f in (adapter.directory, directory))
+        if has_file(own) and not (has_file(base) and read_bytes(own) == read_bytes(base)):
+            self.notes = (*self.notes, "the chat template in the adapter's folder is not used")
         if self.is_untied:
             self.notes = (
                 *self.notes,

@@ -237,6 +237,9 @@ def test_identity_and_notes(base: Path, tmp_path: Path) -> None:
     )
     assert any("an adapter is merged" in note for note in spec.notes)
     assert str(tmp_path) not in " ".join(spec.notes)
+    assert not any("chat template" in note for note in spec.notes)
+    (lora / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert any("chat template" in note for note in opened(base, lora).notes)
     prints = {spec.source.fingerprint, open_model(base).source.fingerprint,
               opened(base, lora, 0.5).source.fingerprint}  # fmt: skip
     assert len(prints) == 3
