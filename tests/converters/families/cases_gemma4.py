@@ -234,11 +234,17 @@ _E2B, _DENSE = gemma4(), gemma4(**LARGE)
 _MOE = gemma4(**LARGE, **EXPERTS)
 _E4B = gemma4(use_double_wide_mlp=False, num_key_value_heads=2)
 _12B = {**gemma4(**LARGE), "model_type": "gemma4_unified_text"}
+_REAL = gemma4(
+    **{**LARGE, "num_hidden_layers": 2, "layer_types": [_WINDOW, _FULL]},
+    vocab_size=262144,
+    hidden_size=64,
+)
 _PREFIX = "model.language_model."
 _3N = gemma3n()
 _3N_WHOLE = gemma3n(vocab_size_per_layer_input=N_VOCAB, intermediate_size=136)
 
 CASES = (
+    Case("gemma4-vocabulary", _REAL, gemma4_shapes(_REAL), vocabulary="gemma-4"),
     case4("gemma4-e2b", _E2B, gemma4_shapes(_E2B)),
     case4("gemma4-e2b-f16", _E2B, gemma4_shapes(_E2B), dtype="F16", n_shards=3),
     case4("gemma4-saved-again", _E2B, gemma4_shapes(_E2B, keeps_shared=False), dtype="F32"),
