@@ -20,7 +20,7 @@ from gguf import GGUFValueType
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.decoder import MOST_LAYERS, Dimensions
+from boardfit.converters.families.decoder import MOST_EXPERTS, MOST_LAYERS, Dimensions
 from boardfit.converters.families.gemma2 import sliding_layers
 from boardfit.converters.families.gemma3 import Gemma3
 from boardfit.converters.families.layout import TensorRule, constant, copy
@@ -69,7 +69,14 @@ class Gemma4(Gemma3):
         """With one name for the experts, and rope parameters that the base class can write."""
         config = super().config(checkpoint)
         refuse_unknown_parts(config)
-        if not settings.optional_bool(config, "enable_moe_block", False):
+        if settings.optional_bool(config, "enable_moe_block", False):
+            n_expert = settings.require_int(config, "num_experts", most=MOST_EXPERTS)
+            n_used = settings.require_int(config, "top_k_experts")
+            if n_used > n_expert:
+                raise InputError(
+                    f"config.json: top_k_experts is {n_used}, but num_experts is {n_expert}"
+                )
+        else:
             config["num_experts"] = config["top_k_experts"] = None
         config["num_experts_per_tok"] = config.get("top_k_experts")
         rope = settings.optional_mapping(config, "rope_parameters") or {}
