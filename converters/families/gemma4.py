@@ -68,6 +68,7 @@ class Gemma4(Gemma3):
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """With one name for the experts, and rope parameters that the base class can write."""
         config = super().config(checkpoint)
+        config |= _sizes_from_layers(settings.text_config(checkpoint.config))
         refuse_unknown_parts(config)
         if settings.optional_bool(config, "enable_moe_block", False):
             n_expert = settings.require_int(config, "num_experts", most=MOST_EXPERTS)
@@ -257,6 +258,33 @@ class Gemma4Unified(Gemma4):
         "sliding_window": 1024,
         "hidden_size_per_layer_input": 0,
     }
+
+
+def _sizes_from_layers(config: Config) -> dict[str, Any]:
+    """The sizes of full attention from `per_layer_config`, in which transformers writes them from
+    5.15 on: an object by layer for each that differs from the configuration's first sizes.
+    """
+    layers = settings.optional_mapping(config, "per_layer_config") or {}
+    rows = {key: settings.optional_mapping(layers, key) or {} for key in layers}
+    found: dict[str, Any] = {}
+    for inner, key in (
+        ("head_dim", "global_head_dim"),
+        ("num_key_value_heads", "num_global_key_value_heads"),
+    ):
+        sizes = {settings.require_int(row, inner) for row in rows.values() if inner in row}
+        if len(sizes) > 1:
+            raise UnsupportedModelError(
+                f"config.json: per_layer_config has {inner} {sorted(sizes)}; the engine's Gemma 4 "
+                "has one size beside that of layers with a window"
+            )
+        if sizes and config.get(key) is None:
+            found[key] = sizes.pop()
+    if rows and config.get("layer_types") is None:
+        n_layer = settings.require_int(config, "num_hidden_layers", most=MOST_LAYERS)
+        full = {int(key) for key in rows if key.isascii() and key.isdigit() and len(key) < 6}
+        kinds = ["full_attention" if i in full else "sliding_attention" for i in range(n_layer)]
+        found["layer_types"] = kinds
+    return found
 
 
 def refuse_unknown_parts(config: Config) -> None:

@@ -72,6 +72,26 @@ def test_heads_for_full_attention_count_with_keys_for_values_only(tmp_path: Path
     assert len(Gemma4().tensors(source)) > 0
 
 
+@pytest.mark.parametrize("names_kinds", [True, False])
+def test_sizes_in_an_object_for_each_layer(names_kinds: bool, tmp_path: Path) -> None:
+    """As transformers saves it from 5.15 on."""
+    source = large(tmp_path)
+    newer = {
+        key: value
+        for key, value in source.config.items()
+        if key not in ("global_head_dim", "num_global_key_value_heads")
+        and (names_kinds or key != "layer_types")
+    }
+    row = {"head_dim": 56, "num_key_value_heads": 1}
+    newer["per_layer_config"] = {"02": row, "05": row}
+    changed = SafetensorsCheckpoint(tmp_path, newer)
+    assert entries(changed) == entries(source)
+    assert Gemma4().shape(changed) == Gemma4().shape(source)
+    newer["per_layer_config"] = {"02": row, "05": {"head_dim": 64}}
+    with pytest.raises(UnsupportedModelError, match=r"per_layer_config has head_dim \[56, 64\]"):
+        Gemma4().shape(changed)
+
+
 def test_unrotated_values_have_large_divisors(tmp_path: Path) -> None:
     factors = Gemma4().tensors(checkpoint(tmp_path))[0]
     values = factors.read(0, 1)[0]
