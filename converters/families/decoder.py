@@ -312,7 +312,7 @@ def active_parameters(
     tensors: Sequence[TargetTensor], n_expert: int, n_used: int, n_embd: int
 ) -> int:
     """Parameters that one token reads: the used share of stacked experts, and one row of the
-    embedding unless it is the output head too, and of the table of per-layer embeddings.
+    embedding unless it is the output head too, and of per-layer embeddings.
     """
     tied = all(tensor.name != "output.weight" for tensor in tensors)
     total = 0
