@@ -114,6 +114,10 @@ class DecoderFamily:
         """
         return ()
 
+    def outer_stacks(self, config: Config, dims: Dimensions) -> Sequence[tuple[ExpertStack, int]]:
+        """Stacks outside the layers, by full source name, with their number of tensors."""
+        return ()
+
     def extra_tensors(self, config: Config, dims: Dimensions) -> list[TargetTensor]:
         """Tensors made from the configuration; they are written first."""
         if str(global_rope(rope_parameters(config)).get("rope_type")).lower() == "llama3":
@@ -189,6 +193,7 @@ class DecoderFamily:
             experts=lambda index: self.expert_stacks(config, dims, index),
             n_expert=self.n_expert(config),
             first=self.extra_tensors(config, dims),
+            stacks=self.outer_stacks(config, dims),
             rename=self.rename,
         )
         if self.is_tied(config) and has_equal_head(made):
@@ -314,7 +319,7 @@ def active_parameters(
     tensors: Sequence[TargetTensor], n_expert: int, n_used: int, n_embd: int
 ) -> int:
     """Parameters that one token reads: the used share of stacked experts, and one row of the
-    embedding unless it is the output head too.
+    embedding unless it is the output head too, and of per-layer embeddings.
     """
     tied = all(tensor.name != "output.weight" for tensor in tensors)
     total = 0
@@ -323,6 +328,8 @@ def active_parameters(
             total += tensor.n_elements // n_expert * n_used
         elif tensor.name == "token_embd.weight" and not tied:
             total += n_embd
+        elif tensor.name == "per_layer_token_embd.weight":
+            total += tensor.n_per_row
         else:
             total += tensor.n_elements
     return total

@@ -108,6 +108,9 @@ def _layers(keys: _Keys, n_layer: int, n_embd: int, heads: Sequence[int]) -> tup
     windows = _windows(keys, n_layer)
     recurrent = _recurrent_layers(keys, kv_heads)
     state = _state_values(keys, n_embd)
+    # Source: n_layer_kv_from_start in src/models/gemma3n.cpp and src/models/gemma4.cpp.
+    n_shared = keys.integer("attention.shared_kv_layers") or 0
+    n_own = 20 if keys.arch == "gemma3n" else n_layer - n_shared
     layers = []
     for i in range(n_layer):
         has_kv = not recurrent[i] or keys.arch in _BOTH
@@ -119,6 +122,7 @@ def _layers(keys: _Keys, n_layer: int, n_embd: int, heads: Sequence[int]) -> tup
                 head_dim_v=(sliding and keys.integer("attention.value_length_swa")) or dim_v,
                 window=windows[i] if has_kv else None,
                 state_values=state if recurrent[i] else 0,
+                shares_kv=i >= n_own,
             )
         )
     return tuple(layers)
