@@ -45,9 +45,13 @@ class Checkpoint(Protocol):
 
 
 class Family(Protocol):
-    """How one architecture becomes GGUF. `arch` is the GGUF architecture name."""
+    """How one architecture becomes GGUF. `arch` is the GGUF architecture name.
+
+    `keep_mtp` asks for the head that guesses several tokens ahead, where a checkpoint has one.
+    """
 
     arch: str
+    keep_mtp: bool
 
     def shape(self, checkpoint: Checkpoint) -> ModelShape:
         """The model's shape. Raises InputError when config and tensors disagree."""

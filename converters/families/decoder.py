@@ -54,13 +54,20 @@ class DecoderFamily:
     """
 
     arch: ClassVar[str]
+    keep_mtp = False
     defaults: ClassVar[Mapping[str, Any]] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0}
 
     # -- hooks -----------------------------------------------------------------------------------
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """The configuration that all other hooks see."""
-        return settings.with_defaults(checkpoint.config, self.defaults)
+        """The configuration that all other hooks see.
+
+        Defaults of a text configuration count more than the outer, multimodal one.
+        """
+        inner = settings.optional_mapping(checkpoint.config, "text_config")
+        if inner is None:
+            return settings.with_defaults(checkpoint.config, self.defaults)
+        return {**checkpoint.config, **self.defaults, **inner}
 
     def head_dim(self, config: Config) -> int:
         """Size of a head: `head_dim`, else hidden size over heads."""
@@ -121,6 +128,10 @@ class DecoderFamily:
         """The name that rules use for a source tensor; None drops it."""
         return name
 
+    def rename_in(self, config: Config, name: str) -> str | None:
+        """As `rename`, where the name depends on the configuration too."""
+        return self.rename(name)
+
     # -- the Family protocol -----------------------------------------------------------------------
 
     def dimensions(self, config: Config) -> Dimensions:
@@ -180,7 +191,7 @@ class DecoderFamily:
             experts=lambda index: self.expert_stacks(config, dims, index),
             n_expert=self.n_expert(config),
             first=self.extra_tensors(config, dims),
-            rename=self.rename,
+            rename=lambda name: self.rename_in(config, name),
         )
         if self.is_tied(config) and has_equal_head(made):
             return [tensor for tensor in made if tensor.name != "output.weight"]

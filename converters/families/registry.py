@@ -24,6 +24,16 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "gemma3": ("boardfit.converters.families.gemma3:Gemma3", "Gemma 3 (text part)"),
     "phi3": ("boardfit.converters.families.phi3:Phi3", "Phi-3, Phi-3.5, Phi-4-mini"),
     "qwen3_moe": ("boardfit.converters.families.qwen3moe:Qwen3Moe", "Qwen3 (mixture of experts)"),
+    "qwen3_5": ("boardfit.converters.families.qwen35:Qwen35", "Qwen3.5, Qwen3.6 (text part)"),
+    "qwen3_5_text": ("boardfit.converters.families.qwen35:Qwen35", "Qwen3.5, Qwen3.6 (text)"),
+    "qwen3_5_moe": (
+        "boardfit.converters.families.qwen35:Qwen35Moe",
+        "Qwen3.5, Qwen3.6 (mixture of experts, text part)",
+    ),
+    "qwen3_5_moe_text": (
+        "boardfit.converters.families.qwen35:Qwen35Moe",
+        "Qwen3.5, Qwen3.6 (mixture of experts, text)",
+    ),
     "granite": ("boardfit.converters.families.granite:Granite", "Granite 3 (dense)"),
     "granitemoe": (
         "boardfit.converters.families.granite:GraniteMoe",
@@ -55,8 +65,8 @@ def model_type(config: Mapping[str, Any]) -> str:
     return value
 
 
-def family_for(config: Mapping[str, Any]) -> Family:
-    """The family that converts this configuration.
+def family_for(config: Mapping[str, Any], *, keep_mtp: bool = False) -> Family:
+    """The family that converts this configuration, with its MTP head if `keep_mtp`.
 
     Raises UnsupportedModelError that names the unknown `model_type` and lists ours.
     """
@@ -71,4 +81,5 @@ def family_for(config: Mapping[str, Any]) -> Family:
         )
     module, _, attribute = FAMILIES[name][0].partition(":")
     family: Family = getattr(importlib.import_module(module), attribute)()
+    family.keep_mtp = keep_mtp
     return family

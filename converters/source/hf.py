@@ -57,15 +57,16 @@ def open_directory(
     location: str | None = None,
     model_id: str | None = None,
     revision: str | None = None,
+    keep_mtp: bool = False,
 ) -> ModelSpec:
     """Describe the model in a directory; tensors stay on disk until they are read.
 
-    The keyword arguments are for directories that came from a hub. Raises InputError (and its
+    `keep_mtp` keeps the head that guesses several tokens ahead (MTP). The other keyword arguments are for directories that came from a hub. Raises InputError (and its
     kinds) for a checkpoint that cannot be converted.
     """
     check_folder(directory)
     config = read_json_object(_config_path(directory))
-    family = family_for(config)
+    family = family_for(config, keep_mtp=keep_mtp)
     refuse_other_heads(config)
     checkpoint = SafetensorsCheckpoint(directory, config)
     tensors = family.tensors(checkpoint)

@@ -67,6 +67,7 @@ def convert_upstream(
                 "outtype": outtype,
                 "vocab": case.vocabulary is not None,
                 "pre": pre_tokenizer_unknown_upstream(case),
+                "options": ["--no-mtp"] if case.keep_mtp is False else [],
             }
         )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -109,9 +110,9 @@ def pre_tokenizer_unknown_upstream(case: Case) -> str | None:
 def our_spec(case: Case, directory: Path) -> ModelSpec | tuple[list[KeyValue], list[TargetTensor]]:
     """What we make of a case: a whole spec, or metadata and tensors when it has no tokenizer."""
     if case.vocabulary is not None:
-        return open_directory(directory)
+        return open_directory(directory, keep_mtp=case.keep_mtp or False)
     checkpoint = SafetensorsCheckpoint(directory, case.config)
-    family = family_for(case.config)
+    family = family_for(case.config, keep_mtp=case.keep_mtp or False)
     tensors = family.tensors(checkpoint)
     general, _ = general_metadata(directory, family.arch, tensors)
     return general + family.metadata(checkpoint), tensors
