@@ -20,22 +20,23 @@ import numpy as np
 from gguf import GGUFValueType
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint
+from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, active_parameters
 from boardfit.converters.families.gemma2 import plus_one
 from boardfit.converters.families.layout import (
     ExpertStack,
     TensorRule,
-    compute,
+    constant,
     copy,
     language_model_only,
     reorder,
+    to_f32,
 )
 from boardfit.converters.families.llama import attention_rules, mlp_rules
 from boardfit.converters.families.qwen3moe import expert_stacks, fused_rules
 from boardfit.converters.families.rope import global_rope, rope_parameters, rope_sections
 from boardfit.converters.families.settings import Config, array, quote, uint32
-from boardfit.converters.spec import KeyValue
+from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape
 from boardfit.edge.errors import InputError, UnsupportedModelError
 
@@ -112,11 +113,8 @@ class DeltaNet:
         conv, values, heads = self.conv_rows, self.value_rows, self.n_value
         by_row, by_head = self.value_order(self.head_dim), self.value_order(1)
 
-        def decay(logarithms: np.ndarray) -> np.ndarray:
-            return -np.exp(logarithms.astype(np.float64))[:, by_head]
-
         return {
-            "linear_attn.A_log": compute("ssm_a", heads, function=decay),
+            "linear_attn.A_log": decay_rule(heads, by_head),
             "linear_attn.dt_bias": reorder("ssm_dt.bias", heads, order=by_head),
             "linear_attn.conv1d.weight": reorder(
                 "ssm_conv1d.weight", conv, 1, self.kernel, order=self.conv_order()
@@ -138,6 +136,22 @@ class DeltaNet:
                 "ssm_out.weight", n_embd, values, order=by_row, axis=1
             ),
         }
+
+
+def decay_rule(n_heads: int, order: np.ndarray) -> TensorRule:
+    """`-exp(A_log)`, rounded once to float32 (to float16 first if the source is float16).
+
+    Libraries disagree about the last bit of an exponential: upstream's torch rounds one value of a
+    hundred the other way.
+    """
+
+    def build(name: str, source: SourceTensor) -> list[TargetTensor]:
+        kind = np.float16 if source.dtype == "F16" else np.float32
+        logarithms = to_f32(source.data[order], source.dtype).astype(np.float64)
+        rows = -np.exp(logarithms).astype(np.float32).astype(kind).reshape(1, -1)
+        return [constant(name, rows.reshape(-1), source.name)]
+
+    return TensorRule("ssm_a", (n_heads,), build)
 
 
 class Qwen35(DecoderFamily):
@@ -365,7 +379,9 @@ class Qwen35Moe(Qwen35):
 
 
 def attention_layers(config: Config) -> list[bool]:
-    """For each layer whether it attends (else it is a delta net): `layer_types`, or every fourth."""
+    """For each layer whether it attends, else it is a delta net. Every fourth attends where
+    `layer_types` is absent.
+    """
     n_layer = settings.require_int(config, "num_hidden_layers")
     kinds = settings.optional_list(config, "layer_types", n_layer)
     if kinds is None:

@@ -61,8 +61,9 @@ def open_directory(
 ) -> ModelSpec:
     """Describe the model in a directory; tensors stay on disk until they are read.
 
-    `keep_mtp` keeps the head that guesses several tokens ahead (MTP). The other keyword arguments are for directories that came from a hub. Raises InputError (and its
-    kinds) for a checkpoint that cannot be converted.
+    `keep_mtp` keeps the head that guesses several tokens ahead (MTP). The other keyword arguments
+    are for directories that came from a hub. Raises InputError (and its kinds) for a checkpoint
+    that cannot be converted.
     """
     check_folder(directory)
     config = read_json_object(_config_path(directory))

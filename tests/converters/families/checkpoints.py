@@ -35,6 +35,10 @@ class Case:
     files: Mapping[str, str] = field(default_factory=dict)
     keep_mtp: bool | None = None
 
+    @property
+    def n_vocab(self) -> int:
+        return int({**self.config, **self.config.get("text_config", {})}["vocab_size"])
+
 
 def write_case(case: Case, directory: Path) -> None:
     """Weights, `config.json` and further files of a case (its tokenizer is not written here)."""

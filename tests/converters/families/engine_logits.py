@@ -40,8 +40,13 @@ def write_without_vocabulary(path: Path, family: Family, checkpoint: Checkpoint)
     writer.close()
 
 
-def engine_logits(path: Path, tokens: Sequence[int], *, n_ctx: int) -> np.ndarray:
-    """Logits of all positions, float32 of shape (tokens, vocabulary), with a float32 KV cache."""
+def engine_logits(
+    path: Path, tokens: Sequence[int], *, n_ctx: int, n_prefill: int | None = None
+) -> np.ndarray:
+    """Logits of all positions, float32 of shape (tokens, vocabulary), with a float32 KV cache.
+
+    The first `n_prefill` tokens (None: all) are one batch, each further token is one of its own.
+    """
     import llama_cpp
 
     llama_cpp.llama_backend_init()
@@ -60,14 +65,19 @@ def engine_logits(path: Path, tokens: Sequence[int], *, n_ctx: int) -> np.ndarra
     assert context, "the engine makes no context"
     batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
     try:
-        for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i] = token, i
-            batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
-        batch.n_tokens = len(tokens)
-        assert llama_cpp.llama_decode(context, batch) == 0
         n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
-        flat = llama_cpp.llama_get_logits(context)
-        return np.ctypeslib.as_array(flat, (len(tokens), n_vocab)).copy()
+        rows: list[np.ndarray] = []
+        while len(rows) < len(tokens):
+            first = len(rows)
+            chunk = tokens[first : first + 1] if first else tokens[:n_prefill]
+            for i, token in enumerate(chunk):
+                batch.token[i], batch.pos[i] = token, first + i
+                batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
+            batch.n_tokens = len(chunk)
+            assert llama_cpp.llama_decode(context, batch) == 0
+            flat = llama_cpp.llama_get_logits(context)
+            rows.extend(np.ctypeslib.as_array(flat, (len(chunk), n_vocab)).copy())
+        return np.stack(rows)
     finally:
         llama_cpp.llama_batch_free(batch)
         llama_cpp.llama_free(context)

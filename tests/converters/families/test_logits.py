@@ -24,6 +24,7 @@ from tests.converters.families.engine_logits import engine_logits, write_without
 pytestmark = [pytest.mark.slow, pytest.mark.oracle, pytest.mark.engine]
 
 N_VOCAB = 96
+N_PREFILL = 16  # the rest of the sequence is decoded one by one
 # One sequence for all, longer than every window below.
 TOKENS = [int(token) for token in np.random.default_rng(7).integers(0, N_VOCAB, 24)]
 
@@ -81,6 +82,26 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
 }
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 40}
+# 6 value heads on 2 key heads, and attention whose heads rotate a quarter.
+DELTA_NET = {
+    "num_hidden_layers": 5,
+    "head_dim": 32,
+    "layer_types": [
+        *["linear_attention", "linear_attention", "full_attention"],
+        *["linear_attention", "full_attention"],
+    ],
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [2, 1, 1],
+        "partial_rotary_factor": 0.25,
+    },
+}
 
 MODELS = {
     "llama": Model(sizes("llama")),
@@ -134,6 +155,19 @@ MODELS = {
     ),
     "qwen3moe": Model(
         sizes("qwen3_moe", head_dim=32, num_experts=6, norm_topk_prob=True, **EXPERTS)
+    ),
+    "qwen35": Model(sizes("qwen3_5_text", **DELTA_NET)),
+    "qwen35-even": Model(
+        sizes("qwen3_5_text", **{**DELTA_NET, "linear_num_key_heads": 6}, tie_word_embeddings=True)
+    ),
+    "qwen35moe": Model(
+        sizes(
+            "qwen3_5_moe_text",
+            **DELTA_NET,
+            **EXPERTS,
+            num_experts=6,
+            shared_expert_intermediate_size=56,
+        )
     ),
     "granite": Model(
         sizes(
@@ -204,7 +238,7 @@ def test_engine_agrees_with_transformers(name: str, references: Path, tmp_path: 
     checkpoint = SafetensorsCheckpoint(directory, config)
     path = tmp_path / "model.gguf"
     write_without_vocabulary(path, family_for(config), checkpoint)
-    got = engine_logits(path, TOKENS, n_ctx=256)
+    got = engine_logits(path, TOKENS, n_ctx=256, n_prefill=N_PREFILL)
     assert np.isfinite(got).all()
     assert (got.argmax(axis=1) == expected.argmax(axis=1)).all()
     assert np.abs(got - expected).max() <= model.tolerance * expected.std()

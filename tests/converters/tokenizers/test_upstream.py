@@ -36,6 +36,7 @@ FAMILY = {
     "smollm3": ("smollm3", "SmolLM3ForCausalLM"),
     "lfm2": ("lfm2", "Lfm2ForCausalLM"),
     "qwen2": ("qwen2", "Qwen2ForCausalLM"),
+    "qwen35": ("qwen35", "Qwen3_5ForCausalLM"),
     "olmo2": ("olmo2", "Olmo2ForCausalLM"),
     "granite": ("granite", "GraniteForCausalLM"),
     "phi4-mini": ("phi3", "Phi3ForCausalLM"),
@@ -44,8 +45,8 @@ FAMILY = {
 }
 # Flavours whose splitting is that of the vocabulary's own GGUF, so that its vectors apply.
 OWN_PATTERN = [
-    "llama-bpe", "smollm3", "lfm2", "qwen2", "gpt-2", "starcoder", "refact", "granite", "smollm",
-    "deepseek-llm", "deepseek-coder", "falcon", "llama-spm", "llama-hf", "phi-3",
+    "llama-bpe", "smollm3", "lfm2", "qwen2", "qwen35", "gpt-2", "starcoder", "refact", "granite",
+    "smollm", "deepseek-llm", "deepseek-coder", "falcon", "llama-spm", "llama-hf", "phi-3",
 ]  # fmt: skip
 # `llama-hf` is left out: upstream writes -1000 for every score, and the engine then splits
 # differently than the checkpoint; `test_scores_of_a_fast_llama_tokenizer` shows both.
