@@ -24,7 +24,7 @@ from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.make import PREFERENCES, PlanOptions
 from boardfit.converters.plan.options import Prefer
 from boardfit.converters.quality.building import QualityOptions
-from boardfit.converters.source.resolve import open_model
+from boardfit.converters.source.resolve import Mtp, open_model
 from boardfit.edge.bench.network_inputs import parse_shapes
 from boardfit.edge.bundle.quality_text import note_lines, quality_lines, tokenizer_lines
 from boardfit.edge.errors import UsageError
@@ -59,6 +59,10 @@ RECIPES = tuple(recipe.id for recipe in list_recipes())
 @click.option(
     "--prefer", type=click.Choice(PREFERENCES), default="balanced", show_default=True,
     help="What to optimize where several recipes fit.",
+)  # fmt: skip
+@click.option(
+    "--mtp", type=click.Choice(("keep", "drop")),
+    help="Keep a checkpoint's head that guesses tokens ahead, or drop it.  [default: drop]",
 )  # fmt: skip
 @click.option(
     "--imatrix", type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -126,6 +130,7 @@ class BuildOptions:
     n_ctx: int | None
     kv_type: str | None
     prefer: Prefer
+    mtp: Mtp | None
     imatrix: Path | None
     threads: int | None
     with_engine: bool
@@ -164,7 +169,7 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
         reporter.stage(f"reading {printable(typed.model)}")
         devices = tuple(load_devices(typed.devices))
         request = BuildRequest(
-            spec=open_model(typed.model, progress=reporter.progress),
+            spec=open_model(typed.model, progress=reporter.progress, mtp=typed.mtp),
             devices=devices,
             output=typed.output,
             options=options,
@@ -189,7 +194,7 @@ def build_networks(typed: BuildOptions) -> list[tuple[dict[str, object], str]]:
     refuse_language_options({
         "--ctx": typed.n_ctx, "--kv-type": typed.kv_type, "--imatrix": typed.imatrix,
         "--python": typed.python, "--with-engine": typed.with_engine,
-        "--thinking": typed.thinking, "--template-var": typed.template_vars,
+        "--mtp": typed.mtp, "--thinking": typed.thinking, "--template-var": typed.template_vars,
         "--no-quality": typed.no_quality, "--quality-text": typed.quality_text,
     })  # fmt: skip
     source = Path(typed.model)

@@ -67,4 +67,7 @@ class Family(Protocol):
         """
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Sentences for the user about what of the checkpoint is not in the artifact."""
+        """Sentences for the user about how the artifact differs from the checkpoint."""
+
+    def rename(self, name: str) -> str | None:
+        """A source tensor's name without what is around a language model; None drops it."""

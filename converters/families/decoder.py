@@ -221,17 +221,10 @@ class DecoderFamily:
         )
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """List what was left out.
-
-        It is the parts of a multimodal checkpoint that `rename` drops, and sliding windows that the
-        engine does not have for this architecture.
+        """Notes about a head that is stored twice, and about sliding windows that the engine does
+        not have for this architecture.
         """
         notes = []
-        left_out = sum(self.rename(name) is None for name in checkpoint.names())
-        if left_out:
-            notes.append(
-                f"text only: {left_out} tensors of other modalities (vision, audio) are left out"
-            )
         config = self.config(checkpoint)
         if self.is_tied(config) and self._stores_head(checkpoint):
             is_kept = any(t.name == "output.weight" for t in self.tensors(checkpoint))

@@ -61,9 +61,9 @@ class ExpertStack:
 
 
 # Parts of a multimodal checkpoint that are not the language model.
-_OTHER_MODALITY = re.compile(
+OTHER_MODALITY = re.compile(
     r"^(model\.)?(vision_tower|vision_model|visual|audio_tower|multi_modal_projector|"
-    r"multimodal_projector|mm_projector|embed_vision|embed_audio)\."
+    r"multimodal_projector|mm_projector|connector|embed_vision|embed_audio)\."
 )
 
 
@@ -71,7 +71,7 @@ def language_model_only(name: str) -> str | None:
     """`rename` for multimodal checkpoints: drops vision and audio parts and strips
     `language_model.` (upstream: conversion/base.py, `filter_tensors`).
     """
-    if _OTHER_MODALITY.match(name):
+    if OTHER_MODALITY.match(name):
         return None
     return name.replace("language_model.", "", 1)
 

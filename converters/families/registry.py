@@ -24,6 +24,9 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "gemma3": ("boardfit.converters.families.gemma3:Gemma3", "Gemma 3 (text part)"),
     "phi3": ("boardfit.converters.families.phi3:Phi3", "Phi-3, Phi-3.5, Phi-4-mini"),
     "qwen3_moe": ("boardfit.converters.families.qwen3moe:Qwen3Moe", "Qwen3 (mixture of experts)"),
+    "qwen3_vl": ("boardfit.converters.families.qwen3vl:Qwen3Vl", "Qwen3-VL (text part)"),
+    "smolvlm": ("boardfit.converters.families.smolvlm:SmolVlm", "SmolVLM (text part)"),
+    "idefics3": ("boardfit.converters.families.smolvlm:SmolVlm", "Idefics 3 (text part)"),
     "qwen3_5": ("boardfit.converters.families.qwen35:Qwen35", "Qwen3.5, Qwen3.6 (text part)"),
     "qwen3_5_text": ("boardfit.converters.families.qwen35:Qwen35", "Qwen3.5, Qwen3.6 (text)"),
     "qwen3_5_moe": (

@@ -20,6 +20,7 @@ from boardfit.converters.families.registry import family_for, model_type
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint, adapter_notes
 from boardfit.converters.source.folder import refuse_without_config
 from boardfit.converters.source.general import general_metadata, keep_name_inert, model_license
+from boardfit.converters.source.wrappers import describe_left_out
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.units import printable
@@ -85,7 +86,12 @@ def open_directory(
         metadata=metadata,
         tensors=tuple(tensors),
         source=_identity(
-            checkpoint, kind, location or str(directory), model_license(general), revision
+            checkpoint,
+            kind,
+            location or str(directory),
+            model_license(general),
+            revision,
+            keep_mtp=keep_mtp,
         ),
         chat_template=_value(entries, "tokenizer.chat_template"),
         tokenizer_dir=directory,
@@ -94,6 +100,11 @@ def open_directory(
             *checkpoint.notes,
             *adapter_notes(directory),
             *companion_notes(directory),
+            *describe_left_out(
+                (name, checkpoint.n_bytes(name))
+                for name in checkpoint.names()
+                if family.rename(name) is None
+            ),
             *family.notes(checkpoint),
             *tokenizer.notes,
             *renamed,
@@ -146,9 +157,11 @@ def _identity(
     location: str,
     license_name: str | None,
     revision: str | None,
+    *,
+    keep_mtp: bool,
 ) -> SourceIdentity:
     files = checkpoint.files()
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"with MTP head" if keep_mtp else b"")
     checkpoint.update_fingerprint(digest)
     for name in _DOCUMENTS:
         path = checkpoint.directory / name

@@ -65,7 +65,9 @@ class RemoteFile:
     sha256: str | None
 
 
-def open_repository(ref: str, *, progress: Progress | None = None) -> ModelSpec:
+def open_repository(
+    ref: str, *, progress: Progress | None = None, keep_mtp: bool = False
+) -> ModelSpec:
     """Fetch `owner/name[@revision]` where it is not here yet, and describe it.
 
     Raises InputError when the hub cannot be reached or does not give the repository out,
@@ -76,7 +78,12 @@ def open_repository(ref: str, *, progress: Progress | None = None) -> ModelSpec:
     repo_id, _, revision = ref.partition("@")
     directory, commit = fetch(repo_id, revision or "main", progress=progress)
     return open_directory(
-        directory, kind="hub", location=repo_id, model_id=repo_id, revision=commit
+        directory,
+        kind="hub",
+        location=repo_id,
+        model_id=repo_id,
+        revision=commit,
+        keep_mtp=keep_mtp,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.checkpoint import (
@@ -14,7 +15,7 @@ from boardfit.converters.source.checkpoint import (
 from boardfit.converters.source.names import CatalogueName, HubName, parse_name
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.models import find_model
-from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.errors import InputError, UnsafeInputError, UsageError
 from boardfit.edge.files.kind import (
     HEAD_BYTES,
     UNPICKLE_ADVICE,
@@ -25,17 +26,22 @@ from boardfit.edge.files.kind import (
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import did_you_mean, printable
 
+#: What happens to a head that guesses several tokens ahead (multi-token prediction).
+Mtp = Literal["keep", "drop"]
 # The embedded model, by name: a first run needs no download.
 SAMPLE = "sample"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpec:
+def open_model(
+    ref: str | Path, *, progress: Progress | None = None, mtp: Mtp | None = None
+) -> ModelSpec:
     """Open a model wherever it is.
 
     `ref` is a Hugging Face directory, a `.gguf` file, a model on the hub as `owner/name[@revision]`
     or in any other way that `names` understands, or `sample`, the embedded model. An existing path
-    wins over a name. `progress` receives (bytes done, bytes in all) during a download.
+    wins over a name. `progress` receives (bytes done, bytes in all) during a download. `mtp` keeps
+    or drops the head of a checkpoint that guesses several tokens ahead; unasked, it is dropped.
 
     Raises InputError that names what was expected instead.
     """
@@ -45,9 +51,9 @@ def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpe
     if path.is_dir():
         from boardfit.converters.source.hf import open_directory
 
-        return open_directory(path)
+        return open_directory(path, keep_mtp=mtp == "keep")
     if path.is_file():
-        return _open_file(path)
+        return _without_option(_open_file(path), mtp)
     name = parse_name(ref) if isinstance(ref, str) and not _is_path(ref) else None
     if isinstance(name, CatalogueName):
         name = _published(name)
@@ -56,12 +62,21 @@ def open_model(ref: str | Path, *, progress: Progress | None = None) -> ModelSpe
     if name.is_gguf:
         from boardfit.converters.source.hub_gguf import open_gguf_in_repository
 
-        return open_gguf_in_repository(name, progress=progress)
+        return _without_option(open_gguf_in_repository(name, progress=progress), mtp)
     from boardfit.converters.source.hub import open_repository
 
-    spec = open_repository(name.ref, progress=progress)
+    spec = open_repository(name.ref, progress=progress, keep_mtp=mtp == "keep")
     note = f"{printable(str(ref))} is taken as {name.ref} on the hub"
     return spec if str(ref) == name.ref else replace(spec, notes=(*spec.notes, note))
+
+
+def _without_option(spec: ModelSpec, mtp: Mtp | None) -> ModelSpec:
+    if mtp is not None:
+        raise UsageError(
+            "--mtp is for a checkpoint; a GGUF file keeps the blocks that it has",
+            next_step="leave out --mtp, or give the checkpoint that the file was made of",
+        )
+    return spec
 
 
 def _published(name: CatalogueName) -> HubName | None:

@@ -169,6 +169,31 @@ MODELS = {
             shared_expert_intermediate_size=56,
         )
     ),
+    "qwen3vl": Model(
+        {
+            "model_type": "qwen3_vl",
+            "text_config": sizes(
+                "qwen3_vl_text",
+                head_dim=32,
+                rope_parameters={
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "mrope_section": [6, 5, 5],
+                },
+            ),
+            "vision_config": {
+                **{"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2},
+                **{"out_hidden_size": 120, "deepstack_visual_indexes": [0]},
+            },
+        }
+    ),
+    "smolvlm": Model(
+        {
+            "model_type": "smolvlm",
+            "text_config": sizes("llama", head_dim=32),
+            "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1},
+        }
+    ),
     "granite": Model(
         sizes(
             "granite",
