@@ -49,6 +49,7 @@ _MTP_PARTS = {
     "pre_fc_norm_hidden": "hnorm",
     "norm": "shared_head.norm",
 }
+_MIXER = re.compile(r"model\.layers\.(\d{1,9})\.(linear_attn|self_attn)\.")
 _FUSED = re.compile(r"layers\.(\d+)\.mlp\.experts\.gate_up_proj(\.weight)?$")
 # Set by `config` for the other hooks; missing in `config.json`.
 _MTP_KEY, _FUSED_KEY = "boardfit: blocks of the MTP head", "boardfit: layers with fused experts"
@@ -185,6 +186,7 @@ class Qwen35(DecoderFamily):
                     f"config.json: {key} is {str(not engine).lower()}; the engine's Qwen3.5 "
                     f"computes as if it were {str(engine).lower()}"
                 )
+        self._check_kinds(config, checkpoint)
         config[_MTP_KEY] = self._mtp_blocks(config, checkpoint) if self.keep_mtp else 0
         return config
 
@@ -294,6 +296,20 @@ class Qwen35(DecoderFamily):
                 read, whole.n_expert, whole.n_expert_used, whole.n_embd
             ),
         )
+
+    def _check_kinds(self, config: Config, checkpoint: Checkpoint) -> None:
+        """Raises InputError where a layer's tensors are of the other kind than its layer type."""
+        attends = attention_layers(config)
+        for name in checkpoint.names():
+            found = _MIXER.match(self.rename(name) or "")
+            layer = int(found[1]) if found else len(attends)
+            if found and layer < len(attends) and attends[layer] is not (found[2] == "self_attn"):
+                kind = "full_attention" if attends[layer] else "linear_attention"
+                raise InputError(
+                    f"config.json: layer_types states {kind} for layer {layer}, but the checkpoint "
+                    f"has {found[2]} tensors there",
+                    next_step="check that config.json belongs to these weights",
+                )
 
     def _mtp_blocks(self, config: Config, checkpoint: Checkpoint) -> int:
         """Blocks of the MTP head that was asked for. Raises where there is none or several."""

@@ -3,8 +3,8 @@
 Upstream: conversion/qwen3vl.py, `Qwen3VLTextModel`; engine: src/models/qwen3vl.cpp. A Qwen3 whose
 rotary embeddings have sections. The number of layers that a vision tower feeds (deepstack) is
 written, so that upstream's own vision file fits the artifact. Of the published sections (24, 20,
-20) the engine rotates 62 of 64 pairs of a head; the two others would turn by 0.04 radians in 100,000
-tokens (ggml/src/ggml-cpu/ops.cpp, `ggml_mrope_cache_init`).
+20) the engine rotates 62 of 64 pairs of a head. The two others would turn by 0.04 radians in
+100,000 tokens (ggml/src/ggml-cpu/ops.cpp, `ggml_mrope_cache_init`).
 """
 
 from __future__ import annotations
