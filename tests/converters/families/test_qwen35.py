@@ -81,7 +81,11 @@ def test_an_mtp_head_that_cannot_be_kept(
         ({"linear_value_head_dim": 8}, UnsupportedModelError, "linear_value_head_dim is 8"),
         ({"linear_num_value_heads": 5}, InputError, "linear_num_value_heads is 5"),
         ({"layer_types": ["mamba"] * 4}, UnsupportedModelError, "layer_types has 'mamba'"),
-        ({"layer_types": ["full_attention"] * 4}, InputError, "layer_types states full_attention for layer 0"),
+        (
+            {"layer_types": ["full_attention"] * 4},
+            InputError,
+            "layer_types states full_attention for layer 0",
+        ),
         ({"layer_types": ["full_attention"]}, InputError, "layer_types"),
         ({"linear_conv_kernel_dim": 5}, InputError, r"conv1d.weight has shape \[160, 1, 4\]"),
     ],

@@ -1,4 +1,4 @@
-"""Small random checkpoints of every family that LiteRT can be made of: true architecture, real
+"""Small random checkpoints of families that formats are compared by: true architecture, real
 tokenizers, widths that blocks of 32 divide.
 """
 
@@ -11,6 +11,7 @@ from tests.converters.families.cases_granite import granite
 from tests.converters.families.cases_lfm2 import KINDS, lfm2, lfm2_shapes
 from tests.converters.families.cases_llama import LLAMA3_ROPE, config
 from tests.converters.families.cases_phi3 import phi3, phi3_shapes
+from tests.converters.families.cases_qwen35 import qwen35, qwen35_shapes
 from tests.converters.families.checkpoints import Case, decoder_shapes, write_case
 from tests.converters.families.oracle import write_tokenizer
 
@@ -43,6 +44,9 @@ _SMOLLM3 = config(
     tie_word_embeddings=True,
 )
 _GRANITE = granite(**_SMALL, vocab_size=49216, tie_word_embeddings=True)
+_QWEN35 = qwen35(
+    **{**_SMALL, "vocab_size": 151936, "linear_key_head_dim": 32, "linear_value_head_dim": 32}
+)
 _LFM2 = lfm2(**{**_SMALL, "vocab_size": 128256})
 
 CASES = {
@@ -55,6 +59,7 @@ CASES = {
         Case("phi3", _PHI3, phi3_shapes(_PHI3), vocabulary="phi-3"),
         Case("smollm3", _SMOLLM3, decoder_shapes(_SMOLLM3), vocabulary="smollm3"),
         Case("granite", _GRANITE, decoder_shapes(_GRANITE), vocabulary="granite"),
+        Case("qwen35", _QWEN35, qwen35_shapes(_QWEN35), vocabulary="qwen35"),
         Case("lfm2", _LFM2, lfm2_shapes(_LFM2, 96, kinds=KINDS), vocabulary="lfm2"),
     )
 }
