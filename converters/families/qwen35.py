@@ -113,30 +113,26 @@ class DeltaNet:
     def rules(self, n_embd: int) -> dict[str, TensorRule]:
         conv, values, heads = self.conv_rows, self.value_rows, self.n_value
         by_row, by_head = self.value_order(self.head_dim), self.value_order(1)
-
-        return {
-            "linear_attn.A_log": decay_rule(heads, by_head),
-            "linear_attn.dt_bias": reorder("ssm_dt.bias", heads, order=by_head),
-            "linear_attn.conv1d.weight": reorder(
-                "ssm_conv1d.weight", conv, 1, self.kernel, order=self.conv_order()
-            ),
-            "linear_attn.in_proj_qkv.weight": reorder(
-                "attn_qkv.weight", conv, n_embd, order=self.conv_order()
-            ),
-            "linear_attn.in_proj_z.weight": reorder(
-                "attn_gate.weight", values, n_embd, order=by_row
-            ),
-            "linear_attn.in_proj_a.weight": reorder(
-                "ssm_alpha.weight", heads, n_embd, order=by_head
-            ),
-            "linear_attn.in_proj_b.weight": reorder(
-                "ssm_beta.weight", heads, n_embd, order=by_head
-            ),
-            "linear_attn.norm.weight": copy("ssm_norm.weight", self.head_dim),
-            "linear_attn.out_proj.weight": reorder(
-                "ssm_out.weight", n_embd, values, order=by_row, axis=1
-            ),
+        by_channel = self.conv_order()
+        projections = {
+            "in_proj_qkv": ("attn_qkv", conv, by_channel),
+            "in_proj_z": ("attn_gate", values, by_row),
+            "in_proj_a": ("ssm_alpha", heads, by_head),
+            "in_proj_b": ("ssm_beta", heads, by_head),
         }
+        rules = {
+            f"{name}.weight": reorder(f"{target}.weight", rows, n_embd, order=order)
+            for name, (target, rows, order) in projections.items()
+        }
+        kernel, out = "ssm_conv1d.weight", "ssm_out.weight"
+        rules |= {
+            "A_log": decay_rule(heads, by_head),
+            "dt_bias": reorder("ssm_dt.bias", heads, order=by_head),
+            "conv1d.weight": reorder(kernel, conv, 1, self.kernel, order=by_channel),
+            "norm.weight": copy("ssm_norm.weight", self.head_dim),
+            "out_proj.weight": reorder(out, n_embd, values, order=by_row, axis=1),
+        }
+        return {f"linear_attn.{name}": rule for name, rule in rules.items()}
 
 
 def decay_rule(n_heads: int, order: np.ndarray) -> TensorRule:
@@ -286,8 +282,7 @@ class Qwen35(DecoderFamily):
         """Without the MTP block among the layers: the engine skips it when it generates."""
         whole, config = super().shape(checkpoint), self.config(checkpoint)
         n_main = whole.n_layer - config[_MTP_KEY]
-        mtp = tuple(f"blk.{block}." for block in range(n_main, whole.n_layer))
-        read = [t for t in self.tensors(checkpoint) if not (mtp and t.name.startswith(mtp))]
+        read = [t for t in self.tensors(checkpoint) if not t.name.startswith(f"blk.{n_main}.")]
         return replace(
             whole,
             n_layer=n_main,
