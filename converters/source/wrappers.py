@@ -91,13 +91,14 @@ def describe_left_out(sizes: Iterable[tuple[str, int]]) -> list[str]:
     """Notes that name the parts that a text artifact leaves out, from their tensors' names and
     bytes.
     """
-    parts: dict[str, list[int]] = {}
+    parts: dict[str, list[int]] = {label: [] for _, label in reversed(_PARTS)}
     for name, n_bytes in sizes:
         part = next(label for pattern, label in _PARTS if pattern.search(name))
-        parts.setdefault(part, []).append(n_bytes)
+        parts[part].append(n_bytes)
     texts = {
         part: f"{part} ({len(found)} tensor{'s' * (len(found) > 1)}, {format_bytes(sum(found))})"
         for part, found in parts.items()
+        if found
     }
     head = texts.pop(_MTP_HEAD, None)
     notes = [f"text only: left out {' and '.join(texts.values())}"] if texts else []

