@@ -96,6 +96,11 @@ COMMANDS: dict[str, Command] = {
     "states": Command(
         "boardfit.edge.states.command:states", "List, measure or delete saved KV states."
     ),
+    "serve": Command(
+        "boardfit.edge.serve.command:serve",
+        "Answer other programs over HTTP, within their time.",
+        "serve",
+    ),
     "bench": Command(
         "boardfit.edge.bench.command:bench", "Measure memory, time to first token and tokens/s."
     ),

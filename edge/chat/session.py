@@ -36,6 +36,7 @@ from boardfit.edge.types import (
     GenerationConfig,
     Message,
     StreamStart,
+    TemplateChoice,
     TokenEvent,
     Trace,
     drop_oldest_turn,
@@ -120,11 +121,12 @@ class Session:
         states: StateStore | None = None,
         raw: bool = False,
         deadline: Deadline | None = None,
+        choice: TemplateChoice | None = None,
     ) -> None:
         """With `states`, what an earlier run computed is restored, and what is worth it stored.
 
         `raw`: messages are plain text to continue, for models without a chat template. `deadline`
-        keeps budgets.
+        keeps budgets. `choice`: how the chat template is rendered; as the engine's, if None.
         """
         self.engine = engine
         self.system = system or None
@@ -137,6 +139,7 @@ class Session:
         self.last_outcome: Outcome | None = None  # how the last answer's budget was kept
         self.problems: list[str] = []  # stored states that could not be used; a caller empties it
         self._raw = raw
+        self._choice = choice
         self._restored = Restored()  # since the last answer
         self._cached: list[int] = []  # prompt and answer of the last turn
         self._prefix: tuple[str | None, list[int]] | None = None  # system prompt and its tokens
@@ -152,12 +155,14 @@ class Session:
         *,
         budget: Budget | None = None,
         received_ns: int | None = None,
+        begun: Callable[[Sequence[int]], None] | None = None,
     ) -> Iterator[TokenEvent]:
         """Stream the answer to `text`. The turn enters the history when the stream ends, stopped
         half-way or not; if it ends in an error, or before the first token, the history stays as it
         was.
 
         A `budget` counts from `received_ns`: now, or earlier if the request waited in a queue.
+        `begun` gets the prompt's tokens once the question is admitted, before the prompt is read.
 
         Raises InputError if the question alone, with the system prompt, fills the context. Raises
         DeadlineError, before anything is computed, if no version of the question can be answered
@@ -173,8 +178,12 @@ class Session:
             if self.small is None:
                 raise
             stream = self.small.ask(text, config, stop, budget=budget, received_ns=received_ns)
+            if begun is not None:
+                begun(())
             yield from self._take_over(self.small, stream, refusal)
             return
+        if begun is not None:
+            begun(turn.tokens)
         try:
             for event in turn.stream(config, stop):
                 turn.events.append(event)
@@ -292,14 +301,14 @@ class Session:
         if self._raw:
             return self.engine.prompt("\n".join(message.content for message in messages))
         system = [Message("system", self.system)] if self.system else []
-        return self.engine.render([*system, *messages])
+        return self.engine.render([*system, *messages], choice=self._choice)
 
     def filter_answer(self, messages: Sequence[Message]) -> Callable[[TokenEvent], TokenEvent]:
         """Return the filter of thinking for the stream that answers `messages`."""
         if self._raw:
             return lambda event: event
         system = [Message("system", self.system)] if self.system else []
-        return self.engine.filter_answer([*system, *messages])
+        return self.engine.filter_answer([*system, *messages], self._choice)
 
     # ---- states of earlier runs ---------------------------------------------------------------
 
