@@ -7,7 +7,7 @@ that no rule knows, a missing one, or one of another shape is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.layout import (
@@ -117,6 +117,25 @@ class _ExpertPool:
             stack_reader([matrix(source) for source in sources]),
             f"{sources[0].name} and {self._n_expert - 1} more experts",
         )
+
+
+def check_kinds(
+    names: Iterable[str | None], key: str, kinds: Sequence[str], marks: Mapping[str, str]
+) -> None:
+    """Raises InputError when `config.json` calls a layer another kind than its tensors show.
+
+    `key` lists the kinds, one per layer; `marks` has the tensor by which a kind is known.
+    """
+    present = set(names)
+    for i, kind in enumerate(kinds):
+        for marked, tensor in marks.items():
+            if (f"model.layers.{i}.{tensor}" in present) != (kind == marked):
+                has = "lacks" if kind == marked else "has"
+                raise InputError(
+                    f"config.json: {key} calls layer {i} {printable(kind)!r}, but the checkpoint "
+                    f"{has} its {tensor}",
+                    next_step="check that config.json belongs to these weights",
+                )
 
 
 def check_shape(source: SourceTensor, expected: Shape) -> None:

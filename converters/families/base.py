@@ -47,10 +47,11 @@ class Checkpoint(Protocol):
 class Family(Protocol):
     """How one architecture becomes GGUF. `arch` is the GGUF architecture name.
 
-    `keep_mtp` asks for the head that guesses several tokens ahead, where a checkpoint has one.
+    `keep_mtp` asks for the head that guesses several tokens ahead, for families that can keep it.
     """
 
     arch: str
+    can_keep_mtp: bool
     keep_mtp: bool
 
     def shape(self, checkpoint: Checkpoint) -> ModelShape:

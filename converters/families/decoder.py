@@ -50,12 +50,18 @@ class DecoderFamily:
     """A decoder-only transformer with Hugging Face's usual tensor names.
 
     Class data: `arch` (GGUF architecture), `defaults` (what the family's configuration class in
-    transformers assumes for an absent key, as far as the conversion depends on it).
+    transformers assumes for an absent key, as far as the conversion depends on it),
+    `can_keep_mtp` (whether its MTP head can be in the file).
     """
 
     arch: ClassVar[str]
-    keep_mtp = False
+    can_keep_mtp = keep_mtp = False
     defaults: ClassVar[Mapping[str, Any]] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0}
+
+    @classmethod
+    def from_config(cls, config: Config) -> DecoderFamily:
+        """The family of a configuration; one `model_type` may stand for several architectures."""
+        return cls()
 
     # -- hooks -----------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ import numpy as np
 from gguf import GGUFValueType
 
 from boardfit.converters.families import settings
+from boardfit.converters.families.assembly import check_kinds
 from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, active_parameters
 from boardfit.converters.families.gemma2 import plus_one
@@ -49,7 +50,6 @@ _MTP_PARTS = {
     "pre_fc_norm_hidden": "hnorm",
     "norm": "shared_head.norm",
 }
-_MIXER = re.compile(r"model\.layers\.(\d{1,9})\.(linear_attn|self_attn)\.")
 _FUSED = re.compile(r"layers\.(\d+)\.mlp\.experts\.gate_up_proj(\.weight)?$")
 # Set by `config` for the other hooks; missing in `config.json`.
 _MTP_KEY, _FUSED_KEY = "boardfit: blocks of the MTP head", "boardfit: layers with fused experts"
@@ -155,6 +155,7 @@ class Qwen35(DecoderFamily):
     """`Qwen3_5ForCausalLM`, and the language model of `Qwen3_5ForConditionalGeneration`."""
 
     arch = "qwen35"
+    can_keep_mtp = True
     defaults = {  # noqa: RUF012 - ClassVar in the base
         "vocab_size": 248320,
         "hidden_size": 4096,
@@ -176,13 +177,15 @@ class Qwen35(DecoderFamily):
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         config = super().config(checkpoint)
-        for key, engine in (("attn_output_gate", True), ("attention_bias", False)):
-            if settings.optional_bool(config, key, engine) is not engine:
-                raise UnsupportedModelError(
-                    f"config.json: {key} is {str(not engine).lower()}; the engine's Qwen3.5 "
-                    f"computes as if it were {str(engine).lower()}"
-                )
-        self._check_kinds(config, checkpoint)
+        settings.require_value(config, "attn_output_gate", True)
+        settings.require_value(config, "attention_bias", False)
+        kinds = ["linear_attention", "full_attention"]
+        check_kinds(
+            map(self.rename, checkpoint.names()),
+            "layer_types",
+            [kinds[attends] for attends in attention_layers(config)],
+            {"linear_attention": "linear_attn.A_log"},
+        )
         config[_MTP_KEY] = self._mtp_blocks(config, checkpoint) if self.keep_mtp else 0
         return config
 
@@ -291,20 +294,6 @@ class Qwen35(DecoderFamily):
                 read, whole.n_expert, whole.n_expert_used, whole.n_embd
             ),
         )
-
-    def _check_kinds(self, config: Config, checkpoint: Checkpoint) -> None:
-        """Raises InputError where a layer's tensors are of the other kind than its layer type."""
-        attends = attention_layers(config)
-        for name in checkpoint.names():
-            found = _MIXER.match(self.rename(name) or "")
-            layer = int(found[1]) if found else len(attends)
-            if found and layer < len(attends) and attends[layer] is not (found[2] == "self_attn"):
-                kind = "full_attention" if attends[layer] else "linear_attention"
-                raise InputError(
-                    f"config.json: layer_types states {kind} for layer {layer}, but the checkpoint "
-                    f"has {found[2]} tensors there",
-                    next_step="check that config.json belongs to these weights",
-                )
 
     def _mtp_blocks(self, config: Config, checkpoint: Checkpoint) -> int:
         """Blocks of the MTP head that was asked for. Raises where there is none or several."""

@@ -71,6 +71,10 @@ class SafetensorsCheckpoint:
         """All tensor names, shard by shard, without what a wrapper put into them."""
         return self._stored.keys()
 
+    def plain_names(self) -> Mapping[str, str]:
+        """The name that `names` gives, by the one in the files."""
+        return {stored: name for name, stored in self._stored.items()}
+
     def tensor(self, name: str) -> SourceTensor:
         """One tensor, by the name that `names` gives it, as a zero-copy, read-only view of its
         mapped shard.
@@ -221,20 +225,6 @@ def read_weight_map(directory: Path) -> dict[str, str]:
                 "a .safetensors file in the same directory"
             )
     return weight_map
-
-
-def refuse_quantized(config: Mapping[str, Any]) -> None:
-    """Raises UnsupportedModelError for a config.json that states quantized weights. It is for
-    tools that believe it; `SafetensorsCheckpoint` looks at the tensors.
-    """
-    method = stated_method(config)
-    if method:
-        raise UnsupportedModelError(
-            f"config.json states that the checkpoint is already quantized (quantization_config: "
-            f"{method}), and the tool for this format believes it",
-            next_step="if the weights are BF16, F16 or F32, remove quantization_config from "
-            "config.json; else use the model's unquantized checkpoint",
-        )
 
 
 def _quantization_note(config: Mapping[str, Any]) -> str | None:

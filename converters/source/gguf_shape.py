@@ -27,6 +27,7 @@ _WINDOW_UNUSED = {"llama", "phi3", "qwen2", "qwen3"}
 _RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
 # Every layer has both attention and a recurrent part.
 _BOTH = {"falcon-h1"}
+_FEED_FORWARD_ALONE = {"nemotron_h", "nemotron_h_moe"}
 _FULL_INTERVAL = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
 
 
@@ -152,7 +153,10 @@ def _recurrent_layers(keys: _Keys, kv_heads: Sequence[int]) -> list[bool]:
     if keys.arch in _FULL_INTERVAL:
         every = keys.integer("full_attention_interval") or _FULL_INTERVAL[keys.arch]
         return [(i + 1) % every != 0 for i in range(n_layer)]
-    return [kv == 0 for kv in kv_heads]
+    # Layers of Nemotron-H may be a feed-forward part alone.
+    widths = keys.per_layer("feed_forward_length", n_layer, 0)
+    alone = keys.arch in _FEED_FORWARD_ALONE
+    return [kv == 0 and not (alone and ff) for kv, ff in zip(kv_heads, widths, strict=True)]
 
 
 def _state_values(keys: _Keys, n_embd: int) -> int:

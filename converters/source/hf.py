@@ -101,9 +101,12 @@ def open_directory(
             *adapter_notes(directory),
             *companion_notes(directory),
             *describe_left_out(
-                (name, checkpoint.n_bytes(name))
-                for name in checkpoint.names()
-                if family.rename(name) is None
+                (
+                    (name, checkpoint.n_bytes(name))
+                    for name in checkpoint.names()
+                    if family.rename(name) is None
+                ),
+                can_keep_mtp=family.can_keep_mtp,
             ),
             *family.notes(checkpoint),
             *tokenizer.notes,

@@ -34,13 +34,18 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def open_model(
-    ref: str | Path, *, progress: Progress | None = None, mtp: Mtp | None = None
+    ref: str | Path,
+    *,
+    progress: Progress | None = None,
+    heads_only: bool = False,
+    mtp: Mtp | None = None,
 ) -> ModelSpec:
     """Open a model wherever it is.
 
     `ref` is a Hugging Face directory, a `.gguf` file, a model on the hub as `owner/name[@revision]`
     or in any other way that `names` understands, or `sample`, the embedded model. An existing path
-    wins over a name. `progress` receives (bytes done, bytes in all) during a download. `mtp` keeps
+    wins over a name. `progress` receives (bytes done, bytes in all) during a download. `heads_only`
+    is for a plan: of a model on the hub it fetches no weights, and they read as zeros. `mtp` keeps
     or drops the head of a checkpoint that guesses several tokens ahead; unasked, it is dropped.
 
     Raises InputError that names what was expected instead.
@@ -62,10 +67,13 @@ def open_model(
     if name.is_gguf:
         from boardfit.converters.source.hub_gguf import open_gguf_in_repository
 
-        return _without_option(open_gguf_in_repository(name, progress=progress), mtp)
+        spec = open_gguf_in_repository(name, progress=progress, heads_only=heads_only)
+        return _without_option(spec, mtp)
     from boardfit.converters.source.hub import open_repository
 
-    spec = open_repository(name.ref, progress=progress, keep_mtp=mtp == "keep")
+    spec = open_repository(
+        name.ref, progress=progress, heads_only=heads_only, keep_mtp=mtp == "keep"
+    )
     note = f"{printable(str(ref))} is taken as {name.ref} on the hub"
     return spec if str(ref) == name.ref else replace(spec, notes=(*spec.notes, note))
 

@@ -87,7 +87,7 @@ def _without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPER_PARTS)
 
 
-def describe_left_out(sizes: Iterable[tuple[str, int]]) -> list[str]:
+def describe_left_out(sizes: Iterable[tuple[str, int]], *, can_keep_mtp: bool = False) -> list[str]:
     """Notes that name the parts that a text artifact leaves out, from their tensors' names and
     bytes.
     """
@@ -103,5 +103,6 @@ def describe_left_out(sizes: Iterable[tuple[str, int]]) -> list[str]:
     head = texts.pop(_MTP_HEAD, None)
     notes = [f"text only: left out {' and '.join(texts.values())}"] if texts else []
     if head is not None:
-        notes.append(f"left out {head}, which guesses tokens ahead; --mtp keep keeps it")
+        advice = "; --mtp keep keeps it" if can_keep_mtp else ""
+        notes.append(f"left out {head}, which guesses tokens ahead{advice}")
     return notes

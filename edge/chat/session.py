@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # a chat without a budget never imports them
 
 SCHEMA = 1
 KIND = "boardfit-session"
+_ADVICE = "give a file that edge chat has written with --session or /save"
 MAX_SESSION_BYTES = 64 * 1024**2
 _MAX_MESSAGES = 100_000
 
@@ -496,9 +497,9 @@ def parse_session(data: bytes, name: str) -> tuple[str | None, list[Message]]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
-        raise InputError(f"{name}: not a saved session (no JSON)") from None
+        raise InputError(f"{name}: not a saved session (no JSON)", next_step=_ADVICE) from None
     if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise InputError(f"{name}: not a saved session of boardfit")
+        raise InputError(f"{name}: not a saved session of boardfit", next_step=_ADVICE)
     if document.get("schema") != SCHEMA:
         raise InputError(
             f"{name}: session schema {document.get('schema')!r:.20}, this version reads {SCHEMA}"
@@ -511,9 +512,14 @@ def parse_session(data: bytes, name: str) -> tuple[str | None, list[Message]]:
     messages = []
     for i, item in enumerate(items):
         if not isinstance(item, dict) or set(item) != {"role", "content"}:
-            raise InputError(f"{name}: message {i}: expected role and content, got {item!r:.80}")
+            raise InputError(
+                f"{name}: message {i}: expected role and content, got {item!r:.80}",
+                next_step=_ADVICE,
+            )
         role, content = item["role"], item["content"]
         if role not in ("user", "assistant") or not isinstance(content, str):
-            raise InputError(f"{name}: message {i}: expected a text of user or assistant")
+            raise InputError(
+                f"{name}: message {i}: expected a text of user or assistant", next_step=_ADVICE
+            )
         messages.append(Message(role, content))
     return system, messages

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -38,9 +37,6 @@ ELSEWHERE: dict[str, str] = {
     "phi3.rope.scaling.attn_factor": "upstream adds it while it makes the tensors, which is "
     "before general.*; ours are together with the architecture's",
 }
-
-# exp() of another library: its last bit may differ, and depends on the CPU there.
-EXPONENTIAL = re.compile(r"blk\.\d+\.ssm_a$")
 
 
 @dataclass(frozen=True)
@@ -185,9 +181,7 @@ def compare_tensors(ours: Sequence[TargetTensor], upstream: Path) -> list[str]:
         start = header.data_offset + other.offset
         expected = data[start : start + other.nbytes].view(np.float32)
         got = to_f32(tensor.read(0, tensor.n_rows), tensor.source_type).reshape(-1)
-        if EXPONENTIAL.match(tensor.name) and _differ_by_rounding(got, expected):
-            continue
-        if got.tobytes() != expected.tobytes():
+        if not is_same(tensor.name, got.tobytes(), expected.tobytes()):
             wrong = int(np.flatnonzero(got != expected)[:1].sum())
             found.append(
                 f"{tensor.name}: values differ, first at {wrong}: {got[wrong]!r} for "
@@ -196,27 +190,14 @@ def compare_tensors(ours: Sequence[TargetTensor], upstream: Path) -> list[str]:
     return found
 
 
-def differences_of_files(ours: Path, theirs: Path) -> list[str]:
-    """Names of tensors whose bytes differ between two GGUF files, "header" for what is before."""
-    header = read_header(theirs)
-    mine, other = np.memmap(ours, np.uint8, "r"), np.memmap(theirs, np.uint8, "r")
-    start = header.data_offset
-    if len(mine) != len(other) or (mine[:start] != other[:start]).any():
-        return ["header"]
-    found = []
-    for tensor in header.tensors:
-        rows = slice(start + tensor.offset, start + tensor.offset + tensor.nbytes)
-        if (mine[rows] == other[rows]).all():
-            continue
-        both = (mine[rows].view(np.float32), other[rows].view(np.float32))
-        if not (EXPONENTIAL.match(tensor.name) and _differ_by_rounding(*both)):
-            found.append(tensor.name)
-    return found
-
-
-def _differ_by_rounding(ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """Whether float32 values are equal or neighbours."""
-    return bool((np.abs(ours - theirs) <= np.spacing(np.abs(theirs))).all())
+def is_same(name: str, ours: bytes, upstream: bytes) -> bool:
+    """Whether a tensor's bytes agree. `ssm_a` is made with `exp`, which torch computes to the last
+    place but one.
+    """
+    if ours == upstream or not name.endswith(".ssm_a") or len(ours) != len(upstream):
+        return ours == upstream
+    far = np.frombuffer(ours, "<i4").astype(np.int64) - np.frombuffer(upstream, "<i4")
+    return bool((np.abs(far) <= 1).all())
 
 
 def _stored(value: Any, kind: GGUFValueType | None) -> Any:

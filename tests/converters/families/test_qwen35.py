@@ -42,6 +42,11 @@ def test_the_mtp_head_is_left_out_unless_asked_for() -> None:
     assert family_for(config).metadata(with_head) == family_for(config).metadata(plain)
 
 
+def test_other_families_keep_no_mtp_head() -> None:
+    with pytest.raises(UnsupportedModelError, match="--mtp keep is for"):
+        family_for({"model_type": "nemotron_h"}, keep_mtp=True)
+
+
 def test_a_kept_mtp_head_is_a_block_that_generation_skips() -> None:
     config = qwen35()
     source, family = opened(config, mtp=True), family_for(config, keep_mtp=True)
@@ -76,15 +81,15 @@ def test_an_mtp_head_that_cannot_be_kept(
 @pytest.mark.parametrize(
     ("changes", "kind", "message"),
     [
-        ({"attn_output_gate": False}, UnsupportedModelError, "attn_output_gate is false"),
-        ({"attention_bias": True}, UnsupportedModelError, "attention_bias is true"),
+        ({"attn_output_gate": False}, UnsupportedModelError, "attn_output_gate is False"),
+        ({"attention_bias": True}, UnsupportedModelError, "attention_bias is True"),
         ({"linear_value_head_dim": 8}, UnsupportedModelError, "linear_value_head_dim is 8"),
         ({"linear_num_value_heads": 5}, InputError, "linear_num_value_heads is 5"),
         ({"layer_types": ["mamba"] * 4}, UnsupportedModelError, "layer_types has 'mamba'"),
         (
             {"layer_types": ["full_attention"] * 4},
             InputError,
-            "layer_types states full_attention for layer 0",
+            "layer_types calls layer 0 ",
         ),
         ({"layer_types": ["full_attention"]}, InputError, "layer_types"),
         ({"linear_conv_kernel_dim": 5}, InputError, r"conv1d.weight has shape \[160, 1, 4\]"),

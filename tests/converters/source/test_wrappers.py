@@ -44,7 +44,8 @@ def test_parts_are_named_with_tensors_and_bytes() -> None:
             ("multi_modal_projector.linear_1.weight", 10),
             ("model.audio_tower.conv.weight", 4),
             ("mtp.fc.weight", 2048),
-        ]
+        ],
+        can_keep_mtp=True,
     )
     assert notes == [
         "text only: left out the vision tower (2 tensors, 2.00 KiB) and the audio tower "
@@ -53,6 +54,7 @@ def test_parts_are_named_with_tensors_and_bytes() -> None:
         "it",
     ]
     assert describe_left_out([]) == []
+    assert describe_left_out([("mtp.fc.weight", 1)])[0].endswith("guesses tokens ahead")
 
 
 def test_the_notes_of_a_checkpoint_that_sees(seeing: Path) -> None:
