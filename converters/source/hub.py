@@ -27,7 +27,7 @@ from urllib.parse import quote
 
 from boardfit.converters.source.checkpoint import (
     ADAPTER,
-    ADAPTER_ADVICE,
+    AdapterRequest,
     choose_shards,
     pickle_advice,
 )
@@ -85,10 +85,11 @@ def open_repository(
     *,
     progress: Progress | None = None,
     heads_only: bool = False,
+    lora: AdapterRequest | None = None,
     keep_mtp: bool = False,
 ) -> ModelSpec:
-    """Fetch `owner/name[@revision]` where it is not here yet, and describe it. `heads_only` is for
-    a plan: the headers of the weights are fetched, and the data is not.
+    """Fetch `owner/name[@revision]` where it is not here yet, and describe it, with `lora` in it.
+    `heads_only` is for a plan: the headers of the weights are fetched, and the data is not.
 
     Raises InputError when the hub cannot be reached or does not give the repository out,
     DoesNotFitError when the disk is too small, IntegrityError when a file arrives damaged.
@@ -103,6 +104,7 @@ def open_repository(
         location=repo_id,
         model_id=repo_id,
         revision=commit,
+        lora=lora,
         keep_mtp=keep_mtp,
     )
 
@@ -492,7 +494,11 @@ def _bytes_here(directory: Path, file: RemoteFile) -> int:
 
 def _refuse_without_weights(repo_id: str, names: Sequence[str]) -> None:
     if "adapter_config.json" in names:
-        raise UnsupportedModelError(f"{repo_id}: {ADAPTER}", next_step=ADAPTER_ADVICE)
+        raise UnsupportedModelError(
+            f"{repo_id}: {ADAPTER}",
+            next_step=f"download it (hf download {repo_id} --local-dir DIR), then merge it into "
+            "its base: edge build BASE --lora DIR",
+        )
     ggufs = [name for name in names if name.endswith(".gguf")]
     if ggufs:
         raise InputError(

@@ -9,6 +9,7 @@ from typing import Literal
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.checkpoint import (
     ADAPTER_FILES,
+    AdapterRequest,
     pickle_advice,
     refuse_adapter,
 )
@@ -38,6 +39,7 @@ def open_model(
     *,
     progress: Progress | None = None,
     heads_only: bool = False,
+    lora: AdapterRequest | None = None,
     mtp: Mtp | None = None,
 ) -> ModelSpec:
     """Open a model wherever it is.
@@ -45,8 +47,9 @@ def open_model(
     `ref` is a Hugging Face directory, a `.gguf` file, a model on the hub as `owner/name[@revision]`
     or in any other way that `names` understands, or `sample`, the embedded model. An existing path
     wins over a name. `progress` receives (bytes done, bytes in all) during a download. `heads_only`
-    is for a plan: of a model on the hub it fetches no weights, and they read as zeros. `mtp` keeps
-    or drops the head of a checkpoint that guesses several tokens ahead; unasked, it is dropped.
+    is for a plan: of a model on the hub it fetches no weights, and they read as zeros. `lora` is an
+    adapter to merge into a checkpoint. `mtp` keeps or drops the head of a checkpoint that guesses
+    several tokens ahead; unasked, it is dropped.
 
     Raises InputError that names what was expected instead.
     """
@@ -56,15 +59,18 @@ def open_model(
     if path.is_dir():
         from boardfit.converters.source.hf import open_directory
 
-        return open_directory(path, keep_mtp=mtp == "keep")
+        return open_directory(path, lora=lora, keep_mtp=mtp == "keep")
     if path.is_file():
-        return _without_option(_open_file(path), mtp)
+        spec = _open_file(path)
+        _refuse_lora(spec.name, lora)
+        return _without_option(spec, mtp)
     name = parse_name(ref) if isinstance(ref, str) and not _is_path(ref) else None
     if isinstance(name, CatalogueName):
         name = _published(name)
     if name is None:
         raise _not_found(str(ref), path)
     if name.is_gguf:
+        _refuse_lora(str(ref), lora)
         from boardfit.converters.source.hub_gguf import open_gguf_in_repository
 
         spec = open_gguf_in_repository(name, progress=progress, heads_only=heads_only)
@@ -72,7 +78,11 @@ def open_model(
     from boardfit.converters.source.hub import open_repository
 
     spec = open_repository(
-        name.ref, progress=progress, heads_only=heads_only, keep_mtp=mtp == "keep"
+        name.ref,
+        progress=progress,
+        heads_only=heads_only,
+        lora=lora,
+        keep_mtp=mtp == "keep",
     )
     note = f"{printable(str(ref))} is taken as {name.ref} on the hub"
     return spec if str(ref) == name.ref else replace(spec, notes=(*spec.notes, note))
@@ -85,6 +95,15 @@ def _without_option(spec: ModelSpec, mtp: Mtp | None) -> ModelSpec:
             next_step="leave out --mtp, or give the checkpoint that the file was made of",
         )
     return spec
+
+
+def _refuse_lora(name: str, lora: AdapterRequest | None) -> None:
+    if lora is not None:
+        raise InputError(
+            f"an adapter is merged into a checkpoint's weights, and {printable(name)} is a GGUF "
+            "file",
+            next_step="give the base model's Hugging Face directory or owner/name with --lora",
+        )
 
 
 def _published(name: CatalogueName) -> HubName | None:
