@@ -1,14 +1,18 @@
 """Every reader of a stranger's bytes under fire: an answer or one of our errors, and at once.
 
-BOARDFIT_TEST_MUTATIONS is the number of damaged inputs for all readers together.
+BOARDFIT_TEST_MUTATIONS is the number of damaged inputs for all readers together,
+BOARDFIT_TEST_COMMANDS that of whole commands.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
 import os
 import random
+import shutil
 import struct
 import time
 import traceback
@@ -16,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from boardfit.converters.imatrix.files import read_imatrix
@@ -26,15 +31,18 @@ from boardfit.device_profiles.profile import ProfileError
 from boardfit.device_profiles.toml import build_profile, parse_sources, parse_toml
 from boardfit.edge.bench.importers import read_any
 from boardfit.edge.bench.store import KIND, SCHEMA
-from boardfit.edge.bundle.bundle import parse_manifest
+from boardfit.edge.bundle.bundle import open_bundle, pack_bundle, parse_manifest
 from boardfit.edge.bundle.command import describe
 from boardfit.edge.bundle.tar import read_entries
+from boardfit.edge.cli import main
 from boardfit.edge.engines.kv_state import MAGIC, read_state_header
 from boardfit.edge.errors import EdgeError
 from boardfit.edge.files import gguf, safetensors
 from boardfit.edge.files.onnx import read_onnx
 from boardfit.edge.flash.answers import parse_entries, parse_free_bytes
 from boardfit.edge.flash.checks import parse_facts
+from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.flash import FlashOptions, flash
 from boardfit.edge.flash.gate import read_report
 from boardfit.edge.flash.inventory import read_inventory
 from boardfit.edge.flash.media.partitions import SECTOR, read_table
@@ -49,6 +57,7 @@ from boardfit.edge.slots.health import Health
 from boardfit.edge.slots.layout import SlotState, parse_pointer, parse_state
 from boardfit.edge.tasks.task import parse_task
 from boardfit.edge.template.render import render_here
+from boardfit.edge.terminal.progress import SilentReporter
 from boardfit.edge.trust.board_rules import BoardRules, Floor, parse_rules
 from boardfit.edge.trust.bundle_signature import NAMESPACE
 from boardfit.edge.trust.pins import parse_trusted_keys
@@ -58,8 +67,10 @@ from boardfit.edge.trust.ssh_formats import (
     parse_public_key,
     parse_signatures,
 )
+from tests.edge.engines import tiny_gguf
+from tests.edge.engines.tiny_hf import write_llama
 from tests.edge.files import mutate, seeds, wire
-from tests.edge.flash.cargo import PLAN
+from tests.edge.flash.cargo import PLAN, make_bundle
 from tests.edge.report.test_hostile_results import clean
 
 N_MUTATIONS = int(os.environ.get("BOARDFIT_TEST_MUTATIONS", 100_000))
@@ -336,3 +347,100 @@ def test_damaged_inputs_are_read_or_refused(name: str, n: int, tmp_path: Path) -
     assert not faults, "\n".join(faults)
     # The first input is whole. With none refused, the damage was none.
     assert 0 < accepted < n or name in ("slots state", "pointer", "facts")
+
+
+# ---- whole commands ------------------------------------------------------------------------------
+
+
+def tiny_checkpoint(folder: Path) -> Path:
+    tensors = tiny_gguf.llama_tensors(np.random.default_rng(1), 64, 1, 96)
+    narrow = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+    return write_llama(folder, narrow, n_ctx=256)
+
+
+def seal_again(bundle: Path) -> None:
+    """Make SHA256SUMS that of the damaged manifest, so that the manifest itself is looked at."""
+    text = (bundle / "manifest.json").read_bytes()
+    entries = json.loads(text)["files"].items()
+    lines = [f"{entry['sha256']}  {name}" for name, entry in entries]
+    lines.append(f"{hashlib.sha256(text).hexdigest()}  manifest.json")
+    (bundle / "SHA256SUMS").write_text("\n".join(lines) + "\n")
+
+
+def materials(folder: Path) -> list[tuple[list[str], Path, tuple[Any, ...]]]:
+    """Commands, the file that each reads and that is damaged before, and the ways to damage it."""
+    bundle = make_bundle(folder / "bundle", {"model.gguf": b"model", "LICENSE": b"mine"})
+    root, checkpoint = folder / "root", tiny_checkpoint(folder / "checkpoint")
+    flash(open_bundle(bundle), DirectoryBoard(root), FlashOptions(gate=False), SilentReporter())
+    files = {
+        "key.pub": KEY.line.encode(), "r.jsonl": results()[0], "net.onnx": ONNX,
+    }  # fmt: skip
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    tiny_gguf.random_llama(folder / "model.gguf")
+    pack_bundle(bundle, folder / "x.tar")
+    at = {name: str(folder / name) for name in (*files, "model.gguf", "x.tar")}
+    (root / "board.json").write_bytes(RULES)
+    (root / "trusted_keys").write_text(f"{KEY.line}\n")
+    device = ["--device", "raspberry-pi-5-8gb"]
+    found: list[tuple[list[str], Path, tuple[Any, ...]]] = [
+        (["bundle", "show", str(bundle)], bundle / "manifest.json", mutate.JSON),
+        (["bundle", "show", "--json", str(bundle)], bundle / "manifest.json", mutate.JSON),
+        (["bundle", "verify", str(bundle)], bundle / "manifest.json", mutate.JSON),
+        (["report", at["r.jsonl"]], folder / "r.jsonl", mutate.JSON),
+        (["report", at["r.jsonl"], "--verify"], folder / "r.jsonl", mutate.JSON),
+        (["compare", at["r.jsonl"], at["r.jsonl"]], folder / "r.jsonl", mutate.JSON),
+        (["key", "show", at["key.pub"]], folder / "key.pub", mutate.TEXT),
+        (["key", "list", f"dir:{root}"], root / "board.json", mutate.JSON),
+        (["key", "list", f"dir:{root}"], root / "trusted_keys", mutate.TEXT),
+        (["slots", "list", f"dir:{root}"], root / "state.json", mutate.JSON),
+        (["bundle", "unpack", at["x.tar"], "-o", f"{folder}/out"], folder / "x.tar", mutate.BLIND),
+        (["plan", at["model.gguf"], *device], folder / "model.gguf", mutate.GGUF),
+        (["plan", str(checkpoint), *device], checkpoint / "model.safetensors", mutate.SAFETENSORS),
+    ]  # fmt: skip
+    for path in sorted(checkpoint.glob("*.json")):
+        found.append((["plan", str(checkpoint), *device], path, mutate.JSON))
+    return found
+
+
+def run_command(arguments: list[str]) -> str | None:
+    """Run a command in this process; what is wrong with its end, or None."""
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main(arguments)
+    except SystemExit as end:
+        text = out.getvalue() + err.getvalue()
+        if end.code not in range(9) or "bug of boardfit" in text or "Traceback" in text:
+            return f"{end.code}: {text[-400:]}"
+        return "escapes" if "\x1b" in text else None
+    return "it did not exit"
+
+
+N_COMMANDS = int(os.environ.get("BOARDFIT_TEST_COMMANDS", 300))
+
+
+@pytest.mark.parametrize("n", [20, pytest.param(N_COMMANDS, marks=pytest.mark.slow)])
+def test_no_command_ends_in_a_bug(n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("BOARDFIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("BOARDFIT_TRACEBACK", raising=False)
+    chance, faults = random.Random(n), dict[str, str]()
+    commands = [
+        (arguments, path, ways, path.read_bytes()) for arguments, path, ways in materials(tmp_path)
+    ]
+    for index in range(n):
+        arguments, path, ways, whole = commands[index % len(commands)]
+        # Headers lie in front.
+        data = mutate.mutated(chance, whole[:10_000], ways) + whole[10_000:]
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        path.unlink()
+        path.write_bytes(data)
+        if path.name == "manifest.json":
+            with contextlib.suppress(Exception):
+                seal_again(path.parent)
+        if fault := run_command(arguments):
+            faults.setdefault(f"{arguments[:2]} {fault}"[:300], f"{data!r:.400}")
+        path.unlink()
+        path.write_bytes(whole)
+    assert not faults, "\n".join(f"{key}: {data}" for key, data in faults.items())
