@@ -23,6 +23,7 @@ import boardfit.edge.flash.ssh_channel as ssh_channel
 import boardfit.edge.flash.stream as stream
 from boardfit.edge.bench.seal import sealed
 from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
+from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.errors import DeviceError, InputError
 from boardfit.edge.flash.answers import (
     parse_content,
@@ -36,12 +37,16 @@ from boardfit.edge.flash.answers import (
     parse_target,
 )
 from boardfit.edge.flash.flash import FlashOptions, flash
-from boardfit.edge.flash.gate import engine_bytes
+from boardfit.edge.flash.gate import engine_bytes, read_health
+from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.ssh import SshBoard
 from boardfit.edge.flash.stream import StallClock
 from boardfit.edge.flash.target import parse_flash_target
+from boardfit.edge.flash.trust import SignaturePolicy, read_verdict
 from boardfit.edge.slots.health import Health
 from boardfit.edge.terminal.progress import SilentReporter
+from boardfit.edge.trust.release import new_release
+from boardfit.edge.trust.signing import load_signing_key, new_key
 from tests.edge.flash.cargo import PLAN
 
 # Runs the command of `ssh … -- host COMMAND`. A lie is a Python expression over `out` (bytes) and
@@ -152,6 +157,9 @@ def lying_ssh(
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
+UNSIGNED = SignaturePolicy()
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Deadlines of two seconds, and the liar's folder first on the PATH."""
@@ -170,11 +178,14 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def try_flash(folder: Path, bundle: Path, *, gate: bool = False) -> None:
+def try_flash(
+    folder: Path, bundle: Path, *, gate: bool = False, policy: SignaturePolicy = UNSIGNED
+) -> None:
     target = parse_flash_target(f"ssh://board{folder}/root")
     board = SshBoard(target, via="stream")
     try:
-        flash(open_bundle(bundle), board, FlashOptions(gate=gate), SilentReporter())
+        options = FlashOptions(gate=gate, signature=policy)
+        flash(open_bundle(bundle), board, options, SilentReporter())
     finally:
         board.close()
 
@@ -184,7 +195,9 @@ def healthy_edge(folder: Path) -> None:
     report = sealed(Health(text="Hello", n_out=9, load_s=0.1, decode_tps=90.0).to_dict())
     path = folder / "bin/edge"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(report)}\nEND\n")
+    path.write_text(
+        f"#!/bin/sh\n[ $1 = slots ] || exit 2\ncat <<'END'\n{json.dumps(report)}\nEND\n"
+    )
     path.chmod(0o755)
 
 
@@ -225,16 +238,25 @@ RANDOM = ["end", "code", "empty", "fewer", "garbage", "numbers", "bytes", "escap
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("BOARDFIT_LIARS", "4"))))
 def test_random_lies_end_in_a_sentence(quick: Path, cargo: tuple[Path, Path], seed: int) -> None:
-    """A lie is an answer that differs from what the board's programs printed."""
-    chance = random.Random(seed)
+    """A lie is an answer that differs from what the board's programs printed.
+
+    Every second board has a release already, and accepts only what its key has signed.
+    """
+    chance, policy = random.Random(seed), SignaturePolicy(required=bool(seed % 2))
     healthy_edge(quick)
+    if policy.required:
+        new_key(quick / "key", None, "me")
+        for number, bundle in enumerate(reversed(cargo), 1):
+            sign_bundle(bundle, load_signing_key(quick / "key"), new_release(number))
+        lying_ssh(quick, [], share=0)
+        try_flash(quick, cargo[1], gate=True, policy=policy)
     lying_ssh(
         quick, chance.sample(RANDOM, chance.randint(1, 3)), share=chance.choice([0.1, 0.3, 1.0]),
         seed=seed, first=chance.randrange(40),
     )  # fmt: skip
     began_s = time.monotonic()
     with pytest.raises(DeviceError) as caught:
-        try_flash(quick, cargo[0], gate=True)
+        try_flash(quick, cargo[0], gate=True, policy=policy)
     assert str(caught.value).isprintable() and (caught.value.next_step or "").isprintable()
     assert time.monotonic() - began_s < 60 and (quick / "lied").exists()
     # What is current is whole, whatever was said about it.
@@ -299,6 +321,24 @@ def test_answers() -> None:
 def test_a_listing_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(DeviceError, match="was asked for"):
         parse_entries(text, "/r", "b")
+
+
+def test_a_report_and_an_exit_code_that_contradict_each_other_are_refused() -> None:
+    health = json.dumps(sealed(Health(text="Hello", n_out=9).to_dict())).encode()
+    assert read_health(Done(0, health + b"\n", ""), "b") is not None
+    assert read_health(Done(132, b"", ""), "b") is None
+    edited = health.replace(b"Hello", b"Jello")
+    for rc, out in ((1, health + b"\n"), (0, health), (0, b""), (0, b"{}\n"), (0, edited + b"\n")):
+        with pytest.raises(DeviceError, match="broken report"):
+            read_health(Done(rc, out, ""), "b")
+    accepted = b'{"kind": "boardfit-trust", "ok": true}\n'
+    refused = b'{"error": "IntegrityError", "message": "no"}\n'
+    assert read_verdict(Done(0, accepted, ""), "b") == ""
+    assert read_verdict(Done(7, refused, ""), "b") == "no"
+    assert read_verdict(Done(9, b"", ""), "b") is None
+    for rc, out in ((1, accepted), (0, refused), (1, refused), (0, b""), (0, b"[1]\n")):
+        with pytest.raises(DeviceError, match="whether it accepts"):
+            read_verdict(Done(rc, out, ""), "b")
 
 
 def test_a_transfer_that_stands_still_is_noticed() -> None:
