@@ -32,6 +32,7 @@ from boardfit.edge.errors import UsageError
 from boardfit.edge.template.options import TEMPLATE_OPTIONS, parse_variables
 from boardfit.edge.terminal.option_groups import GroupedCommand
 from boardfit.edge.terminal.options import add_options
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.trust.key_argument import signing_key
 from boardfit.edge.types import Thinking
@@ -123,7 +124,7 @@ def build_command(**options: Any) -> None:
     typed = BuildOptions(**options)
     build_kind = build_networks if is_network_file(Path(typed.model)) else build_language_model
     for record, text in build_kind(typed):
-        click.echo(json.dumps(record) if typed.as_json else text)
+        echo(json.dumps(record) if typed.as_json else text)
 
 
 @dataclass(frozen=True, kw_only=True)

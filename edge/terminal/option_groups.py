@@ -44,6 +44,12 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "run": {**_ANSWER, "Question": f"{_QUESTION} --raw", "Safety": "--sandbox", "Output": "--json"},
     "chat": {**_ANSWER, "Conversation": "--load --session"},
+    "serve": {
+        **_ANSWER,
+        "Who may ask": "--port --lan --no-token --name --allow-origin",
+        "Limits": "--most",
+        "Output": "--json",
+    },
     "bench": {
         "What to measure": "--quick --protocol --minutes --repeats --gen --shape --cool-below",
         "Workload": "--workload --requests --within --first-within --on-miss --cold",
