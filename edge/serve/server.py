@@ -99,7 +99,7 @@ class Server:
         try:
             self.run()
         except Exception:
-            if self._queue.failure is None:  # else `wait` raises it, where somebody sees it
+            if self._queue.failure is None:  # else `wait` raises it
                 raise
 
     def close(self) -> None:

@@ -45,9 +45,11 @@ GROUPS: dict[str, dict[str, str]] = {
     "run": {**_ANSWER, "Question": f"{_QUESTION} --raw", "Safety": "--sandbox", "Output": "--json"},
     "chat": {**_ANSWER, "Conversation": "--load --session"},
     "serve": {
-        **_ANSWER,
+        "Time limits": _ANSWER["Time limits"] + " --most",
+        "Sampling": _ANSWER["Sampling"],
+        "Chat template": _TEMPLATE,
+        "Engine": _ENGINE,
         "Who may ask": "--port --lan --no-token --name --allow-origin",
-        "Limits": "--most",
         "Output": "--json",
     },
     "bench": {
