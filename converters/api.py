@@ -9,11 +9,11 @@ from typing import Any
 from boardfit.converters.build.build import BuildRequest
 from boardfit.converters.build.build import build as build_all
 from boardfit.converters.formats.table import GGUF, parse_formats
+from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.learned import read_learned
 from boardfit.converters.plan.make import PlanOptions, plan_any
 from boardfit.converters.quality.building import QualityOptions
-from boardfit.converters.source.resolve import open_model
 from boardfit.device_profiles.catalog import THIS_MACHINE
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import UsageError
@@ -36,7 +36,7 @@ def plan(
     Raises DoesNotFitError when nothing fits.
     """
     (profile,) = load_devices([device])
-    spec = open_model(str(model))
+    spec = open_any_model(str(model))
     return plan_any(spec, profile, one_format(format), options or PlanOptions(), read_learned())
 
 
@@ -60,7 +60,7 @@ def build(
     overrides them.
     """
     request = BuildRequest(
-        spec=open_model(str(model)),
+        spec=open_any_model(str(model)),
         devices=tuple(load_devices([device])),
         output=Path(output),
         options=options or PlanOptions(),

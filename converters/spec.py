@@ -89,7 +89,8 @@ class ModelSpec:
     `metadata` is in writing order, tokenizer and chat template included, without
     `general.file_type` and `general.quantization_version`, which the writer adds.
     `tokenizer_dir` is the directory with the source's own tokenizer files, when there is one: what
-    the written vocabulary is verified against.
+    the written vocabulary is verified against. `converter` holds the versions of foreign tools that
+    made the tensors, where a family of ours did not.
     """
 
     name: str
@@ -101,6 +102,7 @@ class ModelSpec:
     chat_template: str | None = None
     tokenizer_dir: Path | None = None
     notes: tuple[str, ...] = field(default=())
+    converter: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def arch(self) -> str:

@@ -20,11 +20,11 @@ from boardfit.converters.build.network import (
 from boardfit.converters.formats.gguf.recipe import AS_IS, list_recipes
 from boardfit.converters.formats.network.quantize import is_network_file
 from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
+from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.make import PREFERENCES, PlanOptions
 from boardfit.converters.plan.options import Prefer
 from boardfit.converters.quality.building import QualityOptions
-from boardfit.converters.source.resolve import open_model
 from boardfit.edge.bench.network_inputs import parse_shapes
 from boardfit.edge.bundle.quality_text import note_lines, quality_lines, tokenizer_lines
 from boardfit.edge.errors import UsageError
@@ -164,7 +164,7 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
         reporter.stage(f"reading {printable(typed.model)}")
         devices = tuple(load_devices(typed.devices))
         request = BuildRequest(
-            spec=open_model(typed.model, progress=reporter.progress),
+            spec=open_any_model(typed.model, progress=reporter.progress, say=reporter.say),
             devices=devices,
             output=typed.output,
             options=options,

@@ -63,7 +63,7 @@ def make_manifest(
         },
         "plan": plan.to_dict(),
         "checks": dict(checks),
-        "tools": tool_versions(),
+        "tools": {**tool_versions(), **spec.converter},
     }
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from boardfit.converters.formats.gguf.recipe import list_recipes
+from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.compare import make_hollow_spec
 from boardfit.converters.plan.options import PlanOptions
-from boardfit.converters.source import resolve
 from boardfit.converters.source.names import CatalogueName, HubName, parse_name
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.models import find_model
 from boardfit.edge.errors import InputError
+from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.units import printable
 
 
@@ -40,7 +41,7 @@ def open_to_plan(ref: str) -> Planned:
     Raises InputError as `open_model` does, when the catalogue does not know the model either.
     """
     if Path(ref).expanduser().exists():
-        return Planned(resolve.open_model(ref))
+        return Planned(_open(ref))
     name = parse_name(ref)
     known = None
     if isinstance(name, CatalogueName):
@@ -48,15 +49,20 @@ def open_to_plan(ref: str) -> Planned:
     elif isinstance(name, HubName):
         known = find_model(name.repo_id)
     if known is None or not known.exact:
-        return Planned(resolve.open_model(ref))
+        return Planned(_open(ref))
     why = f"{printable(ref)} is a name of the catalogue"
     if isinstance(name, HubName):
         try:
-            return Planned(resolve.open_model(ref))
+            return Planned(_open(ref))
         except InputError as error:
             why = str(error)
     note = f"{why}. The plan is from the published shape of {known.repo}; nothing was downloaded"
     return Planned(make_hollow_spec(known), note, _named_recipe(ref))
+
+
+def _open(ref: str) -> ModelSpec:
+    with TerminalReporter() as reporter:
+        return open_any_model(ref, progress=reporter.progress, say=reporter.say)
 
 
 def _named_recipe(ref: str) -> str | None:

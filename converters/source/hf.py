@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,26 @@ _DOCUMENTS = (
 )
 
 
+@dataclass(frozen=True)
+class Origin:
+    """A checkpoint's folder, its parsed config.json, and where it came from."""
+
+    directory: Path
+    config: Mapping[str, Any]
+    kind: str
+    location: str
+    model_id: str | None
+    revision: str | None
+
+
+class NoFamilyError(UnsupportedModelError):
+    """No family of ours converts the checkpoint of `origin`; upstream's converter may."""
+
+    def __init__(self, error: UnsupportedModelError, origin: Origin) -> None:
+        super().__init__(str(error), next_step=error.next_step)
+        self.origin = origin
+
+
 def open_directory(
     directory: Path,
     *,
@@ -61,11 +82,15 @@ def open_directory(
     """Describe the model in a directory; tensors stay on disk until they are read.
 
     The keyword arguments are for directories that came from a hub. Raises InputError (and its
-    kinds) for a checkpoint that cannot be converted.
+    kinds) for a checkpoint that cannot be converted, NoFamilyError where upstream's converter may.
     """
     check_folder(directory)
     config = read_json_object(_config_path(directory))
-    family = family_for(config)
+    origin = Origin(directory, config, kind, location or str(directory), model_id, revision)
+    try:
+        family = family_for(config)
+    except UnsupportedModelError as error:
+        raise NoFamilyError(error, origin) from None
     refuse_other_heads(config)
     checkpoint = SafetensorsCheckpoint(directory, config)
     tensors = family.tensors(checkpoint)
@@ -82,9 +107,7 @@ def open_directory(
         shape=shape,
         metadata=metadata,
         tensors=tuple(tensors),
-        source=_identity(
-            checkpoint, kind, location or str(directory), model_license(general), revision
-        ),
+        source=identify(checkpoint, origin, model_license(general)),
         chat_template=_value(entries, "tokenizer.chat_template"),
         tokenizer_dir=directory,
         notes=(
@@ -138,13 +161,10 @@ def _value(entries: Sequence[KeyValue], key: str) -> Any:
     return next((entry.value for entry in entries if entry.key == key), None)
 
 
-def _identity(
-    checkpoint: SafetensorsCheckpoint,
-    kind: str,
-    location: str,
-    license_name: str | None,
-    revision: str | None,
+def identify(
+    checkpoint: SafetensorsCheckpoint, origin: Origin, license_name: str | None
 ) -> SourceIdentity:
+    """Where a model came from: its files, and a fingerprint of their content."""
     files = checkpoint.files()
     digest = hashlib.sha256()
     checkpoint.update_fingerprint(digest)
@@ -156,4 +176,6 @@ def _identity(
             # An empty document has no content, and a card that is too large is not used.
             if files[name] and (name != "README.md" or files[name] <= MAX_CARD_BYTES):
                 digest.update(read_bytes(path))
-    return SourceIdentity(kind, location, files, digest.hexdigest(), license_name, revision)
+    return SourceIdentity(
+        origin.kind, origin.location, files, digest.hexdigest(), license_name, origin.revision
+    )
