@@ -15,6 +15,7 @@ import numpy as np
 from gguf import GGUFValueType
 
 from boardfit.device_profiles.shape import ModelShape
+from boardfit.edge.files.gguf.purpose import ENCODERS, POOLING
 
 RowReader = Callable[[int, int], np.ndarray]
 
@@ -107,6 +108,22 @@ class ModelSpec:
     @property
     def arch(self) -> str:
         return self.shape.arch
+
+    @property
+    def is_embedder(self) -> bool:
+        """Whether a text becomes one vector: the model generates no text."""
+        return self.pooling != "none" or self.arch in ENCODERS
+
+    @property
+    def pooling(self) -> str:
+        """How the vectors of a text's tokens become one, `none` for a model that generates."""
+        kind = self.get(f"{self.arch}.pooling_type", 0)
+        return POOLING[kind] if isinstance(kind, int) and 0 <= kind < len(POOLING) else "none"
+
+    @property
+    def reads_at_once(self) -> bool:
+        """Whether a whole text has to go through the model in one step."""
+        return self.is_embedder and (self.arch in ENCODERS or self.pooling != "last")
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of one metadata key."""

@@ -232,6 +232,7 @@ def as_record(done: Built) -> dict[str, object]:
 def summary(done: Built) -> str:
     """One bundle in a few lines for a person."""
     bundle, artifact, plan = done.bundle, done.artifact, done.bundle.plan
+    embeds = "pooling" in bundle.manifest["model"]
     return (
         f"{bundle.path}  {printable(bundle.name)} as {plan.recipe} for {plan.device}: "
         f"{format_bytes(artifact.nbytes)}, {artifact.bpw:.2f} bits per weight\n"
@@ -240,5 +241,6 @@ def summary(done: Built) -> str:
         f"  quality: {quality_lines(bundle.manifest)[0]}\n"
         + "".join(f"  note: {note}\n" for note in note_lines(bundle.manifest))
         + "".join(f"  tokenizer: {line}\n" for line in tokenizer_lines(bundle.manifest))
-        + f"  next: edge chat {bundle.path}"
+        + f"  next: edge {'run' if embeds else 'chat'} {bundle.path}"
+        + (" --embed TEXT" if embeds else "")
     )

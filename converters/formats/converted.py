@@ -102,6 +102,11 @@ class ConvertedFormat(ABC):
                 f"{self.row.id} is made from a checkpoint; {printable(spec.name)} is a GGUF file",
                 next_step="give the Hugging Face directory, or use --format gguf",
             )
+        if spec.is_embedder:
+            raise UnsupportedModelError(
+                f"{printable(spec.name)} is an embedding model, which {self.row.id} does not hold",
+                next_step="use --format gguf",
+            )
         self.check_family(spec.family)
         for name in self.row.profile_engines:
             support = profile.engine_support(name)

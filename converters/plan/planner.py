@@ -9,7 +9,7 @@ and run are tried from the fastest to the leanest.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, list_recipes, load_recipe
 from boardfit.converters.plan.candidate import (
@@ -42,6 +42,8 @@ _LONGEST_CONTEXT = {"balanced": 8192, "quality": 8192, "speed": 8192, "memory": 
 # quality while another one fits (`boardfit.converters.plan.weights.PERPLEXITY_ADDED`).
 _BALANCED = ("q4_k_m", "q4_k_s", "iq4_nl", "iq4_xs", "q4_1", "q4_0", "q3_k_m")
 _ACCEPTABLE_PERPLEXITY = 0.5
+#: Tokens of a text that becomes a vector, where nothing else is asked for.
+EMBEDDED_TEXT = 2048
 _UBATCHES = (512, 256, 128, 64)
 
 
@@ -70,6 +72,9 @@ class Planner:
         """`scale` weighs the model for several boards at once; it must be of the same `spec`.
         `learned` are stored results, which replace estimates.
         """
+        if spec.reads_at_once:
+            n_ctx = options.n_ctx or min(EMBEDDED_TEXT, spec.shape.n_ctx_train)
+            options = replace(options, n_ctx=n_ctx, n_ubatch=n_ctx)
         self.spec, self.profile, self.options = spec, profile, options
         self.learned = learned or Learned(())
         self._costs = CostModel(

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from boardfit.converters.documents import (
     MAX_CARD_BYTES,
+    MODULES,
     check_folder,
     companion_notes,
     has_file,
+    module_files,
     read_bytes,
     read_json_object,
+    read_modules,
 )
 from boardfit.converters.families.registry import family_for, model_type
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint, adapter_notes
@@ -48,6 +51,7 @@ _DOCUMENTS = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    MODULES,
 )
 
 
@@ -87,6 +91,8 @@ def open_directory(
     check_folder(directory)
     config = read_json_object(_config_path(directory))
     origin = Origin(directory, config, kind, location or str(directory), model_id, revision)
+    if is_embedder(directory, config):
+        raise NoFamilyError(UnsupportedModelError("an embedding model"), origin)
     try:
         family = family_for(config)
     except UnsupportedModelError as error:
@@ -140,6 +146,12 @@ def refuse_other_heads(config: Mapping[str, Any]) -> None:
             )
 
 
+def is_embedder(directory: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint makes vectors: its modules pool, or its attention looks ahead."""
+    pools = any(str(module.get("type")).endswith("Pooling") for module in read_modules(directory))
+    return pools or config.get("use_bidirectional_attention") is True
+
+
 def _load_tokenizer(
     directory: Path, config: Mapping[str, Any], arch: str, tensors: list[TargetTensor]
 ) -> LoadedTokenizer:
@@ -168,7 +180,7 @@ def identify(
     files = checkpoint.files()
     digest = hashlib.sha256()
     checkpoint.update_fingerprint(digest)
-    for name in _DOCUMENTS:
+    for name in (*_DOCUMENTS, *module_files(checkpoint.directory)):
         path = checkpoint.directory / name
         if has_file(path):
             files[name] = path.stat().st_size

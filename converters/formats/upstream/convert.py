@@ -23,7 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.converters.board.engine.source import PACKAGE, VERSION
-from boardfit.converters.documents import companion_notes, has_file, read_json_object
+from boardfit.converters.documents import (
+    MODULES,
+    companion_notes,
+    has_file,
+    module_files,
+    read_json_object,
+    read_modules,
+)
 from boardfit.converters.formats.tools.environments import (
     load_environments,
     one_maker,
@@ -34,7 +41,14 @@ from boardfit.converters.formats.upstream.tree import SCRIPT, converter_tree, li
 from boardfit.converters.source import resolve
 from boardfit.converters.source.checkpoint import INDEX, SafetensorsCheckpoint, adapter_notes
 from boardfit.converters.source.gguf import open_gguf
-from boardfit.converters.source.hf import NoFamilyError, Origin, identify, refuse_other_heads
+from boardfit.converters.source.hf import (
+    NoFamilyError,
+    Origin,
+    identify,
+    is_embedder,
+    refuse_other_heads,
+)
+from boardfit.converters.source.wrappers import RENAMED
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.rooted import Root, work_beside
 from boardfit.edge.disk.verified import cache_directory
@@ -83,21 +97,28 @@ def convert_checkpoint(
     memory or disk is short (before anything is made), InputError for a broken checkpoint.
     """
     origin, say = refusal.origin, say or (lambda text: None)
-    refuse_other_heads(origin.config)
+    options = list_options(origin)
     checkpoint = SafetensorsCheckpoint(origin.directory, origin.config)
     source = identify(checkpoint, origin, None)
     folder = cache_directory() / "converted" / _key(checkpoint, source.fingerprint)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with one_maker(folder.parent / ".lock", say):
         if not folder.is_dir():
-            _make(refusal, checkpoint, folder, progress, say)
+            _make(refusal, checkpoint, options, folder, progress, say)
         made = open_gguf(folder / "model.gguf")
         _keep_only(folder)
+    if made.is_embedder and made.pooling == "none":
+        raise UnsupportedModelError(
+            f"{printable(made.name)} is an embedding model whose pooling is unknown: it has no "
+            f"{MODULES} with a module that pools",
+            next_step=f"give the repository with its {MODULES} and 1_Pooling/config.json",
+        )
     tools = read_json_object(folder / "tools.json")
     by = f"{SCRIPT} ({PACKAGE} {VERSION})"
+    why = "it is an embedding model" if made.is_embedder else "boardfit has no family for it"
     notes = (
-        f"converted by upstream's {by}, because boardfit has no family for it",
-        *checkpoint.notes,
+        f"converted by upstream's {by}, because {why}",
+        *(note for note in checkpoint.notes if not note.startswith(RENAMED)),
         *adapter_notes(origin.directory),
         *companion_notes(origin.directory),
     )
@@ -114,6 +135,7 @@ def convert_checkpoint(
 def _make(
     refusal: NoFamilyError,
     checkpoint: SafetensorsCheckpoint,
+    options: list[str],
     folder: Path,
     progress: Progress | None,
     say: Say,
@@ -149,7 +171,7 @@ def _make(
                 "model": str(linked),
                 "outfile": str(made / "model.gguf"),
                 "outtype": choose_type(checkpoint),
-                "options": [],
+                "options": options,
                 "n_bytes": file_bytes(checkpoint),
             },
             progress=progress,
@@ -183,6 +205,35 @@ def _architectures(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 # ---- before -------------------------------------------------------------------------------------
+
+
+def list_options(origin: Origin) -> list[str]:
+    """Options of upstream's converter for what a checkpoint is for.
+
+    Raises UnsupportedModelError for one that classifies, and for modules of an embedding model that
+    the converter would leave out.
+    """
+    if not is_embedder(origin.directory, origin.config):
+        refuse_other_heads(origin.config)
+        return []
+    modules = read_modules(origin.directory)
+    kinds = [str(module.get("type")).rpartition(".")[2] for module in modules]
+    known = {"Transformer", "Pooling", "Normalize"}
+    if "Gemma3TextModel" in _architectures(origin.config):
+        known |= {"Dense"}
+    if other := next((kind for kind in kinds if kind not in known), None):
+        raise UnsupportedModelError(
+            f"{MODULES}: the module {printable(other, 40)} would be left out, and the vectors "
+            "would be other ones",
+            next_step="give an embedding model of transformer, pooling and normalization alone",
+        )
+    for name in module_files(origin.directory):
+        if name.endswith("Pooling/config.json"):
+            pooling = read_json_object(origin.directory / name)
+            modes = [key for key, on in pooling.items() if key.startswith("pooling_mode_") and on]
+            if len(modes) > 1:
+                raise UnsupportedModelError(f"{name}: {' and '.join(modes)}; one is expected")
+    return ["--sentence-transformers-dense-modules"] if "Dense" in kinds else []
 
 
 def choose_type(checkpoint: SafetensorsCheckpoint) -> str:
@@ -239,6 +290,9 @@ def link_checkpoint(checkpoint: SafetensorsCheckpoint, target: Path) -> Path:
     for name in sorted({*names, *checkpoint.shards, "README.md"} - {*unused, *_REWRITTEN}):
         if has_file(directory / name):
             (target / name).symlink_to((directory / name).resolve())
+    for name in module_files(directory):
+        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).symlink_to((directory / name).resolve())
     for name in _REWRITTEN:
         if has_file(directory / name):
             document = read_json_object(directory / name)
