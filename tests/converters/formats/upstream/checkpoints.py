@@ -126,12 +126,11 @@ def write_qwen3_embedding(directory: Path, tree: Path, **changes: Any) -> Path:
         **changes,
     }
     shapes = {
-        "model.embed_tokens.weight": (rebuilt.n_vocab, N_EMBD),
-        "model.norm.weight": (N_EMBD,),
+        "embed_tokens.weight": (rebuilt.n_vocab, N_EMBD),
+        "norm.weight": (N_EMBD,),
+        **decoder_layers(head_dim, N_LAYER, "layers."),
     }
-    write_checkpoint(
-        directory, config, {**shapes, **decoder_layers(head_dim, N_LAYER, "model.layers.")}
-    )
+    write_checkpoint(directory, config, shapes, dtype="F32")
     write_modules(directory, "lasttoken")
     return directory
 
@@ -166,7 +165,7 @@ def write_embedding_gemma(directory: Path, tree: Path, **changes: Any) -> Path:
         for name in ("pre_feedforward_layernorm", "post_feedforward_layernorm"):
             layers[f"layers.{i}.{name}.weight"] = (N_EMBD,)
     shapes = {"embed_tokens.weight": (rebuilt.n_vocab, N_EMBD), "norm.weight": (N_EMBD,)}
-    write_checkpoint(directory, config, {**shapes, **layers})
+    write_checkpoint(directory, config, shapes | layers, dtype="F32")
     write_modules(directory, "mean_tokens")
     wide = 4 * N_EMBD
     for name, rows, columns in (("2_Dense", wide, N_EMBD), ("3_Dense", N_EMBD, wide)):
