@@ -37,7 +37,12 @@ from boardfit.converters.formats.tools.environments import (
     tool_python,
 )
 from boardfit.converters.formats.tools.worker import Cage, run_worker
-from boardfit.converters.formats.upstream.tree import SCRIPT, converter_tree, list_architectures
+from boardfit.converters.formats.upstream.tree import (
+    NOT_YET,
+    SCRIPT,
+    converter_tree,
+    list_architectures,
+)
 from boardfit.converters.source import resolve
 from boardfit.converters.source.checkpoint import INDEX, SafetensorsCheckpoint, adapter_notes
 from boardfit.converters.source.gguf import open_gguf
@@ -189,11 +194,14 @@ def _check_architecture(refusal: NoFamilyError, tree: Path) -> None:
     named = list(_architectures(refusal.origin.config))
     known = list_architectures(tree)
     if not any(name in known for name in named):
+        why = NOT_YET.get(str(refusal.origin.config.get("model_type")))
         shown = ", ".join(printable(name, 60) for name in named) or "none"
         raise UnsupportedModelError(
             f"{refusal}. Upstream's converter of llama.cpp ({PACKAGE} {VERSION}) does not know it "
             f"either (architectures in config.json: {shown})",
-            next_step="a newer boardfit may bring a converter and an engine that know it",
+            next_step=f"it {why}"
+            if why
+            else "a newer boardfit may bring a converter and an engine that know it",
         )
 
 

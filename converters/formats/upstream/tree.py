@@ -23,6 +23,17 @@ _PARTS = (SCRIPT, "conversion/", "gguf-py/gguf/", "LICENSE")
 _TABLE = "TEXT_MODEL_MAP"
 
 
+#: Families that neither we nor the pinned engine know, by model_type, and why.
+NOT_YET = {"lfm3": "needs an engine of llama.cpp b11960 or later"}
+
+
+def find_tree() -> Path | None:
+    """The folder with upstream's converter if it is here, else None."""
+    own = os.environ.get(OVERRIDE)
+    tree = Path(own).expanduser() if own else cache_directory() / "converter" / VERSION
+    return tree if (tree / SCRIPT).is_file() else None
+
+
 def converter_tree(say: Say) -> Path:
     """The folder with upstream's converter, fetched and unpacked when it is first needed.
 
