@@ -37,7 +37,7 @@ class OpenModel:
 
 
 @dataclass(frozen=True)
-class Target:
+class FoundModel:
     """What a user names, found and checked but not loaded."""
 
     name: str
@@ -70,7 +70,7 @@ def find_target(
     *,
     progress: Callable[[int, int], None] | None = None,
     **overrides: Any,
-) -> Target:
+) -> FoundModel:
     """What `open_model` loads, and how. Raises as it does, but for loading."""
     path = Path(path)
     if not path.exists():
@@ -94,7 +94,7 @@ def find_target(
         model = model_file(path)
         settings = EngineSettings(flash_attn="quicker").replace(**overrides)
         name, engine_name = path.stem, engine_of(model)
-    return Target(name, path, engine_name, model, settings, bundle)
+    return FoundModel(name, path, engine_name, model, settings, bundle)
 
 
 def engine_of(path: Source) -> str:

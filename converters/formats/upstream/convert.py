@@ -70,7 +70,7 @@ from boardfit.edge.units import MIB, format_bytes, printable
 _WORKER = "boardfit.converters.formats.upstream.worker.convert"
 #: torch, transformers and a tokenizer before the first weight.
 _BASE_BYTES = 450 * MIB
-#: A tensor is held in floats and as it is written: 7.3 and 7.7 bytes a value were measured.
+#: A tensor is held in floats and as it is written: 7.3 to 7.7 bytes a value were measured.
 _BYTES_PER_HELD_VALUE = 8
 _VOCABULARY_BYTES = 32 * MIB
 _DOCUMENTS = (".json", ".model", ".jinja", ".txt")

@@ -209,3 +209,11 @@ def test_a_listing_of_other_types_is_refused(hub: Hub, change: dict[str, Any]) -
     with pytest.raises(InputError) as caught:
         open_model(REPOSITORY)
     assert str(caught.value).isprintable()
+
+
+def test_the_modules_of_an_embedding_model_are_fetched_too() -> None:
+    names = ("config.json", "modules.json", "model.safetensors", "1_Pooling/config.json",
+             "2_Dense/model.safetensors", "2_Dense/pytorch_model.bin", "onnx/model.onnx",
+             "../1_Pooling/config.json")  # fmt: skip
+    found = choose_files("a/b", [RemoteFile(name, 1, None) for name in names])
+    assert {file.name for file in found} == set(names[:5])
