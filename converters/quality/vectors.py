@@ -25,7 +25,7 @@ from boardfit.edge.types import Plan
 
 #: Texts that are compared, at most.
 MOST_TEXTS = 64
-# What a text is cut to: some sentences, which fit every model's context.
+# What a text is cut to: some sentences. They are halved until they fit the model's context.
 _MOST_CHARACTERS, _FEWEST_CHARACTERS = 400, 20
 
 Key = tuple[str, str, str]
@@ -47,7 +47,7 @@ def measure_vectors(
         return dict.fromkeys(wanted, make_empty_card("llama.cpp is not installed on the host"))
     (text,) = texts_for(spec, own)
     parts = list(cut(text))
-    n_ctx = min(512, spec.shape.n_ctx_train)
+    n_ctx = min(512, spec.shape.n_ctx_train, *(plan.n_ctx for plan in wanted.values()))
     try:
         with full_model(spec, work, threads, stage, progress) as path:
             stage("reading the quality text with the source model")
@@ -57,21 +57,31 @@ def measure_vectors(
         for (engine, recipe, kv_type), plan in wanted.items():
             stage(f"measuring the quality of {recipe}")
             settings = EngineSettings.from_plan(plan).replace(
-                n_threads=threads, repack=False, n_ctx=min(n_ctx, plan.n_ctx), n_ubatch=n_ctx
+                n_threads=threads, repack=False, n_ctx=n_ctx, n_ubatch=n_ctx
             )
             got, described = embed_all(models[engine, recipe], settings, parts, progress)
             cards[engine, recipe, kv_type] = {
-                "reference": {
-                    "kind": "source checkpoint",
-                    "type": "F32",
-                    "engine": f"{about['name']} {about['version']}",
+                "reference": source_record(spec, about),
+                "engine": {
+                    "name": described["name"],
+                    "version": described["version"],
+                    "kv_type": kv_type,
                 },
-                "engine": {**described, "kv_type": kv_type},
                 "texts": [{"name": text.name, "sha256": text.sha256, **compare(expected, got)}],
             }
         return cards
     except DoesNotFitError as error:
         return dict.fromkeys(wanted, make_empty_card(f"too large for the host: {error}"))
+
+
+def source_record(spec: ModelSpec, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What the vectors are compared with."""
+    return {
+        "kind": "source GGUF" if spec.source.kind == "gguf" else "source checkpoint",
+        "type": about["quant"],
+        "engine": f"{about['name']} {about['version']}",
+        "fingerprint": spec.source.fingerprint,
+    }
 
 
 def embed_all(
@@ -83,6 +93,8 @@ def embed_all(
     rows = []
     with closing(LlamaEmbedder.open(built_file(path), settings)) as embedder:
         for i, text in enumerate(texts):
+            while len(embedder.tokenize(text)) > embedder.n_ctx:
+                text = text[: len(text) // 2]
             rows.append(embedder.embed(text)[0])
             progress(i + 1, len(texts))
         return np.array(rows), embedder.describe()

@@ -132,7 +132,13 @@ class LlamaEmbedder:
 
     def describe(self) -> dict[str, Any]:
         """What makes the vectors, for records."""
-        return {"name": self.engine, "version": library.version(), "n_ctx": self.n_ctx}
+        kind = self._lib.llama_model_ftype(self._model)
+        return {
+            "name": self.engine,
+            "version": library.version(),
+            "n_ctx": self.n_ctx,
+            "quant": self._lib.llama_ftype_name(kind).decode(),
+        }
 
     def close(self) -> None:
         if self._model is not None:
