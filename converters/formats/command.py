@@ -8,9 +8,7 @@ import click
 
 from boardfit.converters.families.registry import FAMILIES
 from boardfit.converters.formats.table import FORMATS
-from boardfit.converters.formats.upstream.tree import NOT_YET, find_tree, list_architectures
-
-ABSENT = "not here yet: the first build that needs it fetches it"
+from boardfit.converters.formats.upstream.tree import NOT_YET, known_architectures
 
 
 @click.command(name="formats")
@@ -35,27 +33,24 @@ def format_lines() -> list[str]:
 
 
 def list_families() -> dict[str, object]:
-    """`native` by model_type, `upstream` by the architecture in config.json (None where the
-    converter is not here yet), `none` with the reason.
+    """`native` by model_type, `upstream` by the architecture in config.json, `none` with the
+    reason.
     """
-    tree = find_tree()
     return {
         "native": {kind: about for kind, (_, about) in sorted(FAMILIES.items())},
-        "upstream": sorted(list_architectures(tree), key=str.lower) if tree else None,
+        "upstream": known_architectures(),
         "none": NOT_YET,
     }
 
 
 def family_lines() -> list[str]:
     """The same for a person."""
-    tree = find_tree()
-    known = sorted(list_architectures(tree), key=str.lower) if tree else []
     return [
         "native (model_type in config.json): no torch, checked byte by byte",
         *(f"  {kind:18} {about}" for kind, (_, about) in sorted(FAMILIES.items())),
         "",
         "by upstream's converter, as GGUF (architectures in config.json), embedding models too",
-        *(f"  {name}" for name in known or [ABSENT]),
+        *(f"  {name}" for name in known_architectures()),
         "",
         "not at all",
         *(f"  {kind:18} {why}" for kind, why in NOT_YET.items()),

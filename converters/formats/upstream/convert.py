@@ -41,7 +41,7 @@ from boardfit.converters.formats.upstream.tree import (
     NOT_YET,
     SCRIPT,
     converter_tree,
-    list_architectures,
+    known_architectures,
 )
 from boardfit.converters.source import resolve
 from boardfit.converters.source.checkpoint import INDEX, SafetensorsCheckpoint, adapter_notes
@@ -102,6 +102,7 @@ def convert_checkpoint(
     memory or disk is short (before anything is made), InputError for a broken checkpoint.
     """
     origin, say = refusal.origin, say or (lambda text: None)
+    _check_architecture(refusal)
     options = list_options(origin)
     checkpoint = SafetensorsCheckpoint(origin.directory, origin.config)
     source = identify(checkpoint, origin, None)
@@ -149,7 +150,6 @@ def _make(
     check_resources(checkpoint, folder)
     try:
         tree = converter_tree(say)
-        _check_architecture(refusal, tree)
         python = tool_python("upstream", say=say)
     except EngineMissingError as error:
         raise EngineMissingError(
@@ -189,11 +189,10 @@ def _make(
         work.publish("made")
 
 
-def _check_architecture(refusal: NoFamilyError, tree: Path) -> None:
+def _check_architecture(refusal: NoFamilyError) -> None:
     """Raise UnsupportedModelError for what upstream's converter does not know either."""
     named = list(_architectures(refusal.origin.config))
-    known = list_architectures(tree)
-    if not any(name in known for name in named):
+    if not any(name in known_architectures() for name in named):
         why = NOT_YET.get(str(refusal.origin.config.get("model_type")))
         shown = ", ".join(printable(name, 60) for name in named) or "none"
         raise UnsupportedModelError(
@@ -201,7 +200,8 @@ def _check_architecture(refusal: NoFamilyError, tree: Path) -> None:
             f"either (architectures in config.json: {shown})",
             next_step=f"it {why}"
             if why
-            else "a newer boardfit may bring a converter and an engine that know it",
+            else "if a newer llama.cpp knows it, wait for a boardfit "
+            "with that engine; a GGUF of another tool is run if the engine knows its architecture",
         )
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
+import functools
 import os
 import tarfile
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from boardfit.converters.board.engine.source import PACKAGE, VERSION, fetch_sdist
@@ -20,18 +19,10 @@ from boardfit.edge.units import printable
 OVERRIDE = "BOARDFIT_LLAMA_CPP"
 SCRIPT = "convert_hf_to_gguf.py"
 _PARTS = (SCRIPT, "conversion/", "gguf-py/gguf/", "LICENSE")
-_TABLE = "TEXT_MODEL_MAP"
 
 
 #: Families that neither we nor the pinned engine know, by model_type, and why.
 NOT_YET = {"lfm3": "needs an engine of llama.cpp b11960 or later"}
-
-
-def find_tree() -> Path | None:
-    """The folder with upstream's converter if it is here, else None."""
-    own = os.environ.get(OVERRIDE)
-    tree = Path(own).expanduser() if own else cache_directory() / "converter" / VERSION
-    return tree if (tree / SCRIPT).is_file() else None
 
 
 def converter_tree(say: Say) -> Path:
@@ -57,19 +48,11 @@ def converter_tree(say: Say) -> Path:
     return tree
 
 
-def list_architectures(tree: Path) -> Mapping[str, str]:
-    """The architectures of config.json that upstream converts, and the module for each.
-
-    The table is read, not run.
-    """
-    path = tree / "conversion/__init__.py"
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
-            continue
-        if node.target.id == _TABLE and node.value:
-            found: dict[str, str] = ast.literal_eval(node.value)
-            return found
-    raise InputError(f"{path} has no {_TABLE}: it is not the converter that this version knows")
+@functools.cache
+def known_architectures() -> tuple[str, ...]:
+    """The architectures of config.json that the pinned converter takes. Listing them needs none."""
+    text = Path(__file__).with_name("architectures.txt").read_text(encoding="utf-8")
+    return tuple(text.split())
 
 
 def _unpack(sdist: Path, tree: Path) -> None:
@@ -87,5 +70,6 @@ def _unpack(sdist: Path, tree: Path) -> None:
         made.mkdir()
         with tarfile.open(sdist) as archive:
             archive.extractall(made, filter=select)
-        list_architectures(made)
+        if not (made / SCRIPT).is_file():
+            raise InputError(f"{sdist} is not laid out like the {PACKAGE} that this version knows")
         work.publish("made")

@@ -7,10 +7,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from boardfit.device_profiles.cost.memory import embedding_bytes, embedding_rows
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.abort import NativeFlag
 from boardfit.edge.engines.llama import library
 from boardfit.edge.engines.llama.context import OK, attach_abort, load_model, make_context
+from boardfit.edge.engines.llama.estimate import estimate_bytes, most_heads
 from boardfit.edge.engines.llama.ready import check_file, check_memory
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.engines.vocabulary import encode_text
@@ -18,12 +20,11 @@ from boardfit.edge.errors import EngineError, InputError, UnsupportedModelError
 from boardfit.edge.files.gguf import GgufHeader, read_header
 from boardfit.edge.files.gguf.purpose import ENCODERS, require_embedder
 
+_EMBEDDINGS = "token_embd.weight"
 #: Tokens of a text where nothing else is asked for.
-DEFAULT_N_CTX = 2048
+DEFAULT_N_CTX = 512
 # Every sixth layer of EmbeddingGemma sees the whole text; the library assumes that one does.
 _GEMMA_PERIOD = 6
-# A decoder computes logits beside the vectors, for every token of a step.
-_LOGIT_BYTES = 64 << 20
 
 
 class LlamaEmbedder:
@@ -40,8 +41,7 @@ class LlamaEmbedder:
         self._vocab = lib.llama_model_get_vocab(model)
         self.n_embd = int(lib.llama_model_n_embd_out(model))
         n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
-        few = max(1, min(settings.n_ubatch, _LOGIT_BYTES // (4 * max(1, n_vocab))))
-        self._step = n_ctx if at_once else min(n_ctx, few)
+        self._step = embedding_rows(n_vocab, n_ctx, settings.n_ubatch, at_once=at_once)
         settings = settings.replace(n_batch=self._step, n_ubatch=self._step)
         self._handle = make_context(
             lib, model, path.name, n_ctx, settings, n_outputs=self._step, embeds=True
@@ -75,6 +75,12 @@ class LlamaEmbedder:
         at_once = header.arch in ENCODERS or pooling != "last"
         if at_once and settings.n_ubatch != n_ctx:
             settings = settings.replace(n_ubatch=n_ctx)
+        if settings.need_bytes is None:
+            n_vocab = next((t.dims[1] for t in header.tensors if t.name == _EMBEDDINGS), 0)
+            rows = embedding_rows(n_vocab, n_ctx, settings.n_ubatch, at_once=at_once)
+            own = embedding_bytes(n_vocab, most_heads(path, header), n_ctx, rows)
+            need = estimate_bytes(path, header, n_ctx, settings) + own
+            settings = settings.replace(need_bytes=need)
         settings = check_memory(path, header, settings, n_ctx)
         lib = library.load_library()
         library.silence(lib)

@@ -103,6 +103,53 @@ def write_bert(directory: Path, tree: Path, **changes: Any) -> Path:
     return directory
 
 
+def write_nomic(directory: Path, tree: Path) -> Path:
+    """A NomicBert as nomic-embed-text-v1.5 has it: code of its own beside it, padded vocabulary."""
+    directory.mkdir(parents=True, exist_ok=True)
+    n_vocab = -(-write_wordpiece(vocabulary(tree, "bert-bge"), directory) // 64) * 64
+    config = {
+        "model_type": "nomic_bert",
+        "architectures": ["NomicBertModel"],
+        "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"},
+        "vocab_size": n_vocab,
+        "n_embd": N_EMBD,
+        "n_head": N_HEAD,
+        "n_inner": N_FF,
+        "n_layer": N_LAYER,
+        "n_positions": 8192,
+        "max_trained_positions": 2048,
+        "type_vocab_size": 2,
+        "layer_norm_epsilon": 1e-12,
+        "activation_function": "swiglu",
+        "causal": False,
+        "prenorm": False,
+        **dict.fromkeys(("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), False),
+        "rotary_emb_base": 1000,
+        "rotary_emb_fraction": 1.0,
+        "rotary_emb_interleaved": False,
+        "rotary_emb_scale_base": None,
+    }
+    (directory / "code.py").write_text("raise SystemExit('run')")
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (n_vocab, N_EMBD),
+        "embeddings.token_type_embeddings.weight": (2, N_EMBD),
+        **norm("emb_ln"),
+    }
+    for i in range(N_LAYER):
+        shapes |= {
+            f"encoder.layers.{i}.attn.Wqkv.weight": (3 * N_EMBD, N_EMBD),
+            f"encoder.layers.{i}.attn.out_proj.weight": (N_EMBD, N_EMBD),
+            f"encoder.layers.{i}.mlp.fc11.weight": (N_FF, N_EMBD),
+            f"encoder.layers.{i}.mlp.fc12.weight": (N_FF, N_EMBD),
+            f"encoder.layers.{i}.mlp.fc2.weight": (N_EMBD, N_FF),
+            **norm(f"encoder.layers.{i}.norm1"),
+            **norm(f"encoder.layers.{i}.norm2"),
+        }
+    write_checkpoint(directory, config, shapes, dtype="F32")
+    write_modules(directory, "mean_tokens")
+    return directory
+
+
 def write_qwen3_embedding(directory: Path, tree: Path, **changes: Any) -> Path:
     """A decoder that makes the vector of its last token, as Qwen3-Embedding does."""
     directory.mkdir(parents=True, exist_ok=True)

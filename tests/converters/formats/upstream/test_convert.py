@@ -45,14 +45,12 @@ def other(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A converter that knows one architecture."""
-    folder = tmp_path / "tree"
-    (folder / "conversion").mkdir(parents=True)
-    (folder / SCRIPT).touch()
-    (folder / "conversion/__init__.py").write_text('TEXT_MODEL_MAP: dict = {"One": "one"}\n')
-    monkeypatch.setenv("BOARDFIT_LLAMA_CPP", str(folder))
-    return folder
+def known(other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, called an architecture that upstream knows; its converter is not run."""
+    (tmp_path / SCRIPT).touch()
+    monkeypatch.setenv("BOARDFIT_LLAMA_CPP", str(tmp_path))
+    change_document(other / "config.json", architectures=["StableLmForCausalLM"])
+    return other
 
 
 def checkpoint_in(directory: Path) -> SafetensorsCheckpoint:
@@ -64,21 +62,18 @@ def refuse_to_make(name: str, **options: Any) -> Path:
 
 
 def test_what_no_converter_knows_is_refused_before_an_environment_is_made(
-    other: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+    other: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(convert, "tool_python", refuse_to_make)
+    monkeypatch.setattr(convert, "converter_tree", refuse_to_make)
     with pytest.raises(UnsupportedModelError, match="OtherForCausalLM") as caught:
         convert.open_any_model(other)
     assert "does not know it either" in str(caught.value)
 
 
-def test_offline_names_the_two_ways_out(
-    other: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    change_document(other / "config.json", architectures=["One"])
+def test_offline_names_the_two_ways_out(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convert, "tool_python", refuse_to_make)
     with pytest.raises(EngineMissingError, match="'other', and upstream's converter") as caught:
-        convert.open_any_model(other)
+        convert.open_any_model(known)
     step = str(caught.value.next_step)
     assert "go online once" in step and f"python {SCRIPT}" in step
 
@@ -87,7 +82,7 @@ def test_offline_names_the_two_ways_out(
     ("name", "message"), [("available_bytes", "of memory"), ("shutil.disk_usage", "the converted")]
 )
 def test_memory_and_disk_are_refused_before_anything_is_fetched(
-    other: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+    known: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
     def fetch(say: object) -> Path:
         raise AssertionError("fetched")
@@ -96,14 +91,14 @@ def test_memory_and_disk_are_refused_before_anything_is_fetched(
     monkeypatch.setattr(f"{convert.__name__}.{name}", lambda *arguments: short)
     monkeypatch.setattr(convert, "converter_tree", fetch)
     with pytest.raises(DoesNotFitError, match=message) as caught:
-        convert.open_any_model(other)
+        convert.open_any_model(known)
     assert caught.value.shortfall_bytes
 
 
-def test_pickles_are_refused(other: Path) -> None:
-    (other / "model.safetensors").rename(other / "pytorch_model.bin")
+def test_pickles_are_refused(known: Path) -> None:
+    (known / "model.safetensors").rename(known / "pytorch_model.bin")
     with pytest.raises(UnsafeInputError, match="pickle"):
-        convert.open_any_model(other)
+        convert.open_any_model(known)
 
 
 def test_the_converter_gets_no_code_and_no_pickle(other: Path, tmp_path: Path) -> None:

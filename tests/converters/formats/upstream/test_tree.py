@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import tarfile
 from pathlib import Path
@@ -11,7 +12,6 @@ import pytest
 from boardfit.converters.formats.upstream import tree
 from boardfit.edge.errors import InputError, UsageError
 
-TABLE = 'TEXT_MODEL_MAP: dict[str, str] = {"OneForCausalLM": "one"}\nraise SystemExit("run")\n'
 INSIDE = f"{tree.PACKAGE}-{tree.VERSION}/vendor/llama.cpp/"
 
 
@@ -20,7 +20,7 @@ def sdist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "sdist.tar.gz"
     files = {
         "convert_hf_to_gguf.py": "",
-        "conversion/__init__.py": TABLE,
+        "conversion/__init__.py": "",
         "gguf-py/gguf/constants.py": "",
         "gguf-py/tests/test_a.py": "",
         "ggml/src/ggml.c": "",
@@ -47,15 +47,12 @@ def test_the_converter_alone_is_unpacked_once(sdist: Path, monkeypatch: pytest.M
     assert tree.converter_tree(print) == found
 
 
-def test_the_table_is_read_and_not_run(sdist: Path) -> None:
-    assert tree.list_architectures(tree.converter_tree(print)) == {"OneForCausalLM": "one"}
-
-
-def test_another_layout_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "conversion").mkdir()
-    (tmp_path / "conversion/__init__.py").write_text("OTHER = {}\n")
-    with pytest.raises(InputError, match="has no TEXT_MODEL_MAP"):
-        tree.list_architectures(tmp_path)
+def test_another_layout_is_refused(sdist: Path) -> None:
+    with tarfile.open(sdist, "w:gz"):
+        pass
+    with pytest.raises(InputError, match="not laid out like"):
+        tree.converter_tree(print)
+    assert not [p for p in tree.cache_directory().glob("converter/*") if p.is_dir()]
 
 
 def test_a_tree_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,6 +64,12 @@ def test_a_tree_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.oracle
-def test_the_pinned_table_names_what_people_have(llama_cpp_tree: Path) -> None:
-    known = tree.list_architectures(llama_cpp_tree)
-    assert {"Starcoder2ForCausalLM", "StableLmForCausalLM", "BertModel"} <= set(known)
+def test_the_list_is_that_of_the_pinned_converter(llama_cpp_tree: Path) -> None:
+    text = (llama_cpp_tree / "conversion/__init__.py").read_text()
+    (table,) = (
+        node.value
+        for node in ast.parse(text).body
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "TEXT_MODEL_MAP"
+    )
+    assert table is not None
+    assert set(tree.known_architectures()) == set(ast.literal_eval(table))
