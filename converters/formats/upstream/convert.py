@@ -106,7 +106,9 @@ def convert_checkpoint(
     options = list_options(origin)
     checkpoint = SafetensorsCheckpoint(origin.directory, origin.config)
     source = identify(checkpoint, origin, None)
-    folder = cache_directory() / "converted" / _key(checkpoint, source.fingerprint)
+    folder = (
+        cache_directory() / "converted" / _key(checkpoint, source.fingerprint, _folder_name(origin))
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with one_maker(folder.parent / ".lock", say):
         if not folder.is_dir():
@@ -153,8 +155,8 @@ def _make(
         python = tool_python("upstream", say=say)
     except EngineMissingError as error:
         raise EngineMissingError(
-            f"boardfit has no family for model_type {_model_type(origin)!r}, and upstream's "
-            f"converter is not here: {error}",
+            f"this checkpoint (model_type {_model_type(origin)!r}) goes through upstream's "
+            f"converter, which is not here: {error}",
             next_step="go online once and run the same command again. Or convert "
             f"elsewhere: python {SCRIPT} MODEL_DIR --outtype bf16 --outfile model.gguf, "
             "then give edge that model.gguf",
@@ -186,6 +188,7 @@ def _make(
             cage=Cage((tree, Path(scratch), *shown), made),
         )
         (made / "tools.json").write_text(json.dumps(result["tools"]), encoding="utf-8")
+        work.root.sync("made/model.gguf")
         work.publish("made")
 
 
@@ -340,12 +343,12 @@ def _folder_name(origin: Origin) -> str:
 # ---- the cache ----------------------------------------------------------------------------------
 
 
-def _key(checkpoint: SafetensorsCheckpoint, fingerprint: str) -> str:
-    """Changes with the checkpoint and the converter. A fingerprint does not read all weights, so
-    the times of change count too.
+def _key(checkpoint: SafetensorsCheckpoint, fingerprint: str, name: str) -> str:
+    """Changes with the checkpoint, its name and the converter. A fingerprint does not read all
+    weights, so the times of change count too.
     """
     times = [(checkpoint.directory / shard).stat().st_mtime_ns for shard in checkpoint.shards]
-    identity = [fingerprint, times, VERSION, load_environments()["upstream"].key]
+    identity = [fingerprint, name, times, VERSION, load_environments()["upstream"].key]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
 
 

@@ -72,7 +72,9 @@ def test_what_no_converter_knows_is_refused_before_an_environment_is_made(
 
 def test_offline_names_the_two_ways_out(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convert, "tool_python", refuse_to_make)
-    with pytest.raises(EngineMissingError, match="'other', and upstream's converter") as caught:
+    with pytest.raises(
+        EngineMissingError, match=r"model_type 'other'\) goes through upstream's"
+    ) as caught:
         convert.open_any_model(known)
     step = str(caught.value.next_step)
     assert "go online once" in step and f"python {SCRIPT}" in step
@@ -129,9 +131,10 @@ def test_experts_of_a_layer_are_held_together(tmp_path: Path) -> None:
 
 def test_a_changed_checkpoint_is_converted_again(other: Path) -> None:
     checkpoint = checkpoint_in(other)
-    before = convert._key(checkpoint, "same")
+    before = convert._key(checkpoint, "same", "name")
+    assert convert._key(checkpoint, "same", "other") != before
     (other / "model.safetensors").touch()
-    assert convert._key(checkpoint, "same") != before
+    assert convert._key(checkpoint, "same", "name") != before
 
 
 # ---- with upstream's converter -------------------------------------------------------------------
