@@ -9,12 +9,13 @@ from typing import Any
 from boardfit.converters.build.build import BuildRequest
 from boardfit.converters.build.build import build as build_all
 from boardfit.converters.formats.table import GGUF, parse_formats
+from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.catalogue import open_to_plan
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.learned import read_learned
 from boardfit.converters.plan.make import PlanOptions, plan_any
 from boardfit.converters.quality.building import QualityOptions
-from boardfit.converters.source.resolve import Mtp, open_model
+from boardfit.converters.source.resolve import Mtp
 from boardfit.device_profiles.catalog import THIS_MACHINE
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import UsageError
@@ -64,7 +65,7 @@ def build(
     overrides them.
     """
     request = BuildRequest(
-        spec=open_model(str(model), mtp=mtp),
+        spec=open_any_model(str(model), mtp=mtp),
         devices=tuple(load_devices([device])),
         output=Path(output),
         options=options or PlanOptions(),

@@ -7,6 +7,7 @@ no more than the name's limit.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ _LIMITS = {
     "chat_template.jinja": 4 * 1024**2,
     "chat_template.json": 4 * 1024**2,
     "README.md": MAX_CARD_BYTES,
+    # A dense layer behind an embedding model; the model's own weights are mapped.
+    "model.safetensors": 64 * 1024**2,
 }
 # Copied into the bundle when the checkpoint has them, under the role on the right.
 _COMPANIONS = {
@@ -36,6 +39,10 @@ _COMPANIONS = {
     "README.md": "card",
 }
 MAX_COMPANION_BYTES = 1024 * 1024
+#: What sentence-transformers does with a model's vectors: a list of modules, each in a folder.
+MODULES = "modules.json"
+MODULE_FOLDER = re.compile(r"\d{1,2}_[A-Za-z]{1,40}")
+MODULE_FILES = ("config.json", "model.safetensors")
 # Files that the tools of other formats read by themselves, under any name.
 _READ_BY_TOOLS = (".json", ".model", ".jinja", ".txt", ".safetensors")
 
@@ -61,6 +68,35 @@ def read_text(path: Path, limit: int | None = None, *, below: Path | None = None
 
 def _limit(path: Path) -> int:
     return _LIMITS.get(path.name, _MAX_DOCUMENT_BYTES)
+
+
+def module_files(directory: Path) -> list[str]:
+    """The files of sentence-transformers' modules (pooling, dense layers) below a checkpoint, which
+    modules.json names. Empty where it is absent.
+
+    Raises UnsafeInputError for a module whose folder is not a plain name.
+    """
+    found = []
+    for module in read_modules(directory):
+        folder = str(module.get("path", ""))
+        if folder and not MODULE_FOLDER.fullmatch(folder):
+            raise UnsafeInputError(
+                f"{directory / MODULES}: a module lies in {printable(folder)!r}; expected a folder "
+                "such as 1_Pooling"
+            )
+        names = (f"{folder}/{name}" for name in MODULE_FILES) if folder else ()
+        found += [name for name in names if is_file_below(directory, name)]
+    return found
+
+
+def read_modules(directory: Path) -> list[dict[str, Any]]:
+    """What modules.json lists. Raises InputError where it is no list of modules."""
+    if not has_file(directory / MODULES):
+        return []
+    value = read_json(directory / MODULES)
+    if not isinstance(value, list) or not all(isinstance(module, dict) for module in value):
+        raise InputError(f"{directory / MODULES}: expected a list of modules")
+    return value
 
 
 def copy_document(path: Path, target: Path) -> None:
@@ -95,9 +131,17 @@ def companion_notes(directory: Path) -> list[str]:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises InputError when it is not one."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file. Raises InputError when there is none."""
     text = read_text(path)
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except RecursionError:
         raise UnsafeInputError(f"{path}: nested too deeply") from None
     except ValueError as error:
@@ -105,9 +149,6 @@ def read_json_object(path: Path) -> dict[str, Any]:
             f"{path}: not JSON: {printable(str(error))}",
             next_step="download the file again; a log-in page saved as a file looks like this",
         ) from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def read_front_matter(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 from gguf import GGUFValueType
 
 from boardfit.device_profiles.shape import ModelShape
+from boardfit.edge.files.gguf.purpose import ENCODERS, POOLING
 
 RowReader = Callable[[int, int], np.ndarray]
 
@@ -98,7 +99,8 @@ class ModelSpec:
     `metadata` is in writing order, tokenizer and chat template included, without
     `general.file_type` and `general.quantization_version`, which the writer adds.
     `tokenizer_dir` is the directory with the source's own tokenizer files, when there is one: what
-    the written vocabulary is verified against.
+    the written vocabulary is verified against. `converter` holds the versions of foreign tools that
+    made the tensors, where a family of ours did not.
     """
 
     name: str
@@ -110,10 +112,27 @@ class ModelSpec:
     chat_template: str | None = None
     tokenizer_dir: Path | None = None
     notes: tuple[str, ...] = field(default=())
+    converter: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def arch(self) -> str:
         return self.shape.arch
+
+    @property
+    def is_embedder(self) -> bool:
+        """Whether a text becomes one vector: the model generates no text."""
+        return self.pooling != "none" or self.arch in ENCODERS
+
+    @property
+    def pooling(self) -> str:
+        """How the vectors of a text's tokens become one, `none` for a model that generates."""
+        kind = self.get(f"{self.arch}.pooling_type", 0)
+        return POOLING[kind] if isinstance(kind, int) and 0 <= kind < len(POOLING) else "none"
+
+    @property
+    def reads_at_once(self) -> bool:
+        """Whether a whole text has to go through the model in one step."""
+        return self.is_embedder and (self.arch in ENCODERS or self.pooling != "last")
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of one metadata key."""

@@ -55,6 +55,11 @@ COMMANDS: dict[str, Command] = {
         "Build a 4-bit artifact sized to a board, in a bundle.",
         "host",
     ),
+    "formats": Command(
+        "boardfit.converters.formats.command:formats_command",
+        "List formats, and the model families that can be built.",
+        "convert",
+    ),
     "bundle": Command(
         "boardfit.edge.bundle.command:bundle", "Show, verify, sign, pack or unpack a bundle."
     ),

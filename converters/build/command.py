@@ -20,12 +20,13 @@ from boardfit.converters.build.network import (
 from boardfit.converters.formats.gguf.recipe import AS_IS, list_recipes
 from boardfit.converters.formats.network.quantize import is_network_file
 from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
+from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.make import PREFERENCES, PlanOptions
 from boardfit.converters.plan.options import Prefer
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.checkpoint import AdapterRequest
-from boardfit.converters.source.resolve import Mtp, open_model
+from boardfit.converters.source.resolve import Mtp
 from boardfit.edge.bench.network_inputs import parse_shapes
 from boardfit.edge.bundle.quality_text import note_lines, quality_lines, tokenizer_lines
 from boardfit.edge.errors import UsageError
@@ -181,7 +182,13 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
         reporter.stage(f"reading {printable(typed.model)}")
         devices = tuple(load_devices(typed.devices))
         request = BuildRequest(
-            spec=open_model(typed.model, progress=reporter.progress, lora=lora, mtp=typed.mtp),
+            spec=open_any_model(
+                typed.model,
+                progress=reporter.progress,
+                say=reporter.say,
+                lora=lora,
+                mtp=typed.mtp,
+            ),
             devices=devices,
             output=typed.output,
             options=options,
@@ -258,6 +265,7 @@ def as_record(done: Built) -> dict[str, object]:
 def summary(done: Built) -> str:
     """One bundle in a few lines for a person."""
     bundle, artifact, plan = done.bundle, done.artifact, done.bundle.plan
+    embeds = "pooling" in bundle.manifest["model"]
     return (
         f"{bundle.path}  {printable(bundle.name)} as {plan.recipe} for {plan.device}: "
         f"{format_bytes(artifact.nbytes)}, {artifact.bpw:.2f} bits per weight\n"
@@ -266,5 +274,6 @@ def summary(done: Built) -> str:
         f"  quality: {quality_lines(bundle.manifest)[0]}\n"
         + "".join(f"  note: {note}\n" for note in note_lines(bundle.manifest))
         + "".join(f"  tokenizer: {line}\n" for line in tokenizer_lines(bundle.manifest))
-        + f"  next: edge chat {bundle.path}"
+        + f"  next: edge {'run' if embeds else 'chat'} {bundle.path}"
+        + (" --embed TEXT" if embeds else "")
     )

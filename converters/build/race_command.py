@@ -9,11 +9,11 @@ import click
 
 from boardfit.converters.build.build import BuildRequest, build
 from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
+from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.make import PlanOptions, plan_any
 from boardfit.converters.quality.building import QualityOptions
-from boardfit.converters.source.resolve import open_model
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import THIS_MACHINE
 from boardfit.device_profiles.profile import DeviceProfile
@@ -94,7 +94,7 @@ def build_entrants(
     """
     with TerminalReporter(quiet=quiet) as reporter:
         reporter.stage(f"reading {printable(model)}")
-        spec = open_model(model, progress=reporter.progress)
+        spec = open_any_model(model, progress=reporter.progress, say=reporter.say)
         (device,) = load_devices([THIS_MACHINE])
         bundles = []
         for name in parse_formats(formats):

@@ -46,6 +46,7 @@ def make_manifest(
             "license": spec.source.license,
             "n_params": spec.shape.n_params,
             "n_ctx_train": spec.shape.n_ctx_train,
+            **({"pooling": spec.pooling} if spec.is_embedder else {}),
             "source": {
                 "kind": spec.source.kind,
                 "location": location if spec.source.kind == "hub" else Path(location).name,
@@ -64,7 +65,7 @@ def make_manifest(
         },
         "plan": plan.to_dict(),
         "checks": dict(checks),
-        "tools": tool_versions(),
+        "tools": {**tool_versions(), **spec.converter},
     }
 
 

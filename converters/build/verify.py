@@ -44,7 +44,10 @@ def check_vocabulary(spec: ModelSpec, *, accept_normalization: bool = False) -> 
         path = Path(folder) / "vocabulary.gguf"
         write_vocab_entries(spec.metadata, path)
         report = verify_vocabulary(
-            path, spec.tokenizer_dir, accept_normalization=accept_normalization
+            path,
+            spec.tokenizer_dir,
+            accept_normalization=accept_normalization,
+            generates=not spec.is_embedder,
         )
     return {"vocabulary": asdict(report)}
 
@@ -78,11 +81,30 @@ def check_artifact(path: Path, spec: ModelSpec) -> dict[str, Any]:
         raise IntegrityError(
             f"{path.name} holds {len(header.tensors)} tensors, {len(spec.tensors)} were planned"
         )
+    if spec.is_embedder:
+        return try_vectors(path, spec)
     # Without repacking: this only asks whether the file works, in as little memory as it can.
     settings = EngineSettings(
         n_ctx=min(_TRIAL_CONTEXT, spec.shape.n_ctx_train), n_batch=64, n_ubatch=64, repack=False
     )
     return try_out(path, "llama_cpp", settings, check_loss=True)
+
+
+def try_vectors(path: Path, spec: ModelSpec) -> dict[str, Any]:
+    """Make vectors of the trial texts. Raises IntegrityError where two have the same."""
+    from boardfit.edge.engines.llama.embedding import LlamaEmbedder
+
+    settings = EngineSettings(n_ctx=min(_TRIAL_CONTEXT, spec.shape.n_ctx_train), repack=False)
+    try:
+        embedder = LlamaEmbedder.open(built_file(path), settings)
+    except DoesNotFitError as error:
+        return {"engine": f"not test-run on the host: {error}"}
+    with closing(embedder):
+        vectors = {tuple(embedder.embed(text)[0]) for text in _TRIAL_TEXTS}
+        if len(vectors) != len(_TRIAL_TEXTS):
+            raise IntegrityError(f"{path.name}: different texts become the same vector")
+        made = {"pooling": embedder.pooling, "n_embd": embedder.n_embd}
+        return {"engine": {**embedder.describe(), **made}}
 
 
 def check_in_engine(path: Path, plan: Plan, spec: ModelSpec) -> dict[str, Any]:

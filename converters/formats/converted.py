@@ -108,6 +108,11 @@ class ConvertedFormat(ABC):
                 f"not yet what is built: {printable(made, 200)}",
                 next_step="use --format gguf",
             )
+        if spec.is_embedder:
+            raise UnsupportedModelError(
+                f"{printable(spec.name)} is an embedding model, which {self.row.id} does not hold",
+                next_step="use --format gguf",
+            )
         self.check_family(spec.family)
         for name in self.row.profile_engines:
             support = profile.engine_support(name)

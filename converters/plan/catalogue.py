@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from boardfit.converters.formats.gguf.recipe import list_recipes
+from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.compare import make_hollow_spec
 from boardfit.converters.plan.options import PlanOptions
-from boardfit.converters.source import resolve
 from boardfit.converters.source.checkpoint import AdapterRequest
 from boardfit.converters.source.names import CatalogueName, HubName, parse_name
 from boardfit.converters.spec import ModelSpec
 from boardfit.converters.tokenizers.turns import check_words
 from boardfit.device_profiles.models import find_model
 from boardfit.edge.errors import InputError
+from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.units import printable
 
 
@@ -43,15 +44,15 @@ def open_to_plan(ref: str, lora: AdapterRequest | None = None) -> Planned:
     Raises InputError as `open_model` does, when the catalogue does not know the model either, and
     for a chat template that a build would refuse.
     """
-    planned = _open(ref, lora)
+    planned = _plan_from(ref, lora)
     if planned.spec.chat_template is not None:
         check_words(planned.spec.chat_template)
     return planned
 
 
-def _open(ref: str, lora: AdapterRequest | None) -> Planned:
+def _plan_from(ref: str, lora: AdapterRequest | None) -> Planned:
     if lora is not None or Path(ref).expanduser().exists():
-        return Planned(resolve.open_model(ref, lora=lora))
+        return Planned(_open(ref, lora))
     name = parse_name(ref)
     known = None
     if isinstance(name, CatalogueName):
@@ -59,15 +60,26 @@ def _open(ref: str, lora: AdapterRequest | None) -> Planned:
     elif isinstance(name, HubName):
         known = find_model(name.repo_id)
     if known is None or not known.exact:
-        return Planned(resolve.open_model(ref, heads_only=True))
+        return Planned(_open(ref))
     why = f"{printable(ref)} is a name of the catalogue"
     if isinstance(name, HubName):
         try:
-            return Planned(resolve.open_model(ref, heads_only=True))
+            return Planned(_open(ref))
         except InputError as error:
             why = str(error)
     note = f"{why}. The plan is from the published shape of {known.repo}; nothing was downloaded"
     return Planned(make_hollow_spec(known), note, _named_recipe(ref))
+
+
+def _open(ref: str, lora: AdapterRequest | None = None) -> ModelSpec:
+    with TerminalReporter() as reporter:
+        return open_any_model(
+            ref,
+            progress=reporter.progress,
+            say=reporter.say,
+            heads_only=lora is None,
+            lora=lora,
+        )
 
 
 def _named_recipe(ref: str) -> str | None:

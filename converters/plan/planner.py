@@ -9,7 +9,7 @@ and run are tried from the fastest to the leanest.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, list_recipes, load_recipe
 from boardfit.converters.plan.candidate import (
@@ -23,7 +23,7 @@ from boardfit.converters.plan.learned import Learned, MeasuredRun
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.plan.weights import RecipeWeights, WeighingScale, weigh_as_is
 from boardfit.converters.spec import ModelSpec
-from boardfit.device_profiles.cost.memory import KV_BLOCK
+from boardfit.device_profiles.cost.memory import KV_BLOCK, embedding_rows
 from boardfit.device_profiles.cost.model import CostModel, RunSettings
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import EngineError, InputError, UsageError
@@ -42,6 +42,8 @@ _LONGEST_CONTEXT = {"balanced": 8192, "quality": 8192, "speed": 8192, "memory": 
 # quality while another one fits (`boardfit.converters.plan.weights.PERPLEXITY_ADDED`).
 _BALANCED = ("q4_k_m", "q4_k_s", "iq4_nl", "iq4_xs", "q4_1", "q4_0", "q3_k_m")
 _ACCEPTABLE_PERPLEXITY = 0.5
+#: Tokens of a text that becomes a vector, where nothing else is asked for: memory grows with them.
+EMBEDDED_TEXT = 512
 _UBATCHES = (512, 256, 128, 64)
 
 
@@ -70,6 +72,9 @@ class Planner:
         """`scale` weighs the model for several boards at once; it must be of the same `spec`.
         `learned` are stored results, which replace estimates.
         """
+        if spec.reads_at_once:
+            n_ctx = options.n_ctx or min(EMBEDDED_TEXT, spec.shape.n_ctx_train)
+            options = replace(options, n_ctx=n_ctx, n_ubatch=n_ctx)
         self.spec, self.profile, self.options = spec, profile, options
         self.learned = learned or Learned(())
         self._costs = CostModel(
@@ -240,10 +245,18 @@ class Planner:
             use_mmap=way.use_mmap,
             repack=way.repack,
             n_users=self.options.n_users,
+            n_embedded=self._count_embedded(n_ctx, way.n_ubatch),
         )
         cost = self._costs.cost(weights, run)
         speed = cost.speed if measured is None else measured.replace_estimate(cost.speed)
         return Candidate(**vars(run), weights=weights, cost=cost, speed=speed, measured=measured)
+
+    def _count_embedded(self, n_ctx: int, n_ubatch: int) -> int:
+        """Tokens that an embedding model takes in one step; 0 for a model that generates."""
+        if not self.spec.is_embedder:
+            return 0
+        at_once = self.spec.reads_at_once
+        return embedding_rows(self.spec.shape.n_vocab, n_ctx, n_ubatch, at_once=at_once)
 
     def _count_threads(self, measured: MeasuredRun | None) -> int:
         """The threads asked for, those that a result was measured with, or the fastest number."""

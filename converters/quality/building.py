@@ -11,6 +11,7 @@ from boardfit.converters.quality.bounds import check_bounds
 from boardfit.converters.quality.card import Card, make_empty_card, measure_card
 from boardfit.converters.quality.reference import WINDOW, QualityReference, read_references
 from boardfit.converters.quality.texts import is_sample, texts_for
+from boardfit.converters.quality.vectors import measure_vectors
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.engines import EngineSettings, is_installed
 from boardfit.edge.errors import DoesNotFitError
@@ -53,6 +54,11 @@ def measure_cards(
     why = None if options.enabled else "left out with --no-quality"
     if all((recipe, kv_type) == (AS_IS, _EXACT_KV) for _, recipe, kv_type in wanted):
         why = why or "nothing was converted"  # no need to read the source through the engine
+    if why is None and spec.is_embedder:
+        return measure_vectors(
+            spec, wanted, models, options.text, work,
+            threads=threads, stage=stage, progress=progress,
+        )  # fmt: skip
     references: Sequence[QualityReference] = ()
     if why is None:
         n_ctx = min(WINDOW, spec.shape.n_ctx_train, *(plan.n_ctx for plan in plans))

@@ -26,7 +26,7 @@ from boardfit.edge.disk.input_folder import is_file_below
 from boardfit.edge.errors import InputError
 from boardfit.edge.files.ggml_types import row_bytes
 from boardfit.edge.files.gguf import GgufHeader, GgufTensor, read_header
-from boardfit.edge.files.gguf.purpose import OTHER_MODALITIES, require_language_model
+from boardfit.edge.files.gguf.purpose import OTHER_MODALITIES, require_model
 from boardfit.edge.units import printable
 
 # True of the old file only: the writer writes them anew, and an imatrix that shaped other bits is
@@ -54,7 +54,7 @@ def open_gguf(path: Path) -> ModelSpec:
     paths = _parts(path)
     headers = [read_header(p, arrays="full", below=_folder(p, path)) for p in paths]
     first = headers[0]
-    require_language_model(first, path)
+    require_model(first, path)
     require_known_architecture(first.arch, path)
     _check_parts(paths, headers)
     maps = [

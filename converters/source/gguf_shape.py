@@ -15,6 +15,7 @@ from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape
 from boardfit.edge.errors import InputError
 from boardfit.edge.files.gguf import GgufHeader
+from boardfit.edge.files.gguf.purpose import ENCODERS
 
 # Every n-th layer is full attention where the file has a window but no pattern of its own.
 _FULL_EVERY = {
@@ -115,7 +116,7 @@ def _layers(keys: _Keys, n_layer: int, n_embd: int, heads: Sequence[int]) -> tup
     n_own = 20 if keys.arch == "gemma3n" else n_layer - n_shared
     layers = []
     for i in range(n_layer):
-        has_kv = not recurrent[i] or keys.arch in _BOTH
+        has_kv = (not recurrent[i] or keys.arch in _BOTH) and keys.arch not in ENCODERS
         sliding = windows[i] is not None
         layers.append(
             LayerShape(

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boardfit.converters.documents import (
     MAX_CARD_BYTES,
+    MODULES,
     check_folder,
     companion_notes,
     has_file,
+    module_files,
     read_bytes,
     read_json_object,
+    read_modules,
 )
 from boardfit.converters.families.registry import family_for, model_type
 from boardfit.converters.source.adapter import HUB_NAME, Adapter, MergedCheckpoint
@@ -53,7 +57,28 @@ _DOCUMENTS = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    MODULES,
 )
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A checkpoint's folder, its parsed config.json, and where it came from."""
+
+    directory: Path
+    config: Mapping[str, Any]
+    kind: str
+    location: str
+    model_id: str | None
+    revision: str | None
+
+
+class NoFamilyError(UnsupportedModelError):
+    """No family of ours converts the checkpoint of `origin`; upstream's converter may."""
+
+    def __init__(self, error: UnsupportedModelError, origin: Origin) -> None:
+        super().__init__(str(error), next_step=error.next_step)
+        self.origin = origin
 
 
 def open_directory(
@@ -70,11 +95,18 @@ def open_directory(
 
     `lora` is merged into the weights as they are read. `keep_mtp` keeps the head that guesses
     several tokens ahead (MTP). The other keyword arguments are for directories that came from a
-    hub. Raises InputError (and its kinds) for a checkpoint that cannot be converted.
+    hub. Raises InputError (and its kinds) for a checkpoint that cannot be converted, NoFamilyError
+    where upstream's converter may.
     """
     check_folder(directory)
     config = read_json_object(_config_path(directory))
-    family = family_for(config, keep_mtp=keep_mtp)
+    origin = Origin(directory, config, kind, location or str(directory), model_id, revision)
+    if is_embedder(directory, config):
+        raise NoFamilyError(UnsupportedModelError("an embedding model"), origin)
+    try:
+        family = family_for(config, keep_mtp=keep_mtp)
+    except UnsupportedModelError as error:
+        raise NoFamilyError(error, origin) from None
     refuse_other_heads(config)
     checkpoint = _open_checkpoint(directory, config, lora, model_id)
     tensors = family.tensors(checkpoint)
@@ -93,14 +125,7 @@ def open_directory(
         shape=shape,
         metadata=metadata,
         tensors=tuple(tensors),
-        source=_identity(
-            checkpoint,
-            kind,
-            location or str(directory),
-            model_license(general),
-            revision,
-            keep_mtp=keep_mtp,
-        ),
+        source=identify(checkpoint, origin, model_license(general), keep_mtp=keep_mtp),
         chat_template=_value(entries, "tokenizer.chat_template"),
         tokenizer_dir=directory,
         notes=(
@@ -154,6 +179,12 @@ def refuse_other_heads(config: Mapping[str, Any]) -> None:
             )
 
 
+def is_embedder(directory: Path, config: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint makes vectors: its modules pool, or its attention looks ahead."""
+    pools = any(str(module.get("type")).endswith("Pooling") for module in read_modules(directory))
+    return pools or config.get("use_bidirectional_attention") is True
+
+
 def _load_tokenizer(
     directory: Path, config: Mapping[str, Any], arch: str, tensors: list[TargetTensor]
 ) -> LoadedTokenizer:
@@ -175,19 +206,18 @@ def _value(entries: Sequence[KeyValue], key: str) -> Any:
     return next((entry.value for entry in entries if entry.key == key), None)
 
 
-def _identity(
+def identify(
     checkpoint: SafetensorsCheckpoint,
-    kind: str,
-    location: str,
+    origin: Origin,
     license_name: str | None,
-    revision: str | None,
     *,
-    keep_mtp: bool,
+    keep_mtp: bool = False,
 ) -> SourceIdentity:
+    """Where a model came from: its files, and a fingerprint of their content."""
     files = checkpoint.files()
     digest = hashlib.sha256(b"with MTP head" if keep_mtp else b"")
     checkpoint.update_fingerprint(digest)
-    for name in _DOCUMENTS:
+    for name in (*_DOCUMENTS, *module_files(checkpoint.directory)):
         path = checkpoint.directory / name
         if has_file(path):
             files[name] = path.stat().st_size
@@ -197,6 +227,6 @@ def _identity(
                 digest.update(read_bytes(path))
     adapter = checkpoint.adapter.describe() if isinstance(checkpoint, MergedCheckpoint) else None
     return SourceIdentity(
-        kind, location, files, digest.hexdigest(), license_name, revision, checkpoint.quantized,
-        adapter,
+        origin.kind, origin.location, files, digest.hexdigest(), license_name, origin.revision,
+        checkpoint.quantized, adapter,
     )  # fmt: skip

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from boardfit.converters.documents import MODULE_FILES, MODULE_FOLDER
 from boardfit.converters.source.checkpoint import (
     ADAPTER,
     AdapterRequest,
@@ -53,6 +54,7 @@ from boardfit.edge.units import format_bytes, printable
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,200}")
+_MODULE = re.compile(rf"{MODULE_FOLDER.pattern}/({'|'.join(map(re.escape, MODULE_FILES))})")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -186,7 +188,9 @@ def choose_files(repo_id: str, siblings: Sequence[RemoteFile]) -> list[RemoteFil
     if not weights:
         _refuse_without_weights(repo_id, [file.name for file in plain])
     documents = [f for f in ours if f.name.endswith(_DOCUMENTS) or f.name == "README.md"]
-    return sorted(documents + weights, key=lambda file: (file.size, file.name))
+    # What sentence-transformers does with the vectors of an embedding model.
+    modules = [f for f in siblings if _MODULE.fullmatch(f.name)]
+    return sorted(documents + weights + modules, key=lambda file: (file.size, file.name))
 
 
 class Unreachable(Exception):

@@ -33,6 +33,8 @@ _PARTS = (
 )
 _ADAPTER = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|base_layer)\b")
 _SHOWN = 40
+#: How a note about changed names begins.
+RENAMED = "the tensors' names"
 
 
 def refuse_adapter_tensors(names: Collection[str]) -> None:
@@ -59,7 +61,7 @@ def plain_names(names: Collection[str]) -> tuple[Mapping[str, str], str | None]:
         return _accept(bare, names)
     if not before:
         changed = {n: b if b.startswith("lm_head.") else f"model.{b}" for n, b in bare.items()}
-        return _accept(changed, names, 'the tensors\' names lack "model."; it is put in front')
+        return _accept(changed, names, f'{RENAMED} lack "model."; it is put in front')
     known = max((k for k in _KNOWN if before.endswith(k)), key=len, default="")
     outer = before.removesuffix(known)
     if not all(name.startswith(outer) for name in bare.values()):
@@ -78,7 +80,7 @@ def _accept(
     if example is None:
         return changed, None
     return changed, note or (
-        f"the tensors' names have parts of a wrapper, which are taken off: "
+        f"{RENAMED} have parts of a wrapper, which are taken off: "
         f"{printable(example, _SHOWN)} is {printable(changed[example], _SHOWN)}"
     )
 

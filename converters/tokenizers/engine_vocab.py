@@ -17,6 +17,7 @@ from typing import Any
 from boardfit.edge.engines.llama.checks import check_vocabulary
 from boardfit.edge.errors import EngineError, EngineMissingError
 from boardfit.edge.files.gguf import read_header
+from boardfit.edge.files.gguf.purpose import ENCODERS
 from boardfit.edge.requirements import install_line
 from boardfit.edge.units import printable
 
@@ -106,7 +107,8 @@ def open_vocab(path: Path) -> Iterator[EngineVocab]:
             "verifying a vocabulary needs the engine, llama-cpp-python",
             next_step=install_line("llama"),
         ) from None
-    check_vocabulary(path, read_header(path))
+    header = read_header(path)
+    check_vocabulary(path, header, embeds=header.arch in ENCODERS)
     os.environ["GGML_NO_BACKTRACE"] = "1"  # or a failed assertion would start a debugger
     log_lines: list[str] = []
 

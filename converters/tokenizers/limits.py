@@ -6,6 +6,7 @@ derived from the tokenizer's definition, never from the outcome, and each is rep
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from boardfit.edge.units import printable
 
 # Pre-tokenizers whose patterns the engine approximates (llama.cpp src/llama-vocab.cpp).
 _CASED_PATTERNS = frozenset({"gpt-4o", "llama4", "tekken", "kanana2", "talkie", "minimax-m2"})
+# WordPiece takes longer words for unknown: max_input_chars_per_word of every published BERT.
+_LONG_WORD = re.compile(r"\S{101,}")
+_HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")
 _SPACE_PATTERNS = frozenset({"deepseek-llm", "deepseek-coder"})
 
 
@@ -47,6 +51,14 @@ def list_limits(
                 "other tokens than in the checkpoint",
                 lambda text: not unicodedata.is_normalized("NFC", text),
                 lambda text: unicodedata.normalize("NFC", text),
+            )
+        )
+    if files.tokenizer_json.get("model", {}).get("type") == "WordPiece":
+        found.append(
+            TokenizerLimit(
+                "the engine's WordPiece reads Korean, vowel signs of Asian scripts, control "
+                "characters and very long words otherwise than the checkpoint",
+                lambda text: _LONG_WORD.search(text) is not None or any(map(_is_odd_piece, text)),
             )
         )
     if pre in _CASED_PATTERNS:
@@ -103,6 +115,14 @@ def list_limits(
             )
         )
     return found
+
+
+def _is_odd_piece(char: str) -> bool:
+    """A character that the engine drops, keeps or takes apart, and BertNormalizer does not."""
+    kind = unicodedata.category(char)
+    return (
+        kind in ("Mc", "Me") or (kind == "Cc" and char not in "\t\n\r") or bool(_HANGUL.match(char))
+    )
 
 
 def _has_marks_or_case(char: str) -> bool:

@@ -273,6 +273,28 @@ def output_bytes(shape: ModelShape, n_outputs: int = 1) -> int:
     return shape.n_vocab * (4 * n_outputs + 12)
 
 
+#: Most bytes of logits in one step of a decoder that makes vectors.
+EMBEDDING_LOGIT_BYTES = 64 * 1024**2
+
+
+def embedding_rows(n_vocab: int, n_ctx: int, n_ubatch: int, *, at_once: bool) -> int:
+    """Tokens that go through an embedding model in one step. An encoder reads a text at once."""
+    few = max(1, EMBEDDING_LOGIT_BYTES // (4 * max(1, n_vocab)))
+    return n_ctx if at_once else min(n_ctx, n_ubatch, few)
+
+
+def embedding_bytes(n_vocab: int, n_head: int, n_ctx: int, n_rows: int) -> int:
+    """What vectors take beside a decoder's memory.
+
+    The engine keeps logits of every token of a step, which nothing fills in an encoder
+    (src/llama-context.cpp, output_reserve). An encoder has no cache: the scores of all pairs of
+    tokens exist at once, and masks of two kinds. Against BERT, NomicBert, EmbeddingGemma and Qwen3,
+    the sum of all private memory came out 2 to 7 % above what was measured.
+    """
+    logits = 4 * n_vocab * n_rows
+    return logits + (4 * n_ctx * n_ctx * (n_head + 2) if n_rows >= n_ctx else logits)
+
+
 def engine_anonymous_bytes(shape: ModelShape, n_merges: int = 0) -> int:
     """Interpreter, engine and vocabulary: what is there regardless of the context."""
     vocabulary = VOCAB_ENTRY_BYTES * shape.n_vocab + VOCAB_MERGE_BYTES * n_merges

@@ -12,6 +12,7 @@ from boardfit.device_profiles.cost.memory import (
     MemoryPhases,
     StoredTensor,
     WeightBytes,
+    embedding_bytes,
     engine_anonymous_bytes,
     kv_bytes,
     memory_phases,
@@ -33,7 +34,10 @@ class StoredWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """How weights are loaded and run. Each of `n_users` has a context of `n_ctx`."""
+    """How weights are loaded and run. Each of `n_users` has a context of `n_ctx`.
+
+    An embedding model takes `n_embedded` tokens in a step. 0 is a model that generates.
+    """
 
     n_ctx: int
     kv_type: str
@@ -42,6 +46,7 @@ class RunSettings:
     use_mmap: bool
     repack: bool
     n_users: int = 1
+    n_embedded: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,12 +106,15 @@ class CostModel:
 
     def _memory(self, weights: StoredWeights, run: RunSettings) -> MemoryPhases:
         kv_cache, compute = self._context_bytes(weights, run)
+        output, shape = output_bytes(self._shape, run.n_users), self._shape
+        if run.n_embedded:
+            output += embedding_bytes(shape.n_vocab, shape.n_head, run.n_ctx, run.n_embedded)
         return memory_phases(
             self._split_weights(weights, run.repack),
             use_mmap=run.use_mmap,
             kv_cache=run.n_users * kv_cache,
             compute=compute,
-            output=output_bytes(self._shape, run.n_users),
+            output=output,
             engine=self._engine_bytes,
         ).with_margin()
 

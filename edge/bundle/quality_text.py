@@ -50,7 +50,17 @@ def tokenizer_lines(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def text_line(row: Mapping[str, Any]) -> str | None:
-    """`divergence 0.0123 ± 0.0004 …` for one text, None where figures are missing."""
+    """`divergence 0.0123 ± 0.0004 …` for one text, `cosine …` for one of an embedding model, None
+    where figures are missing.
+    """
+    cosine, least = _number(row, "cosine_mean"), _number(row, "cosine_min")
+    if cosine is not None and least is not None:
+        same = _number(row, "nearest_agree")
+        nearest = f"; same nearest text {same:.1%}" if same is not None else ""
+        return (
+            f"cosine {cosine:.4g} with the source's vectors, {least:.4g} at the least{nearest}; "
+            f"{printable(str(row.get('name')), 60)}, {printable(str(row.get('n_texts')), 20)} texts"
+        )
     mean, error, p99 = (_number(row, k) for k in ("kld_mean", "kld_mean_stderr", "kld_p99"))
     same, ppl, source = (_number(row, k) for k in ("top1_agree", "ppl", "ppl_reference"))
     if mean is None or error is None or p99 is None or same is None or ppl is None:

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from boardfit.edge.chat.embed import write_vectors
 from boardfit.edge.chat.interrupt import Interrupt
 from boardfit.edge.chat.model_options import engine_options, generation_options, open_with_progress
 from boardfit.edge.chat.sandbox import is_inside, run_in_cage
 from boardfit.edge.chat.session import Session
 from boardfit.edge.chat.timed_open import draft_tokens, open_session
 from boardfit.edge.deadline.options import budget_options
-from boardfit.edge.errors import InputError
+from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.files.text import clean_text, decode_text
 from boardfit.edge.process.live import STATUS, publish_status
 from boardfit.edge.tasks.use import TaskUse, read_text, task_options
@@ -47,7 +48,11 @@ ONLY_THOUGHT = "the model thought and gave no answer; --thinking off makes it an
     cls=GroupedCommand, short_help="Answer one prompt, from a pipe too, as text or JSON."
 )
 @click.argument("bundle", type=click.Path())
-@click.argument("prompt", required=False)
+@click.argument("prompts", nargs=-1, metavar="[PROMPT]")
+@click.option(
+    "--embed", is_flag=True,
+    help="Write the vector of each TEXT of an embedding model: edge run BUNDLE --embed TEXT…",
+)  # fmt: skip
 @task_options
 @budget_options
 @generation_options
@@ -62,7 +67,8 @@ ONLY_THOUGHT = "the model thought and gave no answer; --thinking off makes it an
 @publish_status("run")
 def run(
     bundle: str,
-    prompt: str | None,
+    prompts: tuple[str, ...],
+    embed: bool,
     use: TaskUse | None,
     budget: Budget | None,
     config: GenerationConfig,
@@ -75,10 +81,21 @@ def run(
     """Answer PROMPT with BUNDLE (a bundle directory or a .gguf file).
 
     Without PROMPT, or with "-", read the prompt from standard input. With --task, PROMPT is the
-    input of the task. For a task that takes a file (summarize), PROMPT is a path.
+    input of the task. For a task that takes a file (summarize), PROMPT is a path. With --embed,
+    write one JSON line with a vector per text, or per line of standard input.
     """
     if sandbox and not is_inside():
         sys.exit(run_in_cage(Path(bundle), sys.argv[1:]))
+    if embed:
+        if use or budget or system or raw:
+            raise UsageError("--embed answers nothing: leave the options of an answer out")
+        write_vectors(bundle, prompts, overrides)
+        return
+    if prompts[1:]:
+        raise UsageError(
+            f"one prompt is answered, {len(prompts)} were given", next_step="put it into quotes"
+        )
+    prompt = prompts[0] if prompts else None
     text = read_task_text(use, prompt) if use else read_prompt(prompt)
     started_s = time.monotonic()
     n_draft = draft_tokens(budget, use.task if use else None)

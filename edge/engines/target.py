@@ -36,6 +36,18 @@ class OpenModel:
         return self.bundle.manifest if self.bundle else None
 
 
+@dataclass(frozen=True)
+class FoundModel:
+    """What a user names, found and checked but not loaded."""
+
+    name: str
+    path: Path
+    engine: str
+    model: OpenedFile
+    settings: EngineSettings
+    bundle: Bundle | None
+
+
 def open_model(
     path: Path | str,
     *,
@@ -48,6 +60,18 @@ def open_model(
 
     Raises what `open_bundle` and `open_engine` raise; InputError if the path is neither.
     """
+    found = find_target(path, progress=progress, **overrides)
+    engine = open_engine(found.engine, found.model, found.settings, progress=progress)
+    return OpenModel(found.name, found.path, engine, found.settings, found.bundle, found.model)
+
+
+def find_target(
+    path: Path | str,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    **overrides: Any,
+) -> FoundModel:
+    """What `open_model` loads, and how. Raises as it does, but for loading."""
     path = Path(path)
     if not path.exists():
         raise InputError(
@@ -70,8 +94,7 @@ def open_model(
         model = model_file(path)
         settings = EngineSettings(flash_attn="quicker").replace(**overrides)
         name, engine_name = path.stem, engine_of(model)
-    engine = open_engine(engine_name, model, settings, progress=progress)
-    return OpenModel(name, path, engine, settings, bundle, model)
+    return FoundModel(name, path, engine_name, model, settings, bundle)
 
 
 def engine_of(path: Source) -> str:

@@ -72,9 +72,15 @@ def hidden_folders() -> list[Path]:
 
 
 def cage_command(
-    argv: Sequence[str], shown: Sequence[Path], cwd: Path, env: Mapping[str, str]
+    argv: Sequence[str],
+    shown: Sequence[Path],
+    cwd: Path,
+    env: Mapping[str, str],
+    *,
+    writable: Path | None = None,
 ) -> Caged:
-    """The command that runs `argv` in a cage, in the folder `cwd`, with `env` alone.
+    """The command that runs `argv` in a cage, in the folder `cwd`, with `env` alone. `writable` is
+    a folder that stays: only bubblewrap can give one.
 
     Raises EngineMissingError where neither bubblewrap nor systemd-run works.
     """
@@ -83,22 +89,27 @@ def cage_command(
     if bwrap := find_program("bwrap"):
         probe = run_child([*_bubblewrap(bwrap, [], Path("/")), "true"], timeout_s=_TRY_S)
         if probe.returncode == 0:
-            return Caged([*_bubblewrap(bwrap, shown, cwd), *argv])
+            return Caged([*_bubblewrap(bwrap, shown, cwd, writable), *argv])
         why = find_error_line(decode_output(probe.stderr))
         problems.append(f"bwrap fails: {printable(why, 100) or probe.returncode}")
     else:
         problems.append("bwrap is not installed")
     systemd_run = find_program("systemd-run")
-    if systemd_run and os.path.isdir("/run/systemd/system"):
+    if systemd_run and os.path.isdir("/run/systemd/system") and writable is None:
         return _systemd(systemd_run, argv, shown, cwd, env)
-    problems.append("systemd does not run here" if systemd_run else "systemd-run is not installed")
+    if writable is None:
+        problems.append(
+            "systemd does not run here" if systemd_run else "systemd-run is not installed"
+        )
     raise EngineMissingError(
         "--sandbox needs bubblewrap or systemd: " + "; ".join(problems),
         next_step="sudo apt-get install -y bubblewrap, or leave --sandbox out in a container",
     )
 
 
-def _bubblewrap(program: str, shown: Sequence[Path], cwd: Path) -> list[str]:
+def _bubblewrap(
+    program: str, shown: Sequence[Path], cwd: Path, writable: Path | None = None
+) -> list[str]:
     words = [program, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     words += ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
     for folder in hidden_folders():
@@ -108,6 +119,8 @@ def _bubblewrap(program: str, shown: Sequence[Path], cwd: Path) -> list[str]:
     for path in shown:
         if _is_hidden(path):
             words += ["--ro-bind", str(path), str(path)]
+    if writable is not None:
+        words += ["--bind", str(writable), str(writable)]
     return [*words, "--chdir", str(cwd), "--"]
 
 

@@ -42,7 +42,12 @@ GROUPS: dict[str, dict[str, str]] = {
         "First boot": "--first-boot --user --password-file --enable-ssh",
         "Output": "--json",
     },
-    "run": {**_ANSWER, "Question": f"{_QUESTION} --raw", "Safety": "--sandbox", "Output": "--json"},
+    "run": {
+        **_ANSWER,
+        "Question": f"{_QUESTION} --raw --embed",
+        "Safety": "--sandbox",
+        "Output": "--json",
+    },
     "chat": {**_ANSWER, "Conversation": "--load --session"},
     "serve": {
         "Time limits": _ANSWER["Time limits"] + " --most",

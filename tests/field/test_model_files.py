@@ -262,9 +262,9 @@ CASES = [
     FieldCase("architecture of tomorrow",
               file("m.gguf", lambda path: write_gguf(path, arch="qwen9")), PLAN, 3,
               ("'qwen9'", "does not know")),
-    FieldCase("encoder", file("m.gguf", bert), PLAN, 3, ("embedding model",)),
+    FieldCase("encoder", file("m.gguf", bert), PLAN, 0, ("context 512",)),
     FieldCase("embedding model of a decoder", file("m.gguf", lambda path: write_gguf(
-        path, keys={"llama.pooling_type": 3})), PLAN, 3, ("embedding model",)),
+        path, keys={"llama.pooling_type": 3})), PLAN, 0, ("context 512",)),
     FieldCase("reranker", file("m.gguf", lambda path: write_gguf(
         path, keys={"llama.pooling_type": 4})), PLAN, 3, ("reranker",)),
     FieldCase("image model", file("m.gguf", lambda path: write_gguf(

@@ -7,7 +7,8 @@ first use, in the cache folder (BOARDFIT_CACHE, or boardfit under the user's cac
 
     <cache>/environments/<name>-<hash of the pins, Python version, machine>/bin/python
 
-An environment of one's own is named by BOARDFIT_LITERT_PYTHON or BOARDFIT_ONNX_PYTHON.
+An environment of one's own is named by BOARDFIT_LITERT_PYTHON, BOARDFIT_ONNX_PYTHON or
+BOARDFIT_UPSTREAM_PYTHON.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ from boardfit.edge.process.child import decode_output, python_argv, run_child
 from boardfit.edge.terminal.progress import Say
 from boardfit.edge.units import format_bytes, printable
 
-__all__ = ["TORCH_INDEX", "Environment", "find_tool_python", "load_environments", "run_worker",
-           "tool_python"]  # fmt: skip
+__all__ = ["TORCH_INDEX", "Environment", "find_tool_python", "load_environments", "one_maker",
+           "run_worker", "tool_python"]  # fmt: skip
 
-ToolName = Literal["litert", "onnx"]
+ToolName = Literal["litert", "onnx", "upstream"]
 
 #: An index with CPU-only wheels of torch; without it the user's own pip configuration decides.
 TORCH_INDEX = "BOARDFIT_TORCH_INDEX"
@@ -100,7 +101,7 @@ def tool_python(name: ToolName, *, say: Say | None = None) -> Path:
     if not _find_python(directory).exists():
         say = say or (lambda text: None)
         home.mkdir(parents=True, exist_ok=True)
-        with _one_maker(home / f".{directory.name}.lock", say):
+        with one_maker(home / f".{directory.name}.lock", say):
             if not _find_python(directory).exists():
                 _make(environment, directory, say)
     return _find_python(directory)
@@ -186,8 +187,8 @@ def _listing(packages: Sequence[str]) -> str:
 
 
 @contextlib.contextmanager
-def _one_maker(lock: Path, say: Say) -> Iterator[None]:
-    """Wait until no other process makes the same environment."""
+def one_maker(lock: Path, say: Say) -> Iterator[None]:
+    """Wait until no other process makes the same thing."""
     with lock.open("w") as file:
         try:
             import fcntl
@@ -197,6 +198,6 @@ def _one_maker(lock: Path, say: Say) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            say("waiting: another boardfit process is making this environment")
+            say("waiting: another boardfit process is making the same")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -16,11 +16,13 @@ import os
 import tempfile
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import boardfit.edge.errors
-from boardfit.edge.errors import DoesNotFitError, EdgeError, EngineError
+from boardfit.edge.errors import DoesNotFitError, EdgeError, EngineError, EngineMissingError
+from boardfit.edge.process.cage import SCRATCH, cage_command
 from boardfit.edge.process.child import (
     OUR_FOLDER,
     PIPE,
@@ -33,10 +35,21 @@ from boardfit.edge.terminal.progress import Progress, Say
 from boardfit.edge.units import format_bytes, printable
 
 _PACKAGES = ("boardfit",)
+_ROOMS = ("edge", "converters", "device_profiles")
 _CHILD = "boardfit.converters.formats.tools.worker_child"
 _FLAGS = ("-s", "-B", "-u")  # no packages of the user's, no bytecode, no buffer
 _TAIL_LINES = 12
 _SIGKILL = -9
+# All that a caged worker has of our environment.
+_KEPT = ("PATH", "LANG", "LANGUAGE", "TZ", "LD_LIBRARY_PATH")
+
+
+@dataclass(frozen=True)
+class Cage:
+    """What a caged worker may read beside its Python, and the only folder that it may write."""
+
+    shown: tuple[Path, ...]
+    writable: Path
 
 
 def run_worker(
@@ -49,29 +62,38 @@ def run_worker(
     memory_limit: int | None = None,
     threads: int | None = None,
     variables: Mapping[str, str] | None = None,
+    cage: Cage | None = None,
 ) -> dict[str, Any]:
     """Call `module.run(request, report)` in `python` and return what it returns, with two keys
     added: `peak_rss_bytes` and `peak_anon_bytes` of the child (None where they are unknown).
 
     `module` is importable with the standard library and what `python` has. Paths in `request` are
     absolute. The child has no network. `memory_limit` bounds its private memory in bytes (Linux);
-    `variables` are added to its environment.
+    `variables` are added to its environment. `cage` puts it into a cage where bubblewrap works;
+    elsewhere `say` gets the reason.
 
     Raises the boardfit error that the child raised, DoesNotFitError when it ran out of memory,
     EngineError with the last lines that it printed when it died otherwise.
     """
     with tempfile.TemporaryDirectory(prefix="boardfit-worker-") as folder:
         for package in _PACKAGES:
-            (Path(folder) / package).symlink_to(_root() / package, target_is_directory=True)
+            (Path(folder) / package).symlink_to(
+                (_root() / package).resolve(), target_is_directory=True
+            )
+        say = say or (lambda text: None)
+        command = python_argv(_CHILD, module, python=python, flags=_FLAGS, folder=folder)
+        environment = {**_environment(threads), **(variables or {})}
+        if cage is not None:
+            command, environment = _put_into(cage, command, environment, python, folder, say)
         with (Path(folder) / "output.log").open("w+b") as log:
             answer, code = _talk(
-                python_argv(_CHILD, module, python=python, flags=_FLAGS, folder=folder),
+                command,
                 json.dumps({"request": dict(request), "memory_limit": memory_limit}),
                 folder,
-                {**_environment(threads), **(variables or {})},
+                environment,
                 log,
                 progress or (lambda done, total: None),
-                say or (lambda text: None),
+                say,
             )
             if "result" in answer and code == 0:
                 return dict(answer["result"])
@@ -81,6 +103,36 @@ def run_worker(
 def _root() -> Path:
     """The folder that our package is in."""
     return Path(OUR_FOLDER)
+
+
+def _put_into(
+    cage: Cage,
+    command: list[str],
+    environment: dict[str, str],
+    python: Path,
+    folder: str,
+    say: Say,
+) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment in a cage; as they are where there is none."""
+    ours = {name: value for name, value in environment.items() if os.environ.get(name) != value}
+    kept = {name: value for name, value in environment.items() if name in _KEPT}
+    inside = {**kept, **ours, "HOME": SCRATCH, "TMPDIR": SCRATCH}
+    packages = [(_root() / name).resolve() for name in _PACKAGES]
+    shown = (
+        *cage.shown,
+        Path(folder),
+        *packages,
+        # In a checkout the folders of the package are links.
+        *(Path(os.path.realpath(packages[0] / name)) for name in _ROOMS),
+        python.parent.parent,
+        Path(os.path.realpath(python)).parent.parent,
+    )
+    try:
+        caged = cage_command(command, shown, Path(folder), inside, writable=cage.writable)
+    except EngineMissingError as error:
+        say(f"the conversion runs without a cage: {str(error).partition(': ')[2]}")
+        return command, environment
+    return caged.argv, inside
 
 
 def _environment(threads: int | None) -> dict[str, str]:

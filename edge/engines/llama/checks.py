@@ -24,7 +24,7 @@ from boardfit.edge.units import printable
 MAX_LAYERS, MAX_EXPERTS = 512, 1024
 _ROPE_SCALING = ("none", "linear", "yarn", "longrope")
 # Kinds of vocabularies of encoders, and one of the library's own tests.
-_NO_GENERATION = ("bert", "t5", "test")
+_NO_GENERATION, _OF_ENCODERS = ("bert", "t5", "test"), ("bert", "t5")
 # Kinds that write unknown text byte by byte, and throw where the byte has no token.
 _BYTE_TOKENS = ("llama", "plamo2")
 #: The bytes that UTF-8 text can hold.
@@ -116,24 +116,24 @@ def _check_counts(path: Source, header: GgufHeader) -> None:
         )
 
 
-def check_vocabulary(path: Source, header: GgufHeader) -> None:
+def check_vocabulary(path: Source, header: GgufHeader, *, embeds: bool = False) -> None:
     """The vocabulary is one that the library can load and use. Raises UnsafeInputError otherwise:
     an assertion, or an uncaught C++ exception, would end the process.
 
     The library reads tokens as C strings, which end at the first zero byte. A file whose hash is
-    known, as those of a bundle are, is looked at once.
+    known, as those of a bundle are, is looked at once. With `embeds` it may be an encoder's.
     """
     seen = CheckedModels()
     if isinstance(path, OpenedFile) and path.sha256 in seen:
         return
-    _check_tokens(path, header)
+    _check_tokens(path, header, embeds)
     if isinstance(path, OpenedFile) and path.sha256:
         seen.add(path.sha256)
 
 
-def _check_tokens(path: Source, header: GgufHeader) -> None:
+def _check_tokens(path: Source, header: GgufHeader, embeds: bool) -> None:
     model = header.text("tokenizer.ggml.model")
-    if model in _NO_GENERATION:
+    if model in _NO_GENERATION and not (embeds and model in _OF_ENCODERS):
         raise UnsupportedModelError(
             f"{path}: a vocabulary of the kind {model!r}, which models have that generate no text"
         )

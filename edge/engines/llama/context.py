@@ -89,7 +89,7 @@ class LlamaContext(SavableCache):
         """Load `path`, whose header must have been checked. Raises EngineError with the library's
         own words, UnsupportedModelError for models that do not generate token by token.
         """
-        model = _load_model(lib, path, settings, progress)
+        model = load_model(lib, path, settings, progress)
         try:
             refuse_unsuitable(lib, model, path)
             handle = make_context(
@@ -284,12 +284,15 @@ class LlamaContext(SavableCache):
         return True
 
 
-def _load_model(
+def load_model(
     lib: Any,
     path: OpenedFile,
     settings: EngineSettings,
     progress: Callable[[int, int], None] | None,
 ) -> Any:
+    """Load the weights of `path`, whose header must have been checked. Raises EngineError with the
+    library's own words, UnsupportedModelError for an architecture that it does not know.
+    """
     params = lib.llama_model_default_params()
     params.load_mode = _LOAD_MMAP if settings.use_mmap else _LOAD_PLAIN
     params.use_extra_bufts = settings.repack
@@ -327,10 +330,18 @@ def refuse_unsuitable(lib: Any, model: Any, path: OpenedFile) -> None:
 
 
 def make_context(
-    lib: Any, model: Any, name: str, n_ctx: int, settings: EngineSettings, *, n_outputs: int = 1
+    lib: Any,
+    model: Any,
+    name: str,
+    n_ctx: int,
+    settings: EngineSettings,
+    *,
+    n_outputs: int = 1,
+    embeds: bool = False,
 ) -> Any:
     """A context of the library on `model`, which must outlive it; room for the logits of
-    `n_outputs` tokens of one step. Raises EngineError with the library's own words.
+    `n_outputs` tokens of one step, or for their vectors with `embeds`. Raises EngineError with the
+    library's own words.
     """
     params = lib.llama_context_default_params()
     params.n_ctx = n_ctx
@@ -346,6 +357,7 @@ def make_context(
     params.type_k = params.type_v = getattr(lib, f"GGML_TYPE_{settings.kv_type.upper()}")
     params.swa_full = settings.swa_full
     params.no_perf = True
+    params.embeddings = embeds  # pooled as the model's file states
     handle = lib.llama_init_from_model(model, params)
     if not handle:
         raise library.engine_error(

@@ -12,20 +12,12 @@ from typing import Any
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer
 from boardfit.edge.engines.base import EngineBase
-from boardfit.edge.engines.fit import available_bytes, check_fits
 from boardfit.edge.engines.kv_state import fingerprint
 from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.llama import library
-from boardfit.edge.engines.llama.attention import quicker_attention
-from boardfit.edge.engines.llama.checks import (
-    check_graph,
-    check_layers,
-    check_numbers,
-    check_vocabulary,
-)
 from boardfit.edge.engines.llama.context import LlamaContext
-from boardfit.edge.engines.llama.estimate import estimate_bytes, least_bytes, most_heads
 from boardfit.edge.engines.llama.generation import LlamaGeneration
+from boardfit.edge.engines.llama.ready import check_file, check_memory
 from boardfit.edge.engines.llama.vocab import Vocab
 from boardfit.edge.engines.settings import DEFAULT_N_CTX, EngineSettings
 from boardfit.edge.errors import UnsupportedModelError, UsageError
@@ -89,22 +81,9 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
             )
         require_language_model(header, path)
         require_text_only(header, path)
-        check_layers(path, header)
-        check_numbers(path, header)
-        check_graph(path, header, settings.kv_type)
-        settings = library.choose_buffers(header, settings)
-        check_vocabulary(path, header)
+        settings = check_file(path, header, settings)
         n_ctx = choose_n_ctx(header, settings)
-        free: int | None = None
-        if settings.check_memory:
-            planned = settings.need_bytes or estimate_bytes(path, header, n_ctx, settings)
-            need = max(planned, least_bytes(path, header, n_ctx, settings))
-            available = available_bytes()
-            check_fits(need, available, path.name)
-            free = available - need
-        if settings.flash_attn == "quicker":
-            chosen = quicker_attention(settings, n_ctx, most_heads(path, header), free)
-            settings = settings.replace(flash_attn=chosen)
+        settings = check_memory(path, header, settings, n_ctx)
         lib = library.load_library()
         library.silence(lib)
         library.clear_log()

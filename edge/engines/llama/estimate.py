@@ -9,6 +9,7 @@ import struct
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.files.gguf import GgufArray, GgufHeader
+from boardfit.edge.files.gguf.purpose import ENCODERS
 from boardfit.edge.files.kind import open_regular
 from boardfit.edge.units import MIB
 
@@ -52,6 +53,8 @@ def least_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: EngineSe
     plain. A plan that promises less is wrong, or was edited.
     """
     arch = header.arch
+    if arch in ENCODERS:
+        return header.tensor_bytes
     n_layer = header.integer(f"{arch}.block_count") or 0
     cells, n_shared = n_ctx, 0
     if arch not in _PLAIN:

@@ -29,13 +29,17 @@ _IMAGE_MODELS = frozenset((
     "flux", "sd1", "sd3", "sdxl", "aura", "wan", "hyvid", "hidream", "cosmos", "lumina2", "ltxv",
     "qwen_image", "pig", "chroma", "z_image",
 ))  # fmt: skip
-_ENCODERS = frozenset((
+#: Architectures that turn a text into a vector; they keep no KV cache.
+ENCODERS = frozenset((
     "bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert",
-    "neo-bert", "eurobert", "gemma-embedding", "t5encoder",
+    "neo-bert", "eurobert", "gemma-embedding",
 ))  # fmt: skip
 _EMBEDDING = FileKind(
-    "an embedding model, which generates no text", "give a model that generates text"
+    "an embedding model, which generates no text",
+    "edge run MODEL --embed TEXT makes vectors with it; give a model that generates text for this",
 )
+#: `<arch>.pooling_type` (enum llama_pooling_type): how the vectors of tokens become one.
+POOLING = ("none", "mean", "cls", "last", "rank")
 _POOLING_NONE, _POOLING_RANK = 0, 4
 # Tensors of a vision or audio part, as llama.cpp's mmproj files and Ollama's whole files name them.
 OTHER_MODALITIES = ("v.", "mm.", "a.")
@@ -61,10 +65,39 @@ def find_purpose(header: GgufHeader) -> FileKind | None:
         return _TYPES["adapter"]
     pooling = header.get(f"{arch}.pooling_type", _POOLING_NONE)
     if pooling == _POOLING_RANK:
-        return FileKind("a reranker, which generates no text", _EMBEDDING.next_step)
-    if arch in _ENCODERS or pooling != _POOLING_NONE:
+        return FileKind("a reranker, which generates no text", "give a model that generates text")
+    if arch == "t5encoder":
+        return FileKind(f"an encoder ({arch}) alone", "give a model that generates text")
+    if arch in ENCODERS or pooling != _POOLING_NONE:
         return _EMBEDDING
     return _EMBEDDING if header.get(f"{arch}.attention.causal") is False else None
+
+
+def is_embedder(header: GgufHeader) -> bool:
+    """Whether the file is an embedding model: a text becomes one vector."""
+    return find_purpose(header) is _EMBEDDING
+
+
+def require_embedder(header: GgufHeader, path: object) -> str:
+    """The pooling of an embedding model.
+
+    Raises UnsupportedModelError for anything else, and where the file states no pooling.
+    """
+    pooling = header.integer(f"{header.arch}.pooling_type") or _POOLING_NONE
+    if is_embedder(header) and _POOLING_NONE < pooling < _POOLING_RANK:
+        return POOLING[pooling]
+    reason = "states no pooling" if is_embedder(header) else "is no embedding model"
+    raise UnsupportedModelError(
+        f"{printable(str(path))} {reason}, so a text does not become one vector",
+        next_step="give an embedding model (EmbeddingGemma, Qwen3-Embedding, bge, e5, nomic) that "
+        "was converted with its modules.json",
+    )
+
+
+def require_model(header: GgufHeader, path: object) -> None:
+    """Raises as `require_language_model` does, but takes an embedding model too."""
+    if not is_embedder(header):
+        require_language_model(header, path)
 
 
 def require_language_model(header: GgufHeader, path: object) -> None:

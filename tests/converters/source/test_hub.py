@@ -306,3 +306,11 @@ def test_answers_come_through_requests_too(monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert read_start("http://hub/file", None, 5) == b"abcde"
     assert seen == [b"abcdefgh"]
+
+
+def test_the_modules_of_an_embedding_model_are_fetched_too() -> None:
+    names = ("config.json", "modules.json", "model.safetensors", "1_Pooling/config.json",
+             "2_Dense/model.safetensors", "2_Dense/pytorch_model.bin", "onnx/model.onnx",
+             "../1_Pooling/config.json")  # fmt: skip
+    found = choose_files("a/b", [RemoteFile(name, 1, None) for name in names])
+    assert {file.name for file in found} == set(names[:5])

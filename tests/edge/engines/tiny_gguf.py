@@ -8,6 +8,7 @@ tokenized and a multi-byte character always spans several tokens.
                   successor: says exactly what a test wants
 `random_mamba`    recurrent: its memory cannot be cut back
 `random_gemma3`   sliding window: its memory forgets
+`random_bert`     an encoder: it makes vectors
 """
 
 from __future__ import annotations
@@ -93,12 +94,15 @@ def random_llama(
     add_bos: bool = True,
     template: str | None = TEMPLATE,
     special_kind: int = 3,
+    pooling: gguf.PoolingType | None = None,
 ) -> Path:
     rng = np.random.default_rng(seed)
     writer = start(
         path, "llama", n_ctx=n_ctx, add_bos=add_bos, template=template, special_kind=special_kind
     )
     attention_keys(writer, n_embd, n_layer, n_ff)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
     finish(writer, llama_tensors(rng, n_embd, n_layer, n_ff))
     return path
 
@@ -142,6 +146,45 @@ def script(text: str, *, after: int, then: int) -> dict[int, int]:
     tokens = [after, *text.encode(), then]
     assert len(set(tokens[:-1])) == len(tokens) - 1, "a successor depends on the last token only"
     return dict(itertools.pairwise(tokens))
+
+
+def random_bert(
+    path: Path, *, n_ctx: int = 256, pooling: gguf.PoolingType | None = gguf.PoolingType.MEAN
+) -> Path:
+    """An encoder, which makes vectors and generates nothing."""
+    rng, n_embd, n_ff = np.random.default_rng(0), 64, 96
+    writer = start(path, "bert", n_ctx=n_ctx, add_bos=True, template=None)
+    attention_keys(writer, n_embd, 2, n_ff)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_causal_attention(False)
+    writer.add_token_type_count(2)
+    if pooling is not None:
+        writer.add_pooling_type(pooling)
+
+    def normal(*shape: int) -> F32:
+        return rng.standard_normal(shape).astype(np.float32) / np.sqrt(shape[-1])
+
+    tensors = {
+        "token_embd.weight": normal(N_VOCAB, n_embd) * 5,
+        "position_embd.weight": normal(n_ctx, n_embd),
+        "token_types.weight": normal(2, n_embd),
+    }
+    norms = ["token_embd_norm"]
+    for i in range(2):
+        for name, rows, columns in (
+            *((f"attn_{part}", n_embd if part in "q output" else n_embd // 2, n_embd)
+              for part in ("q", "k", "v", "output")),
+            ("ffn_up", n_ff, n_embd),
+            ("ffn_down", n_embd, n_ff),
+        ):  # fmt: skip
+            tensors[f"blk.{i}.{name}.weight"] = normal(rows, columns)
+            tensors[f"blk.{i}.{name}.bias"] = normal(rows)
+        norms += [f"blk.{i}.attn_output_norm", f"blk.{i}.layer_output_norm"]
+    for name in norms:
+        tensors[f"{name}.weight"] = np.ones(n_embd, np.float32)
+        tensors[f"{name}.bias"] = np.zeros(n_embd, np.float32)
+    finish(writer, tensors)
+    return path
 
 
 def attention_keys(writer: gguf.GGUFWriter, n_embd: int, n_layer: int, n_ff: int) -> None:

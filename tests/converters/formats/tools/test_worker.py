@@ -16,13 +16,14 @@ from typing import Any
 import pytest
 
 from boardfit.converters.formats.tools import worker
-from boardfit.converters.formats.tools.worker import run_worker
+from boardfit.converters.formats.tools.worker import Cage, run_worker
 from boardfit.edge.errors import (
     DoesNotFitError,
     EngineError,
     UnsafeInputError,
     UnsupportedModelError,
 )
+from tests.programs import require
 
 JOBS = Path(__file__).with_name("worker_jobs.py")
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
@@ -140,3 +141,36 @@ def _alive(pid: int) -> bool:
     except OSError:
         return False
     return state != "Z"
+
+
+def test_a_cage_shows_and_lets_write_what_it_was_given(
+    job: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("bwrap")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    writable, elsewhere = tmp_path / "writable", tmp_path / "elsewhere"
+    for folder in (writable, elsewhere):
+        folder.mkdir()
+    shown, hidden = elsewhere / "shown", elsewhere / "hidden"
+    shown.write_text("to be read")
+    hidden.write_text("not to be read")
+    cage = Cage((shown,), writable)
+    files = [str(writable / "new"), str(elsewhere / "new"), str(shown)]
+    answer = job("write", request={"paths": files, "shown": str(shown)}, cage=cage)
+    assert answer["found"][files[0]] == "written"
+    assert (writable / "new").read_text() == "x"
+    assert answer["found"][files[2]] == "OSError"
+    assert not (elsewhere / "new").exists()
+    assert (answer["shown"], answer["secret"]) == ("to be read", None)
+    again = job("write", request={"paths": [], "shown": str(hidden)}, cage=cage)
+    assert again["shown"] is None
+
+
+def test_without_a_cage_the_reason_is_given(
+    job: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boardfit.edge.process.cage.find_program", lambda name: None)
+    said: list[str] = []
+    answer = job("echo", request={"value": 1}, cage=Cage((), tmp_path), say=said.append)
+    assert answer["got"] == 1
+    assert said[0] == "the conversion runs without a cage: bwrap is not installed"

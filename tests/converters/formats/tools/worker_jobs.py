@@ -58,3 +58,23 @@ def job_sleep(request: dict[str, Any], report: Any) -> dict[str, Any]:
     report.say(str(os.getpid()))
     time.sleep(60)
     return {}
+
+
+def job_write(request: dict[str, Any], report: Any) -> dict[str, Any]:
+    found = {}
+    for name in request["paths"]:
+        try:
+            with open(name, "w") as file:
+                file.write("x")
+            found[name] = "written"
+        except OSError as error:
+            found[name] = type(error).__name__
+    return {"found": found, "secret": os.environ.get("HF_TOKEN"), "shown": _read(request["shown"])}
+
+
+def _read(name: str) -> str | None:
+    try:
+        with open(name) as file:
+            return file.read()
+    except OSError:
+        return None

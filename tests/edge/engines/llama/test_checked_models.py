@@ -36,7 +36,7 @@ def test_a_verified_file_is_looked_at_once_and_a_plain_one_always(
     monkeypatch.setenv("BOARDFIT_CACHE", str(tmp_path / "cache"))
     path = random_llama(tmp_path / "model.gguf")
     header, looked = read_header(path), []
-    monkeypatch.setattr(checks, "_check_tokens", lambda path, header: looked.append(path))
+    monkeypatch.setattr(checks, "_check_tokens", lambda path, header, embeds: looked.append(path))
     plain = OpenedFile.open(path)
     verified = plain.replace(sha256="a" * 64)
     for file in (plain, plain, verified, verified):

@@ -13,6 +13,7 @@ import pytest
 from gguf.gguf_writer import GGUFValue, GGUFWriter
 
 from boardfit.edge.engines.llama import engine as llama_engine
+from boardfit.edge.engines.llama import ready
 from boardfit.edge.engines.llama.checks import check_numbers, check_vocabulary
 from boardfit.edge.engines.llama.estimate import estimate_bytes, least_bytes
 from boardfit.edge.engines.model_file import built_file
@@ -150,7 +151,7 @@ def test_a_plan_that_promises_too_little_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tiny_gguf.random_llama(tmp_path / "model.gguf", n_ctx=12_000_000)
-    monkeypatch.setattr(llama_engine, "available_bytes", lambda: 1 << 30)
+    monkeypatch.setattr(ready, "available_bytes", lambda: 1 << 30)
     settings = EngineSettings(n_ctx=12_000_000, need_bytes=1)
     with pytest.raises(DoesNotFitError, match="needs about"):
         llama_engine.LlamaCppEngine.open(built_file(path), settings)

@@ -1,0 +1,57 @@
+"""`edge formats`: what an artifact can be, and which checkpoints become one."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from boardfit.converters.families.registry import FAMILIES
+from boardfit.converters.formats.table import FORMATS
+from boardfit.converters.formats.upstream.tree import NOT_YET, known_architectures
+
+
+@click.command(name="formats")
+@click.option("--families", is_flag=True, help="List the model families that can be built.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def formats_command(families: bool, as_json: bool) -> None:
+    """List the formats of an artifact, or the families of checkpoints that become one."""
+    if as_json:
+        click.echo(json.dumps(list_families() if families else list_formats()))
+        return
+    click.echo("\n".join(family_lines() if families else format_lines()))
+
+
+def list_formats() -> dict[str, object]:
+    return {row.id: {"about": row.about, "recipes": row.load().list_recipes()}
+            for row in FORMATS.values()}  # fmt: skip
+
+
+def format_lines() -> list[str]:
+    return [f"{row.id:9} {row.about}\n{'':9} {', '.join(row.load().list_recipes())}"
+            for row in FORMATS.values()]  # fmt: skip
+
+
+def list_families() -> dict[str, object]:
+    """`native` by model_type, `upstream` by the architecture in config.json, `none` with the
+    reason.
+    """
+    return {
+        "native": {kind: about for kind, (_, about) in sorted(FAMILIES.items())},
+        "upstream": known_architectures(),
+        "none": NOT_YET,
+    }
+
+
+def family_lines() -> list[str]:
+    """The same for a person."""
+    return [
+        "native (model_type in config.json): no torch, checked byte by byte",
+        *(f"  {kind:18} {about}" for kind, (_, about) in sorted(FAMILIES.items())),
+        "",
+        "by upstream's converter, as GGUF (architectures in config.json), embedding models too",
+        *(f"  {name}" for name in known_architectures()),
+        "",
+        "not at all",
+        *(f"  {kind:18} {why}" for kind, why in NOT_YET.items()),
+    ]

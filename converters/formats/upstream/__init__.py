@@ -1,0 +1,1 @@
+"""Checkpoints without a family of ours: upstream's own converter makes a GGUF of them first."""

@@ -1,0 +1,1 @@
+"""What runs in the pinned environment of upstream's converter."""
