@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class LayerShape:
     """One layer's state. Attention layers keep `n_head_kv × (head_dim_k + head_dim_v)` KV values
     per token, at most `window` tokens of them (None: the whole context). Recurrent layers keep
-    `state_values` float32 values in all, regardless of the context; their `n_head_kv` is 0.
+    `state_values` float32 values in all, regardless of the context; their `n_head_kv` is 0, except
+    in layers that have both. A layer that `shares_kv` attends to an earlier layer's cache.
     """
 
     n_head_kv: int
@@ -17,6 +18,12 @@ class LayerShape:
     head_dim_v: int
     window: int | None = None
     state_values: int = 0
+    shares_kv: bool = False
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether the layer has KV values of its own."""
+        return self.n_head_kv > 0 and not self.shares_kv
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,7 @@ class ModelShape:
     n_expert: int = 0
     n_expert_used: int = 0
     tied_embeddings: bool = False
+    memory_known: bool = True
 
     @property
     def n_head_kv(self) -> int:
@@ -50,3 +58,11 @@ class ModelShape:
     def head_dims(self) -> list[int]:
         """Sizes of K and V heads of every attention layer."""
         return [d for x in self.layers if x.n_head_kv for d in (x.head_dim_k, x.head_dim_v)]
+
+
+def is_behind(name: str, n_layer: int) -> bool:
+    """Whether a tensor belongs to a block behind the last layer: one of next-token prediction,
+    which the engine neither loads nor reads unasked.
+    """
+    parts = name.split(".", 2)
+    return parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) >= n_layer

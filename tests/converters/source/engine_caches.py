@@ -1,0 +1,269 @@
+"""What the engine itself reserves for a model's caches, asked without any weights.
+
+`measure_caches` gives it the header of a model of any architecture; it makes the tensors up, and a
+context on them, without memory for the weights (`no_alloc`), and logs the size of each cache.
+`make_keys` draws the header's keys, after get_gguf_ctx in upstream's tests/test-llama-archs.cpp.
+Run as a program, it reads jobs and writes answers, one JSON line each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gguf
+
+Keys = Mapping[str, Any]
+#: Architectures in which layers without KV heads keep a state or nothing.
+HYBRIDS = (
+    *("bailingmoe3", "granitehybrid", "jamba", "kimi-k3", "kimi-linear", "lfm2", "lfm2moe"),
+    *("nemotron_h", "nemotron_h_moe", "plamo2"),
+)
+_MLA = ("bailingmoe3", "deepseek2", "deepseek2-ocr", "kimi-k3", "kimi-linear", "mistral4")
+_PATTERNS = (
+    *("gemma4", "granite_swa", "maple", "mimo2", "spark2_5", "step35", "cohere2moe"),
+    "muse-glimmer",
+)
+_DELTA = ("qwen35", "qwen35moe", "qwen3next")
+_DENSE = ("bailingmoe3", "kimi-linear", "kimi-k3", "falcon-h1", "granitehybrid")
+#: Architectures that the engine can run only with experts.
+_EXPERTS = frozenset(
+    "llama4 cohere2moe grok qwen2moe qwen3moe qwen3next qwen3vlmoe qwen35moe phimoe dbrx olmoe"
+    " arctic deepseek deepseek2 deepseek2-ocr glm4moe exaone-moe bailingmoe bailingmoe2 bailingmoe3"
+    " dots1 afmoe ernie4_5 ernie4_5-moe hunyuan-moe hy_v3 gpt-oss lfm2moe smallthinker grovemoe"
+    " minimax-01 minimax-m2 paddleocr mimo2 kimi-linear kimi-k3 step35 mistral4 mellum laguna maple"
+    " nemotron_h_moe".split()
+)
+
+
+def make_keys(arch: str, draw: random.Random) -> dict[str, Any]:
+    """Keys of a header with sizes drawn by `draw`, without the architecture's prefix."""
+    n_layer = draw.randint(5, 9)
+    if arch == "gemma3n":
+        n_layer = draw.randint(22, 26)
+    elif arch in ("exaone4", "hrm_text"):
+        n_layer = {"exaone4": 64, "hrm_text": 6}[arch]
+    head, n_head, n_kv = 64 * draw.randint(1, 2), 4, draw.choice((1, 2, 4))
+    if arch in ("qwen", "bloom", "gpt2", "phi2", "codeshell", "jais", "falcon", "mpt", "gptneox"):
+        n_kv = n_head
+    n_embd, n_ff = head * n_head, 384
+    keys: dict[str, Any] = {
+        "vocab_size": 128,
+        "context_length": 65536,
+        "embedding_length": n_embd,
+        "block_count": n_layer,
+        "feed_forward_length": n_ff,
+        "attention.head_count": n_head,
+        "attention.head_count_kv": n_kv,
+        "leading_dense_block_count": 1,
+        "use_parallel_residual": False,
+        "logit_scale": 1.0,
+        "time_mix_extra_dim": 64,
+        "time_decay_extra_dim": 128,
+        "full_attention_interval": draw.randint(2, 4),
+        "attention.max_alibi_bias": 8.0,
+        "attention.clamp_kqv": 1.0,
+        "attention.layer_norm_epsilon": 1e-5,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "attention.q_lora_rank": 512,
+        "attention.kv_lora_rank": 512,
+        "attention.sliding_window": 256 * draw.randint(1, 4),
+        "rope.dimension_sections": [head // 4] * 4,
+        "rope.freq_base_swa": 10000.0,
+        "xielu.alpha_n": 1.0,
+        "xielu.alpha_p": 1.0,
+        "xielu.beta": 1.0,
+        "xielu.eps": 1e-7,
+        "ssm.inner_size": 256 if arch in _DELTA else 2 * n_embd,
+        "ssm.conv_kernel": draw.randint(3, 5),
+        "ssm.state_size": 128,
+        "ssm.time_step_rank": 2 if arch in _DELTA else n_head,
+        "ssm.group_count": 0 if arch == "plamo2" else 2,
+        "kda.head_dim": 128,
+        "kda.safe_gate": True,
+        "kda.gate_lower_bound": -5.0,
+        "wkv.head_size": 64,
+        "shortconv.l_cache": draw.randint(3, 5),
+        "residual_scale": 3.5,
+        "attn_res.block_size": 12,
+        "activation.situ_beta": 4.0,
+        "activation.situ_linear_beta": 25.0,
+        "embedding_length_per_layer_input": 128,
+        "hrm.layers_per_stack": 1,
+        "hrm.h_cycles": 2,
+        "hrm.l_cycles": 2,
+        "swiglu_clamp_exp": 7.0,
+        "tokenizer.ggml.model": "no_vocab",
+    }
+    if arch in _EXPERTS or (arch == "lfm2moe"):
+        keys |= {
+            "expert_count": 2,
+            "expert_used_count": 2,
+            "expert_feed_forward_length": n_ff,
+            "expert_shared_feed_forward_length": n_ff // 2,
+            "expert_latent_length": n_ff,
+            "interleave_moe_layer_step": 2,
+            "expert_shared_count": 1,
+            "expert_gating_func": 2,
+            "expert_group_scale": 1.0,
+            "experts_per_group": 1,
+        }
+    if arch in HYBRIDS:
+        without = [i % 3 == 1 for i in range(n_layer)]
+        keys["attention.head_count_kv"] = [0 if none else n_kv for none in without]
+        if arch in ("jamba", "plamo2", "kimi-linear", "kimi-k3", "bailingmoe3"):
+            keys["attention.head_count"] = [0 if none else n_head for none in without]
+        if arch.startswith("nemotron_h"):
+            keys["attention.head_count"] = [0 if none else n_head for none in without]
+            keys["feed_forward_length"] = [n_ff if i % 3 == 2 else 0 for i in range(n_layer)]
+            kv = keys["attention.head_count_kv"]
+            keys["attention.head_count_kv"] = [0 if i % 3 == 2 else n for i, n in enumerate(kv)]
+    if arch in _MLA:
+        keys |= {
+            "attention.head_count_kv": keys["attention.head_count_kv"],
+            "attention.key_length": 576,
+            "attention.value_length": 512,
+            "rope.dimension_count": 64,
+            "attention.key_length_mla": 192,
+            "attention.value_length_mla": 128,
+        }
+        if arch not in HYBRIDS:
+            keys["attention.head_count_kv"] = 1
+    elif draw.random() < 0.5 and arch in ("qwen35", "gemma2", "gemma3", "llama", "granitehybrid"):
+        keys |= {"attention.key_length": 128, "attention.value_length": 128}
+    if arch in _PATTERNS:
+        pattern = [int(i % 3 != 2) for i in range(n_layer)]
+        keys["attention.sliding_window_pattern"] = pattern
+    if arch == "gemma4":
+        keys |= {
+            "attention.shared_kv_layers": draw.choice((0, 2, 3)),
+            "attention.key_length": 128,
+            "attention.value_length": 128,
+            "attention.key_length_swa": 64,
+            "attention.value_length_swa": 64,
+        }
+    if arch in ("bailingmoe3", "kimi-k3"):
+        keys["swiglu_clamp_exp"] = keys["swiglu_clamp_shexp"] = [4.0] * n_layer
+        keys["rope.dimension_sections"] = [8, 12, 12, 0]
+    return keys
+
+
+def write_header(path: Path, arch: str, keys: Keys) -> None:
+    """A GGUF of these keys and no tensors."""
+    writer, types = gguf.GGUFWriter(path, arch), gguf.GGUFValueType
+    for key, value in keys.items():
+        name = key if key.startswith(("tokenizer.", "xielu.")) else f"{arch}.{key}"
+        first = value[0] if isinstance(value, list) else value
+        kind = {bool: types.BOOL, int: types.UINT32, float: types.FLOAT32, str: types.STRING}
+        if isinstance(value, list):
+            writer.add_key_value(name, value, types.ARRAY, sub_type=kind[type(first)])
+        else:
+            writer.add_key_value(name, value, kind[type(first)])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+def measure_caches(
+    jobs: Sequence[tuple[str, Keys]], contexts: Sequence[tuple[int, str, int]]
+) -> list[dict[str, Any]]:
+    """For each architecture and keys, `caches`: MiB of every cache in the engine's log, for each
+    context (tokens, KV type, micro-batch); or `error`, its last words.
+    """
+    lines = "".join(json.dumps([arch, keys, contexts]) + "\n" for arch, keys in jobs)
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        input=lines,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=Path(__file__).parents[3],
+        check=True,
+    )
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
+
+
+_SIZE = re.compile(r"\b[KVRSP] \(\w+\): +([\d.]+) MiB")
+
+
+def _ask(arch: str, keys: Keys, contexts: Sequence[tuple[int, str, int]]) -> dict[str, Any]:
+    """In a process of its own, which the engine may end."""
+    import llama_cpp.llama_cpp as lib
+
+    log: list[str] = []
+
+    @lib.llama_log_callback
+    def note(_level: int, text: bytes, _data: object) -> None:
+        log.append(text.decode("utf-8", "replace"))
+
+    lib.llama_log_set(note, ctypes.c_void_p(0))
+    lib.llama_backend_init()
+    params = lib.llama_model_default_params()
+    params.no_alloc = params.load_mtp = True
+    create = lib.llama_model_init_from_user
+    create.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, type(params)]
+    create.restype = ctypes.c_void_p
+    model = create(_read_header(arch, keys), None, None, params)
+    if not model:
+        return {"error": "".join(log[-4:])}
+    caches = []
+    for n_ctx, kv_type, n_ubatch in contexts:
+        log.clear()
+        settings = lib.llama_context_default_params()
+        settings.n_ctx, settings.n_seq_max = n_ctx, 1
+        settings.n_batch = settings.n_ubatch = n_ubatch
+        settings.type_k = settings.type_v = getattr(lib, f"GGML_TYPE_{kv_type.upper()}")
+        settings.flash_attn_type, settings.swa_full, settings.n_outputs_max = 1, False, 1
+        context = lib.llama_init_from_model(ctypes.c_void_p(model), settings)
+        if not context:
+            return {"error": "".join(log[-4:])}
+        caches.append([float(size) for size in _SIZE.findall("".join(log))])
+        lib.llama_free(context)
+    return {"caches": caches}
+
+
+class _GgufParams(ctypes.Structure):
+    _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
+
+
+def _read_header(arch: str, keys: Keys) -> int:
+    from boardfit.edge.probe.ggml import find_engine_folder, library_name
+
+    folder = find_engine_folder()
+    assert folder is not None
+    read = ctypes.CDLL(str(folder / library_name("ggml-base"))).gguf_init_from_file
+    read.restype, read.argtypes = ctypes.c_void_p, [ctypes.c_char_p, _GgufParams]
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "header.gguf"
+        write_header(path, arch, keys)
+        return int(read(os.fsencode(path), _GgufParams(True, None)))
+
+
+def main() -> None:
+    os.environ["GGML_NO_BACKTRACE"] = "1"
+    for line in sys.stdin:
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if not pid:
+            with contextlib.suppress(BaseException), os.fdopen(writer, "w") as file:
+                file.write(json.dumps(_ask(*json.loads(line))))
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as file:
+            answer = file.read()
+        os.waitpid(pid, 0)
+        print(answer or '{"error": "the engine ended its process"}', flush=True)
+
+
+if __name__ == "__main__":
+    main()
