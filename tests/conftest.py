@@ -48,9 +48,8 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 def pytest_runtest_setup(item: pytest.Item) -> None:
     missing = None
     if item.get_closest_marker("oracle"):
-        unset = [
-            v for v in ("BOARDFIT_LLAMA_CPP", "BOARDFIT_ORACLE_PYTHON") if not os.environ.get(v)
-        ]
+        names = ("LLAMA_CPP", "ORACLE_PYTHON", "REFERENCE_PYTHON")
+        unset = [v for name in names if not os.environ.get(v := f"BOARDFIT_{name}")]
         missing = f"{' and '.join(unset)} not set: run scripts/test" if unset else None
     if item.get_closest_marker("engine") and importlib.util.find_spec("llama_cpp") is None:
         missing = "llama-cpp-python is not installed: pip install -e '.[llama]'"
@@ -78,5 +77,11 @@ def gemma3() -> Path:
 
 @pytest.fixture(scope="session")
 def oracle_python() -> Path:
-    """The interpreter that upstream's converter runs in."""
+    """The interpreter that upstream's converter runs in, with the versions it asks for."""
     return Path(os.environ["BOARDFIT_ORACLE_PYTHON"])
+
+
+@pytest.fixture(scope="session")
+def reference_python() -> Path:
+    """An interpreter whose transformers has every family's model."""
+    return Path(os.environ["BOARDFIT_REFERENCE_PYTHON"])

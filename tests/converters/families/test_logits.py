@@ -177,7 +177,7 @@ MODELS = {
 
 
 @pytest.fixture(scope="module")
-def references(tmp_path_factory: pytest.TempPathFactory, oracle_python: Path) -> Path:
+def references(tmp_path_factory: pytest.TempPathFactory, reference_python: Path) -> Path:
     """A folder with a checkpoint and `logits.npy` per model."""
     folder = tmp_path_factory.mktemp("references")
     jobs = [
@@ -186,7 +186,11 @@ def references(tmp_path_factory: pytest.TempPathFactory, oracle_python: Path) ->
     ]
     driver = Path(__file__).with_name("reference_driver.py")
     done = subprocess.run(
-        [oracle_python, driver], input=json.dumps(jobs), capture_output=True, text=True, timeout=300
+        [reference_python, driver],
+        input=json.dumps(jobs),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
