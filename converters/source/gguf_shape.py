@@ -18,22 +18,26 @@ from boardfit.edge.errors import InputError
 from boardfit.edge.files.gguf import GgufHeader
 
 # Architectures whose every layer attends to the whole context, or to what the tables below name.
-_ATTENTION = frozenset(
-    "afmoe apertus arcee arctic baichuan bailingmoe bailingmoe2 bitnet bloom chatglm codeshell"
-    " cogvlm cohere2 cohere2moe command-r dbrx deci deepseek deepseek2 deepseek2-ocr dots1 ernie4_5"
-    " ernie4_5-moe exaone exaone-moe exaone4 falcon gemma gemma2 gemma3 gemma3n gemma4 glm4 glm4moe"
-    " gpt-oss gpt2 gptneox granite granite_swa granitemoe grok grovemoe hrm_text hunyuan-dense"
-    " hunyuan-moe hunyuan_vl hy_v3 internlm2 jais jais2 laguna llama llama-embed llama4 maincoder"
-    " maple mellum mimo2 minicpm minicpm3 minimax-m2 mistral3 mistral4 mpt muse-glimmer nanbeige"
-    " nemotron olmo olmo2 olmoe openelm orion paddleocr pangu-embedded phi2 phi3 phimoe plamo"
-    " plamo3 plm qwen qwen2 qwen2moe qwen2vl qwen3 qwen3moe qwen3vl qwen3vlmoe refact seed_oss"
-    " smallthinker smollm3 spark2_5 stablelm starcoder starcoder2 step35 talkie xverse".split()
-)
+_ATTENTION = frozenset((
+    "afmoe", "apertus", "arcee", "arctic", "baichuan", "bailingmoe", "bailingmoe2", "bitnet",
+    "bloom", "chatglm", "codeshell", "cogvlm", "cohere2", "cohere2moe", "command-r", "dbrx",
+    "deci", "deepseek", "deepseek2", "deepseek2-ocr", "dots1", "ernie4_5", "ernie4_5-moe",
+    "exaone", "exaone-moe", "exaone4", "falcon", "gemma", "gemma2", "gemma3", "gemma3n",
+    "gemma4", "glm4", "glm4moe", "gpt-oss", "gpt2", "gptneox", "granite", "granite_swa",
+    "granitemoe", "grok", "grovemoe", "hrm_text", "hunyuan-dense", "hunyuan-moe", "hunyuan_vl",
+    "hy_v3", "internlm2", "jais", "jais2", "laguna", "llama", "llama-embed", "llama4",
+    "maincoder", "maple", "mellum", "mimo2", "minicpm", "minicpm3", "minimax-m2", "mistral3",
+    "mistral4", "mpt", "muse-glimmer", "nanbeige", "nemotron", "olmo", "olmo2", "olmoe",
+    "openelm", "orion", "paddleocr", "pangu-embedded", "phi2", "phi3", "phimoe", "plamo",
+    "plamo3", "qwen", "qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl",
+    "qwen3vlmoe", "refact", "seed_oss", "smallthinker", "smollm3", "spark2_5", "stablelm",
+    "starcoder", "starcoder2", "step35", "talkie", "xverse",
+))  # fmt: skip
 # One pass over the whole text: no cache at all.
-_NO_CACHE = frozenset(
-    "bert dream eurobert gemma-embedding jina-bert-v2 jina-bert-v3 llada llada-moe modern-bert"
-    " neo-bert nomic-bert nomic-bert-moe rnd1".split()
-)
+_NO_CACHE = frozenset((
+    "bert", "dream", "eurobert", "gemma-embedding", "jina-bert-v3", "llada", "llada-moe",
+    "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "rnd1",
+))  # fmt: skip
 # Every n-th layer is full attention where the file has a window but no pattern of its own.
 _FULL_EVERY = {
     "afmoe": 4, "cohere2": 4, "cohere2moe": 4, "exaone-moe": 4, "exaone4": 4, "gemma2": 2,
@@ -46,7 +50,7 @@ _FULL_FIRST = {"cohere2moe", "laguna", "smallthinker"}
 _WINDOWS_IN_FILE = {"gemma4", "granite_swa", "maple", "mimo2", "spark2_5", "step35"}
 _DEFAULT_WINDOW = {"exaone-moe": 128, "exaone4": 4096, "gemma2": 4096, "llama4": 8192}
 _FIXED_WINDOW = {"llama4": 8192, "smallthinker": 4096}
-_RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
+_RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv7", "arwkv7"}
 # Every layer has both attention and a recurrent part.
 _BOTH = {"falcon-h1"}
 # Layers with a state are those without KV heads, or all but every n-th.
@@ -57,8 +61,6 @@ _NO_HEADS = {
 _FULL_INTERVAL = {"minimax-01": 8, "qwen35": 4, "qwen35moe": 4, "qwen3next": 4}
 # Layers that are a feed-forward block alone.
 _MAY_BE_FEED_FORWARD = {"nemotron_h", "nemotron_h_moe"}
-# Blocks of next-token prediction that have a cache although no token is read through them.
-_NEXTN_CACHED = {"bailingmoe3", "nemotron_h_moe"}
 # The cache holds one compressed row for all heads, and no values.
 _COMPRESSED = {
     *("bailingmoe3", "deepseek2", "deepseek2-ocr", "kimi-k3", "kimi-linear", "mistral4"),
@@ -67,7 +69,8 @@ _COMPRESSED = {
 _SHORT_CONVOLUTION = {"lfm2", "lfm2moe"}
 _DELTA_ATTENTION = {"bailingmoe3", "kimi-k3", "kimi-linear"}
 _NO_GROUPS = {"jamba", "mamba"}
-_KNOWN = _ATTENTION | _NO_CACHE | _RECURRENT | _BOTH | _NO_HEADS | set(_FULL_INTERVAL)
+#: Architectures whose caches are known here.
+KNOWN_ARCHITECTURES = _ATTENTION | _NO_CACHE | _RECURRENT | _BOTH | _NO_HEADS | set(_FULL_INTERVAL)
 
 
 def shape_from_header(header: GgufHeader, tensors: Sequence[TargetTensor]) -> ModelShape:
@@ -101,7 +104,7 @@ def shape_from_header(header: GgufHeader, tensors: Sequence[TargetTensor]) -> Mo
         n_expert=n_expert,
         n_expert_used=n_used,
         tied_embeddings=all(tensor.name != "output.weight" for tensor in tensors),
-        memory_known=keys.arch in _KNOWN,
+        memory_known=keys.arch in KNOWN_ARCHITECTURES,
     )
 
 
@@ -185,7 +188,7 @@ def _layers(
                 shares_kv=i >= n_own,
             )
         )
-    if keys.arch in _NEXTN_CACHED:
+    if keys.arch in _NO_HEADS or keys.arch in _BOTH:  # though no token is read through it
         layers += [
             LayerShape(kv_heads[i], dims[0], 0 if compressed else dims[1])
             for i in range(n_layer, n_blocks)

@@ -29,21 +29,24 @@ HYBRIDS = (
     *("bailingmoe3", "granitehybrid", "jamba", "kimi-k3", "kimi-linear", "lfm2", "lfm2moe"),
     *("nemotron_h", "nemotron_h_moe", "plamo2"),
 )
-_MLA = ("bailingmoe3", "deepseek2", "deepseek2-ocr", "kimi-k3", "kimi-linear", "mistral4")
+_MLA = ("bailingmoe3", "deepseek2", "kimi-k3", "kimi-linear", "mistral4")
 _PATTERNS = (
     *("gemma4", "granite_swa", "maple", "mimo2", "spark2_5", "step35", "cohere2moe"),
     "muse-glimmer",
 )
+_LAYERS = {"exaone4": 64, "gemma4": 9, "hrm_text": 6}
 _DELTA = ("qwen35", "qwen35moe", "qwen3next")
 _DENSE = ("bailingmoe3", "kimi-linear", "kimi-k3", "falcon-h1", "granitehybrid")
 #: Architectures that the engine can run only with experts.
-_EXPERTS = frozenset(
-    "llama4 cohere2moe grok qwen2moe qwen3moe qwen3next qwen3vlmoe qwen35moe phimoe dbrx olmoe"
-    " arctic deepseek deepseek2 deepseek2-ocr glm4moe exaone-moe bailingmoe bailingmoe2 bailingmoe3"
-    " dots1 afmoe ernie4_5 ernie4_5-moe hunyuan-moe hy_v3 gpt-oss lfm2moe smallthinker grovemoe"
-    " minimax-01 minimax-m2 paddleocr mimo2 kimi-linear kimi-k3 step35 mistral4 mellum laguna maple"
-    " nemotron_h_moe".split()
-)
+_EXPERTS = frozenset((
+    "llama4", "cohere2moe", "grok", "qwen2moe", "qwen3moe", "qwen3next", "qwen3vlmoe",
+    "qwen35moe", "phimoe", "dbrx", "olmoe", "arctic", "deepseek", "deepseek2", "deepseek2-ocr",
+    "glm4moe", "exaone-moe", "bailingmoe", "bailingmoe2", "bailingmoe3", "dots1", "afmoe",
+    "ernie4_5", "ernie4_5-moe", "hunyuan-moe", "hy_v3", "gpt-oss", "lfm2moe", "smallthinker",
+    "grovemoe", "minimax-01", "minimax-m2", "paddleocr", "mimo2", "kimi-linear", "kimi-k3",
+    "step35", "mistral4", "mellum", "laguna", "maple", "nemotron_h_moe", "llada-moe", "rnd1",
+    "nomic-bert-moe",
+))  # fmt: skip
 
 
 def make_keys(arch: str, draw: random.Random) -> dict[str, Any]:
@@ -51,11 +54,13 @@ def make_keys(arch: str, draw: random.Random) -> dict[str, Any]:
     n_layer = draw.randint(5, 9)
     if arch == "gemma3n":
         n_layer = draw.randint(22, 26)
-    elif arch in ("exaone4", "hrm_text"):
-        n_layer = {"exaone4": 64, "hrm_text": 6}[arch]
+    elif arch in _LAYERS:
+        n_layer = _LAYERS[arch]
     head, n_head, n_kv = 64 * draw.randint(1, 2), 4, draw.choice((1, 2, 4))
-    if arch in ("qwen", "bloom", "gpt2", "phi2", "codeshell", "jais", "falcon", "mpt", "gptneox"):
+    if arch in ("dots1", "minicpm3", "olmoe"):
         n_kv = n_head
+    elif arch in _MLA:
+        head, n_head, n_kv = 128, 1, 1
     n_embd, n_ff = head * n_head, 384
     keys: dict[str, Any] = {
         "vocab_size": 128,
@@ -93,6 +98,11 @@ def make_keys(arch: str, draw: random.Random) -> dict[str, Any]:
         "kda.safe_gate": True,
         "kda.gate_lower_bound": -5.0,
         "wkv.head_size": 64,
+        "token_shift_count": 1 if arch in ("rwkv6qwen2", "arwkv7") else 2,
+        "attention.decay_lora_rank": 32,
+        "attention.iclr_lora_rank": 32,
+        "attention.value_residual_mix_lora_rank": 32,
+        "attention.gate_lora_rank": 32,
         "shortconv.l_cache": draw.randint(3, 5),
         "residual_scale": 3.5,
         "attn_res.block_size": 12,
@@ -104,6 +114,7 @@ def make_keys(arch: str, draw: random.Random) -> dict[str, Any]:
         "hrm.l_cycles": 2,
         "swiglu_clamp_exp": 7.0,
         "tokenizer.ggml.model": "no_vocab",
+        "tokenizer.ggml.token_type_count": 2,
     }
     if arch in _EXPERTS or (arch == "lfm2moe"):
         keys |= {
@@ -130,23 +141,31 @@ def make_keys(arch: str, draw: random.Random) -> dict[str, Any]:
             keys["attention.head_count_kv"] = [0 if i % 3 == 2 else n for i, n in enumerate(kv)]
     if arch in _MLA:
         keys |= {
-            "attention.head_count_kv": keys["attention.head_count_kv"],
             "attention.key_length": 576,
             "attention.value_length": 512,
             "rope.dimension_count": 64,
             "attention.key_length_mla": 192,
             "attention.value_length_mla": 128,
         }
-        if arch not in HYBRIDS:
-            keys["attention.head_count_kv"] = 1
     elif draw.random() < 0.5 and arch in ("qwen35", "gemma2", "gemma3", "llama", "granitehybrid"):
         keys |= {"attention.key_length": 128, "attention.value_length": 128}
+    if arch == "plm":
+        keys |= {
+            "attention.head_count_kv": n_head,
+            "attention.key_length": 192,
+            "attention.value_length": 128,
+            "rope.dimension_count": 64,
+        }
+    if arch == "deepseek2-ocr":
+        keys["attention.head_count_kv"] = n_head
+    if arch == "rwkv6":
+        keys["attention.head_count"] = keys["attention.head_count_kv"] = 0
     if arch in _PATTERNS:
         pattern = [int(i % 3 != 2) for i in range(n_layer)]
         keys["attention.sliding_window_pattern"] = pattern
     if arch == "gemma4":
         keys |= {
-            "attention.shared_kv_layers": draw.choice((0, 2, 3)),
+            "attention.shared_kv_layers": draw.choice((0, 3)),
             "attention.key_length": 128,
             "attention.value_length": 128,
             "attention.key_length_swa": 64,
