@@ -50,6 +50,11 @@ class ModelShape:
     memory_known: bool = True
 
     @property
+    def lazy_table(self) -> str | None:
+        """The tensor of which the engine reads only the rows of the tokens that come."""
+        return find_lazy_table(self.arch)
+
+    @property
     def n_head_kv(self) -> int:
         """KV heads of the attention layers (the largest, where layers differ)."""
         return max((layer.n_head_kv for layer in self.layers), default=0)
@@ -66,3 +71,10 @@ def is_behind(name: str, n_layer: int) -> bool:
     """
     parts = name.split(".", 2)
     return parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) >= n_layer
+
+
+def find_lazy_table(arch: str) -> str | None:
+    """The tensor of which the engine reads rows on demand, if asked to read tables lazily
+    (TENSOR_READ_LAZY in upstream's src/models/*.cpp).
+    """
+    return "per_layer_token_embd.weight" if arch == "gemma4" else None

@@ -16,7 +16,7 @@ from boardfit.device_profiles.cost.memory import (
     kv_bytes,
     memory_phases,
     output_bytes,
-    weight_bytes,
+    split_weights,
 )
 from boardfit.device_profiles.cost.speed import SpeedEstimate, default_threads, estimate_speed
 from boardfit.device_profiles.profile import DeviceProfile
@@ -108,14 +108,16 @@ class CostModel:
             compute=compute,
             output=output_bytes(self._shape, run.n_users),
             engine=self._engine_bytes,
+            n_tokens=run.n_users * run.n_ctx,
         ).with_margin()
 
     def _split_weights(self, weights: StoredWeights, repack: bool) -> WeightBytes:
         key = (weights, repack)
         if key not in self._split:
             isa = self._profile.isa if repack else frozenset[str]()
-            tied = self._shape.tied_embeddings
-            self._split[key] = weight_bytes(weights.tensors, weights.artifact_bytes, isa, tied=tied)
+            self._split[key] = split_weights(
+                weights.tensors, weights.artifact_bytes, isa, self._shape
+            )
         return self._split[key]
 
     def _context_bytes(self, weights: StoredWeights, run: RunSettings) -> tuple[int, int]:

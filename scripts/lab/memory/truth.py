@@ -24,7 +24,7 @@ from boardfit.device_profiles.cost.memory import (
     kv_bytes,
     memory_phases,
     output_bytes,
-    weight_bytes,
+    split_weights,
 )
 from boardfit.device_profiles.shape import ModelShape
 from boardfit.edge.process.child import PIPE, Popen, decode_output, python_argv, start_child
@@ -72,12 +72,8 @@ def predict(spec: ModelSpec, combination: Combination, isa: Set[str]) -> MemoryP
     """What the planner's terms say for this run."""
     c, shape = combination, spec.shape
     weights = WeighingScale(spec).weigh(load_recipe(c.recipe))
-    split = weight_bytes(
-        weights.tensors,
-        weights.artifact_bytes,
-        isa if c.repack else frozenset[str](),
-        tied=shape.tied_embeddings,
-    )
+    used = isa if c.repack else frozenset[str]()
+    split = split_weights(weights.tensors, weights.artifact_bytes, used, shape)
     features = read_features(weights.tensors)
     return memory_phases(
         split,
@@ -86,6 +82,7 @@ def predict(spec: ModelSpec, combination: Combination, isa: Set[str]) -> MemoryP
         compute=compute_bytes(shape, features, c.n_ctx, c.n_ubatch, c.n_threads, c.kv_type),
         output=output_bytes(shape),
         engine=engine_anonymous_bytes(shape, len(spec.get("tokenizer.ggml.merges", ()))),
+        n_tokens=c.n_ctx,
     )
 
 
