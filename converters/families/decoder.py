@@ -307,7 +307,7 @@ def active_parameters(
     tensors: Sequence[TargetTensor], n_expert: int, n_used: int, n_embd: int
 ) -> int:
     """Parameters that one token reads: the used share of stacked experts, and one row of the
-    embedding unless it is the output head too.
+    embedding unless it is the output head too, and of per-layer embeddings.
     """
     tied = all(tensor.name != "output.weight" for tensor in tensors)
     total = 0
@@ -316,6 +316,8 @@ def active_parameters(
             total += tensor.n_elements // n_expert * n_used
         elif tensor.name == "token_embd.weight" and not tied:
             total += n_embd
+        elif tensor.name == "per_layer_token_embd.weight":
+            total += tensor.n_per_row
         else:
             total += tensor.n_elements
     return total

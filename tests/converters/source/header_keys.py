@@ -1,29 +1,12 @@
-"""What the engine itself reserves for a model's caches, asked without any weights.
-
-`measure_caches` gives it the header of a model of any architecture; it makes the tensors up, and a
-context on them, without memory for the weights (`no_alloc`), and logs the size of each cache.
-`make_keys` draws the header's keys, after get_gguf_ctx in upstream's tests/test-llama-archs.cpp.
-Run as a program, it reads jobs and writes answers, one JSON line each.
+"""Keys of a GGUF header of any architecture, with sizes drawn at random, after get_gguf_ctx in
+upstream's tests/test-llama-archs.cpp.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import json
-import os
 import random
-import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import gguf
-
-Keys = Mapping[str, Any]
 #: Architectures in which layers without KV heads keep a state or nothing.
 HYBRIDS = (
     *("bailingmoe3", "granitehybrid", "jamba", "kimi-k3", "kimi-linear", "lfm2", "lfm2moe"),
@@ -175,114 +158,3 @@ def make_keys(arch: str, draw: random.Random) -> dict[str, Any]:
         keys["swiglu_clamp_exp"] = keys["swiglu_clamp_shexp"] = [4.0] * n_layer
         keys["rope.dimension_sections"] = [8, 12, 12, 0]
     return keys
-
-
-def write_header(path: Path, arch: str, keys: Keys) -> None:
-    """A GGUF of these keys and no tensors."""
-    writer, types = gguf.GGUFWriter(path, arch), gguf.GGUFValueType
-    for key, value in keys.items():
-        name = key if key.startswith(("tokenizer.", "xielu.")) else f"{arch}.{key}"
-        first = value[0] if isinstance(value, list) else value
-        kind = {bool: types.BOOL, int: types.UINT32, float: types.FLOAT32, str: types.STRING}
-        if isinstance(value, list):
-            writer.add_key_value(name, value, types.ARRAY, sub_type=kind[type(first)])
-        else:
-            writer.add_key_value(name, value, kind[type(first)])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.close()
-
-
-def measure_caches(
-    jobs: Sequence[tuple[str, Keys]], contexts: Sequence[tuple[int, str, int]]
-) -> list[dict[str, Any]]:
-    """For each architecture and keys, `caches`: MiB of every cache in the engine's log, for each
-    context (tokens, KV type, micro-batch); or `error`, its last words.
-    """
-    lines = "".join(json.dumps([arch, keys, contexts]) + "\n" for arch, keys in jobs)
-    done = subprocess.run(
-        [sys.executable, "-m", __name__],
-        input=lines,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=Path(__file__).parents[3],
-        check=True,
-    )
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
-
-
-_SIZE = re.compile(r"\b[KVRSP] \(\w+\): +([\d.]+) MiB")
-
-
-def _ask(arch: str, keys: Keys, contexts: Sequence[tuple[int, str, int]]) -> dict[str, Any]:
-    """In a process of its own, which the engine may end."""
-    import llama_cpp.llama_cpp as lib
-
-    log: list[str] = []
-
-    @lib.llama_log_callback
-    def note(_level: int, text: bytes, _data: object) -> None:
-        log.append(text.decode("utf-8", "replace"))
-
-    lib.llama_log_set(note, ctypes.c_void_p(0))
-    lib.llama_backend_init()
-    params = lib.llama_model_default_params()
-    params.no_alloc = params.load_mtp = True
-    create = lib.llama_model_init_from_user
-    create.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, type(params)]
-    create.restype = ctypes.c_void_p
-    model = create(_read_header(arch, keys), None, None, params)
-    if not model:
-        return {"error": "".join(log[-4:])}
-    caches = []
-    for n_ctx, kv_type, n_ubatch in contexts:
-        log.clear()
-        settings = lib.llama_context_default_params()
-        settings.n_ctx, settings.n_seq_max = n_ctx, 1
-        settings.n_batch = settings.n_ubatch = n_ubatch
-        settings.type_k = settings.type_v = getattr(lib, f"GGML_TYPE_{kv_type.upper()}")
-        settings.flash_attn_type, settings.swa_full, settings.n_outputs_max = 1, False, 1
-        context = lib.llama_init_from_model(ctypes.c_void_p(model), settings)
-        if not context:
-            return {"error": "".join(log[-4:])}
-        caches.append([float(size) for size in _SIZE.findall("".join(log))])
-        lib.llama_free(context)
-    return {"caches": caches}
-
-
-class _GgufParams(ctypes.Structure):
-    _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
-
-
-def _read_header(arch: str, keys: Keys) -> int:
-    from boardfit.edge.probe.ggml import find_engine_folder, library_name
-
-    folder = find_engine_folder()
-    assert folder is not None
-    read = ctypes.CDLL(str(folder / library_name("ggml-base"))).gguf_init_from_file
-    read.restype, read.argtypes = ctypes.c_void_p, [ctypes.c_char_p, _GgufParams]
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "header.gguf"
-        write_header(path, arch, keys)
-        return int(read(os.fsencode(path), _GgufParams(True, None)))
-
-
-def main() -> None:
-    os.environ["GGML_NO_BACKTRACE"] = "1"
-    for line in sys.stdin:
-        reader, writer = os.pipe()
-        pid = os.fork()
-        if not pid:
-            with contextlib.suppress(BaseException), os.fdopen(writer, "w") as file:
-                file.write(json.dumps(_ask(*json.loads(line))))
-            os._exit(0)
-        os.close(writer)
-        with os.fdopen(reader) as file:
-            answer = file.read()
-        os.waitpid(pid, 0)
-        print(answer or '{"error": "the engine ended its process"}', flush=True)
-
-
-if __name__ == "__main__":
-    main()
