@@ -285,8 +285,11 @@ class _Layout:
     def _parallel(self, layer: LayerShape, normed: int, stream: int, outputs: int | None) -> int:
         """A layer of Falcon-H1 (src/models/falcon-h1.cpp): attention and Mamba side by side."""
         d = self.rows(self.shape.n_embd)
-        attended = self._attention(layer, normed)
-        mixed = self._mamba2(layer, self._norm(stream, d))
+        # Both begin, as far as caches and states are written, before either ends.
+        query = self._query(layer, normed)
+        scanned = self._scan(layer, self._norm(stream, d))
+        attended = self._attend(layer, *query)
+        mixed = self._end_scan(*scanned)
         both = self._add(attended, mixed, swapped=False)
         stream = self._run(d, both, stream, in_place=True)
         if outputs is not None:
@@ -346,6 +349,10 @@ class _Layout:
 
     def _mamba2(self, layer: LayerShape, normed: int) -> int:
         """A layer of Mamba 2 (src/models/mamba-base.cpp, build_mamba2_layer)."""
+        return self._end_scan(*self._scan(layer, normed))
+
+    def _scan(self, layer: LayerShape, normed: int) -> tuple[int, int, int]:
+        """Compute the new state; returns the projected parts, the convolved ones and the result."""
         graph, f = self.graph, self.features
         inner, heads = self.rows(f.n_inner), self.rows(f.n_ssm_heads)
         state_size = 4 * layer.state_values - 4 * (f.conv_kernel - 1) * f.conv_channels
@@ -358,6 +365,10 @@ class _Layout:
         steps = graph.run(heads, graph.run(heads, graph.view(parts)), in_place=True)
         scanned = graph.run(inner + state_size, x, steps, graph.view(convolved))
         graph.run(0, graph.view(scanned))
+        return parts, x, scanned
+
+    def _end_scan(self, parts: int, x: int, scanned: int) -> int:
+        graph, inner = self.graph, self.rows(self.features.n_inner)
         skipped = graph.run(inner, x)
         y = graph.run(inner, graph.view(scanned), skipped, in_place=True)
         gated = graph.run(inner, graph.run(inner, graph.view(parts)), y)
@@ -370,6 +381,10 @@ class _Layout:
         return self._run(self.rows(self.shape.n_embd), first, second, in_place=True)
 
     def _attention(self, layer: LayerShape, normed: int) -> int:
+        return self._attend(layer, *self._query(layer, normed))
+
+    def _query(self, layer: LayerShape, normed: int) -> tuple[int, int | None]:
+        """Compute Q, and K and V into the cache; returns Q, and its gate if it has one."""
         graph = self.graph
         sizes = {
             "q": self.rows(self.shape.n_head * layer.head_dim_k),
@@ -399,8 +414,12 @@ class _Layout:
         if not layer.shares_kv:
             graph.run(0, heads["k"], inputs.k_places)
             graph.run(0, heads["v"], inputs.v_places)
+        return heads["q"], gate
+
+    def _attend(self, layer: LayerShape, heads: int, gate: int | None) -> int:
+        graph, inputs = self.graph, self.caches[layer.window]
         attended_size = self.rows(self.shape.n_head * layer.head_dim_v)
-        query = graph.view(graph.view(heads["q"]))
+        query = graph.view(graph.view(heads))
         attended = graph.view(self._run(attended_size, query, inputs.mask))
         attended = self._rotate(attended, attended_size, inputs.rotate_v)
         if gate is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from boardfit.device_profiles.cost.compute_buffer import Features, compute_bytes, read_features
-from boardfit.device_profiles.cost.graph_table import can_hold_graph
+from boardfit.device_profiles.cost.graph_table import can_hold_graph, metadata_bytes
 from boardfit.device_profiles.cost.memory import (
     KV_BLOCK,
     MemoryPhases,
@@ -107,7 +107,8 @@ class CostModel:
             kv_cache=run.n_users * kv_cache,
             compute=compute,
             output=output_bytes(self._shape, run.n_users),
-            engine=self._engine_bytes,
+            engine=self._engine_bytes
+            + metadata_bytes(self._shape.arch, len(weights.tensors), run.n_ubatch),
             n_tokens=run.n_users * run.n_ctx,
         ).with_margin()
 

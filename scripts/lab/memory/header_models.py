@@ -98,9 +98,8 @@ HEADER_MODELS: Mapping[str, HeaderModel] = {
 }
 
 
-def header_spec(name: str, vocabulary: list[KeyValue]) -> ModelSpec:
-    """One of `HEADER_MODELS` as a spec to plan for and to write."""
-    model = HEADER_MODELS[name]
+def header_spec(name: str, model: HeaderModel, vocabulary: list[KeyValue]) -> ModelSpec:
+    """A model as a spec to plan for and to write."""
     keys = {**model.keys, "vocab_size": model.n_vocab}
     tensors = tuple(_tensors(model, keys))
     with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ from boardfit.converters.formats.gguf.recipe import load_recipe
 from boardfit.converters.plan.weights import WeighingScale
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.cost.compute_buffer import compute_bytes, read_features
+from boardfit.device_profiles.cost.graph_table import metadata_bytes
 from boardfit.device_profiles.cost.memory import (
     MemoryPhases,
     engine_anonymous_bytes,
@@ -81,7 +82,8 @@ def predict(spec: ModelSpec, combination: Combination, isa: Set[str]) -> MemoryP
         kv_cache=kv_bytes(shape, c.n_ctx, c.kv_type, c.n_ubatch),
         compute=compute_bytes(shape, features, c.n_ctx, c.n_ubatch, c.n_threads, c.kv_type),
         output=output_bytes(shape),
-        engine=engine_anonymous_bytes(shape, len(spec.get("tokenizer.ggml.merges", ()))),
+        engine=engine_anonymous_bytes(shape, len(spec.get("tokenizer.ggml.merges", ())))
+        + metadata_bytes(shape.arch, len(weights.tensors), min(c.n_ubatch, c.n_ctx)),
         n_tokens=c.n_ctx,
     )
 

@@ -214,10 +214,9 @@ def hollow_spec(name: str, upstream: Path | None = None) -> ModelSpec:
     of true size.
     """
     if name in HEADER_MODELS:
-        n_vocab = HEADER_MODELS[name].n_vocab
-        return header_spec(
-            name, _real_vocabulary(name, n_vocab, upstream) or _made_up(name, n_vocab)
-        )
+        model = HEADER_MODELS[name]
+        vocabulary = _real_vocabulary(name, model.n_vocab, upstream)
+        return header_spec(name, model, vocabulary or _made_up(name, model.n_vocab))
     config = CONFIGS[name]
     checkpoint: Checkpoint = HollowCheckpoint(config, tensor_shapes(config))
     family = family_for(config)
