@@ -33,6 +33,8 @@ PROGRAM_FILE_BYTES = int(16.5 * 1024**2)
 # merges, 117 to 187 for a merge.
 VOCAB_ENTRY_BYTES = 152
 _PAGE_BYTES = 4096
+# Architectures that make the output matrix before the embedding (src/models/gemma4.cpp).
+_HEAD_FIRST = ("gemma3n", "gemma4")
 VOCAB_MERGE_BYTES = 145
 
 
@@ -161,11 +163,14 @@ def weight_bytes(
     tied: bool,
     n_layer: int | None = None,
     lazy_table: str | None = None,
+    head_first: bool = False,
 ) -> WeightBytes:
     """Weights in memory. A tied head is loaded a second time as the output matrix, so that its
-    repacked copy stands beside the mapped embedding. Tensors behind layer `n_layer` are not loaded,
-    and `lazy_table` only where a token needs it. Source: src/llama-model-loader.cpp (create_tensor,
-    "tensor is duplicated", TENSOR_SKIP; lazy_read), src/llama-model.cpp (make_cpu_buft_list).
+    repacked copy stands beside the mapped embedding. With `head_first`, it is two tensors even
+    where nothing is repacked, and read twice without a mapping. Tensors behind layer `n_layer` are
+    not loaded, and `lazy_table` only where a token needs it. Source: src/llama-model-loader.cpp
+    (create_tensor, "tensor is duplicated", TENSOR_SKIP; lazy_read), src/llama-model.cpp
+    (make_cpu_buft_list).
     """
     repacked = source = largest = total = lazy = lazy_row = 0
     # Before the first and behind the last tensor that stays mapped, the mapping is given up.
@@ -183,6 +188,8 @@ def weight_bytes(
         is_head = tied and tensor.name == "token_embd.weight"
         matmul = is_head or is_matmul_weight(tensor.name)
         moves = matmul and tensor.n_rows > 1 and is_repacked(tensor.ggml_type, tensor.n_rows, isa)
+        if is_head and head_first and not moves:
+            total += tensor.n_bytes
         if moves and is_loaded:
             repacked += tensor.n_bytes
             source += 0 if is_head else tensor.n_bytes
@@ -216,6 +223,7 @@ def split_weights(
         tied=shape.tied_embeddings,
         n_layer=shape.n_layer,
         lazy_table=shape.lazy_table,
+        head_first=shape.arch in _HEAD_FIRST,
     )
 
 

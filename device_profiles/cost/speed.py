@@ -251,8 +251,8 @@ def read_bandwidth(
 
 
 def is_unusual(tensors: Iterable[StoredTensor], shape: ModelShape) -> bool:
-    """Whether a model has per-layer embeddings or layers that keep a state instead of a cache."""
-    return any(layer.n_head_kv == 0 for layer in shape.layers) or any(
+    """Whether a model has per-layer embeddings or layers that keep a state."""
+    return any(layer.n_head_kv == 0 or layer.state_values for layer in shape.layers) or any(
         tensor.name == "per_layer_token_embd.weight" for tensor in tensors
     )
 
