@@ -251,9 +251,14 @@ def memory_phases(
     mapped = weights.mapped if use_mmap else 0
     kept = weights.kept_mapped if use_mmap else 0
     rows = weights.touched(n_tokens)
+    # The whole mapping is populated at once, but for a file with a lazily read table: there, what
+    # is repacked is read first, and the rest when it is needed (src/llama-mmap.cpp).
+    read_first = min(mapped, weights.repacked_source) if weights.lazy else mapped
     return MemoryPhases(
         loading_anonymous=anonymous + max(staging, kv_cache),
-        loading_total=anonymous + max(staging + mapped, kv_cache + kept) + PROGRAM_FILE_BYTES,
+        loading_total=anonymous
+        + max(staging + read_first, kv_cache + min(kept, read_first))
+        + PROGRAM_FILE_BYTES,
         running_anonymous=anonymous + context,
         running_total=anonymous + context + kept + rows + PROGRAM_FILE_BYTES,
         terms={

@@ -119,6 +119,8 @@ def measure(
     reads more than `limit_read_bytes` from storage.
     """
     c, begin = combination, time.monotonic()
+    if shape.lazy_table:
+        forget_cached(path)
     settings = {
         "n_ctx": c.n_ctx,
         "n_threads": c.n_threads,
@@ -154,6 +156,15 @@ def measure(
         for stream in (child.stdin, child.stdout, child.stderr):
             assert stream is not None
             stream.close()
+
+
+def forget_cached(path: Path) -> None:
+    """Drop a file from the page cache, as after the start of a board: of cached pages, the kernel
+    maps those around each that is touched.
+    """
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _follow(
