@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _BAR_WIDTH = 24
 _KINDS = {
     "weights_mapped": "weights, mapped from the file",
-    "table_rows": "rows of the per-layer table, read as needed",
+    "table_rows": "rows of per-layer embeddings",
     "weights_copied": "weights, read into memory",
     "weights_repacked": "weights, repacked for the CPU",
     "load_staging": "buffer while loading",

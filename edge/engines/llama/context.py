@@ -294,8 +294,8 @@ def _load_model(
     params = lib.llama_model_default_params()
     params.load_mode = _LOAD_MMAP if settings.use_mmap else _LOAD_PLAIN
     params.use_extra_bufts = settings.repack
-    # Rows of a per-layer embedding table are read when a token needs them, however small it is. Left
-    # to itself, the library does so above 4 GiB only, which is more than a board has.
+    # Rows of a per-layer embedding table are read when a token needs them. Left to itself, the
+    # library reads a table of up to 4 GiB whole, which is more than a board has.
     params.lazy_mode = _LAZY_ON
     if progress is not None:
         report = progress
