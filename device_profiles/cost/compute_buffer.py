@@ -76,7 +76,8 @@ def read_features(tensors: Iterable[StoredTensor]) -> Features:
         fused_qkv="attn_qkv" in widths and "attn_q" not in widths,
         fused_gate_up=fused,
         n_ff=up,
-        n_ff_expert=widths.get("ffn_up_exps", 0),
+        # Gate and up of all experts may be one matrix, of as many rows as both.
+        n_ff_expert=widths.get("ffn_up_exps", widths.get("ffn_gate_up_exps", 0) // 2),
         n_ff_shared=widths.get("ffn_up_shexp", 0),
         # A query beside its gate in one matrix: twice what the output takes.
         gated_query=is_delta and widths.get("attn_q", 0) == 2 * rows.get("attn_output", 0) > 0,
