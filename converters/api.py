@@ -9,6 +9,7 @@ from typing import Any
 from boardfit.converters.build.build import BuildRequest
 from boardfit.converters.build.build import build as build_all
 from boardfit.converters.formats.table import GGUF, parse_formats
+from boardfit.converters.plan.catalogue import open_to_plan
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.learned import read_learned
 from boardfit.converters.plan.make import PlanOptions, plan_any
@@ -32,12 +33,13 @@ def plan(
 ) -> Plan:
     """What of a model fits a board: recipe, context, memory, speed, and why.
 
-    `model` is a Hugging Face directory, a hub id (owner/name), a .gguf file, or "sample".
-    Raises DoesNotFitError when nothing fits.
+    `model` is a Hugging Face directory, a hub id (owner/name), a .gguf file, or "sample". Of a
+    model on the hub, no weights are downloaded. Raises DoesNotFitError when nothing fits.
     """
     (profile,) = load_devices([device])
-    spec = open_model(str(model))
-    return plan_any(spec, profile, one_format(format), options or PlanOptions(), read_learned())
+    planned = open_to_plan(str(model))
+    chosen = planned.options(options or PlanOptions())
+    return plan_any(planned.spec, profile, one_format(format), chosen, read_learned())
 
 
 def build(

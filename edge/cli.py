@@ -96,6 +96,11 @@ COMMANDS: dict[str, Command] = {
     "states": Command(
         "boardfit.edge.states.command:states", "List, measure or delete saved KV states."
     ),
+    "serve": Command(
+        "boardfit.edge.serve.command:serve",
+        "Answer other programs over HTTP, within their time.",
+        "serve",
+    ),
     "bench": Command(
         "boardfit.edge.bench.command:bench", "Measure memory, time to first token and tokens/s."
     ),
@@ -233,8 +238,21 @@ def describe_error(error: BaseException) -> tuple[int, str | None]:
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return 4, "free some space on that disk, or choose another, then run it again"
-        return 3, None
+        return 3, _home_advice(error.filename)
     return 1, "this is a bug of boardfit; BOARDFIT_TRACEBACK=1 shows where, please report it"
+
+
+def _home_advice(filename: object) -> str | None:
+    """The next step where the user's home cannot be written, as for a service without one."""
+    home = os.path.expanduser("~")
+    if not isinstance(filename, str) or not filename.startswith(home):
+        return None
+    if os.path.isdir(home) and os.access(home, os.W_OK):
+        return None
+    return (
+        f"the home folder {home} cannot be written: set HOME to one that can, or XDG_DATA_HOME, "
+        "XDG_STATE_HOME and BOARDFIT_CACHE"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -86,4 +86,20 @@ class IntegrityError(EdgeError, ValueError):
 
 
 class DeadlineError(EdgeError, TimeoutError):
+    """No version of a question can be answered in its time. Times in seconds, None if unknown:
+    `allowed_s`, what the shortest answer needs (low, likely, high), and what would be feasible.
+    """
+
     exit_code = 8
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        next_step: str | None = None,
+        allowed_s: float | None = None,
+        needs_s: tuple[float, float, float] | None = None,
+        nearest_s: float | None = None,
+    ) -> None:
+        super().__init__(message, next_step=next_step)
+        self.allowed_s, self.needs_s, self.nearest_s = allowed_s, needs_s, nearest_s

@@ -61,6 +61,14 @@ def drop_oldest_turn(messages: Sequence[Message] | None) -> tuple[Message, ...] 
 
 
 @dataclass(frozen=True)
+class TemplateChoice:
+    """How a chat template is rendered: whether the model thinks first, and variables of its own."""
+
+    thinking: Thinking = "auto"
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class GenerationConfig:
     """How tokens are chosen and when to stop. `temperature` 0 is greedy; -1 for `max_tokens` means
     up to the end of the context. `ignore_eos` serves benchmarks that need an exact token count.
@@ -323,10 +331,17 @@ class Engine(Protocol):
         vocabulary asks for one.
         """
 
-    def render(self, messages: Sequence[Message], *, generate: bool = True) -> list[int]:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        generate: bool = True,
+        choice: TemplateChoice | None = None,
+    ) -> list[int]:
         """Token ids of a conversation through the model's chat template, ready for `stream`.
 
-        Special tokens that are written out in a message stay text.
+        Special tokens that are written out in a message stay text. Without a `choice` the template
+        is rendered as `set_template` said.
         """
 
     def set_template(self, thinking: Thinking, variables: Mapping[str, Any]) -> None:
@@ -335,7 +350,12 @@ class Engine(Protocol):
         Raises UsageError for variables that the template does not read.
         """
 
-    def filter_answer(self, messages: Sequence[Message]) -> Callable[[TokenEvent], TokenEvent]:
+    def check_choice(self, choice: TemplateChoice) -> None:
+        """Raise UsageError for a choice that the chat template does not know."""
+
+    def filter_answer(
+        self, messages: Sequence[Message], choice: TemplateChoice | None = None
+    ) -> Callable[[TokenEvent], TokenEvent]:
         """A filter for the stream that answers `messages`: it moves thinking to `thought`."""
 
     def stream(

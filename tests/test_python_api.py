@@ -14,7 +14,7 @@ import boardfit
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/python-api.md"
-NAMES = ["bench", "build", "devices", "errors", "flash", "open", "plan"]
+NAMES = ["bench", "build", "devices", "errors", "flash", "open", "plan", "serve"]
 
 
 def test_these_names_are_exported_and_no_others() -> None:

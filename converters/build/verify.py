@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.converters.documents import has_file, read_text
+from boardfit.converters.quality.divergence import check_working
 from boardfit.converters.spec import ModelSpec
 from boardfit.converters.tokenizers import turns
 from boardfit.converters.tokenizers.verify import verify_vocabulary
@@ -23,7 +24,7 @@ from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.engines.settings import usable_cpus
 from boardfit.edge.errors import DoesNotFitError, IntegrityError, UsageError
 from boardfit.edge.files.gguf import read_header
-from boardfit.edge.types import GenerationConfig, Plan, Thinking
+from boardfit.edge.types import GenerationConfig, LogitsEngine, Plan, Thinking
 
 N_TRIAL_TOKENS = 8
 _TRIAL_CONTEXT = 256
@@ -81,7 +82,7 @@ def check_artifact(path: Path, spec: ModelSpec) -> dict[str, Any]:
     settings = EngineSettings(
         n_ctx=min(_TRIAL_CONTEXT, spec.shape.n_ctx_train), n_batch=64, n_ubatch=64, repack=False
     )
-    return try_out(path, "llama_cpp", settings)
+    return try_out(path, "llama_cpp", settings, check_loss=True)
 
 
 def check_in_engine(path: Path, plan: Plan, spec: ModelSpec) -> dict[str, Any]:
@@ -115,8 +116,11 @@ def try_out(
     settings: EngineSettings,
     *,
     expected: Mapping[str, list[int]] | None = None,
+    check_loss: bool = False,
 ) -> dict[str, Any]:
-    """Open, compare token ids with `expected`, generate a few tokens."""
+    """Open, compare token ids with `expected`, generate a few tokens. `check_loss` refuses weights
+    that are spoilt, though finite; a file that is not converted is not measured otherwise.
+    """
     try:
         engine = open_engine(engine_name, built_file(path), settings)
     except DoesNotFitError as error:
@@ -131,6 +135,9 @@ def try_out(
         config = GenerationConfig(max_tokens=N_TRIAL_TOKENS, ignore_eos=True)
         events = list(engine.stream(prompt, config))
         info = engine.describe()
+        trial = engine.tokenize(_TRIAL_TEXTS[0]) if check_loss else []
+        if len(trial) > 1 and isinstance(engine, LogitsEngine):
+            check_working(engine.logits(trial), trial)
     n_tokens = sum(event.token_id is not None for event in events)
     if n_tokens != N_TRIAL_TOKENS:
         raise IntegrityError(f"{path.name}: asked for {N_TRIAL_TOKENS} tokens, it gave {n_tokens}")

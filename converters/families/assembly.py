@@ -7,7 +7,7 @@ that no rule knows, a missing one, or one of another shape is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.layout import (
@@ -18,6 +18,7 @@ from boardfit.converters.families.layout import (
     stack_reader,
     target_tensor,
 )
+from boardfit.converters.families.lazy import as_floats
 from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError
 from boardfit.edge.units import printable
@@ -104,12 +105,9 @@ class _ExpertPool:
 
     def _stack(self, stack: ExpertStack) -> TargetTensor:
         sources = [self._got[stack.source.format(e)] for e in range(self._n_expert)]
-        for source in sources:
-            if source.dtype != sources[0].dtype:
-                raise InputError(
-                    f"experts of one layer differ in type: {sources[0].name} is "
-                    f"{sources[0].dtype}, {source.name} is {source.dtype}"
-                )
+        if any(source.dtype != sources[0].dtype for source in sources):
+            # An adapter or a quantizer touched some experts only.
+            sources = [as_floats(source) for source in sources]
         return target_tensor(
             f"blk.{self._index}.{stack.target}",
             (self._n_expert, *stack.shape),
@@ -117,6 +115,25 @@ class _ExpertPool:
             stack_reader([matrix(source) for source in sources]),
             f"{sources[0].name} and {self._n_expert - 1} more experts",
         )
+
+
+def check_kinds(
+    names: Iterable[str | None], key: str, kinds: Sequence[str], marks: Mapping[str, str]
+) -> None:
+    """Raises InputError when `config.json` calls a layer another kind than its tensors show.
+
+    `key` lists the kinds, one per layer; `marks` has the tensor by which a kind is known.
+    """
+    present = set(names)
+    for i, kind in enumerate(kinds):
+        for marked, tensor in marks.items():
+            if (f"model.layers.{i}.{tensor}" in present) != (kind == marked):
+                has = "lacks" if kind == marked else "has"
+                raise InputError(
+                    f"config.json: {key} calls layer {i} {printable(kind)!r}, but the checkpoint "
+                    f"{has} its {tensor}",
+                    next_step="check that config.json belongs to these weights",
+                )
 
 
 def check_shape(source: SourceTensor, expected: Shape) -> None:

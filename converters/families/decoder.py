@@ -50,11 +50,20 @@ class DecoderFamily:
     """A decoder-only transformer with Hugging Face's usual tensor names.
 
     Class data: `arch` (GGUF architecture), `defaults` (what the family's configuration class in
-    transformers assumes for an absent key, as far as the conversion depends on it).
+    transformers assumes for an absent key, as far as the conversion depends on it), `left_out_note`
+    (about the tensors that `rename` drops).
     """
 
     arch: ClassVar[str]
     defaults: ClassVar[Mapping[str, Any]] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0}
+    left_out_note: ClassVar[str] = (
+        "text only: {} tensors of other modalities (vision, audio) are left out"
+    )
+
+    @classmethod
+    def from_config(cls, config: Config) -> DecoderFamily:
+        """The family of a configuration; one `model_type` may stand for several architectures."""
+        return cls()
 
     # -- hooks -----------------------------------------------------------------------------------
 
@@ -218,9 +227,7 @@ class DecoderFamily:
         notes = []
         left_out = sum(self.rename(name) is None for name in checkpoint.names())
         if left_out:
-            notes.append(
-                f"text only: {left_out} tensors of other modalities (vision, audio) are left out"
-            )
+            notes.append(self.left_out_note.format(left_out))
         config = self.config(checkpoint)
         if self.is_tied(config) and self._stores_head(checkpoint):
             is_kept = any(t.name == "output.weight" for t in self.tensors(checkpoint))

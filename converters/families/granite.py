@@ -77,19 +77,9 @@ class GraniteMoe(Granite):
     }
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        biased = settings.optional_bool(config, "attention_bias", False)
-        n_expert = settings.require_int(config, "num_local_experts")
-        halves = (("ffn_gate_exps.weight", dims.n_ff), ("ffn_up_exps.weight", dims.n_ff))
-        moe = "block_sparse_moe"
         return {
-            **attention_rules(dims, interleave=True),
-            **(attention_bias_rules(dims, interleave=True, output=True) if biased else {}),
-            f"{moe}.router.layer.weight": copy("ffn_gate_inp.weight", n_expert, dims.n_embd),
-            f"{moe}.input_linear.weight": split(halves, n_expert, 2 * dims.n_ff, dims.n_embd),
-            f"{moe}.output_linear.weight": copy(
-                "ffn_down_exps.weight", n_expert, dims.n_embd, dims.n_ff
-            ),
-            **_shared_expert_rules(dims, _shared_ff(config)),
+            **granite_attention_rules(config, dims),
+            **expert_rules(config, dims),
             **norm_rules(dims),
         }
 
@@ -99,6 +89,30 @@ class GraniteMoe(Granite):
         if shared:
             entries.append(uint32(f"{self.arch}.expert_shared_feed_forward_length", shared))
         return entries
+
+
+def granite_attention_rules(config: Config, dims: Dimensions) -> dict[str, TensorRule]:
+    """The four projections, with biases where the configuration has them."""
+    biased = settings.optional_bool(config, "attention_bias", False)
+    return {
+        **attention_rules(dims, interleave=True),
+        **(attention_bias_rules(dims, interleave=True, output=True) if biased else {}),
+    }
+
+
+def expert_rules(config: Config, dims: Dimensions) -> dict[str, TensorRule]:
+    """Router, stacked experts, and the shared expert where there is one."""
+    n_expert = settings.require_int(config, "num_local_experts")
+    halves = (("ffn_gate_exps.weight", dims.n_ff), ("ffn_up_exps.weight", dims.n_ff))
+    moe = "block_sparse_moe"
+    return {
+        f"{moe}.router.layer.weight": copy("ffn_gate_inp.weight", n_expert, dims.n_embd),
+        f"{moe}.input_linear.weight": split(halves, n_expert, 2 * dims.n_ff, dims.n_embd),
+        f"{moe}.output_linear.weight": copy(
+            "ffn_down_exps.weight", n_expert, dims.n_embd, dims.n_ff
+        ),
+        **_shared_expert_rules(dims, _shared_ff(config)),
+    }
 
 
 def _shared_ff(config: Config) -> int:

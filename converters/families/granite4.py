@@ -1,9 +1,11 @@
-"""Granite 4 with attention in every layer (Nano 350M and 1B, Micro). Upstream:
-conversion/granite.py, `GraniteHybridModel`, which stores such a model as `granite`.
+"""Granite 4: Mamba2 layers with few attention layers between them (h-350m, h-1b, h-micro), the
+same with experts (h-tiny, h-small), and attention in every layer (350M, 1B, Micro). Upstream:
+conversion/granite.py, `GraniteHybridModel`, which stores models without Mamba layers as `granite`
+or `granitemoe`; engine: src/models/granite-hybrid.cpp.
 
-Its `model_type` is `granitemoehybrid` and its configuration full of Mamba sizes, which upstream
-writes although nothing uses them. What differs from Granite 3 in the weights: gate and up are fused
-under the name of a shared expert. Models that do have Mamba layers or experts are refused.
+All are `granitemoehybrid` in `config.json`, with Mamba sizes, which upstream writes even where
+nothing uses them. What differs from Granite 3 in the weights: a dense layer's gate and up are fused
+under the name of a shared expert. Hybrids have no rotary embeddings.
 """
 
 from __future__ import annotations
@@ -15,13 +17,23 @@ from gguf import GGUFValueType
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.decoder import Dimensions
-from boardfit.converters.families.granite import Granite
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.granite import Granite, expert_rules, granite_attention_rules
 from boardfit.converters.families.layout import TensorRule, copy, split
-from boardfit.converters.families.llama import attention_bias_rules, attention_rules, norm_rules
-from boardfit.converters.families.settings import Config, array, boolean, uint32
+from boardfit.converters.families.llama import norm_rules
+from boardfit.converters.families.mamba2 import HybridFamily, Mamba2
+from boardfit.converters.families.settings import (
+    Config,
+    array,
+    boolean,
+    quote,
+    replace_entry,
+    uint32,
+)
 from boardfit.converters.spec import KeyValue
-from boardfit.edge.errors import UnsupportedModelError
+from boardfit.edge.errors import InputError, UnsupportedModelError
+
+_KINDS = ("attention", "mamba")
 
 
 class Granite4(Granite):
@@ -38,58 +50,133 @@ class Granite4(Granite):
         "mamba_d_conv": 4,
         "mamba_expand": 2,
     }
+    # Whether attention layers rotate queries and keys.
+    rotates = True
+
+    @classmethod
+    def from_config(cls, config: Config) -> DecoderFamily:
+        """The class for a configuration's kinds of layers."""
+        kinds = config.get("layer_types")
+        if isinstance(kinds, list) and "mamba" in kinds:
+            return Granite4Hybrid()
+        given = settings.with_defaults(config, cls.defaults)
+        return Granite4Moe() if Granite4().n_expert(given) else Granite4()
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         config = super().config(checkpoint)
-        kinds = settings.optional_list(config, "layer_types")
-        if kinds is None or any(kind != "attention" for kind in kinds):
+        layer_kinds(config)
+        if (config.get("position_embedding_type") == "rope") is not self.rotates:
             raise UnsupportedModelError(
-                "config.json: a Granite 4 with Mamba layers is not a model that boardfit converts",
-                next_step="come in through a GGUF of it, or take one with attention in every layer",
+                f"config.json: position_embedding_type is "
+                f"{quote(config.get('position_embedding_type'))}, but the engine rotates "
+                f"{'in every layer' if self.rotates else 'nowhere'} in this model"
             )
-        if self.n_expert(config) or self.n_expert_used(config):
-            raise UnsupportedModelError(
-                "config.json: a Granite 4 with experts is not a model that boardfit converts",
-                next_step="come in through a GGUF of it",
-            )
-        if config.get("position_embedding_type") != "rope":
-            raise UnsupportedModelError(
-                "config.json: position_embedding_type is not rope, but the engine rotates in every "
-                "layer of this model"
-            )
+        if not self.n_expert(config):
+            # The engine aborts where experts are used and there are none.
+            config["num_experts_per_tok"] = 0
         return config
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        biased = settings.optional_bool(config, "attention_bias", False)
+        return {
+            **granite_attention_rules(config, dims),
+            **self.feed_forward_rules(config, dims),
+            **norm_rules(dims),
+        }
+
+    def feed_forward_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
+        """Experts, or the one feed-forward part that goes by the name of a shared expert."""
+        if self.n_expert(config):
+            return expert_rules(config, dims)
         halves = (("ffn_gate.weight", dims.n_ff), ("ffn_up.weight", dims.n_ff))
         return {
-            **attention_rules(dims, interleave=True),
-            **(attention_bias_rules(dims, interleave=True, output=True) if biased else {}),
             "shared_mlp.input_linear.weight": split(halves, 2 * dims.n_ff, dims.n_embd),
             "shared_mlp.output_linear.weight": copy("ffn_down.weight", dims.n_embd, dims.n_ff),
-            **norm_rules(dims),
         }
 
     def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
         """Granite's entries, with the key-value heads as a list over the layers."""
         dims = self.dimensions(self.config(checkpoint))
-        key = f"{self.arch}.attention.head_count_kv"
-        per_layer = array(key, [dims.n_head_kv] * dims.n_layer, GGUFValueType.INT32)
-        return [per_layer if entry.key == key else entry for entry in super().metadata(checkpoint)]
+        heads = [dims.n_head_kv] * dims.n_layer
+        per_layer = array(f"{self.arch}.attention.head_count_kv", heads, GGUFValueType.INT32)
+        return replace_entry(super().metadata(checkpoint), per_layer)
 
     def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
-        def size(key: str) -> int:
-            return settings.require_int(config, key)
-
+        shared = settings.require_int(config, "shared_intermediate_size", least=0)
         return [
             *super().extra_metadata(config, dims),
-            uint32(
-                f"{self.arch}.expert_shared_feed_forward_length", size("shared_intermediate_size")
-            ),
-            uint32(f"{self.arch}.ssm.conv_kernel", size("mamba_d_conv")),
-            uint32(f"{self.arch}.ssm.state_size", size("mamba_d_state")),
-            uint32(f"{self.arch}.ssm.group_count", size("mamba_n_groups")),
-            uint32(f"{self.arch}.ssm.inner_size", size("mamba_expand") * dims.n_embd),
-            uint32(f"{self.arch}.ssm.time_step_rank", size("mamba_n_heads")),
+            *([uint32(f"{self.arch}.expert_shared_feed_forward_length", shared)] if shared else []),
+            *self.mixer_entries(config),
+        ]
+
+    def mixer_entries(self, config: Config) -> list[KeyValue]:
+        """Sizes of Mamba layers that these models have not, and that attention layers rotate."""
+        return [
+            *mixer_sizes(config).entries(self.arch),
             boolean(f"{self.arch}.rope.scaling.finetuned", True),
         ]
+
+
+class Granite4Moe(Granite4):
+    """`GraniteMoeHybridForCausalLM` without Mamba layers, with experts."""
+
+    arch = "granitemoe"
+
+
+class Granite4Hybrid(HybridFamily, Granite4):
+    """`GraniteMoeHybridForCausalLM` with Mamba layers, dense or with experts."""
+
+    arch = "granitehybrid"
+    kinds_key = "layer_types"
+    mixer_prefix = "mamba."
+    rotates = False
+
+    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        config = super().config(checkpoint)
+        # transformers norms all groups as one, the engine each; at another factor it aborts.
+        settings.require_value(config, "mamba_n_groups", 1)
+        settings.require_value(config, "mamba_expand", 2)
+        d_head, mixer = config.get("mamba_d_head", "auto"), self.mixer(config)
+        if d_head != "auto" and d_head != mixer.inner // mixer.n_head:
+            raise InputError(
+                f"config.json: mamba_d_head is {quote(d_head)}, but mamba_expand × hidden_size / "
+                f"mamba_n_heads is {mixer.inner // mixer.n_head}"
+            )
+        return config
+
+    def kinds(self, config: Config) -> list[str]:
+        return layer_kinds(config)
+
+    def mixer(self, config: Config) -> Mamba2:
+        return mixer_sizes(config)
+
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
+        if layer_kinds(config)[layer] == "attention":
+            return super().layer_rules(config, dims, layer)
+        return {
+            **self.mixer(config).rules(self.mixer_prefix),
+            **self.feed_forward_rules(config, dims),
+            **norm_rules(dims),
+        }
+
+
+def mixer_sizes(config: Config) -> Mamba2:
+    """Sizes of the Mamba layers, `mamba_expand` times as wide as the model."""
+    expand = settings.require_int(config, "mamba_expand")
+    return Mamba2.from_config(config, expand * settings.require_int(config, "hidden_size"))
+
+
+def layer_kinds(config: Config) -> list[str]:
+    """`layer_types`, checked. Raises UnsupportedModelError for a kind that is unknown."""
+    n_layer = settings.require_int(config, "num_hidden_layers")
+    kinds = settings.optional_list(config, "layer_types", n_layer)
+    if kinds is None:
+        raise InputError(
+            f"config.json: layer_types is missing; expected a list of {n_layer} entries",
+            next_step="download config.json again from the model's page",
+        )
+    for kind in kinds:
+        if kind not in _KINDS:
+            raise UnsupportedModelError(
+                f"config.json: layer_types has {quote(kind)}; known here: {', '.join(_KINDS)}"
+            )
+    return kinds

@@ -15,10 +15,17 @@ from typing import Any
 from gguf import ExpertGatingFuncType, GGUFValueType
 
 from boardfit.converters.families import settings
+from boardfit.converters.families.assembly import check_kinds
 from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
-from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, reshape
-from boardfit.converters.families.settings import Config, array, quote, uint32
+from boardfit.converters.families.layout import (
+    ExpertStack,
+    TensorRule,
+    copy,
+    language_model_only,
+    reshape,
+)
+from boardfit.converters.families.settings import Config, array, quote, replace_entry, uint32
 from boardfit.converters.spec import KeyValue
 from boardfit.device_profiles.shape import LayerShape
 from boardfit.edge.errors import UnsupportedModelError
@@ -43,15 +50,20 @@ class Lfm2(DecoderFamily):
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """With the older spellings (`theta`, `tie_embedding`) under the newer names."""
-        config = super().config(checkpoint)
+        given = settings.text_config(checkpoint.config)
+        config = settings.with_defaults(given, self.defaults)
         for old, new in (("theta", "rope_theta"), ("tie_embedding", "tie_word_embeddings")):
-            if old in checkpoint.config:
-                config[new] = checkpoint.config[old]
+            if old in given:
+                config[new] = given[old]
         config["rms_norm_eps"] = config["norm_eps"]
-        if settings.optional_bool(config, "conv_bias", False):
-            raise UnsupportedModelError(
-                "config.json: conv_bias is true; the engine's LFM2 has no biases in convolutions"
-            )
+        settings.require_value(config, "conv_bias", False)
+        kinds = ["conv", "full_attention"]
+        check_kinds(
+            map(self.rename, checkpoint.names()),
+            "layer_types",
+            [kinds[attends] for attends in attention_layers(config)],
+            {"conv": "conv.conv.weight"},
+        )
         return config
 
     def dimensions(self, config: Config) -> Dimensions:
@@ -84,9 +96,8 @@ class Lfm2(DecoderFamily):
         config = self.config(checkpoint)
         n_head_kv = self.dimensions(config).n_head_kv
         heads = [n_head_kv if attends else 0 for attends in attention_layers(config)]
-        key = f"{self.arch}.attention.head_count_kv"
-        per_layer = array(key, heads, GGUFValueType.INT32)
-        return [per_layer if entry.key == key else entry for entry in super().metadata(checkpoint)]
+        per_layer = array(f"{self.arch}.attention.head_count_kv", heads, GGUFValueType.INT32)
+        return replace_entry(super().metadata(checkpoint), per_layer)
 
     def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
         return [
@@ -119,6 +130,13 @@ class Lfm2(DecoderFamily):
         }
 
 
+class Lfm2Vl(Lfm2):
+    """`Lfm2VlForConditionalGeneration`: its language model."""
+
+    def rename(self, name: str) -> str | None:
+        return language_model_only(name)
+
+
 class Lfm2Moe(Lfm2):
     """`Lfm2MoeForCausalLM`: dense layers first, then layers with experts and a biased router."""
 
@@ -133,16 +151,9 @@ class Lfm2Moe(Lfm2):
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         config = super().config(checkpoint)
-        for key in ("norm_topk_prob", "use_expert_bias"):
-            if not settings.optional_bool(config, key, True):
-                raise UnsupportedModelError(
-                    f"config.json: {key} is false, but the engine's LFM2-MoE computes as if it "
-                    "were true"
-                )
-        if settings.optional_float(config, "routed_scaling_factor", 1.0) != 1.0:
-            raise UnsupportedModelError(
-                "config.json: routed_scaling_factor is not 1, and the engine applies none"
-            )
+        settings.require_value(config, "norm_topk_prob", True)
+        settings.require_value(config, "use_expert_bias", True)
+        settings.require_value(config, "routed_scaling_factor", 1.0)
         return config
 
     def expert_stacks(self, config: Config, dims: Dimensions, layer: int) -> Sequence[ExpertStack]:

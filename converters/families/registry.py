@@ -35,13 +35,29 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     ),
     "granitemoehybrid": (
         "boardfit.converters.families.granite4:Granite4",
-        "Granite 4 (attention only)",
+        "Granite 4 (attention only, hybrid, mixture of experts)",
     ),
+    "nemotron_h": (
+        "boardfit.converters.families.nemotron_h:NemotronH",
+        "Nemotron-H, Nemotron Nano 2 and 3",
+    ),
+    "falcon_h1": ("boardfit.converters.families.falcon_h1:FalconH1", "Falcon-H1"),
     "olmo2": ("boardfit.converters.families.olmo2:Olmo2", "OLMo 2"),
     "olmo3": ("boardfit.converters.families.olmo2:Olmo3", "OLMo 3"),
-    "lfm2": ("boardfit.converters.families.lfm2:Lfm2", "LFM2"),
+    "lfm2": ("boardfit.converters.families.lfm2:Lfm2", "LFM2, LFM2.5"),
+    "lfm2_vl": ("boardfit.converters.families.lfm2:Lfm2Vl", "LFM2-VL, LFM2.5-VL (text part)"),
     "lfm2_moe": ("boardfit.converters.families.lfm2:Lfm2Moe", "LFM2 (mixture of experts)"),
 }
+
+
+# How a model_type, and the GGUF architecture, begins → the first engine build that runs it.
+NEEDS_ENGINE: Mapping[str, str] = {"lfm3": "b11960"}
+
+
+def needed_engine(name: str) -> str:
+    """Which engine a model is waiting for, as the end of a message; empty for all others."""
+    builds = [build for start, build in NEEDS_ENGINE.items() if name.startswith(start)]
+    return f"; it needs engine {builds[0]} or later" if builds else ""
 
 
 def model_type(config: Mapping[str, Any]) -> str:
@@ -61,6 +77,11 @@ def family_for(config: Mapping[str, Any]) -> Family:
     Raises UnsupportedModelError that names the unknown `model_type` and lists ours.
     """
     name = model_type(config)
+    if needed_engine(name):
+        raise UnsupportedModelError(
+            f"model_type {printable(name)!r} is unknown to this engine{needed_engine(name)}",
+            next_step="update boardfit when a release brings that engine",
+        )
     if name not in FAMILIES:
         raise UnsupportedModelError(
             f"model_type {printable(name)!r} is not a family that boardfit converts."
@@ -70,5 +91,5 @@ def family_for(config: Mapping[str, Any]) -> Family:
             "then give edge that model.gguf",
         )
     module, _, attribute = FAMILIES[name][0].partition(":")
-    family: Family = getattr(importlib.import_module(module), attribute)()
+    family: Family = getattr(importlib.import_module(module), attribute).from_config(config)
     return family

@@ -87,7 +87,8 @@ def _scaling(arch: str, full: Mapping[str, Any]) -> list[KeyValue]:
     if kind not in ("linear", "yarn"):
         raise UnsupportedModelError(
             f"config.json: rope_type {printable(repr(kind), 60)} is not one that the engine runs; "
-            "known: default, linear, yarn, longrope, llama3"
+            "known: default, linear, yarn, longrope, llama3",
+            next_step="if llama.cpp runs the model, give edge its GGUF",
         )
     factor = float32(f"{scaling}.factor", require_float(full, "factor"))
     if kind == "linear":

@@ -8,7 +8,7 @@ from typing import Any
 from gguf import GGUFValueType
 
 from boardfit.converters.spec import KeyValue
-from boardfit.edge.errors import InputError
+from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.fields import is_finite
 from boardfit.edge.units import printable
 
@@ -76,6 +76,17 @@ def optional_mapping(config: Config, key: str) -> Mapping[str, Any] | None:
     return value
 
 
+def require_value(config: Config, key: str, value: Any) -> None:
+    """Raise UnsupportedModelError when a key, if given, is not the value that the engine computes
+    with.
+    """
+    given = config.get(key)
+    if given is not None and given != value:
+        raise UnsupportedModelError(
+            f"config.json: {key} is {quote(given)}; the engine computes as if it were {value!r}"
+        )
+
+
 def with_defaults(config: Config, defaults: Mapping[str, Any]) -> dict[str, Any]:
     """`config` over the defaults of the family's configuration class; null counts as given."""
     return {**defaults, **config}
@@ -103,7 +114,10 @@ def quote(value: object) -> str:
 
 
 def _wrong(key: str, value: object, expected: str) -> InputError:
-    return InputError(f"config.json: {key} is {quote(value)}; expected {expected}")
+    return InputError(
+        f"config.json: {key} is {quote(value)}; expected {expected}",
+        next_step="correct it in config.json, or download the file again",
+    )
 
 
 # -- metadata entries ----------------------------------------------------------------------------
@@ -130,3 +144,8 @@ def string(key: str, value: str) -> KeyValue:
 
 def array(key: str, values: Sequence[Any], item_type: GGUFValueType) -> KeyValue:
     return KeyValue(key, list(values), GGUFValueType.ARRAY, item_type)
+
+
+def replace_entry(entries: Sequence[KeyValue], new: KeyValue) -> list[KeyValue]:
+    """The entries, with a new one in the place of that of its key."""
+    return [new if entry.key == new.key else entry for entry in entries]

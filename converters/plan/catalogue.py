@@ -12,8 +12,10 @@ from boardfit.converters.formats.gguf.recipe import list_recipes
 from boardfit.converters.plan.compare import make_hollow_spec
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.source import resolve
+from boardfit.converters.source.checkpoint import AdapterRequest
 from boardfit.converters.source.names import CatalogueName, HubName, parse_name
 from boardfit.converters.spec import ModelSpec
+from boardfit.converters.tokenizers.turns import check_words
 from boardfit.device_profiles.models import find_model
 from boardfit.edge.errors import InputError
 from boardfit.edge.units import printable
@@ -34,13 +36,22 @@ class Planned:
         return replace(options, recipe=self.recipe)
 
 
-def open_to_plan(ref: str) -> Planned:
-    """A model on disk or on the hub; where it is in neither, its shape from the catalogue.
+def open_to_plan(ref: str, lora: AdapterRequest | None = None) -> Planned:
+    """A model on disk or on the hub; where it is in neither, its shape from the catalogue. An
+    adapter needs the weights themselves.
 
-    Raises InputError as `open_model` does, when the catalogue does not know the model either.
+    Raises InputError as `open_model` does, when the catalogue does not know the model either, and
+    for a chat template that a build would refuse.
     """
-    if Path(ref).expanduser().exists():
-        return Planned(resolve.open_model(ref))
+    planned = _open(ref, lora)
+    if planned.spec.chat_template is not None:
+        check_words(planned.spec.chat_template)
+    return planned
+
+
+def _open(ref: str, lora: AdapterRequest | None) -> Planned:
+    if lora is not None or Path(ref).expanduser().exists():
+        return Planned(resolve.open_model(ref, lora=lora))
     name = parse_name(ref)
     known = None
     if isinstance(name, CatalogueName):
@@ -48,11 +59,11 @@ def open_to_plan(ref: str) -> Planned:
     elif isinstance(name, HubName):
         known = find_model(name.repo_id)
     if known is None or not known.exact:
-        return Planned(resolve.open_model(ref))
+        return Planned(resolve.open_model(ref, heads_only=True))
     why = f"{printable(ref)} is a name of the catalogue"
     if isinstance(name, HubName):
         try:
-            return Planned(resolve.open_model(ref))
+            return Planned(resolve.open_model(ref, heads_only=True))
         except InputError as error:
             why = str(error)
     note = f"{why}. The plan is from the published shape of {known.repo}; nothing was downloaded"

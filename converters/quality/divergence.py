@@ -131,6 +131,14 @@ class Tally:
         )
 
 
+def check_working(logits: np.ndarray, tokens: Sequence[int]) -> None:
+    """Raise IntegrityError for logits of a text that no working model gives. `logits` have a row
+    for each of `tokens`.
+    """
+    rows = log_softmax(logits[: len(tokens) - 1], logits.shape[-1], SOURCE)
+    _require_working(-rows[np.arange(len(rows)), np.asarray(tokens[1:])], SOURCE)
+
+
 def _require_working(nll: np.ndarray, what: str) -> None:
     """Raises IntegrityError for a loss that no working model has: exp would overflow."""
     mean = float(nll.mean())

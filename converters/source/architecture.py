@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gguf import MODEL_ARCH_NAMES, GGUFValueType
 
+from boardfit.converters.families.registry import needed_engine
 from boardfit.converters.spec import KeyValue
 from boardfit.converters.tokenizers.engine_vocab import open_vocab
 from boardfit.converters.tokenizers.vocab_file import write_vocab_entries
@@ -24,7 +25,8 @@ def require_known_architecture(arch: str, path: Path) -> None:
     if arch in MODEL_ARCH_NAMES.values() or (_PLAIN.fullmatch(arch) and _engine_knows(arch)):
         return
     raise UnsupportedModelError(
-        f"{path}: its architecture is {printable(arch, 60)!r}, which this llama.cpp does not know",
+        f"{path}: its architecture is {printable(arch, 60)!r}, which this llama.cpp does not know"
+        f"{needed_engine(arch)}",
         next_step="a newer boardfit may bring an engine that knows it. "
         "Ollama has names of its own for some models: use a GGUF that was made for llama.cpp",
     )

@@ -61,7 +61,8 @@ def inner_models(directory: Path) -> list[Path]:
 
 
 def _inner_folders(directory: Path) -> Iterator[Path]:
-    for pattern in ("*", "snapshots/*"):
+    # Of the hub's cache: a model's folder, all of them, and the folder around.
+    for pattern in ("*", "snapshots/*", "models--*/snapshots/*", "hub/models--*/snapshots/*"):
         for path in directory.glob(pattern):
             if path.is_dir() and any(has_file(path / name) for name in _MODEL_CONFIGS):
                 yield path

@@ -121,6 +121,12 @@ def _parts(path: Path) -> list[Path]:
 
 def _check_parts(paths: list[Path], headers: list[GgufHeader]) -> None:
     count = headers[0].split_count
+    if count > len(paths) and headers[0].trailing_bytes:
+        raise InputError(
+            f"{paths[0]}: the parts of a split model in one file; each part is a GGUF of its own",
+            next_step="keep them apart under the names that they were published under, or join "
+            "them with llama-gguf-split --merge",
+        )
     if count != len(paths):
         raise InputError(
             f"{paths[0]}: the file is one of {count} parts, its name is one of {len(paths)}",

@@ -5,26 +5,33 @@ come through `huggingface_hub` (HF_ENDPOINT, HF_TOKEN and its stored log-in are 
 in its own cache is used when it is complete. Otherwise files go to our cache, because the package
 has stopped keeping unfinished files (1.x deletes them), and a checkpoint is one large file on a
 slow line: there an unfinished file is `NAME.part` and continues where it ended.
+
+A plan needs the headers of weights only. They go to a cache of their own, as files of the full
+size with a hole in place of the data.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from boardfit.converters.source.checkpoint import (
     ADAPTER,
-    ADAPTER_ADVICE,
+    AdapterRequest,
     choose_shards,
     pickle_advice,
 )
+from boardfit.converters.source.hub_answers import TooLongError, read_listing, read_start
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.disk.input_folder import is_file_below
@@ -32,26 +39,34 @@ from boardfit.edge.disk.rooted import open_to_append
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import (
     DoesNotFitError,
+    EdgeError,
     InputError,
     IntegrityError,
     UnsafeInputError,
     UnsupportedModelError,
 )
 from boardfit.edge.fields import Whole, shown
+from boardfit.edge.files import gguf, safetensors
 from boardfit.edge.process.patience import call_while_moving, call_within
 from boardfit.edge.terminal.progress import Advance, Progress
 from boardfit.edge.units import format_bytes, printable
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
-_TIMEOUT_S = 20
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,200}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 #: The library hands over ten million bytes at once: this is a line of 17 kB/s.
 _STALL_S = 600
-#: How long the hub may take to list a repository.
-_LISTING_S = 180
+#: How long the hub may take to list a repository or to send a header, and how long a list may be.
+#: One of 10,000 files has 3 MB.
+_ANSWER_S = 180
+_MAX_LISTING_BYTES = 64 << 20
+#: Most headers fit into the first; the vocabulary of a GGUF needs more.
+_HEAD_BYTES = 1 << 18
+_MAX_HEAD_BYTES = 128 << 20
+#: No file system of today has a longer file.
+_MAX_FILE_BYTES = 16 << 40
 _DOCUMENTS = (".json", ".model", ".jinja", ".txt")
 _NOT_OURS = ("consolidated", "adapter_", "pytorch_model", "tf_model", "flax_model", "optimizer")
 
@@ -65,8 +80,15 @@ class RemoteFile:
     sha256: str | None
 
 
-def open_repository(ref: str, *, progress: Progress | None = None) -> ModelSpec:
-    """Fetch `owner/name[@revision]` where it is not here yet, and describe it.
+def open_repository(
+    ref: str,
+    *,
+    progress: Progress | None = None,
+    heads_only: bool = False,
+    lora: AdapterRequest | None = None,
+) -> ModelSpec:
+    """Fetch `owner/name[@revision]` where it is not here yet, and describe it, with `lora` in it.
+    `heads_only` is for a plan: the headers of the weights are fetched, and the data is not.
 
     Raises InputError when the hub cannot be reached or does not give the repository out,
     DoesNotFitError when the disk is too small, IntegrityError when a file arrives damaged.
@@ -74,14 +96,18 @@ def open_repository(ref: str, *, progress: Progress | None = None) -> ModelSpec:
     from boardfit.converters.source.hf import open_directory
 
     repo_id, _, revision = ref.partition("@")
-    directory, commit = fetch(repo_id, revision or "main", progress=progress)
+    directory, commit = fetch(repo_id, revision or "main", progress=progress, heads_only=heads_only)
     return open_directory(
-        directory, kind="hub", location=repo_id, model_id=repo_id, revision=commit
+        directory, kind="hub", location=repo_id, model_id=repo_id, revision=commit, lora=lora
     )
 
 
 def fetch(
-    repo_id: str, revision: str = "main", *, progress: Progress | None = None
+    repo_id: str,
+    revision: str = "main",
+    *,
+    progress: Progress | None = None,
+    heads_only: bool = False,
 ) -> tuple[Path, str]:
     """The local directory of a repository's conversion files, and its commit. Complete earlier
     downloads are found without the network too.
@@ -110,6 +136,11 @@ def fetch(
     if cached is not None:
         return cached, commit
     directory = home / commit
+    if heads_only:
+        if not (directory / ".complete").is_file():
+            directory = heads_directory(repo_id, commit)
+            download_heads(repo_id, commit, files, directory)
+        return directory, commit
     download_files(repo_id, commit, files, directory, progress)
     write_atomic(directory / ".complete", b"")
     note.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +187,34 @@ class Unreachable(Exception):
 
 
 def list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]:
-    from huggingface_hub import HfApi
+    """The commit and the files of a repository. Raises Unreachable where the hub does not answer,
+    UnsafeInputError for an answer that is none, InputError for what it does not give out.
+    """
+    url = f"{_endpoint()}/api/models/{repo_id}/revision/{quote(revision, safe='')}"
+    try:
+        body = _ask(repo_id, lambda: read_listing(url, _token(), _MAX_LISTING_BYTES), revision)
+        listing = json.loads(body)
+        commit, siblings = listing["sha"], listing.get("siblings") or ()
+        files = [_remote_file(sibling) for sibling in siblings]
+    except TooLongError:
+        raise UnsafeInputError(
+            f"{repo_id}: the hub's list of files has more than {format_bytes(_MAX_LISTING_BYTES)}",
+            next_step="check HF_ENDPOINT",
+        ) from None
+    except EdgeError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UnsafeInputError(
+            f"{repo_id}: the hub's answer is no list of a repository: {_first_line(error)}",
+            next_step="check HF_ENDPOINT",
+        ) from None
+    if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
+        raise UnsafeInputError(f"{repo_id}: the hub names an impossible commit {commit!r:.60}")
+    return commit, files
+
+
+def _ask(repo_id: str, call: Callable[[], bytes], revision: str = "main") -> bytes:
+    """An answer of the hub in time. Raises as `list_repository`."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -168,13 +226,7 @@ def list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         raise Unreachable("HF_HUB_OFFLINE is set")
     try:
-        hub = HfApi(endpoint=_endpoint(), token=_token())
-        info = call_within(
-            lambda: hub.model_info(
-                repo_id, revision=revision, files_metadata=True, timeout=_TIMEOUT_S
-            ),
-            _LISTING_S,
-        )
+        return call_within(call, _ANSWER_S)
     except GatedRepoError:
         raise InputError(
             f"{repo_id}: the owner gives it out on request only",
@@ -198,14 +250,6 @@ def list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]
         raise Unreachable(f"HTTP status {status}") from None
     except _transport_errors() as error:
         raise Unreachable(_first_line(error)) from None
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise UnsafeInputError(
-            f"{repo_id}: the hub's answer is no list of a repository: {_first_line(error)}",
-            next_step="check HF_ENDPOINT",
-        ) from None
-    if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
-        raise UnsafeInputError(f"{repo_id}: the hub names an impossible commit {info.sha!r}")
-    return info.sha, [_remote_file(sibling) for sibling in info.siblings or ()]
 
 
 def proxy_error(error: ImportError) -> InputError:
@@ -221,8 +265,8 @@ def proxy_error(error: ImportError) -> InputError:
 
 def _remote_file(sibling: Any) -> RemoteFile:
     """One file of a listing. Raises UnsafeInputError for a name, size or digest that is none."""
-    lfs = sibling.lfs
-    name, size, digest = sibling.rfilename, sibling.size or 0, lfs.sha256 if lfs else None
+    lfs = sibling.get("lfs")
+    name, size, digest = sibling["rfilename"], sibling.get("size") or 0, lfs and lfs["sha256"]
     is_digest = digest is None or (isinstance(digest, str) and _SHA256.fullmatch(digest))
     if not isinstance(name, str) or not Whole().accepts(size) or not is_digest:
         raise UnsafeInputError(
@@ -265,11 +309,70 @@ def download_files(
     for file in files:
         target = directory / file.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.is_file() or target.stat().st_size != file.size:
+        if not is_whole(target, file):
             _download_file(repo_id, commit, file, target, _offset(progress, done, total))
         done += file.size
         if progress:
             progress(done, total)
+
+
+def is_whole(path: Path, file: RemoteFile) -> bool:
+    return path.is_file() and path.stat().st_size == file.size
+
+
+def heads_directory(repo_id: str, commit: str) -> Path:
+    """Where the headers of a repository lie. No build looks here."""
+    return cache_directory() / "hub-heads" / repo_id.replace("/", "--") / commit
+
+
+def download_heads(repo_id: str, commit: str, files: Sequence[RemoteFile], directory: Path) -> None:
+    """Fetch documents whole, and of weights the header. Raises as `fetch`."""
+    weights = [file for file in files if file.name.endswith((".safetensors", ".gguf"))]
+    download_files(repo_id, commit, [f for f in files if f not in weights], directory, None)
+    for file in weights:
+        target = directory / file.name
+        if not is_whole(target, file):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _download_head(repo_id, commit, file, target)
+
+
+def _download_head(repo_id: str, commit: str, file: RemoteFile, target: Path) -> None:
+    """A file of the full size that holds the header. What is no header is left for the reader."""
+    from huggingface_hub import hf_hub_url
+
+    if file.size > _MAX_FILE_BYTES:
+        raise UnsafeInputError(
+            f"{repo_id}: the hub gives {file.name} a size of {format_bytes(file.size)}",
+            next_step="check HF_ENDPOINT",
+        )
+    url = hf_hub_url(repo_id, file.name, revision=commit, endpoint=_endpoint())
+    part = target.with_name(target.name + ".part")
+    n_bytes = min(_HEAD_BYTES, file.size)
+    while True:
+        try:
+            start = _ask(repo_id, lambda n=n_bytes: read_start(url, _token(), n))  # type: ignore[misc]
+        except Unreachable as error:
+            raise InputError(
+                f"{repo_id}: the header of {file.name} cannot be had: {error}",
+                next_step="run the same command again",
+            ) from None
+        with open_to_append(part) as raw:
+            raw.seek(0)
+            raw.write(start)
+            raw.truncate(file.size)
+        if n_bytes >= min(file.size, _MAX_HEAD_BYTES) or _header_end(part, file.name) <= n_bytes:
+            os.replace(part, target)
+            return
+        n_bytes = min(4 * n_bytes, file.size)
+
+
+def _header_end(path: Path, name: str) -> float:
+    """Where the data of weights begins; infinite for a header that is not whole."""
+    read = gguf.read_header if name.endswith(".gguf") else safetensors.read_header
+    try:
+        return read(path).data_offset
+    except EdgeError:
+        return math.inf
 
 
 def _download_file(
@@ -306,7 +409,7 @@ def _download_file(
             )
         except ImportError as error:
             raise proxy_error(error) from None
-        except _TooLongError:
+        except TooLongError:
             part.unlink()
             raise UnsafeInputError(
                 f"{repo_id}: the hub sends more of {file.name} than the "
@@ -332,10 +435,6 @@ def _download_file(
     os.replace(part, target)
 
 
-class _TooLongError(Exception):
-    """More bytes come than were announced."""
-
-
 class _CountedFile:
     """A file opened for appending that reports its length after every write, and takes no byte
     more than was announced.
@@ -347,7 +446,7 @@ class _CountedFile:
 
     def write(self, data: bytes) -> int:
         if self._raw.tell() + len(data) > self._most:
-            raise _TooLongError
+            raise TooLongError
         written: int = self._raw.write(data)
         self.n_written += written
         self._advance(self._raw.tell())
@@ -388,7 +487,11 @@ def _bytes_here(directory: Path, file: RemoteFile) -> int:
 
 def _refuse_without_weights(repo_id: str, names: Sequence[str]) -> None:
     if "adapter_config.json" in names:
-        raise UnsupportedModelError(f"{repo_id}: {ADAPTER}", next_step=ADAPTER_ADVICE)
+        raise UnsupportedModelError(
+            f"{repo_id}: {ADAPTER}",
+            next_step=f"download it (hf download {repo_id} --local-dir DIR), then merge it into "
+            "its base: edge build BASE --lora DIR",
+        )
     ggufs = [name for name in names if name.endswith(".gguf")]
     if ggufs:
         raise InputError(

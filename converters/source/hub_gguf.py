@@ -11,7 +11,10 @@ from boardfit.converters.source.hub import (
     RemoteFile,
     Unreachable,
     download_files,
+    download_heads,
+    heads_directory,
     in_hub_cache,
+    is_whole,
     list_repository,
 )
 from boardfit.converters.source.names import HubName
@@ -27,8 +30,11 @@ _SPLIT = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf")
 _NO_MODEL = re.compile(r"(?:^|/|[-._])(?:mmproj|imatrix|lora)(?:[-._]|$)", re.IGNORECASE)
 
 
-def open_gguf_in_repository(name: HubName, *, progress: Progress | None = None) -> ModelSpec:
-    """Fetch one GGUF of a repository, all its parts, and describe it.
+def open_gguf_in_repository(
+    name: HubName, *, progress: Progress | None = None, heads_only: bool = False
+) -> ModelSpec:
+    """Fetch one GGUF of a repository, all its parts, and describe it. `heads_only` fetches what
+    a plan needs, as `hub.open_repository` does.
 
     Raises InputError when the hub cannot be reached and the file is not here, or when no file or
     more than one is meant.
@@ -42,7 +48,10 @@ def open_gguf_in_repository(name: HubName, *, progress: Progress | None = None) 
     files = choose_gguf(name, siblings)
     cached = in_hub_cache(name.repo_id, commit, [file.name for file in files])
     directory = cached or home / commit
-    if cached is None:
+    if heads_only and not all(is_whole(directory / file.name, file) for file in files):
+        directory = heads_directory(name.repo_id, commit)
+        download_heads(name.repo_id, commit, files, directory)
+    elif cached is None:
         download_files(name.repo_id, commit, files, directory, progress)
     return open_gguf(directory / files[0].name)
 

@@ -64,7 +64,7 @@ RULES: dict[str, VocabRules] = {
     "qwen2moe": _JSON_ONLY,
     "qwen3moe": _JSON_ONLY,
     "olmo2": _JSON_ONLY,
-    "lfm2": VocabRules(order=("json",), pre="lfm2"),
+    "falcon-h1": VocabRules(order=("json",), pre="falcon-h1"),
 }
 
 

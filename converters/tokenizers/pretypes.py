@@ -110,6 +110,7 @@ PRE_TYPES: tuple[PreType, ...] = (
     PreType("falcon3", _split(LLAMA3), True, True, markers=(">>TITLE<<", "<|endoftext|>")),
     PreType("pixtral", _split(LLAMA3), True, True, markers=("[IMG]", "[INST]")),
     PreType("llama-bpe", _split(LLAMA3), ignore_merges=True, adds_bos=True),
+    PreType("falcon-h1", _split(LLAMA3), ignore_merges=True, adds_bos=True),
     PreType("smaug-bpe", _split(LLAMA3), markers=("<|begin_of_text|>", "<|eot_id|>")),
     PreType("dbrx", _split(LLAMA3)),
     PreType("dbrx", _split(CL100K)),

@@ -117,12 +117,18 @@ def store(records: list[dict[str, Any]], output: Path | None, as_json: bool) -> 
     """Append the records of one run to the results and show them."""
     stamp = datetime.now(timezone.utc).strftime("%Y-%m")
     path = output or data_directory() / f"{stamp}.jsonl"
-    append_results(path, records)
+    try:
+        append_results(path, records)
+    finally:  # minutes of measuring are not lost to a folder that cannot be written
+        show(records, as_json)
+    if not as_json:
+        where = shell_line("edge", "report", path) if output else "edge report --last"
+        click.echo(f"\nstored in {printable(str(path))}; next: {where}", err=True)
+
+
+def show(records: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         for record in records:
             click.echo(json.dumps({k: v for k, v in record.items() if k != "traces"}))
-        return
-    run = group_runs(records)[0]
-    click.echo("\n".join(run_lines(run)))
-    where = shell_line("edge", "report", path) if output else "edge report --last"
-    click.echo(f"\nstored in {printable(str(path))}; next: {where}", err=True)
+    else:
+        click.echo("\n".join(run_lines(group_runs(records)[0])))

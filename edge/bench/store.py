@@ -153,7 +153,7 @@ def _refuse_constant(name: str) -> float:
 def check_record(record: Any, where: str) -> dict[str, Any]:
     """A record with the right kind, version and entries. Raises InputError otherwise."""
     if not isinstance(record, dict) or record.get("kind") != KIND:
-        raise InputError(f"{where}: not an boardfit result")
+        raise InputError(f"{where}: not a boardfit result")
     if record.get("schema") not in READS:
         raise InputError(
             f"{where}: result schema {printable(repr(record.get('schema')), 40)}, this boardfit "

@@ -329,7 +329,7 @@ def parse_manifest(text: bytes, root: Path) -> Bundle:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{root / MANIFEST}: not valid JSON: {error}") from None
     if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise InputError(f"{root / MANIFEST}: this is not an boardfit bundle's manifest")
+        raise InputError(f"{root / MANIFEST}: this is not a boardfit bundle's manifest")
     if document.get("schema") != SCHEMA:
         raise InputError(
             f"{root / MANIFEST}: bundle schema {document.get('schema')!r}, "

@@ -36,6 +36,7 @@ from boardfit.edge.types import (
     GenerationConfig,
     Message,
     StreamStart,
+    TemplateChoice,
     TokenEvent,
     Trace,
     drop_oldest_turn,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:  # a chat without a budget never imports them
 
 SCHEMA = 1
 KIND = "boardfit-session"
+_ADVICE = "give a file that edge chat has written with --session or /save"
 MAX_SESSION_BYTES = 64 * 1024**2
 _MAX_MESSAGES = 100_000
 
@@ -120,11 +122,12 @@ class Session:
         states: StateStore | None = None,
         raw: bool = False,
         deadline: Deadline | None = None,
+        choice: TemplateChoice | None = None,
     ) -> None:
         """With `states`, what an earlier run computed is restored, and what is worth it stored.
 
         `raw`: messages are plain text to continue, for models without a chat template. `deadline`
-        keeps budgets.
+        keeps budgets. `choice`: how the chat template is rendered; as the engine's, if None.
         """
         self.engine = engine
         self.system = system or None
@@ -137,6 +140,7 @@ class Session:
         self.last_outcome: Outcome | None = None  # how the last answer's budget was kept
         self.problems: list[str] = []  # stored states that could not be used; a caller empties it
         self._raw = raw
+        self._choice = choice
         self._restored = Restored()  # since the last answer
         self._cached: list[int] = []  # prompt and answer of the last turn
         self._prefix: tuple[str | None, list[int]] | None = None  # system prompt and its tokens
@@ -152,12 +156,14 @@ class Session:
         *,
         budget: Budget | None = None,
         received_ns: int | None = None,
+        begun: Callable[[Sequence[int]], None] | None = None,
     ) -> Iterator[TokenEvent]:
         """Stream the answer to `text`. The turn enters the history when the stream ends, stopped
         half-way or not; if it ends in an error, or before the first token, the history stays as it
         was.
 
         A `budget` counts from `received_ns`: now, or earlier if the request waited in a queue.
+        `begun` gets the prompt's tokens once the question is admitted, before the prompt is read.
 
         Raises InputError if the question alone, with the system prompt, fills the context. Raises
         DeadlineError, before anything is computed, if no version of the question can be answered
@@ -173,8 +179,12 @@ class Session:
             if self.small is None:
                 raise
             stream = self.small.ask(text, config, stop, budget=budget, received_ns=received_ns)
+            if begun is not None:
+                begun(())
             yield from self._take_over(self.small, stream, refusal)
             return
+        if begun is not None:
+            begun(turn.tokens)
         try:
             for event in turn.stream(config, stop):
                 turn.events.append(event)
@@ -292,14 +302,14 @@ class Session:
         if self._raw:
             return self.engine.prompt("\n".join(message.content for message in messages))
         system = [Message("system", self.system)] if self.system else []
-        return self.engine.render([*system, *messages])
+        return self.engine.render([*system, *messages], choice=self._choice)
 
     def filter_answer(self, messages: Sequence[Message]) -> Callable[[TokenEvent], TokenEvent]:
         """Return the filter of thinking for the stream that answers `messages`."""
         if self._raw:
             return lambda event: event
         system = [Message("system", self.system)] if self.system else []
-        return self.engine.filter_answer([*system, *messages])
+        return self.engine.filter_answer([*system, *messages], self._choice)
 
     # ---- states of earlier runs ---------------------------------------------------------------
 
@@ -487,9 +497,9 @@ def parse_session(data: bytes, name: str) -> tuple[str | None, list[Message]]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError):
-        raise InputError(f"{name}: not a saved session (no JSON)") from None
+        raise InputError(f"{name}: not a saved session (no JSON)", next_step=_ADVICE) from None
     if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise InputError(f"{name}: not a saved session of boardfit")
+        raise InputError(f"{name}: not a saved session of boardfit", next_step=_ADVICE)
     if document.get("schema") != SCHEMA:
         raise InputError(
             f"{name}: session schema {document.get('schema')!r:.20}, this version reads {SCHEMA}"
@@ -502,9 +512,14 @@ def parse_session(data: bytes, name: str) -> tuple[str | None, list[Message]]:
     messages = []
     for i, item in enumerate(items):
         if not isinstance(item, dict) or set(item) != {"role", "content"}:
-            raise InputError(f"{name}: message {i}: expected role and content, got {item!r:.80}")
+            raise InputError(
+                f"{name}: message {i}: expected role and content, got {item!r:.80}",
+                next_step=_ADVICE,
+            )
         role, content = item["role"], item["content"]
         if role not in ("user", "assistant") or not isinstance(content, str):
-            raise InputError(f"{name}: message {i}: expected a text of user or assistant")
+            raise InputError(
+                f"{name}: message {i}: expected a text of user or assistant", next_step=_ADVICE
+            )
         messages.append(Message(role, content))
     return system, messages

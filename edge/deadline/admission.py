@@ -137,6 +137,9 @@ class QuestionGate:
             f"needs {format_seconds(needs.mid + elapsed_s)}, {format_seconds(limit_s)} are allowed;"
             f" nearest feasible {format_seconds(nearest_s)}",
             next_step=f"--within {_round_up(nearest_s)}, a shorter question, or --on-miss best",
+            allowed_s=limit_s,
+            needs_s=(needs.low + elapsed_s, needs.mid + elapsed_s, nearest_s),
+            nearest_s=nearest_s,
         )
 
     def _describe_reuse(self, full: Version) -> list[Adjustment]:

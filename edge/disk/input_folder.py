@@ -5,6 +5,9 @@ named LICENSE would carry a private key into a bundle. One exception is the hub'
 snapshot is a folder of links into `blobs` of the same repository.
 
     models--owner--name/snapshots/COMMIT/config.json -> ../../blobs/SHA
+
+People rename that folder, or keep one snapshot of it. Then it is known by what it holds: `blobs`,
+the snapshots, and nothing but what the hub's own tools write beside them.
 """
 
 from __future__ import annotations
@@ -12,12 +15,15 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.units import printable
 
 _HUB_KINDS = ("models--", "datasets--", "spaces--")
+_BLOBS = "blobs"
+_BESIDE_BLOBS = frozenset((_BLOBS, "refs", "snapshots", ".no_exist", ".locks"))
 # Opening a pipe must not wait, and what was checked must not become a link meanwhile.
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -71,10 +77,17 @@ def _resolve(folder: Path, path: Path) -> tuple[Path, Path]:
     for root in _roots(Path(os.path.realpath(folder))):
         if real.is_relative_to(root):
             return root, real
+    is_lost = not os.path.lexists(real)
+    next_step = "replace the link by the file, if you trust what it points to"
+    if is_lost and real.parent.name == _BLOBS:
+        next_step = (
+            "copy the whole folder of the hub's cache (models--OWNER--NAME), or the files behind "
+            "the links: cp -rL"
+        )
     raise UnsafeInputError(
-        f"{printable(str(path))}: leads out of its folder, to {printable(str(real))}; a file of "
-        "the folder itself is expected",
-        next_step="replace the link by the file, if you trust what it points to",
+        f"{printable(str(path))}: leads out of its folder, to {printable(str(real))}"
+        f"{', which is not there' if is_lost else ''}; a file of the folder itself is expected",
+        next_step=next_step,
     )
 
 
@@ -82,4 +95,18 @@ def _roots(folder: Path) -> Iterator[Path]:
     yield folder
     for at, part in enumerate(folder.parts):
         if part == "snapshots" and folder.parts[at - 1].startswith(_HUB_KINDS):
-            yield Path(*folder.parts[:at], "blobs")
+            yield Path(*folder.parts[:at], _BLOBS)
+    for cache in folder.parents[:2]:
+        if _is_cache(cache, folder.relative_to(cache).parts[0]):
+            yield cache / _BLOBS
+
+
+def _is_cache(folder: Path, snapshots: str) -> bool:
+    """Whether a folder holds the blobs of a hub's cache, its snapshots and nothing else."""
+    known = {snapshots, *_BESIDE_BLOBS}
+    try:
+        with os.scandir(folder) as entries:
+            names = {entry.name for entry in islice(entries, len(known) + 1)}
+    except OSError:
+        return False
+    return _BLOBS in names and snapshots != _BLOBS and names <= known

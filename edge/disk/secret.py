@@ -26,8 +26,8 @@ _FLAGS = (
 )
 
 
-def user_secret() -> bytes:
-    """The secret, made at first use.
+def user_secret(name: str = NAME) -> bytes:
+    """The secret of this name, made at first use.
 
     A service may have no place for configuration; then it lies in the cache. Raises
     UnsafeInputError for one that is a link, belongs to another user or is readable by others,
@@ -36,12 +36,12 @@ def user_secret() -> bytes:
     reason = ""
     for folder in (config_directory(), cache_directory()):
         try:
-            return _read(folder / NAME)
+            return _read(folder / name)
         except OSError:
-            if (folder / NAME).is_symlink():
-                raise _unusable(folder / NAME, "it is a link") from None
+            if (folder / name).is_symlink():
+                raise _unusable(folder / name, "it is a link") from None
         try:
-            return _make(folder)
+            return _make(folder, name)
         except OSError as error:
             reason = error.strerror or str(error)
     raise InputError(f"no secret can be kept in {config_directory()}: {reason}")
@@ -65,10 +65,10 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _make(folder: Path) -> bytes:
+def _make(folder: Path, name: str) -> bytes:
     """Write a new secret, whole or not at all; of two processes that do so one wins."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = folder / f".{NAME}.{secrets.token_hex(8)}"
+    fresh = folder / f".{name}.{secrets.token_hex(8)}"
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -76,14 +76,14 @@ def _make(folder: Path) -> bytes:
             file.flush()
             os.fsync(descriptor)
         with contextlib.suppress(FileExistsError):  # another process was quicker
-            os.link(fresh, folder / NAME)
+            os.link(fresh, folder / name)
     finally:
         os.unlink(fresh)
-    return _read(folder / NAME)
+    return _read(folder / name)
 
 
 def _unusable(path: Path, why: str) -> UnsafeInputError:
     return UnsafeInputError(
-        f"the secret that saved states are made with cannot be used: {path}: {why}",
-        next_step=f"remove {path}: a new one is made, and states are computed again",
+        f"the secret {path} cannot be used: {why}",
+        next_step=f"remove {path}: a new one is made",
     )

@@ -23,6 +23,7 @@ from boardfit.edge.types import (
     GenerationConfig,
     Message,
     StreamStart,
+    TemplateChoice,
     Thinking,
     TokenEvent,
 )
@@ -30,6 +31,7 @@ from boardfit.edge.types import (
 if TYPE_CHECKING:
     from boardfit.edge.template.conversation import ChatTemplate
 
+_MOST_CHOICES = 16  # of how a template is rendered, kept ready
 _MOST_BREAKS = 1024  # messages whose special tokens are remembered
 
 C = TypeVar("C", bound=PrefixCache)
@@ -53,9 +55,8 @@ class EngineBase(ABC, Generic[C]):
         self._n_ctx = generation.n_ctx
         self._generation = generation
         self._text_lock = threading.Lock()  # of its own: `count` need not wait for a stream
-        self._thinking: Thinking = "auto"
-        self._template_variables: Mapping[str, Any] = {}
-        self._template: ChatTemplate | None = None
+        self._choice = TemplateChoice()
+        self._templates: dict[str, ChatTemplate] = {}  # by choice
         # A conversation is rendered again at every turn; its messages are looked through once.
         self._breaks: dict[tuple[str, bool], list[int]] = {}
 
@@ -103,23 +104,31 @@ class EngineBase(ABC, Generic[C]):
         """
         return self._vocabulary.with_bos(self.tokenize(text))
 
-    def render(self, messages: Sequence[Message], *, generate: bool = True) -> list[int]:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        generate: bool = True,
+        choice: TemplateChoice | None = None,
+    ) -> list[int]:
         """Raises UnsupportedModelError if the model has no chat template, InputError if the
         template loses words of a message.
         """
         from boardfit.edge.template.conversation import tokenize_pieces
 
-        template = self._open_template()
+        template = self._open_template(choice)
         pieces = template.write(messages, self._find_breaks, generate=generate)
         ids = tokenize_pieces(pieces, lambda piece: self.tokenize(piece, special=True))
         # Most templates write BOS themselves: `with_bos` adds it only where it is not there.
         return self._vocabulary.with_bos(ids)
 
-    def filter_answer(self, messages: Sequence[Message]) -> Callable[[TokenEvent], TokenEvent]:
+    def filter_answer(
+        self, messages: Sequence[Message], choice: TemplateChoice | None = None
+    ) -> Callable[[TokenEvent], TokenEvent]:
         vocabulary = self._vocabulary
         if not vocabulary.template:
             return lambda event: event
-        return self._open_template().filter_answer(
+        return self._open_template(choice).filter_answer(
             messages,
             lambda text: self.tokenize(text, special=True),
             lambda token: bool(vocabulary.piece(token)),
@@ -129,12 +138,15 @@ class EngineBase(ABC, Generic[C]):
         """Choose how the chat template is rendered from now on. Raises UsageError for variables
         that it does not read.
         """
-        self._thinking, self._template_variables = thinking, variables
-        self._template = None
+        self._choice = TemplateChoice(thinking, variables)
+        self._templates.clear()
         if self.has_template:
-            self._open_template().check_settings()
+            self.check_choice(self._choice)
 
-    def _open_template(self) -> ChatTemplate:
+    def check_choice(self, choice: TemplateChoice) -> None:
+        self._open_template(choice).check_settings()
+
+    def _open_template(self, choice: TemplateChoice | None = None) -> ChatTemplate:
         from boardfit.edge.template.conversation import (
             ChatTemplate,  # brings jinja2: only who chats pays for it
         )
@@ -147,15 +159,20 @@ class EngineBase(ABC, Generic[C]):
                 "text",
                 next_step="edge run --raw MODEL PROMPT",
             )
-        if self._template is None:
-            self._template = ChatTemplate(
+        choice = choice or self._choice
+        key = repr((choice.thinking, sorted(choice.variables.items())))
+        template = self._templates.get(key)
+        if template is None:
+            if len(self._templates) >= _MOST_CHOICES:
+                self._templates.clear()
+            template = self._templates[key] = ChatTemplate(
                 vocabulary.template,
                 bos=vocabulary.bos_text,
                 eos=vocabulary.eos_text,
-                thinking=self._thinking,
-                variables=self._template_variables,
+                thinking=choice.thinking,
+                variables=choice.variables,
             )
-        return self._template
+        return template
 
     def _find_breaks(self, text: str, is_own: bool) -> list[int]:
         key = text, is_own

@@ -7,6 +7,7 @@
     with boardfit.open("here") as model:
         for event in model.chat("What can you do?", within_s=2):
             print(event.text, end="")
+    boardfit.serve("here")
     boardfit.flash("here", "ssh://pi@kitchen")
 
 docs/python-api.md explains them. Importing this loads nothing; each name is imported when used.
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from boardfit.converters.api import build, plan
     from boardfit.edge import errors
     from boardfit.edge.api import bench, devices, flash, open
+    from boardfit.edge.serve.server import serve
 
     __version__: str
 
-__all__ = ["bench", "build", "devices", "errors", "flash", "open", "plan"]
+__all__ = ["bench", "build", "devices", "errors", "flash", "open", "plan", "serve"]
 
 # Name → where it is defined ("module" or "module:attribute"), and the pip extra that it needs.
 _WHERE = {
@@ -31,6 +33,7 @@ _WHERE = {
     "flash": ("boardfit.edge.api:flash", None),
     "open": ("boardfit.edge.api:open", None),
     "plan": ("boardfit.converters.api:plan", "convert"),
+    "serve": ("boardfit.edge.serve.server:serve", "serve"),
     "__version__": ("boardfit.edge:__version__", None),
 }
 

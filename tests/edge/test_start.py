@@ -68,6 +68,15 @@ def test_a_full_disk_is_named_and_exits_with_4() -> None:
     assert describe(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
 
 
+def test_a_home_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", os.devnull)
+    with pytest.raises(NotADirectoryError) as caught:
+        (Path.home() / ".cache" / "boardfit").mkdir(parents=True)
+    code, step = describe_error(caught.value)
+    assert code == 3 and step is not None and "/dev/null cannot be written: set HOME" in step
+    assert describe_error(NotADirectoryError(errno.ENOTDIR, "x", "/dev/full/x")) == (3, None)
+
+
 def fill(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

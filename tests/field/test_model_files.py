@@ -1,20 +1,30 @@
 """Models as people have them on disk: each is read, or refused by its true cause.
 
-A row of the table is a case: what is written, the command, its exit code, words that its output
-must have. `MODEL` in a command stands for the path that the case has written.
+Rows are of `field_case`. Further inputs are in the other tables of this folder, and `test_places`
+names the place of each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-import huggingface_hub.constants  # noqa: F401 - reads the environment once, before a test sets it
 import numpy as np
 import pytest
 
 from boardfit.edge.cli import main
+from tests.converters.source.adapters import pair, write_peft
+from tests.field.field_case import (
+    BUILD,
+    MEASURED,
+    OFFLINE,
+    PLAN,
+    RUN,
+    FieldCase,
+    Write,
+    file,
+    folder,
+    run_case,
+)
 from tests.field.model_folders import (
     INDEX,
     add_equal_head,
@@ -26,47 +36,15 @@ from tests.field.model_folders import (
     write_model,
 )
 
-PLAN = "plan MODEL -d raspberry-pi-5-8gb"
-BUILD = "build MODEL -d raspberry-pi-5-8gb --no-quality -o OUT"
-MEASURED = "build MODEL -d raspberry-pi-5-8gb --quality-text TEXT -o OUT"
-RUN = "run MODEL hello --max-tokens 2"
-OFFLINE = "plan someone/base-1b -d raspberry-pi-5-8gb"
-
-
-class FieldCase(NamedTuple):
-    """`write` makes the input below a folder and returns the path that the command gets."""
-
-    name: str
-    write: Callable[[Path], Path]
-    command: str
-    exit_code: int
-    words: tuple[str, ...] = ()
-    absent: tuple[str, ...] = ()
-
-
-def folder(write: Callable[[Path], object], name: str = "model") -> Callable[[Path], Path]:
-    def make(place: Path) -> Path:
-        path = place / name
-        path.mkdir(parents=True)
-        write(path)
-        return path
-
-    return make
-
-
-def file(name: str, write: Callable[[Path], object]) -> Callable[[Path], Path]:
-    def make(place: Path) -> Path:
-        path = place / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
-        return path
-
-    return make
-
 
 def merged_with_adapter(path: Path) -> None:
     write_model(path)
     write_adapter(path)
+
+
+def base_and_adapter(path: Path, width: int = 64) -> None:
+    write_model(path)
+    write_peft(path / "lora", pair("model.layers.0.mlp.up_proj", 128, width))
 
 
 def training_run(path: Path) -> None:
@@ -76,7 +54,7 @@ def training_run(path: Path) -> None:
 
 
 def hub_cache(path: Path) -> None:
-    write_model(path / "models--someone--base-1b" / "snapshots" / "0" * 40)
+    write_model(path / "models--someone--base-1b" / "snapshots" / ("0" * 40))
 
 
 def stale_index(path: Path) -> None:
@@ -117,7 +95,7 @@ def two_templates(path: Path) -> None:
     )
 
 
-def encoded(encoding: str) -> Callable[[Path], None]:
+def encoded(encoding: str) -> Write:
     def write(path: Path) -> None:
         write_model(path)
         for name in ("config.json", "tokenizer_config.json"):
@@ -195,7 +173,7 @@ def bert(path: Path) -> None:
     write_gguf(path, arch="bert", keys={"bert.pooling_type": 2})
 
 
-def as_tensor_type(number: int) -> Callable[[Path], None]:
+def as_tensor_type(number: int) -> Write:
     """A GGUF whose matrix has a type of that number."""
 
     def write(path: Path) -> None:
@@ -209,7 +187,11 @@ def as_tensor_type(number: int) -> Callable[[Path], None]:
 
 CASES = [
     FieldCase("LoRA folder", folder(write_adapter), PLAN, 3,
-              ("adapter", "someone/base-1b", "merge")),
+              ("adapter", "edge build someone/base-1b --lora", "merge")),
+    FieldCase("LoRA folder and its base", folder(base_and_adapter), f"{PLAN} --lora LORA", 0,
+              ("an adapter is merged: LoRA of rank 4 in lora", "base-1b")),
+    FieldCase("LoRA folder and another base", folder(lambda path: base_and_adapter(path, 72)),
+              f"{PLAN} --lora LORA", 3, ("does not fit", "[4, 72]", "base-1b")),
     FieldCase("LoRA file", file("adapter/adapter_model.safetensors",
                                 lambda path: write_adapter(path.parent)), PLAN, 3,
               ("adapter", "someone/base-1b", "merge")),
@@ -219,8 +201,14 @@ CASES = [
         path, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})),
         PLAN, 0, ("bitsandbytes", "is not used")),
     FieldCase("GPTQ without a word in config.json",
-              folder(lambda path: write_model(path, add=make_gptq)), PLAN, 3,
-              ("GPTQ", "quantized")),
+              folder(lambda path: write_model(path, add=make_gptq)), PLAN, 0,
+              ("GPTQ, 4 bits", "quantized already")),
+    FieldCase("GPTQ for a tool that reads files",
+              folder(lambda path: write_model(path, add=make_gptq)), f"{PLAN} --format onnx", 3,
+              ("onnx", "GPTQ, 4 bits", "--format gguf")),
+    FieldCase("quantized by an unknown method", folder(lambda path: write_model(
+        path, add=make_gptq, quantization_config={"quant_method": "squeeze"})), PLAN, 3,
+        ("quant_method", "squeeze", "gptq")),
     FieldCase("stale index beside a whole file", folder(stale_index), PLAN, 0,
               (INDEX, "is not used")),
     FieldCase("stale index beside other shards", folder(sharded_again), PLAN, 0,
@@ -252,6 +240,9 @@ CASES = [
         path, rope_scaling={"rope_type": "yarn", "factor": 4.0})), PLAN, 0),
     FieldCase("folder of a training run", folder(training_run), PLAN, 3,
               ("no config.json", "checkpoint-500 (also: checkpoint-90)")),
+    *(FieldCase(f"the hub's cache, {name}", lambda place, inner=inner: folder(hub_cache)(place)
+                / inner, PLAN, 3, ("give the folder inside it", f"snapshots/{'0' * 40}"))
+      for name, inner in (("all of it", "."), ("one model", "models--someone--base-1b"))),
     FieldCase("weights under another name", folder(lambda path: write_model(
         path, file="pytorch_model.safetensors")), PLAN, 3, ("rename", "pytorch_model.safetensors")),
     FieldCase("weights not downloaded", folder(without_weights), PLAN, 3,
@@ -300,6 +291,8 @@ CASES = [
               ("note: text only: 2 tensors", "quality: divergence")),
     FieldCase("absurd weights", file("model.gguf", lambda path: write_gguf(path, scale=2000.0)),
               MEASURED, 7, ("the source is no working model",)),
+    FieldCase("absurd weights as they stand", file("m.gguf", lambda path: write_gguf(
+        path, scale=2000.0)), f"{BUILD} --recipe as-is", 7, ("the source is no working model",)),
     FieldCase("name that the engine reads", file("m.gguf", lambda path: write_gguf(
         path, name="Phi-3 killer")), BUILD, 0, ("note:", "Phi 3 killer")),
 ]  # fmt: skip
@@ -312,22 +305,7 @@ def test_field(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if case.command != PLAN:
-        pytest.importorskip("llama_cpp")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache" / "hub"))
-    model = case.write(tmp_path)
-    text = tmp_path / "text.txt"
-    text.write_text("The light in the kitchen is on, and the one in the hall is off. " * 80)
-    places = {"MODEL": str(model), "OUT": str(tmp_path / "bundle"), "TEXT": str(text)}
-    with pytest.raises(SystemExit) as left:
-        main([places.get(word, word) for word in case.command.split()])
-    printed = "".join(capsys.readouterr())
-    assert left.value.code == case.exit_code, printed
-    for word in case.words:
-        assert word in printed, printed
-    for word in ("this is a bug", "Traceback", *case.absent):
-        assert word not in printed, printed
+    run_case(case, tmp_path, monkeypatch, capsys)
 
 
 def test_notes_are_printed_wherever_a_bundle_is(

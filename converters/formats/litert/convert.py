@@ -22,6 +22,7 @@ from boardfit.converters.formats.litert.families import check_family
 from boardfit.converters.formats.litert.memory import check_memory, conversion_bytes
 from boardfit.converters.formats.litert.recipe import LitertRecipe, recipes_for
 from boardfit.converters.formats.litert.types import WEIGHT_TYPES, Flavour
+from boardfit.converters.formats.tools.checkpoint import link_checkpoint
 from boardfit.converters.formats.tools.environments import run_worker, tool_python
 from boardfit.converters.sample.examples import read_conversations
 from boardfit.converters.spec import ModelSpec
@@ -103,7 +104,7 @@ def convert_litert(
             python,
             _WORKER,
             {
-                "checkpoint": str(checkpoint_dir.absolute()),
+                "checkpoint": str(link_checkpoint(checkpoint_dir, Path(folder) / "checkpoint")),
                 "output": str(partial),
                 "work": folder,
                 "flavour": flavour,

@@ -18,9 +18,10 @@ from typing import Any
 
 from boardfit.converters.documents import copy_document, has_file
 from boardfit.converters.formats.onnx.recipe import FLOAT_ACTIVATIONS, INT8_ACTIVATIONS, OnnxRecipe
+from boardfit.converters.formats.tools.checkpoint import link_checkpoint
 from boardfit.converters.formats.tools.environments import tool_python
 from boardfit.converters.formats.tools.worker import run_worker
-from boardfit.converters.source.checkpoint import find_shards, refuse_quantized
+from boardfit.converters.source.checkpoint import find_shards
 from boardfit.converters.tokenizers.files import TokenizerFiles, read_json
 from boardfit.converters.tokenizers.special import end_of_turn_ids
 from boardfit.edge.bundle.bundle import sha256_file
@@ -38,7 +39,6 @@ CONFIG_FILE = "genai_config.json"
 # is not always the same tokenizer.
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
                     "generation_config.json")  # fmt: skip
-_NOT_WEIGHTS = (".json", ".model", ".jinja", ".txt", ".safetensors")
 
 #: Model types that onnxruntime-genai 0.18's builder writes and that were compared with transformers
 #: (docs/formats.md).
@@ -90,7 +90,6 @@ def convert_onnx(
     IntegrityError if the result is not what was asked for.
     """
     config = read_json(checkpoint / "config.json")
-    refuse_quantized(config)
     check_family(config)
     trained = trained_context(config)
     n_ctx = trained if n_ctx is None else min(n_ctx, trained)
@@ -205,21 +204,6 @@ def check_resources(checkpoint: Path, output: Path, recipe: OnnxRecipe) -> None:
             shortfall_bytes=need - free,
             next_step="make room, or choose another -o",
         )
-
-
-def link_checkpoint(checkpoint: Path, target: Path) -> Path:
-    """A folder of links to what the builder may read: weights and documents, never code or pickles.
-    Its configuration has no reference to code either.
-    """
-    target.mkdir(parents=True)
-    for path in sorted(checkpoint.iterdir()):
-        if path.suffix in _NOT_WEIGHTS and path.name != "config.json" and has_file(path):
-            (target / path.name).symlink_to(path.resolve())
-    config = read_json(checkpoint / "config.json")
-    config.pop("auto_map", None)
-    # A context that generation_config.json or the tokenizer contradicts is the model's own affair.
-    (target / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    return target
 
 
 # ---- after --------------------------------------------------------------------------------------

@@ -76,7 +76,9 @@ def read_any(path: Path, most: int | None = None) -> Found:
             if records:
                 return Found(importer.TOOL, Results(records, ()))
     likely = [importer for importer in IMPORTERS if any(m in text for m in importer.MENTIONS)]
-    if not data.strip() or (data.lstrip()[:1] == b"{" and not likely):
+    first = data.lstrip().partition(b"\n")[0].strip()
+    # A bare brace begins a document of another kind: each of our results is a line.
+    if not data.strip() or (first[:1] == b"{" and first != b"{" and not likely):
         return Found(None, parse_results(path, data))  # says what is wrong with it
     hints = "; ".join(f"{importer.TOOL} ({importer.HINT})" for importer in likely or IMPORTERS)
     raise InputError(

@@ -82,13 +82,13 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
         errors.
         """
         header = read_header(path)
-        require_language_model(header, path)
-        require_text_only(header, path)
-        if header.split_count > 1:
+        if header.split_count > 1:  # first of all: later parts name no architecture
             raise UnsupportedModelError(
                 f"{path}: one part of a model in {header.split_count} files",
                 next_step="edge build makes one file of it",
             )
+        require_language_model(header, path)
+        require_text_only(header, path)
         check_layers(path, header)
         check_numbers(path, header)
         check_graph(path, header, settings.kv_type)

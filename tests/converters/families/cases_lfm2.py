@@ -85,6 +85,23 @@ _OLDER = {
     ).items()
     if key not in ("layer_types", "intermediate_size", "rope_theta")
 }
+# The keys of LiquidAI/LFM2.5-1.2B-Instruct: the same architecture as LFM2.
+_LFM25 = {
+    **{key: value for key, value in lfm2().items() if key != "rope_theta"},
+    "block_auto_adjust_ff_dim": True,
+    "block_dim": 160,
+    "block_ff_dim": 300,
+    "block_ffn_dim_multiplier": 1.0,
+    "block_multiple_of": 40,
+    "block_use_swiglu": True,
+    "conv_bias": False,
+    "conv_dim": 160,
+    "dtype": "bfloat16",
+    "num_heads": 5,
+    "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"},
+    "tie_embedding": True,
+    "use_pos_enc": True,
+}
 _MOE = lfm2(
     architectures=["Lfm2MoeForCausalLM"],
     model_type="lfm2_moe",
@@ -99,11 +116,31 @@ _MOE = lfm2(
 
 _REAL = lfm2(vocab_size=128256, hidden_size=64, num_attention_heads=2)
 
+# As LiquidAI/LFM2.5-VL-450M, with two tensors of its vision part.
+_VL = {
+    "architectures": ["Lfm2VlForConditionalGeneration"],
+    "model_type": "lfm2_vl",
+    "text_config": lfm2(),
+    "vision_config": {"model_type": "siglip2_vision_model", "hidden_size": 64},
+    "tie_embedding": True,
+    "vocab_size": 384,
+}
+_VL_SHAPES = {
+    **{
+        name.replace("model.", "model.language_model.", 1): shape
+        for name, shape in lfm2_shapes(lfm2(), 300).items()
+    },
+    "model.vision_tower.vision_model.embeddings.patch_embedding.weight": (64, 768),
+    "model.multi_modal_projector.linear_1.weight": (160, 256),
+}
+
 CASES = (
     Case("lfm2-vocabulary", _REAL, lfm2_shapes(_REAL, 300), vocabulary="lfm2"),
     Case("lfm2-bf16", lfm2(), lfm2_shapes(lfm2(), 300)),
     Case("lfm2-f16", lfm2(conv_L_cache=4), lfm2_shapes(lfm2(conv_L_cache=4), 300), dtype="F16"),
     Case("lfm2-adjusted", _ADJUSTED, lfm2_shapes(_ADJUSTED, 320), n_shards=3),
     Case("lfm2-older-config", _OLDER, lfm2_shapes(_OLDER, 300), dtype="F32"),
+    Case("lfm2.5", _LFM25, lfm2_shapes(_LFM25, 200)),
+    Case("lfm2-vl", _VL, _VL_SHAPES),
     Case("lfm2-moe", _MOE, lfm2_shapes(_MOE, 300, n_dense=2), n_shards=4),
 )

@@ -40,8 +40,13 @@ def write_without_vocabulary(path: Path, family: Family, checkpoint: Checkpoint)
     writer.close()
 
 
-def engine_logits(path: Path, tokens: Sequence[int], *, n_ctx: int) -> np.ndarray:
-    """Logits of all positions, float32 of shape (tokens, vocabulary), with a float32 KV cache."""
+def engine_logits(
+    path: Path, tokens: Sequence[int], *, n_ctx: int, n_prefill: int | None = None
+) -> np.ndarray:
+    """Logits of all positions, float32 of shape (tokens, vocabulary), with a float32 KV cache.
+
+    The first `n_prefill` tokens (None: all) are read at once, the rest one by one.
+    """
     import llama_cpp
 
     llama_cpp.llama_backend_init()
@@ -59,15 +64,19 @@ def engine_logits(path: Path, tokens: Sequence[int], *, n_ctx: int) -> np.ndarra
     context = llama_cpp.llama_init_from_model(model, params)
     assert context, "the engine makes no context"
     batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
+    n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+    starts = [0, *range(len(tokens) if n_prefill is None else n_prefill, len(tokens))]
+    found = []
     try:
-        for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i] = token, i
-            batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
-        batch.n_tokens = len(tokens)
-        assert llama_cpp.llama_decode(context, batch) == 0
-        n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
-        flat = llama_cpp.llama_get_logits(context)
-        return np.ctypeslib.as_array(flat, (len(tokens), n_vocab)).copy()
+        for start, stop in zip(starts, [*starts[1:], len(tokens)], strict=True):
+            for i, token in enumerate(tokens[start:stop]):
+                batch.token[i], batch.pos[i] = token, start + i
+                batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
+            batch.n_tokens = stop - start
+            assert llama_cpp.llama_decode(context, batch) == 0
+            flat = llama_cpp.llama_get_logits(context)
+            found.append(np.ctypeslib.as_array(flat, (stop - start, n_vocab)).copy())
+        return np.concatenate(found)
     finally:
         llama_cpp.llama_batch_free(batch)
         llama_cpp.llama_free(context)

@@ -49,15 +49,23 @@ class Entry:
 
 
 def convert_upstream(
-    cases: Sequence[Case], work: Path, python: Path, tree: Path, *, outtype: str = "f32"
+    cases: Sequence[Case],
+    work: Path,
+    python: Path,
+    tree: Path,
+    *,
+    outtype: str = "f32",
+    ready: Sequence[Case] = (),
 ) -> None:
     """Write every case to `work/NAME/` and convert all with upstream in one process to
     `work/NAME.gguf`; where upstream refuses one, its traceback goes to `work/NAME.refused`.
+    `ready` are written already.
     """
     jobs = []
-    for case in cases:
+    for case in (*cases, *ready):
         directory = work / case.name
-        write_case(case, directory)
+        if case not in ready:
+            write_case(case, directory)
         if case.vocabulary is not None:
             write_tokenizer(case, directory, tree)
         jobs.append(
@@ -180,13 +188,23 @@ def compare_tensors(ours: Sequence[TargetTensor], upstream: Path) -> list[str]:
         start = header.data_offset + other.offset
         expected = data[start : start + other.nbytes].view(np.float32)
         got = to_f32(tensor.read(0, tensor.n_rows), tensor.source_type).reshape(-1)
-        if got.tobytes() != expected.tobytes():
+        if not is_same(tensor.name, got.tobytes(), expected.tobytes()):
             wrong = int(np.flatnonzero(got != expected)[:1].sum())
             found.append(
                 f"{tensor.name}: values differ, first at {wrong}: {got[wrong]!r} for "
                 f"{expected[wrong]!r}"
             )
     return found
+
+
+def is_same(name: str, ours: bytes, upstream: bytes) -> bool:
+    """Whether a tensor's bytes agree. `ssm_a` is made with `exp`, which torch computes to the last
+    place but one.
+    """
+    if ours == upstream or not name.endswith(".ssm_a") or len(ours) != len(upstream):
+        return ours == upstream
+    far = np.frombuffer(ours, "<i4").astype(np.int64) - np.frombuffer(upstream, "<i4")
+    return bool((np.abs(far) <= 1).all())
 
 
 def _stored(value: Any, kind: GGUFValueType | None) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from boardfit.converters.families.granite import Granite, GraniteMoe
-from boardfit.converters.families.granite4 import Granite4
+from boardfit.converters.families.registry import family_for
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.edge.errors import UnsupportedModelError
 from tests.converters.families.cases_granite import (
@@ -67,16 +67,14 @@ def test_only_chosen_experts_are_active(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layer_types": ["attention", "mamba"]}, "Mamba layers"),
-        ({"layer_types": None}, "Mamba layers"),
-        ({"num_local_experts": 62, "num_experts_per_tok": 6}, "with experts"),
-        ({"position_embedding_type": "nope"}, "not rope"),
+        ({"layer_types": ["attention", "mamba"]}, "nowhere"),
+        ({"position_embedding_type": "nope"}, "in every layer"),
     ],
 )
-def test_granite_4_of_another_build_is_refused(
+def test_granite_4_with_other_rotations_than_the_engines_is_refused(
     changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     config = granite4(**changes)
     write_checkpoint(tmp_path, config, granite4_shapes(config))
     with pytest.raises(UnsupportedModelError, match=message):
-        Granite4().tensors(SafetensorsCheckpoint(tmp_path, config))
+        family_for(config).tensors(SafetensorsCheckpoint(tmp_path, config))

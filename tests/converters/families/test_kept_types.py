@@ -11,7 +11,7 @@ from boardfit.converters.spec import ModelSpec
 from boardfit.edge.files.gguf import read_header
 from tests.converters.families.checkpoints import Case
 from tests.converters.families.conftest import all_cases
-from tests.converters.families.oracle import convert_upstream, our_spec
+from tests.converters.families.oracle import convert_upstream, is_same, our_spec
 
 # One bfloat16 case per architecture.
 NAMES = (
@@ -27,6 +27,11 @@ NAMES = (
     "qwen3moe-bf16",
     "granite-tied",
     "granitemoe",
+    "granite-hybrid",
+    "granite-hybrid-moe",
+    "nemotron-h",
+    "nemotron-h-moe",
+    "falcon-h1",
     "olmo2-bf16",
 )
 CASES = tuple(case for case in all_cases() if case.name in NAMES)
@@ -60,4 +65,4 @@ def test_types_and_bytes(case: Case, as_bf16: Path) -> None:
         if mine.source_type == theirs.type_name:
             start = header.data_offset + theirs.offset
             stored = data[start : start + theirs.nbytes].tobytes()
-            assert mine.read(0, mine.n_rows).tobytes() == stored, mine.name
+            assert is_same(mine.name, mine.read(0, mine.n_rows).tobytes(), stored), mine.name

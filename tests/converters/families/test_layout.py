@@ -232,6 +232,9 @@ def test_unknown_family() -> None:
     assert "convert_hf_to_gguf.py" in str(caught.value.next_step)
     with pytest.raises(InputError, match="model_type"):
         family_for({})
+    for name in ("lfm3", "lfm3_moe"):
+        with pytest.raises(UnsupportedModelError, match="needs engine b11960 or later"):
+            family_for({"model_type": name})
 
 
 def llama_config(**changes: Any) -> dict[str, Any]:

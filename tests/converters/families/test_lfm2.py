@@ -62,9 +62,9 @@ def test_dense_layers_have_no_experts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"norm_topk_prob": False}, "norm_topk_prob is false"),
-        ({"use_expert_bias": False}, "use_expert_bias is false"),
-        ({"routed_scaling_factor": 2.5}, "routed_scaling_factor is not 1"),
+        ({"norm_topk_prob": False}, "norm_topk_prob is False"),
+        ({"use_expert_bias": False}, "use_expert_bias is False"),
+        ({"routed_scaling_factor": 2.5}, "routed_scaling_factor is 2.5"),
     ],
 )
 def test_routing_that_the_engine_cannot_do_is_refused(
@@ -85,6 +85,13 @@ def test_unknown_kinds_of_layers_are_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, config, lfm2_shapes(lfm2(), 300))
     with pytest.raises(UnsupportedModelError, match="layer_types has 'mamba'"):
         Lfm2().tensors(SafetensorsCheckpoint(tmp_path, config))
+
+
+def test_a_kind_that_the_tensors_do_not_show_is_refused(tmp_path: Path) -> None:
+    kinds = ["conv", "full_attention", "full_attention", "conv", "full_attention"]
+    source = checkpoint(tmp_path)
+    with pytest.raises(InputError, match="layer_types calls layer 1 'full_attention', but the"):
+        Lfm2().tensors(SafetensorsCheckpoint(tmp_path, {**source.config, "layer_types": kinds}))
 
 
 def test_a_size_that_does_not_match_the_weights_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,15 @@ import pytest
 from boardfit.converters.families.registry import family_for
 from boardfit.device_profiles.shape import ModelShape
 from tests.converters.families.cases_gemma import gemma_shapes
+from tests.converters.families.cases_hybrid import (
+    falcon_h1,
+    falcon_shapes,
+    granite_hybrid,
+    granite_hybrid_shapes,
+    nemotron,
+    nemotron_moe,
+    nemotron_shapes,
+)
 from tests.converters.families.cases_lfm2 import lfm2_shapes
 from tests.converters.families.cases_moe import qwen3moe_shapes
 from tests.converters.families.cases_olmo import olmo_shapes
@@ -82,6 +91,56 @@ QWEN3_30B = sizes(
 )
 GRANITE_2B = sizes("granite", 49159, 2048, 8192, 40, 32, 8, tie_word_embeddings=True)
 OLMO2_1B = sizes("olmo2", 100352, 2048, 8192, 16, 16, 16)
+LFM2_8B_KINDS = ["full_attention" if i in (2, 6, 10, 14, 18, 21) else "conv" for i in range(24)]
+LFM2_8B = sizes(
+    "lfm2_moe",
+    *(65536, 2048, 7168, 24, 32, 8),
+    layer_types=LFM2_8B_KINDS,
+    conv_L_cache=3,
+    num_dense_layers=2,
+    num_experts=32,
+    num_experts_per_tok=4,
+    moe_intermediate_size=1792,
+)
+GRANITE_H_350M = granite_hybrid(
+    **sizes("granitemoehybrid", 100352, 768, 2048, 32, 12, 4),
+    shared_intermediate_size=2048,
+    layer_types=["attention" if i in (10, 13, 17, 27) else "mamba" for i in range(32)],
+    mamba_n_heads=48,
+    mamba_d_head=32,
+    mamba_d_state=128,
+)
+NEMOTRON_9B = nemotron(
+    "M-M-M-MM-M-M-M*-M-M-M*-M-M-M-M*-M-M-M-M*-M-MM-M-M-M-M-M-",
+    **sizes("nemotron_h", 131072, 4480, 15680, 56, 40, 8),
+    head_dim=128,
+    mamba_num_heads=128,
+    mamba_head_dim=80,
+    ssm_state_size=128,
+    n_groups=8,
+)
+NEMOTRON_30B = nemotron_moe(
+    "MEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEM*EMEMEMEM*EMEMEMEME",
+    **sizes("nemotron_h", 131072, 2688, 1856, 52, 32, 2),
+    head_dim=128,
+    mamba_num_heads=64,
+    mamba_head_dim=64,
+    ssm_state_size=128,
+    n_groups=8,
+    n_routed_experts=128,
+    num_experts_per_tok=6,
+    moe_intermediate_size=1856,
+    moe_shared_expert_intermediate_size=3712,
+)
+FALCON_H1_05B = falcon_h1(
+    **sizes("falcon_h1", 32784, 1024, 2048, 36, 8, 2),
+    head_dim=64,
+    mamba_d_ssm=1536,
+    mamba_n_heads=24,
+    mamba_d_head=64,
+    mamba_n_groups=1,
+    mamba_d_state=128,
+)
 
 MODELS = {
     "gemma-2-2b": Published(
@@ -124,6 +183,45 @@ MODELS = {
         decoder_shapes(GRANITE_2B),
         n_params=2_533_539_840,
         kv_values=40 * 2 * 8 * 64,
+    ),
+    "lfm2-8b-a1b": Published(
+        LFM2_8B,
+        lfm2_shapes(LFM2_8B, 7168, kinds=LFM2_8B_KINDS, n_dense=2),
+        n_params=8_339_930_560,
+        n_params_active=8_339_930_560 - 22 * 28 * 3 * 1792 * 2048,
+        kv_values=6 * 2 * 8 * 64,
+        state=18 * 2 * 2048,
+    ),
+    "granite-4.0-h-350m": Published(
+        GRANITE_H_350M,
+        granite_hybrid_shapes(GRANITE_H_350M),
+        n_params=340_332_224,
+        kv_values=4 * 2 * 4 * 64,
+        state=28 * (3 * (1536 + 2 * 128) + 128 * 1536),
+    ),
+    "nemotron-nano-9b-v2": Published(
+        NEMOTRON_9B,
+        nemotron_shapes(NEMOTRON_9B),
+        n_params=8_888_227_328,
+        n_params_active=8_888_227_328 - 131071 * 4480,
+        kv_values=4 * 2 * 8 * 128,
+        state=27 * (3 * (10240 + 2 * 8 * 128) + 128 * 10240),
+    ),
+    "nemotron-3-nano-30b-a3b": Published(
+        NEMOTRON_30B,
+        nemotron_shapes(NEMOTRON_30B),
+        n_params=31_577_940_288,
+        n_params_active=31_577_940_288 - 23 * 122 * 2 * 1856 * 2688 - 131071 * 2688,
+        kv_values=6 * 2 * 2 * 128,
+        state=23 * (3 * (4096 + 2 * 8 * 128) + 128 * 4096),
+    ),
+    "falcon-h1-0.5b": Published(
+        FALCON_H1_05B,
+        falcon_shapes(FALCON_H1_05B),
+        n_params=521_411_104,
+        n_params_active=521_411_104 - 32783 * 1024,
+        kv_values=36 * 2 * 2 * 64,
+        state=36 * (3 * (1536 + 2 * 128) + 128 * 1536),
     ),
     "olmo-2-1b": Published(
         OLMO2_1B,

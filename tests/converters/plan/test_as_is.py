@@ -110,7 +110,7 @@ def test_nothing_is_recommended_by_an_unknown_loss(monkeypatch: pytest.MonkeyPat
     import boardfit.converters.source.resolve as resolve
 
     monkeypatch.setattr(
-        resolve, "open_model", lambda ref, progress=None: {"tiny": TINY, "eight": EIGHT}[ref]
+        resolve, "open_model", lambda ref, **options: {"tiny": TINY, "eight": EIGHT}[ref]
     )
     texts = {}
     for name in ("tiny", "eight"):

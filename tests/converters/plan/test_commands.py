@@ -22,7 +22,7 @@ LARGE = make_spec(Dims(n_embd=4096, n_head=32, n_ff=14336, n_layer=32, n_vocab=3
 @pytest.fixture(autouse=True)
 def _model(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"tiny": SPEC, "large": LARGE}
-    monkeypatch.setattr(resolve, "open_model", lambda ref, progress=None: found[ref])
+    monkeypatch.setattr(resolve, "open_model", lambda ref, **options: found[ref])
 
 
 def run(*args: str) -> str:

@@ -274,7 +274,7 @@ def test_results_of_something_else_are_not_taken(record: dict[str, Any]) -> None
 
 
 def test_stored_results_are_found_and_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resolve, "open_model", lambda ref, progress=None: SMALL)
+    monkeypatch.setattr(resolve, "open_model", lambda ref, **options: SMALL)
     here = probe_this_machine()
     size = Planner(SMALL, here, PlanOptions(recipe="q4_0")).weights[0].artifact_bytes
     record = result("q4_0", size, machine_facts(), board="this-machine")
@@ -324,7 +324,7 @@ def test_a_header_that_promises_more_than_the_file_has_is_refused(tmp_path: Path
 @pytest.fixture
 def _models(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"small": SMALL, "large": LARGE}
-    monkeypatch.setattr(resolve, "open_model", lambda ref, progress=None: found[ref])
+    monkeypatch.setattr(resolve, "open_model", lambda ref, **options: found[ref])
 
 
 @pytest.mark.usefixtures("_models")

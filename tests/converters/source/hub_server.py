@@ -35,6 +35,7 @@ class Hub:
     endless: str | None = None  # this file has more bytes than were announced
     drip: str | None = None  # this file comes a byte at a time
     change: dict[str, Any] = field(default_factory=dict)  # of every entry of the list
+    knows_ranges: bool = True
     elsewhere: str | None = None  # files are there: a redirect
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     tokens: dict[str, str | None] = field(default_factory=dict)
@@ -89,15 +90,17 @@ def serve(hub: Hub) -> Iterator[Hub]:
             data = (hub.directory / name).read_bytes()
             if hub.flip == name:
                 data = data[:-1] + bytes([data[-1] ^ 1])
-            wanted = self.headers.get("Range")
-            start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
-            body = data[start:]
+            wanted = self.headers.get("Range") if hub.knows_ranges else None
+            first, _, last = (wanted or "bytes=0-").removeprefix("bytes=").partition("-")
+            start = int(first)
+            body = data[start : int(last) + 1 if last else len(data)]
             if hub.endless == name:
                 body += b"x" * 100
             self.send_response(206 if wanted else 200)
             self.send_header("Content-Length", str(len(body)))
             if wanted:
-                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+                end = start + len(body) - 1
+                self.send_header("Content-Range", f"bytes {start}-{end}/{len(data)}")
             self.end_headers()
             if hub.drip == name:
                 for byte in body[:100]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from boardfit.converters.source.hub import RemoteFile, choose_files
+from boardfit.converters.plan.catalogue import open_to_plan
+from boardfit.converters.source.hub import RemoteFile, choose_files, download_heads
+from boardfit.converters.source.hub_answers import read_start
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import (
@@ -209,3 +213,96 @@ def test_a_listing_of_other_types_is_refused(hub: Hub, change: dict[str, Any]) -
     with pytest.raises(InputError) as caught:
         open_model(REPOSITORY)
     assert str(caught.value).isprintable()
+
+
+# ---- for a plan ---------------------------------------------------------------------------------
+
+
+def weights_sent(hub: Hub) -> int:
+    """How many bytes of weights were asked for."""
+    spans = [r for path, r in hub.requests if path.endswith((".safetensors", ".gguf"))]
+    assert all(spans), "a request without a range is one for the whole file"
+    ends = [span.removeprefix("bytes=").split("-") for span in spans if span]
+    return sum(int(last) - int(first) + 1 for first, last in ends)
+
+
+def test_a_plan_fetches_headers_and_no_weights(
+    hub: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first range is made shorter than the headers, as they are in large checkpoints."""
+    monkeypatch.setattr("boardfit.converters.source.hub._HEAD_BYTES", 64)
+    heads = open_to_plan(REPOSITORY).spec
+    shards = [path for path in checkpoint.glob("*.safetensors") if path.name.startswith("model")]
+    headers = [struct.unpack("<Q", path.read_bytes()[:8])[0] + 8 for path in shards]
+    assert weights_sent(hub) <= 6 * sum(headers)
+    assert all(path.stat().st_size > n for path, n in zip(shards, headers, strict=True))
+    hub.requests.clear()
+    assert open_model(REPOSITORY, heads_only=True).tensors and not fetched(hub)
+    whole = open_model(REPOSITORY)
+    assert sorted(fetched(hub)) == sorted(whole.source.files), "a build fetches the weights"
+    assert [(t.name, t.shape, t.source_type) for t in heads.tensors] == [
+        (t.name, t.shape, t.source_type) for t in whole.tensors
+    ]
+    assert (heads.metadata, heads.source.files) == (whole.metadata, whole.source.files)
+    assert heads.source.fingerprint != whole.source.fingerprint
+    hub.requests.clear()
+    assert open_model(REPOSITORY, heads_only=True).source == whole.source and not fetched(hub)
+
+
+def test_a_header_from_a_server_without_ranges(hub: Hub) -> None:
+    hub.knows_ranges = False
+    spec = open_model(REPOSITORY, heads_only=True)
+    assert len(spec.tensors) == len(open_model(REPOSITORY).tensors)
+
+
+def test_a_token_stays_with_the_hub_when_a_header_lies_elsewhere(
+    hub: Hub, checkpoint: Path
+) -> None:
+    with serve(Hub(checkpoint)) as store:
+        hub.elsewhere = store.url
+        open_model(REPOSITORY, heads_only=True)
+        assert store.tokens and set(store.tokens.values()) == {None}
+
+
+def test_a_file_without_a_header_is_refused_by_a_plan(hub: Hub, checkpoint: Path) -> None:
+    (checkpoint / SHARD).write_bytes(b"<!DOCTYPE html>" + bytes(3000))
+    with pytest.raises(InputError, match=SHARD):
+        open_model(REPOSITORY, heads_only=True)
+
+
+def test_a_file_of_no_possible_size_is_refused_by_a_plan(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(UnsafeInputError, match="a size of "):
+        download_heads(REPOSITORY, COMMIT, [RemoteFile(SHARD, 4 << 50, None)], tmp_path)
+
+
+def test_a_list_without_end_is_given_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boardfit.converters.source.hub._MAX_LISTING_BYTES", 1000)
+    hub.change["rfilename"] = "x" * 2000
+    with pytest.raises(UnsafeInputError, match="list of files has more than"):
+        open_model(REPOSITORY)
+
+
+def test_answers_come_through_requests_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to 0.36, huggingface_hub speaks through requests, whose sessions stream by a flag."""
+    import huggingface_hub.utils
+
+    class Answer(contextlib.nullcontext[Any]):
+        def iter_content(self, n_bytes: int) -> Iterator[bytes]:
+            yield from (b"abcd", b"efgh")
+
+    class Session:
+        stream = False
+
+        def get(self, url: str, **options: Any) -> Answer:
+            assert options["stream"] and options["headers"]["Range"] == "bytes=0-4"
+            answer = Answer()
+            answer.enter_result = answer
+            return answer
+
+    seen: list[bytes] = []
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", Session)
+    monkeypatch.setattr(
+        huggingface_hub.utils, "hf_raise_for_status", lambda answer: seen.append(answer._content)
+    )
+    assert read_start("http://hub/file", None, 5) == b"abcde"
+    assert seen == [b"abcdefgh"]

@@ -70,6 +70,16 @@ def test_a_named_gguf_is_fetched_and_kept(
     assert open_model(REPOSITORY + ending).source == spec.source
 
 
+def test_a_plan_fetches_the_header_of_a_gguf(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("boardfit.converters.source.hub._HEAD_BYTES", 64)
+    heads = open_model(REPOSITORY + ":f16", heads_only=True)
+    spans = [span for path, span in hub.requests if path.endswith(".gguf")]
+    assert spans[0] == "bytes=0-63" and all(spans)
+    whole = open_model(REPOSITORY + ":f16")
+    assert hub.requests[-1][1] is None
+    assert (heads.metadata, heads.shape) == (whole.metadata, whole.shape)
+
+
 def test_an_address_pasted_from_the_hub_is_fetched(hub: Hub) -> None:
     assert open_model(f"{hub.url}/{REPOSITORY}/resolve/main/sub/tiny-F16.gguf").source.files
 
@@ -83,14 +93,14 @@ def test_offline_the_way_out_names_the_file(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_socks_proxy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """httpx imports the package for SOCKS when a client is made, wherever that happens."""
-    import huggingface_hub
+    import huggingface_hub.utils
 
     def refuse(*args: object, **options: object) -> None:
         raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed")
 
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", refuse)
     with pytest.raises(InputError, match=r"proxy \(ALL_PROXY") as caught:
         open_model("someone/other")
     assert "socksio" in str(caught.value.next_step)

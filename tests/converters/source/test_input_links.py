@@ -168,7 +168,33 @@ def test_a_snapshot_of_the_hub_cache_works_and_its_neighbours_stay_out(
 
 def test_a_folder_called_snapshots_is_no_hub_cache(checkpoint: Path, tmp_path: Path) -> None:
     snapshot = hub_cache(checkpoint, tmp_path / "home-of-somebody")
+    (tmp_path / "home-of-somebody" / "letters").mkdir()
     refused(lambda: open_model(snapshot))
+
+
+def test_a_hub_cache_under_another_name_works(checkpoint: Path, tmp_path: Path) -> None:
+    """It is known by what it holds, and a snapshot may lie in it by itself."""
+    before = open_model(checkpoint).source.files
+    snapshot = hub_cache(checkpoint, tmp_path / "my-model")
+    (tmp_path / "my-model" / "refs").mkdir()
+    assert open_model(snapshot).source.files == before
+    alone = tmp_path / "my-model" / "snapshots"
+    for link in sorted(snapshot.iterdir()):
+        (alone / link.name).symlink_to(f"../blobs/{os.path.basename(os.readlink(link))}")
+    shutil.rmtree(snapshot)
+    assert open_model(alone).source.files == before
+    secret = tmp_path / "my-model" / "refs" / "main"
+    secret.write_text(SECRET)
+    plant(alone / "LICENSE", "../refs/main")
+    refused(lambda: open_model(alone))
+
+
+def test_a_snapshot_without_its_blobs_names_the_way_out(checkpoint: Path, tmp_path: Path) -> None:
+    snapshot = hub_cache(checkpoint, tmp_path / "hub" / "models--me--tiny")
+    shutil.copytree(snapshot, tmp_path / "copied", symlinks=True)
+    with pytest.raises(UnsafeInputError, match="which is not there") as caught:
+        open_model(tmp_path / "copied")
+    assert "cp -rL" in str(caught.value.next_step)
 
 
 # ---- regular files of a usual size --------------------------------------------------------------

@@ -172,6 +172,23 @@ FLAVOURS: dict[str, Flavour] = {
             "<|eot_id|>": "<|im_end|>",
         },
     ),
+    # Falcon-H1; the vocabulary stands in for its own.
+    "falcon-h1": Flavour(
+        "llama-bpe",
+        "falcon-h1",
+        _LLAMA3_PRE,
+        ignore_merges=True,
+        bos="<|begin_of_text|>",
+        eos="<|end_of_text|>",
+        pad="<|pad|>",
+        adds_bos=True,
+        template="{{ bos_token }}" + CHATML,
+        rename={
+            "<|reserved_special_token_0|>": "<|pad|>",
+            "<|start_header_id|>": "<|im_start|>",
+            "<|eot_id|>": "<|im_end|>",
+        },
+    ),
     # Qwen2, 2.5 and 3.
     "qwen2": Flavour(
         "qwen2",

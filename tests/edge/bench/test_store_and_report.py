@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from boardfit.edge.bench.command import store
 from boardfit.edge.bench.conditions import Conditions, disturbances
 from boardfit.edge.bench.sampler import ResourceSampler, parse_pss, parse_status, read_memory
 from boardfit.edge.bench.store import append_results, read_results
@@ -82,7 +83,7 @@ def test_a_cut_last_line_is_noted_and_later_lines_survive(tmp_path: Path) -> Non
     ("change", "message"),
     [
         ({"schema": 3}, "result schema 3"),
-        ({"kind": "other"}, "not an boardfit result"),
+        ({"kind": "other"}, "not a boardfit result"),
         ({"metrics": {"decode_tps": {"median": "fast"}}}, "is not a figure"),
         ({"metrics": {"decode_tps": 3}}, "must be an object"),
         ({"machine": []}, "'machine' must be an object"),
@@ -179,3 +180,9 @@ def test_disturbances_are_said_in_words() -> None:
     assert (
         disturbances(before, Conditions(10.0 * cores, 2.0, 2.0, 0, 0), [], [10, 10, 10, 10]) == []
     )
+
+
+def test_a_run_that_cannot_be_stored_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NotADirectoryError):
+        store([record()], Path("/dev/null/folder/results.jsonl"), False)
+    assert "tokens/s" in capsys.readouterr().out

@@ -141,7 +141,7 @@ def test_a_manifest_edited_alone_is_found(sealed: Path) -> None:
     ("change", "message"),
     [
         (lambda d: d.update(schema=99), "schema 99"),
-        (lambda d: d.update(kind="zip"), "not an boardfit bundle"),
+        (lambda d: d.update(kind="zip"), "not a boardfit bundle"),
         (lambda d: d["plan"].update(n_cxt=5), "Did you mean 'n_ctx'"),
         (lambda d: d["files"]["model.gguf"].update(role="virus"), "unknown role"),
         (lambda d: d["files"]["model.gguf"].update(n_bytes=-1), "n_bytes must be a count"),

@@ -1,5 +1,5 @@
-"""Small random checkpoints of every family that LiteRT can be made of: true architecture, real
-tokenizers, widths that blocks of 32 divide.
+"""Small random checkpoints of every family that LiteRT can be made of, and of hybrids, which GGUF
+alone has: true architecture, real tokenizers, widths that blocks of 32 divide.
 """
 
 from __future__ import annotations
@@ -8,6 +8,14 @@ from pathlib import Path
 
 from tests.converters.families.cases_gemma import gemma3, gemma_shapes
 from tests.converters.families.cases_granite import granite
+from tests.converters.families.cases_hybrid import (
+    falcon_h1,
+    falcon_shapes,
+    granite_hybrid,
+    granite_hybrid_shapes,
+    nemotron,
+    nemotron_shapes,
+)
 from tests.converters.families.cases_lfm2 import KINDS, lfm2, lfm2_shapes
 from tests.converters.families.cases_llama import LLAMA3_ROPE, config
 from tests.converters.families.cases_phi3 import phi3, phi3_shapes
@@ -44,6 +52,15 @@ _SMOLLM3 = config(
 )
 _GRANITE = granite(**_SMALL, vocab_size=49216, tie_word_embeddings=True)
 _LFM2 = lfm2(**{**_SMALL, "vocab_size": 128256})
+_GRANITE_HYBRID = granite_hybrid(
+    **{**_SMALL, "hidden_size": 96, "shared_intermediate_size": 96},
+    vocab_size=49216,
+    mamba_n_heads=6,
+    mamba_d_head=32,
+)
+_NEMOTRON = nemotron("M-M*-M-", **_SMALL, vocab_size=128256, head_dim=32, chunk_size=128)
+del _NEMOTRON["auto_map"]
+_FALCON_H1 = falcon_h1(**{**_SMALL, "vocab_size": 128256, "head_dim": 32, "rope_theta": 1e6})
 
 CASES = {
     case.name: case
@@ -55,6 +72,14 @@ CASES = {
         Case("phi3", _PHI3, phi3_shapes(_PHI3), vocabulary="phi-3"),
         Case("smollm3", _SMOLLM3, decoder_shapes(_SMOLLM3), vocabulary="smollm3"),
         Case("granite", _GRANITE, decoder_shapes(_GRANITE), vocabulary="granite"),
+        Case(
+            "granite-hybrid",
+            _GRANITE_HYBRID,
+            granite_hybrid_shapes(_GRANITE_HYBRID),
+            vocabulary="granite",
+        ),
+        Case("nemotron-h", _NEMOTRON, nemotron_shapes(_NEMOTRON), vocabulary="tekken"),
+        Case("falcon-h1", _FALCON_H1, falcon_shapes(_FALCON_H1), vocabulary="falcon-h1"),
         Case("lfm2", _LFM2, lfm2_shapes(_LFM2, 96, kinds=KINDS), vocabulary="lfm2"),
     )
 }

@@ -201,6 +201,9 @@ def test_a_file_of_no_kind_says_what_is_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no results that boardfit reads") as caught:
         read_any(path)
     assert "llama-bench" in (caught.value.next_step or "")
+    path.write_text(json.dumps({"files": {"a": 1}}, indent=2))
+    with pytest.raises(InputError, match="no results that boardfit reads"):
+        read_any(path)
 
 
 def test_an_invalid_mlperf_run_is_flagged(tmp_path: Path) -> None:

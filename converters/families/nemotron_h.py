@@ -1,0 +1,266 @@
+"""Nemotron-H, dense (Nano 4B, 9B, 12B) and with experts (Nemotron 3 Nano 30B-A3B, Super with latent
+experts). Upstream: conversion/nemotron.py, `NemotronHModel`; engine: src/models/nemotron-h.cpp.
+
+A layer is one thing only: a Mamba2 mixer, attention, a feed-forward part or experts. Which one is
+in a string of letters (`hybrid_override_pattern`) or in a list of words (`layers_block_type`). The
+metadata marks it by per-layer lists. There are no rotary embeddings. Feed-forward parts have a
+squared ReLU and no gate. The head that guesses further tokens (`mtp.*`) is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gguf import GGUFValueType
+
+from boardfit.converters.families import settings
+from boardfit.converters.families.base import Checkpoint
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, interleave_rows
+from boardfit.converters.families.mamba2 import HybridFamily, Mamba2
+from boardfit.converters.families.settings import (
+    Config,
+    array,
+    boolean,
+    float32,
+    quote,
+    replace_entry,
+    uint32,
+)
+from boardfit.converters.spec import KeyValue
+from boardfit.edge.errors import InputError, UnsupportedModelError
+
+_KINDS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+_RENAMED = {
+    "model.embedding.weight": "model.embed_tokens.weight",
+    "model.embeddings.weight": "model.embed_tokens.weight",
+    "model.norm_f.weight": "model.norm.weight",
+}
+
+
+class NemotronH(HybridFamily):
+    """`NemotronHForCausalLM` without experts."""
+
+    arch = "nemotron_h"
+    kinds_key = "layers_block_type"
+    mixer_prefix = "mixer."
+    left_out_note = "{} tensors of the head that guesses further tokens (MTP) are left out"
+    defaults = {  # noqa: RUF012 - ClassVar in the base
+        "vocab_size": 131072,
+        "hidden_size": 4096,
+        "intermediate_size": 21504,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 4096,
+        "layer_norm_epsilon": 1e-5,
+        "mamba_num_heads": 128,
+        "mamba_head_dim": 64,
+        "ssm_state_size": 128,
+        "n_groups": 8,
+        "conv_kernel": 4,
+    }
+
+    @classmethod
+    def from_config(cls, config: Config) -> DecoderFamily:
+        """By the kinds of layers: transformers 5 writes sizes of experts for dense models too."""
+        kinds = config.get(cls.kinds_key) or config.get("hybrid_override_pattern")
+        has_experts = isinstance(kinds, (list, str)) and ("moe" in kinds or "E" in kinds)
+        return NemotronHMoe() if has_experts else NemotronH()
+
+    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """With the names of sizes that other families use."""
+        config = super().config(checkpoint)
+        settings.require_value(config, "mlp_hidden_act", "relu2")
+        kinds = layer_kinds(config)
+        if {"mlp", "moe"} <= {*kinds}:
+            raise UnsupportedModelError(
+                f"config.json: {self.kinds_key} has both mlp and moe; the engine runs models with "
+                "only one of them"
+            )
+        config["num_hidden_layers"] = len(kinds)
+        if config.get("head_dim") is None:
+            config["head_dim"] = settings.optional_int(config, "attention_head_dim", 128)
+        config["layer_norm_eps"] = config["layer_norm_epsilon"]
+        if config.get("rms_norm_eps") is not None:
+            # transformers uses the other one for every norm, the engine this one.
+            config["rms_norm_eps"] = config["layer_norm_epsilon"]
+        for key in ("num_experts", "num_local_experts", "num_experts_per_tok"):
+            config.pop(key, None)
+        return config
+
+    def has_head_dim(self, config: Config) -> bool:
+        return False
+
+    def kinds(self, config: Config) -> list[str]:
+        return layer_kinds(config)
+
+    def mixer(self, config: Config) -> Mamba2:
+        n_head = settings.require_int(config, "mamba_num_heads")
+        sizes = {
+            "mamba_n_heads": n_head,
+            "mamba_n_groups": config["n_groups"],
+            "mamba_d_state": config["ssm_state_size"],
+            "mamba_d_conv": config["conv_kernel"],
+        }
+        inner = n_head * settings.require_int(config, "mamba_head_dim")
+        return Mamba2.from_config({**sizes, **config}, inner)
+
+    def rename(self, name: str) -> str | None:
+        """Published checkpoints have `backbone.`, those that transformers 5 saves `model.`."""
+        if name.startswith("mtp."):
+            return None
+        name = name.replace("backbone.", "model.", 1)
+        return _RENAMED.get(name, name)
+
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
+        kind, prefix = layer_kinds(config)[layer], self.mixer_prefix
+        if kind == "mamba":
+            rules = self.mixer(config).rules(prefix)
+        elif kind == "attention":
+            rules = _attention_rules(dims)
+        else:
+            rules = self.feed_forward_rules(config, dims)
+        return {**rules, "norm.weight": copy("attn_norm.weight", dims.n_embd)}
+
+    def feed_forward_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
+        """The rules of a layer that is neither attention nor a Mamba layer."""
+        rules = {
+            "mixer.up_proj.weight": copy("ffn_up.weight", dims.n_ff, dims.n_embd),
+            "mixer.down_proj.weight": copy("ffn_down.weight", dims.n_embd, dims.n_ff),
+        }
+        if settings.optional_bool(config, "mlp_bias", False):
+            rules["mixer.up_proj.bias"] = copy("ffn_up.bias", dims.n_ff)
+            rules["mixer.down_proj.bias"] = copy("ffn_down.bias", dims.n_embd)
+        return rules
+
+    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
+        """The usual entries, with the feed-forward length as a list over the layers."""
+        config = self.config(checkpoint)
+        n_ff = self.dimensions(config).n_ff
+        widths = [n_ff if kind in ("mlp", "moe") else 0 for kind in layer_kinds(config)]
+        per_layer = array(f"{self.arch}.feed_forward_length", widths, GGUFValueType.INT32)
+        return replace_entry(super().metadata(checkpoint), per_layer)
+
+    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
+        return [
+            uint32(f"{self.arch}.vocab_size", dims.n_vocab),
+            # Nothing is rotated; upstream writes this number all the same.
+            uint32(f"{self.arch}.rope.dimension_count", dims.n_embd // dims.n_head),
+            *self.mixer_entries(config),
+            uint32(f"{self.arch}.attention.key_length", dims.head_dim),
+            uint32(f"{self.arch}.attention.value_length", dims.head_dim),
+        ]
+
+
+class NemotronHMoe(NemotronH):
+    """`NemotronHForCausalLM` with experts, which may work on a shortened (latent) vector."""
+
+    arch = "nemotron_h_moe"
+    defaults = {  # noqa: RUF012 - ClassVar in the base
+        **NemotronH.defaults,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "moe_intermediate_size": 7688,
+        "moe_shared_expert_intermediate_size": 7688,
+        "num_experts_per_tok": 2,
+        "routed_scaling_factor": 1.0,
+        "n_group": 1,
+        "topk_group": 1,
+        "norm_topk_prob": True,
+    }
+
+    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        config = super().config(checkpoint)
+        config["num_experts"] = config["n_routed_experts"]
+        config["num_experts_per_tok"] = checkpoint.config.get(
+            "num_experts_per_tok", self.defaults["num_experts_per_tok"]
+        )
+        config["intermediate_size"] = config["moe_intermediate_size"]
+        # The engine has no biases here.
+        settings.require_value(config, "mlp_bias", False)
+        n_expert, n_group = self.n_expert(config), settings.require_int(config, "n_group")
+        if not n_expert or n_expert % n_group or self.n_expert_used(config) > n_expert:
+            raise InputError(
+                f"config.json: n_routed_experts is {n_expert}; n_group ({n_group}) must divide it, "
+                f"and num_experts_per_tok ({self.n_expert_used(config)}) must not be larger"
+            )
+        return config
+
+    def feed_forward_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
+        n_embd, n_expert = dims.n_embd, self.n_expert(config)
+        shared = settings.require_int(config, "moe_shared_expert_intermediate_size")
+        rules = {
+            "mixer.gate.weight": copy("ffn_gate_inp.weight", n_expert, n_embd),
+            "mixer.gate.e_score_correction_bias": copy("exp_probs_b.bias", n_expert),
+            "mixer.shared_experts.up_proj.weight": copy("ffn_up_shexp.weight", shared, n_embd),
+            "mixer.shared_experts.down_proj.weight": copy("ffn_down_shexp.weight", n_embd, shared),
+        }
+        latent = settings.optional_int(config, "moe_latent_size")
+        if latent is not None:
+            down = copy("ffn_latent_down.weight", latent, n_embd)
+            rules["mixer.fc1_latent_proj.weight"] = down
+            rules["mixer.fc2_latent_proj.weight"] = copy("ffn_latent_up.weight", n_embd, latent)
+        return rules
+
+    def expert_stacks(self, config: Config, dims: Dimensions, layer: int) -> Sequence[ExpertStack]:
+        if layer_kinds(config)[layer] != "moe":
+            return ()
+        width = settings.optional_int(config, "moe_latent_size") or dims.n_embd
+        experts = "mixer.experts.{}."
+        return (
+            ExpertStack(f"{experts}down_proj.weight", "ffn_down_exps.weight", (width, dims.n_ff)),
+            ExpertStack(f"{experts}up_proj.weight", "ffn_up_exps.weight", (dims.n_ff, width)),
+        )
+
+    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
+        def size(name: str, key: str) -> KeyValue:
+            return uint32(f"{self.arch}.{name}", settings.require_int(config, key))
+
+        scale = settings.require_float(config, "routed_scaling_factor")
+        norm = settings.optional_bool(config, "norm_topk_prob", True)
+        latent = config.get("moe_latent_size") is not None
+        return [
+            size("expert_group_count", "n_group"),
+            size("expert_group_used_count", "topk_group"),
+            *super().extra_metadata(config, dims),
+            size("expert_feed_forward_length", "moe_intermediate_size"),
+            size("expert_shared_feed_forward_length", "moe_shared_expert_intermediate_size"),
+            size("expert_shared_count", "n_shared_experts"),
+            boolean(f"{self.arch}.expert_weights_norm", norm),
+            float32(f"{self.arch}.expert_weights_scale", scale),
+            *([size("moe_latent_size", "moe_latent_size")] if latent else []),
+        ]
+
+
+def layer_kinds(config: Config) -> list[str]:
+    """The kind of each layer: `mamba`, `attention`, `mlp` or `moe`."""
+    key = "layers_block_type"
+    given = settings.optional_list(config, key)
+    if given is None:
+        key, n_layer = "hybrid_override_pattern", settings.require_int(config, "num_hidden_layers")
+        letters = config.get(key)
+        if not isinstance(letters, str) or len(letters) != n_layer:
+            raise InputError(
+                f"config.json: {key} is {quote(letters)}; expected {n_layer} letters, "
+                "one per layer",
+                next_step="check that config.json belongs to these weights",
+            )
+        given = [_KINDS.get(letter, letter) for letter in letters]
+    for kind in given:
+        if kind not in _KINDS.values():
+            raise UnsupportedModelError(
+                f"config.json: {key} has {quote(kind)}; known here: {', '.join(_KINDS.values())}"
+            )
+    return given
+
+
+def _attention_rules(dims: Dimensions) -> dict[str, TensorRule]:
+    """Query and key rows are reordered as upstream does, although nothing is rotated."""
+    q, k = (dims.q_rows, dims.n_head), (dims.kv_rows, dims.n_head_kv)
+    return {
+        "mixer.q_proj.weight": interleave_rows("attn_q.weight", q[0], dims.n_embd, n_head=q[1]),
+        "mixer.k_proj.weight": interleave_rows("attn_k.weight", k[0], dims.n_embd, n_head=k[1]),
+        "mixer.v_proj.weight": copy("attn_v.weight", dims.kv_rows, dims.n_embd),
+        "mixer.o_proj.weight": copy("attn_output.weight", dims.n_embd, dims.q_rows),
+    }

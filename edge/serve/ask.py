@@ -1,0 +1,209 @@
+"""The one request that every wire becomes, and what the wires read alike."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from boardfit.edge.deadline.budget import Budget, OnMiss
+from boardfit.edge.errors import UsageError
+from boardfit.edge.serve.body import RequestFields
+from boardfit.edge.serve.refused import RequestRefused, bad_field, unsupported
+from boardfit.edge.types import GenerationConfig, Message, TemplateChoice
+
+Rank = Literal["interactive", "normal", "background"]
+MAX_MESSAGES, MAX_STOPS, MAX_STOP_CHARS = 1000, 16, 256
+_MAX_TOKENS = 1 << 24
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*(\d{1,6})")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a client wants. `messages` end with the user's, and are empty for plain text, which is
+    `prompt`. `notes` are what was read otherwise than it was written.
+    """
+
+    config: GenerationConfig
+    stream: bool
+    messages: tuple[Message, ...] = ()
+    prompt: str = ""
+    budget: Budget | None = None
+    rank: Rank = "normal"
+    choice: TemplateChoice | None = None
+    include_usage: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def system(self) -> str | None:
+        first = self.messages[:1]
+        return first[0].content if first and first[0].role == "system" else None
+
+    @property
+    def history(self) -> list[Message]:
+        """The messages between the system prompt and the question."""
+        return [message for message in self.messages[:-1] if message.role != "system"]
+
+    @property
+    def question(self) -> str:
+        return self.messages[-1].content if self.messages else self.prompt
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds where a request does not say otherwise, from the command line."""
+
+    config: GenerationConfig = field(default_factory=GenerationConfig)
+    budget: Budget | None = None
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Limits that came beside the body: in the path, the headers or the model's name."""
+
+    within: str | None = None
+    first_within: str | None = None
+    on_miss: str | None = None
+    rank: str | None = None
+
+
+def read_headers(headers: Mapping[str, str]) -> Carried:
+    """The limits in a request's headers: ours, then RFC 7240's `Prefer: wait=10`."""
+    wait = _WAIT.search(headers.get("prefer", ""))
+    return Carried(
+        headers.get("x-edge-within") or (f"{wait[1]}s" if wait else None),
+        headers.get("x-edge-first-within"),
+        headers.get("x-edge-on-miss"),
+        headers.get("x-edge-class"),
+    )
+
+
+def split_model(name: str) -> tuple[str, str | None]:
+    """A model's name, and the time in `name@2s`."""
+    plain, at, time = name.rpartition("@")
+    return (plain, time) if at and time[:1].isdigit() else (name, None)
+
+
+def read_budget(body: RequestFields, carried: Carried, default: Budget | None) -> Budget | None:
+    """The budget of a request: its body's, else what came beside it, else the default."""
+    values: list[str | None] = []
+    for key, beside in (("within", carried.within), ("first_within", carried.first_within)):
+        value = body.get(key)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = f"{value:f}"
+        if value is not None and not isinstance(value, str):
+            raise bad_field(body.name(key), 'a time such as "2s"', value)
+        values.append(value or beside)
+    given = RequestFields({"on_miss": body.get("on_miss") or carried.on_miss})
+    on_miss = given.choice("on_miss", ("refuse", "best"), "refuse")
+    if values == [None, None]:
+        return default
+    try:
+        return Budget.parse(*values, on_miss=cast(OnMiss, on_miss))
+    except UsageError as error:
+        raise RequestRefused(400, str(error).replace("--", "").replace("-", "_", 1)) from None
+
+
+def read_rank(body: RequestFields, carried: Carried) -> Rank:
+    ranks = ("interactive", "normal", "background")
+    return cast(
+        Rank,
+        RequestFields({"class": body.get("class") or carried.rank}).choice(
+            "class", ranks, "normal"
+        ),
+    )
+
+
+def read_config(
+    body: RequestFields, default: GenerationConfig, *, max_tokens: int
+) -> GenerationConfig:
+    """How tokens are chosen, by OpenAI's names and llama.cpp's. Raises RequestRefused."""
+    stops = body.texts("stop", most=MAX_STOPS, longest=MAX_STOP_CHARS)
+    seed = body.whole("seed", -(2**63), 2**63 - 1, default.seed)
+    return GenerationConfig(
+        max_tokens=max_tokens,
+        temperature=body.number("temperature", 0.0, 10.0, default.temperature),
+        top_k=body.whole("top_k", -1, 1 << 20, default.top_k),
+        top_p=body.number("top_p", 0.0, 1.0, default.top_p),
+        min_p=body.number("min_p", 0.0, 1.0, default.min_p),
+        repeat_penalty=body.number("repeat_penalty", 0.1, 10.0, default.repeat_penalty),
+        seed=-1 if seed == -1 else seed % 2**31,
+        stop=stops or default.stop,
+    )
+
+
+def read_max_tokens(body: RequestFields, *keys: str, default: int) -> int:
+    """The least of the given limits. Raises RequestRefused for 0 and for less than -1."""
+    found = [body.whole(key, -1, _MAX_TOKENS, default) for key in keys if body.get(key) is not None]
+    for key in keys:
+        if body.get(key) == 0:
+            raise RequestRefused(400, f"{body.name(key)}: expected 1 or more", param=body.name(key))
+    limits = [n for n in found if n > 0]
+    return min(limits) if limits else (-1 if found else default)
+
+
+def read_choice(thinks: object, variables: Mapping[str, Any], param: str) -> TemplateChoice | None:
+    """How the template is rendered, from a switch (None, a flag, or an effort) and variables."""
+    rest = {k: v for k, v in variables.items() if k != "enable_thinking"}
+    if thinks is None:
+        thinks = variables.get("enable_thinking")
+    if thinks is None:
+        return TemplateChoice("auto", rest) if rest else None
+    if not isinstance(thinks, (bool, str)):
+        raise bad_field(param, "true, false or an effort", thinks)
+    is_on = thinks if isinstance(thinks, bool) else thinks not in ("none", "off", "false", "")
+    return TemplateChoice("on" if is_on else "off", rest)
+
+
+def read_messages(bodies: list[RequestFields]) -> tuple[tuple[Message, ...], tuple[str, ...]]:
+    """Messages as every template takes them, and notes on what was changed for that.
+
+    One system prompt at the head; neighbours of one role are joined. Raises RequestRefused for what
+    cannot be read so: pictures, calls of tools, a conversation that does not end with the user.
+    """
+    system, found, notes = list[str](), list[Message](), list[str]()
+    for i, body in enumerate(bodies):
+        role = body.text("role")
+        text = read_content(body)
+        if role in ("system", "developer"):
+            if found:
+                notes.append("a system message in the middle was moved to the head")
+            system.append(text)
+        elif role in ("user", "assistant"):
+            if body.items("tool_calls", most=128):
+                raise unsupported(body.name("tool_calls"), "calls of tools are not supported")
+            if not text and role == "assistant":
+                continue
+            if found and found[-1].role == role:
+                notes.append(f"neighbouring messages of the {role} were joined")
+                found[-1] = Message(role, f"{found[-1].content}\n\n{text}")  # type: ignore[arg-type]
+            else:
+                found.append(Message(role, text))  # type: ignore[arg-type]
+        elif role in ("tool", "function"):
+            raise unsupported(body.name("role"), "results of tools are not supported")
+        else:
+            expected = "system, developer, user or assistant"
+            raise RequestRefused(
+                400, f"messages[{i}].role: expected {expected}", param=f"messages[{i}].role"
+            )
+    if not found or found[-1].role != "user" or not found[-1].content.strip():
+        raise RequestRefused(
+            400, "messages: the last one must be the user's, and hold text", param="messages"
+        )
+    text = "\n\n".join(part for part in system if part)
+    head = [Message("system", text)] if text else []
+    return (*head, *found), tuple(dict.fromkeys(notes))
+
+
+def read_content(body: RequestFields, key: str = "content") -> str:
+    """A message's text: a text, null, or an array of parts that are all text."""
+    value = body.get(key)
+    if value is None or isinstance(value, str):
+        return body.text(key)
+    parts = []
+    for part in body.tables(key, most=MAX_MESSAGES):
+        if part.text("type", "text") not in ("text", "input_text", "output_text"):
+            raise unsupported(part.name("type"), "only text can be read, no pictures or sound")
+        parts.append(part.text("text"))
+    return "\n".join(parts)

@@ -1,0 +1,135 @@
+"""`edge serve`: the bundle's model for other programs, over HTTP.
+
+    edge serve BUNDLE
+    edge serve BUNDLE --within 5s            # each answer within five seconds, unless it asks else
+    edge serve BUNDLE --lan                  # for the local network, with a token
+
+It speaks OpenAI's chat completions, completions and Responses, and Ollama's calls.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from boardfit.edge.chat.model_options import engine_options, generation_options
+from boardfit.edge.deadline.options import budget_options
+from boardfit.edge.disk.secret import user_secret
+from boardfit.edge.engines.target import OpenModel, open_model
+from boardfit.edge.errors import UsageError
+from boardfit.edge.process.live import publish_status
+from boardfit.edge.terminal.option_groups import GroupedCommand
+from boardfit.edge.terminal.output import echo
+from boardfit.edge.types import GenerationConfig
+from boardfit.edge.units import parse_seconds
+
+if TYPE_CHECKING:
+    from boardfit.edge.deadline.budget import Budget
+
+TOKEN_FILE = "serve.key"
+
+
+@click.command(cls=GroupedCommand, short_help="Answer other programs over HTTP, within their time.")
+@click.argument("bundle", type=click.Path())
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Port to listen on. 0: any free one.",
+)
+@click.option("--lan", is_flag=True, help="Listen on every interface, and ask for a token.")
+@click.option("--no-token", is_flag=True, help="With --lan: answer everybody on the network.")
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    metavar="HOST",
+    help="Another host name that this server goes by. Repeatable.",
+)
+@click.option(
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Let pages of this origin ask, for example http://hass.local:8123. Repeatable.",
+)
+@click.option(
+    "--most", default="10min", show_default=True, help="Longest time that one answer may compute."
+)
+@budget_options
+@generation_options
+@engine_options
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON line once it is ready.")
+@publish_status("serve")
+def serve(
+    bundle: str,
+    port: int,
+    lan: bool,
+    no_token: bool,
+    names: tuple[str, ...],
+    origins: tuple[str, ...],
+    most: str,
+    budget: Budget | None,
+    config: GenerationConfig,
+    overrides: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Serve BUNDLE (a bundle directory or a model file) on this machine's loopback.
+
+    Ask /v1 as you would ask OpenAI, /api as you would ask Ollama. A request carries its time limit
+    in its body ("within": "2s"), its path (/within/2s/v1), a header or the model's name (NAME@2s).
+    """  # fmt: skip
+    from boardfit.edge.serve.ask import Defaults
+    from boardfit.edge.serve.server import Server
+
+    if no_token and not lan:
+        raise UsageError("--no-token is for --lan; on loopback no token is asked for")
+    most_s = parse_most(most)
+    if not Path(bundle).exists():
+        open_model(bundle)  # raises the usual error, before anything listens
+
+    def load() -> OpenModel:
+        return open_model(bundle, **overrides)
+
+    token = user_secret(TOKEN_FILE).hex() if lan and not no_token else None
+    server = Server(
+        load,
+        port=port,
+        is_public=lan,
+        token=token,
+        names=names,
+        origins=origins,
+        defaults=Defaults(config, budget),
+        most_s=most_s,
+    )
+
+    def announce() -> None:
+        if as_json:
+            record = {"kind": "boardfit-serve", "schema": 1, "url": server.url,
+                      "model": server.model}  # fmt: skip
+            echo(json.dumps(record))
+            return
+        echo(f"{server.model} answers on {server.url}")
+        echo(f"  OpenAI: {server.url}/v1   Ollama: {server.url}")
+        echo(f"  each answer in two seconds: {server.url}/within/2s/v1")
+        if token is not None:
+            echo(f"  token:  {token}")
+        echo("Ctrl-C ends it.", err=True)
+
+    if not as_json:
+        echo(f"loading {bundle}; {server.url}/health answers already", err=True)
+        if lan and token is None:
+            echo("note: everybody on this network may ask, without a token", err=True)
+    server.run(announce)
+
+
+def parse_most(text: str) -> float:
+    """The seconds in --most. Raises UsageError."""
+    try:
+        return parse_seconds(text)
+    except ValueError as error:
+        raise UsageError(f"--most: {error}") from None

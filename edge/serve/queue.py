@@ -1,0 +1,367 @@
+"""The queue of requests, and the one thread that computes them.
+
+The thread owns the engine. Requests are taken by their deadlines, earliest first. A request is
+accepted only if every promise made before still holds, by the upper bounds of the time model; so a
+later arrival breaks none. Rendering and predictions run beside the engine, on other threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from boardfit.edge.chat.session import Session
+from boardfit.edge.chat.timed_open import open_session
+from boardfit.edge.deadline.deadline import Deadline
+from boardfit.edge.deadline.time_model import Span
+from boardfit.edge.engines.target import OpenModel
+from boardfit.edge.errors import DeadlineError, EdgeError, InputError, UsageError
+from boardfit.edge.process.live import STATUS
+from boardfit.edge.serve.ask import Ask
+from boardfit.edge.serve.counters import Counters
+from boardfit.edge.serve.job import Begun, Ended, Job, JobCost
+from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready
+from boardfit.edge.types import Message, TemplateChoice
+
+MAX_QUEUED = 16
+_SAVE_EVERY_S = 600.0
+LOG = logging.getLogger("boardfit.serve")
+
+
+class AnswerQueue:
+    """Loads a model and answers requests with it, one at a time."""
+
+    def __init__(self, load: Callable[[], OpenModel], *, most_s: float = 600.0) -> None:
+        """`load` opens the model, on the engine's thread. No answer takes more than `most_s`."""
+        self._load = load
+        self._most_s = most_s
+        self._wake = threading.Condition()
+        self._waiting: list[Job] = []
+        self._running: Job | None = None
+        self._is_closing = False
+        self._saved_s = time.monotonic()
+        self._monotonic_ns = time.monotonic_ns
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.opened: OpenModel | None = None
+        self.failure: Exception | None = None
+        self.metrics = Counters()
+        self.ready = threading.Event()  # set when loading has ended, well or not
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End what runs and what waits, and accept no more."""
+        with self._wake:
+            self._is_closing = True
+            for job in self._others():
+                job.give_up()
+            self._wake.notify()
+
+    def close(self) -> None:
+        """Stop, and free the engine."""
+        self.stop()
+        self._thread.join()
+
+    # ---- what clients ask, from any thread ----------------------------------------------------
+
+    @property
+    def is_ready(self) -> bool:
+        return self.opened is not None and not self._is_closing
+
+    def use(self) -> OpenModel:
+        """The open model. Raises RequestRefused while there is none."""
+        if self.failure is not None:
+            raise not_ready(f"the model could not be loaded: {self.failure}", 60.0)
+        if self._is_closing:
+            raise not_ready("the server is ending")
+        if self.opened is None:
+            raise not_ready("the model is loading")
+        return self.opened
+
+    def counts(self) -> dict[str, int]:
+        """How many requests compute and wait."""
+        return {"running": int(self._running is not None), "waiting": len(self._waiting)}
+
+    async def submit(self, ask: Ask) -> Job:
+        """Accept a request, or raise RequestRefused."""
+        loop, received_ns = asyncio.get_running_loop(), time.monotonic_ns()
+        self.use()
+        if len(self._waiting) >= MAX_QUEUED:
+            raise busy(f"{MAX_QUEUED} requests are waiting", self._end_s())
+        job = self._make_job(ask, loop, received_ns)
+        while not self._try_admit(job):
+            await asyncio.to_thread(self._estimate_all, job)
+        return job
+
+    def _try_admit(self, job: Job) -> bool:
+        """Queue a request, or raise RequestRefused. False while the costs of all are not known."""
+        with self._wake:
+            self.use()
+            others = self._others()
+            # Alone it harms no other, and the deadline itself looks closer.
+            if others and any(each.cost is None for each in (*others, job)):
+                return False
+            self._admit(job)
+            self._waiting.append(job)
+            self._wake.notify()
+            return True
+
+    def _others(self) -> list[Job]:
+        running = self._running
+        return [*([running] if running is not None else []), *self._waiting]
+
+    def _estimate_all(self, job: Job) -> None:
+        for each in (*self._others(), job):
+            if each.cost is None:
+                each.cost = self._estimate(each)
+
+    def give_up(self, job: Job) -> None:
+        """End a request for a client that is gone, wherever it stands."""
+        job.give_up()
+        with self._wake:
+            if job in self._waiting:
+                self._waiting.remove(job)
+                job.post(not_ready("the client is gone"))
+
+    async def predict(self, ask: Ask) -> dict[str, Any]:
+        """What a request would take, with nothing computed. Times in seconds."""
+        self.use()
+        job = self._make_job(ask, asyncio.get_running_loop(), time.monotonic_ns())
+        tokens = await asyncio.to_thread(self._render, job)
+        n_reused, prefill, token = self._predict(tokens)
+        usual = round(self._deadline.timing.times.usual_answer)
+        return {
+            "prompt_tokens": len(tokens),
+            "reused_tokens": n_reused,
+            "queue_s": self._end_s(),
+            "first_token_s": _to_dict(prefill),
+            "token_s": _to_dict(token),
+            "usual_answer_tokens": usual,
+            "usual_answer_s": prefill.mid + usual * token.mid,
+        }
+
+    # ---- preparing and admitting --------------------------------------------------------------
+
+    @property
+    def _deadline(self) -> Deadline:
+        deadline = self._base.deadline
+        assert deadline is not None
+        return deadline
+
+    def _make_job(self, ask: Ask, loop: asyncio.AbstractEventLoop, received_ns: int) -> Job:
+        engine = self.use().engine
+        is_raw = not ask.messages
+        if not is_raw and not engine.has_template:
+            raise RequestRefused(
+                400, "the model has no chat template; ask for a completion of plain text"
+            )
+        choice, notes = self._check_choice(ask.choice)
+        session = Session(
+            engine,
+            system=ask.system,
+            states=None if is_raw else self._base.states,
+            raw=is_raw,
+            deadline=self._base.deadline,
+            choice=choice,
+        )
+        session.messages = ask.history
+        if not is_raw:
+            session.small = self._base.small
+        return Job(ask, session, loop, (*ask.notes, *notes), received_ns)
+
+    def _render(self, job: Job) -> Sequence[int]:
+        """The prompt's tokens. Raises InputError if they leave no room for an answer."""
+        ask = job.ask
+        question = Message("user", ask.question)
+        tokens = job.session.trim([*ask.history, question], ask.config)[1]
+        if ask.budget is None:  # with one, a longer question may be shortened
+            job.session.check_room(tokens)
+        return tokens
+
+    def _check_choice(
+        self, choice: TemplateChoice | None
+    ) -> tuple[TemplateChoice | None, tuple[str, ...]]:
+        """The choice as the template takes it: thinking is a wish, variables are none."""
+        if choice is None:
+            return None, ()
+        engine = self.use().engine
+        try:
+            engine.check_choice(choice)
+        except UsageError:
+            if choice.thinking != "on":
+                raise
+            choice = TemplateChoice("auto", choice.variables)
+            engine.check_choice(choice)
+            return choice, ("this model has no thinking that could be switched on",)
+        return choice, ()
+
+    def _predict(self, tokens: Sequence[int]) -> tuple[int, Span, Span]:
+        """Tokens that need no computing, seconds to read the rest, and for one of the answer."""
+        timing = self._deadline.timing
+        n_reused = timing.engine.reusable(tokens)
+        prefill = timing.times.prefill(len(tokens) - n_reused, n_reused, cold=timing.cold)
+        return n_reused, prefill, timing.times.token(len(tokens))
+
+    def _estimate(self, job: Job, tokens: Sequence[int] | None = None) -> JobCost:
+        ask, engine = job.ask, self.use().engine
+        tokens = self._render(job) if tokens is None else tokens
+        _, prefill, token = self._predict(tokens)
+        room = max(1, engine.n_ctx - len(tokens))
+        n_most = room if ask.config.max_tokens < 0 else min(room, ask.config.max_tokens)
+        n_least = min(ask.budget.n_min if ask.budget else 1, n_most)
+        if ask.budget is not None and ask.budget.within_s is None:
+            n_least = 1
+        needs_s = prefill.high + (n_least - 1) * token.high + self._deadline.timing.times.tail_s
+        return JobCost(needs_s, min(self._most_s, prefill.high + n_most * token.high))
+
+    def _admit(self, job: Job) -> None:
+        """Raise RequestRefused unless this request's promise and all earlier ones hold."""
+        if not self._others():
+            return
+        now_ns = self._monotonic_ns()
+        start_ns = now_ns if self._running is None else self._running.latest_end_ns(
+            self._running.started_ns or now_ns
+        )  # fmt: skip
+        start_ns = max(now_ns, start_ns)
+        for each in sorted([*self._waiting, job], key=lambda other: other.due_ns):
+            promised_ns = each.promised_ns
+            assert each.cost is not None
+            if promised_ns is not None and start_ns + each.cost.needs_s * 1e9 > promised_ns:
+                self._refuse(job, each, start_ns, now_ns)
+            start_ns = each.latest_end_ns(start_ns)
+
+    def _refuse(self, job: Job, harmed: Job, start_ns: int, now_ns: int) -> None:
+        assert job.cost is not None
+        needs_s, budget = job.cost.needs_s, job.ask.budget
+        self.metrics.count_refusal("busy" if harmed is job else "promises")
+        if harmed is job and budget is not None and needs_s > budget.limit_s:
+            raise infeasible(
+                DeadlineError(
+                    f"the shortest answer needs {needs_s:.1f} s, {budget.limit_s:g} s are allowed",
+                    allowed_s=budget.limit_s,
+                    needs_s=(needs_s, needs_s, needs_s),
+                    nearest_s=needs_s,
+                )
+            )
+        queue_s = (start_ns - now_ns) / 1e9
+        raise busy(
+            "other requests are before this one"
+            if harmed is job
+            else "this answer would break the promise to a request that was accepted before",
+            queue_s,
+            queue_s=queue_s,
+            nearest_s=queue_s + needs_s,
+        )
+
+    def _end_s(self) -> float:
+        """Seconds until everything accepted is over, at the latest."""
+        with self._wake:
+            now_ns = end_ns = time.monotonic_ns()
+            for job in sorted(
+                self._others(), key=lambda each: (each.started_ns is None, each.due_ns)
+            ):
+                if job.cost is not None:
+                    end_ns = job.latest_end_ns(job.started_ns or max(now_ns, end_ns))
+        return max(0.0, (end_ns - now_ns) / 1e9)
+
+    # ---- the engine's thread ------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            opened = self._load()
+            self._base = open_session(opened, timed=opened.engine.has_template)
+            if self._base.deadline is None:
+                from boardfit.edge.deadline.trial import open_deadline
+                from boardfit.edge.states import model_identity
+
+                self._base.deadline = open_deadline(
+                    opened.engine, model_identity(opened), opened.plan
+                )
+            STATUS.publish_model(opened.name, opened.engine.describe())
+            self.opened = opened
+        except Exception as error:
+            self.failure = error
+            self.ready.set()
+            return
+        self.ready.set()
+        while (job := self._take()) is not None:
+            self._answer(job)
+            if not self._waiting:
+                self._keep(job)
+        with suppress(EdgeError):
+            self._base.save_times()
+        if self._base.small is not None:
+            self._base.small.engine.close()
+        opened.engine.close()
+
+    def _take(self) -> Job | None:
+        """The next request; None when the server ends."""
+        with self._wake:
+            self._running = None
+            while True:
+                for job in [each for each in self._waiting if each.is_given_up()]:
+                    self._waiting.remove(job)
+                    job.post(not_ready("the server is ending"))
+                if self._waiting:
+                    job = min(self._waiting, key=lambda each: each.due_ns)
+                    self._waiting.remove(job)
+                    self._running = job
+                    job.started_ns = time.monotonic_ns()
+                    return job
+                if self._is_closing:
+                    return None
+                self._wake.wait()
+
+    def _answer(self, job: Job) -> None:
+        ask, session = job.ask, job.session
+        assert job.started_ns is not None
+        end_ns = job.started_ns + round(self._most_s * 1e9)
+        queue_s = (job.started_ns - job.received_ns) / 1e9
+
+        def must_stop() -> bool:
+            return job.is_given_up() or time.monotonic_ns() > end_ns
+
+        def begin(tokens: Sequence[int]) -> None:
+            if tokens:
+                job.cost = self._estimate(job, tokens)
+            job.post(Begun())
+
+        try:
+            stream = session.ask(
+                ask.question,
+                ask.config,
+                must_stop,
+                budget=ask.budget,
+                received_ns=job.received_ns,
+                begun=begin,
+            )
+            for event in stream:
+                job.post(event)
+            answer = session.last_answer
+            if answer is None:
+                raise InputError("the model gave no answer")
+            self.metrics.count_answer(answer, session.last_outcome, queue_s)
+            job.post(Ended(answer, session.last_outcome, queue_s, job.notes))
+        except Exception as error:
+            if not isinstance(error, EdgeError):  # the type and place alone: no prompt in a log
+                LOG.exception("a request failed: %s", type(error).__name__, exc_info=False)
+            self.metrics.count_error(error)
+            job.post(error)
+
+    def _keep(self, job: Job) -> None:
+        """Store what is worth it, while no request waits."""
+        with suppress(EdgeError, OSError):
+            job.session.store_prefix()
+            if time.monotonic() - self._saved_s > _SAVE_EVERY_S:
+                self._saved_s = time.monotonic()
+                self._base.save_times()
+
+
+def _to_dict(span: Span) -> dict[str, float]:
+    return {"low": span.low, "mid": span.mid, "high": span.high}

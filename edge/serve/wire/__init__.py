@@ -1,0 +1,1 @@
+"""The wires: pure functions from bodies to requests and from answers to bytes, with no I/O."""

@@ -1,0 +1,118 @@
+"""Ollama's chat and generate. Durations in whole nanoseconds, lines of JSON, streams unasked."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from boardfit.edge.serve.ask import (
+    MAX_MESSAGES,
+    Ask,
+    Carried,
+    Defaults,
+    read_budget,
+    read_choice,
+    read_config,
+    read_messages,
+    read_rank,
+)
+from boardfit.edge.serve.body import RequestFields
+from boardfit.edge.serve.job import Ended
+from boardfit.edge.serve.refused import RequestRefused, unsupported
+from boardfit.edge.serve.wire.base import NDJSON, Writer, edge_facts, finish_word, line
+from boardfit.edge.types import TokenEvent
+
+
+def read_chat(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
+    """A request to /api/chat that has messages. Raises RequestRefused."""
+    if body.items("tools", most=128):
+        raise unsupported("tools", "calls of tools are not supported")
+    messages, notes = read_messages(body.tables("messages", most=MAX_MESSAGES))
+    return replace(_read_rest(body, carried, defaults), messages=messages, notes=notes)
+
+
+def read_generate(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
+    """A request to /api/generate that has a prompt: one question, or plain text if it is `raw`."""
+    for key in ("suffix", "images", "template"):
+        if body.get(key):
+            raise unsupported(key, "not supported")
+    ask, prompt = _read_rest(body, carried, defaults), body.text("prompt")
+    if body.flag("raw", False):
+        return replace(ask, prompt=prompt, choice=None)
+    system = body.text("system")
+    head = [RequestFields({"role": "system", "content": system})] if system else []
+    messages, notes = read_messages([*head, RequestFields({"role": "user", "content": prompt})])
+    return replace(ask, messages=messages, notes=notes)
+
+
+def _read_rest(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
+    if body.get("format"):
+        raise unsupported("format", "only text is supported")
+    options = body.table("options")
+    limit = options.whole("num_predict", -2, 1 << 24, defaults.config.max_tokens)
+    # Limits of time may stand among the options: many clients pass only those through.
+    limits = RequestFields({
+        key: options.get(key) if body.get(key) is None else body.get(key)
+        for key in ("within", "first_within", "on_miss", "class")
+    })  # fmt: skip
+    return Ask(
+        read_config(options, defaults.config, max_tokens=limit if limit > 0 else -1),
+        body.flag("stream", True),
+        budget=read_budget(limits, carried, defaults.budget),
+        rank=read_rank(limits, carried),
+        choice=read_choice(body.get("think"), {}, "think"),
+    )
+
+
+class OllamaWriter(Writer):
+    """Writes the lines of /api/chat, and of /api/generate."""
+
+    stream_type: ClassVar[str] = NDJSON
+    is_chat = True
+
+    def whole(self, text: str, ended: Ended) -> dict[str, Any]:
+        return {**self._line(text, ended.answer.thinking), **self._end(ended)}
+
+    def piece(self, event: TokenEvent) -> Iterable[bytes]:
+        if event.text or event.thought:
+            yield line({**self._line(event.text, event.thought), "done": False})
+
+    def end(self, ended: Ended) -> Iterable[bytes]:
+        yield line({**self._line("", ""), **self._end(ended)})
+
+    def fail(self, refused: RequestRefused) -> Iterable[bytes]:
+        yield line({"error": refused.message})
+
+    def ping(self) -> Iterable[bytes]:
+        return ()  # every line is read as a piece of the answer
+
+    def _line(self, text: str, thought: str) -> dict[str, Any]:
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat().replace("+00:00", "Z")
+        head = {"model": self.model, "created_at": now}
+        thinking = {"thinking": thought} if thought else {}
+        if self.is_chat:
+            return {**head, "message": {"role": "assistant", "content": text, **thinking}}
+        return {**head, "response": text, **thinking}
+
+    def _end(self, ended: Ended) -> dict[str, Any]:
+        answer = ended.answer
+        computed = answer.n_prompt - answer.n_reused
+        prefill_s = computed / answer.prefill_tps if answer.prefill_tps else 0.0
+        decode_s = answer.total_s - (answer.ttft_s or 0.0)
+        return {
+            "done": True,
+            "done_reason": finish_word(ended),
+            "total_duration": round(answer.total_s * 1e9),
+            "load_duration": 0,
+            "prompt_eval_count": answer.n_prompt,
+            "prompt_eval_duration": round(prefill_s * 1e9),
+            "eval_count": answer.n_out,
+            "eval_duration": round(decode_s * 1e9),
+            "edge": edge_facts(ended),
+        }
+
+
+class GenerateWriter(OllamaWriter):
+    is_chat = False

@@ -1,0 +1,111 @@
+"""Servers as a user starts them, with tiny models: `edge serve MODEL --port 0 --json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.edge.engines.conftest import engine_models, engine_name, model_shelf, models
+from tests.edge.engines.engine_models import Models
+
+__all__ = ["engine_models", "engine_name", "model_shelf", "models"]
+
+HELLO = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server."""
+
+    url: str
+    model: str
+    client: httpx.Client
+    process: subprocess.Popen[str]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def post(self, path: str, body: object, **headers: str) -> httpx.Response:
+        return self.client.post(path, json=body, headers=headers)
+
+    def ask(self, text: str = "hello", **fields: object) -> httpx.Response:
+        body = {"messages": [{"role": "user", "content": text}], **fields}
+        return self.post("/v1/chat/completions", body)
+
+    def stream(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The JSON of every event or line of a streamed answer."""
+        with self.client.stream("POST", path, json=body) as response:
+            assert response.status_code == 200, response.read()
+            lines = [line.removeprefix("data: ") for line in response.iter_lines()]
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def counts(self) -> dict[str, int]:
+        found: dict[str, int] = self.client.get("/edge/v1/status").json()["requests"]
+        return found
+
+
+@contextmanager
+def serving(model: Path, home: Path, options: Sequence[str] = ()) -> Iterator[Served]:
+    """A server of a model; it has to end by itself when it is told to."""
+    home.mkdir(exist_ok=True)
+    environment = {
+        **os.environ,
+        "XDG_RUNTIME_DIR": str(home), "XDG_CONFIG_HOME": str(home), "XDG_STATE_HOME": str(home),
+        "BOARDFIT_STATES": "off",
+    }  # fmt: skip
+    command = [sys.executable, "-m", "boardfit", "serve", str(model), "--port", "0", "--json"]
+    process = subprocess.Popen(
+        [*command, "--threads", "1", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    line = process.stdout.readline()
+    assert line, process.stderr.read()
+    record = json.loads(line)
+    with httpx.Client(base_url=record["url"], timeout=60) as client:
+        yield Served(record["url"], record["model"], client, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors, errors
+
+
+@pytest.fixture(scope="module")
+def scripted(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Answers each question with CHAT_REPLY."""
+    with serving(models.scripted, tmp_path_factory.mktemp("home")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def endless(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Counts and never ends."""
+    assert models.endless is not None
+    with serving(models.endless, tmp_path_factory.mktemp("home"), ["--ctx", "16384"]) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def heavy(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Takes seconds over a long prompt."""
+    with serving(models.heavy, tmp_path_factory.mktemp("home")) as served:
+        yield served

@@ -1,0 +1,165 @@
+"""The queue: who comes first, which promises hold, and the same answers on every engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from boardfit.edge.deadline.budget import Budget
+from boardfit.edge.engines.target import open_model
+from boardfit.edge.errors import InputError
+from boardfit.edge.serve.ask import Ask, Rank
+from boardfit.edge.serve.job import Ended, Job, JobCost
+from boardfit.edge.serve.queue import MAX_QUEUED, AnswerQueue
+from boardfit.edge.serve.refused import RequestRefused
+from boardfit.edge.types import GenerationConfig, Message, TokenEvent
+from tests.edge.engines.engine_models import CHAT_REPLY, Models
+
+HELLO = Ask(GenerationConfig(), False, (Message("user", "hello"),))
+
+
+@contextmanager
+def running(model: Path, **settings: Any) -> Iterator[AnswerQueue]:
+    runner = AnswerQueue(lambda: open_model(model, n_threads=1, **settings))
+    runner.start()
+    runner.ready.wait()
+    yield runner
+    runner.close()
+
+
+async def text_of(runner: AnswerQueue, ask: Ask) -> tuple[str, Ended]:
+    job, parts = await runner.submit(ask), list[str]()
+    while True:
+        item = await job.next()
+        if isinstance(item, TokenEvent):
+            parts.append(item.text)
+        if isinstance(item, Ended):
+            return "".join(parts), item
+
+
+@pytest.mark.engine
+def test_every_engine_answers(engine_models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BOARDFIT_STATES", "off")
+    with running(engine_models.scripted) as runner:
+        assert runner.failure is None, runner.failure
+        text, ended = asyncio.run(text_of(runner, HELLO))
+        assert text == CHAT_REPLY and ended.answer.finish_reason == "stop"
+        timed = Ask(GenerationConfig(), False, HELLO.messages, budget=Budget(30.0))
+        text, ended = asyncio.run(text_of(runner, timed))
+        assert text == CHAT_REPLY and ended.outcome is not None and ended.outcome.met
+        plain = Ask(GenerationConfig(max_tokens=20), False, prompt="x")
+        assert asyncio.run(text_of(runner, plain))[1].answer.finish_reason == "stop"
+
+
+@pytest.mark.engine
+def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+    with running(tmp_path / "broken.gguf") as runner:
+        assert isinstance(runner.failure, InputError)
+        with pytest.raises(RequestRefused) as refused:
+            asyncio.run(runner.submit(HELLO))
+    assert refused.value.status == 503
+
+
+@pytest.mark.engine
+def test_a_server_that_ends_says_so_to_who_waits(models: Models) -> None:
+    assert models.endless is not None
+
+    async def main(runner: AnswerQueue) -> list[Any]:
+        jobs = [await runner.submit(HELLO) for _ in range(3)]
+        asyncio.get_running_loop().run_in_executor(None, runner.close)
+        found = []
+        for job in jobs:
+            try:
+                while not isinstance(item := await job.next(), Ended):
+                    pass
+                found.append(item.answer.finish_reason)
+            except RequestRefused as refused:
+                found.append(refused.status)
+        return found
+
+    runner = AnswerQueue(lambda: open_model(models.endless, n_threads=1))
+    runner.start()
+    runner.ready.wait()
+    assert asyncio.run(main(runner)) in (["aborted", 503, 503], ["context", 503, 503])
+
+
+@pytest.mark.engine
+def test_a_full_queue_is_429(models: Models) -> None:
+    assert models.endless is not None
+
+    async def main(runner: AnswerQueue) -> int:
+        jobs = [await runner.submit(HELLO)]
+        with pytest.raises(RequestRefused) as refused:
+            for _ in range(MAX_QUEUED + 2):
+                jobs.append(await runner.submit(HELLO))
+        for job in jobs:
+            runner.give_up(job)
+        return refused.value.status
+
+    with running(models.endless, n_ctx=16384) as runner:
+        assert asyncio.run(main(runner)) == 429
+
+
+# ---- admission, with made-up times ---------------------------------------------------------------
+
+
+def waiting(
+    received_s: float, needs_s: float, most_s: float, within_s: float | None, rank: Rank = "normal"
+) -> Job:
+    budget = Budget(within_s) if within_s is not None else None
+    ask = Ask(GenerationConfig(), False, HELLO.messages, budget=budget, rank=rank)
+    loop = cast(asyncio.AbstractEventLoop, None)
+    job = Job(ask, cast(Any, None), loop, (), round(received_s * 1e9))
+    job.cost = JobCost(needs_s, max(needs_s, most_s))
+    return job
+
+
+_JOBS = st.lists(
+    st.tuples(
+        st.floats(0.01, 2), st.floats(0.01, 5), st.none() | st.floats(0.05, 10),
+        st.sampled_from(["interactive", "normal", "background"]),
+    ),
+    min_size=1, max_size=8,
+)  # fmt: skip
+
+
+@given(_JOBS)
+def test_a_later_arrival_breaks_no_promise(arrivals: list[Any]) -> None:
+    """Each job that was admitted is done in time, when all take as long as they may."""
+    runner = AnswerQueue(lambda: cast(Any, None))
+    runner._monotonic_ns = lambda: 0
+    accepted: list[Job] = []
+    for needs_s, most_s, within_s, rank in arrivals:
+        job = waiting(0.0, needs_s, most_s, within_s, rank)
+        try:
+            runner._admit(job)
+        except RequestRefused as refused:
+            assert refused.status in (422, 429)
+            continue
+        accepted.append(job)
+        runner._waiting.append(job)
+    first, *others = accepted
+    now_ns = 0
+    for job in sorted(accepted, key=lambda each: each.due_ns):
+        promised_ns = job.promised_ns
+        if promised_ns is not None and (job is not first or others):
+            in_time = now_ns + job.cost.needs_s * 1e9 <= promised_ns  # type: ignore[union-attr]
+            assert in_time or job is first
+        now_ns = job.latest_end_ns(now_ns)
+
+
+def test_the_earliest_deadline_is_taken_first() -> None:
+    runner = AnswerQueue(lambda: cast(Any, None))
+    late = waiting(0, 0.1, 0.1, 9.0)
+    soon = waiting(1, 0.1, 0.1, 2.0)
+    patient, background = waiting(0, 0.1, 0.1, None), waiting(0, 0.1, 0.1, None, "background")
+    runner._waiting = [background, patient, late, soon]
+    assert [runner._take() for _ in range(4)] == [soon, late, patient, background]
