@@ -113,7 +113,7 @@ def graph_bytes(
 # Families that add the residual stream to a block's result and not the other way round, behind
 # attention and behind feed-forward: it decides whose memory the sum takes over.
 _STREAM_FIRST = {"phi3": (False, True), "lfm2": (True, True), "lfm2moe": (True, True)}
-# Families that leave out the rows whose logits nobody wants behind the last norm only.
+# Families that leave out the rows without wanted logits behind the last norm only.
 _ROWS_LAST = (
     "gemma4",
     "gpt-oss",
