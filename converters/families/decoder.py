@@ -114,6 +114,10 @@ class DecoderFamily:
         """
         return ()
 
+    def outer_stacks(self, config: Config, dims: Dimensions) -> Sequence[tuple[ExpertStack, int]]:
+        """Stacks outside the layers, by full source name, with their number of tensors."""
+        return ()
+
     def extra_tensors(self, config: Config, dims: Dimensions) -> list[TargetTensor]:
         """Tensors made from the configuration; they are written first."""
         if str(global_rope(rope_parameters(config)).get("rope_type")).lower() == "llama3":
@@ -189,6 +193,7 @@ class DecoderFamily:
             experts=lambda index: self.expert_stacks(config, dims, index),
             n_expert=self.n_expert(config),
             first=self.extra_tensors(config, dims),
+            stacks=self.outer_stacks(config, dims),
             rename=self.rename,
         )
         if self.is_tied(config) and has_equal_head(made):

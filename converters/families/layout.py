@@ -28,7 +28,8 @@ Builder = Callable[[str, SourceTensor], list[TargetTensor]]
 # vectors: the list in upstream's conversion/base.py, `prepare_tensors`, as far as our families
 # have them.
 _F32_WEIGHTS = re.compile(
-    r"^blk\.\d+\.(ffn_gate_inp|ffn_gate_inp_shexp|shortconv\.conv|ssm_conv1d)\.weight$"
+    r"^blk\.\d+\.(ffn_gate_inp|ffn_gate_inp_shexp|shortconv\.conv|ssm_conv1d"
+    r"|altup_correct_coef|altup_predict_coef)\.weight$"
 )
 
 
@@ -62,8 +63,8 @@ class ExpertStack:
 
 # Parts of a multimodal checkpoint that are not the language model.
 _OTHER_MODALITY = re.compile(
-    r"^(model\.)?(vision_tower|vision_model|visual|audio_tower|multi_modal_projector|"
-    r"multimodal_projector|mm_projector|embed_vision|embed_audio)\."
+    r"^(model\.)?(vision_tower|vision_model|vision_embedder|visual|audio_tower|"
+    r"multi_modal_projector|multimodal_projector|mm_projector|embed_vision|embed_audio)\."
 )
 
 

@@ -22,6 +22,18 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "gemma2": ("boardfit.converters.families.gemma2:Gemma2", "Gemma 2"),
     "gemma3_text": ("boardfit.converters.families.gemma3:Gemma3", "Gemma 3 (text)"),
     "gemma3": ("boardfit.converters.families.gemma3:Gemma3", "Gemma 3 (text part)"),
+    "gemma3n_text": ("boardfit.converters.families.gemma3n:Gemma3n", "Gemma 3n (text)"),
+    "gemma3n": ("boardfit.converters.families.gemma3n:Gemma3n", "Gemma 3n (text part)"),
+    "gemma4_text": ("boardfit.converters.families.gemma4:Gemma4", "Gemma 4 (text)"),
+    "gemma4": ("boardfit.converters.families.gemma4:Gemma4", "Gemma 4 (text part)"),
+    "gemma4_unified_text": (
+        "boardfit.converters.families.gemma4:Gemma4Unified",
+        "Gemma 4 12B (text)",
+    ),
+    "gemma4_unified": (
+        "boardfit.converters.families.gemma4:Gemma4Unified",
+        "Gemma 4 12B (text part)",
+    ),
     "phi3": ("boardfit.converters.families.phi3:Phi3", "Phi-3, Phi-3.5, Phi-4-mini"),
     "qwen3_moe": ("boardfit.converters.families.qwen3moe:Qwen3Moe", "Qwen3 (mixture of experts)"),
     "granite": ("boardfit.converters.families.granite:Granite", "Granite 3 (dense)"),

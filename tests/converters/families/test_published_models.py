@@ -15,6 +15,7 @@ import pytest
 from boardfit.converters.families.registry import family_for
 from boardfit.device_profiles.shape import ModelShape
 from tests.converters.families.cases_gemma import gemma_shapes
+from tests.converters.families.cases_gemma4 import EXPERTS, LARGE, gemma4, gemma4_shapes
 from tests.converters.families.cases_hybrid import (
     falcon_h1,
     falcon_shapes,
@@ -142,7 +143,61 @@ FALCON_H1_05B = falcon_h1(
     mamba_d_state=128,
 )
 
+GEMMA4_E2B = gemma4(
+    vocab_size=262144,
+    vocab_size_per_layer_input=262144,
+    hidden_size=1536,
+    hidden_size_per_layer_input=256,
+    intermediate_size=6144,
+    num_hidden_layers=35,
+    num_attention_heads=8,
+    head_dim=256,
+    global_head_dim=512,
+    layer_types=(["sliding_attention"] * 4 + ["full_attention"]) * 7,
+    num_kv_shared_layers=20,
+    sliding_window=512,
+)
+GEMMA4_26B = gemma4(
+    **{
+        **LARGE,
+        **EXPERTS,
+        "vocab_size": 262144,
+        "hidden_size": 2816,
+        "intermediate_size": 2112,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "num_global_key_value_heads": 2,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 5,
+        "num_experts": 128,
+        "top_k_experts": 8,
+        "moe_intermediate_size": 704,
+        "sliding_window": 1024,
+    }
+)
+
 MODELS = {
+    # Keys and values of 15 layers; those of the other 20 are in the checkpoint all the same.
+    "gemma-4-e2b": Published(
+        GEMMA4_E2B,
+        gemma4_shapes(GEMMA4_E2B),
+        n_params=4_647_450_147,
+        # One row of the layers' table instead of all.
+        n_params_active=4_647_450_147 - 262143 * 35 * 256,
+        kv_values=12 * 2 * 256 + 3 * 2 * 512,
+        n_windowed=28,
+    ),
+    "gemma-4-26b-a4b": Published(
+        GEMMA4_26B,
+        gemma4_shapes(GEMMA4_26B),
+        n_params=25_233_142_046,
+        # 8 of 128 experts, with their scales.
+        n_params_active=25_233_142_046 - 30 * 120 * (3 * 704 * 2816 + 1),
+        kv_values=25 * 2 * 8 * 256 + 5 * 2 * 2 * 512,
+        n_windowed=25,
+    ),
     "gemma-2-2b": Published(
         GEMMA2_2B,
         gemma_shapes({**GEMMA2_2B, "tie_word_embeddings": True}),
@@ -247,7 +302,8 @@ def test_shape(name: str) -> None:
     assert shape.n_params_active == (
         model.n_params_active or pytest.approx(model.n_params, rel=0.2)
     )
-    assert sum(layer.n_head_kv * (layer.head_dim_k + layer.head_dim_v) for layer in layers) == (
+    cached = [layer for layer in layers if layer.has_cache]
+    assert sum(layer.n_head_kv * (layer.head_dim_k + layer.head_dim_v) for layer in cached) == (
         model.kv_values
     )
     assert sum(layer.window is not None for layer in layers) == model.n_windowed

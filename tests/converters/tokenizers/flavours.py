@@ -379,6 +379,10 @@ FLAVOURS: dict[str, Flavour] = {
         dummy_prefix=False,
         pieces=("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"),
     ),
+    # Gemma 4, its own vocabulary and template (`gemma_fast.rebuild_gemma4`).
+    "gemma-4": Flavour(
+        "gemma-4", "", bos="<bos>", eos="<eos>", unk="<unk>", pad="<pad>", template="its own"
+    ),
     "phi-3": Flavour(
         "phi-3",
         "default",

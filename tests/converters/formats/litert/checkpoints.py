@@ -1,5 +1,5 @@
-"""Small random checkpoints of every family that LiteRT can be made of, and of hybrids, which GGUF
-alone has: true architecture, real tokenizers, widths that blocks of 32 divide.
+"""Small random checkpoints of the families in docs/formats.md: true architecture, real
+tokenizers, widths that blocks of 32 divide.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.converters.families.cases_gemma import gemma3, gemma_shapes
+from tests.converters.families.cases_gemma4 import gemma4, gemma4_shapes
 from tests.converters.families.cases_granite import granite
 from tests.converters.families.cases_hybrid import (
     falcon_h1,
@@ -40,6 +41,10 @@ _GEMMA3 = gemma3(
     **{**_SMALL, "vocab_size": 32064, "head_dim": 32, "query_pre_attn_scalar": 32,
        "num_hidden_layers": 7, "sliding_window": 16}
 )  # fmt: skip
+_GEMMA4 = gemma4(
+    **{**_SMALL, "vocab_size": 32000, "vocab_size_per_layer_input": 32000, "head_dim": 32,
+       "global_head_dim": 64, "hidden_size_per_layer_input": 32, "sliding_window": 16}
+)  # fmt: skip
 _PHI3 = phi3(**_SMALL, vocab_size=32064)
 _SMOLLM3 = config(
     "SmolLM3ForCausalLM",
@@ -69,6 +74,8 @@ CASES = {
         Case("qwen2", _QWEN2, decoder_shapes(_QWEN2, attention_bias="qkv"), vocabulary="qwen2"),
         Case("qwen3", _QWEN3, decoder_shapes(_QWEN3, head_norms=True), vocabulary="qwen2"),
         Case("gemma3", _GEMMA3, gemma_shapes(_GEMMA3, head_norms=True), vocabulary="gemma"),
+        # Upstream's tree has Gemma 4's vocabulary too; this one is an eighth of it, of its kind.
+        Case("gemma4", _GEMMA4, gemma4_shapes(_GEMMA4), vocabulary="llama-hf"),
         Case("phi3", _PHI3, phi3_shapes(_PHI3), vocabulary="phi-3"),
         Case("smollm3", _SMOLLM3, decoder_shapes(_SMOLLM3), vocabulary="smollm3"),
         Case("granite", _GRANITE, decoder_shapes(_GRANITE), vocabulary="granite"),
