@@ -50,15 +50,13 @@ class DecoderFamily:
     """A decoder-only transformer with Hugging Face's usual tensor names.
 
     Class data: `arch` (GGUF architecture), `defaults` (what the family's configuration class in
-    transformers assumes for an absent key, as far as the conversion depends on it), `left_out_note`
-    (about the tensors that `rename` drops).
+    transformers assumes for an absent key, as far as the conversion depends on it),
+    `can_keep_mtp` (whether its MTP head can be in the file).
     """
 
     arch: ClassVar[str]
+    can_keep_mtp = keep_mtp = False
     defaults: ClassVar[Mapping[str, Any]] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0}
-    left_out_note: ClassVar[str] = (
-        "text only: {} tensors of other modalities (vision, audio) are left out"
-    )
 
     @classmethod
     def from_config(cls, config: Config) -> DecoderFamily:
@@ -68,8 +66,14 @@ class DecoderFamily:
     # -- hooks -----------------------------------------------------------------------------------
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """The configuration that all other hooks see."""
-        return settings.with_defaults(checkpoint.config, self.defaults)
+        """The configuration that all other hooks see.
+
+        Defaults of a text configuration count more than the outer, multimodal one.
+        """
+        inner = settings.optional_mapping(checkpoint.config, "text_config")
+        if inner is None:
+            return settings.with_defaults(checkpoint.config, self.defaults)
+        return {**checkpoint.config, **self.defaults, **inner}
 
     def head_dim(self, config: Config) -> int:
         """Size of a head: `head_dim`, else hidden size over heads."""
@@ -134,6 +138,10 @@ class DecoderFamily:
         """The name that rules use for a source tensor; None drops it."""
         return name
 
+    def rename_in(self, config: Config, name: str) -> str | None:
+        """As `rename`, where the name depends on the configuration too."""
+        return self.rename(name)
+
     # -- the Family protocol -----------------------------------------------------------------------
 
     def dimensions(self, config: Config) -> Dimensions:
@@ -194,7 +202,7 @@ class DecoderFamily:
             n_expert=self.n_expert(config),
             first=self.extra_tensors(config, dims),
             stacks=self.outer_stacks(config, dims),
-            rename=self.rename,
+            rename=lambda name: self.rename_in(config, name),
         )
         if self.is_tied(config) and has_equal_head(made):
             return [tensor for tensor in made if tensor.name != "output.weight"]
@@ -224,15 +232,10 @@ class DecoderFamily:
         )
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """List what was left out.
-
-        It is the parts of a multimodal checkpoint that `rename` drops, and sliding windows that the
-        engine does not have for this architecture.
+        """Notes about a head that is stored twice, and about sliding windows that the engine does
+        not have for this architecture.
         """
         notes = []
-        left_out = sum(self.rename(name) is None for name in checkpoint.names())
-        if left_out:
-            notes.append(self.left_out_note.format(left_out))
         config = self.config(checkpoint)
         if self.is_tied(config) and self._stores_head(checkpoint):
             is_kept = any(t.name == "output.weight" for t in self.tensors(checkpoint))

@@ -68,7 +68,8 @@ class Gemma4(Gemma3):
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """With one name for the experts, and rope parameters that the base class can write."""
         config = super().config(checkpoint)
-        config |= _sizes_from_layers(settings.text_config(checkpoint.config))
+        given = settings.optional_mapping(checkpoint.config, "text_config") or checkpoint.config
+        config |= _sizes_from_layers(given)
         refuse_unknown_parts(config)
         if settings.optional_bool(config, "enable_moe_block", False):
             n_expert = settings.require_int(config, "num_experts", most=MOST_EXPERTS)

@@ -27,8 +27,8 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "build": {
         "Which board": "--device --with-engine --python",
-        "What to build": "--format --recipe --ctx --kv-type --prefer --imatrix --lora --lora-scale"
-        " --shape --sign",
+        "What to build": "--format --recipe --ctx --kv-type --prefer --mtp --imatrix --lora"
+        " --lora-scale --shape --sign",
         "Chat template": _TEMPLATE,
         "Quality": "--no-quality --accept-quality --quality-text --accept-tokenizer",
         "Output": "--output --force --threads --json",

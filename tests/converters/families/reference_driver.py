@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.activations import ACT2FN
 
 
@@ -24,7 +24,9 @@ def main() -> int:
     for job in json.load(sys.stdin):
         torch.manual_seed(0)
         config = AutoConfig.for_model(**job["config"])
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+        plain = type(config) in AutoModelForCausalLM._model_mapping
+        kind = AutoModelForCausalLM if plain else AutoModelForImageTextToText
+        model = kind.from_config(config, attn_implementation="eager").float().eval()
         with torch.no_grad():
             randomize(model)
             logits = model(torch.tensor([job["tokens"]])).logits[0]

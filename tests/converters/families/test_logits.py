@@ -101,6 +101,26 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
 }
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 40}
+# 6 value heads on 2 key heads, and attention whose heads rotate a quarter.
+DELTA_NET = {
+    "num_hidden_layers": 5,
+    "head_dim": 32,
+    "layer_types": [
+        *["linear_attention", "linear_attention", "full_attention"],
+        *["linear_attention", "full_attention"],
+    ],
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [2, 1, 1],
+        "partial_rotary_factor": 0.25,
+    },
+}
 
 # Several chunks of transformers' in one sequence.
 MAMBA = {
@@ -246,6 +266,44 @@ MODELS = {
     ),
     "qwen3moe": Model(
         sizes("qwen3_moe", head_dim=32, num_experts=6, norm_topk_prob=True, **EXPERTS)
+    ),
+    "qwen35": Model(sizes("qwen3_5_text", **DELTA_NET)),
+    "qwen35-even": Model(
+        sizes("qwen3_5_text", **{**DELTA_NET, "linear_num_key_heads": 6}, tie_word_embeddings=True)
+    ),
+    "qwen35moe": Model(
+        sizes(
+            "qwen3_5_moe_text",
+            **DELTA_NET,
+            **EXPERTS,
+            num_experts=6,
+            shared_expert_intermediate_size=56,
+        )
+    ),
+    "qwen3vl": Model(
+        {
+            "model_type": "qwen3_vl",
+            "text_config": sizes(
+                "qwen3_vl_text",
+                head_dim=32,
+                rope_parameters={
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "mrope_section": [6, 5, 5],
+                },
+            ),
+            "vision_config": {
+                **{"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2},
+                **{"out_hidden_size": 120, "deepstack_visual_indexes": [0]},
+            },
+        }
+    ),
+    "smolvlm": Model(
+        {
+            "model_type": "smolvlm",
+            "text_config": sizes("llama", head_dim=32),
+            "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1},
+        }
     ),
     "granite": Model(
         sizes(

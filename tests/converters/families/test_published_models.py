@@ -29,6 +29,7 @@ from tests.converters.families.cases_lfm2 import lfm2_shapes
 from tests.converters.families.cases_moe import qwen3moe_shapes
 from tests.converters.families.cases_olmo import olmo_shapes
 from tests.converters.families.cases_phi3 import phi3_shapes
+from tests.converters.families.cases_qwen35 import qwen35_shapes
 from tests.converters.families.checkpoints import Case, Shapes, decoder_shapes
 from tests.converters.families.test_hostile_config import Shapes as ShapesOnly
 
@@ -89,6 +90,21 @@ QWEN3_30B = sizes(
     num_experts=128,
     num_experts_per_tok=8,
     norm_topk_prob=True,
+)
+# Sizes of Qwen/Qwen3.5-0.8B as NVIDIA/Model-Optimizer pins them (examples/puzzletron/configs/
+# families/qwen3_5/qwen3p5_0p8b/model.yaml), the rest as Qwen/Qwen3.6-27B has it.
+QWEN35_0_8B = sizes(
+    "qwen3_5_text",
+    *(248320, 1024, 3584, 24, 8, 2),
+    head_dim=256,
+    max_position_embeddings=262144,
+    full_attention_interval=4,
+    linear_conv_kernel_dim=4,
+    linear_key_head_dim=128,
+    linear_value_head_dim=128,
+    linear_num_key_heads=16,
+    linear_num_value_heads=16,
+    tie_word_embeddings=True,
 )
 GRANITE_2B = sizes("granite", 49159, 2048, 8192, 40, 32, 8, tie_word_embeddings=True)
 OLMO2_1B = sizes("olmo2", 100352, 2048, 8192, 16, 16, 16)
@@ -232,6 +248,13 @@ MODELS = {
         kv_values=48 * 2 * 4 * 128,
         # 8 of 128 experts, and one row of the embedding instead of all.
         n_params_active=30_532_122_624 - 48 * 120 * 3 * 768 * 2048 - 151935 * 2048,
+    ),
+    "qwen3.5-0.8b": Published(
+        QWEN35_0_8B,
+        qwen35_shapes(QWEN35_0_8B),
+        n_params=752_393_024,
+        kv_values=6 * 2 * 2 * 256,
+        state=18 * (3 * 3 * 16 * 128 + 16 * 128 * 128),
     ),
     "granite-3.3-2b": Published(
         GRANITE_2B,

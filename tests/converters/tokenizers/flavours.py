@@ -200,6 +200,16 @@ FLAVOURS: dict[str, Flavour] = {
         template=CHATML,
         upstream_pre="qwen2",
     ),
+    # Qwen3.5's pattern; upstream's file has it over Qwen2's vocabulary.
+    "qwen35": Flavour(
+        "qwen35",
+        "qwen35",
+        _sequence(_split(pretypes.QWEN35), _byte_level(False)),
+        normalizer=_NFC,
+        eos="<|im_end|>",
+        pad="<|endoftext|>",
+        template=CHATML,
+    ),
     "gpt-2": Flavour(
         "gpt-2",
         "gpt-2",

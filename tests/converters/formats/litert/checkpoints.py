@@ -20,6 +20,7 @@ from tests.converters.families.cases_hybrid import (
 from tests.converters.families.cases_lfm2 import KINDS, lfm2, lfm2_shapes
 from tests.converters.families.cases_llama import LLAMA3_ROPE, config
 from tests.converters.families.cases_phi3 import phi3, phi3_shapes
+from tests.converters.families.cases_qwen35 import qwen35, qwen35_shapes
 from tests.converters.families.checkpoints import Case, decoder_shapes, write_case
 from tests.converters.families.oracle import write_tokenizer
 
@@ -56,6 +57,9 @@ _SMOLLM3 = config(
     tie_word_embeddings=True,
 )
 _GRANITE = granite(**_SMALL, vocab_size=49216, tie_word_embeddings=True)
+_QWEN35 = qwen35(
+    **{**_SMALL, "vocab_size": 151936, "linear_key_head_dim": 32, "linear_value_head_dim": 32}
+)
 _LFM2 = lfm2(**{**_SMALL, "vocab_size": 128256})
 _GRANITE_HYBRID = granite_hybrid(
     **{**_SMALL, "hidden_size": 96, "shared_intermediate_size": 96},
@@ -79,6 +83,7 @@ CASES = {
         Case("phi3", _PHI3, phi3_shapes(_PHI3), vocabulary="phi-3"),
         Case("smollm3", _SMOLLM3, decoder_shapes(_SMOLLM3), vocabulary="smollm3"),
         Case("granite", _GRANITE, decoder_shapes(_GRANITE), vocabulary="granite"),
+        Case("qwen35", _QWEN35, qwen35_shapes(_QWEN35), vocabulary="qwen35"),
         Case(
             "granite-hybrid",
             _GRANITE_HYBRID,
