@@ -59,6 +59,9 @@ class KnownModel:
     per_layer: int = 0
     wide_layers: int = 0
     shared_kv: int = 0
+    state: int = 0
+    global_head: int | None = None
+    arch: str = ""
     aliases: tuple[str, ...] = ()
     exact: bool = True  # False for a stand-in made from a parameter count
 
@@ -73,12 +76,13 @@ class KnownModel:
 
     def matrices(self) -> Iterator[Matrix]:
         """Every matrix; norms and biases are less than a thousandth and left out."""
-        attention, own_kv = self.n_attention, self.n_attention - self.shared_kv
-        wide = self.heads * self.head
-        yield Matrix("q", "blk.attn_q.weight", self.embd, wide, attention)
-        yield Matrix("k", "blk.attn_k.weight", self.embd, self.kv * self.head, own_kv)
-        yield Matrix("v", "blk.attn_v.weight", self.embd, self.kv * self.head, own_kv)
-        yield Matrix("o", "blk.attn_output.weight", wide, self.embd, attention)
+        attention = self.n_attention
+        for head, count, own_kv in self._heads():
+            wide = self.heads * head
+            yield Matrix("q", "blk.attn_q.weight", self.embd, wide, count)
+            yield Matrix("k", "blk.attn_k.weight", self.embd, self.kv * head, own_kv)
+            yield Matrix("v", "blk.attn_v.weight", self.embd, self.kv * head, own_kv)
+            yield Matrix("o", "blk.attn_output.weight", wide, self.embd, count)
         if attention < self.layers:
             rows = 4 * self.embd if self.state_rows is None else self.state_rows
             yield Matrix("mix", "blk.ssm_in.weight", self.embd, rows, self.layers - attention)
@@ -110,19 +114,39 @@ class KnownModel:
         if not self.tied:
             yield Matrix("head", "output.weight", self.embd, self.vocab, 1)
 
+    def _heads(self) -> Iterator[tuple[int, int, int]]:
+        """(head size, layers that attend, layers with a cache of their own) for each head size."""
+        own = self.n_attention - self.shared_kv
+        if self.global_head is None:
+            yield self.head, self.n_attention, own
+            return
+        n_full, own_full = (n // self.global_every for n in (self.n_attention, own))
+        yield self.head, self.n_attention - n_full, own - own_full
+        yield self.global_head, n_full, own_full
+
     def shape(self) -> ModelShape:
-        """The shape that costs are computed from; states of hybrids count as nothing."""
+        """The shape that costs are computed from."""
         layers = []
         for i in range(self.layers):
             before, after = (n * self.n_attention // self.layers for n in (i, i + 1))
             full = self.window is None or (i + 1) % self.global_every == 0
             kv = self.kv if after > before else 0
-            layers.append(LayerShape(kv, self.head, self.head, None if full else self.window))
+            head = self.global_head if full and self.global_head else self.head
+            layers.append(
+                LayerShape(
+                    kv,
+                    head,
+                    head,
+                    None if full else self.window,
+                    state_values=0 if kv else self.state,
+                    shares_kv=i >= self.layers - self.shared_kv,
+                )
+            )
         values = [(m.n_values, m.n_experts) for m in self.matrices()]
         share = self.used / self.experts if self.experts else 1.0
         active = sum(n * (share if stacked > 1 else 1) for n, stacked in values)
         return ModelShape(
-            arch=self.name,
+            arch=self.arch or self.name,
             n_layer=self.layers,
             n_embd=self.embd,
             n_head=self.heads,

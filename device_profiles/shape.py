@@ -47,6 +47,12 @@ class ModelShape:
     n_expert: int = 0
     n_expert_used: int = 0
     tied_embeddings: bool = False
+    memory_known: bool = True
+
+    @property
+    def lazy_table(self) -> str | None:
+        """The tensor of which the engine reads only the rows of the tokens that come."""
+        return find_lazy_table(self.arch)
 
     @property
     def n_head_kv(self) -> int:
@@ -57,3 +63,18 @@ class ModelShape:
     def head_dims(self) -> list[int]:
         """Sizes of K and V heads of every attention layer."""
         return [d for x in self.layers if x.n_head_kv for d in (x.head_dim_k, x.head_dim_v)]
+
+
+def is_behind(name: str, n_layer: int) -> bool:
+    """Whether a tensor belongs to a block behind the last layer: one of next-token prediction,
+    which the engine neither loads nor reads unasked.
+    """
+    parts = name.split(".", 2)
+    return parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit() and int(parts[1]) >= n_layer
+
+
+def find_lazy_table(arch: str) -> str | None:
+    """The tensor of which the engine reads rows on demand, if asked to read tables lazily
+    (TENSOR_READ_LAZY in upstream's src/models/*.cpp).
+    """
+    return "per_layer_token_embd.weight" if arch == "gemma4" else None

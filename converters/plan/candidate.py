@@ -40,6 +40,8 @@ class Candidate(RunSettings):
         kinds["engine_and_interpreter"] += kinds.pop("program_files")
         loading = ("weights_mapped",) if self.use_mmap else ("weights_copied", "load_staging")
         unused = {"weights_mapped", "weights_copied", "load_staging"} - set(loading)
+        if not kinds["table_rows"]:
+            unused.add("table_rows")
         return {kind: n_bytes for kind, n_bytes in kinds.items() if kind not in unused}
 
     @property

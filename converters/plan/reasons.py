@@ -7,8 +7,9 @@ from boardfit.converters.plan.candidate import Candidate
 from boardfit.converters.plan.planner import Planner
 from boardfit.converters.plan.weights import RecipeWeights, describe_requantizing, is_quantized_file
 from boardfit.device_profiles.cost.kernels import kernel_class
-from boardfit.device_profiles.cost.speed import used_clusters
-from boardfit.edge.units import format_bytes
+from boardfit.device_profiles.cost.speed import used_clusters, weight_bytes_read
+from boardfit.device_profiles.shape import is_behind
+from boardfit.edge.units import format_bytes, printable
 
 # A hint is worth its line from this gain in prefill on, at no more than this loss of perplexity.
 _WORTH_A_HINT = 1.4
@@ -18,6 +19,7 @@ _LITTLE_LOSS = 0.3
 def explain_choice(planner: Planner, chosen: Candidate) -> tuple[list[str], list[str]]:
     """(reasons for the plan, what was rejected and why), one sentence each."""
     reasons = [
+        _unknown_reason(planner),
         _recipe_reason(planner, chosen),
         _requantizing_reason(planner, chosen),
         *_over_others(planner, chosen),
@@ -27,6 +29,7 @@ def explain_choice(planner: Planner, chosen: Candidate) -> tuple[list[str], list
         _kv_reason(planner, chosen),
         _thread_reason(planner, chosen),
         _loading_reason(planner, chosen),
+        *_unread_reasons(planner, chosen),
     ]
     if chosen.n_ubatch < 512 and not planner.options.n_ubatch:
         reasons.append(
@@ -35,6 +38,42 @@ def explain_choice(planner: Planner, chosen: Candidate) -> tuple[list[str], list
         )
     reasons.append(_faster_reason(planner, chosen))
     return [reason for reason in reasons if reason], _rejected(planner, chosen)
+
+
+def _unknown_reason(planner: Planner) -> str:
+    """State that the memory is a guess, where it is one."""
+    shape = planner.spec.shape
+    if shape.memory_known:
+        return ""
+    return (
+        f"the memory of the architecture {printable(shape.arch)} is unknown here: every layer is"
+        " counted as full attention, and the engine may take less or more; measure it on the board"
+        " with edge bench"
+    )
+
+
+def _unread_reasons(planner: Planner, chosen: Candidate) -> list[str]:
+    """Name the parts of the file that no token reads as a whole."""
+    shape, tensors = planner.spec.shape, chosen.weights.tensors
+    behind = sum(t.n_bytes for t in tensors if is_behind(t.name, shape.n_layer))
+    table = sum(t.n_bytes for t in tensors if t.name == shape.lazy_table)
+    reasons = []
+    if behind:
+        reasons.append(
+            f"{format_bytes(behind)} of the file are blocks of next-token prediction: not loaded"
+        )
+    if table:
+        reasons.append(
+            f"{format_bytes(table)} of the file are per-layer embeddings: the engine reads only the"
+            " rows of the tokens that come"
+        )
+    if shape.n_expert:
+        read = format_bytes(weight_bytes_read(tensors, shape))
+        reasons.append(
+            f"{shape.n_expert_used} of {shape.n_expert} experts at work: a token reads {read} of"
+            f" the weights, and all of them must be in memory"
+        )
+    return reasons
 
 
 def _recipe_reason(planner: Planner, chosen: Candidate) -> str:

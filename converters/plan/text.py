@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _BAR_WIDTH = 24
 _KINDS = {
     "weights_mapped": "weights, mapped from the file",
+    "table_rows": "rows of per-layer embeddings",
     "weights_copied": "weights, read into memory",
     "weights_repacked": "weights, repacked for the CPU",
     "load_staging": "buffer while loading",
@@ -35,6 +36,7 @@ _KINDS = {
 # Where each kind of memory is computed; the formulas' own sources stand there.
 _FORMULAS = {
     "weights_mapped": "the file's size",
+    "table_rows": "a row and a page for each token of the context (cost/memory.py, touched)",
     "weights_copied": "the file less what is repacked (cost/memory.py, weight_bytes)",
     "weights_repacked": "matrices that the kernel lays out anew (cost/kernels.py, is_repacked)",
     "load_staging": "the largest repacked matrix, once more while it is read",

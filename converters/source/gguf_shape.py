@@ -1,9 +1,10 @@
 """A GGUF header → `ModelShape`, for any architecture.
 
 Sizes come from the `<arch>.*` keys. What the engine knows without an entry in the file (which
-layers of an architecture have sliding windows, which are recurrent) is in the tables here, from
-upstream's src/models/*.cpp, src/llama-hparams.cpp and src/llama-arch.cpp. An architecture that is
-not in a table counts as full attention in every layer: the larger of the possible memory needs.
+layers of an architecture have sliding windows, which are recurrent) is in the tables here. Their
+sources are upstream's src/models/*.cpp (load_arch_hparams), src/llama-hparams.cpp and
+src/llama-model.cpp (load_hparams, create_memory). An architecture that is in no table counts as
+full attention in every layer, and the shape is marked: its `memory_known` is false.
 """
 
 from __future__ import annotations
@@ -12,53 +13,99 @@ from collections.abc import Sequence
 
 from boardfit.converters.families.decoder import MOST_LAYERS, active_parameters
 from boardfit.converters.spec import TargetTensor
-from boardfit.device_profiles.shape import LayerShape, ModelShape
+from boardfit.device_profiles.shape import LayerShape, ModelShape, is_behind
 from boardfit.edge.errors import InputError
 from boardfit.edge.files.gguf import GgufHeader
 from boardfit.edge.files.gguf.purpose import ENCODERS
 
+# Architectures whose every layer attends to the whole context, or to what the tables below name.
+_ATTENTION = frozenset((
+    "afmoe", "apertus", "arcee", "arctic", "baichuan", "bailingmoe", "bailingmoe2", "bitnet",
+    "bloom", "chatglm", "codeshell", "cogvlm", "cohere2", "cohere2moe", "command-r", "dbrx",
+    "deci", "deepseek", "deepseek2", "deepseek2-ocr", "dots1", "ernie4_5", "ernie4_5-moe",
+    "exaone", "exaone-moe", "exaone4", "falcon", "gemma", "gemma2", "gemma3", "gemma3n",
+    "gemma4", "glm4", "glm4moe", "gpt-oss", "gpt2", "gptneox", "granite", "granite_swa",
+    "granitemoe", "grok", "grovemoe", "hrm_text", "hunyuan-dense", "hunyuan-moe", "hunyuan_vl",
+    "hy_v3", "internlm2", "jais", "jais2", "laguna", "llama", "llama-embed", "llama4",
+    "maincoder", "maple", "mellum", "mimo2", "minicpm", "minicpm3", "minimax-m2", "mistral3",
+    "mistral4", "mpt", "muse-glimmer", "nanbeige", "nemotron", "olmo", "olmo2", "olmoe",
+    "openelm", "orion", "paddleocr", "pangu-embedded", "phi2", "phi3", "phimoe", "plamo",
+    "plamo3", "qwen", "qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl",
+    "qwen3vlmoe", "refact", "seed_oss", "smallthinker", "smollm3", "spark2_5", "stablelm",
+    "starcoder", "starcoder2", "step35", "talkie", "xverse",
+))  # fmt: skip
+# One pass over the whole text: no cache at all.
+_NO_CACHE = frozenset((
+    "bert", "dream", "eurobert", "gemma-embedding", "jina-bert-v3", "llada", "llada-moe",
+    "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "rnd1",
+))  # fmt: skip
 # Every n-th layer is full attention where the file has a window but no pattern of its own.
 _FULL_EVERY = {
-    "gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "gpt-oss": 2, "olmo2": 4, "llama4": 4,
-    "afmoe": 4,
+    "afmoe": 4, "cohere2": 4, "cohere2moe": 4, "exaone-moe": 4, "exaone4": 4, "gemma2": 2,
+    "gemma3": 6, "gemma3n": 5, "gpt-oss": 2, "laguna": 4, "llama4": 4, "mellum": 4,
+    "muse-glimmer": 4, "olmo2": 4, "plamo3": 8, "smallthinker": 4,
 }  # fmt: skip
-_DEFAULT_WINDOW = {"gemma2": 4096, "llama4": 8192}
-# The window is in the file, but the engine does not use it.
-_WINDOW_UNUSED = {"llama", "phi3", "qwen2", "qwen3"}
-_RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
+# The first of the n is full attention, not the last.
+_FULL_FIRST = {"cohere2moe", "laguna", "smallthinker"}
+# The pattern is in the file for each layer.
+_WINDOWS_IN_FILE = {"gemma4", "granite_swa", "maple", "mimo2", "spark2_5", "step35"}
+_DEFAULT_WINDOW = {"exaone-moe": 128, "exaone4": 4096, "gemma2": 4096, "llama4": 8192}
+_FIXED_WINDOW = {"llama4": 8192, "smallthinker": 4096}
+_RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv7", "arwkv7"}
 # Every layer has both attention and a recurrent part.
 _BOTH = {"falcon-h1"}
-_FEED_FORWARD_ALONE = {"nemotron_h", "nemotron_h_moe"}
-_FULL_INTERVAL = {"qwen3next": 4, "qwen35": 4, "qwen35moe": 4}
+# Layers with a state are those without KV heads, or all but every n-th.
+_NO_HEADS = {
+    *("bailingmoe3", "granitehybrid", "jamba", "kimi-k3", "kimi-linear", "lfm2", "lfm2moe"),
+    *("nemotron_h", "nemotron_h_moe", "plamo2"),
+}
+_FULL_INTERVAL = {"minimax-01": 8, "qwen35": 4, "qwen35moe": 4, "qwen3next": 4}
+# Layers that are a feed-forward block alone.
+_MAY_BE_FEED_FORWARD = {"nemotron_h", "nemotron_h_moe"}
+# The cache holds one compressed row for all heads, and no values.
+_COMPRESSED = {
+    *("bailingmoe3", "deepseek2", "deepseek2-ocr", "kimi-k3", "kimi-linear", "mistral4"),
+}
+# How a state is laid out, where it is not Mamba's: see `_state_values`.
+_SHORT_CONVOLUTION = {"lfm2", "lfm2moe"}
+_DELTA_ATTENTION = {"bailingmoe3", "kimi-k3", "kimi-linear"}
+_NO_GROUPS = {"jamba", "mamba"}
+#: Architectures whose caches are known here.
+KNOWN_ARCHITECTURES = _ATTENTION | _NO_CACHE | _RECURRENT | _BOTH | _NO_HEADS | set(_FULL_INTERVAL)
 
 
 def shape_from_header(header: GgufHeader, tensors: Sequence[TargetTensor]) -> ModelShape:
     """Raises InputError when a size that every language model has is missing or impossible."""
     keys = _Keys(header)
-    n_layer = keys.require("block_count")
-    if n_layer > MOST_LAYERS:
-        raise InputError(f"GGUF key {keys.arch}.block_count is {n_layer}; no model has that many")
-    n_layer -= min(n_layer - 1, keys.integer("nextn_predict_layers") or 0)  # skipped when reading
-    read = [tensor for tensor in tensors if not tensor.name.startswith(f"blk.{n_layer}.")]
-    n_embd = keys.require("embedding_length")
-    n_vocab = _n_vocab(header, keys, tensors)
+    n_blocks = keys.require("block_count")
+    if n_blocks > MOST_LAYERS:
+        raise InputError(f"GGUF key {keys.arch}.block_count is {n_blocks}; no model has that many")
+    n_nextn = keys.integer("nextn_predict_layers") or 0
+    if n_nextn >= n_blocks:
+        raise InputError(
+            f"GGUF key {keys.arch}.nextn_predict_layers is {n_nextn}, of {n_blocks} blocks in all;"
+            " at least one must read tokens"
+        )
+    n_layer, n_embd = n_blocks - n_nextn, keys.require("embedding_length")
     n_expert = keys.integer("expert_count") or 0
-    n_used = keys.integer("expert_used_count") or 0
-    heads = keys.per_layer("attention.head_count", n_layer, 0)
+    n_used = max(keys.per_layer("expert_used_count", n_blocks, 0))
+    heads = keys.per_layer("attention.head_count", n_blocks, 0)
+    read = [tensor for tensor in tensors if not is_behind(tensor.name, n_layer)]
     return ModelShape(
         arch=header.arch,
         n_layer=n_layer,
         n_embd=n_embd,
         n_head=max(heads),
-        n_ff=max(keys.per_layer("feed_forward_length", n_layer, 0)),
-        n_vocab=n_vocab,
+        n_ff=max(keys.per_layer("feed_forward_length", n_blocks, 0)),
+        n_vocab=_n_vocab(header, keys, tensors),
         n_ctx_train=keys.require("context_length"),
-        layers=_layers(keys, n_layer, n_embd, heads),
+        layers=_layers(keys, n_layer, n_blocks, n_embd, heads),
         n_params=sum(tensor.n_elements for tensor in tensors),
         n_params_active=active_parameters(read, n_expert, n_used, n_embd),
         n_expert=n_expert,
         n_expert_used=n_used,
         tied_embeddings=all(tensor.name != "output.weight" for tensor in tensors),
+        memory_known=keys.arch in KNOWN_ARCHITECTURES,
     )
 
 
@@ -102,78 +149,133 @@ class _Keys:
         return numbers[:n_layer]
 
 
-def _layers(keys: _Keys, n_layer: int, n_embd: int, heads: Sequence[int]) -> tuple[LayerShape, ...]:
+def _layers(
+    keys: _Keys, n_layer: int, n_blocks: int, n_embd: int, heads: Sequence[int]
+) -> tuple[LayerShape, ...]:
+    """What each layer keeps. A block of next-token prediction follows where it has a cache."""
     has_kv_heads = keys.raw("attention.head_count_kv") is not None
-    kv_heads = keys.per_layer("attention.head_count_kv", n_layer, 0) if has_kv_heads else heads
-    default_dim = n_embd // max(1, max(heads))
-    dim_k = keys.integer("attention.key_length") or default_dim
-    dim_v = keys.integer("attention.value_length") or default_dim
-    windows = _windows(keys, n_layer)
-    recurrent = _recurrent_layers(keys, kv_heads)
-    state = _state_values(keys, n_embd)
-    # Source: n_layer_kv_from_start in src/models/gemma3n.cpp and src/models/gemma4.cpp.
-    n_shared = keys.integer("attention.shared_kv_layers") or 0
-    n_own = 20 if keys.arch == "gemma3n" else n_layer - n_shared
+    kv_heads = keys.per_layer("attention.head_count_kv", n_blocks, 0) if has_kv_heads else heads
+    widths = keys.per_layer("feed_forward_length", n_blocks, 0)
+    if keys.arch in _NO_CACHE or keys.arch in ENCODERS:
+        kv_heads = [0] * n_blocks
+    # Without heads in the first layer, the engine takes their sizes for 0, except for PLaMo 2.
+    has_heads = heads[0] > 0 or keys.arch == "plamo2"
+    default_dim = n_embd // max(1, heads[0]) if heads[0] else 0
+    dims = [
+        (has_heads and keys.integer(f"attention.{kind}_length")) or default_dim
+        for kind in ("key", "value")
+    ]
+    swa_dims = [
+        keys.integer(f"attention.{kind}_length_swa") or dim
+        for kind, dim in zip(("key", "value"), dims, strict=True)
+    ]
+    compressed = keys.arch in _COMPRESSED and keys.integer("attention.key_length_mla")
+    windows = _windows(keys, n_layer, kv_heads)
+    recurrent = _recurrent_layers(keys, n_layer, kv_heads)
+    state = _state_values(keys, n_embd, heads[0])
+    n_own = _own_caches(keys, n_blocks)
     layers = []
     for i in range(n_layer):
-        has_kv = (not recurrent[i] or keys.arch in _BOTH) and keys.arch not in ENCODERS
-        sliding = windows[i] is not None
+        is_plain = keys.arch in _MAY_BE_FEED_FORWARD and widths[i] > 0
+        has_kv = (not recurrent[i] or keys.arch in _BOTH) and not is_plain
+        dim_k, dim_v = dims if windows[i] is None else swa_dims
         layers.append(
             LayerShape(
                 n_head_kv=kv_heads[i] if has_kv else 0,
-                head_dim_k=(sliding and keys.integer("attention.key_length_swa")) or dim_k,
-                head_dim_v=(sliding and keys.integer("attention.value_length_swa")) or dim_v,
+                head_dim_k=dim_k,
+                head_dim_v=0 if compressed else dim_v,
                 window=windows[i] if has_kv else None,
-                state_values=state if recurrent[i] else 0,
+                state_values=state if recurrent[i] and not is_plain else 0,
                 shares_kv=i >= n_own,
             )
         )
-    return tuple(layers)
+    if keys.arch in _NO_HEADS or keys.arch in _BOTH:  # though no token is read through it
+        layers += [
+            LayerShape(kv_heads[i], dims[0], 0 if compressed else dims[1])
+            for i in range(n_layer, n_blocks)
+            if not widths[i] or keys.arch not in _MAY_BE_FEED_FORWARD
+        ]
+    loops = keys.integer("num_loops") if keys.arch == "nanbeige" else 1
+    return tuple(layers) * (loops or 1)
 
 
-def _windows(keys: _Keys, n_layer: int) -> list[int | None]:
-    """The window of each layer: the pattern in the file, else the engine's own for the arch."""
-    window = keys.integer("attention.sliding_window")
-    if window is None:
-        window = _DEFAULT_WINDOW.get(keys.arch)
-    if not window or keys.arch in _WINDOW_UNUSED:
+def _own_caches(keys: _Keys, n_blocks: int) -> int:
+    """Layers with a cache of their own; those behind attend to one of theirs. Source:
+    n_layer_kv_from_start in src/models/gemma3n.cpp and src/models/gemma4.cpp.
+    """
+    if keys.arch == "gemma3n":
+        return 20
+    if keys.arch != "gemma4":
+        return n_blocks
+    n_shared = keys.integer("attention.shared_kv_layers") or 0
+    if n_shared > n_blocks - 2:
+        raise InputError(
+            f"GGUF key {keys.arch}.attention.shared_kv_layers is {n_shared}, of {n_blocks} layers;"
+            " the last two at least must have a cache to share"
+        )
+    return n_blocks - n_shared
+
+
+def _windows(keys: _Keys, n_layer: int, kv_heads: Sequence[int]) -> list[int | None]:
+    """The window of each layer: the pattern in the file, else the engine's own for the arch
+    (src/llama-model.cpp, load_swa_pattern; src/llama-hparams.cpp, set_swa_pattern).
+    """
+    arch, window = keys.arch, keys.integer("attention.sliding_window")
+    if window is None and arch in _DEFAULT_WINDOW:
+        window = _DEFAULT_WINDOW[arch]
+    elif window and arch in _FIXED_WINDOW:
+        window = _FIXED_WINDOW[arch]
+    if not window or (arch == "exaone4" and n_layer != 64):
+        return [None] * n_layer
+    if arch == "lfm2":
+        return [window if kv else None for kv in kv_heads[:n_layer]]
+    if arch not in _FULL_EVERY and arch not in _WINDOWS_IN_FILE:
         return [None] * n_layer
     pattern = keys.raw("attention.sliding_window_pattern")
-    if isinstance(pattern, list) and len(pattern) >= n_layer:
+    if isinstance(pattern, list):
+        if len(pattern) < n_layer:
+            raise InputError(
+                f"GGUF key {arch}.attention.sliding_window_pattern has {len(pattern)} entries for"
+                f" {n_layer} layers"
+            )
         return [window if pattern[i] else None for i in range(n_layer)]
     every = keys.integer("attention.sliding_window_pattern") if pattern is not None else None
-    every = every or _FULL_EVERY.get(keys.arch)
-    if not every:
-        return [None] * n_layer
-    return [window if i % every < every - 1 else None for i in range(n_layer)]
+    every = _FULL_EVERY.get(arch, 1) if every is None else every
+    full = 0 if arch in _FULL_FIRST else every - 1
+    return [None if every and i % every == full else window for i in range(n_layer)]
 
 
-def _recurrent_layers(keys: _Keys, kv_heads: Sequence[int]) -> list[bool]:
-    n_layer = len(kv_heads)
+def _recurrent_layers(keys: _Keys, n_layer: int, kv_heads: Sequence[int]) -> list[bool]:
+    """Layers with a recurrent state (`is_recr_impl` of src/models/*.cpp)."""
     if keys.arch in _RECURRENT or keys.arch in _BOTH:
         return [True] * n_layer
-    given = keys.raw("attention.recurrent_layers")
-    if isinstance(given, list) and len(given) >= n_layer:
-        return [bool(layer) for layer in given[:n_layer]]
     if keys.arch in _FULL_INTERVAL:
+        listed = keys.raw("attention.recurrent_layers")
+        if isinstance(listed, list) and len(listed) >= n_layer:
+            return [bool(item) for item in listed[:n_layer]]
         every = keys.integer("full_attention_interval") or _FULL_INTERVAL[keys.arch]
         return [(i + 1) % every != 0 for i in range(n_layer)]
-    # Layers of Nemotron-H may be a feed-forward part alone.
-    widths = keys.per_layer("feed_forward_length", n_layer, 0)
-    alone = keys.arch in _FEED_FORWARD_ALONE
-    return [kv == 0 and not (alone and ff) for kv, ff in zip(kv_heads, widths, strict=True)]
+    return [keys.arch in _NO_HEADS and kv == 0 for kv in kv_heads[:n_layer]]
 
 
-def _state_values(keys: _Keys, n_embd: int) -> int:
-    """Float32 values of one recurrent layer: `n_embd_r + n_embd_s` of src/llama-hparams.cpp."""
-    head = keys.integer("wkv.head_size") or 0
-    if head:
-        return (keys.integer("token_shift_count") or 2) * n_embd + n_embd * head
-    cache = keys.integer("shortconv.l_cache") or 0
-    if cache:
-        return n_embd * (cache - 1)
+def _state_values(keys: _Keys, n_embd: int, n_head: int) -> int:
+    """Float32 values of one recurrent layer: `n_embd_r + n_embd_s` of src/llama-hparams.cpp.
+    `n_head` is that of the first layer.
+    """
+    if "rwkv" in keys.arch:
+        shifts, head = keys.integer("token_shift_count"), keys.integer("wkv.head_size") or 0
+        return (2 if shifts is None else shifts) * n_embd + n_embd * head
+    if keys.arch in _SHORT_CONVOLUTION:
+        return n_embd * max(0, (keys.integer("shortconv.l_cache") or 0) - 1)
+    kernel = keys.integer("ssm.conv_kernel") or 0
+    if keys.arch in _DELTA_ATTENTION:
+        width = keys.integer("kda.head_dim") or 0
+        return 3 * (kernel - 1 if kernel else 3) * n_head * width + width * width * n_head
+    if keys.arch == "minimax-01":
+        width = keys.integer("attention.key_length") or n_embd // max(1, n_head)
+        return width * width * n_head
     inner, state = keys.integer("ssm.inner_size") or 0, keys.integer("ssm.state_size") or 0
-    groups, kernel = keys.integer("ssm.group_count") or 0, keys.integer("ssm.conv_kernel") or 0
+    groups = 0 if keys.arch in _NO_GROUPS else keys.integer("ssm.group_count") or 0
     return max(0, kernel - 1) * (inner + 2 * groups * state) + state * inner
 
 

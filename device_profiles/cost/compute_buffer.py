@@ -3,8 +3,8 @@
 The graph of a decoder is laid out operation by operation, as the engine does when it reserves, and
 handed to a model of its allocator. `Features` lists what a family's graph has beyond the common
 parts; it is read off the names of the tensors, so that a new family needs no new code as long as it
-is made of known parts. What is not modelled: mixtures of several graphs (encoders, MLA, Mamba), for
-which the result is an estimate with attention and feed-forward parts only.
+is made of known parts. What is not modelled: mixtures of several graphs (encoders, MLA, RWKV, the
+first Mamba), for which the result is an estimate with attention and feed-forward parts only.
 
 Sources: src/llama-graph.cpp (build_attn, build_ffn, build_moe_ffn, build_inp_*), src/models/*.cpp
 (order of operations), src/llama-context.cpp (graph_reserve: every token of the batch has logits).
@@ -31,8 +31,10 @@ class Features:
     """A family's graph as read off the tensors.
 
     It has norms on queries and keys, norms behind attention and feed-forward, one matrix for Q, K
-    and V, one for gate and up. The widths are those of dense and expert feed-forward blocks (0:
-    none).
+    and V, one for gate and up. The widths are those of dense, expert and shared feed-forward blocks
+    (0: none), and of per-layer embeddings. A state-space layer convolves `conv_channels` over
+    `conv_kernel` tokens and computes `n_inner` values in `n_ssm_heads`, from one product of
+    `n_ssm_in` rows (Mamba 2), or from several (gated delta net).
     """
 
     qk_norm: bool = False
@@ -42,23 +44,50 @@ class Features:
     fused_gate_up: bool = False
     n_ff: int = 0
     n_ff_expert: int = 0
+    n_ff_shared: int = 0
+    gated_query: bool = False
+    per_layer: int = 0
+    conv_channels: int = 0
+    conv_kernel: int = 0
+    n_inner: int = 0
+    n_ssm_heads: int = 0
+    n_ssm_in: int = 0
+    is_delta: bool = False
 
 
 def read_features(tensors: Iterable[StoredTensor]) -> Features:
     """Features of a model from its tensors' GGUF names and shapes."""
     widths: dict[str, int] = {}
+    rows: dict[str, int] = {}  # lengths of one row
     for tensor in tensors:
         base = tensor.name.split(".")[-2] if "." in tensor.name else tensor.name
+        if tensor.name.endswith(".bias") and base != "ssm_dt":
+            continue
         widths[base] = max(widths.get(base, 0), tensor.n_rows)
+        rows[base] = max(rows.get(base, 0), tensor.n_per_row)
     up, fused = widths.get("ffn_up", 0), "ffn_gate" not in widths and "ffn_up" in widths
+    is_delta = "ssm_alpha" in widths or "ssm_ba" in widths
+    # Behind attention where another norm stands before feed-forward, else before it.
+    is_behind = "ffn_norm" in widths and "post_attention_norm" in widths
     return Features(
         qk_norm="attn_q_norm" in widths,
-        post_norm="post_attention_norm" in widths or "post_ffw_norm" in widths,
+        post_norm=is_behind or "post_ffw_norm" in widths,
         pre_norm="attn_norm" in widths or "ffn_norm" in widths or not widths,
-        fused_qkv="attn_qkv" in widths,
+        fused_qkv="attn_qkv" in widths and "attn_q" not in widths,
         fused_gate_up=fused,
         n_ff=up,
-        n_ff_expert=widths.get("ffn_up_exps", 0),
+        # Gate and up of all experts may be one matrix, of as many rows as both.
+        n_ff_expert=widths.get("ffn_up_exps", widths.get("ffn_gate_up_exps", 0) // 2),
+        n_ff_shared=widths.get("ffn_up_shexp", 0),
+        # A query beside its gate in one matrix: twice what the output takes.
+        gated_query=is_delta and widths.get("attn_q", 0) == 2 * rows.get("attn_output", 0) > 0,
+        per_layer=widths.get("inp_gate", 0),
+        conv_channels=widths.get("ssm_conv1d", 0),
+        conv_kernel=rows.get("ssm_conv1d", 0),
+        n_inner=rows.get("ssm_out", 0),
+        n_ssm_heads=rows.get("ssm_dt", 0),
+        n_ssm_in=widths.get("ssm_in", 0),
+        is_delta=is_delta,
     )
 
 
@@ -77,14 +106,23 @@ def graph_bytes(
     asked for, as chatting does.
     """
     n_ubatch = min(n_ubatch, n_ctx)
-    heads = {(x.head_dim_k, x.head_dim_v) for x in shape.layers if x.n_head_kv}
-    rotate = kv_type not in _FLOAT_KV and len(heads) == 1 and all(n % 64 == 0 for n in max(heads))
+    rotate = kv_type not in _FLOAT_KV
     return _graph_bytes(shape, features, n_ctx, n_ubatch, rotate, swa_full)
 
 
 # Families that add the residual stream to a block's result and not the other way round, behind
 # attention and behind feed-forward: it decides whose memory the sum takes over.
 _STREAM_FIRST = {"phi3": (False, True), "lfm2": (True, True), "lfm2moe": (True, True)}
+# Families that leave out the rows without wanted logits behind the last norm only.
+_ROWS_LAST = (
+    "gemma4",
+    "gpt-oss",
+    "nemotron_h",
+    "nemotron_h_moe",
+    "qwen35",
+    "qwen35moe",
+    "qwen3next",
+)
 _SCALED_EMBEDDINGS = ("gemma", "granite", "minicpm")
 _FLOAT_KV = ("f32", "f16", "bf16")
 
@@ -135,28 +173,38 @@ class _Layout:
         tokens = graph.input(4 * n)
         graph.input(d, written=0)  # embeddings handed in instead of tokens: reserved, not used
         self.positions = graph.input(4 * n)
-        self.caches = {window: self._cache_inputs(n_cells) for window, n_cells in cells.items()}
+        self.caches = {
+            window: self._cache_inputs(window, n_cells) for window, n_cells in cells.items()
+        }
         outputs = graph.input(4 * n, written=4)
         stream = graph.run(d, tokens)
         if self.shape.arch.startswith(_SCALED_EMBEDDINGS):
             stream = graph.run(d, stream, in_place=True)
+        self.per_layer = self._per_layer_inputs(stream) if self.features.per_layer else None
+        rows_last = self.shape.arch in _ROWS_LAST
         for number, layer in enumerate(layers):
-            stream = self._layer(layer, stream, outputs if number == len(layers) - 1 else None)
+            is_last = number == len(layers) - 1 and not rows_last
+            stream = self._layer(layer, stream, outputs if is_last else None)
         normed = self._norm(stream, d)
+        if rows_last:
+            self.only_outputs = True
+            normed = self._run(d, normed, outputs)
         logits = self._run(self.rows(self.shape.n_vocab), normed)
         graph.view(logits)  # read by the caller: stays to the end
         return graph.measure()
 
-    def _cache_inputs(self, n_cells: int) -> _CacheInputs:
+    def _cache_inputs(self, window: int | None, n_cells: int) -> _CacheInputs:
         """Add what attention reads beside the cache itself, once for each kind of cache.
 
-        These are the Hadamard matrices that a quantized cache rotates K and V with
+        These are the Hadamard matrices that a quantized cache of equal heads rotates K and V with
         (src/llama-kv-cache.cpp, attn_rot), places in the cache (64-bit) and the mask (f16).
         """
         graph, n = self.graph, self.n_tokens
         rotate_k = rotate_v = None
-        if self.rotate:
-            width = max(layer.head_dim_k for layer in self.shape.layers)
+        cached = [x for x in self.shape.layers if x.has_cache and x.window == window]
+        heads = {(x.head_dim_k, x.head_dim_v) for x in cached}
+        if self.rotate and len(heads) == 1 and all(n % 64 == 0 for n in max(heads)):
+            width = max(heads)[0]
             width &= -width  # the largest power of two that divides it
             rotate_k, rotate_v = graph.input(4 * width * width), graph.input(4 * 64 * 64)
         places = graph.input(8 * n), graph.input(8 * n)
@@ -173,24 +221,160 @@ class _Layout:
         normed = self._run(size, source, in_place=True)
         return self._run(size, normed, in_place=True)
 
+    def _per_layer_inputs(self, stream: int) -> int:
+        """Gemma 4's table rows and projected embeddings, one slice for each layer
+        (src/models/gemma4.cpp, build_inp_per_layer and project_per_layer_inputs).
+        """
+        graph, size = self.graph, self.rows(self.features.per_layer * self.shape.n_layer)
+        rows = graph.run(size, graph.input(4 * self.n_tokens))
+        rows = graph.run(size, graph.view(rows), in_place=True)
+        projected = graph.run(size, graph.run(size, stream), in_place=True)
+        projected = graph.run(size, graph.view(projected), in_place=True)
+        projected = graph.run(size, projected, in_place=True)
+        both = graph.run(size, graph.run(size, projected, rows, in_place=True), in_place=True)
+        return graph.run(size, graph.view(both))
+
     def _layer(self, layer: LayerShape, stream: int, outputs: int | None) -> int:
         d = self.rows(self.shape.n_embd)
         normed = self._norm(stream, d) if self.features.pre_norm else stream
-        mix = self._attention if layer.n_head_kv else self._short_convolution
-        mixed = mix(layer, normed)
+        if layer.n_head_kv and layer.state_values:
+            return self._parallel(layer, normed, stream, outputs)
+        if not layer.n_head_kv and not layer.state_values and self.features.n_inner:
+            made = self._any_feed_forward(normed)  # a block of Nemotron-H: nothing else
+            return self._add(made, stream, swapped=False)
+        mixed = self._mix(layer, normed)
         if outputs is not None:
-            self.only_outputs = True
-            mixed, stream = self._run(d, mixed, outputs), self._run(d, stream, outputs)
+            mixed, stream = self._choose_rows(mixed, stream, outputs)
         if self.features.post_norm:
             mixed = self._norm(mixed, d)
         behind_mix, behind_block = _STREAM_FIRST.get(self.shape.arch, (False, False))
         residual = self._add(mixed, stream, swapped=behind_mix)
+        if self.shape.arch.startswith("nemotron_h"):
+            return residual
         normed = self._norm(residual, d) if self.features.pre_norm else residual
-        block = self._experts if self.features.n_ff_expert else self._feed_forward
-        made = block(normed)
+        made = self._any_feed_forward(normed)
         if self.features.post_norm:
             made = self._norm(made, d)
-        return self._add(made, residual, swapped=behind_block)
+        stream = self._add(made, residual, swapped=behind_block)
+        return stream if self.per_layer is None else self._add_per_layer(stream, self.per_layer)
+
+    def _mix(self, layer: LayerShape, normed: int) -> int:
+        if layer.n_head_kv:
+            return self._attention(layer, normed)
+        if self.features.is_delta:
+            return self._delta_net(layer, normed)
+        return (
+            self._mamba2(layer, normed)
+            if self.features.n_ssm_in
+            else self._short_convolution(layer, normed)
+        )
+
+    def _choose_rows(self, mixed: int, stream: int, outputs: int) -> tuple[int, int]:
+        d = self.rows(self.shape.n_embd)
+        self.only_outputs = True
+        return self._run(d, mixed, outputs), self._run(d, stream, outputs)
+
+    def _any_feed_forward(self, normed: int) -> int:
+        if not self.features.n_ff_expert:
+            return self._feed_forward(normed, self.features.n_ff or self.shape.n_ff)
+        made = self._experts(normed)
+        if self.features.n_ff_shared:
+            shared = self._feed_forward(normed, self.features.n_ff_shared)
+            made = self._add(made, shared, swapped=False)
+        return made
+
+    def _parallel(self, layer: LayerShape, normed: int, stream: int, outputs: int | None) -> int:
+        """A layer of Falcon-H1 (src/models/falcon-h1.cpp): attention and Mamba side by side."""
+        d = self.rows(self.shape.n_embd)
+        # Both begin, as far as caches and states are written, before either ends.
+        query = self._query(layer, normed)
+        scanned = self._scan(layer, self._norm(stream, d))
+        attended = self._attend(layer, *query)
+        mixed = self._end_scan(*scanned)
+        both = self._add(attended, mixed, swapped=False)
+        stream = self._run(d, both, stream, in_place=True)
+        if outputs is not None:
+            _, stream = self._choose_rows(both, stream, outputs)
+        made = self._feed_forward(self._norm(stream, d), self.features.n_ff)
+        return self._add(made, stream, swapped=False)
+
+    def _add_per_layer(self, stream: int, inputs: int) -> int:
+        """The block of per-layer embeddings behind a layer of Gemma 4."""
+        narrow, d = self.rows(self.features.per_layer), self.rows(self.shape.n_embd)
+        gate = self._run(narrow, self._run(narrow, stream), in_place=True)
+        gate = self._run(narrow, gate, self.graph.view(inputs), in_place=True)
+        made = self._norm(self._run(d, gate), d)
+        added = self._run(d, stream, made, in_place=True)
+        return self._run(d, added, in_place=True)
+
+    def _convolve(self, layer: LayerShape, source: int) -> tuple[int, int]:
+        """The convolution over the last tokens; returns its result and its size. The state that it
+        needs is read first, and the new one written from what is joined.
+        """
+        graph, f = self.graph, self.features
+        kept = 4 * (f.conv_kernel - 1) * f.conv_channels
+        size = self.rows(f.conv_channels)
+        state = graph.run(kept)
+        joined = graph.run(size + kept, graph.view(state), graph.view(source))
+        graph.run(0, graph.view(joined))
+        return joined, size
+
+    def _delta_net(self, layer: LayerShape, normed: int) -> int:
+        """A gated delta net, fused (src/models/qwen35.cpp, build_layer_attn_linear;
+        src/models/delta-net-base.cpp).
+        """
+        graph, f = self.graph, self.features
+        inner, heads = self.rows(f.n_inner), self.rows(f.n_ssm_heads)
+        keys = (self.rows(f.conv_channels) - inner) // 2
+        state_size = 4 * layer.state_values - 4 * (f.conv_kernel - 1) * f.conv_channels
+        joined, size = self._convolve(layer, graph.run(self.rows(f.conv_channels), normed))
+        state = graph.run(state_size)
+        mixed = graph.run(size, graph.run(size, joined), in_place=True)
+        q, k = (
+            graph.run(keys, graph.run(keys, graph.view(mixed)), in_place=True) for _ in range(2)
+        )
+        value = graph.view(mixed)
+        alpha = graph.view(graph.run(heads, normed))
+        gate = graph.run(
+            heads, graph.run(heads, graph.run(heads, alpha), in_place=True), in_place=True
+        )
+        beta = graph.run(heads, graph.view(graph.run(heads, normed)))
+        result = graph.run(
+            inner + state_size, q, k, value, graph.view(gate), beta, graph.view(state)
+        )
+        graph.run(0, graph.view(result))
+        made = self._norm(graph.view(result), inner)
+        z = graph.run(inner, graph.view(graph.run(inner, normed)))
+        made = graph.run(inner, made, z, in_place=True)
+        return graph.view(graph.run(self.rows(self.shape.n_embd), graph.view(made)))
+
+    def _mamba2(self, layer: LayerShape, normed: int) -> int:
+        """A layer of Mamba 2 (src/models/mamba-base.cpp, build_mamba2_layer)."""
+        return self._end_scan(*self._scan(layer, normed))
+
+    def _scan(self, layer: LayerShape, normed: int) -> tuple[int, int, int]:
+        """Compute the new state; returns the projected parts, the convolved ones and the result."""
+        graph, f = self.graph, self.features
+        inner, heads = self.rows(f.n_inner), self.rows(f.n_ssm_heads)
+        state_size = 4 * layer.state_values - 4 * (f.conv_kernel - 1) * f.conv_channels
+        parts = graph.run(self.rows(f.n_ssm_in), normed)
+        joined, size = self._convolve(layer, parts)
+        convolved = graph.run(size, joined)
+        for _ in ("bias", "silu"):
+            convolved = graph.run(size, convolved, in_place=True)
+        x = graph.view(convolved)
+        steps = graph.run(heads, graph.run(heads, graph.view(parts)), in_place=True)
+        scanned = graph.run(inner + state_size, x, steps, graph.view(convolved))
+        graph.run(0, graph.view(scanned))
+        return parts, x, scanned
+
+    def _end_scan(self, parts: int, x: int, scanned: int) -> int:
+        graph, inner = self.graph, self.rows(self.features.n_inner)
+        skipped = graph.run(inner, x)
+        y = graph.run(inner, graph.view(scanned), skipped, in_place=True)
+        gated = graph.run(inner, graph.run(inner, graph.view(parts)), y)
+        made = graph.view(self._norm(graph.view(gated), inner))
+        return graph.run(self.rows(self.shape.n_embd), made)
 
     def _add(self, made: int, stream: int, *, swapped: bool) -> int:
         """The sum takes over its first operand if it can, and then its second."""
@@ -198,6 +382,10 @@ class _Layout:
         return self._run(self.rows(self.shape.n_embd), first, second, in_place=True)
 
     def _attention(self, layer: LayerShape, normed: int) -> int:
+        return self._attend(layer, *self._query(layer, normed))
+
+    def _query(self, layer: LayerShape, normed: int) -> tuple[int, int | None]:
+        """Compute Q, and K and V into the cache; returns Q, and its gate if it has one."""
         graph = self.graph
         sizes = {
             "q": self.rows(self.shape.n_head * layer.head_dim_k),
@@ -206,12 +394,16 @@ class _Layout:
         }
         heads: dict[str, int] = {}
         inputs = self.caches[layer.window]
+        gate: int | None = None
         if self.features.fused_qkv:
             fused = self._run(sum(sizes.values()), normed)
             for name in "qkv":
                 heads[name] = graph.view(fused)
-        for name in "qvk":
-            if not self.features.fused_qkv:
+        for name in "q" if layer.shares_kv else "qvk":
+            if name == "q" and self.features.gated_query:
+                full = self._run(2 * sizes["q"], normed)
+                heads["q"], gate = graph.view(full), graph.view(full)
+            elif not self.features.fused_qkv:
                 heads[name] = graph.view(self._run(sizes[name], normed))
             if name != "v":
                 if self.features.qk_norm:
@@ -220,12 +412,20 @@ class _Layout:
             heads[name] = self._rotate(
                 heads[name], sizes[name], inputs.rotate_v if name == "v" else inputs.rotate_k
             )
-        graph.run(0, heads["k"], inputs.k_places)
-        graph.run(0, heads["v"], inputs.v_places)
+        if not layer.shares_kv:
+            graph.run(0, heads["k"], inputs.k_places)
+            graph.run(0, heads["v"], inputs.v_places)
+        return heads["q"], gate
+
+    def _attend(self, layer: LayerShape, heads: int, gate: int | None) -> int:
+        graph, inputs = self.graph, self.caches[layer.window]
         attended_size = self.rows(self.shape.n_head * layer.head_dim_v)
-        query = graph.view(graph.view(heads["q"]))
+        query = graph.view(graph.view(heads))
         attended = graph.view(self._run(attended_size, query, inputs.mask))
         attended = self._rotate(attended, attended_size, inputs.rotate_v)
+        if gate is not None:
+            share = self._run(attended_size, self._run(attended_size, gate), in_place=True)
+            attended = self._run(attended_size, attended, share, in_place=True)
         return self._run(self.rows(self.shape.n_embd), attended)
 
     def _rotate(self, source: int, size: int, rotation: int | None) -> int:
@@ -246,8 +446,8 @@ class _Layout:
         gated = self._run(d, c, convolved, in_place=True)
         return graph.view(self._run(d, gated))
 
-    def _feed_forward(self, normed: int) -> int:
-        wide = self.rows(self.features.n_ff or self.shape.n_ff)
+    def _feed_forward(self, normed: int, n_ff: int) -> int:
+        wide = self.rows(n_ff)
         if self.features.fused_gate_up:
             both = self._run(wide, normed)
             activated = self._run(wide // 2, both)

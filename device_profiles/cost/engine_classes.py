@@ -36,9 +36,9 @@ _BOUNDS: Mapping[str, Bounds] = {
     "other CPU runtimes": Bounds(0.65, 1.9),
     "cuda": Bounds(0.9, 1.5),
     "npu": Bounds(0.75, 1.5),
-    "gpu": Bounds(0.8, 3.1),
+    "gpu": Bounds(0.8, 3.2),
 }
-_UNUSUAL_BOUNDS: Mapping[str, Bounds] = {**_BOUNDS, "llama.cpp": Bounds(0.85, 0.65)}
+_UNUSUAL_BOUNDS: Mapping[str, Bounds] = {**_BOUNDS, "llama.cpp": Bounds(0.85, 0.72)}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,18 @@ from collections.abc import Iterable
 
 _FLOAT_KV = ("f32", "f16", "bf16")
 _NODES_PER_TENSOR, _LEAST_NODES = 8, 1024
+# Architectures with more nodes foreseen: for each token of a micro-batch, and for each tensor.
+_LARGE: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(("qwen35", "qwen35moe", "qwen3next", "qwen4exp", "nanbeige"), (40, 32)),
+    **dict.fromkeys(("bailingmoe3", "kimi-linear", "minimax-01", "minimax-m3"), (40, 32)),
+    **dict.fromkeys(("deepseek4", "hy_v4"), (40, 32)),
+    **dict.fromkeys(("kimi-k3", "glm5-next"), (160, 64)),
+    "hrm_text": (80, 64),
+}
+# Metadata of one node foreseen, in the two graphs that a context keeps: a tensor with its object,
+# pointers, and its places in a hash table (src/llama-graph.cpp, llm_graph_result::reset;
+# ggml_graph_overhead_custom). What up to this many nodes take is part of `ENGINE_BASE_BYTES`.
+_NODE_BYTES, _NODES_OF_BASE = 2 * (368 + 54), 2500
 _PRIMES = (1031, 2053, 4099, 8209, 16411, 32771, 65537, 131101)
 
 # Nodes of one layer, norms of attention and feed-forward included.
@@ -40,13 +52,28 @@ def can_hold_graph(
     only multiples of 64 are rotated.
     """
     names = list(tensor_names)
+    room = _round_up(foresee_nodes(arch, len(names)))
     rotated = kv_type not in _FLOAT_KV and head_dim > 0 and head_dim % 64 == 0
-    return count_graph(arch, names, n_expert_used, rotated=rotated) <= table_size(len(names))
+    return count_graph(arch, names, n_expert_used, rotated=rotated) <= room
+
+
+def foresee_nodes(arch: str, n_tensors: int, n_ubatch: int = 1) -> int:
+    """Nodes that the engine foresees for a graph (src/llama-context.cpp, graph_max_nodes)."""
+    per_token, per_tensor = _LARGE.get(arch, (0, _NODES_PER_TENSOR))
+    return max(_LEAST_NODES, per_token * n_ubatch, per_tensor * n_tensors)
+
+
+def metadata_bytes(arch: str, n_tensors: int, n_ubatch: int) -> int:
+    """Memory of the nodes foreseen, beyond what every model has."""
+    return _NODE_BYTES * max(0, foresee_nodes(arch, n_tensors, n_ubatch) - _NODES_OF_BASE)
 
 
 def table_size(n_tensors: int) -> int:
-    """Nodes and leaves that the scheduler's table has room for."""
-    wanted = max(_LEAST_NODES, _NODES_PER_TENSOR * n_tensors)
+    """Nodes and leaves that the scheduler's table has room for, of most architectures."""
+    return _round_up(max(_LEAST_NODES, _NODES_PER_TENSOR * n_tensors))
+
+
+def _round_up(wanted: int) -> int:
     return next((prime for prime in _PRIMES if prime >= wanted), wanted)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from boardfit.device_profiles.cost.kernels import is_repacked
-from boardfit.device_profiles.shape import ModelShape
+from boardfit.device_profiles.shape import ModelShape, is_behind
 
 # KV cache type → (values per block, bytes per block). Source: ggml/src/ggml-common.h.
 KV_BLOCK: dict[str, tuple[int, int]] = {
@@ -32,6 +32,9 @@ PROGRAM_FILE_BYTES = int(16.5 * 1024**2)
 # 262,000 entries and up to 515,000 merges (ggml-vocab-*.gguf): 152 bytes for an entry without
 # merges, 117 to 187 for a merge.
 VOCAB_ENTRY_BYTES = 152
+_PAGE_BYTES = 4096
+# Architectures that make the output matrix before the embedding (src/models/gemma4.cpp).
+_HEAD_FIRST = ("gemma3n", "gemma4")
 VOCAB_MERGE_BYTES = 145
 
 
@@ -62,7 +65,8 @@ class WeightBytes:
     `mapped` is read from the file while loading, `repacked` are copies in anonymous memory.
     `repacked_source` is the part of the mapping that is not read again. `largest_repacked` is the
     staging buffer that loading without a mapping needs. `kept_mapped` of the mapping stay when the
-    model is loaded; `tensors` is the file without its header.
+    model is loaded; `tensors` is what is loaded, without the header. Rows of a table of `lazy`
+    bytes, each of `lazy_row`, are read when a token needs them, from a mapping in any case.
     """
 
     mapped: int
@@ -71,6 +75,14 @@ class WeightBytes:
     largest_repacked: int
     kept_mapped: int
     tensors: int
+    lazy: int = 0
+    lazy_row: int = 0
+
+    def touched(self, n_tokens: int) -> int:
+        """Resident bytes of the lazily read table: a row of each token, and the rest of its last
+        page.
+        """
+        return min(self.lazy, n_tokens * (self.lazy_row + _PAGE_BYTES))
 
 
 @dataclass(frozen=True)
@@ -144,33 +156,75 @@ def is_matmul_weight(name: str) -> bool:
 
 
 def weight_bytes(
-    tensors: Iterable[StoredTensor], artifact_bytes: int, isa: Set[str], *, tied: bool
+    tensors: Iterable[StoredTensor],
+    artifact_bytes: int,
+    isa: Set[str],
+    *,
+    tied: bool,
+    n_layer: int | None = None,
+    lazy_table: str | None = None,
+    head_first: bool = False,
 ) -> WeightBytes:
     """Weights in memory. A tied head is loaded a second time as the output matrix, so that its
-    repacked copy stands beside the mapped embedding. Source: src/llama-model-loader.cpp
-    (create_tensor, "tensor is duplicated"), src/llama-model.cpp (make_cpu_buft_list).
+    repacked copy stands beside the mapped embedding. With `head_first`, it is two tensors even
+    where nothing is repacked, and read twice without a mapping. Tensors behind layer `n_layer` are
+    not loaded, and `lazy_table` only where a token needs it. Source: src/llama-model-loader.cpp
+    (create_tensor, "tensor is duplicated", TENSOR_SKIP; lazy_read), src/llama-model.cpp
+    (make_cpu_buft_list).
     """
-    repacked = source = largest = total = 0
+    repacked = source = largest = total = lazy = lazy_row = 0
     # Before the first and behind the last tensor that stays mapped, the mapping is given up.
     leading = trailing = 0
     any_kept = False
+    mapped = 0  # of all tensors, but for the lazily read one
     for tensor in tensors:
-        total += tensor.n_bytes
+        if tensor.name == lazy_table:
+            lazy, lazy_row = tensor.n_bytes, tensor.n_bytes // tensor.n_rows
+            any_kept, trailing = True, 0
+            continue
+        mapped += tensor.n_bytes
+        is_loaded = n_layer is None or not is_behind(tensor.name, n_layer)
+        total += tensor.n_bytes if is_loaded else 0
         is_head = tied and tensor.name == "token_embd.weight"
         matmul = is_head or is_matmul_weight(tensor.name)
         moves = matmul and tensor.n_rows > 1 and is_repacked(tensor.ggml_type, tensor.n_rows, isa)
-        if moves:
+        if is_head and head_first and not moves:
+            total += tensor.n_bytes
+        if moves and is_loaded:
             repacked += tensor.n_bytes
             source += 0 if is_head else tensor.n_bytes
             largest = max(largest, tensor.n_bytes)
-        if not moves or is_head:
+        if is_loaded and (not moves or is_head):
             any_kept, trailing = True, 0
         elif any_kept:
             trailing += tensor.n_bytes
         else:
             leading += tensor.n_bytes
-    kept = total - leading - trailing
-    return WeightBytes(artifact_bytes, repacked, source, largest, kept, total)
+    return WeightBytes(
+        artifact_bytes - lazy,
+        repacked,
+        source,
+        largest,
+        kept_mapped=mapped - leading - trailing,
+        tensors=total,
+        lazy=lazy,
+        lazy_row=lazy_row,
+    )
+
+
+def split_weights(
+    tensors: Iterable[StoredTensor], artifact_bytes: int, isa: Set[str], shape: ModelShape
+) -> WeightBytes:
+    """`weight_bytes` of a model of this shape."""
+    return weight_bytes(
+        tensors,
+        artifact_bytes,
+        isa,
+        tied=shape.tied_embeddings,
+        n_layer=shape.n_layer,
+        lazy_table=shape.lazy_table,
+        head_first=shape.arch in _HEAD_FIRST,
+    )
 
 
 def memory_phases(
@@ -181,11 +235,14 @@ def memory_phases(
     compute: int,
     output: int,
     engine: int,
+    n_tokens: int = 0,
 ) -> MemoryPhases:
-    """The two phases of a run. Weights come first, and a tensor's staging is freed before the next
-    one is read; then what lies before and behind all mapped tensors is unmapped, and the KV cache
-    is made and zeroed. Compute buffers take pages as they are written to, in the first
-    micro-batches (src/llama-model-loader.cpp, load_all_data; src/llama-kv-cache.cpp).
+    """The two phases of a run, `n_tokens` of which touch rows of a lazily read table.
+
+    Weights come first, and a tensor's staging is freed before the next one is read; then what lies
+    before and behind all mapped tensors is unmapped, and the KV cache is made and zeroed. Compute
+    buffers take pages as they are written to, in the first micro-batches
+    (src/llama-model-loader.cpp, load_all_data; src/llama-kv-cache.cpp).
     """
     copied = 0 if use_mmap else weights.tensors - weights.repacked_source
     staging = 0 if use_mmap else weights.largest_repacked
@@ -193,13 +250,20 @@ def memory_phases(
     anonymous = engine + copied + weights.repacked
     mapped = weights.mapped if use_mmap else 0
     kept = weights.kept_mapped if use_mmap else 0
+    rows = weights.touched(n_tokens)
+    # The whole mapping is populated at once, but for a file with a lazily read table: there, what
+    # is repacked is read first, and the rest when it is needed (src/llama-mmap.cpp).
+    read_first = min(mapped, weights.repacked_source) if weights.lazy else mapped
     return MemoryPhases(
         loading_anonymous=anonymous + max(staging, kv_cache),
-        loading_total=anonymous + max(staging + mapped, kv_cache + kept) + PROGRAM_FILE_BYTES,
+        loading_total=anonymous
+        + max(staging + read_first, kv_cache + min(kept, read_first))
+        + PROGRAM_FILE_BYTES,
         running_anonymous=anonymous + context,
-        running_total=anonymous + context + kept + PROGRAM_FILE_BYTES,
+        running_total=anonymous + context + kept + rows + PROGRAM_FILE_BYTES,
         terms={
             "weights_mapped": mapped,
+            "table_rows": rows,
             "weights_kept_mapped": kept,
             "weights_copied": copied,
             "weights_repacked": weights.repacked,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from boardfit.device_profiles.cost.compute_buffer import Features, compute_bytes, read_features
-from boardfit.device_profiles.cost.graph_table import can_hold_graph
+from boardfit.device_profiles.cost.graph_table import can_hold_graph, metadata_bytes
 from boardfit.device_profiles.cost.memory import (
     KV_BLOCK,
     MemoryPhases,
@@ -17,7 +17,7 @@ from boardfit.device_profiles.cost.memory import (
     kv_bytes,
     memory_phases,
     output_bytes,
-    weight_bytes,
+    split_weights,
 )
 from boardfit.device_profiles.cost.speed import SpeedEstimate, default_threads, estimate_speed
 from boardfit.device_profiles.profile import DeviceProfile
@@ -115,15 +115,18 @@ class CostModel:
             kv_cache=run.n_users * kv_cache,
             compute=compute,
             output=output,
-            engine=self._engine_bytes,
+            engine=self._engine_bytes
+            + metadata_bytes(shape.arch, len(weights.tensors), run.n_ubatch),
+            n_tokens=run.n_users * run.n_ctx,
         ).with_margin()
 
     def _split_weights(self, weights: StoredWeights, repack: bool) -> WeightBytes:
         key = (weights, repack)
         if key not in self._split:
             isa = self._profile.isa if repack else frozenset[str]()
-            tied = self._shape.tied_embeddings
-            self._split[key] = weight_bytes(weights.tensors, weights.artifact_bytes, isa, tied=tied)
+            self._split[key] = split_weights(
+                weights.tensors, weights.artifact_bytes, isa, self._shape
+            )
         return self._split[key]
 
     def _context_bytes(self, weights: StoredWeights, run: RunSettings) -> tuple[int, int]:

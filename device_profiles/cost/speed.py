@@ -24,7 +24,7 @@ from boardfit.device_profiles.cost.measured_rates import (
 )
 from boardfit.device_profiles.cost.memory import StoredTensor, is_matmul_weight, kv_bytes_read
 from boardfit.device_profiles.profile import FROM_SPECIFICATIONS, CpuCluster, DeviceProfile
-from boardfit.device_profiles.shape import ModelShape
+from boardfit.device_profiles.shape import ModelShape, is_behind
 
 # Multiply-accumulates per cycle and core in attention against the cache. Fitted on the growth of
 # Pi 5 prefill time from 512 to 16,384 tokens (edge-llm-memory-wall): 2.5 to 3.2 for an f16 cache,
@@ -107,15 +107,19 @@ def active_share(tensor: StoredTensor, shape: ModelShape) -> float:
     return 1.0
 
 
+# Tables of which a token reads one row. Source: src/llama-arch.cpp, LLM_TENSOR_INFOS (GET_ROWS).
+_TABLES = frozenset(("per_layer_token_embd.weight", "position_embd.weight", "token_types.weight"))
+
+
 def weight_bytes_read(tensors: Iterable[StoredTensor], shape: ModelShape) -> int:
     """Weight bytes that one decoded token reads: every product's matrix, the output head included,
-    but one row of an untied embedding.
+    but one row of an untied embedding and of other tables, and no block of next-token prediction.
     """
     total = 0.0
     for tensor in tensors:
         if tensor.name == "token_embd.weight" and not shape.tied_embeddings:
             continue
-        if tensor.name == "per_layer_token_embd.weight":
+        if tensor.name in _TABLES or is_behind(tensor.name, shape.n_layer):
             continue
         total += tensor.n_bytes * active_share(tensor, shape)
     return int(total)
@@ -181,6 +185,8 @@ def product_seconds(
         )
         if not (is_matmul_weight(tensor.name) or is_head) or (is_head and not with_head):
             continue
+        if is_behind(tensor.name, shape.n_layer):
+            continue
         key = (tensor.ggml_type, tensor.n_rows)
         if key not in throughputs:
             throughputs[key] = throughput(*key)
@@ -245,8 +251,8 @@ def read_bandwidth(
 
 
 def is_unusual(tensors: Iterable[StoredTensor], shape: ModelShape) -> bool:
-    """Whether a model has per-layer embeddings or layers that keep a state instead of a cache."""
-    return any(layer.n_head_kv == 0 for layer in shape.layers) or any(
+    """Whether a model has per-layer embeddings or layers that keep a state."""
+    return any(layer.n_head_kv == 0 or layer.state_values for layer in shape.layers) or any(
         tensor.name == "per_layer_token_embd.weight" for tensor in tensors
     )
 
@@ -338,7 +344,9 @@ def body_macs(tensors: Iterable[StoredTensor], shape: ModelShape) -> float:
     return sum(
         tensor.n_elements * active_share(tensor, shape)
         for tensor in tensors
-        if is_matmul_weight(tensor.name) and tensor.name != "output.weight"
+        if is_matmul_weight(tensor.name)
+        and tensor.name != "output.weight"
+        and not is_behind(tensor.name, shape.n_layer)
     )
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import psutil
 
+from boardfit.device_profiles.shape import is_behind
 from boardfit.edge.disk.opened_file import Source
-from boardfit.edge.engines.llama.estimate import cache_bytes_per_token
+from boardfit.edge.engines.llama.estimate import cache_bytes_per_token, count_layers
 from boardfit.edge.files.gguf import GgufHeader, GgufTensor
 from boardfit.edge.probe.bandwidth import measure_copy_bandwidth
 from boardfit.edge.probe.measure import last_level_cache
@@ -59,8 +60,11 @@ def count_step_bytes(path: Source, header: GgufHeader, kv_type: str, depth: int)
 
 
 def count_weight_bytes(tensors: Iterable[GgufTensor], header: GgufHeader) -> float:
-    """Count the bytes of weights that one token reads: of experts, those that are asked."""
+    """Count the bytes of weights that one token reads: of experts, those that are asked; of blocks
+    of next-token prediction, none.
+    """
     listed = list(tensors)
+    n_layer = count_layers(header)
     is_tied = all(tensor.name != "output.weight" for tensor in listed)
     n_experts = header.integer(f"{header.arch}.expert_count") or 0
     n_used = header.integer(f"{header.arch}.expert_used_count") or n_experts
@@ -68,6 +72,8 @@ def count_weight_bytes(tensors: Iterable[GgufTensor], header: GgufHeader) -> flo
     for tensor in listed:
         is_head = is_tied and tensor.name == _BY_ROW[0]
         if tensor.name in _BY_ROW and not is_head:
+            continue
+        if is_behind(tensor.name, n_layer):
             continue
         share = n_used / n_experts if n_experts and "_exps" in tensor.name else 1.0
         total += tensor.nbytes * share

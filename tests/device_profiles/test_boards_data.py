@@ -27,7 +27,7 @@ ASKED: dict[str, float] = {
     **{f"raspberry-pi-4b-{n}gb": n for n in (1, 2, 4, 8)},
     "raspberry-pi-400": 4,
     **{f"raspberry-pi-cm4-{n}gb": n for n in (1, 2, 4, 8)},
-    **{f"raspberry-pi-5-{n}gb": n for n in (2, 4, 8, 16)},
+    **{f"raspberry-pi-5-{n}gb": n for n in (1, 2, 4, 8, 16)},
     "raspberry-pi-500": 8,
     "raspberry-pi-500-plus": 16,
     **{f"raspberry-pi-cm5-{n}gb": n for n in (2, 4, 8, 16)},
@@ -45,6 +45,11 @@ ASKED: dict[str, float] = {
     **{f"jetson-orin-nx-{n}gb": n for n in (8, 16)},
     **{f"jetson-agx-orin-{n}gb": n for n in (32, 64)},
     "jetson-agx-thor-128gb": 128,
+    "jetson-t5000": 128,
+    "jetson-t4000-64gb": 64,
+    **{f"orange-pi-6-plus-{n}gb": n for n in (16, 32, 64)},
+    **{"dragonwing-iq-9075": 36, "dragonwing-iq-8275": 12},
+    **{f"rv1126b-{n}gb": n for n in (2, 4)},
     **{"pixel-6a": 6, "pixel-8": 8, "pixel-8a": 8, "pixel-9": 12},
     **{f"galaxy-s{n}": ram for n, ram in ((22, 8), (23, 8), (24, 8), (25, 12), (26, 12))},
     **{f"galaxy-s{n}-ultra": 12 for n in (24, 25, 26)},
@@ -139,7 +144,7 @@ def test_ram_is_what_the_name_says(board: str) -> None:
     if match := re.search(r"-(\d+)gb$", board):
         assert gib == int(match[1])
         assert f"{match[1]} GB" in profile.name
-    assert gib in {0.5, 1, 2, 4, 6, 8, 12, 16, 32, 64, 128}
+    assert gib in {0.5, 1, 2, 4, 6, 8, 12, 16, 32, 36, 64, 128}
 
 
 @every_board

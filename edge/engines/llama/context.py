@@ -27,6 +27,7 @@ from boardfit.edge.units import printable
 _SEQ = 0  # the only sequence we use
 _FLASH = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 _LOAD_PLAIN, _LOAD_MMAP = 0, 1  # enum llama_load_mode
+_LAZY_ON = 2  # enum llama_lazy_mode
 _NO_VOCAB = 0  # LLAMA_VOCAB_TYPE_NONE
 
 # What llama_decode returns (llama.h).
@@ -296,6 +297,9 @@ def load_model(
     params = lib.llama_model_default_params()
     params.load_mode = _LOAD_MMAP if settings.use_mmap else _LOAD_PLAIN
     params.use_extra_bufts = settings.repack
+    # Rows of a per-layer embedding table are read when a token needs them. Left to itself, the
+    # library reads a table of up to 4 GiB whole, which is more than a board has.
+    params.lazy_mode = _LAZY_ON
     if progress is not None:
         report = progress
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 
+from boardfit.device_profiles.shape import find_lazy_table, is_behind
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.files.gguf import GgufArray, GgufHeader
@@ -45,7 +46,7 @@ def estimate_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: Engin
     n_ff = max(feed_forward, default=4 * n_embd)
     # Live at once in the widest part of the graph: gate, up and their product, and the residual.
     compute = settings.n_ubatch * (3 * n_ff + 4 * n_embd) * 4
-    return header.tensor_bytes + int(kv) + compute + _PROCESS_BYTES
+    return loaded_bytes(header) + int(kv) + compute + _PROCESS_BYTES
 
 
 def least_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: EngineSettings) -> int:
@@ -55,19 +56,17 @@ def least_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: EngineSe
     arch = header.arch
     if arch in ENCODERS:
         return header.tensor_bytes
-    n_layer = header.integer(f"{arch}.block_count") or 0
-    cells, n_shared = n_ctx, 0
+    cells = n_ctx
     if arch not in _PLAIN:
         # Layers whose cache is smaller, or absent: only the library knows which they are.
         if any(key.removeprefix(f"{arch}.").startswith(_OTHER_MEMORY) for key in header.kv):
-            return header.tensor_bytes
+            return loaded_bytes(header)
         window = header.get(f"{arch}.attention.sliding_window")
         if isinstance(window, int) and window > 0 and not settings.swa_full:
             cells = min(n_ctx, window)
-        n_shared = header.integer(f"{arch}.attention.shared_kv_layers") or 0
     heads_kv, width = _read_cache_heads(path, header)
-    n_heads = sum(heads_kv[: max(0, n_layer - n_shared)])
-    return header.tensor_bytes + int(cells * n_heads * width * _KV_BYTES[settings.kv_type])
+    cache = cells * sum(heads_kv) * width * _KV_BYTES[settings.kv_type]
+    return loaded_bytes(header) + int(cache)
 
 
 def cache_bytes_per_token(path: Source, header: GgufHeader, kv_type: str) -> float:
@@ -77,18 +76,43 @@ def cache_bytes_per_token(path: Source, header: GgufHeader, kv_type: str) -> flo
     return sum(heads_kv or [1] * n_layer) * width * _KV_BYTES[kv_type]
 
 
+def loaded_bytes(header: GgufHeader) -> int:
+    """Weights that the engine loads: not the blocks of next-token prediction, and not a table of
+    which it reads rows on demand (`boardfit.edge.engines.llama.context`, lazy_mode).
+    """
+    n_layer = count_layers(header)
+    return sum(
+        tensor.nbytes
+        for tensor in header.tensors
+        if not is_behind(tensor.name, n_layer) and tensor.name != find_lazy_table(header.arch)
+    )
+
+
+def count_layers(header: GgufHeader) -> int:
+    """Layers that a token is read through: all blocks but those of next-token prediction."""
+    arch = header.arch
+    n_blocks = header.integer(f"{arch}.block_count") or 0
+    return max(0, n_blocks - (header.integer(f"{arch}.nextn_predict_layers") or 0))
+
+
 def _read_cache_heads(path: Source, header: GgufHeader) -> tuple[list[int], int]:
-    """The cached heads of each layer, and the values that one head caches for a token: its key and
-    its value. No heads where the header names none.
+    """The cached heads of each layer with a cache of its own, and the values that one head caches
+    for a token: its key and its value, at the least. No heads where the header names none.
     """
     arch = header.arch
-    n_layer = header.integer(f"{arch}.block_count") or 0
-    heads = read_per_layer(path, header, f"{arch}.attention.head_count", n_layer)
-    heads_kv = read_per_layer(path, header, f"{arch}.attention.head_count_kv", n_layer) or heads
+    n_blocks = header.integer(f"{arch}.block_count") or 0
+    heads = read_per_layer(path, header, f"{arch}.attention.head_count", n_blocks)
+    heads_kv = read_per_layer(path, header, f"{arch}.attention.head_count_kv", n_blocks) or heads
+    n_shared = header.integer(f"{arch}.attention.shared_kv_layers") or 0
+    heads_kv = heads_kv[: max(0, count_layers(header) - n_shared)]
+    every = header.integer(f"{arch}.full_attention_interval") or 1
+    heads_kv = heads_kv[every - 1 :: every]
     head_dim = (header.integer(f"{arch}.embedding_length") or 0) // max([*heads, 1])
-    head_k = header.integer(f"{arch}.attention.key_length") or head_dim
-    head_v = header.integer(f"{arch}.attention.value_length") or head_dim
-    return heads_kv, head_k + head_v
+    width = 0
+    for kind in ("key", "value"):
+        full = header.integer(f"{arch}.attention.{kind}_length") or head_dim
+        width += min(full, header.integer(f"{arch}.attention.{kind}_length_swa") or full)
+    return heads_kv, width
 
 
 def most_heads(path: Source, header: GgufHeader) -> int:

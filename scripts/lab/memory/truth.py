@@ -18,13 +18,14 @@ from boardfit.converters.formats.gguf.recipe import load_recipe
 from boardfit.converters.plan.weights import WeighingScale
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.cost.compute_buffer import compute_bytes, read_features
+from boardfit.device_profiles.cost.graph_table import metadata_bytes
 from boardfit.device_profiles.cost.memory import (
     MemoryPhases,
     engine_anonymous_bytes,
     kv_bytes,
     memory_phases,
     output_bytes,
-    weight_bytes,
+    split_weights,
 )
 from boardfit.device_profiles.shape import ModelShape
 from boardfit.edge.process.child import PIPE, Popen, decode_output, python_argv, start_child
@@ -72,12 +73,8 @@ def predict(spec: ModelSpec, combination: Combination, isa: Set[str]) -> MemoryP
     """What the planner's terms say for this run."""
     c, shape = combination, spec.shape
     weights = WeighingScale(spec).weigh(load_recipe(c.recipe))
-    split = weight_bytes(
-        weights.tensors,
-        weights.artifact_bytes,
-        isa if c.repack else frozenset[str](),
-        tied=shape.tied_embeddings,
-    )
+    used = isa if c.repack else frozenset[str]()
+    split = split_weights(weights.tensors, weights.artifact_bytes, used, shape)
     features = read_features(weights.tensors)
     return memory_phases(
         split,
@@ -85,7 +82,9 @@ def predict(spec: ModelSpec, combination: Combination, isa: Set[str]) -> MemoryP
         kv_cache=kv_bytes(shape, c.n_ctx, c.kv_type, c.n_ubatch),
         compute=compute_bytes(shape, features, c.n_ctx, c.n_ubatch, c.n_threads, c.kv_type),
         output=output_bytes(shape),
-        engine=engine_anonymous_bytes(shape, len(spec.get("tokenizer.ggml.merges", ()))),
+        engine=engine_anonymous_bytes(shape, len(spec.get("tokenizer.ggml.merges", ())))
+        + metadata_bytes(shape.arch, len(weights.tensors), min(c.n_ubatch, c.n_ctx)),
+        n_tokens=c.n_ctx,
     )
 
 
@@ -120,6 +119,8 @@ def measure(
     reads more than `limit_read_bytes` from storage.
     """
     c, begin = combination, time.monotonic()
+    if shape.lazy_table:
+        forget_cached(path)
     settings = {
         "n_ctx": c.n_ctx,
         "n_threads": c.n_threads,
@@ -155,6 +156,15 @@ def measure(
         for stream in (child.stdin, child.stdout, child.stderr):
             assert stream is not None
             stream.close()
+
+
+def forget_cached(path: Path) -> None:
+    """Drop a file from the page cache, as after the start of a board: of cached pages, the kernel
+    maps those around each that is touched.
+    """
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _follow(

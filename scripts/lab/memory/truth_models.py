@@ -21,6 +21,7 @@ from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity
 from boardfit.edge.files.ggml_types import GGML_TYPES
 from boardfit.edge.files.gguf import read_header
+from lab.memory.header_models import HEADER_MODELS, header_spec
 
 
 def _config(
@@ -198,13 +199,24 @@ class HollowCheckpoint:
 
 
 # Vocabularies that upstream keeps for its tests, by model: models/ggml-vocab-<name>.gguf.
-_REAL_VOCABULARY = {"qwen": "qwen2", "llama-3": "llama-bpe", "tinyllama": "llama-spm"}
+_REAL_VOCABULARY = {
+    "qwen3.5": "qwen35",
+    "qwen": "qwen2",
+    "gemma-4": "gemma-4",
+    "llama-3": "llama-bpe",
+    "tinyllama": "llama-spm",
+}
 
 
 def hollow_spec(name: str, upstream: Path | None = None) -> ModelSpec:
-    """One of `CONFIGS` as a spec to plan for. With `upstream`, a llama.cpp source tree, the real
-    vocabulary is taken from there where it has it; otherwise it is made up, of true size.
+    """One of `CONFIGS` or `HEADER_MODELS` as a spec to plan for. With `upstream`, a llama.cpp
+    source tree, the real vocabulary is taken from there where it has it; otherwise it is made up,
+    of true size.
     """
+    if name in HEADER_MODELS:
+        model = HEADER_MODELS[name]
+        vocabulary = _real_vocabulary(name, model.n_vocab, upstream)
+        return header_spec(name, model, vocabulary or _made_up(name, model.n_vocab))
     config = CONFIGS[name]
     checkpoint: Checkpoint = HollowCheckpoint(config, tensor_shapes(config))
     family = family_for(config)
@@ -212,7 +224,10 @@ def hollow_spec(name: str, upstream: Path | None = None) -> ModelSpec:
         KeyValue("general.architecture", family.arch, GGUFValueType.STRING),
         KeyValue("general.name", name, GGUFValueType.STRING),
         *family.metadata(checkpoint),
-        *(_real_vocabulary(name, config["vocab_size"], upstream) or _made_up(name, config)),
+        *(
+            _real_vocabulary(name, config["vocab_size"], upstream)
+            or _made_up(name, config["vocab_size"])
+        ),
     ]
     return ModelSpec(
         name,
@@ -244,11 +259,10 @@ def _real_vocabulary(name: str, n_vocab: int, upstream: Path | None) -> list[Key
     )
 
 
-def _made_up(name: str, config: Mapping[str, Any]) -> list[KeyValue]:
+def _made_up(name: str, n_vocab: int) -> list[KeyValue]:
     """Texts of 2 to 11 characters, as most real ones, each the join of two others. Gemma 3's and
     TinyLlama's vocabularies have scores in place of merges.
     """
-    n_vocab = config["vocab_size"]
     tokens = [_word(i) for i in range(n_vocab)]
     if name.startswith(("gemma", "tinyllama")):
         kinds = [2, 3, 3, *[6] * 256, *[1] * (n_vocab - 259)]

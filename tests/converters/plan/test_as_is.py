@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,27 @@ def test_nothing_is_recommended_by_an_unknown_loss(monkeypatch: pytest.MonkeyPat
     words = ["tiny", "-d", "pi5", "--json"]
     run = CliRunner().invoke(plan_command, words, catch_exceptions=False)
     assert {row["perplexity_added"] for row in json.loads(run.output)["candidates"]} == {None}
+
+
+@pytest.mark.parametrize(("arch", "is_known"), [("llama", True), ("deepseek4", False)])
+def test_a_plan_states_that_the_memory_of_an_architecture_is_unknown(
+    tmp_path: Path, arch: str, is_known: bool
+) -> None:
+    path = tmp_path / "model.gguf"
+    write_hollow_gguf(path, Dims(arch=arch))
+    words = [str(path), "-d", "pi5", "--as-is"]
+    text = CliRunner().invoke(plan_command, words, catch_exceptions=False).output
+    run = CliRunner().invoke(plan_command, [*words, "--json"], catch_exceptions=False)
+    reasons = json.loads(run.output)["plan"]["reasons"]
+    phrase = f"the memory of the architecture {arch} is unknown here"
+    assert any(phrase in reason for reason in reasons) != is_known
+    assert (phrase in text) != is_known
+
+
+def test_a_plan_names_what_no_token_reads(tmp_path: Path) -> None:
+    mixture = Dims(arch="qwen3moe", n_expert=8, n_expert_used=2, n_ff_expert=256)
+    reasons = make_plan(make_spec(mixture), PI5, PlanOptions()).reasons
+    assert any(reason.startswith("2 of 8 experts at work: a token reads") for reason in reasons)
+    with_more = replace(make_spec(Dims()), shape=replace(make_spec(Dims()).shape, n_layer=3))
+    reasons = make_plan(with_more, PI5, PlanOptions()).reasons
+    assert any("blocks of next-token prediction: not loaded" in reason for reason in reasons)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from boardfit.device_profiles.cost.compute_buffer import compute_bytes, graph_bytes, read_features
-from boardfit.device_profiles.cost.memory import kv_bytes, weight_bytes
+from boardfit.device_profiles.cost.memory import StoredTensor, kv_bytes, weight_bytes
 from tests.device_profiles.cost.models import Dims, shape_of, stored_tensors, write_hollow_gguf
 
 ROOT = Path(__file__).parents[3]
@@ -199,3 +199,22 @@ def test_a_full_context_takes_the_anonymous_memory_predicted(
     )
     # What is left is the engine's metadata: 1 to 4 MiB that `ENGINE_BASE_BYTES` has room for.
     assert abs(measured - predicted) <= 0.02 * measured + 4 * 2**20, (measured, predicted)
+
+
+def test_experts_in_one_matrix_are_as_wide_as_in_two() -> None:
+    two = [
+        StoredTensor(f"blk.0.ffn_{name}_exps.weight", "Q4_0", 256, 384, 8, 1)
+        for name in ("gate", "up")
+    ]
+    one = [StoredTensor("blk.0.ffn_gate_up_exps.weight", "Q4_0", 256, 768, 8, 1)]
+    assert read_features(one).n_ff_expert == read_features(two).n_ff_expert == 384
+
+
+def test_a_norm_behind_attention_is_no_norm_before_feed_forward() -> None:
+    """Qwen3.5 calls the norm before its feed-forward block `post_attention_norm`."""
+    names = ["attn_norm", "post_attention_norm"]
+    for more, is_behind in ([], False), (["ffn_norm"], True), (["post_ffw_norm"], True):
+        tensors = [
+            StoredTensor(f"blk.0.{name}.weight", "F32", 256, 1, 1, 1) for name in [*names, *more]
+        ]
+        assert read_features(tensors).post_norm == is_behind

@@ -8,9 +8,15 @@ import pytest
 
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.device_profiles.cost.compute_buffer import compute_bytes, read_features
-from boardfit.device_profiles.cost.memory import kv_bytes, output_bytes
+from boardfit.device_profiles.cost.graph_table import metadata_bytes
+from boardfit.device_profiles.cost.memory import (
+    StoredTensor,
+    kv_bytes,
+    kv_bytes_read,
+    output_bytes,
+)
 from boardfit.device_profiles.cost.model import CostModel, RunSettings, StoredWeights
-from boardfit.device_profiles.cost.speed import estimate_speed
+from boardfit.device_profiles.cost.speed import body_macs, estimate_speed, weight_bytes_read
 from tests.device_profiles.cost.models import Dims, shape_of, stored_tensors
 
 PI5 = find_profile("raspberry-pi-5-8gb")
@@ -65,3 +71,36 @@ def test_a_cache_type_must_divide_the_heads() -> None:
     assert COSTS.can_divide_heads("q8_0") and COSTS.can_open_with("q8_0")
     odd = shape_of(replace(DIMS, head_dim=80))
     assert not CostModel(odd, PI5, []).can_divide_heads("q8_0")
+
+
+def test_a_token_reads_no_table_whole_and_no_block_behind_the_last_layer() -> None:
+    table = StoredTensor("per_layer_token_embd.weight", "Q4_0", 256, 4096, 1, 10**6)
+    behind = replace(TENSORS[-1], name=f"blk.{DIMS.n_layer}.ffn_down.weight")
+    read = weight_bytes_read(TENSORS, SHAPE)
+    assert weight_bytes_read([*TENSORS, table, behind], SHAPE) == read
+    assert body_macs([*TENSORS, table, behind], SHAPE) == body_macs(TENSORS, SHAPE)
+    plain, more = (
+        estimate_speed(tensors, SHAPE, PI5, n_threads=4, kv_type="f16", repack=True)
+        for tensors in (TENSORS, [*TENSORS, behind])
+    )
+    assert plain == more
+
+
+def test_a_shared_cache_is_read_and_takes_no_memory() -> None:
+    last = replace(SHAPE.layers[-1], shares_kv=True)
+    shared = replace(SHAPE, layers=(*SHAPE.layers[:-1], last))
+    n_layer = len(SHAPE.layers)
+    whole, part = kv_bytes(SHAPE, 1024, "f16"), kv_bytes(shared, 1024, "f16")
+    assert part * n_layer == whole * (n_layer - 1)
+    assert kv_bytes_read(shared, 1024, "f16") == kv_bytes_read(SHAPE, 1024, "f16")
+
+
+def test_an_engine_that_foresees_more_nodes_takes_more_memory() -> None:
+    n_tensors = len(TENSORS)
+    assert metadata_bytes("llama", n_tensors, 512) == 0
+    few, many = (metadata_bytes("qwen35", n_tensors, n) for n in (128, 512))
+    assert 0 < few < many
+    run = replace(RUN, n_ubatch=512)
+    plain = COSTS.cost(WEIGHTS, run).memory.terms["engine_and_interpreter"]
+    costs = CostModel(replace(SHAPE, arch="qwen35"), PI5, [t.name for t in TENSORS], n_merges=10)
+    assert costs.cost(WEIGHTS, run).memory.terms["engine_and_interpreter"] == plain + many

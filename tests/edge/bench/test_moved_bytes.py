@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,19 @@ def test_only_the_experts_that_are_asked_are_read(tmp_path: Path) -> None:
     experts = sum(n for name, n in found.items() if "_exps" in name)
     rest = sum(found.values()) - experts - found["token_embd.weight"]
     assert count(path, 0) == rest + experts // 4
+
+
+def test_blocks_of_next_token_prediction_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    write_hollow_gguf(path, Dims(n_layer=4))
+    header = read_header(path)
+    header = replace(header, kv={**header.kv, "llama.nextn_predict_layers": 1})
+    last = sum(tensor.nbytes for tensor in header.tensors if tensor.name.startswith("blk.3."))
+    whole = count(path, 0)
+    assert whole is not None and last > 0
+    assert count_step_bytes(path, header, "f16", 0) == whole - last
+    per_token = (count_step_bytes(path, header, "f16", 100) or 0) - (whole - last)
+    assert per_token == 100 * 3 * Dims().n_head_kv * 2 * Dims().head_dim * 2
 
 
 def test_beyond_a_sliding_window_nothing_is_claimed(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,48 @@ def test_only_what_lies_before_and_behind_all_mapped_tensors_is_unmapped() -> No
     assert split.repacked == 1030
     assert split.kept_mapped == 100 + 10 + 1
     assert split.tensors == 1131
+
+
+def test_blocks_behind_the_last_layer_are_mapped_and_not_loaded() -> None:
+    """Whole, as the file is, while loading; given up then, where nothing that is used follows."""
+    tensors = _weights(
+        ("token_embd.weight", "F16", 100),
+        ("blk.0.ffn_up.weight", "Q4_0", 20),
+        ("blk.1.ffn_up.weight", "Q4_0", 1000),
+        ("blk.1.attn_norm.weight", "F32", 7),
+    )
+    split = weight_bytes(tensors, 1127, frozenset({"avx2"}), tied=False, n_layer=1)
+    assert (split.repacked, split.kept_mapped, split.tensors) == (20, 100, 120)
+    assert split.mapped == 1127
+
+
+def test_a_tied_head_that_is_made_first_is_read_twice() -> None:
+    tensors = _weights(("token_embd.weight", "Q6_K", 100), ("blk.0.attn_norm.weight", "F32", 1))
+    for isa, n_read in ((frozenset[str](), 201), (frozenset({"dotprod", "i8mm", "neon"}), 101)):
+        kind = "Q6_K" if not isa else "Q4_0"
+        stored = [replace(tensors[0], ggml_type=kind), tensors[1]]
+        assert weight_bytes(stored, 101, isa, tied=True, head_first=True).tensors == n_read
+        assert weight_bytes(stored, 101, isa, tied=True).tensors == 101
+
+
+def test_a_lazily_read_table_is_resident_by_rows() -> None:
+    tensors = _weights(
+        ("token_embd.weight", "F16", 100),
+        ("per_layer_token_embd.weight", "Q4_0", 64_000_000),
+        ("blk.0.attn_norm.weight", "F32", 1),
+    )
+    lazy = {"lazy_table": "per_layer_token_embd.weight", "tied": False}
+    split = weight_bytes(tensors, 64_000_101, frozenset(), **lazy)  # type: ignore[arg-type]
+    assert (split.mapped, split.kept_mapped, split.tensors) == (101, 101, 101)
+    assert (split.lazy, split.lazy_row) == (64_000_000, 1_000_000)
+    assert split.touched(2) == 2 * (1_000_000 + 4096)
+    assert split.touched(10**9) == 64_000_000
+    for use_mmap in (True, False):
+        phases = memory_phases(
+            split, use_mmap=use_mmap, kv_cache=0, compute=0, output=0, engine=0, n_tokens=2
+        )
+        assert phases.terms["table_rows"] == split.touched(2)
+        assert phases.running_total == 101 + split.touched(2) + PROGRAM_FILE_BYTES
 
 
 def test_phases_take_the_larger_of_what_follows_each_other() -> None:
