@@ -36,12 +36,12 @@ class VocabRules:
     """How a vocabulary is loaded.
 
     `order` lists the files that are tried. `prefix_space` decides `add_space_prefix`: `config`
-    copies tokenizer_config.json's add_prefix_space (written first, as upstream does), `never`
-    writes false for SentencePiece vocabularies. `pre` names a pre-tokenizer to take among equals.
+    copies tokenizer_config.json's add_prefix_space (written first or last, as upstream does),
+    `never` writes false for SentencePiece vocabularies. `pre` names a pre-tokenizer to take among equals.
     """
 
     order: tuple[Source, ...] = ("spm", "json")
-    prefix_space: Literal["config", "never"] | None = None
+    prefix_space: Literal["config", "config, last", "never"] | None = None
     phi3: bool = False
     llama_extras: bool = False
     pre: str | None = None
@@ -64,6 +64,8 @@ RULES: dict[str, VocabRules] = {
     "qwen2moe": _JSON_ONLY,
     "qwen3moe": _JSON_ONLY,
     "olmo2": _JSON_ONLY,
+    "exaone4": VocabRules(order=("json",), pre="exaone4"),
+    "ernie4_5": VocabRules(order=("spm",), prefix_space="config, last"),
     "falcon-h1": VocabRules(order=("json",), pre="falcon-h1"),
 }
 
@@ -100,7 +102,7 @@ def load_tokenizer(
     return LoadedTokenizer(
         vocabulary,
         special=special.metadata() + _trailing(files, rules, vocabulary),
-        leading=_leading(files, rules),
+        leading=_prefix_space(files) if rules.prefix_space == "config" else [],
         notes=files.notes(),
     )
 
@@ -146,9 +148,9 @@ def _choose_source(files: TokenizerFiles, rules: VocabRules) -> Source:
     )
 
 
-def _leading(files: TokenizerFiles, rules: VocabRules) -> list[KeyValue]:
+def _prefix_space(files: TokenizerFiles) -> list[KeyValue]:
     value = files.tokenizer_config.get("add_prefix_space")
-    if rules.prefix_space != "config" or not isinstance(value, bool):
+    if not isinstance(value, bool):
         return []
     return [KeyValue(Keys.Tokenizer.ADD_PREFIX, value, GGUFValueType.BOOL)]
 
@@ -162,6 +164,8 @@ def _trailing(files: TokenizerFiles, rules: VocabRules, vocabulary: Vocabulary) 
     if rules.llama_extras and size == 49152:
         # Granite's small models (conversion/llama.py).
         entries.append(KeyValue(Keys.Tokenizer.ADD_BOS, False, GGUFValueType.BOOL))
+    if rules.prefix_space == "config, last":
+        entries += _prefix_space(files)
     if rules.prefix_space == "never" and vocabulary.model == "llama":
         entries.append(KeyValue(Keys.Tokenizer.ADD_PREFIX, False, GGUFValueType.BOOL))
     return entries

@@ -133,6 +133,7 @@ PRE_TYPES: tuple[PreType, ...] = (
     PreType("olmo", _split(GPT2), markers=("|||IP_ADDRESS|||",)),
     PreType("phi-2", _split(GPT2), markers=("\t\t", "  ", "<|endoftext|>")),
     PreType("gpt-2", _split(GPT2)),
+    PreType("exaone4", _split(GPT2)),
     PreType(
         "falcon",
         (("punctuation", "contiguous"), ("split", GPT2), DIGITS, ("split", "[0-9][0-9][0-9]")),

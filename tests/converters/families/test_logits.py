@@ -251,6 +251,23 @@ MODELS = {
     "falcon-h1": Model(FALCON),
     "falcon-h1-norm": Model({**FALCON, "mamba_rms_norm": True, "mamba_norm_before_gate": False}),
     "falcon-h1-tied": Model({**FALCON, "tie_word_embeddings": True}),
+    "exaone4": Model(sizes("exaone4", sliding_window=None, layer_types=["full_attention"] * 3)),
+    "exaone4-rope": Model(
+        sizes(
+            "exaone4",
+            sliding_window=None,
+            layer_types=["full_attention"] * 3,
+            rope_scaling=LLAMA3_ROPE,
+            tie_word_embeddings=True,
+        )
+    ),
+    # The engine has windows with this many layers only. Depth adds up rounding.
+    "exaone4-window": Model(
+        sizes("exaone4", num_hidden_layers=64, sliding_window=8, sliding_window_pattern=4),
+        tolerance=1e-3,
+    ),
+    "ernie4_5": Model(sizes("ernie4_5", head_dim=32)),
+    "ernie4_5-untied": Model(sizes("ernie4_5", head_dim=20, tie_word_embeddings=False)),
     "olmo2": Model(sizes("olmo2")),
     "olmo3": Model(sizes("olmo3", num_hidden_layers=5, sliding_window=8)),
 }

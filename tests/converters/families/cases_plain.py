@@ -1,0 +1,82 @@
+"""EXAONE 4 and ERNIE 4.5 checkpoints for the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tests.converters.families.cases_llama import LLAMA3_ROPE, config
+from tests.converters.families.checkpoints import Case, decoder_shapes
+
+
+def exaone4(**sizes: Any) -> dict[str, Any]:
+    """One without windows, as the published 1.2B."""
+    settings = config(
+        "Exaone4ForCausalLM",
+        "exaone4",
+        **{
+            "num_attention_heads": 10,
+            "num_key_value_heads": 5,
+            "head_dim": 32,
+            "rope_theta": 1e6,
+            "rope_scaling": {**LLAMA3_ROPE, "factor": 16.0},
+            "sliding_window": None,
+            **sizes,
+        },
+    )
+    return {"layer_types": ["full_attention"] * settings["num_hidden_layers"], **settings}
+
+
+def exaone4_shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    shapes = decoder_shapes(settings, head_norms=True)
+    for i in range(settings["num_hidden_layers"]):
+        n_embd = shapes.pop(f"model.layers.{i}.input_layernorm.weight")
+        shapes[f"model.layers.{i}.post_feedforward_layernorm.weight"] = n_embd
+    return shapes
+
+
+def ernie4_5(**sizes: Any) -> dict[str, Any]:
+    return config(
+        "Ernie4_5ForCausalLM",
+        "ernie4_5",
+        **{
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+            "rope_theta": 500000.0,
+            "use_bias": False,
+            "tie_word_embeddings": True,
+            **sizes,
+        },
+    )
+
+
+_DEEP = exaone4(
+    num_hidden_layers=64,
+    hidden_size=64,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    intermediate_size=96,
+    sliding_window=32,
+    sliding_window_pattern="LLLG",
+    layer_types=(["sliding_attention"] * 3 + ["full_attention"]) * 16,
+)
+_EXAONE_REAL = exaone4(
+    vocab_size=50304, hidden_size=80, num_attention_heads=4, num_key_value_heads=2, head_dim=20
+)
+_ERNIE_REAL = ernie4_5(vocab_size=32000, hidden_size=96)
+
+CASES = (
+    Case("exaone4-vocabulary", _EXAONE_REAL, exaone4_shapes(_EXAONE_REAL), vocabulary="exaone4"),
+    Case("exaone4-bf16", exaone4(), exaone4_shapes(exaone4())),
+    Case("exaone4-windows", _DEEP, exaone4_shapes(_DEEP), dtype="F16", n_shards=3),
+    Case("ernie4_5-vocabulary", _ERNIE_REAL, decoder_shapes(_ERNIE_REAL), vocabulary="ernie4_5"),
+    Case("ernie4_5-tied", ernie4_5(), decoder_shapes(ernie4_5()), n_shards=2),
+    Case(
+        "ernie4_5-prefixed",
+        ernie4_5(),
+        {name.replace("model.", "ernie."): s for name, s in decoder_shapes(ernie4_5()).items()},
+        dtype="F16",
+    ),
+)
