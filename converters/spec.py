@@ -72,6 +72,8 @@ class SourceIdentity:
 
     `files` maps each source file's name to its size in bytes. `fingerprint` is the sha256 over
     names, sizes and headers (not over all the weights: that would double the reading).
+    `quantized` states what the weights were stored as where they are no floats, and `adapter` which
+    adapter is merged into them.
     """
 
     kind: str  # "hf-directory", "hub", "gguf"
@@ -80,6 +82,13 @@ class SourceIdentity:
     fingerprint: str
     license: str | None = None
     revision: str | None = None
+    quantized: str | None = None
+    adapter: str | None = None
+
+    def provenance(self) -> dict[str, str]:
+        """What stands between the source's floats and the model, where anything does."""
+        found = {"quantized": self.quantized, "adapter": self.adapter}
+        return {key: value for key, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)

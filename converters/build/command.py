@@ -24,6 +24,7 @@ from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.make import PREFERENCES, PlanOptions
 from boardfit.converters.plan.options import Prefer
 from boardfit.converters.quality.building import QualityOptions
+from boardfit.converters.source.checkpoint import AdapterRequest
 from boardfit.converters.source.resolve import open_model
 from boardfit.edge.bench.network_inputs import parse_shapes
 from boardfit.edge.bundle.quality_text import note_lines, quality_lines, tokenizer_lines
@@ -64,6 +65,13 @@ RECIPES = tuple(recipe.id for recipe in list_recipes())
     "--imatrix", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Importance matrix: an upstream file, or a text to compute one from.",
 )  # fmt: skip
+@click.option(
+    "--lora", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of an adapter (LoRA, DoRA) to merge into MODEL.",
+)  # fmt: skip
+@click.option(
+    "--lora-scale", type=float, metavar="X", help="Multiply the adapter's strength.  [default: 1]"
+)
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -127,6 +135,8 @@ class BuildOptions:
     kv_type: str | None
     prefer: Prefer
     imatrix: Path | None
+    lora: Path | None
+    lora_scale: float | None
     threads: int | None
     with_engine: bool
     python: str | None
@@ -146,6 +156,7 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
     """Build the bundles. Returns a record and a text for each."""
     if typed.shapes:
         raise UsageError("--shape is for networks other than language models")
+    lora = adapter_request(typed)
     options = PlanOptions(
         recipe=typed.recipe,
         n_ctx=typed.n_ctx,
@@ -164,7 +175,7 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
         reporter.stage(f"reading {printable(typed.model)}")
         devices = tuple(load_devices(typed.devices))
         request = BuildRequest(
-            spec=open_model(typed.model, progress=reporter.progress),
+            spec=open_model(typed.model, progress=reporter.progress, lora=lora),
             devices=devices,
             output=typed.output,
             options=options,
@@ -184,6 +195,14 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
     return [(as_record(done), summary(done)) for done in built]
 
 
+def adapter_request(typed: BuildOptions) -> AdapterRequest | None:
+    """The adapter to merge. Raises UsageError for a strength of none."""
+    if typed.lora is None and typed.lora_scale is not None:
+        raise UsageError("--lora-scale is for an adapter", next_step="add --lora DIR")
+    scale = 1.0 if typed.lora_scale is None else typed.lora_scale
+    return None if typed.lora is None else AdapterRequest(typed.lora, scale)
+
+
 def build_networks(typed: BuildOptions) -> list[tuple[dict[str, object], str]]:
     """Quantize the network for every board. Returns a record and a text for each."""
     refuse_language_options({
@@ -191,6 +210,7 @@ def build_networks(typed: BuildOptions) -> list[tuple[dict[str, object], str]]:
         "--python": typed.python, "--with-engine": typed.with_engine,
         "--thinking": typed.thinking, "--template-var": typed.template_vars,
         "--no-quality": typed.no_quality, "--quality-text": typed.quality_text,
+        "--lora": typed.lora, "--lora-scale": typed.lora_scale,
     })  # fmt: skip
     source = Path(typed.model)
     check_format(source, typed.formats)

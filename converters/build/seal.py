@@ -52,6 +52,7 @@ def make_manifest(
                 "revision": spec.source.revision,
                 "files": dict(spec.source.files),
                 "fingerprint": spec.source.fingerprint,
+                **spec.source.provenance(),
             },
             "notes": [*spec.notes, *([loss] if loss else [])],
         },

@@ -18,6 +18,7 @@ from boardfit.converters.families.layout import (
     stack_reader,
     target_tensor,
 )
+from boardfit.converters.families.lazy import as_floats
 from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError
 from boardfit.edge.units import printable
@@ -104,12 +105,9 @@ class _ExpertPool:
 
     def _stack(self, stack: ExpertStack) -> TargetTensor:
         sources = [self._got[stack.source.format(e)] for e in range(self._n_expert)]
-        for source in sources:
-            if source.dtype != sources[0].dtype:
-                raise InputError(
-                    f"experts of one layer differ in type: {sources[0].name} is "
-                    f"{sources[0].dtype}, {source.name} is {source.dtype}"
-                )
+        if any(source.dtype != sources[0].dtype for source in sources):
+            # An adapter or a quantizer touched some experts only.
+            sources = [as_floats(source) for source in sources]
         return target_tensor(
             f"blk.{self._index}.{stack.target}",
             (self._n_expert, *stack.shape),

@@ -183,7 +183,12 @@ def target_tensor(
     name: str, shape: Shape, source_type: str, read: RowReader, origin: str
 ) -> TargetTensor:
     """A target tensor with `keep` set by upstream's rule for its name and dimensions."""
-    return TargetTensor(name, shape, source_type, read, keep_type(name, len(shape)), origin)
+
+    def ready(start: int, stop: int) -> np.ndarray:
+        # Rows that are computed when read (`lazy`) are computed here.
+        return np.asarray(read(start, stop))
+
+    return TargetTensor(name, shape, source_type, ready, keep_type(name, len(shape)), origin)
 
 
 def from_rows(name: str, shape: Shape, source: SourceTensor, rows: np.ndarray) -> TargetTensor:

@@ -102,6 +102,12 @@ class ConvertedFormat(ABC):
                 f"{self.row.id} is made from a checkpoint; {printable(spec.name)} is a GGUF file",
                 next_step="give the Hugging Face directory, or use --format gguf",
             )
+        if made := spec.source.adapter or spec.source.quantized:
+            raise UnsupportedModelError(
+                f"{self.row.id} is made by a tool that reads the checkpoint's own files, which are "
+                f"not yet what is built: {printable(made, 200)}",
+                next_step="use --format gguf",
+            )
         self.check_family(spec.family)
         for name in self.row.profile_engines:
             support = profile.engine_support(name)

@@ -12,6 +12,7 @@ from boardfit.converters.formats.gguf.recipe import list_recipes
 from boardfit.converters.plan.compare import make_hollow_spec
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.source import resolve
+from boardfit.converters.source.checkpoint import AdapterRequest
 from boardfit.converters.source.names import CatalogueName, HubName, parse_name
 from boardfit.converters.spec import ModelSpec
 from boardfit.converters.tokenizers.turns import check_words
@@ -35,21 +36,22 @@ class Planned:
         return replace(options, recipe=self.recipe)
 
 
-def open_to_plan(ref: str) -> Planned:
-    """A model on disk or on the hub; where it is in neither, its shape from the catalogue.
+def open_to_plan(ref: str, lora: AdapterRequest | None = None) -> Planned:
+    """A model on disk or on the hub; where it is in neither, its shape from the catalogue. An
+    adapter needs the weights themselves.
 
     Raises InputError as `open_model` does, when the catalogue does not know the model either, and
     for a chat template that a build would refuse.
     """
-    planned = _open(ref)
+    planned = _open(ref, lora)
     if planned.spec.chat_template is not None:
         check_words(planned.spec.chat_template)
     return planned
 
 
-def _open(ref: str) -> Planned:
-    if Path(ref).expanduser().exists():
-        return Planned(resolve.open_model(ref))
+def _open(ref: str, lora: AdapterRequest | None) -> Planned:
+    if lora is not None or Path(ref).expanduser().exists():
+        return Planned(resolve.open_model(ref, lora=lora))
     name = parse_name(ref)
     known = None
     if isinstance(name, CatalogueName):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 import click
 
@@ -17,6 +18,7 @@ from boardfit.converters.plan.options import PREFERENCES, PlanOptions, Prefer, p
 from boardfit.converters.plan.planner import Planner
 from boardfit.converters.plan.text import candidate_lines, plan_lines, plan_record
 from boardfit.converters.plan.weights import WeighingScale
+from boardfit.converters.source.checkpoint import AdapterRequest
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import THIS_MACHINE, all_profiles, find_profile
 from boardfit.device_profiles.profile import DeviceProfile
@@ -116,6 +118,10 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     metavar="TIME",
     help="Time limit for the first token of an answer.",
 )
+@click.option(
+    "--lora", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of an adapter that the build will merge into MODEL.",
+)  # fmt: skip
 @click.option("--explain", is_flag=True, help="Show every term of the prediction and its source.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per board, one per line."
@@ -139,6 +145,7 @@ def plan_command(
     workload: str | None,
     within: float | None,
     first_within: float | None,
+    lora: Path | None,
     explain: bool,
     as_json: bool,
 ) -> None:
@@ -158,6 +165,8 @@ def plan_command(
     )  # fmt: skip
     if any_device and devices:
         raise UsageError("--any-device covers all boards, so --device cannot be used with it")
+    if lora is not None and (options.needs or len(models) != 1):
+        raise UsageError("--lora is for the plan of one model, without --workload")
     if options.needs:
         from boardfit.converters.plan.workload import plan_for_workload
 
@@ -178,11 +187,11 @@ def plan_command(
         _echo_sizes(load_devices(devices or (THIS_MACHINE,)), options, as_json)
         return
     if any_device:
-        spec, options = _open_to_plan(model, options)
+        spec, options = _open_to_plan(model, options, lora)
         _echo_boards(spec, options, as_json)
         return
     profiles = load_devices(devices or (THIS_MACHINE,))
-    spec, options = _open_to_plan(model, options)
+    spec, options = _open_to_plan(model, options, lora)
     if (wanted := parse_formats(formats)) != (GGUF,):
         from boardfit.converters.plan.compare import echo_format_plans
 
@@ -191,11 +200,13 @@ def plan_command(
     _echo_plans(spec, profiles, options, explain=explain, as_json=as_json)
 
 
-def _open_to_plan(model: str, options: PlanOptions) -> tuple[ModelSpec, PlanOptions]:
+def _open_to_plan(
+    model: str, options: PlanOptions, lora: Path | None
+) -> tuple[ModelSpec, PlanOptions]:
     """The model, and the options with a recipe that its name asks for."""
     from boardfit.converters.plan.catalogue import open_to_plan
 
-    planned = open_to_plan(model)
+    planned = open_to_plan(model, None if lora is None else AdapterRequest(lora))
     if planned.note is not None:
         click.echo(f"note: {printable(planned.note, 400)}", err=True)
     return planned.spec, planned.options(options)

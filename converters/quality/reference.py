@@ -229,6 +229,7 @@ def compute(
         "type": info.quant,
         "engine": f"{info.name} {info.version}",
         "fingerprint": spec.source.fingerprint,
+        **spec.source.provenance(),
     }
     record = {
         "about": about,

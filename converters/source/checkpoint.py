@@ -11,6 +11,7 @@ import math
 import mmap
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,20 @@ import numpy as np
 from boardfit.converters.documents import has_file, read_json_object
 from boardfit.converters.families.base import SourceTensor
 from boardfit.converters.source.fingerprint import Digest, map_file, update_with_file
-from boardfit.converters.source.quantized import refuse_quantized_tensors, stated_method
+from boardfit.converters.source.quantized import find_quantized, stated_method
 from boardfit.converters.source.wrappers import plain_names, refuse_adapter_tensors
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
-from boardfit.edge.files.safetensors import SafetensorsHeader, read_header
+from boardfit.edge.files.safetensors import SafetensorsHeader, SafetensorsTensor, read_header
 from boardfit.edge.units import printable
 
 INDEX = "model.safetensors.index.json"
 ADAPTER = "this is an adapter (LoRA), not a model"
-ADAPTER_ADVICE = (
-    "merge it into its base model first: peft's merge_and_unload(), then save_pretrained()"
-)
-_DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
+DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
+# What quantized weights are stored in besides.
+_STORED = {
+    **DTYPES, "U8": np.uint8, "I8": np.int8, "I32": np.int32, "U32": np.uint32, "I64": np.int64,
+    "F8_E4M3": np.uint8, "F8_E5M2": np.uint8, "F8_E8M0": np.uint8,
+}  # fmt: skip
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # A trainer's own state lies beside the weights, and is none.
@@ -43,6 +46,14 @@ ADAPTER_FILES = (
 )
 
 
+@dataclass(frozen=True)
+class AdapterRequest:
+    """An adapter's folder, and what to multiply its strength by."""
+
+    directory: Path
+    scale: float = 1.0
+
+
 class SafetensorsCheckpoint:
     """The parsed `config.json` and the tensors of one directory. See `Checkpoint`."""
 
@@ -50,7 +61,8 @@ class SafetensorsCheckpoint:
         """Reads and checks every shard's header; maps nothing yet.
 
         Raises InputError for missing, truncated or contradicting files, UnsafeInputError for an
-        index that points outside the directory, UnsupportedModelError for quantized weights.
+        index that points outside the directory, UnsupportedModelError for weights that are
+        quantized in a way that is not known.
         """
         self.directory = directory
         self.config = config
@@ -58,17 +70,25 @@ class SafetensorsCheckpoint:
         self.headers: dict[str, SafetensorsHeader] = {
             shard: read_header(directory / shard, below=directory) for shard in self.shards
         }
-        refuse_quantized_tensors(config, self.headers.values())
         self._where = self._locate(has_index=stale is None)
         refuse_adapter_tensors(self._where)
         plain, renamed = plain_names(self._where)
         self._stored = {plain[name]: name for name in self._where}
         self._maps: dict[str, mmap.mmap] = {}
-        self.notes = tuple(n for n in (stale, renamed, _quantization_note(config)) if n)
+        self._quantized = find_quantized(
+            config,
+            {name: self._entry(stored) for name, stored in self._stored.items()},
+            lambda name: self._read(name, _STORED),
+            {k: v for header in self.headers.values() for k, v in header.metadata.items()},
+        )
+        # What the weights were quantized to; None where they are floats.
+        self.quantized = self._quantized.describe()
+        noted = _quantization_note(config, self.quantized)
+        self.notes = tuple(n for n in (stale, renamed, noted) if n)
 
     def names(self) -> Iterable[str]:
-        """All tensor names, shard by shard, without what a wrapper put into them."""
-        return self._stored.keys()
+        """All tensor names, shard by shard, without what a wrapper or quantizer put into them."""
+        return self._quantized.names(self._stored)
 
     def plain_names(self) -> Mapping[str, str]:
         """The name that `names` gives, by the one in the files."""
@@ -76,33 +96,23 @@ class SafetensorsCheckpoint:
 
     def tensor(self, name: str) -> SourceTensor:
         """One tensor, by the name that `names` gives it, as a zero-copy, read-only view of its
-        mapped shard.
+        mapped shard. A quantized weight is float32, and its rows are computed when they are read.
 
         Raises InputError that names the tensor when it is absent, empty or of a type that is not
         BF16, F16 or F32.
         """
+        weight = self._quantized.weights.get(name)
+        return self._read(name, DTYPES) if weight is None else weight.tensor()
+
+    def _entry(self, stored: str) -> SafetensorsTensor:
+        return self.headers[self._where[stored]].tensors[stored]
+
+    def _read(self, name: str, dtypes: Mapping[str, Any]) -> SourceTensor:
         name = self._stored.get(name, name)
         shard = self._where.get(name)
         if shard is None:
             raise InputError(f"tensor {printable(name)} is missing from {self.directory}")
-        header = self.headers[shard]
-        entry = header.tensors[name]
-        dtype = _DTYPES.get(entry.dtype)
-        if dtype is None:
-            raise InputError(
-                f"tensor {printable(name)} in {shard} is {entry.dtype}; expected BF16, F16 or F32",
-                next_step="use the model's unquantized checkpoint, or come in through a GGUF",
-            )
-        count = math.prod(entry.shape)
-        if not entry.shape or not count:
-            raise InputError(
-                f"tensor {printable(name)} in {shard} has shape {list(entry.shape)}; "
-                "expected at least one value and one dimension"
-            )
-        data = np.frombuffer(
-            self._map(shard), dtype=dtype, count=count, offset=header.data_offset + entry.start
-        )
-        return SourceTensor(name, entry.dtype, entry.shape, data.reshape(entry.shape))
+        return view_tensor(self._map(shard), self.headers[shard], name, shard, dtypes)
 
     def files(self) -> dict[str, int]:
         """Sizes in bytes of the shards."""
@@ -136,6 +146,28 @@ class SafetensorsCheckpoint:
                 self.directory / shard, self.headers[shard].file_size, below=self.directory
             )
         return self._maps[shard]
+
+
+def view_tensor(
+    mapped: mmap.mmap, header: SafetensorsHeader, name: str, shard: str, dtypes: Mapping[str, Any]
+) -> SourceTensor:
+    """A zero-copy view of one tensor of a mapped file. Raises InputError as `tensor` does."""
+    entry = header.tensors[name]
+    dtype = dtypes.get(entry.dtype)
+    if dtype is None:
+        raise InputError(
+            f"tensor {printable(name)} in {shard} is {entry.dtype}; expected BF16, F16 or F32",
+            next_step="use the model's unquantized checkpoint, or come in through a GGUF",
+        )
+    count = math.prod(entry.shape)
+    # The scale of a whole tensor has no dimension.
+    if not count or not (entry.shape or dtypes is _STORED):
+        raise InputError(
+            f"tensor {printable(name)} in {shard} has shape {list(entry.shape)}; "
+            "expected at least one value and one dimension"
+        )
+    data = np.frombuffer(mapped, dtype=dtype, count=count, offset=header.data_offset + entry.start)
+    return SourceTensor(name, entry.dtype, entry.shape, data.reshape(entry.shape))
 
 
 def find_shards(directory: Path) -> list[str]:
@@ -210,7 +242,12 @@ def read_weight_map(directory: Path) -> dict[str, str]:
     return weight_map
 
 
-def _quantization_note(config: Mapping[str, Any]) -> str | None:
+def _quantization_note(config: Mapping[str, Any], quantized: str | None) -> str | None:
+    if quantized:
+        return (
+            f"the checkpoint is quantized already: {quantized}; it is read as float32, and what "
+            "the first rounding lost stays lost"
+        )
     method = stated_method(config)
     return method and (
         f"quantization_config ({method}) in config.json is not used: the weights are not quantized"
@@ -281,14 +318,16 @@ def refuse_adapter(directory: Path) -> None:
     base = adapter_base(directory)
     raise UnsupportedModelError(
         f"{directory}: {ADAPTER}" + (f"; its base model is {base}" if base else ""),
-        next_step=ADAPTER_ADVICE,
+        next_step=f"merge it into its base while building: edge build {base or 'BASE'} --lora "
+        f"{directory} -d BOARD -o OUT",
     )
 
 
 def adapter_base(directory: Path) -> str | None:
     """The base model that an adapter's own file names, where it names one."""
     try:
-        base = read_json_object(directory / "adapter_config.json").get("base_model_name_or_path")
+        config = read_json_object(directory / "adapter_config.json")
+        base = config.get("base_model_name_or_path") or config.get("model")  # PEFT, MLX
     except (InputError, OSError):
         return None
     return printable(base, 80) if isinstance(base, str) and base else None

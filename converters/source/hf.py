@@ -17,7 +17,12 @@ from boardfit.converters.documents import (
     read_json_object,
 )
 from boardfit.converters.families.registry import family_for, model_type
-from boardfit.converters.source.checkpoint import SafetensorsCheckpoint, adapter_notes
+from boardfit.converters.source.adapter import HUB_NAME, Adapter, MergedCheckpoint
+from boardfit.converters.source.checkpoint import (
+    AdapterRequest,
+    SafetensorsCheckpoint,
+    adapter_notes,
+)
 from boardfit.converters.source.folder import refuse_without_config
 from boardfit.converters.source.general import general_metadata, keep_name_inert, model_license
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
@@ -57,18 +62,22 @@ def open_directory(
     location: str | None = None,
     model_id: str | None = None,
     revision: str | None = None,
+    lora: AdapterRequest | None = None,
 ) -> ModelSpec:
     """Describe the model in a directory; tensors stay on disk until they are read.
 
-    The keyword arguments are for directories that came from a hub. Raises InputError (and its
-    kinds) for a checkpoint that cannot be converted.
+    `lora` is merged into the weights as they are read. The other keyword arguments are for
+    directories that came from a hub. Raises InputError (and its kinds) for a checkpoint that
+    cannot be converted.
     """
     check_folder(directory)
     config = read_json_object(_config_path(directory))
     family = family_for(config)
     refuse_other_heads(config)
-    checkpoint = SafetensorsCheckpoint(directory, config)
+    checkpoint = _open_checkpoint(directory, config, lora, model_id)
     tensors = family.tensors(checkpoint)
+    if isinstance(checkpoint, MergedCheckpoint):
+        checkpoint.check_head(any(tensor.name == "output.weight" for tensor in tensors))
     shape = family.shape(checkpoint)
     general, notes = general_metadata(directory, family.arch, tensors, model_id=model_id)
     tokenizer = _load_tokenizer(directory, config, family.arch, tensors)
@@ -90,13 +99,26 @@ def open_directory(
         notes=(
             *notes,
             *checkpoint.notes,
-            *adapter_notes(directory),
+            *([] if lora else adapter_notes(directory)),
             *companion_notes(directory),
             *family.notes(checkpoint),
             *tokenizer.notes,
             *renamed,
         ),
     )
+
+
+def _open_checkpoint(
+    directory: Path, config: Mapping[str, Any], lora: AdapterRequest | None, model_id: str | None
+) -> SafetensorsCheckpoint:
+    """The weights, with the adapter in them where there is one."""
+    if lora is None:
+        return SafetensorsCheckpoint(directory, config)
+    own = config.get("_name_or_path")
+    cached = [p for p in directory.absolute().parts if p.startswith("models--")]
+    names = [model_id, *(p.removeprefix("models--").replace("--", "/") for p in cached), own]
+    known_as = [n for n in names if isinstance(n, str) and HUB_NAME.fullmatch(n)]
+    return MergedCheckpoint(directory, config, Adapter(lora), known_as)
 
 
 def _config_path(directory: Path) -> Path:
@@ -156,4 +178,8 @@ def _identity(
             # An empty document has no content, and a card that is too large is not used.
             if files[name] and (name != "README.md" or files[name] <= MAX_CARD_BYTES):
                 digest.update(read_bytes(path))
-    return SourceIdentity(kind, location, files, digest.hexdigest(), license_name, revision)
+    adapter = checkpoint.adapter.describe() if isinstance(checkpoint, MergedCheckpoint) else None
+    return SourceIdentity(
+        kind, location, files, digest.hexdigest(), license_name, revision, checkpoint.quantized,
+        adapter,
+    )  # fmt: skip

@@ -27,7 +27,7 @@ from urllib.parse import quote
 
 from boardfit.converters.source.checkpoint import (
     ADAPTER,
-    ADAPTER_ADVICE,
+    AdapterRequest,
     choose_shards,
     pickle_advice,
 )
@@ -81,10 +81,14 @@ class RemoteFile:
 
 
 def open_repository(
-    ref: str, *, progress: Progress | None = None, heads_only: bool = False
+    ref: str,
+    *,
+    progress: Progress | None = None,
+    heads_only: bool = False,
+    lora: AdapterRequest | None = None,
 ) -> ModelSpec:
-    """Fetch `owner/name[@revision]` where it is not here yet, and describe it. `heads_only` is for
-    a plan: the headers of the weights are fetched, and the data is not.
+    """Fetch `owner/name[@revision]` where it is not here yet, and describe it, with `lora` in it.
+    `heads_only` is for a plan: the headers of the weights are fetched, and the data is not.
 
     Raises InputError when the hub cannot be reached or does not give the repository out,
     DoesNotFitError when the disk is too small, IntegrityError when a file arrives damaged.
@@ -94,7 +98,7 @@ def open_repository(
     repo_id, _, revision = ref.partition("@")
     directory, commit = fetch(repo_id, revision or "main", progress=progress, heads_only=heads_only)
     return open_directory(
-        directory, kind="hub", location=repo_id, model_id=repo_id, revision=commit
+        directory, kind="hub", location=repo_id, model_id=repo_id, revision=commit, lora=lora
     )
 
 
@@ -483,7 +487,11 @@ def _bytes_here(directory: Path, file: RemoteFile) -> int:
 
 def _refuse_without_weights(repo_id: str, names: Sequence[str]) -> None:
     if "adapter_config.json" in names:
-        raise UnsupportedModelError(f"{repo_id}: {ADAPTER}", next_step=ADAPTER_ADVICE)
+        raise UnsupportedModelError(
+            f"{repo_id}: {ADAPTER}",
+            next_step=f"download it (hf download {repo_id} --local-dir DIR), then merge it into "
+            "its base: edge build BASE --lora DIR",
+        )
     ggufs = [name for name in names if name.endswith(".gguf")]
     if ggufs:
         raise InputError(

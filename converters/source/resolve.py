@@ -8,6 +8,7 @@ from pathlib import Path
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.checkpoint import (
     ADAPTER_FILES,
+    AdapterRequest,
     pickle_advice,
     refuse_adapter,
 )
@@ -31,14 +32,19 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def open_model(
-    ref: str | Path, *, progress: Progress | None = None, heads_only: bool = False
+    ref: str | Path,
+    *,
+    progress: Progress | None = None,
+    heads_only: bool = False,
+    lora: AdapterRequest | None = None,
 ) -> ModelSpec:
     """Open a model wherever it is.
 
     `ref` is a Hugging Face directory, a `.gguf` file, a model on the hub as `owner/name[@revision]`
     or in any other way that `names` understands, or `sample`, the embedded model. An existing path
     wins over a name. `progress` receives (bytes done, bytes in all) during a download. `heads_only`
-    is for a plan: of a model on the hub it fetches no weights, and they read as zeros.
+    is for a plan: of a model on the hub it fetches no weights, and they read as zeros. `lora` is an
+    adapter to merge into a checkpoint.
 
     Raises InputError that names what was expected instead.
     """
@@ -48,23 +54,35 @@ def open_model(
     if path.is_dir():
         from boardfit.converters.source.hf import open_directory
 
-        return open_directory(path)
+        return open_directory(path, lora=lora)
     if path.is_file():
-        return _open_file(path)
+        spec = _open_file(path)
+        _refuse_lora(spec.name, lora)
+        return spec
     name = parse_name(ref) if isinstance(ref, str) and not _is_path(ref) else None
     if isinstance(name, CatalogueName):
         name = _published(name)
     if name is None:
         raise _not_found(str(ref), path)
     if name.is_gguf:
+        _refuse_lora(str(ref), lora)
         from boardfit.converters.source.hub_gguf import open_gguf_in_repository
 
         return open_gguf_in_repository(name, progress=progress, heads_only=heads_only)
     from boardfit.converters.source.hub import open_repository
 
-    spec = open_repository(name.ref, progress=progress, heads_only=heads_only)
+    spec = open_repository(name.ref, progress=progress, heads_only=heads_only, lora=lora)
     note = f"{printable(str(ref))} is taken as {name.ref} on the hub"
     return spec if str(ref) == name.ref else replace(spec, notes=(*spec.notes, note))
+
+
+def _refuse_lora(name: str, lora: AdapterRequest | None) -> None:
+    if lora is not None:
+        raise InputError(
+            f"an adapter is merged into a checkpoint's weights, and {printable(name)} is a GGUF "
+            "file",
+            next_step="give the base model's Hugging Face directory or owner/name with --lora",
+        )
 
 
 def _published(name: CatalogueName) -> HubName | None:

@@ -26,6 +26,11 @@ def quality_lines(manifest: Mapping[str, Any]) -> list[str]:
         return [NOT_STATED]
     if card.get("within_bounds") is False:
         lines[0] += f"; beyond the {card.get('kld_mean_bound')} expected of this recipe, accepted"
+    about = card.get("reference")
+    if isinstance(about, dict) and (quantized := about.get("quantized")):
+        lines.append(
+            f"measured against a source that is quantized: {printable(str(quantized), 200)}"
+        )
     task = card.get("task")
     if isinstance(task, dict) and (exact := _number(task, "exact")) is not None:
         lines.append(

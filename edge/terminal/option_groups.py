@@ -20,14 +20,15 @@ _ANSWER = {
 GROUPS: dict[str, dict[str, str]] = {
     "plan": {
         "Which board": "--device --any-device",
-        "What to build": "--format --recipe --as-is --prefer",
+        "What to build": "--format --recipe --as-is --prefer --lora",
         "Engine": "--ctx --kv-type --threads --ubatch",
         "Limits": "--min-tps --max-ttft --prompt --for --workload --within --first-within",
         "Output": "--explain --json",
     },
     "build": {
         "Which board": "--device --with-engine --python",
-        "What to build": "--format --recipe --ctx --kv-type --prefer --imatrix --shape --sign",
+        "What to build": "--format --recipe --ctx --kv-type --prefer --imatrix --lora --lora-scale"
+        " --shape --sign",
         "Chat template": _TEMPLATE,
         "Quality": "--no-quality --accept-quality --quality-text --accept-tokenizer",
         "Output": "--output --force --threads --json",

@@ -77,7 +77,12 @@ def run_case(
     model = case.write(place)
     text = place / "text.txt"
     text.write_text("The light in the kitchen is on, and the one in the hall is off. " * 80)
-    places = {"MODEL": str(model), "OUT": str(place / "bundle"), "TEXT": str(text)}
+    places = {
+        "MODEL": str(model),
+        "LORA": str(model / "lora"),
+        "OUT": str(place / "bundle"),
+        "TEXT": str(text),
+    }
     places["GGUF"] = str(place / "m.gguf")
     with pytest.raises(SystemExit) as left:
         main([places.get(word, word) for word in case.command.split()])

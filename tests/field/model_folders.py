@@ -17,6 +17,7 @@ from tests.converters.families.checkpoints import (
     random_values,
     write_safetensors,
 )
+from tests.converters.source.layouts import gptq
 
 SAMPLE = Path(__file__).parents[2] / "converters" / "sample" / "model"
 INDEX = "model.safetensors.index.json"
@@ -116,11 +117,11 @@ def add_equal_head(tensors: Tensors) -> None:
 
 def make_gptq(tensors: Tensors) -> None:
     """Every projection as integers with their scales."""
+    rng = np.random.default_rng(0)
     for name in [name for name in tensors if name.endswith("_proj.weight")]:
-        del tensors[name]
-        for part in ("qweight", "qzeros"):
-            stored = ("I32", np.zeros((8, 64), np.int32))
-            tensors[name.removesuffix("weight") + part] = stored
+        layout = gptq()(rng, *tensors.pop(name)[1].shape)
+        module = name.removesuffix(".weight")
+        tensors |= {module + ending: stored for ending, stored in layout.tensors.items()}
 
 
 def write_index(folder: Path, *files: str) -> None:

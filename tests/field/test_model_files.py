@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from boardfit.edge.cli import main
+from tests.converters.source.adapters import pair, write_peft
 from tests.field.field_case import (
     BUILD,
     MEASURED,
@@ -39,6 +40,11 @@ from tests.field.model_folders import (
 def merged_with_adapter(path: Path) -> None:
     write_model(path)
     write_adapter(path)
+
+
+def base_and_adapter(path: Path, width: int = 64) -> None:
+    write_model(path)
+    write_peft(path / "lora", pair("model.layers.0.mlp.up_proj", 128, width))
 
 
 def training_run(path: Path) -> None:
@@ -181,7 +187,11 @@ def as_tensor_type(number: int) -> Write:
 
 CASES = [
     FieldCase("LoRA folder", folder(write_adapter), PLAN, 3,
-              ("adapter", "someone/base-1b", "merge")),
+              ("adapter", "edge build someone/base-1b --lora", "merge")),
+    FieldCase("LoRA folder and its base", folder(base_and_adapter), f"{PLAN} --lora LORA", 0,
+              ("an adapter is merged: LoRA of rank 4 in lora", "base-1b")),
+    FieldCase("LoRA folder and another base", folder(lambda path: base_and_adapter(path, 72)),
+              f"{PLAN} --lora LORA", 3, ("does not fit", "[4, 72]", "base-1b")),
     FieldCase("LoRA file", file("adapter/adapter_model.safetensors",
                                 lambda path: write_adapter(path.parent)), PLAN, 3,
               ("adapter", "someone/base-1b", "merge")),
@@ -191,8 +201,14 @@ CASES = [
         path, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})),
         PLAN, 0, ("bitsandbytes", "is not used")),
     FieldCase("GPTQ without a word in config.json",
-              folder(lambda path: write_model(path, add=make_gptq)), PLAN, 3,
-              ("GPTQ", "quantized")),
+              folder(lambda path: write_model(path, add=make_gptq)), PLAN, 0,
+              ("GPTQ, 4 bits", "quantized already")),
+    FieldCase("GPTQ for a tool that reads files",
+              folder(lambda path: write_model(path, add=make_gptq)), f"{PLAN} --format onnx", 3,
+              ("onnx", "GPTQ, 4 bits", "--format gguf")),
+    FieldCase("quantized by an unknown method", folder(lambda path: write_model(
+        path, add=make_gptq, quantization_config={"quant_method": "squeeze"})), PLAN, 3,
+        ("quant_method", "squeeze", "gptq")),
     FieldCase("stale index beside a whole file", folder(stale_index), PLAN, 0,
               (INDEX, "is not used")),
     FieldCase("stale index beside other shards", folder(sharded_again), PLAN, 0,

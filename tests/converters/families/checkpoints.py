@@ -79,9 +79,11 @@ def random_values(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) 
     return values.astype(_NUMPY[dtype])
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, np.ndarray]]) -> None:
+def write_safetensors(
+    path: Path, tensors: Mapping[str, tuple[str, np.ndarray]], metadata: Mapping[str, str] = {}
+) -> None:
     """A safetensors file of (dtype, array) by name, data in the order given."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     offset = 0
     for name, (dtype, array) in tensors.items():
         header[name] = {

@@ -49,15 +49,23 @@ class Entry:
 
 
 def convert_upstream(
-    cases: Sequence[Case], work: Path, python: Path, tree: Path, *, outtype: str = "f32"
+    cases: Sequence[Case],
+    work: Path,
+    python: Path,
+    tree: Path,
+    *,
+    outtype: str = "f32",
+    ready: Sequence[Case] = (),
 ) -> None:
     """Write every case to `work/NAME/` and convert all with upstream in one process to
     `work/NAME.gguf`; where upstream refuses one, its traceback goes to `work/NAME.refused`.
+    `ready` are written already.
     """
     jobs = []
-    for case in cases:
+    for case in (*cases, *ready):
         directory = work / case.name
-        write_case(case, directory)
+        if case not in ready:
+            write_case(case, directory)
         if case.vocabulary is not None:
             write_tokenizer(case, directory, tree)
         jobs.append(

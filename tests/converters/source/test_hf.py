@@ -240,10 +240,9 @@ def test_quantized_checkpoint(checkpoint: Path) -> None:
         lambda config: config.update(quantization_config=quantization),
     )
     assert any("quantization_config (gptq)" in note for note in open_model(checkpoint).notes)
-    replace_tensor(
-        checkpoint, "model.layers.1.mlp.down_proj.qweight", "I32", np.zeros((8, 8), np.int32)
-    )
-    refused(checkpoint, UnsupportedModelError, "already quantized", "gptq")
+    name = "model.layers.1.mlp.down_proj.qweight"
+    replace_tensor(checkpoint, name, "I32", np.zeros((8, 8), np.int32))
+    refused(checkpoint, InputError, "down_proj.qzeros", "missing")
 
 
 def test_tokenizer_absent(checkpoint: Path) -> None:
