@@ -68,9 +68,7 @@ class Exaone4(DecoderFamily):
         if size is not None:
             entries += [
                 uint32(f"{attention}.sliding_window", size),
-                array(
-                    f"{attention}.sliding_window_pattern", _sliding(config), GGUFValueType.BOOL
-                ),
+                array(f"{attention}.sliding_window_pattern", _sliding(config), GGUFValueType.BOOL),
             ]
         return entries
 
@@ -97,8 +95,8 @@ def _sliding(config: Config) -> list[bool]:
     if isinstance(pattern, str) and config.get("layer_types") is None:
         if not pattern or set(pattern) - {"L", "G"}:
             raise UnsupportedModelError(
-                f"config.json: sliding_window_pattern is {quote(pattern)}; known here: a number, or "
-                "letters L and G"
+                f"config.json: sliding_window_pattern is {quote(pattern)}; known here: a number, "
+                "or letters L and G"
             )
         n_layer = settings.require_int(config, "num_hidden_layers")
         return [pattern[i % len(pattern)] == "L" for i in range(n_layer)]

@@ -37,7 +37,8 @@ class VocabRules:
 
     `order` lists the files that are tried. `prefix_space` decides `add_space_prefix`: `config`
     copies tokenizer_config.json's add_prefix_space (written first or last, as upstream does),
-    `never` writes false for SentencePiece vocabularies. `pre` names a pre-tokenizer to take among equals.
+    `never` writes false for SentencePiece vocabularies. `pre` names a pre-tokenizer to take among
+    equals.
     """
 
     order: tuple[Source, ...] = ("spm", "json")
@@ -64,6 +65,7 @@ RULES: dict[str, VocabRules] = {
     "qwen2moe": _JSON_ONLY,
     "qwen3moe": _JSON_ONLY,
     "olmo2": _JSON_ONLY,
+    "gpt-oss": _JSON_ONLY,
     "exaone4": VocabRules(order=("json",), pre="exaone4"),
     "ernie4_5": VocabRules(order=("spm",), prefix_space="config, last"),
     "falcon-h1": VocabRules(order=("json",), pre="falcon-h1"),

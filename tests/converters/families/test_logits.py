@@ -81,6 +81,7 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+GPT_OSS = {"head_dim": 32, "num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": 8}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 40}
 
 # Several chunks of transformers' in one sequence.
@@ -251,6 +252,27 @@ MODELS = {
     "falcon-h1": Model(FALCON),
     "falcon-h1-norm": Model({**FALCON, "mamba_rms_norm": True, "mamba_norm_before_gate": False}),
     "falcon-h1-tied": Model({**FALCON, "tie_word_embeddings": True}),
+    "gpt-oss": Model(
+        sizes("gpt_oss", rope_parameters={"rope_type": "default", "rope_theta": 1e4}, **GPT_OSS)
+    ),
+    # The engine rounds the bounds of yarn's ramp, whatever `truncate` states.
+    "gpt-oss-yarn": Model(
+        sizes(
+            "gpt_oss",
+            num_hidden_layers=4,
+            rope_parameters={
+                "rope_type": "yarn",
+                "rope_theta": 150000.0,
+                "factor": 8.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "truncate": True,
+                "original_max_position_embeddings": 128,
+            },
+            layer_types=["full_attention", "sliding_attention"] * 2,
+            **GPT_OSS,
+        )
+    ),
     "exaone4": Model(sizes("exaone4", sliding_window=None, layer_types=["full_attention"] * 3)),
     "exaone4-rope": Model(
         sizes(

@@ -123,6 +123,8 @@ class Flavour:
     dummy_prefix: bool = True
     rstrip: bool = False
     pieces: tuple[str, ...] = ()
+    # Further entries of tokenizer_config.json.
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 _LLAMA3_PRE = _sequence(_split(pretypes.LLAMA3), _byte_level(False))
@@ -209,6 +211,36 @@ FLAVOURS: dict[str, Flavour] = {
         upstream_pre="gpt-2",
     ),
     # OLMo 2: GPT-4's pattern over a vocabulary of its own.
+    # gpt-oss; the vocabulary stands in for its own.
+    "gpt-oss": Flavour(
+        "llama-bpe",
+        "gpt-4o",
+        _sequence(_split(pretypes.GPT4O), _byte_level(False)),
+        bos="<|startoftext|>",
+        eos="<|return|>",
+        pad="<|endoftext|>",
+        template=CHATML,
+        rename={
+            "<|begin_of_text|>": "<|startoftext|>",
+            "<|end_of_text|>": "<|endoftext|>",
+            "<|reserved_special_token_0|>": "<|call|>",
+            "<|start_header_id|>": "<|start|>",
+            "<|end_header_id|>": "<|message|>",
+            "<|eot_id|>": "<|end|>",
+            "<|reserved_special_token_1|>": "<|return|>",
+        },
+    ),
+    "exaone4": Flavour("gpt-2", "exaone4", _byte_level(True), bos="<|endoftext|>", template=CHATML),
+    "ernie4_5": Flavour(
+        "llama-spm",
+        "default",
+        bos="<s>",
+        eos="</s>",
+        unk="<unk>",
+        template=LLAMA2_TEMPLATE,
+        files=("tokenizer.model",),
+        settings={"add_prefix_space": False},
+    ),
     "olmo2": Flavour(
         "gpt-2",
         "dbrx",
