@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from gguf import GGUFValueType, Keys
 
-from boardfit.converters.documents import has_file
 from boardfit.converters.spec import KeyValue
 from boardfit.converters.tokenizers import bpe, pretokenizer, reference, spm
 from boardfit.converters.tokenizers.files import TokenizerFiles
@@ -26,7 +25,7 @@ from boardfit.converters.tokenizers.special import (
     read_special_tokens,
 )
 from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary
-from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.errors import InputError
 
 Source = Literal["spm", "json"]
 
@@ -139,13 +138,9 @@ def _choose_source(files: TokenizerFiles, rules: VocabRules) -> Source:
             return "spm"
         if source == "json" and files.tokenizer_json:
             return "json"
-    if has_file(files.directory / "tekken.json"):
-        raise UnsupportedModelError(
-            f"{files.directory} has only tekken.json",
-            next_step="download the Hugging Face form of the checkpoint, with tokenizer.json",
-        )
     raise InputError(
-        f"{files.directory} has no tokenizer: looked for tokenizer.json and tokenizer.model",
+        f"{files.directory} has no tokenizer: looked for tokenizer.json, tokenizer.model and "
+        "tekken.json",
         next_step="copy the checkpoint's tokenizer files beside its config.json",
     )
 
