@@ -46,6 +46,10 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "olmo3": ("boardfit.converters.families.olmo2:Olmo3", "OLMo 3"),
     "gpt_oss": ("boardfit.converters.families.gpt_oss:GptOss", "gpt-oss"),
     "exaone4": ("boardfit.converters.families.exaone4:Exaone4", "EXAONE 4"),
+    "hunyuan_v1_dense": (
+        "boardfit.converters.families.hunyuan_v1_dense:HunyuanDense",
+        "Hunyuan (dense)",
+    ),
     "ernie4_5": ("boardfit.converters.families.ernie4_5:Ernie45", "ERNIE 4.5 (dense)"),
     "lfm2": ("boardfit.converters.families.lfm2:Lfm2", "LFM2, LFM2.5"),
     "lfm2_vl": ("boardfit.converters.families.lfm2:Lfm2Vl", "LFM2-VL, LFM2.5-VL (text part)"),

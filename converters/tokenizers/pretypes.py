@@ -146,5 +146,10 @@ PRE_TYPES: tuple[PreType, ...] = (
         ),
     ),
     PreType("deepseek-coder", (*_split(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK), DIGIT)),
+    PreType(
+        "hunyuan-dense",
+        _split(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3_MAIN),
+        markers=("<｜hy_Assistant｜>",),
+    ),
     PreType("deepseek-v3", _split(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3_MAIN)),
 )

@@ -140,13 +140,13 @@ def _special_tokens(tekken: Mapping[str, Any], count: int) -> list[tuple[str, bo
     listed = tekken.get("special_tokens")
     if listed is None:
         listed = [{"rank": i, "token_str": text} for i, text in enumerate(_FIRST_SPECIAL)]
-    found = {}
-    for entry in listed if isinstance(listed, list) else [None]:
-        rank = entry.get("rank") if isinstance(entry, Mapping) else None
-        text = entry.get("token_str") if isinstance(entry, Mapping) else None
+    found: dict[int, tuple[str, bool]] = {}
+    for given in listed if isinstance(listed, list) else [listed]:
+        entry: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+        rank, text = entry.get("rank"), entry.get("token_str")
         if type(rank) is not int or not 0 <= rank < count or not isinstance(text, str) or not text:
             raise _wrong(
-                f"special_tokens holds {printable(repr(entry), 60)}; expected token_str and a "
+                f"special_tokens holds {printable(repr(given), 60)}; expected token_str and a "
                 f"rank below {count}"
             )
         found[rank] = (text, bool(entry.get("is_control", True)))

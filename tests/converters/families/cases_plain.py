@@ -1,4 +1,4 @@
-"""EXAONE 4 and ERNIE 4.5 checkpoints for the oracle."""
+"""EXAONE 4, ERNIE 4.5 and Hunyuan checkpoints for the oracle."""
 
 from __future__ import annotations
 
@@ -51,6 +51,31 @@ def ernie4_5(**sizes: Any) -> dict[str, Any]:
     )
 
 
+def hunyuan(**sizes: Any) -> dict[str, Any]:
+    """As published: a context stretched by a larger base."""
+    return config(
+        "HunYuanDenseV1ForCausalLM",
+        "hunyuan_v1_dense",
+        **{
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+            "max_position_embeddings": 32768,
+            "rope_theta": 10000.0,
+            "rope_scaling": {"alpha": 1000.0, "factor": 1.0, "type": "dynamic"},
+            "tie_word_embeddings": True,
+            **sizes,
+        },
+    )
+
+
+def hunyuan_shapes(settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    shapes = decoder_shapes(settings, head_norms=True)
+    for short, full in (("q_norm", "query_layernorm"), ("k_norm", "key_layernorm")):
+        shapes = {name.replace(short, full): shape for name, shape in shapes.items()}
+    return shapes
+
+
 _DEEP = exaone4(
     num_hidden_layers=64,
     hidden_size=64,
@@ -66,11 +91,14 @@ _EXAONE_REAL = exaone4(
     vocab_size=50304, hidden_size=80, num_attention_heads=4, num_key_value_heads=2, head_dim=20
 )
 _ERNIE_REAL = ernie4_5(vocab_size=32000, hidden_size=96)
+_PLAIN_HUNYUAN = hunyuan(rope_scaling=None, num_experts=1, tie_word_embeddings=False)
 
 CASES = (
     Case("exaone4-vocabulary", _EXAONE_REAL, exaone4_shapes(_EXAONE_REAL), vocabulary="exaone4"),
     Case("exaone4-bf16", exaone4(), exaone4_shapes(exaone4())),
     Case("exaone4-windows", _DEEP, exaone4_shapes(_DEEP), dtype="F16", n_shards=3),
+    Case("hunyuan-stretched", hunyuan(), hunyuan_shapes(hunyuan())),
+    Case("hunyuan-plain", _PLAIN_HUNYUAN, hunyuan_shapes(_PLAIN_HUNYUAN), dtype="F16"),
     Case("ernie4_5-vocabulary", _ERNIE_REAL, decoder_shapes(_ERNIE_REAL), vocabulary="ernie4_5"),
     Case("ernie4_5-tied", ernie4_5(), decoder_shapes(ernie4_5()), n_shards=2),
     Case(

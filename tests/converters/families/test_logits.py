@@ -288,6 +288,18 @@ MODELS = {
         sizes("exaone4", num_hidden_layers=64, sliding_window=8, sliding_window_pattern=4),
         tolerance=1e-3,
     ),
+    "hunyuan": Model(sizes("hunyuan_v1_dense", head_dim=32)),
+    "hunyuan-stretched": Model(
+        {
+            **sizes(
+                "hunyuan_v1_dense",
+                head_dim=32,
+                rope_scaling={"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
+                tie_word_embeddings=True,
+            ),
+            "max_position_embeddings": 32768,
+        }
+    ),
     "ernie4_5": Model(sizes("ernie4_5", head_dim=32)),
     "ernie4_5-untied": Model(sizes("ernie4_5", head_dim=20, tie_word_embeddings=False)),
     "olmo2": Model(sizes("olmo2")),

@@ -211,6 +211,24 @@ FLAVOURS: dict[str, Flavour] = {
         upstream_pre="gpt-2",
     ),
     # OLMo 2: GPT-4's pattern over a vocabulary of its own.
+    # MiniCPM5; the vocabulary stands in for its own.
+    "minicpm5": Flavour(
+        "llama-bpe",
+        "minicpm5",
+        _sequence(_split(r"\p{N}{1,3}"), _split(pretypes.MINICPM5), _byte_level(False)),
+        ignore_merges=True,
+        bos="<s>",
+        eos="<|im_end|>",
+        unk="<unk>",
+        template="{{ bos_token }}" + CHATML,
+        rename={
+            "<|begin_of_text|>": "<s>",
+            "<|end_of_text|>": "</s>",
+            "<|reserved_special_token_0|>": "<unk>",
+            "<|start_header_id|>": "<|im_start|>",
+            "<|eot_id|>": "<|im_end|>",
+        },
+    ),
     # gpt-oss; the vocabulary stands in for its own.
     "gpt-oss": Flavour(
         "llama-bpe",
