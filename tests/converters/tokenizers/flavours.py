@@ -92,6 +92,13 @@ GRANITE_TEMPLATE = (
     " + message['content'] + '<|end_of_text|>\n' }}{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}"
 )
+# gpt-oss's, as far as it is text.
+HARMONY = (
+    "{% for message in messages %}{{ '<|start|>' + message['role'] + '<|message|>'"
+    " + message['content'] }}{% if loop.last and message['role'] == 'assistant' %}"
+    "{{ '<|return|>' }}{% else %}{{ '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -237,7 +244,7 @@ FLAVOURS: dict[str, Flavour] = {
         bos="<|startoftext|>",
         eos="<|return|>",
         pad="<|endoftext|>",
-        template=CHATML,
+        template=HARMONY,
         rename={
             "<|begin_of_text|>": "<|startoftext|>",
             "<|end_of_text|>": "<|endoftext|>",
@@ -248,7 +255,9 @@ FLAVOURS: dict[str, Flavour] = {
             "<|reserved_special_token_1|>": "<|return|>",
         },
     ),
-    "exaone4": Flavour("gpt-2", "exaone4", _byte_level(True), bos="<|endoftext|>", template=CHATML),
+    "exaone4": Flavour(
+        "gpt-2", "exaone4", _byte_level(True), bos="<|endoftext|>", template=ZEPHYR_TEMPLATE
+    ),
     "ernie4_5": Flavour(
         "llama-spm",
         "default",
@@ -257,6 +266,7 @@ FLAVOURS: dict[str, Flavour] = {
         unk="<unk>",
         template=LLAMA2_TEMPLATE,
         files=("tokenizer.model",),
+        dummy_prefix=False,
         settings={"add_prefix_space": False},
     ),
     "olmo2": Flavour(
