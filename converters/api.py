@@ -14,7 +14,7 @@ from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.learned import read_learned
 from boardfit.converters.plan.make import PlanOptions, plan_any
 from boardfit.converters.quality.building import QualityOptions
-from boardfit.converters.source.resolve import open_model
+from boardfit.converters.source.resolve import Mtp, open_model
 from boardfit.device_profiles.catalog import THIS_MACHINE
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import UsageError
@@ -52,17 +52,19 @@ def build(
     with_engine: bool = False,
     quality: QualityOptions | None = None,
     overwrite: bool = False,
+    mtp: Mtp | None = None,
     thinking: Thinking = "auto",
     template_variables: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Make a 4-bit artifact of a model sized to a board, in a verified bundle at `output`.
 
     `with_engine` adds the engine, compiled for the board, and all it needs to run there offline.
+    `mtp` keeps or drops a checkpoint's head that guesses tokens ahead; unasked, it is dropped.
     `thinking` and `template_variables` are how its chat template is rendered, unless a user
     overrides them.
     """
     request = BuildRequest(
-        spec=open_model(str(model)),
+        spec=open_model(str(model), mtp=mtp),
         devices=tuple(load_devices([device])),
         output=Path(output),
         options=options or PlanOptions(),

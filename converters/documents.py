@@ -17,6 +17,8 @@ from boardfit.edge.files.kind import read_regular, read_regular_text
 from boardfit.edge.units import format_bytes, printable
 
 MAX_CARD_BYTES = 4 * 1024**2
+# PyYAML reads 80 KB a second. Long lists of evaluations have 200 KB.
+_MAX_HEADER_CHARACTERS = 256 * 1024
 # Configurations have some KiB, lists of merges some MiB.
 _MAX_DOCUMENT_BYTES = 16 * 1024**2
 _LIMITS = {
@@ -118,14 +120,27 @@ def read_front_matter(path: Path) -> dict[str, Any]:
     """
     import yaml
 
+    class PlainLoader(yaml.SafeLoader):
+        """Takes no aliases: a few lines of them stand for gigabytes."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("it has aliases (*name)")
+            return super().compose_node(parent, index)
+
     lines = read_text(path).splitlines()
     if not lines or lines[0] != "---":
         return {}
     end = lines.index("---", 1) if "---" in lines[1:] else len(lines)
     text = "\n".join(lines[1:end]) + "\n"
+    if len(text) > _MAX_HEADER_CHARACTERS:
+        raise InputError(
+            f"{path}: its YAML header has {len(text)} characters; {_MAX_HEADER_CHARACTERS} is the "
+            "most"
+        )
     text = text.replace("- no\n", '- "no"\n').replace("\t", "  ")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=PlainLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: broken YAML header: {printable(first)}") from None

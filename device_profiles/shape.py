@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class LayerShape:
     """One layer's state. Attention layers keep `n_head_kv × (head_dim_k + head_dim_v)` KV values
     per token, at most `window` tokens of them (None: the whole context). Recurrent layers keep
-    `state_values` float32 values in all, regardless of the context; their `n_head_kv` is 0.
+    `state_values` float32 values in all, regardless of the context; their `n_head_kv` is 0, except
+    in layers that have both. A layer that `shares_kv` attends to an earlier layer's cache.
     """
 
     n_head_kv: int
@@ -17,6 +18,12 @@ class LayerShape:
     head_dim_v: int
     window: int | None = None
     state_values: int = 0
+    shares_kv: bool = False
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether the layer has KV values of its own."""
+        return self.n_head_kv > 0 and not self.shares_kv
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from boardfit.edge.errors import InputError
 from boardfit.edge.units import did_you_mean, printable
@@ -26,6 +26,19 @@ def is_finite(value: object) -> bool:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     # A comparison takes an int of any size. `math.isfinite` raises OverflowError for it.
     return is_number and -MAX_FIGURE < value < MAX_FIGURE  # type: ignore[operator]
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """For `parse_constant`: JSON has no NaN and no Infinity."""
+    raise ValueError(f"{name} is not a figure")
+
+
+def read_finite(text: str) -> float:
+    """For `parse_float`: Python reads 1e999 as infinity, which no JSON can hold again."""
+    value = float(text)
+    if not is_finite(value):
+        refuse_constant(f"{text:.40}")
+    return value
 
 
 class FieldKind(Protocol):

@@ -45,7 +45,7 @@ def install_line(extra: str, *names: str) -> str:
 
     Without metadata (a copied folder) it names our own sources, never our name on an index.
     """
-    wanted = [text for text in _requirements(extra) if not names or _name(text) in names]
+    wanted = [text for text in _requirements(extra) if not names or normalize_name(text) in names]
     if not wanted:
         return f"in the folder of {OURS}'s sources: pip install -e '.[{extra}]'"
     return f"pip install {' '.join(map(shlex.quote, wanted))}"
@@ -106,11 +106,12 @@ def _expand(
         ourselves = _OURSELVES.match(text)
         for name in ourselves[1].split(",") if ourselves else ():
             found |= _expand(name.strip(), extras, (*above, extra))
-        if _name(text) != OURS:
+        if normalize_name(text) != OURS:
             found[text] = None
     return found
 
 
-def _name(requirement: str) -> str:
+def normalize_name(requirement: str) -> str:
+    """The package that a requirement names, as PEP 503 has it; "" for none."""
     match = _NAME.match(requirement)
     return re.sub(r"[-_.]+", "-", match[0]).lower() if match else ""

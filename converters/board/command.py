@@ -14,6 +14,7 @@ from boardfit.converters.board.engine.variants import ALL_VARIANTS, SINGLE_VARIA
 from boardfit.edge.disk.atomic import new_file
 from boardfit.edge.disk.rooted import check_free
 from boardfit.edge.errors import EngineMissingError, UsageError
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.units import format_bytes, format_seconds
 
@@ -65,7 +66,7 @@ def list_engines(as_json: bool) -> None:
     for built in engines:
         show(built, as_json)
     if not engines and not as_json:
-        click.echo("nothing is compiled yet; next: edge engine build")
+        echo("nothing is compiled yet; next: edge engine build")
 
 
 @engine.command()
@@ -92,7 +93,7 @@ def get(variant: str, tools: bool, output: Path, as_json: bool) -> None:
         mode = path.stat().st_mode & 0o777
         with path.open("rb") as source, new_file(target, mode=mode) as file:
             shutil.copyfileobj(source, file)
-        click.echo(json.dumps({"path": str(target)}) if as_json else str(target))
+        echo(json.dumps({"path": str(target)}) if as_json else str(target))
 
 
 @engine.command()
@@ -119,10 +120,10 @@ def add(
         profile = find_profile(device or open_bundle(bundle).plan.device)
         made = bundle_with_engine(bundle, output, profile, reporter, python=python, variant=variant)
     if as_json:
-        click.echo(json.dumps({"bundle": str(made.path), "id": made.id, "n_bytes": made.n_bytes}))
+        echo(json.dumps({"bundle": str(made.path), "id": made.id, "n_bytes": made.n_bytes}))
         return
     engine_bytes = sum(file.n_bytes for file in made.files if file.role in ("wheel", "tool"))
-    click.echo(
+    echo(
         f"{made.path}  {format_bytes(made.n_bytes)}, of which {format_bytes(engine_bytes)} engine "
         f"for {profile.name}\n  next: edge rehearse {made.path} --device {profile.id}"
     )
@@ -130,12 +131,12 @@ def add(
 
 def show(built: BuiltEngine, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(built.to_dict()))
+        echo(json.dumps(built.to_dict()))
         return
     for path in built.paths:
-        click.echo(path)
+        echo(path)
     glibc = f"glibc {built.glibc} or later" if built.glibc else "static"
-    click.echo(
+    echo(
         f"  {built.kind} {built.version}, {built.variant}: {', '.join(built.kernels)}\n"
         f"  {format_bytes(built.n_bytes)}, {glibc}, compiled in {format_seconds(built.seconds)} "
         f"by {built.compiler}"

@@ -25,13 +25,14 @@ from boardfit.converters.plan.make import PREFERENCES, PlanOptions
 from boardfit.converters.plan.options import Prefer
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.checkpoint import AdapterRequest
-from boardfit.converters.source.resolve import open_model
+from boardfit.converters.source.resolve import Mtp, open_model
 from boardfit.edge.bench.network_inputs import parse_shapes
 from boardfit.edge.bundle.quality_text import note_lines, quality_lines, tokenizer_lines
 from boardfit.edge.errors import UsageError
 from boardfit.edge.template.options import TEMPLATE_OPTIONS, parse_variables
 from boardfit.edge.terminal.option_groups import GroupedCommand
 from boardfit.edge.terminal.options import add_options
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.trust.key_argument import signing_key
 from boardfit.edge.types import Thinking
@@ -60,6 +61,10 @@ RECIPES = tuple(recipe.id for recipe in list_recipes())
 @click.option(
     "--prefer", type=click.Choice(PREFERENCES), default="balanced", show_default=True,
     help="What to optimize where several recipes fit.",
+)  # fmt: skip
+@click.option(
+    "--mtp", type=click.Choice(("keep", "drop")),
+    help="Keep a checkpoint's head that guesses tokens ahead, or drop it.  [default: drop]",
 )  # fmt: skip
 @click.option(
     "--imatrix", type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -119,7 +124,7 @@ def build_command(**options: Any) -> None:
     typed = BuildOptions(**options)
     build_kind = build_networks if is_network_file(Path(typed.model)) else build_language_model
     for record, text in build_kind(typed):
-        click.echo(json.dumps(record) if typed.as_json else text)
+        echo(json.dumps(record) if typed.as_json else text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +139,7 @@ class BuildOptions:
     n_ctx: int | None
     kv_type: str | None
     prefer: Prefer
+    mtp: Mtp | None
     imatrix: Path | None
     lora: Path | None
     lora_scale: float | None
@@ -175,7 +181,7 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
         reporter.stage(f"reading {printable(typed.model)}")
         devices = tuple(load_devices(typed.devices))
         request = BuildRequest(
-            spec=open_model(typed.model, progress=reporter.progress, lora=lora),
+            spec=open_model(typed.model, progress=reporter.progress, lora=lora, mtp=typed.mtp),
             devices=devices,
             output=typed.output,
             options=options,
@@ -208,7 +214,7 @@ def build_networks(typed: BuildOptions) -> list[tuple[dict[str, object], str]]:
     refuse_language_options({
         "--ctx": typed.n_ctx, "--kv-type": typed.kv_type, "--imatrix": typed.imatrix,
         "--python": typed.python, "--with-engine": typed.with_engine,
-        "--thinking": typed.thinking, "--template-var": typed.template_vars,
+        "--mtp": typed.mtp, "--thinking": typed.thinking, "--template-var": typed.template_vars,
         "--no-quality": typed.no_quality, "--quality-text": typed.quality_text,
         "--lora": typed.lora, "--lora-scale": typed.lora_scale,
     })  # fmt: skip

@@ -39,6 +39,7 @@ def assemble(
     experts: Callable[[int], Sequence[ExpertStack]] = lambda index: (),
     n_expert: int = 0,
     first: Sequence[TargetTensor] = (),
+    stacks: Sequence[tuple[ExpertStack, int]] = (),
     layer_prefix: str = "model.layers.",
     rename: Callable[[str], str | None] = lambda name: name,
 ) -> list[TargetTensor]:
@@ -47,14 +48,16 @@ def assemble(
     `outer` holds rules by full source name, `layer(i)` those of layer `i` by the name after
     `layer_prefix` and the number, `experts(i)` its stacks of experts. `rename` maps a source name
     to the one the rules use, or to None to drop it (a vision tower). Stacks of experts appear where
-    the layer's last expert tensor stands, in the order given, as upstream writes them.
+    the layer's last expert tensor stands, in the order given, as upstream writes them. `stacks` are
+    those outside the layers, by full source name and with their number of tensors.
 
     Raises InputError that names the tensors which are unknown, missing or of the wrong shape.
     """
     made = list(first)
     numbered = re.compile(re.escape(layer_prefix) + r"(\d+)\.(.+)")
     rules = [layer(i) for i in range(n_layer)]
-    pools = [_ExpertPool(i, experts(i), n_expert) for i in range(n_layer)]
+    pools = [_ExpertPool(f"blk.{i}.", experts(i), n_expert) for i in range(n_layer)]
+    outer_pools = [_ExpertPool("", [stack], count) for stack, count in stacks]
     seen: set[str] = set()
     unknown: list[str] = []
     for name in checkpoint.names():
@@ -70,6 +73,10 @@ def assemble(
                 continue
         else:
             rule, prefix = outer.get(known_as), ""
+            pool = next((pool for pool in outer_pools if pool.is_waiting_for(known_as)), None)
+            if pool is not None:
+                made += pool.add(known_as, checkpoint.tensor(name))
+                continue
         if rule is None:
             unknown.append(name)
             continue
@@ -78,15 +85,15 @@ def assemble(
         check_shape(source, rule.shape)
         made += rule.build(prefix + rule.target, source)
     _refuse_unknown(unknown, family, n_layer)
-    _refuse_missing(seen, outer, rules, pools, layer_prefix, family)
+    _refuse_missing(seen, outer, rules, pools, outer_pools, layer_prefix, family)
     return made
 
 
 class _ExpertPool:
-    """Collects one layer's expert tensors until all are there."""
+    """Collects the tensors of stacks that belong together until all are there."""
 
-    def __init__(self, index: int, stacks: Sequence[ExpertStack], n_expert: int) -> None:
-        self._index, self._stacks, self._n_expert = index, stacks, n_expert
+    def __init__(self, prefix: str, stacks: Sequence[ExpertStack], n_expert: int) -> None:
+        self._prefix, self._stacks, self._n_expert = prefix, stacks, n_expert
         self._waiting = {stack.source.format(e): stack for stack in stacks for e in range(n_expert)}
         self._got: dict[str, SourceTensor] = {}
 
@@ -109,11 +116,11 @@ class _ExpertPool:
             # An adapter or a quantizer touched some experts only.
             sources = [as_floats(source) for source in sources]
         return target_tensor(
-            f"blk.{self._index}.{stack.target}",
+            self._prefix + stack.target,
             (self._n_expert, *stack.shape),
             sources[0].dtype,
             stack_reader([matrix(source) for source in sources]),
-            f"{sources[0].name} and {self._n_expert - 1} more experts",
+            f"{sources[0].name} and {self._n_expert - 1} more",
         )
 
 
@@ -162,10 +169,12 @@ def _refuse_missing(
     outer: Mapping[str, TensorRule],
     rules: Sequence[Mapping[str, TensorRule]],
     pools: Sequence[_ExpertPool],
+    outer_pools: Sequence[_ExpertPool],
     layer_prefix: str,
     family: str,
 ) -> None:
     missing = [name for name, rule in outer.items() if not rule.optional and name not in seen]
+    missing += [name for pool in outer_pools for name in pool.missing()]
     for index, layer in enumerate(rules):
         prefix = f"{layer_prefix}{index}."
         missing += [

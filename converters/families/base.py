@@ -47,9 +47,14 @@ class Checkpoint(Protocol):
 
 
 class Family(Protocol):
-    """How one architecture becomes GGUF. `arch` is the GGUF architecture name."""
+    """How one architecture becomes GGUF. `arch` is the GGUF architecture name.
+
+    `keep_mtp` asks for the head that guesses several tokens ahead, for families that can keep it.
+    """
 
     arch: str
+    can_keep_mtp: bool
+    keep_mtp: bool
 
     def shape(self, checkpoint: Checkpoint) -> ModelShape:
         """The model's shape. Raises InputError when config and tensors disagree."""
@@ -65,4 +70,7 @@ class Family(Protocol):
         """
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Sentences for the user about what of the checkpoint is not in the artifact."""
+        """Sentences for the user about how the artifact differs from the checkpoint."""
+
+    def rename(self, name: str) -> str | None:
+        """A source tensor's name without what is around a language model; None drops it."""

@@ -50,15 +50,13 @@ class DecoderFamily:
     """A decoder-only transformer with Hugging Face's usual tensor names.
 
     Class data: `arch` (GGUF architecture), `defaults` (what the family's configuration class in
-    transformers assumes for an absent key, as far as the conversion depends on it), `left_out_note`
-    (about the tensors that `rename` drops).
+    transformers assumes for an absent key, as far as the conversion depends on it),
+    `can_keep_mtp` (whether its MTP head can be in the file).
     """
 
     arch: ClassVar[str]
+    can_keep_mtp = keep_mtp = False
     defaults: ClassVar[Mapping[str, Any]] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0}
-    left_out_note: ClassVar[str] = (
-        "text only: {} tensors of other modalities (vision, audio) are left out"
-    )
 
     @classmethod
     def from_config(cls, config: Config) -> DecoderFamily:
@@ -68,8 +66,14 @@ class DecoderFamily:
     # -- hooks -----------------------------------------------------------------------------------
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """The configuration that all other hooks see."""
-        return settings.with_defaults(checkpoint.config, self.defaults)
+        """The configuration that all other hooks see.
+
+        Defaults of a text configuration count more than the outer, multimodal one.
+        """
+        inner = settings.optional_mapping(checkpoint.config, "text_config")
+        if inner is None:
+            return settings.with_defaults(checkpoint.config, self.defaults)
+        return {**checkpoint.config, **self.defaults, **inner}
 
     def head_dim(self, config: Config) -> int:
         """Size of a head: `head_dim`, else hidden size over heads."""
@@ -114,6 +118,10 @@ class DecoderFamily:
         """
         return ()
 
+    def outer_stacks(self, config: Config, dims: Dimensions) -> Sequence[tuple[ExpertStack, int]]:
+        """Stacks outside the layers, by full source name, with their number of tensors."""
+        return ()
+
     def extra_tensors(self, config: Config, dims: Dimensions) -> list[TargetTensor]:
         """Tensors made from the configuration; they are written first."""
         if str(global_rope(rope_parameters(config)).get("rope_type")).lower() == "llama3":
@@ -129,6 +137,10 @@ class DecoderFamily:
     def rename(self, name: str) -> str | None:
         """The name that rules use for a source tensor; None drops it."""
         return name
+
+    def rename_in(self, config: Config, name: str) -> str | None:
+        """As `rename`, where the name depends on the configuration too."""
+        return self.rename(name)
 
     # -- the Family protocol -----------------------------------------------------------------------
 
@@ -189,7 +201,8 @@ class DecoderFamily:
             experts=lambda index: self.expert_stacks(config, dims, index),
             n_expert=self.n_expert(config),
             first=self.extra_tensors(config, dims),
-            rename=self.rename,
+            stacks=self.outer_stacks(config, dims),
+            rename=lambda name: self.rename_in(config, name),
         )
         if self.is_tied(config) and has_equal_head(made):
             return [tensor for tensor in made if tensor.name != "output.weight"]
@@ -219,15 +232,10 @@ class DecoderFamily:
         )
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """List what was left out.
-
-        It is the parts of a multimodal checkpoint that `rename` drops, and sliding windows that the
-        engine does not have for this architecture.
+        """Notes about a head that is stored twice, and about sliding windows that the engine does
+        not have for this architecture.
         """
         notes = []
-        left_out = sum(self.rename(name) is None for name in checkpoint.names())
-        if left_out:
-            notes.append(self.left_out_note.format(left_out))
         config = self.config(checkpoint)
         if self.is_tied(config) and self._stores_head(checkpoint):
             is_kept = any(t.name == "output.weight" for t in self.tensors(checkpoint))
@@ -314,7 +322,7 @@ def active_parameters(
     tensors: Sequence[TargetTensor], n_expert: int, n_used: int, n_embd: int
 ) -> int:
     """Parameters that one token reads: the used share of stacked experts, and one row of the
-    embedding unless it is the output head too.
+    embedding unless it is the output head too, and of per-layer embeddings.
     """
     tied = all(tensor.name != "output.weight" for tensor in tensors)
     total = 0
@@ -323,6 +331,8 @@ def active_parameters(
             total += tensor.n_elements // n_expert * n_used
         elif tensor.name == "token_embd.weight" and not tied:
             total += n_embd
+        elif tensor.name == "per_layer_token_embd.weight":
+            total += tensor.n_per_row
         else:
             total += tensor.n_elements
     return total

@@ -10,10 +10,8 @@ The vision tower is not part of a text artifact.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
 from boardfit.converters.families.gemma2 import (
     check_attention_scale,
@@ -48,13 +46,6 @@ class Gemma3(DecoderFamily):
     }
     engine_period = 6
     engine_27b_layers = 62
-
-    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        """Defaults of the text configuration count more than the outer, multimodal one."""
-        inner = settings.optional_mapping(checkpoint.config, "text_config")
-        if inner is None:
-            return super().config(checkpoint)
-        return {**checkpoint.config, **self.defaults, **inner}
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         return {

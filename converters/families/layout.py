@@ -28,7 +28,8 @@ Builder = Callable[[str, SourceTensor], list[TargetTensor]]
 # vectors: the list in upstream's conversion/base.py, `prepare_tensors`, as far as our families
 # have them.
 _F32_WEIGHTS = re.compile(
-    r"^blk\.\d+\.(ffn_gate_inp|ffn_gate_inp_shexp|shortconv\.conv|ssm_conv1d)\.weight$"
+    r"^blk\.\d+\.(ffn_gate_inp|ffn_gate_inp_shexp|shortconv\.conv|ssm_conv1d"
+    r"|altup_correct_coef|altup_predict_coef)\.weight$"
 )
 
 
@@ -61,9 +62,10 @@ class ExpertStack:
 
 
 # Parts of a multimodal checkpoint that are not the language model.
-_OTHER_MODALITY = re.compile(
-    r"^(model\.)?(vision_tower|vision_model|visual|audio_tower|multi_modal_projector|"
-    r"multimodal_projector|mm_projector|embed_vision|embed_audio)\."
+OTHER_MODALITY = re.compile(
+    r"^(model\.)?(vision_tower|vision_model|vision_embedder|visual|audio_tower|"
+    r"multi_modal_projector|multimodal_projector|mm_projector|connector|embed_vision|"
+    r"embed_audio)\."
 )
 
 
@@ -71,7 +73,7 @@ def language_model_only(name: str) -> str | None:
     """`rename` for multimodal checkpoints: drops vision and audio parts and strips
     `language_model.` (upstream: conversion/base.py, `filter_tensors`).
     """
-    if _OTHER_MODALITY.match(name):
+    if OTHER_MODALITY.match(name):
         return None
     return name.replace("language_model.", "", 1)
 
@@ -98,18 +100,30 @@ def interleave_rows(target: str, *shape: int, n_head: int, optional: bool = Fals
 
     def build(name: str, source: SourceTensor) -> list[TargetTensor]:
         order = interleaved_order(shape[0], n_head)
-        if len(shape) == 1:
-            vector = source.data[order].reshape(1, -1)
-            return [from_rows(name, shape, source, vector)]
-        rows = matrix(source)
-
-        def read(start: int, stop: int) -> np.ndarray:
-            chosen: np.ndarray = rows[order[start:stop]]
-            return chosen
-
-        return [target_tensor(name, shape, source.dtype, read, source.name)]
+        return reorder(target, *shape, order=order).build(name, source)
 
     return TensorRule(target, shape, build, optional)
+
+
+def reorder(target: str, *shape: int, order: np.ndarray, axis: int = 0) -> TensorRule:
+    """The same rows (or columns, `axis` 1) in another order; `order` has a source index for each.
+
+    A vector is reordered within its one row. Middle axes of length 1 are dropped.
+    """
+    stored = (shape[0], *(n for n in shape[1:-1] if n > 1), *shape[1:][-1:])
+
+    def build(name: str, source: SourceTensor) -> list[TargetTensor]:
+        if len(shape) == 1:
+            return [from_rows(name, shape, source, source.data[order].reshape(1, -1))]
+        rows = source.data.reshape(-1, shape[-1])
+
+        def read(start: int, stop: int) -> np.ndarray:
+            chosen: np.ndarray = rows[start:stop][:, order] if axis else rows[order[start:stop]]
+            return chosen
+
+        return [target_tensor(name, stored, source.dtype, read, source.name)]
+
+    return TensorRule(target, shape, build)
 
 
 def split(targets: Sequence[tuple[str, int]], *shape: int, optional: bool = False) -> TensorRule:

@@ -50,11 +50,10 @@ class Lfm2(DecoderFamily):
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """With the older spellings (`theta`, `tie_embedding`) under the newer names."""
-        given = settings.text_config(checkpoint.config)
-        config = settings.with_defaults(given, self.defaults)
+        config = super().config(checkpoint)
         for old, new in (("theta", "rope_theta"), ("tie_embedding", "tie_word_embeddings")):
-            if old in given:
-                config[new] = given[old]
+            if old in config:
+                config[new] = config[old]
         config["rms_norm_eps"] = config["norm_eps"]
         settings.require_value(config, "conv_bias", False)
         kinds = ["conv", "full_attention"]

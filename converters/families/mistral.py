@@ -38,9 +38,6 @@ class Mistral3(Mistral):
 
     arch = "mistral3"
 
-    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
-        return settings.with_defaults(settings.text_config(checkpoint.config), self.defaults)
-
     def rename(self, name: str) -> str | None:
         return language_model_only(name)
 

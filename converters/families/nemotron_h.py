@@ -45,7 +45,6 @@ class NemotronH(HybridFamily):
     arch = "nemotron_h"
     kinds_key = "layers_block_type"
     mixer_prefix = "mixer."
-    left_out_note = "{} tensors of the head that guesses further tokens (MTP) are left out"
     defaults = {  # noqa: RUF012 - ClassVar in the base
         "vocab_size": 131072,
         "hidden_size": 4096,

@@ -74,13 +74,7 @@ class Qwen3Moe(DecoderFamily):
     def expert_stacks(self, config: Config, dims: Dimensions, layer: int) -> Sequence[ExpertStack]:
         if _FUSED_KEY in config:
             return ()
-        n_ff = self._expert_ff(config)
-        inward, outward = (n_ff, dims.n_embd), (dims.n_embd, n_ff)
-        return (
-            ExpertStack("mlp.experts.{}.down_proj.weight", "ffn_down_exps.weight", outward),
-            ExpertStack("mlp.experts.{}.gate_proj.weight", "ffn_gate_exps.weight", inward),
-            ExpertStack("mlp.experts.{}.up_proj.weight", "ffn_up_exps.weight", inward),
-        )
+        return expert_stacks(self._expert_ff(config), dims.n_embd)
 
     def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
         return [uint32(f"{self.arch}.expert_feed_forward_length", self._expert_ff(config))]
@@ -92,10 +86,24 @@ class Qwen3Moe(DecoderFamily):
         suffix = config.get(_FUSED_KEY)
         if suffix is None:
             return {}
-        n_expert, n_ff = self.n_expert(config), self._expert_ff(config)
-        halves = (("ffn_gate_exps.weight", n_ff), ("ffn_up_exps.weight", n_ff))
-        down = copy("ffn_down_exps.weight", n_expert, dims.n_embd, n_ff)
-        return {
-            f"{_FUSED}{suffix}": split(halves, n_expert, 2 * n_ff, dims.n_embd),
-            f"mlp.experts.down_proj{suffix}": down,
-        }
+        return fused_rules(suffix, self.n_expert(config), self._expert_ff(config), dims.n_embd)
+
+
+def expert_stacks(n_ff: int, n_embd: int) -> tuple[ExpertStack, ...]:
+    """Experts of one layer, each with three tensors of its own."""
+    inward, outward = (n_ff, n_embd), (n_embd, n_ff)
+    return (
+        ExpertStack("mlp.experts.{}.down_proj.weight", "ffn_down_exps.weight", outward),
+        ExpertStack("mlp.experts.{}.gate_proj.weight", "ffn_gate_exps.weight", inward),
+        ExpertStack("mlp.experts.{}.up_proj.weight", "ffn_up_exps.weight", inward),
+    )
+
+
+def fused_rules(suffix: str, n_expert: int, n_ff: int, n_embd: int) -> dict[str, TensorRule]:
+    """All experts of one layer as two tensors; their names end in `suffix`."""
+    halves = (("ffn_gate_exps.weight", n_ff), ("ffn_up_exps.weight", n_ff))
+    down = copy("ffn_down_exps.weight", n_expert, n_embd, n_ff)
+    return {
+        f"{_FUSED}{suffix}": split(halves, n_expert, 2 * n_ff, n_embd),
+        f"mlp.experts.down_proj{suffix}": down,
+    }

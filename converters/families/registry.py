@@ -22,8 +22,33 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "gemma2": ("boardfit.converters.families.gemma2:Gemma2", "Gemma 2"),
     "gemma3_text": ("boardfit.converters.families.gemma3:Gemma3", "Gemma 3 (text)"),
     "gemma3": ("boardfit.converters.families.gemma3:Gemma3", "Gemma 3 (text part)"),
+    "gemma3n_text": ("boardfit.converters.families.gemma3n:Gemma3n", "Gemma 3n (text)"),
+    "gemma3n": ("boardfit.converters.families.gemma3n:Gemma3n", "Gemma 3n (text part)"),
+    "gemma4_text": ("boardfit.converters.families.gemma4:Gemma4", "Gemma 4 (text)"),
+    "gemma4": ("boardfit.converters.families.gemma4:Gemma4", "Gemma 4 (text part)"),
+    "gemma4_unified_text": (
+        "boardfit.converters.families.gemma4:Gemma4Unified",
+        "Gemma 4 12B (text)",
+    ),
+    "gemma4_unified": (
+        "boardfit.converters.families.gemma4:Gemma4Unified",
+        "Gemma 4 12B (text part)",
+    ),
     "phi3": ("boardfit.converters.families.phi3:Phi3", "Phi-3, Phi-3.5, Phi-4-mini"),
     "qwen3_moe": ("boardfit.converters.families.qwen3moe:Qwen3Moe", "Qwen3 (mixture of experts)"),
+    "qwen3_vl": ("boardfit.converters.families.qwen3vl:Qwen3Vl", "Qwen3-VL (text part)"),
+    "smolvlm": ("boardfit.converters.families.smolvlm:SmolVlm", "SmolVLM (text part)"),
+    "idefics3": ("boardfit.converters.families.smolvlm:SmolVlm", "Idefics 3 (text part)"),
+    "qwen3_5": ("boardfit.converters.families.qwen35:Qwen35", "Qwen3.5, Qwen3.6 (text part)"),
+    "qwen3_5_text": ("boardfit.converters.families.qwen35:Qwen35", "Qwen3.5, Qwen3.6 (text)"),
+    "qwen3_5_moe": (
+        "boardfit.converters.families.qwen35:Qwen35Moe",
+        "Qwen3.5, Qwen3.6 (mixture of experts, text part)",
+    ),
+    "qwen3_5_moe_text": (
+        "boardfit.converters.families.qwen35:Qwen35Moe",
+        "Qwen3.5, Qwen3.6 (mixture of experts, text)",
+    ),
     "granite": ("boardfit.converters.families.granite:Granite", "Granite 3 (dense)"),
     "granitemoe": (
         "boardfit.converters.families.granite:GraniteMoe",
@@ -78,8 +103,8 @@ def model_type(config: Mapping[str, Any]) -> str:
     return value
 
 
-def family_for(config: Mapping[str, Any]) -> Family:
-    """The family that converts this configuration.
+def family_for(config: Mapping[str, Any], *, keep_mtp: bool = False) -> Family:
+    """The family that converts this configuration, with its MTP head if `keep_mtp`.
 
     Raises UnsupportedModelError that names the unknown `model_type` and lists ours.
     """
@@ -99,4 +124,10 @@ def family_for(config: Mapping[str, Any]) -> Family:
         )
     module, _, attribute = FAMILIES[name][0].partition(":")
     family: Family = getattr(importlib.import_module(module), attribute).from_config(config)
+    if keep_mtp and not family.can_keep_mtp:
+        raise UnsupportedModelError(
+            f"--mtp keep is for Qwen3.5; of model_type {printable(name)!r} no MTP head is kept",
+            next_step="leave out --mtp keep",
+        )
+    family.keep_mtp = keep_mtp
     return family

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from gguf import GGUFValueType
 
 from boardfit.converters.families.layout import constant
 from boardfit.converters.families.settings import (
     Config,
+    array,
     float32,
     optional_float,
+    optional_list,
     optional_mapping,
+    quote,
     require_float,
     require_int,
     string,
     uint32,
 )
 from boardfit.converters.spec import KeyValue, TargetTensor
-from boardfit.edge.errors import UnsupportedModelError
+from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.units import printable
 
 _THETA = ("global_rope_theta", "rope_global_theta", "rope_theta_global", "rope_theta")
 # No scaling, or `llama3`, which becomes a tensor (`llama3_factors`). `dynamic` changes nothing up
 # to the trained context; the engine has no equivalent beyond, and upstream writes nothing either.
-_WRITTEN_ELSEWHERE = (None, "default", "llama3", "dynamic")
+# `mrope` is an old name of `default` for models that see images; its sections are written apart.
+_WRITTEN_ELSEWHERE = (None, "default", "llama3", "dynamic", "mrope")
 _LOCAL_THETA = ("local_rope_theta", "rope_local_theta", "swa_rope_theta", "rope_local_base_freq")
 
 
@@ -65,9 +70,11 @@ def global_rope(params: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def rope_metadata(arch: str, params: Mapping[str, Any]) -> list[KeyValue]:
-    """`<arch>.rope.scaling.*` and `<arch>.rope.freq_base*`, in upstream's order."""
+    """`<arch>.rope.scaling.*`, sections and `<arch>.rope.freq_base*`, in upstream's order."""
     full = global_rope(params)
     entries = _scaling(arch, full)
+    if (sections := optional_list(params, "mrope_section")) is not None:
+        entries.append(rope_sections(arch, sections))
     theta = optional_float(full, "rope_theta")
     if theta is not None:
         entries.append(float32(f"{arch}.rope.freq_base", theta))
@@ -76,6 +83,15 @@ def rope_metadata(arch: str, params: Mapping[str, Any]) -> list[KeyValue]:
     if local is not None:
         entries.append(float32(f"{arch}.rope.freq_base_swa", local))
     return entries
+
+
+def rope_sections(arch: str, sections: Sequence[Any]) -> KeyValue:
+    """Pairs of a head that rotate with time, height and width; the engine wants a fourth number."""
+    sizes = [require_int({"mrope_section": size}, "mrope_section", least=0) for size in sections]
+    if not 1 <= len(sizes) <= 4 or not any(sizes):
+        raise InputError(f"config.json: mrope_section is {quote(sections)}; expected 3 sizes")
+    padded = [*sizes, 0, 0, 0][:4]
+    return array(f"{arch}.rope.dimension_sections", padded, GGUFValueType.INT32)
 
 
 def _scaling(arch: str, full: Mapping[str, Any]) -> list[KeyValue]:

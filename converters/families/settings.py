@@ -92,12 +92,6 @@ def with_defaults(config: Config, defaults: Mapping[str, Any]) -> dict[str, Any]
     return {**defaults, **config}
 
 
-def text_config(config: Config) -> dict[str, Any]:
-    """The language model's part of a multimodal configuration, laid over the outer one."""
-    inner = optional_mapping(config, "text_config")
-    return dict(config) if inner is None else {**config, **inner}
-
-
 def _present(config: Config, key: str, expected: str) -> Any:
     value = config.get(key)
     if value is None:

@@ -9,6 +9,7 @@ import click
 
 from boardfit.converters.imatrix import compute
 from boardfit.edge.errors import UsageError
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.units import printable
 
@@ -48,4 +49,4 @@ def imatrix(
             model, text, output, n_ctx=n_ctx, max_chunks=max_chunks, threads=threads,
             progress=reporter.progress,
         )  # fmt: skip
-    click.echo(f"{output}: {len(matrix.entries)} matrices over {printable(text.name)}")
+    echo(f"{output}: {len(matrix.entries)} matrices over {printable(text.name)}")

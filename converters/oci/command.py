@@ -55,14 +55,25 @@ def push_command(bundle: Path, reference: str, plain_http: bool, as_json: bool) 
 @click.argument("reference")
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--key", metavar="KEY", help="Require a signature by this key (.pub file or line).")
+@click.option(
+    "--allow-older",
+    is_flag=True,
+    help="With --key: accept an older release than was pulled before.",
+)
 @plain_http_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def pull_command(
-    reference: str, directory: Path, key: str | None, plain_http: bool, as_json: bool
+    reference: str,
+    directory: Path,
+    key: str | None,
+    allow_older: bool,
+    plain_http: bool,
+    as_json: bool,
 ) -> None:
     """Pull the bundle at REFERENCE (registry/repository:tag, or …@sha256:…) into DIRECTORY.
 
-    Every byte is compared with its digest. An interrupted pull resumes.
+    Every byte is compared with its digest. An interrupted pull resumes. With --key, an expired
+    release is refused, and an older one than was pulled before.
     """
     place = parse_reference(reference)
     keys = public_keys(key) if key else ()
@@ -70,7 +81,7 @@ def pull_command(
         TerminalReporter(quiet=as_json, in_bytes=True) as reporter,
         Registry(place, plain_http=plain_http) as registry,
     ):
-        pulled = pull(registry, directory, reporter, keys)
+        pulled = pull(registry, directory, reporter, keys, allow_older=allow_older)
     if as_json:
         echo(json.dumps(pulled.to_dict()))
         return

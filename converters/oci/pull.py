@@ -56,7 +56,9 @@ from boardfit.edge.errors import (
 )
 from boardfit.edge.process.patience import LeastSpeed
 from boardfit.edge.terminal.progress import Reporter
+from boardfit.edge.trust.board_rules import Subject
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, accepting_key
+from boardfit.edge.trust.host_floor import accept_pulled, refuse_pulled
 from boardfit.edge.trust.ssh_formats import PublicKey
 from boardfit.edge.units import MIB, format_bytes
 
@@ -91,9 +93,12 @@ def pull(
     output: Path,
     reporter: Reporter,
     keys: Sequence[PublicKey] = (),
+    *,
+    allow_older: bool = False,
 ) -> Pulled:
-    """Bring the reference's bundle to `output`. With `keys` it must be signed by one of them, which
-    is checked before anything large is fetched.
+    """Bring the reference's bundle to `output`. With `keys` it must be signed by one of them, not
+    expired, and no older than what was pulled before (but for `allow_older`), which is checked
+    before anything large is fetched.
 
     Raises UsageError when something else is at `output`, InputError when there is no such artifact
     or it is no bundle, UnsafeInputError when it breaks a rule, DoesNotFitError when the disk is too
@@ -108,13 +113,17 @@ def pull(
         raise IntegrityError(f"{place}: the registry answers with another manifest, {digest[:12]}…")
     artifact = parse_artifact(text, place)
     own = check_description(registry, artifact, keys, place)
-    done = Pulled(place, f"sha256:{digest}", own.id, str(output), artifact.n_bytes)
-    done.signed_by = own.signed_by
+    done = Pulled(place, f"sha256:{digest}", own.subject.id, str(output), artifact.n_bytes)
+    if own.signer:
+        done.signed_by = own.signer.fingerprint
+        refuse_pulled(own.subject, own.signer, allow_older=allow_older)
     if output.exists():
-        if not (output / MANIFEST).is_file() or open_bundle(output).id != own.id:
+        if not (output / MANIFEST).is_file() or open_bundle(output).id != own.subject.id:
             raise UsageError(f"{output} exists", next_step="remove it, or choose another folder")
         if keys:
             bring_signature(output, own, keys)
+        if own.signer:
+            accept_pulled(own.subject, own.signer)
         done.n_there = artifact.n_bytes
         done.seconds = time.monotonic() - began_s
         return done  # the same bundle, every byte of it
@@ -128,18 +137,20 @@ def pull(
         raise  # some of them are OSErrors, too
     except OSError as error:
         raise disk_error(error, output) from error
+    if own.signer:
+        accept_pulled(own.subject, own.signer)
     done.seconds = time.monotonic() - began_s
     return done
 
 
 @dataclass(frozen=True)
 class Described:
-    """Content of the small layers: the bundle's id, which of the requested keys signed it, and the
-    bytes of both.
+    """Content of the small layers: what the bundle is, which of the requested keys signed it, and
+    the bytes of both.
     """
 
-    id: str
-    signed_by: str | None
+    subject: Subject
+    signer: PublicKey | None
     manifest: bytes
     signature: bytes | None
 
@@ -158,10 +169,8 @@ def check_description(
     signature = small_layer(registry, signature_layer, MAX_SIGNATURE_BYTES) if (
         signature_layer
     ) else None  # fmt: skip
-    signed_by = None
-    if keys:
-        signed_by = accepting_key(manifest, signature, keys, "--key").fingerprint
-    return Described(bundle.id, signed_by, manifest, signature)
+    signer = accepting_key(manifest, signature, keys, "--key") if keys else None
+    return Described(bundle.subject, signer, manifest, signature)
 
 
 def bring_signature(output: Path, own: Described, keys: Sequence[PublicKey]) -> None:

@@ -24,6 +24,7 @@ from boardfit.device_profiles.catalog import THIS_MACHINE, all_profiles, find_pr
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import DeadlineError, DoesNotFitError, EdgeError, UsageError
 from boardfit.edge.terminal.option_groups import GroupedCommand
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.units import parse_seconds, printable
 
 
@@ -52,7 +53,7 @@ def this_machine() -> DeviceProfile:
 
     profile = probe_this_machine()
     if (warning := describe_userland(userland_bits(LocalSystem()), profile)) is not None:
-        click.echo(f"note: this machine is {warning}", err=True)
+        echo(f"note: this machine is {warning}", err=True)
     return profile
 
 
@@ -208,7 +209,7 @@ def _open_to_plan(
 
     planned = open_to_plan(model, None if lora is None else AdapterRequest(lora))
     if planned.note is not None:
-        click.echo(f"note: {printable(planned.note, 400)}", err=True)
+        echo(f"note: {printable(planned.note, 400)}", err=True)
     return planned.spec, planned.options(options)
 
 
@@ -223,12 +224,12 @@ def _echo_plans(
     """A plan for each board. The refusal of a single one is raised; of several, it is shown."""
     scale, learned = WeighingScale(spec), _learned()
     for note in spec.notes:
-        click.echo(f"note: {printable(note, 300)}", err=True)
+        echo(f"note: {printable(note, 300)}", err=True)
     refused: list[EdgeError] = []
     for number, profile in enumerate(profiles):
         planner = Planner(spec, profile, options, scale=scale, learned=learned)
         if not as_json and number:
-            click.echo()
+            echo()
         try:
             chosen = choose_candidate(planner)
         except (DoesNotFitError, DeadlineError) as error:
@@ -237,7 +238,7 @@ def _echo_plans(
                 _echo_refusal(spec, profile, error, as_json)
             continue
         if as_json:
-            click.echo(json.dumps(plan_record(planner, chosen)))
+            echo(json.dumps(plan_record(planner, chosen)))
         else:
             _echo_plan(planner, chosen, explain)
     if len(profiles) == 1 and refused:
@@ -252,7 +253,7 @@ def _echo_plans(
 def _learned() -> Learned:
     learned = read_learned()
     for note in learned.notes:
-        click.echo(f"note: {printable(note)}", err=True)
+        echo(f"note: {printable(note)}", err=True)
     return learned
 
 
@@ -262,9 +263,9 @@ def _echo_sizes(profiles: list[DeviceProfile], options: PlanOptions, as_json: bo
     for number, profile in enumerate(profiles):
         rows = plan_sizes(profile, options)
         if as_json:
-            click.echo(json.dumps(size_record(profile, rows, options)))
+            echo(json.dumps(size_record(profile, rows, options)))
             continue
-        click.echo("\n".join(([""] if number else []) + size_lines(profile, rows, options)))
+        echo("\n".join(([""] if number else []) + size_lines(profile, rows, options)))
 
 
 def _echo_boards(spec: ModelSpec, options: PlanOptions, as_json: bool) -> None:
@@ -273,28 +274,28 @@ def _echo_boards(spec: ModelSpec, options: PlanOptions, as_json: bool) -> None:
     rows = plan_boards(spec, all_profiles().values(), options, learned=_learned())
     if as_json:
         for row in rows:
-            click.echo(json.dumps(board_record(row, options)))
+            echo(json.dumps(board_record(row, options)))
     else:
-        click.echo("\n".join(board_lines(spec, rows, options)))
+        echo("\n".join(board_lines(spec, rows, options)))
     if not any(row.chosen for row in rows):
         raise DoesNotFitError("no known board fits", next_step="relax the requirements")
 
 
 def _echo_plan(planner: Planner, chosen: Candidate, explain: bool) -> None:
     for line in plan_lines(planner, chosen, assemble_plan(planner, chosen), explain=explain):
-        click.echo(line)
+        echo(line)
     rows = list_alternatives(planner)
     if len(rows) > 1:
-        click.echo()
+        echo()
         for line in candidate_lines(planner, chosen, rows):
-            click.echo(line)
+            echo(line)
 
 
 def _echo_refusal(spec: ModelSpec, profile: DeviceProfile, error: EdgeError, as_json: bool) -> None:
     if not as_json:
-        click.echo(f"{printable(spec.name)} on {profile.name}\n\n  does not fit: {error}")
+        echo(f"{printable(spec.name)} on {profile.name}\n\n  does not fit: {error}")
         if error.next_step:
-            click.echo(f"  {error.next_step}")
+            echo(f"  {error.next_step}")
         return
     record = {
         "device": profile.id,
@@ -303,4 +304,4 @@ def _echo_refusal(spec: ModelSpec, profile: DeviceProfile, error: EdgeError, as_
         "shortfall_bytes": getattr(error, "shortfall_bytes", None),
         "next_step": error.next_step,
     }
-    click.echo(json.dumps(record))
+    echo(json.dumps(record))

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import click
 import numpy as np
 from gguf import GGUFValueType
 
@@ -34,6 +33,7 @@ from boardfit.edge.errors import (
     UsageError,
 )
 from boardfit.edge.report.rows import align_columns
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
@@ -297,12 +297,12 @@ def echo_format_plans(
         taken = plan_any(spec, profile, AUTO, options, learned) if AUTO in formats else None
         if as_json:
             for name, plan in plans.items():
-                click.echo(json.dumps(format_record(spec, name, plan, taken)))
+                echo(json.dumps(format_record(spec, name, plan, taken)))
             for name, why in refused.items():
-                click.echo(json.dumps(refusal_record(profile, name, why)))
+                echo(json.dumps(refusal_record(profile, name, why)))
             continue
-        click.echo(("\n" if number else "") + f"{printable(spec.name)} on {profile.name}\n")
-        click.echo("\n".join(format_lines(plans, refused, taken, options)))
+        echo(("\n" if number else "") + f"{printable(spec.name)} on {profile.name}\n")
+        echo("\n".join(format_lines(plans, refused, taken, options)))
 
 
 def format_lines(

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import click
-
 from boardfit.converters.formats.table import AUTO, FORMATS
 from boardfit.converters.plan.candidate import AnswerTime, Reach, find_weakest, predict_answer
 from boardfit.converters.plan.choose import NearestTime, choose_candidate, find_nearest_time
@@ -26,6 +24,7 @@ from boardfit.device_profiles.models import known_models
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import DeadlineError, DoesNotFitError, EdgeError
 from boardfit.edge.report.rows import align_columns
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
@@ -212,7 +211,7 @@ def plan_for_workload(
 
     planned = [open_to_plan(name) for name in models]
     for note in filter(None, (model.note for model in planned)):
-        click.echo(f"note: {printable(note, 400)}", err=True)
+        echo(f"note: {printable(note, 400)}", err=True)
     specs = [model.spec for model in planned]
     plan = WorkloadPlan(specs, options, formats, learned)
     if profiles:
@@ -239,10 +238,10 @@ def echo_workload_plan(
         good += find_best_row(rows) is not None
         if as_json:
             for row in rows:
-                click.echo(json.dumps(row_record(row, profile)))
+                echo(json.dumps(row_record(row, profile)))
             continue
         lines = board_lines(profile, rows, options.needs)
-        click.echo("\n".join([*([""] if number else []), *lines]))
+        echo("\n".join([*([""] if number else []), *lines]))
     if good:
         return
     if len(profiles) > 1:
@@ -362,9 +361,9 @@ def echo_workload_boards(plan: WorkloadPlan, options: PlanOptions, *, as_json: b
         for profile, rows in found:
             row = find_best_row(rows)
             record = row_record(row, profile) if row else {"device": profile.id, "reach": "no"}
-            click.echo(json.dumps(record))
+            echo(json.dumps(record))
     else:
-        click.echo("\n".join(_boards_lines(found, options)))
+        echo("\n".join(_boards_lines(found, options)))
     if not any(find_best_row(rows) for _, rows in found):
         raise DeadlineError(
             f"{describe_needs(options.needs)} is impossible on every known board",

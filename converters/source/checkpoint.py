@@ -19,6 +19,7 @@ import numpy as np
 
 from boardfit.converters.documents import has_file, read_json_object
 from boardfit.converters.families.base import SourceTensor
+from boardfit.converters.families.layout import OTHER_MODALITY
 from boardfit.converters.source.fingerprint import Digest, map_file, update_with_file
 from boardfit.converters.source.quantized import find_quantized, stated_method
 from boardfit.converters.source.wrappers import plain_names, refuse_adapter_tensors
@@ -66,11 +67,11 @@ class SafetensorsCheckpoint:
         """
         self.directory = directory
         self.config = config
-        self.shards, stale = choose_shards(directory)
+        self.shards, chosen = choose_shards(directory)
         self.headers: dict[str, SafetensorsHeader] = {
             shard: read_header(directory / shard, below=directory) for shard in self.shards
         }
-        self._where = self._locate(has_index=stale is None)
+        self._where = self._locate()
         refuse_adapter_tensors(self._where)
         plain, renamed = plain_names(self._where)
         self._stored = {plain[name]: name for name in self._where}
@@ -84,7 +85,7 @@ class SafetensorsCheckpoint:
         # What the weights were quantized to; None where they are floats.
         self.quantized = self._quantized.describe()
         noted = _quantization_note(config, self.quantized)
-        self.notes = tuple(n for n in (stale, renamed, noted) if n)
+        self.notes = tuple(n for n in (chosen, renamed, noted) if n)
 
     def names(self) -> Iterable[str]:
         """All tensor names, shard by shard, without what a wrapper or quantizer put into them."""
@@ -114,6 +115,13 @@ class SafetensorsCheckpoint:
             raise InputError(f"tensor {printable(name)} is missing from {self.directory}")
         return view_tensor(self._map(shard), self.headers[shard], name, shard, dtypes)
 
+    def n_bytes(self, name: str) -> int:
+        """Bytes of a tensor by the name that `names` gives it; as float32 if it is quantized."""
+        if name not in self._stored:
+            return 4 * math.prod(self.tensor(name).shape)
+        entry = self._entry(self._stored[name])
+        return entry.end - entry.start
+
     def files(self) -> dict[str, int]:
         """Sizes in bytes of the shards."""
         return {shard: header.file_size for shard, header in self.headers.items()}
@@ -123,7 +131,7 @@ class SafetensorsCheckpoint:
         for shard, header in self.headers.items():
             update_with_file(digest, shard, self._map(shard), header.data_offset)
 
-    def _locate(self, *, has_index: bool) -> dict[str, str]:
+    def _locate(self) -> dict[str, str]:
         """Tensor name → shard, in upstream's order, checked against the index if there is one."""
         where: dict[str, str] = {}
         for shard in self.shards:
@@ -136,8 +144,10 @@ class SafetensorsCheckpoint:
                 where[name] = shard
         if not where:
             raise InputError(f"{self.directory}: the checkpoint has no tensors")
-        if has_index and has_file(self.directory / INDEX):
-            _check_index(read_weight_map(self.directory), where)
+        if has_file(self.directory / INDEX):
+            named = read_weight_map(self.directory).items()
+            if used := {name: shard for name, shard in named if shard in self.headers}:
+                _check_index(used, where)
         return where
 
     def _map(self, shard: str) -> mmap.mmap:
@@ -176,10 +186,10 @@ def find_shards(directory: Path) -> list[str]:
 
 
 def choose_shards(directory: Path) -> tuple[list[str], str | None]:
-    """File names of the shards, sorted, and a note where a stale index was passed over.
+    """File names of the shards, sorted, and a note where files that the index names are absent.
 
-    An index is stale if files that it names are absent while one other set is complete. Raises
-    InputError that names what is there instead.
+    An index is stale if one other set is complete. Else files may be absent that hold nothing of
+    the language model. Raises InputError that names what is there instead.
     """
     present = {p.name for p in directory.glob("model*.safetensors") if has_file(p)}
     if not has_file(directory / INDEX):
@@ -188,15 +198,23 @@ def choose_shards(directory: Path) -> tuple[list[str], str | None]:
         if not shards:
             refuse_without_weights(directory)
         return shards, None
-    shards = sorted(set(read_weight_map(directory).values()))
-    if not all(has_file(directory / shard) for shard in shards):
+    weight_map = read_weight_map(directory)
+    shards = sorted(set(weight_map.values()))
+    missing = [shard for shard in shards if not has_file(directory / shard)]
+    if missing:
         others = _other_sets(present, shards)
         if len(others) == 1:
-            missing = sum(not has_file(directory / shard) for shard in shards)
             return others[0], (
-                f"{INDEX} is not used: {missing} of the {len(shards)} files that it names are not "
-                f"here; the weights are read from {others[0][0]}"
+                f"{INDEX} is not used: {len(missing)} of the {len(shards)} files that it names are "
+                f"not here; the weights are read from {others[0][0]}"
                 + (f" and {len(others[0]) - 1} more" if others[0][1:] else "")
+            )
+        absent = [name for name, shard in weight_map.items() if shard in missing]
+        if len(missing) < len(shards) and all(OTHER_MODALITY.match(name) for name in absent):
+            more = f" and {len(missing) - 1} more" if missing[1:] else ""
+            return [shard for shard in shards if shard not in missing], (
+                f"{printable(missing[0])}{more} is not here; its {len(absent)} tensors belong to "
+                "a vision or audio tower, which a text artifact leaves out"
             )
     _require_all(directory, shards)
     return shards, None

@@ -20,6 +20,7 @@ from boardfit.converters.source.architecture import require_known_architecture
 from boardfit.converters.source.fingerprint import map_file, update_with_file
 from boardfit.converters.source.general import keep_name_inert, model_license
 from boardfit.converters.source.gguf_shape import shape_from_header
+from boardfit.converters.source.wrappers import describe_left_out
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from boardfit.edge.disk.input_folder import is_file_below
 from boardfit.edge.errors import InputError
@@ -61,13 +62,13 @@ def open_gguf(path: Path) -> ModelSpec:
         for p, h in zip(paths, headers, strict=True)
     ]
     tensors: dict[str, TargetTensor] = {}
-    left_out = 0
+    left_out: list[tuple[str, int]] = []
     digest = hashlib.sha256()
     for part, header, mapped in zip(paths, headers, maps, strict=True):
         update_with_file(digest, part.name, mapped, header.data_offset)
         for entry in header.tensors:
             if entry.name.startswith(OTHER_MODALITIES):
-                left_out += 1
+                left_out.append((entry.name, entry.nbytes))
                 continue
             if entry.name in tensors:
                 raise InputError(f"{part}: tensor {printable(entry.name)} is in two parts")
@@ -92,7 +93,11 @@ def open_gguf(path: Path) -> ModelSpec:
             license=model_license(metadata),
         ),
         chat_template=first.text("tokenizer.chat_template"),
-        notes=(*_notes(headers, left_out), *renamed),
+        notes=(
+            *(note for header in headers for note in header.notes),
+            *describe_left_out(left_out),
+            *renamed,
+        ),
     )
 
 
@@ -176,15 +181,6 @@ def _metadata(header: GgufHeader) -> tuple[KeyValue, ...]:
         item = None if kind.item_type is None else GGUFValueType(kind.item_type)
         entries.append(KeyValue(key, value, GGUFValueType(kind.value_type), item))
     return tuple(entries)
-
-
-def _notes(headers: list[GgufHeader], left_out: int) -> list[str]:
-    notes = [note for header in headers for note in header.notes]
-    if left_out:
-        notes.append(
-            f"text only: {left_out} tensors of other modalities (vision, audio) are left out"
-        )
-    return notes
 
 
 def _name(header: GgufHeader, path: Path) -> str:

@@ -37,6 +37,8 @@ def shape_from_header(header: GgufHeader, tensors: Sequence[TargetTensor]) -> Mo
     n_layer = keys.require("block_count")
     if n_layer > MOST_LAYERS:
         raise InputError(f"GGUF key {keys.arch}.block_count is {n_layer}; no model has that many")
+    n_layer -= min(n_layer - 1, keys.integer("nextn_predict_layers") or 0)  # skipped when reading
+    read = [tensor for tensor in tensors if not tensor.name.startswith(f"blk.{n_layer}.")]
     n_embd = keys.require("embedding_length")
     n_vocab = _n_vocab(header, keys, tensors)
     n_expert = keys.integer("expert_count") or 0
@@ -52,7 +54,7 @@ def shape_from_header(header: GgufHeader, tensors: Sequence[TargetTensor]) -> Mo
         n_ctx_train=keys.require("context_length"),
         layers=_layers(keys, n_layer, n_embd, heads),
         n_params=sum(tensor.n_elements for tensor in tensors),
-        n_params_active=active_parameters(tensors, n_expert, n_used, n_embd),
+        n_params_active=active_parameters(read, n_expert, n_used, n_embd),
         n_expert=n_expert,
         n_expert_used=n_used,
         tied_embeddings=all(tensor.name != "output.weight" for tensor in tensors),
@@ -108,6 +110,9 @@ def _layers(keys: _Keys, n_layer: int, n_embd: int, heads: Sequence[int]) -> tup
     windows = _windows(keys, n_layer)
     recurrent = _recurrent_layers(keys, kv_heads)
     state = _state_values(keys, n_embd)
+    # Source: n_layer_kv_from_start in src/models/gemma3n.cpp and src/models/gemma4.cpp.
+    n_shared = keys.integer("attention.shared_kv_layers") or 0
+    n_own = 20 if keys.arch == "gemma3n" else n_layer - n_shared
     layers = []
     for i in range(n_layer):
         has_kv = not recurrent[i] or keys.arch in _BOTH
@@ -119,6 +124,7 @@ def _layers(keys: _Keys, n_layer: int, n_embd: int, heads: Sequence[int]) -> tup
                 head_dim_v=(sliding and keys.integer("attention.value_length_swa")) or dim_v,
                 window=windows[i] if has_kv else None,
                 state_values=state if recurrent[i] else 0,
+                shares_kv=i >= n_own,
             )
         )
     return tuple(layers)
@@ -145,6 +151,9 @@ def _recurrent_layers(keys: _Keys, kv_heads: Sequence[int]) -> list[bool]:
     n_layer = len(kv_heads)
     if keys.arch in _RECURRENT or keys.arch in _BOTH:
         return [True] * n_layer
+    given = keys.raw("attention.recurrent_layers")
+    if isinstance(given, list) and len(given) >= n_layer:
+        return [bool(layer) for layer in given[:n_layer]]
     if keys.arch in _FULL_INTERVAL:
         every = keys.integer("full_attention_interval") or _FULL_INTERVAL[keys.arch]
         return [(i + 1) % every != 0 for i in range(n_layer)]

@@ -25,6 +25,7 @@ from boardfit.converters.source.checkpoint import (
 )
 from boardfit.converters.source.folder import refuse_without_config
 from boardfit.converters.source.general import general_metadata, keep_name_inert, model_license
+from boardfit.converters.source.wrappers import describe_left_out
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.units import printable
@@ -64,16 +65,17 @@ def open_directory(
     model_id: str | None = None,
     revision: str | None = None,
     lora: AdapterRequest | None = None,
+    keep_mtp: bool = False,
 ) -> ModelSpec:
     """Describe the model in a directory; tensors stay on disk until they are read.
 
-    `lora` is merged into the weights as they are read. The other keyword arguments are for
-    directories that came from a hub. Raises InputError (and its kinds) for a checkpoint that
-    cannot be converted.
+    `lora` is merged into the weights as they are read. `keep_mtp` keeps the head that guesses
+    several tokens ahead (MTP). The other keyword arguments are for directories that came from a
+    hub. Raises InputError (and its kinds) for a checkpoint that cannot be converted.
     """
     check_folder(directory)
     config = read_json_object(_config_path(directory))
-    family = family_for(config)
+    family = family_for(config, keep_mtp=keep_mtp)
     refuse_other_heads(config)
     checkpoint = _open_checkpoint(directory, config, lora, model_id)
     tensors = family.tensors(checkpoint)
@@ -93,7 +95,12 @@ def open_directory(
         metadata=metadata,
         tensors=tuple(tensors),
         source=_identity(
-            checkpoint, kind, location or str(directory), model_license(general), revision
+            checkpoint,
+            kind,
+            location or str(directory),
+            model_license(general),
+            revision,
+            keep_mtp=keep_mtp,
         ),
         chat_template=_value(entries, "tokenizer.chat_template"),
         tokenizer_dir=directory,
@@ -102,6 +109,14 @@ def open_directory(
             *checkpoint.notes,
             *([] if lora else adapter_notes(directory)),
             *companion_notes(directory),
+            *describe_left_out(
+                (
+                    (name, checkpoint.n_bytes(name))
+                    for name in checkpoint.names()
+                    if family.rename(name) is None
+                ),
+                can_keep_mtp=family.can_keep_mtp,
+            ),
             *family.notes(checkpoint),
             *tokenizer.notes,
             *renamed,
@@ -167,9 +182,11 @@ def _identity(
     location: str,
     license_name: str | None,
     revision: str | None,
+    *,
+    keep_mtp: bool,
 ) -> SourceIdentity:
     files = checkpoint.files()
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"with MTP head" if keep_mtp else b"")
     checkpoint.update_fingerprint(digest)
     for name in _DOCUMENTS:
         path = checkpoint.directory / name

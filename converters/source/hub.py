@@ -86,6 +86,7 @@ def open_repository(
     progress: Progress | None = None,
     heads_only: bool = False,
     lora: AdapterRequest | None = None,
+    keep_mtp: bool = False,
 ) -> ModelSpec:
     """Fetch `owner/name[@revision]` where it is not here yet, and describe it, with `lora` in it.
     `heads_only` is for a plan: the headers of the weights are fetched, and the data is not.
@@ -98,7 +99,13 @@ def open_repository(
     repo_id, _, revision = ref.partition("@")
     directory, commit = fetch(repo_id, revision or "main", progress=progress, heads_only=heads_only)
     return open_directory(
-        directory, kind="hub", location=repo_id, model_id=repo_id, revision=commit, lora=lora
+        directory,
+        kind="hub",
+        location=repo_id,
+        model_id=repo_id,
+        revision=commit,
+        lora=lora,
+        keep_mtp=keep_mtp,
     )
 
 

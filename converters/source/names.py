@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from boardfit.edge.errors import InputError
 from boardfit.edge.units import printable
@@ -63,12 +63,12 @@ def parse_name(text: str) -> HubName | CatalogueName | None:
     text = text.strip()
     place = re.sub(r"^(?:hf|huggingface)://(?:models/)?", "huggingface.co/", text)
     address = place if "://" in place else f"https://{place}"
-    host = urlsplit(address).netloc.lower() if re.match(r"[\w.-]+[/:]", place) else ""
-    own = urlsplit(os.environ.get("HF_ENDPOINT") or "").netloc.lower()
+    host = _split(address).netloc.lower() if re.match(r"[\w.-]+[/:]", place) else ""
+    own = _split(os.environ.get("HF_ENDPOINT") or "").netloc.lower()
     if host and host in (*_HUB_HOSTS, own):
         return _from_hub_address(text, address)
     if host in _OLLAMA_HOSTS:
-        found = urlsplit(address).path.strip("/").removeprefix("library/")
+        found = _split(address).path.strip("/").removeprefix("library/")
         return CatalogueName(found) if re.fullmatch(rf"{_PART}(?::[\w.-]+)?", found) else None
     if "://" in text:
         raise InputError(
@@ -84,13 +84,23 @@ def parse_name(text: str) -> HubName | CatalogueName | None:
     return CatalogueName(text) if re.fullmatch(_PART, text) else None
 
 
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # brackets without an IPv6 address, characters that NFKC breaks up
+        raise InputError(
+            f"{printable(address)}: not an address",
+            next_step="copy it from the model's page again",
+        ) from None
+
+
 def _from_match(match: re.Match[str]) -> HubName:
     file = match["file"]
     return HubName(match["repo"], match["revision"], file[1:] if file else None, match["quant"])
 
 
 def _from_hub_address(text: str, address: str) -> HubName:
-    parts = [unquote(part) for part in urlsplit(address).path.split("/") if part]
+    parts = [unquote(part) for part in _split(address).path.split("/") if part]
     if parts[:1] in (["datasets"], ["spaces"], ["collections"], ["papers"], ["docs"]):
         raise InputError(
             f"{printable(text)}: an address of {parts[0]}, not of a model",

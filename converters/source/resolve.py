@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source.checkpoint import (
@@ -15,7 +16,7 @@ from boardfit.converters.source.checkpoint import (
 from boardfit.converters.source.names import CatalogueName, HubName, parse_name
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.models import find_model
-from boardfit.edge.errors import InputError, UnsafeInputError
+from boardfit.edge.errors import InputError, UnsafeInputError, UsageError
 from boardfit.edge.files.kind import (
     HEAD_BYTES,
     UNPICKLE_ADVICE,
@@ -26,6 +27,8 @@ from boardfit.edge.files.kind import (
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import did_you_mean, printable
 
+#: What happens to a head that guesses several tokens ahead (multi-token prediction).
+Mtp = Literal["keep", "drop"]
 # The embedded model, by name: a first run needs no download.
 SAMPLE = "sample"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -37,6 +40,7 @@ def open_model(
     progress: Progress | None = None,
     heads_only: bool = False,
     lora: AdapterRequest | None = None,
+    mtp: Mtp | None = None,
 ) -> ModelSpec:
     """Open a model wherever it is.
 
@@ -44,7 +48,8 @@ def open_model(
     or in any other way that `names` understands, or `sample`, the embedded model. An existing path
     wins over a name. `progress` receives (bytes done, bytes in all) during a download. `heads_only`
     is for a plan: of a model on the hub it fetches no weights, and they read as zeros. `lora` is an
-    adapter to merge into a checkpoint.
+    adapter to merge into a checkpoint. `mtp` keeps or drops the head of a checkpoint that guesses
+    several tokens ahead; unasked, it is dropped.
 
     Raises InputError that names what was expected instead.
     """
@@ -54,11 +59,11 @@ def open_model(
     if path.is_dir():
         from boardfit.converters.source.hf import open_directory
 
-        return open_directory(path, lora=lora)
+        return open_directory(path, lora=lora, keep_mtp=mtp == "keep")
     if path.is_file():
         spec = _open_file(path)
         _refuse_lora(spec.name, lora)
-        return spec
+        return _without_option(spec, mtp)
     name = parse_name(ref) if isinstance(ref, str) and not _is_path(ref) else None
     if isinstance(name, CatalogueName):
         name = _published(name)
@@ -68,12 +73,28 @@ def open_model(
         _refuse_lora(str(ref), lora)
         from boardfit.converters.source.hub_gguf import open_gguf_in_repository
 
-        return open_gguf_in_repository(name, progress=progress, heads_only=heads_only)
+        spec = open_gguf_in_repository(name, progress=progress, heads_only=heads_only)
+        return _without_option(spec, mtp)
     from boardfit.converters.source.hub import open_repository
 
-    spec = open_repository(name.ref, progress=progress, heads_only=heads_only, lora=lora)
+    spec = open_repository(
+        name.ref,
+        progress=progress,
+        heads_only=heads_only,
+        lora=lora,
+        keep_mtp=mtp == "keep",
+    )
     note = f"{printable(str(ref))} is taken as {name.ref} on the hub"
     return spec if str(ref) == name.ref else replace(spec, notes=(*spec.notes, note))
+
+
+def _without_option(spec: ModelSpec, mtp: Mtp | None) -> ModelSpec:
+    if mtp is not None:
+        raise UsageError(
+            "--mtp is for a checkpoint; a GGUF file keeps the blocks that it has",
+            next_step="leave out --mtp, or give the checkpoint that the file was made of",
+        )
+    return spec
 
 
 def _refuse_lora(name: str, lora: AdapterRequest | None) -> None:

@@ -1,16 +1,17 @@
-"""Tensor names as tools around a model leave them, and the names that the families know.
+"""What is around a language model: parts of tensor names that tools leave, and other modalities.
 
 torch.compile, DDP and FSDP put their own part into every name. A trainer puts the attribute that
-held the model in front. A model saved without its head lacks `model.` instead.
+held the model in front. A model saved without its head lacks `model.` instead. A model that sees
+or hears has towers, of which a text artifact needs nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from boardfit.edge.errors import UnsupportedModelError
-from boardfit.edge.units import printable
+from boardfit.edge.units import format_bytes, printable
 
 # Parts that wrappers of torch and of its launchers put between two dots.
 _WRAPPER_PARTS = frozenset(
@@ -18,7 +19,18 @@ _WRAPPER_PARTS = frozenset(
 )
 _EMBEDDING = "embed_tokens.weight"
 # Beginnings that the families know: of a language model, and of two layouts of vision models.
-_KNOWN = ("model.", "language_model.model.", "model.language_model.", "model.language_model.model.")
+_KNOWN = (
+    *("model.", "language_model.model.", "model.language_model.", "model.language_model.model."),
+    "model.text_model.",
+)
+# Parts that may be left out: in checkpoints, and in GGUF files of Ollama (`v.`, `a.`, `mm.`).
+_MTP_HEAD = "the MTP head"
+_PARTS = (
+    (re.compile(r"(^|\.)mtp\."), _MTP_HEAD),
+    (re.compile(r"projector\.|connector\.|embed_(vision|audio)\.|^mm\."), "the projector"),
+    (re.compile(r"(^|\.)(audio\w*|a)\."), "the audio tower"),
+    (re.compile(r""), "the vision tower"),
+)
 _ADAPTER = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|base_layer)\b")
 _SHOWN = 40
 
@@ -73,3 +85,24 @@ def _accept(
 
 def _without_wrappers(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPER_PARTS)
+
+
+def describe_left_out(sizes: Iterable[tuple[str, int]], *, can_keep_mtp: bool = False) -> list[str]:
+    """Notes that name the parts that a text artifact leaves out, from their tensors' names and
+    bytes.
+    """
+    parts: dict[str, list[int]] = {label: [] for _, label in reversed(_PARTS)}
+    for name, n_bytes in sizes:
+        part = next(label for pattern, label in _PARTS if pattern.search(name))
+        parts[part].append(n_bytes)
+    texts = {
+        part: f"{part} ({len(found)} tensor{'s' * (len(found) > 1)}, {format_bytes(sum(found))})"
+        for part, found in parts.items()
+        if found
+    }
+    head = texts.pop(_MTP_HEAD, None)
+    notes = [f"text only: left out {' and '.join(texts.values())}"] if texts else []
+    if head is not None:
+        advice = "; --mtp keep keeps it" if can_keep_mtp else ""
+        notes.append(f"left out {head}, which guesses tokens ahead{advice}")
+    return notes

@@ -25,6 +25,14 @@ from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.units import printable
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+# Added tokens of Gemma 4 that are shown, so that channels and tool calls can be read from a text
+# (upstream: conversion/gemma.py, `Gemma4Model.set_vocab`).
+_SHOWN = frozenset(
+    [
+        "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>",
+        "<tool_response|>", '<|"|>',
+    ]
+)  # fmt: skip
 # U+2581, which SentencePiece writes for a space.
 SPACE_MARK = "▁"
 # A space inside a merge would read as the separator; GPT-2's byte map writes it as this.
@@ -106,8 +114,10 @@ def load_byte_level(files: TokenizerFiles, pre: str) -> Vocabulary:
     return Vocabulary("bpe", "gpt2", pre, tokens, types, merges=merges)
 
 
-def load_byte_fallback(files: TokenizerFiles) -> Vocabulary:
+def load_byte_fallback(files: TokenizerFiles, *, keeps_merges: bool = False) -> Vocabulary:
     """The vocabulary of a SentencePiece-style BPE tokenizer.json.
+
+    `keeps_merges` is Gemma 4's kind, for which the engine reads the merges themselves. Else:
 
     The engine merges by score, tokenizer.json by merge rank. Scores are set to minus the rank of
     the token that a merge yields, which is what SentencePiece itself stores for BPE models, so the
@@ -116,7 +126,8 @@ def load_byte_fallback(files: TokenizerFiles) -> Vocabulary:
     vocab = base_vocab(files)
     added = files.added_tokens(vocab)
     texts, n_vocab = _rows(files, vocab, added)
-    scores_by_text = _scores(vocab, merge_lines(files))
+    merges = merge_lines(files)
+    scores_by_text = _scores(vocab, merges)
     tokens, types, scores = [], [], []
     unknown = files.model.get("unk_token")
     for token_id in range(n_vocab):
@@ -129,8 +140,10 @@ def load_byte_fallback(files: TokenizerFiles) -> Vocabulary:
             kind, score = TokenType.BYTE, 0.0
         elif token is None:
             kind, score = TokenType.NORMAL, scores_by_text[text]
-        elif text == unknown:
+        elif text == unknown and not keeps_merges:
             kind, score = TokenType.UNKNOWN, 0.0
+        elif keeps_merges and text in _SHOWN:
+            kind = TokenType.USER_DEFINED
         elif token.special or has_special_form(text):
             kind = TokenType.CONTROL
         else:
@@ -138,6 +151,9 @@ def load_byte_fallback(files: TokenizerFiles) -> Vocabulary:
         tokens.append(text)
         types.append(kind)
         scores.append(score)
+    if keeps_merges:
+        no_scores = [-1000.0] * n_vocab
+        return Vocabulary("bpe", "gemma4", "", tokens, types, scores=no_scores, merges=merges)
     return Vocabulary("spm", "llama", "default", tokens, types, scores=scores)
 
 

@@ -38,6 +38,7 @@ class VocabRules:
     copies tokenizer_config.json's add_prefix_space (written first or last, as upstream does),
     `never` writes false for SentencePiece vocabularies. `pre` names a pre-tokenizer to take among
     equals.
+    `gemma4`: the engine merges by rank, and puts BOS before every text.
     """
 
     order: tuple[Source, ...] = ("spm", "json")
@@ -45,6 +46,7 @@ class VocabRules:
     phi3: bool = False
     llama_extras: bool = False
     pre: str | None = None
+    gemma4: bool = False
 
 
 _LLAMA = VocabRules(prefix_space="config", llama_extras=True)
@@ -60,6 +62,8 @@ RULES: dict[str, VocabRules] = {
     "gemma": _GEMMA,
     "gemma2": _GEMMA,
     "gemma3": _GEMMA,
+    "gemma3n": _GEMMA,
+    "gemma4": VocabRules(order=("json",), prefix_space="never", gemma4=True),
     "phi3": VocabRules(phi3=True),
     "qwen2moe": _JSON_ONLY,
     "qwen3moe": _JSON_ONLY,
@@ -93,7 +97,7 @@ def load_tokenizer(
     if source == "spm":
         vocabulary = spm.load_sentence_piece(files, with_tokenizer_json=rules.phi3)
     elif bpe.is_byte_fallback(files):
-        vocabulary = bpe.load_byte_fallback(files)
+        vocabulary = bpe.load_byte_fallback(files, keeps_merges=rules.gemma4)
     else:
         vocabulary = _load_byte_level(files, pre, rules.pre)
     ids = {text: token_id for token_id, text in enumerate(vocabulary.tokens)}
@@ -103,7 +107,7 @@ def load_tokenizer(
     return LoadedTokenizer(
         vocabulary,
         special=special.metadata() + _trailing(files, rules, vocabulary),
-        leading=_prefix_space(files) if rules.prefix_space == "config" else [],
+        leading=_leading(files, rules),
         notes=files.notes(),
     )
 
@@ -145,11 +149,26 @@ def _choose_source(files: TokenizerFiles, rules: VocabRules) -> Source:
     )
 
 
+def _leading(files: TokenizerFiles, rules: VocabRules) -> list[KeyValue]:
+    if files.config.get("model_type") == "gemma4_unified":
+        return _suppressed(files)
+    return _prefix_space(files) if rules.prefix_space == "config" else []
+
+
 def _prefix_space(files: TokenizerFiles) -> list[KeyValue]:
     value = files.tokenizer_config.get("add_prefix_space")
     if not isinstance(value, bool):
         return []
     return [KeyValue(Keys.Tokenizer.ADD_PREFIX, value, GGUFValueType.BOOL)]
+
+
+def _suppressed(files: TokenizerFiles) -> list[KeyValue]:
+    """Tokens that are never generated (conversion/gemma.py, `Gemma4UnifiedModel`)."""
+    ids = files.generation_config.get("suppress_tokens")
+    if not isinstance(ids, list) or not all(type(token_id) is int for token_id in ids):
+        return []
+    key, array = "tokenizer.ggml.suppress_tokens", GGUFValueType.ARRAY
+    return [KeyValue(key, ids, array, GGUFValueType.INT32)]
 
 
 def _trailing(files: TokenizerFiles, rules: VocabRules, vocabulary: Vocabulary) -> list[KeyValue]:
@@ -163,8 +182,10 @@ def _trailing(files: TokenizerFiles, rules: VocabRules, vocabulary: Vocabulary) 
         entries.append(KeyValue(Keys.Tokenizer.ADD_BOS, False, GGUFValueType.BOOL))
     if rules.prefix_space == "config, last":
         entries += _prefix_space(files)
-    if rules.prefix_space == "never" and vocabulary.model == "llama":
+    if rules.prefix_space == "never" and vocabulary.model in ("llama", "gemma4"):
         entries.append(KeyValue(Keys.Tokenizer.ADD_PREFIX, False, GGUFValueType.BOOL))
+    if vocabulary.model == "gemma4":
+        entries.append(KeyValue(Keys.Tokenizer.ADD_BOS, True, GGUFValueType.BOOL))
     return entries
 
 

@@ -236,7 +236,8 @@ def row_bytes(n_values: int, kv_type: str) -> int:
 def kv_bytes(
     shape: ModelShape, n_ctx: int, kv_type: str, n_ubatch: int = 512, *, swa_full: bool = False
 ) -> int:
-    """KV cache and recurrent states of one sequence, in bytes.
+    """KV cache and recurrent states of one sequence, in bytes. A layer that shares another's cache
+    adds none.
 
     Attention layers: cells × n_head_kv × (head_dim_k + head_dim_v) in `kv_type`
     (src/llama-kv-cache.cpp, ggml_new_tensor_3d of cache_k/cache_v). Recurrent layers: float32
@@ -244,7 +245,7 @@ def kv_bytes(
     """
     total = 0
     for layer in shape.layers:
-        if layer.n_head_kv:
+        if layer.has_cache:
             cells = kv_cells(n_ctx, layer.window, n_ubatch, swa_full=swa_full)
             total += cells * row_bytes(layer.n_head_kv * layer.head_dim_k, kv_type)
             total += cells * row_bytes(layer.n_head_kv * layer.head_dim_v, kv_type)

@@ -25,7 +25,7 @@ from boardfit.edge.report.terminal import run_lines
 from boardfit.edge.template.options import TEMPLATE_OPTIONS
 from boardfit.edge.terminal.option_groups import GroupedCommand
 from boardfit.edge.terminal.options import add_options
-from boardfit.edge.terminal.output import shell_line
+from boardfit.edge.terminal.output import echo, shell_line
 from boardfit.edge.units import printable
 
 
@@ -123,12 +123,12 @@ def store(records: list[dict[str, Any]], output: Path | None, as_json: bool) -> 
         show(records, as_json)
     if not as_json:
         where = shell_line("edge", "report", path) if output else "edge report --last"
-        click.echo(f"\nstored in {printable(str(path))}; next: {where}", err=True)
+        echo(f"\nstored in {printable(str(path))}; next: {where}", err=True)
 
 
 def show(records: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         for record in records:
-            click.echo(json.dumps({k: v for k, v in record.items() if k != "traces"}))
+            echo(json.dumps({k: v for k, v in record.items() if k != "traces"}))
     else:
-        click.echo("\n".join(run_lines(group_runs(records)[0])))
+        echo("\n".join(run_lines(group_runs(records)[0])))

@@ -22,7 +22,7 @@ from boardfit.edge.bench.trace_rows import check_trace
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.disk.rooted import open_to_append
 from boardfit.edge.errors import InputError
-from boardfit.edge.fields import is_finite, shown
+from boardfit.edge.fields import is_finite, read_finite, refuse_constant, shown
 from boardfit.edge.units import printable
 
 SCHEMA = 2
@@ -135,7 +135,7 @@ def parse_results(path: Path, data: bytes, most: int | None = None) -> Results:
         if len(line) > MAX_LINE_BYTES:
             raise InputError(f"{where}: a line of {len(line)} bytes is not a result")
         try:
-            record = json.loads(line, parse_constant=_refuse_constant)
+            record = json.loads(line, parse_constant=refuse_constant, parse_float=read_finite)
         except (ValueError, RecursionError) as error:
             rest = data[spans[i][1] :].strip() if i >= len(spans) - 2 else b"more"
             if not rest:
@@ -144,10 +144,6 @@ def parse_results(path: Path, data: bytes, most: int | None = None) -> Results:
             raise InputError(f"{where}: not JSON: {error}") from None
         records.append(check_record(record, where))
     return Results(tuple(records), tuple(notes), partial)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a figure")
 
 
 def check_record(record: Any, where: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
 from boardfit.edge.disk.rooted import Root, check_free, work_beside
 from boardfit.edge.disk.verified import VerifiedFiles
 from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
+from boardfit.edge.fields import Whole
 from boardfit.edge.terminal.progress import Advance, Progress
 from boardfit.edge.trust.board_rules import Subject
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, signers
@@ -381,8 +382,10 @@ def parse_file(name: str, entry: Any) -> BundleFile:
     role, n_bytes, digest = entry["role"], entry["n_bytes"], entry["sha256"]
     if role not in ROLES:
         raise InputError(f"bundle file {name}: unknown role {role!r}; known: {', '.join(ROLES)}")
-    if not isinstance(n_bytes, int) or isinstance(n_bytes, bool) or n_bytes < 0:
-        raise InputError(f"bundle file {name}: n_bytes must be a count, got {n_bytes!r}")
+    if not Whole().accepts(n_bytes):
+        raise InputError(
+            f"bundle file {name}: n_bytes must be {Whole().expected}, got {n_bytes!r:.80}"
+        )
     if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
         raise InputError(f"bundle file {name}: sha256 must be 64 hex digits, got {digest!r:.80}")
     return BundleFile(name, role, n_bytes, digest)

@@ -18,6 +18,7 @@ from boardfit.edge.bundle.bundle import (
 )
 from boardfit.edge.bundle.quality_text import note_lines, quality_lines, tokenizer_lines
 from boardfit.edge.errors import IntegrityError
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.trust.release import format_time
 from boardfit.edge.units import format_bytes, printable
@@ -35,10 +36,10 @@ def show(path: Path, as_json: bool) -> None:
     """Show what a bundle contains. Check sizes and structure, but no hashes (see `verify`)."""
     opened = open_bundle(path, verify=False, check_signature=False)
     if as_json:
-        click.echo(json.dumps({"id": opened.id, **opened.manifest}))
+        echo(json.dumps({"id": opened.id, **opened.manifest}))
         return
     for line in describe(opened):
-        click.echo(line)
+        echo(line)
 
 
 def describe(opened: Bundle) -> list[str]:
@@ -92,15 +93,15 @@ def verify(path: Path, key_file: str | None, as_json: bool) -> None:
     if as_json:
         signers = [key.fingerprint for key in signed_by]
         record = {"id": opened.id, "ok": True, "n_bytes": opened.n_bytes, "signed_by": signers}
-        click.echo(json.dumps(record))
+        echo(json.dumps(record))
         return
-    click.echo(f"{path}: {len(opened.files)} files, {format_bytes(opened.n_bytes)}, all as listed")
+    echo(f"{path}: {len(opened.files)} files, {format_bytes(opened.n_bytes)}, all as listed")
     for key in signed_by:
-        click.echo(f"  signed by {key}")
+        echo(f"  signed by {key}")
     if signed_by:
-        click.echo(f"  {release_line(opened)}")
+        echo(f"  {release_line(opened)}")
     if not signed_by:
-        click.echo("  not signed")
+        echo("  not signed")
 
 
 @bundle.command()
@@ -135,10 +136,10 @@ def sign(
     opened = open_bundle(path, verify=False, check_signature=False)
     if as_json:
         record = {"id": opened.id, "signed_by": public.fingerprint, **opened.release.entries()}
-        click.echo(json.dumps(record))
+        echo(json.dumps(record))
     else:
-        click.echo(f"{path}: signed by {public}")
-        click.echo(f"  {release_line(opened)}")
+        echo(f"{path}: signed by {public}")
+        echo(f"  {release_line(opened)}")
 
 
 def release_line(opened: Bundle) -> str:
@@ -178,7 +179,7 @@ def pair(big: Path, small: Path, output: Path, key_file: Path | None) -> None:
 
         signer = signing_key(key_file)
     made = pair_bundles(big, small, output, signer)
-    click.echo(f"{output}: {len(made.files)} files, {format_bytes(made.n_bytes)}")
+    echo(f"{output}: {len(made.files)} files, {format_bytes(made.n_bytes)}")
 
 
 @bundle.command()
@@ -190,7 +191,7 @@ def pack(path: Path, output: Path | None) -> None:
     """Pack a bundle into one uncompressed tar file."""
     target = output or path.with_name(path.name + ".tar")
     n_bytes = pack_bundle(path, target)
-    click.echo(f"{target}: {format_bytes(n_bytes)}")
+    echo(f"{target}: {format_bytes(n_bytes)}")
 
 
 @bundle.command()
@@ -201,4 +202,4 @@ def pack(path: Path, output: Path | None) -> None:
 def unpack(path: Path, output: Path) -> None:
     """Unpack a packed bundle and verify it."""
     opened = unpack_bundle(path, output)
-    click.echo(f"{output}: {printable(opened.name)}, every byte verified")
+    echo(f"{output}: {printable(opened.name)}, every byte verified")

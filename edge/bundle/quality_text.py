@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from boardfit.edge.fields import is_finite
 from boardfit.edge.units import printable
 
 NOT_STATED = "not measured: the bundle has no quality card"
@@ -64,7 +65,7 @@ def text_line(row: Mapping[str, Any]) -> str | None:
 
 def _number(row: Mapping[str, Any], key: str) -> float | None:
     value = row.get(key)
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+    return float(value) if value is not None and is_finite(value) else None
 
 
 def note_lines(manifest: Mapping[str, Any]) -> list[str]:

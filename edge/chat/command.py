@@ -28,7 +28,7 @@ from boardfit.edge.errors import EdgeError, UsageError
 from boardfit.edge.process.live import STATUS, publish_status
 from boardfit.edge.tasks.use import TaskUse, task_options, time_text
 from boardfit.edge.terminal.option_groups import GroupedCommand
-from boardfit.edge.terminal.output import dim, terminal_safe, write_text
+from boardfit.edge.terminal.output import dim, echo, terminal_safe, write_text
 from boardfit.edge.types import GenerationConfig
 from boardfit.edge.units import did_you_mean, format_bytes, format_seconds, printable
 
@@ -125,7 +125,7 @@ class ChatRoom:
     def say(self, text: str, *, always: bool = False) -> None:
         """Print a note that is no answer; a pipe gets answers only."""
         if always or self.reader.interactive:
-            click.echo(text)
+            echo(text)
 
     def begin(self, load_path: Path | None, system: str | None) -> None:
         """Take up what was saved: a conversation, else the state of the system prompt."""
@@ -186,9 +186,9 @@ class ChatRoom:
         except EdgeError as error:
             if not self.reader.interactive:
                 raise
-            click.echo(f"error: {printable(str(error), limit=2000)}", err=True)
+            echo(f"error: {printable(str(error), limit=2000)}", err=True)
             if error.next_step:
-                click.echo(f"  next: {error.next_step}", err=True)
+                echo(f"  next: {error.next_step}", err=True)
 
     def _command(self, name: str, argument: str) -> None:
         if name not in self._commands:
@@ -245,7 +245,7 @@ class ChatRoom:
 
     def _report_problems(self) -> None:
         for problem in self.session.problems:
-            click.echo(f"note: {printable(problem, limit=400)}", err=True)
+            echo(f"note: {printable(problem, limit=400)}", err=True)
         self.session.problems.clear()
 
     def _report_outcome(self, outcome: Outcome | None) -> None:

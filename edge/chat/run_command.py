@@ -11,7 +11,6 @@ Exit code 0 for an answer, however it ended; 130 if Ctrl-C stopped it; errors as
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ from boardfit.edge.files.text import clean_text, decode_text
 from boardfit.edge.process.live import STATUS, publish_status
 from boardfit.edge.tasks.use import TaskUse, read_text, task_options
 from boardfit.edge.terminal.option_groups import GroupedCommand
-from boardfit.edge.terminal.output import terminal_safe, write_text
+from boardfit.edge.terminal.output import echo, json_line, terminal_safe, write_text
 from boardfit.edge.types import Engine, GenerationConfig, Message, TokenEvent
 from boardfit.edge.units import printable
 
@@ -94,7 +93,7 @@ def run(
             system = system or task_system
             text, note = use.fit_text(text, engine, system, config.max_tokens, plain=text_only)
             if note:
-                click.echo(f"note: {note}", err=True)
+                echo(f"note: {note}", err=True)
         plain = is_plain(engine, system, raw)
         session = open_session(opened, system=system, raw=plain, timed=budget is not None)
         if budget is not None:
@@ -102,13 +101,13 @@ def run(
         write_stream(session.ask(text, config, interrupt, budget=budget), quiet=as_json)
         if as_json:
             record = to_record(session, opened.name, load_s, use)
-            click.echo(json.dumps(record, ensure_ascii=False))
+            echo(json_line(record))
         else:
             write_outcome(session)
             if session.last_answer is not None and session.last_answer.only_thought:
-                click.echo(f"note: {ONLY_THOUGHT}", err=True)
+                echo(f"note: {ONLY_THOUGHT}", err=True)
         for problem in session.problems:
-            click.echo(f"note: {printable(problem, limit=400)}", err=True)
+            echo(f"note: {printable(problem, limit=400)}", err=True)
         session.keep()
         if interrupt.stopped:
             raise click.Abort  # exit code 130, as everywhere
@@ -117,9 +116,9 @@ def run(
 def write_outcome(session: Session) -> None:
     """Write how the budget was kept to standard error, if there was one."""
     if session.last_outcome is not None:
-        click.echo(session.last_outcome.line(), err=True)
+        echo(session.last_outcome.line(), err=True)
         for adjustment in session.last_outcome.adjustments:
-            click.echo(f"  {adjustment}", err=True)
+            echo(f"  {adjustment}", err=True)
 
 
 def write_stream(stream: Iterator[TokenEvent], *, quiet: bool) -> None:
@@ -130,7 +129,7 @@ def write_stream(stream: Iterator[TokenEvent], *, quiet: bool) -> None:
     for last in stream:
         if last.thought and not thinks and not quiet and sys.stderr.isatty():
             thinks = True
-            click.echo("(thinking …)", err=True)
+            echo("(thinking …)", err=True)
         if last.text and not quiet:
             write_text(safe(last.text))
     if last is not None and not quiet and not last.text.endswith("\n"):

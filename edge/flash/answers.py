@@ -6,6 +6,7 @@ names the board, what came and what was expected. No other exception leaves it.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import NoReturn
 
@@ -17,15 +18,17 @@ _COUNT = re.compile(r"[0-9]{1,15}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 #: Mode, names, bytes and path of `stat -c '%f %h %s %n'`.
 _STAT = re.compile(r"([0-9a-f]{1,8}) ([0-9]{1,9}) ([0-9]{1,15}) (.+)")
-_FREE = re.compile(r"([0-9]{1,15}) ([0-9]{1,9})\s*")
+_FREE = re.compile(r"([0-9]{1,15}) ([0-9]{1,9})\n")
 _KINDS: dict[int, Kind] = {0o100000: "file", 0o040000: "folder", 0o120000: "link"}
 MAX_PATH = 4096
+#: The last line of an answer that may have any number of lines.
+END = "."
 MAX_NAMES = 100_000
 
 
 def parse_digests(text: str, n_files: int, place: str) -> list[str | None]:
     """One sha256 a file, `-` for one that cannot be read."""
-    words = text.split()
+    words = _lines(text)
     if len(words) != n_files or not all(w == "-" or _SHA256.fullmatch(w) for w in words):
         _refuse(place, f"{n_files} sha256 sums", text)
     return [None if word == "-" else word for word in words]
@@ -33,7 +36,7 @@ def parse_digests(text: str, n_files: int, place: str) -> list[str | None]:
 
 def parse_counts(text: str, n_counts: int, place: str) -> list[int]:
     """One whole number a line."""
-    words = text.split()
+    words = _lines(text)
     if len(words) != n_counts or not all(map(_COUNT.fullmatch, words)):
         _refuse(place, f"{n_counts} whole numbers", text)
     return [int(word) for word in words]
@@ -43,7 +46,7 @@ def parse_free_bytes(text: str, place: str) -> int:
     """What `stat -f -c '%a %S'` or `df -Pk` printed."""
     if found := _FREE.fullmatch(text):
         return int(found[1]) * int(found[2])
-    lines = [line for line in text.splitlines() if "%" in line]
+    lines = [line for line in _lines(text) if "%" in line]
     fields = lines[-1].partition("%")[0].split() if lines else []
     if len(fields) < 2 or not _COUNT.fullmatch(fields[-2]):
         _refuse(place, "free space of its disk", text)
@@ -52,30 +55,70 @@ def parse_free_bytes(text: str, place: str) -> int:
 
 def parse_folder(text: str, place: str) -> str:
     """The absolute path of one folder."""
-    path = text.strip()
-    if not path.startswith("/") or not path.isprintable() or len(path) > MAX_PATH:
-        _refuse(place, "the path of its home folder", text)
+    path = text.removesuffix("\n")
+    if path == text or not path.startswith("/") or not path.isprintable() or len(path) > MAX_PATH:
+        _refuse(place, "the path of one folder", text)
     return path
 
 
+def parse_program(text: str, place: str) -> str | None:
+    """The absolute path of a program; None for `-`, where there is none."""
+    return None if text == "-\n" else parse_folder(text, place)
+
+
+def parse_flag(text: str, place: str) -> bool:
+    """Whether the answer is yes."""
+    if text not in ("yes\n", "no\n"):
+        _refuse(place, "yes or no", text)
+    return text == "yes\n"
+
+
+def parse_target(text: str, place: str) -> str | None:
+    """Where a link or a pointer file leads, with END behind it; None where there is neither."""
+    *lines, end = _lines(text) or [""]
+    if end != END or len(lines) > 1 or not "".join(lines).isprintable() or len(text) > MAX_PATH:
+        _refuse(place, f"the target of one link, and {END!r} behind it", text)
+    return lines[0].strip() if lines else None
+
+
+def parse_content(data: bytes, limit: int, place: str) -> bytes | None:
+    """The sha256 of a file, and its bytes behind it; None for `-`, where there is no file, and for
+    one that is larger than `limit`.
+    """
+    if data == b"-\n":
+        return None
+    digest, _, content = data.partition(b"\n")
+    if len(content) > limit:
+        return None
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        _refuse(place, "a file and its sha256", data.decode("utf-8", "replace"))
+    return content
+
+
 def parse_entries(text: str, top: str, place: str) -> dict[str, BoardEntry]:
-    """The names below `top`, from a line of `stat` for each."""
-    lines = text.splitlines()
-    if len(lines) > MAX_NAMES:
-        _refuse(place, f"at most {MAX_NAMES} names", text)
+    """The names below `top`, from a line of `stat` for each, with END behind them.
+
+    `top` itself is the first, unless it is not there.
+    """
+    *lines, end = _lines(text) or [""]
+    if end != END or len(lines) > MAX_NAMES:
+        _refuse(place, f"at most {MAX_NAMES} names, and {END!r} behind them", text)
     found = {}
-    for line in lines:
+    for number, line in enumerate(lines):
         match = _STAT.fullmatch(line)
-        if match is None:
-            found[line] = BoardEntry("other", 0)  # a name with a line break: never one of ours
-            continue
-        mode, n_names, n_bytes, name = match.groups()
-        if name == top:
-            continue
-        kind = _KINDS.get(int(mode, 16) & 0o170000, "other")
-        names = int(n_names) if kind == "file" else 1
-        found[name.removeprefix(f"{top}/")] = BoardEntry(kind, int(n_bytes), names)
+        path = match[4] if match else ""
+        if match is None or (path == top) is not (number == 0) or f"{path}/".find(f"{top}/") != 0:
+            _refuse(place, f"mode, names, bytes and path of what lies in {top}", line)
+        kind = _KINDS.get(int(match[1], 16) & 0o170000, "other")
+        names = int(match[2]) if kind == "file" else 1
+        if number:
+            found[path.removeprefix(f"{top}/")] = BoardEntry(kind, int(match[3]), names)
     return found
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of an answer; none for one whose end is missing."""
+    return text[:-1].split("\n") if text.endswith("\n") else []
 
 
 def _refuse(place: str, expected: str, got: str) -> NoReturn:

@@ -18,7 +18,7 @@ from typing import Any
 
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.disk.rooted import MARKER
-from boardfit.edge.errors import EdgeError, EngineError
+from boardfit.edge.errors import DeviceError, EdgeError, EngineError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.gate import GateVerdict, engine_bytes, install_engine, try_release
 from boardfit.edge.flash.transfer import (
@@ -96,7 +96,8 @@ def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporte
 
     Raises UsageError when another flash holds the board, DoesNotFitError when space is short,
     IntegrityError when bytes arrive damaged or no accepted key signed the bundle, EngineError when
-    the health gate refuses the release, DeviceUnreachableError when the connection breaks. The
+    the health gate refuses the release, DeviceError when the board's answers make no sense,
+    DeviceUnreachableError when the connection breaks. The
     release that was current then still is; the same call again goes on where it stopped.
     """
     started_s = time.monotonic()
@@ -237,19 +238,21 @@ def confirm(board: Board, slots: Slots, bundle: Bundle, report: FlashReport) -> 
     """Check the release again through `current`, as programs on the board will open it. Switch back
     if it fails.
     """
+    kind: type[EdgeError] = EngineError
     try:
         current = slots.current()
         verdict = try_release(board, bundle, 0, 0, quick=True)
         failures = verdict.failures if current == bundle.id else ["current names something else"]
     except EdgeError as error:
         failures = [str(error)]
+        kind = DeviceError if isinstance(error, DeviceError) else EngineError
     if not failures:
         return
     back = report.previous
     if back is not None:
         slots.switch_back(back)
         report.switched = False
-    raise EngineError(
+    raise kind(
         f"{report.target}: release {bundle.id[:12]} did not answer after the switch: "
         + "; ".join(failures)
         + (f". Switched back to {back[:12]}" if back else ". There is no earlier release"),

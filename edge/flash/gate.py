@@ -11,12 +11,16 @@ import shlex
 import zipfile
 from dataclasses import dataclass, field, replace
 
+from boardfit.edge.bench.seal import DIGEST, digest_of
 from boardfit.edge.bundle.bundle import Bundle
-from boardfit.edge.errors import EngineError, InputError
+from boardfit.edge.errors import DeviceError, EngineError, InputError
+from boardfit.edge.fields import read_finite, refuse_constant
+from boardfit.edge.flash.answers import parse_program
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.phone_gate import has_tools, read_answer, try_tools
 from boardfit.edge.flash.service_units import INSTALL_SCRIPT
 from boardfit.edge.flash.session import Done
+from boardfit.edge.flash.shell_files import shell_error
 from boardfit.edge.process.child import python_argv
 from boardfit.edge.process.last_words import name_signal
 from boardfit.edge.slots import layout
@@ -103,10 +107,7 @@ def try_release(
     if quick:
         command += " --quick"
     done = board.execute(command, timeout_s=_TRY_S)
-    try:
-        health = read_report(done)
-    except InputError as error:
-        return GateVerdict(failures=[f"{board.place} sends a broken report: {error}"])
+    health = read_health(done, board.place)
     if health is None:
         return GateVerdict(failures=[explain_end(done)])
     notes = []
@@ -145,9 +146,13 @@ def find_edge(board: Board, bundle: Bundle) -> str | None:
     env = layout.env_folder(bundle.id)
     if "edge" in board.files.entries(f"{env}/bin"):
         return shlex.quote(f"{board.files.root}/{env}/bin/edge")
-    done = board.execute("command -v edge", timeout_s=60)
-    path = done.out.decode("utf-8", "replace").strip()
-    return shlex.quote(path) if done.rc == 0 and path.startswith("/") else None
+    done = board.execute(
+        'e=$(command -v edge); case $e in /*) echo "$e" ;; *) echo - ;; esac', timeout_s=60
+    )
+    if done.rc != 0:
+        raise shell_error(board.place, done.err, done.rc)
+    path = parse_program(done.out.decode("utf-8", "replace"), board.place)
+    return shlex.quote(path) if path else None
 
 
 def read_report(done: Done) -> Health | None:
@@ -157,11 +162,33 @@ def read_report(done: Done) -> Health | None:
     """
     lines = done.out.decode("utf-8", "replace").strip().splitlines()
     try:
-        document = json.loads(lines[-1]) if lines else None
-    except (ValueError, RecursionError):
+        document = json.loads(lines[-1], parse_constant=refuse_constant, parse_float=read_finite)
+    except (IndexError, ValueError, RecursionError):
         return None
-    is_report = isinstance(document, dict) and document.get("kind") == KIND
-    return parse_health(document) if is_report else None
+    if not isinstance(document, dict) or document.get("kind") != KIND:
+        return None
+    if document.get(DIGEST, digest_of(document)) != digest_of(document):
+        raise InputError("its digest is that of another report")
+    return parse_health(document)
+
+
+def read_health(done: Done, place: str) -> Health | None:
+    """The health report of a check; None when the check ended without one.
+
+    A check that works prints one whole report, and leaves with 0. Raises DeviceError for a board
+    that sends one of the two alone, or a report that is none.
+    """
+    try:
+        health, why = read_report(done), "its end is missing"
+    except InputError as error:
+        health, why = None, str(error)
+    is_whole = health is not None and done.out.endswith(b"\n")
+    if is_whole is not (done.rc == 0):
+        raise DeviceError(
+            f"{place} sends a broken report: {why}, exit code {done.rc}",
+            next_step="check that its login prints nothing of its own, then flash again",
+        )
+    return health
 
 
 def explain_end(done: Done) -> str:

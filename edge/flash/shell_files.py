@@ -27,11 +27,15 @@ from boardfit.edge.errors import (
     UsageError,
 )
 from boardfit.edge.flash.answers import (
+    END,
+    parse_content,
     parse_counts,
     parse_digests,
     parse_entries,
+    parse_flag,
     parse_folder,
     parse_free_bytes,
+    parse_target,
 )
 from boardfit.edge.flash.session import Done, ShellSession
 from boardfit.edge.probe.remote import SCRIPT
@@ -184,8 +188,9 @@ class ShellFiles:
             done = self.session.run(script, timeout_s=timeout_s)
         finally:
             faults.hook.finish_steps()
-        if done.rc != 0:
-            raise shell_error(self.session.place, done.err, done.rc)
+        if done.rc != 0 or done.out:
+            output = done.err if done.rc else done.out.decode("utf-8", "replace")
+            raise shell_error(self.session.place, output, done.rc)
 
     def ask(self, script: str, *, timeout_s: float = 120) -> str:
         """Run a script that changes nothing; its output. Raises like `shell_error`."""
@@ -213,27 +218,32 @@ class ShellFiles:
         # Absolute names: under an emulator that translates paths, relative ones may go astray.
         top = f"{self._root}/{folder}" if folder else self._root
         at = shlex.quote(top)
+        # A name with a line break is never one of ours.
         script = (
-            f"{self._real(f'{folder}/x')}\n[ -d {at} ] || exit 0\n"
-            f"find {at} {depth} -exec stat -c '%f %h %s %n' {{}} +"
+            f"{self._real(f'{folder}/x')}\n[ -d {at} ] || {{ echo {END}; exit 0; }}\n"
+            f"find {at} {depth} -name '*\n*' -prune -o -exec stat -c '%f %h %s %n' {{}} +\n"
+            f"r=$?; echo {END}; exit $r"
         )
         done = self.session.run(PRELUDE + script, timeout_s=120)
         # What went away between find and stat (another sender's scratch file) is not there.
-        if done.rc != 0 and not all(_GONE in line for line in done.err.splitlines() if line):
+        lines = [line for line in done.err.splitlines() if line]
+        if done.rc != 0 and not (lines and all(_GONE in line for line in lines)):
             raise shell_error(self.session.place, done.err, done.rc)
         return parse_entries(done.out.decode("utf-8", "replace"), top, self.session.place)
 
     def read(self, path: str, limit: int) -> bytes | None:
         at = self._quote(path)
-        done = self.session.run(
-            f"{PRELUDE}{self._real(path)}\n"
-            f"[ -f {at} ] && [ ! -L {at} ] || exit 9\nhead -c {limit + 1} < {at}"
+        script = (
+            f"{PRELUDE}{self._real(path)}\n[ -f {at} ] && [ ! -L {at} ] || {{ echo -; exit 0; }}\n"
+            f"digest {at} && head -c {limit + 1} < {at}"
         )
-        if done.rc == 9 or len(done.out) > limit:
-            return None
-        if done.rc != 0:
-            raise shell_error(self.session.place, done.err, done.rc)
-        return done.out
+        for attempt in (1, 2):  # another program may replace it between the two
+            done = self.session.run(script)
+            if done.rc != 0:
+                raise shell_error(self.session.place, done.err, done.rc)
+            with contextlib.suppress(*[DeviceError] if attempt == 1 else []):
+                return parse_content(done.out, limit, self.session.place)
+        raise AssertionError("unreachable")
 
     def write(self, path: str, data: bytes) -> None:
         fresh, at = self._quote(fresh_name()), self._quote(path)
@@ -337,12 +347,11 @@ class ShellFiles:
 
     def pointer(self) -> str | None:
         at = self._quote(CURRENT)
-        script = (
+        text = self.ask(
             f"if [ -L {at} ]; then readlink {at}\n"
-            f"elif [ -f {at} ]; then head -c 1024 < {at}; else exit 9; fi"
+            f"elif [ -f {at} ]; then head -n 1 {at} | head -c 1024; fi\necho {END}"
         )
-        done = self.session.run(script)
-        return None if done.rc else done.out.decode("utf-8", "replace").strip()
+        return parse_target(text, self.session.place)
 
     def point(self, target: str) -> None:
         at, new, root = self._quote(CURRENT), self._quote(fresh_name()), self._quote("")
@@ -367,10 +376,10 @@ class ShellFiles:
         text = self.ask(
             f"mkdir {scratch} && cd {scratch} && mkdir d && "
             "ln -s d a 2>/dev/null && ln -s d b && mv -T -f b a 2>/dev/null && "
-            "[ -L a ] && [ ! -e d/b ] && echo yes\n"
+            "[ -L a ] && [ ! -e d/b ] && echo yes || echo no\n"
             f"rm -rf {scratch}"
         )
-        return text.strip() == "yes"
+        return parse_flag(text, self.session.place)
 
     # ---- the lock -----------------------------------------------------------------------------
 

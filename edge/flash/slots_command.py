@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from boardfit.edge.bench.seal import sealed
 from boardfit.edge.errors import EngineError
 from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.connection_options import ssh_config_option
@@ -170,7 +171,7 @@ def check_command(bundle: Path, quick: bool, as_json: bool) -> None:
     with closing(ProgressLine("verifying")) as line:
         health = check_release(bundle, quick=quick, progress=line)
     if as_json:
-        echo(json.dumps(health.to_dict()))
+        echo(json.dumps(sealed(health.to_dict())))
         return
     from boardfit.edge.bundle.bundle import open_bundle
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from boardfit.device_profiles.catalog import THIS_MACHINE
 from boardfit.edge.bundle.bundle import MANIFEST, Bundle
-from boardfit.edge.errors import EdgeError, IntegrityError, UsageError
+from boardfit.edge.errors import DeviceError, EdgeError, IntegrityError, UsageError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.session import Done
 from boardfit.edge.slots import layout
@@ -175,7 +175,7 @@ def check_on_board(
     This machine reads manifest and signature back. Where the board can run programs, one that was
     there before checks too: the edge of the current release, the board's own edge, or ssh-keygen.
 
-    Raises IntegrityError when one of them refuses.
+    Raises IntegrityError when one of them refuses, DeviceError when one gives no answer.
     """
     release_signer(board.files, bundle.id, admission.keys)
     if not board.is_running:
@@ -183,7 +183,7 @@ def check_on_board(
     folder = f"{board.files.root}/{layout.bundle_folder(bundle.id)}"
     for script in checking_scripts(board, slots, bundle, folder, admission):
         done = board.execute(script, timeout_s=_CHECK_S)
-        verdict = read_verdict(done)
+        verdict = read_verdict(done, board.place)
         if verdict is None:
             continue
         if verdict:
@@ -226,19 +226,29 @@ def ssh_keygen_script(folder: str, admission: SignatureAdmission) -> str:
     )
 
 
-def read_verdict(done: Done) -> str | None:
-    """Return "" if it is accepted, the reason if it is refused, None if the script failed."""
+def read_verdict(done: Done, place: str) -> str | None:
+    """Return "" if it is accepted, the reason if it is refused, None if the script failed.
+
+    Raises DeviceError for an exit code and an answer that contradict each other.
+    """
     lines = done.out.decode("utf-8", "replace").strip().splitlines()
     try:
         record = json.loads(lines[-1]) if lines else {}
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict):
-        return None
-    if record.get("kind") == KIND and record.get("ok") is True and done.rc == 0:
+        record = {}
+    record = record if isinstance(record, dict) else {}
+    is_accepted = record.get("kind") == KIND and record.get("ok") is True
+    is_refused = record.get("error") == "IntegrityError"
+    if is_accepted and done.rc == 0:
         return ""
-    if record.get("error") == "IntegrityError" and done.rc == IntegrityError.exit_code:
+    if is_refused and done.rc == IntegrityError.exit_code:
         return printable(str(record.get("message")), 500)
+    if is_accepted or is_refused or done.rc == 0:
+        raise DeviceError(
+            f"{place} was asked whether it accepts the signature, left with {done.rc} and answered "
+            f"{printable(lines[-1] if lines else '', 80)!r}",
+            next_step="check that its login prints nothing of its own: `ssh … true` must be silent",
+        )
     return None
 
 

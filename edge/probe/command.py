@@ -30,6 +30,7 @@ from boardfit.edge.probe.measure import Measurements, measure_machine, measured_
 from boardfit.edge.probe.remote import capture, parse_target
 from boardfit.edge.probe.remote_measure import measure_remote
 from boardfit.edge.probe.sensors import describe_throttled
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.units import format_bytes, printable
 
@@ -86,14 +87,14 @@ def probe(
     if path is not None:
         write_profile(path, profile, measured=measured, matched=report.matched)
     if as_json:
-        click.echo(json.dumps(report_record(report, profile, found, path)))
+        echo(json.dumps(report_record(report, profile, found, path)))
         return
     for text in report_lines(report, profile, found):
-        click.echo(text)
+        echo(text)
     if path is not None:
-        click.echo(f"  kept as {path}")
+        echo(f"  kept as {path}")
         if output is None:
-            click.echo(f"  next: edge plan MODEL --device {profile.id}")
+            echo(f"  next: edge plan MODEL --device {profile.id}")
 
 
 def board_id(name: str | None, output: Path | None, report: ProbeReport) -> str:

@@ -12,6 +12,7 @@ from boardfit.device_profiles.engine_rules import engine_verdicts
 from boardfit.device_profiles.profile import ISA_FLAGS, DeviceProfile
 from boardfit.device_profiles.record import profile_record
 from boardfit.edge.errors import UsageError
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.units import did_you_mean, format_bytes, parse_bytes
 
 
@@ -56,19 +57,19 @@ def devices(
     ]
     if as_json:
         for profile in profiles:
-            click.echo(json.dumps(profile_record(profile)))
+            echo(json.dumps(profile_record(profile)))
         return
     if not profiles:
         raise UsageError("no board matches", next_step="edge devices lists all of them")
     width = max(len(profile.id) for profile in profiles)
-    click.echo(f"{'board':<{width}}  {'RAM':>9}  {'free':>9}  {'GB/s':>5}  cores")
+    echo(f"{'board':<{width}}  {'RAM':>9}  {'free':>9}  {'GB/s':>5}  cores")
     for profile in profiles:
-        click.echo(
+        echo(
             f"{profile.id:<{width}}  {format_bytes(profile.ram_bytes):>9}"
             f"  {format_bytes(profile.free_ram_bytes):>9}"
             f"  {_gigabytes(profile.memory.bandwidth_sustained):>5}  {_cores(profile)}"
         )
-    click.echo(f"{THIS_MACHINE:<{width}}  probed when it is named")
+    echo(f"{THIS_MACHINE:<{width}}  probed when it is named")
 
 
 def _words(profile: DeviceProfile) -> str:
@@ -82,7 +83,7 @@ def _words(profile: DeviceProfile) -> str:
 def compare(names: tuple[str, ...]) -> None:
     """Compare boards side by side, one line per fact."""
     for line in compare_lines([_find(name) for name in names]):
-        click.echo(line)
+        echo(line)
 
 
 def compare_lines(profiles: Sequence[DeviceProfile]) -> list[str]:
@@ -121,10 +122,10 @@ def show(device: str, as_json: bool) -> None:
     """Show every known fact about DEVICE, with its source."""
     profile = _find(device)
     if as_json:
-        click.echo(json.dumps(profile_record(profile)))
+        echo(json.dumps(profile_record(profile)))
         return
     for line in profile_lines(profile):
-        click.echo(line)
+        echo(line)
 
 
 def _find(name: str) -> DeviceProfile:

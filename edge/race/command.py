@@ -23,6 +23,7 @@ from boardfit.edge.race.text import measure_pace, median, peak_anonymous, race_l
 from boardfit.edge.race.turns import Course, run_race
 from boardfit.edge.race.verdict import Lead, find_leads, sentence
 from boardfit.edge.terminal.options import add_options
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.types import EngineInfo
 from boardfit.edge.units import printable
@@ -103,10 +104,10 @@ def hold_race(
     path = output or data_directory() / f"{stamp}.jsonl"
     append_results(path, make_race_records(courses, found))
     if as_json:
-        click.echo(json.dumps(as_record(courses, found, agreements)))
+        echo(json.dumps(as_record(courses, found, agreements)))
         return
-    click.echo("\n".join(race_lines(courses, tests, found, agreements)))
-    click.echo(f"\nstored in {path}; edge plan uses it", err=True)
+    echo("\n".join(race_lines(courses, tests, found, agreements)))
+    echo(f"\nstored in {path}; edge plan uses it", err=True)
 
 
 def parse_threads(text: str | None) -> list[int]:

@@ -128,7 +128,7 @@ class App:
         except Exception as error:
             LOG.error("%s %s: %s", method, route, type(error).__name__)
             status = await self._refuse(call, refusal_of(error))
-        self._queue.metrics.count_request(route, status)
+        self._queue.counters.count_request(route, status)
 
     def _find(self, method: str, path: str) -> tuple[Callable[[Call], Awaitable[int]], str]:
         path = path.rstrip("/") or "/"
@@ -317,7 +317,7 @@ class App:
 
     async def _metrics(self, call: Call) -> int:
         counts = {f"requests_{k}": float(v) for k, v in self._queue.counts().items()}
-        text = self._queue.metrics.to_text({**counts, "ready": float(self._queue.is_ready)})
+        text = self._queue.counters.to_text({**counts, "ready": float(self._queue.is_ready)})
         return await send_whole(call, 200, text.encode(), CONTENT_TYPE)
 
     async def _asset(self, call: Call) -> int:

@@ -95,7 +95,7 @@ class Job:
     def post(self, item: Item) -> None:
         """Hand an item to the client's side. A client that reads too slowly is given up."""
         if isinstance(item, TokenEvent):
-            self._unread += len(item.text) + len(item.thought)
+            self._unread += _size(item)
             if self._unread > MAX_UNREAD_BYTES:
                 self.give_up()
         try:
@@ -122,5 +122,10 @@ class Job:
         if isinstance(item, Exception):
             raise item
         if isinstance(item, TokenEvent):
-            self._unread -= len(item.text) + len(item.thought)
+            self._unread -= _size(item)
         return item
+
+
+def _size(event: TokenEvent) -> int:
+    """What an event that waits takes, roughly."""
+    return 64 + len(event.text) + len(event.thought)

@@ -49,7 +49,7 @@ class AnswerQueue:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.opened: OpenModel | None = None
         self.failure: Exception | None = None
-        self.metrics = Counters()
+        self.counters = Counters()
         self.ready = threading.Event()  # set when loading has ended, well or not
 
     def start(self) -> None:
@@ -239,7 +239,7 @@ class AnswerQueue:
     def _refuse(self, job: Job, harmed: Job, start_ns: int, now_ns: int) -> None:
         assert job.cost is not None
         needs_s, budget = job.cost.needs_s, job.ask.budget
-        self.metrics.count_refusal("busy" if harmed is job else "promises")
+        self.counters.count_refusal("busy" if harmed is job else "promises")
         if harmed is job and budget is not None and needs_s > budget.limit_s:
             raise infeasible(
                 DeadlineError(
@@ -346,12 +346,12 @@ class AnswerQueue:
             answer = session.last_answer
             if answer is None:
                 raise InputError("the model gave no answer")
-            self.metrics.count_answer(answer, session.last_outcome, queue_s)
+            self.counters.count_answer(answer, session.last_outcome, queue_s)
             job.post(Ended(answer, session.last_outcome, queue_s, job.notes))
         except Exception as error:
             if not isinstance(error, EdgeError):  # the type and place alone: no prompt in a log
                 LOG.exception("a request failed: %s", type(error).__name__, exc_info=False)
-            self.metrics.count_error(error)
+            self.counters.count_error(error)
             job.post(error)
 
     def _keep(self, job: Job) -> None:

@@ -180,10 +180,10 @@ class LocalFiles:
         with self._errors():
             fault_point()
             if not os.path.lexists(self._root):
-                self._root.parent.mkdir(parents=True, exist_ok=True)
-                with Root(self._root.parent.resolve(), fixed_modes=True) as parent:
-                    parent.make_folder(self._root.name)
-                    parent.sync("")
+                above = next(folder for folder in self._root.parents if folder.exists())
+                with Root(above.resolve(), fixed_modes=True) as there:
+                    there.make_folder(self._root.relative_to(above).as_posix())
+                    there.sync("")
         with self._open_root():
             pass
 

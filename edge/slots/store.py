@@ -17,7 +17,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from boardfit.edge.bundle.bundle import MANIFEST, MAX_MANIFEST_BYTES, SUMS, Bundle, parse_manifest
-from boardfit.edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
+from boardfit.edge.errors import (
+    DeviceError,
+    DoesNotFitError,
+    EdgeError,
+    InputError,
+    IntegrityError,
+    UsageError,
+)
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.failed_starts import failed_starts, forgive_starts
 from boardfit.edge.slots.files import BoardFiles
@@ -185,7 +192,7 @@ class Slots:
         """Switch to a release, by one rename; returns the one that was current before.
 
         Raises InputError when it is not there, IntegrityError when keys are pinned and none of them
-        signed it.
+        signed it, DeviceError when the board then names another one.
         """
         before = self.current()
         if release_id not in self.present():
@@ -197,7 +204,7 @@ class Slots:
         self.files.write(layout.STATE, self.state().activating(release_id).to_bytes())
         self.files.point(release_folder(release_id))
         if self.current() != release_id:
-            raise IntegrityError(f"{self.files.root}: the switch to {release_id[:12]} did not hold")
+            raise DeviceError(f"{self.files.root}: the switch to {release_id[:12]} did not hold")
         return before
 
     def switch_back(self, release_id: str) -> None:

@@ -17,6 +17,7 @@ from boardfit.edge.engines.kv_state import read_state_header
 from boardfit.edge.errors import EdgeError, InputError
 from boardfit.edge.states.place import VARIABLE, beside_bundle, limit_bytes, user_folder
 from boardfit.edge.states.store import MAX_TOKENS, StoredState, clear, entries
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 SCHEMA = 1
@@ -57,13 +58,13 @@ def states(model: Path | None, clears: bool, as_json: bool) -> None:
     freed = clear(folder) if clears else None
     rows = [read_row(entry) for entry in entries(folder) if entry.n_bytes]
     if as_json:
-        click.echo(json.dumps(to_record(folder, rows, freed)))
+        echo(json.dumps(to_record(folder, rows, freed)))
         return
     if freed is not None:
-        click.echo(f"{format_bytes(freed)} freed in {printable(str(folder))}")
+        echo(f"{format_bytes(freed)} freed in {printable(str(folder))}")
         return
     for line in table(folder, rows):
-        click.echo(line)
+        echo(line)
 
 
 def read_row(entry: StoredState) -> StateRow:

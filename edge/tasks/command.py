@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from boardfit.edge.tasks.catalog import find_task, languages, load_tasks
 from boardfit.edge.tasks.task import Task
 from boardfit.edge.tasks.use import time_text
+from boardfit.edge.terminal.output import echo, json_line
 from boardfit.edge.units import format_seconds, printable
 
 
@@ -28,9 +28,9 @@ def tasks(name: str | None, as_json: bool) -> None:
     found = [find_task(name)] if name else list(load_tasks().values())
     if as_json:
         for task in found:
-            click.echo(json.dumps(task_record(task), ensure_ascii=False))
+            echo(json_line(task_record(task)))
         return
-    click.echo("\n".join(task_lines(found[0]) if name else table_lines(found)))
+    echo("\n".join(task_lines(found[0]) if name else table_lines(found)))
 
 
 def table_lines(found: list[Task]) -> list[str]:

@@ -27,8 +27,8 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "build": {
         "Which board": "--device --with-engine --python",
-        "What to build": "--format --recipe --ctx --kv-type --prefer --imatrix --lora --lora-scale"
-        " --shape --sign",
+        "What to build": "--format --recipe --ctx --kv-type --prefer --mtp --imatrix --lora"
+        " --lora-scale --shape --sign",
         "Chat template": _TEMPLATE,
         "Quality": "--no-quality --accept-quality --quality-text --accept-tokenizer",
         "Output": "--output --force --threads --json",
@@ -44,6 +44,12 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "run": {**_ANSWER, "Question": f"{_QUESTION} --raw", "Safety": "--sandbox", "Output": "--json"},
     "chat": {**_ANSWER, "Conversation": "--load --session"},
+    "serve": {
+        **_ANSWER,
+        "Who may ask": "--port --lan --no-token --name --allow-origin",
+        "Limits": "--most",
+        "Output": "--json",
+    },
     "bench": {
         "What to measure": "--quick --protocol --minutes --repeats --gen --shape --cool-below",
         "Workload": "--workload --requests --within --first-within --on-miss --cold",

@@ -7,6 +7,7 @@ or hide a line. Everything that steers a terminal, or reorders what is read, is 
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import shlex
@@ -47,6 +48,12 @@ def write_text(text: str, out: TextIO | None = None) -> None:
 def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
     """Print a line for a person or a program. A name from a file or a board steers no terminal."""
     click.echo(terminal_safe(str(text)), err=err, nl=nl)
+
+
+def json_line(value: object) -> str:
+    """A value as one line of JSON for people and programs: not ASCII alone, and nothing steers."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _STEERING.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
 
 
 def shell_line(*words: object) -> str:

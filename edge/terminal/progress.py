@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from boardfit.edge.terminal.output import terminal_safe
 from boardfit.edge.units import format_bytes, format_seconds
 
 #: Receives how much is done, and how much there is to do.
@@ -71,7 +72,7 @@ class ProgressLine:
             return
         self._is_shown, self._part, self._next_s = True, part, now_s + _EVERY_S
         text = self._text(done, total, now_s - self._start_s)
-        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{terminal_safe(text)}", end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self._is_shown:
@@ -125,7 +126,7 @@ class TerminalReporter:
 
     def _print(self, text: str) -> None:
         if not self._quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(terminal_safe(text), file=sys.stderr, flush=True)
 
     def __enter__(self) -> TerminalReporter:
         return self

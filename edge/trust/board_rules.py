@@ -30,6 +30,10 @@ KIND, SCHEMA = "boardfit-board", 1
 _MAX_NAMES = 200
 _MAX_DEVICES = 16
 _MAX_KEPT = 16
+_ROLLBACK_STEP = (
+    "edge rollback goes back to a release that is still there; edge flash --allow-older accepts "
+    "an older one on purpose"
+)
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,8 @@ class BoardRules:
         if end is not None and max(when for when in known if when is not None) > end:
             raise IntegrityError(
                 f"release {subject.id[:12]} of {printable(subject.name, 60)} expired at "
-                f"{format_time(end)}; {who} does not start it any more",
-                next_step="flash a newer release, signed with a later --expires",
+                f"{format_time(end)}; {who} does not accept it any more",
+                next_step="get a newer release, signed with a later --expires",
             )
 
     def with_accepted(
@@ -125,12 +129,13 @@ class BoardRules:
         return (json.dumps(document, indent=2, sort_keys=True) + "\n").encode()
 
 
-def older_error(subject: Subject, floor: Floor, who: str) -> IntegrityError:
-    step = "edge rollback goes back to a release that is still there; edge flash --allow-older "
+def older_error(
+    subject: Subject, floor: Floor, who: str, step: str = _ROLLBACK_STEP
+) -> IntegrityError:
     return IntegrityError(
         f"release {subject.release.number} of {printable(subject.name, 60)} is older than "
         f"{floor.number}, which {who} has accepted",
-        next_step=f"{step}accepts an older one on purpose",
+        next_step=step,
     )
 
 

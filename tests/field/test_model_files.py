@@ -256,7 +256,7 @@ CASES = [
     FieldCase("first piece, run", file("model.gguf.part1of2", cut), RUN, 3, ("cat ",)),
     FieldCase("second piece, run", second_half, RUN, 3, ("piece", "cat ")),
     FieldCase("vision part inside", file("model.gguf", vision_inside), PLAN, 0,
-              ("text only: 2 tensors",)),
+              ("text only: left out the vision tower (1 tensor", "projector (1 tensor")),
     FieldCase("vision part inside, run", file("model.gguf", vision_inside), RUN, 3,
               ("vision or audio part is inside", "edge build")),
     FieldCase("architecture of tomorrow",
@@ -288,7 +288,7 @@ CASES = [
           ("importance matrix", imatrix, ("importance matrix", "--imatrix")))),
     FieldCase("LM Studio's folder", folder(lm_studio), PLAN, 3, ("small-Q8_0.gguf",), ("mmproj",)),
     FieldCase("vision part inside, build", file("model.gguf", vision_inside), MEASURED, 0,
-              ("note: text only: 2 tensors", "quality: divergence")),
+              ("note: text only: left out the vision tower", "quality: divergence")),
     FieldCase("absurd weights", file("model.gguf", lambda path: write_gguf(path, scale=2000.0)),
               MEASURED, 7, ("the source is no working model",)),
     FieldCase("absurd weights as they stand", file("m.gguf", lambda path: write_gguf(

@@ -17,6 +17,7 @@ from boardfit.converters.board.offline.wheelhouse import (
     Wheel,
     describe,
     fetch_wheels,
+    load_pins,
     select_requirements,
 )
 from boardfit.device_profiles.profile import DeviceProfile
@@ -111,7 +112,10 @@ def collect_wheels(
         requirements = [r for r in requirements if not r.startswith("llama-cpp-python")]
         local.append(built.path)
     reporter.stage("collecting the board's wheels")
-    third_party = fetch_wheels(requirements, local, board, reporter.stage)
+    pins = load_pins(board.python)
+    if not pins:
+        reporter.say("wheels for this Python are not pinned by hash: {}.{}".format(*board.python))
+    third_party = fetch_wheels(requirements, local, board, reporter.stage, pins)
     folder = cache_directory() / "wheelhouse/own" / make_key([own.name, own.data.hex()])
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / own.name, own.data)

@@ -14,20 +14,22 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from boardfit.converters.board.engine.store import make_key
 from boardfit.converters.board.offline.target import BoardPython
+from boardfit.device_profiles.toml_parser import decode_toml
 from boardfit.edge.disk.atomic import fsync_directory, write_atomic
 from boardfit.edge.disk.verified import cache_directory
-from boardfit.edge.errors import EngineMissingError, InputError
+from boardfit.edge.errors import EngineMissingError, InputError, IntegrityError
 from boardfit.edge.process.child import decode_output, python_argv, run_child
-from boardfit.edge.requirements import is_true_for
+from boardfit.edge.requirements import is_true_for, normalize_name
 from boardfit.edge.terminal.progress import Say
 
-_RECORD = "wheelhouse.json"
+_RECORD, _VERSIONS = "wheelhouse.json", "versions.txt"
+EMPTY: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,18 @@ def fetch_wheels(
     local: Sequence[Path],
     board: BoardPython,
     say: Say,
+    pins: Mapping[str, str] = EMPTY,
 ) -> list[Wheel]:
     """Fetch the wheels that satisfy `requirements` on the board, from the cache or with pip.
 
-    The wheel files `local` are included. The wheels are sorted by name.
+    The wheel files `local` are included. The wheels are sorted by name. With `pins` (as
+    `load_pins` returns them) only these versions are fetched, and only with these hashes.
 
-    Raises EngineMissingError when pip cannot get one: no network, or no such wheel.
+    Raises EngineMissingError when pip cannot get one: no network, or no such wheel. Raises
+    IntegrityError for a wheel that is not the pinned one.
     """
-    key = make_key(
-        [requirements, [hashlib.sha256(path.read_bytes()).hexdigest() for path in local],
-         board.python, board.platforms]
-    )  # fmt: skip
+    own = [hashlib.sha256(path.read_bytes()).hexdigest() for path in local]
+    key = make_key([requirements, own, board.python, board.platforms, *sorted(pins.items())])
     folder = cache_directory() / "wheelhouse" / key
     if found := load_wheelhouse(folder):
         return found
@@ -81,15 +84,11 @@ def fetch_wheels(
     partial = folder.with_name(f".{key}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    arguments = [
-        "download", "--quiet", "--disable-pip-version-check", "--no-input",
-        "-d", str(partial.absolute()), "--only-binary=:all:", "--implementation", "cp",
-        "--python-version", f"{board.python[0]}.{board.python[1]}",
-        "--abi", board.abi, "--abi", "abi3", "--abi", "none",
-    ]  # fmt: skip
-    for platform in board.platforms:
-        arguments += ["--platform", platform]
+    arguments = ["download", "-d", str(partial.absolute()), *pip_arguments(board)]
     arguments += [str(path.absolute()) for path in local]
+    if pins:
+        (partial / _VERSIONS).write_text("".join(f"{pin}\n" for pin in pins), encoding="utf-8")
+        arguments += ["-c", str((partial / _VERSIONS).absolute())]
     done = run_child(python_argv("pip", *arguments, *requirements))
     if done.returncode:
         output = decode_output(done.stderr)
@@ -99,12 +98,49 @@ def fetch_wheels(
             next_step="check the network; bundles are offline only once their wheels are here",
         )
     wheels = [describe(path) for path in sorted(partial.glob("*.whl"))]
+    if pins:
+        check_pinned([wheel for wheel in wheels if wheel.sha256 not in own], pins)
     record = [{**asdict(wheel), "path": wheel.path.name} for wheel in wheels]
     write_atomic(partial / _RECORD, json.dumps(record, indent=1).encode())
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     fsync_directory(folder.parent)
     return load_wheelhouse(folder) or []
+
+
+def pip_arguments(board: BoardPython) -> list[str]:
+    """Options with which pip chooses wheels for the board instead of this machine."""
+    arguments = [
+        "--quiet", "--disable-pip-version-check", "--no-input",
+        "--only-binary=:all:", "--implementation", "cp",
+        "--python-version", f"{board.python[0]}.{board.python[1]}",
+        "--abi", board.abi, "--abi", "abi3", "--abi", "none",
+    ]  # fmt: skip
+    for platform in board.platforms:
+        arguments += ["--platform", platform]
+    return arguments
+
+
+def load_pins(python: tuple[int, int]) -> dict[str, str]:
+    """Requirement (`click==8.5.1`) → sha256 of its wheel for this Python; empty for a Python whose
+    wheels nobody has pinned.
+    """
+    table = decode_toml(Path(__file__).with_name("wheels.toml").read_text(encoding="utf-8"))
+    own = table.get(f"{python[0]}.{python[1]}")
+    return {**table["any"], **own} if own else {}
+
+
+def check_pinned(wheels: Sequence[Wheel], pins: Mapping[str, str]) -> None:
+    """Raise IntegrityError unless each wheel is the pinned one."""
+    for wheel in wheels:
+        pin = f"{normalize_name(wheel.name)}=={wheel.version}"
+        if pins.get(pin) != wheel.sha256:
+            expected = pins.get(pin) or "no wheel of that name and version"
+            raise IntegrityError(
+                f"{wheel.path.name} has the sha256 {wheel.sha256}; expected {expected}",
+                next_step="use the package index that boardfit's own wheels come from; "
+                "scripts/lock_wheels renews the hashes",
+            )
 
 
 def load_wheelhouse(folder: Path) -> list[Wheel] | None:

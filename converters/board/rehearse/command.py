@@ -10,6 +10,7 @@ import click
 from boardfit.converters.board.rehearse.options import MIN_AGREEMENT, PROMPT, Options
 from boardfit.converters.board.rehearse.rehearsal import rehearse
 from boardfit.converters.board.rehearse.result import Rehearsal
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.units import format_bytes, format_seconds, parse_bytes, printable
 
@@ -79,11 +80,11 @@ def rehearse_command(
     with TerminalReporter(quiet=as_json) as reporter:
         found = rehearse(opened, profile, options, reporter)
     if as_json:
-        click.echo(json.dumps(found.to_dict()))
+        echo(json.dumps(found.to_dict()))
         if found.problem:
             raise click.exceptions.Exit(choose_exit_code(found))
         return
-    click.echo(format_rehearsal(found))
+    echo(format_rehearsal(found))
     found.raise_for_problem()
 
 

@@ -80,7 +80,8 @@ def make_record(
         found = spread([value for f in figures if (value := f.get(name)) is not None])
         spreads[name] = found.to_dict() if found else None
     shown = label or ("load" if kind == "load" else test.label)
-    run_id = hashlib.sha256(f"{source.sha256} {subject.tool} {subject.name}".encode()).hexdigest()
+    named = f"{source.sha256} {subject.tool} {subject.name}"
+    run_id = hashlib.sha256(named.encode("utf-8", "backslashreplace")).hexdigest()
     return sealed(
         {
             "kind": KIND,

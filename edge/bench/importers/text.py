@@ -9,9 +9,10 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 from boardfit.edge.errors import InputError
+from boardfit.edge.fields import read_finite, refuse_constant
 from boardfit.edge.files.text import find_encoding
 
 # Colours and the spinner of terminals (ECMA-48 control sequences).
@@ -36,7 +37,7 @@ def json_values(text: str, what: str) -> list[Any]:
 
     Raises InputError on NaN, on too deep a value, and on text that is almost JSON everywhere.
     """
-    decoder = json.JSONDecoder(parse_constant=refuse_constant)
+    decoder = json.JSONDecoder(parse_constant=refuse_constant, parse_float=read_finite)
     found, at, wasted = [], 0, 0
     match = _VALUE.search(text)
     while match is not None:
@@ -81,8 +82,3 @@ def csv_rows(
                 yield dict(zip(header, fields, strict=True))
     except csv.Error as error:
         raise InputError(f"{what}: no CSV: {error}") from None
-
-
-def refuse_constant(name: str) -> NoReturn:
-    """For `parse_constant`: JSON has no NaN and no Infinity."""
-    raise ValueError(f"{name} is not a figure")

@@ -14,6 +14,8 @@ import tempfile
 import threading
 from collections.abc import Iterator
 
+from boardfit.edge.terminal.output import echo
+
 _LIBRARY_LINE = re.compile(r"^(INFO|WARNING|ERROR|VERBOSE): |^[IWEF]\d{4} ")
 _lock = threading.Lock()
 
@@ -56,4 +58,4 @@ def captured_stderr() -> Iterator[Captured]:
                 if _LIBRARY_LINE.match(line):
                     captured.lines.append(line)
                 else:
-                    print(line, file=sys.stderr)
+                    echo(line, err=True)

@@ -25,7 +25,7 @@ from boardfit.edge.probe.ggml import find_engine_folder, library_name
 from boardfit.edge.probe.proof import Failure, Proof, prove_once
 from boardfit.edge.process.last_words import leave_words
 from boardfit.edge.requirements import install_line
-from boardfit.edge.terminal.output import note_once
+from boardfit.edge.terminal.output import echo, note_once
 from boardfit.edge.terminal.progress import ProgressLine
 
 PACKAGE, PROJECT = "llama_cpp", "llama-cpp-python"
@@ -206,7 +206,7 @@ def _assertion_callback() -> Any:
     def hand_on(message: bytes) -> None:
         text = message.decode("utf-8", "replace")
         if not leave_words(text):
-            print(text, file=sys.stderr, flush=True)
+            echo(text, err=True)
 
     return ctypes.CFUNCTYPE(None, ctypes.c_char_p)(hand_on)
 

@@ -23,7 +23,8 @@ class Case:
 
     `vocabulary` is a flavour of `tokenizers.flavours`, a real tokenizer; `vocab_size` must
     then be at least its number of tokens. None leaves the tokenizer out on both sides, so that
-    awkward shapes stay cheap. `files` are further documents (`README.md`) by name.
+    awkward shapes stay cheap. `files` are further documents (`README.md`) by name. `keep_mtp` is
+    for checkpoints with an MTP head: True and False are upstream's default and `--no-mtp`.
     """
 
     name: str
@@ -33,6 +34,11 @@ class Case:
     n_shards: int = 1
     vocabulary: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    keep_mtp: bool | None = None
+
+    @property
+    def n_vocab(self) -> int:
+        return int({**self.config, **self.config.get("text_config", {})}["vocab_size"])
 
 
 def write_case(case: Case, directory: Path) -> None:

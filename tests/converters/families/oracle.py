@@ -75,6 +75,7 @@ def convert_upstream(
                 "outtype": outtype,
                 "vocab": case.vocabulary is not None,
                 "pre": pre_tokenizer_unknown_upstream(case),
+                "options": ["--no-mtp"] if case.keep_mtp is False else [],
             }
         )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -97,7 +98,7 @@ def write_tokenizer(case: Case, directory: Path, tree: Path) -> None:
     """Tokenizer files with a real vocabulary, and its special ids in `config.json`."""
     assert case.vocabulary is not None
     rebuilt = rebuild(vocab_path(tree, case.vocabulary), directory, flavour=case.vocabulary)
-    assert rebuilt.n_vocab <= case.config["vocab_size"], f"{case.name}: too few embedding rows"
+    assert rebuilt.n_vocab <= case.n_vocab, f"{case.name}: too few embedding rows"
     ids = {
         "bos_token_id": rebuilt.bos_id,
         "eos_token_id": rebuilt.eos_id,
@@ -117,9 +118,9 @@ def pre_tokenizer_unknown_upstream(case: Case) -> str | None:
 def our_spec(case: Case, directory: Path) -> ModelSpec | tuple[list[KeyValue], list[TargetTensor]]:
     """What we make of a case: a whole spec, or metadata and tensors when it has no tokenizer."""
     if case.vocabulary is not None:
-        return open_directory(directory)
+        return open_directory(directory, keep_mtp=case.keep_mtp or False)
     checkpoint = SafetensorsCheckpoint(directory, case.config)
-    family = family_for(case.config)
+    family = family_for(case.config, keep_mtp=case.keep_mtp or False)
     tensors = family.tensors(checkpoint)
     general, _ = general_metadata(directory, family.arch, tensors)
     return general + family.metadata(checkpoint), tensors

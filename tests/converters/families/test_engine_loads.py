@@ -24,6 +24,6 @@ def test_logits_are_finite(case: Case, converted: Path, tmp_path: Path) -> None:
     spec = open_directory(converted / case.name)
     written = write_gguf(spec, load_recipe("q8_0"), tmp_path / "model.gguf", threads=2)
     logits = engine_logits(written.path, [5, 6, 7], n_ctx=256)
-    assert logits.shape == (3, case.config["vocab_size"])
+    assert logits.shape == (3, case.n_vocab)
     assert np.isfinite(logits).all()
     assert logits.std() > 0

@@ -32,7 +32,7 @@ TOKENS = [int(token) for token in np.random.default_rng(7).integers(0, N_VOCAB, 
 @dataclass(frozen=True)
 class Model:
     """A configuration for transformers. `tolerance` bounds the largest error in standard deviations
-    of the logits: the engine's GELU looks values up in a float16 table, SiLU is computed.
+    of the logits. Scores without a scale (Gemma) and sparse activations magnify rounding.
     """
 
     config: Mapping[str, Any]
@@ -74,6 +74,25 @@ def longrope(original: int, **others: Any) -> dict[str, Any]:
 
 
 GEMMA = {"head_dim": 24, "query_pre_attn_scalar": 24, "sliding_window": 8}
+_WINDOW, _FULL = "sliding_attention", "full_attention"
+GEMMA4 = {
+    "head_dim": 24,
+    "global_head_dim": 32,
+    "sliding_window": 8,
+    "layer_types": [_WINDOW, _FULL, _WINDOW, _FULL, _WINDOW, _WINDOW, _FULL],
+    "vocab_size_per_layer_input": N_VOCAB,
+    "hidden_size_per_layer_input": 16,
+    "use_double_wide_mlp": True,
+}
+GEMMA4_LARGE = {
+    "layer_types": [_WINDOW, _FULL, _WINDOW, _FULL],
+    "hidden_size_per_layer_input": 0,
+    "use_double_wide_mlp": False,
+    "attention_k_eq_v": True,
+    "num_global_key_value_heads": 3,
+    "use_bidirectional_attention": "vision",
+    "final_logit_softcapping": 30.0,
+}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -83,6 +102,26 @@ LLAMA3_ROPE = {
 }
 GPT_OSS = {"head_dim": 32, "num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": 8}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 40}
+# 6 value heads on 2 key heads, and attention whose heads rotate a quarter.
+DELTA_NET = {
+    "num_hidden_layers": 5,
+    "head_dim": 32,
+    "layer_types": [
+        *["linear_attention", "linear_attention", "full_attention"],
+        *["linear_attention", "full_attention"],
+    ],
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "mrope_section": [2, 1, 1],
+        "partial_rotary_factor": 0.25,
+    },
+}
 
 # Several chunks of transformers' in one sequence.
 MAMBA = {
@@ -165,6 +204,42 @@ MODELS = {
         ),
         tolerance=5e-3,
     ),
+    "gemma3n": Model(
+        sizes(
+            "gemma3n_text",
+            num_hidden_layers=25,
+            num_kv_shared_layers=5,
+            vocab_size_per_layer_input=N_VOCAB,
+            head_dim=24,
+            sliding_window=8,
+        ),
+        tolerance=3e-2,
+    ),
+    # As E2B: layers without keys and values, wider than the others, and two head sizes.
+    "gemma4": Model(
+        sizes("gemma4_text", num_hidden_layers=7, num_kv_shared_layers=3, **GEMMA4),
+        tolerance=5e-3,
+    ),
+    # As 31B: keys for values, no embeddings of the layers' own.
+    "gemma4-dense": Model(
+        sizes("gemma4_text", num_hidden_layers=4, **{**GEMMA4, **GEMMA4_LARGE}), tolerance=5e-3
+    ),
+    "gemma4-moe": Model(
+        sizes(
+            "gemma4_text",
+            num_hidden_layers=4,
+            enable_moe_block=True,
+            num_experts=6,
+            top_k_experts=2,
+            moe_intermediate_size=40,
+            **{**GEMMA4, **GEMMA4_LARGE},
+        ),
+        tolerance=5e-3,
+    ),
+    "gemma4-12b": Model(
+        sizes("gemma4_unified_text", num_hidden_layers=4, **{**GEMMA4, **GEMMA4_LARGE}),
+        tolerance=5e-3,
+    ),
     "phi3": Model(sizes("phi3", partial_rotary_factor=0.8)),
     # The engine's context is a multiple of 256; it takes the long divisors beyond the original one.
     "phi3-short": Model(longrope(256)),
@@ -192,6 +267,44 @@ MODELS = {
     ),
     "qwen3moe": Model(
         sizes("qwen3_moe", head_dim=32, num_experts=6, norm_topk_prob=True, **EXPERTS)
+    ),
+    "qwen35": Model(sizes("qwen3_5_text", **DELTA_NET)),
+    "qwen35-even": Model(
+        sizes("qwen3_5_text", **{**DELTA_NET, "linear_num_key_heads": 6}, tie_word_embeddings=True)
+    ),
+    "qwen35moe": Model(
+        sizes(
+            "qwen3_5_moe_text",
+            **DELTA_NET,
+            **EXPERTS,
+            num_experts=6,
+            shared_expert_intermediate_size=56,
+        )
+    ),
+    "qwen3vl": Model(
+        {
+            "model_type": "qwen3_vl",
+            "text_config": sizes(
+                "qwen3_vl_text",
+                head_dim=32,
+                rope_parameters={
+                    "rope_type": "default",
+                    "rope_theta": 10000.0,
+                    "mrope_section": [6, 5, 5],
+                },
+            ),
+            "vision_config": {
+                **{"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2},
+                **{"out_hidden_size": 120, "deepstack_visual_indexes": [0]},
+            },
+        }
+    ),
+    "smolvlm": Model(
+        {
+            "model_type": "smolvlm",
+            "text_config": sizes("llama", head_dim=32),
+            "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1},
+        }
     ),
     "granite": Model(
         sizes(

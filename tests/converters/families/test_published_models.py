@@ -15,6 +15,7 @@ import pytest
 from boardfit.converters.families.registry import family_for
 from boardfit.device_profiles.shape import ModelShape
 from tests.converters.families.cases_gemma import gemma_shapes
+from tests.converters.families.cases_gemma4 import EXPERTS, LARGE, gemma4, gemma4_shapes
 from tests.converters.families.cases_hybrid import (
     falcon_h1,
     falcon_shapes,
@@ -28,6 +29,7 @@ from tests.converters.families.cases_lfm2 import lfm2_shapes
 from tests.converters.families.cases_moe import qwen3moe_shapes
 from tests.converters.families.cases_olmo import olmo_shapes
 from tests.converters.families.cases_phi3 import phi3_shapes
+from tests.converters.families.cases_qwen35 import qwen35_shapes
 from tests.converters.families.checkpoints import Case, Shapes, decoder_shapes
 from tests.converters.families.test_hostile_config import Shapes as ShapesOnly
 
@@ -89,6 +91,21 @@ QWEN3_30B = sizes(
     num_experts_per_tok=8,
     norm_topk_prob=True,
 )
+# Sizes of Qwen/Qwen3.5-0.8B as NVIDIA/Model-Optimizer pins them (examples/puzzletron/configs/
+# families/qwen3_5/qwen3p5_0p8b/model.yaml), the rest as Qwen/Qwen3.6-27B has it.
+QWEN35_0_8B = sizes(
+    "qwen3_5_text",
+    *(248320, 1024, 3584, 24, 8, 2),
+    head_dim=256,
+    max_position_embeddings=262144,
+    full_attention_interval=4,
+    linear_conv_kernel_dim=4,
+    linear_key_head_dim=128,
+    linear_value_head_dim=128,
+    linear_num_key_heads=16,
+    linear_num_value_heads=16,
+    tie_word_embeddings=True,
+)
 GRANITE_2B = sizes("granite", 49159, 2048, 8192, 40, 32, 8, tie_word_embeddings=True)
 OLMO2_1B = sizes("olmo2", 100352, 2048, 8192, 16, 16, 16)
 LFM2_8B_KINDS = ["full_attention" if i in (2, 6, 10, 14, 18, 21) else "conv" for i in range(24)]
@@ -142,7 +159,61 @@ FALCON_H1_05B = falcon_h1(
     mamba_d_state=128,
 )
 
+GEMMA4_E2B = gemma4(
+    vocab_size=262144,
+    vocab_size_per_layer_input=262144,
+    hidden_size=1536,
+    hidden_size_per_layer_input=256,
+    intermediate_size=6144,
+    num_hidden_layers=35,
+    num_attention_heads=8,
+    head_dim=256,
+    global_head_dim=512,
+    layer_types=(["sliding_attention"] * 4 + ["full_attention"]) * 7,
+    num_kv_shared_layers=20,
+    sliding_window=512,
+)
+GEMMA4_26B = gemma4(
+    **{
+        **LARGE,
+        **EXPERTS,
+        "vocab_size": 262144,
+        "hidden_size": 2816,
+        "intermediate_size": 2112,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "num_global_key_value_heads": 2,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 5,
+        "num_experts": 128,
+        "top_k_experts": 8,
+        "moe_intermediate_size": 704,
+        "sliding_window": 1024,
+    }
+)
+
 MODELS = {
+    # Keys and values of 15 layers; those of the other 20 are in the checkpoint all the same.
+    "gemma-4-e2b": Published(
+        GEMMA4_E2B,
+        gemma4_shapes(GEMMA4_E2B),
+        n_params=4_647_450_147,
+        # One row of the layers' table instead of all.
+        n_params_active=4_647_450_147 - 262143 * 35 * 256,
+        kv_values=12 * 2 * 256 + 3 * 2 * 512,
+        n_windowed=28,
+    ),
+    "gemma-4-26b-a4b": Published(
+        GEMMA4_26B,
+        gemma4_shapes(GEMMA4_26B),
+        n_params=25_233_142_046,
+        # 8 of 128 experts, with their scales.
+        n_params_active=25_233_142_046 - 30 * 120 * (3 * 704 * 2816 + 1),
+        kv_values=25 * 2 * 8 * 256 + 5 * 2 * 2 * 512,
+        n_windowed=25,
+    ),
     "gemma-2-2b": Published(
         GEMMA2_2B,
         gemma_shapes({**GEMMA2_2B, "tie_word_embeddings": True}),
@@ -177,6 +248,13 @@ MODELS = {
         kv_values=48 * 2 * 4 * 128,
         # 8 of 128 experts, and one row of the embedding instead of all.
         n_params_active=30_532_122_624 - 48 * 120 * 3 * 768 * 2048 - 151935 * 2048,
+    ),
+    "qwen3.5-0.8b": Published(
+        QWEN35_0_8B,
+        qwen35_shapes(QWEN35_0_8B),
+        n_params=752_393_024,
+        kv_values=6 * 2 * 2 * 256,
+        state=18 * (3 * 3 * 16 * 128 + 16 * 128 * 128),
     ),
     "granite-3.3-2b": Published(
         GRANITE_2B,
@@ -247,7 +325,8 @@ def test_shape(name: str) -> None:
     assert shape.n_params_active == (
         model.n_params_active or pytest.approx(model.n_params, rel=0.2)
     )
-    assert sum(layer.n_head_kv * (layer.head_dim_k + layer.head_dim_v) for layer in layers) == (
+    cached = [layer for layer in layers if layer.has_cache]
+    assert sum(layer.n_head_kv * (layer.head_dim_k + layer.head_dim_v) for layer in cached) == (
         model.kv_values
     )
     assert sum(layer.window is not None for layer in layers) == model.n_windowed

@@ -29,6 +29,7 @@ from boardfit.edge.errors import (
 )
 from boardfit.edge.terminal.progress import SilentReporter
 from boardfit.edge.trust.bundle_signature import SIGNATURE
+from boardfit.edge.trust.release import new_release
 from boardfit.edge.trust.signing import load_signing_key, new_key
 from tests.converters.oci.conftest import connect
 from tests.converters.oci.registries import DockerRegistry, Relay, TokenServer, docker_config
@@ -418,3 +419,22 @@ def test_a_signature_that_is_here_and_accepted_stays(
     sign_bundle(bundle, load_signing_key(tmp_path / "other"))
     get(server.address, repository, bundle, key.public)
     assert len(bundle_signers(open_bundle(bundle))) == 2
+
+
+def test_a_registry_serves_no_older_release(
+    server: DockerRegistry, bundle: Path, repository: str, tmp_path: Path
+) -> None:
+    new_key(tmp_path / "key", None, "me")
+    key = load_signing_key(tmp_path / "key")
+    for number in (2, 1):
+        copy = shutil.copytree(bundle, tmp_path / f"signed{number}")
+        sign_bundle(copy, key, new_release(number))
+        put(copy, server.address, repository)
+        if number == 2:
+            get(server.address, repository, tmp_path / "out2", key.public)
+    with pytest.raises(IntegrityError, match="release 1 of cargo is older than 2"):
+        get(server.address, repository, tmp_path / "out1", key.public)
+    assert not (tmp_path / "out1").exists() and not (tmp_path / "out1.partial").exists()
+    with connect(server.address, repository) as registry:
+        pull(registry, tmp_path / "out1", quiet(), [key.public], allow_older=True)
+    assert same(tmp_path / "signed1", tmp_path / "out1")

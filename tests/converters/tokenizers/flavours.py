@@ -209,6 +209,16 @@ FLAVOURS: dict[str, Flavour] = {
         template=CHATML,
         upstream_pre="qwen2",
     ),
+    # Qwen3.5's pattern; upstream's file has it over Qwen2's vocabulary.
+    "qwen35": Flavour(
+        "qwen35",
+        "qwen35",
+        _sequence(_split(pretypes.QWEN35), _byte_level(False)),
+        normalizer=_NFC,
+        eos="<|im_end|>",
+        pad="<|endoftext|>",
+        template=CHATML,
+    ),
     "gpt-2": Flavour(
         "gpt-2",
         "gpt-2",
@@ -438,6 +448,10 @@ FLAVOURS: dict[str, Flavour] = {
         files=("tokenizer.model", "tokenizer.json"),
         dummy_prefix=False,
         pieces=("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"),
+    ),
+    # Gemma 4, its own vocabulary and template (`gemma_fast.rebuild_gemma4`).
+    "gemma-4": Flavour(
+        "gemma-4", "", bos="<bos>", eos="<eos>", unk="<unk>", pad="<pad>", template="its own"
     ),
     "phi-3": Flavour(
         "phi-3",

@@ -58,6 +58,10 @@ def vocab_path(llama_cpp: Path, flavour: str) -> Path:
 def rebuild(vocab_gguf: Path, out_dir: Path, flavour: str) -> Rebuilt:
     """Write the tokenizer files of `flavour` into `out_dir` with the tokens of `vocab_gguf`."""
     form = FLAVOURS[flavour]
+    if form.vocab == "gemma-4":
+        from tests.converters.tokenizers.gemma_fast import rebuild_gemma4
+
+        return rebuild_gemma4(vocab_gguf, out_dir)
     vocab = _read(vocab_gguf, form)
     out_dir.mkdir(parents=True, exist_ok=True)
     added = _added_tokens(vocab, form)

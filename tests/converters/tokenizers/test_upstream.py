@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,19 +37,22 @@ FAMILY = {
     "smollm3": ("smollm3", "SmolLM3ForCausalLM"),
     "lfm2": ("lfm2", "Lfm2ForCausalLM"),
     "qwen2": ("qwen2", "Qwen2ForCausalLM"),
+    "qwen35": ("qwen2", "Qwen2ForCausalLM"),
     "olmo2": ("olmo2", "Olmo2ForCausalLM"),
     "granite": ("granite", "GraniteForCausalLM"),
     "phi4-mini": ("phi3", "Phi3ForCausalLM"),
     "phi-3": ("phi3", "Phi3ForCausalLM"),
     "gemma": ("gemma2", "Gemma2ForCausalLM"),
+    "gemma-4": ("gemma4", "Gemma4ForCausalLM"),
     "gpt-oss": ("gpt-oss", "GptOssForCausalLM"),
     "exaone4": ("exaone4", "Exaone4ForCausalLM"),
     "ernie4_5": ("ernie4_5", "Ernie4_5_ForCausalLM"),
 }
 # Flavours whose splitting is that of the vocabulary's own GGUF, so that its vectors apply.
 OWN_PATTERN = [
-    "llama-bpe", "smollm3", "lfm2", "qwen2", "gpt-2", "starcoder", "refact", "granite", "smollm",
-    "deepseek-llm", "deepseek-coder", "falcon", "llama-spm", "llama-hf", "phi-3",
+    "llama-bpe", "smollm3", "lfm2", "qwen2", "qwen35", "gpt-2", "starcoder", "refact", "granite",
+    "smollm", "deepseek-llm", "deepseek-coder", "falcon", "llama-spm", "llama-hf", "phi-3",
+    "gemma-4",
 ]  # fmt: skip
 # `llama-hf` is left out: upstream writes -1000 for every score, and the engine then splits
 # differently than the checkpoint; `test_scores_of_a_fast_llama_tokenizer` shows both.
@@ -67,8 +71,13 @@ def test_rebuilt_files_pass_upstream_s_vectors(
     flavour: str, rebuilt: Make, llama_cpp_tree: Path
 ) -> None:
     checkpoint, _ = rebuilt(flavour)
-    vectors = read_vectors(vocab_path(llama_cpp_tree, flavour))
-    assert len(vectors) >= 46
+    # Upstream's are the engine's, which does not bring text into Unicode form NFC.
+    vectors = [
+        (text, ids)
+        for text, ids in read_vectors(vocab_path(llama_cpp_tree, flavour))
+        if unicodedata.normalize("NFC", text) == text
+    ]
+    assert len(vectors) >= 45
     files = TokenizerFiles(checkpoint.directory, checkpoint.config)
     encode = load_reference(files).encode
     assert [(text, encode(text)) for text, _ in vectors] == vectors
@@ -91,7 +100,15 @@ def test_engine_splits_as_the_checkpoint(flavour: str, rebuilt: Make, tmp_path: 
     assert report.n_texts > 430
     assert result.eos_id in report.eog_ids
     assert is_equivalent(report.pre, FLAVOURS[flavour].pre)
-    limited = {"qwen2": 1, "deepseek-llm": 1, "phi4-mini": 1, "tekken": 1, "gpt-oss": 1}
+    limited = {
+        "qwen2": 1,
+        "qwen35": 1,
+        "deepseek-llm": 1,
+        "phi4-mini": 1,
+        "tekken": 1,
+        "gemma-4": 1,
+        "gpt-oss": 1,
+    }
     assert len(report.limits) == limited.get(flavour, 0), report.limits
     if FLAVOURS[flavour].template is not None:
         assert report.turn_end is not None
@@ -166,7 +183,9 @@ def test_metadata_equals_upstream_s(
     assert [entry[:2] for entry in ours] == [entry[:2] for entry in theirs]
     for (key, _, mine), (_, _, other) in zip(ours, theirs, strict=True):
         if key == "tokenizer.ggml.pre":
-            assert is_equivalent(mine, other), (mine, other)
+            # Over Qwen2's vocabulary, upstream's hash of one text is that of Qwen2's pattern.
+            expected = "qwen2" if mine == "qwen35" else mine
+            assert is_equivalent(expected, other), (mine, other)
         elif isinstance(mine, list):
             assert [(i, a, b) for i, (a, b) in enumerate(zip(mine, other, strict=True)) if a != b][
                 :5

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import struct
+from typing import Any
 
 # Values at which bounds checks break.
 NUMBERS = (
@@ -85,9 +87,37 @@ def fix_length(random_: random.Random, data: bytearray) -> None:
         data[:8] = struct.pack("<Q", end - 7)
 
 
+ODD = (
+    None, True, -1, 0, 2**63, 10**400, 1e308, 0.5, "", "x", "²", "a\x1b]0;x\x07\x00\ud800",
+    "9" * 5000, "../x", [], ["x"], [[]], {}, {"a": 1}, [[[[[0]]]]],
+)  # fmt: skip
+
+
+def entry(random_: random.Random, data: bytearray) -> None:
+    """Put an odd value over one entry of a JSON document or of one of its lines, or remove it."""
+    lines = bytes(data).split(b"\n")
+    lines = lines if len(lines) > 1 and lines[1][:1] == b"{" else [bytes(data)]
+    at = random_.randrange(len(lines))
+    try:
+        top: Any = [json.loads(lines[at])]
+    except (ValueError, RecursionError):
+        return
+    holder, key = top, 0
+    while isinstance(holder[key], (dict, list)) and holder[key] and random_.random() < 0.85:
+        holder = holder[key]
+        key = random_.choice(list(holder if isinstance(holder, dict) else range(len(holder))))
+    holder[key] = random_.choice(ODD)
+    if random_.random() < 0.2 and holder is not top:
+        del holder[key]
+    lines[at] = json.dumps(top[0]).encode()
+    data[:] = b"\n".join(lines)
+
+
 BLIND = (flip, overwrite, cut, remove, repeat, append, number)
 GGUF = (*BLIND, number, number, gguf_counts)
 SAFETENSORS = (*BLIND, digits, digits, token, token, fix_length)
+TEXT = (*BLIND[:-1], digits, digits, token, token)
+JSON = (*TEXT, *[entry] * 8)
 
 
 def mutated(random_: random.Random, seed: bytes, ways: tuple[object, ...]) -> bytes:

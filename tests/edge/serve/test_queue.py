@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +18,9 @@ from hypothesis import strategies as st
 from boardfit.edge.deadline.budget import Budget
 from boardfit.edge.engines.target import open_model
 from boardfit.edge.errors import InputError
+from boardfit.edge.serve import app
+from boardfit.edge.serve import job as job_module
+from boardfit.edge.serve.access import AccessRules, own_names
 from boardfit.edge.serve.ask import Ask, Rank
 from boardfit.edge.serve.job import Ended, Job, JobCost
 from boardfit.edge.serve.queue import MAX_QUEUED, AnswerQueue
@@ -89,6 +95,45 @@ def test_a_server_that_ends_says_so_to_who_waits(models: Models) -> None:
     runner.start()
     runner.ready.wait()
     assert asyncio.run(main(runner)) in (["aborted", 503, 503], ["context", 503, 503])
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("takes", ["nothing", "everything", "little"])
+def test_a_reader_that_takes_nothing_is_given_up(
+    models: Models, monkeypatch: pytest.MonkeyPatch, takes: str
+) -> None:
+    """Half-open connections and slow readers: the engine waits for none of them."""
+    assert models.endless is not None
+    monkeypatch.setattr(app, "STALL_S", 0.2)
+    monkeypatch.setattr(job_module, "MAX_UNREAD_BYTES", 10_000)
+    body = json.dumps({"stream": True, "messages": [{"role": "user", "content": "hi"}]}).encode()
+    messages = iter([{"type": "http.request", "body": body}])
+    sent: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        if (message := next(messages, None)) is not None:
+            return message
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        sent.append(len(message.get("body", b"")))
+        if takes == "nothing":
+            await asyncio.Event().wait()
+        await asyncio.sleep(0.1 if takes == "little" else 0)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions",
+             "raw_path": b"/v1/chat/completions", "headers": [(b"host", b"localhost")]}  # fmt: skip
+    with running(models.endless, n_ctx=2048) as queue:
+        served = app.App(queue, AccessRules(own_names((), ())))
+        asyncio.run(asyncio.wait_for(served(scope, receive, send), 60))
+        while queue.counts()["running"]:
+            time.sleep(0.01)
+        told = queue.counters.to_text({})
+    status = 'status="499"' if takes == "nothing" else 'status="200"'
+    assert status in told and "edge_answer_tokens_total" in told
+    n_tokens = int(re.findall(r"answer_tokens_total (\d+)", told)[0])
+    assert (n_tokens > 1900) == (takes == "everything"), (n_tokens, len(sent))
 
 
 @pytest.mark.engine

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from boardfit.converters.board.engine.wheel_file import wheel_name, write_wheel
+from boardfit.converters.board.offline.own_wheel import own_wheel
 from boardfit.converters.board.offline.target import BoardPython
-from boardfit.converters.board.offline.wheelhouse import describe, fetch_wheels, load_wheelhouse
-from boardfit.edge.errors import EngineMissingError, InputError
+from boardfit.converters.board.offline.wheelhouse import (
+    describe,
+    fetch_wheels,
+    load_pins,
+    load_wheelhouse,
+    select_requirements,
+)
+from boardfit.edge.engines import ENGINES
+from boardfit.edge.errors import EngineMissingError, InputError, IntegrityError
 
 BOARD = BoardPython((3, 11), (2, 36))
 
@@ -23,10 +34,10 @@ def _no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "links").mkdir()
 
 
-def make_wheel(folder: Path, name: str, tag: str, extra: str = "") -> Path:
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nLicense: MIT\n{extra}"
-    path = folder / wheel_name(name, "1.0", tag)
-    path.write_bytes(write_wheel(name, "1.0", tag, metadata, {f"{name}.py": b"x = 1\n"}))
+def make_wheel(folder: Path, name: str, tag: str, extra: str = "", *, version: str = "1.0") -> Path:
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nLicense: MIT\n{extra}"
+    path = folder / wheel_name(name, version, tag)
+    path.write_bytes(write_wheel(name, version, tag, metadata, {f"{name}.py": b"x = 1\n"}))
     return path
 
 
@@ -92,3 +103,43 @@ def test_declared_licences(tmp_path: Path, metadata: str, license: str) -> None:
     text = f"Metadata-Version: 2.4\nName: x\nVersion: 1\n{metadata}"
     path.write_bytes(write_wheel("x", "1", "py3-none-any", text, {}))
     assert describe(path).license == license
+
+
+def test_the_pinned_version_is_fetched_and_its_hash_is_checked(tmp_path: Path) -> None:
+    old = make_wheel(tmp_path / "links", "fast", "py3-none-any")
+    make_wheel(tmp_path / "links", "fast", "py3-none-any", version="2.0")
+    sha256 = hashlib.sha256(old.read_bytes()).hexdigest()
+    wheels = fetch_wheels(["fast"], [], BOARD, print, {"fast==1.0": sha256})
+    assert [wheel.version for wheel in wheels] == ["1.0"]
+    with pytest.raises(IntegrityError, match=f"expected {'ab' * 32}"):
+        fetch_wheels(["fast"], [], BOARD, print, {"fast==1.0": "ab" * 32})
+    with pytest.raises(IntegrityError, match="expected no wheel of that name"):
+        fetch_wheels(["fast"], [], BOARD, print, {"slow==1.0": sha256})
+
+
+def test_a_wheel_of_our_own_needs_no_pin(tmp_path: Path) -> None:
+    other = make_wheel(tmp_path / "links", "fast", "py3-none-any")
+    own = make_wheel(tmp_path, "engine", "py3-none-any", extra="Requires-Dist: fast")
+    pins = {"fast==1.0": hashlib.sha256(other.read_bytes()).hexdigest()}
+    assert len(fetch_wheels(["engine==1.0"], [own], BOARD, print, pins)) == 2
+
+
+PINNED = [(3, 10), (3, 11), (3, 12), (3, 13)]
+
+
+@pytest.mark.parametrize("python", PINNED)
+def test_what_boards_need_is_pinned_in_a_version_that_is_allowed(python: tuple[int, int]) -> None:
+    pins = load_pins(python)
+    assert all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in pins.values())
+    versions = dict(pin.split("==") for pin in pins)
+    assert len(versions) == len(pins), "a package has two versions"
+    board = BoardPython(python, (2, 36))
+    for spec in ENGINES.values():
+        for text in select_requirements(own_wheel(spec.extra).requirements, board):
+            wanted = Requirement(text)
+            if wanted.name != "llama-cpp-python" and (wanted.name in versions or python > (3, 10)):
+                assert wanted.specifier.contains(versions[wanted.name.lower()]), text
+
+
+def test_a_python_without_pins_has_none() -> None:
+    assert load_pins((3, 99)) == {}

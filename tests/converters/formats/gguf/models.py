@@ -10,9 +10,12 @@ import gguf
 import numpy as np
 from gguf import GGUFValueType as V
 
+from boardfit.converters.families.registry import family_for
 from boardfit.converters.imatrix import Imatrix
+from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape
+from tests.converters.families.checkpoints import Case, write_case
 
 _QTYPES = {
     "F32": gguf.GGMLQuantizationType.F32,
@@ -138,6 +141,24 @@ def make_spec(dims: Dims, seed: int = 0) -> ModelSpec:
         metadata=tuple(_metadata(d)),
         tensors=tuple(tensors),
         source=SourceIdentity(d.kind, "memory", {"made-up": n_params}, f"{d}-{seed}"),
+    )
+
+
+def family_spec(case: Case, directory: Path) -> ModelSpec:
+    """A checkpoint of a family as a spec, with the vocabulary of the models made up here."""
+    write_case(case, directory)
+    checkpoint = SafetensorsCheckpoint(directory, case.config)
+    family = family_for(case.config)
+    shape = family.shape(checkpoint)
+    made_up = _metadata(Dims(family.arch, n_vocab=shape.n_vocab))
+    vocabulary = [kv for kv in made_up if kv.key.startswith("tokenizer.")]
+    return ModelSpec(
+        name=case.name,
+        family=family.arch,
+        shape=shape,
+        metadata=(*made_up[:2], *family.metadata(checkpoint), *vocabulary),
+        tensors=tuple(family.tensors(checkpoint)),
+        source=SourceIdentity("hf-directory", "memory", {"made-up": shape.n_params}, case.name),
     )
 
 

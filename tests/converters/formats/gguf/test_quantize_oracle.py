@@ -11,8 +11,24 @@ from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe
 from boardfit.converters.formats.gguf.write import write_gguf
 from boardfit.converters.imatrix import Imatrix
 from boardfit.converters.source.gguf import open_gguf
+from boardfit.converters.spec import ModelSpec
+from tests.converters.families.cases_gemma4 import (
+    EXPERTS,
+    LARGE,
+    gemma3n,
+    gemma3n_shapes,
+    gemma4,
+    gemma4_shapes,
+)
+from tests.converters.families.checkpoints import Case
 from tests.converters.formats.gguf import upstream
-from tests.converters.formats.gguf.models import Dims, make_spec, random_imatrix, write_reference
+from tests.converters.formats.gguf.models import (
+    Dims,
+    family_spec,
+    make_spec,
+    random_imatrix,
+    write_reference,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -44,8 +60,26 @@ NARROW = {
 }
 
 
+# Families whose tensors have types of their own: tables that are looked up row by row, experts
+# beside a dense part, layers without keys. Whole blocks of 256, so that no fallback hides a rule.
+_WHOLE = dict(hidden_size=256, intermediate_size=512, head_dim=64, global_head_dim=128)
+_E2B = gemma4(hidden_size_per_layer_input=256, **_WHOLE)
+_MOE = gemma4(**{**LARGE, **EXPERTS, **_WHOLE, "moe_intermediate_size": 256})
+FAMILIES = {
+    "gemma4-e2b": Case("gemma4-e2b", _E2B, gemma4_shapes(_E2B)),
+    "gemma4-moe": Case("gemma4-moe", _MOE, gemma4_shapes(_MOE)),
+    "gemma3n": Case("gemma3n", gemma3n(), gemma3n_shapes(gemma3n())),
+}
+
+
 def compare(dims: Dims, recipe_id: str, tmp_path: Path, *, with_imatrix: bool = False) -> None:
-    recipe, spec = load_recipe(recipe_id), make_spec(dims)
+    compare_spec(make_spec(dims), recipe_id, tmp_path, with_imatrix=with_imatrix)
+
+
+def compare_spec(
+    spec: ModelSpec, recipe_id: str, tmp_path: Path, *, with_imatrix: bool = False
+) -> None:
+    recipe = load_recipe(recipe_id)
     matrix = random_imatrix(spec) if with_imatrix else None
     reference = write_reference(spec, tmp_path / "reference.gguf")
     theirs = upstream.quantize(reference, tmp_path / "theirs.gguf", recipe, matrix)
@@ -78,6 +112,14 @@ def test_same_file_as_upstream_with_whole_blocks(
 @pytest.mark.parametrize("model", NARROW)
 def test_same_file_as_upstream_over_many_layers(model: str, recipe_id: str, tmp_path: Path) -> None:
     compare(NARROW[model], recipe_id, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe_id", QUANTIZED)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_same_file_as_upstream_for_families(family: str, recipe_id: str, tmp_path: Path) -> None:
+    spec = family_spec(FAMILIES[family], tmp_path / "checkpoint")
+    compare_spec(spec, recipe_id, tmp_path)
 
 
 @pytest.mark.parametrize("recipe_id", QUANTIZED)

@@ -1,5 +1,5 @@
-"""Small random checkpoints of every family that LiteRT can be made of, and of hybrids, which GGUF
-alone has: true architecture, real tokenizers, widths that blocks of 32 divide.
+"""Small random checkpoints of the families in docs/formats.md: true architecture, real
+tokenizers, widths that blocks of 32 divide.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.converters.families.cases_gemma import gemma3, gemma_shapes
+from tests.converters.families.cases_gemma4 import gemma4, gemma4_shapes
 from tests.converters.families.cases_granite import granite
 from tests.converters.families.cases_hybrid import (
     falcon_h1,
@@ -19,6 +20,7 @@ from tests.converters.families.cases_hybrid import (
 from tests.converters.families.cases_lfm2 import KINDS, lfm2, lfm2_shapes
 from tests.converters.families.cases_llama import LLAMA3_ROPE, config
 from tests.converters.families.cases_phi3 import phi3, phi3_shapes
+from tests.converters.families.cases_qwen35 import qwen35, qwen35_shapes
 from tests.converters.families.checkpoints import Case, decoder_shapes, write_case
 from tests.converters.families.oracle import write_tokenizer
 
@@ -40,6 +42,10 @@ _GEMMA3 = gemma3(
     **{**_SMALL, "vocab_size": 32064, "head_dim": 32, "query_pre_attn_scalar": 32,
        "num_hidden_layers": 7, "sliding_window": 16}
 )  # fmt: skip
+_GEMMA4 = gemma4(
+    **{**_SMALL, "vocab_size": 32000, "vocab_size_per_layer_input": 32000, "head_dim": 32,
+       "global_head_dim": 64, "hidden_size_per_layer_input": 32, "sliding_window": 16}
+)  # fmt: skip
 _PHI3 = phi3(**_SMALL, vocab_size=32064)
 _SMOLLM3 = config(
     "SmolLM3ForCausalLM",
@@ -51,6 +57,9 @@ _SMOLLM3 = config(
     tie_word_embeddings=True,
 )
 _GRANITE = granite(**_SMALL, vocab_size=49216, tie_word_embeddings=True)
+_QWEN35 = qwen35(
+    **{**_SMALL, "vocab_size": 151936, "linear_key_head_dim": 32, "linear_value_head_dim": 32}
+)
 _LFM2 = lfm2(**{**_SMALL, "vocab_size": 128256})
 _GRANITE_HYBRID = granite_hybrid(
     **{**_SMALL, "hidden_size": 96, "shared_intermediate_size": 96},
@@ -69,9 +78,12 @@ CASES = {
         Case("qwen2", _QWEN2, decoder_shapes(_QWEN2, attention_bias="qkv"), vocabulary="qwen2"),
         Case("qwen3", _QWEN3, decoder_shapes(_QWEN3, head_norms=True), vocabulary="qwen2"),
         Case("gemma3", _GEMMA3, gemma_shapes(_GEMMA3, head_norms=True), vocabulary="gemma"),
+        # Upstream's tree has Gemma 4's vocabulary too; this one is an eighth of it, of its kind.
+        Case("gemma4", _GEMMA4, gemma4_shapes(_GEMMA4), vocabulary="llama-hf"),
         Case("phi3", _PHI3, phi3_shapes(_PHI3), vocabulary="phi-3"),
         Case("smollm3", _SMOLLM3, decoder_shapes(_SMOLLM3), vocabulary="smollm3"),
         Case("granite", _GRANITE, decoder_shapes(_GRANITE), vocabulary="granite"),
+        Case("qwen35", _QWEN35, qwen35_shapes(_QWEN35), vocabulary="qwen35"),
         Case(
             "granite-hybrid",
             _GRANITE_HYBRID,

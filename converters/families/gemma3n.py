@@ -1,0 +1,254 @@
+"""Gemma 3n, the language model: text-only checkpoints and the text part of multimodal ones.
+
+Upstream: conversion/gemma.py, `Gemma3NModel`; engine: src/models/gemma3n.cpp. Quirks: four copies
+of the hidden state that each layer predicts and corrects (AltUp), a low-rank detour beside
+attention (Laurel), sparse activations in the first ten layers, an embedding of each layer's own
+whose table lacks the rows of images and sounds (zeros here), and last layers without keys and
+values of their own. The engine has most sizes of the two published models built in and reads
+neither the entries for them nor the cap on logits, so that other models are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from gguf import GGUFValueType
+
+from boardfit.converters.families import settings
+from boardfit.converters.families.base import Checkpoint, SourceTensor
+from boardfit.converters.families.decoder import MOST_LAYERS, Dimensions
+from boardfit.converters.families.gemma2 import sliding_layers
+from boardfit.converters.families.gemma3 import Gemma3
+from boardfit.converters.families.gemma4 import (
+    check_shared_layers,
+    is_shared,
+    per_layer_outer_rules,
+    per_layer_rules,
+    plain_norm_rules,
+    refuse_unknown_parts,
+    shared_attention_rules,
+)
+from boardfit.converters.families.layout import (
+    ExpertStack,
+    TensorRule,
+    copy,
+    matrix,
+    target_tensor,
+)
+from boardfit.converters.families.llama import mlp_rules
+from boardfit.converters.families.settings import Config, array, float32, quote, uint32
+from boardfit.converters.spec import KeyValue, TargetTensor
+from boardfit.device_profiles.shape import LayerShape
+from boardfit.edge.errors import UnsupportedModelError
+
+# Sparsity → how many standard deviations above the mean a value must lie: the inverse of the normal
+# distribution in float32, as torch computes it.
+_DEVIATIONS = {0.95: 1.6448535919189453, 0.0: -np.inf}
+_N_ALTUP = 4
+# Built into the engine (src/llama-hparams.h, src/models/models.h, src/models/gemma3n.cpp).
+_ENGINE_SIZES = {
+    "altup_num_inputs": _N_ALTUP,
+    "altup_active_idx": 0,
+    "laurel_rank": 64,
+    "hidden_size_per_layer_input": 256,
+    "final_logit_softcapping": 30.0,
+}
+_ENGINE_LAYERS_WITH_KV = 20
+_ENGINE_SPARSE_LAYERS = 10
+
+
+class Gemma3n(Gemma3):
+    """`Gemma3nForCausalLM`, and the language model of `Gemma3nForConditionalGeneration`."""
+
+    arch = "gemma3n"
+    defaults = {  # noqa: RUF012 - ClassVar in the base
+        "vocab_size": 262400,
+        "hidden_size": 2048,
+        "intermediate_size": 16384,
+        "num_hidden_layers": 35,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "rope_local_base_freq": 10000.0,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "tie_word_embeddings": True,
+        "sliding_window": 512,
+        "final_logit_softcapping": 30.0,
+        "vocab_size_per_layer_input": 262144,
+        "hidden_size_per_layer_input": 256,
+        "altup_active_idx": 0,
+        "altup_num_inputs": _N_ALTUP,
+        "num_kv_shared_layers": 15,
+        "laurel_rank": 64,
+    }
+    engine_period = 5
+
+    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """With one feed-forward size, and a sparsity for each layer."""
+        config = super().config(checkpoint)
+        refuse_unknown_parts(config)
+        for key, expected in _ENGINE_SIZES.items():
+            if config[key] != expected:
+                raise UnsupportedModelError(
+                    f"config.json: {key} is {quote(config[key])}, but the engine computes Gemma 3n "
+                    f"with {expected}"
+                )
+        n_layer = settings.require_int(config, "num_hidden_layers", most=MOST_LAYERS)
+        if isinstance(config["intermediate_size"], list):
+            sizes = settings.optional_list(config, "intermediate_size", n_layer) or [None]
+            if any(size != sizes[0] for size in sizes):
+                raise UnsupportedModelError(
+                    "config.json: intermediate_size differs between layers, but the engine's "
+                    "Gemma 3n has one"
+                )
+            config["intermediate_size"] = sizes[0]
+        self._check_layers(config, n_layer)
+        return config
+
+    def _check_layers(self, config: Config, n_layer: int) -> None:
+        check_shared_layers(config, sliding_layers(config, period=self.engine_period))
+        own = n_layer - config["num_kv_shared_layers"]
+        if own != min(n_layer, _ENGINE_LAYERS_WITH_KV):
+            raise UnsupportedModelError(
+                f"config.json: {own} of {n_layer} layers have keys and values of their own "
+                "(num_kv_shared_layers), but the engine computes Gemma 3n with "
+                f"{_ENGINE_LAYERS_WITH_KV}"
+            )
+        if _sparsity(config, n_layer) != [
+            0.95 if layer < _ENGINE_SPARSE_LAYERS else 0.0 for layer in range(n_layer)
+        ]:
+            raise UnsupportedModelError(
+                "config.json: activation_sparsity_pattern is not 0.95 for the first "
+                f"{_ENGINE_SPARSE_LAYERS} layers and 0 for the others, as the engine computes it"
+            )
+
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
+        n_embd, rank = dims.n_embd, config["laurel_rank"]
+        return {
+            **shared_attention_rules(dims, shared=is_shared(config, dims, layer)),
+            **mlp_rules(dims),
+            **plain_norm_rules(dims),
+            **per_layer_rules(dims, config["hidden_size_per_layer_input"]),
+            "altup.correct_output_scale": copy("altup_correct_scale.weight", n_embd),
+            "altup.correction_coefs.weight": copy("altup_correct_coef.weight", _N_ALTUP, _N_ALTUP),
+            "altup.modality_router.weight": copy("altup_router.weight", _N_ALTUP, n_embd),
+            "altup.prediction_coefs.weight": copy(
+                "altup_predict_coef.weight", _N_ALTUP**2, _N_ALTUP
+            ),
+            "altup.router_norm.weight": copy("altup_router_norm.weight", n_embd),
+            "laurel.linear_left.weight": copy("laurel_l.weight", rank, n_embd),
+            "laurel.linear_right.weight": copy("laurel_r.weight", n_embd, rank),
+            "laurel.post_laurel_norm.weight": copy("laurel_post_norm.weight", n_embd),
+        }
+
+    def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
+        width = config["hidden_size_per_layer_input"]
+        rows = settings.require_int(config, "vocab_size_per_layer_input", most=dims.n_vocab)
+        table = zero_rows(
+            "per_layer_token_embd.weight", rows, dims.n_layer * width, n_rows=dims.n_vocab
+        )
+        return {
+            **super().outer_rules(config, dims),
+            "model.norm.weight": copy("output_norm.weight", dims.n_embd),
+            **per_layer_outer_rules(dims, width, table),
+        }
+
+    def outer_stacks(self, config: Config, dims: Dimensions) -> list[tuple[ExpertStack, int]]:
+        shape = (dims.n_embd, dims.n_embd)
+        names = {
+            "altup_projections": "altup_proj",
+            "altup_unembed_projections": "altup_unembd_proj",
+        }
+        return [
+            (ExpertStack(f"model.{a}.{{}}.weight", f"{b}.weight", shape), _N_ALTUP - 1)
+            for a, b in names.items()
+        ]
+
+    def tensors(self, checkpoint: Checkpoint) -> list[TargetTensor]:
+        """With zeros for keys and values of shared layers where a checkpoint, saved by a newer
+        transformers, has none: the engine loads them but does not compute with them.
+        """
+        made = super().tensors(checkpoint)
+        config = self.config(checkpoint)
+        dims, names = self.dimensions(config), {tensor.name for tensor in made}
+        kind = next(t.source_type for t in made if t.name == "blk.0.attn_k.weight")
+        for layer in range(dims.n_layer):
+            if not is_shared(config, dims, layer):
+                continue
+            for part, shape in (
+                ("attn_k", (dims.kv_rows, dims.n_embd)),
+                ("attn_k_norm", (dims.head_dim,)),
+                ("attn_v", (dims.kv_rows, dims.n_embd)),
+            ):
+                if (name := f"blk.{layer}.{part}.weight") not in names:
+                    made.append(_zeros(name, shape, kind))
+        return made
+
+    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
+        arch, attention = self.arch, f"{self.arch}.attention"
+        sliding = sliding_layers(config, period=self.engine_period)
+        deviations = [_DEVIATIONS[part] for part in _sparsity(config, dims.n_layer)]
+        return [
+            float32(f"{arch}.final_logit_softcapping", config["final_logit_softcapping"]),
+            uint32(f"{attention}.sliding_window", settings.require_int(config, "sliding_window")),
+            uint32(f"{arch}.altup.active_idx", config["altup_active_idx"]),
+            uint32(f"{arch}.altup.num_inputs", _N_ALTUP),
+            uint32(
+                f"{arch}.embedding_length_per_layer_input", config["hidden_size_per_layer_input"]
+            ),
+            uint32(f"{attention}.shared_kv_layers", config["num_kv_shared_layers"]),
+            array(f"{arch}.activation_sparsity_scale", deviations, GGUFValueType.FLOAT32),
+            array(f"{attention}.sliding_window_pattern", sliding, GGUFValueType.BOOL),
+        ]
+
+    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
+        """The usual entries, with the feed-forward size as a list over the layers."""
+        dims = self.dimensions(self.config(checkpoint))
+        key = f"{self.arch}.feed_forward_length"
+        per_layer = array(key, [dims.n_ff] * dims.n_layer, GGUFValueType.INT32)
+        return [per_layer if entry.key == key else entry for entry in super().metadata(checkpoint)]
+
+    def layer_shape(self, config: Config, dims: Dimensions, layer: int) -> LayerShape:
+        shape = super().layer_shape(config, dims, layer)
+        return replace(shape, shares_kv=is_shared(config, dims, layer))
+
+
+def zero_rows(target: str, *shape: int, n_rows: int) -> TensorRule:
+    """The tensor with rows of zeros after its own, up to `n_rows`."""
+
+    def build(name: str, source: SourceTensor) -> list[TargetTensor]:
+        rows = matrix(source)
+
+        def read(start: int, stop: int) -> np.ndarray:
+            block = rows[start:stop]
+            missing = stop - start - len(block)
+            padding = np.zeros((missing, rows.shape[1]), dtype=rows.dtype)
+            return np.concatenate([block, padding]) if missing else block
+
+        return [target_tensor(name, (n_rows, shape[1]), source.dtype, read, source.name)]
+
+    return TensorRule(target, shape, build)
+
+
+def _zeros(name: str, shape: tuple[int, ...], source_type: str) -> TargetTensor:
+    dtype = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}[source_type]
+
+    def read(start: int, stop: int) -> np.ndarray:
+        return np.zeros((stop - start, shape[-1]), dtype=dtype)
+
+    return target_tensor(name, shape, source_type, read, "zeros")
+
+
+def _sparsity(config: Config, n_layer: int) -> list[Any]:
+    given = settings.optional_list(config, "activation_sparsity_pattern", n_layer)
+    if given is not None:
+        return given
+    # As transformers fills it in.
+    n_sparse = _ENGINE_SPARSE_LAYERS if n_layer > _ENGINE_SPARSE_LAYERS else 0
+    return [0.95] * n_sparse + [0.0] * (n_layer - n_sparse)

@@ -1,0 +1,396 @@
+"""Gemma 4, the language model: dense, with per-layer embeddings (E2B, E4B), and with experts.
+
+Upstream: conversion/gemma.py, `Gemma4Model`; engine: src/models/gemma4.cpp. Quirks: layers that
+look back over a window and those that see everything differ in head size and key-value heads; the
+last layers keep no keys and values and use those of an earlier layer of their kind, with a wider
+feed-forward part where `use_double_wide_mlp` is set; full attention may take its keys for values;
+part of each head of full attention is not rotated, which divisors of 1e30 express; each layer ends
+with a scale. Norms are stored as they are. What the engine has built in is compared with
+`config.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from gguf import GGUFValueType
+
+from boardfit.converters.families import settings
+from boardfit.converters.families.base import Checkpoint
+from boardfit.converters.families.decoder import MOST_EXPERTS, MOST_LAYERS, Dimensions
+from boardfit.converters.families.gemma2 import sliding_layers
+from boardfit.converters.families.gemma3 import Gemma3
+from boardfit.converters.families.layout import TensorRule, constant, copy
+from boardfit.converters.families.llama import mlp_rules
+from boardfit.converters.families.settings import Config, array, float32, quote, uint32
+from boardfit.converters.spec import KeyValue, TargetTensor
+from boardfit.device_profiles.shape import LayerShape, ModelShape
+from boardfit.edge.errors import InputError, UnsupportedModelError
+
+# Set by `config` for the other hooks: which layers have a window.
+_SLIDING = "boardfit: sliding layers"
+
+
+class Gemma4(Gemma3):
+    """`Gemma4ForCausalLM`, and the language model of `Gemma4ForConditionalGeneration`."""
+
+    arch = "gemma4"
+    defaults = {  # noqa: RUF012 - ClassVar in the base
+        "vocab_size": 262144,
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "tie_word_embeddings": True,
+        "sliding_window": 512,
+        "vocab_size_per_layer_input": 262144,
+        "hidden_size_per_layer_input": 256,
+        "num_kv_shared_layers": 0,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "full_attention": {
+                "rope_type": "proportional",
+                "partial_rotary_factor": 0.25,
+                "rope_theta": 1000000.0,
+            },
+        },
+    }
+
+    def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """With one name for the experts, and rope parameters that the base class can write."""
+        config = super().config(checkpoint)
+        given = settings.optional_mapping(checkpoint.config, "text_config") or checkpoint.config
+        config |= _sizes_from_layers(given)
+        refuse_unknown_parts(config)
+        if settings.optional_bool(config, "enable_moe_block", False):
+            n_expert = settings.require_int(config, "num_experts", most=MOST_EXPERTS)
+            n_used = settings.require_int(config, "top_k_experts")
+            if n_used > n_expert:
+                raise InputError(
+                    f"config.json: top_k_experts is {n_used}, but num_experts is {n_expert}"
+                )
+        else:
+            config["num_experts"] = config["top_k_experts"] = None
+        config["num_experts_per_tok"] = config.get("top_k_experts")
+        rope = settings.optional_mapping(config, "rope_parameters") or {}
+        full = settings.optional_mapping(rope, "full_attention") or {}
+        local = settings.optional_mapping(rope, "sliding_attention") or {}
+        kinds = (full.get("rope_type"), local.get("rope_type", "default"))
+        if kinds != ("proportional", "default") or full.get("factor", 1.0) != 1.0:
+            raise UnsupportedModelError(
+                f"config.json: rope_parameters has rope_type {quote(kinds[0])} for full_attention, "
+                f"{quote(kinds[1])} for sliding_attention and factor {quote(full.get('factor'))}; "
+                "the engine computes proportional, default and no factor"
+            )
+        config["rope_parameters"] = {**rope, "full_attention": {**full, "rope_type": "default"}}
+        settings.require_int(config, "num_hidden_layers", most=MOST_LAYERS)
+        # As in transformers the last layer sees everything.
+        sliding = [*sliding_layers(config, period=self.engine_period)[:-1], False]
+        check_shared_layers(config, sliding)
+        return {**config, _SLIDING: sliding}
+
+    def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
+        here = self._layer_dimensions(config, dims, layer)
+        takes_keys = self._has_keys_for_values(config) and not config[_SLIDING][layer]
+        rules = {
+            **shared_attention_rules(
+                here, shared=is_shared(config, dims, layer), has_values=not takes_keys
+            ),
+            **mlp_rules(here),
+            **plain_norm_rules(dims),
+            "layer_scalar": copy("layer_output_scale.weight", 1, optional=True),
+        }
+        width = per_layer_width(config)
+        if width:
+            rules |= per_layer_rules(dims, width)
+        if self.n_expert(config):
+            rules |= self._expert_rules(config, dims)
+        return rules
+
+    def outer_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
+        rules = super().outer_rules(config, dims)
+        rules["model.norm.weight"] = copy("output_norm.weight", dims.n_embd)
+        width = per_layer_width(config)
+        if not width:
+            return rules
+        rows = settings.require_int(config, "vocab_size_per_layer_input")
+        if rows != dims.n_vocab:
+            raise UnsupportedModelError(
+                f"config.json: vocab_size_per_layer_input is {rows}, but vocab_size is "
+                f"{dims.n_vocab}; the engine looks every token up in both tables"
+            )
+        table = copy("per_layer_token_embd.weight", rows, dims.n_layer * width)
+        return {**rules, **per_layer_outer_rules(dims, width, table)}
+
+    def extra_tensors(self, config: Config, dims: Dimensions) -> list[TargetTensor]:
+        """Divisors for full attention: 1 where a pair of values is rotated, else so large that it
+        is not (upstream: `generate_extra_tensors`).
+        """
+        full = config["rope_parameters"]["full_attention"]
+        part = settings.optional_float(full, "partial_rotary_factor", 1.0)
+        if part is None or not 0.0 <= part <= 1.0:
+            raise InputError(
+                f"config.json: partial_rotary_factor is {quote(part)}; expected 0 to 1"
+            )
+        size = self._full_head_dim(config)
+        factors = np.full(size // 2, 1e30, dtype=np.float32)
+        factors[: int(size * part / 2)] = 1.0
+        return [constant("rope_freqs.weight", factors, "rope_parameters")]
+
+    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
+        """The usual entries, with those that differ between layers as lists."""
+        config = self.config(checkpoint)
+        per_layer = {entry.key: entry for entry in self._layer_entries(config)}
+        return [per_layer.get(entry.key, entry) for entry in super().metadata(checkpoint)]
+
+    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
+        arch, attention = self.arch, f"{self.arch}.attention"
+        sliding, n_swa = config[_SLIDING], dims.head_dim
+        cap = settings.optional_float(config, "final_logit_softcapping", 0.0) or 0.0
+        entries = [
+            # Without the entry the engine caps at 30 (upstream leaves it out then).
+            float32(f"{arch}.final_logit_softcapping", cap),
+            uint32(f"{attention}.sliding_window", settings.require_int(config, "sliding_window")),
+            uint32(f"{attention}.shared_kv_layers", config["num_kv_shared_layers"]),
+            uint32(f"{arch}.embedding_length_per_layer_input", per_layer_width(config)),
+            array(f"{attention}.sliding_window_pattern", sliding, GGUFValueType.BOOL),
+            uint32(f"{attention}.key_length_swa", n_swa),
+            uint32(f"{attention}.value_length_swa", n_swa),
+        ]
+        if self.n_expert(config):
+            n_ff = uint32(f"{arch}.expert_feed_forward_length", self._expert_ff(config))
+            entries.append(n_ff)
+        return [
+            *entries,
+            uint32(f"{arch}.rope.dimension_count", self._full_head_dim(config)),
+            uint32(f"{arch}.rope.dimension_count_swa", n_swa),
+        ]
+
+    def shape(self, checkpoint: Checkpoint) -> ModelShape:
+        config = self.config(checkpoint)
+        dims = self.dimensions(config)
+        widest = max(
+            self._layer_dimensions(config, dims, layer).n_ff for layer in range(dims.n_layer)
+        )
+        return replace(super().shape(checkpoint), n_ff=widest)
+
+    def layer_shape(self, config: Config, dims: Dimensions, layer: int) -> LayerShape:
+        shape = super().layer_shape(config, self._layer_dimensions(config, dims, layer), layer)
+        return replace(shape, shares_kv=is_shared(config, dims, layer))
+
+    def window(self, config: Config, layer: int) -> int | None:
+        return settings.require_int(config, "sliding_window") if config[_SLIDING][layer] else None
+
+    def _full_head_dim(self, config: Config) -> int:
+        """Size of a head of full attention."""
+        return settings.optional_int(config, "global_head_dim") or self.head_dim(config)
+
+    def _has_keys_for_values(self, config: Config) -> bool:
+        return settings.optional_bool(config, "attention_k_eq_v", False)
+
+    def _layer_dimensions(self, config: Config, dims: Dimensions, layer: int) -> Dimensions:
+        """The sizes in one layer."""
+        is_wide = settings.optional_bool(config, "use_double_wide_mlp", False)
+        if is_wide and is_shared(config, dims, layer):
+            dims = replace(dims, n_ff=2 * dims.n_ff)
+        if config[_SLIDING][layer]:
+            return dims
+        n_head_kv = dims.n_head_kv
+        if self._has_keys_for_values(config):
+            n_head_kv = settings.optional_int(config, "num_global_key_value_heads") or n_head_kv
+        if dims.n_head % n_head_kv:
+            raise InputError(
+                f"config.json: {dims.n_head} query heads cannot share num_global_key_value_heads "
+                f"{n_head_kv} evenly"
+            )
+        return replace(dims, head_dim=self._full_head_dim(config), n_head_kv=n_head_kv)
+
+    def _layer_entries(self, config: Config) -> list[KeyValue]:
+        dims, attention = self.dimensions(config), f"{self.arch}.attention"
+        layers = [self._layer_dimensions(config, dims, i) for i in range(dims.n_layer)]
+        entries = [
+            uint32(f"{attention}.key_length", self._full_head_dim(config)),
+            uint32(f"{attention}.value_length", self._full_head_dim(config)),
+        ]
+        if settings.optional_bool(config, "use_double_wide_mlp", False):
+            widths = [layer.n_ff for layer in layers]
+            entries.append(array(f"{self.arch}.feed_forward_length", widths, GGUFValueType.INT32))
+        if config.get("num_global_key_value_heads") is not None:
+            heads = [layer.n_head_kv for layer in layers]
+            entries.append(array(f"{attention}.head_count_kv", heads, GGUFValueType.INT32))
+        return entries
+
+    def _expert_ff(self, config: Config) -> int:
+        key = "expert_intermediate_size"
+        given = key if config.get(key) is not None else "moe_intermediate_size"
+        return settings.require_int(config, given)
+
+    def _expert_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
+        """A router with scales, and experts beside the dense part. Gate and up stay fused."""
+        n_expert, n_ff, n_embd = self.n_expert(config), self._expert_ff(config), dims.n_embd
+        inward, outward = (n_expert, 2 * n_ff, n_embd), (n_expert, n_embd, n_ff)
+        return {
+            "router.proj.weight": copy("ffn_gate_inp.weight", n_expert, n_embd),
+            "router.scale": copy("ffn_gate_inp.scale", n_embd),
+            "router.per_expert_scale": copy("ffn_down_exps.scale", n_expert),
+            "experts.gate_up_proj": copy("ffn_gate_up_exps.weight", *inward),
+            "experts.down_proj": copy("ffn_down_exps.weight", *outward),
+            "pre_feedforward_layernorm_2.weight": copy("pre_ffw_norm_2.weight", n_embd),
+            "post_feedforward_layernorm_1.weight": copy("post_ffw_norm_1.weight", n_embd),
+            "post_feedforward_layernorm_2.weight": copy("post_ffw_norm_2.weight", n_embd),
+        }
+
+
+class Gemma4Unified(Gemma4):
+    """`Gemma4UnifiedForConditionalGeneration` (12B), whose images and sounds have no towers."""
+
+    defaults = {  # noqa: RUF012 - ClassVar in the base
+        **Gemma4.defaults,
+        "max_position_embeddings": 262144,
+        "sliding_window": 1024,
+        "hidden_size_per_layer_input": 0,
+    }
+
+
+def _sizes_from_layers(config: Config) -> dict[str, Any]:
+    """The sizes of full attention from `per_layer_config`, in which transformers writes them from
+    5.15 on: an object by layer for each that differs from the configuration's first sizes.
+    """
+    layers = settings.optional_mapping(config, "per_layer_config") or {}
+    rows = {key: settings.optional_mapping(layers, key) or {} for key in layers}
+    found: dict[str, Any] = {}
+    for inner, key in (
+        ("head_dim", "global_head_dim"),
+        ("num_key_value_heads", "num_global_key_value_heads"),
+    ):
+        sizes = {settings.require_int(row, inner) for row in rows.values() if inner in row}
+        if len(sizes) > 1:
+            raise UnsupportedModelError(
+                f"config.json: per_layer_config has {inner} {sorted(sizes)}; the engine's Gemma 4 "
+                "has one size beside that of layers with a window"
+            )
+        if sizes and config.get(key) is None:
+            found[key] = sizes.pop()
+    if rows and config.get("layer_types") is None:
+        n_layer = settings.require_int(config, "num_hidden_layers", most=MOST_LAYERS)
+        full = {int(key) for key in rows if key.isascii() and key.isdigit() and len(key) < 6}
+        kinds = ["full_attention" if i in full else "sliding_attention" for i in range(n_layer)]
+        found["layer_types"] = kinds
+    return found
+
+
+def refuse_unknown_parts(config: Config) -> None:
+    """Raises UnsupportedModelError for what the engine's Gemma 3n and 4 do not compute."""
+    if config.get("use_bidirectional_attention") in (True, "all"):
+        raise UnsupportedModelError(
+            "config.json: use_bidirectional_attention is set for all tokens: an embedding model, "
+            "not a chat model"
+        )
+    if settings.optional_bool(config, "attention_bias", False):
+        raise UnsupportedModelError(
+            "config.json: attention_bias is true; the engine's Gemma has no biases in attention"
+        )
+    if config.get("hidden_activation") != "gelu_pytorch_tanh":
+        raise UnsupportedModelError(
+            f"config.json: hidden_activation is {quote(config.get('hidden_activation'))}; the "
+            "engine computes gelu_pytorch_tanh"
+        )
+
+
+def check_shared_layers(config: Config, sliding: Sequence[bool]) -> None:
+    """Compare `num_kv_shared_layers` with what the engine does; raises UnsupportedModelError.
+
+    The engine takes keys and values of the last layer before the shared ones for full attention,
+    and of the one before it for layers with a window (src/llama-model.cpp, `create_memory`), and
+    aborts where fewer than two layers are left or none has a window.
+    """
+    n_shared = settings.require_int(config, "num_kv_shared_layers", least=0)
+    first = len(sliding) - n_shared
+    if first < 2 or not any(sliding):
+        raise UnsupportedModelError(
+            f"config.json: num_kv_shared_layers is {n_shared} of {len(sliding)} layers, and "
+            f"{sum(sliding)} of layer_types are sliding_attention; the engine needs two layers "
+            "with keys and values of their own, and one with a window"
+        )
+    for kind in set(sliding[first:]):
+        own = [layer for layer in range(first) if sliding[layer] is kind]
+        expected = first - (2 if kind else 1)
+        if own[-1:] != [expected]:
+            raise UnsupportedModelError(
+                f"config.json: with num_kv_shared_layers {n_shared} the engine takes keys and "
+                f"values of layer {expected}, but layer_types makes it another kind; the answers "
+                "would be wrong"
+            )
+
+
+def is_shared(config: Config, dims: Dimensions, layer: int) -> bool:
+    """Whether a layer uses the keys and values of another."""
+    n_shared: int = config["num_kv_shared_layers"]
+    return layer >= dims.n_layer - n_shared
+
+
+def shared_attention_rules(
+    dims: Dimensions, *, shared: bool, has_values: bool = True
+) -> dict[str, TensorRule]:
+    """Projections and head norms. Published checkpoints hold keys and values of shared layers too,
+    which nothing reads; transformers saves none.
+    """
+    rules = {
+        "self_attn.q_proj.weight": copy("attn_q.weight", dims.q_rows, dims.n_embd),
+        "self_attn.o_proj.weight": copy("attn_output.weight", dims.n_embd, dims.q_rows),
+        "self_attn.q_norm.weight": copy("attn_q_norm.weight", dims.head_dim),
+        "self_attn.k_norm.weight": copy("attn_k_norm.weight", dims.head_dim, optional=shared),
+    }
+    for letter in "kv" if has_values else "k":
+        rules[f"self_attn.{letter}_proj.weight"] = copy(
+            f"attn_{letter}.weight", dims.kv_rows, dims.n_embd, optional=shared
+        )
+    return rules
+
+
+def plain_norm_rules(dims: Dimensions) -> dict[str, TensorRule]:
+    """Norms before and after attention and the feed-forward part, stored as they are."""
+    names = {
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "post_attention_norm",
+        "pre_feedforward_layernorm": "ffn_norm",
+        "post_feedforward_layernorm": "post_ffw_norm",
+    }
+    return {f"{a}.weight": copy(f"{b}.weight", dims.n_embd) for a, b in names.items()}
+
+
+def per_layer_width(config: Config) -> int:
+    """Values that each layer gets of a token's own; 0 without per-layer embeddings."""
+    if config.get("hidden_size_per_layer_input") is None:
+        return 0
+    return settings.require_int(config, "hidden_size_per_layer_input", least=0)
+
+
+def per_layer_rules(dims: Dimensions, width: int) -> dict[str, TensorRule]:
+    """How a layer mixes its part of the per-layer embedding in."""
+    return {
+        "per_layer_input_gate.weight": copy("inp_gate.weight", width, dims.n_embd),
+        "per_layer_projection.weight": copy("proj.weight", dims.n_embd, width),
+        "post_per_layer_input_norm.weight": copy("post_norm.weight", dims.n_embd),
+    }
+
+
+def per_layer_outer_rules(dims: Dimensions, width: int, table: TensorRule) -> dict[str, TensorRule]:
+    """The table of all layers' embeddings, and the projection of the usual one to them."""
+    rows = dims.n_layer * width
+    return {
+        "model.embed_tokens_per_layer.weight": table,
+        "model.per_layer_model_projection.weight": copy(
+            "per_layer_model_proj.weight", rows, dims.n_embd
+        ),
+        "model.per_layer_projection_norm.weight": copy("per_layer_proj_norm.weight", width),
+    }
