@@ -69,6 +69,7 @@ RULES: dict[str, VocabRules] = {
     "qwen3moe": _JSON_ONLY,
     "olmo2": _JSON_ONLY,
     "gpt-oss": _JSON_ONLY,
+    "hunyuan-dense": VocabRules(order=("json",), pre="hunyuan-dense"),
     "exaone4": VocabRules(order=("json",), pre="exaone4"),
     "ernie4_5": VocabRules(order=("spm",), prefix_space="config, last"),
     "falcon-h1": VocabRules(order=("json",), pre="falcon-h1"),

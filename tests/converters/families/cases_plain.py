@@ -92,8 +92,16 @@ _EXAONE_REAL = exaone4(
 )
 _ERNIE_REAL = ernie4_5(vocab_size=32000, hidden_size=96)
 _PLAIN_HUNYUAN = hunyuan(rope_scaling=None, num_experts=1, tie_word_embeddings=False)
+_HUNYUAN_REAL = hunyuan(vocab_size=128256, hidden_size=64)
 
 CASES = (
+    Case(
+        "hunyuan-vocabulary",
+        _HUNYUAN_REAL,
+        hunyuan_shapes(_HUNYUAN_REAL),
+        vocabulary="hunyuan",
+        files={"generation_config.json": '{"eos_token_id": [128005, 128009]}'},
+    ),
     Case("exaone4-vocabulary", _EXAONE_REAL, exaone4_shapes(_EXAONE_REAL), vocabulary="exaone4"),
     Case("exaone4-bf16", exaone4(), exaone4_shapes(exaone4())),
     Case("exaone4-windows", _DEEP, exaone4_shapes(_DEEP), dtype="F16", n_shards=3),

@@ -36,6 +36,8 @@ KNOWN_DIFFERENCES: dict[str, str] = {}
 ELSEWHERE: dict[str, str] = {
     "phi3.rope.scaling.attn_factor": "upstream adds it while it makes the tensors, which is "
     "before general.*; ours are together with the architecture's",
+    "tokenizer.ggml.eot_token_id": "upstream adds Hunyuan's after the chat template; ours are "
+    "together with the other ids",
 }
 
 

@@ -246,6 +246,16 @@ FLAVOURS: dict[str, Flavour] = {
             "<|eot_id|>": "<|im_end|>",
         },
     ),
+    # Hunyuan (dense); the vocabulary stands in for its own.
+    "hunyuan": Flavour(
+        "llama-bpe",
+        "hunyuan-dense",
+        _from_table("hunyuan-dense"),
+        bos="<|begin_of_text|>",
+        eos="<|end_of_text|>",
+        template=ZEPHYR_TEMPLATE,
+        rename={"<|reserved_special_token_0|>": "<｜hy_Assistant｜>"},
+    ),
     # gpt-oss; the vocabulary stands in for its own.
     "gpt-oss": Flavour(
         "llama-bpe",

@@ -45,6 +45,7 @@ FAMILY = {
     "gemma": ("gemma2", "Gemma2ForCausalLM"),
     "gemma-4": ("gemma4", "Gemma4ForCausalLM"),
     "gpt-oss": ("gpt-oss", "GptOssForCausalLM"),
+    "hunyuan": ("hunyuan-dense", "HunYuanDenseV1ForCausalLM"),
     "exaone4": ("exaone4", "Exaone4ForCausalLM"),
     "ernie4_5": ("ernie4_5", "Ernie4_5_ForCausalLM"),
 }
@@ -58,7 +59,7 @@ OWN_PATTERN = [
 # differently than the checkpoint; `test_scores_of_a_fast_llama_tokenizer` shows both.
 # Command-R's 256,000 tokens take a minute and show nothing that others do not.
 # Falcon-H1 splits as LFM2 does. These families compare whole files.
-WHOLE = {"gpt-oss", "exaone4", "ernie4_5"}
+WHOLE = {"gpt-oss", "exaone4", "ernie4_5", "hunyuan"}
 COMPARED = sorted(set(FLAVOURS) - {"llama-hf", "command-r", "falcon-h1", *WHOLE})
 
 
