@@ -25,6 +25,7 @@ _MAX_DOCUMENT_BYTES = 16 * 1024**2
 _LIMITS = {
     # The largest tokenizer.json in the wild (262,144 tokens, 500,000 merges) is 33 MB.
     "tokenizer.json": 128 * 1024**2,
+    "tekken.json": 64 * 1024**2,
     "tokenizer.model": 64 * 1024**2,
     "model.safetensors.index.json": 64 * 1024**2,
     "chat_template.jinja": 4 * 1024**2,

@@ -23,13 +23,15 @@ class SourceTensor:
     """One tensor in a checkpoint.
 
     It has its dtype as a ggml type name (`BF16`, `F16`, `F32`), its row-major shape, and a
-    zero-copy view over the mapped file (`BF16` as uint16).
+    zero-copy view over the mapped file (`BF16` as uint16). Where the checkpoint stores MXFP4,
+    `mxfp4` has the same rows as blocks of ggml's type of that name.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     data: np.ndarray
+    mxfp4: np.ndarray | None = None
 
 
 class Checkpoint(Protocol):

@@ -14,18 +14,20 @@ import numpy as np
 
 from boardfit.converters.families.base import SourceTensor
 from boardfit.converters.families.layout import matrix, to_f32
+from boardfit.edge.files.ggml_types import row_bytes
 
 # Flat row numbers → these rows as float32, one row each.
 ComputeRows = Callable[[np.ndarray], np.ndarray]
 
 
 class LazyRows(np.lib.mixins.NDArrayOperatorsMixin):
-    """A float32 array of shape `(*rows.shape, width)`; entry `rows[i]` is the number of row `i`."""
+    """An array of shape `(*rows.shape, width)`; entry `rows[i]` is the number of row `i`."""
 
-    dtype = np.dtype(np.float32)
-
-    def __init__(self, compute: ComputeRows, rows: np.ndarray, width: int) -> None:
+    def __init__(
+        self, compute: ComputeRows, rows: np.ndarray, width: int, dtype: Any = np.float32
+    ) -> None:
         self._compute, self._rows, self._width = compute, rows, width
+        self.dtype = np.dtype(dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -50,7 +52,7 @@ class LazyRows(np.lib.mixins.NDArrayOperatorsMixin):
             wanted = tuple(self.size // known if e == -1 and known else e for e in wanted)
         if len(wanted) < 2 or wanted[-1] != self._width:
             return np.asarray(self).reshape(wanted)
-        return LazyRows(self._compute, self._rows.reshape(wanted[:-1]), self._width)
+        return self._of(self._rows.reshape(wanted[:-1]))
 
     def __getitem__(self, key: Any) -> Any:
         keys = key if isinstance(key, tuple) else (key,)
@@ -58,7 +60,10 @@ class LazyRows(np.lib.mixins.NDArrayOperatorsMixin):
             keys = keys[:-1]
         if len(keys) >= self.ndim or any(k is None or k is Ellipsis for k in keys):
             return np.asarray(self)[key]
-        return LazyRows(self._compute, np.asarray(self._rows[keys]), self._width)
+        return self._of(np.asarray(self._rows[keys]))
+
+    def _of(self, rows: np.ndarray) -> LazyRows:
+        return LazyRows(self._compute, rows, self._width, self.dtype)
 
     def astype(self, dtype: Any, copy: bool = True) -> np.ndarray:
         """The computed values in another type."""
@@ -79,11 +84,16 @@ class LazyRows(np.lib.mixins.NDArrayOperatorsMixin):
         return getattr(np.asarray(self), name)
 
 
-def lazy_tensor(name: str, shape: tuple[int, ...], compute: ComputeRows) -> SourceTensor:
-    """A source tensor of float32 rows that `compute` makes."""
+def lazy_tensor(
+    name: str, shape: tuple[int, ...], compute: ComputeRows, mxfp4: ComputeRows | None = None
+) -> SourceTensor:
+    """A source tensor of float32 rows that `compute` makes; `mxfp4` makes them as ggml's blocks."""
     rows = np.arange(math.prod(shape[:-1])).reshape(shape[:-1])
     data = cast(np.ndarray, LazyRows(compute, rows, shape[-1]))
-    return SourceTensor(name, "F32", shape, data)
+    if mxfp4 is None:
+        return SourceTensor(name, "F32", shape, data)
+    blocks = LazyRows(mxfp4, rows, row_bytes("MXFP4", shape[-1]), np.uint8)
+    return SourceTensor(name, "F32", shape, data, cast(np.ndarray, blocks))
 
 
 def as_floats(source: SourceTensor) -> SourceTensor:

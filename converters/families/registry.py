@@ -69,6 +69,13 @@ FAMILIES: Mapping[str, tuple[str, str]] = {
     "falcon_h1": ("boardfit.converters.families.falcon_h1:FalconH1", "Falcon-H1"),
     "olmo2": ("boardfit.converters.families.olmo2:Olmo2", "OLMo 2"),
     "olmo3": ("boardfit.converters.families.olmo2:Olmo3", "OLMo 3"),
+    "gpt_oss": ("boardfit.converters.families.gpt_oss:GptOss", "gpt-oss"),
+    "exaone4": ("boardfit.converters.families.exaone4:Exaone4", "EXAONE 4"),
+    "hunyuan_v1_dense": (
+        "boardfit.converters.families.hunyuan_v1_dense:HunyuanDense",
+        "Hunyuan (dense)",
+    ),
+    "ernie4_5": ("boardfit.converters.families.ernie4_5:Ernie45", "ERNIE 4.5 (dense)"),
     "lfm2": ("boardfit.converters.families.lfm2:Lfm2", "LFM2, LFM2.5"),
     "lfm2_vl": ("boardfit.converters.families.lfm2:Lfm2Vl", "LFM2-VL, LFM2.5-VL (text part)"),
     "lfm2_moe": ("boardfit.converters.families.lfm2:Lfm2Moe", "LFM2 (mixture of experts)"),

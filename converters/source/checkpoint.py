@@ -263,8 +263,8 @@ def read_weight_map(directory: Path) -> dict[str, str]:
 def _quantization_note(config: Mapping[str, Any], quantized: str | None) -> str | None:
     if quantized:
         return (
-            f"the checkpoint is quantized already: {quantized}; it is read as float32, and what "
-            "the first rounding lost stays lost"
+            f"the checkpoint is quantized already: {quantized}; what the first rounding lost "
+            "stays lost"
         )
     method = stated_method(config)
     return method and (

@@ -123,6 +123,20 @@ def fp4_rows(packed: np.ndarray, scales: BlockScales) -> ComputeRows:
     return compute
 
 
+def mxfp4_blocks(packed: np.ndarray, exponents: np.ndarray) -> ComputeRows:
+    """The rows of `fp4_rows` as ggml's `block_mxfp4`: an exponent, then 16 bytes, of which byte `i`
+    holds number `i` in its lower half and number `i + 16` in its upper.
+    """
+
+    def compute(rows: np.ndarray) -> Any:
+        octets, scales = packed[rows], exponents[rows]
+        codes = np.stack([octets & 15, octets >> 4], axis=-1).reshape(*scales.shape, 2, 16)
+        halves = codes[..., 0, :] | codes[..., 1, :] << 4
+        return np.concatenate([scales[..., None], halves], axis=-1).reshape(len(rows), -1)
+
+    return compute
+
+
 def packed_rows(
     words: np.ndarray,
     bits: int,

@@ -50,6 +50,7 @@ _DOCUMENTS = (
     "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer.model",
+    "tekken.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

@@ -56,7 +56,7 @@ DEFAULT_ENDPOINT = "https://huggingface.co"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,200}")
 _MODULE = re.compile(rf"{MODULE_FOLDER.pattern}/({'|'.join(map(re.escape, MODULE_FILES))})")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 #: The library hands over ten million bytes at once: this is a line of 17 kB/s.
 _STALL_S = 600

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.families.base import SourceTensor
+from boardfit.converters.families.layout import matrix
 from boardfit.converters.families.lazy import ComputeRows, lazy_tensor
 from boardfit.converters.source import dequantize as formulas
 from boardfit.converters.source.dequantize import BlockScales, NestedScales
@@ -68,9 +69,10 @@ class QuantizedWeight:
     shape: tuple[int, ...]
     method: str
     compute: ComputeRows
+    mxfp4: ComputeRows | None = None
 
     def tensor(self) -> SourceTensor:
-        return lazy_tensor(self.name, self.shape, self.compute)
+        return lazy_tensor(self.name, self.shape, self.compute, self.mxfp4)
 
 
 @dataclass
@@ -448,7 +450,10 @@ def _mxfp4_blocks(parts: _Parts) -> QuantizedWeight:
     packed = SourceTensor(
         blocks.name, "U8", (*lead, 16 * n_groups), blocks.data.reshape(*lead, 16 * n_groups)
     )
-    return _fp4(parts, parts.base, packed, parts.take("_scales", ("U8", "F8_E8M0")), 1.0)
+    scales = parts.take("_scales", ("U8", "F8_E8M0"))
+    weight = _fp4(parts, parts.base, packed, scales, 1.0)
+    rows = formulas.mxfp4_blocks(matrix(packed), matrix(scales))
+    return replace(weight, mxfp4=rows)
 
 
 def _scaled(parts: _Parts) -> QuantizedWeight:

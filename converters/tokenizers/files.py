@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.converters.documents import has_file, read_json_object, read_text
+from boardfit.converters.tokenizers import tekken
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.units import printable
 
 _MAX_TEMPLATE_BYTES = 4 * 1024**2
 _MAX_TEMPLATES = 64
+_TEMPLATE_FORMS = ("jinja", "json")
 # The longest in use is a run of 256 blanks. Every text of a check is searched for added tokens.
 MAX_TOKEN_CHARACTERS = 1024
 _MAX_ADDED_CHARACTERS = 4 * 1024**2
@@ -61,11 +63,27 @@ class TokenizerFiles:
 
     @cached_property
     def tokenizer_json(self) -> dict[str, Any]:
+        """tokenizer.json, or what stands for it where tekken.json is the only tokenizer."""
+        if self._tekken is not None:
+            return tekken.as_tokenizer_json(self._tekken)
         return read_json(self.directory / "tokenizer.json")
 
     @cached_property
     def tokenizer_config(self) -> dict[str, Any]:
-        return read_json(self.directory / "tokenizer_config.json")
+        given = read_json(self.directory / "tokenizer_config.json")
+        if self._tekken is None:
+            return given
+        is_bare = not any(has_file(self.directory / f"chat_template.{e}") for e in _TEMPLATE_FORMS)
+        return {**tekken.as_tokenizer_config(self._tekken, with_template=is_bare), **given}
+
+    @cached_property
+    def _tekken(self) -> Mapping[str, Any] | None:
+        """tekken.json where no other tokenizer is there."""
+        others = ("tokenizer.json", "tokenizer.model")
+        if any(has_file(self.directory / name) for name in others):
+            return None
+        path = self.directory / tekken.FILE
+        return tekken.read_tekken(self.directory) if has_file(path) else None
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:

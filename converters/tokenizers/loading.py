@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from gguf import GGUFValueType, Keys
 
-from boardfit.converters.documents import has_file
 from boardfit.converters.spec import KeyValue
 from boardfit.converters.tokenizers import bpe, pretokenizer, reference, spm
 from boardfit.converters.tokenizers.files import TokenizerFiles
@@ -26,7 +25,7 @@ from boardfit.converters.tokenizers.special import (
     read_special_tokens,
 )
 from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary
-from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.errors import InputError
 
 Source = Literal["spm", "json"]
 
@@ -36,13 +35,14 @@ class VocabRules:
     """How a vocabulary is loaded.
 
     `order` lists the files that are tried. `prefix_space` decides `add_space_prefix`: `config`
-    copies tokenizer_config.json's add_prefix_space (written first, as upstream does), `never`
-    writes false for SentencePiece vocabularies. `pre` names a pre-tokenizer to take among equals.
+    copies tokenizer_config.json's add_prefix_space (written first or last, as upstream does),
+    `never` writes false for SentencePiece vocabularies. `pre` names a pre-tokenizer to take among
+    equals.
     `gemma4`: the engine merges by rank, and puts BOS before every text.
     """
 
     order: tuple[Source, ...] = ("spm", "json")
-    prefix_space: Literal["config", "never"] | None = None
+    prefix_space: Literal["config", "config, last", "never"] | None = None
     phi3: bool = False
     llama_extras: bool = False
     pre: str | None = None
@@ -68,6 +68,10 @@ RULES: dict[str, VocabRules] = {
     "qwen2moe": _JSON_ONLY,
     "qwen3moe": _JSON_ONLY,
     "olmo2": _JSON_ONLY,
+    "gpt-oss": _JSON_ONLY,
+    "hunyuan-dense": VocabRules(order=("json",), pre="hunyuan-dense"),
+    "exaone4": VocabRules(order=("json",), pre="exaone4"),
+    "ernie4_5": VocabRules(order=("spm",), prefix_space="config, last"),
     "falcon-h1": VocabRules(order=("json",), pre="falcon-h1"),
 }
 
@@ -139,13 +143,9 @@ def _choose_source(files: TokenizerFiles, rules: VocabRules) -> Source:
             return "spm"
         if source == "json" and files.tokenizer_json:
             return "json"
-    if has_file(files.directory / "tekken.json"):
-        raise UnsupportedModelError(
-            f"{files.directory} has only tekken.json",
-            next_step="download the Hugging Face form of the checkpoint, with tokenizer.json",
-        )
     raise InputError(
-        f"{files.directory} has no tokenizer: looked for tokenizer.json and tokenizer.model",
+        f"{files.directory} has no tokenizer: looked for tokenizer.json, tokenizer.model and "
+        "tekken.json",
         next_step="copy the checkpoint's tokenizer files beside its config.json",
     )
 
@@ -153,8 +153,12 @@ def _choose_source(files: TokenizerFiles, rules: VocabRules) -> Source:
 def _leading(files: TokenizerFiles, rules: VocabRules) -> list[KeyValue]:
     if files.config.get("model_type") == "gemma4_unified":
         return _suppressed(files)
+    return _prefix_space(files) if rules.prefix_space == "config" else []
+
+
+def _prefix_space(files: TokenizerFiles) -> list[KeyValue]:
     value = files.tokenizer_config.get("add_prefix_space")
-    if rules.prefix_space != "config" or not isinstance(value, bool):
+    if not isinstance(value, bool):
         return []
     return [KeyValue(Keys.Tokenizer.ADD_PREFIX, value, GGUFValueType.BOOL)]
 
@@ -177,6 +181,8 @@ def _trailing(files: TokenizerFiles, rules: VocabRules, vocabulary: Vocabulary) 
     if rules.llama_extras and size == 49152:
         # Granite's small models (conversion/llama.py).
         entries.append(KeyValue(Keys.Tokenizer.ADD_BOS, False, GGUFValueType.BOOL))
+    if rules.prefix_space == "config, last":
+        entries += _prefix_space(files)
     if rules.prefix_space == "never" and vocabulary.model in ("llama", "gemma4"):
         entries.append(KeyValue(Keys.Tokenizer.ADD_PREFIX, False, GGUFValueType.BOOL))
     if vocabulary.model == "gemma4":

@@ -133,6 +133,7 @@ PRE_TYPES: tuple[PreType, ...] = (
     PreType("olmo", _split(GPT2), markers=("|||IP_ADDRESS|||",)),
     PreType("phi-2", _split(GPT2), markers=("\t\t", "  ", "<|endoftext|>")),
     PreType("gpt-2", _split(GPT2)),
+    PreType("exaone4", _split(GPT2)),
     PreType(
         "falcon",
         (("punctuation", "contiguous"), ("split", GPT2), DIGITS, ("split", "[0-9][0-9][0-9]")),
@@ -145,5 +146,10 @@ PRE_TYPES: tuple[PreType, ...] = (
         ),
     ),
     PreType("deepseek-coder", (*_split(r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK), DIGIT)),
+    PreType(
+        "hunyuan-dense",
+        _split(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3_MAIN),
+        markers=("<｜hy_Assistant｜>",),
+    ),
     PreType("deepseek-v3", _split(r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3_MAIN)),
 )

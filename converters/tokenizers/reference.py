@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from boardfit.converters.documents import read_bytes, read_text
+from boardfit.converters.documents import has_file, read_bytes, read_text
 from boardfit.converters.tokenizers.files import AddedToken, TokenizerFiles
 from boardfit.edge.errors import InputError
 from boardfit.edge.process.foreign import foreign_errors, held_back_stderr
@@ -50,7 +50,8 @@ def hugging_face(files: TokenizerFiles) -> Tokenizer:
 
     path = files.directory / "tokenizer.json"
     with held_back_stderr(), _explain(f"{path} cannot be loaded"):
-        tokenizer = tokenizers.Tokenizer.from_str(read_text(path))
+        text = read_text(path) if has_file(path) else json.dumps(files.tokenizer_json)
+        tokenizer = tokenizers.Tokenizer.from_str(text)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         vocab = tokenizer.get_vocab(with_added_tokens=False)

@@ -207,7 +207,8 @@ CASES = [
         rope_parameters={"rope_theta": 1e6, "rope_type": "default"})), BUILD, 0),
     FieldCase("hf/five-eos", folder(model(eos_token_id=[2, 300, 301, 302, 303])), PLAN, 3,
               ("ends a turn", "at most three")),
-    FieldCase("hf/tekken-only", folder(then(tekken)), PLAN, 3, ("has only tekken.json",)),
+    FieldCase("hf/tekken-only", folder(then(tekken)), PLAN, 3,
+              ("tekken.json", "default_num_special_tokens")),
     FieldCase("hf/generation-config-missing", folder(model()), BUILD, 0),
     FieldCase("hf/generation-config-odd", folder(then(
         lambda path: (path / "generation_config.json").write_text(json.dumps(

@@ -163,6 +163,7 @@ _SMOLLM3_REAL = config("SmolLM3ForCausalLM", "smollm3", **_SMALL, vocab_size=128
 
 CASES = (
     case("llama-3-vocabulary", _LLAMA3_REAL, vocabulary="llama-bpe"),
+    case("minicpm5-vocabulary", _LLAMA3_REAL, vocabulary="minicpm5"),
     case("tinyllama-vocabulary", _TINYLLAMA_REAL, vocabulary="llama-spm"),
     case("mistral-padded-vocabulary", _MISTRAL_REAL, vocabulary="llama-spm"),
     case("qwen2-vocabulary", _QWEN2_REAL, vocabulary="qwen2", attention_bias="qkv"),

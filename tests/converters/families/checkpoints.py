@@ -13,6 +13,7 @@ import numpy as np
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_MXFP4 = ("_blocks", "_scales")
 _NUMPY = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 
 
@@ -57,12 +58,20 @@ def write_checkpoint(
     seed: int = 0,
 ) -> None:
     """`config.json` and `n_shards` safetensors files (with an index when there are several) of
-    seeded normal weights.
+    seeded normal weights, and of bytes where a name is one of MXFP4's.
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config, indent=2))
     rng = np.random.default_rng(seed)
-    tensors = {name: (dtype, random_values(rng, shape, dtype)) for name, shape in shapes.items()}
+    tensors = {
+        name: (
+            "U8",
+            rng.integers(*((116, 124) if name.endswith("_scales") else (0, 256)), shape, np.uint8),
+        )
+        if name.endswith(_MXFP4)
+        else (dtype, random_values(rng, shape, dtype))
+        for name, shape in shapes.items()
+    }
     names = list(tensors)
     if n_shards == 1:
         write_safetensors(directory / "model.safetensors", tensors)

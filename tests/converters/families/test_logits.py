@@ -100,6 +100,7 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+GPT_OSS = {"head_dim": 32, "num_local_experts": 6, "num_experts_per_tok": 2, "sliding_window": 8}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 40}
 # 6 value heads on 2 key heads, and attention whose heads rotate a quarter.
 DELTA_NET = {
@@ -364,6 +365,56 @@ MODELS = {
     "falcon-h1": Model(FALCON),
     "falcon-h1-norm": Model({**FALCON, "mamba_rms_norm": True, "mamba_norm_before_gate": False}),
     "falcon-h1-tied": Model({**FALCON, "tie_word_embeddings": True}),
+    "gpt-oss": Model(
+        sizes("gpt_oss", rope_parameters={"rope_type": "default", "rope_theta": 1e4}, **GPT_OSS)
+    ),
+    # The engine rounds the bounds of yarn's ramp, whatever `truncate` states.
+    "gpt-oss-yarn": Model(
+        sizes(
+            "gpt_oss",
+            num_hidden_layers=4,
+            rope_parameters={
+                "rope_type": "yarn",
+                "rope_theta": 150000.0,
+                "factor": 8.0,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "truncate": True,
+                "original_max_position_embeddings": 128,
+            },
+            layer_types=["full_attention", "sliding_attention"] * 2,
+            **GPT_OSS,
+        )
+    ),
+    "exaone4": Model(sizes("exaone4", sliding_window=None, layer_types=["full_attention"] * 3)),
+    "exaone4-rope": Model(
+        sizes(
+            "exaone4",
+            sliding_window=None,
+            layer_types=["full_attention"] * 3,
+            rope_scaling=LLAMA3_ROPE,
+            tie_word_embeddings=True,
+        )
+    ),
+    # The engine has windows with this many layers only. Depth adds up rounding.
+    "exaone4-window": Model(
+        sizes("exaone4", num_hidden_layers=64, sliding_window=8, sliding_window_pattern=4),
+        tolerance=1e-3,
+    ),
+    "hunyuan": Model(sizes("hunyuan_v1_dense", head_dim=32)),
+    "hunyuan-stretched": Model(
+        {
+            **sizes(
+                "hunyuan_v1_dense",
+                head_dim=32,
+                rope_scaling={"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
+                tie_word_embeddings=True,
+            ),
+            "max_position_embeddings": 32768,
+        }
+    ),
+    "ernie4_5": Model(sizes("ernie4_5", head_dim=32)),
+    "ernie4_5-untied": Model(sizes("ernie4_5", head_dim=20, tie_word_embeddings=False)),
     "olmo2": Model(sizes("olmo2")),
     "olmo3": Model(sizes("olmo3", num_hidden_layers=5, sliding_window=8)),
 }

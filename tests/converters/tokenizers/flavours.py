@@ -92,6 +92,13 @@ GRANITE_TEMPLATE = (
     " + message['content'] + '<|end_of_text|>\n' }}{% endfor %}{% if add_generation_prompt %}"
     "{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}"
 )
+# gpt-oss's, as far as it is text.
+HARMONY = (
+    "{% for message in messages %}{{ '<|start|>' + message['role'] + '<|message|>'"
+    " + message['content'] }}{% if loop.last and message['role'] == 'assistant' %}"
+    "{{ '<|return|>' }}{% else %}{{ '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant' }}{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,8 @@ class Flavour:
     dummy_prefix: bool = True
     rstrip: bool = False
     pieces: tuple[str, ...] = ()
+    # Further entries of tokenizer_config.json.
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 _LLAMA3_PRE = _sequence(_split(pretypes.LLAMA3), _byte_level(False))
@@ -219,6 +228,67 @@ FLAVOURS: dict[str, Flavour] = {
         upstream_pre="gpt-2",
     ),
     # OLMo 2: GPT-4's pattern over a vocabulary of its own.
+    # MiniCPM5; the vocabulary stands in for its own.
+    "minicpm5": Flavour(
+        "llama-bpe",
+        "minicpm5",
+        _sequence(_split(r"\p{N}{1,3}"), _split(pretypes.MINICPM5), _byte_level(False)),
+        ignore_merges=True,
+        bos="<s>",
+        eos="<|im_end|>",
+        unk="<unk>",
+        template="{{ bos_token }}" + CHATML,
+        rename={
+            "<|begin_of_text|>": "<s>",
+            "<|end_of_text|>": "</s>",
+            "<|reserved_special_token_0|>": "<unk>",
+            "<|start_header_id|>": "<|im_start|>",
+            "<|eot_id|>": "<|im_end|>",
+        },
+    ),
+    # Hunyuan (dense); the vocabulary stands in for its own.
+    "hunyuan": Flavour(
+        "llama-bpe",
+        "hunyuan-dense",
+        _from_table("hunyuan-dense"),
+        bos="<|begin_of_text|>",
+        eos="<|end_of_text|>",
+        template=ZEPHYR_TEMPLATE,
+        rename={"<|reserved_special_token_0|>": "<｜hy_Assistant｜>"},
+    ),
+    # gpt-oss; the vocabulary stands in for its own.
+    "gpt-oss": Flavour(
+        "llama-bpe",
+        "gpt-4o",
+        _sequence(_split(pretypes.GPT4O), _byte_level(False)),
+        bos="<|startoftext|>",
+        eos="<|return|>",
+        pad="<|endoftext|>",
+        template=HARMONY,
+        rename={
+            "<|begin_of_text|>": "<|startoftext|>",
+            "<|end_of_text|>": "<|endoftext|>",
+            "<|reserved_special_token_0|>": "<|call|>",
+            "<|start_header_id|>": "<|start|>",
+            "<|end_header_id|>": "<|message|>",
+            "<|eot_id|>": "<|end|>",
+            "<|reserved_special_token_1|>": "<|return|>",
+        },
+    ),
+    "exaone4": Flavour(
+        "gpt-2", "exaone4", _byte_level(True), bos="<|endoftext|>", template=ZEPHYR_TEMPLATE
+    ),
+    "ernie4_5": Flavour(
+        "llama-spm",
+        "default",
+        bos="<s>",
+        eos="</s>",
+        unk="<unk>",
+        template=LLAMA2_TEMPLATE,
+        files=("tokenizer.model",),
+        dummy_prefix=False,
+        settings={"add_prefix_space": False},
+    ),
     "olmo2": Flavour(
         "gpt-2",
         "dbrx",

@@ -297,7 +297,7 @@ def _tokenizer_config(form: Flavour, added: list[dict[str, Any]], vocab: _Vocab)
         config["add_bos_token"], config["add_eos_token"] = form.adds_bos, False
     if form.template is not None:
         config["chat_template"] = form.template
-    return config
+    return {**config, **form.settings}
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
