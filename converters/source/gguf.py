@@ -161,7 +161,9 @@ def _tensor(entry: GgufTensor, header: GgufHeader, mapped: mmap.mmap, file: str)
     rows = np.frombuffer(mapped, plain or np.dtype("u1"), count, start).reshape(-1, width)
     # llama-quantize leaves these as they are (src/llama-quant.cpp, `tensor_allows_quantization`).
     n_dims = len(shape) - next((i for i, extent in enumerate(shape) if extent > 1), len(shape) - 1)
-    keep = entry.type_name if keep_type(entry.name, n_dims) else None
+    # Experts that gpt-oss was trained in: from a checkpoint they stay in that type too.
+    is_trained_so = entry.type_name == "MXFP4" and "_exps." in entry.name
+    keep = entry.type_name if keep_type(entry.name, n_dims) or is_trained_so else None
     return TargetTensor(
         name=entry.name,
         shape=shape,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
@@ -30,6 +31,8 @@ RECEIPT_S = 10.0
 #: A client that takes nothing for so long is given up.
 STALL_S = 15.0
 PING_S = 10.0
+#: How long the rest of a refused body is taken.
+DRAIN_S = 2.0
 #: Times that are listed as models, for clients that can choose nothing but a model.
 LISTED = ("2s", "5s", "15s")
 #: The version of Ollama whose calls these are. Clients refuse one that is no number.
@@ -339,8 +342,11 @@ class App:
         is_ollama = call.path.startswith("/api/")
         body = {"error": refused.message} if is_ollama else openai_error(refused)
         # A body that was left unread would be taken for the next request.
-        close = {"Connection": "close"} if refused.status in (408, 413, 415) else {}
+        is_unread = refused.status in (408, 413, 415)
+        close = {"Connection": "close"} if is_unread else {}
         try:
+            if is_unread:
+                await drain(call.receive)
             headers = {**refused.headers, **close}
             await send_whole(call, refused.status, dump(body), JSON, headers)
         except (asyncio.TimeoutError, ConnectionError):
@@ -374,6 +380,23 @@ async def read_body(call: Call) -> bytes:
             raise too_long
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+async def drain(receive: Receive) -> None:
+    """Read what is left of a body, for a while. A connection that is closed on unread bytes is
+    reset, and its client never sees the answer.
+    """
+
+    async def read_on() -> None:
+        n_bytes = 0
+        while n_bytes < 8 * MAX_BODY_BYTES:
+            message = await receive()
+            if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                return
+            n_bytes += len(message.get("body", b""))
+
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(read_on(), DRAIN_S)
 
 
 async def whole_answer(call: Call, job: Job, writer: Writer) -> int:

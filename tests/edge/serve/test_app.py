@@ -387,26 +387,27 @@ def raw(served: Served, data: bytes) -> bytes:
     return b"".join(parts)
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b"[" * 100_000 + b"]" * 100_000, 400),
-        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, 400),
-        (b'{"messages": NaN}', 400),
-        (b'{"messages": [], "temperature": 1e999}', 400),
-        (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', 400),
-        (b'{"max_tokens": 1' + b"0" * 5000 + b"}", 400),
-        (b"{" + b'"a":1,' * 100_000 + b'"a":1}', 400),
-        (b"\xff\xfe{}", 400),
-        (b"not json", 400),
-        (b"[]", 400),
-        (b"", 400),
-    ],
-)
-def test_hostile_json_is_refused(scripted: Served, body: bytes, status: int) -> None:
+# Named, since a test's name is in the environment of every program that it starts.
+HOSTILE_JSON = {
+    "deep array": b"[" * 100_000 + b"]" * 100_000,
+    "deep object": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "NaN": b'{"messages": NaN}',
+    "infinite": b'{"messages": [], "temperature": 1e999}',
+    "half a pair": b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
+    "long number": b'{"max_tokens": 1' + b"0" * 5000 + b"}",
+    "one key often": b"{" + b'"a":1,' * 100_000 + b'"a":1}',
+    "UTF-16": b"\xff\xfe{}",
+    "words": b"not json",
+    "array": b"[]",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("body", HOSTILE_JSON.values(), ids=HOSTILE_JSON)
+def test_hostile_json_is_refused(scripted: Served, body: bytes) -> None:
     for path in (CHAT, "/v1/completions", "/v1/responses", "/edge/v1/predict"):
         answer = scripted.client.post(path, content=body)
-        assert answer.status_code == status, answer.text[:500]
+        assert answer.status_code == 400, answer.text[:500]
         assert answer.headers["content-type"] == "application/json"
 
 
