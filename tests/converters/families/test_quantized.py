@@ -31,11 +31,15 @@ def test_equals_upstreams_two_steps(case: Case, converted: Path, tmp_path: Path)
     theirs = upstream.quantize(converted / f"{case.name}.gguf", tmp_path / "theirs.gguf", recipe)
     ours = write_gguf(spec_of(case, converted / case.name), recipe, tmp_path / "ours.gguf").path
     mine, other = read_header(ours), read_header(theirs)
-    assert [(t.name, t.dims, t.type_name) for t in mine.tensors] == [
+    # Matrices that stay floats: ours in the checkpoint's type, theirs in that of the middle file.
+    floats = {"per_layer_model_proj.weight"}
+    assert [(t.name, t.dims, "F32" if t.name in floats else t.type_name) for t in mine.tensors] == [
         (t.name, t.dims, t.type_name) for t in other.tensors
     ]
     data, expected = np.memmap(ours, np.uint8, "r"), np.memmap(theirs, np.uint8, "r")
     for tensor, twin in zip(mine.tensors, other.tensors, strict=True):
+        if tensor.name in floats:
+            continue  # test_kept_types.py compares these
         start, at = mine.data_offset + tensor.offset, other.data_offset + twin.offset
         stored = data[start : start + tensor.nbytes].tobytes()
         assert is_same(tensor.name, stored, expected[at : at + twin.nbytes].tobytes()), tensor.name

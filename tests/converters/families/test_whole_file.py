@@ -14,8 +14,13 @@ from tests.converters.families.checkpoints import Case
 from tests.converters.families.conftest import all_cases
 from tests.converters.formats.gguf.upstream import quantize
 
+# Not the same file on purpose; test_oracle.py compares them entry by entry.
+OTHERWISE = {
+    "gpt-oss-vocabulary": "its experts stay in MXFP4, which llama-quantize makes anew",
+    "hunyuan-vocabulary": "upstream writes an end of turn behind the chat template",
+}
 # Those with a real tokenizer: whole models.
-CASES = [case for case in all_cases() if case.vocabulary is not None]
+CASES = [case for case in all_cases() if case.vocabulary and case.name not in OTHERWISE]
 
 
 @pytest.mark.oracle
@@ -28,7 +33,8 @@ def test_same_file_as_convert_and_quantize(case: Case, converted: Path, tmp_path
     theirs = quantize(converted / f"{case.name}.gguf", tmp_path / "theirs.gguf", recipe)
     ours = tmp_path / "ours.gguf"
     write_gguf(open_model(converted / case.name), recipe, ours)
-    assert read_without_exponentials(ours) == read_without_exponentials(theirs)
+    is_same = read_without_exponentials(ours) == read_without_exponentials(theirs)
+    assert is_same  # a difference of two whole files is printed for minutes
 
 
 def read_without_exponentials(path: Path) -> bytes:
