@@ -184,8 +184,8 @@ def test_metadata_equals_upstream_s(
     assert [entry[:2] for entry in ours] == [entry[:2] for entry in theirs]
     for (key, _, mine), (_, _, other) in zip(ours, theirs, strict=True):
         if key == "tokenizer.ggml.pre":
-            # Over Qwen2's vocabulary, upstream's hash of one text is that of Qwen2's pattern.
-            expected = "qwen2" if mine == "qwen35" else mine
+            # Over a stand-in's vocabulary, upstream's hash of one text is that of another pattern.
+            expected = {"qwen35": "qwen2", "minicpm5": "smaug-bpe"}.get(mine, mine)
             assert is_equivalent(expected, other), (mine, other)
         elif isinstance(mine, list):
             assert [(i, a, b) for i, (a, b) in enumerate(zip(mine, other, strict=True)) if a != b][
