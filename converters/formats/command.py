@@ -9,6 +9,7 @@ import click
 from boardfit.converters.families.registry import FAMILIES
 from boardfit.converters.formats.table import FORMATS
 from boardfit.converters.formats.upstream.tree import NOT_YET, known_architectures
+from boardfit.edge.terminal.output import echo
 
 
 @click.command(name="formats")
@@ -17,9 +18,9 @@ from boardfit.converters.formats.upstream.tree import NOT_YET, known_architectur
 def formats_command(families: bool, as_json: bool) -> None:
     """List the formats of an artifact, or the families of checkpoints that become one."""
     if as_json:
-        click.echo(json.dumps(list_families() if families else list_formats()))
+        echo(json.dumps(list_families() if families else list_formats()))
         return
-    click.echo("\n".join(family_lines() if families else format_lines()))
+    echo("\n".join(family_lines() if families else format_lines()))
 
 
 def list_formats() -> dict[str, object]:

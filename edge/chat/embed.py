@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
-import click
-
 from boardfit.edge.engines.target import find_target
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.files.text import clean_text, decode_text
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import ProgressLine
 
 SCHEMA = 1
@@ -46,7 +45,7 @@ def write_vectors(bundle: str, texts: Sequence[str], overrides: dict[str, Any]) 
                 "schema": SCHEMA, "kind": "boardfit-embedding", "model": found.name,
                 "pooling": embedder.pooling, "n_tokens": n_tokens, "vector": vector,
             }  # fmt: skip
-            click.echo(json.dumps(record, ensure_ascii=False))
+            echo(json.dumps(record))
 
 
 def read_texts(texts: Sequence[str]) -> Iterator[str]:

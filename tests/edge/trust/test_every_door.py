@@ -325,6 +325,7 @@ BUILDERS = {
     "converters/build/build.py",
     "converters/quality/card.py",
     "converters/quality/reference.py",
+    "converters/quality/vectors.py",
     "converters/build/verify.py",
 }
 
