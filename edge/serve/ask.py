@@ -133,6 +133,19 @@ def read_config(
     )
 
 
+def read_ask(
+    body: RequestFields, carried: Carried, defaults: Defaults, *, max_tokens: int, **rest: Any
+) -> Ask:
+    """What OpenAI's wires have alike: sampling, streaming, time, rank; `rest` is a wire's own."""
+    return Ask(
+        read_config(body, defaults.config, max_tokens=max_tokens),
+        body.flag("stream", False),
+        budget=read_budget(body, carried, defaults.budget),
+        rank=read_rank(body, carried),
+        **rest,
+    )
+
+
 def read_max_tokens(body: RequestFields, *keys: str, default: int) -> int:
     """The least of the given limits. Raises RequestRefused for 0 and for less than -1."""
     found = [body.whole(key, -1, _MAX_TOKENS, default) for key in keys if body.get(key) is not None]

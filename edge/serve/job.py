@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from boardfit.edge.chat.session import Answer, Session
@@ -107,9 +106,8 @@ class Job:
         """Stop computing: within 50 ms, wherever it stands."""
         self._gone.set()
 
-    @property
-    def is_given_up(self) -> Callable[[], bool]:
-        return self._gone.is_set
+    def is_given_up(self) -> bool:
+        return self._gone.is_set()
 
     # ---- for the client's side ----------------------------------------------------------------
 

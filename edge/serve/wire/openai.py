@@ -11,12 +11,10 @@ from boardfit.edge.serve.ask import (
     Ask,
     Carried,
     Defaults,
-    read_budget,
+    read_ask,
     read_choice,
-    read_config,
     read_max_tokens,
     read_messages,
-    read_rank,
 )
 from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.job import Ended
@@ -47,12 +45,12 @@ def read_chat(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
         body, "max_tokens", "max_completion_tokens", default=defaults.config.max_tokens
     )
     effort = body.get("reasoning_effort")
-    return Ask(
-        read_config(body, defaults.config, max_tokens=max_tokens),
-        body.flag("stream", False),
+    return read_ask(
+        body,
+        carried,
+        defaults,
+        max_tokens=max_tokens,
         messages=messages,
-        budget=read_budget(body, carried, defaults.budget),
-        rank=read_rank(body, carried),
         choice=read_choice(effort, body.scalars("chat_template_kwargs"), "reasoning_effort"),
         include_usage=body.table("stream_options").flag("include_usage", False),
         notes=(*notes, *_unheeded(body)),
@@ -74,13 +72,12 @@ def read_completion(body: RequestFields, carried: Carried, defaults: Defaults) -
     for key in ("echo", "suffix"):
         if body.get(key):
             raise unsupported(key, "not supported")
-    max_tokens = read_max_tokens(body, "max_tokens", default=16)
-    return Ask(
-        read_config(body, defaults.config, max_tokens=max_tokens),
-        body.flag("stream", False),
+    return read_ask(
+        body,
+        carried,
+        defaults,
+        max_tokens=read_max_tokens(body, "max_tokens", default=16),
         prompt=RequestFields({"prompt": prompt}).text("prompt"),
-        budget=read_budget(body, carried, defaults.budget),
-        rank=read_rank(body, carried),
         include_usage=body.table("stream_options").flag("include_usage", False),
         notes=_unheeded(body),
     )

@@ -11,12 +11,10 @@ from boardfit.edge.serve.ask import (
     Ask,
     Carried,
     Defaults,
-    read_budget,
+    read_ask,
     read_choice,
-    read_config,
     read_max_tokens,
     read_messages,
-    read_rank,
 )
 from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.job import Ended
@@ -45,16 +43,16 @@ def read_responses(body: RequestFields, carried: Carried, defaults: Defaults) ->
     instructions = body.text("instructions")
     head = [RequestFields({"role": "system", "content": instructions})] if instructions else []
     messages, notes = read_messages([*head, *items])
-    return Ask(
-        read_config(body, defaults.config, max_tokens=read_max_tokens(
-            body, "max_output_tokens", default=defaults.config.max_tokens)),
-        body.flag("stream", False),
+    limit = defaults.config.max_tokens
+    return read_ask(
+        body,
+        carried,
+        defaults,
+        max_tokens=read_max_tokens(body, "max_output_tokens", default=limit),
         messages=messages,
-        budget=read_budget(body, carried, defaults.budget),
-        rank=read_rank(body, carried),
         choice=read_choice(body.table("reasoning").get("effort"), {}, "reasoning.effort"),
         notes=notes,
-    )  # fmt: skip
+    )
 
 
 class ResponsesWriter(Writer):
