@@ -21,7 +21,7 @@ from boardfit.edge.bench.store import append_results, data_directory
 from boardfit.edge.errors import UsageError
 from boardfit.edge.process.live import publish_status
 from boardfit.edge.report.figures import group_runs
-from boardfit.edge.report.terminal import run_lines
+from boardfit.edge.report.kinds import run_lines
 from boardfit.edge.template.options import TEMPLATE_OPTIONS
 from boardfit.edge.terminal.option_groups import GroupedCommand
 from boardfit.edge.terminal.options import add_options

@@ -125,7 +125,7 @@ def bench_command(
     from boardfit.edge.bench.store import data_directory
     from boardfit.edge.flash.board_bench import BenchOptions, bench_board
     from boardfit.edge.report.figures import group_runs
-    from boardfit.edge.report.terminal import run_lines
+    from boardfit.edge.report.kinds import run_lines
 
     path = output or data_directory() / f"{datetime.now(timezone.utc):%Y-%m}.jsonl"
     reporter = TerminalReporter(quiet=as_json, is_timed=False, in_bytes=True)

@@ -6,11 +6,12 @@ puts the table below it for readers who see no picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Style = Literal["line", "points", "area", "steps"]
+Style = Literal["line", "points", "steps"]
+Rows = tuple[tuple[str, ...], ...]
 
 # More points than this are not visible at a chart's width; see `thin`.
 MAX_POINTS = 400
@@ -68,7 +69,7 @@ class Chart:
     x_label: str
     panels: tuple[Panel | Bars, ...]
     header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: Rows
     note: str | None = None
 
 
@@ -78,6 +79,11 @@ class Missing:
 
     title: str
     reason: str
+
+
+def sentence(parts: Iterable[str]) -> str:
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def thin(

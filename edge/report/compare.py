@@ -11,22 +11,24 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from boardfit.edge.bench.metrics import quantile
-from boardfit.edge.errors import InputError
+from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.report.figures import (
     Record,
     Run,
     engine_text,
     machine_key,
     machine_name,
+    median,
     settings_text,
 )
-from boardfit.edge.units import printable
+from boardfit.edge.units import did_you_mean, printable
 
 SEED = 20260101
 N_DRAWS = 2000
@@ -105,31 +107,24 @@ def dimensions(run: Run) -> dict[str, Any]:
     """What a run is of, by the dimensions in which two runs may differ."""
     head = run.head
     artifact, engine, settings = head["artifact"], head["engine"], head["settings"]
-    prompts = {
-        test_key(record): record["test"].get("prompt_sha256")
-        for record in run.records
-        if record["test"].get("prompt_sha256")
-    }
+    hashes = {test_key(record): record["test"].get("prompt_sha256") for record in run.records}
     return {
         "machine": machine_key(head),
-        "artifact": (artifact.get("sha256") or (artifact.get("name"), artifact.get("n_bytes"))),
-        "engine": (engine.get("name"), engine.get("version"), engine.get("build")),
-        "settings": tuple(
-            settings.get(key) for key in ("n_ctx", "n_threads", "n_batch", "kv_type")
-        ),
-        "prompts": prompts,
+        "artifact": artifact.get("sha256") or (artifact.get("name"), artifact.get("n_bytes")),
+        "engine": tuple(map(engine.get, ("name", "version", "build"))),
+        "settings": tuple(map(settings.get, ("n_ctx", "n_threads", "n_batch", "kv_type"))),
+        "prompts": {key: found for key, found in hashes.items() if found},
         "tool": (head.get("imported") or {}).get("tool"),
     }
 
 
 def describe(run: Run, dimension: str) -> str:
     head = run.head
-    engine, settings = head["engine"], head["settings"]
     text = {
         "machine": machine_name(run),
-        "artifact": f"{head['artifact'].get('name')} {engine.get('quant') or ''}".rstrip(),
-        "engine": engine_text(engine),
-        "settings": settings_text(settings),
+        "artifact": f"{head['artifact'].get('name')} {head['engine'].get('quant') or ''}".rstrip(),
+        "engine": engine_text(head["engine"]),
+        "settings": settings_text(head["settings"]),
         "prompts": "its own prompts",
         "tool": (head.get("imported") or {}).get("tool") or "edge bench",
     }[dimension]
@@ -205,9 +200,8 @@ def repetitions(record: Record, metric: str) -> list[float]:
     known = [float(v) for v in values if isinstance(v, (int, float)) and v > 0]
     if known:
         return known
-    figure = record["metrics"].get(metric) or {}
-    median = figure.get("median")
-    return [float(median)] if isinstance(median, (int, float)) and median > 0 else []
+    value = median(record, metric)
+    return [value] if value is not None and value > 0 else []
 
 
 def ratio(first: Side, other: Side, figure: Figure, *, n_draws: int = N_DRAWS) -> Ratio | None:
@@ -246,3 +240,50 @@ def _mean_ratio(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> flo
 def compare(first: Side, other: Side) -> list[Ratio]:
     """All figures that both sides have, in the order of FIGURES."""
     return [found for figure in FIGURES if (found := ratio(first, other, figure)) is not None]
+
+
+# ---- conditions for CI ---------------------------------------------------------------------------
+
+_FORM = re.compile(r"^\s*([a-z]+)\s*(<|>)\s*(\d+(?:\.\d+)?)\s*x?\s*$")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Fails when a figure's ratio is beyond `bound`, and the difference is seen: an interval that
+    holds 1 is noise, not a regression. Without an interval the ratio alone decides.
+    """
+
+    figure: str
+    less: bool
+    bound: float
+
+    @property
+    def text(self) -> str:
+        return f"{self.figure}{'<' if self.less else '>'}{self.bound:g}x"
+
+    def is_missed(self, ratios: Sequence[Ratio]) -> bool:
+        """Raises InputError when the figure was not measured on both sides: nothing was checked."""
+        found = next((r for r in ratios if r.figure.name == self.figure), None)
+        if found is None:
+            raise InputError(
+                f"{self.text} cannot be checked: {self.figure} is not in both runs",
+                next_step="measure both with the same edge bench command",
+            )
+        beyond = found.value < self.bound if self.less else found.value > self.bound
+        return beyond and found.is_significant is not False
+
+
+def parse_gate(text: str) -> Gate:
+    """Raises UsageError on anything but FIGURE<RATIOx or FIGURE>RATIOx."""
+    match = _FORM.match(text)
+    names = [figure.name for figure in FIGURES]
+    if not match:
+        raise UsageError(
+            f"not a condition: {text!r}", next_step="write for example --fail-if 'decode<0.95x'"
+        )
+    if match[1] not in names:
+        raise UsageError(
+            f"there is no figure {match[1]!r}.{did_you_mean(match[1], names)}",
+            next_step=f"figures: {', '.join(names)}",
+        )
+    return Gate(match[1], match[2] == "<", float(match[3]))

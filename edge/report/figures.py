@@ -29,6 +29,9 @@ class Run:
     def tests(self, kind: str) -> list[Record]:
         return [r for r in self.records if r["test"].get("kind") == kind]
 
+    def first(self, kind: str) -> Record | None:
+        return next(iter(self.tests(kind)), None)
+
 
 def group_runs(records: Sequence[Record]) -> list[Run]:
     """Records by run id, oldest first. Two machines under one run id are two runs."""
@@ -39,33 +42,37 @@ def group_runs(records: Sequence[Record]) -> list[Run]:
     return sorted(runs, key=lambda run: str(run.head["time"]))
 
 
+def find_spread(record: Record | None, name: str) -> Mapping[str, Any]:
+    """One figure's statistics, empty when it was not measured."""
+    return (record or {}).get("metrics", {}).get(name) or {}
+
+
 def median(record: Record | None, name: str) -> float | None:
     """One figure's median, None when it was not measured."""
-    figure = (record or {}).get("metrics", {}).get(name)
-    value = figure.get("median") if isinstance(figure, dict) else None
+    value = find_spread(record, name).get("median")
     return float(value) if value is not None else None
 
 
 def spread_text(record: Record, name: str, decimals: int = 1) -> str:
     """`median (p10–p90)`; the bracket is left out below two repetitions."""
-    figure = record["metrics"].get(name)
-    if not isinstance(figure, dict) or figure.get("median") is None:
+    value, interval = median(record, name), interval_text(record, name, decimals)
+    if value is None:
         return "–"
-    text = f"{figure['median']:.{decimals}f}"
-    if (figure.get("n") or 0) < 2:
-        return text
-    return f"{text} ({figure['p10']:.{decimals}f}–{figure['p90']:.{decimals}f})"
+    return f"{value:.{decimals}f} ({interval})" if interval else f"{value:.{decimals}f}"
+
+
+def interval_text(record: Record | None, name: str, decimals: int = 1) -> str:
+    """`p10–p90`, or nothing below two repetitions."""
+    figure = find_spread(record, name)
+    if figure.get("median") is None or (figure.get("n") or 0) < 2:
+        return ""
+    return f"{figure['p10']:.{decimals}f}–{figure['p90']:.{decimals}f}"
 
 
 def peak(run: Run, name: str) -> int | None:
     """The largest value of one memory figure over all tests of a run."""
-    values = [
-        figure["maximum"]
-        for record in run.records
-        if isinstance(figure := record["metrics"].get(name), dict)
-        and figure.get("maximum") is not None
-    ]
-    return int(max(values)) if values else None
+    values = [find_spread(record, name).get("maximum") for record in run.records]
+    return max((int(value) for value in values if value is not None), default=None)
 
 
 def best_decode(run: Run) -> Record | None:
@@ -88,19 +95,20 @@ def memory_limit(run: Run) -> int | None:
 
 def settings_text(settings: Mapping[str, Any]) -> str:
     """`4 threads, context 512, KV f16, batch 512`, as far as the run recorded them."""
-    words = {
-        "n_threads": "{} threads",
-        "n_ctx": "context {}",
-        "kv_type": "KV {}",
-        "n_batch": "batch {}",
-    }
-    known = [text.format(settings[key]) for key, text in words.items() if settings.get(key)]
+    keys = ("n_threads", "n_ctx", "kv_type", "n_batch")
+    forms = ("{} threads", "context {}", "KV {}", "batch {}")
+    pairs = zip(forms, map(settings.get, keys), strict=True)
+    known = [form.format(value) for form, value in pairs if value]
     return ", ".join(known) or "settings not recorded"
 
 
 def engine_text(engine: Mapping[str, Any]) -> str:
     """Name and version, as far as the run recorded them."""
     return " ".join(str(part) for part in (engine.get("name"), engine.get("version")) if part)
+
+
+def name_test(record: Record) -> str:
+    return str(record["test"].get("label", "?"))
 
 
 def machine_name(run: Run) -> str:
@@ -112,10 +120,9 @@ def machine_name(run: Run) -> str:
 def imported_note(run: Run) -> str | None:
     """What another tool's results lack, in one sentence; None for our own."""
     origin = run.head.get("imported")
-    if not isinstance(origin, dict):
+    if origin is None:
         return None
-    absent = origin.get("not_measured")
-    what = ", ".join(map(str, absent)) if isinstance(absent, list) and absent else "nothing known"
+    what = ", ".join(origin.get("not_measured") or ()) or "nothing known"
     return f"Imported from {origin.get('tool')}, which did not measure: {what}."
 
 
@@ -178,14 +185,6 @@ def name_clashes(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def interval_text(record: Record | None, name: str, decimals: int = 1) -> str:
-    """`p10–p90`, or nothing below two repetitions."""
-    figure = (record or {}).get("metrics", {}).get(name)
-    if not isinstance(figure, dict) or figure.get("median") is None or (figure.get("n") or 0) < 2:
-        return ""
-    return f"{figure['p10']:.{decimals}f}–{figure['p90']:.{decimals}f}"
-
-
 def is_planned_machine(run: Run) -> bool:
     """Whether the plan was made for the machine that measured: a bundle for a Pi may have been
     tried on a laptop.
@@ -194,24 +193,29 @@ def is_planned_machine(run: Run) -> bool:
     return device is not None and device in ("this-machine", run.head["machine"].get("profile"))
 
 
-def predicted_rows(run: Run) -> list[tuple[str, str, str, str]]:
-    """(figure, predicted, measured, measured ÷ predicted), where the plan has a prediction for the
-    measuring machine; empty otherwise.
+def find_predictions(run: Run) -> list[tuple[str, str, float, float]]:
+    """(figure, unit, predicted, measured), where the plan has a prediction for the measuring
+    machine; empty otherwise.
     """
     promised = run.head.get("predicted")
     if not promised or not is_planned_machine(run):
         return []
-    pairs = [
-        ("decode, tokens/s", promised.get("decode_tps"), median(best_decode(run), "decode_tps")),
-        (
-            "prefill, tokens/s",
-            promised.get("prefill_tps"),
-            median(longest_prefill(run), "prefill_tps"),
-        ),
-        ("anonymous memory, bytes", promised.get("anonymous_bytes"), peak(run, "peak_anon_bytes")),
-    ]
+    decode, prefill = best_decode(run), longest_prefill(run)
+    pairs = (
+        ("decode", "tokens/s", "decode_tps", median(decode, "decode_tps")),
+        ("prefill", "tokens/s", "prefill_tps", median(prefill, "prefill_tps")),
+        ("anonymous memory", "bytes", "anonymous_bytes", peak(run, "peak_anon_bytes")),
+    )
     return [
-        (name, f"{plan:,.0f}", f"{got:,.0f}", f"{got / plan:.2f}")
-        for name, plan, got in pairs
-        if plan and got
+        (name, unit, float(plan), float(got))
+        for name, unit, key, got in pairs
+        if (plan := promised.get(key)) and got
+    ]
+
+
+def predicted_rows(run: Run) -> list[tuple[str, str, str, str]]:
+    """(figure, predicted, measured, measured ÷ predicted), as far as both are known."""
+    return [
+        (f"{name}, {unit}", f"{plan:,.0f}", f"{got:,.0f}", f"{got / plan:.2f}")
+        for name, unit, plan, got in find_predictions(run)
     ]

@@ -7,11 +7,10 @@ scripts and all loading, in case something slips through anyway.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from boardfit.edge.errors import EngineMissingError
 from boardfit.edge.report.chart import Chart, Missing
@@ -52,10 +51,9 @@ MAX_DETAILED, MAX_DETAILED_OF_MANY, MANY_RUNS = 6, 2, 50
 MAX_ROWS = 200
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     chart: Chart
-    svg: Any  # markupsafe.Markup
+    svg: str
 
 
 def render_page(
@@ -69,7 +67,6 @@ def render_page(
     """
     try:
         import jinja2
-        import markupsafe
     except ModuleNotFoundError as error:
         raise EngineMissingError(
             f"the page needs the Python package {error.name!r}, which is not installed",
@@ -80,23 +77,19 @@ def render_page(
     labels = label_sections(runs, groups)
     n_detailed = MAX_DETAILED if len(runs) <= MANY_RUNS else MAX_DETAILED_OF_MANY
     detailed = list(zip(runs, labels, strict=True))[-n_detailed:][::-1]
-    fleets = [
-        make_fleet(group, number, markupsafe.Markup)
-        for number, group in enumerate(groups, 1)
-        if len(group) > 1
-    ]
-    drawn, missing = pictures([quality_against_size(runs)], "all", markupsafe.Markup)
+    fleets = [make_fleet(group, n) for n, group in enumerate(groups, 1) if len(group) > 1]
+    drawn, missing = pictures([quality_against_size(runs)], "all")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["plain"] = lambda text, limit=300: printable(str(text), limit)
     template = environment.from_string(_file("page.html.j2"))
     sections = [
-        section(run, label, number, within_s, markupsafe.Markup, run.run_id in partial)
+        section(run, label, number, within_s, run.run_id in partial)
         for number, (run, label) in enumerate(detailed, 1)
     ]
     page = template.render(
-        css=markupsafe.Markup(_file("page.css")),
+        css=_file("page.css"),
         title=page_title(runs),
         kinds_note=fleet_verdict(runs) if len(groups) > 1 else None,
         fleets=fleets,
@@ -108,7 +101,7 @@ def render_page(
         n_detailed=len(sections),
         notes=[*name_clashes(runs), *notes],
     )
-    return replace_surrogates(page)
+    return page.encode("utf-8", "replace").decode()  # lone surrogates: JSON may hold them
 
 
 def label_sections(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> list[str]:
@@ -123,10 +116,10 @@ def label_sections(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> list
     return [labels[id(run)] for run in runs]
 
 
-def make_fleet(runs: Sequence[Run], number: int, markup: Any) -> dict[str, Any]:
+def make_fleet(runs: Sequence[Run], number: int) -> dict[str, Any]:
     """Everything the template shows of several runs of one kind."""
     rows = list(zip(fleet_rows(runs), heat_shares(runs), strict=True))[-MAX_ROWS:][::-1]
-    drawn, missing = pictures([side_by_side(runs)], f"fleet{number}", markup)
+    drawn, missing = pictures([side_by_side(runs)], f"fleet{number}")
     return {
         "id": f"fleet{number}",
         "kind": name_kind(runs[0]),
@@ -148,40 +141,29 @@ def assign_heat(
     return cells[0], list(zip(cells[1:], steps, strict=True))
 
 
-def replace_surrogates(text: str) -> str:
-    """Lone surrogates (JSON may hold them, UTF-8 may not) as question marks."""
-    return re.sub("[\ud800-\udfff]", "?", text)
-
-
 def _file(name: str) -> str:
     return resources.files("boardfit.edge.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def pictures(
-    charts: Sequence[Chart | Missing], prefix: str, markup: Any
-) -> tuple[list[Picture], list[Missing]]:
+def pictures(charts: Sequence[Chart | Missing], prefix: str) -> tuple[list[Picture], list[Missing]]:
     """Charts drawn with ids of their own, and those that are missing."""
     drawn, missing = [], []
     for chart in charts:
         if isinstance(chart, Missing):
             missing.append(chart)
         else:
-            named = replace(
-                chart,
-                key=f"{prefix}-{chart.key}",
-                title=printable(chart.title),
-                summary=printable(chart.summary, 600),
-            )
-            drawn.append(Picture(named, markup(draw_svg(named))))
+            title, summary = printable(chart.title), printable(chart.summary, 600)
+            named = replace(chart, key=f"{prefix}-{chart.key}", title=title, summary=summary)
+            drawn.append(Picture(named, draw_svg(named)))
     return drawn, missing
 
 
 def section(
-    run: Run, label: str, number: int, within_s: float | None, markup: Any, partial: bool = False
+    run: Run, label: str, number: int, within_s: float | None, partial: bool = False
 ) -> dict[str, Any]:
     """Everything the template shows of one run."""
     kind = find_kind(run)
-    drawn, missing = pictures(kind.charts(run, within_s), f"run{number}", markup)
+    drawn, missing = pictures(kind.charts(run, within_s), f"run{number}")
     if not energy_rows(run):
         reason = "no power sensor was readable, or no request took three seconds"
         missing.append(Missing("Energy per token", reason))
@@ -213,6 +195,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
     settings, kit = head["settings"], head["kit"]
     cores = machine.get("n_cores")
     commit = str(kit.get("commit") or "")[:12]
+    changed = "changed since the commit" if kit.get("changed") else ""
     facts = [
         ("artifact", f"{artifact['name']}, {format_bytes(artifact.get('n_bytes'))}"),
         ("artifact SHA-256", artifact.get("sha256")),
@@ -226,12 +209,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
         ("governor", machine.get("governor")),
         *((f"state {when}", state_text(head, when)) for when in ("before", "after")),
         ("planned for", head.get("board")),
-        (
-            "boardfit",
-            _join_known(
-                kit.get("version"), commit, "changed since the commit" if kit.get("changed") else ""
-            ),
-        ),
+        ("boardfit", _join_known(kit.get("version"), commit, changed)),
         ("measured", head["time"]),
         ("run", run.run_id),
     ]
@@ -240,10 +218,7 @@ def provenance(run: Run) -> list[tuple[str, str]]:
 
 def state_text(head: Record, when: str) -> str:
     """Temperature, clock, throttle bits and load before or after, as far as they were readable."""
-    states = head.get("states")
-    state = states.get(when) if isinstance(states, dict) else None
-    if not isinstance(state, dict):
-        return ""
+    state = (head.get("states") or {}).get(when) or {}
     forms = (
         ("temp_c", "{:.0f} °C"),
         ("clock_hz", "{:.3g} Hz"),
@@ -254,7 +229,7 @@ def state_text(head: Record, when: str) -> str:
     return ", ".join(
         form.format(int(value) if "#x" in form else value)
         for form, value in known
-        if isinstance(value, (int, float))
+        if value is not None
     )
 
 

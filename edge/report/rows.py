@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from boardfit.edge.bench.power import METHODS
-from boardfit.edge.report.figures import Record, Run, median, peak, spread_text
+from boardfit.edge.report.figures import Record, Run, median, name_test, peak, spread_text
 from boardfit.edge.units import format_bytes, format_seconds
 
 _PERCENT = re.compile(r"[+-]\d{1,9}%")
@@ -24,15 +24,15 @@ def flag_lines(run: Run) -> list[str]:
             head, _, last = flag.rpartition(" ")
             stem, end = (head, last) if _PERCENT.fullmatch(last) else (flag, "")
             labels = stems.setdefault(stem, {}).setdefault(end, [])
-            labels.append(str(record["test"].get("label", "?")))
+            labels.append(name_test(record))
+
+    def add_tests(end: str, labels: Sequence[str]) -> str:
+        return end if len(labels) == len(run.records) else f"{end} ({', '.join(labels)})".strip()
+
     return [
-        f"{stem} {', '.join(_with_tests(end, labels, run) for end, labels in ends.items())}".strip()
+        f"{stem} {', '.join(add_tests(*part) for part in ends.items())}".strip()
         for stem, ends in stems.items()
     ]
-
-
-def _with_tests(end: str, labels: Sequence[str], run: Run) -> str:
-    return end if len(labels) == len(run.records) else f"{end} ({', '.join(labels)})".strip()
 
 
 def memory_rows(run: Run) -> list[tuple[str, str]]:
@@ -62,7 +62,7 @@ def energy_rows(run: Run) -> list[tuple[str, str, str]]:
     """(test, power, energy per token) where a sensor saw it; nothing otherwise."""
     return [
         (
-            str(record["test"].get("label", "?")),
+            name_test(record),
             f"{spread_text(record, 'power_w', 2)} W",
             f"{spread_text(record, 'j_per_token', 3)} J",
         )

@@ -10,8 +10,8 @@ from typing import Any
 from boardfit.edge.bench.metrics import drift, measure
 from boardfit.edge.bench.sustained import sustained_ratio
 from boardfit.edge.bench.trace_rows import expand_trace
-from boardfit.edge.report.chart import Chart, Missing, Panel, Series, thin
-from boardfit.edge.report.figures import Record, Run
+from boardfit.edge.report.chart import Chart, Missing, Panel, Series, sentence, thin
+from boardfit.edge.report.figures import Record, Run, name_test
 
 NS = 1e-9
 
@@ -53,7 +53,7 @@ def speed_windows(run: Run) -> dict[str, list[tuple[float, float]]]:
             span = (times[last] - times[first]) * NS
             if span:
                 middle = start_s + (times[first] + times[last]) / 2 * NS
-                rates = found.setdefault(str(record["test"].get("label", "?")), [])
+                rates = found.setdefault(name_test(record), [])
                 rates.append((middle, (last - first) / span))
     return found
 
@@ -100,45 +100,31 @@ def speed_over_time(run: Run) -> Chart | Missing:
     if max(map(len, windows.values()), default=0) > MAX_WINDOWS:
         windows = {label: medians(points) for label, points in windows.items()}
         note = "Each point is the median of its spell. "
-    speeds = tuple(
-        Series(label, *thin([t for t, _ in points], [v for _, v in points]), "points")
-        for label, points in windows.items()
-    )
-    panels = [Panel("tokens/s", speeds)] if speeds else []
-    rows = [
-        (f"{label}, tokens/s", f"{min(y):.1f}", f"{max(y):.1f}", str(len(y)))
-        for label, points in windows.items()
-        if (y := [rate for _, rate in points])
-    ]
-    spans = []
+    speeds, rows, spans = list[Series](), list[tuple[str, ...]](), list[str]()
+    for label, points in windows.items():
+        times, rates = zip(*points, strict=True)
+        speeds.append(Series(label, *thin(times, rates), "points"))
+        low, high = f"{min(rates):.1f}", f"{max(rates):.1f}"
+        rows.append((f"{label}, tokens/s", low, high, str(len(rates))))
+    panels = [Panel("tokens/s", tuple(speeds))] if speeds else []
     for label, unit, points in sensors:
         if not points:
             continue
-        values = [value for _, value in points]
+        times, values = zip(*points, strict=True)
         low, high = f"{min(values):.2f}", f"{max(values):.2f}"
         span = f"stayed at {low}" if low == high else f"ran from {low} to {high}"
         spans.append(f"{label} {span} {unit}")
-        drawn = Series(label, *thin([t for t, _ in points], values))
-        panels.append(Panel(unit, (drawn,), y_from_zero=False))
+        panels.append(Panel(unit, (Series(label, *thin(times, values)),), y_from_zero=False))
         rows.append((f"{label}, {unit}", low, high, str(len(values))))
     if len(measured) < len(sensors):
         absent = ", ".join(label for label, _, points in sensors if not points)
         note += f"Not measured here: {absent}; no sensor was readable."
+    text = " ".join(part for part in (summary, sentence(spans)) if part)
+    header = ("figure", "lowest", "highest", "points")
     return Chart(
-        "speed-time",
-        title,
-        " ".join(part for part in (summary, sentence(spans)) if part),
-        "seconds",
-        tuple(panels),
-        ("figure", "lowest", "highest", "points"),
-        tuple(rows),
+        "speed-time", title, text, "seconds", tuple(panels), header, tuple(rows),
         note.strip() or None,
-    )
-
-
-def sentence(parts: Sequence[str]) -> str:
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+    )  # fmt: skip
 
 
 def speed_summary(run: Run, windows: Mapping[str, Sequence[tuple[float, float]]]) -> str | None:
@@ -164,12 +150,9 @@ def sensor_points(run: Run) -> list[tuple[str, str, list[tuple[float, float]]]]:
         for start_s, _, trace in timed_traces(run)
         for row in trace.get("heat", [])
     ]
-    kinds = (("temperature", "°C", 1, 1.0), ("clock", "GHz", 2, 1e-9), ("power", "W", 4, 1.0))
-    return [
-        (
-            label,
-            unit,
-            [(t, row[i] * scale) for t, row in rows if i < len(row) and row[i] is not None],
-        )
-        for label, unit, i, scale in kinds
-    ]
+
+    def find(i: int, scale: float = 1.0) -> list[tuple[float, float]]:
+        return [(t, row[i] * scale) for t, row in rows if i < len(row) and row[i] is not None]
+
+    clock = ("clock", "GHz", find(2, 1e-9))
+    return [("temperature", "°C", find(1)), clock, ("power", "W", find(4))]
