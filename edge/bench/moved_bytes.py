@@ -17,8 +17,7 @@ from boardfit.device_profiles.shape import is_behind
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines.llama.estimate import cache_bytes_per_token, count_layers
 from boardfit.edge.files.gguf import GgufHeader, GgufTensor
-from boardfit.edge.probe.bandwidth import measure_copy_bandwidth
-from boardfit.edge.probe.measure import last_level_cache
+from boardfit.edge.probe.measure import last_level_cache, measure_copy_bandwidth
 from boardfit.edge.probe.system import LocalSystem
 from boardfit.edge.units import MIB
 

@@ -38,7 +38,7 @@ from boardfit.edge.flash.answers import (
     parse_target,
 )
 from boardfit.edge.flash.session import Done, ShellSession
-from boardfit.edge.probe.remote import SCRIPT
+from boardfit.edge.probe.remote import probe_script
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
 from boardfit.edge.process.child import PIPE, Popen, TimeoutExpired, start_child
 from boardfit.edge.process.listener import Listener, stop
@@ -104,7 +104,7 @@ away() {  # the path, then the folders of which one must be ours if the path is 
 def capture_system(session: ShellSession) -> CapturedSystem:
     """Everything that a probe can use, as text, read by one small script."""
     mark = secrets.token_hex(16)
-    done = session.run(SCRIPT.replace("@MARK@", mark), timeout_s=120)
+    done = session.run(probe_script(mark), timeout_s=120)
     if done.rc != 0:
         raise shell_error(session.place, done.err, done.rc)
     try:

@@ -69,13 +69,10 @@ def android_facts(properties: dict[str, str]) -> AndroidFacts | None:
     )
 
 
-def read_board_model(system: System) -> str | None:
-    """The board's name: Android's properties, device tree, /proc/cpuinfo, DMI; None in most VMs."""
-    return next(iter(read_board_names(system).names), None)
-
-
 def read_board_names(system: System) -> BoardNames:
-    """Everything by which the system names its board."""
+    """Everything by which the system names its board: Android's properties, device tree,
+    /proc/cpuinfo, DMI. `names` is empty in most virtual machines.
+    """
     properties = parse_getprop(system.output("getprop"))
     android = android_facts(properties)
     cpuinfo = system.read("/proc/cpuinfo") or ""

@@ -23,16 +23,15 @@ from boardfit.device_profiles.profile import (
     Software,
     Storage,
 )
-from boardfit.edge.probe.bandwidth import measure_copy_bandwidth
 from boardfit.edge.probe.cpu import group_clusters, parse_cpuinfo
 from boardfit.edge.probe.identity import (
     AndroidFacts,
     android_facts,
     match_boards,
     parse_getprop,
-    read_board_model,
     read_board_names,
 )
+from boardfit.edge.probe.measure import measure_copy_bandwidth
 from boardfit.edge.probe.memory import parse_meminfo, read_limits, usable_memory
 from boardfit.edge.probe.sensors import (
     HeatSensor,
@@ -62,15 +61,15 @@ class ProbeReport:
     """
 
     profile: DeviceProfile
-    matched: str | None
-    n_cores_present: int | None
-    n_cores_online: int | None
-    limit_bytes: int | None
-    heat: tuple[HeatSensor, ...]
-    throttled: int | None
-    power: tuple[PowerSensor, ...]
-    hostname: str | None
-    android: AndroidFacts | None
+    matched: str | None = None
+    n_cores_present: int | None = None
+    n_cores_online: int | None = None
+    limit_bytes: int | None = None
+    heat: tuple[HeatSensor, ...] = ()
+    throttled: int | None = None
+    power: tuple[PowerSensor, ...] = ()
+    hostname: str | None = None
+    android: AndroidFacts | None = None
     possible: tuple[str, ...] = ()
     userland_bits: int | None = None
 
@@ -105,17 +104,16 @@ def read_machine(system: System, usable: frozenset[int] | None = None) -> Device
     total, free = usable_memory(meminfo, read_limits(system))
     if not clusters or not total or free is None:
         return None
-    model = read_board_model(system)
-    boards = match_boards(read_board_names(system), meminfo.get("MemTotal", total))
-    known = boards[0] if boards else None
-    name = model or _host_name(clusters)
+    board = read_board_names(system)
+    known = next(iter(match_boards(board, meminfo.get("MemTotal", total))), None)
+    model = next(iter(board.names), None)
+    name = model or " + ".join(f"{cluster.count}x {cluster.core}" for cluster in clusters)
     memory = BoardMemory(total, max(0, total - free))
     storage = Storage(medium=storage_medium(system))
+    found = DeviceProfile(THIS_MACHINE, name, memory, clusters, storage=storage)
     software = _software(system)
     if known is None:
-        return DeviceProfile(
-            THIS_MACHINE, name, memory, clusters, storage=storage, software=software
-        )
+        return replace(found, software=software)
     memory = replace(known.memory, ram_bytes=memory.ram_bytes, reserved_bytes=memory.reserved_bytes)
     return replace(
         known,
@@ -132,8 +130,7 @@ def read_machine(system: System, usable: frozenset[int] | None = None) -> Device
 def read_report(system: System, usable: frozenset[int] | None = None) -> ProbeReport | None:
     """Everything that can be read without measuring; None when the system shows no CPU or memory.
 
-    The profile's identity is `this-machine` on every system. The writer of the profile gives it a
-    name.
+    The profile's identity is `this-machine` on every system; its writer gives it a name.
     """
     profile = read_machine(system, usable)
     if profile is None:
@@ -161,9 +158,7 @@ def read_report(system: System, usable: frozenset[int] | None = None) -> ProbeRe
 
 def usable_processors() -> frozenset[int] | None:
     """Processors that this process may run on (taskset, cpuset); None if unknown."""
-    if hasattr(os, "sched_getaffinity"):
-        return frozenset(os.sched_getaffinity(0))
-    return None
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def report_this_machine() -> ProbeReport:
@@ -173,7 +168,7 @@ def report_this_machine() -> ProbeReport:
         if report is not None:
             return report
     profile = replace(_portable_profile(), software=_own_software())
-    return ProbeReport(profile, None, None, None, None, (), None, (), platform.node() or None, None)
+    return ProbeReport(profile, hostname=platform.node() or None)
 
 
 def probe_this_machine(*, measure: bool = True) -> DeviceProfile:
@@ -186,26 +181,19 @@ def probe_this_machine(*, measure: bool = True) -> DeviceProfile:
     profile = replace(report.profile, software=_own_software())
     earlier = user_profiles().get(profile_name(report))
     if earlier is not None and earlier.clusters == profile.clusters:
+        known = earlier.memory
         memory = replace(
             profile.memory,
-            bandwidth_sustained=earlier.memory.bandwidth_sustained,
-            bandwidth_by_threads=earlier.memory.bandwidth_by_threads,
+            bandwidth_sustained=known.bandwidth_sustained,
+            bandwidth_by_threads=known.bandwidth_by_threads,
         )
-        return replace(
-            profile,
-            memory=memory,
-            storage=earlier.storage,
-            kernel_speeds=earlier.kernel_speeds,
-            basis=earlier.basis,
-        )
+        measured = {"storage": earlier.storage, "kernel_speeds": earlier.kernel_speeds}
+        return replace(profile, memory=memory, basis=earlier.basis, **measured)  # type: ignore[arg-type]
     if profile.memory.bandwidth_sustained is None and measure:
         n_threads = default_threads(profile)
-        bandwidth = measure_copy_bandwidth(n_threads)
-        memory = replace(
-            profile.memory,
-            bandwidth_sustained=bandwidth,
-            bandwidth_by_threads=((n_threads, bandwidth),),
-        )
+        rate = measure_copy_bandwidth(n_threads)
+        rates = ((n_threads, rate),)
+        memory = replace(profile.memory, bandwidth_sustained=rate, bandwidth_by_threads=rates)
         profile = replace(profile, memory=memory, basis="measured here")
     return profile
 
@@ -295,14 +283,6 @@ def _portable_profile() -> DeviceProfile:
     # Every Arm Mac has these; on x86 no portable way exists, so only the baseline is claimed.
     isa = frozenset(["neon", "fp16", "dotprod", "lse"]) if machine == "arm64" else frozenset[str]()
     cluster = CpuCluster(platform.processor() or machine or "unknown", cores, None, isa)
-    available = min(memory.available, memory.total)
-    return DeviceProfile(
-        THIS_MACHINE,
-        f"{platform.system()} {machine}".strip(),
-        BoardMemory(memory.total, memory.total - available),
-        (cluster,),
-    )
-
-
-def _host_name(clusters: tuple[CpuCluster, ...]) -> str:
-    return " + ".join(f"{cluster.count}x {cluster.core}" for cluster in clusters)
+    ram = BoardMemory(memory.total, memory.total - min(memory.available, memory.total))
+    name = f"{platform.system()} {machine}".strip()
+    return DeviceProfile(THIS_MACHINE, name, ram, (cluster,))

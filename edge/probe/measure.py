@@ -1,22 +1,30 @@
 """What a probe measures on the machine it runs on, within a time budget: bandwidth by thread count,
 the engine's 4-bit kernels, storage. The findings turn a `DeviceProfile` into a measured one.
+
+On a board behind ssh this runs from a zip file (`boardfit.edge.probe.remote_measure`), with nothing
+but Python 3.10, and prints JSON lines:
+
+    python3 probe.zip MARK '{"clusters": […], "ram_bytes": …, "free_bytes": …, "quick": false}'
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import platform
 import re
 import selectors
 import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from boardfit.device_profiles.cost.speed import default_threads
-from boardfit.device_profiles.profile import DeviceProfile, KernelSpeed
-from boardfit.edge.probe.bandwidth import measure_copy_bandwidth
+from boardfit.device_profiles.profile import BoardMemory, CpuCluster, DeviceProfile, KernelSpeed
 from boardfit.edge.probe.ggml import library_folder
 from boardfit.edge.probe.storage import measure_read_speed
 from boardfit.edge.probe.system import LocalSystem, System
@@ -159,6 +167,40 @@ def _copy_block(profile: DeviceProfile) -> int:
     return max(4 << 20, min(128 << 20, profile.free_ram_bytes // 8))
 
 
+def measure_copy_bandwidth(
+    n_threads: int = 1, *, block_bytes: int = 32 * 1024**2, seconds: float = 0.05
+) -> float:
+    """Bytes per second read and written by `n_threads` copying at once, each its part of a block.
+
+    ctypes releases the interpreter lock during `memmove`, so that threads really run in parallel.
+    The best of several passes is taken: other processes can only slow a pass down. Caches as large
+    as the block make it optimistic; nothing in the standard library can flush them.
+    """
+    part = max(block_bytes // n_threads, 1)
+    source = ctypes.create_string_buffer(part * n_threads)
+    target = ctypes.create_string_buffer(part * n_threads)
+    begin, end = ctypes.addressof(source), ctypes.addressof(target)
+
+    def copy(index: int) -> None:
+        ctypes.memmove(end + index * part, begin + index * part, part)
+
+    def one_pass() -> float:
+        threads = [threading.Thread(target=copy, args=(i,)) for i in range(1, n_threads)]
+        start = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        copy(0)
+        for thread in threads:
+            thread.join()
+        return time.perf_counter() - start
+
+    one_pass()  # touches every page, so that faults are not timed
+    best, deadline = float("inf"), time.perf_counter() + seconds
+    while best == float("inf") or time.perf_counter() < deadline:
+        best = min(best, one_pass())
+    return 2 * part * n_threads / max(best, 1e-9)
+
+
 def _run_kernels(command: Sequence[str], found: Measurements, step: Callable[[], None]) -> None:
     """Time the engine in a process of its own, taking its findings as they come."""
     process = start_child(python_argv("boardfit.edge.probe.kernels", *command), stderr=DEVNULL)
@@ -202,3 +244,39 @@ def _keep(finding: dict[str, object], found: Measurements) -> None:
             found.kernels.append(KernelSpeed(kind, repacked, threads, rate))
         case {"isa": list(flags)}:
             found.engine_isa = frozenset(str(flag) for flag in flags)
+
+
+# ---- on a board behind ssh -----------------------------------------------------------------------
+
+
+def build_profile(asked: Mapping[str, Any]) -> DeviceProfile:
+    """The little of a profile that measuring needs."""
+    clusters = tuple(CpuCluster(**{**c, "isa": frozenset(c["isa"])}) for c in asked["clusters"])
+    ram = asked["ram_bytes"]
+    memory = BoardMemory(ram, max(0, ram - asked["free_bytes"]))
+    return DeviceProfile("here", "this board", memory, clusters)
+
+
+def findings_record(found: Measurements) -> dict[str, Any]:
+    """Findings as a JSON-able object."""
+    return {
+        "python": platform.python_version(),
+        "bandwidth_by_threads": sorted(found.bandwidth_by_threads.items()),
+        "kernels": [[k.ggml_type, k.repacked, k.threads, k.macs_per_s] for k in found.kernels],
+        "storage_read": found.storage_read,
+        "engine_isa": None if found.engine_isa is None else sorted(found.engine_isa),
+        "method": found.method,
+        "notes": found.notes,
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    """`MARK JSON` → lines `MARK progress DONE STEPS`, then `MARK found JSON`."""
+    mark, text = argv
+    asked = json.loads(text)
+
+    def progress(done: int, steps: int) -> None:
+        print(mark, "progress", done, steps, flush=True)
+
+    found = measure_machine(build_profile(asked), quick=asked["quick"], progress=progress)
+    print(mark, "found", json.dumps(findings_record(found)), flush=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 from boardfit.device_profiles.profile import ISA_FLAGS, DeviceProfile, KernelSpeed
 from boardfit.edge.probe.measure import Measurements
-from boardfit.edge.probe.remote import Target, ssh_command
+from boardfit.edge.probe.remote import Target, read_script, shell_command
 from boardfit.edge.process.child import DEVNULL, OUR_FOLDER, TimeoutExpired, start_child
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import printable
@@ -31,27 +31,17 @@ _TOTAL_S = 60
 _CLEANING_S = 5
 _MAX_LINE = 65536
 _MAX_LINES = 1000
-_NO_PYTHON, _NO_ROOM = 80, 81
+# What the script ends with.
+_EXITS = {
+    80: "the board has no Python 3.10 or later",
+    81: "the board has no room for a temporary file",
+}
 
-# The archive comes on stdin. `exec` would skip the removal.
-_SCRIPT = """
-cd / || exit 81
-d=$(mktemp -d) || exit 81
-trap 'rm -rf "$d"' EXIT
-trap 'exit 82' HUP INT TERM
-cat > "$d/probe.zip" || exit 81
-p=
-e=$(command -v edge 2>/dev/null) && p=$(head -n 1 "$e" 2>/dev/null | sed -n 's/^#! *//p')
-for c in "$p" python3 python; do
-  [ -n "$c" ] || continue
-  "$c" -I -c 'import sys; sys.exit(sys.version_info < (3, 10))' </dev/null >/dev/null 2>&1 ||
-    continue
-  "$c" -E -B "$d/probe.zip" @MARK@ @ASKED@ </dev/null
-  exit $?
-done
-exit 80
-"""
-_MAIN = "import sys\nfrom boardfit.edge.probe.measure_here import main\nmain(sys.argv[1:])\n"
+_FOLDERS = (
+    *("", "edge", "edge/process", "edge/disk", "edge/files", "edge/terminal", "edge/probe"),
+    *("device_profiles", "device_profiles/cost"),
+)
+_MAIN = "import sys\nfrom boardfit.edge.probe.measure import main\nmain(sys.argv[1:])\n"
 
 
 def package_archive() -> bytes:
@@ -59,17 +49,7 @@ def package_archive() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("__main__.py", _MAIN)
-        for folder in (
-            "",
-            "edge",
-            "edge/process",
-            "edge/disk",
-            "edge/files",
-            "edge/terminal",
-            "edge/probe",
-            "device_profiles",
-            "device_profiles/cost",
-        ):
+        for folder in _FOLDERS:
             for path in sorted(Path(OUR_FOLDER, "boardfit", folder).glob("*.py")):
                 archive.write(path, path.relative_to(OUR_FOLDER).as_posix())
     return buffer.getvalue()
@@ -84,10 +64,9 @@ def measure_remote(
     if target.scheme != "ssh":
         return Measurements(notes=["nothing was measured: a phone's shell has no Python"])
     mark = secrets.token_hex(16)
-    script = _SCRIPT.replace("@MARK@", mark).replace(
-        "@ASKED@", shlex.quote(_settings_json(profile, quick))
-    )
-    command = [*ssh_command(target)[:-2], f"sh -c {shlex.quote(script)}"]
+    asked = shlex.quote(_settings_json(profile, quick))
+    script = read_script(Path(__file__).with_name("measure_board.sh"), mark=mark, asked=asked)
+    command = [*shell_command(target)[:-2], f"sh -c {shlex.quote(script)}"]
     lines: list[str] = []
     with tempfile.TemporaryFile() as archive:
         archive.write(package_archive())
@@ -114,10 +93,7 @@ def measure_remote(
 
 
 def _settings_json(profile: DeviceProfile, quick: bool) -> str:
-    clusters = [
-        {"core": c.core, "count": c.count, "clock_hz": c.clock_hz, "isa": sorted(c.isa)}
-        for c in profile.clusters
-    ]
+    clusters = [{**vars(cluster), "isa": sorted(cluster.isa)} for cluster in profile.clusters]
     free = profile.free_ram_bytes
     return json.dumps(
         {"clusters": clusters, "ram_bytes": profile.ram_bytes, "free_bytes": free, "quick": quick}
@@ -133,13 +109,9 @@ def _show(line: str, mark: str, progress: Progress | None) -> None:
 
 
 def _explain_exit(code: int) -> str:
-    if code == _NO_PYTHON:
-        return "the board has no Python 3.10 or later"
-    if code == _NO_ROOM:
-        return "the board has no room for a temporary file"
     if code < 0:
         return f"it took more than {_TOTAL_S} s"
-    return f"measuring on the board failed (exit {code})"
+    return _EXITS.get(code, f"measuring on the board failed (exit {code})")
 
 
 def parse_findings(text: str) -> Measurements:

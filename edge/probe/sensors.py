@@ -31,10 +31,6 @@ _RAIL = re.compile(
 # What the rails do not see, fitted against a meter at the socket: total = rails × 1.1451 + 0.5879 W
 # (https://pitop.hongjunwu.com, Raspberry Pi 5).
 _PI5_SCALE, _PI5_OFFSET_W = 1.1451, 0.5879
-_TEGRA_RAM = re.compile(r"\bRAM (\d{1,7})/(\d{1,7})MB")
-_TEGRA_CPU = re.compile(r"\bCPU \[([^\]]{1,2000})\]")
-_TEGRA_CORE = re.compile(r"(\d{1,3})%(?:@(\d{1,5}))?")
-_TEGRA_TEMP = re.compile(r"\b([A-Za-z][\w-]{0,31})@(-?\d{1,3}(?:\.\d{1,3})?)C\b")
 _TEGRA_POWER = re.compile(r"\b((?:VDD|VIN|POM)_?\w{0,31}) (\d{1,7})(?:mW)?/(\d{1,7})(?:mW)?")
 # Sensors of a SoC that does not exist answer with these (Linux thermal: THERMAL_TEMP_INVALID).
 _MILLIDEGREES = range(-55_000, 200_000)
@@ -61,17 +57,6 @@ class PowerSensor:
     power_w: float | None
 
 
-@dataclass(frozen=True)
-class Tegrastats:
-    """One line of NVIDIA's tegrastats: RAM in bytes, core states (None: the core is off), °C, W."""
-
-    ram_used_bytes: int | None
-    ram_bytes: int | None
-    core_clocks_hz: tuple[float | None, ...]
-    temps_c: dict[str, float]
-    power_w: dict[str, float]
-
-
 def parse_throttled(text: str | None) -> int | None:
     """`throttled=0x50005` → the bits; None if the firmware reports nothing."""
     match = _THROTTLED.search(text or "")
@@ -86,12 +71,7 @@ def describe_throttled(bits: int | None) -> list[str]:
 def parse_vcgencmd_temp(text: str | None) -> float | None:
     """`temp=39.2'C` → °C."""
     match = _TEMP.search(text or "")
-    return float(match[1]) if match and is_temperature(float(match[1])) else None
-
-
-def is_temperature(celsius: float) -> bool:
-    """Whether silicon survives it. Anything else is a sensor's way to answer nothing."""
-    return int(celsius * 1000) in _MILLIDEGREES
+    return float(match[1]) if match and int(float(match[1]) * 1000) in _MILLIDEGREES else None
 
 
 def parse_pmic(text: str | None) -> dict[str, float]:
@@ -110,30 +90,9 @@ def pi5_total_w(rails: dict[str, float]) -> float | None:
     return sum(rails.values()) * _PI5_SCALE + _PI5_OFFSET_W if rails else None
 
 
-def parse_tegrastats(line: str) -> Tegrastats:
-    """One line of tegrastats of any Jetson; what a line does not contain is None or absent."""
-    ram, cpu = _TEGRA_RAM.search(line), _TEGRA_CPU.search(line)
-    clocks: list[float | None] = []
-    for part in (cpu[1] if cpu else "").split(","):
-        if part.strip() == "off":
-            clocks.append(None)
-        elif match := _TEGRA_CORE.fullmatch(part.strip()):
-            clocks.append(float(match[2]) * 1e6 if match[2] else None)
-    # Boards without a PMIC sensor report 100 °C for it, always.
-    # A domain that is off reads -256 °C.
-    temps = {
-        name: float(c)
-        for name, c in _TEGRA_TEMP.findall(line)
-        if name != "PMIC" and is_temperature(float(c))
-    }
-    power = {name: int(now) / 1000 for name, now, _ in _TEGRA_POWER.findall(line)}
-    return Tegrastats(
-        int(ram[1]) * 2**20 if ram else None,
-        int(ram[2]) * 2**20 if ram else None,
-        tuple(clocks),
-        temps,
-        power,
-    )
+def parse_tegra_power(line: str) -> dict[str, float]:
+    """One line of NVIDIA's tegrastats, of any Jetson: rail → watts."""
+    return {name: int(now) / 1000 for name, now, _ in _TEGRA_POWER.findall(line)}
 
 
 def parse_millidegrees(text: str | None) -> float | None:
@@ -165,8 +124,8 @@ def read_power(system: System) -> tuple[PowerSensor, ...]:
         if name:  # `energy_uj` is readable by root alone since CVE-2020-8694
             found.append(PowerSensor("rapl", name, f"{zone}/energy_uj", None))
     if not found:  # Jetsons whose sensors are no hwmon chips: Nano, TX2 and older
-        stats = parse_tegrastats(system.output("tegrastats") or "")
-        found += [PowerSensor("tegrastats", n, "tegrastats", w) for n, w in stats.power_w.items()]
+        rails = parse_tegra_power(system.output("tegrastats") or "")
+        found += [PowerSensor("tegrastats", n, "tegrastats", w) for n, w in rails.items()]
     rails = parse_pmic(system.output("pmic"))
     if rails:
         total = pi5_total_w(rails)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime, timezone
 
 import click
@@ -18,11 +18,10 @@ import click
 from boardfit.edge.probe.remote import parse_target
 from boardfit.edge.process.live import Page
 from boardfit.edge.terminal.output import write_text
-from boardfit.edge.watch.draw import ProcessHistory, screen_lines
+from boardfit.edge.watch.draw import ProcessHistory, Rates, screen_lines
 from boardfit.edge.watch.look import Here, Look, LookSource, to_record
-from boardfit.edge.watch.rates import Rates
 from boardfit.edge.watch.remote import WatchedBoard
-from boardfit.edge.watch.screen import Screen, quiet_interrupt
+from boardfit.edge.watch.screen import Screen
 
 # A pipe has no width.
 WIDE, TALL = 200, 10_000
@@ -44,7 +43,7 @@ def watch(target: str | None, interval: float, looks: int | None, as_json: bool)
     """
     source: LookSource = WatchedBoard(parse_target(target), interval) if target else Here()
     title = f"edge watch {target}" if target else "edge watch"
-    with closing(source), quiet_interrupt():
+    with closing(source), suppress(KeyboardInterrupt):  # Ctrl-C is the way to leave
         if as_json or not sys.stdout.isatty():
             print_looks(source, interval, looks, as_json=as_json, title=title)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +12,6 @@ from boardfit.edge.probe.sensors import describe_throttled
 from boardfit.edge.process.live import Page
 from boardfit.edge.units import format_bytes, format_seconds, printable
 from boardfit.edge.watch.look import Look, Machine, ProcessMemory
-from boardfit.edge.watch.rates import mean_rate
 
 Tone = Literal["plain", "bold", "dim", "bad"]
 BARS = "▁▂▃▄▅▆▇█"
@@ -21,6 +21,10 @@ WAITING = "nothing of boardfit runs here now; waiting for edge chat, edge run or
 _NOW = 0xF
 # Percent of the time in which something waited for memory, from which on it is shown as an alarm.
 TIGHT = 10.0
+NS = 1e-9
+WINDOW_S = 2.0
+# Points of a sparkline's history.
+KEPT = 120
 
 
 @dataclass(frozen=True)
@@ -207,3 +211,31 @@ def shorten(text: str, width: int, columns: Callable[[str], int] = _columns) -> 
         if taken > width - 1:
             return text[:i] + "…"
     return text
+
+
+class Rates:
+    """The history of one process: feed it every page that is read."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int, int]] = deque()
+        self.history: deque[float] = deque(maxlen=KEPT)
+
+    def add(self, page: Page, now_s: float) -> float | None:
+        """Decode tokens/s over the looks of the last two seconds. Gaps and the time they took are
+        the process's own, so that prefill between answers, and the moment of a look, do not count.
+        None while nothing is decoded.
+        """
+        self._seen.append((now_s, page.n_gaps, page.gaps_ns))
+        while len(self._seen) > 2 and now_s - self._seen[1][0] >= WINDOW_S:
+            self._seen.popleft()
+        _, n_before, ns_before = self._seen[0]
+        n_gaps, span_ns = page.n_gaps - n_before, page.gaps_ns - ns_before
+        if n_gaps <= 0 or span_ns <= 0:
+            return None
+        self.history.append(n_gaps / (span_ns * NS))
+        return self.history[-1]
+
+
+def mean_rate(page: Page) -> float | None:
+    """Decode tokens/s over all answers so far; None before two tokens of one."""
+    return page.n_gaps / (page.gaps_ns * NS) if page.gaps_ns > 0 else None

@@ -8,50 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+from pathlib import Path
 
 from boardfit.edge.bench.heat import HeatReader
 from boardfit.edge.errors import DeviceUnreachableError
-from boardfit.edge.probe.remote import SCRIPT, Target, adb_command, ssh_command
+from boardfit.edge.probe.remote import Target, probe_script, read_script, shell_command
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
 from boardfit.edge.process.child import PIPE, TimeoutExpired, find_program, start_child
 from boardfit.edge.units import printable
 from boardfit.edge.watch.look import Look, read_machine, read_processes
 
-# The functions f and o come from the probe's script. `[ -f` keeps it from opening a pipe.
-_LOOP = r"""
-while :; do
-  for p in /run/user/*/boardfit/*.json /dev/shm/boardfit*/*.json \
-      "${TMPDIR:-/tmp}"/boardfit*/*.json; do
-    [ -f "$p" ] && { [ -O "${p%/*}" ] || [ "$(id -u)" = 0 ]; } || continue
-    f "$p"
-    i=${p##*/}; i=${i%.json}
-    case "$i" in *[!0-9]*|'') continue ;; esac
-    f /proc/$i/stat /proc/$i/status /proc/$i/smaps_rollup
-  done
-  f /proc/cpuinfo /proc/meminfo /proc/loadavg /proc/pressure/memory /proc/device-tree/model
-  f /sys/class/dmi/id/product_name /sys/devices/platform/soc/soc:firmware/get_throttled
-  f /sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq
-  f /sys/class/thermal/thermal_zone*/type /sys/class/thermal/thermal_zone*/temp
-  f /sys/class/hwmon/hwmon*/name /sys/class/hwmon/hwmon*/*_label
-  f /sys/class/hwmon/hwmon*/in*_input /sys/class/hwmon/hwmon*/curr*_input
-  f /sys/class/hwmon/hwmon*/power*_input
-  f /sys/class/power_supply/*/type /sys/class/power_supply/*/status
-  f /sys/class/power_supply/*/current_now /sys/class/power_supply/*/voltage_now
-  o throttled vcgencmd get_throttled
-  o temp vcgencmd measure_temp
-  o pmic vcgencmd pmic_read_adc
-  printf '%s end\n' "$M" || exit
-  sleep @INTERVAL@ || exit
-done
-"""
 _PAGES = ("/run/user/*/boardfit/*.json", "/dev/shm/*/*.json", "/tmp/*/*.json")
 
 
 def loop_script(mark: str, interval_s: float) -> str:
     """The shell program that prints rounds until its reader closes the pipe."""
-    functions = SCRIPT.partition("f /proc/cpuinfo")[0]
-    loop = _LOOP.replace("@INTERVAL@", f"{interval_s:g}")
-    return (functions + loop).replace("@MARK@", mark)
+    functions = probe_script(mark).partition("f /proc/cpuinfo")[0]
+    loop = Path(__file__).with_name("watch_board.sh")
+    return functions + read_script(loop, mark=mark, interval=f"{interval_s:g}")
 
 
 class WatchedBoard:
@@ -60,7 +34,7 @@ class WatchedBoard:
     def __init__(self, target: Target, interval_s: float) -> None:
         """Raises DeviceUnreachableError if the program that connects is not installed."""
         self._target = target
-        command = ssh_command(target) if target.scheme == "ssh" else adb_command(target)
+        command = shell_command(target)
         if find_program(command[0]) is None:
             raise DeviceUnreachableError(f"{command[0]} is not installed")
         self._mark = secrets.token_hex(16)
@@ -87,10 +61,8 @@ class WatchedBoard:
 
     def _last_words(self) -> str:
         self.close()
-        output = (
-            self._process.stderr.read().decode("utf-8", "replace") if self._process.stderr else ""
-        )
-        words = [line for line in output.splitlines() if line.strip()]
+        output = self._process.stderr.read() if self._process.stderr else b""
+        words = [line for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
         return f"was lost: {printable(words[-1])}" if words else "has closed the connection"
 
     def close(self) -> None:

@@ -7,8 +7,7 @@ import os
 import select
 import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, TextIO
 
@@ -126,18 +125,3 @@ class Screen:
 
     def _on_terminate(self, number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
-
-
-@contextlib.contextmanager
-def quiet_interrupt() -> Iterator[None]:
-    """Ctrl-C is the way to leave here, and no failure."""
-    with contextlib.suppress(KeyboardInterrupt):
-        yield
-
-
-def ticks(interval_s: float) -> Iterator[float]:
-    """Seconds to wait until each next look, so that looks keep their pace."""
-    due = time.monotonic()
-    while True:
-        due = max(due + interval_s, time.monotonic())
-        yield due - time.monotonic()

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import boardfit.edge.probe.machine as machine
-from boardfit.edge.probe.bandwidth import measure_copy_bandwidth
 from boardfit.edge.probe.cpu import group_clusters, parse_cpuinfo
 from boardfit.edge.probe.identity import match_board
 from boardfit.edge.probe.machine import probe_this_machine, read_machine
+from boardfit.edge.probe.measure import measure_copy_bandwidth
 from boardfit.edge.probe.memory import (
     CgroupMount,
     available_bytes,
