@@ -11,11 +11,9 @@ from typing import Any
 
 import click
 
-from boardfit.edge.bench.deadline_options import workload_options
-from boardfit.edge.bench.deadline_record import bench_workload
-from boardfit.edge.bench.language_model import bench_language_model
+from boardfit.edge.bench.language_model import bench_language_model, bench_workload
 from boardfit.edge.bench.network import bench_network, is_network
-from boardfit.edge.bench.request import DEFAULT_REPEATS, BenchRequest
+from boardfit.edge.bench.request import DEFAULT_REPEATS, BenchRequest, workload_options
 from boardfit.edge.bench.sampler import read_memory
 from boardfit.edge.bench.store import append_results, data_directory
 from boardfit.edge.errors import UsageError

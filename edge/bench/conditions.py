@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
-from boardfit.edge.bench.heat import read_heat
+from boardfit.edge.bench.heat import find_meter, read_heat
 from boardfit.edge.bench.metrics import drift
-from boardfit.edge.bench.power import find_meter
+from boardfit.edge.probe.cpu import find_field
 from boardfit.edge.probe.identity import match_boards, read_board_names
 from boardfit.edge.probe.memory import read_limits
-from boardfit.edge.probe.system import LocalSystem
+from boardfit.edge.probe.system import LocalSystem, first_text
 from boardfit.edge.types import HeatSample
 
 # A share of one core's time that others may take before a run counts as disturbed.
@@ -25,10 +22,10 @@ MAX_STEAL_SHARE = 0.02
 MAX_DRIFT = 0.05
 # vcgencmd get_throttled: bits 0-3 are now, 16-19 since boot (Raspberry Pi documentation).
 THROTTLE_NOW = 0xF
+_GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 
 
-@dataclass(frozen=True)
-class Conditions:
+class Conditions(NamedTuple):
     """Counters at one moment: CPU seconds by everybody, by us, stolen; bytes swapped out."""
 
     wall_s: float
@@ -88,26 +85,23 @@ def disturbances(
 def machine_state() -> dict[str, Any]:
     """What changes between the start and the end of a bench; None when it cannot be determined."""
     heat = read_heat()
-    load = psutil.getloadavg()[0]
     return {
-        "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "governor": first_text(LocalSystem(), [_GOVERNOR]),
         "clock_hz": heat.clock_hz,
         "temp_c": heat.temp_c,
         "throttled": heat.throttled,
-        "load_1min": load,
+        "load_1min": psutil.getloadavg()[0],
         "available_bytes": psutil.virtual_memory().available,
     }
 
 
 def machine_facts() -> dict[str, Any]:
     """What a reader needs to know of the machine; None when it cannot be determined."""
-    governor = _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    model, ram_bytes = board_model(), psutil.virtual_memory().total
-    limits = [limit.limit_bytes for limit in read_limits(LocalSystem())]
-    profile = next(iter(match_boards(read_board_names(LocalSystem()), ram_bytes)), None)
-    meter = find_meter()
+    system, ram_bytes, meter = LocalSystem(), psutil.virtual_memory().total, find_meter()
+    limits = [limit.limit_bytes for limit in read_limits(system)]
+    profile = next(iter(match_boards(read_board_names(system), ram_bytes)), None)
     return {
-        "model": model,
+        "model": board_model(),
         "profile": profile.id if profile else None,
         "cpu": cpu_name(),
         "n_cores": psutil.cpu_count(logical=False),
@@ -118,24 +112,21 @@ def machine_facts() -> dict[str, Any]:
         "os": os_name(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "governor": governor,
+        "governor": first_text(system, [_GOVERNOR]),
         "power_sensor": meter.kind if meter else None,
     }
 
 
 def board_model() -> str | None:
     """The name on the device tree (`Raspberry Pi 5 Model B Rev 1.0`), or None."""
-    text = _first_line("/proc/device-tree/model")
-    return text.rstrip("\0") if text else None
+    return first_text(LocalSystem(), ["/proc/device-tree/model"])
 
 
 def cpu_name() -> str | None:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
+    text = LocalSystem().read("/proc/cpuinfo")
+    if text is None:
         return platform.processor() or None
-    match = re.search(r"^(?:model name|Model)\s*:\s*(.+)$", text, re.MULTILINE)
-    return match[1].strip() if match else None
+    return find_field(text, "model name", "Model")
 
 
 def os_name() -> str:
@@ -143,10 +134,3 @@ def os_name() -> str:
         return platform.freedesktop_os_release().get("PRETTY_NAME", platform.platform())
     except OSError:
         return platform.platform()
-
-
-def _first_line(path: str) -> str | None:
-    try:
-        return Path(path).read_text().splitlines()[0].strip()
-    except (OSError, UnicodeDecodeError, IndexError):
-        return None

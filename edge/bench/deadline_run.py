@@ -7,7 +7,9 @@ from the page cache where the kernel lets us, and time predicted from what earli
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -16,7 +18,6 @@ from typing import Any, Literal
 
 from boardfit.edge.bench.conditions import read_conditions
 from boardfit.edge.bench.deadline_summary import by_task, summarize
-from boardfit.edge.bench.refusal import needed_s
 from boardfit.edge.bench.runner import TestRun, drop_page_cache, finish
 from boardfit.edge.bench.sampler import ResourceSampler, read_memory
 from boardfit.edge.bench.workloads import Test
@@ -168,6 +169,31 @@ class Asker:
             "adjustments": [a.kind for a in outcome.adjustments if a.kind != "reused"],
         }
         return row, replace(trace, memory=(read_memory(),))
+
+
+def needed_s(session: Session, text: str, budget: Budget, config: GenerationConfig) -> float:
+    """Seconds that the shortest version of `text` takes to the fewest tokens that are an answer, or
+    to its first one if only that is limited; by the smaller model where there is one. The history
+    and what is known of times stay as they were; the KV cache holds the request then.
+    """
+    asked = session.small or session  # the one that refused last
+    assert asked.deadline is not None
+    timing, messages = asked.deadline.timing, list(asked.messages)
+    times = timing.times
+    asked.system, asked.messages = session.system, list(session.messages)
+    # A copy learns from it: the requests that follow find what they would have found.
+    timing.times = copy.deepcopy(times)
+    n_tokens = 1 if budget.within_s is None else budget.n_min
+    try:
+        began_s = time.monotonic()
+        # A first token within a millisecond cannot be had: the shortest version is taken.
+        least = Budget(first_within_s=1e-3, on_miss="best", tell=False)
+        limited = replace(config, max_tokens=n_tokens, ignore_eos=True)
+        for _ in asked.ask(text, limited, budget=least):
+            pass
+        return time.monotonic() - began_s
+    finally:
+        timing.times, asked.messages = times, messages
 
 
 def run_workload(

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from boardfit.edge.bench.conditions import machine_state
-from boardfit.edge.bench.cooling import wait_until_cool
+from boardfit.edge.bench.deadline_run import Workload, run_workload
+from boardfit.edge.bench.heat import read_heat
 from boardfit.edge.bench.moved_bytes import describe_moved, measure_bandwidth
 from boardfit.edge.bench.record import MeasuredArtifact, make_records
 from boardfit.edge.bench.request import DEFAULT_REPEATS, BenchRequest
-from boardfit.edge.bench.runner import TestRun, measure_load, run_tests
-from boardfit.edge.bench.sustained import run_sustained
+from boardfit.edge.bench.runner import TestRun, measure_load, run_sustained, run_tests
 from boardfit.edge.bench.workloads import make_tests
 from boardfit.edge.engines import open_engine
 from boardfit.edge.engines.target import OpenModel, engine_of, open_model
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.process.live import STATUS
 from boardfit.edge.template.options import parse_variables
-from boardfit.edge.terminal.progress import ProgressLine
+from boardfit.edge.terminal.progress import ProgressLine, Say
 from boardfit.edge.units import printable
+
+MAX_WAIT_S = 600.0
+_EVERY_S = 2.0
 
 
 def bench_language_model(
@@ -59,6 +63,29 @@ def cool_down(request: BenchRequest) -> str | None:
         return None
     say = functools.partial(print, file=sys.stderr, flush=True)
     return wait_until_cool(request.cool_below, say=say)
+
+
+def wait_until_cool(
+    below_c: float,
+    *,
+    read: Callable[[], float | None] = lambda: read_heat().temp_c,
+    max_wait_s: float = MAX_WAIT_S,
+    sleep: Callable[[float], None] = time.sleep,
+    say: Say = lambda text: None,
+) -> str | None:
+    """Wait until the hottest sensor reads less than `below_c` °C, at most `max_wait_s`. Returns
+    what to flag: too warm after the wait, or no sensor; None when the board is cool.
+    """
+    waited = 0.0
+    while (temp_c := read()) is not None and temp_c >= below_c and waited < max_wait_s:
+        say(f"cooling: {temp_c:.0f} °C, waiting for less than {below_c:g}")
+        sleep(_EVERY_S)
+        waited += _EVERY_S
+    if temp_c is None:
+        return "start temperature unknown: no sensor was readable"
+    if temp_c >= below_c:
+        return f"warm start: {temp_c:.0f} °C after {waited:.0f} s of cooling, asked for {below_c:g}"
+    return None
 
 
 def measure_language_model(
@@ -134,3 +161,24 @@ def describe_artifact(opened: OpenModel) -> MeasuredArtifact:
         plan=opened.plan,
         quality=bundle.manifest.get("quality") if bundle else None,
     )
+
+
+def bench_workload(
+    request: BenchRequest, workload: Workload, baseline: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Run the workload and make a record of its warm part, and one of its cold part. `baseline` is
+    this process's memory before.
+    """
+    opened = open_for_bench(request)
+    flag, path = cool_down(request), model_path(opened)
+    artifact = describe_artifact(opened)
+    with closing(opened.engine) as engine, closing(ProgressLine("measuring")) as line:
+        info, before = engine.describe(), machine_state()
+        runs = run_workload(opened, path, workload, line)
+    states = {"before": before, "after": machine_state()}
+    for run in runs:
+        run.flags += [flag] if flag else []
+    made = make_records(
+        list(runs), artifact, info, request.repeat_command(), baseline, states=states
+    )
+    return [{**record, "deadline": run.section()} for record, run in zip(made, runs, strict=True)]

@@ -19,6 +19,9 @@ from boardfit.edge.types import MemorySample, Trace
 
 NS = 1e-9
 MIN_POWER_SAMPLES = 3
+# Of a sustained run the first and the last tenth of the time are compared, each at least this many
+# repetitions.
+SHARE, MIN_REPEATS = 0.1, 2
 
 
 @dataclass(frozen=True)
@@ -192,3 +195,18 @@ def drift(values: Sequence[float]) -> float | None:
     half = len(values) // 2
     first, second = statistics.median(values[:half]), statistics.median(values[-half:])
     return second / first - 1 if first else None
+
+
+def sustained_ratio(points: Sequence[tuple[float, float]]) -> float | None:
+    """Median rate of the last tenth of the time over that of the first; `points` are (seconds,
+    rate) in the order of time. None below four of them.
+    """
+    if len(points) < 2 * MIN_REPEATS:
+        return None
+    span = points[-1][0] - points[0][0]
+    first = [rate for t, rate in points if t - points[0][0] <= SHARE * span]
+    last = [rate for t, rate in points if points[-1][0] - t <= SHARE * span]
+    first = first if len(first) >= MIN_REPEATS else [rate for _, rate in points[:MIN_REPEATS]]
+    last = last if len(last) >= MIN_REPEATS else [rate for _, rate in points[-MIN_REPEATS:]]
+    burst = statistics.median(first)
+    return statistics.median(last) / burst if burst else None

@@ -8,7 +8,6 @@ every weight that takes part, and the cache of all tokens before it. Activations
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import psutil
@@ -27,16 +26,6 @@ _SHARE_OF_FREE = 1 / 8
 _SECONDS = 0.3
 # Read by rows, not whole (src/llama-graph.cpp, build_inp_embd).
 _BY_ROW = ("token_embd.weight", "per_layer_token_embd.weight")
-
-
-@dataclass(frozen=True)
-class Moved:
-    """What one decode test moved. `bandwidth` is in bytes per second, read and written."""
-
-    bytes_per_step: int
-    bandwidth: float
-    method: str
-    mbu: float
 
 
 def measure_bandwidth(n_threads: int) -> float:
@@ -70,9 +59,7 @@ def count_weight_bytes(tensors: Iterable[GgufTensor], header: GgufHeader) -> flo
     total = 0.0
     for tensor in listed:
         is_head = is_tied and tensor.name == _BY_ROW[0]
-        if tensor.name in _BY_ROW and not is_head:
-            continue
-        if is_behind(tensor.name, n_layer):
+        if (tensor.name in _BY_ROW and not is_head) or is_behind(tensor.name, n_layer):
             continue
         share = n_used / n_experts if n_experts and "_exps" in tensor.name else 1.0
         total += tensor.nbytes * share
@@ -82,7 +69,9 @@ def count_weight_bytes(tensors: Iterable[GgufTensor], header: GgufHeader) -> flo
 def describe_moved(
     record: Mapping[str, Any], path: Source, header: GgufHeader, bandwidth: float
 ) -> dict[str, Any] | None:
-    """The entry `moved` of a decode test's record; None for any other test."""
+    """The entry `moved` of a decode test's record; None for any other test. `bandwidth` is in bytes
+    per second, read and written.
+    """
     test, figure = record["test"], record["metrics"].get("decode_tps")
     if test["kind"] != "decode" or not figure or not figure.get("median") or bandwidth <= 0:
         return None
@@ -90,6 +79,9 @@ def describe_moved(
     n_bytes = count_step_bytes(path, header, str(record["settings"]["kv_type"]), depth)
     if n_bytes is None:
         return None
-    mbu = n_bytes * figure["median"] / bandwidth
-    method = f"copy on {record['settings']['n_threads']} threads"
-    return asdict(Moved(n_bytes, bandwidth, method, mbu))
+    return {
+        "bytes_per_step": n_bytes,
+        "bandwidth": bandwidth,
+        "method": f"copy on {record['settings']['n_threads']} threads",
+        "mbu": n_bytes * figure["median"] / bandwidth,
+    }

@@ -20,15 +20,12 @@ _MAX_INPUTS = 1024
 _SEED = 20260101
 
 # What an open dimension is taken to be, by its name; the first that matches decides.
-_BY_NAME: tuple[tuple[re.Pattern[str], int], ...] = tuple(
-    (re.compile(pattern), size)
-    for pattern, size in (
-        (r"past|cache", 0),
-        (r"batch|^n$|^b$|unk__0$", 1),
-        (r"channel|^c$", 3),
-        (r"height|width|^h$|^w$|image|pixel", 224),
-        (r"seq|length|len|time|frame|token|^t$|^s$|^l$", 128),
-    )
+_BY_NAME = (
+    (r"past|cache", 0),
+    (r"batch|^n$|^b$|unk__0$", 1),
+    (r"channel|^c$", 3),
+    (r"height|width|^h$|^w$|image|pixel", 224),
+    (r"seq|length|len|time|frame|token|^t$|^s$|^l$", 128),
 )
 # Text models index tables with their inputs, recurrent ones count lengths: 1 is in every range.
 _LENGTHS = re.compile(r"length|lens?$", re.IGNORECASE)
@@ -105,7 +102,7 @@ def open_dimension(spec: InputSpec, axis: int) -> int:
     name = spec.shape[axis]
     if isinstance(name, str):
         for pattern, size in _BY_NAME:
-            if pattern.search(name.lower()):
+            if re.search(pattern, name.lower()):
                 return size
     if axis == 0:
         return 1

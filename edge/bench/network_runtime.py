@@ -8,7 +8,9 @@ import importlib
 import importlib.util
 import math
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from typing import Any, Protocol
@@ -139,8 +141,7 @@ class OnnxNetwork:
         return self._outputs
 
     def close(self) -> None:
-        self._session = None
-        self._outputs, self._feeds = [], {}
+        self._session, self._outputs, self._feeds = None, [], {}
 
 
 class TfliteNetwork:
@@ -159,20 +160,14 @@ class TfliteNetwork:
         version = installed(_TFLITE_PACKAGES[package])
         runtime = f"{_TFLITE_PACKAGES[package]} {version}"
         interpreter = importlib.import_module(f"{package}.interpreter")
-        with captured_stderr() as captured:
-            failed = ""
-            try:
-                self._interpreter: Any = interpreter.Interpreter(
-                    model_path=os.fspath(path), num_threads=n_threads
-                )
-                self._details = self._interpreter.get_input_details()
-                if not any(-1 in d["shape_signature"] for d in self._details):
-                    self._interpreter.allocate_tensors()
-            except (RuntimeError, ValueError) as error:
-                failed = path.name_path(str(error))
-        if failed:
-            raise tflite_load_error(path.name, runtime, failed, captured.errors)
-        self._name, self._runtime = path.name, runtime
+        self._path, self._runtime = path, runtime
+        with self._load_errors():
+            self._interpreter: Any = interpreter.Interpreter(
+                model_path=os.fspath(path), num_threads=n_threads
+            )
+            self._details = self._interpreter.get_input_details()
+            if not any(-1 in d["shape_signature"] for d in self._details):
+                self._interpreter.allocate_tensors()
         self.inputs = tuple(
             InputSpec(
                 d["name"],
@@ -181,39 +176,43 @@ class TfliteNetwork:
             )
             for d in self._details
         )
-        counts: dict[str, int] = dict.fromkeys(header.operators, 1)
         self.info = RuntimeInfo(
             name=_TFLITE_PACKAGES[package],
             version=version,
             n_threads=n_threads,
             providers=("XNNPACK",),
-            operators=counts,
+            operators=dict.fromkeys(header.operators, 1),
             quant=header.quant,
         )
 
-    def prepare(self, values: Mapping[str, Any]) -> None:
+    @contextmanager
+    def _load_errors(self) -> Iterator[None]:
+        """Put what the interpreter raises and prints into words."""
         with captured_stderr() as captured:
             failed = ""
             try:
-                for detail, spec in zip(self._details, self.inputs, strict=True):
-                    if any(dim is None for dim in spec.shape):
-                        self._interpreter.resize_tensor_input(
-                            detail["index"], values[spec.name].shape
-                        )
-                self._interpreter.allocate_tensors()
-                for detail in self._details:
-                    self._interpreter.set_tensor(detail["index"], values[detail["name"]])
+                yield
             except (RuntimeError, ValueError) as error:
-                failed = str(error)
+                failed = self._path.name_path(str(error))
         if failed:
-            raise tflite_load_error(self._name, self._runtime, failed, captured.errors)
+            raise tflite_load_error(self._path.name, self._runtime, failed, captured.errors)
+
+    def prepare(self, values: Mapping[str, Any]) -> None:
+        with self._load_errors():
+            for detail, spec in zip(self._details, self.inputs, strict=True):
+                if None in spec.shape:
+                    shape = values[spec.name].shape
+                    self._interpreter.resize_tensor_input(detail["index"], shape)
+            self._interpreter.allocate_tensors()
+            for detail in self._details:
+                self._interpreter.set_tensor(detail["index"], values[detail["name"]])
 
     def run(self) -> None:
         try:
             self._interpreter.invoke()
         except RuntimeError as error:
             raise EngineError(
-                f"{self._name}: {self._runtime} failed: {printable(str(error), 400)}"
+                f"{self._path.name}: {self._runtime} failed: {printable(str(error), 400)}"
             ) from None
 
     def outputs(self) -> list[Any]:
@@ -233,9 +232,7 @@ def _onnx_type(text: str) -> str:
 
 def _weights(tensors: Any) -> str:
     """The element type that most bytes of the weights have."""
-    sizes: dict[str, int] = {}
+    sizes: Counter[str] = Counter()
     for tensor in tensors:
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + max(
-            tensor.nbytes, math.prod(tensor.shape)
-        )
-    return max(sizes, key=lambda kind: sizes[kind]) if sizes else "none"
+        sizes[tensor.dtype] += max(tensor.nbytes, math.prod(tensor.shape))
+    return max(sizes, key=sizes.__getitem__, default="none")

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from boardfit.edge.bench.conditions import Conditions, disturbances, read_conditions
-from boardfit.edge.bench.metrics import LoadTrace, Spread, measure, numbers, spread
+from boardfit.edge.bench.metrics import MIN_REPEATS, LoadTrace, Spread, measure, numbers, spread
 from boardfit.edge.bench.metrics import measure_load as load_figures
 from boardfit.edge.bench.sampler import ResourceSampler, read_memory
-from boardfit.edge.bench.token_times import TokenTimes
 from boardfit.edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
 from boardfit.edge.errors import UnsupportedModelError
 from boardfit.edge.process.live import STATUS
@@ -35,6 +35,8 @@ from boardfit.edge.types import (
 
 NO_TEMPLATE = "a base model without chat template: plain text is continued, no question answered"
 
+# Tokens of one sustained repetition: seconds on a slow board, and shallow in every context.
+N_GEN = 128
 # The figure that a test is judged by.
 _RATE = {
     "prefill": "prefill_tps",
@@ -43,6 +45,35 @@ _RATE = {
     "load": "load_s",
     "sustained": "decode_tps",
 }
+
+
+class TokenTimes(Sequence[TokenEvent]):
+    """Token events as their times alone: without text or id, made when they are asked for.
+
+    A benchmark measures memory in its own process. Ten minutes of decode on a fast machine are a
+    million events, 160 bytes each as objects: they would show as the model's memory.
+    """
+
+    def __init__(self, events: Iterable[TokenEvent]) -> None:
+        self._t_ns = array("q", (event.t_ns for event in events if event.token_id is not None))
+
+    def __len__(self) -> int:
+        return len(self._t_ns)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenEvent: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[TokenEvent]: ...
+    def __getitem__(self, index: int | slice) -> TokenEvent | Sequence[TokenEvent]:
+        if isinstance(index, slice):
+            return [TokenEvent(0, "", t_ns) for t_ns in self._t_ns[index]]
+        return TokenEvent(0, "", self._t_ns[index])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TokenTimes) and self._t_ns == other._t_ns
+
+    def __hash__(self) -> int:
+        return hash(self._t_ns.tobytes())
 
 
 @dataclass
@@ -110,6 +141,32 @@ def run_tests(
         if run.test.kind == "end-to-end" and not is_chat:
             run.flags.append(NO_TEMPLATE)
     return runs
+
+
+def run_sustained(
+    engine: Engine, *, seconds: float, n_gen: int = N_GEN, progress: PartProgress | None = None
+) -> TestRun:
+    """Decode for `seconds` without a pause: the same short piece of work again and again, so that a
+    slower repetition is a slower board and not a longer context. A repetition that has begun is
+    finished, and there are at least as many as the ratio needs. No warm-up is dropped: the first
+    burst is half of the answer.
+    """
+    n_gen = min(n_gen, engine.n_ctx - 2)
+    prompt = fixed_tokens(engine, 1)
+    run = TestRun(Test("sustained", 0, 0, n_gen), prompt_hash(prompt))
+    config = GenerationConfig(max_tokens=n_gen + 1, ignore_eos=True)
+    STATUS.set_label(run.test.label)
+    before, started = read_conditions(), time.monotonic()
+    with ResourceSampler() as sampler:
+        while True:
+            elapsed = time.monotonic() - started
+            if elapsed >= seconds and len(run.traces) >= 2 * MIN_REPEATS:
+                break
+            if progress:
+                progress(int(min(elapsed, seconds)), max(1, int(seconds)), run.test.label)
+            run.traces.append(record(engine, prompt, config, time.monotonic_ns()))
+    finish(run, sampler, before, read_conditions())
+    return run
 
 
 def prompt_length(test: Test) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from boardfit.edge.bench.seal import sealed
+from boardfit.edge.bench.store import sealed
 from boardfit.edge.errors import EngineError
 from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.connection_options import ssh_config_option

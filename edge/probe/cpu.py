@@ -98,13 +98,12 @@ def _megahertz(text: str | None) -> float | None:
     return value * 1e6 if 0 < value < 1e6 and math.isfinite(value) else None
 
 
-def cpuinfo_model(text: str) -> str | None:
-    """The board's name that Raspberry Pi kernels print at the end; None elsewhere."""
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        if colon and key.strip() == "Model" and value.strip():
-            return value.strip()
-    return None
+def find_field(text: str, *names: str) -> str | None:
+    """The first line of /proc/cpuinfo with one of these names, and with a value. Raspberry Pi
+    kernels print the board's name as `Model` at the end.
+    """
+    match = re.search(rf"^(?:{'|'.join(names)})[ \t]*:[ \t]*(\S.*)$", text, re.MULTILINE)
+    return match[1].strip() if match else None
 
 
 def group_clusters(

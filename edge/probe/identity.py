@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from boardfit.device_profiles.catalog import shipped_profiles
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.device_profiles.spellings import BoardNames, find_profiles, plain_name
-from boardfit.edge.probe.cpu import cpuinfo_model
+from boardfit.edge.probe.cpu import find_field
 from boardfit.edge.probe.system import System, first_text
 
 _PROPERTY = re.compile(r"^\[([^\]\n]{1,256})\]: \[([^\]\n]{0,1024})\]\s*$", re.MULTILINE)
@@ -82,7 +82,7 @@ def read_board_names(system: System) -> BoardNames:
     names = (
         android.name if android else None,
         tree,
-        None if tree else cpuinfo_model(cpuinfo),
+        None if tree else find_field(cpuinfo, "Model"),
         " ".join(text for text in (vendor, product) if text),
         _dmi_text(system, "board_name"),
         *(properties.get(name) for name in _MARKETING_NAMES),
@@ -104,9 +104,8 @@ def _dmi_text(system: System, name: str) -> str | None:
 
 def _real_cpu(cpuinfo: str) -> str | None:
     """The CPU's name on a PC. A virtual machine shows its host's and has another memory."""
-    fields = dict(re.findall(r"^(model name|flags)\s*:\s*(.*)$", cpuinfo, re.MULTILINE))
-    is_virtual = "hypervisor" in fields.get("flags", "").split()
-    return None if is_virtual else fields.get("model name")
+    is_virtual = "hypervisor" in (find_field(cpuinfo, "flags") or "").split()
+    return None if is_virtual else find_field(cpuinfo, "model name")
 
 
 def match_board(model: str | None, ram_bytes: int) -> DeviceProfile | None:

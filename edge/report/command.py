@@ -11,8 +11,7 @@ from typing import Any, Literal, get_args
 import click
 
 from boardfit.edge.bench.importers import read_all
-from boardfit.edge.bench.newest import MAX_LINES
-from boardfit.edge.bench.store import Results, data_directory
+from boardfit.edge.bench.store import MAX_LINES, Results, data_directory
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import InputError, IntegrityError, UsageError
 from boardfit.edge.report.exports import to_csv, to_llama_bench

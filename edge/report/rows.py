@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from boardfit.edge.bench.power import METHODS
+from boardfit.edge.bench.heat import METHODS
 from boardfit.edge.report.figures import Record, Run, median, name_test, peak, spread_text
 from boardfit.edge.units import format_bytes, format_seconds
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from boardfit.edge.bench.metrics import drift, measure
-from boardfit.edge.bench.sustained import sustained_ratio
+from boardfit.edge.bench.metrics import drift, measure, sustained_ratio
 from boardfit.edge.bench.trace_rows import expand_trace
 from boardfit.edge.report.chart import Chart, Missing, Panel, Series, sentence, thin
 from boardfit.edge.report.figures import Record, Run, name_test

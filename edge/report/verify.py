@@ -9,7 +9,7 @@ from typing import Any
 
 from boardfit.edge.bench.deadline_summary import by_task, summarize
 from boardfit.edge.bench.metrics import measure, measure_load, numbers, spread
-from boardfit.edge.bench.seal import DIGEST, digest_of
+from boardfit.edge.bench.store import DIGEST, digest_of
 from boardfit.edge.bench.trace_rows import expand_load, expand_trace
 from boardfit.edge.errors import InputError
 from boardfit.edge.report.figures import Record, Run, name_test

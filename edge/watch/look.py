@@ -20,11 +20,12 @@ import psutil
 
 from boardfit.edge.bench.heat import HeatReader
 from boardfit.edge.bench.sampler import parse_pss, parse_status
+from boardfit.edge.probe.cpu import parse_cpuinfo
+from boardfit.edge.probe.memory import parse_meminfo
 from boardfit.edge.probe.sensors import describe_throttled
-from boardfit.edge.probe.system import LocalSystem, System
+from boardfit.edge.probe.system import LocalSystem, System, first_text
 from boardfit.edge.process.live import PAGE_BYTES, Page, own_folders, parse_page, parse_start_ticks
 
-_KB_LINE = re.compile(r"^(\w+):\s+(\d{1,15}) kB", re.MULTILINE)
 # Linux, Documentation/accounting/psi.rst
 _PRESSURE = re.compile(r"^some avg10=(\d{1,3}\.\d{1,2}) ", re.MULTILINE)
 
@@ -171,15 +172,14 @@ def read_process_memory(system: System, pid: int) -> ProcessMemory:
 def read_machine(system: System, sensors: HeatReader) -> Machine:
     """The board's sensors and memory."""
     heat, meter = sensors.read(), sensors.meter
-    known = {k: int(n) * 1024 for k, n in _KB_LINE.findall(system.read("/proc/meminfo") or "")}
+    known = parse_meminfo(system.read("/proc/meminfo") or "")
     swap = (known.get("SwapTotal"), known.get("SwapFree"))
     load = (system.read("/proc/loadavg") or "").split(" ")[0]
     pressure = _PRESSURE.search(system.read("/proc/pressure/memory") or "")
-    name = system.read("/proc/device-tree/model") or system.read("/sys/class/dmi/id/product_name")
+    names = ("/proc/device-tree/model", "/sys/class/dmi/id/product_name")
     return Machine(
-        name=(name or "").strip("\0 \n") or None,
-        n_cores=len(re.findall(r"^processor\s*:", system.read("/proc/cpuinfo") or "", re.M))
-        or None,
+        name=first_text(system, names),
+        n_cores=len(parse_cpuinfo(system.read("/proc/cpuinfo") or "")) or None,
         temp_c=heat.temp_c,
         clock_hz=heat.clock_hz,
         throttled=heat.throttled,

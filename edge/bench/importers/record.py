@@ -12,8 +12,7 @@ from typing import Any
 
 from boardfit.edge import __version__
 from boardfit.edge.bench.metrics import spread
-from boardfit.edge.bench.seal import sealed
-from boardfit.edge.bench.store import KIND, SCHEMA
+from boardfit.edge.bench.store import KIND, SCHEMA, sealed
 from boardfit.edge.bench.workloads import Kind, Test
 from boardfit.edge.errors import InputError
 

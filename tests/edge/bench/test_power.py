@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from boardfit.edge.bench.heat import METHODS, find_meter
 from boardfit.edge.bench.metrics import measure
-from boardfit.edge.bench.power import METHODS, find_meter
 from boardfit.edge.bench.store import append_results, read_results
 from boardfit.edge.bench.trace_rows import compact_trace, expand_trace
 from boardfit.edge.bench.workloads import Test as BenchTest

@@ -14,8 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 from boardfit.edge.bench.importers import read_any
-from boardfit.edge.bench.seal import sealed
-from boardfit.edge.bench.store import KIND, SCHEMA
+from boardfit.edge.bench.store import KIND, SCHEMA, sealed
 from boardfit.edge.errors import EdgeError, InputError
 from boardfit.edge.report.command import render_report
 from boardfit.edge.report.compare_command import fleet_data, fleet_lines, read_sides

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.edge.bench.metrics import measure, spread
-from boardfit.edge.bench.seal import digest_of, sealed
-from boardfit.edge.bench.store import read_results
+from boardfit.edge.bench.store import digest_of, read_results, sealed
 from boardfit.edge.bench.trace_rows import compact_trace, expand_trace
 from boardfit.edge.bench.workloads import Test as BenchTest
 from boardfit.edge.errors import InputError, IntegrityError
