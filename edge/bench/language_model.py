@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,19 +148,14 @@ def model_path(opened: OpenModel) -> Path:
 
 def describe_artifact(opened: OpenModel) -> MeasuredArtifact:
     """Describe the artifact as a result keeps it."""
-    bundle = opened.bundle
-    arch = bundle.manifest["model"].get("arch") if bundle else None
-    if arch is None and engine_of(opened.model) == "llama_cpp":
-        arch = read_header(opened.model).arch
-    return MeasuredArtifact(
+    bundle, is_gguf = opened.bundle, engine_of(opened.model) == "llama_cpp"
+    known = MeasuredArtifact.from_bundle(bundle) if bundle else MeasuredArtifact("", None, 0)
+    return replace(
+        known,
         name=printable(opened.name),
-        sha256=bundle.model_file.sha256 if bundle else None,
         n_bytes=opened.model.stat().st_size,
-        bundle_id=bundle.id if bundle else None,
-        arch=arch,
-        license=bundle.manifest["model"].get("license") if bundle else None,
+        arch=known.arch or (read_header(opened.model).arch if is_gguf else None),
         plan=opened.plan,
-        quality=bundle.manifest.get("quality") if bundle else None,
     )
 
 

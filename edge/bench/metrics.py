@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from typing import Any
 
 from boardfit.edge.errors import InputError
 from boardfit.edge.types import MemorySample, Trace
+
+# One figure over repetitions.
+Spread = dict[str, Any]
 
 NS = 1e-9
 MIN_POWER_SAMPLES = 3
@@ -51,23 +55,6 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """One figure over repetitions. `stdev` is the sample's, None below two repetitions."""
-
-    n: int
-    median: float
-    mean: float
-    minimum: float
-    maximum: float
-    p10: float
-    p90: float
-    stdev: float | None
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
 class LoadTrace:
     """One opening of an engine and its first token, as raw monotonic nanoseconds."""
 
@@ -96,21 +83,22 @@ def numbers(metrics: Metrics) -> dict[str, float | int | None]:
 
 def check_trace(trace: Trace) -> None:
     """Raise InputError when the clock of a trace goes backwards or its counts cannot be."""
-    times = [trace.request_start_ns]
-    if trace.prefill_end_ns is not None:
-        times.append(trace.prefill_end_ns)
-    times += [event.t_ns for event in trace.events]
-    times.append(trace.request_end_ns)
-    for before, after in pairwise(times):
+    times = [trace.request_start_ns, trace.prefill_end_ns, *(event.t_ns for event in trace.events)]
+    check_order([*(t for t in times if t is not None), trace.request_end_ns])
+    if not 0 <= trace.n_reused <= trace.n_prompt:
+        raise InputError(
+            f"trace refused: {trace.n_reused} of {trace.n_prompt} prompt tokens reused"
+        )
+
+
+def check_order(times_ns: Sequence[int]) -> None:
+    """Raise InputError when a clock goes backwards."""
+    for before, after in pairwise(times_ns):
         if after < before:
             raise InputError(
                 f"trace refused: its clock goes backwards by {before - after} ns; "
                 "a result needs monotonic timestamps"
             )
-    if not 0 <= trace.n_reused <= trace.n_prompt:
-        raise InputError(
-            f"trace refused: {trace.n_reused} of {trace.n_prompt} prompt tokens reused"
-        )
 
 
 def quantile(values: Sequence[float], q: float) -> float:
@@ -128,25 +116,36 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Statistics over repetitions, or None when there is nothing to describe."""
+    """Statistics over repetitions, or None when there is nothing to describe. `stdev` is the
+    sample's, None below two repetitions.
+    """
     if not values:
         return None
-    return Spread(
-        n=len(values),
-        median=statistics.median(values),
-        mean=statistics.fmean(values),
-        minimum=min(values),
-        maximum=max(values),
-        p10=quantile(values, 0.1),
-        p90=quantile(values, 0.9),
-        stdev=statistics.stdev(values) if len(values) > 1 else None,
-    )
+    return {
+        "n": len(values),
+        "median": statistics.median(values),
+        "mean": statistics.fmean(values),
+        "minimum": min(values),
+        "maximum": max(values),
+        "p10": quantile(values, 0.1),
+        "p90": quantile(values, 0.9),
+        "stdev": statistics.stdev(values) if len(values) > 1 else None,
+    }
+
+
+def spreads(figures: Sequence[Mapping[str, float | None]]) -> dict[str, Spread | None]:
+    """The spread of every figure over the repetitions in which it was measured."""
+    names = dict.fromkeys(name for repetition in figures for name in repetition)
+    return {
+        name: spread([value for f in figures if (value := f.get(name)) is not None])
+        for name in names
+    }
 
 
 def peak(samples: Sequence[MemorySample], field: str) -> int | None:
     """Largest value of one kind of memory, None where it was never measured."""
-    values = [v for v in (getattr(sample, field) for sample in samples) if v is not None]
-    return max(values) if values else None
+    values = (getattr(sample, field) for sample in samples)
+    return max((value for value in values if value is not None), default=None)
 
 
 def measure(trace: Trace) -> Metrics:

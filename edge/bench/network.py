@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.bench.conditions import disturbances, read_conditions
-from boardfit.edge.bench.metrics import peak, quantile, spread
+from boardfit.edge.bench.metrics import Spread, peak, quantile, spread
 from boardfit.edge.bench.network_folder import is_network_folder, open_network_folder
 from boardfit.edge.bench.network_inputs import make_values, parse_shapes, resolve_shapes, shape_text
 from boardfit.edge.bench.network_runtime import Network, open_network
@@ -58,15 +58,14 @@ class InferenceRun(TestRun):
 
     load_s: float = 0.0
 
-    def metrics(self) -> dict[str, dict[str, Any] | None]:
+    def metrics(self) -> dict[str, Spread | None]:
         latencies = [float(figures["latency_s"] or 0.0) for figures in self.figures]
         found: dict[str, Sequence[float]] = {"latency_s": latencies}
         found |= {name: [quantile(latencies, q)] for name, q in _LATENCY_QUANTILES.items()}
         found["load_s"] = [self.load_s]
         peaks = {name: peak(self.traces[0].memory, field) for name, field in _PEAKS.items()}
         found |= {name: [value] for name, value in peaks.items() if value is not None}
-        spreads = {name: spread(values) for name, values in found.items()}
-        return {name: value.to_dict() if value else None for name, value in spreads.items()}
+        return {name: spread(values) for name, values in found.items()}
 
 
 def is_network(path: Path) -> bool:

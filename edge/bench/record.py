@@ -15,8 +15,10 @@ from boardfit.edge import __version__
 from boardfit.edge.bench.conditions import machine_facts
 from boardfit.edge.bench.runner import TestRun
 from boardfit.edge.bench.trace_rows import compact_load, compact_trace
+from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.process.child import SubprocessError, decode_output, run_child
 from boardfit.edge.types import EngineInfo, Plan
+from boardfit.edge.units import printable
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,21 @@ class MeasuredArtifact:
     license: str | None = None
     plan: Plan | None = None
     quality: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> MeasuredArtifact:
+        """All of its files together count, where there are several."""
+        model = bundle.manifest["model"]
+        return cls(
+            name=printable(bundle.name),
+            sha256=bundle.model_file.sha256,
+            n_bytes=bundle.plan.artifact_bytes,
+            bundle_id=bundle.id,
+            arch=model.get("arch"),
+            license=model.get("license"),
+            plan=bundle.plan,
+            quality=bundle.manifest.get("quality"),
+        )
 
 
 def make_records(
@@ -50,6 +67,7 @@ def make_records(
         + [t.start_ns for run in runs for t in run.loads],
         default=0,
     )
+    names = ("n_ctx", "n_threads", "n_batch", "kv_type")
     shared: dict[str, Any] = {
         "run_id": uuid.uuid4().hex,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -62,10 +80,7 @@ def make_records(
         "board": subject.plan.device if subject.plan else None,
         "machine": machine_facts(),
         "settings": {
-            "n_ctx": engine.n_ctx,
-            "n_threads": engine.n_threads,
-            "n_batch": engine.n_batch,
-            "kv_type": engine.kv_type,
+            **{name: getattr(engine, name) for name in names},
             "recipe": subject.plan.recipe if subject.plan else None,
         },
         "predicted": predicted(subject.plan),
@@ -98,18 +113,11 @@ def make_records(
 
 def predicted(plan: Plan | None) -> dict[str, Any] | None:
     """The plan's promises, to stand beside what was measured."""
-    if plan is None:
-        return None
-    return {
-        "device": plan.device,
-        "decode_tps": plan.decode_tps,
-        "prefill_tps": plan.prefill_tps,
-        "peak_bytes": plan.peak_bytes,
-        "anonymous_bytes": plan.anonymous_bytes,
-        "budget_bytes": plan.budget_bytes,
-        "error_bound": plan.error_bound,
-        "basis": plan.basis,
-    }
+    names = (
+        *("device", "decode_tps", "prefill_tps", "peak_bytes", "anonymous_bytes", "budget_bytes"),
+        *("error_bound", "basis"),
+    )
+    return None if plan is None else {name: getattr(plan, name) for name in names}
 
 
 # A card is a page of figures; what is larger is no card.

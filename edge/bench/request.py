@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from boardfit.edge.bench.deadline_run import Workload
 from boardfit.edge.deadline.budget import Budget, OnMiss
 from boardfit.edge.errors import UsageError
 from boardfit.edge.tasks.requests import MIX, find_workload
-from boardfit.edge.terminal.options import add_options
+from boardfit.edge.terminal.options import pass_value
 from boardfit.edge.types import Thinking
 
 DEFAULT_REPEATS = 5
@@ -107,7 +105,50 @@ class BenchRequest:
 
 # ---- options of a workload -----------------------------------------------------------------------
 
-_add_options = add_options(
+
+def parse_workload(
+    workload: str | None,
+    within: str | None = None,
+    first_within: str | None = None,
+    *,
+    on_miss: OnMiss = "refuse",
+    n_requests: int = N_REQUESTS,
+    n_cold: int = N_COLD,
+) -> Workload | None:
+    """The workload that the options name; None if they name neither a workload nor a time. A time
+    alone means requests of every task.
+
+    Raises UsageError for an unknown workload or what is no time.
+    """
+    budget = Budget.parse(within, first_within)
+    if workload is None and budget is None:
+        return None
+    name = workload or MIX
+    typed = {
+        "--workload": name,
+        "--within": within,
+        "--first-within": first_within,
+        "--on-miss": on_miss if on_miss != "refuse" else None,
+        "--requests": n_requests if n_requests != N_REQUESTS else None,
+        "--cold": n_cold if n_cold != N_COLD else None,
+    }
+    given = [(option, value) for option, value in typed.items() if value is not None]
+    return Workload(
+        name,
+        tuple(find_workload(name)),
+        within_s=budget.within_s if budget else None,
+        first_within_s=budget.first_within_s if budget else None,
+        on_miss=on_miss,
+        n_requests=n_requests,
+        n_cold=n_cold,
+        typed=tuple(word for option in given for word in map(str, option)),
+    )
+
+
+#: Adds the options to a click command, which gets one `workload`: a `Workload` or None.
+workload_options = pass_value(
+    "workload",
+    parse_workload,
     click.option(
         "--workload", metavar="TASK",
         help="Measure with the requests of a task (see `edge tasks`), or mix for all tasks.",
@@ -129,71 +170,6 @@ _add_options = add_options(
         help="Number of extra requests, each measured right after opening the engine.",
     ),
 )  # fmt: skip
-
-
-def workload_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options to a click command, which gets one `workload`: a `Workload` or None."""
-
-    @functools.wraps(command)
-    def call(
-        *,
-        workload: str | None,
-        within: str | None,
-        first_within: str | None,
-        on_miss: OnMiss,
-        n_requests: int,
-        n_cold: int,
-        **others: Any,
-    ) -> None:
-        asked = parse_workload(
-            workload, within, first_within, on_miss=on_miss, n_requests=n_requests, n_cold=n_cold
-        )
-        command(workload=asked, **others)
-
-    return _add_options(call)
-
-
-def parse_workload(
-    name: str | None,
-    within: str | None = None,
-    first_within: str | None = None,
-    *,
-    on_miss: OnMiss = "refuse",
-    n_requests: int = N_REQUESTS,
-    n_cold: int = N_COLD,
-) -> Workload | None:
-    """The workload that the options name; None if they name neither a workload nor a time. A time
-    alone means requests of every task.
-
-    Raises UsageError for an unknown workload or what is no time.
-    """
-    budget = Budget.parse(within, first_within)
-    if name is None and budget is None:
-        return None
-    name = name or MIX
-    typed = {
-        "--workload": name,
-        "--within": within,
-        "--first-within": first_within,
-        "--on-miss": on_miss if on_miss != "refuse" else None,
-        "--requests": n_requests if n_requests != N_REQUESTS else None,
-        "--cold": n_cold if n_cold != N_COLD else None,
-    }
-    return Workload(
-        name,
-        tuple(find_workload(name)),
-        within_s=budget.within_s if budget else None,
-        first_within_s=budget.first_within_s if budget else None,
-        on_miss=on_miss,
-        n_requests=n_requests,
-        n_cold=n_cold,
-        typed=tuple(
-            word
-            for option, value in typed.items()
-            if value is not None
-            for word in (option, str(value))
-        ),
-    )
 
 
 def check_alone(workload: Workload, others: dict[str, object]) -> None:

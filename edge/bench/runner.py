@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 from boardfit.edge.bench.conditions import Conditions, disturbances, read_conditions
-from boardfit.edge.bench.metrics import MIN_REPEATS, LoadTrace, Spread, measure, numbers, spread
+from boardfit.edge.bench.metrics import MIN_REPEATS, LoadTrace, Spread, measure, numbers, spreads
 from boardfit.edge.bench.metrics import measure_load as load_figures
 from boardfit.edge.bench.sampler import ResourceSampler, read_memory
 from boardfit.edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
@@ -87,14 +87,8 @@ class TestRun:
     figures: list[dict[str, float | int | None]] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
 
-    def metrics(self) -> dict[str, dict[str, Any] | None]:
-        """Spread of every figure over the repetitions in which it was measured."""
-        names = list(dict.fromkeys(name for figures in self.figures for name in figures))
-        found: dict[str, Spread | None] = {
-            name: spread([f[name] for f in self.figures if f.get(name) is not None])  # type: ignore[misc]
-            for name in names
-        }
-        return {name: value.to_dict() if value else None for name, value in found.items()}
+    def metrics(self) -> dict[str, Spread | None]:
+        return spreads(self.figures)
 
     def rates(self) -> list[float]:
         """One figure per repetition of which more is better: a rate, or one over a time."""

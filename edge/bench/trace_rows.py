@@ -7,10 +7,9 @@ What is read is checked, because anyone may have written a stored trace.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
-from boardfit.edge.bench.metrics import LoadTrace
+from boardfit.edge.bench.metrics import LoadTrace, check_order
 from boardfit.edge.errors import InputError
 from boardfit.edge.fields import Whole, is_finite, shown
 from boardfit.edge.types import HeatSample, MemorySample, TokenEvent, Trace
@@ -86,10 +85,7 @@ def expand_load(stored: Mapping[str, Any]) -> LoadTrace:
 
 
 def expand_memory(rows: Any) -> tuple[MemorySample, ...]:
-    samples = []
-    for row in memory_rows(rows):
-        samples.append(MemorySample(*row))
-    return tuple(samples)
+    return tuple(MemorySample(*row) for row in memory_rows(rows))
 
 
 def memory_rows(rows: Any) -> Sequence[Sequence[Any]]:
@@ -99,8 +95,7 @@ def memory_rows(rows: Any) -> Sequence[Sequence[Any]]:
         for value in row[1:]:
             if value is not None and (type(value) is not int or not 0 <= value < 2**63):
                 raise InputError(f"trace refused: a memory sample holds {shown(value)}")
-    found: Sequence[Sequence[Any]] = rows
-    return found
+    return rows  # type: ignore[no-any-return]
 
 
 def expand_heat(rows: Any) -> tuple[HeatSample, ...]:
@@ -118,9 +113,8 @@ def check_trace(stored: Mapping[str, Any]) -> None:
     are many: who draws them checks them.
     """
     check_clock(stored)
-    if (start := stored.get("start_ns")) is not None and not Whole(-MAX_RUN_NS, MAX_RUN_NS).accepts(
-        start
-    ):
+    start = stored.get("start_ns")
+    if start is not None and not Whole(-MAX_RUN_NS, MAX_RUN_NS).accepts(start):
         raise InputError(f"trace refused: 'start_ns' must be nanoseconds, got {shown(start)}")
     expand_heat(stored.get("heat", []))
     _seconds(stored.get("deadline_s"))
@@ -136,12 +130,7 @@ def check_clock(stored: Mapping[str, Any]) -> None:
         times = [0] if prefill_end is None else [0, _time(prefill_end, "prefill_end_ns")]
         times += _times(stored.get("token_t_ns", []), "token_t_ns")
         times.append(_time(stored.get("end_ns"), "end_ns"))
-    for before, after in pairwise(times):
-        if after < before:
-            raise InputError(
-                f"trace refused: its clock goes backwards by {before - after} ns; "
-                "a result needs monotonic timestamps"
-            )
+    check_order(times)
 
 
 def _rows(value: Any, name: str, *widths: int) -> Sequence[Sequence[Any]]:

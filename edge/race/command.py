@@ -17,16 +17,21 @@ from boardfit.edge.bench.store import append_results, data_directory
 from boardfit.edge.bench.workloads import Test
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.errors import UsageError
-from boardfit.edge.race.agreement import EntrantAgreement, check_agreement, compare_answers
-from boardfit.edge.race.entrants import Entrant, make_entrants
-from boardfit.edge.race.text import measure_pace, median, peak_anonymous, race_lines
-from boardfit.edge.race.turns import Course, run_race
-from boardfit.edge.race.verdict import Lead, find_leads, sentence
+from boardfit.edge.race.entrants import make_entrants
+from boardfit.edge.race.turns import (
+    Course,
+    EntrantAgreement,
+    check_agreement,
+    compare_answers,
+    run_race,
+)
+from boardfit.edge.race.verdict import EntrantPace, Lead, find_leads, sentence
+from boardfit.edge.report.rows import align_columns
 from boardfit.edge.terminal.options import add_options
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.types import EngineInfo
-from boardfit.edge.units import printable
+from boardfit.edge.units import format_bytes, format_seconds, printable
 
 PREFILL = (16, 128, 512, 2048)
 DEPTHS = (0, 512, 2048)
@@ -139,28 +144,12 @@ def make_race_records(courses: Sequence[Course], found: Sequence[Lead]) -> list[
     for number, course in enumerate(order):
         time = (start + timedelta(seconds=number)).isoformat(timespec="seconds")
         info = EngineInfo(**course.info)
-        words = ["edge", "race", course.entrant.bundle.path.name, "…"]
-        made = make_records(
-            [*course.runs, course.loads], describe_subject(course.entrant), info, " ".join(words),
-            course.baseline,
-        )  # fmt: skip
+        bundle = course.entrant.bundle
+        subject, repeat = MeasuredArtifact.from_bundle(bundle), f"edge race {bundle.path.name} …"
+        runs = [*course.runs, course.loads]
+        made = make_records(runs, subject, info, repeat, course.baseline)
         records += [{**record, "time": time, "race": sentence(found)} for record in made]
     return records
-
-
-def describe_subject(entrant: Entrant) -> MeasuredArtifact:
-    bundle = entrant.bundle
-    model = bundle.manifest["model"]
-    return MeasuredArtifact(
-        name=printable(bundle.name),
-        sha256=bundle.model_file.sha256,
-        n_bytes=bundle.plan.artifact_bytes,  # of all its files, where there are several
-        bundle_id=bundle.id,
-        arch=model.get("arch"),
-        license=model.get("license"),
-        plan=bundle.plan,
-        quality=bundle.manifest.get("quality"),
-    )
 
 
 def as_record(
@@ -195,3 +184,74 @@ def as_record(
             for c in courses
         ],
     }
+
+
+# ---- as text: one row per entrant, medians, fastest first ----------------------------------------
+
+
+def measure_pace(course: Course) -> EntrantPace:
+    """Medians of a finished course."""
+    prefill: dict[int, float] = {}
+    decode: dict[int, float] = {}
+    for run in course.runs:
+        if run.test.kind == "prefill" and (value := median(run.metrics(), "prefill_s")):
+            prefill[run.test.n_prompt] = value
+        if run.test.kind == "decode" and (value := median(run.metrics(), "decode_tps")):
+            decode[run.test.n_depth] = value
+    return EntrantPace(course.entrant.label, prefill, decode)
+
+
+def median(metrics: dict[str, dict[str, Any] | None], name: str) -> float | None:
+    figure = metrics.get(name)
+    return None if figure is None else float(figure["median"])
+
+
+def table(courses: Sequence[Course], tests: Sequence[Test]) -> list[str]:
+    """Tokens per second by test; TTFT of the shortest prompt, load, and the peak of anonymous
+    memory over all tests.
+    """
+    shortest = next((t for t in tests if t.kind == "prefill"), None)
+    heads = [f"pp{t.n_prompt}" if t.kind == "prefill" else f"tg@{t.n_depth}" for t in tests]
+    rows = [("entrant", *heads, "TTFT", "load", "anonymous", "file")]
+    for course in sorted(courses, key=lambda c: measure_pace(c).seconds(128)):
+        cells = []
+        for test in tests:
+            metrics = course.find_run(test).metrics()
+            rate = median(metrics, f"{test.kind}_tps")
+            cells.append("–" if rate is None else f"{rate:.1f}" if rate < 100 else f"{rate:.0f}")
+        ttft = median(course.find_run(shortest).metrics(), "ttft_s") if shortest else None
+        load = median(course.loads.metrics(), "load_s")
+        times = (format_seconds(ttft), format_seconds(load))
+        sizes = (peak_anonymous(course), course.entrant.bundle.n_bytes)
+        rows.append((course.entrant.label, *cells, *times, *map(format_bytes, sizes)))
+    return align_columns(rows)
+
+
+def peak_anonymous(course: Course) -> int | None:
+    peaks = [
+        int(figure["maximum"])
+        for run in course.runs
+        if (figure := run.metrics().get("peak_anon_bytes")) is not None
+    ]
+    return max(peaks, default=None)
+
+
+def race_lines(
+    courses: Sequence[Course],
+    tests: Sequence[Test],
+    found: Sequence[Lead],
+    agreements: Sequence[EntrantAgreement],
+) -> list[str]:
+    """The verdict, the table, who agrees with whom, and what disturbed it."""
+    lines = [sentence(found), "", *table(courses, tests)]
+    lines += ["", "  pp: prefill, tg: decode, tokens/s, medians; answers of 64 tokens decide"]
+    if agreements:
+        first = courses[0].entrant
+        shares = ", ".join(
+            f"{row.entrant.engine} {row.entrant.recipe} {row.share:.1%}" for row in agreements
+        )
+        lines.append(f"  same greedy token as {first.engine} {first.recipe}: {shares}")
+    flags = sorted({flag.split(":")[0] for c in courses for run in c.runs for flag in run.flags})
+    if flags:
+        lines.append(f"  disturbed: {', '.join(flags)}; repeat it on a quiet machine")
+    return lines

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from boardfit.edge.bench.deadline_summary import by_task, summarize
-from boardfit.edge.bench.metrics import measure, measure_load, numbers, spread
+from boardfit.edge.bench.metrics import measure, measure_load, numbers, spreads
 from boardfit.edge.bench.store import DIGEST, digest_of
 from boardfit.edge.bench.trace_rows import expand_load, expand_trace
 from boardfit.edge.errors import InputError
@@ -116,10 +116,9 @@ def compare_spreads(
 ) -> list[str]:
     """What is wrong with stored medians and ranges, one line per figure."""
     wrong = []
-    for name in dict.fromkeys([*stored, *(key for figures in derived for key in figures)]):
-        values = [v for figures in derived if (v := figures.get(name)) is not None]
-        again = spread(values)
-        expected: dict[str, Any] = again.to_dict() if again else {}
+    again = spreads(derived)
+    for name in dict.fromkeys([*stored, *again]):
+        expected = again.get(name) or {}
         got = stored.get(name) or {}
         for part in dict.fromkeys([*expected, *got]):
             if not _is_equal(got.get(part), expected.get(part)):

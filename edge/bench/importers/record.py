@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge import __version__
-from boardfit.edge.bench.metrics import spread
+from boardfit.edge.bench.metrics import spreads
 from boardfit.edge.bench.store import KIND, SCHEMA, sealed
 from boardfit.edge.bench.workloads import Kind, Test
 from boardfit.edge.errors import InputError
@@ -73,11 +73,6 @@ def make_record(
     their spread where a tool reports percentiles only.
     """
     test = Test(kind, n_prompt, n_depth, n_gen)  # type: ignore[arg-type]
-    names = dict.fromkeys(name for repetition in figures for name in repetition)
-    spreads = {}
-    for name in names:
-        found = spread([value for f in figures if (value := f.get(name)) is not None])
-        spreads[name] = found.to_dict() if found else None
     shown = label or ("load" if kind == "load" else test.label)
     named = f"{source.sha256} {subject.tool} {subject.name}"
     run_id = hashlib.sha256(named.encode("utf-8", "backslashreplace")).hexdigest()
@@ -130,7 +125,7 @@ def make_record(
                 "n_repeats": len(figures),
                 "prompt_sha256": None,
             },
-            "metrics": dict(metrics) if metrics is not None else spreads,
+            "metrics": dict(metrics) if metrics is not None else spreads(figures),
             "flags": list(flags),
             "traces": [],
             "figures": [dict(repetition) for repetition in figures],

@@ -81,9 +81,9 @@ def test_quantile_stays_within_the_values(values: list[float], q: float) -> None
 def test_spread_has_no_deviation_for_one_value_and_none_for_nothing() -> None:
     assert spread([]) is None
     one = spread([3.0])
-    assert one and one.stdev is None and one.median == 3
+    assert one and one["stdev"] is None and one["median"] == 3
     many = spread([1.0, 2.0, 3.0, 4.0])
-    assert many and many.median == 2.5 and many.p90 == pytest.approx(3.7)
+    assert many and many["median"] == 2.5 and many["p90"] == pytest.approx(3.7)
 
 
 def test_drift_compares_halves() -> None:

@@ -167,7 +167,7 @@ def test_latencies_of_a_network_answer_for_their_own_spread(tmp_path: Path) -> N
     trace = compact_trace(request(0, n_prompt=0, prefill_ms=1, n_out=3, step_ms=10))
     spread_ = spread([f["latency_s"] for f in figures])
     assert spread_ is not None
-    made[0].update(traces=[trace], figures=figures, metrics={"latency_s": spread_.to_dict()})
+    made[0].update(traces=[trace], figures=figures, metrics={"latency_s": spread_})
     path = stored(tmp_path, made)
     assert verify(path).exit_code == 0
     edit(path, lambda line: line["metrics"]["latency_s"].update(median=0.005), reseal=True)
