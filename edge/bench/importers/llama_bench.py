@@ -12,6 +12,7 @@ from typing import Any
 from boardfit.edge.bench.importers.record import (
     ImportedFile,
     ImportedSubject,
+    Sizes,
     count,
     make_record,
     number,
@@ -106,7 +107,7 @@ def record(entry: Mapping[str, Any], source: ImportedFile) -> dict[str, Any]:
     if not n_prompt and not n_gen:
         raise InputError(f"{TOOL}: a test of no tokens")
     samples = entry.get("samples_ns")
-    if isinstance(samples, list):
+    if has_samples := isinstance(samples, list):
         seconds = [number(ns, f"{TOOL}: samples_ns") * 1e-9 for ns in samples]
     else:
         seconds = [(n_prompt + n_gen) / number(entry.get("avg_ts"), f"{TOOL}: avg_ts")]
@@ -116,16 +117,10 @@ def record(entry: Mapping[str, Any], source: ImportedFile) -> dict[str, Any]:
         kind, figures = "decode", [{"decode_tps": n_gen / s} for s in seconds]
     else:
         kind, figures = "prefill", [{"prefill_tps": n_prompt / s} for s in seconds]
-    return make_record(
-        subject(entry, has_samples=isinstance(samples, list)),
-        source,
-        kind,
-        figures,
-        n_prompt=n_prompt,
-        n_depth=n_depth,
-        n_gen=n_gen,
-        time=text_or_none(entry.get("test_time")),
-    )
+    sizes = Sizes(n_prompt, n_gen, n_depth)
+    time = text_or_none(entry.get("test_time"))
+    tested = subject(entry, has_samples=has_samples)
+    return make_record(tested, source, kind, figures, sizes, time=time)
 
 
 def subject(entry: Mapping[str, Any], *, has_samples: bool) -> ImportedSubject:

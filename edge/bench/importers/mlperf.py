@@ -51,22 +51,10 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
         flags.append(f"LoadGen calls the run {fields.get('result is', 'unfinished')[:40]}")
     processed = _PROCESSED.search(text)
     scenario = f"{fields.get('scenario', '?')}, {processed[1] if processed else '?'} queries"
-    return [
-        make_record(
-            ImportedSubject(
-                tool=TOOL,
-                name=fields.get("sut name", "unknown"),
-                build=fields.get("scenario"),
-                not_measured=NOT_MEASURED,
-            ),
-            source,
-            kind,
-            [],
-            flags=flags,
-            metrics=metrics,
-            label=f"{kind} {scenario}",
-        )
-    ]
+    name, build = fields.get("sut name", "unknown"), fields.get("scenario")
+    subject = ImportedSubject(tool=TOOL, name=name, build=build, not_measured=NOT_MEASURED)
+    label = f"{kind} {scenario}"
+    return [make_record(subject, source, kind, [], flags=flags, metrics=metrics, label=label)]
 
 
 def seconds(fields: dict[str, str], name: str) -> float | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from boardfit.edge import __version__
 from boardfit.edge.bench.metrics import spreads
@@ -31,9 +31,8 @@ class ImportedFile:
     @classmethod
     def from_path(cls, path: Path, data: bytes) -> ImportedFile:
         written = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
-        return cls(
-            path.name, hashlib.sha256(data).hexdigest(), written.isoformat(timespec="seconds")
-        )
+        time = written.isoformat(timespec="seconds")
+        return cls(path.name, hashlib.sha256(data).hexdigest(), time)
 
 
 @dataclass(frozen=True)
@@ -55,25 +54,38 @@ class ImportedSubject:
     not_measured: tuple[str, ...] = ()
 
 
+class Sizes(NamedTuple):
+    """Tokens of a test."""
+
+    n_prompt: int = 0
+    n_gen: int = 0
+    n_depth: int = 0
+
+
+NO_SIZES = Sizes()
+
+
 def make_record(
     subject: ImportedSubject,
     source: ImportedFile,
     kind: Kind | str,
     figures: Sequence[Mapping[str, float | None]],
+    sizes: Sizes = NO_SIZES,
     *,
-    n_prompt: int = 0,
-    n_depth: int = 0,
-    n_gen: int = 0,
     time: str | None = None,
     flags: Sequence[str] = (),
     metrics: Mapping[str, Any] | None = None,
     label: str | None = None,
 ) -> dict[str, Any]:
     """One sealed record. `figures` are the repetitions that the tool reports; `metrics` replaces
-    their spread where a tool reports percentiles only.
+    their spread where a tool reports percentiles only. Of the sizes a test keeps those of its kind.
     """
-    test = Test(kind, n_prompt, n_depth, n_gen)  # type: ignore[arg-type]
-    shown = label or ("load" if kind == "load" else test.label)
+    n_prompt, n_gen = int(kind != "decode") * sizes.n_prompt, int(kind != "prefill") * sizes.n_gen
+    test = Test(kind, n_prompt, sizes.n_depth, n_gen)  # type: ignore[arg-type]
+
+    def facts(*keys: str) -> dict[str, Any]:
+        return {key: getattr(subject, key) for key in keys}
+
     named = f"{source.sha256} {subject.tool} {subject.name}"
     run_id = hashlib.sha256(named.encode("utf-8", "backslashreplace")).hexdigest()
     return sealed(
@@ -85,29 +97,13 @@ def make_record(
             "kit": {"version": __version__, "commit": None, "changed": None},
             "engine": {
                 "name": subject.tool,
-                "version": subject.version,
-                "build": subject.build,
-                "quant": subject.quant,
                 "details": {"n_params": subject.n_params},
+                **facts("version", "build", "quant"),
             },
-            "artifact": {
-                "name": subject.name,
-                "sha256": None,
-                "n_bytes": subject.n_bytes,
-                "bundle_id": None,
-            },
-            "board": None,
-            "machine": {"cpu": subject.cpu},
-            "settings": {
-                "n_ctx": subject.n_ctx,
-                "n_threads": subject.n_threads,
-                "n_batch": subject.n_batch,
-                "kv_type": subject.kv_type,
-                "recipe": None,
-            },
-            "predicted": None,
-            "quality": None,
-            "baseline": None,
+            "artifact": {"sha256": None, "bundle_id": None, **facts("name", "n_bytes")},
+            "machine": facts("cpu"),
+            "settings": {"recipe": None, **facts("n_ctx", "n_threads", "n_batch", "kv_type")},
+            **dict.fromkeys(("board", "predicted", "quality", "baseline")),
             "repeat": f"(measured by {subject.tool}; imported from {source.name})",
             "imported": {
                 "tool": subject.tool,
@@ -116,12 +112,8 @@ def make_record(
                 "not_measured": [*subject.not_measured, *NEVER],
             },
             "test": {
-                "kind": kind,
-                "n_prompt": n_prompt,
-                "n_depth": n_depth,
-                "n_gen": n_gen,
-                "page_cache": None,
-                "label": shown,
+                **asdict(test),
+                "label": label or ("load" if kind == "load" else test.label),
                 "n_repeats": len(figures),
                 "prompt_sha256": None,
             },
@@ -137,35 +129,26 @@ def answer_records(
     subject: ImportedSubject,
     source: ImportedFile,
     figures: Sequence[Mapping[str, float | None]],
+    sizes: Sizes,
     *,
-    n_prompt: int,
-    n_gen: int,
     time: str | None = None,
 ) -> list[dict[str, Any]]:
     """Records of answers that a tool times in two parts: the whole, and the speeds of its parts,
     which compare with other tools' tests of them.
     """
-    is_sized = bool(n_prompt or n_gen)
-
-    def part(kind: str, kept: Sequence[Mapping[str, float | None]]) -> dict[str, Any]:
-        return make_record(
-            subject,
-            source,
-            kind,
-            kept,
-            n_prompt=0 if kind == "decode" else n_prompt,
-            n_depth=n_prompt if kind == "decode" else 0,
-            n_gen=0 if kind == "prefill" else n_gen,
-            time=time,
-            label=None if is_sized else f"{kind}, lengths not printed",
-        )
-
-    found = [part("end-to-end", figures)]
+    found = {"end-to-end": list(figures)}
     for kind in ("prefill", "decode"):
         name = f"{kind}_tps"
-        if kept := [{name: figure[name]} for figure in figures if figure.get(name)]:
-            found.append(part(kind, kept))
-    return found
+        found[kind] = [{name: figure[name]} for figure in figures if figure.get(name)]
+    at_depth = {"decode": sizes._replace(n_depth=sizes.n_prompt)}
+    return [
+        make_record(
+            subject, source, kind, kept, at_depth.get(kind, sizes), time=time,
+            label=None if any(sizes) else f"{kind}, lengths not printed",
+        )
+        for kind, kept in found.items()
+        if kept
+    ]  # fmt: skip
 
 
 def number(value: Any, what: str, *, zero: bool = False) -> float:
