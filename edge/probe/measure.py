@@ -86,10 +86,15 @@ def measure_machine(
         command = [str(folder.absolute()), threads, str(weight_bytes), f"{budget_s:.3f}"]
         _run_kernels(command, found, step)
     if not found.bandwidth_by_threads:
+        block, seconds = (
+            max(4 << 20, min(128 << 20, profile.free_ram_bytes // 8)),
+            0.1 if quick else 0.4,
+        )
         for n_threads in counts:
-            found.bandwidth_by_threads[n_threads] = measure_copy_bandwidth(
-                n_threads, block_bytes=_copy_block(profile), seconds=0.1 if quick else 0.4
+            rate = measure_copy_bandwidth(
+                n_threads, block_bytes=block, seconds=0.1 if quick else 0.4
             )
+            found.bandwidth_by_threads[n_threads] = rate
             step()
         found.method = "copy"
     found.storage_read = measure_read_speed(seconds=0.5 if quick else 2.0)
@@ -105,38 +110,25 @@ def busy_note(n_cores: int) -> list[str]:
         load = os.getloadavg()[0]
     except (OSError, AttributeError):  # no such thing on this system
         return []
-    if load < _BUSY * n_cores:
-        return []
-    return [
-        f"the machine was busy (load {load:.1f} on {n_cores} cores): figures are too low; probe"
-        " again when it is idle"
-    ]
+    busy = f"the machine was busy (load {load:.1f} on {n_cores} cores): figures are too low; probe"
+    return [f"{busy} again when it is idle"] if load >= _BUSY * n_cores else []
 
 
 def measured_profile(profile: DeviceProfile, found: Measurements) -> DeviceProfile:
     """The profile with what was measured in place of what was published or unknown."""
-    memory = profile.memory
-    rates = found.bandwidth_by_threads
-    if rates:
-        best = max(rates.values())
-        theoretical = memory.bandwidth_theoretical
+    if rates := found.bandwidth_by_threads:
+        best, theoretical = max(rates.values()), profile.memory.bandwidth_theoretical
         memory = replace(
-            memory,
+            profile.memory,
             bandwidth_sustained=best,
             bandwidth_by_threads=tuple(sorted(rates.items())),
             # Caches can beat a data sheet; a file with such figures would be refused.
             bandwidth_theoretical=theoretical if best <= (theoretical or 0) else None,
         )
-    storage = profile.storage
+        profile = replace(profile, memory=memory, basis="measured here")
     if found.storage_read is not None:
-        storage = replace(storage, read=found.storage_read)
-    return replace(
-        profile,
-        memory=memory,
-        storage=storage,
-        kernel_speeds=tuple(found.kernels),
-        basis="measured here" if rates else profile.basis,
-    )
+        profile = replace(profile, storage=replace(profile.storage, read=found.storage_read))
+    return replace(profile, kernel_speeds=tuple(found.kernels))
 
 
 def thread_counts(n_threads: int, *, quick: bool) -> list[int]:
@@ -161,10 +153,6 @@ def _weight_bytes(profile: DeviceProfile, system: System, *, quick: bool) -> int
     wanted = max(_LEAST_WEIGHTS, 4 * (last_level_cache(system) or 0))
     most = min(_MOST_WEIGHTS // 4 if quick else _MOST_WEIGHTS, profile.free_ram_bytes // 4)
     return max(1 << 20, min(wanted, most))
-
-
-def _copy_block(profile: DeviceProfile) -> int:
-    return max(4 << 20, min(128 << 20, profile.free_ram_bytes // 8))
 
 
 def measure_copy_bandwidth(
@@ -237,13 +225,13 @@ def _keep(finding: dict[str, object], found: Measurements) -> None:
             found.method = "engine"
         case {
             "type": str(kind),
-            "repacked": bool(repacked),
-            "threads": int(threads),
-            "macs_per_s": float(rate),
+            "repacked": bool(packed),
+            "threads": int(n),
+            "macs_per_s": float(r),
         }:
-            found.kernels.append(KernelSpeed(kind, repacked, threads, rate))
+            found.kernels.append(KernelSpeed(kind, packed, n, r))
         case {"isa": list(flags)}:
-            found.engine_isa = frozenset(str(flag) for flag in flags)
+            found.engine_isa = frozenset(map(str, flags))
 
 
 # ---- on a board behind ssh -----------------------------------------------------------------------

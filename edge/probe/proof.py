@@ -88,12 +88,8 @@ class Proof:
         The model needs these (operation, tensor type) and all operations on plain floats. The
         failures are those with weights in the extra buffer types, or the others.
         """
-        return [
-            failure
-            for failure in self.failures
-            if (failure.buffer != PLAIN) == extra
-            and (not failure.kind or (failure.op, failure.kind) in needs)
-        ]
+        found = [failure for failure in self.failures if (failure.buffer != PLAIN) == extra]
+        return [f for f in found if not f.kind or (f.op, f.kind) in needs]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -206,15 +202,11 @@ def run_cases(
     """One child's findings. The last one records how it ended if it did not reach its end. What
     `hopeless` names is not run: it maps a buffer type to the reason.
     """
-    command = python_argv(
-        "boardfit.edge.probe.proof_kernels", str(folder.resolve()), str(n_threads), str(first),
-        json.dumps(dict(hopeless or {})),
-    )  # fmt: skip
+    words = (str(folder.resolve()), str(n_threads), str(first), json.dumps(dict(hopeless or {})))
+    command = python_argv("boardfit.edge.probe.proof_kernels", *words)
+    env = {**os.environ, "GGML_NO_BACKTRACE": "1"}
     try:
-        child = start_child(
-            command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},
-        )  # fmt: skip
+        child = start_child(command, stdin=DEVNULL, stdout=PIPE, stderr=DEVNULL, env=env)
     except OSError:  # an emulator of one program cannot start another
         yield {"exit": None}
         return

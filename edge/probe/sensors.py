@@ -106,8 +106,8 @@ def read_heat(system: System) -> tuple[HeatSensor, ...]:
     sensors = []
     for zone in sorted(system.glob("/sys/class/thermal/thermal_zone*"), key=_natural):
         name = (system.read(f"{zone}/type") or "").strip() or zone.rsplit("/", 1)[1]
-        temp = parse_millidegrees(system.read(f"{zone}/temp"))
-        sensors.append(HeatSensor(name, f"{zone}/temp", temp))
+        path = f"{zone}/temp"
+        sensors.append(HeatSensor(name, path, parse_millidegrees(system.read(path))))
     firmware = parse_vcgencmd_temp(system.output("temp"))
     if not sensors and firmware is not None:
         sensors.append(HeatSensor("firmware", "vcgencmd measure_temp", firmware))
