@@ -86,10 +86,8 @@ def measure_machine(
         command = [str(folder.absolute()), threads, str(weight_bytes), f"{budget_s:.3f}"]
         _run_kernels(command, found, step)
     if not found.bandwidth_by_threads:
-        block, seconds = (
-            max(4 << 20, min(128 << 20, profile.free_ram_bytes // 8)),
-            0.1 if quick else 0.4,
-        )
+        block = max(4 << 20, min(128 << 20, profile.free_ram_bytes // 8))
+        seconds = 0.1 if quick else 0.4
         for n_threads in counts:
             rate = measure_copy_bandwidth(
                 n_threads, block_bytes=block, seconds=0.1 if quick else 0.4
