@@ -97,7 +97,6 @@ def bench(model: Path, output: Path | None, as_json: bool, **options: Any) -> No
 
 def measure(request: BenchRequest, baseline: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Measure a model by its kind: one record per test. `baseline` is this process's memory before.
-
     Raises UsageError for options of another kind.
     """
     if is_network(request.model):

@@ -56,10 +56,7 @@ def disturbances(
     heat: Sequence[HeatSample],
     samples: Sequence[float],
 ) -> list[str]:
-    """Reasons in plain words why a figure may not be the machine's best; empty when there are none.
-
-    `samples` are the repetitions' rates in the order in which they were taken.
-    """
+    """Why a figure may not be the machine's best. `samples` are rates in the order taken."""
     flags = []
     n_cores = psutil.cpu_count() or 1
     elapsed = (after.wall_s - before.wall_s) / n_cores

@@ -86,9 +86,7 @@ class DeadlineTest(Test):
 
 @dataclass
 class DeadlineRun(TestRun):
-    """A `TestRun` with a row for every request, refused ones too; `traces` and `figures` are of the
-    accepted ones.
-    """
+    """A `TestRun` with a row for every request. `traces` and `figures` are of the accepted ones."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -199,10 +197,8 @@ def needed_s(session: Session, text: str, budget: Budget, config: GenerationConf
 def run_workload(
     opened: OpenModel, model_path: Path, workload: Workload, progress: PartProgress | None = None
 ) -> list[DeadlineRun]:
-    """The warm run and, with `n_cold`, the cold one. Closes the engine of `opened` before the
-    latter, so that two never are in memory at once.
-
-    Raises UsageError when the context is too small for the workload.
+    """The warm run and, with `n_cold`, the cold one. Closes the engine of `opened` in between, so
+    that two never are in memory at once. Raises UsageError when the context is too small.
     """
     session = open_session(opened, timed=True)
     asker = Asker(session, opened.engine)
@@ -259,10 +255,8 @@ def _ask_cold(
 def fitting_requests(
     asker: Asker, engine: Engine, workload: Workload
 ) -> tuple[list[TaskRequest], list[str]]:
-    """The requests to ask, one for each task to warm up with first, and a note for each task whose
-    requests the context does not hold: those are left out.
-
-    Raises UsageError when none fits: a workload of shortened prompts would be another workload.
+    """The requests to ask, one for each task to warm up with first, and a note for each task that
+    the context does not hold. Raises UsageError when none fits.
     """
     tasks, notes = workload.tasks, list[str]()
     while tasks:

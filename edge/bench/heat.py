@@ -38,9 +38,7 @@ _INPUT_RAILS = ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0", "POM_IN")
 
 
 class HeatReader:
-    """The sensors of a system: looked for once, read again and again. The hottest thermal zone, the
-    fastest core's clock, the Raspberry Pi firmware's throttle bits, and the power meter.
-    """
+    """The sensors of a system: looked for once, read again and again."""
 
     def __init__(self, system: System | None = None) -> None:
         self._system = system or LocalSystem()

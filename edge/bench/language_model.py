@@ -74,8 +74,8 @@ def wait_until_cool(
     sleep: Callable[[float], None] = time.sleep,
     say: Say = lambda text: None,
 ) -> str | None:
-    """Wait until the hottest sensor reads less than `below_c` °C, at most `max_wait_s`. Returns
-    what to flag: too warm after the wait, or no sensor; None when the board is cool.
+    """Wait until the hottest sensor reads less than `below_c` °C. Returns what to flag, if
+    anything.
     """
     waited = 0.0
     while (temp_c := read()) is not None and temp_c >= below_c and waited < max_wait_s:
@@ -162,9 +162,7 @@ def describe_artifact(opened: OpenModel) -> MeasuredArtifact:
 def bench_workload(
     request: BenchRequest, workload: Workload, baseline: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Run the workload and make a record of its warm part, and one of its cold part. `baseline` is
-    this process's memory before.
-    """
+    """Run the workload: a record of its warm part, and one of its cold part."""
     opened = open_for_bench(request)
     flag, path = cool_down(request), model_path(opened)
     artifact = describe_artifact(opened)

@@ -102,10 +102,7 @@ def check_order(times_ns: Sequence[int]) -> None:
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """Linear-interpolated quantile (type 7 of Hyndman and Fan, numpy's default), 0 ≤ q ≤ 1.
-
-    Raises ValueError on an empty sequence.
-    """
+    """Linear-interpolated quantile (type 7 of Hyndman and Fan). Raises ValueError on no values."""
     if not values:
         raise ValueError("no values")
     ordered = sorted(values)
@@ -116,9 +113,7 @@ def quantile(values: Sequence[float], q: float) -> float:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Statistics over repetitions, or None when there is nothing to describe. `stdev` is the
-    sample's, None below two repetitions.
-    """
+    """Statistics over repetitions, None without any. `stdev` is the sample's."""
     if not values:
         return None
     return {

@@ -48,9 +48,7 @@ def count_step_bytes(path: Source, header: GgufHeader, kv_type: str, depth: int)
 
 
 def count_weight_bytes(tensors: Iterable[GgufTensor], header: GgufHeader) -> float:
-    """Count the bytes of weights that one token reads: of experts, those that are asked; of blocks
-    of next-token prediction, none.
-    """
+    """Count the bytes of weights that one token reads: of experts, those that are asked."""
     listed = list(tensors)
     n_layer = count_layers(header)
     is_tied = all(tensor.name != "output.weight" for tensor in listed)

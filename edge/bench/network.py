@@ -69,9 +69,8 @@ class InferenceRun(TestRun):
 
 
 def is_network(path: Path) -> bool:
-    """Whether a file is measured as a network: `.onnx` without the configuration of a language
-    model beside it, `.tflite` without a tokenizer beside it; or a folder that `edge build` made of
-    such a file.
+    """Whether a model is measured as a network: `.onnx` or `.tflite` without what a language model
+    has beside it, or a folder that `edge build` made of such a file.
     """
     if is_network_folder(path):
         return True
@@ -84,10 +83,7 @@ def is_network(path: Path) -> bool:
 
 
 def bench_network(request: BenchRequest, baseline: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Measure a file or a folder of `edge build`. `baseline` is this process's memory before.
-
-    Raises what `open_network`, `resolve_shapes` and a run raise.
-    """
+    """Measure a file or a folder of `edge build`. `baseline` is this process's memory before."""
     n_threads = request.n_threads or default_threads()
     built = open_network_folder(request.model) if is_network_folder(request.model) else None
     file = built.file if built else model_file(request.model)

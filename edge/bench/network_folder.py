@@ -53,8 +53,7 @@ def is_network_folder(path: Path) -> bool:
 
 def open_network_folder(folder: Path) -> NetworkFolder:
     """Raises InputError for a record that makes no sense, UnsafeInputError for links and paths,
-    IntegrityError for a file that is missing, added or changed, and where keys are pinned, because
-    such a folder carries no signature.
+    IntegrityError for a file that is missing, added or changed, and where keys are pinned.
     """
     where = folder / RECORD
     refuse_unsigned(where)

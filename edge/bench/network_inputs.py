@@ -59,9 +59,8 @@ def resolve_shapes(
     inputs: Sequence[InputSpec], given: Mapping[str, tuple[int, ...]]
 ) -> dict[str, tuple[int, ...]]:
     """A whole shape for every input: what was given, what the file fixes, and a rule for the rest.
-
-    Raises UsageError for a shape that contradicts the file or names no input, UnsupportedModelError
-    for inputs too large to make.
+    Raises UsageError for a wrong shape or name, UnsupportedModelError for inputs that are too
+    large.
     """
     names = [spec.name for spec in inputs]
     if len(names) > _MAX_INPUTS:
@@ -120,9 +119,8 @@ def shape_text(shape: Sequence[int | str | None]) -> str:
 
 def make_values(inputs: Sequence[InputSpec], shapes: Mapping[str, tuple[int, ...]]) -> Any:
     """numpy arrays by input name: floats from 0 to 1, bytes of a picture for uint8, 0 and 1 for
-    other integers (valid in every table of more than one row), ones for masks and lengths.
-
-    Raises UnsupportedModelError for an element type that numpy does not have.
+    other integers (valid in every table of more than one row), ones for masks and lengths. Raises
+    UnsupportedModelError for another element type.
     """
     import numpy as np
 

@@ -66,11 +66,8 @@ class Network(Protocol):
 
 
 def open_network(path: Source, n_threads: int, *, check_memory: bool = True) -> Network:
-    """Check the file, check the memory, load.
-
-    Raises InputError or UnsafeInputError for a broken file, EngineMissingError without a runtime,
-    UnsupportedModelError, naming the operator and the runtime's version, for an operator that the
-    runtime lacks.
+    """Check the file, check the memory, load. Raises InputError or UnsafeInputError for a broken
+    file, EngineMissingError without a runtime, UnsupportedModelError for an operator that it lacks.
     """
     path = model_file(path)
     if path.suffix.lower() == ".onnx":

@@ -59,9 +59,7 @@ def make_records(
     *,
     states: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """One record per test, all with the same run id, time and machine facts. `states` holds the
-    machine's changing state `before` and `after` (`machine_state`).
-    """
+    """One record per test of a run. `states` is the `machine_state` `before` and `after`."""
     origin_ns = min(
         [t.request_start_ns for run in runs for t in run.traces]
         + [t.start_ns for run in runs for t in run.loads],

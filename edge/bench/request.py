@@ -115,10 +115,8 @@ def parse_workload(
     n_requests: int = N_REQUESTS,
     n_cold: int = N_COLD,
 ) -> Workload | None:
-    """The workload that the options name; None if they name neither a workload nor a time. A time
-    alone means requests of every task.
-
-    Raises UsageError for an unknown workload or what is no time.
+    """The workload that the options name, None if they name neither one nor a time. A time alone
+    means requests of every task. Raises UsageError.
     """
     budget = Budget.parse(within, first_within)
     if workload is None and budget is None:

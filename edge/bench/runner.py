@@ -48,10 +48,8 @@ _RATE = {
 
 
 class TokenTimes(Sequence[TokenEvent]):
-    """Token events as their times alone: without text or id, made when they are asked for.
-
-    A benchmark measures memory in its own process. Ten minutes of decode on a fast machine are a
-    million events, 160 bytes each as objects: they would show as the model's memory.
+    """Token events as their times alone. Memory is measured in this process, and a million events
+    as objects of 160 bytes would show as the model's.
     """
 
     def __init__(self, events: Iterable[TokenEvent]) -> None:
@@ -105,10 +103,8 @@ def run_tests(
     progress: PartProgress | None = None,
     sampler: ResourceSampler | None = None,
 ) -> list[TestRun]:
-    """Run every test `repeats` times, interleaved, after one warm-up each; `sampler` is one with
-    other settings or sensors than the usual.
-
-    Raises EngineError when the engine fails; results so far are lost with it, on purpose.
+    """Run every test `repeats` times, interleaved, after one warm-up each. Raises EngineError when
+    the engine fails; results so far are lost with it, on purpose.
     """
     longest = max(max(t.n_prompt, t.n_depth) for t in tests) + 1
     tokens = fixed_tokens(engine, longest)
@@ -141,9 +137,7 @@ def run_sustained(
     engine: Engine, *, seconds: float, n_gen: int = N_GEN, progress: PartProgress | None = None
 ) -> TestRun:
     """Decode for `seconds` without a pause: the same short piece of work again and again, so that a
-    slower repetition is a slower board and not a longer context. A repetition that has begun is
-    finished, and there are at least as many as the ratio needs. No warm-up is dropped: the first
-    burst is half of the answer.
+    slower repetition is a slower board and not a longer context. No warm-up is dropped.
     """
     n_gen = min(n_gen, engine.n_ctx - 2)
     prompt = fixed_tokens(engine, 1)
@@ -229,10 +223,8 @@ def finish(run: TestRun, sampler: ResourceSampler, before: Conditions, after: Co
 def measure_load(
     open_engine: Callable[[], Engine], model_path: Path, *, repeats: int, cold: bool
 ) -> TestRun:
-    """Open and close the engine `repeats` times, timing the open and the first token after it.
-
-    Cold means that the kernel was asked to drop the file from the page cache (posix_fadvise
-    DONTNEED, which needs no rights but cannot drop pages that another process maps).
+    """Time opening the engine and the first token after it, `repeats` times. Cold: the kernel was
+    asked to drop the file from the page cache, which it does not where another process maps it.
     """
     run = TestRun(Test("load", 0, 0, 0, "cold" if cold else "warm"))
     STATUS.set_label(run.test.label)

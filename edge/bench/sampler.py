@@ -61,16 +61,13 @@ def read_memory(*, with_pss: bool = True) -> MemorySample:
 
 class ResourceSampler:
     """Collects samples while it is entered: memory every `interval_s`, PSS and heat every second.
-
-    Reading `/proc/self/status` takes about 30 µs, so that the default costs under 0.1 % of a core.
+    Reading `/proc/self/status` takes about 30 µs, under 0.1 % of a core.
     """
 
     def __init__(
         self, interval_s: float = 0.05, slow_s: float = 1.0, system: System | None = None
     ) -> None:
-        """`slow_s` is between two looks at PSS and heat; `system` is where heat and power are read,
-        memory is always this process's.
-        """
+        """`slow_s` is between two looks at PSS and heat; `system` gives heat and power."""
         self._interval_s, self._slow_s = interval_s, slow_s
         self._sensors = HeatReader(system)
         self._stop = threading.Event()
@@ -99,10 +96,7 @@ class ResourceSampler:
         return tuple(s for s in list(self.heat) if start_ns <= s.t_ns <= end_ns)
 
     def heat_around(self, start_ns: int, end_ns: int) -> tuple[HeatSample, ...]:
-        """Heat samples of one span and the last one before it.
-
-        A span shorter than `slow_s` can hold none: the last look then says what held in it.
-        """
+        """Heat samples of one span and the last one before it: a short span may hold none."""
         samples = list(self.heat)
         before = [s for s in samples if s.t_ns < start_ns][-1:]
         return (*before, *(s for s in samples if start_ns <= s.t_ns <= end_ns))

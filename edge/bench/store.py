@@ -40,9 +40,7 @@ _MAX_VALUE = 100
 
 @dataclass(frozen=True)
 class Results:
-    """Records read from one or more files, and notes about what could not be read. Of the runs in
-    `partial` only some tests were read.
-    """
+    """Records, and notes on what could not be read. Of runs in `partial` some tests were not."""
 
     records: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
@@ -92,9 +90,7 @@ def _ends_with_newline(file: BinaryIO) -> bool:
 
 
 def read_results(paths: Iterable[Path], most: int | None = None) -> Results:
-    """Read and check result files. Raises InputError that names file, line and what is wrong.
-    `most` as for `parse_results`.
-    """
+    """Read and check result files. Raises InputError that names file, line and what is wrong."""
     return joined([parse_results(path, read_file(path), most) for path in paths])
 
 
@@ -223,8 +219,8 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Newest:
-    """Indexes of the lines to parse, in their order; how many runs and tests there are, and how
-    many runs of them are taken; the run, if any, of which only the first lines are.
+    """Indexes of the lines to parse; how many runs and tests there are, and how many runs are
+    taken; the run, if any, of which only the first lines are.
     """
 
     lines: tuple[int, ...]
@@ -244,9 +240,8 @@ def line_spans(data: bytes) -> list[tuple[int, int]]:
 
 
 def find_newest(data: bytes, spans: Sequence[tuple[int, int]], most: int = MAX_LINES) -> Newest:
-    """Choose whole runs, newest first, until `most` lines are reached; at least one run, and of
-    that no more than `most` lines. A line without a run is chosen; its parser then reports the
-    fault.
+    """Choose whole runs, newest first, until `most` lines are reached. A line without a run is
+    chosen; its parser then reports the fault.
     """
     runs: dict[str, list[int]] = {}
     times: dict[str, str] = {}

@@ -109,9 +109,7 @@ def expand_heat(rows: Any) -> tuple[HeatSample, ...]:
 
 
 def check_trace(stored: Mapping[str, Any]) -> None:
-    """Raise InputError where a stored request or load is not as a chart reads it. Memory samples
-    are many: who draws them checks them.
-    """
+    """Raise InputError where a stored trace is not as a chart reads it. Memory is checked later."""
     check_clock(stored)
     start = stored.get("start_ns")
     if start is not None and not Whole(-MAX_RUN_NS, MAX_RUN_NS).accepts(start):

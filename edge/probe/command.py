@@ -95,9 +95,8 @@ def probe(
 
 
 def board_id(name: str | None, output: Path | None, report: ProbeReport) -> str:
-    """The profile's id: what the user wrote, else the output file's name, else the host's.
-
-    Raises UsageError for an id that a file cannot have or that a shipped board has.
+    """The profile's id: what the user wrote, else the output file's name, else the host's. Raises
+    UsageError for an id that a file cannot have or that a shipped board has.
     """
     wanted = name or (output.stem if output else profile_name(report))
     if not BOARD_ID.match(wanted) or wanted == THIS_MACHINE:
@@ -117,9 +116,7 @@ def board_id(name: str | None, output: Path | None, report: ProbeReport) -> str:
 def write_profile(
     path: Path, profile: DeviceProfile, *, measured: bool, matched: str | None = None
 ) -> None:
-    """The profile as a board file, whole or not at all. `matched` is the shipped board that it took
-    the rest from.
-    """
+    """The profile as a board file. `matched` is the shipped board that it took the rest from."""
     today = datetime.now(timezone.utc).strftime("%Y-%m-%d")
     tool = f"boardfit {__version__}, edge probe"
     marks = {"date": today, "tool": tool} if measured else None

@@ -50,10 +50,8 @@ class CpuCore:
 
 
 def parse_cpuinfo(text: str) -> tuple[CpuCore, ...]:
-    """Online processors in order. Offline cores are absent, as the kernel leaves them out.
-
-    Handles arm64 (`Features`, `CPU part`), x86 (`flags`, `model name`) and 32-bit Arm kernels,
-    whose cores get no `neon` flag: the engine's 64-bit kernels cannot run under them.
+    """Online processors in order, on arm64, x86 and 32-bit Arm. Cores of the last get no `neon`
+    flag: the engine's 64-bit kernels cannot run under it.
     """
     cores = []
     for block in text.replace("\r\n", "\n").split("\n\n"):
@@ -99,8 +97,8 @@ def _megahertz(text: str | None) -> float | None:
 
 
 def find_field(text: str, *names: str) -> str | None:
-    """The first line of /proc/cpuinfo with one of these names, and with a value. Raspberry Pi
-    kernels print the board's name as `Model` at the end.
+    """The first value in /proc/cpuinfo of these names. Raspberry Pi kernels print `Model` at the
+    end.
     """
     match = re.search(rf"^(?:{'|'.join(names)})[ \t]*:[ \t]*(\S.*)$", text, re.MULTILINE)
     return match[1].strip() if match else None

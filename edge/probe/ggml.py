@@ -45,9 +45,7 @@ def bind(library: ctypes.CDLL, name: str, result: Any, *arguments: Any) -> Any:
 
 
 class Ggml:
-    """The few functions of ggml that a timed product needs. Raises OSError when a library does not
-    load, AttributeError when it lacks a function.
-    """
+    """The few functions of ggml that a timed product needs. Raises OSError or AttributeError."""
 
     def __init__(self, folder: Path) -> None:
         base = self.base = ctypes.CDLL(str(folder / library_name("ggml-base")))
@@ -83,9 +81,7 @@ class Ggml:
         self.backend = self.cpu_init()
 
     def isa(self) -> frozenset[str]:
-        """What the library was compiled for, or found at run time; a repacked layout exists for
-        these alone, and asking for another one crashes.
-        """
+        """What the library was compiled for. A repacked layout for anything else crashes."""
         address = self.procedure(self.cpu_registry(), b"ggml_backend_get_features")
         if not address:
             return frozenset()

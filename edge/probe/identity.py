@@ -70,9 +70,7 @@ def android_facts(properties: dict[str, str]) -> AndroidFacts | None:
 
 
 def read_board_names(system: System) -> BoardNames:
-    """Everything by which the system names its board: Android's properties, device tree,
-    /proc/cpuinfo, DMI. `names` is empty in most virtual machines.
-    """
+    """Everything by which the system names its board. `names` is empty in most virtual machines."""
     properties = parse_getprop(system.output("getprop"))
     android = android_facts(properties)
     cpuinfo = system.read("/proc/cpuinfo") or ""
@@ -114,11 +112,8 @@ def match_board(model: str | None, ram_bytes: int) -> DeviceProfile | None:
 
 
 def match_boards(board: BoardNames, ram_bytes: int) -> tuple[DeviceProfile, ...]:
-    """The shipped profiles that this board can be: the likeliest first, more than one if nothing
-    that the board shows distinguishes them.
-
-    MemTotal is less than what is soldered (firmware and kernel keep some), so the smallest profile
-    that holds it is meant.
+    """The shipped profiles that this board can be, the likeliest first. MemTotal is less than what
+    is soldered (firmware and kernel keep some), so the smallest profile that holds it is meant.
     """
     shipped = shipped_profiles()
     wanted = find_profiles(board)

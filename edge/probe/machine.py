@@ -91,9 +91,8 @@ def read_max_clocks(system: System) -> dict[int, float]:
 
 
 def read_machine(system: System, usable: frozenset[int] | None = None) -> DeviceProfile | None:
-    """The profile of a Linux or Android system; None when it shows no CPU or memory.
-
-    `usable` are the processors that this process may run on (None: all that are online).
+    """The profile of a Linux or Android system; None when it shows no CPU or memory. `usable` are
+    the processors that this process may run on (None: all that are online).
     """
     online = parse_index_list(system.read("/sys/devices/system/cpu/online"))
     if online is not None:
@@ -128,10 +127,7 @@ def read_machine(system: System, usable: frozenset[int] | None = None) -> Device
 
 
 def read_report(system: System, usable: frozenset[int] | None = None) -> ProbeReport | None:
-    """Everything that can be read without measuring; None when the system shows no CPU or memory.
-
-    The profile's identity is `this-machine` on every system; its writer gives it a name.
-    """
+    """Everything that can be read without measuring; None without CPU or memory."""
     profile = read_machine(system, usable)
     if profile is None:
         return None
@@ -172,10 +168,8 @@ def report_this_machine() -> ProbeReport:
 
 
 def probe_this_machine(*, measure: bool = True) -> DeviceProfile:
-    """This machine, as free as it is right now.
-
-    Bandwidth is what `edge probe` has measured here, else the published figure of a known board,
-    else timed for some 0.1 s; with `measure` off it may stay None and no speed is predicted.
+    """This machine, as free as it is right now. Bandwidth is what `edge probe` has measured here,
+    else the published figure of a known board, else (with `measure`) timed for some 0.1 s.
     """
     report = report_this_machine()
     profile = replace(report.profile, software=_own_software())
@@ -199,10 +193,7 @@ def probe_this_machine(*, measure: bool = True) -> DeviceProfile:
 
 
 def profile_name(report: ProbeReport) -> str:
-    """Make the id of a probed board, unless the user names it.
-
-    It is the host name, else the model, in lower-case words with hyphens.
-    """
+    """Make the id of a probed board: the host name, else the model, in words with hyphens."""
     for text in (report.hostname, report.profile.name):
         slug = re.sub(r"[^a-z0-9]+", "-", (text or "").lower()).strip("-")[:60].strip("-")
         if slug and slug not in ("localhost", THIS_MACHINE):

@@ -40,10 +40,8 @@ _LIMIT_S = 28.0  # of the 30 s that a probe may take
 
 @dataclass
 class Measurements:
-    """Findings; what could not be measured is None or empty, and `notes` gives the reason.
-
-    `bandwidth_by_threads` is in bytes per second. `method` is `engine` (4-bit products of the
-    installed engine) or `copy` (copies of a block, without an engine).
+    """Findings; what could not be measured is None or empty, and `notes` gives the reason. Rates
+    are in bytes per second. `method` is `engine` (its 4-bit products) or `copy` (of a block).
     """
 
     bandwidth_by_threads: dict[int, float] = field(default_factory=dict)
@@ -61,9 +59,7 @@ def measure_machine(
     progress: Progress | None = None,
     engine_folder: Path | None = None,
 ) -> Measurements:
-    """Measure this machine, in less than 30 s (`quick`: some 5 s). `profile` sets how many threads
-    are worth trying and how much memory may be taken.
-    """
+    """Measure this machine, in less than 30 s (`quick`: some 5 s), with its `profile`'s threads."""
     found = Measurements()
     counts = thread_counts(default_threads(profile), quick=quick)
     folder = engine_folder or library_folder()
@@ -89,9 +85,7 @@ def measure_machine(
         block = max(4 << 20, min(128 << 20, profile.free_ram_bytes // 8))
         seconds = 0.1 if quick else 0.4
         for n_threads in counts:
-            rate = measure_copy_bandwidth(
-                n_threads, block_bytes=block, seconds=0.1 if quick else 0.4
-            )
+            rate = measure_copy_bandwidth(n_threads, block_bytes=block, seconds=seconds)
             found.bandwidth_by_threads[n_threads] = rate
             step()
         found.method = "copy"
@@ -156,11 +150,9 @@ def _weight_bytes(profile: DeviceProfile, system: System, *, quick: bool) -> int
 def measure_copy_bandwidth(
     n_threads: int = 1, *, block_bytes: int = 32 * 1024**2, seconds: float = 0.05
 ) -> float:
-    """Bytes per second read and written by `n_threads` copying at once, each its part of a block.
-
-    ctypes releases the interpreter lock during `memmove`, so that threads really run in parallel.
-    The best of several passes is taken: other processes can only slow a pass down. Caches as large
-    as the block make it optimistic; nothing in the standard library can flush them.
+    """Bytes per second read and written by `n_threads` copying at once, the best of several passes.
+    ctypes releases the interpreter lock during `memmove`. Caches as large as the block make it
+    optimistic.
     """
     part = max(block_bytes // n_threads, 1)
     source = ctypes.create_string_buffer(part * n_threads)

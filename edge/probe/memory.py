@@ -15,9 +15,7 @@ _NO_LIMIT = 1 << 60
 
 
 class CgroupMount(NamedTuple):
-    """A mounted memory controller: `version` 1 or 2, where it is mounted, and which part of the
-    hierarchy (`root`) shows there.
-    """
+    """A mounted memory controller: version 1 or 2, and which part of the hierarchy shows there."""
 
     version: int
     mount_point: str
@@ -37,9 +35,7 @@ def parse_meminfo(text: str) -> dict[str, int]:
 
 
 def available_bytes(meminfo: dict[str, int]) -> int | None:
-    """What can be used without swapping. Kernels before 3.14 lack MemAvailable: free pages and the
-    page cache stand in for it.
-    """
+    """What can be used without swapping; before Linux 3.14 free pages and the page cache."""
     if "MemAvailable" in meminfo:
         return meminfo["MemAvailable"]
     if "MemFree" not in meminfo:
@@ -79,8 +75,7 @@ def parse_cgroup_path(text: str, version: int) -> str | None:
 
 def cgroup_folders(mount: CgroupMount, path: str) -> tuple[str, ...]:
     """The process's own folder and all above it up to the mount point: every limit on the way
-    counts. In a container, the path may begin outside what is mounted; then only the mount point
-    is left.
+    counts. In a container only the mount point may be left.
     """
     root = mount.root.rstrip("/")
     is_inside = path == mount.root or path.startswith(f"{root}/")

@@ -57,10 +57,8 @@ _MOST_DEATHS = 4
 
 @dataclass(frozen=True)
 class Failure:
-    """One case that failed, and why.
-
-    It names the operation, tensor type (`` for plain floats), buffer type (`plain`, or the name of
-    an extra one) and number of threads.
+    """One case that failed, and why. `kind` is a tensor type, `` for plain floats; `buffer` is
+    `plain` or the name of an extra buffer type.
     """
 
     op: str
@@ -83,10 +81,8 @@ class Proof:
     failures: tuple[Failure, ...] = ()
 
     def find_failures(self, needs: Collection[tuple[str, str]], *, extra: bool) -> list[Failure]:
-        """Select the failures that a model meets.
-
-        The model needs these (operation, tensor type) and all operations on plain floats. The
-        failures are those with weights in the extra buffer types, or the others.
+        """Select the failures of a model that needs these (operation, tensor type) and all
+        operations on plain floats, with its weights in the `extra` buffer types or the others.
         """
         found = [failure for failure in self.failures if (failure.buffer != PLAIN) == extra]
         return [f for f in found if not f.kind or (f.op, f.kind) in needs]
@@ -144,9 +140,7 @@ def describe_cpu() -> list[str]:
 
 
 def stamp_folders(folder: Path) -> list[Path]:
-    """Where a stamp may lie: with the engine's package, which an installer may write; else in the
-    user's cache.
-    """
+    """Where a stamp may lie: with the engine's package, or in the cache."""
     from boardfit.edge.disk.verified import cache_directory
 
     return [folder.parent, cache_directory()]
@@ -164,10 +158,9 @@ def read_stamp(path: Path, key: str) -> Proof | None:
 
 
 def prove(folder: Path, n_threads: int, progress: Progress | None = None) -> tuple[Proof, bool]:
-    """Run every case. A child that dies is started again behind the case that killed it.
-
-    Returns the proof, and whether it is complete: not where the proof itself could not run, nor
-    after a kill from outside, for lack of memory perhaps. A later start then tries again.
+    """Run every case. A child that dies is started again behind the case that killed it. Returns
+    the proof, and whether it is complete: not after a kill from outside, for lack of memory
+    perhaps.
     """
     failures: list[Failure] = []
     deaths: dict[str, list[str]] = {}
@@ -199,8 +192,8 @@ def prove(folder: Path, n_threads: int, progress: Progress | None = None) -> tup
 def run_cases(
     folder: Path, n_threads: int, first: int, hopeless: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """One child's findings. The last one records how it ended if it did not reach its end. What
-    `hopeless` names is not run: it maps a buffer type to the reason.
+    """One child's findings, the last of them how it died. `hopeless` maps buffer types to the
+    reason why they are not run.
     """
     words = (str(folder.resolve()), str(n_threads), str(first), json.dumps(dict(hopeless or {})))
     command = python_argv("boardfit.edge.probe.proof_kernels", *words)

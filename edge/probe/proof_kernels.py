@@ -83,10 +83,8 @@ class ProofKernels(ggml.Ggml):
 
 
 class KernelCase(NamedTuple):
-    """One case to prove: an operation, its weights and the number of threads.
-
-    The tensor type is `` for plain floats. The weights lie in `plain`, or in the extra buffer type
-    of that name.
+    """One case to prove. `kind` is a tensor type, `` for plain floats; `buffer` is `plain` or the
+    name of an extra buffer type.
     """
 
     op: str
@@ -100,9 +98,7 @@ class KernelCase(NamedTuple):
 
 @functools.lru_cache(maxsize=2)
 def make_weights(kind: str, n_rows: int) -> bytes:
-    """Make rows of `_WIDTH` weights.
-
-    The float types get numbers of few bits. The others get random bits in which no scale is
+    """Make rows of `_WIDTH` weights: numbers of few bits, or random bits in which no scale is
     infinite and no signed byte is -128, which quantizers never write.
     """
     source = random.Random(kind)
@@ -213,9 +209,7 @@ def run_rows(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
 
 
 def run_attention(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
-    """Fused attention over keys and values of one type: one query as in decode, several as in
-    prefill.
-    """
+    """Fused attention over keys and values of one type: one query as in decode, then several."""
     n_rows = _KEYS * _HEADS
     per_row = _WIDTH // _HEAD
     raw = make_weights(case.kind, 2 * n_rows // per_row)
@@ -380,11 +374,8 @@ def list_cases(buffers: Sequence[str], n_threads: int) -> list[KernelCase]:
 def prove(
     folder: Path, n_threads: int, first: int, hopeless: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """Yield findings as they come.
-
-    They are `{"at", "of", "case"}` before a case, `{"wrong"}` after one that failed,
-    `{"not_offered"}` after one that ggml has no kernel for, `{"end"}` when all are done. What
-    `hopeless` names is wrong without a try: it maps a buffer type to the reason.
+    """Yield findings: `{"at", "of", "case"}` before a case, `{"wrong"}` after one that failed,
+    `{"not_offered"}` after one that ggml has no kernel for, `{"end"}` when all are done.
     """
     lib = ProofKernels(folder)
     buffers = {lib.buffer_name(b).decode("ascii", "replace"): b for b in lib.repack_buffers()}

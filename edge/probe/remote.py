@@ -53,8 +53,8 @@ class Target:
 
 
 def parse_target(text: str) -> Target:
-    """`ssh://user@host:22` or `adb://SERIAL`. Raises UsageError for anything else; a host or user
-    that could be taken for an option of ssh is refused.
+    """`ssh://user@host:22` or `adb://SERIAL`. Raises UsageError for anything else, and for a host
+    or user that could be taken for an option of ssh.
     """
     shape = "ssh://user@host[:port] or adb://serial"
     scheme, separator, rest = text.partition("://")
@@ -97,9 +97,7 @@ def shell_command(target: Target) -> list[str]:
 
 
 def capture(target: Target) -> CapturedSystem:
-    """The board's system as text.
-
-    Raises DeviceUnreachableError with the transport's own words when the board does not answer,
+    """The board's system as text. Raises DeviceUnreachableError with the transport's own words,
     DeviceError when it sends too much, InputError when what it sent is no board's.
     """
     command = shell_command(target)

@@ -58,9 +58,7 @@ def package_archive() -> bytes:
 def measure_remote(
     target: Target, profile: DeviceProfile, *, quick: bool = False, progress: Progress | None = None
 ) -> Measurements:
-    """Measure the board behind `target`, which `profile` describes. What cannot be measured is None
-    or empty and `notes` gives the reason; a board without a usable Python is no error.
-    """
+    """Measure the board behind `target`. A board without a usable Python is no error."""
     if target.scheme != "ssh":
         return Measurements(notes=["nothing was measured: a phone's shell has no Python"])
     mark = secrets.token_hex(16)

@@ -48,7 +48,7 @@ class HeatSensor:
 @dataclass(frozen=True)
 class PowerSensor:
     """A power sensor: `kind` is `ina3221` (or another hwmon chip), `rapl`, `pmic`. `power_w` is
-    what it read; None for counters, which need two looks, and for sensors without an answer.
+    None for counters, which need two looks, and for sensors without an answer.
     """
 
     kind: str
@@ -75,9 +75,7 @@ def parse_vcgencmd_temp(text: str | None) -> float | None:
 
 
 def parse_pmic(text: str | None) -> dict[str, float]:
-    """`vcgencmd pmic_read_adc` → rail → watts. Rails that report a voltage and no current (EXT5V,
-    BATT), or the reverse, cannot yield power and are left out.
-    """
+    """`vcgencmd pmic_read_adc` → rail → watts, where a rail reports both current and voltage."""
     amps: dict[str, float] = {}
     volts: dict[str, float] = {}
     for rail, unit, value in _RAIL.findall(text or ""):

@@ -22,10 +22,8 @@ _FOLDERS = ("/usr/lib", "/usr/lib64", "/usr/bin", "/boot", "/opt", "/system/lib6
 
 
 def storage_medium(system: System) -> str | None:
-    """Name the kind of device that / (on Android /data) is on.
-
-    It is `NVMe SSD`, `microSD`, `eMMC`, `UFS`, `SSD` or `disk`, if the device's name shows it. It
-    is None behind overlays, device mappers and network roots.
+    """`NVMe SSD`, `microSD`, `eMMC`, `UFS`, `SSD` or `disk` for / (on Android /data). None behind
+    overlays, device mappers and network roots.
     """
     device = _root_device(system.read("/proc/self/mountinfo") or "")
     if device is None:
@@ -57,7 +55,7 @@ def _root_device(mountinfo: str) -> str | None:
 
 def measure_read_speed(files: list[Path] | None = None, *, seconds: float = 2.0) -> float | None:
     """Bytes per second of sequential reads past the page cache (O_DIRECT), from large files that
-    are there already. None where no file system allows it or too little could be read.
+    are there already. None where that is not allowed or too little could be read.
     """
     if not hasattr(os, "O_DIRECT"):
         return None

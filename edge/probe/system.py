@@ -105,10 +105,8 @@ class CapturedSystem:
 
 
 def parse_dump(text: str, mark: str) -> CapturedSystem:
-    """What the remote reader printed (`boardfit.edge.probe.remote`): a line `<mark> file PATH` or
-    `<mark> output NAME` before each text, `<mark> end` as the last line.
-
-    Raises InputError when the text was cut off, or holds more than any board's.
+    """What the remote reader printed: a line `<mark> file PATH` or `<mark> output NAME` before each
+    text, `<mark> end` as the last line. Raises InputError when it was cut off, or is too large.
     """
     if not _MARK.fullmatch(mark):
         raise ValueError("the mark must be 8 to 64 letters and digits")

@@ -207,9 +207,7 @@ def median(metrics: dict[str, dict[str, Any] | None], name: str) -> float | None
 
 
 def table(courses: Sequence[Course], tests: Sequence[Test]) -> list[str]:
-    """Tokens per second by test; TTFT of the shortest prompt, load, and the peak of anonymous
-    memory over all tests.
-    """
+    """Tokens per second by test; TTFT of the shortest prompt, load, peak of anonymous memory."""
     shortest = next((t for t in tests if t.kind == "prefill"), None)
     heads = [f"pp{t.n_prompt}" if t.kind == "prefill" else f"tg@{t.n_depth}" for t in tests]
     rows = [("entrant", *heads, "TTFT", "load", "anonymous", "file")]

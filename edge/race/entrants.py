@@ -36,9 +36,7 @@ class Entrant:
 
 def make_entrants(bundles: Sequence[Bundle], n_threads: Sequence[int] = ()) -> list[Entrant]:
     """Every bundle with every number of threads: those given, else one, half of the cores and all.
-
-    Raises UsageError for bundles of different models or the same bundle twice, EngineMissingError
-    for an engine that is not installed here.
+    Raises UsageError, or EngineMissingError for an engine that is not installed here.
     """
     if len({bundle.id for bundle in bundles}) < len(bundles):
         raise UsageError("a bundle is named twice")

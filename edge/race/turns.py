@@ -47,10 +47,8 @@ def run_race(
     rounds: int,
     progress: PartProgress | None = None,
 ) -> list[Course]:
-    """Every entrant takes one turn per round, the order reversed in every other round.
-
-    Raises EngineError, with the last lines that it printed, when an engine's process dies, and
-    every error that the engine raised there.
+    """Every entrant takes one turn per round, the order reversed in every other round. Raises
+    EngineError when a process dies, and every error that an engine raised there.
     """
     courses = [Course(entrant, [TestRun(test) for test in tests]) for entrant in entrants]
     total, done = len(courses) * rounds, 0
@@ -131,9 +129,7 @@ LEAST = 0.6
 
 @dataclass(frozen=True)
 class EntrantAgreement:
-    """Share of positions, on the first bundle's greedy answers, where a bundle would have chosen
-    the same token.
-    """
+    """Share of positions where a bundle would have chosen the first bundle's token."""
 
     entrant: Entrant
     share: float

@@ -37,10 +37,8 @@ class EntrantPace:
 
 @dataclass(frozen=True)
 class Lead:
-    """A range of prompt lengths and its winner.
-
-    `label` wins for prompts of `first` to `last` tokens. `ratio` is how much longer the best of the
-    other bundles takes, in the middle of them (1.0: no other bundle).
+    """`label` wins for prompts of `first` to `last` tokens. `ratio` is how much longer the best
+    other bundle takes, in the middle of them (1.0: no other bundle).
     """
 
     label: str
@@ -65,9 +63,8 @@ def interpolate(points: Mapping[int, float], x: int, *, flat: bool = False) -> f
 
 
 def find_leads(paces: Sequence[EntrantPace], longest: int, n_answer: int = N_ANSWER) -> list[Lead]:
-    """The winner for every prompt from 1 to `longest` tokens, as ranges.
-
-    Raises ValueError if there is no bundle.
+    """The winner for every prompt from 1 to `longest` tokens, as ranges. Raises ValueError for
+    none.
     """
     if not paces:
         raise ValueError("no bundle finished")

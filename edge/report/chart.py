@@ -89,9 +89,7 @@ def sentence(parts: Iterable[str]) -> str:
 def thin(
     x: Sequence[float], y: Sequence[float], most: int = MAX_POINTS
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """At most `most` of the points: of each stretch its lowest and its highest, in their order, so
-    that no peak is lost.
-    """
+    """At most `most` of the points: of each stretch its lowest and its highest."""
     if len(x) <= most:
         return tuple(x), tuple(y)
     stretch = -(-len(x) // max(1, most // 2))

@@ -96,9 +96,7 @@ def report(
 def choose_results(
     results: Sequence[Path], *, last: bool = False, most: int | None = None
 ) -> Results:
-    """The named files, or the store; of a file with more than `most` lines only the newest runs.
-    Raises InputError when there are no results.
-    """
+    """The results of the files, or of the store. Raises InputError when there are none."""
     paths = list(results) or sorted(data_directory().glob("*.jsonl"))
     if not paths:
         raise InputError("no results are stored yet", next_step="edge bench BUNDLE")

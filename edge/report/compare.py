@@ -72,9 +72,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Ratio:
-    """`figure` of one side over that of the first. `low` and `high` are None without enough
-    repetitions; `n` repetitions on the two sides.
-    """
+    """`figure` of one side over that of the first. `n` repetitions on each side."""
 
     figure: Figure
     value: float
@@ -147,9 +145,7 @@ def differences(a: Run, b: Run) -> list[str]:
 
 
 def check_alike(first: Side, other: Side) -> None:
-    """Raise InputError when two sides differ in more than one dimension, or were asked different
-    things: their ratio would mix causes.
-    """
+    """Raise InputError when sides differ in more than one dimension: a ratio would mix causes."""
     found = differences(first.runs[-1], other.runs[-1])
     if len(found) <= 1 and "prompts" not in found:
         return
@@ -179,9 +175,7 @@ def test_key(record: Record) -> TestKey:
 
 
 def samples(side: Side, figure: Figure) -> dict[TestKey, list[list[float]]]:
-    """Test → per run its repetitions of a figure. Without stored repetitions (imported results)
-    the median stands alone.
-    """
+    """Test → per run its repetitions of a figure, or its median where they are not stored."""
     found: dict[TestKey, list[list[float]]] = {}
     for run in side.runs:
         for record in run.records:
@@ -249,9 +243,7 @@ _FORM = re.compile(r"^\s*([a-z]+)\s*(<|>)\s*(\d+(?:\.\d+)?)\s*x?\s*$")
 
 @dataclass(frozen=True)
 class Gate:
-    """Fails when a figure's ratio is beyond `bound`, and the difference is seen: an interval that
-    holds 1 is noise, not a regression. Without an interval the ratio alone decides.
-    """
+    """Fails when a figure's ratio is beyond `bound`. An interval that holds 1 is noise."""
 
     figure: str
     less: bool

@@ -135,9 +135,7 @@ def pair_data(first: Side, side: Side, ratios: Sequence[Ratio]) -> dict[str, obj
 
 
 def fleet_lines(runs: Sequence[Run]) -> list[str]:
-    """Every run with its figures, and each figure's share of the best as a bar of four steps. Each
-    kind of runs has its own table.
-    """
+    """Every run with its figures, and each figure's share of the best as a bar of four steps."""
     groups, lines = group_alike(runs), list[str]()
     for group in groups:
         title = [f"{printable(name_kind(group[0]), 80)}:"] if len(groups) > 1 else []

@@ -101,9 +101,7 @@ def panel_heights_in(chart: Chart) -> list[float]:
 
 
 def plain(value: Any) -> Any:
-    """A chart, or a part of it, whose texts hold no control character: SVG allows none, and names
-    come from files of strangers.
-    """
+    """A chart, or a part of it, without control characters: names come from files of strangers."""
     if isinstance(value, str):
         return "\n".join(printable(line, MAX_TEXT) for line in value.split("\n"))
     if isinstance(value, tuple):
@@ -258,9 +256,7 @@ _FONT = re.compile(r"(font(?:-family)?:)([^;]*)")
 
 
 def accessible(svg: str, chart: Chart) -> str:
-    """matplotlib's SVG made fit for a page: scalable, named, described, coloured by CSS variables,
-    its ids prefixed by the chart's key.
-    """
+    """matplotlib's SVG made fit for a page: scalable, named, described, in the page's colours."""
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
     root = ElementTree.fromstring(svg)

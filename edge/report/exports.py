@@ -72,9 +72,7 @@ def _find(record: Record, path: Sequence[str]) -> Any:
 
 
 def to_llama_bench(records: Sequence[Record]) -> str:
-    """The prefill and decode tests as `llama-bench -o json` names them. Only tests with stored
-    repetitions are there: that format has no place for a median alone.
-    """
+    """The prefill and decode tests with stored repetitions, as `llama-bench -o json` names them."""
     found = [entry for record in records if (entry := llama_bench_entry(record)) is not None]
     return json.dumps(found, indent=2) + "\n"
 

@@ -144,10 +144,8 @@ def machine_key(record: Record) -> tuple[str, ...]:
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
-    """Make a short label per run that distinguishes it.
-
-    It has the artifact and what differs (quantization, engine, machine). If two still look alike,
-    it has memory size or run id. Engines that differ are named in any case.
+    """Make a short label per run: its artifact, and what distinguishes it. Engines that differ are
+    named in any case.
     """
     parts = [
         {
@@ -194,9 +192,7 @@ def is_planned_machine(run: Run) -> bool:
 
 
 def find_predictions(run: Run) -> list[tuple[str, str, float, float]]:
-    """(figure, unit, predicted, measured), where the plan has a prediction for the measuring
-    machine; empty otherwise.
-    """
+    """(figure, unit, predicted, measured), where the plan is for the machine that measured."""
     promised = run.head.get("predicted")
     if not promised or not is_planned_machine(run):
         return []

@@ -53,10 +53,7 @@ def fleet_rows(runs: Sequence[Run]) -> tuple[tuple[str, ...], ...]:
 
 
 def fleet_verdict(runs: Sequence[Run]) -> str:
-    """One sentence over several runs of one kind: the best of them, where they are not alike.
-
-    Runs of several kinds are not compared.
-    """
+    """One sentence over several runs of one kind: the best of them, where they are not alike."""
     groups = group_alike(runs)
     if len(groups) > 1:
         names = ", ".join(dict.fromkeys(name_kind(group[0]) for group in groups))
@@ -85,8 +82,8 @@ def list_columns(runs: Sequence[Run]) -> tuple[Column, ...]:
 
 
 def heat_shares(runs: Sequence[Run]) -> list[tuple[float | None, ...]]:
-    """How good each cell of `fleet_rows` is, 1 for the best of its column; None where it was not
-    measured. A rate is its share of the best; a time or size is the best's share of it.
+    """How good each cell of `fleet_rows` is: a rate's share of the best, the best's of a time or
+    size.
     """
     columns = []
     for column in list_columns(runs):
@@ -103,9 +100,7 @@ def heat_shares(runs: Sequence[Run]) -> list[tuple[float | None, ...]]:
 
 
 def divergence(run: Run) -> tuple[float, float | None] | None:
-    """(mean KL divergence from the source, its standard error) of the first text of the bundle's
-    quality card, None without one.
-    """
+    """(mean KL divergence from the source, its standard error) of the quality card's first text."""
     texts = (run.head.get("quality") or {}).get("texts")
     for row in texts if isinstance(texts, list) else []:
         value = row.get("kld_mean") if isinstance(row, dict) else None

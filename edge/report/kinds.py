@@ -30,10 +30,8 @@ from boardfit.edge.units import MIB, format_bytes, format_seconds, printable
 
 
 class Column(NamedTuple):
-    """A figure in which runs of one kind stand side by side: its text, and what is better.
-
-    `praise` is what a headline states of the best run. `scale` is what a bar's unit is worth.
-    None draws no bars.
+    """A figure in which runs of one kind stand side by side. `praise` is what a headline states of
+    the best run. `scale` is what a bar's unit is worth; None draws no bars.
     """
 
     heading: str
@@ -68,9 +66,7 @@ LOAD = Column("load", find_load, format_seconds, False)
 
 @dataclass(frozen=True)
 class Kind:
-    """What a report prints of runs of one kind. `lines` are for a terminal, and `columns` are what
-    several runs are compared in.
-    """
+    """What a report prints of runs of one kind. `lines` are for a terminal."""
 
     name: str
     columns: tuple[Column, ...]
@@ -152,9 +148,7 @@ def find_kind(run: Run) -> Kind:
 
 
 def group_alike(runs: Sequence[Run]) -> list[list[Run]]:
-    """Group runs that may be compared: of one kind, and of one workload with the same budget. In
-    the order of their first runs.
-    """
+    """Group runs that may be compared: of one kind, and of one workload with the same budget."""
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault((find_kind(run).name, *describe_workload(run)), []).append(run)

@@ -62,8 +62,8 @@ def render_page(
     within_s: float | None = None,
     partial: Collection[str] = (),
 ) -> str:
-    """The whole page; of the runs in `partial` some tests are known to be missing. Raises
-    InputError on a broken trace, EngineMissingError without the extra.
+    """The whole page; of the runs in `partial` tests are missing. Raises InputError,
+    EngineMissingError.
     """
     try:
         import jinja2

@@ -13,10 +13,8 @@ _PERCENT = re.compile(r"[+-]\d{1,9}%")
 
 
 def flag_lines(run: Run) -> list[str]:
-    """Format every flag once, with the tests that have it.
-
-    Flags that differ only in a percentage share a line: `drift: the second half ran -9% (prefill
-    128), +7% (prefill 512)`.
+    """Format every flag once, with its tests. Flags that differ only in a percentage share a line:
+    `drift: the second half ran -9% (prefill 128), +7% (prefill 512)`.
     """
     stems: dict[str, dict[str, list[str]]] = {}
     for record in run.records:

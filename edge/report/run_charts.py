@@ -43,10 +43,7 @@ _DEADLINE_POINTS = (*_POINTS[:3], ("p99", 0.99), _POINTS[-1])
 
 
 def language_charts(run: Run, within_s: float | None = None) -> list[Chart | Missing]:
-    """All charts of a language model's run in the order of the page.
-
-    Raises InputError on a broken trace.
-    """
+    """All charts of a language model's run, in order. Raises InputError on a broken trace."""
     return [
         decode_against_depth(run),
         prefill_against_length(run),
@@ -282,9 +279,7 @@ def token_gaps(run: Run) -> Chart | Missing:
 def against_budget(
     run: Run, name: str, limit: str, key: str, title: str, within_s: float | None
 ) -> Chart | Missing:
-    """Draw the times of one phase for each test of a run. Requests with different budgets are drawn
-    as shares of their own.
-    """
+    """Draw one phase of each test; with different budgets each time as a share of its own."""
     asked = [(name_test(record), list_times(record, name, limit)) for record in run.records]
     rows = [(label, times) for label, times in asked if len(times) >= 2]
     if not rows:

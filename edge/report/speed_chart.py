@@ -16,8 +16,8 @@ NS = 1e-9
 
 
 def timed_traces(run: Run) -> list[tuple[float, Record, dict[str, Any]]]:
-    """(start in seconds, record, trace) in the order of time. Results of schema 1 hold no time
-    between requests: theirs are laid end to end.
+    """(start in seconds, record, trace) in the order of time. Those of schema 1 are laid end to
+    end.
     """
     found = [(r, t) for r in run.records for t in r.get("traces", []) if "end_ns" in t]
     if all(isinstance(t.get("start_ns"), int) for _, t in found):

@@ -35,10 +35,8 @@ class Line:
 
 @dataclass(frozen=True)
 class ProcessHistory:
-    """What earlier looks recorded about a process.
-
-    `rate` is its current rate, `history` its past rates. `still_s` counts the seconds in its
-    present state without another token.
+    """Rates of decode, now and before; `still_s` are the seconds in one state without another
+    token.
     """
 
     rate: float | None = None
@@ -56,9 +54,7 @@ def screen_lines(
     keys: str = "",
     ascii_only: bool = False,
 ) -> list[Line]:
-    """At most `height` lines of at most `width` columns. Where processes do not fit, they are
-    counted.
-    """
+    """At most `height` lines of at most `width` columns. Processes that do not fit are counted."""
     bars = BARS_ASCII if ascii_only else BARS
     head = f"{title}  {printable(look.machine.name or '', 60)}".rstrip()
     room = width - display_width(head) - display_width(keys)
@@ -221,9 +217,8 @@ class Rates:
         self.history: deque[float] = deque(maxlen=KEPT)
 
     def add(self, page: Page, now_s: float) -> float | None:
-        """Decode tokens/s over the looks of the last two seconds. Gaps and the time they took are
-        the process's own, so that prefill between answers, and the moment of a look, do not count.
-        None while nothing is decoded.
+        """Decode tokens/s over the looks of the last two seconds, None while nothing is decoded.
+        Gaps and their time are the process's own: prefill between answers does not count.
         """
         self._seen.append((now_s, page.n_gaps, page.gaps_ns))
         while len(self._seen) > 2 and now_s - self._seen[1][0] >= WINDOW_S:

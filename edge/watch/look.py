@@ -73,9 +73,7 @@ class LookSource(Protocol):
     """Where looks come from."""
 
     def read(self) -> Look:
-        """Wait for new data and read it. Raises DeviceUnreachableError when the board no longer
-        answers.
-        """
+        """Wait for new data and read it. Raises DeviceUnreachableError."""
 
     def close(self) -> None:
         """Let go of the board."""
@@ -143,9 +141,7 @@ def read_processes(
     pages: Sequence[str],
     elsewhere: Callable[[int], ProcessMemory | None] = lambda pid: None,
 ) -> tuple[tuple[Page, ProcessMemory], ...]:
-    """The processes behind pages that are still there; `elsewhere` gives the memory of one where
-    there is no /proc.
-    """
+    """The processes behind pages that are still there; `elsewhere` gives memory without /proc."""
     found: dict[int, tuple[Page, ProcessMemory]] = {}
     for text in pages:
         page = parse_page(text)

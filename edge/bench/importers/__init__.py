@@ -40,9 +40,7 @@ class Found(NamedTuple):
 
 def read_any(path: Path, most: int | None = None) -> Found:
     """Read a result file of `edge bench` or of another tool, recognized by what it holds; of ours
-    with more than `most` lines only the newest runs.
-
-    Raises InputError if it is neither, or broken.
+    with more than `most` lines only the newest runs. Raises InputError.
     """
     data = read_file(path)
     if f'"{KIND}"'.encode() in data[:MAX_SNIFF]:

@@ -46,9 +46,7 @@ def can_read(text: str) -> bool:
 
 
 def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
-    """One record per test, of every run in the file. Raises InputError on anything that llama-bench
-    does not write.
-    """
+    """One record per test, of every run in the file. Raises InputError."""
     found = [record(entry, source) for entry in entries(text)]
     if not found or len(found) > MAX_TESTS:
         raise InputError(f"{TOOL}: expected 1 to {MAX_TESTS} tests, got {len(found)}")

@@ -133,9 +133,7 @@ def answer_records(
     *,
     time: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Records of answers that a tool times in two parts: the whole, and the speeds of its parts,
-    which compare with other tools' tests of them.
-    """
+    """Records of answers that a tool times in two parts: the whole, and the speeds of its parts."""
     found = {"end-to-end": list(figures)}
     for kind in ("prefill", "decode"):
         name = f"{kind}_tps"
@@ -175,9 +173,7 @@ def text_or_none(value: Any) -> str | None:
 
 
 def whole_or_none(value: Any) -> int | None:
-    """A whole number above 0, where there is one; settings are for reading, and a missing one is no
-    error. CSV has it as text.
-    """
+    """A whole number above 0, where there is one: a missing setting is no error. CSV has text."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 18:
         value = int(value)
     return value if type(value) is int and 0 < value < 2**63 else None
