@@ -16,22 +16,20 @@ from pathlib import Path
 import psutil
 
 from boardfit.edge.bench.heat import HeatReader
-from boardfit.edge.probe.system import System
+from boardfit.edge.probe.system import System, read_text
 from boardfit.edge.types import HeatSample, MemorySample
 
-_STATUS_KEYS = {
-    "VmRSS": "rss_bytes",
-    "RssAnon": "anon_bytes",
-    "RssFile": "file_bytes",
-    "VmSwap": "swap_bytes",
-}
+_STATUS_KEYS = (
+    *(("VmRSS", "rss_bytes"), ("RssAnon", "anon_bytes")),
+    *(("RssFile", "file_bytes"), ("VmSwap", "swap_bytes")),
+)
 _KB_LINE = re.compile(r"^(\w+):\s+(\d+) kB", re.MULTILINE)
 
 
 def parse_status(text: str) -> dict[str, int]:
     """`/proc/<pid>/status` → bytes by our field names; absent lines stay absent."""
     found = dict(_KB_LINE.findall(text))
-    return {field: int(found[key]) * 1024 for key, field in _STATUS_KEYS.items() if key in found}
+    return {field: int(found[key]) * 1024 for key, field in _STATUS_KEYS if key in found}
 
 
 def parse_pss(text: str) -> int | None:
@@ -40,23 +38,14 @@ def parse_pss(text: str) -> int | None:
     return int(found["Pss"]) * 1024 if "Pss" in found else None
 
 
-def _read(path: str | Path) -> str | None:
-    try:
-        return Path(path).read_text()
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
 def read_memory(*, with_pss: bool = True) -> MemorySample:
     """One look at this process's memory."""
     t_ns = time.monotonic_ns()
-    status = _read("/proc/self/status")
+    status = read_text(Path("/proc/self/status"))
     if status is None:
         return MemorySample(t_ns, rss_bytes=psutil.Process().memory_info().rss)
-    rollup = _read("/proc/self/smaps_rollup") if with_pss else None
-    return MemorySample(
-        t_ns, pss_bytes=parse_pss(rollup) if rollup else None, **parse_status(status)
-    )
+    rollup = read_text(Path("/proc/self/smaps_rollup")) if with_pss else None
+    return MemorySample(t_ns, pss_bytes=parse_pss(rollup or ""), **parse_status(status))
 
 
 class ResourceSampler:
@@ -92,14 +81,12 @@ class ResourceSampler:
         return tuple(s for s in list(self.memory) if start_ns <= s.t_ns <= end_ns)
 
     def heat_between(self, start_ns: int, end_ns: int) -> tuple[HeatSample, ...]:
-        """Heat samples of one span of time."""
         return tuple(s for s in list(self.heat) if start_ns <= s.t_ns <= end_ns)
 
     def heat_around(self, start_ns: int, end_ns: int) -> tuple[HeatSample, ...]:
         """Heat samples of one span and the last one before it: a short span may hold none."""
-        samples = list(self.heat)
-        before = [s for s in samples if s.t_ns < start_ns][-1:]
-        return (*before, *(s for s in samples if start_ns <= s.t_ns <= end_ns))
+        before = [s for s in list(self.heat) if s.t_ns < start_ns][-1:]
+        return (*before, *self.heat_between(start_ns, end_ns))
 
     def __enter__(self) -> ResourceSampler:
         """Take the first look here, so that even the shortest span has one before it."""

@@ -13,6 +13,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -51,32 +52,8 @@ def style() -> AbstractContextManager[None]:
             "charts need the Python package 'matplotlib', which is not installed",
             next_step=f"{install_line(EXTRA)}, or --format md",
         ) from None
-    settings: dict[Any, Any] = {
-        "svg.fonttype": "none",  # text stays text: searchable, selectable, in the page's font
-        "svg.hashsalt": "boardfit",  # the same results give the same bytes
-        "text.parse_math": False,  # a $ in a model's name is a $
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "text.color": INK,
-        "axes.edgecolor": MUTED,
-        "axes.labelcolor": INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "axes.axisbelow": True,
-        "grid.color": GRID,
-        "grid.linewidth": 0.7,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-        "lines.linewidth": 1.6,
-        "lines.markersize": 5,
-        "figure.facecolor": "none",
-        "axes.facecolor": "none",
-        "savefig.facecolor": "none",
-    }
-    context: AbstractContextManager[None] = matplotlib.rc_context(settings)
+    settings = Path(__file__).with_name("charts.mplstyle")
+    context: AbstractContextManager[None] = matplotlib.rc_context(fname=settings)
     return context
 
 
