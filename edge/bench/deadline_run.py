@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +37,8 @@ from boardfit.edge.types import Engine, GenerationConfig, Message, Trace
 from boardfit.edge.units import format_seconds
 
 KIND = "deadline"
+# A request's row, and its trace where it was accepted.
+Asked = tuple[dict[str, Any], Trace | None]
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,10 @@ class DeadlineTest(Test):
 
     @property
     def label(self) -> str:
-        limit = "its own time" if self.within_s is None else format_seconds(self.within_s)
-        if self.within_s is None and self.first_within_s is not None:
-            limit = f"{format_seconds(self.first_within_s)} to the first token"
+        limit = format_seconds(self.within_s)
+        if self.within_s is None:
+            first = self.first_within_s
+            limit = f"{format_seconds(first)} to the first token" if first else "its own time"
         return f"{self.workload} within {limit}, {self.start}"
 
 
@@ -97,12 +102,8 @@ class DeadlineRun(TestRun):
 
     def section(self) -> dict[str, Any]:
         """The entry `deadline` of a result."""
-        return {
-            "summary": summarize(self.rows),
-            "by_task": by_task(self.rows),
-            "requests": self.rows,
-            "notes": self.notes,
-        }
+        counts = {"summary": summarize(self.rows), "by_task": by_task(self.rows)}
+        return {**counts, "requests": self.rows, "notes": self.notes}
 
 
 class Asker:
@@ -128,7 +129,7 @@ class Asker:
         self.session.system = system
         return len(self.session.render([Message("user", message)]))
 
-    def ask(self, request: TaskRequest, budget: Budget) -> tuple[dict[str, Any], Trace | None]:
+    def ask(self, request: TaskRequest, budget: Budget) -> Asked:
         """Its row, and its trace where it was accepted."""
         system, message = self.place_request(request)
         session = self.session
@@ -206,42 +207,49 @@ def run_workload(
     n_warm_up = len({request.task.name for request in requests})
     warm_up, asked = requests[:n_warm_up], requests[n_warm_up:]
     for_warm, for_cold = asked[: workload.n_requests], asked[workload.n_requests :]
-    done = 0
+    done, flags = itertools.count(), list[str]()
 
-    def report_progress(some: Sequence[TaskRequest], label: str) -> Iterator[TaskRequest]:
-        nonlocal done
+    def ask_warm(request: TaskRequest) -> Asked:
+        return asker.ask(request, workload.budget(request.task))
+
+    def ask_cold(request: TaskRequest) -> Asked:
+        if not drop_page_cache(model_path):
+            flags[:] = ["page cache could not be dropped: cold is as warm as the page cache"]
+        return _ask_cold(opened, model_path, request, workload)
+
+    def ask_all(
+        some: Sequence[TaskRequest], label: str, ask: Callable[[TaskRequest], Asked]
+    ) -> Iterator[Asked]:
         for request in some:
             if progress:
-                progress(done, len(requests), label)
-            yield request
-            done += 1
+                progress(next(done), len(requests), label)
+            yield ask(request)
 
     warm = _new_run(workload, "warm", for_warm, notes)
-    for request in report_progress(warm_up, "warming up"):
-        asker.ask(request, workload.budget(request.task))
-    before = read_conditions()
-    with ResourceSampler() as sampler:
-        for request in report_progress(for_warm, warm.test.label):
-            _take(warm, asker.ask(request, workload.budget(request.task)))
-    finish(warm, sampler, before, read_conditions())
+    for _ in ask_all(warm_up, "warming up", ask_warm):
+        pass
+    _sample(warm, ask_all(for_warm, warm.test.label, ask_warm))
     session.save_times()
     opened.engine.close()
     cold = _new_run(workload, "cold", for_cold, notes)
-    before = read_conditions()
-    with ResourceSampler() as sampler:
-        for request in report_progress(for_cold, cold.test.label):
-            if not drop_page_cache(model_path) and not cold.flags:
-                cold.flags = ["page cache could not be dropped: cold is as warm as the page cache"]
-            _take(cold, _ask_cold(opened, model_path, request, workload))
-    flags = cold.flags
-    finish(cold, sampler, before, read_conditions())
+    _sample(cold, ask_all(for_cold, cold.test.label, ask_cold))
     cold.flags += flags
     return [run for run in (warm, cold) if run.rows]
 
 
+def _sample(run: DeadlineRun, asked: Iterator[Asked]) -> None:
+    """Keep what requests gave, and what disturbed them."""
+    before = read_conditions()
+    with ResourceSampler() as sampler:
+        for row, trace in asked:
+            run.rows.append(row)
+            run.traces += [trace] if trace is not None else []
+    finish(run, sampler, before, read_conditions())
+
+
 def _ask_cold(
     opened: OpenModel, model_path: Path, request: TaskRequest, workload: Workload
-) -> tuple[dict[str, Any], Trace | None]:
+) -> Asked:
     """One request to an engine that was opened for it."""
     name = opened.bundle.plan.engine if opened.bundle else engine_of(model_path)
     with closing(open_engine(name, opened.model, opened.settings)) as engine:
@@ -262,10 +270,9 @@ def fitting_requests(
     while tasks:
         n_requests = len(tasks) + workload.n_requests + workload.n_cold
         requests = make_requests(tasks, n_requests, engine.count, seed=workload.seed)
-        needs: dict[str, int] = {}
+        needs: Counter[str] = Counter()
         for request in requests:
-            need = asker.n_tokens(request) + request.n_answer + 1
-            needs[request.task.name] = max(need, needs.get(request.task.name, 0))
+            needs |= Counter({request.task.name: asker.n_tokens(request) + request.n_answer + 1})
         kept = tuple(task for task in tasks if needs[task.name] <= engine.n_ctx)
         if kept == tasks:
             return requests, notes
@@ -304,10 +311,3 @@ def _new_run(
     )
     texts = "\0".join(request.message for request in requests)
     return DeadlineRun(test, hashlib.sha256(texts.encode()).hexdigest(), notes=list(notes))
-
-
-def _take(run: DeadlineRun, asked: tuple[dict[str, Any], Trace | None]) -> None:
-    row, trace = asked
-    run.rows.append(row)
-    if trace is not None:
-        run.traces.append(trace)

@@ -138,16 +138,15 @@ def _battery(system: System) -> Callable[[], float | None] | None:
 
 def _counter(system: System, path: str, clock: Callable[[], float]) -> Callable[[], float | None]:
     """Watts since the previous look at an energy counter in µJ; None when it wrapped."""
-    last: list[tuple[float, float]] = []
+    last: tuple[float, float] | None = None
 
     def read() -> float | None:
-        energy = read_number(system, path)
-        if energy is None:
+        nonlocal last
+        if (energy := read_number(system, path)) is None:
             return None
-        now, before = (clock(), energy / 1e6), last[-1] if last else None
-        last[:] = [now]
-        if before is None or now[1] < before[1] or now[0] <= before[0]:
+        before, last = last, (clock(), energy / 1e6)
+        if before is None or last[1] < before[1] or last[0] <= before[0]:
             return None
-        return (now[1] - before[1]) / (now[0] - before[0])
+        return (last[1] - before[1]) / (last[0] - before[0])
 
     return read

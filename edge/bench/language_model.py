@@ -36,8 +36,7 @@ def bench_language_model(
 ) -> list[dict[str, Any]]:
     """Open the model, wait for a cool board, and measure. `baseline` is memory before that."""
     opened = open_for_bench(request)
-    flag = cool_down(request)
-    return measure_language_model(opened, request, baseline, flag=flag)
+    return measure_language_model(opened, request, baseline, flag=cool_down(request))
 
 
 def open_for_bench(request: BenchRequest) -> OpenModel:
@@ -60,10 +59,8 @@ def open_for_bench(request: BenchRequest) -> OpenModel:
 
 def cool_down(request: BenchRequest) -> str | None:
     """Wait until the board is as cool as the request asks. Returns what to flag, if anything."""
-    if request.cool_below is None:
-        return None
     say = functools.partial(print, file=sys.stderr, flush=True)
-    return wait_until_cool(request.cool_below, say=say)
+    return None if request.cool_below is None else wait_until_cool(request.cool_below, say=say)
 
 
 def wait_until_cool(

@@ -39,12 +39,8 @@ class NetworkFolder:
     @property
     def quality(self) -> dict[str, Any]:
         """What a result says of how far the network is from its source."""
-        source = self.record["source"]
-        return {
-            "recipe": self.record["recipe"],
-            "errors": self.record["errors"],
-            "source_sha256": source["sha256"],
-        }
+        kept = {key: self.record[key] for key in ("recipe", "errors")}
+        return {**kept, "source_sha256": self.record["source"]["sha256"]}
 
 
 def is_network_folder(path: Path) -> bool:
@@ -71,8 +67,8 @@ def open_network_folder(folder: Path) -> NetworkFolder:
             f"{where}: schema {record.get('schema')!r}, this boardfit reads {SCHEMA}",
             next_step="build it again",
         )
-    for key, kind in (("network", str), ("recipe", str), ("source", dict), ("errors", dict),
-                      ("files", dict)):  # fmt: skip
+    kinds = {"network": str, "recipe": str, "source": dict, "errors": dict, "files": dict}
+    for key, kind in kinds.items():
         if not isinstance(record.get(key), kind):
             raise InputError(f"{where}: entry {key!r} is missing or of another type")
     if not isinstance(record["source"].get("sha256"), str):

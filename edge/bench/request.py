@@ -82,25 +82,21 @@ class BenchRequest:
             words += ["--protocol", "sustained", "--minutes", f"{self.sustained_min:g}"]
         elif self.quick:
             words.append("--quick")
-        if self.repeats != DEFAULT_REPEATS and self.workload is None:
-            words += ["--repeats", str(self.repeats)]
-        for option, value in (
+        is_single, cool_below = self.workload is None, self.cool_below
+        options = [
+            ("--repeats", self.repeats if is_single and self.repeats != DEFAULT_REPEATS else None),
             ("--gen", self.n_gen),
             ("--threads", self.n_threads),
             ("--ctx", self.n_ctx),
             ("--kv-type", self.kv_type),
-        ):
+            ("--thinking", self.thinking),
+            *(("--template-var", variable) for variable in self.template_vars),
+            *(("--shape", shape) for shape in self.shapes),
+            ("--cool-below", f"{cool_below:g}" if is_single and cool_below is not None else None),
+        ]
+        for option, value in options:
             words += [option, str(value)] if value is not None else []
-        words += ["--thinking", self.thinking] if self.thinking is not None else []
-        for variable in self.template_vars:
-            words += ["--template-var", variable]
-        for shape in self.shapes:
-            words += ["--shape", shape]
-        if self.workload is not None:
-            words += self.workload.typed
-        elif self.cool_below is not None:
-            words += ["--cool-below", f"{self.cool_below:g}"]
-        return shlex.join(words)
+        return shlex.join([*words, *(self.workload.typed if self.workload else ())])
 
 
 # ---- options of a workload -----------------------------------------------------------------------

@@ -109,19 +109,16 @@ def run_tests(
     longest = max(max(t.n_prompt, t.n_depth) for t in tests) + 1
     tokens = fixed_tokens(engine, longest)
     runs = [TestRun(test, prompt_hash(tokens[: prompt_length(test)])) for test in tests]
-    total, done = len(tests) * (repeats + 1), 0
+    turns = [*runs, *runs * repeats]
+    total = len(turns)
     before = read_conditions()
     with sampler or ResourceSampler() as sampler:
-        for repetition in range(repeats + 1):
-            for run in runs:
-                if progress:
-                    progress(done, total, run.test.label)
-                STATUS.set_label(run.test.label)
-                trace = run_once(engine, run.test, tokens)
-                done += 1
-                if repetition == 0:
-                    continue
-                run.traces.append(trace)
+        for done, run in enumerate(turns):
+            if progress:
+                progress(done, total, run.test.label)
+            STATUS.set_label(run.test.label)
+            trace = run_once(engine, run.test, tokens)
+            run.traces += [trace] if done >= len(runs) else []  # the first of each warms up
     if progress:
         progress(total, total, "")
     after = read_conditions()

@@ -55,13 +55,9 @@ def data_directory() -> Path:
 
 def append_results(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Append records as whole lines, fsynced. Raises ValueError on NaN or infinity in a record."""
-    lines = [
-        json.dumps(
-            sealed({"kind": KIND, "schema": SCHEMA, **record}), allow_nan=False, sort_keys=True
-        )
-        for record in records
-    ]
-    append_lines(path, "".join(line + "\n" for line in lines).encode())
+    made = [sealed({"kind": KIND, "schema": SCHEMA, **record}) for record in records]
+    lines = [json.dumps(record, allow_nan=False, sort_keys=True) + "\n" for record in made]
+    append_lines(path, "".join(lines).encode())
 
 
 def append_lines(path: Path, lines: bytes) -> None:
@@ -115,10 +111,9 @@ def parse_results(path: Path, data: bytes, most: int | None = None) -> Results:
     """The records in a file's bytes, checked. Of a file of more than `most` lines only the newest
     runs are parsed, with a note that says so. Raises InputError.
     """
-    records, notes = [], []
+    records, notes, partial = [], [], frozenset[str]()
     spans = line_spans(data)
     chosen: Iterable[int] = range(len(spans))
-    partial = frozenset[str]()
     if most is not None and len(spans) > most + 1:
         newest = find_newest(data, spans, most)
         chosen = newest.lines
@@ -160,10 +155,9 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
     for key in REQUIRED:
         if key not in record:
             raise InputError(f"{where}: entry {key!r} is missing")
-    for key in REQUIRED[2:]:
-        if not isinstance(record[key], dict):
+        if key in REQUIRED[2:] and not isinstance(found := record[key], dict):
             raise InputError(
-                f"{where}: entry {key!r} must be an object, got {printable(str(record[key]))}"
+                f"{where}: entry {key!r} must be an object, got {printable(str(found))}"
             )
     for name, figure in record["metrics"].items():
         if not isinstance(figure, (dict, type(None))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import statistics
@@ -57,18 +58,14 @@ def to_csv(records: Sequence[Record]) -> str:
 
 def cell(value: Any) -> Any:
     """Text that a spreadsheet would run as a formula gets an apostrophe (OWASP, CSV injection)."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return f"'{value}" if value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
-    return value
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return "" if value is None else value
 
 
 def _find(record: Record, path: Sequence[str]) -> Any:
-    value: Any = record
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+    start: Any = record
+    return functools.reduce(lambda value, key: (value or {}).get(key), path, start)
 
 
 def to_llama_bench(records: Sequence[Record]) -> str:
@@ -80,11 +77,9 @@ def to_llama_bench(records: Sequence[Record]) -> str:
 def llama_bench_entry(record: Record) -> dict[str, Any] | None:
     test, settings = record["test"], record["settings"]
     kind = test.get("kind")
-    metric, tokens = {
-        "prefill": ("prefill_tps", test.get("n_prompt")),
-        "decode": ("decode_tps", test.get("n_gen")),
-    }.get(kind, (None, None))
-    rates = [float(f[metric]) for f in record.get("figures") or [] if metric and f.get(metric)]
+    tokens = test.get({"prefill": "n_prompt", "decode": "n_gen"}.get(kind, ""))
+    metric = f"{kind}_tps"
+    rates = [float(f[metric]) for f in record.get("figures") or [] if f.get(metric)]
     if not rates or not tokens:
         return None
     nanoseconds = [round(tokens / rate * 1e9) for rate in rates]

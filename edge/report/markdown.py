@@ -52,12 +52,8 @@ def render(records: Sequence[Record], notes: Sequence[str] = ()) -> str:
 def render_run(run: Run) -> list[str]:
     kind, head = find_kind(run), run.head
     artifact, machine, settings = head["artifact"], head["machine"], head["settings"]
-    lines = [
-        f"# {escape(artifact['name'])} on {escape(machine_name(run))}",
-        "",
-        escape(kind.verdict(run), limit=500),
-        "",
-    ]
+    lines = [f"# {escape(artifact['name'])} on {escape(machine_name(run))}", ""]
+    lines += [escape(kind.verdict(run), limit=500), ""]
     lines += table(("figure", "value"), key_figures(run))
     lines += ["", "## Speed"]
     for header, cells in kind.tables(run):

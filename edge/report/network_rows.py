@@ -38,12 +38,11 @@ def network_verdict(run: Run) -> str:
     )
 
 
-def latency_row(record: Record) -> tuple[str, str, str, str]:
+def latency_row(record: Record) -> tuple[str, ...]:
     """(test, p50, p95, p99)."""
-    figures = ("latency_p50_s", "latency_p95_s", "latency_p99_s")
     label = str(record["test"].get("label", "inference"))
-    p50, p95, p99 = (latency_text(median(record, name)) for name in figures)
-    return label, p50, p95, p99
+    names = ("latency_p50_s", "latency_p95_s", "latency_p99_s")
+    return label, *(latency_text(median(record, name)) for name in names)
 
 
 LATENCY_HEADER = ("test", "p50", "p95", "p99")

@@ -88,7 +88,7 @@ def render_page(
         section(run, label, number, within_s, run.run_id in partial)
         for number, (run, label) in enumerate(detailed, 1)
     ]
-    page = template.render(
+    return template.render(
         css=_file("page.css"),
         title=page_title(runs),
         kinds_note=fleet_verdict(runs) if len(groups) > 1 else None,
@@ -101,7 +101,6 @@ def render_page(
         n_detailed=len(sections),
         notes=[*name_clashes(runs), *notes],
     )
-    return page.encode("utf-8", "replace").decode()  # lone surrogates: JSON may hold them
 
 
 def label_sections(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from boardfit.edge.bench.metrics import drift, measure, sustained_ratio
@@ -20,13 +20,10 @@ def timed_traces(run: Run) -> list[tuple[float, Record, dict[str, Any]]]:
     end.
     """
     found = [(r, t) for r in run.records for t in r.get("traces", []) if "end_ns" in t]
-    if all(isinstance(t.get("start_ns"), int) for _, t in found):
-        placed = [(t["start_ns"] * NS, r, t) for r, t in found]
-    else:
-        placed, at = [], 0.0
-        for record, trace in found:
-            placed.append((at, record, trace))
-            at += trace["end_ns"] * NS
+    starts = [trace.get("start_ns") for _, trace in found]
+    if None in starts:
+        starts = [0, *itertools.accumulate(trace["end_ns"] for _, trace in found)]
+    placed = [(start * NS, *pair) for start, pair in zip(starts, found, strict=False)]
     return sorted(placed, key=lambda item: item[0])
 
 
@@ -48,7 +45,7 @@ def speed_windows(run: Run) -> dict[str, list[tuple[float, float]]]:
             if (t - times[edges[-1]]) * NS >= WINDOW_S:
                 edges.append(i)
         edges = [*(edges[:-1] or [0]), len(times) - 1]
-        for first, last in pairwise(edges):
+        for first, last in itertools.pairwise(edges):
             span = (times[last] - times[first]) * NS
             if span:
                 middle = start_s + (times[first] + times[last]) / 2 * NS
@@ -76,13 +73,9 @@ def medians(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def sustained_share(run: Run) -> float | None:
     """What a board holds of its first burst in a sustained test, None without one."""
-    points = [
-        (start_s, rate)
-        for start_s, record, trace in timed_traces(run)
-        if record["test"]["kind"] == "sustained"
-        and (rate := measure(expand_trace(trace)).decode_tps) is not None
-    ]
-    return sustained_ratio(points)
+    found = [(s, t) for s, record, t in timed_traces(run) if record["test"]["kind"] == "sustained"]
+    rates = [(start_s, measure(expand_trace(trace)).decode_tps) for start_s, trace in found]
+    return sustained_ratio([(start_s, rate) for start_s, rate in rates if rate is not None])
 
 
 def speed_over_time(run: Run) -> Chart | Missing:
@@ -130,9 +123,8 @@ def speed_summary(run: Run, windows: Mapping[str, Sequence[tuple[float, float]]]
     """Whether the run slowed down, in one sentence; None below four spells of any test."""
     if held := sustained_share(run):
         return f"At the end of the run decode holds {held:.0%} of its first burst."
-    found = [drift([rate for _, rate in points]) for points in windows.values()]
-    drifts = [change for change in found if change is not None]
-    if not drifts:
+    changes = [drift([rate for _, rate in points]) for points in windows.values()]
+    if not (drifts := [change for change in changes if change is not None]):
         return None
     times = [t for points in windows.values() for t, _ in points]
     return (

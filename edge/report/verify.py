@@ -46,14 +46,14 @@ def verify_run(run: Run, *, partial: bool = False) -> RunVerdict:
         where = f"run {run.run_id[:6]}, {name_test(record)}"
         count, wrong, unchecked = verify_record(record)
         n_figures += count
-        problems += [f"{where}: {text}" for text in wrong]
-        gaps += [f"{where}: {text}" for text in unchecked]
+        problems += [printable(f"{where}: {text}", 400) for text in wrong]
+        gaps += [printable(f"{where}: {text}", 400) for text in unchecked]
     if partial:
         gaps.append("only the first tests of this run were read; --verify checks all")
     else:
-        problems += [f"run {run.run_id[:6]}: {text}" for text in missing_parts(run.records)]
-    clean = tuple(printable(text, 400) for text in problems)
-    return RunVerdict(len(run.records), n_figures, clean, tuple(printable(g, 400) for g in gaps))
+        lost = (f"run {run.run_id[:6]}: {text}" for text in missing_parts(run.records))
+        problems += [printable(text, 400) for text in lost]
+    return RunVerdict(len(run.records), n_figures, tuple(problems), tuple(gaps))
 
 
 def verify_record(record: Record) -> tuple[int, list[str], list[str]]:
@@ -121,10 +121,9 @@ def compare_spreads(
         expected = again.get(name) or {}
         got = stored.get(name) or {}
         for part in dict.fromkeys([*expected, *got]):
-            if not _is_equal(got.get(part), expected.get(part)):
-                wrong.append(
-                    f"{name}: {part} is {got.get(part)!r}, the trace gives {expected.get(part)!r}"
-                )
+            mine, right = got.get(part), expected.get(part)
+            if not _is_equal(mine, right):
+                wrong.append(f"{name}: {part} is {mine!r}, the trace gives {right!r}")
                 break
     return wrong
 
@@ -137,17 +136,14 @@ def _is_equal(a: Any, b: Any) -> bool:
 
 def missing_parts(records: Sequence[Record]) -> list[str]:
     """Tests that a run had and its records no longer have; schema 1 cannot show it."""
-    parts = [r["part"] for r in records if isinstance(r.get("part"), dict)]
-    if not parts:
-        return []
-    total = max(int(p.get("of") or 0) for p in parts)
-    indexes = [p.get("index") for p in parts]
+    parts = [record["part"] for record in records if record.get("part")]
+    total = max((part["of"] for part in parts), default=0)
+    indexes = [part["index"] for part in parts]
     wrong = []
-    lost = sorted(set(range(min(total, 10_000))) - {i for i in indexes if isinstance(i, int)})
-    if lost:
+    if lost := sorted(set(range(min(total, 10_000))) - set(indexes)):
         numbers_text = ", ".join(str(i + 1) for i in lost[:10])
         wrong.append(f"{len(lost)} of {total} tests are missing (number {numbers_text})")
-    if len(indexes) != len(set(map(str, indexes))):
+    if len(indexes) != len(set(indexes)):
         wrong.append("a test is there twice")
     return wrong
 
@@ -173,7 +169,8 @@ def check_workload(record: Record) -> tuple[int, list[str]]:
                 wrong.append(f"request {number}: met is {row['met']}, its times contradict it")
         for row in rows:
             # Older records did not ask refused requests again.
-            if "rightly" in row and row["rightly"] is not (row["need_s"] > _limit_s(row)):
+            limit_s = row["first_within_s"] if row["within_s"] is None else row["within_s"]
+            if "rightly" in row and row["rightly"] is not (row["need_s"] > limit_s):
                 wrong.append(f"a refusal: rightly is {row['rightly']}, its time contradicts it")
         again = {"summary": summarize(rows), "by_task": by_task(rows)}
         figures = dict(_list_leaves(again))
@@ -186,11 +183,6 @@ def check_workload(record: Record) -> tuple[int, list[str]]:
         return len(figures), wrong
     except (AssertionError, KeyError, TypeError, AttributeError, ValueError, ArithmeticError):
         return 0, ["the entry 'deadline' is not as edge bench writes it"]
-
-
-def _limit_s(row: Mapping[str, Any]) -> float:
-    limit: float = row["first_within_s"] if row["within_s"] is None else row["within_s"]
-    return limit
 
 
 def _is_met(row: Mapping[str, Any]) -> bool:
