@@ -51,10 +51,7 @@ def read_conditions() -> Conditions:
 
 
 def disturbances(
-    before: Conditions,
-    after: Conditions,
-    heat: Sequence[HeatSample],
-    samples: Sequence[float],
+    before: Conditions, after: Conditions, heat: Sequence[HeatSample], samples: Sequence[float]
 ) -> list[str]:
     """Why a figure may not be the machine's best. `samples` are rates in the order taken."""
     flags = []

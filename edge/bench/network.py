@@ -110,10 +110,7 @@ def bench_network(request: BenchRequest, baseline: Mapping[str, Any]) -> list[di
 
 
 def measure_network(
-    network: Network,
-    shapes: Mapping[str, tuple[int, ...]],
-    n_runs: int,
-    progress: PartProgress,
+    network: Network, shapes: Mapping[str, tuple[int, ...]], n_runs: int, progress: PartProgress
 ) -> InferenceRun:
     """Run a network `N_WARMUP` times unmeasured and `n_runs` times measured, within `_MAX_S`."""
     network.prepare(make_values(network.inputs, shapes))

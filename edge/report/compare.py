@@ -19,15 +19,7 @@ from typing import Any
 
 from boardfit.edge.bench.metrics import quantile
 from boardfit.edge.errors import InputError, UsageError
-from boardfit.edge.report.figures import (
-    Record,
-    Run,
-    engine_text,
-    machine_key,
-    machine_name,
-    median,
-    settings_text,
-)
+from boardfit.edge.report.figures import Record, Run, machine_key, median
 from boardfit.edge.units import did_you_mean, printable
 
 SEED = 20260101
@@ -119,10 +111,10 @@ def dimensions(run: Run) -> dict[str, Any]:
 def describe(run: Run, dimension: str) -> str:
     head = run.head
     text = {
-        "machine": machine_name(run),
+        "machine": run.machine_name,
         "artifact": f"{head['artifact'].get('name')} {head['engine'].get('quant') or ''}".rstrip(),
-        "engine": engine_text(head["engine"]),
-        "settings": settings_text(head["settings"]),
+        "engine": run.engine_text,
+        "settings": run.settings_text,
         "prompts": "its own prompts",
         "tool": (head.get("imported") or {}).get("tool") or "edge bench",
     }[dimension]

@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from boardfit.edge.report.figures import (
-    Figure,
-    Record,
-    Run,
-    Table,
-    machine_name,
-    name_test,
-    peak,
-)
+from boardfit.edge.report.figures import Figure, Record, Run, Table, name_test
 from boardfit.edge.report.rows import align_columns
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
@@ -31,7 +23,7 @@ def find_summary(record: Record) -> Mapping[str, Any]:
 def deadline_verdict(run: Run) -> str:
     """One sentence: the share answered in time, with its interval, and what was refused."""
     found = find_summary(run.head)
-    what = f"{run.head['artifact']['name']} on {machine_name(run)}"
+    what = f"{run.head['artifact']['name']} on {run.machine_name}"
     refused, share = found.get("n_refused"), found.get("refused_rightly_share")
     rightly = "" if share is None else f" ({share_text(share)} of them rightly)"
     if found.get("hit_rate") is None:
@@ -138,7 +130,7 @@ def deadline_figures(run: Run) -> list[Figure]:
         ("answered in time", share_text(found.get("hit_rate")), _interval(found)),
         ("whole answer, p99", slowest, ""),
         ("tokens given of those possible", share_text(found.get("given_share")), ""),
-        ("peak anonymous memory", format_bytes(peak(run, "peak_anon_bytes")), ""),
+        ("peak anonymous memory", format_bytes(run.peak("peak_anon_bytes")), ""),
         ("file", format_bytes(run.head["artifact"].get("n_bytes")), ""),
     ]
 

@@ -32,6 +32,94 @@ class Run:
     def first(self, kind: str) -> Record | None:
         return next(iter(self.tests(kind)), None)
 
+    def peak(self, name: str) -> int | None:
+        """The largest value of one memory figure over all tests of a self."""
+        values = [find_spread(record, name).get("maximum") for record in self.records]
+        return max((int(value) for value in values if value is not None), default=None)
+
+    @property
+    def best_decode(self) -> Record | None:
+        """The decode test at the smallest depth: what a short chat feels like."""
+        tests = self.tests("decode")
+        return min(tests, key=lambda r: r["test"]["n_depth"]) if tests else None
+
+    @property
+    def longest_prefill(self) -> Record | None:
+        tests = self.tests("prefill")
+        return max(tests, key=lambda r: r["test"]["n_prompt"]) if tests else None
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes that the machine gave the process: its RAM, or a smaller cgroup limit."""
+        machine = self.head["machine"]
+        known = [machine.get("ram_bytes"), machine.get("memory_limit_bytes")]
+        return min((int(n) for n in known if isinstance(n, (int, float)) and n > 0), default=None)
+
+    @property
+    def settings_text(self) -> str:
+        """`4 threads, context 512, KV f16, batch 512`, as far as the run recorded them."""
+        keys = ("n_threads", "n_ctx", "kv_type", "n_batch")
+        forms = ("{} threads", "context {}", "KV {}", "batch {}")
+        pairs = zip(forms, map(self.head["settings"].get, keys), strict=True)
+        known = [form.format(value) for form, value in pairs if value]
+        return ", ".join(known) or "settings not recorded"
+
+    @property
+    def engine_text(self) -> str:
+        """Name and version, as far as the run recorded them."""
+        engine = self.head["engine"]
+        return " ".join(str(part) for part in (engine.get("name"), engine.get("version")) if part)
+
+    @property
+    def machine_name(self) -> str:
+        machine = self.head["machine"]
+        known = machine.get("model") or machine.get("cpu") or machine.get("arch")
+        return str(known or "an unnamed machine")
+
+    @property
+    def imported_note(self) -> str | None:
+        """What another tool's results lack, in one sentence; None for our own."""
+        origin = self.head.get("imported")
+        if origin is None:
+            return None
+        what = ", ".join(origin.get("not_measured") or ()) or "nothing known"
+        return f"Imported from {origin.get('tool')}, which did not measure: {what}."
+
+    @property
+    def is_planned_machine(self) -> bool:
+        """Whether the plan was made for the machine that measured: a bundle for a Pi may have been
+        tried on a laptop.
+        """
+        device = (self.head.get("predicted") or {}).get("device")
+        return device is not None and device in (
+            "this-machine",
+            self.head["machine"].get("profile"),
+        )
+
+    def find_predictions(self) -> list[tuple[str, str, float, float]]:
+        """(figure, unit, predicted, measured), where the plan is for the machine that measured."""
+        promised = self.head.get("predicted")
+        if not promised or not self.is_planned_machine:
+            return []
+        decode, prefill = self.best_decode, self.longest_prefill
+        pairs = (
+            ("decode", "tokens/s", "decode_tps", median(decode, "decode_tps")),
+            ("prefill", "tokens/s", "prefill_tps", median(prefill, "prefill_tps")),
+            ("anonymous memory", "bytes", "anonymous_bytes", self.peak("peak_anon_bytes")),
+        )
+        return [
+            (name, unit, float(plan), float(got))
+            for name, unit, key, got in pairs
+            if (plan := promised.get(key)) and got
+        ]
+
+    def predicted_rows(self) -> list[tuple[str, str, str, str]]:
+        """(figure, predicted, measured, measured ÷ predicted), as far as both are known."""
+        return [
+            (f"{name}, {unit}", f"{plan:,.0f}", f"{got:,.0f}", f"{got / plan:.2f}")
+            for name, unit, plan, got in self.find_predictions()
+        ]
+
 
 def group_runs(records: Sequence[Record]) -> list[Run]:
     """Records by run id, oldest first. Two machines under one run id are two runs."""
@@ -69,67 +157,14 @@ def interval_text(record: Record | None, name: str, decimals: int = 1) -> str:
     return f"{figure['p10']:.{decimals}f}–{figure['p90']:.{decimals}f}"
 
 
-def peak(run: Run, name: str) -> int | None:
-    """The largest value of one memory figure over all tests of a run."""
-    values = [find_spread(record, name).get("maximum") for record in run.records]
-    return max((int(value) for value in values if value is not None), default=None)
-
-
-def best_decode(run: Run) -> Record | None:
-    """The decode test at the smallest depth: what a short chat feels like."""
-    tests = run.tests("decode")
-    return min(tests, key=lambda r: r["test"]["n_depth"]) if tests else None
-
-
-def longest_prefill(run: Run) -> Record | None:
-    tests = run.tests("prefill")
-    return max(tests, key=lambda r: r["test"]["n_prompt"]) if tests else None
-
-
-def memory_limit(run: Run) -> int | None:
-    """What the machine gave the process: its RAM, or a smaller cgroup limit; None if not stored."""
-    machine = run.head["machine"]
-    known = [machine.get("ram_bytes"), machine.get("memory_limit_bytes")]
-    return min((int(n) for n in known if isinstance(n, (int, float)) and n > 0), default=None)
-
-
-def settings_text(settings: Mapping[str, Any]) -> str:
-    """`4 threads, context 512, KV f16, batch 512`, as far as the run recorded them."""
-    keys = ("n_threads", "n_ctx", "kv_type", "n_batch")
-    forms = ("{} threads", "context {}", "KV {}", "batch {}")
-    pairs = zip(forms, map(settings.get, keys), strict=True)
-    known = [form.format(value) for form, value in pairs if value]
-    return ", ".join(known) or "settings not recorded"
-
-
-def engine_text(engine: Mapping[str, Any]) -> str:
-    """Name and version, as far as the run recorded them."""
-    return " ".join(str(part) for part in (engine.get("name"), engine.get("version")) if part)
-
-
 def name_test(record: Record) -> str:
     return str(record["test"].get("label", "?"))
 
 
-def machine_name(run: Run) -> str:
-    machine = run.head["machine"]
-    known = machine.get("model") or machine.get("cpu") or machine.get("arch")
-    return str(known or "an unnamed machine")
-
-
-def imported_note(run: Run) -> str | None:
-    """What another tool's results lack, in one sentence; None for our own."""
-    origin = run.head.get("imported")
-    if origin is None:
-        return None
-    what = ", ".join(origin.get("not_measured") or ()) or "nothing known"
-    return f"Imported from {origin.get('tool')}, which did not measure: {what}."
-
-
 def page_title(runs: Sequence[Run]) -> str:
     newest = runs[-1]
-    title = f"{newest.head['artifact']['name']} on {machine_name(newest)}"
-    others = {(str(run.head["artifact"]["name"]), machine_name(run)) for run in runs}
+    title = f"{newest.head['artifact']['name']} on {newest.machine_name}"
+    others = {(str(run.head["artifact"]["name"]), run.machine_name) for run in runs}
     if len(runs) == 1:
         return title
     return f"{title}, {len(runs)} runs" if len(others) == 1 else f"{title} and {len(runs) - 1} more"
@@ -152,8 +187,8 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
             "artifact": str(run.head["artifact"]["name"]),
             "quant": str(run.head["engine"].get("quant") or "?"),
             "engine": str(run.head["engine"].get("name") or "?"),
-            "machine": machine_name(run),
-            "memory": format_bytes(memory_limit(run)),
+            "machine": run.machine_name,
+            "memory": format_bytes(run.memory_limit),
             "cores": f"{run.head['machine'].get('n_cores') or '?'} cores",
             "threads": f"{run.head['settings'].get('n_threads') or '?'} threads",
             "context": f"context {run.head['settings'].get('n_ctx') or '?'}",
@@ -175,43 +210,9 @@ def name_clashes(runs: Sequence[Run]) -> list[str]:
     found: dict[str, set[tuple[str, ...]]] = {}
     for run in runs:
         if not run.head.get("imported"):  # other tools report too little of a machine
-            found.setdefault(machine_name(run), set()).add(machine_key(run.head))
+            found.setdefault(run.machine_name, set()).add(machine_key(run.head))
     return [
         f"{len(keys)} different machines are called {name!r}: their results are kept apart"
         for name, keys in found.items()
         if len(keys) > 1
-    ]
-
-
-def is_planned_machine(run: Run) -> bool:
-    """Whether the plan was made for the machine that measured: a bundle for a Pi may have been
-    tried on a laptop.
-    """
-    device = (run.head.get("predicted") or {}).get("device")
-    return device is not None and device in ("this-machine", run.head["machine"].get("profile"))
-
-
-def find_predictions(run: Run) -> list[tuple[str, str, float, float]]:
-    """(figure, unit, predicted, measured), where the plan is for the machine that measured."""
-    promised = run.head.get("predicted")
-    if not promised or not is_planned_machine(run):
-        return []
-    decode, prefill = best_decode(run), longest_prefill(run)
-    pairs = (
-        ("decode", "tokens/s", "decode_tps", median(decode, "decode_tps")),
-        ("prefill", "tokens/s", "prefill_tps", median(prefill, "prefill_tps")),
-        ("anonymous memory", "bytes", "anonymous_bytes", peak(run, "peak_anon_bytes")),
-    )
-    return [
-        (name, unit, float(plan), float(got))
-        for name, unit, key, got in pairs
-        if (plan := promised.get(key)) and got
-    ]
-
-
-def predicted_rows(run: Run) -> list[tuple[str, str, str, str]]:
-    """(figure, predicted, measured, measured ÷ predicted), as far as both are known."""
-    return [
-        (f"{name}, {unit}", f"{plan:,.0f}", f"{got:,.0f}", f"{got / plan:.2f}")
-        for name, unit, plan, got in find_predictions(run)
     ]

@@ -10,15 +10,7 @@ from boardfit.edge.report import deadline_rows as workload
 from boardfit.edge.report import language_rows as language
 from boardfit.edge.report import network_rows as network
 from boardfit.edge.report.chart import Chart, Missing
-from boardfit.edge.report.figures import (
-    Figure,
-    Run,
-    Table,
-    best_decode,
-    longest_prefill,
-    median,
-    peak,
-)
+from boardfit.edge.report.figures import Figure, Run, Table, median
 from boardfit.edge.report.rows import flag_lines
 from boardfit.edge.report.run_charts import (
     deadline_charts,
@@ -43,7 +35,7 @@ class Column(NamedTuple):
 
 
 def find_memory(run: Run) -> float | None:
-    value = peak(run, "peak_anon_bytes")
+    value = run.peak("peak_anon_bytes")
     return None if value is None else float(value)
 
 
@@ -82,11 +74,11 @@ LANGUAGE = Kind(
     "speed",
     (
         Column(
-            "decode, tokens/s", lambda run: median(best_decode(run), "decode_tps"),
+            "decode, tokens/s", lambda run: median(run.best_decode, "decode_tps"),
             "{:,.1f}".format, True, "decodes fastest", 1.0,
         ),
         Column(
-            "prefill, tokens/s", lambda run: median(longest_prefill(run), "prefill_tps"),
+            "prefill, tokens/s", lambda run: median(run.longest_prefill, "prefill_tps"),
             "{:,.0f}".format, True, scale=1.0,
         ),
         Column(

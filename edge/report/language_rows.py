@@ -6,14 +6,9 @@ from boardfit.edge.report.figures import (
     Figure,
     Record,
     Run,
-    best_decode,
     interval_text,
-    longest_prefill,
-    machine_name,
     median,
-    memory_limit,
     name_test,
-    peak,
     spread_text,
 )
 from boardfit.edge.report.rows import align_columns
@@ -22,9 +17,9 @@ from boardfit.edge.units import format_bytes, format_seconds, printable
 
 def language_verdict(run: Run) -> str:
     """One sentence: how long a 200-token question takes to answer, and what limits."""
-    decode = median(best_decode(run), "decode_tps")
-    prefill = median(longest_prefill(run), "prefill_tps")
-    name, where = run.head["artifact"]["name"], machine_name(run)
+    decode = median(run.best_decode, "decode_tps")
+    prefill = median(run.longest_prefill, "prefill_tps")
+    name, where = run.head["artifact"]["name"], run.machine_name
     quant = run.head["engine"].get("quant") or "unknown quantization"
     if not decode or not prefill:
         return f"{name} ({quant}) on {where}: not enough was measured for a verdict."
@@ -43,7 +38,7 @@ ROOMY, TIGHT = 0.5, 0.9
 
 def memory_clause(run: Run) -> str:
     """What memory means for this run, or nothing where it was not measured."""
-    used, limit = peak(run, "peak_anon_bytes"), memory_limit(run)
+    used, limit = run.peak("peak_anon_bytes"), run.memory_limit
     if used is None or limit is None:
         return ""
     share = used / limit
@@ -53,7 +48,7 @@ def memory_clause(run: Run) -> str:
 
 def language_figures(run: Run) -> list[Figure]:
     """The five figures that matter, the rates with their spread."""
-    decode, prefill = best_decode(run), longest_prefill(run)
+    decode, prefill = run.best_decode, run.longest_prefill
     ttft_s = median(run.first("end-to-end"), "ttft_s")
 
     def rate(record: Record | None, name: str) -> tuple[str, str]:
@@ -64,7 +59,7 @@ def language_figures(run: Run) -> list[Figure]:
         ("decode", *rate(decode, "decode_tps")),
         ("prefill", *rate(prefill, "prefill_tps")),
         ("time to first token (end to end)", format_seconds(ttft_s), ""),
-        ("peak anonymous memory", format_bytes(peak(run, "peak_anon_bytes")), ""),
+        ("peak anonymous memory", format_bytes(run.peak("peak_anon_bytes")), ""),
         ("load", format_seconds(median(run.first("load"), "load_s")), ""),
         *mbu_figure(decode),
     ]

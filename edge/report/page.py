@@ -19,12 +19,9 @@ from boardfit.edge.report.figures import (
     Record,
     Run,
     group_runs,
-    imported_note,
-    machine_name,
     name_clashes,
     page_title,
     run_labels,
-    settings_text,
 )
 from boardfit.edge.report.fleet_charts import (
     fleet_rows,
@@ -35,13 +32,7 @@ from boardfit.edge.report.fleet_charts import (
     side_by_side,
 )
 from boardfit.edge.report.kinds import find_kind, group_alike, name_kind
-from boardfit.edge.report.rows import (
-    energy_method,
-    energy_rows,
-    flag_lines,
-    load_rows,
-    memory_rows,
-)
+from boardfit.edge.report.rows import energy_method, energy_rows, flag_lines, load_rows, memory_rows
 from boardfit.edge.report.verify import verify_run
 from boardfit.edge.requirements import install_line
 from boardfit.edge.units import format_bytes, printable
@@ -183,15 +174,14 @@ def section(
         "flags": flag_lines(run),
         "facts": provenance(run),
         "check": verify_run(run, partial=partial),
-        "imported": imported_note(run),
+        "imported": run.imported_note,
     }
 
 
 def provenance(run: Run) -> list[tuple[str, str]]:
     """What a reader needs to repeat or to doubt the run."""
     head = run.head
-    artifact, engine, machine = head["artifact"], head["engine"], head["machine"]
-    settings, kit = head["settings"], head["kit"]
+    artifact, engine, machine, kit = (head[k] for k in ("artifact", "engine", "machine", "kit"))
     cores = machine.get("n_cores")
     commit = str(kit.get("commit") or "")[:12]
     changed = "changed since the commit" if kit.get("changed") else ""
@@ -201,8 +191,8 @@ def provenance(run: Run) -> list[tuple[str, str]]:
         ("bundle", artifact.get("bundle_id")),
         ("quantization", engine.get("quant")),
         ("engine", _join_known(engine.get("name"), engine.get("version"), engine.get("build"))),
-        ("settings", settings_text(settings)),
-        ("machine", _join_known(machine_name(run), machine.get("cpu"), machine.get("arch"))),
+        ("settings", run.settings_text),
+        ("machine", _join_known(run.machine_name, machine.get("cpu"), machine.get("arch"))),
         ("cores, memory", f"{cores or '–'}, {format_bytes(machine.get('ram_bytes'))}"),
         ("system", _join_known(machine.get("os"), machine.get("kernel"))),
         ("governor", machine.get("governor")),

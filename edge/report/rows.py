@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from boardfit.edge.bench.heat import METHODS
-from boardfit.edge.report.figures import Record, Run, median, name_test, peak, spread_text
+from boardfit.edge.report.figures import Record, Run, median, name_test, spread_text
 from boardfit.edge.units import format_bytes, format_seconds
 
 _PERCENT = re.compile(r"[+-]\d{1,9}%")
@@ -36,11 +36,11 @@ def flag_lines(run: Run) -> list[str]:
 def memory_rows(run: Run) -> list[tuple[str, str]]:
     baseline = run.head.get("baseline") or {}
     return [
-        ("anonymous (what a board dies of)", format_bytes(peak(run, "peak_anon_bytes"))),
-        ("file pages (mapped weights, can be dropped)", format_bytes(peak(run, "peak_file_bytes"))),
-        ("PSS", format_bytes(peak(run, "peak_pss_bytes"))),
-        ("RSS", format_bytes(peak(run, "peak_rss_bytes"))),
-        ("swap grown by", format_bytes(peak(run, "swap_grown_bytes"))),
+        ("anonymous (what a board dies of)", format_bytes(run.peak("peak_anon_bytes"))),
+        ("file pages (mapped weights, can be dropped)", format_bytes(run.peak("peak_file_bytes"))),
+        ("PSS", format_bytes(run.peak("peak_pss_bytes"))),
+        ("RSS", format_bytes(run.peak("peak_rss_bytes"))),
+        ("swap grown by", format_bytes(run.peak("swap_grown_bytes"))),
         ("RSS before the engine was opened", format_bytes(baseline.get("rss_bytes"))),
     ]
 

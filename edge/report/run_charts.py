@@ -20,18 +20,7 @@ from boardfit.edge.report.chart import (
     thin,
 )
 from boardfit.edge.report.deadline_rows import find_section
-from boardfit.edge.report.figures import (
-    Record,
-    Run,
-    find_predictions,
-    find_spread,
-    is_planned_machine,
-    median,
-    memory_limit,
-    name_test,
-    peak,
-    spread_text,
-)
+from boardfit.edge.report.figures import Record, Run, find_spread, median, name_test, spread_text
 from boardfit.edge.report.speed_chart import speed_over_time, timed_traces
 from boardfit.edge.units import MIB, format_bytes, format_seconds
 
@@ -131,9 +120,9 @@ def chart_predictions(run: Run) -> Chart | Missing:
     promised = run.head.get("predicted")
     if not promised:
         return Missing(title, "the results carry no plan: measure a bundle, not a bare model file")
-    if not is_planned_machine(run):
+    if not run.is_planned_machine:
         return Missing(title, f"the plan was made for {promised.get('device')}, not this machine")
-    known = find_predictions(run)
+    known = run.find_predictions()
     if not known:
         return Missing(title, "the plan made no prediction that was measured")
     bound = promised.get("error_bound")
@@ -177,7 +166,7 @@ def memory_over_time(run: Run) -> Chart | Missing:
             series.append(Series(label, *thin([t for t, _ in found], [v for _, v in found])))
     if not series:
         return Missing(title, "the results hold no memory samples")
-    limit_bytes, used = memory_limit(run), peak(run, "peak_anon_bytes")
+    limit_bytes, used = run.memory_limit, run.peak("peak_anon_bytes")
     summary = sentence(f"{s.name} peaks at {max(s.y):,.1f} MiB" for s in series)
     limit = None
     if limit_bytes is not None:
