@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from boardfit.edge.probe.sensors import (
     PowerSensor,
@@ -79,16 +80,11 @@ def read_heat() -> HeatSample:
     return replace(HeatReader().read(), power_w=None)
 
 
-@dataclass
-class PowerMeter:
-    """One sensor of a system, read again and again. `kind` is a key of METHODS."""
+class PowerMeter(NamedTuple):
+    """One sensor. `kind` is a key of METHODS. `read` gives watts now, or None for no answer."""
 
     kind: str
-    _read: Callable[[], float | None]
-
-    def read(self) -> float | None:
-        """Watts now; None where the sensor did not answer, or a counter has no first look yet."""
-        return self._read()
+    read: Callable[[], float | None]
 
 
 def find_meter(

@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from boardfit.edge.errors import InputError
 from boardfit.edge.types import MemorySample, Trace
 
+# Figures of one request or load; times in seconds, rates in tokens per second, None: not measured.
+Figures = dict[str, Any]
 # One figure over repetitions.
 Spread = dict[str, Any]
 
@@ -26,32 +28,6 @@ MIN_POWER_SAMPLES = 3
 # Of a sustained run the first and the last tenth of the time are compared, each at least this many
 # repetitions.
 SHARE, MIN_REPEATS = 0.1, 2
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """Figures of one request. Times in seconds, rates in tokens per second, memory in bytes."""
-
-    n_prompt: int
-    n_reused: int
-    n_out: int
-    ttft_s: float | None
-    prefill_s: float | None
-    prefill_tps: float | None
-    decode_tps: float | None
-    tpot_s: float | None
-    itl_p50_s: float | None
-    itl_p95_s: float | None
-    itl_max_s: float | None
-    end_to_end_s: float
-    peak_anon_bytes: int | None
-    peak_file_bytes: int | None
-    peak_rss_bytes: int | None
-    peak_pss_bytes: int | None
-    swap_grown_bytes: int | None
-    power_w: float | None
-    j_per_token: float | None
-    deadline_met: bool | None
 
 
 @dataclass(frozen=True)
@@ -64,7 +40,7 @@ class LoadTrace:
     memory: tuple[MemorySample, ...] = ()
 
 
-def measure_load(trace: LoadTrace) -> dict[str, float | int | None]:
+def measure_load(trace: LoadTrace) -> Figures:
     """Figures of one load. Raises InputError when its clock goes backwards."""
     if not trace.start_ns <= trace.loaded_ns <= trace.first_token_ns:
         raise InputError("trace refused: the clock of a load goes backwards")
@@ -76,9 +52,9 @@ def measure_load(trace: LoadTrace) -> dict[str, float | int | None]:
     }
 
 
-def numbers(metrics: Metrics) -> dict[str, float | int | None]:
+def numbers(figures: Figures) -> Figures:
     """The figures of one request that have a spread: all but the yes-or-no ones."""
-    return {k: v for k, v in asdict(metrics).items() if not isinstance(v, bool)}
+    return {name: value for name, value in figures.items() if not isinstance(value, bool)}
 
 
 def check_trace(trace: Trace) -> None:
@@ -143,7 +119,7 @@ def peak(samples: Sequence[MemorySample], field: str) -> int | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def measure(trace: Trace) -> Metrics:
+def measure(trace: Trace) -> Figures:
     """All figures of one request. Raises InputError when the trace is broken."""
     check_trace(trace)
     tokens = [event.t_ns for event in trace.events if event.token_id is not None]
@@ -158,28 +134,28 @@ def measure(trace: Trace) -> Metrics:
     watts = [h.power_w for h in trace.heat if h.power_w is not None]
     # Sensors are read once a second: fewer looks than these are not this request's power.
     power_w = statistics.fmean(watts) if len(watts) >= MIN_POWER_SAMPLES else None
-    return Metrics(
-        n_prompt=trace.n_prompt,
-        n_reused=trace.n_reused,
-        n_out=len(tokens),
-        ttft_s=(tokens[0] - trace.request_start_ns) * NS if tokens else None,
-        prefill_s=prefill_s,
-        prefill_tps=n_new / prefill_s if prefill_s and n_new else None,
-        decode_tps=len(gaps) / decode_s if decode_s else None,
-        tpot_s=decode_s / len(gaps) if gaps else None,
-        itl_p50_s=quantile(gaps, 0.5) if gaps else None,
-        itl_p95_s=quantile(gaps, 0.95) if gaps else None,
-        itl_max_s=max(gaps) if gaps else None,
-        end_to_end_s=end_to_end_s,
-        peak_anon_bytes=peak(trace.memory, "anon_bytes"),
-        peak_file_bytes=peak(trace.memory, "file_bytes"),
-        peak_rss_bytes=peak(trace.memory, "rss_bytes"),
-        peak_pss_bytes=peak(trace.memory, "pss_bytes"),
-        swap_grown_bytes=swaps[-1] - swaps[0] if swaps else None,
-        power_w=power_w,
-        j_per_token=power_w * end_to_end_s / len(tokens) if power_w and tokens else None,
-        deadline_met=None if trace.deadline_s is None else end_to_end_s <= trace.deadline_s,
-    )
+    return {
+        "n_prompt": trace.n_prompt,
+        "n_reused": trace.n_reused,
+        "n_out": len(tokens),
+        "ttft_s": (tokens[0] - trace.request_start_ns) * NS if tokens else None,
+        "prefill_s": prefill_s,
+        "prefill_tps": n_new / prefill_s if prefill_s and n_new else None,
+        "decode_tps": len(gaps) / decode_s if decode_s else None,
+        "tpot_s": decode_s / len(gaps) if gaps else None,
+        "itl_p50_s": quantile(gaps, 0.5) if gaps else None,
+        "itl_p95_s": quantile(gaps, 0.95) if gaps else None,
+        "itl_max_s": max(gaps) if gaps else None,
+        "end_to_end_s": end_to_end_s,
+        "peak_anon_bytes": peak(trace.memory, "anon_bytes"),
+        "peak_file_bytes": peak(trace.memory, "file_bytes"),
+        "peak_rss_bytes": peak(trace.memory, "rss_bytes"),
+        "peak_pss_bytes": peak(trace.memory, "pss_bytes"),
+        "swap_grown_bytes": swaps[-1] - swaps[0] if swaps else None,
+        "power_w": power_w,
+        "j_per_token": power_w * end_to_end_s / len(tokens) if power_w and tokens else None,
+        "deadline_met": None if trace.deadline_s is None else end_to_end_s <= trace.deadline_s,
+    }
 
 
 def drift(values: Sequence[float]) -> float | None:

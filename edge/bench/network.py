@@ -27,7 +27,7 @@ from boardfit.edge.engines.model_file import model_file
 from boardfit.edge.engines.onnx.check import CONFIG as GENAI_CONFIG
 from boardfit.edge.engines.settings import default_threads
 from boardfit.edge.terminal.progress import PartProgress, ProgressLine
-from boardfit.edge.types import EngineInfo, TokenEvent, Trace
+from boardfit.edge.types import TokenEvent, Trace
 
 KIND = "inference"
 N_WARMUP = 3
@@ -105,7 +105,8 @@ def bench_network(request: BenchRequest, baseline: Mapping[str, Any]) -> list[di
         quality=built.quality if built else None,
     )
     used = replace(request, n_threads=n_threads, sustained_min=None, cool_below=None)
-    info = describe_network(network, shapes)
+    specs = {s.name: {"dtype": s.dtype, "shape": list(shapes[s.name])} for s in network.inputs}
+    info = replace(network.info, details={**network.info.details, "inputs": specs})
     return make_records([run], subject, info, used.repeat_command(), baseline)
 
 
@@ -149,27 +150,6 @@ def measure_network(
         traces=[trace],
         figures=[{"latency_s": seconds} for seconds in latencies],
         flags=disturbances(before, read_conditions(), around, rates),
-    )
-
-
-def describe_network(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> EngineInfo:
-    """What ran, as a result keeps it."""
-    info = network.info
-    inputs = {s.name: {"dtype": s.dtype, "shape": list(shapes[s.name])} for s in network.inputs}
-    return EngineInfo(
-        name=info.name,
-        version=info.version,
-        build=f"{info.name}/{info.version}",
-        n_ctx=0,
-        n_threads=info.n_threads,
-        n_batch=1,
-        kv_type="none",
-        quant=info.quant,
-        details={
-            "providers": list(info.providers),
-            "operators": dict(sorted(info.operators.items())),
-            "inputs": inputs,
-        },
     )
 
 

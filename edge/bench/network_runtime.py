@@ -11,9 +11,8 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version as installed
-from typing import Any, Protocol
+from typing import Any
 
 from boardfit.edge.bench.network_inputs import InputSpec
 from boardfit.edge.disk.opened_file import OpenedFile, Source, linked_folder
@@ -26,43 +25,11 @@ from boardfit.edge.engines.onnx.library import load_error as onnx_load_error
 from boardfit.edge.errors import EdgeError, EngineError, EngineMissingError, InputError
 from boardfit.edge.files.onnx import read_onnx
 from boardfit.edge.requirements import install_line
+from boardfit.edge.types import EngineInfo
 from boardfit.edge.units import MIB, printable
 
 _PROCESS_BYTES = 80 * MIB
 _TFLITE_PACKAGES = {"ai_edge_litert": "ai-edge-litert", "tflite_runtime": "tflite-runtime"}
-
-
-@dataclass(frozen=True)
-class RuntimeInfo:
-    """What runs the network: `providers` are ONNX Runtime's execution providers or TFLite's
-    delegates, `operators` how often each operator appears (empty where the format hides it).
-    """
-
-    name: str
-    version: str
-    n_threads: int
-    providers: tuple[str, ...]
-    operators: Mapping[str, int]
-    quant: str
-
-
-class Network(Protocol):
-    """A loaded network."""
-
-    inputs: tuple[InputSpec, ...]
-    info: RuntimeInfo
-
-    def prepare(self, values: Mapping[str, Any]) -> None:
-        """Take the inputs of the runs to come."""
-
-    def run(self) -> None:
-        """One inference, outputs included."""
-
-    def outputs(self) -> list[Any]:
-        """The outputs of the latest run, as numpy arrays."""
-
-    def close(self) -> None:
-        """Free it."""
 
 
 def open_network(path: Source, n_threads: int, *, check_memory: bool = True) -> Network:
@@ -111,18 +78,14 @@ class OnnxNetwork:
             InputSpec(i.name, _onnx_type(i.type), tuple(i.shape))
             for i in self._session.get_inputs()
         )
-        self.info = RuntimeInfo(
-            name="onnxruntime",
-            version=onnxruntime.__version__,
-            n_threads=n_threads,
-            providers=tuple(self._session.get_providers()),
-            operators=model.ops,
-            quant=_weights(model.tensors),
-        )
+        facts = {"providers": self._session.get_providers(), "operators": model.ops}
+        version, quant = onnxruntime.__version__, _weights(model.tensors)
+        self.info = describe_runtime("onnxruntime", version, n_threads, quant, facts)
         self._feeds: dict[str, Any] = {}
         self._outputs: list[Any] = []
 
     def prepare(self, values: Mapping[str, Any]) -> None:
+        """Take the inputs of the runs to come."""
         self._feeds = dict(values)
 
     def run(self) -> None:
@@ -135,6 +98,7 @@ class OnnxNetwork:
             ) from None
 
     def outputs(self) -> list[Any]:
+        """The outputs of the latest run, as numpy arrays."""
         return self._outputs
 
     def close(self) -> None:
@@ -173,14 +137,9 @@ class TfliteNetwork:
             )
             for d in self._details
         )
-        self.info = RuntimeInfo(
-            name=_TFLITE_PACKAGES[package],
-            version=version,
-            n_threads=n_threads,
-            providers=("XNNPACK",),
-            operators=dict.fromkeys(header.operators, 1),
-            quant=header.quant,
-        )
+        facts = {"providers": ["XNNPACK"], "operators": dict.fromkeys(header.operators, 1)}
+        name = _TFLITE_PACKAGES[package]
+        self.info = describe_runtime(name, version, n_threads, header.quant, facts)
 
     @contextmanager
     def _load_errors(self) -> Iterator[None]:
@@ -219,6 +178,22 @@ class TfliteNetwork:
 
     def close(self) -> None:
         self._interpreter = None
+
+
+Network = OnnxNetwork | TfliteNetwork
+
+
+def describe_runtime(
+    name: str, version: str, n_threads: int, quant: str, facts: Mapping[str, Any]
+) -> EngineInfo:
+    """`facts` are `providers`, ONNX Runtime's execution providers or TFLite's delegates, and
+    `operators`, how often each appears.
+    """
+    details = {**facts, "operators": dict(sorted(facts["operators"].items()))}
+    return EngineInfo(
+        name=name, version=version, build=f"{name}/{version}", n_ctx=0, n_threads=n_threads,
+        n_batch=1, kv_type="none", quant=quant, details=details,
+    )  # fmt: skip
 
 
 def _onnx_type(text: str) -> str:

@@ -33,7 +33,7 @@ class Run:
         return next(iter(self.tests(kind)), None)
 
     def peak(self, name: str) -> int | None:
-        """The largest value of one memory figure over all tests of a self."""
+        """The largest value of one memory figure over all tests."""
         values = [find_spread(record, name).get("maximum") for record in self.records]
         return max((int(value) for value in values if value is not None), default=None)
 
@@ -91,10 +91,7 @@ class Run:
         tried on a laptop.
         """
         device = (self.head.get("predicted") or {}).get("device")
-        return device is not None and device in (
-            "this-machine",
-            self.head["machine"].get("profile"),
-        )
+        return device in {"this-machine", self.head["machine"].get("profile")} - {None}
 
     def find_predictions(self) -> list[tuple[str, str, float, float]]:
         """(figure, unit, predicted, measured), where the plan is for the machine that measured."""

@@ -201,7 +201,7 @@ def answer_times(run: Run, within_s: float | None = None) -> Chart | Missing:
     """End-to-end seconds against the budget given, or the deadline stored in the traces."""
     title = "Answer time against the budget"
     traces = [t for r in run.tests("end-to-end") for t in r.get("traces", [])]
-    times = [measure(expand_trace(t)).end_to_end_s for t in traces]
+    times = [measure(expand_trace(t))["end_to_end_s"] for t in traces]
     if len(times) < 2:
         return Missing(title, "fewer than two end-to-end answers are among the results")
     deadlines = {t.get("deadline_s") for t in traces} - {None}

@@ -74,7 +74,7 @@ def medians(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def sustained_share(run: Run) -> float | None:
     """What a board holds of its first burst in a sustained test, None without one."""
     found = [(s, t) for s, record, t in timed_traces(run) if record["test"]["kind"] == "sustained"]
-    rates = [(start_s, measure(expand_trace(trace)).decode_tps) for start_s, trace in found]
+    rates = [(start_s, measure(expand_trace(trace))["decode_tps"]) for start_s, trace in found]
     return sustained_ratio([(start_s, rate) for start_s, rate in rates if rate is not None])
 
 

@@ -19,7 +19,7 @@ from boardfit.edge.probe.remote import parse_target
 from boardfit.edge.process.live import Page
 from boardfit.edge.terminal.output import write_text
 from boardfit.edge.watch.draw import ProcessHistory, Rates, screen_lines
-from boardfit.edge.watch.look import Here, Look, LookSource, to_record
+from boardfit.edge.watch.look import Here, Look, to_record
 from boardfit.edge.watch.remote import WatchedBoard
 from boardfit.edge.watch.screen import Screen
 
@@ -41,7 +41,7 @@ def watch(target: str | None, interval: float, looks: int | None, as_json: bool)
     TARGET is ssh://user@host or adb://serial. The view covers every process of `edge chat`, `edge
     run` or `edge bench`. You may start `edge watch` before them. Press q or Ctrl-C to exit.
     """
-    source: LookSource = WatchedBoard(parse_target(target), interval) if target else Here()
+    source: Here | WatchedBoard = WatchedBoard(parse_target(target), interval) if target else Here()
     title = f"edge watch {target}" if target else "edge watch"
     with closing(source), suppress(KeyboardInterrupt):  # Ctrl-C is the way to leave
         if as_json or not sys.stdout.isatty():
@@ -77,7 +77,7 @@ class WatchMemory:
 
 
 def print_looks(
-    source: LookSource, interval: float, looks: int | None, *, as_json: bool, title: str
+    source: Here | WatchedBoard, interval: float, looks: int | None, *, as_json: bool, title: str
 ) -> None:
     """Lines for pipes and files: a JSON object, or the screen's text, per look."""
     memory, done = WatchMemory(), 0
@@ -99,7 +99,7 @@ def print_looks(
         time.sleep(max(0.0, due - time.monotonic()))
 
 
-def show_looks(source: LookSource, interval: float, looks: int | None, title: str) -> None:
+def show_looks(source: Here | WatchedBoard, interval: float, looks: int | None, title: str) -> None:
     """The terminal's second screen, redrawn at every look and when the window changes."""
     memory, done = WatchMemory(), 0
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")

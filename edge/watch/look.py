@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import psutil
 
@@ -67,16 +67,6 @@ class Look:
 
     machine: Machine
     processes: tuple[tuple[Page, ProcessMemory], ...]
-
-
-class LookSource(Protocol):
-    """Where looks come from."""
-
-    def read(self) -> Look:
-        """Wait for new data and read it. Raises DeviceUnreachableError."""
-
-    def close(self) -> None:
-        """Let go of the board."""
 
 
 class Here:

@@ -87,10 +87,10 @@ def powered(watts: list[float | None]) -> Trace:
 
 def test_joules_per_token() -> None:
     found = measure(powered([4.0, 6.0, 5.0, None]))
-    assert found.power_w == pytest.approx(5.0)
-    assert found.j_per_token == pytest.approx(5.0 * found.end_to_end_s / 41)
+    assert found["power_w"] == pytest.approx(5.0)
+    assert found["j_per_token"] == pytest.approx(5.0 * found["end_to_end_s"] / 41)
     short = measure(powered([4.0, 6.0, None]))
-    assert short.power_w is None and short.j_per_token is None
+    assert short["power_w"] is None and short["j_per_token"] is None
 
 
 def test_energy_is_stored_verified_and_shown_with_its_method(tmp_path: Path) -> None:
