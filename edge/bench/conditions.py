@@ -22,6 +22,7 @@ MAX_STEAL_SHARE = 0.02
 MAX_DRIFT = 0.05
 # vcgencmd get_throttled: bits 0-3 are now, 16-19 since boot (Raspberry Pi documentation).
 THROTTLE_NOW = 0xF
+_CPU_NAMES = ("model name", "Model")
 _GOVERNOR = "/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 
 
@@ -92,12 +93,13 @@ def machine_state() -> dict[str, Any]:
 def machine_facts() -> dict[str, Any]:
     """What a reader needs to know of the machine; None when it cannot be determined."""
     system, ram_bytes, meter = LocalSystem(), psutil.virtual_memory().total, find_meter()
+    text = system.read("/proc/cpuinfo")
     limits = [limit.limit_bytes for limit in read_limits(system)]
     profile = next(iter(match_boards(read_board_names(system), ram_bytes)), None)
     return {
-        "model": board_model(),
+        "model": first_text(system, ["/proc/device-tree/model"]),
         "profile": profile.id if profile else None,
-        "cpu": cpu_name(),
+        "cpu": (platform.processor() or None) if text is None else find_field(text, *_CPU_NAMES),
         "n_cores": psutil.cpu_count(logical=False),
         "n_threads": psutil.cpu_count(),
         "ram_bytes": ram_bytes,
@@ -109,18 +111,6 @@ def machine_facts() -> dict[str, Any]:
         "governor": first_text(system, [_GOVERNOR]),
         "power_sensor": meter.kind if meter else None,
     }
-
-
-def board_model() -> str | None:
-    """The name on the device tree (`Raspberry Pi 5 Model B Rev 1.0`), or None."""
-    return first_text(LocalSystem(), ["/proc/device-tree/model"])
-
-
-def cpu_name() -> str | None:
-    text = LocalSystem().read("/proc/cpuinfo")
-    if text is None:
-        return platform.processor() or None
-    return find_field(text, "model name", "Model")
 
 
 def os_name() -> str:

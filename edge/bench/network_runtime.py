@@ -74,9 +74,11 @@ class OnnxNetwork:
         except Exception as error:  # its own exceptions share no base class but this
             raise onnx_load_error(path.name, str(error)) from None
         self._name = path.name
+        kinds = {"float": "float32", "double": "float64"}
         self.inputs = tuple(
-            InputSpec(i.name, _onnx_type(i.type), tuple(i.shape))
+            InputSpec(i.name, kinds.get(kind, kind), tuple(i.shape))
             for i in self._session.get_inputs()
+            for kind in [i.type.removeprefix("tensor(").removesuffix(")")]
         )
         facts = {"providers": self._session.get_providers(), "operators": model.ops}
         version, quant = onnxruntime.__version__, _weights(model.tensors)
@@ -194,12 +196,6 @@ def describe_runtime(
         name=name, version=version, build=f"{name}/{version}", n_ctx=0, n_threads=n_threads,
         n_batch=1, kv_type="none", quant=quant, details=details,
     )  # fmt: skip
-
-
-def _onnx_type(text: str) -> str:
-    """`tensor(float)` as numpy calls it."""
-    kind = text.removeprefix("tensor(").removesuffix(")")
-    return {"float": "float32", "double": "float64"}.get(kind, kind)
 
 
 def _weights(tensors: Any) -> str:

@@ -66,6 +66,7 @@ def make_records(
         default=0,
     )
     names = ("n_ctx", "n_threads", "n_batch", "kv_type")
+    card = dict(subject.quality) if isinstance(subject.quality, Mapping) else None
     shared: dict[str, Any] = {
         "run_id": uuid.uuid4().hex,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -82,7 +83,7 @@ def make_records(
             "recipe": subject.plan.recipe if subject.plan else None,
         },
         "predicted": predicted(subject.plan),
-        "quality": quality_card(subject.quality),
+        "quality": card if card and len(json.dumps(card)) <= MAX_CARD_BYTES else None,
         "baseline": dict(baseline),
         "states": dict(states) if states else None,
         "repeat": repeat_command,
@@ -120,13 +121,6 @@ def predicted(plan: Plan | None) -> dict[str, Any] | None:
 
 # A card is a page of figures; what is larger is no card.
 MAX_CARD_BYTES = 64 * 1024
-
-
-def quality_card(card: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The bundle's quality card, to stand beside size and speed; None without one."""
-    if not isinstance(card, Mapping) or len(json.dumps(card)) > MAX_CARD_BYTES:
-        return None
-    return dict(card)
 
 
 def kit_facts() -> dict[str, str | bool | None]:

@@ -67,12 +67,6 @@ class TokenTimes(Sequence[TokenEvent]):
             return [TokenEvent(0, "", t_ns) for t_ns in self._t_ns[index]]
         return TokenEvent(0, "", self._t_ns[index])
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, TokenTimes) and self._t_ns == other._t_ns
-
-    def __hash__(self) -> int:
-        return hash(self._t_ns.tobytes())
-
 
 @dataclass
 class TestRun:

@@ -113,6 +113,7 @@ def read_machine(system: System, usable: frozenset[int] | None = None) -> Device
     software = _software(system)
     if known is None:
         return replace(found, software=software)
+    loads = userland_bits(system) != 32 and not is_musl(system)  # wheels for this board
     memory = replace(known.memory, ram_bytes=memory.ram_bytes, reserved_bytes=memory.reserved_bytes)
     return replace(
         known,
@@ -122,7 +123,7 @@ def read_machine(system: System, usable: frozenset[int] | None = None) -> Device
         memory=memory,
         clusters=_with_known_clocks(clusters, known.clusters),
         storage=storage if storage.medium else known.storage,
-        software=replace(software, wheel_tags=_wheel_tags(system, known.software)),
+        software=replace(software, wheel_tags=known.software.wheel_tags if loads else ()),
     )
 
 
@@ -243,11 +244,6 @@ def describe_userland(bits: int | None, profile: DeviceProfile) -> str | None:
 
 def is_musl(system: System) -> bool:
     return _MUSL.search(system.read("/etc/os-release") or "") is not None
-
-
-def _wheel_tags(system: System, known: Software) -> tuple[str, ...]:
-    """The board's usual tags, unless the system on it is one on which such wheels cannot load."""
-    return () if userland_bits(system) == 32 or is_musl(system) else known.wheel_tags
 
 
 def _own_software() -> Software:

@@ -62,7 +62,9 @@ def measure_remote(
     if target.scheme != "ssh":
         return Measurements(notes=["nothing was measured: a phone's shell has no Python"])
     mark = secrets.token_hex(16)
-    asked = shlex.quote(_settings_json(profile, quick))
+    clusters = [{**vars(cluster), "isa": sorted(cluster.isa)} for cluster in profile.clusters]
+    memory = {"ram_bytes": profile.ram_bytes, "free_bytes": profile.free_ram_bytes}
+    asked = shlex.quote(json.dumps({"clusters": clusters, "quick": quick, **memory}))
     script = read_script(Path(__file__).with_name("measure_board.sh"), mark=mark, asked=asked)
     command = [*shell_command(target)[:-2], f"sh -c {shlex.quote(script)}"]
     lines: list[str] = []
@@ -87,15 +89,9 @@ def measure_remote(
     found = next((line for line in lines if line.startswith(f"{mark} found ")), None)
     if found is not None:
         return parse_findings(found.partition(" found ")[2])
-    return Measurements(notes=[f"nothing was measured: {_explain_exit(code)}"])
-
-
-def _settings_json(profile: DeviceProfile, quick: bool) -> str:
-    clusters = [{**vars(cluster), "isa": sorted(cluster.isa)} for cluster in profile.clusters]
-    free = profile.free_ram_bytes
-    return json.dumps(
-        {"clusters": clusters, "ram_bytes": profile.ram_bytes, "free_bytes": free, "quick": quick}
-    )
+    failed = f"measuring on the board failed (exit {code})"
+    why = _EXITS.get(code, f"it took more than {_TOTAL_S} s" if code < 0 else failed)
+    return Measurements(notes=[f"nothing was measured: {why}"])
 
 
 def _show(line: str, mark: str, progress: Progress | None) -> None:
@@ -104,12 +100,6 @@ def _show(line: str, mark: str, progress: Progress | None) -> None:
         return
     if all(word.isascii() and word.isdigit() and len(word) < 6 for word in words[2:]):
         progress(int(words[2]), int(words[3]))
-
-
-def _explain_exit(code: int) -> str:
-    if code < 0:
-        return f"it took more than {_TOTAL_S} s"
-    return _EXITS.get(code, f"measuring on the board failed (exit {code})")
 
 
 def parse_findings(text: str) -> Measurements:
@@ -135,7 +125,7 @@ def parse_findings(text: str) -> Measurements:
     if isinstance(read, int | float) and _is_rate(read):
         found.storage_read = float(read)
     if isinstance(data.get("engine_isa"), list):
-        found.engine_isa = frozenset(f for f in _items(data, "engine_isa") if _is_flag(f))
+        found.engine_isa = frozenset(f for f in ISA_FLAGS if f in _items(data, "engine_isa"))
     python = data.get("python")
     who = f"Python {printable(python)[:20]}" if isinstance(python, str) else "its Python"
     found.notes.append(f"measured on the board itself, by {who}; nothing was left there")
@@ -151,10 +141,6 @@ _LARGEST_RATE = 1e15
 def _items(data: Mapping[str, Any], name: str) -> list[Any]:
     value = data.get(name)
     return value[:200] if isinstance(value, list) else []
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, str) and value in ISA_FLAGS
 
 
 def _is_rate(value: float) -> bool:

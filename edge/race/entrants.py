@@ -40,7 +40,12 @@ def make_entrants(bundles: Sequence[Bundle], n_threads: Sequence[int] = ()) -> l
     """
     if len({bundle.id for bundle in bundles}) < len(bundles):
         raise UsageError("a bundle is named twice")
-    sources = {identify_source(bundle) for bundle in bundles}
+    made_from = [(bundle, bundle.manifest["model"].get("source")) for bundle in bundles]
+    # Bundles that do not name their source are each their own.
+    sources = {
+        str((source.get("fingerprint") if isinstance(source, dict) else None) or bundle.id)
+        for bundle, source in made_from
+    }
     if len(sources) > 1:
         names = ", ".join(sorted(printable(bundle.name, 40) for bundle in bundles))
         raise UsageError(
@@ -59,13 +64,6 @@ def make_entrants(bundles: Sequence[Bundle], n_threads: Sequence[int] = ()) -> l
         if n > usable_cpus():
             raise UsageError(f"{n} threads; this machine has {usable_cpus()} cores to use")
     return [Entrant(bundle, n) for bundle in bundles for n in wanted]
-
-
-def identify_source(bundle: Bundle) -> str:
-    """What the bundle's model was made from; bundles without it are each their own."""
-    source = bundle.manifest["model"].get("source")
-    fingerprint = source.get("fingerprint") if isinstance(source, dict) else None
-    return str(fingerprint or bundle.id)
 
 
 def thread_counts() -> list[int]:

@@ -39,11 +39,6 @@ def find_memory(run: Run) -> float | None:
     return None if value is None else float(value)
 
 
-def find_load(run: Run) -> float | None:
-    """The first load test's, or what a network's own record holds."""
-    return median(run.first("load") or run.head, "load_s")
-
-
 def find_slow(name: str) -> Callable[[Run], float | None]:
     """Find the 99th percentile of one of a workload's times."""
     return lambda run: (workload.find_summary(run.head).get(name) or {}).get("p99")
@@ -53,7 +48,10 @@ MEMORY = Column(
     "anonymous memory", find_memory, lambda value: format_bytes(int(value)), False,
     "needs the least memory", float(MIB),
 )  # fmt: skip
-LOAD = Column("load", find_load, format_seconds, False)
+#: The first load test's, or what a network's own record holds.
+LOAD = Column(
+    "load", lambda run: median(run.first("load") or run.head, "load_s"), format_seconds, False
+)
 
 
 @dataclass(frozen=True)

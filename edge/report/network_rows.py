@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from boardfit.edge.report.figures import Figure, Record, Run, Table, median
+from boardfit.edge.report.figures import Figure, Run, Table, median, name_test
 from boardfit.edge.report.rows import align_columns
 from boardfit.edge.units import format_bytes, format_seconds
 
@@ -29,19 +29,17 @@ def network_verdict(run: Run) -> str:
     )
 
 
-def latency_row(record: Record) -> tuple[str, ...]:
-    """(test, p50, p95, p99)."""
-    label = str(record["test"].get("label", "inference"))
-    names = ("latency_p50_s", "latency_p95_s", "latency_p99_s")
-    return label, *(latency_text(median(record, name)) for name in names)
-
-
 LATENCY_HEADER = ("test", "p50", "p95", "p99")
 
 
 def network_tables(run: Run) -> list[Table]:
     """Latencies, one row per test."""
-    return [(LATENCY_HEADER, [latency_row(record) for record in run.records])]
+    names = ("latency_p50_s", "latency_p95_s", "latency_p99_s")
+    rows = [
+        (name_test(record), *(latency_text(median(record, name)) for name in names))
+        for record in run.records
+    ]
+    return [(LATENCY_HEADER, rows)]
 
 
 def network_figures(run: Run) -> list[Figure]:

@@ -129,9 +129,9 @@ def compare_spreads(
 
 
 def _is_equal(a: Any, b: Any) -> bool:
-    if a is None or b is None:
-        return a is b
-    return math.isclose(a, b, rel_tol=SPREAD_TOLERANCE, abs_tol=0.0)
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return math.isclose(a, b, rel_tol=SPREAD_TOLERANCE, abs_tol=1e-15)
+    return bool(a == b)
 
 
 def missing_parts(records: Sequence[Record]) -> list[str]:
@@ -165,7 +165,9 @@ def check_workload(record: Record) -> tuple[int, list[str]]:
         for number, (row, trace) in enumerate(zip(accepted, traces, strict=False), 1):
             if row["n_out"] != len(trace.get("token_t_ns", [])):
                 wrong.append(f"request {number}: its tokens are not those of its trace")
-            if row["met"] is not _is_met(row):
+            pairs = ((row["total_s"], row["within_s"]), (row["first_s"], row["first_within_s"]))
+            kept = all(limit is None or (s is not None and s <= limit) for s, limit in pairs)
+            if row["met"] is not (row["first_s"] is not None and kept):
                 wrong.append(f"request {number}: met is {row['met']}, its times contradict it")
         for row in rows:
             # Older records did not ask refused requests again.
@@ -178,17 +180,11 @@ def check_workload(record: Record) -> tuple[int, list[str]]:
         wrong += [
             f"{name} is {stored.get(name)!r}, the requests give {figures.get(name)!r}"
             for name in dict.fromkeys([*figures, *stored])
-            if not _is_alike(stored.get(name), figures.get(name))
+            if not _is_equal(stored.get(name), figures.get(name))
         ]
         return len(figures), wrong
     except (AssertionError, KeyError, TypeError, AttributeError, ValueError, ArithmeticError):
         return 0, ["the entry 'deadline' is not as edge bench writes it"]
-
-
-def _is_met(row: Mapping[str, Any]) -> bool:
-    pairs = ((row["total_s"], row["within_s"]), (row["first_s"], row["first_within_s"]))
-    kept = all(limit is None or (s is not None and s <= limit) for s, limit in pairs)
-    return row["first_s"] is not None and kept
 
 
 def _list_leaves(tree: Any, path: str = "") -> list[tuple[str, Any]]:
@@ -197,9 +193,3 @@ def _list_leaves(tree: Any, path: str = "") -> list[tuple[str, Any]]:
     return [
         leaf for key, value in tree.items() for leaf in _list_leaves(value, f"{path}.{key}"[-120:])
     ]
-
-
-def _is_alike(a: Any, b: Any) -> bool:
-    if isinstance(a, float) and isinstance(b, (int, float)):
-        return math.isclose(a, b, rel_tol=SPREAD_TOLERANCE, abs_tol=1e-15)
-    return bool(a == b)

@@ -21,13 +21,6 @@ from boardfit.edge.watch.look import Look, read_machine, read_processes
 _PAGES = ("/run/user/*/boardfit/*.json", "/dev/shm/*/*.json", "/tmp/*/*.json")
 
 
-def loop_script(mark: str, interval_s: float) -> str:
-    """The shell program that prints rounds until its reader closes the pipe."""
-    functions = probe_script(mark).partition("f /proc/cpuinfo")[0]
-    loop = Path(__file__).with_name("watch_board.sh")
-    return functions + read_script(loop, mark=mark, interval=f"{interval_s:g}")
-
-
 class WatchedBoard:
     """A source of looks: one shell loop on the board."""
 
@@ -40,8 +33,11 @@ class WatchedBoard:
         self._mark = secrets.token_hex(16)
         self._process = start_child(command, stdin=PIPE)
         assert self._process.stdin is not None
+        functions = probe_script(self._mark).partition("f /proc/cpuinfo")[0]
+        path = Path(__file__).with_name("watch_board.sh")
+        loop = read_script(path, mark=self._mark, interval=f"{interval_s:g}")
         with contextlib.suppress(BrokenPipeError):  # its own words come with the first look
-            self._process.stdin.write(loop_script(self._mark, interval_s).encode())
+            self._process.stdin.write((functions + loop).encode())
             self._process.stdin.close()
 
     def read(self) -> Look:
