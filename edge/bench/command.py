@@ -33,10 +33,9 @@ from boardfit.edge.units import printable
     "-o", "--output", type=click.Path(path_type=Path), help="Append results to this file."
 )
 @click.option(
-    "--quick",
-    is_flag=True,
+    "--quick", is_flag=True,
     help="Use short prompts and answers; a small model takes under a minute.",
-)
+)  # fmt: skip
 @click.option(
     "--protocol", type=click.Choice(["standard", "quick", "sustained"]),
     help="standard; quick (same as --quick); or sustained: quick, then minutes of decode.",
@@ -55,17 +54,13 @@ from boardfit.edge.units import printable
 )  # fmt: skip
 @click.option("--gen", "n_gen", type=click.IntRange(min=2), help="Tokens per decode test.")
 @click.option(
-    "--threads",
-    "n_threads",
-    type=click.IntRange(min=1),
+    "--threads", "n_threads", type=click.IntRange(min=1),
     help="Number of threads. [default: the plan's]",
-)
+)  # fmt: skip
 @click.option(
-    "--ctx",
-    "n_ctx",
-    type=click.IntRange(min=64),
+    "--ctx", "n_ctx", type=click.IntRange(min=64),
     help="Context length, in tokens. [default: the plan's]",
-)
+)  # fmt: skip
 @click.option("--kv-type", help="Type of the KV cache. [default: the plan's]")
 @click.option(
     "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224",

@@ -1,8 +1,4 @@
-"""Count the outcomes of a workload's requests: pure functions of their rows.
-
-A row is one request as plain data (`DeadlineRun.rows` makes them; `docs/result-schema.md` lists the
-entries), so that a report can count stored rows again.
-"""
+"""Count the outcomes of a workload's requests, whose rows `docs/result-schema.md` describes."""
 
 from __future__ import annotations
 

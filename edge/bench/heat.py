@@ -1,8 +1,4 @@
-"""Temperature, clock, throttle bits and power while a bench runs, and for `edge watch`.
-
-Power is from the one sensor that sees most of the board. What it does not see is in METHODS and
-printed beside the figures.
-"""
+"""Temperature, clock, throttle bits and power while a bench runs, and for `edge watch`."""
 
 from __future__ import annotations
 

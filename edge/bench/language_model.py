@@ -130,10 +130,7 @@ def add_moved(
 
 def measure_loads(engine_name: str, opened: OpenModel, *, repeats: int) -> list[TestRun]:
     """Measure cold and warm loads, each from a closed engine."""
-
-    def reopen() -> Any:
-        return open_engine(engine_name, opened.model, opened.settings)
-
+    reopen = functools.partial(open_engine, engine_name, opened.model, opened.settings)
     path = model_path(opened)
     return [measure_load(reopen, path, repeats=repeats, cold=cold) for cold in (True, False)]
 

@@ -1,6 +1,4 @@
-"""`edge bench` of any network: vision, speech, anything with a signature. The same result store and
-schema as a language model's, tests of kind `inference`, so that both stand in one report.
-"""
+"""`edge bench` of any network: latency, memory and load, in the schema of language models."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Find and check a folder that `edge build` made of a network, and read its record.
-
-Reading one trusts nothing: plain names, no links, sizes and hashes before use.
-"""
+"""Check and read a folder that `edge build` made of a network: sizes and hashes before use."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Make synthetic inputs for an unknown network, from its signature.
-
-Rules fill open dimensions. Values are safe for every operator. The same signature always gives the
-same inputs.
-"""
+"""Make synthetic inputs for an unknown network, always the same ones for a signature."""
 
 from __future__ import annotations
 
@@ -18,6 +14,7 @@ from boardfit.edge.units import did_you_mean, printable
 MAX_ELEMENTS = 1 << 28
 _MAX_INPUTS = 1024
 _SEED = 20260101
+_OTHER_RANK = " (another number of dimensions)"
 
 # What an open dimension is taken to be, by its name; the first that matches decides.
 _BY_NAME = (
@@ -73,18 +70,18 @@ def resolve_shapes(
             )
     found = {}
     for spec in inputs:
-        shape = given.get(spec.name) or tuple(
+        rule = tuple(
             dim if isinstance(dim, int) and dim >= 0 else open_dimension(spec, axis)
             for axis, dim in enumerate(spec.shape)
         )
-        fixed = [dim for dim in spec.shape if isinstance(dim, int)]
-        if len(shape) != len(spec.shape) or any(
-            isinstance(want, int) and want >= 0 and want != got
-            for want, got in zip(spec.shape, shape, strict=True)
-        ):
+        shape = given.get(spec.name) or rule
+        is_fixed = [isinstance(dim, int) and dim >= 0 for dim in spec.shape]
+        pairs = zip(rule, shape, is_fixed, strict=False)
+        if len(shape) != len(rule) or any(fixed and a != b for a, b, fixed in pairs):
+            other = "" if any(isinstance(dim, int) for dim in spec.shape) else _OTHER_RANK
             raise UsageError(
                 f"--shape: {printable(spec.name)} is {shape_text(spec.shape)} in the file, got "
-                f"{shape_text(shape)}" + ("" if fixed else " (another number of dimensions)")
+                f"{shape_text(shape)}{other}"
             )
         if math.prod(shape) > MAX_ELEMENTS:
             raise UnsupportedModelError(

@@ -1,6 +1,4 @@
-"""The runtimes that run any network: onnxruntime for `.onnx`; ai-edge-litert or tflite-runtime,
-whichever is installed, for `.tflite`.
-"""
+"""The runtimes of any network: onnxruntime; ai-edge-litert or else tflite-runtime."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""Types and ranges of a stored result, for every entry that a report reads.
-
-Anyone may have written a result file. An entry that is missing or null is a figure that was not
-measured. An entry of another type is refused, with its name.
+"""Types and ranges of a stored result, for every entry that a report reads: anyone may have
+written the file. A missing or null entry is a figure that was not measured.
 """
 
 from __future__ import annotations

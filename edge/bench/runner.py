@@ -20,7 +20,6 @@ from boardfit.edge.bench.metrics import MIN_REPEATS, LoadTrace, Spread, measure,
 from boardfit.edge.bench.metrics import measure_load as load_figures
 from boardfit.edge.bench.sampler import ResourceSampler, read_memory
 from boardfit.edge.bench.workloads import Test, fixed_text, fixed_tokens, prompt_hash
-from boardfit.edge.errors import UnsupportedModelError
 from boardfit.edge.process.live import STATUS
 from boardfit.edge.terminal.progress import PartProgress
 from boardfit.edge.types import (
@@ -116,10 +115,9 @@ def run_tests(
     if progress:
         progress(total, total, "")
     after = read_conditions()
-    is_chat = has_template(engine)
     for run in runs:
         finish(run, sampler, before, after)
-        if run.test.kind == "end-to-end" and not is_chat:
+        if run.test.kind == "end-to-end" and not engine.has_template:
             run.flags.append(NO_TEMPLATE)
     return runs
 
@@ -170,26 +168,11 @@ def run_conversation(engine: Engine, test: Test) -> Trace:
     """As a user meets it: template, tokenization, sampling and detokenizing inside the clock."""
     engine.reset()
     start_ns = time.monotonic_ns()
-    prompt = make_prompt(engine, fixed_text(test.n_prompt // 3))
+    text = fixed_text(test.n_prompt // 3)  # a base model has no template, and continues it
+    chat = engine.has_template
+    prompt = engine.render([Message("user", text)]) if chat else engine.prompt(text)
     config = GenerationConfig(max_tokens=test.n_gen, ignore_eos=True, temperature=0.7, seed=1)
     return record(engine, prompt, config, start_ns)
-
-
-def make_prompt(engine: Engine, text: str) -> list[int]:
-    """Put a text into the model's chat template; a base model has none, and continues the text."""
-    try:
-        return engine.render([Message("user", text)])
-    except UnsupportedModelError:
-        return engine.prompt(text)
-
-
-def has_template(engine: Engine) -> bool:
-    """Whether the model has a chat template. One that is broken is there, and raises."""
-    try:
-        engine.render([Message("user", "x")])
-    except UnsupportedModelError:
-        return False
-    return True
 
 
 def record(engine: Engine, prompt: Sequence[int], config: GenerationConfig, start_ns: int) -> Trace:

@@ -1,9 +1,6 @@
-"""Memory, heat, clocks and power of this process over time, read in a background thread.
-
-Kernel files: `/proc/self/status` (RssAnon, RssFile, VmSwap; proc(5)), `/proc/self/smaps_rollup`
-(Pss; walks every page table, so it is read less often); heat and power from
-`boardfit.edge.bench.heat`. Where a file is missing the field stays None. On other systems psutil
-gives the resident set alone.
+"""Memory, heat, clocks and power of this process over time, read in a background thread. Kernel
+files: `/proc/self/status` (proc(5)) and `smaps_rollup`, which walks every page table, so that it
+is read less often. On other systems psutil gives the resident set alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
-"""Traces as they are stored: numbers relative to the request's start, and back again.
-
-`expand_trace(compact_trace(t, origin))` measures exactly like `t`: all times are whole nanoseconds.
-What is read is checked, because anyone may have written a stored trace.
+"""Traces as they are stored, and back again: `expand_trace(compact_trace(t, origin))` measures
+exactly like `t`. What is read is checked: anyone may have written it.
 """
 
 from __future__ import annotations

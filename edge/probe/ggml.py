@@ -1,7 +1,5 @@
-"""The ggml library that llama-cpp-python brings, bound with ctypes: where it lies, what it offers.
-
-Every caller runs in a process of its own. An engine built for another CPU dies with an illegal
-instruction.
+"""The ggml library that llama-cpp-python brings, bound with ctypes. Every caller runs in a process
+of its own: an engine built for another CPU dies with an illegal instruction.
 """
 
 from __future__ import annotations

@@ -41,10 +41,8 @@ class AndroidFacts:
 
     @property
     def name(self) -> str | None:
-        parts = [part for part in (self.manufacturer, self.model) if part]
-        if self.manufacturer and self.model and self.model.startswith(self.manufacturer):
-            parts = [self.model]
-        return " ".join(parts) or None
+        maker, model = self.manufacturer or "", self.model or ""
+        return (model if maker and model.startswith(maker) else f"{maker} {model}".strip()) or None
 
 
 def parse_getprop(text: str | None) -> dict[str, str]:

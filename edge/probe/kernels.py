@@ -1,8 +1,6 @@
 """The engine's own kernels, timed: bytes per second of 4-bit decode and products per second of
-prefill, through the ggml library that llama-cpp-python brings.
-
-Runs in a process of its own (`python -m boardfit.edge.probe.kernels`): an engine built for another
-CPU dies with an illegal instruction, and that is a finding, not the end of the probe.
+prefill. Runs in a process of its own: an engine built for another CPU dies with an illegal
+instruction, which is a finding.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Describe a system as a `DeviceProfile`: parsers on Linux, psutil elsewhere.
-
-report = read_report(LocalSystem())      # everything that can be read, nothing measured
-profile = probe_this_machine()           # the profile alone, bandwidth measured quickly
-"""
+"""Describe a system as a `DeviceProfile`: parsers on Linux, psutil elsewhere."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
-"""Prove once per machine and build that the installed engine's kernels run and compute rightly.
-
-A compiler can emit what this CPU lacks, or drop what a kernel needs (ggml-org/llama.cpp#26954). The
-first such step kills the process without a word. So every kernel runs once beforehand in a child
-process (`boardfit.edge.probe.proof_kernels`), and a stamp beside the libraries, or in the cache
-folder, keeps the verdict. Standard library only: `scripts/build_engine` proves a wheel before it is
-installed.
+"""Prove once per machine and build that the installed engine's kernels run and compute rightly. A
+compiler can emit what this CPU lacks, or drop what a kernel needs (ggml-org/llama.cpp#26954). So
+every kernel runs once in a child process, and a stamp keeps the verdict. Standard library only:
+`scripts/build_engine` proves a wheel before it is installed.
 """
 
 from __future__ import annotations
@@ -96,11 +93,8 @@ class Proof:
     @classmethod
     def from_dict(cls, data: Any) -> Proof:
         """Raises ValueError, TypeError or KeyError for anything else than `to_dict` gave."""
-        failures = tuple(
-            Failure(str(op), str(kind), str(buffer), int(n), str(why))
-            for op, kind, buffer, n, why in data["failures"]
-        )
-        return cls(int(data["n_cases"]), failures)
+        rows = [(*map(str, row[:3]), int(row[3]), str(row[4])) for row in data["failures"]]
+        return cls(int(data["n_cases"]), tuple(Failure(*row) for row in rows))  # type: ignore[arg-type]
 
 
 def prove_once(folder: Path, n_threads: int, progress: Progress | None = None) -> Proof:

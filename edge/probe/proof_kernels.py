@@ -1,11 +1,7 @@
-"""Compute with every kernel of the installed ggml, at small shapes, and compare with a reference.
-
-This program runs in a process of its own: a kernel that this CPU cannot run kills it. Before each
-case it prints the case's number, so that its parent knows which case was running
-(`boardfit.edge.probe. proof`). The reference is plain Python over weights that ggml's base library
-dequantizes.
-
-    python -m boardfit.edge.probe.proof_kernels FOLDER N_THREADS FIRST_CASE HOPELESS
+"""Compute with every kernel of the installed ggml, at small shapes, and compare with a reference
+in plain Python, over weights that ggml's base library dequantizes. Before each case it prints its
+number: a kernel that this CPU cannot run kills the process. Words: FOLDER N_THREADS FIRST_CASE
+HOPELESS
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Measure a board behind ssh: our own pure-Python package goes over, runs there, and is removed.
-
-The board needs a Python of at least 3.10; where the `edge` command is on its PATH, the Python that
-it runs with is taken, since that one has the engine whose kernels can be timed. Nothing is
-installed or left behind. What comes back is a stranger's word and is checked figure by figure.
+Where the `edge` command is on the PATH, its Python is taken: that one has the engine. What comes
+back is a stranger's word and is checked figure by figure.
 """
 
 from __future__ import annotations

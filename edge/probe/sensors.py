@@ -1,6 +1,5 @@
-"""Heat, throttling and power: pure parsers, and readers that find the sensors of a system.
-
-Every reading is None where there is no sensor or it does not answer: 0 °C and 0 W are readings.
+"""Heat, throttling and power. A reading is None where no sensor answers: 0 °C and 0 W are
+readings.
 """
 
 from __future__ import annotations

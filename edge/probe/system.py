@@ -1,7 +1,5 @@
-"""Where a probe reads from: this machine, a folder that looks like one, or text sent by a board.
-
-All readers take a `System`, so that a Raspberry Pi behind ssh, a captured tree in a test and this
-machine go through the same parsers. A path or command that gives nothing is None, never "".
+"""Where a probe reads from: this machine, a folder that looks like one, or text sent by a board. A
+path or command that gives nothing is None, never "".
 """
 
 from __future__ import annotations

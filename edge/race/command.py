@@ -41,21 +41,15 @@ ROUNDS, N_GEN = 5, 32
 #: Adds the options of a race to every command that ends in one.
 race_options = add_options(
     click.option(
-        "--rounds",
-        type=click.IntRange(min=1),
-        default=ROUNDS,
-        show_default=True,
+        "--rounds", type=click.IntRange(min=1), default=ROUNDS, show_default=True,
         help="Number of rounds.",
     ),
     click.option(
-        "--threads",
-        "n_threads",
+        "--threads", "n_threads",
         help="Thread counts to try, for example 1,2,4. [default: 1, half, all cores]",
     ),
     click.option(
-        "--ctx",
-        "n_ctx",
-        type=click.IntRange(min=64),
+        "--ctx", "n_ctx", type=click.IntRange(min=64),
         help="Context length, in tokens. [default: the plans']",
     ),
     click.option("--quick", is_flag=True, help="Use short prompts and two rounds."),
@@ -66,7 +60,7 @@ race_options = add_options(
         "--output", "-o", type=click.Path(path_type=Path), help="Append the results to this file."
     ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout."),
-)
+)  # fmt: skip
 
 
 @click.command(name="race")
@@ -163,26 +157,25 @@ def as_record(
             {"engine": r.entrant.engine, "recipe": r.entrant.recipe, "share": r.share}
             for r in agreements
         ],
-        "entrants": [
-            {
-                "engine": c.entrant.engine,
-                "recipe": c.entrant.recipe,
-                "n_threads": c.entrant.n_threads,
-                "bundle": str(c.entrant.bundle.path),
-                "n_bytes": c.entrant.bundle.n_bytes,
-                "load_s": median(c.loads.metrics(), "load_s"),
-                "peak_anon_bytes": peak_anonymous(c),
-                "tests": {
-                    run.test.label: {
-                        name: run.metrics().get(name)
-                        for name in ("prefill_tps", "decode_tps", "ttft_s")
-                    }
-                    for run in c.runs
-                },
-                "flags": sorted({flag for run in c.runs for flag in run.flags}),
-            }
-            for c in courses
-        ],
+        "entrants": [record_course(course) for course in courses],
+    }
+
+
+def record_course(course: Course) -> dict[str, Any]:
+    entrant, names = course.entrant, ("prefill_tps", "decode_tps", "ttft_s")
+    metrics = {run.test.label: run.metrics() for run in course.runs}
+    return {
+        "engine": entrant.engine,
+        "recipe": entrant.recipe,
+        "n_threads": entrant.n_threads,
+        "bundle": str(entrant.bundle.path),
+        "n_bytes": entrant.bundle.n_bytes,
+        "load_s": median(course.loads.metrics(), "load_s"),
+        "peak_anon_bytes": peak_anonymous(course),
+        "tests": {
+            label: {name: found.get(name) for name in names} for label, found in metrics.items()
+        },
+        "flags": sorted({flag for run in course.runs for flag in run.flags}),
     }
 
 
@@ -226,12 +219,8 @@ def table(courses: Sequence[Course], tests: Sequence[Test]) -> list[str]:
 
 
 def peak_anonymous(course: Course) -> int | None:
-    peaks = [
-        int(figure["maximum"])
-        for run in course.runs
-        if (figure := run.metrics().get("peak_anon_bytes")) is not None
-    ]
-    return max(peaks, default=None)
+    figures = [run.metrics().get("peak_anon_bytes") for run in course.runs]
+    return max((int(figure["maximum"]) for figure in figures if figure), default=None)
 
 
 def race_lines(

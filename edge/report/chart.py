@@ -1,8 +1,4 @@
-"""A chart as data: what is drawn, its content in words, and the same figures as a table.
-
-Nothing here draws. `boardfit.edge.report.draw` turns a chart into SVG, `boardfit.edge.report.page`
-puts the table below it for readers who see no picture.
-"""
+"""A chart as data: what is drawn, its content in words, and the same figures as a table."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from boardfit.edge.bench.metrics import quantile
@@ -160,10 +161,7 @@ def test_key(record: Record) -> TestKey:
     """What makes two tests one: kind and exact sizes, and what goes into a network."""
     test = record["test"]
     label = test.get("label") if test.get("kind") in ("inference", "deadline") else None
-    return (
-        *(test.get(key) for key in ("kind", "n_prompt", "n_depth", "n_gen", "page_cache")),
-        label,
-    )
+    return *map(test.get, ("kind", "n_prompt", "n_depth", "n_gen", "page_cache")), label
 
 
 def samples(side: Side, figure: Figure) -> dict[TestKey, list[list[float]]]:
@@ -196,21 +194,17 @@ def ratio(first: Side, other: Side, figure: Figure, *, n_draws: int = N_DRAWS) -
     pairs = [(a[key], b[key]) for key in a if key in b]
     if not pairs:
         return None
-    value = _mean_ratio([(_pool(x), _pool(y)) for x, y in pairs])
-    n = (min(len(_pool(x)) for x, _ in pairs), min(len(_pool(y)) for _, y in pairs))
+    pools = [(list(chain(*x)), list(chain(*y))) for x, y in pairs]
+    value = _mean_ratio(pools)
+    n = (min(len(x) for x, _ in pools), min(len(y) for _, y in pools))
     low = high = None
     if min(n) >= MIN_REPEATS:
         draw = random.Random(SEED)
-        drawn = [
-            _mean_ratio([(_resample(x, draw), _resample(y, draw)) for x, y in pairs])
-            for _ in range(n_draws)
-        ]
+        drawn = []
+        for _ in range(n_draws):
+            drawn.append(_mean_ratio([(_resample(x, draw), _resample(y, draw)) for x, y in pairs]))
         low, high = quantile(drawn, 0.025), quantile(drawn, 0.975)
     return Ratio(figure, value, low, high, n, len(pairs))
-
-
-def _pool(runs: Sequence[Sequence[float]]) -> list[float]:
-    return [value for run in runs for value in run]
 
 
 def _resample(runs: Sequence[Sequence[float]], draw: random.Random) -> list[float]:

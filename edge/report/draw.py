@@ -42,8 +42,10 @@ PNG_CHARS = 118
 LEGEND_CHARS = 54  # what one line of a legend holds
 
 
-def style() -> AbstractContextManager[None]:
-    """matplotlib's settings for our charts. Raises EngineMissingError without the extra."""
+def style(key: str = "") -> AbstractContextManager[None]:
+    """matplotlib's settings for our charts, with ids of its own for each `key`. Raises
+    EngineMissingError without the extra.
+    """
     try:
         with _root_folder():  # matplotlib reads settings from the current folder
             import matplotlib
@@ -53,7 +55,9 @@ def style() -> AbstractContextManager[None]:
             next_step=f"{install_line(EXTRA)}, or --format md",
         ) from None
     settings = Path(__file__).with_name("charts.mplstyle")
-    context: AbstractContextManager[None] = matplotlib.rc_context(fname=settings)
+    context: AbstractContextManager[None] = matplotlib.rc_context(
+        {"svg.hashsalt": f"boardfit-{key}"}, settings
+    )
     return context
 
 
@@ -92,7 +96,7 @@ def plain(value: Any) -> Any:
 def draw_svg(chart: Chart) -> str:
     """The chart as one `<svg role="img">` with title and description, ids unique to the chart."""
     chart = plain(chart)
-    with style():
+    with style(chart.key):
         from matplotlib.figure import Figure
 
         size = (WIDTH_IN, sum(panel_heights_in(chart)))
@@ -244,15 +248,10 @@ def accessible(svg: str, chart: Chart) -> str:
         root.attrib.pop(name, None)
     used = set(re.findall(r"url\(#([^)]+)\)", svg)) | set(re.findall(r'href="#([^"]+)"', svg))
     for element in root.iter():
-        own = element.attrib.pop("id", None)
-        if own in used:
-            element.set("id", f"{chart.key}-{own}")
-        for name, value in list(element.attrib.items()):
-            if name == f"{{{XLINK}}}href":
-                del element.attrib[name]  # SVG 2 knows the plain name
-                element.set("href", value.replace("#", f"#{chart.key}-", 1))
-            elif "url(#" in value:
-                element.set(name, value.replace("url(#", f"url(#{chart.key}-"))
+        if element.get("id") not in used:
+            element.attrib.pop("id", None)
+        if target := element.attrib.pop(f"{{{XLINK}}}href", None):
+            element.set("href", target)  # SVG 2 knows the plain name
         if "style" in element.attrib:
             element.set("style", page_style(element.attrib["style"]))
     root.set("role", "img")

@@ -57,10 +57,8 @@ def fleet_verdict(runs: Sequence[Run]) -> str:
     groups = group_alike(runs)
     if len(groups) > 1:
         names = ", ".join(dict.fromkeys(name_kind(group[0]) for group in groups))
-        return (
-            f"{len(runs)} runs of {len(groups)} kinds ({names}). Kinds are not compared with one "
-            "another."
-        )
+        what = f"{len(runs)} runs of {len(groups)} kinds ({names})"
+        return f"{what}. Kinds are not compared with one another."
     labels, notes = run_labels(runs), []
     for column in list_columns(runs):
         known = [
@@ -90,12 +88,8 @@ def heat_shares(runs: Sequence[Run]) -> list[tuple[float | None, ...]]:
         values = [column.find(run) for run in runs]
         known = [v for v in values if v]
         best = (max(known) if column.more_is_better else min(known)) if known else None
-        columns.append(
-            [
-                None if not v or best is None else (v / best if column.more_is_better else best / v)
-                for v in values
-            ]
-        )
+        pairs = [(v, best) if column.more_is_better else (best, v) for v in values]
+        columns.append([a / b if a and b else None for a, b in pairs])
     return list(zip(*columns, strict=True))
 
 

@@ -98,11 +98,8 @@ def label_sections(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> list
     """Label each run among those of its kind; where there are several kinds, its kind is named."""
     if len(groups) == 1:
         return run_labels(runs)
-    labels = {
-        id(run): f"{label}: {name_kind(run)}"
-        for group in groups
-        for run, label in zip(group, run_labels(group), strict=True)
-    }
+    pairs = [pair for group in groups for pair in zip(group, run_labels(group), strict=True)]
+    labels = {id(run): f"{label}: {name_kind(run)}" for run, label in pairs}
     return [labels[id(run)] for run in runs]
 
 
@@ -137,15 +134,13 @@ def _file(name: str) -> str:
 
 def pictures(charts: Sequence[Chart | Missing], prefix: str) -> tuple[list[Picture], list[Missing]]:
     """Charts drawn with ids of their own, and those that are missing."""
-    drawn, missing = [], []
+    drawn = []
     for chart in charts:
-        if isinstance(chart, Missing):
-            missing.append(chart)
-        else:
+        if isinstance(chart, Chart):
             title, summary = printable(chart.title), printable(chart.summary, 600)
             named = replace(chart, key=f"{prefix}-{chart.key}", title=title, summary=summary)
             drawn.append(Picture(named, draw_svg(named)))
-    return drawn, missing
+    return drawn, [chart for chart in charts if isinstance(chart, Missing)]
 
 
 def section(

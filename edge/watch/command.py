@@ -1,9 +1,4 @@
-"""`edge watch`: live tokens/s, memory by kind, heat, clock and throttling of what runs here.
-
-edge watch                       # q or Ctrl-C leaves
-edge watch ssh://pi@raspberrypi
-edge watch --json | jq .machine.temp_c
-"""
+"""`edge watch`: live tokens/s, memory by kind, heat, clock and throttling of what runs here."""
 
 from __future__ import annotations
 

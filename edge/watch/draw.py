@@ -82,16 +82,13 @@ def machine_lines(machine: Machine) -> list[Line]:
     """One line per sensor that answers, one that names those that do not, memory and load."""
     bits = machine.throttled
     sensor = f" ({machine.power_kind})" if machine.power_kind else ""
+    throttling = ", ".join(describe_throttled(bits)) or "none"
     clock = None if machine.clock_hz is None else machine.clock_hz / 1e9
     rows = (
         ("temperature", format_known(machine.temp_c, "{:.1f} °C"), False),
         ("clock", format_known(clock, "{:.2f} GHz"), False),
         ("power", format_known(machine.power_w, "{:.2f} W" + sensor), False),
-        (
-            "throttling",
-            None if bits is None else ", ".join(describe_throttled(bits)) or "none",
-            bool((bits or 0) & _NOW),
-        ),
+        ("throttling", None if bits is None else throttling, bool((bits or 0) & _NOW)),
     )
     lines = [
         Line(f"{label:<12} {text}", "bad" if alarm else "plain")

@@ -1,8 +1,5 @@
-"""One look at a board: its sensors and memory, and the processes that publish a page
-(boardfit.edge.process.live).
-
-Everything is read through a `System`, so that this machine and a board behind ssh go through the
-same parsers. What does not answer is None, never 0.
+"""One look at a board: sensors, memory, and the processes that publish a page. Everything is read
+through a `System`, so that this machine and a board behind ssh go through the same parsers.
 """
 
 from __future__ import annotations

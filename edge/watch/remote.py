@@ -1,8 +1,4 @@
-"""A board behind ssh or adb, watched by a small shell loop there; the board needs no Python for it.
-
-One connection stays open. Each round prints the files that a look reads (as `edge probe` does it),
-ends with a mark and sleeps.
-"""
+"""A board behind ssh or adb, watched by a small shell loop there over one connection."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What `litert-lm benchmark` and `litert_lm_main` print (google-ai-edge/LiteRT-LM): the first one
-means over its runs, one block per model, the second one `BenchmarkInfo` with each turn.
-"""
+"""What `litert-lm benchmark` (means of its runs) and `litert_lm_main` (each turn) print."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""`llama-bench` with any `-o`: md (its default), csv, json, jsonl and sql (ggml-org/llama.cpp,
-tools/llama-bench).
-"""
+"""`llama-bench` with any `-o`: md, csv, json, jsonl and sql (ggml-org/llama.cpp)."""
 
 from __future__ import annotations
 

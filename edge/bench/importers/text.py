@@ -1,6 +1,4 @@
-"""What people keep of a tool's output: redirected by any shell, with log lines before, between and
-after, and several runs in one file.
-"""
+"""What people keep of a tool's output: of any shell, among log lines, several runs to a file."""
 
 from __future__ import annotations
 
