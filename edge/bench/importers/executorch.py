@@ -8,14 +8,7 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from boardfit.edge.bench.importers.record import (
-    ImportedFile,
-    ImportedSubject,
-    Sizes,
-    count,
-    make_record,
-    number,
-)
+from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, Sizes, count, number
 from boardfit.edge.bench.importers.text import json_objects
 from boardfit.edge.errors import InputError
 
@@ -44,12 +37,9 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
         groups.setdefault(Sizes(n_prompt, n_gen), []).append(figures(stats, n_prompt, n_gen))
         if load_s := span(stats, "model_load_start_ms", "model_load_end_ms"):
             loads.append({"load_s": load_s})
-    subject = ImportedSubject(tool=TOOL, name=source.name, not_measured=NOT_MEASURED)
-    found = [
-        make_record(subject, source, "end-to-end", repeats, sizes)
-        for sizes, repeats in groups.items()
-    ]
-    return [*found, make_record(subject, source, "load", loads)] if loads else found
+    subject = ImportedSubject(source, TOOL, name=source.name, not_measured=NOT_MEASURED)
+    found = [subject.record("end-to-end", repeats, sizes) for sizes, repeats in groups.items()]
+    return [*found, subject.record("load", loads)] if loads else found
 
 
 def figures(stats: dict[str, Any], n_prompt: int, n_gen: int) -> dict[str, float | None]:

@@ -11,14 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from boardfit.edge.bench.importers.record import (
-    ImportedFile,
-    ImportedSubject,
-    Sizes,
-    count,
-    make_record,
-    number,
-)
+from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, Sizes, count, number
 from boardfit.edge.bench.importers.text import csv_rows, json_objects
 from boardfit.edge.errors import InputError
 
@@ -85,7 +78,8 @@ def read_row(row: Mapping[str, Any], source: ImportedFile, where: str) -> list[d
     n_gen = count(row.get("tokens_generated"), f"{where}: tokens generated")
     absent = () if FIRST_MS in row else ("time to first token",)
     subject = ImportedSubject(
-        tool=TOOL,
+        source,
+        TOOL,
         name=_text(row, "full_name") or source.name,
         quant=_text(row, "precision"),
         version=_text(row, "package_version"),
@@ -107,7 +101,7 @@ def read_row(row: Mapping[str, Any], source: ImportedFile, where: str) -> list[d
     sizes = dict.fromkeys(figures, Sizes(n_prompt, n_gen))
     sizes["decode"] = Sizes(n_prompt, n_gen, n_prompt)
     return [
-        make_record(subject, source, kind, [found], sizes[kind], time=time)
+        subject.record(kind, [found], sizes[kind], time=time)
         for kind, found in figures.items()
         if found
     ]

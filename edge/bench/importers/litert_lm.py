@@ -6,14 +6,7 @@ import re
 from pathlib import PurePath
 from typing import Any
 
-from boardfit.edge.bench.importers.record import (
-    ImportedFile,
-    ImportedSubject,
-    Sizes,
-    count,
-    make_record,
-    number,
-)
+from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, Sizes, count, number
 from boardfit.edge.errors import InputError
 
 TOOL = "litert-lm"
@@ -52,24 +45,21 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
 def read_turns(block: str, source: ImportedFile) -> list[dict[str, Any]]:
     """Records of litert_lm_main: turns of equal size are repetitions."""
     subject = ImportedSubject(
-        tool=TOOL, name=PurePath(source.name).stem, not_measured=NOT_MEASURED[1:]
+        source, TOOL, name=PurePath(source.name).stem, not_measured=NOT_MEASURED[1:]
     )
     turns: dict[tuple[str, int], list[dict[str, float]]] = {}
     for n_tokens, what, rate in _TURN.findall(block):
         kind = what.lower()
         figures = {f"{kind}_tps": number(rate, f"{TOOL}: {what} Speed", zero=True)}
         turns.setdefault((kind, int(n_tokens)), []).append(figures)
-    found = [
-        make_record(subject, source, kind, repeats, Sizes(n, n))
-        for (kind, n), repeats in turns.items()
-    ]
+    found = [subject.record(kind, repeats, Sizes(n, n)) for (kind, n), repeats in turns.items()]
     for pattern, kind, name in ((_FIRST, "end-to-end", "ttft_s"), (_INIT, "load", "load_s")):
         if (match := pattern.search(block)) is not None:
             scale = 1e-3 if match[2] == "ms" else 1.0
             seconds = number(match[1], f"{TOOL}: {match[0][:40]}") * scale
             first = {phase: n for phase, n in reversed(turns)} if name == "ttft_s" else {}
             sizes = Sizes(first.get("prefill", 0), first.get("decode", 0))
-            found.append(make_record(subject, source, kind, [{name: seconds}], sizes))
+            found.append(subject.record(kind, [{name: seconds}], sizes))
     return found
 
 
@@ -78,7 +68,8 @@ def read_block(block: str, source: ImportedFile) -> list[dict[str, Any]]:
     name = fields.get("Benchmarking model", "unknown").split(" (")[0]
     n_ctx = fields.get("Max number of tokens")
     subject = ImportedSubject(
-        tool=TOOL,
+        source,
+        TOOL,
         name=PurePath(name).stem if "/" in name else name,
         build=fields.get("Backend"),
         n_ctx=None if n_ctx is None else count(n_ctx, f"{TOOL}: tokens"),
@@ -91,12 +82,9 @@ def read_block(block: str, source: ImportedFile) -> list[dict[str, Any]]:
         "decode": {"decode_tps": measured(fields, "Decode speed", "tokens/s")},
         "end-to-end": {"ttft_s": measured(fields, "Time to first token", "s")},
     }
-    load = make_record(subject, source, "load", [{"load_s": measured(fields, "Init time", "s")}])
+    load = subject.record("load", [{"load_s": measured(fields, "Init time", "s")}])
     return [
-        *(
-            make_record(subject, source, kind, [found], Sizes(n_prompt, n_gen))
-            for kind, found in figures.items()
-        ),
+        *(subject.record(kind, [found], Sizes(n_prompt, n_gen)) for kind, found in figures.items()),
         load,
     ]
 

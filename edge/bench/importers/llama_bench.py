@@ -12,7 +12,6 @@ from boardfit.edge.bench.importers.record import (
     ImportedSubject,
     Sizes,
     count,
-    make_record,
     number,
     text_or_none,
     whole_or_none,
@@ -115,17 +114,20 @@ def record(entry: Mapping[str, Any], source: ImportedFile) -> dict[str, Any]:
         kind, figures = "prefill", [{"prefill_tps": n_prompt / s} for s in seconds]
     sizes = Sizes(n_prompt, n_gen, n_depth)
     time = text_or_none(entry.get("test_time"))
-    tested = subject(entry, has_samples=has_samples)
-    return make_record(tested, source, kind, figures, sizes, time=time)
+    tested = subject(entry, source, has_samples=has_samples)
+    return tested.record(kind, figures, sizes, time=time)
 
 
-def subject(entry: Mapping[str, Any], *, has_samples: bool) -> ImportedSubject:
+def subject(
+    entry: Mapping[str, Any], source: ImportedFile, *, has_samples: bool
+) -> ImportedSubject:
     file = text_or_none(entry.get("model_filename")) or "unknown"
     name = PureWindowsPath(file).name if "\\" in file else PurePath(file).name
     kind = text_or_none(entry.get("model_type")) or ""
     build = (whole_or_none(entry.get("build_number")), text_or_none(entry.get("backends")))
     return ImportedSubject(
-        tool=TOOL,
+        source,
+        TOOL,
         name=name.removesuffix(".gguf"),
         quant=kind.split(" ", 2)[2] if kind.count(" ") >= 2 else kind or None,
         version=text_or_none(entry.get("build_commit")),

@@ -9,14 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath, PureWindowsPath
 from typing import Any, NamedTuple
 
-from boardfit.edge.bench.importers.record import (
-    ImportedFile,
-    ImportedSubject,
-    Sizes,
-    answer_records,
-    count,
-    number,
-)
+from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, Sizes, count, number
 from boardfit.edge.bench.importers.text import json_objects
 from boardfit.edge.errors import InputError
 
@@ -65,10 +58,10 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     model = _MODEL.search(text)
     path = model[1] if model else source.name
     name = PureWindowsPath(path).stem if "\\" in path else PurePath(path).stem
-    subject = ImportedSubject(tool=TOOL, name=name, not_measured=NOT_MEASURED)
+    subject = ImportedSubject(source, TOOL, name=name, not_measured=NOT_MEASURED)
     found = []
     for sizes, same in groups.items():
-        found += answer_records(subject, source, same, sizes)
+        found += subject.answers(same, sizes)
     return found
 
 

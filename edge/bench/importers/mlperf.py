@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, make_record, number
+from boardfit.edge.bench.importers.record import ImportedFile, ImportedSubject, number
 from boardfit.edge.errors import InputError
 
 TOOL = "mlperf-loadgen"
@@ -52,9 +52,9 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
     processed = _PROCESSED.search(text)
     scenario = f"{fields.get('scenario', '?')}, {processed[1] if processed else '?'} queries"
     name, build = fields.get("sut name", "unknown"), fields.get("scenario")
-    subject = ImportedSubject(tool=TOOL, name=name, build=build, not_measured=NOT_MEASURED)
+    subject = ImportedSubject(source, TOOL, name=name, build=build, not_measured=NOT_MEASURED)
     label = f"{kind} {scenario}"
-    return [make_record(subject, source, kind, [], flags=flags, metrics=metrics, label=label)]
+    return [subject.record(kind, [], flags=flags, metrics=metrics, label=label)]
 
 
 def seconds(fields: dict[str, str], name: str) -> float | None:

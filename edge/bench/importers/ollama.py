@@ -15,9 +15,7 @@ from boardfit.edge.bench.importers.record import (
     ImportedFile,
     ImportedSubject,
     Sizes,
-    answer_records,
     count,
-    make_record,
     number,
     text_or_none,
 )
@@ -93,10 +91,10 @@ def read_bench(text: str, source: ImportedFile) -> list[dict[str, Any]]:
         alone = text[start.end() : end].partition("Parallel Execution")[0]
         rates = [number(rate, f"{TOOL}: eval rate") for rate in _BENCH_RATE.findall(alone)]
         absent = ("prefill", "load", *NOT_MEASURED)
-        subject = ImportedSubject(tool=TOOL, name=start[1], not_measured=absent)
+        subject = ImportedSubject(source, TOOL, name=start[1], not_measured=absent)
         if figures := [{"decode_tps": rate} for rate in rates]:
             label = "decode, lengths not printed"
-            found.append(make_record(subject, source, "decode", figures, label=label))
+            found.append(subject.record("decode", figures, label=label))
     return found
 
 
@@ -114,9 +112,9 @@ def read(text: str, source: ImportedFile) -> list[dict[str, Any]]:
         groups.setdefault((model, sizes), []).append(answer)
     found = []
     for (model, sizes), same in groups.items():
-        subject = ImportedSubject(tool=TOOL, name=model, not_measured=NOT_MEASURED)
+        subject = ImportedSubject(source, TOOL, name=model, not_measured=NOT_MEASURED)
         repeats, time = list(map(figures, same)), text_or_none(same[-1].get("created_at"))
-        found += answer_records(subject, source, repeats, sizes, time=time)
+        found += subject.answers(repeats, sizes, time=time)
     return found
 
 

@@ -35,10 +35,22 @@ class ImportedFile:
         return cls(path.name, hashlib.sha256(data).hexdigest(), time)
 
 
+class Sizes(NamedTuple):
+    """Tokens of a test."""
+
+    n_prompt: int = 0
+    n_gen: int = 0
+    n_depth: int = 0
+
+
+NO_SIZES = Sizes()
+
+
 @dataclass(frozen=True)
 class ImportedSubject:
     """What another tool measured, as far as it says so."""
 
+    source: ImportedFile
     tool: str
     name: str
     quant: str | None = None
@@ -53,100 +65,86 @@ class ImportedSubject:
     kv_type: str | None = None
     not_measured: tuple[str, ...] = ()
 
+    def record(
+        self,
+        kind: Kind | str,
+        figures: Sequence[Mapping[str, float | None]],
+        sizes: Sizes = NO_SIZES,
+        *,
+        time: str | None = None,
+        flags: Sequence[str] = (),
+        metrics: Mapping[str, Any] | None = None,
+        label: str | None = None,
+    ) -> dict[str, Any]:
+        """One sealed record. `figures` are the repetitions; `metrics` replaces their spread where a
+        tool reports percentiles only. Of the sizes a test keeps those of its kind.
+        """
+        n_prompt = 0 if kind == "decode" else sizes.n_prompt
+        n_gen = 0 if kind == "prefill" else sizes.n_gen
+        test = Test(kind, n_prompt, sizes.n_depth, n_gen)  # type: ignore[arg-type]
 
-class Sizes(NamedTuple):
-    """Tokens of a test."""
+        def facts(*keys: str) -> dict[str, Any]:
+            return {key: getattr(self, key) for key in keys}
 
-    n_prompt: int = 0
-    n_gen: int = 0
-    n_depth: int = 0
-
-
-NO_SIZES = Sizes()
-
-
-def make_record(
-    subject: ImportedSubject,
-    source: ImportedFile,
-    kind: Kind | str,
-    figures: Sequence[Mapping[str, float | None]],
-    sizes: Sizes = NO_SIZES,
-    *,
-    time: str | None = None,
-    flags: Sequence[str] = (),
-    metrics: Mapping[str, Any] | None = None,
-    label: str | None = None,
-) -> dict[str, Any]:
-    """One sealed record. `figures` are the repetitions that the tool reports; `metrics` replaces
-    their spread where a tool reports percentiles only. Of the sizes a test keeps those of its kind.
-    """
-    n_prompt, n_gen = int(kind != "decode") * sizes.n_prompt, int(kind != "prefill") * sizes.n_gen
-    test = Test(kind, n_prompt, sizes.n_depth, n_gen)  # type: ignore[arg-type]
-
-    def facts(*keys: str) -> dict[str, Any]:
-        return {key: getattr(subject, key) for key in keys}
-
-    named = f"{source.sha256} {subject.tool} {subject.name}"
-    run_id = hashlib.sha256(named.encode("utf-8", "backslashreplace")).hexdigest()
-    return sealed(
-        {
-            "kind": KIND,
-            "schema": SCHEMA,
-            "run_id": run_id[:32],
-            "time": time or source.time,
-            "kit": {"version": __version__, "commit": None, "changed": None},
-            "engine": {
-                "name": subject.tool,
-                "details": {"n_params": subject.n_params},
-                **facts("version", "build", "quant"),
-            },
-            "artifact": {"sha256": None, "bundle_id": None, **facts("name", "n_bytes")},
-            "machine": facts("cpu"),
-            "settings": {"recipe": None, **facts("n_ctx", "n_threads", "n_batch", "kv_type")},
-            **dict.fromkeys(("board", "predicted", "quality", "baseline")),
-            "repeat": f"(measured by {subject.tool}; imported from {source.name})",
-            "imported": {
-                "tool": subject.tool,
-                "file": source.name,
-                "file_sha256": source.sha256,
-                "not_measured": [*subject.not_measured, *NEVER],
-            },
-            "test": {
-                **asdict(test),
-                "label": label or ("load" if kind == "load" else test.label),
-                "n_repeats": len(figures),
-                "prompt_sha256": None,
-            },
-            "metrics": dict(metrics) if metrics is not None else spreads(figures),
-            "flags": list(flags),
-            "traces": [],
-            "figures": [dict(repetition) for repetition in figures],
-        }
-    )
-
-
-def answer_records(
-    subject: ImportedSubject,
-    source: ImportedFile,
-    figures: Sequence[Mapping[str, float | None]],
-    sizes: Sizes,
-    *,
-    time: str | None = None,
-) -> list[dict[str, Any]]:
-    """Records of answers that a tool times in two parts: the whole, and the speeds of its parts."""
-    found = {"end-to-end": list(figures)}
-    for kind in ("prefill", "decode"):
-        name = f"{kind}_tps"
-        found[kind] = [{name: figure[name]} for figure in figures if figure.get(name)]
-    at_depth = {"decode": sizes._replace(n_depth=sizes.n_prompt)}
-    return [
-        make_record(
-            subject, source, kind, kept, at_depth.get(kind, sizes), time=time,
-            label=None if any(sizes) else f"{kind}, lengths not printed",
+        named = f"{self.source.sha256} {self.tool} {self.name}"
+        run_id = hashlib.sha256(named.encode("utf-8", "backslashreplace")).hexdigest()
+        return sealed(
+            {
+                "kind": KIND,
+                "schema": SCHEMA,
+                "run_id": run_id[:32],
+                "time": time or self.source.time,
+                "kit": {"version": __version__, "commit": None, "changed": None},
+                "engine": {
+                    "name": self.tool,
+                    "details": {"n_params": self.n_params},
+                    **facts("version", "build", "quant"),
+                },
+                "artifact": {"sha256": None, "bundle_id": None, **facts("name", "n_bytes")},
+                "machine": facts("cpu"),
+                "settings": {"recipe": None, **facts("n_ctx", "n_threads", "n_batch", "kv_type")},
+                **dict.fromkeys(("board", "predicted", "quality", "baseline")),
+                "repeat": f"(measured by {self.tool}; imported from {self.source.name})",
+                "imported": {
+                    "tool": self.tool,
+                    "file": self.source.name,
+                    "file_sha256": self.source.sha256,
+                    "not_measured": [*self.not_measured, *NEVER],
+                },
+                "test": {
+                    **asdict(test),
+                    "label": label or ("load" if kind == "load" else test.label),
+                    "n_repeats": len(figures),
+                    "prompt_sha256": None,
+                },
+                "metrics": dict(metrics) if metrics is not None else spreads(figures),
+                "flags": list(flags),
+                "traces": [],
+                "figures": [dict(repetition) for repetition in figures],
+            }
         )
-        for kind, kept in found.items()
-        if kept
-    ]  # fmt: skip
+
+    def answers(
+        self,
+        figures: Sequence[Mapping[str, float | None]],
+        sizes: Sizes,
+        *,
+        time: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Records of answers that are timed in two parts: the whole, and the speeds of its parts."""
+        found = {"end-to-end": list(figures)}
+        for kind in ("prefill", "decode"):
+            name = f"{kind}_tps"
+            found[kind] = [{name: figure[name]} for figure in figures if figure.get(name)]
+        at_depth = {"decode": sizes._replace(n_depth=sizes.n_prompt)}
+        return [
+            self.record(
+                kind, kept, at_depth.get(kind, sizes), time=time,
+                label=None if any(sizes) else f"{kind}, lengths not printed",
+            )
+            for kind, kept in found.items()
+            if kept
+        ]  # fmt: skip
 
 
 def number(value: Any, what: str, *, zero: bool = False) -> float:
