@@ -29,7 +29,7 @@ from boardfit.edge.fields import (
 
 #: More than any figure that a benchmark measures, and small enough to draw.
 _MOST = 1e18
-_COUNT, _SIGNED = Whole(0, 1 << 53), Real(-_MOST, _MOST)
+_COUNT, _SIGNED = Whole(0, 1 << 53), OrNull(Real(-_MOST, _MOST))
 _KINDS: Mapping[str, FieldKind] = {
     "text": Text(),
     "texts": ListOf(Text(), 1000),
@@ -42,8 +42,8 @@ _KINDS: Mapping[str, FieldKind] = {
     "index": Whole(0, 100_000),
     "bytes": Whole(0, MAX_BYTES),
     "figure": Real(0, _MOST),
-    "signed": _SIGNED,
-    "figures": TableOf(OrNull(_SIGNED)),
+    "signed": Real(-_MOST, _MOST),
+    "figures": TableOf(_SIGNED),
     "object": AnyObject(),
     "objects": ListOf(AnyObject(), 1_000_000),
 }

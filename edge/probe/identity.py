@@ -104,11 +104,6 @@ def _real_cpu(cpuinfo: str) -> str | None:
     return None if is_virtual else find_field(cpuinfo, "model name")
 
 
-def match_board(model: str | None, ram_bytes: int) -> DeviceProfile | None:
-    """The shipped profile of a board of this name and RAM; None without one."""
-    return next(iter(match_boards(BoardNames((model,) if model else ()), ram_bytes)), None)
-
-
 def match_boards(board: BoardNames, ram_bytes: int) -> tuple[DeviceProfile, ...]:
     """The shipped profiles that this board can be, the likeliest first. MemTotal is less than what
     is soldered (firmware and kernel keep some), so the smallest profile that holds it is meant.

@@ -86,66 +86,65 @@ def read_max_clocks(system: System) -> dict[int, float]:
     return clocks
 
 
-def read_machine(system: System, usable: frozenset[int] | None = None) -> DeviceProfile | None:
-    """The profile of a Linux or Android system; None when it shows no CPU or memory. `usable` are
-    the processors that this process may run on (None: all that are online).
+def read_report(system: System, usable: frozenset[int] | None = None) -> ProbeReport | None:
+    """Everything that can be read of a Linux or Android system without measuring; None without CPU
+    or memory. `usable` are the processors that this process may run on (None: all online).
     """
-    online = parse_index_list(system.read("/sys/devices/system/cpu/online"))
+    present, online = (
+        parse_index_list(system.read(f"/sys/devices/system/cpu/{name}"))
+        for name in ("present", "online")
+    )
     if online is not None:
         usable = online if usable is None else usable & online
     cores = parse_cpuinfo(system.read("/proc/cpuinfo") or "")
     clusters = group_clusters(cores, read_max_clocks(system), usable)
-    meminfo = parse_meminfo(system.read("/proc/meminfo") or "")
-    total, free = usable_memory(meminfo, read_limits(system))
+    meminfo, limits = parse_meminfo(system.read("/proc/meminfo") or ""), read_limits(system)
+    total, free = usable_memory(meminfo, limits)
     if not clusters or not total or free is None:
         return None
-    board = read_board_names(system)
-    known = next(iter(match_boards(board, meminfo.get("MemTotal", total))), None)
-    model = next(iter(board.names), None)
-    name = model or " + ".join(f"{cluster.count}x {cluster.core}" for cluster in clusters)
-    memory = BoardMemory(total, max(0, total - free))
-    storage = Storage(medium=storage_medium(system))
-    found = DeviceProfile(THIS_MACHINE, name, memory, clusters, storage=storage)
-    software = _software(system)
-    if known is None:
-        return replace(found, software=software)
-    loads = userland_bits(system) != 32 and not is_musl(system)  # wheels for this board
-    memory = replace(known.memory, ram_bytes=memory.ram_bytes, reserved_bytes=memory.reserved_bytes)
-    return replace(
-        known,
-        id=THIS_MACHINE,
-        name=name,
-        aliases=(),
-        memory=memory,
-        clusters=_with_known_clocks(clusters, known.clusters),
-        storage=storage if storage.medium else known.storage,
-        software=replace(software, wheel_tags=known.software.wheel_tags if loads else ()),
+    names = read_board_names(system)
+    boards = match_boards(names, meminfo.get("MemTotal", total))
+    own_name = " + ".join(f"{cluster.count}x {cluster.core}" for cluster in clusters)
+    profile = DeviceProfile(
+        THIS_MACHINE,
+        next(iter(names.names), own_name),
+        BoardMemory(total, max(0, total - free)),
+        clusters,
+        storage=Storage(medium=storage_medium(system)),
+        software=_software(system),
     )
-
-
-def read_report(system: System, usable: frozenset[int] | None = None) -> ProbeReport | None:
-    """Everything that can be read without measuring; None without CPU or memory."""
-    profile = read_machine(system, usable)
-    if profile is None:
-        return None
-    meminfo = parse_meminfo(system.read("/proc/meminfo") or "")
-    limits = [limit.limit_bytes for limit in read_limits(system)]
-    boards = match_boards(read_board_names(system), meminfo.get("MemTotal", profile.ram_bytes))
-    present = parse_index_list(system.read("/sys/devices/system/cpu/present"))
-    online = parse_index_list(system.read("/sys/devices/system/cpu/online"))
     return ProbeReport(
-        profile=profile,
+        profile=_complete(system, profile, boards[0]) if boards else profile,
         matched=boards[0].id if boards else None,
         possible=tuple(board.id for board in boards),
         userland_bits=userland_bits(system),
         n_cores_present=len(present) if present else None,
         n_cores_online=len(online) if online else None,
-        limit_bytes=min(limits, default=None),
+        limit_bytes=min((limit.limit_bytes for limit in limits), default=None),
         heat=read_heat(system),
         throttled=parse_throttled(system.output("throttled")),
         power=read_power(system),
         hostname=(system.output("hostname") or "").strip() or None,
         android=android_facts(parse_getprop(system.output("getprop"))),
+    )
+
+
+def _complete(system: System, seen: DeviceProfile, known: DeviceProfile) -> DeviceProfile:
+    """A shipped profile with what was seen in place of what it says."""
+    memory = replace(
+        known.memory, ram_bytes=seen.memory.ram_bytes, reserved_bytes=seen.memory.reserved_bytes
+    )
+    # The board's usual wheels, unless they cannot load on the system on it.
+    loads = userland_bits(system) != 32 and not is_musl(system)
+    return replace(
+        known,
+        id=THIS_MACHINE,
+        name=seen.name,
+        aliases=(),
+        memory=memory,
+        clusters=_with_known_clocks(seen.clusters, known.clusters),
+        storage=seen.storage if seen.storage.medium else known.storage,
+        software=replace(seen.software, wheel_tags=known.software.wheel_tags if loads else ()),
     )
 
 

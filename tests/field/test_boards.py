@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
+from boardfit.device_profiles.spellings import BoardNames
 from boardfit.edge.probe.command import report_lines
-from boardfit.edge.probe.identity import match_board
+from boardfit.edge.probe.identity import match_boards
 from boardfit.edge.probe.machine import read_report
 from boardfit.edge.probe.sensors import parse_tegra_power
 from boardfit.edge.probe.system import CapturedSystem
@@ -35,8 +36,8 @@ BOARDS = [
 
 @pytest.mark.parametrize(("text", "mib", "board"), BOARDS)
 def test_board_text(text: str, mib: int, board: str | None) -> None:
-    found = match_board(text, mib << 20)
-    assert (found.id if found else None) == board
+    found = match_boards(BoardNames((text,)), mib << 20)
+    assert (found[0].id if found else None) == board
 
 
 A72 = "fp asimd evtstrm crc32 cpuid"

@@ -131,7 +131,7 @@ class ImportedSubject:
         *,
         time: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Records of answers that are timed in two parts: the whole, and the speeds of its parts."""
+        """Records of answers timed in two parts: the whole, and the speeds of its parts."""
         found = {"end-to-end": list(figures)}
         for kind in ("prefill", "decode"):
             name = f"{kind}_tps"
