@@ -17,12 +17,12 @@ from boardfit.edge.bench.store import append_results, data_directory
 from boardfit.edge.bench.workloads import Test
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.errors import UsageError
-from boardfit.edge.race.entrants import make_entrants
 from boardfit.edge.race.turns import (
     Course,
     EntrantAgreement,
     check_agreement,
     compare_answers,
+    make_entrants,
     run_race,
 )
 from boardfit.edge.race.verdict import EntrantPace, Lead, find_leads, sentence

@@ -8,49 +8,24 @@ import io
 import json
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from boardfit.device_profiles.toml_parser import decode_toml
 from boardfit.edge.report.figures import Record, median
-
-# Column → where it is in a record; figures follow as medians.
-_FACTS = (
-    ("time", ("time",)),
-    ("run_id", ("run_id",)),
-    ("name", ("artifact", "name")),
-    ("quant", ("engine", "quant")),
-    ("recipe", ("settings", "recipe")),
-    ("n_bytes", ("artifact", "n_bytes")),
-    ("engine", ("engine", "name")),
-    ("engine_version", ("engine", "version")),
-    ("machine", ("machine", "model")),
-    ("cpu", ("machine", "cpu")),
-    ("ram_bytes", ("machine", "ram_bytes")),
-    ("n_threads", ("settings", "n_threads")),
-    ("n_ctx", ("settings", "n_ctx")),
-    ("kv_type", ("settings", "kv_type")),
-    ("imported_from", ("imported", "tool")),
-    ("test", ("test", "label")),
-    ("kind", ("test", "kind")),
-    ("n_prompt", ("test", "n_prompt")),
-    ("n_depth", ("test", "n_depth")),
-    ("n_gen", ("test", "n_gen")),
-    ("n_repeats", ("test", "n_repeats")),
-)
-_FIGURES = (
-    *("prefill_tps", "decode_tps", "ttft_s", "itl_p50_s", "itl_p95_s", "itl_max_s"),
-    *("end_to_end_s", "latency_s", "load_s", "load_to_first_token_s", "peak_anon_bytes"),
-    *("peak_file_bytes", "peak_pss_bytes", "peak_rss_bytes"),
-)
 
 
 def to_csv(records: Sequence[Record]) -> str:
     """One row per test, medians of the figures; empty where nothing was measured."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*(name for name, _ in _FACTS), *_FIGURES, "flags"])
+    text = Path(__file__).with_name("csv_columns.toml").read_text(encoding="utf-8")
+    columns = decode_toml(text)
+    places, names = columns["facts"], columns["medians"]["names"]
+    writer.writerow([*places, *names, "flags"])
     for record in records:
-        facts = [cell(_find(record, path)) for _, path in _FACTS]
-        figures = [median(record, name) for name in _FIGURES]
+        facts = [cell(_find(record, place.split("."))) for place in places.values()]
+        figures = [median(record, name) for name in names]
         flags = cell("; ".join(map(str, record.get("flags") or [])))
         writer.writerow([*facts, *("" if f is None else f"{f:.12g}" for f in figures), flags])
     return out.getvalue()

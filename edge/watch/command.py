@@ -14,8 +14,7 @@ from boardfit.edge.probe.remote import parse_target
 from boardfit.edge.process.live import Page
 from boardfit.edge.terminal.output import write_text
 from boardfit.edge.watch.draw import ProcessHistory, Rates, screen_lines
-from boardfit.edge.watch.look import Here, Look, to_record
-from boardfit.edge.watch.remote import WatchedBoard
+from boardfit.edge.watch.look import Here, Look, WatchedBoard, to_record
 from boardfit.edge.watch.screen import Screen
 
 # A pipe has no width.

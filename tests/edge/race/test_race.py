@@ -17,8 +17,7 @@ from boardfit.edge.bench.store import read_results
 from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.errors import EngineError, IntegrityError, UsageError
 from boardfit.edge.race.command import parse_threads, race_tests
-from boardfit.edge.race.entrants import make_entrants
-from boardfit.edge.race.turns import ask
+from boardfit.edge.race.turns import ask, make_entrants
 from boardfit.edge.race.verdict import EntrantPace, find_leads, interpolate, sentence
 
 # ---- arithmetic ---------------------------------------------------------------------------------

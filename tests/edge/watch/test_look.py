@@ -29,10 +29,10 @@ from boardfit.edge.watch.look import (
     Machine,
     ProcessMemory,
     local_pages,
+    read_look,
     read_machine,
     read_processes,
 )
-from boardfit.edge.watch.remote import read_look
 
 FIXTURES = Path(__file__).parents[1] / "probe/fixtures"
 MIB = 2**20
