@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import re
-import selectors
 import signal
 import threading
 import time
@@ -27,7 +26,7 @@ from boardfit.device_profiles.cost.speed import default_threads
 from boardfit.device_profiles.profile import BoardMemory, CpuCluster, DeviceProfile, KernelSpeed
 from boardfit.edge.probe.ggml import library_folder
 from boardfit.edge.probe.storage import measure_read_speed
-from boardfit.edge.probe.system import LocalSystem, System
+from boardfit.edge.probe.system import LocalSystem, System, read_lines
 from boardfit.edge.process.child import DEVNULL, python_argv, start_child
 from boardfit.edge.terminal.progress import Progress
 
@@ -181,25 +180,17 @@ def measure_copy_bandwidth(
 
 def _run_kernels(command: Sequence[str], found: Measurements, step: Callable[[], None]) -> None:
     """Time the engine in a process of its own, taking its findings as they come."""
-    process = start_child(python_argv("boardfit.edge.probe.kernels", *command), stderr=DEVNULL)
-    assert process.stdout is not None
-    deadline, pending = time.monotonic() + _LIMIT_S, b""
-    with selectors.DefaultSelector() as selector, process.stdout as output:
-        selector.register(output, selectors.EVENT_READ)
-        while (left := deadline - time.monotonic()) > 0:
-            if not selector.select(left):
-                break
-            chunk = os.read(output.fileno(), 65536)
-            if not chunk:
-                break
-            *lines, pending = (pending + chunk).split(b"\n")
-            for line in lines:
-                _keep(json.loads(line), found)
-                step()
-    if time.monotonic() >= deadline:
-        process.kill()
-        found.notes.append(f"timing the engine's kernels took more than {_LIMIT_S:.0f} s; cut off")
-    code = process.wait()
+    argv = python_argv("boardfit.edge.probe.kernels", *command)
+    deadline = time.monotonic() + _LIMIT_S
+    with start_child(argv, stderr=DEVNULL) as process:
+        for line in read_lines(process, lambda: deadline - time.monotonic()):
+            _keep(json.loads(line), found)
+            step()
+        if time.monotonic() >= deadline:
+            process.kill()
+            what = f"timing the engine's kernels took more than {_LIMIT_S:.0f} s"
+            found.notes.append(f"{what}; cut off")
+        code = process.wait()
     if code == -signal.SIGILL:
         found.notes.append(
             "the installed engine dies with an illegal instruction: it was built for another CPU"

@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import re
-import selectors
 import signal
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -22,7 +21,8 @@ from typing import Any
 
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.probe.ggml import PLAIN
-from boardfit.edge.process.child import DEVNULL, PIPE, Popen, python_argv, start_child
+from boardfit.edge.probe.system import read_lines
+from boardfit.edge.process.child import DEVNULL, PIPE, python_argv, start_child
 from boardfit.edge.terminal.progress import Progress
 
 KIND = "boardfit-engine-proof"
@@ -199,7 +199,7 @@ def run_cases(
         return
     try:
         ended = False
-        for line in read_lines(child):
+        for line in read_lines(child, lambda: _CASE_S):
             finding = json.loads(line)
             ended = "end" in finding
             yield finding
@@ -212,20 +212,6 @@ def run_cases(
     finally:
         child.kill()
         child.communicate()
-
-
-def read_lines(child: Popen[bytes]) -> Iterator[bytes]:
-    """What a child prints, line by line, until it ends or is silent for `_CASE_S`."""
-    assert child.stdout is not None
-    pending = b""
-    with selectors.DefaultSelector() as selector:
-        selector.register(child.stdout, selectors.EVENT_READ)
-        while selector.select(_CASE_S):
-            if not (chunk := os.read(child.stdout.fileno(), 1 << 16)):
-                child.wait()
-                return
-            *lines, pending = (pending + chunk).split(b"\n")
-            yield from lines
 
 
 def main(argv: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -122,15 +122,11 @@ def process_lines(
     if page.engine:
         lines.append(Line(f"  decode       {format_speed(page, past, bars)}"))
         lines.append(Line(f"  first token  {format_first_token(page)}"))
-    kinds = (
-        ("anonymous", memory.anon_bytes),
-        ("mapped", memory.file_bytes),
-        ("PSS", memory.pss_bytes),
-        ("swap", memory.swap_bytes),
-    )
+    kinds = {"anonymous": memory.anon_bytes, "mapped": memory.file_bytes}
+    kinds |= {"PSS": memory.pss_bytes, "swap": memory.swap_bytes}
     if memory.anon_bytes is None:
-        kinds = (("resident", memory.rss_bytes),)  # type: ignore[assignment]
-    text = "  ".join(f"{label} {format_bytes(value)}" for label, value in kinds)
+        kinds = {"resident": memory.rss_bytes}
+    text = "  ".join(f"{label} {format_bytes(value)}" for label, value in kinds.items())
     lines.append(Line(f"  memory       {text}", "bad" if memory.swap_bytes else "plain"))
     return lines
 
@@ -185,25 +181,16 @@ def format_known(value: float | None, form: str) -> str | None:
 
 def display_width(text: str) -> int:
     """Columns of a terminal: wide characters take two, combining ones none."""
-    return sum(map(_columns, text))
+    shown = [character for character in text if not unicodedata.combining(character)]
+    return len(shown) + sum(unicodedata.east_asian_width(character) in "WF" for character in shown)
 
 
-def _columns(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
-def shorten(text: str, width: int, columns: Callable[[str], int] = _columns) -> str:
+def shorten(text: str, width: int) -> str:
     """`text` in at most `width` columns."""
-    if sum(map(columns, text)) <= width:
+    if display_width(text) <= width:
         return text
-    taken = 0
-    for i, character in enumerate(text):
-        taken += columns(character)
-        if taken > width - 1:
-            return text[:i] + "…"
-    return text
+    fitting = (i for i in range(len(text), 0, -1) if display_width(text[:i]) < width)
+    return text[: next(fitting, 0)] + "…"
 
 
 class Rates:
