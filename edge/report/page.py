@@ -13,6 +13,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from boardfit.edge.errors import EngineMissingError
+from boardfit.edge.report import rows
 from boardfit.edge.report.chart import Chart, Missing
 from boardfit.edge.report.draw import EXTRA, draw_svg
 from boardfit.edge.report.figures import (
@@ -32,7 +33,6 @@ from boardfit.edge.report.fleet_charts import (
     side_by_side,
 )
 from boardfit.edge.report.kinds import find_kind, group_alike, name_kind
-from boardfit.edge.report.rows import energy_method, energy_rows, flag_lines, load_rows, memory_rows
 from boardfit.edge.report.verify import verify_run
 from boardfit.edge.requirements import install_line
 from boardfit.edge.units import format_bytes, printable
@@ -73,6 +73,7 @@ def render_page(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.globals["run_rows"] = rows
     environment.filters["plain"] = lambda text, limit=300: printable(str(text), limit)
     template = environment.from_string(_file("page.html.j2"))
     sections = [
@@ -105,16 +106,16 @@ def label_sections(runs: Sequence[Run], groups: Sequence[Sequence[Run]]) -> list
 
 def make_fleet(runs: Sequence[Run], number: int) -> dict[str, Any]:
     """Everything the template shows of several runs of one kind."""
-    rows = list(zip(fleet_rows(runs), heat_shares(runs), strict=True))[-MAX_ROWS:][::-1]
+    shown = list(zip(fleet_rows(runs), heat_shares(runs), strict=True))[-MAX_ROWS:][::-1]
     drawn, missing = pictures([side_by_side(runs)], f"fleet{number}")
     return {
         "id": f"fleet{number}",
         "kind": name_kind(runs[0]),
         "verdict": fleet_verdict(runs),
         "columns": [column.heading for column in list_columns(runs)],
-        "rows": [assign_heat(cells, shares) for cells, shares in rows],
+        "rows": [assign_heat(cells, shares) for cells, shares in shown],
         "n_runs": len(runs),
-        "n_rows": len(rows),
+        "n_rows": len(shown),
         "pictures": drawn,
         "missing": missing,
     }
@@ -146,30 +147,21 @@ def pictures(charts: Sequence[Chart | Missing], prefix: str) -> tuple[list[Pictu
 def section(
     run: Run, label: str, number: int, within_s: float | None, partial: bool = False
 ) -> dict[str, Any]:
-    """Everything the template shows of one run."""
+    """Everything the template shows of one run, beside what it asks the run and its kind for."""
     kind = find_kind(run)
     drawn, missing = pictures(kind.charts(run, within_s), f"run{number}")
-    if not energy_rows(run):
+    if not rows.energy_rows(run):
         reason = "no power sensor was readable, or no request took three seconds"
         missing.append(Missing("Energy per token", reason))
     return {
         "id": f"run{number}",
         "label": label,
-        "verdict": kind.verdict(run),
-        "figures": kind.figures(run),
-        "repeat": str(run.head.get("repeat") or "–"),
+        "kind": kind,
+        "run": run,
         "pictures": drawn,
         "missing": missing,
-        "tables": kind.tables(run),
-        "notes": kind.notes(run),
-        "memory": memory_rows(run),
-        "energy": energy_rows(run),
-        "energy_method": energy_method(run),
-        "loads": load_rows(run.tests("load")),
-        "flags": flag_lines(run),
         "facts": provenance(run),
         "check": verify_run(run, partial=partial),
-        "imported": run.imported_note,
     }
 
 
