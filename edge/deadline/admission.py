@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from boardfit.edge.deadline.budget import Budget
 from boardfit.edge.deadline.outcome import Adjustment
-from boardfit.edge.deadline.question import Question
 from boardfit.edge.deadline.request import TimedRequest
 from boardfit.edge.deadline.shape import Shaper, Version
 from boardfit.edge.deadline.time_model import Span
 from boardfit.edge.deadline.timing import Timing
 from boardfit.edge.errors import DeadlineError
-from boardfit.edge.types import GenerationConfig
+from boardfit.edge.types import GenerationConfig, Message, TokenEvent
 from boardfit.edge.units import format_seconds
 
 #: A request is refused if it needs more than this multiple of the allowed time.
 _SURELY = 1.05
 #: A re-measurement before a refusal computes at most this many tokens, in this share of the time.
 _PROBE_MOST, _PROBE_SHARE = 16, 0.1
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a session asks. The last of its `messages` may be longer than the context.
+
+    `render` makes token ids of messages, of which a prompt may have `room`. `filter_answer` makes
+    the filter of thinking for the answer to messages. `check_room` raises InputError for a prompt
+    that fills the context. `is_chat`: there is a chat template.
+    `n_restored` tokens were read into the KV cache for it, in `restored_s` seconds.
+    """
+
+    messages: Sequence[Message]
+    render: Callable[[list[Message]], list[int]]
+    filter_answer: Callable[[Sequence[Message]], Callable[[TokenEvent], TokenEvent]]
+    check_room: Callable[[Sequence[int]], None]
+    room: int
+    n_forgotten: int
+    is_chat: bool
+    n_restored: int
+    restored_s: float
 
 
 class QuestionGate:

@@ -131,6 +131,40 @@ class Residuals:
         )
 
 
+@dataclass
+class Rate:
+    """What is known of one kind of work: its curve, the pace of the moment, and how far predictions
+    were off.
+    """
+
+    curve: Curve
+    off: Residuals
+    pace: RecentPace = field(default_factory=RecentPace)
+
+    def predict(self, terms: Sequence[float]) -> tuple[float, float, float]:
+        """Low, likely and high seconds."""
+        mid = self.curve.predict(terms) * self.pace.ratio
+        low, high = self.off.factors()
+        return mid * low, mid, mid * high
+
+    def observe(
+        self, terms: Sequence[float], seconds: float, *, n: int = 1, is_bound: bool = True
+    ) -> None:
+        """Take in that `n` times `terms` took `seconds`. `is_bound`: bounds learn from it too."""
+        expected = self.curve.predict(terms)
+        predicted = expected * self.pace.ratio
+        if is_bound:
+            self.off.add(seconds / n, predicted)
+        self.pace.observe(seconds, expected * n)
+        # An outlier teaches the curve no more than that it was four times off.
+        self.curve.observe(terms, min(max(seconds / n, predicted / 4), predicted * 4))
+
+    def scale(self, factor: float, bound: float) -> Rate:
+        """A first guess for work that takes a multiple of this."""
+        weights = [max(weight, 1e-12) * factor for weight in self.curve.weights]
+        return Rate(Curve(weights), Residuals(bound))
+
+
 def parse_numbers(values: Iterable[Any], n: int | None = None) -> list[float]:
     """Finite floats from anything; `n` of them, if given. Raises ValueError or TypeError."""
     found = [float(value) for value in values]

@@ -6,14 +6,22 @@ Before the prefill, the fullest version of the question that fits is chosen, or 
 
 from __future__ import annotations
 
-from boardfit.edge.deadline.admission import QuestionGate
+import time
+
+from boardfit.edge.deadline.admission import Question, QuestionGate
 from boardfit.edge.deadline.budget import Budget
 from boardfit.edge.deadline.pacer import PacedTurn
-from boardfit.edge.deadline.question import Question
 from boardfit.edge.deadline.store import TimeStore
-from boardfit.edge.deadline.time_model import TimeModel
+from boardfit.edge.deadline.time_model import Prior, TimeModel
 from boardfit.edge.deadline.timing import Timing
-from boardfit.edge.types import Engine
+from boardfit.edge.types import Engine, GenerationConfig, Plan
+
+# What is assumed before anything is known: a small board. The trial corrects it at once.
+_UNKNOWN = Prior(prefill_tps=40.0, decode_tps=8.0, bound=1.0)
+_TRIAL_TEXT = "The quick brown fox jumps over the lazy dog and runs on through the night. "
+_TRIAL_PROMPT, _TRIAL_LONG, _TRIAL_TOKENS = 16, 96, 8
+# A trial takes no longer than this, however slow the board is.
+_TRIAL_S = 3.0
 
 
 class Deadline:
@@ -46,3 +54,49 @@ class Deadline:
         """Store what was learned."""
         if self._store is not None:
             self._store.save(self.timing.times, self.timing.engine.describe())
+
+
+def open_deadline(engine: Engine, model_id: str, plan: Plan | None) -> Deadline:
+    """Make a deadline that knows this board, from earlier runs or from the plan.
+
+    A short trial reads the weights from storage, so that the first question finds them in memory.
+    It also measures how fast the board is now.
+    """
+    store = TimeStore(model_id, engine.describe())
+    is_known = store.is_known
+    times = store.load(prior_from_plan(plan))
+    try_out(engine, times, is_known=is_known)
+    return Deadline(engine, times, store=store, cold=False)
+
+
+def prior_from_plan(plan: Plan | None) -> Prior:
+    """Return what the plan predicted, if there is a plan with times."""
+    if plan is None or plan.decode_tps is None or plan.prefill_tps is None:
+        return _UNKNOWN
+    bound = max(plan.error_bound or 0.0, 0.3)
+    return Prior(plan.prefill_tps, plan.decode_tps, bound=bound)
+
+
+def try_out(engine: Engine, times: TimeModel, *, is_known: bool = False) -> None:
+    """Teach `times` with a short and a longer prefill and a few tokens, for a few seconds at most;
+    the short one alone where the board `is_known`. The first of them is cold and not counted.
+    """
+    text = _TRIAL_TEXT * 12
+    tokens = engine.tokenize(text)
+    config = GenerationConfig(max_tokens=_TRIAL_TOKENS, ignore_eos=True)
+    end_s = time.monotonic() + _TRIAL_S
+    lengths = [_TRIAL_PROMPT, _TRIAL_PROMPT, min(_TRIAL_LONG, engine.n_ctx // 4)]
+    for i, n in enumerate(lengths[:2] if is_known else lengths):
+        engine.reset()
+        times.use_threads(engine.threads_now)
+        began_ns = time.monotonic_ns()
+        events = list(engine.stream(tokens[:n], config, lambda: time.monotonic() > end_s))
+        start = engine.last_start
+        times_ns = [event.t_ns for event in events if event.token_id is not None]
+        if start is None or not times_ns:
+            break
+        seconds = (start.t_prefill_end_ns - began_ns) / 1e9
+        times.observe_prefill(n, 0, seconds, cold=i == 0)
+        if i and len(times_ns) > 1:
+            times.observe_decode(len(times_ns) - 1, n, (times_ns[-1] - times_ns[0]) / 1e9)
+    engine.reset()

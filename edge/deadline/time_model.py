@@ -17,10 +17,10 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from boardfit.edge.deadline.curve import Curve, RecentPace, Residuals, parse_numbers
+from boardfit.edge.deadline.curve import Curve, Rate, RecentPace, Residuals, parse_numbers
 from boardfit.edge.errors import InputError
 
 SCHEMA = 2
@@ -75,52 +75,30 @@ class Prior:
 class _Speeds:
     """What is known of computing with one number of threads."""
 
-    prefill: Curve
-    decode: Curve
-    prefill_off: Residuals
-    decode_off: Residuals
-    prefill_pace: RecentPace = field(default_factory=RecentPace)
-    decode_pace: RecentPace = field(default_factory=RecentPace)
+    prefill: Rate
+    decode: Rate
 
     @classmethod
     def from_prior(cls, prior: Prior) -> _Speeds:
         token_s, out_s = 1 / prior.prefill_tps, 1 / prior.decode_tps
         # Before it is measured: attention doubles a token's cost some thousands of tokens deep.
         return cls(
-            Curve((out_s, token_s, token_s / 6000)),
-            Curve((out_s, out_s / 6000)),
-            Residuals(prior.bound),
-            Residuals(prior.bound),
-        )
-
-    def scale(self, prefill: float, decode: float) -> _Speeds:
-        """A first guess for another number of threads, whose times are a multiple of these."""
-        return _Speeds(
-            Curve([max(w, 1e-12) * prefill for w in self.prefill.weights]),
-            Curve([max(w, 1e-12) * decode for w in self.decode.weights]),
-            Residuals(_OTHER_THREADS_BOUND),
-            Residuals(_OTHER_THREADS_BOUND),
+            Rate(Curve((out_s, token_s, token_s / 6000)), Residuals(prior.bound)),
+            Rate(Curve((out_s, out_s / 6000)), Residuals(prior.bound)),
         )
 
     def state(self) -> dict[str, Any]:
-        return {
-            "prefill": self.prefill.state(),
-            "decode": self.decode.state(),
-            "prefill_off": list(self.prefill_off.values),
-            "decode_off": list(self.decode_off.values),
-        }
+        rates = (("prefill", self.prefill), ("decode", self.decode))
+        curves = {name: rate.curve.state() for name, rate in rates}
+        return {**curves, **{f"{name}_off": list(rate.off.values) for name, rate in rates}}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], bound: float) -> _Speeds:
-        speeds = cls(
-            Curve.from_state(state["prefill"], 3),
-            Curve.from_state(state["decode"], 2),
-            Residuals(bound),
-            Residuals(bound),
-        )
-        speeds.prefill_off.values.extend(parse_numbers(state["prefill_off"]))
-        speeds.decode_off.values.extend(parse_numbers(state["decode_off"]))
-        return speeds
+        rates = []
+        for name, n_terms in (("prefill", 3), ("decode", 2)):
+            rates.append(Rate(Curve.from_state(state[name], n_terms), Residuals(bound)))
+            rates[-1].off.values.extend(parse_numbers(state[f"{name}_off"]))
+        return cls(*rates)
 
 
 class TimeModel:
@@ -151,26 +129,24 @@ class TimeModel:
             self._by_threads[n] = self._by_threads.pop(0)
         elif n not in self._by_threads:
             near = min(self._by_threads, key=lambda k: abs(k - n))
-            share = near / n
-            self._by_threads[n] = self._by_threads[near].scale(share, math.sqrt(share))
+            share, guess = near / n, self._by_threads[near]
+            self._by_threads[n] = _Speeds(
+                guess.prefill.scale(share, _OTHER_THREADS_BOUND),
+                guess.decode.scale(math.sqrt(share), _OTHER_THREADS_BOUND),
+            )
         self._n_threads, self._now = n, self._by_threads[n]
 
     # ---- predictions --------------------------------------------------------------------------
 
     def prefill(self, n_new: int, n_past: int = 0, *, cold: bool = False) -> Span:
         """Seconds to evaluate `n_new` tokens behind `n_past` cached ones."""
-        mid = (
-            self._now.prefill.predict(_prefill_terms(n_new, n_past)) * self._now.prefill_pace.ratio
-        )
-        low, high = self._now.prefill_off.factors()
+        low, mid, high = self._now.prefill.predict(_prefill_terms(n_new, n_past))
         extra = self._cold_s if cold else 0.0
-        return Span(mid * low, mid + extra / 2, mid * high + extra)
+        return Span(low, mid + extra / 2, high + extra)
 
     def token(self, depth: int) -> Span:
         """Seconds to generate one token with `depth` tokens in the context."""
-        mid = self._now.decode.predict((1.0, float(depth))) * self._now.decode_pace.ratio
-        low, high = self._now.decode_off.factors()
-        return Span(mid * low, mid, mid * high)
+        return Span(*self._now.decode.predict((1.0, float(depth))))
 
     def decode(self, n: int, depth: int) -> Span:
         """Seconds to generate `n` tokens, the first with `depth` tokens in the context."""
@@ -203,13 +179,13 @@ class TimeModel:
         """Within the block, predictions are for the machine's long-run speed, without the recent
         slowdown.
         """
-        now = self._now
-        paces = now.prefill_pace, now.decode_pace
-        now.prefill_pace, now.decode_pace = RecentPace(), RecentPace()
+        prefill, decode = self._now.prefill, self._now.decode
+        paces = prefill.pace, decode.pace
+        prefill.pace, decode.pace = RecentPace(), RecentPace()
         try:
             yield
         finally:
-            now.prefill_pace, now.decode_pace = paces
+            prefill.pace, decode.pace = paces
 
     # ---- observations -------------------------------------------------------------------------
 
@@ -220,14 +196,11 @@ class TimeModel:
         if n_new <= 0 or not _is_time(seconds):
             return
         terms = _prefill_terms(n_new, n_past)
-        expected = self._now.prefill.predict(terms)
-        predicted = expected * self._now.prefill_pace.ratio
         if cold:
+            predicted = self._now.prefill.predict(terms)[1]
             self._cold_s += 0.5 * (max(0.0, seconds - predicted) - self._cold_s)
             return
-        self._now.prefill_off.add(seconds, predicted)
-        self._now.prefill_pace.observe(seconds, expected)
-        self._now.prefill.observe(terms, _clip_outlier(seconds, predicted))
+        self._now.prefill.observe(terms, seconds)
         self.n_requests += 1
 
     def observe_cut_prefill(
@@ -243,22 +216,16 @@ class TimeModel:
         """`n` tokens from `depth` on took `seconds` in all. Once per answer, or every few dozen
         tokens of a long one.
         """
-        if n <= 0 or not _is_time(seconds):
-            return
-        terms = (1.0, depth + n / 2)
-        expected = self._now.decode.predict(terms)
-        predicted = expected * self._now.decode_pace.ratio
-        if n >= 4:  # single tokens scatter too much to bound an answer by
-            self._now.decode_off.add(seconds / n, predicted)
-        self._now.decode_pace.observe(seconds, expected * n)
-        self._now.decode.observe(terms, _clip_outlier(seconds / n, predicted))
+        if n > 0 and _is_time(seconds):
+            # Single tokens scatter too much to bound an answer by.
+            self._now.decode.observe((1.0, depth + n / 2), seconds, n=n, is_bound=n >= 4)
 
     def restart_pace(self, n_new: int, n_past: int, seconds: float) -> None:
         """Forget what slowed earlier requests, and take the speed of this short prefill instead."""
         if n_new > 0 and _is_time(seconds):
-            ratio = seconds / self._now.prefill.predict(_prefill_terms(n_new, n_past))
-            self._now.prefill_pace.restart(ratio)
-            self._now.decode_pace.restart(ratio)
+            ratio = seconds / self._now.prefill.curve.predict(_prefill_terms(n_new, n_past))
+            self._now.prefill.pace.restart(ratio)
+            self._now.decode.pace.restart(ratio)
 
     def observe_stop(self, seconds: float) -> None:
         """A stopped step took `seconds` to stop."""
@@ -330,8 +297,3 @@ def _high_quantile(seconds: Sequence[float]) -> float:
 
 def _is_time(seconds: float) -> bool:
     return math.isfinite(seconds) and seconds > 0
-
-
-def _clip_outlier(seconds: float, predicted: float) -> float:
-    """An outlier teaches the curve no more than that it was four times off."""
-    return min(max(seconds, predicted / 4), predicted * 4)
