@@ -17,9 +17,8 @@ _FILE = Path(__file__).parent / "models.toml"
 
 @dataclass(frozen=True)
 class Matrix:
-    """`count` equal matrices (one per layer) of `n_rows` rows, all experts' rows together.
-
-    `role` is q, k, v, o, up, gate, down, mix (the state part of a hybrid), head or table.
+    """`count` equal matrices (one per layer) of `n_rows` rows, all experts' rows together. `role`
+    is q, k, v, o, up, gate, down, mix (the state part of a hybrid), head or table.
     """
 
     role: str
@@ -229,9 +228,7 @@ def _key(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _by_key() -> dict[str, KnownModel]:
-    """The catalogue by every name; a canonical name comes before an alias, that before a
-    repository.
-    """
+    """The catalogue by every name: canonical ones first, then aliases, then repositories."""
     found: dict[str, KnownModel] = {}
     models = known_models().values()
     for names in (

@@ -17,10 +17,7 @@ _REVISION = re.compile(r"\s+(?:rev|v)\s*\d[\d.]*[a-z]?\s*\Z", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class BoardNames:
-    """What a system writes about its board; empty or None where it writes nothing.
-
-    `names` are texts for people, the most telling first.
-    """
+    """What a system writes about its board, if anything; of `names`, the most telling first."""
 
     names: tuple[str, ...] = ()
     compatible: tuple[str, ...] = ()
@@ -49,10 +46,8 @@ def spellings() -> tuple[Spelling, ...]:
 
 
 def find_profiles(board: BoardNames) -> tuple[str, ...]:
-    """Ids of the profiles that the board's names allow, with any RAM; empty for none.
-
-    The device tree's `compatible` comes first, since it is for machines. Then the names count, then
-    Android's code name, and the CPU last.
+    """Ids of the profiles that the board's names allow, with any RAM; empty for none. `compatible`,
+    which is for machines, counts most; then the names, Android's code name, the CPU.
     """
     steps = (
         (board.compatible, _has_compatible),

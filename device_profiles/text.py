@@ -1,6 +1,6 @@
 """A `DeviceProfile` as the text of a board file: what `edge probe` writes and `load_profile` reads.
 
-Text from a board (its name, its model) is hostile: it is written as TOML strings, escaped.
+Text from a board is hostile: it is written as TOML strings, escaped.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ def profile_text(
     borrowed: str | None = None,
     measured: Mapping[str, str] | None = None,
 ) -> str:
-    """The file's text. `source` stands above what was read on the board, `borrowed` above what no
-    reading gives and the profile of a known board does; `measured` (`date`, `tool`) means that the
-    bandwidth was measured on this very board. Figures that are None are left out.
+    """The file's text. `source` stands above what was read on the board, `borrowed` above what
+    comes from the profile of a known board; `measured` (`date`, `tool`): the bandwidth was measured
+    here.
     """
     memory, storage, software = profile.memory, profile.storage, profile.software
     comment = f"# Source: {_one_line(source)}"
@@ -109,9 +109,7 @@ def _value(value: Value) -> str:
 
 
 def _string(text: str) -> str:
-    """A TOML basic string (toml.io, "String"): quotes, backslashes and control characters escaped,
-    lone surrogates replaced.
-    """
+    """A TOML basic string (toml.io): escaped, lone surrogates replaced."""
     out = []
     for char in text.encode("utf-8", "replace").decode("utf-8"):
         if char in '"\\':

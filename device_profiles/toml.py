@@ -32,9 +32,7 @@ _SOURCE = re.compile(r"^\s*#\s*Source:\s*(.+?)\s*$")
 
 @dataclass(frozen=True)
 class _Kind:
-    """What a key may hold, in words and as a test, and what becomes of its value: a field called
-    `name` (default: the key) in base units.
-    """
+    """What a key may hold, and the field `name` (default: the key) that it becomes."""
 
     expected: str
     accepts: Callable[[Any], bool]
@@ -123,10 +121,7 @@ _NEEDED = {
 
 
 def parse_toml(text: str, origin: str) -> dict[str, Any]:
-    """The file as a dict, every key and figure checked, figures still in the file's units.
-
-    Raises ProfileError naming `origin` and the key.
-    """
+    """The file as a dict, every key checked. Raises ProfileError naming `origin` and the key."""
     try:
         data: dict[str, Any] = decode_toml(text)
     except TOMLDecodeError as error:
@@ -168,9 +163,8 @@ def _check_value(origin: str, table: str, key: str, value: Any) -> None:
 def parse_sources(text: str) -> dict[str, str]:
     """Dotted key → text of the `# Source:` comment above it.
 
-    A comment holds for the keys below it up to a blank line, the next table or the next comment
-    block, so that one source can cover a group of facts. Repeated tables are numbered, as in
-    `cpu.1.count`.
+    A comment holds for the keys below it up to a blank line, the next table or the next comment.
+    Repeated tables are numbered, as in `cpu.1.count`.
     """
     sources: dict[str, str] = {}
     seen: dict[str, int] = {}

@@ -1,8 +1,7 @@
 """A graph allocator as the engine's: how many bytes a chain of operations needs at its worst.
 
-Values live from the operation that makes them to the last one that reads them; their place is then
-taken by later ones, the best-fitting hole first. Holes that nothing fits are what a formula over
-layer sizes misses. The rules are those of ggml/src/ggml-alloc.c (ggml_dyn_tallocr_alloc,
+A value lives from its operation to the last one that reads it; later ones then take its place, the
+best-fitting hole first. Source: ggml/src/ggml-alloc.c (ggml_dyn_tallocr_alloc,
 ggml_gallocr_allocate_node, ggml_gallocr_alloc_graph_impl).
 """
 
@@ -60,9 +59,7 @@ def _align(size: int) -> int:
 
 @dataclass(frozen=True)
 class GraphBytes:
-    """`reserved` bytes of address space, of which `resident` are ever written: pages that nothing
-    touches cost no memory.
-    """
+    """`reserved` bytes of address space, of which `resident` are ever written."""
 
     reserved: int
     resident: int
@@ -88,17 +85,13 @@ class ComputeGraph:
     _values: list[_Value] = field(default_factory=list)
 
     def input(self, size: int, *, written: int | None = None) -> int:
-        """A value that is there before the first operation. `written` bytes of it, all by default,
-        are ever touched.
-        """
+        """A value that is there before the first operation; `written` bytes of it are touched."""
         return self._add(_Value(size, size if written is None else written, operation=False))
 
     def run(
         self, size: int, *sources: int, in_place: bool = False, written: int | None = None
     ) -> int:
-        """An operation's result. `in_place` ones take over a source of the same layout without
-        another reader.
-        """
+        """An operation's result. `in_place`: it may take over a source of the same layout."""
         touched = size if written is None else written
         return self._add(_Value(size, touched, sources, in_place=in_place))
 

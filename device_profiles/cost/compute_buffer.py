@@ -1,10 +1,9 @@
 """The engine's scratch memory: activations of the largest micro-batch, and the CPU work buffer.
 
 The graph of a decoder is laid out operation by operation, as the engine does when it reserves, and
-handed to a model of its allocator. `Features` lists what a family's graph has beyond the common
-parts; it is read off the names of the tensors, so that a new family needs no new code as long as it
-is made of known parts. What is not modelled: mixtures of several graphs (encoders, MLA, RWKV, the
-first Mamba), for which the result is an estimate with attention and feed-forward parts only.
+handed to a model of its allocator. `Features`, what a family's graph has beyond the common parts,
+is read off the names of the tensors. Not modelled are mixtures of several graphs (encoders, MLA,
+RWKV, the first Mamba): their result is an estimate from attention and feed-forward.
 
 Sources: src/llama-graph.cpp (build_attn, build_ffn, build_moe_ffn, build_inp_*), src/models/*.cpp
 (order of operations), src/llama-context.cpp (graph_reserve: every token of the batch has logits).
@@ -30,11 +29,9 @@ _LAYERS_LAID_OUT = 7
 class Features:
     """A family's graph as read off the tensors.
 
-    It has norms on queries and keys, norms behind attention and feed-forward, one matrix for Q, K
-    and V, one for gate and up. The widths are those of dense, expert and shared feed-forward blocks
-    (0: none), and of per-layer embeddings. A state-space layer convolves `conv_channels` over
-    `conv_kernel` tokens and computes `n_inner` values in `n_ssm_heads`, from one product of
-    `n_ssm_in` rows (Mamba 2), or from several (gated delta net).
+    Widths are those of dense, expert and shared feed-forward blocks (0: none), and of per-layer
+    embeddings. A state-space layer convolves `conv_channels` over `conv_kernel` tokens and computes
+    `n_inner` values in `n_ssm_heads`, from one product of `n_ssm_in` rows (Mamba 2) or several.
     """
 
     qk_norm: bool = False
@@ -100,10 +97,9 @@ def graph_bytes(
     *,
     swa_full: bool = False,
 ) -> GraphBytes:
-    """The compute buffer for micro-batches of `n_ubatch` tokens in a context of `n_ctx`, with fused
-    attention (the engine's default on CPUs). `reserved` is what the engine's log calls "compute
-    buffer size"; `resident` what a full context touches when only the last token's logits are
-    asked for, as chatting does.
+    """The compute buffer with fused attention (the engine's default on CPUs). `reserved` is the
+    "compute buffer size" of the engine's log; `resident` what a full context touches when only the
+    last token's logits are asked for.
     """
     n_ubatch = min(n_ubatch, n_ctx)
     rotate = kv_type not in _FLOAT_KV
@@ -194,10 +190,9 @@ class _Layout:
         return graph.measure()
 
     def _cache_inputs(self, window: int | None, n_cells: int) -> _CacheInputs:
-        """Add what attention reads beside the cache itself, once for each kind of cache.
-
-        These are the Hadamard matrices that a quantized cache of equal heads rotates K and V with
-        (src/llama-kv-cache.cpp, attn_rot), places in the cache (64-bit) and the mask (f16).
+        """Add what attention reads beside a kind of cache: Hadamard matrices that rotate a
+        quantized cache of equal heads (src/llama-kv-cache.cpp, attn_rot), places (64-bit) and the
+        mask (f16).
         """
         graph, n = self.graph, self.n_tokens
         rotate_k = rotate_v = None
@@ -211,9 +206,7 @@ class _Layout:
         return _CacheInputs(rotate_k, rotate_v, *places, graph.input(2 * n_cells * n))
 
     def _run(self, size: int, *sources: int, in_place: bool = False) -> int:
-        """An operation over the tokens of the batch, or, behind the last attention, over those
-        whose logits are wanted.
-        """
+        """An operation over the batch's tokens; behind the last attention, over the outputs."""
         written = size // self.n_tokens if self.only_outputs else size
         return self.graph.run(size, *sources, in_place=in_place, written=written)
 
@@ -222,9 +215,7 @@ class _Layout:
         return self._run(size, normed, in_place=True)
 
     def _per_layer_inputs(self, stream: int) -> int:
-        """Gemma 4's table rows and projected embeddings, one slice for each layer
-        (src/models/gemma4.cpp, build_inp_per_layer and project_per_layer_inputs).
-        """
+        """Gemma 4's table rows and projected embeddings (src/models/gemma4.cpp)."""
         graph, size = self.graph, self.rows(self.features.per_layer * self.shape.n_layer)
         rows = graph.run(size, graph.input(4 * self.n_tokens))
         rows = graph.run(size, graph.view(rows), in_place=True)
@@ -308,9 +299,7 @@ class _Layout:
         return self._run(d, added, in_place=True)
 
     def _convolve(self, layer: LayerShape, source: int) -> tuple[int, int]:
-        """The convolution over the last tokens; returns its result and its size. The state that it
-        needs is read first, and the new one written from what is joined.
-        """
+        """The convolution over the last tokens, which renews its state: its result and its size."""
         graph, f = self.graph, self.features
         kept = 4 * (f.conv_kernel - 1) * f.conv_channels
         size = self.rows(f.conv_channels)
@@ -320,9 +309,7 @@ class _Layout:
         return joined, size
 
     def _delta_net(self, layer: LayerShape, normed: int) -> int:
-        """A gated delta net, fused (src/models/qwen35.cpp, build_layer_attn_linear;
-        src/models/delta-net-base.cpp).
-        """
+        """A gated delta net, fused (src/models/qwen35.cpp, src/models/delta-net-base.cpp)."""
         graph, f = self.graph, self.features
         inner, heads = self.rows(f.n_inner), self.rows(f.n_ssm_heads)
         keys = (self.rows(f.conv_channels) - inner) // 2
@@ -481,12 +468,9 @@ class _Layout:
 
 
 def work_bytes(shape: ModelShape, features: Features, n_ubatch: int, n_threads: int) -> int:
-    """Compute the CPU backend's work buffer.
-
-    It holds the activations of one product quantized to 8 bits (292 bytes per 256 values at most),
-    or each thread's tiles of fused attention (64 queries x 64 keys).
-
-    Source: ggml/src/ggml-cpu/ggml-cpu.c, ggml_graph_plan (MUL_MAT, FLASH_ATTN_EXT).
+    """The CPU's work buffer: the activations of one product in 8 bits (292 bytes per 256 values at
+    most), or each thread's tiles of fused attention (64 queries x 64 keys). Source:
+    ggml/src/ggml-cpu/ggml-cpu.c, ggml_graph_plan (MUL_MAT, FLASH_ATTN_EXT).
     """
     widest = max(
         features.n_ff or shape.n_ff, shape.n_expert_used * features.n_ff_expert, shape.n_embd

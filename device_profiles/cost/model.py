@@ -34,9 +34,8 @@ class StoredWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """How weights are loaded and run. Each of `n_users` has a context of `n_ctx`.
-
-    An embedding model takes `n_embedded` tokens in a step. 0 is a model that generates.
+    """How weights are loaded and run. Each of `n_users` has a context of `n_ctx`. An embedding
+    model takes `n_embedded` tokens in a step; 0 is a model that generates.
     """
 
     n_ctx: int
@@ -130,8 +129,8 @@ class CostModel:
         return self._split[key]
 
     def _context_bytes(self, weights: StoredWeights, run: RunSettings) -> tuple[int, int]:
-        """(KV cache of one user, compute buffers). A batch attends user by user, each to a cache of
-        `n_ctx`: the buffers do not grow with the users (src/llama-kv-cache.cpp, n_stream).
+        """(KV cache of one user, compute buffers), which do not grow with the users
+        (src/llama-kv-cache.cpp, n_stream).
         """
         key = (run.n_ctx, run.n_ubatch, run.n_threads, run.kv_type)
         if self._features is None:  # the same in every recipe

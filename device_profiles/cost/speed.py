@@ -1,8 +1,6 @@
 """Seconds per token from bytes over bandwidth and products over kernel rate.
 
-The constants are few and physical: a board's bandwidth, clock and cores come from its profile,
-kernel rates from `kernels`, what sets a runtime apart from `engine_classes`. How far published
-figures are met is in docs/validation; the bound beside every figure states it.
+How far published figures are met is in docs/validation; the bound beside every figure states it.
 """
 
 from __future__ import annotations
@@ -88,9 +86,7 @@ class SpeedEstimate:
 
 
 def used_clusters(profile: DeviceProfile) -> tuple[CpuCluster, ...]:
-    """Clusters worth a thread: the big cores' and middle cores', little ones only if there are no
-    others. The engine splits a product between threads, so that slow cores hold up the fast ones.
-    """
+    """Clusters worth a thread: without little cores, which hold up the fast ones, if it can be."""
     fast = tuple(cluster for cluster in profile.clusters if not is_little(cluster.core))
     return fast or profile.clusters
 
@@ -112,9 +108,7 @@ _TABLES = frozenset(("per_layer_token_embd.weight", "position_embd.weight", "tok
 
 
 def weight_bytes_read(tensors: Iterable[StoredTensor], shape: ModelShape) -> int:
-    """Weight bytes that one decoded token reads: every product's matrix, the output head included,
-    but one row of an untied embedding and of other tables, and no block of next-token prediction.
-    """
+    """Weight bytes that one decoded token reads: of tables that are looked up, one row."""
     total = 0.0
     for tensor in tensors:
         if tensor.name == "token_embd.weight" and not shape.tied_embeddings:
@@ -126,9 +120,7 @@ def weight_bytes_read(tensors: Iterable[StoredTensor], shape: ModelShape) -> int
 
 
 def _core_rates(profile: DeviceProfile, n_threads: int) -> list[tuple[CpuCluster, int]]:
-    """Clusters and threads on each, fastest first. Threads on cores that are not worth one add
-    nothing: the fast cores wait for them.
-    """
+    """Clusters and threads on each, fastest first; only cores that are worth a thread."""
     left, out = n_threads, []
     for cluster in sorted(used_clusters(profile), key=cluster_weight, reverse=True):
         count = min(left, cluster.count)
@@ -148,9 +140,8 @@ def product_seconds(
     with_head: bool,
     engine: EngineClass = LLAMA_CPP,
 ) -> float | None:
-    """Compute time of one token's matrix products on `n_threads` cores; None if a constant lacks.
-
-    `with_head` counts the output head: decode computes it for each token, prefill for the last.
+    """Compute time of one token's matrix products; None if a constant lacks. `with_head` counts the
+    output head: decode computes it for each token, prefill for the last.
     """
     clusters, isa = _core_rates(profile, n_threads), profile.isa
     throughputs: dict[tuple[str, int], float | None] = {}
@@ -228,9 +219,8 @@ def attention_seconds(
 def read_bandwidth(
     profile: DeviceProfile, n_threads: int, engine: EngineClass = LLAMA_CPP
 ) -> float | None:
-    """Bytes per second that `n_threads` fast cores read, None if the board has no figure.
-
-    A few cores are limited by the misses that each can have in flight, many by the memory.
+    """Bytes per second that `n_threads` fast cores read, None if the board has no figure. A few
+    cores are limited by the misses that each can have in flight, many by the memory.
     """
     memory = profile.memory
     if not engine.on_cpu:
@@ -275,9 +265,9 @@ def estimate_speed(
 ) -> SpeedEstimate:
     """Decode at a context depth of `depth`, and prefill of `n_prompt` tokens into an empty context.
 
-    Decode reads weights and cache and computes, both at once as far as they overlap, and pays an
-    overhead per layer and token. Prefill computes, products and attention adding up, while the
-    weights are read once for a micro-batch. A board that throttles keeps `sustained_share` of both.
+    Decode reads weights and cache and computes, overlapping, and pays an overhead per layer and
+    token. Prefill computes, while the weights are read once for a micro-batch. A board that
+    throttles keeps `sustained_share` of both.
     """
     tensors, profile = tuple(tensors), with_implied_clocks(profile)
     share = profile.sustained_share or 1.0
@@ -319,11 +309,7 @@ def estimate_speed(
 def _bounds(
     engine: EngineClass, profile: DeviceProfile, n_threads: int, weights: int, *, unusual: bool
 ) -> Bounds:
-    """Widen the engine's bounds by what is not known here.
-
-    Unknown are the bandwidth of decode, models smaller than any published one, and threads on slow
-    cores.
-    """
+    """Widen the engine's bounds by what is not known here."""
     decode, prefill = engine.bounds(unusual=unusual).decode, engine.bounds(unusual=unusual).prefill
     if weights < _LEAST_PUBLISHED_BYTES:
         decode, prefill = max(decode, _TINY_BOUND), max(prefill, _TINY_BOUND)
