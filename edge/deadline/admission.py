@@ -25,12 +25,11 @@ _PROBE_MOST, _PROBE_SHARE = 16, 0.1
 
 @dataclass(frozen=True)
 class Question:
-    """What a session asks. The last of its `messages` may be longer than the context.
+    """What a session asks; the last of its `messages` may be longer than the context.
 
-    `render` makes token ids of messages, of which a prompt may have `room`. `filter_answer` makes
-    the filter of thinking for the answer to messages. `check_room` raises InputError for a prompt
-    that fills the context. `is_chat`: there is a chat template.
-    `n_restored` tokens were read into the KV cache for it, in `restored_s` seconds.
+    `render` makes token ids, of which a prompt may have `room`; `check_room` raises InputError for
+    more. `filter_answer` makes the filter of thinking for the answer to messages. `is_chat`: there
+    is a chat template. `n_restored` tokens were read into the KV cache for it, in `restored_s`.
     """
 
     messages: Sequence[Message]
@@ -89,10 +88,7 @@ class QuestionGate:
         return (time.monotonic_ns() - self._received_ns) / 1e9
 
     def _allowed_s(self, version: Version) -> float:
-        """Return the seconds allowed for the prefill.
-
-        The first token must come in time, and `n_min` tokens must still fit after it.
-        """
+        """Return the seconds allowed for the prefill, so that `n_min` tokens fit after it."""
         budget, elapsed_s = self._budget, self._elapsed_s()
         limits = [float("inf")]
         if budget.first_within_s is not None:
@@ -108,17 +104,13 @@ class QuestionGate:
     def _is_infeasible(self, version: Version) -> bool:
         """Whether even the shortest answer would miss the budget by an optimistic estimate.
 
-        The estimate lies between the low bound and the likely time, and not far below the likely
-        time. A refusal should be right. A wrong acceptance mostly still gives the first token in
-        time.
+        A refusal should be right; a wrong acceptance mostly still gives the first token in time.
         """
         needs = self._estimate_needs(version)
         return max(math.sqrt(needs.low * needs.mid), needs.mid / _SURELY) > self._left_s()
 
     def _estimate_needs(self, version: Version) -> Span:
-        """Estimate the time of the shortest useful answer, or of its first token if only that is
-        limited.
-        """
+        """Estimate the time of the shortest useful answer, or of its first token."""
         prefill = self._times.prefill(version.n_new, version.n_reused, cold=self._timing.cold)
         if self._budget.within_s is None:
             return prefill
@@ -130,9 +122,7 @@ class QuestionGate:
 
     def _remeasure(self, version: Version) -> bool:
         """Compute a few tokens to check that the machine is still as slow as the last requests.
-
-        Call this before a refusal that rests on recent slowness. The cost is small, and the KV
-        cache keeps the result. Returns False if the check was not needed or took too long.
+        Returns False if that was not needed or took too long. The KV cache keeps the result.
         """
         n_past, engine = version.n_reused, self._timing.engine
         with self._times.at_rest():
@@ -199,10 +189,7 @@ class QuestionGate:
         return brief if len(brief.tokens) <= self._question.room else version
 
     def _rescue_at(self, request: TimedRequest) -> int | None:
-        """Return the time at which an unfinished prefill is replaced by the shortest version.
-
-        None if there is nothing to shorten.
-        """
+        """Return when an unfinished prefill gives way to the shortest version, if there is one."""
         end_ns, version = request.end_ns, request.version
         shortest = None if end_ns is None else self._shaper.shorten(version, 0.0)
         if shortest is None or shortest.prefill.high > 0.5 * version.prefill.mid:

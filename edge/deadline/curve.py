@@ -114,9 +114,7 @@ class Residuals:
         self.values.append(math.log(met_s / predicted_s))
 
     def factors(self) -> tuple[float, float]:
-        """Factors on the prediction for its low and high bound. While there are few observations
-        the prior's bound stands beside them, fading.
-        """
+        """Factors for the low and high bound. The prior's bound stands beside few observations."""
         n = len(self.values)
         fade = self.prior_bound * max(0.0, 1 - n / 12)
         low, high = -fade, fade
@@ -133,9 +131,7 @@ class Residuals:
 
 @dataclass
 class Rate:
-    """What is known of one kind of work: its curve, the pace of the moment, and how far predictions
-    were off.
-    """
+    """What is known of one kind of work: curve, pace of the moment, errors of predictions."""
 
     curve: Curve
     off: Residuals
@@ -174,9 +170,7 @@ def parse_numbers(values: Iterable[Any], n: int | None = None) -> list[float]:
 
 
 def _solve_non_negative(a: Sequence[Sequence[float]], b: Sequence[float]) -> list[float]:
-    """Solution of the normal equations with no weight below zero: weights that come out negative
-    are fixed at zero, worst first, and the rest solved again.
-    """
+    """Solution of the normal equations; weights that come out negative are fixed at zero."""
     free = list(range(len(b)))
     while True:
         part = _solve([[a[i][j] for j in free] for i in free], [b[i] for i in free])
@@ -190,9 +184,7 @@ def _solve_non_negative(a: Sequence[Sequence[float]], b: Sequence[float]) -> lis
 
 
 def _solve(a: list[list[float]], b: list[float]) -> list[float]:
-    """Gaussian elimination of a few unknowns, rows scaled by their diagonal first: the terms of a
-    curve differ by many powers of ten.
-    """
+    """Gaussian elimination; rows are scaled, as terms differ by many powers of ten."""
     n = len(b)
     scale = [1 / math.sqrt(a[i][i]) for i in range(n)]
     rows = [[a[i][j] * scale[i] * scale[j] for j in range(n)] + [b[i] * scale[i]] for i in range(n)]

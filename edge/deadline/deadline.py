@@ -1,7 +1,7 @@
 """Keep the answers of a session within budgets of seconds.
 
 Before the prefill, the fullest version of the question that fits is chosen, or the request refused
-(`admission`). While the answer comes, it is ended in time, and teaches the time model (`pacer`).
+(`admission`). The answer is ended in time, and teaches the time model (`pacer`).
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ class Deadline:
 def open_deadline(engine: Engine, model_id: str, plan: Plan | None) -> Deadline:
     """Make a deadline that knows this board, from earlier runs or from the plan.
 
-    A short trial reads the weights from storage, so that the first question finds them in memory.
-    It also measures how fast the board is now.
+    A short trial reads the weights into memory and measures how fast the board is now.
     """
     store = TimeStore(model_id, engine.describe())
     is_known = store.is_known
@@ -78,8 +77,8 @@ def prior_from_plan(plan: Plan | None) -> Prior:
 
 
 def try_out(engine: Engine, times: TimeModel, *, is_known: bool = False) -> None:
-    """Teach `times` with a short and a longer prefill and a few tokens, for a few seconds at most;
-    the short one alone where the board `is_known`. The first of them is cold and not counted.
+    """Teach `times` with prefills and a few tokens, for a few seconds at most; with fewer where
+    the board `is_known`. The first prefill is cold and not counted.
     """
     text = _TRIAL_TEXT * 12
     tokens = engine.tokenize(text)

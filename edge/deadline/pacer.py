@@ -1,8 +1,8 @@
 """Stream an answer so that it ends in time, at the end of a sentence if possible.
 
-If the prefill falls behind, it is given up in time for a shorter version that shares what has been
-computed. While tokens come, the answer is led to the end of a sentence as time runs short, and cut
-there. The end of the budget itself stops the engine wherever it is.
+A prefill that falls behind is given up for a shorter version that shares what has been computed. As
+time runs short, the answer is led to the end of a sentence and cut there. The end of the budget
+stops the engine wherever it is.
 """
 
 from __future__ import annotations
@@ -184,11 +184,9 @@ class PacedTurn:
         return n_left <= self._window(n_left) / 3 and bool(shown) and self._hold.is_whole
 
     def _count_left(self) -> float:
-        """Return the number of tokens that there is time for, at the speed of this answer so far.
-
-        At its beginning a token takes a time between the likely one and the high bound. The number
-        is a little low. Text beyond a sentence is held back and never shown, and the end of the
-        time stops the engine.
+        """Return the number of tokens that there is time for, at the speed of this answer so
+        far. It is a little low at the beginning; text beyond a sentence is held back, and the
+        end stops the engine.
         """
         times, request, now_ns = self._timing.follow_threads(), self._request, time.monotonic_ns()
         token = times.token(request.depth)

@@ -17,10 +17,8 @@ _LATEST, _LATEST_LEAST = 17, 5
 
 @dataclass
 class TimedRequest:
-    """The state of a request so far. Times are monotonic nanoseconds: received by the queue, asked,
-    version chosen, first and last token.
-
-    `shaper` makes shorter versions. A prefill that is not done at `rescue_ns` is given up for one.
+    """The state of a request so far, in monotonic nanoseconds. `shaper` makes shorter versions.
+    A prefill that is not done at `rescue_ns` is given up for one.
     """
 
     budget: Budget

@@ -1,7 +1,7 @@
 """Choose a version of a conversation whose prefill fits its time.
 
-In this order, each step only if the one before was not enough: everything (what the KV cache holds
-costs nothing), without the oldest turns, and with sentences of a long last message left out.
+In this order: everything (what the KV cache holds costs nothing), without the oldest turns, and
+with sentences of a long last message left out.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ _TRIES = 5
 
 @dataclass(frozen=True)
 class Version:
-    """One way to ask: its messages, token ids, how many of them are cached, and the seconds that
-    evaluating the others takes.
-    """
+    """One way to ask: messages, token ids, how many are cached, seconds for the others."""
 
     messages: tuple[Message, ...]
     tokens: tuple[int, ...]
@@ -41,9 +39,8 @@ class Version:
 
 @dataclass(frozen=True)
 class Shaper:
-    """What versions are made with: `render` gives a conversation's token ids, `count` a text's
-    tokens, `reusable` how many leading tokens the cache holds. `cold`: nothing was computed yet.
-    `room` is the most tokens that a version may have.
+    """What versions are made with: `render` gives token ids, `count` a text's tokens, `reusable`
+    how many leading tokens the cache holds. `room` is the most tokens of a version.
     """
 
     render: Callable[[list[Message]], list[int]]
@@ -71,9 +68,7 @@ class Shaper:
         return max(0, len(version.tokens) - self.room), version.prefill.high
 
     def find_fitting(self, full: Version, allowed_s: float) -> Version:
-        """The fullest version that fits into the context and whose prefill stays within `allowed_s`
-        seconds at its high bound; the nearest there is, where none does.
-        """
+        """The fullest version that fits the context and `allowed_s`; else the nearest there is."""
         best = full
         messages: tuple[Message, ...] | None = full.messages
         n_dropped = 0
@@ -94,9 +89,7 @@ class Shaper:
         return best
 
     def shorten(self, full: Version, allowed_s: float) -> Version | None:
-        """`full` with sentences of its last message left out until it fits; the quickest found
-        where none fits; None if there is nothing to leave out.
-        """
+        """`full` without sentences of its last message, so that it fits, or the quickest found."""
         last = full.messages[-1]
         pieces = split(last.content)
         sizes = [self.count(piece.text) for piece in pieces]
@@ -156,8 +149,6 @@ class Shaper:
 
 
 def words_for(n_tokens: int) -> int:
-    """A round number of words that `n_tokens` hold with some room: English takes about 4 tokens for
-    3 words.
-    """
+    """A round number of words in `n_tokens`: English takes about 4 tokens for 3 words."""
     words = n_tokens * 0.6
     return max((n for n in _ROUND_WORDS if n <= words), default=_ROUND_WORDS[0])

@@ -1,6 +1,4 @@
-"""Store the time model per board and model, so that the first request after a restart is predicted
-as well as the last one before.
-"""
+"""Store the time model per board and model, for the first request after a restart."""
 
 from __future__ import annotations
 

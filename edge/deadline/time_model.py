@@ -4,11 +4,10 @@ it.
     prefill(n, past) = call + n · token + n · (past + n/2) · depth         compute-bound
     decode(depth)    =        token         +            depth · depth     bandwidth-bound
 
-The three (two) constants of a curve start from the plan and are fitted to what was met, by least
-squares of the relative error with slow forgetting. On top of the curve a pace, the ratio of seconds
-met to seconds expected over the last second or so, follows heat and other processes within a
-request or two. Bounds are quantiles of how far earlier predictions were off. A request right after
-loading is cold: its pages may still be in storage, so it teaches only what being cold costs.
+The constants of a curve start from the plan and are fitted by least squares of the relative error
+with slow forgetting. A pace, the ratio of seconds met to seconds expected of late, follows heat and
+other processes. Bounds are quantiles of earlier errors. A request right after loading is cold: its
+pages may still be in storage, so it teaches only what being cold costs.
 """
 
 from __future__ import annotations
@@ -102,11 +101,7 @@ class _Speeds:
 
 
 class TimeModel:
-    """Predicts and learns; pure arithmetic without a clock of its own.
-
-    Speeds are kept for each number of threads that computes (`use_threads`); a caller that never
-    sets a number has one set of them.
-    """
+    """Predicts and learns, for each number of threads that computes; it has no clock of its own."""
 
     def __init__(self, prior: Prior) -> None:
         self._now = _Speeds.from_prior(prior)
@@ -119,9 +114,8 @@ class TimeModel:
         self.n_requests = 0
 
     def use_threads(self, n: int) -> None:
-        """Predict and learn for `n` computing threads from now on. For a number not met yet, a
-        guess is made from the nearest one: prefill scales with threads, decode, bound by memory,
-        with their square root.
+        """Predict and learn for `n` computing threads from now on. A number not met yet is
+        guessed from the nearest: prefill scales with threads, decode with their square root.
         """
         if n == self._n_threads:
             return
@@ -176,9 +170,7 @@ class TimeModel:
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Within the block, predictions are for the machine's long-run speed, without the recent
-        slowdown.
-        """
+        """Predict for the machine's long-run speed within the block."""
         prefill, decode = self._now.prefill, self._now.decode
         paces = prefill.pace, decode.pace
         prefill.pace, decode.pace = RecentPace(), RecentPace()
@@ -206,16 +198,12 @@ class TimeModel:
     def observe_cut_prefill(
         self, n_new: int, n_past: int, seconds: float, *, cold: bool = False
     ) -> None:
-        """A prefill was stopped unfinished after `seconds`: it would have taken longer still. Says
-        something only where that is more than was expected.
-        """
+        """A prefill was stopped after `seconds`: it counts only if that is more than expected."""
         if n_new > 0 and _is_time(seconds) and seconds > self.prefill(n_new, n_past).mid:
             self.observe_prefill(n_new, n_past, seconds, cold=cold)
 
     def observe_decode(self, n: int, depth: int, seconds: float) -> None:
-        """`n` tokens from `depth` on took `seconds` in all. Once per answer, or every few dozen
-        tokens of a long one.
-        """
+        """`n` tokens from `depth` on took `seconds` in all."""
         if n > 0 and _is_time(seconds):
             # Single tokens scatter too much to bound an answer by.
             self._now.decode.observe((1.0, depth + n / 2), seconds, n=n, is_bound=n >= 4)
@@ -259,9 +247,7 @@ class TimeModel:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], prior: Prior) -> TimeModel:
-        """Inverse of `to_dict`; `prior` bounds what little was observed. Raises InputError for
-        anything else.
-        """
+        """Inverse of `to_dict`. Raises InputError for anything else."""
         try:
             if data["schema"] != SCHEMA:
                 raise ValueError(f"schema {data['schema']!r:.20}, this version reads {SCHEMA}")

@@ -1,8 +1,7 @@
 """Share the time model, the threads and the latest freezes of one engine.
 
-A CPU quota lets a process compute for part of each period and freezes it for the rest (the default
-period of cgroups is 100 ms); preemption does the same. Work with a time limit must then begin that
-much earlier. A freeze appears as a long gap between two clock readings that should be close.
+A CPU quota or preemption freezes a process for a part of each period (of 100 ms for cgroups). Work
+with a time limit must then begin that much earlier. A freeze is a long gap between clock readings.
 """
 
 from __future__ import annotations
@@ -33,9 +32,7 @@ class Freezes:
         self._before_ns = None
 
     def observe(self, now_ns: int) -> None:
-        """Take one of many clock readings. Several threads may call this. A gap is then seen once,
-        or not at all.
-        """
+        """Take one of many clock readings, of any thread; a gap is seen once, or not at all."""
         before_ns, self._before_ns = self._before_ns, now_ns
         if before_ns is not None and _USUAL_NS < now_ns - before_ns < _LONGEST_NS:
             kept = [seen for seen in self._seen if now_ns - seen[0] < _KEPT_NS]

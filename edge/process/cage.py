@@ -1,8 +1,8 @@
 """The cage of a command that reads what a stranger made: no network, nothing to write, no secrets.
 
-The same restrictions as those of the services on boards, for one command. Bubblewrap needs no
-rights, and systemd-run restricts system calls as well. Homes, /run and the temporary folders are
-hidden; `shown` names what of them the command needs, read-only. What it writes is gone afterwards.
+The restrictions are those of the services on boards. Bubblewrap needs no rights; systemd-run
+restricts system calls as well. Homes, /run and the temporary folders are hidden; `shown` names what
+of them the command needs, read-only. What it writes is gone afterwards.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ _TRY_S = 20
 
 @dataclass(frozen=True)
 class Caged:
-    """A command in a cage. `unit` is the service that has to be stopped with it, where there is
-    one; `stop` is the command for that.
-    """
+    """A command in a cage, and the command that stops the service that runs it, if there is one."""
 
     argv: list[str]
     stop: list[str] | None = None
@@ -79,10 +77,9 @@ def cage_command(
     *,
     writable: Path | None = None,
 ) -> Caged:
-    """The command that runs `argv` in a cage, in the folder `cwd`, with `env` alone. `writable` is
-    a folder that stays: only bubblewrap can give one.
-
-    Raises EngineMissingError where neither bubblewrap nor systemd-run works.
+    """The command that runs `argv` in a cage, in the folder `cwd`, with `env` alone. Only
+    bubblewrap can give a `writable` folder. Raises EngineMissingError where neither of the two
+    works.
     """
     shown = sorted({path.absolute() for path in shown})
     problems = []

@@ -1,7 +1,7 @@
 """Take the answer of a child that speaks for another machine, which may lie.
 
-Every answer has a deadline and a size limit. Nothing here waits for the end of an output: a process
-in the background may hold it open for ever.
+Every answer has a deadline and a size limit. Nothing here waits for the end of an output, which a
+process in the background may hold open.
 """
 
 from __future__ import annotations
@@ -66,9 +66,7 @@ class Listener:
         return self._n_open == 0
 
     def send(self, data: bytes) -> None:
-        """Write to the child's input, as far as it takes it; `step` writes the rest. A child that
-        has closed its input is heard on its outputs.
-        """
+        """Write to the child's input, as far as it takes it; `step` writes the rest."""
         stdin = self._process.stdin
         assert stdin is not None
         self._pending = memoryview(bytes(self._pending) + data)
@@ -77,9 +75,8 @@ class Listener:
             self._selector.register(stdin, selectors.EVENT_WRITE)
 
     def step(self, wait_s: float) -> bool:
-        """Wait for at most so long, and read what has come; whether anything has.
-
-        Raises DeviceError when an output is longer than its limit.
+        """Wait for at most so long, and read; whether anything came. Raises DeviceError for a
+        long output.
         """
         ready = self._selector.select(max(0.0, wait_s))
         for key, _ in ready:
@@ -131,10 +128,9 @@ class Listener:
 def run_limited(
     argv: Sequence[str], who: str, *, timeout_s: float, most_bytes: int, input: bytes = b""
 ) -> CompletedProcess[bytes]:
-    """Run a program that speaks for another machine. Its end ends the answer.
-
-    Raises FileNotFoundError when there is no such program, TimeoutExpired after `timeout_s`,
-    DeviceError when an output has more than `most_bytes`.
+    """Run a program that speaks for another machine. Raises FileNotFoundError without such a
+    program, TimeoutExpired after `timeout_s`, DeviceError for an output of more than
+    `most_bytes`.
     """
     process = start_child(argv, stdin=PIPE if input else DEVNULL, bufsize=0)
     listener = Listener(process, who, most_bytes)
