@@ -1,8 +1,7 @@
 """The `edge` command: a table of commands, each imported only when it is called.
 
-`edge --help` reads the table alone (`commands.json`), so it stays fast with every engine installed.
-Commands of the host stand in it as well: a board, which lacks them, can name what they need. This
-is also the only place that prints an error and turns it into an exit code.
+`edge --help` reads the table alone (`commands.json`). Commands of the host stand in it as well: a
+board can name what they need. Errors are printed here only, and become exit codes.
 """
 
 from __future__ import annotations
@@ -63,9 +62,7 @@ class TableGroup(click.Group):
 
 
 def import_command(name: str, entry: Command) -> click.Command:
-    """Import one command. Raises EngineMissingError that names the packages when its extra, or the
-    host's side of boardfit, is missing.
-    """
+    """Import one command. Raises EngineMissingError when its extra, or the host's side, lacks."""
     target = entry.target
     if entry.on_board and importlib.util.find_spec("boardfit.converters") is None:
         target = entry.on_board
@@ -91,10 +88,7 @@ def edge() -> None:
 
 @contextmanager
 def errors_to_exit_code(as_json: bool) -> Iterator[None]:
-    """Print an error as one line (and as JSON for machines) and leave with its exit code.
-
-    Set BOARDFIT_TRACEBACK=1 to see where an error came from.
-    """
+    """Print an error as one line (and as JSON for machines) and leave with its exit code."""
     try:
         yield
     except click.ClickException as error:

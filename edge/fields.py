@@ -1,7 +1,6 @@
 """Types and ranges of what a stranger's JSON may hold: plans, results, boards' reports and states.
 
-A schema is data: `{"n_ctx": Whole(1, MAX_INT), "device": Word()}`. `check_fields` raises InputError
-that names the entry, what was got and what was expected. Nothing is converted.
+A schema is data: `{"n_ctx": Whole(1, MAX_INT), "device": Word()}`. Nothing is converted.
 """
 
 from __future__ import annotations
@@ -136,9 +135,8 @@ def check_fields(
     required: frozenset[str] = frozenset(),
     others: bool = False,
 ) -> None:
-    """Raise InputError unless `data` is an object whose entries are as the schema has them.
-
-    `required` entries must be there. `others` allows entries that the schema does not name.
+    """Raise InputError, which names the entry, unless `data` is an object as the schema has it.
+    `required` entries must be there; `others` are allowed.
     """
     if not isinstance(data, Mapping):
         raise InputError(f"{where}: expected an object, got {shown(data)}")
@@ -156,9 +154,7 @@ def check_fields(
 
 
 def keep_valid(data: Any, schema: Schema, *, others: bool = False) -> dict[str, Any]:
-    """Only the entries that are as the schema has them, for what may be lost. `others` keeps
-    entries that the schema does not name.
-    """
+    """Only the entries that are as the schema has them; `others` keeps those that it lacks."""
     if not isinstance(data, Mapping):
         return {}
     return {

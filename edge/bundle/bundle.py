@@ -5,10 +5,9 @@
     SHA256SUMS           the same hashes for `sha256sum -c`, manifest included
     manifest.json.sig    optional: who vouches for the manifest, and with it for every file
 
-The bundle's id is the sha256 of `manifest.json`, so that one name stands for every byte. Reading
-one trusts nothing: paths are relative and plain, there are no links and no unknown files, sizes are
-checked before hashes, and hashes before use. The folder is opened once, and so is every file that
-will be used: `Bundle.open` gives the very file whose hash was checked.
+The id is the sha256 of `manifest.json`. Reading trusts nothing: paths are plain, there are no links
+and no unknown files, sizes are checked before hashes, and hashes before use. The folder is opened
+once, and so is every file: `Bundle.open` gives the very file whose hash was checked.
 """
 
 from __future__ import annotations
@@ -77,9 +76,7 @@ class BundleFile:
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle. `manifest` is the parsed JSON; the typed fields are taken from it. `texts`
-    are the bytes of what describes it (manifest, SHA256SUMS, signature), as they were checked.
-    """
+    """An opened bundle. `texts` are the bytes of what describes it, as they were checked."""
 
     path: Path
     id: str
@@ -133,10 +130,8 @@ class Bundle:
 
     def open(self, name: str) -> OpenedFile:
         """The file called `name`, held open, its hash checked through the same descriptor. Its
-        `beside` finds other files of the bundle in the same way.
-
-        Raises InputError when it is none of the bundle's, IntegrityError when its content differs,
-        or when keys are pinned and none of them signed the bundle.
+        `beside` finds others. Raises InputError when it is none of the bundle's, IntegrityError
+        when its content differs, or when keys are pinned and none of them signed the bundle.
         """
         file = next((file for file in self.files if file.name == name), None)
         if file is None:
@@ -204,10 +199,8 @@ def seal_bundle(
     roles: Mapping[str, str],
     hashes: Mapping[str, str],
 ) -> str:
-    """Write `manifest.json` and `SHA256SUMS` over the files already in `directory`.
-
-    `roles` maps each file's relative name to its role; `hashes` may hold sha256 sums known from
-    writing (others are computed). Files are fsynced. Returns the bundle id.
+    """Write `manifest.json` and `SHA256SUMS` over the files in `directory`, and return the
+    bundle id. `roles` are by relative name; `hashes` may hold sha256 sums known from writing.
     """
     files = {}
     for name in sorted(roles):
@@ -223,9 +216,7 @@ def seal_bundle(
 
 
 def write_manifest(directory: Path, document: Mapping[str, Any]) -> bytes:
-    """Write `manifest.json` and the SHA256SUMS that go with it, and return the manifest's text. An
-    earlier signature is removed.
-    """
+    """Write `manifest.json`, which it returns, and SHA256SUMS; remove an earlier signature."""
     text = (
         json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     ).encode()
@@ -246,14 +237,13 @@ def open_bundle(
     progress: Progress | None = None,
     check_signature: bool = True,
 ) -> Bundle:
-    """Open a bundle directory and check it.
+    """Open a bundle directory and check names, links, unknown files and sizes.
 
-    Names, links, unknown files and sizes are always checked. Hashes: `verify=True` reads every
-    byte; `None` reads those files that have changed since they were last verified here (by size,
-    inode, mtime and ctime); `False` reads none until a file is used. `progress(done, total)` counts
-    hashed bytes. Where keys are pinned (`boardfit.edge.trust.pins`) the bundle must be signed by
-    one of them and keep the board's rules, and what was verified earlier counts for nothing; a tool
-    that only looks, or signs, asks for no `check_signature`.
+    `verify=True` hashes every byte; `None` files that have changed since they were last verified
+    here (by size, inode, mtime and ctime); `False` none until a file is used. `progress(done,
+    total)` counts hashed bytes. Where keys are pinned (`boardfit.edge.trust.pins`) the bundle must
+    be signed by one of them and keep the board's rules, and all is verified anew; a tool that only
+    looks, or signs, asks for no `check_signature`.
 
     Raises InputError when it is no bundle, UnsafeInputError when it breaks a rule, IntegrityError
     when a size or hash differs, or when no accepted key signed it.
@@ -306,9 +296,8 @@ def read_texts(folder: OpenedFolder) -> dict[str, bytes]:
 
 
 def bundle_signers(bundle: Bundle) -> list[PublicKey]:
-    """The keys that signed an opened bundle; empty when it is unsigned.
-
-    Raises IntegrityError when a signature cannot be read or is not of this manifest.
+    """The keys that signed an opened bundle. Raises IntegrityError for a signature of another
+    manifest.
     """
     return signers(bundle.texts[MANIFEST], bundle.signature)
 
@@ -454,9 +443,7 @@ def verify_files(
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a folder holds a manifest and no file but those that it names. They may be damaged:
-    this asks whether the folder may be replaced, not whether it may be used.
-    """
+    """Whether a folder holds a bundle's files and no others, damaged or not: it may be replaced."""
     try:
         with Root(folder) as root:
             with root.open(MANIFEST) as file:
@@ -468,9 +455,8 @@ def is_bundle(folder: Path) -> bool:
 
 
 def pack_bundle(directory: Path, tar_path: Path) -> int:
-    """Pack a verified bundle into an uncompressed tar, the same bytes for the same bundle.
-
-    Returns the tar's size in bytes. Raises UsageError when the output exists.
+    """Pack a verified bundle into a tar, the same bytes for the same bundle, and return its
+    size. Raises UsageError when the output exists.
     """
     bundle = open_bundle(directory, verify=False, check_signature=False)
     check_free(tar_path)
@@ -487,10 +473,9 @@ def pack_bundle(directory: Path, tar_path: Path) -> int:
 
 
 def unpack_bundle(tar_path: Path, directory: Path) -> Bundle:
-    """Unpack a packed bundle beside `directory`, verify every byte, then rename it into place.
-
-    Only regular files and folders with allowed names are taken. Raises UnsafeInputError otherwise,
-    InputError for what is no packed bundle, UsageError when `directory` exists.
+    """Unpack a bundle beside `directory`, verify every byte, then rename it into place. Raises
+    UnsafeInputError for names and kinds that are not allowed, UsageError when `directory`
+    exists.
     """
     check_free(directory)
     opened = OpenedFile.open(tar_path)

@@ -18,11 +18,10 @@ from boardfit.edge.trust.ssh_formats import PublicKey, Signature, parse_signatur
 def sign_bundle(directory: Path, key: SigningKey, release: ReleaseTerms | None = None) -> PublicKey:
     """Add this key's signature to a bundle, after checking every byte that it vouches for.
 
-    The first signature writes `release` into the manifest (default: a number from the time, no
-    expiry), so that the bundle gets its final id. Later ones keep the id and the earlier ones.
-
-    Raises as `open_bundle` does; IntegrityError when a signature that is there does not hold;
-    UsageError when a `release` is given for a bundle that is signed already.
+    The first signature writes `release` into the manifest (default: a number from the time), so
+    that the bundle gets its final id. Raises as `open_bundle`; IntegrityError when a signature that
+    is there does not hold; UsageError when a `release` is given for a bundle that is signed
+    already.
     """
     opened = open_bundle(directory, verify=True, check_signature=False)
     if os.path.lexists(directory / SIGNATURE):

@@ -1,7 +1,5 @@
-"""Read FlatBuffers with every offset checked, so that a hostile file never leads outside.
-
-Only what file headers need: tables, their scalar fields, strings, vectors (format: FlatBuffers'
-`internals.md`). A damaged buffer raises `FlatBufferError`, a ValueError.
+"""Read FlatBuffers (format: `internals.md`) with every offset checked, as far as file headers
+need it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""ggml's tensor types: id, values per block, bytes per block.
+"""ggml's tensor types: id, values per block, bytes per block, by the names of the `gguf` package.
 
-The table, `ggml_types.json`, is upstream's `ggml/include/ggml.h` (enum ggml_type) with the block
-sizes of `ggml/src/ggml-common.h`; names are those of the `gguf` package.
+Source of `ggml_types.json`: `ggml/include/ggml.h` (enum ggml_type), `ggml/src/ggml-common.h`.
 """
 
 from __future__ import annotations
@@ -39,9 +38,8 @@ GGML_TYPE_NAMES: dict[int, str] = {entry.id: name for name, entry in GGML_TYPES.
 
 
 def row_bytes(type_name: str, n: int) -> int:
-    """Bytes of one row of `n` values in ggml type `type_name` (`Q4_K`, `BF16`, …).
-
-    Raises InputError for an unknown type, or when `n` is not a whole number of blocks.
+    """Bytes of one row of `n` values in a ggml type. Raises InputError for an unknown type, or
+    when `n` is not a whole number of blocks.
     """
     entry = GGML_TYPES.get(type_name)
     if entry is None:

@@ -1,7 +1,5 @@
-"""Recognise a file by its first bytes, so that "bad magic" becomes a useful sentence.
-
-Downloads go wrong in a few known ways: a log-in page saved as a model, a Git-LFS pointer, an
-archive that was not unpacked. `foreign` names them and what to do next.
+"""Recognise a file by its first bytes, so that "bad magic" becomes a useful sentence: downloads
+go wrong in a few known ways (a log-in page, a Git-LFS pointer, an archive).
 """
 
 from __future__ import annotations
@@ -111,13 +109,11 @@ def piece_kind(name: str) -> FileKind | None:
 
 
 def open_regular(path: Source, *, below: Path | None = None) -> tuple[BinaryIO, int]:
-    """Open a regular, non-empty file for reading; returns it and its size in bytes. A file that is
-    held open already is read through its descriptor. `below` is the folder of a stranger that the
-    file must really lie in (`boardfit.edge.disk.input_folder`).
+    """Open a regular, non-empty file for reading; returns it and its size in bytes. `below` is the
+    folder of a stranger that it must really lie in (`boardfit.edge.disk.input_folder`).
 
-    Raises InputError for what is missing, unreadable, a directory, a pipe or a device (opening
-    one must not block, reading it would never end) or empty; UnsafeInputError for what leads out
-    of `below`.
+    Raises InputError for what is missing, unreadable, empty, a directory, a pipe or a device
+    (opening one must not block); UnsafeInputError for what leads out of `below`.
     """
     if not isinstance(path, OpenedFile):
         path = OpenedFile.open(path, below=below)
@@ -128,8 +124,8 @@ def open_regular(path: Source, *, below: Path | None = None) -> tuple[BinaryIO, 
 
 
 def read_regular(path: Source, limit: int, *, below: Path | None = None) -> bytes:
-    """The content of a regular file of at most `limit` bytes. Raises like `open_regular`, and
-    UnsafeInputError for a larger one.
+    """The content of a regular file. Raises like `open_regular`; UnsafeInputError for a larger
+    one.
     """
     file, size = open_regular(path, below=below)
     with file:
@@ -144,9 +140,7 @@ def read_regular(path: Source, limit: int, *, below: Path | None = None) -> byte
 
 
 def read_regular_text(path: Source, limit: int, *, below: Path | None = None) -> str:
-    """The UTF-8 text of a file, with `\\n` as line ends and no byte order mark. Raises like
-    `read_regular`.
-    """
+    r"""The UTF-8 text of a file, with `\n` as line ends. Raises like `read_regular`."""
     data = read_regular(path, limit, below=below)
     try:
         text = data.decode("utf-8-sig")

@@ -1,8 +1,7 @@
 """The header of an ONNX file, read without running anything and without trusting a length.
 
-An `.onnx` file is one protobuf message (`onnx.proto3` of onnx/onnx). Only what a reader of models
-needs is taken: inputs, operators, where tensors lie. Data outside the file must be a regular file
-in the same folder, no link, long enough for its declared size.
+Only what a reader of models needs is taken (`onnx.proto3` of onnx/onnx). Data outside the file must
+be a regular file in the same folder, no link, long enough for its declared size.
 
     model = read_onnx(Path("model.onnx"))
     model.inputs[0].shape        # (1, 3, "height", "width")
@@ -53,10 +52,8 @@ Dim = int | str | None
 
 @dataclass(frozen=True)
 class ValueInfo:
-    """One input of the graph.
-
-    `shape` has a number per fixed dimension, a name per symbolic one, None per unknown one. It is
-    None itself if the file does not state it.
+    """One input of the graph. `shape` has a number per fixed dimension, a name per symbolic one,
+    None per unknown one; it is None itself if the file does not state it.
     """
 
     name: str
@@ -91,9 +88,7 @@ class NodeInfo:
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """Content of the header; `external_files` are names of files in the model's folder, `nbytes`
-    those of all files.
-    """
+    """Content of the header; `nbytes` is of the file and the `external_files` beside it."""
 
     path: Source
     inputs: tuple[ValueInfo, ...]
@@ -114,10 +109,9 @@ class OnnxModel:
 
 
 def read_onnx(path: Source | str) -> OnnxModel:
-    """Read and check the header of the ONNX file at `path`, and that its external data is there.
-
-    Raises InputError for what is no ONNX file or is cut short, UnsafeInputError for lengths, counts
-    or paths that no honest file has.
+    """Read and check the header of an ONNX file, and that its external data is there. Raises
+    InputError for what is no ONNX file or is cut short, UnsafeInputError for what no honest file
+    has.
     """
     path = Path(path) if isinstance(path, str) else path
     file, size = open_regular(path)

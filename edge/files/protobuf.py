@@ -1,7 +1,6 @@
 """Read protobuf messages in place, with every length checked against what is left of its parent.
 
-Only what readers of files need: fields by number, in the order of the file. Data is skipped, never
-copied. A message states no type: a reader takes the fields that it knows, of the kind it expects.
+Data is skipped, never copied. A message states no type: a reader takes the fields that it knows.
 """
 
 from __future__ import annotations
@@ -32,9 +31,8 @@ class ProtoMessage:
         return self.stop - self.start
 
     def fields(self) -> Iterator[tuple[int, int | ProtoMessage]]:
-        """Field numbers and values: an int, or a part for everything that has a length.
-
-        Raises InputError for what is cut short, UnsafeInputError for numbers of more than 64 bits.
+        """Field numbers and values: an int, or a part for everything that has a length. Raises
+        InputError for what is cut short, UnsafeInputError for numbers of more than 64 bits.
         """
         at = self.start
         while at < self.stop:

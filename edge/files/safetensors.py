@@ -1,8 +1,8 @@
 """Read and check a safetensors header, without the `safetensors` package and without tensor data.
 
 A file is: eight bytes N (little-endian), N bytes of JSON, then the tensors' bytes, back to back.
-The JSON is read by a parser of exactly this shape (an object of flat entries), so that nesting,
-duplicate keys and memory are bounded by construction; a general JSON parser is none of these.
+The JSON is read by a parser of exactly this shape (an object of flat entries): nesting, duplicate
+keys and memory are bounded.
 
     header = read_header(Path("model.safetensors"))
     header.tensors["model.norm.weight"].shape, header.metadata.get("format")
@@ -48,9 +48,7 @@ _INTEGER = re.compile(rb"(?:0|[1-9][0-9]{0,19})(?![0-9.eE])")
 
 @dataclass(frozen=True)
 class SafetensorsTensor:
-    """One tensor: `dtype` as the file names it, row-major `shape`, and its bytes
-    `[start, end)`, counted from the header's `data_offset`.
-    """
+    """One tensor: its bytes `[start, end)` count from the header's `data_offset`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -73,11 +71,10 @@ class SafetensorsHeader:
 
 
 def read_header(path: Path | str, *, below: Path | None = None) -> SafetensorsHeader:
-    """Check the header of the safetensors file at `path` and return its content. `below` is of
-    `boardfit.edge.files.kind.open_regular`.
+    """Check the header of a safetensors file and return its content. `below` is of `open_regular`.
 
     Raises InputError for what is not a whole safetensors file (a pickle, an HTML page, a truncated
-    shard) and UnsafeInputError for a header that contradicts itself or the file, with the reason.
+    shard) and UnsafeInputError for a header that contradicts itself or the file.
     """
     path = Path(path)
     file, file_size = open_regular(path, below=below)
@@ -92,11 +89,7 @@ def read_header(path: Path | str, *, below: Path | None = None) -> SafetensorsHe
 
 
 def parse_header(data: bytes, *, file_size: int, name: str) -> SafetensorsHeader:
-    """Read a header like `read_header`, from bytes in memory.
-
-    `data` is the beginning of a file of `file_size` bytes and holds at least its header. Errors
-    call it `name`.
-    """
+    """`read_header` of the beginning `data` of a file of `file_size` bytes, called `name`."""
     length = _header_length(data, file_size, name)
     parser = _Parser(data, 8, min(8 + length, len(data)), printable(name))
     tensors, metadata = _parse_document(parser)

@@ -1,9 +1,4 @@
-"""Report progress: the types that every function shares, and what a terminal shows of them.
-
-with TerminalReporter() as reporter:
-    reporter.stage("quantizing")
-    reporter.progress(1, 2)
-"""
+"""Report progress: the types that every function shares, and what a terminal shows of them."""
 
 from __future__ import annotations
 
@@ -50,10 +45,8 @@ class SilentReporter:
 
 
 class ProgressLine:
-    """Show how far something slow is, on one line of a terminal's stderr.
-
-    The line appears after half a second, or with the first part that has a name. Where stderr is
-    no terminal, nothing is shown. `close` wipes the line.
+    """Show how far something slow is, on one line of a terminal's stderr, after half a second or
+    with the first part that has a name. `close` wipes it.
     """
 
     def __init__(self, label: str, *, in_bytes: bool = False, quiet: bool = False) -> None:
@@ -88,10 +81,8 @@ class ProgressLine:
 
 
 class TerminalReporter:
-    """`Reporter` on stderr: a line for each stage, and a moving line on a terminal.
-
-    A stage is printed when it ends, with the seconds that it took. Without `is_timed` it is printed
-    when it begins. `quiet` prints nothing.
+    """`Reporter` on stderr: a line for each stage, printed when it ends, with its seconds, or
+    (without `is_timed`) when it begins; and a moving line on a terminal.
     """
 
     def __init__(

@@ -95,9 +95,7 @@ class BoardRules:
     def with_accepted(
         self, subject: Subject, kept: Sequence[str], *, lower: bool = False
     ) -> BoardRules:
-        """The same after a release has been accepted. `kept` are ids to which a rollback may lead.
-        `lower` may set the floor below where it was.
-        """
+        """The same after a release has been accepted. A rollback may lead to the ids `kept`."""
         old = self.floor(subject.name).number
         number = subject.release.number if lower else max(old, subject.release.number)
         floor = Floor(number, tuple(dict.fromkeys(kept))[-_MAX_KEPT:])

@@ -29,9 +29,7 @@ _NEUTRAL: _Point = (0, 1, 1, 0)
 
 
 def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether `signature` (64 bytes: R, S) is one of `message` by the owner of `public_key` (32
-    bytes). False for anything malformed.
-    """
+    """Whether the owner of `public_key` signed `message`. False for anything malformed."""
     if len(signature) != SIGNATURE_BYTES or not is_valid_key(public_key):
         return False
     key = _decode(public_key)

@@ -1,7 +1,5 @@
 """What this user has accepted by `edge pull --key`, so that no registry serves an older release.
-
-One file for each signer, in the form of a board's rules: what one signer states about its releases
-decides nothing about those of another.
+There is one file for each signer, in the form of a board's rules.
 """
 
 from __future__ import annotations

@@ -23,11 +23,8 @@ def default_key_path() -> Path:
 
 
 def public_keys(argument: str) -> tuple[PublicKey, ...]:
-    """Read public keys from a key line or a file.
-
-    A file is a `.pub` or `trusted_keys` file, or a private key that has its `.pub` beside it.
-
-    Raises InputError when there is none.
+    """Read public keys from a key line or a file: a `.pub` or `trusted_keys` file, or a private
+    key that has its `.pub` beside it. Raises InputError when there is none.
     """
     if argument.startswith(f"{ALGORITHM} "):
         return (parse_public_key(argument),)

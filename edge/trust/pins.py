@@ -42,10 +42,7 @@ _OCTAL = re.compile(r"\\([0-7]{3})")  # how a table of mounts writes a space
 
 
 def parse_trusted_keys(data: bytes, place: str) -> tuple[PublicKey, ...]:
-    """Keys of a file, without repetitions; `#` begins a comment line.
-
-    Raises IntegrityError for a damaged or an empty one: nothing is accepted then.
-    """
+    """Keys of a file, each once. Raises IntegrityError for a damaged or an empty one."""
     try:
         # Plain lines only: Unicode knows more separators, in which a key could hide or vanish.
         lines = [line.strip(" \t\r") for line in data.decode("utf-8").split("\n")]
@@ -73,10 +70,8 @@ def _format_keys(comment: str, keys: Sequence[PublicKey]) -> bytes:
 
 
 def key_files(path: Path) -> list[Path]:
-    """Return the key files that decide over a bundle or a model file; their contents do not matter.
-
-    They lie in a folder above it, however it is spelled: above the path as given, above what it
-    leads to, above every link on the way and, for a bind mount, above what is mounted.
+    """Return the key files that decide over a bundle or a model file. They lie in a folder above
+    it: above the path as given, above every link on the way, and above what is mounted there.
     """
     found = rule_files(path, TRUSTED_KEYS)
     if own := os.environ.get(VARIABLE):
@@ -96,10 +91,8 @@ def rule_files(path: Path, name: str) -> list[Path]:
 
 
 def check_pins(bundle: Path, manifest: bytes, signature: bytes | None) -> list[PublicKey]:
-    """The keys by which every key file accepts a bundle; empty where there are none. `manifest` and
-    `signature` are what was read from the bundle.
-
-    Raises IntegrityError when one of them does not accept it.
+    """The keys by which every key file accepts a bundle with this manifest and signature; empty
+    where there are none. Raises IntegrityError when a file does not accept it.
     """
     pinned = key_files(bundle)
     revoked = revoked_keys(bundle) if pinned else ()
@@ -111,9 +104,7 @@ def check_pins(bundle: Path, manifest: bytes, signature: bytes | None) -> list[P
 
 
 def revoked_keys(bundle: Path) -> tuple[PublicKey, ...]:
-    """The keys that any list beside a key file of this bundle revokes. Raises IntegrityError for a
-    list that cannot be read.
-    """
+    """The keys that any list for this bundle revokes. Raises IntegrityError for a damaged one."""
     lists = [
         parse_trusted_keys(_read(path, MAX_KEYS_BYTES), str(path))
         for path in rule_files(bundle, REVOKED_KEYS)

@@ -46,10 +46,9 @@ class ReleaseTerms:
 
 
 def new_release(number: int | None = None, expires: str | None = None) -> ReleaseTerms:
-    """The entries of a release that is signed now. Without a number it gets the time as one:
-    year, month, day, hour, minute, second. SOURCE_DATE_EPOCH counts as now where it is set.
-
-    Raises UsageError when the number is out of range, or the expiry is no time after now.
+    """The entries of a release that is signed now. Its number is the time by default,
+    20261130161500; now is SOURCE_DATE_EPOCH where that is set. Raises UsageError for a bad
+    number or expiry.
     """
     now = datetime.fromtimestamp(_now_s(), timezone.utc).replace(microsecond=0)
     if number is None:
@@ -84,9 +83,7 @@ def _parse_expiry(text: str, now: datetime) -> datetime:
 
 
 def read_release(manifest: Mapping[str, Any], place: str) -> ReleaseTerms:
-    """The entries of a parsed manifest; `place` is what errors call it. Raises InputError for
-    entries of another type.
-    """
+    """The entries of a manifest from `place`. Raises InputError for other types."""
     number = manifest.get(NUMBER, 0)
     if type(number) is not int or not 0 <= number <= MAX_NUMBER:
         raise InputError(

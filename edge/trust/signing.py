@@ -1,9 +1,7 @@
-"""Making keys and signatures, on the host. The secret is handled by `cryptography`, in constant
-time, never by our own arithmetic.
+"""Make keys and signatures on the host, with `cryptography`, in constant time.
 
-A private key is a PKCS8 PEM file that only its owner may read; an OpenSSH private key
-(`ssh-keygen -t ed25519`) does as well. Ed25519 is deterministic: signing twice gives the same
-bytes.
+A private key is a PKCS8 PEM file that only its owner may read, or an OpenSSH private key. Ed25519
+is deterministic: signing twice gives the same bytes.
 """
 
 from __future__ import annotations
@@ -42,9 +40,8 @@ class SigningKey:
 
 
 def new_key(path: Path, passphrase: str | None, comment: str) -> PublicKey:
-    """Make a key: the private half at `path` (mode 0600), the public line at `path`.pub.
-
-    Raises UsageError when one of them exists, EngineMissingError without `cryptography`.
+    """Make a key: the private half at `path` (mode 0600), the public line at `path`.pub. Raises
+    UsageError when one of them exists, EngineMissingError without `cryptography`.
     """
     serialization, ed25519 = _library()
     public_path = path.with_name(f"{path.name}.pub")
@@ -82,9 +79,8 @@ def new_key(path: Path, passphrase: str | None, comment: str) -> PublicKey:
 def load_signing_key(path: Path, ask: AskPassphrase | None = None) -> SigningKey:
     """Read a private key; `ask` is called when it has a passphrase.
 
-    Raises InputError for what is no Ed25519 private key and for a wrong passphrase,
-    UnsafeInputError when others may read the file, UsageError when a passphrase is needed and there
-    is no terminal to ask on, EngineMissingError without `cryptography`.
+    Raises InputError for no Ed25519 private key and a wrong passphrase, UnsafeInputError when
+    others may read the file, UsageError without a terminal to ask on, EngineMissingError.
     """
     serialization, ed25519 = _library()
     try:

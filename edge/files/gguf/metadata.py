@@ -125,9 +125,8 @@ def _refuse_bool(reader: Reader, start: int, what: str) -> None:
 def _read_strings(reader: Reader, count: int, what: str, *, full: bool) -> list[str]:
     """Read `count` strings.
 
-    A file may have 280,000 merges, which take well under 0.1 s: the inner loop is bare, and the
-    strings of a slab are decoded together. A zero byte between them keeps one string's broken
-    character from being completed by the next.
+    A file may have 280,000 merges: the strings of a slab are decoded together. A zero byte between
+    them keeps one string's broken character from being completed by the next.
     """
     strings: list[str] = []
     done = 0

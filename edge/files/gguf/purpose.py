@@ -1,7 +1,5 @@
-"""What a GGUF file is for, where it is no language model that generates text.
-
-Vision parts, adapters, importance matrices, embedding models and image models are GGUF files too.
-Their header names them: an engine would fail with its own log, or only after the load.
+"""What a GGUF file is for, where it is no language model that generates text: its header names
+it, where an engine would fail with its own log, or only after the load.
 """
 
 from __future__ import annotations
@@ -79,10 +77,7 @@ def is_embedder(header: GgufHeader) -> bool:
 
 
 def require_embedder(header: GgufHeader, path: object) -> str:
-    """The pooling of an embedding model.
-
-    Raises UnsupportedModelError for anything else, and where the file states no pooling.
-    """
+    """The pooling of an embedding model. Raises UnsupportedModelError where there is none."""
     pooling = header.integer(f"{header.arch}.pooling_type") or _POOLING_NONE
     if is_embedder(header) and _POOLING_NONE < pooling < _POOLING_RANK:
         return POOLING[pooling]
@@ -117,9 +112,7 @@ def require_language_model(header: GgufHeader, path: object) -> None:
 
 
 def require_text_only(header: GgufHeader, path: object) -> None:
-    """Raises UnsupportedModelError for a language model with a vision or audio part inside, which
-    llama.cpp does not load.
-    """
+    """Raises UnsupportedModelError for a vision or audio part inside, as Ollama stores it."""
     inside = next((t.name for t in header.tensors if t.name.startswith(OTHER_MODALITIES)), None)
     if inside is not None:
         raise UnsupportedModelError(

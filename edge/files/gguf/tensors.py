@@ -115,9 +115,7 @@ def align(offset: int, alignment: int) -> int:
 def check_extents(
     reader: Reader, tensors: tuple[GgufTensor, ...], data_offset: int, alignment: int
 ) -> int:
-    """Tensors must lie back to back, each padded to the alignment, inside the file (upstream's
-    loader demands the same). Returns the end of the last one.
-    """
+    """Tensors must lie back to back, padded, inside the file. Returns the end of the last one."""
     expected = end = 0
     for tensor in tensors:
         if tensor.offset != expected:
