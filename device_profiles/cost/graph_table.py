@@ -46,7 +46,7 @@ def can_hold_graph(
 ) -> bool:
     """Whether a model opens with this type of cache. `head_dim` is of K or V."""
     names = list(tensor_names)
-    room = _round_up(foresee_nodes(arch, len(names)))
+    room = table_size(foresee_nodes(arch, len(names)))
     rotated = kv_type not in _FLOAT_KV and head_dim > 0 and head_dim % 64 == 0
     return count_graph(arch, names, n_expert_used, rotated=rotated) <= room
 
@@ -62,13 +62,9 @@ def metadata_bytes(arch: str, n_tensors: int, n_ubatch: int) -> int:
     return _NODE_BYTES * max(0, foresee_nodes(arch, n_tensors, n_ubatch) - _NODES_OF_BASE)
 
 
-def table_size(n_tensors: int) -> int:
-    """Nodes and leaves that the scheduler's table has room for, of most architectures."""
-    return _round_up(max(_LEAST_NODES, _NODES_PER_TENSOR * n_tensors))
-
-
-def _round_up(wanted: int) -> int:
-    return next((prime for prime in _PRIMES if prime >= wanted), wanted)
+def table_size(n_foreseen: int) -> int:
+    """Nodes and leaves that the scheduler's table has room for."""
+    return next((prime for prime in _PRIMES if prime >= n_foreseen), n_foreseen)
 
 
 def count_graph(arch: str, names: list[str], n_expert_used: int, *, rotated: bool) -> int:

@@ -344,8 +344,3 @@ def engine_anonymous_bytes(shape: ModelShape, n_merges: int = 0) -> int:
     """Interpreter, engine and vocabulary: what is there regardless of the context."""
     vocabulary = VOCAB_ENTRY_BYTES * shape.n_vocab + VOCAB_MERGE_BYTES * n_merges
     return ENGINE_BASE_BYTES + vocabulary
-
-
-def engine_bytes(shape: ModelShape, n_merges: int = 0) -> int:
-    """As `engine_anonymous_bytes`, with the resident pages of program files."""
-    return engine_anonymous_bytes(shape, n_merges) + PROGRAM_FILE_BYTES

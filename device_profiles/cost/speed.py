@@ -5,7 +5,7 @@ How far published figures are met is in docs/validation; the bound beside every 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from boardfit.device_profiles.cost.engine_classes import LLAMA_CPP, Bounds, EngineClass
@@ -130,90 +130,86 @@ def _core_rates(profile: DeviceProfile, n_threads: int) -> list[tuple[CpuCluster
     return out
 
 
-def product_seconds(
-    tensors: Iterable[StoredTensor],
-    shape: ModelShape,
-    profile: DeviceProfile,
-    n_threads: int,
-    *,
-    repack: bool,
-    with_head: bool,
-    engine: EngineClass = LLAMA_CPP,
-) -> float | None:
-    """Compute time of one token's matrix products; None if a constant lacks. `with_head` counts the
-    output head: decode computes it for each token, prefill for the last.
-    """
-    clusters, isa = _core_rates(profile, n_threads), profile.isa
-    throughputs: dict[tuple[str, int], float | None] = {}
-    fastest = clusters[0][0].core if clusters else ""
+def _products(
+    tensors: Iterable[StoredTensor], shape: ModelShape
+) -> Iterator[tuple[StoredTensor, bool, float]]:
+    """(matrix, whether it is the output head, share that one token reads) of every product."""
+    head = "token_embd.weight" if shape.tied_embeddings else "output.weight"
+    for tensor in tensors:
+        is_head = tensor.name in (head, "output.weight")
+        if (is_head or is_matmul_weight(tensor.name)) and not is_behind(tensor.name, shape.n_layer):
+            yield tensor, is_head, active_share(tensor, shape)
 
-    def throughput(ggml_type: str, n_rows: int) -> float | None:
-        if engine is LLAMA_CPP and profile.kernel_speeds:
+
+class _Cores:
+    """What the cores do per second that some threads of an engine run on."""
+
+    def __init__(
+        self, profile: DeviceProfile, n_threads: int, engine: EngineClass, *, repack: bool
+    ) -> None:
+        self._profile, self._n_threads, self._repack = profile, n_threads, repack
+        self._engine, self._used = engine, _core_rates(profile, n_threads)
+        self._cycles = [(c, n * c.clock_hz) for c, n in self._used if c.clock_hz is not None]
+        self._has_clocks = bool(self._used) and len(self._cycles) == len(self._used)
+
+    def _throughput(self, ggml_type: str, n_rows: int) -> float | None:
+        """Multiply-accumulates per second in products of one type."""
+        isa, rate = self._profile.isa, self._engine.rate
+        if self._engine is LLAMA_CPP and self._profile.kernel_speeds:
+            fastest = self._used[0][0].core if self._used else ""
             found = measured_throughput(
-                profile.kernel_speeds,
+                self._profile.kernel_speeds,
                 ggml_type,
-                repacked=repack and is_repacked(ggml_type, n_rows, isa),
-                relative=lambda name: engine.rate(name, n_rows, isa, fastest, repack=repack),
-                cores=lambda n: sum(cluster_weight(c) * k for c, k in _core_rates(profile, n)),
-                n_threads=n_threads,
+                repacked=self._repack and is_repacked(ggml_type, n_rows, isa),
+                relative=lambda name: rate(name, n_rows, isa, fastest, repack=self._repack),
+                cores=lambda n: sum(
+                    cluster_weight(c) * k for c, k in _core_rates(self._profile, n)
+                ),
+                n_threads=self._n_threads,
             )
             if found is not None:
                 return found
-        if not clusters or any(cluster.clock_hz is None for cluster, _ in clusters):
+        rates = [rate(ggml_type, n_rows, isa, c.core, repack=self._repack) for c, _ in self._cycles]
+        if not self._has_clocks or None in rates:
             return None
-        total = 0.0
-        for cluster, count in clusters:
-            rate = engine.rate(ggml_type, n_rows, isa, cluster.core, repack=repack)
+        return sum((r or 0.0) * n for r, (_, n) in zip(rates, self._cycles, strict=True))
+
+    def product_s(
+        self, tensors: Iterable[StoredTensor], shape: ModelShape, *, with_head: bool
+    ) -> float | None:
+        """Compute time of one token's matrix products; None if a constant lacks. `with_head` counts
+        the output head: decode computes it for each token, prefill for the last.
+        """
+        throughputs: dict[tuple[str, int], float | None] = {}
+        seconds = 0.0
+        for tensor, is_head, share in _products(tensors, shape):
+            if is_head and not with_head:
+                continue
+            key = (tensor.ggml_type, tensor.n_rows)
+            if key not in throughputs:
+                throughputs[key] = self._throughput(*key)
+            rate = throughputs[key]
             if rate is None:
                 return None
-            total += rate * count * (cluster.clock_hz or 0.0)
-        return total
+            if share < 1.0 and not with_head:
+                rate *= _EXPERT_RATE
+            seconds += tensor.n_elements * share / rate
+        return seconds
 
-    seconds = 0.0
-    for tensor in tensors:
-        is_head = tensor.name == "output.weight" or (
-            shape.tied_embeddings and tensor.name == "token_embd.weight"
-        )
-        if not (is_matmul_weight(tensor.name) or is_head) or (is_head and not with_head):
-            continue
-        if is_behind(tensor.name, shape.n_layer):
-            continue
-        key = (tensor.ggml_type, tensor.n_rows)
-        if key not in throughputs:
-            throughputs[key] = throughput(*key)
-        rate = throughputs[key]
-        if rate is None:
+    def attention_s(self, shape: ModelShape, depth: float, kv_type: str) -> float | None:
+        """Compute time of one token's attention over `depth` cached tokens."""
+        if not self._has_clocks:
             return None
-        share = active_share(tensor, shape)
-        if share < 1.0 and not with_head:
-            rate *= _EXPERT_RATE
-        seconds += tensor.n_elements * share / rate
-    return seconds
-
-
-def attention_seconds(
-    shape: ModelShape,
-    profile: DeviceProfile,
-    n_threads: int,
-    depth: float,
-    kv_type: str,
-    engine: EngineClass = LLAMA_CPP,
-) -> float | None:
-    """Compute time of one token's attention over `depth` cached tokens."""
-    clusters = _core_rates(profile, n_threads)
-    if not clusters or any(cluster.clock_hz is None for cluster, _ in clusters):
-        return None
-    macs = 0.0
-    for layer in shape.layers:
-        if layer.n_head_kv:
-            reach = depth if layer.window is None else min(depth, layer.window)
-            macs += reach * shape.n_head * (layer.head_dim_k + layer.head_dim_v)
-    per_cycle = (
-        _ATTENTION_MACS_F16 if kv_type in ("f16", "f32", "bf16") else _ATTENTION_MACS_QUANTIZED
-    )
-    if not engine.isa(profile.isa) & {"dotprod", "avx2"}:
-        per_cycle /= 2
-    return macs / sum(per_cycle * n * (c.clock_hz or 0.0) for c, n in clusters)
+        macs = 0.0
+        for layer in shape.layers:
+            if layer.n_head_kv:
+                reach = depth if layer.window is None else min(depth, layer.window)
+                macs += reach * shape.n_head * (layer.head_dim_k + layer.head_dim_v)
+        is_float = kv_type in ("f16", "f32", "bf16")
+        per_cycle = _ATTENTION_MACS_F16 if is_float else _ATTENTION_MACS_QUANTIZED
+        if not self._engine.isa(self._profile.isa) & {"dotprod", "avx2"}:
+            per_cycle /= 2
+        return macs / sum(per_cycle * n for _, n in self._cycles)
 
 
 def read_bandwidth(
@@ -285,16 +281,9 @@ def estimate_speed(
                 prefill = share / (body_macs(tensors, shape) / rate + overhead / n_prompt)
         return SpeedEstimate(decode, prefill, bounds.decode, bounds.prefill)
 
-    def products(with_head: bool) -> float | None:
-        return product_seconds(
-            tensors, shape, profile, n_threads, repack=repack, with_head=with_head, engine=engine
-        )
-
-    def attention(at: float) -> float | None:
-        return attention_seconds(shape, profile, n_threads, at, kv_type, engine)
-
-    one, body = products(True), products(False)
-    deep, mean = attention(depth), attention(n_prompt / 2)
+    cores = _Cores(profile, n_threads, engine, repack=repack)
+    one, body = (cores.product_s(tensors, shape, with_head=head) for head in (True, False))
+    deep, mean = (cores.attention_s(shape, at, kv_type) for at in (depth, n_prompt / 2))
     if bandwidth is not None:
         compute = (one + deep) if one is not None and deep is not None else 0.0
         read = weights + kv_bytes_read(shape, depth, kv_type)
@@ -328,11 +317,9 @@ def _bounds(
 def body_macs(tensors: Iterable[StoredTensor], shape: ModelShape) -> float:
     """Multiply-accumulates of one token without the output head, which prefill computes once."""
     return sum(
-        tensor.n_elements * active_share(tensor, shape)
-        for tensor in tensors
-        if is_matmul_weight(tensor.name)
-        and tensor.name != "output.weight"
-        and not is_behind(tensor.name, shape.n_layer)
+        tensor.n_elements * share
+        for tensor, is_head, share in _products(tensors, shape)
+        if not is_head
     )
 
 
