@@ -27,15 +27,15 @@ def profile_text(
     comment = f"# Source: {_one_line(source)}"
     known = f"# Source: {_one_line(borrowed)}" if borrowed else comment
     rates = _table(
-        theoretical_gb_per_s=_giga(memory.bandwidth_theoretical),
-        sustained_gb_per_s=None if measured else _giga(memory.bandwidth_sustained),
+        theoretical_gb_per_s=_scale(memory.bandwidth_theoretical),
+        sustained_gb_per_s=None if measured else _scale(memory.bandwidth_sustained),
     )
     lines = _table(id=profile.id, name=profile.name, soc=profile.soc)
     lines += ["", "[memory]", comment]
     lines += _table(
         ram_mib=max(1, memory.ram_bytes // MIB),
         reserved_mib=min(-(-memory.reserved_bytes // MIB), memory.ram_bytes // MIB - 1),
-        sustained_gb_per_s=_giga(memory.bandwidth_sustained) if measured else None,
+        sustained_gb_per_s=_scale(memory.bandwidth_sustained) if measured else None,
         sustained_is_measured=True if profile.basis.startswith("measured") else None,
     )
     lines += [known, *rates] if rates else []
@@ -51,36 +51,20 @@ def profile_text(
             compute_capability=a.compute_capability,
             memory_mib=None if a.memory_bytes is None else a.memory_bytes // MIB,
         )
-    lines += _group("storage", comment, medium=storage.medium, read_mb_per_s=_mega(storage.read))
-    lines += _group(
-        "software",
-        comment,
-        os=software.os,
-        libc=software.libc,
-        python=software.python,
-        wheel_tags=software.wheel_tags or None,
-    )
+    read = _scale(storage.read, 1e6)
+    lines += _group("storage", comment, medium=storage.medium, read_mb_per_s=read)
+    tags = software.wheel_tags or None
+    lines += _group("software", comment, **{**vars(software), "wheel_tags": tags})
     lines += _group("heat", known, sustained_share=profile.sustained_share)
     lines += _group("power", known, idle_w=profile.idle_w, load_w=profile.load_w)
     lines += _group("measured", None, **(measured or {}))
     for threads, rate in memory.bandwidth_by_threads:
-        lines += ["", "[[bandwidth]]", *_table(threads=threads, gb_per_s=_giga(rate))]
+        lines += ["", "[[bandwidth]]", *_table(threads=threads, gb_per_s=_scale(rate))]
     for kernel in profile.kernel_speeds:
-        lines += ["", "[[kernels]]"]
-        lines += _table(
-            type=kernel.ggml_type,
-            repacked=kernel.repacked,
-            threads=kernel.threads,
-            gmacs_per_s=_giga(kernel.macs_per_s),
-        )
+        lines += ["", "[[kernels]]", *_table(type=kernel.ggml_type, repacked=kernel.repacked)]
+        lines += _table(threads=kernel.threads, gmacs_per_s=_scale(kernel.macs_per_s))
     for engine in profile.engines:
-        lines += ["", "[[engines]]"]
-        lines += _table(
-            engine=engine.engine,
-            runs=engine.runs,
-            source=engine.source,
-            note=engine.note or None,
-        )
+        lines += ["", "[[engines]]", *_table(**{**vars(engine), "note": engine.note or None})]
     return "\n".join(lines) + "\n"
 
 
@@ -125,9 +109,5 @@ def _one_line(text: str) -> str:
     return "".join(char if char.isprintable() else " " for char in text)
 
 
-def _giga(value: float | None) -> float | None:
-    return None if value is None else float(f"{value / 1e9:.4g}")
-
-
-def _mega(value: float | None) -> float | None:
-    return None if value is None else float(f"{value / 1e6:.4g}")
+def _scale(value: float | None, unit: float = 1e9) -> float | None:
+    return None if value is None else float(f"{value / unit:.4g}")

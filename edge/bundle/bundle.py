@@ -302,49 +302,39 @@ def bundle_signers(bundle: Bundle) -> list[PublicKey]:
     return signers(bundle.texts[MANIFEST], bundle.signature)
 
 
-def read_limited(path: Path, limit: int) -> bytes:
-    """A whole small file. Raises UnsafeInputError when it is larger than `limit` or a link."""
-    info = path.lstat()
-    if not stat.S_ISREG(info.st_mode):
-        raise UnsafeInputError(f"{path} is not a regular file")
-    if info.st_size > limit:
-        raise UnsafeInputError(f"{path} has {info.st_size} bytes; {limit} is the most it may have")
-    return path.read_bytes()
-
-
 def parse_manifest(text: bytes, root: Path) -> Bundle:
     """Parse and check a manifest. Raises InputError or UnsafeInputError naming the entry."""
+    place = root / MANIFEST
     try:
         document = json.loads(text, object_pairs_hook=refuse_duplicates)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{root / MANIFEST}: not valid JSON: {error}") from None
+        raise InputError(f"{place}: not valid JSON: {error}") from None
     if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise InputError(f"{root / MANIFEST}: this is not a boardfit bundle's manifest")
+        raise InputError(f"{place}: this is not a boardfit bundle's manifest")
     if document.get("schema") != SCHEMA:
         raise InputError(
-            f"{root / MANIFEST}: bundle schema {document.get('schema')!r}, "
-            f"this boardfit reads {SCHEMA}",
+            f"{place}: bundle schema {document.get('schema')!r}, this boardfit reads {SCHEMA}",
             next_step="use the boardfit version that built it, or build it again",
         )
-    for key, kind in (("model", dict), ("plan", dict), ("recipe", dict), ("files", dict)):
-        if not isinstance(document.get(key), kind):
-            raise InputError(f"{root / MANIFEST}: entry {key!r} is missing or not an object")
+    for key in ("model", "plan", "recipe", "files"):
+        if not isinstance(document.get(key), dict):
+            raise InputError(f"{place}: entry {key!r} is missing or not an object")
     if not isinstance(document["model"].get("name"), str):
-        raise InputError(f"{root / MANIFEST}: entry 'model.name' is missing or not a string")
+        raise InputError(f"{place}: entry 'model.name' is missing or not a string")
     files = tuple(parse_file(name, entry) for name, entry in document["files"].items())
     if len(files) > MAX_FILES:
-        raise UnsafeInputError(f"{root / MANIFEST}: {len(files)} files; {MAX_FILES} is the most")
-    if sum(file.role == "model" for file in files) != 1:
-        raise InputError(f"{root / MANIFEST}: exactly one file must have the role 'model'")
-    n_small = sum(file.role == SMALL for file in files)
+        raise UnsafeInputError(f"{place}: {len(files)} files; {MAX_FILES} is the most")
+    roles = [file.role for file in files]
+    if roles.count("model") != 1:
+        raise InputError(f"{place}: exactly one file must have the role 'model'")
     small = document.get("small")
-    if n_small != (small is not None) or not isinstance(small or {"plan": {}}, dict):
-        raise InputError(f"{root / MANIFEST}: entry 'small' and a file of that role go together")
+    if roles.count(SMALL) != (small is not None) or not isinstance(small or {}, dict):
+        raise InputError(f"{place}: entry 'small' and a file of that role go together")
     if small is not None:
         if not isinstance(small.get("plan"), dict):
-            raise InputError(f"{root / MANIFEST}: entry 'small.plan' is missing or not an object")
+            raise InputError(f"{place}: entry 'small.plan' is missing or not an object")
         Plan.from_dict(small["plan"])
-    read_release(document, str(root / MANIFEST))
+    read_release(document, str(place))
     plan = Plan.from_dict(document["plan"])
     return Bundle(root, hashlib.sha256(text).hexdigest(), document, plan, files)
 

@@ -38,37 +38,27 @@ class FileKind(NamedTuple):
     next_step: str
 
 
+_LFS = FileKind("a Git-LFS pointer, not the file it points to", "Run: git lfs pull")
+_PICKLE = FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)
+_ZIP = FileKind("a zip archive (most PyTorch checkpoints are one)", UNPICKLE_ADVICE)
+_OLD_GGML = FileKind(
+    "a ggml file of the kind before GGUF (2023), which whisper.cpp still uses",
+    "For a language model: convert the original checkpoint again.",
+)
+_GIVE_OTHER = "Give a GGUF or safetensors model."
 _MAGICS: tuple[tuple[bytes, FileKind], ...] = (
-    (
-        b"version https://git-lfs",
-        FileKind("a Git-LFS pointer, not the file it points to", "Run: git lfs pull"),
-    ),
+    (b"version https://git-lfs", _LFS),
     (b"\x1f\x8b", FileKind("a gzip archive", _UNPACK)),
     (b"\x28\xb5\x2f\xfd", FileKind("a zstd archive", _UNPACK)),
     (b"\xfd7zXZ\x00", FileKind("an xz archive", _UNPACK)),
     (b"BZh", FileKind("a bzip2 archive", _UNPACK)),
     (b"7z\xbc\xaf\x27\x1c", FileKind("a 7z archive", _UNPACK)),
-    (b"\x80\x02", FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)),
-    (b"\x80\x03", FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)),
-    (b"\x80\x04", FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)),
-    (b"\x80\x05", FileKind("a Python pickle (PyTorch checkpoint)", UNPICKLE_ADVICE)),
-    (
-        b"PK\x03\x04",
-        FileKind("a zip archive (most PyTorch checkpoints are one)", UNPICKLE_ADVICE),
-    ),
+    *((bytes([0x80, n]), _PICKLE) for n in range(2, 6)),
+    (b"PK\x03\x04", _ZIP),
     (b"GGUF", FileKind("a GGUF file", "Pass it as the model itself.")),
-    (b"LITERTLM", FileKind("a LiteRT-LM file", "Give a GGUF or safetensors model.")),
-    (b"\x89HDF", FileKind("an HDF5 file", "Give a GGUF or safetensors model.")),
-    *(
-        (
-            magic,
-            FileKind(
-                "a ggml file of the kind before GGUF (2023), which whisper.cpp still uses",
-                "For a language model: convert the original checkpoint again.",
-            ),
-        )
-        for magic in (b"lmgg", b"tjgg", b"fmgg", b"algg")
-    ),
+    (b"LITERTLM", FileKind("a LiteRT-LM file", _GIVE_OTHER)),
+    (b"\x89HDF", FileKind("an HDF5 file", _GIVE_OTHER)),
+    *((magic, _OLD_GGML) for magic in (b"lmgg", b"tjgg", b"fmgg", b"algg")),
 )
 
 
@@ -81,7 +71,7 @@ def foreign(head: bytes) -> FileKind | None:
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
         return FileKind("a web page or XML document, not a model", _DOWNLOAD_AGAIN)
     if head[4:8] == b"TFL3":
-        return FileKind("a TFLite file", "Give a GGUF or safetensors model.")
+        return FileKind("a TFLite file", _GIVE_OTHER)
     if len(head) > 8 and head[8:9] == b"{" and not any(head[5:8]):
         return FileKind("a safetensors file", "Pass the directory that holds it and its config.")
     if text.startswith(b"{"):

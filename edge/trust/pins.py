@@ -65,8 +65,7 @@ def format_revoked_keys(keys: Sequence[PublicKey]) -> bytes:
 
 
 def _format_keys(comment: str, keys: Sequence[PublicKey]) -> bytes:
-    head = f"# {comment}\n"
-    return (head + "".join(f"{key.line}\n" for key in keys)).encode()
+    return "".join(f"{line}\n" for line in (f"# {comment}", *(k.line for k in keys))).encode()
 
 
 def key_files(path: Path) -> list[Path]:
@@ -96,20 +95,19 @@ def check_pins(bundle: Path, manifest: bytes, signature: bytes | None) -> list[P
     """
     pinned = key_files(bundle)
     revoked = revoked_keys(bundle) if pinned else ()
-    accepted = []
-    for path in pinned:
-        keys = parse_trusted_keys(_read(path, MAX_KEYS_BYTES), str(path))
-        accepted.append(accepting_key(manifest, signature, keys, str(path), revoked))
-    return accepted
+    return [
+        accepting_key(manifest, signature, _read_keys(path), str(path), revoked) for path in pinned
+    ]
 
 
 def revoked_keys(bundle: Path) -> tuple[PublicKey, ...]:
     """The keys that any list for this bundle revokes. Raises IntegrityError for a damaged one."""
-    lists = [
-        parse_trusted_keys(_read(path, MAX_KEYS_BYTES), str(path))
-        for path in rule_files(bundle, REVOKED_KEYS)
-    ]
+    lists = map(_read_keys, rule_files(bundle, REVOKED_KEYS))
     return tuple(dict.fromkeys(key for keys in lists for key in keys))
+
+
+def _read_keys(path: Path) -> tuple[PublicKey, ...]:
+    return parse_trusted_keys(_read(path, MAX_KEYS_BYTES, _shut), str(path))
 
 
 def check_rules(bundle: Path, subject: Subject) -> None:
@@ -197,10 +195,7 @@ def _existing(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _read(
-    path: Path, limit: int, shut: Callable[[str, str], IntegrityError] | None = None
-) -> bytes:
-    shut = shut or _shut
+def _read(path: Path, limit: int, shut: Callable[[str, str], IntegrityError]) -> bytes:
     try:
         # Not blocking, so that a named pipe cannot hold a start up.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
