@@ -23,6 +23,10 @@ from boardfit.edge.terminal.progress import ProgressLine
 from boardfit.edge.trust.release import format_time
 from boardfit.edge.units import format_bytes, printable
 
+_PATH = click.Path(path_type=Path)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
+_OUTPUT = click.option("-o", "--output", type=_PATH, required=True, help="Bundle to write.")
+
 
 @click.group()
 def bundle() -> None:
@@ -30,7 +34,7 @@ def bundle() -> None:
 
 
 @bundle.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=_PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest and id as JSON.")
 def show(path: Path, as_json: bool) -> None:
     """Show what a bundle contains. Check sizes and structure, but no hashes (see `verify`)."""
@@ -68,9 +72,9 @@ def describe(opened: Bundle) -> list[str]:
 
 
 @bundle.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=_PATH)
 @click.option("--key", "key_file", metavar="KEY", help="Require a signature by this key.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
+@_JSON
 def verify(path: Path, key_file: str | None, as_json: bool) -> None:
     """Read every byte of a bundle, compare it with the manifest, and check its signature."""
     with closing(ProgressLine("verifying")) as progress:
@@ -105,8 +109,8 @@ def verify(path: Path, key_file: str | None, as_json: bool) -> None:
 
 
 @bundle.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@click.argument("key_file", metavar="KEY", type=click.Path(path_type=Path), required=False)
+@click.argument("path", type=_PATH)
+@click.argument("key_file", metavar="KEY", type=_PATH, required=False)
 @click.option(
     "--release", "number", type=int,
     help="Number of this release; it must grow. [default: the time, as 20261130161500]",
@@ -115,7 +119,7 @@ def verify(path: Path, key_file: str | None, as_json: bool) -> None:
     "--expires", metavar="WHEN",
     help="Boards stop starting this release then: 90d, 12w, 1y or 2027-06-30. [default: never]",
 )  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON line.")
+@_JSON
 def sign(
     path: Path, key_file: Path | None, number: int | None, expires: str | None, as_json: bool
 ) -> None:
@@ -153,17 +157,11 @@ def release_line(opened: Bundle) -> str:
 
 
 @bundle.command()
-@click.argument("big", type=click.Path(path_type=Path))
-@click.argument("small", type=click.Path(path_type=Path))
+@click.argument("big", type=_PATH)
+@click.argument("small", type=_PATH)
+@_OUTPUT
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle to write."
-)
-@click.option(
-    "--sign",
-    "key_file",
-    metavar="KEY",
-    type=click.Path(path_type=Path),
-    help="Sign the result with this private key.",
+    "--sign", "key_file", metavar="KEY", type=_PATH, help="Sign the result with this private key."
 )
 def pair(big: Path, small: Path, output: Path, key_file: Path | None) -> None:
     """Add the model of bundle SMALL to bundle BIG, as a fallback.
@@ -183,10 +181,8 @@ def pair(big: Path, small: Path, output: Path, key_file: Path | None) -> None:
 
 
 @bundle.command()
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Output file. Default: PATH.tar"
-)
+@click.argument("path", type=_PATH)
+@click.option("-o", "--output", type=_PATH, help="Output file. Default: PATH.tar")
 def pack(path: Path, output: Path | None) -> None:
     """Pack a bundle into one uncompressed tar file."""
     target = output or path.with_name(path.name + ".tar")
@@ -196,9 +192,7 @@ def pack(path: Path, output: Path | None) -> None:
 
 @bundle.command()
 @click.argument("path", type=click.Path(path_type=Path, exists=True))
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="Bundle to write."
-)
+@_OUTPUT
 def unpack(path: Path, output: Path) -> None:
     """Unpack a packed bundle and verify it."""
     opened = unpack_bundle(path, output)

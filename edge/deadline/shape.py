@@ -78,9 +78,7 @@ class Shaper:
                 break
             n_dropped += 1
             turns = "turn" if n_dropped == 1 else "turns"
-            found = self._adjust(
-                full, messages, full.adjustments, "dropped", f"{n_dropped} old {turns} forgotten"
-            )
+            found = self._adjust(full, messages, "dropped", f"{n_dropped} old {turns} forgotten")
             # Without its beginning a conversation loses what is cached of it: it may get slower.
             if self._misses_by(found) < self._misses_by(best):
                 best = found
@@ -133,19 +131,14 @@ class Shaper:
         kept = self.count(text)
         messages = (*full.messages[:-1], dataclasses.replace(full.messages[-1], content=text))
         cost = f"{kept} of {sum(sizes)} tokens of the message kept, the most relevant sentences"
-        return self._adjust(full, messages, full.adjustments, "selected", cost)
+        return self._adjust(full, messages, "selected", cost)
 
     def _adjust(
-        self,
-        full: Version,
-        messages: tuple[Message, ...],
-        before: tuple[Adjustment, ...],
-        kind: str,
-        cost: str,
+        self, full: Version, messages: tuple[Message, ...], kind: str, cost: str
     ) -> Version:
         found = self.make_version(messages)
-        gain = full.prefill.mid - found.prefill.mid
-        return dataclasses.replace(found, adjustments=(*before, Adjustment(kind, cost, gain)))
+        change = Adjustment(kind, cost, full.prefill.mid - found.prefill.mid)
+        return dataclasses.replace(found, adjustments=(*full.adjustments, change))
 
 
 def words_for(n_tokens: int) -> int:

@@ -8,6 +8,7 @@ of them the command needs, read-only. What it writes is gone afterwards.
 from __future__ import annotations
 
 import os
+import pkgutil
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,34 +19,7 @@ from boardfit.edge.process.child import decode_output, find_program, run_child
 from boardfit.edge.units import find_error_line, printable
 
 #: Restrictions of a unit of systemd, shared by all our services.
-SYSTEMD = """\
-ProtectSystem=strict
-ProtectHome=yes
-PrivateTmp=yes
-PrivateDevices=yes
-PrivateNetwork=yes
-NoNewPrivileges=yes
-CapabilityBoundingSet=
-AmbientCapabilities=
-ProtectKernelTunables=yes
-ProtectKernelModules=yes
-ProtectKernelLogs=yes
-ProtectControlGroups=yes
-ProtectClock=yes
-ProtectHostname=yes
-ProtectProc=invisible
-RestrictAddressFamilies=none
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-LockPersonality=yes
-MemoryDenyWriteExecute=yes
-RemoveIPC=yes
-SystemCallArchitectures=native
-SystemCallFilter=@system-service
-SystemCallFilter=~@privileged @resources
-SystemCallErrorNumber=EPERM
-"""
+SYSTEMD = (pkgutil.get_data(__package__, "sandbox.conf") or b"").decode("ascii")
 #: The only folder of the cage that can be written; it is empty and in memory.
 SCRATCH = "/tmp"
 _HIDDEN = ("/home", "/root", "/run", "/tmp", "/var/tmp")
