@@ -156,10 +156,7 @@ class Bundle:
         )
 
     def _open_verified(
-        self,
-        file: BundleFile,
-        remembered: VerifiedFiles | None,
-        progress: Advance | None,
+        self, file: BundleFile, remembered: VerifiedFiles | None, progress: Advance | None
     ) -> OpenedFile:
         """Open a file and hash it, unless it is `remembered`; hold it if it is one to be used."""
         assert self._folder is not None

@@ -123,10 +123,7 @@ class Residuals:
             # The rank is rounded outwards: with n values, 1/(n+1) of what comes lies beyond.
             low = min(low, ordered[max(0, math.floor(_LOW * (n + 1)) - 1)])
             high = max(high, ordered[min(n - 1, math.ceil(_HIGH * (n + 1)) - 1)])
-        return (
-            math.exp(min(low, -_NARROWEST)),
-            math.exp(max(high, _NARROWEST)),
-        )
+        return (math.exp(min(low, -_NARROWEST)), math.exp(max(high, _NARROWEST)))
 
 
 @dataclass

@@ -28,12 +28,7 @@ class Deadline:
     """Keeps budgets on one engine. A session asks it before each answer."""
 
     def __init__(
-        self,
-        engine: Engine,
-        times: TimeModel,
-        *,
-        store: TimeStore | None = None,
-        cold: bool = True,
+        self, engine: Engine, times: TimeModel, *, store: TimeStore | None = None, cold: bool = True
     ) -> None:
         """`store` keeps `times`. `cold`: nothing was computed since loading."""
         self.timing = Timing(engine, times, cold)

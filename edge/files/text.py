@@ -34,8 +34,7 @@ def decode_text(data: bytes, name: str) -> str:
         marked = "" if encoding == "utf-8" else ", though its byte order mark says so"
         kind = encoding.removesuffix("-sig").upper()
         raise InputError(
-            f"{name} is not {kind} text (byte {error.start}){marked}",
-            next_step="save it as UTF-8",
+            f"{name} is not {kind} text (byte {error.start}){marked}", next_step="save it as UTF-8"
         ) from None
     return clean_text(text, name)
 

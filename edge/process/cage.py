@@ -96,11 +96,7 @@ def _bubblewrap(
 
 
 def _systemd(
-    program: str,
-    argv: Sequence[str],
-    shown: Sequence[Path],
-    cwd: Path,
-    env: Mapping[str, str],
+    program: str, argv: Sequence[str], shown: Sequence[Path], cwd: Path, env: Mapping[str, str]
 ) -> Caged:
     scope = [] if os.geteuid() == 0 else ["--user"]
     unit = f"boardfit-sandbox-{os.getpid()}.service"
