@@ -112,8 +112,6 @@ def graph_bytes(
     n_ctx: int,
     n_ubatch: int,
     kv_type: str = "f16",
-    *,
-    swa_full: bool = False,
 ) -> GraphBytes:
     """The compute buffer with fused attention (the engine's default on CPUs). `reserved` is the
     "compute buffer size" of the engine's log; `resident` what a full context touches when only the
@@ -125,9 +123,7 @@ def graph_bytes(
     if len(layers) > _LAYERS_LAID_OUT:
         layers = (*layers[: _LAYERS_LAID_OUT - 1], layers[-1])
     cells = {
-        layer.window: kv_cells(n_ctx, layer.window, n_ubatch, swa_full=swa_full)
-        for layer in layers
-        if layer.n_head_kv
+        layer.window: kv_cells(n_ctx, layer.window, n_ubatch) for layer in layers if layer.n_head_kv
     }
     return layout.measure(layers, cells)
 
@@ -467,9 +463,7 @@ def compute_bytes(
     n_ubatch: int,
     n_threads: int,
     kv_type: str = "f16",
-    *,
-    swa_full: bool = False,
 ) -> int:
     """Resident bytes of graph and work buffer: what the plan calls `compute_buffers`."""
-    graph = graph_bytes(shape, features, n_ctx, n_ubatch, kv_type, swa_full=swa_full)
+    graph = graph_bytes(shape, features, n_ctx, n_ubatch, kv_type)
     return graph.resident + work_bytes(shape, features, min(n_ubatch, n_ctx), n_threads)

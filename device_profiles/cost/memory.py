@@ -263,12 +263,12 @@ def memory_phases(
     )
 
 
-def kv_cells(n_ctx: int, window: int | None, n_ubatch: int, *, swa_full: bool = False) -> int:
+def kv_cells(n_ctx: int, window: int | None, n_ubatch: int) -> int:
     """Tokens that one layer's cache holds, padded to 256: the context, or a window and one
     micro-batch. Source: src/llama-context.cpp (n_ctx), src/llama-kv-cache-iswa.cpp (size_swa).
     """
     n_ctx = pad(n_ctx, 256)
-    if window is None or swa_full:
+    if window is None:
         return n_ctx
     return pad(min(n_ctx, window + n_ubatch), 256)
 
@@ -281,9 +281,7 @@ def row_bytes(n_values: int, kv_type: str) -> int:
     return n_values // block * size
 
 
-def kv_bytes(
-    shape: ModelShape, n_ctx: int, kv_type: str, n_ubatch: int = 512, *, swa_full: bool = False
-) -> int:
+def kv_bytes(shape: ModelShape, n_ctx: int, kv_type: str, n_ubatch: int = 512) -> int:
     """KV cache and recurrent states of one sequence, in bytes.
 
     Attention layers: cells × n_head_kv × (head_dim_k + head_dim_v) in `kv_type`
@@ -292,7 +290,7 @@ def kv_bytes(
     total = 0
     for layer in shape.layers:
         if layer.has_cache:
-            cells = kv_cells(n_ctx, layer.window, n_ubatch, swa_full=swa_full)
+            cells = kv_cells(n_ctx, layer.window, n_ubatch)
             total += cells * row_bytes(layer.n_head_kv * layer.head_dim_k, kv_type)
             total += cells * row_bytes(layer.n_head_kv * layer.head_dim_v, kv_type)
         total += 4 * layer.state_values

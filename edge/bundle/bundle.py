@@ -179,14 +179,12 @@ class Bundle:
         return sum(file.n_bytes for file in self.files)
 
 
-def sha256_file(path: Path, progress: Advance | None = None) -> str:
-    """Hex sha256 of a file, read in chunks; `progress` receives the size of each chunk."""
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-            if progress:
-                progress(len(chunk))
     return digest.hexdigest()
 
 

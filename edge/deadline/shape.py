@@ -50,14 +50,12 @@ class Shaper:
     cold: bool = False
     room: int = 1 << 30
 
-    def make_version(
-        self, messages: Sequence[Message], adjustments: tuple[Adjustment, ...] = ()
-    ) -> Version:
+    def make_version(self, messages: Sequence[Message]) -> Version:
         """The version with exactly these messages."""
         tokens = self.render(list(messages))
         n_reused = min(self.reusable(tokens), len(tokens) - 1)
         prefill = self.times.prefill(len(tokens) - n_reused, n_reused, cold=self.cold)
-        return Version(tuple(messages), tuple(tokens), n_reused, prefill, adjustments)
+        return Version(tuple(messages), tuple(tokens), n_reused, prefill)
 
     def fits(self, version: Version, allowed_s: float) -> bool:
         """Whether it fits into the context, and its prefill into `allowed_s` seconds."""

@@ -52,22 +52,17 @@ class Span:
 
 @dataclass(frozen=True)
 class Prior:
-    """What is known before the first request: rates in tokens per second with an empty context,
-    relative bounds, and the seconds that reading the weights from storage may add when cold.
-    """
+    """Rates before the first request, in tokens per second with an empty context, and a bound."""
 
     prefill_tps: float
     decode_tps: float
     bound: float = _PRIOR_BOUND
-    cold_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("prefill_tps", "decode_tps", "bound"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"{name} must be finite and more than zero, got {value}")
-        if not (math.isfinite(self.cold_s) and self.cold_s >= 0):
-            raise InputError(f"cold_s must be finite and not negative, got {self.cold_s}")
 
 
 @dataclass
@@ -107,7 +102,7 @@ class TimeModel:
         self._now = _Speeds.from_prior(prior)
         self._n_threads = 0
         self._by_threads = {0: self._now}
-        self._cold_s = prior.cold_s
+        self._cold_s = 0.0
         self._stops: deque[float] = deque(maxlen=_N_LATEST)
         self._tails: deque[float] = deque(maxlen=_N_LATEST)
         self.usual_answer = _USUAL_ANSWER

@@ -63,8 +63,6 @@ def run_child(
     *,
     input: bytes | None = None,
     timeout_s: float | None = None,
-    stdin: int | IO[Any] = DEVNULL,
-    stdout: int | IO[Any] = PIPE,
     stderr: int | IO[Any] = PIPE,
     cwd: str | Path = "/",
     env: Mapping[str, str] | None = None,
@@ -72,9 +70,9 @@ def run_child(
     """Run a program to its end; its exit code is the caller's to judge. Raises FileNotFoundError
     without such a program, TimeoutExpired after `timeout_s`.
     """
-    fed: dict[str, Any] = {"stdin": stdin} if input is None else {"input": input}
+    fed: dict[str, Any] = {"stdin": DEVNULL} if input is None else {"input": input}
     return subprocess.run(
-        timeout=timeout_s, stdout=stdout, stderr=stderr, check=False,
+        timeout=timeout_s, stdout=PIPE, stderr=stderr, check=False,
         **fed, **_prepare(argv, cwd, env),
     )  # fmt: skip
 

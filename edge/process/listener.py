@@ -102,9 +102,9 @@ class Listener:
                 )
         return bool(ready)
 
-    def take_rest(self, wait_s: float = _REST_S) -> None:
+    def take_rest(self) -> None:
         """Read what is left after the process has ended, for a moment."""
-        end_s = time.monotonic() + wait_s
+        end_s = time.monotonic() + _REST_S
         while not self.has_ended and (left_s := end_s - time.monotonic()) > 0:
             self.step(left_s)
 
