@@ -52,7 +52,6 @@ def _wheel(
     least_glibc: tuple[int, int],
     least_python: tuple[int, int] = _OWN_PYTHON,
 ) -> EngineSupport:
-    """A verdict on a wheel that needs these versions of libc and Python."""
     lacks = [
         f"{name} {'.'.join(map(str, least))}"
         for name, has, least in (

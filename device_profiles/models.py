@@ -117,7 +117,6 @@ class KnownModel:
         yield self.global_head, n_full, own_full
 
     def shape(self) -> ModelShape:
-        """The shape that costs are computed from."""
         layers = []
         for i in range(self.layers):
             before, after = (n * self.n_attention // self.layers for n in (i, i + 1))

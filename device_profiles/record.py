@@ -9,7 +9,6 @@ from boardfit.device_profiles.profile import DeviceProfile
 
 
 def profile_record(profile: DeviceProfile) -> dict[str, Any]:
-    """The profile as a JSON-able object, base units in the names."""
     return {
         "id": profile.id,
         "name": profile.name,

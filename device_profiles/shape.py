@@ -22,7 +22,6 @@ class LayerShape:
 
     @property
     def has_cache(self) -> bool:
-        """Whether the layer has KV values of its own."""
         return self.n_head_kv > 0 and not self.shares_kv
 
 

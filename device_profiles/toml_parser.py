@@ -14,6 +14,5 @@ TOMLDecodeError = tomllib.TOMLDecodeError
 
 
 def decode_toml(text: str) -> dict[str, Any]:
-    """Parse a TOML document. Raises TOMLDecodeError."""
     document: dict[str, Any] = tomllib.loads(text)
     return document

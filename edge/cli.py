@@ -131,7 +131,6 @@ def _is_path(name: object) -> bool:
 
 
 def describe_error(error: BaseException) -> tuple[int, str | None]:
-    """Exit code and next step for any exception that reaches the command line."""
     from boardfit.device_profiles.profile import ProfileError
 
     if isinstance(error, EdgeError):

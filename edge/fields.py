@@ -47,16 +47,12 @@ class FieldKind:
 
 
 class Whole(FieldKind):
-    """A whole number in a range."""
-
     def __init__(self, least: int = 0, most: int = MAX_BYTES) -> None:
         expected = f"a whole number from {least} to {most}"
         super().__init__(expected, lambda value: type(value) is int and least <= value <= most)
 
 
 class Real(FieldKind):
-    """A finite number in a range."""
-
     def __init__(self, least: float = 0.0, most: float = MAX_FIGURE) -> None:
         expected = f"a finite number of at least {least:g}"
         super().__init__(expected, lambda value: is_finite(value) and least <= value <= most)

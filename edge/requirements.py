@@ -78,7 +78,6 @@ def is_true_for(marker: str, python: tuple[int, int]) -> bool:
 
 
 def _requirements(extra: str) -> Iterator[str]:
-    """What an extra needs on this Python; nothing where it is unknown."""
     from importlib import metadata
 
     try:

@@ -38,8 +38,6 @@ Thinking = Literal["auto", "on", "off"]
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
-
     role: Role
     content: str
 

@@ -96,7 +96,6 @@ class ComputeGraph:
         return self._add(_Value(size, touched, sources, in_place=in_place))
 
     def view(self, source: int) -> int:
-        """The same bytes seen in another shape."""
         root = self._values[source].view_of
         return self._add(_Value(0, 0, (source,), view_of=source if root is None else root))
 
@@ -160,7 +159,6 @@ class ComputeGraph:
 
 
 def _union_length(spans: Iterable[tuple[int, int]]) -> int:
-    """Length of the union of [begin, end) spans."""
     total = reached = 0
     for begin, end in sorted(spans):
         total += max(0, end - max(begin, reached))

@@ -53,7 +53,6 @@ class Features:
 
 
 def read_features(tensors: Iterable[StoredTensor]) -> Features:
-    """Features of a model from its tensors' GGUF names and shapes."""
     widths: dict[str, int] = {}
     rows: dict[str, int] = {}  # lengths of one row
     for tensor in tensors:

@@ -103,7 +103,6 @@ LITERT_LM = EngineClass(
 def make_accelerator(
     name: str, read_share: float, macs_per_byte: float | None, token_s: float
 ) -> EngineClass:
-    """The class of an engine on a GPU or NPU."""
     return EngineClass(
         name, read_share, macs_per_byte=macs_per_byte, layer_s=0.0, token_s=token_s, on_cpu=False
     )

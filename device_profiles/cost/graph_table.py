@@ -68,7 +68,6 @@ def table_size(n_foreseen: int) -> int:
 
 
 def count_graph(arch: str, names: list[str], n_expert_used: int, *, rotated: bool) -> int:
-    """Nodes and leaves of the graph of one batch."""
     layers: dict[str, set[str]] = defaultdict(set)
     for name in names:
         if name.startswith("blk."):

@@ -40,7 +40,6 @@ _CORE_READ_UNKNOWN = 10e9
 
 @lru_cache(maxsize=1)
 def _measured() -> dict[str, dict[str, Any]]:
-    """The tables of `kernels.toml`."""
     from boardfit.device_profiles.toml_parser import decode_toml  # a probe on a board has none
 
     return decode_toml((Path(__file__).parent / "kernels.toml").read_text("utf-8"))

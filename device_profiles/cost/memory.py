@@ -120,7 +120,6 @@ def margin_bytes(n_bytes: int) -> int:
 
 
 def pad(n: int, to: int) -> int:
-    """`n` rounded up to a multiple of `to`."""
     return -(-n // to) * to
 
 
@@ -202,7 +201,6 @@ def weight_bytes(
 def split_weights(
     tensors: Iterable[StoredTensor], artifact_bytes: int, isa: Set[str], shape: ModelShape
 ) -> WeightBytes:
-    """`weight_bytes` of a model of this shape."""
     return weight_bytes(
         tensors,
         artifact_bytes,

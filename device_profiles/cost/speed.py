@@ -153,7 +153,6 @@ class _Cores:
         self._has_clocks = bool(self._used) and len(self._cycles) == len(self._used)
 
     def _throughput(self, ggml_type: str, n_rows: int) -> float | None:
-        """Multiply-accumulates per second in products of one type."""
         isa, rate = self._profile.isa, self._engine.rate
         if self._engine is LLAMA_CPP and self._profile.kernel_speeds:
             fastest = self._used[0][0].core if self._used else ""
@@ -237,7 +236,6 @@ def read_bandwidth(
 
 
 def is_unusual(tensors: Iterable[StoredTensor], shape: ModelShape) -> bool:
-    """Whether a model has per-layer embeddings or layers that keep a state."""
     return any(layer.n_head_kv == 0 or layer.state_values for layer in shape.layers) or any(
         tensor.name == "per_layer_token_embd.weight" for tensor in tensors
     )
@@ -298,7 +296,6 @@ def estimate_speed(
 def _bounds(
     engine: EngineClass, profile: DeviceProfile, n_threads: int, weights: int, *, unusual: bool
 ) -> Bounds:
-    """Widen the engine's bounds by what is not known here."""
     decode, prefill = engine.bounds(unusual=unusual).decode, engine.bounds(unusual=unusual).prefill
     if weights < _LEAST_PUBLISHED_BYTES:
         decode, prefill = max(decode, _TINY_BOUND), max(prefill, _TINY_BOUND)

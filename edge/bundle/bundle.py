@@ -94,12 +94,10 @@ class Bundle:
 
     @property
     def release(self) -> ReleaseTerms:
-        """What its signer states about it."""
         return read_release(self.manifest, str(self.path / MANIFEST))
 
     @property
     def subject(self) -> Subject:
-        """What a board's rules judge."""
         return Subject(self.id, self.name, str(self.plan.device), self.release)
 
     @property
@@ -180,7 +178,6 @@ class Bundle:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

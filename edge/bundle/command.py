@@ -47,7 +47,6 @@ def show(path: Path, as_json: bool) -> None:
 
 
 def describe(opened: Bundle) -> list[str]:
-    """The bundle in a few lines for a person."""
     model, plan = opened.manifest["model"], opened.plan
     lines = [
         f"{printable(opened.name)}  {plan.recipe} for {plan.device}  ({opened.id[:12]})",
@@ -147,7 +146,6 @@ def sign(
 
 
 def release_line(opened: Bundle) -> str:
-    """The number, date and expiry of a release for a person."""
     release = opened.release
     if release.released_at is None and release.expires_at is None:
         return f"release {release.number or 'without a number'}"

@@ -58,7 +58,6 @@ class QuestionGate:
         )
 
     def admit(self, asked_ns: int) -> TimedRequest:
-        """Choose a version of the question. Raise DeadlineError when none fits the time."""
         full, version, allowed_s = self._choose()
         if len(version.tokens) > self._question.room:
             self._question.check_room(version.tokens)
@@ -117,7 +116,6 @@ class QuestionGate:
         return prefill + self._times.decode(self._budget.n_min - 1, len(version.tokens))
 
     def _left_s(self) -> float:
-        """Return the seconds left for the answer, or for its first token if that is the limit."""
         return self._budget.limit_s - self._elapsed_s() - self._times.tail_s
 
     def _remeasure(self, version: Version) -> bool:
@@ -155,7 +153,6 @@ class QuestionGate:
         )
 
     def _describe_reuse(self, full: Version) -> list[Adjustment]:
-        """Describe what was restored from an earlier run, and what the KV cache held."""
         adjustments, prefill, question = [], self._times.prefill, self._question
         if n := question.n_restored:
             saved_s = prefill(n).mid - question.restored_s
@@ -176,7 +173,6 @@ class QuestionGate:
         return tuple(notes)
 
     def _ask_for_brevity(self, version: Version) -> Version:
-        """Return `version` with a request for brevity, if time is short for a usual answer."""
         budget = self._budget
         if budget.within_s is None or not budget.tell or not self._question.is_chat:
             return version

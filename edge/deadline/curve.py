@@ -43,7 +43,6 @@ class Curve:
         return sum(w * x for w, x in zip(self.weights, terms, strict=True))
 
     def observe(self, terms: Sequence[float], seconds: float) -> None:
-        """Take in that `terms` took `seconds` (more than zero)."""
         n = len(self.weights)
         for i in range(n):
             for j in range(n):
@@ -135,7 +134,6 @@ class Rate:
     pace: RecentPace = field(default_factory=RecentPace)
 
     def predict(self, terms: Sequence[float]) -> tuple[float, float, float]:
-        """Low, likely and high seconds."""
         mid = self.curve.predict(terms) * self.pace.ratio
         low, high = self.off.factors()
         return mid * low, mid, mid * high

@@ -35,7 +35,6 @@ class Deadline:
         self._store = store
 
     def predict_prefill_s(self, n_tokens: int) -> float:
-        """Return the likely seconds to compute `n_tokens`."""
         return self.timing.follow_threads().prefill(n_tokens).mid
 
     def admit(
@@ -46,7 +45,6 @@ class Deadline:
         return PacedTurn(self.timing, gate.admit(asked_ns), question.filter_answer)
 
     def save(self) -> None:
-        """Store what was learned."""
         if self._store is not None:
             self._store.save(self.timing.times, self.timing.engine.describe())
 
@@ -64,7 +62,6 @@ def open_deadline(engine: Engine, model_id: str, plan: Plan | None) -> Deadline:
 
 
 def prior_from_plan(plan: Plan | None) -> Prior:
-    """Return what the plan predicted, if there is a plan with times."""
     if plan is None or plan.decode_tps is None or plan.prefill_tps is None:
         return _UNKNOWN
     bound = max(plan.error_bound or 0.0, 0.3)

@@ -46,7 +46,6 @@ class Outcome:
     has_answer: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
         return {**asdict(self), "seconds": dict(self.seconds)}
 
     def with_smaller_model(self, refusal: str) -> Outcome:
@@ -55,7 +54,6 @@ class Outcome:
         return replace(self, adjustments=(change, *self.adjustments))
 
     def line(self) -> str:
-        """One line for a terminal."""
         words = ["met" if self.met else "MISSED"]
         if not self.has_answer:
             words.append("no answer")

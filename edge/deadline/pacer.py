@@ -80,7 +80,6 @@ class PacedTurn:
         return request.outcome(now_ns)
 
     def _stream_unlimited(self) -> Iterator[TokenEvent]:
-        """Stream an answer without a time limit, and learn from it."""
         began_ns = time.monotonic_ns()
         for event in self._open_stream(self._config, self._stop):
             if event.token_id is not None:
@@ -145,7 +144,6 @@ class PacedTurn:
                 return
 
     def _is_stopped(self) -> bool:
-        """Whether the caller wants the answer to end."""
         return self._stop is not None and self._stop()
 
     def _must_stop(self, end_ns: int) -> bool:
@@ -202,7 +200,6 @@ class PacedTurn:
     # ---- learning -----------------------------------------------------------------------------
 
     def _count_token(self, t_ns: int, began_ns: int) -> None:
-        """Count a token of the stream that began at `began_ns`, and learn from it."""
         request = self._request
         request.n_out += 1
         request.last_ns = t_ns
@@ -227,7 +224,6 @@ class PacedTurn:
             timing.cold = False
 
     def _learn_cut(self, began_ns: int) -> None:
-        """Learn from a prefill that was stopped before its end."""
         seconds, version = (time.monotonic_ns() - began_ns) / 1e9, self._request.version
         self._timing.times.observe_cut_prefill(
             version.n_new, version.n_reused, seconds, cold=self._timing.cold

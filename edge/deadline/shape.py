@@ -51,14 +51,12 @@ class Shaper:
     room: int = 1 << 30
 
     def make_version(self, messages: Sequence[Message]) -> Version:
-        """The version with exactly these messages."""
         tokens = self.render(list(messages))
         n_reused = min(self.reusable(tokens), len(tokens) - 1)
         prefill = self.times.prefill(len(tokens) - n_reused, n_reused, cold=self.cold)
         return Version(tuple(messages), tuple(tokens), n_reused, prefill)
 
     def fits(self, version: Version, allowed_s: float) -> bool:
-        """Whether it fits into the context, and its prefill into `allowed_s` seconds."""
         return len(version.tokens) <= self.room and version.prefill.high <= allowed_s
 
     def _misses_by(self, version: Version) -> tuple[int, float]:
@@ -112,7 +110,6 @@ class Shaper:
         return min(candidates, key=self._misses_by, default=None)
 
     def ask_for_brevity(self, version: Version, n_tokens: int) -> Version:
-        """Return `version` with a request for an answer that fits into `n_tokens`."""
         words = words_for(n_tokens)
         last = version.messages[-1]
         text = f"{last.content}\n\n(Answer in at most {words} words.)"

@@ -69,12 +69,10 @@ class SentenceHold:
 
     @property
     def text(self) -> str:
-        """What was released."""
         return "".join(self._shown)
 
     @property
     def is_whole(self) -> bool:
-        """Whether what was released ends where a sentence does."""
         tail = self._near().rstrip()
         return is_whole(self.text if tail and tail[-1] in _CLOSERS else tail)
 

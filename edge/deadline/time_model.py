@@ -67,8 +67,6 @@ class Prior:
 
 @dataclass
 class _Speeds:
-    """What is known of computing with one number of threads."""
-
     prefill: Rate
     decode: Rate
 
@@ -128,17 +126,14 @@ class TimeModel:
     # ---- predictions --------------------------------------------------------------------------
 
     def prefill(self, n_new: int, n_past: int = 0, *, cold: bool = False) -> Span:
-        """Seconds to evaluate `n_new` tokens behind `n_past` cached ones."""
         low, mid, high = self._now.prefill.predict(_prefill_terms(n_new, n_past))
         extra = self._cold_s if cold else 0.0
         return Span(low, mid + extra / 2, high + extra)
 
     def token(self, depth: int) -> Span:
-        """Seconds to generate one token with `depth` tokens in the context."""
         return Span(*self._now.decode.predict((1.0, float(depth))))
 
     def decode(self, n: int, depth: int) -> Span:
-        """Seconds to generate `n` tokens, the first with `depth` tokens in the context."""
         one = self.token(depth + n // 2)
         return Span(n * one.low, n * one.mid, n * one.high)
 
@@ -155,7 +150,6 @@ class TimeModel:
 
     @property
     def stop_s(self) -> float:
-        """Seconds that a running step is given to stop."""
         return min(max(_STOP_S, _high_quantile(self._stops)), _STOP_MOST_S)
 
     @property
@@ -179,7 +173,6 @@ class TimeModel:
     def observe_prefill(
         self, n_new: int, n_past: int, seconds: float, *, cold: bool = False
     ) -> None:
-        """A prefill of `n_new` tokens behind `n_past` took `seconds`."""
         if n_new <= 0 or not _is_time(seconds):
             return
         terms = _prefill_terms(n_new, n_past)
@@ -211,7 +204,6 @@ class TimeModel:
             self._now.decode.pace.restart(ratio)
 
     def observe_stop(self, seconds: float) -> None:
-        """A stopped step took `seconds` to stop."""
         if _is_time(seconds):
             self._stops.append(seconds)
 
@@ -271,7 +263,6 @@ def _prefill_terms(n_new: int, n_past: int) -> tuple[float, float, float]:
 
 
 def _high_quantile(seconds: Sequence[float]) -> float:
-    """A high quantile of the latest times; 0 if there are none."""
     ordered = sorted(seconds)
     return ordered[min(len(ordered) - 1, int(_LATE_QUANTILE * len(ordered)))] if ordered else 0.0
 

@@ -99,7 +99,6 @@ class OnnxModel:
 
     @property
     def ops(self) -> dict[str, int]:
-        """How often each operator appears, by name."""
         return dict(Counter(node.op for node in self.nodes))
 
     @property

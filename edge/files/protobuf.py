@@ -58,7 +58,6 @@ class ProtoMessage:
             at += length
 
     def parts(self, *wanted: int) -> Iterator[ProtoMessage]:
-        """The fields of these numbers that have a length."""
         for number, value in self.fields():
             if number in wanted and isinstance(value, ProtoMessage):
                 yield value
@@ -97,7 +96,6 @@ class ProtoMessage:
         return bytes(self.data[self.start : self.stop])
 
     def _varint(self, at: int) -> tuple[int, int]:
-        """An integer at `at` and the position behind it."""
         value = shift = 0
         while True:
             if at >= self.stop:

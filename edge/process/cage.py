@@ -35,7 +35,6 @@ class Caged:
 
 
 def hidden_folders() -> list[Path]:
-    """Folders that a cage hides: the homes, and where sockets and temporary files lie."""
     home = Path(os.path.realpath(os.path.expanduser("~")))
     found = [Path(name) for name in _HIDDEN]
     if home.is_absolute() and len(home.parts) > 1 and not any(map(home.is_relative_to, found)):

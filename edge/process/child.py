@@ -124,7 +124,6 @@ def python_argv(
 
 
 def child_environment(**extra: str) -> dict[str, str]:
-    """Our environment as a child may have it, and `extra`."""
     return _clean({**os.environ, **extra})
 
 
@@ -135,12 +134,10 @@ def find_program(name: str, *more: str) -> str | None:
 
 
 def decode_output(data: bytes) -> str:
-    """What a program printed, as text."""
     return data.decode("utf-8", "replace")
 
 
 def _prepare(argv: Sequence[str], cwd: str | Path, env: Mapping[str, str] | None) -> dict[str, Any]:
-    """What every way to start a child shares: program, folder, environment."""
     name = argv[0]
     program = os.path.abspath(name) if os.sep in name else find_program(name)
     if program is None:

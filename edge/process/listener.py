@@ -57,12 +57,10 @@ class Listener:
 
     @property
     def is_sending(self) -> bool:
-        """Whether the child has not taken all of what was sent."""
         return bool(self._pending)
 
     @property
     def has_ended(self) -> bool:
-        """Whether both outputs have ended."""
         return self._n_open == 0
 
     def send(self, data: bytes) -> None:
@@ -109,7 +107,6 @@ class Listener:
             self.step(left_s)
 
     def close(self) -> None:
-        """Stop listening. The child's streams stay open."""
         self._selector.close()
 
     def _buffer(self, stream: IO[bytes] | None) -> bytearray:

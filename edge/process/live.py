@@ -68,7 +68,6 @@ class Page:
     ttft_n_prompt: int = 0
 
     def to_bytes(self) -> bytes:
-        """Checksum and JSON, padded to PAGE_BYTES."""
         text = json.dumps({"schema": SCHEMA, **vars(self)}, ensure_ascii=False).encode()
         return (b"%08x " % zlib.crc32(text) + text).ljust(PAGE_BYTES - 1) + b"\n"
 
@@ -198,7 +197,6 @@ class Beacon:
         self._written_ns = time.monotonic_ns()
 
     def publish_model(self, name: str, info: EngineInfo) -> None:
-        """Publish that the model is loaded, and the engine that runs it."""
         page = self.page
         page.model, page.engine = printable(name, MAX_TEXT), printable(info.name, MAX_TEXT)
         page.quant, page.state = printable(info.quant, MAX_TEXT), "idle"

@@ -16,7 +16,6 @@ _LOOK_S = 0.5
 
 
 def call_within(call: Callable[[], T], timeout_s: float) -> T:
-    """The call's result, or its exception. Raises TimeoutError after `timeout_s`."""
     return call_while_moving(call, lambda: 0, timeout_s)
 
 

@@ -10,7 +10,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def add_options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Make a decorator that adds the options to a command, in this order."""
 
     def decorate(command: F) -> F:
         for option in reversed(options):

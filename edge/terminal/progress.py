@@ -108,7 +108,6 @@ class TerminalReporter:
         self._print(f"    {text}")
 
     def close(self) -> None:
-        """End the running stage."""
         self._line.close()
         if self._stage and self._is_timed:
             seconds = time.monotonic() - self._start_s

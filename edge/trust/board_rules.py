@@ -38,8 +38,6 @@ _ROLLBACK_STEP = (
 
 @dataclass(frozen=True)
 class Subject:
-    """The signed bundle that is judged."""
-
     id: str
     name: str
     device: str

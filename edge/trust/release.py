@@ -37,7 +37,6 @@ class ReleaseTerms:
     expires_at: datetime | None = None
 
     def entries(self) -> dict[str, Any]:
-        """The entries of the manifest."""
         found: dict[str, Any] = {NUMBER: self.number}
         for key, value in ((RELEASED_AT, self.released_at), (EXPIRES_AT, self.expires_at)):
             if value is not None:

@@ -28,8 +28,6 @@ MAX_KEY_FILE_BYTES = 16 * 1024
 
 
 class SigningKey:
-    """A private key in memory."""
-
     def __init__(self, private: Ed25519PrivateKey, comment: str = "") -> None:
         self._private = private
         self.public = PublicKey(private.public_key().public_bytes_raw(), comment)
@@ -129,7 +127,6 @@ def _unlock(load: Any, data: bytes, path: Path, ask: AskPassphrase | None) -> An
 
 
 def _comment(path: Path) -> str:
-    """What the public half calls the key."""
     try:
         line = path.with_name(f"{path.name}.pub").read_text(encoding="utf-8")[:1000]
     except (OSError, UnicodeDecodeError):

@@ -38,7 +38,6 @@ class PublicKey:
 
     @property
     def blob(self) -> bytes:
-        """The key as SSH writes it on the wire."""
         return _pack(ALGORITHM.encode(), self.raw)
 
     @property

@@ -71,7 +71,6 @@ class GgufHeader:
     notes: tuple[str, ...] = ()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of one key, or `default`."""
         return self.kv.get(key, default)
 
     def text(self, key: str) -> str | None:

@@ -31,7 +31,6 @@ OTHER_MODALITIES = ("v.", "mm.", "a.")
 
 
 def find_purpose(header: GgufHeader) -> FileKind | None:
-    """What the file is for; None for a language model."""
     kind = header.text("general.type") or "model"
     if kind in _TYPES:
         return _TYPES[kind]
@@ -59,7 +58,6 @@ def find_purpose(header: GgufHeader) -> FileKind | None:
 
 
 def is_embedder(header: GgufHeader) -> bool:
-    """Whether the file is an embedding model: a text becomes one vector."""
     return find_purpose(header) is _EMBEDDING
 
 
