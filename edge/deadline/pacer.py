@@ -197,8 +197,6 @@ class PacedTurn:
         n_fitting = self._request.n_out + n_left
         return min(_CLOSE_MOST, max(_CLOSE_LEAST, _CLOSE_SHARE * n_fitting))
 
-    # ---- learning -----------------------------------------------------------------------------
-
     def _count_token(self, t_ns: int, began_ns: int) -> None:
         request = self._request
         request.n_out += 1

@@ -123,8 +123,6 @@ class TimeModel:
             )
         self._n_threads, self._now = n, self._by_threads[n]
 
-    # ---- predictions --------------------------------------------------------------------------
-
     def prefill(self, n_new: int, n_past: int = 0, *, cold: bool = False) -> Span:
         low, mid, high = self._now.prefill.predict(_prefill_terms(n_new, n_past))
         extra = self._cold_s if cold else 0.0
@@ -167,8 +165,6 @@ class TimeModel:
             yield
         finally:
             prefill.pace, decode.pace = paces
-
-    # ---- observations -------------------------------------------------------------------------
 
     def observe_prefill(
         self, n_new: int, n_past: int, seconds: float, *, cold: bool = False
@@ -216,8 +212,6 @@ class TimeModel:
         """An answer of `n` tokens ended by itself, or (not `whole`) was ended for time."""
         if whole or n > self.usual_answer:
             self.usual_answer += _ANSWER_STEP * (n - self.usual_answer)
-
-    # ---- state --------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """Everything learned, as plain data. The pace is left out: it is of the moment."""

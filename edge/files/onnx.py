@@ -268,9 +268,6 @@ def _read_dim(dim: ProtoMessage) -> Dim:
     return size if size >= 0 else None
 
 
-# ---- data outside the file ----------------------------------------------------------------------
-
-
 def _check_external(path: Source, tensors: list[_RawTensor]) -> dict[str, int]:
     """Sizes of the files that hold `tensors`, all of them plain files in the model's folder."""
     sizes: dict[str, int] = {}

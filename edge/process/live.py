@@ -94,9 +94,6 @@ def is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-# ---- where pages lie -----------------------------------------------------------------------------
-
-
 def own_folders() -> list[Path]:
     """Folders for the pages of this user, best first. The first two are never on an SD card."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -141,9 +138,6 @@ def parse_start_ticks(text: str | None) -> int | None:
     if len(fields) < 20 or fields[0] in ("Z", "X") or not fields[19].isdigit():
         return None
     return int(fields[19])
-
-
-# ---- publishing ----------------------------------------------------------------------------------
 
 
 class Beacon:

@@ -6,7 +6,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 from boardfit.edge.terminal.output import terminal_safe
 from boardfit.edge.units import format_bytes, format_seconds
@@ -23,8 +22,8 @@ Say = Callable[[str], None]
 _FIRST_S, _EVERY_S, _WINDOW_S = 0.5, 0.1, 10.0
 
 
-class Reporter(Protocol):
-    """Receives what a long task does."""
+class Reporter:
+    """Receives what a long task does; this one reports nothing."""
 
     def stage(self, text: str) -> None:
         """A new step begins."""
@@ -34,14 +33,6 @@ class Reporter(Protocol):
 
     def say(self, text: str) -> None:
         """Something worth knowing about the step."""
-
-
-class SilentReporter:
-    """Report nothing."""
-
-    def stage(self, text: str) -> None: ...
-    def progress(self, done: int, total: int) -> None: ...
-    def say(self, text: str) -> None: ...
 
 
 class ProgressLine:
@@ -80,7 +71,7 @@ class ProgressLine:
         return f"{percent}  {self._bytes.text(done, total) if self._bytes else f'{left} to go'}"
 
 
-class TerminalReporter:
+class TerminalReporter(Reporter):
     """`Reporter` on stderr: a line for each stage, printed when it ends, with its seconds, or
     (without `is_timed`) when it begins; and a moving line on a terminal.
     """

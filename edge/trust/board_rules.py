@@ -63,13 +63,15 @@ class BoardRules:
     def floor(self, name: str) -> Floor:
         return self.floors.get(name, Floor())
 
-    def refuse(self, subject: Subject, who: str, *, allow_older: bool = False) -> None:
+    def refuse(
+        self, subject: Subject, who: str, *, allow_older: bool = False, step: str = _ROLLBACK_STEP
+    ) -> None:
         """Raise IntegrityError unless the board starts this release. `who` names the board."""
         self.refuse_other_board(subject, who)
         self.refuse_expired(subject, who)
         floor = self.floor(subject.name)
         if subject.release.number < floor.number and not (allow_older or subject.id in floor.kept):
-            raise older_error(subject, floor, who)
+            raise older_error(subject, floor, who, step)
 
     def refuse_other_board(self, subject: Subject, who: str) -> None:
         if self.devices and subject.device not in self.devices:

@@ -28,7 +28,7 @@ from boardfit.converters.board.engine.store import (
 from boardfit.converters.board.engine.symbols import read_symbols
 from boardfit.converters.board.engine.toolchain import Toolchain, find_toolchain, strip
 from boardfit.edge.disk.atomic import write_atomic
-from boardfit.edge.terminal.progress import Reporter, SilentReporter
+from boardfit.edge.terminal.progress import Reporter
 
 #: Counted up when packing changes, so that old wheels are not taken for new ones.
 PACKING = 1
@@ -50,7 +50,7 @@ def build_wheel(
     Raises UsageError for an unknown variant, EngineMissingError when the cross toolchain or the
     source is missing, EngineError when compiling fails, IntegrityError for a damaged cache.
     """
-    reporter = reporter or SilentReporter()
+    reporter = reporter or Reporter()
     if variant == v.ALL_VARIANTS:
         flags: tuple[str, ...] = (*v.COMMON_FLAGS, *v.SHARED_FLAGS, *v.ALL_FLAGS)
     else:
@@ -89,7 +89,7 @@ def build_tools(
     their cpuinfo (`asimddp`) decides. The pair is built together: all but the kernels is the same.
     Raises as `build_wheel`.
     """
-    reporter = reporter or SilentReporter()
+    reporter = reporter or Reporter()
     v.single_variant(variant)
     toolchain = find_toolchain()
     wanted = TOOL_PAIR if variant in TOOL_PAIR else (variant,)
