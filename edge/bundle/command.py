@@ -80,7 +80,7 @@ def verify(path: Path, key_file: str | None, as_json: bool) -> None:
         opened = open_bundle(path, verify=True, progress=progress)
     signed_by = bundle_signers(opened)
     if key_file is not None:
-        from boardfit.edge.trust.key_argument import public_keys
+        from boardfit.edge.trust.signing import public_keys
 
         if not set(public_keys(key_file)) & set(signed_by):
             got = ", ".join(map(str, signed_by)) or "no one"
@@ -129,8 +129,8 @@ def sign(
     the earlier signatures.
     """
     from boardfit.edge.bundle.sign import sign_bundle
-    from boardfit.edge.trust.key_argument import default_key_path, signing_key
     from boardfit.edge.trust.release import new_release
+    from boardfit.edge.trust.signing import default_key_path, signing_key
 
     asked = number is not None or expires is not None
     release = new_release(number, expires) if asked else None
@@ -171,7 +171,7 @@ def pair(big: Path, small: Path, output: Path, key_file: Path | None) -> None:
 
     signer = None
     if key_file is not None:
-        from boardfit.edge.trust.key_argument import signing_key
+        from boardfit.edge.trust.signing import signing_key
 
         signer = signing_key(key_file)
     made = pair_bundles(big, small, output, signer)

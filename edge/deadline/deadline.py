@@ -6,22 +6,73 @@ Before the prefill, the fullest version of the question that fits is chosen, or 
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import platform
 import time
+from dataclasses import asdict
+from pathlib import Path
 
 from boardfit.edge.deadline.admission import Question, QuestionGate
 from boardfit.edge.deadline.budget import Budget
 from boardfit.edge.deadline.pacer import PacedTurn
-from boardfit.edge.deadline.store import TimeStore
 from boardfit.edge.deadline.time_model import Prior, TimeModel
 from boardfit.edge.deadline.timing import Timing
-from boardfit.edge.types import Engine, GenerationConfig, Plan
+from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.errors import InputError
+from boardfit.edge.types import Engine, EngineInfo, GenerationConfig, Plan
 
+_MAX_STORED_BYTES = 256 * 1024
 # What is assumed before anything is known: a small board. The trial corrects it at once.
 _UNKNOWN = Prior(prefill_tps=40.0, decode_tps=8.0, bound=1.0)
 _TRIAL_TEXT = "The quick brown fox jumps over the lazy dog and runs on through the night. "
 _TRIAL_PROMPT, _TRIAL_LONG, _TRIAL_TOKENS = 16, 96, 8
 # A trial takes no longer than this, however slow the board is.
 _TRIAL_S = 3.0
+
+
+def state_directory() -> Path:
+    """Where boardfit keeps what it learned: XDG_STATE_HOME or the user's state folder."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state"
+    return Path(base) / "boardfit"
+
+
+class TimeStore:
+    """The file of one board, model and way to run it. Losing it costs accuracy, nothing else."""
+
+    def __init__(self, model_id: str, info: EngineInfo, folder: Path | None = None) -> None:
+        """`model_id` is the bundle's id or a model file's identity."""
+        key = {
+            "board": f"{platform.node()} {platform.machine()} {os.cpu_count()}",
+            "model": model_id,
+            "engine": [info.name, info.build, info.n_ctx, info.n_threads, info.kv_type],
+        }
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        self.path = (folder or state_directory() / "time") / f"{name}.json"
+
+    def load(self, prior: Prior) -> TimeModel:
+        """The stored model, or a new one from `prior` where there is none that can be read."""
+        try:
+            if self.path.stat().st_size > _MAX_STORED_BYTES:
+                raise InputError(f"{self.path} is too large")
+            stored = json.loads(self.path.read_bytes())
+            return TimeModel.from_dict(stored["times"], prior)
+        except Exception:  # a damaged file is learned again
+            return TimeModel(prior)
+
+    @property
+    def is_known(self) -> bool:
+        return self.path.exists()
+
+    def save(self, times: TimeModel, info: EngineInfo) -> None:
+        """Keep `times`; a read-only home is no error."""
+        document = {"times": times.to_dict(), "engine": {**asdict(info), "details": {}}}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.path, json.dumps(document).encode(), mode=0o600)
+        except OSError:
+            pass
 
 
 class Deadline:

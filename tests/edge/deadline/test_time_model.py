@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.edge.deadline.budget import Budget
-from boardfit.edge.deadline.store import TimeStore
+from boardfit.edge.deadline.deadline import TimeStore
 from boardfit.edge.deadline.time_model import Prior, TimeModel
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.types import EngineInfo
