@@ -170,7 +170,7 @@ class AnswerQueue:
             deadline=self._base.deadline,
             choice=choice,
         )
-        session.messages = ask.history
+        session.messages, session.prefixes = ask.history, self._base.prefixes
         if not is_raw:
             session.small = self._base.small
         return Job(ask, session, loop, (*ask.notes, *notes), received_ns)
