@@ -26,7 +26,7 @@ from boardfit.edge.errors import EngineMissingError, InputError, UnsafeInputErro
 from boardfit.edge.process.forked import ForkedDeathError, ForkedWorker, can_fork, run_forked
 from boardfit.edge.template import limits
 from boardfit.edge.template.limits import LimitError, RenderBudget
-from boardfit.edge.template.sandbox import current_budget, environment, jinja
+from boardfit.edge.template.sandbox import NAMES, current_budget, environment, jinja
 from boardfit.edge.units import printable
 
 MAX_TEMPLATE_CHARS = 128 * 1024
@@ -38,13 +38,6 @@ _MAX_PROVEN = 4
 _proven: dict[str, None] = {}
 # Children that are kept; the newest renders.
 _workers: list[ForkedWorker] = []
-
-_MUTATORS = frozenset(
-    [
-        "append", "extend", "insert", "remove", "pop", "popitem", "clear", "sort", "reverse",
-        "update", "setdefault", "add",
-    ]
-)  # fmt: skip
 
 
 def render(
@@ -207,7 +200,7 @@ def _convert_errors() -> Iterator[None]:
 
 def _security_error(text: str) -> UnsafeInputError:
     attribute = re.search(r"access to attribute '(\w+)'", text)
-    if attribute and attribute[1] in _MUTATORS:
+    if attribute and attribute[1] in NAMES["mutators"]:
         return UnsafeInputError(
             f"chat template changes a list or dict in place (.{attribute[1]}), which the sandbox "
             "forbids",
