@@ -369,7 +369,8 @@ class Engine(Protocol):
         stop: Callable[[], bool] | None = None,
     ) -> Iterator[TokenEvent]:
         """Generate after `tokens`. The KV cache of the longest common prefix with the previous
-        call is reused (or with an earlier one, if it was opened with shelves). `stop` is honoured within 50 ms, during prefill too.
+        call is reused, or with an earlier one if the engine has shelves. `stop` is honoured within
+        50 ms, during prefill too.
 
         Raises InputError if `tokens` is empty or does not leave room for one token in the context.
         """
