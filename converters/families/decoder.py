@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,17 +18,18 @@ from boardfit.converters.families.layout import (
     copy,
     language_model_only,
 )
-from boardfit.converters.families.registry import read_defaults
 from boardfit.converters.families.rope import global_rope, rope_metadata, rope_parameters
 from boardfit.converters.families.settings import Config
 from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape
+from boardfit.device_profiles.toml_parser import decode_toml
 from boardfit.edge.errors import InputError, UnsupportedModelError
 
 # Far above every published model; more is a damaged file, and would cost time before it is noticed.
 MOST_LAYERS = 4096
 MOST_EXPERTS = 4096
 _ROWS_COMPARED = 256
+_DEFAULTS = decode_toml(Path(__file__).with_name("defaults.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -345,6 +347,16 @@ def window_values(config: Config, sliding: Sequence[bool] | None = None) -> dict
     if sliding is not None:
         values["attention.sliding_window_pattern"] = list(sliding)
     return values
+
+
+def read_defaults(family: type) -> dict[str, Any]:
+    """What transformers assumes for absent keys: of the class, else of the nearest one above it."""
+    name = next(kind.__name__ for kind in family.__mro__ if kind.__name__ in _DEFAULTS)
+    found: dict[str, Any] = {}
+    while name is not None:
+        found = {**_DEFAULTS[name], **found}
+        name = _DEFAULTS[name].get("like")
+    return {key: value for key, value in found.items() if key != "like"}
 
 
 def has_equal_head(tensors: Sequence[TargetTensor]) -> bool:

@@ -21,17 +21,6 @@ FAMILIES: Mapping[str, tuple[str, str]] = _TABLE["families"]
 NEEDS_ENGINE: Mapping[str, str] = _TABLE["needs_engine"]
 
 
-def read_defaults(family: type) -> dict[str, Any]:
-    """What transformers assumes for absent keys: of the class, else of the nearest one above it."""
-    rows = _TABLE["defaults"]
-    name = next(kind.__name__ for kind in family.__mro__ if kind.__name__ in rows)
-    found: dict[str, Any] = {}
-    while name is not None:
-        found = {**rows[name], **found}
-        name = rows[name].get("like")
-    return {key: value for key, value in found.items() if key != "like"}
-
-
 def needed_engine(name: str) -> str:
     """Which engine a model is waiting for, as the end of a message; empty for all others."""
     builds = [build for start, build in NEEDS_ENGINE.items() if name.startswith(start)]
