@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Literal
 
 from boardfit.converters.formats.tools.worker import run_worker
-from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.device_profiles.toml_parser import read_toml
 from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, UsageError
@@ -72,7 +72,7 @@ class Environment:
 
 def load_environments() -> dict[str, Environment]:
     """All environments that are pinned, by name."""
-    sections = decode_toml(_PINS.read_text(encoding="utf-8"))
+    sections = read_toml(_PINS)
     return {
         name: Environment(
             name,
