@@ -28,6 +28,7 @@ from boardfit.edge.serve.counters import Counters
 from boardfit.edge.serve.job import Begun, Ended, Job, JobCost
 from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready
 from boardfit.edge.serve.scoring import Score, TokenSession, check_scoring, score_answer
+from boardfit.edge.template.render import kept_worker
 from boardfit.edge.types import Message, TemplateChoice, TokenEvent
 
 MAX_QUEUED = 16
@@ -280,6 +281,10 @@ class AnswerQueue:
     # ---- the engine's thread ------------------------------------------------------------------
 
     def _run(self) -> None:
+        with kept_worker():  # before the model makes this process large
+            self._run_engine()
+
+    def _run_engine(self) -> None:
         try:
             opened = self._load()
             self._base = open_session(opened, timed=opened.engine.has_template)
