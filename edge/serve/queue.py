@@ -174,7 +174,7 @@ class AnswerQueue:
             deadline=self._base.deadline,
             choice=choice,
         )
-        session.messages = ask.history
+        session.messages, session.prefixes = ask.history, self._base.prefixes
         if isinstance(session, TokenSession):
             session.tokens = ask.prompt_ids
             ask = replace(ask, prompt=engine.detokenize(ask.prompt_ids))
