@@ -229,7 +229,7 @@ class EngineBase(ABC, Generic[C]):
         return self._generation.feed(prompt, stop)
 
     def piece(self, token: int) -> bytes:
-        """As `boardfit.edge.types.LogitsEngine` says."""
+        """The bytes that a token stands for; b"" for special tokens."""
         with self._text_lock:
             self._lease.get()
             return self._vocabulary.piece(token)

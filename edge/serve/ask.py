@@ -35,7 +35,7 @@ class Ask:
     include_usage: bool = False
     prompt_ids: tuple[int, ...] = ()  # a plain text that came as tokens
     echo: bool = False  # the answer begins with the prompt
-    logprobs: int | None = None  # so many likely tokens in each place; None: not asked for
+    logprobs: int | None = None  # how many likely tokens in each place; None: no scores
     notes: tuple[str, ...] = ()
 
     @property

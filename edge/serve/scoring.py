@@ -75,9 +75,9 @@ def score_answer(
     Raises RequestRefused where `must_stop` ends it.
     """
     assert isinstance(engine, LogitsEngine) and ask.logprobs is not None
-    said = [event for event in events if event.token_id is not None]
-    tokens = [*prompt, *(event.token_id for event in said if event.token_id is not None)]
-    hidden = {len(prompt) + i for i, event in enumerate(said) if event.thought}
+    answered = [event for event in events if event.token_id is not None]
+    tokens = [*prompt, *(event.token_id for event in answered if event.token_id is not None)]
+    hidden = {len(prompt) + i for i, event in enumerate(answered) if event.thought}
     start = 0 if ask.echo else len(prompt)
     last = events[-1]
     has_end = not ask.messages and last.finish_reason == "stop" and last.token_id is None
