@@ -9,11 +9,10 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from boardfit.device_profiles.toml_parser import read_toml
+from boardfit.device_profiles.toml_parser import load_toml
 
-_TABLE = read_toml(Path(__file__).with_name("corpus.toml"))
+_TABLE = load_toml("boardfit.converters.tokenizers", "corpus.toml")
 _POOLS = _TABLE["pools"]
 FIXED: tuple[str, ...] = tuple(
     entry if isinstance(entry, str) else entry[0] * entry[1]

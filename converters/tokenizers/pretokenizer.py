@@ -12,10 +12,9 @@ import difflib
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from boardfit.device_profiles.toml_parser import read_toml
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.units import printable
 
@@ -42,7 +41,7 @@ class PreType:
         return cls(**{**row, "steps": steps, "markers": tuple(row.get("markers", ()))})
 
 
-_TABLE = read_toml(Path(__file__).with_name("pretypes.toml"))
+_TABLE = load_toml("boardfit.converters.tokenizers", "pretypes.toml")
 PATTERNS: Mapping[str, str] = _TABLE["patterns"]
 PRE_TYPES = tuple(map(PreType.from_row, _TABLE["names"]))
 _CONTRACTION_SPELLINGS = (

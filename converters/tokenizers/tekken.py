@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from boardfit.converters.documents import read_json_object
-from boardfit.device_profiles.toml_parser import read_toml
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError
 from boardfit.edge.units import printable
 
 FILE = "tekken.json"
-_TABLE = Path(__file__).with_name("tekken.toml")
 _ROLES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 _MOST_TOKENS = 1_000_000
 _AGAIN = "download tekken.json again, or use a checkpoint with tokenizer.json"
@@ -71,7 +71,7 @@ def as_tokenizer_json(tekken: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_table() -> dict[str, Any]:
-    return read_toml(_TABLE)
+    return copy.deepcopy(load_toml("boardfit.converters.tokenizers", "tekken.toml"))
 
 
 def as_tokenizer_config(tekken: Mapping[str, Any], *, with_template: bool) -> dict[str, Any]:
