@@ -443,14 +443,21 @@ class Engine(Protocol):
 class LogitsEngine(Protocol):
     """What a quality card needs beside `Engine`: whole distributions, not samples of them."""
 
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; b"" for special tokens."""
+
     def logits(
-        self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
+        self,
+        tokens: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+        visit: Callable[[int, Any], None] | None = None,
     ) -> Any:
         """Return next-token logits after every prefix of `tokens`.
 
         They are computed from an empty cache by the kernels that `stream` uses: a float32 numpy
         array [len(tokens), n_vocab], where n_vocab is the size of the vocabulary without padding.
-        The cache is empty afterwards.
+        The cache is empty afterwards. With `visit` nothing is returned: it gets each block of rows
+        and the number of its first row, valid during the call. What it raises ends the computation.
 
         Raises InputError if `tokens` is empty or longer than the context.
         """
