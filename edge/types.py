@@ -65,6 +65,16 @@ class TemplateChoice:
     variables: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Passing(Protocol):
+    """Lets more urgent streams of the same engine pass one, between two of its steps."""
+
+    def is_wanted(self) -> bool:
+        """Whether another one waits. From any thread."""
+
+    def let_pass(self) -> None:
+        """Run them, to their ends."""
+
+
 @dataclass(frozen=True)
 class GenerationConfig:
     """How tokens are chosen and when to stop. `temperature` 0 is greedy; -1 for `max_tokens` means
@@ -73,6 +83,10 @@ class GenerationConfig:
     `pressure`, asked before each token, is how urgently the answer should end: towards 1 tokens
     that end a sentence or the turn are favoured more and more, from 1 on nothing else is taken.
     Engines that cannot do this (`describe().details["can_close"]`) ignore it.
+
+    `marks` are lengths of beginnings that later prompts are likely to share: a memory that cannot
+    be cut back is kept there, where it can be. `passing` is asked between steps whether more urgent
+    streams are to be run first.
     """
 
     max_tokens: int = -1
@@ -85,6 +99,8 @@ class GenerationConfig:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     pressure: Callable[[], float] | None = field(default=None, compare=False)
+    marks: tuple[int, ...] = field(default=(), compare=False)
+    passing: Passing | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.max_tokens == 0 or self.max_tokens < -1:
@@ -115,6 +131,19 @@ class TokenEvent:
     t_ns: int
     finish_reason: FinishReason | None = None
     thought: str = ""
+
+
+class AnswerFilter:
+    """What an answer's stream goes through, event by event. This one changes nothing; a filter of
+    thinking moves the thoughts to `thought`.
+    """
+
+    def __call__(self, event: TokenEvent) -> TokenEvent:
+        return event
+
+    def find_closing(self) -> tuple[str, Sequence[int]] | None:
+        """The text, and its token ids, that ends the thoughts that are open now; None outside."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -341,8 +370,8 @@ class Engine(Protocol):
 
     def filter_answer(
         self, messages: Sequence[Message], choice: TemplateChoice | None = None
-    ) -> Callable[[TokenEvent], TokenEvent]:
-        """A filter for the stream that answers `messages`: it moves thinking to `thought`."""
+    ) -> AnswerFilter:
+        """The filter for the stream that answers `messages`."""
 
     def stream(
         self,
@@ -350,9 +379,9 @@ class Engine(Protocol):
         config: GenerationConfig,
         stop: Callable[[], bool] | None = None,
     ) -> Iterator[TokenEvent]:
-        """Generate after `tokens`, reusing the KV cache of the longest common prefix with the
-        previous call. `stop` is honoured within 50 ms, during prefill too. Raises InputError if
-        `tokens` is empty or leaves no room in the context.
+        """Generate after `tokens`. The KV cache of the longest common prefix with the previous call
+        is reused, or with an earlier one if the engine has shelves. `stop` is honoured within
+        50 ms, during prefill too. Raises InputError if `tokens` is empty or fills the context.
         """
 
     @property
@@ -393,10 +422,18 @@ class Engine(Protocol):
 class LogitsEngine(Protocol):
     """What a quality card needs beside `Engine`: whole distributions, not samples of them."""
 
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; b"" for special tokens."""
+
     def logits(
-        self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
+        self,
+        tokens: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+        visit: Callable[[int, Any], None] | None = None,
     ) -> Any:
-        """Return next-token logits after every prefix of `tokens`: float32 [len(tokens),
-        n_vocab], without padding, by the kernels that `stream` uses. The cache is empty before
-        and afterwards. Raises InputError if `tokens` is empty or longer than the context.
+        """Return next-token logits after every prefix of `tokens`: float32 [len(tokens), n_vocab],
+        without padding, by the kernels that `stream` uses. The cache is empty before and
+        afterwards. With `visit` nothing is returned: it gets each block of rows and the number of
+        its first row, valid during the call; what it raises ends the computation. Raises InputError
+        if `tokens` is empty or longer than the context.
         """

@@ -14,7 +14,7 @@ from boardfit.edge.deadline.shape import Shaper, Version
 from boardfit.edge.deadline.time_model import Span
 from boardfit.edge.deadline.timing import Timing
 from boardfit.edge.errors import DeadlineError
-from boardfit.edge.types import GenerationConfig, Message, TokenEvent
+from boardfit.edge.types import AnswerFilter, GenerationConfig, Message
 from boardfit.edge.units import format_seconds
 
 #: A request is refused if it needs more than this multiple of the allowed time.
@@ -34,7 +34,7 @@ class Question:
 
     messages: Sequence[Message]
     render: Callable[[list[Message]], list[int]]
-    filter_answer: Callable[[Sequence[Message]], Callable[[TokenEvent], TokenEvent]]
+    filter_answer: Callable[[Sequence[Message]], AnswerFilter]
     check_room: Callable[[Sequence[int]], None]
     room: int
     n_forgotten: int

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boardfit.converters.board.rehearse.diagnose import diagnose, find_signal
+from boardfit.converters.board.rehearse.result import diagnose, find_signal
 from boardfit.edge.probe.emulation import parse_smaps
 
 QEMU_ILL = "qemu: uncaught target signal 4 (Illegal instruction) - core dumped\n"
