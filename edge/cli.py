@@ -121,13 +121,10 @@ def print_error(kind: str, message: str, next_step: str | None, *, as_json: bool
 def describe(error: BaseException) -> str:
     """The error in words. The system's own errors get the file first, and no number."""
     if isinstance(error, OSError) and not isinstance(error, EdgeError) and error.strerror:
-        where = f"{os.fsdecode(error.filename)}: " if _is_path(error.filename) else ""
+        is_path = isinstance(error.filename, (str, bytes))
+        where = f"{os.fsdecode(error.filename)}: " if is_path else ""
         return f"{where}{error.strerror}"
     return str(error) or type(error).__name__
-
-
-def _is_path(name: object) -> bool:
-    return isinstance(name, (str, bytes))
 
 
 def describe_error(error: BaseException) -> tuple[int, str | None]:

@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.files.kind import HEAD_BYTES, UNPICKLE_ADVICE, foreign, open_regular
@@ -259,57 +259,46 @@ def _parse_metadata(parser: _Parser) -> dict[str, str]:
 
 def _parse_tensor(parser: _Parser, what: str) -> SafetensorsTensor:
     at = parser.pos
-    dtype: str | None = None
-    shape: tuple[int, ...] | None = None
-    offsets: tuple[int, ...] | None = None
-    seen: set[str] = set()
+    readers: dict[str, Callable[[], Any]] = {
+        "dtype": lambda: parser.string(64, f"the dtype of {what}"),
+        "shape": lambda: parser.integers(MAX_DIMS, f"the shape of {what}"),
+        "data_offsets": lambda: parser.integers(2, f"data_offsets of {what}"),
+    }
+    found: dict[str, Any] = {}
     parser.take("{")
-    while parser.has_more("}", first=not seen):
+    while parser.has_more("}", first=not found):
         key = parser.string(64, f"a field of {what}")
-        if key in seen:
+        if key in found:
             parser.refuse(f"{what} has {key!r} twice")
-        seen.add(key)
+        if key not in readers:
+            known = ", ".join(readers)
+            parser.refuse(f"{what} has an unknown field {printable(key)!r}; known: {known}")
         parser.take(":")
-        if key == "dtype":
-            dtype = parser.string(64, f"the dtype of {what}")
-        elif key == "shape":
-            shape = parser.integers(MAX_DIMS, f"the shape of {what}")
-        elif key == "data_offsets":
-            offsets = parser.integers(2, f"data_offsets of {what}")
-        else:
-            parser.refuse(
-                f"{what} has an unknown field {printable(key)!r}; known: dtype, shape, data_offsets"
-            )
-    if dtype is None or shape is None or offsets is None or len(offsets) != 2:
+        found[key] = readers[key]()
+    if len(found) < len(readers) or len(found["data_offsets"]) != 2:
         parser.refuse(f"{what} needs dtype, shape and two data_offsets", at)
-    _check_size(parser, dtype, shape, offsets, what, at)
-    return SafetensorsTensor(dtype, shape, *offsets)
+    tensor = SafetensorsTensor(found["dtype"], found["shape"], *found["data_offsets"])
+    _check_size(parser, tensor, what, at)
+    return tensor
 
 
-def _check_size(
-    parser: _Parser,
-    dtype: str,
-    shape: tuple[int, ...],
-    offsets: tuple[int, ...],
-    what: str,
-    at: int,
-) -> None:
+def _check_size(parser: _Parser, tensor: SafetensorsTensor, what: str, at: int) -> None:
     """The bytes that dtype and shape need must be those between the offsets."""
-    bits = DTYPE_BITS.get(dtype)
+    bits = DTYPE_BITS.get(tensor.dtype)
     if bits is None:
-        hint = did_you_mean(dtype, DTYPE_BITS)
-        parser.refuse(f"{what} has unknown dtype {printable(dtype)!r}.{hint}", at)
+        hint = did_you_mean(tensor.dtype, DTYPE_BITS)
+        parser.refuse(f"{what} has unknown dtype {printable(tensor.dtype)!r}.{hint}", at)
+    shape = list(tensor.shape)
     for extent in shape:
         bits *= extent
         if bits > _INT64_MAX:
-            parser.refuse(f"{what} has an impossible shape {list(shape)}", at)
+            parser.refuse(f"{what} has an impossible shape {shape}", at)
     if bits % 8:
-        parser.refuse(f"{what} ({dtype} {list(shape)}) is not a whole number of bytes", at)
-    start, end = offsets
-    if end - start != bits // 8:
+        parser.refuse(f"{what} ({tensor.dtype} {shape}) is not a whole number of bytes", at)
+    if tensor.nbytes != bits // 8:
         parser.refuse(
-            f"{what} ({dtype} {list(shape)}) takes {bits // 8} bytes, "
-            f"data_offsets {start}, {end} give it {end - start}",
+            f"{what} ({tensor.dtype} {shape}) takes {bits // 8} bytes, "
+            f"data_offsets {tensor.start}, {tensor.end} give it {tensor.nbytes}",
             at,
         )
 

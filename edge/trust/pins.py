@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from boardfit.edge.errors import InputError, IntegrityError
+from boardfit.edge.disk.opened_file import OpenedFile
+from boardfit.edge.errors import EdgeError, InputError, IntegrityError
 from boardfit.edge.trust.board_rules import (
     BOARD_RULES,
     MAX_RULES_BYTES,
@@ -197,17 +197,9 @@ def _existing(paths: Sequence[Path]) -> list[Path]:
 
 def _read(path: Path, limit: int, shut: Callable[[str, str], IntegrityError]) -> bytes:
     try:
-        # Not blocking, so that a named pipe cannot hold a start up.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(handle, "rb") as file:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise shut(str(path), "it is not a regular file")
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise shut(str(path), error.strerror or str(error)) from None
-    if len(data) > limit:
-        raise shut(str(path), f"it has more than {limit} bytes")
-    return data
+        return OpenedFile.open(path).read(limit)
+    except (EdgeError, OSError) as error:
+        raise shut(str(path), str(error).removeprefix(f"{path}: ")) from None
 
 
 def _shut(place: str, why: str) -> IntegrityError:

@@ -83,28 +83,22 @@ def _parse_expiry(text: str, now: datetime) -> datetime:
 
 def read_release(manifest: Mapping[str, Any], place: str) -> ReleaseTerms:
     """The entries of a manifest from `place`. Raises InputError for other types."""
+
+    def refuse(key: str, expected: str) -> InputError:
+        got = printable(repr(manifest[key]), 40)
+        return InputError(
+            f"{place}: entry {key!r} is {got}, expected {expected}",
+            next_step="sign the bundle again, from a fresh build",
+        )
+
     number = manifest.get(NUMBER, 0)
     if type(number) is not int or not 0 <= number <= MAX_NUMBER:
-        raise InputError(
-            f"{place}: entry {NUMBER!r} is {printable(repr(number), 40)}, expected a number up to "
-            f"{MAX_NUMBER}",
-            next_step="sign the bundle again, from a fresh build",
-        )
-    times = [_read_time(manifest, key, place) for key in (RELEASED_AT, EXPIRES_AT)]
+        raise refuse(NUMBER, f"a number up to {MAX_NUMBER}")
+    times = [parse_time(manifest.get(key)) for key in (RELEASED_AT, EXPIRES_AT)]
+    for key, found in zip((RELEASED_AT, EXPIRES_AT), times, strict=True):
+        if found is None and manifest.get(key) is not None:
+            raise refuse(key, "a time such as 2026-11-30T16:15:00Z")
     return ReleaseTerms(number, *times)
-
-
-def _read_time(manifest: Mapping[str, Any], key: str, place: str) -> datetime | None:
-    value = manifest.get(key)
-    if value is None:
-        return None
-    if (found := parse_time(value)) is None:
-        raise InputError(
-            f"{place}: entry {key!r} is {printable(repr(value), 40)}, expected a time such as "
-            "2026-11-30T16:15:00Z",
-            next_step="sign the bundle again, from a fresh build",
-        )
-    return found
 
 
 def parse_time(value: object) -> datetime | None:
