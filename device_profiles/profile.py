@@ -46,10 +46,6 @@ class BoardMemory:
     bandwidth_sustained: float | None = None
     bandwidth_by_threads: tuple[tuple[int, float], ...] = ()
 
-    @property
-    def free_bytes(self) -> int:
-        return self.ram_bytes - self.reserved_bytes
-
 
 @dataclass(frozen=True)
 class CpuCluster:
@@ -143,7 +139,7 @@ class DeviceProfile:
     @property
     def free_ram_bytes(self) -> int:
         """What one process may use: RAM less what the OS keeps."""
-        return self.memory.free_bytes
+        return self.memory.ram_bytes - self.memory.reserved_bytes
 
     @property
     def n_cores(self) -> int:

@@ -15,42 +15,31 @@ _ALIGNMENT = 64
 
 
 class Arena:
-    """Best fit over holes; the open end grows when no hole is large enough."""
+    """Best fit over the gaps between what is taken, else behind all of it."""
 
     def __init__(self) -> None:
-        self._holes: list[tuple[int, int]] = []  # (offset, size), by offset, never touching
-        self._end = 0
+        self._taken: dict[int, int] = {}  # offset → size
         self.peak = 0
 
     def take(self, size: int) -> int:
         """Offset of `size` bytes."""
-        size = _align(size)
-        fitting = [(hole[1], -i) for i, hole in enumerate(self._holes) if hole[1] >= size]
-        if fitting:
-            i = -min(fitting)[1]
-            offset, room = self._holes[i]
-            self._holes[i : i + 1] = [(offset + size, room - size)] if room > size else []
-        else:
-            offset, self._end = self._end, self._end + size
+        if not size:
+            return 0
+        size, end = _align(size), 0
+        gaps = []
+        for offset in sorted(self._taken):
+            if offset - end >= size:
+                gaps.append((offset - end, -end))
+            end = offset + self._taken[offset]
+        offset = -min(gaps)[1] if gaps else end
+        self._taken[offset] = size
         self.peak = max(self.peak, offset + size)
         return offset
 
     def give_back(self, offset: int, size: int) -> None:
-        """Return bytes got from `take`, joining them with the holes beside them."""
-        begin, end = offset, offset + _align(size)
-        kept = []
-        for hole in self._holes:
-            if hole[0] + hole[1] == begin:
-                begin = hole[0]
-            elif hole[0] == end:
-                end = hole[0] + hole[1]
-            else:
-                kept.append(hole)
-        if end == self._end:
-            self._end = begin
-            self._holes = kept
-        else:
-            self._holes = sorted([*kept, (begin, end - begin)])
+        """Return bytes got from `take`."""
+        if size:
+            del self._taken[offset]
 
 
 def _align(size: int) -> int:
