@@ -12,6 +12,7 @@ pages may still be in storage, so it teaches only what being cold costs.
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -137,14 +138,10 @@ class TimeModel:
 
     def prefill_tokens(self, seconds: float, n_past: int = 0, *, cold: bool = False) -> int:
         """Most new tokens whose prefill stays within `seconds` at its high bound; 0 if none."""
-        low, high = 0, 1
-        while high < 1 << 22 and self.prefill(high, n_past, cold=cold).high <= seconds:
-            low, high = high, high * 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            fits = self.prefill(middle, n_past, cold=cold).high <= seconds
-            low, high = (middle, high) if fits else (low, middle)
-        return low
+        found = bisect.bisect_right(
+            range(1 << 22), seconds, key=lambda n: self.prefill(n, n_past, cold=cold).high
+        )
+        return max(0, found - 1)
 
     @property
     def stop_s(self) -> float:
