@@ -5,6 +5,8 @@ Text from a board is hostile: it is written as TOML strings, escaped.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 
 from boardfit.device_profiles.profile import MIB, CpuCluster, DeviceProfile
@@ -93,16 +95,9 @@ def _value(value: Value) -> str:
 
 
 def _string(text: str) -> str:
-    """A TOML basic string (toml.io): escaped, lone surrogates replaced."""
-    out = []
-    for char in text.encode("utf-8", "replace").decode("utf-8"):
-        if char in '"\\':
-            out.append("\\" + char)
-        elif ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0:
-            out.append(f"\\u{ord(char):04x}")
-        else:
-            out.append(char)
-    return f'"{"".join(out)}"'
+    """A TOML basic string (toml.io), which escapes more than JSON; lone surrogates replaced."""
+    text = json.dumps(text.encode("utf-8", "replace").decode("utf-8"), ensure_ascii=False)
+    return re.sub("[\x7f-\x9f]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _one_line(text: str) -> str:

@@ -42,7 +42,7 @@ def read_finite(text: str) -> float:
 class FieldKind:
     """What one entry may hold: in words for a message, and as a test of a value."""
 
-    def __init__(self, expected: str, accepts: Callable[[Any], bool]) -> None:
+    def __init__(self, expected: str, accepts: Callable[[Any], object]) -> None:
         self.expected, self.accepts = expected, accepts
 
 

@@ -87,12 +87,10 @@ class CostModel:
     def find_fastest_threads(self, weights: StoredWeights) -> int:
         """Threads that answer soonest, of those worth waking; more do not always read faster."""
         most = default_threads(self._profile)
-        times = {}
-        for n in range(1, most + 1):
-            seconds = self._speed(weights, "f16", n, True).typical_answer_s
-            if seconds is not None:
-                times[n] = seconds
-        return min(times, key=lambda n: times[n]) if times else most
+        counts = range(1, most + 1)
+        times = {n: self._speed(weights, "f16", n, True).typical_answer_s for n in counts}
+        known = {n: seconds for n, seconds in times.items() if seconds is not None}
+        return min(known, key=known.__getitem__, default=most)
 
     def can_open_with(self, kv_type: str) -> bool:
         """Whether the engine's table of graph nodes holds the graph with this cache type."""

@@ -29,7 +29,7 @@ from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
 from boardfit.edge.disk.rooted import Root, check_free, work_beside
 from boardfit.edge.disk.verified import VerifiedFiles
 from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UnsafeInputError
-from boardfit.edge.fields import Whole
+from boardfit.edge.fields import FieldKind, OneOf, Schema, Whole, check_fields
 from boardfit.edge.terminal.progress import Advance, Progress
 from boardfit.edge.trust.board_rules import Subject
 from boardfit.edge.trust.bundle_signature import MAX_SIGNATURE_BYTES, SIGNATURE, signers
@@ -61,7 +61,12 @@ _USED = ("model", SMALL, "part", "tokenizer", "template", "prefix")
 _MAX_HELD = 32
 # Plain relative POSIX names: nothing hidden, nothing a shell or a FAT card would stumble over.
 _NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$")
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FILE_FIELDS: Schema = {
+    "role": OneOf(ROLES),
+    "n_bytes": Whole(),
+    "sha256": FieldKind("64 hex digits", lambda v: isinstance(v, str) and _SHA256.fullmatch(v)),
+}
 
 
 @dataclass(frozen=True)
@@ -342,20 +347,8 @@ def check_name(name: str) -> None:
 
 def parse_file(name: str, entry: Any) -> BundleFile:
     check_name(name)
-    if not isinstance(entry, dict) or set(entry) != {"role", "n_bytes", "sha256"}:
-        raise InputError(
-            f"bundle file {name}: expected role, n_bytes and sha256, got {entry!r:.200}"
-        )
-    role, n_bytes, digest = entry["role"], entry["n_bytes"], entry["sha256"]
-    if role not in ROLES:
-        raise InputError(f"bundle file {name}: unknown role {role!r}; known: {', '.join(ROLES)}")
-    if not Whole().accepts(n_bytes):
-        raise InputError(
-            f"bundle file {name}: n_bytes must be {Whole().expected}, got {n_bytes!r:.80}"
-        )
-    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
-        raise InputError(f"bundle file {name}: sha256 must be 64 hex digits, got {digest!r:.80}")
-    return BundleFile(name, role, n_bytes, digest)
+    check_fields(entry, _FILE_FIELDS, f"bundle file {name}", required=frozenset(_FILE_FIELDS))
+    return BundleFile(name, **entry)
 
 
 def check_tree(opened: OpenedFolder, files: tuple[BundleFile, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -50,10 +51,7 @@ class GgufTensor:
 
     @property
     def n_elements(self) -> int:
-        count = 1
-        for dim in self.dims:
-            count *= dim
-        return count
+        return math.prod(self.dims)
 
 
 @dataclass(frozen=True)
