@@ -136,6 +136,19 @@ class TokenEvent:
     thought: str = ""
 
 
+class AnswerFilter:
+    """What an answer's stream goes through, event by event. This one changes nothing; a filter of
+    thinking moves the thoughts to `thought`.
+    """
+
+    def __call__(self, event: TokenEvent) -> TokenEvent:
+        return event
+
+    def find_closing(self) -> tuple[str, Sequence[int]] | None:
+        """The text, and its token ids, that ends the thoughts that are open now; None outside."""
+        return None
+
+
 @dataclass(frozen=True)
 class StreamStart:
     """What a stream did before its first token, for traces.
@@ -371,8 +384,8 @@ class Engine(Protocol):
 
     def filter_answer(
         self, messages: Sequence[Message], choice: TemplateChoice | None = None
-    ) -> Callable[[TokenEvent], TokenEvent]:
-        """A filter for the stream that answers `messages`: it moves thinking to `thought`."""
+    ) -> AnswerFilter:
+        """The filter for the stream that answers `messages`."""
 
     def stream(
         self,
@@ -430,14 +443,21 @@ class Engine(Protocol):
 class LogitsEngine(Protocol):
     """What a quality card needs beside `Engine`: whole distributions, not samples of them."""
 
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; b"" for special tokens."""
+
     def logits(
-        self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
+        self,
+        tokens: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+        visit: Callable[[int, Any], None] | None = None,
     ) -> Any:
         """Return next-token logits after every prefix of `tokens`.
 
         They are computed from an empty cache by the kernels that `stream` uses: a float32 numpy
         array [len(tokens), n_vocab], where n_vocab is the size of the vocabulary without padding.
-        The cache is empty afterwards.
+        The cache is empty afterwards. With `visit` nothing is returned: it gets each block of rows
+        and the number of its first row, valid during the call. What it raises ends the computation.
 
         Raises InputError if `tokens` is empty or longer than the context.
         """

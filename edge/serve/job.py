@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from boardfit.edge.chat.session import Answer, Session
 from boardfit.edge.deadline.outcome import Outcome
 from boardfit.edge.serve.ask import Ask, Rank
+from boardfit.edge.serve.scoring import Score
 from boardfit.edge.serve.spoilers import PrefixLost
 from boardfit.edge.types import TokenEvent
 
@@ -32,6 +33,7 @@ class Ended:
     outcome: Outcome | None
     queue_s: float
     notes: tuple[str, ...] = ()
+    scores: tuple[Score, ...] = ()
     lost: PrefixLost | None = None
 
 
