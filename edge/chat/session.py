@@ -32,6 +32,7 @@ from boardfit.edge.process.live import STATUS
 from boardfit.edge.states.prefix import MIN_TOKENS, is_worth_storing, system_prefix
 from boardfit.edge.states.store import Restored, StateStore
 from boardfit.edge.types import (
+    AnswerFilter,
     Engine,
     FinishReason,
     GenerationConfig,
@@ -99,7 +100,7 @@ class Turn:
     received_ns: int
     messages: Sequence[Message]
     tokens: Sequence[int]
-    filter_answer: Callable[[TokenEvent], TokenEvent]
+    filter_answer: AnswerFilter
     events: list[TokenEvent] = field(default_factory=list)
     within_s: float | None = None
 
@@ -108,6 +109,11 @@ class Turn:
     ) -> Iterator[TokenEvent]:
         stream = self.engine.stream(self.tokens, config, stop)
         return map(self.filter_answer, STATUS.follow(stream, len(self.tokens)))
+
+    @property
+    def start(self) -> StreamStart | None:
+        """How the prompt was read."""
+        return self.engine.last_start
 
     def finish(self) -> Outcome | None:
         """There is no budget that could be kept."""
@@ -244,7 +250,7 @@ class Session:
         """Take an answered turn into the history. An answer that was stopped before its first
         token leaves the history as it was.
         """
-        start, events = self.engine.last_start, turn.events
+        start, events = turn.start, turn.events
         trace = Trace.of_stream(turn.received_ns, turn.tokens, events, start)
         answer = summarize(trace, start, n_dropped=len(asked) - len(turn.messages))
         if answer.n_out or answer.finish_reason != "aborted":
@@ -314,10 +320,10 @@ class Session:
     def _head(self) -> list[Message]:
         return [Message("system", self.system)] if self.system else []
 
-    def filter_answer(self, messages: Sequence[Message]) -> Callable[[TokenEvent], TokenEvent]:
+    def filter_answer(self, messages: Sequence[Message]) -> AnswerFilter:
         """Return the filter of thinking for the stream that answers `messages`."""
         if self._raw:
-            return lambda event: event
+            return AnswerFilter()
         return self.engine.filter_answer([*self._head(), *messages], self._choice)
 
     # ---- states of earlier runs ---------------------------------------------------------------
