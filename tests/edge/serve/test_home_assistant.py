@@ -1,7 +1,7 @@
 """What Home Assistant's integrations llama_cpp and ollama ask, read by the rules of their parsers.
 
-The calls were learned from home-assistant/core (components/llama_cpp and components/ollama). They go
-through the same clients, openai and ollama. Nothing of that code is here.
+The calls were learned from home-assistant/core (components/llama_cpp and components/ollama). They
+go through the same clients, openai and ollama. Nothing of that code is here.
 """
 
 from __future__ import annotations
@@ -151,10 +151,15 @@ def test_ollama_converses(scripted: Served, settings: dict[str, Any]) -> None:
             calls += message.get("tool_calls") or []
             text += message.get("content") or ""
         assert response["done"] and response["done_reason"] == "stop"
-        assert any("num_ctx" in note for note in response["edge"]["notes"])
         return text, calls
 
     assert asyncio.run(converse()) == (CHAT_REPLY, [])
+
+
+def test_a_context_that_ollamas_clients_set_is_noted(scripted: Served) -> None:
+    body = {"messages": [USER], "options": {"num_ctx": 8192}, "stream": False}
+    notes = scripted.post("/api/chat", body).json()["edge"]["notes"]
+    assert notes == ["num_ctx is not applied: edge serve --ctx sets the context"]
 
 
 def test_ollama_looks_on_while_an_answer_is_computed(endless: Served) -> None:
