@@ -39,7 +39,7 @@ _LINE_CLASSES = (
     ("date", re.compile(r"\b(?:date|day|today)\b|" + _DATE, re.I)),
     ("counter", re.compile("")),
 )
-#: A sentence that says what time or day it is.
+#: A sentence with the time or the day of now.
 _CLOCK_WORDS = re.compile(r"\b(?:current|currently|now|today|today's|it is)\b", re.I)
 _CLOCK = re.compile(f"{_TIME}|{_DATE}", re.I)
 _SENTENCE = re.compile(r"[^\n.!?]*(?:[.!?](?!\s|$)[^\n.!?]*)*(?:[.!?]+|(?=\n)|$)[ \t]*\n?")
@@ -113,7 +113,7 @@ def classify(old: str, new: str) -> str:
 
 
 def steady(ask: Ask) -> Ask:
-    """The same request with the sentences that say what time it is behind the system prompt."""
+    """The same request with the sentences that hold a clock behind the system prompt."""
     if ask.system is None:
         return ask
     text, moved = move_clocks(ask.system)
@@ -134,8 +134,8 @@ def move_clocks(system: str) -> tuple[str, int]:
     for match in found:
         kept += system[end : match.start()]
         end = match.end()
-    said = " ".join(match[0].strip() for match in found)
-    return f"{(kept + system[end:]).strip()}\n\n{said}", len(found)
+    clocks = " ".join(match[0].strip() for match in found)
+    return f"{(kept + system[end:]).strip()}\n\n{clocks}", len(found)
 
 
 def is_clock(sentence: str) -> bool:
