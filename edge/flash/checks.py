@@ -15,30 +15,12 @@ from typing import Any
 from boardfit.device_profiles.catalog import THIS_MACHINE, find_profile
 from boardfit.device_profiles.profile import DeviceProfile, ProfileError
 from boardfit.edge.bundle.bundle import Bundle
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.errors import InputError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.probe.machine import ProbeReport, read_report
 from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, printable
-
-#: Tries to run a program in the nearest existing folder above the root.
-_FACTS = r"""
-r=@ROOT@
-while [ ! -d "$r" ]; do case "$r" in */*) r=${r%/*}; [ -n "$r" ] || r=/ ;; *) r=. ;; esac; done
-echo "machine $(uname -m)"
-bits=$(getconf LONG_BIT 2>/dev/null) || case $(head -c 5 /bin/sh | od -An -tx1 | tr -d ' ') in
-  7f454c4602) bits=64 ;; 7f454c4601) bits=32 ;; esac
-echo "bits $bits"
-echo "glibc $(getconf GNU_LIBC_VERSION 2>/dev/null)"
-for m in /lib/ld-musl-*; do [ -e "$m" ] && echo "musl $m"; done
-python3 -c 'import sys; print("python %d.%d" % sys.version_info[:2])' 2>/dev/null
-t="$r/.edge-exec-$$"
-if printf '#!/bin/sh\nexit 0\n' > "$t" 2>/dev/null; then
-  chmod 755 "$t" && "$t" 2>/dev/null && echo "exec yes" || echo "exec no"
-  rm -f "$t"
-fi
-exit 0
-"""
 
 
 @dataclass(frozen=True)
@@ -51,6 +33,10 @@ class BoardFacts:
     musl: bool = False
     python: tuple[int, int] | None = None
     can_execute: bool | None = None
+
+
+def facts_script(root: str) -> str:
+    return read_text_beside(__file__, "facts.sh", root=shlex.quote(root))
 
 
 def parse_facts(text: str) -> BoardFacts:
@@ -80,7 +66,7 @@ def check_board(board: Board, bundle: Bundle, *, force: bool) -> list[str]:
     system = board.capture()
     if system is None:
         return []
-    script = _FACTS.replace("@ROOT@", shlex.quote(board.files.root))
+    script = facts_script(board.files.root)
     facts = parse_facts(board.execute(script, timeout_s=60).out.decode("utf-8", "replace"))
     wanted = bundle.manifest.get("board")
     problems = engine_problems(facts, wanted) if isinstance(wanted, dict) else []

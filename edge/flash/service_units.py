@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.errors import InputError
 from boardfit.edge.process.cage import SYSTEMD
 from boardfit.edge.slots import layout
@@ -23,78 +24,6 @@ INSTALL_SCRIPT = "board/install.sh"
 _MAX_NAME = 80
 _MOST_BYTES = 1 << 50
 
-_SERVICE = """\
-# boardfit: at boot, check that the current release answers, within the memory it was planned for.
-# A release that failed {most} starts gives way to the one before (edge slots list TARGET shows it).
-# Other units may wait for it (Requires=boardfit.service, After=boardfit.service); to run a program
-# of your own in the same cage: systemctl edit boardfit, empty ExecStart=, and name yours.
-[Unit]
-Description=boardfit: {name}
-ConditionPathExists={root}/current/env/bin/edge
-RequiresMountsFor={root}
-
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStartPre={count}
-ExecStart={root}/current/env/bin/edge run {root}/current/bundle --max-tokens 1 --raw hello
-ExecStartPost={reset}
-TimeoutStartSec=300
-Restart=no
-
-# The plan predicts a peak of {planned_mib} MiB. At ten per cent more the kernel ends this, not the
-# board.
-MemoryMax={max_mib}M
-MemorySwapMax=0
-TasksMax=64
-OOMPolicy=kill
-
-# A user of its own that exists only while it runs. The release is read-only to it, like everything
-# else; what it may write (verified hashes) lies in /var/cache/boardfit.
-DynamicUser=yes
-CacheDirectory=boardfit
-Environment=BOARDFIT_CACHE=/var/cache/boardfit
-ReadOnlyPaths={root}
-{cage}UMask=0077
-
-[Install]
-WantedBy=multi-user.target
-"""
-
-_INSTALLER = """\
-# boardfit: when the board starts, install the engine of one release, once: no network, no compiler.
-# It does nothing where that has been done. What it runs comes from the bundle, and so it is caged.
-[Unit]
-Description=boardfit: install the engine of release {short_id}
-ConditionPathExists={release}/bundle/{script}
-ConditionPathExists=!{release}/env/bin/edge
-RequiresMountsFor={root}
-Before=boardfit.service
-
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/bin/sh {release}/bundle/{script} {release}/env
-TimeoutStartSec=900
-MemoryMax=75%
-TasksMax=64
-OOMPolicy=kill
-
-# The owner of the releases. It may write beside the bundle of this release and nowhere else, and
-# it needs nothing of systemd: the image has this and boardfit.service enabled already. The last two
-# lines matter where the owner is root.
-User={uid}
-Group={gid}
-ReadWritePaths={release}
-ReadOnlyPaths={release}/bundle
-InaccessiblePaths=-/boot -/etc/ssh -/etc/ssl/private
-InaccessiblePaths=-/etc/shadow -/etc/shadow- -/etc/gshadow -/etc/gshadow-
-{cage}UMask=0022
-
-[Install]
-WantedBy=multi-user.target
-"""
-
 
 def service_unit(name: str, plan: Plan, root: str = DEFAULT_ROOT) -> str:
     """The text of the service that checks a release at boot, within the plan's memory.
@@ -102,7 +31,9 @@ def service_unit(name: str, plan: Plan, root: str = DEFAULT_ROOT) -> str:
     Raises InputError when the plan's memory is no number of bytes.
     """
     peak = planned_bytes(plan)
-    return _SERVICE.format(
+    return read_text_beside(
+        __file__,
+        SERVICE,
         name=description(name),
         root=root,
         most=MAX_FAILED,
@@ -110,7 +41,7 @@ def service_unit(name: str, plan: Plan, root: str = DEFAULT_ROOT) -> str:
         reset=as_owner(reset_script(root), root),
         planned_mib=-(-peak // MIB),
         max_mib=-(-peak * 11 // (10 * MIB)),
-        cage=SYSTEMD,
+        cage=SYSTEMD.removesuffix("\n"),
     )
 
 
@@ -134,14 +65,16 @@ def _statements(script: str) -> list[str]:
 
 def install_unit(bundle_id: str, uid: int, gid: int, root: str = DEFAULT_ROOT) -> str:
     """The text of the service that installs the engine of one release when the board starts."""
-    return _INSTALLER.format(
+    return read_text_beside(
+        __file__,
+        INSTALLER,
         short_id=bundle_id[:12],
         root=root,
         release=f"{root}/{layout.release_folder(bundle_id)}",
         script=INSTALL_SCRIPT,
         uid=int(uid),
         gid=int(gid),
-        cage=SYSTEMD,
+        cage=SYSTEMD.removesuffix("\n"),
     )
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import boardfit.edge.slots.faults as faults
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.disk.rooted import FRESH, MARKER, MARKER_TEXT, fresh_name
 from boardfit.edge.errors import (
     DeviceError,
@@ -56,49 +57,7 @@ _GONE = "No such file or directory"
 
 #: What every script begins with. `sync FILE` flushes one file (coreutils 8.24), elsewhere all; but
 #: when a disk refuses the bytes, sync reports it once, and a second one would hide it.
-PRELUDE = r"""
-export LC_ALL=C
-umask 022
-flush() {
-  e=$(sync "$@" 2>&1) && return
-  case $e in *"nput/output"*|*"No space"*|*"quota"*) echo "$e" >&2; return 1 ;; esac
-  sync
-}
-digest() {
-  [ -f "$1" ] && [ ! -L "$1" ] || { echo -; return; }
-  if command -v openssl >/dev/null 2>&1; then
-    h=$(openssl dgst -sha256 -r < "$1" 2>/dev/null) && [ -n "$h" ] && { echo "${h%% *}"; return; }
-  fi
-  command -v sha256sum >/dev/null 2>&1 || { echo 'no sha256sum and no openssl' >&2; exit 1; }
-  h=$(sha256sum < "$1" 2>/dev/null) || h=-
-  echo "${h%% *}"
-}
-real() {  # none of these may be a link: another user of the board may have put it there
-  for f in "$@"; do
-    [ ! -L "$f" ] || { echo "$f: is a link" >&2; exit 1; }
-  done
-}
-ours() { [ -f "$1/@MARKER@" ] && [ ! -L "$1/@MARKER@" ]; }
-foreign() { echo "$1: boardfit did not make this folder" >&2; exit 1; }
-mark() {
-  real "$1"
-  if ours "$1"; then return; fi
-  [ -z "$(ls -A "$1")" ] || foreign "$1"
-  printf %s '@TEXT@' > "$1/@MARKER@"
-}
-away() {  # the path, then the folders of which one must be ours if the path is a folder
-  p=$1
-  if [ ! -d "$p" ] || [ -L "$p" ]; then rm -f -- "$p"; return; fi
-  for f in "$@"; do
-    ours "$f" || continue
-    # The marker last: what an interrupted removal leaves must still be ours.
-    find "$p" -mindepth 1 -maxdepth 1 ! -name '@MARKER@' -exec rm -rf -- {} +
-    rm -rf -- "$p"
-    return
-  done
-  foreign "$p"
-}
-""".replace("@MARKER@", MARKER).replace("@TEXT@", MARKER_TEXT.decode())
+PRELUDE = read_text_beside(__file__, "prelude.sh", marker=MARKER, marker_text=MARKER_TEXT.decode())
 
 
 def capture_system(session: ShellSession) -> CapturedSystem:
@@ -446,35 +405,9 @@ def lock_script(root: str) -> str:
     """Takes the lock, prints `held`, and keeps it until its standard input ends or falls silent.
     `flock` where there is one, else a folder that names its owner.
     """
-    return f"""
-{{ [ ! -L {root} ] && cd {root}; }} || exit 70
-free() {{ [ ! -L {LOCK}.d ] && rm -f {LOCK}.d/owner && rmdir {LOCK}.d; }}
-if command -v flock >/dev/null 2>&1; then
-  [ ! -L {LOCK} ] && {{ [ ! -e {LOCK} ] || [ -f {LOCK} ]; }} || {{
-    echo '{LOCK}: is a link' >&2; exit 71
-  }}
-  exec 9>>{LOCK} || exit 71
-  flock -n 9 || exit {_BUSY}
-else
-  me="$$ $(cat /proc/sys/kernel/random/boot_id 2>/dev/null)"
-  until mkdir {LOCK}.d 2>/dev/null; do
-    [ -d {LOCK}.d ] && [ ! -L {LOCK}.d ] || {{ echo '{LOCK}.d: is a link' >&2; exit 71; }}
-    was=$(cat {LOCK}.d/owner 2>/dev/null) || {{ sleep 1; was=$(cat {LOCK}.d/owner 2>/dev/null); }}
-    [ "${{was#* }}" = "${{me#* }}" ] && kill -0 "${{was%% *}}" 2>/dev/null && exit {_BUSY}
-    free || {{ echo '{LOCK}.d: boardfit did not make this folder' >&2; exit 71; }}
-  done
-  trap free EXIT
-  trap 'exit 1' HUP INT TERM PIPE
-  echo "$me" > {LOCK}.d/owner
-fi
-echo held
-if timeout 1 true 2>/dev/null; then
-  while timeout {LOCK_SILENCE_S} sh -c 'IFS= read -r beat'; do :; done
-else
-  cat >/dev/null
-fi
-exit 0
-"""
+    return read_text_beside(
+        __file__, "lock.sh", root=root, lock=LOCK, busy=_BUSY, silence_s=LOCK_SILENCE_S
+    )
 
 
 def _heartbeat(holder: Popen[bytes], stop: threading.Event) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import shlex
 
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.slots.files import BoardFiles
 from boardfit.edge.slots.layout import CURRENT, RELEASES, STATE, release_folder
 
@@ -21,53 +22,20 @@ FAILED_STARTS = "failed_starts"
 MAX_FAILED = 3
 _MAX_BYTES = 16
 
-_COUNT = """\
-cd {root} || exit 0
-id=$(readlink {current}) || exit 0
-id=${{id#{releases}/}}
-echo $id | grep -qE "^[0-9a-f]{{64}}$" || exit 0
-number() {{ head -c 2 {releases}/$1/{file} 2>/dev/null | grep -oE "^[1-9]" || echo 0; }}
-n=$(number $id)
-to=
-if [ $n -ge {most} ]; then
- for i in $(sed "/]/q" {state} | grep -oE "[0-9a-f]{{64}}"); do
-  if [ $i = $id ]; then break; fi
-  if [ -d {releases}/$i/bundle ] && [ $(number $i) -lt {most} ]; then to=$i; fi
- done
-fi
-if [ -n "$to" ]; then
- ln -sfn {releases}/$to .{current}.boot && mv -T .{current}.boot {current} && sync || exit 1
- echo "release $id failed $n starts: release $to is current now"
- id=$to
- n=$(number $id)
-fi
-if [ $n -lt 9 ]; then n=$((n + 1)); fi
-echo $n > {releases}/$id/.{file} && mv -f {releases}/$id/.{file} {releases}/$id/{file}
-sync
-"""
-
-_RESET = """\
-cd {root} || exit 0
-id=$(readlink {current}) || exit 0
-id=${{id#{releases}/}}
-echo $id | grep -qE "^[0-9a-f]{{64}}$" || exit 0
-rm -f {releases}/$id/{file}
-"""
-
 
 def count_script(root: str) -> str:
     """What runs before a start: count it, and give way where too many have failed."""
-    return _fill(_COUNT, root)
+    return _fill("count_start.sh", root)
 
 
 def reset_script(root: str) -> str:
     """What runs after a good start."""
-    return _fill(_RESET, root)
+    return _fill("reset_starts.sh", root)
 
 
-def _fill(text: str, root: str) -> str:
-    return text.format(
-        root=shlex.quote(root), current=CURRENT, releases=RELEASES, state=STATE,
+def _fill(name: str, root: str) -> str:
+    return read_text_beside(
+        __file__, name, root=shlex.quote(root), current=CURRENT, releases=RELEASES, state=STATE,
         file=FAILED_STARTS, most=MAX_FAILED,
     )  # fmt: skip
 

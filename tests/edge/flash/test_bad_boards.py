@@ -269,7 +269,7 @@ def test_no_facts_crash(text: str) -> None:
 
 
 def test_a_noexec_mount_is_seen(tmp_path: Path) -> None:
-    from boardfit.edge.flash.checks import _FACTS
+    from boardfit.edge.flash.checks import facts_script
 
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
@@ -279,7 +279,7 @@ def test_a_noexec_mount_is_seen(tmp_path: Path) -> None:
     subprocess.run(mount, check=True)
     try:
         for root, can in ((card / "not/yet there", False), (tmp_path / "x", True)):
-            script = _FACTS.replace("@ROOT@", f"'{root}'")
+            script = facts_script(str(root))
             done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
             assert parse_facts(done.stdout).can_execute is can
             assert parse_facts(done.stdout).machine == os.uname().machine

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from boardfit.edge.bundle.bundle import open_bundle
-from boardfit.edge.flash.checks import _FACTS, parse_facts
+from boardfit.edge.flash.checks import facts_script, parse_facts
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots
 from tests.edge.flash.boards import AdbBoard, SshBoard
@@ -164,7 +164,7 @@ def test_a_system_with_musl_is_seen(tmp_path: Path, mounts: list[Path]) -> None:
     path = programs(tmp_path / "bin", getconf='[ "$1" = LONG_BIT ] && echo 64')
     lib = Path("/lib").resolve()
     overlay = f"lowerdir={lib},upperdir={tmp_path}/over/upper,workdir={tmp_path}/over/work"
-    script = _FACTS.replace("@ROOT@", f"'{tmp_path}'")
+    script = facts_script(str(tmp_path))
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c",
          f'mount -t overlay -o "{overlay}" overlay {lib} || exit 77\nPATH={path}; eval "$1"',
