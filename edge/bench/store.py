@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from boardfit.edge.bench.record_schema import check_entries
 from boardfit.edge.bench.trace_rows import check_trace
@@ -66,7 +66,8 @@ def append_lines(path: Path, lines: bytes) -> None:
     whole = lines if lines.endswith(b"\n") or not lines else lines + b"\n"
     with open_to_append(path) as file:
         size = file.tell()
-        if size and not _ends_with_newline(file):
+        file.seek(-1 if size else 0, os.SEEK_END)
+        if size and file.read(1) != b"\n":
             whole = b"\n" + whole  # a run was cut off here: its half line stays alone
         try:
             file.write(whole)
@@ -77,12 +78,6 @@ def append_lines(path: Path, lines: bytes) -> None:
                 os.ftruncate(file.fileno(), size)
             error.filename = str(path)
             raise
-
-
-def _ends_with_newline(file: BinaryIO) -> bool:
-    """Look at the last byte; the place to append to stays the end."""
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) == b"\n"
 
 
 def read_results(paths: Iterable[Path], most: int | None = None) -> Results:

@@ -72,6 +72,7 @@ def read_board_names(system: System) -> BoardNames:
     properties = parse_getprop(system.output("getprop"))
     android = android_facts(properties)
     cpuinfo = system.read("/proc/cpuinfo") or ""
+    is_virtual = "hypervisor" in (find_field(cpuinfo, "flags") or "").split()
     tree = first_text(system, (f"{folder}/model" for folder in _TREES))
     compatible = first_text(system, (f"{folder}/compatible" for folder in _TREES)) or ""
     vendor, product = (_dmi_text(system, name) for name in ("sys_vendor", "product_name"))
@@ -89,7 +90,8 @@ def read_board_names(system: System) -> BoardNames:
         compatible=tuple(text for text in re.split(r"[\0\n]", compatible) if text),
         device=android.device if android else None,
         soc=android.soc if android else None,
-        cpu=_real_cpu(cpuinfo),
+        # A virtual machine shows its host's CPU and has another memory.
+        cpu=None if is_virtual else find_field(cpuinfo, "model name"),
     )
 
 
@@ -98,26 +100,17 @@ def _dmi_text(system: System, name: str) -> str | None:
     return text if text and not text.lower().startswith(_PLACEHOLDERS) else None
 
 
-def _real_cpu(cpuinfo: str) -> str | None:
-    """The CPU's name on a PC. A virtual machine shows its host's and has another memory."""
-    is_virtual = "hypervisor" in (find_field(cpuinfo, "flags") or "").split()
-    return None if is_virtual else find_field(cpuinfo, "model name")
-
-
 def match_boards(board: BoardNames, ram_bytes: int) -> tuple[DeviceProfile, ...]:
     """The shipped profiles that this board can be, the likeliest first. MemTotal is less than what
     is soldered (firmware and kernel keep some), so the smallest profile that holds it is meant.
     """
     shipped = shipped_profiles()
     wanted = find_profiles(board)
-    found = [shipped[name] for name in wanted] or _by_alias(board.names)
+    # Or those whose id or alias is this name, with the maker's name before it or without.
+    slugs = {plain_name(name).replace(" ", "-") for name in board.names}
+    slugs |= {slug.partition("-")[2] for slug in slugs}
+    alike = [profile for profile in shipped.values() if slugs & {profile.id, *profile.aliases}]
+    found = [shipped[name] for name in wanted] or alike
     fitting = [p for p in found if _LEAST_RAM_SHARE * p.ram_bytes <= ram_bytes <= p.ram_bytes]
     least = min((profile.ram_bytes for profile in fitting), default=0)
     return tuple(profile for profile in fitting if profile.ram_bytes == least)
-
-
-def _by_alias(names: tuple[str, ...]) -> list[DeviceProfile]:
-    """Profiles whose id or alias is this name, with the maker's name before it or without."""
-    slugs = {plain_name(name).replace(" ", "-") for name in names}
-    slugs |= {slug.partition("-")[2] for slug in slugs}
-    return [p for p in shipped_profiles().values() if slugs & {p.id, *p.aliases}]

@@ -75,7 +75,10 @@ def measure_machine(
     if folder is None:
         found.notes.append("no engine is installed: memory was timed by copying, kernels were not")
     else:
-        weight_bytes = _weight_bytes(profile, LocalSystem(), quick=quick)
+        # Enough to defeat the caches, little enough to leave the board its memory.
+        wanted = max(_LEAST_WEIGHTS, 4 * (last_level_cache(LocalSystem()) or 0))
+        most = min(_MOST_WEIGHTS // 4 if quick else _MOST_WEIGHTS, profile.free_ram_bytes // 4)
+        weight_bytes = max(1 << 20, min(wanted, most))
         budget_s = 0.15 if quick else min(0.6, 12 / (len(counts) + _PRODUCTS))
         threads = ",".join(map(str, counts))
         command = [str(folder.absolute()), threads, str(weight_bytes), f"{budget_s:.3f}"]
@@ -137,13 +140,6 @@ def last_level_cache(system: System) -> int | None:
         if match:
             sizes.append(int(match[1]) << (10 if match[2] == "K" else 20))
     return max(sizes, default=None)
-
-
-def _weight_bytes(profile: DeviceProfile, system: System, *, quick: bool) -> int:
-    """Enough to defeat the caches, little enough to leave the board its memory."""
-    wanted = max(_LEAST_WEIGHTS, 4 * (last_level_cache(system) or 0))
-    most = min(_MOST_WEIGHTS // 4 if quick else _MOST_WEIGHTS, profile.free_ram_bytes // 4)
-    return max(1 << 20, min(wanted, most))
 
 
 def measure_copy_bandwidth(

@@ -87,9 +87,7 @@ def report(
     echo(f"{output}: {n_runs} run(s), {len(data) / 1000:,.0f} kB", err=True)
 
 
-def choose_results(
-    results: Sequence[Path], *, last: bool = False, most: int | None = None
-) -> Results:
+def choose_results(results: Sequence[Path], last: bool = False, most: int | None = None) -> Results:
     """The results of the files, or of the store. Raises InputError when there are none."""
     paths = list(results) or sorted(data_directory().glob("*.jsonl"))
     if not paths:

@@ -60,6 +60,8 @@ def deadline_rows(run: Run) -> list[tuple[str, ...]]:
 
 def _row(label: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     n, met = found.get("n_accepted"), found.get("n_met")
+    overrun_s, relative = found.get("worst_overrun_s"), found.get("worst_overrun_share")
+    overrun = f"{format_seconds(overrun_s)} ({100 * (relative or 0):.1f} %)"
     return (
         label,
         f"{met} of {n}" if n else "–",
@@ -67,7 +69,7 @@ def _row(label: str, found: Mapping[str, Any]) -> tuple[str, ...]:
         str(found.get("n_refused") or 0),
         _format_p50_p99(found.get("first_s")),
         _format_p50_p99(found.get("total_s")),
-        _overrun(found),
+        overrun if overrun_s else "–" if overrun_s is None else "none",
     )
 
 
@@ -107,13 +109,6 @@ def _format_p50_p99(spread: Mapping[str, Any] | None) -> str:
     if spread is None:
         return "–"
     return f"{format_seconds(spread.get('p50'))} / {format_seconds(spread.get('p99'))}"
-
-
-def _overrun(found: Mapping[str, Any]) -> str:
-    seconds, relative = found.get("worst_overrun_s"), found.get("worst_overrun_share")
-    if not seconds:
-        return "–" if seconds is None else "none"
-    return f"{format_seconds(seconds)} ({100 * (relative or 0):.1f} %)"
 
 
 def deadline_notes(run: Run) -> list[str]:

@@ -110,13 +110,6 @@ class Run:
             if (plan := promised.get(key)) and got
         ]
 
-    def predicted_rows(self) -> list[tuple[str, str, str, str]]:
-        """(figure, predicted, measured, measured ÷ predicted), as far as both are known."""
-        return [
-            (f"{name}, {unit}", f"{plan:,.0f}", f"{got:,.0f}", f"{got / plan:.2f}")
-            for name, unit, plan, got in self.find_predictions()
-        ]
-
 
 def group_runs(records: Sequence[Record]) -> list[Run]:
     """Records by run id, oldest first. Two machines under one run id are two runs."""

@@ -52,9 +52,13 @@ def render_run(run: Run) -> list[str]:
     if loads := run.tests("load"):
         lines += ["", "## Load", ""]
         lines += table(("page cache", "open", "open to first token"), load_rows(loads))
-    if predictions := run.predicted_rows():
+    if found := run.find_predictions():
         lines += ["", "## Predicted and measured", ""]
-        lines += table(("figure", "plan", "measured", "ratio"), predictions)
+        cells = [
+            (f"{name}, {unit}", f"{plan:,.0f}", f"{got:,.0f}", f"{got / plan:.2f}")
+            for name, unit, plan, got in found
+        ]
+        lines += table(("figure", "plan", "measured", "ratio"), cells)
     lines += ["", "## Conditions", ""]
     lines += [f"- flagged: {escape(flag, 300)}" for flag in flag_lines(run)]
     if origin := run.imported_note:

@@ -113,7 +113,10 @@ def make_fleet(runs: Sequence[Run], number: int) -> dict[str, Any]:
         "kind": name_kind(runs[0]),
         "verdict": fleet_verdict(runs),
         "columns": [column.heading for column in list_columns(runs)],
-        "rows": [assign_heat(cells, shares) for cells, shares in shown],
+        "rows": [
+            (cells[0], list(zip(cells[1:], map(find_step, shares), strict=True)))
+            for cells, shares in shown
+        ],
         "n_runs": len(runs),
         "n_rows": len(shown),
         "pictures": drawn,
@@ -121,12 +124,9 @@ def make_fleet(runs: Sequence[Run], number: int) -> dict[str, Any]:
     }
 
 
-def assign_heat(
-    cells: Sequence[str], shares: Sequence[float | None]
-) -> tuple[str, list[tuple[str, int | None]]]:
-    """(label, [(text, step of the heat map from 0, far from the best, to 5, the best)])."""
-    steps = [None if s is None else max(0, min(5, int(s * 5 + 1e-9))) for s in shares]
-    return cells[0], list(zip(cells[1:], steps, strict=True))
+def find_step(share: float | None) -> int | None:
+    """The step of the heat map, from 0, far from the best, to 5, the best."""
+    return None if share is None else max(0, min(5, int(share * 5 + 1e-9)))
 
 
 def _file(name: str) -> str:

@@ -121,7 +121,9 @@ def process_lines(
     lines.append(Line(f"  now          {doing(page, past)}"))
     if page.engine:
         lines.append(Line(f"  decode       {format_speed(page, past, bars)}"))
-        lines.append(Line(f"  first token  {format_first_token(page)}"))
+        ttft, prompt = format_seconds(page.ttft_ns * 1e-9), tokens(page.ttft_n_prompt)
+        first = f"{ttft} after {prompt} of prompt" if page.ttft_ns else "–"
+        lines.append(Line(f"  first token  {first}"))
     kinds = {"anonymous": memory.anon_bytes, "mapped": memory.file_bytes}
     kinds |= {"PSS": memory.pss_bytes, "swap": memory.swap_bytes}
     if memory.anon_bytes is None:
@@ -154,12 +156,6 @@ def format_speed(page: Page, past: ProcessHistory, bars: str) -> str:
     else:
         return "–"
     return f"{text:<26}{sparkline(past.history, bars)}".rstrip()
-
-
-def format_first_token(page: Page) -> str:
-    if not page.ttft_ns:
-        return "–"
-    return f"{format_seconds(page.ttft_ns * 1e-9)} after {tokens(page.ttft_n_prompt)} of prompt"
 
 
 def tokens(n: int) -> str:

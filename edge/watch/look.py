@@ -154,17 +154,13 @@ def read_processes(
         elif parse_start_ticks(system.read(f"/proc/{page.pid}/stat")) != page.started:
             continue  # killed: another process has its number, or none
         else:
-            memory = read_process_memory(system, page.pid)
+            status, rollup = (
+                system.read(f"/proc/{page.pid}/{name}") or "" for name in ("status", "smaps_rollup")
+            )
+            memory = ProcessMemory(**{"pss_bytes": parse_pss(rollup), **parse_status(status)})
         if memory is not None:
             found[page.pid] = (page, memory)
     return tuple(found[pid] for pid in sorted(found))
-
-
-def read_process_memory(system: System, pid: int) -> ProcessMemory:
-    """Memory by kind from /proc/PID/status and smaps_rollup."""
-    status = system.read(f"/proc/{pid}/status") or ""
-    rollup = system.read(f"/proc/{pid}/smaps_rollup") or ""
-    return ProcessMemory(**{"pss_bytes": parse_pss(rollup), **parse_status(status)})
 
 
 def read_machine(system: System, sensors: HeatReader) -> Machine:
