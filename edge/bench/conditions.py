@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -42,13 +43,11 @@ def read_conditions() -> Conditions:
     own = psutil.Process().cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
     total = sum(times[: 8 if hasattr(times, "steal") else len(times)])
-    try:
-        swap_out: int | None = psutil.swap_memory().sout
-    except (OSError, RuntimeError):
-        swap_out = None
-    return Conditions(
-        total, total - idle, own.user + own.system, getattr(times, "steal", 0.0), swap_out
-    )
+    swap_out: int | None = None
+    with contextlib.suppress(OSError, RuntimeError):
+        swap_out = psutil.swap_memory().sout
+    own_s, steal_s = own.user + own.system, getattr(times, "steal", 0.0)
+    return Conditions(total, total - idle, own_s, steal_s, swap_out)
 
 
 def disturbances(
@@ -114,7 +113,6 @@ def machine_facts() -> dict[str, Any]:
 
 
 def os_name() -> str:
-    try:
+    with contextlib.suppress(OSError):
         return platform.freedesktop_os_release().get("PRETTY_NAME", platform.platform())
-    except OSError:
-        return platform.platform()
+    return platform.platform()

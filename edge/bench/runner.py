@@ -37,13 +37,8 @@ NO_TEMPLATE = "a base model without chat template: plain text is continued, no q
 # Tokens of one sustained repetition: seconds on a slow board, and shallow in every context.
 N_GEN = 128
 # The figure that a test is judged by.
-_RATE = {
-    "prefill": "prefill_tps",
-    "decode": "decode_tps",
-    "end-to-end": "end_to_end_s",
-    "load": "load_s",
-    "sustained": "decode_tps",
-}
+_RATE = {"prefill": "prefill_tps", "decode": "decode_tps", "sustained": "decode_tps",
+         "end-to-end": "end_to_end_s", "load": "load_s"}  # fmt: skip
 
 
 class TokenTimes(Sequence[TokenEvent]):

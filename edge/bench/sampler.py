@@ -16,10 +16,8 @@ from boardfit.edge.bench.heat import HeatReader
 from boardfit.edge.probe.system import System, read_text
 from boardfit.edge.types import HeatSample, MemorySample
 
-_STATUS_KEYS = (
-    *(("VmRSS", "rss_bytes"), ("RssAnon", "anon_bytes")),
-    *(("RssFile", "file_bytes"), ("VmSwap", "swap_bytes")),
-)
+_STATUS_KEYS = (("VmRSS", "rss_bytes"), ("RssAnon", "anon_bytes"), ("RssFile", "file_bytes"),
+                ("VmSwap", "swap_bytes"))  # fmt: skip
 _KB_LINE = re.compile(r"^(\w+):\s+(\d+) kB", re.MULTILINE)
 
 

@@ -21,11 +21,8 @@ _PLACEHOLDERS = ("to be filled", "default string", "system product", "not specif
 _LEAST_RAM_SHARE = 0.6
 # Names under which phones are sold, by the maker's own property.
 _MARKETING_NAMES = (
-    "ro.product.marketname",
-    "ro.config.marketing_name",
-    "ro.vendor.oplus.market.name",
-    "ro.vendor.oplus.market.enname",
-    "ro.product.vendor.marketname",
+    *("ro.product.marketname", "ro.config.marketing_name", "ro.vendor.oplus.market.name"),
+    *("ro.vendor.oplus.market.enname", "ro.product.vendor.marketname"),
 )
 
 

@@ -50,9 +50,10 @@ class ProofKernels(ggml.Ggml):
         self.mul_mat_id = bind("ggml_mul_mat_id", *[pointer] * 5)
         self.get_rows = bind("ggml_get_rows", *[pointer] * 4)
         self.attention = bind("ggml_flash_attn_ext", *[pointer] * 6, *[number] * 3)
-        self.unary = {name: bind(f"ggml_{name}", *[pointer] * 3) for name in _UNARY}
-        self.binary = {name: bind(f"ggml_{name}", *[pointer] * 4) for name in _BINARY}
-        self.scaled = {name: bind(f"ggml_{name}", *[pointer] * 3, number) for name in _SCALED}
+        operands = {**dict.fromkeys(_BINARY, (pointer,)), **dict.fromkeys(_SCALED, (number,))}
+        self.floats = {
+            name: bind(f"ggml_{name}", *[pointer] * 3, *operands.get(name, ())) for name in _FLOATS
+        }
         self.rope = bind("ggml_rope", *[pointer] * 4, ctypes.c_int, ctypes.c_int)
         self.cast = bind("ggml_cast", *[pointer] * 3, ctypes.c_int)
         self.buffer_name = bind("ggml_backend_buft_name", ctypes.c_char_p, pointer)
@@ -256,13 +257,9 @@ def run_floats(lib: ProofKernels, case: KernelCase, buffer: int | None) -> None:
     a, b = [row[:width] for row in a], [row[:width] for row in b]
     with Bench(lib, case.n_threads) as bench:
         x, y = bench.input(pack(a), width, 4), bench.input(pack(b), width, 4)
-        if case.op in lib.unary:
-            result = lib.unary[case.op](bench.rest, x)
-        elif case.op in lib.binary:
-            result = lib.binary[case.op](bench.rest, x, y)
-        else:
-            result = lib.scaled[case.op](bench.rest, x, 0.5 if case.op == "scale" else 1e-6)
-        out = bench.compute(result)
+        operands = {**dict.fromkeys(_BINARY, y), **dict.fromkeys(_SCALED, 1e-6), "scale": 0.5}
+        others = [operands[case.op]] if case.op in operands else []
+        out = bench.compute(lib.floats[case.op](bench.rest, x, *others))
     want = [_FLOATS[case.op](r, s) for r, s in zip(a, b, strict=True)]
     # gelu reads a table of half precision.
     expect(unpack(out, width), want, lambda i, j: 5e-3 * max(1.0, abs(want[i][j])))

@@ -12,15 +12,10 @@ from boardfit.edge.probe.system import System, parse_number, read_number
 # Bits of `vcgencmd get_throttled`. Source: https://www.raspberrypi.com/documentation/computers/
 # os.html#get_throttled
 THROTTLE_BITS = {
-    0: "under-voltage now",
-    1: "clock capped now",
-    2: "throttled now",
-    3: "soft temperature limit now",
-    16: "under-voltage has occurred",
-    17: "clock was capped",
-    18: "throttling has occurred",
-    19: "soft temperature limit has occurred",
-}
+    0: "under-voltage now", 1: "clock capped now", 2: "throttled now",
+    3: "soft temperature limit now", 16: "under-voltage has occurred", 17: "clock was capped",
+    18: "throttling has occurred", 19: "soft temperature limit has occurred",
+}  # fmt: skip
 _THROTTLED = re.compile(r"throttled=0x([0-9a-fA-F]{1,8})\b")
 _TEMP = re.compile(r"temp=(-?\d{1,3}(?:\.\d{1,3})?)'C")
 _RAIL = re.compile(

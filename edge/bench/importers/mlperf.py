@@ -16,13 +16,8 @@ _HEAD = "MLPerf Results Summary"
 _FIELD = re.compile(r"^\s*([\w .()/+-]+?)\s*:\s*(\S.*?)\s*$", re.MULTILINE)
 _PROCESSED = re.compile(r"Processed at least \d+ queries \((\d+)\)")
 # Their row → our figure; the first five describe one spread.
-_SPREAD = {
-    "median": "50.00 percentile {}",
-    "mean": "Mean {}",
-    "minimum": "Min {}",
-    "maximum": "Max {}",
-    "p90": "90.00 percentile {}",
-}
+_SPREAD = {"median": "50.00 percentile {}", "p90": "90.00 percentile {}", "mean": "Mean {}",
+           "minimum": "Min {}", "maximum": "Max {}"}  # fmt: skip
 _QUANTILES = {"p50": "50.00", "p90": "90.00", "p95": "95.00", "p99": "99.00"}
 
 
