@@ -30,10 +30,6 @@ class NetworkFolder:
     record: Mapping[str, Any]
 
     @property
-    def path(self) -> Path:
-        return self.file.path
-
-    @property
     def quality(self) -> dict[str, Any]:
         """What a result says of how far the network is from its source."""
         kept = {key: self.record[key] for key in ("recipe", "errors")}

@@ -109,16 +109,14 @@ def parse_findings(text: str) -> Measurements:
     if not isinstance(data, dict):
         return Measurements(notes=["nothing was measured: the board's answer is not a JSON object"])
     found = Measurements(method=data["method"] if data.get("method") in _METHODS else None)
-    for pair in _items(data, "bandwidth_by_threads"):
-        match pair:
-            case [int(threads), int() | float() as rate] if _is_rate(rate) and 0 < threads <= 1024:
-                found.bandwidth_by_threads[threads] = float(rate)
-    for item in _items(data, "kernels"):
+    for item in [*_items(data, "bandwidth_by_threads"), *_items(data, "kernels")]:
         match item:
-            case [str(kind), bool(repacked), int(threads), int() | float() as rate] if (
-                kind in _KINDS and _is_rate(rate) and 0 < threads <= 1024
+            case [int(n), int() | float() as rate] if _is_rate(rate) and 0 < n <= 1024:
+                found.bandwidth_by_threads[n] = float(rate)
+            case [str(kind), bool(repacked), int(n), int() | float() as rate] if (
+                kind in _KINDS and _is_rate(rate) and 0 < n <= 1024
             ):
-                found.kernels.append(KernelSpeed(kind, repacked, threads, float(rate)))
+                found.kernels.append(KernelSpeed(kind, repacked, n, float(rate)))
     read = data.get("storage_read")
     if isinstance(read, int | float) and _is_rate(read):
         found.storage_read = float(read)

@@ -11,7 +11,6 @@ from datetime import datetime, timezone
 import click
 
 from boardfit.edge.probe.remote import parse_target
-from boardfit.edge.process.live import Page
 from boardfit.edge.terminal.output import write_text
 from boardfit.edge.watch.draw import ProcessHistory, Rates, screen_lines
 from boardfit.edge.watch.look import Here, Look, WatchedBoard, to_record
@@ -48,26 +47,20 @@ class WatchMemory:
     """State kept between looks: each process's rate, its history, how long it has stood."""
 
     def __init__(self) -> None:
-        self._rates: dict[int, Rates] = {}
-        self._since: dict[int, tuple[tuple[object, ...], float]] = {}
+        self._past: dict[int, tuple[Rates, tuple[object, ...], float]] = {}
 
     def add(self, look: Look) -> dict[int, ProcessHistory]:
         """The histories of a look's processes; ended ones are forgotten."""
-        now = time.monotonic()
-        pages = {page.pid: page for page, _ in look.processes}
-        self._rates = {pid: self._rates.get(pid) or Rates() for pid in pages}
-        self._since = {pid: self._find_since(pid, page, now) for pid, page in pages.items()}
-        histories = {}
-        for pid, page in pages.items():
-            rate = self._rates[pid].add(page, now)
-            still_s = now - self._since[pid][1]
-            histories[pid] = ProcessHistory(rate, tuple(self._rates[pid].history), still_s)
+        now, past, histories = time.monotonic(), self._past, {}
+        self._past = {}
+        for page, _ in look.processes:
+            state = (page.started, page.state, page.n_requests, page.n_out)
+            rates, before, since = past.get(page.pid, (Rates(), state, now))
+            since = since if before == state else now
+            self._past[page.pid] = (rates, state, since)
+            rate = rates.add(page, now)
+            histories[page.pid] = ProcessHistory(rate, tuple(rates.history), now - since)
         return histories
-
-    def _find_since(self, pid: int, page: Page, now: float) -> tuple[tuple[object, ...], float]:
-        state = (page.started, page.state, page.n_requests, page.n_out)
-        before = self._since.get(pid)
-        return before if before and before[0] == state else (state, now)
 
 
 def print_looks(
@@ -83,9 +76,8 @@ def print_looks(
             record = to_record(look, {pid: past.rate for pid, past in histories.items()})
             write_text(json.dumps({**record, "time": stamp}) + "\n")
         else:
-            lines = screen_lines(
-                look, histories, width=WIDE, height=TALL, title=f"{stamp[:19]}  {title}"
-            )
+            head = f"{stamp[:19]}  {title}"
+            lines = screen_lines(look, histories, width=WIDE, height=TALL, title=head)
             write_text("\n".join(line.text for line in lines) + "\n\n")
         done += 1
         if done == looks:
@@ -97,9 +89,8 @@ def show_looks(source: Here | WatchedBoard, interval: float, looks: int | None, 
     """The terminal's second screen, redrawn at every look and when the window changes."""
     memory, done = WatchMemory(), 0
     ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
-    first = source.read()  # before Screen, which would hide a missing board's error
+    look = source.read()  # before Screen, which would hide a missing board's error
     with Screen() as screen:
-        look = first
         while True:
             due = time.monotonic() + interval
             histories = memory.add(look)
