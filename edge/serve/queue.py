@@ -26,6 +26,7 @@ from boardfit.edge.process.live import STATUS
 from boardfit.edge.serve.ask import Ask
 from boardfit.edge.serve.counters import Counters
 from boardfit.edge.serve.job import Begun, Ended, Job, JobCost
+from boardfit.edge.serve.notify import Heartbeat
 from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready
 from boardfit.edge.serve.scoring import Score, TokenSession, check_scoring, score_answer
 from boardfit.edge.template.render import kept_worker
@@ -49,6 +50,7 @@ class AnswerQueue:
         self._is_closing = False
         self._saved_s = time.monotonic()
         self._monotonic_ns = time.monotonic_ns
+        self._heart = Heartbeat()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.opened: OpenModel | None = None
         self.failure: Exception | None = None
@@ -328,7 +330,8 @@ class AnswerQueue:
                     return job
                 if self._is_closing:
                     return None
-                self._wake.wait()
+                self._heart.beat()
+                self._wake.wait(self._heart.pause_s)
 
     def _answer(self, job: Job) -> None:
         ask, session = job.ask, job.session
@@ -337,6 +340,8 @@ class AnswerQueue:
         queue_s = (job.started_ns - job.received_ns) / 1e9
 
         def must_stop() -> bool:
+            if threading.current_thread() is self._thread:  # a watcher asks too, all the time
+                self._heart.beat()
             return job.is_given_up() or time.monotonic_ns() > end_ns
 
         prompt, events = list[int](), list[TokenEvent]()
