@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import functools
 from importlib import resources
 from pathlib import Path
 
-from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.tasks.task import Task, parse_task, read_task
 from boardfit.edge.units import did_you_mean, printable
@@ -18,7 +18,7 @@ NAMES = (
 )  # fmt: skip
 
 
-@lru_cache(maxsize=1)
+@functools.cache
 def load_tasks() -> dict[str, Task]:
     """All presets by name, the shortest first."""
     folder = resources.files("boardfit.edge.tasks").joinpath("presets")
@@ -41,12 +41,9 @@ def find_task(name: str) -> Task:
     )
 
 
-@lru_cache(maxsize=1)
 def languages() -> dict[str, str]:
     """Code → name in English."""
-    file = resources.files("boardfit.edge.tasks").joinpath("languages.toml")
-    found: dict[str, str] = decode_toml(file.read_text("utf-8"))
-    return found
+    return load_toml("boardfit.edge.tasks", "languages.toml")
 
 
 def language_name(text: str) -> str:

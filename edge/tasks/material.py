@@ -12,10 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import resources
-from typing import Any
 
-from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.device_profiles.toml_parser import load_toml
 
 Count = Callable[[str], int]
 _SLOT = re.compile(r"\{(\w+?)(\d?)\}")
@@ -68,13 +66,12 @@ class Material:
 
 @lru_cache(maxsize=8)
 def load_material(name: str) -> Material:
-    file = resources.files("boardfit.edge.tasks").joinpath("texts").joinpath(f"{name}.toml")
-    table: dict[str, Any] = decode_toml(file.read_text("utf-8"))
+    table = load_toml("boardfit.edge.tasks", f"texts/{name}.toml")
     sections = tuple(
         TextSection(
             sentences=(
                 *((sentence, "") for sentence in entry.get("sentences", ())),
-                *((sentence, question) for sentence, question in entry.get("facts", ())),
+                *map(tuple, entry.get("facts", ())),
             ),
             title=entry.get("title", ""),
             count=entry.get("count"),

@@ -89,10 +89,11 @@ def _request(task: Task, rng: random.Random, count: Count) -> TaskRequest:
     plain = "article" if n_tokens >= _PAGE_TOKENS else "sentences"
     material = load_material(_MATERIAL.get(task.name, plain))
     files = [p.name for p in task.parameters.values() if p.kind == "file"]
-    values = {}
-    for parameter in task.parameters.values():
-        if parameter.kind == "language":
-            values[parameter.name] = language_name(rng.choice(_INTO))
+    values = {
+        p.name: language_name(rng.choice(_INTO))
+        for p in task.parameters.values()
+        if p.kind == "language"
+    }
     if files:
         page = load_material("manual").compose(rng, n_tokens, count)
         values["text"] = rng.choice(page.questions or ("What is this about?",))

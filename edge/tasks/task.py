@@ -159,42 +159,35 @@ def _task(name: str, table: dict[str, Any]) -> Task:
         choices = ", ".join(get_args(Thinking))
         raise InputError(f"'thinking' must be one of {choices}, got {table['thinking']!r:.40}")
     parameters = {key: _parameter(key, value) for key, value in table.get("parameters", {}).items()}
-    message = table["message"]
-    places = set(PLACE.findall(message))
-    known = {"text", *parameters}
-    if places != known:
-        odd = ", ".join(sorted(places ^ known))
+    if odd := sorted({"text", *parameters} ^ set(PLACE.findall(table["message"]))):
         raise InputError(
-            f"'message' must hold {{text}} and every parameter, once named; see: {odd}"
+            "'message' must hold {text} and every parameter, once named; see: " + ", ".join(odd)
         )
     budget = table.get("budget", {})
     _check_keys(budget, ("within", "first_within"), "'budget'")
-    sampling = table.get("sampling", {})
-    _check_keys(sampling, _SAMPLING, "'sampling'")
-    if not all(_is_number(value) for value in sampling.values()):
-        raise InputError("'sampling' must hold numbers")
-    try:
-        GenerationConfig(**sampling)
-    except ValueError as error:
-        raise InputError(f"'sampling': {error}") from None
     first = budget.get("first_within")
+    plain = {key: table[key] for key in _KEYS if key in table}
     return Task(
+        **{"about": "", **plain, "system": table.get("system") or None},
         name=name,
-        title=table["title"],
-        about=table.get("about", ""),
-        message=message,
         prompt=_length(table, "prompt"),
         answer=_length(table, "answer"),
         within_s=_time(budget.get("within"), "within"),
         first_within_s=None if first is None else _time(first, "first_within"),
-        system=table.get("system") or None,
-        input=table.get("input", "text"),
-        extractive=table.get("extractive", False),
-        conversation=table.get("conversation", False),
-        thinking=table.get("thinking", "off"),
         parameters=parameters,
-        sampling=sampling,
+        sampling=_sampling(table.get("sampling", {})),
     )
+
+
+def _sampling(table: dict[str, Any]) -> dict[str, Any]:
+    _check_keys(table, _SAMPLING, "'sampling'")
+    if not all(type(value) in (int, float) for value in table.values()):
+        raise InputError("'sampling' must hold numbers")
+    try:
+        GenerationConfig(**table)
+    except ValueError as error:
+        raise InputError(f"'sampling': {error}") from None
+    return table
 
 
 def _parameter(name: str, table: Any) -> Parameter:
@@ -234,7 +227,3 @@ def _check_keys(table: Mapping[str, Any], known: tuple[str, ...], what: str) -> 
             raise InputError(
                 f"{what} has no entry {printable(key, 40)!r}.{did_you_mean(key, known)}"
             )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

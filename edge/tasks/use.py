@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
@@ -14,7 +15,6 @@ from click.core import ParameterSource
 
 from boardfit.edge.errors import EdgeError, InputError, UsageError
 from boardfit.edge.tasks.catalog import find_task, language_name
-from boardfit.edge.tasks.fit import fit_message
 from boardfit.edge.tasks.task import Task
 from boardfit.edge.terminal.options import add_options
 from boardfit.edge.types import Engine, Message
@@ -23,6 +23,8 @@ from boardfit.edge.units import format_seconds
 MAX_FILE_BYTES = 4 * 1024**2  # far beyond any context
 #: What `--within` says for no limit at all, the task's own one included.
 NO_LIMIT = "none"
+# Sentences are counted one by one to shorten a text; together they may take a few tokens more.
+_TRIES = 6
 
 _add_options = add_options(
     click.option(
@@ -71,10 +73,16 @@ class TaskUse:
         template has no system role (or none at all: `plain`) gets the system prompt in front of
         every message instead.
         """
-        system = self.task.system
-        if system is None or (not plain and _has_system_role(engine, system)):
-            return system, self
-        return None, TaskUse(_with_system_inside(self.task), self.values)
+        system, task = self.task.system, self.task
+        if system is None:
+            return None, self
+        if not plain:
+            with contextlib.suppress(EdgeError):
+                engine.render([Message("system", system), Message("user", "hello")])
+                return system, self
+        inside = system.replace("{", "(").replace("}", ")")
+        task = dataclasses.replace(task, system=None, message=f"{inside}\n\n{task.message}")
+        return None, TaskUse(task, self.values)
 
     def fit_text(
         self, text: str, engine: Engine, system: str | None, n_answer: int, *, plain: bool = False
@@ -94,17 +102,34 @@ class TaskUse:
         return fit_message(self.message(text), n_prompt, engine.count, room)
 
 
-def _has_system_role(engine: Engine, system: str) -> bool:
-    try:
-        engine.render([Message("system", system), Message("user", "hello")])
-    except EdgeError:
-        return False
-    return True
+def fit_message(
+    message: str, n_prompt: Callable[[str], int], count: Callable[[str], int], room: int
+) -> tuple[str, str | None]:
+    """`message`, shortened to its most relevant sentences until its whole prompt takes at most
+    `room` tokens, and a note that says so; unchanged, without a note, where it fits or nothing in
+    it can go. `n_prompt` counts a prompt with the message in it, `count` a plain text.
+    """
+    total = n_prompt(message)
+    if total <= room:
+        return message, None
+    from boardfit.edge.deadline.shorten import select, split
 
-
-def _with_system_inside(task: Task) -> Task:
-    system = (task.system or "").replace("{", "(").replace("}", ")")
-    return dataclasses.replace(task, system=None, message=f"{system}\n\n{task.message}")
+    pieces = split(message)
+    sizes = [count(piece.text) for piece in pieces]
+    budget = sum(sizes) - (total - room)
+    for _ in range(_TRIES):
+        short = select(pieces, sizes, budget)
+        if short is None:
+            break
+        taken = n_prompt(short)
+        if taken <= room:
+            note = (
+                f"the text is longer than the context: {count(short)} of {sum(sizes)} tokens kept, "
+                "the most relevant sentences"
+            )
+            return short, note
+        budget -= taken - room + 4
+    return message, None
 
 
 def prepare_task(name: str | None, given: Mapping[str, str | None]) -> TaskUse | None:
@@ -176,6 +201,6 @@ def read_text(path: str | Path) -> str:
 
 def time_text(within_s: float | None, first_within_s: float | None) -> str:
     """`within 2.00 s, first word 700 ms`, or that there is no limit."""
-    parts = [f"within {format_seconds(within_s)}"] if within_s is not None else []
-    parts += [f"first word {format_seconds(first_within_s)}"] if first_within_s is not None else []
+    limits = (("within", within_s), ("first word", first_within_s))
+    parts = [f"{what} {format_seconds(limit)}" for what, limit in limits if limit is not None]
     return ", ".join(parts) or "no limit"
