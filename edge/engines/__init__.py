@@ -59,7 +59,7 @@ ENGINES: dict[str, EngineEntry] = {
         magic=(0, b"LITERTLM"),
     ),
     "tflite": EngineEntry(
-        target="boardfit.edge.engines.litert.tflite:TfliteEngine",
+        target="boardfit.edge.engines.litert.engine:TfliteEngine",
         formats=(".tflite",),
         packages=("ai_edge_litert", "tflite_runtime"),
         extra="tflite",

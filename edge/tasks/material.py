@@ -1,7 +1,7 @@
 """Texts made from our own sentences: varied, seeded, of a length that a tokenizer counts.
 
-A file in `texts/` holds sections of sentences with {slots}; slots named in `fixed` keep their value
-over a whole text, the others are drawn for each sentence. No sentence comes twice in a text.
+A file in `texts/` holds sections of sentences with {slots}; slots in `fixed` keep their value over
+a whole text. No sentence comes twice in a text.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _TRIES, _REDRAWS = 12, 6
 
 @dataclass(frozen=True)
 class TextSection:
-    """Sentences, each with a question it answers or an empty text. `count`: the maximum number;
-    `optional` ones are left out of short texts, `last` ones end a text.
+    """Sentences, each with a question it answers or an empty text; at most `count`. `optional` ones
+    are left out of short texts, `last` ones end a text.
     """
 
     sentences: tuple[tuple[str, str], ...]
@@ -48,8 +48,8 @@ class MaterialText:
 
 @dataclass(frozen=True)
 class Material:
-    """One file of `texts/`. `one_section`: a text keeps to one of them; `headings`: sections stand
-    under their titles; `paragraphs`: longer sections are broken into paragraphs.
+    """One file of `texts/`. `one_section`: a text keeps to one of them; `headings`: they stand
+    under their titles; `paragraphs`: longer ones are broken.
     """
 
     slots: Mapping[str, Sequence[str]]

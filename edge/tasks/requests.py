@@ -35,8 +35,8 @@ _PAGE_TOKENS = 400
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """One request. `n_prompt` tokens are what the user gives (text, file), without system prompt
-    and template; `n_answer` is how long the answer is meant to become at most.
+    """One request. `n_prompt` tokens are what the user gives, without system prompt and template;
+    `n_answer` is how long the answer is meant to become at most.
     """
 
     task: Task
@@ -66,9 +66,7 @@ def find_workload(name: str) -> list[Task]:
 def make_requests(
     tasks: Sequence[Task], n_requests: int, count: Count, *, seed: int = SEED
 ) -> list[TaskRequest]:
-    """`n_requests`, the tasks in turn. Equal seeds and tokenizers give equal requests; no request
-    comes twice.
-    """
+    """`n_requests`, the tasks in turn, none twice. Equal seeds and tokenizers give equal requests."""
     rng = random.Random(seed)
     found: list[TaskRequest] = []
     seen: set[str] = set()

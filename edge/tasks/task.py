@@ -1,7 +1,7 @@
-"""One task: its prompt, the lengths of prompts and answers, and the time limit.
+"""One task: its prompt, the lengths of prompts and answers, and the time limit, in a TOML file.
 
-A task is a TOML file. What the user gives goes into `message` at `{text}`, parameters at their
-names; nothing else in braces is allowed. Lengths are in tokens of the model's own tokenizer.
+What the user gives goes into `message` at `{text}`, parameters at their names. Lengths are in
+tokens of the model's own tokenizer.
 """
 
 from __future__ import annotations
@@ -82,10 +82,9 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Task:
-    """A preset. `input` says whether what the user gives is a text or a file with one;
-    `extractive` that answers repeat words of the prompt, so that looking ahead in it may pay;
-    `conversation` that earlier turns matter (else every message stands for itself). `sampling`
-    holds fields of GenerationConfig. `thinking`: thoughts would take the seconds that a task has.
+    """A preset. `input`: whether the user gives a text or a file with one; `extractive`: answers
+    repeat words of the prompt, so that looking ahead may pay; `conversation`: earlier turns matter.
+    `sampling` holds fields of GenerationConfig. `thinking` would take the seconds that a task has.
     """
 
     name: str

@@ -41,9 +41,8 @@ _add_options = add_options(
 
 
 def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --task and the parameters of all tasks to a click command, which gets them as `use`.
-
-    A task sets sampling and time where the user did not. Its options stand above theirs.
+    """Add --task and the parameters of all tasks to a click command, which gets them as `use`. A
+    task sets sampling and time where the user did not. Its options stand above theirs.
     """
 
     @functools.wraps(command)
@@ -69,9 +68,8 @@ class TaskUse:
         return self.task.fill({**self.values, "text": text})
 
     def place_system(self, engine: Engine, *, plain: bool = False) -> tuple[str | None, TaskUse]:
-        """The system prompt to open a session with, and the task to use in it. A model whose
-        template has no system role (or none at all: `plain`) gets the system prompt in front of
-        every message instead.
+        """The system prompt to open a session with, and the task to use in it. Without a system
+        role in the template (`plain`: without a template) it stands in front of every message.
         """
         system, task = self.task.system, self.task
         if system is None:
@@ -105,9 +103,9 @@ class TaskUse:
 def fit_message(
     message: str, n_prompt: Callable[[str], int], count: Callable[[str], int], room: int
 ) -> tuple[str, str | None]:
-    """`message`, shortened to its most relevant sentences until its whole prompt takes at most
-    `room` tokens, and a note that says so; unchanged, without a note, where it fits or nothing in
-    it can go. `n_prompt` counts a prompt with the message in it, `count` a plain text.
+    """`message`, shortened to its most relevant sentences until its prompt takes at most `room`
+    tokens, with a note that says so; unchanged where it fits or nothing in it can go. `n_prompt`
+    counts a prompt with the message in it, `count` a plain text.
     """
     total = n_prompt(message)
     if total <= room:
@@ -133,10 +131,9 @@ def fit_message(
 
 
 def prepare_task(name: str | None, given: Mapping[str, str | None]) -> TaskUse | None:
-    """Return the task `name`, filled in with the `given` parameters; None without a name.
-
-    Raises UsageError for an unknown task or a missing parameter, InputError for an unknown language
-    or an unreadable file.
+    """Return the task `name`, filled in with the `given` parameters; None without a name. Raises
+    UsageError for an unknown task or a missing parameter, InputError for an unknown language or an
+    unreadable file.
     """
     if name is None:
         for key, value in given.items():

@@ -1,10 +1,8 @@
 """The budget of one chat-template run: steps, seconds, and the size of every value made.
 
-A sandbox keeps a template from reaching Python's insides, but not from computing for hours or
-filling the memory: `'a' * 10**10`, `'%999999999d' % 1`, a list of lists of lists. Python cannot
-interrupt such an operation, so each is estimated *before* it runs. The rule that keeps everything
-else bounded: no value may be larger, when written out in full, than `MAX_VALUE_CHARS`, and it is
-measured when it is made.
+A template can compute for hours or fill the memory: `'a' * 10**10`, `'%999999999d' % 1`. Python
+cannot interrupt such an operation, so each is estimated *before* it runs. The rule that bounds
+everything else: no value may be larger, written out in full, than `MAX_VALUE_CHARS`.
 """
 
 from __future__ import annotations
@@ -244,10 +242,8 @@ def check_find(budget: RenderBudget, needle: Any, text: str) -> None:
 
 
 def check_ordering(budget: RenderBudget, items: Any) -> None:
-    """Charge sorting or hashing: about log n comparisons for each item.
-
-    Numbers that share a hash make a set or a dict quadratic. Python hashes integers modulo a prime
-    of 61 bits, so that only larger ones can share it in number.
+    """Charge sorting or hashing: about log n comparisons for each item. Integers are hashed modulo
+    a prime of 61 bits: larger ones can share a hash, which makes a set or a dict quadratic.
     """
     size = budget.measure(items)
     rounds = max(1, size.parts.bit_length())

@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
@@ -47,14 +48,13 @@ class Container:
     """What a `.litertlm` file says about itself. `start` is an id, or how the token is written."""
 
     path: Source
-    version: tuple[int, int, int]
     sections: tuple[ContainerSection, ...]
     header_bytes: int
-    start: int | str | None
-    stop_ids: tuple[int, ...]
-    stop_texts: tuple[str, ...]
-    template: str | None
-    max_tokens: int | None
+    start: int | str | None = None
+    stop_ids: tuple[int, ...] = ()
+    stop_texts: tuple[str, ...] = ()
+    template: str | None = None
+    max_tokens: int | None = None
 
     @property
     def model(self) -> ContainerSection:
@@ -99,7 +99,7 @@ def read_container(path: Source) -> Container:
             )
         if len(head) < _PREFIX.size:
             raise InputError(f"{path}: cut short: it has {size} bytes")
-        _, major, minor, patch, _, end = _PREFIX.unpack_from(head)
+        _, major, _, _, _, end = _PREFIX.unpack_from(head)
         if major != 1:
             raise UnsupportedModelError(f"{path}: container version {major}; known is 1")
         if not _PREFIX.size < end <= min(size, _MAX_HEADER_BYTES):
@@ -122,8 +122,8 @@ def read_container(path: Source) -> Container:
     if any(section.kind == OUTSIDE_WEIGHTS for section in sections):
         raise UnsupportedModelError(f"{path}: keeps weights outside its model section")
     metadata = next((s for s in sections if s.kind == METADATA), None)
-    found = _metadata(path, metadata)
-    return Container(path, (major, minor, patch), sections, end, *found)
+    found = _read_metadata(path, metadata) if metadata is not None else {}
+    return Container(path, sections, end, **found)
 
 
 def _is_decoder(section: ContainerSection) -> bool:
@@ -215,33 +215,24 @@ def _token(data: bytes) -> tuple[tuple[int, ...], str | None]:
     return (), None
 
 
-def _metadata(
-    path: Source, section: ContainerSection | None
-) -> tuple[int | str | None, tuple[int, ...], tuple[str, ...], str | None, int | None]:
-    if section is None:
-        return None, (), (), None, None
+def _read_metadata(path: Source, section: ContainerSection) -> dict[str, Any]:
+    """The fields of LlmMetadata that `Container` has."""
     if section.n_bytes > _MAX_METADATA_BYTES:
         raise UnsafeInputError(f"{path}: {section.n_bytes} bytes of metadata")
-    start: int | str | None = None
-    stop_ids: list[int] = []
-    stop_texts: list[str] = []
-    template: str | None = None
-    max_tokens: int | None = None
+    found: dict[str, Any] = {"stop_ids": (), "stop_texts": ()}
     try:
         for number, value in _fields(_read(path, section.offset, section.n_bytes)):
-            if number == 1 and isinstance(value, bytes):
-                ids, text = _token(value)
-                start = ids[0] if len(ids) == 1 else text
-            elif number == 2 and isinstance(value, bytes):
-                ids, text = _token(value)
-                if len(ids) == 1:
-                    stop_ids.append(ids[0])
-                if text:
-                    stop_texts.append(text)
-            elif number == 5 and isinstance(value, int):
-                max_tokens = value
+            if number == 5 and isinstance(value, int):
+                found["max_tokens"] = value
             elif number == 7 and isinstance(value, bytes):
-                template = value.decode("utf-8")
+                found["template"] = value.decode("utf-8")
+            elif number in (1, 2) and isinstance(value, bytes):
+                ids, text = _token(value)
+                if number == 1:
+                    found["start"] = ids[0] if len(ids) == 1 else text
+                    continue
+                found["stop_ids"] += ids if len(ids) == 1 else ()
+                found["stop_texts"] += (text,) if text else ()
     except (ValueError, IndexError) as error:
         raise InputError(f"{path}: its metadata is damaged: {error}") from None
-    return start, tuple(stop_ids), tuple(stop_texts), template, max_tokens
+    return found

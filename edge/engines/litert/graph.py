@@ -14,18 +14,18 @@ LiteRT-LM runs on CPUs too.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines.abort import NativeFlag
 from boardfit.edge.engines.litert import library
-from boardfit.edge.engines.litert.kv_axis import is_kv, state_names
 from boardfit.edge.engines.litert.native_stderr import captured_stderr
 from boardfit.edge.engines.litert.runtime_errors import damaged, load_error
+from boardfit.edge.engines.litert.signature_decoder import is_kv, state_names
 from boardfit.edge.errors import EngineError, UnsupportedModelError
 from boardfit.edge.files.kind import open_regular
+from boardfit.edge.terminal.progress import Progress
 
 
 class MappedWeights:
@@ -78,7 +78,7 @@ class LitertGraph:
         runtime: str,
         n_threads: int,
         cache_path: Path | None,
-        progress: Callable[[int, int], None] | None = None,
+        report: Progress,
     ) -> LitertGraph:
         """Compile the model in `weights`. `name` and `runtime` are for messages. `cache_path` is a
         file for weights in the layout of the kernels: written at the first opening, mapped at the
@@ -88,29 +88,22 @@ class LitertGraph:
         runtime lacks, EngineError if it does not take the model otherwise.
         """
         graph = cls(lib, weights)
-        report = progress or (lambda done, total: None)
         try:
             graph._environment = library.environment(lib)
             report(1, 4)
-            status, graph._model = library.try_create(
-                lib,
-                "LiteRtCreateModelFromBuffer",
-                graph._environment,
-                weights.address,
-                weights.n_bytes,
-            )
+            source = (graph._environment, weights.address, weights.n_bytes)
+            status, graph._model = library.try_create(lib, "LiteRtCreateModelFromBuffer", *source)
             if status != library.OK:
                 raise damaged(name, library.status_text(status))
             report(2, 4)
             graph._options = library.cpu_options(lib, n_threads, cache_path)
-            with captured_stderr() as captured:
+            with captured_stderr() as errors:
                 arguments = (graph._environment, graph._model, graph._options)
                 status, graph._compiled = library.try_create(
                     lib, "LiteRtCreateCompiledModel", *arguments
                 )
             if status != library.OK:
-                reason = library.status_text(status)
-                raise load_error(name, runtime, reason, captured.errors)
+                raise load_error(name, runtime, library.status_text(status), errors)
             report(3, 4)
             graph.can_cancel = library.attach_cancel(lib, graph._compiled, graph.cancel_flag)
             graph._make_buffers()
@@ -192,14 +185,8 @@ class LitertGraph:
                 "a signature"
             )
         n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        handle = library.create(
-            self._lib,
-            "LiteRtCreateManagedTensorBuffer",
-            self._environment,
-            library.HOST_MEMORY,
-            ctypes.byref(kind),
-            n_bytes,
-        )
+        wanted = (self._environment, library.HOST_MEMORY, ctypes.byref(kind), n_bytes)
+        handle = library.create(self._lib, "LiteRtCreateManagedTensorBuffer", *wanted)
         self._buffers.append(handle)
         address = library.create(self._lib, "LiteRtGetTensorBufferHostMemory", handle)
         memory = (ctypes.c_uint8 * n_bytes).from_address(address.value or 0)
@@ -242,16 +229,15 @@ class LitertGraph:
         """Free everything. The views must not be used afterwards."""
         lib = self._lib
         self.inputs, self.outputs, self._calls, self._states = {}, {}, {}, {}
-        if self._compiled:
-            lib.LiteRtDestroyCompiledModel(self._compiled)
-        for handle in self._buffers:
-            lib.LiteRtDestroyTensorBuffer(handle)
-        if self._options:
-            lib.LiteRtDestroyOptions(self._options)
-        if self._model:
-            lib.LiteRtDestroyModel(self._model)
-        if self._environment:
-            lib.LiteRtDestroyEnvironment(self._environment)
+        for destroy, handle in (
+            (lib.LiteRtDestroyCompiledModel, self._compiled),
+            *((lib.LiteRtDestroyTensorBuffer, buffer) for buffer in self._buffers),
+            (lib.LiteRtDestroyOptions, self._options),
+            (lib.LiteRtDestroyModel, self._model),
+            (lib.LiteRtDestroyEnvironment, self._environment),
+        ):
+            if handle:
+                destroy(handle)
         self._buffers = []
         self._environment = self._model = self._options = self._compiled = ctypes.c_void_p()
         self._weights.close()

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Sequence
+from importlib import resources
 
-from boardfit.edge.engines.litert.tflite_operators import operator_name
 from boardfit.edge.errors import EngineError, InputError, UnsupportedModelError
 from boardfit.edge.requirements import install_line
 from boardfit.edge.units import printable
+
+
+@functools.cache
+def _operator_names() -> list[str]:
+    """TFLite's builtin operators, by number (`schema.fbs`, enum BuiltinOperator)."""
+    file = resources.files("boardfit.edge.engines.litert").joinpath("operators.txt")
+    return file.read_text("utf-8").split()
+
+
+def operator_name(number: int) -> str:
+    """Name of a builtin operator; its number in words where it is newer than the list."""
+    names = _operator_names()
+    return names[number] if 0 <= number < len(names) else f"number {number}"
 
 
 def damaged(name: str, reason: str) -> InputError:
@@ -19,10 +34,11 @@ def damaged(name: str, reason: str) -> InputError:
 
 
 def load_error(
-    name: str, runtime: str, reason: str, log: str
+    name: str, runtime: str, reason: str, log: Sequence[str]
 ) -> UnsupportedModelError | EngineError:
     """What went wrong when `runtime` (name and version) refused a model, from its own words."""
-    words = printable(" ".join(f"{reason} {log}".split()))[:400]
+    said = "; ".join(dict.fromkeys(log))
+    words = printable(" ".join(f"{reason} {said}".split()))[:400]
     number = re.search(r"builtin_code out of range: (\d+)", words)
     named = re.search(r"op for builtin opcode '(\w+)'(?: version '(\d+)')?", words)
     custom = re.search(r"[Uu]nresolved custom op: ([\w:]+)|custom op(?:eration)? '?([\w:]+)", words)

@@ -13,22 +13,45 @@ import contextlib
 import mmap
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from boardfit.edge.engines.decoder import Decoder, Runner
-from boardfit.edge.engines.litert.kv_axis import is_kv, position_axis, position_index, state_names
 from boardfit.edge.engines.litert.prefill_steps import StepChooser
 from boardfit.edge.engines.prefix_cache import Fill, SavableCache
 from boardfit.edge.errors import IntegrityError, UnsupportedModelError
 
 _DECODE = "decode"
 _PREFILL = re.compile(r"^prefill(_\d+)?$")
+_KV = re.compile(r"^kv_cache_([kv])_(\d+)$")
 _KNOWN = ("tokens", "input_pos", "mask")
 # A graph that can be cancelled looks up between nodes, and a watcher wakes every 10 ms: a node may
 # take this share of the budget.
 _NODE_SHARE = 0.5
+
+
+def is_kv(name: str) -> bool:
+    """Whether a tensor of this name is a KV cache, which has a place per position."""
+    return _KV.match(name) is not None
+
+
+def state_names(inputs: Iterable[str], outputs: Iterable[str]) -> list[str]:
+    """Names of memory without positions, sorted: inputs and outputs of one name (a convolution's
+    last inputs, in LFM2), replaced as a whole by each step.
+    """
+    return sorted(name for name in set(inputs) & set(outputs) if not is_kv(name))
+
+
+def position_index(name: str, view: Any, n_ctx: int, first: int, last: int) -> tuple[Any, ...]:
+    """An index of a KV tensor's positions from `first` to before `last`. They are along the axis as
+    long as the context; where two are, the layout of the exporter decides (values lie transposed).
+    """
+    is_last = view.shape[-1] == n_ctx and (
+        view.shape[-2] != n_ctx or not name.startswith("kv_cache_k_")
+    )
+    positions = slice(first, last)
+    return (..., positions) if is_last else (..., positions, slice(None))
 
 
 class SignatureGraph(Runner, Protocol):
@@ -70,7 +93,7 @@ class SignatureDecoder(SavableCache, Decoder):
         self.graph: SignatureGraph = graph
         self._nodes_s = _NODE_SHARE * n_nodes if graph.can_cancel else 1.0
         self.cached: list[int] = []
-        check_signatures(graph, name)
+        _check_signatures(graph, name)
         decode = graph.inputs[_DECODE]
         self.n_ctx = int(decode["mask"].shape[-1])
         self.n_logits = int(graph.outputs[_DECODE]["logits"].shape[-1])
@@ -213,13 +236,13 @@ class SignatureDecoder(SavableCache, Decoder):
         memory that has no positions.
         """
         slices = [
-            view[position_index(position_axis(key, view, self.n_ctx), 0, n_tokens)]
+            view[position_index(key, view, self.n_ctx, 0, n_tokens)]
             for key, view in sorted(self._kv.items())
         ]
         return slices + self._states
 
 
-def check_signatures(graph: SignatureGraph, name: str) -> None:
+def _check_signatures(graph: SignatureGraph, name: str) -> None:
     """Raise UnsupportedModelError, naming what is missing or unknown, unless `graph` has the
     signatures of a decoder-only language model.
     """
