@@ -1,8 +1,5 @@
-"""What every engine has in common: the checks, the text, the stream, the saved prefix.
-
-An engine is what differs: how a model is opened, what holds it (a `PrefixCache`) and how that
-generates (a `TokenGeneration`).
-"""
+"""What every engine has in common: the checks, the text, the stream, the saved prefix. What differs
+is how a model is opened, what holds it (a `PrefixCache`) and how that generates."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ from boardfit.edge.engines.kv_state import count_to_save, mapped_state, write_st
 from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache
 from boardfit.edge.engines.vocabulary import find_breaks
 from boardfit.edge.errors import InputError, UnsupportedModelError
+from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import (
     EngineInfo,
     GenerationConfig,
@@ -39,9 +37,8 @@ _Self = TypeVar("_Self", bound="EngineBase[Any]")
 
 
 class EngineBase(ABC, Generic[C]):
-    """One model and one context: `boardfit.edge.types.Engine`, but for `threads_now` and
-    `describe`. Calls may come from any thread, one at a time; `close` may come while a stream runs
-    on another thread: the stream then ends.
+    """One model and one context: `boardfit.edge.types.Engine`. Calls may come from any thread, one
+    at a time; `close` may come while a stream runs on another: the stream then ends.
     """
 
     #: The engine's name in the registry.
@@ -82,7 +79,6 @@ class EngineBase(ABC, Generic[C]):
 
     @property
     def has_template(self) -> bool:
-        """Whether the model says how a conversation is written; `render` needs it."""
         return bool(self._vocabulary.template)
 
     def count(self, text: str) -> int:
@@ -99,9 +95,6 @@ class EngineBase(ABC, Generic[C]):
             return self._vocabulary.detokenize(tokens)
 
     def prompt(self, text: str) -> list[int]:
-        """Token ids of a plain text to be continued, beginning-of-text token included where the
-        vocabulary asks for it.
-        """
         return self._vocabulary.with_bos(self.tokenize(text))
 
     def render(
@@ -135,9 +128,6 @@ class EngineBase(ABC, Generic[C]):
         )
 
     def set_template(self, thinking: Thinking, variables: Mapping[str, Any]) -> None:
-        """Choose how the chat template is rendered from now on. Raises UsageError for variables
-        that it does not read.
-        """
         self._choice = TemplateChoice(thinking, variables)
         self._templates.clear()
         if self.has_template:
@@ -147,9 +137,8 @@ class EngineBase(ABC, Generic[C]):
         self._open_template(choice).check_settings()
 
     def _open_template(self, choice: TemplateChoice | None = None) -> ChatTemplate:
-        from boardfit.edge.template.conversation import (
-            ChatTemplate,  # brings jinja2: only who chats pays for it
-        )
+        # It brings jinja2: only who chats pays for it.
+        from boardfit.edge.template.conversation import ChatTemplate
 
         self._lease.get()
         vocabulary = self._vocabulary
@@ -212,10 +201,8 @@ class EngineBase(ABC, Generic[C]):
         """As the protocol says."""
 
     def feed(self, tokens: Sequence[int], stop: Callable[[], bool] | None = None) -> bool:
-        """Evaluate `tokens` behind what the cache holds and sample nothing: warms a prefix up, and
-        is decode alone for benchmarks. False if `stop` ended it.
-
-        Raises InputError if they are none or leave the context.
+        """Evaluate `tokens` behind what the cache holds and sample nothing. False if `stop` ended
+        it. Raises InputError if they are none or leave the context.
         """
         have = self._lease.get().cached
         prompt = [*have, *tokens]
@@ -227,9 +214,7 @@ class EngineBase(ABC, Generic[C]):
         self._check_ids(tokens)
         return self._generation.feed(prompt, stop)
 
-    def logits(
-        self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
-    ) -> Any:
+    def logits(self, tokens: Sequence[int], progress: Progress | None = None) -> Any:
         """As `boardfit.edge.types.LogitsEngine` says."""
         ids = list(tokens)
         self._lease.get()
@@ -239,9 +224,7 @@ class EngineBase(ABC, Generic[C]):
         return self._compute_logits(self._generation.begin(), ids, progress)
 
     @abstractmethod
-    def _compute_logits(
-        self, stream_id: int, tokens: list[int], progress: Callable[[int, int], None] | None
-    ) -> Any:
+    def _compute_logits(self, stream_id: int, tokens: list[int], progress: Progress | None) -> Any:
         """`logits` of checked tokens, for the stream that owns the lease."""
 
     def _check_prompt(self, prompt: list[int]) -> None:

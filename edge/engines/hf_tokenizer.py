@@ -41,10 +41,9 @@ class HfTokenizer(EngineVocabulary):
         template: str | None = None,
     ) -> None:
         """Read `tokenizer.json` from `data`; `name` stands for it in messages. `bos` is an id, or
-        how the token is written; `add_bos` None: as the file's own post-processor does.
-
-        Raises InputError or UnsafeInputError for one that is broken, EngineMissingError without
-        the tokenizers package.
+        how the token is written; `add_bos` None: as the file's own post-processor does. Raises
+        InputError or UnsafeInputError for one that is broken, EngineMissingError without the
+        tokenizers package.
         """
         if len(data) > MAX_TOKENIZER_BYTES:
             raise UnsafeInputError(f"{name}: {len(data)} bytes; {MAX_TOKENIZER_BYTES} is the most")
@@ -65,18 +64,15 @@ class HfTokenizer(EngineVocabulary):
             decoder_steps = json.loads(decoder.__getstate__()) if decoder is not None else None
         self._lock = threading.Lock()  # whether special tokens are parsed is a switch on it
         self._name = name
-        self.n_tokens = max(
-            int(self._tokenizer.get_vocab_size(with_added_tokens=False)),
-            1 + max(added, default=-1),
-        )
+        n_plain = int(self._tokenizer.get_vocab_size(with_added_tokens=False))
+        self.n_tokens = max(n_plain, 1 + max(added, default=-1))
         self._special = {token for token, entry in added.items() if entry.special}
         self._added = frozenset(added)
         self._to_bytes = _byte_decoder(decoder_steps, name)
         self._pieces: dict[int, bytes] = {}
         self.bos: int | None = self._tokenizer.token_to_id(bos) if isinstance(bos, str) else bos
-        self.bos_text: str = (
-            self._tokenizer.id_to_token(self.bos) or "" if self.bos is not None else ""
-        )
+        text = self._tokenizer.id_to_token(self.bos) if self.bos is not None else ""
+        self.bos_text: str = text or ""
         if add_bos is None:
             with foreign_errors(f"{name}: the tokenizer fails on a text"):
                 add_bos = self._tokenizer.encode("a").ids[:1] == [self.bos]
@@ -109,28 +105,19 @@ class HfTokenizer(EngineVocabulary):
             )
         config = _json_object(find("tokenizer_config.json"))
         generation = _json_object(find("generation_config.json"))
-        data = file.read(MAX_TOKENIZER_BYTES)
-        bos_text, eos_text = (
-            _token_text(config.get("bos_token")),
-            _token_text(config.get("eos_token")),
-        )
-        eog: set[int] = set()
         listed = generation.get("eos_token_id")
-        for token in listed if isinstance(listed, list) else [listed]:
-            if isinstance(token, int):
-                eog.add(token)
-        bos = bos_text or generation.get("bos_token_id")
-        setting = config.get("add_bos_token")
-        template = config.get("chat_template")
+        ends = listed if isinstance(listed, list) else [listed]
+        bos = _token_text(config.get("bos_token")) or generation.get("bos_token_id")
+        setting, template = config.get("add_bos_token"), config.get("chat_template")
         if (jinja := find("chat_template.jinja")) is not None:
             template = jinja.read(MAX_TOKENIZER_BYTES).decode("utf-8", "replace")
         return cls(
-            data,
+            file.read(MAX_TOKENIZER_BYTES),
             name=file.name,
             bos=bos if isinstance(bos, (int, str)) else None,
             add_bos=setting if isinstance(setting, bool) else None,
-            eog=eog,
-            eos_text=eos_text,
+            eog=[token for token in ends if isinstance(token, int)],
+            eos_text=_token_text(config.get("eos_token")),
             template=template if isinstance(template, str) else None,
         )
 
@@ -181,7 +168,11 @@ class HfTokenizer(EngineVocabulary):
 
 def _byte_decoder(decoder: Any, name: str) -> Callable[[str], bytes]:
     """How one token's text becomes bytes, from the `decoder` entry of a tokenizer.json."""
-    kinds = [step.get("type") for step in _steps(decoder)]
+    decoder = decoder if isinstance(decoder, dict) else {}
+    is_sequence = decoder.get("type") == "Sequence"
+    listed = decoder.get("decoders", ()) if is_sequence else [decoder] if decoder else ()
+    steps = [step for step in listed if isinstance(step, dict)]
+    kinds = [step.get("type") for step in steps]
     if "ByteLevel" in kinds:
         byte_of = {character: byte for byte, character in enumerate(_byte_characters())}
 
@@ -193,9 +184,7 @@ def _byte_decoder(decoder: Any, name: str) -> Callable[[str], bytes]:
 
         return byte_level
     if "ByteFallback" in kinds or "Metaspace" in kinds:
-        space = next(
-            (s["replacement"] for s in _steps(decoder) if s.get("type") == "Metaspace"), "▁"
-        )
+        space = next((s["replacement"] for s in steps if s.get("type") == "Metaspace"), "▁")
 
         def sentence_piece(text: str) -> bytes:
             if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
@@ -207,14 +196,6 @@ def _byte_decoder(decoder: Any, name: str) -> Callable[[str], bytes]:
         f"{name}: a decoder of {', '.join(map(str, kinds)) or 'no'} steps; known are ByteLevel, "
         "ByteFallback and Metaspace"
     )
-
-
-def _steps(decoder: Any) -> list[dict[str, Any]]:
-    if not isinstance(decoder, dict):
-        return []
-    if decoder.get("type") == "Sequence":
-        return [step for step in decoder.get("decoders", ()) if isinstance(step, dict)]
-    return [decoder]
 
 
 def _byte_characters() -> list[str]:

@@ -1,10 +1,9 @@
 """Guess the next tokens from the text itself: what followed the same few tokens before.
 
-Prompt lookup decoding (Saxena 2023, https://github.com/apoorvumang/prompt-lookup-decoding):
-answers that edit, quote or summarise repeat stretches of their prompt. The guesses go through the
-model behind the token they follow, in one step; those that greedy decoding would have chosen are
-kept. It pays where a step of several tokens costs little more than a step of one and guesses are
-often right, so both are measured all the time, and guessing stops while it does not pay.
+Prompt lookup decoding (Saxena 2023, https://github.com/apoorvumang/prompt-lookup-decoding): the
+guesses go through the model behind the token they follow, in one step; those that greedy decoding
+would have chosen are kept. It pays where a step of several tokens costs little more than a step of
+one and guesses are often right: both are measured, and guessing stops while it does not pay.
 """
 
 from __future__ import annotations
@@ -109,9 +108,8 @@ class Gain:
 
 
 class Guesser:
-    """The guesses of one stream: made before a step, checked token by token after it.
-
-    `index` is the place in the last step whose logits come next (-1: its only one).
+    """The guesses of one stream: made before a step, checked token by token after it. `index` is
+    the place in the last step whose logits come next (-1: its only one).
     """
 
     def __init__(self, prompt: Sequence[int], gain: Gain) -> None:

@@ -2,28 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from boardfit.edge.engines.abort import StopWatcher
 from boardfit.edge.engines.base import EngineBase
-from boardfit.edge.engines.decoder import Decoder
+from boardfit.edge.engines.generation import TokenGeneration, TokenSampler, raise_stop_error
 from boardfit.edge.engines.hf_tokenizer import HfTokenizer
 from boardfit.edge.engines.lease import Lease
-from boardfit.edge.engines.prefix_cache import SavableCache
+from boardfit.edge.engines.lookup import Guesser
+from boardfit.edge.engines.numpy_sampler import NumpyCloser, NumpySampler
+from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache
 from boardfit.edge.engines.settings import EngineSettings
-from boardfit.edge.engines.step_generation import StepGeneration
 from boardfit.edge.errors import EngineError, UnsupportedModelError, UsageError
-from boardfit.edge.types import EngineInfo
+from boardfit.edge.terminal.progress import Progress
+from boardfit.edge.types import EngineInfo, GenerationConfig
+
+#: What may run without looking up, so that a stop is honoured within 50 ms: a whole step, or a node
+#: of one where steps can be cancelled.
+_STEP_BUDGET_S = 0.040
+
+
+class Runner(Protocol):
+    """What runs a decoder's steps. `can_cancel`: a step in progress can be ended from outside."""
+
+    @property
+    def can_cancel(self) -> bool: ...
+    def cancel(self) -> None:
+        """End the step in progress and those after it, where `can_cancel`; from any thread."""
+
+    def allow(self) -> None:
+        """Take `cancel` back."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+class Decoder(PrefixCache):
+    """Tokens in, logits out. Knows nothing of threads, text or sampling."""
+
+    graph: Runner
+    n_ctx: int
+    n_logits: int
+
+    @property
+    @abstractmethod
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths of prefill steps."""
+
+    @property
+    @abstractmethod
+    def logits(self) -> Any:
+        """float32 [n_logits] after the last token, a view that the next step overwrites."""
+
+    @abstractmethod
+    def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool:
+        """Evaluate a first part of `tokens` behind the cached ones, as much as one step takes,
+        within `budget_s` where there is a choice. False if it was cancelled, and then nothing of
+        it is cached.
+        """
+
+    @abstractmethod
+    def decode(self, token: int) -> bool:
+        """Evaluate one token; `logits` are those after it. False if cancelled."""
+
 
 D = TypeVar("D", bound=Decoder)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What an open model is: versions, file. `fingerprint` identifies its bytes; `details` are for
-    `describe`.
-    """
+    """What an open model is. `fingerprint` identifies its bytes; `details` are for `describe`."""
 
     version: str
     build: str
@@ -36,7 +88,7 @@ class Identity:
 
 
 class StepEngine(EngineBase[D]):
-    """See the module."""
+    """An engine over a decoder."""
 
     longer_context = (
         "build the model with a larger context: its length is fixed when it is exported"
@@ -70,12 +122,8 @@ class StepEngine(EngineBase[D]):
     def threads_now(self) -> int:
         return self._n_threads
 
-    def _compute_logits(
-        self, stream_id: int, tokens: list[int], progress: Callable[[int, int], None] | None
-    ) -> Any:
-        """One decode step per token, for exported prefill gives no logits: as slow as generating
-        them.
-        """
+    def _compute_logits(self, stream_id: int, tokens: list[int], progress: Progress | None) -> Any:
+        """One decode step per token, for exported prefill gives no logits."""
         import numpy as np
 
         n_vocab = self._vocabulary.n_tokens
@@ -139,3 +187,49 @@ def choose_n_ctx(exported: int, wanted: int | None, name: str) -> int:
             next_step=f"--ctx {exported}, or build it again with a larger context",
         )
     return min(exported, wanted or exported)
+
+
+class StepGeneration(TokenGeneration[D]):
+    """Exported prefill gives no logits, so decode takes a prompt's last token."""
+
+    def __init__(
+        self, lease: Lease[D], tokenizer: HfTokenizer, n_ctx: int, stop_texts: tuple[str, ...]
+    ) -> None:
+        super().__init__(lease, tokenizer, n_ctx, stop_texts)
+        # A vocabulary padded for speed has logits that stand for nothing.
+        self._n_vocab = tokenizer.n_tokens
+        self._closer = NumpyCloser(tokenizer) if tokenizer.end_tokens else None
+
+    def _samplers(
+        self, config: GenerationConfig, prompt: list[int]
+    ) -> contextlib.nullcontext[tuple[TokenSampler, TokenSampler | None]]:
+        return contextlib.nullcontext((NumpySampler(config, prompt), self._closer))
+
+    def _logits(self, held: D) -> Any:
+        return held.logits[: self._n_vocab]
+
+    def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
+        budget_s = _STEP_BUDGET_S if watcher.active else None
+        while True:
+            if watcher.stopped():
+                return False
+            with self.lease.lock:
+                decoder = self.lease.get_for(stream_id)
+                done = len(decoder.cached)
+                if done == len(prompt) - 1:
+                    break
+                ok = decoder.prefill(prompt[done:-1], budget_s=budget_s)
+            if not ok:
+                raise_stop_error(watcher)
+                return False
+        return self._step(stream_id, prompt[-1:], None, watcher)
+
+    def _step(
+        self, stream_id: int, tokens: list[int], guesser: Guesser | None, watcher: StopWatcher
+    ) -> bool:
+        """A decoder takes one token a step, so there are no guesses."""
+        with self.lease.lock:
+            ok = self.lease.get_for(stream_id).decode(tokens[0])
+        if not ok:
+            raise_stop_error(watcher)
+        return ok

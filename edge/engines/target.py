@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from boardfit.edge.engines import ENGINES, EngineSettings, open_engine
 from boardfit.edge.engines.model_file import bundle_around, file_in, model_file
 from boardfit.edge.errors import InputError
 from boardfit.edge.files.kind import open_regular, piece_kind
+from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import Engine, Plan
 
 
@@ -49,16 +49,11 @@ class FoundModel:
 
 
 def open_model(
-    path: Path | str,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    **overrides: Any,
+    path: Path | str, *, progress: Progress | None = None, **overrides: Any
 ) -> OpenModel:
     """Open a bundle directory, or its model by name, with the settings of its plan, or a model file
     with defaults in the engine of its format; `overrides` are fields of EngineSettings (None: not
-    overridden). Attention is computed as it is quicker here, unless they say how.
-
-    Raises what `open_bundle` and `open_engine` raise; InputError if the path is neither.
+    overridden). Raises as `open_bundle` and `open_engine`; InputError if the path is neither.
     """
     found = find_target(path, progress=progress, **overrides)
     engine = open_engine(found.engine, found.model, found.settings, progress=progress)
@@ -66,10 +61,7 @@ def open_model(
 
 
 def find_target(
-    path: Path | str,
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    **overrides: Any,
+    path: Path | str, *, progress: Progress | None = None, **overrides: Any
 ) -> FoundModel:
     """What `open_model` loads, and how. Raises as it does, but for loading."""
     path = Path(path)
@@ -77,7 +69,7 @@ def find_target(
         raise InputError(
             f"no such file or directory: {str(path)!r}",
             next_step="give a bundle directory (edge build makes one) or a model file: "
-            f"{', '.join(known_suffixes())}",
+            f"{', '.join(suffix for row in ENGINES.values() for suffix in row.formats)}",
         )
     bundle = open_bundle(path, progress=progress) if path.is_dir() else bundle_around(path)
     if bundle is not None:
@@ -98,10 +90,9 @@ def find_target(
 
 
 def engine_of(path: Source) -> str:
-    """Name of the engine that loads a model file: by its first bytes, then by its suffix. A file of
-    no known kind is left to llama_cpp, whose linter says what it is instead.
-
-    Raises InputError if it cannot be read.
+    """Name of the engine that loads a model file: by its first bytes, then by its suffix. One of no
+    known kind is left to llama_cpp, whose linter says what it is. Raises InputError if it cannot be
+    read.
     """
     file, _ = open_regular(path)
     with file:
@@ -113,8 +104,3 @@ def engine_of(path: Source) -> str:
         raise InputError(f"{path}: {piece.name}", next_step=piece.next_step)
     suffix = path.suffix.lower()
     return next((name for name, row in ENGINES.items() if suffix in row.formats), "llama_cpp")
-
-
-def known_suffixes() -> list[str]:
-    """Suffixes of the files that some engine loads."""
-    return [suffix for row in ENGINES.values() for suffix in row.formats]

@@ -15,8 +15,8 @@ _LEVELS = ((0.0, 1.0), (0.34, 3.0), (0.67, 6.0), (1.0, 1e4))
 
 
 class EngineVocabulary(ABC):
-    """Text to token ids and back. `bos` is the beginning-of-text token, which the model asks for
-    where `add_bos`; `template` is the model's chat template.
+    """Text to token ids and back. The model asks for `bos` where `add_bos`; `template` is its chat
+    template.
     """
 
     n_tokens: int
@@ -37,8 +37,8 @@ class EngineVocabulary(ABC):
 
     @abstractmethod
     def find_special(self, text: str) -> list[tuple[str, bool]]:
-        """Tokens that are written out in `text`, and read from it where special tokens are parsed:
-        how each is written, and whether it is a control token, which never stands for text.
+        """Tokens that are written out in `text`: how each is written, and whether it is a control
+        token, which never stands for text.
         """
 
     @abstractmethod
@@ -54,8 +54,8 @@ class EngineVocabulary(ABC):
         """Whether the token ends a generation (end of text, of turn, of message …)."""
 
     def with_bos(self, tokens: list[int]) -> list[int]:
-        """`tokens` with the beginning-of-text token in front, where the model asks for it and it
-        is not there already.
+        """`tokens` behind the beginning-of-text token, where the model asks for it and it is not
+        there.
         """
         if self.add_bos and self.bos is not None and tokens[:1] != [self.bos]:
             return [self.bos, *tokens]

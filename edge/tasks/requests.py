@@ -66,7 +66,7 @@ def find_workload(name: str) -> list[Task]:
 def make_requests(
     tasks: Sequence[Task], n_requests: int, count: Count, *, seed: int = SEED
 ) -> list[TaskRequest]:
-    """`n_requests`, the tasks in turn, none twice. Equal seeds and tokenizers give equal requests."""
+    """`n_requests`, the tasks in turn, none twice; equal for equal seeds and tokenizers."""
     rng = random.Random(seed)
     found: list[TaskRequest] = []
     seen: set[str] = set()

@@ -63,7 +63,7 @@ def render(
             "bos_token": bos_token,
             "eos_token": eos_token,
             "add_generation_prompt": add_generation_prompt,
-        },
+        }
     )
     jinja(), environment()  # imported once, here, and not in every child
     if not can_fork():

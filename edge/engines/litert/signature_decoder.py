@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from boardfit.edge.engines.decoder import Decoder, Runner
 from boardfit.edge.engines.litert.prefill_steps import StepChooser
 from boardfit.edge.engines.prefix_cache import Fill, SavableCache
+from boardfit.edge.engines.step_engine import Decoder, Runner
 from boardfit.edge.errors import IntegrityError, UnsupportedModelError
 
 _DECODE = "decode"

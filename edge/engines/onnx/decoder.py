@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.engines.abort import ChunkSizer
-from boardfit.edge.engines.decoder import Decoder
 from boardfit.edge.engines.onnx.library import GenaiError, check
+from boardfit.edge.engines.step_engine import Decoder
 from boardfit.edge.errors import EngineError
 from boardfit.edge.units import printable
 
@@ -79,12 +79,8 @@ class OnnxGraph:
     @contextlib.contextmanager
     def logits(self) -> Iterator[int]:
         """Address of the float32 logits after the last token, valid inside the block."""
-        lib = self._lib
-        tensor = self._create("OgaGenerator_GetLogits", self.generator)
-        try:
+        with self._temporary("Tensor", "OgaGenerator_GetLogits", self.generator) as tensor:
             yield self._create("OgaTensorGetData", tensor)
-        finally:
-            lib.OgaDestroyTensor(tensor)
 
     def cancel(self) -> None:
         """End the run in progress and those after it; from any thread."""
@@ -97,18 +93,16 @@ class OnnxGraph:
         self._option(b"0")
 
     def _option(self, value: bytes) -> None:
+        lib = self._lib
         if generator := self.generator:
-            check(
-                self._lib,
-                self._lib.OgaGenerator_SetRuntimeOption(generator, b"terminate_session", value),
-            )
+            check(lib, lib.OgaGenerator_SetRuntimeOption(generator, b"terminate_session", value))
 
     def close(self) -> None:
         """Free everything; nothing may run."""
-        generator, self.generator = self.generator, None
-        model, self.model = self.model, None
-        self._free("Generator", generator)
-        self._free("Model", model)
+        for kind, name in (("Generator", "generator"), ("Model", "model")):
+            handle = getattr(self, name)
+            setattr(self, name, None)
+            self._free(kind, handle)
 
     # ---- handles ------------------------------------------------------------------------------
 

@@ -84,12 +84,9 @@ def load_library() -> Any:
             f"the installed onnxruntime-genai {version()} does not suit boardfit: {error}",
             next_step=f"{install_line(EXTRA)} -U",
         ) from None
-    if hasattr(lib, "OgaSetTelemetryEnabled"):
-        lib.OgaSetTelemetryEnabled.argtypes, lib.OgaSetTelemetryEnabled.restype = (
-            (ctypes.c_bool,),
-            None,
-        )
-        lib.OgaSetTelemetryEnabled(False)
+    if set_telemetry := getattr(lib, "OgaSetTelemetryEnabled", None):
+        set_telemetry.argtypes, set_telemetry.restype = (ctypes.c_bool,), None
+        set_telemetry(False)
     check(lib, lib.OgaSetLogBool(b"enabled", False))
     return lib
 
