@@ -76,6 +76,9 @@ class GenerationConfig:
     `pressure`, asked before each token, is how urgently the answer should end: at 0 not at all,
     towards 1 tokens that end a sentence or the turn are favoured more and more, from 1 on nothing
     else is taken. Engines that cannot do this (`describe().details["can_close"]`) ignore it.
+
+    `marks` are lengths of beginnings that later prompts are likely to share: the end of the system
+    prompt, and of the question. A memory that cannot be cut back is kept there, where it can be.
     """
 
     max_tokens: int = -1
@@ -88,6 +91,7 @@ class GenerationConfig:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     pressure: Callable[[], float] | None = field(default=None, compare=False)
+    marks: tuple[int, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if self.max_tokens == 0 or self.max_tokens < -1:
@@ -365,7 +369,8 @@ class Engine(Protocol):
         stop: Callable[[], bool] | None = None,
     ) -> Iterator[TokenEvent]:
         """Generate after `tokens`. The KV cache of the longest common prefix with the previous
-        call is reused. `stop` is honoured within 50 ms, during prefill too.
+        call is reused, or with an earlier one if the engine has shelves. `stop` is honoured within
+        50 ms, during prefill too.
 
         Raises InputError if `tokens` is empty or does not leave room for one token in the context.
         """

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.engines.prefix_cache import common
 from boardfit.edge.errors import DeadlineError, EdgeError, InputError, UsageError
 from boardfit.edge.process.live import STATUS
 from boardfit.edge.states.prefix import MIN_TOKENS, is_worth_storing, system_prefix
@@ -48,6 +49,8 @@ KIND = "boardfit-session"
 _ADVICE = "give a file that edge chat has written with --session or /save"
 MAX_SESSION_BYTES = 64 * 1024**2
 _MAX_MESSAGES = 100_000
+
+_MOST_PREFIXES = 16
 
 #: Share of the context kept free for the answer when `max_tokens` does not say how long it may be.
 _ANSWER_SHARE = 4
@@ -134,7 +137,8 @@ class Session:
         self._choice = choice
         self._restored = Restored()  # since the last answer
         self._cached: list[int] = []  # prompt and answer of the last turn
-        self._prefix: tuple[str | None, list[int]] | None = None  # system prompt and its tokens
+        #: Tokens of system prompts. Sessions on one engine may share it.
+        self.prefixes: dict[str, list[int]] = {}
         self._prefix_read_s = 0.0
         self._tried: str | bool | None = False  # the system prompt that storing was tried for
         self._saved: tuple[int, ...] = ()  # what the stored state of this conversation holds
@@ -174,6 +178,7 @@ class Session:
             return
         if begun is not None:
             begun(turn.tokens)
+        config = dataclasses.replace(config, marks=self._marks(turn))
         try:
             for event in turn.stream(config, stop):
                 turn.events.append(event)
@@ -287,15 +292,19 @@ class Session:
         """Token ids of `messages` behind the system prompt."""
         if self._raw:
             return self.engine.prompt("\n".join(message.content for message in messages))
-        system = [Message("system", self.system)] if self.system else []
-        return self.engine.render([*system, *messages], choice=self._choice)
+        return self._render([*self._head(), *messages])
+
+    def _render(self, messages: list[Message]) -> list[int]:
+        return self.engine.render(messages, choice=self._choice)
+
+    def _head(self) -> list[Message]:
+        return [Message("system", self.system)] if self.system else []
 
     def filter_answer(self, messages: Sequence[Message]) -> Callable[[TokenEvent], TokenEvent]:
         """Return the filter of thinking for the stream that answers `messages`."""
         if self._raw:
             return lambda event: event
-        system = [Message("system", self.system)] if self.system else []
-        return self.engine.filter_answer([*system, *messages], self._choice)
+        return self.engine.filter_answer([*self._head(), *messages], self._choice)
 
     # ---- states of earlier runs ---------------------------------------------------------------
 
@@ -365,12 +374,26 @@ class Session:
         """Tokens of the system prompt as every conversation begins with them; none without a
         template.
         """
-        if self._prefix is None or self._prefix[0] != self.system:
+        key = repr((self.system, self._choice))
+        if key not in self.prefixes:
+            if len(self.prefixes) >= _MOST_PREFIXES:
+                self.prefixes.clear()
             try:
-                self._prefix = self.system, system_prefix(self.engine.render, self.system)
+                self.prefixes[key] = system_prefix(self._render, self.system)
             except EdgeError:
-                self._prefix = self.system, []
-        return self._prefix[1]
+                self.prefixes[key] = []
+        return self.prefixes[key]
+
+    def _marks(self, turn: Turn | PacedTurn) -> tuple[int, ...]:
+        """Where a memory without a past is worth keeping: behind the system prompt, and behind the
+        question, before what the template puts at the head of an answer.
+        """
+        if self._raw or not self.engine.describe().details.get("keeps_marks"):
+            return ()
+        asked = [*self._head(), *turn.messages]
+        told = self.engine.render(asked, generate=False, choice=self._choice)
+        ends = common(self._system_prefix(), turn.tokens), common(told, turn.tokens)
+        return tuple(sorted({end for end in ends if end}))
 
     # ---- reset, save, load --------------------------------------------------------------------
 

@@ -290,7 +290,7 @@ class EngineBase(ABC, Generic[C]):
 
     def reset(self) -> None:
         with self._lease.lock:
-            self._lease.get().truncate(0)
+            self._lease.get().forget()
 
     @abstractmethod
     def describe(self) -> EngineInfo:

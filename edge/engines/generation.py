@@ -40,11 +40,12 @@ class TokenGeneration(ABC, Generic[C]):
         self.lease, self.vocabulary, self.n_ctx = lease, vocabulary, n_ctx
         self._stop_texts = stop_texts
         self.last_start: StreamStart | None = None
+        self.marks: tuple[int, ...] = ()  # of the newest stream
 
     def begin(self) -> int:
         """Lease what is held to a new stream; returns the stream's number."""
         stream_id = self.lease.begin()
-        self.last_start = None
+        self.last_start, self.marks = None, ()
         return stream_id
 
     def feed(self, prompt: list[int], stop: Callable[[], bool] | None) -> bool:
@@ -64,6 +65,7 @@ class TokenGeneration(ABC, Generic[C]):
     ) -> Iterator[TokenEvent]:
         """Answer a checked prompt; the time to the first token counts from `t_start_ns`."""
         stream_id = self.begin()
+        self.marks = config.marks
         lease, vocabulary, n_out = self.lease, self.vocabulary, 0
         stops = config.stop if config.ignore_eos else (*config.stop, *self._stop_texts)
         text = TextStream(stops)

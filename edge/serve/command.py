@@ -84,7 +84,7 @@ def serve(
     in its body ("within": "2s"), its path (/within/2s/v1), a header or the model's name (NAME@2s).
     """  # fmt: skip
     from boardfit.edge.serve.ask import Defaults
-    from boardfit.edge.serve.server import Server
+    from boardfit.edge.serve.server import N_SHELVES, Server
 
     if no_token and not lan:
         raise UsageError("--no-token is for --lan; on loopback no token is asked for")
@@ -93,7 +93,7 @@ def serve(
         open_model(bundle)  # raises the usual error, before anything listens
 
     def load() -> OpenModel:
-        return open_model(bundle, **overrides)
+        return open_model(bundle, n_shelves=N_SHELVES, **overrides)
 
     token = user_secret(TOKEN_FILE).hex() if lan and not no_token else None
     server = Server(

@@ -26,6 +26,7 @@ from boardfit.edge.serve.ask import Ask
 from boardfit.edge.serve.counters import Counters
 from boardfit.edge.serve.job import Begun, Ended, Job, JobCost
 from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready
+from boardfit.edge.template.render import kept_worker
 from boardfit.edge.types import Message, TemplateChoice
 
 MAX_QUEUED = 16
@@ -170,7 +171,7 @@ class AnswerQueue:
             deadline=self._base.deadline,
             choice=choice,
         )
-        session.messages = ask.history
+        session.messages, session.prefixes = ask.history, self._base.prefixes
         if not is_raw:
             session.small = self._base.small
         return Job(ask, session, loop, (*ask.notes, *notes), received_ns)
@@ -273,6 +274,10 @@ class AnswerQueue:
     # ---- the engine's thread ------------------------------------------------------------------
 
     def _run(self) -> None:
+        with kept_worker():  # before the model makes this process large
+            self._run_engine()
+
+    def _run_engine(self) -> None:
         try:
             opened = self._load()
             self._base = open_session(opened, timed=opened.engine.has_template)

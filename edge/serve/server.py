@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
+#: Conversations kept beside the one that is answered, within the planned cells.
+N_SHELVES = 6
 
 
 class Server:
@@ -141,7 +143,12 @@ def serve(
 
     def load() -> OpenModel:
         return open_model(
-            path, n_ctx=n_ctx, n_threads=n_threads, kv_type=kv_type, thinking=thinking
+            path,
+            n_ctx=n_ctx,
+            n_threads=n_threads,
+            kv_type=kv_type,
+            thinking=thinking,
+            n_shelves=N_SHELVES,
         )
 
     server = Server(load, port=port, defaults=Defaults(budget=budget))

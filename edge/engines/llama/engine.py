@@ -163,6 +163,8 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
                 "n_draft_steps": 0 if gain is None else gain.n_made,
                 "draft_gain": None if gain is None else gain.value,
                 "can_save_prefix": True,
+                "n_shelves": int(lib.llama_n_seq_max(context.handle)) - 1,
+                "keeps_marks": context.keeps_marks,
                 "gpu_offload": bool(lib.llama_supports_gpu_offload()),
                 "cpu_features": library.cpu_features(lib),
             },

@@ -85,9 +85,14 @@ class LlamaGeneration(TokenGeneration[LlamaContext]):
             with self.lease.lock:
                 context = self.lease.get_for(stream_id)
                 done = len(context.cached)
-                chunk = prompt[done : done + self._chunks.next_size(interruptible=watcher.active)]
+                n = self._chunks.next_size(interruptible=watcher.active)
+                marks = self.marks if context.keeps_marks else ()
+                end = min((mark for mark in marks if done < mark < done + n), default=done + n)
+                chunk = prompt[done:end]
                 t_ns = time.monotonic_ns()
                 code = context.evaluate(chunk)
+                if code == OK and end in marks:
+                    context.keep_mark()
             if code == ABORTED and self._is_to_repeat(context, watcher):
                 continue
             if code != OK:
