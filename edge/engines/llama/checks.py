@@ -6,14 +6,17 @@ feeding it.
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from boardfit.device_profiles.cost.graph_table import can_hold_graph
+from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.disk.opened_file import OpenedFile, Source
-from boardfit.edge.engines.llama.checked_models import CheckedModels
+from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines.llama.estimate import read_per_layer
 from boardfit.edge.errors import UnsafeInputError, UnsupportedModelError
 from boardfit.edge.files.gguf import GgufArray, GgufHeader
@@ -30,6 +33,9 @@ _BYTE_TOKENS = ("llama", "plamo2")
 #: The bytes that UTF-8 text can hold.
 _UTF8_BYTES = (*range(0xC0), *range(0xC2, 0xF5))
 _U64 = struct.Struct("<Q")
+#: Raised when the rules change: what passed older ones is looked at again.
+_RULES = 1
+_MAX_MODELS = 64
 
 
 def check_layers(path: Source, header: GgufHeader) -> None:
@@ -114,6 +120,33 @@ def _check_counts(path: Source, header: GgufHeader) -> None:
         raise _refuse(
             path, f"{n_experts} experts in {groups} groups, {n_groups_used} of them are used"
         )
+
+
+class CheckedModels:
+    """The hashes of models whose vocabulary was checked, kept. Losing them costs time alone."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path or cache_directory() / "checked-vocabularies.json"
+        self._known: list[str] = []
+        try:
+            stored = json.loads(self._path.read_bytes())
+            if stored["rules"] == _RULES:
+                self._known = [entry for entry in stored["sha256"] if isinstance(entry, str)]
+        except Exception:
+            pass  # no file yet, or a damaged one: everything is checked again
+
+    def __contains__(self, sha256: str | None) -> bool:
+        return sha256 is not None and sha256 in self._known
+
+    def add(self, sha256: str) -> None:
+        """Remember a model among the newest; a read-only home is no error."""
+        self._known = [*(entry for entry in self._known if entry != sha256), sha256][-_MAX_MODELS:]
+        document = {"rules": _RULES, "sha256": self._known}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._path, json.dumps(document).encode(), mode=0o600)
+        except OSError:
+            pass
 
 
 def check_vocabulary(path: Source, header: GgufHeader, *, embeds: bool = False) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 
+from boardfit.device_profiles.cost.memory import KV_BLOCK
 from boardfit.device_profiles.shape import find_lazy_table, is_behind
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines.settings import EngineSettings
@@ -20,18 +21,11 @@ _PROCESS_BYTES = 40 * MIB
 _PLAIN = ("llama", "qwen2", "qwen2moe", "qwen3", "qwen3moe", "granite", "smollm3")
 #: Keys of layers that remember in another way: recurrent, convolutional, compressed.
 _OTHER_MEMORY = ("ssm.", "wkv", "shortconv", "time_mix", "attention.kv_lora_rank", "kda")
-# Bytes per value: block size / values per block (ggml-common.h).
-_KV_BYTES = {
-    "f32": 4.0,
-    "f16": 2.0,
-    "bf16": 2.0,
-    "q8_0": 34 / 32,
-    "q5_1": 24 / 32,
-    "q5_0": 22 / 32,
-    "q4_1": 20 / 32,
-    "q4_0": 18 / 32,
-    "iq4_nl": 18 / 32,
-}
+
+
+def _cache_bytes(n_values: int, kv_type: str) -> float:
+    n, n_bytes = KV_BLOCK[kv_type]
+    return n_values * n_bytes / n
 
 
 def estimate_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: EngineSettings) -> int:
@@ -65,7 +59,7 @@ def least_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: EngineSe
         if isinstance(window, int) and window > 0 and not settings.swa_full:
             cells = min(n_ctx, window)
     heads_kv, width = _read_cache_heads(path, header)
-    cache = cells * sum(heads_kv) * width * _KV_BYTES[settings.kv_type]
+    cache = cells * _cache_bytes(sum(heads_kv) * width, settings.kv_type)
     return loaded_bytes(header) + int(cache)
 
 
@@ -73,7 +67,7 @@ def cache_bytes_per_token(path: Source, header: GgufHeader, kv_type: str) -> flo
     """Bytes of KV cache that one token takes in all layers. Sliding windows are counted as full."""
     n_layer = header.integer(f"{header.arch}.block_count") or 0
     heads_kv, width = _read_cache_heads(path, header)
-    return sum(heads_kv or [1] * n_layer) * width * _KV_BYTES[kv_type]
+    return _cache_bytes(sum(heads_kv or [1] * n_layer) * width, kv_type)
 
 
 def shelf_bytes(path: Source, header: GgufHeader, settings: EngineSettings) -> int:

@@ -11,9 +11,8 @@ from boardfit.edge.engines.abort import ChunkSizer, StopWatcher
 from boardfit.edge.engines.generation import TokenGeneration, raise_stop_error
 from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.llama import library
-from boardfit.edge.engines.llama.closing import LlamaCloser
 from boardfit.edge.engines.llama.context import ABORTED, NO_SLOT, OK, LlamaContext
-from boardfit.edge.engines.llama.sampler import LlamaSampler
+from boardfit.edge.engines.llama.sampler import LlamaCloser, LlamaSampler
 from boardfit.edge.engines.llama.vocab import Vocab
 from boardfit.edge.engines.lookup import Gain, Guesser
 from boardfit.edge.types import GenerationConfig

@@ -48,7 +48,9 @@ def load_library() -> Any:
     Raises EngineMissingError if the package or its library is absent, EngineError if it is too old
     or cannot run on this machine.
     """
-    check_loading(prove_engine())
+    # A library that dies before its first kernel runs.
+    if died := [failure for failure in prove_engine().failures if failure.op == "load"]:
+        raise kernel_error(died[:1])
     module = _import_declarations()
     missing = [name for name in _NEWEST_SYMBOLS if not hasattr(module, name)]
     if missing or not hasattr(module.llama_model_params, "load_mode"):
@@ -76,13 +78,6 @@ def prove_engine() -> Proof:
         return prove_once(folder, max(2, default_threads()), line)
     finally:
         line.close()
-
-
-def check_loading(proof: Proof) -> None:
-    """Raise EngineError where the library dies before its first kernel runs."""
-    for failure in proof.failures:
-        if failure.op == "load":
-            raise kernel_error([failure])
 
 
 def kernel_error(failures: Sequence[Failure]) -> EngineError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from boardfit.edge.engines.abort import NativeFlag
@@ -11,9 +11,25 @@ from boardfit.edge.engines.llama import library
 from boardfit.edge.engines.llama.context import ABORTED, OK, attach_abort, make_context
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import EngineError
+from boardfit.edge.terminal.progress import Progress
 
 # Logits of this many tokens exist at once in the library, in addition to the returned array.
 _OUTPUT_BYTES = 64 << 20
+
+
+def decode_all(lib: Any, handle: Any, batch: Any, chunk: Sequence[int], start: int) -> None:
+    """Evaluate `chunk`, whose first token has the position `start`, with an output for each token.
+    Raises EngineError if the library fails or is aborted.
+    """
+    batch.n_tokens = len(chunk)
+    for i, token in enumerate(chunk):
+        batch.token[i], batch.pos[i] = token, start + i
+        batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
+    code = int(lib.llama_decode(handle, batch))
+    if code == ABORTED:
+        raise EngineError("the engine was closed before its logits were known")
+    if code != OK:
+        raise library.engine_error(f"llama.cpp failed (code {code}) on {len(chunk)} tokens")
 
 
 def logits_of(
@@ -23,7 +39,7 @@ def logits_of(
     tokens: Sequence[int],
     settings: EngineSettings,
     abort: NativeFlag,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> Any:
     """float32 [len(tokens), n_vocab] (numpy), in a context of its own on the loaded `model`: the
     one that chats has room for the logits of one token only.
@@ -42,15 +58,7 @@ def logits_of(
         attach_abort(lib, handle, abort)
         for start in range(0, len(tokens), step):
             chunk = tokens[start : start + step]
-            batch.n_tokens = len(chunk)
-            for i, token in enumerate(chunk):
-                batch.token[i], batch.pos[i] = token, start + i
-                batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = 1, 0, 1
-            code = int(lib.llama_decode(handle, batch))
-            if code == ABORTED:
-                raise EngineError("the engine was closed before its logits were known")
-            if code != OK:
-                raise library.engine_error(f"llama.cpp failed (code {code}) on {len(chunk)} tokens")
+            decode_all(lib, handle, batch, chunk, start)
             rows = ctypes.cast(lib.llama_get_logits(handle), ctypes.POINTER(ctypes.c_float))
             shape = (len(chunk), n_vocab)
             found[start : start + len(chunk)] = np.ctypeslib.as_array(rows, shape)

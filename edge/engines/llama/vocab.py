@@ -12,6 +12,24 @@ from boardfit.edge.errors import InputError
 _MAX_TEXT_BYTES = 2**31 - 1  # the C interface counts in int32
 
 
+def tokenize(lib: Any, vocab: Any, text: str, *, special: bool, around: bool = False) -> list[int]:
+    """Token ids of a text; `special` reads special tokens from it, `around` puts those around it
+    that the model wants. Raises InputError for what is not Unicode, or longer than 2 GiB.
+    """
+    data = encode_text(text)
+    if len(data) > _MAX_TEXT_BYTES:
+        raise InputError(f"the text has {len(data)} bytes; the limit is {_MAX_TEXT_BYTES}")
+    room = len(data) + 16
+    while True:
+        tokens = (lib.llama_token * room)()
+        n = lib.llama_tokenize(vocab, data, len(data), tokens, room, around, special)
+        if n >= 0:
+            return list(tokens[:n])
+        if -n <= room:
+            raise InputError(f"the text of {len(data)} bytes cannot be tokenized")
+        room = -n  # a normalizer may lengthen the text
+
+
 class Vocab(EngineVocabulary):
     """Thin layer over llama_vocab; lives as long as its model. `template` is the model's."""
 
@@ -36,21 +54,7 @@ class Vocab(EngineVocabulary):
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Raises InputError for text longer than 2 GiB, too."""
-        if not text:
-            return []
-        data = encode_text(text)
-        if len(data) > _MAX_TEXT_BYTES:
-            raise InputError(f"the text has {len(data)} bytes; the limit is {_MAX_TEXT_BYTES}")
-        room = len(data) + 8
-        tokens = (self._lib.llama_token * room)()
-        n = self._lib.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
-        if n < 0 and -n > room:  # a normalizer may lengthen the text
-            room = -n
-            tokens = (self._lib.llama_token * room)()
-            n = self._lib.llama_tokenize(self._vocab, data, len(data), tokens, room, False, special)
-        if n < 0:
-            raise InputError(f"the text of {len(data)} bytes cannot be tokenized")
-        return list(tokens[:n])
+        return tokenize(self._lib, self._vocab, text, special=special) if text else []
 
     def find_special(self, text: str) -> list[tuple[str, bool]]:
         lib = self._lib
