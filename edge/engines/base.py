@@ -104,9 +104,7 @@ class EngineBase(ABC, Generic[C]):
         generate: bool = True,
         choice: TemplateChoice | None = None,
     ) -> list[int]:
-        """Raises UnsupportedModelError if the model has no chat template, InputError if the
-        template loses words of a message.
-        """
+        """Raises UnsupportedModelError without a chat template, InputError for lost words."""
         from boardfit.edge.template.conversation import tokenize_pieces
 
         template = self._open_template(choice)

@@ -89,9 +89,7 @@ class HfTokenizer(EngineVocabulary):
 
     @classmethod
     def of_model(cls, model: OpenedFile) -> HfTokenizer:
-        """From `tokenizer.json` beside a model and, as far as they are there, what a checkpoint has
-        beside it: `tokenizer_config.json`, `generation_config.json`, `chat_template.jinja`.
-        """
+        """From `tokenizer.json` beside a model, and what else a checkpoint has beside it."""
         return cls._load(model.open_beside, model.parent)
 
     @classmethod

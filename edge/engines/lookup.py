@@ -82,9 +82,7 @@ class Gain:
         self._plain_s = seconds if before is None else 0.8 * before + 0.2 * min(seconds, 3 * before)
 
     def guessed(self, n_guesses: int, n_right: int, seconds: float) -> None:
-        """A step of one token and `n_guesses` guesses, of which the first `n_right` were right,
-        took `seconds`.
-        """
+        """Take in a step with `n_guesses` guesses, of which the first `n_right` were right."""
         self._guess_s = _FORGET * self._guess_s + seconds
         self._guess_tokens = _FORGET * self._guess_tokens + 1 + n_right
         self._n_steps += 1
@@ -139,9 +137,7 @@ class Guesser:
             self._gain.plain(seconds)
 
     def check(self, token: int) -> tuple[bool, int]:
-        """The token that was chosen: whether it is in the cache already, as a right guess, and how
-        many wrong guesses the cache must lose.
-        """
+        """Whether the chosen token is in the cache already, and how many wrong guesses are."""
         self._lookup.append(token)
         if self._left and self._left[0] == token:
             del self._left[0]

@@ -27,9 +27,7 @@ def model_file(path: Source) -> OpenedFile:
 
 
 def built_file(path: Path) -> OpenedFile:
-    """A file that this process has made and tries before it is signed: for builds only, which run
-    nothing that they did not make. No key is asked for.
-    """
+    """A file that this process has made and tries before it is signed; no key is asked for."""
     return OpenedFile.open(path).replace(beside=_Neighbours(path.parent))
 
 

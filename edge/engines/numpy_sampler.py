@@ -74,9 +74,7 @@ class NumpySampler:
 
 
 class NumpyCloser:
-    """Brings an answer to its end under pressure, as `LlamaCloser` does: the likeliest token after
-    those that end a sentence or the turn were favoured.
-    """
+    """Brings an answer to its end under pressure, as `LlamaCloser` does."""
 
     def __init__(self, tokenizer: HfTokenizer) -> None:
         self._tokenizer = tokenizer

@@ -37,9 +37,7 @@ def usable_cpus() -> int:
 
 
 def default_threads() -> int:
-    """Physical cores that this process may use: decode is bound by memory, and a second thread of
-    one core only waits for the first. At least 1.
-    """
+    """Physical cores that this process may use, at least 1: decode is bound by memory."""
     return min(psutil.cpu_count(logical=False) or usable_cpus(), usable_cpus())
 
 
@@ -121,9 +119,7 @@ class EngineSettings:
 
     @classmethod
     def to_use(cls, plan: Plan) -> EngineSettings:
-        """The settings that a bundle's model is used with: its plan's, and attention as it is
-        quicker here.
-        """
+        """As `from_plan`, and attention as it is quicker here."""
         return cls.from_plan(plan).replace(flash_attn="quicker")
 
     def replace(self, **changes: Any) -> EngineSettings:

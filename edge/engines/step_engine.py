@@ -102,9 +102,7 @@ class StepEngine(EngineBase[D]):
         settings: EngineSettings,
         n_threads: int,
     ) -> None:
-        """Raises UsageError for a context beyond the exported one, UnsupportedModelError if the
-        tokenizer knows ids that the model does not.
-        """
+        """Raises UsageError for a long context, UnsupportedModelError for a wrong tokenizer."""
         n_ctx = choose_n_ctx(decoder.n_ctx, settings.n_ctx, identity.model_name)
         if tokenizer.n_tokens > decoder.n_logits:
             raise UnsupportedModelError(

@@ -91,9 +91,8 @@ def find_target(
 
 
 def engine_of(path: Source) -> str:
-    """Name of the engine that loads a model file: by its first bytes, then by its suffix. One of no
-    known kind is left to llama_cpp, whose linter says what it is. Raises InputError if it cannot be
-    read.
+    """The engine of a model file: by its first bytes, then by its suffix; else llama_cpp, whose
+    linter says what it is. Raises InputError if it cannot be read.
     """
     file, _ = open_regular(path)
     with file:

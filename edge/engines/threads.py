@@ -55,9 +55,7 @@ def involuntary_switches() -> int | None:
 
 
 def idle_core_seconds() -> float | None:
-    """Seconds that cores of this machine were idle since it started, all together; None where the
-    kernel does not report it.
-    """
+    """Idle seconds of this machine's cores, all together; None where they are not reported."""
     try:
         with open("/proc/stat", "rb") as file:
             fields = file.readline().split()
@@ -67,8 +65,8 @@ def idle_core_seconds() -> float | None:
 
 
 class ThreadGovernor:
-    """Choose the threads of the next step, at most `most`. It observes every step; one per context.
-    `clock` and `cpu` give seconds, `switches` and `idle` are the two functions above.
+    """Choose the threads of the next step, at most `most`, from every step; one per context.
+    `clock` and `cpu` give seconds.
     """
 
     def __init__(
@@ -116,9 +114,7 @@ class ThreadGovernor:
         return self.now
 
     def is_stuck(self) -> bool:
-        """Asked while a step runs, by another thread: whether its threads stand in each other's way
-        enough to abandon it and use fewer.
-        """
+        """Asked while a step runs, by another thread: whether to abandon it and use fewer."""
         before = self._before
         if before is None or self._n_step < 2:
             return False

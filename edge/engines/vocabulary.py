@@ -15,9 +15,7 @@ _LEVELS = ((0.0, 1.0), (0.34, 3.0), (0.67, 6.0), (1.0, 1e4))
 
 
 class EngineVocabulary(ABC):
-    """Text to token ids and back. The model asks for `bos` where `add_bos`; `template` is its chat
-    template.
-    """
+    """Text to token ids and back. The model asks for `bos` where `add_bos`."""
 
     n_tokens: int
     bos: int | None
@@ -54,9 +52,7 @@ class EngineVocabulary(ABC):
         """Whether the token ends a generation (end of text, of turn, of message …)."""
 
     def with_bos(self, tokens: list[int]) -> list[int]:
-        """`tokens` behind the beginning-of-text token, where the model asks for it and it is not
-        there.
-        """
+        """`tokens` behind `bos`, where the model asks for it and it is not there."""
         if self.add_bos and self.bos is not None and tokens[:1] != [self.bos]:
             return [self.bos, *tokens]
         return tokens
@@ -71,9 +67,8 @@ class EngineVocabulary(ABC):
 def find_breaks(vocabulary: EngineVocabulary, text: str, *, is_own: bool, frame: str) -> list[int]:
     """Where to break `text`, so that no piece holds a special token that would be read from it.
 
-    `frame` is the chat template. Tokens that are no control tokens stand for text (runs of spaces,
-    tags of HTML) and stay, unless the template builds turns from them. In what the model wrote
-    (`is_own`) they stay too: there they are its own tokens.
+    Tokens that are no control tokens stand for text (runs of spaces, tags of HTML) and stay, unless
+    `frame`, the chat template, builds turns from them; in what the model wrote (`is_own`) always.
     """
     breaks: set[int] = set()
     for written, is_control in vocabulary.find_special(text):

@@ -83,10 +83,9 @@ class Container:
 
 
 def read_container(path: Source) -> Container:
-    """Read and check the header and the metadata; tensor data is not touched.
-
-    Raises InputError for what is no `.litertlm` or is cut short, UnsafeInputError for one that
-    points outside itself, UnsupportedModelError for one without a decoder.
+    """Read and check the header and the metadata. Raises InputError for what is no `.litertlm` or
+    is cut short, UnsafeInputError for one that points outside itself, UnsupportedModelError for one
+    without a decoder.
     """
     file, size = open_regular(path)
     with file:

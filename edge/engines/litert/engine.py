@@ -49,9 +49,7 @@ _Self = TypeVar("_Self", bound="SignatureEngine")
 
 @dataclass(frozen=True)
 class SignatureModel:
-    """A checked model: where it lies in a file, its header, its tokenizer. `stop_texts` end an
-    answer beside the tokenizer's tokens.
-    """
+    """A checked model. `stop_texts` end an answer beside the tokenizer's tokens."""
 
     path: OpenedFile
     offset: int
@@ -110,9 +108,7 @@ class LiteRtLmEngine(SignatureEngine):
     def open(
         cls, path: OpenedFile, settings: EngineSettings, *, progress: Progress | None = None
     ) -> LiteRtLmEngine:
-        """Check the file, the CPU and the memory; load. See `boardfit.edge.engines.open_engine` for
-        errors; EngineError on a CPU that the library would abort on.
-        """
+        """As `open_engine`; EngineError on a CPU that the library would abort on."""
         container = read_container(path)
         tokenizer = load_tokenizer(container)
         library.check_cpu()
@@ -136,9 +132,7 @@ class TfliteEngine(SignatureEngine):
         progress: Progress | None = None,
         package: str | None = None,
     ) -> TfliteEngine:
-        """Check the file and the memory, load. `package` is one of `TFLITE_PACKAGES`; None takes
-        the first that is installed. See `boardfit.edge.engines.open_engine` for errors.
-        """
+        """As `open_engine`. `package` is one of TFLITE_PACKAGES; None: the first installed."""
         header = check_tflite(path)
         model = SignatureModel(path, 0, header.n_bytes, header, HfTokenizer.of_model(path))
         found = filter(importlib.util.find_spec, TFLITE_PACKAGES)
@@ -152,9 +146,7 @@ class TfliteEngine(SignatureEngine):
 
 
 def load_tokenizer(container: Container) -> HfTokenizer:
-    """The tokenizer, stop tokens and template that a container holds. Raises UnsupportedModelError
-    for one that has only a SentencePiece model.
-    """
+    """A container's tokenizer, stop tokens and template. Raises UnsupportedModelError for none."""
     data, path = container.tokenizer_json(), container.path
     if data is None:
         has_other = any(section.kind == SP_TOKENIZER for section in container.sections)
@@ -214,11 +206,8 @@ def _open_graph(
 @contextlib.contextmanager
 def weight_cache(wanted: bool, mark: str, engine: str, model_bytes: int) -> Iterator[Path | None]:
     """A file that keeps weights in the layout of XNNPACK's kernels, to be packed once and mapped
-    from then on; None where none is wanted or there is no room.
-
-    A new file gets its name only when the model is open, so that a half-written one is never
-    mapped. `mark` identifies the model, `engine` the library: packed layouts belong to both, and to
-    the CPU.
+    from then on; None where none is wanted or there is no room. A new file gets its name only when
+    the model is open. `mark` identifies the model, `engine` the library.
     """
     if not wanted:
         yield None

@@ -51,8 +51,8 @@ class MappedWeights:
 
 
 class LitertGraph:
-    """Signatures of one model. `inputs` and `outputs` map a signature's name and a tensor's name to
-    a numpy view of the tensor; a KV tensor is the same view everywhere.
+    """Signatures of one model, whose tensors are numpy views, by signature and name. A KV tensor is
+    the same view everywhere.
     """
 
     can_cancel = True
@@ -80,9 +80,8 @@ class LitertGraph:
         cache_path: Path | None,
         report: Progress,
     ) -> LitertGraph:
-        """Compile the model in `weights`. `name` and `runtime` are for messages. `cache_path` is a
-        file for weights in the layout of the kernels: written at the first opening, mapped at the
-        next.
+        """Compile the model in `weights`; `name` and `runtime` are for messages. Weights in the
+        kernels' layout are written to `cache_path` at the first opening, and mapped at the next.
 
         Raises InputError for a damaged model, UnsupportedModelError for an operator that the
         runtime lacks, EngineError if it does not take the model otherwise.
@@ -202,8 +201,7 @@ class LitertGraph:
 
     def run(self, signature: str, start: int = 0, n: int = 0) -> bool:
         """Run one signature on what its inputs hold. False if it was cancelled on the way: the KV
-        cache then holds parts of the step, at the step's own positions only (`start` and `n` are
-        for graphs that must copy them).
+        cache then holds parts of the step, at the step's own positions only.
         """
         status = self._run(*self._calls[signature])
         # The runtime of today calls a cancelled run a failed one.

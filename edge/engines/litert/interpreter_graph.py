@@ -22,9 +22,7 @@ _PIP_LINE = "pip install tflite-runtime==2.14.0 'numpy<2'  # Python 3.11 or olde
 
 
 class InterpreterGraph:
-    """A `SignatureGraph`. The KV cache of `decode`'s inputs is the one that counts; a prefill
-    signature's is brought up to date before it runs.
-    """
+    """The KV cache of `decode`'s inputs counts; others are brought up to date before they run."""
 
     can_cancel = False
 
@@ -49,9 +47,7 @@ class InterpreterGraph:
 
     @classmethod
     def open(cls, path: OpenedFile, n_threads: int, version: str) -> InterpreterGraph:
-        """Raises UnsupportedModelError for an operator that the runtime lacks, EngineError for what
-        it does not load otherwise.
-        """
+        """Raises UnsupportedModelError for an operator that the runtime lacks, else EngineError."""
         try:
             interpreter = importlib.import_module("tflite_runtime.interpreter").Interpreter
         except (ImportError, AttributeError) as error:

@@ -128,7 +128,7 @@ def version(package: str) -> str:
 def check_cpu(machine: str | None = None, cpuinfo: str | None = None) -> None:
     """Raise EngineError on an Arm CPU without LSE atomics (Armv8.0: Raspberry Pi 3, 4, Zero 2 W),
     where loading litert-lm-api 0.18.1 ends the process (google-ai-edge/LiteRT-LM#1847). `cpuinfo`
-    is the text of /proc/cpuinfo; where there is none (a Mac) nothing is known against the CPU.
+    is the text of /proc/cpuinfo.
     """
     if (machine or platform.machine()) not in ("aarch64", "arm64"):
         return
@@ -154,10 +154,7 @@ def check_cpu(machine: str | None = None, cpuinfo: str | None = None) -> None:
 
 @functools.cache
 def load_library(package: str) -> Any:
-    """The C library inside `package`, its functions typed. Nothing of the package is imported.
-
-    Raises EngineMissingError if it is not installed or does not load.
-    """
+    """The typed C library inside `package`. Raises EngineMissingError if it does not load."""
     extra = "litert" if package == "litert_lm" else "tflite"
     line = install_line(extra, DISTRIBUTIONS[package])
     spec = importlib.util.find_spec(package)
@@ -216,9 +213,7 @@ def environment(lib: Any) -> ctypes.c_void_p:
 
 
 def cpu_options(lib: Any, n_threads: int, cache_path: Path | None) -> ctypes.c_void_p:
-    """Compilation options for the CPU: threads, and the file that keeps packed weights. What a CPU
-    accelerator reads is a TOML text (upstream: `litert_cpu_options.cc`).
-    """
+    """Options for the CPU: threads, and the file of packed weights (`litert_cpu_options.cc`)."""
     text = f"num_threads = {n_threads}\n"
     if cache_path is not None:
         quoted = str(cache_path).replace("\\", "\\\\").replace('"', '\\"')

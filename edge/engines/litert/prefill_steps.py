@@ -22,9 +22,7 @@ class StepChooser:
         self._seconds: dict[int, float] = {}
 
     def measured(self, length: int, seconds: float) -> None:
-        """Take in how long a step of `length` (1: decode) took. The fastest counts: a busy
-        machine only ever slows a step down.
-        """
+        """Take in the seconds of a step. The fastest counts: a busy machine slows one down."""
         self._seconds[length] = min(seconds, self._seconds.get(length, seconds))
 
     def expected_s(self, length: int) -> float:
@@ -39,10 +37,9 @@ class StepChooser:
     def next_length(
         self, n_left: int, room: int, *, budget_s: float | None = None, whole: bool = False
     ) -> int:
-        """Length of the step to run now, 1 for a single token. `n_left` tokens of the prompt remain
-        (at least one), `room` positions are free behind those cached: a step writes all of its
-        positions, full or not. With `budget_s` a step may take no longer than that, where there is
-        a choice; a length not measured yet is then tried smallest first. `whole`: only full steps.
+        """Length of the step to run now, 1 for a single token. `n_left` tokens of the prompt
+        remain, `room` positions are free: a step writes all of its positions. With `budget_s` a
+        step may take no longer than that, where there is a choice. `whole`: only full steps.
         """
         fits = [n for n in self._lengths if n <= room]
         if budget_s is not None:

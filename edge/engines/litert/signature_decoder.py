@@ -55,17 +55,14 @@ def position_index(name: str, view: Any, n_ctx: int, first: int, last: int) -> t
 
 
 class SignatureGraph(Runner, Protocol):
-    """Compiled signatures over tensors that numpy can see. After `run`, KV that one signature wrote
-    is what the next one reads.
-    """
+    """Compiled signatures over tensors that numpy can see, with one KV cache for all."""
 
     inputs: dict[str, dict[str, Any]]
     outputs: dict[str, dict[str, Any]]
 
     def run(self, signature: str, start: int, n: int) -> bool:
         """Run a step that writes the `n` positions from `start` on. False if cancelled on the way:
-        some of these positions are written then, and no others; memory without positions is as it
-        was before.
+        only of these some are written; memory without positions is as before.
         """
 
     def kv_replaced(self) -> None:
@@ -83,10 +80,7 @@ class SignatureDecoder(SavableCache, Decoder):
         *,
         n_nodes: float = 1,
     ) -> None:
-        """`n_nodes` is the whole of a step over its longest node.
-
-        Raises UnsupportedModelError for signatures that are not those of a decoder.
-        """
+        """`n_nodes` is a step over its longest node. Raises UnsupportedModelError."""
         import numpy as np
 
         self._np = np
@@ -132,10 +126,7 @@ class SignatureDecoder(SavableCache, Decoder):
         return self._logits
 
     def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool:
-        """Evaluate a first part of `tokens` behind the cached ones, as much as one step takes.
-        `budget_s` is what may run without looking up: a step, or a node where steps can be
-        cancelled. False if it was cancelled, and then nothing of it is cached.
-        """
+        """As the base class. `budget_s` is for a step, or a node where steps can be cancelled."""
         done = len(self.cached)
         step_s = None if budget_s is None else budget_s * self._nodes_s
         n = self.steps.next_length(
@@ -189,9 +180,7 @@ class SignatureDecoder(SavableCache, Decoder):
         return not self._states or keep == len(self.cached)
 
     def truncate(self, keep: int) -> None:
-        """Keep the first `keep` cached tokens: what lies behind is masked, and overwritten. Memory
-        without positions has no past: cut anywhere, it starts over.
-        """
+        """What lies behind is masked, and overwritten. Memory without positions starts over."""
         if self._states and keep < len(self.cached):
             keep = 0
             for view in self._states:
@@ -232,9 +221,7 @@ class SignatureDecoder(SavableCache, Decoder):
         self.cached = list(tokens)
 
     def _kv_slices(self, n_tokens: int) -> list[Any]:
-        """Views of the first `n_tokens` positions of every KV tensor, sorted by name, and of the
-        memory that has no positions.
-        """
+        """The first `n_tokens` positions of every KV tensor, by name, and all other memory."""
         slices = [
             view[position_index(key, view, self.n_ctx, 0, n_tokens)]
             for key, view in sorted(self._kv.items())
@@ -243,9 +230,7 @@ class SignatureDecoder(SavableCache, Decoder):
 
 
 def _check_signatures(graph: SignatureGraph, name: str) -> None:
-    """Raise UnsupportedModelError, naming what is missing or unknown, unless `graph` has the
-    signatures of a decoder-only language model.
-    """
+    """Raise UnsupportedModelError, naming what is wrong, unless `graph` is a language model's."""
     known = ", ".join(graph.inputs) or "none"
     if _DECODE not in graph.inputs or "logits" not in graph.outputs[_DECODE]:
         raise UnsupportedModelError(

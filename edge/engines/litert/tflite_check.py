@@ -63,10 +63,8 @@ class TfliteHeader:
 
 
 def check_tflite(path: Source, offset: int = 0, n_bytes: int | None = None) -> TfliteHeader:
-    """Check the TFLite model at `offset` of a file, all of it by default.
-
-    Raises InputError for what is no TFLite file or is damaged, UnsafeInputError for one that points
-    outside itself.
+    """Check the TFLite model at `offset` of a file, all of it by default. Raises InputError for
+    what is no TFLite file or is damaged, UnsafeInputError for one that points outside itself.
     """
     file, size = open_regular(path)
     with file:

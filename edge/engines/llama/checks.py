@@ -39,9 +39,7 @@ _MAX_MODELS = 64
 
 
 def check_layers(path: Source, header: GgufHeader) -> None:
-    """Every layer has tensors. Raises UnsafeInputError where the header claims otherwise: the
-    library believes it, and aborts the process for none or allocates for two thousand million.
-    """
+    """Raise UnsafeInputError for a number of layers that the library would abort for."""
     n_layer = header.integer(f"{header.arch}.block_count")
     if n_layer is not None and not 1 <= n_layer <= len(header.tensors):
         raise UnsafeInputError(
@@ -51,9 +49,7 @@ def check_layers(path: Source, header: GgufHeader) -> None:
 
 
 def check_graph(path: Source, header: GgufHeader, kv_type: str) -> None:
-    """The engine's table of graph nodes holds this model's graph. Raises UnsupportedModelError
-    otherwise: the library aborts the process when the table is full.
-    """
+    """Raise UnsupportedModelError for a graph that the library's table cannot hold: it aborts."""
     arch = header.arch
     names = [tensor.name for tensor in header.tensors]
     used = header.integer(f"{arch}.expert_used_count") or 0
@@ -71,8 +67,8 @@ def check_graph(path: Source, header: GgufHeader, kv_type: str) -> None:
 
 
 def check_numbers(path: Source, header: GgufHeader) -> None:
-    """The numbers of the model are those of a model. Raises UnsafeInputError otherwise: the library
-    asserts some of them (`llama-model.cpp`, `ops.cpp`), and computes nonsense with the others.
+    """Raise UnsafeInputError for numbers that no model has: the library asserts some of them
+    (`llama-model.cpp`, `ops.cpp`), and computes nonsense with the others.
     """
     arch = header.arch
     for key, value in header.kv.items():
@@ -150,11 +146,9 @@ class CheckedModels:
 
 
 def check_vocabulary(path: Source, header: GgufHeader, *, embeds: bool = False) -> None:
-    """The vocabulary is one that the library can load and use. Raises UnsafeInputError otherwise:
-    an assertion, or an uncaught C++ exception, would end the process.
-
-    The library reads tokens as C strings, which end at the first zero byte. A file whose hash is
-    known, as those of a bundle are, is looked at once. With `embeds` it may be an encoder's.
+    """Raise UnsafeInputError for a vocabulary on which the library ends the process. It reads
+    tokens as C strings. A file whose hash is known is looked at once. With `embeds` it may be an
+    encoder's.
     """
     seen = CheckedModels()
     if isinstance(path, OpenedFile) and path.sha256 in seen:

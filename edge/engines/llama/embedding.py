@@ -55,9 +55,7 @@ class LlamaEmbedder:
     def open(
         cls, path: OpenedFile, settings: EngineSettings, *, progress: Progress | None = None
     ) -> LlamaEmbedder:
-        """Check the file, check the memory, load. Raises UnsupportedModelError for a file that is
-        no embedding model, else as `boardfit.edge.engines.open_engine` does.
-        """
+        """As `open_engine`; UnsupportedModelError for a file that is no embedding model."""
         header = read_header(path)
         pooling = require_embedder(header, path)
         n_layer = header.integer(f"{header.arch}.block_count") or 0
@@ -94,10 +92,7 @@ class LlamaEmbedder:
         return tokenize(self._lib, self._vocab, text, special=False, around=True)
 
     def embed(self, text: str) -> tuple[list[float], int]:
-        """The vector of a text, and the number of its tokens.
-
-        Raises InputError for a text that is empty or longer than the context: nothing is cut off.
-        """
+        """The vector of a text, and its number of tokens. Raises InputError for too few or many."""
         tokens = self.tokenize(text)
         if not tokens or not text.strip():
             raise InputError("the text is empty", next_step="give a text to make a vector of")

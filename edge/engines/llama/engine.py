@@ -70,9 +70,7 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> LlamaCppEngine:
-        """Check the file, check the memory, load. See `boardfit.edge.engines.open_engine` for
-        errors.
-        """
+        """Check the file, check the memory, load. See `boardfit.edge.engines.open_engine`."""
         header = read_header(path)
         if header.split_count > 1:  # first of all: later parts name no architecture
             raise UnsupportedModelError(
@@ -173,8 +171,8 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
 
 def count_nodes(header: GgufHeader) -> int:
     """How many times the widest matrix product of a layer fits into the whole graph: what a step
-    takes, divided by this, is what its longest node takes. At most three per layer, which leaves
-    attention at great depth some room. The output matrix does not count: one token goes through it.
+    takes, divided by this, is what its longest node takes. At most three per layer, for attention
+    at great depth. The output matrix does not count: one token goes through it.
     """
     sizes = [tensor.n_elements for tensor in header.tensors if tensor.name.startswith("blk.")]
     n_layer = header.integer(f"{header.arch}.block_count") or 1

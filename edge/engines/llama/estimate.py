@@ -44,9 +44,7 @@ def estimate_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: Engin
 
 
 def least_bytes(path: Source, header: GgufHeader, n_ctx: int, settings: EngineSettings) -> int:
-    """Memory that the model takes at the least: its weights, and the KV cache where its size is
-    plain. A plan that promises less is wrong, or was edited.
-    """
+    """Memory that the model takes at the least: weights, and the KV cache where it is plain."""
     arch = header.arch
     if arch in ENCODERS:
         return header.tensor_bytes
@@ -95,9 +93,7 @@ def shelf_bytes(path: Source, header: GgufHeader, settings: EngineSettings) -> i
 
 
 def loaded_bytes(header: GgufHeader) -> int:
-    """Weights that the engine loads: not the blocks of next-token prediction, and not a table of
-    which it reads rows on demand (`boardfit.edge.engines.llama.context`, lazy_mode).
-    """
+    """Weights that the engine loads: not next-token blocks, nor a table of which it reads rows."""
     n_layer = count_layers(header)
     return sum(
         tensor.nbytes
@@ -115,7 +111,7 @@ def count_layers(header: GgufHeader) -> int:
 
 def _read_cache_heads(path: Source, header: GgufHeader) -> tuple[list[int], int]:
     """The cached heads of each layer with a cache of its own, and the values that one head caches
-    for a token: its key and its value, at the least. No heads where the header names none.
+    for a token, at the least. No heads where the header names none.
     """
     arch = header.arch
     n_blocks = header.integer(f"{arch}.block_count") or 0
@@ -142,9 +138,7 @@ def most_heads(path: Source, header: GgufHeader) -> int:
 
 
 def read_per_layer(path: Source, header: GgufHeader, key: str, n_layer: int) -> list[int]:
-    """A key that holds one number for all layers, or an array of 32-bit numbers, one per layer.
-    Empty where it is absent or something else.
-    """
+    """One number for all layers, or an array of 32-bit numbers, one per layer; else empty."""
     value = header.get(key)
     if isinstance(value, bool) or value is None:
         return []

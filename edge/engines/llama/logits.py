@@ -18,9 +18,7 @@ _OUTPUT_BYTES = 64 << 20
 
 
 def decode_all(lib: Any, handle: Any, batch: Any, chunk: Sequence[int], start: int) -> None:
-    """Evaluate `chunk`, whose first token has the position `start`, with an output for each token.
-    Raises EngineError if the library fails or is aborted.
-    """
+    """Evaluate `chunk`, from position `start`, with outputs for all. Raises EngineError."""
     batch.n_tokens = len(chunk)
     for i, token in enumerate(chunk):
         batch.token[i], batch.pos[i] = token, start + i
@@ -41,10 +39,8 @@ def logits_of(
     abort: NativeFlag,
     progress: Progress | None,
 ) -> Any:
-    """float32 [len(tokens), n_vocab] (numpy), in a context of its own on the loaded `model`: the
-    one that chats has room for the logits of one token only.
-
-    Raises EngineError if the library fails or `abort` is set meanwhile.
+    """float32 [len(tokens), n_vocab] (numpy), in a context of its own on the loaded `model`. Raises
+    EngineError if the library fails or `abort` is set meanwhile.
     """
     import numpy as np
 

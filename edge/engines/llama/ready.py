@@ -35,10 +35,7 @@ _MOST_SCORES = 128 * MIB
 def check_file(
     path: OpenedFile, header: GgufHeader, settings: EngineSettings, *, embeds: bool = False
 ) -> EngineSettings:
-    """Refuse what the library would abort for; the settings with kernels that passed their proof.
-
-    With `embeds` the vocabulary may be an encoder's.
-    """
+    """Refuse what the library would abort for; the settings with kernels that were proved."""
     check_layers(path, header)
     check_numbers(path, header)
     check_graph(path, header, settings.kv_type)
@@ -50,9 +47,7 @@ def check_file(
 def check_memory(
     path: OpenedFile, header: GgufHeader, settings: EngineSettings, n_ctx: int
 ) -> EngineSettings:
-    """Refuse a model that memory is too short for; the settings with attention chosen, and with as
-    many shelves as there is room for.
-    """
+    """Refuse a model that does not fit; the settings with attention and shelves chosen."""
     free: int | None = None
     if settings.check_memory:
         planned = settings.need_bytes or estimate_bytes(path, header, n_ctx, settings)

@@ -23,9 +23,7 @@ def _make_chain(lib: Any) -> Any:
 
 
 class LlamaSampler:
-    """Owns one chain; use it as a context manager. The order of the stages is upstream's default
-    (common.h): penalties, top-k, top-p, min-p, temperature, then the draw.
-    """
+    """Owns one chain. The stages are in upstream's order (common.h)."""
 
     def __init__(self, lib: Any, config: GenerationConfig, n_vocab: int, prompt: list[int]) -> None:
         self._lib = lib
@@ -58,9 +56,7 @@ class LlamaSampler:
         self._lib.llama_sampler_chain_add(self._chain, stage)  # the chain owns it now
 
     def sample(self, context: Any, _pressure: float = 0.0, index: int = -1) -> int:
-        """Draw from the logits of the last token evaluated, or of the `index`th of the last step,
-        and accept the draw.
-        """
+        """Draw from the logits of the last token, or of the `index`th of the last step."""
         return int(self._sample(self._chain, context, index))
 
     def __enter__(self) -> LlamaSampler:
@@ -81,9 +77,7 @@ class LlamaCloser:
         self._chains: dict[float, Any] = {}
 
     def sample(self, context: Any, pressure: float, index: int = -1) -> int:
-        """The likeliest token under `pressure` (more than 0) after the last token evaluated, or
-        after the `index`th of the last step.
-        """
+        """The likeliest token under `pressure`, at a place as `LlamaSampler.sample` has it."""
         bias = closing_bias(pressure)
         chain = self._chains.get(bias) or self._make(bias)
         return int(self._lib.llama_sampler_sample(chain, context, index))

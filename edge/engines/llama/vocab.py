@@ -13,8 +13,8 @@ _MAX_TEXT_BYTES = 2**31 - 1  # the C interface counts in int32
 
 
 def tokenize(lib: Any, vocab: Any, text: str, *, special: bool, around: bool = False) -> list[int]:
-    """Token ids of a text; `special` reads special tokens from it, `around` puts those around it
-    that the model wants. Raises InputError for what is not Unicode, or longer than 2 GiB.
+    """Token ids of a text; `special` reads special tokens from it, `around` puts those of the model
+    around it. Raises InputError for what is not Unicode, or longer than 2 GiB.
     """
     data = encode_text(text)
     if len(data) > _MAX_TEXT_BYTES:

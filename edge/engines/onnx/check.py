@@ -92,9 +92,7 @@ class GenaiFolder:
 
     @property
     def n_nodes(self) -> int:
-        """How many times the widest product fits into the whole graph: what a step takes, divided
-        by this, is what its longest operator takes. The output matrix sees one token only.
-        """
+        """A step's products over the widest one; the output matrix sees one token only."""
         sizes = [
             node.ints.get("N", 0) * node.ints.get("K", 0)
             for node in self.model.nodes
@@ -104,9 +102,7 @@ class GenaiFolder:
         return max(1, min(sum(sizes) // max(1, max(sizes, default=1)), 3 * layers))
 
     def need_bytes(self, n_ctx: int) -> int:
-        """Memory that it will take: the file as mapped, its matrices once more in the layout of the
-        CPU's kernels, the KV cache, buffers, interpreter and libraries.
-        """
+        """Memory that it will take: the matrices are there as mapped, and as the kernels want."""
         return self.least_bytes(n_ctx) + self.model.nbytes + _PROCESS_BYTES
 
     def least_bytes(self, n_ctx: int) -> int:

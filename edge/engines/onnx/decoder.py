@@ -58,9 +58,7 @@ class OnnxGraph:
             self.generator = self._create("OgaCreateGenerator", self.model, params)
 
     def append(self, tokens: Sequence[int]) -> bool:
-        """Evaluate `tokens` behind the sequence. False if cancelled; the sequence then has to be
-        cut back by the caller. Raises EngineError.
-        """
+        """Evaluate `tokens`. False if cancelled; the caller then cuts back. Raises EngineError."""
         array = (ctypes.c_int32 * len(tokens))(*tokens)
         try:
             check(self._lib, self._lib.OgaGenerator_AppendTokens(self.generator, array, len(array)))
@@ -152,9 +150,7 @@ class OnnxDecoder(Decoder):
         return self._current
 
     def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool:
-        """Evaluate a first part of `tokens` behind the cached ones, as much as one step takes.
-        False if it was cancelled, and then nothing of it is cached.
-        """
+        """As the base class; a step is as long as the speed so far allows."""
         taken = list(tokens[: self._chunks.next_size(interruptible=True)])
         started = time.monotonic()
         if not self._append(taken):

@@ -49,9 +49,8 @@ _DESTROYERS = ("Config", "Model", "GeneratorParams", "Generator", "Tensor", "Res
 
 @functools.cache
 def load_library() -> Any:
-    """The library with its functions declared, quiet and without telemetry.
-
-    Raises EngineMissingError if a package or its library is absent, EngineError if it is too old.
+    """The library, quiet and without telemetry. Raises EngineMissingError if a package or its
+    library is absent, EngineError if it is too old.
     """
     home, runtime = _folder(PACKAGE), _folder("onnxruntime")
     library = home / _NAMES.get(sys.platform, "libonnxruntime-genai.so")
