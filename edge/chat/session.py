@@ -23,8 +23,13 @@ from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.engines.prefix_cache import common
 from boardfit.edge.errors import DeadlineError, EdgeError, InputError, UsageError
 from boardfit.edge.process.live import STATUS
-from boardfit.edge.states.prefix import MIN_TOKENS, is_worth_storing, system_prefix
-from boardfit.edge.states.store import Restored, StateStore
+from boardfit.edge.states.store import (
+    MIN_TOKENS,
+    Restored,
+    StateStore,
+    is_worth_storing,
+    system_prefix,
+)
 from boardfit.edge.types import (
     Engine,
     FinishReason,

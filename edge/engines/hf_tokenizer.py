@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +140,6 @@ class HfTokenizer(EngineVocabulary):
         })  # fmt: skip
 
     # ---- ids to text ----------------------------------------------------------------------------
-
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        self.check_tokens(tokens)
-        return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; b"" for special tokens and for ids without one."""

@@ -40,10 +40,6 @@ class EngineVocabulary(ABC):
         """
 
     @abstractmethod
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        """Text of `tokens` without special tokens; bytes that are no UTF-8 become U+FFFD."""
-
-    @abstractmethod
     def piece(self, token: int) -> bytes:
         """The bytes that a generated token stands for; b"" for special tokens."""
 
@@ -57,11 +53,14 @@ class EngineVocabulary(ABC):
             return [self.bos, *tokens]
         return tokens
 
-    def check_tokens(self, tokens: Sequence[int]) -> None:
-        """Raise InputError for ids that are not in the vocabulary."""
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """Text of `tokens` without special tokens; bytes that are no UTF-8 become U+FFFD. Raises
+        InputError for ids that are not in the vocabulary.
+        """
         bad = next((token for token in tokens if not 0 <= token < self.n_tokens), None)
         if bad is not None:
             raise InputError(f"token {bad} is not in the vocabulary of {self.n_tokens}")
+        return b"".join(map(self.piece, tokens)).decode("utf-8", "replace")
 
 
 def find_breaks(vocabulary: EngineVocabulary, text: str, *, is_own: bool, frame: str) -> list[int]:

@@ -39,7 +39,7 @@ def open_store(opened: OpenModel) -> StateStore | None:
         "kv_type": info.kv_type,
         "flash_attn": info.details.get("flash_attn"),
     }
-    folder = choose_folder(opened)
+    folder = beside_bundle(opened.bundle.path) if opened.bundle else user_folder()
     return StateStore(folder, opened.name, identity, limit, claims=folder != user_folder())
 
 
@@ -61,11 +61,6 @@ def limit_bytes() -> int:
         return parse_bytes(text)
     except ValueError as error:
         raise UsageError(f'{VARIABLE}: {error}, or "off"') from None
-
-
-def choose_folder(opened: OpenModel) -> Path:
-    """The folder for the states of an opened model."""
-    return beside_bundle(opened.bundle.path) if opened.bundle else user_folder()
 
 
 def user_folder() -> Path:

@@ -31,10 +31,10 @@ import psutil
 
 from boardfit.edge.disk.rooted import Root
 from boardfit.edge.disk.secret import user_secret
-from boardfit.edge.engines.kv_state import PARTIAL, StateHeader, check_private, read_state_header
+from boardfit.edge.engines.kv_state import PARTIAL, check_private, read_state_header
 from boardfit.edge.engines.prefix_cache import common
 from boardfit.edge.errors import EdgeError, IntegrityError, UnsafeInputError
-from boardfit.edge.types import Engine
+from boardfit.edge.types import Engine, Message
 
 SUFFIX = ".kv"
 #: A folder holds at most this many bytes of states, and at most this share of the disk's free
@@ -48,6 +48,11 @@ MAX_TOKENS = 1 << 20
 MIN_GAIN = 16
 #: What storage is taken to read at until a restore was measured.
 _READ_BYTES_PER_S = 80e6
+#: Fewer tokens, or fewer seconds to compute them, are not worth a file.
+MIN_TOKENS = 32
+MIN_COMPUTE_S = 0.02
+# First characters that tokenizers merge with what stands before them, or do not.
+_PROBES = ("a", "The", "\n")
 #: Says whose a folder is.
 _OWNER = ".owner"
 _MAX_MARK_BYTES = 1024
@@ -126,7 +131,7 @@ class StateStore:
         for entry in entries(self.folder):
             if entry.path.name.startswith(self._prefix) and entry.n_bytes <= self.limit_bytes:
                 with contextlib.suppress(EdgeError):
-                    self._known[entry.path] = _header(entry.path).tokens
+                    self._known[entry.path] = read_state_header(entry.path, MAX_TOKENS).tokens
 
     def state_path(self, tokens: Sequence[int]) -> Path:
         """Where a state of exactly these tokens lies."""
@@ -211,7 +216,9 @@ class StateStore:
             self._make_folder()
             sweep(self.folder)
             engine.save_prefix(path, len(tokens), max_bytes=limit)
-            if _header(path).tokens != tuple(tokens):  # another conversation came between
+            if read_state_header(path, MAX_TOKENS).tokens != tuple(
+                tokens
+            ):  # another conversation came between
                 _remove(path)
                 return None
         except (EdgeError, OSError):
@@ -248,6 +255,30 @@ class StateStore:
             return self.limit_bytes
         held = sum(entry.n_bytes for entry in entries(self.folder))
         return min(self.limit_bytes, int(_DISK_SHARE * (free + held)))
+
+
+# ---- what is worth a state ----------------------------------------------------------------------
+
+
+def system_prefix(
+    render: Callable[[list[Message]], Sequence[int]], system: str | None
+) -> list[int]:
+    """Return the tokens that begin every conversation with `system`, regardless of the question:
+    the longest prefix that a few different questions share. Raises what `render` raises.
+    """
+    shared: Sequence[int] | None = None
+    before = [Message("system", system)] if system else []
+    for text in _PROBES:
+        tokens = render([*before, Message("user", text)])
+        shared = tokens if shared is None else shared[: common(shared, tokens)]
+    return list(shared or ())
+
+
+def is_worth_storing(n_tokens: int, compute_s: float, restore_s: float) -> bool:
+    """Whether a state of `n_tokens` that took `compute_s` should be kept, if it is restored in
+    `restore_s`: it should win clearly, for storage may be slower than it was when last measured.
+    """
+    return n_tokens >= MIN_TOKENS and compute_s >= max(MIN_COMPUTE_S, 1.5 * restore_s)
 
 
 # ---- a folder of states --------------------------------------------------------------------------
@@ -346,10 +377,6 @@ def path_size(path: Path) -> int | None:
         return path.lstat().st_size
     except OSError:
         return None
-
-
-def _header(path: Path) -> StateHeader:
-    return read_state_header(path, MAX_TOKENS)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:

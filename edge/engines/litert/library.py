@@ -79,18 +79,16 @@ assert ctypes.sizeof(EnvOption) == 24 and ctypes.sizeof(TensorType) == 72  # as 
 _handle, _out, _index = ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p), ctypes.c_size_t
 _size_out, _text_out = ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_char_p)
 
+_SIDES = ("Input", "Output")
 _STATUS_FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "LiteRtCreateEnvironment": (ctypes.c_int, ctypes.POINTER(EnvOption), _out),
     "LiteRtCreateModelFromBuffer": (_handle, ctypes.c_void_p, ctypes.c_size_t, _out),
     "LiteRtGetNumModelSignatures": (_handle, _size_out),
     "LiteRtGetModelSignature": (_handle, _index, _out),
     "LiteRtGetSignatureKey": (_handle, _text_out),
-    "LiteRtGetNumSignatureInputs": (_handle, _size_out),
-    "LiteRtGetSignatureInputName": (_handle, _index, _text_out),
-    "LiteRtGetSignatureInputTensorByIndex": (_handle, _index, _out),
-    "LiteRtGetNumSignatureOutputs": (_handle, _size_out),
-    "LiteRtGetSignatureOutputName": (_handle, _index, _text_out),
-    "LiteRtGetSignatureOutputTensorByIndex": (_handle, _index, _out),
+    **{f"LiteRtGetNumSignature{side}s": (_handle, _size_out) for side in _SIDES},
+    **{f"LiteRtGetSignature{side}Name": (_handle, _index, _text_out) for side in _SIDES},
+    **{f"LiteRtGetSignature{side}TensorByIndex": (_handle, _index, _out) for side in _SIDES},
     "LiteRtGetRankedTensorType": (_handle, ctypes.POINTER(TensorType)),
     "LiteRtCreateOptions": (_out,),
     "LiteRtSetOptionsHardwareAccelerators": (_handle, ctypes.c_int),
@@ -137,12 +135,8 @@ def check_cpu(machine: str | None = None, cpuinfo: str | None = None) -> None:
             cpuinfo = Path("/proc/cpuinfo").read_text(errors="replace")
         except OSError:
             return
-    features = {
-        word
-        for line in cpuinfo.splitlines()
-        if line.lower().startswith("features")
-        for word in line.partition(":")[2].split()
-    }
+    lines = [line for line in cpuinfo.splitlines() if line.lower().startswith("features")]
+    features = {word for line in lines for word in line.partition(":")[2].split()}
     if features and "atomics" not in features:
         raise EngineError(
             "litert-lm-api does not run on this CPU: it is an Armv8.0 without LSE atomics "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from typing import Any
 
 from boardfit.edge.engines.vocabulary import EngineVocabulary, encode_text
@@ -66,18 +65,6 @@ class Vocab(EngineVocabulary):
             if kind & marked:
                 found.append((self._text(token), bool(kind & control)))
         return found
-
-    def detokenize(self, tokens: Sequence[int]) -> str:
-        ids = list(tokens)
-        self.check_tokens(ids)
-        array = (self._lib.llama_token * len(ids))(*ids)
-        room = 16 * len(ids) + 64
-        while True:
-            buffer = ctypes.create_string_buffer(room)
-            n = self._lib.llama_detokenize(self._vocab, array, len(ids), buffer, room, False, False)
-            if n >= 0:
-                return buffer.raw[:n].decode("utf-8", "replace")
-            room = -n
 
     def piece(self, token: int) -> bytes:
         n = self._to_piece(
