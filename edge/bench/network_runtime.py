@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from boardfit.edge.bench.network_inputs import InputSpec
 from boardfit.edge.disk.opened_file import OpenedFile, Source, linked_folder
 from boardfit.edge.engines.fit import available_bytes, check_fits
-from boardfit.edge.engines.litert.native_stderr import captured_stderr
+from boardfit.edge.engines.litert.runtime_errors import captured_stderr
 from boardfit.edge.engines.litert.runtime_errors import load_error as tflite_load_error
 from boardfit.edge.engines.litert.tflite_check import check_tflite
 from boardfit.edge.engines.model_file import model_file

@@ -216,10 +216,8 @@ class StateStore:
             self._make_folder()
             sweep(self.folder)
             engine.save_prefix(path, len(tokens), max_bytes=limit)
-            if read_state_header(path, MAX_TOKENS).tokens != tuple(
-                tokens
-            ):  # another conversation came between
-                _remove(path)
+            if read_state_header(path, MAX_TOKENS).tokens != tuple(tokens):
+                _remove(path)  # another conversation came between
                 return None
         except (EdgeError, OSError):
             return None

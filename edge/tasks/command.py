@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from boardfit.edge.tasks.catalog import find_task, languages, load_tasks
-from boardfit.edge.tasks.task import Task
+from boardfit.edge.tasks.task import Task, find_task, languages, load_tasks
 from boardfit.edge.tasks.use import time_text
 from boardfit.edge.terminal.output import echo, json_line
 from boardfit.edge.units import format_seconds, printable

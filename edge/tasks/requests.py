@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from boardfit.edge.errors import UsageError
-from boardfit.edge.tasks.catalog import language_name, load_tasks
 from boardfit.edge.tasks.material import Count, load_material
-from boardfit.edge.tasks.task import Task
+from boardfit.edge.tasks.task import Task, language_name, load_tasks
 from boardfit.edge.units import did_you_mean, printable
 
 SEED = 20261101

@@ -6,16 +6,18 @@ tokens of the model's own tokenizer.
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from boardfit.device_profiles.toml_parser import decode_toml
-from boardfit.edge.errors import InputError
+from boardfit.device_profiles.toml_parser import decode_toml, load_toml
+from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.types import GenerationConfig, Thinking
 from boardfit.edge.units import did_you_mean, parse_seconds, printable
 
@@ -31,6 +33,11 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _KEYS = ("title", "about", "system", "message", "input", "extractive", "conversation", "thinking")
 _TABLES = ("parameters", "prompt", "answer", "budget", "sampling")
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
+#: From the shortest to the longest.
+NAMES = (
+    "assistant", "translate", "customer-service", "translate-paragraph", "manual-question",
+    "summarize",
+)  # fmt: skip
 #: No prompt or answer of a task is longer, in tokens.
 _LONGEST = 1_000_000
 
@@ -226,3 +233,47 @@ def _check_keys(table: Mapping[str, Any], known: tuple[str, ...], what: str) -> 
             raise InputError(
                 f"{what} has no entry {printable(key, 40)!r}.{did_you_mean(key, known)}"
             )
+
+
+# ---- those that come with boardfit --------------------------------------------------------------
+
+
+@functools.cache
+def load_tasks() -> dict[str, Task]:
+    """All presets by name, the shortest first."""
+    folder = resources.files("boardfit.edge.tasks").joinpath("presets")
+    return {name: parse_task(name, folder.joinpath(f"{name}.toml").read_bytes()) for name in NAMES}
+
+
+def find_task(name: str) -> Task:
+    """A preset by its name, or a task of one's own by the path of its TOML file. Raises UsageError,
+    with the nearest name, for an unknown one; InputError for a broken file.
+    """
+    tasks = load_tasks()
+    if name in tasks:
+        return tasks[name]
+    if name.endswith(".toml"):
+        return read_task(Path(name).expanduser())
+    raise UsageError(
+        f"there is no task {printable(name, 40)!r}.{did_you_mean(name, tasks)}",
+        next_step=f"tasks: {', '.join(tasks)}, or a .toml file of your own",
+    )
+
+
+def languages() -> dict[str, str]:
+    """Code → name in English."""
+    return load_toml("boardfit.edge.tasks", "languages.toml")
+
+
+def language_name(text: str) -> str:
+    """`zh`, `ZH`, `chinese` → `Chinese`. Raises InputError, with the nearest one, otherwise."""
+    known = languages()
+    wanted = text.strip().lower().replace("_", "-")
+    for code, name in known.items():
+        if wanted in (code.lower(), name.lower()):
+            return name
+    near = did_you_mean(wanted, [w.lower() for pair in known.items() for w in pair])
+    raise InputError(
+        f"unknown language {printable(text, 40)!r}.{near}",
+        next_step="give a code such as zh, de or pt-BR, or the English name",
+    )

@@ -14,8 +14,7 @@ import click
 from click.core import ParameterSource
 
 from boardfit.edge.errors import EdgeError, InputError, UsageError
-from boardfit.edge.tasks.catalog import find_task, language_name
-from boardfit.edge.tasks.task import Task
+from boardfit.edge.tasks.task import Task, find_task, language_name
 from boardfit.edge.terminal.options import add_options
 from boardfit.edge.types import Engine, Message
 from boardfit.edge.units import format_seconds

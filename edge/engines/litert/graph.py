@@ -20,8 +20,7 @@ from typing import Any
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines.abort import NativeFlag
 from boardfit.edge.engines.litert import library
-from boardfit.edge.engines.litert.native_stderr import captured_stderr
-from boardfit.edge.engines.litert.runtime_errors import damaged, load_error
+from boardfit.edge.engines.litert.runtime_errors import captured_stderr, damaged, load_error
 from boardfit.edge.engines.litert.signature_decoder import is_kv, state_names
 from boardfit.edge.errors import EngineError, UnsupportedModelError
 from boardfit.edge.files.kind import open_regular

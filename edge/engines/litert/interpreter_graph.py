@@ -12,8 +12,7 @@ import os
 from typing import Any
 
 from boardfit.edge.disk.opened_file import OpenedFile
-from boardfit.edge.engines.litert.native_stderr import captured_stderr
-from boardfit.edge.engines.litert.runtime_errors import load_error
+from boardfit.edge.engines.litert.runtime_errors import captured_stderr, load_error
 from boardfit.edge.engines.litert.signature_decoder import is_kv, position_index, state_names
 from boardfit.edge.errors import EngineError, EngineMissingError
 from boardfit.edge.units import printable
