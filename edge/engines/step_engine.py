@@ -42,21 +42,17 @@ class Runner(Protocol):
 
 
 class Decoder(PrefixCache):
-    """Tokens in, logits out. Knows nothing of threads, text or sampling."""
+    """Tokens in, logits out. Knows nothing of threads, text or sampling.
+
+    `logits` are float32 [n_logits] after the last token, a view that the next step overwrites;
+    `lengths` are those of prefill steps.
+    """
 
     graph: Runner
     n_ctx: int
     n_logits: int
-
-    @property
-    @abstractmethod
-    def lengths(self) -> tuple[int, ...]:
-        """Lengths of prefill steps."""
-
-    @property
-    @abstractmethod
-    def logits(self) -> Any:
-        """float32 [n_logits] after the last token, a view that the next step overwrites."""
+    logits: Any
+    lengths: tuple[int, ...]
 
     @abstractmethod
     def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool:

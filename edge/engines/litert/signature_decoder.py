@@ -97,6 +97,7 @@ class SignatureDecoder(SavableCache, Decoder):
             for key, inputs in graph.inputs.items()
             if _PREFILL.match(key)
         }
+        self.lengths = tuple(sorted(self._prefills))
         self.steps = StepChooser(tuple(self._prefills), largest=prefill_chunk)
         self._positions = np.arange(self.n_ctx, dtype=np.int32)
         self._allowed, self._denied = _mask_values(np, decode["mask"].dtype, name)
@@ -106,7 +107,7 @@ class SignatureDecoder(SavableCache, Decoder):
         self._token, self._position, self._mask = (decode[key].reshape(-1) for key in _KNOWN)
         self._states = [decode[key] for key in state_names(decode, graph.outputs[_DECODE])]
         self._n_open = 0  # positions that decode's mask allows
-        self._logits = graph.outputs[_DECODE]["logits"].reshape(-1)
+        self.logits = graph.outputs[_DECODE]["logits"].reshape(-1)
 
     @property
     def kv_type(self) -> str:
@@ -114,16 +115,6 @@ class SignatureDecoder(SavableCache, Decoder):
         names = {"float32": "f32", "float16": "f16", "int8": "i8"}
         types = {str(view.dtype) for view in self._kv.values()}
         return "/".join(sorted(names.get(kind, kind) for kind in types))
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Exported prefill lengths."""
-        return tuple(sorted(self._prefills))
-
-    @property
-    def logits(self) -> Any:
-        """float32 [n_logits] after the last token; a view that the next step overwrites."""
-        return self._logits
 
     def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool:
         """As the base class. `budget_s` is for a step, or a node where steps can be cancelled."""

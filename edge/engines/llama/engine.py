@@ -41,7 +41,7 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
         settings: EngineSettings,
         n_ctx: int,
     ) -> None:
-        self._lib, self._path, self._header, self._settings = lib, path, header, settings
+        self._lib, self._path, self.header, self._settings = lib, path, header, settings
         abort = context.abort
         lease = Lease(context, interrupt=abort.set, allow=abort.clear, release=context.free)
         vocab = Vocab(
@@ -89,11 +89,6 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
         return cls(lib, context, path, header, settings, n_ctx)
 
     @property
-    def header(self) -> GgufHeader:
-        """The checked header of the file that was loaded."""
-        return self._header
-
-    @property
     def threads_now(self) -> int:
         return self._generation.threads_now
 
@@ -118,7 +113,7 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
 
     def _identify(self) -> dict[str, Any]:
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self._path, self._header.data_offset)
+            self._fingerprint = fingerprint(self._path, self.header.data_offset)
         return {
             "model": self._fingerprint,
             "engine": self.name,
@@ -145,7 +140,7 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
             kv_type=self._settings.kv_type,
             quant=lib.llama_ftype_name(lib.llama_model_ftype(context.model)).decode(),
             details={
-                "arch": self._header.arch,
+                "arch": self.header.arch,
                 "n_params": int(lib.llama_model_n_params(context.model)),
                 "model_bytes": int(lib.llama_model_size(context.model)),
                 "n_ctx_train": int(lib.llama_model_n_ctx_train(context.model)),

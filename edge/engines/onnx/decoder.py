@@ -135,19 +135,9 @@ class OnnxDecoder(Decoder):
         self.cached: list[int] = []
         self.n_ctx, self.n_logits = n_ctx, n_logits
         self.can_rewind = can_rewind
-        self._chunks = chunks
+        self._chunks, self.lengths = chunks, (chunks.largest,)
         self._length = 0  # tokens in the library's own sequence
-        self._current: Any = np.zeros(n_logits, np.float32)
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Prefill takes any length up to this one."""
-        return (self._chunks.largest,)
-
-    @property
-    def logits(self) -> Any:
-        """float32 [n_logits] after the last token; the next step overwrites them."""
-        return self._current
+        self.logits = np.zeros(n_logits, np.float32)
 
     def prefill(self, tokens: Sequence[int], *, budget_s: float | None) -> bool:
         """As the base class; a step is as long as the speed so far allows."""
@@ -163,7 +153,7 @@ class OnnxDecoder(Decoder):
         if not self._append([token]):
             return False
         with self.graph.logits() as address:
-            ctypes.memmove(self._current.ctypes.data, address, self._current.nbytes)
+            ctypes.memmove(self.logits.ctypes.data, address, self.logits.nbytes)
         return True
 
     def _append(self, tokens: list[int]) -> bool:
