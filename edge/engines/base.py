@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from boardfit.edge.engines.generation import TokenGeneration
-from boardfit.edge.engines.kv_state import mapped_state, write_state
+from boardfit.edge.engines.kv_state import count_to_save, mapped_state, write_state
 from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache
 from boardfit.edge.engines.vocabulary import find_breaks
 from boardfit.edge.errors import InputError, UnsupportedModelError
@@ -253,12 +253,7 @@ class EngineBase(ABC, Generic[C]):
         path = Path(path)
         with self._lease.lock:
             cache = self._get_savable()
-            n_cached = len(cache.cached)
-            keep = n_cached if n_tokens is None else n_tokens
-            if not n_cached:
-                raise InputError("there is nothing to save: the KV cache is empty")
-            if not 0 < keep <= n_cached:
-                raise InputError(f"cannot save {keep} tokens: the KV cache holds {n_cached}")
+            keep = count_to_save(n_tokens, len(cache.cached))
             with cache.saving(keep, path.parent) as (n_bytes, fill):
                 tokens = cache.cached[:keep]
                 write_state(path, self._identify(), tokens, n_bytes, fill, max_bytes=max_bytes)

@@ -68,6 +68,16 @@ def fingerprint(path: Source, data_offset: int) -> str:
 # ---- writing ------------------------------------------------------------------------------------
 
 
+def count_to_save(n_tokens: int | None, n_cached: int) -> int:
+    """How many tokens `Engine.save_prefix` saves. Raises InputError if they are not there."""
+    wanted = n_cached if n_tokens is None else n_tokens
+    if not n_cached:
+        raise InputError("there is nothing to save: the KV cache is empty")
+    if not 0 < wanted <= n_cached:
+        raise InputError(f"cannot save {wanted} tokens: the KV cache holds {n_cached}")
+    return wanted
+
+
 def write_state(
     path: Path,
     identity: Mapping[str, Any],
