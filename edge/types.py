@@ -68,6 +68,16 @@ class TemplateChoice:
     variables: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Passing(Protocol):
+    """Lets more urgent streams of the same engine pass one, between two of its steps."""
+
+    def is_wanted(self) -> bool:
+        """Whether another one waits. From any thread."""
+
+    def let_pass(self) -> None:
+        """Run them, to their ends."""
+
+
 @dataclass(frozen=True)
 class GenerationConfig:
     """How tokens are chosen and when to stop. `temperature` 0 is greedy; -1 for `max_tokens` means
@@ -79,6 +89,7 @@ class GenerationConfig:
 
     `marks` are lengths of beginnings that later prompts are likely to share: the end of the system
     prompt, and of the question. A memory that cannot be cut back is kept there, where it can be.
+    `passing` is asked between steps whether more urgent streams are to be run first.
     """
 
     max_tokens: int = -1
@@ -92,6 +103,7 @@ class GenerationConfig:
     ignore_eos: bool = False
     pressure: Callable[[], float] | None = field(default=None, compare=False)
     marks: tuple[int, ...] = field(default=(), compare=False)
+    passing: Passing | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.max_tokens == 0 or self.max_tokens < -1:
@@ -418,14 +430,21 @@ class Engine(Protocol):
 class LogitsEngine(Protocol):
     """What a quality card needs beside `Engine`: whole distributions, not samples of them."""
 
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; b"" for special tokens."""
+
     def logits(
-        self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
+        self,
+        tokens: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+        visit: Callable[[int, Any], None] | None = None,
     ) -> Any:
         """Return next-token logits after every prefix of `tokens`.
 
         They are computed from an empty cache by the kernels that `stream` uses: a float32 numpy
         array [len(tokens), n_vocab], where n_vocab is the size of the vocabulary without padding.
-        The cache is empty afterwards.
+        The cache is empty afterwards. With `visit` nothing is returned: it gets each block of rows
+        and the number of its first row, valid during the call. What it raises ends the computation.
 
         Raises InputError if `tokens` is empty or longer than the context.
         """

@@ -24,7 +24,7 @@ _SHARED_STEP_S = 0.25
 class StopWatcher:
     """Polls `stop` on a thread of its own while the engine is inside native code, and calls
     `on_stop` once. What `stop` raises is kept in `error`, and stops too. `on_look` is called
-    whenever it looks.
+    whenever it looks. `is_passed` is asked between steps alone.
     """
 
     def __init__(
@@ -32,8 +32,12 @@ class StopWatcher:
         stop: Callable[[], bool] | None,
         on_stop: Callable[[], None],
         on_look: Callable[[], None] | None = None,
+        is_passed: Callable[[], bool] | None = None,
     ) -> None:
         self._stop, self._on_stop, self._on_look = stop, on_stop, on_look
+        self._is_passed = is_passed
+        #: Held while the engine works for others: their steps are not to be stopped.
+        self.pausing = threading.Lock()
         self._done = threading.Event()
         self._poll_s = _POLL_S
         self._thread: threading.Thread | None = None
@@ -61,6 +65,10 @@ class StopWatcher:
             raise self.error
         return self._stop is not None and self._stop()
 
+    def must_leave(self) -> bool:
+        """Whether the next step is not to begin: stopped, or `is_passed` says that others wait."""
+        return self.stopped() or (self._is_passed is not None and self._is_passed())
+
     def expect(self, call_s: float) -> None:
         """Say how long the next native call will take: rarely woken, the watcher is cheaper."""
         self._poll_s = _POLL_S if call_s > _POLL_S else _IDLE_POLL_S
@@ -69,11 +77,12 @@ class StopWatcher:
         assert self._stop is not None
         try:
             while not self._done.wait(self._poll_s):
-                if self._stop():
-                    self._on_stop()
-                    return
-                if self._on_look is not None:
-                    self._on_look()
+                with self.pausing:
+                    if self._stop():
+                        self._on_stop()
+                        return
+                    if self._on_look is not None:
+                        self._on_look()
         except BaseException as error:
             self.error = error
             self._on_stop()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from boardfit.edge.engines.generation import TokenGeneration
 from boardfit.edge.engines.kv_state import count_to_save, mapped_state, write_state
+from boardfit.edge.engines.logit_rows import LogitRows
 from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache
 from boardfit.edge.engines.vocabulary import find_breaks
 from boardfit.edge.errors import InputError, UnsupportedModelError
@@ -212,18 +213,31 @@ class EngineBase(ABC, Generic[C]):
         self._check_ids(tokens)
         return self._generation.feed(prompt, stop)
 
-    def logits(self, tokens: Sequence[int], progress: Progress | None = None) -> Any:
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; b"" for special tokens."""
+        with self._text_lock:
+            self._lease.get()
+            return self._vocabulary.piece(token)
+
+    def logits(
+        self,
+        tokens: Sequence[int],
+        progress: Progress | None = None,
+        visit: Callable[[int, Any], None] | None = None,
+    ) -> Any:
         """As `boardfit.edge.types.LogitsEngine` says."""
         ids = list(tokens)
         self._lease.get()
         if not ids or len(ids) > self._n_ctx:
             raise InputError(f"logits of {len(ids)} tokens; the context holds 1 to {self._n_ctx}")
         self._check_ids(ids)
-        return self._compute_logits(self._generation.begin(), ids, progress)
+        found = LogitRows(len(ids), self._vocabulary.n_tokens, progress, visit)
+        self._compute_logits(self._generation.begin(), ids, found)
+        return found.rows
 
     @abstractmethod
-    def _compute_logits(self, stream_id: int, tokens: list[int], progress: Progress | None) -> Any:
-        """`logits` of checked tokens, for the stream that owns the lease."""
+    def _compute_logits(self, stream_id: int, tokens: list[int], found: LogitRows) -> None:
+        """Put the logits of checked tokens into `found`, for the stream that owns the lease."""
 
     def _check_prompt(self, prompt: list[int]) -> None:
         self._lease.get()

@@ -13,12 +13,12 @@ from boardfit.edge.engines.base import EngineBase
 from boardfit.edge.engines.generation import TokenGeneration, TokenSampler, raise_stop_error
 from boardfit.edge.engines.hf_tokenizer import HfTokenizer
 from boardfit.edge.engines.lease import Lease
+from boardfit.edge.engines.logit_rows import LogitRows
 from boardfit.edge.engines.lookup import Guesser
 from boardfit.edge.engines.numpy_sampler import NumpyCloser, NumpySampler
 from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import EngineError, UnsupportedModelError, UsageError
-from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import EngineInfo, GenerationConfig
 
 #: What may run without looking up, so that a stop is honoured within 50 ms: a whole step, or a node
@@ -116,27 +116,21 @@ class StepEngine(EngineBase[D]):
     def threads_now(self) -> int:
         return self._n_threads
 
-    def _compute_logits(self, stream_id: int, tokens: list[int], progress: Progress | None) -> Any:
+    def _compute_logits(self, stream_id: int, tokens: list[int], found: LogitRows) -> None:
         """One decode step per token, for exported prefill gives no logits."""
-        import numpy as np
-
         n_vocab = self._vocabulary.n_tokens
-        found = np.empty((len(tokens), n_vocab), np.float32)
         self.reset()
         try:
-            for i, token in enumerate(tokens):
+            for token in tokens:
                 with self._lease.lock:
                     decoder = self._lease.get_for(stream_id)
                     if not decoder.decode(token):
                         raise EngineError("the engine was closed before its logits were known")
-                    found[i] = decoder.logits[:n_vocab]
-                if progress is not None:
-                    progress(i + 1, len(tokens))
+                    found.add(decoder.logits[None, :n_vocab])
         finally:
             with self._lease.lock:
                 if (held := self._lease.held) is not None:
                     held.truncate(0)
-        return found
 
     def _identify(self) -> dict[str, Any]:
         return {
@@ -205,7 +199,7 @@ class StepGeneration(TokenGeneration[D]):
     def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
         budget_s = _STEP_BUDGET_S if watcher.active else None
         while True:
-            if watcher.stopped():
+            if watcher.must_leave():
                 return False
             with self.lease.lock:
                 decoder = self.lease.get_for(stream_id)

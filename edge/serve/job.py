@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from boardfit.edge.chat.session import Answer, Session
 from boardfit.edge.deadline.outcome import Outcome
 from boardfit.edge.serve.ask import Ask, Rank
+from boardfit.edge.serve.scoring import Score
 from boardfit.edge.types import TokenEvent
 
 #: A client that leaves this much unread is given up.
@@ -31,6 +32,7 @@ class Ended:
     outcome: Outcome | None
     queue_s: float
     notes: tuple[str, ...] = ()
+    scores: tuple[Score, ...] = ()
 
 
 Item = Begun | TokenEvent | Ended | Exception

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from boardfit.edge.chat.session import Session
@@ -26,8 +27,9 @@ from boardfit.edge.serve.ask import Ask
 from boardfit.edge.serve.counters import Counters
 from boardfit.edge.serve.job import Begun, Ended, Job, JobCost
 from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready
+from boardfit.edge.serve.scoring import Score, TokenSession, check_scoring, score_answer
 from boardfit.edge.template.render import kept_worker
-from boardfit.edge.types import Message, TemplateChoice
+from boardfit.edge.types import Message, TemplateChoice, TokenEvent
 
 MAX_QUEUED = 16
 _SAVE_EVERY_S = 600.0
@@ -163,7 +165,8 @@ class AnswerQueue:
                 400, "the model has no chat template; ask for a completion of plain text"
             )
         choice, notes = self._check_choice(ask.choice)
-        session = Session(
+        check_scoring(engine, ask)
+        session = (TokenSession if ask.prompt_ids else Session)(
             engine,
             system=ask.system,
             states=None if is_raw else self._base.states,
@@ -172,7 +175,10 @@ class AnswerQueue:
             choice=choice,
         )
         session.messages, session.prefixes = ask.history, self._base.prefixes
-        if not is_raw:
+        if isinstance(session, TokenSession):
+            session.tokens = ask.prompt_ids
+            ask = replace(ask, prompt=engine.detokenize(ask.prompt_ids))
+        if not is_raw and ask.logprobs is None:
             session.small = self._base.small
         return Job(ask, session, loop, (*ask.notes, *notes), received_ns)
 
@@ -219,7 +225,8 @@ class AnswerQueue:
         if ask.budget is not None and ask.budget.within_s is None:
             n_least = 1
         needs_s = prefill.high + (n_least - 1) * token.high + self._deadline.timing.times.tail_s
-        return JobCost(needs_s, min(self._most_s, prefill.high + n_most * token.high))
+        n_scored = 0 if ask.logprobs is None else len(tokens) + n_most
+        return JobCost(needs_s, min(self._most_s, prefill.high + (n_most + n_scored) * token.high))
 
     def _admit(self, job: Job) -> None:
         """Raise RequestRefused unless this request's promise and all earlier ones hold."""
@@ -332,7 +339,10 @@ class AnswerQueue:
         def must_stop() -> bool:
             return job.is_given_up() or time.monotonic_ns() > end_ns
 
+        prompt, events = list[int](), list[TokenEvent]()
+
         def begin(tokens: Sequence[int]) -> None:
+            prompt.extend(tokens)
             if tokens:
                 job.cost = self._estimate(job, tokens)
             job.post(Begun())
@@ -347,14 +357,18 @@ class AnswerQueue:
                 begun=begin,
             )
             for event in stream:
+                events.append(event)
                 job.post(event)
             answer = session.last_answer
             if answer is None:
                 raise InputError("the model gave no answer")
             self.counters.count_answer(answer, session.last_outcome, queue_s)
-            job.post(Ended(answer, session.last_outcome, queue_s, job.notes))
+            scores: tuple[Score, ...] = ()
+            if ask.logprobs is not None:
+                scores = score_answer(session.engine, ask, prompt, events, must_stop)
+            job.post(Ended(answer, session.last_outcome, queue_s, job.notes, scores))
         except Exception as error:
-            if not isinstance(error, EdgeError):  # the type and place alone: no prompt in a log
+            if not isinstance(error, (EdgeError, RequestRefused)):  # its type alone: no prompt
                 LOG.exception("a request failed: %s", type(error).__name__, exc_info=False)
             self.counters.count_error(error)
             job.post(error)

@@ -19,6 +19,7 @@ from boardfit.edge.engines.llama.context import LlamaContext
 from boardfit.edge.engines.llama.generation import LlamaGeneration
 from boardfit.edge.engines.llama.ready import check_file, check_memory
 from boardfit.edge.engines.llama.vocab import Vocab
+from boardfit.edge.engines.logit_rows import LogitRows
 from boardfit.edge.engines.settings import DEFAULT_N_CTX, EngineSettings
 from boardfit.edge.errors import UnsupportedModelError, UsageError
 from boardfit.edge.files.gguf import GgufHeader, read_header
@@ -92,23 +93,21 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
     def threads_now(self) -> int:
         return self._generation.threads_now
 
-    def _compute_logits(
-        self, stream_id: int, tokens: list[int], progress: Callable[[int, int], None] | None
-    ) -> Any:
+    def _compute_logits(self, stream_id: int, tokens: list[int], found: LogitRows) -> None:
         """Takes memory for a second context meanwhile."""
-        from boardfit.edge.engines.llama.logits import logits_of  # brings numpy
+        from boardfit.edge.engines.llama.logits import read_logits  # brings numpy
 
         with self._lease.lock:
             context = self._lease.get_for(stream_id)
             context.truncate(0)
-            return logits_of(
+            read_logits(
                 self._lib,
                 context.model,
                 self._path.name,
                 tokens,
                 self._settings,
                 context.abort,
-                progress,
+                found,
             )
 
     def _identify(self) -> dict[str, Any]:

@@ -66,9 +66,7 @@ class LlamaGeneration(TokenGeneration[LlamaContext]):
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
         """While a stream runs: the cores are ours, as far as others leave them."""
-        with self.lease.lock:
-            self.lease.get().stream_begins()
-            self._is_streaming = True
+        self._resume()
         try:
             yield
         finally:
@@ -76,10 +74,15 @@ class LlamaGeneration(TokenGeneration[LlamaContext]):
             if (context := self.lease.held) is not None:
                 context.stream_ended()
 
+    def _resume(self) -> None:
+        with self.lease.lock:
+            self.lease.get().stream_begins()
+            self._is_streaming = True
+
     def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
         done = 0
         while True:
-            if watcher.stopped():
+            if watcher.must_leave():
                 return False
             with self.lease.lock:
                 context = self.lease.get_for(stream_id)

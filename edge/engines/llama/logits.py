@@ -9,9 +9,9 @@ from typing import Any
 from boardfit.edge.engines.abort import NativeFlag
 from boardfit.edge.engines.llama import library
 from boardfit.edge.engines.llama.context import ABORTED, OK, attach_abort, make_context
+from boardfit.edge.engines.logit_rows import LogitRows
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import EngineError
-from boardfit.edge.terminal.progress import Progress
 
 # Logits of this many tokens exist at once in the library, in addition to the returned array.
 _OUTPUT_BYTES = 64 << 20
@@ -30,24 +30,23 @@ def decode_all(lib: Any, handle: Any, batch: Any, chunk: Sequence[int], start: i
         raise library.engine_error(f"llama.cpp failed (code {code}) on {len(chunk)} tokens")
 
 
-def logits_of(
+def read_logits(
     lib: Any,
     model: Any,
     name: str,
     tokens: Sequence[int],
     settings: EngineSettings,
     abort: NativeFlag,
-    progress: Progress | None,
-) -> Any:
-    """float32 [len(tokens), n_vocab] (numpy), in a context of its own on the loaded `model`. Raises
-    EngineError if the library fails or `abort` is set meanwhile.
+    found: LogitRows,
+) -> None:
+    """Compute logits in a context of their own on the loaded `model`. Raises EngineError if the
+    library fails or `abort` is set meanwhile.
     """
     import numpy as np
 
     n_vocab = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model)))
     step = max(1, min(settings.n_ubatch, _OUTPUT_BYTES // (4 * n_vocab), len(tokens)))
     settings = settings.replace(n_batch=step, n_ubatch=step)
-    found = np.empty((len(tokens), n_vocab), np.float32)
     handle = make_context(lib, model, name, len(tokens), settings, n_outputs=step)
     batch = lib.llama_batch_init(step, 0, 1)
     try:
@@ -57,10 +56,7 @@ def logits_of(
             decode_all(lib, handle, batch, chunk, start)
             rows = ctypes.cast(lib.llama_get_logits(handle), ctypes.POINTER(ctypes.c_float))
             shape = (len(chunk), n_vocab)
-            found[start : start + len(chunk)] = np.ctypeslib.as_array(rows, shape)
-            if progress is not None:
-                progress(start + len(chunk), len(tokens))
+            found.add(np.ctypeslib.as_array(rows, shape))
     finally:
         lib.llama_batch_free(batch)
         lib.llama_free(handle)
-    return found

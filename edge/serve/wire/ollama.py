@@ -17,6 +17,7 @@ from boardfit.edge.serve.ask import (
     read_config,
     read_messages,
     read_rank,
+    read_tools,
 )
 from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.job import Ended
@@ -27,9 +28,8 @@ from boardfit.edge.types import TokenEvent
 
 def read_chat(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
     """A request to /api/chat that has messages. Raises RequestRefused."""
-    if body.items("tools", most=128):
-        raise unsupported("tools", "calls of tools are not supported")
     messages, notes = read_messages(body.tables("messages", most=MAX_MESSAGES))
+    notes = (*notes, *read_tools(body))
     return replace(_read_rest(body, carried, defaults), messages=messages, notes=notes)
 
 
