@@ -5,23 +5,24 @@ from __future__ import annotations
 
 import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from boardfit.edge.engines.abort import StopWatcher
 from boardfit.edge.engines.generation import TokenGeneration
 from boardfit.edge.engines.kv_state import count_to_save, mapped_state, write_state
+from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.logit_rows import LogitRows
 from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache
-from boardfit.edge.engines.vocabulary import find_breaks
+from boardfit.edge.engines.vocabulary import EngineVocabulary, find_breaks
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import (
     EngineInfo,
     GenerationConfig,
     Message,
-    StreamStart,
     TemplateChoice,
     Thinking,
     TokenEvent,
@@ -37,7 +38,7 @@ C = TypeVar("C", bound=PrefixCache)
 _Self = TypeVar("_Self", bound="EngineBase[Any]")
 
 
-class EngineBase(ABC, Generic[C]):
+class EngineBase(TokenGeneration[C]):
     """One model and one context: `boardfit.edge.types.Engine`. Calls may come from any thread, one
     at a time; `close` may come while a stream runs on another: the stream then ends.
     """
@@ -47,11 +48,16 @@ class EngineBase(ABC, Generic[C]):
     #: What a user can do when a prompt fills the context.
     longer_context: ClassVar[str]
 
-    def __init__(self, model_name: str, generation: TokenGeneration[C]) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        lease: Lease[C],
+        vocabulary: EngineVocabulary,
+        n_ctx: int,
+        stop_texts: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(lease, vocabulary, n_ctx, stop_texts)
         self._model_name = model_name
-        self._lease, self._vocabulary = generation.lease, generation.vocabulary
-        self._n_ctx = generation.n_ctx
-        self._generation = generation
         self._text_lock = threading.Lock()  # of its own: `count` need not wait for a stream
         self._choice = TemplateChoice()
         self._templates: dict[str, ChatTemplate] = {}  # by choice
@@ -72,11 +78,6 @@ class EngineBase(ABC, Generic[C]):
         self.close()
 
     # ---- text ---------------------------------------------------------------------------------
-
-    @property
-    def n_ctx(self) -> int:
-        """Tokens that the context holds: what was asked for, though the library may round up."""
-        return self._n_ctx
 
     @property
     def has_template(self) -> bool:
@@ -188,11 +189,7 @@ class EngineBase(ABC, Generic[C]):
         t_start_ns = time.monotonic_ns()
         prompt = list(tokens)
         self._check_prompt(prompt)
-        return self._generation.stream(prompt, config, stop, t_start_ns)
-
-    @property
-    def last_start(self) -> StreamStart | None:
-        return self._generation.last_start
+        return self._generate(prompt, config, stop, t_start_ns)
 
     @property
     @abstractmethod
@@ -205,13 +202,15 @@ class EngineBase(ABC, Generic[C]):
         """
         have = self._lease.get().cached
         prompt = [*have, *tokens]
-        if not tokens or len(prompt) > self._n_ctx:
+        if not tokens or len(prompt) > self.n_ctx:
             raise InputError(
                 f"cannot evaluate {len(tokens)} tokens behind {len(have)}: "
-                f"the context holds {self._n_ctx}"
+                f"the context holds {self.n_ctx}"
             )
         self._check_ids(tokens)
-        return self._generation.feed(prompt, stop)
+        stream_id = self._begin()
+        with StopWatcher(stop, self._lease.interrupt) as watcher:
+            return self._prefill(stream_id, prompt, watcher)
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; b"" for special tokens."""
@@ -228,11 +227,11 @@ class EngineBase(ABC, Generic[C]):
         """As `boardfit.edge.types.LogitsEngine` says."""
         ids = list(tokens)
         self._lease.get()
-        if not ids or len(ids) > self._n_ctx:
-            raise InputError(f"logits of {len(ids)} tokens; the context holds 1 to {self._n_ctx}")
+        if not ids or len(ids) > self.n_ctx:
+            raise InputError(f"logits of {len(ids)} tokens; the context holds 1 to {self.n_ctx}")
         self._check_ids(ids)
         found = LogitRows(len(ids), self._vocabulary.n_tokens, progress, visit)
-        self._compute_logits(self._generation.begin(), ids, found)
+        self._compute_logits(self._begin(), ids, found)
         return found.rows
 
     @abstractmethod
@@ -243,9 +242,9 @@ class EngineBase(ABC, Generic[C]):
         self._lease.get()
         if not prompt:
             raise InputError("there is nothing to continue: the prompt has no tokens")
-        if len(prompt) >= self._n_ctx:
+        if len(prompt) >= self.n_ctx:
             raise InputError(
-                f"the prompt has {len(prompt)} tokens and the context holds {self._n_ctx}, "
+                f"the prompt has {len(prompt)} tokens and the context holds {self.n_ctx}, "
                 "one of which must stay free for the answer",
                 next_step=f"shorten the prompt, or {self.longer_context}",
             )
@@ -277,7 +276,7 @@ class EngineBase(ABC, Generic[C]):
         path = Path(path)
         with self._lease.lock:
             cache = self._get_savable()
-            with mapped_state(path, self._identify(), self._n_ctx) as (tokens, state):
+            with mapped_state(path, self._identify(), self.n_ctx) as (tokens, state):
                 cache.load(state, tokens, path)
             return len(tokens)
 

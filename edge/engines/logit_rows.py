@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from boardfit.edge.terminal.progress import Progress
+
 
 class LogitRows:
     """Takes `n` rows of logits, block by block. With `visit` none is kept, because the rows of a
@@ -15,7 +17,7 @@ class LogitRows:
         self,
         n: int,
         n_vocab: int,
-        progress: Callable[[int, int], None] | None,
+        progress: Progress | None,
         visit: Callable[[int, Any], None] | None,
     ) -> None:
         import numpy as np

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from boardfit.edge.engines.abort import StopWatcher
 from boardfit.edge.engines.base import EngineBase
-from boardfit.edge.engines.generation import TokenGeneration, TokenSampler, raise_stop_error
+from boardfit.edge.engines.generation import TokenSampler, raise_stop_error
 from boardfit.edge.engines.hf_tokenizer import HfTokenizer
 from boardfit.edge.engines.lease import Lease
 from boardfit.edge.engines.logit_rows import LogitRows
@@ -108,9 +108,9 @@ class StepEngine(EngineBase[D]):
         self._identity, self._n_threads = identity, n_threads
         graph = decoder.graph
         lease = Lease(decoder, interrupt=graph.cancel, allow=graph.allow, release=graph.close)
-        super().__init__(
-            identity.model_name, StepGeneration(lease, tokenizer, n_ctx, identity.stop_texts)
-        )
+        stop_texts = identity.stop_texts
+        super().__init__(identity.model_name, lease, tokenizer, n_ctx, stop_texts)
+        self._closer = NumpyCloser(tokenizer) if tokenizer.end_tokens else None
 
     @property
     def threads_now(self) -> int:
@@ -132,12 +132,47 @@ class StepEngine(EngineBase[D]):
                 if (held := self._lease.held) is not None:
                     held.truncate(0)
 
+    def _samplers(
+        self, config: GenerationConfig, prompt: list[int]
+    ) -> contextlib.nullcontext[tuple[TokenSampler, TokenSampler | None]]:
+        return contextlib.nullcontext((NumpySampler(config, prompt), self._closer))
+
+    def _logits(self, held: D) -> Any:
+        # A vocabulary padded for speed has logits that stand for nothing.
+        return held.logits[: self._vocabulary.n_tokens]
+
+    def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
+        budget_s = _STEP_BUDGET_S if watcher.active else None
+        while True:
+            if watcher.must_leave():
+                return False
+            with self._lease.lock:
+                decoder = self._lease.get_for(stream_id)
+                done = len(decoder.cached)
+                if done == len(prompt) - 1:
+                    break
+                ok = decoder.prefill(prompt[done:-1], budget_s=budget_s)
+            if not ok:
+                raise_stop_error(watcher)
+                return False
+        return self._step(stream_id, prompt[-1:], None, watcher)
+
+    def _step(
+        self, stream_id: int, tokens: list[int], guesser: Guesser | None, watcher: StopWatcher
+    ) -> bool:
+        """A decoder takes one token a step, so there are no guesses."""
+        with self._lease.lock:
+            ok = self._lease.get_for(stream_id).decode(tokens[0])
+        if not ok:
+            raise_stop_error(watcher)
+        return ok
+
     def _identify(self) -> dict[str, Any]:
         return {
             "model": self._identity.fingerprint,
             "engine": self.name,
             "build": self._identity.build,
-            "n_ctx": self._n_ctx,
+            "n_ctx": self.n_ctx,
             "kv_type": self._identity.kv_type,
         }
 
@@ -147,7 +182,7 @@ class StepEngine(EngineBase[D]):
             name=self.name,
             version=identity.version,
             build=identity.build,
-            n_ctx=self._n_ctx,
+            n_ctx=self.n_ctx,
             n_threads=self._n_threads,
             n_batch=max((1, *decoder.lengths)),
             kv_type=identity.kv_type,
@@ -175,49 +210,3 @@ def choose_n_ctx(exported: int, wanted: int | None, name: str) -> int:
             next_step=f"--ctx {exported}, or build it again with a larger context",
         )
     return min(exported, wanted or exported)
-
-
-class StepGeneration(TokenGeneration[D]):
-    """Exported prefill gives no logits, so decode takes a prompt's last token."""
-
-    def __init__(
-        self, lease: Lease[D], tokenizer: HfTokenizer, n_ctx: int, stop_texts: tuple[str, ...]
-    ) -> None:
-        super().__init__(lease, tokenizer, n_ctx, stop_texts)
-        # A vocabulary padded for speed has logits that stand for nothing.
-        self._n_vocab = tokenizer.n_tokens
-        self._closer = NumpyCloser(tokenizer) if tokenizer.end_tokens else None
-
-    def _samplers(
-        self, config: GenerationConfig, prompt: list[int]
-    ) -> contextlib.nullcontext[tuple[TokenSampler, TokenSampler | None]]:
-        return contextlib.nullcontext((NumpySampler(config, prompt), self._closer))
-
-    def _logits(self, held: D) -> Any:
-        return held.logits[: self._n_vocab]
-
-    def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
-        budget_s = _STEP_BUDGET_S if watcher.active else None
-        while True:
-            if watcher.must_leave():
-                return False
-            with self.lease.lock:
-                decoder = self.lease.get_for(stream_id)
-                done = len(decoder.cached)
-                if done == len(prompt) - 1:
-                    break
-                ok = decoder.prefill(prompt[done:-1], budget_s=budget_s)
-            if not ok:
-                raise_stop_error(watcher)
-                return False
-        return self._step(stream_id, prompt[-1:], None, watcher)
-
-    def _step(
-        self, stream_id: int, tokens: list[int], guesser: Guesser | None, watcher: StopWatcher
-    ) -> bool:
-        """A decoder takes one token a step, so there are no guesses."""
-        with self.lease.lock:
-            ok = self.lease.get_for(stream_id).decode(tokens[0])
-        if not ok:
-            raise_stop_error(watcher)
-        return ok
