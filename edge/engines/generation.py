@@ -76,8 +76,8 @@ class TokenSampler(Protocol):
 
 
 class TokenGeneration(ABC, Generic[C]):
-    """The generation loop of every engine. `n_ctx` tokens were asked for, though a library may round
-    up. `stop_texts` end an answer beside the tokens that do.
+    """The generation loop of every engine. `n_ctx` tokens were asked for; a library may round up.
+    `stop_texts` end an answer beside the tokens that do.
     """
 
     def __init__(

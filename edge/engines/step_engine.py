@@ -6,7 +6,7 @@ import contextlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from boardfit.edge.engines.abort import StopWatcher
 from boardfit.edge.engines.base import EngineBase
@@ -26,11 +26,11 @@ from boardfit.edge.types import EngineInfo, GenerationConfig
 _STEP_BUDGET_S = 0.040
 
 
-class Runner(Protocol):
+class Runner:
     """What runs a decoder's steps. `can_cancel`: a step in progress can be ended from outside."""
 
-    @property
-    def can_cancel(self) -> bool: ...
+    can_cancel = False
+
     def cancel(self) -> None:
         """End the step in progress and those after it, where `can_cancel`; from any thread."""
 

@@ -21,7 +21,7 @@ from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.engines.abort import NativeFlag
 from boardfit.edge.engines.litert import library
 from boardfit.edge.engines.litert.runtime_errors import captured_stderr, damaged, load_error
-from boardfit.edge.engines.litert.signature_decoder import is_kv, state_names
+from boardfit.edge.engines.litert.signature_decoder import SignatureGraph, is_kv, state_names
 from boardfit.edge.errors import EngineError, UnsupportedModelError
 from boardfit.edge.files.kind import open_regular
 from boardfit.edge.terminal.progress import Progress
@@ -49,7 +49,7 @@ class MappedWeights:
         self._map.close()
 
 
-class LitertGraph:
+class LitertGraph(SignatureGraph):
     """Signatures of one model, whose tensors are numpy views, by signature and name. A KV tensor is
     the same view everywhere.
     """
@@ -211,15 +211,10 @@ class LitertGraph:
             old[...] = new
         return True
 
-    def kv_replaced(self) -> None:
-        """Nothing to do: there is one KV cache."""
-
     def cancel(self) -> None:
-        """End the run in progress at its next node, from any thread; and those after it."""
         self.cancel_flag.set()
 
     def allow(self) -> None:
-        """Take `cancel` back."""
         self.cancel_flag.clear()
 
     def close(self) -> None:

@@ -13,17 +13,20 @@ from typing import Any
 
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.litert.runtime_errors import captured_stderr, load_error
-from boardfit.edge.engines.litert.signature_decoder import is_kv, position_index, state_names
+from boardfit.edge.engines.litert.signature_decoder import (
+    SignatureGraph,
+    is_kv,
+    position_index,
+    state_names,
+)
 from boardfit.edge.errors import EngineError, EngineMissingError
 from boardfit.edge.units import printable
 
 _PIP_LINE = "pip install tflite-runtime==2.14.0 'numpy<2'  # Python 3.11 or older"
 
 
-class InterpreterGraph:
+class InterpreterGraph(SignatureGraph):
     """The KV cache of `decode`'s inputs counts; others are brought up to date before they run."""
-
-    can_cancel = False
 
     def __init__(self, interpreter: Any) -> None:
         self._interpreter = interpreter
@@ -92,12 +95,6 @@ class InterpreterGraph:
     def kv_replaced(self) -> None:
         """The KV cache was written from outside."""
         self._current = dict.fromkeys(self._current, 0)
-
-    def cancel(self) -> None:
-        """This runtime cannot be interrupted."""
-
-    def allow(self) -> None:
-        """See `cancel`."""
 
     def close(self) -> None:
         """Free everything. The views must not be used afterwards."""

@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from boardfit.edge.engines.litert.prefill_steps import StepChooser
 from boardfit.edge.engines.prefix_cache import Fill, SavableCache
@@ -54,7 +54,7 @@ def position_index(name: str, view: Any, n_ctx: int, first: int, last: int) -> t
     return (..., positions) if is_last else (..., positions, slice(None))
 
 
-class SignatureGraph(Runner, Protocol):
+class SignatureGraph(Runner):
     """Compiled signatures over tensors that numpy can see, with one KV cache for all."""
 
     inputs: dict[str, dict[str, Any]]
@@ -64,6 +64,7 @@ class SignatureGraph(Runner, Protocol):
         """Run a step that writes the `n` positions from `start` on. False if cancelled on the way:
         only of these some are written; memory without positions is as before.
         """
+        raise NotImplementedError
 
     def kv_replaced(self) -> None:
         """The KV cache of `inputs["decode"]` was written by the caller."""

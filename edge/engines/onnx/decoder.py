@@ -12,12 +12,12 @@ from typing import Any
 
 from boardfit.edge.engines.abort import ChunkSizer
 from boardfit.edge.engines.onnx.library import GenaiError, check
-from boardfit.edge.engines.step_engine import Decoder
+from boardfit.edge.engines.step_engine import Decoder, Runner
 from boardfit.edge.errors import EngineError
 from boardfit.edge.units import printable
 
 
-class OnnxGraph:
+class OnnxGraph(Runner):
     """Model and generator, freed together. `can_cancel`: a run ends at its next operator."""
 
     can_cancel = True
@@ -81,12 +81,10 @@ class OnnxGraph:
             yield self._create("OgaTensorGetData", tensor)
 
     def cancel(self) -> None:
-        """End the run in progress and those after it; from any thread."""
         self._cancelled = True
         self._option(b"1")
 
     def allow(self) -> None:
-        """Take `cancel` back."""
         self._cancelled = False
         self._option(b"0")
 
