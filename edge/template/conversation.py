@@ -97,7 +97,7 @@ class ChatTemplate:
             opening = "".join(self.write(messages, lambda text, is_own: ()))
             closed = "".join(self.write(messages, lambda text, is_own: (), generate=False))
             opened = find_open(opening[len(os.path.commonprefix([opening, closed])) :], KINDS)
-        kinds = list(dict.fromkeys([*([opened] if opened else []), *self._kinds, USUAL]))
+        kinds = list(dict.fromkeys(filter(None, [opened, *self._kinds, USUAL])))
         for kind in kinds:
             if kind not in self._controls:
                 self._controls[kind] = control_tokens([kind], tokenize, has_text)

@@ -152,9 +152,8 @@ class RenderBudget:
 
     def count(self, items: Any) -> Any:
         """Iterate over `items`, one step each; keeps `len()` where there is one."""
-        return (
-            CountedSequence(self, items) if hasattr(items, "__len__") else self._count_items(items)
-        )
+        has_length = hasattr(items, "__len__")
+        return CountedSequence(self, items) if has_length else self._count_items(items)
 
     def _count_items(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
@@ -166,8 +165,7 @@ class CountedSequence:
     """A loop's sequence that charges every round."""
 
     def __init__(self, budget: RenderBudget, items: Any) -> None:
-        self._budget = budget
-        self._items = items
+        self._budget, self._items = budget, items
 
     def __len__(self) -> int:
         return len(self._items)
@@ -181,8 +179,10 @@ class CountedSequence:
 
 def check_operator(budget: RenderBudget, operator: str, left: Any, right: Any) -> None:
     """Estimate `left operator right` for `+ * ** %`."""
-    if operator == "**":
-        _check_power(left, right)
+    if operator == "**" and isinstance(left, int) and isinstance(right, int) and right > 0:
+        bits = left.bit_length() * right
+        if bits > MAX_INT_BITS:
+            raise LimitError(f"** would make an integer of about {bits:.3g} bits")
     elif operator == "%" and isinstance(left, str):
         check_percent(budget, left, right)
     elif operator == "+" and isinstance(left, (str, list, tuple)):
@@ -190,21 +190,10 @@ def check_operator(budget: RenderBudget, operator: str, left: Any, right: Any) -
     elif operator == "*":
         for sequence, factor in ((left, right), (right, left)):
             if isinstance(sequence, (str, list, tuple)) and isinstance(factor, int):
-                _check_repeat(budget, sequence, factor)
-
-
-def _check_repeat(budget: RenderBudget, sequence: Sequence[Any], factor: int) -> None:
-    times = max(0, factor)
-    budget.allow(budget.measure(sequence).chars * times, "*")
-    if not isinstance(sequence, str) and len(sequence) * times > MAX_ITEMS:
-        raise LimitError(f"* would make a list of {len(sequence) * times} items")
-
-
-def _check_power(left: Any, right: Any) -> None:
-    if isinstance(left, int) and isinstance(right, int) and right > 0:
-        bits = left.bit_length() * right
-        if bits > MAX_INT_BITS:
-            raise LimitError(f"** would make an integer of about {bits:.3g} bits")
+                budget.allow(budget.measure(sequence).chars * max(0, factor), "*")
+                n_items = len(sequence) * max(0, factor)
+                if not isinstance(sequence, str) and n_items > MAX_ITEMS:
+                    raise LimitError(f"* would make a list of {n_items} items")
 
 
 def is_lazy(value: Any) -> bool:
