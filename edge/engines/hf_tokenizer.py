@@ -1,7 +1,7 @@
 """A Hugging Face `tokenizer.json` on the board: text to token ids and, token by token, back.
 
-The ids come from the `tokenizers` library. Bytes of single tokens come from the file's own decoder
-description, so that a character spread over several tokens can be put together while it streams.
+Bytes of single tokens come from the file's own decoder description, so that a character spread over
+several tokens can be put together while it streams.
 """
 
 from __future__ import annotations

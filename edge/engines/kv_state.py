@@ -3,13 +3,10 @@
     [ state: the engine's own bytes ][ tokens: int32 each ][ footer: JSON ][ length u32 ][ magic ]
 
 The state comes first so that a mapping of it is aligned. The footer holds what the state belongs to
-(model, engine build, context, KV type), its sizes and a MAC over all of it: HMAC-SHA256 with a
-secret of this user (`boardfit.edge.disk.secret`). Everything is checked before the library reads a
-byte, because the library's reader trusts its input. A state from another user's folder was not
-computed by this user, and is not used.
+(model, engine build, context, KV type), its sizes and an HMAC-SHA256 over all of it with a secret
+of this user. Everything is checked before the library, which trusts its input, reads a byte.
 
-States can always be computed again. They are renamed into place but not fsynced: a file that a
-power cut damaged does not match its MAC.
+States are renamed into place but not fsynced: they can always be computed again.
 """
 
 from __future__ import annotations

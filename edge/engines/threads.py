@@ -2,12 +2,9 @@
 
 Threads of one step wait for each other at every node of the graph, spinning: with fewer free cores
 than threads a step takes many times as long. The measure is the share of its threads' time that a
-step got from the CPU, together with involuntary context switches: a page that is read from storage
-lowers the share too, but is waited for voluntarily.
-
-Mostly that is seen after a step, and the next one takes fewer threads. Where the system puts two
-spinning threads on one core, a token takes a second or more: such a step is given up and done again
-by fewer.
+step got from the CPU, together with involuntary context switches (storage is waited for
+voluntarily). Mostly the next step then takes fewer threads. A step whose spinning threads share one
+core takes a second or more: it is given up and done again by fewer.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Choose the folder of a model's states and the limit of its size.
 
-Beside a bundle, in BUNDLE.states: never inside it, where every file is listed and hashed. A folder
-of that name is used only if it is ours: it carries the mark of this user, and each state in it was
-made with the user's secret. For a plain model file, where nothing can be written beside a bundle,
-or where keys are pinned, in the user's cache.
+Beside a bundle, in BUNDLE.states, if it carries the mark of this user; never inside it, where every
+file is listed and hashed. Else in the user's cache, as where keys are pinned.
 """
 
 from __future__ import annotations

@@ -1,13 +1,10 @@
 """KV states that were computed before, in a folder: found by their tokens, bounded, oldest out.
 
-A file is named after what its state belongs to and the tokens it holds:
-
     NAME-<model, engine, context: 16 hex>-<tokens: 16 hex>.kv     see boardfit.edge.engines.kv_state
 
-Its mtime is its last use. Any failure with a state (damaged, of another build, disk full, folder
-read-only) costs the time to compute it again and one line, never an answer. Two processes may share
-a folder: files are written beside and renamed, a file that one of them mapped stays readable after
-the other removed it, and half-written files of dead processes are deleted.
+Its mtime is its last use. Any failure with a state costs the time to compute it again and one line,
+never an answer. Two processes may share a folder: files are written beside and renamed, and
+half-written files of dead processes are deleted.
 """
 
 from __future__ import annotations

@@ -1,14 +1,8 @@
 """A compiled LiteRT model whose tensors live in memory that Python sees, and whose KV cache is
 never copied: one buffer per KV tensor serves every signature, as input and output at once.
 
-    graph = LitertGraph.open(lib, weights, n_threads=4, cache_path=None)
-    graph.inputs["decode"]["tokens"][...] = 5
-    graph.run("decode")
-    graph.outputs["decode"]["logits"]
-
-The update of a cache is in place then: the runtime's DYNAMIC_UPDATE_SLICE leaves the copy out where
-source and target are one (upstream: `tflite/kernels/dynamic_update_slice.cc`), which is how
-LiteRT-LM runs on CPUs too.
+The runtime's DYNAMIC_UPDATE_SLICE then updates it in place (upstream:
+`tflite/kernels/dynamic_update_slice.cc`), which is how LiteRT-LM runs on CPUs too.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
 """Signatures on `tflite_runtime`'s interpreter: the small wheel for old boards (2.14, Python 3.11
-at most), whose interpreter gives every signature tensors of its own.
-
-Handing a whole KV cache from one call's outputs to the next one's inputs is what makes naive loops
-slow. Only the positions that a step wrote differ, so only those are copied, from view to view.
-"""
+at most), whose interpreter gives every signature tensors of its own. Only the positions that a step
+wrote differ, so only those are copied, from view to view."""
 
 from __future__ import annotations
 

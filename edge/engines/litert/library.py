@@ -2,9 +2,7 @@
 
 Two wheels carry the same C interface (upstream: `litert/c/*.h`, here as of LiteRT 2.2):
 litert-lm-api inside `liblitert-lm.so`, ai-edge-litert as `libLiteRt.so`. Both Python packages hide
-what an engine needs: LiteRT-LM's sessions take and give text, never token ids or logits;
-ai-edge-litert's model has no way to cancel a run. The C interface has all of it, and is what
-LiteRT-LM itself runs on.
+what an engine needs: token ids and logits, or a way to cancel a run.
 """
 
 from __future__ import annotations

@@ -1,9 +1,5 @@
-"""Which compiled step takes the next tokens of a prompt, where steps come in fixed sizes.
-
-A TFLite file holds its prefill at a few exported lengths and decode at one. A prompt is covered by
-whole steps, by a step that is not full, and by single tokens, whichever is fastest by what was
-measured so far.
-"""
+"""Which compiled step takes the next tokens of a prompt: a TFLite file holds its prefill at a few
+exported lengths and decode at one. The fastest by what was measured so far is taken."""
 
 from __future__ import annotations
 
