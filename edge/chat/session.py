@@ -266,8 +266,7 @@ class Session:
         self, messages: list[Message], config: GenerationConfig
     ) -> tuple[list[Message], list[int]]:
         """The newest part of `messages` that leaves room for an answer, and its tokens. Whole turns
-        are dropped, oldest first. The system prompt and the last message stay, whatever their
-        length.
+        are dropped, oldest first. The system prompt and the last message stay, however long.
         """
         tokens = self.render(messages)
         room = self.engine.n_ctx - self.count_reserve(config)

@@ -69,7 +69,7 @@ class LlamaSampler:
 
 class LlamaCloser:
     """Chains that favour what ends a sentence or the turn, one per level, made when first needed.
-    Greedy: with little time left the likeliest ending is best, whatever the temperature.
+    Greedy: with little time left the likeliest ending is best, at any temperature.
     """
 
     def __init__(self, lib: Any, vocab: Vocab) -> None:
