@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from boardfit.edge.disk.opened_file import OpenedFile, OpenedFolder
+from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.vocabulary import EngineVocabulary, encode_text
 from boardfit.edge.errors import (
     EngineMissingError,
@@ -83,17 +82,9 @@ class HfTokenizer(EngineVocabulary):
         self.template = template
 
     @classmethod
-    def from_directory(cls, folder: Path) -> HfTokenizer:
-        """From a directory that holds what `of_model` reads."""
-        return cls._load(OpenedFolder(folder).find, folder)
-
-    @classmethod
     def of_model(cls, model: OpenedFile) -> HfTokenizer:
         """From `tokenizer.json` beside a model, and what else a checkpoint has beside it."""
-        return cls._load(model.open_beside, model.parent)
-
-    @classmethod
-    def _load(cls, find: Callable[[str], OpenedFile | None], folder: Path) -> HfTokenizer:
+        find, folder = model.open_beside, model.parent
         file = find("tokenizer.json")
         if file is None:
             raise InputError(
