@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.disk.opened_file import OpenedFile, Source
@@ -16,14 +16,16 @@ from boardfit.edge.files.kind import open_regular, piece_kind
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import Engine, Plan
 
+E = TypeVar("E")
+
 
 @dataclass(frozen=True)
-class OpenModel:
-    """An open engine and where its model came from; `bundle` is None for a plain file."""
+class FoundTarget(Generic[E]):
+    """A model, its engine, and where it came from; `bundle` is None for a plain file."""
 
     name: str
     path: Path
-    engine: Engine
+    engine: E
     settings: EngineSettings
     bundle: Bundle | None
     model: OpenedFile
@@ -37,16 +39,8 @@ class OpenModel:
         return self.bundle.manifest if self.bundle else None
 
 
-@dataclass(frozen=True)
-class FoundModel:
-    """What a user names, found and checked but not loaded."""
-
-    name: str
-    path: Path
-    engine: str
-    model: OpenedFile
-    settings: EngineSettings
-    bundle: Bundle | None
+OpenModel = FoundTarget[Engine]
+FoundModel = FoundTarget[str]  # checked but not loaded: with the engine's name
 
 
 def open_model(
@@ -87,7 +81,7 @@ def find_target(
         model = model_file(path)
         settings = EngineSettings(flash_attn="quicker").replace(**overrides)
         name, engine_name = path.stem, engine_of(model)
-    return FoundModel(name, path, engine_name, model, settings, bundle)
+    return FoundModel(name, path, engine_name, settings, bundle, model)
 
 
 def engine_of(path: Source) -> str:
