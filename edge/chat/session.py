@@ -493,13 +493,9 @@ def summarize(trace: Trace, start: StreamStart | None, *, n_dropped: int = 0) ->
 
 
 def _read(path: Path) -> bytes:
-    from boardfit.edge.files.kind import open_regular
+    from boardfit.edge.files.kind import read_regular
 
-    file, size = open_regular(path)
-    with file:
-        if size > MAX_SESSION_BYTES:
-            raise InputError(f"{path}: {size} bytes; the limit is {MAX_SESSION_BYTES}")
-        return file.read(MAX_SESSION_BYTES)
+    return read_regular(path, MAX_SESSION_BYTES)
 
 
 def parse_session(data: bytes, name: str) -> tuple[str | None, list[Message]]:

@@ -123,14 +123,9 @@ class Task:
 
 def read_task(path: Path) -> Task:
     """A task from a TOML file, named as the file is. Raises InputError that says what is wrong."""
-    from boardfit.edge.files.kind import open_regular
+    from boardfit.edge.files.kind import read_regular
 
-    file, size = open_regular(path)
-    with file:
-        if size > MAX_TASK_BYTES:
-            raise InputError(f"{path}: {size} bytes; a task has at most {MAX_TASK_BYTES}")
-        data = file.read(MAX_TASK_BYTES)
-    return parse_task(path.stem, data)
+    return parse_task(path.stem, read_regular(path, MAX_TASK_BYTES))
 
 
 def parse_task(name: str, data: bytes) -> Task:

@@ -181,15 +181,10 @@ def _set_defaults(task: Task, options: dict[str, Any]) -> None:
 
 def read_text(path: str | Path) -> str:
     """A text file. Raises InputError if it cannot be read, is empty, too long or no text."""
-    from boardfit.edge.files.kind import open_regular
+    from boardfit.edge.files.kind import read_regular
     from boardfit.edge.files.text import decode_text
 
-    file, size = open_regular(Path(path).expanduser())
-    with file:
-        if size > MAX_FILE_BYTES:
-            raise InputError(f"{path}: {size} bytes; a text has at most {MAX_FILE_BYTES}")
-        data = file.read(MAX_FILE_BYTES)
-    text = decode_text(data, str(path))
+    text = decode_text(read_regular(Path(path).expanduser(), MAX_FILE_BYTES), str(path))
     if not text.strip():
         raise InputError(f"{path} is empty")
     return text
