@@ -136,6 +136,19 @@ class TokenEvent:
     thought: str = ""
 
 
+class AnswerFilter:
+    """What an answer's stream goes through, event by event. This one changes nothing; a filter of
+    thinking moves the thoughts to `thought`.
+    """
+
+    def __call__(self, event: TokenEvent) -> TokenEvent:
+        return event
+
+    def find_closing(self) -> tuple[str, Sequence[int]] | None:
+        """The text, and its token ids, that ends the thoughts that are open now; None outside."""
+        return None
+
+
 @dataclass(frozen=True)
 class StreamStart:
     """What a stream did before its first token, for traces.
@@ -371,8 +384,8 @@ class Engine(Protocol):
 
     def filter_answer(
         self, messages: Sequence[Message], choice: TemplateChoice | None = None
-    ) -> Callable[[TokenEvent], TokenEvent]:
-        """A filter for the stream that answers `messages`: it moves thinking to `thought`."""
+    ) -> AnswerFilter:
+        """The filter for the stream that answers `messages`."""
 
     def stream(
         self,

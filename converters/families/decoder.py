@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,14 +21,14 @@ from boardfit.converters.families.rope import global_rope, rope_metadata, rope_p
 from boardfit.converters.families.settings import Config
 from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape
-from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError, UnsupportedModelError
 
 # Far above every published model; more is a damaged file, and would cost time before it is noticed.
 MOST_LAYERS = 4096
 MOST_EXPERTS = 4096
 _ROWS_COMPARED = 256
-_DEFAULTS = decode_toml(Path(__file__).with_name("defaults.toml").read_text(encoding="utf-8"))
+_DEFAULTS = load_toml("boardfit.converters.families", "defaults.toml")
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.units import did_you_mean, printable
 
 if TYPE_CHECKING:
     from boardfit.converters.families.decoder import DecoderFamily
 
-_TABLE = decode_toml(Path(__file__).with_name("families.toml").read_text(encoding="utf-8"))
+_TABLE = load_toml("boardfit.converters.families", "families.toml")
 # model_type of config.json → module:class, and the name that people know the family by.
 FAMILIES: Mapping[str, tuple[str, str]] = _TABLE["families"]
 # How a model_type, and the GGUF architecture, begins → the first engine build that runs it.

@@ -31,6 +31,7 @@ from boardfit.edge.states.store import (
     system_prefix,
 )
 from boardfit.edge.types import (
+    AnswerFilter,
     Engine,
     FinishReason,
     GenerationConfig,
@@ -96,7 +97,7 @@ class Turn:
     received_ns: int
     messages: Sequence[Message]
     tokens: Sequence[int]
-    filter_answer: Callable[[TokenEvent], TokenEvent]
+    filter_answer: AnswerFilter
     events: list[TokenEvent] = field(default_factory=list)
     within_s: float | None = None
 
@@ -105,6 +106,11 @@ class Turn:
     ) -> Iterator[TokenEvent]:
         stream = self.engine.stream(self.tokens, config, stop)
         return map(self.filter_answer, STATUS.follow(stream, len(self.tokens)))
+
+    @property
+    def start(self) -> StreamStart | None:
+        """How the prompt was read."""
+        return self.engine.last_start
 
     def finish(self) -> Outcome | None:
         """There is no budget that could be kept."""
@@ -235,7 +241,7 @@ class Session:
 
     def _finish(self, asked: list[Message], turn: Turn | PacedTurn) -> None:
         """Take an answered turn into the history."""
-        start, events = self.engine.last_start, turn.events
+        start, events = turn.start, turn.events
         trace = Trace.of_stream(turn.received_ns, turn.tokens, events, start)
         answer = summarize(trace, start, n_dropped=len(asked) - len(turn.messages))
         if answer.n_out or answer.finish_reason != "aborted":
@@ -304,10 +310,10 @@ class Session:
     def _head(self) -> list[Message]:
         return [Message("system", self.system)] if self.system else []
 
-    def filter_answer(self, messages: Sequence[Message]) -> Callable[[TokenEvent], TokenEvent]:
+    def filter_answer(self, messages: Sequence[Message]) -> AnswerFilter:
         """Return the filter of thinking for the stream that answers `messages`."""
         if self._raw:
-            return lambda event: event
+            return AnswerFilter()
         return self.engine.filter_answer([*self._head(), *messages], self._choice)
 
     # ---- states of earlier runs ---------------------------------------------------------------

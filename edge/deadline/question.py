@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from boardfit.edge.types import Message, TokenEvent
+from boardfit.edge.types import AnswerFilter, Message
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Question:
 
     messages: Sequence[Message]
     render: Callable[[list[Message]], list[int]]
-    filter_answer: Callable[[Sequence[Message]], Callable[[TokenEvent], TokenEvent]]
+    filter_answer: Callable[[Sequence[Message]], AnswerFilter]
     check_room: Callable[[Sequence[int]], None]
     room: int
     n_forgotten: int

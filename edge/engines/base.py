@@ -20,6 +20,7 @@ from boardfit.edge.engines.vocabulary import EngineVocabulary, find_breaks
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import (
+    AnswerFilter,
     EngineInfo,
     GenerationConfig,
     Message,
@@ -117,10 +118,10 @@ class EngineBase(TokenGeneration[C]):
 
     def filter_answer(
         self, messages: Sequence[Message], choice: TemplateChoice | None = None
-    ) -> Callable[[TokenEvent], TokenEvent]:
+    ) -> AnswerFilter:
         vocabulary = self._vocabulary
         if not vocabulary.template:
-            return lambda event: event
+            return AnswerFilter()
         return self._open_template(choice).filter_answer(
             messages,
             lambda text: self.tokenize(text, special=True),

@@ -102,7 +102,7 @@ class ChatTemplate:
             if kind not in self._controls:
                 self._controls[kind] = control_tokens([kind], tokenize, has_text)
         controls = {token: text for kind in kinds for token, text in self._controls[kind].items()}
-        return ThinkingFilter(kinds, opened, controls)
+        return ThinkingFilter(kinds, opened, controls, tokenize)
 
     @cached_property
     def _kinds(self) -> list[ThinkingKind]:
@@ -160,7 +160,7 @@ class ChatTemplate:
         opening = text[len(os.path.commonprefix([text, closed])) :]
         opened = find_open(opening, self._kinds)
         if opened is not None:
-            return f"\n{opened.ends[-1]}\n\n" if opened.none.endswith("\n") else opened.ends[-1]
+            return opened.closing
         named = self._kinds[:1]
         if self._switch[1] or not named or any(end in opening for end in named[0].ends):
             return ""

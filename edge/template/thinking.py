@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from boardfit.device_profiles.toml_parser import load_toml
-from boardfit.edge.types import Thinking, TokenEvent
+from boardfit.edge.types import AnswerFilter, Thinking, TokenEvent
 
 _NAMES = load_toml("boardfit.edge.template", "names.toml")
 #: Template variables that switch thinking: their values for off and on.
@@ -36,6 +36,11 @@ class ThinkingKind:
         start, ends, between = row["start"], tuple(row["ends"]), row.get("between", "")
         none = row.get("none", f"{start}{between}{ends[0]}{between}")
         return cls(start, ends, none, tuple(row.get("silent", ())))
+
+    @property
+    def closing(self) -> str:
+        """What is written behind thoughts to end them."""
+        return f"\n{self.ends[-1]}\n\n" if self.none.endswith("\n") else self.ends[-1]
 
 
 KINDS = tuple(map(ThinkingKind.from_row, _NAMES["kinds"]))
@@ -86,10 +91,10 @@ def find_open(text: str, kinds: Sequence[ThinkingKind]) -> ThinkingKind | None:
     return None
 
 
-class ThinkingFilter:
+class ThinkingFilter(AnswerFilter):
     """Moves the thoughts at the beginning of an answer from `text` to `thought`, event by event.
     `controls` are marker tokens that the engine gives no text for, by id. `opened`: the prompt
-    began the thoughts.
+    began the thoughts. `tokenize` reads markers.
     """
 
     def __init__(
@@ -97,8 +102,10 @@ class ThinkingFilter:
         kinds: Sequence[ThinkingKind],
         opened: ThinkingKind | None = None,
         controls: Mapping[int, str] | None = None,
+        tokenize: Callable[[str], list[int]] = lambda text: [],
     ) -> None:
         self._kinds, self._controls = kinds, controls or {}
+        self._tokenize = tokenize
         self._open = opened
         self._held = ""
         self._has_thought = opened is not None
@@ -111,6 +118,11 @@ class ThinkingFilter:
         self._held += control + event.text
         shown, thought = self._take(ends=event.finish_reason is not None)
         return dataclasses.replace(event, text=shown, thought=thought)
+
+    def find_closing(self) -> tuple[str, list[int]] | None:
+        if self._open is None:
+            return None
+        return self._open.closing, self._tokenize(self._open.closing)
 
     def _take(self, *, ends: bool) -> tuple[str, str]:
         """What is decided of the text held so far: answer and thoughts; all of it when it ends."""
