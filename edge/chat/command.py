@@ -103,9 +103,7 @@ class ChatRoom:
         use: TaskUse | None = None,
         kept: Path | None = None,
     ) -> None:
-        """With a task in `use`, every message is what the task is done to. The conversation is kept
-        in the file `kept`.
-        """
+        """With a task in `use`, every message is done to; `kept` is the conversation's file."""
         self.session, self.config, self.reader = session, config, reader
         self.budget, self.use = budget, use
         self.kept = kept.expanduser() if kept else None
@@ -168,8 +166,8 @@ class ChatRoom:
                 self.say("\n(Ctrl-C again, or Ctrl-D, to leave)")
 
     def handle(self, text: str) -> None:
-        """One message: a command if it begins with a slash and a letter, else a question. Errors
-        are printed; in a pipe an error ends the conversation with its exit code.
+        """A command if it begins with a slash and a letter, else a question. In a pipe errors
+        raise.
         """
         try:
             if text.startswith("/") and text[1:2].isalpha():

@@ -15,7 +15,7 @@ from typing import Any
 
 class Interrupt:
     """Within the `with` block SIGINT only sets this flag; pass the object itself as `stop`. Outside
-    the main thread, where Python has no signals, it never triggers.
+    the main thread it never triggers.
     """
 
     def __init__(self) -> None:

@@ -25,9 +25,7 @@ class LineReader:
         self._piped: TextIO | None = None  # opened at the first line: that waits for its encoding
 
     def line(self, prompt: str) -> str:
-        """One line without its newline. Raises EOFError at the end, KeyboardInterrupt on Ctrl-C,
-        InputError for bytes that are no text.
-        """
+        """One line without its newline. Raises EOFError, KeyboardInterrupt, or InputError."""
         try:
             line = input(prompt) + "\n" if self.interactive else self._open_pipe().readline()
         except UnicodeError:

@@ -150,9 +150,7 @@ def write_stream(stream: Iterator[TokenEvent], *, quiet: bool) -> None:
 
 
 def read_prompt(prompt: str | None) -> str:
-    """The prompt from the command line or from standard input. Raises InputError if it is empty, no
-    text or longer than MAX_PROMPT_BYTES.
-    """
+    """The prompt, from standard input too. Raises InputError if it is empty, no text or long."""
     if prompt is None or prompt == "-":
         if prompt is None and sys.stdin.isatty():
             raise InputError(
@@ -170,9 +168,7 @@ def read_prompt(prompt: str | None) -> str:
 
 
 def prompt_tokens(engine: Engine, text: str, system: str | None, raw: bool) -> list[int]:
-    """Tokens of a prompt: as a chat turn if the model has a template, else as text to continue.
-    Raises InputError for a system prompt that a plain text has no place for.
-    """
+    """Tokens of a prompt, as a chat turn if the model has a template. Raises as `is_plain`."""
     if is_plain(engine, system, raw):
         return engine.prompt(text)
     messages = [Message("system", system)] if system else []

@@ -200,9 +200,7 @@ class Session:
         self._finish(asked, turn)
 
     def check_template(self) -> None:
-        """Render a trial conversation. Raises for a missing chat template, or one without support
-        for a system prompt.
-        """
+        """Render a trial conversation. Raises for a template that is missing or unfit."""
         self.render([Message("user", "hello")])
 
     def _begin(
@@ -344,9 +342,7 @@ class Session:
         return restored
 
     def store_prefix(self) -> bool:
-        """Store the state of the system prompt, if that is worth it and not done yet. Call it while
-        the user does not wait.
-        """
+        """Store the state of the system prompt, if it is worth it, while the user is idle."""
         answer, states = self.last_answer, self.states
         if states is None or answer is None or not answer.prefill_tps:
             return False
@@ -381,9 +377,7 @@ class Session:
                 session.deadline.save()
 
     def _system_prefix(self) -> list[int]:
-        """Tokens of the system prompt as every conversation begins with them; none without a
-        template.
-        """
+        """Tokens of the system prompt as every conversation begins; none without a template."""
         key = repr((self.system, self._choice))
         if key not in self.prefixes:
             if len(self.prefixes) >= _MOST_PREFIXES:
@@ -456,9 +450,8 @@ class Session:
         return path
 
     def load(self, path: Path | str) -> str:
-        """Replace the conversation with a saved one, and take its KV state if one is stored that
-        fits. Return a sentence about the outcome. Raises InputError, and changes nothing, if the
-        file is no session.
+        """Replace the conversation with a saved one, with its KV state if one is stored that fits.
+        Return a sentence about it. Raises InputError, and changes nothing, for no session.
         """
         path = Path(path)
         system, messages = parse_session(_read(path), str(path))
@@ -475,9 +468,7 @@ class Session:
 
 
 def summarize(trace: Trace, start: StreamStart | None, *, n_dropped: int = 0) -> Answer:
-    """An Answer from a request's raw timestamps. TTFT counts everything since the request; the
-    prefill rate counts from the engine's own `start`.
-    """
+    """An Answer from raw timestamps; the prefill rate counts from the engine's own `start`."""
     times = [event.t_ns for event in trace.events if event.token_id is not None]
     last = trace.events[-1] if trace.events else None
     computed = trace.n_prompt - trace.n_reused

@@ -198,9 +198,7 @@ class EngineBase(TokenGeneration[C]):
         """As the protocol says."""
 
     def feed(self, tokens: Sequence[int], stop: Callable[[], bool] | None = None) -> bool:
-        """Evaluate `tokens` behind what the cache holds and sample nothing. False if `stop` ended
-        it. Raises InputError if they are none or leave the context.
-        """
+        """Evaluate `tokens` behind the cache, sampling nothing. False if `stop` ended it."""
         have = self._lease.get().cached
         prompt = [*have, *tokens]
         if not tokens or len(prompt) > self.n_ctx:

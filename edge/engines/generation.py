@@ -218,9 +218,7 @@ class TokenGeneration(ABC, Generic[C]):
     def _samplers(
         self, config: GenerationConfig, prompt: list[int]
     ) -> AbstractContextManager[tuple[TokenSampler, TokenSampler | None]]:
-        """What chooses the tokens of one stream, and what does so under pressure (None: nothing)
-        while the stream runs.
-        """
+        """What chooses a stream's tokens, and what does so under pressure (None: nothing)."""
 
     @abstractmethod
     def _logits(self, held: C) -> Any:

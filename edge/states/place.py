@@ -22,7 +22,6 @@ VARIABLE = "BOARDFIT_STATES"
 
 def open_store(opened: OpenModel) -> StateStore | None:
     """The store of an opened model; None if its engine cannot save states, or the user wants none.
-
     Raises UsageError if BOARDFIT_STATES is neither a size nor "off".
     """
     limit = limit_bytes()

@@ -72,9 +72,8 @@ class StoredState:
 
 @dataclass(frozen=True)
 class Restored:
-    """What a look into the store came to: `n_tokens` more are in the KV cache than before, read in
-    `seconds` from a state of `state` tokens; `problems` are sentences about states that could not
-    be used.
+    """What a look into the store came to: `n_tokens` more are in the KV cache, read in `seconds`
+    from a state of `state` tokens; `problems` are sentences about unusable states.
     """
 
     n_tokens: int = 0
@@ -95,10 +94,9 @@ class Restored:
 class StateStore:
     """The states of one opened model, in a folder that those of other models may share.
 
-    `identity` says what its states belong to: plain data, equal only where a state may be used. The
-    engine checks it again with its own. `limit_bytes` bounds all states in the folder together.
-    `read_bytes_per_s` is what was measured last. `claims`: the folder lies where others put things,
-    and is used only with our marker in it.
+    `identity` is plain data, equal only where a state may be used; the engine checks again.
+    `limit_bytes` bounds all states in the folder, `read_bytes_per_s` was measured last. `claims`:
+    the folder is used only with our marker in it.
     """
 
     folder: Path
@@ -164,8 +162,8 @@ class StateStore:
         compute_s: Callable[[int], float] | None = None,
     ) -> Restored:
         """Put the best state for a prompt of `tokens` into the engine, if it holds clearly more of
-        them than the engine does. With `compute_s`, which predicts seconds from tokens, only if
-        computing them would take twice as long. Unusable states are deleted and reported.
+        them; with `compute_s`, only if computing them would take twice as long. Unusable states are
+        deleted and reported.
         """
         problems: list[str] = []
         began_s = time.monotonic()
@@ -202,8 +200,7 @@ class StateStore:
 
     def save(self, engine: Engine, tokens: Sequence[int]) -> Path | None:
         """Store the state of `tokens`, which the engine's cache must begin with. None where that
-        cannot be (the engine or the model's memory cannot, no room, folder not writable), or where
-        it was found not to pay.
+        cannot be, or was found not to pay.
         """
         path = self.state_path(tokens)
         if path_size(path) == 0:
@@ -230,9 +227,7 @@ class StateStore:
             claim(self.folder)
 
     def drop(self, tokens: Sequence[int], *, for_good: bool = False) -> None:
-        """Remove the state of exactly these tokens, if there is one. `for_good`: it did not pay,
-        and is not to be stored again; an empty file says so.
-        """
+        """Remove the state of exactly these tokens; `for_good`: an empty file keeps it out."""
         path = self.state_path(tokens)
         self._known.pop(path, None)
         if _remove(path) and for_good:
@@ -258,9 +253,7 @@ class StateStore:
 def system_prefix(
     render: Callable[[list[Message]], Sequence[int]], system: str | None
 ) -> list[int]:
-    """Return the tokens that begin every conversation with `system`, regardless of the question:
-    the longest prefix that a few different questions share. Raises what `render` raises.
-    """
+    """The tokens that begin every conversation with `system`. Raises what `render` raises."""
     shared: Sequence[int] | None = None
     before = [Message("system", system)] if system else []
     for text in _PROBES:
@@ -280,9 +273,7 @@ def is_worth_storing(n_tokens: int, compute_s: float, restore_s: float) -> bool:
 
 
 def entries(folder: Path) -> list[StoredState]:
-    """The states in a folder, the latest used first. Only regular files count: links, folders and
-    pipes are passed over. A folder that is not there, or not readable, has none.
-    """
+    """The states in a folder, regular files alone, the latest used first. None if it is missing."""
     found = []
     for name, status in _files(folder):
         if name.endswith(SUFFIX) and not name.startswith("."):
@@ -291,9 +282,7 @@ def entries(folder: Path) -> list[StoredState]:
 
 
 def evict(folder: Path, limit_bytes: int, *, keep: Path | None = None) -> list[Path]:
-    """Remove the states used longest ago until the others take at most `limit_bytes` and are not
-    too many; `keep` stays. Returns what was removed.
-    """
+    """Remove the states used longest ago until the limits hold; `keep` stays. Returns which."""
     stored = entries(folder)
     gone, total, count = [], sum(entry.n_bytes for entry in stored), len(stored)
     for entry in reversed(stored):
@@ -322,9 +311,7 @@ def clear(folder: Path) -> int:
 
 
 def check_owner(path: Path) -> None:
-    """Raise IntegrityError unless only we, or root, can have written `path`. (A link counts as
-    writable by all.)
-    """
+    """Raise IntegrityError unless only we, or root, can have written `path`, which is no link."""
     try:
         status = path.lstat()
     except OSError as error:
@@ -333,10 +320,8 @@ def check_owner(path: Path) -> None:
 
 
 def claim(folder: Path) -> None:
-    """Mark an empty folder as this user's, or see that it is marked.
-
-    Raises IntegrityError for a folder of another owner, EdgeError or OSError when that cannot be
-    determined.
+    """Mark an empty folder as this user's. Raises IntegrityError for a folder of another owner,
+    EdgeError or OSError when that cannot be determined.
     """
     with Root(folder.parent) as root:
         if root.names(folder.name):
@@ -347,9 +332,7 @@ def claim(folder: Path) -> None:
 
 
 def is_claimed(folder: Path) -> bool:
-    """Whether a folder of states is marked as this user's: one that we may write and remove in. The
-    mark of another user, or of another machine, is another one.
-    """
+    """Whether a folder of states has the mark of this user on this machine."""
     try:
         with Root(folder.parent) as root, root.open(f"{folder.name}/{_OWNER}") as file:
             return hmac.compare_digest(file.read(_MAX_MARK_BYTES), _owner_mark())

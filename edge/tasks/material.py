@@ -123,9 +123,7 @@ class _Writer:
         return [s for s in sections if not (s.optional and n_tokens < _SHORT_TOKENS)]
 
     def _take(self, section: TextSection, n_tokens: int, most: int | None) -> list[tuple[str, str]]:
-        """Sentences that together come nearest to `n_tokens`, at most `most`; always one, where the
-        text has nothing else yet.
-        """
+        """Sentences nearest to `n_tokens`, at most `most`; one for an empty text."""
         taken: list[tuple[str, str]] = []
         left = n_tokens
         while left > 0 and (most is None or len(taken) < most):
@@ -161,9 +159,7 @@ class _Writer:
         return found
 
     def _fill(self, template: str, binding: dict[str, str]) -> str:
-        """Slots drawn and remembered in `binding`; {name2} is another value than {name}, {Name} the
-        same with a capital letter.
-        """
+        """Slots drawn into `binding`; {name2} is another value than {name}, {Name} a capital."""
 
         def value(match: re.Match[str]) -> str:
             name, digit = match[1].lower(), match[2]

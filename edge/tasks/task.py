@@ -241,9 +241,7 @@ def load_tasks() -> dict[str, Task]:
 
 
 def find_task(name: str) -> Task:
-    """A preset by its name, or a task of one's own by the path of its TOML file. Raises UsageError,
-    with the nearest name, for an unknown one; InputError for a broken file.
-    """
+    """A preset by its name, or a task by its TOML file. Raises UsageError or InputError."""
     tasks = load_tasks()
     if name in tasks:
         return tasks[name]

@@ -84,8 +84,8 @@ class TaskUse:
     def fit_text(
         self, text: str, engine: Engine, system: str | None, n_answer: int, *, plain: bool = False
     ) -> tuple[str, str | None]:
-        """The message for `text`, shortened to what the context holds beside an answer of
-        `n_answer` tokens (-1: not limited), and a note that says so where it was.
+        """The message for `text`, shortened to what the context holds beside `n_answer` tokens (-1:
+        not limited), and a note where it was.
         """
 
         def n_prompt(message: str) -> int:
@@ -103,8 +103,7 @@ def fit_message(
     message: str, n_prompt: Callable[[str], int], count: Callable[[str], int], room: int
 ) -> tuple[str, str | None]:
     """`message`, shortened to its most relevant sentences until its prompt takes at most `room`
-    tokens, with a note that says so; unchanged where it fits or nothing in it can go. `n_prompt`
-    counts a prompt with the message in it, `count` a plain text.
+    tokens, with a note; unchanged where it fits or nothing in it can go.
     """
     total = n_prompt(message)
     if total <= room:
@@ -130,9 +129,8 @@ def fit_message(
 
 
 def prepare_task(name: str | None, given: Mapping[str, str | None]) -> TaskUse | None:
-    """Return the task `name`, filled in with the `given` parameters; None without a name. Raises
-    UsageError for an unknown task or a missing parameter, InputError for an unknown language or an
-    unreadable file.
+    """Return the task `name` with the `given` parameters; None without a name. Raises UsageError
+    for an unknown or missing one, InputError for an unknown language or an unreadable file.
     """
     if name is None:
         for key, value in given.items():

@@ -127,9 +127,7 @@ class ChatTemplate:
         return switch_variables(self.source, self._names, self._thinking)
 
     def check_settings(self) -> None:
-        """Raise UsageError for variables that the template does not read, or that are not the
-        user's, and for thinking where it knows none.
-        """
+        """Raise UsageError for variables or thinking that the template does not know."""
         own = sorted(self._given.keys() & _RESERVED)
         unknown = sorted(self._given.keys() - self._names)
         if own:

@@ -374,9 +374,7 @@ def _guarded_test(name: str, function: Any) -> Any:
 
 
 def _guarded_filter(name: str, function: Any) -> Any:
-    """A filter that is estimated, run, and measured. The wrapper keeps Jinja's mark of filters
-    whose first argument is the context or the environment.
-    """
+    """A filter that is estimated, run, and measured; Jinja's mark on it is kept."""
     skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
 
     @functools.wraps(function)

@@ -36,8 +36,7 @@ _LIST_TRACES = ("'type':", '"type":')
 @dataclass(frozen=True)
 class WordForm:
     """How a template takes messages. Content of the roles in `parts` is a list of parts. `refused`
-    holds the error of a role that it does not take; `lost` are those among them whose words it
-    loses or disorders.
+    holds the errors of roles that it does not take; those in `lost` lose their words.
     """
 
     parts: frozenset[str] = frozenset()

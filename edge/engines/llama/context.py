@@ -86,9 +86,7 @@ class LlamaContext(SavableCache):
         settings: EngineSettings,
         progress: Progress | None,
     ) -> LlamaContext:
-        """Load `path`, whose header was checked. Raises EngineError with the library's own words,
-        UnsupportedModelError for models that do not generate token by token.
-        """
+        """Load `path`, whose header was checked. Raises EngineError or UnsupportedModelError."""
         model = load_model(lib, path, settings, progress)
         try:
             refuse_unsuitable(lib, model, path)
@@ -173,9 +171,7 @@ class LlamaContext(SavableCache):
             self.abort.set()
 
     def was_given_up(self) -> bool:
-        """After an aborted step, once: whether it only has to be repeated, with the fewer threads
-        that are set by now. The abort flag is then clear again.
-        """
+        """After an aborted step, once: whether it only has to be repeated, by fewer threads."""
         if not self._gave_up:
             return False
         self._gave_up = False
@@ -295,9 +291,7 @@ class LlamaContext(SavableCache):
         return int(self._lib.llama_state_seq_get_data(self.handle, view, len(target), seq))
 
     def _take(self, state: mmap.mmap, tokens: Sequence[int]) -> bool:
-        """Replace the running sequence by a checked state of `tokens`. False, and an empty cache,
-        if the library does not take it.
-        """
+        """Replace the running sequence by a checked state. False, and no cache, if refused."""
         self.truncate(0)
         view = (ctypes.c_uint8 * len(state)).from_buffer(state)
         while True:
@@ -365,9 +359,8 @@ def make_context(
     n_outputs: int = 1,
     embeds: bool = False,
 ) -> Any:
-    """A context of the library on `model`, which must outlive it; room for the logits of
-    `n_outputs` tokens of one step, or for their vectors with `embeds`. Raises EngineError with the
-    library's own words.
+    """A context on `model`, with room for the logits of `n_outputs` tokens of one step, or for
+    their vectors with `embeds`. Raises EngineError with the library's own words.
     """
     params = lib.llama_context_default_params()
     params.n_ctx = n_ctx
