@@ -14,7 +14,6 @@ from boardfit.edge.engines.abort import StopWatcher
 from boardfit.edge.engines.generation import TokenGeneration
 from boardfit.edge.engines.kv_state import count_to_save, mapped_state, write_state
 from boardfit.edge.engines.lease import Lease
-from boardfit.edge.engines.logit_rows import LogitRows
 from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache
 from boardfit.edge.engines.vocabulary import EngineVocabulary, find_breaks
 from boardfit.edge.errors import InputError, UnsupportedModelError
@@ -37,6 +36,35 @@ _MOST_BREAKS = 1024  # messages whose special tokens are remembered
 
 C = TypeVar("C", bound=PrefixCache)
 _Self = TypeVar("_Self", bound="EngineBase[Any]")
+
+
+class LogitRows:
+    """Takes `n` rows of logits, block by block. With `visit` none is kept, because the rows of a
+    long text can take more memory than a board has.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        n_vocab: int,
+        progress: Progress | None,
+        visit: Callable[[int, Any], None] | None,
+    ) -> None:
+        import numpy as np
+
+        self._n, self._done = n, 0
+        self._progress, self._visit = progress, visit
+        self.rows = None if visit else np.empty((n, n_vocab), np.float32)
+
+    def add(self, block: Any) -> None:
+        """Take the next rows: float32 [some, n_vocab]."""
+        first, self._done = self._done, self._done + len(block)
+        if self._visit is not None:
+            self._visit(first, block)
+        else:
+            self.rows[first : self._done] = block  # type: ignore[index]
+        if self._progress is not None:
+            self._progress(self._done, self._n)
 
 
 class EngineBase(TokenGeneration[C]):

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from boardfit.edge.engines.abort import StopWatcher
-from boardfit.edge.engines.base import EngineBase
+from boardfit.edge.engines.base import EngineBase, LogitRows
 from boardfit.edge.engines.generation import TokenSampler, raise_stop_error
 from boardfit.edge.engines.hf_tokenizer import HfTokenizer
 from boardfit.edge.engines.lease import Lease
-from boardfit.edge.engines.logit_rows import LogitRows
 from boardfit.edge.engines.lookup import Guesser
 from boardfit.edge.engines.numpy_sampler import NumpyCloser, NumpySampler
 from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache

@@ -13,7 +13,7 @@ from typing import Any
 
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.abort import TILE, UNFUSED_TILE, ChunkSizer, StopWatcher
-from boardfit.edge.engines.base import EngineBase
+from boardfit.edge.engines.base import EngineBase, LogitRows
 from boardfit.edge.engines.generation import raise_stop_error
 from boardfit.edge.engines.kv_state import fingerprint
 from boardfit.edge.engines.lease import Lease
@@ -22,7 +22,6 @@ from boardfit.edge.engines.llama.context import ABORTED, NO_SLOT, OK, LlamaConte
 from boardfit.edge.engines.llama.ready import check_file, check_memory
 from boardfit.edge.engines.llama.sampler import LlamaCloser, LlamaSampler
 from boardfit.edge.engines.llama.vocab import Vocab
-from boardfit.edge.engines.logit_rows import LogitRows
 from boardfit.edge.engines.lookup import Gain, Guesser
 from boardfit.edge.engines.settings import DEFAULT_N_CTX, EngineSettings
 from boardfit.edge.errors import UnsupportedModelError, UsageError

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from boardfit.edge.engines.abort import NativeFlag
+from boardfit.edge.engines.base import LogitRows
 from boardfit.edge.engines.llama import library
 from boardfit.edge.engines.llama.context import ABORTED, OK, attach_abort, make_context
-from boardfit.edge.engines.logit_rows import LogitRows
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import EngineError
 
