@@ -221,7 +221,7 @@ class Session:
             return Turn(self.engine, received_ns, kept, tokens, self.filter_answer(kept))
         if self.deadline is None:
             raise UsageError("a budget needs a session with a deadline")
-        from boardfit.edge.deadline.question import Question
+        from boardfit.edge.deadline.admission import Question
 
         self.recall(tokens, self.deadline.predict_prefill_s)
         restored = self.take_restored()
