@@ -73,7 +73,6 @@ def convert_onnx(
     *,
     n_ctx: int | None = None,
     isa: Collection[str] | None = None,
-    importance: Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     say: Say | None = None,
@@ -82,8 +81,7 @@ def convert_onnx(
     whole or not at all.
 
     `n_ctx` is the context to build for (None: the trained one), `isa` the features of the CPU it is
-    for (`device_profiles`: `dotprod`, `i8mm`, `avx2` …; None: unknown), `importance` an .npz of
-    column weights by node name.
+    for (`device_profiles`: `dotprod`, `i8mm`, `avx2` …; None: unknown).
 
     Raises UnsupportedModelError for a family the builder does not write, DoesNotFitError when
     memory or disk is short (before anything is made), InputError for a broken checkpoint,
@@ -109,9 +107,9 @@ def convert_onnx(
                 "checkpoint": str(source),
                 "output": str(made),
                 "cache": str(Path(scratch) / "cache"),
-                "recipe": recipe.to_worker(accuracy_level=accuracy_level(isa)),
+                "recipe": recipe.to_dict() if recipe.is_quantized else None,
+                "accuracy_level": accuracy_level(isa),
                 "n_ctx": n_ctx,
-                "importance": str(importance.absolute()) if importance else None,
             },
             progress=progress,
             say=say,
