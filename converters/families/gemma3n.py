@@ -29,13 +29,7 @@ from boardfit.converters.families.gemma4 import (
     refuse_unknown_parts,
     shared_attention_rules,
 )
-from boardfit.converters.families.layout import (
-    ExpertStack,
-    TensorRule,
-    copy,
-    matrix,
-    target_tensor,
-)
+from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, matrix, target_tensor
 from boardfit.converters.families.llama import mlp_rules
 from boardfit.converters.families.settings import Config, quote
 from boardfit.converters.spec import TargetTensor

@@ -19,12 +19,7 @@ import numpy as np
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.decoder import (
-    MOST_EXPERTS,
-    MOST_LAYERS,
-    Dimensions,
-    head_values,
-)
+from boardfit.converters.families.decoder import MOST_EXPERTS, MOST_LAYERS, Dimensions, head_values
 from boardfit.converters.families.gemma import Gemma3, sliding_layers
 from boardfit.converters.families.layout import TensorRule, constant, copy
 from boardfit.converters.families.llama import mlp_rules

@@ -137,11 +137,7 @@ class Ernie45(DecoderFamily):
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         settings.require_value(config, "use_bias", False)
-        return {
-            **attention_rules(dims, interleave=False),
-            **mlp_rules(dims),
-            **norm_rules(dims),
-        }
+        return {**attention_rules(dims, interleave=False), **mlp_rules(dims), **norm_rules(dims)}
 
     def rename(self, name: str) -> str | None:
         return name.replace("ernie.", "model.", 1) if name.startswith("ernie.") else name

@@ -74,11 +74,7 @@ RULES: dict[str, VocabRules] = {
 
 
 def load_tokenizer(
-    directory: Path,
-    config: Mapping[str, Any],
-    arch: str | None = None,
-    *,
-    pre: str | None = None,
+    directory: Path, config: Mapping[str, Any], arch: str | None = None, *, pre: str | None = None
 ) -> LoadedTokenizer:
     """Load the tokenizer of a checkpoint directory.
 

@@ -24,11 +24,7 @@ from boardfit.converters.tokenizers.files import TokenizerFiles, read_json
 from boardfit.converters.tokenizers.limits import TokenizerLimit, list_limits
 from boardfit.converters.tokenizers.reference import ReferenceTokenizer, load_reference
 from boardfit.converters.tokenizers.special import end_of_turn_ids
-from boardfit.converters.tokenizers.vocabulary import (
-    LoadedTokenizer,
-    Vocabulary,
-    write_vocab_only,
-)
+from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary, write_vocab_only
 from boardfit.edge.errors import IntegrityError, UnsupportedModelError
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import printable

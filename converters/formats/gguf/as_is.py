@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections import Counter
 from pathlib import Path
 
 from boardfit.converters.formats.gguf.assign import assign_types
 from boardfit.converters.formats.gguf.kernels import load_kernels
 from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.formats.gguf.stream import check_values
-from boardfit.converters.formats.gguf.write import GgufArtifact, usable_threads, write_gguf
+from boardfit.converters.formats.gguf.write import (
+    GgufArtifact,
+    describe_artifact,
+    usable_threads,
+    write_gguf,
+)
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.errors import InputError
@@ -46,18 +50,7 @@ def write_as_is(
     check_values(spec.tensors, load_kernels(), threads or usable_threads(), progress)
     (n_bytes,) = spec.source.files.values()
     digest = _copy(Path(spec.source.location), out, n_bytes)
-    typed = assign_types(spec, recipe)
-    n_values = sum(entry.tensor.n_elements for entry in typed)
-    return GgufArtifact(
-        path=out,
-        recipe=recipe.id,
-        nbytes=n_bytes,
-        sha256=digest,
-        n_tensors=len(typed),
-        types=dict(Counter(entry.type for entry in typed)),
-        bpw=8 * sum(entry.nbytes for entry in typed) / max(1, n_values),
-        seconds=time.monotonic() - started,
-    )
+    return describe_artifact(out, recipe, assign_types(spec, recipe), n_bytes, digest, started)
 
 
 def is_whole_file(spec: ModelSpec) -> bool:

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from boardfit.converters.formats.gguf.ggml_library import library_path
-from boardfit.edge.errors import EngineError
+from boardfit.edge.errors import EngineError, EngineMissingError
 from boardfit.edge.files.ggml_types import GGML_TYPES, row_bytes
 from boardfit.edge.requirements import install_line
 
 _INTEGER_TYPES = ("I8", "I16", "I32", "I64")
 _FLOAT_TYPES = ("F32", "F64")
+_LIBRARY = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}.get(
+    sys.platform, "libggml-base.so"
+)
 
 _ToFloat = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
@@ -153,3 +157,17 @@ class GgmlKernels:
 def load_kernels() -> GgmlKernels:
     """The engine's quantizers. Raises EngineMissingError, with the pip line, without an engine."""
     return GgmlKernels(library_path())
+
+
+def library_path() -> Path:
+    """ggml's base library in the installed engine. Raises EngineMissingError, with the pip line."""
+    spec = importlib.util.find_spec("llama_cpp")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        library = Path(folder) / "lib" / _LIBRARY
+        if library.is_file():
+            return library
+    found = f"llama_cpp is installed, but without {_LIBRARY}" if spec else "it is not installed"
+    raise EngineMissingError(
+        f"quantizing needs the engine llama-cpp-python: {found}",
+        next_step=install_line("llama", "llama-cpp-python"),
+    )

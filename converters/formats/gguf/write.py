@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from boardfit.converters.formats.gguf.assign import assign_types, file_order
+from boardfit.converters.formats.gguf.assign import TypedTensor, assign_types, file_order
 from boardfit.converters.formats.gguf.header import file_layout
 from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.formats.gguf.kernels import GgmlKernels, load_kernels
@@ -113,9 +113,16 @@ def write_many(
     finally:  # Ctrl-C included: what the journals promise stays
         for file in files:
             file.close()
-    seconds = time.monotonic() - started
     return tuple(
-        _artifact(plan, file, digest, seconds)
+        describe_artifact(
+            plan.out,
+            plan.recipe,
+            plan.layout.tensors,
+            plan.layout.nbytes,
+            digest,
+            started,
+            file.n_resumed,
+        )
         for plan, file, digest in zip(plans, files, digests, strict=True)
     )
 
@@ -242,19 +249,27 @@ def _file_states(spec: ModelSpec) -> list[tuple[str, int, int]]:
     return states
 
 
-def _artifact(plan: FilePlan, file: PartialFile, digest: str, seconds: float) -> GgufArtifact:
-    tensors = plan.layout.tensors
+def describe_artifact(
+    out: Path,
+    recipe: GgufRecipe,
+    tensors: Sequence[TypedTensor],
+    nbytes: int,
+    sha256: str,
+    started: float,
+    n_resumed: int = 0,
+) -> GgufArtifact:
+    """State what a written file holds. `started` is a reading of the monotonic clock."""
     n_values = sum(entry.tensor.n_elements for entry in tensors)
     return GgufArtifact(
-        path=plan.out,
-        recipe=plan.recipe.id,
-        nbytes=plan.layout.nbytes,
-        sha256=digest,
+        path=out,
+        recipe=recipe.id,
+        nbytes=nbytes,
+        sha256=sha256,
         n_tensors=len(tensors),
         types=dict(Counter(entry.type for entry in tensors)),
         bpw=8 * sum(entry.nbytes for entry in tensors) / max(1, n_values),
-        seconds=seconds,
-        n_resumed=file.n_resumed,
+        seconds=time.monotonic() - started,
+        n_resumed=n_resumed,
     )
 
 

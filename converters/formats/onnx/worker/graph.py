@@ -23,10 +23,7 @@ _DOMAIN = "com.microsoft"
 
 
 def quantize_graph(
-    model: ir.Model,
-    recipe: OnnxRecipe,
-    accuracy_level: int,
-    progress: Progress | None = None,
+    model: ir.Model, recipe: OnnxRecipe, accuracy_level: int, progress: Progress | None = None
 ) -> dict[str, int]:
     """Quantize `model` in place, with MatMulNBits of `accuracy_level`. Returns the weights by kind
     of storage (`int4_b32`).
@@ -184,12 +181,7 @@ def _gather(graph: ir.Graph, node: ir.Node, kept: _Stored) -> list[ir.Node]:
     gather = ir.node(
         "GatherBlockQuantized",
         inputs,
-        {
-            "bits": blocks.bits,
-            "block_size": blocks.block,
-            "gather_axis": 0,
-            "quantize_axis": 1,
-        },
+        {"bits": blocks.bits, "block_size": blocks.block, "gather_axis": 0, "quantize_axis": 1},
         domain=_DOMAIN,
         name="/model/embed_tokens/GatherBlockQuantized",
     )

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from boardfit.converters.formats.gguf import stream, write
 from boardfit.converters.formats.gguf.assign import assign_types
-from boardfit.converters.formats.gguf.pages import release
+from boardfit.converters.formats.gguf.header import artifact_bytes
 from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe
-from boardfit.converters.formats.gguf.size import artifact_bytes
+from boardfit.converters.formats.gguf.stream import release
 from boardfit.converters.formats.gguf.write import write_gguf, write_many
 from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, InputError, UsageError
