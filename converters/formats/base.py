@@ -1,7 +1,5 @@
-"""What a format is: its recipes, whom it suits, sizes before the conversion, and the conversion.
-
-A format is one folder with a class that follows `Format`, and one row in
-`boardfit.converters.formats.table`. Nothing outside the folder asks which format it deals with.
+"""What a format is: a folder with a class that follows `Format`, and a row in formats.toml. Nothing
+outside the folder asks which format it deals with.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
-"""Take a GGUF file as it stands: the same bytes where it is one whole file, the same tensors else.
-
-A split model, or one whose tensors are not all wanted, is written anew as one file. Its tensors
-keep their types and bytes.
+"""Take a GGUF file as it stands: the same bytes where it is one whole file. A split model, or one
+whose tensors are not all wanted, is written anew with the same types and bytes.
 """
 
 from __future__ import annotations
@@ -39,10 +37,8 @@ def write_as_is(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> GgufArtifact:
-    """Bring the model into the file `out` without converting a weight.
-
-    Raises InputError for NaN or infinity, or a file that changed since it was opened; else what
-    `write_gguf` raises.
+    """Bring the model into the file `out` without converting a weight. Raises InputError for NaN or
+    infinity, or a file that changed since it was opened; else what `write_gguf` raises.
     """
     if not is_whole_file(spec):
         return write_gguf(spec, recipe, out, threads=threads, progress=progress, overwrite=True)

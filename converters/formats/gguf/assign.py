@@ -67,10 +67,7 @@ class ModelFacts:
 def assign_types(
     spec: ModelSpec, recipe: GgufRecipe, *, has_imatrix: bool = False
 ) -> tuple[TypedTensor, ...]:
-    """Type and bytes of every tensor, in the order they lie in the file.
-
-    That order is upstream's: `llama-quantize` sorts by block number and name, the converter (float
-    recipes from a checkpoint) keeps the family's order. Pure; touches no tensor data.
+    """Type and bytes of every tensor, in the order they lie in the file, which is upstream's.
 
     Raises UnsupportedModelError for tensors that upstream refuses too (an expert's FFN matrix
     outside a block).

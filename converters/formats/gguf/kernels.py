@@ -1,7 +1,5 @@
-"""ggml's own quantizers, through ctypes from the engine's wheel: same bytes as `llama-quantize`.
-
-ctypes releases the interpreter's lock during a call, so that threads scale. The library is loaded
-from beside the `llama_cpp` package without importing it.
+"""ggml's own quantizers, through ctypes from the library beside the `llama_cpp` package: same bytes
+as `llama-quantize`. ctypes releases the interpreter's lock during a call, so that threads scale.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
 """Quantize in one pass: tensors from the mapped checkpoint, through ggml's quantizers, to their
-final place.
-
-Slabs of rows are converted by a pool of threads and written in order by the caller's thread, so
-that memory stays bounded regardless of the model's size. The file's hash is known with its last
-byte. The journal only stores the number of finished tensors.
+place. Slabs of rows are converted by a pool of threads and written in order by the caller's thread,
+so that memory stays bounded regardless of the model's size.
 """
 
 from __future__ import annotations

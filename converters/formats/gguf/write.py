@@ -233,10 +233,8 @@ def _fingerprint(
 
 
 def _file_states(spec: ModelSpec) -> list[tuple[str, int, int]]:
-    """Return name, size and time of change of each source file.
-
-    The source's own fingerprint does not read the weights, and they may be edited between a kill
-    and the next run.
+    """Name, size and time of change of each source file: the source's fingerprint does not read the
+    weights, and they may be edited between a kill and the next run.
     """
     location = Path(spec.source.location)
     states = []

@@ -1,9 +1,7 @@
 """A checkpoint → `.litertlm` for LiteRT-LM, or a plain `.tflite` that tflite-runtime 2.14 runs too.
 
-The graph comes from litert-torch, in an environment of its own; the constants are ours: one matrix
-at a time is read from the mapped checkpoint, quantized and written where the graph expects it. That
-keeps memory near that of an empty graph, and lets the recipe choose scales by error rather than by
-the largest magnitude.
+The graph comes from litert-torch, in an environment of its own; the constants are ours, one matrix
+at a time. That keeps memory near that of an empty graph, and chooses scales by error.
 """
 
 from __future__ import annotations

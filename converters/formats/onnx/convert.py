@@ -1,9 +1,6 @@
 """Checkpoint → a folder for onnxruntime-genai: `model.onnx`, data, `genai_config.json`, tokenizer.
-
-The graph is upstream's (onnxruntime-genai's model builder, in its own pinned environment), the
-quantization ours (`boardfit.converters.formats.onnx.worker`): the builder rounds to the extremes of
-each block. Every stop token of the checkpoint and the context that was planned go into the
-configuration.
+The graph is upstream's (its model builder, in its own environment), the quantization ours: the
+builder rounds to the extremes of each block.
 """
 
 from __future__ import annotations

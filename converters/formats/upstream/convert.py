@@ -1,10 +1,7 @@
 """A checkpoint of no family of ours → a GGUF by upstream's own converter → `ModelSpec`.
 
-    CACHE/converted/<key>/model.gguf     the newest conversion, for plans and builds after this one
-    CACHE/converted/<key>/tools.json     versions of what made it
-
-What comes after is as for every checkpoint: our quantizer, the tokenizer's check against the
-checkpoint's own files, the quality card.
+CACHE/converted/<key>/model.gguf     the newest conversion, for plans and builds after this one
+CACHE/converted/<key>/tools.json     versions of what made it
 """
 
 from __future__ import annotations

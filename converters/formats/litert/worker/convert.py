@@ -1,8 +1,5 @@
-"""One conversion from request to file: runs in the pinned environment, started by `target/tflite`.
-
-Request: checkpoint (directory), output (file), work (directory), flavour, prefill_lengths,
-cache_length, threads, recipe, description, calibration (conversations), calibration_shape,
-start_token, stop_tokens, chat_template, identity.
+"""One conversion from request to file: runs in the pinned environment. `litert.convert` makes the
+request.
 """
 
 from __future__ import annotations
@@ -118,9 +115,8 @@ def load_config(directory: Path) -> Any:
 def plan_constants(
     model: Any, tags: dict[int, str], weights: CheckpointWeights, recipe: LitertRecipe, config: Any
 ) -> list[Constant]:
-    """Return every matrix of the graph with the type that the recipe gives it.
-
-    A matrix that is embedding and head at once is stored once if both have the same type.
+    """Every matrix of the graph with the type that the recipe gives it, stored once if it is
+    embedding and head with one type.
     """
     text_config = getattr(config, "text_config", config)
     n_layers = text_config.num_hidden_layers

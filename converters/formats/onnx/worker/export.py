@@ -1,8 +1,5 @@
-"""Convert a checkpoint into a folder for onnxruntime-genai: the builder's float graph, quantized
-here.
-
-The builder (onnxruntime_genai.models) writes a graph of lazily read float tensors; its own
-quantizer and its writer are replaced, because they round to the extremes of each block.
+"""Convert a checkpoint into a folder for onnxruntime-genai. The builder (onnxruntime_genai.models)
+writes a graph of lazily read float tensors; its quantizer and its writer are replaced.
 """
 
 from __future__ import annotations
