@@ -57,10 +57,10 @@ class DecoderFamily:
     It never reads tensor data itself. It names which rows of which source tensors make up a target
     tensor.
 
-    Class data: `arch` (GGUF architecture), `parts` (of a layer, in tensors.toml), `kinds_key` and `mark` (the key that lists the kinds of
-    layers; the kind of recurrent ones, and a tensor that only they have), `is_multimodal` (whether
-    the checkpoint has more than a language model), `can_keep_mtp` (whether its MTP head can be in
-    the file), `keep_mtp` (whether it shall be).
+    Class data: `arch` (GGUF architecture), `parts` (of a layer, in tensors.toml), `kinds_key` and
+    `mark` (the key that lists the kinds of layers; the kind of recurrent ones, and a tensor that
+    only they have), `is_multimodal` (whether the checkpoint has more than a language model),
+    `can_keep_mtp` (whether its MTP head can be in the file), `keep_mtp` (whether it shall be).
     """
 
     arch: ClassVar[str]

@@ -155,13 +155,11 @@ class NemotronHMoe(NemotronH):
         return config
 
     def feed_forward_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
-        sizes = {
-            "n_expert": self.n_expert(config),
-            "n_shared": settings.require_int(config, "moe_shared_expert_intermediate_size"),
-            "latent": settings.optional_int(config, "moe_latent_size") or 0,
-        }
-        parts = ["nemotron_experts", *(["nemotron_latent"] if sizes["latent"] else [])]
-        return copies(dims, *parts, **sizes)
+        n_expert = self.n_expert(config)
+        n_shared = settings.require_int(config, "moe_shared_expert_intermediate_size")
+        rules = copies(dims, "nemotron_experts", n_expert=n_expert, n_shared=n_shared)
+        latent = settings.optional_int(config, "moe_latent_size")
+        return rules | (copies(dims, "nemotron_latent", latent=latent) if latent else {})
 
     def expert_stacks(self, config: Config, dims: Dimensions, layer: int) -> Sequence[ExpertStack]:
         if self.kinds(config)[layer] != "moe":

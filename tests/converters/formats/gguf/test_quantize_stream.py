@@ -191,10 +191,10 @@ def test_bad_outputs_are_refused(tmp_path: Path) -> None:
 def test_without_the_engine_the_pip_line_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from boardfit.converters.formats.gguf import ggml_library, kernels
+    from boardfit.converters.formats.gguf import kernels
 
     kernels.load_kernels.cache_clear()
-    monkeypatch.setattr(ggml_library.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(kernels.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EngineMissingError) as caught:
         write_gguf(make_spec(TINY), load_recipe("q8_0"), tmp_path / "out.gguf")
     assert "pip install" in str(caught.value.next_step)
