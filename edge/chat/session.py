@@ -154,6 +154,7 @@ class Session:
         self._cached: list[int] = []  # prompt and answer of the last turn
         #: Tokens of system prompts. Sessions on one engine may share it.
         self.prefixes: dict[str, list[int]] = {}
+        self.hints: tuple[int, ...] = ()  # more places where later prompts may part from this one
         self._prefix_read_s = 0.0
         self._tried: str | bool | None = False  # the system prompt that storing was tried for
         self._saved: tuple[int, ...] = ()  # what the stored state of this conversation holds
@@ -229,7 +230,7 @@ class Session:
             return Turn(self.engine, received_ns, kept, tokens, self.filter_answer(kept))
         if self.deadline is None:
             raise UsageError("a budget needs a session with a deadline")
-        from boardfit.edge.deadline.question import Question
+        from boardfit.edge.deadline.admission import Question
 
         self.recall(tokens, self.deadline.predict_prefill_s)
         restored = self.take_restored()
@@ -330,7 +331,7 @@ class Session:
 
     def prepare(self) -> Restored:
         """Restore now what the first question will begin with, if an earlier run stored it."""
-        prefix = self._system_prefix()
+        prefix = self.system_prefix()
         restored = self.recall([*prefix, 0]) if prefix else Restored()
         self._prefix_read_s = restored.seconds if restored.state else 0.0
         return restored
@@ -361,7 +362,7 @@ class Session:
         answer, states = self.last_answer, self.states
         if states is None or answer is None or not answer.prefill_tps:
             return False
-        prefix = self._system_prefix()
+        prefix = self.system_prefix()
         compute_s = len(prefix) / answer.prefill_tps
         if states.holds(prefix):
             if self._prefix_read_s > compute_s:
@@ -391,7 +392,7 @@ class Session:
             if session is not None and session.deadline is not None:
                 session.deadline.save()
 
-    def _system_prefix(self) -> list[int]:
+    def system_prefix(self) -> list[int]:
         """Tokens of the system prompt as every conversation begins with them; none without a
         template.
         """
@@ -405,16 +406,21 @@ class Session:
                 self.prefixes[key] = []
         return self.prefixes[key]
 
+    @property
+    def keeps_marks(self) -> bool:
+        """Whether the engine's memory has no past, and is kept at marks."""
+        return not self._raw and bool(self.engine.describe().details.get("keeps_marks"))
+
     def _marks(self, turn: Turn | PacedTurn) -> tuple[int, ...]:
         """Where a memory without a past is worth keeping: behind the system prompt, and behind the
         question, before what the template puts at the head of an answer.
         """
-        if self._raw or not self.engine.describe().details.get("keeps_marks"):
+        if not self.keeps_marks:
             return ()
         asked = [*self._head(), *turn.messages]
         told = self.engine.render(asked, generate=False, choice=self._choice)
-        ends = common(self._system_prefix(), turn.tokens), common(told, turn.tokens)
-        return tuple(sorted({end for end in ends if end}))
+        ends = common(self.system_prefix(), turn.tokens), common(told, turn.tokens)
+        return tuple(sorted({end for end in (*ends, *self.hints) if end}))
 
     # ---- reset, save, load --------------------------------------------------------------------
 
@@ -482,7 +488,7 @@ class Session:
         restored = self.recall(self.render(messages))
         if not restored.n_tokens:
             return "no saved state: the next answer reads the conversation again"
-        if len(restored.state) > len(self._system_prefix()):
+        if len(restored.state) > len(self.system_prefix()):
             self._saved = restored.state
         return f"{restored.n_tokens} tokens restored in {format_seconds(restored.seconds)}"
 

@@ -70,7 +70,7 @@ class StopWatcher:
         return self._stop is not None and self._stop()
 
     def must_leave(self) -> bool:
-        """Whether the next step is not to begin: stopped, or `is_passed` says that others wait."""
+        """Whether the next step is not to begin: stopped, or others wait (`is_passed`)."""
         return self.stopped() or (self._is_passed is not None and self._is_passed())
 
     def expect(self, call_s: float) -> None:

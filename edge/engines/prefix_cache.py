@@ -12,8 +12,8 @@ from pathlib import Path
 Fill = Callable[[mmap.mmap], int]
 
 
-def common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many leading tokens two sequences share."""
+def common(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many leading tokens, or characters, two sequences share."""
     first, second = list(first), list(second)
     low, high = 0, min(len(first), len(second))
     while low < high:  # slices compare at the speed of C

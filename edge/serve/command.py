@@ -60,6 +60,12 @@ TOKEN_FILE = "serve.key"
 @click.option(
     "--most", default="10min", show_default=True, help="Longest time that one answer may compute."
 )
+@click.option(
+    "--steady-prefix",
+    "is_steady",
+    is_flag=True,
+    help="Move sentences with the time of day to the end of system prompts.",
+)
 @budget_options
 @generation_options
 @engine_options
@@ -73,6 +79,7 @@ def serve(
     names: tuple[str, ...],
     origins: tuple[str, ...],
     most: str,
+    is_steady: bool,
     budget: Budget | None,
     config: GenerationConfig,
     overrides: dict[str, Any],
@@ -105,6 +112,7 @@ def serve(
         origins=origins,
         defaults=Defaults(config, budget),
         most_s=most_s,
+        is_steady=is_steady,
     )
 
     def announce() -> None:

@@ -44,11 +44,12 @@ class Server:
         origins: Iterable[str] = (),
         defaults: Defaults | None = None,
         most_s: float = 600.0,
+        is_steady: bool = False,
     ) -> None:
         """`is_public`: listen on every interface. Raises InputError for a port in use."""
         addresses = EVERYWHERE if is_public else LOOPBACK
         self._sockets: list[socket.socket] = open_sockets(addresses, port)
-        self._queue = AnswerQueue(load, most_s=most_s)
+        self._queue = AnswerQueue(load, most_s=most_s, is_steady=is_steady)
         access = AccessRules(own_names(addresses, names), token, frozenset(origins))
         self._app = App(self._queue, access, defaults)
         self._thread: threading.Thread | None = None

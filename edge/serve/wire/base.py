@@ -147,6 +147,11 @@ def edge_facts(ended: Ended) -> dict[str, Any]:
         "queue_s": ended.queue_s,
         "cached_n": answer.n_reused,
     }
+    if (lost := ended.lost) is not None:
+        cost_s = lost.n / answer.prefill_tps if answer.prefill_tps else None
+        facts["prefix_lost"] = {
+            "at_token": lost.at_token, "n": lost.n, "text_class": lost.kind, "cost_s": cost_s,
+        }  # fmt: skip
     notes = list(ended.notes)
     if answer.n_dropped:
         notes.append(f"{answer.n_dropped} old messages left the context")

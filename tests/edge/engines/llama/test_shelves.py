@@ -141,7 +141,7 @@ def test_a_state_is_restored_beside_other_conversations(any_memory: Path, tmp_pa
     with opened(any_memory) as engine:
         session = Session(engine, system=SYSTEM, states=store)
         expected = [event.token_id for event in session.ask("question", SHORT)]
-        assert store.save(engine, session._system_prefix()) is not None
+        assert store.save(engine, session.system_prefix()) is not None
     with opened(any_memory) as engine:
         other = Talk(engine, "Another. " + SYSTEM[:300])
         other.ask("question")
@@ -159,8 +159,8 @@ def test_a_state_of_somebody_else_is_not_stored(plain: Path, tmp_path: Path) -> 
         mine = Session(engine, system=SYSTEM, states=store)
         list(mine.ask("question", SHORT))
         Talk(engine, "Another. " + SYSTEM).ask("question")
-        assert engine.reusable([*mine._system_prefix(), 0]) > 900
-        assert store.save(engine, mine._system_prefix()) is None
+        assert engine.reusable([*mine.system_prefix(), 0]) > 900
+        assert store.save(engine, mine.system_prefix()) is None
         assert not list(tmp_path.glob("*.kv"))
 
 
