@@ -137,7 +137,7 @@ def _start_and_ask(board: Board, bundle: Bundle, port: int) -> list[str]:
 
 
 def _restore(board: Board, slots: Slots, bundle: Bundle, previous: str | None) -> str:
-    """Point at the earlier release and serve it as before. Return what became of that."""
+    """Point at the earlier release and serve it as before. Return a sentence about that."""
     if previous is not None and previous != bundle.id:
         slots.switch_back(previous)
 

@@ -1,4 +1,4 @@
-"""Report to systemd, or whatever speaks its protocol, that a server is ready, alive or ending.
+"""Report to systemd, or another program with its protocol, that a server is ready, alive or ending.
 
 Without one (`NOTIFY_SOCKET` not set) nothing happens.
 """
