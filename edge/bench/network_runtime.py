@@ -15,7 +15,7 @@ from typing import Any
 from boardfit.edge.bench.network_inputs import InputSpec
 from boardfit.edge.disk.opened_file import OpenedFile, Source, linked_folder
 from boardfit.edge.engines.fit import available_bytes, check_fits
-from boardfit.edge.engines.litert.native_stderr import captured_stderr
+from boardfit.edge.engines.litert.runtime_errors import captured_stderr
 from boardfit.edge.engines.litert.runtime_errors import load_error as tflite_load_error
 from boardfit.edge.engines.litert.tflite_check import check_tflite
 from boardfit.edge.engines.model_file import model_file
@@ -144,14 +144,14 @@ class TfliteNetwork:
     @contextmanager
     def _load_errors(self) -> Iterator[None]:
         """Put what the interpreter raises and prints into words."""
-        with captured_stderr() as captured:
+        with captured_stderr() as errors:
             failed = ""
             try:
                 yield
             except (RuntimeError, ValueError) as error:
                 failed = self._path.name_path(str(error))
         if failed:
-            raise tflite_load_error(self._path.name, self._runtime, failed, captured.errors)
+            raise tflite_load_error(self._path.name, self._runtime, failed, errors)
 
     def prepare(self, values: Mapping[str, Any]) -> None:
         with self._load_errors():
