@@ -48,7 +48,8 @@ def package_archive() -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("__main__.py", _MAIN)
         for folder in _FOLDERS:
-            for path in sorted(Path(OUR_FOLDER, "boardfit", folder).glob("*.py")):
+            files = sorted(Path(OUR_FOLDER, "boardfit", folder).iterdir())
+            for path in (file for file in files if file.suffix in (".py", ".json", ".toml")):
                 archive.write(path, path.relative_to(OUR_FOLDER).as_posix())
     return buffer.getvalue()
 
