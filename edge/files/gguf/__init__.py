@@ -1,13 +1,8 @@
 """Read and check a GGUF header before any native loader, or the `gguf` package, sees the file.
 
 Tensor data is never touched. Every number is bounded by the file's size and by limits far above any
-real file: a tiny file that promises 2^60 strings is refused as fast as any other.
-
-    header = read_header(Path("model.gguf"))
-    header.arch, header.get("llama.context_length"), header.tensors[0].type_name
-
-The rules are those of upstream's loader (`ggml/src/gguf.cpp`) and of the format's description
-(`ggml/docs/gguf.md`), or stricter: what passes here is a header that the loader accepts.
+real file: a tiny file that promises 2^60 strings is refused as fast as any other. The rules are
+those of upstream's loader (`ggml/src/gguf.cpp`) and of `ggml/docs/gguf.md`, or stricter.
 """
 
 from __future__ import annotations
