@@ -1,7 +1,7 @@
 """Ed25519 verification in pure Python (RFC 8032, section 5.1.7).
 
 A board has neither `cryptography` nor `openssl` for sure, and three ways to answer one question are
-three answers. It takes 5 ms on a laptop and is meant for public data: its timing gives nothing
+three answers. It takes 4 ms on a laptop and is meant for public data: its timing gives nothing
 away. Signing, which handles a secret, is left to `cryptography` (`boardfit.edge.trust.signing`).
 
 Where implementations differ this one is strict: S must be below the group order, points must be
