@@ -13,25 +13,13 @@ from typing import Literal
 
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.errors import InputError
-from boardfit.edge.files.ggml_types import GGML_TYPES, GgmlType, row_bytes
-from boardfit.edge.files.gguf.header import GgufArray, GgufHeader, GgufTensor, GgufValue, KvType
+from boardfit.edge.files.gguf.header import GgufArray, GgufHeader, GgufTensor
 from boardfit.edge.files.gguf.metadata import check_alignment, check_vocabulary, read_metadata
 from boardfit.edge.files.gguf.reader import MAX_HEADER_BYTES, Reader, read_counts, read_preamble
 from boardfit.edge.files.gguf.tensors import align, check_extents, read_tensors
 from boardfit.edge.files.kind import open_regular
 
-__all__ = [
-    "GGML_TYPES",
-    "GgmlType",
-    "GgufArray",
-    "GgufHeader",
-    "GgufTensor",
-    "GgufValue",
-    "KvType",
-    "parse_header",
-    "read_header",
-    "row_bytes",
-]
+__all__ = ["GgufArray", "GgufHeader", "GgufTensor", "parse_header", "read_header"]
 
 ArrayMode = Literal["summary", "full"]
 
