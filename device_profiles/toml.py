@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from boardfit.device_profiles.profile import (
@@ -22,7 +21,7 @@ from boardfit.device_profiles.profile import (
     Storage,
     suggest,
 )
-from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
+from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml, load_toml
 
 #: What an id looks like.
 BOARD_ID = re.compile(r"^[a-z0-9]+(-[a-z0-9]+)*\Z")
@@ -76,10 +75,9 @@ _LISTS = ("cpu", "engines", "bandwidth", "kernels")
 @lru_cache(maxsize=1)
 def _schema() -> dict[str, dict[str, _Key]]:
     """Table → key → what it holds; the top of a file is the table ""."""
-    tables = decode_toml((Path(__file__).parent / "keys.toml").read_text("utf-8"))
     return {
         "" if table == "top" else table: {key: _Key(**row) for key, row in keys.items()}
-        for table, keys in tables.items()
+        for table, keys in load_toml(__package__, "keys.toml").items()
     }
 
 
