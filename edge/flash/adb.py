@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.edge.errors import DeviceUnreachableError, EdgeError, UsageError
-from boardfit.edge.flash.session import Done, ShellSession
-from boardfit.edge.flash.shell_files import ShellFiles, capture_system, shell_error
+from boardfit.edge.flash.session import Done
+from boardfit.edge.flash.shell_files import ShellBoard, shell_error
 from boardfit.edge.flash.target import FlashTarget
-from boardfit.edge.probe.system import CapturedSystem
 from boardfit.edge.process.child import TimeoutExpired, find_program
 from boardfit.edge.process.listener import run_limited
 from boardfit.edge.slots.faults import fault_point
@@ -122,7 +121,7 @@ class AdbChannel:
                 f"adb {arguments[0]} did not answer within {_START_S} s",
                 next_step="adb kill-server, then try again",
             ) from None
-        return Done(got.returncode, got.stdout, got.stderr.decode("utf-8", "replace"))
+        return Done.from_process(got)
 
     def _devices(self) -> list[Device]:
         done = self._adb("devices", "-l")
@@ -131,7 +130,7 @@ class AdbChannel:
                 f"adb does not start: {printable(done.err.strip())}",
                 next_step="adb start-server shows why",
             )
-        return parse_devices(done.out.decode("utf-8", "replace"))
+        return parse_devices(done.text)
 
     def argv(self, script: str) -> list[str]:
         return ["adb", "-s", self.serial, "shell", "-T", f"exec sh -c {shlex.quote(script)}"]
@@ -147,17 +146,12 @@ class AdbChannel:
         )
 
 
-class AdbBoard:
+class AdbBoard(ShellBoard):
     """A device behind adb."""
 
-    is_running = True
-
     def __init__(self, target: FlashTarget, *, part_bytes: int = PART_BYTES) -> None:
-        self._channel = AdbChannel(target)
-        self.place = self._channel.place
-        self._part_bytes = part_bytes
-        self._session = ShellSession(self._channel)
-        self.files = ShellFiles(self._session, target.folder)
+        self._channel, self._part_bytes = AdbChannel(target), part_bytes
+        super().__init__(self._channel, target.folder)
 
     def resume_from(self, n_there: int) -> int:
         return n_there // _BLOCK * _BLOCK
@@ -209,18 +203,3 @@ class AdbBoard:
             f"rm -f {a}",
             timeout_s=_PART_S,
         )
-
-    def can_patch(self) -> bool:
-        return False
-
-    def patch(self, source: Path, part: str, progress: Advance) -> int:
-        raise NotImplementedError("adb has no rsync")
-
-    def execute(self, script: str, *, timeout_s: float) -> Done:
-        return self._session.run(script, timeout_s=timeout_s)
-
-    def capture(self) -> CapturedSystem | None:
-        return capture_system(self._session)
-
-    def close(self) -> None:
-        self._session.close()

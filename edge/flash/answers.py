@@ -11,7 +11,7 @@ import re
 from typing import NoReturn
 
 from boardfit.edge.errors import DeviceError
-from boardfit.edge.slots.files import BoardEntry, Kind
+from boardfit.edge.slots.files import BoardEntry
 from boardfit.edge.units import printable
 
 _COUNT = re.compile(r"[0-9]{1,15}")
@@ -19,7 +19,6 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 #: Mode, names, bytes and path of `stat -c '%f %h %s %n'`.
 _STAT = re.compile(r"([0-9a-f]{1,8}) ([0-9]{1,9}) ([0-9]{1,15}) (.+)")
 _FREE = re.compile(r"([0-9]{1,15}) ([0-9]{1,9})\n")
-_KINDS: dict[int, Kind] = {0o100000: "file", 0o040000: "folder", 0o120000: "link"}
 MAX_PATH = 4096
 #: The last line of an answer that may have any number of lines.
 END = "."
@@ -109,10 +108,9 @@ def parse_entries(text: str, top: str, place: str) -> dict[str, BoardEntry]:
         path = match[4] if match else ""
         if match is None or (path == top) is not (number == 0) or f"{path}/".find(f"{top}/") != 0:
             _refuse(place, f"mode, names, bytes and path of what lies in {top}", line)
-        kind = _KINDS.get(int(match[1], 16) & 0o170000, "other")
-        names = int(match[2]) if kind == "file" else 1
         if number:
-            found[path.removeprefix(f"{top}/")] = BoardEntry(kind, int(match[3]), names)
+            entry = BoardEntry.from_mode(int(match[1], 16), int(match[3]), int(match[2]))
+            found[path.removeprefix(f"{top}/")] = entry
     return found
 
 

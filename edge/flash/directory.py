@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from boardfit.edge.errors import InputError
+from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.session import Done
-from boardfit.edge.probe.system import CapturedSystem
 from boardfit.edge.process.child import run_child
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.terminal.progress import Advance
@@ -14,10 +14,10 @@ from boardfit.edge.terminal.progress import Advance
 _BLOCK = 1 << 20
 
 
-class DirectoryBoard:
+class DirectoryBoard(Board):
     """A folder of this machine. Nothing is run in it but the health gate's reading of the model."""
 
-    is_running = False
+    files: LocalFiles
 
     def __init__(self, path: Path) -> None:
         if path.exists() and not path.is_dir():
@@ -37,18 +37,5 @@ class DirectoryBoard:
         self.files.copy_into(source, part, offset, progress)
         return source.stat().st_size - offset
 
-    def can_patch(self) -> bool:
-        return False
-
-    def patch(self, source: Path, part: str, progress: Advance) -> int:
-        raise NotImplementedError("a local copy is as fast as reading both sides")
-
     def execute(self, script: str, *, timeout_s: float) -> Done:
-        got = run_child(["sh", "-c", script], timeout_s=timeout_s)
-        return Done(got.returncode, got.stdout, got.stderr.decode("utf-8", "replace"))
-
-    def capture(self) -> CapturedSystem | None:
-        return None
-
-    def close(self) -> None:
-        """Nothing is open."""
+        return Done.from_process(run_child(["sh", "-c", script], timeout_s=timeout_s))

@@ -6,7 +6,7 @@ machine's engine, which cannot measure speed or memory.
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import shlex
 import zipfile
 from dataclasses import dataclass, field, replace
@@ -14,15 +14,15 @@ from dataclasses import dataclass, field, replace
 from boardfit.edge.bench.seal import DIGEST, digest_of
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import DeviceError, EngineError, InputError
-from boardfit.edge.fields import read_finite, refuse_constant
 from boardfit.edge.flash.answers import parse_program
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.phone_gate import has_tools, read_answer, try_tools
 from boardfit.edge.flash.service_units import INSTALL_SCRIPT
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.shell_files import shell_error
-from boardfit.edge.process.child import python_argv
+from boardfit.edge.process.child import python_argv, run_child
 from boardfit.edge.process.last_words import name_signal
+from boardfit.edge.requirements import install_line
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.health import KIND, Health, judge, parse_health
 from boardfit.edge.terminal.progress import Reporter
@@ -110,15 +110,10 @@ def try_release(
     health = read_health(done, board.place)
     if health is None:
         return GateVerdict(failures=[explain_end(done)])
-    notes = []
     if not board.is_running:
-        health = replace(health, decode_tps=None, peak_rss_bytes=None)
-        notes = ["tried with this machine's engine: the board's speed and memory may differ"]
-        if health.error is not None and health.error_kind == "EngineMissingError":
-            return GateVerdict(
-                notes=["hashes were verified; this machine has no engine to load it"]
-            )
-    elif bundle.plan.decode_tps is None:
+        return judge_here(bundle, health)
+    notes = []
+    if bundle.plan.decode_tps is None:
         notes = ["the plan predicts no speed for this board, so that none was asked for"]
     if health.emulator_bytes is not None:
         notes.append(
@@ -127,6 +122,24 @@ def try_release(
         )
     failures = judge(health, bundle.plan, min_speed=min_speed, max_memory=max_memory)
     return GateVerdict(health, failures, notes)
+
+
+def try_here(bundle: Bundle) -> GateVerdict:
+    """Ask a bundle the fixed question with this machine's engine, in a process of its own."""
+    path = str(bundle.path.absolute())
+    done = Done.from_process(run_child(python_argv("boardfit", "slots", "check", path, "--json")))
+    if (health := read_report(done)) is None:
+        return GateVerdict(failures=[explain_end(done)])
+    return judge_here(bundle, health)
+
+
+def judge_here(bundle: Bundle, health: Health) -> GateVerdict:
+    """Judge what this machine's engine gave. The board's speed and memory may differ."""
+    if health.error_kind == "EngineMissingError":
+        return GateVerdict(notes=["hashes were verified; this machine has no engine to load it"])
+    health = replace(health, decode_tps=None, peak_rss_bytes=None)
+    note = "tried with this machine's engine: the board's speed and memory may differ"
+    return GateVerdict(health, judge(health, bundle.plan, min_speed=0, max_memory=0), [note])
 
 
 def try_phone(board: Board, bundle: Bundle, min_speed: float) -> GateVerdict:
@@ -151,7 +164,7 @@ def find_edge(board: Board, bundle: Bundle) -> str | None:
     )
     if done.rc != 0:
         raise shell_error(board.place, done.err, done.rc)
-    path = parse_program(done.out.decode("utf-8", "replace"), board.place)
+    path = parse_program(done.text, board.place)
     return shlex.quote(path) if path else None
 
 
@@ -160,12 +173,8 @@ def read_report(done: Done) -> Health | None:
 
     Raises InputError for a report with an entry that is not of its kind.
     """
-    lines = done.out.decode("utf-8", "replace").strip().splitlines()
-    try:
-        document = json.loads(lines[-1], parse_constant=refuse_constant, parse_float=read_finite)
-    except (IndexError, ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict) or document.get("kind") != KIND:
+    document = done.last_record()
+    if document.get("kind") != KIND:
         return None
     if document.get(DIGEST, digest_of(document)) != digest_of(document):
         raise InputError("its digest is that of another report")
@@ -204,5 +213,28 @@ def explain_end(done: Done) -> str:
 
 
 def _last_words(done: Done) -> str:
-    line = find_error_line(done.err or done.out.decode("utf-8", "replace"))
+    line = find_error_line(done.err or done.text)
     return printable(line) or f"no message, exit code {done.rc}"
+
+
+def rehearse(bundle: Bundle, reporter: Reporter) -> str | None:
+    """Rehearse a bundle that carries an engine; a note for the report, or None when there was
+    nothing to rehearse.
+
+    Raises EngineError with what the rehearsal found.
+    """
+    if not has_engine(bundle):
+        return None
+    if importlib.util.find_spec("boardfit.converters") is None:  # the host's side rehearses
+        return f"not rehearsed: the host's packages are not installed ({install_line('host')})"
+    reporter.stage(f"rehearsing on an emulated {bundle.plan.device}")
+    path = str(bundle.path.absolute())
+    done = Done.from_process(run_child(python_argv("boardfit", "rehearse", path, "--json")))
+    if done.rc != 0:
+        record = done.last_record()
+        message = str(record.get("message") or done.err.strip() or "no message")
+        raise EngineError(
+            f"the rehearsal of {bundle.path} failed: {printable(message, 600)}",
+            next_step=record.get("next_step") or "use --no-rehearse to flash without it",
+        )
+    return "rehearsed"

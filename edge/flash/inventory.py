@@ -24,14 +24,17 @@ from typing import Any
 from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
 from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import InputError
+from boardfit.edge.fields import AnyObject, Flag, Schema, TableOf, Text, Whole, check_fields
 from boardfit.edge.flash.target import parse_flash_target
-from boardfit.edge.units import did_you_mean, printable
+from boardfit.edge.units import printable
 
 MAX_BOARDS = 1000
 DEFAULT_PARALLEL = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_KEYS = {"parallel": int, "max_failures": int, "boards": dict}
-_BOARD_KEYS = {"target": str, "canary": bool, "bundle": str}
+_KEYS: Schema = {
+    "parallel": Whole(1, 256), "max_failures": Whole(), "boards": TableOf(AnyObject(), MAX_BOARDS),
+}  # fmt: skip
+_BOARD_KEYS: Schema = {"target": Text(), "canary": Flag(), "bundle": Text()}
 
 
 @dataclass(frozen=True)
@@ -84,48 +87,33 @@ def read_inventory(path: Path) -> Inventory:
 
 def parse_inventory(document: Mapping[str, Any], path: Path) -> Inventory:
     """The inventory in a parsed TOML document. Raises InputError."""
-    _check_keys(document, _KEYS, str(path))
+    check_fields(document, _KEYS, str(path))
     boards = document.get("boards") or {}
-    if not 0 < len(boards) <= MAX_BOARDS:
+    if not boards:
         raise InputError(
-            f"{path}: {len(boards)} boards; expected 1 to {MAX_BOARDS}",
+            f"{path}: 0 boards; expected 1 to {MAX_BOARDS}",
             next_step='[boards.kitchen]\ntarget = "ssh://pi@kitchen/opt/boardfit"',
         )
-    parallel, failures = document.get("parallel", DEFAULT_PARALLEL), document.get("max_failures", 0)
-    if not 1 <= parallel <= 256 or failures < 0:
-        raise InputError(f"{path}: parallel must be 1 to 256 and max_failures at least 0")
     found = tuple(_board(name, entry, path) for name, entry in boards.items())
     targets = [board.target for board in found]
     if twice := next((t for t in targets if targets.count(t) > 1), None):
         raise InputError(f"{path}: two boards have the target {printable(twice)}")
-    return Inventory(found, parallel, failures, path)
+    return Inventory(
+        found,
+        document.get("parallel", DEFAULT_PARALLEL),
+        document.get("max_failures", 0),
+        path,
+    )
 
 
 def _board(name: str, entry: Any, path: Path) -> FleetBoard:
     where = f"{path}: boards.{printable(name, 80)}"
     if not _NAME.fullmatch(name):
         raise InputError(f"{where}: a name has letters, digits, dots, hyphens and underscores")
-    if not isinstance(entry, dict):
-        raise InputError(f"{where}: expected a table with target = …")
-    _check_keys(entry, _BOARD_KEYS, where)
-    if "target" not in entry:
-        raise InputError(f"{where}: there is no target")
+    check_fields(entry, _BOARD_KEYS, where, required=frozenset({"target"}))
     try:
         parse_flash_target(entry["target"])
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
     bundle = path.parent / entry["bundle"] if "bundle" in entry else None
     return FleetBoard(name, entry["target"], entry.get("canary", False), bundle)
-
-
-def _check_keys(table: Mapping[str, Any], known: Mapping[str, type], where: str) -> None:
-    for key, value in table.items():
-        if key not in known:
-            raise InputError(f"{where}: unknown key {printable(key)!r}.{did_you_mean(key, known)}")
-        if type(value) is not known[key]:
-            raise InputError(
-                f"{where}: {key} must be {_WORDS[known[key]]}, got {printable(repr(value), 80)}"
-            )
-
-
-_WORDS = {int: "a whole number", dict: "a table", str: "a text", bool: "true or false"}

@@ -6,15 +6,17 @@ random mark on both outputs shows where its answer ends, with its exit code.
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import shlex
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
-from boardfit.edge.process.child import PIPE, TimeoutExpired, start_child
+from boardfit.edge.fields import read_finite, refuse_constant
+from boardfit.edge.process.child import PIPE, CompletedProcess, TimeoutExpired, start_child
 from boardfit.edge.process.listener import Listener
 
 MAX_OUTPUT = 16 * 1024 * 1024
@@ -34,6 +36,23 @@ class Done:
     rc: int
     out: bytes
     err: str
+
+    @classmethod
+    def from_process(cls, got: CompletedProcess[bytes]) -> Done:
+        return cls(got.returncode, got.stdout, got.stderr.decode("utf-8", "replace"))
+
+    @property
+    def text(self) -> str:
+        return self.out.decode("utf-8", "replace")
+
+    def last_record(self) -> dict[str, Any]:
+        """The JSON object on the last line of the output; empty when there is none."""
+        lines = self.text.strip().splitlines()
+        try:
+            record = json.loads(lines[-1], parse_constant=refuse_constant, parse_float=read_finite)
+        except (IndexError, ValueError, RecursionError):
+            return {}
+        return record if isinstance(record, dict) else {}
 
 
 class Channel(Protocol):

@@ -38,12 +38,13 @@ from boardfit.edge.flash.answers import (
     parse_free_bytes,
     parse_target,
 )
-from boardfit.edge.flash.session import Done, ShellSession
+from boardfit.edge.flash.board import Board
+from boardfit.edge.flash.session import Channel, Done, ShellSession
 from boardfit.edge.probe.remote import SCRIPT
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
 from boardfit.edge.process.child import PIPE, Popen, TimeoutExpired, start_child
 from boardfit.edge.process.listener import Listener, stop
-from boardfit.edge.slots.files import BoardEntry, lock_error
+from boardfit.edge.slots.files import BoardEntry, BoardFiles, lock_error
 from boardfit.edge.slots.layout import CURRENT, LOCK
 from boardfit.edge.units import printable
 
@@ -58,18 +59,6 @@ _GONE = "No such file or directory"
 #: What every script begins with. `sync FILE` flushes one file (coreutils 8.24), elsewhere all; but
 #: when a disk refuses the bytes, sync reports it once, and a second one would hide it.
 PRELUDE = read_text_beside(__file__, "prelude.sh", marker=MARKER, marker_text=MARKER_TEXT.decode())
-
-
-def capture_system(session: ShellSession) -> CapturedSystem:
-    """Everything that a probe can use, as text, read by one small script."""
-    mark = secrets.token_hex(16)
-    done = session.run(SCRIPT.replace("@MARK@", mark), timeout_s=120)
-    if done.rc != 0:
-        raise shell_error(session.place, done.err, done.rc)
-    try:
-        return parse_dump(done.out[:MAX_DUMP_BYTES].decode("utf-8", "replace"), mark)
-    except InputError as error:
-        raise DeviceError(f"{session.place}: {error}", next_step=error.next_step) from None
 
 
 def shell_error(place: str, output: str, rc: int) -> EdgeError:
@@ -118,20 +107,15 @@ def shell_error(place: str, output: str, rc: int) -> EdgeError:
     return DeviceError(f"{place}: {text}", next_step="flash again: the data already sent is kept")
 
 
-class ShellFiles:
-    """`BoardFiles` through a session."""
+class ShellFiles(BoardFiles):
+    """Through a session."""
 
     def __init__(self, session: ShellSession, root: str) -> None:
-        self.session = session
-        self._root = root
+        self.session, self.root = session, root
         self._holder: Popen[bytes] | None = None
 
-    @property
-    def root(self) -> str:
-        return self._root
-
     def _quote(self, path: str) -> str:
-        return shlex.quote(f"{self._root}/{path}" if path else self._root)
+        return shlex.quote(f"{self.root}/{path}" if path else self.root)
 
     def _real(self, *paths: str) -> str:
         """A script line that refuses links among the folders on the way to these paths."""
@@ -160,8 +144,8 @@ class ShellFiles:
 
     def resolve(self) -> None:
         """Make the root absolute: ssh logs in to a home folder that only the board knows."""
-        if not self._root.startswith("/"):
-            self._root = f"{parse_folder(self.ask('pwd -P'), self.session.place)}/{self._root}"
+        if not self.root.startswith("/"):
+            self.root = f"{parse_folder(self.ask('pwd -P'), self.session.place)}/{self.root}"
 
     def prepare(self) -> None:
         self.do(f"{self._real('')}; mkdir -p {self._quote('')}")
@@ -175,7 +159,7 @@ class ShellFiles:
 
     def _find(self, folder: str, depth: str) -> dict[str, BoardEntry]:
         # Absolute names: under an emulator that translates paths, relative ones may go astray.
-        top = f"{self._root}/{folder}" if folder else self._root
+        top = f"{self.root}/{folder}" if folder else self.root
         at = shlex.quote(top)
         # A name with a line break is never one of ours.
         script = (
@@ -427,3 +411,31 @@ def _end(holder: Popen[bytes]) -> None:
     with contextlib.suppress(TimeoutExpired):
         holder.wait(_END_S)
     stop(holder)
+
+
+class ShellBoard(Board):
+    """A running board that a channel reaches."""
+
+    is_running = True
+    files: ShellFiles
+
+    def __init__(self, channel: Channel, folder: str) -> None:
+        self.place, self._session = channel.place, ShellSession(channel)
+        self.files = ShellFiles(self._session, folder)
+
+    def execute(self, script: str, *, timeout_s: float) -> Done:
+        return self._session.run(script, timeout_s=timeout_s)
+
+    def capture(self) -> CapturedSystem:
+        """Everything that a probe can use, as text, read by one small script."""
+        mark = secrets.token_hex(16)
+        done = self._session.run(SCRIPT.replace("@MARK@", mark), timeout_s=120)
+        if done.rc != 0:
+            raise shell_error(self.place, done.err, done.rc)
+        try:
+            return parse_dump(done.out[:MAX_DUMP_BYTES].decode("utf-8", "replace"), mark)
+        except InputError as error:
+            raise DeviceError(f"{self.place}: {error}", next_step=error.next_step) from None
+
+    def close(self) -> None:
+        self._session.close()

@@ -7,30 +7,25 @@ seconds after its last use, so that a killed sender leaves nothing behind.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shlex
-import time
 from functools import cached_property
 from pathlib import Path
 
 from boardfit.edge.errors import DeviceError, EdgeError
-from boardfit.edge.flash.session import Done, ShellSession
-from boardfit.edge.flash.shell_files import ShellFiles, capture_system, shell_error
+from boardfit.edge.flash.session import Done
+from boardfit.edge.flash.shell_files import ShellBoard, shell_error
 from boardfit.edge.flash.ssh_channel import HAS_AES, SshChannel, has_aes
-from boardfit.edge.flash.stream import BLOCK, MAX_WORDS, StallClock, send_stream
+from boardfit.edge.flash.stream import BLOCK, send_stream, watch_transfer
 from boardfit.edge.flash.target import FlashTarget
-from boardfit.edge.probe.system import CapturedSystem
 from boardfit.edge.process.child import (
     DEVNULL,
     PIPE,
-    TimeoutExpired,
     child_environment,
     find_program,
     run_child,
     start_child,
 )
-from boardfit.edge.process.listener import Listener, stop
 from boardfit.edge.slots.layout import PARTS
 from boardfit.edge.terminal.progress import Advance
 from boardfit.edge.units import printable
@@ -44,21 +39,17 @@ _RSYNC_LEAST = (3, 1)
 _PERCENT = re.compile(rb"\s([0-9]{1,3})%")
 
 
-class SshBoard:
+class SshBoard(ShellBoard):
     """A board behind OpenSSH."""
-
-    is_running = True
 
     def __init__(
         self, target: FlashTarget, *, config: Path | None = None, via: str = "auto"
     ) -> None:
         self._via = via
         self._channel = SshChannel(target, config)
-        self.place = str(target)
         try:
             self._channel.connect()
-            self._session = ShellSession(self._channel)
-            self.files = ShellFiles(self._session, target.folder)
+            super().__init__(self._channel, target.folder)
             self.files.resolve()
         except BaseException:
             self._channel.close()
@@ -97,37 +88,20 @@ class SshBoard:
             return 0
         command = ["sftp", "-q", "-b", "-", *self._channel.options(), "--", self._channel.address]
         batch = f"reput {quote_sftp(str(source.absolute()))} {quote_sftp(path)}\n"
-        seen = offset
-        process = start_child(command, stdin=PIPE, stdout=DEVNULL, bufsize=0)
-        listener, clock = Listener(process, self.place, MAX_WORDS), StallClock(self.place)
-        try:
-            listener.send(batch.encode())
-            next_s = time.monotonic() + _SFTP_LOOK_S
-            while process.poll() is None:
-                if process.stdin is not None and not listener.is_sending:
-                    process.stdin.close()
-                if listener.has_ended:
-                    time.sleep(0.01)
-                else:
-                    listener.step(_SFTP_LOOK_S)
-                if time.monotonic() < next_s:
-                    continue
-                next_s = time.monotonic() + _SFTP_LOOK_S
-                now = self.files.entries(PARTS).get(part.rpartition("/")[2])
-                n_there = now.n_bytes if now else seen
-                clock.check(n_there)
-                progress(n_there - seen)
-                seen = n_there
-            listener.take_rest()
-        finally:
-            listener.close()
-            stop(process)
-        output = listener.err.decode("utf-8", "replace")
-        if process.returncode != 0:
+
+        def find_size(_: bytes) -> int:
+            now = self.files.entries(PARTS).get(part.rpartition("/")[2])
+            return now.n_bytes if now else offset
+
+        done, seen = watch_transfer(
+            start_child(command, stdin=PIPE, stdout=DEVNULL, bufsize=0), self.place, find_size,
+            progress, seen=offset, look_s=_SFTP_LOOK_S, batch=batch.encode(),
+        )  # fmt: skip
+        if done.rc != 0:
             lost = self._channel.find_connection_error(
-                Done(255 if "onnection" in output else 1, b"", output)
+                Done(255 if "onnection" in done.err else 1, b"", done.err)
             )
-            raise lost or shell_error(self.place, output, process.returncode)
+            raise lost or shell_error(self.place, done.err, done.rc)
         progress(size - seen)
         return size - offset
 
@@ -156,44 +130,24 @@ class SshBoard:
         command = [
             # Times are ignored: a copy made within the second in which the source was written would
             # count as the source, and stay as it is.
-            *(
-                "rsync",
-                "--inplace",
-                "--ignore-times",
-                "--no-whole-file",
-                "--protect-args",
-                "--stats",
-            ),
-            *("--info=progress2", "--no-human-readable", f"--timeout={_RSYNC_SILENCE_S}"),
-            *("--rsync-path", there, "-e", shell, "--", str(source.absolute())),
-            f"{self._channel.address}:{self.files.root}/{part}",
+            *("rsync", "--inplace", "--ignore-times", "--no-whole-file", "--protect-args"),
+            *("--stats", "--info=progress2", "--no-human-readable"),
+            *(f"--timeout={_RSYNC_SILENCE_S}", "--rsync-path", there, "-e", shell),
+            *("--", str(source.absolute()), f"{self._channel.address}:{self.files.root}/{part}"),
         ]
-        size, done = source.stat().st_size, 0
-        tail = b""
+        size, position = source.stat().st_size, 0
+
+        def find_position(printed: bytes) -> int:
+            nonlocal position
+            if found := _PERCENT.findall(printed):
+                position = size * min(100, int(found[-1])) // 100
+            return position
+
         process = start_child(command, env=child_environment(LC_ALL="C"))
-        listener, clock = Listener(process, self.place, MAX_WORDS), StallClock(self.place)
-        try:
-            while not listener.has_ended and process.poll() is None:
-                listener.step(1.0)
-                chunk = bytes(listener.out)
-                listener.out.clear()
-                tail = (tail + chunk)[-4096:]
-                if found := _PERCENT.findall(chunk):
-                    now = size * min(100, int(found[-1])) // 100
-                    progress(now - done)
-                    done = now
-                clock.check(done)
-            listener.take_rest()
-            tail = (tail + bytes(listener.out))[-4096:]
-            with contextlib.suppress(TimeoutExpired):
-                process.wait(_RSYNC_SILENCE_S)
-        finally:
-            listener.close()
-            stop(process)
-        output = listener.err.decode("utf-8", "replace")
-        if process.returncode != 0:
-            raise self._rsync_error(process.returncode, output)
-        return rsync_traffic(tail.decode("utf-8", "replace"))
+        done, _ = watch_transfer(process, self.place, find_position, progress, look_s=1.0)
+        if done.rc != 0:
+            raise self._rsync_error(done.rc, done.err)
+        return rsync_traffic(done.out.decode("utf-8", "replace"))
 
     def _rsync_error(self, code: int, output: str) -> EdgeError:
         if code in (10, 12, 30, 35, 255) and "No space left" not in output:
@@ -202,16 +156,10 @@ class SshBoard:
             )
         return shell_error(self.place, output, code)
 
-    def execute(self, script: str, *, timeout_s: float) -> Done:
-        return self._session.run(script, timeout_s=timeout_s)
-
-    def capture(self) -> CapturedSystem | None:
-        return capture_system(self._session)
-
     def close(self) -> None:
         if (quick := self.__dict__.get("_quick")) is not None:
             quick.close()
-        self._session.close()
+        super().close()
         self._channel.close()
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import os
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from boardfit.edge.errors import DeviceUnreachableError
 from boardfit.edge.flash.session import Channel, Done
 from boardfit.edge.flash.shell_files import shell_error
-from boardfit.edge.process.child import DEVNULL, start_child
+from boardfit.edge.process.child import DEVNULL, Popen, start_child
 from boardfit.edge.process.listener import Listener, stop
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.terminal.progress import Advance
@@ -28,8 +29,8 @@ _READ = 1 << 16
 _LOOK_S = 0.2
 #: A transfer that moves nothing for so long has died. A worn card pauses for up to a minute.
 STALL_S = 300
-#: What a program that transfers a file may print.
-MAX_WORDS = 1 << 20
+#: What a program that transfers a file may print, and what is kept of it.
+MAX_WORDS, _TAIL = 1 << 20, 4096
 
 
 class StallClock:
@@ -51,45 +52,68 @@ class StallClock:
             )
 
 
+def watch_transfer(
+    process: Popen[bytes], place: str, find_position: Callable[[bytes], int], progress: Advance, *,
+    seen: int = 0, look_s: float = _LOOK_S, batch: bytes = b"",
+) -> tuple[Done, int]:  # fmt: skip
+    """Wait for the end of a program that sends a file; how it ended, and its last position.
+
+    `find_position` gets what the program printed since the last look, `batch` is its input.
+    Raises DeviceUnreachableError when it stands still, DeviceError when it prints without end.
+    """
+    listener, clock = Listener(process, place, MAX_WORDS), StallClock(place)
+    tail, next_s = b"", time.monotonic() + look_s
+    try:
+        if batch:
+            listener.send(batch)
+        while process.poll() is None:
+            if batch and process.stdin is not None and not listener.is_sending:
+                process.stdin.close()
+            if listener.has_ended:
+                time.sleep(0.01)
+            else:
+                listener.step(look_s)
+            if time.monotonic() < next_s:
+                continue
+            next_s = time.monotonic() + look_s
+            printed = bytes(listener.out)
+            listener.out.clear()
+            tail = (tail + printed)[-_TAIL:]
+            now = find_position(printed)
+            clock.check(now)
+            progress(now - seen)
+            seen = now
+        listener.take_rest()
+        tail += bytes(listener.out)
+    finally:  # Ctrl-C, too: no other code would end it
+        listener.close()
+        stop(process)
+    return Done(process.returncode, tail, listener.err.decode("utf-8", "replace")), seen
+
+
 def send_stream(channel: Channel, source: Path, target: str, offset: int, progress: Advance) -> int:
     """Write `source` from `offset`, a multiple of BLOCK, to the same place of `target` there.
     Returns the bytes sent.
 
     Raises DoesNotFitError when the disk there is full, DeviceUnreachableError when the connection
-    breaks or stands still, DeviceError when the board prints without end.
+    breaks, and as `watch_transfer`.
     """
     fault_point()
-    keep = " conv=notrunc" if offset else ""
-    at = shlex.quote(target)
+    at, keep = shlex.quote(target), " conv=notrunc" if offset else ""
     script = (
-        f"[ ! -L {at} ] || {{ echo {at}: is a link >&2; exit 1; }}; "
-        f"umask 022; LC_ALL=C exec dd of={at} bs={_READ} "
-        f"seek={offset // _READ}{keep}"
+        f"[ ! -L {at} ] || {{ echo {at}: is a link >&2; exit 1; }}; umask 022; LC_ALL=C "
+        f"exec dd of={at} bs={_READ} seek={offset // _READ}{keep}"
     )
     with source.open("rb", buffering=0) as file:
         file.seek(offset)
         process = start_child(channel.argv(script), stdin=file, stdout=DEVNULL)
-        listener, clock = Listener(process, channel.place, MAX_WORDS), StallClock(channel.place)
-        seen = offset
-        try:
-            while process.poll() is None:
-                if listener.has_ended:
-                    time.sleep(_LOOK_S / 20)
-                else:
-                    listener.step(_LOOK_S)
-                now = os.lseek(file.fileno(), 0, os.SEEK_CUR)
-                clock.check(now)
-                progress(now - seen)
-                seen = now
-            listener.take_rest()
-        finally:  # Ctrl-C, too: no other code would end it
-            listener.close()
-            stop(process)
-        progress(source.stat().st_size - seen)
-    done = Done(process.returncode, b"", listener.err.decode("utf-8", "replace"))
-    if error := channel.find_connection_error(done):
-        raise error
+        done, seen = watch_transfer(
+            process, channel.place, lambda _: os.lseek(file.fileno(), 0, os.SEEK_CUR), progress,
+            seen=offset,
+        )  # fmt: skip
+    size = source.stat().st_size
+    progress(size - seen)
     if done.rc != 0:
-        raise shell_error(channel.place, done.err, done.rc)
+        raise channel.find_connection_error(done) or shell_error(channel.place, done.err, done.rc)
     fault_point()
-    return source.stat().st_size - offset
+    return size - offset

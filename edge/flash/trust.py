@@ -6,7 +6,6 @@ program, before anything of the bundle runs.
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass, field, replace
 
@@ -231,12 +230,7 @@ def read_verdict(done: Done, place: str) -> str | None:
 
     Raises DeviceError for an exit code and an answer that contradict each other.
     """
-    lines = done.out.decode("utf-8", "replace").strip().splitlines()
-    try:
-        record = json.loads(lines[-1]) if lines else {}
-    except (ValueError, RecursionError):
-        record = {}
-    record = record if isinstance(record, dict) else {}
+    record = done.last_record()
     is_accepted = record.get("kind") == KIND and record.get("ok") is True
     is_refused = record.get("error") == "IntegrityError"
     if is_accepted and done.rc == 0:
@@ -246,7 +240,7 @@ def read_verdict(done: Done, place: str) -> str | None:
     if is_accepted or is_refused or done.rc == 0:
         raise DeviceError(
             f"{place} was asked whether it accepts the signature, left with {done.rc} and answered "
-            f"{printable(lines[-1] if lines else '', 80)!r}",
+            f"{printable(done.text.strip().rpartition(chr(10))[2], 80)!r}",
             next_step="check that its login prints nothing of its own: `ssh … true` must be silent",
         )
     return None

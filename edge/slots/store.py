@@ -133,9 +133,6 @@ class Slots:
         Raises IntegrityError when the manifest is not the one that the id stands for.
         """
         folder = bundle_folder(release_id)
-        return self.read_bundle(folder, release_id)
-
-    def read_bundle(self, folder: str, release_id: str) -> Bundle:
         text = self.files.read(f"{folder}/{MANIFEST}", MAX_MANIFEST_BYTES)
         if text is None or hashlib.sha256(text).hexdigest() != release_id:
             raise IntegrityError(

@@ -55,10 +55,19 @@ def _read_keys(files: BoardFiles, name: str) -> tuple[PublicKey, ...]:
 
 def revoke_keys(files: BoardFiles, keys: Sequence[PublicKey]) -> None:
     """Revoke exactly these keys."""
-    if keys:
-        files.write(REVOKED_KEYS, format_revoked_keys(keys))
+    _write_keys(files, REVOKED_KEYS, format_revoked_keys(keys) if keys else None)
+
+
+def pin_keys(files: BoardFiles, keys: Sequence[PublicKey]) -> None:
+    """Accept only what these keys sign from now on; without any, everything again."""
+    _write_keys(files, TRUSTED_KEYS, format_trusted_keys(keys) if keys else None)
+
+
+def _write_keys(files: BoardFiles, name: str, data: bytes | None) -> None:
+    if data is not None:
+        files.write(name, data)
     else:
-        files.remove([REVOKED_KEYS])
+        files.remove([name])
         files.sync([""])
 
 
@@ -82,15 +91,6 @@ def refuse_release(files: BoardFiles, subject: Subject) -> None:
     """Raise IntegrityError where keys are pinned, and the board's rules refuse this release."""
     if pinned_keys(files):
         board_rules(files).refuse(subject, files.root)
-
-
-def pin_keys(files: BoardFiles, keys: Sequence[PublicKey]) -> None:
-    """Accept only what these keys sign from now on; without any, everything again."""
-    if keys:
-        files.write(TRUSTED_KEYS, format_trusted_keys(keys))
-    else:
-        files.remove([TRUSTED_KEYS])
-        files.sync([""])
 
 
 def release_signer(

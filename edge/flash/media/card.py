@@ -17,10 +17,11 @@ from pathlib import Path
 import click
 
 from boardfit.edge.bundle.bundle import Bundle
-from boardfit.edge.errors import DoesNotFitError, UsageError
-from boardfit.edge.flash.flash import FlashReport
+from boardfit.edge.errors import DoesNotFitError, EngineError, UsageError
+from boardfit.edge.flash.flash import FlashOptions, FlashReport
+from boardfit.edge.flash.gate import GateVerdict, try_here
 from boardfit.edge.flash.media.cards import Disk, find_disk, list_disks, refuse_disk
-from boardfit.edge.flash.media.image import ImageOptions, ImageTarget, flash_image
+from boardfit.edge.flash.media.image import ImageOptions, ImageTarget, check_target, flash_image
 from boardfit.edge.flash.media.options import MediaOptions
 from boardfit.edge.flash.media.writer import (
     DeviceMedium,
@@ -28,6 +29,7 @@ from boardfit.edge.flash.media.writer import (
     verify_image,
     write_image,
 )
+from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import format_bytes, format_seconds, parse_bytes, printable
@@ -131,3 +133,39 @@ def _work_folder(base: Path) -> Path | None:
     """Beside the image, where there is room for its like; else where temporary files go."""
     folder = base.absolute().parent
     return folder if os.access(folder, os.W_OK) else None
+
+
+def flash_media(
+    bundle: Bundle, target: FlashTarget, options: FlashOptions, media: MediaOptions,
+    reporter: Reporter, *, force: bool = False,
+) -> FlashReport:  # fmt: skip
+    """Flash an image or a card. Raises as `flash_image` and `write_card` do, and EngineError when
+    the bundle does not even answer on this machine.
+    """
+    image_options = ImageOptions(
+        media.output, media.in_place, media.overwrite, media.owner_ids(), media.first_boot,
+        media.boot_files(), signature=options.signature,
+    )  # fmt: skip
+    if target.scheme == "image":
+        check_target(Path(target.folder), image_options)
+    verdict = GateVerdict()
+    if options.gate:
+        reporter.stage("trying it on this machine")
+        verdict = try_here(bundle)
+    if verdict.failures:
+        raise EngineError(
+            f"{bundle.path} failed its health gate on this machine: "
+            + "; ".join(verdict.failures)
+            + f". {target} was not touched",
+            next_step=verdict.next_step,
+        )
+    image_options = dataclasses.replace(image_options, health=verdict.health)
+    if target.scheme == "image":
+        where = ImageTarget(Path(target.folder), target.partition)
+        report = flash_image(bundle, where, image_options, reporter)
+    else:
+        report = flash_card(
+            bundle, target.folder, target.partition, media, image_options, reporter, force=force
+        )
+    report.notes += verdict.notes
+    return report

@@ -34,8 +34,7 @@ from boardfit.edge.process.child import (
     start_child,
 )
 from boardfit.edge.process.child import find_program as find_on_path
-from boardfit.edge.slots.files import BoardEntry
-from boardfit.edge.slots.layout import CURRENT
+from boardfit.edge.slots.files import BoardEntry, BoardFiles
 from boardfit.edge.terminal.progress import Advance
 from boardfit.edge.units import printable
 
@@ -60,11 +59,7 @@ class Node:
 
     @property
     def entry(self) -> BoardEntry:
-        if stat.S_ISREG(self.mode):
-            return BoardEntry("file", self.n_bytes)
-        if stat.S_ISDIR(self.mode):
-            return BoardEntry("folder", 0)
-        return BoardEntry("link" if stat.S_ISLNK(self.mode) else "other", 0)
+        return BoardEntry.from_mode(self.mode, self.n_bytes)
 
 
 # e2fsprogs hide in sbin and, on a Mac, in Homebrew's cellar.
@@ -301,17 +296,14 @@ def _watch(process: Popen[bytes], progress: Advance) -> None:
         seen = max(seen, done)
 
 
-class Ext4Files:
-    """`boardfit.edge.slots.files.BoardFiles` over the folder `folder` of a volume, for reading. An
-    image is changed as a whole, by `boardfit.edge.flash.media.image`.
+class Ext4Files(BoardFiles):
+    """The files below the folder `folder` of a volume, for reading. An image is changed as a whole,
+    by `boardfit.edge.flash.media.image`.
     """
 
     def __init__(self, volume: Volume, folder: str, place: str) -> None:
         self._volume, self._folder, self._place = volume, folder, place
-
-    @property
-    def root(self) -> str:
-        return f"{self._place}:{self._folder}"
+        self.root = f"{place}:{folder}"
 
     def _join(self, path: str) -> str:
         return f"{self._folder}/{path}".rstrip("/")
@@ -342,53 +334,10 @@ class Ext4Files:
     def used_bytes(self, paths: Sequence[str]) -> dict[str, int]:
         return {path: sum(node.n_bytes for _, node in self.nodes(path)) for path in paths}
 
-    def pointer(self) -> str | None:
-        if (target := self._volume.link_target(self._join(CURRENT))) is not None:
-            return target
-        data = self.read(CURRENT, 1024)
-        return None if data is None else data.decode("utf-8", "replace").strip()
+    def link_target(self, path: str) -> str | None:
+        return self._volume.link_target(self._join(path))
 
-    def lock(self, wait_s: float) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
-
-    def prepare(self) -> None:
-        """Nothing to make: reading only."""
-
-    def sync(self, paths: Sequence[str]) -> None:
-        """Nothing was written."""
-
-    def sweep(self) -> None:
-        """Nothing is half written."""
-
-    def settle(self, path: str) -> str | None:
-        return self.digests([path])[path]
-
-    def write(self, path: str, data: bytes) -> None:
-        raise self.reading_only()
-
-    def make_folder(self, path: str) -> None:
-        raise self.reading_only()
-
-    def claim(self, path: str) -> None:
-        raise self.reading_only()
-
-    def rename(self, source: str, target: str) -> None:
-        raise self.reading_only()
-
-    def remove(self, paths: Sequence[str]) -> None:
-        raise self.reading_only()
-
-    def link(self, source: str, target: str) -> None:
-        raise self.reading_only()
-
-    def copy(self, source: str, target: str) -> None:
-        raise self.reading_only()
-
-    def point(self, target: str) -> None:
-        raise self.reading_only()
-
-    def reading_only(self) -> EdgeError:
-        """What is raised by everything that would change something."""
+    def read_only_error(self) -> EdgeError:
         return InputError(
             f"{self._place}: releases in an image are read-only here",
             next_step="edge flash BUNDLE image:… puts another one in; on the running board "

@@ -16,7 +16,6 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import BinaryIO
 
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.disk.rooted import work_beside
-from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UsageError
+from boardfit.edge.errors import InputError, IntegrityError, UsageError
 from boardfit.edge.flash.flash import FlashReport
 from boardfit.edge.flash.gate import has_engine
 from boardfit.edge.flash.media.ext4 import Ext4Files, Volume
@@ -36,16 +35,22 @@ from boardfit.edge.flash.media.first_boot import (
 )
 from boardfit.edge.flash.media.first_user import FirstUser, plan_first_user
 from boardfit.edge.flash.media.growth import make_room
-from boardfit.edge.flash.media.in_use import locked_image, refuse_in_use
 from boardfit.edge.flash.media.partitions import SECTOR, Partition, PartitionTable, read_table
 from boardfit.edge.flash.media.release import ROOT, ReleaseWriter
 from boardfit.edge.flash.media.root import open_root
-from boardfit.edge.flash.media.source import chunks, detect_packing, materialize, reader
+from boardfit.edge.flash.media.source import (
+    chunks,
+    detect_packing,
+    locked_image,
+    materialize,
+    reader,
+    refuse_in_use,
+)
 from boardfit.edge.flash.service_units import INSTALL_SCRIPT
 from boardfit.edge.flash.trust import SignaturePolicy
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.faults import fault_point
-from boardfit.edge.slots.files import board_error
+from boardfit.edge.slots.files import explain_errors
 from boardfit.edge.slots.health import Health
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.terminal.progress import Reporter
@@ -93,7 +98,7 @@ def flash_image(
     started_s = time.monotonic()
     output = check_target(target.path, options)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_words(str(output.absolute().parent)))
+        stack.enter_context(explain_errors(str(output.absolute().parent)))
         stack.enter_context(locked_image(target.path, writing=options.in_place))
         refuse_in_use(output)
         folder = stack.enter_context(work_beside(output, "flash"))
@@ -156,17 +161,6 @@ def default_output(path: Path) -> Path:
     while Path(stem).suffix.lower() in _SUFFIXES and Path(stem).stem:
         stem = Path(stem).stem
     return path.with_name(f"{stem}-boardfit.img")
-
-
-@contextlib.contextmanager
-def _words(place: str) -> Iterator[None]:
-    """A full or read-only disk as an error with a next step."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, EdgeError):
-            raise
-        raise board_error(error, place) from error
 
 
 def _take_mode(file: BinaryIO, like: os.stat_result) -> None:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from boardfit.edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
 from boardfit.edge.terminal.progress import Progress
@@ -29,23 +29,6 @@ _FILLER = 8 * MIB
 _FIRST = MIB
 _BLKFLSBUF, _BLKRRPART = 0x1261, 0x125F
 _FALSE = "the card is false or worn out: do not use it"
-
-
-class Medium(Protocol):
-    """What is written to."""
-
-    @property
-    def n_bytes(self) -> int:
-        """The size that it claims."""
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes."""
-
-    def write(self, offset: int, data: bytes) -> None:
-        """All of `data`."""
-
-    def settle(self) -> None:
-        """Everything written is on the medium, and what is read from now on comes from there."""
 
 
 class DeviceMedium:
@@ -64,6 +47,7 @@ class DeviceMedium:
         self.n_bytes = os.lseek(self._fd, 0, os.SEEK_END)
 
     def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes."""
         data = b""
         while len(data) < length:
             piece = os.pread(self._fd, length - len(data), offset + len(data))
@@ -79,6 +63,7 @@ class DeviceMedium:
             view, offset = view[n_bytes:], offset + n_bytes
 
     def settle(self) -> None:
+        """Put everything written on the medium; what is read from now on comes from there."""
         os.fsync(self._fd)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -157,7 +142,7 @@ def _mark(nonce: bytes, offset: int) -> bytes:
     return (seed + offset.to_bytes(8, "little")).ljust(64, b"\0") * (_MARK // 64)
 
 
-def refuse_false_capacity(medium: Medium, place: str) -> None:
+def refuse_false_capacity(medium: DeviceMedium, place: str) -> None:
     """Set marks all over the medium and read them back. What was there is lost.
 
     Raises IntegrityError with the size that it has in truth, as far as that shows.
@@ -196,7 +181,9 @@ def refuse_false_capacity(medium: Medium, place: str) -> None:
 # ---- the image ----------------------------------------------------------------------------------
 
 
-def write_image(medium: Medium, image: BinaryIO, n_bytes: int, place: str, tell: Progress) -> None:
+def write_image(
+    medium: DeviceMedium, image: BinaryIO, n_bytes: int, place: str, tell: Progress
+) -> None:
     """Write an image of `n_bytes` to the medium's beginning, its first part last.
 
     Wipe the medium's end, where an older GPT would have its backup.
@@ -220,7 +207,9 @@ def write_image(medium: Medium, image: BinaryIO, n_bytes: int, place: str, tell:
             medium.settle()
 
 
-def verify_image(medium: Medium, image: BinaryIO, n_bytes: int, place: str, tell: Progress) -> None:
+def verify_image(
+    medium: DeviceMedium, image: BinaryIO, n_bytes: int, place: str, tell: Progress
+) -> None:
     """Compare the medium with the image, every byte read from the medium.
 
     Raises IntegrityError with the first place that differs.
