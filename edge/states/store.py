@@ -309,7 +309,7 @@ def claim(folder: Path) -> None:
     determined.
     """
     with Root(folder.parent) as root:
-        if root.names(folder.name):
+        if root.entries(folder.name):
             if not is_claimed(folder):
                 raise IntegrityError(f"{folder} was not made by this user")
             return

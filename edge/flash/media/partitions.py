@@ -33,7 +33,6 @@ _GPT_MAGIC = b"EFI PART"
 #: LBA, disk GUID, LBA of the entries, their number, bytes of each, their crc.
 _GPT_HEADER = struct.Struct("<8s4sII4xQQQQ16sQIII")
 _GPT_MAX_ENTRIES, _GPT_MAX_ENTRY = 1024, 1024
-_REPAIR = "check the image (was the download cut off?); nothing was changed"
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,13 @@ class _GptHeader:
         return (header[:16] + struct.pack("<I", crc) + header[20:]).ljust(SECTOR, b"\0")
 
 
+def _broken(why: str) -> InputError:
+    return InputError(
+        f"its partition table is broken: {why}",
+        next_step="check the image (was the download cut off?); nothing was changed",
+    )
+
+
 def read_table(read: Read, n_bytes: int) -> PartitionTable:
     """The partition table of a disk of `n_bytes`.
 
@@ -163,9 +169,6 @@ def grow(
     return _grow_gpt(read, replace(table, partitions=others), larger)
 
 
-# ---- MBR ----------------------------------------------------------------------------------------
-
-
 def _mbr_entry(sector: bytes, index: int) -> tuple[int, int, int, int]:
     """(boot flag, type, first sector, number of sectors)"""
     flag, kind, first, count = struct.unpack_from(
@@ -181,14 +184,10 @@ def _mbr_partitions(read: Read, entries: Sequence[tuple[int, int, int, int]]) ->
         if kind == 0 or count == 0:
             continue
         if flag not in (0, 0x80) or first == 0:
-            raise InputError(
-                f"its partition table is broken: entry {number} makes no sense", next_step=_REPAIR
-            )
+            raise _broken(f"entry {number} makes no sense")
         if kind in _EXTENDED:
             if logical:
-                raise InputError(
-                    "its partition table is broken: two extended partitions", next_step=_REPAIR
-                )
+                raise _broken("two extended partitions")
             logical = _logical_partitions(read, first, count)
             continue
         found.append(Partition(number, first * SECTOR, count * SECTOR, f"{kind:02x}"))
@@ -203,16 +202,9 @@ def _logical_partitions(read: Read, base: int, n_sectors: int) -> list[Partition
     while True:
         sector = read(at * SECTOR, SECTOR)
         if at in seen or len(seen) == _MAX_LOGICAL or not base <= at < base + n_sectors:
-            raise InputError(
-                "its partition table is broken: the chain of logical partitions does not end",
-                next_step=_REPAIR,
-            )
+            raise _broken("the chain of logical partitions does not end")
         if len(sector) < SECTOR or sector[510:] != b"\x55\xaa":
-            raise InputError(
-                "its partition table is broken: a link of the chain of logical partitions is "
-                "missing",
-                next_step=_REPAIR,
-            )
+            raise _broken("a link of the chain of logical partitions is missing")
         seen.add(at)
         _, kind, first, count = _mbr_entry(sector, 0)
         if kind and count:
@@ -248,9 +240,6 @@ def _chs(sector: int) -> bytes:
     return bytes([head, (in_track + 1) | (cylinder >> 8) << 6, cylinder & 0xFF])
 
 
-# ---- GPT ----------------------------------------------------------------------------------------
-
-
 def _read_gpt(read: Read, n_bytes: int) -> tuple[_GptHeader, _GptHeader]:
     """Both headers, each checked, and agreeing with each other."""
     if read(SECTOR, 8) != _GPT_MAGIC and read(4096, 8) == _GPT_MAGIC:
@@ -262,34 +251,29 @@ def _read_gpt(read: Read, n_bytes: int) -> tuple[_GptHeader, _GptHeader]:
     backup = _gpt_header(read, primary.other, n_bytes, "backup ")
     entries = [_gpt_entries(read, header) for header in (primary, backup)]
     if backup.other != 1 or entries[0] != entries[1]:
-        raise InputError(
-            "its partition table is broken: the GPT and its backup differ", next_step=_REPAIR
-        )
+        raise _broken("the GPT and its backup differ")
     return primary, backup
 
 
 def _gpt_header(read: Read, lba: int, n_bytes: int, which: str) -> _GptHeader:
-    def broken(why: str) -> InputError:
-        return InputError(f"its partition table is broken: the {which}GPT {why}", next_step=_REPAIR)
-
     sector = read(lba * SECTOR, SECTOR) if lba < n_bytes // SECTOR else b""
     if len(sector) < SECTOR or sector[:8] != _GPT_MAGIC:
-        raise broken("is missing")
+        raise _broken(f"the {which}GPT is missing")
     fields = _GPT_HEADER.unpack_from(sector)
     _, _, header_bytes, crc, own, other, first, last, _, entries, count, size, entries_crc = fields
     if not _GPT_HEADER.size <= header_bytes <= SECTOR:
-        raise broken("has a header of an impossible size")
+        raise _broken(f"the {which}GPT has a header of an impossible size")
     raw = sector[:header_bytes]
     if zlib.crc32(raw[:16] + bytes(4) + raw[20:]) != crc:
-        raise broken("has a wrong checksum")
+        raise _broken(f"the {which}GPT has a wrong checksum")
     if own != lba or not (0 < count <= _GPT_MAX_ENTRIES and 128 <= size <= _GPT_MAX_ENTRY):
-        raise broken("makes no sense")
+        raise _broken(f"the {which}GPT makes no sense")
     header = _GptHeader(raw, own, other, first, last, entries, count, size, entries_crc)
     if (
         entries + header.n_entries_sectors > n_bytes // SECTOR
         or zlib.crc32(_gpt_entries(read, header)) != entries_crc
     ):
-        raise broken("has a list of partitions with a wrong checksum")
+        raise _broken(f"the {which}GPT has a list of partitions with a wrong checksum")
     return header
 
 
@@ -305,10 +289,7 @@ def _gpt_partitions(header: _GptHeader, entries: bytes) -> list[Partition]:
         if kind == bytes(16):
             continue
         if not header.first_usable <= first <= last <= header.last_usable:
-            raise InputError(
-                f"its partition table is broken: partition {index + 1} lies outside the disk",
-                next_step=_REPAIR,
-            )
+            raise _broken(f"partition {index + 1} lies outside the disk")
         found.append(Partition(index + 1, first * SECTOR, (last - first + 1) * SECTOR, kind.hex()))
     return found
 
@@ -364,9 +345,6 @@ def _refuse_nonsense(table: PartitionTable) -> None:
             )
     for one, two in pairwise(ordered):
         if one.end > two.start:
-            raise InputError(
-                f"its partition table is broken: partitions {one.number} and {two.number} overlap",
-                next_step=_REPAIR,
-            )
+            raise _broken(f"partitions {one.number} and {two.number} overlap")
     if not ordered:
         raise InputError("its partition table is empty", next_step="use an image of a system")

@@ -134,7 +134,7 @@ def test_an_inventory_as_in_the_manual(tmp_path: Path) -> None:
         ("[boards.'a b']\ntarget = 'ssh://a'", "a name has letters"),
         ("[boards.a]\ntarget = 'ssh://a'\n[boards.b]\ntarget = 'ssh://a'", "two boards"),
         ("boards = 3", "must be an object"),
-        ("[boards]\na = 3", "expected an object"),
+        ("[boards]\na = 3", "each an object"),
         ("a = ", "boards.toml"),
     ],
 )
