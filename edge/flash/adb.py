@@ -1,8 +1,7 @@
 """`adb://SERIAL/path`: a phone or board behind Debian's (or Google's) `adb`.
 
 adb pushes whole files, keeps nothing of one that was cut short, and checks nothing. So a file goes
-in parts, each pushed under a name of its own and appended on the device; the length of what is
-there gives the next part, and the device's own sha256 shows whether all is well.
+in parts, each pushed under its own name and appended on the device.
 """
 
 from __future__ import annotations
@@ -55,10 +54,8 @@ def parse_devices(text: str) -> list[Device]:
 
 
 def choose_device(devices: list[Device], serial: str | None) -> Device:
-    """The device that is meant, ready to be used.
-
-    Raises UsageError when there are several and none is named, DeviceUnreachableError when it is
-    missing, offline or has not allowed this computer.
+    """The device that is meant, ready to be used. Raises UsageError when several could be,
+    DeviceUnreachableError when it is missing, offline or has not allowed this computer.
     """
     shown = ", ".join(printable(str(device), 80) for device in devices) or "none"
     if serial is None:

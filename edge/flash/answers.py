@@ -1,7 +1,7 @@
 """Parse what a board answers, one function per kind of answer. Pure.
 
 A board may lie, or its login may print lines of its own. Each function raises DeviceError that
-names the board, what came and what was expected. No other exception leaves it.
+names the board, what came and what was expected, and no other exception.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def parse_target(text: str, place: str) -> str | None:
 
 
 def parse_content(data: bytes, limit: int, place: str) -> bytes | None:
-    """The sha256 of a file, and its bytes behind it; None for `-`, where there is no file, and for
-    one that is larger than `limit`.
+    """The bytes of a file that came behind their sha256; None for `-`, which is no file, and for
+    more than `limit`.
     """
     if data == b"-\n":
         return None
@@ -95,9 +95,8 @@ def parse_content(data: bytes, limit: int, place: str) -> bytes | None:
 
 
 def parse_entries(text: str, top: str, place: str) -> dict[str, BoardEntry]:
-    """The names below `top`, from a line of `stat` for each, with END behind them.
-
-    `top` itself is the first, unless it is not there.
+    """The names below `top`, from a line of `stat` for each, with END behind them. The first is
+    `top` itself, unless it is not there.
     """
     *lines, end = _lines(text) or [""]
     if end != END or len(lines) > MAX_NAMES:

@@ -25,8 +25,8 @@ class Board:
         return 0
 
     def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
-        """Write `source` from byte `offset` to the same place in `part`; flushing is `settle`'s.
-        `progress` receives byte counts. Returns the bytes that crossed to the board.
+        """Write `source` from byte `offset` to the same place in `part`, unflushed. Returns the
+        bytes sent.
         """
         raise self.files.read_only_error()
 
@@ -36,7 +36,7 @@ class Board:
 
     def patch(self, source: Path, part: str, progress: Advance) -> int:
         """Make `part`, which holds something similar, equal to `source`, sending what differs.
-        Returns the bytes that crossed to the board and back.
+        Returns the bytes that crossed, both ways.
         """
         raise NotImplementedError(f"{self.place} has no rsync")
 

@@ -1,8 +1,7 @@
 """Run `edge bench` on a board, and copy its results to this machine.
 
-The release that is current runs its own bench: nothing is installed, and what is measured is what
-the board runs. Results lie in `ROOT/results` until they have been taken, so that a connection that
-breaks loses none: the next bench brings them too.
+The current release runs its own bench. Results lie in `ROOT/results` until they have been taken:
+after a connection broke, the next bench brings them too.
 """
 
 from __future__ import annotations
@@ -55,8 +54,8 @@ def bench_board(
 ) -> list[dict[str, Any]]:
     """Measure the current release on a board; append the results to `output`, and return them.
 
-    Raises UsageError for a mounted card, EngineError when there is nothing that could measure or it
-    fails, IntegrityError when a result is not as the board's bench wrote it.
+    Raises UsageError for a mounted card, EngineError when nothing can measure or it fails,
+    IntegrityError when a result is not as the board's bench wrote it.
     """
     if not board.is_running:
         raise UsageError(

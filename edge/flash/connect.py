@@ -22,8 +22,7 @@ wait_option = click.option(
 
 def connect(target: FlashTarget, *, ssh_config: Path | None = None, via: str = "auto") -> Board:
     """Open the way to a board. `ssh_config` stands in for ~/.ssh/config; `via` is how ssh sends.
-
-    Raises DeviceUnreachableError with the next step when it cannot be reached.
+    Raises DeviceUnreachableError when it cannot be reached.
     """
     if target.scheme == "dir":
         from boardfit.edge.flash.directory import DirectoryBoard

@@ -1,11 +1,8 @@
 """Put one bundle on one board: send, verify, try, switch; on failure leave everything unchanged.
 
-    with connect(parse_flash_target("ssh://pi@kitchen/opt/boardfit")) as board: ...
-    report = flash(open_bundle("bundle"), board, FlashOptions(), reporter)
-
-The order is what makes a power cut harmless: the new release becomes visible under its name when
-every byte of it was read back and flushed, it is tried where it lies, and only then `current` is
-switched, by one rename.
+The order makes a power cut harmless. A release becomes visible under its name when every byte of it
+was read back and flushed. It is tried where it lies. Only then `current` is switched, by one
+rename.
 """
 
 from __future__ import annotations
@@ -50,8 +47,8 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class FlashOptions:
-    """`min_speed` and `max_memory` are shares of what was planned, 0 to accept anything; `gate` off
-    verifies hashes and loads nothing.
+    """`min_speed` and `max_memory` are shares of what was planned, 0 to accept anything. Without
+    `gate` hashes are verified and nothing is loaded.
     """
 
     wait_s: float = 0
@@ -64,9 +61,9 @@ class FlashOptions:
 
 @dataclass
 class FlashReport:
-    """What a flash did. Bytes and seconds; `health` is None where nothing could be tried;
-    `signed_by` is the fingerprint of the key by which the bundle was accepted, `pinned` those of
-    keys that the board accepts only from now on.
+    """What a flash did, in bytes and seconds. `health` is None where nothing could be tried.
+    `signed_by` and `pinned` are fingerprints: of the key that the board accepted, of those pinned
+    now.
     """
 
     target: str
@@ -92,13 +89,12 @@ class FlashReport:
 
 
 def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporter) -> FlashReport:
-    """Put an opened and verified bundle on a board and make it current.
+    """Put an opened and verified bundle on a board and make it current. After an error the release
+    that was current still is, and the same call goes on where it stopped.
 
-    Raises UsageError when another flash holds the board, DoesNotFitError when space is short,
-    IntegrityError when bytes arrive damaged or no accepted key signed the bundle, EngineError when
-    the health gate refuses the release, DeviceError when the board's answers make no sense,
-    DeviceUnreachableError when the connection breaks. The
-    release that was current then still is; the same call again goes on where it stopped.
+    Raises UsageError when another flash holds the board, DoesNotFitError, IntegrityError when bytes
+    arrive damaged or no accepted key signed the bundle, EngineError when the health gate refuses
+    the release, DeviceError when answers make no sense or the connection breaks.
     """
     started_s = time.monotonic()
     slots = Slots(board.files)
@@ -199,9 +195,8 @@ def transfer(
 
 
 def pin(slots: Slots, bundle: Bundle, admission: SignatureAdmission, report: FlashReport) -> None:
-    """Pin the requested keys, once a release signed by one of them is current. Record the release.
-
-    So a release is never pinned out of its own board.
+    """Pin the requested keys, now that a release signed by one of them is current. Record the
+    release.
     """
     if admission.to_pin:
         pin_keys(slots.files, admission.to_pin)
@@ -235,9 +230,7 @@ def gate(slots: Slots, bundle: Bundle, verdict: GateVerdict, report: FlashReport
 
 
 def confirm(board: Board, slots: Slots, bundle: Bundle, report: FlashReport) -> None:
-    """Check the release again through `current`, as programs on the board will open it. Switch back
-    if it fails.
-    """
+    """Check the release again through `current`, as programs will open it. Switch back if it fails."""
     kind: type[EdgeError] = EngineError
     try:
         current = slots.current()

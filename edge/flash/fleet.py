@@ -1,10 +1,9 @@
 """Flash many boards: canaries alone, then waves; stop when too many fail.
 
-pyinfra's engine runs a wave: its inventory holds the boards, its pool runs one operation on all of
-them in parallel, its failed hosts are ours. Its own connections are not used: paramiko reads only
-part of ~/.ssh/config, knows no adb, and `files.put` neither resumes nor renames (a killed upload
-leaves half a file under the final name). The operation is therefore a process `edge flash … --json`
-per board, which is also what keeps gevent's greenlets from blocking each other.
+pyinfra's engine runs a wave: its pool runs one operation on all boards of it in parallel. Its
+connections are not used: paramiko reads only part of ~/.ssh/config, knows no adb, and `files.put`
+neither resumes nor renames. The operation is a process `edge flash … --json` per board, which also
+keeps gevent's greenlets from blocking each other.
 """
 
 from __future__ import annotations
@@ -51,11 +50,9 @@ def flash_boards(
     arguments: Callable[[FleetBoard], Sequence[str]],
     done: Callable[[BoardResult], None],
 ) -> list[BoardResult]:
-    """Flash a fleet; `arguments` are those of `edge flash` for one board, `done` is called as each
-    board ends. A failed canary ends everything. Returns one result per board, in the inventory's
-    order.
-
-    Raises EngineMissingError when pyinfra is not installed.
+    """Flash a fleet; one result per board, in the inventory's order. `arguments` are those of `edge
+    flash` for a board, `done` is called as each ends. A failed canary ends everything. Raises
+    EngineMissingError when pyinfra is not installed.
     """
     results: dict[str, BoardResult] = {}
 
@@ -128,8 +125,7 @@ def flash_process(board: FleetBoard, arguments: Sequence[str]) -> BoardResult:
 
 def flash_fleet(bundle: Bundle, path: Path, options: Sequence[str], *, as_json: bool) -> None:
     """Flash every board of the inventory at `path`; `options` are given to each `edge flash`.
-
-    Leaves with the first failure's exit code when a board failed or was not begun.
+    Leaves with the exit code of the first failure.
     """
     inventory = read_inventory(path)
     for board in inventory.boards:

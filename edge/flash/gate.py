@@ -1,7 +1,5 @@
-"""Run the health gate with the engine that the release will use.
-
-That is the release's own environment, else the board's own `edge`. For a mounted card it is this
-machine's engine, which cannot measure speed or memory.
+"""Run the health gate with the engine that the release will use: its own environment, else the
+board's own `edge`. For a mounted card it is this machine's engine, which cannot measure the board.
 """
 
 from __future__ import annotations
@@ -65,10 +63,8 @@ def engine_bytes(bundle: Bundle) -> int:
 
 
 def install_engine(board: Board, bundle: Bundle, reporter: Reporter) -> None:
-    """Make the release's own environment. The installer makes it beside and renames it, and does
-    nothing when it is there already.
-
-    Raises EngineError with the installer's last words.
+    """Make the release's own environment, unless it is there already. Raises EngineError with the
+    installer's last words.
     """
     if not has_engine(bundle) or not board.is_running:
         return
@@ -169,9 +165,8 @@ def find_edge(board: Board, bundle: Bundle) -> str | None:
 
 
 def read_report(done: Done) -> Health | None:
-    """The health report that a check printed as its last line; None when it printed none.
-
-    Raises InputError for a report with an entry that is not of its kind.
+    """The health report that a check printed as its last line; None when it printed none. Raises
+    InputError for a report with an entry that is not of its kind.
     """
     document = done.last_record()
     if document.get("kind") != KIND:
@@ -182,10 +177,8 @@ def read_report(done: Done) -> Health | None:
 
 
 def read_health(done: Done, place: str) -> Health | None:
-    """The health report of a check; None when the check ended without one.
-
-    A check that works prints one whole report, and leaves with 0. Raises DeviceError for a board
-    that sends one of the two alone, or a report that is none.
+    """The health report of a check; None when the check ended without one. Raises DeviceError for a
+    report that is none, or that contradicts the exit code.
     """
     try:
         health, why = read_report(done), "its end is missing"
@@ -218,10 +211,9 @@ def _last_words(done: Done) -> str:
 
 
 def rehearse(bundle: Bundle, reporter: Reporter) -> str | None:
-    """Rehearse a bundle that carries an engine; a note for the report, or None when there was
-    nothing to rehearse.
-
-    Raises EngineError with what the rehearsal found.
+    """Rehearse a bundle that carries an engine; a note for the report, None when it carries none.
+    Raises EngineError with what the rehearsal found. The host's side, which edge never imports,
+    runs as a process.
     """
     if not has_engine(bundle):
         return None

@@ -234,9 +234,7 @@ def check_command(bundle: Path, keys: Sequence[str], as_json: bool) -> None:
 def changing(
     target: str, ssh_config: Path | None, wait_s: float, as_json: bool
 ) -> Iterator[tuple[Board, Slots, list[str]]]:
-    """Hold the board's lock while its keys are changed. Then print what it accepts, and the notes
-    that were added to the list.
-    """
+    """Hold the board's lock while its keys are changed. Then print what it accepts, and the notes."""
     with closing(connect(parse_flash_target(target), ssh_config=ssh_config)) as board:
         slots, notes = Slots(board.files), list[str]()
         with slots.hold_lock(wait_s):
@@ -245,9 +243,8 @@ def changing(
 
 
 def change_pins(slots: Slots, keys: tuple[PublicKey, ...], force: bool) -> list[str]:
-    """Pin exactly these keys; notes for the user.
-
-    Raises UsageError when the board could not start its current release any more.
+    """Pin exactly these keys; notes for the user. Raises UsageError when the board could not start
+    its current release any more.
     """
     why = explain_refusal(slots, slots.current(), keys)
     if why and not force:
@@ -267,9 +264,8 @@ def change_revoked(
     slots: Slots, target: str, revoked: Sequence[PublicKey], wanted: Sequence[PublicKey],
     force: bool,
 ) -> list[str]:  # fmt: skip
-    """Revoke and unpin these keys; notes for the user.
-
-    Raises UsageError for the last pinned key, and as `change_pins`.
+    """Revoke and unpin these keys; notes for the user. Raises UsageError for the last pinned key,
+    and as `change_pins`.
     """
     pinned = pinned_keys(slots.files)
     keys = tuple(each for each in pinned if each not in wanted)

@@ -1,7 +1,7 @@
 """The health gate on a phone, which has no Python: the bundle's static programs answer instead.
 
-The variant is chosen as the phone would choose it, by the dot products in its /proc/cpuinfo. What
-the program prints on stderr gives the speed; the memory of a program that has ended is not known.
+The variant is chosen as the phone would, by the dot products in its /proc/cpuinfo. The speed is
+what the program prints on stderr; its memory is not known.
 """
 
 from __future__ import annotations

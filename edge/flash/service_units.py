@@ -1,6 +1,5 @@
-"""systemd units, made here from two templates and never taken from a bundle.
-
-What a bundle decides in them is typed: its id, its name as a description, its planned memory.
+"""systemd units, made here from two templates and never taken from a bundle. What a bundle decides
+in them is typed: its id, its name as a description, its planned memory.
 """
 
 from __future__ import annotations
@@ -26,9 +25,8 @@ _MOST_BYTES = 1 << 50
 
 
 def service_unit(name: str, plan: Plan, root: str = DEFAULT_ROOT) -> str:
-    """The text of the service that checks a release at boot, within the plan's memory.
-
-    Raises InputError when the plan's memory is no number of bytes.
+    """The service that checks a release at boot, within the plan's memory. Raises InputError when
+    that is no number of bytes.
     """
     peak = planned_bytes(plan)
     return read_text_beside(
@@ -79,9 +77,7 @@ def install_unit(bundle_id: str, uid: int, gid: int, root: str = DEFAULT_ROOT) -
 
 
 def description(name: str) -> str:
-    """A model's name as a unit may show it. Percent signs, backslashes, quotes and line breaks mean
-    something to systemd, so that only harmless signs are kept.
-    """
+    """A model's name as a unit may show it: only signs that mean nothing to systemd."""
     return "".join(c if c.isalnum() or c in " .,:()+-_" else "_" for c in name)[:_MAX_NAME].strip()
 
 

@@ -1,6 +1,6 @@
 """Keep one `sh` open on a board, so that a command costs a round trip and no login.
 
-Each command goes to the shell's standard input, wrapped so that it cannot read what follows; a
+Each command goes to the shell's standard input, wrapped so that it cannot read what follows. A
 random mark on both outputs shows where its answer ends, with its exit code.
 """
 
@@ -63,9 +63,7 @@ class Channel(Protocol):
         """The board as the user named it."""
 
     def argv(self, script: str) -> list[str]:
-        """A local command line that runs `sh -c script` there, with its stdin, stdout, stderr and
-        exit code.
-        """
+        """A local command line that runs `sh -c script` there, with its streams and exit code."""
 
     def find_connection_error(self, done: Done) -> EdgeError | None:
         """The error behind a result that is the connection's and not the script's; else None."""
@@ -86,11 +84,10 @@ class ShellSession:
         return self.channel.place
 
     def run(self, script: str, *, timeout_s: float = 60) -> Done:
-        """Run a script in a subshell without input.
+        """Run a script in a subshell without input. After an error the session is of no use.
 
         Raises DeviceUnreachableError when the connection breaks or the whole answer does not come
-        in time, DeviceError when it is too long or has no exit code. The session is of no use after
-        that.
+        in time, DeviceError when it is too long or has no exit code.
         """
         if self._is_closed:
             raise self._broken_error()

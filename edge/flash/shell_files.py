@@ -1,8 +1,6 @@
-"""Access a board's files through a shell on it.
-
-The board needs sh, coreutils (busybox and toybox do) and one of sha256sum or openssl. Scripts are
-lists of steps, each of which changes at most one thing, so that a test can cut the power between
-any two of them.
+"""Access a board's files through a shell on it, which has coreutils (busybox and toybox do) and one
+of sha256sum or openssl. Scripts are lists of steps, each of which changes at most one thing, so
+that a test can cut the power between any two of them.
 """
 
 from __future__ import annotations
@@ -313,7 +311,7 @@ class ShellFiles(BoardFiles):
     @functools.cached_property
     def _can_switch_links(self) -> bool:
         """Whether links exist there, and `mv -T` renames one over another. A plain mv moves into
-        the folder that the old one names, and toybox's -T refuses it (0.8.9).
+        the folder that the old one names; toybox's -T refuses it (0.8.9).
         """
         scratch = self._quote(fresh_name())
         text = self.ask(

@@ -1,8 +1,7 @@
-"""`ssh://user@host:port/path`: the user's own OpenSSH, so that keys, agents, jump hosts and
-~/.ssh/config work as they are set up. It never asks for anything, and host keys are always checked.
+"""`ssh://user@host:port/path`: the user's own OpenSSH, with its keys, agents, jump hosts and
+~/.ssh/config. It never asks for anything, and host keys are always checked.
 
-One connection carries everything: the first command opens a master, which leaves by itself some
-seconds after its last use, so that a killed sender leaves nothing behind.
+One connection carries everything. Its master leaves by itself some seconds after its last use.
 """
 
 from __future__ import annotations

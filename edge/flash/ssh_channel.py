@@ -1,7 +1,5 @@
-"""Use the user's own OpenSSH as a channel to a board.
-
-Here are its options, the shared connection and its errors. A second connection with a quicker
-cipher carries large files.
+"""OpenSSH as a channel to a board: its options, the shared connection and its errors. A second
+connection with a quicker cipher carries large files.
 """
 
 from __future__ import annotations
@@ -98,11 +96,10 @@ class SshChannel:
         return ["ssh", "-T", *self.options(), "--", self._target.host, command]
 
     def connect(self) -> None:
-        """Open the master. Its errors go through a file: a master in the background keeps them
-        open, and a pipe would never end.
+        """Open the master. Its errors go through a file: a master in the background would keep a
+        pipe open for ever.
 
-        Raises DeviceUnreachableError with the message of ssh and the next step, DeviceError when
-        the other side prints without end.
+        Raises DeviceUnreachableError, and DeviceError when the other side prints without end.
         """
         with (self._folder / "errors").open("w+b") as errors:
             process = start_child(self.argv("exit 0"), stdout=DEVNULL, stderr=errors)
@@ -193,8 +190,8 @@ class SshChannel:
 
 
 def quick_ciphers(offered: str) -> str | None:
-    """`offered`, a list with commas, with the quick cipher first; None where it is not in the list
-    or is first already. Nothing is offered that was not before.
+    """`offered`, a list with commas, with the quick cipher first; None where it is first already,
+    or not in the list. Nothing is offered that was not before.
     """
     ciphers = offered.split(",")
     if _QUICK not in ciphers or ciphers[0] == _QUICK:

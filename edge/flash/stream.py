@@ -1,8 +1,8 @@
-"""Stream a file into `dd` on the board, from any block. The board needs only sh and dd. An
-abandoned sender may write the same bytes to the same places again, which is harmless.
+"""Stream a file into `dd` on the board, from any block. An abandoned sender may write the same
+bytes to the same places again, which is harmless.
 
-The file itself is the sender's standard input, so that no byte passes through Python; how far it is
-shows in the descriptor's offset, which both processes share.
+The file is the sender's standard input: no byte passes through Python, and its offset, which both
+processes share, shows how far it is.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def watch_transfer(
 ) -> tuple[Done, int]:  # fmt: skip
     """Wait for the end of a program that sends a file; how it ended, and its last position.
 
-    `find_position` gets what the program printed since the last look, `batch` is its input.
-    Raises DeviceUnreachableError when it stands still, DeviceError when it prints without end.
+    `find_position` gets what the program printed since the last look, `batch` is its input. Raises
+    DeviceUnreachableError when it stands still, DeviceError when it prints without end.
     """
     listener, clock = Listener(process, place, MAX_WORDS), StallClock(place)
     tail, next_s = b"", time.monotonic() + look_s
@@ -93,10 +93,8 @@ def watch_transfer(
 
 def send_stream(channel: Channel, source: Path, target: str, offset: int, progress: Advance) -> int:
     """Write `source` from `offset`, a multiple of BLOCK, to the same place of `target` there.
-    Returns the bytes sent.
-
-    Raises DoesNotFitError when the disk there is full, DeviceUnreachableError when the connection
-    breaks, and as `watch_transfer`.
+    Returns the bytes sent. Raises DoesNotFitError when the disk there is full,
+    DeviceUnreachableError when the connection breaks, and as `watch_transfer`.
     """
     fault_point()
     at, keep = shlex.quote(target), " conv=notrunc" if offset else ""

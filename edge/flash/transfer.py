@@ -2,8 +2,8 @@
 half-written.
 
 Files come together in `incoming/<id>/bundle`, each by a rename after its hash was checked there.
-What another release on the board already has is linked, a changed model is patched from the old
-one where rsync can, everything else is sent and resumed.
+What another release on the board has is linked, a changed model is patched from the old one where
+rsync can, everything else is sent and resumed.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class TransferPlan:
 
 @dataclass
 class Sent:
-    """What a transfer came to, in bytes. `n_sent` crossed the connection, both ways counted for
-    patches; `n_reused` were on the board already.
+    """What a transfer came to, in bytes: `n_sent` crossed the connection (for patches both ways),
+    `n_reused` were on the board already.
     """
 
     n_sent: int = 0
@@ -98,9 +98,8 @@ def wanted_files(bundle: Bundle) -> dict[str, tuple[int, str]]:
 
 
 def bring_signature(board: Board, bundle: Bundle, folder: str) -> None:
-    """Renew the signature of a release that is on the board already.
-
-    It may have been signed, or signed by one more, after it was flashed.
+    """Renew the signature of a release that is on the board: it may have been signed once more
+    since.
     """
     data = bundle.signature
     if data is not None and board.files.read(f"{folder}/{SIGNATURE}", MAX_SIGNATURE_BYTES) != data:
@@ -144,9 +143,8 @@ def bring(
     board: Board, bundle: Bundle, plan: TransferPlan, folder: str, reporter: Reporter
 ) -> Sent:
     """Bring every file of the plan into `folder`, each under its final name only when its hash was
-    read back from the board. What is already there is verified too.
-
-    Raises IntegrityError when a file arrives damaged twice, DoesNotFitError when the disk is full.
+    read back from the board. What is already there is verified too. Raises IntegrityError when a
+    file arrives damaged twice, DoesNotFitError when the disk is full.
     """
     files, sent = board.files, Sent()
     names = [item.name for item in plan.items]

@@ -1,7 +1,5 @@
-"""Check whether a board accepts this bundle.
-
-It is checked on this machine before anything is sent. It is checked on the board by an installed
-program, before anything of the bundle runs.
+"""Check whether a board accepts this bundle: on this machine before anything is sent, and on the
+board, by an installed program, before anything of the bundle runs.
 """
 
 from __future__ import annotations
@@ -34,11 +32,9 @@ _CHECK_S = 120
 
 @dataclass(frozen=True)
 class SignaturePolicy:
-    """The signature that the user requires, and by which keys.
-
-    Without keys, the keys pinned on the board count, or the only signer of its first bundle.
-    `allow_older` lowers the board's floor to this release. `other_board` accepts a bundle for
-    another board than the recorded one, and records that as well.
+    """The signature that the user requires, and by which keys: without any, those pinned on the
+    board, or the only signer of its first bundle. `allow_older` lowers the board's floor.
+    `other_board` accepts and records another board than the recorded one.
     """
 
     required: bool = False
@@ -49,11 +45,9 @@ class SignaturePolicy:
 
 @dataclass(frozen=True)
 class SignatureAdmission:
-    """The keys that a board accepts, and the one that signed this bundle.
-
-    `keys` are those that the board accepts (empty: no signature is required). `signed_by` is the
-    fingerprint of the signer of this bundle. `to_pin` is pinned once the bundle is current.
-    `rules` are the board's, with the exceptions that the user made. `notes` name these.
+    """The keys that a board accepts (empty: no signature is required), and the fingerprint of the
+    one that signed this bundle. `to_pin` is pinned once the bundle is current. `rules` are the
+    board's, with the exceptions that the user made and `notes` name.
     """
 
     keys: tuple[PublicKey, ...] = ()
@@ -67,9 +61,9 @@ class SignatureAdmission:
 def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> SignatureAdmission:
     """Decide on this machine, before anything is sent.
 
-    Raises IntegrityError when the board's keys, or the ones asked for, did not sign the bundle,
-    when no key is known and several signed it, or when the board's rules refuse the release. Raises
-    UsageError when a key is asked for that the board does not accept.
+    Raises IntegrityError when no accepted key signed the bundle, when several did and none is
+    known, or when the board's rules refuse the release; UsageError when a key is asked for that the
+    board does not accept.
     """
     from boardfit.edge.trust.bundle_signature import accepting_key, only_signer
 
@@ -98,7 +92,6 @@ def admit_release(
     subject: Subject, slots: Slots, is_pinned: bool, policy: SignaturePolicy
 ) -> tuple[BoardRules, bool, list[str]]:
     """The board's rules with the exceptions of `policy`, whether the floor is lowered, and notes.
-
     Raises IntegrityError when the rules refuse the release.
     """
     who, notes = slots.files.root, list[str]()
@@ -171,10 +164,9 @@ def check_on_board(
 ) -> list[str]:
     """Check the release as it lies on the board; notes for the report.
 
-    This machine reads manifest and signature back. Where the board can run programs, one that was
-    there before checks too: the edge of the current release, the board's own edge, or ssh-keygen.
-
-    Raises IntegrityError when one of them refuses, DeviceError when one gives no answer.
+    This machine reads manifest and signature back. Where the board runs programs, one that was
+    there before checks too: the current release's edge, the board's own, or ssh-keygen. Raises
+    IntegrityError when one refuses, DeviceError when one gives no answer.
     """
     release_signer(board.files, bundle.id, admission.keys)
     if not board.is_running:
@@ -210,8 +202,8 @@ def checking_scripts(
 
 
 def ssh_keygen_script(folder: str, admission: SignatureAdmission) -> str:
-    """The same question to OpenSSH, which many boards have (8.1 or later, for -Y verify). It looks
-    at the first signature of the file only, so that its "no" is not taken for an answer.
+    """The same question to OpenSSH (8.1 or later, for -Y verify). It looks at the first signature
+    of the file only, so that its "no" is not taken for an answer.
     """
     allowed = "".join(f'builder namespaces="{NAMESPACE}" {key.line}\n' for key in admission.keys)
     return (
@@ -226,9 +218,8 @@ def ssh_keygen_script(folder: str, admission: SignatureAdmission) -> str:
 
 
 def read_verdict(done: Done, place: str) -> str | None:
-    """Return "" if it is accepted, the reason if it is refused, None if the script failed.
-
-    Raises DeviceError for an exit code and an answer that contradict each other.
+    """Return "" if it is accepted, the reason if it is refused, None if the script failed. Raises
+    DeviceError for an exit code and an answer that contradict each other.
     """
     record = done.last_record()
     is_accepted = record.get("kind") == KIND and record.get("ok") is True

@@ -1,8 +1,8 @@
 """A board's files: the few operations that releases need, and the same on this machine's own disk.
 
-Every operation that changes something is durable when it returns, and whole or absent after a
-power cut. Paths are relative to the root, with forward slashes. No link is followed below the root:
-a card, or another user of the board, may have put one there.
+Every operation that changes something is durable when it returns, and whole or absent after a power
+cut. Paths are relative to the root, with forward slashes. No link is followed below the root: a
+card, or another user of the board, may have put one there.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ class BoardEntry:
 
 
 class BoardFiles(ABC):
-    """Files below `root`, the absolute path by which the board names it. Methods raise EdgeError;
-    the message names the place. Those that change something are for places that can be changed.
+    """Files below `root`, the absolute path by which the board names it. Methods raise EdgeError,
+    whose message names the place. A place that is only read changes nothing.
     """
 
     root: str
@@ -123,9 +123,7 @@ class BoardFiles(ABC):
         raise self.read_only_error()
 
     def claim(self, path: str) -> None:
-        """Make a folder of ours, which may be removed later, or see that it is one. Raises
-        UsageError for a folder of another owner.
-        """
+        """Make a folder of ours, which may be removed later. Raises UsageError for another owner's."""
         raise self.read_only_error()
 
     def rename(self, source: str, target: str) -> None:
@@ -133,9 +131,7 @@ class BoardFiles(ABC):
         raise self.read_only_error()
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove files, and folders that are ours; missing ones are no error. Raises UsageError for
-        a folder of another owner.
-        """
+        """Remove files, and folders that are ours, if they are there. Raises UsageError for others."""
         raise self.read_only_error()
 
     def link(self, source: str, target: str) -> None:

@@ -1,9 +1,5 @@
 """Manage releases over any `BoardFiles`: list, verify, switch, roll back, free space.
 
-    slots = Slots(LocalFiles(Path("/opt/boardfit")))
-    with slots.hold_lock():
-        slots.activate(release_id)
-
 After a power cut at any point `current` names a release that was whole when it was switched to.
 """
 
@@ -64,9 +60,8 @@ class Slots:
 
     @contextmanager
     def hold_lock(self, wait_s: float = 0) -> Iterator[None]:
-        """Hold the board's lock; create and check its root folder.
-
-        Raises UsageError when another process holds the lock, or when the root is not a store.
+        """Hold the board's lock; create and check its root folder. Raises UsageError when another
+        process holds the lock, or when the root is not a store.
         """
         self.files.prepare()
         self._refuse_foreign_root()
@@ -128,9 +123,8 @@ class Slots:
         return facts
 
     def bundle(self, release_id: str) -> Bundle:
-        """A release's manifest, checked against its id; its files are not looked at.
-
-        Raises IntegrityError when the manifest is not the one that the id stands for.
+        """A release's manifest; its files are not looked at. Raises IntegrityError when it is not
+        the one that the id stands for.
         """
         folder = bundle_folder(release_id)
         text = self.files.read(f"{folder}/{MANIFEST}", MAX_MANIFEST_BYTES)
@@ -143,8 +137,8 @@ class Slots:
         return parse_manifest(text, Path(folder))
 
     def damage(self, folder: str, bundle: Bundle) -> list[str]:
-        """What is wrong with a bundle's files in `folder`, read from the medium: names of missing,
-        foreign and differing files. Empty when every byte is as in the manifest.
+        """Names of a bundle's missing, foreign and differing files in `folder`, read from the
+        medium.
         """
         expected = {**{file.name: file.sha256 for file in bundle.files}, MANIFEST: bundle.id}
         tree = self.files.tree(folder)
@@ -186,10 +180,9 @@ class Slots:
         self.files.write(layout.STATE, self.state().with_release(release_id, **facts).to_bytes())
 
     def activate(self, release_id: str) -> str | None:
-        """Switch to a release, by one rename; returns the one that was current before.
-
-        Raises InputError when it is not there, IntegrityError when keys are pinned and none of them
-        signed it, DeviceError when the board then names another one.
+        """Switch to a release, by one rename; returns the one that was current before. Raises
+        InputError when it is not there, IntegrityError when no pinned key signed it, DeviceError
+        when the board then names another one.
         """
         before = self.current()
         if release_id not in self.present():
@@ -205,16 +198,15 @@ class Slots:
         return before
 
     def switch_back(self, release_id: str) -> None:
-        """Point at an earlier release again; the history stays, so that the one left behind counts
-        as rolled back from.
+        """Point at an earlier release; in the history the one left behind counts as rolled back
+        from.
         """
         self.files.point(release_folder(release_id))
 
     def rollback(self, to: str | None = None) -> tuple[str | None, str]:
         """Switch to the previous release, or to `to` (an id or its beginning), after verifying it.
-        Returns the ids before and after.
-
-        Raises InputError when there is none, IntegrityError when its files are damaged.
+        Returns the ids before and after. Raises InputError when there is none, IntegrityError when
+        its files are damaged.
         """
         current = self.current()
         target = self.find(to) if to else self.previous()
@@ -280,10 +272,8 @@ class Slots:
         say: Say | None = None,
     ) -> None:
         """Remove the oldest releases, one by one, until `needed` bytes are free. The current one,
-        the previous one (unless `drop_previous`) and those in `keep` stay.
-
-        Raises DoesNotFitError with what is needed, what is free and what could be freed; nothing
-        is removed when it would not be enough.
+        the previous one (unless `drop_previous`) and those in `keep` stay. Raises DoesNotFitError,
+        and removes nothing, when it would not be enough.
         """
         free = self.files.free_bytes()
         if free >= needed:

@@ -1,7 +1,7 @@
 """Keys pinned on a board, and the releases that they accept, over any `BoardFiles`.
 
-`ROOT/trusted_keys` lies beside the releases. Where it exists nothing else is switched to or rolled
-back to; on the board itself `boardfit.edge.bundle.bundle` reads the same file on every start.
+Where `ROOT/trusted_keys` exists nothing else is switched to or rolled back to; on the board itself
+`boardfit.edge.bundle.bundle` reads the same file on every start.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ from boardfit.edge.trust.ssh_formats import PublicKey
 
 
 def pinned_keys(files: BoardFiles) -> tuple[PublicKey, ...]:
-    """The keys that this board accepts; empty where none are pinned.
-
-    Raises IntegrityError when the file is there and cannot be used.
+    """The keys that this board accepts; empty where none are pinned. Raises IntegrityError when the
+    file is there and cannot be used.
     """
     return _read_keys(files, TRUSTED_KEYS)
 
@@ -72,10 +71,7 @@ def _write_keys(files: BoardFiles, name: str, data: bytes | None) -> None:
 
 
 def board_rules(files: BoardFiles) -> BoardRules:
-    """What this board demands of a release; empty where nothing is recorded.
-
-    Raises IntegrityError when the file is there and cannot be used.
-    """
+    """What this board demands of a release. Raises IntegrityError when the file cannot be used."""
     if BOARD_RULES not in files.entries(""):
         return BoardRules()
     data = files.read(BOARD_RULES, MAX_RULES_BYTES)
@@ -97,9 +93,7 @@ def release_signer(
     files: BoardFiles, release_id: str, keys: Sequence[PublicKey]
 ) -> PublicKey | None:
     """The one of `keys` that signed a release, read from the board; None when there are no keys.
-
-    Raises IntegrityError when none of them did, or the manifest is not the one that the id stands
-    for.
+    Raises IntegrityError when none did, or the manifest is not the one that the id stands for.
     """
     if not keys:
         return None

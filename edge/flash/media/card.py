@@ -1,7 +1,7 @@
 """`card:/dev/sdX`: write an operating system's image with a bundle in it, and read it back.
 
 Nothing is erased before the user typed the card's size. Nothing in use is erased: lsblk reports
-what is mounted or part of something larger, and the kernel checks again when the card is opened.
+what is mounted or part of something larger, and the kernel checks when the card is opened.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def flash_card(
     """Make an image from `media.base` and the bundle, write it to the card and read it back.
     `partition` is the image's root, if it was named.
 
-    Raises UsageError for a disk that is in use, not removable (unless `force`), or not confirmed;
-    DoesNotFitError when the image is larger than the card; IntegrityError when the card is false
-    or does not keep what is written.
+    Raises UsageError for a disk that is in use, not removable (unless `force`) or not confirmed,
+    DoesNotFitError when the image is larger than the card, IntegrityError when the card is false or
+    does not keep what is written.
     """
     assert media.base is not None
     disk = find_disk(device, list_disks())
@@ -139,7 +139,7 @@ def flash_media(
     bundle: Bundle, target: FlashTarget, options: FlashOptions, media: MediaOptions,
     reporter: Reporter, *, force: bool = False,
 ) -> FlashReport:  # fmt: skip
-    """Flash an image or a card. Raises as `flash_image` and `write_card` do, and EngineError when
+    """Flash an image or a card. Raises as `flash_image` and `flash_card` do, and EngineError when
     the bundle does not even answer on this machine.
     """
     image_options = ImageOptions(

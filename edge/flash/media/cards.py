@@ -1,8 +1,8 @@
 """Disks of this machine, which of them are cards or sticks, and what uses them. From `lsblk`.
 
-The output of lsblk is taken with care: readers built into laptops report an SD card as neither
-removable nor hot-pluggable (util-linux issue 2379), old versions write numbers as text, and a
-mounted file system may lie several layers above the disk (LUKS, LVM, RAID).
+Its output is taken with care: built-in readers report an SD card as neither removable nor
+hot-pluggable (util-linux issue 2379), old versions write numbers as text, and a mounted file system
+may lie several layers above the disk (LUKS, LVM, RAID).
 """
 
 from __future__ import annotations
@@ -163,9 +163,8 @@ def _is_true(value: Any) -> bool:
 
 
 def find_disk(device: str, disks: list[Disk]) -> Disk:
-    """The disk that a path names, links such as /dev/disk/by-id followed.
-
-    Raises UsageError for a partition, InputError for what is no disk.
+    """The disk that a path names, links such as /dev/disk/by-id followed. Raises UsageError for a
+    partition, InputError for what is no disk.
     """
     real = os.path.realpath(device)
     for disk in disks:
@@ -180,8 +179,8 @@ def find_disk(device: str, disks: list[Disk]) -> Disk:
 
 
 def refuse_disk(disk: Disk, *, force: bool) -> None:
-    """Raise UsageError unless this disk may be erased. `force` lets disks through that are neither
-    removable nor in use; nothing lets through one that is in use.
+    """Raise UsageError unless this disk may be erased. `force` lets through what is not removable;
+    nothing lets through a disk that is in use.
     """
     if disk.is_system:
         raise UsageError(

@@ -68,10 +68,7 @@ _MORE_PLACES = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin",
 
 
 def find_program(name: str) -> str:
-    """Where one of e2fsprogs is.
-
-    Raises EngineMissingError with how to get them.
-    """
+    """Where one of e2fsprogs is. Raises EngineMissingError with how to get them."""
     found = find_on_path(name, *_MORE_PLACES)
     if found is None:
         raise EngineMissingError(
@@ -104,8 +101,8 @@ class Volume:
     # ---- e2fsck, resize2fs --------------------------------------------------------------------
 
     def repair(self) -> None:
-        """Replay the journal and set right what needs no question. Raises InputError for a file
-        system that is damaged beyond that.
+        """Replay the journal and set right what needs no question. Raises InputError for more
+        damage.
         """
         done = self._run("e2fsck", "-fp", self._spec)
         if done.returncode & ~3:
@@ -164,9 +161,8 @@ class Volume:
         return done.stdout, _find_errors(done.stderr)
 
     def change(self, requests: Sequence[str], progress: Advance | None = None) -> None:
-        """Requests that change something, in order. `progress` receives the bytes written.
-
-        Raises EngineError for anything that debugfs complains of.
+        """Requests that change something, in order; `progress` receives bytes. Raises EngineError
+        for anything that debugfs complains of.
         """
         (self.work / "requests").write_text("\n".join(requests) + "\n")
         with tempfile.TemporaryFile() as errors:
@@ -297,9 +293,7 @@ def _watch(process: Popen[bytes], progress: Advance) -> None:
 
 
 class Ext4Files(BoardFiles):
-    """The files below the folder `folder` of a volume, for reading. An image is changed as a whole,
-    by `boardfit.edge.flash.media.image`.
-    """
+    """The files below the folder `folder` of a volume, for reading. `media.image` changes an image."""
 
     def __init__(self, volume: Volume, folder: str, place: str) -> None:
         self._volume, self._folder, self._place = volume, folder, place

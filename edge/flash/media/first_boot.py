@@ -1,9 +1,5 @@
-"""Add optional parts to an operating system besides the release.
-
-They are a service that installs the bundle's engine when the board starts, a user, and the ssh
-server.
-
-What is written for a user and ssh depends on the image: `first_user`.
+"""Add optional parts to an operating system besides the release: a service that installs the
+bundle's engine when the board starts, a user, and the ssh server. See `first_user` too.
 """
 
 from __future__ import annotations
@@ -51,9 +47,8 @@ class BootFiles:
 
 
 def unit_files(bundle: Bundle, uid: int, gid: int) -> dict[str, bytes]:
-    """Units for the image, made here: the installer and the service. Name → text.
-
-    Raises UsageError when the bundle brings no engine to install.
+    """Units for the image, made here: the installer and the service. Name → text. Raises UsageError
+    when the bundle brings no engine to install.
     """
     if not has_engine(bundle):
         raise UsageError(
@@ -83,7 +78,6 @@ def check_user(name: str) -> str:
 
 def hash_password(password: str) -> str:
     """SHA-512 crypt, as /etc/shadow has it, made by openssl: Python 3.13 has no module for it.
-
     Raises UsageError for an empty password, EngineMissingError without openssl.
     """
     if not password or "\n" in password:
@@ -120,10 +114,8 @@ def read_boot_file(work: Path, partition: Partition, name: str) -> bytes:
 
 
 def write_boot_files(work: Path, partition: Partition, contents: Mapping[str, bytes]) -> None:
-    """Write into a FAT partition of the file `work`/image, with mtools. What is there under these
-    names is replaced.
-
-    Raises EngineMissingError without mtools, EngineError when they fail.
+    """Write into a FAT partition of the file `work`/image, in place of what has these names. Raises
+    EngineMissingError without mtools, EngineError when they fail.
     """
     for name, data in contents.items():
         _mtools(work, ["mcopy", "-o", "-i", _image(partition), "-", f"::{name}"], data)

@@ -1,7 +1,6 @@
 """Ask an image's own first-boot system for a user and the ssh server.
 
-Every family of systems reads something else, and what nothing reads is a board without the login
-that was asked for. So the image is looked at first, and one that cannot be asked is refused by its
+Every family of systems reads something else, and an image that cannot be asked is refused by its
 name. Raspberry Pi OS reads `userconf.txt` and `ssh` in the boot partition
 (https://www.raspberrypi.com/documentation/computers/configuration.html), cloud-init `user-data`
 (https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html), DietPi `dietpi.txt`.
@@ -42,8 +41,8 @@ class FirstUser:
 def plan_first_user(
     volume: Volume, boot: Partition | None, wanted: BootFiles, place: str
 ) -> FirstUser:
-    """What this image's first-boot system reads. Raises InputError that names a system which
-    cannot be asked, or why this image of it cannot.
+    """What this image's first-boot system reads. Raises InputError that names a system which cannot
+    be asked, or why this image of it cannot.
     """
     name = _system_name(volume)
     names = {} if boot is None else list_boot_files(volume.work, boot)

@@ -29,9 +29,7 @@ def make_room(
     n_inodes: int,
     reporter: Reporter,
 ) -> PartitionTable:
-    """Make the file system large enough for `needed` bytes and `n_inodes` files. Returns the table
-    as it is then.
-
+    """Make the file system large enough for `needed` bytes and `n_inodes` files; the table then.
     Raises DoesNotFitError when the table or this disk has no room for that.
     """
     number = volume.partition.number

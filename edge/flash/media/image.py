@@ -1,12 +1,10 @@
 """`image:FILE[#PARTITION]`: put a bundle into a disk image, without root and without mounting.
 
-    flash_image(open_bundle("bundle"), ImageTarget(Path("raspios.img.xz")), options, reporter)
-
 Everything happens to a working copy beside the result: unpacked, its root partition and file system
-made larger where the bundle needs it, the release written in the layout of `boardfit.edge.slots`,
-the file system checked, every file read back. Then one rename. A power cut at any moment leaves
-what was there before. All other partitions keep their bytes, which is checked too, and so do the
-table's identifiers, by which a kernel finds its root.
+made larger where needed, the release written in the layout of `boardfit.edge.slots`, the file
+system checked, every file read back. Then one rename. A power cut at any moment leaves what was
+there before. All other partitions keep their bytes, which is checked too, and so do the table's
+identifiers, by which a kernel finds its root.
 """
 
 from __future__ import annotations
@@ -72,7 +70,7 @@ class ImageTarget:
 @dataclass(frozen=True)
 class ImageOptions:
     """`output` None: beside the image. `owner` None: the image's user 1000, else root. `health` is
-    this machine's engine verdict on the bundle, kept with the release.
+    what this machine's engine gave, kept with the release.
     """
 
     output: Path | None = None
@@ -92,8 +90,7 @@ def flash_image(
 
     Raises InputError for what is no image of a system with an ext4 root, DoesNotFitError when this
     disk or the image's table has too little room, UsageError when the image is in use or the result
-    exists. Then nothing has changed; a working copy of a run that was killed is used up by the next
-    one.
+    exists. Then nothing has changed.
     """
     started_s = time.monotonic()
     output = check_target(target.path, options)
@@ -225,10 +222,8 @@ def _change(
 def verify(
     work: BinaryIO, volume: Volume, writer: ReleaseWriter, bundle: Bundle, reporter: Reporter
 ) -> None:
-    """Check the written image, as read from the medium.
-
-    The file system has no fault, and every byte of the release is as built. Owners, modes and
-    `current` are as they should be.
+    """Check the written image, as read from the medium: the file system has no fault, every byte of
+    the release is as built, owners, modes and `current` are as they should be.
     """
     reporter.stage("reading everything back")
     work.flush()
@@ -250,9 +245,7 @@ def verify(
 def other_bytes(
     file: BinaryIO, table: PartitionTable, root: Partition, boot: Partition | None
 ) -> dict[str, str]:
-    """Hash what must not change, with sha256.
-
-    That is the boot code with the disk's identifier, the gap between the table and the first
+    """Hash what must not change: the boot code with the disk's identifier, the gap before the first
     partition, and every partition but the root (and `boot`, which is written to on request).
     """
     first = min(p.start for p in table.partitions)

@@ -1,8 +1,8 @@
 """Partition tables of disk images: MBR and GPT, read with suspicion, one partition made larger.
 
-Written from the formats: MBR and its extended chain as Linux reads them (block/partitions/msdos.c),
-GPT as in the UEFI specification 2.10, chapter 5.3. Only sectors of 512 bytes, as every image for an
-SD card has. Nothing here touches a disk: bytes come from a `Read`, changes go out as `Write`s.
+MBR and its extended chain are as Linux reads them (block/partitions/msdos.c), GPT is that of the
+UEFI specification 2.10, chapter 5.3. Only sectors of 512 bytes, as every image for an SD card has.
+Pure: bytes come from a `Read`, changes go out as `Write`s.
 """
 
 from __future__ import annotations
@@ -111,10 +111,8 @@ def _broken(why: str) -> InputError:
 
 
 def read_table(read: Read, n_bytes: int) -> PartitionTable:
-    """The partition table of a disk of `n_bytes`.
-
-    Raises InputError for a disk without one and for one that is damaged in any way that is seen:
-    checksums, partitions that overlap or end after the disk, an endless chain.
+    """The partition table of a disk of `n_bytes`. Raises InputError for a disk without one, and for
+    any damage that is seen: checksums, overlaps, an end after the disk, an endless chain.
     """
     sector = read(0, SECTOR)
     if len(sector) < SECTOR or sector[510:] != b"\x55\xaa":
@@ -138,8 +136,8 @@ def grow(
     read: Read, table: PartitionTable, number: int, partition_bytes: int
 ) -> tuple[PartitionTable, list[Write]]:
     """Make one partition `partition_bytes` long. Returns the table afterwards, whose `n_bytes` is
-    the size the disk must have, and what to write once it has it. Identifiers (disk id, GUIDs:
-    PARTUUID on the kernel's command line) stay.
+    the size the disk must have, and what to write once it has it. Identifiers (disk id, GUIDs)
+    stay.
 
     Raises DoesNotFitError when another partition is in the way, InputError for a logical partition
     and for a table that holds both kinds.
@@ -230,9 +228,7 @@ def _grown_mbr_entry(read: Read, number: int, partition: Partition) -> Write:
 
 
 def _chs(sector: int) -> bytes:
-    """Cylinder, head, sector as 255 heads and 63 sectors count them; the greatest where that ends
-    (at 8 GB).
-    """
+    """Cylinder, head, sector as 255 heads and 63 sectors count them; the greatest beyond 8 GB."""
     cylinder, rest = divmod(sector, 255 * 63)
     head, in_track = divmod(rest, 63)
     if cylinder > 1023:

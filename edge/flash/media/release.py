@@ -151,8 +151,8 @@ class ReleaseWriter:
         return self.volume.superblock().n_bytes - self._first_size
 
     def needed_bytes(self) -> int:
-        """What must be free: the release in whole blocks, and its unpacked engine if the board is
-        to install it.
+        """What must be free: the release in whole blocks, and the engine if the board is to install
+        it.
         """
         block = self.volume.superblock().block_bytes
         total = self.n_new_bytes + block * len(self._wanted) + self.n_new_bytes // 256
@@ -161,9 +161,7 @@ class ReleaseWriter:
         return total + SLACK_BYTES
 
     def choose_mode(self, name: str) -> int:
-        """Permissions of a file of the release (`bundle/…`): those who may run it on the host may
-        run it there.
-        """
+        """Permissions of a file of the release: those who may run it on the host may run it there."""
         if name == MARKER:
             return 0o644
         path = self.bundle.path / name.removeprefix("bundle/")

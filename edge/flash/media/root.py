@@ -20,11 +20,8 @@ _ROOT_HAS = {"etc", "usr"}
 
 
 def open_root(path: Path, file: BinaryIO, number: int | None) -> tuple[PartitionTable, Partition]:
-    """Read the table of an image and its root partition.
-
-    The root is the partition named, or the only one that holds /etc and /usr in an ext file system.
-
-    Raises InputError that lists what each partition holds.
+    """Read the table of an image and its root partition: the one named, or the only one that holds
+    /etc and /usr in an ext file system. Raises InputError that lists what each partition holds.
     """
     read = reader(file)
     size = file.seek(0, os.SEEK_END)

@@ -1,8 +1,8 @@
-"""Unpack or copy a downloaded disk image into a working file.
+"""Unpack or copy a downloaded disk image into a working file, while no other program uses it.
 
-The first bytes show how it is packed, not the name. Holes and zeros become holes. A packed image
-may claim any size, so unpacking stops where the disk's free space ends. Its dictionary may not take
-more memory than the packers' own greatest settings do.
+The first bytes show how it is packed. Zeros become holes. A packed image may claim any size, so
+unpacking stops where the disk's free space ends, and its dictionary may not take more memory than
+the packers' own greatest settings do.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ _HOLE = 64 * 1024
 
 
 def detect_packing(path: Path) -> Packing | None:
-    """How a file is packed; None for a plain image. Raises InputError for an archive, a pipe or a
-    device.
-    """
+    """How a file is packed; None for a plain image. Raises InputError for an archive or a device."""
     if os.path.exists(path):
         OpenedFile.open(path)
     with path.open("rb") as file:
@@ -64,8 +62,8 @@ def materialize(source: Path, target: BinaryIO, folder: Path, progress: Progress
     """Write the plain image that `source` stands for into `target`, a fresh file in `folder`.
     Returns its size. `progress(done, total)` counts bytes of `source`.
 
-    Raises InputError when it is damaged or cut off, DoesNotFitError when it is larger than the
-    free space, EngineMissingError when no zstd is there.
+    Raises InputError when it is damaged or cut off, DoesNotFitError when it is larger than the free
+    space, EngineMissingError when no zstd is there.
     """
     packing = detect_packing(source)
     room = shutil.disk_usage(folder).free - KEEP_FREE
@@ -110,9 +108,7 @@ def write_sparse(target: BinaryIO, offset: int, chunk: bytes) -> None:
 
 
 def reader(file: BinaryIO) -> Read:
-    """A file's bytes by offset, as they are now: other programs write to it as well, and Python's
-    own buffer would not know.
-    """
+    """A file's bytes by offset, past Python's buffer: other programs write to it as well."""
     return lambda offset, length: os.pread(file.fileno(), length, offset)
 
 
@@ -268,9 +264,8 @@ def refuse_in_use(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked_image(path: Path, *, writing: bool) -> Iterator[None]:
-    """Hold an image: shared for reading, alone for writing.
-
-    Raises UsageError when another program holds it or may be writing to it.
+    """Hold an image: shared for reading, alone for writing. Raises UsageError when another program
+    holds it or may be writing to it: a loop device, an emulator (qemu's locks), another flash.
     """
     refuse_in_use(path)
     if importlib.util.find_spec("fcntl") is None:

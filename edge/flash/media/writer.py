@@ -1,9 +1,8 @@
 """Write a card, read it back, and test its real size.
 
-False cards report more bytes than they have. Two kinds are sold: those that begin again at the
-start (address lines are missing, so that the true size is a power of two) and those that drop what
-lies behind. Marks at powers of two and at even distances find both in seconds, before an hour is
-spent on writing (the idea of f3probe, https://fight-flash-fraud.readthedocs.io).
+False cards begin again at the start (address lines are missing, so that the true size is a power of
+two) or drop what lies behind. Marks at powers of two and at even distances find both in seconds
+(the idea of f3probe, https://fight-flash-fraud.readthedocs.io).
 """
 
 from __future__ import annotations
@@ -32,10 +31,8 @@ _FALSE = "the card is false or worn out: do not use it"
 
 
 class DeviceMedium:
-    """A block device, held alone.
-
-    The kernel refuses that for a mounted device or a part of something else. It refuses to mount it
-    meanwhile.
+    """A block device, held alone: the kernel refuses that for what is mounted or part of something
+    else, and mounts nothing of it meanwhile.
     """
 
     def __init__(self, path: str) -> None:
@@ -122,10 +119,8 @@ def _explain_card_errors(place: str, at: str) -> Iterator[None]:
 
 
 def mark_offsets(n_bytes: int) -> list[int]:
-    """Return where marks are set on a card of `n_bytes`.
-
-    They are at 0, at every power of two from 1 MiB on, at even distances, and at the end.
-    Ascending, block by block.
+    """Return where marks are set on a card of `n_bytes`, ascending, block by block: at 0, at every
+    power of two from 1 MiB on, at even distances, and at the end.
     """
     last = (n_bytes - _MARK) // _MARK * _MARK
     found = {0, last}
@@ -143,9 +138,8 @@ def _mark(nonce: bytes, offset: int) -> bytes:
 
 
 def refuse_false_capacity(medium: DeviceMedium, place: str) -> None:
-    """Set marks all over the medium and read them back. What was there is lost.
-
-    Raises IntegrityError with the size that it has in truth, as far as that shows.
+    """Set marks all over the medium and read them back. What was there is lost. Raises
+    IntegrityError with the size that it has in truth, as far as that shows.
     """
     nonce = os.urandom(16)
     offsets = mark_offsets(medium.n_bytes)
@@ -184,11 +178,8 @@ def refuse_false_capacity(medium: DeviceMedium, place: str) -> None:
 def write_image(
     medium: DeviceMedium, image: BinaryIO, n_bytes: int, place: str, tell: Progress
 ) -> None:
-    """Write an image of `n_bytes` to the medium's beginning, its first part last.
-
-    Wipe the medium's end, where an older GPT would have its backup.
-
-    Raises IntegrityError when the card gives up.
+    """Write an image of `n_bytes` to the medium's beginning, its first part last. Wipe the end,
+    where an older GPT would have its backup. Raises IntegrityError when the card gives up.
     """
     with _explain_card_errors(place, "it is written"):
         medium.write(0, bytes(min(_FIRST, n_bytes)))
@@ -210,9 +201,8 @@ def write_image(
 def verify_image(
     medium: DeviceMedium, image: BinaryIO, n_bytes: int, place: str, tell: Progress
 ) -> None:
-    """Compare the medium with the image, every byte read from the medium.
-
-    Raises IntegrityError with the first place that differs.
+    """Compare the medium with the image, every byte read from the medium. Raises IntegrityError
+    with the first place that differs.
     """
     with _explain_card_errors(place, "it is read back"):
         medium.settle()
