@@ -102,8 +102,6 @@ class OpenedFile(os.PathLike[str]):
         found._opened_as = self._opened_as
         return found
 
-    # ---- names ----------------------------------------------------------------------------------
-
     def __str__(self) -> str:
         return str(self.path)
 
@@ -139,8 +137,6 @@ class OpenedFile(os.PathLike[str]):
 
     def open_beside(self, name: str) -> OpenedFile | None:
         return self._open_beside(name) if self._open_beside is not None else None
-
-    # ---- content --------------------------------------------------------------------------------
 
     @property
     def identity(self) -> FileIdentity:

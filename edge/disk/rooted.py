@@ -16,6 +16,7 @@ import contextlib
 import copy
 import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ MARKER = ".boardfit-owned"
 MARKER_TEXT = b"boardfit made this folder and may delete it with everything in it.\n"
 #: What new files are called until they are whole; random digits follow.
 FRESH = ".boardfit-new-"
+_FRESH_NAME = re.compile(rf"{re.escape(FRESH)}[0-9a-f]{{16}}")
 FOLDER_MODE, FILE_MODE = 0o755, 0o644
 #: Folders of ours are never nested this deep: a bundle's names have 255 characters at most.
 MAX_DEPTH = 140
@@ -269,7 +271,7 @@ class Root:
     def sweep_fresh(self) -> None:
         """Remove the unfinished files that a killed run has left at the root."""
         for name, info in self.entries("").items():
-            if is_fresh_name(name) and not stat.S_ISDIR(info.st_mode):
+            if _FRESH_NAME.fullmatch(name) and not stat.S_ISDIR(info.st_mode):
                 self.remove(name)
 
     def _is_in_ours(self, path: str) -> bool:
@@ -390,11 +392,6 @@ def _show(path: PurePath | str) -> str:
 def fresh_name() -> str:
     """A random name, which no other program can have taken before."""
     return f"{FRESH}{secrets.token_hex(8)}"
-
-
-def is_fresh_name(name: str) -> bool:
-    digits = name.removeprefix(FRESH)
-    return name.startswith(FRESH) and len(digits) == 16 and set(digits) <= set("0123456789abcdef")
 
 
 def _components(path: str) -> list[str]:

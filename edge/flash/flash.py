@@ -18,13 +18,7 @@ from boardfit.edge.disk.rooted import MARKER
 from boardfit.edge.errors import DeviceError, EdgeError, EngineError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.gate import GateVerdict, engine_bytes, install_engine, try_release
-from boardfit.edge.flash.transfer import (
-    Sent,
-    bring,
-    bring_signature,
-    plan_transfer,
-    wanted_files,
-)
+from boardfit.edge.flash.transfer import bring, bring_signature, plan_transfer, wanted_files
 from boardfit.edge.flash.trust import (
     SignatureAdmission,
     SignaturePolicy,
@@ -184,7 +178,7 @@ def transfer(
     slots.make_room(need, (bundle.id,), drop_previous=options.drop_previous, say=reporter.say)
     reporter.stage(f"sending {format_bytes(plan.n_new_bytes)}")
     began_s = time.monotonic()
-    sent: Sent = bring(board, bundle, plan, folder, reporter)
+    sent = bring(board, bundle, plan, folder, reporter)
     report.send_s = time.monotonic() - began_s
     report.n_sent, report.n_reused, report.how = sent.n_sent, sent.n_reused, sent.how
     if not present:
@@ -230,7 +224,7 @@ def gate(slots: Slots, bundle: Bundle, verdict: GateVerdict, report: FlashReport
 
 
 def confirm(board: Board, slots: Slots, bundle: Bundle, report: FlashReport) -> None:
-    """Check the release again through `current`, as programs will open it. Switch back if it fails."""
+    """Check the release again through `current`. Switch back if it fails."""
     kind: type[EdgeError] = EngineError
     try:
         current = slots.current()

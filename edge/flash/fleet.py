@@ -149,7 +149,10 @@ def flash_fleet(bundle: Bundle, path: Path, options: Sequence[str], *, as_json: 
 
     results = flash_boards(inventory, arguments, done)
     if as_json:
-        echo(json.dumps(fleet_record(bundle, results)))
+        counts = {f"n_{o.replace(' ', '_')}": n for o, n in count_outcomes(results).items()}
+        boards = [asdict(result) for result in results]
+        record = {"kind": "boardfit-fleet", "schema": 1, "bundle": bundle.id}
+        echo(json.dumps({**record, **counts, "boards": boards}))
     else:
         for line in table(inventory, results):
             echo(line)
@@ -158,16 +161,8 @@ def flash_fleet(bundle: Bundle, path: Path, options: Sequence[str], *, as_json: 
         sys.exit(failed[0].exit_code or 1)
 
 
-def fleet_record(bundle: Bundle, results: Sequence[BoardResult]) -> dict[str, object]:
-    return {
-        "kind": "boardfit-fleet",
-        "schema": 1,
-        "bundle": bundle.id,
-        "n_flashed": sum(result.outcome == "flashed" for result in results),
-        "n_failed": sum(result.outcome == "failed" for result in results),
-        "n_not_started": sum(result.outcome == "not started" for result in results),
-        "boards": [asdict(result) for result in results],
-    }
+def count_outcomes(results: Sequence[BoardResult]) -> dict[str, int]:
+    return {o: sum(r.outcome == o for r in results) for o in ("flashed", "failed", "not started")}
 
 
 def table(inventory: Inventory, results: Sequence[BoardResult]) -> list[str]:
@@ -182,7 +177,7 @@ def table(inventory: Inventory, results: Sequence[BoardResult]) -> list[str]:
             row += f"  sent {format_bytes(result.report['n_sent']):>9}  "
             row += f"{speed:.1f} tokens/s" if speed else "speed –"
         lines.append(row.rstrip())
-    counts = {o: sum(r.outcome == o for r in results) for o in ("flashed", "failed", "not started")}
+    counts = count_outcomes(results)
     lines.append(", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
     for result in results:
         if result.outcome == "failed":

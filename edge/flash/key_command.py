@@ -22,15 +22,8 @@ from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.connect import connect, ssh_config_option, wait_option
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import KIND, explain_refusal
+from boardfit.edge.slots import trust
 from boardfit.edge.slots.store import Slots
-from boardfit.edge.slots.trust import (
-    board_rules,
-    pin_keys,
-    pinned_keys,
-    revoke_keys,
-    revoked_keys,
-    write_rules,
-)
 from boardfit.edge.terminal.options import add_options
 from boardfit.edge.terminal.output import echo, shell_line
 from boardfit.edge.trust.board_rules import BOARD_RULES, BoardRules
@@ -129,12 +122,12 @@ def pin_command(
     """
     wanted = public_keys(key_file)
     with changing(target, ssh_config, wait_s, as_json) as (board, slots, notes):
-        if gone := [each for each in wanted if each in revoked_keys(board.files)]:
+        if gone := [each for each in wanted if each in trust.revoked_keys(board.files)]:
             raise UsageError(
                 f"{gone[0]} is revoked on {board.place}",
                 next_step="pin another key; to take a revocation back: edge key revoke --undo",
             )
-        kept = () if replace else pinned_keys(board.files)
+        kept = () if replace else trust.pinned_keys(board.files)
         notes += change_pins(slots, tuple(dict.fromkeys((*kept, *wanted))), force)
         if device is not None:
             record_device(board, device)
@@ -160,11 +153,11 @@ def unpin_command(
     with changing(target, ssh_config, wait_s, as_json) as (board, slots, notes):
         if everything:
             # The way out of a key file that cannot be read, too.
-            pin_keys(board.files, ())
+            trust.pin_keys(board.files, ())
             notes += ["any bundle is accepted there now, signed or not"]
         else:
             assert key_text is not None
-            pinned = pinned_keys(board.files)
+            pinned = trust.pinned_keys(board.files)
             gone = find_keys(key_text, pinned, board.place)
             keys = tuple(pinned_key for pinned_key in pinned if pinned_key not in gone)
             if not keys:
@@ -187,13 +180,16 @@ def revoke_command(
     Revoke a key that was lost or copied. A key that is merely old can be unpinned.
     """
     with changing(target, ssh_config, wait_s, as_json) as (board, slots, notes):
-        revoked, pinned = revoked_keys(board.files), pinned_keys(board.files)
+        revoked, pinned = (
+            trust.revoked_keys(board.files),
+            trust.pinned_keys(board.files),
+        )
         try:
             wanted = list(public_keys(key_text))  # perhaps never pinned there
         except EdgeError:
             wanted = find_keys(key_text, (*revoked, *pinned), board.place)
         if undo:
-            revoke_keys(board.files, [each for each in revoked if each not in wanted])
+            trust.revoke_keys(board.files, [each for each in revoked if each not in wanted])
         else:
             notes += change_revoked(slots, target, revoked, wanted, force)
 
@@ -234,7 +230,7 @@ def check_command(bundle: Path, keys: Sequence[str], as_json: bool) -> None:
 def changing(
     target: str, ssh_config: Path | None, wait_s: float, as_json: bool
 ) -> Iterator[tuple[Board, Slots, list[str]]]:
-    """Hold the board's lock while its keys are changed. Then print what it accepts, and the notes."""
+    """Hold the board's lock while its keys are changed. Then print what it accepts, with notes."""
     with closing(connect(parse_flash_target(target), ssh_config=ssh_config)) as board:
         slots, notes = Slots(board.files), list[str]()
         with slots.hold_lock(wait_s):
@@ -253,7 +249,7 @@ def change_pins(slots: Slots, keys: tuple[PublicKey, ...], force: bool) -> list[
             next_step="flash a bundle signed by one of them with edge flash … --require-signature, "
             "or --force",
         )
-    pin_keys(slots.files, keys)
+    trust.pin_keys(slots.files, keys)
     notes = [f"the current release will not start: {why}"] if why else []
     if explain_refusal(slots, slots.previous(), keys):
         notes.append("the previous release is signed by none of these keys: no rollback to it")
@@ -267,12 +263,12 @@ def change_revoked(
     """Revoke and unpin these keys; notes for the user. Raises UsageError for the last pinned key,
     and as `change_pins`.
     """
-    pinned = pinned_keys(slots.files)
+    pinned = trust.pinned_keys(slots.files)
     keys = tuple(each for each in pinned if each not in wanted)
     if pinned and not keys:
         raise last_key_error(slots.files.root, target)
     notes = change_pins(slots, keys, force) if keys != pinned else []
-    revoke_keys(slots.files, tuple(dict.fromkeys((*revoked, *wanted))))
+    trust.revoke_keys(slots.files, tuple(dict.fromkeys((*revoked, *wanted))))
     return notes
 
 
@@ -290,11 +286,11 @@ def record_device(board: Board, device: str) -> None:
     except ProfileError as error:
         raise InputError(str(error), next_step="edge devices list") from None
     try:
-        rules = board_rules(board.files)
+        rules = trust.board_rules(board.files)
     except IntegrityError:
         rules = BoardRules()
         board.files.remove([BOARD_RULES])
-    write_rules(board.files, replace(rules, devices=(device,)))
+    trust.write_rules(board.files, replace(rules, devices=(device,)))
 
 
 def find_keys(text: str, pinned: Sequence[PublicKey], place: str) -> list[PublicKey]:
@@ -319,7 +315,11 @@ def record(found: PublicKey) -> dict[str, str]:
 def show_pinned(board: Board, notes: Sequence[str], as_json: bool) -> None:
     """Print what a board demands of a bundle. Raises IntegrityError for a file of no use."""
     place, files = board.place, board.files
-    keys, revoked, rules = pinned_keys(files), revoked_keys(files), board_rules(files)
+    keys, revoked, rules = (
+        trust.pinned_keys(files),
+        trust.revoked_keys(files),
+        trust.board_rules(files),
+    )
     if as_json:
         document = {
             "target": place,

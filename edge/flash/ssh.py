@@ -17,14 +17,7 @@ from boardfit.edge.flash.shell_files import ShellBoard, shell_error
 from boardfit.edge.flash.ssh_channel import HAS_AES, SshChannel, has_aes
 from boardfit.edge.flash.stream import BLOCK, send_stream, watch_transfer
 from boardfit.edge.flash.target import FlashTarget
-from boardfit.edge.process.child import (
-    DEVNULL,
-    PIPE,
-    child_environment,
-    find_program,
-    run_child,
-    start_child,
-)
+from boardfit.edge.process import child
 from boardfit.edge.slots.layout import PARTS
 from boardfit.edge.terminal.progress import Advance
 from boardfit.edge.units import printable
@@ -93,7 +86,7 @@ class SshBoard(ShellBoard):
             return now.n_bytes if now else offset
 
         done, seen = watch_transfer(
-            start_child(command, stdin=PIPE, stdout=DEVNULL, bufsize=0), self.place, find_size,
+            child.start_child(command, stdin=child.PIPE, stdout=child.DEVNULL, bufsize=0), self.place, find_size,
             progress, seen=offset, look_s=_SFTP_LOOK_S, batch=batch.encode(),
         )  # fmt: skip
         if done.rc != 0:
@@ -104,16 +97,14 @@ class SshBoard(ShellBoard):
         progress(size - seen)
         return size - offset
 
-    # ---- rsync: only what differs --------------------------------------------------------------
-
     def can_patch(self) -> bool:
         return self._via in ("auto", "rsync") and self._rsync
 
     @cached_property
     def _rsync(self) -> bool:
-        if find_program("rsync") is None:
+        if child.find_program("rsync") is None:
             return False
-        here = run_child(["rsync", "--version"]).stdout
+        here = child.run_child(["rsync", "--version"]).stdout
         there = self._session.run("rsync --version 2>/dev/null; exit 0").out
         return all(is_rsync(text) for text in (here, there))
 
@@ -142,7 +133,7 @@ class SshBoard(ShellBoard):
                 position = size * min(100, int(found[-1])) // 100
             return position
 
-        process = start_child(command, env=child_environment(LC_ALL="C"))
+        process = child.start_child(command, env=child.child_environment(LC_ALL="C"))
         done, _ = watch_transfer(process, self.place, find_position, progress, look_s=1.0)
         if done.rc != 0:
             raise self._rsync_error(done.rc, done.err)

@@ -19,16 +19,7 @@ from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import FlashTarget
-from boardfit.edge.process.child import (
-    DEVNULL,
-    Popen,
-    SubprocessError,
-    TimeoutExpired,
-    decode_output,
-    find_program,
-    run_child,
-    start_child,
-)
+from boardfit.edge.process import child
 from boardfit.edge.process.listener import stop
 from boardfit.edge.units import printable
 
@@ -57,7 +48,7 @@ class SshChannel:
         self._user_config = config
         self._more = dict(more or {})
         self.place = str(target)
-        if find_program("ssh") is None:
+        if child.find_program("ssh") is None:
             raise DeviceUnreachableError(
                 "ssh is not installed", next_step="apt install openssh-client"
             )
@@ -102,10 +93,13 @@ class SshChannel:
         Raises DeviceUnreachableError, and DeviceError when the other side prints without end.
         """
         with (self._folder / "errors").open("w+b") as errors:
-            process = start_child(self.argv("exit 0"), stdout=DEVNULL, stderr=errors)
+            process = child.start_child(self.argv("exit 0"), stdout=child.DEVNULL, stderr=errors)
             end_s = time.monotonic() + _LOGIN_S
             try:
-                while (code := self._poll(process)) is None:
+                code = None
+                while code is None:
+                    with contextlib.suppress(child.TimeoutExpired):
+                        code = process.wait(0.1)
                     if os.fstat(errors.fileno()).st_size > _MAX_WORDS:
                         raise DeviceError(
                             f"{self.place} prints without end instead of accepting the login",
@@ -122,13 +116,6 @@ class SshChannel:
             output = errors.read(65536).decode("utf-8", "replace")
         if code != 0:
             raise self._unreachable(output, code)
-
-    def _poll(self, process: Popen[bytes]) -> int | None:
-        """The exit code, after a moment; None while it runs."""
-        try:
-            return process.wait(0.1)
-        except TimeoutExpired:
-            return None
 
     def quicker(self) -> SshChannel | None:
         """A connection of its own with a quicker cipher, opened; None where the user's settings or
@@ -149,7 +136,7 @@ class SshChannel:
     def _ciphers(self) -> str:
         """The ciphers that ssh would offer, the user's own settings considered; `` if unknown."""
         command = ["ssh", "-G", *self.options(), "--", self._target.host]
-        output = decode_output(run_child(command, timeout_s=_LOGIN_S).stdout)
+        output = child.decode_output(child.run_child(command, timeout_s=_LOGIN_S).stdout)
         found = re.search(r"^ciphers (\S+)$", output, re.MULTILINE)
         return found[1] if found else ""
 
@@ -181,9 +168,9 @@ class SshChannel:
         return DeviceUnreachableError(f"{self.place} cannot be reached: {why}", next_step=step)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, SubprocessError):
+        with contextlib.suppress(OSError, child.SubprocessError):
             if (self._folder / "control").exists():
-                run_child(
+                child.run_child(
                     ["ssh", *self.options(), "-O", "exit", "--", self._target.host], timeout_s=10
                 )
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -203,4 +190,4 @@ def has_aes() -> bool:
     """Whether this machine's cores do; every Mac's do."""
     if not Path("/proc/cpuinfo").exists():
         return True
-    return run_child(["sh", "-c", HAS_AES]).returncode == 0
+    return child.run_child(["sh", "-c", HAS_AES]).returncode == 0

@@ -13,14 +13,8 @@ from boardfit.edge.errors import DeviceError, EdgeError, IntegrityError, UsageEr
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.session import Done
 from boardfit.edge.slots import layout
+from boardfit.edge.slots import trust as board_trust
 from boardfit.edge.slots.store import Slots
-from boardfit.edge.slots.trust import (
-    board_rules,
-    pinned_keys,
-    release_signer,
-    revoked_keys,
-    write_rules,
-)
 from boardfit.edge.trust.board_rules import BoardRules, Floor, Subject, older_error
 from boardfit.edge.trust.bundle_signature import NAMESPACE, SIGNATURE
 from boardfit.edge.trust.ssh_formats import PublicKey
@@ -67,7 +61,7 @@ def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> SignatureAdm
     """
     from boardfit.edge.trust.bundle_signature import accepting_key, only_signer
 
-    pinned = pinned_keys(slots.files)
+    pinned = board_trust.pinned_keys(slots.files)
     if strangers := [key for key in policy.keys if pinned and key not in pinned]:
         raise UsageError(
             f"{slots.files.root} has other keys pinned than {strangers[0]}: "
@@ -80,7 +74,7 @@ def admit(bundle: Bundle, slots: Slots, policy: SignaturePolicy) -> SignatureAdm
     if not keys:  # trust on first use, as ssh does with a host
         keys = (only_signer(bundle.texts[MANIFEST], bundle.signature, str(bundle.path)),)
     who = slots.files.root if pinned else "--require-signature"
-    revoked = revoked_keys(slots.files)
+    revoked = board_trust.revoked_keys(slots.files)
     signer = accepting_key(bundle.texts[MANIFEST], bundle.signature, keys, who, revoked)
     rules, lowered, notes = admit_release(bundle.subject, slots, bool(pinned), policy)
     return SignatureAdmission(
@@ -95,7 +89,7 @@ def admit_release(
     Raises IntegrityError when the rules refuse the release.
     """
     who, notes = slots.files.root, list[str]()
-    rules = board_rules(slots.files)
+    rules = board_trust.board_rules(slots.files)
     rules.with_accepted(subject, ())  # raises now if it could not be recorded later
     if policy.other_board and rules.devices and subject.device not in rules.devices:
         rules = rules.with_device(subject.device)
@@ -142,7 +136,7 @@ def relax_rules(slots: Slots, bundle: Bundle, admission: SignatureAdmission) -> 
     if admission.lowered:
         kept = rules.floor(bundle.name).kept
         rules = rules.with_accepted(bundle.subject, (*kept, *accepted_before(slots)), lower=True)
-    write_rules(slots.files, rules)
+    board_trust.write_rules(slots.files, rules)
 
 
 def accepted_rules(slots: Slots, bundle: Bundle, admission: SignatureAdmission) -> BoardRules:
@@ -168,7 +162,7 @@ def check_on_board(
     there before checks too: the current release's edge, the board's own, or ssh-keygen. Raises
     IntegrityError when one refuses, DeviceError when one gives no answer.
     """
-    release_signer(board.files, bundle.id, admission.keys)
+    board_trust.release_signer(board.files, bundle.id, admission.keys)
     if not board.is_running:
         return []
     folder = f"{board.files.root}/{layout.bundle_folder(bundle.id)}"
@@ -244,7 +238,7 @@ def explain_refusal(
     if release_id is None:
         return None
     try:
-        release_signer(slots.files, release_id, keys)
+        board_trust.release_signer(slots.files, release_id, keys)
     except EdgeError as error:
         return str(error)
     return None

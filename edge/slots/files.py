@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import stat
@@ -18,18 +19,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import psutil
 
+import boardfit.edge.errors as errors
+from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.disk.rooted import Root
-from boardfit.edge.errors import (
-    DoesNotFitError,
-    EdgeError,
-    InputError,
-    UnsafeInputError,
-    UsageError,
-)
+from boardfit.edge.errors import EdgeError, InputError, UnsafeInputError, UsageError
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.slots.layout import CURRENT, LOCK
 from boardfit.edge.terminal.progress import Advance
@@ -123,7 +121,7 @@ class BoardFiles(ABC):
         raise self.read_only_error()
 
     def claim(self, path: str) -> None:
-        """Make a folder of ours, which may be removed later. Raises UsageError for another owner's."""
+        """Make a folder of ours, or see that it is one. Raises UsageError for another's."""
         raise self.read_only_error()
 
     def rename(self, source: str, target: str) -> None:
@@ -131,7 +129,7 @@ class BoardFiles(ABC):
         raise self.read_only_error()
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove files, and folders that are ours, if they are there. Raises UsageError for others."""
+        """Remove files, and folders that are ours. Raises UsageError for another's."""
         raise self.read_only_error()
 
     def link(self, source: str, target: str) -> None:
@@ -173,24 +171,28 @@ def lock_error(place: str, wait_s: float) -> UsageError:
     )
 
 
+@functools.cache
+def _troubles() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = decode_toml(read_text_beside(__file__, "troubles.toml"))["trouble"]
+    return rows
+
+
+def find_trouble(place: str, output: str, text: str) -> EdgeError | None:
+    """The error for what a file system or a script complains of; `text` is what to show of it."""
+    for row in _troubles():
+        if any(part in output for part in row["parts"]):
+            message = row["message"].format(place=place, text=text)
+            made: EdgeError = getattr(errors, row["error"])(message, next_step=row["next_step"])
+            return made
+    return None
+
+
 def board_error(error: OSError, place: str) -> EdgeError:
-    """What went wrong with a board's files, in words, from an errno."""
+    """What went wrong with a board's files, in words."""
     reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DoesNotFitError(
-            f"{place} is full: {reason}; the current release is unchanged",
-            next_step="free some space there (edge slots lists the releases), then flash again",
-        )
-    if error.errno == errno.EROFS:
-        return InputError(
-            f"{place} is read-only", next_step="mount it writable: mount -o remount,rw …"
-        )
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return InputError(
-            f"{place} cannot be written by this user: {reason}",
-            next_step="choose a folder that belongs to the user, or chown it",
-        )
-    return InputError(f"{place}: {reason}", next_step="flash again: the data already sent is kept")
+    return find_trouble(place, reason, reason) or InputError(
+        f"{place}: {reason}", next_step="flash again: the data already sent is kept"
+    )
 
 
 @contextlib.contextmanager

@@ -24,13 +24,6 @@ from boardfit.edge.errors import (
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.failed_starts import failed_starts, forgive_starts
 from boardfit.edge.slots.files import BoardFiles
-from boardfit.edge.slots.layout import (
-    SlotState,
-    bundle_folder,
-    is_release_id,
-    is_trash,
-    release_folder,
-)
 from boardfit.edge.slots.trust import pinned_keys, refuse_release, release_signer
 from boardfit.edge.terminal.progress import Say
 from boardfit.edge.trust.bundle_signature import SIGNATURE
@@ -72,7 +65,7 @@ class Slots:
         if layout.STATE in self.files.entries(""):
             return
         pointer = self.files.pointer()
-        strangers = [n for n in self.files.entries(layout.RELEASES) if not is_release_id(n)]
+        strangers = [n for n in self.files.entries(layout.RELEASES) if not layout.is_release_id(n)]
         if strangers or (pointer is not None and layout.parse_pointer(pointer) is None):
             raise UsageError(
                 f"{self.files.root} has a {layout.RELEASES}/ or {layout.CURRENT} that boardfit did "
@@ -80,16 +73,16 @@ class Slots:
                 next_step="choose another folder on the board",
             )
 
-    # ---- looking ------------------------------------------------------------------------------
-
-    def state(self) -> SlotState:
+    def state(self) -> layout.SlotState:
         data = self.files.read(layout.STATE, layout.MAX_STATE_BYTES)
-        return layout.parse_state(data) or SlotState()
+        return layout.parse_state(data) or layout.SlotState()
 
     def present(self) -> list[str]:
         """Ids of the releases that are there, whole or damaged."""
         entries = self.files.entries(layout.RELEASES)
-        return sorted(n for n, e in entries.items() if e.kind == "folder" and is_release_id(n))
+        return sorted(
+            n for n, e in entries.items() if e.kind == "folder" and layout.is_release_id(n)
+        )
 
     def current(self) -> str | None:
         """The release that runs; None when nothing was flashed yet, or `current` names nothing."""
@@ -103,7 +96,7 @@ class Slots:
         """Everything on the board, current first, then the newest."""
         state, present, current = self.state(), self.present(), self.current()
         previous = layout.previous_release(state.history, current, present)
-        sizes = self.files.used_bytes([release_folder(i) for i in present])
+        sizes = self.files.used_bytes([layout.release_folder(i) for i in present])
 
         def role(release_id: str) -> str:
             if release_id == current:
@@ -114,9 +107,12 @@ class Slots:
 
         newest_last = layout.collectable(state.history, present, [current])
         order = [*([current] if current else []), *reversed(newest_last)]
-        return [Release(i, role(i), sizes[release_folder(i)], self._facts(state, i)) for i in order]
+        return [
+            Release(i, role(i), sizes[layout.release_folder(i)], self._facts(state, i))
+            for i in order
+        ]
 
-    def _facts(self, state: SlotState, release_id: str) -> dict[str, Any]:
+    def _facts(self, state: layout.SlotState, release_id: str) -> dict[str, Any]:
         facts = dict(state.releases.get(release_id, {}))
         if n_failed := failed_starts(self.files, release_id):
             facts["failed_starts"] = n_failed
@@ -126,7 +122,7 @@ class Slots:
         """A release's manifest; its files are not looked at. Raises IntegrityError when it is not
         the one that the id stands for.
         """
-        folder = bundle_folder(release_id)
+        folder = layout.bundle_folder(release_id)
         text = self.files.read(f"{folder}/{MANIFEST}", MAX_MANIFEST_BYTES)
         if text is None or hashlib.sha256(text).hexdigest() != release_id:
             raise IntegrityError(
@@ -165,15 +161,13 @@ class Slots:
         release_signer(self.files, release_id, pinned_keys(self.files))
         bundle = self.bundle(release_id)
         refuse_release(self.files, bundle.subject)
-        if wrong := self.damage(bundle_folder(release_id), bundle):
+        if wrong := self.damage(layout.bundle_folder(release_id), bundle):
             raise IntegrityError(
                 f"release {release_id[:12]} on {self.files.root}: {printable(wrong[0])} is not "
                 "as in the manifest" + (f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""),
                 next_step="flash the bundle again: only what is damaged is sent",
             )
         return bundle
-
-    # ---- changing -----------------------------------------------------------------------------
 
     def note(self, release_id: str, **facts: Any) -> None:
         """Remember something about a release."""
@@ -192,7 +186,7 @@ class Slots:
         if before == release_id:
             return before
         self.files.write(layout.STATE, self.state().activating(release_id).to_bytes())
-        self.files.point(release_folder(release_id))
+        self.files.point(layout.release_folder(release_id))
         if self.current() != release_id:
             raise DeviceError(f"{self.files.root}: the switch to {release_id[:12]} did not hold")
         return before
@@ -201,7 +195,7 @@ class Slots:
         """Point at an earlier release; in the history the one left behind counts as rolled back
         from.
         """
-        self.files.point(release_folder(release_id))
+        self.files.point(layout.release_folder(release_id))
 
     def rollback(self, to: str | None = None) -> tuple[str | None, str]:
         """Switch to the previous release, or to `to` (an id or its beginning), after verifying it.
@@ -240,11 +234,11 @@ class Slots:
         """
         self.files.sweep()
         root = self.files.entries("")
-        gone = [name for name, e in root.items() if e.kind == "folder" and is_trash(name)]
+        gone = [name for name, e in root.items() if e.kind == "folder" and layout.is_trash(name)]
         gone += [
             f"{layout.INCOMING}/{name}"
             for name, entry in self.files.entries(layout.INCOMING).items()
-            if entry.kind == "folder" and is_release_id(name) and name != keep_incoming
+            if entry.kind == "folder" and layout.is_release_id(name) and name != keep_incoming
         ]
         if gone:
             self.files.remove(gone)
@@ -256,9 +250,9 @@ class Slots:
             if release_id == current:
                 raise UsageError(f"release {release_id[:12]} is current and stays")
             trash = f"{layout.TRASH}{release_id}"
-            self.files.claim(release_folder(release_id))
+            self.files.claim(layout.release_folder(release_id))
             self.files.remove([trash])
-            self.files.rename(release_folder(release_id), trash)
+            self.files.rename(layout.release_folder(release_id), trash)
             self.files.remove([trash])
         if release_ids:
             self.files.write(layout.STATE, self.state().drop_releases(release_ids).to_bytes())
@@ -282,10 +276,10 @@ class Slots:
         kept = {current, *keep} | (set() if drop_previous else {previous})
         order = layout.collectable(self.state().history, self.present(), kept)
         spare = [previous] if previous and previous in kept and previous not in keep else []
-        sizes = self.files.used_bytes([release_folder(i) for i in (*order, *spare)])
-        could = sum(sizes[release_folder(i)] for i in order)
+        sizes = self.files.used_bytes([layout.release_folder(i) for i in (*order, *spare)])
+        could = sum(sizes[layout.release_folder(i)] for i in order)
         if free + could < needed:
-            more = sum(sizes[release_folder(i)] for i in spare)
+            more = sum(sizes[layout.release_folder(i)] for i in spare)
             raise no_space_error(self.files.root, needed, free, could, more)
         for release_id in order:
             if free >= needed:

@@ -66,7 +66,10 @@ def flash_card(
     refuse_disk(disk, force=force)
     confirm(disk, media.yes_erase)
     started_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix=".boardfit-", dir=_work_folder(media.base)) as folder:
+    # Beside the image, where there is room for its like; else where temporary files go.
+    beside = media.base.absolute().parent
+    where = beside if os.access(beside, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix=".boardfit-", dir=where) as folder:
         image = Path(folder) / "card.img"
         options = dataclasses.replace(options, output=image)
         report = flash_image(bundle, ImageTarget(media.base, partition), options, reporter)
@@ -127,12 +130,6 @@ def is_disk_size(disk: Disk, typed: str) -> bool:
     except ValueError:
         return False
     return n_bytes == disk.n_bytes or format_bytes(n_bytes) == disk.size_text
-
-
-def _work_folder(base: Path) -> Path | None:
-    """Beside the image, where there is room for its like; else where temporary files go."""
-    folder = base.absolute().parent
-    return folder if os.access(folder, os.W_OK) else None
 
 
 def flash_media(

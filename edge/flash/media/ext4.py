@@ -24,16 +24,7 @@ from boardfit.edge.errors import EdgeError, EngineError, EngineMissingError, Inp
 from boardfit.edge.flash.media.filesystem import Superblock, read_superblock
 from boardfit.edge.flash.media.partitions import Partition
 from boardfit.edge.flash.media.source import chunks, reader, write_changes, write_sparse
-from boardfit.edge.process.child import (
-    DEVNULL,
-    CompletedProcess,
-    Popen,
-    TimeoutExpired,
-    child_environment,
-    run_child,
-    start_child,
-)
-from boardfit.edge.process.child import find_program as find_on_path
+from boardfit.edge.process import child
 from boardfit.edge.slots.files import BoardEntry, BoardFiles
 from boardfit.edge.terminal.progress import Advance
 from boardfit.edge.units import printable
@@ -69,7 +60,7 @@ _MORE_PLACES = ("/usr/sbin", "/sbin", "/opt/homebrew/opt/e2fsprogs/sbin",
 
 def find_program(name: str) -> str:
     """Where one of e2fsprogs is. Raises EngineMissingError with how to get them."""
-    found = find_on_path(name, *_MORE_PLACES)
+    found = child.find_program(name, *_MORE_PLACES)
     if found is None:
         raise EngineMissingError(
             f"{name} is not installed; images are changed with e2fsprogs",
@@ -97,8 +88,6 @@ class Volume:
     def superblock(self) -> Superblock:
         with self.path.open("rb") as file:
             return read_superblock(reader(file), self.partition)
-
-    # ---- e2fsck, resize2fs --------------------------------------------------------------------
 
     def repair(self) -> None:
         """Replay the journal and set right what needs no question. Raises InputError for more
@@ -150,10 +139,10 @@ class Volume:
             write_changes(alone, image, partition.start, partition.n_bytes)
         self.partition = partition
 
-    def _run(self, program: str, *arguments: str) -> CompletedProcess[bytes]:
-        return run_child([find_program(program), *arguments], cwd=self.work, env=_environment())
-
-    # ---- debugfs ------------------------------------------------------------------------------
+    def _run(self, program: str, *arguments: str) -> child.CompletedProcess[bytes]:
+        return child.run_child(
+            [find_program(program), *arguments], cwd=self.work, env=_environment()
+        )
 
     def ask(self, request: str) -> tuple[bytes, str]:
         """One request that changes nothing: (stdout, what it complained of)."""
@@ -166,9 +155,9 @@ class Volume:
         """
         (self.work / "requests").write_text("\n".join(requests) + "\n")
         with tempfile.TemporaryFile() as errors:
-            with start_child(
+            with child.start_child(
                 [find_program("debugfs"), "-w", "-f", "requests", self._spec], cwd=self.work,
-                env=_environment(), stdout=DEVNULL, stderr=errors,
+                env=_environment(), stdout=child.DEVNULL, stderr=errors,
             ) as process:  # fmt: skip
                 try:
                     _watch(process, progress or (lambda _: None))
@@ -237,7 +226,7 @@ class Volume:
         if node is None or not stat.S_ISREG(node.mode):
             return None
         digest, n_read = hashlib.sha256(), 0
-        with start_child(
+        with child.start_child(
             [find_program("debugfs"), "-R", f"cat {plain(path)}", self._spec], cwd=self.work,
             env=_environment(),
         ) as process:  # fmt: skip
@@ -258,7 +247,7 @@ def plain(path: str) -> str:
 
 def _environment() -> dict[str, str]:
     # Their messages are read, so they must not be translated; no pager, no questions.
-    return child_environment(LC_ALL="C", DEBUGFS_PAGER="__none__")
+    return child.child_environment(LC_ALL="C", DEBUGFS_PAGER="__none__")
 
 
 def _find_errors(stderr: bytes) -> str:
@@ -266,7 +255,7 @@ def _find_errors(stderr: bytes) -> str:
     return "; ".join(s for line in lines if (s := line.strip()) and not s.startswith("debugfs 1."))
 
 
-def _last_line(done: CompletedProcess[bytes]) -> str:
+def _last_line(done: child.CompletedProcess[bytes]) -> str:
     text = (done.stdout + b"\n" + done.stderr).decode("utf-8", "replace")
     lines = [
         line for line in text.splitlines() if line.strip() and not re.match(r"\w+2\w+ 1\.", line)
@@ -274,14 +263,14 @@ def _last_line(done: CompletedProcess[bytes]) -> str:
     return printable(lines[-1]) if lines else f"exit code {done.returncode}"
 
 
-def _watch(process: Popen[bytes], progress: Advance) -> None:
+def _watch(process: child.Popen[bytes], progress: Advance) -> None:
     """Tell how far a writer is, from what the kernel counts for it (where it does)."""
     seen = 0
     while True:
         try:
             process.wait(_POLL_S)
             return
-        except TimeoutExpired:
+        except child.TimeoutExpired:
             pass
         try:
             counters = psutil.Process(process.pid).io_counters()
@@ -293,7 +282,7 @@ def _watch(process: Popen[bytes], progress: Advance) -> None:
 
 
 class Ext4Files(BoardFiles):
-    """The files below the folder `folder` of a volume, for reading. `media.image` changes an image."""
+    """The files below the folder `folder` of a volume, for reading."""
 
     def __init__(self, volume: Volume, folder: str, place: str) -> None:
         self._volume, self._folder, self._place = volume, folder, place

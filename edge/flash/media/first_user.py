@@ -20,7 +20,6 @@ from boardfit.edge.flash.media.partitions import Partition
 from boardfit.edge.units import printable
 
 _MAX_TEXT = 1024 * 1024
-_PRETTY_NAME = re.compile(r'^(?:PRETTY_)?NAME="?([^"\n]{1,100})"?$', re.MULTILINE)
 # The top level of a YAML mapping; what is below it is indented.
 _KEY = re.compile(r"^([A-Za-z_][\w-]*):", re.MULTILINE)
 # What an earlier flash has added is replaced.
@@ -133,10 +132,9 @@ def _refuse(place: str, why: str) -> InputError:
 def _system_name(volume: Volume) -> str:
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         text = (volume.read(path, _MAX_TEXT) or b"").decode("utf-8", "replace")
-        if match := re.search(r'^PRETTY_NAME="?([^"\n]{1,100})"?$', text, re.MULTILINE):
-            return printable(match[1])
-        if match := _PRETTY_NAME.search(text):
-            return printable(match[1])
+        for name in ("PRETTY_NAME", "NAME"):
+            if match := re.search(rf'^{name}="?([^"\n]{{1,100}})"?$', text, re.MULTILINE):
+                return printable(match[1])
     return "the image's system"
 
 

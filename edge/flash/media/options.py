@@ -82,20 +82,17 @@ class MediaOptions:
             data = OpenedFile.open(self.password_file).read(MAX_PASSWORD_BYTES)
             password = data.decode("utf-8", "surrogateescape").removesuffix("\n")
         elif sys.stdin.isatty():
-            password = ask_password(self.user)
+            password = str(
+                click.prompt(
+                    f"Password of {self.user}", hide_input=True, confirmation_prompt=True, err=True
+                )
+            )
         else:
             raise UsageError(
                 "--user needs a password, and there is no terminal to ask",
                 next_step="--password-file FILE, whose first line it is",
             )
         return BootFiles(self.user, hash_password(password), self.enable_ssh)
-
-
-def ask_password(user: str) -> str:
-    """Asked twice, not shown."""
-    return str(
-        click.prompt(f"Password of {user}", hide_input=True, confirmation_prompt=True, err=True)
-    )
 
 
 _OPTIONS = (

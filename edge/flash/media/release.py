@@ -126,8 +126,6 @@ class ReleaseWriter:
                     found.setdefault(file.sha256, path)
         return found
 
-    # ---- what it takes ------------------------------------------------------------------------
-
     @property
     def n_new_bytes(self) -> int:
         """Bytes that will be written."""
@@ -161,13 +159,11 @@ class ReleaseWriter:
         return total + SLACK_BYTES
 
     def choose_mode(self, name: str) -> int:
-        """Permissions of a file of the release: those who may run it on the host may run it there."""
+        """Permissions of a file: those who may run it on the host may run it there."""
         if name == MARKER:
             return 0o644
         path = self.bundle.path / name.removeprefix("bundle/")
         return 0o755 if path.stat().st_mode & 0o100 else 0o644
-
-    # ---- writing ------------------------------------------------------------------------------
 
     def write(self, reporter: Reporter, facts: Mapping[str, object]) -> None:
         """Write what `plan` has decided. Raises EngineError when debugfs cannot."""

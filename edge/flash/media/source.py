@@ -8,8 +8,8 @@ the packers' own greatest settings do.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gzip
-import importlib.util
 import lzma
 import os
 import shutil
@@ -44,7 +44,7 @@ _HOLE = 64 * 1024
 
 
 def detect_packing(path: Path) -> Packing | None:
-    """How a file is packed; None for a plain image. Raises InputError for an archive or a device."""
+    """How a file is packed; None for a plain image. Raises InputError for an archive."""
     if os.path.exists(path):
         OpenedFile.open(path)
     with path.open("rb") as file:
@@ -201,19 +201,6 @@ def _gz_chunks(source: Path) -> Iterator[tuple[bytes, int]]:
 
 
 def _zst_chunks(source: Path) -> Iterator[tuple[bytes, int]]:
-    """With Python's own module (3.14) or else the `zstd` program."""
-    if importlib.util.find_spec("compression") and importlib.util.find_spec("compression.zstd"):
-        from importlib import import_module
-
-        zstd = import_module("compression.zstd")
-        with source.open("rb") as file:
-            try:
-                with zstd.ZstdFile(file) as unpacked:
-                    while chunk := unpacked.read(CHUNK):
-                        yield chunk, file.tell()
-            except zstd.ZstdError as error:
-                raise EOFError(str(error)) from None
-        return
     program = find_program("zstd")
     if program is None:
         raise EngineMissingError(
@@ -268,11 +255,6 @@ def locked_image(path: Path, *, writing: bool) -> Iterator[None]:
     holds it or may be writing to it: a loop device, an emulator (qemu's locks), another flash.
     """
     refuse_in_use(path)
-    if importlib.util.find_spec("fcntl") is None:
-        yield
-        return
-    import fcntl
-
     with contextlib.ExitStack() as stack:
         try:
             file: BinaryIO = stack.enter_context(path.open("r+b"))

@@ -115,9 +115,6 @@ def _explain_card_errors(place: str, at: str) -> Iterator[None]:
         ) from error
 
 
-# ---- false capacity -----------------------------------------------------------------------------
-
-
 def mark_offsets(n_bytes: int) -> list[int]:
     """Return where marks are set on a card of `n_bytes`, ascending, block by block: at 0, at every
     power of two from 1 MiB on, at even distances, and at the end.
@@ -170,9 +167,6 @@ def refuse_false_capacity(medium: DeviceMedium, place: str) -> None:
         f"(the last good mark is at {format_bytes(good[-1] if good else 0)})",
         next_step=_FALSE,
     )
-
-
-# ---- the image ----------------------------------------------------------------------------------
 
 
 def write_image(
