@@ -85,9 +85,10 @@ class SshBoard(ShellBoard):
             now = self.files.entries(PARTS).get(part.rpartition("/")[2])
             return now.n_bytes if now else offset
 
+        process = child.start_child(command, stdin=child.PIPE, stdout=child.DEVNULL, bufsize=0)
         done, seen = watch_transfer(
-            child.start_child(command, stdin=child.PIPE, stdout=child.DEVNULL, bufsize=0), self.place, find_size,
-            progress, seen=offset, look_s=_SFTP_LOOK_S, batch=batch.encode(),
+            process, self.place, find_size, progress, seen=offset, look_s=_SFTP_LOOK_S,
+            batch=batch.encode(),
         )  # fmt: skip
         if done.rc != 0:
             lost = self._channel.find_connection_error(

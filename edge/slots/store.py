@@ -24,6 +24,7 @@ from boardfit.edge.errors import (
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.failed_starts import failed_starts, forgive_starts
 from boardfit.edge.slots.files import BoardFiles
+from boardfit.edge.slots.layout import is_release_id, release_folder
 from boardfit.edge.slots.trust import pinned_keys, refuse_release, release_signer
 from boardfit.edge.terminal.progress import Say
 from boardfit.edge.trust.bundle_signature import SIGNATURE
@@ -65,7 +66,7 @@ class Slots:
         if layout.STATE in self.files.entries(""):
             return
         pointer = self.files.pointer()
-        strangers = [n for n in self.files.entries(layout.RELEASES) if not layout.is_release_id(n)]
+        strangers = [n for n in self.files.entries(layout.RELEASES) if not is_release_id(n)]
         if strangers or (pointer is not None and layout.parse_pointer(pointer) is None):
             raise UsageError(
                 f"{self.files.root} has a {layout.RELEASES}/ or {layout.CURRENT} that boardfit did "
@@ -80,9 +81,7 @@ class Slots:
     def present(self) -> list[str]:
         """Ids of the releases that are there, whole or damaged."""
         entries = self.files.entries(layout.RELEASES)
-        return sorted(
-            n for n, e in entries.items() if e.kind == "folder" and layout.is_release_id(n)
-        )
+        return sorted(n for n, e in entries.items() if e.kind == "folder" and is_release_id(n))
 
     def current(self) -> str | None:
         """The release that runs; None when nothing was flashed yet, or `current` names nothing."""
@@ -96,7 +95,7 @@ class Slots:
         """Everything on the board, current first, then the newest."""
         state, present, current = self.state(), self.present(), self.current()
         previous = layout.previous_release(state.history, current, present)
-        sizes = self.files.used_bytes([layout.release_folder(i) for i in present])
+        sizes = self.files.used_bytes([release_folder(i) for i in present])
 
         def role(release_id: str) -> str:
             if release_id == current:
@@ -107,10 +106,7 @@ class Slots:
 
         newest_last = layout.collectable(state.history, present, [current])
         order = [*([current] if current else []), *reversed(newest_last)]
-        return [
-            Release(i, role(i), sizes[layout.release_folder(i)], self._facts(state, i))
-            for i in order
-        ]
+        return [Release(i, role(i), sizes[release_folder(i)], self._facts(state, i)) for i in order]
 
     def _facts(self, state: layout.SlotState, release_id: str) -> dict[str, Any]:
         facts = dict(state.releases.get(release_id, {}))
@@ -186,7 +182,7 @@ class Slots:
         if before == release_id:
             return before
         self.files.write(layout.STATE, self.state().activating(release_id).to_bytes())
-        self.files.point(layout.release_folder(release_id))
+        self.files.point(release_folder(release_id))
         if self.current() != release_id:
             raise DeviceError(f"{self.files.root}: the switch to {release_id[:12]} did not hold")
         return before
@@ -195,7 +191,7 @@ class Slots:
         """Point at an earlier release; in the history the one left behind counts as rolled back
         from.
         """
-        self.files.point(layout.release_folder(release_id))
+        self.files.point(release_folder(release_id))
 
     def rollback(self, to: str | None = None) -> tuple[str | None, str]:
         """Switch to the previous release, or to `to` (an id or its beginning), after verifying it.
@@ -238,7 +234,7 @@ class Slots:
         gone += [
             f"{layout.INCOMING}/{name}"
             for name, entry in self.files.entries(layout.INCOMING).items()
-            if entry.kind == "folder" and layout.is_release_id(name) and name != keep_incoming
+            if entry.kind == "folder" and is_release_id(name) and name != keep_incoming
         ]
         if gone:
             self.files.remove(gone)
@@ -250,9 +246,9 @@ class Slots:
             if release_id == current:
                 raise UsageError(f"release {release_id[:12]} is current and stays")
             trash = f"{layout.TRASH}{release_id}"
-            self.files.claim(layout.release_folder(release_id))
+            self.files.claim(release_folder(release_id))
             self.files.remove([trash])
-            self.files.rename(layout.release_folder(release_id), trash)
+            self.files.rename(release_folder(release_id), trash)
             self.files.remove([trash])
         if release_ids:
             self.files.write(layout.STATE, self.state().drop_releases(release_ids).to_bytes())
@@ -276,10 +272,10 @@ class Slots:
         kept = {current, *keep} | (set() if drop_previous else {previous})
         order = layout.collectable(self.state().history, self.present(), kept)
         spare = [previous] if previous and previous in kept and previous not in keep else []
-        sizes = self.files.used_bytes([layout.release_folder(i) for i in (*order, *spare)])
-        could = sum(sizes[layout.release_folder(i)] for i in order)
+        sizes = self.files.used_bytes([release_folder(i) for i in (*order, *spare)])
+        could = sum(sizes[release_folder(i)] for i in order)
         if free + could < needed:
-            more = sum(sizes[layout.release_folder(i)] for i in spare)
+            more = sum(sizes[release_folder(i)] for i in spare)
             raise no_space_error(self.files.root, needed, free, could, more)
         for release_id in order:
             if free >= needed:
