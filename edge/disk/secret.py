@@ -80,6 +80,5 @@ def _make(folder: Path, name: str) -> bytes:
 
 def _unusable(path: Path, why: str) -> UnsafeInputError:
     return UnsafeInputError(
-        f"the secret {path} cannot be used: {why}",
-        next_step=f"remove {path}: a new one is made",
+        f"the secret {path} cannot be used: {why}", next_step=f"remove {path}: a new one is made"
     )

@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from boardfit.edge.disk.troubles import find_trouble
 from boardfit.edge.errors import DeviceUnreachableError, EdgeError, UsageError
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.shell_files import ShellBoard, shell_error
@@ -74,18 +75,11 @@ def choose_device(devices: list[Device], serial: str | None) -> Device:
             else "no device is connected",
             next_step="allow USB debugging on it (Settings, Developer options) and plug it in",
         )
-    steps = {
-        "unauthorized": "unlock it and answer “Allow USB debugging?” with yes",
-        "authorizing": "unlock it and answer “Allow USB debugging?” with yes",
-        "offline": "unplug it and plug it in again, or: adb reconnect",
-        "no permissions": "give this user the USB device: apt install android-sdk-platform-tools-"
-        "common, then adb kill-server",
-    }
     if found.state != "device":
-        raise DeviceUnreachableError(
-            f"{found.serial} is {found.state}",
-            next_step=steps.get(found.state, "start Android on it: adb reboot"),
-        )
+        words = {"serial": found.serial, "state": found.state}
+        trouble = find_trouble(__file__, "adb_troubles.toml", found.state, **words)
+        assert trouble is not None  # its last row is for every state
+        raise trouble
     return found
 
 

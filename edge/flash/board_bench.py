@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import shlex
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -32,21 +32,8 @@ MAX_RESULT_BYTES = 12 * MIB
 _BENCH_S = 4 * 3600
 
 
-@dataclass(frozen=True)
-class BenchOptions:
-    """Options for `edge bench` on the board. A phone's static program supports only `repeats`."""
-
-    quick: bool = False
-    repeats: int | None = None
-    n_gen: int | None = None
-    n_threads: int | None = None
-
-    def words(self) -> list[str]:
-        values = {"--repeats": self.repeats, "--gen": self.n_gen, "--threads": self.n_threads}
-        return [
-            *(["--quick"] if self.quick else []),
-            *(word for name, n in values.items() if n is not None for word in (name, str(n))),
-        ]
+#: Options of `edge bench`, by name. A phone's static program supports only `--repeats`.
+BenchOptions = Mapping[str, int | bool | None]
 
 
 def bench_board(
@@ -87,15 +74,16 @@ def bench_command(board: Board, bundle: Bundle, result: str, options: BenchOptio
     root = board.files.root
     folder = f"{root}/{layout.bundle_folder(bundle.id)}"
     if has_tools(bundle):
-        return bench_script(bundle, folder, f"{root}/{result}", options.repeats or 5)
+        return bench_script(bundle, folder, f"{root}/{result}", int(options.get("--repeats") or 5))
     edge = find_edge(board, bundle)
     if edge is None:
         raise EngineError(
             f"there is no edge on {board.place}, and its release brings none",
             next_step="flash a bundle of edge build --with-engine",
         )
-    words = shlex.join([folder, "-o", f"{root}/{result}", *options.words()])
-    return f"cd / && {edge} bench {words} >/dev/null"
+    words = [w for k, v in options.items() if v for w in ([k] if v is True else [k, str(v)])]
+    line = shlex.join([folder, "-o", f"{root}/{result}", *words])
+    return f"cd / && {edge} bench {line} >/dev/null"
 
 
 def take_results(board: Board, output: Path) -> list[dict[str, Any]]:

@@ -99,10 +99,7 @@ def parse_inventory(document: Mapping[str, Any], path: Path) -> Inventory:
     if twice := next((t for t in targets if targets.count(t) > 1), None):
         raise InputError(f"{path}: two boards have the target {printable(twice)}")
     return Inventory(
-        found,
-        document.get("parallel", DEFAULT_PARALLEL),
-        document.get("max_failures", 0),
-        path,
+        found, document.get("parallel", DEFAULT_PARALLEL), document.get("max_failures", 0), path
     )
 
 

@@ -180,10 +180,7 @@ def revoke_command(
     Revoke a key that was lost or copied. A key that is merely old can be unpinned.
     """
     with changing(target, ssh_config, wait_s, as_json) as (board, slots, notes):
-        revoked, pinned = (
-            trust.revoked_keys(board.files),
-            trust.pinned_keys(board.files),
-        )
+        revoked, pinned = (trust.revoked_keys(board.files), trust.pinned_keys(board.files))
         try:
             wanted = list(public_keys(key_text))  # perhaps never pinned there
         except EdgeError:

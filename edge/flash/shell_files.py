@@ -24,7 +24,7 @@ from boardfit.edge.probe.remote import SCRIPT
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
 from boardfit.edge.process.child import PIPE, Popen, TimeoutExpired, start_child
 from boardfit.edge.process.listener import Listener, stop
-from boardfit.edge.slots.files import BoardEntry, BoardFiles, find_trouble, lock_error
+from boardfit.edge.slots.files import BoardEntry, BoardFiles, disk_trouble, lock_error
 from boardfit.edge.slots.layout import CURRENT, LOCK
 from boardfit.edge.units import printable
 
@@ -45,7 +45,7 @@ def shell_error(place: str, output: str, rc: int) -> EdgeError:
     """Turn the message of a failed script into an error with a next step."""
     lines = [line for line in output.strip().splitlines() if line.strip()]
     text = printable(lines[-1]) if lines else f"a command left with {rc}"
-    return find_trouble(place, output, text) or DeviceError(
+    return disk_trouble(place, output, text) or DeviceError(
         f"{place}: {text}", next_step="flash again: the data already sent is kept"
     )
 

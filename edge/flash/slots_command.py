@@ -108,7 +108,7 @@ def bench_command(
     `edge report` and `edge compare` read them like the results of this machine.
     """
     from boardfit.edge.bench.store import data_directory
-    from boardfit.edge.flash.board_bench import BenchOptions, bench_board
+    from boardfit.edge.flash.board_bench import bench_board
     from boardfit.edge.report.figures import group_runs
     from boardfit.edge.report.terminal import run_lines
 
@@ -116,7 +116,10 @@ def bench_command(
     reporter = TerminalReporter(quiet=as_json, is_timed=False, in_bytes=True)
     board = connect(parse_flash_target(target), ssh_config=ssh_config)
     with closing(board), reporter:
-        records = bench_board(board, BenchOptions(quick, repeats, n_gen, n_threads), path, reporter)
+        options = {
+            "--quick": quick, "--repeats": repeats, "--gen": n_gen, "--threads": n_threads,
+        }  # fmt: skip
+        records = bench_board(board, options, path, reporter)
     if as_json:
         for record in records:
             echo(json.dumps({k: v for k, v in record.items() if k != "traces"}))

@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 
 from boardfit.edge.disk.opened_file import OpenedFile
+from boardfit.edge.disk.troubles import find_trouble
 from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import FlashTarget
@@ -36,10 +37,7 @@ class SshChannel:
     """OpenSSH with a shared connection. `config` stands in for the user's own ~/.ssh/config."""
 
     def __init__(
-        self,
-        target: FlashTarget,
-        config: Path | None = None,
-        more: Mapping[str, str] | None = None,
+        self, target: FlashTarget, config: Path | None = None, more: Mapping[str, str] | None = None
     ) -> None:
         """`more` are further options of ssh_config(5)."""
         assert target.board is not None
@@ -143,29 +141,21 @@ class SshChannel:
     def find_connection_error(self, done: Done) -> EdgeError | None:
         return self._unreachable(done.err, 255) if done.rc == 255 else None
 
-    def _unreachable(self, output: str, code: int) -> DeviceUnreachableError:
+    def _unreachable(self, output: str, code: int) -> EdgeError:
         lines = [line.strip() for line in output.splitlines() if line.strip(" @\r")]
         why = printable(lines[-1]) if lines else f"ssh left with {code}"
         name = f"{self._target.user}@{self.address}" if self._target.user else self.address
         port = f" -p {self._target.port}" if self._target.port else ""
-        step = f"`ssh{port} {name} true` must work without asking for anything"
-        if "IDENTIFICATION HAS CHANGED" in output:
-            why = "its host key is not the one that was known: another machine, or set up anew"
-            entry = f"[{self._target.host}]:{self._target.port}" if port else self._target.host
-            step = f"only if you know why it changed: ssh-keygen -R '{entry}', then ssh to it once"
-        elif "Host key verification failed" in output or "host key is known" in output:
-            why = "its host key is not known yet"
-            step = f"`ssh{port} {name}` once, and compare the fingerprint it shows"
-        elif "Permission denied" in output:
-            why = f"it takes none of your keys ({why}); boardfit never asks for a password"
-            step = f"ssh-copy-id{port} {name}"
-        elif "Could not resolve" in output:
-            step = "check the name; does `getent hosts` find it?"
-        elif "refused" in output:
-            step = "is sshd running there, and is this its port?"
-        elif code != 255:
+        entry = f"[{self._target.host}]:{self._target.port}" if port else self._target.host
+        words = {"place": self.place, "why": why, "name": name, "port": port, "entry": entry}
+        if known := find_trouble(__file__, "ssh_troubles.toml", output, **words):
+            return known
+        if code != 255:
             why = f"a login there runs no commands ({why}, exit code {code})"
-        return DeviceUnreachableError(f"{self.place} cannot be reached: {why}", next_step=step)
+        return DeviceUnreachableError(
+            f"{self.place} cannot be reached: {why}",
+            next_step=f"`ssh{port} {name} true` must work without asking for anything",
+        )
 
     def close(self) -> None:
         with contextlib.suppress(OSError, child.SubprocessError):

@@ -9,29 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import shutil
 import stat
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO, Literal, TypeVar
 
 import psutil
 
-import boardfit.edge.errors as errors
-from boardfit.device_profiles.toml_parser import decode_toml
-from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.disk.rooted import Root
+from boardfit.edge.disk.troubles import find_trouble
 from boardfit.edge.errors import EdgeError, InputError, UnsafeInputError, UsageError
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.slots.layout import CURRENT, LOCK
 from boardfit.edge.terminal.progress import Advance
 
+_Seen = TypeVar("_Seen")
 Kind = Literal["file", "folder", "link", "other"]
 _COPY = 1 << 20
 #: Errors of a file system in trouble. Any other error of a link means that it has no links.
@@ -171,26 +169,15 @@ def lock_error(place: str, wait_s: float) -> UsageError:
     )
 
 
-@functools.cache
-def _troubles() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = decode_toml(read_text_beside(__file__, "troubles.toml"))["trouble"]
-    return rows
-
-
-def find_trouble(place: str, output: str, text: str) -> EdgeError | None:
-    """The error for what a file system or a script complains of; `text` is what to show of it."""
-    for row in _troubles():
-        if any(part in output for part in row["parts"]):
-            message = row["message"].format(place=place, text=text)
-            made: EdgeError = getattr(errors, row["error"])(message, next_step=row["next_step"])
-            return made
-    return None
+def disk_trouble(place: str, output: str, text: str) -> EdgeError | None:
+    """The error for what a board's disk or a script on it complains of; `text` is shown of it."""
+    return find_trouble(__file__, "troubles.toml", output, place=place, text=text)
 
 
 def board_error(error: OSError, place: str) -> EdgeError:
     """What went wrong with a board's files, in words."""
     reason = error.strerror or str(error)
-    return find_trouble(place, reason, reason) or InputError(
+    return disk_trouble(place, reason, reason) or InputError(
         f"{place}: {reason}", next_step="flash again: the data already sent is kept"
     )
 
@@ -213,14 +200,18 @@ class LocalFiles(BoardFiles):
         self._root = root.absolute()
         self.root = str(self._root)
 
-    def _is_there(self) -> bool:
-        return os.path.lexists(self._root)
-
     @contextlib.contextmanager
     def _open_root(self) -> Iterator[Root]:
         """The root, opened anew: nothing may hold a card when it is to be taken out."""
         with explain_errors(self.root), Root(self._root, fault_point, fixed_modes=True) as root:
             yield root
+
+    def _look(self, look: Callable[[Root], _Seen], nothing: _Seen) -> _Seen:
+        """What is seen in the root; `nothing` where it is missing."""
+        if not os.path.lexists(self._root):
+            return nothing
+        with self._open_root() as root:
+            return look(root)
 
     def prepare(self) -> None:
         with explain_errors(self.root):
@@ -234,27 +225,13 @@ class LocalFiles(BoardFiles):
             pass
 
     def entries(self, folder: str) -> dict[str, BoardEntry]:
-        if not self._is_there():
-            return {}
-        with self._open_root() as root:
-            return {name: _entry(info) for name, info in root.entries(folder).items()}
+        return self._look(lambda root: _as_entries(root.entries(folder).items()), {})
 
     def tree(self, folder: str) -> dict[str, BoardEntry]:
-        if not self._is_there():
-            return {}
-        with self._open_root() as root:
-            return {name: _entry(info) for name, info in root.walk(folder)}
+        return self._look(lambda root: _as_entries(root.walk(folder)), {})
 
     def read(self, path: str, limit: int) -> bytes | None:
-        if not self._is_there():
-            return None
-        with self._open_root() as root:
-            info = root.stat(path)
-            if info is None or not stat.S_ISREG(info.st_mode) or info.st_size > limit:
-                return None
-            with root.open(path) as file:
-                data = file.read(limit + 1)
-            return data if len(data) <= limit else None
+        return self._look(lambda root: _read_small(root, path, limit), None)
 
     def write(self, path: str, data: bytes) -> None:
         with self._open_root() as root:
@@ -296,11 +273,7 @@ class LocalFiles(BoardFiles):
         self.sync([target])
 
     def copy_into(
-        self,
-        source: Path,
-        target: str,
-        offset: int,
-        progress: Advance | None = None,
+        self, source: Path, target: str, offset: int, progress: Advance | None = None
     ) -> None:
         """Copy `source` from `offset` to the same place in `target`; not flushed yet."""
         with self._open_root() as root, source.open("rb") as reader:
@@ -353,10 +326,7 @@ class LocalFiles(BoardFiles):
         }
 
     def link_target(self, path: str) -> str | None:
-        if not self._is_there():
-            return None
-        with self._open_root() as root:
-            return root.readlink(path)
+        return self._look(lambda root: root.readlink(path), None)
 
     def point(self, target: str) -> None:
         with self._open_root() as root:
@@ -421,8 +391,20 @@ def _boot_id() -> str:
         return ""
 
 
-def _entry(info: os.stat_result) -> BoardEntry:
-    return BoardEntry.from_mode(info.st_mode, info.st_size, info.st_nlink)
+def _as_entries(found: Iterable[tuple[str, os.stat_result]]) -> dict[str, BoardEntry]:
+    return {
+        name: BoardEntry.from_mode(info.st_mode, info.st_size, info.st_nlink)
+        for name, info in found
+    }
+
+
+def _read_small(root: Root, path: str, limit: int) -> bytes | None:
+    info = root.stat(path)
+    if info is None or not stat.S_ISREG(info.st_mode) or info.st_size > limit:
+        return None
+    with root.open(path) as file:
+        data = file.read(limit + 1)
+    return data if len(data) <= limit else None
 
 
 def _digest(root: Root, path: str) -> str | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import BinaryIO
 
 from boardfit.edge.errors import DoesNotFitError
 from boardfit.edge.flash.media.ext4 import Volume
 from boardfit.edge.flash.media.partitions import PartitionTable, grow
-from boardfit.edge.flash.media.source import KEEP_FREE, reader
+from boardfit.edge.flash.media.source import reader, require_room
 from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import MIB, format_bytes
 
@@ -22,20 +21,14 @@ _ROUNDS = 4
 
 
 def make_room(
-    work: BinaryIO,
-    table: PartitionTable,
-    volume: Volume,
-    needed: int,
-    n_inodes: int,
+    work: BinaryIO, table: PartitionTable, volume: Volume, needed: int, n_inodes: int,
     reporter: Reporter,
-) -> PartitionTable:
+) -> PartitionTable:  # fmt: skip
     """Make the file system large enough for `needed` bytes and `n_inodes` files; the table then.
     Raises DoesNotFitError when the table or this disk has no room for that.
     """
     number = volume.partition.number
-    room = shutil.disk_usage(volume.path.parent).free - KEEP_FREE
-    if needed > room:  # the image's own free space is mostly holes
-        raise _disk_full(needed, room)
+    require_room(volume.path.parent, needed)  # the image's own free space is mostly holes
     for _ in range(_ROUNDS):
         block = volume.superblock()
         short = needed - block.n_free_bytes
@@ -62,10 +55,7 @@ def _grow(
 ) -> PartitionTable:
     after, writes = grow(reader(work), table, number, n_bytes)
     # Resizing works on a second copy of the partition's blocks.
-    more = os.fstat(work.fileno()).st_blocks * 512
-    room = shutil.disk_usage(folder).free - KEEP_FREE
-    if more > room:
-        raise _disk_full(more, room)
+    require_room(folder, os.fstat(work.fileno()).st_blocks * 512)
     work.truncate(after.n_bytes)
     for offset, data in writes:
         work.seek(offset)
@@ -73,12 +63,3 @@ def _grow(
     work.flush()
     os.fsync(work.fileno())
     return after
-
-
-def _disk_full(needed: int, room: int) -> DoesNotFitError:
-    return DoesNotFitError(
-        f"this disk has too little space to work on the image: {format_bytes(needed)} needed, "
-        f"{format_bytes(max(0, room))} available; nothing was changed",
-        shortfall_bytes=needed - room,
-        next_step="free some space, or write to another disk with --output",
-    )

@@ -31,6 +31,7 @@ Packing = Literal["xz", "gz", "zst"]
 CHUNK = 4 * MIB
 #: Left free on the disk that the image is unpacked onto.
 KEEP_FREE = 64 * MIB
+_MORE_ROOM = "free some space, or write to another disk with --output"
 #: `xz -9` needs 65 MiB to unpack; more than this is meant to hurt.
 XZ_MEMORY = 256 * MIB
 _MAGICS: tuple[tuple[Packing, bytes], ...] = (
@@ -66,12 +67,9 @@ def materialize(source: Path, target: BinaryIO, folder: Path, progress: Progress
     space, EngineMissingError when no zstd is there.
     """
     packing = detect_packing(source)
-    room = shutil.disk_usage(folder).free - KEEP_FREE
     total = source.stat().st_size
+    room = require_room(folder, 0 if packing else source.stat().st_blocks * 512)
     if packing is None:
-        n_stored = source.stat().st_blocks * 512
-        if n_stored > room:
-            raise _too_large(source, n_stored, room)
         chunks, room = _read_plain(source, progress), total
     else:
         chunks = _read_packed(source, packing, total, progress)
@@ -79,7 +77,11 @@ def materialize(source: Path, target: BinaryIO, folder: Path, progress: Progress
     for offset, chunk in chunks:
         n_bytes = offset + len(chunk)
         if n_bytes > room:
-            raise _too_large(source, None, room)
+            raise DoesNotFitError(
+                f"{source} does not fit on this disk: {format_bytes(max(0, room))} available, it "
+                "unpacks to more than that; nothing was changed",
+                next_step=_MORE_ROOM,
+            )
         write_sparse(target, offset, chunk)
     if packing is None:
         n_bytes = total
@@ -87,13 +89,17 @@ def materialize(source: Path, target: BinaryIO, folder: Path, progress: Progress
     return n_bytes
 
 
-def _too_large(source: Path, n_bytes: int | None, room: int) -> DoesNotFitError:
-    what = "more than that" if n_bytes is None else format_bytes(n_bytes)
-    return DoesNotFitError(
-        f"{source} does not fit on this disk: {format_bytes(max(0, room))} available, it unpacks "
-        f"to {what}; nothing was changed",
-        next_step="free some space, or write to another disk with --output",
-    )
+def require_room(folder: Path, needed: int) -> int:
+    """The bytes that work on an image may take. Raises DoesNotFitError for more than these."""
+    room = shutil.disk_usage(folder).free - KEEP_FREE
+    if needed > max(0, room):
+        raise DoesNotFitError(
+            f"this disk has too little space to work on the image: {format_bytes(needed)} needed, "
+            f"{format_bytes(max(0, room))} available; nothing was changed",
+            shortfall_bytes=needed - room,
+            next_step=_MORE_ROOM,
+        )
+    return room
 
 
 def write_sparse(target: BinaryIO, offset: int, chunk: bytes) -> None:

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import BinaryIO
 
-from boardfit.edge.errors import DeviceUnreachableError, InputError, IntegrityError, UsageError
+from boardfit.edge.disk.troubles import find_trouble
+from boardfit.edge.errors import IntegrityError
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import MIB, format_bytes
 
@@ -40,7 +41,10 @@ class DeviceMedium:
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
         except OSError as error:
-            raise _open_error(path, error) from error
+            reason = error.strerror or str(error)
+            trouble = find_trouble(__file__, "card_troubles.toml", reason, path=path, reason=reason)
+            assert trouble is not None  # its last row is for every reason
+            raise trouble from error
         self.n_bytes = os.lseek(self._fd, 0, os.SEEK_END)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -81,25 +85,6 @@ class DeviceMedium:
 
     def close(self) -> None:
         os.close(self._fd)
-
-
-def _open_error(path: str, error: OSError) -> UsageError | InputError | DeviceUnreachableError:
-    if error.errno == errno.EBUSY:
-        return UsageError(
-            f"{path} is in use (the kernel reports it as busy)",
-            next_step="umount what is on it; lsblk shows what holds it",
-        )
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return InputError(
-            f"{path} cannot be written by this user", next_step="run the same command with sudo"
-        )
-    if error.errno == errno.EROFS:
-        return InputError(
-            f"{path} is write-protected", next_step="move the switch at the card's side"
-        )
-    if error.errno in (errno.ENOMEDIUM, errno.ENXIO):
-        return DeviceUnreachableError(f"there is no card in {path}", next_step="put one in")
-    return InputError(f"{path}: {error.strerror}", next_step="edge flash --list-cards")
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from boardfit.edge.bench.store import append_results, read_results
 from boardfit.edge.errors import InputError, IntegrityError, UsageError
 from boardfit.edge.flash.board_bench import (
     RESULTS,
-    BenchOptions,
     bench_board,
     keep_results,
     take_results,
@@ -85,7 +84,7 @@ def test_what_a_phones_program_measured_becomes_ours(tmp_path: Path) -> None:
 
 def test_a_mounted_card_measures_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a mounted card") as caught:
-        bench_board(DirectoryBoard(tmp_path), BenchOptions(), tmp_path / "r.jsonl", Quiet())
+        bench_board(DirectoryBoard(tmp_path), {}, tmp_path / "r.jsonl", Quiet())
     assert "ssh://" in (caught.value.next_step or "")
 
 
