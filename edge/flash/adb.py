@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from boardfit.edge.disk.troubles import find_trouble
+from boardfit.edge.disk.data_files import find_trouble
 from boardfit.edge.errors import DeviceUnreachableError, EdgeError, UsageError
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.shell_files import ShellBoard, shell_error

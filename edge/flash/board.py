@@ -1,13 +1,18 @@
-"""One base for every place that a bundle can be flashed to."""
+"""Places that a bundle can be flashed to: one base, folders of this machine, the way to others."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import ClassVar
 
+import click
+
+from boardfit.edge.errors import InputError
 from boardfit.edge.flash.session import Done
+from boardfit.edge.flash.target import MEDIA, FlashTarget
 from boardfit.edge.probe.system import CapturedSystem
-from boardfit.edge.slots.files import BoardFiles
+from boardfit.edge.process.child import run_child
+from boardfit.edge.slots.files import BoardFiles, LocalFiles
 from boardfit.edge.terminal.progress import Advance
 
 
@@ -50,3 +55,63 @@ class Board:
 
     def close(self) -> None:
         """Let go of the connection, where there is one."""
+
+
+_BLOCK = 1 << 20
+
+
+class DirectoryBoard(Board):
+    """A folder of this machine. Nothing is run in it but the health gate's reading of the model."""
+
+    files: LocalFiles
+
+    def __init__(self, path: Path) -> None:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is not a folder", next_step="give a folder: dir:/media/card")
+        if not path.absolute().parent.is_dir():
+            raise InputError(
+                f"there is no folder {path.absolute().parent}",
+                next_step="mount the card or share first, then give a path inside it",
+            )
+        self.place = f"dir:{path}"
+        self.files = LocalFiles(path)
+
+    def resume_from(self, n_there: int) -> int:
+        return max(0, n_there - 1) // _BLOCK * _BLOCK
+
+    def send(self, source: Path, part: str, offset: int, progress: Advance) -> int:
+        self.files.copy_into(source, part, offset, progress)
+        return source.stat().st_size - offset
+
+    def execute(self, script: str, *, timeout_s: float) -> Done:
+        return Done.from_process(run_child(["sh", "-c", script], timeout_s=timeout_s))
+
+
+#: Options that `edge flash`, `edge rollback`, `edge slots` and `edge key` share.
+ssh_config_option = click.option(
+    "--ssh-config", type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Use this file instead of ~/.ssh/config (as ssh -F does).",
+)  # fmt: skip
+wait_option = click.option(
+    "--wait", "wait_s", type=click.FloatRange(min=0), default=0, show_default=True,
+    help="Seconds to wait for another flash of the same board.",
+)  # fmt: skip
+
+
+def connect(target: FlashTarget, *, ssh_config: Path | None = None, via: str = "auto") -> Board:
+    """Open the way to a board. `ssh_config` stands in for ~/.ssh/config; `via` is how ssh sends.
+    Raises DeviceUnreachableError when it cannot be reached.
+    """
+    if target.scheme == "dir":
+        return DirectoryBoard(Path(target.folder))
+    if target.scheme in MEDIA:
+        from boardfit.edge.flash.media.root import ImageBoard
+
+        return ImageBoard(target)
+    if target.scheme == "adb":
+        from boardfit.edge.flash.adb import AdbBoard
+
+        return AdbBoard(target)
+    from boardfit.edge.flash.ssh import SshBoard
+
+    return SshBoard(target, config=ssh_config, via=via)

@@ -20,8 +20,7 @@ from boardfit.edge.bench.store import append_lines, append_results
 from boardfit.edge.bundle.bundle import Bundle
 from boardfit.edge.errors import EngineError, IntegrityError, UsageError
 from boardfit.edge.flash.board import Board
-from boardfit.edge.flash.gate import explain_end, find_edge
-from boardfit.edge.flash.phone_gate import bench_script, has_tools
+from boardfit.edge.flash.gate import bench_script, explain_end, find_edge, has_tools
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.store import Slots
 from boardfit.edge.terminal.progress import Reporter

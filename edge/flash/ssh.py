@@ -6,18 +6,23 @@ One connection carries everything. Its master leaves by itself some seconds afte
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
-from boardfit.edge.errors import DeviceError, EdgeError
-from boardfit.edge.flash.session import Done
+from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
+from boardfit.edge.flash.session import Channel, Done
 from boardfit.edge.flash.shell_files import ShellBoard, shell_error
 from boardfit.edge.flash.ssh_channel import HAS_AES, SshChannel, has_aes
-from boardfit.edge.flash.stream import BLOCK, send_stream, watch_transfer
 from boardfit.edge.flash.target import FlashTarget
 from boardfit.edge.process import child
+from boardfit.edge.process.child import DEVNULL, Popen, start_child
+from boardfit.edge.process.listener import Listener, stop
+from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.slots.layout import PARTS
 from boardfit.edge.terminal.progress import Advance
 from boardfit.edge.units import printable
@@ -171,3 +176,99 @@ def rsync_traffic(stats: str) -> int:
     """Bytes that crossed the connection in both directions, from rsync's --stats."""
     found = re.findall(r"Total bytes (?:sent|received): ([0-9,.]{1,24})", stats)
     return sum(int(re.sub(r"[,.]", "", number) or 0) for number in found)
+
+
+#: What a part may be cut back to.
+BLOCK = 1 << 20
+#: What dd reads at once. It writes each block as it was read: gathering larger blocks (obs) made it
+#: three times slower (measured, coreutils 9.1).
+_READ = 1 << 16
+_LOOK_S = 0.2
+#: A transfer that moves nothing for so long has died. A worn card pauses for up to a minute.
+STALL_S = 300
+#: What a program that transfers a file may print, and what is kept of it.
+MAX_WORDS, _TAIL = 1 << 20, 4096
+
+
+class StallClock:
+    """Notices that a transfer stands still."""
+
+    def __init__(self, place: str, stall_s: float = STALL_S) -> None:
+        self._place, self._stall_s = place, stall_s
+        self._at, self._since_s = -1, time.monotonic()
+
+    def check(self, at: int) -> None:
+        """Raise DeviceUnreachableError when `at` has not changed for too long."""
+        now_s = time.monotonic()
+        if at != self._at:
+            self._at, self._since_s = at, now_s
+        elif now_s - self._since_s > self._stall_s:
+            raise DeviceUnreachableError(
+                f"{self._place} has taken no byte for {self._stall_s:.0f} s",
+                next_step="check the board and its card, then run the same command to resume",
+            )
+
+
+def watch_transfer(
+    process: Popen[bytes], place: str, find_position: Callable[[bytes], int], progress: Advance, *,
+    seen: int = 0, look_s: float = _LOOK_S, batch: bytes = b"",
+) -> tuple[Done, int]:  # fmt: skip
+    """Wait for the end of a program that sends a file; how it ended, and its last position.
+
+    `find_position` gets what the program printed since the last look, `batch` is its input. Raises
+    DeviceUnreachableError when it stands still, DeviceError when it prints without end.
+    """
+    listener, clock = Listener(process, place, MAX_WORDS), StallClock(place)
+    tail, next_s = b"", time.monotonic() + look_s
+    try:
+        if batch:
+            listener.send(batch)
+        while process.poll() is None:
+            if batch and process.stdin is not None and not listener.is_sending:
+                process.stdin.close()
+            if listener.has_ended:
+                time.sleep(0.01)
+            else:
+                listener.step(look_s)
+            if time.monotonic() < next_s:
+                continue
+            next_s = time.monotonic() + look_s
+            printed = bytes(listener.out)
+            listener.out.clear()
+            tail = (tail + printed)[-_TAIL:]
+            now = find_position(printed)
+            clock.check(now)
+            progress(now - seen)
+            seen = now
+        listener.take_rest()
+        tail += bytes(listener.out)
+    finally:  # Ctrl-C, too: no other code would end it
+        listener.close()
+        stop(process)
+    return Done(process.returncode, tail, listener.err.decode("utf-8", "replace")), seen
+
+
+def send_stream(channel: Channel, source: Path, target: str, offset: int, progress: Advance) -> int:
+    """Write `source` from `offset`, a multiple of BLOCK, to the same place of `target` there.
+    Returns the bytes sent. Raises DoesNotFitError when the disk there is full,
+    DeviceUnreachableError when the connection breaks, and as `watch_transfer`.
+    """
+    fault_point()
+    at, keep = shlex.quote(target), " conv=notrunc" if offset else ""
+    script = (
+        f"[ ! -L {at} ] || {{ echo {at}: is a link >&2; exit 1; }}; umask 022; LC_ALL=C "
+        f"exec dd of={at} bs={_READ} seek={offset // _READ}{keep}"
+    )
+    with source.open("rb", buffering=0) as file:
+        file.seek(offset)
+        process = start_child(channel.argv(script), stdin=file, stdout=DEVNULL)
+        done, seen = watch_transfer(
+            process, channel.place, lambda _: os.lseek(file.fileno(), 0, os.SEEK_CUR), progress,
+            seen=offset,
+        )  # fmt: skip
+    size = source.stat().st_size
+    progress(size - seen)
+    if done.rc != 0:
+        raise channel.find_connection_error(done) or shell_error(channel.place, done.err, done.rc)
+    fault_point()
+    return size - offset

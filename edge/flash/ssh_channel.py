@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
+from boardfit.edge.disk.data_files import find_trouble
 from boardfit.edge.disk.opened_file import OpenedFile
-from boardfit.edge.disk.troubles import find_trouble
 from boardfit.edge.errors import DeviceError, DeviceUnreachableError, EdgeError
 from boardfit.edge.flash.session import Done
 from boardfit.edge.flash.target import FlashTarget

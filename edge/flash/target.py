@@ -22,7 +22,7 @@ SHAPES = (
     "card:/dev/sdX"
 )
 #: They hold a whole system: `boardfit.edge.flash.media` makes it as a whole, and
-#: `boardfit.edge.flash.connect` only looks inside.
+#: `boardfit.edge.flash.board` only looks inside.
 MEDIA = ("image", "card")
 #: Relative to where ssh logs in.
 SSH_FOLDER = "boardfit"

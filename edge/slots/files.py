@@ -22,8 +22,8 @@ from typing import BinaryIO, Literal, TypeVar
 
 import psutil
 
+from boardfit.edge.disk.data_files import find_trouble
 from boardfit.edge.disk.rooted import Root
-from boardfit.edge.disk.troubles import find_trouble
 from boardfit.edge.errors import EdgeError, InputError, UnsafeInputError, UsageError
 from boardfit.edge.slots.faults import fault_point
 from boardfit.edge.slots.layout import CURRENT, LOCK

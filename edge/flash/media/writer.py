@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import BinaryIO
 
-from boardfit.edge.disk.troubles import find_trouble
+from boardfit.edge.disk.data_files import find_trouble
 from boardfit.edge.errors import IntegrityError
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import MIB, format_bytes

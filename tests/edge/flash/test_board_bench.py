@@ -10,13 +10,13 @@ import pytest
 
 from boardfit.edge.bench.store import append_results, read_results
 from boardfit.edge.errors import InputError, IntegrityError, UsageError
+from boardfit.edge.flash.board import DirectoryBoard
 from boardfit.edge.flash.board_bench import (
     RESULTS,
     bench_board,
     keep_results,
     take_results,
 )
-from boardfit.edge.flash.directory import DirectoryBoard
 from tests.edge.flash.boards import SshBoard
 from tests.edge.flash.conftest import need
 from tests.edge.flash.test_boards import edge, flash

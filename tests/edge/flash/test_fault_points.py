@@ -14,11 +14,10 @@ import pytest
 import boardfit.edge.slots.faults as faults
 from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.errors import EdgeError
-from boardfit.edge.flash.board import Board
-from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.board import Board, DirectoryBoard
 from boardfit.edge.flash.flash import flash
 from boardfit.edge.flash.shell_files import ShellBoard
-from boardfit.edge.flash.stream import BLOCK, send_stream
+from boardfit.edge.flash.ssh import BLOCK, send_stream
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.layout import release_folder
 from boardfit.edge.slots.store import Slots

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from boardfit.edge.errors import InputError
-from boardfit.edge.flash.inventory import FleetBoard, Inventory, parse_inventory, read_inventory
+from boardfit.edge.flash.fleet import FleetBoard, Inventory, parse_inventory, read_inventory
 from boardfit.edge.slots.files import LocalFiles
 from boardfit.edge.slots.store import Slots
 from tests.edge.flash.boards import SshBoard, edge_command, ssh_fleet, write_inventory

@@ -19,8 +19,8 @@ import pytest
 
 import boardfit.edge.flash.session as session
 import boardfit.edge.flash.shell_files as shell_files
+import boardfit.edge.flash.ssh as stream
 import boardfit.edge.flash.ssh_channel as ssh_channel
-import boardfit.edge.flash.stream as stream
 from boardfit.edge.bench.seal import sealed
 from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.bundle.sign import sign_bundle
@@ -39,8 +39,7 @@ from boardfit.edge.flash.answers import (
 from boardfit.edge.flash.flash import FlashOptions, flash
 from boardfit.edge.flash.gate import engine_bytes, read_health
 from boardfit.edge.flash.session import Done
-from boardfit.edge.flash.ssh import SshBoard
-from boardfit.edge.flash.stream import StallClock
+from boardfit.edge.flash.ssh import SshBoard, StallClock
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import SignaturePolicy, read_verdict
 from boardfit.edge.slots.health import Health

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.errors import IntegrityError
-from boardfit.edge.flash.directory import DirectoryBoard
+from boardfit.edge.flash.board import DirectoryBoard
 from boardfit.edge.flash.flash import FlashOptions, flash
 from boardfit.edge.flash.transfer import PATCH_LEAST_BYTES, plan_items
 from boardfit.edge.slots import layout
