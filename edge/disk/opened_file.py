@@ -289,7 +289,6 @@ class OpenedFolder:
         return self.open(name) if self.exists(name) else None
 
     def exists(self, name: str) -> bool:
-        """Whether anything at all has this plain name."""
         try:
             os.stat(name, dir_fd=self.fileno(), follow_symlinks=False)
         except OSError:

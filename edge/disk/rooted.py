@@ -68,7 +68,6 @@ class Root:
         os.close(self._fd)
 
     def open_below(self, path: str) -> Root:
-        """A root of its own for a folder below this one."""
         with self._folder(path) as fd:
             deeper = copy.copy(self)
             deeper.path, deeper._fd = self.path / path, os.dup(fd)
@@ -111,7 +110,6 @@ class Root:
         return None
 
     def open(self, path: str) -> BinaryIO:
-        """A regular file for reading."""
         return os.fdopen(self._open_file(path, os.O_RDONLY), "rb")
 
     def sha256(self, path: str, progress: Advance | None = None) -> str:
@@ -160,7 +158,6 @@ class Root:
             raise
 
     def make_folder(self, path: str) -> None:
-        """A folder and its parents."""
         for depth in range(1, path.count("/") + 2):
             with self._parent("/".join(path.split("/")[:depth])) as (at, name):
                 self._step()
@@ -220,14 +217,12 @@ class Root:
             os.link(old, new, src_dir_fd=a, dst_dir_fd=b, follow_symlinks=False)
 
     def symlink(self, text: str, path: str) -> None:
-        """Make `path` a link to `text`, in one rename."""
         fresh = fresh_name()
         self._step()
         os.symlink(text, fresh, dir_fd=self._fd)
         self.rename(fresh, path)
 
     def sync(self, path: str) -> None:
-        """Flush a file or a folder to the medium."""
         info = self.stat(path)
         is_folder = info is not None and stat.S_ISDIR(info.st_mode)
         with self._folder(path) if is_folder else self.open(path) as opened:
@@ -275,7 +270,6 @@ class Root:
                 self.remove(name)
 
     def _is_in_ours(self, path: str) -> bool:
-        """Whether a folder, or one above it, is ours."""
         parts = path.split("/")
         above = ("/".join(parts[:n]) for n in range(1, len(parts) + 1))
         return self._all_ours or any(map(self.is_ours, above))

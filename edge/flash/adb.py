@@ -84,8 +84,6 @@ def choose_device(devices: list[Device], serial: str | None) -> Device:
 
 
 class AdbChannel:
-    """Commands through `adb shell`."""
-
     def __init__(self, target: FlashTarget) -> None:
         self.place = str(target)
         if find_program("adb") is None:
@@ -138,8 +136,6 @@ class AdbChannel:
 
 
 class AdbBoard(ShellBoard):
-    """A device behind adb."""
-
     def __init__(self, target: FlashTarget, *, part_bytes: int = PART_BYTES) -> None:
         self._channel, self._part_bytes = AdbChannel(target), part_bytes
         super().__init__(self._channel, target.folder)

@@ -34,7 +34,6 @@ def parse_digests(text: str, n_files: int, place: str) -> list[str | None]:
 
 
 def parse_counts(text: str, n_counts: int, place: str) -> list[int]:
-    """One whole number a line."""
     words = _lines(text)
     if len(words) != n_counts or not all(map(_COUNT.fullmatch, words)):
         _refuse(place, f"{n_counts} whole numbers", text)
@@ -66,7 +65,6 @@ def parse_program(text: str, place: str) -> str | None:
 
 
 def parse_flag(text: str, place: str) -> bool:
-    """Whether the answer is yes."""
     if text not in ("yes\n", "no\n"):
         _refuse(place, "yes or no", text)
     return text == "yes\n"

@@ -46,7 +46,6 @@ class Board:
         raise NotImplementedError(f"{self.place} has no rsync")
 
     def execute(self, script: str, *, timeout_s: float) -> Done:
-        """Run a shell script on the board."""
         return Done(126, b"", f"{self.place} is not a running board\n")
 
     def capture(self) -> CapturedSystem | None:

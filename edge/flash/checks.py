@@ -40,7 +40,6 @@ def facts_script(root: str) -> str:
 
 
 def parse_facts(text: str) -> BoardFacts:
-    """What the script printed."""
     lines = dict(line.partition(" ")[::2] for line in text.splitlines())
     return BoardFacts(
         machine=lines.get("machine") or None,

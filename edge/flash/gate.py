@@ -139,9 +139,8 @@ def judge_here(bundle: Bundle, health: Health) -> GateVerdict:
 
 
 def try_phone(board: Board, bundle: Bundle, min_speed: float) -> GateVerdict:
-    """Ask the bundle's static programs the fixed question."""
     folder = f"{board.files.root}/{layout.bundle_folder(bundle.id)}"
-    done = try_tools(board, bundle, folder, _TRY_S)
+    done = board.execute(tool_script(bundle, folder), timeout_s=_TRY_S)
     if (health := read_answer(done)) is None:
         return GateVerdict(failures=[explain_end(done)])
     notes = ["a static program does not report its memory, so it was not judged"]
@@ -194,7 +193,6 @@ def read_health(done: Done, place: str) -> Health | None:
 
 
 def explain_end(done: Done) -> str:
-    """Why a check left without a report."""
     if name := name_signal(done.rc):
         what = {
             "SIGILL": "its engine uses instructions that this processor lacks",
@@ -251,30 +249,29 @@ def has_tools(bundle: Bundle) -> bool:
 
 def tool_script(bundle: Bundle, folder: str) -> str:
     """Shell that asks the fixed question; its first line of output is the variant."""
-    template = any(file.role == "template" for file in bundle.files)
-    plan, model = bundle.plan, shlex.quote(bundle.model_file.name)
-    chat = "-cnv -st --jinja" if template else "-no-cnv"
-    # A transfer keeps no modes: a bundle has none.
-    return (
-        f"cd {shlex.quote(folder)} || exit 70\n"
-        f"chmod 755 tools/*/llama-* || exit 71\n"
-        f"v={VARIANTS[0]}; grep -qw asimddp /proc/cpuinfo && v={VARIANTS[1]}\n"
-        "echo $v\n"
-        f"exec tools/$v/{PROGRAM} -m {model} -p {shlex.quote(PROMPT)} -n {MAX_TOKENS} --temp 0 "
-        f"-c {_number(plan.n_ctx)} -t {_number(plan.n_threads)} --no-warmup "
-        f"--no-display-prompt --simple-io {chat} </dev/null"
-    )
+    has_template = any(file.role == "template" for file in bundle.files)
+    chat = "-cnv -st --jinja" if has_template else "-no-cnv"
+    return _run_tool(bundle, folder, "echo $v\n", PROGRAM, (
+        f"-p {shlex.quote(PROMPT)} -n {MAX_TOKENS} --temp 0 -c {_number(bundle.plan.n_ctx)} "
+        f"-t {_number(bundle.plan.n_threads)} --no-warmup --no-display-prompt --simple-io {chat}"
+    ))  # fmt: skip
 
 
 def bench_script(bundle: Bundle, folder: str, result: str, repeats: int) -> str:
     """Shell that measures with the bundle's llama-bench, and leaves JSON Lines in `result`."""
-    plan, model = bundle.plan, shlex.quote(bundle.model_file.name)
+    return _run_tool(bundle, folder, "", BENCH_PROGRAM, (
+        f"-p {N_PROMPT} -n {MAX_TOKENS} -r {repeats} -t {_number(bundle.plan.n_threads)} "
+        f"-o jsonl > {shlex.quote(result)}"
+    ))  # fmt: skip
+
+
+def _run_tool(bundle: Bundle, folder: str, before: str, program: str, arguments: str) -> str:
+    # A transfer keeps no modes: a bundle has none.
     return (
         f"cd {shlex.quote(folder)} || exit 70\n"
         f"chmod 755 tools/*/llama-* || exit 71\n"
-        f"v={VARIANTS[0]}; grep -qw asimddp /proc/cpuinfo && v={VARIANTS[1]}\n"
-        f"exec tools/$v/{BENCH_PROGRAM} -m {model} -p {N_PROMPT} -n {MAX_TOKENS} -r {repeats} "
-        f"-t {_number(plan.n_threads)} -o jsonl > {shlex.quote(result)} </dev/null"
+        f"v={VARIANTS[0]}; grep -qw asimddp /proc/cpuinfo && v={VARIANTS[1]}\n{before}"
+        f"exec tools/$v/{program} -m {shlex.quote(bundle.model_file.name)} {arguments} </dev/null"
     )
 
 
@@ -286,11 +283,6 @@ def _number(value: object) -> str:
             next_step="build the bundle again",
         )
     return str(value)
-
-
-def try_tools(board: Board, bundle: Bundle, folder: str, timeout_s: float) -> Done:
-    """Run the question on the phone."""
-    return board.execute(tool_script(bundle, folder), timeout_s=timeout_s)
 
 
 def read_answer(done: Done) -> Health | None:

@@ -31,8 +31,6 @@ _CODE = re.compile(rb" ?([0-9]{1,3})?\s*")
 
 @dataclass(frozen=True)
 class Done:
-    """How a command on the board ended."""
-
     rc: int
     out: bytes
     err: str
@@ -155,7 +153,6 @@ class ShellSession:
         )
 
     def close(self) -> None:
-        """End the shell. Calling it twice is fine."""
         if self._is_closed:
             return
         self._is_closed = True

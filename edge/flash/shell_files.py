@@ -51,8 +51,6 @@ def shell_error(place: str, output: str, rc: int) -> EdgeError:
 
 
 class ShellFiles(BoardFiles):
-    """Through a session."""
-
     def __init__(self, session: ShellSession, root: str) -> None:
         self.session, self.root = session, root
         self._holder: Popen[bytes] | None = None
@@ -365,7 +363,6 @@ class ShellBoard(Board):
         return self._session.run(script, timeout_s=timeout_s)
 
     def capture(self) -> CapturedSystem:
-        """Everything that a probe can use, as text, read by one small script."""
         mark = secrets.token_hex(16)
         done = self._session.run(SCRIPT.replace("@MARK@", mark), timeout_s=120)
         if done.rc != 0:

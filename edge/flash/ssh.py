@@ -37,8 +37,6 @@ _PERCENT = re.compile(rb"\s([0-9]{1,3})%")
 
 
 class SshBoard(ShellBoard):
-    """A board behind OpenSSH."""
-
     def __init__(
         self, target: FlashTarget, *, config: Path | None = None, via: str = "auto"
     ) -> None:
@@ -191,8 +189,6 @@ MAX_WORDS, _TAIL = 1 << 20, 4096
 
 
 class StallClock:
-    """Notices that a transfer stands still."""
-
     def __init__(self, place: str, stall_s: float = STALL_S) -> None:
         self._place, self._stall_s = place, stall_s
         self._at, self._since_s = -1, time.monotonic()

@@ -94,7 +94,6 @@ class SlotState:
         return replace(self, releases={**self.releases, release_id: known})
 
     def drop_releases(self, release_ids: Iterable[str]) -> SlotState:
-        """The same after releases have been removed."""
         gone = set(release_ids)
         return SlotState(
             tuple(i for i in self.history if i not in gone),

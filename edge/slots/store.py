@@ -47,8 +47,6 @@ class Release:
 
 
 class Slots:
-    """The releases below one root."""
-
     def __init__(self, files: BoardFiles) -> None:
         self.files = files
 
@@ -166,7 +164,6 @@ class Slots:
         return bundle
 
     def note(self, release_id: str, **facts: Any) -> None:
-        """Remember something about a release."""
         self.files.write(layout.STATE, self.state().with_release(release_id, **facts).to_bytes())
 
     def activate(self, release_id: str) -> str | None:

@@ -296,7 +296,6 @@ class Ext4Files(BoardFiles):
         return {name: node.entry for name, node in nodes.items()}
 
     def nodes(self, folder: str, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Node]]:
-        """Every name below a folder, relative to it."""
         for name, node in (self._volume.listing(self._join(folder)) or {}).items():
             yield prefix + name, node
             if stat.S_ISDIR(node.mode) and depth < _MAX_DEPTH and _PLAIN.fullmatch(name):

@@ -162,7 +162,6 @@ def default_output(path: Path) -> Path:
 
 
 def _take_mode(file: BinaryIO, like: os.stat_result) -> None:
-    """Give a file the permissions of another one of ours."""
     if like.st_uid == os.geteuid():
         os.fchmod(file.fileno(), like.st_mode & 0o777)
 

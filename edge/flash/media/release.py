@@ -128,7 +128,6 @@ class ReleaseWriter:
 
     @property
     def n_new_bytes(self) -> int:
-        """Bytes that will be written."""
         if self._whole:
             return 0
         return sum(n for n, sha256 in self._wanted.values() if sha256 not in self._links)
@@ -140,7 +139,6 @@ class ReleaseWriter:
 
     @property
     def unit_paths(self) -> list[str]:
-        """Where the services lie that were put into the image."""
         return [f"{UNIT_FOLDER}/{name}" for name in sorted(self._units)]
 
     @property
