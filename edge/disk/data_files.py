@@ -25,7 +25,9 @@ def _read_rows(module: str, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def find_trouble(module: str, name: str, output: str, **words: object) -> errors.EdgeError | None:
+def find_trouble(
+    module: str, name: str, output: str, /, **words: object
+) -> errors.EdgeError | None:
     """The error of the first row of the table `name`, beside the file `module`, that has a part of
     `output`. `words` fill its message and next step. None when no row has one.
     """
