@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from importlib import resources
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -14,6 +16,11 @@ TOMLDecodeError = tomllib.TOMLDecodeError
 
 
 def decode_toml(text: str) -> dict[str, Any]:
-    """Parse a TOML document. Raises TOMLDecodeError."""
     document: dict[str, Any] = tomllib.loads(text)
     return document
+
+
+@functools.cache
+def load_toml(package: str, name: str) -> dict[str, Any]:
+    """Parse a TOML file that lies in a package."""
+    return decode_toml(resources.files(package).joinpath(name).read_text("utf-8"))

@@ -111,7 +111,7 @@ def add(
     bundle: Path, output: Path, device: str | None, python: str | None, variant: str, as_json: bool
 ) -> None:
     """Write a copy of BUNDLE with the wheels, installer and service unit for its board."""
-    from boardfit.converters.board.offline import bundle_with_engine
+    from boardfit.converters.board.offline.parts import bundle_with_engine
     from boardfit.device_profiles.catalog import find_profile
     from boardfit.edge.bundle.bundle import open_bundle
 

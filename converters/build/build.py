@@ -52,7 +52,7 @@ from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.types import Plan, Thinking
 
 if TYPE_CHECKING:
-    from boardfit.converters.board.offline import OfflineParts
+    from boardfit.converters.board.offline.parts import OfflineParts
     from boardfit.edge.trust.signing import SigningKey
 
 
@@ -343,7 +343,7 @@ def adding_engine(
     """
     if not request.with_engine:
         return None
-    from boardfit.converters.board.offline import add_engine, check_board
+    from boardfit.converters.board.offline.parts import add_engine, check_board
 
     check_board(device, request.python)
     return lambda directory, plan: add_engine(

@@ -16,7 +16,7 @@ from boardfit.edge.disk.atomic import link_or_copy
 from boardfit.edge.types import Plan
 
 if TYPE_CHECKING:
-    from boardfit.converters.board.offline import OfflineParts
+    from boardfit.converters.board.offline.parts import OfflineParts
     from boardfit.edge.trust.signing import SigningKey
 
 MODEL_FILE = "model.gguf"

@@ -11,7 +11,7 @@ from gguf import MODEL_ARCH_NAMES, GGUFValueType
 from boardfit.converters.families.registry import needed_engine
 from boardfit.converters.spec import KeyValue
 from boardfit.converters.tokenizers.engine_vocab import open_vocab
-from boardfit.converters.tokenizers.vocab_file import write_vocab_entries
+from boardfit.converters.tokenizers.vocabulary import write_vocab_entries
 from boardfit.edge.errors import EngineError, EngineMissingError, UnsupportedModelError
 from boardfit.edge.units import printable
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from boardfit.device_profiles.cost.engine_classes import ACCELERATORS, EngineClass
-from boardfit.device_profiles.cost.memory import StoredTensor
+from boardfit.device_profiles.cost.engine_classes import CUDA, OLD_CUDA, QNN, RKLLM, EngineClass
 from boardfit.device_profiles.cost.model import RunSettings, StoredWeights
-from boardfit.device_profiles.cost.quants import BITS
 from boardfit.device_profiles.cost.speed import SpeedEstimate, estimate_speed
 from boardfit.device_profiles.profile import Accelerator, DeviceProfile
 from boardfit.device_profiles.shape import ModelShape
@@ -32,10 +30,14 @@ def estimate_accelerator(
     found = _find_engine(profile.accelerator) if profile.accelerator else None
     if found is None:
         return None
-    name, what, bits = found
-    engine = ACCELERATORS[name]
+    engine, what, bits = found
     speed = estimate_speed(
-        [_store_as(tensor, bits) for tensor in weights.tensors],
+        [
+            tensor
+            if bits is None or tensor.ggml_type == "F32"
+            else replace(tensor, n_bytes=round(tensor.n_elements * bits / 8))
+            for tensor in weights.tensors
+        ],
         shape,
         profile,
         n_threads=run.n_threads,
@@ -46,21 +48,14 @@ def estimate_accelerator(
     return AcceleratorSpeed(engine, what, speed)
 
 
-def _find_engine(accelerator: Accelerator) -> tuple[str, str, str | None] | None:
-    """(engine class, its name for people, the type it stores weights in, None for the recipe's)."""
+def _find_engine(accelerator: Accelerator) -> tuple[EngineClass, str, float | None] | None:
+    """(engine class, its name for people, the bits of its weights, None for the recipe's)."""
     if accelerator.kind == "cuda":
-        # Before compute capability 7 there are no tensor cores: a class of its own.
         old = float(accelerator.compute_capability or 7) < 7
-        return f"llama.cpp-cuda{'-old' if old else ''}", "GPU (llama.cpp built with CUDA)", None
+        return OLD_CUDA if old else CUDA, "GPU (llama.cpp built with CUDA)", None
+    # With their scales: 8 bits per channel, 4 bits in groups with 16-bit scales.
     if accelerator.kind == "npu" and "RKNPU" in accelerator.name:
-        return "rkllm-npu", "NPU (RKLLM, w8a8)", "I8"
+        return RKLLM, "NPU (RKLLM, w8a8)", 8.05
     if accelerator.kind == "npu" and "Hexagon" in accelerator.name:
-        return "qnn-npu", "NPU (QNN, w4a16)", "I4"
+        return QNN, "NPU (QNN, w4a16)", 4.25
     return None
-
-
-def _store_as(tensor: StoredTensor, ggml_type: str | None) -> StoredTensor:
-    if ggml_type is None or tensor.ggml_type == "F32":
-        return tensor
-    n_bytes = round(tensor.n_elements * BITS[ggml_type] / 8)
-    return replace(tensor, ggml_type=ggml_type, n_bytes=n_bytes)

@@ -1,9 +1,7 @@
 """Engine classes: a handful of figures per runtime that set it apart from the reference.
 
 The reference is llama.cpp with run-time repacking, for which `kernels` has the rate of each type.
-Another CPU runtime is described by the share of the sustained bandwidth that it reaches and by its
-own rates; an accelerator by shares of the board's theoretical bandwidth. Fitted on published rows
-only (docs/validation shows how well); no figure belongs to a single board.
+Fitted on published rows only (docs/validation shows how well); no figure is of a single board.
 """
 
 from __future__ import annotations
@@ -46,8 +44,8 @@ class EngineClass:
     """`read_share`: of the sustained bandwidth (CPU) or of the theoretical one (accelerator).
     `rates`: multiply-accumulates per cycle of a Cortex-A76 in prefill by the kind of weight (float,
     int8, int4; int2 where it differs), None for llama.cpp's own times `kernel_scale`. `isa_limit`:
-    the build uses no other flags. `macs_per_byte`: an accelerator's prefill rate by its bandwidth,
-    None where no published row is a basis for it.
+    the build uses no other flags. `macs_per_byte`: prefill rate by bandwidth, None without a
+    published row.
     """
 
     name: str
@@ -69,9 +67,7 @@ class EngineClass:
         return next((kind for kind in ("cuda", "npu") if kind in self.name), "gpu")
 
     def bounds(self, *, unusual: bool = False) -> Bounds:
-        """How far its figures may be off. `unusual`: a model with per-layer embeddings or layers
-        that keep a state, whose costs beside the products are not modelled.
-        """
+        """How far its figures may be off. `unusual`: layers with a state, per-layer embeddings."""
         return _UNUSUAL_BOUNDS[self.family] if unusual else _BOUNDS[self.family]
 
     def isa(self, flags: Set[str]) -> frozenset[str]:
@@ -95,78 +91,25 @@ class EngineClass:
 
 LLAMA_CPP = EngineClass("llama.cpp", 0.95)
 
-_BASELINE_ISA = frozenset({"neon", "sse42"})
-_WITHOUT_I8MM = frozenset({"neon", "fp16", "dotprod", "avx2", "avx512_vnni"})
-# Engines with a fixed number of threads when none is asked for: LiteRT and MediaPipe take four.
-FIXED_THREADS: Mapping[str, int] = {"litert-lm": 4, "mediapipe": 4}
+LITERT_LM = EngineClass(
+    "litert-lm",
+    0.75,
+    {"float": 2.8, "int8": 12.0, "int4": 24.0},
+    isa_limit=frozenset({"neon", "fp16", "dotprod", "avx2", "avx512_vnni"}),
+    token_s=3e-3,
+)
 
-CPU_ENGINES: Mapping[str, EngineClass] = {
-    engine.name: engine
-    for engine in (
-        LLAMA_CPP,
-        # Before run-time repacking (ggml-org/llama.cpp#10446, November 2024).
-        EngineClass("llama.cpp-2024", 0.88, kernel_scale=0.62, repacks=False),
-        # The same with files repacked beforehand (Q4_0_4_4), dropped when repacking came.
-        EngineClass("llama.cpp-2024-repacked", 0.88, kernel_scale=0.85),
-        # Built for plain armv8-a, as app projects do that forget the flags.
-        EngineClass("llama.cpp-baseline", isa_limit=_BASELINE_ISA),
-        EngineClass(
-            "litert-lm",
-            0.75,
-            {"float": 2.8, "int8": 12.0, "int4": 24.0},
-            isa_limit=_WITHOUT_I8MM,
-            token_s=3e-3,
-        ),
-        EngineClass(
-            "mediapipe",
-            0.83,
-            {"float": 2.8, "int8": 7.4, "int4": 4.5},
-            isa_limit=_WITHOUT_I8MM,
-            token_s=5e-3,
-        ),
-        EngineClass("executorch", 1.0, {"float": 2.5, "int8": 7.0, "int4": 7.3}),
-        EngineClass(
-            "mnn",
-            1.0,
-            {"float": 4.0, "int8": 10.0, "int4": 10.0},
-        ),
-        # Table look-ups: half the bits take half the time.
-        EngineClass(
-            "t-mac",
-            1.0,
-            {"int8": 3.5, "int4": 7.0, "int2": 14.0, "float": 1.7},
-        ),
-        EngineClass("powerinfer", 1.0, {"float": 4.0, "int8": 10.0, "int4": 10.0}),
-        EngineClass("cactus", 1.0, {"float": 4.0, "int8": 5.5, "int4": 5.5}),
-        EngineClass("distributed-llama", 0.8, {"float": 2.0, "int8": 3.0, "int4": 4.0}),
-    )
-}
 
-_ACCELERATED: Mapping[str, tuple[float, float | None, float]] = {
-    # name: share of the theoretical bandwidth, MACs per byte, seconds per token
-    "llama.cpp-cuda": (0.6, 30.0, 1e-3),
-    # Before compute capability 7 there are neither tensor cores nor (6.0) integer dot products.
-    "llama.cpp-cuda-old": (0.18, 3.2, 1e-3),
-    "mlc-cuda": (0.8, None, 1e-3),
-    "vllm-cuda": (0.6, None, 1e-3),
-    "litert-gpu": (0.45, 20.0, 3e-3),
-    "llama.cpp-gpu": (0.5, 8.0, 2e-3),
-    "other-gpu": (0.5, None, 2e-3),
-    "rkllm-npu": (0.73, None, 3e-3),
-    "qnn-npu": (0.63, None, 2e-3),
-    "qnn-npu-w4": (0.35, None, 2e-3),
-    "litert-npu": (0.5, None, 2e-3),
-    "other-npu": (0.5, None, 2e-3),
-}
-ACCELERATORS: Mapping[str, EngineClass] = {
-    name: EngineClass(
-        name,
-        share,
-        macs_per_byte=balance,
-        layer_s=0.0,
-        token_s=token_s,
-        on_cpu=False,
+def make_accelerator(
+    name: str, read_share: float, macs_per_byte: float | None, token_s: float
+) -> EngineClass:
+    return EngineClass(
+        name, read_share, macs_per_byte=macs_per_byte, layer_s=0.0, token_s=token_s, on_cpu=False
     )
-    for name, (share, balance, token_s) in _ACCELERATED.items()
-}
-ENGINE_CLASSES: Mapping[str, EngineClass] = {**CPU_ENGINES, **ACCELERATORS}
+
+
+CUDA = make_accelerator("llama.cpp-cuda", 0.6, 30.0, 1e-3)
+# Before compute capability 7 there are neither tensor cores nor (6.0) integer dot products.
+OLD_CUDA = make_accelerator("llama.cpp-cuda-old", 0.18, 3.2, 1e-3)
+RKLLM = make_accelerator("rkllm-npu", 0.73, None, 3e-3)
+QNN = make_accelerator("qnn-npu", 0.63, None, 2e-3)

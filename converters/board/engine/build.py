@@ -7,11 +7,12 @@ import os
 import shutil
 import time
 import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.converters.board.engine import variants as v
-from boardfit.converters.board.engine.compile import compile_targets, configure
-from boardfit.converters.board.engine.pack import pack_wheel
+from boardfit.converters.board.engine.pack import pack_wheel, read_symbols
 from boardfit.converters.board.engine.source import (
     SDIST_SHA256,
     VERSION,
@@ -25,10 +26,15 @@ from boardfit.converters.board.engine.store import (
     make_key,
     save_engine,
 )
-from boardfit.converters.board.engine.symbols import read_symbols
-from boardfit.converters.board.engine.toolchain import Toolchain, find_toolchain, strip
+from boardfit.converters.board.engine.toolchain import (
+    Toolchain,
+    compile_targets,
+    configure,
+    find_toolchain,
+    strip,
+)
 from boardfit.edge.disk.atomic import write_atomic
-from boardfit.edge.terminal.progress import Reporter, SilentReporter
+from boardfit.edge.terminal.progress import Reporter
 
 #: Counted up when packing changes, so that old wheels are not taken for new ones.
 PACKING = 1
@@ -50,12 +56,9 @@ def build_wheel(
     Raises UsageError for an unknown variant, EngineMissingError when the cross toolchain or the
     source is missing, EngineError when compiling fails, IntegrityError for a damaged cache.
     """
-    reporter = reporter or SilentReporter()
-    if variant == v.ALL_VARIANTS:
-        flags: tuple[str, ...] = (*v.COMMON_FLAGS, *v.SHARED_FLAGS, *v.ALL_FLAGS)
-    else:
-        march = v.single_variant(variant).march
-        flags = (*v.COMMON_FLAGS, *v.SHARED_FLAGS, f"-DGGML_CPU_ARM_ARCH={march}")
+    reporter = reporter or Reporter()
+    own = v.ALL_FLAGS if variant == v.ALL_VARIANTS else v.march_flags(variant)
+    flags = (*v.COMMON_FLAGS, *v.SHARED_FLAGS, *own)
     toolchain = find_toolchain()
     key = make_key([VERSION, SDIST_SHA256, variant, flags, toolchain.version, PACKING])
     if found := load_engine(key):
@@ -64,19 +67,24 @@ def build_wheel(
     with building(key, reporter.stage) as work:
         if found := load_engine(key):  # another process built it while we waited
             return found
-        started = time.monotonic()
-        source, kernels = prepare(work, toolchain, variant, reporter)
+        bench = _Bench(work, toolchain, jobs, reporter)
+        kernels = bench.unpack(variant)
         targets = ["ggml-base", "ggml", "llama"] if base is None else ["ggml"]
-        reporter.stage(f"compiling the engine for arm64 ({variant})")
-        compile_source(source, work / "build", toolchain, flags, targets, jobs, reporter)
+        bench.compile(f"the engine for arm64 ({variant})", flags, targets)
         libraries = {
             path.name: strip(toolchain, path)
             for path in sorted((work / "build/bin").glob("lib*.so"))
         }
         if base is not None:
             libraries |= shared_libraries(base.path)
-        return publish_wheel(
-            work, source, toolchain, key, variant, kernels, libraries, time.monotonic() - started
+        stripped = _fresh_folder(work / "stripped")
+        for name, data in libraries.items():
+            (stripped / name).write_bytes(data)
+        symbols = read_symbols(toolchain.tool("readelf"), sorted(stripped.iterdir()))
+        name, data = pack_wheel(bench.source, libraries, symbols.platform_tag)
+        glibc = ".".join(map(str, symbols.glibc))
+        return bench.publish(
+            "wheel", variant, key, {name: data}, kernels, glibc=glibc, tag=symbols.platform_tag
         )
 
 
@@ -89,26 +97,29 @@ def build_tools(
     their cpuinfo (`asimddp`) decides. The pair is built together: all but the kernels is the same.
     Raises as `build_wheel`.
     """
-    reporter = reporter or SilentReporter()
-    v.single_variant(variant)
+    reporter = reporter or Reporter()
+    v.march_flags(variant)
     toolchain = find_toolchain()
     wanted = TOOL_PAIR if variant in TOOL_PAIR else (variant,)
     keys = {name: tools_key(name, toolchain) for name in wanted}
     if found := load_engine(keys[variant]):
         return found
     with building(f"tools-{keys[wanted[0]]}", reporter.stage) as work:
-        source, _ = prepare(work, toolchain, variant, reporter)
+        bench = _Bench(work, toolchain, jobs, reporter)
+        bench.unpack(variant)
         for name, key in keys.items():
             if load_engine(key) is None:
-                compile_tools(name, key, work, source, toolchain, jobs, reporter)
+                bench.compile(f"static tools for arm64 ({name})", tools_flags(name), TOOLS)
+                files = {tool: strip(toolchain, work / "build/bin" / tool) for tool in TOOLS}
+                files[LICENSE] = (bench.source / "vendor/llama.cpp/LICENSE").read_bytes()
+                bench.publish("tools", name, key, files, (name,))
     found = load_engine(keys[variant])
     assert found is not None
     return found
 
 
 def tools_flags(variant: str) -> tuple[str, ...]:
-    march = v.single_variant(variant).march
-    return (*v.COMMON_FLAGS, *v.STATIC_FLAGS, f"-DGGML_CPU_ARM_ARCH={march}")
+    return (*v.COMMON_FLAGS, *v.STATIC_FLAGS, *v.march_flags(variant))
 
 
 def tools_key(variant: str, toolchain: Toolchain) -> str:
@@ -116,61 +127,58 @@ def tools_key(variant: str, toolchain: Toolchain) -> str:
     return make_key([VERSION, SDIST_SHA256, "tools", flags, TOOLS, toolchain.version, PACKING])
 
 
-def compile_tools(
-    variant: str,
-    key: str,
-    work: Path,
-    source: Path,
-    toolchain: Toolchain,
-    jobs: int | None,
-    reporter: Reporter,
-) -> BuiltEngine:
-    """Compile and store the tools of one variant, in the build folder of its pair."""
-    started = time.monotonic()
-    reporter.stage(f"compiling static tools for arm64 ({variant})")
-    compile_source(source, work / "build", toolchain, tools_flags(variant), TOOLS, jobs, reporter)
-    partial = fresh_folder(work)
-    files = {}
-    for name in TOOLS:
-        data = strip(toolchain, work / "build/bin" / name)
-        write_atomic(partial / name, data, mode=0o755)
-        files[name] = hashlib.sha256(data).hexdigest()
-    license = (source / "vendor/llama.cpp/LICENSE").read_bytes()
-    write_atomic(partial / LICENSE, license)
-    files[LICENSE] = hashlib.sha256(license).hexdigest()
-    seconds = round(time.monotonic() - started, 1)
-    built = BuiltEngine("tools", VERSION, variant, key, partial, files, (variant,),
-                        toolchain.version, seconds)  # fmt: skip
-    return save_engine(built, partial)
+@dataclass
+class _Bench:
+    """One build under way, in a folder of its own."""
 
+    work: Path
+    toolchain: Toolchain
+    jobs: int | None
+    reporter: Reporter
+    source: Path = Path()
+    started_s: float = 0.0
 
-def prepare(
-    work: Path, toolchain: Toolchain, variant: str, reporter: Reporter
-) -> tuple[Path, tuple[str, ...]]:
-    """Unpack the source below `work` and fit it to the compiler; returns it and its kernels."""
-    reporter.stage("unpacking the engine's source")
-    source = unpack_source(fetch_sdist(reporter.stage), work / "source")
-    if variant != v.ALL_VARIANTS:
-        return source, (variant,)
-    kept, dropped = v.keep_buildable_variants(
-        source / "vendor/llama.cpp/ggml/src/CMakeLists.txt", toolchain.tool("gcc")
-    )
-    if dropped:
-        reporter.stage(f"left out, too new for {toolchain.version}: {', '.join(dropped)}")
-    return source, tuple(kept)
+    def unpack(self, variant: str) -> tuple[str, ...]:
+        """Unpack the source below `work` and fit it to the compiler; returns its kernels."""
+        self.started_s = time.monotonic()
+        self.reporter.stage("unpacking the engine's source")
+        self.source = unpack_source(fetch_sdist(self.reporter.stage), self.work / "source")
+        if variant != v.ALL_VARIANTS:
+            return (variant,)
+        lists = self.source / "vendor/llama.cpp/ggml/src/CMakeLists.txt"
+        kept, dropped = v.keep_buildable_variants(lists, self.toolchain.tool("gcc"))
+        if dropped:
+            why = f"left out, too new for {self.toolchain.version}"
+            self.reporter.stage(f"{why}: {', '.join(dropped)}")
+        return tuple(kept)
 
+    def compile(self, what: str, flags: Sequence[str], targets: Sequence[str]) -> None:
+        self.reporter.stage(f"compiling {what}")
+        build = self.work / "build"
+        configure(self.source / "vendor/llama.cpp", build, self.toolchain, flags)
+        compile_targets(build, targets, self.jobs or os.cpu_count() or 1, self.reporter.progress)
 
-def compile_source(
-    source: Path,
-    build: Path,
-    toolchain: Toolchain,
-    flags: tuple[str, ...],
-    targets: tuple[str, ...] | list[str],
-    jobs: int | None,
-    reporter: Reporter,
-) -> None:
-    configure(source / "vendor/llama.cpp", build, toolchain, flags)
-    compile_targets(build, targets, jobs or os.cpu_count() or 1, reporter.progress)
+    def publish(
+        self,
+        kind: str,
+        variant: str,
+        key: str,
+        files: Mapping[str, bytes],
+        kernels: tuple[str, ...],
+        **of_wheel: str,
+    ) -> BuiltEngine:
+        """Store the files; programs can be executed."""
+        partial = _fresh_folder(self.work / "out")
+        for name, data in files.items():
+            write_atomic(partial / name, data, mode=0o755 if name in TOOLS else 0o644)
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+        seconds = round(time.monotonic() - self.started_s, 1)
+        self.started_s = time.monotonic()
+        built = BuiltEngine(
+            kind, VERSION, variant, key, partial, hashes, kernels, self.toolchain.version, seconds,
+            **of_wheel,
+        )  # fmt: skip
+        return save_engine(built, partial)
 
 
 def shared_libraries(wheel: Path) -> dict[str, bytes]:
@@ -180,44 +188,7 @@ def shared_libraries(wheel: Path) -> dict[str, bytes]:
         return {name: archive.read(f"llama_cpp/lib/{name}") for name in names}
 
 
-def fresh_folder(work: Path) -> Path:
-    partial = work / "out"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    return partial
-
-
-def publish_wheel(
-    work: Path,
-    source: Path,
-    toolchain: Toolchain,
-    key: str,
-    variant: str,
-    kernels: tuple[str, ...],
-    libraries: dict[str, bytes],
-    seconds: float,
-) -> BuiltEngine:
-    """Tag, pack and store a wheel of stripped libraries."""
-    stripped = work / "stripped"
-    shutil.rmtree(stripped, ignore_errors=True)
-    stripped.mkdir()
-    for name, data in libraries.items():
-        (stripped / name).write_bytes(data)
-    symbols = read_symbols(toolchain.tool("readelf"), sorted(stripped.iterdir()))
-    name, data = pack_wheel(source, libraries, symbols.platform_tag)
-    partial = fresh_folder(work)
-    write_atomic(partial / name, data)
-    built = BuiltEngine(
-        kind="wheel",
-        version=VERSION,
-        variant=variant,
-        key=key,
-        folder=partial,
-        files={name: hashlib.sha256(data).hexdigest()},
-        kernels=kernels,
-        compiler=toolchain.version,
-        seconds=round(seconds, 1),
-        glibc=".".join(map(str, symbols.glibc)),
-        tag=symbols.platform_tag,
-    )
-    return save_engine(built, partial)
+def _fresh_folder(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder

@@ -1,14 +1,29 @@
-"""Pack compiled libraries and the package's Python files into the board's wheel."""
+"""Pack compiled libraries and the package's Python files into the board's wheel.
+
+A wheel's platform tag promises the oldest glibc that it loads on. It is computed from the symbol
+versions in the libraries instead of believing the build machine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.converters.board.engine.source import PACKAGE, VERSION
 from boardfit.converters.board.engine.wheel_file import wheel_name, write_wheel
-from boardfit.edge.errors import InputError
+from boardfit.edge.errors import EngineError, InputError
+from boardfit.edge.process.child import decode_output, run_child
 
+_VERSION = re.compile(r"Name: (GLIBC|GLIBCXX|CXXABI|GCC)_([0-9]+(?:\.[0-9]+)*)\b")
+_NEEDED = re.compile(r"\(NEEDED\).*\[(.+?)\]")
+
+# What every board has; anything else would have to be in the wheel.
+_SYSTEM_LIBRARIES = frozenset(
+    ("libc.so.6", "libm.so.6", "libstdc++.so.6", "libgcc_s.so.1", "libdl.so.2", "libpthread.so.0",
+     "ld-linux-aarch64.so.1")
+)  # fmt: skip
 # After this line of llama_cpp/llama_cpp.py the library is open; everything imports that file.
 _LOADED = "_lib = load_shared_library(_lib_base_name, _base_path)\n"
 # ggml looks for run-time kernels beside the program and in the working directory, that is beside
@@ -29,6 +44,50 @@ if not _ggml.ggml_backend_reg_count():
     raise RuntimeError(f"none of the kernel libraries in {_base_path} runs on this CPU")
 del _ggml, _ggml_base, _quiet
 """
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """What a set of libraries needs: the newest version per symbol family, and library names."""
+
+    versions: Mapping[str, tuple[int, ...]]
+    libraries: frozenset[str]
+
+    @property
+    def glibc(self) -> tuple[int, ...]:
+        # 2.17 is where arm64 began: no glibc for it is older.
+        return max(self.versions.get("GLIBC", (2, 17)), (2, 17))
+
+    @property
+    def platform_tag(self) -> str:
+        """`manylinux_2_34_aarch64`: PEP 600's name for the oldest glibc that will do."""
+        return f"manylinux_{self.glibc[0]}_{self.glibc[1]}_aarch64"
+
+
+def read_symbols(readelf: str, libraries: Iterable[Path]) -> Symbols:
+    """Symbol versions and libraries that ELF files need, read with binutils' readelf.
+
+    Raises EngineError when one of them is not an ELF file for arm64, or needs a library that is
+    neither one of them nor on every board.
+    """
+    paths = list(libraries)
+    versions: dict[str, tuple[int, ...]] = {}
+    needed: set[str] = set()
+    for path in paths:
+        done = run_child(
+            [readelf, "--wide", "--file-header", "--dynamic", "--version-info",
+             str(path.absolute())]
+        )  # fmt: skip
+        listed, why = decode_output(done.stdout), decode_output(done.stderr).strip()
+        if done.returncode or "AArch64" not in listed:
+            raise EngineError(f"{path.name} is not an ELF library for arm64: {why}")
+        needed.update(_NEEDED.findall(listed))
+        for family, text in _VERSION.findall(listed):
+            version = tuple(int(part) for part in text.split("."))
+            versions[family] = max(versions.get(family, ()), version)
+    if strange := sorted(needed - _SYSTEM_LIBRARIES - {path.name for path in paths}):
+        raise EngineError(f"the engine would need {', '.join(strange)} on the board")
+    return Symbols(versions, frozenset(needed))
 
 
 def pack_wheel(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.edge.errors import InputError, UsageError
@@ -15,27 +14,12 @@ from boardfit.edge.units import did_you_mean
 ALL_VARIANTS = "all"
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One Arm generation: `march` is what gcc is given; `isa` what the core must have, in the words
-    of the board profiles.
-    """
-
-    name: str
-    march: str
-    isa: frozenset[str]
-
-
+#: One Arm generation each, and what gcc is given as -march.
 SINGLE_VARIANTS = {
-    variant.name: variant
-    for variant in (
-        Variant("armv8.0", "armv8-a", frozenset()),
-        Variant("armv8.2-dotprod", "armv8.2-a+dotprod", frozenset({"dotprod"})),
-        Variant("armv8.2-dotprod-fp16", "armv8.2-a+dotprod+fp16", frozenset({"dotprod", "fp16"})),
-        Variant(
-            "armv8.6-i8mm", "armv8.6-a+dotprod+fp16+i8mm", frozenset({"dotprod", "fp16", "i8mm"})
-        ),
-    )
+    "armv8.0": "armv8-a",
+    "armv8.2-dotprod": "armv8.2-a+dotprod",
+    "armv8.2-dotprod-fp16": "armv8.2-a+dotprod+fp16",
+    "armv8.6-i8mm": "armv8.6-a+dotprod+fp16+i8mm",
 }
 
 # The features by which ggml names its run-time variants, in the order in which its CMakeLists adds
@@ -87,15 +71,15 @@ STATIC_FLAGS = (
 )
 
 
-def single_variant(name: str) -> Variant:
-    """Raises UsageError when there is no variant `name`."""
+def march_flags(name: str) -> tuple[str, ...]:
+    """The flags of one variant's kernels. Raises UsageError when there is no variant `name`."""
     if name not in SINGLE_VARIANTS:
         known = (ALL_VARIANTS, *SINGLE_VARIANTS)
         raise UsageError(
             f"there is no engine variant {name!r}; known: {', '.join(known)}."
             f"{did_you_mean(name, known)}"
         )
-    return SINGLE_VARIANTS[name]
+    return (f"-DGGML_CPU_ARM_ARCH={SINGLE_VARIANTS[name]}",)
 
 
 def name_march(features: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Everything but the model that an offline bundle carries, put into its folder."""
+"""Everything but the model that an offline bundle carries, put into its folder or its copy."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.board.engine import ALL_VARIANTS, build_tools, build_wheel
-from boardfit.converters.board.engine.build import LICENSE, TOOL_PAIR
+from boardfit.converters.board.engine.build import LICENSE, TOOL_PAIR, build_tools, build_wheel
 from boardfit.converters.board.engine.store import make_key
+from boardfit.converters.board.engine.variants import ALL_VARIANTS
 from boardfit.converters.board.offline.own_wheel import own_wheel
 from boardfit.converters.board.offline.target import BoardPython, board_python
 from boardfit.converters.board.offline.wheelhouse import (
@@ -21,7 +21,9 @@ from boardfit.converters.board.offline.wheelhouse import (
     select_requirements,
 )
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.bundle.bundle import Bundle, open_bundle, seal_bundle
+from boardfit.edge.disk.atomic import link_or_copy, write_atomic
+from boardfit.edge.disk.rooted import check_free, work_beside
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.engines import ENGINES
 from boardfit.edge.errors import UsageError
@@ -30,6 +32,8 @@ from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.types import Plan
 
 BOARD_FILES = ("install.sh", "install.py")
+# What add_engine writes; an old one is replaced by the new.
+_OURS = ("wheel", "launcher", "unit", "tool")
 #: Beside the engine and what it requires: logits and speed probes need numpy.
 EXTRA_REQUIREMENTS = ("numpy>=1.26",)
 
@@ -51,7 +55,6 @@ def add_engine(
     name: str = "model",
     python: str | None = None,
     variant: str = ALL_VARIANTS,
-    jobs: int | None = None,
 ) -> OfflineParts:
     """Put into the bundle folder `directory` what `device` needs to run `plan` without a network.
 
@@ -65,8 +68,8 @@ def add_engine(
         raise UsageError(f"unknown engine {plan.engine!r}; known: {', '.join(ENGINES)}")
     board = check_board(device, python)
     if board is None:
-        return add_tools(directory, plan, reporter, jobs)
-    wheels = collect_wheels(plan.engine, board, reporter, variant, jobs)
+        return add_tools(directory, plan, reporter)
+    wheels = collect_wheels(plan.engine, board, reporter, variant)
     roles = {}
     for wheel in wheels:
         # '+' begins a local version and is no letter of a bundle's file names.
@@ -90,6 +93,43 @@ def add_engine(
     return OfflineParts(roles, manifest)
 
 
+def bundle_with_engine(
+    path: Path,
+    output: Path,
+    device: DeviceProfile,
+    reporter: Reporter,
+    *,
+    python: str | None = None,
+    variant: str = ALL_VARIANTS,
+) -> Bundle:
+    """Write the bundle at `path` to `output` with wheels, installer and unit for `device`.
+
+    The model is linked, not copied, where the file system can. An engine that is already in it is
+    replaced. Raises UsageError when `output` exists, and as `open_bundle` and `add_engine` do.
+    """
+    check_free(output)
+    source = open_bundle(path)
+    with work_beside(output, "bundle") as work:
+        made = work.path / "bundle"
+        roles, hashes = {}, {}
+        for file in source.files:
+            if file.role in _OURS:
+                continue
+            link_or_copy(source.path / file.name, made / file.name)
+            roles[file.name], hashes[file.name] = file.role, file.sha256
+        parts = add_engine(
+            made, source.plan, device, reporter, name=source.name, python=python, variant=variant
+        )
+        for name in parts.roles:
+            hashes.pop(name, None)
+        reporter.stage("sealing")
+        kept = {k: v for k, v in source.manifest.items() if k not in ("kind", "schema", "files")}
+        manifest = {**kept, "board": parts.manifest}
+        seal_bundle(made, manifest, {**roles, **parts.roles}, hashes)
+        work.publish("bundle")
+    return open_bundle(output)
+
+
 def check_board(device: DeviceProfile, python: str | None = None) -> BoardPython | None:
     """The Python that wheels for `device` are for; None for phones, which get static tools.
 
@@ -101,14 +141,14 @@ def check_board(device: DeviceProfile, python: str | None = None) -> BoardPython
 
 
 def collect_wheels(
-    engine: str, board: BoardPython, reporter: Reporter, variant: str, jobs: int | None
+    engine: str, board: BoardPython, reporter: Reporter, variant: str
 ) -> list[Wheel]:
     """All wheels of one engine for one Python, ours included, sorted by file name."""
     own = own_wheel(ENGINES[engine].extra)
     requirements = select_requirements((*own.requirements, *EXTRA_REQUIREMENTS), board)
     local: list[Path] = []
     if engine == "llama_cpp":
-        built = build_wheel(variant, jobs=jobs, reporter=reporter)
+        built = build_wheel(variant, reporter=reporter)
         requirements = [r for r in requirements if not r.startswith("llama-cpp-python")]
         local.append(built.path)
     reporter.stage("collecting the board's wheels")
@@ -122,7 +162,7 @@ def collect_wheels(
     return sorted([*third_party, describe(folder / own.name)], key=lambda wheel: wheel.path.name)
 
 
-def add_tools(directory: Path, plan: Plan, reporter: Reporter, jobs: int | None) -> OfflineParts:
+def add_tools(directory: Path, plan: Plan, reporter: Reporter) -> OfflineParts:
     """Static llama.cpp programs, for systems without glibc and without Python."""
     if plan.engine != "llama_cpp":
         raise UsageError(
@@ -131,7 +171,7 @@ def add_tools(directory: Path, plan: Plan, reporter: Reporter, jobs: int | None)
         )
     roles = {}
     for variant in TOOL_PAIR:
-        for path in build_tools(variant, jobs=jobs, reporter=reporter).paths:
+        for path in build_tools(variant, reporter=reporter).paths:
             is_license = path.name == LICENSE
             target = f"licenses/{path.name}" if is_license else f"tools/{variant}/{path.name}"
             place(path, directory / target)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from boardfit.converters.board.rehearse.options import MIN_AGREEMENT, PROMPT, Options
 from boardfit.converters.board.rehearse.rehearsal import rehearse
-from boardfit.converters.board.rehearse.result import Rehearsal
+from boardfit.converters.board.rehearse.result import MIN_AGREEMENT, PROMPT, Options, Rehearsal
+from boardfit.device_profiles.catalog import find_profile
+from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import TerminalReporter
 from boardfit.edge.units import format_bytes, format_seconds, parse_bytes, printable
@@ -50,52 +52,23 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line on stdout.")
 def rehearse_command(
-    bundle: Path,
-    device: str | None,
-    prompt: str,
-    n_tokens: int,
-    free_bytes: int | None,
-    how: str | None,
-    root: Path | None,
-    min_agreement: float,
-    as_json: bool,
+    bundle: Path, device: str | None, root: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Install and run BUNDLE as its board would: emulated CPU, limited memory.
 
     BUNDLE must contain its engine (`edge build … --with-engine`). Nothing is sent to a board.
     """
-    from boardfit.device_profiles.catalog import find_profile
-    from boardfit.edge.bundle.bundle import open_bundle
-
     opened = open_bundle(bundle)
     profile = find_profile(device or opened.plan.device)
-    options = Options(
-        prompt=prompt,
-        n_tokens=n_tokens,
-        how=how,  # type: ignore[arg-type]  # click checked the choice
-        root=root.absolute() if root else None,
-        free_bytes=free_bytes,
-        min_agreement=min_agreement,
-    )
+    asked = Options(root=root.absolute() if root else None, **options)
     with TerminalReporter(quiet=as_json) as reporter:
-        found = rehearse(opened, profile, options, reporter)
-    if as_json:
-        echo(json.dumps(found.to_dict()))
-        if found.problem:
-            raise click.exceptions.Exit(choose_exit_code(found))
+        found = rehearse(opened, profile, asked, reporter)
+    echo(json.dumps(found.to_dict()) if as_json else format_rehearsal(found))
+    if found.error is None:
         return
-    echo(format_rehearsal(found))
-    found.raise_for_problem()
-
-
-def choose_exit_code(found: Rehearsal) -> int:
-    from boardfit.edge.errors import EdgeError
-
-    try:
-        found.raise_for_problem()
-    except EdgeError as error:
-        return error.exit_code
-    return 0
+    if as_json:
+        raise click.exceptions.Exit(found.error.exit_code)
+    raise found.error
 
 
 def format_rehearsal(found: Rehearsal) -> str:

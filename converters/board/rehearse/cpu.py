@@ -14,6 +14,7 @@ from pathlib import Path
 
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import UsageError
+from boardfit.edge.units import KIB
 
 _ARMV8 = frozenset({"neon"})
 _ARMV82 = _ARMV8 | {"fp16", "dotprod", "lse"}
@@ -23,10 +24,8 @@ _ARMV9 = _ARMV86 | {"sve", "sve2"}
 
 @dataclass(frozen=True)
 class EmulatedCpu:
-    """A CPU model that qemu can emulate.
-
-    It has its name for `-cpu`, its instructions in the profiles' words, and its MIDR part number
-    (0x41 is Arm's implementer id).
+    """A CPU model of qemu: its name for `-cpu`, its instructions in the profiles' words, and its
+    MIDR part number (0x41 is Arm's implementer id).
     """
 
     name: str
@@ -129,6 +128,18 @@ def cpuinfo(cpu: EmulatedCpu, n_cores: int) -> str:
         f"CPU part\t: 0x{cpu.part:03x}\nCPU revision\t: 0\n\n"
         for i in range(n_cores)
     )
+
+
+def write_fakes(fakes: Path, cpu: EmulatedCpu, device: DeviceProfile, free_bytes: int) -> None:
+    """The board's /proc/cpuinfo, /proc/meminfo and /sys, as the engine will read them."""
+    fakes.mkdir(parents=True)
+    (fakes / "cpuinfo").write_text(cpuinfo(cpu, device.n_cores))
+    fields = {"MemTotal": device.ram_bytes, "MemFree": free_bytes, "MemAvailable": free_bytes,
+              "Buffers": 0, "Cached": 0, "SwapCached": 0, "Active": 0, "Inactive": 0,
+              "SwapTotal": 0, "SwapFree": 0, "Shmem": 0, "Slab": 0, "SReclaimable": 0}  # fmt: skip
+    lines = [f"{name + ':':<16}{value // KIB:>8} kB\n" for name, value in fields.items()]
+    (fakes / "meminfo").write_text("".join(lines))
+    write_sysfs(fakes / "sys", device.n_cores)
 
 
 def write_sysfs(root: Path, n_cores: int) -> None:

@@ -1,22 +1,27 @@
-"""A memory limit equal to what the board leaves free, and what was used below it.
+"""A memory limit equal to what the board leaves free, and the peak of the emulated programs below
+it, separated from the emulator's.
 
-Three ways, the first that works: a cgroup of version 1 or 2 made directly (root), or a scope that
-systemd makes for an ordinary user. Without any of them nothing is enforced, and the sampled peak is
-compared with the limit afterwards.
+Three ways to limit, the first that works: a cgroup of version 1 or 2 made directly (root), or a
+scope that systemd makes for an ordinary user. Without any of them nothing is enforced, and the
+sampled peak is compared with the limit afterwards.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from boardfit.edge.probe.emulation import GuestMemory, parse_smaps
 from boardfit.edge.process.child import SubprocessError, find_program, run_child
 
 CGROUPS = Path("/sys/fs/cgroup")
+_INTERVAL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -29,25 +34,16 @@ class EnforcedLimit:
     folder: Path | None
     wrap: tuple[str, ...]
 
-    @property
-    def is_enforced(self) -> bool:
-        return self.how != "none"
-
     def oom_kills(self) -> int:
         """Processes that the kernel killed for exceeding the limit, as far as it reports them."""
+        if self.folder is None:
+            return 0
         for name in ("memory.events", "memory.oom_control"):
-            for line in _lines(self.folder, name):
-                key, _, value = line.partition(" ")
-                if key == "oom_kill" and value.strip().isdigit():
-                    return int(value)
+            with contextlib.suppress(OSError):
+                text = (self.folder / name).read_text()
+                if match := re.search(r"^oom_kill (\d+)", text, re.MULTILINE):
+                    return int(match[1])
         return 0
-
-    def peak_bytes(self) -> int | None:
-        """The most that was charged to the cgroup, page cache included."""
-        for name in ("memory.peak", "memory.max_usage_in_bytes"):
-            for line in _lines(self.folder, name):
-                return int(line)
-        return None
 
 
 @contextlib.contextmanager
@@ -124,10 +120,51 @@ def systemd_scope(n_bytes: int) -> EnforcedLimit | None:
     return EnforcedLimit("systemd scope", None, wrap) if works else None
 
 
-def _lines(folder: Path | None, name: str) -> list[str]:
-    if folder is None:
-        return []
+class PeakWatcher:
+    """Samples the emulated descendants of a process until stopped; keeps the highest of each sum.
+
+    with PeakWatcher(process.pid) as watcher: process.wait()
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.peak = GuestMemory(0, 0, 0)
+
+    def __enter__(self) -> PeakWatcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_INTERVAL_S):
+            samples = [astuple(sample) for sample in read_emulated(self._pid)]
+            now = map(sum, zip(*samples, strict=True)) if samples else (0, 0, 0)
+            self.peak = GuestMemory(*map(max, astuple(self.peak), now))
+
+
+def read_emulated(root_pid: int) -> list[GuestMemory]:
+    """One sample per qemu-user process at or below `root_pid`."""
+    import psutil
+
     try:
-        return (folder / name).read_text().splitlines()
-    except OSError:
+        root = psutil.Process(root_pid)
+        processes = [root, *root.children(recursive=True)]
+    except psutil.Error:
         return []
+    samples = []
+    for process in processes:
+        folder = Path("/proc") / str(process.pid)
+        try:
+            # Under proot the executable is a copy with another name, under binfmt the command line
+            # is the guest's: one of the two names the emulator.
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if "qemu" in (folder / "exe").readlink().name or b"qemu-aarch64" in words[0]:
+                samples.append(parse_smaps((folder / "smaps").read_text()))
+        except OSError:
+            continue  # it has just ended
+    return samples

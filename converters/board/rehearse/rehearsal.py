@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from boardfit.converters.board.rehearse.cpu import CpuChoice, choose_cpu, known_models
+from boardfit.converters.board.engine.build import TOOL_PAIR
+from boardfit.converters.board.offline.target import board_python
+from boardfit.converters.board.rehearse.cpu import choose_cpu, known_models, write_fakes
 from boardfit.converters.board.rehearse.limits import EnforcedLimit, memory_limit
-from boardfit.converters.board.rehearse.options import Options
-from boardfit.converters.board.rehearse.prepare import (
-    bundle_python,
-    check_bundle,
-    copy_bundle,
-    list_notes,
-    tool_variant,
-    weakest_core,
-    work_parent,
-    write_fakes,
-)
-from boardfit.converters.board.rehearse.reference import HostReference, host_reference
-from boardfit.converters.board.rehearse.result import Problem, Rehearsal
+from boardfit.converters.board.rehearse.reference import host_reference
+from boardfit.converters.board.rehearse.result import LESS_MEMORY, Options, Problem, Rehearsal
 from boardfit.converters.board.rehearse.root import board_root, choose_system
 from boardfit.converters.board.rehearse.run import RehearsalRun
 from boardfit.converters.board.rehearse.sandbox import (
@@ -32,7 +24,9 @@ from boardfit.converters.board.rehearse.sandbox import (
 )
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bundle.bundle import Bundle
-from boardfit.edge.terminal.progress import Reporter, SilentReporter
+from boardfit.edge.disk.atomic import link_or_copy
+from boardfit.edge.errors import UsageError
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import MIB, format_bytes
 
 #: What qemu itself may use on top of the board's limit: translated code (128 MiB) and its own heap.
@@ -51,15 +45,18 @@ def rehearse(
     without an engine in it or a board that is not rehearsed, EngineMissingError when this machine
     cannot emulate (no qemu, no way to make the root, no engine of its own to compare with).
     """
-    options, reporter = options or Options(), reporter or SilentReporter()
-    check_bundle(bundle)
+    options, reporter = options or Options(), reporter or Reporter()
+    roles = {file.role for file in bundle.files}
+    if not roles & {"launcher", "tool"}:
+        raise UsageError(
+            f"there is no engine in {bundle.path}: nothing to install on a board",
+            next_step=f"edge engine add {bundle.path} -o OUT, or edge build … --with-engine",
+        )
     reporter.stage("preparing the board's system")
     choice = choose_cpu(device, known_models(qemu_models(find_qemu())))
-    variant = tool_variant(bundle, choice.cpu)
-    root = None
-    if variant is None:
-        system = choose_system(bundle_python(bundle, device)) if options.root is None else None
-        root = board_root(system.suite, say=reporter.stage) if system else options.root
+    # Which static tools of its bundle a phone would choose; a bundle of wheels has none.
+    variant = None if "launcher" in roles else TOOL_PAIR["dotprod" in choice.cpu.isa]
+    root = find_root(bundle, device, options, reporter) if variant is None else None
     reporter.stage("answering on this machine")
     reference = host_reference(bundle, options.prompt, options.n_tokens, n_threads=1)
     free = options.free_bytes or device.free_ram_bytes
@@ -74,43 +71,71 @@ def rehearse(
             else tool_sandbox(work, fakes, choice.cpu.name)
         )
         with memory_limit(free + EMULATOR_ALLOWANCE) as limit:
-            found = begin(bundle, device, choice, sandbox, limit, free)
-            run = RehearsalRun(sandbox, limit, release, free, bundle.files, reporter, found)
-            found = play(run, variant, reference, options)
+            found = Rehearsal(
+                bundle_id=bundle.id,
+                device=device.id,
+                board_core=min(device.clusters, key=lambda cluster: len(cluster.isa)).core,
+                cpu=choice,
+                how=sandbox.how,
+                limit_how=limit.how,
+                limit_bytes=free,
+                planned_bytes=bundle.plan.peak_bytes,
+                seconds={},
+                notes=list_notes(sandbox, limit),
+            )
+            run = RehearsalRun(sandbox, limit, release, bundle.files, reporter, found)
+            if variant:
+                found = run.run_tool(variant, reference, options)
+            elif (found := run.install()).ok:
+                found = run.answer(reference, options)
     return judge(found, options) if found.ok else found
 
 
-def play(
-    run: RehearsalRun, variant: str | None, reference: HostReference, options: Options
-) -> Rehearsal:
-    """Install and answer; with static tools there is nothing to install."""
-    if variant:
-        return run.run_tool(variant, reference, options)
-    found = run.install()
-    return run.answer(reference, options) if found.ok else found
+def find_root(bundle: Bundle, device: DeviceProfile, options: Options, reporter: Reporter) -> Path:
+    """The user's own root, or Debian's with the Python that the bundle's wheels are for."""
+    if options.root is not None:
+        return options.root
+    entry = bundle.manifest.get("board")
+    python = entry.get("python") if isinstance(entry, dict) else None
+    system = choose_system(board_python(device, python if isinstance(python, str) else None))
+    return board_root(system.suite, say=reporter.stage)
 
 
-def begin(
-    bundle: Bundle,
-    device: DeviceProfile,
-    choice: CpuChoice,
-    sandbox: BoardSandbox,
-    limit: EnforcedLimit,
-    free_bytes: int,
-) -> Rehearsal:
-    """The result before anything has run."""
-    return Rehearsal(
-        bundle_id=bundle.id,
-        device=device.id,
-        board_core=weakest_core(device),
-        cpu=choice,
-        how=sandbox.how,
-        limit_how=limit.how,
-        limit_bytes=free_bytes,
-        planned_bytes=bundle.plan.peak_bytes,
-        seconds={},
-        notes=list_notes(sandbox, limit),
-    )
+def work_parent(bundle: Bundle) -> Path | None:
+    """Choose a work folder beside the bundle, so that a big model is linked and not copied.
+
+    Return None (the system's temporary folder) if that is impossible: no right to write, or a card
+    mounted noexec. proot cannot take a path with a colon.
+    """
+    parent = bundle.path.absolute().parent
+    noexec = os.statvfs(parent).f_flag & getattr(os, "ST_NOEXEC", 0)
+    fits = os.access(parent, os.W_OK) and not noexec and ":" not in str(parent)
+    return parent if fits else None
+
+
+def copy_bundle(bundle: Bundle, target: Path) -> None:
+    """The bundle as the board receives it. Big files are linked where the file system can."""
+    for file in bundle.files:
+        link_or_copy(bundle.path / file.name, target / file.name)
+    for name, text in bundle.texts.items():  # its signature, too: keys may be pinned here
+        (target / name).write_bytes(text)
+    if hasattr(os, "posix_fadvise"):
+        # Pages that this machine has read already are not charged; the board has none yet.
+        for file in bundle.files:
+            with (target / file.name).open("rb") as opened:
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def list_notes(sandbox: BoardSandbox, limit: EnforcedLimit) -> tuple[str, ...]:
+    """What this machine could not do."""
+    notes = []
+    if sandbox.is_for_tools:
+        notes.append("a static program prints its text only: tokens were not compared one by one")
+    elif not sandbox.can_start_programs:
+        notes.append("install.sh itself was not run, only what it starts: no proot, no binfmt")
+    if limit.how == "none":
+        notes.append("the memory limit was not enforced (no rights for a cgroup), only compared")
+    return tuple(notes)
 
 
 def judge(found: Rehearsal, options: Options) -> Rehearsal:
@@ -120,15 +145,12 @@ def judge(found: Rehearsal, options: Options) -> Rehearsal:
             f"of {found.agreement.n} tokens only {found.agreement.share:.0%} are what this machine "
             f"would choose; {options.min_agreement:.0%} is the least"
         )
-        return replace(
-            found, problem=Problem("wrong-answers", "answering", message, "report this as a bug")
-        )
+        return replace(found, problem=Problem("wrong-answers", "answering", message))
     # The enforced limit has to leave room for the emulator; this is the board's own share of it.
     if found.memory and found.memory.guest_anonymous > found.limit_bytes:
         message = (
             f"it used {format_bytes(found.memory.guest_anonymous)} of anonymous memory, the board "
             f"leaves {format_bytes(found.limit_bytes)} free"
         )
-        step = "plan with less memory: a shorter --ctx, or a smaller recipe"
-        return replace(found, problem=Problem("out-of-memory", "answering", message, step))
+        return replace(found, problem=Problem("out-of-memory", "answering", message, LESS_MEMORY))
     return found

@@ -1,20 +1,56 @@
-"""What a rehearsal found."""
+"""What a rehearsal is asked, what it found, and what the end of an emulated program means."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from boardfit.converters.board.rehearse.cpu import CpuChoice
 from boardfit.converters.board.rehearse.reference import TokenAgreement
-from boardfit.edge.errors import DoesNotFitError, EngineError, IntegrityError
+from boardfit.converters.board.rehearse.sandbox import How
+from boardfit.edge.errors import DoesNotFitError, EdgeError, EngineError, IntegrityError
 from boardfit.edge.probe.emulation import GuestMemory
+from boardfit.edge.units import find_error_line, format_bytes, printable
+
+PROMPT = "Turn on the light in the kitchen."
+#: Tokens that must agree, near ties included. Not all: rounding differs between kernels.
+MIN_AGREEMENT = 0.9
 
 ProblemKind = Literal[
     "illegal-instruction", "crash", "missing-library", "wrong-wheel", "out-of-memory",
     "wrong-answers", "damaged", "timeout", "engine",
 ]  # fmt: skip
+_ERRORS: Mapping[str, type[EdgeError]] = {
+    "out-of-memory": DoesNotFitError,
+    "damaged": IntegrityError,
+}
+_SIGNAL = re.compile(r"uncaught target signal (\d+)")
+_MISSING = re.compile(
+    r"(\S+\.so[.\d]*): cannot open shared object file|version [`'](\S+?)' not found"
+)
+# As `boardfit.edge.supervisor` reports the death of native code.
+_NATIVE_DEATH = re.compile(r"in native code ended it|a check of the engine's own failed")
+_SIGKILL, _SIGILL = 9, 4
+LESS_MEMORY = "plan with less memory: a shorter --ctx, or a smaller recipe"
+REPORT = "report this as a bug"
+_REBUILD = "edge engine add BUNDLE -o OUT makes it again, with kernels chosen on the board"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to rehearse. `how` fixes the way to run arm64 programs, `root` a root file system of
+    one's own; `free_bytes` replaces the profile's free memory.
+    """
+
+    prompt: str = PROMPT
+    n_tokens: int = 16
+    how: How | None = None
+    root: Path | None = None
+    free_bytes: int | None = None
+    min_agreement: float = MIN_AGREEMENT
 
 
 @dataclass(frozen=True)
@@ -24,7 +60,7 @@ class Problem:
     kind: ProblemKind
     stage: str
     message: str
-    next_step: str
+    next_step: str = REPORT
 
 
 @dataclass(frozen=True)
@@ -55,19 +91,14 @@ class Rehearsal:
     def ok(self) -> bool:
         return self.problem is None
 
-    def raise_for_problem(self) -> None:
-        """Raise what the command line would exit with: DoesNotFitError, IntegrityError or
-        EngineError, its message naming the stage.
-        """
+    @property
+    def error(self) -> EdgeError | None:
+        """What the command line ends with, its message naming the stage; None if all is well."""
         if self.problem is None:
-            return
+            return None
         message = f"rehearsal for {self.device} failed while {self.problem.stage}: "
-        message += self.problem.message
-        if self.problem.kind == "out-of-memory":
-            raise DoesNotFitError(message, next_step=self.problem.next_step)
-        if self.problem.kind == "damaged":
-            raise IntegrityError(message, next_step=self.problem.next_step)
-        raise EngineError(message, next_step=self.problem.next_step)
+        kind = _ERRORS.get(self.problem.kind, EngineError)
+        return kind(message + self.problem.message, next_step=self.problem.next_step)
 
     def to_dict(self) -> dict[str, Any]:
         data = asdict(self)
@@ -83,3 +114,41 @@ class Rehearsal:
         if self.problem:  # under the keys that every command's error has
             record |= {"message": self.problem.message, "next_step": self.problem.next_step}
         return record
+
+
+def find_signal(code: int, output: str) -> int | None:
+    """The signal that ended a program: its own, the shell's 128 + n, or what qemu reports."""
+    if match := _SIGNAL.search(output):
+        return int(match[1])
+    if code < 0:
+        return -code
+    return code - 128 if 128 < code < 160 else None
+
+
+def diagnose(
+    stage: str, code: int, output: str, *, oom_kills: int, limit_bytes: int, cpu: str
+) -> Problem:
+    """The problem behind exit `code` and the end of a stage's `output`."""
+    signal = find_signal(code, output)
+    last = printable(find_error_line(output), limit=600)
+    if oom_kills or signal == _SIGKILL:
+        message = f"the kernel killed it at the {format_bytes(limit_bytes)} that the board leaves"
+        return Problem("out-of-memory", stage, f"{message} free", LESS_MEMORY)
+    if signal == _SIGILL or "SIGILL" in output:
+        message = f"illegal instruction on {cpu}: the engine was compiled for a newer core"
+        return Problem("illegal-instruction", stage, message, _REBUILD)
+    if match := _MISSING.search(output):
+        message = f"the board's system has no {match[1] or match[2]}: {last}"
+        return Problem("missing-library", stage, message, _REBUILD)
+    if signal is not None:
+        return Problem("crash", stage, f"it ended with signal {signal}: {last}")
+    if _NATIVE_DEATH.search(last):
+        return Problem("crash", stage, last)
+    if "is for Python" in output or "this board is" in output:
+        return Problem("wrong-wheel", stage, last, _REBUILD)
+    if code == 4:
+        return Problem("out-of-memory", stage, last, LESS_MEMORY)
+    if code == 7:
+        return Problem("damaged", stage, last, "copy or build the bundle again")
+    step = "BOARDFIT_TRACEBACK=1 shows more"
+    return Problem("engine", stage, last or f"exit code {code}", step)

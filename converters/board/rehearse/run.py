@@ -15,12 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.board.rehearse.diagnose import diagnose
-from boardfit.converters.board.rehearse.limits import EnforcedLimit
-from boardfit.converters.board.rehearse.memory import PeakWatcher
-from boardfit.converters.board.rehearse.options import Options
+from boardfit.converters.board.rehearse.limits import EnforcedLimit, PeakWatcher
 from boardfit.converters.board.rehearse.reference import HostReference, compare
-from boardfit.converters.board.rehearse.result import Problem, Rehearsal
+from boardfit.converters.board.rehearse.result import Options, Problem, Rehearsal, diagnose
 from boardfit.converters.board.rehearse.sandbox import BoardSandbox
 from boardfit.edge.bundle.bundle import BundleFile
 from boardfit.edge.process.child import Popen, decode_output, start_child
@@ -38,14 +35,12 @@ class RehearsalRun:
         sandbox: BoardSandbox,
         limit: EnforcedLimit,
         release: Path,
-        free_bytes: int,
         files: Sequence[BundleFile],
         reporter: Reporter,
         found: Rehearsal,
     ) -> None:
         self._sandbox, self._limit, self._release = sandbox, limit, release
-        self._files = files
-        self._free, self._reporter, self._found = free_bytes, reporter, found
+        self._files, self._reporter, self._found = files, reporter, found
 
     def install(self) -> Rehearsal:
         """Run the bundle's own installer, as a board would."""
@@ -156,7 +151,7 @@ class RehearsalRun:
             self._add(
                 problem=diagnose(
                     stage, code, output, oom_kills=self._limit.oom_kills(),
-                    limit_bytes=self._free, cpu=self._found.cpu.cpu.name,
+                    limit_bytes=self._found.limit_bytes, cpu=self._found.cpu.cpu.name,
                 )
             )  # fmt: skip
 
@@ -164,7 +159,7 @@ class RehearsalRun:
         self._found = replace(self._found, **fields)
 
     def _fail(self, kind: Any, message: str, stage: str = "answering") -> None:
-        self._add(problem=Problem(kind, stage, message, "report this as a bug"))
+        self._add(problem=Problem(kind, stage, message))
 
 
 class Countdown:

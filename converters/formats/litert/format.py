@@ -12,7 +12,7 @@ from boardfit.converters.formats.litert.families import check_family
 from boardfit.converters.formats.litert.recipe import load_recipe, recipes_for
 from boardfit.converters.formats.litert.types import WEIGHT_TYPES, Flavour
 from boardfit.converters.spec import TargetTensor
-from boardfit.device_profiles.cost.engine_classes import CPU_ENGINES
+from boardfit.device_profiles.cost.engine_classes import LITERT_LM
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import EngineError, IntegrityError
 from boardfit.edge.units import MIB
@@ -30,7 +30,7 @@ class LitertFormat(ConvertedFormat):
     """What both flavours share."""
 
     flavour: Flavour
-    engine_class = CPU_ENGINES["litert-lm"]
+    engine_class = LITERT_LM
     engine_bytes = 60 * MIB
 
     def list_recipes(self) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from boardfit.device_profiles.cost.engine_classes import ENGINE_CLASSES, EngineClass
+from boardfit.device_profiles.cost.engine_classes import EngineClass
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.device_profiles.toml_parser import decode_toml
+from lab.speed.engine_classes import ENGINE_CLASSES
 from lab.speed.published_rows import Row
 from lab.speed.quants import known_quants
 

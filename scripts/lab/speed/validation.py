@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from boardfit.device_profiles.cost.engine_classes import FIXED_THREADS, EngineClass
+from boardfit.device_profiles.cost.engine_classes import EngineClass
 from boardfit.device_profiles.cost.memory import StoredTensor
 from boardfit.device_profiles.cost.speed import (
     SpeedEstimate,
@@ -24,6 +24,7 @@ from boardfit.device_profiles.cost.speed import (
 from boardfit.device_profiles.models import KnownModel
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.device_profiles.shape import ModelShape
+from lab.speed.engine_classes import FIXED_THREADS
 from lab.speed.models import find_model, similar_model
 from lab.speed.published import (
     Quant,

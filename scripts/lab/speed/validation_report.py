@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import exp, log
 from typing import Any
 
-from boardfit.device_profiles.cost.engine_classes import ENGINE_CLASSES, EngineClass
+from boardfit.device_profiles.cost.engine_classes import EngineClass
+from lab.speed.engine_classes import ENGINE_CLASSES
 from lab.speed.published import counted, slug
 from lab.speed.published_rows import Row
 from lab.speed.validation import METRICS, Aside, Case, judge, without_own_bandwidth

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.board.engine import BuiltEngine, build_wheel
-from boardfit.converters.board.offline import bundle_with_engine
+from boardfit.converters.board.engine.build import build_wheel
+from boardfit.converters.board.engine.store import BuiltEngine
+from boardfit.converters.board.offline.parts import bundle_with_engine
 from boardfit.converters.build.build import BuildRequest, build
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.resolve import open_model

@@ -21,7 +21,7 @@ from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.source.resolve import open_model
 from boardfit.converters.spec import ModelSpec, TargetTensor
 from boardfit.device_profiles.catalog import find_profile
-from boardfit.device_profiles.cost.engine_classes import CPU_ENGINES
+from boardfit.device_profiles.cost.engine_classes import LITERT_LM
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import EngineError, UnsupportedModelError, UsageError
 from boardfit.edge.types import Plan
@@ -35,7 +35,7 @@ PI5, OLD = find_profile("raspberry-pi-5-8gb"), find_profile("raspberry-pi-4b-4gb
 
 
 class ToyFormat(ConvertedFormat):
-    engine_class = CPU_ENGINES["litert-lm"]
+    engine_class = LITERT_LM
     engine_bytes = 1 << 20
 
     def list_recipes(self) -> tuple[str, ...]:

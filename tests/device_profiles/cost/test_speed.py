@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from boardfit.device_profiles.catalog import find_profile
-from boardfit.device_profiles.cost.engine_classes import ENGINE_CLASSES, LLAMA_CPP, EngineClass
+from boardfit.device_profiles.cost.engine_classes import LLAMA_CPP, EngineClass
 from boardfit.device_profiles.cost.kernels import kernel_class
 from boardfit.device_profiles.cost.speed import (
     SpeedEstimate,
@@ -22,6 +22,7 @@ from boardfit.device_profiles.cost.speed import (
 )
 from boardfit.device_profiles.models import known_models
 from boardfit.device_profiles.profile import DeviceProfile
+from lab.speed.engine_classes import ENGINE_CLASSES
 from lab.speed.models import find_model, similar_model
 from lab.speed.quants import known_quants, model_tensors
 

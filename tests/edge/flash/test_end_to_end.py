@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from boardfit.converters.board.offline import bundle_with_engine
+from boardfit.converters.board.offline.parts import bundle_with_engine
 from boardfit.device_profiles.catalog import find_profile
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.disk.verified import cache_directory

@@ -332,8 +332,7 @@ def test_workers_and_tools(trap: Trap) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from boardfit.converters.board.engine.compile import configure
-from boardfit.converters.board.engine.toolchain import Toolchain
+from boardfit.converters.board.engine.toolchain import Toolchain, configure
 from boardfit.converters.formats.tools.environments import Environment, _run
 from boardfit.converters.formats.tools.worker import run_worker
 from boardfit.edge.errors import EdgeError

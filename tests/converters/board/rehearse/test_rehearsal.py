@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 import boardfit.converters.board.rehearse.rehearsal as rehearsal_module
-from boardfit.converters.board.engine import BuiltEngine
 from boardfit.converters.board.engine.build import TOOL_PAIR, tools_key
-from boardfit.converters.board.engine.store import load_engine
+from boardfit.converters.board.engine.store import BuiltEngine, load_engine
 from boardfit.converters.board.engine.toolchain import find_toolchain
-from boardfit.converters.board.offline import BoardPython, add_engine
-from boardfit.converters.board.rehearse import Options, rehearse
+from boardfit.converters.board.offline.parts import add_engine
+from boardfit.converters.board.offline.target import BoardPython
 from boardfit.converters.board.rehearse.limits import make_cgroup, remove_cgroup
+from boardfit.converters.board.rehearse.rehearsal import rehearse
+from boardfit.converters.board.rehearse.result import Options
 from boardfit.converters.board.rehearse.root import SYSTEMS, board_root, choose_system
 from boardfit.converters.board.rehearse.sandbox import BINFMT, has_binfmt
 from boardfit.converters.build.build import BuildRequest, build
