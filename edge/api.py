@@ -18,8 +18,8 @@ from boardfit.edge.bundle.bundle import Bundle, open_bundle
 from boardfit.edge.chat.model import Model, Reply
 from boardfit.edge.chat.model import open_chat as open
 from boardfit.edge.engines.target import open_model
-from boardfit.edge.flash.board import connect
 from boardfit.edge.flash.checks import check_board
+from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.flash import FlashOptions, FlashReport
 from boardfit.edge.flash.flash import flash as flash_board
 from boardfit.edge.flash.gate import rehearse

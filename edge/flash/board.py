@@ -1,15 +1,12 @@
-"""Places that a bundle can be flashed to: one base, folders of this machine, the way to others."""
+"""Places that a bundle can be flashed to: one base, and folders of this machine."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import ClassVar
 
-import click
-
 from boardfit.edge.errors import InputError
 from boardfit.edge.flash.session import Done
-from boardfit.edge.flash.target import MEDIA, FlashTarget
 from boardfit.edge.probe.system import CapturedSystem
 from boardfit.edge.process.child import run_child
 from boardfit.edge.slots.files import BoardFiles, LocalFiles
@@ -84,33 +81,3 @@ class DirectoryBoard(Board):
 
     def execute(self, script: str, *, timeout_s: float) -> Done:
         return Done.from_process(run_child(["sh", "-c", script], timeout_s=timeout_s))
-
-
-#: Options that `edge flash`, `edge rollback`, `edge slots` and `edge key` share.
-ssh_config_option = click.option(
-    "--ssh-config", type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="Use this file instead of ~/.ssh/config (as ssh -F does).",
-)  # fmt: skip
-wait_option = click.option(
-    "--wait", "wait_s", type=click.FloatRange(min=0), default=0, show_default=True,
-    help="Seconds to wait for another flash of the same board.",
-)  # fmt: skip
-
-
-def connect(target: FlashTarget, *, ssh_config: Path | None = None, via: str = "auto") -> Board:
-    """Open the way to a board. `ssh_config` stands in for ~/.ssh/config; `via` is how ssh sends.
-    Raises DeviceUnreachableError when it cannot be reached.
-    """
-    if target.scheme == "dir":
-        return DirectoryBoard(Path(target.folder))
-    if target.scheme in MEDIA:
-        from boardfit.edge.flash.media.root import ImageBoard
-
-        return ImageBoard(target)
-    if target.scheme == "adb":
-        from boardfit.edge.flash.adb import AdbBoard
-
-        return AdbBoard(target)
-    from boardfit.edge.flash.ssh import SshBoard
-
-    return SshBoard(target, config=ssh_config, via=via)

@@ -12,8 +12,8 @@ import click
 
 from boardfit.edge.bundle.bundle import open_bundle
 from boardfit.edge.errors import UsageError
-from boardfit.edge.flash.board import connect, ssh_config_option, wait_option
 from boardfit.edge.flash.checks import check_board
+from boardfit.edge.flash.connect import connect, ssh_config_option, wait_option
 from boardfit.edge.flash.flash import FlashOptions, FlashReport, flash
 from boardfit.edge.flash.gate import rehearse
 from boardfit.edge.flash.media.options import MediaOptions, media_options

@@ -18,7 +18,8 @@ from boardfit.device_profiles.profile import ProfileError
 from boardfit.edge.bundle.bundle import MANIFEST, parse_manifest, read_texts
 from boardfit.edge.disk.opened_file import OpenedFolder
 from boardfit.edge.errors import EdgeError, InputError, IntegrityError, UsageError
-from boardfit.edge.flash.board import Board, connect, ssh_config_option, wait_option
+from boardfit.edge.flash.board import Board
+from boardfit.edge.flash.connect import connect, ssh_config_option, wait_option
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.flash.trust import KIND, explain_refusal
 from boardfit.edge.slots import trust

@@ -11,7 +11,7 @@ import click
 
 from boardfit.edge.bench.seal import sealed
 from boardfit.edge.errors import EngineError
-from boardfit.edge.flash.board import connect, ssh_config_option
+from boardfit.edge.flash.connect import connect, ssh_config_option
 from boardfit.edge.flash.target import parse_flash_target
 from boardfit.edge.slots.failed_starts import MAX_FAILED
 from boardfit.edge.slots.health import check_release, judge

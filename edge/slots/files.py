@@ -68,7 +68,7 @@ class BoardFiles(ABC):
     root: str
 
     def read_only_error(self) -> EdgeError:
-        """The error of whatever would change something in a place that is only read."""
+        """The error of a change in a place that is only read."""
         return InputError(f"{self.root} is read-only")
 
     def prepare(self) -> None:

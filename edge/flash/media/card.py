@@ -35,15 +35,6 @@ from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.units import format_bytes, format_seconds, parse_bytes, printable
 
 
-def list_cards() -> None:
-    """Print the cards and sticks that may be erased, one a line."""
-    cards = [disk for disk in list_disks() if disk.is_candidate]
-    for disk in cards:
-        echo(disk.describe())
-    if not cards:
-        echo("no card or USB stick that is not in use (a mounted one is not shown)", err=True)
-
-
 def flash_card(
     bundle: Bundle,
     device: str,

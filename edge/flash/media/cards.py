@@ -18,6 +18,7 @@ from typing import Any
 
 from boardfit.edge.errors import EngineMissingError, InputError, UsageError
 from boardfit.edge.process.child import child_environment, decode_output, run_child
+from boardfit.edge.terminal.output import echo
 from boardfit.edge.units import format_bytes, printable
 
 _COLUMNS = "NAME,PATH,TYPE,SIZE,RO,RM,HOTPLUG,TRAN,VENDOR,MODEL,SERIAL,FSTYPE,LABEL"
@@ -93,6 +94,15 @@ def list_disks() -> list[Disk]:
             return parse_lsblk(decode_output(done.stdout), card_type)
     output = decode_output(done.stderr).strip()
     raise InputError(f"lsblk does not list the disks: {printable(output)}")
+
+
+def list_cards() -> None:
+    """Print the cards and sticks that may be erased, one a line."""
+    cards = [disk for disk in list_disks() if disk.is_candidate]
+    for disk in cards:
+        echo(disk.describe())
+    if not cards:
+        echo("no card or USB stick that is not in use (a mounted one is not shown)", err=True)
 
 
 def card_type(name: str) -> str | None:

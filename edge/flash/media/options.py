@@ -138,7 +138,7 @@ _OPTIONS = (
 
 def _list_cards(context: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not context.resilient_parsing:
-        from boardfit.edge.flash.media.card import list_cards  # brings what makes a card
+        from boardfit.edge.flash.media.cards import list_cards  # only then needed
 
         list_cards()
         context.exit()

@@ -24,7 +24,7 @@ import pytest
 from boardfit.edge.bundle.bundle import open_bundle, seal_bundle
 from boardfit.edge.bundle.sign import sign_bundle
 from boardfit.edge.errors import DoesNotFitError, EdgeError, InputError, IntegrityError, UsageError
-from boardfit.edge.flash.board import connect
+from boardfit.edge.flash.connect import connect
 from boardfit.edge.flash.flash import FlashReport
 from boardfit.edge.flash.media.first_boot import BootFiles, hash_password
 from boardfit.edge.flash.media.image import ImageOptions, ImageTarget, default_output, flash_image
