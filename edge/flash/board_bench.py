@@ -50,10 +50,7 @@ def bench_board(
         )
     slots = Slots(board.files)
     with slots.hold_lock():
-        current = slots.current()
-        if current is None:
-            raise EngineError(f"{board.place} has no current release", next_step="edge flash")
-        bundle = slots.bundle(current)
+        bundle = slots.bundle(slots.require_current(board.place))
         name = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}.jsonl"
         script = bench_command(board, bundle, f"{RESULTS}/{name}", options)
         board.files.make_folder(RESULTS)

@@ -172,11 +172,12 @@ def transfer(
         for each in (layout.INCOMING, layout.incoming_folder(bundle.id)):
             files.claim(each)
     plan = plan_transfer(board, slots, bundle, folder)
-    need = plan.n_new_bytes + SLACK_BYTES
+    n_new_bytes = sum(item.n_new_bytes for item in plan)
+    need = n_new_bytes + SLACK_BYTES
     if board.is_running:
         need += engine_bytes(bundle)
     slots.make_room(need, (bundle.id,), drop_previous=options.drop_previous, say=reporter.say)
-    reporter.stage(f"sending {format_bytes(plan.n_new_bytes)}")
+    reporter.stage(f"sending {format_bytes(n_new_bytes)}")
     began_s = time.monotonic()
     sent = bring(board, bundle, plan, folder, reporter)
     report.send_s = time.monotonic() - began_s

@@ -54,11 +54,9 @@ class Done:
 
 
 class Channel(Protocol):
-    """How commands reach a board."""
+    """How commands reach a board; `place` is the board as the user named it."""
 
-    @property
-    def place(self) -> str:
-        """The board as the user named it."""
+    place: str
 
     def argv(self, script: str) -> list[str]:
         """A local command line that runs `sh -c script` there, with its streams and exit code."""

@@ -68,9 +68,7 @@ def verify_command(target: str, ssh_config: Path | None, as_json: bool) -> None:
     """Read every byte of the current release at TARGET and compare it with its manifest."""
     with closing(connect(parse_flash_target(target), ssh_config=ssh_config)) as board:
         store = Slots(board.files)
-        current = store.current()
-        if current is None:
-            raise EngineError(f"{board.place} has no current release", next_step="edge flash")
+        current = store.require_current(board.place)
         bundle = store.verify(current)
     if as_json:
         echo(json.dumps({"target": board.place, "current": current, "ok": True}))

@@ -17,6 +17,7 @@ from boardfit.edge.errors import (
     DeviceError,
     DoesNotFitError,
     EdgeError,
+    EngineError,
     InputError,
     IntegrityError,
     UsageError,
@@ -85,6 +86,12 @@ class Slots:
         """The release that runs; None when nothing was flashed yet, or `current` names nothing."""
         release_id = layout.parse_pointer(self.files.pointer())
         return release_id if release_id in self.present() else None
+
+    def require_current(self, place: str) -> str:
+        """The release that runs. Raises EngineError when there is none at `place`."""
+        if (release_id := self.current()) is None:
+            raise EngineError(f"{place} has no current release", next_step="edge flash")
+        return release_id
 
     def previous(self) -> str | None:
         return layout.previous_release(self.state().history, self.current(), self.present())
