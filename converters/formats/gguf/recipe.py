@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from boardfit.converters.formats.base import Format
 from boardfit.converters.formats.recipes import (
     RecipeFolder,
     check_keys,
@@ -116,3 +117,13 @@ RECIPES = RecipeFolder(
     __file__, "recipe", _parse, _most_bits_first, besides=f", and for a .gguf file {AS_IS}"
 )
 load_recipe, list_recipes, parse_recipe = RECIPES.load, RECIPES.list, RECIPES.read
+
+
+class GgufFormat(Format):
+    """See `Format`."""
+
+    def list_recipes(self) -> tuple[str, ...]:
+        return tuple(recipe.id for recipe in list_recipes())
+
+    def describe_recipe(self, recipe_id: str) -> str:
+        return load_recipe(recipe_id).about

@@ -114,7 +114,9 @@ def test_slips_are_told(change: tuple[str, str], message: str) -> None:
 
 
 def test_an_unknown_rule_is_told() -> None:
-    with pytest.raises(InputError, match=r"tensors: unknown value 'ffn_dwon'.*Did you mean 'ffn_down'"):
+    with pytest.raises(
+        InputError, match=r"tensors: unknown value 'ffn_dwon'.*Did you mean 'ffn_down'"
+    ):
         parse_recipe(MINIMAL + '[[rule]]\ntensors = "ffn_dwon"\ntype = "int8"\n', "x")
     with pytest.raises(InputError, match="layers is 'first'"):
         parse_recipe(
