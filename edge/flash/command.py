@@ -56,6 +56,10 @@ from boardfit.edge.units import format_bytes, format_seconds, printable
     help="Maximum share of the planned memory that the health gate accepts. 0: no limit.",
 )  # fmt: skip
 @click.option(
+    "--serve", "serve_port", is_flag=False, flag_value=8080, type=click.IntRange(1, 65535),
+    metavar="[PORT]", help="Serve the release over HTTP, as a service of systemd. [port: 8080]",
+)  # fmt: skip
+@click.option(
     "--drop-previous", is_flag=True,
     help="Delete the release to roll back to, if space needs it.",
 )  # fmt: skip
@@ -85,6 +89,7 @@ def flash_command(
     no_gate: bool,
     min_speed: float,
     max_memory: float,
+    serve_port: int | None,
     drop_previous: bool,
     require_signature: str | None,
     allow_older: bool,
@@ -111,6 +116,7 @@ def flash_command(
         min_speed=min_speed,
         max_memory=max_memory,
         drop_previous=drop_previous,
+        serve_port=serve_port,
         signature=replace(
             signature_policy(require_signature), allow_older=allow_older, other_board=force
         ),
@@ -128,6 +134,7 @@ def flash_command(
             *(["--force"] if force else []),
             *(["--no-gate"] if no_gate else []),
             *(["--drop-previous"] if drop_previous else []),
+            *([f"--serve={serve_port}"] if serve_port else []),
             *(["--allow-older"] if allow_older else []),
             *(["--ssh-config", str(ssh_config.absolute())] if ssh_config else []),
             *signature_option(require_signature),
@@ -146,6 +153,11 @@ def flash_command(
         return
     assert place is not None
     if place.scheme in MEDIA:
+        if serve_port is not None:
+            raise UsageError(
+                f"--serve starts a service on a running board, and {place.scheme}: is none",
+                next_step="flash it over ssh://, or install what edge serve BUNDLE --unit prints",
+            )
         from boardfit.edge.flash.media.command import flash_media
 
         with reporter:
@@ -204,6 +216,8 @@ def describe(report: FlashReport) -> list[str]:
     if report.signed_by:
         pinned = "; the board accepts nothing else from now on" if report.pinned else ""
         lines.append(f"  signed   {report.signed_by}{pinned}")
+    if served := report.served:
+        lines.append(f"  served   on port {served.port}; token {served.token}")
     if report.previous and report.switched:
         lines.append(f"  before   {report.previous[:12]}; edge rollback TARGET goes back to it")
     return lines + [f"  note     {note}" for note in report.notes]

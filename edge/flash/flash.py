@@ -21,6 +21,7 @@ from boardfit.edge.disk.rooted import MARKER
 from boardfit.edge.errors import DeviceError, EdgeError, EngineError
 from boardfit.edge.flash.board import Board
 from boardfit.edge.flash.gate import GateVerdict, engine_bytes, install_engine, try_release
+from boardfit.edge.flash.serving import ServedAt, check_can_serve, serve_release
 from boardfit.edge.flash.transfer import (
     Sent,
     bring,
@@ -59,6 +60,7 @@ class FlashOptions:
     min_speed: float = MIN_SPEED
     max_memory: float = MAX_MEMORY
     drop_previous: bool = False
+    serve_port: int | None = None  # serve the release over HTTP
     signature: SignaturePolicy = field(default_factory=SignaturePolicy)
 
 
@@ -81,6 +83,7 @@ class FlashReport:
     total_s: float = 0.0
     switched: bool = False
     health: Health | None = None
+    served: ServedAt | None = None
     signed_by: str | None = None
     pinned: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -102,6 +105,8 @@ def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporte
     """
     started_s = time.monotonic()
     slots = Slots(board.files)
+    if options.serve_port is not None:
+        check_can_serve(board, board.place)
     report = FlashReport(board.place, bundle.id, bundle.name, n_bytes=bundle.n_bytes)
     with slots.hold_lock(options.wait_s):
         admission = admit(bundle, slots, options.signature)
@@ -134,6 +139,10 @@ def flash(bundle: Bundle, board: Board, options: FlashOptions, reporter: Reporte
             report.switched = True
             if options.gate:
                 confirm(board, slots, bundle, report)
+        if options.serve_port is not None:
+            report.served = serve_release(
+                board, slots, bundle, options.serve_port, report.previous, reporter
+            )
         pin(slots, bundle, admission, report)
     report.total_s = time.monotonic() - started_s
     return report

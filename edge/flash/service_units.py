@@ -9,20 +9,17 @@ import re
 import shlex
 
 from boardfit.edge.disk.data_files import read_text_beside
-from boardfit.edge.errors import InputError
 from boardfit.edge.process.cage import SYSTEMD
+from boardfit.edge.serve.unit import description, planned_bytes
 from boardfit.edge.slots import layout
 from boardfit.edge.slots.failed_starts import MAX_FAILED, count_script, reset_script
 from boardfit.edge.types import Plan
-from boardfit.edge.units import MIB, printable
+from boardfit.edge.units import MIB
 
 #: Where the releases lie on a board that runs services.
 DEFAULT_ROOT = "/opt/boardfit"
 SERVICE, INSTALLER = "boardfit.service", "boardfit-install.service"
 INSTALL_SCRIPT = "board/install.sh"
-
-_MAX_NAME = 80
-_MOST_BYTES = 1 << 50
 
 
 def service_unit(name: str, plan: Plan, root: str = DEFAULT_ROOT) -> str:
@@ -76,24 +73,3 @@ def install_unit(bundle_id: str, uid: int, gid: int, root: str = DEFAULT_ROOT) -
         gid=int(gid),
         cage=SYSTEMD.removesuffix("\n"),
     )
-
-
-def description(name: str) -> str:
-    """A model's name as a unit may show it. Percent signs, backslashes, quotes and line breaks mean
-    something to systemd, so that only harmless signs are kept.
-    """
-    return "".join(c if c.isalnum() or c in " .,:()+-_" else "_" for c in name)[:_MAX_NAME].strip()
-
-
-def planned_bytes(plan: Plan) -> int:
-    """The predicted peak. Raises InputError when it is no number of bytes."""
-    try:
-        peak = plan.peak_bytes
-    except TypeError:
-        peak = None
-    if type(peak) is not int or not 0 < peak <= _MOST_BYTES:
-        raise InputError(
-            f"the plan's memory is {printable(repr(peak), 40)}, expected a number of bytes",
-            next_step="build the bundle again",
-        )
-    return peak

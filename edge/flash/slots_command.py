@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
@@ -162,14 +163,23 @@ def remove_command(target: str, release: str, ssh_config: Path | None) -> None:
 @slots.command("check")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--quick", is_flag=True, help="Hash only the files that were not hashed before.")
+@click.option(
+    "--url", help="Ask the server at this address, which serves BUNDLE, and load nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def check_command(bundle: Path, quick: bool, as_json: bool) -> None:
+def check_command(bundle: Path, quick: bool, url: str | None, as_json: bool) -> None:
     """Load BUNDLE on this machine, ask it a fixed question, and judge the answer.
 
-    The health gate of `edge flash` runs this command on the board.
+    The health gate of `edge flash` runs this command on the board. A server's token is read from
+    the environment variable BOARDFIT_TOKEN.
     """
-    with closing(ProgressLine("verifying")) as line:
-        health = check_release(bundle, quick=quick, progress=line)
+    if url is not None:
+        from boardfit.edge.serve.check import check_server
+
+        health = check_server(url.rstrip("/"), os.environ.get("BOARDFIT_TOKEN"))
+    else:
+        with closing(ProgressLine("verifying")) as line:
+            health = check_release(bundle, quick=quick, progress=line)
     if as_json:
         echo(json.dumps(sealed(health.to_dict())))
         return
