@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.errors import InputError
 from boardfit.edge.fields import (
     MAX_BYTES,
@@ -59,7 +59,7 @@ _POSITIONS = {"prefill": "n_prompt", "decode": "n_depth"}
 @functools.cache
 def read_schemas() -> dict[str, Schema]:
     """The schema of each object of a record."""
-    text = Path(__file__).with_name("record_schema.toml").read_text(encoding="utf-8")
+    text = read_text_beside(__file__, "record_schema.toml")
 
     def find_kind(name: str) -> FieldKind:
         kind = _KINDS[name.removesuffix("_or_null")]

@@ -7,11 +7,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from boardfit.device_profiles.profile import CpuCluster
 from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.edge.disk.data_files import read_text_beside
 
 _INDEX = re.compile(r"[0-9]{1,4}")
 
@@ -19,7 +19,7 @@ _INDEX = re.compile(r"[0-9]{1,4}")
 @functools.cache
 def read_names() -> dict[str, Any]:
     """The kernel's names of cores and features → ours."""
-    return decode_toml(Path(__file__).with_name("cpu_names.toml").read_text(encoding="utf-8"))
+    return decode_toml(read_text_beside(__file__, "cpu_names.toml"))
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import secrets
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.errors import DeviceUnreachableError, UsageError
 from boardfit.edge.probe.system import MAX_DUMP_BYTES, CapturedSystem, parse_dump
 from boardfit.edge.process.child import TimeoutExpired, find_program
@@ -24,17 +24,9 @@ _SERIAL = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,127}")
 _CONNECT_S, _TOTAL_S = 10, 60
 
 
-def read_script(path: Path, **values: str) -> str:
-    """A shell script of ours with each @NAME@ replaced."""
-    text = path.read_text(encoding="utf-8")
-    for name, value in values.items():
-        text = text.replace(f"@{name.upper()}@", value)
-    return text
-
-
 def probe_script(mark: str) -> str:
     """The program that prints a board's files and outputs behind lines with the mark."""
-    return read_script(Path(__file__).with_name("read_board.sh"), mark=mark)
+    return read_text_beside(__file__, "read_board.sh", mark=mark)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.device_profiles.profile import ISA_FLAGS, DeviceProfile, KernelSpeed
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.probe.measure import Measurements
-from boardfit.edge.probe.remote import Target, read_script, shell_command
+from boardfit.edge.probe.remote import Target, shell_command
 from boardfit.edge.process.child import DEVNULL, OUR_FOLDER, TimeoutExpired, start_child
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import printable
@@ -64,7 +65,7 @@ def measure_remote(
     clusters = [{**vars(cluster), "isa": sorted(cluster.isa)} for cluster in profile.clusters]
     memory = {"ram_bytes": profile.ram_bytes, "free_bytes": profile.free_ram_bytes}
     asked = shlex.quote(json.dumps({"clusters": clusters, "quick": quick, **memory}))
-    script = read_script(Path(__file__).with_name("measure_board.sh"), mark=mark, asked=asked)
+    script = read_text_beside(__file__, "measure_board.sh", mark=mark, asked=asked)
     command = [*shell_command(target)[:-2], f"sh -c {shlex.quote(script)}"]
     lines: list[str] = []
     with tempfile.TemporaryFile() as archive:

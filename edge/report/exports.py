@@ -8,10 +8,10 @@ import io
 import json
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.report.figures import Record, median
 
 
@@ -19,7 +19,7 @@ def to_csv(records: Sequence[Record]) -> str:
     """One row per test, medians of the figures; empty where nothing was measured."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    text = Path(__file__).with_name("csv_columns.toml").read_text(encoding="utf-8")
+    text = read_text_beside(__file__, "csv_columns.toml")
     columns = decode_toml(text)
     places, names = columns["facts"], columns["medians"]["names"]
     writer.writerow([*places, *names, "flags"])

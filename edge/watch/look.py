@@ -18,10 +18,11 @@ import psutil
 
 from boardfit.edge.bench.heat import HeatReader
 from boardfit.edge.bench.sampler import parse_pss, parse_status
+from boardfit.edge.disk.data_files import read_text_beside
 from boardfit.edge.errors import DeviceUnreachableError
 from boardfit.edge.probe.cpu import parse_cpuinfo
 from boardfit.edge.probe.memory import parse_meminfo
-from boardfit.edge.probe.remote import Target, probe_script, read_script, shell_command
+from boardfit.edge.probe.remote import Target, probe_script, shell_command
 from boardfit.edge.probe.sensors import describe_throttled
 from boardfit.edge.probe.system import (
     MAX_DUMP_BYTES,
@@ -200,8 +201,9 @@ class WatchedBoard:
         self._process = start_child(command, stdin=PIPE)
         assert self._process.stdin is not None
         functions = probe_script(self._mark).partition("f /proc/cpuinfo")[0]
-        path = Path(__file__).with_name("watch_board.sh")
-        loop = read_script(path, mark=self._mark, interval=f"{interval_s:g}")
+        loop = read_text_beside(
+            __file__, "watch_board.sh", mark=self._mark, interval=f"{interval_s:g}"
+        )
         with contextlib.suppress(BrokenPipeError):  # its own words come with the first look
             self._process.stdin.write((functions + loop).encode())
             self._process.stdin.close()
