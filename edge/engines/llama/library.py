@@ -154,7 +154,7 @@ def cpu_features(module: Any) -> list[str]:
 
 
 def silence(module: Any) -> None:
-    """Send the library's log to the ring, emptied; again at every open, for the package's wrapper."""
+    """Send the library's log to the emptied ring; again at every open, for the package's own."""
     callback, address = _log_callback(module)
     module.llama_log_set(callback, address)
     _log.clear()
