@@ -16,7 +16,7 @@ from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 if TYPE_CHECKING:
-    from boardfit.device_profiles.cost.accelerators import AcceleratorSpeed
+    from boardfit.device_profiles.cost.model import AcceleratorSpeed
 
 _BAR_WIDTH = 24
 _KINDS = {
@@ -132,7 +132,7 @@ def accelerator_lines(planner: Planner, chosen: Candidate) -> list[str]:
 def _estimate_accelerator(planner: Planner, chosen: Candidate) -> AcceleratorSpeed | None:
     if planner.profile.accelerator is None:
         return None
-    from boardfit.device_profiles.cost.accelerators import estimate_accelerator  # few boards do
+    from boardfit.device_profiles.cost.model import estimate_accelerator  # few boards do
 
     return estimate_accelerator(chosen.weights, planner.spec.shape, planner.profile, chosen)
 

@@ -130,17 +130,9 @@ def is_matmul_weight(name: str) -> bool:
     if not name.endswith(".weight") or "norm" in name:
         return False
     base = name.split(".")[-2]
-    return base not in (
-        "token_embd",
-        "position_embd",
-        "token_types",
-        "rope_freqs",
-        "shortconv_conv",
-        "rope_factors_long",
-        "rope_factors_short",
-        "ssm_conv1d",
-        "per_layer_token_embd",
-    )
+    tables = ("token_embd", "position_embd", "token_types", "per_layer_token_embd")
+    factors = ("rope_freqs", "rope_factors_long", "rope_factors_short")
+    return base not in (*tables, *factors, "shortconv_conv", "ssm_conv1d")
 
 
 def weight_bytes(
