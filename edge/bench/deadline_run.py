@@ -247,17 +247,15 @@ def _sample(run: DeadlineRun, asked: Iterator[Asked]) -> None:
     finish(run, sampler, before, read_conditions())
 
 
-def _ask_cold(
-    opened: OpenModel, model_path: Path, request: TaskRequest, workload: Workload
-) -> Asked:
+def _ask_cold(opened: OpenModel, path: Path, request: TaskRequest, asked: Workload) -> Asked:
     """One request to an engine that was opened for it."""
-    name = opened.bundle.plan.engine if opened.bundle else engine_of(model_path)
+    name = opened.bundle.plan.engine if opened.bundle else engine_of(path)
     with closing(open_engine(name, opened.model, opened.settings)) as engine:
         session = open_session(replace(opened, engine=engine), timed=True)
         asker = Asker(session, engine)
         session.system, _ = asker.place_request(request)
         session.prepare()  # what `edge chat` and `edge run` restore on start
-        return asker.ask(request, workload.budget(request.task))
+        return asker.ask(request, asked.budget(request.task))
 
 
 def fitting_requests(
