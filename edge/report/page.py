@@ -53,9 +53,7 @@ def render_page(
     within_s: float | None = None,
     partial: Collection[str] = (),
 ) -> str:
-    """The whole page; of the runs in `partial` tests are missing. Raises InputError,
-    EngineMissingError.
-    """
+    """The whole page. Of the runs in `partial`, tests are missing."""
     try:
         import jinja2
     except ModuleNotFoundError as error:
