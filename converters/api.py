@@ -13,7 +13,8 @@ from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.catalogue import open_to_plan
 from boardfit.converters.plan.command import load_devices
 from boardfit.converters.plan.learned import read_learned
-from boardfit.converters.plan.make import PlanOptions, plan_any
+from boardfit.converters.plan.make import plan_any
+from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.resolve import Mtp
 from boardfit.device_profiles.catalog import THIS_MACHINE

@@ -33,7 +33,7 @@ from boardfit.converters.formats.gguf.write import GgufArtifact, write_many
 from boardfit.converters.formats.table import GGUF
 from boardfit.converters.imatrix import Imatrix, read_imatrix
 from boardfit.converters.plan.learned import read_learned
-from boardfit.converters.plan.make import PlanOptions
+from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.plan.weights import (
     describe_requantizing,
     find_main_type,

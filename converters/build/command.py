@@ -22,8 +22,7 @@ from boardfit.converters.formats.network.quantize import is_network_file
 from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
 from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.command import load_devices
-from boardfit.converters.plan.make import PREFERENCES, PlanOptions
-from boardfit.converters.plan.options import Prefer
+from boardfit.converters.plan.options import PREFERENCES, PlanOptions, Prefer
 from boardfit.converters.quality.building import QualityOptions
 from boardfit.converters.source.checkpoint import AdapterRequest
 from boardfit.converters.source.resolve import Mtp

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from boardfit.converters.formats.base import FormatRow
 from boardfit.converters.formats.table import AUTO, format_of_engine
 from boardfit.converters.plan.learned import Learned
-from boardfit.converters.plan.make import PlanOptions, plan_any
+from boardfit.converters.plan.make import plan_any
+from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.errors import UsageError

@@ -13,11 +13,10 @@ from gguf import GGUFValueType
 
 from boardfit.converters.formats.measured import divergence_ratio
 from boardfit.converters.formats.table import AUTO, FORMATS, format_of_engine
-from boardfit.converters.plan.auto import answer_seconds
 from boardfit.converters.plan.candidate import Candidate
 from boardfit.converters.plan.choose import choose_candidate
 from boardfit.converters.plan.learned import Learned
-from boardfit.converters.plan.make import plan_any
+from boardfit.converters.plan.make import answer_seconds, plan_any
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.plan.planner import Planner
 from boardfit.converters.plan.text import speed_cells
@@ -54,42 +53,41 @@ def plan_boards(
     profiles: Iterable[DeviceProfile],
     options: PlanOptions,
     *,
-    scale: WeighingScale | None = None,
     learned: Learned | None = None,
 ) -> list[BoardRow]:
     """Every board with its plan; those that reach what was asked first, the smallest RAM first."""
-    scale = scale or WeighingScale(spec, has_imatrix=options.has_imatrix)
+    scale = WeighingScale(spec, has_imatrix=options.has_imatrix)
     rows = []
     for profile in profiles:
         chosen, why = None, ""
         try:
             planner = Planner(spec, profile, options, scale=scale, learned=learned)
             chosen = choose_candidate(planner)
-        except DoesNotFitError as error:
-            why = f"{format_bytes(error.shortfall_bytes)} too much"
-        except DeadlineError as error:
-            why = "no speed known" if "no speed is known" in str(error) else "too slow"
-        except EngineError:
-            why = "the engine does not run there"
-        except UsageError as error:
-            why = str(error)
+        except (DoesNotFitError, DeadlineError, EngineError, UsageError) as error:
+            why = _why_not(error)
         rows.append(BoardRow(profile, chosen, why))
     return sorted(rows, key=lambda r: (r.chosen is None, r.profile.ram_bytes, r.profile.id))
 
 
+def _why_not(error: EdgeError) -> str:
+    """The reason in a few words, for a table."""
+    if isinstance(error, DoesNotFitError):
+        return f"{format_bytes(error.shortfall_bytes)} too much"
+    if isinstance(error, DeadlineError):
+        return "no speed known" if "no speed is known" in str(error) else "too slow"
+    return "the engine does not run there" if isinstance(error, EngineError) else str(error)
+
+
 def board_lines(spec: ModelSpec, rows: Sequence[BoardRow], options: PlanOptions) -> list[str]:
     """The boards as a table, those that will not do named with the reason."""
-    good = [row for row in rows if row.chosen is not None]
     width = max((len(row.profile.id) for row in rows), default=5)
     lines = [
-        f"{printable(spec.name)}: {len(good)} of {len(rows)} boards",
+        f"{printable(spec.name)}: {sum(bool(row.chosen) for row in rows)} of {len(rows)} boards",
         "",
         f"  {'board':<{width}}  {'free':>9}  recipe   context  {'peak':>9}"
         "    decode       first token",
     ]
-    for row in good:
-        c = row.chosen
-        assert c is not None
+    for row, c in ((row, row.chosen) for row in rows if row.chosen):
         lines.append(
             f"  {row.profile.id:<{width}}  {format_bytes(row.profile.free_ram_bytes):>9}"
             f"  {c.recipe:<8} {c.n_ctx:>7}  {format_bytes(c.peak_bytes):>9}"
@@ -133,9 +131,7 @@ SIZES = (
 
 @dataclass(frozen=True)
 class SizeRow:
-    """One size on one board. `chosen` is None when it does not fit, or not in time; `why` says by
-    how much.
-    """
+    """One size on one board. `chosen` is None when it does not fit, or not in time: see `why`."""
 
     model: KnownModel
     n_params: int
@@ -146,14 +142,12 @@ class SizeRow:
 def plan_sizes(profile: DeviceProfile, options: PlanOptions) -> list[SizeRow]:
     """Every size from the smallest on; after two that do not fit, the larger ones are left out."""
     rows: list[SizeRow] = []
-    for name in SIZES:
-        model = known_models()[name]
-        spec = make_hollow_spec(model)
-        chosen, why = None, ""
+    for model in (known_models()[name] for name in SIZES):
+        spec, chosen, why = make_hollow_spec(model), None, ""
         try:
             chosen = choose_candidate(Planner(spec, profile, options))
         except DoesNotFitError as error:
-            why = f"{format_bytes(error.shortfall_bytes)} too much"
+            why = _why_not(error)
         except DeadlineError:
             why = "too slow for what was asked"
         rows.append(SizeRow(model, spec.shape.n_params, chosen, why))
@@ -299,7 +293,7 @@ def echo_format_plans(
             for name, plan in plans.items():
                 echo(json.dumps(format_record(spec, name, plan, taken)))
             for name, why in refused.items():
-                echo(json.dumps(refusal_record(profile, name, why)))
+                echo(json.dumps(refusal_record(why, device=profile.id, format=name)))
             continue
         echo(("\n" if number else "") + f"{printable(spec.name)} on {profile.name}\n")
         echo("\n".join(format_lines(plans, refused, taken, options)))
@@ -316,19 +310,12 @@ def format_lines(
              f"answer to {options.n_prompt}", "divergence / Q4_0")]  # fmt: skip
     for name, plan in plans.items():
         ratio = divergence_ratio(plan.recipe)
-        rows.append(
-            (
-                name,
-                plan.recipe,
-                str(plan.n_ctx),
-                format_bytes(plan.artifact_bytes),
-                format_bytes(plan.peak_bytes),
-                "–" if plan.prefill_tps is None else f"{plan.prefill_tps:.0f}",
-                "–" if plan.decode_tps is None else f"{plan.decode_tps:.1f}",
-                format_seconds(answer_seconds(plan, options.n_prompt)),
-                "–" if ratio is None else f"{ratio:.2f}",
-            )
-        )
+        prefill = "–" if plan.prefill_tps is None else f"{plan.prefill_tps:.0f}"
+        decode = "–" if plan.decode_tps is None else f"{plan.decode_tps:.1f}"
+        file, peak = format_bytes(plan.artifact_bytes), format_bytes(plan.peak_bytes)
+        answer = format_seconds(answer_seconds(plan, options.n_prompt))
+        cells = (name, plan.recipe, str(plan.n_ctx), file, peak, prefill, decode, answer)
+        rows.append((*cells, "–" if ratio is None else f"{ratio:.2f}"))
     found = align_columns(rows)
     found += [f"  {name}: {error}" for name, error in refused.items()]
     explained = taken or (next(iter(plans.values())) if len(plans) == 1 else None)
@@ -351,12 +338,7 @@ def format_record(spec: ModelSpec, name: str, plan: Plan, taken: Plan | None) ->
     }
 
 
-def refusal_record(profile: DeviceProfile, name: str, error: EdgeError) -> dict[str, Any]:
-    """A format that cannot be made for a board, as a JSON-able object."""
-    return {
-        "device": profile.id,
-        "format": name,
-        "error": type(error).__name__,
-        "message": str(error),
-        "next_step": error.next_step,
-    }
+def refusal_record(error: EdgeError, **place: object) -> dict[str, Any]:
+    """Why a board or a format is refused, as a JSON-able object."""
+    why = {"error": type(error).__name__, "message": str(error), "next_step": error.next_step}
+    return {**place, **why}

@@ -102,32 +102,23 @@ class PlanOptions:
         return self.min_tps is not None or self.max_ttft_s is not None or bool(self.needs)
 
 
-def parse_needs(
+def make_needs(
     workload: str | None, within_s: float | None, first_within_s: float | None
 ) -> tuple[Need, ...]:
-    """Make the needs that the command line names; none without a workload.
+    """Make the need of each of a workload's tasks; none without a workload. Without a time, each
+    task has its own.
 
-    Raises UsageError for a time without a workload.
-    """
-    if workload is not None:
-        return make_needs(workload, within_s, first_within_s)
-    if within_s is None and first_within_s is None:
-        return ()
-    raise UsageError(
-        "a time is planned for with the requests that are to be answered in it",
-        next_step="add --workload customer-service, or another one of `edge tasks`; a first token"
-        " alone is --max-ttft",
-    )
-
-
-def make_needs(
-    workload: str, within_s: float | None, first_within_s: float | None
-) -> tuple[Need, ...]:
-    """Make the need of each of a workload's tasks. Without a time, each has its own.
-
-    Raises UsageError for an unknown workload.
+    Raises UsageError for an unknown workload, and for a time without one.
     """
     own = within_s is None and first_within_s is None
+    if workload is None:
+        if own:
+            return ()
+        raise UsageError(
+            "a time is planned for with the requests that are to be answered in it",
+            next_step="add --workload customer-service, or another one of `edge tasks`; a first "
+            "token alone is --max-ttft",
+        )
     return tuple(
         make_need(task, task.within_s, task.first_within_s)
         if own

@@ -9,6 +9,7 @@ from typing import Any
 
 from boardfit.converters.formats.table import AUTO, FORMATS
 from boardfit.converters.plan.candidate import AnswerTime, Reach, find_weakest, predict_answer
+from boardfit.converters.plan.catalogue import open_to_plan
 from boardfit.converters.plan.choose import NearestTime, choose_candidate, find_nearest_time
 from boardfit.converters.plan.compare import SIZES, make_hollow_spec
 from boardfit.converters.plan.learned import Learned
@@ -63,24 +64,15 @@ class WorkloadRow:
 
 def row_record(row: WorkloadRow, profile: DeviceProfile) -> dict[str, Any]:
     """One row as a JSON-able object. Seconds as [low, likely, high]."""
+    names = ("n_params", "engine", "reach", "why", "recipe", "n_ctx", "peak_bytes", "basis")
+    of_need = ("task", "n_prompt", "n_answer", "within_s", "first_within_s")
     return {
         "device": profile.id,
         "model": row.name,
-        "n_params": row.n_params,
-        "engine": row.engine,
-        "reach": row.reach,
-        "why": row.why,
-        "recipe": row.recipe,
-        "n_ctx": row.n_ctx,
-        "peak_bytes": row.peak_bytes,
-        "basis": row.basis,
+        **{name: getattr(row, name) for name in names},
         "tasks": [
             {
-                "task": answer.need.task,
-                "n_prompt": answer.need.n_prompt,
-                "n_answer": answer.need.n_answer,
-                "within_s": answer.need.within_s,
-                "first_within_s": answer.need.first_within_s,
+                **{name: getattr(answer.need, name) for name in of_need},
                 "first_s": [answer.first.low, answer.first.mid, answer.first.high],
                 "whole_s": [answer.whole.low, answer.whole.mid, answer.whole.high],
                 "reach": answer.reach,
@@ -207,8 +199,6 @@ def plan_for_workload(
     as_json: bool,
 ) -> None:
     """Print what answers the workload on each of the boards; on all that we know, for none."""
-    from boardfit.converters.plan.catalogue import open_to_plan
-
     planned = [open_to_plan(name) for name in models]
     for note in filter(None, (model.note for model in planned)):
         echo(f"note: {printable(note, 400)}", err=True)
@@ -293,19 +283,10 @@ def board_lines(
             continue
         answer = row.worst
         task = f" ({answer.need.task})" if len(needs) > 1 else ""
-        table.append(
-            (
-                "▸" if row is best else "",
-                row.name,
-                row.recipe,
-                row.engine,
-                str(row.n_ctx),
-                format_bytes(row.peak_bytes),
-                format_seconds(answer.first.mid),
-                format_seconds(answer.whole.mid) + task,
-                reach_text(row),
-            )
-        )
+        mark, first = "▸" if row is best else "", format_seconds(answer.first.mid)
+        whole, peak = format_seconds(answer.whole.mid) + task, format_bytes(row.peak_bytes)
+        cells = (mark, row.name, row.recipe, row.engine, str(row.n_ctx), peak)
+        table.append((*cells, first, whole, reach_text(row)))
     lines += align_columns([tuple(printable(cell, 120) for cell in cells) for cells in table])
     if best is not None:
         lines += ["", *_conclusion(rows, best)]
@@ -378,17 +359,9 @@ def _boards_lines(
     lines = [f"{describe_needs(options.needs)}: {len(good)} of {len(found)} boards", ""]
     table = [("board", "free", "model", "recipe", "whole answer", "")]
     for profile, row in good:
-        answer = row.worst
-        table.append(
-            (
-                profile.id,
-                format_bytes(profile.free_ram_bytes),
-                row.name,
-                str(row.recipe),
-                format_seconds(answer.whole.mid),
-                f"{reach_text(row)}; {row.basis}",
-            )
-        )
+        free, whole = format_bytes(profile.free_ram_bytes), format_seconds(row.worst.whole.mid)
+        verdict = f"{reach_text(row)}; {row.basis}"
+        table.append((profile.id, free, row.name, str(row.recipe), whole, verdict))
     lines += align_columns(table) if good else []
     bad = [(profile, rows) for profile, rows in found if find_best_row(rows) is None]
     if bad:
