@@ -33,10 +33,9 @@ def plan(
     format: str = GGUF,
     options: PlanOptions | None = None,
 ) -> Plan:
-    """What of a model fits a board: recipe, context, memory, speed, and why.
-
-    `model` is a Hugging Face directory, a hub id (owner/name), a .gguf file, or "sample". Of a
-    model on the hub, no weights are downloaded. Raises DoesNotFitError when nothing fits.
+    """What of a model fits a board: recipe, context, memory, speed, and why. `model` is a Hugging
+    Face directory, a hub id (owner/name), a .gguf file, or "sample". Of a model on the hub, no
+    weights are downloaded. Raises DoesNotFitError when nothing fits.
     """
     (profile,) = load_devices([device])
     planned = open_to_plan(str(model))

@@ -198,9 +198,7 @@ def make_all_artifacts(
     folder: Path,
     reporter: Reporter,
 ) -> dict[str, AnyArtifact]:
-    """The artifact of every job, by the job's name: all GGUFs in one pass over the source, other
-    formats one by one in their converters' environments.
-    """
+    """The artifact of every job by its name: all GGUFs in one pass over the source."""
     recipes = {
         job.plan.recipe: find_recipe(request.spec, job.plan.recipe)
         for job in jobs
@@ -337,9 +335,8 @@ def finished(path: Path, identity: str) -> GgufArtifact | None:
 def adding_engine(
     request: BuildRequest, device: DeviceProfile, reporter: Reporter
 ) -> Callable[[Path, Plan], OfflineParts] | None:
-    """What puts the board's engine into a bundle folder; None when none was asked for.
-
-    Raises UsageError now, before anything is quantized, for a board that no engine is built for.
+    """What puts the board's engine into a bundle folder; None when none was asked for. Raises
+    UsageError now, before anything is quantized, for a board that no engine is built for.
     """
     if not request.with_engine:
         return None

@@ -44,7 +44,6 @@ def make_jobs(
     learned: Learned,
 ) -> list[BuildJob]:
     """Plans for every board and format. With several of both, folders are called board-format.
-
     Raises what planning raises, UsageError for a recipe beside several formats.
     """
     if options.recipe and (len(formats) > 1 or AUTO in formats):

@@ -64,11 +64,10 @@ def build_network(
     threads: int | None = None,
     reporter: Reporter,
 ) -> list[BuiltNetwork]:
-    """Quantize `source` for every board: at `output`, or below it where there are several.
-
-    Raises UsageError when the output exists, EngineError for a board on which the file's runtime is
-    known not to run, DoesNotFitError for one too small, IntegrityError when an output is further
-    from the source's than `BOUNDS`, and what `quantize_network` raises; nothing is left then.
+    """Quantize `source` for every board: at `output`, or below it where there are several. Raises
+    UsageError when the output exists, EngineError for a board on which the file's runtime is known
+    not to run, DoesNotFitError for one too small, IntegrityError when an output is further from the
+    source's than `BOUNDS`, and what `quantize_network` raises; nothing is left then.
     """
     check_devices(devices)
     check_output(output, overwrite)

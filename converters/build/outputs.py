@@ -21,9 +21,8 @@ def check_devices(devices: Sequence[DeviceProfile]) -> None:
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Raise UsageError for an output that exists, or that a file above it makes impossible.
-
-    With `overwrite` an earlier output of a build may be replaced.
+    """Raise UsageError for an output that exists, or that a file above it makes impossible. With
+    `overwrite` an earlier output of a build may be replaced.
     """
     if os.path.lexists(output) and not overwrite:
         raise UsageError(

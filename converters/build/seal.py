@@ -32,9 +32,7 @@ def make_manifest(
     *,
     loss: str | None = None,
 ) -> dict[str, Any]:
-    """The manifest's entries but for the files, which `seal_bundle` adds. No times, no paths of
-    this machine: the same inputs give the same bundle id.
-    """
+    """The manifest but for the files. No times, no paths: the same inputs give the same id."""
     from boardfit.converters.tool_versions import tool_versions
 
     location = spec.source.location

@@ -55,9 +55,8 @@ def check_vocabulary(spec: ModelSpec, *, accept_normalization: bool = False) -> 
 def check_template(
     spec: ModelSpec, thinking: Thinking, variables: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Put marker words through the source's chat template, for a GGUF source too.
-
-    Raises InputError or UnsafeInputError for one that would fail, or lose words, on the board.
+    """Put marker words through the source's chat template, for a GGUF source too. Raises InputError
+    or UnsafeInputError for one that would fail, or lose words, on the board.
     """
     if spec.chat_template is None:
         if thinking != "auto" or variables:
@@ -70,11 +69,9 @@ def check_template(
 
 
 def check_artifact(path: Path, spec: ModelSpec) -> dict[str, Any]:
-    """Lint a written file, load it, and generate a few tokens from it.
-
-    Raises IntegrityError when the file is not what was planned or generates nothing; EngineError
-    when the engine refuses it. A model too large for this host's memory is not test-run; the
-    result states it.
+    """Lint a written file, load it, and generate a few tokens from it. Raises IntegrityError when
+    the file is not what was planned or generates nothing; EngineError when the engine refuses it. A
+    model too large for this host's memory is not test-run; the result states it.
     """
     header = read_header(path)
     if len(header.tensors) != len(spec.tensors):

@@ -40,10 +40,8 @@ _MAX_ENTRIES = 65_536
 
 
 def read_imatrix(path: Path) -> Imatrix:
-    """An imatrix in either format, ready for the quantizers.
-
-    Raises InputError for a file that is neither, is cut short, or holds NaN, infinity or negative
-    sums.
+    """An imatrix in either format, ready for the quantizers. Raises InputError for a file that is
+    neither, is cut short, or holds NaN, infinity or negative sums.
     """
     file, size = open_regular(path)
     with file:

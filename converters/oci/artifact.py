@@ -96,9 +96,7 @@ class OciArtifact:
 
 
 def bundle_layers(bundle: Bundle) -> list[OciLayer]:
-    """Every file of an opened bundle, those that describe it first: a pull looks at them before it
-    takes the rest.
-    """
+    """Every file of an opened bundle, those that describe it first: a pull reads them first."""
     own = [(name, bundle.texts[name]) for name in _OWN if name in bundle.texts]
     return [
         *(OciLayer(n, hashlib.sha256(d).hexdigest(), len(d), WEIGHT_CONFIG) for n, d in own),
@@ -189,10 +187,9 @@ def _canonical(document: Mapping[str, Any]) -> bytes:
 
 
 def parse_artifact(data: bytes, place: str) -> OciArtifact:
-    """Read a manifest. `place` names it in messages.
-
-    Raises InputError when it is no model artifact or no bundle, UnsafeInputError for paths that
-    leave the folder, meet each other, for too many layers and impossible sizes.
+    """Read a manifest. `place` names it in messages. Raises InputError when it is no model artifact
+    or no bundle, UnsafeInputError for paths that leave the folder, meet each other, for too many
+    layers and impossible sizes.
     """
     document = _parse_json(data, place)
     kind = document.get("mediaType")
@@ -315,9 +312,8 @@ def check_config(artifact: OciArtifact, data: bytes, place: str) -> None:
 
 
 def check_against_bundle(artifact: OciArtifact, bundle: Bundle, place: str) -> None:
-    """The layers are the bundle's files, with its sizes and hashes, and nothing else.
-
-    Raises IntegrityError before anything large is fetched.
+    """The layers are the bundle's files, with its sizes and hashes, and nothing else. Raises
+    IntegrityError before anything large is fetched.
     """
     files = {file.name: (file.sha256, file.n_bytes) for file in bundle.files}
     layers = {x.path: (x.sha256, x.n_bytes) for x in artifact.layers if x.path not in _OWN}

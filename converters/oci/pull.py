@@ -145,9 +145,7 @@ def pull(
 
 @dataclass(frozen=True)
 class Described:
-    """Content of the small layers: what the bundle is, which of the requested keys signed it, and
-    the bytes of both.
-    """
+    """What the small layers hold; `signer` is which of the requested keys signed the bundle."""
 
     subject: Subject
     signer: PublicKey | None
@@ -174,9 +172,7 @@ def check_description(
 
 
 def bring_signature(output: Path, own: Described, keys: Sequence[PublicKey]) -> None:
-    """Make a bundle that is here already as signed as the registry's. A signature here that one of
-    `keys` made stays.
-    """
+    """Sign a bundle that is here as the registry's is, unless one of `keys` signed it already."""
     path = output / SIGNATURE
     try:
         here = OpenedFile.open(path).read(MAX_SIGNATURE_BYTES) if os.path.lexists(path) else None
@@ -322,9 +318,7 @@ class Receiver:
         raise wrong_bytes(f"{self._registry.reference}: {layer.path}")
 
     def _fill(self, layer: OciLayer, part: str) -> None:
-        """Fetch until the part has all its bytes. A connection that breaks is opened again, as long
-        as each time brings something.
-        """
+        """Fetch until the part is whole. A broken connection is opened again while it helps."""
         if (have := self._size(part) or 0) > layer.n_bytes:
             self._root.remove(part)
             have = 0

@@ -152,9 +152,7 @@ def patch(registry: Registry, location: str, file: BinaryIO, start: int, n_bytes
 
 
 def find_upload(registry: Registry, location: str) -> tuple[str, int]:
-    """How far an upload is: its address now, and the bytes that the registry keeps of it. One that
-    the registry has forgotten begins anew.
-    """
+    """An upload's address now, and the bytes kept of it. A forgotten one begins anew."""
     with registry.request("GET", location) as response:
         if response.status_code == 404:
             return begin(registry), 0
@@ -186,9 +184,8 @@ def next_location(registry: Registry, location: str | None, url: str) -> str:
 
 
 def piece(file: BinaryIO, start: int, n_bytes: int) -> Iterator[bytes]:
-    """`n_bytes` of a file from `start`. Raises IntegrityError when it has become shorter.
-
-    The file's own position is left alone: a request that was given up may still read.
+    """`n_bytes` of a file from `start`. Raises IntegrityError when it has become shorter. The
+    file's own position is left alone: a request that was given up may still read.
     """
     while n_bytes > 0:
         size = min(_READ, n_bytes)

@@ -133,9 +133,7 @@ class Registry:
 
     @contextmanager
     def blob(self, sha256: str, start: int = 0) -> Iterator[httpx.Response]:
-        """A blob's bytes as they come, from `start`: 206 when the registry knows ranges, 200 with
-        everything when it does not.
-        """
+        """A blob's bytes from `start`: 206 where the registry knows ranges, else 200 with all."""
         headers = {"Range": f"bytes={start}-"} if start else {}
         with self.request("GET", self.url(f"blobs/sha256:{sha256}"), headers=headers) as response:
             yield response
@@ -236,9 +234,7 @@ class Registry:
     # ---- signing in ---------------------------------------------------------------------------
 
     def _sign_in(self, response: httpx.Response) -> str:
-        """The Authorization header that a 401 of the registry itself asks for (distribution:
-        docs/spec/auth/token.md).
-        """
+        """The Authorization header that a 401 asks for (docs/spec/auth/token.md)."""
         challenge = response.headers.get("WWW-Authenticate", "")
         if len(challenge) > _MAX_CHALLENGE:
             raise UnsafeInputError(
@@ -277,9 +273,7 @@ class Registry:
         return f"Bearer {token}"
 
     def _check_realm(self, realm: str) -> None:
-        """Refuse a token service that is not encrypted; on the host of a registry that is not
-        either, the user has chosen so.
-        """
+        """Refuse an unencrypted token service, but on the host of an unencrypted registry."""
         scheme, host, _ = origin(realm)
         is_as_ours = scheme == "http" and (scheme, host) == origin(self._base)[:2]
         if not host or (scheme != "https" and not is_as_ours):
@@ -325,9 +319,8 @@ class Registry:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an address, as the client that connects there reads it.
-
-    Raises UnsafeInputError for what is no address, or one with a user in it.
+    """Scheme, host and port of an address, as the client that connects there reads it. Raises
+    UnsafeInputError for what is no address, or one with a user in it.
     """
     try:
         parts = httpx.URL(url)

@@ -41,9 +41,8 @@ class NearestTime:
 
 
 def choose_candidate(planner: Planner) -> Candidate:
-    """Choose the highest rung that fits and is in time.
-
-    Raises DoesNotFitError with the exact shortfall, DeadlineError when only time is short.
+    """Choose the highest rung that fits and is in time. Raises DoesNotFitError with the exact
+    shortfall, DeadlineError when only time is short.
     """
     chosen = find_highest_fitting(planner)
     if chosen is not None:
@@ -89,9 +88,7 @@ def find_highest_fitting(planner: Planner) -> Candidate | None:
 
 
 def _find_as_is(planner: Planner) -> Candidate | None:
-    """The file as it stands, where it is quantized, fits and is in time. An importance matrix asks
-    for quantizing.
-    """
+    """The quantized file as it stands, if it fits in time. An imatrix asks for quantizing."""
     options = planner.options
     if options.recipe is not None or options.has_imatrix or not is_quantized_file(planner.spec):
         return None
@@ -123,9 +120,7 @@ def _list_fitting(planner: Planner, n_ctx: int | None) -> list[Candidate]:
 
 
 def _choose_for_needs(planner: Planner) -> Candidate | None:
-    """The most preferred recipe that fits and is in time; None when none is. Independent of the
-    ladder of contexts: the workload says how long the context is.
-    """
+    """The most preferred recipe that fits and is in time, whatever the ladder of contexts."""
     fitting = _list_fitting(planner, planner.options.n_ctx)
     fast = [candidate for candidate in fitting if planner.is_in_time(candidate)]
     return min(fast, key=lambda c: planner.rank(c.weights), default=None)
@@ -201,9 +196,7 @@ def _describe_deadline(options: PlanOptions) -> str:
 
 
 def suggest_changes(planner: Planner, leanest: Candidate) -> str:
-    """Suggest what to change so that it fits, the smallest change first; if nothing does, a model
-    or a board.
-    """
+    """Suggest what to change, the smallest change first; at last another model or board."""
     found = []
     for text, changes in _list_changes(planner):
         options = replace(planner.options, **changes)

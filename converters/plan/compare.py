@@ -242,9 +242,7 @@ def _shapes(model: KnownModel) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _matrix_shapes(model: KnownModel) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Shapes of a mixture, a hybrid or another model that is not a plain Llama. Norms are left out:
-    they are less than a thousandth.
-    """
+    """Shapes of what is no plain Llama. Norms are left out: they are less than a thousandth."""
     seen = Counter[str]()
     for matrix in model.matrices():
         n_rows = matrix.n_rows // matrix.n_experts
@@ -274,9 +272,7 @@ def echo_format_plans(
     *,
     as_json: bool,
 ) -> None:
-    """One plan per board and format on stdout. A refusal is shown where there are several, raised
-    where it is the only one.
-    """
+    """Print one plan per board and format. A refusal is raised where it is the only one."""
     wanted = list(FORMATS) if AUTO in formats else list(formats)
     for number, profile in enumerate(profiles):
         plans: dict[str, Plan] = {}

@@ -43,10 +43,9 @@ def plan_format(
     *,
     learned: Learned | None = None,
 ) -> Plan:
-    """Plan one format on one board.
-
-    Raises what `check_supported` does, UsageError for an unknown recipe or an option the format
-    does not have, DoesNotFitError with the shortfall when no context fits.
+    """Plan one format on one board. Raises what `check_supported` does, UsageError for an unknown
+    recipe or an option the format does not have, DoesNotFitError with the shortfall when no context
+    fits.
     """
     rules = target.load()
     assert isinstance(rules, ConvertedFormat)  # a streamed format has the planner

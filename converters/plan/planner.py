@@ -177,10 +177,9 @@ class Planner:
         return (added, weights.artifact_bytes, self._answer_seconds(weights))
 
     def _answer_seconds(self, weights: RecipeWeights) -> float:
-        """Time of a typical answer; bytes where speed is unknown.
-
-        Measured figures count here only when there is one for every recipe: one recipe's result
-        beside another's estimate would compare the estimate's error.
+        """Time of a typical answer; bytes where speed is unknown. Measured figures count here only
+        when there is one for every recipe: one recipe's result beside another's estimate would
+        compare the estimate's error.
         """
         candidate = self.evaluate(weights, _CONTEXT_STEPS[0], next(self.list_ways()))
         all_measured = all(self._find_run(other) for other in self.weights)

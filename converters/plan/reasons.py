@@ -236,9 +236,7 @@ def _users_reason(planner: Planner, chosen: Candidate) -> str:
 
 
 def _faster_reason(planner: Planner, chosen: Candidate) -> str:
-    """A recipe that prefills much faster for little quality, as a hint; empty if there is none, or
-    where the quality is unknown or lost twice.
-    """
+    """A recipe that prefills much faster for little quality, where the quality is known."""
     if not chosen.weights.is_near_measured or is_quantized_file(planner.spec):
         return ""
     best, best_gain = None, _WORTH_A_HINT

@@ -26,9 +26,7 @@ _TERMS = decode_toml(Path(__file__).with_name("memory_terms.toml").read_text(enc
 
 
 def plan_lines(planner: Planner, chosen: Candidate, *, explain: bool) -> list[str]:
-    """The chosen plan and its alternatives. `explain` adds every term of the memory and the
-    constants that the speeds come from.
-    """
+    """The chosen plan and its alternatives. `explain` adds every term and where it comes from."""
     plan, rows = assemble_plan(planner, chosen), list_alternatives(planner)
     share = plan.peak_bytes / max(plan.budget_bytes, 1)
     lines = [
@@ -148,9 +146,7 @@ def _term(kind: str) -> tuple[str, str]:
 
 
 def candidate_lines(planner: Planner, chosen: Candidate, rows: Sequence[Candidate]) -> list[str]:
-    """Table of the recipes that no other one beats in everything, the chosen one marked; the beaten
-    ones below it, each with the one that is better.
-    """
+    """Table of the recipes that no other one beats in everything; below it, the beaten ones."""
     beaten = {id(row): find_better(row, rows) for row in rows}
     lines = [
         "  recipe    bits/w    ppl+     file      context  KV     peak       decode  prefill",

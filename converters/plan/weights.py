@@ -107,9 +107,8 @@ class WeighingScale:
 
 
 def weigh_as_is(spec: ModelSpec) -> RecipeWeights:
-    """A GGUF file as it stands, nothing converted: sizes and types from its header.
-
-    Raises UsageError for another kind of source.
+    """A GGUF file as it stands, nothing converted: sizes and types from its header. Raises
+    UsageError for another kind of source.
     """
     if spec.source.kind != "gguf":
         raise UsageError(

@@ -134,9 +134,7 @@ class WorkloadPlan:
         return rows
 
     def _gguf_row(self, spec: ModelSpec, profile: DeviceProfile, key: str) -> WorkloadRow:
-        """A model as GGUF: the most preferred recipe that is in time, or why there is none. `key`
-        finds its weights again for the next board.
-        """
+        """A model as GGUF, or why not. `key` finds its weights again for the next board."""
         scale = self._scales.setdefault(key, WeighingScale(spec))
         row = WorkloadRow(spec.name, spec.shape.n_params, ENGINE, "no")
         try:

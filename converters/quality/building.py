@@ -25,9 +25,7 @@ __all__ = ["QualityOptions", "measure_cards"]
 
 @dataclass(frozen=True)
 class QualityOptions:
-    """`enabled`: measure at all. `accept`: keep an artifact that is too far from its source.
-    `text`: a file of the user's in place of the named text.
-    """
+    """`accept` keeps an artifact too far from its source; `text` replaces the named text."""
 
     enabled: bool = True
     accept: bool = False

@@ -61,10 +61,9 @@ _UNUSED = 5
 
 @dataclass(frozen=True)
 class QualityReference:
-    """One text's tokens and the source's log-probabilities at the scored positions.
-
-    `tokens` are whole windows, `positions` those of each window that are scored, `log_probs` is
-    mapped, `[n_scored, n_vocab]`, in that order.
+    """One text's tokens and the source's log-probabilities at the scored positions. `tokens` are
+    whole windows, `positions` those of each window that are scored, `log_probs` is mapped,
+    `[n_scored, n_vocab]`, in that order.
     """
 
     text: QualityText
@@ -158,9 +157,7 @@ def full_model(
     stage: Say,
     progress: Progress | None,
 ) -> Iterator[Path]:
-    """The unquantized model as a GGUF file that is removed afterwards; a GGUF source as it is, if
-    the engine loads it so.
-    """
+    """The unquantized model as a temporary GGUF; a GGUF source as it is, if it is read so."""
     if spec.source.kind == "gguf" and is_read_unchanged(spec):
         yield Path(spec.source.location)
         return

@@ -247,9 +247,8 @@ class Adapter:
         return self._header.tensors[name].shape
 
     def factors(self, module: str, base: SourceTensor) -> tuple[np.ndarray, np.ndarray]:
-        """Two matrices, as stored, whose product has the base's shape.
-
-        Raises InputError where no order of the two fits.
+        """Two matrices, as stored, whose product has the base's shape. Raises InputError where no
+        order of the two fits.
         """
         parts = self.changes[module].parts
         if not {_LEFT, _RIGHT} <= parts.keys():
@@ -435,9 +434,8 @@ def _plain(name: str) -> str:
 
 
 def _check_base_name(adapter: Adapter, known_as: list[str], directory: Path) -> list[str]:
-    """A note where the base's name cannot be compared with the one that the adapter states.
-
-    Raises InputError where both are names on a hub and differ.
+    """A note where the base's name cannot be compared with the one that the adapter states. Raises
+    InputError where both are names on a hub and differ.
     """
     stated = adapter.base
     if stated is None or _same_model(stated, [*known_as, directory.absolute().name]):

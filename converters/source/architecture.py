@@ -19,9 +19,7 @@ _PLAIN = re.compile(r"[\w.-]{1,64}")
 
 
 def require_known_architecture(arch: str, path: Path) -> None:
-    """Raises UnsupportedModelError for an architecture that neither the `gguf` package nor the
-    engine knows.
-    """
+    """Raises UnsupportedModelError for an architecture that neither `gguf` nor the engine knows."""
     if arch in MODEL_ARCH_NAMES.values() or (_PLAIN.fullmatch(arch) and _engine_knows(arch)):
         return
     raise UnsupportedModelError(

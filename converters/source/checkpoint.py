@@ -59,11 +59,9 @@ class SafetensorsCheckpoint:
     """The parsed `config.json` and the tensors of one directory. See `Checkpoint`."""
 
     def __init__(self, directory: Path, config: Mapping[str, Any]) -> None:
-        """Reads and checks every shard's header; maps nothing yet.
-
-        Raises InputError for missing, truncated or contradicting files, UnsafeInputError for an
-        index that points outside the directory, UnsupportedModelError for weights that are
-        quantized in a way that is not known.
+        """Reads and checks every shard's header; maps nothing yet. Raises InputError for missing,
+        truncated or contradicting files, UnsafeInputError for an index that points outside the
+        directory, UnsupportedModelError for weights that are quantized in a way that is not known.
         """
         self.directory = directory
         self.config = config
@@ -186,10 +184,9 @@ def find_shards(directory: Path) -> list[str]:
 
 
 def choose_shards(directory: Path) -> tuple[list[str], str | None]:
-    """File names of the shards, sorted, and a note where files that the index names are absent.
-
-    An index is stale if one other set is complete. Else files may be absent that hold nothing of
-    the language model. Raises InputError that names what is there instead.
+    """File names of the shards, sorted, and a note where files that the index names are absent. An
+    index is stale if one other set is complete. Else files may be absent that hold nothing of the
+    language model. Raises InputError that names what is there instead.
     """
     present = {p.name for p in directory.glob("model*.safetensors") if has_file(p)}
     if not has_file(directory / INDEX):
@@ -241,9 +238,8 @@ def _require_all(directory: Path, shards: list[str]) -> None:
 
 
 def read_weight_map(directory: Path) -> dict[str, str]:
-    """`weight_map` of the index: tensor name → file name within the directory.
-
-    Raises UnsafeInputError for a file name that leads elsewhere.
+    """`weight_map` of the index: tensor name → file name within the directory. Raises
+    UnsafeInputError for a file name that leads elsewhere.
     """
     path = directory / INDEX
     weight_map = read_json_object(path).get("weight_map")
@@ -289,9 +285,7 @@ def _check_index(weight_map: Mapping[str, str], where: Mapping[str, str]) -> Non
 
 
 def _complete_numbering(shards: list[str]) -> list[str]:
-    """All shards that the numbers in the names imply, so that an absent one is noticed without an
-    index too.
-    """
+    """All shards that the numbers in the names imply: an absent one is noticed."""
     complete = set(shards)
     for shard in shards:
         match = _NUMBERED.fullmatch(shard)

@@ -30,9 +30,7 @@ def update_with_file(digest: Digest, name: str, mapped: mmap.mmap, data_offset: 
 
 
 def map_file(path: Path, expected_size: int, *, below: Path | None = None) -> mmap.mmap:
-    """A read-only map of a whole file; `below` is of `open_regular`. Raises InputError when it
-    cannot be mapped or has changed since its header was read.
-    """
+    """A read-only map of a whole file. Raises InputError where it cannot be, or has changed."""
     file, _ = open_regular(path, below=below)
     try:
         with file:

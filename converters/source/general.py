@@ -67,9 +67,8 @@ def general_metadata(
     model_id: str | None = None,
 ) -> tuple[list[KeyValue], list[str]]:
     """`general.*` entries in upstream's order, and notes about documents that could not be read.
-
-    `model_id` (`owner/name`) takes the place of the directory's name, which for a hub snapshot is
-    a hash.
+    `model_id` (`owner/name`) takes the place of the directory's name, which for a hub snapshot is a
+    hash.
     """
     card, notes = _model_card(directory)
     total, shared, expert, n_expert = parameter_counts(tensors)
@@ -95,9 +94,7 @@ def general_metadata(
 
 
 def parameter_counts(tensors: Sequence[TargetTensor]) -> tuple[int, int, int, int]:
-    """Total, shared, per-expert parameters and experts per layer, as `size_label` wants them
-    (gguf's `GGUFWriter.get_total_parameter_count`).
-    """
+    """Total, shared, per-expert parameters, experts per layer: what `size_label` takes."""
     total = shared = per_expert = experts = stacks = 0
     for tensor in tensors:
         total += tensor.n_elements
@@ -114,7 +111,6 @@ def keep_name_inert(
     entries: Sequence[KeyValue], arch: str
 ) -> tuple[tuple[KeyValue, ...], list[str]]:
     """The entries with a `general.name` that the engine reads nothing into, and a note about it.
-
     llama.cpp changes tokens by the name (src/llama-vocab.cpp). If the name contains "phi-3" or
     "phi3", it looks up tokens of Phi-3's own vocabulary, and fails where they are absent.
     """

@@ -259,9 +259,7 @@ def _recurrent_layers(keys: _Keys, n_layer: int, kv_heads: Sequence[int]) -> lis
 
 
 def _state_values(keys: _Keys, n_embd: int, n_head: int) -> int:
-    """Float32 values of one recurrent layer: `n_embd_r + n_embd_s` of src/llama-hparams.cpp.
-    `n_head` is that of the first layer.
-    """
+    """Float32 values of a recurrent layer (src/llama-hparams.cpp, n_embd_r + n_embd_s)."""
     if "rwkv" in keys.arch:
         shifts, head = keys.integer("token_shift_count"), keys.integer("wkv.head_size") or 0
         return (2 if shifts is None else shifts) * n_embd + n_embd * head

@@ -118,9 +118,7 @@ def fetch(
     progress: Progress | None = None,
     heads_only: bool = False,
 ) -> tuple[Path, str]:
-    """The local directory of a repository's conversion files, and its commit. Complete earlier
-    downloads are found without the network too.
-    """
+    """The folder of a repository's conversion files, and its commit. Whole ones need no network."""
     home = cache_directory() / "hub" / repo_id.replace("/", "--")
     note = home / "refs" / re.sub(r"[^\w.-]", "_", revision)
     try:
@@ -447,9 +445,7 @@ def _download_file(
 
 
 class _CountedFile:
-    """A file opened for appending that reports its length after every write, and takes no byte
-    more than was announced.
-    """
+    """A file that reports its length after every write, and takes no more than was announced."""
 
     def __init__(self, raw: Any, advance: Advance, most: int) -> None:
         self._raw, self._advance, self._most = raw, advance, most
@@ -536,10 +532,8 @@ def _token() -> str | None:
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
-    """Return the errors that a broken line raises.
-
-    They are those of the HTTP library that huggingface_hub uses (httpx2 from 2.x, httpx in 1.x,
-    requests before), or OSError's kin.
+    """Return the errors that a broken line raises. They are those of the HTTP library that
+    huggingface_hub uses (httpx2 from 2.x, httpx in 1.x, requests before), or OSError's kin.
     """
     found: list[type[Exception]] = [OSError]
     for library, error in (

@@ -15,9 +15,8 @@ class TooLongError(Exception):
 
 
 def read_listing(url: str, token: str | None, most: int) -> bytes:
-    """The whole body at `url`, with what is known of each file.
-
-    Raises TooLongError after `most` bytes, and the errors of huggingface_hub.
+    """The whole body at `url`, with what is known of each file. Raises TooLongError after `most`
+    bytes, and the errors of huggingface_hub.
     """
     with _open(url, token, {}, {"blobs": "true"}) as (answer, blocks):
         body = _collect(blocks, most + 1)

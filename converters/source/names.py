@@ -56,9 +56,8 @@ class CatalogueName:
 
 
 def parse_name(text: str) -> HubName | CatalogueName | None:
-    """What a text names; None for what can only be a path.
-
-    Raises InputError for an address that is no model's.
+    """What a text names; None for what can only be a path. Raises InputError for an address that is
+    no model's.
     """
     text = text.strip()
     place = re.sub(r"^(?:hf|huggingface)://(?:models/)?", "huggingface.co/", text)

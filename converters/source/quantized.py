@@ -77,9 +77,8 @@ class QuantizedWeight:
 
 @dataclass
 class QuantizedWeights:
-    """All quantized weights of a checkpoint by name, and where each stored tensor belongs.
-
-    `owners` maps a stored name to its weight's name, or to None where it is of no use.
+    """All quantized weights of a checkpoint by name, and where each stored tensor belongs. `owners`
+    maps a stored name to its weight's name, or to None where it is of no use.
     """
 
     weights: dict[str, QuantizedWeight] = field(default_factory=dict)
@@ -110,9 +109,8 @@ def find_quantized(
     read: ReadTensor,
     metadata: Mapping[str, str],
 ) -> QuantizedWeights:
-    """Find the weights that are quantized, and check that everything they need is there.
-
-    Raises InputError that names the tensor or key, what it is and what was expected, and
+    """Find the weights that are quantized, and check that everything they need is there. Raises
+    InputError that names the tensor or key, what it is and what was expected, and
     UnsupportedModelError for a layout that is not known.
     """
     settings, found = _settings(config), QuantizedWeights()

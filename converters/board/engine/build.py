@@ -91,9 +91,8 @@ def build_wheel(
 def build_tools(
     variant: str, *, jobs: int | None = None, reporter: Reporter | None = None
 ) -> BuiltEngine:
-    """Static `llama-bench` and `llama-completion` for arm64: for phones, which have no Python.
-
-    A static program cannot choose its kernels when it runs, so phones get a pair (TOOL_PAIR) and
+    """Static `llama-bench` and `llama-completion` for arm64: for phones, which have no Python. A
+    static program cannot choose its kernels when it runs, so phones get a pair (TOOL_PAIR) and
     their cpuinfo (`asimddp`) decides. The pair is built together: all but the kernels is the same.
     Raises as `build_wheel`.
     """

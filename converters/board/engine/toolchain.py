@@ -30,7 +30,6 @@ _TAIL_LINES = 60
 @dataclass(frozen=True)
 class Toolchain:
     """A cross toolchain: `<prefix>-gcc`, `-g++`, `-strip`, `-readelf`; and cmake and ninja.
-
     `version` is the compiler's own first line; it belongs to what a build's bytes depend on.
     """
 
@@ -57,7 +56,6 @@ class Toolchain:
 
 def find_toolchain() -> Toolchain:
     """The installed cross toolchain; BOARDFIT_CROSS names another prefix than aarch64-linux-gnu.
-
     Raises EngineMissingError naming what is missing and how to install it.
     """
     prefix = os.environ.get("BOARDFIT_CROSS") or PREFIX

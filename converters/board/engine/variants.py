@@ -83,9 +83,8 @@ def march_flags(name: str) -> tuple[str, ...]:
 
 
 def name_march(features: tuple[str, ...]) -> str:
-    """The -march that ggml's CMakeLists gives a run-time variant with these features.
-
-    Raises InputError on a feature that this version does not know.
+    """The -march that ggml's CMakeLists gives a run-time variant with these features. Raises
+    InputError on a feature that this version does not know.
     """
     base, tags = "armv8-a", ""
     for feature in features:
@@ -130,7 +129,6 @@ def can_compile(compiler: str, march: str) -> bool:
 
 def keep_buildable_variants(cmake_lists: Path, compiler: str) -> tuple[list[str], list[str]]:
     """Take the run-time variants that `compiler` cannot build out of ggml/src/CMakeLists.txt.
-
     Returns the names kept and dropped. gcc 12, for example, ends at armv9-a and so drops the two
     armv9.2 ones. Raises InputError when the file has no such lines, or none can be built.
     """

@@ -102,9 +102,8 @@ def bundle_with_engine(
     python: str | None = None,
     variant: str = ALL_VARIANTS,
 ) -> Bundle:
-    """Write the bundle at `path` to `output` with wheels, installer and unit for `device`.
-
-    The model is linked, not copied, where the file system can. An engine that is already in it is
+    """Write the bundle at `path` to `output` with wheels, installer and unit for `device`. The
+    model is linked, not copied, where the file system can. An engine that is already in it is
     replaced. Raises UsageError when `output` exists, and as `open_bundle` and `add_engine` do.
     """
     check_free(output)
@@ -131,9 +130,8 @@ def bundle_with_engine(
 
 
 def check_board(device: DeviceProfile, python: str | None = None) -> BoardPython | None:
-    """The Python that wheels for `device` are for; None for phones, which get static tools.
-
-    Raises UsageError for a board that our engines cannot run on.
+    """The Python that wheels for `device` are for; None for phones, which get static tools. Raises
+    UsageError for a board that our engines cannot run on.
     """
     if (device.software.libc or "").startswith("bionic"):
         return None

@@ -36,10 +36,9 @@ class BoardPython:
 
 
 def board_python(device: DeviceProfile, python: str | None = None) -> BoardPython:
-    """What `device` has, by its profile; `python` ("3.12") overrides the profile's version.
-
-    Raises UsageError where the bundle's Python engine cannot run: another architecture, no glibc
-    or too old a one, Python older than 3.10 or unknown.
+    """What `device` has, by its profile; `python` ("3.12") overrides the profile's version. Raises
+    UsageError where the bundle's Python engine cannot run: another architecture, no glibc or too
+    old a one, Python older than 3.10 or unknown.
     """
     if not any("aarch64" in tag for tag in device.software.wheel_tags):
         raise UsageError(

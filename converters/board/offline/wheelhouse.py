@@ -122,9 +122,7 @@ def pip_arguments(board: BoardPython) -> list[str]:
 
 
 def load_pins(python: tuple[int, int]) -> dict[str, str]:
-    """Requirement (`click==8.5.1`) → sha256 of its wheel for this Python; empty for a Python whose
-    wheels are not pinned.
-    """
+    """Requirement (`click==8.5.1`) → sha256 of its wheel; empty for a Python without pins."""
     table = decode_toml(Path(__file__).with_name("wheels.toml").read_text(encoding="utf-8"))
     own = table.get(f"{python[0]}.{python[1]}")
     return {**table["any"], **own} if own else {}

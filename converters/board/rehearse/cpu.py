@@ -71,9 +71,7 @@ _KERNEL_WORDS = (
 
 @dataclass(frozen=True)
 class CpuChoice:
-    """The CPU played for a board; `exact` if it is the board's own core type. `untried` are the
-    board's instructions that the emulated core lacks.
-    """
+    """The CPU played for a board; `untried` are the board's instructions that it lacks."""
 
     cpu: EmulatedCpu
     exact: bool
@@ -93,10 +91,8 @@ def known_models(help_text: str) -> frozenset[str]:
 
 
 def choose_cpu(device: DeviceProfile, models: Iterable[str]) -> CpuChoice:
-    """The CPU to emulate for `device`, out of qemu's `models`.
-
-    The board's weakest cluster decides: a program may land on any core. Raises UsageError when the
-    board is no 64-bit Arm.
+    """The CPU to emulate for `device`, out of qemu's `models`. The board's weakest cluster decides:
+    a program may land on any core. Raises UsageError when the board is no 64-bit Arm.
     """
     if "neon" not in device.isa:
         raise UsageError(
@@ -118,9 +114,7 @@ def choose_cpu(device: DeviceProfile, models: Iterable[str]) -> CpuChoice:
 
 
 def cpuinfo(cpu: EmulatedCpu, n_cores: int) -> str:
-    """/proc/cpuinfo of a board with `n_cores` of `cpu`. Libraries trust it: it must never claim
-    more than the emulated core can do.
-    """
+    """/proc/cpuinfo of `n_cores`. Libraries trust it: it never claims what `cpu` cannot do."""
     features = " ".join(words for words, flag in _KERNEL_WORDS if flag is None or flag in cpu.isa)
     return "".join(
         f"processor\t: {i}\nBogoMIPS\t: 108.00\nFeatures\t: {features}\n"
@@ -143,9 +137,7 @@ def write_fakes(fakes: Path, cpu: EmulatedCpu, device: DeviceProfile, free_bytes
 
 
 def write_sysfs(root: Path, n_cores: int) -> None:
-    """The part of /sys that engines read, for a board with `n_cores`: tcmalloc aborts without it,
-    and onnxruntime crashes on the host's.
-    """
+    """What engines read of /sys: tcmalloc aborts without it, onnxruntime on the host's."""
     cpus = root / "devices/system/cpu"
     cpus.mkdir(parents=True)
     for name in ("possible", "present", "online"):

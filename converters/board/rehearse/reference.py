@@ -24,10 +24,9 @@ NEAR_TIE = 0.5
 
 @dataclass(frozen=True)
 class HostReference:
-    """The host's greedy answer, to compare with.
-
-    It has the token ids of the prompt and of the answer. `logits` [n_answer, n_vocab] are the
-    host's before each answer token, None if the engine does not give them.
+    """The host's greedy answer, to compare with. It has the token ids of the prompt and of the
+    answer. `logits` [n_answer, n_vocab] are the host's before each answer token, None if the engine
+    does not give them.
     """
 
     prompt: tuple[int, ...]

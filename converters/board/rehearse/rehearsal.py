@@ -40,7 +40,6 @@ def rehearse(
     reporter: Reporter | None = None,
 ) -> Rehearsal:
     """Install and run `bundle` as `device` would, under its core type and within its free memory.
-
     What goes wrong with the bundle is in the result's `problem`. Raises UsageError for a bundle
     without an engine in it or a board that is not rehearsed, EngineMissingError when this machine
     cannot emulate (no qemu, no way to make the root, no engine of its own to compare with).
@@ -102,10 +101,9 @@ def find_root(bundle: Bundle, device: DeviceProfile, options: Options, reporter:
 
 
 def work_parent(bundle: Bundle) -> Path | None:
-    """Choose a work folder beside the bundle, so that a big model is linked and not copied.
-
-    Return None (the system's temporary folder) if that is impossible: no right to write, or a card
-    mounted noexec. proot cannot take a path with a colon.
+    """Choose a work folder beside the bundle, so that a big model is linked and not copied. Return
+    None (the system's temporary folder) if that is impossible: no right to write, or a card mounted
+    noexec. proot cannot take a path with a colon.
     """
     parent = bundle.path.absolute().parent
     noexec = os.statvfs(parent).f_flag & getattr(os, "ST_NOEXEC", 0)

@@ -41,9 +41,7 @@ _REBUILD = "edge engine add BUNDLE -o OUT makes it again, with kernels chosen on
 
 @dataclass(frozen=True)
 class Options:
-    """How to rehearse. `how` fixes the way to run arm64 programs, `root` a root file system of
-    one's own; `free_bytes` replaces the profile's free memory.
-    """
+    """`how` fixes the way to run arm64 programs, `root` a root file system of one's own."""
 
     prompt: str = PROMPT
     n_tokens: int = 16

@@ -44,9 +44,8 @@ SYSTEMS = (DebianSystem("bookworm", (3, 11), (2, 36)), DebianSystem("trixie", (3
 
 
 def choose_system(board: BoardPython) -> DebianSystem:
-    """The release with the board's Python, on a glibc no newer than the newest of ours.
-
-    Raises UsageError for a board whose Python no Debian release has (Ubuntu, Jetson).
+    """The release with the board's Python, on a glibc no newer than the newest of ours. Raises
+    UsageError for a board whose Python no Debian release has (Ubuntu, Jetson).
     """
     for system in SYSTEMS:
         if system.python == board.python:

@@ -108,9 +108,8 @@ class BoardSandbox:
 
 
 def make_view(root: Path, fakes: Path) -> Path:
-    """Make a folder for `qemu -L`, which looks every path up below it first.
-
-    It has links to the root's entries, and the board's own /proc and /sys files.
+    """Make a folder for `qemu -L`, which looks every path up below it first. It has links to the
+    root's entries, and the board's own /proc and /sys files.
     """
     view = fakes / "view"
     if not view.is_dir():
@@ -143,9 +142,7 @@ def qemu_models(qemu: str) -> str:
 
 
 def has_binfmt() -> bool:
-    """Whether the kernel starts arm64 programs through qemu, from inside a chroot too (flag F), and
-    we may make one.
-    """
+    """Whether the kernel starts arm64 programs through qemu, in a chroot too (flag F)."""
     try:
         lines = BINFMT.read_text().splitlines()
     except OSError:
@@ -168,9 +165,8 @@ def ways_to_run() -> list[How]:
 def open_sandbox(
     root: Path, work: Path, fakes: Path, cpu: str, how: How | None = None
 ) -> BoardSandbox:
-    """A sandbox in which the root's python3 really starts; `how` fixes the way.
-
-    Raises EngineMissingError, with the message of each way, when none works.
+    """A sandbox in which the root's python3 really starts; `how` fixes the way. Raises
+    EngineMissingError, with the message of each way, when none works.
     """
     qemu = find_qemu()
     for name in ("home", "tmp"):
