@@ -25,10 +25,12 @@ from boardfit.converters.families.lazy import as_floats, lazy_tensor
 from boardfit.converters.source.checkpoint import (
     DTYPES,
     AdapterRequest,
+    Digest,
     SafetensorsCheckpoint,
+    map_file,
+    update_with_file,
     view_tensor,
 )
-from boardfit.converters.source.fingerprint import Digest, map_file, update_with_file
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
 from boardfit.edge.fields import is_finite, shown
 from boardfit.edge.files.safetensors import read_header

@@ -13,17 +13,17 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from boardfit.converters.documents import has_file, read_json_object
 from boardfit.converters.families.base import SourceTensor
 from boardfit.converters.families.layout import OTHER_MODALITY
-from boardfit.converters.source.fingerprint import Digest, map_file, update_with_file
 from boardfit.converters.source.quantized import find_quantized, stated_method
 from boardfit.converters.source.wrappers import plain_names, refuse_adapter_tensors
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
+from boardfit.edge.files.kind import open_regular
 from boardfit.edge.files.safetensors import SafetensorsHeader, SafetensorsTensor, read_header
 from boardfit.edge.units import printable
 
@@ -35,6 +35,8 @@ _STORED = {
     **DTYPES, "U8": np.uint8, "I8": np.int8, "I32": np.int32, "U32": np.uint32, "I64": np.int64,
     "F8_E4M3": np.uint8, "F8_E5M2": np.uint8, "F8_E8M0": np.uint8,
 }  # fmt: skip
+# Spread over the data: fine-tunes of one model have equal names, sizes and headers.
+_SAMPLES, _SAMPLE_BYTES = 32, 4096
 _NUMBERED = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # A trainer's own state lies beside the weights, and is none.
@@ -53,6 +55,35 @@ class AdapterRequest:
 
     directory: Path
     scale: float = 1.0
+
+
+class Digest(Protocol):
+    """A hash object of `hashlib`."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+
+def update_with_file(digest: Digest, name: str, mapped: mmap.mmap, data_offset: int) -> None:
+    """Feed the file's name, size, header and 32 samples of 4 KiB, evenly spread over its data."""
+    digest.update(f"{name}\0{len(mapped)}\0".encode())
+    digest.update(mapped[:data_offset])
+    last = max(data_offset, len(mapped) - _SAMPLE_BYTES)
+    for i in range(_SAMPLES):
+        start = data_offset + (last - data_offset) * i // (_SAMPLES - 1)
+        digest.update(mapped[start : start + _SAMPLE_BYTES])
+
+
+def map_file(path: Path, expected_size: int, *, below: Path | None = None) -> mmap.mmap:
+    """A read-only map of a whole file. Raises InputError where it cannot be, or has changed."""
+    file, _ = open_regular(path, below=below)
+    try:
+        with file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be mapped: {error}") from None
+    if len(mapped) != expected_size:
+        raise InputError(f"{path}: changed while it was being read")
+    return mapped
 
 
 class SafetensorsCheckpoint:

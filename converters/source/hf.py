@@ -44,34 +44,21 @@ _OTHER_HEADS = re.compile(
 )
 # Small files that shape the artifact, beside config.json; their content counts for the identity.
 _DOCUMENTS = (
-    "config.json",
-    "generation_config.json",
-    "README.md",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tekken.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    MODULES,
-)
+    "config.json", "generation_config.json", "README.md", "model.safetensors.index.json",
+    "tokenizer.json", "tokenizer.model", "tekken.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "chat_template.jinja", "chat_template.json", MODULES,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A checkpoint's folder, its parsed config.json, and where it came from."""
+    """A checkpoint's folder, its parsed config.json, and the repository that it came from."""
 
     directory: Path
     config: Mapping[str, Any]
-    kind: str
-    location: str
-    model_id: str | None
-    revision: str | None
+    repo_id: str | None = None
+    revision: str | None = None
 
 
 class NoFamilyError(UnsupportedModelError):
@@ -85,9 +72,7 @@ class NoFamilyError(UnsupportedModelError):
 def open_directory(
     directory: Path,
     *,
-    kind: str = "hf-directory",
-    location: str | None = None,
-    model_id: str | None = None,
+    repo_id: str | None = None,
     revision: str | None = None,
     lora: AdapterRequest | None = None,
     keep_mtp: bool = False,
@@ -95,13 +80,15 @@ def open_directory(
     """Describe the model in a directory; tensors stay on disk until they are read.
 
     `lora` is merged into the weights as they are read. `keep_mtp` keeps the head that guesses
-    several tokens ahead (MTP). The other keyword arguments are for directories that came from a
+    several tokens ahead (MTP). `repo_id` and `revision` are for directories that came from a
     hub. Raises InputError (and its kinds) for a checkpoint that cannot be converted, NoFamilyError
     where upstream's converter may.
     """
     check_folder(directory)
-    config = read_json_object(_config_path(directory))
-    origin = Origin(directory, config, kind, location or str(directory), model_id, revision)
+    if not has_file(directory / "config.json"):
+        refuse_without_config(directory)
+    config = read_json_object(directory / "config.json")
+    origin = Origin(directory, config, repo_id, revision)
     if is_embedder(directory, config):
         raise NoFamilyError(UnsupportedModelError("an embedding model"), origin)
     try:
@@ -109,12 +96,12 @@ def open_directory(
     except UnsupportedModelError as error:
         raise NoFamilyError(error, origin) from None
     refuse_other_heads(config)
-    checkpoint = _open_checkpoint(directory, config, lora, model_id)
+    checkpoint = _open_checkpoint(origin, lora)
     tensors = family.tensors(checkpoint)
     if isinstance(checkpoint, MergedCheckpoint):
         checkpoint.check_head(any(tensor.name == "output.weight" for tensor in tensors))
     shape = family.shape(checkpoint)
-    general, notes = general_metadata(directory, family.arch, tensors, model_id=model_id)
+    general, notes = general_metadata(directory, family.arch, tensors, model_id=repo_id)
     tokenizer = _load_tokenizer(directory, config, family.arch, tensors)
     entries = tokenizer.metadata()
     metadata, renamed = keep_name_inert(
@@ -149,24 +136,16 @@ def open_directory(
     )
 
 
-def _open_checkpoint(
-    directory: Path, config: Mapping[str, Any], lora: AdapterRequest | None, model_id: str | None
-) -> SafetensorsCheckpoint:
+def _open_checkpoint(origin: Origin, lora: AdapterRequest | None) -> SafetensorsCheckpoint:
     """The weights, with the adapter in them where there is one."""
+    directory, config = origin.directory, origin.config
     if lora is None:
         return SafetensorsCheckpoint(directory, config)
     own = config.get("_name_or_path")
     cached = [p for p in directory.absolute().parts if p.startswith("models--")]
-    names = [model_id, *(p.removeprefix("models--").replace("--", "/") for p in cached), own]
+    names = [origin.repo_id, *(p.removeprefix("models--").replace("--", "/") for p in cached), own]
     known_as = [n for n in names if isinstance(n, str) and HUB_NAME.fullmatch(n)]
     return MergedCheckpoint(directory, config, Adapter(lora), known_as)
-
-
-def _config_path(directory: Path) -> Path:
-    path = directory / "config.json"
-    if not has_file(path):
-        refuse_without_config(directory)
-    return path
 
 
 def refuse_other_heads(config: Mapping[str, Any]) -> None:
@@ -227,7 +206,10 @@ def identify(
             if files[name] and (name != "README.md" or files[name] <= MAX_CARD_BYTES):
                 digest.update(read_bytes(path))
     adapter = checkpoint.adapter.describe() if isinstance(checkpoint, MergedCheckpoint) else None
+    kind, location = "hf-directory", str(origin.directory)
+    if origin.repo_id is not None:
+        kind, location = "hub", origin.repo_id
     return SourceIdentity(
-        origin.kind, origin.location, files, digest.hexdigest(), license_name, origin.revision,
+        kind, location, files, digest.hexdigest(), license_name, origin.revision,
         checkpoint.quantized, adapter,
     )  # fmt: skip

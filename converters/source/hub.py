@@ -12,14 +12,14 @@ size with a hole in place of the data.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import math
 import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ from boardfit.converters.source.checkpoint import (
     choose_shards,
     pickle_advice,
 )
-from boardfit.converters.source.hub_answers import TooLongError, read_listing, read_start
 from boardfit.converters.spec import ModelSpec
+from boardfit.edge.bundle.bundle import sha256_file
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.disk.input_folder import is_file_below
 from boardfit.edge.disk.rooted import open_to_append
@@ -64,6 +64,8 @@ _STALL_S = 600
 #: One of 10,000 files has 3 MB.
 _ANSWER_S = 180
 _MAX_LISTING_BYTES = 64 << 20
+_TIMEOUT_S = 20
+_BLOCK_BYTES = 1 << 16
 #: Most headers fit into the first; the vocabulary of a GGUF needs more.
 _HEAD_BYTES = 1 << 18
 _MAX_HEAD_BYTES = 128 << 20
@@ -100,15 +102,7 @@ def open_repository(
 
     repo_id, _, revision = ref.partition("@")
     directory, commit = fetch(repo_id, revision or "main", progress=progress, heads_only=heads_only)
-    return open_directory(
-        directory,
-        kind="hub",
-        location=repo_id,
-        model_id=repo_id,
-        revision=commit,
-        lora=lora,
-        keep_mtp=keep_mtp,
-    )
+    return open_directory(directory, repo_id=repo_id, revision=commit, lora=lora, keep_mtp=keep_mtp)
 
 
 def fetch(
@@ -119,7 +113,7 @@ def fetch(
     heads_only: bool = False,
 ) -> tuple[Path, str]:
     """The folder of a repository's conversion files, and its commit. Whole ones need no network."""
-    home = cache_directory() / "hub" / repo_id.replace("/", "--")
+    home = hub_home(repo_id)
     note = home / "refs" / re.sub(r"[^\w.-]", "_", revision)
     try:
         commit, siblings = list_repository(repo_id, revision)
@@ -139,20 +133,39 @@ def fetch(
             "give edge that directory",
         ) from None
     files = choose_files(repo_id, siblings)
+    directory = bring_files(repo_id, commit, files, progress=progress, heads_only=heads_only)
+    if directory == home / commit and not heads_only:
+        write_atomic(directory / ".complete", b"")
+        note.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(note, commit.encode())
+    return directory, commit
+
+
+def hub_home(repo_id: str) -> Path:
+    """Our folder of a repository, with a folder for each commit."""
+    return cache_directory() / "hub" / repo_id.replace("/", "--")
+
+
+def bring_files(
+    repo_id: str,
+    commit: str,
+    files: Sequence[RemoteFile],
+    *,
+    progress: Progress | None,
+    heads_only: bool,
+) -> Path:
+    """The folder that has these files: of huggingface_hub's cache, or of ours, downloaded now."""
     cached = in_hub_cache(repo_id, commit, [file.name for file in files])
     if cached is not None:
-        return cached, commit
-    directory = home / commit
-    if heads_only:
-        if not (directory / ".complete").is_file():
-            directory = heads_directory(repo_id, commit)
-            download_heads(repo_id, commit, files, directory)
-        return directory, commit
-    download_files(repo_id, commit, files, directory, progress)
-    write_atomic(directory / ".complete", b"")
-    note.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(note, commit.encode())
-    return directory, commit
+        return cached
+    directory = hub_home(repo_id) / commit
+    if not heads_only:
+        download_files(repo_id, commit, files, directory, progress)
+    elif not all(is_whole(directory / file.name, file) for file in files):
+        # No build looks here.
+        directory = cache_directory() / "hub-heads" / repo_id.replace("/", "--") / commit
+        download_heads(repo_id, commit, files, directory)
+    return directory
 
 
 def _require_whole(repo_id: str, directory: Path, unreachable: Unreachable) -> None:
@@ -195,6 +208,10 @@ class Unreachable(Exception):
     """The hub does not answer, or is not to be asked."""
 
 
+class TooLongError(Exception):
+    """More bytes come than were announced, or than an answer may have."""
+
+
 def list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]:
     """The commit and the files of a repository. Raises Unreachable where the hub does not answer,
     UnsafeInputError for an answer that is none, InputError for what it does not give out.
@@ -220,6 +237,69 @@ def list_repository(repo_id: str, revision: str) -> tuple[str, list[RemoteFile]]
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
         raise UnsafeInputError(f"{repo_id}: the hub names an impossible commit {commit!r:.60}")
     return commit, files
+
+
+def read_listing(url: str, token: str | None, most: int) -> bytes:
+    """The whole body at `url`, with what is known of each file. Raises TooLongError after `most`
+    bytes, and the errors of huggingface_hub.
+    """
+    with _open(url, token, {}, {"blobs": "true"}) as (answer, blocks):
+        body = _collect(blocks, most + 1)
+        if len(body) > most:
+            raise TooLongError
+        _raise_for_status(answer, body)
+        return body
+
+
+def read_start(url: str, token: str | None, n_bytes: int) -> bytes:
+    """The first `n_bytes` of a file. Raises the errors of huggingface_hub."""
+    # A server that does not know ranges sends all of it: reading ends here all the same.
+    wanted = {"Range": f"bytes=0-{n_bytes - 1}", "Accept-Encoding": "identity"}
+    with _open(url, token, wanted, {}) as (answer, blocks):
+        body = _collect(blocks, n_bytes)
+        _raise_for_status(answer, body)
+        return body[:n_bytes]
+
+
+@contextlib.contextmanager
+def _open(
+    url: str, token: str | None, headers: Mapping[str, str], params: Mapping[str, str]
+) -> Iterator[tuple[Any, Iterable[bytes]]]:
+    """The answer and its blocks. huggingface_hub speaks through requests, httpx or httpx2."""
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]
+        build_hf_headers,
+        get_session,
+    )
+
+    session: Any = get_session()
+    options: dict[str, Any] = {
+        "headers": {**build_hf_headers(token=token, library_name="boardfit"), **headers},
+        "params": params or None,
+        "timeout": _TIMEOUT_S,
+    }
+    if callable(getattr(session, "stream", None)):  # a flag in requests
+        with session.stream("GET", url, follow_redirects=True, **options) as answer:
+            yield answer, answer.iter_bytes(_BLOCK_BYTES)
+    else:
+        with session.get(url, stream=True, **options) as answer:
+            yield answer, answer.iter_content(_BLOCK_BYTES)
+
+
+def _collect(blocks: Iterable[bytes], most: int) -> bytes:
+    body = bytearray()
+    for block in blocks:
+        body += block
+        if len(body) >= most:
+            break
+    return bytes(body)
+
+
+def _raise_for_status(answer: Any, body: bytes) -> None:
+    """As huggingface_hub does, which looks for the cause of an error in the body."""
+    from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined]
+
+    answer._content = body  # where all three libraries keep a body that was read
+    hf_raise_for_status(answer)
 
 
 def _ask(repo_id: str, call: Callable[[], bytes], revision: str = "main") -> bytes:
@@ -329,11 +409,6 @@ def is_whole(path: Path, file: RemoteFile) -> bool:
     return path.is_file() and path.stat().st_size == file.size
 
 
-def heads_directory(repo_id: str, commit: str) -> Path:
-    """Where the headers of a repository lie. No build looks here."""
-    return cache_directory() / "hub-heads" / repo_id.replace("/", "--") / commit
-
-
 def download_heads(repo_id: str, commit: str, files: Sequence[RemoteFile], directory: Path) -> None:
     """Fetch documents whole, and of weights the header. Raises as `fetch`."""
     weights = [file for file in files if file.name.endswith((".safetensors", ".gguf"))]
@@ -434,7 +509,7 @@ def _download_file(
         raw.flush()
         os.fsync(raw.fileno())
     size = part.stat().st_size
-    if size != file.size or (file.sha256 and _sha256(part) != file.sha256):
+    if size != file.size or (file.sha256 and sha256_file(part) != file.sha256):
         part.unlink()
         raise IntegrityError(
             f"{repo_id}: {file.name} arrived damaged ({size} bytes of {file.size}, or a wrong "
@@ -513,14 +588,6 @@ def _refuse_without_weights(repo_id: str, names: Sequence[str]) -> None:
             next_step=pickle_advice(repo_id, repo_id.partition("/")[2] + "-safetensors"),
         )
     raise InputError(f"{repo_id}: no safetensors in the repository")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _endpoint() -> str:

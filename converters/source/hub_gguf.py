@@ -10,17 +10,14 @@ from boardfit.converters.source.gguf import open_gguf
 from boardfit.converters.source.hub import (
     RemoteFile,
     Unreachable,
-    download_files,
-    download_heads,
-    heads_directory,
+    bring_files,
+    hub_home,
     in_hub_cache,
-    is_whole,
     list_repository,
 )
 from boardfit.converters.source.names import HubName
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.input_folder import is_file_below
-from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import InputError
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import did_you_mean, printable
@@ -40,19 +37,12 @@ def open_gguf_in_repository(
     more than one is meant.
     """
     revision = name.revision or "main"
-    home = cache_directory() / "hub" / name.repo_id.replace("/", "--")
     try:
         commit, siblings = list_repository(name.repo_id, revision)
     except Unreachable as error:
-        return open_gguf(_find_here(name, home, str(error)))
+        return open_gguf(_find_here(name, str(error)))
     files = choose_gguf(name, siblings)
-    cached = in_hub_cache(name.repo_id, commit, [file.name for file in files])
-    directory = cached or home / commit
-    if heads_only and not all(is_whole(directory / file.name, file) for file in files):
-        directory = heads_directory(name.repo_id, commit)
-        download_heads(name.repo_id, commit, files, directory)
-    elif cached is None:
-        download_files(name.repo_id, commit, files, directory, progress)
+    directory = bring_files(name.repo_id, commit, files, progress=progress, heads_only=heads_only)
     return open_gguf(directory / files[0].name)
 
 
@@ -87,9 +77,9 @@ def _has_quant(file: str, quant: str) -> bool:
     return re.search(pattern, base, re.IGNORECASE) is not None
 
 
-def _find_here(name: HubName, home: Path, why: str) -> Path:
+def _find_here(name: HubName, why: str) -> Path:
     """An earlier download of the file. Raises InputError with the way to get it."""
-    commits = sorted(path for path in home.glob("*") if path.name != "refs")
+    commits = sorted(path for path in hub_home(name.repo_id).glob("*") if path.name != "refs")
     for commit in commits:
         names = [str(path.relative_to(commit)) for path in sorted(commit.rglob("*.gguf"))]
         if files := [RemoteFile(n, 0, None) for n in names if is_file_below(commit, n)]:
