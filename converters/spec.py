@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import numpy as np
 from gguf import GGUFValueType
 
 from boardfit.device_profiles.shape import ModelShape
+from boardfit.edge import __version__
 from boardfit.edge.files.gguf.purpose import ENCODERS, POOLING
 
+PACKAGES = ("llama-cpp-python", "gguf", "numpy", "tokenizers", "sentencepiece")
 RowReader = Callable[[int, int], np.ndarray]
 
 
@@ -137,3 +140,14 @@ class ModelSpec:
     def get(self, key: str, default: Any = None) -> Any:
         """The value of one metadata key."""
         return next((kv.value for kv in self.metadata if kv.key == key), default)
+
+
+def tool_versions() -> dict[str, str | None]:
+    """boardfit's version and those of the packages that convert; None for one that is absent."""
+    found: dict[str, str | None] = {"boardfit": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found

@@ -16,8 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boardfit.converters.build import outputs
-from boardfit.converters.build.jobs import BuildJob, make_jobs
+from boardfit.converters.build.jobs import (
+    BuildJob,
+    check_devices,
+    check_output,
+    is_output,
+    make_jobs,
+)
 from boardfit.converters.build.seal import AnyArtifact, imatrix_identity, make_manifest, seal
 from boardfit.converters.build.verify import (
     check_artifact,
@@ -99,8 +104,8 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
     cannot hold, IntegrityError when a result fails its checks or is too far from its source;
     nothing is left at `output` then.
     """
-    outputs.check_devices(request.devices)
-    outputs.check_output(request.output, request.overwrite)
+    check_devices(request.devices)
+    check_output(request.output, request.overwrite)
     reporter.stage("planning")
     jobs = make_jobs(
         request.spec, request.devices, request.formats, request.options, read_learned()
@@ -158,7 +163,7 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             )
         fsync_directory(bundles)
         made = "bundles/bundle" if len(jobs) == 1 else "bundles"
-        work.publish(made, outputs.is_output if request.overwrite else None)
+        work.publish(made, is_output if request.overwrite else None)
     return [
         Built(open_bundle(request.output / job.name, verify=False), artifacts[job.name])
         for job in jobs

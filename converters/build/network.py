@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.build.jobs import job_name
-from boardfit.converters.build.outputs import check_devices, check_output, is_output
+from boardfit.converters.build.jobs import check_devices, check_output, is_output, job_name
 from boardfit.converters.formats.network.quantize import RECIPES, NetworkReport, quantize_network
 from boardfit.converters.formats.onnx.convert import accuracy_level
 from boardfit.converters.formats.table import GGUF

@@ -33,7 +33,7 @@ def make_manifest(
     loss: str | None = None,
 ) -> dict[str, Any]:
     """The manifest but for the files. No times, no paths: the same inputs give the same id."""
-    from boardfit.converters.tool_versions import tool_versions
+    from boardfit.converters.spec import tool_versions
 
     location = spec.source.location
     return {

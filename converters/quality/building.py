@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.converters.formats.gguf.recipe import AS_IS
-from boardfit.converters.quality.bounds import check_bounds
-from boardfit.converters.quality.card import Card, make_empty_card, measure_card
+from boardfit.converters.quality.card import Card, check_bounds, make_empty_card, measure_card
 from boardfit.converters.quality.reference import WINDOW, QualityReference, read_references
 from boardfit.converters.quality.texts import is_sample, texts_for
 from boardfit.converters.quality.vectors import measure_vectors

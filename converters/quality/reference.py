@@ -122,7 +122,7 @@ def read_references(
 
 
 def cache_key(spec: ModelSpec, text: QualityText, window: int) -> str:
-    from boardfit.converters.tool_versions import tool_versions
+    from boardfit.converters.spec import tool_versions
 
     parts = [
         _FORMULA, spec.source.fingerprint, text.sha256, window, n_tokens_wanted(spec),

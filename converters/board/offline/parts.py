@@ -12,9 +12,10 @@ from boardfit.converters.board.engine.build import LICENSE, TOOL_PAIR, build_too
 from boardfit.converters.board.engine.store import make_key
 from boardfit.converters.board.engine.variants import ALL_VARIANTS
 from boardfit.converters.board.offline.own_wheel import own_wheel
-from boardfit.converters.board.offline.target import BoardPython, board_python
 from boardfit.converters.board.offline.wheelhouse import (
+    BoardPython,
     Wheel,
+    board_python,
     describe,
     fetch_wheels,
     load_pins,

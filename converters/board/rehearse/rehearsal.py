@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from boardfit.converters.board.engine.build import TOOL_PAIR
-from boardfit.converters.board.offline.target import board_python
+from boardfit.converters.board.offline.wheelhouse import board_python
 from boardfit.converters.board.rehearse.cpu import choose_cpu, known_models, write_fakes
 from boardfit.converters.board.rehearse.limits import EnforcedLimit, memory_limit
 from boardfit.converters.board.rehearse.reference import host_reference

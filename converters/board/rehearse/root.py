@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.converters.board.engine.store import building, make_key
-from boardfit.converters.board.offline.target import BoardPython
+from boardfit.converters.board.offline.wheelhouse import BoardPython
 from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import EngineMissingError, UsageError

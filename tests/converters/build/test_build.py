@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from boardfit.converters.build.command import build_command
-from boardfit.converters.quality.bounds import Bound
+from boardfit.converters.quality.card import Bound
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.sample.examples import read_conversations
 from boardfit.edge.bundle.bundle import open_bundle

@@ -16,11 +16,10 @@ from boardfit.converters.formats.converted import prefill_lengths
 from boardfit.converters.formats.measured import MeasuredRecipe, divergence_ratio, measured_rows
 from boardfit.converters.formats.table import AUTO, FORMATS, GGUF, parse_formats
 from boardfit.converters.plan.command import plan_command
-from boardfit.converters.plan.converted import plan_format
 from boardfit.converters.plan.learned import Learned
-from boardfit.converters.plan.make import choose_format, plan_any
+from boardfit.converters.plan.make import choose_format, plan_any, plan_format
 from boardfit.converters.plan.options import PlanOptions
-from boardfit.converters.quality.bounds import find_bound
+from boardfit.converters.quality.card import find_bound
 from boardfit.converters.source.resolve import open_model
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.catalog import all_profiles, find_profile

@@ -12,9 +12,15 @@ import pytest
 from boardfit.converters.formats.gguf.recipe import list_recipes, load_recipe
 from boardfit.converters.formats.gguf.write import write_gguf
 from boardfit.converters.quality import card as card_module
-from boardfit.converters.quality.bounds import Bound, check_bounds, find_bound, parse_bounds
 from boardfit.converters.quality.building import QualityOptions, measure_cards
-from boardfit.converters.quality.card import make_empty_card, measure_card
+from boardfit.converters.quality.card import (
+    Bound,
+    check_bounds,
+    find_bound,
+    make_empty_card,
+    measure_card,
+    parse_bounds,
+)
 from boardfit.converters.quality.reference import (
     QualityReference,
     cache_key,

@@ -17,7 +17,7 @@ from boardfit.converters.board.engine.build import TOOL_PAIR, tools_key
 from boardfit.converters.board.engine.store import BuiltEngine, load_engine
 from boardfit.converters.board.engine.toolchain import find_toolchain
 from boardfit.converters.board.offline.parts import add_engine
-from boardfit.converters.board.offline.target import BoardPython
+from boardfit.converters.board.offline.wheelhouse import BoardPython
 from boardfit.converters.board.rehearse.limits import make_cgroup, remove_cgroup
 from boardfit.converters.board.rehearse.rehearsal import rehearse
 from boardfit.converters.board.rehearse.result import Options
