@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from boardfit.converters.formats.base import stored_tensor
 from boardfit.converters.formats.gguf.assign import assign_types
@@ -12,32 +13,16 @@ from boardfit.converters.formats.gguf.size import artifact_bytes
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.cost.memory import pad
 from boardfit.device_profiles.cost.model import StoredWeights
+from boardfit.device_profiles.toml_parser import decode_toml
 from boardfit.edge.errors import UsageError
 from boardfit.edge.files.ggml_types import row_bytes
 
 # What every tensor's data is padded to unless `general.alignment` overrides it (docs/gguf.md).
 _DEFAULT_ALIGNMENT = 32
 
-# Perplexity added to Llama-3-8B's by each recipe, lower is better: the order in which quality is
-# preferred at every size. The figures themselves hold near that size only.
-# Source: the table in tools/quantize/quantize.cpp of llama.cpp. It has no figure for the two IQ4
-# recipes; theirs are placed by the pull requests that brought them (#5590, #5747), which put them
-# beside Q4_K_S at slightly fewer bits.
-PERPLEXITY_ADDED: dict[str, float] = {
-    "f16": 0.0,
-    "bf16": 0.0,
-    "q8_0": 0.0026,
-    "q6_k": 0.0217,
-    "q5_k_m": 0.0569,
-    "q4_k_m": 0.1754,
-    "q4_k_s": 0.2689,
-    "iq4_nl": 0.27,
-    "iq4_xs": 0.28,
-    "q4_1": 0.4511,
-    "q4_0": 0.4685,
-    "q3_k_m": 0.6569,
-    AS_IS: 0.0,
-}
+PERPLEXITY_ADDED: dict[str, float] = decode_toml(
+    Path(__file__).with_name("perplexity.toml").read_text(encoding="utf-8")
+)
 # The one measured model has 8.03 billion weights. Within a factor of two its figures are shown. On
 # a model of 135 million, the same recipes lose about ten times as much.
 _MEASURED_PARAMS = 8.03e9

@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from boardfit.device_profiles.toml_parser import decode_toml
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.process.child import run_child
 from boardfit.edge.units import did_you_mean
@@ -14,61 +15,13 @@ from boardfit.edge.units import did_you_mean
 ALL_VARIANTS = "all"
 
 
-#: One Arm generation each, and what gcc is given as -march.
-SINGLE_VARIANTS = {
-    "armv8.0": "armv8-a",
-    "armv8.2-dotprod": "armv8.2-a+dotprod",
-    "armv8.2-dotprod-fp16": "armv8.2-a+dotprod+fp16",
-    "armv8.6-i8mm": "armv8.6-a+dotprod+fp16+i8mm",
-}
-
-# The features by which ggml names its run-time variants, in the order in which its CMakeLists adds
-# them to -march (ggml/src/ggml-cpu/CMakeLists.txt): the base that first had it, and gcc's word.
-_FEATURES = {
-    "DOTPROD": ("armv8.2-a", "+dotprod"),
-    "FP16_VECTOR_ARITHMETIC": ("armv8.2-a", "+fp16"),
-    "SVE": ("armv8.2-a", "+sve"),
-    "MATMUL_INT8": ("armv8.6-a", "+i8mm"),
-    "SVE2": ("armv8.6-a", "+sve2"),
-    "SME": ("armv9.2-a", "+sme"),
-}
+_DATA = decode_toml(Path(__file__).with_name("variants.toml").read_text(encoding="utf-8"))
+SINGLE_VARIANTS: dict[str, str] = _DATA["single_variants"]
+_FEATURES: dict[str, list[str]] = _DATA["features"]
+COMMON_FLAGS, SHARED_FLAGS, ALL_FLAGS, STATIC_FLAGS = (
+    tuple[str, ...](_DATA[f"{name}_flags"]) for name in ("common", "shared", "all", "static")
+)
 _VARIANT_LINE = re.compile(r"^\s*ggml_add_cpu_backend_variant\((armv\S+?)((?:\s+\w+)*)\)\s*$")
-
-# No -D here names a path: flags are part of the cache key and must not differ between machines.
-COMMON_FLAGS = (
-    "-DCMAKE_BUILD_TYPE=Release",
-    "-DGGML_NATIVE=OFF",
-    "-DGGML_CCACHE=OFF",
-    # ggml's own thread pool. libgomp is no part of a minimal Raspberry Pi OS, and a bundle must not
-    # need apt on the board.
-    "-DGGML_OPENMP=OFF",
-    "-DLLAMA_CURL=OFF",
-    "-DLLAMA_OPENSSL=OFF",
-    "-DLLAMA_BUILD_TESTS=OFF",
-    "-DLLAMA_BUILD_EXAMPLES=OFF",
-    "-DLLAMA_BUILD_APP=OFF",
-    "-DLLAMA_BUILD_SERVER=OFF",
-    "-DLLAMA_BUILD_UI=OFF",
-    # Otherwise the commit of the git checkout around the cache folder.
-    "-DLLAMA_BUILD_NUMBER=0",
-    "-DLLAMA_BUILD_COMMIT=unknown",
-)
-SHARED_FLAGS = (
-    "-DBUILD_SHARED_LIBS=ON",
-    "-DLLAMA_BUILD_COMMON=OFF",
-    "-DLLAMA_BUILD_TOOLS=OFF",
-    "-DCMAKE_INSTALL_RPATH=$ORIGIN",
-    "-DCMAKE_BUILD_WITH_INSTALL_RPATH=ON",
-    # Wheels hold no links: three copies of each library otherwise.
-    "-DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON",
-)
-ALL_FLAGS = ("-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON")
-STATIC_FLAGS = (
-    "-DBUILD_SHARED_LIBS=OFF",
-    "-DLLAMA_BUILD_COMMON=ON",
-    "-DLLAMA_BUILD_TOOLS=ON",
-    "-DCMAKE_EXE_LINKER_FLAGS=-static",
-)
 
 
 def march_flags(name: str) -> tuple[str, ...]:
