@@ -132,8 +132,7 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
             request.quality,
             folder,
             threads=request.threads,
-            stage=reporter.stage,
-            progress=reporter.progress,
+            reporter=reporter,
         )
         reporter.stage("sealing")
         bundles = work.path / "bundles"

@@ -8,7 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from boardfit.converters.formats.table import AUTO, FORMATS
-from boardfit.converters.plan.candidate import AnswerTime, Reach, find_weakest, predict_answer
+from boardfit.converters.plan.candidate import (
+    AnswerTime,
+    Candidate,
+    Reach,
+    find_weakest,
+    predict_answer,
+)
 from boardfit.converters.plan.catalogue import open_to_plan
 from boardfit.converters.plan.choose import NearestTime, choose_candidate, find_nearest_time
 from boardfit.converters.plan.compare import SIZES, make_hollow_spec
@@ -27,6 +33,7 @@ from boardfit.edge.errors import DeadlineError, DoesNotFitError, EdgeError
 from boardfit.edge.report.rows import align_columns
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.terminal.progress import ProgressLine
+from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 # -- a row: one model in one format on one board ---------------------------------------------------
@@ -51,6 +58,16 @@ class WorkloadRow:
     near: NearestTime | None = None
     basis: str = ""
     error: EdgeError | None = None
+
+    def with_run(
+        self, run: Candidate | Plan, answers: Sequence[AnswerTime], basis: str
+    ) -> WorkloadRow:
+        """The row with a run that fits, and what its answers take."""
+        reach = find_weakest(answers) if answers else "no"
+        return replace(
+            self, reach=reach, recipe=run.recipe, n_ctx=run.n_ctx, peak_bytes=run.peak_bytes,
+            answers=tuple(answers), basis=basis,
+        )  # fmt: skip
 
     @property
     def is_in_time(self) -> bool:
@@ -148,16 +165,8 @@ class WorkloadPlan:
             return replace(row, why=why, error=error)
         except DeadlineError as error:
             return replace(row, why=str(error), near=find_nearest_time(planner))
-        answers = tuple(planner.predict_answers(chosen) or ())
-        return replace(
-            row,
-            reach=find_weakest(answers) if answers else "no",
-            recipe=chosen.recipe,
-            n_ctx=chosen.n_ctx,
-            peak_bytes=chosen.peak_bytes,
-            answers=answers,
-            basis=chosen.describe_basis(profile),
-        )
+        answers = planner.predict_answers(chosen) or ()
+        return row.with_run(chosen, answers, chosen.describe_basis(profile))
 
     def _format_row(self, spec: ModelSpec, profile: DeviceProfile, name: str) -> WorkloadRow:
         """A model in another format: its one plan, in time or not."""
@@ -169,19 +178,10 @@ class WorkloadPlan:
         bound = plan.error_bound or 0.0
         speed = SpeedEstimate(plan.decode_tps, plan.prefill_tps, bound, bound)
         found = [predict_answer(need, speed) for need in self._options.needs]
-        answers = tuple(answer for answer in found if answer is not None)
+        answers = [answer for answer in found if answer is not None]
         if not answers:
             return replace(row, why="no speed is known")
-        return replace(
-            row,
-            engine=plan.engine,
-            reach=find_weakest(answers),
-            recipe=plan.recipe,
-            n_ctx=plan.n_ctx,
-            peak_bytes=plan.peak_bytes,
-            answers=answers,
-            basis=plan.basis,
-        )
+        return replace(row, engine=plan.engine).with_run(plan, answers, plan.basis)
 
 
 # -- what is printed -----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from boardfit.converters.quality.vectors import measure_vectors
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.engines import EngineSettings, is_installed
 from boardfit.edge.errors import DoesNotFitError
-from boardfit.edge.terminal.progress import Progress, Say
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.types import Plan
 
 _EXACT_KV = "f16"
@@ -39,8 +39,7 @@ def measure_cards(
     work: Path,
     *,
     threads: int | None,
-    stage: Say,
-    progress: Progress,
+    reporter: Reporter,
 ) -> dict[tuple[str, str, str], Card]:
     """Cards by (engine, recipe, KV type), which is all of a plan that figures depend on; `models`
     are the artifacts by (engine, recipe).
@@ -53,17 +52,16 @@ def measure_cards(
         why = why or "nothing was converted"  # no need to read the source through the engine
     if why is None and spec.is_embedder:
         return measure_vectors(
-            spec, wanted, models, options.text, work,
-            threads=threads, stage=stage, progress=progress,
-        )  # fmt: skip
+            spec, wanted, models, options.text, work, threads=threads, reporter=reporter
+        )
     references: Sequence[QualityReference] = ()
     if why is None:
         n_ctx = min(WINDOW, spec.shape.n_ctx_train, *(plan.n_ctx for plan in plans))
         try:
+            texts = texts_for(spec, options.text)
             references = read_references(
-                spec, texts_for(spec, options.text), n_ctx, work,
-                threads=threads, stage=stage, progress=progress,
-            )  # fmt: skip
+                spec, texts, n_ctx, work, threads=threads, reporter=reporter
+            )
         except DoesNotFitError as error:
             why = f"the source model is too large for the host: {error}"
     cards = {}
@@ -75,7 +73,7 @@ def measure_cards(
         if why is not None or not is_installed(engine):
             cards[key] = make_empty_card(why or f"the engine {engine} is not installed on the host")
             continue
-        stage(f"measuring the quality of {recipe}")
+        reporter.stage(f"measuring the quality of {recipe}")
         cards[key] = measure_card(
             models[engine, recipe],
             engine,
@@ -84,7 +82,7 @@ def measure_cards(
             recipe,
             references,
             is_sample=is_sample(spec),
-            progress=progress,
+            progress=reporter.progress,
         )
         check_bounds(cards[key], recipe, accept=options.accept)
     return cards

@@ -65,17 +65,15 @@ def measure_card(
     with closing(engine):
         if not isinstance(engine, LogitsEngine):
             raise EngineError(f"the engine {engine_name} gives no distributions to compare")
-        texts = []
-        total, done = sum(len(r.tokens) for r in references), 0
+        texts: list[dict[str, Any]] = []
+        total = sum(len(reference.tokens) for reference in references)
+
+        def report(part: int, whole: int) -> None:
+            if progress is not None:
+                progress(sum(text["n_tokens"] for text in texts) + part, total)
 
         for reference in references:
-
-            def report(part: int, whole: int, done: int = done) -> None:
-                if progress is not None:
-                    progress(done + part, total)
-
             texts.append(measure_text(engine, reference, report))
-            done += len(reference.tokens)
         info = engine.describe()
         card: Card = {
             "reference": references[0].about,

@@ -41,7 +41,7 @@ from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, UsageError
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.requirements import install_line
-from boardfit.edge.terminal.progress import Progress, Say
+from boardfit.edge.terminal.progress import Progress, Reporter, SilentReporter
 from boardfit.edge.types import Engine, LogitsEngine
 
 #: Tokens in a window, half of which are scored; fewer where the model or the plan has less context.
@@ -91,8 +91,7 @@ def read_references(
     work: Path,
     *,
     threads: int | None = None,
-    stage: Say = lambda text: None,
-    progress: Progress | None = None,
+    reporter: Reporter | None = None,
 ) -> list[QualityReference]:
     """References for all texts, from the cache or computed now; `work` is a folder on a disk with
     room for the source in F32.
@@ -100,6 +99,7 @@ def read_references(
     Raises DoesNotFitError when the source does not fit this host's memory or disk, EngineMissing-
     Error without llama.cpp, UsageError for a text shorter than a window.
     """
+    reporter = reporter or SilentReporter()
     if not is_installed("llama_cpp"):
         raise EngineMissingError(
             "measuring quality needs llama.cpp on the host",
@@ -109,13 +109,13 @@ def read_references(
     found = [load(key, text) for key, text in zip(keys, texts, strict=True)]
     if all(found):
         return [reference for reference in found if reference]
-    with full_model(spec, work, threads, stage, progress) as path:
-        stage("reading the quality text with the source model")
+    with full_model(spec, work, threads, reporter) as path:
+        reporter.stage("reading the quality text with the source model")
         settings = EngineSettings(n_ctx=window, kv_type="f32", n_threads=threads, repack=False)
         with closing(open_engine("llama_cpp", built_file(path), settings)) as engine:
             for i, (key, text) in enumerate(zip(keys, texts, strict=True)):
                 if found[i] is None:
-                    compute(spec, engine, text, window, key, progress)
+                    compute(spec, engine, text, window, key, reporter.progress)
                     found[i] = load(key, text)
     prune(keys)
     return [reference for reference in found if reference]
@@ -151,11 +151,7 @@ def count_vocab(spec: ModelSpec) -> int:
 
 @contextmanager
 def full_model(
-    spec: ModelSpec,
-    work: Path,
-    threads: int | None,
-    stage: Say,
-    progress: Progress | None,
+    spec: ModelSpec, work: Path, threads: int | None, reporter: Reporter
 ) -> Iterator[Path]:
     """The unquantized model as a temporary GGUF; a GGUF source as it is, if it is read so."""
     if spec.source.kind == "gguf" and is_read_unchanged(spec):
@@ -163,8 +159,8 @@ def full_model(
         return
     work.mkdir(parents=True, exist_ok=True)
     path = work / "quality-source.gguf"
-    stage("writing the F32 model that quality is measured against")
-    write_many(spec, [(FULL, path)], threads=threads, overwrite=True, progress=progress)
+    reporter.stage("writing the F32 model that quality is measured against")
+    write_many(spec, [(FULL, path)], threads=threads, overwrite=True, progress=reporter.progress)
     try:
         yield path
     finally:
@@ -186,7 +182,7 @@ def compute(
     text: QualityText,
     window: int,
     key: str,
-    progress: Progress | None,
+    progress: Progress,
 ) -> None:
     """Evaluate a text and store its log-probabilities under `key`."""
     assert isinstance(engine, LogitsEngine)
@@ -214,29 +210,35 @@ def compute(
             piece = tokens[part]
             if starts_with_bos:
                 piece[0] = tokens[0]  # every window begins as a text does
-            logits = engine.logits(piece, _scale_progress(progress, i, len(parts)))
+            logits = engine.logits(
+                piece,
+                # Of one of several equal parts.
+                lambda part, whole, i=i: progress(  # type: ignore[misc]
+                    round((i + part / max(1, whole)) * 1000), len(parts) * 1000
+                ),
+            )
             for start in range(0, len(positions[i]), ROWS):
                 yield log_softmax(logits[positions[i][start : start + ROWS]], n_vocab, SOURCE)
             read.extend(piece)
 
     write_rows(folder / f"{key}.npy", shape, kind, blocks())
     info = engine.describe()
-    about = {
+    about = describe_source(spec, info.quant, f"{info.name} {info.version}")
+    record = {"about": about, "window": window, "n_vocab": n_vocab, "tokens": read}
+    record["positions"] = positions
+    with _disk_errors(folder):
+        write_atomic(folder / f"{key}.json", json.dumps(record).encode())
+
+
+def describe_source(spec: ModelSpec, kind: str, engine: str) -> dict[str, Any]:
+    """What an artifact is compared with, for its card."""
+    return {
         "kind": "source GGUF" if spec.source.kind == "gguf" else "source checkpoint",
-        "type": info.quant,
-        "engine": f"{info.name} {info.version}",
+        "type": kind,
+        "engine": engine,
         "fingerprint": spec.source.fingerprint,
         **spec.source.provenance(),
     }
-    record = {
-        "about": about,
-        "window": window,
-        "n_vocab": n_vocab,
-        "tokens": read,
-        "positions": positions,
-    }
-    with _disk_errors(folder):
-        write_atomic(folder / f"{key}.json", json.dumps(record).encode())
 
 
 def write_rows(
@@ -272,14 +274,6 @@ def _disk_errors(folder: Path) -> Iterator[None]:
             next_step="free some space, set BOARDFIT_CACHE to a folder on another disk, or build "
             "with --no-quality",
         ) from None
-
-
-def _scale_progress(progress: Progress | None, done: int, total: int) -> Progress | None:
-    """Progress of one of several equal parts."""
-    if progress is None:
-        return None
-    report = progress
-    return lambda part, whole: report(round((done + part / max(1, whole)) * 1000), total * 1000)
 
 
 def load(key: str, text: QualityText) -> QualityReference | None:

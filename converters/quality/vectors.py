@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.quality.card import Card, make_empty_card, round_figure
-from boardfit.converters.quality.reference import full_model
+from boardfit.converters.quality.reference import describe_source, full_model
 from boardfit.converters.quality.texts import QualityText, texts_for
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.engines import EngineSettings, is_installed
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.errors import DoesNotFitError
-from boardfit.edge.terminal.progress import Progress, Say
+from boardfit.edge.terminal.progress import Progress, Reporter
 from boardfit.edge.types import Plan
 
 #: Texts that are compared, at most.
@@ -39,8 +39,7 @@ def measure_vectors(
     work: Path,
     *,
     threads: int | None,
-    stage: Say,
-    progress: Progress,
+    reporter: Reporter,
 ) -> dict[Key, Card]:
     """Cards by (engine, recipe, KV type); `models` are the artifacts by (engine, recipe)."""
     if not is_installed("llama_cpp"):
@@ -49,39 +48,28 @@ def measure_vectors(
     parts = list(cut(text))
     n_ctx = min(512, spec.shape.n_ctx_train, *(plan.n_ctx for plan in wanted.values()))
     try:
-        with full_model(spec, work, threads, stage, progress) as path:
-            stage("reading the quality text with the source model")
+        with full_model(spec, work, threads, reporter) as path:
+            reporter.stage("reading the quality text with the source model")
             plain = EngineSettings(n_ctx=n_ctx, kv_type="f32", n_threads=threads, repack=False)
-            expected, about = embed_all(path, plain, parts, progress)
+            expected, about = embed_all(path, plain, parts, reporter.progress)
         cards: dict[Key, Card] = {}
         for (engine, recipe, kv_type), plan in wanted.items():
-            stage(f"measuring the quality of {recipe}")
+            reporter.stage(f"measuring the quality of {recipe}")
             settings = EngineSettings.from_plan(plan).replace(
                 n_threads=threads, repack=False, n_ctx=n_ctx, n_ubatch=n_ctx
             )
-            got, described = embed_all(models[engine, recipe], settings, parts, progress)
+            got, described = embed_all(models[engine, recipe], settings, parts, reporter.progress)
             cards[engine, recipe, kv_type] = {
-                "reference": source_record(spec, about),
-                "engine": {
-                    "name": described["name"],
-                    "version": described["version"],
-                    "kv_type": kv_type,
-                },
+                "reference": describe_source(
+                    spec, about["quant"], f"{about['name']} {about['version']}"
+                ),
+                "engine": {key: described[key] for key in ("name", "version")}
+                | {"kv_type": kv_type},
                 "texts": [{"name": text.name, "sha256": text.sha256, **compare(expected, got)}],
             }
         return cards
     except DoesNotFitError as error:
         return dict.fromkeys(wanted, make_empty_card(f"too large for the host: {error}"))
-
-
-def source_record(spec: ModelSpec, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What the vectors are compared with."""
-    return {
-        "kind": "source GGUF" if spec.source.kind == "gguf" else "source checkpoint",
-        "type": about["quant"],
-        "engine": f"{about['name']} {about['version']}",
-        "fingerprint": spec.source.fingerprint,
-    }
 
 
 def embed_all(

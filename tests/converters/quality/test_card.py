@@ -42,6 +42,7 @@ from boardfit.converters.spec import KeyValue, ModelSpec
 from boardfit.edge.bundle.quality_text import quality_lines
 from boardfit.edge.engines import EngineSettings
 from boardfit.edge.errors import InputError, IntegrityError, UsageError
+from boardfit.edge.terminal.progress import SilentReporter
 from boardfit.edge.types import Plan
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("quality")]
@@ -64,6 +65,14 @@ def references(spec: ModelSpec, folder: Path) -> list[QualityReference]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BOARDFIT_CACHE", str(folder / "cache"))
         return read_references(spec, texts_for(spec), 256, folder / "work", threads=1)
+
+
+class Stages(SilentReporter):
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def stage(self, text: str) -> None:
+        self.seen.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +124,9 @@ def test_a_reference_is_computed_once_and_a_damaged_one_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("BOARDFIT_CACHE", str(folder / "cache"))
-    stages: list[str] = []
-    again = read_references(spec, texts_for(spec), 256, folder / "work", stage=stages.append)
-    assert not stages, "nothing was computed"
+    stages = Stages()
+    again = read_references(spec, texts_for(spec), 256, folder / "work", reporter=stages)
+    assert not stages.seen, "nothing was computed"
     assert all(
         np.array_equal(a.log_probs, b.log_probs) for a, b in zip(again, references, strict=True)
     )
@@ -127,9 +136,9 @@ def test_a_reference_is_computed_once_and_a_damaged_one_again(
     damaged.unlink()  # the old file stays mapped by the fixture
     damaged.write_bytes(start)
     mended = read_references(
-        spec, texts_for(spec)[:1], 256, folder / "work", threads=1, stage=stages.append
+        spec, texts_for(spec)[:1], 256, folder / "work", threads=1, reporter=stages
     )
-    assert stages and np.array_equal(mended[0].log_probs, references[0].log_probs)
+    assert stages.seen and np.array_equal(mended[0].log_probs, references[0].log_probs)
     assert not list((folder / "work").glob("*.gguf")), "the F32 file is removed"
 
 
@@ -234,7 +243,7 @@ def test_what_was_not_measured_says_why(spec: ModelSpec, tmp_path: Path) -> None
     plan = plan_for("llama_cpp", "q4_0")
     cards = measure_cards(
         spec, [plan], {("llama_cpp", "q4_0"): tmp_path}, QualityOptions(enabled=False), tmp_path,
-        threads=1, stage=lambda text: None, progress=lambda done, total: None,
+        threads=1, reporter=SilentReporter(),
     )  # fmt: skip
     (card,) = cards.values()
     assert quality_lines({"quality": card}) == ["not measured: left out with --no-quality"]
