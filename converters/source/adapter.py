@@ -107,6 +107,13 @@ class Adapter:
     def of_base(self) -> str:
         return f"; its base model is {self.base}" if self.base else ""
 
+    def misfit(self, fault: str, next_step: str | None = None) -> InputError:
+        line = f"edge build {self.base or 'BASE'} --lora {self.directory} …"
+        own = f"build it onto its own base: {line}"
+        return InputError(
+            f"the adapter does not fit: {fault}{self.of_base}", next_step=next_step or own
+        )
+
     def describe(self) -> str:
         """Kind, rank and size, without a path of this machine."""
         ranks = sorted({self._shape(c.parts[_RIGHT]) for c in self.changes.values() if c.parts})
@@ -185,21 +192,19 @@ class Adapter:
         return float(value)
 
     def _find_file(self) -> str:
-        found = next((name for name in _FILES if has_file(self.directory / name)), None)
-        if found is None and has_file(self.directory / "adapter_model.bin"):
+        if found := next((name for name in _FILES if has_file(self.directory / name)), None):
+            return found
+        if has_file(self.directory / "adapter_model.bin"):
             raise UnsafeInputError(
                 f"{self.directory}: the adapter is a Python pickle (adapter_model.bin), which can "
                 "run code when it is opened; boardfit never opens it",
                 next_step="if you trust its author, save it again with peft: "
                 "save_pretrained(DIR, safe_serialization=True)",
             )
-        if found is None:
-            raise InputError(
-                f"{self.directory}: the adapter's weights are missing; expected "
-                f"{' or '.join(_FILES)}",
-                next_step="download or copy the folder again",
-            )
-        return found
+        raise InputError(
+            f"{self.directory}: the adapter's weights are missing; expected {' or '.join(_FILES)}",
+            next_step="download or copy the folder again",
+        )
 
     def _check_settings(self) -> None:
         """Refuse kinds of adapters whose product is not simply added to the base."""
@@ -269,12 +274,10 @@ class Adapter:
         is_product = left.ndim == right.ndim == 2 and left.shape[1] == right.shape[0]
         if is_product and (left.shape[0], right.shape[1]) == base.shape:
             return left, right
-        raise InputError(
-            f"the adapter does not fit: {printable(parts[_LEFT])} and {printable(parts[_RIGHT])} "
-            f"have shapes {list(self._shape(parts[_LEFT]))} and {list(self._shape(parts[_RIGHT]))},"
-            f" but {printable(base.name)} has {list(base.shape)}{self.of_base}",
-            next_step=f"build it onto its own base: edge build {self.base or 'BASE'} --lora "
-            f"{self.directory} …",
+        raise self.misfit(
+            f"{printable(parts[_LEFT])} and {printable(parts[_RIGHT])} have shapes "
+            f"{list(self._shape(parts[_LEFT]))} and {list(self._shape(parts[_RIGHT]))}, but "
+            f"{printable(base.name)} has {list(base.shape)}"
         )
 
     def merge(self, module: str, base: SourceTensor) -> SourceTensor:
@@ -339,16 +342,16 @@ class MergedCheckpoint(SafetensorsCheckpoint):
         self._biases = {self._find(f"{m}.bias", plain): m for m, change in changes if change.bias}
         self._replaced = {self._find(n, plain): stored for n, stored in adapter.replaced.items()}
         self._check_shapes()
-        note = _check_base_name(adapter, [*known_as], directory)
-        self.notes = (*self.notes, f"an adapter is merged: {adapter.describe()}", *note)
+        notes = [f"an adapter is merged: {adapter.describe()}"]
+        notes += _check_base_name(adapter, [*known_as], directory)
         own, base = (f / "chat_template.jinja" for f in (adapter.directory, directory))
         if has_file(own) and not (has_file(base) and read_bytes(own) == read_bytes(base)):
-            self.notes = (*self.notes, "the chat template in the adapter's folder is not used")
+            notes.append("the chat template in the adapter's folder is not used")
         if self.is_untied:
-            self.notes = (
-                *self.notes,
-                "the adapter changes embedding and head differently, so that they are stored apart",
+            notes.append(
+                "the adapter changes embedding and head differently, so that they are stored apart"
             )
+        self.notes = (*self.notes, *notes)
 
     @property
     def is_untied(self) -> bool:
@@ -404,12 +407,7 @@ class MergedCheckpoint(SafetensorsCheckpoint):
         if found is None and _plain(name) == _HEAD and self._embedding is not None:
             return _HEAD
         if found is None:
-            raise InputError(
-                f"the adapter does not fit: the base has no tensor {printable(name)}"
-                f"{self.adapter.of_base}",
-                next_step=f"build it onto its own base: edge build {self.adapter.base or 'BASE'} "
-                f"--lora {self.adapter.directory} …",
-            )
+            raise self.adapter.misfit(f"the base has no tensor {printable(name)}")
         return found
 
     def _check_shapes(self) -> None:
@@ -419,11 +417,10 @@ class MergedCheckpoint(SafetensorsCheckpoint):
         for name, stored in [*self._replaced.items(), *biases]:
             got, base = self.adapter.read(stored), self._base(name)
             if got.shape != base.shape:
-                raise InputError(
-                    f"the adapter does not fit: {printable(got.name)} has shape {list(got.shape)}, "
-                    f"but {printable(name)} has {list(base.shape)}{self.adapter.of_base}",
-                    next_step="build it onto its own base; if the training added tokens, "
-                    f"{_WITH_PEFT}",
+                raise self.adapter.misfit(
+                    f"{printable(got.name)} has shape {list(got.shape)}, but {printable(name)} has "
+                    f"{list(base.shape)}",
+                    f"build it onto its own base; if the training added tokens, {_WITH_PEFT}",
                 )
 
 

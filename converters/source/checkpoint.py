@@ -28,6 +28,7 @@ from boardfit.edge.files.safetensors import SafetensorsHeader, SafetensorsTensor
 from boardfit.edge.units import printable
 
 INDEX = "model.safetensors.index.json"
+_MIXED = "download the checkpoint again; files of two versions are mixed"
 ADAPTER = "this is an adapter (LoRA), not a model"
 DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 # What quantized weights are stored in besides.
@@ -42,11 +43,8 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # A trainer's own state lies beside the weights, and is none.
 _NOT_WEIGHTS = ("training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt")
 ADAPTER_FILES = (
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "adapters.safetensors",
-    "adapter_model.bin",
-)
+    "adapter_config.json", "adapter_model.safetensors", "adapters.safetensors", "adapter_model.bin",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -209,11 +207,6 @@ def view_tensor(
     return SourceTensor(name, entry.dtype, entry.shape, data.reshape(entry.shape))
 
 
-def find_shards(directory: Path) -> list[str]:
-    """File names of the shards, sorted. Raises as `choose_shards` does."""
-    return choose_shards(directory)[0]
-
-
 def choose_shards(directory: Path) -> tuple[list[str], str | None]:
     """File names of the shards, sorted, and a note where files that the index names are absent. An
     index is stale if one other set is complete. Else files may be absent that hold nothing of the
@@ -302,17 +295,13 @@ def _quantization_note(config: Mapping[str, Any], quantized: str | None) -> str 
 def _check_index(weight_map: Mapping[str, str], where: Mapping[str, str]) -> None:
     for name, shard in weight_map.items():
         if where.get(name) != shard:
-            raise InputError(
-                f"{INDEX} states that tensor {printable(name)} is in {printable(shard)}, "
-                + (f"it is in {where[name]}" if name in where else "which does not hold it"),
-                next_step="download the checkpoint again; files of two versions are mixed",
-            )
+            own = f"it is in {where[name]}" if name in where else "which does not hold it"
+            stated = f"{INDEX} states that tensor {printable(name)} is in {printable(shard)}"
+            raise InputError(f"{stated}, {own}", next_step=_MIXED)
     extra = next((name for name in where if name not in weight_map), None)
     if extra is not None:
-        raise InputError(
-            f"tensor {printable(extra)} in {where[extra]} is not in {INDEX}",
-            next_step="download the checkpoint again; files of two versions are mixed",
-        )
+        fault = f"tensor {printable(extra)} in {where[extra]} is not in {INDEX}"
+        raise InputError(fault, next_step=_MIXED)
 
 
 def _complete_numbering(shards: list[str]) -> list[str]:

@@ -62,19 +62,19 @@ def open_model(
         return open_directory(path, lora=lora, keep_mtp=mtp == "keep")
     if path.is_file():
         spec = _open_file(path)
-        _refuse_lora(spec.name, lora)
-        return _without_option(spec, mtp)
+        _refuse_options(spec.name, lora, mtp)
+        return spec
     name = parse_name(ref) if isinstance(ref, str) and not _is_path(ref) else None
     if isinstance(name, CatalogueName):
-        name = _published(name)
+        known = find_model(name.name)  # the repository of one in the catalogue has its weights
+        name = HubName(known.repo) if known is not None and known.exact else None
     if name is None:
         raise _not_found(str(ref), path)
     if name.is_gguf:
-        _refuse_lora(str(ref), lora)
+        _refuse_options(str(ref), lora, mtp)
         from boardfit.converters.source.hub_gguf import open_gguf_in_repository
 
-        spec = open_gguf_in_repository(name, progress=progress, heads_only=heads_only)
-        return _without_option(spec, mtp)
+        return open_gguf_in_repository(name, progress=progress, heads_only=heads_only)
     from boardfit.converters.source.hub import open_repository
 
     spec = open_repository(
@@ -88,28 +88,19 @@ def open_model(
     return spec if str(ref) == name.ref else replace(spec, notes=(*spec.notes, note))
 
 
-def _without_option(spec: ModelSpec, mtp: Mtp | None) -> ModelSpec:
-    if mtp is not None:
-        raise UsageError(
-            "--mtp is for a checkpoint; a GGUF file keeps the blocks that it has",
-            next_step="leave out --mtp, or give the checkpoint that the file was made of",
-        )
-    return spec
-
-
-def _refuse_lora(name: str, lora: AdapterRequest | None) -> None:
+def _refuse_options(name: str, lora: AdapterRequest | None, mtp: Mtp | None) -> None:
+    """Raises for what only a checkpoint takes."""
     if lora is not None:
         raise InputError(
             f"an adapter is merged into a checkpoint's weights, and {printable(name)} is a GGUF "
             "file",
             next_step="give the base model's Hugging Face directory or owner/name with --lora",
         )
-
-
-def _published(name: CatalogueName) -> HubName | None:
-    """The repository of a model in the catalogue; its weights are in the hub only."""
-    known = find_model(name.name)
-    return HubName(known.repo) if known is not None and known.exact else None
+    if mtp is not None:
+        raise UsageError(
+            "--mtp is for a checkpoint; a GGUF file keeps the blocks that it has",
+            next_step="leave out --mtp, or give the checkpoint that the file was made of",
+        )
 
 
 def _is_path(ref: str) -> bool:
