@@ -39,10 +39,7 @@ from boardfit.converters.formats.table import GGUF
 from boardfit.converters.imatrix import Imatrix, read_imatrix
 from boardfit.converters.plan.learned import read_learned
 from boardfit.converters.plan.options import PlanOptions
-from boardfit.converters.plan.weights import (
-    describe_requantizing,
-    find_main_type,
-)
+from boardfit.converters.plan.weights import describe_requantizing, find_main_type
 from boardfit.converters.quality.building import QualityOptions, measure_cards
 from boardfit.converters.quality.card import Card
 from boardfit.converters.spec import ModelSpec
@@ -184,15 +181,12 @@ def check_artifacts(
     for job in jobs:
         artifact = artifacts[job.name]
         if artifact.path not in checks:
-            checks[artifact.path] = check_job(artifact, job, spec)
+            checks[artifact.path] = (
+                check_in_engine(artifact.path, job.plan, spec)
+                if job.is_converted
+                else check_artifact(artifact.path, spec)
+            )
     return checks
-
-
-def check_job(artifact: AnyArtifact, job: BuildJob, spec: ModelSpec) -> dict[str, Any]:
-    """The checks of a written artifact in the engine that will run it."""
-    if job.is_converted:
-        return check_in_engine(artifact.path, job.plan, spec)
-    return check_artifact(artifact.path, spec)
 
 
 def make_all_artifacts(
@@ -204,9 +198,8 @@ def make_all_artifacts(
 ) -> dict[str, AnyArtifact]:
     """The artifact of every job by its name: all GGUFs in one pass over the source."""
     recipes = {
-        job.plan.recipe: find_recipe(request.spec, job.plan.recipe)
-        for job in jobs
-        if not job.is_converted
+        name: make_as_is(find_main_type(request.spec)) if name == AS_IS else load_recipe(name)
+        for name in (job.plan.recipe for job in jobs if not job.is_converted)
     }
     made = make_artifacts(request, recipes, imatrix, folder, reporter)
     converted: dict[str, FormatArtifact] = {}
@@ -224,11 +217,6 @@ def make_all_artifacts(
             converted[job.key] = job.target.load().convert(conversion)
         found[job.name] = converted[job.key]
     return found
-
-
-def find_recipe(spec: ModelSpec, recipe_id: str) -> GgufRecipe:
-    """Find a plan's recipe, or what stands for it where the file is taken as it stands."""
-    return make_as_is(find_main_type(spec)) if recipe_id == AS_IS else load_recipe(recipe_id)
 
 
 def describe_losses(spec: ModelSpec, jobs: Sequence[BuildJob]) -> dict[str, str]:

@@ -185,7 +185,12 @@ class Registry:
                 continue
             if response.status_code == 401 and not response.extensions[_OWN]:
                 response.close()
-                raise self._foreign(response)
+                host = printable(response.request.url.host, 100)
+                raise UnsafeInputError(
+                    f"{self.reference.registry} leads to {host}, which asks for credentials; they "
+                    "are for the registry only",
+                    next_step="ask the registry's operator: its redirects must need no credentials",
+                )
             if response.status_code == 401 and not signed_in:
                 response.close()
                 self._authorization = self._sign_in(response)
@@ -299,13 +304,6 @@ class Registry:
             return self._client.build_request("POST", realm, data=form)
         headers = {"Authorization": known.basic} if known is not None and known.user else {}
         return self._client.build_request("GET", realm, params=wanted, headers=headers)
-
-    def _foreign(self, response: httpx.Response) -> EdgeError:
-        return UnsafeInputError(
-            f"{self.reference.registry} leads to {printable(response.request.url.host, 100)}, "
-            "which asks for credentials; they are for the registry only",
-            next_step="ask the registry's operator: its redirects must need no credentials",
-        )
 
     def _denied_error(self, response: httpx.Response) -> EdgeError:
         who = "these credentials" if self._credentials else "users without credentials"

@@ -15,7 +15,6 @@ from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, list_reci
 from boardfit.converters.plan.candidate import (
     AnswerTime,
     Candidate,
-    Reach,
     find_weakest,
     predict_answer,
 )
@@ -88,7 +87,9 @@ class Planner:
         self._runs: dict[str, MeasuredRun | None] = {}
         self._check_engine()
         self._check_context()
-        self._check_threads()
+        n_threads, n_cores = options.n_threads, profile.n_cores
+        if n_threads is not None and n_threads > n_cores:
+            raise UsageError(f"{n_threads} threads on {profile.name}, which has {n_cores} cores")
         self._check_kv_type()
         self._scale = scale or WeighingScale(spec, has_imatrix=options.has_imatrix)
         if options.recipe == AS_IS:
@@ -122,13 +123,6 @@ class Planner:
             " for; its answers would fall apart",
             next_step=f"use --ctx {trained} or less",
         )
-
-    def _check_threads(self) -> None:
-        n_threads, n_cores = self.options.n_threads, self.profile.n_cores
-        if n_threads is not None and n_threads > n_cores:
-            raise UsageError(
-                f"{n_threads} threads on {self.profile.name}, which has {n_cores} cores"
-            )
 
     def _check_kv_type(self) -> None:
         kv_type = self.options.kv_type
@@ -301,8 +295,10 @@ class Planner:
     def is_in_time(self, candidate: Candidate) -> bool:
         """Whether every user gets the speed demanded; an unknown speed promises nothing."""
         options = self.options
-        if options.needs and self.predict_reach(candidate) == "no":
-            return False
+        if options.needs:
+            times = self.predict_answers(candidate)
+            if times is None or find_weakest(times) == "no":
+                return False
         if options.min_tps is not None:
             rate = candidate.user_tps
             if rate is None or rate < options.min_tps:
@@ -311,11 +307,6 @@ class Planner:
             seconds = candidate.ttft_s(options.n_prompt)
             return seconds is not None and seconds <= options.max_ttft_s
         return True
-
-    def predict_reach(self, candidate: Candidate) -> Reach:
-        """Predict whether the candidate answers all needs in time: the weakest verdict."""
-        times = self.predict_answers(candidate)
-        return "no" if times is None else find_weakest(times)
 
     def predict_answers(self, candidate: Candidate) -> list[AnswerTime] | None:
         """Predict the seconds of the answer to each need; None where no speed is known."""

@@ -76,11 +76,8 @@ class WeighingScale:
 
     def weigh(self, recipe: GgufRecipe) -> RecipeWeights:
         """Exact bytes. Raises UnsupportedModelError for tensors that no recipe can hold."""
-        if recipe.id not in self._weighed:
-            self._weighed[recipe.id] = self._weigh(recipe)
-        return self._weighed[recipe.id]
-
-    def _weigh(self, recipe: GgufRecipe) -> RecipeWeights:
+        if recipe.id in self._weighed:
+            return self._weighed[recipe.id]
         typed = assign_types(self._spec, recipe, has_imatrix=self._has_imatrix)
         data = sum(pad(entry.nbytes, self._alignment) for entry in typed)
         if self._header_bytes is None:
@@ -88,7 +85,8 @@ class WeighingScale:
             plain_data = sum(pad(entry.nbytes, self._alignment) for entry in plain)
             self._header_bytes = artifact_bytes(self._spec, recipe) - plain_data
         tensors = tuple(stored_tensor(entry.tensor, entry.type, entry.nbytes) for entry in typed)
-        return RecipeWeights(self._header_bytes + data, tensors, recipe)
+        weighed = RecipeWeights(self._header_bytes + data, tensors, recipe)
+        return self._weighed.setdefault(recipe.id, weighed)
 
 
 def weigh_as_is(spec: ModelSpec) -> RecipeWeights:
@@ -121,19 +119,12 @@ def is_quantized_file(spec: ModelSpec) -> bool:
     return spec.source.kind == "gguf" and find_main_type(spec) not in FLOAT_TYPES
 
 
-def count_requantized(spec: ModelSpec, recipe: GgufRecipe) -> int:
-    """Count the quantized tensors that a recipe would store in another type: what rounds twice."""
-    if not is_quantized_file(spec):
-        return 0
-    return sum(
+def describe_requantizing(spec: ModelSpec, recipe: GgufRecipe) -> str:
+    """State what is lost by quantizing a quantized file again; empty where no tensor is."""
+    n_again = is_quantized_file(spec) and sum(
         entry.type != entry.tensor.source_type and entry.tensor.source_type not in FLOAT_TYPES
         for entry in assign_types(spec, recipe)
     )
-
-
-def describe_requantizing(spec: ModelSpec, recipe: GgufRecipe) -> str:
-    """State what is lost by quantizing a quantized file again; empty where no tensor is."""
-    n_again = count_requantized(spec, recipe)
     if not n_again:
         return ""
     return (

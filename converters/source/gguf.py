@@ -221,12 +221,8 @@ def _metadata(header: GgufHeader) -> tuple[KeyValue, ...]:
 
 def _name(header: GgufHeader, path: Path) -> str:
     """The file's name, which is what people know; where that names no model, the header's."""
-    stem = _stem(path)
+    match = _SPLIT.fullmatch(path.name)
+    stem = match[1] if match else path.stem
     if path.suffix.lower() == ".gguf" and not _NAMELESS.fullmatch(stem):
         return stem
     return header.text("general.name") or stem
-
-
-def _stem(path: Path) -> str:
-    match = _SPLIT.fullmatch(path.name)
-    return match[1] if match else path.stem

@@ -51,7 +51,8 @@ def plain_names(names: Collection[str]) -> tuple[Mapping[str, str], str | None]:
     """Each stored name's plain name, and a note where they differ. Names stay as they are where no
     one change explains all of them.
     """
-    bare = {name: _without_wrappers(name) for name in names}
+    parts = ((name, name.split(".")) for name in names)
+    bare = {name: ".".join(p for p in split if p not in _WRAPPER_PARTS) for name, split in parts}
     embedding = next((name for name in bare.values() if name.endswith(_EMBEDDING)), None)
     if embedding is None:
         return _accept(bare, names)
@@ -82,10 +83,6 @@ def _accept(
         f"{RENAMED} have parts of a wrapper, which are taken off: "
         f"{printable(example, _SHOWN)} is {printable(changed[example], _SHOWN)}"
     )
-
-
-def _without_wrappers(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in _WRAPPER_PARTS)
 
 
 def describe_left_out(sizes: Iterable[tuple[str, int]], *, can_keep_mtp: bool = False) -> list[str]:
