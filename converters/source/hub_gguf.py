@@ -15,7 +15,7 @@ from boardfit.converters.source.hub import (
     in_hub_cache,
     list_repository,
 )
-from boardfit.converters.source.names import HubName
+from boardfit.converters.source.resolve import HubName
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.input_folder import is_file_below
 from boardfit.edge.errors import InputError

@@ -33,6 +33,7 @@ from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.types import Plan
 
 BOARD_FILES = ("install.sh", "install.py")
+_LICENSES = "licenses/third-party.txt"
 # What add_engine writes; an old one is replaced by the new.
 _OURS = ("wheel", "launcher", "unit", "tool")
 #: Beside the engine and what it requires: logits and speed probes need numpy.
@@ -71,19 +72,16 @@ def add_engine(
     if board is None:
         return add_tools(directory, plan, reporter)
     wheels = collect_wheels(plan.engine, board, reporter, variant)
-    roles = {}
+    roles: dict[str, str] = {}
     for wheel in wheels:
         # '+' begins a local version and is no letter of a bundle's file names.
         target = f"wheels/{wheel.path.name.replace('+', '_')}"
-        place(wheel.path, directory / target)
-        roles[target] = "wheel"
+        roles |= place(directory, target, "wheel", wheel.path)
     for file in BOARD_FILES:
-        place(Path(__file__).with_name("board") / file, directory / "board" / file)
-        roles[f"board/{file}"] = "launcher"
-    write_text(directory / "board" / SERVICE, service_unit(name, plan))
-    roles[f"board/{SERVICE}"] = "unit"
-    write_text(directory / "licenses/third-party.txt", license_table(wheels))
-    roles["licenses/third-party.txt"] = "license"
+        own = Path(__file__).with_name("board") / file
+        roles |= place(directory, f"board/{file}", "launcher", own)
+    roles |= place(directory, f"board/{SERVICE}", "unit", service_unit(name, plan))
+    roles |= place(directory, _LICENSES, "license", license_table(wheels))
     manifest = {
         "python": f"{board.python[0]}.{board.python[1]}",
         "glibc": f"{board.glibc[0]}.{board.glibc[1]}",
@@ -168,16 +166,15 @@ def add_tools(directory: Path, plan: Plan, reporter: Reporter) -> OfflineParts:
             f"only llama.cpp has static tools for phones; this plan uses {plan.engine}",
             next_step="edge build with a GGUF recipe",
         )
-    roles = {}
+    roles = place(directory, _LICENSES, "license", TOOLS_LICENSE)
     for variant in TOOL_PAIR:
         for path in build_tools(variant, reporter=reporter).paths:
-            is_license = path.name == LICENSE
-            target = f"licenses/{path.name}" if is_license else f"tools/{variant}/{path.name}"
-            place(path, directory / target)
-            (directory / target).chmod(0o644 if is_license else 0o755)
-            roles[target] = "license" if is_license else "tool"
-    write_text(directory / "licenses/third-party.txt", TOOLS_LICENSE)
-    roles["licenses/third-party.txt"] = "license"
+            if path.name == LICENSE:
+                roles |= place(directory, f"licenses/{path.name}", "license", path)
+                continue
+            target = f"tools/{variant}/{path.name}"
+            roles |= place(directory, target, "tool", path)
+            (directory / target).chmod(0o755)
     return OfflineParts(roles, {"machine": "aarch64", "tools": list(TOOL_PAIR)})
 
 
@@ -197,17 +194,15 @@ def license_table(wheels: Sequence[Wheel]) -> str:
     return head + "\n".join(lines) + "\n"
 
 
-def place(source: Path, target: Path) -> None:
-    make_way(target)
-    shutil.copyfile(source, target)
-
-
-def write_text(path: Path, text: str) -> None:
-    make_way(path)
-    path.write_text(text, encoding="utf-8")
-
-
-def make_way(path: Path) -> None:
-    """An old file may be a link to another bundle's: it is replaced, never written into."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
+def place(directory: Path, name: str, role: str, content: Path | str) -> dict[str, str]:
+    """Put a file, or a text, into the folder; returns its role by its name. An old file may be a
+    link to another bundle's: it is replaced, never written into.
+    """
+    target = directory / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    if isinstance(content, str):
+        target.write_text(content, encoding="utf-8")
+    else:
+        shutil.copyfile(content, target)
+    return {name: role}

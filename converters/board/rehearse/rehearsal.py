@@ -11,12 +11,12 @@ from boardfit.converters.board.engine.build import TOOL_PAIR
 from boardfit.converters.board.offline.wheelhouse import board_python
 from boardfit.converters.board.rehearse.cpu import choose_cpu, known_models, write_fakes
 from boardfit.converters.board.rehearse.limits import EnforcedLimit, memory_limit
-from boardfit.converters.board.rehearse.reference import host_reference
 from boardfit.converters.board.rehearse.result import LESS_MEMORY, Options, Problem, Rehearsal
-from boardfit.converters.board.rehearse.root import board_root, choose_system
-from boardfit.converters.board.rehearse.run import RehearsalRun
+from boardfit.converters.board.rehearse.run import RehearsalRun, host_reference
 from boardfit.converters.board.rehearse.sandbox import (
     BoardSandbox,
+    board_root,
+    choose_system,
     find_qemu,
     open_sandbox,
     qemu_models,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from boardfit.converters.board.rehearse.cpu import CpuChoice
-from boardfit.converters.board.rehearse.reference import TokenAgreement
 from boardfit.converters.board.rehearse.sandbox import How
 from boardfit.edge.errors import DoesNotFitError, EdgeError, EngineError, IntegrityError
 from boardfit.edge.probe.emulation import GuestMemory
@@ -49,6 +48,19 @@ class Options:
     root: Path | None = None
     free_bytes: int | None = None
     min_agreement: float = MIN_AGREEMENT
+
+
+@dataclass(frozen=True)
+class TokenAgreement:
+    """Of `n` tokens, `equal` are the host's own, and `near` are nearly as likely there."""
+
+    n: int
+    equal: int
+    near: int
+
+    @property
+    def share(self) -> float:
+        return (self.equal + self.near) / self.n if self.n else 0.0
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,13 @@ from boardfit.converters.board.offline.wheelhouse import BoardPython
 from boardfit.converters.board.rehearse.limits import make_cgroup, remove_cgroup
 from boardfit.converters.board.rehearse.rehearsal import rehearse
 from boardfit.converters.board.rehearse.result import Options
-from boardfit.converters.board.rehearse.root import SYSTEMS, board_root, choose_system
-from boardfit.converters.board.rehearse.sandbox import BINFMT, has_binfmt
+from boardfit.converters.board.rehearse.sandbox import (
+    BINFMT,
+    SYSTEMS,
+    board_root,
+    choose_system,
+    has_binfmt,
+)
 from boardfit.converters.build.build import BuildRequest, build
 from boardfit.converters.source.resolve import open_model
 from boardfit.device_profiles.catalog import find_profile
