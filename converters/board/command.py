@@ -23,9 +23,7 @@ VARIANT = click.option(
     help=f"{ALL_VARIANTS}: the board chooses at run time. Or one of {', '.join(SINGLE_VARIANTS)}.",
 )  # fmt: skip
 TOOLS = click.option(
-    "--tools",
-    is_flag=True,
-    help="Use static llama-bench and llama-completion instead, for phones.",
+    "--tools", is_flag=True, help="Use static llama-bench and llama-completion instead, for phones."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON line on stdout.")
 

@@ -182,11 +182,7 @@ def build_language_model(typed: BuildOptions) -> list[tuple[dict[str, object], s
         devices = tuple(load_devices(typed.devices))
         request = BuildRequest(
             spec=open_any_model(
-                typed.model,
-                progress=reporter.progress,
-                say=reporter.say,
-                lora=lora,
-                mtp=typed.mtp,
+                typed.model, progress=reporter.progress, say=reporter.say, lora=lora, mtp=typed.mtp
             ),
             devices=devices,
             output=typed.output,

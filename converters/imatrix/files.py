@@ -17,12 +17,7 @@ import numpy as np
 from gguf import GGUFValueType
 
 from boardfit.converters.formats.gguf.imatrix import Imatrix, Sums
-from boardfit.converters.gguf_packing import (
-    DEFAULT_ALIGNMENT,
-    TensorEntry,
-    pack_header,
-    pack_infos,
-)
+from boardfit.converters.gguf_packing import DEFAULT_ALIGNMENT, TensorEntry, pack_header, pack_infos
 from boardfit.converters.gguf_packing import pack_metadata as _pack_metadata
 from boardfit.converters.spec import KeyValue
 from boardfit.edge.disk.atomic import write_atomic

@@ -28,13 +28,7 @@ from boardfit.converters.oci.artifact import (
     check_config,
     parse_artifact,
 )
-from boardfit.converters.oci.registry import (
-    LEAST_BYTES_S,
-    TOO_SLOW,
-    TRIES,
-    Registry,
-    read_body,
-)
+from boardfit.converters.oci.registry import LEAST_BYTES_S, TOO_SLOW, TRIES, Registry, read_body
 from boardfit.edge.bundle.bundle import (
     MANIFEST,
     MAX_MANIFEST_BYTES,

@@ -74,11 +74,7 @@ def _plan_from(ref: str, lora: AdapterRequest | None) -> Planned:
 def _open(ref: str, lora: AdapterRequest | None = None) -> ModelSpec:
     with TerminalReporter() as reporter:
         return open_any_model(
-            ref,
-            progress=reporter.progress,
-            say=reporter.say,
-            heads_only=lora is None,
-            lora=lora,
+            ref, progress=reporter.progress, say=reporter.say, heads_only=lora is None, lora=lora
         )
 
 

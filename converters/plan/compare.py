@@ -24,13 +24,7 @@ from boardfit.converters.plan.weights import WeighingScale
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from boardfit.device_profiles.models import KnownModel, known_models
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.edge.errors import (
-    DeadlineError,
-    DoesNotFitError,
-    EdgeError,
-    EngineError,
-    UsageError,
-)
+from boardfit.edge.errors import DeadlineError, DoesNotFitError, EdgeError, EngineError, UsageError
 from boardfit.edge.report.rows import align_columns
 from boardfit.edge.terminal.output import echo
 from boardfit.edge.types import Plan
@@ -296,10 +290,7 @@ def echo_format_plans(
 
 
 def format_lines(
-    plans: dict[str, Plan],
-    refused: dict[str, EdgeError],
-    taken: Plan | None,
-    options: PlanOptions,
+    plans: dict[str, Plan], refused: dict[str, EdgeError], taken: Plan | None, options: PlanOptions
 ) -> list[str]:
     """A table of the plans, then the reasons of the one taken, or of a single one."""
     rows = [("format", "recipe", "context", "file", "peak", "prefill", "decode",

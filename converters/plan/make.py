@@ -43,11 +43,7 @@ _CLOSE = 1.05
 
 
 def plan_any(
-    spec: ModelSpec,
-    device: DeviceProfile,
-    format_id: str,
-    options: PlanOptions,
-    learned: Learned,
+    spec: ModelSpec, device: DeviceProfile, format_id: str, options: PlanOptions, learned: Learned
 ) -> Plan:
     """Make the plan for one format, or for the one that `auto` takes."""
     if format_id != AUTO:

@@ -12,12 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, list_recipes, load_recipe
-from boardfit.converters.plan.candidate import (
-    AnswerTime,
-    Candidate,
-    find_weakest,
-    predict_answer,
-)
+from boardfit.converters.plan.candidate import AnswerTime, Candidate, find_weakest, predict_answer
 from boardfit.converters.plan.learned import Learned, MeasuredRun
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.plan.weights import RecipeWeights, WeighingScale, weigh_as_is

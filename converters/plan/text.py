@@ -148,9 +148,7 @@ def _term(kind: str) -> tuple[str, str]:
 def candidate_lines(planner: Planner, chosen: Candidate, rows: Sequence[Candidate]) -> list[str]:
     """Table of the recipes that no other one beats in everything; below it, the beaten ones."""
     beaten = {id(row): find_better(row, rows) for row in rows}
-    lines = [
-        "  recipe    bits/w    ppl+     file      context  KV     peak       decode  prefill",
-    ]
+    lines = ["  recipe    bits/w    ppl+     file      context  KV     peak       decode  prefill"]
     for row in rows:
         is_chosen = row.recipe == chosen.recipe and row.n_ctx == chosen.n_ctx
         if beaten[id(row)] is not None and not is_chosen:

@@ -177,12 +177,7 @@ def is_read_unchanged(spec: ModelSpec) -> bool:
 
 
 def compute(
-    spec: ModelSpec,
-    engine: Engine,
-    text: QualityText,
-    window: int,
-    key: str,
-    progress: Progress,
+    spec: ModelSpec, engine: Engine, text: QualityText, window: int, key: str, progress: Progress
 ) -> None:
     """Evaluate a text and store its log-probabilities under `key`."""
     assert isinstance(engine, LogitsEngine)

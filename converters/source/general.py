@@ -46,11 +46,7 @@ _READ_INTO_NAMES = (
 
 
 def general_metadata(
-    directory: Path,
-    arch: str,
-    tensors: Sequence[TargetTensor],
-    *,
-    model_id: str | None = None,
+    directory: Path, arch: str, tensors: Sequence[TargetTensor], *, model_id: str | None = None
 ) -> tuple[list[KeyValue], list[str]]:
     """`general.*` entries in upstream's order, and notes about documents that could not be read.
     `model_id` (`owner/name`) takes the place of the directory's name, which for a hub snapshot is a

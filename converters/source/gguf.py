@@ -26,12 +26,7 @@ from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, Target
 from boardfit.converters.tokenizers.engine_vocab import open_vocab
 from boardfit.converters.tokenizers.vocab_file import write_vocab_entries
 from boardfit.edge.disk.input_folder import is_file_below
-from boardfit.edge.errors import (
-    EngineError,
-    EngineMissingError,
-    InputError,
-    UnsupportedModelError,
-)
+from boardfit.edge.errors import EngineError, EngineMissingError, InputError, UnsupportedModelError
 from boardfit.edge.files.ggml_types import row_bytes
 from boardfit.edge.files.gguf import GgufHeader, GgufTensor, read_header
 from boardfit.edge.files.gguf.purpose import OTHER_MODALITIES, require_model

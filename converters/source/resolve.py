@@ -23,13 +23,7 @@ from boardfit.converters.source.checkpoint import (
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.models import find_model
 from boardfit.edge.errors import InputError, UnsafeInputError, UsageError
-from boardfit.edge.files.kind import (
-    HEAD_BYTES,
-    UNPICKLE_ADVICE,
-    foreign,
-    open_regular,
-    piece_kind,
-)
+from boardfit.edge.files.kind import HEAD_BYTES, UNPICKLE_ADVICE, foreign, open_regular, piece_kind
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.units import did_you_mean, printable
 
@@ -96,11 +90,7 @@ def open_model(
     from boardfit.converters.source.hub import open_repository
 
     spec = open_repository(
-        name.ref,
-        progress=progress,
-        heads_only=heads_only,
-        lora=lora,
-        keep_mtp=mtp == "keep",
+        name.ref, progress=progress, heads_only=heads_only, lora=lora, keep_mtp=mtp == "keep"
     )
     note = f"{printable(str(ref))} is taken as {name.ref} on the hub"
     return spec if str(ref) == name.ref else replace(spec, notes=(*spec.notes, note))
@@ -231,8 +221,7 @@ def _split(address: str) -> SplitResult:
         return urlsplit(address)
     except ValueError:  # brackets without an IPv6 address, characters that NFKC breaks up
         raise InputError(
-            f"{printable(address)}: not an address",
-            next_step="copy it from the model's page again",
+            f"{printable(address)}: not an address", next_step="copy it from the model's page again"
         ) from None
 
 

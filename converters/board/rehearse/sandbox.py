@@ -249,10 +249,7 @@ def choose_system(board: BoardPython) -> DebianSystem:
 
 
 def board_root(
-    suite: str = "bookworm",
-    *,
-    packages: Sequence[str] = (),
-    say: Say = lambda text: None,
+    suite: str = "bookworm", *, packages: Sequence[str] = (), say: Say = lambda text: None
 ) -> Path:
     """The cached root of a Debian release for arm64, with `packages` besides the minimal ones.
 
