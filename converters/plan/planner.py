@@ -8,6 +8,7 @@ and run are tried from the fastest to the leanest.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -78,7 +79,6 @@ class Planner:
             n_merges=len(spec.get("tokenizer.ggml.merges", ())),
         )
         self._n_threads: int | None = options.n_threads
-        self._lean_kv_types: list[str] | None = None
         self._runs: dict[str, MeasuredRun | None] = {}
         self._check_engine()
         self._check_context()
@@ -204,7 +204,7 @@ class Planner:
         micro-batch before a small one, repacked kernels before the plain ones.
         """
         options = self.options
-        kv_types = [options.kv_type] if options.kv_type else ["f16", *self.list_lean_kv_types()]
+        kv_types = [options.kv_type] if options.kv_type else ["f16", *self.lean_kv_types]
         ubatches = [options.n_ubatch] if options.n_ubatch else list(_UBATCHES)
         for kv_type in kv_types:
             for n_ubatch in ubatches:
@@ -212,13 +212,12 @@ class Planner:
                 for use_mmap, repack in ((True, True), (False, True), (True, False)):
                     yield Way(kv_type, n_ubatch, use_mmap, repack)
 
-    def list_lean_kv_types(self) -> list[str]:
+    @functools.cached_property
+    def lean_kv_types(self) -> list[str]:
         """Cache types smaller than f16 that this model's heads and the engine allow."""
-        if self._lean_kv_types is None:
-            has_heads, costs = bool(self.spec.shape.head_dims), self._costs
-            can = has_heads and costs.can_divide_heads("q8_0") and costs.can_open_with("q8_0")
-            self._lean_kv_types = ["q8_0"] if can else []
-        return self._lean_kv_types
+        has_heads, costs = bool(self.spec.shape.head_dims), self._costs
+        can = has_heads and costs.can_divide_heads("q8_0") and costs.can_open_with("q8_0")
+        return ["q8_0"] if can else []
 
     # -- what it costs ---------------------------------------------------------------------------
 
@@ -233,18 +232,16 @@ class Planner:
             use_mmap=way.use_mmap,
             repack=way.repack,
             n_users=self.options.n_users,
-            n_embedded=self._count_embedded(n_ctx, way.n_ubatch),
+            # Tokens that an embedding model takes in one step.
+            n_embedded=embedding_rows(
+                self.spec.shape.n_vocab, n_ctx, way.n_ubatch, at_once=self.spec.reads_at_once
+            )
+            if self.spec.is_embedder
+            else 0,
         )
         cost = self._costs.cost(weights, run)
         speed = cost.speed if measured is None else measured.replace_estimate(cost.speed)
         return Candidate(**vars(run), weights=weights, cost=cost, speed=speed, measured=measured)
-
-    def _count_embedded(self, n_ctx: int, n_ubatch: int) -> int:
-        """Tokens that an embedding model takes in one step; 0 for a model that generates."""
-        if not self.spec.is_embedder:
-            return 0
-        at_once = self.spec.reads_at_once
-        return embedding_rows(self.spec.shape.n_vocab, n_ctx, n_ubatch, at_once=at_once)
 
     def _count_threads(self, measured: MeasuredRun | None) -> int:
         """The threads asked for, those that a result was measured with, or the fastest number."""

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -245,16 +245,12 @@ def write_rows(
     with _disk_errors(path.parent), new_file(path) as file:
         header = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        _reserve(file, shape[0] * shape[1] * np.dtype(kind).itemsize)
+        n_bytes = shape[0] * shape[1] * np.dtype(kind).itemsize
+        if hasattr(os, "posix_fallocate") and n_bytes:  # take the room now, not after an hour
+            file.flush()
+            os.posix_fallocate(file.fileno(), file.tell(), n_bytes)
         for rows in blocks:
             file.write(np.ascontiguousarray(rows, dtype=kind).data)
-
-
-def _reserve(file: BinaryIO, n_bytes: int) -> None:
-    """Take the room on the disk now, before an hour of computing."""
-    if hasattr(os, "posix_fallocate") and n_bytes:
-        file.flush()
-        os.posix_fallocate(file.fileno(), file.tell(), n_bytes)
 
 
 @contextmanager

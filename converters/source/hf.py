@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -251,36 +252,27 @@ def refuse_without_config(directory: Path) -> NoReturn:
 
 def language_models(directory: Path) -> list[Path]:
     """The GGUF files of a folder that hold a language model, the first part of a split one."""
-    paths = sorted(directory.glob("*.gguf"))[:_MOST_FILES]
-    return [path for path in paths if _is_language_model(path)]
+    found = []
+    for path in sorted(directory.glob("*.gguf"))[:_MOST_FILES]:
+        part = re.search(r"-(\d{5})-of-\d{5}\.gguf$", path.name)
+        with contextlib.suppress(EdgeError, OSError):
+            if (part is None or part[1] == "00001") and find_purpose(read_header(path)) is None:
+                found.append(path)
+    return found
 
 
 def inner_models(directory: Path) -> list[Path]:
     """Folders inside that hold a model or an adapter, the latest of a training run first."""
-    found = list(islice(_inner_folders(directory), _MOST_FILES))
-    return sorted(found, key=lambda path: (-_last_number(path.name), path.name))
-
-
-def _inner_folders(directory: Path) -> Iterator[Path]:
     # Of the hub's cache: a model's folder, all of them, and the folder around.
-    for pattern in ("*", "snapshots/*", "models--*/snapshots/*", "hub/models--*/snapshots/*"):
-        for path in directory.glob(pattern):
-            if path.is_dir() and any(has_file(path / name) for name in _MODEL_CONFIGS):
-                yield path
+    patterns = ("*", "snapshots/*", "models--*/snapshots/*", "hub/models--*/snapshots/*")
+    inside = (path for pattern in patterns for path in directory.glob(pattern) if path.is_dir())
+    models = (p for p in inside if any(has_file(p / name) for name in _MODEL_CONFIGS))
 
+    def latest(path: Path) -> tuple[int, str]:
+        digits = re.findall(r"\d{1,9}", path.name)
+        return -int(digits[-1]) if digits else 0, path.name
 
-def _last_number(name: str) -> int:
-    digits = re.findall(r"\d{1,9}", name)
-    return int(digits[-1]) if digits else 0
-
-
-def _is_language_model(path: Path) -> bool:
-    if (match := re.search(r"-(\d{5})-of-\d{5}\.gguf$", path.name)) and match[1] != "00001":
-        return False
-    try:
-        return find_purpose(read_header(path)) is None
-    except (EdgeError, OSError):
-        return False
+    return sorted(islice(models, _MOST_FILES), key=latest)
 
 
 def _without_config(directory: Path, next_step: str) -> InputError:

@@ -547,7 +547,10 @@ def _offset(progress: Progress | None, done: int, total: int) -> Advance:
 
 
 def _require_space(repo_id: str, files: Sequence[RemoteFile], directory: Path) -> None:
-    needed = sum(file.size - _bytes_here(directory, file) for file in files)
+    # Files may be here already, whole or in part.
+    paths = ((f, directory / f.name, directory / f"{f.name}.part") for f in files)
+    here = ((f, next((p for p in both if p.is_file()), None)) for f, *both in paths)
+    needed = sum(max(0, f.size - (p.stat().st_size if p else 0)) for f, p in here)
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise DoesNotFitError(
@@ -556,15 +559,6 @@ def _require_space(repo_id: str, files: Sequence[RemoteFile], directory: Path) -
             shortfall_bytes=needed - free,
             next_step="make room, or set BOARDFIT_CACHE to a directory on a larger disk",
         )
-
-
-def _bytes_here(directory: Path, file: RemoteFile) -> int:
-    """How much of a file is on disk already, whole or in part."""
-    for name in (file.name, file.name + ".part"):
-        path = directory / name
-        if path.is_file():
-            return min(path.stat().st_size, file.size)
-    return 0
 
 
 def _refuse_without_weights(repo_id: str, names: Sequence[str]) -> None:
