@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from boardfit.converters.build import verify
 from boardfit.converters.build.jobs import (
     BuildJob,
     check_devices,
@@ -24,12 +25,6 @@ from boardfit.converters.build.jobs import (
     make_jobs,
 )
 from boardfit.converters.build.seal import AnyArtifact, imatrix_identity, make_manifest, seal
-from boardfit.converters.build.verify import (
-    check_artifact,
-    check_in_engine,
-    check_template,
-    check_vocabulary,
-)
 from boardfit.converters.formats.base import Conversion, FormatArtifact
 from boardfit.converters.formats.gguf.as_is import write_as_is
 from boardfit.converters.formats.gguf.assign import assign_types
@@ -112,8 +107,8 @@ def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
         reporter.say(text)
     adders = {job.name: adding_engine(request, job.device, reporter) for job in jobs}
     reporter.stage("checking the tokenizer")
-    template = check_template(request.spec, request.thinking, request.template_variables)
-    vocabulary = template | check_vocabulary(
+    template = verify.check_template(request.spec, request.thinking, request.template_variables)
+    vocabulary = template | verify.check_vocabulary(
         request.spec, accept_normalization=request.accept_tokenizer
     )
     with work_beside(request.output, "build", resume=True, stale=["bundles"]) as work:
@@ -182,9 +177,9 @@ def check_artifacts(
         artifact = artifacts[job.name]
         if artifact.path not in checks:
             checks[artifact.path] = (
-                check_in_engine(artifact.path, job.plan, spec)
+                verify.check_in_engine(artifact.path, job.plan, spec)
                 if job.is_converted
-                else check_artifact(artifact.path, spec)
+                else verify.check_artifact(artifact.path, spec)
             )
     return checks
 

@@ -11,18 +11,9 @@ import click
 
 from boardfit.converters.formats.gguf.recipe import AS_IS, is_as_is
 from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
+from boardfit.converters.plan import compare
 from boardfit.converters.plan.catalogue import open_to_plan
 from boardfit.converters.plan.choose import choose_candidate
-from boardfit.converters.plan.compare import (
-    board_lines,
-    board_record,
-    echo_format_plans,
-    plan_boards,
-    plan_sizes,
-    refusal_record,
-    size_lines,
-    size_record,
-)
 from boardfit.converters.plan.learned import Learned, read_learned
 from boardfit.converters.plan.options import PREFERENCES, PlanOptions, make_needs
 from boardfit.converters.plan.planner import Planner
@@ -184,7 +175,7 @@ def plan_command(
     profiles = load_devices(devices or (THIS_MACHINE,))
     spec, options = _open_to_plan(model, options, lora)
     if (wanted := parse_formats(formats)) != (GGUF,):
-        echo_format_plans(spec, profiles, wanted, options, _learned(), as_json=as_json)
+        compare.echo_format_plans(spec, profiles, wanted, options, _learned(), as_json=as_json)
         return
     _echo_plans(spec, profiles, options, explain=explain, as_json=as_json)
 
@@ -245,20 +236,20 @@ def _learned() -> Learned:
 
 def _echo_sizes(profiles: list[DeviceProfile], options: PlanOptions, as_json: bool) -> None:
     for number, profile in enumerate(profiles):
-        rows = plan_sizes(profile, options)
+        rows = compare.plan_sizes(profile, options)
         if as_json:
-            echo(json.dumps(size_record(profile, rows, options)))
+            echo(json.dumps(compare.size_record(profile, rows, options)))
             continue
-        echo("\n".join(([""] if number else []) + size_lines(profile, rows, options)))
+        echo("\n".join(([""] if number else []) + compare.size_lines(profile, rows, options)))
 
 
 def _echo_boards(spec: ModelSpec, options: PlanOptions, as_json: bool) -> None:
-    rows = plan_boards(spec, all_profiles().values(), options, learned=_learned())
+    rows = compare.plan_boards(spec, all_profiles().values(), options, learned=_learned())
     if as_json:
         for row in rows:
-            echo(json.dumps(board_record(row, options)))
+            echo(json.dumps(compare.board_record(row, options)))
     else:
-        echo("\n".join(board_lines(spec, rows, options)))
+        echo("\n".join(compare.board_lines(spec, rows, options)))
     if not any(row.chosen for row in rows):
         raise DoesNotFitError("no known board fits", next_step="relax the requirements")
 
@@ -270,4 +261,4 @@ def _echo_refusal(spec: ModelSpec, profile: DeviceProfile, error: EdgeError, as_
             echo(f"  {error.next_step}")
         return
     shortfall = getattr(error, "shortfall_bytes", None)
-    echo(json.dumps(refusal_record(error, device=profile.id, shortfall_bytes=shortfall)))
+    echo(json.dumps(compare.refusal_record(error, device=profile.id, shortfall_bytes=shortfall)))

@@ -25,13 +25,7 @@ import numpy as np
 
 from boardfit.converters.formats.gguf.recipe import GgufRecipe
 from boardfit.converters.formats.gguf.write import write_many
-from boardfit.converters.quality.divergence import (
-    ROWS,
-    SOURCE,
-    log_softmax,
-    scored_positions,
-    windows,
-)
+from boardfit.converters.quality import divergence
 from boardfit.converters.quality.texts import QualityText
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.atomic import new_file, write_atomic
@@ -78,7 +72,7 @@ class QualityReference:
         """For every window: its tokens, the scored positions, the source's log-probabilities."""
         row = 0
         for window, positions in zip(
-            windows(len(self.tokens), self.window), self.positions, strict=True
+            divergence.windows(len(self.tokens), self.window), self.positions, strict=True
         ):
             yield list(self.tokens[window]), positions, self.log_probs[row : row + len(positions)]
             row += len(positions)
@@ -183,7 +177,7 @@ def compute(
     assert isinstance(engine, LogitsEngine)
     tokens, counts = text.tokens(engine)
     starts_with_bos = bool(text.content) and len(tokens) > engine.count(text.content)
-    parts = list(windows(min(len(tokens), n_tokens_wanted(spec)), window))
+    parts = list(divergence.windows(min(len(tokens), n_tokens_wanted(spec)), window))
     if not parts:
         raise UsageError(
             f"the quality text {text.name} has {len(tokens)} tokens; at least {window} are needed",
@@ -191,7 +185,8 @@ def compute(
         )
     n_vocab = count_vocab(spec)
     positions = [
-        [i for i in scored_positions(window) if counts[part.start + i + 1]] for part in parts
+        [i for i in divergence.scored_positions(window) if counts[part.start + i + 1]]
+        for part in parts
     ]
     n_scored = sum(map(len, positions))
     large = n_scored * n_vocab * 4 > _FLOAT32_BYTES
@@ -212,8 +207,12 @@ def compute(
                     round((i + part / max(1, whole)) * 1000), len(parts) * 1000
                 ),
             )
-            for start in range(0, len(positions[i]), ROWS):
-                yield log_softmax(logits[positions[i][start : start + ROWS]], n_vocab, SOURCE)
+            for start in range(0, len(positions[i]), divergence.ROWS):
+                yield divergence.log_softmax(
+                    logits[positions[i][start : start + divergence.ROWS]],
+                    n_vocab,
+                    divergence.SOURCE,
+                )
             read.extend(piece)
 
     write_rows(folder / f"{key}.npy", shape, kind, blocks())

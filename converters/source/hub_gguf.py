@@ -6,15 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from boardfit.converters.source import hub
 from boardfit.converters.source.gguf import open_gguf
-from boardfit.converters.source.hub import (
-    RemoteFile,
-    Unreachable,
-    bring_files,
-    hub_home,
-    in_hub_cache,
-    list_repository,
-)
 from boardfit.converters.source.resolve import HubName
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.input_folder import is_file_below
@@ -38,15 +31,17 @@ def open_gguf_in_repository(
     """
     revision = name.revision or "main"
     try:
-        commit, siblings = list_repository(name.repo_id, revision)
-    except Unreachable as error:
+        commit, siblings = hub.list_repository(name.repo_id, revision)
+    except hub.Unreachable as error:
         return open_gguf(_find_here(name, str(error)))
     files = choose_gguf(name, siblings)
-    directory = bring_files(name.repo_id, commit, files, progress=progress, heads_only=heads_only)
+    directory = hub.bring_files(
+        name.repo_id, commit, files, progress=progress, heads_only=heads_only
+    )
     return open_gguf(directory / files[0].name)
 
 
-def choose_gguf(name: HubName, siblings: Sequence[RemoteFile]) -> list[RemoteFile]:
+def choose_gguf(name: HubName, siblings: Sequence[hub.RemoteFile]) -> list[hub.RemoteFile]:
     """The one GGUF that is meant, as its parts in order. Raises InputError with the choice."""
     models = [s for s in siblings if _SAFE.fullmatch(s.name) and not _NO_MODEL.search(s.name)]
     names = sorted(file.name for file in models)
@@ -79,13 +74,13 @@ def _has_quant(file: str, quant: str) -> bool:
 
 def _find_here(name: HubName, why: str) -> Path:
     """An earlier download of the file. Raises InputError with the way to get it."""
-    commits = sorted(path for path in hub_home(name.repo_id).glob("*") if path.name != "refs")
+    commits = sorted(path for path in hub.hub_home(name.repo_id).glob("*") if path.name != "refs")
     for commit in commits:
         names = [str(path.relative_to(commit)) for path in sorted(commit.rglob("*.gguf"))]
-        if files := [RemoteFile(n, 0, None) for n in names if is_file_below(commit, n)]:
+        if files := [hub.RemoteFile(n, 0, None) for n in names if is_file_below(commit, n)]:
             return commit / choose_gguf(name, files)[0].name
     if name.file is not None:
-        cached = in_hub_cache(name.repo_id, name.revision or "main", [name.file])
+        cached = hub.in_hub_cache(name.repo_id, name.revision or "main", [name.file])
         if cached is not None:
             return cached / name.file
     pattern = name.file or f"--include '*{name.quant}*.gguf'"

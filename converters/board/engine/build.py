@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from boardfit.converters.board.engine import store
 from boardfit.converters.board.engine import variants as v
 from boardfit.converters.board.engine.pack import pack_wheel, read_symbols
 from boardfit.converters.board.engine.source import (
@@ -18,13 +19,6 @@ from boardfit.converters.board.engine.source import (
     VERSION,
     fetch_sdist,
     unpack_source,
-)
-from boardfit.converters.board.engine.store import (
-    BuiltEngine,
-    building,
-    load_engine,
-    make_key,
-    save_engine,
 )
 from boardfit.converters.board.engine.toolchain import (
     Toolchain,
@@ -47,7 +41,7 @@ TOOL_PAIR = ("armv8.0", "armv8.2-dotprod")
 
 def build_wheel(
     variant: str = v.ALL_VARIANTS, *, jobs: int | None = None, reporter: Reporter | None = None
-) -> BuiltEngine:
+) -> store.BuiltEngine:
     """The engine's wheel for arm64, from the cache or compiled now (5 minutes on two cores).
 
     `variant` is `all` or a key of SINGLE_VARIANTS. A single-variant wheel takes the libraries
@@ -60,12 +54,12 @@ def build_wheel(
     own = v.ALL_FLAGS if variant == v.ALL_VARIANTS else v.march_flags(variant)
     flags = (*v.COMMON_FLAGS, *v.SHARED_FLAGS, *own)
     toolchain = find_toolchain()
-    key = make_key([VERSION, SDIST_SHA256, variant, flags, toolchain.version, PACKING])
-    if found := load_engine(key):
+    key = store.make_key([VERSION, SDIST_SHA256, variant, flags, toolchain.version, PACKING])
+    if found := store.load_engine(key):
         return found
     base = None if variant == v.ALL_VARIANTS else build_wheel(jobs=jobs, reporter=reporter)
-    with building(key, reporter.stage) as work:
-        if found := load_engine(key):  # another process built it while we waited
+    with store.building(key, reporter.stage) as work:
+        if found := store.load_engine(key):  # another process built it while we waited
             return found
         bench = _Bench(work, toolchain, jobs, reporter)
         kernels = bench.unpack(variant)
@@ -90,7 +84,7 @@ def build_wheel(
 
 def build_tools(
     variant: str, *, jobs: int | None = None, reporter: Reporter | None = None
-) -> BuiltEngine:
+) -> store.BuiltEngine:
     """Static `llama-bench` and `llama-completion` for arm64: for phones, which have no Python. A
     static program cannot choose its kernels when it runs, so phones get a pair (TOOL_PAIR) and
     their cpuinfo (`asimddp`) decides. The pair is built together: all but the kernels is the same.
@@ -101,18 +95,18 @@ def build_tools(
     toolchain = find_toolchain()
     wanted = TOOL_PAIR if variant in TOOL_PAIR else (variant,)
     keys = {name: tools_key(name, toolchain) for name in wanted}
-    if found := load_engine(keys[variant]):
+    if found := store.load_engine(keys[variant]):
         return found
-    with building(f"tools-{keys[wanted[0]]}", reporter.stage) as work:
+    with store.building(f"tools-{keys[wanted[0]]}", reporter.stage) as work:
         bench = _Bench(work, toolchain, jobs, reporter)
         bench.unpack(variant)
         for name, key in keys.items():
-            if load_engine(key) is None:
+            if store.load_engine(key) is None:
                 bench.compile(f"static tools for arm64 ({name})", tools_flags(name), TOOLS)
                 files = {tool: strip(toolchain, work / "build/bin" / tool) for tool in TOOLS}
                 files[LICENSE] = (bench.source / "vendor/llama.cpp/LICENSE").read_bytes()
                 bench.publish("tools", name, key, files, (name,))
-    found = load_engine(keys[variant])
+    found = store.load_engine(keys[variant])
     assert found is not None
     return found
 
@@ -123,7 +117,9 @@ def tools_flags(variant: str) -> tuple[str, ...]:
 
 def tools_key(variant: str, toolchain: Toolchain) -> str:
     flags = tools_flags(variant)
-    return make_key([VERSION, SDIST_SHA256, "tools", flags, TOOLS, toolchain.version, PACKING])
+    return store.make_key(
+        [VERSION, SDIST_SHA256, "tools", flags, TOOLS, toolchain.version, PACKING]
+    )
 
 
 @dataclass
@@ -165,7 +161,7 @@ class _Bench:
         files: Mapping[str, bytes],
         kernels: tuple[str, ...],
         **of_wheel: str,
-    ) -> BuiltEngine:
+    ) -> store.BuiltEngine:
         """Store the files; programs can be executed."""
         partial = _fresh_folder(self.work / "out")
         for name, data in files.items():
@@ -173,11 +169,11 @@ class _Bench:
         hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
         seconds = round(time.monotonic() - self.started_s, 1)
         self.started_s = time.monotonic()
-        built = BuiltEngine(
+        built = store.BuiltEngine(
             kind, VERSION, variant, key, partial, hashes, kernels, self.toolchain.version, seconds,
             **of_wheel,
         )  # fmt: skip
-        return save_engine(built, partial)
+        return store.save_engine(built, partial)
 
 
 def shared_libraries(wheel: Path) -> dict[str, bytes]:
