@@ -58,11 +58,9 @@ def build(
     template_variables: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Make a 4-bit artifact of a model sized to a board, in a verified bundle at `output`.
-
     `with_engine` adds the engine, compiled for the board, and all it needs to run there offline.
-    `mtp` keeps or drops a checkpoint's head that guesses tokens ahead; unasked, it is dropped.
-    `thinking` and `template_variables` are how its chat template is rendered, unless a user
-    overrides them.
+    `mtp` keeps or drops a checkpoint's head that guesses tokens ahead. `thinking` and
+    `template_variables` are how its chat template is rendered, unless a user overrides them.
     """
     request = BuildRequest(
         spec=open_any_model(str(model), mtp=mtp),

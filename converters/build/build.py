@@ -57,9 +57,8 @@ if TYPE_CHECKING:
 class BuildRequest:
     """What to build. `imatrix` is upstream's imatrix file, or a text to compute one from.
     `with_engine` adds what each board needs to run its bundle offline; `python` is the board's
-    Python where it is not the profile's. `formats` are of `boardfit.converters.formats.table`.
-    `sign` puts a signature beside every manifest. `accept_tokenizer` goes on where the engine does
-    not normalize text as the checkpoint does.
+    Python where it is not the profile's. `sign` puts a signature beside every manifest.
+    `accept_tokenizer` goes on where the engine does not normalize text as the checkpoint does.
     """
 
     spec: ModelSpec
@@ -88,13 +87,10 @@ class Built:
 
 
 def build(request: BuildRequest, reporter: Reporter) -> list[Built]:
-    """Build one bundle per device and format. A single one is at `output`, several are below it
-    (`boardfit.converters.build.jobs.job_name`).
-
+    """Build one bundle per device and format: at `output`, or several below it (`jobs.job_name`).
     Raises UsageError when the output exists, DoesNotFitError when a board, the host's memory or the
     disk is too small (before the first byte), UnsupportedModelError for a family that a format
-    cannot hold, IntegrityError when a result fails its checks or is too far from its source;
-    nothing is left at `output` then.
+    cannot hold, IntegrityError when a result fails its checks; nothing is left at `output` then.
     """
     check_devices(request.devices)
     check_output(request.output, request.overwrite)

@@ -69,14 +69,10 @@ def compute(
     process_output: bool = False,
     progress: Progress | None = None,
 ) -> Imatrix:
-    """Run `text` (UTF-8) through the GGUF `model` in chunks of `n_ctx` tokens and write `out`. A
-    path is taken through the same door as every model that is run here.
-
-    The model should be stored in F16, BF16 or Q8_0. `process_output` includes the output matrix.
-    `progress(done, total)` counts chunks.
-
-    Raises UsageError for a text shorter than two chunks, InputError for a model or text that cannot
-    be read or activations that are not finite, EngineMissingError without the engine.
+    """Run `text` (UTF-8) through the GGUF `model` (F16, BF16 or Q8_0) in chunks of `n_ctx` tokens
+    and write `out`. `process_output` includes the output matrix. Raises UsageError for a text
+    shorter than two chunks, InputError for a model or text that cannot be read or activations that
+    are not finite, EngineMissingError without the engine.
     """
     if n_ctx < _MIN_ROWS:
         raise UsageError(f"n_ctx must be at least {_MIN_ROWS}, got {n_ctx}")

@@ -92,12 +92,10 @@ def pull(
 ) -> Pulled:
     """Bring the reference's bundle to `output`. With `keys` it must be signed by one of them, not
     expired, and no older than what was pulled before (but for `allow_older`), which is checked
-    before anything large is fetched.
-
-    Raises UsageError when something else is at `output`, InputError when there is no such artifact
-    or it is no bundle, UnsafeInputError when it breaks a rule, DoesNotFitError when the disk is too
-    small, IntegrityError when bytes or signatures are wrong, DeviceUnreachableError when the
-    connection breaks again and again.
+    first. Raises UsageError when something else is at `output`, InputError when there is no such
+    bundle, UnsafeInputError when it breaks a rule, DoesNotFitError when the disk is too small,
+    IntegrityError when bytes or signatures are wrong, DeviceUnreachableError when the connection
+    keeps breaking.
     """
     began_s, place = time.monotonic(), str(registry.reference)
     reporter.stage(f"asking {registry.reference.registry}")

@@ -121,9 +121,8 @@ def make_plan(
     learned: Learned | None = None,
 ) -> Plan:
     """Make the plan for one model as GGUF on one board; `learned` results replace estimates. Raises
-    DoesNotFitError (shortfall in bytes, nearest change that fits), DeadlineError when it fits but
-    not in the time asked for, InputError for a context beyond the trained one, UsageError for an
-    unknown recipe.
+    DoesNotFitError (shortfall in bytes, nearest change that fits), DeadlineError when only time is
+    short, InputError for a context beyond the trained one, UsageError for an unknown recipe.
     """
     planner = Planner(spec, profile, options or PlanOptions(), learned=learned)
     return assemble_plan(planner, choose_candidate(planner))

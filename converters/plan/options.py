@@ -42,13 +42,11 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What the user has fixed; None leaves the choice to the plan.
-
-    `has_imatrix` is whether the build will weigh activations, which changes some recipes' types.
-    `min_tps` and `max_ttft_s` are promises that every user must get: tokens per second while
-    answering, and seconds from a question of `n_prompt` tokens to the first token. With `n_users`
-    above one, each has a context of `n_ctx` of its own, and they are served in turns. `needs` are a
-    workload's requests and their time (`make_needs`); without `n_ctx`, the context holds them all.
+    """What the user has fixed; None leaves the choice to the plan. `has_imatrix` is whether the
+    build will weigh activations, which changes some recipes' types. `min_tps` and `max_ttft_s` are
+    promised to every user: tokens per second, and seconds from a question of `n_prompt` tokens to
+    the first token. Each of `n_users` has a context of `n_ctx`, and they are served in turns.
+    `needs` are a workload's requests and their time; without `n_ctx`, the context holds them all.
     """
 
     recipe: str | None = None

@@ -51,10 +51,9 @@ def measure_card(
     is_sample: bool = False,
     progress: Progress | None = None,
 ) -> Card:
-    """Open `model` in the engine that will run it and compare it with its source on every text. The
-    context is that of the references' windows, or of the task where one follows. A model too large
-    for this host's memory gets a card that states it. Raises EngineError for an engine that cannot
-    give distributions.
+    """Open `model` in the engine that will run it and compare it with its source on every text. A
+    model too large for this host's memory gets a card that states it. Raises EngineError for an
+    engine that cannot give distributions.
     """
     window = max(reference.window for reference in references)
     settings = replace(settings, need_bytes=None, n_ctx=max(window, 512 if is_sample else window))

@@ -87,11 +87,9 @@ def read_references(
     threads: int | None = None,
     reporter: Reporter | None = None,
 ) -> list[QualityReference]:
-    """References for all texts, from the cache or computed now; `work` is a folder on a disk with
-    room for the source in F32.
-
-    Raises DoesNotFitError when the source does not fit this host's memory or disk, EngineMissing-
-    Error without llama.cpp, UsageError for a text shorter than a window.
+    """References for all texts, from the cache or computed now; `work` has room for the source in
+    F32. Raises DoesNotFitError when the source does not fit this host's memory or disk,
+    EngineMissingError without llama.cpp, UsageError for a text shorter than a window.
     """
     reporter = reporter or SilentReporter()
     if not is_installed("llama_cpp"):

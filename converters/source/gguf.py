@@ -50,9 +50,8 @@ _PLAIN: dict[str, np.dtype[Any]] = {
 
 def open_gguf(path: Path) -> ModelSpec:
     """Describe the model in a GGUF file; for a split model any part's path will do. Raises
-    InputError and UnsafeInputError as `edge.files.gguf.read_header` does. InputError for a split
-    model with parts that are absent or do not belong together, UnsupportedModelError for a GGUF
-    that is not a language model.
+    InputError and its kinds as `read_header` does, and for parts that are absent or do not belong
+    together, UnsupportedModelError for a GGUF that is not a language model.
     """
     paths = _parts(path)
     headers = [read_header(p, arrays="full", below=_folder(p, path)) for p in paths]

@@ -75,12 +75,10 @@ def open_directory(
     lora: AdapterRequest | None = None,
     keep_mtp: bool = False,
 ) -> ModelSpec:
-    """Describe the model in a directory; tensors stay on disk until they are read.
-
-    `lora` is merged into the weights as they are read. `keep_mtp` keeps the head that guesses
-    several tokens ahead (MTP). `repo_id` and `revision` are for directories that came from a
-    hub. Raises InputError (and its kinds) for a checkpoint that cannot be converted, NoFamilyError
-    where upstream's converter may.
+    """Describe the model in a directory; tensors stay on disk until they are read. `lora` is merged
+    into the weights as they are read. `keep_mtp` keeps the head that guesses several tokens ahead.
+    Raises InputError and its kinds for what cannot be converted, NoFamilyError where upstream's
+    converter may.
     """
     documents.check_folder(directory)
     if not documents.has_file(directory / "config.json"):

@@ -86,9 +86,8 @@ def build_tools(
     variant: str, *, jobs: int | None = None, reporter: Reporter | None = None
 ) -> store.BuiltEngine:
     """Static `llama-bench` and `llama-completion` for arm64: for phones, which have no Python. A
-    static program cannot choose its kernels when it runs, so phones get a pair (TOOL_PAIR) and
-    their cpuinfo (`asimddp`) decides. The pair is built together: all but the kernels is the same.
-    Raises as `build_wheel`.
+    static program cannot choose its kernels, so phones get a pair (TOOL_PAIR) and their cpuinfo
+    decides. The pair is built together: all but the kernels is the same. Raises as `build_wheel`.
     """
     reporter = reporter or SilentReporter()
     v.march_flags(variant)

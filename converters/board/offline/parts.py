@@ -58,13 +58,10 @@ def add_engine(
     python: str | None = None,
     variant: str = ALL_VARIANTS,
 ) -> OfflineParts:
-    """Put into the bundle folder `directory` what `device` needs to run `plan` without a network.
-
-    Boards with glibc get wheels for their Python, an installer and a service unit; phones get
-    static tools. Nothing is sealed: the caller adds the roles to the manifest.
-
-    Raises UsageError for a board that our engines cannot run on, EngineMissingError when the cross
-    toolchain, pip or a wheel is missing, EngineError when compiling fails.
+    """Put into the bundle folder `directory` what `device` needs to run `plan` without a network:
+    wheels, an installer and a service unit, or static tools for phones. The caller seals it with
+    the roles. Raises UsageError for a board that our engines cannot run on, EngineMissingError when
+    the cross toolchain, pip or a wheel is missing, EngineError when compiling fails.
     """
     if plan.engine not in ENGINES:
         raise UsageError(f"unknown engine {plan.engine!r}; known: {', '.join(ENGINES)}")

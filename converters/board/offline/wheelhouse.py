@@ -72,13 +72,9 @@ def fetch_wheels(
     say: Say,
     pins: Mapping[str, str] = EMPTY,
 ) -> list[Wheel]:
-    """Fetch the wheels that satisfy `requirements` on the board, from the cache or with pip.
-
-    The wheel files `local` are included. The wheels are sorted by name. With `pins` (as
-    `load_pins` returns them) only these versions are fetched, and only with these hashes.
-
-    Raises EngineMissingError when pip cannot get one: no network, or no such wheel. Raises
-    IntegrityError for a wheel that is not the pinned one.
+    """Fetch the wheels that satisfy `requirements` on the board, from the cache or with pip, sorted
+    by name; the files `local` are included. With `pins` only these versions and hashes are fetched.
+    Raises EngineMissingError when pip cannot get one, IntegrityError for one that is not pinned.
     """
     own = [hashlib.sha256(path.read_bytes()).hexdigest() for path in local]
     key = make_key([requirements, own, board.python, board.platforms, *sorted(pins.items())])

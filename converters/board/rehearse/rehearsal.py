@@ -101,9 +101,8 @@ def find_root(bundle: Bundle, device: DeviceProfile, options: Options, reporter:
 
 
 def work_parent(bundle: Bundle) -> Path | None:
-    """Choose a work folder beside the bundle, so that a big model is linked and not copied. Return
-    None (the system's temporary folder) if that is impossible: no right to write, or a card mounted
-    noexec. proot cannot take a path with a colon.
+    """A work folder beside the bundle, so that a big model is linked and not copied; None where
+    none can be made there: no right to write, a card mounted noexec, a colon in the path (proot).
     """
     parent = bundle.path.absolute().parent
     noexec = os.statvfs(parent).f_flag & getattr(os, "ST_NOEXEC", 0)

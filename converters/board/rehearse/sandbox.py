@@ -251,12 +251,9 @@ def choose_system(board: BoardPython) -> DebianSystem:
 def board_root(
     suite: str = "bookworm", *, packages: Sequence[str] = (), say: Say = lambda text: None
 ) -> Path:
-    """The cached root of a Debian release for arm64, with `packages` besides the minimal ones.
-
-    Made now if it is not there: 10 s and 130 MB with a near mirror. BOARDFIT_DEBIAN_MIRROR names
-    another mirror than deb.debian.org. Treat it as read-only: it is shared.
-
-    Raises EngineMissingError when mmdebstrap is missing, or the mirror cannot be reached.
+    """The cached root of a Debian release for arm64, made now if it is not there: 10 s and 130 MB
+    with a near mirror (BOARDFIT_DEBIAN_MIRROR). It is shared: read only. Raises EngineMissingError
+    when mmdebstrap is missing, or the mirror cannot be reached.
     """
     wanted = sorted({*PACKAGES, *packages})
     mirror = os.environ.get("BOARDFIT_DEBIAN_MIRROR", "http://deb.debian.org/debian")
