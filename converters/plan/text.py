@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boardfit.converters.plan.candidate import Candidate, find_better
@@ -13,7 +12,7 @@ from boardfit.converters.plan.planner import Planner
 from boardfit.device_profiles.cost.memory import kv_bytes_read
 from boardfit.device_profiles.cost.speed import load_seconds, weight_bytes_read
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.device_profiles.toml_parser import read_own_toml
 from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 _BAR_WIDTH = 24
 # What each kind of memory is, and where it is computed; the formulas' own sources stand there.
-_TERMS = decode_toml(Path(__file__).with_name("memory_terms.toml").read_text(encoding="utf-8"))
+_TERMS = read_own_toml(__file__, "memory_terms.toml")
 
 
 def plan_lines(planner: Planner, chosen: Candidate, *, explain: bool) -> list[str]:

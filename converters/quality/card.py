@@ -16,17 +16,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from boardfit.converters.quality.divergence import Divergence, Estimate, Tally
 from boardfit.converters.quality.reference import QualityReference
 from boardfit.converters.sample.examples import MAX_NEW_TOKENS, read_conversations
-from boardfit.device_profiles.toml_parser import TOMLDecodeError, decode_toml
+from boardfit.device_profiles.toml_parser import read_own_toml
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.model_file import built_file
-from boardfit.edge.errors import DoesNotFitError, EngineError, InputError, IntegrityError
+from boardfit.edge.errors import DoesNotFitError, EngineError, IntegrityError
 from boardfit.edge.terminal.progress import Progress
 from boardfit.edge.types import Engine, GenerationConfig, LogitsEngine, Message
 
@@ -83,8 +83,8 @@ def measure_card(
             card["task"] = measure_task(engine)
     bound = find_bound(recipe_id)
     if bound is not None:
-        card["kld_mean_bound"] = bound.kld_mean
-        card["within_bounds"] = texts[0]["kld_mean"] <= bound.kld_mean
+        card["kld_mean_bound"] = bound
+        card["within_bounds"] = texts[0]["kld_mean"] <= bound
     return card
 
 
@@ -135,39 +135,14 @@ def answer(engine: Engine, messages: Sequence[Message]) -> str:
     return "".join(event.text for event in engine.stream(engine.render(messages), config))
 
 
-@dataclass(frozen=True)
-class Bound:
-    """`kld_mean`: the most mean divergence in nats per token on the named text. `published`: what
-    others measured for the recipe on a large model, None when unknown.
-    """
-
-    kld_mean: float
-    published: float | None = None
-
-
-def parse_bounds(text: str) -> dict[str, Bound]:
-    """Bounds by recipe id. Raises InputError that names the recipe and key."""
-    try:
-        data = decode_toml(text)
-    except TOMLDecodeError as error:
-        raise InputError(f"bounds.toml: {error}") from None
-    found = {}
-    for recipe, values in data.items():
-        unknown = set(values) - {"kld_mean", "published"}
-        if unknown or not all(isinstance(v, float) and v > 0 for v in values.values()):
-            raise InputError(f"bounds.toml: {recipe}: expected kld_mean and published, as numbers")
-        found[recipe] = Bound(**values)
-    return found
-
-
 @functools.cache
-def _all_bounds() -> Mapping[str, Bound]:
-    return parse_bounds((Path(__file__).parent / "bounds.toml").read_text(encoding="utf-8"))
+def _all_bounds() -> Mapping[str, Mapping[str, float]]:
+    return read_own_toml(__file__, "bounds.toml")
 
 
-def find_bound(recipe_id: str) -> Bound | None:
-    """The bound of a recipe, None for one that has none."""
-    return _all_bounds().get(recipe_id)
+def find_bound(recipe_id: str) -> float | None:
+    """A recipe's most mean divergence in nats per token on the named text, if it has a bound."""
+    return _all_bounds().get(recipe_id, {}).get("kld_mean")
 
 
 def check_bounds(card: Mapping[str, Any], recipe_id: str, *, accept: bool = False) -> None:

@@ -9,17 +9,16 @@ that is in no table there counts as full attention in every layer, and the shape
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from boardfit.converters.families.decoder import MOST_LAYERS, active_parameters
 from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape, is_behind
-from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.device_profiles.toml_parser import read_own_toml
 from boardfit.edge.errors import InputError
 from boardfit.edge.files.gguf import GgufHeader
 from boardfit.edge.files.gguf.purpose import ENCODERS
 
-_DATA = decode_toml(Path(__file__).with_name("architectures.toml").read_text(encoding="utf-8"))
+_DATA = read_own_toml(__file__, "architectures.toml")
 _SETS = {key: frozenset(names) for key, names in _DATA.items() if isinstance(names, list)}
 _FULL_EVERY: dict[str, int] = _DATA["full_every"]
 _DEFAULT_WINDOW: dict[str, int] = _DATA["default_window"]

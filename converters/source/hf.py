@@ -11,7 +11,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from boardfit.converters import documents
+from boardfit.converters.documents import (
+    MAX_CARD_BYTES,
+    MODULES,
+    check_folder,
+    companion_notes,
+    has_file,
+    module_files,
+    read_bytes,
+    read_json_object,
+    read_modules,
+)
 from boardfit.converters.families.registry import family_for, model_type
 from boardfit.converters.source.adapter import HUB_NAME, Adapter, MergedCheckpoint
 from boardfit.converters.source.checkpoint import (
@@ -45,7 +55,7 @@ _DOCUMENTS = (
     "config.json", "generation_config.json", "README.md", "model.safetensors.index.json",
     "tokenizer.json", "tokenizer.model", "tekken.json", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "chat_template.jinja", "chat_template.json", documents.MODULES,
+    "chat_template.jinja", "chat_template.json", MODULES,
 )  # fmt: skip
 
 
@@ -80,10 +90,10 @@ def open_directory(
     Raises InputError and its kinds for what cannot be converted, NoFamilyError where upstream's
     converter may.
     """
-    documents.check_folder(directory)
-    if not documents.has_file(directory / "config.json"):
+    check_folder(directory)
+    if not has_file(directory / "config.json"):
         refuse_without_config(directory)
-    config = documents.read_json_object(directory / "config.json")
+    config = read_json_object(directory / "config.json")
     origin = Origin(directory, config, repo_id, revision)
     if is_embedder(directory, config):
         raise NoFamilyError(UnsupportedModelError("an embedding model"), origin)
@@ -116,7 +126,7 @@ def open_directory(
             *notes,
             *checkpoint.notes,
             *([] if lora else adapter_notes(directory)),
-            *documents.companion_notes(directory),
+            *companion_notes(directory),
             *describe_left_out(
                 (
                     (name, checkpoint.n_bytes(name))
@@ -157,9 +167,7 @@ def refuse_other_heads(config: Mapping[str, Any]) -> None:
 
 def is_embedder(directory: Path, config: Mapping[str, Any]) -> bool:
     """Whether a checkpoint makes vectors: its modules pool, or its attention looks ahead."""
-    pools = any(
-        str(module.get("type")).endswith("Pooling") for module in documents.read_modules(directory)
-    )
+    pools = any(str(module.get("type")).endswith("Pooling") for module in read_modules(directory))
     return pools or config.get("use_bidirectional_attention") is True
 
 
@@ -195,14 +203,14 @@ def identify(
     files = checkpoint.files()
     digest = hashlib.sha256(b"with MTP head" if keep_mtp else b"")
     checkpoint.update_fingerprint(digest)
-    for name in (*_DOCUMENTS, *documents.module_files(checkpoint.directory)):
+    for name in (*_DOCUMENTS, *module_files(checkpoint.directory)):
         path = checkpoint.directory / name
-        if documents.has_file(path):
+        if has_file(path):
             files[name] = path.stat().st_size
             digest.update(f"{name}\0{files[name]}\0".encode())
             # An empty document has no content, and a card that is too large is not used.
-            if files[name] and (name != "README.md" or files[name] <= documents.MAX_CARD_BYTES):
-                digest.update(documents.read_bytes(path))
+            if files[name] and (name != "README.md" or files[name] <= MAX_CARD_BYTES):
+                digest.update(read_bytes(path))
     adapter = checkpoint.adapter.describe() if isinstance(checkpoint, MergedCheckpoint) else None
     kind, location = "hf-directory", str(origin.directory)
     if origin.repo_id is not None:
@@ -221,9 +229,7 @@ def refuse_without_config(directory: Path) -> NoReturn:
     if models:
         more = f" (also here: {', '.join(p.name for p in models[1:4])})" if models[1:] else ""
         raise _without_config(directory, f"give edge the GGUF file itself: {models[0]}{more}")
-    original = next(
-        (n for n in ("params.json", "tekken.json") if documents.has_file(directory / n)), None
-    )
+    original = next((n for n in ("params.json", "tekken.json") if has_file(directory / n)), None)
     if original or any(directory.glob("consolidated*")):
         raise UnsupportedModelError(
             f"{directory}: a checkpoint in its author's original layout "
@@ -231,7 +237,7 @@ def refuse_without_config(directory: Path) -> NoReturn:
             next_step="use the checkpoint in Hugging Face's layout, with config.json and "
             "model.safetensors",
         )
-    if documents.has_file(directory / "model_index.json"):
+    if has_file(directory / "model_index.json"):
         raise UnsupportedModelError(
             f"{directory}: a diffusers pipeline (model_index.json), not a language model"
         )
@@ -258,7 +264,7 @@ def inner_models(directory: Path) -> list[Path]:
     # Of the hub's cache: a model's folder, all of them, and the folder around.
     patterns = ("*", "snapshots/*", "models--*/snapshots/*", "hub/models--*/snapshots/*")
     inside = (path for pattern in patterns for path in directory.glob(pattern) if path.is_dir())
-    models = (p for p in inside if any(documents.has_file(p / name) for name in _MODEL_CONFIGS))
+    models = (p for p in inside if any(has_file(p / name) for name in _MODEL_CONFIGS))
 
     def latest(path: Path) -> tuple[int, str]:
         digits = re.findall(r"\d{1,9}", path.name)

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.device_profiles.toml_parser import read_own_toml
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.process.child import run_child
 from boardfit.edge.units import did_you_mean
@@ -15,7 +15,7 @@ from boardfit.edge.units import did_you_mean
 ALL_VARIANTS = "all"
 
 
-_DATA = decode_toml(Path(__file__).with_name("variants.toml").read_text(encoding="utf-8"))
+_DATA = read_own_toml(__file__, "variants.toml")
 SINGLE_VARIANTS: dict[str, str] = _DATA["single_variants"]
 _FEATURES: dict[str, list[str]] = _DATA["features"]
 COMMON_FLAGS, SHARED_FLAGS, ALL_FLAGS, STATIC_FLAGS = (
@@ -49,35 +49,11 @@ def name_march(features: tuple[str, ...]) -> str:
     return base + tags
 
 
-# One intrinsic of each feature that ggml's kernels use: a compiler may know a flag and lack these.
-_INTRINSICS = """
-#include <arm_neon.h>
-#ifdef __ARM_FEATURE_DOTPROD
-int32x4_t dot(int32x4_t a, int8x16_t b, int8x16_t c) { return vdotq_s32(a, b, c); }
-#endif
-#ifdef __ARM_FEATURE_FP16_VECTOR_ARITHMETIC
-float16x8_t fma(float16x8_t a, float16x8_t b, float16x8_t c) { return vfmaq_f16(a, b, c); }
-#endif
-#ifdef __ARM_FEATURE_MATMUL_INT8
-int32x4_t mmla(int32x4_t a, int8x16_t b, int8x16_t c) { return vmmlaq_s32(a, b, c); }
-#endif
-#ifdef __ARM_FEATURE_SVE
-#include <arm_sve.h>
-svint32_t sve_dot(svint32_t a, svint8_t b, svint8_t c) { return svdot_s32(a, b, c); }
-#endif
-#ifdef __ARM_FEATURE_SVE_MATMUL_INT8
-svint32_t sve_mmla(svint32_t a, svint8_t b, svint8_t c) { return svmmla_s32(a, b, c); }
-#endif
-"""
-
-
 def can_compile(compiler: str, march: str) -> bool:
     """Whether `compiler` compiles the intrinsics that ggml uses with -march=`march`."""
-    done = run_child(
-        [compiler, f"-march={march}", "-O1", "-x", "c", "-c", "-", "-o", os.devnull],
-        input=_INTRINSICS.encode(),
-    )
-    return done.returncode == 0
+    source = str(Path(__file__).with_name("intrinsics.c"))
+    command = [compiler, f"-march={march}", "-O1", "-c", source, "-o", os.devnull]
+    return run_child(command).returncode == 0
 
 
 def keep_buildable_variants(cmake_lists: Path, compiler: str) -> tuple[list[str], list[str]]:

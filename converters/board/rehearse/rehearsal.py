@@ -97,7 +97,7 @@ def find_root(bundle: Bundle, device: DeviceProfile, options: Options, reporter:
     entry = bundle.manifest.get("board")
     python = entry.get("python") if isinstance(entry, dict) else None
     system = choose_system(board_python(device, python if isinstance(python, str) else None))
-    return board_root(system.suite, say=reporter.stage)
+    return board_root(system, say=reporter.stage)
 
 
 def work_parent(bundle: Bundle) -> Path | None:

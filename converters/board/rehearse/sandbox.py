@@ -39,26 +39,8 @@ QEMU_NAMES = ("qemu-aarch64-static", "qemu-aarch64")
 BINFMT = Path("/proc/sys/fs/binfmt_misc/qemu-aarch64")
 #: Where the work folder appears inside the chroot.
 GUEST_HOME = "/opt/boardfit"
-
-# $1 root, $2 work folder, $3 folder with cpuinfo, meminfo and sys; then the command. The namespace
-# is ours alone: nothing of it is seen or left outside, and the shared root stays as it is.
-_ENTER = """
-mount --make-rprivate /
-mount --bind "$1" "$1"
-mount -o remount,bind,ro "$1"
-mount --rbind /dev "$1/dev"
-mount --rbind /proc "$1/proc"
-mount --bind "$3/cpuinfo" "$1/proc/cpuinfo"
-mount --bind "$3/meminfo" "$1/proc/meminfo"
-mount --bind "$3/sys" "$1/sys"
-mount -t tmpfs tmpfs "$1/tmp"
-mount -t tmpfs tmpfs "$1/opt"
-mkdir "$1/opt/boardfit"
-mount --bind "$2" "$1/opt/boardfit"
-root=$1
-shift 3
-exec chroot "$root" "$@"
-"""
+#: Enters the root: a mount namespace of its own.
+_ENTER = Path(__file__).with_name("enter.sh")
 
 
 @dataclass(frozen=True)
@@ -97,7 +79,7 @@ class BoardSandbox:
             places = (str(self.root), str(self.work), str(self.fakes))
             # No network either: nothing that an offline board needs may come from one.
             spaces = ["--mount", "--net", "--ipc", "--uts"]
-            return ["unshare", *spaces, "/bin/sh", "-euc", _ENTER, "sh", *places, *argv]
+            return ["unshare", *spaces, "/bin/sh", str(_ENTER), *places, *argv]
         if self.how == "proot":
             binds = ["-b", "/dev", "-b", "/proc", "-b", f"{self.fakes / 'cpuinfo'}:/proc/cpuinfo",
                      "-b", f"{self.fakes / 'meminfo'}:/proc/meminfo", "-b",
@@ -221,26 +203,15 @@ def try_sandbox(sandbox: BoardSandbox) -> str | None:
     return (decode_output(done.stderr).strip().splitlines() or [f"exit code {done.returncode}"])[-1]
 
 
-@dataclass(frozen=True)
-class DebianSystem:
-    """A Debian release: what its python3 and libc6 are."""
-
-    suite: str
-    python: tuple[int, int]
-    glibc: tuple[int, int]
+#: Debian releases by the Python that they have.
+SYSTEMS = {(3, 11): "bookworm", (3, 13): "trixie"}
 
 
-SYSTEMS = (DebianSystem("bookworm", (3, 11), (2, 36)), DebianSystem("trixie", (3, 13), (2, 41)))
-
-
-def choose_system(board: BoardPython) -> DebianSystem:
-    """The release with the board's Python, on a glibc no newer than the newest of ours. Raises
-    UsageError for a board whose Python no Debian release has (Ubuntu, Jetson).
-    """
-    for system in SYSTEMS:
-        if system.python == board.python:
-            return system
-    known = ", ".join(f"{s.suite} with Python {s.python[0]}.{s.python[1]}" for s in SYSTEMS)
+def choose_system(board: BoardPython) -> str:
+    """The release with the board's Python. Raises UsageError where none has it (Ubuntu, Jetson)."""
+    if board.python in SYSTEMS:
+        return SYSTEMS[board.python]
+    known = ", ".join(f"{suite} with Python {a}.{b}" for (a, b), suite in SYSTEMS.items())
     raise UsageError(
         f"no Debian release has Python {board.python[0]}.{board.python[1]}, as the board does "
         f"(known: {known})",
@@ -248,14 +219,12 @@ def choose_system(board: BoardPython) -> DebianSystem:
     )
 
 
-def board_root(
-    suite: str = "bookworm", *, packages: Sequence[str] = (), say: Say = lambda text: None
-) -> Path:
+def board_root(suite: str = "bookworm", *, say: Say = lambda text: None) -> Path:
     """The cached root of a Debian release for arm64, made now if it is not there: 10 s and 130 MB
     with a near mirror (BOARDFIT_DEBIAN_MIRROR). It is shared: read only. Raises EngineMissingError
     when mmdebstrap is missing, or the mirror cannot be reached.
     """
-    wanted = sorted({*PACKAGES, *packages})
+    wanted = sorted(PACKAGES)
     mirror = os.environ.get("BOARDFIT_DEBIAN_MIRROR", "http://deb.debian.org/debian")
     key = make_key([suite, wanted, 1])
     root = cache_directory() / "roots" / f"{suite}-arm64-{key}"

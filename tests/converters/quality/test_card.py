@@ -14,12 +14,10 @@ from boardfit.converters.formats.gguf.write import write_gguf
 from boardfit.converters.quality import card as card_module
 from boardfit.converters.quality.building import QualityOptions, measure_cards
 from boardfit.converters.quality.card import (
-    Bound,
     check_bounds,
     find_bound,
     make_empty_card,
     measure_card,
-    parse_bounds,
 )
 from boardfit.converters.quality.reference import (
     QualityReference,
@@ -167,19 +165,10 @@ def test_beyond_its_bound_an_artifact_is_refused_unless_accepted(
 
 
 def test_every_recipe_has_a_bound_wider_than_what_is_published() -> None:
-    for recipe in list_recipes():
-        bound = find_bound(recipe.id)
-        assert bound is not None, recipe.id
-        assert bound.published is None or bound.kld_mean > 2 * bound.published
-
-
-@pytest.mark.parametrize(
-    "text", ["[q4_0\n", "[q4_0]\nkld_men = 0.1\n", "[q4_0]\nkld_mean = 'x'\n", "[a]\nkld_mean=-1.0"]
-)
-def test_a_broken_bound_names_the_recipe(text: str) -> None:
-    with pytest.raises(InputError, match=r"bounds\.toml"):
-        parse_bounds(text)
-    assert parse_bounds("[a]\nkld_mean = 0.5\n") == {"a": Bound(0.5)}
+    assert {recipe.id for recipe in list_recipes()} <= card_module._all_bounds().keys()
+    for recipe, figures in card_module._all_bounds().items():
+        assert figures.keys() <= {"kld_mean", "published"}, recipe
+        assert find_bound(recipe) == figures["kld_mean"] > 2 * figures.get("published", 0), recipe
 
 
 def test_padding_tokens_do_not_count(spec: ModelSpec) -> None:

@@ -210,8 +210,8 @@ def test_an_unknown_engine_in_the_plan(pi4_bundle: Bundle, tmp_path: Path) -> No
 
 
 def test_systems() -> None:
-    for system in SYSTEMS:
-        assert choose_system(BoardPython(system.python, system.glibc)) is system
+    for python, suite in SYSTEMS.items():
+        assert choose_system(BoardPython(python, (2, 36))) == suite
 
 
 @pytest.fixture
