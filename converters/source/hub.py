@@ -28,11 +28,9 @@ from urllib.parse import quote
 from boardfit.converters.documents import MODULE_FILES, MODULE_FOLDER
 from boardfit.converters.source.checkpoint import (
     ADAPTER,
-    AdapterRequest,
     choose_shards,
     pickle_advice,
 )
-from boardfit.converters.spec import ModelSpec
 from boardfit.edge.bundle.bundle import sha256_file
 from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.disk.input_folder import is_file_below
@@ -84,27 +82,6 @@ class RemoteFile:
     sha256: str | None
 
 
-def open_repository(
-    ref: str,
-    *,
-    progress: Progress | None = None,
-    heads_only: bool = False,
-    lora: AdapterRequest | None = None,
-    keep_mtp: bool = False,
-) -> ModelSpec:
-    """Fetch `owner/name[@revision]` where it is not here yet, and describe it, with `lora` in it.
-    `heads_only` is for a plan: the headers of the weights are fetched, and the data is not.
-
-    Raises InputError when the hub cannot be reached or does not give the repository out,
-    DoesNotFitError when the disk is too small, IntegrityError when a file arrives damaged.
-    """
-    from boardfit.converters.source.hf import open_directory
-
-    repo_id, _, revision = ref.partition("@")
-    directory, commit = fetch(repo_id, revision or "main", progress=progress, heads_only=heads_only)
-    return open_directory(directory, repo_id=repo_id, revision=commit, lora=lora, keep_mtp=keep_mtp)
-
-
 def fetch(
     repo_id: str,
     revision: str = "main",
@@ -112,7 +89,12 @@ def fetch(
     progress: Progress | None = None,
     heads_only: bool = False,
 ) -> tuple[Path, str]:
-    """The folder of a repository's conversion files, and its commit. Whole ones need no network."""
+    """The folder of a repository's conversion files, fetched where they are not here yet, and its
+    commit. Of the weights, `heads_only` fetches the headers: a plan needs no more.
+
+    Raises InputError when the hub cannot be reached or does not give the repository out,
+    DoesNotFitError when the disk is too small, IntegrityError when a file arrives damaged.
+    """
     home = hub_home(repo_id)
     note = home / "refs" / re.sub(r"[^\w.-]", "_", revision)
     try:

@@ -24,7 +24,7 @@ def open_gguf_in_repository(
     name: HubName, *, progress: Progress | None = None, heads_only: bool = False
 ) -> ModelSpec:
     """Fetch one GGUF of a repository, all its parts, and describe it. `heads_only` fetches what
-    a plan needs, as `hub.open_repository` does.
+    a plan needs, as `hub.fetch` does.
 
     Raises InputError when the hub cannot be reached and the file is not here, or when no file or
     more than one is meant.

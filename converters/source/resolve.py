@@ -65,12 +65,12 @@ def open_model(
 
     Raises InputError that names what was expected instead.
     """
+    from boardfit.converters.source.hf import open_directory
+
     path = Path(ref).expanduser()
     if str(ref) == SAMPLE and not path.exists():
         path = MODEL_DIR
     if path.is_dir():
-        from boardfit.converters.source.hf import open_directory
-
         return open_directory(path, lora=lora, keep_mtp=mtp == "keep")
     if path.is_file():
         spec = _open_file(path)
@@ -87,10 +87,13 @@ def open_model(
         from boardfit.converters.source.hub_gguf import open_gguf_in_repository
 
         return open_gguf_in_repository(name, progress=progress, heads_only=heads_only)
-    from boardfit.converters.source.hub import open_repository
+    from boardfit.converters.source.hub import fetch
 
-    spec = open_repository(
-        name.ref, progress=progress, heads_only=heads_only, lora=lora, keep_mtp=mtp == "keep"
+    directory, commit = fetch(
+        name.repo_id, name.revision or "main", progress=progress, heads_only=heads_only
+    )
+    spec = open_directory(
+        directory, repo_id=name.repo_id, revision=commit, lora=lora, keep_mtp=mtp == "keep"
     )
     note = f"{printable(str(ref))} is taken as {name.ref} on the hub"
     return spec if str(ref) == name.ref else replace(spec, notes=(*spec.notes, note))
