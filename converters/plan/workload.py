@@ -8,13 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from boardfit.converters.formats.table import AUTO, FORMATS
-from boardfit.converters.plan.candidate import (
-    AnswerTime,
-    Candidate,
-    Reach,
-    find_weakest,
-    predict_answer,
-)
+from boardfit.converters.plan import candidate
 from boardfit.converters.plan.catalogue import open_to_plan
 from boardfit.converters.plan.choose import NearestTime, choose_candidate, find_nearest_time
 from boardfit.converters.plan.compare import SIZES, make_hollow_spec
@@ -49,21 +43,21 @@ class WorkloadRow:
     name: str
     n_params: int
     engine: str
-    reach: Reach
+    reach: candidate.Reach
     why: str = ""
     recipe: str | None = None
     n_ctx: int | None = None
     peak_bytes: int | None = None
-    answers: tuple[AnswerTime, ...] = ()
+    answers: tuple[candidate.AnswerTime, ...] = ()
     near: NearestTime | None = None
     basis: str = ""
     error: EdgeError | None = None
 
     def with_run(
-        self, run: Candidate | Plan, answers: Sequence[AnswerTime], basis: str
+        self, run: candidate.Candidate | Plan, answers: Sequence[candidate.AnswerTime], basis: str
     ) -> WorkloadRow:
         """The row with a run that fits, and what its answers take."""
-        reach = find_weakest(answers) if answers else "no"
+        reach = candidate.find_weakest(answers) if answers else "no"
         return replace(
             self, reach=reach, recipe=run.recipe, n_ctx=run.n_ctx, peak_bytes=run.peak_bytes,
             answers=tuple(answers), basis=basis,
@@ -74,7 +68,7 @@ class WorkloadRow:
         return self.reach != "no"
 
     @property
-    def worst(self) -> AnswerTime:
+    def worst(self) -> candidate.AnswerTime:
         """The task that takes the largest part of its time."""
         return max(self.answers, key=lambda answer: answer.share)
 
@@ -177,7 +171,7 @@ class WorkloadPlan:
             return replace(row, why=str(error), error=error)
         bound = plan.error_bound or 0.0
         speed = SpeedEstimate(plan.decode_tps, plan.prefill_tps, bound, bound)
-        found = [predict_answer(need, speed) for need in self._options.needs]
+        found = [candidate.predict_answer(need, speed) for need in self._options.needs]
         answers = [answer for answer in found if answer is not None]
         if not answers:
             return replace(row, why="no speed is known")

@@ -16,13 +16,7 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.formats.gguf.recipe import AS_IS
-from boardfit.converters.quality.card import (
-    Card,
-    check_bounds,
-    make_empty_card,
-    measure_card,
-    round_figure,
-)
+from boardfit.converters.quality import card
 from boardfit.converters.quality.reference import (
     WINDOW,
     QualityReference,
@@ -64,7 +58,7 @@ def measure_cards(
     *,
     threads: int | None,
     reporter: Reporter,
-) -> dict[tuple[str, str, str], Card]:
+) -> dict[tuple[str, str, str], card.Card]:
     """Cards by (engine, recipe, KV type), which is all of a plan that figures depend on; `models`
     are the artifacts by (engine, recipe).
 
@@ -92,13 +86,17 @@ def measure_cards(
     for (engine, recipe, kv_type), plan in wanted.items():
         key = (engine, recipe, kv_type)
         if recipe == AS_IS and kv_type == _EXACT_KV:
-            cards[key] = make_empty_card("the file as it stands: nothing was converted or lost")
+            cards[key] = card.make_empty_card(
+                "the file as it stands: nothing was converted or lost"
+            )
             continue
         if why is not None or not is_installed(engine):
-            cards[key] = make_empty_card(why or f"the engine {engine} is not installed on the host")
+            cards[key] = card.make_empty_card(
+                why or f"the engine {engine} is not installed on the host"
+            )
             continue
         reporter.stage(f"measuring the quality of {recipe}")
-        cards[key] = measure_card(
+        cards[key] = card.measure_card(
             models[engine, recipe],
             engine,
             # As planned for the board, but for what the host has: threads, and memory to repack in.
@@ -108,7 +106,7 @@ def measure_cards(
             is_sample=is_sample(spec),
             progress=reporter.progress,
         )
-        check_bounds(cards[key], recipe, accept=options.accept)
+        card.check_bounds(cards[key], recipe, accept=options.accept)
     return cards
 
 
@@ -121,10 +119,10 @@ def measure_vectors(
     *,
     threads: int | None,
     reporter: Reporter,
-) -> dict[Key, Card]:
+) -> dict[Key, card.Card]:
     """Cards by (engine, recipe, KV type); `models` are the artifacts by (engine, recipe)."""
     if not is_installed("llama_cpp"):
-        return dict.fromkeys(wanted, make_empty_card("llama.cpp is not installed on the host"))
+        return dict.fromkeys(wanted, card.make_empty_card("llama.cpp is not installed on the host"))
     (text,) = texts_for(spec, own)
     parts = list(cut(text))
     n_ctx = min(512, spec.shape.n_ctx_train, *(plan.n_ctx for plan in wanted.values()))
@@ -133,7 +131,7 @@ def measure_vectors(
             reporter.stage("reading the quality text with the source model")
             plain = EngineSettings(n_ctx=n_ctx, kv_type="f32", n_threads=threads, repack=False)
             expected, about = embed_all(path, plain, parts, reporter.progress)
-        cards: dict[Key, Card] = {}
+        cards: dict[Key, card.Card] = {}
         for (engine, recipe, kv_type), plan in wanted.items():
             reporter.stage(f"measuring the quality of {recipe}")
             settings = EngineSettings.from_plan(plan).replace(
@@ -150,7 +148,7 @@ def measure_vectors(
             }
         return cards
     except DoesNotFitError as error:
-        return dict.fromkeys(wanted, make_empty_card(f"too large for the host: {error}"))
+        return dict.fromkeys(wanted, card.make_empty_card(f"too large for the host: {error}"))
 
 
 def embed_all(
@@ -174,12 +172,12 @@ def compare(expected: np.ndarray, got: np.ndarray) -> dict[str, Any]:
     cosines = (expected * got).sum(axis=1)
     figures: dict[str, Any] = {
         "n_texts": len(cosines),
-        "cosine_mean": round_figure(float(cosines.mean())),
-        "cosine_min": round_figure(float(cosines.min())),
+        "cosine_mean": card.round_figure(float(cosines.mean())),
+        "cosine_min": card.round_figure(float(cosines.min())),
     }
     if len(cosines) > 1:
         same = nearest(expected) == nearest(got)
-        figures["nearest_agree"] = round_figure(float(same.mean()))
+        figures["nearest_agree"] = card.round_figure(float(same.mean()))
     return figures
 
 

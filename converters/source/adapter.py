@@ -22,15 +22,7 @@ from boardfit.converters.documents import has_file, read_bytes, read_json_object
 from boardfit.converters.families.base import SourceTensor
 from boardfit.converters.families.layout import matrix, to_f32
 from boardfit.converters.families.lazy import as_floats, lazy_tensor
-from boardfit.converters.source.checkpoint import (
-    DTYPES,
-    AdapterRequest,
-    Digest,
-    SafetensorsCheckpoint,
-    map_file,
-    update_with_file,
-    view_tensor,
-)
+from boardfit.converters.source import checkpoint
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
 from boardfit.edge.fields import is_finite, shown
 from boardfit.edge.files.safetensors import read_header
@@ -71,7 +63,7 @@ class _Change:
 class Adapter:
     """One adapter's folder, its header checked and its settings read."""
 
-    def __init__(self, request: AdapterRequest) -> None:
+    def __init__(self, request: checkpoint.AdapterRequest) -> None:
         """Raises InputError and its kinds for a folder that holds no adapter that can be merged."""
         self.directory, self._user_scale = request.directory, request.scale
         if not is_finite(request.scale):
@@ -86,7 +78,7 @@ class Adapter:
         self._kind = self.config.get("fine_tune_type" if self.is_mlx else "peft_type")
         self.file = self._find_file()
         self._header = read_header(self.directory / self.file, below=self.directory)
-        self._map: mmap.mmap = map_file(
+        self._map: mmap.mmap = checkpoint.map_file(
             self.directory / self.file, self._header.file_size, below=self.directory
         )
         self._check_settings()
@@ -128,17 +120,17 @@ class Adapter:
         )
 
     def read(self, name: str) -> SourceTensor:
-        return view_tensor(self._map, self._header, name, self.file, DTYPES)
+        return checkpoint.view_tensor(self._map, self._header, name, self.file, checkpoint.DTYPES)
 
     def floats(self, name: str) -> np.ndarray:
         source = self.read(name)
         return to_f32(source.data, source.dtype)
 
-    def update_fingerprint(self, digest: Digest) -> None:
+    def update_fingerprint(self, digest: checkpoint.Digest) -> None:
         """Feed settings, strength, header and samples of the data."""
         stated = json.dumps([self.config, self._user_scale], sort_keys=True)
         digest.update(f"lora\0{stated}\0".encode())
-        update_with_file(digest, self.file, self._map, self._header.data_offset)
+        checkpoint.update_with_file(digest, self.file, self._map, self._header.data_offset)
 
     def files(self) -> dict[str, int]:
         return {f"lora/{self.file}": self._header.file_size}
@@ -321,7 +313,7 @@ class Adapter:
         return SourceTensor(base.name, "F32", base.shape, values)
 
 
-class MergedCheckpoint(SafetensorsCheckpoint):
+class MergedCheckpoint(checkpoint.SafetensorsCheckpoint):
     """A checkpoint with an adapter in it. `names` and `tensor` give what the merged model has."""
 
     def __init__(
@@ -376,7 +368,7 @@ class MergedCheckpoint(SafetensorsCheckpoint):
     def files(self) -> dict[str, int]:
         return {**super().files(), **self.adapter.files()}
 
-    def update_fingerprint(self, digest: Digest) -> None:
+    def update_fingerprint(self, digest: checkpoint.Digest) -> None:
         super().update_fingerprint(digest)
         self.adapter.update_fingerprint(digest)
 

@@ -14,12 +14,7 @@ from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from boardfit.converters.sample import MODEL_DIR
-from boardfit.converters.source.checkpoint import (
-    ADAPTER_FILES,
-    AdapterRequest,
-    pickle_advice,
-    refuse_adapter,
-)
+from boardfit.converters.source import checkpoint
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.models import find_model
 from boardfit.edge.errors import InputError, UnsafeInputError, UsageError
@@ -52,7 +47,7 @@ def open_model(
     *,
     progress: Progress | None = None,
     heads_only: bool = False,
-    lora: AdapterRequest | None = None,
+    lora: checkpoint.AdapterRequest | None = None,
     mtp: Mtp | None = None,
 ) -> ModelSpec:
     """Open a model wherever it is.
@@ -99,7 +94,7 @@ def open_model(
     return spec if str(ref) == name.ref else replace(spec, notes=(*spec.notes, note))
 
 
-def _refuse_options(name: str, lora: AdapterRequest | None, mtp: Mtp | None) -> None:
+def _refuse_options(name: str, lora: checkpoint.AdapterRequest | None, mtp: Mtp | None) -> None:
     """Raises for what only a checkpoint takes."""
     if lora is not None:
         raise InputError(
@@ -137,10 +132,10 @@ def _open_file(path: Path) -> ModelSpec:
         raise UnsafeInputError(
             f"{path}: a Python pickle, which can run code when it is opened; boardfit never opens "
             "one",
-            next_step=pickle_advice(str(path.parent)),
+            next_step=checkpoint.pickle_advice(str(path.parent)),
         )
-    if name in ADAPTER_FILES:
-        refuse_adapter(path.parent)
+    if name in checkpoint.ADAPTER_FILES:
+        checkpoint.refuse_adapter(path.parent)
     if name.endswith((".safetensors", ".json")) and (found is None or b"{" in head):
         raise InputError(
             f"{path}: one file of a checkpoint; config.json and the tokenizer are needed too",

@@ -11,15 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from boardfit.converters.board.engine import source as sdist
 from boardfit.converters.board.engine import store
 from boardfit.converters.board.engine import variants as v
 from boardfit.converters.board.engine.pack import pack_wheel, read_symbols
-from boardfit.converters.board.engine.source import (
-    SDIST_SHA256,
-    VERSION,
-    fetch_sdist,
-    unpack_source,
-)
 from boardfit.converters.board.engine.toolchain import (
     Toolchain,
     compile_targets,
@@ -54,7 +49,9 @@ def build_wheel(
     own = v.ALL_FLAGS if variant == v.ALL_VARIANTS else v.march_flags(variant)
     flags = (*v.COMMON_FLAGS, *v.SHARED_FLAGS, *own)
     toolchain = find_toolchain()
-    key = store.make_key([VERSION, SDIST_SHA256, variant, flags, toolchain.version, PACKING])
+    key = store.make_key(
+        [sdist.VERSION, sdist.SDIST_SHA256, variant, flags, toolchain.version, PACKING]
+    )
     if found := store.load_engine(key):
         return found
     base = None if variant == v.ALL_VARIANTS else build_wheel(jobs=jobs, reporter=reporter)
@@ -117,7 +114,7 @@ def tools_flags(variant: str) -> tuple[str, ...]:
 def tools_key(variant: str, toolchain: Toolchain) -> str:
     flags = tools_flags(variant)
     return store.make_key(
-        [VERSION, SDIST_SHA256, "tools", flags, TOOLS, toolchain.version, PACKING]
+        [sdist.VERSION, sdist.SDIST_SHA256, "tools", flags, TOOLS, toolchain.version, PACKING]
     )
 
 
@@ -136,7 +133,9 @@ class _Bench:
         """Unpack the source below `work` and fit it to the compiler; returns its kernels."""
         self.started_s = time.monotonic()
         self.reporter.stage("unpacking the engine's source")
-        self.source = unpack_source(fetch_sdist(self.reporter.stage), self.work / "source")
+        self.source = sdist.unpack_source(
+            sdist.fetch_sdist(self.reporter.stage), self.work / "source"
+        )
         if variant != v.ALL_VARIANTS:
             return (variant,)
         lists = self.source / "vendor/llama.cpp/ggml/src/CMakeLists.txt"
@@ -169,8 +168,8 @@ class _Bench:
         seconds = round(time.monotonic() - self.started_s, 1)
         self.started_s = time.monotonic()
         built = store.BuiltEngine(
-            kind, VERSION, variant, key, partial, hashes, kernels, self.toolchain.version, seconds,
-            **of_wheel,
+            kind, sdist.VERSION, variant, key, partial, hashes, kernels,
+            self.toolchain.version, seconds, **of_wheel,
         )  # fmt: skip
         return store.save_engine(built, partial)
 

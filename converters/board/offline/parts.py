@@ -11,16 +11,8 @@ from typing import Any
 from boardfit.converters.board.engine.build import LICENSE, TOOL_PAIR, build_tools, build_wheel
 from boardfit.converters.board.engine.store import make_key
 from boardfit.converters.board.engine.variants import ALL_VARIANTS
+from boardfit.converters.board.offline import wheelhouse
 from boardfit.converters.board.offline.own_wheel import own_wheel
-from boardfit.converters.board.offline.wheelhouse import (
-    BoardPython,
-    Wheel,
-    board_python,
-    describe,
-    fetch_wheels,
-    load_pins,
-    select_requirements,
-)
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.edge.bundle.bundle import Bundle, open_bundle, seal_bundle
 from boardfit.edge.disk.atomic import link_or_copy, write_atomic
@@ -125,35 +117,37 @@ def bundle_with_engine(
     return open_bundle(output)
 
 
-def check_board(device: DeviceProfile, python: str | None = None) -> BoardPython | None:
+def check_board(device: DeviceProfile, python: str | None = None) -> wheelhouse.BoardPython | None:
     """The Python that wheels for `device` are for; None for phones, which get static tools. Raises
     UsageError for a board that our engines cannot run on.
     """
     if (device.software.libc or "").startswith("bionic"):
         return None
-    return board_python(device, python)
+    return wheelhouse.board_python(device, python)
 
 
 def collect_wheels(
-    engine: str, board: BoardPython, reporter: Reporter, variant: str
-) -> list[Wheel]:
+    engine: str, board: wheelhouse.BoardPython, reporter: Reporter, variant: str
+) -> list[wheelhouse.Wheel]:
     """All wheels of one engine for one Python, ours included, sorted by file name."""
     own = own_wheel(ENGINES[engine].extra)
-    requirements = select_requirements((*own.requirements, *EXTRA_REQUIREMENTS), board)
+    requirements = wheelhouse.select_requirements((*own.requirements, *EXTRA_REQUIREMENTS), board)
     local: list[Path] = []
     if engine == "llama_cpp":
         built = build_wheel(variant, reporter=reporter)
         requirements = [r for r in requirements if not r.startswith("llama-cpp-python")]
         local.append(built.path)
     reporter.stage("collecting the board's wheels")
-    pins = load_pins(board.python)
+    pins = wheelhouse.load_pins(board.python)
     if not pins:
         reporter.say("wheels for this Python are not pinned by hash: {}.{}".format(*board.python))
-    third_party = fetch_wheels(requirements, local, board, reporter.stage, pins)
+    third_party = wheelhouse.fetch_wheels(requirements, local, board, reporter.stage, pins)
     folder = cache_directory() / "wheelhouse/own" / make_key([own.name, own.data.hex()])
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / own.name, own.data)
-    return sorted([*third_party, describe(folder / own.name)], key=lambda wheel: wheel.path.name)
+    return sorted(
+        [*third_party, wheelhouse.describe(folder / own.name)], key=lambda wheel: wheel.path.name
+    )
 
 
 def add_tools(directory: Path, plan: Plan, reporter: Reporter) -> OfflineParts:
@@ -182,7 +176,7 @@ Static programs in tools/: llama.cpp (MIT, see LICENSE.llama.cpp), with GCC's ru
 """
 
 
-def license_table(wheels: Sequence[Wheel]) -> str:
+def license_table(wheels: Sequence[wheelhouse.Wheel]) -> str:
     """One line per wheel; the licences' texts are in the wheels themselves."""
     rows = [(wheel.name, wheel.version, wheel.license) for wheel in wheels]
     widths = [max(len(row[i]) for row in rows) for i in range(2)]

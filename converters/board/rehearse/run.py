@@ -21,14 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from boardfit.converters.board.rehearse import result
 from boardfit.converters.board.rehearse.limits import EnforcedLimit, PeakWatcher
-from boardfit.converters.board.rehearse.result import (
-    Options,
-    Problem,
-    Rehearsal,
-    TokenAgreement,
-    diagnose,
-)
 from boardfit.converters.board.rehearse.sandbox import BoardSandbox
 from boardfit.edge.bundle.bundle import Bundle, BundleFile
 from boardfit.edge.engines import open_engine
@@ -77,7 +71,7 @@ def host_reference(bundle: Bundle, text: str, n_tokens: int, n_threads: int) -> 
         engine.close()
 
 
-def compare(reference: HostReference, chosen: Sequence[int]) -> TokenAgreement:
+def compare(reference: HostReference, chosen: Sequence[int]) -> result.TokenAgreement:
     """How far the board's choices are the host's; tokens that it never reached are not."""
     equal = near = 0
     for i, (expected, got) in enumerate(zip(reference.answer, chosen, strict=False)):
@@ -86,7 +80,7 @@ def compare(reference: HostReference, chosen: Sequence[int]) -> TokenAgreement:
         elif reference.logits is not None:
             row = reference.logits[i]
             near += bool(0 <= got < len(row) and row[expected] - row[got] <= NEAR_TIE)
-    return TokenAgreement(len(reference.answer), equal, near)
+    return result.TokenAgreement(len(reference.answer), equal, near)
 
 
 class RehearsalRun:
@@ -99,12 +93,12 @@ class RehearsalRun:
         release: Path,
         files: Sequence[BundleFile],
         reporter: Reporter,
-        found: Rehearsal,
+        found: result.Rehearsal,
     ) -> None:
         self._sandbox, self._limit, self._release = sandbox, limit, release
         self._files, self._reporter, self._found = files, reporter, found
 
-    def install(self) -> Rehearsal:
+    def install(self) -> result.Rehearsal:
         """Run the bundle's own installer, as a board would."""
         self._reporter.stage("installing as the board would")
         board = self._release / "bundle/board"
@@ -116,7 +110,7 @@ class RehearsalRun:
         self._execute("installing", argv, INSTALL_TIMEOUT_S, lambda line: None)
         return self._found
 
-    def answer(self, reference: HostReference, options: Options) -> Rehearsal:
+    def answer(self, reference: HostReference, options: result.Options) -> result.Rehearsal:
         """Start the installed engine, generate, and take its choice at each token of the host's."""
         self._reporter.stage("answering as the board would")
         home = self._sandbox.work / "home"
@@ -157,7 +151,9 @@ class RehearsalRun:
             self._add(agreement=compare(reference, chosen))
         return self._found
 
-    def run_tool(self, variant: str, reference: HostReference, options: Options) -> Rehearsal:
+    def run_tool(
+        self, variant: str, reference: HostReference, options: result.Options
+    ) -> result.Rehearsal:
         """Answer with a static program of the bundle: all that a phone gets."""
         self._reporter.stage("answering as the phone would")
         bundle = self._release / "bundle"
@@ -211,7 +207,7 @@ class RehearsalRun:
                 output = f"error: {failure['message']}"
                 code = int(failure["exit_code"])
             self._add(
-                problem=diagnose(
+                problem=result.diagnose(
                     stage, code, output, oom_kills=self._limit.oom_kills(),
                     limit_bytes=self._found.limit_bytes, cpu=self._found.cpu.cpu.name,
                 )
@@ -221,7 +217,7 @@ class RehearsalRun:
         self._found = replace(self._found, **fields)
 
     def _fail(self, kind: Any, message: str, stage: str = "answering") -> None:
-        self._add(problem=Problem(kind, stage, message))
+        self._add(problem=result.Problem(kind, stage, message))
 
 
 class Countdown:
