@@ -28,10 +28,11 @@ from boardfit.converters.build.seal import AnyArtifact, imatrix_identity, make_m
 from boardfit.converters.formats.base import Conversion, FormatArtifact
 from boardfit.converters.formats.gguf.as_is import write_as_is
 from boardfit.converters.formats.gguf.assign import assign_types
+from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, load_recipe, make_as_is
 from boardfit.converters.formats.gguf.write import GgufArtifact, write_many
 from boardfit.converters.formats.table import GGUF
-from boardfit.converters.imatrix import Imatrix, read_imatrix
+from boardfit.converters.imatrix.files import read_imatrix
 from boardfit.converters.plan.learned import read_learned
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.plan.weights import describe_requantizing, find_main_type
@@ -223,7 +224,7 @@ def obtain_imatrix(request: BuildRequest, folder: Path, reporter: Reporter) -> I
         return None
     if not looks_like_text(request.imatrix):
         return read_imatrix(request.imatrix)
-    from boardfit.converters.imatrix import compute
+    from boardfit.converters.imatrix.collect import compute
 
     folder.mkdir(exist_ok=True)
     # Activations come from the unquantized model: an F16 file that is removed afterwards.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from boardfit.converters.documents import companions, copy_document
 from boardfit.converters.formats.base import FormatArtifact
+from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.formats.gguf.write import GgufArtifact
-from boardfit.converters.imatrix import Imatrix
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.bundle.bundle import MANIFEST, seal_bundle
 from boardfit.edge.disk.atomic import link_or_copy

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from boardfit.converters.plan.candidate import Candidate, find_better
 from boardfit.converters.plan.make import assemble_plan, list_alternatives
 from boardfit.converters.plan.planner import Planner
+from boardfit.device_profiles.cost.accelerators import AcceleratorSpeed, estimate_accelerator
 from boardfit.device_profiles.cost.memory import kv_bytes_read
 from boardfit.device_profiles.cost.speed import load_seconds, weight_bytes_read
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.device_profiles.toml_parser import read_own_toml
 from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, format_seconds, printable
-
-if TYPE_CHECKING:
-    from boardfit.device_profiles.cost.accelerators import AcceleratorSpeed
 
 _BAR_WIDTH = 24
 # What each kind of memory is, and where it is computed; the formulas' own sources stand there.
@@ -104,8 +102,6 @@ def accelerator_lines(planner: Planner, chosen: Candidate) -> list[str]:
 def _estimate_accelerator(planner: Planner, chosen: Candidate) -> AcceleratorSpeed | None:
     if planner.profile.accelerator is None:
         return None
-    from boardfit.device_profiles.cost.accelerators import estimate_accelerator  # few boards do
-
     return estimate_accelerator(chosen.weights, planner.spec.shape, planner.profile, chosen)
 
 
