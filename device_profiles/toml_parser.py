@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from pathlib import Path
+from importlib import resources
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -15,11 +16,11 @@ TOMLDecodeError = tomllib.TOMLDecodeError
 
 
 def decode_toml(text: str) -> dict[str, Any]:
-    """Parse a TOML document. Raises TOMLDecodeError."""
     document: dict[str, Any] = tomllib.loads(text)
     return document
 
 
-def read_own_toml(module: str, name: str) -> dict[str, Any]:
-    """The data in the file `name` that ships beside a module; `module` is its `__file__`."""
-    return decode_toml(Path(module).with_name(name).read_text(encoding="utf-8"))
+@functools.cache
+def load_toml(package: str, name: str) -> dict[str, Any]:
+    """Parse a TOML file that lies in a package."""
+    return decode_toml(resources.files(package).joinpath(name).read_text("utf-8"))

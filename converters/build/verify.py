@@ -18,7 +18,7 @@ from boardfit.converters.quality.divergence import check_working
 from boardfit.converters.spec import ModelSpec
 from boardfit.converters.tokenizers import turns
 from boardfit.converters.tokenizers.verify import verify_vocabulary
-from boardfit.converters.tokenizers.vocab_file import write_vocab_entries
+from boardfit.converters.tokenizers.vocabulary import write_vocab_entries
 from boardfit.edge.engines import EngineSettings, is_installed, open_engine
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.engines.settings import usable_cpus

@@ -6,7 +6,6 @@ that no rule knows, a missing one, or one of another shape is refused.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from boardfit.converters.families.base import Checkpoint, SourceTensor
@@ -40,78 +39,79 @@ def assemble(
     n_expert: int = 0,
     first: Sequence[TargetTensor] = (),
     stacks: Sequence[tuple[ExpertStack, int]] = (),
-    layer_prefix: str = "model.layers.",
     rename: Callable[[str], str | None] = lambda name: name,
 ) -> list[TargetTensor]:
     """All target tensors, `first` before the rest, in the checkpoint's order.
 
     `outer` holds rules by full source name, `layer(i)` those of layer `i` by the name after
-    `layer_prefix` and the number, `experts(i)` its stacks of experts. `rename` maps a source name
+    `model.layers.` and the number, `experts(i)` its stacks of experts. `rename` maps a source name
     to the one the rules use, or to None to drop it (a vision tower). Stacks of experts appear where
     the layer's last expert tensor stands, in the order given, as upstream writes them. `stacks` are
     those outside the layers, by full source name and with their number of tensors.
 
     Raises InputError that names the tensors which are unknown, missing or of the wrong shape.
     """
+    # Source name → what stands before the target's name, and the rule or the stacks.
+    wanted: dict[str, tuple[str, TensorRule | _ExpertPool]] = {}
+    wanted |= {name: ("", rule) for name, rule in outer.items()}
+    for stack, count in stacks:
+        pool = _ExpertPool("", "", [stack], count)
+        wanted |= {name: ("", pool) for name in pool.waiting}
+    for i in range(n_layer):
+        source_prefix, prefix = f"model.layers.{i}.", f"blk.{i}."
+        wanted |= {source_prefix + name: (prefix, rule) for name, rule in layer(i).items()}
+        pool = _ExpertPool(source_prefix, prefix, experts(i), n_expert)
+        wanted |= {name: (prefix, pool) for name in pool.waiting}
     made = list(first)
-    numbered = re.compile(re.escape(layer_prefix) + r"(\d+)\.(.+)")
-    rules = [layer(i) for i in range(n_layer)]
-    pools = [_ExpertPool(f"blk.{i}.", experts(i), n_expert) for i in range(n_layer)]
-    outer_pools = [_ExpertPool("", [stack], count) for stack, count in stacks]
     seen: set[str] = set()
     unknown: list[str] = []
     for name in checkpoint.names():
         known_as = rename(name)
         if known_as is None or known_as.endswith(_BUFFERS):
             continue
-        match = numbered.fullmatch(known_as)
-        if match and int(match[1]) < n_layer:
-            index, inner = int(match[1]), match[2]
-            rule, prefix = rules[index].get(inner), f"blk.{index}."
-            if rule is None and pools[index].is_waiting_for(inner):
-                made += pools[index].add(inner, checkpoint.tensor(name))
-                continue
-        else:
-            rule, prefix = outer.get(known_as), ""
-            pool = next((pool for pool in outer_pools if pool.is_waiting_for(known_as)), None)
-            if pool is not None:
-                made += pool.add(known_as, checkpoint.tensor(name))
-                continue
-        if rule is None:
+        if known_as not in wanted:
             unknown.append(name)
             continue
         seen.add(known_as)
+        prefix, rule = wanted[known_as]
         source = checkpoint.tensor(name)
-        check_shape(source, rule.shape)
-        made += rule.build(prefix + rule.target, source)
+        if isinstance(rule, _ExpertPool):
+            made += rule.add(known_as, source)
+        else:
+            check_shape(source, rule.shape)
+            made += rule.build(prefix + rule.target, source)
     _refuse_unknown(unknown, family, n_layer)
-    _refuse_missing(seen, outer, rules, pools, outer_pools, layer_prefix, family)
+    _refuse_missing(
+        [n for n, (_, rule) in wanted.items() if n not in seen and not rule.optional], family
+    )
     return made
 
 
 class _ExpertPool:
     """Collects the tensors of stacks that belong together until all are there."""
 
-    def __init__(self, prefix: str, stacks: Sequence[ExpertStack], n_expert: int) -> None:
-        self._prefix, self._stacks, self._n_expert = prefix, stacks, n_expert
-        self._waiting = {stack.source.format(e): stack for stack in stacks for e in range(n_expert)}
+    optional = False
+
+    def __init__(
+        self, source_prefix: str, prefix: str, stacks: Sequence[ExpertStack], n_expert: int
+    ) -> None:
+        self._source_prefix, self._prefix = source_prefix, prefix
+        self._stacks, self._n_expert = stacks, n_expert
+        self.waiting = {name: stack for stack in stacks for name in self._names(stack)}
         self._got: dict[str, SourceTensor] = {}
 
-    def is_waiting_for(self, inner: str) -> bool:
-        return inner in self._waiting
-
-    def add(self, inner: str, source: SourceTensor) -> list[TargetTensor]:
-        check_shape(source, self._waiting[inner].shape)
-        self._got[inner] = source
-        if len(self._got) < len(self._waiting):
+    def add(self, name: str, source: SourceTensor) -> list[TargetTensor]:
+        check_shape(source, self.waiting[name].shape)
+        self._got[name] = source
+        if len(self._got) < len(self.waiting):
             return []
         return [self._stack(stack) for stack in self._stacks]
 
-    def missing(self) -> list[str]:
-        return [inner for inner in self._waiting if inner not in self._got]
+    def _names(self, stack: ExpertStack) -> list[str]:
+        return [self._source_prefix + stack.source.format(e) for e in range(self._n_expert)]
 
     def _stack(self, stack: ExpertStack) -> TargetTensor:
-        sources = [self._got[stack.source.format(e)] for e in range(self._n_expert)]
+        sources = [self._got[name] for name in self._names(stack)]
         if any(source.dtype != sources[0].dtype for source in sources):
             # An adapter or a quantizer touched some experts only.
             sources = [as_floats(source) for source in sources]
@@ -125,22 +125,20 @@ class _ExpertPool:
 
 
 def check_kinds(
-    names: Iterable[str | None], key: str, kinds: Sequence[str], marks: Mapping[str, str]
+    names: Iterable[str | None], key: str, kinds: Sequence[str], marked: str, tensor: str
 ) -> None:
     """Raises InputError when `config.json` calls a layer another kind than its tensors show.
 
-    `key` lists the kinds, one per layer; `marks` has the tensor by which a kind is known.
+    `key` lists the `kinds`, one per layer; only layers of the `marked` kind have that `tensor`.
     """
     present = set(names)
     for i, kind in enumerate(kinds):
-        for marked, tensor in marks.items():
-            if (f"model.layers.{i}.{tensor}" in present) != (kind == marked):
-                has = "lacks" if kind == marked else "has"
-                raise InputError(
-                    f"config.json: {key} calls layer {i} {printable(kind)!r}, but the checkpoint "
-                    f"{has} its {tensor}",
-                    next_step="check that config.json belongs to these weights",
-                )
+        if (f"model.layers.{i}.{tensor}" in present) != (kind == marked):
+            raise InputError(
+                f"config.json: {key} calls layer {i} {printable(kind)!r}, but the checkpoint "
+                f"{'lacks' if kind == marked else 'has'} its {tensor}",
+                next_step="check that config.json belongs to these weights",
+            )
 
 
 def check_shape(source: SourceTensor, expected: Shape) -> None:
@@ -164,25 +162,7 @@ def _refuse_unknown(unknown: Sequence[str], family: str, n_layer: int) -> None:
         )
 
 
-def _refuse_missing(
-    seen: set[str],
-    outer: Mapping[str, TensorRule],
-    rules: Sequence[Mapping[str, TensorRule]],
-    pools: Sequence[_ExpertPool],
-    outer_pools: Sequence[_ExpertPool],
-    layer_prefix: str,
-    family: str,
-) -> None:
-    missing = [name for name, rule in outer.items() if not rule.optional and name not in seen]
-    missing += [name for pool in outer_pools for name in pool.missing()]
-    for index, layer in enumerate(rules):
-        prefix = f"{layer_prefix}{index}."
-        missing += [
-            prefix + inner
-            for inner, rule in layer.items()
-            if not rule.optional and prefix + inner not in seen
-        ]
-        missing += [prefix + inner for inner in pools[index].missing()]
+def _refuse_missing(missing: Sequence[str], family: str) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise InputError(

@@ -1,10 +1,4 @@
-"""What a model family is: a name map, permutations, metadata and quirks, keyed by `model_type`.
-
-A family file subclasses `Family`, registers the `model_type` values it handles in
-`boardfit.converters.families.registry` (data: model_type → module and class), and overrides as
-little as it can. It never reads tensor data itself. It names which rows of which source tensors
-make up a target tensor.
-"""
+"""A checkpoint as families see it."""
 
 from __future__ import annotations
 
@@ -13,9 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-
-from boardfit.converters.spec import KeyValue, TargetTensor
-from boardfit.device_profiles.shape import ModelShape
 
 
 @dataclass(frozen=True)
@@ -44,33 +35,3 @@ class Checkpoint(Protocol):
 
     def tensor(self, name: str) -> SourceTensor:
         """One tensor. Raises InputError that names it and its shard when it is absent."""
-
-
-class Family(Protocol):
-    """How one architecture becomes GGUF. `arch` is the GGUF architecture name.
-
-    `keep_mtp` asks for the head that guesses several tokens ahead, for families that can keep it.
-    """
-
-    arch: str
-    can_keep_mtp: bool
-    keep_mtp: bool
-
-    def shape(self, checkpoint: Checkpoint) -> ModelShape:
-        """The model's shape. Raises InputError when config and tensors disagree."""
-
-    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
-        """`<arch>.*` entries in upstream's order; `general.*` and `tokenizer.*` are added around
-        them by `boardfit.converters.source.hf`.
-        """
-
-    def tensors(self, checkpoint: Checkpoint) -> list[TargetTensor]:
-        """All target tensors, in upstream converter's order. Raises InputError for source tensors
-        that are missing, unknown or of the wrong shape.
-        """
-
-    def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Sentences for the user about how the artifact differs from the checkpoint."""
-
-    def rename(self, name: str) -> str | None:
-        """A source tensor's name without what is around a language model; None drops it."""

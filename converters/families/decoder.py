@@ -9,19 +9,26 @@ from typing import Any, ClassVar
 import numpy as np
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.assembly import assemble
+from boardfit.converters.families.assembly import assemble, check_kinds
 from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.layout import ExpertStack, TensorRule, copy
+from boardfit.converters.families.layout import (
+    ExpertStack,
+    TensorRule,
+    copy,
+    language_model_only,
+)
 from boardfit.converters.families.rope import global_rope, rope_metadata, rope_parameters
-from boardfit.converters.families.settings import Config, float32, uint32
+from boardfit.converters.families.settings import Config
 from boardfit.converters.spec import KeyValue, TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError, UnsupportedModelError
 
 # Far above every published model; more is a damaged file, and would cost time before it is noticed.
 MOST_LAYERS = 4096
 MOST_EXPERTS = 4096
 _ROWS_COMPARED = 256
+_DEFAULTS = load_toml("boardfit.converters.families", "defaults.toml")
 
 
 @dataclass(frozen=True)
@@ -49,14 +56,23 @@ class Dimensions:
 class DecoderFamily:
     """A decoder-only transformer with Hugging Face's usual tensor names.
 
-    Class data: `arch` (GGUF architecture), `defaults` (what the family's configuration class in
-    transformers assumes for an absent key, as far as the conversion depends on it),
-    `can_keep_mtp` (whether its MTP head can be in the file).
+    It never reads tensor data itself. It names which rows of which source tensors make up a target
+    tensor.
+
+    Class data: `arch` (GGUF architecture), `kinds_key` and `mark` (the key that lists the kinds of
+    layers; the kind of recurrent ones, and a tensor that only they have), `is_multimodal` (whether
+    the checkpoint has more than a language model), `can_keep_mtp` (whether its MTP head can be in
+    the file), `keep_mtp` (whether it shall be).
     """
 
     arch: ClassVar[str]
+    kinds_key: ClassVar[str] = "layer_types"
+    mark: ClassVar[tuple[str, str] | None] = None
+    is_multimodal: ClassVar[bool] = False
     can_keep_mtp = keep_mtp = False
-    defaults: ClassVar[Mapping[str, Any]] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0}
+
+    def __init__(self) -> None:
+        self.defaults = read_defaults(type(self))
 
     @classmethod
     def from_config(cls, config: Config) -> DecoderFamily:
@@ -72,7 +88,7 @@ class DecoderFamily:
         """
         inner = settings.optional_mapping(checkpoint.config, "text_config")
         if inner is None:
-            return settings.with_defaults(checkpoint.config, self.defaults)
+            return {**self.defaults, **checkpoint.config}
         return {**checkpoint.config, **self.defaults, **inner}
 
     def head_dim(self, config: Config) -> int:
@@ -94,9 +110,21 @@ class DecoderFamily:
         """Whether the output head may be absent because it is the embedding."""
         return settings.optional_bool(config, "tie_word_embeddings", False)
 
-    def window(self, config: Config, layer: int) -> int | None:
-        """Tokens of KV cache that a layer keeps; None for the whole context."""
+    def kinds(self, config: Config) -> Sequence[str]:
+        """The kind of each layer, of a family that has several."""
+        raise NotImplementedError
+
+    def state_values(self, config: Config, dims: Dimensions, layer: int) -> int | None:
+        """Float32 values that a layer keeps instead of a KV cache; None where it attends."""
         return None
+
+    def sliding(self, config: Config) -> Sequence[bool]:
+        """For each layer whether it looks back over a window only; empty where none does."""
+        return ()
+
+    def per_layer(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        """Entries that are written as lists over the layers, in the place of the usual ones."""
+        return {}
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         """Rules of one layer by the name after `model.layers.N.`."""
@@ -130,19 +158,19 @@ class DecoderFamily:
             )
         return []
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
-        """Entries after the common ones."""
-        return []
+    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        """Entries after the common ones, by the name after `<arch>.`."""
+        return {}
 
     def rename(self, name: str) -> str | None:
         """The name that rules use for a source tensor; None drops it."""
-        return name
+        return language_model_only(name) if self.is_multimodal else name
 
     def rename_in(self, config: Config, name: str) -> str | None:
         """As `rename`, where the name depends on the configuration too."""
         return self.rename(name)
 
-    # -- the Family protocol -----------------------------------------------------------------------
+    # -- what callers ask -------------------------------------------------------------------------
 
     def dimensions(self, config: Config) -> Dimensions:
         """Raises InputError for a missing or impossible size."""
@@ -165,32 +193,39 @@ class DecoderFamily:
         return dims
 
     def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
-        """`<arch>.*` entries in the order of upstream's conversion/base.py,
-        `TextModel.set_gguf_parameters`, then the family's own.
+        """`<arch>.*` entries in upstream's order; `general.*` and `tokenizer.*` are added around
+        them by `boardfit.converters.source.hf`.
         """
         config = self.config(checkpoint)
         dims = self.dimensions(config)
-        entries = [
-            uint32(f"{self.arch}.block_count", dims.n_layer),
-            uint32(f"{self.arch}.context_length", dims.n_ctx),
-            uint32(f"{self.arch}.embedding_length", dims.n_embd),
-            uint32(f"{self.arch}.feed_forward_length", dims.n_ff),
-            uint32(f"{self.arch}.attention.head_count", dims.n_head),
-            uint32(f"{self.arch}.attention.head_count_kv", dims.n_head_kv),
-            *rope_metadata(self.arch, rope_parameters(config)),
-            *self._norm_entries(config),
-            *self._expert_entries(config),
-        ]
+        values = {**self.values(config, dims), **self.extra_metadata(config, dims)}
+        return settings.entries(self.arch, values | self.per_layer(config, dims))
+
+    def values(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        """The common entries, in the order of upstream's conversion/base.py,
+        `TextModel.set_gguf_parameters`.
+        """
+        values: dict[str, Any] = {
+            "block_count": dims.n_layer,
+            "context_length": dims.n_ctx,
+            "embedding_length": dims.n_embd,
+            "feed_forward_length": dims.n_ff,
+            "attention.head_count": dims.n_head,
+            "attention.head_count_kv": dims.n_head_kv,
+            **rope_metadata(rope_parameters(config)),
+            **norm_values(config),
+            **self._expert_values(config),
+        }
         if self.has_head_dim(config):
-            entries += [
-                uint32(f"{self.arch}.attention.key_length", dims.head_dim),
-                uint32(f"{self.arch}.attention.value_length", dims.head_dim),
-            ]
-        return entries + self.extra_metadata(config, dims)
+            values |= head_values(dims)
+        return values
 
     def tensors(self, checkpoint: Checkpoint) -> list[TargetTensor]:
         """All target tensors in upstream's order; see `assembly.assemble` for what is refused."""
         config = self.config(checkpoint)
+        if self.mark is not None:
+            names = map(self.rename, checkpoint.names())
+            check_kinds(names, self.kinds_key, self.kinds(config), *self.mark)
         dims = self.dimensions(config)
         made = assemble(
             checkpoint,
@@ -261,10 +296,13 @@ class DecoderFamily:
         return None
 
     def layer_shape(self, config: Config, dims: Dimensions, layer: int) -> LayerShape:
-        """One layer's state; recurrent layers override it."""
-        return LayerShape(
-            dims.n_head_kv, dims.head_dim, dims.head_dim, window=self.window(config, layer)
-        )
+        """One layer's state."""
+        state = self.state_values(config, dims, layer)
+        if state is not None:
+            return LayerShape(0, dims.head_dim, dims.head_dim, state_values=state)
+        is_sliding = any(self.sliding(config)[layer : layer + 1])
+        window = settings.require_int(config, "sliding_window") if is_sliding else None
+        return LayerShape(dims.n_head_kv, dims.head_dim, dims.head_dim, window=window)
 
     def n_expert(self, config: Config) -> int:
         """Experts per layer; 0 for a dense model."""
@@ -279,24 +317,45 @@ class DecoderFamily:
             return 0
         return settings.require_int(config, "num_experts_per_tok", least=0)
 
-    def _norm_entries(self, config: Config) -> list[KeyValue]:
-        entries = []
-        for key, name in (
-            ("rms_norm_eps", "layer_norm_rms_epsilon"),
-            ("layer_norm_eps", "layer_norm_epsilon"),
-        ):
-            value = settings.optional_float(config, key)
-            if value is not None:
-                entries.append(float32(f"{self.arch}.attention.{name}", value))
-        return entries
-
-    def _expert_entries(self, config: Config) -> list[KeyValue]:
-        entries = []
+    def _expert_values(self, config: Config) -> dict[str, Any]:
+        values = {}
         if any(config.get(key) is not None for key in ("num_local_experts", "num_experts")):
-            entries.append(uint32(f"{self.arch}.expert_count", self.n_expert(config)))
+            values["expert_count"] = self.n_expert(config)
         if config.get("num_experts_per_tok") is not None:
-            entries.append(uint32(f"{self.arch}.expert_used_count", self.n_expert_used(config)))
-        return entries
+            values["expert_used_count"] = self.n_expert_used(config)
+        return values
+
+
+def head_values(dims: Dimensions) -> dict[str, int]:
+    """The entries for the size of a head."""
+    return {"attention.key_length": dims.head_dim, "attention.value_length": dims.head_dim}
+
+
+def norm_values(config: Config) -> dict[str, float]:
+    """The entries for the epsilons of norms, as far as the configuration has them."""
+    names = {"rms_norm_eps": "layer_norm_rms_epsilon", "layer_norm_eps": "layer_norm_epsilon"}
+    given = {name: settings.optional_float(config, key) for key, name in names.items()}
+    return {f"attention.{name}": value for name, value in given.items() if value is not None}
+
+
+def window_values(config: Config, sliding: Sequence[bool] | None = None) -> dict[str, Any]:
+    """The entries for a window, with the pattern of layers where it is given."""
+    values: dict[str, Any] = {
+        "attention.sliding_window": settings.require_int(config, "sliding_window")
+    }
+    if sliding is not None:
+        values["attention.sliding_window_pattern"] = list(sliding)
+    return values
+
+
+def read_defaults(family: type) -> dict[str, Any]:
+    """What transformers assumes for absent keys: of the class, else of the nearest one above it."""
+    name = next(kind.__name__ for kind in family.__mro__ if kind.__name__ in _DEFAULTS)
+    found: dict[str, Any] = {}
+    while name is not None:
+        found = {**_DEFAULTS[name], **found}
+        name = _DEFAULTS[name].get("like")
+    return {key: value for key, value in found.items() if key != "like"}
 
 
 def has_equal_head(tensors: Sequence[TargetTensor]) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint, SourceTensor
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions, head_values
 from boardfit.converters.families.layout import (
     TensorRule,
     copy,
@@ -26,8 +26,8 @@ from boardfit.converters.families.layout import (
 )
 from boardfit.converters.families.mamba2 import Mamba2
 from boardfit.converters.families.rope import rope_metadata, rope_parameters
-from boardfit.converters.families.settings import Config, float32, uint32
-from boardfit.converters.spec import KeyValue, TargetTensor
+from boardfit.converters.families.settings import Config
+from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape
 from boardfit.edge.errors import InputError
 
@@ -39,23 +39,6 @@ class FalconH1(DecoderFamily):
     """`FalconH1ForCausalLM`."""
 
     arch = "falcon-h1"
-    defaults = {  # noqa: RUF012 - ClassVar in the base
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 8192,
-        "mamba_d_ssm": 1024,
-        "mamba_n_heads": 128,
-        "mamba_d_head": "auto",
-        "mamba_n_groups": 1,
-        "mamba_d_state": 256,
-        "mamba_d_conv": 4,
-        "mamba_expand": 2,
-        "mamba_rms_norm": False,
-        "mamba_norm_before_gate": True,
-        "mlp_multipliers": [1.0, 1.0],
-        "ssm_multipliers": [1.0] * 5,
-    }
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         config = super().config(checkpoint)
@@ -143,30 +126,23 @@ class FalconH1(DecoderFamily):
         state = self.mixer(config).state_values
         return LayerShape(dims.n_head_kv, dims.head_dim, dims.head_dim, state_values=state)
 
-    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
+    def values(self, config: Config, dims: Dimensions) -> dict[str, Any]:
         """All entries, in upstream's order, which is that of its `Mamba2Model`."""
-        config = self.config(checkpoint)
-        dims = self.dimensions(config)
         order = ("conv_kernel", "inner_size", "state_size", "time_step_rank", "group_count")
         epsilon = settings.require_float(config, "rms_norm_eps")
-
-        def size(name: str, value: int) -> KeyValue:
-            return uint32(f"{self.arch}.{name}", value)
-
-        return [
-            size("context_length", dims.n_ctx),
-            size("embedding_length", dims.n_embd),
-            size("feed_forward_length", dims.n_ff),
-            size("attention.head_count", dims.n_head),
-            size("block_count", dims.n_layer),
-            *self.mixer(config).entries(self.arch, order),
-            float32(f"{self.arch}.attention.layer_norm_rms_epsilon", epsilon),
-            size("vocab_size", dims.n_vocab),
-            size("attention.head_count_kv", dims.n_head_kv),
-            size("attention.key_length", dims.head_dim),
-            size("attention.value_length", dims.head_dim),
-            *rope_metadata(self.arch, rope_parameters(config)),
-        ]
+        return {
+            "context_length": dims.n_ctx,
+            "embedding_length": dims.n_embd,
+            "feed_forward_length": dims.n_ff,
+            "attention.head_count": dims.n_head,
+            "block_count": dims.n_layer,
+            **self.mixer(config).values(order),
+            "attention.layer_norm_rms_epsilon": epsilon,
+            "vocab_size": dims.n_vocab,
+            "attention.head_count_kv": dims.n_head_kv,
+            **head_values(dims),
+            **rope_metadata(rope_parameters(config)),
+        }
 
 
 def scaled(target: str, *shape: int, by: Sequence[Factor]) -> TensorRule:

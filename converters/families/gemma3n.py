@@ -10,18 +10,16 @@ neither the entries for them nor the cap on logits, so that other models are ref
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from gguf import GGUFValueType
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.decoder import MOST_LAYERS, Dimensions
-from boardfit.converters.families.gemma2 import sliding_layers
-from boardfit.converters.families.gemma3 import Gemma3
+from boardfit.converters.families.gemma import Gemma3, sliding_layers
 from boardfit.converters.families.gemma4 import (
     check_shared_layers,
     is_shared,
@@ -39,8 +37,8 @@ from boardfit.converters.families.layout import (
     target_tensor,
 )
 from boardfit.converters.families.llama import mlp_rules
-from boardfit.converters.families.settings import Config, array, float32, quote, uint32
-from boardfit.converters.spec import KeyValue, TargetTensor
+from boardfit.converters.families.settings import Config, quote
+from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape
 from boardfit.edge.errors import UnsupportedModelError
 
@@ -64,30 +62,10 @@ class Gemma3n(Gemma3):
     """`Gemma3nForCausalLM`, and the language model of `Gemma3nForConditionalGeneration`."""
 
     arch = "gemma3n"
-    defaults = {  # noqa: RUF012 - ClassVar in the base
-        "vocab_size": 262400,
-        "hidden_size": 2048,
-        "intermediate_size": 16384,
-        "num_hidden_layers": 35,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "head_dim": 256,
-        "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000.0,
-        "rope_local_base_freq": 10000.0,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "tie_word_embeddings": True,
-        "sliding_window": 512,
-        "final_logit_softcapping": 30.0,
-        "vocab_size_per_layer_input": 262144,
-        "hidden_size_per_layer_input": 256,
-        "altup_active_idx": 0,
-        "altup_num_inputs": _N_ALTUP,
-        "num_kv_shared_layers": 15,
-        "laurel_rank": 64,
-    }
     engine_period = 5
+
+    def sliding(self, config: Config) -> Sequence[bool]:
+        return sliding_layers(config, period=self.engine_period)
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """With one feed-forward size, and a sparsity for each layer."""
@@ -112,7 +90,7 @@ class Gemma3n(Gemma3):
         return config
 
     def _check_layers(self, config: Config, n_layer: int) -> None:
-        check_shared_layers(config, sliding_layers(config, period=self.engine_period))
+        check_shared_layers(config, self.sliding(config))
         own = n_layer - config["num_kv_shared_layers"]
         if own != min(n_layer, _ENGINE_LAYERS_WITH_KV):
             raise UnsupportedModelError(
@@ -161,14 +139,11 @@ class Gemma3n(Gemma3):
 
     def outer_stacks(self, config: Config, dims: Dimensions) -> list[tuple[ExpertStack, int]]:
         shape = (dims.n_embd, dims.n_embd)
-        names = {
-            "altup_projections": "altup_proj",
-            "altup_unembed_projections": "altup_unembd_proj",
-        }
-        return [
-            (ExpertStack(f"model.{a}.{{}}.weight", f"{b}.weight", shape), _N_ALTUP - 1)
-            for a, b in names.items()
-        ]
+        inward = ExpertStack("model.altup_projections.{}.weight", "altup_proj.weight", shape)
+        outward = ExpertStack(
+            "model.altup_unembed_projections.{}.weight", "altup_unembd_proj.weight", shape
+        )
+        return [(inward, _N_ALTUP - 1), (outward, _N_ALTUP - 1)]
 
     def tensors(self, checkpoint: Checkpoint) -> list[TargetTensor]:
         """With zeros for keys and values of shared layers where a checkpoint, saved by a newer
@@ -190,29 +165,22 @@ class Gemma3n(Gemma3):
                     made.append(_zeros(name, shape, kind))
         return made
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
-        arch, attention = self.arch, f"{self.arch}.attention"
-        sliding = sliding_layers(config, period=self.engine_period)
+    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
         deviations = [_DEVIATIONS[part] for part in _sparsity(config, dims.n_layer)]
-        return [
-            float32(f"{arch}.final_logit_softcapping", config["final_logit_softcapping"]),
-            uint32(f"{attention}.sliding_window", settings.require_int(config, "sliding_window")),
-            uint32(f"{arch}.altup.active_idx", config["altup_active_idx"]),
-            uint32(f"{arch}.altup.num_inputs", _N_ALTUP),
-            uint32(
-                f"{arch}.embedding_length_per_layer_input", config["hidden_size_per_layer_input"]
-            ),
-            uint32(f"{attention}.shared_kv_layers", config["num_kv_shared_layers"]),
-            array(f"{arch}.activation_sparsity_scale", deviations, GGUFValueType.FLOAT32),
-            array(f"{attention}.sliding_window_pattern", sliding, GGUFValueType.BOOL),
-        ]
+        window = settings.require_int(config, "sliding_window")
+        return {
+            "final_logit_softcapping": _ENGINE_SIZES["final_logit_softcapping"],
+            "attention.sliding_window": window,
+            "altup.active_idx": _ENGINE_SIZES["altup_active_idx"],
+            "altup.num_inputs": _N_ALTUP,
+            "embedding_length_per_layer_input": _ENGINE_SIZES["hidden_size_per_layer_input"],
+            "attention.shared_kv_layers": config["num_kv_shared_layers"],
+            "activation_sparsity_scale": deviations,
+            "attention.sliding_window_pattern": list(self.sliding(config)),
+        }
 
-    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
-        """The usual entries, with the feed-forward size as a list over the layers."""
-        dims = self.dimensions(self.config(checkpoint))
-        key = f"{self.arch}.feed_forward_length"
-        per_layer = array(key, [dims.n_ff] * dims.n_layer, GGUFValueType.INT32)
-        return [per_layer if entry.key == key else entry for entry in super().metadata(checkpoint)]
+    def per_layer(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        return {"feed_forward_length": [dims.n_ff] * dims.n_layer}
 
     def layer_shape(self, config: Config, dims: Dimensions, layer: int) -> LayerShape:
         shape = super().layer_shape(config, dims, layer)

@@ -16,17 +16,20 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from gguf import GGUFValueType
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.decoder import MOST_EXPERTS, MOST_LAYERS, Dimensions
-from boardfit.converters.families.gemma2 import sliding_layers
-from boardfit.converters.families.gemma3 import Gemma3
+from boardfit.converters.families.decoder import (
+    MOST_EXPERTS,
+    MOST_LAYERS,
+    Dimensions,
+    head_values,
+)
+from boardfit.converters.families.gemma import Gemma3, sliding_layers
 from boardfit.converters.families.layout import TensorRule, constant, copy
 from boardfit.converters.families.llama import mlp_rules
-from boardfit.converters.families.settings import Config, array, float32, quote, uint32
-from boardfit.converters.spec import KeyValue, TargetTensor
+from boardfit.converters.families.settings import Config, quote
+from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape
 from boardfit.edge.errors import InputError, UnsupportedModelError
 
@@ -38,32 +41,6 @@ class Gemma4(Gemma3):
     """`Gemma4ForCausalLM`, and the language model of `Gemma4ForConditionalGeneration`."""
 
     arch = "gemma4"
-    defaults = {  # noqa: RUF012 - ClassVar in the base
-        "vocab_size": 262144,
-        "hidden_size": 2304,
-        "intermediate_size": 9216,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "global_head_dim": 512,
-        "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-6,
-        "hidden_activation": "gelu_pytorch_tanh",
-        "tie_word_embeddings": True,
-        "sliding_window": 512,
-        "vocab_size_per_layer_input": 262144,
-        "hidden_size_per_layer_input": 256,
-        "num_kv_shared_layers": 0,
-        "rope_parameters": {
-            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
-            "full_attention": {
-                "rope_type": "proportional",
-                "partial_rotary_factor": 0.25,
-                "rope_theta": 1000000.0,
-            },
-        },
-    }
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """With one name for the experts, and rope parameters that the base class can write."""
@@ -146,34 +123,33 @@ class Gemma4(Gemma3):
         factors[: int(size * part / 2)] = 1.0
         return [constant("rope_freqs.weight", factors, "rope_parameters")]
 
-    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
-        """The usual entries, with those that differ between layers as lists."""
-        config = self.config(checkpoint)
-        per_layer = {entry.key: entry for entry in self._layer_entries(config)}
-        return [per_layer.get(entry.key, entry) for entry in super().metadata(checkpoint)]
+    def per_layer(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        layers = [self._layer_dimensions(config, dims, i) for i in range(dims.n_layer)]
+        values: dict[str, Any] = dict.fromkeys(head_values(dims), self._full_head_dim(config))
+        if settings.optional_bool(config, "use_double_wide_mlp", False):
+            values["feed_forward_length"] = [layer.n_ff for layer in layers]
+        if config.get("num_global_key_value_heads") is not None:
+            values["attention.head_count_kv"] = [layer.n_head_kv for layer in layers]
+        return values
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
-        arch, attention = self.arch, f"{self.arch}.attention"
-        sliding, n_swa = config[_SLIDING], dims.head_dim
+    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        # Without the cap's entry the engine caps at 30 (upstream leaves it out then).
         cap = settings.optional_float(config, "final_logit_softcapping", 0.0) or 0.0
-        entries = [
-            # Without the entry the engine caps at 30 (upstream leaves it out then).
-            float32(f"{arch}.final_logit_softcapping", cap),
-            uint32(f"{attention}.sliding_window", settings.require_int(config, "sliding_window")),
-            uint32(f"{attention}.shared_kv_layers", config["num_kv_shared_layers"]),
-            uint32(f"{arch}.embedding_length_per_layer_input", per_layer_width(config)),
-            array(f"{attention}.sliding_window_pattern", sliding, GGUFValueType.BOOL),
-            uint32(f"{attention}.key_length_swa", n_swa),
-            uint32(f"{attention}.value_length_swa", n_swa),
-        ]
+        experts = {}
         if self.n_expert(config):
-            n_ff = uint32(f"{arch}.expert_feed_forward_length", self._expert_ff(config))
-            entries.append(n_ff)
-        return [
-            *entries,
-            uint32(f"{arch}.rope.dimension_count", self._full_head_dim(config)),
-            uint32(f"{arch}.rope.dimension_count_swa", n_swa),
-        ]
+            experts = {"expert_feed_forward_length": self._expert_ff(config)}
+        return {
+            "final_logit_softcapping": cap,
+            "attention.sliding_window": settings.require_int(config, "sliding_window"),
+            "attention.shared_kv_layers": config["num_kv_shared_layers"],
+            "embedding_length_per_layer_input": per_layer_width(config),
+            "attention.sliding_window_pattern": config[_SLIDING],
+            "attention.key_length_swa": dims.head_dim,
+            "attention.value_length_swa": dims.head_dim,
+            **experts,
+            "rope.dimension_count": self._full_head_dim(config),
+            "rope.dimension_count_swa": dims.head_dim,
+        }
 
     def shape(self, checkpoint: Checkpoint) -> ModelShape:
         config = self.config(checkpoint)
@@ -187,8 +163,9 @@ class Gemma4(Gemma3):
         shape = super().layer_shape(config, self._layer_dimensions(config, dims, layer), layer)
         return replace(shape, shares_kv=is_shared(config, dims, layer))
 
-    def window(self, config: Config, layer: int) -> int | None:
-        return settings.require_int(config, "sliding_window") if config[_SLIDING][layer] else None
+    def sliding(self, config: Config) -> Sequence[bool]:
+        found: Sequence[bool] = config[_SLIDING]
+        return found
 
     def _full_head_dim(self, config: Config) -> int:
         """Size of a head of full attention."""
@@ -214,21 +191,6 @@ class Gemma4(Gemma3):
             )
         return replace(dims, head_dim=self._full_head_dim(config), n_head_kv=n_head_kv)
 
-    def _layer_entries(self, config: Config) -> list[KeyValue]:
-        dims, attention = self.dimensions(config), f"{self.arch}.attention"
-        layers = [self._layer_dimensions(config, dims, i) for i in range(dims.n_layer)]
-        entries = [
-            uint32(f"{attention}.key_length", self._full_head_dim(config)),
-            uint32(f"{attention}.value_length", self._full_head_dim(config)),
-        ]
-        if settings.optional_bool(config, "use_double_wide_mlp", False):
-            widths = [layer.n_ff for layer in layers]
-            entries.append(array(f"{self.arch}.feed_forward_length", widths, GGUFValueType.INT32))
-        if config.get("num_global_key_value_heads") is not None:
-            heads = [layer.n_head_kv for layer in layers]
-            entries.append(array(f"{attention}.head_count_kv", heads, GGUFValueType.INT32))
-        return entries
-
     def _expert_ff(self, config: Config) -> int:
         key = "expert_intermediate_size"
         given = key if config.get(key) is not None else "moe_intermediate_size"
@@ -252,13 +214,6 @@ class Gemma4(Gemma3):
 
 class Gemma4Unified(Gemma4):
     """`Gemma4UnifiedForConditionalGeneration` (12B), whose images and sounds have no towers."""
-
-    defaults = {  # noqa: RUF012 - ClassVar in the base
-        **Gemma4.defaults,
-        "max_position_embeddings": 262144,
-        "sliding_window": 1024,
-        "hidden_size_per_layer_input": 0,
-    }
 
 
 def _sizes_from_layers(config: Config) -> dict[str, Any]:

@@ -16,8 +16,8 @@ import numpy as np
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint, SourceTensor
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions
-from boardfit.converters.families.gemma2 import sliding_layers, unusual_pattern
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions, window_values
+from boardfit.converters.families.gemma import sliding_layers, unusual_pattern
 from boardfit.converters.families.layout import (
     TensorRule,
     copy,
@@ -27,8 +27,8 @@ from boardfit.converters.families.layout import (
 )
 from boardfit.converters.families.lazy import LazyRows
 from boardfit.converters.families.llama import attention_bias_rules, attention_rules
-from boardfit.converters.families.settings import Config, uint32
-from boardfit.converters.spec import KeyValue, TargetTensor
+from boardfit.converters.families.settings import Config
+from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import UnsupportedModelError
 from boardfit.edge.units import printable
 
@@ -41,25 +41,6 @@ class GptOss(DecoderFamily):
     """`GptOssForCausalLM`, its experts in MXFP4 or in floats."""
 
     arch = "gpt-oss"
-    defaults = {  # noqa: RUF012 - ClassVar in the base
-        "vocab_size": 201088,
-        "num_attention_heads": 64,
-        "num_key_value_heads": 8,
-        "head_dim": 64,
-        "max_position_embeddings": 131072,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 150000.0,
-        "rope_scaling": {
-            "rope_type": "yarn",
-            "factor": 32.0,
-            "beta_fast": 32.0,
-            "beta_slow": 1.0,
-            "original_max_position_embeddings": 4096,
-        },
-        "sliding_window": 128,
-        "num_local_experts": 128,
-        "num_experts_per_tok": 4,
-    }
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         config = super().config(checkpoint)
@@ -85,7 +66,7 @@ class GptOss(DecoderFamily):
         n_expert = self.n_expert(config)
         rules = {
             **attention_rules(dims, interleave=False),
-            **attention_bias_rules(dims, interleave=False, output=True),
+            **attention_bias_rules({"attention_bias": True}, dims),
             "self_attn.sinks": copy("attn_sinks.weight", dims.n_head),
             "mlp.router.weight": copy("ffn_gate_inp.weight", n_expert, dims.n_embd),
             "mlp.router.bias": copy("ffn_gate_inp.bias", n_expert),
@@ -112,22 +93,20 @@ class GptOss(DecoderFamily):
         made = super().tensors(checkpoint)
         return sorted(made, key=lambda tensor: tensor.source_type != "MXFP4")
 
-    def window(self, config: Config, layer: int) -> int | None:
-        sliding = sliding_layers(config, period=_ENGINE_PERIOD)[layer]
-        return settings.require_int(config, "sliding_window") if sliding else None
+    def sliding(self, config: Config) -> Sequence[bool]:
+        return sliding_layers(config, period=_ENGINE_PERIOD)
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         kept = self.config(checkpoint)[_PACKED_KEY]
         note = "the experts stay in MXFP4 as they are stored, under every recipe"
         return [*super().notes(checkpoint), *([note] if kept else [])]
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
-        window = settings.require_int(config, "sliding_window")
-        return [
-            uint32(f"{self.arch}.attention.sliding_window", window),
-            uint32(f"{self.arch}.expert_feed_forward_length", dims.n_ff),
-            *unusual_pattern(self.arch, config, _ENGINE_PERIOD),
-        ]
+    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        return {
+            **window_values(config),
+            "expert_feed_forward_length": dims.n_ff,
+            **unusual_pattern(self.sliding(config), _ENGINE_PERIOD),
+        }
 
 
 def _weights(targets: Sequence[str]) -> Any:

@@ -90,7 +90,7 @@ def copy(target: str, *shape: int, optional: bool = False) -> TensorRule:
     return TensorRule(target, shape, build, optional)
 
 
-def interleave_rows(target: str, *shape: int, n_head: int, optional: bool = False) -> TensorRule:
+def interleave_rows(target: str, *shape: int, n_head: int) -> TensorRule:
     """Rows of a query or key projection, reordered for interleaved rotary embeddings.
 
     Hugging Face rotates element `j` of a head with `j + d/2`; ggml's `LLAMA` rope rotates `2j` with
@@ -102,7 +102,7 @@ def interleave_rows(target: str, *shape: int, n_head: int, optional: bool = Fals
         order = interleaved_order(shape[0], n_head)
         return reorder(target, *shape, order=order).build(name, source)
 
-    return TensorRule(target, shape, build, optional)
+    return TensorRule(target, shape, build)
 
 
 def reorder(target: str, *shape: int, order: np.ndarray, axis: int = 0) -> TensorRule:
@@ -126,7 +126,7 @@ def reorder(target: str, *shape: int, order: np.ndarray, axis: int = 0) -> Tenso
     return TensorRule(target, shape, build)
 
 
-def split(targets: Sequence[tuple[str, int]], *shape: int, optional: bool = False) -> TensorRule:
+def split(targets: Sequence[tuple[str, int]], *shape: int) -> TensorRule:
     """Store consecutive row ranges of one tensor as tensors of their own.
 
     `targets` is (name, rows) along the second-to-last axis, for example gate and up of a fused
@@ -134,28 +134,23 @@ def split(targets: Sequence[tuple[str, int]], *shape: int, optional: bool = Fals
     """
     if sum(count for _, count in targets) != shape[-2]:
         raise ValueError(f"split of {shape} into {targets} does not add up")
-    prefix_end = targets[0][0]
 
     def build(name: str, source: SourceTensor) -> list[TargetTensor]:
-        prefix = name.removesuffix(prefix_end)
+        prefix = name.removesuffix(targets[0][0])
         stack = source.data.reshape(-1, shape[-2], shape[-1])
         made, first = [], 0
         for part, count in targets:
             block = stack[:, first : first + count, :]
-            part_shape = (*shape[:-2], count, shape[-1])
             read = stack_reader([block[i] for i in range(len(block))])
-            made.append(
-                target_tensor(
-                    prefix + part, part_shape, source.dtype, read, f"{source.name} rows {first}.."
-                )
-            )
+            size, origin = (*shape[:-2], count, shape[-1]), f"{source.name} rows {first}.."
+            made.append(target_tensor(prefix + part, size, source.dtype, read, origin))
             first += count
         return made
 
-    return TensorRule(targets[0][0], shape, build, optional)
+    return TensorRule(targets[0][0], shape, build)
 
 
-def reshape(target: str, *shape: int, to: Shape, optional: bool = False) -> TensorRule:
+def reshape(target: str, *shape: int, to: Shape) -> TensorRule:
     """The same values in another shape (LFM2 drops the middle axis of its convolutions)."""
     if math.prod(shape) != math.prod(to):
         raise ValueError(f"cannot reshape {shape} to {to}")
@@ -163,26 +158,7 @@ def reshape(target: str, *shape: int, to: Shape, optional: bool = False) -> Tens
     def build(name: str, source: SourceTensor) -> list[TargetTensor]:
         return [from_rows(name, to, source, source.data.reshape(-1, to[-1]))]
 
-    return TensorRule(target, shape, build, optional)
-
-
-def compute(
-    target: str,
-    *shape: int,
-    function: Callable[[np.ndarray], np.ndarray],
-    optional: bool = False,
-) -> TensorRule:
-    """`function` of the values as float32, row block by row block (Gemma's norm weight + 1)."""
-
-    def build(name: str, source: SourceTensor) -> list[TargetTensor]:
-        rows = matrix(source)
-
-        def read(start: int, stop: int) -> np.ndarray:
-            return function(to_f32(rows[start:stop], source.dtype)).astype(np.float32, copy=False)
-
-        return [target_tensor(name, shape, "F32", read, source.name)]
-
-    return TensorRule(target, shape, build, optional)
+    return TensorRule(target, shape, build)
 
 
 def ignore(*shape: int) -> TensorRule:
@@ -207,11 +183,7 @@ def target_tensor(
 
 def from_rows(name: str, shape: Shape, source: SourceTensor, rows: np.ndarray) -> TargetTensor:
     """A target tensor that reads from a ready 2-D view of its source."""
-
-    def read(start: int, stop: int) -> np.ndarray:
-        return rows[start:stop]
-
-    return target_tensor(name, shape, source.dtype, read, source.name)
+    return target_tensor(name, shape, source.dtype, lambda a, b: rows[a:b], source.name)
 
 
 def constant(name: str, values: np.ndarray, origin: str) -> TargetTensor:

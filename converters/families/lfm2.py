@@ -12,41 +12,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gguf import ExpertGatingFuncType, GGUFValueType
+from gguf import ExpertGatingFuncType
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.assembly import check_kinds
 from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
-from boardfit.converters.families.layout import (
-    ExpertStack,
-    TensorRule,
-    copy,
-    language_model_only,
-    reshape,
-)
-from boardfit.converters.families.settings import Config, array, quote, replace_entry, uint32
-from boardfit.converters.spec import KeyValue
-from boardfit.device_profiles.shape import LayerShape
-from boardfit.edge.errors import UnsupportedModelError
+from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, reshape
+from boardfit.converters.families.settings import Config
 
 
 class Lfm2(DecoderFamily):
     """`Lfm2ForCausalLM`."""
 
     arch = "lfm2"
-    defaults = {  # noqa: RUF012 - ClassVar in the base
-        "vocab_size": 65536,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 128000,
-        "norm_eps": 1e-5,
-        "rope_theta": 1000000.0,
-        "tie_word_embeddings": True,
-        "conv_L_cache": 3,
-        "block_auto_adjust_ff_dim": True,
-        "block_ffn_dim_multiplier": 1.0,
-        "block_multiple_of": 256,
-    }
+    mark = ("conv", "conv.conv.weight")
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         """With the older spellings (`theta`, `tie_embedding`) under the newer names."""
@@ -56,21 +35,27 @@ class Lfm2(DecoderFamily):
                 config[new] = config[old]
         config["rms_norm_eps"] = config["norm_eps"]
         settings.require_value(config, "conv_bias", False)
-        kinds = ["conv", "full_attention"]
-        check_kinds(
-            map(self.rename, checkpoint.names()),
-            "layer_types",
-            [kinds[attends] for attends in attention_layers(config)],
-            {"conv": "conv.conv.weight"},
-        )
         return config
+
+    def kinds(self, config: Config) -> list[str]:
+        """`layer_types`, or the older list of indices `full_attn_idxs`; all layers attend where
+        neither is given.
+        """
+        n_layer = settings.require_int(config, "num_hidden_layers")
+        kinds = settings.layer_kinds(config, ("conv", "full_attention"), length=n_layer)
+        if kinds is not None:
+            return kinds
+        attends = settings.optional_list(config, "full_attn_idxs")
+        return [
+            "full_attention" if attends is None or i in attends else "conv" for i in range(n_layer)
+        ]
 
     def dimensions(self, config: Config) -> Dimensions:
         sizes = {**config, "intermediate_size": self._feed_forward(config)}
         return super().dimensions(sizes)
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        attends = attention_layers(config)[layer]
+        attends = self.kinds(config)[layer] == "full_attention"
         return {
             **(_attention_rules(dims) if attends else _convolution_rules(config, dims)),
             **self._feed_forward_rules(config, dims, layer),
@@ -84,25 +69,17 @@ class Lfm2(DecoderFamily):
         norm = copy("token_embd_norm.weight", dims.n_embd)
         return {**rules, "model.embedding_norm.weight": norm}
 
-    def layer_shape(self, config: Config, dims: Dimensions, layer: int) -> LayerShape:
-        if attention_layers(config)[layer]:
-            return super().layer_shape(config, dims, layer)
-        state = dims.n_embd * (_kernel(config) - 1)
-        return LayerShape(0, dims.head_dim, dims.head_dim, state_values=state)
+    def state_values(self, config: Config, dims: Dimensions, layer: int) -> int | None:
+        if self.kinds(config)[layer] == "full_attention":
+            return None
+        return dims.n_embd * (_kernel(config) - 1)
 
-    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
-        """The usual entries, with the key-value heads as a list over the layers."""
-        config = self.config(checkpoint)
-        n_head_kv = self.dimensions(config).n_head_kv
-        heads = [n_head_kv if attends else 0 for attends in attention_layers(config)]
-        per_layer = array(f"{self.arch}.attention.head_count_kv", heads, GGUFValueType.INT32)
-        return replace_entry(super().metadata(checkpoint), per_layer)
+    def per_layer(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        attends = [kind == "full_attention" for kind in self.kinds(config)]
+        return {"attention.head_count_kv": [dims.n_head_kv if here else 0 for here in attends]}
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
-        return [
-            uint32(f"{self.arch}.vocab_size", dims.n_vocab),
-            uint32(f"{self.arch}.shortconv.l_cache", _kernel(config)),
-        ]
+    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        return {"vocab_size": dims.n_vocab, "shortconv.l_cache": _kernel(config)}
 
     def _feed_forward(self, config: Config) -> int:
         """Two thirds of the given size, times a multiplier, rounded up to a multiple, when
@@ -132,21 +109,13 @@ class Lfm2(DecoderFamily):
 class Lfm2Vl(Lfm2):
     """`Lfm2VlForConditionalGeneration`: its language model."""
 
-    def rename(self, name: str) -> str | None:
-        return language_model_only(name)
+    is_multimodal = True
 
 
 class Lfm2Moe(Lfm2):
     """`Lfm2MoeForCausalLM`: dense layers first, then layers with experts and a biased router."""
 
     arch = "lfm2moe"
-    defaults = {  # noqa: RUF012 - ClassVar in the base
-        **Lfm2.defaults,
-        "block_auto_adjust_ff_dim": False,
-        "num_dense_layers": 2,
-        "num_experts": 32,
-        "num_experts_per_tok": 4,
-    }
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         config = super().config(checkpoint)
@@ -166,14 +135,13 @@ class Lfm2Moe(Lfm2):
             ExpertStack("feed_forward.experts.{}.w3.weight", "ffn_up_exps.weight", inward),
         )
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
-        n_ff = settings.require_int(config, "moe_intermediate_size")
-        return [
-            uint32(f"{self.arch}.expert_feed_forward_length", n_ff),
-            uint32(f"{self.arch}.leading_dense_block_count", self._n_dense(config)),
-            uint32(f"{self.arch}.expert_gating_func", int(ExpertGatingFuncType.SIGMOID)),
-            *super().extra_metadata(config, dims),
-        ]
+    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        return {
+            "expert_feed_forward_length": settings.require_int(config, "moe_intermediate_size"),
+            "leading_dense_block_count": self._n_dense(config),
+            "expert_gating_func": int(ExpertGatingFuncType.SIGMOID),
+            **super().extra_metadata(config, dims),
+        }
 
     def _feed_forward_rules(
         self, config: Config, dims: Dimensions, layer: int
@@ -188,23 +156,6 @@ class Lfm2Moe(Lfm2):
 
     def _n_dense(self, config: Config) -> int:
         return settings.require_int(config, "num_dense_layers", least=0)
-
-
-def attention_layers(config: Config) -> list[bool]:
-    """For each layer whether it attends (else it convolves): `layer_types`, or the older list of
-    indices `full_attn_idxs`; all layers attend where neither is given.
-    """
-    n_layer = settings.require_int(config, "num_hidden_layers")
-    kinds = settings.optional_list(config, "layer_types", n_layer)
-    if kinds is None:
-        indices = settings.optional_list(config, "full_attn_idxs")
-        return [indices is None or index in indices for index in range(n_layer)]
-    for kind in kinds:
-        if kind not in ("conv", "full_attention"):
-            raise UnsupportedModelError(
-                f"config.json: layer_types has {quote(kind)}; known here: conv, full_attention"
-            )
-    return [kind == "full_attention" for kind in kinds]
 
 
 def _kernel(config: Config) -> int:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-from gguf import GGUFValueType
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.assembly import check_kinds
 from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions
 from boardfit.converters.families.layout import (
@@ -26,9 +24,8 @@ from boardfit.converters.families.layout import (
     target_tensor,
     to_f32,
 )
-from boardfit.converters.families.settings import Config, array, boolean, replace_entry, uint32
-from boardfit.converters.spec import KeyValue, TargetTensor
-from boardfit.device_profiles.shape import LayerShape
+from boardfit.converters.families.settings import Config
+from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.fields import is_finite
 
@@ -98,13 +95,10 @@ class Mamba2:
 
     def rules(self, prefix: str, *, has_norm: bool = True) -> dict[str, TensorRule]:
         """Rules of a layer's tensors by the names under `prefix`."""
+        rows, columns = self.conv_rows, self.d_conv
         rules = {
             "in_proj.weight": copy("ssm_in.weight", self.in_rows, self.n_embd),
-            "conv1d.weight": reshape(
-                "ssm_conv1d.weight",
-                *(self.conv_rows, 1, self.d_conv),
-                to=(self.conv_rows, self.d_conv),
-            ),
+            "conv1d.weight": reshape("ssm_conv1d.weight", rows, 1, columns, to=(rows, columns)),
             "conv1d.bias": copy("ssm_conv1d.bias", self.conv_rows),
             "dt_bias": copy("ssm_dt.bias", self.n_head),
             "A_log": _decay("ssm_a", self.n_head),
@@ -116,12 +110,8 @@ class Mamba2:
             rules["norm.weight"] = reshape("ssm_norm.weight", self.inner, to=groups)
         return {prefix + name: rule for name, rule in rules.items()}
 
-    def entries(
-        self,
-        arch: str,
-        names: Sequence[str] = _ENTRIES,
-    ) -> list[KeyValue]:
-        """The `<arch>.ssm.*` entries, in the order given."""
+    def values(self, names: Sequence[str] = _ENTRIES) -> dict[str, int]:
+        """The `ssm.*` entries, in the order given."""
         values = {
             "conv_kernel": self.d_conv,
             "state_size": self.d_state,
@@ -129,71 +119,45 @@ class Mamba2:
             "inner_size": self.inner,
             "time_step_rank": self.n_head,
         }
-        return [uint32(f"{arch}.ssm.{name}", values[name]) for name in names]
+        return {f"ssm.{name}": values[name] for name in names}
 
 
 class HybridFamily(DecoderFamily):
     """A decoder of Mamba2 layers with few attention layers between them, without rotary embeddings
-    (upstream: conversion/granite.py, `GraniteHybridModel`).
-
-    Class data: `kinds_key` (the key that lists the layers' kinds), `mixer_prefix` (of the names of
-    Mamba tensors in a layer).
+    (upstream: conversion/granite.py, `GraniteHybridModel`). Kinds of layers with a state are
+    `mamba` and `attention`.
     """
-
-    kinds_key: ClassVar[str]
-    mixer_prefix: ClassVar[str]
 
     def mixer(self, config: Config) -> Mamba2:
         """Sizes of the Mamba layers."""
         raise NotImplementedError
 
-    def kinds(self, config: Config) -> list[str]:
-        """The kind of each layer; those of state are `mamba` and `attention`."""
-        raise NotImplementedError
-
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         config = super().config(checkpoint)
         self.mixer(config).check(config)
-        names = [self.rename(name) for name in checkpoint.names()]
-        check_kinds(
-            names, self.kinds_key, self.kinds(config), {"mamba": f"{self.mixer_prefix}A_log"}
-        )
         return config
 
     def dimensions(self, config: Config) -> Dimensions:
         return replace(super().dimensions(config), n_ctx=CONTEXT_WITHOUT_ROPE)
 
-    def layer_shape(self, config: Config, dims: Dimensions, layer: int) -> LayerShape:
+    def state_values(self, config: Config, dims: Dimensions, layer: int) -> int | None:
         kind = self.kinds(config)[layer]
         if kind == "attention":
-            return super().layer_shape(config, dims, layer)
-        state = self.mixer(config).state_values if kind == "mamba" else 0
-        return LayerShape(0, dims.head_dim, dims.head_dim, state_values=state)
+            return None
+        return self.mixer(config).state_values if kind == "mamba" else 0
 
-    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
-        """The usual entries, with the key-value heads as a list over the layers."""
-        config = self.config(checkpoint)
-        n_head_kv = self.dimensions(config).n_head_kv
-        heads = [n_head_kv if kind == "attention" else 0 for kind in self.kinds(config)]
-        per_layer = array(f"{self.arch}.attention.head_count_kv", heads, GGUFValueType.INT32)
-        return replace_entry(super().metadata(checkpoint), per_layer)
+    def per_layer(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        attends = [kind == "attention" for kind in self.kinds(config)]
+        return {"attention.head_count_kv": [dims.n_head_kv if here else 0 for here in attends]}
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """What is left out, and the context that the model was made for, which no entry states."""
-        config = self.config(checkpoint)
-        n_ctx = settings.require_int(config, "max_position_embeddings")
+        n_ctx = settings.require_int(self.config(checkpoint), "max_position_embeddings")
         made_for = (
             f"made for a context of {n_ctx} tokens; the file states {CONTEXT_WITHOUT_ROPE}, as "
             "upstream's does for models without rotary embeddings"
         )
         return [*super().notes(checkpoint), *([made_for] if n_ctx < CONTEXT_WITHOUT_ROPE else [])]
-
-    def mixer_entries(self, config: Config) -> list[KeyValue]:
-        """Sizes of the Mamba layers, and that attention layers rotate nothing."""
-        return [
-            *self.mixer(config).entries(self.arch),
-            boolean(f"{self.arch}.rope.scaling.finetuned", False),
-        ]
 
 
 def _decay(target: str, n_head: int) -> TensorRule:

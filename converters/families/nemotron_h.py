@@ -12,23 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gguf import GGUFValueType
-
 from boardfit.converters.families import settings
 from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions, head_values
 from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, interleave_rows
 from boardfit.converters.families.mamba2 import HybridFamily, Mamba2
-from boardfit.converters.families.settings import (
-    Config,
-    array,
-    boolean,
-    float32,
-    quote,
-    replace_entry,
-    uint32,
-)
-from boardfit.converters.spec import KeyValue
+from boardfit.converters.families.settings import Config, quote
 from boardfit.edge.errors import InputError, UnsupportedModelError
 
 _KINDS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
@@ -44,21 +33,7 @@ class NemotronH(HybridFamily):
 
     arch = "nemotron_h"
     kinds_key = "layers_block_type"
-    mixer_prefix = "mixer."
-    defaults = {  # noqa: RUF012 - ClassVar in the base
-        "vocab_size": 131072,
-        "hidden_size": 4096,
-        "intermediate_size": 21504,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 4096,
-        "layer_norm_epsilon": 1e-5,
-        "mamba_num_heads": 128,
-        "mamba_head_dim": 64,
-        "ssm_state_size": 128,
-        "n_groups": 8,
-        "conv_kernel": 4,
-    }
+    mark = ("mamba", "mixer.A_log")
 
     @classmethod
     def from_config(cls, config: Config) -> DecoderFamily:
@@ -71,7 +46,7 @@ class NemotronH(HybridFamily):
         """With the names of sizes that other families use."""
         config = super().config(checkpoint)
         settings.require_value(config, "mlp_hidden_act", "relu2")
-        kinds = layer_kinds(config)
+        kinds = self.kinds(config)
         if {"mlp", "moe"} <= {*kinds}:
             raise UnsupportedModelError(
                 f"config.json: {self.kinds_key} has both mlp and moe; the engine runs models with "
@@ -92,7 +67,21 @@ class NemotronH(HybridFamily):
         return False
 
     def kinds(self, config: Config) -> list[str]:
-        return layer_kinds(config)
+        """The kind of each layer: `mamba`, `attention`, `mlp` or `moe`."""
+        known = tuple(_KINDS.values())
+        kinds = settings.layer_kinds(config, known, key=self.kinds_key)
+        if kinds is not None:
+            return kinds
+        key, n_layer = "hybrid_override_pattern", settings.require_int(config, "num_hidden_layers")
+        letters = config.get(key)
+        if not isinstance(letters, str) or len(letters) != n_layer:
+            raise InputError(
+                f"config.json: {key} is {quote(letters)}; expected {n_layer} letters, "
+                "one per layer",
+                next_step="check that config.json belongs to these weights",
+            )
+        given = {key: [_KINDS.get(letter, letter) for letter in letters]}
+        return settings.layer_kinds(given, known, key=key) or []
 
     def mixer(self, config: Config) -> Mamba2:
         n_head = settings.require_int(config, "mamba_num_heads")
@@ -113,9 +102,9 @@ class NemotronH(HybridFamily):
         return _RENAMED.get(name, name)
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
-        kind, prefix = layer_kinds(config)[layer], self.mixer_prefix
+        kind = self.kinds(config)[layer]
         if kind == "mamba":
-            rules = self.mixer(config).rules(prefix)
+            rules = self.mixer(config).rules("mixer.")
         elif kind == "attention":
             rules = _attention_rules(dims)
         else:
@@ -133,41 +122,26 @@ class NemotronH(HybridFamily):
             rules["mixer.down_proj.bias"] = copy("ffn_down.bias", dims.n_embd)
         return rules
 
-    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
-        """The usual entries, with the feed-forward length as a list over the layers."""
-        config = self.config(checkpoint)
-        n_ff = self.dimensions(config).n_ff
-        widths = [n_ff if kind in ("mlp", "moe") else 0 for kind in layer_kinds(config)]
-        per_layer = array(f"{self.arch}.feed_forward_length", widths, GGUFValueType.INT32)
-        return replace_entry(super().metadata(checkpoint), per_layer)
+    def per_layer(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        has_ffn = [kind in ("mlp", "moe") for kind in self.kinds(config)]
+        widths = [dims.n_ff if here else 0 for here in has_ffn]
+        return {**super().per_layer(config, dims), "feed_forward_length": widths}
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
-        return [
-            uint32(f"{self.arch}.vocab_size", dims.n_vocab),
+    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        return {
+            "vocab_size": dims.n_vocab,
             # Nothing is rotated; upstream writes this number all the same.
-            uint32(f"{self.arch}.rope.dimension_count", dims.n_embd // dims.n_head),
-            *self.mixer_entries(config),
-            uint32(f"{self.arch}.attention.key_length", dims.head_dim),
-            uint32(f"{self.arch}.attention.value_length", dims.head_dim),
-        ]
+            "rope.dimension_count": dims.n_embd // dims.n_head,
+            **self.mixer(config).values(),
+            "rope.scaling.finetuned": False,
+            **head_values(dims),
+        }
 
 
 class NemotronHMoe(NemotronH):
     """`NemotronHForCausalLM` with experts, which may work on a shortened (latent) vector."""
 
     arch = "nemotron_h_moe"
-    defaults = {  # noqa: RUF012 - ClassVar in the base
-        **NemotronH.defaults,
-        "n_routed_experts": 8,
-        "n_shared_experts": 1,
-        "moe_intermediate_size": 7688,
-        "moe_shared_expert_intermediate_size": 7688,
-        "num_experts_per_tok": 2,
-        "routed_scaling_factor": 1.0,
-        "n_group": 1,
-        "topk_group": 1,
-        "norm_topk_prob": True,
-    }
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         config = super().config(checkpoint)
@@ -203,7 +177,7 @@ class NemotronHMoe(NemotronH):
         return rules
 
     def expert_stacks(self, config: Config, dims: Dimensions, layer: int) -> Sequence[ExpertStack]:
-        if layer_kinds(config)[layer] != "moe":
+        if self.kinds(config)[layer] != "moe":
             return ()
         width = settings.optional_int(config, "moe_latent_size") or dims.n_embd
         experts = "mixer.experts.{}."
@@ -212,46 +186,22 @@ class NemotronHMoe(NemotronH):
             ExpertStack(f"{experts}up_proj.weight", "ffn_up_exps.weight", (dims.n_ff, width)),
         )
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
-        def size(name: str, key: str) -> KeyValue:
-            return uint32(f"{self.arch}.{name}", settings.require_int(config, key))
+    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        def size(key: str) -> int:
+            return settings.require_int(config, key)
 
-        scale = settings.require_float(config, "routed_scaling_factor")
-        norm = settings.optional_bool(config, "norm_topk_prob", True)
         latent = config.get("moe_latent_size") is not None
-        return [
-            size("expert_group_count", "n_group"),
-            size("expert_group_used_count", "topk_group"),
-            *super().extra_metadata(config, dims),
-            size("expert_feed_forward_length", "moe_intermediate_size"),
-            size("expert_shared_feed_forward_length", "moe_shared_expert_intermediate_size"),
-            size("expert_shared_count", "n_shared_experts"),
-            boolean(f"{self.arch}.expert_weights_norm", norm),
-            float32(f"{self.arch}.expert_weights_scale", scale),
-            *([size("moe_latent_size", "moe_latent_size")] if latent else []),
-        ]
-
-
-def layer_kinds(config: Config) -> list[str]:
-    """The kind of each layer: `mamba`, `attention`, `mlp` or `moe`."""
-    key = "layers_block_type"
-    given = settings.optional_list(config, key)
-    if given is None:
-        key, n_layer = "hybrid_override_pattern", settings.require_int(config, "num_hidden_layers")
-        letters = config.get(key)
-        if not isinstance(letters, str) or len(letters) != n_layer:
-            raise InputError(
-                f"config.json: {key} is {quote(letters)}; expected {n_layer} letters, "
-                "one per layer",
-                next_step="check that config.json belongs to these weights",
-            )
-        given = [_KINDS.get(letter, letter) for letter in letters]
-    for kind in given:
-        if kind not in _KINDS.values():
-            raise UnsupportedModelError(
-                f"config.json: {key} has {quote(kind)}; known here: {', '.join(_KINDS.values())}"
-            )
-    return given
+        return {
+            "expert_group_count": size("n_group"),
+            "expert_group_used_count": size("topk_group"),
+            **super().extra_metadata(config, dims),
+            "expert_feed_forward_length": size("moe_intermediate_size"),
+            "expert_shared_feed_forward_length": size("moe_shared_expert_intermediate_size"),
+            "expert_shared_count": size("n_shared_experts"),
+            "expert_weights_norm": settings.optional_bool(config, "norm_topk_prob", True),
+            "expert_weights_scale": settings.require_float(config, "routed_scaling_factor"),
+            **({"moe_latent_size": size("moe_latent_size")} if latent else {}),
+        }
 
 
 def _attention_rules(dims: Dimensions) -> dict[str, TensorRule]:

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.decoder import DecoderFamily, Dimensions
+from boardfit.converters.families.decoder import DecoderFamily, Dimensions, norm_values
 from boardfit.converters.families.layout import TensorRule, constant, copy
 from boardfit.converters.families.llama import norm_rules
 from boardfit.converters.families.rope import global_rope, rope_parameters
-from boardfit.converters.families.settings import Config, float32, quote, uint32
-from boardfit.converters.spec import KeyValue, TargetTensor
+from boardfit.converters.families.settings import Config, quote
+from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.fields import is_finite
 
@@ -35,14 +34,6 @@ class Phi3(DecoderFamily):
     """`Phi3ForCausalLM`."""
 
     arch = "phi3"
-    defaults = {  # noqa: RUF012 - ClassVar in the base
-        "vocab_size": 32064,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "max_position_embeddings": 4096,
-        "original_max_position_embeddings": 4096,
-        "partial_rotary_factor": 1.0,
-    }
 
     def head_dim(self, config: Config) -> int:
         """Always hidden size over heads: the engine knows no other size for this family."""
@@ -69,34 +60,29 @@ class Phi3(DecoderFamily):
             for kind, values in zip(("long", "short"), factors, strict=True)
         ]
 
-    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
+    def values(self, config: Config, dims: Dimensions) -> dict[str, Any]:
         """In the order of upstream's own `set_gguf_parameters`. The factor on attention comes
         first: upstream adds it while it makes the tensors, before everything else.
         """
-        config = self.config(checkpoint)
-        dims = self.dimensions(config)
-        arch, rope = self.arch, rope_parameters(config)
+        rope = rope_parameters(config)
         original = settings.require_int(rope, "original_max_position_embeddings")
-        theta = settings.require_float(global_rope(rope), "rope_theta")
-        window = settings.optional_int(config, "sliding_window") or 0
-        entries = []
+        factor = {}
         if _long_and_short(config, dims) is not None:
-            factor = _attention_factor(dims.n_ctx, original)
-            entries.append(float32(f"{arch}.rope.scaling.attn_factor", factor))
-        return [
-            *entries,
-            uint32(f"{arch}.context_length", dims.n_ctx),
-            uint32(f"{arch}.rope.scaling.original_context_length", original),
-            uint32(f"{arch}.embedding_length", dims.n_embd),
-            uint32(f"{arch}.feed_forward_length", dims.n_ff),
-            uint32(f"{arch}.block_count", dims.n_layer),
-            uint32(f"{arch}.attention.head_count", dims.n_head),
-            uint32(f"{arch}.attention.head_count_kv", dims.n_head_kv),
-            *self._norm_entries(config),
-            uint32(f"{arch}.rope.dimension_count", _count_rotated(rope, dims)),
-            float32(f"{arch}.rope.freq_base", theta),
-            uint32(f"{arch}.attention.sliding_window", window),
-        ]
+            factor = {"rope.scaling.attn_factor": _attention_factor(dims.n_ctx, original)}
+        return {
+            **factor,
+            "context_length": dims.n_ctx,
+            "rope.scaling.original_context_length": original,
+            "embedding_length": dims.n_embd,
+            "feed_forward_length": dims.n_ff,
+            "block_count": dims.n_layer,
+            "attention.head_count": dims.n_head,
+            "attention.head_count_kv": dims.n_head_kv,
+            **norm_values(config),
+            "rope.dimension_count": _count_rotated(rope, dims),
+            "rope.freq_base": settings.require_float(global_rope(rope), "rope_theta"),
+            "attention.sliding_window": settings.optional_int(config, "sliding_window") or 0,
+        }
 
 
 def _count_rotated(rope: Mapping[str, Any], dims: Dimensions) -> int:

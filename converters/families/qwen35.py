@@ -17,28 +17,25 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from gguf import GGUFValueType
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.assembly import check_kinds
 from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, active_parameters
-from boardfit.converters.families.gemma2 import plus_one
+from boardfit.converters.families.gemma import plus_one
 from boardfit.converters.families.layout import (
     ExpertStack,
     TensorRule,
     constant,
     copy,
-    language_model_only,
     reorder,
     to_f32,
 )
 from boardfit.converters.families.llama import attention_rules, mlp_rules
-from boardfit.converters.families.qwen3moe import expert_stacks, fused_rules
+from boardfit.converters.families.qwen import expert_stacks, fused_rules
 from boardfit.converters.families.rope import global_rope, rope_parameters, rope_sections
-from boardfit.converters.families.settings import Config, array, quote, uint32
-from boardfit.converters.spec import KeyValue, TargetTensor
-from boardfit.device_profiles.shape import LayerShape, ModelShape
+from boardfit.converters.families.settings import Config
+from boardfit.converters.spec import TargetTensor
+from boardfit.device_profiles.shape import ModelShape
 from boardfit.edge.errors import InputError, UnsupportedModelError
 
 _MTP = re.compile(r"(?:model\.)?mtp\.(.+)")
@@ -156,36 +153,13 @@ class Qwen35(DecoderFamily):
 
     arch = "qwen35"
     can_keep_mtp = True
-    defaults = {  # noqa: RUF012 - ClassVar in the base
-        "vocab_size": 248320,
-        "hidden_size": 4096,
-        "intermediate_size": 12288,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 4,
-        "head_dim": 256,
-        "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0,
-        "partial_rotary_factor": 0.25,
-        "linear_conv_kernel_dim": 4,
-        "linear_key_head_dim": 128,
-        "linear_value_head_dim": 128,
-        "linear_num_key_heads": 16,
-        "linear_num_value_heads": 32,
-    }
+    mark = ("linear_attention", "linear_attn.A_log")
+    is_multimodal = True
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         config = super().config(checkpoint)
         settings.require_value(config, "attn_output_gate", True)
         settings.require_value(config, "attention_bias", False)
-        kinds = ["linear_attention", "full_attention"]
-        check_kinds(
-            map(self.rename, checkpoint.names()),
-            "layer_types",
-            [kinds[attends] for attends in attention_layers(config)],
-            {"linear_attention": "linear_attn.A_log"},
-        )
         config[_MTP_KEY] = self._mtp_blocks(config, checkpoint) if self.keep_mtp else 0
         return config
 
@@ -194,6 +168,16 @@ class Qwen35(DecoderFamily):
         dims = super().dimensions(config)
         return replace(dims, n_layer=dims.n_layer + config[_MTP_KEY])
 
+    def kinds(self, config: Config) -> list[str]:
+        """Every fourth layer attends where `layer_types` is absent; the others are delta nets."""
+        n_layer = settings.require_int(config, "num_hidden_layers")
+        known = ("linear_attention", "full_attention")
+        kinds = settings.layer_kinds(config, known, length=n_layer)
+        if kinds is not None:
+            return kinds
+        every = settings.optional_int(config, "full_attention_interval", 4) or 4
+        return [known[(index + 1) % every == 0] for index in range(n_layer)]
+
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         n_embd, n_main = dims.n_embd, dims.n_layer - config[_MTP_KEY]
         rules = {
@@ -201,7 +185,7 @@ class Qwen35(DecoderFamily):
             "input_layernorm.weight": plus_one("attn_norm.weight", n_embd),
             "post_attention_layernorm.weight": plus_one("post_attention_norm.weight", n_embd),
         }
-        if layer < n_main and not attention_layers(config)[layer]:
+        if layer < n_main and self.kinds(config)[layer] == "linear_attention":
             return {**DeltaNet.from_config(config).rules(n_embd), **rules}
         if layer >= n_main:
             rules |= {
@@ -229,7 +213,7 @@ class Qwen35(DecoderFamily):
         return {**super().outer_rules(config, dims), "model.norm.weight": norm}
 
     def rename(self, name: str) -> str | None:
-        known = language_model_only(name)
+        known = super().rename(name)
         is_left_out = known is None or (_MTP.match(known) and not self.keep_mtp)
         return None if is_left_out else known
 
@@ -245,41 +229,35 @@ class Qwen35(DecoderFamily):
         part, _, rest = mtp[1].partition(".")
         return f"model.layers.{n_main}.{_MTP_PARTS.get(part, part)}.{rest}"
 
-    def extra_metadata(self, config: Config, dims: Dimensions) -> list[KeyValue]:
-        arch, net, n_mtp = self.arch, DeltaNet.from_config(config), config[_MTP_KEY]
-        rope = rope_parameters(config)
+    def extra_metadata(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        net, n_mtp, rope = DeltaNet.from_config(config), config[_MTP_KEY], rope_parameters(config)
         share = settings.optional_float(global_rope(rope), "partial_rotary_factor", 0.25)
-        entries = self.expert_metadata(config)
+        values = self.expert_values(config)
         if n_mtp:
-            entries.append(uint32(f"{arch}.nextn_predict_layers", n_mtp))
-        entries += [
-            uint32(f"{arch}.ssm.conv_kernel", net.kernel),
-            uint32(f"{arch}.ssm.state_size", net.head_dim),
-            uint32(f"{arch}.ssm.group_count", net.n_key),
-            uint32(f"{arch}.ssm.time_step_rank", net.n_value),
-            uint32(f"{arch}.ssm.inner_size", net.value_rows),
-        ]
+            values["nextn_predict_layers"] = n_mtp
+        values |= {
+            "ssm.conv_kernel": net.kernel,
+            "ssm.state_size": net.head_dim,
+            "ssm.group_count": net.n_key,
+            "ssm.time_step_rank": net.n_value,
+            "ssm.inner_size": net.value_rows,
+        }
         if config.get("layer_types") is not None:
-            recurrent = [not attends for attends in attention_layers(config)] + [False] * n_mtp
-            key = f"{arch}.attention.recurrent_layers"
-            entries.append(array(key, recurrent, GGUFValueType.BOOL))
+            recurrent = [kind == "linear_attention" for kind in self.kinds(config)]
+            values["attention.recurrent_layers"] = recurrent + [False] * n_mtp
         every = settings.optional_int(config, "full_attention_interval", 4) or 4
-        entries += [
-            uint32(f"{arch}.full_attention_interval", every),
-            uint32(f"{arch}.rope.dimension_count", int(dims.head_dim * (share or 0))),
-        ]
-        if rope.get("mrope_section") is None:
-            entries.append(rope_sections(arch, _DEFAULT_SECTIONS))
-        return entries
+        values["full_attention_interval"] = every
+        values["rope.dimension_count"] = int(dims.head_dim * (share or 0))
+        has_sections = rope.get("mrope_section") is not None
+        return values | ({} if has_sections else rope_sections(_DEFAULT_SECTIONS))
 
-    def expert_metadata(self, config: Config) -> list[KeyValue]:
-        return []
+    def expert_values(self, config: Config) -> dict[str, Any]:
+        return {}
 
-    def layer_shape(self, config: Config, dims: Dimensions, layer: int) -> LayerShape:
-        if layer >= len(attention_layers(config)) or attention_layers(config)[layer]:
-            return super().layer_shape(config, dims, layer)
-        state = DeltaNet.from_config(config).state_values
-        return LayerShape(0, dims.head_dim, dims.head_dim, state_values=state)
+    def state_values(self, config: Config, dims: Dimensions, layer: int) -> int | None:
+        if self.kinds(config)[layer : layer + 1] != ["linear_attention"]:
+            return None
+        return DeltaNet.from_config(config).state_values
 
     def shape(self, checkpoint: Checkpoint) -> ModelShape:
         """Without the MTP block among the layers: the engine skips it when it generates."""
@@ -316,16 +294,6 @@ class Qwen35Moe(Qwen35):
     """`Qwen3_5MoeForCausalLM`, and the language model of `Qwen3_5MoeForConditionalGeneration`."""
 
     arch = "qwen35moe"
-    defaults = {  # noqa: RUF012 - ClassVar in the base
-        **{key: value for key, value in Qwen35.defaults.items() if key != "intermediate_size"},
-        "hidden_size": 2048,
-        "num_hidden_layers": 40,
-        "num_key_value_heads": 2,
-        "moe_intermediate_size": 512,
-        "shared_expert_intermediate_size": 512,
-        "num_experts": 256,
-        "num_experts_per_tok": 8,
-    }
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         config = super().config(checkpoint)
@@ -343,9 +311,11 @@ class Qwen35Moe(Qwen35):
         dims = super().dimensions({"intermediate_size": 1, **config})
         return dims if config.get("intermediate_size") is not None else replace(dims, n_ff=0)
 
-    def metadata(self, checkpoint: Checkpoint) -> list[KeyValue]:
-        without = (f"{self.arch}.feed_forward_length", 0)
-        return [e for e in super().metadata(checkpoint) if (e.key, e.value) != without]
+    def values(self, config: Config, dims: Dimensions) -> dict[str, Any]:
+        values = super().values(config, dims)
+        if not dims.n_ff:
+            del values["feed_forward_length"]
+        return values
 
     def feed_forward_rules(
         self, config: Config, dims: Dimensions, layer: int
@@ -368,29 +338,10 @@ class Qwen35Moe(Qwen35):
             return ()
         return expert_stacks(settings.require_int(config, "moe_intermediate_size"), dims.n_embd)
 
-    def expert_metadata(self, config: Config) -> list[KeyValue]:
-        return [
-            uint32(f"{self.arch}.{name}", settings.require_int(config, key))
-            for key, name in (
-                ("moe_intermediate_size", "expert_feed_forward_length"),
-                ("shared_expert_intermediate_size", "expert_shared_feed_forward_length"),
-            )
-        ]
-
-
-def attention_layers(config: Config) -> list[bool]:
-    """For each layer whether it attends, else it is a delta net. Every fourth attends where
-    `layer_types` is absent.
-    """
-    n_layer = settings.require_int(config, "num_hidden_layers")
-    kinds = settings.optional_list(config, "layer_types", n_layer)
-    if kinds is None:
-        every = settings.optional_int(config, "full_attention_interval", 4) or 4
-        return [(index + 1) % every == 0 for index in range(n_layer)]
-    for kind in kinds:
-        if kind not in ("linear_attention", "full_attention"):
-            raise UnsupportedModelError(
-                f"config.json: layer_types has {quote(kind)}; known here: linear_attention, "
-                "full_attention"
-            )
-    return [kind == "full_attention" for kind in kinds]
+    def expert_values(self, config: Config) -> dict[str, Any]:
+        return {
+            "expert_feed_forward_length": settings.require_int(config, "moe_intermediate_size"),
+            "expert_shared_feed_forward_length": settings.require_int(
+                config, "shared_expert_intermediate_size"
+            ),
+        }

@@ -7,23 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from gguf import GGUFValueType
 
 from boardfit.converters.families.layout import constant
 from boardfit.converters.families.settings import (
     Config,
-    array,
-    float32,
     optional_float,
     optional_list,
     optional_mapping,
     quote,
     require_float,
     require_int,
-    string,
-    uint32,
 )
-from boardfit.converters.spec import KeyValue, TargetTensor
+from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.units import printable
 
@@ -69,65 +64,50 @@ def global_rope(params: Mapping[str, Any]) -> Mapping[str, Any]:
     return inner if isinstance(inner, dict) else params
 
 
-def rope_metadata(arch: str, params: Mapping[str, Any]) -> list[KeyValue]:
-    """`<arch>.rope.scaling.*`, sections and `<arch>.rope.freq_base*`, in upstream's order."""
+def rope_metadata(params: Mapping[str, Any]) -> dict[str, Any]:
+    """`rope.scaling.*`, sections and `rope.freq_base*` of the metadata, in upstream's order."""
     full = global_rope(params)
-    entries = _scaling(arch, full)
+    values = _scaling(full)
     if (sections := optional_list(params, "mrope_section")) is not None:
-        entries.append(rope_sections(arch, sections))
-    theta = optional_float(full, "rope_theta")
-    if theta is not None:
-        entries.append(float32(f"{arch}.rope.freq_base", theta))
+        values |= rope_sections(sections)
+    values["rope.freq_base"] = optional_float(full, "rope_theta")
     sliding = params.get("sliding_attention")
-    local = optional_float(sliding, "rope_theta") if isinstance(sliding, dict) else None
-    if local is not None:
-        entries.append(float32(f"{arch}.rope.freq_base_swa", local))
-    return entries
+    if isinstance(sliding, dict):
+        values["rope.freq_base_swa"] = optional_float(sliding, "rope_theta")
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def rope_sections(arch: str, sections: Sequence[Any]) -> KeyValue:
+def rope_sections(sections: Sequence[Any]) -> dict[str, Any]:
     """Pairs of a head that rotate with time, height and width; the engine wants a fourth number."""
     sizes = [require_int({"mrope_section": size}, "mrope_section", least=0) for size in sections]
     if not 1 <= len(sizes) <= 4 or not any(sizes):
         raise InputError(f"config.json: mrope_section is {quote(sections)}; expected 3 sizes")
-    padded = [*sizes, 0, 0, 0][:4]
-    return array(f"{arch}.rope.dimension_sections", padded, GGUFValueType.INT32)
+    return {"rope.dimension_sections": [*sizes, 0, 0, 0][:4]}
 
 
-def _scaling(arch: str, full: Mapping[str, Any]) -> list[KeyValue]:
-    kind, scaling = full.get("rope_type"), f"{arch}.rope.scaling"
+def _scaling(full: Mapping[str, Any]) -> dict[str, Any]:
+    kind = full.get("rope_type")
     if kind in ("su", "longrope"):
-        return [string(f"{scaling}.type", "longrope")]
+        return {"rope.scaling.type": "longrope"}
     if kind in _WRITTEN_ELSEWHERE:
-        return []
+        return {}
     if kind not in ("linear", "yarn"):
         raise UnsupportedModelError(
             f"config.json: rope_type {printable(repr(kind), 60)} is not one that the engine runs; "
             "known: default, linear, yarn, longrope, llama3",
             next_step="if llama.cpp runs the model, give edge its GGUF",
         )
-    factor = float32(f"{scaling}.factor", require_float(full, "factor"))
-    if kind == "linear":
-        return [string(f"{scaling}.type", "linear"), factor]
-    entries = [
-        string(f"{scaling}.type", "yarn"),
-        factor,
-        uint32(
-            f"{scaling}.original_context_length",
-            require_int(full, "original_max_position_embeddings"),
-        ),
-    ]
-    attention = "attention_factor" if "attention_factor" in full else "attn_factor"
-    for key, name in (
-        ("extrapolation_factor", "yarn_ext_factor"),
-        (attention, "yarn_attn_factor"),
-        ("beta_fast", "yarn_beta_fast"),
-        ("beta_slow", "yarn_beta_slow"),
-    ):
-        value = optional_float(full, key)
-        if value is not None:
-            entries.append(float32(f"{scaling}.{name}", value))
-    return entries
+    values: dict[str, Any] = {"type": kind, "factor": require_float(full, "factor")}
+    if kind == "yarn":
+        attention = "attention_factor" if "attention_factor" in full else "attn_factor"
+        values |= {
+            "original_context_length": require_int(full, "original_max_position_embeddings"),
+            "yarn_ext_factor": optional_float(full, "extrapolation_factor"),
+            "yarn_attn_factor": optional_float(full, attention),
+            "yarn_beta_fast": optional_float(full, "beta_fast"),
+            "yarn_beta_slow": optional_float(full, "beta_slow"),
+        }
+    return {f"rope.scaling.{name}": value for name, value in values.items()}
 
 
 def llama3_factors(params: Mapping[str, Any], head_dim: int) -> np.ndarray | None:

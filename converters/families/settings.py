@@ -66,6 +66,21 @@ def optional_list(config: Config, key: str, length: int | None = None) -> list[A
     return value
 
 
+def layer_kinds(
+    config: Config, known: Sequence[str], *, key: str = "layer_types", length: int | None = None
+) -> list[str] | None:
+    """The kind of each layer, or None when the key is absent. Raises UnsupportedModelError for a
+    kind that is not among the `known`, InputError for a list of another length.
+    """
+    kinds = optional_list(config, key, length)
+    for kind in kinds or ():
+        if kind not in known:
+            raise UnsupportedModelError(
+                f"config.json: {key} has {quote(kind)}; known here: {', '.join(known)}"
+            )
+    return kinds
+
+
 def optional_mapping(config: Config, key: str) -> Mapping[str, Any] | None:
     """An object from `config.json`, or None when absent or null. Raises InputError otherwise."""
     value = config.get(key)
@@ -85,11 +100,6 @@ def require_value(config: Config, key: str, value: Any) -> None:
         raise UnsupportedModelError(
             f"config.json: {key} is {quote(given)}; the engine computes as if it were {value!r}"
         )
-
-
-def with_defaults(config: Config, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` over the defaults of the family's configuration class; null counts as given."""
-    return {**defaults, **config}
 
 
 def _present(config: Config, key: str, expected: str) -> Any:
@@ -117,29 +127,28 @@ def _wrong(key: str, value: object, expected: str) -> InputError:
 # -- metadata entries ----------------------------------------------------------------------------
 
 
-def uint32(key: str, value: int) -> KeyValue:
-    """An unsigned 32-bit entry. Raises InputError out of range."""
-    if not 0 <= value < 2**32:
+def entries(arch: str, values: Mapping[str, Any]) -> list[KeyValue]:
+    """`<arch>.*` entries in the types of their values. Whole numbers are unsigned, in lists signed.
+
+    Raises InputError for a number that does not fit 32 bits.
+    """
+    return [_entry(f"{arch}.{name}", value) for name, value in values.items()]
+
+
+def _entry(key: str, value: Any) -> KeyValue:
+    if isinstance(value, list):
+        kind = _kind(value[0])
+        item = GGUFValueType.INT32 if kind is GGUFValueType.UINT32 else kind
+        return KeyValue(key, value, GGUFValueType.ARRAY, item)
+    kind = _kind(value)
+    if kind is GGUFValueType.UINT32 and not 0 <= value < 2**32:
         raise InputError(f"{key} is {value}; it does not fit an unsigned 32-bit number")
-    return KeyValue(key, value, GGUFValueType.UINT32)
+    return KeyValue(key, value, kind)
 
 
-def float32(key: str, value: float) -> KeyValue:
-    return KeyValue(key, float(value), GGUFValueType.FLOAT32)
-
-
-def boolean(key: str, value: bool) -> KeyValue:
-    return KeyValue(key, value, GGUFValueType.BOOL)
-
-
-def string(key: str, value: str) -> KeyValue:
-    return KeyValue(key, value, GGUFValueType.STRING)
-
-
-def array(key: str, values: Sequence[Any], item_type: GGUFValueType) -> KeyValue:
-    return KeyValue(key, list(values), GGUFValueType.ARRAY, item_type)
-
-
-def replace_entry(entries: Sequence[KeyValue], new: KeyValue) -> list[KeyValue]:
-    """The entries, with a new one in the place of that of its key."""
-    return [new if entry.key == new.key else entry for entry in entries]
+def _kind(value: Any) -> GGUFValueType:
+    if isinstance(value, bool):
+        return GGUFValueType.BOOL
+    if isinstance(value, int):
+        return GGUFValueType.UINT32
+    return GGUFValueType.FLOAT32 if isinstance(value, float) else GGUFValueType.STRING

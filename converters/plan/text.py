@@ -13,13 +13,13 @@ from boardfit.device_profiles.cost.accelerators import AcceleratorSpeed, estimat
 from boardfit.device_profiles.cost.memory import kv_bytes_read
 from boardfit.device_profiles.cost.speed import load_seconds, weight_bytes_read
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.device_profiles.toml_parser import read_own_toml
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.types import Plan
 from boardfit.edge.units import format_bytes, format_seconds, printable
 
 _BAR_WIDTH = 24
 # What each kind of memory is, and where it is computed; the formulas' own sources stand there.
-_TERMS = read_own_toml(__file__, "memory_terms.toml")
+_TERMS = load_toml("boardfit.converters.plan", "memory_terms.toml")
 
 
 def plan_lines(planner: Planner, chosen: Candidate, *, explain: bool) -> list[str]:

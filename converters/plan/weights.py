@@ -12,14 +12,14 @@ from boardfit.converters.formats.gguf.size import artifact_bytes
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.cost.memory import pad
 from boardfit.device_profiles.cost.model import StoredWeights
-from boardfit.device_profiles.toml_parser import read_own_toml
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import UsageError
 from boardfit.edge.files.ggml_types import row_bytes
 
 # What every tensor's data is padded to unless `general.alignment` overrides it (docs/gguf.md).
 _DEFAULT_ALIGNMENT = 32
 
-PERPLEXITY_ADDED: dict[str, float] = read_own_toml(__file__, "perplexity.toml")
+PERPLEXITY_ADDED: dict[str, float] = load_toml("boardfit.converters.plan", "perplexity.toml")
 # The one measured model has 8.03 billion weights. Within a factor of two its figures are shown. On
 # a model of 135 million, the same recipes lose about ten times as much.
 _MEASURED_PARAMS = 8.03e9

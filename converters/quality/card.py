@@ -23,7 +23,7 @@ from typing import Any
 from boardfit.converters.quality.divergence import Divergence, Estimate, Tally
 from boardfit.converters.quality.reference import QualityReference
 from boardfit.converters.sample.examples import MAX_NEW_TOKENS, read_conversations
-from boardfit.device_profiles.toml_parser import read_own_toml
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.engines import EngineSettings, open_engine
 from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.errors import DoesNotFitError, EngineError, IntegrityError
@@ -137,7 +137,7 @@ def answer(engine: Engine, messages: Sequence[Message]) -> str:
 
 @functools.cache
 def _all_bounds() -> Mapping[str, Mapping[str, float]]:
-    return read_own_toml(__file__, "bounds.toml")
+    return load_toml("boardfit.converters.quality", "bounds.toml")
 
 
 def find_bound(recipe_id: str) -> float | None:

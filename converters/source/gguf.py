@@ -24,7 +24,7 @@ from boardfit.converters.source.gguf_shape import shape_from_header
 from boardfit.converters.source.wrappers import describe_left_out
 from boardfit.converters.spec import KeyValue, ModelSpec, SourceIdentity, TargetTensor
 from boardfit.converters.tokenizers.engine_vocab import open_vocab
-from boardfit.converters.tokenizers.vocab_file import write_vocab_entries
+from boardfit.converters.tokenizers.vocabulary import write_vocab_entries
 from boardfit.edge.disk.input_folder import is_file_below
 from boardfit.edge.errors import EngineError, EngineMissingError, InputError, UnsupportedModelError
 from boardfit.edge.files.ggml_types import row_bytes

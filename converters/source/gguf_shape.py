@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from boardfit.converters.families.decoder import MOST_LAYERS, active_parameters
 from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape, is_behind
-from boardfit.device_profiles.toml_parser import read_own_toml
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError
 from boardfit.edge.files.gguf import GgufHeader
 from boardfit.edge.files.gguf.purpose import ENCODERS
 
-_DATA = read_own_toml(__file__, "architectures.toml")
+_DATA = load_toml("boardfit.converters.source", "architectures.toml")
 _SETS = {key: frozenset(names) for key, names in _DATA.items() if isinstance(names, list)}
 _FULL_EVERY: dict[str, int] = _DATA["full_every"]
 _DEFAULT_WINDOW: dict[str, int] = _DATA["default_window"]

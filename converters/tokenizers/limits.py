@@ -2,6 +2,10 @@
 
 A difference in ids is a refusal, except on texts that one of these limits explains; they are
 derived from the tokenizer's definition, never from the outcome, and each is reported to the user.
+
+The engine runs no normalizer. SentencePiece's defaults bring text into NFKC, and leave out spaces
+that stand double or at an end (`remove_extra_whitespaces`). A vocabulary is right when the engine
+makes the checkpoint's ids of the normalized text.
 """
 
 from __future__ import annotations
@@ -11,8 +15,9 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from boardfit.converters.tokenizers import reference
+from boardfit.converters.tokenizers.bpe import SPACE_MARK
 from boardfit.converters.tokenizers.files import AddedToken, TokenizerFiles
-from boardfit.converters.tokenizers.normalization import find_normalizer
 from boardfit.converters.tokenizers.pretokenizer import flatten
 from boardfit.edge.units import printable
 
@@ -21,6 +26,7 @@ _CASED_PATTERNS = frozenset({"gpt-4o", "llama4", "tekken", "kanana2", "talkie", 
 # WordPiece takes longer words for unknown: max_input_chars_per_word of every published BERT.
 _LONG_WORD = re.compile(r"\S{101,}")
 _HANGUL = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")
+Normalize = Callable[[str], str]
 _SPACE_PATTERNS = frozenset({"deepseek-llm", "deepseek-coder"})
 
 
@@ -149,3 +155,39 @@ def _has_metaspace(files: TokenizerFiles) -> bool:
         step.get("type") == "Metaspace" and step.get("prepend_scheme", "always") != "never"
         for step in steps
     )
+
+
+def find_normalizer(files: TokenizerFiles, added: Iterable[AddedToken]) -> Normalize | None:
+    """The checkpoint's normalizer as text to text; None where it has none.
+
+    Added tokens are cut out first and stay as they are.
+    """
+    if not files.tokenizer_json:
+        processor = reference.sentence_piece(files)
+        plain = _without_marks(lambda text: str(processor.Normalize(text)))
+    elif (normalizer := reference.hugging_face(files).normalizer) is not None:
+        plain = _without_marks(lambda text: str(normalizer.normalize_str(text)))
+    else:
+        return None
+    cut = sorted({token.content for token in added if token.content}, key=len, reverse=True)
+    pattern = re.compile("(" + "|".join(map(re.escape, cut)) + ")") if cut else None
+
+    def normalize(text: str) -> str:
+        parts = pattern.split(text) if pattern else [text]
+        # Every second part is an added token.
+        return "".join(part if i % 2 else plain(part) for i, part in enumerate(parts))
+
+    return normalize
+
+
+def _without_marks(normalize: Normalize) -> Normalize:
+    """Spaces for SentencePiece's marks, without the one that is put before every text: the engine
+    puts it there too.
+    """
+    has_prefix = normalize("x").startswith(SPACE_MARK)
+
+    def plain(text: str) -> str:
+        normalized = normalize(text).replace(SPACE_MARK, " ")
+        return normalized.removeprefix(" ") if has_prefix else normalized
+
+    return plain

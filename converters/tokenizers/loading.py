@@ -17,7 +17,6 @@ from gguf import GGUFValueType, Keys
 from boardfit.converters.spec import KeyValue
 from boardfit.converters.tokenizers import bpe, pretokenizer, reference, spm
 from boardfit.converters.tokenizers.files import TokenizerFiles
-from boardfit.converters.tokenizers.pretypes import PRE_TYPES
 from boardfit.converters.tokenizers.special import (
     SpecialTokens,
     declare_unknown_ends,
@@ -57,8 +56,6 @@ RULES: dict[str, VocabRules] = {
     "mistral3": _LLAMA,
     "granite": _LLAMA,
     "smollm3": _LLAMA,
-    "qwen2": VocabRules(),
-    "qwen3": VocabRules(),
     "gemma": _GEMMA,
     "gemma2": _GEMMA,
     "gemma3": _GEMMA,
@@ -129,7 +126,7 @@ def _load_byte_level(files: TokenizerFiles, pre: str | None, prefer: str | None)
     vocabulary = bpe.load_byte_level(files, names[0])
     if pretokenizer.is_recognised(splitting):
         return vocabulary
-    from boardfit.converters.tokenizers.identify import identify_pre  # brings the engine
+    from boardfit.converters.tokenizers.verify import identify_pre  # brings the engine
 
     found = identify_pre(files, names, lambda name: replace(vocabulary, pre=name))
     return replace(vocabulary, pre=found)
@@ -203,7 +200,7 @@ def _check_ends(files: TokenizerFiles, special: SpecialTokens, vocabulary: Vocab
 def _check_starts(files: TokenizerFiles, special: SpecialTokens, vocabulary: Vocabulary) -> None:
     """Write that no BOS is added, if the engine would add one and the checkpoint does not."""
     by_default = vocabulary.kind == "spm" or any(
-        pre.adds_bos for pre in PRE_TYPES if pre.name == vocabulary.pre
+        pre.adds_bos for pre in pretokenizer.PRE_TYPES if pre.name == vocabulary.pre
     )
     if by_default and "bos" not in special.add and files.tokenizer_json:
         encoder = reference.hugging_face(files)

@@ -1,8 +1,8 @@
 """Recognise a byte-level BPE pre-tokenizer by what it does, not by a hash of one vocabulary.
 
 `describe` brings the `pre_tokenizer` and `normalizer` of a tokenizer.json into a normal form;
-`candidate_names` looks it up in `pretypes.PRE_TYPES`. Where the form is unknown, every behaviour
-that the engine has is a candidate, and `boardfit.converters.tokenizers.identify` finds out which
+`candidate_names` looks it up in `PRE_TYPES`. Where the form is unknown, every behaviour
+that the engine has is a candidate, and `boardfit.converters.tokenizers.verify` finds out which
 one, if any, yields the checkpoint's ids.
 """
 
@@ -14,10 +14,36 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from boardfit.converters.tokenizers.pretypes import CONTRACTIONS, GPT2, PRE_TYPES, PreType, Step
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.units import printable
 
+# One step: ("split", regex), every match a piece of its own, or another kind and its argument.
+Step = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class PreType:
+    """One `tokenizer.ggml.pre` name: a row of pretypes.toml, which explains it."""
+
+    name: str
+    steps: tuple[Step, ...]
+    ignore_merges: bool = False
+    adds_bos: bool = False
+    markers: tuple[str, ...] = ()
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> PreType:
+        steps = tuple(
+            ("split", PATTERNS[step]) if isinstance(step, str) else (step[0], step[1])
+            for step in row["steps"]
+        )
+        return cls(**{**row, "steps": steps, "markers": tuple(row.get("markers", ()))})
+
+
+_TABLE = load_toml("boardfit.converters.tokenizers", "pretypes.toml")
+PATTERNS: Mapping[str, str] = _TABLE["patterns"]
+PRE_TYPES = tuple(map(PreType.from_row, _TABLE["names"]))
 _CONTRACTION_SPELLINGS = (
     r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
@@ -45,8 +71,8 @@ def canonical_regex(regex: str) -> str:
     whole match covers here), `{1}`, escapes that stand for themselves in a class.
     """
     for spelling in _CONTRACTION_SPELLINGS[:-1]:
-        regex = regex.replace(spelling, CONTRACTIONS)
-    regex = regex.replace("'" + _CONTRACTION_SPELLINGS[-1], CONTRACTIONS)
+        regex = regex.replace(spelling, PATTERNS["contractions"])
+    regex = regex.replace("'" + _CONTRACTION_SPELLINGS[-1], PATTERNS["contractions"])
     regex = regex.replace("\r", r"\r").replace("\n", r"\n")
     regex = re.sub(r"(?<!\\)([?*+])\+", r"\1", regex)
     regex = regex.replace(r"\p{N}{1}", r"\p{N}").replace(r"\p{N}{1,1}", r"\p{N}")
@@ -72,7 +98,7 @@ def describe(tokenizer_json: Mapping[str, Any]) -> Splitting:
             byte_level = True
             prefix_space = prefix_space or bool(step.get("add_prefix_space", True))
             if step.get("use_regex", True):
-                steps.append(("split", canonical_regex(GPT2)))
+                steps.append(("split", canonical_regex(PATTERNS["gpt2"])))
         elif kind == "Split":
             steps.append(_split_step(step))
         elif kind == "Digits":
@@ -131,16 +157,6 @@ def _similarity(a: str, b: str) -> float:
 def is_recognised(splitting: Splitting) -> bool:
     """Whether the table has an entry with exactly these steps."""
     return any(steps == splitting.steps for steps in _CANONICAL.values())
-
-
-def is_equivalent(one: str, other: str) -> bool:
-    """Whether two `tokenizer.ggml.pre` names split text alike. They may still differ in whether a
-    piece that is a token is taken whole, and in the default for adding BOS.
-    """
-    steps: dict[str, set[tuple[Step, ...]]] = {}
-    for pre in PRE_TYPES:
-        steps.setdefault(pre.name, set()).add(_CANONICAL[pre])
-    return one == other or bool(steps.get(one, set()) & steps.get(other, set()))
 
 
 def flatten(node: Any, children: str) -> list[Mapping[str, Any]]:

@@ -21,20 +21,10 @@ from boardfit.edge.errors import InputError
 
 # Roles with a GGUF key; the others (cls, prefix, …) have none and are not written.
 ROLE_KEYS = {
-    "bos": Keys.Tokenizer.BOS_ID,
-    "eos": Keys.Tokenizer.EOS_ID,
-    "unk": Keys.Tokenizer.UNK_ID,
-    "sep": Keys.Tokenizer.SEP_ID,
-    "pad": Keys.Tokenizer.PAD_ID,
-    "mask": Keys.Tokenizer.MASK_ID,
-    "eot": Keys.Tokenizer.EOT_ID,
-    "eom": Keys.Tokenizer.EOM_ID,
+    role: getattr(Keys.Tokenizer, f"{role.upper()}_ID")
+    for role in ("bos", "eos", "unk", "sep", "pad", "mask", "eot", "eom")
 }
-_ADD_KEYS = {
-    "bos": Keys.Tokenizer.ADD_BOS,
-    "eos": Keys.Tokenizer.ADD_EOS,
-    "sep": Keys.Tokenizer.ADD_SEP,
-}
+_ADD_KEYS = {role: getattr(Keys.Tokenizer, f"ADD_{role.upper()}") for role in ("bos", "eos", "sep")}
 _END_ROLES = ("eos", "eot", "eom")
 # Texts that the engine takes for the end of a generation by itself (llama.cpp src/llama-vocab.cpp,
 # "maintain a list of tokens that cause end-of-generation").

@@ -10,22 +10,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from boardfit.converters.documents import read_json_object
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError
 from boardfit.edge.units import printable
 
 FILE = "tekken.json"
-# Files of the first version list no special tokens; these are theirs, in order.
-_FIRST_SPECIAL = (
-    "<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]",
-    "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]",
-    "[IMG_END]", "[PREFIX]", "[MIDDLE]", "[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]",
-    "[TOOL_CONTENT]",
-)  # fmt: skip
 _ROLES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 _MOST_TOKENS = 1_000_000
 _AGAIN = "download tekken.json again, or use a checkpoint with tokenizer.json"
@@ -34,24 +29,7 @@ _PLAIN = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 _ODD = [byte for byte in range(256) if byte not in _PLAIN]
 _CHARACTERS = {**{b: chr(b) for b in _PLAIN}, **{b: chr(256 + i) for i, b in enumerate(_ODD)}}
 
-# A conversation in text, as `mistral_common` writes it. Version 3 puts the system's words before
-# the last of the user's; later ones mark them.
-_OTHER = (
-    "{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token }}{% else %}"
-    "{{ raise_exception('roles are system, user and assistant') }}{% endif %}{% endfor %}"
-)
-_TEMPLATE_V3 = (
-    "{{ bos_token }}{% set ns = namespace(system='') %}{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{% set ns.system = message['content'] + '\n\n' %}"
-    "{% elif message['role'] == 'user' %}{{ '[INST]' + (ns.system if loop.last else '')"
-    " + message['content'] + '[/INST]' }}" + _OTHER
-)
-_TEMPLATE_V7 = (
-    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}"
-    "{{ '[SYSTEM_PROMPT]' + message['content'] + '[/SYSTEM_PROMPT]' }}"
-    "{% elif message['role'] == 'user' %}{{ '[INST]' + message['content'] + '[/INST]' }}" + _OTHER
-)
-_TEMPLATES = {"v3": _TEMPLATE_V3, **dict.fromkeys(("v7", "v11", "v13"), _TEMPLATE_V7)}
+_TEMPLATE_NAMES = {"v3": "v3", **dict.fromkeys(("v7", "v11", "v13"), "v7")}
 
 
 def read_tekken(directory: Path) -> Mapping[str, Any]:
@@ -78,68 +56,39 @@ def as_tokenizer_json(tekken: Mapping[str, Any]) -> dict[str, Any]:
     for token, rank in ranks.items():
         if vocab.setdefault(_text(token), n_special + rank) < n_special:
             raise _wrong(f"vocab repeats the special token {printable(_text(token))!r}")
+    flags = dict.fromkeys(("normalized", "single_word", "lstrip", "rstrip"), False)
     added = [
-        {
-            "id": token_id,
-            "content": text,
-            "special": is_control,
-            "normalized": False,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-        }
+        {"id": token_id, "content": text, "special": is_control, **flags}
         for token_id, (text, is_control) in enumerate(special)
     ]
-    begin = {"SpecialToken": {"id": _ROLES["bos_token"], "type_id": 0}}
-    first = {"Sequence": {"id": "A", "type_id": 0}}
-    second = {"Sequence": {"id": "B", "type_id": 1}}
-    bos = {"id": begin["SpecialToken"]["id"], "ids": [vocab.get("<s>", 0)], "tokens": ["<s>"]}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    return {
-        "version": "1.0",
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": {
-            "type": "Sequence",
-            "pretokenizers": [
-                {
-                    "type": "Split",
-                    "pattern": {"Regex": config["pattern"]},
-                    "behavior": "Isolated",
-                    "invert": False,
-                },
-                {**level, "use_regex": False},
-            ],
-        },
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [begin, first],
-            "pair": [begin, first, begin, second],
-            "special_tokens": {"<s>": bos},
-        },
-        "decoder": {**level, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "ignore_merges": True,
-            "byte_fallback": False,
-            "vocab": vocab,
-            "merges": [[_text(left), _text(right)] for left, right in _merges(inner, ranks)],
-        },
-    }
+    bos = {"id": _ROLES["bos_token"], "ids": [vocab.get("<s>", 0)], "tokens": ["<s>"]}
+    made: dict[str, Any] = {"normalizer": None, "added_tokens": added, **_read_table()["tokenizer"]}
+    made["pre_tokenizer"]["pretokenizers"][0]["pattern"] = {"Regex": config["pattern"]}
+    made["post_processor"]["special_tokens"] = {"<s>": bos}
+    merges = [[_text(left), _text(right)] for left, right in _merges(inner, ranks)]
+    made["model"] |= {"vocab": vocab, "merges": merges}
+    return made
+
+
+def _read_table() -> dict[str, Any]:
+    return copy.deepcopy(load_toml("boardfit.converters.tokenizers", "tekken.toml"))
 
 
 def as_tokenizer_config(tekken: Mapping[str, Any], *, with_template: bool) -> dict[str, Any]:
     """The entries of tokenizer_config.json that tekken.json stands for."""
     made: dict[str, Any] = {**_ROLES, "add_bos_token": True, "add_eos_token": False}
-    template = _TEMPLATES.get(str(tekken["config"].get("version")))
-    return {**made, "chat_template": template} if with_template and template else made
+    name = _TEMPLATE_NAMES.get(str(tekken["config"].get("version")))
+    if with_template and name:
+        made["chat_template"] = _read_table()["templates"][name]
+    return made
 
 
 def _special_tokens(tekken: Mapping[str, Any], count: int) -> list[tuple[str, bool]]:
     """Text of each special token, and whether it is a control token; unused ids are filled."""
     listed = tekken.get("special_tokens")
     if listed is None:
-        listed = [{"rank": i, "token_str": text} for i, text in enumerate(_FIRST_SPECIAL)]
+        first = _read_table()["first_special"]
+        listed = [{"rank": i, "token_str": text} for i, text in enumerate(first)]
     found: dict[int, tuple[str, bool]] = {}
     for given in listed if isinstance(listed, list) else [listed]:
         entry: Mapping[str, Any] = given if isinstance(given, Mapping) else {}

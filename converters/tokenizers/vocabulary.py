@@ -1,16 +1,21 @@
-"""A vocabulary from any source: texts, types, scores, merges; and its GGUF form."""
+"""A vocabulary from any source: texts, types, scores, merges; its GGUF form, and a GGUF file of it
+alone, so that it can be verified in seconds before hours of quantizing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from pathlib import Path
 from typing import Literal
 
 from gguf import GGUFValueType, Keys
 
+from boardfit.converters.gguf_packing import pack_header, pack_metadata
 from boardfit.converters.spec import KeyValue
 from boardfit.converters.tokenizers.files import MAX_TOKEN_CHARACTERS
+from boardfit.edge.disk.atomic import write_atomic
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.units import printable
 
@@ -99,6 +104,30 @@ class LoadedTokenizer:
         for entry in (*self.leading, *self.vocabulary.metadata(), *self.special):
             entries[entry.key] = entry
         return list(entries.values())
+
+
+def write_vocab_only(
+    tokenizer: LoadedTokenizer, arch: str, path: Path, *, name: str = "vocab"
+) -> None:
+    """Write `path` with the tokenizer's metadata and no tensors.
+
+    `name` becomes `general.name`: the engine trims whitespace after special tokens for models
+    whose name contains "phi-3", so a vocabulary is verified under the name it will be shipped with.
+    """
+    identity = [
+        KeyValue("general.architecture", arch, GGUFValueType.STRING),
+        KeyValue("general.name", name, GGUFValueType.STRING),
+    ]
+    write_vocab_entries([*identity, *tokenizer.metadata()], path)
+
+
+def write_vocab_entries(metadata: Iterable[KeyValue], path: Path) -> None:
+    """Write the entries of a `ModelSpec.metadata` that make up its vocabulary: architecture, name
+    and `tokenizer.*`. The file is written beside, synced and renamed.
+    """
+    names = ("general.architecture", "general.name")
+    entries = [e for e in metadata if e.key.startswith("tokenizer.") or e.key in names]
+    write_atomic(path, pack_header(len(entries), pack_metadata(entries), 0, b""))
 
 
 def check_tokens(tokens: Sequence[str]) -> None:

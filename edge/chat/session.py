@@ -26,11 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from boardfit.edge.disk.atomic import write_atomic
+from boardfit.edge.engines.prefix_cache import common
 from boardfit.edge.errors import DeadlineError, EdgeError, InputError, UsageError
 from boardfit.edge.process.live import STATUS
 from boardfit.edge.states.prefix import MIN_TOKENS, is_worth_storing, system_prefix
 from boardfit.edge.states.store import Restored, StateStore
 from boardfit.edge.types import (
+    AnswerFilter,
     Engine,
     FinishReason,
     GenerationConfig,
@@ -54,6 +56,8 @@ KIND = "boardfit-session"
 _ADVICE = "give a file that edge chat has written with --session or /save"
 MAX_SESSION_BYTES = 64 * 1024**2
 _MAX_MESSAGES = 100_000
+
+_MOST_PREFIXES = 16
 
 #: Share of the context kept free for the answer when `max_tokens` does not say how long it may be.
 _ANSWER_SHARE = 4
@@ -96,7 +100,7 @@ class Turn:
     received_ns: int
     messages: Sequence[Message]
     tokens: Sequence[int]
-    filter_answer: Callable[[TokenEvent], TokenEvent]
+    filter_answer: AnswerFilter
     events: list[TokenEvent] = field(default_factory=list)
     within_s: float | None = None
 
@@ -105,6 +109,11 @@ class Turn:
     ) -> Iterator[TokenEvent]:
         stream = self.engine.stream(self.tokens, config, stop)
         return map(self.filter_answer, STATUS.follow(stream, len(self.tokens)))
+
+    @property
+    def start(self) -> StreamStart | None:
+        """How the prompt was read."""
+        return self.engine.last_start
 
     def finish(self) -> Outcome | None:
         """There is no budget that could be kept."""
@@ -143,7 +152,9 @@ class Session:
         self._choice = choice
         self._restored = Restored()  # since the last answer
         self._cached: list[int] = []  # prompt and answer of the last turn
-        self._prefix: tuple[str | None, list[int]] | None = None  # system prompt and its tokens
+        #: Tokens of system prompts. Sessions on one engine may share it.
+        self.prefixes: dict[str, list[int]] = {}
+        self.hints: tuple[int, ...] = ()  # more places where later prompts may part from this one
         self._prefix_read_s = 0.0
         self._tried: str | bool | None = False  # the system prompt that storing was tried for
         self._saved: tuple[int, ...] = ()  # what the stored state of this conversation holds
@@ -185,6 +196,7 @@ class Session:
             return
         if begun is not None:
             begun(turn.tokens)
+        config = dataclasses.replace(config, marks=self._marks(turn))
         try:
             for event in turn.stream(config, stop):
                 turn.events.append(event)
@@ -218,7 +230,7 @@ class Session:
             return Turn(self.engine, received_ns, kept, tokens, self.filter_answer(kept))
         if self.deadline is None:
             raise UsageError("a budget needs a session with a deadline")
-        from boardfit.edge.deadline.question import Question
+        from boardfit.edge.deadline.admission import Question
 
         self.recall(tokens, self.deadline.predict_prefill_s)
         restored = self.take_restored()
@@ -239,7 +251,7 @@ class Session:
         """Take an answered turn into the history. An answer that was stopped before its first
         token leaves the history as it was.
         """
-        start, events = self.engine.last_start, turn.events
+        start, events = turn.start, turn.events
         trace = Trace.of_stream(turn.received_ns, turn.tokens, events, start)
         answer = summarize(trace, start, n_dropped=len(asked) - len(turn.messages))
         if answer.n_out or answer.finish_reason != "aborted":
@@ -301,21 +313,25 @@ class Session:
         """Token ids of `messages` behind the system prompt."""
         if self._raw:
             return self.engine.prompt("\n".join(message.content for message in messages))
-        system = [Message("system", self.system)] if self.system else []
-        return self.engine.render([*system, *messages], choice=self._choice)
+        return self._render([*self._head(), *messages])
 
-    def filter_answer(self, messages: Sequence[Message]) -> Callable[[TokenEvent], TokenEvent]:
+    def _render(self, messages: list[Message]) -> list[int]:
+        return self.engine.render(messages, choice=self._choice)
+
+    def _head(self) -> list[Message]:
+        return [Message("system", self.system)] if self.system else []
+
+    def filter_answer(self, messages: Sequence[Message]) -> AnswerFilter:
         """Return the filter of thinking for the stream that answers `messages`."""
         if self._raw:
-            return lambda event: event
-        system = [Message("system", self.system)] if self.system else []
-        return self.engine.filter_answer([*system, *messages], self._choice)
+            return AnswerFilter()
+        return self.engine.filter_answer([*self._head(), *messages], self._choice)
 
     # ---- states of earlier runs ---------------------------------------------------------------
 
     def prepare(self) -> Restored:
         """Restore now what the first question will begin with, if an earlier run stored it."""
-        prefix = self._system_prefix()
+        prefix = self.system_prefix()
         restored = self.recall([*prefix, 0]) if prefix else Restored()
         self._prefix_read_s = restored.seconds if restored.state else 0.0
         return restored
@@ -346,7 +362,7 @@ class Session:
         answer, states = self.last_answer, self.states
         if states is None or answer is None or not answer.prefill_tps:
             return False
-        prefix = self._system_prefix()
+        prefix = self.system_prefix()
         compute_s = len(prefix) / answer.prefill_tps
         if states.holds(prefix):
             if self._prefix_read_s > compute_s:
@@ -376,16 +392,35 @@ class Session:
             if session is not None and session.deadline is not None:
                 session.deadline.save()
 
-    def _system_prefix(self) -> list[int]:
+    def system_prefix(self) -> list[int]:
         """Tokens of the system prompt as every conversation begins with them; none without a
         template.
         """
-        if self._prefix is None or self._prefix[0] != self.system:
+        key = repr((self.system, self._choice))
+        if key not in self.prefixes:
+            if len(self.prefixes) >= _MOST_PREFIXES:
+                self.prefixes.clear()
             try:
-                self._prefix = self.system, system_prefix(self.engine.render, self.system)
+                self.prefixes[key] = system_prefix(self._render, self.system)
             except EdgeError:
-                self._prefix = self.system, []
-        return self._prefix[1]
+                self.prefixes[key] = []
+        return self.prefixes[key]
+
+    @property
+    def keeps_marks(self) -> bool:
+        """Whether the engine's memory has no past, and is kept at marks."""
+        return not self._raw and bool(self.engine.describe().details.get("keeps_marks"))
+
+    def _marks(self, turn: Turn | PacedTurn) -> tuple[int, ...]:
+        """Where a memory without a past is worth keeping: behind the system prompt, and behind the
+        question, before what the template puts at the head of an answer.
+        """
+        if not self.keeps_marks:
+            return ()
+        asked = [*self._head(), *turn.messages]
+        told = self.engine.render(asked, generate=False, choice=self._choice)
+        ends = common(self.system_prefix(), turn.tokens), common(told, turn.tokens)
+        return tuple(sorted({end for end in (*ends, *self.hints) if end}))
 
     # ---- reset, save, load --------------------------------------------------------------------
 
@@ -453,7 +488,7 @@ class Session:
         restored = self.recall(self.render(messages))
         if not restored.n_tokens:
             return "no saved state: the next answer reads the conversation again"
-        if len(restored.state) > len(self._system_prefix()):
+        if len(restored.state) > len(self.system_prefix()):
             self._saved = restored.state
         return f"{restored.n_tokens} tokens restored in {format_seconds(restored.seconds)}"
 

@@ -37,7 +37,7 @@ def open_session(
 
 def add_deadline(session: Session, opened: OpenModel) -> None:
     """Let a session keep budgets, with the smaller model of its bundle beside it."""
-    from boardfit.edge.deadline.trial import open_deadline
+    from boardfit.edge.deadline.deadline import open_deadline
 
     model_id = model_identity(opened)
     session.deadline = open_deadline(opened.engine, model_id, opened.plan)

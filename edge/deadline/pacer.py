@@ -1,8 +1,8 @@
 """Stream an answer so that it ends in time, at the end of a sentence if possible.
 
-If the prefill falls behind, it is given up in time for a shorter version that shares what has been
-computed. While tokens come, the answer is led to the end of a sentence as time runs short, and cut
-there. The end of the budget itself stops the engine wherever it is.
+A prefill that falls behind is given up for a shorter version that shares what has been computed. As
+time runs short, the answer is led to the end of a sentence and cut there. The end of the budget
+stops the engine wherever it is.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from boardfit.edge.deadline.outcome import Outcome
+from boardfit.edge.deadline.outcome import Adjustment, Outcome
 from boardfit.edge.deadline.request import TimedRequest
 from boardfit.edge.deadline.soft_end import SentenceHold
 from boardfit.edge.deadline.timing import Timing
 from boardfit.edge.process.live import STATUS
-from boardfit.edge.types import GenerationConfig, Message, TokenEvent
+from boardfit.edge.types import AnswerFilter, GenerationConfig, Message, StreamStart, TokenEvent
 
 #: The soft end covers this share of the tokens that fit the time, and at most this many tokens.
 _CLOSE_SHARE, _CLOSE_MOST, _CLOSE_LEAST = 0.1, 24, 3
+#: Thoughts leave this share of the tokens that fit the time to the answer, and at most this many.
+_ANSWER_SHARE, _ANSWER_MOST = 0.4, 128
 #: Coming tokens may take this multiple of the past tokens' time.
 _SLOWER = 1.1
 #: Decode updates the time model after this many tokens, and not more often than this.
@@ -34,7 +36,7 @@ class PacedTurn:
         self,
         timing: Timing,
         request: TimedRequest,
-        filter_answer: Callable[[Sequence[Message]], Callable[[TokenEvent], TokenEvent]],
+        filter_answer: Callable[[Sequence[Message]], AnswerFilter],
     ) -> None:
         """`filter_answer` makes the filter of thinking for the answer to some messages."""
         self.received_ns = request.received_ns
@@ -47,10 +49,16 @@ class PacedTurn:
         self._stop: Callable[[], bool] | None = None
         self._hold = SentenceHold()
         self._stopped_ns = 0  # when a running step was first stopped for time; 0: not yet
+        self._start: StreamStart | None = None  # of the thoughts, when an answer followed
 
     @property
     def messages(self) -> Sequence[Message]:
         return self._request.version.messages
+
+    @property
+    def start(self) -> StreamStart | None:
+        """How the prompt was read."""
+        return self._start or self._timing.engine.last_start
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -80,9 +88,9 @@ class PacedTurn:
         return request.outcome(now_ns)
 
     def _stream_unlimited(self) -> Iterator[TokenEvent]:
-        """Stream an answer without a time limit, and learn from it."""
         began_ns = time.monotonic_ns()
-        for event in self._open_stream(self._config, self._stop):
+        sort = self._filter_answer(self.messages)
+        for event in self._open_stream(self.tokens, self._config, self._stop, sort):
             if event.token_id is not None:
                 self._count_token(event.t_ns, began_ns)
             elif event.finish_reason == "aborted" and self._request.first_ns is None:
@@ -90,11 +98,14 @@ class PacedTurn:
             yield event
 
     def _open_stream(
-        self, config: GenerationConfig, stop: Callable[[], bool] | None
+        self,
+        tokens: Sequence[int],
+        config: GenerationConfig,
+        stop: Callable[[], bool] | None,
+        sort: AnswerFilter,
     ) -> Iterator[TokenEvent]:
-        tokens = self.tokens
         stream = self._timing.engine.stream(tokens, config, stop)
-        return map(self._filter_answer(self.messages), STATUS.follow(stream, len(tokens)))
+        return map(sort, STATUS.follow(stream, len(tokens)))
 
     def _take_shortest(self) -> bool:
         """Take the shortest version after a prefill that was given up. False if there is none."""
@@ -120,7 +131,8 @@ class PacedTurn:
         timing.freezes.begin()
         pressure = self._pressure if timing.can_close else None
         config = dataclasses.replace(self._config, pressure=pressure)
-        for event in self._open_stream(config, lambda: self._must_stop(end_ns)):
+        sort = self._filter_answer(self.messages)
+        for event in self._stream_answering(config, lambda: self._must_stop(end_ns), sort):
             if event.token_id is not None:
                 self._count_token(event.t_ns, began_ns)
                 request.latest_ns.append(event.t_ns)
@@ -144,8 +156,46 @@ class PacedTurn:
             if event.finish_reason is not None:
                 return
 
+    def _stream_answering(
+        self, config: GenerationConfig, stop: Callable[[], bool], sort: AnswerFilter
+    ) -> Iterator[TokenEvent]:
+        """Stream an answer. Its thoughts are ended while there is still time for an answer."""
+        tokens, n_thoughts, closing = list(self.tokens), 0, None
+        for event in self._open_stream(tokens, config, stop, sort):
+            yield event
+            if event.token_id is not None:
+                tokens.append(event.token_id)
+                n_thoughts += 1
+                closing = sort.find_closing()
+            if closing is not None and self._must_answer(config, len(closing[1])):
+                break
+        else:
+            return
+        request, (text, ids) = self._request, closing
+        self._learn_decode()
+        self._start, now_ns = self._timing.engine.last_start, time.monotonic_ns()
+        for i, token in enumerate(ids, 1):
+            yield sort(TokenEvent(token, text if i == len(ids) else "", now_ns))
+        # These were not sampled, so their time is not that of a token.
+        request.latest_ns.clear()
+        request.learned_at, request.learned_ns = request.n_out, now_ns
+        cost = f"the model thought for {n_thoughts} tokens and was made to answer"
+        request.adjustments += (Adjustment("thoughts ended", cost, 0.0),)
+        if config.max_tokens >= 0:
+            config = dataclasses.replace(config, max_tokens=config.max_tokens - request.n_out)
+        yield from self._open_stream([*tokens, *ids], config, stop, sort)
+
+    def _must_answer(self, config: GenerationConfig, n_closing: int) -> bool:
+        """Whether thoughts must end now, with `n_closing` tokens, so that an answer follows."""
+        request, n_left = self._request, self._count_left()
+        share = _ANSWER_SHARE * (request.n_out + n_left)
+        n_answer = max(request.budget.n_min, min(_ANSWER_MOST, share))
+        n_room = self._timing.engine.n_ctx - request.depth
+        if config.max_tokens >= 0:
+            n_room = min(n_room, config.max_tokens - request.n_out)
+        return n_closing + 1 < min(n_left, n_room) and n_left <= n_closing + n_answer
+
     def _is_stopped(self) -> bool:
-        """Whether the caller wants the answer to end."""
         return self._stop is not None and self._stop()
 
     def _must_stop(self, end_ns: int) -> bool:
@@ -184,11 +234,9 @@ class PacedTurn:
         return n_left <= self._window(n_left) / 3 and bool(shown) and self._hold.is_whole
 
     def _count_left(self) -> float:
-        """Return the number of tokens that there is time for, at the speed of this answer so far.
-
-        At its beginning a token takes a time between the likely one and the high bound. The number
-        is a little low. Text beyond a sentence is held back and never shown, and the end of the
-        time stops the engine.
+        """Return the number of tokens that there is time for, at the speed of this answer so
+        far. It is a little low at the beginning; text beyond a sentence is held back, and the
+        end stops the engine.
         """
         times, request, now_ns = self._timing.follow_threads(), self._request, time.monotonic_ns()
         token = times.token(request.depth)
@@ -201,10 +249,7 @@ class PacedTurn:
         n_fitting = self._request.n_out + n_left
         return min(_CLOSE_MOST, max(_CLOSE_LEAST, _CLOSE_SHARE * n_fitting))
 
-    # ---- learning -----------------------------------------------------------------------------
-
     def _count_token(self, t_ns: int, began_ns: int) -> None:
-        """Count a token of the stream that began at `began_ns`, and learn from it."""
         request = self._request
         request.n_out += 1
         request.last_ns = t_ns
@@ -229,7 +274,6 @@ class PacedTurn:
             timing.cold = False
 
     def _learn_cut(self, began_ns: int) -> None:
-        """Learn from a prefill that was stopped before its end."""
         seconds, version = (time.monotonic_ns() - began_ns) / 1e9, self._request.version
         self._timing.times.observe_cut_prefill(
             version.n_new, version.n_reused, seconds, cold=self._timing.cold

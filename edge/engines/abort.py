@@ -25,7 +25,8 @@ class StopWatcher:
     """Polls `stop` on a thread of its own while the engine is inside native code, which holds no
     interpreter lock, and calls `on_stop` once. `stop` must therefore bear being called from any
     thread. What `stop` raises is kept in `error`, and stops too. `on_look` is called whenever it
-    looks, for what else has to be seen to while native code runs.
+    looks, for what else has to be seen to while native code runs. `is_passed` is asked between
+    steps alone.
     """
 
     def __init__(
@@ -33,8 +34,12 @@ class StopWatcher:
         stop: Callable[[], bool] | None,
         on_stop: Callable[[], None],
         on_look: Callable[[], None] | None = None,
+        is_passed: Callable[[], bool] | None = None,
     ) -> None:
         self._stop = stop
+        self._is_passed = is_passed
+        #: Held while the engine works for others: their steps are not to be stopped.
+        self.pausing = threading.Lock()
         self._on_stop = on_stop
         self._on_look = on_look
         self._done = threading.Event()
@@ -64,6 +69,10 @@ class StopWatcher:
             raise self.error
         return self._stop is not None and self._stop()
 
+    def must_leave(self) -> bool:
+        """Whether the next step is not to begin: stopped, or others wait (`is_passed`)."""
+        return self.stopped() or (self._is_passed is not None and self._is_passed())
+
     def expect(self, call_s: float) -> None:
         """Say how long the next native call will take: rarely woken, the watcher is cheaper."""
         self._poll_s = _POLL_S if call_s > _POLL_S else _IDLE_POLL_S
@@ -72,11 +81,12 @@ class StopWatcher:
         assert self._stop is not None
         try:
             while not self._done.wait(self._poll_s):
-                if self._stop():
-                    self._on_stop()
-                    return
-                if self._on_look is not None:
-                    self._on_look()
+                with self.pausing:
+                    if self._stop():
+                        self._on_stop()
+                        return
+                    if self._on_look is not None:
+                        self._on_look()
         except BaseException as error:
             self.error = error
             self._on_stop()

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from boardfit.edge.engines.generation import TokenGeneration
 from boardfit.edge.engines.kv_state import count_to_save, mapped_state, write_state
+from boardfit.edge.engines.logit_rows import LogitRows
 from boardfit.edge.engines.prefix_cache import PrefixCache, SavableCache
 from boardfit.edge.engines.vocabulary import find_breaks
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.types import (
+    AnswerFilter,
     EngineInfo,
     GenerationConfig,
     Message,
@@ -124,10 +126,10 @@ class EngineBase(ABC, Generic[C]):
 
     def filter_answer(
         self, messages: Sequence[Message], choice: TemplateChoice | None = None
-    ) -> Callable[[TokenEvent], TokenEvent]:
+    ) -> AnswerFilter:
         vocabulary = self._vocabulary
         if not vocabulary.template:
-            return lambda event: event
+            return AnswerFilter()
         return self._open_template(choice).filter_answer(
             messages,
             lambda text: self.tokenize(text, special=True),
@@ -227,8 +229,17 @@ class EngineBase(ABC, Generic[C]):
         self._check_ids(tokens)
         return self._generation.feed(prompt, stop)
 
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; b"" for special tokens."""
+        with self._text_lock:
+            self._lease.get()
+            return self._vocabulary.piece(token)
+
     def logits(
-        self, tokens: Sequence[int], progress: Callable[[int, int], None] | None = None
+        self,
+        tokens: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+        visit: Callable[[int, Any], None] | None = None,
     ) -> Any:
         """As `boardfit.edge.types.LogitsEngine` says."""
         ids = list(tokens)
@@ -236,13 +247,13 @@ class EngineBase(ABC, Generic[C]):
         if not ids or len(ids) > self._n_ctx:
             raise InputError(f"logits of {len(ids)} tokens; the context holds 1 to {self._n_ctx}")
         self._check_ids(ids)
-        return self._compute_logits(self._generation.begin(), ids, progress)
+        found = LogitRows(len(ids), self._vocabulary.n_tokens, progress, visit)
+        self._compute_logits(self._generation.begin(), ids, found)
+        return found.rows
 
     @abstractmethod
-    def _compute_logits(
-        self, stream_id: int, tokens: list[int], progress: Callable[[int, int], None] | None
-    ) -> Any:
-        """`logits` of checked tokens, for the stream that owns the lease."""
+    def _compute_logits(self, stream_id: int, tokens: list[int], found: LogitRows) -> None:
+        """Put the logits of checked tokens into `found`, for the stream that owns the lease."""
 
     def _check_prompt(self, prompt: list[int]) -> None:
         self._lease.get()
@@ -307,7 +318,7 @@ class EngineBase(ABC, Generic[C]):
 
     def reset(self) -> None:
         with self._lease.lock:
-            self._lease.get().truncate(0)
+            self._lease.get().forget()
 
     @abstractmethod
     def describe(self) -> EngineInfo:

@@ -40,11 +40,12 @@ class TokenGeneration(ABC, Generic[C]):
         self.lease, self.vocabulary, self.n_ctx = lease, vocabulary, n_ctx
         self._stop_texts = stop_texts
         self.last_start: StreamStart | None = None
+        self.marks: tuple[int, ...] = ()  # of the newest stream
 
     def begin(self) -> int:
         """Lease what is held to a new stream; returns the stream's number."""
         stream_id = self.lease.begin()
-        self.last_start = None
+        self.last_start, self.marks = None, ()
         return stream_id
 
     def feed(self, prompt: list[int], stop: Callable[[], bool] | None) -> bool:
@@ -64,16 +65,18 @@ class TokenGeneration(ABC, Generic[C]):
     ) -> Iterator[TokenEvent]:
         """Answer a checked prompt; the time to the first token counts from `t_start_ns`."""
         stream_id = self.begin()
+        self.marks = config.marks
         lease, vocabulary, n_out = self.lease, self.vocabulary, 0
         stops = config.stop if config.ignore_eos else (*config.stop, *self._stop_texts)
         text = TextStream(stops)
         with (
             self._samplers(config, prompt) as (sampler, closer),
-            StopWatcher(stop, lease.interrupt, self._get_look()) as watcher,
+            self._watch(stop, config) as watcher,
         ):
             with lease.lock:
                 n_reused = lease.get_for(stream_id).keep_prefix(prompt)
-            if not self._prefill(stream_id, prompt, watcher):
+            known = list(prompt)
+            if not (stream_id := self._read(stream_id, known, config, watcher)):
                 yield aborted(text)
                 return
             t_ns = t_prefill_ns = time.monotonic_ns()
@@ -101,6 +104,7 @@ class TokenGeneration(ABC, Generic[C]):
                     yield TokenEvent(None, text.flush(), t_ns, "stop")
                     return
                 n_out += 1
+                known.append(token)
                 shown = text.push(piece)
                 finish = self._finish(text, n_out, n_cached, config)
                 if finish is not None:
@@ -114,6 +118,11 @@ class TokenGeneration(ABC, Generic[C]):
                     return
                 if is_cached:
                     continue
+                if watcher.must_leave():
+                    if not (stream_id := self._read(stream_id, known, config, watcher)):
+                        yield aborted(text)
+                        return
+                    continue
                 tokens = [token]
                 if guesser is not None:
                     # What may still come behind this token: guesses beyond it would be thrown away.
@@ -124,6 +133,32 @@ class TokenGeneration(ABC, Generic[C]):
                 if not self._step(stream_id, tokens, guesser, watcher):
                     yield aborted(text)
                     return
+
+    def _watch(self, stop: Callable[[], bool] | None, config: GenerationConfig) -> StopWatcher:
+        is_passed = config.passing.is_wanted if config.passing else None
+        return StopWatcher(stop, self.lease.interrupt, self._get_look(), is_passed)
+
+    def _read(
+        self, stream_id: int, known: list[int], config: GenerationConfig, watcher: StopWatcher
+    ) -> int:
+        """Evaluate what of `known` is not cached. More urgent streams may pass meanwhile: then this
+        one has another number. Returns the number; 0 if stopped.
+        """
+        while not self._prefill(stream_id, known, watcher):
+            if config.passing is None or watcher.stopped() or self.lease.is_closing:
+                return 0
+            start = self.last_start
+            with watcher.pausing:
+                config.passing.let_pass()
+                stream_id = self.begin()
+            self.last_start, self.marks = start, config.marks
+            with self.lease.lock:
+                self.lease.get_for(stream_id).keep_prefix(known)
+            self._resume()
+        return stream_id
+
+    def _resume(self) -> None:
+        """Called when others have passed, and a stream goes on."""
 
     def _finish(
         self, text: TextStream, n_out: int, n_cached: int, config: GenerationConfig

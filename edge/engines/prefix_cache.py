@@ -12,6 +12,19 @@ from pathlib import Path
 Fill = Callable[[mmap.mmap], int]
 
 
+def common(first: Sequence[object], second: Sequence[object]) -> int:
+    """How many leading tokens, or characters, two sequences share."""
+    first, second = list(first), list(second)
+    low, high = 0, min(len(first), len(second))
+    while low < high:  # slices compare at the speed of C
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
 class PrefixCache(ABC):
     """A cache that can be cut to a prefix. `cached` are the tokens that it holds, in order."""
 
@@ -27,11 +40,7 @@ class PrefixCache(ABC):
 
     def reusable(self, prompt: Sequence[int]) -> int:
         """What `keep_prefix` would return, with nothing changed."""
-        keep = 0
-        for have, want in zip(self.cached, prompt[:-1], strict=False):
-            if have != want:
-                break
-            keep += 1
+        keep = common(self.cached, prompt[:-1])
         return keep if self.can_cut(keep) else 0
 
     @abstractmethod
@@ -41,6 +50,10 @@ class PrefixCache(ABC):
     @abstractmethod
     def truncate(self, keep: int) -> None:
         """Keep the first `keep` cached tokens, or none where the memory cannot be cut there."""
+
+    def forget(self) -> None:
+        """Keep nothing: not this prefix, and no other one."""
+        self.truncate(0)
 
 
 class SavableCache(PrefixCache):

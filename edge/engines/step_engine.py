@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ from boardfit.edge.engines.base import EngineBase
 from boardfit.edge.engines.decoder import Decoder
 from boardfit.edge.engines.hf_tokenizer import HfTokenizer
 from boardfit.edge.engines.lease import Lease
+from boardfit.edge.engines.logit_rows import LogitRows
 from boardfit.edge.engines.prefix_cache import SavableCache
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.engines.step_generation import StepGeneration
@@ -70,31 +71,23 @@ class StepEngine(EngineBase[D]):
     def threads_now(self) -> int:
         return self._n_threads
 
-    def _compute_logits(
-        self, stream_id: int, tokens: list[int], progress: Callable[[int, int], None] | None
-    ) -> Any:
+    def _compute_logits(self, stream_id: int, tokens: list[int], found: LogitRows) -> None:
         """One decode step per token, for exported prefill gives no logits: as slow as generating
         them.
         """
-        import numpy as np
-
         n_vocab = self._vocabulary.n_tokens
-        found = np.empty((len(tokens), n_vocab), np.float32)
         self.reset()
         try:
-            for i, token in enumerate(tokens):
+            for token in tokens:
                 with self._lease.lock:
                     decoder = self._lease.get_for(stream_id)
                     if not decoder.decode(token):
                         raise EngineError("the engine was closed before its logits were known")
-                    found[i] = decoder.logits[:n_vocab]
-                if progress is not None:
-                    progress(i + 1, len(tokens))
+                    found.add(decoder.logits[None, :n_vocab])
         finally:
             with self._lease.lock:
                 if (held := self._lease.held) is not None:
                     held.truncate(0)
-        return found
 
     def _identify(self) -> dict[str, Any]:
         return {

@@ -43,7 +43,7 @@ class StepGeneration(TokenGeneration[D]):
     def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
         budget_s = _STEP_BUDGET_S if watcher.active else None
         while True:
-            if watcher.stopped():
+            if watcher.must_leave():
                 return False
             with self.lease.lock:
                 decoder = self.lease.get_for(stream_id)

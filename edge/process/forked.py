@@ -1,8 +1,7 @@
 """Run a function of ours in a forked copy of this process, under a limit that the kernel enforces.
 
-Python looks at its clock, and at Ctrl-C, between two operations only: one operation in C may take
-minutes. A child can be killed in the middle of it. A fork costs milliseconds and no memory, unlike
-a new interpreter. The function must be pure Python: other threads do not exist in the child.
+Python looks at its clock, and at Ctrl-C, between two operations only; one in C may take minutes. A
+fork costs milliseconds. The function must be pure Python: the child has no other threads.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 _LENGTH = struct.Struct("<Q")
+_REQUEST = struct.Struct("<Qd")  # bytes that follow, and seconds allowed
 #: What the parent waits beyond the child's own limit, before it kills the child itself.
 _GRACE_S = 0.2
 #: How long an answer may take after a Ctrl-C that is only noted, and how often that is looked at.
@@ -39,44 +39,108 @@ class ForkedDeathError(Exception):
 
 
 def can_fork() -> bool:
-    """Whether a forked copy is safe here: macOS' own libraries may not be used in one."""
-    return hasattr(os, "fork") and sys.platform != "darwin"
+    """Whether a forked copy is safe here. macOS' own libraries may not be used in one."""
+    return sys.platform == "linux"
 
 
 def run_forked(function: Callable[[], bytes], seconds: float) -> bytes:
-    """What `function` returns, computed in a forked child that lives `seconds` at most.
-
-    Raises TimeoutError when it takes longer, ForkedDeathError when it raises or dies, OSError when
-    no child can be started. An interrupt of the caller ends the child.
+    """What `function` returns, computed in a forked child that lives `seconds` at most. Raises as
+    `ForkedWorker.ask`.
     """
-    reader, writer = os.pipe()
-    # Blocked, so that no handler of ours runs in the child before it has its own.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    worker = ForkedWorker(lambda _: function())
     try:
-        child = _fork()
-    except OSError:
-        os.close(reader)
-        os.close(writer)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        raise
-    if not child:
-        _answer(function, writer, seconds, before)  # never returns
-    os.close(writer)
-    answer: bytes | None = None
-    deadline = time.monotonic() + seconds + _GRACE_S
-    try:
-        with _noticed_interrupt() as is_interrupted:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            answer = _read_answer(reader, deadline, is_interrupted)
+        return worker.ask(b"", seconds)
     finally:
-        os.close(reader)
-        status = _end(child, kill=answer is None)
-    if answer is not None:
-        return answer
-    death = ForkedDeathError(status)
-    if time.monotonic() >= deadline or death.signal == signal.SIGALRM:
-        raise TimeoutError(f"it takes more than {seconds:g} s")
-    raise death
+        worker.close()
+
+
+class ForkedWorker:
+    """A child that is forked once and answers requests, until it is closed.
+
+    A fork copies the page tables of an engine's buffers, and the engine then faults on every page
+    that it writes. Start a worker for many requests before such buffers exist. Requests of several
+    threads wait for each other. A child that died is forked anew for the next request.
+    """
+
+    def __init__(self, function: Callable[[bytes], bytes]) -> None:
+        self._function = function
+        self._lock = threading.Lock()
+        self._child: tuple[int, int, int] | None = None  # its id, and our ends of two pipes
+
+    def start(self) -> None:
+        """Fork the child now. Raises OSError when no process can be started."""
+        with self._lock:
+            self._open()
+
+    def ask(self, data: bytes, seconds: float) -> bytes:
+        """What the function returns for `data`, computed within `seconds`.
+
+        Raises TimeoutError when it takes longer, ForkedDeathError when it raises or dies, OSError
+        when no child can be started. An interrupt of the caller ends the child.
+        """
+        with self._lock:
+            try:
+                return self._ask(data, seconds)
+            except BrokenPipeError:  # it was killed while it had nothing to do
+                return self._ask(data, seconds)
+
+    def close(self) -> None:
+        """End the child."""
+        with self._lock:
+            if self._child is not None:
+                self._end()
+
+    def _ask(self, data: bytes, seconds: float) -> bytes:
+        writer, reader = self._open()
+        answer: bytes | None = None
+        deadline = time.monotonic() + seconds + _GRACE_S
+        try:
+            with _noticed_interrupt() as is_interrupted:
+                _write(writer, _REQUEST.pack(len(data), seconds) + data)
+                answer = _read_answer(reader, deadline, is_interrupted)
+        finally:
+            status = self._end() if answer is None else None
+        if answer is not None:
+            return answer
+        death = ForkedDeathError(status)
+        if time.monotonic() >= deadline or death.signal == signal.SIGALRM:
+            raise TimeoutError(f"it takes more than {seconds:g} s")
+        raise death
+
+    def _open(self) -> tuple[int, int]:
+        """Our ends of the child's pipes, for requests and for answers."""
+        if self._child is None:
+            requests, answers = os.pipe(), os.pipe()
+            # Blocked, so that no handler of ours runs in the child before it has its own.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+            try:
+                child = _fork()
+                if not child:
+                    _serve(self._function, requests[0], answers[1], before)  # never returns
+                self._child = child, requests[1], answers[0]
+            except OSError:
+                os.close(requests[1])
+                os.close(answers[0])
+                raise
+            finally:
+                os.close(requests[0])
+                os.close(answers[1])
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return self._child[1:]
+
+    def _end(self) -> int | None:
+        """Kill and reap the child; its wait status. None where the system reaps by itself."""
+        assert self._child is not None
+        (child, *ends), self._child = self._child, None
+        for end in ends:
+            os.close(end)
+        with contextlib.suppress(ChildProcessError, ProcessLookupError):
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                return status
+            os.kill(child, signal.SIGKILL)
+            return os.waitpid(child, 0)[1]
+        return None
 
 
 def _fork() -> int:
@@ -86,26 +150,48 @@ def _fork() -> int:
         return os.fork()
 
 
-def _answer(
-    function: Callable[[], bytes], writer: int, seconds: float, mask: set[int | signal.Signals]
+def _serve(
+    function: Callable[[bytes], bytes], reader: int, writer: int, mask: set[int | signal.Signals]
 ) -> None:
-    """In the child: compute, write, and leave without any clean-up that is the parent's."""
+    """In the child: answer until the parent's end is closed, and leave without any clean-up that is
+    the parent's.
+    """
     code = 1
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent acts on it
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask - {signal.SIGALRM})
         gc.disable()  # finalizers of the parent's objects must not run
-        answer = function()
-        data = memoryview(_LENGTH.pack(len(answer)) + answer)
-        while data:
-            data = data[os.write(writer, data) :]
+        # A copy of a pipe, socket or lock of the parent's would outlive it.
+        for file in map(int, os.listdir("/proc/self/fd")):
+            with contextlib.suppress(OSError):
+                if file not in (reader, writer):
+                    os.close(file)
+        while head := _read(reader, _REQUEST.size):
+            n_bytes, seconds = _REQUEST.unpack(head)
+            data = _read(reader, n_bytes)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            answer = function(data)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            _write(writer, _LENGTH.pack(len(answer)) + answer)
         code = 0
     finally:
         os._exit(code)
+
+
+def _read(reader: int, n_bytes: int) -> bytes:
+    """The next bytes; fewer at the end."""
+    taken = bytearray()
+    while len(taken) < n_bytes and (chunk := os.read(reader, min(_CHUNK, n_bytes - len(taken)))):
+        taken += chunk
+    return bytes(taken)
+
+
+def _write(writer: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(writer, rest) :]
 
 
 @contextlib.contextmanager
@@ -129,9 +215,8 @@ def _noticed_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 def _read_answer(reader: int, deadline: float, is_interrupted: Callable[[], bool]) -> bytes | None:
-    """The whole answer; None when the child ends, or the deadline passes, before it is there.
-
-    Raises KeyboardInterrupt when Ctrl-C was noticed and the answer does not follow soon.
+    """The whole answer; None when the child or the time ends before. Raises KeyboardInterrupt
+    when Ctrl-C was noticed and the answer does not follow soon.
     """
     patience = time.monotonic() + _PATIENCE_S
     taken, waiting = bytearray(), select.poll()
@@ -149,15 +234,3 @@ def _read_answer(reader: int, deadline: float, is_interrupted: Callable[[], bool
             return None
         taken += chunk
     return bytes(taken[_LENGTH.size :])
-
-
-def _end(child: int, *, kill: bool) -> int | None:
-    """Reap the child; returns its wait status. None where the system reaps by itself."""
-    with contextlib.suppress(ChildProcessError, ProcessLookupError):
-        if kill:
-            pid, status = os.waitpid(child, os.WNOHANG)
-            if pid:
-                return status
-            os.kill(child, signal.SIGKILL)
-        return os.waitpid(child, 0)[1]
-    return None

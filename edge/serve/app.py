@@ -166,7 +166,7 @@ class App:
                 return await self._load_only(call, body)
             ask = read(body, carried, self._defaults)
             job = await self._queue.submit(ask)
-            writer = writer_class(self._name(name), ask)
+            writer = writer_class(self._name(name), job.ask)
             gone = asyncio.create_task(self._wait_gone(call.receive, job))
             try:
                 if ask.stream:

@@ -33,6 +33,9 @@ class Ask:
     rank: Rank = "normal"
     choice: TemplateChoice | None = None
     include_usage: bool = False
+    prompt_ids: tuple[int, ...] = ()  # a plain text that came as tokens
+    echo: bool = False  # the answer begins with the prompt
+    logprobs: int | None = None  # how many likely tokens in each place; None: no scores
     notes: tuple[str, ...] = ()
 
     @property
@@ -137,10 +140,14 @@ def read_ask(
     body: RequestFields, carried: Carried, defaults: Defaults, *, max_tokens: int, **rest: Any
 ) -> Ask:
     """What OpenAI's wires have alike: sampling, streaming, time, rank; `rest` is a wire's own."""
+    is_scored = rest.get("logprobs") is not None
+    budget = read_budget(body, carried, None if is_scored else defaults.budget)
+    if is_scored and budget is not None:
+        raise unsupported("logprobs", "they are computed after the answer; ask without a time")
     return Ask(
         read_config(body, defaults.config, max_tokens=max_tokens),
         body.flag("stream", False),
-        budget=read_budget(body, carried, defaults.budget),
+        budget=budget,
         rank=read_rank(body, carried),
         **rest,
     )
@@ -167,6 +174,19 @@ def read_choice(thinks: object, variables: Mapping[str, Any], param: str) -> Tem
         raise bad_field(param, "true, false or an effort", thinks)
     is_on = thinks if isinstance(thinks, bool) else thinks not in ("none", "off", "false", "")
     return TemplateChoice("on" if is_on else "off", rest)
+
+
+def read_tools(body: RequestFields) -> tuple[str, ...]:
+    """A note on tools that a client offers: the model is free to call none, and does.
+
+    Home Assistant offers them always. Raises RequestRefused where a call is demanded.
+    """
+    offered = body.items("tools", most=128)
+    if body.get("tool_choice") not in (None, "auto", "none"):
+        raise unsupported("tool_choice", "calls of tools are not supported; auto and none are")
+    if not offered or body.get("tool_choice") == "none":
+        return ()
+    return ("tools are not shown to the model: it answers in text",)
 
 
 def read_messages(bodies: list[RequestFields]) -> tuple[tuple[Message, ...], tuple[str, ...]]:

@@ -60,6 +60,12 @@ TOKEN_FILE = "serve.key"
 @click.option(
     "--most", default="10min", show_default=True, help="Longest time that one answer may compute."
 )
+@click.option(
+    "--steady-prefix",
+    "is_steady",
+    is_flag=True,
+    help="Move sentences with the time of day to the end of system prompts.",
+)
 @budget_options
 @generation_options
 @engine_options
@@ -73,6 +79,7 @@ def serve(
     names: tuple[str, ...],
     origins: tuple[str, ...],
     most: str,
+    is_steady: bool,
     budget: Budget | None,
     config: GenerationConfig,
     overrides: dict[str, Any],
@@ -84,7 +91,7 @@ def serve(
     in its body ("within": "2s"), its path (/within/2s/v1), a header or the model's name (NAME@2s).
     """  # fmt: skip
     from boardfit.edge.serve.ask import Defaults
-    from boardfit.edge.serve.server import Server
+    from boardfit.edge.serve.server import N_SHELVES, Server
 
     if no_token and not lan:
         raise UsageError("--no-token is for --lan; on loopback no token is asked for")
@@ -93,7 +100,7 @@ def serve(
         open_model(bundle)  # raises the usual error, before anything listens
 
     def load() -> OpenModel:
-        return open_model(bundle, **overrides)
+        return open_model(bundle, n_shelves=N_SHELVES, **overrides)
 
     token = user_secret(TOKEN_FILE).hex() if lan and not no_token else None
     server = Server(
@@ -105,6 +112,7 @@ def serve(
         origins=origins,
         defaults=Defaults(config, budget),
         most_s=most_s,
+        is_steady=is_steady,
     )
 
     def announce() -> None:

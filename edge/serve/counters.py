@@ -8,11 +8,13 @@ from collections import Counter
 from boardfit.edge.chat.session import Answer
 from boardfit.edge.deadline.outcome import Outcome
 from boardfit.edge.errors import DeadlineError
+from boardfit.edge.serve.spoilers import PrefixLost
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _HELP = {
     "requests_total": "Requests by route and status.",
     "prompt_tokens_total": "Tokens of prompts, by whether they were computed or reused.",
+    "prefix_lost_tokens_total": "Tokens read again because the text before them changed, by class.",
     "answer_tokens_total": "Tokens of answers.",
     "deadline_met_total": "Answers within their time.",
     "deadline_missed_total": "Answers past their time.",
@@ -48,6 +50,9 @@ class Counters:
         self.count("answer_seconds_total", "", answer.total_s)
         if outcome is not None:
             self.count("deadline_met_total" if outcome.met else "deadline_missed_total")
+
+    def count_lost(self, lost: PrefixLost) -> None:
+        self.count("prefix_lost_tokens_total", f'{{class="{lost.kind}"}}', lost.n)
 
     def count_error(self, error: Exception) -> None:
         if isinstance(error, DeadlineError):

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from boardfit.edge.chat.session import Answer, Session
 from boardfit.edge.deadline.outcome import Outcome
 from boardfit.edge.serve.ask import Ask, Rank
+from boardfit.edge.serve.scoring import Score
+from boardfit.edge.serve.spoilers import PrefixLost
 from boardfit.edge.types import TokenEvent
 
 #: A client that leaves this much unread is given up.
@@ -31,6 +33,8 @@ class Ended:
     outcome: Outcome | None
     queue_s: float
     notes: tuple[str, ...] = ()
+    scores: tuple[Score, ...] = ()
+    lost: PrefixLost | None = None
 
 
 Item = Begun | TokenEvent | Ended | Exception
@@ -57,6 +61,9 @@ class Job:
     received_ns: int = field(default_factory=time.monotonic_ns)
     started_ns: int | None = None
     cost: JobCost | None = None  # known once another asks, or its prompt is read
+    lost: PrefixLost | None = None
+    n_passed: int = 0  # requests that it let pass, while it was paused for `paused_ns`
+    paused_ns: int = 0
 
     def __post_init__(self) -> None:
         self._items: asyncio.Queue[Item] = asyncio.Queue()
@@ -79,6 +86,17 @@ class Job:
         budget = self.ask.budget
         limit_s = budget.limit_s if budget else _PATIENCE_S[self.ask.rank]
         return self.received_ns + round(limit_s * 1e9)
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether others pass it: it is in the background, and was promised nothing."""
+        return self.ask.rank == "background" and self.ask.budget is None
+
+    def all_notes(self) -> tuple[str, ...]:
+        """What was done otherwise than asked, its pauses among it."""
+        n, s = self.n_passed, self.paused_ns / 1e9
+        paused = (f"paused for {s:.1f} s while {n} more urgent were answered",) if n else ()
+        return (*self.notes, *paused)
 
     def latest_end_ns(self, start_ns: int) -> int:
         """When it is over at the latest, if it starts at `start_ns`."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from boardfit.edge.chat.session import Session
@@ -26,23 +27,35 @@ from boardfit.edge.serve.ask import Ask
 from boardfit.edge.serve.counters import Counters
 from boardfit.edge.serve.job import Begun, Ended, Job, JobCost
 from boardfit.edge.serve.refused import RequestRefused, busy, infeasible, not_ready
-from boardfit.edge.types import Message, TemplateChoice
+from boardfit.edge.serve.scoring import Score, TokenSession, check_scoring, score_answer
+from boardfit.edge.serve.spoilers import PrefixLost, PromptHistory, steady
+from boardfit.edge.template.render import kept_worker
+from boardfit.edge.types import Message, TemplateChoice, TokenEvent
 
 MAX_QUEUED = 16
 _SAVE_EVERY_S = 600.0
+#: A request that gives way does so between two steps.
+_STEP_NS = 300 * 10**6
 LOG = logging.getLogger("boardfit.serve")
 
 
 class AnswerQueue:
     """Loads a model and answers requests with it, one at a time."""
 
-    def __init__(self, load: Callable[[], OpenModel], *, most_s: float = 600.0) -> None:
-        """`load` opens the model, on the engine's thread. No answer takes more than `most_s`."""
+    def __init__(
+        self, load: Callable[[], OpenModel], *, most_s: float = 600.0, is_steady: bool = False
+    ) -> None:
+        """`load` opens the model, on the engine's thread. No answer takes more than `most_s`.
+        `is_steady`: clocks leave the head of system prompts.
+        """
         self._load = load
         self._most_s = most_s
+        self._is_steady = is_steady
+        self._history = PromptHistory()
         self._wake = threading.Condition()
         self._waiting: list[Job] = []
         self._running: Job | None = None
+        self._paused: Job | None = None  # let others pass, and goes on behind them
         self._is_closing = False
         self._saved_s = time.monotonic()
         self._monotonic_ns = time.monotonic_ns
@@ -113,8 +126,8 @@ class AnswerQueue:
             return True
 
     def _others(self) -> list[Job]:
-        running = self._running
-        return [*([running] if running is not None else []), *self._waiting]
+        begun = [job for job in (self._running, self._paused) if job is not None]
+        return [*begun, *self._waiting]
 
     def _estimate_all(self, job: Job) -> None:
         for each in (*self._others(), job):
@@ -156,13 +169,15 @@ class AnswerQueue:
 
     def _make_job(self, ask: Ask, loop: asyncio.AbstractEventLoop, received_ns: int) -> Job:
         engine = self.use().engine
+        ask = steady(ask) if self._is_steady else ask
         is_raw = not ask.messages
         if not is_raw and not engine.has_template:
             raise RequestRefused(
                 400, "the model has no chat template; ask for a completion of plain text"
             )
         choice, notes = self._check_choice(ask.choice)
-        session = Session(
+        check_scoring(engine, ask)
+        session = (TokenSession if ask.prompt_ids else Session)(
             engine,
             system=ask.system,
             states=None if is_raw else self._base.states,
@@ -170,8 +185,11 @@ class AnswerQueue:
             deadline=self._base.deadline,
             choice=choice,
         )
-        session.messages = ask.history
-        if not is_raw:
+        session.messages, session.prefixes = ask.history, self._base.prefixes
+        if isinstance(session, TokenSession):
+            session.tokens = ask.prompt_ids
+            ask = replace(ask, prompt=engine.detokenize(ask.prompt_ids))
+        if not is_raw and ask.logprobs is None:
             session.small = self._base.small
         return Job(ask, session, loop, (*ask.notes, *notes), received_ns)
 
@@ -218,17 +236,20 @@ class AnswerQueue:
         if ask.budget is not None and ask.budget.within_s is None:
             n_least = 1
         needs_s = prefill.high + (n_least - 1) * token.high + self._deadline.timing.times.tail_s
-        return JobCost(needs_s, min(self._most_s, prefill.high + n_most * token.high))
+        n_scored = 0 if ask.logprobs is None else len(tokens) + n_most
+        return JobCost(needs_s, min(self._most_s, prefill.high + (n_most + n_scored) * token.high))
 
     def _admit(self, job: Job) -> None:
         """Raise RequestRefused unless this request's promise and all earlier ones hold."""
         if not self._others():
             return
         now_ns = self._monotonic_ns()
-        start_ns = now_ns if self._running is None else self._running.latest_end_ns(
-            self._running.started_ns or now_ns
-        )  # fmt: skip
-        start_ns = max(now_ns, start_ns)
+        start_ns = now_ns
+        if self._running is not None:
+            since_ns = self._running.started_ns or now_ns
+            gives_way = self._running.gives_way and not job.gives_way
+            end_ns = now_ns + _STEP_NS if gives_way else self._running.latest_end_ns(since_ns)
+            start_ns = max(now_ns, end_ns)
         for each in sorted([*self._waiting, job], key=lambda other: other.due_ns):
             promised_ns = each.promised_ns
             assert each.cost is not None
@@ -273,11 +294,15 @@ class AnswerQueue:
     # ---- the engine's thread ------------------------------------------------------------------
 
     def _run(self) -> None:
+        with kept_worker():  # before the model makes this process large
+            self._run_engine()
+
+    def _run_engine(self) -> None:
         try:
             opened = self._load()
             self._base = open_session(opened, timed=opened.engine.has_template)
             if self._base.deadline is None:
-                from boardfit.edge.deadline.trial import open_deadline
+                from boardfit.edge.deadline.deadline import open_deadline
                 from boardfit.edge.states import model_identity
 
                 self._base.deadline = open_deadline(
@@ -309,14 +334,37 @@ class AnswerQueue:
                     self._waiting.remove(job)
                     job.post(not_ready("the server is ending"))
                 if self._waiting:
-                    job = min(self._waiting, key=lambda each: each.due_ns)
-                    self._waiting.remove(job)
-                    self._running = job
-                    job.started_ns = time.monotonic_ns()
-                    return job
+                    return self._begin(self._waiting)
                 if self._is_closing:
                     return None
                 self._wake.wait()
+
+    def _begin(self, jobs: Sequence[Job]) -> Job:
+        job = min(jobs, key=lambda each: each.due_ns)
+        self._waiting.remove(job)
+        self._running = job
+        job.started_ns = time.monotonic_ns()
+        return job
+
+    def urgent(self) -> list[Job]:
+        """Requests that wait and do not give way."""
+        return [job for job in tuple(self._waiting) if not (job.gives_way or job.is_given_up())]
+
+    def answer_urgent(self) -> None:
+        """Answer them while the running request is paused. On the engine's thread."""
+        paused, since_ns = self._running, time.monotonic_ns()
+        assert paused is not None
+        while True:
+            with self._wake:
+                self._paused = paused
+                found = self.urgent()
+                job = self._begin(found) if found else None
+                if job is None:
+                    self._running, self._paused = paused, None
+                    break
+            self._answer(job)
+            paused.n_passed += 1
+        paused.paused_ns += time.monotonic_ns() - since_ns
 
     def _answer(self, job: Job) -> None:
         ask, session = job.ask, job.session
@@ -325,42 +373,77 @@ class AnswerQueue:
         queue_s = (job.started_ns - job.received_ns) / 1e9
 
         def must_stop() -> bool:
-            return job.is_given_up() or time.monotonic_ns() > end_ns
+            return job.is_given_up() or time.monotonic_ns() > end_ns + job.paused_ns
+
+        prompt, events = list[int](), list[TokenEvent]()
 
         def begin(tokens: Sequence[int]) -> None:
+            prompt.extend(tokens)
             if tokens:
                 job.cost = self._estimate(job, tokens)
             job.post(Begun())
 
+        config = replace(ask.config, passing=_Passing(self)) if job.gives_way else ask.config
         try:
+            if session.keeps_marks:
+                session.hints = (self._history.shared(session.system_prefix()),)
             stream = session.ask(
                 ask.question,
-                ask.config,
+                config,
                 must_stop,
                 budget=ask.budget,
                 received_ns=job.received_ns,
                 begun=begin,
             )
             for event in stream:
+                events.append(event)
                 job.post(event)
             answer = session.last_answer
             if answer is None:
                 raise InputError("the model gave no answer")
             self.counters.count_answer(answer, session.last_outcome, queue_s)
-            job.post(Ended(answer, session.last_outcome, queue_s, job.notes))
+            scores: tuple[Score, ...] = ()
+            if ask.logprobs is not None:
+                scores = score_answer(session.engine, ask, prompt, events, must_stop)
+            job.lost = self._find_lost(job)
+            notes = job.all_notes()
+            job.post(Ended(answer, session.last_outcome, queue_s, notes, scores, job.lost))
         except Exception as error:
-            if not isinstance(error, EdgeError):  # the type and place alone: no prompt in a log
+            if not isinstance(error, (EdgeError, RequestRefused)):  # its type alone: no prompt
                 LOG.exception("a request failed: %s", type(error).__name__, exc_info=False)
             self.counters.count_error(error)
             job.post(error)
 
+    def _find_lost(self, job: Job) -> PrefixLost | None:
+        system = job.ask.system
+        if system is None:
+            return None
+        lost = self._history.compare(system, job.session.system_prefix())
+        if lost is not None:
+            self.counters.count_lost(lost)
+        return lost
+
     def _keep(self, job: Job) -> None:
         """Store what is worth it, while no request waits."""
         with suppress(EdgeError, OSError):
-            job.session.store_prefix()
+            if job.lost is None:  # else the next one is different again
+                job.session.store_prefix()
             if time.monotonic() - self._saved_s > _SAVE_EVERY_S:
                 self._saved_s = time.monotonic()
                 self._base.save_times()
+
+
+class _Passing:
+    """Lets requests pass one that gives way."""
+
+    def __init__(self, queue: AnswerQueue) -> None:
+        self._queue = queue
+
+    def is_wanted(self) -> bool:
+        return bool(self._queue.urgent())
+
+    def let_pass(self) -> None:
+        self._queue.answer_urgent()
 
 
 def _to_dict(span: Span) -> dict[str, float]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
+#: Conversations kept beside the one that is answered, within the planned cells.
+N_SHELVES = 6
 
 
 class Server:
@@ -42,11 +44,12 @@ class Server:
         origins: Iterable[str] = (),
         defaults: Defaults | None = None,
         most_s: float = 600.0,
+        is_steady: bool = False,
     ) -> None:
         """`is_public`: listen on every interface. Raises InputError for a port in use."""
         addresses = EVERYWHERE if is_public else LOOPBACK
         self._sockets: list[socket.socket] = open_sockets(addresses, port)
-        self._queue = AnswerQueue(load, most_s=most_s)
+        self._queue = AnswerQueue(load, most_s=most_s, is_steady=is_steady)
         access = AccessRules(own_names(addresses, names), token, frozenset(origins))
         self._app = App(self._queue, access, defaults)
         self._thread: threading.Thread | None = None
@@ -141,7 +144,12 @@ def serve(
 
     def load() -> OpenModel:
         return open_model(
-            path, n_ctx=n_ctx, n_threads=n_threads, kv_type=kv_type, thinking=thinking
+            path,
+            n_ctx=n_ctx,
+            n_threads=n_threads,
+            kv_type=kv_type,
+            thinking=thinking,
+            n_shelves=N_SHELVES,
         )
 
     server = Server(load, port=port, defaults=Defaults(budget=budget))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from boardfit.edge.states.store import common
+from boardfit.edge.engines.prefix_cache import common
 from boardfit.edge.types import Message
 
 #: Fewer tokens, or fewer seconds to compute them, are not worth a file.

@@ -32,6 +32,7 @@ import psutil
 from boardfit.edge.disk.rooted import Root
 from boardfit.edge.disk.secret import user_secret
 from boardfit.edge.engines.kv_state import PARTIAL, StateHeader, check_private, read_state_header
+from boardfit.edge.engines.prefix_cache import common
 from boardfit.edge.errors import EdgeError, IntegrityError, UnsafeInputError
 from boardfit.edge.types import Engine
 
@@ -210,6 +211,9 @@ class StateStore:
             self._make_folder()
             sweep(self.folder)
             engine.save_prefix(path, len(tokens), max_bytes=limit)
+            if _header(path).tokens != tuple(tokens):  # another conversation came between
+                _remove(path)
+                return None
         except (EdgeError, OSError):
             return None
         self._known[path] = tuple(tokens)
@@ -329,14 +333,6 @@ def is_claimed(folder: Path) -> bool:
 
 def _owner_mark() -> bytes:
     return hmac.new(user_secret(), b"boardfit: a folder of states", "sha256").hexdigest().encode()
-
-
-def common(state: Sequence[int], tokens: Sequence[int]) -> int:
-    """How many leading tokens two sequences share."""
-    n = min(len(state), len(tokens))
-    if tuple(state[:n]) == tuple(tokens[:n]):
-        return n
-    return next(i for i in range(n) if state[i] != tokens[i])
 
 
 def file_label(name: str) -> str:

@@ -8,6 +8,7 @@ special token of a user's, and the pieces are tokenized one by one.
 
 from __future__ import annotations
 
+import inspect
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -35,17 +36,7 @@ from boardfit.edge.units import did_you_mean, printable
 FindBreaks = Callable[[str, bool], Sequence[int]]
 _MARK_DIGITS = 24
 # What `render` itself takes. A bundle's variables are a stranger's: its seconds are not theirs.
-_RESERVED = frozenset(
-    [
-        "template",
-        "messages",
-        "bos_token",
-        "eos_token",
-        "add_generation_prompt",
-        "now",
-        "max_seconds",
-    ]
-)
+_RESERVED = frozenset(inspect.signature(render).parameters) - {"extra"}
 _FUNCTIONS = frozenset(["loop", "namespace", "range", "raise_exception", "strftime_now", "dict"])
 
 
@@ -85,12 +76,13 @@ class ChatTemplate:
         Raises as `boardfit.edge.template.render.render`, and for words that would be lost.
         """
         mark = f"{secrets.randbelow(10**_MARK_DIGITS):0{_MARK_DIGITS}}"
-        shaped = self.form.shape([
-            {**message.to_dict(), "content": _insert(
-                message.content, mark, find_breaks(message.content, message.role == "assistant")
-            )}
-            for message in messages
-        ])  # fmt: skip
+        marked: list[dict[str, Any]] = []
+        for message in messages:
+            content = message.content
+            edges = pairwise([0, *find_breaks(content, message.role == "assistant"), len(content)])
+            cut = mark.join(content[start:end] for start, end in edges)
+            marked.append({**message.to_dict(), "content": cut})
+        shaped = self.form.shape(marked)
         text = self._render(shaped, generate=generate)
         if generate:
             text += self._skip_thinking(text, shaped)
@@ -113,7 +105,7 @@ class ChatTemplate:
             if kind not in self._controls:
                 self._controls[kind] = control_tokens([kind], tokenize, has_text)
         controls = {token: text for kind in kinds for token, text in self._controls[kind].items()}
-        return ThinkingFilter(kinds, opened, controls)
+        return ThinkingFilter(kinds, opened, controls, tokenize)
 
     @cached_property
     def _kinds(self) -> list[ThinkingKind]:
@@ -159,14 +151,9 @@ class ChatTemplate:
 
     def _render(self, messages: list[dict[str, Any]], *, generate: bool) -> str:
         variables = {} if self._thinking == "auto" else self._switch[0]
-        return render(
-            self.source,
-            messages,
-            bos_token=self._bos,
-            eos_token=self._eos,
-            add_generation_prompt=generate,
-            **{**variables, **self._given},
-        )
+        texts = {"bos_token": self._bos, "eos_token": self._eos}
+        given = {**variables, **self._given, **texts}
+        return render(self.source, messages, add_generation_prompt=generate, **given)
 
     def _skip_thinking(self, text: str, messages: list[dict[str, Any]]) -> str:
         """What to write behind a prompt, so that a template without a switch opens no thoughts."""
@@ -176,17 +163,11 @@ class ChatTemplate:
         opening = text[len(os.path.commonprefix([text, closed])) :]
         opened = find_open(opening, self._kinds)
         if opened is not None:
-            return f"\n{opened.ends[-1]}\n\n" if opened.none.endswith("\n") else opened.ends[-1]
+            return opened.closing
         named = self._kinds[:1]
         if self._switch[1] or not named or any(end in opening for end in named[0].ends):
             return ""
         return named[0].none
-
-
-def _insert(text: str, mark: str, places: Sequence[int]) -> str:
-    """`text` with `mark` at each of `places`."""
-    edges = pairwise([0, *places, len(text)])
-    return mark.join(text[start:end] for start, end in edges)
 
 
 def tokenize_pieces(pieces: Sequence[str], tokenize: Callable[[str], list[int]]) -> list[int]:

@@ -1,39 +1,29 @@
 """Lint a chat template: list facts to know before shipping it.
 
-A template is a program that speaks in the user's name; a poisoned one can stay inside any sandbox
-(a hidden instruction, a link, a reaction to a trigger word). These notes are pure facts about its
-text and about trial conversations; nothing is refused here that `render` accepts.
+A poisoned template can stay inside any sandbox (a hidden instruction, a link, a reaction to a
+trigger word). These notes are facts about its text and about trial conversations; nothing is
+refused here that `render` accepts.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
 from typing import Any
 
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError, UnsafeInputError
 from boardfit.edge.template.render import parse, render
 from boardfit.edge.template.words import WordForm, find_form
 from boardfit.edge.units import printable
 
-_KNOWN_NAMES = frozenset(
-    [
-        "messages", "tools", "documents", "bos_token", "eos_token", "unk_token", "pad_token",
-        "add_generation_prompt", "raise_exception", "strftime_now", "namespace", "range", "dict",
-        "cycler", "joiner", "loop", "caller", "varargs", "kwargs", "self", "super",
-        "enable_thinking", "custom_tools", "builtin_tools", "tools_in_user_message",
-        "date_string", "xml_tools", "python_tools", "controls", "reasoning_effort",
-    ]
-)  # fmt: skip
 _URL = re.compile(r"https?://[^\s'\"<>)}\]]+")
 _USER = {"role": "user", "content": "Hello"}
-_TRIALS: tuple[tuple[str, list[dict[str, str]]], ...] = (
+_ANSWER, _AGAIN = {"role": "assistant", "content": "Hi."}, {"role": "user", "content": "Again"}
+_TRIALS = (
     ("a single user message", [_USER]),
     ("a system message", [{"role": "system", "content": "Be brief."}, _USER]),
-    (
-        "a second turn",
-        [_USER, {"role": "assistant", "content": "Hi."}, {"role": "user", "content": "Again"}],
-    ),
+    ("a second turn", [_USER, _ANSWER, _AGAIN]),
 )
 
 
@@ -62,7 +52,8 @@ def _check_names(tree: Any) -> list[str]:
         found.append("its text depends on the date: a cached prompt prefix is lost at midnight")
     # Jinja counts a name as undeclared when only one branch of an `if` sets it.
     own = {node.name for node in tree.find_all(nodes.Name) if node.ctx != "load"}
-    unknown = sorted(names - own - _KNOWN_NAMES)
+    known = load_toml("boardfit.edge.template", "names.toml")["lint"]["known"].split()
+    unknown = sorted(names.difference(own, known))
     if unknown:
         found.append(
             f"it reads variables that boardfit does not set: {printable(', '.join(unknown))}"
@@ -71,8 +62,10 @@ def _check_names(tree: Any) -> list[str]:
 
 
 def _check_text(template: str) -> list[str]:
-    found = [f"it contains the link {printable(url, 80)}" for url in sorted(_links(template))]
-    hidden = sorted({f"U+{ord(c):04X}" for c in template if _is_hidden(c)})
+    links = sorted(set(_URL.findall(template)))
+    found = [f"it contains the link {printable(url, 80)}" for url in links]
+    invisible = {c for c in template if not c.isprintable()} - set("\n\r\t\xa0\u3000")
+    hidden = sorted(f"U+{ord(c):04X}" for c in invisible)
     if hidden:
         found.append(f"it contains invisible characters: {', '.join(hidden[:5])}")
     if re.search(r"__\w+__", template):
@@ -80,43 +73,26 @@ def _check_text(template: str) -> list[str]:
     return found
 
 
-def _links(template: str) -> set[str]:
-    return set(_URL.findall(template))
-
-
-def _is_hidden(character: str) -> bool:
-    return not character.isprintable() and character not in "\n\r\t\xa0\u3000"
-
-
-def _find_form(template: str) -> WordForm:
+def _check_trials(template: str) -> list[str]:
+    """Try conversations that every chat has; a template may refuse some, which is good to know."""
+    write = functools.partial(render, template, bos_token="<s>", eos_token="</s>")
+    found = []
+    rendered: dict[str, str] = {}
     try:
-        return find_form(lambda messages: _render(template, messages))
+        form = find_form(write)
     except UnsafeInputError:
         raise
     except InputError:  # the trials show what is wrong
-        return WordForm()
-
-
-def _render(template: str, messages: Sequence[Mapping[str, Any]]) -> str:
-    return render(template, messages, bos_token="<s>", eos_token="</s>")
-
-
-def _check_trials(template: str) -> list[str]:
-    """Try conversations that every chat has; a template may refuse some, which is good to know."""
-    found = []
-    rendered: dict[str, str] = {}
-    form = _find_form(template)
+        form = WordForm()
     for what, messages in _TRIALS:
         try:
-            rendered[what] = _render(template, form.as_parts(messages))
+            rendered[what] = write(form.as_parts(messages))
         except UnsafeInputError:
             raise
         except InputError as error:
             found.append(f"{what} fails: {error}")
-    single = rendered.get("a single user message")
-    if single is not None and "Hello" not in single:
+    if "Hello" not in rendered.get("a single user message", "Hello"):
         found.append("the user's words are missing from its text")
-    system = rendered.get("a system message")
-    if system is not None and "Be brief." not in system:
+    if "Be brief." not in rendered.get("a system message", "Be brief."):
         found.append("it drops the system message without an error")
     return found

@@ -4,7 +4,8 @@ They run in Jinja's immutable sandbox, as transformers runs them (same whitespac
 and functions, so that the text is the same), with four things added: only the methods and filters
 that templates need exist; every operation that can grow is estimated before it runs; loops, calls,
 comparisons, characters and seconds are counted (`boardfit.edge.template.limits`); and all of it
-happens in a forked child, which the kernel ends when an operation escapes the count.
+happens in a forked child, which the kernel ends when an operation escapes the count. A server keeps
+one child for all its texts (`kept_worker`).
 
     text = render(template, [{"role": "user", "content": "Hello"}], bos_token="<s>",
                   eos_token="</s>")
@@ -22,10 +23,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from boardfit.edge.errors import EngineMissingError, InputError, UnsafeInputError
-from boardfit.edge.process.forked import ForkedDeathError, can_fork, run_forked
+from boardfit.edge.process.forked import ForkedDeathError, ForkedWorker, can_fork, run_forked
 from boardfit.edge.template import limits
 from boardfit.edge.template.limits import LimitError, RenderBudget
-from boardfit.edge.template.sandbox import current_budget, environment, jinja
+from boardfit.edge.template.sandbox import NAMES, current_budget, environment, jinja
 from boardfit.edge.units import printable
 
 MAX_TEMPLATE_CHARS = 128 * 1024
@@ -35,13 +36,8 @@ HARD_LIMIT_MARGIN_S = 0.5
 # Templates that a child has compiled and rendered in time, oldest first.
 _MAX_PROVEN = 4
 _proven: dict[str, None] = {}
-
-_MUTATORS = frozenset(
-    [
-        "append", "extend", "insert", "remove", "pop", "popitem", "clear", "sort", "reverse",
-        "update", "setdefault", "add",
-    ]
-)  # fmt: skip
+# Children that are kept; the newest renders.
+_workers: list[ForkedWorker] = []
 
 
 def render(
@@ -77,13 +73,16 @@ def render(
     jinja(), environment()  # imported once, here, and not in every child
     if not can_fork():
         return render_here(template, variables, now, max_seconds)
-    if template in _proven:  # known to compile in time: once for all children
-        _compile(template)
+    when = now.isoformat() if now else None
+    request = json.dumps([template, variables, when, max_seconds]).encode()
+    seconds = max_seconds + HARD_LIMIT_MARGIN_S
     try:
-        answer = run_forked(
-            functools.partial(_answer, template, variables, now, max_seconds),
-            max_seconds + HARD_LIMIT_MARGIN_S,
-        )
+        if _workers:
+            answer = _workers[-1].ask(request, seconds)
+        else:
+            if template in _proven:  # known to compile in time: once for all children
+                _compile(template)
+            answer = run_forked(functools.partial(_answer, request), seconds)
     except TimeoutError as error:
         raise UnsafeInputError(f"chat template stopped: {error}") from None
     except ForkedDeathError as error:
@@ -107,10 +106,34 @@ def render_here(
         return _collect(compiled.generate({**variables, "strftime_now": _clock(now)}))
 
 
-def _answer(template: str, *rest: Any) -> bytes:
-    """In the child: the text, or the error, as JSON."""
+@contextlib.contextmanager
+def kept_worker() -> Iterator[None]:
+    """Render in one child that is forked now, and not in one for each text. It holds a copy of what
+    this process changes later, so enter this while the process is small.
+    """
+    if not can_fork():
+        yield
+        return
+    with contextlib.suppress(EngineMissingError):
+        jinja(), environment()
+    worker = ForkedWorker(_answer)
+    with contextlib.suppress(OSError):
+        worker.start()
+    _workers.append(worker)
     try:
-        found: dict[str, Any] = {"text": render_here(template, *rest)}
+        yield
+    finally:
+        _workers.remove(worker)
+        worker.close()
+
+
+def _answer(request: bytes) -> bytes:
+    """In the child: the text, or the error, as JSON."""
+    template, variables, when, max_seconds = json.loads(request)
+    now = datetime.datetime.fromisoformat(when) if when else None
+    try:
+        text = render_here(template, variables, now, max_seconds)
+        found: dict[str, Any] = {"text": text}
     except (InputError, EngineMissingError) as error:
         found = {"error": type(error).__name__, "message": str(error), "next": error.next_step}
     return json.dumps(found).encode()
@@ -177,7 +200,7 @@ def _convert_errors() -> Iterator[None]:
 
 def _security_error(text: str) -> UnsafeInputError:
     attribute = re.search(r"access to attribute '(\w+)'", text)
-    if attribute and attribute[1] in _MUTATORS:
+    if attribute and attribute[1] in NAMES["mutators"]:
         return UnsafeInputError(
             f"chat template changes a list or dict in place (.{attribute[1]}), which the sandbox "
             "forbids",

@@ -1,4 +1,4 @@
-"""The Jinja sandbox that chat templates run in: `boardfit.edge.template.render` is its only user.
+"""The Jinja sandbox that chat templates run in.
 
 Jinja's immutable sandbox keeps a template from Python's insides and from changing data. On top of
 it: only the methods and filters that chat templates need exist; every operation that can grow goes
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import EngineMissingError, UnsafeInputError
 from boardfit.edge.requirements import install_line
 from boardfit.edge.template import limits
@@ -29,48 +30,11 @@ MAX_NAMES_TIMES_SCOPES = 250_000
 MAX_MACRO_DEPTH = 64
 MIN_JINJA = (3, 1, 6)  # earlier ones have known ways out of the sandbox (CVE-2025-27516)
 
-# What a template may call or read on a built-in value; everything else is refused.
-_STR_METHODS = frozenset(
-    [
-        "split", "rsplit", "splitlines", "strip", "lstrip", "rstrip", "startswith", "endswith",
-        "upper", "lower", "title", "capitalize", "swapcase", "casefold", "find", "rfind",
-        "index", "rindex", "count", "replace", "join", "format", "format_map", "partition",
-        "rpartition", "removeprefix", "removesuffix", "zfill", "ljust", "rjust", "center",
-        "isdigit", "isalpha", "isalnum", "isspace", "isupper", "islower", "isnumeric",
-        "isdecimal", "istitle", "isascii", "isidentifier",
-    ]
-)  # fmt: skip
-_DICT_METHODS = frozenset(["items", "keys", "values", "get", "copy"])
-_LIST_METHODS = frozenset(["index", "count", "copy"])
-_FILTERS = frozenset(
-    [
-        "abs", "attr", "batch", "capitalize", "center", "count", "d", "default", "dictsort",
-        "e", "escape", "first", "float", "forceescape", "format", "groupby", "indent", "int",
-        "items", "join", "last", "length", "list", "lower", "map", "max", "min", "reject",
-        "rejectattr", "replace", "reverse", "round", "safe", "select", "selectattr", "slice",
-        "sort", "string", "sum", "title", "tojson", "trim", "truncate", "unique", "upper",
-        "urlencode", "wordcount",
-    ]
-)  # fmt: skip
-_SEQUENCE_FILTERS = frozenset(
-    [
-        "batch", "dictsort", "groupby", "list", "map", "max", "min", "reject", "rejectattr",
-        "select", "selectattr", "slice", "sort", "sum", "unique",
-    ]
-)  # fmt: skip
-_WIDTH_FILTERS = frozenset(["batch", "center", "indent", "round", "slice"])
-# They compare the items with each other, so that the items are measured first.
-_ORDERING_FILTERS = frozenset(["dictsort", "groupby", "max", "min", "sort", "unique"])
-# They draw items lazily, while nothing else counts.
-_LAZY_FILTERS = frozenset(
-    ["batch", "list", "map", "reject", "rejectattr", "select", "selectattr", "slice"]
-)
-# They write a list or dict out in full.
-_WRITING_FILTERS = frozenset(["join", "string", "tojson", "urlencode"])
-_SEARCH_METHODS = frozenset(
-    ["find", "rfind", "index", "rindex", "count", "partition", "rpartition", "replace", "split",
-     "rsplit"]
-)  # fmt: skip
+# Lists of names: see the file.
+NAMES = {
+    key: frozenset(names.split())
+    for key, names in load_toml("boardfit.edge.template", "names.toml")["sandbox"].items()
+}
 _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "eq": operator.eq,
     "ne": operator.ne,
@@ -81,12 +45,6 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "in": lambda left, right: left in right,
     "notin": lambda left, right: left not in right,
 }
-# Jinja's tests that compare; the others look at one value.
-_COMPARING_TESTS = frozenset(
-    ["==", "eq", "equalto", "!=", "ne", ">", "gt", "greaterthan", ">=", "ge", "<", "lt",
-     "lessthan", "<=", "le"]
-)  # fmt: skip
-
 # Names that cannot be written in a template: they are put in by `_guard`.
 _LOOP, _CONCAT, _VALUE, _COMPARE = "edge loop", "edge concat", "edge value", "edge compare"
 
@@ -118,6 +76,9 @@ def environment() -> Any:
     jinja2 = jinja()
     from jinja2.ext import loopcontrols
 
+    def raise_exception(message: Any) -> None:
+        raise jinja2.TemplateError(str(message))
+
     # Not optimized, and a finalizer that needs the context: nothing is computed while compiling.
     sandbox = _sandbox_class()(
         trim_blocks=True,
@@ -127,11 +88,11 @@ def environment() -> Any:
         extensions=[_generation_tag(), loopcontrols],
     )
     sandbox.globals["namespace"] = _make_namespace_class()
-    sandbox.globals["raise_exception"] = _raise_exception
+    sandbox.globals["raise_exception"] = raise_exception
     del sandbox.globals["lipsum"]
     known = {**sandbox.filters, "tojson": _tojson}
     sandbox.filters = {
-        **{name: _guarded_filter(name, known[name]) for name in sorted(_FILTERS)},
+        **{name: _guarded_filter(name, known[name]) for name in sorted(NAMES["filters"])},
         _LOOP: lambda items: current_budget.get().count(items),
         _CONCAT: _concat,
         _VALUE: lambda value: current_budget.get().charge_value(value),
@@ -264,13 +225,8 @@ def _guard(tree: Any, sandbox: Any) -> Any:
 def _check_nodes(tree: Any) -> None:
     from jinja2 import nodes
 
-    refused = (
-        nodes.Include,
-        nodes.Import,
-        nodes.FromImport,
-        nodes.Extends,
-        nodes.EvalContextModifier,
-    )
+    loading = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
+    refused = (*loading, nodes.EvalContextModifier)
     scoped = (nodes.If, nodes.For, nodes.Macro, nodes.CallBlock, nodes.FilterBlock, nodes.With)
     count = scopes = 0
     names: set[str] = set()
@@ -312,11 +268,11 @@ def _write_output(context: Any, value: Any) -> str:
 def _is_allowed(obj: Any, attr: str) -> bool:
     """Whether a template may take `attr` of a value that is not one of Jinja's own."""
     if isinstance(obj, str):
-        return attr in _STR_METHODS
+        return attr in NAMES["str_methods"]
     if isinstance(obj, dict):
-        return attr in _DICT_METHODS
+        return attr in NAMES["dict_methods"]
     if isinstance(obj, (list, tuple)):
-        return attr in _LIST_METHODS or attr in getattr(obj, "_fields", ())
+        return attr in NAMES["list_methods"] or attr in getattr(obj, "_fields", ())
     return False
 
 
@@ -338,7 +294,7 @@ def _check_method(
     name = method.__name__
     budget.allow(len(text), name)
     budget.step(len(text) // limits.CHARS_PER_STEP)
-    if name in _SEARCH_METHODS:
+    if name in NAMES["search_methods"]:
         needle = args[0] if args else kwargs.get("sep")
         limits.check_find(budget, needle, text)
     if name == "replace" and len(args) >= 2:
@@ -389,19 +345,13 @@ def _compare(left: Any, *rest: Any) -> Any:
     """A comparison, or a chain of them as in Python: `a < b < c`."""
     found: Any = True
     for name, right in zip(rest[::2], rest[1::2], strict=True):
-        _check_comparison(current_budget.get(), name, left, right)
+        check = limits.check_contains if name in ("in", "notin") else limits.check_equal
+        check(current_budget.get(), left, right)
         found = _COMPARISONS[name](left, right)
         if not found:
             return found
         left = right
     return found
-
-
-def _check_comparison(budget: RenderBudget, name: str, left: Any, right: Any) -> None:
-    if name in ("in", "notin"):
-        limits.check_contains(budget, left, right)
-    else:
-        limits.check_equal(budget, left, right)
 
 
 def _guarded_test(name: str, function: Any) -> Any:
@@ -415,7 +365,7 @@ def _guarded_test(name: str, function: Any) -> Any:
         value, *others = args[skipped:]
         if name == "in" and others:
             limits.check_contains(budget, value, others[0])
-        elif name in _COMPARING_TESTS and others:
+        elif name in NAMES["comparing_tests"] and others:
             limits.check_equal(budget, value, others[0])
         elif name in ("lower", "upper"):
             budget.step(budget.measure(value).chars // limits.CHARS_PER_STEP)
@@ -446,37 +396,33 @@ def _check_filter(
     """Estimate a filter before it runs; returns the arguments to run it with."""
     value, rest = args[0], args[1:]
     budget.allow(budget.measure(value).chars, name)
-    if name in _WIDTH_FILTERS:
+    if name in NAMES["width_filters"]:
         limits.check_width(*rest, *kwargs.values())
-    if name in _SEQUENCE_FILTERS and hasattr(value, "__len__") and len(value) > limits.MAX_ITEMS:
+    size = len(value) if hasattr(value, "__len__") else 0
+    if name in NAMES["sequence_filters"] and size > limits.MAX_ITEMS:
         raise LimitError(f"{name} of more than {limits.MAX_ITEMS} items")
-    if isinstance(value, str) or name in _WRITING_FILTERS:
+    if isinstance(value, str) or name in NAMES["writing_filters"]:
         budget.step(budget.measure(value).chars // limits.CHARS_PER_STEP)
-    if name in _ORDERING_FILTERS:
+    if name in NAMES["ordering_filters"]:
         value = budget.take(value) if limits.is_lazy(value) else value
         limits.check_ordering(budget, value)
         return (value, *rest)
-    if name in _LAZY_FILTERS and value and not isinstance(value, str):
+    if name in NAMES["lazy_filters"] and value and not isinstance(value, str):
         return (budget.count(value), *rest)
     if name == "join":
         items = budget.take(value)
         separator = rest[0] if rest else kwargs.get("d", "")
         limits.check_join(budget, str(separator), items)
         return (items, *rest)
-    if name == "sum":
+    if name == "sum":  # of lists it copies the sum at every step
         items = budget.take(value)
-        _check_sum(items, rest, kwargs)
+        starts = [*rest[1:], *(v for k, v in kwargs.items() if k == "start")]
+        if any(isinstance(v, (list, tuple)) for v in (*items, *starts)):
+            raise LimitError("sum is for numbers")
         return (items, *rest)
     if name in _FILTER_CHECKS:
         _FILTER_CHECKS[name](budget, value, rest, kwargs)
     return args
-
-
-def _check_sum(items: Sequence[Any], rest: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    # Summing lists copies the sum at every step.
-    values = [*items, *rest[1:], *(v for k, v in kwargs.items() if k == "start")]
-    if any(isinstance(value, (list, tuple)) for value in values):
-        raise LimitError("sum is for numbers")
 
 
 def _check_indent(budget: RenderBudget, value: Any, rest: Any, kwargs: Any) -> None:
@@ -517,9 +463,6 @@ _FILTER_CHECKS: dict[str, Any] = {
 }
 
 
-# ---- functions that templates expect, as transformers defines them ----------------------------
-
-
 def _tojson(
     value: Any,
     ensure_ascii: bool = False,
@@ -527,15 +470,6 @@ def _tojson(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON without HTML escaping, unlike Jinja's own filter."""
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _raise_exception(message: Any) -> None:
-    raise jinja().TemplateError(str(message))
+    """JSON without HTML escaping, as transformers defines it, unlike Jinja's own filter."""
+    layout = {"indent": indent, "separators": separators, "sort_keys": sort_keys}
+    return json.dumps(value, ensure_ascii=ensure_ascii, **layout)

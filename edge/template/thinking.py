@@ -1,7 +1,7 @@
 """Separate a model's thinking from its answer, and switch thinking on or off.
 
 Families write their thoughts between different markers, and take different template variables as
-the switch. Both are tables here.
+the switch. Both are tables in `names.toml`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from boardfit.edge.types import Thinking, TokenEvent
+from boardfit.device_profiles.toml_parser import load_toml
+from boardfit.edge.types import AnswerFilter, Thinking, TokenEvent
+
+_NAMES = load_toml("boardfit.edge.template", "names.toml")
+#: Template variables that switch thinking: their values for off and on.
+_SWITCHES: Mapping[str, tuple[Any, Any]] = _NAMES["switches"]
+SWITCH_NAMES = frozenset([*_SWITCHES, "reasoning_effort"])
+#: What `reasoning_effort` may be called where it is least; the first two switch thinking off.
+_EFFORTS = ("none", "no_think", "minimal", "low")
 
 
 @dataclass(frozen=True)
@@ -26,87 +34,34 @@ class ThinkingKind:
     none: str
     silent: tuple[str, ...] = ()
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> ThinkingKind:
+        start, ends, between = row["start"], tuple(row["ends"]), row.get("between", "")
+        none = row.get("none", f"{start}{between}{ends[0]}{between}")
+        return cls(start, ends, none, tuple(row.get("silent", ())))
+
     @property
-    def markers(self) -> tuple[str, ...]:
-        return (self.start, *self.ends, *self.silent)
+    def closing(self) -> str:
+        """What is written behind thoughts to end them."""
+        return f"\n{self.ends[-1]}\n\n" if self.none.endswith("\n") else self.ends[-1]
 
 
-def _kind(start: str, end: str, between: str = "") -> ThinkingKind:
-    return ThinkingKind(start, (end,), f"{start}{between}{end}{between}")
-
-
-_THINK = _kind("<think>", "</think>", "\n\n")
-#: Families that have them: Qwen, DeepSeek and most others; then Seed, Mistral, Kimi, Cohere, …
-KINDS: tuple[ThinkingKind, ...] = (
-    _THINK,
-    _kind("<seed:think>", "</seed:think>"),
-    _kind("<mm:think>", "</mm:think>"),
-    _kind("<think:opensource>", "</think:opensource>"),
-    _kind("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", "\n"),
-    _kind("Here is my thought process:", "Here is my response:", "\n"),
-    _kind("<thinking>", "</thinking>", "\n"),
-    _kind("<thought>", "</thought>", "\n"),
-    _kind("<reasoning>", "</reasoning>", "\n"),
-    _kind("[THINK]", "[/THINK]"),
-    _kind("◁think▷", "◁/think▷"),
-    _kind("<|START_THINKING|>", "<|END_THINKING|>"),
-    _kind("<|inner_prefix|>", "<|inner_suffix|>"),
-    _kind("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ThinkingKind("<|channel>thought", ("<channel|>",), "<|channel>thought\n<channel|>"),
-    ThinkingKind(  # gpt-oss
-        "<|channel|>analysis<|message|>",
-        (
-            "<|end|><|start|>assistant<|channel|>final<|message|>",
-            "<|start|>assistant<|channel|>final<|message|>",
-            "<|channel|>final<|message|>",
-        ),
-        "<|channel|>final<|message|>",
-        silent=("<|channel|>final<|message|>",),
-    ),
-    ThinkingKind(  # Kimi K3
-        "<|open|>think<|sep|>",
-        ("<|close|>think<|sep|><|open|>response<|sep|>", "<|open|>response<|sep|>"),
-        "<|open|>response<|sep|>",
-        silent=("<|open|>response<|sep|>",),
-    ),
-    ThinkingKind(  # Solar
-        "<|think|>",
-        ("<|end|><|begin|>assistant<|content|>", "<|content|>"),
-        "<|content|>",
-        silent=("<|content|>",),
-    ),
-)
-#: Template variables that switch thinking: their values for off and on.
-_SWITCHES: Mapping[str, tuple[Any, Any]] = {
-    "enable_thinking": (False, True),
-    "thinking": (False, True),
-    "enable_reasoning": (False, True),
-    "reasoning": (False, True),
-    "thinking_enabled": (False, True),
-    "think": (False, True),
-    "thinking_mode": ("disabled", "enabled"),
-    "thinking_option": ("off", "on"),
-}
-SWITCH_NAMES = frozenset([*_SWITCHES, "reasoning_effort"])
-#: What `reasoning_effort` may be called where it is least; the first two switch thinking off.
-_EFFORTS = ("none", "no_think", "minimal", "low")
-
-
+KINDS = tuple(map(ThinkingKind.from_row, _NAMES["kinds"]))
 #: What models write whose template does not mention thinking.
-USUAL = _THINK
+USUAL = KINDS[0]
 
 
 def find_kinds(template: str) -> list[ThinkingKind]:
     """The kinds that a template names."""
-    return [kind for kind in KINDS if _names(template, kind)]
 
+    def names(kind: ThinkingKind) -> bool:
+        if kind.silent or _pieces(kind.start) != [kind.start]:
+            # A template may put such markers together.
+            pieces = _pieces(kind.start + kind.ends[-1])
+            return all(piece in template for piece in pieces or [kind.start])
+        return kind.start in template or kind.ends[-1] in template
 
-def _names(template: str, kind: ThinkingKind) -> bool:
-    pieces = _pieces(kind.start + kind.ends[-1])
-    if kind.silent or _pieces(kind.start) != [kind.start]:
-        # A template may put such markers together.
-        return all(piece in template for piece in pieces or [kind.start])
-    return kind.start in template or kind.ends[-1] in template
+    return list(filter(names, KINDS))
 
 
 def switch_variables(
@@ -139,11 +94,12 @@ def find_open(text: str, kinds: Sequence[ThinkingKind]) -> ThinkingKind | None:
     return None
 
 
-class ThinkingFilter:
+class ThinkingFilter(AnswerFilter):
     """Moves the thoughts in one answer's stream from `text` to `thought`, event by event.
 
     Thoughts stand at the beginning of an answer; the same markers later on are text. `controls` are
     marker tokens that the engine gives no text for, by id. `opened`: the prompt began the thoughts.
+    `tokenize` reads markers.
     """
 
     def __init__(
@@ -151,8 +107,10 @@ class ThinkingFilter:
         kinds: Sequence[ThinkingKind],
         opened: ThinkingKind | None = None,
         controls: Mapping[int, str] | None = None,
+        tokenize: Callable[[str], list[int]] = lambda text: [],
     ) -> None:
         self._kinds, self._controls = kinds, controls or {}
+        self._tokenize = tokenize
         self._open = opened
         self._held = ""
         self._has_thought = opened is not None
@@ -165,6 +123,11 @@ class ThinkingFilter:
         self._held += control + event.text
         shown, thought = self._take(ends=event.finish_reason is not None)
         return dataclasses.replace(event, text=shown, thought=thought)
+
+    def find_closing(self) -> tuple[str, list[int]] | None:
+        if self._open is None:
+            return None
+        return self._open.closing, self._tokenize(self._open.closing)
 
     def _take(self, *, ends: bool) -> tuple[str, str]:
         """What is decided of the text held so far: answer and thoughts; all of it when it ends."""
@@ -218,7 +181,8 @@ def control_tokens(
 ) -> dict[int, str]:
     """The pieces of markers that are one token without a text, by id."""
     found: dict[int, str] = {}
-    for piece in {piece for kind in kinds for marker in kind.markers for piece in _pieces(marker)}:
+    markers = [m for kind in kinds for m in (kind.start, *kind.ends, *kind.silent)]
+    for piece in {piece for marker in markers for piece in _pieces(marker)}:
         ids = tokenize(piece)
         if len(ids) == 1 and not has_text(ids[0]):
             found[ids[0]] = piece

@@ -67,9 +67,11 @@ def find_form(render: Render) -> WordForm:
     user = _try_role(render, "user", _ONE, frozenset())
     if isinstance(user, _Failure) and not user.is_loss:  # it may insist on a system prompt
         begin = _RULED[:1]
-        ruled = _try_role(render, "user", _RULED, frozenset({"system"}))
-        ruled = _try_role(render, "user", _RULED, frozenset()) if _failed(ruled) else ruled
-        user = user if _failed(ruled) else ruled
+        for parts in (frozenset({"system"}), frozenset[str]()):
+            ruled = _try_role(render, "user", _RULED, parts)
+            if not isinstance(ruled, _Failure):
+                user = ruled
+                break
     if isinstance(user, _Failure):
         raise user.error
     parts, refused, lost = user, dict[str, InputError](), set[str]()
@@ -90,10 +92,6 @@ class _Failure:
     is_loss: bool
 
 
-def _failed(found: frozenset[str] | _Failure) -> bool:
-    return isinstance(found, _Failure)
-
-
 def _try_role(
     render: Render, role: str, talk: Conversation, parts: frozenset[str]
 ) -> frozenset[str] | _Failure:
@@ -110,7 +108,11 @@ def _try_role(
         problem = _find_problem(text, talk)
         if problem is None:
             return as_parts
-        failures.append(_Failure(_loss(problem), is_loss=True))
+        loss = InputError(
+            f"the chat template {problem}",
+            next_step="correct chat_template: it must write every message's content once, in order",
+        )
+        failures.append(_Failure(loss, is_loss=True))
     # A template that refuses texts and loses parts means its refusal.
     return failures[0]
 
@@ -130,13 +132,6 @@ def _find_problem(text: str, talk: Conversation) -> str | None:
     if any(text.index(a) > text.index(b) for a, b in itertools.pairwise(turns)):
         return "writes the messages in another order"
     return None
-
-
-def _loss(problem: str) -> InputError:
-    return InputError(
-        f"the chat template {problem}",
-        next_step="correct chat_template: it must write every message's content once, in order",
-    )
 
 
 def _shape(messages: Conversation, parts: frozenset[str]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from boardfit.device_profiles.toml_parser import read_own_toml
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import InputError, UsageError
 from boardfit.edge.process.child import run_child
 from boardfit.edge.units import did_you_mean
@@ -15,7 +15,7 @@ from boardfit.edge.units import did_you_mean
 ALL_VARIANTS = "all"
 
 
-_DATA = read_own_toml(__file__, "variants.toml")
+_DATA = load_toml("boardfit.converters.board.engine", "variants.toml")
 SINGLE_VARIANTS: dict[str, str] = _DATA["single_variants"]
 _FEATURES: dict[str, list[str]] = _DATA["features"]
 COMMON_FLAGS, SHARED_FLAGS, ALL_FLAGS, STATIC_FLAGS = (

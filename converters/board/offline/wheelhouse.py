@@ -21,7 +21,7 @@ from pathlib import Path
 
 from boardfit.converters.board.engine.store import make_key
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.device_profiles.toml_parser import read_own_toml
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.disk.atomic import fsync_directory, write_atomic
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import EngineMissingError, InputError, IntegrityError, UsageError
@@ -124,7 +124,7 @@ def pip_arguments(board: BoardPython) -> list[str]:
 
 def load_pins(python: tuple[int, int]) -> dict[str, str]:
     """Requirement (`click==8.5.1`) → sha256 of its wheel; empty for a Python without pins."""
-    table = read_own_toml(__file__, "wheels.toml")
+    table = load_toml("boardfit.converters.board.offline", "wheels.toml")
     own = table.get(f"{python[0]}.{python[1]}")
     return {**table["any"], **own} if own else {}
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boardfit.device_profiles.profile import DeviceProfile
-from boardfit.device_profiles.toml_parser import read_own_toml
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.errors import UsageError
 from boardfit.edge.units import KIB
 
-_DATA = read_own_toml(__file__, "cpus.toml")
+_DATA = load_toml("boardfit.converters.board.rehearse", "cpus.toml")
 
 
 @dataclass(frozen=True)

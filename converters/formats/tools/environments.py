@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Literal
 
 from boardfit.converters.formats.tools.worker import run_worker
-from boardfit.device_profiles.toml_parser import decode_toml
+from boardfit.device_profiles.toml_parser import load_toml
 from boardfit.edge.disk.atomic import fsync_directory
 from boardfit.edge.disk.verified import cache_directory
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, UsageError
@@ -42,7 +42,6 @@ ToolName = Literal["litert", "onnx", "upstream"]
 
 #: An index with CPU-only wheels of torch; without it the user's own pip configuration decides.
 TORCH_INDEX = "BOARDFIT_TORCH_INDEX"
-_PINS = Path(__file__).with_name("environments.toml")
 _TAIL_LINES = 12
 
 
@@ -72,7 +71,7 @@ class Environment:
 
 def load_environments() -> dict[str, Environment]:
     """All environments that are pinned, by name."""
-    sections = decode_toml(_PINS.read_text(encoding="utf-8"))
+    sections = load_toml("boardfit.converters.formats.tools", "environments.toml")
     return {
         name: Environment(
             name,

@@ -17,6 +17,7 @@ from boardfit.edge.disk.opened_file import OpenedFile
 from boardfit.edge.engines.abort import NativeFlag
 from boardfit.edge.engines.kv_state import scratch
 from boardfit.edge.engines.llama import library
+from boardfit.edge.engines.llama.shelves import MIN_KEPT, RUNNING, Shelves
 from boardfit.edge.engines.prefix_cache import Fill, SavableCache
 from boardfit.edge.engines.settings import EngineSettings, default_threads
 from boardfit.edge.engines.threads import ThreadGovernor
@@ -24,7 +25,6 @@ from boardfit.edge.errors import EngineError, UnsupportedModelError
 from boardfit.edge.requirements import install_line
 from boardfit.edge.units import printable
 
-_SEQ = 0  # the only sequence we use
 _FLASH = {"auto": -1, "off": 0, "on": 1}  # enum llama_flash_attn_type
 _LOAD_PLAIN, _LOAD_MMAP = 0, 1  # enum llama_load_mode
 _LAZY_ON = 2  # enum llama_lazy_mode
@@ -35,7 +35,7 @@ OK, NO_SLOT, ABORTED = 0, 1, 2
 
 
 class LlamaContext(SavableCache):
-    """One model, one context, one sequence."""
+    """One model and one context. One sequence computes; `Shelves` keeps others beside it."""
 
     def __init__(
         self,
@@ -74,6 +74,10 @@ class LlamaContext(SavableCache):
         # Wrong guesses are cut off again: recurrent states and sliding windows have no way back.
         can_cut = not (self._recurrent or self._n_swa)
         self.n_draft = min(n_draft, self.n_batch - 1) if can_cut else 0
+        n_shelves = int(lib.llama_n_seq_max(handle)) - 1
+        #: Whether a prompt's marks are kept: nothing else of it could be reused.
+        self.keeps_marks = n_shelves > 0 and not can_cut
+        self._shelves = Shelves(lib, self._memory, n_shelves, has_past=can_cut)
         # For the same reason only where the cache can be cut is a step given up to be repeated.
         self._can_give_up = can_cut
         self._gave_up = False
@@ -158,13 +162,20 @@ class LlamaContext(SavableCache):
         """
         governor = self._governor
         if governor is None:
-            return int(self._decode(self.handle, batch))
+            return self._decode_in_room(batch)
         governor.before_step(min(n_threads, governor.now), n_tokens)
-        code = int(self._decode(self.handle, batch))
+        code = self._decode_in_room(batch)
         given_up = self._gave_up and code == ABORTED
         if not given_up:
             self.was_given_up()  # it ended all the same
         self._take_threads(governor.gave_up() if given_up else governor.after_step())
+        return code
+
+    def _decode_in_room(self, batch: Any) -> int:
+        """Decode a batch. What was used longest ago leaves the cache for it."""
+        code = int(self._decode(self.handle, batch))
+        while code == NO_SLOT and self._shelves.drop_oldest():
+            code = int(self._decode(self.handle, batch))
         return code
 
     def give_up_if_stuck(self) -> None:
@@ -212,15 +223,42 @@ class LlamaContext(SavableCache):
 
     # ---- cache --------------------------------------------------------------------------------
 
+    def keep_prefix(self, prompt: Sequence[int]) -> int:
+        """As the base class, from whichever sequence shares most. What would be cut off is kept."""
+        own = super().reusable(prompt)
+        seq, n = self._shelves.find(prompt[:-1], self._can_cut)
+        if len(self.cached) - own >= MIN_KEPT:
+            self._shelves.keep(self.cached)
+            seq, n = self._shelves.find(prompt[:-1], self._can_cut)
+        if n > own:
+            self.cached = self._shelves.take(seq, n)
+        else:
+            self.truncate(own)
+        return len(self.cached)
+
+    def reusable(self, prompt: Sequence[int]) -> int:
+        return max(super().reusable(prompt), self._shelves.find(prompt[:-1], self._can_cut)[1])
+
+    def keep_mark(self) -> None:
+        """Keep what is cached now: later prompts are likely to begin with it."""
+        self._shelves.keep(self.cached)
+
+    def forget(self) -> None:
+        self._shelves.drop_all()
+        self.truncate(0)
+
     def can_cut(self, keep: int) -> bool:
         """Whether the memory can be cut down to its first `keep` tokens. Recurrent states have no
         past; a sliding window has forgotten what lies further back than itself.
         """
-        if keep in (0, len(self.cached)):
+        return self._can_cut(RUNNING, len(self.cached), keep)
+
+    def _can_cut(self, seq: int, held: int, keep: int) -> bool:
+        if keep in (0, held):
             return True
         if self._recurrent:
             return False
-        first = self._lib.llama_memory_seq_pos_min(self._memory, _SEQ)
+        first = self._lib.llama_memory_seq_pos_min(self._memory, seq)
         return first >= 0 and not (self._n_swa and first > max(0, keep - self._n_swa))
 
     def truncate(self, keep: int) -> None:
@@ -228,61 +266,68 @@ class LlamaContext(SavableCache):
         recurrent states have no past, sliding windows have forgotten theirs.
         """
         if 0 < keep < len(self.cached):
-            cut = self._lib.llama_memory_seq_rm(self._memory, _SEQ, keep, -1)
-            first = self._lib.llama_memory_seq_pos_min(self._memory, _SEQ)
+            cut = self._lib.llama_memory_seq_rm(self._memory, RUNNING, keep, -1)
+            first = self._lib.llama_memory_seq_pos_min(self._memory, RUNNING)
             if not cut or first < 0 or (self._n_swa and first > max(0, keep - self._n_swa)):
                 keep = 0
-        if keep == 0:
+        if keep == 0 and len(self._shelves):
+            self._lib.llama_memory_seq_rm(self._memory, RUNNING, -1, -1)
+        elif keep == 0:
             self._lib.llama_memory_clear(self._memory, False)
         del self.cached[keep:]
 
     @contextlib.contextmanager
     def saving(self, keep: int, folder: Path) -> Iterator[tuple[int, Fill]]:
         """Cut the cache within the block; what lies behind waits in a file in `folder`."""
+        seq = self._shelves.find_exactly(self.cached[:keep])
         if keep == len(self.cached):
-            yield self._state_bytes, self._save
+            seq = RUNNING
+        if seq is not None:
+            yield self._state_bytes(seq), lambda target: self._save(target, seq)
             return
         if not self.can_cut(keep):
             raise UnsupportedModelError(
                 f"this model's memory cannot be cut to its first {keep} tokens"
             )
         tokens = list(self.cached)
-        with scratch(folder, self._state_bytes) as aside:
+        with scratch(folder, self._state_bytes()) as aside:
             if self._save(aside) != len(aside):
                 raise library.engine_error("llama.cpp could not put its state aside")
             try:
                 self.truncate(keep)
-                yield self._state_bytes, self._save
+                yield self._state_bytes(), self._save
             finally:
                 self._take(aside, tokens)
 
     def load(self, state: mmap.mmap, tokens: Sequence[int], path: Path) -> None:
         """Inverse of `saving`. Raises EngineError if the library does not take the state."""
+        self._shelves.keep(self.cached)
         if not self._take(state, tokens):
             raise library.engine_error(f"llama.cpp could not load the state in {path}")
 
-    @property
-    def _state_bytes(self) -> int:
+    def _state_bytes(self, seq: int = RUNNING) -> int:
         """Bytes that `_save` writes now."""
-        return int(self._lib.llama_state_seq_get_size(self.handle, _SEQ))
+        return int(self._lib.llama_state_seq_get_size(self.handle, seq))
 
-    def _save(self, target: mmap.mmap) -> int:
-        """Write the state of the cached tokens; returns bytes written, 0 if it failed."""
+    def _save(self, target: mmap.mmap, seq: int = RUNNING) -> int:
+        """Write the state of a sequence; returns bytes written, 0 if it failed."""
         view = (ctypes.c_uint8 * len(target)).from_buffer(target)
-        return int(self._lib.llama_state_seq_get_data(self.handle, view, len(target), _SEQ))
+        return int(self._lib.llama_state_seq_get_data(self.handle, view, len(target), seq))
 
     def _take(self, state: mmap.mmap, tokens: Sequence[int]) -> bool:
-        """Replace the cache by a checked state of `tokens`. False, and an empty cache, if the
-        library does not take it.
+        """Replace the running sequence by a checked state of `tokens`. False, and an empty cache,
+        if the library does not take it.
         """
         self.truncate(0)
         view = (ctypes.c_uint8 * len(state)).from_buffer(state)
-        taken = self._lib.llama_state_seq_set_data(self.handle, view, len(state), _SEQ)
-        if taken != len(state):
-            self._lib.llama_memory_clear(self._memory, True)
-            return False
-        self.cached = list(tokens)
-        return True
+        while True:
+            taken = self._lib.llama_state_seq_set_data(self.handle, view, len(state), RUNNING)
+            if taken == len(state):
+                self.cached = list(tokens)
+                return True
+            if not self._shelves.drop_oldest():  # it may only have found no room
+                self._lib.llama_memory_clear(self._memory, True)
+                return False
 
 
 def load_model(
@@ -351,10 +396,11 @@ def make_context(
     params.n_ctx = n_ctx
     params.n_batch = min(settings.n_batch, n_ctx)
     params.n_ubatch = min(settings.n_ubatch, params.n_batch)
-    # We read the logits of one token only. Left at n_batch, buffers for n_ubatch x n_vocab logits
+    # Logits of few tokens are read. Left at n_batch, buffers for n_ubatch x n_vocab logits
     # would be reserved: 300 MiB for a vocabulary of 150,000.
-    params.n_outputs_max = n_outputs
-    params.n_seq_max = 1
+    params.n_seq_max = 1 + settings.n_shelves
+    params.kv_unified = settings.n_shelves > 0  # sequences share cells
+    params.n_outputs_max = max(n_outputs, params.n_seq_max)
     params.n_threads = settings.n_threads or default_threads()
     params.n_threads_batch = settings.n_threads_batch or params.n_threads
     params.flash_attn_type = _FLASH[settings.flash_attn]

@@ -19,6 +19,7 @@ from boardfit.edge.engines.llama.context import LlamaContext
 from boardfit.edge.engines.llama.generation import LlamaGeneration
 from boardfit.edge.engines.llama.ready import check_file, check_memory
 from boardfit.edge.engines.llama.vocab import Vocab
+from boardfit.edge.engines.logit_rows import LogitRows
 from boardfit.edge.engines.settings import DEFAULT_N_CTX, EngineSettings
 from boardfit.edge.errors import UnsupportedModelError, UsageError
 from boardfit.edge.files.gguf import GgufHeader, read_header
@@ -99,23 +100,21 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
     def threads_now(self) -> int:
         return self._generation.threads_now
 
-    def _compute_logits(
-        self, stream_id: int, tokens: list[int], progress: Callable[[int, int], None] | None
-    ) -> Any:
+    def _compute_logits(self, stream_id: int, tokens: list[int], found: LogitRows) -> None:
         """Takes memory for a second context meanwhile."""
-        from boardfit.edge.engines.llama.logits import logits_of  # brings numpy
+        from boardfit.edge.engines.llama.logits import read_logits  # brings numpy
 
         with self._lease.lock:
             context = self._lease.get_for(stream_id)
             context.truncate(0)
-            return logits_of(
+            read_logits(
                 self._lib,
                 context.model,
                 self._path.name,
                 tokens,
                 self._settings,
                 context.abort,
-                progress,
+                found,
             )
 
     def _identify(self) -> dict[str, Any]:
@@ -163,6 +162,8 @@ class LlamaCppEngine(EngineBase[LlamaContext]):
                 "n_draft_steps": 0 if gain is None else gain.n_made,
                 "draft_gain": None if gain is None else gain.value,
                 "can_save_prefix": True,
+                "n_shelves": int(lib.llama_n_seq_max(context.handle)) - 1,
+                "keeps_marks": context.keeps_marks,
                 "gpu_offload": bool(lib.llama_supports_gpu_offload()),
                 "cpu_features": library.cpu_features(lib),
             },

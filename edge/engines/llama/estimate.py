@@ -76,6 +76,30 @@ def cache_bytes_per_token(path: Source, header: GgufHeader, kv_type: str) -> flo
     return sum(heads_kv or [1] * n_layer) * width * _KV_BYTES[kv_type]
 
 
+def shelf_bytes(path: Source, header: GgufHeader, settings: EngineSettings) -> int:
+    """What one more sequence in a context takes, at most: a row of logits, states of recurrent
+    layers (llama-hparams.cpp, n_embd_r and n_embd_s), cells of sliding windows.
+    """
+    arch = header.arch
+
+    def number(key: str) -> int:
+        return header.integer(f"{arch}.{key}") or 0
+
+    n_embd, d_inner, d_state = (
+        number(key) for key in ("embedding_length", "ssm.inner_size", "ssm.state_size")
+    )
+    channels = d_inner + 2 * max(1, number("ssm.group_count")) * d_state
+    state = max(0, number("ssm.conv_kernel") - 1) * channels + d_inner * d_state
+    state += max(0, number("shortconv.l_cache") - 1) * n_embd
+    state += n_embd * (2 + number("wkv.head_size")) if number("wkv.head_size") else 0
+    state += (number("kda.head_dim") + 9) * number("kda.head_dim") * number("attention.head_count")
+    window = 0 if settings.swa_full else number("attention.sliding_window")
+    cells = int(window * cache_bytes_per_token(path, header, settings.kv_type))
+    tokens = header.get("tokenizer.ggml.tokens")
+    n_vocab = len(tokens) if isinstance(tokens, GgufArray) else 0
+    return 4 * state * count_layers(header) + cells + 2 * 4 * n_vocab
+
+
 def loaded_bytes(header: GgufHeader) -> int:
     """Weights that the engine loads: not the blocks of next-token prediction, and not a table of
     which it reads rows on demand (`boardfit.edge.engines.llama.context`, lazy_mode).

@@ -67,9 +67,7 @@ class LlamaGeneration(TokenGeneration[LlamaContext]):
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
         """While a stream runs: the cores are ours, as far as others leave them."""
-        with self.lease.lock:
-            self.lease.get().stream_begins()
-            self._is_streaming = True
+        self._resume()
         try:
             yield
         finally:
@@ -77,17 +75,27 @@ class LlamaGeneration(TokenGeneration[LlamaContext]):
             if (context := self.lease.held) is not None:
                 context.stream_ended()
 
+    def _resume(self) -> None:
+        with self.lease.lock:
+            self.lease.get().stream_begins()
+            self._is_streaming = True
+
     def _prefill(self, stream_id: int, prompt: list[int], watcher: StopWatcher) -> bool:
         done = 0
         while True:
-            if watcher.stopped():
+            if watcher.must_leave():
                 return False
             with self.lease.lock:
                 context = self.lease.get_for(stream_id)
                 done = len(context.cached)
-                chunk = prompt[done : done + self._chunks.next_size(interruptible=watcher.active)]
+                n = self._chunks.next_size(interruptible=watcher.active)
+                marks = self.marks if context.keeps_marks else ()
+                end = min((mark for mark in marks if done < mark < done + n), default=done + n)
+                chunk = prompt[done:end]
                 t_ns = time.monotonic_ns()
                 code = context.evaluate(chunk)
+                if code == OK and end in marks:
+                    context.keep_mark()
             if code == ABORTED and self._is_to_repeat(context, watcher):
                 continue
             if code != OK:

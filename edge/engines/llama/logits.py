@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from boardfit.edge.engines.abort import NativeFlag
 from boardfit.edge.engines.llama import library
 from boardfit.edge.engines.llama.context import ABORTED, OK, attach_abort, make_context
+from boardfit.edge.engines.logit_rows import LogitRows
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.errors import EngineError
 
@@ -16,17 +17,17 @@ from boardfit.edge.errors import EngineError
 _OUTPUT_BYTES = 64 << 20
 
 
-def logits_of(
+def read_logits(
     lib: Any,
     model: Any,
     name: str,
     tokens: Sequence[int],
     settings: EngineSettings,
     abort: NativeFlag,
-    progress: Callable[[int, int], None] | None,
-) -> Any:
-    """float32 [len(tokens), n_vocab] (numpy), in a context of its own on the loaded `model`: the
-    one that chats has room for the logits of one token only.
+    found: LogitRows,
+) -> None:
+    """Compute logits in a context of their own on the loaded `model`: the one that chats has room
+    for the logits of one token only.
 
     Raises EngineError if the library fails or `abort` is set meanwhile.
     """
@@ -35,7 +36,6 @@ def logits_of(
     n_vocab = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model)))
     step = max(1, min(settings.n_ubatch, _OUTPUT_BYTES // (4 * n_vocab), len(tokens)))
     settings = settings.replace(n_batch=step, n_ubatch=step)
-    found = np.empty((len(tokens), n_vocab), np.float32)
     handle = make_context(lib, model, name, len(tokens), settings, n_outputs=step)
     batch = lib.llama_batch_init(step, 0, 1)
     try:
@@ -53,10 +53,7 @@ def logits_of(
                 raise library.engine_error(f"llama.cpp failed (code {code}) on {len(chunk)} tokens")
             rows = ctypes.cast(lib.llama_get_logits(handle), ctypes.POINTER(ctypes.c_float))
             shape = (len(chunk), n_vocab)
-            found[start : start + len(chunk)] = np.ctypeslib.as_array(rows, shape)
-            if progress is not None:
-                progress(start + len(chunk), len(tokens))
+            found.add(np.ctypeslib.as_array(rows, shape))
     finally:
         lib.llama_batch_free(batch)
         lib.llama_free(handle)
-    return found

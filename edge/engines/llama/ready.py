@@ -12,9 +12,18 @@ from boardfit.edge.engines.llama.checks import (
     check_numbers,
     check_vocabulary,
 )
-from boardfit.edge.engines.llama.estimate import estimate_bytes, least_bytes, most_heads
+from boardfit.edge.engines.llama.estimate import (
+    estimate_bytes,
+    least_bytes,
+    most_heads,
+    shelf_bytes,
+)
 from boardfit.edge.engines.settings import EngineSettings
 from boardfit.edge.files.gguf import GgufHeader
+from boardfit.edge.units import MIB
+
+#: What all shelves of a context may take beside the planned cells.
+SHELF_BYTES = 96 * MIB
 
 
 def check_file(
@@ -35,7 +44,9 @@ def check_file(
 def check_memory(
     path: OpenedFile, header: GgufHeader, settings: EngineSettings, n_ctx: int
 ) -> EngineSettings:
-    """Refuse a model that memory is too short for; the settings with attention chosen."""
+    """Refuse a model that memory is too short for; the settings with attention chosen, and with as
+    many shelves as there is room for.
+    """
     free: int | None = None
     if settings.check_memory:
         planned = settings.need_bytes or estimate_bytes(path, header, n_ctx, settings)
@@ -43,6 +54,10 @@ def check_memory(
         available = available_bytes()
         check_fits(need, available, path.name)
         free = available - need
+    if settings.n_shelves:
+        each = max(1, shelf_bytes(path, header, settings))
+        room = SHELF_BYTES if free is None else min(SHELF_BYTES, free)
+        settings = settings.replace(n_shelves=min(settings.n_shelves, max(0, room) // each))
     if settings.flash_attn == "quicker":
         chosen = quicker_attention(settings, n_ctx, most_heads(path, header), free)
         settings = settings.replace(flash_attn=chosen)

@@ -197,6 +197,8 @@ function measure({edge, timings, usage}, answer) {
   const words = [`${timings.predicted_n} tokens in ${seconds(edge.total_s)}`];
   if (edge.within_s) words.push(edge.met ? "in time" : "late");
   if (edge.shortened) words.push("shortened");
+  const lost = edge.prefix_lost;
+  if (lost?.cost_s) words.push(`prefix lost to a changed ${lost.text_class}: ${seconds(lost.cost_s)}`);
   answer.facts = [...words, ...(edge.adjustments ?? []), ...(edge.notes ?? [])].join(" · ");
 }
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from boardfit.edge.serve.ask import Ask
 from boardfit.edge.serve.job import Ended
 from boardfit.edge.serve.refused import RequestRefused
+from boardfit.edge.serve.scoring import Likely, Score
 from boardfit.edge.types import TokenEvent
 
 SSE, NDJSON, JSON = "text/event-stream", "application/x-ndjson", "application/json"
@@ -74,6 +75,37 @@ def openai_error(refused: RequestRefused) -> dict[str, Any]:
     return {"error": error, **({"edge": refused.details} if refused.details else {})}
 
 
+def chat_logprobs(scores: Iterable[Score]) -> dict[str, Any]:
+    """Probabilities in the form of chat completions."""
+    return {
+        "content": [
+            {**_likely(score), "top_logprobs": [_likely(each) for each in score.top]}
+            for score in scores
+        ],
+        "refusal": None,
+    }
+
+
+def _likely(one: Likely) -> dict[str, Any]:
+    return {"token": one.text, "logprob": one.logprob, "bytes": list(one.piece)}
+
+
+def text_logprobs(scores: Sequence[Score], offset: int = 0) -> dict[str, Any]:
+    """Probabilities in the form of completions; `offset` is where the first token begins."""
+    found: dict[str, Any] = {key: [] for key in ("tokens", "token_logprobs", "top_logprobs")}
+    offsets = []
+    for score in scores:
+        found["tokens"].append(score.text)
+        found["token_logprobs"].append(score.logprob)
+        # Of tokens with one text the likelier stays.
+        ranked = sorted((score, *score.top), key=lambda each: each.logprob or 0.0)
+        top = {each.text: each.logprob for each in ranked}
+        found["top_logprobs"].append(None if score.logprob is None else top)
+        offsets.append(offset)
+        offset += len(score.piece.decode("utf-8", "ignore"))
+    return {**found, "text_offset": offsets}
+
+
 def finish_word(ended: Ended) -> str:
     """OpenAI's word for how an answer ended: by itself, or cut by a limit of length or time."""
     return "stop" if ended.answer.finish_reason == "stop" else "length"
@@ -115,6 +147,11 @@ def edge_facts(ended: Ended) -> dict[str, Any]:
         "queue_s": ended.queue_s,
         "cached_n": answer.n_reused,
     }
+    if (lost := ended.lost) is not None:
+        cost_s = lost.n / answer.prefill_tps if answer.prefill_tps else None
+        facts["prefix_lost"] = {
+            "at_token": lost.at_token, "n": lost.n, "text_class": lost.kind, "cost_s": cost_s,
+        }  # fmt: skip
     notes = list(ended.notes)
     if answer.n_dropped:
         notes.append(f"{answer.n_dropped} old messages left the context")

@@ -17,6 +17,7 @@ from boardfit.edge.serve.ask import (
     read_config,
     read_messages,
     read_rank,
+    read_tools,
 )
 from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.job import Ended
@@ -27,10 +28,9 @@ from boardfit.edge.types import TokenEvent
 
 def read_chat(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
     """A request to /api/chat that has messages. Raises RequestRefused."""
-    if body.items("tools", most=128):
-        raise unsupported("tools", "calls of tools are not supported")
     messages, notes = read_messages(body.tables("messages", most=MAX_MESSAGES))
-    return replace(_read_rest(body, carried, defaults), messages=messages, notes=notes)
+    ask = _read_rest(body, carried, defaults)
+    return replace(ask, messages=messages, notes=(*notes, *read_tools(body), *ask.notes))
 
 
 def read_generate(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
@@ -44,7 +44,7 @@ def read_generate(body: RequestFields, carried: Carried, defaults: Defaults) -> 
     system = body.text("system")
     head = [RequestFields({"role": "system", "content": system})] if system else []
     messages, notes = read_messages([*head, RequestFields({"role": "user", "content": prompt})])
-    return replace(ask, messages=messages, notes=notes)
+    return replace(ask, messages=messages, notes=(*notes, *ask.notes))
 
 
 def _read_rest(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask:
@@ -52,6 +52,7 @@ def _read_rest(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask
         raise unsupported("format", "only text is supported")
     options = body.table("options")
     limit = options.whole("num_predict", -2, 1 << 24, defaults.config.max_tokens)
+    fixed = options.whole("num_ctx", 0, 1 << 24, 0) != 0
     # Limits of time may stand among the options: many clients pass only those through.
     limits = RequestFields({
         key: options.get(key) if body.get(key) is None else body.get(key)
@@ -63,6 +64,7 @@ def _read_rest(body: RequestFields, carried: Carried, defaults: Defaults) -> Ask
         budget=read_budget(limits, carried, defaults.budget),
         rank=read_rank(limits, carried),
         choice=read_choice(body.get("think"), {}, "think"),
+        notes=("num_ctx is not applied: edge serve --ctx sets the context",) if fixed else (),
     )
 
 

@@ -15,6 +15,7 @@ from boardfit.edge.serve.ask import (
     read_choice,
     read_max_tokens,
     read_messages,
+    read_tools,
 )
 from boardfit.edge.serve.body import RequestFields
 from boardfit.edge.serve.job import Ended
@@ -28,9 +29,6 @@ def read_responses(body: RequestFields, carried: Carried, defaults: Defaults) ->
     for key in ("previous_response_id", "conversation"):
         if body.get(key):
             raise unsupported(key, "nothing is stored here; send the whole conversation")
-    # Agents list tools of kinds that only OpenAI's servers have; those they do without.
-    if any(tool.text("type") == "function" for tool in body.tables("tools", most=128)):
-        raise unsupported("tools", "calls of tools are not supported")
     form = body.table("text").table("format").text("type", "text")
     if form != "text":
         raise unsupported("text.format.type", f"only text is supported, not {form!r:.40}")
@@ -43,6 +41,7 @@ def read_responses(body: RequestFields, carried: Carried, defaults: Defaults) ->
     instructions = body.text("instructions")
     head = [RequestFields({"role": "system", "content": instructions})] if instructions else []
     messages, notes = read_messages([*head, *items])
+    notes = (*notes, *read_tools(body))
     limit = defaults.config.max_tokens
     return read_ask(
         body,

@@ -10,11 +10,12 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from boardfit.converters.families.base import Checkpoint, Family
+from boardfit.converters.families.base import Checkpoint
+from boardfit.converters.families.decoder import DecoderFamily
 from boardfit.converters.families.layout import to_f32
 
 
-def write_without_vocabulary(path: Path, family: Family, checkpoint: Checkpoint) -> None:
+def write_without_vocabulary(path: Path, family: DecoderFamily, checkpoint: Checkpoint) -> None:
     """A float32 GGUF with a family's metadata and tensors and a vocabulary of numbers only.
 
     Written with the `gguf` package, so that a fault in our own writer does not hide here.

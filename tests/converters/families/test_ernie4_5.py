@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from boardfit.converters.families.ernie4_5 import Ernie45
+from boardfit.converters.families.plain import Ernie45
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.edge.errors import UnsupportedModelError
 from tests.converters.families.cases_plain import ernie4_5

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from boardfit.converters.families.exaone4 import Exaone4
+from boardfit.converters.families.plain import Exaone4
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.edge.errors import UnsupportedModelError
 from tests.converters.families.cases_plain import exaone4, exaone4_shapes

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from boardfit.converters.families.gemma3 import Gemma3
+from boardfit.converters.families.gemma import Gemma3
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.edge.errors import UnsupportedModelError
 from tests.converters.families.cases_gemma import CASES, gemma3, gemma_shapes

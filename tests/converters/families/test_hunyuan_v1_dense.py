@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from boardfit.converters.families.hunyuan_v1_dense import HunyuanDense
+from boardfit.converters.families.plain import HunyuanDense
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.edge.errors import UnsupportedModelError
 from tests.converters.families.cases_plain import hunyuan, hunyuan_shapes

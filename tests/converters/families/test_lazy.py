@@ -11,7 +11,7 @@ import pytest
 from boardfit.converters.families.base import SourceTensor
 from boardfit.converters.families.layout import copy, interleave_rows, split
 from boardfit.converters.families.lazy import as_floats, lazy_tensor
-from boardfit.converters.families.qwen3moe import Qwen3Moe
+from boardfit.converters.families.qwen import Qwen3Moe
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from tests.converters.families.cases_moe import CASES
 from tests.converters.families.checkpoints import write_case

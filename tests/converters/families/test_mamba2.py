@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boardfit.converters.families.base import Family
+from boardfit.converters.families.decoder import DecoderFamily
 from boardfit.converters.families.registry import family_for
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.converters.spec import TargetTensor
@@ -33,7 +33,7 @@ def shapes_only(name: str, **changes: Any) -> Shapes:
     return Shapes(CASE[name], {**CASE[name].config, **changes})
 
 
-def family(name: str, **changes: Any) -> tuple[Family, Shapes]:
+def family(name: str, **changes: Any) -> tuple[DecoderFamily, Shapes]:
     source = shapes_only(name, **changes)
     return family_for(source.config), source
 

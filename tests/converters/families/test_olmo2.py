@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from boardfit.converters.families.olmo2 import Olmo2, Olmo3
+from boardfit.converters.families.plain import Olmo2, Olmo3
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.edge.errors import UnsupportedModelError
 from tests.converters.families.cases_olmo import olmo2, olmo3, olmo_shapes

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from boardfit.converters.families.qwen3moe import Qwen3Moe
+from boardfit.converters.families.qwen import Qwen3Moe
 from boardfit.converters.source.checkpoint import SafetensorsCheckpoint
 from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError, UnsupportedModelError

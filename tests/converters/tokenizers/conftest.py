@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from boardfit.converters.tokenizers import pretypes
+from boardfit.converters.tokenizers.pretokenizer import PATTERNS
 from tests.converters.tokenizers.rebuild import Rebuilt, rebuild, vocab_path
 
 TEXT = """
@@ -48,7 +48,7 @@ class Checkpoint:
 def train_byte_level(
     directory: Path,
     *,
-    regex: str = pretypes.QWEN2,
+    regex: str = PATTERNS["qwen2"],
     special: tuple[str, ...] = CHATML_TOKENS,
     template: str | None = CHATML,
     vocab_size: int = 400,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from boardfit.converters.tokenizers import pretypes
+from boardfit.converters.tokenizers.pretokenizer import PATTERNS, PRE_TYPES, Step, canonical_regex
 
 Json = dict[str, Any]
 
@@ -42,7 +42,7 @@ def _sequence(*steps: Json) -> Json:
 
 def _from_table(name: str) -> Json:
     """The pre-tokenizer whose only description is the engine's own list of patterns."""
-    pre = next(pre for pre in pretypes.PRE_TYPES if pre.name == name)
+    pre = next(pre for pre in PRE_TYPES if pre.name == name)
     return _sequence(*(_split(regex) for _, regex in pre.steps), _byte_level(False))
 
 
@@ -134,8 +134,8 @@ class Flavour:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-_LLAMA3_PRE = _sequence(_split(pretypes.LLAMA3), _byte_level(False))
-_QWEN2_PRE = _sequence(_split(pretypes.QWEN2), _byte_level(False))
+_LLAMA3_PRE = _sequence(_split(PATTERNS["llama3"]), _byte_level(False))
+_QWEN2_PRE = _sequence(_split(PATTERNS["qwen2"]), _byte_level(False))
 _STARCODER_PRE = _sequence(_DIGITS, _byte_level(True))
 
 FLAVOURS: dict[str, Flavour] = {
@@ -213,7 +213,7 @@ FLAVOURS: dict[str, Flavour] = {
     "qwen35": Flavour(
         "qwen35",
         "qwen35",
-        _sequence(_split(pretypes.QWEN35), _byte_level(False)),
+        _sequence(_split(PATTERNS["qwen35"]), _byte_level(False)),
         normalizer=_NFC,
         eos="<|im_end|>",
         pad="<|endoftext|>",
@@ -232,7 +232,7 @@ FLAVOURS: dict[str, Flavour] = {
     "minicpm5": Flavour(
         "llama-bpe",
         "minicpm5",
-        _sequence(_split(r"\p{N}{1,3}"), _split(pretypes.MINICPM5), _byte_level(False)),
+        _sequence(_split(r"\p{N}{1,3}"), _split(PATTERNS["minicpm5"]), _byte_level(False)),
         ignore_merges=True,
         bos="<s>",
         eos="<|im_end|>",
@@ -260,7 +260,7 @@ FLAVOURS: dict[str, Flavour] = {
     "gpt-oss": Flavour(
         "llama-bpe",
         "gpt-4o",
-        _sequence(_split(pretypes.GPT4O), _byte_level(False)),
+        _sequence(_split(PATTERNS["gpt4o"]), _byte_level(False)),
         bos="<|startoftext|>",
         eos="<|return|>",
         pad="<|endoftext|>",
@@ -292,7 +292,7 @@ FLAVOURS: dict[str, Flavour] = {
     "olmo2": Flavour(
         "gpt-2",
         "dbrx",
-        _sequence(_split(pretypes.LLAMA3, "Removed", True), _byte_level(False)),
+        _sequence(_split(PATTERNS["llama3"], "Removed", True), _byte_level(False)),
         bos="<|endoftext|>",
         unk="<|endoftext|>",
         template=ZEPHYR_TEMPLATE,
@@ -387,7 +387,7 @@ FLAVOURS: dict[str, Flavour] = {
     "phi4-mini": Flavour(
         "gpt-2",
         "gpt-4o",
-        _sequence(_split(pretypes.GPT4O, "Removed", True), _byte_level(False)),
+        _sequence(_split(PATTERNS["gpt4o"], "Removed", True), _byte_level(False)),
         bos="<|endoftext|>",
         unk="<|endoftext|>",
         pad="<|endoftext|>",
@@ -399,7 +399,7 @@ FLAVOURS: dict[str, Flavour] = {
     "tekken": Flavour(
         "llama-bpe",
         "tekken",
-        _sequence(_split(pretypes.TEKKEN), _byte_level(False)),
+        _sequence(_split(PATTERNS["tekken"]), _byte_level(False)),
         ignore_merges=True,
         bos="<s>",
         eos="</s>",
@@ -476,3 +476,14 @@ FLAVOURS: dict[str, Flavour] = {
         rstrip=True,
     ),
 }
+
+
+def is_equivalent(one: str, other: str) -> bool:
+    """Whether two `tokenizer.ggml.pre` names split text alike. They may still differ in whether a
+    piece that is a token is taken whole, and in the default for adding BOS.
+    """
+    steps: dict[str, set[tuple[Step, ...]]] = {}
+    for pre in PRE_TYPES:
+        canonical = tuple((kind, canonical_regex(value)) for kind, value in pre.steps)
+        steps.setdefault(pre.name, set()).add(canonical)
+    return one == other or bool(steps.get(one, set()) & steps.get(other, set()))

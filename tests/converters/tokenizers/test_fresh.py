@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from boardfit.converters.tokenizers import pretypes
 from boardfit.converters.tokenizers.engine_vocab import open_vocab
 from boardfit.converters.tokenizers.files import TokenizerFiles
 from boardfit.converters.tokenizers.loading import load_tokenizer
+from boardfit.converters.tokenizers.pretokenizer import PATTERNS
 from boardfit.converters.tokenizers.reference import load_reference
 from boardfit.converters.tokenizers.verify import VerifyReport, verify_vocabulary
-from boardfit.converters.tokenizers.vocab_file import write_vocab_only
+from boardfit.converters.tokenizers.vocabulary import write_vocab_only
 from boardfit.edge.errors import (
     EngineError,
     InputError,
@@ -45,15 +45,15 @@ def verified(checkpoint: Checkpoint, arch: str = "llama", pre: str | None = None
 @pytest.mark.parametrize(
     ("name", "regex"),
     [
-        ("dbrx", pretypes.LLAMA3),
-        ("dbrx", pretypes.CL100K),
-        ("qwen2", pretypes.QWEN2),
-        ("gpt-2", pretypes.GPT2),
-        ("qwen35", pretypes.QWEN35),
-        ("seed-coder", pretypes.SEED_CODER),
-        ("bailingmoe", pretypes.BAILING),
-        ("ufakzeka", pretypes.UFAKZEKA),
-        ("gpt-4o", pretypes.GPT4O),
+        ("dbrx", PATTERNS["llama3"]),
+        ("dbrx", PATTERNS["cl100k"]),
+        ("qwen2", PATTERNS["qwen2"]),
+        ("gpt-2", PATTERNS["gpt2"]),
+        ("qwen35", PATTERNS["qwen35"]),
+        ("seed-coder", PATTERNS["seed_coder"]),
+        ("bailingmoe", PATTERNS["bailing"]),
+        ("ufakzeka", PATTERNS["ufakzeka"]),
+        ("gpt-4o", PATTERNS["gpt4o"]),
     ],
 )
 def test_fresh_vocabulary_is_recognised_by_its_pattern(
@@ -119,7 +119,7 @@ def test_wrong_pre_tokenizer_is_caught_with_the_text(byte_level: Checkpoint) -> 
 
 def test_unknown_pattern_is_found_by_trying(tmp_path: Path) -> None:
     # Qwen2's pattern, written so that no spelling rule folds it into the known one.
-    regex = pretypes.QWEN2.replace(r"|\p{N}|", r"|\p{N}(?:)|")
+    regex = PATTERNS["qwen2"].replace(r"|\p{N}|", r"|\p{N}(?:)|")
     assert verified(train_byte_level(tmp_path / "c", regex=regex)).pre == "qwen2"
 
 

@@ -10,8 +10,7 @@ import pytest
 
 from boardfit.converters.tokenizers.loading import load_tokenizer
 from boardfit.converters.tokenizers.verify import verify_vocabulary
-from boardfit.converters.tokenizers.vocab_file import write_vocab_only
-from boardfit.converters.tokenizers.vocabulary import TokenType
+from boardfit.converters.tokenizers.vocabulary import TokenType, write_vocab_only
 from boardfit.edge.errors import IntegrityError
 from tests.converters.tokenizers.conftest import TEXT, Checkpoint
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from boardfit.converters.tokenizers.files import TokenizerFiles
+from boardfit.converters.tokenizers.limits import find_normalizer
 from boardfit.converters.tokenizers.loading import load_tokenizer
-from boardfit.converters.tokenizers.normalization import find_normalizer
 from boardfit.converters.tokenizers.verify import VerifyReport, verify_vocabulary
-from boardfit.converters.tokenizers.vocab_file import write_vocab_only
+from boardfit.converters.tokenizers.vocabulary import write_vocab_only
 from boardfit.edge.errors import IntegrityError
 from tests.converters.tokenizers.conftest import Checkpoint, train_byte_level, train_sentence_piece
 

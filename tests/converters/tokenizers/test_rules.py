@@ -14,13 +14,17 @@ from hypothesis import strategies as st
 from boardfit.converters.tokenizers import corpus
 from boardfit.converters.tokenizers.files import TokenizerFiles
 from boardfit.converters.tokenizers.loading import load_tokenizer
-from boardfit.converters.tokenizers.pretokenizer import canonical_regex, describe, is_equivalent
-from boardfit.converters.tokenizers.pretypes import CONTRACTIONS, LLAMA3, PRE_TYPES, QWEN2
+from boardfit.converters.tokenizers.pretokenizer import (
+    PATTERNS,
+    PRE_TYPES,
+    canonical_regex,
+    describe,
+)
 from boardfit.converters.tokenizers.special import read_special_tokens, template_metadata
-from boardfit.converters.tokenizers.vocab_file import write_vocab_only
-from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary
+from boardfit.converters.tokenizers.vocabulary import LoadedTokenizer, Vocabulary, write_vocab_only
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from tests.converters.tokenizers.conftest import Checkpoint, train_byte_level
+from tests.converters.tokenizers.flavours import is_equivalent
 
 
 def values(tokenizer: LoadedTokenizer) -> dict[str, Any]:
@@ -220,7 +224,7 @@ def test_ids_of_config_json_fill_what_the_texts_leave(byte_level: Checkpoint) ->
 
 def test_bos_that_is_added_by_default_is_switched_off(tmp_path: Path) -> None:
     """Llama 3's pattern makes the engine add BOS; this checkpoint has none."""
-    checkpoint = train_byte_level(tmp_path / "c", regex=LLAMA3)
+    checkpoint = train_byte_level(tmp_path / "c", regex=PATTERNS["llama3"])
     definition = checkpoint.read("tokenizer.json")
     definition["model"]["ignore_merges"] = True
     checkpoint.write("tokenizer.json", definition)
@@ -305,7 +309,9 @@ def test_merges_with_spaces_and_as_text(byte_level: Checkpoint) -> None:
     ],
 )
 def test_spellings_of_contractions(spelling: str) -> None:
-    assert canonical_regex(QWEN2.replace(CONTRACTIONS, spelling)) == canonical_regex(QWEN2)
+    assert canonical_regex(
+        PATTERNS["qwen2"].replace(PATTERNS["contractions"], spelling)
+    ) == canonical_regex(PATTERNS["qwen2"])
 
 
 @given(st.sampled_from([value for pre in PRE_TYPES for _, value in pre.steps]) | st.text())

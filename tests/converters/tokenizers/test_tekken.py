@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from tokenizers import Regex, pre_tokenizers
 
-from boardfit.converters.tokenizers import pretypes
 from boardfit.converters.tokenizers.corpus import torture_corpus
 from boardfit.converters.tokenizers.files import TokenizerFiles
 from boardfit.converters.tokenizers.loading import load_tokenizer
+from boardfit.converters.tokenizers.pretokenizer import PATTERNS
 from boardfit.converters.tokenizers.reference import load_reference
 from boardfit.converters.tokenizers.verify import verify_vocabulary
-from boardfit.converters.tokenizers.vocab_file import write_vocab_only
+from boardfit.converters.tokenizers.vocabulary import write_vocab_only
 from boardfit.edge.errors import InputError
 from boardfit.edge.template.render import render
 from tests.converters.tokenizers.conftest import TEXT, Checkpoint
@@ -29,7 +29,7 @@ V3 = "<s>[INST]Hi[/INST]Hello</s>[INST]Be brief.\n\nBye[/INST]"
 
 
 def split(text: str) -> list[str]:
-    pattern = pre_tokenizers.Split(Regex(pretypes.TEKKEN), "isolated")
+    pattern = pre_tokenizers.Split(Regex(PATTERNS["tekken"]), "isolated")
     return [piece for piece, _ in pattern.pre_tokenize_str(text)]
 
 
@@ -75,7 +75,7 @@ def document(tokens: list[bytes], version: str = "v7") -> dict[str, Any]:
     ]
     return {
         "config": {
-            "pattern": pretypes.TEKKEN,
+            "pattern": PATTERNS["tekken"],
             "num_vocab_tokens": N_INNER,
             "default_vocab_size": N_SPECIAL + N_INNER - 10,
             "default_num_special_tokens": N_SPECIAL,

@@ -17,14 +17,13 @@ import pytest
 from boardfit.converters.tokenizers.engine_vocab import open_vocab
 from boardfit.converters.tokenizers.files import TokenizerFiles
 from boardfit.converters.tokenizers.loading import load_tokenizer
-from boardfit.converters.tokenizers.pretokenizer import is_equivalent
 from boardfit.converters.tokenizers.reference import load_reference, sentence_piece
 from boardfit.converters.tokenizers.verify import verify_vocabulary
-from boardfit.converters.tokenizers.vocab_file import write_vocab_only
+from boardfit.converters.tokenizers.vocabulary import write_vocab_only
 from boardfit.edge.errors import IntegrityError
 from boardfit.edge.files.gguf import read_header
 from tests.converters.tokenizers.conftest import Checkpoint
-from tests.converters.tokenizers.flavours import FLAVOURS
+from tests.converters.tokenizers.flavours import FLAVOURS, is_equivalent
 from tests.converters.tokenizers.gemma_fast import rebuild_gemma_fast
 from tests.converters.tokenizers.rebuild import Rebuilt, read_vectors, vocab_path
 

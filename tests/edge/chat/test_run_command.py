@@ -152,6 +152,20 @@ def test_thinking_is_no_answer_in_time(thinker: Path) -> None:
     assert b"MISSED, no answer" in shown.stderr and b"Hm" not in shown.stdout
 
 
+def test_thoughts_end_while_there_is_time_for_an_answer(tmp_path: Path) -> None:
+    table = tiny_gguf.script("Hm.", after=ord("\n"), then=ord("H"))
+    table |= tiny_gguf.script("Yes", after=ord("]"), then=tiny_gguf.IM_END)
+    opens = tiny_gguf.TEMPLATE.replace("assistant\n", "assistant\n[THINK]\n")
+    path = tiny_gguf.scripted_llama(tmp_path / "m.gguf", table, n_ctx=16384, template=opens)
+    record = json.loads(run(path, "hello", "--within", "1s", "--json").stdout)
+    assert record["text"] == "Yes" and set(record["thinking"]) == set("Hm.")
+    assert [each["kind"] for each in record["deadline"]["adjustments"]] == ["thoughts ended"]
+    assert record["deadline"]["has_answer"] and record["finish_reason"] == "stop"
+    # Thoughts and answer share the limit of tokens too.
+    short = json.loads(run(path, "hello", "--max-tokens", "30", "--within", "60s", "--json").stdout)
+    assert short["text"] == "" and short["n_out"] == 30
+
+
 @pytest.mark.parametrize(
     "arguments", [("--thinking", "off"), ("--template-var", "enable_thinking=false")]
 )

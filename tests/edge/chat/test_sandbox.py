@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from boardfit.edge.bundle.sign import sign_bundle
@@ -92,6 +93,15 @@ def test_no_secret_reaches_the_cage(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "SECRET" not in cage_environment(tmp_path).values()
 
 
+def reads_stdin(process: psutil.Process) -> bool:
+    """Whether a process waits in read(0)."""
+    try:
+        call = Path(f"/proc/{process.pid}/syscall").read_text().split()
+    except OSError:
+        return False
+    return call[:2] in (["0", "0x0"], ["63", "0x0"])  # x86-64, arm64
+
+
 def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     kit = real_bundle(tmp_path / "kit")
     words = command(kit)
@@ -100,7 +110,9 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,
     )  # fmt: skip
-    time.sleep(2)
+    own, end = psutil.Process(process.pid), time.monotonic() + 20
+    while not any(map(reads_stdin, own.children(recursive=True))) and time.monotonic() < end:
+        time.sleep(0.05)  # while Python imports, Ctrl-C ends it without a word
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and b"stopped" in err

@@ -91,3 +91,26 @@ def test_logits_do_not_disturb_a_close(random_engine: Engine) -> None:
     random_engine.close()
     with pytest.raises(EngineError, match="closed"):
         random_engine.logits([BOS])  # type: ignore[attr-defined]
+
+
+def test_logits_are_handed_on_block_by_block(random_engine: Engine) -> None:
+    assert isinstance(random_engine, LogitsEngine)
+    prompt = prompt_of(random_engine)
+    blocks: list[tuple[int, np.ndarray]] = []
+    assert (
+        random_engine.logits(prompt, visit=lambda at, rows: blocks.append((at, rows.copy())))
+        is None
+    )
+    assert [at for at, _ in blocks] == list(np.cumsum([0, *(len(rows) for _, rows in blocks)]))[:-1]
+    assert (np.concatenate([rows for _, rows in blocks]) == random_engine.logits(prompt)).all()
+
+
+def test_a_visitor_ends_logits_by_raising(random_engine: Engine) -> None:
+    def refuse(_at: int, _rows: object) -> None:
+        raise KeyError
+
+    prompt = prompt_of(random_engine)
+    with pytest.raises(KeyError):
+        random_engine.logits(prompt, visit=refuse)  # type: ignore[attr-defined]
+    assert random_engine.reusable(prompt) == 0
+    assert list(random_engine.stream(prompt, GenerationConfig(max_tokens=1, ignore_eos=True)))

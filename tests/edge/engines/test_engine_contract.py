@@ -221,6 +221,48 @@ def test_memories_that_cannot_be_cut_start_over(
     engine.close()
 
 
+class PassAt:
+    """Lets another prompt pass whenever it was asked so many times."""
+
+    def __init__(self, engine: Engine, other: list[int], turns: set[int]) -> None:
+        self.engine, self.other, self.turns = engine, other, turns
+        self.n_asked, self.waits, self.has_begun = 0, False, False
+        self.said: list[list[int]] = []
+
+    def is_wanted(self) -> bool:
+        self.n_asked += 1
+        self.waits = self.waits or self.n_asked in self.turns
+        return self.waits
+
+    def let_pass(self) -> None:
+        self.waits, self.has_begun = False, True
+        self.said.append(greedy(self.engine, self.other))
+
+
+def test_a_stream_lets_others_pass_between_steps(random_engine: Engine) -> None:
+    prompt = [BOS, *random_engine.tokenize(LONG)]
+    other = [BOS, *random_engine.tokenize("Something else entirely. " * 9)]
+    expected = greedy(random_engine, other), greedy(random_engine, prompt)
+    random_engine.reset()
+    passing = PassAt(random_engine, other, {1, 2, 6, 12})
+    config = GenerationConfig(max_tokens=24, ignore_eos=True, passing=passing)
+    assert ids(list(random_engine.stream(prompt, config))) == expected[1]
+    assert passing.said == [expected[0]] * 4
+    start = random_engine.last_start
+    assert start is not None and start.n_prompt == len(prompt) and start.n_reused == 0
+
+
+def test_a_stop_waits_for_those_that_pass(random_engine: Engine) -> None:
+    """Their steps are not the stopped stream's."""
+    prompt = [BOS, *random_engine.tokenize(LONG)]
+    expected = greedy(random_engine, prompt[:200])
+    passing = PassAt(random_engine, prompt[:200], {3})
+    config = GenerationConfig(max_tokens=24, ignore_eos=True, passing=passing)
+    events = list(random_engine.stream(prompt, config, lambda: passing.has_begun))
+    assert passing.said == [expected] and events[-1].finish_reason == "aborted"
+    greedy(random_engine, prompt)
+
+
 # ---- saved prefixes -----------------------------------------------------------------------------
 
 

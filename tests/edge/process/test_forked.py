@@ -11,7 +11,7 @@ import time
 import psutil
 import pytest
 
-from boardfit.edge.process.forked import ForkedDeathError, can_fork, run_forked
+from boardfit.edge.process.forked import ForkedDeathError, ForkedWorker, can_fork, run_forked
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="no safe fork here")
 
@@ -96,3 +96,41 @@ def test_the_caller_keeps_its_signals() -> None:
     assert handlers == [
         signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     ]
+
+
+def test_one_child_answers_many_requests_and_is_forked_anew_when_it_died() -> None:
+    def answer(data: bytes) -> bytes:
+        if data == b"die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if data == b"compute":
+            compute_for_ever()
+        return b"%d %s" % (os.getpid(), data[:3])
+
+    worker = ForkedWorker(answer)
+    try:
+        first, second = worker.ask(b"one" * (1 << 20), 10), worker.ask(b"two", 10)
+        assert first.split()[0] == second.split()[0] != b"%d" % os.getpid()
+        with pytest.raises(TimeoutError):
+            worker.ask(b"compute", 0.3)
+        third = worker.ask(b"one", 10).split()
+        assert third[0] != first.split()[0]
+        with pytest.raises(ForkedDeathError):
+            worker.ask(b"die", 10)
+        idle = psutil.Process(int(worker.ask(b"", 10).split()[0]))
+        idle.kill()  # the kernel may, for want of memory
+        assert worker.ask(b"one", 10).endswith(b" one")
+    finally:
+        worker.close()
+    assert psutil.Process().children() == []
+
+
+def test_a_worker_holds_no_file_of_its_parents_and_ends_with_it() -> None:
+    reader, writer = os.pipe()
+    worker = ForkedWorker(lambda data: " ".join(os.listdir("/proc/self/fd")).encode())
+    try:
+        assert str(writer).encode() not in worker.ask(b"", 10).split()
+        os.close(writer)
+        assert os.read(reader, 1) == b""  # the end: no copy is open elsewhere
+    finally:
+        os.close(reader)
+        worker.close()

@@ -32,8 +32,8 @@ HELLO = Ask(GenerationConfig(), False, (Message("user", "hello"),))
 
 
 @contextmanager
-def running(model: Path, **settings: Any) -> Iterator[AnswerQueue]:
-    runner = AnswerQueue(lambda: open_model(model, n_threads=1, **settings))
+def running(model: Path, *, is_steady: bool = False, **settings: Any) -> Iterator[AnswerQueue]:
+    runner = AnswerQueue(lambda: open_model(model, n_threads=1, **settings), is_steady=is_steady)
     runner.start()
     runner.ready.wait()
     yield runner
@@ -153,6 +153,46 @@ def test_a_full_queue_is_429(models: Models) -> None:
 
     with running(models.endless, n_ctx=16384) as runner:
         assert asyncio.run(main(runner)) == 429
+
+
+BACKGROUND = Ask(GenerationConfig(max_tokens=400), False, HELLO.messages, rank="background")
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("n_shelves", [0, 2], ids=["rewinds", "shelves"])
+def test_what_is_in_the_background_lets_others_pass(models: Models, n_shelves: int) -> None:
+    """And says afterwards what it would have said."""
+    question = (Message("system", "Be brief. " * 30), Message("user", "Who?"))
+    urgent = Ask(GenerationConfig(max_tokens=5), False, question, budget=Budget(30.0))
+    ended: list[str] = []
+
+    async def follow(runner: AnswerQueue, name: str, job: Job) -> tuple[str, Ended]:
+        parts = []
+        while not isinstance(item := await job.next(), Ended):
+            if isinstance(item, TokenEvent):
+                parts.append(item.text)
+        ended.append(name)
+        return "".join(parts), item
+
+    async def main(runner: AnswerQueue) -> list[tuple[str, Ended]]:
+        alone = await text_of(runner, BACKGROUND)
+        job = await runner.submit(BACKGROUND)
+        while not isinstance(await job.next(), TokenEvent):
+            pass  # it computes
+        first = asyncio.create_task(follow(runner, "background", job))
+        later = await runner.submit(BACKGROUND)
+        passing = [await runner.submit(urgent) for _ in range(2)]
+        rest = [follow(runner, "urgent", each) for each in passing]
+        return [alone, *await asyncio.gather(*rest, first, follow(runner, "later", later))]
+
+    assert models.endless is not None
+    with running(models.endless, n_ctx=2048, n_shelves=n_shelves) as runner:
+        alone, one, two, paused, later = asyncio.run(main(runner))
+    assert ended == ["urgent", "urgent", "background", "later"]
+    assert alone[0].endswith(paused[0]) and len(alone[0]) - len(paused[0]) < 8
+    assert later[0] == alone[0] and one[1].answer.n_out == two[1].answer.n_out == 5
+    assert paused[1].answer.n_out == 400 and "2 more urgent" in str(paused[1].notes)
+    assert not later[1].notes
 
 
 # ---- admission, with made-up times ---------------------------------------------------------------

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from boardfit.edge.engines.kv_state import count_to_save, mapped_state, write_state
+from boardfit.edge.engines.prefix_cache import common
 from boardfit.edge.errors import EngineError
-from boardfit.edge.states.store import StateStore, common
+from boardfit.edge.states.store import StateStore
 
 N_CTX = 4096
 STATE_BYTES_PER_TOKEN = 64

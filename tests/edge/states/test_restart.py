@@ -165,7 +165,7 @@ def test_memory_that_cannot_be_cut_is_computed_again(tmp_path: Path, kind: str) 
     answers = []
     for _ in range(2):
         with session_on(model, tmp_path / "states") as session:
-            session._prefix = None
+            session.prefixes.clear()
             answers.append((said(session), said(session, "more")))
             session.store_prefix()
     assert answers[0] == answers[1]

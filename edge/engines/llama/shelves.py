@@ -1,0 +1,102 @@
+"""Beginnings of earlier prompts, kept beside the running sequence in one context of llama.cpp.
+
+Each is a sequence of its own. Copying one is a mark on the cells it shares, so that a system prompt
+is stored once, however many conversations begin with it. A recurrent layer keeps one state per
+sequence, which is copied when the next token changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from boardfit.edge.engines.prefix_cache import common
+
+#: The sequence that computes.
+RUNNING = 0
+#: Fewer tokens than this are computed again rather than kept.
+MIN_KEPT = 16
+
+
+class Shelves:
+    """The kept sequences, and their tokens, the one used longest ago first.
+
+    `has_past`: the memory can be cut anywhere, so that a longer beginning replaces its own start.
+    """
+
+    def __init__(self, lib: Any, memory: Any, n: int, *, has_past: bool) -> None:
+        self._lib, self._memory, self._has_past = lib, memory, has_past
+        self._free = list(range(n, 0, -1))
+        self._kept: dict[int, list[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def find(
+        self, prompt: Sequence[int], can_cut: Callable[[int, int, int], bool]
+    ) -> tuple[int, int]:
+        """The sequence that shares most leading tokens with `prompt`, and how many of them it can
+        give. `can_cut(seq, held, keep)` is the memory's.
+        """
+        best = (RUNNING, 0)
+        for seq, tokens in self._kept.items():
+            n = common(tokens, prompt)
+            if n > best[1] and can_cut(seq, len(tokens), n):
+                best = seq, n
+        return best
+
+    def find_exactly(self, tokens: list[int]) -> int | None:
+        """The sequence that holds exactly these tokens."""
+        return next((seq for seq, kept in self._kept.items() if kept == tokens), None)
+
+    def keep(self, tokens: list[int]) -> None:
+        """Keep the running sequence, which holds `tokens`."""
+        if not (self._free or self._kept) or len(tokens) < MIN_KEPT:
+            return
+        for seq, kept in list(self._kept.items()):
+            n = common(kept, tokens)
+            if n == len(tokens) and (self._has_past or n == len(kept)):
+                self._touch(kept)
+                return
+            if n == len(kept) and self._has_past:
+                self._drop(seq)
+        if not self._free:
+            self.drop_oldest()
+        seq = self._free.pop()
+        self._copy(RUNNING, seq, len(tokens))
+        self._kept[seq] = list(tokens)
+        self._touch(tokens)
+
+    def take(self, seq: int, n: int) -> list[int]:
+        """Make the first `n` tokens of a kept sequence the running one; returns them."""
+        tokens = self._kept[seq][:n]
+        self._lib.llama_memory_seq_rm(self._memory, RUNNING, -1, -1)
+        self._copy(seq, RUNNING, n)
+        # What of it goes another way is not used: a conversation may have left that behind.
+        self._touch(tokens)
+        return tokens
+
+    def drop_oldest(self) -> bool:
+        """Drop the sequence used longest ago. False if there is none."""
+        for seq in self._kept:
+            self._drop(seq)
+            return True
+        return False
+
+    def drop_all(self) -> None:
+        while self.drop_oldest():
+            pass
+
+    def _touch(self, tokens: list[int]) -> None:
+        """Used now: a sequence, and all that are beginnings of it, the shortest last."""
+        used = [seq for seq, kept in self._kept.items() if tokens[: len(kept)] == kept]
+        for seq in sorted(used, key=lambda each: -len(self._kept[each])):
+            self._kept[seq] = self._kept.pop(seq)
+
+    def _copy(self, source: int, target: int, n: int) -> None:
+        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, n)
+
+    def _drop(self, seq: int) -> None:
+        del self._kept[seq]
+        self._lib.llama_memory_seq_rm(self._memory, seq, -1, -1)
+        self._free.append(seq)

@@ -1,0 +1,68 @@
+"""What clients of other projects get from a server: run by `.venv-clients/bin/python`.
+
+    python other_clients.py CLIENT URL MODEL
+
+prints what it got as JSON. Each client asks "hello", once whole and once as a stream.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def ask_openai(url: str, model: str) -> list[Any]:
+    import openai
+
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
+    whole = client.chat.completions.create(model=model, messages=HELLO)  # type: ignore[arg-type]
+    chunks = client.chat.completions.create(model=model, messages=HELLO, stream=True)  # type: ignore[call-overload]
+    streamed = "".join(each.choices[0].delta.content or "" for each in chunks)
+    answer = client.responses.create(model=model, input="hello").output_text
+    return [whole.choices[0].message.content, streamed, answer]
+
+
+def ask_litellm(url: str, model: str) -> list[Any]:
+    import litellm
+
+    litellm.telemetry = False
+    ours: dict[str, Any] = {"model": f"openai/{model}", "api_base": f"{url}/v1", "api_key": "none"}
+    whole = litellm.completion(messages=HELLO, **ours)
+    chunks = litellm.completion(messages=HELLO, stream=True, **ours)
+    streamed = "".join(each.choices[0].delta.content or "" for each in chunks)
+    ours = {"model": f"ollama_chat/{model}", "api_base": url}
+    return [whole.choices[0].message.content, streamed,
+            litellm.completion(messages=HELLO, **ours).choices[0].message.content]  # fmt: skip
+
+
+def ask_llm(url: str, model: str) -> list[Any]:
+    def run(*options: str) -> str:
+        program = Path(sys.executable).with_name("llm")
+        command = [str(program), "openai", "endpoint", f"{url}/v1", *options]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    listed = run("--models").splitlines()
+    assert model in listed, listed
+    hello = ("hello", "-m", model)
+    return [run(*hello, "--no-stream"), run(*hello), run(*hello, "--responses")]
+
+
+def ask_langchain(url: str, model: str) -> list[Any]:
+    from langchain_ollama import ChatOllama
+    from langchain_openai import ChatOpenAI
+
+    chats = [ChatOpenAI(base_url=f"{url}/v1", model=model, api_key="none"),  # type: ignore[arg-type]
+             ChatOllama(base_url=url, model=model, validate_model_on_init=True)]  # fmt: skip
+    streamed = ["".join(str(part.content) for part in chat.stream("hello")) for chat in chats]
+    return [*(chat.invoke("hello").content for chat in chats), *streamed]
+
+
+if __name__ == "__main__":
+    asked = {"openai": ask_openai, "litellm": ask_litellm, "llm": ask_llm,
+             "langchain": ask_langchain}[sys.argv[1]]  # fmt: skip
+    print(json.dumps(asked(*sys.argv[2:])))

@@ -1,0 +1,188 @@
+"""What Home Assistant's integrations llama_cpp and ollama ask, read by the rules of their parsers.
+
+The calls were learned from home-assistant/core (components/llama_cpp and components/ollama). They
+go through the same clients, openai and ollama. Nothing of that code is here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import ollama
+import openai
+import pytest
+
+from tests.edge.engines.engine_models import CHAT_REPLY
+from tests.edge.serve.conftest import Served
+
+pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("serve")]
+
+#: Home Assistant offers tools in its first question already, and always after.
+TOOLS: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "HassTurnOn",
+            "description": "Turns a device on",
+            "parameters": {"type": "object", "properties": {"name": {"type": "string"}}},
+        },
+    }
+]
+SYSTEM = {"role": "system", "content": "Current time is 20:37:19. You control a home."}
+USER = {"role": "user", "content": "hello"}
+
+
+def client_of(served: Served, prefix: str = "") -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(api_key="sk-0000", base_url=f"{served.url}{prefix}/v1", max_retries=0)
+
+
+async def read_stream(chunks: AsyncIterator[Any]) -> tuple[list[str], str]:
+    """Roles and text, as llama_cpp reads a stream: what comes with or after the first
+    `finish_reason` is never looked at, and a role counts only as "assistant" in a chunk without
+    calls.
+    """
+    roles, text = list[str](), ""
+    async for chunk in chunks:
+        if not chunk.choices:
+            continue
+        choice = chunk.choices[0]
+        if choice.finish_reason:
+            break
+        assert not choice.delta.tool_calls
+        roles += [choice.delta.role] if choice.delta.role == "assistant" and not roles else []
+        text += choice.delta.content or ""
+    return roles, text
+
+
+def test_llama_cpp_is_set_up(scripted: Served) -> None:
+    """The models are listed, then the first one is tried with three tokens, whole and streamed."""
+
+    async def set_up() -> list[str]:
+        client = client_of(scripted)
+        models = [each.id async for each in await client.with_options(timeout=10).models.list()]
+        trial: dict[str, Any] = {
+            "model": models[0],
+            "messages": [
+                {"role": "system", "content": "You are a helpful assistant."},
+                {"role": "user", "content": "What is the capital of France?"},
+            ],
+            "tools": TOOLS,
+            "max_tokens": 3,
+        }
+        whole = await client.chat.completions.create(**trial, stream=False)
+        finishes = [whole.choices[0].finish_reason]
+        async for event in await client.chat.completions.create(**trial, stream=True):
+            finishes += [each.finish_reason for each in event.choices if each.finish_reason]
+        return [*models, *finishes]
+
+    found = asyncio.run(set_up())
+    assert found[0] == scripted.model and found[-2:] == ["length", "length"]
+
+
+@pytest.mark.parametrize("prefix", ["", "/within/20s"])
+def test_llama_cpp_converses(scripted: Served, prefix: str) -> None:
+    async def converse(stream: bool) -> tuple[list[str], str]:
+        client, messages = client_of(scripted, prefix), [SYSTEM, USER]
+        for _ in range(2):
+            result = await client.chat.completions.create(
+                messages=messages,  # type: ignore[arg-type]
+                model=scripted.model,
+                tools=TOOLS,
+                max_tokens=3000,
+                top_p=1.0,
+                temperature=1.0,
+                user="01JDX",
+                stream=stream,
+            )
+            if stream:
+                roles, text = await read_stream(result)
+            else:
+                message = result.choices[0].message
+                assert not message.tool_calls
+                roles, text = [message.role], message.content
+            messages += [{"role": "assistant", "content": text}, USER]
+        return roles, text
+
+    assert asyncio.run(converse(stream=True)) == (["assistant"], CHAT_REPLY)
+    assert asyncio.run(converse(stream=False)) == (["assistant"], CHAT_REPLY)
+
+
+def test_llama_cpp_shows_the_message_of_an_error(scripted: Served) -> None:
+    async def ask() -> None:
+        await client_of(scripted).chat.completions.create(
+            model=scripted.model,
+            messages=[USER],  # type: ignore[list-item]
+            response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {}}},
+        )
+
+    with pytest.raises(openai.BadRequestError) as refused:
+        asyncio.run(ask())
+    shown = refused.value.response.json()["error"]["message"]
+    assert shown == "response_format.type: only text is supported, not 'json_schema'"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"keep_alive": -1, "options": {"num_ctx": 8192}, "think": None},
+        {"keep_alive": "30s", "options": {"num_ctx": 8192}, "think": False},
+        {"keep_alive": "0s", "options": {"num_ctx": 2048}, "think": True, "format": ""},
+    ],
+    ids=["forever", "short", "thinking"],
+)
+def test_ollama_converses(scripted: Served, settings: dict[str, Any]) -> None:
+    async def converse() -> tuple[str, list[Any]]:
+        client, text, calls = ollama.AsyncClient(host=scripted.url), "", list[Any]()
+        listed = {each["model"] for each in (await client.list())["models"]}
+        model = f"{scripted.model}:latest"
+        assert model in listed, "else Home Assistant would pull it"
+        messages = [
+            ollama.Message(role="system", content=SYSTEM["content"]),
+            ollama.Message(role="user", content="hello"),
+            ollama.Message(role="assistant", content="yes", thinking=None, tool_calls=None),
+            ollama.Message(role="user", content="hello", images=None),
+        ]
+        async for response in await client.chat(
+            model=model, messages=messages, tools=TOOLS, stream=True, **settings
+        ):
+            message = response["message"]
+            calls += message.get("tool_calls") or []
+            text += message.get("content") or ""
+        assert response["done"] and response["done_reason"] == "stop"
+        return text, calls
+
+    assert asyncio.run(converse()) == (CHAT_REPLY, [])
+
+
+def test_a_context_that_ollamas_clients_set_is_noted(scripted: Served) -> None:
+    body = {"messages": [USER], "options": {"num_ctx": 8192}, "stream": False}
+    notes = scripted.post("/api/chat", body).json()["edge"]["notes"]
+    assert notes == ["num_ctx is not applied: edge serve --ctx sets the context"]
+
+
+def test_ollama_looks_on_while_an_answer_is_computed(endless: Served) -> None:
+    """It asks for models and for what is loaded every 30 seconds, and waits 5."""
+
+    async def look() -> list[str]:
+        client = ollama.AsyncClient(host=endless.url)
+        hello = [{"role": "user", "content": "hello"}]
+        answer = await client.chat(endless.model, hello, stream=True)
+        await answer.__anext__()
+        running = await asyncio.wait_for(client.ps(), 5)
+        listed = await asyncio.wait_for(client.list(), 5)
+        await answer.aclose()
+        return [str(running.models[0].model), str(listed.models[0].model)]
+
+    assert asyncio.run(look()) == [f"{endless.model}:latest"] * 2
+
+
+def test_offered_tools_are_noted_and_demanded_ones_refused(scripted: Served) -> None:
+    noted = scripted.ask(tools=TOOLS).json()["edge"]["notes"]
+    assert noted == ["tools are not shown to the model: it answers in text"]
+    assert "notes" not in scripted.ask(tools=TOOLS, tool_choice="none").json()["edge"]
+    for choice in ("required", {"type": "function", "function": {"name": "HassTurnOn"}}):
+        refused = scripted.ask(tools=TOOLS, tool_choice=choice)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "tool_choice"
