@@ -13,7 +13,8 @@ from boardfit.converters.formats.upstream.convert import open_any_model
 from boardfit.converters.plan.compare import make_hollow_spec
 from boardfit.converters.plan.options import PlanOptions
 from boardfit.converters.source.checkpoint import AdapterRequest
-from boardfit.converters.source.resolve import CatalogueName, HubName, parse_name
+from boardfit.converters.source.hub import HubName
+from boardfit.converters.source.resolve import CatalogueName, parse_name
 from boardfit.converters.spec import ModelSpec
 from boardfit.converters.tokenizers.turns import check_words
 from boardfit.device_profiles.models import find_model

@@ -35,7 +35,7 @@ from boardfit.edge.engines.model_file import built_file
 from boardfit.edge.errors import DoesNotFitError, EngineMissingError, UsageError
 from boardfit.edge.files.gguf import read_header
 from boardfit.edge.requirements import install_line
-from boardfit.edge.terminal.progress import Progress, Reporter, SilentReporter
+from boardfit.edge.terminal.progress import Progress, Reporter
 from boardfit.edge.types import Engine, LogitsEngine
 
 #: Tokens in a window, half of which are scored; fewer where the model or the plan has less context.
@@ -91,7 +91,7 @@ def read_references(
     F32. Raises DoesNotFitError when the source does not fit this host's memory or disk,
     EngineMissingError without llama.cpp, UsageError for a text shorter than a window.
     """
-    reporter = reporter or SilentReporter()
+    reporter = reporter or Reporter()
     if not is_installed("llama_cpp"):
         raise EngineMissingError(
             "measuring quality needs llama.cpp on the host",

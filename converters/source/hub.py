@@ -74,6 +74,25 @@ _NOT_OURS = ("consolidated", "adapter_", "pytorch_model", "tf_model", "flax_mode
 
 
 @dataclass(frozen=True)
+class HubName:
+    """A repository, with `file` (a GGUF in it) or `quant` (which of its GGUF files) if named."""
+
+    repo_id: str
+    revision: str | None = None
+    file: str | None = None
+    quant: str | None = None
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.file is not None or self.quant is not None
+
+    @property
+    def ref(self) -> str:
+        """`owner/name@revision`."""
+        return self.repo_id + (f"@{self.revision}" if self.revision else "")
+
+
+@dataclass(frozen=True)
 class RemoteFile:
     """One file of a repository; `sha256` is known for large files only."""
 

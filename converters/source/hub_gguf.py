@@ -8,7 +8,6 @@ from pathlib import Path
 
 from boardfit.converters.source import hub
 from boardfit.converters.source.gguf import open_gguf
-from boardfit.converters.source.resolve import HubName
 from boardfit.converters.spec import ModelSpec
 from boardfit.edge.disk.input_folder import is_file_below
 from boardfit.edge.errors import InputError
@@ -21,7 +20,7 @@ _NO_MODEL = re.compile(r"(?:^|/|[-._])(?:mmproj|imatrix|lora)(?:[-._]|$)", re.IG
 
 
 def open_gguf_in_repository(
-    name: HubName, *, progress: Progress | None = None, heads_only: bool = False
+    name: hub.HubName, *, progress: Progress | None = None, heads_only: bool = False
 ) -> ModelSpec:
     """Fetch one GGUF of a repository, all its parts, and describe it. `heads_only` fetches what
     a plan needs, as `hub.fetch` does.
@@ -41,7 +40,7 @@ def open_gguf_in_repository(
     return open_gguf(directory / files[0].name)
 
 
-def choose_gguf(name: HubName, siblings: Sequence[hub.RemoteFile]) -> list[hub.RemoteFile]:
+def choose_gguf(name: hub.HubName, siblings: Sequence[hub.RemoteFile]) -> list[hub.RemoteFile]:
     """The one GGUF that is meant, as its parts in order. Raises InputError with the choice."""
     models = [s for s in siblings if _SAFE.fullmatch(s.name) and not _NO_MODEL.search(s.name)]
     names = sorted(file.name for file in models)
@@ -72,7 +71,7 @@ def _has_quant(file: str, quant: str) -> bool:
     return re.search(pattern, base, re.IGNORECASE) is not None
 
 
-def _find_here(name: HubName, why: str) -> Path:
+def _find_here(name: hub.HubName, why: str) -> Path:
     """An earlier download of the file. Raises InputError with the way to get it."""
     commits = sorted(path for path in hub.hub_home(name.repo_id).glob("*") if path.name != "refs")
     for commit in commits:

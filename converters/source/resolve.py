@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from boardfit.converters.sample import MODEL_DIR
 from boardfit.converters.source import checkpoint
+from boardfit.converters.source.hub import HubName, fetch
 from boardfit.converters.spec import ModelSpec
 from boardfit.device_profiles.models import find_model
 from boardfit.edge.errors import InputError, UnsafeInputError, UsageError
@@ -82,8 +83,6 @@ def open_model(
         from boardfit.converters.source.hub_gguf import open_gguf_in_repository
 
         return open_gguf_in_repository(name, progress=progress, heads_only=heads_only)
-    from boardfit.converters.source.hub import fetch
-
     directory, commit = fetch(
         name.repo_id, name.revision or "main", progress=progress, heads_only=heads_only
     )
@@ -158,25 +157,6 @@ def _not_found(ref: str, path: Path) -> InputError:
         next_step="give a directory with config.json and safetensors, a .gguf file, owner/name of "
         "a model on the hub, or a name of the catalogue, such as qwen3-0.6b",
     )
-
-
-@dataclass(frozen=True)
-class HubName:
-    """A repository, with `file` (a GGUF in it) or `quant` (which of its GGUF files) if named."""
-
-    repo_id: str
-    revision: str | None = None
-    file: str | None = None
-    quant: str | None = None
-
-    @property
-    def is_gguf(self) -> bool:
-        return self.file is not None or self.quant is not None
-
-    @property
-    def ref(self) -> str:
-        """`owner/name@revision`."""
-        return self.repo_id + (f"@{self.revision}" if self.revision else "")
 
 
 @dataclass(frozen=True)

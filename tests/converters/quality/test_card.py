@@ -40,7 +40,7 @@ from boardfit.converters.spec import KeyValue, ModelSpec
 from boardfit.edge.bundle.quality_text import quality_lines
 from boardfit.edge.engines import EngineSettings
 from boardfit.edge.errors import InputError, IntegrityError, UsageError
-from boardfit.edge.terminal.progress import SilentReporter
+from boardfit.edge.terminal.progress import Reporter
 from boardfit.edge.types import Plan
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("quality")]
@@ -65,7 +65,7 @@ def references(spec: ModelSpec, folder: Path) -> list[QualityReference]:
         return read_references(spec, texts_for(spec), 256, folder / "work", threads=1)
 
 
-class Stages(SilentReporter):
+class Stages(Reporter):
     def __init__(self) -> None:
         self.seen: list[str] = []
 
@@ -232,7 +232,7 @@ def test_what_was_not_measured_says_why(spec: ModelSpec, tmp_path: Path) -> None
     plan = plan_for("llama_cpp", "q4_0")
     cards = measure_cards(
         spec, [plan], {("llama_cpp", "q4_0"): tmp_path}, QualityOptions(enabled=False), tmp_path,
-        threads=1, reporter=SilentReporter(),
+        threads=1, reporter=Reporter(),
     )  # fmt: skip
     (card,) = cards.values()
     assert quality_lines({"quality": card}) == ["not measured: left out with --no-quality"]
