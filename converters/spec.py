@@ -6,6 +6,7 @@ the recipe decides (the quantized types, `general.file_type`) is not in it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -56,10 +57,7 @@ class TargetTensor:
 
     @property
     def n_rows(self) -> int:
-        rows = 1
-        for extent in self.shape[:-1]:
-            rows *= extent
-        return rows
+        return math.prod(self.shape[:-1])
 
     @property
     def n_elements(self) -> int:

@@ -214,29 +214,15 @@ def make_hollow_spec(model: KnownModel) -> ModelSpec:
 
 
 def _shapes(model: KnownModel) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """(GGUF name, row-major shape) of a model's tensors, as Llama names them."""
-    if model.experts or model.plain_ff or model.per_layer or model.n_attention < model.layers:
-        yield from _matrix_shapes(model)
-        return
-    wide, narrow = model.heads * model.head, model.kv * model.head
-    yield "token_embd.weight", (model.vocab, model.embd)
-    for i in range(model.layers):
-        yield f"blk.{i}.attn_norm.weight", (model.embd,)
-        yield f"blk.{i}.attn_q.weight", (wide, model.embd)
-        yield f"blk.{i}.attn_k.weight", (narrow, model.embd)
-        yield f"blk.{i}.attn_v.weight", (narrow, model.embd)
-        yield f"blk.{i}.attn_output.weight", (model.embd, wide)
-        yield f"blk.{i}.ffn_norm.weight", (model.embd,)
-        yield f"blk.{i}.ffn_gate.weight", (model.ff, model.embd)
-        yield f"blk.{i}.ffn_up.weight", (model.ff, model.embd)
-        yield f"blk.{i}.ffn_down.weight", (model.embd, model.ff)
-    yield "output_norm.weight", (model.embd,)
-    if not model.tied:
-        yield "output.weight", (model.vocab, model.embd)
-
-
-def _matrix_shapes(model: KnownModel) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Shapes of what is no plain Llama. Norms are left out: they are less than a thousandth."""
+    """(GGUF name, row-major shape) of a model's tensors, as Llama names them. Norms of what is no
+    plain Llama are left out: they are less than a thousandth.
+    """
+    is_mixed = model.experts or model.plain_ff or model.per_layer
+    if not is_mixed and model.n_attention >= model.layers:
+        yield "output_norm.weight", (model.embd,)
+        for i in range(model.layers):
+            yield f"blk.{i}.attn_norm.weight", (model.embd,)
+            yield f"blk.{i}.ffn_norm.weight", (model.embd,)
     seen = Counter[str]()
     for matrix in model.matrices():
         n_rows = matrix.n_rows // matrix.n_experts
