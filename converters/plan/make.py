@@ -11,8 +11,8 @@ weights, and everything reads it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 from boardfit.converters.formats.base import FormatRow, FormatWeights
 from boardfit.converters.formats.converted import KV_TYPE, ConvertedFormat, prefill_lengths
@@ -179,16 +179,6 @@ def list_alternatives(planner: Planner) -> list[Candidate]:
     return rows
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """A recipe and a context that go into the board's memory."""
-
-    recipe: str
-    weights: FormatWeights
-    n_ctx: int
-    memory: dict[str, int]
-
-
 def plan_format(
     spec: ModelSpec,
     profile: DeviceProfile,
@@ -208,27 +198,36 @@ def plan_format(
         raise UsageError(
             f"{target.id}: the KV cache is {KV_TYPE}; --kv-type {options.kv_type} is GGUF's alone"
         )
-    fit = _find_fit(spec, profile, rules, options)
+    recipe = options.recipe or rules.row.recipe
+    weights = rules.weigh(spec, recipe)
+    n_ctx, memory = _find_fit(spec, profile, rules, weights, options)
     n_threads = options.n_threads or default_threads(profile)
     if n_threads > profile.n_cores:
         raise UsageError(f"{n_threads} threads on {profile.name}, which has {profile.n_cores}")
     speed = estimate_speed(
-        fit.weights.tensors, spec.shape, profile, n_threads=n_threads, kv_type=KV_TYPE,
+        weights.tensors, spec.shape, profile, n_threads=n_threads, kv_type=KV_TYPE,
         repack=True, engine=rules.engine_class,
     )  # fmt: skip
-    artifact_bytes, n_batch = fit.weights.artifact_bytes, max(prefill_lengths(fit.n_ctx))
+    artifact_bytes, n_batch = weights.artifact_bytes, max(prefill_lengths(n_ctx))
     measured = (
-        learned.find(profile, fit.recipe, spec.arch, artifact_bytes, _PREDICTED_SIZE)
+        learned.find(profile, recipe, spec.arch, artifact_bytes, _PREDICTED_SIZE)
         if learned is not None and options.n_threads is None
         else None
     )
     decode = (measured and measured.decode_tps) or speed.decode_tps
     prefill = (measured and measured.prefill_tps) or speed.prefill_tps
+    reasons = [f"{rules.row.id}: {rules.row.about}"]
+    reasons.append(f"recipe {recipe}: {rules.describe_recipe(recipe)}")
+    if n_ctx < spec.shape.n_ctx_train and options.n_ctx is None:
+        cache = format_bytes(memory["kv_cache"])
+        reasons.append(f"context {n_ctx}: the cache is allocated whole, in float32: {cache}")
+    if measured is not None:
+        reasons.append(f"speed as measured here on {measured.time[:10]}")
     return Plan(
         engine=target.engine,
-        recipe=fit.recipe,
+        recipe=recipe,
         device=profile.id,
-        n_ctx=fit.n_ctx,
+        n_ctx=n_ctx,
         kv_type=KV_TYPE,
         n_threads=(measured and measured.n_threads) or n_threads,
         n_batch=n_batch,
@@ -236,31 +235,32 @@ def plan_format(
         use_mmap=True,
         repack=True,
         artifact_bytes=artifact_bytes,
-        memory=fit.memory,
+        memory=memory,
         budget_bytes=profile.free_ram_bytes,
         decode_tps=decode,
         prefill_tps=prefill,
         error_bound=(measured.bound if measured else speed.decode_bound) if decode else None,
         basis="measured here" if measured else profile.basis,
-        reasons=tuple(
-            _list_reasons(spec, rules, options, fit, measured.time if measured else None)
-        ),
+        reasons=tuple(reasons),
     )
 
 
 def _find_fit(
-    spec: ModelSpec, profile: DeviceProfile, rules: ConvertedFormat, options: PlanOptions
-) -> _Fit:
-    """The longest context that fits. Raises DoesNotFitError where none does."""
-    recipe = options.recipe or rules.row.recipe
-    weights = rules.weigh(spec, recipe)
+    spec: ModelSpec,
+    profile: DeviceProfile,
+    rules: ConvertedFormat,
+    weights: FormatWeights,
+    options: PlanOptions,
+) -> tuple[int, dict[str, int]]:
+    """The longest context that fits, and its memory. Raises DoesNotFitError where none does."""
     for n_ctx in _list_contexts(spec, options):
         memory = rules.predict_memory(spec, weights, n_ctx)
         if sum(memory.values()) <= profile.free_ram_bytes:
-            return _Fit(recipe, weights, n_ctx, memory)
+            return n_ctx, memory
     needed, budget = sum(memory.values()), profile.free_ram_bytes
     raise DoesNotFitError(
-        f"{recipe} with a context of {n_ctx} needs {format_bytes(needed)} on {profile.name}, "
+        f"{options.recipe or rules.row.recipe} with a context of {n_ctx} needs "
+        f"{format_bytes(needed)} on {profile.name}, "
         f"which leaves {format_bytes(budget)} free: {needed - budget} bytes too much",
         shortfall_bytes=needed - budget,
         next_step="a GGUF needs less (--format gguf), or take a smaller model",
@@ -279,19 +279,3 @@ def _list_contexts(spec: ModelSpec, options: PlanOptions) -> list[int]:
             next_step=f"use --ctx {trained} or less",
         )
     return [options.n_ctx]
-
-
-def _list_reasons(
-    spec: ModelSpec,
-    rules: ConvertedFormat,
-    options: PlanOptions,
-    fit: _Fit,
-    measured_at: str | None,
-) -> Iterator[str]:
-    yield f"{rules.row.id}: {rules.row.about}"
-    yield f"recipe {fit.recipe}: {rules.describe_recipe(fit.recipe)}"
-    if fit.n_ctx < spec.shape.n_ctx_train and options.n_ctx is None:
-        cache = format_bytes(fit.memory["kv_cache"])
-        yield f"context {fit.n_ctx}: the cache is allocated whole, in float32: {cache}"
-    if measured_at is not None:
-        yield f"speed as measured here on {measured_at[:10]}"
