@@ -26,11 +26,11 @@ from boardfit.converters.build.jobs import (
 )
 from boardfit.converters.build.seal import AnyArtifact, imatrix_identity, make_manifest, seal
 from boardfit.converters.formats.base import Conversion, FormatArtifact
-from boardfit.converters.formats.gguf.as_is import write_as_is
+from boardfit.converters.formats.converted import ConvertedFormat
 from boardfit.converters.formats.gguf.assign import assign_types
 from boardfit.converters.formats.gguf.imatrix import Imatrix
 from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, load_recipe, make_as_is
-from boardfit.converters.formats.gguf.write import GgufArtifact, write_many
+from boardfit.converters.formats.gguf.write import GgufArtifact, write_as_is, write_many
 from boardfit.converters.formats.table import GGUF
 from boardfit.converters.imatrix.files import read_imatrix
 from boardfit.converters.plan.learned import read_learned
@@ -206,7 +206,9 @@ def make_all_artifacts(
                 request.spec, job.plan, job.device, folder / job.key, threads=request.threads,
                 stage=reporter.stage, progress=reporter.progress,
             )  # fmt: skip
-            converted[job.key] = job.target.load().convert(conversion)
+            target = job.target.load()
+            assert isinstance(target, ConvertedFormat)  # others are streamed
+            converted[job.key] = target.convert(conversion)
         found[job.name] = converted[job.key]
     return found
 

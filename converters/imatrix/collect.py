@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from boardfit.converters.formats.gguf.ggml_library import library_path
 from boardfit.converters.formats.gguf.imatrix import Imatrix, Sums
+from boardfit.converters.formats.gguf.kernels import library_path
 from boardfit.converters.imatrix.files import read_imatrix, write_imatrix
 from boardfit.edge.disk.opened_file import OpenedFile, Source
 from boardfit.edge.engines.model_file import model_file

@@ -18,9 +18,7 @@ _N_DRAFT = 8
 
 
 def draft_tokens(budget: Budget | None, task: Task | None = None) -> int:
-    """Tokens that an engine may guess from the prompt: none without a budget, nor for a task whose
-    answers have words of their own.
-    """
+    """Tokens to guess from the prompt: none without a budget, or where a task's answers are new."""
     return _N_DRAFT if budget is not None and (task is None or task.extractive) else 0
 
 

@@ -1,9 +1,7 @@
 """Choose the folder of a model's states and the limit of its size.
 
-Beside a bundle, in BUNDLE.states: never inside it, where every file is listed and hashed. A folder
-of that name is used only if it is ours: it carries the mark of this user, and each state in it was
-made with the user's secret. For a plain model file, where nothing can be written beside a bundle,
-or where keys are pinned, in the user's cache.
+Beside a bundle, in BUNDLE.states, if it carries the mark of this user; never inside it, where every
+file is listed and hashed. Else in the user's cache, as where keys are pinned.
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ VARIABLE = "BOARDFIT_STATES"
 
 def open_store(opened: OpenModel) -> StateStore | None:
     """The store of an opened model; None if its engine cannot save states, or the user wants none.
-
     Raises UsageError if BOARDFIT_STATES is neither a size nor "off".
     """
     limit = limit_bytes()
@@ -39,7 +36,7 @@ def open_store(opened: OpenModel) -> StateStore | None:
         "kv_type": info.kv_type,
         "flash_attn": info.details.get("flash_attn"),
     }
-    folder = choose_folder(opened)
+    folder = beside_bundle(opened.bundle.path) if opened.bundle else user_folder()
     return StateStore(folder, opened.name, identity, limit, claims=folder != user_folder())
 
 
@@ -61,11 +58,6 @@ def limit_bytes() -> int:
         return parse_bytes(text)
     except ValueError as error:
         raise UsageError(f'{VARIABLE}: {error}, or "off"') from None
-
-
-def choose_folder(opened: OpenModel) -> Path:
-    """The folder for the states of an opened model."""
-    return beside_bundle(opened.bundle.path) if opened.bundle else user_folder()
 
 
 def user_folder() -> Path:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from typing import Any
 
 from boardfit.edge.disk.opened_file import Source
 from boardfit.edge.errors import InputError, UnsafeInputError, UnsupportedModelError
@@ -48,14 +49,13 @@ class Container:
     """What a `.litertlm` file says about itself. `start` is an id, or how the token is written."""
 
     path: Source
-    version: tuple[int, int, int]
     sections: tuple[ContainerSection, ...]
     header_bytes: int
-    start: int | str | None
-    stop_ids: tuple[int, ...]
-    stop_texts: tuple[str, ...]
-    template: str | None
-    max_tokens: int | None
+    start: int | str | None = None
+    stop_ids: tuple[int, ...] = ()
+    stop_texts: tuple[str, ...] = ()
+    template: str | None = None
+    max_tokens: int | None = None
 
     @property
     def model(self) -> ContainerSection:
@@ -84,10 +84,9 @@ class Container:
 
 
 def read_container(path: Source) -> Container:
-    """Read and check the header and the metadata; tensor data is not touched.
-
-    Raises InputError for what is no `.litertlm` or is cut short, UnsafeInputError for one that
-    points outside itself, UnsupportedModelError for one without a decoder.
+    """Read and check the header and the metadata. Raises InputError for what is no `.litertlm` or
+    is cut short, UnsafeInputError for one that points outside itself, UnsupportedModelError for one
+    without a decoder.
     """
     file, size = open_regular(path)
     with file:
@@ -100,7 +99,7 @@ def read_container(path: Source) -> Container:
             )
         if len(head) < _PREFIX.size:
             raise InputError(f"{path}: cut short: it has {size} bytes")
-        _, major, minor, patch, _, end = _PREFIX.unpack_from(head)
+        _, major, _, _, _, end = _PREFIX.unpack_from(head)
         if major != 1:
             raise UnsupportedModelError(f"{path}: container version {major}; known is 1")
         if not _PREFIX.size < end <= min(size, _MAX_HEADER_BYTES):
@@ -123,8 +122,8 @@ def read_container(path: Source) -> Container:
     if any(section.kind == OUTSIDE_WEIGHTS for section in sections):
         raise UnsupportedModelError(f"{path}: keeps weights outside its model section")
     metadata = next((s for s in sections if s.kind == METADATA), None)
-    found = astuple(_read_metadata(path, metadata))
-    return Container(path, (major, minor, patch), sections, end, *found)
+    found = _read_metadata(path, metadata) if metadata is not None else {}
+    return Container(path, sections, end, **found)
 
 
 def _is_decoder(section: ContainerSection) -> bool:
@@ -164,40 +163,27 @@ def _sections(header: bytes) -> Iterator[ContainerSection]:
 # ---- protobuf metadata --------------------------------------------------------------------------
 
 
-@dataclass
-class _Metadata:
-    """LlmMetadata: how a prompt begins, what ends an answer, the template and the context."""
-
-    start: int | str | None = None
-    stop_ids: tuple[int, ...] = ()
-    stop_texts: tuple[str, ...] = ()
-    template: str | None = None
-    max_tokens: int | None = None
-
-
-def _read_metadata(path: Source, section: ContainerSection | None) -> _Metadata:
-    found = _Metadata()
-    if section is None:
-        return found
+def _read_metadata(path: Source, section: ContainerSection) -> dict[str, Any]:
+    """The fields of LlmMetadata that `Container` has."""
     if section.n_bytes > _MAX_METADATA_BYTES:
         raise UnsafeInputError(f"{path}: {section.n_bytes} bytes of metadata")
+    found: dict[str, Any] = {"stop_ids": (), "stop_texts": ()}
     fault = "its metadata is damaged"
     data = _read(path, section.offset, section.n_bytes)
     message = ProtoMessage(data, 0, len(data), str(path), fault)
     try:
         for part in message.parts(1):
             ids, text = _read_token(part)
-            found.start = ids[0] if len(ids) == 1 else text
+            found["start"] = ids[0] if len(ids) == 1 else text
         for part in message.parts(2):
             ids, text = _read_token(part)
-            found.stop_ids += ids if len(ids) == 1 else ()
-            found.stop_texts += (text,) if text else ()
+            found["stop_ids"] += ids if len(ids) == 1 else ()
+            found["stop_texts"] += (text,) if text else ()
         for part in message.parts(7):
-            found.template = part.read().decode("utf-8")
+            found["template"] = part.read().decode("utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: {fault}: {error}") from None
-    found.max_tokens = message.number(5)
-    return found
+    return {**found, "max_tokens": message.number(5)}
 
 
 def _read_token(union: ProtoMessage) -> tuple[tuple[int, ...], str | None]:

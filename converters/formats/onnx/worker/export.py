@@ -1,13 +1,11 @@
-"""Convert a checkpoint into a folder for onnxruntime-genai: the builder's float graph, quantized
-here.
-
-The builder (onnxruntime_genai.models) writes a graph of lazily read float tensors; its own
-quantizer and its writer are replaced, because they round to the extremes of each block.
+"""Convert a checkpoint into a folder for onnxruntime-genai. The builder (onnxruntime_genai.models)
+writes a graph of lazily read float tensors; its quantizer and its writer are replaced.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import sys
@@ -15,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from boardfit.converters.formats.onnx.worker.graph import GraphRecipe, quantize_graph, shorten_rope
-from boardfit.converters.formats.onnx.worker.upstream import bridge
+from boardfit.converters.formats.onnx.recipe import OnnxRecipe
+from boardfit.converters.formats.onnx.worker.graph import quantize_graph, shorten_rope
 from boardfit.edge.errors import UnsupportedModelError
 
 MODEL_FILE = "model.onnx"
@@ -24,14 +22,20 @@ MODEL_FILE = "model.onnx"
 
 def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
     """Build `request["checkpoint"]` (a directory with the configuration as the builder reads it)
-    into `request["output"]`. `recipe` is a `GraphRecipe` as a dict, or None for the float graph.
-    `n_ctx` is the context length; `importance` a .npz of column weights by node, or None.
+    into `request["output"]`. `recipe` is an `OnnxRecipe` as a dict, or None for the float graph;
+    `accuracy_level` is that of MatMulNBits, `n_ctx` the context length.
 
     Returns `counts` (weights by kind of storage) and `nodes`.
     """
     builder = _import_builder()
     bridge(builder)
-    options = _options(request)
+    options = [
+        "hf_token=false",
+        # One logit row per step instead of one per prompt token: prefill without most of the head.
+        "prune_lm_head=true",
+        # Whole caches instead of windows: a window cannot be cut back to a common prefix.
+        "windowed_kv_cache=false",
+    ]
     result: dict[str, Any] = {}
     report.say("reading the checkpoint into a graph")
     with _own_writer(builder, request, report, result):
@@ -49,16 +53,6 @@ def run(request: Mapping[str, Any], report: Any) -> dict[str, Any]:
                 f"onnxruntime-genai's model builder does not know this model: {error}"
             ) from None
     return result
-
-
-def _options(request: Mapping[str, Any]) -> list[str]:
-    # One logit row per step instead of one per prompt token: prefill without most of the head.
-    # Whole caches instead of windows: a window cannot be cut back to a common prefix.
-    return [
-        "hf_token=false",
-        f"prune_lm_head={'true' if request.get('prune_head', True) else 'false'}",
-        "windowed_kv_cache=false",
-    ]
 
 
 def _import_builder() -> Any:
@@ -82,9 +76,9 @@ def _own_writer(
         graph = model.model
         if request["recipe"] is not None:
             report.say("quantizing")
-            importance = _importance(request)
+            recipe = OnnxRecipe.from_dict(request["recipe"])
             result["counts"] = quantize_graph(
-                graph, GraphRecipe.from_dict(request["recipe"]), report.progress, importance
+                graph, recipe, request["accuracy_level"], report.progress
             )
         shorten_rope(graph, int(request["n_ctx"]))
         graph.graph.sort()
@@ -104,11 +98,70 @@ def _own_writer(
         builder.Model.save_model = original
 
 
-def _importance(request: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    import numpy as np
+def bridge(builder: Any) -> None:
+    """Make the imported `builder` module read what transformers hands it."""
+    details = builder.get_hf_details
 
-    path = request.get("importance")
-    if not path:
-        return None
-    with np.load(path, allow_pickle=False) as data:
-        return {name: data[name] for name in data.files}
+    @functools.wraps(details)
+    def get_hf_details(*arguments: Any, **named: Any) -> Any:
+        found = details(*arguments, **named)
+        older_keys(found["hf_config"])
+        return found
+
+    builder.get_hf_details = get_hf_details
+    _scale_only_global_rope(builder.Gemma3Model)
+    _leave_rope_out(builder.SmolLM3Model)
+
+
+def older_keys(config: Any) -> None:
+    """Add the keys that the builder asks for to a transformers configuration."""
+    rope = getattr(config, "rope_parameters", None)
+    if not isinstance(rope, dict):
+        return
+    full, local = rope.get("full_attention"), rope.get("sliding_attention")
+    if isinstance(full, dict):  # Gemma 3: KeyError 'rope_type'
+        config.rope_theta = full.get("rope_theta", 1e6)
+        config.rope_local_base_freq = (local or {}).get("rope_theta", 1e4)
+        config.rope_parameters = rope = {"rope_type": "default", **full}
+    rope.setdefault("type", rope.get("rope_type"))  # Phi-3 with longrope: KeyError 'type'
+
+
+def _scale_only_global_rope(gemma3: Any) -> None:
+    """Gemma 3 from 4B on stretches the rotation of its global layers; the builder would stretch the
+    sliding layers' too.
+    """
+
+    def make_rotary_embedding_multi_cache(self: Any) -> None:
+        self.cos_cache_global_name, self.sin_cache_global_name = (
+            "cos_cache_global",
+            "sin_cache_global",
+        )
+        tables = super(gemma3, self).make_rotary_embedding_caches
+        tables(cos_cache_name="cos_cache_global", sin_cache_name="sin_cache_global")
+        stretched = self.rope_attrs["rescale_factors"]
+        self.rope_attrs |= {
+            "create_caches": True,
+            "theta": self.rope_local_theta,
+            "rescale_factors": 1,
+        }
+        self.cos_cache_local_name, self.sin_cache_local_name = "cos_cache_local", "sin_cache_local"
+        tables(cos_cache_name="cos_cache_local", sin_cache_name="sin_cache_local")
+        self.rope_attrs["rescale_factors"] = stretched
+
+    gemma3.make_rotary_embedding_multi_cache = make_rotary_embedding_multi_cache
+
+
+def _leave_rope_out(smollm3: Any) -> None:
+    """SmolLM3's layers without rotation: the builder would add a RotaryEmbedding operator to them,
+    whose `position_ids` input it has removed.
+    """
+    make_attention = smollm3.make_attention
+
+    def without_rope(self: Any, layer_id: int, *arguments: Any, **named: Any) -> None:
+        self.attention_attrs["rope"] = bool(self.no_rope_layers[layer_id])
+        try:
+            make_attention(self, layer_id, *arguments, **named)
+        finally:
+            self.attention_attrs["rope"] = True
+
+    smollm3.make_attention = without_rope
