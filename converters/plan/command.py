@@ -102,6 +102,13 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     help="Number of concurrent users. [default: 1]",
 )  # fmt: skip
 @click.option(
+    "--serve",
+    "n_clients",
+    type=click.IntRange(min=1),
+    metavar="CLIENTS",
+    help="Plan for `edge serve` and this many clients: their contexts and the server.",
+)
+@click.option(
     "--workload",
     help="Plan for the requests of this task (see `edge tasks`), or mix for all tasks.",
 )
@@ -128,6 +135,8 @@ def plan_command(
     formats: str,
     recipe: str | None,
     as_is: bool,
+    n_users: int,
+    n_clients: int | None,
     workload: str | None,
     within: float | None,
     first_within: float | None,
@@ -145,8 +154,12 @@ def plan_command(
     """
     if as_is and recipe and not is_as_is(recipe):
         raise UsageError("--as-is converts nothing, so --recipe cannot be used with it")
-    needs = make_needs(workload, within, first_within)
-    options = PlanOptions(recipe=AS_IS if as_is else recipe, needs=needs, **fixed)
+    if n_clients and n_users > 1:
+        raise UsageError("--serve counts its clients itself, so --for cannot be used with it")
+    options = PlanOptions(
+        recipe=AS_IS if as_is else recipe, needs=make_needs(workload, within, first_within),
+        n_users=n_clients or n_users, is_served=n_clients is not None, **fixed,
+    )  # fmt: skip
     if any_device and devices:
         raise UsageError("--any-device covers all boards, so --device cannot be used with it")
     if lora is not None and (options.needs or len(models) != 1):

@@ -46,6 +46,7 @@ class PlanOptions:
     build will weigh activations, which changes some recipes' types. `min_tps` and `max_ttft_s` are
     promised to every user: tokens per second, and seconds from a question of `n_prompt` tokens to
     the first token. Each of `n_users` has a context of `n_ctx`, and they are served in turns.
+    `is_served` counts the memory of `edge serve` too.
     `needs` are a workload's requests and their time; without `n_ctx`, the context holds them all.
     """
 
@@ -60,6 +61,7 @@ class PlanOptions:
     max_ttft_s: float | None = None
     n_prompt: int = 256
     n_users: int = 1
+    is_served: bool = False
     needs: tuple[Need, ...] = ()
 
     def __post_init__(self) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from boardfit.converters.plan.candidate import Candidate, find_better
 from boardfit.converters.plan.make import assemble_plan, list_alternatives
 from boardfit.converters.plan.planner import Planner
-from boardfit.device_profiles.cost.accelerators import AcceleratorSpeed, estimate_accelerator
 from boardfit.device_profiles.cost.memory import kv_bytes_read
+from boardfit.device_profiles.cost.model import AcceleratorSpeed, estimate_accelerator
 from boardfit.device_profiles.cost.speed import load_seconds, weight_bytes_read
 from boardfit.device_profiles.profile import DeviceProfile
 from boardfit.device_profiles.toml_parser import load_toml
@@ -80,6 +80,9 @@ def answer_lines(planner: Planner, chosen: Candidate) -> list[str]:
     if options.n_users > 1:
         rate = _rate(chosen.user_tps)
         text += f", then {rate} tokens/s for each of {options.n_users} users, at the least"
+    if options.is_served:
+        pool = options.n_users * chosen.n_ctx
+        return [text, f"  start it with: edge serve BUNDLE --ctx {pool}"]
     return [text]
 
 
@@ -247,6 +250,7 @@ def plan_record(planner: Planner, chosen: Candidate) -> dict[str, Any]:
         "device": planner.profile.id,
         "plan": {**made.to_dict(), "peak_bytes": made.peak_bytes},
         "n_users": options.n_users,
+        "served_ctx": options.n_users * chosen.n_ctx if options.is_served else None,
         "user_tps": chosen.user_tps,
         "n_prompt": options.n_prompt,
         "ttft_s": chosen.ttft_s(options.n_prompt),
