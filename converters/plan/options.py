@@ -46,8 +46,8 @@ class PlanOptions:
     build will weigh activations, which changes some recipes' types. `min_tps` and `max_ttft_s` are
     promised to every user: tokens per second, and seconds from a question of `n_prompt` tokens to
     the first token. Each of `n_users` has a context of `n_ctx`, and they are served in turns.
-    `is_served` counts the memory of `edge serve` too.
-    `needs` are a workload's requests and their time; without `n_ctx`, the context holds them all.
+    `is_served` counts the memory of `edge serve` too. `needs` are a workload's requests and their
+    time; without `n_ctx`, the context holds them all.
     """
 
     recipe: str | None = None
