@@ -170,14 +170,12 @@ class Gemma4(Gemma3):
         return found
 
     def _full_head_dim(self, config: Config) -> int:
-        """Size of a head of full attention."""
         return settings.optional_int(config, "global_head_dim") or self.head_dim(config)
 
     def _has_keys_for_values(self, config: Config) -> bool:
         return settings.optional_bool(config, "attention_k_eq_v", False)
 
     def _layer_dimensions(self, config: Config, dims: Dimensions, layer: int) -> Dimensions:
-        """The sizes in one layer."""
         is_wide = settings.optional_bool(config, "use_double_wide_mlp", False)
         if is_wide and is_shared(config, dims, layer):
             dims = replace(dims, n_ff=2 * dims.n_ff)

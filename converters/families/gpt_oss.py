@@ -39,6 +39,7 @@ class GptOss(DecoderFamily):
     """`GptOssForCausalLM`, its experts in MXFP4 or in floats."""
 
     arch = "gpt-oss"
+    name_with_head = "gpt-oss"
 
     def config(self, checkpoint: Checkpoint) -> dict[str, Any]:
         config = super().config(checkpoint)
@@ -51,14 +52,6 @@ class GptOss(DecoderFamily):
             and checkpoint.tensor(name).mxfp4 is not None
         )
         return config
-
-    def is_tied(self, config: Config) -> bool:
-        if super().is_tied(config):
-            raise UnsupportedModelError(
-                "config.json: tie_word_embeddings is true; the engine's gpt-oss needs a head of "
-                "its own"
-            )
-        return False
 
     def layer_rules(self, config: Config, dims: Dimensions, layer: int) -> Mapping[str, TensorRule]:
         n_expert = self.n_expert(config)

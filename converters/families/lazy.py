@@ -66,7 +66,6 @@ class LazyRows(np.lib.mixins.NDArrayOperatorsMixin):
         return LazyRows(self._compute, rows, self._width, self.dtype)
 
     def astype(self, dtype: Any, copy: bool = True) -> np.ndarray:
-        """The computed values in another type."""
         return np.asarray(self).astype(dtype, copy=copy)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

@@ -87,6 +87,15 @@ class Mamba2:
                 "step (0 to Infinity)"
             )
 
+    def check_head_size(self, config: Config, widths: str) -> None:
+        """Raises InputError when a stated size of heads is not `inner`, in words, over heads."""
+        d_head, computed = config.get("mamba_d_head", "auto"), self.inner // self.n_head
+        if d_head not in ("auto", computed):
+            raise InputError(
+                f"config.json: mamba_d_head is {settings.quote(d_head)}, but {widths} / "
+                f"mamba_n_heads is {computed}"
+            )
+
     def rules(self, prefix: str, *, has_norm: bool = True) -> dict[str, TensorRule]:
         """Rules of a layer's tensors by the names under `prefix`."""
         rows, columns = self.conv_rows, self.d_conv

@@ -112,7 +112,6 @@ class NemotronH(HybridFamily):
         return {**rules, "norm.weight": copy("attn_norm.weight", dims.n_embd)}
 
     def feed_forward_rules(self, config: Config, dims: Dimensions) -> dict[str, TensorRule]:
-        """The rules of a layer that is neither attention nor a Mamba layer."""
         has_bias = settings.optional_bool(config, "mlp_bias", False)
         return copies(dims, "nemotron_mlp", *(["nemotron_mlp_bias"] if has_bias else []))
 

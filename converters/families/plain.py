@@ -89,14 +89,7 @@ class Olmo2(DecoderFamily):
 
     arch = "olmo2"
     parts = ("attention", "olmo_head_norms", "mlp", "norms_after")
-
-    def is_tied(self, config: Config) -> bool:
-        if super().is_tied(config):
-            raise UnsupportedModelError(
-                "config.json: tie_word_embeddings is true; the engine's OLMo 2 needs a head of its "
-                "own"
-            )
-        return False
+    name_with_head = "OLMo 2"
 
 
 class Olmo3(Olmo2):

@@ -16,7 +16,6 @@ FORMATS: dict[str, FormatRow] = {
 
 
 def format_of_engine(engine: str) -> FormatRow:
-    """The format that an engine runs."""
     return next(row for row in FORMATS.values() if row.engine == engine)
 
 

@@ -275,7 +275,6 @@ class LitertLmFormat(LitertFormat):
     flavour = "litertlm"
 
     def check_board(self, profile: DeviceProfile) -> None:
-        """Raise EngineError for Arm cores without LSE atomics."""
         if "neon" in profile.isa and "lse" not in profile.isa:
             raise EngineError(
                 "LiteRT-LM's library needs LSE atomics (Armv8.1), which "

@@ -155,7 +155,6 @@ load_recipe, list_recipes, parse_recipe = RECIPES.load, RECIPES.list, RECIPES.re
 
 
 def recipes_for(flavour: str) -> tuple[str, ...]:
-    """Ids of the recipes that make this kind of file."""
     return tuple(r.id for r in list_recipes() if flavour in r.flavours)
 
 

@@ -37,7 +37,6 @@ class WeightType:
         return (1 << (self.bits - 1)) - 1
 
     def data_bytes(self, n_elements: int) -> int:
-        """Bytes of the values alone."""
         return (n_elements * self.bits + 7) // 8
 
     def total_bytes(self, rows: int, n_per_row: int) -> int:

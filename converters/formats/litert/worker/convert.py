@@ -173,7 +173,6 @@ def _round_weights(
 
 
 def _count(constants: list[Constant]) -> dict[str, int]:
-    """Elements by type."""
     counted: dict[str, int] = {}
     for c in constants:
         counted[c.kind.name] = counted.get(c.kind.name, 0) + c.shape[0] * c.shape[1]
