@@ -25,12 +25,11 @@ from boardfit.converters.build.verify import (
     check_template,
     check_vocabulary,
 )
-from boardfit.converters.formats.base import Conversion, FormatArtifact
+from boardfit.converters.formats.base import GGUF, Conversion, FormatArtifact
 from boardfit.converters.formats.converted import ConvertedFormat
 from boardfit.converters.formats.gguf.assign import assign_types
 from boardfit.converters.formats.gguf.recipe import AS_IS, GgufRecipe, load_recipe, make_as_is
 from boardfit.converters.formats.gguf.write import GgufArtifact, write_as_is, write_many
-from boardfit.converters.formats.table import GGUF
 from boardfit.converters.imatrix import Imatrix, read_imatrix
 from boardfit.converters.plan.learned import read_learned
 from boardfit.converters.plan.make import PlanOptions
@@ -60,7 +59,7 @@ if TYPE_CHECKING:
 class BuildRequest:
     """What to build. `imatrix` is upstream's imatrix file, or a text to compute one from.
     `with_engine` adds what each board needs to run its bundle offline; `python` is the board's
-    Python where it is not the profile's. `formats` are of `boardfit.converters.formats.table`.
+    Python where it is not the profile's. `formats` are of `boardfit.converters.formats.base`.
     `sign` puts a signature beside every manifest. `accept_tokenizer` goes on where the engine does
     not normalize text as the checkpoint does.
     """

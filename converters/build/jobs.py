@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from boardfit.converters.formats.base import FormatRow
-from boardfit.converters.formats.table import AUTO, format_of_engine
+from boardfit.converters.formats.base import AUTO, FormatRow, format_of_engine
 from boardfit.converters.plan.learned import Learned
 from boardfit.converters.plan.make import PlanOptions, plan_any
 from boardfit.converters.spec import ModelSpec

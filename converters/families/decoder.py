@@ -12,8 +12,13 @@ import numpy as np
 
 from boardfit.converters.families import settings
 from boardfit.converters.families.assembly import assemble, check_kinds
-from boardfit.converters.families.base import Checkpoint
-from boardfit.converters.families.layout import ExpertStack, TensorRule, copy, language_model_only
+from boardfit.converters.families.layout import (
+    Checkpoint,
+    ExpertStack,
+    TensorRule,
+    copy,
+    language_model_only,
+)
 from boardfit.converters.families.rope import global_rope, rope_metadata, rope_parameters
 from boardfit.converters.families.settings import Config
 from boardfit.converters.spec import KeyValue, TargetTensor

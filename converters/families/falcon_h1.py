@@ -15,9 +15,16 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies, head_values
-from boardfit.converters.families.layout import TensorRule, copy, matrix, target_tensor, to_f32
+from boardfit.converters.families.layout import (
+    Checkpoint,
+    SourceTensor,
+    TensorRule,
+    copy,
+    matrix,
+    target_tensor,
+    to_f32,
+)
 from boardfit.converters.families.mamba2 import Mamba2
 from boardfit.converters.families.rope import rope_metadata, rope_parameters
 from boardfit.converters.families.settings import Config

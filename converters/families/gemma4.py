@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import (
     MOST_EXPERTS,
     MOST_LAYERS,
@@ -27,7 +26,7 @@ from boardfit.converters.families.decoder import (
     head_values,
 )
 from boardfit.converters.families.gemma import Gemma3, sliding_layers
-from boardfit.converters.families.layout import TensorRule, constant, copy
+from boardfit.converters.families.layout import Checkpoint, TensorRule, constant, copy
 from boardfit.converters.families.settings import Config, quote
 from boardfit.converters.spec import TargetTensor
 from boardfit.device_profiles.shape import LayerShape, ModelShape

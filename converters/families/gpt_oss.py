@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint, SourceTensor
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies, window_values
 from boardfit.converters.families.gemma import sliding_layers, unusual_pattern
 from boardfit.converters.families.layout import (
+    Checkpoint,
+    SourceTensor,
     TensorRule,
     from_rows,
     stack_reader,

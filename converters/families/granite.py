@@ -18,9 +18,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, copies
-from boardfit.converters.families.layout import TensorRule, copy, split
+from boardfit.converters.families.layout import Checkpoint, TensorRule, copy, split
 from boardfit.converters.families.llama import Llama, attention_biases, interleaved_attention
 from boardfit.converters.families.mamba2 import HybridFamily, Mamba2
 from boardfit.converters.families.settings import Config, quote

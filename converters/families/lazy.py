@@ -12,8 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from boardfit.converters.families.base import SourceTensor
-from boardfit.converters.families.layout import matrix, to_f32
+from boardfit.converters.families.layout import SourceTensor, matrix, to_f32
 from boardfit.edge.files.ggml_types import row_bytes
 
 # Flat row numbers → these rows as float32, one row each.

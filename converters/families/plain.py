@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boardfit.converters.families import settings
-from boardfit.converters.families.base import Checkpoint
 from boardfit.converters.families.decoder import DecoderFamily, Dimensions, window_values
 from boardfit.converters.families.gemma import sliding_layers
-from boardfit.converters.families.layout import TensorRule
+from boardfit.converters.families.layout import Checkpoint, TensorRule
 from boardfit.converters.families.rope import llama3_rope_freqs, rope_parameters
 from boardfit.converters.families.settings import Config, quote
 from boardfit.converters.spec import TargetTensor

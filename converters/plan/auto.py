@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from boardfit.converters.formats.base import GGUF, format_of_engine
 from boardfit.converters.formats.measured import divergence_ratio
-from boardfit.converters.formats.table import GGUF, format_of_engine
 from boardfit.edge.types import Plan
 from boardfit.edge.units import format_seconds
 

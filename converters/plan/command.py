@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
+from boardfit.converters.formats.base import FORMATS, GGUF, parse_formats
 from boardfit.converters.formats.gguf.recipe import AS_IS, is_as_is
-from boardfit.converters.formats.table import FORMATS, GGUF, parse_formats
 from boardfit.converters.plan.candidate import Candidate
 from boardfit.converters.plan.choose import choose_candidate
 from boardfit.converters.plan.learned import Learned, read_learned

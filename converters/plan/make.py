@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from boardfit.converters.formats.base import AUTO, FORMATS, GGUF
 from boardfit.converters.formats.gguf.recipe import AS_IS
-from boardfit.converters.formats.table import AUTO, FORMATS, GGUF
 from boardfit.converters.plan.auto import choose_format
 from boardfit.converters.plan.candidate import Candidate
 from boardfit.converters.plan.choose import choose_candidate

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from boardfit.converters.formats.table import AUTO, FORMATS
+from boardfit.converters.formats.base import AUTO, FORMATS
 from boardfit.converters.plan.candidate import AnswerTime, Reach, find_weakest, predict_answer
 from boardfit.converters.plan.choose import NearestTime, choose_candidate, find_nearest_time
 from boardfit.converters.plan.compare import SIZES, make_hollow_spec

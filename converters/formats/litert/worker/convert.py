@@ -13,8 +13,7 @@ import transformers
 from litert_torch.generative.export_hf.core import export_lib  # noqa: F401 registers attention
 from litert_torch.generative.export_hf.model_ext import patches
 
-from boardfit.converters.formats.litert.recipe import LitertRecipe
-from boardfit.converters.formats.litert.types import WEIGHT_TYPES
+from boardfit.converters.formats.litert.recipe import WEIGHT_TYPES, LitertRecipe
 from boardfit.converters.formats.litert.worker.assemble import (
     Constant,
     Factors,
