@@ -8,9 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from boardfit.converters.families import settings
 from boardfit.converters.families.layout import constant
-from boardfit.converters.families.settings import Config
+from boardfit.converters.families.settings import (
+    Config,
+    optional_float,
+    optional_list,
+    optional_mapping,
+    quote,
+    require_float,
+    require_int,
+)
 from boardfit.converters.spec import TargetTensor
 from boardfit.edge.errors import InputError, UnsupportedModelError
 from boardfit.edge.units import printable
@@ -28,9 +35,9 @@ def rope_parameters(config: Config) -> dict[str, Any]:
     and 5 (`rope_parameters`, possibly one per kind of attention). Same reading as upstream's
     conversion/base.py, `TextModel.__init__`.
     """
-    given = settings.optional_mapping(config, "rope_parameters")
+    given = optional_mapping(config, "rope_parameters")
     if given is None and "rope_parameters" not in config:
-        given = settings.optional_mapping(config, "rope_scaling")
+        given = optional_mapping(config, "rope_scaling")
     params: dict[str, Any] = dict(given or {})
     if "full_attention" in params or "sliding_attention" in params:
         return params
@@ -61,24 +68,20 @@ def rope_metadata(params: Mapping[str, Any]) -> dict[str, Any]:
     """`rope.scaling.*`, sections and `rope.freq_base*` of the metadata, in upstream's order."""
     full = global_rope(params)
     values = _scaling(full)
-    if (sections := settings.optional_list(params, "mrope_section")) is not None:
+    if (sections := optional_list(params, "mrope_section")) is not None:
         values |= rope_sections(sections)
-    values["rope.freq_base"] = settings.optional_float(full, "rope_theta")
+    values["rope.freq_base"] = optional_float(full, "rope_theta")
     sliding = params.get("sliding_attention")
     if isinstance(sliding, dict):
-        values["rope.freq_base_swa"] = settings.optional_float(sliding, "rope_theta")
+        values["rope.freq_base_swa"] = optional_float(sliding, "rope_theta")
     return {name: value for name, value in values.items() if value is not None}
 
 
 def rope_sections(sections: Sequence[Any]) -> dict[str, Any]:
     """Pairs of a head that rotate with time, height and width; the engine wants a fourth number."""
-    sizes = [
-        settings.require_int({"mrope_section": size}, "mrope_section", least=0) for size in sections
-    ]
+    sizes = [require_int({"mrope_section": size}, "mrope_section", least=0) for size in sections]
     if not 1 <= len(sizes) <= 4 or not any(sizes):
-        raise InputError(
-            f"config.json: mrope_section is {settings.quote(sections)}; expected 3 sizes"
-        )
+        raise InputError(f"config.json: mrope_section is {quote(sections)}; expected 3 sizes")
     return {"rope.dimension_sections": [*sizes, 0, 0, 0][:4]}
 
 
@@ -94,17 +97,15 @@ def _scaling(full: Mapping[str, Any]) -> dict[str, Any]:
             "known: default, linear, yarn, longrope, llama3",
             next_step="if llama.cpp runs the model, give edge its GGUF",
         )
-    values: dict[str, Any] = {"type": kind, "factor": settings.require_float(full, "factor")}
+    values: dict[str, Any] = {"type": kind, "factor": require_float(full, "factor")}
     if kind == "yarn":
         attention = "attention_factor" if "attention_factor" in full else "attn_factor"
         values |= {
-            "original_context_length": settings.require_int(
-                full, "original_max_position_embeddings"
-            ),
-            "yarn_ext_factor": settings.optional_float(full, "extrapolation_factor"),
-            "yarn_attn_factor": settings.optional_float(full, attention),
-            "yarn_beta_fast": settings.optional_float(full, "beta_fast"),
-            "yarn_beta_slow": settings.optional_float(full, "beta_slow"),
+            "original_context_length": require_int(full, "original_max_position_embeddings"),
+            "yarn_ext_factor": optional_float(full, "extrapolation_factor"),
+            "yarn_attn_factor": optional_float(full, attention),
+            "yarn_beta_fast": optional_float(full, "beta_fast"),
+            "yarn_beta_slow": optional_float(full, "beta_slow"),
         }
     return {f"rope.scaling.{name}": value for name, value in values.items()}
 
@@ -122,11 +123,11 @@ def llama3_factors(params: Mapping[str, Any], head_dim: int) -> np.ndarray | Non
     if str(full.get("rope_type", "")).lower() != "llama3":
         return None
     f32 = np.float32
-    base = settings.require_float(full, "rope_theta") if "rope_theta" in full else 10000.0
-    factor = settings.optional_float(full, "factor", 8.0) or 8.0
-    low = settings.optional_float(full, "low_freq_factor", 1.0) or 1.0
-    high = settings.optional_float(full, "high_freq_factor", 4.0) or 4.0
-    original = settings.optional_float(full, "original_max_position_embeddings", 8192.0) or 8192.0
+    base = require_float(full, "rope_theta") if "rope_theta" in full else 10000.0
+    factor = optional_float(full, "factor", 8.0) or 8.0
+    low = optional_float(full, "low_freq_factor", 1.0) or 1.0
+    high = optional_float(full, "high_freq_factor", 4.0) or 4.0
+    original = optional_float(full, "original_max_position_embeddings", 8192.0) or 8192.0
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / f32(head_dim)
     frequencies = f32(1.0) / np.power(f32(base), exponents)
     wavelengths = f32(2 * math.pi) / frequencies
