@@ -34,8 +34,7 @@ from boardfit.edge.process.last_words import explain_death
 from boardfit.edge.terminal.progress import Progress, Say
 from boardfit.edge.units import format_bytes, printable
 
-# In a checkout the package's folders are links.
-_PACKAGE = Path(OUR_FOLDER) / "boardfit"
+_PACKAGES = ("boardfit",)
 _ROOMS = ("edge", "converters", "device_profiles")
 _CHILD = "boardfit.converters.formats.tools.worker_child"
 _FLAGS = ("-s", "-B", "-u")  # no packages of the user's, no bytecode, no buffer
@@ -77,8 +76,10 @@ def run_worker(
     EngineError with the last lines that it printed when it died otherwise.
     """
     with tempfile.TemporaryDirectory(prefix="boardfit-worker-") as folder:
-        link = Path(folder) / _PACKAGE.name
-        link.symlink_to(_PACKAGE.resolve(), target_is_directory=True)
+        for package in _PACKAGES:
+            (Path(folder) / package).symlink_to(
+                (_root() / package).resolve(), target_is_directory=True
+            )
         say = say or (lambda text: None)
         command = python_argv(_CHILD, module, python=python, flags=_FLAGS, folder=folder)
         environment = {**_environment(threads), **(variables or {})}
@@ -99,6 +100,11 @@ def run_worker(
             raise _failure(answer, code, _read_tail(log), module, memory_limit)
 
 
+def _root() -> Path:
+    """The folder that our package is in."""
+    return Path(OUR_FOLDER)
+
+
 def _put_into(
     cage: Cage, command: list[str], environment: dict[str, str], python: Path, folder: str, say: Say
 ) -> tuple[list[str], dict[str, str]]:
@@ -106,12 +112,13 @@ def _put_into(
     ours = {name: value for name, value in environment.items() if os.environ.get(name) != value}
     kept = {name: value for name, value in environment.items() if name in _KEPT}
     inside = {**kept, **ours, "HOME": SCRATCH, "TMPDIR": SCRATCH}
-    package = _PACKAGE.resolve()
+    packages = [(_root() / name).resolve() for name in _PACKAGES]
     shown = (
         *cage.shown,
         Path(folder),
-        package,
-        *(Path(os.path.realpath(package / name)) for name in _ROOMS),
+        *packages,
+        # In a checkout the folders of the package are links.
+        *(Path(os.path.realpath(packages[0] / name)) for name in _ROOMS),
         python.parent.parent,
         Path(os.path.realpath(python)).parent.parent,
     )
